@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BatchStore:
-    """Our own batches, and the mirrored ledgers of all operators."""
+    """The installation's own batches, and the mirrored ledgers of all operators."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -64,7 +64,7 @@ class BatchStore:
         )
 
     def save_ledger(self, operator: Account, ledger: OperatorLedger) -> None:
-        """Idempotent."""
+        """Store the ledger after a batch. Idempotent."""
         self._session.merge(
             LedgerRow(
                 batch_hash=ledger.hash,

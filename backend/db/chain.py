@@ -185,7 +185,7 @@ class ChainStore:
         return [_proposal(row) for row in self._all(t.ProposalRow)]
 
     def _all(self, table: type[Any], **where: Any) -> list[Any]:
-        """Rows in the chain's order; conditions that are None do not count."""
+        """Rows in chain order; conditions that are None are ignored."""
         query: Select[Any] = select(table).filter_by(**{k: v for k, v in where.items() if v is not None})
         return list(self._session.scalars(query.order_by(table.block_number, table.log_index)))
 
@@ -205,7 +205,7 @@ def _snapshot(row: t.SnapshotRow) -> Snapshot:
 
 
 def _is_accepted(row: t.SnapshotRow, index: int) -> bool:
-    """Bit `index mod 256`, from the least significant, of word `index div 256`."""
+    """Whether bit `index mod 256`, counted from the least significant, of word `index div 256` is set."""
     start = 2 + index // 256 * 64
     return bool(int(row.accepted[start : start + 64], 16) >> index % 256 & 1)
 

@@ -78,7 +78,7 @@ class UploadStore:
         limit: int = 100,
         after: str | None = None,
     ) -> list[Upload]:
-        """Newest first, those that follow upload `after`. Errors: `InvalidInput` if it is not among them."""
+        """Uploads after `after`, newest first. Errors: `InvalidInput` if `after` is not in the list."""
         wanted = {"account": account, "datanet": datanet}
         query = select(UploadRow).filter_by(
             **{name: value for name, value in wanted.items() if value is not None}
@@ -86,14 +86,14 @@ class UploadStore:
         return [_upload(row) for row in newest_first(self._session, query, UploadRow, after, limit)]
 
     def in_states(self, states: Iterable[UploadState], before: datetime | None = None) -> list[str]:
-        """Ids, oldest first; with `before`, only uploads created before that time."""
+        """Ids of uploads in these states, oldest first; with `before`, only those created before it."""
         query = select(UploadRow.id).where(UploadRow.state.in_(list(states)))
         if before is not None:
             query = query.where(UploadRow.created_at < before)
         return list(self._session.scalars(query.order_by(UploadRow.created_at, UploadRow.id)))
 
     def next_nonce(self, account: Account) -> int:
-        """One above the highest nonce among the account's uploads that wait for the chain; else 0."""
+        """One above the highest nonce of the account's submitted uploads; 0 if it has none."""
         highest = select(func.max(UploadRow.nonce)).filter_by(account=account, state=UploadState.SUBMITTED)
         found = self._session.scalar(highest)
         return 0 if found is None else found + 1
@@ -162,7 +162,7 @@ class UploadStore:
         return bool(lines)
 
     def _set_claim(self, upload_id: str, datanet: int | None, after: str, limit: int) -> str | None:
-        """Of the next rows by hash; the last one's hash."""
+        """Set or clear the claim of the next `limit` rows by hash; returns the last hash."""
         row = RowHashRow
         above = select(row.row_hash).where(row.upload_id == upload_id, row.row_hash > after)
         chunk = above.order_by(row.row_hash).limit(limit).subquery()
@@ -178,7 +178,7 @@ class UploadStore:
 
 def _repeated(upload_id: str) -> Select[int, int]:
     """(line, the first line with the same row), by line."""
-    # Grouping first: joined with itself, a file of n rows may be compared n times n.
+    # Group first: a self-join of the rows would be quadratic.
     row = RowHashRow
     rows = select(row.row_hash, func.min(row.line).label("line")).where(row.upload_id == upload_id)
     first = rows.group_by(row.row_hash).having(func.count() > 1).subquery()

@@ -1,4 +1,4 @@
-"""Repository of what the operator does not serve."""
+"""Repository of the operator's denials and floor price."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 _FLOOR = 1
-"""The id of its row."""
+"""Primary key of the only row in `floor_price`."""
 
 
 class DenialStore:
-    """What the operator does not serve, and its floor price."""
+    """Denials of the operator, and its floor price."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -36,7 +36,7 @@ class DenialStore:
         self._session.flush()
 
     def remove(self, subject: Subject) -> bool:
-        """Whether there was one."""
+        """Remove the denial of a subject; False if there is none."""
         row = self._session.get(DenialRow, (subject.kind, subject.id))
         if row is None:
             return False
@@ -45,13 +45,13 @@ class DenialStore:
         return True
 
     def find(self, subjects: Collection[Subject]) -> list[Denial]:
-        """Denials of these few subjects."""
+        """Denials of these subjects."""
         keys = [(subject.kind.value, subject.id) for subject in subjects]
         query = select(DenialRow).where(tuple_(DenialRow.kind, DenialRow.subject).in_(keys))
         return [_denial(row) for row in self._session.scalars(query)]
 
     def all(self) -> list[Denial]:
-        """Oldest first."""
+        """All denials, oldest first."""
         query = select(DenialRow).order_by(DenialRow.created_at, DenialRow.kind, DenialRow.subject)
         return [_denial(row) for row in self._session.scalars(query)]
 

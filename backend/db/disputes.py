@@ -1,7 +1,7 @@
-"""Batches and what became of them, the demands for their leaves, and the answers: read from projections.
+"""Repository of committed batches, demands and answers, read from projections.
 
-A voided number is given again, so that whether a batch stands follows from its place in the chain's order and
-from its operator's voids. Likewise an answer counts for a demand only if it came after it.
+The number of a voided batch is used again, so a batch is valid unless a later void of its operator covers its
+number. Likewise an answer belongs to a demand only if it comes after the demand in chain order.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _ID_CHUNK = 500
-"""Hashes named in one statement; SQLite limits the number of its variables."""
+"""Hashes per statement. SQLite limits the number of bound variables."""
 
 
 class DisputeStore:
-    """The part of `backend.ports.chain.ChainView` that batches and disputes are about."""
+    """The queries of `backend.ports.chain.ChainView` about batches and disputes."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def batches(self, operator: Account, final: int, after: int = 0) -> list[CommittedBatch]:
-        """Those with numbers above `after`. `final`: number of the operator's newest final batch."""
+        """Batches with numbers above `after`. `final` is the number of the operator's newest final batch."""
         is_wanted = (t.BatchRow.operator == operator) & (t.BatchRow.number > after)
         rows = self._ordered(t.BatchRow, is_wanted)
         voids = self._ordered(t.VoidRow, t.VoidRow.operator == operator)
@@ -49,7 +49,7 @@ class DisputeStore:
         return [_batch(row, final, _conviction(_void_of(row, voids), by_hash)) for row in rows]
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
-        """The settlement's collections right before the batch's own event, as the vault reported them."""
+        """Spans that the batch collected: the `Collected` events directly before the batch's own event."""
         batch = self._session.get(t.BatchRow, batch_hash)
         if batch is None:
             return ()
@@ -66,7 +66,7 @@ class DisputeStore:
         return tuple(spans)
 
     def _span(self, event: t.EventRow, batch: t.BatchRow) -> PaidSpan | None:
-        """None for an event that is not a collection of this batch's operator."""
+        """The span of a `Collected` event of this batch's operator; None for any other event."""
         if (event.contract, event.name, event.tx_hash) != ("PaymentVault", "Collected", batch.tx_hash):
             return None
         args = event.args
@@ -77,7 +77,7 @@ class DisputeStore:
         return PaidSpan(*ids, args["before"], args["from"], args["until"])
 
     def settled(self, channel: ChannelId, final: CommittedBatch) -> int:
-        """How far the channel's line was collected when this batch had been committed."""
+        """Cumulative amount collected from the channel up to and including batch `final`."""
         batch, event = self._session.get_one(t.BatchRow, final.hash), t.EventRow
         is_before = (event.block_number < batch.block_number) | (
             (event.block_number == batch.block_number) & (event.log_index < batch.log_index)
@@ -103,7 +103,7 @@ class DisputeStore:
         return [_demand(row, answered[row.id]) for row in rows]
 
     def answers(self, demand: Hash32) -> list[DemandAnswer]:
-        """By rising place of the key."""
+        """Answers to a demand, by index of their key."""
         row = self._session.get(t.DemandRow, demand)
         answer, event = t.AnswerRow, t.EventRow
         query = (
@@ -116,7 +116,7 @@ class DisputeStore:
         return [_answer(a, e) for a, e in found if row is not None and _place(a) > _place(row)]
 
     def _answered(self, demands: Sequence[t.DemandRow]) -> dict[str, set[int]]:
-        """Places of answered keys by demand."""
+        """Indices of the answered keys, by demand."""
         since = {row.id: _place(row) for row in demands}
         ids, answered = list(since), defaultdict[str, set[int]](set)
         for start in range(0, len(ids), _ID_CHUNK):
@@ -136,7 +136,7 @@ def _place(row: t.Projection) -> tuple[int, int]:
 
 
 def _void_of(batch: t.BatchRow, voids: Iterable[t.VoidRow]) -> t.VoidRow | None:
-    """The first that names the batch's number after the batch was committed."""
+    """The first void after the batch that covers its number; None if the batch is not voided."""
     later = (void for void in voids if _place(void) > _place(batch))
     return next((void for void in later if void.first <= batch.number <= void.last), None)
 

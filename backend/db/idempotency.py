@@ -1,4 +1,4 @@
-"""Repository of requests that their clients may repeat."""
+"""Repository of requests with an idempotency key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class IdempotencyStore:
     def claim(self, request: IdempotentRequest, claim: str, now: datetime) -> RequestClaim:
         """The request that holds the key: this one with this claim, or another that came first."""
         row = None
-        while row is None:  # whoever held the key may forget it between the two statements
+        while row is None:  # the holder of the key may release it between the two statements
             insert_if_absent(
                 self._session,
                 Row,

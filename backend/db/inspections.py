@@ -1,4 +1,4 @@
-"""Repository of what was read off adapters' updates."""
+"""Repository of adapter inspections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repository of sketches, which finds near duplicates without holding a data set in memory."""
+"""Repository of MinHash sketches, which finds near duplicates without loading a data set."""
 
 from __future__ import annotations
 
@@ -85,15 +85,15 @@ class SketchStore:
         return lines[-1]
 
     def near_copies(self, upload_id: str) -> Iterator[NearCopy]:
-        """Pairs that share a band and are not the same row: within the upload, then with published rows of
-        its datanet; each by line. Not all of them are similar.
+        """Candidates: different rows that share a band, within the upload, then with published rows of its
+        datanet; by line. The caller filters by similarity.
         """
         datanet = DatanetId(self._session.get_one(UploadRow, upload_id).datanet)
         yield from self._compared(upload_id, _repeated(upload_id))
         yield from self._compared(upload_id, _of_others(upload_id, datanet))
 
     def _compared(self, upload_id: str, pairs: Subquery) -> Iterator[NearCopy]:
-        """Each pair whose rows are not the same but for the bytes of their sketches."""
+        """Pairs of different rows with the similarity of their sketches."""
         ours, theirs, other = RowSketchRow, aliased(RowSketchRow), UploadRow
         our_row, their_row = RowHashRow, aliased(RowHashRow)
         bands = [getattr(sketch, band) for sketch in (ours, theirs) for band in BANDS]
@@ -117,7 +117,7 @@ class SketchStore:
         return list(self._session.scalars(query.order_by(row.line).limit(limit)))
 
     def _bands(self, upload_id: str, after: int, last: int) -> CompoundSelect[Any]:
-        """(datanet, band, upload, line) of some rows."""
+        """(datanet, band, upload, line) of the rows with lines in `(after, last]`."""
         row, datanet = RowSketchRow, literal(self._session.get_one(UploadRow, upload_id).datanet)
         these = (row.upload_id == upload_id, row.line > after, row.line <= last)
         return union_all(
@@ -126,12 +126,12 @@ class SketchStore:
 
 
 def _repeated(upload_id: str) -> Subquery:
-    """Each row, and for each of its bands the first row of the upload that has it."""
+    """Each row with the first row of the upload that shares a band with it."""
     return union(*(_repeated_by(upload_id, band) for band in BANDS)).subquery()
 
 
 def _repeated_by(upload_id: str, band: str) -> Select[Any]:
-    # Grouping first: a band that all rows share is not compared with itself n times n.
+    # Group first: a self-join on a band that all rows share would be quadratic.
     row, value = RowSketchRow, getattr(RowSketchRow, band)
     rows = select(value.label("band"), func.min(row.line).label("line")).where(row.upload_id == upload_id)
     first = rows.group_by(value).having(func.count() > 1).subquery()
@@ -143,12 +143,12 @@ def _repeated_by(upload_id: str, band: str) -> Select[Any]:
 
 
 def _of_others(upload_id: str, datanet: DatanetId) -> Subquery:
-    """Each row, and for each of its bands one row of the datanet that has it."""
+    """Each row with one row of another upload in the datanet that shares a band with it."""
     return union(*(_of_others_by(upload_id, datanet, band) for band in BANDS)).subquery()
 
 
 def _of_others_by(upload_id: str, datanet: DatanetId, band: str) -> Select[Any]:
-    # One each, by the order of the tree: however many rows share a band, one look suffices.
+    # One row per band, found by one index lookup however many rows share the band.
     row, known = RowSketchRow, DatanetBandRow
     value = getattr(row, band)
     other = select(func.min(known.upload_id)).where(

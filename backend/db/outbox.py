@@ -32,7 +32,7 @@ class OutboxStore:
         self._session = session
 
     def add(self, topic: str, payload: Mapping[str, Any], key: str) -> int:
-        """Message id. The same topic and key is the same message, delivered or not."""
+        """Add a message and return its id. Adding the same topic and key again returns the same message."""
         now = datetime.now(UTC)
         values = {
             "payload": dict(payload),
@@ -44,7 +44,7 @@ class OutboxStore:
         return self._session.scalars(select(OutboxRow.id).filter_by(topic=topic, key=key)).one()
 
     def due(self, limit: int) -> list[Message]:
-        """Oldest undelivered messages whose wait is over, locked until the transaction ends."""
+        """Undelivered messages that are due, oldest first, locked until the transaction ends."""
         rows = self._session.scalars(
             select(OutboxRow)
             .where(OutboxRow.delivered_at.is_(None), OutboxRow.due_at <= datetime.now(UTC))
@@ -61,12 +61,12 @@ class OutboxStore:
         self._session.flush()
 
     def forget_delivered(self, before: datetime) -> int:
-        """Delete what was delivered before an instant; how many. Their keys are free again."""
+        """Delete messages delivered before a time and return their number. Their keys can be used again."""
         old = delete(OutboxRow).where(OutboxRow.delivered_at < before)
         return cast("CursorResult[Any]", self._session.execute(old)).rowcount
 
     def delayed(self, message_id: int, error: str) -> None:
-        """Count a failed attempt and wait, twice as long each time (1 second to 5 minutes)."""
+        """Record a failed attempt and retry with exponential backoff (1 second to 5 minutes)."""
         row = self._row(message_id)
         wait = min(1 << min(row.num_attempts, 16), LONGEST_WAIT_SECONDS)
         row.num_attempts += 1

@@ -57,7 +57,7 @@ class TrainingStore:
         return None if row is None else _job(row)
 
     def save(self, job: TrainingJob) -> None:
-        """Write back a job that is locked."""
+        """Save a locked job."""
         row = self._session.get(TrainingJobRow, job.id)
         if row is None:
             raise NotFound(f"no training job {job.id}", param="job_id")
@@ -78,7 +78,7 @@ class TrainingStore:
         return [_job(row) for row in newest_first(self._session, query, TrainingJobRow, after, limit)]
 
     def lapsed(self, now: datetime, limit: int) -> list[str]:
-        """Ids of jobs that are not over and whose lease has expired, the longest waiting first."""
+        """Ids of unfinished jobs whose lease has expired, the longest expired first."""
         query = select(TrainingJobRow.id).where(
             TrainingJobRow.state.in_(_OPEN), TrainingJobRow.lease_until <= now
         )
@@ -90,14 +90,14 @@ class TrainingStore:
         return {VersionId(Hash32(version)): adapter["licence"] for version, adapter in rows}
 
     def unregistered(self) -> list[TrainingJob]:
-        """Jobs that are published and not known to be registered on the chain."""
+        """Jobs that are published but not yet registered on the chain."""
         query = select(TrainingJobRow).where(
             TrainingJobRow.state == JobState.SUCCEEDED, TrainingJobRow.version_id.is_(None)
         )
         return [_job(row) for row in self._session.scalars(query)]
 
     def add_event(self, job_id: str, kind: str, data: Mapping[str, Any], at: datetime) -> JobEvent:
-        # The writer holds the job's row, so nobody else takes the same number.
+        # The writer holds the lock of the job's row, so the number is unique.
         last = self._session.scalar(select(func.max(TrainingEventRow.seq)).filter_by(job_id=job_id))
         row = TrainingEventRow(job_id=job_id, seq=(last or 0) + 1, at=at, kind=kind, data=dict(data))
         self._session.add(row)

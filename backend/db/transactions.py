@@ -1,4 +1,4 @@
-"""Repository of our own chain transactions and their nonce lanes."""
+"""Repository of the installation's chain transactions and their nonce lanes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,11 @@ if TYPE_CHECKING:
 
 State = TransactionState
 _ID_CHUNK = 500
-"""Ids named in one statement; SQLite limits the number of its variables."""
+"""Ids per statement. SQLite limits the number of bound variables."""
 
 
 class TransactionStore:
-    """Our own transactions, which the sender sends in order per lane. The sender uses it as
-    `backend.ports.chain.SendQueue`.
-    """
+    """The installation's transactions, sent in order per lane. Implements `backend.ports.chain.SendQueue`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -44,7 +42,10 @@ class TransactionStore:
     def enqueue(
         self, lane: Account, contract: str, function: str, args: Sequence[Any], idempotency_key: str
     ) -> int:
-        """Row id. The same key returns the same row; the same key with another call is a `Conflict`."""
+        """Queue a call and return its id. The same key with the same call returns the same id.
+
+        Errors: `Conflict` if the key was used with another call.
+        """
         call = {"lane": lane, "contract": contract, "function": function, "args": as_json(list(args))}
         insert_if_absent(
             self._session,
@@ -114,7 +115,7 @@ class TransactionStore:
         return None if row is None else _transaction(row)
 
     def open(self, lane: Account) -> list[OpenTransaction]:
-        """Sent or mined, not yet confirmed; by rising nonce."""
+        """Transactions that are sent or mined and not yet confirmed, by nonce."""
         rows = self._session.scalars(
             select(TransactionRow)
             .where(TransactionRow.lane == lane, TransactionRow.state.in_((State.SENT, State.MINED)))
@@ -134,15 +135,15 @@ class TransactionStore:
         return self._session.scalar(waiting) or 0
 
     def lock_lane(self, lane: Account) -> None:
-        """Until this transaction ends nobody else signs with this key."""
+        """Lock the lane: no other transaction signs with this key until this one ends."""
         insert_if_absent(self._session, NonceLane, account=lane, next_nonce=0)
         self._lane(lane)
 
     def assign_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
-        """Give a queued transaction the lane's next nonce; None if another sender was faster.
+        """Assign the lane's next nonce to a queued transaction; None if another sender was faster.
 
-        `chain_nonce` is the account's transaction count: ahead of ours when the key was used elsewhere,
-        behind when the node is. While nothing is under way, what was given and never used is given again.
+        `chain_nonce` is the account's transaction count: higher than the lane's if the key is used elsewhere,
+        lower if the node lags. While no transaction of the lane is open, unused nonces are assigned again.
         """
         row = self._row(transaction_id)
         self._session.refresh(row)
@@ -195,7 +196,7 @@ class TransactionStore:
         )
 
     def mark_unmined(self, transaction_id: int) -> None:
-        """Its block fell out of the chain."""
+        """Return to `sent`: a reorganisation removed the block of the transaction."""
         self._set(transaction_id, state=State.SENT, block_number=None, block_hash=None)
 
     def mark_confirmed(self, transaction_id: int) -> None:
@@ -205,7 +206,7 @@ class TransactionStore:
         self._set(transaction_id, state=State.FAILED, error=as_json(dict(error)))
 
     def requeue(self, transaction_id: int) -> None:
-        """A foreign transaction used up its nonce: it can never be mined, so it is sent anew."""
+        """Queue it again: a transaction sent elsewhere used its nonce, so it can never be mined."""
         self._set(
             transaction_id, state=State.QUEUED, nonce=None, tx_hash=None, block_number=None, block_hash=None
         )
@@ -233,7 +234,7 @@ class TransactionStore:
         return self._session.scalar(under_way.limit(1)) is not None
 
     def _num_used(self, lane: Account) -> int:
-        """What the lane's transactions had used up of its nonces when they were settled."""
+        """Number of nonces that the lane's transactions have used."""
         last = self._session.scalar(select(func.max(TransactionRow.nonce)).filter_by(lane=lane))
         return 0 if last is None else last + 1
 
