@@ -21,8 +21,8 @@ from backend.installation.base_model import BaseModelInfo
 from backend.installation.watcher import WatchOptions, open_watcher
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
-from tests.support.operating import Operating, listening, new_operator, serving
-from tests.support.two import Two
+from tests.support.running_operator import RunningOperator, listening, new_operator, serving
+from tests.support.two_operators import TwoOperators
 from tools.local_market import CONTRIBUTORS, OPERATOR, LocalMarket, some_hash
 from workers.training.dataset import write_rows
 
@@ -36,29 +36,33 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def two(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[Two]:
+def operators(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[TwoOperators]:
     with ExitStack() as stack:
-        yield Two(chain, hardhat_node.url, tmp_path, stack)
+        yield TwoOperators(chain, hardhat_node.url, tmp_path, stack)
 
 
-def test_what_one_publishes_the_other_serves_and_the_first_ones_contributors_are_paid(two: Two) -> None:
-    home, away = two.home, two.away
-    assert not away.installation.blobs.has(two.cid)
-    with two.client() as client:
-        assert two.version in {model.version_id for model in client.models.list()}  # type: ignore[attr-defined]
+def test_what_one_publishes_the_other_serves_and_the_first_ones_contributors_are_paid(
+    operators: TwoOperators,
+) -> None:
+    home, away = operators.home, operators.away
+    assert not away.installation.blobs.has(operators.cid)
+    with operators.client() as client:
+        assert operators.version in {model.version_id for model in client.models.list()}  # type: ignore[attr-defined]
         answer = client.chat.completions.create(
-            model=two.version, messages=[{"role": "user", "content": "hello"}], max_tokens=12
+            model=operators.version, messages=[{"role": "user", "content": "hello"}], max_tokens=12
         )
     bill = (answer.model_extra or {})["loraledger"]
     assert int(bill["charge"]) > 0
-    assert away.installation.blobs.has(two.cid)  # and hands it on in its turn
+    assert away.installation.blobs.has(operators.cid)  # and hands it on in its turn
 
     operator = away.installation.operator.account
     listed = {each["account"]: each for each in httpx.get(f"{home.url}/v1/operators").json()["data"]}
     seen = listed[operator]
     assert seen["endpoint"] == away.url
     assert seen["card"]["bases"][0]["name"] == "tiny"
-    assert seen["card"]["active_adapters"] == [away.installation.catalogue.record(two.version).adapter_digest]
+    assert seen["card"]["active_adapters"] == [
+        away.installation.catalogue.record(operators.version).adapter_digest
+    ]
     assert (seen["uptime_ppm"], seen["latency_ms"] >= 0) == (1_000_000, True)
     assert listed[home.installation.operator.account]["card"]["active_adapters"] == []
 
@@ -68,19 +72,19 @@ def test_what_one_publishes_the_other_serves_and_the_first_ones_contributors_are
         (news,) = watcher.run_once()
     assert (news.what, news.operator) == ("right", operator)
 
-    two.market.pass_time(60)
+    operators.market.pass_time(60)
     away.installation.indexer.catch_up()
     away.installation.settler.run_once()
     away.pump()
     home.pump()
     for contributor in (CONTRIBUTORS[0].account, CONTRIBUTORS[2].account):
-        before = two.market.dollars(contributor)
+        before = operators.market.dollars(contributor)
         (earned,) = home.installation.claims.claimable(contributor)
         assert earned.operator == operator
         assert earned.units > 0
         home.installation.claims.relay(operator, contributor)
         home.pump()
-        assert two.market.dollars(contributor) == before + earned.units
+        assert operators.market.dollars(contributor) == before + earned.units
 
 
 def test_data_that_one_took_in_the_other_learns_from_until_it_is_taken_back(
@@ -91,13 +95,13 @@ def test_data_that_one_took_in_the_other_learns_from_until_it_is_taken_back(
     with ExitStack() as stack:
         market = LocalMarket(chain)
         listener, url = stack.enter_context(listening())
-        home = Operating(tmp_path / "home", market, facts, hardhat_node.url, url)
+        home = RunningOperator(tmp_path / "home", market, facts, hardhat_node.url, url)
         cid = home.installation.blobs.add_folder({DATA_FILE: rows, MANIFEST_FILE: b"{}"})
         snapshot = recorded(market, rows, cid)
         home.announce()
         stack.enter_context(serving(home, listener))
         keys = new_operator(tmp_path / "away_keys", market)
-        away = Operating(tmp_path / "away", market, facts, hardhat_node.url, "", **keys)
+        away = RunningOperator(tmp_path / "away", market, facts, hardhat_node.url, "", **keys)
         stack.callback(away.installation.close)
         (tmp_path / "away_keys" / "keys").rename(tmp_path / "away" / "keys")
         away.pump()

@@ -21,7 +21,7 @@ from backend.cli.main import app
 from backend.cli.wallet import Wallet
 from backend.installation.verification import Recomputation
 from backend.services.receipts.receipt_file import parse_receipt
-from tests.support.two import Two
+from tests.support.two_operators import TwoOperators
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,21 +36,21 @@ PAYER = 7
 
 
 @pytest.fixture
-def two(
+def operators(
     chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Two]:
+) -> Iterator[TwoOperators]:
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
-        yield Two(chain, hardhat_node.url, tmp_path, stack)
+        yield TwoOperators(chain, hardhat_node.url, tmp_path, stack)
 
 
-def ask(two: Two, folder: Path) -> str:
+def ask(operators: TwoOperators, folder: Path) -> str:
     """Request and answer as files; the receipt's id."""
-    asked = {"model": two.version, "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+    asked = {"model": operators.version, "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
     body = json.dumps(asked | {"max_tokens": 12}).encode()
-    with two.client() as client:
+    with operators.client() as client:
         headers = {"authorization": f"Bearer {client.api_key}", "content-type": "application/json"}
-        url = f"{two.away.url}/v1/chat/completions"
+        url = f"{operators.away.url}/v1/chat/completions"
         answer = httpx.post(url, content=body, headers=headers, timeout=120).json()
     (folder / "request.json").write_bytes(body)
     (folder / "answer.txt").write_text(answer["choices"][0]["message"]["content"])
@@ -58,10 +58,10 @@ def ask(two: Two, folder: Path) -> str:
 
 
 def test_every_command_of_the_guide_does_what_the_page_says(
-    two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    operators: TwoOperators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, away = two.home, two.away
-    receipt = ask(two, tmp_path)
+    home, away = operators.home, operators.away
+    receipt = ask(operators, tmp_path)
     away.installation.settler.run_once(is_forced=True)
     away.pump()
     home.pump()
@@ -89,13 +89,13 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     for output, expected in zip(said[2:], (names[:5], names[:6], names), strict=True):
         lines = [line.split()[:2] for line in output.splitlines()]
         assert lines == [["right", name] for name in expected], output
-    _check_lies(two, tmp_path)
+    _check_lies(operators, tmp_path)
 
 
-def _check_lies(two: Two, folder: Path) -> None:
+def _check_lies(operators: TwoOperators, folder: Path) -> None:
     """Each with a receipt whose other parts are right."""
     shown = parse_receipt((folder / "receipt.json").read_bytes())
-    installation = two.home.installation
+    installation = operators.home.installation
     body, answer = (folder / "request.json").read_bytes(), (folder / "answer.txt").read_text()
 
     honest = Recomputation(installation, shown, body, answer)

@@ -24,7 +24,7 @@ from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
 from backend.services.transactions.consent import Consent
 from backend.storage.embedded import EmbeddedStore
-from tests.support.scripted import PlayedContracts
+from tests.support.fakes import FakeContractWallets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,7 +59,7 @@ def count_words(texts: Sequence[str]) -> int:
 
 
 @dataclass
-class PlayedChain:
+class FakeChain:
     """Implements the part of `backend.ports.chain.Chain` that contributions use."""
 
     nonces: dict[str, int] = field(default_factory=dict)
@@ -82,19 +82,19 @@ class PlayedChain:
         return self.nonces.get(args[0], 0)
 
 
-class World:
+class ContributionHarness:
     def __init__(self, database: Database, folder: Path) -> None:
         self.database = database
         self.folder = folder
         self.now = 1_800_000_000.0
-        self.chain = PlayedChain()
+        self.chain = FakeChain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
         self.staging = Staging(folder / "uploads", MAX_BYTES)
         check = UploadCheck(database, self.staging, count_words, REFUSED)
         parts = (
             self.store,
             self.chain,
-            Consent(recover, PlayedContracts()),
+            Consent(recover, FakeContractWallets()),
             check,
             OPERATOR.account,
             lambda: self.now,

@@ -9,7 +9,7 @@ from backend.domain.hashing import attribution_hash, slices_hash
 from backend.domain.ids import VersionId
 from backend.domain.money import PPM
 from backend.domain.receipt import Share, Slice
-from tests.support.accused import random_root
+from tests.support.dishonest_operator import random_root
 from tests.support.market import METHOD, some_hash
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from random import Random
 
     from backend.domain.receipt import SignedReceipt
-    from tests.support.accused import Draft, Leaves
-    from tests.support.shop import Shop
+    from tests.support.batch_factory import BatchFactory
+    from tests.support.dishonest_operator import Draft, Leaves
 
-    Corruption = Callable[[Random, Draft, Shop], None]
+    Corruption = Callable[[Random, Draft, BatchFactory], None]
 
 # --- leaves of entries or balances; `step` is the distance to the next account
 
@@ -105,14 +105,14 @@ def of_balances(change: Callable[[Random, Leaves, int], None]) -> Corruption:
 
 
 def wrong_root(name: str) -> Corruption:
-    def change(random: Random, draft: Draft, shop: Shop) -> None:
+    def change(random: Random, draft: Draft, factory: BatchFactory) -> None:
         draft.fields[f"{name}_root"] = random_root(f"{random.random()}")
 
     return change
 
 
 def wrong_count(name: str) -> Corruption:
-    def change(random: Random, draft: Draft, shop: Shop) -> None:
+    def change(random: Random, draft: Draft, factory: BatchFactory) -> None:
         count = draft.trees()[name].count
         draft.fields[f"{name}_count"] = max(count + random.choice([-1, 1, 1000]), 1)
 
@@ -128,7 +128,7 @@ def put(draft: Draft, index: int, signed: SignedReceipt) -> None:
     draft.published = list(draft.receipts)
 
 
-def overcharge(random: Random, draft: Draft, shop: Shop) -> None:
+def overcharge(random: Random, draft: Draft, factory: BatchFactory) -> None:
     """More for this answer, less for another one on the line."""
     if len(draft.receipts) < 2:
         return
@@ -143,35 +143,35 @@ def overcharge(random: Random, draft: Draft, shop: Shop) -> None:
         cumulative=first.receipt.cumulative + amount,
     )
     less = replace(second.receipt, charge=second.receipt.charge - amount)
-    put(draft, index, shop.signed(more, first.slices))
-    put(draft, index + 1, shop.signed(less, second.slices))
+    put(draft, index, factory.signed(more, first.slices))
+    put(draft, index + 1, factory.signed(less, second.slices))
 
 
-def reprice(random: Random, draft: Draft, shop: Shop) -> None:
+def reprice(random: Random, draft: Draft, factory: BatchFactory) -> None:
     """Other tokens than the charge is for."""
     index = random.randrange(len(draft.receipts))
     signed = draft.receipts[index]
     changed = replace(signed.receipt, prompt_tokens=signed.receipt.prompt_tokens + 10_000_000)
-    put(draft, index, shop.signed(changed, signed.slices))
+    put(draft, index, factory.signed(changed, signed.slices))
 
 
-def displace(random: Random, draft: Draft, shop: Shop) -> None:
+def displace(random: Random, draft: Draft, factory: BatchFactory) -> None:
     index = random.randrange(len(draft.receipts))
     signed = draft.receipts[index]
     by = random.choice([-1, 1, 10**9])
     changed = replace(signed.receipt, cumulative=max(signed.receipt.cumulative + by, 0))
-    put(draft, index, shop.signed(changed, signed.slices))
+    put(draft, index, factory.signed(changed, signed.slices))
 
 
-def divert(random: Random, draft: Draft, shop: Shop) -> None:
+def divert(random: Random, draft: Draft, factory: BatchFactory) -> None:
     """A channel that the batch did not collect from."""
     index = random.randrange(len(draft.receipts))
     signed = draft.receipts[index]
     changed = replace(signed.receipt, channel_id=some_hash(f"{random.random()}"))
-    put(draft, index, shop.signed(changed, signed.slices))
+    put(draft, index, factory.signed(changed, signed.slices))
 
 
-def straddle(random: Random, draft: Draft, shop: Shop) -> None:
+def straddle(random: Random, draft: Draft, factory: BatchFactory) -> None:
     """One receipt over the border of two spans: the last of the first and the first of the second."""
     borders = [
         i
@@ -191,10 +191,10 @@ def straddle(random: Random, draft: Draft, shop: Shop) -> None:
             charge=signed.receipt.charge + more,
             cumulative=signed.receipt.cumulative + end,
         )
-        put(draft, place, shop.signed(changed, signed.slices))
+        put(draft, place, factory.signed(changed, signed.slices))
 
 
-def exchange(random: Random, draft: Draft, shop: Shop) -> None:
+def exchange(random: Random, draft: Draft, factory: BatchFactory) -> None:
     """Two receipts in each other's places."""
     if len(draft.receipts) < 2:
         return
@@ -204,7 +204,7 @@ def exchange(random: Random, draft: Draft, shop: Shop) -> None:
     put(draft, index + 1, first)
 
 
-def list_twice(random: Random, draft: Draft, shop: Shop) -> None:
+def list_twice(random: Random, draft: Draft, factory: BatchFactory) -> None:
     """A receipt in the place of another one."""
     if len(draft.receipts) < 2:
         return
@@ -214,7 +214,7 @@ def list_twice(random: Random, draft: Draft, shop: Shop) -> None:
     draft.values[one] = value
 
 
-def misvalue(random: Random, draft: Draft, shop: Shop) -> None:
+def misvalue(random: Random, draft: Draft, factory: BatchFactory) -> None:
     """Leaves whose values differ from their receipts' charges."""
     if len(draft.receipts) < 2:
         return
@@ -223,28 +223,28 @@ def misvalue(random: Random, draft: Draft, shop: Shop) -> None:
     draft.values[other] = 0
 
 
-def unsign(random: Random, draft: Draft, shop: Shop) -> None:
+def unsign(random: Random, draft: Draft, factory: BatchFactory) -> None:
     index = random.randrange(len(draft.receipts))
     put(draft, index, replace(draft.receipts[index], signature="0x" + "11" * 65))
 
 
-def add_free(random: Random, draft: Draft, shop: Shop) -> None:
+def add_free(random: Random, draft: Draft, factory: BatchFactory) -> None:
     """An answer without charge."""
     index = random.randrange(len(draft.receipts))
     signed = draft.receipts[index]
-    free = shop.signed(replace(signed.receipt, charge=0), signed.slices)
+    free = factory.signed(replace(signed.receipt, charge=0), signed.slices)
     draft.receipts.insert(index + 1, free)
     draft.values.insert(index + 1, 0)
     draft.published = list(draft.receipts)
 
 
-def with_slices(draft: Draft, index: int, shop: Shop, slices: tuple[Slice, ...]) -> None:
+def with_slices(draft: Draft, index: int, factory: BatchFactory, slices: tuple[Slice, ...]) -> None:
     """Recompute the hashes, so that only the slices are wrong."""
     hashes = {"slices_hash": slices_hash(slices), "attribution_hash": attribution_hash(METHOD, slices)}
-    put(draft, index, shop.signed(replace(draft.receipts[index].receipt, **hashes), slices))
+    put(draft, index, factory.signed(replace(draft.receipts[index].receipt, **hashes), slices))
 
 
-def spoil_slices(random: Random, draft: Draft, shop: Shop) -> None:
+def spoil_slices(random: Random, draft: Draft, factory: BatchFactory) -> None:
     index = random.randrange(len(draft.receipts))
     slices = draft.receipts[index].slices
     if not slices:
@@ -257,10 +257,10 @@ def spoil_slices(random: Random, draft: Draft, shop: Shop) -> None:
         (replace(first, weight_ppm=PPM - 4),) + (replace(first, weight_ppm=1),) * 4,
         (replace(first, version_id=VersionId(some_hash("unregistered"))), *slices[1:]),
     )
-    with_slices(draft, index, shop, random.choice(variants))
+    with_slices(draft, index, factory, random.choice(variants))
 
 
-def spoil_list(random: Random, draft: Draft, shop: Shop) -> None:
+def spoil_list(random: Random, draft: Draft, factory: BatchFactory) -> None:
     index = random.randrange(len(draft.receipts))
     slices = list(draft.receipts[index].slices)
     if not slices:
@@ -273,30 +273,30 @@ def spoil_list(random: Random, draft: Draft, shop: Shop) -> None:
     variants += [(Share(3 << 24, PPM),), too_many]
     variants += [()] if shares else []
     slices[place] = replace(slices[place], shares=random.choice(variants))
-    with_slices(draft, index, shop, tuple(slices))
+    with_slices(draft, index, factory, tuple(slices))
 
 
-def falsify(random: Random, draft: Draft, shop: Shop) -> None:
+def falsify(random: Random, draft: Draft, factory: BatchFactory) -> None:
     """A list that names what its snapshot does not hold: a rejected contribution, or none at all."""
     index = random.randrange(len(draft.receipts))
     slices = list(draft.receipts[index].slices)
     for place, slice_ in enumerate(slices):
-        record = shop.version(slice_.version_id)
+        record = factory.version(slice_.version_id)
         if record is None or not record.snapshots:
             continue
-        known = shop.snapshots[record.snapshots[0]]
+        known = factory.snapshots[record.snapshots[0]]
         outside = [i for i in range(known.count + 2) if i not in known.accepted]
         slices[place] = replace(slice_, shares=(Share(random.choice(outside), PPM),))
-        with_slices(draft, index, shop, tuple(slices))
+        with_slices(draft, index, factory, tuple(slices))
         return
 
 
-def hide(random: Random, draft: Draft, shop: Shop) -> None:
+def hide(random: Random, draft: Draft, factory: BatchFactory) -> None:
     """A hash with a withheld preimage."""
     index = random.randrange(len(draft.receipts))
     signed = draft.receipts[index]
     name = random.choice(["slices_hash", "attribution_hash"])
-    put(draft, index, shop.signed(replace(signed.receipt, **{name: some_hash("hidden")}), signed.slices))
+    put(draft, index, factory.signed(replace(signed.receipt, **{name: some_hash("hidden")}), signed.slices))
 
 
 RECEIPTS = (

@@ -29,7 +29,7 @@ class _NoText:
         return ""
 
 
-class Slots:
+class FakeSlots:
     """As many slots as given; adapters whose digest is in `loading` are not there yet."""
 
     def __init__(self, num_slots: int = 4) -> None:
@@ -65,7 +65,7 @@ class Slots:
         assert Counter(slots_in_use) == +self._users
 
 
-class World:
+class SchedulerHarness:
     """A scheduler and the part of an engine that a test needs. What each kv_block holds is written down, so
     that no request can begin behind what is not its own prefix.
     """
@@ -75,7 +75,7 @@ class World:
     ) -> None:
         self.now = 0.0
         self.blocks = BlockManager(num_blocks + 1, block_size=4)
-        self.slots = Slots(num_slots)
+        self.slots = FakeSlots(num_slots)
         limits = QueueLimits(10_000, 1_000_000)
         self.scheduler = Scheduler(
             self.blocks, self.slots, limits, max_running, max_step_tokens, clock=lambda: self.now

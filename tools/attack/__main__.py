@@ -27,9 +27,9 @@ from backend.chain.local_node import LocalNode
 from backend.deployment.deployment_file import save_deployment
 from backend.deployment.local import deploy_local
 from backend.storage.embedded import EmbeddedStore
+from tools.attack.attack_market import AttackMarket, AttackMarketError
 from tools.attack.attacks import ATTACKS
 from tools.attack.play import Round, play
-from tools.attack.stage import Stage, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ class WatcherProcess:
     def is_right(self, header: Header) -> bool:
         """Whether the watcher reported the batch as right. Errors: `StageError` if it ended."""
         if self._process.poll() is not None:
-            raise StageError(f"the watcher ended:\n{self._log.read_text()[-2000:]}")
+            raise AttackMarketError(f"the watcher ended:\n{self._log.read_text()[-2000:]}")
         return any((e["what"], e["batch_hash"]) == ("right", header.hash) for e in self.events)
 
     def __enter__(self) -> Self:
@@ -103,7 +103,7 @@ class Step:
 
 
 @contextmanager
-def local_market(folder: Path) -> Iterator[tuple[Stage, WatcherProcess]]:
+def local_market(folder: Path) -> Iterator[tuple[AttackMarket, WatcherProcess]]:
     """Start a local chain, deploy and populate a market, and start a watcher."""
     home = folder / "home"
     home.mkdir()
@@ -111,12 +111,12 @@ def local_market(folder: Path) -> Iterator[tuple[Stage, WatcherProcess]]:
         deployment = deploy_local(node.url)
         save_deployment(deployment, home / "deployment.json")
         chain = ChainClient.connect(node.url, deployment)
-        stage = Stage(chain, EmbeddedStore(home / "ipfs"), folder, WINDOW_SECONDS)
+        market = AttackMarket(chain, EmbeddedStore(home / "ipfs"), folder, WINDOW_SECONDS)
         try:
-            with WatcherProcess(home, node.url, stage.evidence) as watcher:
-                yield stage, watcher
+            with WatcherProcess(home, node.url, market.evidence) as watcher:
+                yield market, watcher
         finally:
-            stage.close()
+            market.close()
             chain.close()
 
 
@@ -131,15 +131,15 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="loraledger-attack-") as folder,
         local_market(Path(folder)) as (
-            stage,
+            market,
             watcher,
         ),
     ):
         for attack in attacks:
             try:
                 step = Step(watcher if options.kill else None)
-                print_round(play(stage, attack, watcher.is_right, step), as_json=options.json)
-            except StageError as error:
+                print_round(play(market, attack, watcher.is_right, step), as_json=options.json)
+            except AttackMarketError as error:
                 num_failed += 1
                 print(f"FAILED  {attack.name}: {error}", file=sys.stderr)
                 break  # the market is not in the state that the next round needs

@@ -9,7 +9,7 @@ from backend.chain.keys import local_account
 from backend.domain.disputes.witnesses import balance_key
 from backend.domain.ids import VersionId
 from backend.domain.receipt import Share
-from tools.attack.stage import Forgery
+from tools.attack.attack_market import Forgery
 from tools.local_market import CONTRIBUTORS, OPERATOR, REJECTED, SHARES, some_hash
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backend.domain.batch import Batch
     from backend.domain.ids import Account
     from backend.domain.receipt import Slice
-    from tools.attack.stage import Leaves, Stage
+    from tools.attack.attack_market import AttackMarket, Leaves
 
 ACCOMPLICE = local_account(10)
 STOLEN = 1_000_000
@@ -30,53 +30,53 @@ class Attack:
     """`proofs` are the fraud proofs that may convict the batch; empty if it must become final."""
 
     name: str
-    forge: Callable[[Stage, Batch], Forgery]
+    forge: Callable[[AttackMarket, Batch], Forgery]
     proofs: tuple[str, ...]
 
 
-def wrong_price(stage: Stage, batch: Batch) -> Forgery:
+def wrong_price(market: AttackMarket, batch: Batch) -> Forgery:
     """A charge one micro-unit too high, for the operator, with consistent entries and balances."""
     forgery = Forgery.of(batch)
     last = forgery.receipts[-1]
     dearer = replace(last.receipt, charge=last.receipt.charge + 1, cumulative=last.receipt.cumulative + 1)
-    forgery.receipts[-1] = stage.sign(dearer, last.slices)
+    forgery.receipts[-1] = market.sign(dearer, last.slices)
     forgery.spans = (*forgery.spans[:-1], replace(forgery.spans[-1], until=forgery.spans[-1].until + 1))
     _add(forgery.entries, _entry_of(forgery, OPERATOR.account), 1)
     _add(forgery.balances, _balance_of(forgery, OPERATOR.account), 1)
     return forgery
 
 
-def misplaced_receipt(_stage: Stage, batch: Batch) -> Forgery:
+def misplaced_receipt(_market: AttackMarket, batch: Batch) -> Forgery:
     """Two receipts of a channel are swapped."""
     forgery = Forgery.of(batch)
     forgery.receipts[:2] = reversed(forgery.receipts[:2])
     return forgery
 
 
-def wrong_list_sum(stage: Stage, batch: Batch) -> Forgery:
+def wrong_list_sum(market: AttackMarket, batch: Batch) -> Forgery:
     """An attribution list that does not sum to the whole."""
-    return _with_shares(stage, batch, (SHARES[0], replace(SHARES[1], ppm=SHARES[1].ppm - 1)))
+    return _with_shares(market, batch, (SHARES[0], replace(SHARES[1], ppm=SHARES[1].ppm - 1)))
 
 
-def outside_snapshot(stage: Stage, batch: Batch) -> Forgery:
+def outside_snapshot(market: AttackMarket, batch: Batch) -> Forgery:
     """An attribution list with a contribution that the curators rejected."""
-    return _with_shares(stage, batch, (Share(REJECTED, 1_000_000),))
+    return _with_shares(market, batch, (Share(REJECTED, 1_000_000),))
 
 
-def unregistered_version(stage: Stage, batch: Batch) -> Forgery:
+def unregistered_version(market: AttackMarket, batch: Batch) -> Forgery:
     """A receipt of an unregistered version."""
-    return _with_slices(stage, batch, lambda s: replace(s, version_id=VersionId(some_hash("unregistered"))))
+    return _with_slices(market, batch, lambda s: replace(s, version_id=VersionId(some_hash("unregistered"))))
 
 
-def foreign_signature(stage: Stage, batch: Batch) -> Forgery:
+def foreign_signature(market: AttackMarket, batch: Batch) -> Forgery:
     """A receipt that no receipt key of the operator signed."""
     forgery = Forgery.of(batch)
     first = forgery.receipts[0]
-    forgery.receipts[0] = stage.sign(first.receipt, first.slices, ACCOMPLICE)
+    forgery.receipts[0] = market.sign(first.receipt, first.slices, ACCOMPLICE)
     return forgery
 
 
-def entry_short(_stage: Stage, batch: Batch) -> Forgery:
+def entry_short(_market: AttackMarket, batch: Batch) -> Forgery:
     """A contributor's entry is one micro-unit too small, the operator's one too large."""
     forgery = Forgery.of(batch)
     _add(forgery.entries, _entry_of(forgery, CONTRIBUTORS[2].account), -1)
@@ -84,7 +84,7 @@ def entry_short(_stage: Stage, batch: Batch) -> Forgery:
     return forgery
 
 
-def surplus_entry(_stage: Stage, batch: Batch) -> Forgery:
+def surplus_entry(_market: AttackMarket, batch: Batch) -> Forgery:
     """A surplus entry for an account that earned nothing, at a contributor's expense."""
     forgery = Forgery.of(batch)
     _add(forgery.entries, _entry_of(forgery, CONTRIBUTORS[0].account), -STOLEN)
@@ -93,7 +93,7 @@ def surplus_entry(_stage: Stage, batch: Batch) -> Forgery:
     return forgery
 
 
-def zero_leaf(_stage: Stage, batch: Batch) -> Forgery:
+def zero_leaf(_market: AttackMarket, batch: Batch) -> Forgery:
     """An entry without value."""
     forgery = Forgery.of(batch)
     forgery.entries.append((balance_key(ACCOMPLICE.account) << 64, 0))
@@ -101,7 +101,7 @@ def zero_leaf(_stage: Stage, batch: Batch) -> Forgery:
     return forgery
 
 
-def swapped_order(_stage: Stage, batch: Batch) -> Forgery:
+def swapped_order(_market: AttackMarket, batch: Batch) -> Forgery:
     """Two adjacent entries are swapped."""
     forgery = Forgery.of(batch)
     at = len(forgery.entries) // 2
@@ -109,7 +109,7 @@ def swapped_order(_stage: Stage, batch: Batch) -> Forgery:
     return forgery
 
 
-def balance_short(_stage: Stage, batch: Batch) -> Forgery:
+def balance_short(_market: AttackMarket, batch: Batch) -> Forgery:
     """A part of a contributor's balance is moved to the operator."""
     forgery = Forgery.of(batch)
     _add(forgery.balances, _balance_of(forgery, CONTRIBUTORS[0].account), -STOLEN)
@@ -117,7 +117,7 @@ def balance_short(_stage: Stage, batch: Batch) -> Forgery:
     return forgery
 
 
-def surplus_balance(_stage: Stage, batch: Batch) -> Forgery:
+def surplus_balance(_market: AttackMarket, batch: Batch) -> Forgery:
     """A surplus balance for an account that earned nothing, taken from all others."""
     forgery = Forgery.of(batch)
     for index in range(len(forgery.balances)):
@@ -127,23 +127,23 @@ def surplus_balance(_stage: Stage, batch: Batch) -> Forgery:
     return forgery
 
 
-def double_signed(stage: Stage, batch: Batch) -> Forgery:
+def double_signed(market: AttackMarket, batch: Batch) -> Forgery:
     """A consistent batch of receipts that pay one contributor; the payers have the honest receipts."""
-    receipts = _with_shares(stage, batch, (Share(SHARES[0].position, 1_000_000),)).receipts
-    return replace(Forgery.of(stage.build(receipts)), evidence=batch.receipts)
+    receipts = _with_shares(market, batch, (Share(SHARES[0].position, 1_000_000),)).receipts
+    return replace(Forgery.of(market.build(receipts)), evidence=batch.receipts)
 
 
-def withheld(_stage: Stage, batch: Batch) -> Forgery:
+def withheld(_market: AttackMarket, batch: Batch) -> Forgery:
     """An honest batch with unpublished data, whose demands are not answered."""
     return replace(Forgery.of(batch), is_published=False, does_answer=False)
 
 
-def withheld_and_wrong(stage: Stage, batch: Batch) -> Forgery:
+def withheld_and_wrong(market: AttackMarket, batch: Batch) -> Forgery:
     """A batch with a surplus entry and unpublished data, whose demands are answered from its trees."""
-    return replace(surplus_entry(stage, batch), is_published=False)
+    return replace(surplus_entry(market, batch), is_published=False)
 
 
-def withheld_but_answered(_stage: Stage, batch: Batch) -> Forgery:
+def withheld_but_answered(_market: AttackMarket, batch: Batch) -> Forgery:
     """An honest batch with unpublished data. Every demand is answered, so it must become final."""
     return replace(Forgery.of(batch), is_published=False)
 
@@ -169,16 +169,16 @@ ATTACKS = (
 )
 
 
-def _with_shares(stage: Stage, batch: Batch, shares: tuple[Share, ...]) -> Forgery:
-    return _with_slices(stage, batch, lambda s: replace(s, shares=shares) if s.shares else s)
+def _with_shares(market: AttackMarket, batch: Batch, shares: tuple[Share, ...]) -> Forgery:
+    return _with_slices(market, batch, lambda s: replace(s, shares=shares) if s.shares else s)
 
 
-def _with_slices(stage: Stage, batch: Batch, change: Callable[[Slice], Slice]) -> Forgery:
+def _with_slices(market: AttackMarket, batch: Batch, change: Callable[[Slice], Slice]) -> Forgery:
     """The first receipt of an adapter with other slices and a new signature."""
     forgery = Forgery.of(batch)
     at = next(i for i, signed in enumerate(forgery.receipts) if signed.slices[0].shares)
     signed = forgery.receipts[at]
-    forgery.receipts[at] = stage.sign(signed.receipt, tuple(map(change, signed.slices)))
+    forgery.receipts[at] = market.sign(signed.receipt, tuple(map(change, signed.slices)))
     return forgery
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.settlement import BatchState
-from tools.attack.stage import WATCHER, Forgery, StageError
+from tools.attack.attack_market import WATCHER, AttackMarketError, Forgery
 from tools.local_market import CONTRIBUTORS
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from backend.domain.batch import Header
     from backend.domain.settlement import CommittedBatch
+    from tools.attack.attack_market import AttackMarket
     from tools.attack.attacks import Attack
-    from tools.attack.stage import Stage
 
 ROUND_SECONDS = 120.0
 
@@ -37,34 +37,34 @@ class Round:
 
 
 def play(
-    stage: Stage, attack: Attack, is_right: Callable[[Header], bool], step: Callable[[], object]
+    market: AttackMarket, attack: Attack, is_right: Callable[[Header], bool], step: Callable[[], object]
 ) -> Round:
     """Run one attack. `is_right` tells whether the watcher reported a batch as right; `step` waits.
 
     Errors: `StageError` with the expectation that failed.
     """
-    before = stage.channels()
-    honest = stage.build(stage.serve_round())
-    forgery = attack.forge(stage, honest)
-    header = stage.commit(forgery)
+    before = market.channels()
+    honest = market.build(market.serve_round())
+    forgery = attack.forge(market, honest)
+    header = market.commit(forgery)
     started = time.monotonic()
-    ended, num_leaves = _wait(stage, forgery, header, attack, lambda: is_right(header), step)
+    ended, num_leaves = _wait(market, forgery, header, attack, lambda: is_right(header), step)
     seconds = time.monotonic() - started
     if attack.proofs:
         _check_conviction(attack, ended)
-        if (after := stage.channels()) != before:
-            raise StageError(f"the channels are {after}, not {before}")
-        header = stage.commit(Forgery.of(honest))
+        if (after := market.channels()) != before:
+            raise AttackMarketError(f"the channels are {after}, not {before}")
+        header = market.commit(Forgery.of(honest))
         _until(lambda: is_right(header), step, "the watcher to report the honest batch as right")
-    stage.finalise(honest, header)
-    due, paid = stage.claim(CONTRIBUTORS[0].account)
+    market.finalise(honest, header)
+    due, paid = market.claim(CONTRIBUTORS[0].account)
     if not due or paid != due:
-        raise StageError(f"a contributor received {paid} units, not {due}")
+        raise AttackMarketError(f"a contributor received {paid} units, not {due}")
     return Round(attack.name, ended.conviction.proof if ended.conviction else "", seconds, num_leaves, paid)
 
 
 def _wait(
-    stage: Stage,
+    market: AttackMarket,
     forgery: Forgery,
     header: Header,
     attack: Attack,
@@ -77,17 +77,17 @@ def _wait(
     while time.monotonic() < until:
         step()
         if forgery.does_answer:
-            num_leaves += stage.answer(forgery)
-        found = stage.batch(header.hash)
+            num_leaves += market.answer(forgery)
+        found = market.batch(header.hash)
         if found.state is BatchState.VOID and found.is_refunded:
             return found, num_leaves
         if is_right():
             if attack.proofs:
-                raise StageError("the watcher reports a wrong batch as right")
+                raise AttackMarketError("the watcher reports a wrong batch as right")
             return found, num_leaves
-        if stage.chain.head().timestamp >= header.final_at:
+        if market.chain.head().timestamp >= header.final_at:
             break
-    raise StageError(
+    raise AttackMarketError(
         "the batch was not convicted in time" if attack.proofs else "the batch was not reported as right"
     )
 
@@ -95,14 +95,14 @@ def _wait(
 def _check_conviction(attack: Attack, batch: CommittedBatch) -> None:
     conviction = batch.conviction
     if conviction is None or conviction.proof not in attack.proofs:
-        raise StageError(f"it was convicted by {conviction}, not by {' or '.join(attack.proofs)}")
+        raise AttackMarketError(f"it was convicted by {conviction}, not by {' or '.join(attack.proofs)}")
     if conviction.challenger != WATCHER.account:
-        raise StageError(f"the challenger's part went to {conviction.challenger}")
+        raise AttackMarketError(f"the challenger's part went to {conviction.challenger}")
 
 
 def _until(probe: Callable[[], bool], step: Callable[[], object], what: str) -> None:
     until = time.monotonic() + ROUND_SECONDS
     while not probe():
         if time.monotonic() > until:
-            raise StageError(f"waited {ROUND_SECONDS:.0f} s for {what}")
+            raise AttackMarketError(f"waited {ROUND_SECONDS:.0f} s for {what}")
         step()

@@ -17,7 +17,7 @@ from backend.domain.hashing import attribution_hash, slices_hash, to_hash
 from backend.domain.money import PPM
 from backend.domain.receipt import Slice
 from backend.services.channels.admission import Bill, Payer
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 NUM_CLIENTS = 32
 BOUND, CHARGE = 7, 5
@@ -25,7 +25,7 @@ FUNDS = 10**9
 
 
 def main(folder: Path, url: str) -> None:
-    installation = Installation(folder, Database.open(url))
+    installation = ScriptedInstallation(folder, Database.open(url))
     installation.fund(FUNDS)
     payer = Payer(installation.payer.account)
 
@@ -42,7 +42,7 @@ def main(folder: Path, url: str) -> None:
     asyncio.run(clients())
 
 
-def some_bill(installation: Installation) -> Bill:
+def some_bill(installation: ScriptedInstallation) -> Bill:
     salt = to_hash(secrets.token_bytes(32))
     slices = (Slice(installation.base_version, PPM, ()),)
     return Bill(

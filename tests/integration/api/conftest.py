@@ -17,7 +17,7 @@ from openai import OpenAI
 from backend.api.app import create_app
 from backend.services.accounts.sign_in_message import personal_digest
 from backend.settings import Settings
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ FUNDS = 100_000
 class Api:
     """One installation on loopback, and its payer's ways to talk to it."""
 
-    installation: Installation
+    installation: ScriptedInstallation
     url: str
     session: str
     key: str
@@ -65,8 +65,8 @@ def tokens(url: str, signer: LocalSigner) -> dict[str, str]:
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    built = Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    built = ScriptedInstallation(tmp_path, sqlite_database)
     built.fund(FUNDS)
     return built
 
@@ -88,14 +88,14 @@ def server() -> Iterator[tuple[FastAPI, str]]:
 
 
 @pytest.fixture
-def url(server: tuple[FastAPI, str], installation: Installation) -> str:
+def url(server: tuple[FastAPI, str], installation: ScriptedInstallation) -> str:
     app, address = server
     app.state.services = installation.services
     return address
 
 
 @pytest.fixture
-def api(installation: Installation, url: str) -> Iterator[Api]:
+def api(installation: ScriptedInstallation, url: str) -> Iterator[Api]:
     session = sign_in(url, installation.payer)
     answer = httpx.post(
         f"{url}/v1/keys", json={"name": "test"}, headers={"authorization": f"Bearer {session}"}

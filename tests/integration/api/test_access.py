@@ -16,9 +16,9 @@ from backend.domain.ids import DatanetId
 from backend.domain.registries import Contribution, Datanet
 from backend.services.train.imported import MAX_BYTES
 from tests.integration.api.conftest import sign_in
+from tests.support.fakes import some_key
 from tests.support.market import some_account, some_hash
-from tests.support.scripted import some_key
-from tests.support.serving import METRICS_TOKEN
+from tests.support.scripted_installation import METRICS_TOKEN
 from tests.unit.workers.support import transferred
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.serving import CHAIN_ID
+from tests.support.scripted_installation import CHAIN_ID
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api

@@ -16,8 +16,8 @@ from backend.services.market.screening import Screening
 from backend.services.train.imported import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE
 from backend.services.train.leases import Leases
 from tests.integration.api.conftest import sign_in
+from tests.support.fakes import some_key
 from tests.support.market import some_hash
-from tests.support.scripted import some_key
 from tests.unit.workers.support import transferred
 
 if TYPE_CHECKING:

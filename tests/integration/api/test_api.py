@@ -10,8 +10,8 @@ import pytest
 
 from backend.services.accounts.sign_in_message import personal_digest
 from tests.integration.api.conftest import FUNDS, sign_in
+from tests.support.fakes import some_key
 from tests.support.market import some_hash
-from tests.support.scripted import some_key
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api

@@ -19,7 +19,7 @@ from backend.domain.hashing import (
     to_bytes,
 )
 from backend.domain.receipt import Receipt, Share, Slice
-from tests.support.scripted import NOW
+from tests.support.fakes import NOW
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api

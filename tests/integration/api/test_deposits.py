@@ -35,8 +35,8 @@ from backend.services.channels.deposits import (
     SessionTerms,
 )
 from backend.services.channels.ledger import InsufficientAuthorisation
+from tests.support.fakes import FakeHeldKeys, some_key
 from tests.support.market import some_hash
-from tests.support.scripted import HeldKeys, some_key
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -68,12 +68,12 @@ class LimitedToken(ChainClient):
         return super().call(contract, function, *args, block=block)
 
 
-class Till:
+class DepositHarness:
     """The services of deposits on a deployed market; the test sends, mines and indexes."""
 
     def __init__(self, chain: ChainClient, deployment: Deployment, database: Database) -> None:
         self.chain, self.database = chain, database
-        self.held_keys = HeldKeys()
+        self.held_keys = FakeHeldKeys()
         settlement = chain.address("Settlement")
         market = Market(OPERATOR.account, settlement, TypedDomain(chain.chain_id, settlement))
         self.vouchers = TypedDomain(chain.chain_id, chain.address("PaymentVault"))
@@ -121,8 +121,8 @@ class Till:
 
 
 @pytest.fixture
-def till(chain: ChainClient, deployment: Deployment, sqlite_database: Database) -> Till:
-    return Till(chain, deployment, sqlite_database)
+def harness(chain: ChainClient, deployment: Deployment, sqlite_database: Database) -> DepositHarness:
+    return DepositHarness(chain, deployment, sqlite_database)
 
 
 def on_public_record(chain: ChainClient, lacks: frozenset[str] = frozenset()) -> LimitedToken:
@@ -139,37 +139,37 @@ def signed(prepared: PreparedDeposit) -> str:
     return PAYER.sign(digest)
 
 
-def test_a_wallet_deposits_in_two_transactions(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+def test_a_wallet_deposits_in_two_transactions(harness: DepositHarness) -> None:
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
     approve, deposit = prepared.transactions
     assert (approve.decoded["function"], deposit.decoded["function"]) == ("approve", "deposit")
     for transaction in prepared.transactions:
-        till.send(transaction)
-    till.settle_down()
-    assert till.balance().balance == till.balance().available == UNITS * UNIT
-    (session,) = till.channels.list(PAYER.account)[0].grants
-    assert session.key in till.held_keys.keys
+        harness.send(transaction)
+    harness.settle_down()
+    assert harness.balance().balance == harness.balance().available == UNITS * UNIT
+    (session,) = harness.channels.list(PAYER.account)[0].grants
+    assert session.key in harness.held_keys.keys
 
 
-def test_a_wallet_that_has_approved_deposits_in_one(till: Till) -> None:
-    vault = till.chain.address("PaymentVault")
-    till.send(till.chain.prepare("TestUSD", "approve", vault, UNITS, sender=PAYER.account))
-    (deposit,) = till.deposits.prepare(PAYER.account, UNITS, None).transactions
+def test_a_wallet_that_has_approved_deposits_in_one(harness: DepositHarness) -> None:
+    vault = harness.chain.address("PaymentVault")
+    harness.send(harness.chain.prepare("TestUSD", "approve", vault, UNITS, sender=PAYER.account))
+    (deposit,) = harness.deposits.prepare(PAYER.account, UNITS, None).transactions
     assert deposit.gas is not None
-    till.send(deposit)
+    harness.send(deposit)
 
 
-def test_a_relayed_deposit_costs_the_payer_one_signature(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
-    number = till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
-    assert till.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
-    till.settle_down()
-    assert till.transaction(number).state is TransactionState.CONFIRMED
-    assert till.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
-    assert (till.balance().balance, till.balance().authorised) == (UNITS * UNIT, UNIT)
-    asyncio.run(till.admission.reserve(Payer(PAYER.account), UNIT))
+def test_a_relayed_deposit_costs_the_payer_one_signature(harness: DepositHarness) -> None:
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
+    number = harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    assert harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
+    harness.settle_down()
+    assert harness.transaction(number).state is TransactionState.CONFIRMED
+    assert harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
+    assert (harness.balance().balance, harness.balance().authorised) == (UNITS * UNIT, UNIT)
+    asyncio.run(harness.admission.reserve(Payer(PAYER.account), UNIT))
     with pytest.raises(InsufficientAuthorisation):
-        asyncio.run(till.admission.reserve(Payer(PAYER.account), 1))
+        asyncio.run(harness.admission.reserve(Payer(PAYER.account), 1))
 
 
 @pytest.mark.parametrize("lacks", [frozenset(), STATES_NONE])
@@ -177,41 +177,41 @@ def test_a_public_markets_token_is_deposited_by_signature(
     chain: ChainClient, sqlite_database: Database, lacks: frozenset[str]
 ) -> None:
     client = on_public_record(chain, lacks)
-    till = Till(client, client.deployment, sqlite_database)
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+    harness = DepositHarness(client, client.deployment, sqlite_database)
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
     assert prepared.relay is not None
-    number = till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
-    till.settle_down()
-    assert till.transaction(number).state is TransactionState.CONFIRMED
-    assert till.balance().balance == UNITS * UNIT
+    number = harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    harness.settle_down()
+    assert harness.transaction(number).state is TransactionState.CONFIRMED
+    assert harness.balance().balance == UNITS * UNIT
 
 
 def test_a_token_that_takes_no_signature_is_deposited_by_the_wallet_alone(
     chain: ChainClient, sqlite_database: Database
 ) -> None:
     client = on_public_record(chain, TAKES_NONE)
-    till = Till(client, client.deployment, sqlite_database)
-    prepared = till.deposits.prepare(PAYER.account, UNITS, None)
+    harness = DepositHarness(client, client.deployment, sqlite_database)
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, None)
     assert (prepared.relay, prepared.typed_data) == (None, None)
     for transaction in prepared.transactions:
-        till.send(transaction)
-    till.settle_down()
-    assert till.balance().balance == UNITS * UNIT
+        harness.send(transaction)
+    harness.settle_down()
+    assert harness.balance().balance == UNITS * UNIT
 
 
-def test_a_deposit_does_not_count_before_it_is_deep_enough(till: Till) -> None:
-    for transaction in till.deposits.prepare(PAYER.account, UNITS, None).transactions:
-        till.send(transaction)
-    till.chain.node.rpc.request("hardhat_mine", hex(CONFIRMATIONS - 1))
-    till.indexer.catch_up()
-    assert till.balance().balance == 0
-    till.settle_down()
-    assert till.balance().balance == UNITS * UNIT
+def test_a_deposit_does_not_count_before_it_is_deep_enough(harness: DepositHarness) -> None:
+    for transaction in harness.deposits.prepare(PAYER.account, UNITS, None).transactions:
+        harness.send(transaction)
+    harness.chain.node.rpc.request("hardhat_mine", hex(CONFIRMATIONS - 1))
+    harness.indexer.catch_up()
+    assert harness.balance().balance == 0
+    harness.settle_down()
+    assert harness.balance().balance == UNITS * UNIT
 
 
 @pytest.mark.parametrize("field", ["units", "cap", "salt"])
-def test_whoever_relays_can_change_nothing(till: Till, field: str) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
+def test_whoever_relays_can_change_nothing(harness: DepositHarness, field: str) -> None:
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
     relay = prepared.relay
     changed = {
         "units": replace(relay, units=UNITS + 1),
@@ -219,138 +219,138 @@ def test_whoever_relays_can_change_nothing(till: Till, field: str) -> None:
         "salt": replace(relay, salt=some_hash("another salt")),
     }[field]
     with pytest.raises(Reverted):
-        till.deposits.relay(PAYER.account, changed, signed(prepared))
+        harness.deposits.relay(PAYER.account, changed, signed(prepared))
 
 
-def test_the_same_session_key_is_raised_by_a_signature(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
-    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
-    till.settle_down()
-    grant, nonce, message = till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
+def test_the_same_session_key_is_raised_by_a_signature(harness: DepositHarness) -> None:
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
+    harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    harness.settle_down()
+    grant, nonce, message = harness.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
     assert grant.key == prepared.relay.grant.key
     digest = _hash_eip191_message(encode_typed_data(full_message=message))
-    till.deposits.relay_grant(PAYER.account, grant, nonce, PAYER.sign(digest))
-    till.settle_down()
-    assert till.balance().authorised == UNITS * UNIT
-    assert len(till.held_keys.keys) == 1
+    harness.deposits.relay_grant(PAYER.account, grant, nonce, PAYER.sign(digest))
+    harness.settle_down()
+    assert harness.balance().authorised == UNITS * UNIT
+    assert len(harness.held_keys.keys) == 1
 
 
-def test_a_revoked_session_ends_and_the_next_has_another_key(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
-    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
-    till.settle_down()
-    transaction, _, _ = till.deposits.prepare_revocation(PAYER.account, prepared.relay.grant.key)
-    till.send(transaction)
-    till.settle_down()
-    assert till.balance().authorised == 0
-    grant, _, _ = till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
+def test_a_revoked_session_ends_and_the_next_has_another_key(harness: DepositHarness) -> None:
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+    harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    harness.settle_down()
+    transaction, _, _ = harness.deposits.prepare_revocation(PAYER.account, prepared.relay.grant.key)
+    harness.send(transaction)
+    harness.settle_down()
+    assert harness.balance().authorised == 0
+    grant, _, _ = harness.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
     assert grant.key != prepared.relay.grant.key
 
 
-def test_a_session_is_revoked_by_a_signature_too(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
-    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
-    till.settle_down()
+def test_a_session_is_revoked_by_a_signature_too(harness: DepositHarness) -> None:
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+    harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    harness.settle_down()
     key = prepared.relay.grant.key
-    _, nonce, message = till.deposits.prepare_revocation(PAYER.account, key)
+    _, nonce, message = harness.deposits.prepare_revocation(PAYER.account, key)
     signature = PAYER.sign(_hash_eip191_message(encode_typed_data(full_message=message)))
-    till.deposits.relay_revocation(PAYER.account, key, nonce, signature)
-    till.settle_down()
-    assert till.balance().authorised == 0
+    harness.deposits.relay_revocation(PAYER.account, key, nonce, signature)
+    harness.settle_down()
+    assert harness.balance().authorised == 0
     with pytest.raises(Reverted):
-        till.deposits.relay_revocation(PAYER.account, some_key("another").account, nonce, signature)
+        harness.deposits.relay_revocation(PAYER.account, some_key("another").account, nonce, signature)
 
 
-def test_a_client_that_keeps_its_session_key_sends_vouchers(till: Till) -> None:
+def test_a_client_that_keeps_its_session_key_sends_vouchers(harness: DepositHarness) -> None:
     own = some_key("client's own")
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, key=own.account))
-    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
-    till.settle_down()
-    assert till.held_keys.keys == {}
-    assert till.balance().authorised == 0
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, key=own.account))
+    harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    harness.settle_down()
+    assert harness.held_keys.keys == {}
+    assert harness.balance().authorised == 0
     voucher = Voucher(prepared.channel_id, 0, 5 * UNIT)
-    signature = own.sign(till.vouchers.voucher_digest(voucher))
-    till.channels.add_voucher(PAYER.account, SignedVoucher(voucher, signature))
-    assert till.balance().authorised == min(UNITS, 5) * UNIT
+    signature = own.sign(harness.vouchers.voucher_digest(voucher))
+    harness.channels.add_voucher(PAYER.account, SignedVoucher(voucher, signature))
+    assert harness.balance().authorised == min(UNITS, 5) * UNIT
 
 
-def test_what_thaws_cannot_be_spent(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
-    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
-    till.settle_down()
-    till.send(till.deposits.prepare_thaw(PAYER.account, 2 * UNIT))
-    till.settle_down()
-    assert till.balance().available == (UNITS - 2) * UNIT
-    (shown,) = till.channels.list(PAYER.account)
-    on_chain = till.chain.call("PaymentVault", "channelOf", shown.id)
+def test_what_thaws_cannot_be_spent(harness: DepositHarness) -> None:
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+    harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    harness.settle_down()
+    harness.send(harness.deposits.prepare_thaw(PAYER.account, 2 * UNIT))
+    harness.settle_down()
+    assert harness.balance().available == (UNITS - 2) * UNIT
+    (shown,) = harness.channels.list(PAYER.account)
+    on_chain = harness.chain.call("PaymentVault", "channelOf", shown.id)
     assert shown.thawed_at == on_chain["thawedAt"] > 0
     with pytest.raises(Reverted, match="StillThawing"):
-        till.deposits.prepare_withdrawal(PAYER.account)
+        harness.deposits.prepare_withdrawal(PAYER.account)
 
 
-def test_deposits_and_sessions_that_make_no_sense_are_refused(till: Till) -> None:
+def test_deposits_and_sessions_that_make_no_sense_are_refused(harness: DepositHarness) -> None:
     for units in (0, 1 << 128):
         with pytest.raises(InvalidInput) as caught:
-            till.deposits.prepare(PAYER.account, units, None)
+            harness.deposits.prepare(PAYER.account, units, None)
         assert caught.value.param == "units"
     for terms, param in ((SessionTerms(1), "session.expiry"), (SessionTerms(EXPIRY, cap=0), "session.cap")):
         with pytest.raises(InvalidInput) as caught:
-            till.deposits.prepare(PAYER.account, 1, terms)
+            harness.deposits.prepare(PAYER.account, 1, terms)
         assert caught.value.param == param
-    prepared = till.deposits.prepare(PAYER.account, MIN_RELAYED_UNITS, None)
+    prepared = harness.deposits.prepare(PAYER.account, MIN_RELAYED_UNITS, None)
     with pytest.raises(InvalidInput):
-        till.deposits.relay(PAYER.account, prepared.relay, "0x12")
+        harness.deposits.relay(PAYER.account, prepared.relay, "0x12")
 
 
-def test_a_default_session_never_lowers_what_its_key_has(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=9 * UNITS * UNIT))
-    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
-    till.settle_down()
-    again = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY - 1))
+def test_a_default_session_never_lowers_what_its_key_has(harness: DepositHarness) -> None:
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=9 * UNITS * UNIT))
+    harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    harness.settle_down()
+    again = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY - 1))
     assert again.relay.grant == prepared.relay.grant
-    till.deposits.relay(PAYER.account, again.relay, signed(again))
+    harness.deposits.relay(PAYER.account, again.relay, signed(again))
     with pytest.raises(InvalidInput, match=str(9 * UNITS * UNIT)):
-        till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
+        harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
 
 
-def test_a_session_is_not_granted_on_an_empty_channel(till: Till) -> None:
+def test_a_session_is_not_granted_on_an_empty_channel(harness: DepositHarness) -> None:
     with pytest.raises(ChannelEmpty):
-        till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
+        harness.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
     with pytest.raises(ChannelEmpty):
-        till.deposits.relay_grant(PAYER.account, Grant(PAYER.account, UNIT, EXPIRY), 0, "0x")
-    assert till.held_keys.keys == {}
+        harness.deposits.relay_grant(PAYER.account, Grant(PAYER.account, UNIT, EXPIRY), 0, "0x")
+    assert harness.held_keys.keys == {}
 
 
-def test_a_deposit_too_small_to_relay_is_the_wallets_own_to_send(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, MIN_RELAYED_UNITS - 1, None)
+def test_a_deposit_too_small_to_relay_is_the_wallets_own_to_send(harness: DepositHarness) -> None:
+    prepared = harness.deposits.prepare(PAYER.account, MIN_RELAYED_UNITS - 1, None)
     with pytest.raises(InvalidInput, match="1000"):
-        till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
-    till.send(prepared.transactions[0])
+        harness.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    harness.send(prepared.transactions[0])
 
 
-def test_no_key_is_made_for_a_deposit_that_cannot_come(till: Till) -> None:
+def test_no_key_is_made_for_a_deposit_that_cannot_come(harness: DepositHarness) -> None:
     with pytest.raises(InsufficientTokens):
-        till.deposits.prepare(some_key("poor").account, UNITS, SessionTerms(EXPIRY))
-    assert till.held_keys.keys == {}
+        harness.deposits.prepare(some_key("poor").account, UNITS, SessionTerms(EXPIRY))
+    assert harness.held_keys.keys == {}
 
 
-def test_however_often_a_deposit_is_prepared_one_key_waits_for_it(till: Till) -> None:
-    create = till.held_keys.create
+def test_however_often_a_deposit_is_prepared_one_key_waits_for_it(harness: DepositHarness) -> None:
+    create = harness.held_keys.create
 
     def slowly() -> Account:
         time.sleep(0.05)  # so that the other calls arrive
         return create()
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
-        patch.setattr(till.held_keys, "create", slowly)
+        patch.setattr(harness.held_keys, "create", slowly)
         terms = SessionTerms(EXPIRY)
-        waiting = [pool.submit(till.deposits.prepare, PAYER.account, UNITS, terms) for _ in range(4)]
+        waiting = [pool.submit(harness.deposits.prepare, PAYER.account, UNITS, terms) for _ in range(4)]
         grants = {one.result().relay.grant for one in waiting}
-    assert len(grants) == len(till.held_keys.keys) == 1
+    assert len(grants) == len(harness.held_keys.keys) == 1
 
 
-def test_a_key_that_takes_too_long_is_asked_for_again(till: Till) -> None:
-    with pytest.MonkeyPatch.context() as patch, till.deposits._creating:
+def test_a_key_that_takes_too_long_is_asked_for_again(harness: DepositHarness) -> None:
+    with pytest.MonkeyPatch.context() as patch, harness.deposits._creating:
         patch.setattr("backend.services.channels.deposits.KEY_WAIT_SECONDS", 0.01)
         with pytest.raises(Unavailable):
-            till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+            harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))

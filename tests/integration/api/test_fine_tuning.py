@@ -14,21 +14,21 @@ from backend.domain.training import JobState, Step
 from backend.services.train.leases import Leases
 from tests.integration.api.conftest import FUNDS
 from tests.support.market import some_hash
-from tests.support.serving import TRAINING_PRICE
+from tests.support.scripted_installation import TRAINING_PRICE
 from tests.unit.workers.support import DATASET, RESULT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.integration.api.conftest import Api
-    from tests.support.serving import Installation
+    from tests.support.scripted_installation import ScriptedInstallation
 
 SNAPSHOT = some_hash("snapshot")
 NUM_ROWS = 20
 
 
 @pytest.fixture(autouse=True)
-def _recorded(installation: Installation) -> None:
+def _recorded(installation: ScriptedInstallation) -> None:
     installation.record_rows(NUM_ROWS)
 
 

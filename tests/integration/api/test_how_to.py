@@ -12,9 +12,9 @@ from backend.domain.hashing import keccak
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet
 from tests.integration.api.conftest import FUNDS
+from tests.support.fakes import FakeChain
 from tests.support.market import CHAIN_ID, some_account, some_hash
-from tests.support.scripted import PlayedChain
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -25,7 +25,7 @@ SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OTHER_LANGUAGE = re.compile(r"^```(?!python$)\w", re.MULTILINE)
 
 
-class TokenChain(PlayedChain):
+class TokenChain(FakeChain):
     """With a payment token that takes signed authorisations."""
 
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
@@ -39,15 +39,15 @@ class TokenChain(PlayedChain):
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    built = Installation(tmp_path, sqlite_database, TokenChain())
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    built = ScriptedInstallation(tmp_path, sqlite_database, TokenChain())
     built.fund(FUNDS)
     known = Datanet(DatanetId(7), some_account("curator"), "docs", some_hash("description"), 4)
     built.view.datanet_list.append(known)
     return built
 
 
-def speak_json(installation: Installation) -> None:
+def speak_json(installation: ScriptedInstallation) -> None:
     """Where a schema is asked for."""
     plain, generate = installation.engine.words, installation.engine.generate
 
@@ -59,7 +59,10 @@ def speak_json(installation: Installation) -> None:
 
 
 def test_every_snippet_runs(
-    installation: Installation, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    installation: ScriptedInstallation,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     speak_json(installation)
     monkeypatch.setenv("MARKET_URL", url)

@@ -11,7 +11,7 @@ import pytest
 
 from backend.services.accounts.idempotency import Idempotency
 from tests.integration.api.conftest import sign_in
-from tests.support.scripted import some_key
+from tests.support.fakes import some_key
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api

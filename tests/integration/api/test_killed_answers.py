@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.api.answering_process import BOUND, CHARGE, FUNDS, NUM_CLIENTS
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -47,7 +47,7 @@ def survive(database: Database, folder: Path, num_kills: int) -> None:
         for number in range(num_kills)
         for receipt in killed_after(times.uniform(0, 0.5), folder / str(number), url)
     ]
-    installation = Installation(folder / "after", database)
+    installation = ScriptedInstallation(folder / "after", database)
     installation.fund(FUNDS)
     with database.read() as tx:
         stored = tx.receipts.page(installation.payer.account, None, 10**6)

@@ -11,8 +11,8 @@ from backend.domain.ids import DatanetId
 from backend.domain.registries import Contribution, Datanet, Operator
 from tests.integration.api.conftest import sign_in
 from tests.integration.api.test_routers import a_batch
+from tests.support.fakes import some_key
 from tests.support.market import some_account, some_hash
-from tests.support.scripted import some_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable

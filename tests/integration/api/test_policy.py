@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.integration.api.conftest import Api
-    from tests.support.serving import Installation
+    from tests.support.scripted_installation import ScriptedInstallation
 
 HELLO: Any = [{"role": "user", "content": "say hello"}]
 GUIDE = ROOT / "docs" / "operating.md"
@@ -76,7 +76,7 @@ def test_a_denied_payer_is_refused_before_any_work(api: Api) -> None:
 
 
 def test_every_command_of_the_guide_does_what_the_page_says(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
+    installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
     def opened() -> Iterator[Any]:

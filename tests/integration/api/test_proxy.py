@@ -22,8 +22,8 @@ from backend.domain.channels import Grant
 from backend.domain.hashing import keccak
 from backend.domain.ids import Account
 from backend.loopback import listen
+from tests.support.fakes import EXPIRY
 from tests.support.market import CHAIN_ID, some_account
-from tests.support.scripted import EXPIRY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import pytest
 from backend.api.rate_limits import RateLimits
 from backend.settings import Settings
 from tests.integration.api.conftest import sign_in
-from tests.support.scripted import some_key
+from tests.support.fakes import some_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

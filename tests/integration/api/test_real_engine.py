@@ -27,7 +27,7 @@ from inference.protocol import Message, Sampling
 from tests.fixtures_engine import make_adapter, make_model
 from tests.support.engine import RunningEngine
 from tests.support.market import some_hash
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -65,8 +65,8 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database, adapter: AdapterRef) -> Installation:
-    built = Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database, adapter: AdapterRef) -> ScriptedInstallation:
+    built = ScriptedInstallation(tmp_path, sqlite_database)
     built.fund(10**9)
     record = built.catalogue.resolve(built.version).record
     real = replace(
@@ -92,7 +92,7 @@ def fill(folder: Path, adapter: AdapterRef) -> None:
 
 @pytest.fixture
 async def generate(
-    installation: Installation, engine: RunningEngine, tmp_path: Path
+    installation: ScriptedInstallation, engine: RunningEngine, tmp_path: Path
 ) -> AsyncIterator[Generate]:
     async with EngineClient(engine.socket_path) as client:
         store: Any = installation.store
@@ -109,7 +109,7 @@ async def generate(
         await made.close()
 
 
-def request(installation: Installation, max_tokens: int) -> AnswerRequest:
+def request(installation: ScriptedInstallation, max_tokens: int) -> AnswerRequest:
     return AnswerRequest(
         payer=Payer(installation.payer.account),
         model=installation.catalogue.resolve(installation.version),
@@ -120,12 +120,12 @@ def request(installation: Installation, max_tokens: int) -> AnswerRequest:
     )
 
 
-def receipts(installation: Installation) -> list[StoredReceipt]:
+def receipts(installation: ScriptedInstallation) -> list[StoredReceipt]:
     return list(installation.services.receipts.page(installation.payer.account, None, 10))
 
 
 async def test_what_the_engine_counts_is_charged_and_what_it_probes_is_attributed(
-    installation: Installation, generate: Generate
+    installation: ScriptedInstallation, generate: Generate
 ) -> None:
     answer = await generate.start(request(installation, 12))
     text = "".join([chunk.text async for _, chunk in answer.chunks()])
@@ -141,7 +141,7 @@ async def test_what_the_engine_counts_is_charged_and_what_it_probes_is_attribute
 
 
 async def test_a_blend_is_another_answer_and_pays_both_by_one_method(
-    installation: Installation, generate: Generate, model: Path, tmp_path: Path
+    installation: ScriptedInstallation, generate: Generate, model: Path, tmp_path: Path
 ) -> None:
     other = make_adapter(tmp_path / "other", model, seed=9)
     first = installation.catalogue.resolve(installation.version)
@@ -170,7 +170,7 @@ async def test_a_blend_is_another_answer_and_pays_both_by_one_method(
 
 
 async def test_hanging_up_charges_exactly_what_the_engine_did(
-    installation: Installation, generate: Generate
+    installation: ScriptedInstallation, generate: Generate
 ) -> None:
     answer = await generate.start(request(installation, MAX_TOKENS))
     answer.hang_up()
@@ -183,7 +183,7 @@ async def test_hanging_up_charges_exactly_what_the_engine_did(
 
 
 async def test_an_engine_that_is_killed_mid_answer_costs_nothing(  # the last test: it stays dead
-    installation: Installation, generate: Generate, engine: RunningEngine
+    installation: ScriptedInstallation, generate: Generate, engine: RunningEngine
 ) -> None:
     answer = await generate.start(request(installation, MAX_TOKENS))
     engine.process.kill()

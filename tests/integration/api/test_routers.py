@@ -22,8 +22,8 @@ from backend.domain.settlement import BatchState, CommittedBatch, Conviction, De
 from backend.domain.training import JobState
 from backend.services.contribute.terms import TERMS_FILE, terms_file
 from tests.integration.api.conftest import sign_in
+from tests.support.fakes import some_key
 from tests.support.market import some_account, some_hash
-from tests.support.scripted import some_key
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -14,8 +14,8 @@ from backend.domain.voucher import Voucher
 from backend.services.accounts.sign_in_message import personal_digest
 from telemetry.logs import JsonFormatter, TextFormatter
 from tests.integration.api.conftest import tokens
+from tests.support.fakes import some_key
 from tests.support.market import some_account, some_hash
-from tests.support.scripted import some_key
 from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.integration.api.conftest import Api
-    from tests.support.serving import Installation
+    from tests.support.scripted_installation import ScriptedInstallation
 
 PAGE = ROOT / "docs" / "training.md"
 MOST = 15_280
@@ -46,7 +46,7 @@ OPTION = re.compile(r"^\| `(\w+)` \| (\S+) \| (.*) \|$", re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
-def _recorded(installation: Installation) -> None:
+def _recorded(installation: ScriptedInstallation) -> None:
     installation.record_rows(20)
 
 
@@ -127,7 +127,7 @@ def type_in(command: str) -> str:
     return done.output
 
 
-def confirm(installation: Installation, snapshot: SnapshotId) -> None:
+def confirm(installation: ScriptedInstallation, snapshot: SnapshotId) -> None:
     """As sender and indexer do, once it is asked for."""
     sent = None
     while sent is None:

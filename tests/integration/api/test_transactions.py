@@ -10,8 +10,8 @@ import pytest
 from backend.api.routers import registry
 from backend.domain.transactions import TransactionAttempt
 from tests.integration.api.conftest import sign_in
+from tests.support.fakes import some_key
 from tests.support.market import some_account, some_hash
-from tests.support.scripted import some_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable

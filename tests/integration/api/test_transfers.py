@@ -21,8 +21,8 @@ from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet
 from tests.integration.api.conftest import sign_in
 from tests.support.contributions import jsonl
+from tests.support.fakes import some_key
 from tests.support.market import some_account, some_hash
-from tests.support.scripted import some_key
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.api.conftest import sign_in
-from tests.support.scripted import NOW, some_key
+from tests.support.fakes import NOW, some_key
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api

@@ -15,8 +15,8 @@ from backend.services.accounts.sign_in import SignIn, SignInPolicy
 from backend.services.accounts.sign_in_message import personal_digest
 from backend.services.transactions.consent import Consent
 from tests.support.contract_wallets import ACCEPTS_ALL, DISHONEST, owned_by, place
+from tests.support.fakes import ORIGIN, FakeClock
 from tests.support.market import CHAIN_ID, some_account
-from tests.support.scripted import ORIGIN, Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,13 +40,13 @@ def wallets(hardhat_node: LocalNode, chain: ChainClient) -> Iterator[WalletCalls
 
 @pytest.fixture
 def sessions(sqlite_database: Database) -> Sessions:
-    return Sessions(sqlite_database, Clock())
+    return Sessions(sqlite_database, FakeClock())
 
 
 @pytest.fixture
 def sign_in(sqlite_database: Database, sessions: Sessions, wallets: WalletCalls) -> SignIn:
     consent, policy = Consent(recover, wallets), SignInPolicy((ORIGIN,), CHAIN_ID)
-    return SignIn(sqlite_database, sessions, consent, Clock(), policy)
+    return SignIn(sqlite_database, sessions, consent, FakeClock(), policy)
 
 
 def test_a_contract_wallet_signs_in_by_its_owners_signature(

@@ -24,7 +24,7 @@ HOLDER, OPERATOR, RECEIPT_KEY = local_account(3), key("a new operator"), key("it
 DOLLAR, UNIT = 10**6, 10**6
 
 
-class Newcomer:
+class MembershipHarness:
     def __init__(self, chain: ChainClient, database: Database) -> None:
         self.chain, self.database = chain, database
         signers = {one.account: one for one in (HOLDER, OPERATOR)}
@@ -64,37 +64,37 @@ class Newcomer:
 def test_an_operator_joins_is_found_and_takes_its_stake_back(
     chain: ChainClient, sqlite_database: Database
 ) -> None:
-    newcomer = Newcomer(chain, sqlite_database)
-    membership = newcomer.membership
+    harness = MembershipHarness(chain, sqlite_database)
+    membership = harness.membership
     assert len(membership.status().obstacles) == 3
     with pytest.raises(Conflict, match="has 0 dollars"):
         membership.join(1_000 * DOLLAR)
-    newcomer.give(1_500 * DOLLAR)
+    harness.give(1_500 * DOLLAR)
     with pytest.raises(Conflict, match="no coin to pay for gas"):
         membership.join(1_000 * DOLLAR)
     fund(chain.node, OPERATOR.account)
-    newcomer.pump(membership.join(1_000 * DOLLAR))
+    harness.pump(membership.join(1_000 * DOLLAR))
     assert membership.join(1_000 * DOLLAR) == []
-    newcomer.pump([membership.announce("https://market.example")])
+    harness.pump([membership.announce("https://market.example")])
     found = membership.status()
     assert found.obstacles == ()
     assert (found.endpoint, found.keys) == ("https://market.example", (RECEIPT_KEY.account,))
     assert (found.stake, found.cover, found.unstaking) == (1_000 * DOLLAR * UNIT,) * 2 + (None,)
 
     with pytest.raises(Conflict, match=f"bound to operator {OPERATOR.account}"):
-        newcomer.member(HOLDER).join(DOLLAR)
+        harness.member(HOLDER).join(DOLLAR)
 
-    newcomer.pump(membership.unstake(400 * DOLLAR * UNIT))
+    harness.pump(membership.unstake(400 * DOLLAR * UNIT))
     unstaking = membership.status().unstaking
     assert unstaking is not None
     assert (unstaking.amount, unstaking.locked_by) == (400 * DOLLAR * UNIT, None)
     with pytest.raises(StakeLocked):
         membership.withdraw()
-    newcomer.wait(chain.call("OperatorRegistry", "unstakeSeconds"))
-    newcomer.pump(membership.withdraw())
-    assert newcomer.held() == 900 * DOLLAR
+    harness.wait(chain.call("OperatorRegistry", "unstakeSeconds"))
+    harness.pump(membership.withdraw())
+    assert harness.held() == 900 * DOLLAR
     assert membership.status().stake == 600 * DOLLAR * UNIT
     with pytest.raises(Conflict, match="No part of the stake"):
         membership.withdraw()
-    newcomer.pump(membership.join(1_000 * DOLLAR))  # and it comes back
+    harness.pump(membership.join(1_000 * DOLLAR))  # and it comes back
     assert membership.status().stake == 1_000 * DOLLAR * UNIT

@@ -12,8 +12,8 @@ from backend.domain.chain import Reverted
 from backend.domain.ids import ZERO_ACCOUNT
 from backend.services.accounts.claims import NothingToClaim
 from backend.services.accounts.payouts import Payouts
+from tests.support.fakes import FakeClaims
 from tests.support.market import some_account
-from tests.support.scripted import PlayedClaims
 from tools.local_market import CONTRIBUTORS, OPERATOR
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ ACCOUNT, COLD = CONTRIBUTORS[0], some_account("cold wallet")
 
 @pytest.fixture
 def payouts(chain: ChainClient, sqlite_database: Database) -> Payouts:
-    claims: Any = PlayedClaims()  # 45 units
+    claims: Any = FakeClaims()  # 45 units
     return Payouts(sqlite_database, chain, claims, OPERATOR.account)
 
 

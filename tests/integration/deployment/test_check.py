@@ -21,7 +21,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
 from backend.domain.ids import Hash32
 from tests.support.deployment import DEPLOYER, HOLDERS, OUTSIDER, acting, deploy, fund
-from tests.support.deployment_harms import BREAKS, TERMS, UNUSED, Market, grant
+from tests.support.deployment_faults import BREAKS, TERMS, UNUSED, DeployedMarket, grant
 from tests.support.servers import snapshot
 
 if TYPE_CHECKING:
@@ -32,28 +32,30 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def deployed_market(hardhat_node: LocalNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+def deployed_market(
+    hardhat_node: LocalNode, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DeployedMarket]:
     with snapshot(hardhat_node.url):
         node = Node.connect(hardhat_node.url)
         record = deploy(node, tmp_path_factory.mktemp("deployments"), TERMS)
         for holder in HOLDERS:
             acting(node, record, holder).send("MarketToken", "delegate", holder.account)
-        yield Market(node, record)
+        yield DeployedMarket(node, record)
         node.close()
 
 
 @pytest.fixture
-def market(deployed_market: Market, hardhat_node: LocalNode) -> Iterator[Market]:
+def market(deployed_market: DeployedMarket, hardhat_node: LocalNode) -> Iterator[DeployedMarket]:
     with snapshot(hardhat_node.url):
         yield deployed_market
 
 
-def test_a_market_with_delegated_votes_has_no_findings(market: Market) -> None:
+def test_a_market_with_delegated_votes_has_no_findings(market: DeployedMarket) -> None:
     assert market.found() == []
 
 
 @pytest.mark.parametrize("harm", BREAKS)
-def test_the_check_reports_each_harm(market: Market, harm: str) -> None:
+def test_the_check_reports_each_harm(market: DeployedMarket, harm: str) -> None:
     breaks, expected = BREAKS[harm]
     breaks(market)
     found = market.found()
@@ -62,12 +64,12 @@ def test_the_check_reports_each_harm(market: Market, harm: str) -> None:
     assert all(any(part in line for part in expected) for line in found), found
 
 
-def test_a_warning_alone_is_no_error(market: Market) -> None:
+def test_a_warning_alone_is_no_error(market: DeployedMarket) -> None:
     BREAKS["commits are paused"][0](market)
     assert [line.split(":")[0] for line in market.found()] == ["warning"]
 
 
-def test_a_missing_extension_for_late_votes_is_reported(market: Market) -> None:
+def test_a_missing_extension_for_late_votes_is_reported(market: DeployedMarket) -> None:
     """By a real vote, since only the governor can change that rule."""
     calls = [interface("MarketGovernor").function("setLateQuorumVoteExtension", (0,)).encode((0,))]
     description = "No extension"
@@ -89,12 +91,12 @@ def test_a_missing_extension_for_late_votes_is_reported(market: Market) -> None:
     assert "error: MarketGovernor: lateQuorumExtension is 0 s, below 86400 s" in found
 
 
-def _pass(market: Market, seconds: int) -> None:
+def _pass(market: DeployedMarket, seconds: int) -> None:
     market.node.rpc.request("evm_increaseTime", seconds)
     market.node.rpc.request("hardhat_mine", "0x1")
 
 
-def test_a_contract_with_a_wrong_creating_transaction_is_reported(market: Market) -> None:
+def test_a_contract_with_a_wrong_creating_transaction_is_reported(market: DeployedMarket) -> None:
     sent = dict(market.record.transactions)
     swapped = sent | {"Parameters": sent["PaymentVault"]}
     (line,) = market.found(transactions=swapped)
@@ -105,7 +107,7 @@ def test_a_contract_with_a_wrong_creating_transaction_is_reported(market: Market
     assert line == "error: Settlement: the record does not name the transaction that created it"
 
 
-def test_a_record_cannot_hide_roles_granted_before_its_block(market: Market) -> None:
+def test_a_record_cannot_hide_roles_granted_before_its_block(market: DeployedMarket) -> None:
     grant(GUARDIAN)(market)
     market.node.rpc.request("hardhat_mine", "0x5")
     late = dict.fromkeys(market.record.blocks, market.node.head().number)
@@ -114,19 +116,19 @@ def test_a_record_cannot_hide_roles_granted_before_its_block(market: Market) -> 
     assert any("was created in block" in line for line in found)
 
 
-def test_an_unknown_creating_transaction_is_reported(market: Market) -> None:
+def test_an_unknown_creating_transaction_is_reported(market: DeployedMarket) -> None:
     sent = {**market.record.transactions, "Parameters": Hash32("0x" + "77" * 32)}
     (line,) = market.found(transactions=sent)
     assert line.startswith("error: Parameters: the node does not have 0x7777")
 
 
-def test_guardians_that_differ_from_the_terms_are_reported(market: Market) -> None:
+def test_guardians_that_differ_from_the_terms_are_reported(market: DeployedMarket) -> None:
     grant(GUARDIAN)(market)
     (line,) = market.found(guardians=(*market.record.guardians, OUTSIDER.account))
     assert line.startswith("error: record: its guardians are")
 
 
-def test_a_contract_with_another_constructor_is_reported(market: Market) -> None:
+def test_a_contract_with_another_constructor_is_reported(market: DeployedMarket) -> None:
     """Same code, but its storage could hold anything."""
     runtime = bytes.fromhex(artifact("AccessManager")["deployedBytecode"][2:])
     size = len(runtime).to_bytes(2, "big")
@@ -146,18 +148,18 @@ def test_a_contract_with_another_constructor_is_reported(market: Market) -> None
     assert not any("error: AccessManager: the code" in line for line in found)
 
 
-def test_another_deployer_is_reported(market: Market) -> None:
+def test_another_deployer_is_reported(market: DeployedMarket) -> None:
     found = market.found(deployer=OUTSIDER.account)
     assert f"error: AccessManager: was created by {DEPLOYER.account}, not by the record's deployer" in found
 
 
-def test_a_contract_missing_in_the_record_is_reported(market: Market) -> None:
+def test_a_contract_missing_in_the_record_is_reported(market: DeployedMarket) -> None:
     addresses = dict(market.record.addresses)
     del addresses["Disputes"]
     assert "error: Disputes: the record has no Disputes" in market.found(addresses=addresses)
 
 
-def test_each_difference_from_the_terms_is_reported(market: Market) -> None:
+def test_each_difference_from_the_terms_is_reported(market: DeployedMarket) -> None:
     first, second, third = (holder.account for holder in HOLDERS)
     terms = replace(
         TERMS,
@@ -173,19 +175,19 @@ def test_each_difference_from_the_terms_is_reported(market: Market) -> None:
     }
 
 
-def test_later_transfers_do_not_affect_the_distribution(market: Market) -> None:
+def test_later_transfers_do_not_affect_the_distribution(market: DeployedMarket) -> None:
     acting(market.node, market.record, HOLDERS[0]).send("MarketToken", "transfer", UNUSED, 10 * TOKEN)
     assert market.found() == []
 
 
 @pytest.mark.parametrize("change", [{"chain_id": 5}, {"block_hash": "0x" + "12" * 32}])
-def test_the_record_of_another_chain_is_refused(market: Market, change: dict[str, Any]) -> None:
+def test_the_record_of_another_chain_is_refused(market: DeployedMarket, change: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match="is not the deployment's"):
         market.found(**change)
 
 
 def test_profile_local_on_a_public_chain_is_an_error(
-    market: Market, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    market: DeployedMarket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("backend.deployment.checks.parameters.LOCAL_CHAIN_ID", 1)
     terms = replace(TERMS, profile=0, first_set={**TERMS.first_set, "disputeWindow": 100})
@@ -195,7 +197,7 @@ def test_profile_local_on_a_public_chain_is_an_error(
 
 
 def test_logs_are_read_in_ranges_that_the_node_accepts(
-    market: Market, monkeypatch: pytest.MonkeyPatch
+    market: DeployedMarket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node, at = market.node, market.at("AccessManager")
     whole = read_logs(node, at, 0, node.head().number)
@@ -211,7 +213,7 @@ def test_logs_are_read_in_ranges_that_the_node_accepts(
     assert len(whole) > 5
 
 
-def test_every_contract_is_checked_for_its_code(market: Market) -> None:
+def test_every_contract_is_checked_for_its_code(market: DeployedMarket) -> None:
     for contract in CONTRACTS:
         market.put_code(contract, "0x00")
     found = market.found()

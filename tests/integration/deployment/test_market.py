@@ -56,7 +56,7 @@ class KilledError(Exception):
     """Simulates the end of the process."""
 
 
-class DyingNode(Node):
+class CrashingNode(Node):
     """Ends the run at its first broadcast, before or after the network receives the transaction."""
 
     is_after = False
@@ -95,7 +95,7 @@ def _lawful(profile: int) -> dict[str, int]:
 def test_a_deployment_killed_at_every_transaction_ends_like_an_uninterrupted_one(
     node: Node, hardhat_node: LocalNode, tmp_path: Path
 ) -> None:
-    dying = DyingNode.connect(hardhat_node.url)
+    dying = CrashingNode.connect(hardhat_node.url)
     first = node.num_transactions(DEPLOYER.account)
     for number in range(NUM_STEPS):
         for dying.is_after in (False, True):

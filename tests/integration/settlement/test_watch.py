@@ -27,7 +27,7 @@ from backend.services.audit.cases import Cases
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
 from tools.attack import attacks
-from tools.attack.stage import LIMITS, WATCHER, Forgery, Stage
+from tools.attack.attack_market import LIMITS, WATCHER, AttackMarket, Forgery
 from tools.local_market import OPERATOR
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ CURIOUS = local_account(11)
 CHALLENGE = WatchOptions(can_challenge=True, can_answer=False)
 
 
-class Room:
+class WatcherHarness:
     """A stage, and watchers that come and go in one home."""
 
     def __init__(self, chain: ChainClient, node: LocalNode, folder: Path) -> None:
@@ -55,7 +55,7 @@ class Room:
         self.home.mkdir()
         save_deployment(chain.deployment, self.home / "deployment.json")
         self.url = node.url
-        self.stage = Stage(chain, EmbeddedStore(self.home / "ipfs", is_durable=False), folder, WINDOW)
+        self.market = AttackMarket(chain, EmbeddedStore(self.home / "ipfs", is_durable=False), folder, WINDOW)
         self._open = ExitStack()
 
     def watcher(self, task: WatchOptions = CHALLENGE, **limits: int) -> Watcher:
@@ -63,28 +63,28 @@ class Room:
         self._open.callback(installation.close)
         return self._open.enter_context(open_watcher(installation, task, threading.Event()))
 
-    def commit(self, forge: Callable[[Stage, Batch], Forgery]) -> Header:
-        return self.stage.commit(forge(self.stage, self.stage.build(self.stage.serve_round())))
+    def commit(self, forge: Callable[[AttackMarket, Batch], Forgery]) -> Header:
+        return self.market.commit(forge(self.market, self.market.build(self.market.serve_round())))
 
     def state(self, header: Header) -> BatchState:
-        return self.stage.batch(header.hash).state
+        return self.market.batch(header.hash).state
 
     def num_sent(self) -> int:
-        return self.stage.chain.node.num_transactions(WATCHER.account)
+        return self.market.chain.node.num_transactions(WATCHER.account)
 
     def close(self) -> None:
         self._open.close()
-        self.stage.close()
+        self.market.close()
 
 
 @pytest.fixture
-def room(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[Room]:
-    opened = Room(chain, hardhat_node, tmp_path)
+def harness(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[WatcherHarness]:
+    opened = WatcherHarness(chain, hardhat_node, tmp_path)
     yield opened
     opened.close()
 
 
-def honest(_stage: Stage, batch: Batch) -> Forgery:
+def honest(_market: AttackMarket, batch: Batch) -> Forgery:
     return Forgery.of(batch)
 
 
@@ -92,93 +92,97 @@ def what(news: Iterator[News]) -> list[str]:
     return [one.what for one in news]
 
 
-def demand(room: Room, header: Header, tree: Tree, *keys: int) -> None:
+def demand(harness: WatcherHarness, header: Header, tree: Tree, *keys: int) -> None:
     """By somebody who has nothing to do with the watcher."""
-    chain = room.stage.chain
-    room.stage.send(CURIOUS, "TestUSD", "mint", CURIOUS.account, 10**9)
-    room.stage.send(CURIOUS, "TestUSD", "approve", chain.address("Disputes"), 10**9)
+    chain = harness.market.chain
+    harness.market.send(CURIOUS, "TestUSD", "mint", CURIOUS.account, 10**9)
+    harness.market.send(CURIOUS, "TestUSD", "approve", chain.address("Disputes"), 10**9)
     words = [f"0x{key:064x}" for key in keys]
-    room.stage.send(CURIOUS, "Disputes", "demand", header.abi, int(tree), words)
+    harness.market.send(CURIOUS, "Disputes", "demand", header.abi, int(tree), words)
 
 
-def test_without_challenge_it_reports_and_sends_nothing(room: Room) -> None:
-    header, before = room.commit(attacks.surplus_entry), room.num_sent()
-    watcher = room.watcher(WatchOptions(can_answer=False))
+def test_without_challenge_it_reports_and_sends_nothing(harness: WatcherHarness) -> None:
+    header, before = harness.commit(attacks.surplus_entry), harness.num_sent()
+    watcher = harness.watcher(WatchOptions(can_answer=False))
     (news,) = watcher.run_once()
     assert (news.what, news.batch_hash) == ("withheld", header.hash)
     assert news.is_bad
     assert list(watcher.run_once()) == []  # said once
-    assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
+    assert (harness.num_sent(), harness.state(header)) == (before, BatchState.COMMITTED)
 
 
-def test_nothing_is_sent_twice_by_a_watcher_or_by_its_successor(room: Room) -> None:
-    room.commit(attacks.surplus_entry)
-    watcher = room.watcher()
+def test_nothing_is_sent_twice_by_a_watcher_or_by_its_successor(harness: WatcherHarness) -> None:
+    harness.commit(attacks.surplus_entry)
+    watcher = harness.watcher()
     assert what(watcher.run_once()) == ["withheld", "demanded"]
-    before = room.num_sent()
+    before = harness.num_sent()
     assert what(watcher.run_once()) == []
-    assert what(room.watcher().run_once()) == ["withheld"]
-    assert room.num_sent() == before
+    assert what(harness.watcher().run_once()) == ["withheld"]
+    assert harness.num_sent() == before
 
 
-def test_bonds_stay_within_the_limit_and_come_back_after_a_void(room: Room) -> None:
-    header = room.commit(attacks.withheld)
-    room.stage.pass_time(WINDOW // 16)
+def test_bonds_stay_within_the_limit_and_come_back_after_a_void(harness: WatcherHarness) -> None:
+    header = harness.commit(attacks.withheld)
+    harness.market.pass_time(WINDOW // 16)
     bond = 10_000
-    watcher = room.watcher(watch_max_bond=3 * bond)
-    before = room.stage.dollars(WATCHER.account)
+    watcher = harness.watcher(watch_max_bond=3 * bond)
+    before = harness.market.dollars(WATCHER.account)
     assert what(watcher.run_once()) == ["withheld", "bond_limit", "demanded"]
-    assert room.stage.dollars(WATCHER.account) == before - 3 * bond
+    assert harness.market.dollars(WATCHER.account) == before - 3 * bond
     assert what(watcher.run_once()) == []
-    room.stage.pass_time(WINDOW // 8 + 1)
+    harness.market.pass_time(WINDOW // 8 + 1)
     assert what(watcher.run_once()) == ["proved"]
     assert what(watcher.run_once()) == ["bond_returned", "refunded"]
-    assert room.state(header) is BatchState.VOID
-    assert room.stage.dollars(WATCHER.account) > before  # the bonds, and the challenger's part of the slash
+    assert harness.state(header) is BatchState.VOID
+    assert (
+        harness.market.dollars(WATCHER.account) > before
+    )  # the bonds, and the challenger's part of the slash
 
 
-def test_batch_data_may_come_a_little_late(room: Room) -> None:
-    room.commit(attacks.withheld)
-    assert what(room.watcher().run_once()) == []
+def test_batch_data_may_come_a_little_late(harness: WatcherHarness) -> None:
+    harness.commit(attacks.withheld)
+    assert what(harness.watcher().run_once()) == []
 
 
-def test_a_proof_above_the_gas_limit_is_reported_and_not_sent(room: Room) -> None:
-    header = room.commit(attacks.outside_snapshot)
-    before = room.num_sent()
-    assert what(room.watcher(watch_max_gas=100_000).run_once()) == ["wrong", "refused"]
-    assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
+def test_a_proof_above_the_gas_limit_is_reported_and_not_sent(harness: WatcherHarness) -> None:
+    header = harness.commit(attacks.outside_snapshot)
+    before = harness.num_sent()
+    assert what(harness.watcher(watch_max_gas=100_000).run_once()) == ["wrong", "refused"]
+    assert (harness.num_sent(), harness.state(header)) == (before, BatchState.COMMITTED)
 
 
-def test_a_proof_that_would_revert_is_reported_and_not_sent(room: Room) -> None:
-    header = room.commit(honest)
-    watcher, before = room.watcher(), room.num_sent()
-    opening = room.stage.build(room.stage.serve_round()).open_receipt(0)
+def test_a_proof_that_would_revert_is_reported_and_not_sent(harness: WatcherHarness) -> None:
+    header = harness.commit(honest)
+    watcher, before = harness.watcher(), harness.num_sent()
+    opening = harness.market.build(harness.market.serve_round()).open_receipt(0)
     bogus = Wrong(Finding("x", "said by mistake"), ZeroLeafProof(header, Tree.RECEIPTS, bytes(32), opening))
     watcher.judge = lambda *_: bogus
     assert what(watcher.run_once()) == ["wrong", "refused"]
-    assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
+    assert (harness.num_sent(), harness.state(header)) == (before, BatchState.COMMITTED)
 
 
-def test_the_own_operator_is_never_accused(room: Room) -> None:
-    header, before = room.commit(attacks.outside_snapshot), room.num_sent()
-    assert what(room.watcher(WatchOptions(can_challenge=True)).run_once()) == ["wrong"]
-    assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
+def test_the_own_operator_is_never_accused(harness: WatcherHarness) -> None:
+    header, before = harness.commit(attacks.outside_snapshot), harness.num_sent()
+    assert what(harness.watcher(WatchOptions(can_challenge=True)).run_once()) == ["wrong"]
+    assert (harness.num_sent(), harness.state(header)) == (before, BatchState.COMMITTED)
 
 
-def test_a_wrong_batch_that_became_final_is_reported_and_the_next_one_judged_nevertheless(room: Room) -> None:
-    batch = room.stage.build(room.stage.serve_round())
-    forgery = attacks.balance_short(room.stage, batch)
-    room.stage.finalise(batch, room.stage.commit(forgery))
-    header = room.commit(attacks.outside_snapshot)
-    first, second, *_ = room.watcher().run_once()
+def test_a_wrong_batch_that_became_final_is_reported_and_the_next_one_judged_nevertheless(
+    harness: WatcherHarness,
+) -> None:
+    batch = harness.market.build(harness.market.serve_round())
+    forgery = attacks.balance_short(harness.market, batch)
+    harness.market.finalise(batch, harness.market.commit(forgery))
+    header = harness.commit(attacks.outside_snapshot)
+    first, second, *_ = harness.watcher().run_once()
     assert (first.what, first.number) == ("wrong", 1)
     assert (second.what, second.number) == ("wrong", 2)
-    assert room.state(header) is BatchState.VOID
+    assert harness.state(header) is BatchState.VOID
 
 
-def test_an_operator_that_cannot_be_judged_is_named_and_blinds_nobody(room: Room) -> None:
-    room.commit(honest)
-    watcher = room.watcher()
+def test_an_operator_that_cannot_be_judged_is_named_and_blinds_nobody(harness: WatcherHarness) -> None:
+    harness.commit(honest)
+    watcher = harness.watcher()
 
     def fail(*_: object) -> NoReturn:
         raise ValueError("a number out of this world")
@@ -187,69 +191,71 @@ def test_an_operator_that_cannot_be_judged_is_named_and_blinds_nobody(room: Room
     assert what(watcher.run_once()) == ["unjudged"]
 
 
-def test_a_watcher_killed_after_its_reservation_leaves_it_to_its_successor(room: Room) -> None:
-    header = room.commit(attacks.outside_snapshot)
-    news = room.watcher().run_once()
+def test_a_watcher_killed_after_its_reservation_leaves_it_to_its_successor(harness: WatcherHarness) -> None:
+    header = harness.commit(attacks.outside_snapshot)
+    news = harness.watcher().run_once()
     assert [next(news).what, next(news).what] == ["wrong", "reserved"]
     news.close()  # type: ignore[attr-defined]
-    before = room.num_sent()
-    assert what(room.watcher().run_once()) == ["wrong", "proved"]
-    assert room.num_sent() == before + 1
-    conviction = room.stage.batch(header.hash).conviction
+    before = harness.num_sent()
+    assert what(harness.watcher().run_once()) == ["wrong", "proved"]
+    assert harness.num_sent() == before + 1
+    conviction = harness.market.batch(header.hash).conviction
     assert conviction is not None
     assert conviction.challenger == WATCHER.account
 
 
-def test_demands_on_the_own_operator_are_answered_from_batch_data(room: Room) -> None:
-    first_batch = room.stage.build(room.stage.serve_round())
-    first = room.stage.commit(Forgery.of(first_batch))
-    room.stage.finalise(first_batch, first)
-    second = room.commit(honest)
+def test_demands_on_the_own_operator_are_answered_from_batch_data(harness: WatcherHarness) -> None:
+    first_batch = harness.market.build(harness.market.serve_round())
+    first = harness.market.commit(Forgery.of(first_batch))
+    harness.market.finalise(first_batch, first)
+    second = harness.commit(honest)
     known, unknown = balance_key(OPERATOR.account), balance_key(CURIOUS.account)
-    demand(room, second, Tree.RECEIPTS, 0, 3)
-    demand(room, second, Tree.ENTRIES, known << 64, unknown << 64, 0, (1 << 256) - 1)
-    demand(room, second, Tree.BALANCES, known, unknown)
-    demand(room, second, Tree.PARENT_BALANCES, known, unknown, 0)
-    earned = room.stage.dollars(WATCHER.account)
-    news = what(room.watcher(WatchOptions()).run_once())
+    demand(harness, second, Tree.RECEIPTS, 0, 3)
+    demand(harness, second, Tree.ENTRIES, known << 64, unknown << 64, 0, (1 << 256) - 1)
+    demand(harness, second, Tree.BALANCES, known, unknown)
+    demand(harness, second, Tree.PARENT_BALANCES, known, unknown, 0)
+    earned = harness.market.dollars(WATCHER.account)
+    news = what(harness.watcher(WatchOptions()).run_once())
     assert news == ["answered"] * 11 + ["right"]
-    assert room.stage.dollars(WATCHER.account) == earned + 11 * 10_000
-    assert not room.stage.chain.call("Settlement", "isHeld", OPERATOR.account, second.number)
+    assert harness.market.dollars(WATCHER.account) == earned + 11 * 10_000
+    assert not harness.market.chain.call("Settlement", "isHeld", OPERATOR.account, second.number)
 
 
-def test_demands_are_left_alone_with_no_answer_and_answered_by_anybody_with_answer(room: Room) -> None:
-    header = room.commit(honest)
-    demand(room, header, Tree.RECEIPTS, 0)
-    assert what(room.watcher(WatchOptions(can_answer=False)).run_once()) == ["right"]
-    assert what(room.watcher(WatchOptions(can_answer=True)).run_once()) == ["answered", "right"]
+def test_demands_are_left_alone_with_no_answer_and_answered_by_anybody_with_answer(
+    harness: WatcherHarness,
+) -> None:
+    header = harness.commit(honest)
+    demand(harness, header, Tree.RECEIPTS, 0)
+    assert what(harness.watcher(WatchOptions(can_answer=False)).run_once()) == ["right"]
+    assert what(harness.watcher(WatchOptions(can_answer=True)).run_once()) == ["answered", "right"]
 
 
-def test_an_audit_finds_right_what_was_shown_on_demand_alone(room: Room) -> None:
-    stage = room.stage
-    forgery = attacks.withheld_but_answered(stage, stage.build(stage.serve_round()))
-    header = stage.commit(forgery)
-    cases = Cases(stage.chain, stage.blobs, recover, stage.settlement)
-    auditor = Auditor(stage.database, cases)
+def test_an_audit_finds_right_what_was_shown_on_demand_alone(harness: WatcherHarness) -> None:
+    market = harness.market
+    forgery = attacks.withheld_but_answered(market, market.build(market.serve_round()))
+    header = market.commit(forgery)
+    cases = Cases(market.chain, market.blobs, recover, market.settlement)
+    auditor = Auditor(market.database, cases)
     (verdict,) = auditor.audit(OPERATOR.account)
     assert verdict.finding is not None
     assert verdict.finding.what == "data_missing"
     (tree, keys), *_ = verdict.demands
-    demand(room, header, tree, *keys)
-    assert stage.answer(forgery) == len(keys) == header.receipts_count
-    stage.indexer.catch_up()
+    demand(harness, header, tree, *keys)
+    assert market.answer(forgery) == len(keys) == header.receipts_count
+    market.indexer.catch_up()
     (verdict,) = auditor.audit(OPERATOR.account)
     assert verdict.is_right
 
 
-def test_what_somebody_else_answered_first_is_no_news(room: Room) -> None:
-    demand(room, room.commit(honest), Tree.BALANCES, 0)
-    watcher = room.watcher(WatchOptions())
+def test_what_somebody_else_answered_first_is_no_news(harness: WatcherHarness) -> None:
+    demand(harness, harness.commit(honest), Tree.BALANCES, 0)
+    watcher = harness.watcher(WatchOptions())
     assert watcher.answers is not None
     calls = watcher.answers.calls
 
     def calls_and_lose(demanded: DemandStatus) -> Iterator[tuple[int, Call]]:
         found = list(calls(demanded))
-        others = ChainDisputeSender(room.stage.chain, CURIOUS, LIMITS).send([call for _, call in found])
+        others = ChainDisputeSender(harness.market.chain, CURIOUS, LIMITS).send([call for _, call in found])
         assert all(sent.is_done for sent in others)
         return iter(found)
 
@@ -257,9 +263,9 @@ def test_what_somebody_else_answered_first_is_no_news(room: Room) -> None:
     assert what(watcher.run_once()) == ["right"]
 
 
-def test_a_node_that_is_away_is_waited_for(room: Room) -> None:
-    room.commit(honest)
-    watcher, stop = room.watcher(WatchOptions(can_answer=False)), threading.Event()
+def test_a_node_that_is_away_is_waited_for(harness: WatcherHarness) -> None:
+    harness.commit(honest)
+    watcher, stop = harness.watcher(WatchOptions(can_answer=False)), threading.Event()
     follow, failures = watcher.follow, iter([Unavailable("away"), Unavailable("away"), None])
 
     def follow_at_last() -> None:
@@ -272,19 +278,19 @@ def test_a_node_that_is_away_is_waited_for(room: Room) -> None:
     assert what(watcher.run(stop)) == ["right"]
 
 
-def test_the_command_says_by_its_exit_code_whether_something_is_wrong(room: Room) -> None:
+def test_the_command_says_by_its_exit_code_whether_something_is_wrong(harness: WatcherHarness) -> None:
     def once() -> tuple[int, list[Any]]:
         found = subprocess.run(
             [sys.executable, "-m", "backend.cli.main", "watch", "--once", "--json", "--no-answer"],
-            env=os.environ | {"LORALEDGER_HOME": str(room.home), "LORALEDGER_RPC_URL": room.url},
+            env=os.environ | {"LORALEDGER_HOME": str(harness.home), "LORALEDGER_RPC_URL": harness.url},
             capture_output=True,
             text=True,
             check=False,
         )
         return found.returncode, [json.loads(line)["what"] for line in found.stdout.splitlines()]
 
-    batch = room.stage.build(room.stage.serve_round())
-    room.stage.ledger = batch.after(room.stage.commit(Forgery.of(batch)))
+    batch = harness.market.build(harness.market.serve_round())
+    harness.market.ledger = batch.after(harness.market.commit(Forgery.of(batch)))
     assert once() == (0, ["right"])
-    room.commit(attacks.outside_snapshot)
+    harness.commit(attacks.outside_snapshot)
     assert once() == (1, ["right", "wrong"])

@@ -11,9 +11,9 @@ from backend.installation.installation import Installation
 from backend.installation.watcher import WatchOptions, open_watcher
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
+from tools.attack.attack_market import AttackMarket
 from tools.attack.attacks import ATTACKS
 from tools.attack.play import play
-from tools.attack.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +28,11 @@ WINDOW = 48
 
 
 @contextmanager
-def at_watch(chain: ChainClient, node: LocalNode, folder: Path, stage: Stage) -> Iterator[Watcher]:
+def at_watch(chain: ChainClient, node: LocalNode, folder: Path, market: AttackMarket) -> Iterator[Watcher]:
     """In a home that holds nothing but the addresses and a block store."""
     save_deployment(chain.deployment, folder / "home" / "deployment.json")
     installation = Installation(Settings(home=folder / "home", rpc_url=node.url))
-    task = WatchOptions(can_challenge=True, can_answer=False, evidence=stage.evidence)
+    task = WatchOptions(can_challenge=True, can_answer=False, evidence=market.evidence)
     try:
         with open_watcher(installation, task, threading.Event()) as watcher:
             yield watcher
@@ -44,20 +44,22 @@ def test_every_way_to_commit_a_wrong_batch_is_caught_and_undone_to_the_unit(
     chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path
 ) -> None:
     (tmp_path / "home").mkdir()
-    stage = Stage(chain, EmbeddedStore(tmp_path / "home" / "ipfs", is_durable=False), tmp_path, WINDOW)
+    market = AttackMarket(
+        chain, EmbeddedStore(tmp_path / "home" / "ipfs", is_durable=False), tmp_path, WINDOW
+    )
     right: set[str] = set()
     try:
-        with at_watch(chain, hardhat_node, tmp_path, stage) as watcher:
+        with at_watch(chain, hardhat_node, tmp_path, market) as watcher:
 
             def step() -> None:
-                stage.pass_time(1)
+                market.pass_time(1)
                 right.update(news.batch_hash for news in watcher.run_once() if news.what == "right")
 
             def is_right(header: Header) -> bool:
                 return header.hash in right
 
-            rounds = [play(stage, attack, is_right, step) for attack in ATTACKS]
+            rounds = [play(market, attack, is_right, step) for attack in ATTACKS]
     finally:
-        stage.close()
+        market.close()
     assert sum(bool(round_.proof) for round_ in rounds) >= 11  # ten corrupted, one withheld
     assert all(round_.paid_units > 0 for round_ in rounds)

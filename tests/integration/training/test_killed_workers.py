@@ -24,7 +24,7 @@ from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
 from tests.fixtures_engine import edit_adapter, make_adapter, make_model, peft_warnings_ignored
 from tests.support.servers import redis_server
-from tests.unit.workers.support import CREATOR, MARKET, PAID, TRAINING, Desk, transferred
+from tests.unit.workers.support import CREATOR, MARKET, PAID, TRAINING, JobHarness, transferred
 from workers.app import create_app
 from workers.relay import Relay
 from workers.training.job import run_job
@@ -41,7 +41,7 @@ FUNDS = 1 << 40
 PROGRAM = Path(__file__).with_name("worker_process.py")
 
 
-class Farm:
+class WorkerProcesses:
     """Workers as processes, and the one job they share."""
 
     def __init__(
@@ -66,9 +66,9 @@ class Farm:
         self.transfers = Transfers(home / "transfers", 1 << 30)
         self.imports = ImportedAdapters(database, self.transfers)
         self.training = Training(database, PAID)
-        desk = Desk(database)
-        desk.fund(FUNDS)
-        self.job = self.training.create(CREATOR, desk.snapshot(True, True), config)
+        harness = JobHarness(database)
+        harness.fund(FUNDS)
+        self.job = self.training.create(CREATOR, harness.snapshot(True, True), config)
 
     @contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -120,7 +120,7 @@ class Farm:
 
 
 @dataclass(frozen=True)
-class Moment:
+class KillPoint:
     """There are so many events, and checkpoints among them."""
 
     num_events: int
@@ -143,13 +143,13 @@ def steps_of(events: list[JobEvent]) -> list[int]:
 
 
 @pytest.fixture
-def farm(sqlite_database: Database, tmp_path: Path) -> Farm:
-    return Farm(sqlite_database, tmp_path, CONFIG)
+def workers(sqlite_database: Database, tmp_path: Path) -> WorkerProcesses:
+    return WorkerProcesses(sqlite_database, tmp_path, CONFIG)
 
 
-def relay_of_farm(farm: Farm, broker_url: str) -> Relay:
-    app = create_app(farm.home, broker_url)
-    return Relay(farm.database, lambda task, payload: app.send_task(task, kwargs=dict(payload)), ())
+def relay_of_farm(workers: WorkerProcesses, broker_url: str) -> Relay:
+    app = create_app(workers.home, broker_url)
+    return Relay(workers.database, lambda task, payload: app.send_task(task, kwargs=dict(payload)), ())
 
 
 @pytest.fixture(params=["files", "redis"])
@@ -165,23 +165,23 @@ def test_a_job_outlives_its_killed_worker_and_ends_as_if_nothing_had_happened(
     sqlite_database: Database, tmp_path: Path, broker_url: str
 ) -> None:
     """Redis keeps the message that the killed worker had for an hour; the lease does not wait for it."""
-    farm = Farm(sqlite_database, tmp_path, CONFIG, broker_url=broker_url)
-    with farm.worker() as worker:
-        farm.until(lambda _, events: max(steps_of(events), default=0) >= 6)
+    workers = WorkerProcesses(sqlite_database, tmp_path, CONFIG, broker_url=broker_url)
+    with workers.worker() as worker:
+        workers.until(lambda _, events: max(steps_of(events), default=0) >= 6)
         worker.send_signal(signal.SIGKILL)
         worker.wait()
     # Nothing is written between the two workers. Killed on a checkpoint, the job repeats no step; where its
     # process was far ahead of what the worker had heard, none may be left.
-    num_before = len(steps_of(list(farm.training.events(farm.job.id))))
-    with farm.worker():
-        job = farm.until(lambda job, _: job.state is JobState.SUCCEEDED)
-        farm.until(lambda *_: not (tmp_path / "training" / job.id / CHECKPOINTS).exists())
-    steps = steps_of(list(farm.training.events(job.id)))
+    num_before = len(steps_of(list(workers.training.events(workers.job.id))))
+    with workers.worker():
+        job = workers.until(lambda job, _: job.state is JobState.SUCCEEDED)
+        workers.until(lambda *_: not (tmp_path / "training" / job.id / CHECKPOINTS).exists())
+    steps = steps_of(list(workers.training.events(job.id)))
     assert all(step > 4 for step in steps[num_before:])  # from a checkpoint, not from the beginning
     assert job.cid is not None
     EmbeddedStore(tmp_path / "ipfs").fetch_folder(job.cid, tmp_path / "fetched")
-    assert contents(tmp_path / "fetched") == farm.undisturbed()
-    farm.check_charged(job)
+    assert contents(tmp_path / "fetched") == workers.undisturbed()
+    workers.check_charged(job)
 
 
 @pytest.mark.parametrize(
@@ -200,62 +200,62 @@ def test_a_job_ends_alike_however_often_its_workers_are_killed(
     long one.
     """
     config = {**CONFIG, "epochs": epochs, "checkpoint_steps": 2}
-    farm = Farm(sqlite_database, tmp_path, config, lease_seconds)
+    workers = WorkerProcesses(sqlite_database, tmp_path, config, lease_seconds)
     dice = random.Random(num_kills)
     for number in range(num_kills):
-        seen = list(farm.training.events(farm.job.id, limit=10_000))
-        wanted = Moment(len(seen) + dice.randint(0, 3), len(checkpoints_of(seen)) + (number + 1) % 2)
-        with farm.worker() as worker:
-            farm.until(wanted.is_reached)
+        seen = list(workers.training.events(workers.job.id, limit=10_000))
+        wanted = KillPoint(len(seen) + dice.randint(0, 3), len(checkpoints_of(seen)) + (number + 1) % 2)
+        with workers.worker() as worker:
+            workers.until(wanted.is_reached)
             time.sleep(dice.uniform(0, 0.3))
             worker.send_signal(signal.SIGKILL)
-        assert not farm.training.get(farm.job.id).is_over, f"it was over before kill {number + 1}"
-    with farm.worker():
-        job = farm.until(lambda job, _: job.state is JobState.SUCCEEDED)
-    kinds = [event.kind for event in farm.training.events(job.id, limit=10_000)]
+        assert not workers.training.get(workers.job.id).is_over, f"it was over before kill {number + 1}"
+    with workers.worker():
+        job = workers.until(lambda job, _: job.state is JobState.SUCCEEDED)
+    kinds = [event.kind for event in workers.training.events(job.id, limit=10_000)]
     assert kinds.count("published") == kinds.count("charged") == 1
-    farm.check_charged(job)
+    workers.check_charged(job)
     assert job.cid is not None
     EmbeddedStore(tmp_path / "ipfs").fetch_folder(job.cid, tmp_path / "fetched")
-    assert contents(tmp_path / "fetched") == farm.undisturbed()
+    assert contents(tmp_path / "fetched") == workers.undisturbed()
 
 
 def test_a_broker_that_forgets_everything_loses_no_job(sqlite_database: Database, tmp_path: Path) -> None:
     """The messages are lost before any worker saw them; what is to be done stands in the database."""
     with redis_server() as url:
-        farm = Farm(sqlite_database, tmp_path, {**CONFIG, "epochs": 0.1}, broker_url=url)
-        relay_of_farm(farm, url).run_once()
+        workers = WorkerProcesses(sqlite_database, tmp_path, {**CONFIG, "epochs": 0.1}, broker_url=url)
+        relay_of_farm(workers, url).run_once()
         client = Redis(unix_socket_path=url.removeprefix("redis+socket://"))
         assert client.llen("publish") == 1
         client.flushall()
         client.close()
         with sqlite_database.begin() as tx:  # as if its time had come
-            job = tx.training.locked(farm.job.id)
+            job = tx.training.locked(workers.job.id)
             assert job is not None
             tx.training.save(replace(job, lease=replace(job.lease, until=job.created_at)))
-        with farm.worker():
-            farm.until(lambda job, _: job.state is JobState.SUCCEEDED)
+        with workers.worker():
+            workers.until(lambda job, _: job.state is JobState.SUCCEEDED)
 
 
-def test_cancelling_reaches_a_worker_that_trains(farm: Farm) -> None:
-    with farm.worker():
-        farm.until(lambda _, events: bool(steps_of(events)))
-        farm.training.cancel(farm.job.id, CREATOR)
-        seen = len(farm.training.events(farm.job.id))
-        second = farm.training.create(CREATOR, farm.job.snapshot_id, {**CONFIG, "epochs": 0.1})
+def test_cancelling_reaches_a_worker_that_trains(workers: WorkerProcesses) -> None:
+    with workers.worker():
+        workers.until(lambda _, events: bool(steps_of(events)))
+        workers.training.cancel(workers.job.id, CREATOR)
+        seen = len(workers.training.events(workers.job.id))
+        second = workers.training.create(CREATOR, workers.job.snapshot_id, {**CONFIG, "epochs": 0.1})
         # The worker is alone: that it ends the second job shows that it has let the first one go.
-        farm.until(lambda *_: farm.training.get(second.id).state is JobState.SUCCEEDED)
-    assert farm.training.get(farm.job.id).state is JobState.CANCELLED
-    farm.check_charged(farm.training.get(second.id))
-    assert len(farm.training.events(farm.job.id)) == seen
+        workers.until(lambda *_: workers.training.get(second.id).state is JobState.SUCCEEDED)
+    assert workers.training.get(workers.job.id).state is JobState.CANCELLED
+    workers.check_charged(workers.training.get(second.id))
+    assert len(workers.training.events(workers.job.id)) == seen
 
 
-def test_a_worker_that_is_asked_to_stop_gives_its_job_back(farm: Farm) -> None:
-    with farm.worker() as worker:
-        farm.until(lambda _, events: bool(steps_of(events)))
+def test_a_worker_that_is_asked_to_stop_gives_its_job_back(workers: WorkerProcesses) -> None:
+    with workers.worker() as worker:
+        workers.until(lambda _, events: bool(steps_of(events)))
         worker.send_signal(signal.SIGTERM)
         assert worker.wait() == 0
-    assert farm.training.get(farm.job.id).lease.owner is None
+    assert workers.training.get(workers.job.id).lease.owner is None
 
 
 @pytest.mark.timeout(600)
@@ -263,19 +263,19 @@ def test_an_adapter_from_elsewhere_is_published_once_however_often_its_workers_a
     sqlite_database: Database, tmp_path: Path
 ) -> None:
     """Once while it is looked at, and once behind each thing that is noted of it."""
-    farm = Farm(sqlite_database, tmp_path, {**CONFIG, "epochs": 0.1}, lease_seconds=1)
-    farm.training.cancel(farm.job.id, CREATOR)
-    job = farm.brought()
-    events = partial(farm.imports.events, job.id, CREATOR)
+    workers = WorkerProcesses(sqlite_database, tmp_path, {**CONFIG, "epochs": 0.1}, lease_seconds=1)
+    workers.training.cancel(workers.job.id, CREATOR)
+    job = workers.brought()
+    events = partial(workers.imports.events, job.id, CREATOR)
     for name, value in (("step", "validate"), ("state", "running"), ("step", "publish"), ("message", "")):
-        with farm.worker() as worker:
-            farm.until(lambda *_, n=name, v=value: any(v in event.data.get(n, ()) for event in events()))
+        with workers.worker() as worker:
+            workers.until(lambda *_, n=name, v=value: any(v in event.data.get(n, ()) for event in events()))
             worker.send_signal(signal.SIGKILL)
-    with farm.worker():
-        farm.until(lambda *_: farm.imports.get(job.id).is_over)
-        is_done = farm.imports.get(job.id).state is JobState.SUCCEEDED
-        farm.until(lambda *_: not is_done or not farm.transfers.find(CREATOR))
-    done = farm.imports.get(job.id)
+    with workers.worker():
+        workers.until(lambda *_: workers.imports.get(job.id).is_over)
+        is_done = workers.imports.get(job.id).state is JobState.SUCCEEDED
+        workers.until(lambda *_: not is_done or not workers.transfers.find(CREATOR))
+    done = workers.imports.get(job.id)
     assert (done.state, done.error) == (JobState.SUCCEEDED, None), (tmp_path / "worker.log").read_text()
     kinds = [event.kind for event in events()]
     assert kinds.count("published") == 1
@@ -284,5 +284,5 @@ def test_an_adapter_from_elsewhere_is_published_once_however_often_its_workers_a
     fetched, sent = contents(tmp_path / "fetched"), contents(tmp_path / "elsewhere")
     assert fetched.keys() == MAX_BYTES.keys() | {"README.md"}
     assert all(fetched[name] == sent[name] for name in MAX_BYTES)
-    assert not farm.transfers.find(CREATOR)
-    farm.check_charged()  # nothing: it was trained elsewhere
+    assert not workers.transfers.find(CREATOR)
+    workers.check_charged()  # nothing: it was trained elsewhere

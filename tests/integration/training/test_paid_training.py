@@ -26,7 +26,7 @@ from backend.installation.local_network import prepare_base
 from backend.services.train.payments import TrainingNotOffered
 from inference.model.base_model import base_model_digest
 from tests.fixtures_engine import make_model
-from tests.support.operating import Operating, deposit
+from tests.support.running_operator import RunningOperator, deposit
 from tests.unit.workers.support import RESULT
 from tools.local_market import PAYERS, LocalMarket
 
@@ -45,13 +45,15 @@ GUIDE = ROOT / "docs" / "training.md"
 
 
 @pytest.fixture
-def operating(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[Operating]:
+def running(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[RunningOperator]:
     market = LocalMarket(chain)
     market._contribute()
     model = make_model(tmp_path / "model")
     facts = BaseModelInfo("model", to_hash(bytes.fromhex(base_model_digest(model))), str(model))
     home, url = tmp_path / "home", "http://127.0.0.1:1"
-    made = Operating(home, market, facts, hardhat_node.url, url, base_model=str(model), model_cache=tmp_path)
+    made = RunningOperator(
+        home, market, facts, hardhat_node.url, url, base_model=str(model), model_cache=tmp_path
+    )
     yield made
     made.installation.close()
 
@@ -74,10 +76,10 @@ def published(installation: Installation, job: TrainingJob) -> TrainingJob:
 
 
 def test_training_is_paid_settled_and_audited_like_an_answer(
-    operating: Operating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: RunningOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installation, market = operating.installation, operating.market
-    prepare_base(operating.settings)
+    installation, market = running.installation, running.market
+    prepare_base(running.settings)
     services = installation.api_services
     operator = installation.operator.account
     deposit(market, CREATOR, operator, DEPOSIT)
@@ -89,16 +91,16 @@ def test_training_is_paid_settled_and_audited_like_an_answer(
     snapshot = market.adapter.snapshots[0]
     with pytest.raises(TrainingNotOffered):
         services.training.create(CREATOR.account, snapshot, {})
-    operating.pump()
-    prepare_base(operating.settings)  # the next start registers nothing again
-    operating.pump()
+    running.pump()
+    prepare_base(running.settings)  # the next start registers nothing again
+    running.pump()
 
     job = published(installation, services.training.create(CREATOR.account, snapshot, {}))
     assert job.payment is not None
-    charge = TOKENS * operating.settings.training_price
+    charge = TOKENS * running.settings.training_price
     settled = installation.settler.run_once(is_forced=True)
     assert settled.skipped == {}
-    operating.pump()
+    running.pump()
     ledger = installation.auditor.follow(operator)
     assert ledger.collected == {channel: charge}
     assert sum(ledger.balances.values()) == charge

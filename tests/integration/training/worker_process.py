@@ -21,7 +21,7 @@ from backend.services.market.screening import Screening
 from backend.services.train.leases import Leases
 from backend.services.train.publication import Publication
 from backend.storage.embedded import EmbeddedStore
-from tests.unit.workers.support import PAID, Rows, letter_rows
+from tests.unit.workers.support import PAID, InMemoryRows, letter_rows
 from workers.app import create_app, work
 from workers.inspection import InspectionProcess
 from workers.relay import Relay
@@ -50,7 +50,7 @@ def main(home: Path) -> None:
 
     relay = Relay(database, send, (leases.requeue_expired,))
     threading.Thread(target=relay.run, args=(threading.Event(),), daemon=True).start()
-    work(app, Steps(leases, Rows(letter_rows()), job_screening, publication, options))
+    work(app, Steps(leases, InMemoryRows(letter_rows()), job_screening, publication, options))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from backend.services.channels.admission import Market
 from backend.services.train.jobs import Training
 from backend.services.train.leases import Leases
 from backend.services.train.payments import Payments
-from tests.support.scripted import some_key
+from tests.support.fakes import some_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +51,7 @@ def transferred(transfers: Transfers, account: Account, content: bytes) -> str:
     return transfers.append(account, made.id, 0, [content]).id
 
 
-class Rows:
+class InMemoryRows:
     """Implements `backend.ports.training.SnapshotRows` from memory."""
 
     def __init__(self, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
@@ -79,7 +79,7 @@ def letter_rows(count: int = 24) -> list[tuple[int, dict[str, str]]]:
     ]
 
 
-class Desk:
+class JobHarness:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.now = datetime(2026, 1, 1, tzinfo=UTC)

@@ -38,24 +38,24 @@ JOB = TrainingJob(
 
 
 @pytest.fixture
-def keeper(sqlite_database: Database, tiny_base: Path, tmp_path: Path) -> JobScreening:
+def job_screening(sqlite_database: Database, tiny_base: Path, tmp_path: Path) -> JobScreening:
     screening = Screening(sqlite_database)
     store = EmbeddedStore(tmp_path / "ipfs", is_durable=False)
     return JobScreening(screening, AdapterFolders(store, tmp_path / "adapters"), InspectionProcess(tiny_base))
 
 
 def test_an_adapter_is_inspected_by_a_process_of_its_own_where_training_left_no_word(
-    keeper: JobScreening, tiny_base: Path, tmp_path: Path
+    job_screening: JobScreening, tiny_base: Path, tmp_path: Path
 ) -> None:
     ref = make_adapter(tmp_path / ADAPTER, tiny_base)
-    report = keeper.report(JOB, tmp_path)
+    report = job_screening.report(JOB, tmp_path)
     assert (report.nearest, report.num_compared) == (None, 0)
     (tmp_path / ADAPTER / "adapter_model.safetensors").unlink()  # from here on what was written counts
-    with keeper.screening._db.read() as tx:
+    with job_screening.screening._db.read() as tx:
         noted = tx.inspections.get("0x" + ref.digest)  # type: ignore[arg-type]
     assert noted is not None
     write_json(tmp_path / INSPECTION_FILE, as_json(noted))
-    assert keeper.report(JOB, tmp_path) == report
+    assert job_screening.report(JOB, tmp_path) == report
 
 
 def test_the_process_tells_what_training_would_have_written(tiny_base: Path, tmp_path: Path) -> None:
@@ -65,12 +65,12 @@ def test_the_process_tells_what_training_would_have_written(tiny_base: Path, tmp
 
 
 def test_what_the_engine_refuses_is_refused_with_its_code(
-    keeper: JobScreening, tiny_base: Path, tmp_path: Path
+    job_screening: JobScreening, tiny_base: Path, tmp_path: Path
 ) -> None:
     make_adapter(tmp_path / ADAPTER, tiny_base)
     (tmp_path / ADAPTER / "more.pkl").write_bytes(b"")
     with pytest.raises(AdapterRefused) as refusal:
-        keeper.report(JOB, tmp_path)
+        job_screening.report(JOB, tmp_path)
     assert refusal.value.details == {"reason": "adapter_pickle"}
 
 

@@ -162,7 +162,7 @@ def test_many_events_shorten_the_range(memory: Database, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "corrupt",
     [
         lambda events: [*events, events[-1]],
         lambda events: events[::-1],
@@ -173,12 +173,12 @@ def test_many_events_shorten_the_range(memory: Database, monkeypatch: pytest.Mon
     ids=["twice", "out of order", "of another fork", "after the range", "before the range"],
 )
 def test_inconsistent_logs_are_not_indexed(
-    memory: Database, spoil: Callable[[list[ChainEvent]], list[ChainEvent]]
+    memory: Database, corrupt: Callable[[list[ChainEvent]], list[ChainEvent]]
 ) -> None:
     chain = FakeChain()
     chain.mine(3)
     read = chain.events
-    chain.events = lambda first, last: spoil(read(first, last))  # type: ignore[method-assign]
+    chain.events = lambda first, last: corrupt(read(first, last))  # type: ignore[method-assign]
     following = indexer(chain, memory)
     with pytest.raises(Unavailable, match="contradicts itself"):
         following.catch_up()

@@ -11,25 +11,25 @@ from backend.domain.errors import InvalidInput
 from backend.domain.judging.case import Undecided, Wrong
 from backend.domain.judging.judge import judge
 from backend.services.audit.auditor import Verdict
-from tests.support.accused import Draft, case_of
+from tests.support.batch_factory import in_memory_factory
 from tests.support.corruption import move_value, reprice
-from tests.support.shop import model_shop
+from tests.support.dishonest_operator import Draft, case_of
 
-SHOP = model_shop()
+FACTORY = in_memory_factory()
 
 
 def verdict_on(draft: Draft) -> Verdict:
-    accused = draft.commit(1_790_000_100, 1_790_000_160)
-    judged = judge(case_of(accused, OperatorLedger()), SHOP, SHOP.terms, SHOP.is_signed)
+    disputed = draft.commit(1_790_000_100, 1_790_000_160)
+    judged = judge(case_of(disputed, OperatorLedger()), FACTORY, FACTORY.terms, FACTORY.is_signed)
     if isinstance(judged, Wrong):
-        return Verdict(accused.header, judged.finding, judged.proof)
+        return Verdict(disputed.header, judged.finding, judged.proof)
     if isinstance(judged, Undecided):
-        return Verdict(accused.header, judged.finding, demands=judged.demands)
-    return Verdict(accused.header, None)
+        return Verdict(disputed.header, judged.finding, demands=judged.demands)
+    return Verdict(disputed.header, None)
 
 
 def draft() -> Draft:
-    return Draft.of(SHOP.batch(Random(3), OperatorLedger(), 4))
+    return Draft.of(FACTORY.batch(Random(3), OperatorLedger(), 4))
 
 
 def test_a_right_batch_is_shown_with_its_sums() -> None:
@@ -40,9 +40,9 @@ def test_a_right_batch_is_shown_with_its_sums() -> None:
 
 
 def test_a_wrong_receipt_is_shown_with_its_unit_and_the_proof_to_send() -> None:
-    spoilt = draft()
-    reprice(Random(1), spoilt, SHOP)
-    verdict = verdict_on(spoilt)
+    corrupted = draft()
+    reprice(Random(1), corrupted, FACTORY)
+    verdict = verdict_on(corrupted)
     assert verdict.finding is not None
     line = _as_line(verdict)
     assert f"WRONG, receipt {verdict.finding.receipt}: " in line
@@ -53,9 +53,9 @@ def test_a_wrong_receipt_is_shown_with_its_unit_and_the_proof_to_send() -> None:
 
 
 def test_a_withheld_tree_is_shown_with_the_demands() -> None:
-    spoilt = draft()
-    move_value(Random(1), spoilt.entries, 1 << 64)
-    verdict = verdict_on(spoilt)
+    corrupted = draft()
+    move_value(Random(1), corrupted.entries, 1 << 64)
+    verdict = verdict_on(corrupted)
     count = sum(len(keys) for _, keys in verdict.demands)
     assert f"; demand first: {count} of its entries (" in _as_line(verdict)
     (demand, *_) = json.loads(json.dumps(_as_json(verdict)))["demands"]

@@ -38,7 +38,7 @@ TRAINING = training_record(OWN, some_hash("base"), 300_000)
 FACTS = BaseModelInfo("Tiny", some_hash("base"), "/models/Tiny")
 
 
-class Desk:
+class FakeInstallation:
     """Fakes installation, membership and offers; a queued transaction is confirmed at the next look."""
 
     def __init__(self) -> None:
@@ -55,11 +55,11 @@ class Desk:
         self.asked.append(("prepare_database",))
 
     @property
-    def membership(self) -> Desk:
+    def membership(self) -> FakeInstallation:
         return self
 
     @property
-    def offers(self) -> Desk:
+    def offers(self) -> FakeInstallation:
         return self
 
     def prepare_offer(self, prices: tuple[int, int]) -> Offer:
@@ -112,8 +112,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
-    made = Desk()
+def installation(monkeypatch: pytest.MonkeyPatch) -> FakeInstallation:
+    made = FakeInstallation()
 
     @contextmanager
     def opened() -> Iterator[Any]:
@@ -130,7 +130,7 @@ def typed(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["operator", *arguments])
 
 
-def test_an_operator_that_can_settle_is_shown_with_exit_code_0(desk: Desk) -> None:
+def test_an_operator_that_can_settle_is_shown_with_exit_code_0(installation: FakeInstallation) -> None:
     shown = typed("show")
     assert (shown.exit_code, shown.stderr) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in shown.stdout.replace("receipt key", "key").splitlines())
@@ -143,22 +143,24 @@ def test_an_operator_that_can_settle_is_shown_with_exit_code_0(desk: Desk) -> No
         "owed": "0 dollars",
         "gas": "7,000,000,000,000,000 wei",
     }
-    assert desk.asked == [("prepare_database",)]  # an operator joins before anything else has run
+    assert installation.asked == [("prepare_database",)]  # an operator joins before anything else has run
 
 
-def test_an_operator_that_cannot_settle_is_shown_with_each_reason_and_exit_code_1(desk: Desk) -> None:
+def test_an_operator_that_cannot_settle_is_shown_with_each_reason_and_exit_code_1(
+    installation: FakeInstallation,
+) -> None:
     unstaking = Unstaking(1_000 * MICRO, 1_800_000_000, 7)
-    desk.status_now = replace(WELL, key_owner=ZERO_ACCOUNT, unstaking=unstaking, wei=0)
+    installation.status_now = replace(WELL, key_owner=ZERO_ACCOUNT, unstaking=unstaking, wei=0)
     shown = typed("show")
     assert shown.exit_code == 1
-    assert shown.stderr.splitlines() == [f"cannot settle: {why}" for why in desk.status_now.obstacles]
-    assert len(desk.status_now.obstacles) == 3
+    assert shown.stderr.splitlines() == [f"cannot settle: {why}" for why in installation.status_now.obstacles]
+    assert len(installation.status_now.obstacles) == 3
     assert f"receipt key  {KEY}, not registered\n" in shown.stdout
     unlocked = "unstaking    1,000 dollars, unlocked at 2027-01-15 08:00:00 UTC, once batch 7 is final"
     assert unlocked in shown.stdout
 
 
-def test_json_has_amounts_as_strings_and_the_same_exit_code(desk: Desk) -> None:
+def test_json_has_amounts_as_strings_and_the_same_exit_code(installation: FakeInstallation) -> None:
     well = {
         "account": OWN,
         "endpoint": "https://market.example",
@@ -175,18 +177,20 @@ def test_json_has_amounts_as_strings_and_the_same_exit_code(desk: Desk) -> None:
     }
     shown = typed("show", "--json")
     assert (shown.exit_code, json.loads(shown.stdout)) == (0, well)
-    desk.status_now = replace(WELL, unstaking=Unstaking(MICRO, 1_800_000_000, None), wei=0)
+    installation.status_now = replace(WELL, unstaking=Unstaking(MICRO, 1_800_000_000, None), wei=0)
     shown = typed("show", "--json")
     unstaking = {"amount": "1000000000000", "free_at": 1_800_000_000, "locked_by": None}
     expected = {"unstaking": unstaking, "cover": "999000000000000", "wei": "0"}
     assert shown.exit_code == 1
-    assert json.loads(shown.stdout) == well | expected | {"obstacles": list(desk.status_now.obstacles)}
+    assert json.loads(shown.stdout) == well | expected | {
+        "obstacles": list(installation.status_now.obstacles)
+    }
 
 
-def test_joining_lists_queued_transactions_and_with_wait_their_end(desk: Desk) -> None:
+def test_joining_lists_queued_transactions_and_with_wait_their_end(installation: FakeInstallation) -> None:
     queued = ["transaction 1, Registry.stake, is queued", "transaction 2, Registry.addReceiptKey, is queued"]
     assert typed("join", "--stake", "1000.5").stdout.splitlines() == queued
-    assert desk.asked[-1] == ("join", 1_000_500_000)
+    assert installation.asked[-1] == ("join", 1_000_500_000)
     waited = typed("join", "--stake", "1", "--wait")
     assert waited.exit_code == 0
     assert waited.stdout.splitlines()[2:] == [
@@ -195,23 +199,25 @@ def test_joining_lists_queued_transactions_and_with_wait_their_end(desk: Desk) -
     ]
 
 
-def test_joining_again_has_nothing_to_do(desk: Desk) -> None:
-    desk.queues = []
+def test_joining_again_has_nothing_to_do(installation: FakeInstallation) -> None:
+    installation.queues = []
     for more in ([], ["--wait"]):
         assert typed("join", "--stake", "1", *more).stdout == "nothing to do\n"
 
 
-def test_waiting_for_a_failed_transaction_shows_the_reason(desk: Desk) -> None:
-    desk.ends_as = TransactionState.FAILED
+def test_waiting_for_a_failed_transaction_shows_the_reason(installation: FakeInstallation) -> None:
+    installation.ends_as = TransactionState.FAILED
     for command in (["join", "--stake", "1"], ["unstake", "1"], ["withdraw"], ["base", "--prices", "1", "2"]):
         failed = typed(*command, "--wait").exception
         assert isinstance(failed, Conflict)
         assert "Registry.stake, failed: it reverted" in str(failed)
 
 
-def test_waiting_without_a_sender_asks_to_start_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_without_a_sender_asks_to_start_it(
+    installation: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(operator, "CONFIRMED_SECONDS", 0)
-    desk.ends_as = TransactionState.SENT
+    installation.ends_as = TransactionState.SENT
     waited = typed("join", "--stake", "1", "--wait").exception
     assert isinstance(waited, Unavailable)
     assert "check that `loraledger send` is running" in str(waited)
@@ -221,45 +227,45 @@ def test_waiting_without_a_sender_asks_to_start_it(desk: Desk, monkeypatch: pyte
     "command",
     [["join", "--stake", "1"], ["unstake", "1"], ["withdraw"], ["base", "--prices", "1", "2"]],
 )
-def test_a_services_refusal_is_the_commands_error(desk: Desk, command: list[str]) -> None:
-    desk.refusal = Conflict("Send it the network's coin.")
+def test_a_services_refusal_is_the_commands_error(installation: FakeInstallation, command: list[str]) -> None:
+    installation.refusal = Conflict("Send it the network's coin.")
     refused = typed(*command)
     assert refused.exit_code == 1
-    assert refused.exception is desk.refusal
+    assert refused.exception is installation.refusal
     assert "is queued" not in refused.output
 
 
 @pytest.mark.parametrize(
     "command", [["join", "--stake", "0"], ["join"], ["unstake", "-1"], ["base"], ["base", "--prices", "1"]]
 )
-def test_invalid_arguments_are_wrong_usage(desk: Desk, command: list[str]) -> None:
+def test_invalid_arguments_are_wrong_usage(installation: FakeInstallation, command: list[str]) -> None:
     assert typed(*command).exit_code == 2
-    assert desk.asked == []
+    assert installation.asked == []
 
 
-def test_unstake_with_wait_withdraws_as_soon_as_the_stake_is_unlocked(desk: Desk) -> None:
-    desk.queues, desk.num_locked = ["startUnstake"], 3
+def test_unstake_with_wait_withdraws_as_soon_as_the_stake_is_unlocked(installation: FakeInstallation) -> None:
+    installation.queues, installation.num_locked = ["startUnstake"], 3
     assert typed("unstake", "400").stdout == "transaction 1, Registry.startUnstake, is queued\n"
-    assert desk.asked[-1] == ("unstake", 400 * MICRO)
+    assert installation.asked[-1] == ("unstake", 400 * MICRO)
     assert typed("unstake", "400", "--wait").exit_code == 0
-    assert desk.asked[-1] == ("withdraw",)
-    assert desk.num_locked == -1
+    assert installation.asked[-1] == ("withdraw",)
+    assert installation.num_locked == -1
 
 
-def test_cancelling_an_unstake_does_not_wait(desk: Desk) -> None:
+def test_cancelling_an_unstake_does_not_wait(installation: FakeInstallation) -> None:
     assert typed("unstake", "0", "--wait").exit_code == 0
-    assert desk.asked[-1] == ("unstake", 0)
+    assert installation.asked[-1] == ("unstake", 0)
 
 
-def test_withdrawing_does_not_wait_for_locked_stake(desk: Desk) -> None:
-    desk.num_locked = 1
+def test_withdrawing_does_not_wait_for_locked_stake(installation: FakeInstallation) -> None:
+    installation.num_locked = 1
     assert isinstance(typed("withdraw", "--wait").exception, StakeLocked)
     assert typed("withdraw", "--wait").exit_code == 0
-    assert desk.asked[-1] == ("withdraw",)
+    assert installation.asked[-1] == ("withdraw",)
 
 
-def test_the_base_model_is_shown_with_the_records_it_is_sold_by(desk: Desk) -> None:
-    desk.queues = ["register"]
+def test_the_base_model_is_shown_with_the_records_it_is_sold_by(installation: FakeInstallation) -> None:
+    installation.queues = ["register"]
     done = typed("base", "--prices", "200000", "400000")
     prices = "200,000 and 400,000 token units per million prompt and completion tokens"
     assert done.exit_code == 0
@@ -269,19 +275,19 @@ def test_the_base_model_is_shown_with_the_records_it_is_sold_by(desk: Desk) -> N
         f"training     300,000 token units per million tokens trained, by version {version_id(TRAINING)}",
         "transaction 1, Registry.register, is queued",
     ]
-    assert desk.asked == [
+    assert installation.asked == [
         ("prepare_database",),
         (200_000, 400_000),
         ("check", BASE),
         ("register", BASE, TRAINING),
     ]
-    desk.offer = Offer(FACTS, BASE, None)
+    installation.offer = Offer(FACTS, BASE, None)
     assert "training     free\n" in typed("base", "--prices", "200000", "400000").stdout
-    assert desk.asked[-1] == ("register", BASE)
+    assert installation.asked[-1] == ("register", BASE)
 
 
-def test_only_json_is_on_standard_output(desk: Desk) -> None:
-    desk.queues = ["register"]
+def test_only_json_is_on_standard_output(installation: FakeInstallation) -> None:
+    installation.queues = ["register"]
     done = typed("base", "--prices", "200000", "400000", "--json")
     one = {"id": 1, "contract": "Registry", "function": "register", "state": "queued", "hash": None}
     expected = {
@@ -299,7 +305,7 @@ def test_only_json_is_on_standard_output(desk: Desk) -> None:
     assert done.stderr == "transaction 1, Registry.register, is queued\n"
     waited = json.loads(typed("base", "--prices", "200000", "400000", "--json", "--wait").stdout)
     assert waited["transactions"] == [one | {"id": 2, "state": "confirmed", "hash": MINED}]
-    desk.queues, desk.offer = [], Offer(FACTS, BASE, None)
+    installation.queues, installation.offer = [], Offer(FACTS, BASE, None)
     free = json.loads(typed("base", "--prices", "200000", "400000", "--json").stdout)
     assert (free["training_price"], free["training_version_id"], free["transactions"]) == (0, None, [])
 

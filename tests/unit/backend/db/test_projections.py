@@ -34,7 +34,7 @@ Written = tuple[str, str, dict[str, Any]]
 
 
 @dataclass
-class World:
+class ChainState:
     """What the events so far allow."""
 
     balances: dict[int, int] = field(default_factory=dict)
@@ -50,12 +50,12 @@ class World:
     demands: list[int] = field(default_factory=list)
 
 
-class Story:
+class EventGenerator:
     """Writes events that could have happened, for a few entities of each kind."""
 
-    def __init__(self, draw: DrawFn, world: World) -> None:
+    def __init__(self, draw: DrawFn, state: ChainState) -> None:
         self._draw = draw
-        self.world = world
+        self.state = state
 
     def event(self) -> Written:
         money = (self._deposit, self._collect, self._thaw, self._stake)
@@ -68,110 +68,110 @@ class Story:
 
     def _deposit(self) -> Written:
         channel = self._draw(st.integers(1, 3))
-        if channel not in self.world.balances:
-            self.world.balances[channel] = 0
+        if channel not in self.state.balances:
+            self.state.balances[channel] = 0
             parties = {"payer": account(channel), "operator": account(99), "collector": account(98)}
             return "PaymentVault", "ChannelOpened", {"channelId": word(channel), **parties}
         amount = self._amount()
-        self.world.balances[channel] += amount
+        self.state.balances[channel] += amount
         return "PaymentVault", "Deposited", {"channelId": word(channel), "amount": amount}
 
     def _collect(self) -> Written:
-        funded = [channel for channel, balance in self.world.balances.items() if balance]
+        funded = [channel for channel, balance in self.state.balances.items() if balance]
         if not funded:
             return self._deposit()
         channel = self._draw(st.sampled_from(funded))
-        amount = self._amount(self.world.balances[channel])
-        before = self.world.lines.get(channel, 0)
-        self.world.balances[channel] -= amount
-        self.world.lines[channel] = before + amount
-        self.world.spans.setdefault(channel, []).append((before, before + amount))
+        amount = self._amount(self.state.balances[channel])
+        before = self.state.lines.get(channel, 0)
+        self.state.balances[channel] -= amount
+        self.state.lines[channel] = before + amount
+        self.state.spans.setdefault(channel, []).append((before, before + amount))
         span = {"before": before, "from": before, "until": before + amount}
         return "PaymentVault", "Collected", {"channelId": word(channel), **span}
 
     def _uncollect(self) -> Written:
-        collected = [channel for channel, spans in self.world.spans.items() if spans]
+        collected = [channel for channel, spans in self.state.spans.items() if spans]
         if not collected:
             return self._collect()
         channel = self._draw(st.sampled_from(collected))
-        start, until = self.world.spans[channel].pop()
-        self.world.balances[channel] += until - start
-        self.world.lines[channel] = start
+        start, until = self.state.spans[channel].pop()
+        self.state.balances[channel] += until - start
+        self.state.lines[channel] = start
         undone = {"amount": until - start, "collected": start}
         return "PaymentVault", "Refunded", {"channelId": word(channel), **undone}
 
     def _commit(self) -> Written:
-        if self.world.fallen:
+        if self.state.fallen:
             return self._refund()
         # Few names, so that a batch is also committed anew under its old one.
-        name = self._draw(st.sampled_from([n for n in range(1, 9) if n not in self.world.batches] or [9]))
-        self.world.batches.append(name)
+        name = self._draw(st.sampled_from([n for n in range(1, 9) if n not in self.state.batches] or [9]))
+        self.state.batches.append(name)
         args = {"operator": account(99), "batchHash": word(name), "header": {"dataDigest": word(name)}}
-        return "Settlement", "BatchCommitted", {**args, "number": len(self.world.batches)}
+        return "Settlement", "BatchCommitted", {**args, "number": len(self.state.batches)}
 
     def _convict(self) -> Written:
-        if not self.world.batches:
+        if not self.state.batches:
             return self._commit()
-        number = self._draw(st.integers(1, len(self.world.batches)))
-        args = {"operator": account(99), "batchHash": word(self.world.batches[number - 1]), "number": number}
+        number = self._draw(st.integers(1, len(self.state.batches)))
+        args = {"operator": account(99), "batchHash": word(self.state.batches[number - 1]), "number": number}
         return "Disputes", "BatchConvicted", {**args, "proof": "0xa4123a91", "challenger": account(7)}
 
     def _void(self) -> Written:
-        if not self.world.batches:
+        if not self.state.batches:
             return self._commit()
-        last = len(self.world.batches)
+        last = len(self.state.batches)
         first = self._draw(st.integers(1, last))
-        args = {"operator": account(99), "batchHash": word(self.world.batches[first - 1])}
-        self.world.fallen += [(n, self.world.batches[n - 1]) for n in range(first, last + 1)]
-        del self.world.batches[first - 1 :]
+        args = {"operator": account(99), "batchHash": word(self.state.batches[first - 1])}
+        self.state.fallen += [(n, self.state.batches[n - 1]) for n in range(first, last + 1)]
+        del self.state.batches[first - 1 :]
         return "Settlement", "BatchesVoided", {**args, "first": first, "last": last}
 
     def _refund(self) -> Written:
-        if not self.world.fallen:
+        if not self.state.fallen:
             return self._void()
-        number, name = self.world.fallen.pop()
+        number, name = self.state.fallen.pop()
         args = {"operator": account(99), "batchHash": word(name), "number": number, "amount": 5}
         return "Settlement", "BatchRefunded", args
 
     def _demand(self) -> Written:
         demand = self._draw(st.integers(1, 3))
-        self.world.demands.append(demand)
+        self.state.demands.append(demand)
         content = {"tree": 1, "keys": [word(1), word(2)], "challenger": account(7)}
         asked = {**content, "batchHash": word(demand), "deadline": 50, "bondUnits": 10}
         ids = {"id": word(demand), "operator": account(99), "batchHash": word(demand)}
         return "Disputes", "Demanded", {**ids, "demand": asked}
 
     def _answer(self) -> Written:
-        if not self.world.demands:
+        if not self.state.demands:
             return self._demand()
-        demand = {"id": word(self._draw(st.sampled_from(self.world.demands)))}
+        demand = {"id": word(self._draw(st.sampled_from(self.state.demands)))}
         if self._draw(st.booleans()):
             return "Disputes", "BondReturned", {**demand, "challenger": account(7), "units": 10}
         return "Disputes", "Answered", {**demand, "i": 1, "answerer": account(99), "call": "0x11"}
 
     def _thaw(self) -> Written:
-        if not self.world.balances:
+        if not self.state.balances:
             return self._deposit()
-        channel = self._draw(st.sampled_from(sorted(self.world.balances)))
+        channel = self._draw(st.sampled_from(sorted(self.state.balances)))
         return "PaymentVault", "ThawStarted", {"channelId": word(channel), "amount": 5, "thawedAt": 2**64 - 1}
 
     def _contribute(self) -> Written:
-        self.world.num_contributions += 1
-        hashes = {"contentHash": word(self.world.num_contributions), "cidDigest": word(7), "licence": word(8)}
-        place = {"datanetId": 1, "index": self.world.num_contributions - 1, "contributor": account(3)}
+        self.state.num_contributions += 1
+        hashes = {"contentHash": word(self.state.num_contributions), "cidDigest": word(7), "licence": word(8)}
+        place = {"datanetId": 1, "index": self.state.num_contributions - 1, "contributor": account(3)}
         return "DatasetRegistry", "ContributionRecorded", {**place, **hashes, "rows": 4}
 
     def _review(self) -> Written:
-        if not self.world.num_contributions:
+        if not self.state.num_contributions:
             return self._contribute()
-        index = self._draw(st.integers(0, self.world.num_contributions - 1))
+        index = self._draw(st.integers(0, self.state.num_contributions - 1))
         verdict = {"isAccepted": self._draw(st.booleans()), "reason": 0, "curator": account(1)}
         return "DatasetRegistry", "ContributionReviewed", {"datanetId": 1, "index": index, **verdict}
 
     def _vote(self) -> Written:
         proposal = 2**255 + 1
-        if not self.world.has_proposal:
-            self.world.has_proposal = True
+        if not self.state.has_proposal:
+            self.state.has_proposal = True
             content = {"targets": [], "values": [], "calldatas": [], "signatures": [], "description": "fee"}
             times = {"voteStart": 1, "voteEnd": 9}
             created = {"proposalId": proposal, "proposer": account(8), **content, **times}
@@ -202,7 +202,7 @@ Step = tuple[BlockRef, list[ChainEvent]] | int
 @st.composite
 def histories(draw: DrawFn) -> list[Step]:
     steps: list[Step] = []
-    worlds = [World()]  # one a height, so that a fork goes on from what its past allows
+    worlds = [ChainState()]  # one a height, so that a fork goes on from what its past allows
     for fork in range(draw(st.integers(1, 12))):
         height = len(worlds)
         if height > 1 and draw(st.integers(0, 3)) == 0:
@@ -210,14 +210,14 @@ def histories(draw: DrawFn) -> list[Step]:
             del worlds[height:]
             steps.append(height - 1)
             continue
-        story = Story(draw, deepcopy(worlds[-1]))
+        generator = EventGenerator(draw, deepcopy(worlds[-1]))
         ref = block(height, fork)
-        written = [story.event() for _ in range(draw(st.integers(0, 5)))]
+        written = [generator.event() for _ in range(draw(st.integers(0, 5)))]
         events = [
             ChainEvent(height, ref.hash, i, Hash32(word(i)), ref.timestamp, contract, name, args)
             for i, (contract, name, args) in enumerate(written)
         ]
-        worlds.append(story.world)
+        worlds.append(generator.state)
         steps.append((ref, events))
     return steps
 

@@ -180,10 +180,10 @@ WRONG_SLICES = {
 }
 
 
-def assert_refused(field: str, spoil: Callable[[Market, SignedReceipt], SignedReceipt]) -> None:
+def assert_refused(field: str, corrupt: Callable[[Market, SignedReceipt], SignedReceipt]) -> None:
     market = Market()
     receipts = [market.serve(market.channels[0]) for _ in range(3)]
-    receipts[2] = spoil(market, receipts[2])
+    receipts[2] = corrupt(market, receipts[2])
     with pytest.raises(BadReceipt) as caught:
         market.batch(receipts)
     assert (caught.value.param, caught.value.details["index"]) == (field, 2)

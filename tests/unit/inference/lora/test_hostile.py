@@ -15,7 +15,7 @@ from inference.errors import AdapterError
 from inference.protocol import AdapterRef, Error
 from inference.server.frames import decode_event, encode_frame
 from tests.fixtures_engine import greedy, make_adapter, run_all, tiny_config
-from tests.support.hostile_adapters import ALL, MARKER, claimed_digest
+from tests.support.malicious_adapters import ALL, MARKER, claimed_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,9 +44,9 @@ def test_it_is_refused_by_its_own_error_and_nobody_else_notices(
     name: str, engine: Engine, good: AdapterRef, expected: list[int], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(good.path, tmp_path / "adapter"))
-    ALL[name].spoil(folder)
-    hostile = AdapterRef(claimed_digest(folder), str(folder))
-    answers = run_all(engine, greedy("h", adapter=hostile), greedy("g", "innocent", adapter=good))
+    ALL[name].corrupt(folder)
+    malicious = AdapterRef(claimed_digest(folder), str(folder))
+    answers = run_all(engine, greedy("h", adapter=malicious), greedy("g", "innocent", adapter=good))
     error = answers["h"].error
     assert type(error) is ALL[name].error, error
     assert answers["g"].token_ids == expected

@@ -58,10 +58,10 @@ def load(tiny_llama: Path) -> Callable[..., Adapter]:
 
 
 def flip(content: bytes, flips: list[tuple[float, int]]) -> bytes:
-    spoilt = bytearray(content)
+    corrupted = bytearray(content)
     for place, bit in flips:
-        spoilt[int(place * len(spoilt))] ^= 1 << bit
-    return bytes(spoilt)
+        corrupted[int(place * len(corrupted))] ^= 1 << bit
+    return bytes(corrupted)
 
 
 def same(one: Adapter, other: Adapter) -> bool:

@@ -44,7 +44,7 @@ class Arrival:
 
 
 @dataclass
-class World:
+class ReferenceModel:
     """One model, its adapters and their reference."""
 
     model: Path
@@ -92,18 +92,20 @@ SHORTAGES = st.fixed_dictionaries(
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
-    class Worlds(dict[str, World]):
-        def __missing__(self, family: str) -> World:
+def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ReferenceModel]:
+    class ReferenceModels(dict[str, ReferenceModel]):
+        def __missing__(self, family: str) -> ReferenceModel:
             root = tmp_path_factory.mktemp(family)
             model = make_model(root / "model", family)
-            self[family] = World(model, Oracle(model), make_kinds(root, model))
+            self[family] = ReferenceModel(model, Oracle(model), make_kinds(root, model))
             return self[family]
 
-    return Worlds()
+    return ReferenceModels()
 
 
-def run(engine: Engine, world: World, arrivals: list[Arrival]) -> tuple[dict[str, list[int]], set[str]]:
+def run(
+    engine: Engine, reference: ReferenceModel, arrivals: list[Arrival]
+) -> tuple[dict[str, list[int]], set[str]]:
     """Tokens by request, and those that were aborted. The engine is checked after every step."""
     prompts = prompts_of([arrival.length for arrival in arrivals])
     answers: dict[str, list[int]] = {key: [] for key in prompts}
@@ -113,7 +115,7 @@ def run(engine: Engine, world: World, arrivals: list[Arrival]) -> tuple[dict[str
         for key, arrival in zip(prompts, arrivals, strict=True):
             if arrival.start == step:
                 command = request(
-                    key, world.adapter(arrival.kind), max_tokens=arrival.max_tokens, payer=arrival.payer
+                    key, reference.adapter(arrival.kind), max_tokens=arrival.max_tokens, payer=arrival.payer
                 )
                 engine.add(command, prompts[key])
             if arrival.patience is not None and arrival.start + arrival.patience == step:
@@ -128,16 +130,16 @@ def run(engine: Engine, world: World, arrivals: list[Arrival]) -> tuple[dict[str
     return answers, aborted
 
 
-def check(world: World, arrivals: list[Arrival], shortage: dict[str, Any]) -> None:
+def check(reference: ReferenceModel, arrivals: list[Arrival], shortage: dict[str, Any]) -> None:
     limits = dict(shortage)
     num_blocks = limits.pop("num_positions") // limits["kv_block_size"] + 1
-    architecture = read_architecture(world.model)
+    architecture = read_architecture(reference.model)
     block_bytes = bytes_per_block(architecture, limits["kv_block_size"], torch.float32)
     block_bytes += PrefixCache.bytes_per_block(architecture.hidden_size)
     limits |= {"kv_budget_bytes": num_blocks * block_bytes, "max_rank": 16}
-    engine = Engine(tiny_config(world.model, **limits))
+    engine = Engine(tiny_config(reference.model, **limits))
     try:
-        answers, aborted = run(engine, world, arrivals)
+        answers, aborted = run(engine, reference, arrivals)
     finally:
         engine.close()
     event(f"preempted: {engine.status().num_preemptions > 0}")
@@ -146,15 +148,15 @@ def check(world: World, arrivals: list[Arrival], shortage: dict[str, Any]) -> No
     for (key, prompt), arrival in zip(prompts.items(), arrivals, strict=True):
         assert len(answers[key]) == arrival.max_tokens or key in aborted
         if answers[key]:
-            world.oracle.check_greedy(prompt, answers[key], world.adapter(arrival.kind))
+            reference.oracle.check_greedy(prompt, answers[key], reference.adapter(arrival.kind))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(arrivals=ARRIVALS, shortage=SHORTAGES)
 def test_any_mix_under_any_shortage(
-    arrivals: list[Arrival], shortage: dict[str, Any], worlds: dict[str, World]
+    arrivals: list[Arrival], shortage: dict[str, Any], references: dict[str, ReferenceModel]
 ) -> None:
-    check(worlds["llama"], arrivals, shortage)
+    check(references["llama"], arrivals, shortage)
 
 
 @pytest.mark.deep
@@ -162,6 +164,6 @@ def test_any_mix_under_any_shortage(
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(arrivals=ARRIVALS, shortage=SHORTAGES, family=st.sampled_from(FAMILIES))
 def test_any_mix_under_any_shortage_on_every_family(
-    arrivals: list[Arrival], shortage: dict[str, Any], family: str, worlds: dict[str, World]
+    arrivals: list[Arrival], shortage: dict[str, Any], family: str, references: dict[str, ReferenceModel]
 ) -> None:
-    check(worlds[family], arrivals, shortage)
+    check(references[family], arrivals, shortage)

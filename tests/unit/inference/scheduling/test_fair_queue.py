@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from inference.scheduling import fair_queue
 from inference.scheduling.fair_queue import TokenCounters
-from tests.support.scheduling import World
+from tests.support.scheduling import SchedulerHarness
 
 if TYPE_CHECKING:
     import pytest
@@ -54,9 +54,9 @@ def test_debts_are_remembered_only_as_far_as_they_matter(monkeypatch: pytest.Mon
 def test_a_queue_forgets_the_strangers_who_came_and_went(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_queue, "_PUSHES_PER_PRUNING", 8)
     monkeypatch.setattr(fair_queue, "_MAX_IDLE_KEYS", 4)
-    world = World(max_running=1)
+    harness = SchedulerHarness(max_running=1)
     for number in range(80):
-        world.add(1, payer=str(number), max_tokens=1)
-        world.step()
-    queue = world.scheduler._queues[0]
+        harness.add(1, payer=str(number), max_tokens=1)
+        harness.step()
+    queue = harness.scheduler._queues[0]
     assert len(queue._adapters) <= len(queue._payers._served) <= 4 + 8

@@ -13,7 +13,7 @@ from backend.domain.screening import AdapterRefused
 from inference.errors import AdapterTooLargeError
 from inference.lora.files import adapter_digest
 from tests.fixtures_engine import edit_adapter, make_adapter, peft_warnings_ignored
-from tests.support.hostile_adapters import CONFIGS, MARKER, WEIGHTS, pickled
+from tests.support.malicious_adapters import CONFIGS, MARKER, WEIGHTS, pickled
 from workers.training import fit
 from workers.training.evaluate import mean_loss
 from workers.training.fit import ATTENTION
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from tests.support.hostile_adapters import Hostile
+    from tests.support.malicious_adapters import MaliciousFolder
 
 CREATOR = "0x" + "c1" * 20
-HOSTILE: Mapping[str, Hostile] = {**WEIGHTS, **{f"config: {name}": one for name, one in CONFIGS.items()}}
+MALICIOUS: Mapping[str, MaliciousFolder] = {
+    **WEIGHTS,
+    **{f"config: {name}": one for name, one in CONFIGS.items()},
+}
 WIDER = {
     "a rank of ten thousand": AdapterTooLargeError,
     "a million tiny tensors": AdapterTooLargeError,
@@ -121,12 +124,12 @@ def test_the_process_says_why_it_refuses(spec: ImportSpec, job: Path) -> None:
     assert (kind, data["code"], data["reason"]) == ("failed", "adapter_refused", "adapter_pickle")
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", MALICIOUS)
 def test_what_the_engine_refuses_is_refused_by_the_same_name(name: str, spec: ImportSpec, job: Path) -> None:
-    HOSTILE[name].spoil(job / UPLOADED)
+    MALICIOUS[name].corrupt(job / UPLOADED)
     with pytest.raises(AdapterRefused) as refusal:
         validate_import(spec, job, ignore)
-    wanted = WIDER.get(name, HOSTILE[name].error)
+    wanted = WIDER.get(name, MALICIOUS[name].error)
     assert refusal.value.details["reason"] == wanted.code, refusal.value
     assert [path.name for path in job.iterdir()] == [UPLOADED]
     assert not (job.parent / MARKER).exists()

@@ -26,12 +26,12 @@ from backend.domain.disputes.witnesses import (
 )
 from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash
 from backend.domain.merkle import Opening
-from tests.support.accused import Draft
-from tests.support.shop import model_shop
+from tests.support.batch_factory import in_memory_factory
+from tests.support.dishonest_operator import Draft
 
 CASES = json.loads((Path(__file__).parents[5] / "tests/vectors/disputes.json").read_text())
 DEMAND = "(bytes32,uint8,bytes32[],address,uint64,uint256)"
-SHOP = model_shop()
+FACTORY = in_memory_factory()
 
 
 def cases(field: str) -> list[dict[str, Any]]:
@@ -85,13 +85,13 @@ def test_a_proof_as_a_call_is_decoded_to_what_it_was_made_of(case: dict[str, Any
 
 
 def test_an_answered_receipt_equals_that_of_the_batch_data() -> None:
-    draft = Draft.of(SHOP.batch(Random(5), OperatorLedger(), 4))
+    draft = Draft.of(FACTORY.batch(Random(5), OperatorLedger(), 4))
     for index, signed in enumerate(draft.receipts):
-        records = [SHOP.version(s.version_id) for s in signed.slices]
+        records = [FACTORY.version(s.version_id) for s in signed.slices]
         opening = draft.batch.open_receipt(index)
         witness = ReceiptWitness.of(signed, opening, [record for record in records if record])
         entry = interface("Disputes").function("answerReceipt", range(5))
-        demand = Demand("0x" + "11" * 32, Tree.RECEIPTS, (index,), SHOP.operator, 1, 1)
+        demand = Demand("0x" + "11" * 32, Tree.RECEIPTS, (index,), FACTORY.operator, 1, 1)
         header = draft.commit(1, 2).header
         data = entry.encode((demand.abi, 0, header.abi, witness.abi, signed.signature))
         args = entry.decode_args(data[4:])
@@ -100,7 +100,7 @@ def test_an_answered_receipt_equals_that_of_the_batch_data() -> None:
 
 
 def test_receipts_and_openings_survive_decimal_text() -> None:
-    signed = SHOP.batch(Random(1), OperatorLedger(), 1).receipts[0]
+    signed = FACTORY.batch(Random(1), OperatorLedger(), 1).receipts[0]
     text = {name: str(value) for name, value in receipt_abi(signed.receipt).items()}
     assert receipt_from_chain(text) == signed.receipt
     assert opening_from_chain({"index": "3", "value": "9", "path": "0x0102"}) == Opening(3, 9, b"\x01\x02")

@@ -11,36 +11,45 @@ from hypothesis import strategies as st
 from backend.domain.batch import OperatorLedger
 from backend.domain.disputes.proofs import holds
 from backend.domain.judging.case import Right, Wrong
-from tests.support.accused import Accused, Draft, Outcome, Unanswered, case_of, try_to_convict
+from tests.support.batch_factory import BatchFactory, in_memory_factory
 from tests.support.corruption import ALL, PUBLISHING
-from tests.support.shop import Shop, model_shop
+from tests.support.dishonest_operator import (
+    DisputedBatch,
+    Draft,
+    Outcome,
+    Unanswered,
+    case_of,
+    try_to_convict,
+)
 
 if TYPE_CHECKING:
     from tests.support.corruption import Corruption
 
-SHOP = model_shop()
+FACTORY = in_memory_factory()
 AT = 1_790_000_100
 
 
-def honest(random: Random, count: int, *, has_parent: bool) -> tuple[Draft, Accused | None, OperatorLedger]:
+def honest(
+    random: Random, count: int, *, has_parent: bool
+) -> tuple[Draft, DisputedBatch | None, OperatorLedger]:
     parent, ledger = None, OperatorLedger()
     if has_parent:
-        first = SHOP.batch(random, ledger, 3)
+        first = FACTORY.batch(random, ledger, 3)
         parent = Draft.of(first).commit(AT - 10, AT + 50)
         ledger = first.after(parent.header)
-    return Draft.of(SHOP.batch(random, ledger, count)), parent, ledger
+    return Draft.of(FACTORY.batch(random, ledger, count)), parent, ledger
 
 
-def is_same(accused: Accused, draft: Draft) -> bool:
+def is_same(disputed: DisputedBatch, draft: Draft) -> bool:
     """Whether a corruption had no effect."""
-    other = draft.commit(accused.header.committed_at, accused.header.final_at, accused.parent)
-    return other.header == accused.header
+    other = draft.commit(disputed.header.committed_at, disputed.header.final_at, disputed.parent)
+    return other.header == disputed.header
 
 
-def assert_convicted(outcome: Outcome, accused: Accused, shop: Shop = SHOP) -> None:
+def assert_convicted(outcome: Outcome, disputed: DisputedBatch, factory: BatchFactory = FACTORY) -> None:
     assert not isinstance(outcome.end, Right), "acquitted"
     if isinstance(outcome.end, Wrong):
-        assert holds(outcome.end.proof, shop), outcome.end
+        assert holds(outcome.end.proof, factory), outcome.end
     else:
         assert isinstance(outcome.end, Unanswered)
 
@@ -49,11 +58,11 @@ def assert_convicted(outcome: Outcome, accused: Accused, shop: Shop = SHOP) -> N
 @given(st.integers(0, 1 << 32), st.integers(1, 8), st.booleans())
 def test_an_honest_batch_is_right(seed: int, count: int, has_parent: bool) -> None:
     draft, parent, ledger = honest(Random(seed), count, has_parent=has_parent)
-    accused = draft.commit(AT, AT + 60, parent)
-    outcome = try_to_convict(case_of(accused, ledger), accused, SHOP)
+    disputed = draft.commit(AT, AT + 60, parent)
+    outcome = try_to_convict(case_of(disputed, ledger), disputed, FACTORY)
     assert isinstance(outcome.end, Right)
     assert outcome.num_rounds == 0
-    assert outcome.end.batch.after(accused.header) == draft.batch.after(accused.header)
+    assert outcome.end.batch.after(disputed.header) == draft.batch.after(disputed.header)
 
 
 @settings(max_examples=20)
@@ -61,8 +70,8 @@ def test_an_honest_batch_is_right(seed: int, count: int, has_parent: bool) -> No
 def test_a_withheld_honest_batch_is_right_once_all_demands_are_answered(seed: int, count: int) -> None:
     draft, parent, _ = honest(Random(seed), count, has_parent=True)
     draft.published = None
-    accused = draft.commit(AT, AT + 60, parent)
-    outcome = try_to_convict(case_of(accused, None), accused, SHOP)
+    disputed = draft.commit(AT, AT + 60, parent)
+    outcome = try_to_convict(case_of(disputed, None), disputed, FACTORY)
     assert isinstance(outcome.end, Right)
     assert outcome.end.batch.balances == draft.batch.balances
 
@@ -85,16 +94,16 @@ def assert_caught(random: Random, corruptions: list[Corruption], count: int, *, 
     draft, parent, ledger = honest(random, count, has_parent=has_parent)
     receipts = list(draft.receipts)
     for corruption in corruptions:
-        corruption(random, draft, SHOP)
+        corruption(random, draft, FACTORY)
     random.choice(PUBLISHING)(draft, receipts)
-    accused = draft.commit(AT, AT + 60, parent)
+    disputed = draft.commit(AT, AT + 60, parent)
     is_unknown = parent is not None and random.random() < 0.3
-    outcome = try_to_convict(case_of(accused, None if is_unknown else ledger), accused, SHOP)
+    outcome = try_to_convict(case_of(disputed, None if is_unknown else ledger), disputed, FACTORY)
     shown = draft.receipts if draft.published is None else draft.published
-    if is_same(accused, Draft.of(draft.batch)) and all(map(SHOP.is_signed, shown)):
+    if is_same(disputed, Draft.of(draft.batch)) and all(map(FACTORY.is_signed, shown)):
         assert isinstance(outcome.end, Right)
         return
-    assert_convicted(outcome, accused)
+    assert_convicted(outcome, disputed)
 
 
 def test_one_withheld_receipt_among_many_is_found_by_few_demands() -> None:
@@ -103,15 +112,15 @@ def test_one_withheld_receipt_among_many_is_found_by_few_demands() -> None:
     draft, _, ledger = honest(random, 400, has_parent=False)
     published = list(draft.receipts)
     for place in (0, 123, 399):
-        spoilt = Draft.of(draft.batch)
+        corrupted = Draft.of(draft.batch)
         signed = published[place]
         moved = replace(signed.receipt, cumulative=signed.receipt.cumulative + 1)
-        spoilt.receipts[place] = SHOP.signed(moved, signed.slices)
-        spoilt.published = published
-        accused = spoilt.commit(AT, AT + 60)
-        outcome = try_to_convict(case_of(accused, ledger), accused, SHOP)
+        corrupted.receipts[place] = FACTORY.signed(moved, signed.slices)
+        corrupted.published = published
+        disputed = corrupted.commit(AT, AT + 60)
+        outcome = try_to_convict(case_of(disputed, ledger), disputed, FACTORY)
         assert isinstance(outcome.end, Wrong)
         assert (outcome.end.finding.what, outcome.end.finding.receipt) == ("cumulative", place)
-        assert holds(outcome.end.proof, SHOP)
+        assert holds(outcome.end.proof, FACTORY)
         assert outcome.num_rounds <= 2
         assert outcome.num_keys <= 64 + 8

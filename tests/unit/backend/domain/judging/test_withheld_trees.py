@@ -18,11 +18,11 @@ from backend.domain.judging.withheld_trees import (
     spread_evenly,
 )
 from backend.domain.merkle import BALANCES_TAG, SumTree
-from tests.support.accused import look_ups
+from tests.support.dishonest_operator import look_ups
 
 if TYPE_CHECKING:
     from backend.domain.disputes.witnesses import Lookup
-    from tests.support.accused import Leaves
+    from tests.support.dishonest_operator import Leaves
 
 Found = ZeroLeaf | UnsortedLeaves | tuple[int, int]
 """Or key and value of a wrong leaf."""

@@ -6,7 +6,7 @@ import pytest
 
 from backend.domain.errors import InvalidInput, NotFound, Unauthenticated
 from tests.support.market import some_account
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    return Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    return ScriptedInstallation(tmp_path, sqlite_database)
 
 
-def test_a_secret_is_shown_once_and_stored_as_a_hash(installation: Installation) -> None:
+def test_a_secret_is_shown_once_and_stored_as_a_hash(installation: ScriptedInstallation) -> None:
     keys = installation.services.keys
     new = keys.create(installation.payer.account, "laptop")
     assert new.secret.startswith("llk_")
@@ -30,7 +30,7 @@ def test_a_secret_is_shown_once_and_stored_as_a_hash(installation: Installation)
     assert [key.name for key in keys.list(installation.payer.account)] == ["laptop"]
 
 
-def test_a_revoked_key_opens_nothing(installation: Installation) -> None:
+def test_a_revoked_key_opens_nothing(installation: ScriptedInstallation) -> None:
     keys = installation.services.keys
     new = keys.create(installation.payer.account, "laptop")
     first = keys.revoke(installation.payer.account, new.key.id)
@@ -40,7 +40,7 @@ def test_a_revoked_key_opens_nothing(installation: Installation) -> None:
         keys.authenticate(new.secret)
 
 
-def test_nobody_revokes_the_key_of_another(installation: Installation) -> None:
+def test_nobody_revokes_the_key_of_another(installation: ScriptedInstallation) -> None:
     keys = installation.services.keys
     new = keys.create(installation.payer.account, "laptop")
     with pytest.raises(NotFound):
@@ -51,11 +51,11 @@ def test_nobody_revokes_the_key_of_another(installation: Installation) -> None:
 @pytest.mark.parametrize(
     ("name", "cap"), [("", None), ("x" * 65, None), ("a\nb", None), ("ok", -1), ("ok", 1 << 128)]
 )
-def test_a_bad_name_or_cap_is_refused(installation: Installation, name: str, cap: int | None) -> None:
+def test_a_bad_name_or_cap_is_refused(installation: ScriptedInstallation, name: str, cap: int | None) -> None:
     with pytest.raises(InvalidInput):
         installation.services.keys.create(installation.payer.account, name, cap)
 
 
-def test_an_unknown_secret_is_refused(installation: Installation) -> None:
+def test_an_unknown_secret_is_refused(installation: ScriptedInstallation) -> None:
     with pytest.raises(Unauthenticated):
         installation.services.keys.authenticate("llk_nothing")

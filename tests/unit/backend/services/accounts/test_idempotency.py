@@ -14,8 +14,8 @@ from backend.services.accounts.idempotency import (
     OutcomeUnknown,
     RequestUnderWay,
 )
+from tests.support.fakes import FakeClock
 from tests.support.market import some_account, some_hash
-from tests.support.scripted import Clock
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -29,20 +29,20 @@ def asks(what: str = "pay", key: str = "key", account: str = "payer") -> Idempot
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def idempotency(database: Database, clock: Clock) -> Idempotency:
+def idempotency(database: Database, clock: FakeClock) -> Idempotency:
     return build(database, clock)
 
 
-def build(database: Database, clock: Clock) -> Idempotency:
+def build(database: Database, clock: FakeClock) -> Idempotency:
     return Idempotency(database, clock, LONGEST)
 
 
-def test_a_kept_answer_is_given_again_after_a_restart(database: Database, clock: Clock) -> None:
+def test_a_kept_answer_is_given_again_after_a_restart(database: Database, clock: FakeClock) -> None:
     first = build(database, clock)
     first.store(asks(), str(first.start(asks())), ANSWER)
     clock.pass_seconds(3600)
@@ -78,7 +78,7 @@ def test_who_lost_the_claim_changes_nothing(idempotency: Idempotency) -> None:
     assert caught.value.details["retry_after_seconds"] == 1
 
 
-def test_what_became_of_a_lost_request_is_not_guessed(idempotency: Idempotency, clock: Clock) -> None:
+def test_what_became_of_a_lost_request_is_not_guessed(idempotency: Idempotency, clock: FakeClock) -> None:
     idempotency.start(asks())
     clock.pass_seconds(LONGEST + 1)
     with pytest.raises(OutcomeUnknown, match="is unknown"):
@@ -92,7 +92,7 @@ def test_an_answer_too_large_is_not_run_again_either(idempotency: Idempotency) -
         idempotency.start(asks())
 
 
-def test_keys_are_forgotten_after_a_day(idempotency: Idempotency, clock: Clock) -> None:
+def test_keys_are_forgotten_after_a_day(idempotency: Idempotency, clock: FakeClock) -> None:
     idempotency.store(asks(), str(idempotency.start(asks())), ANSWER)
     clock.pass_seconds(RETENTION.total_seconds())
     assert idempotency.start(asks()) == ANSWER

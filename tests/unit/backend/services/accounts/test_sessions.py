@@ -7,8 +7,8 @@ import pytest
 
 from backend.domain.errors import Unauthenticated
 from backend.services.accounts.sessions import RefreshTokenReused, Sessions, Tokens
+from tests.support.fakes import FakeClock
 from tests.support.market import some_account
-from tests.support.scripted import Clock
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -18,12 +18,12 @@ ACCESS_SECONDS, RETRY_SECONDS = 15 * 60, 60
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def sessions(database: Database, clock: Clock) -> Sessions:
+def sessions(database: Database, clock: FakeClock) -> Sessions:
     return Sessions(database, clock)
 
 
@@ -50,7 +50,7 @@ def test_neither_token_is_stored_before_nor_after_a_refresh(
     assert not [token for token in secrets if token.split("_")[-1] in row]
 
 
-def test_an_access_token_ends_with_its_time(sessions: Sessions, first: Tokens, clock: Clock) -> None:
+def test_an_access_token_ends_with_its_time(sessions: Sessions, first: Tokens, clock: FakeClock) -> None:
     clock.pass_seconds(ACCESS_SECONDS - 1)
     assert is_open(sessions, first.access)
     clock.pass_seconds(1)
@@ -58,7 +58,7 @@ def test_an_access_token_ends_with_its_time(sessions: Sessions, first: Tokens, c
 
 
 def test_a_refresh_gets_new_tokens_and_ends_the_old_access_token(
-    sessions: Sessions, first: Tokens, clock: Clock
+    sessions: Sessions, first: Tokens, clock: FakeClock
 ) -> None:
     clock.pass_seconds(ACCESS_SECONDS)
     second = sessions.refresh(first.refresh)
@@ -69,7 +69,7 @@ def test_a_refresh_gets_new_tokens_and_ends_the_old_access_token(
     assert is_open(sessions, third.access)
 
 
-def test_whoever_lost_the_answer_gets_it_again(sessions: Sessions, first: Tokens, clock: Clock) -> None:
+def test_whoever_lost_the_answer_gets_it_again(sessions: Sessions, first: Tokens, clock: FakeClock) -> None:
     """The process dies between the commit and the answer: the client asks with the token that it has."""
     lost = sessions.refresh(first.refresh)
     clock.pass_seconds(RETRY_SECONDS - 1)
@@ -88,7 +88,7 @@ def test_a_crash_before_the_commit_leaves_the_token_good(
             raise Dies
 
     with pytest.raises(Dies):
-        Dying(database, Clock()).refresh(first.refresh)
+        Dying(database, FakeClock()).refresh(first.refresh)
     assert is_open(sessions, first.access)
     assert is_open(sessions, sessions.refresh(first.refresh).access)
 
@@ -100,7 +100,7 @@ def test_two_at_once_get_the_same_answer(sessions: Sessions, first: Tokens) -> N
 
 
 def test_a_token_that_is_used_later_again_ends_the_session(
-    sessions: Sessions, first: Tokens, clock: Clock
+    sessions: Sessions, first: Tokens, clock: FakeClock
 ) -> None:
     second = sessions.refresh(first.refresh)
     clock.pass_seconds(RETRY_SECONDS)
@@ -119,7 +119,7 @@ def test_a_token_whose_successor_was_used_is_spent_at_once(sessions: Sessions, f
 
 
 def test_a_session_ends_with_its_time_however_often_it_is_refreshed(
-    sessions: Sessions, first: Tokens, clock: Clock
+    sessions: Sessions, first: Tokens, clock: FakeClock
 ) -> None:
     clock.pass_seconds(30 * 86_400 - 1)
     second = sessions.refresh(first.refresh)
@@ -152,7 +152,9 @@ def test_what_is_no_refresh_token_opens_nothing(sessions: Sessions, first: Token
     assert is_open(sessions, first.access)
 
 
-def test_sessions_that_are_over_are_forgotten(database: Database, sessions: Sessions, clock: Clock) -> None:
+def test_sessions_that_are_over_are_forgotten(
+    database: Database, sessions: Sessions, clock: FakeClock
+) -> None:
     for _ in range(3):
         with database.begin() as tx:
             sessions.open(tx, ACCOUNT)

@@ -6,8 +6,8 @@ import pytest
 
 from backend.domain.errors import InvalidInput, Unauthenticated
 from backend.services.accounts.sign_in_message import personal_digest
-from tests.support.scripted import some_key
-from tests.support.serving import Installation
+from tests.support.fakes import some_key
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    return Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    return ScriptedInstallation(tmp_path, sqlite_database)
 
 
 @pytest.fixture
-def sign_in(installation: Installation) -> SignIn:
+def sign_in(installation: ScriptedInstallation) -> SignIn:
     return installation.services.sign_in
 
 
-def signed(installation: Installation, text: str) -> str:
+def signed(installation: ScriptedInstallation, text: str) -> str:
     return installation.payer.sign(personal_digest(text))
 
 
-def test_the_signer_gets_a_session(installation: Installation, sign_in: SignIn) -> None:
+def test_the_signer_gets_a_session(installation: ScriptedInstallation, sign_in: SignIn) -> None:
     challenge = sign_in.challenge(installation.payer.account)
     signed_in = sign_in.sign_in(challenge.message, signed(installation, challenge.message))
     assert installation.services.sessions.of(signed_in.access).account == installation.payer.account
 
 
-def test_a_nonce_counts_once(installation: Installation, sign_in: SignIn) -> None:
+def test_a_nonce_counts_once(installation: ScriptedInstallation, sign_in: SignIn) -> None:
     message = sign_in.challenge(installation.payer.account).message
     signature = signed(installation, message)
     sign_in.sign_in(message, signature)
@@ -44,21 +44,23 @@ def test_a_nonce_counts_once(installation: Installation, sign_in: SignIn) -> Non
         sign_in.sign_in(message, signature)
 
 
-def test_a_nonce_that_we_did_not_give_is_refused(installation: Installation, sign_in: SignIn) -> None:
+def test_a_nonce_that_we_did_not_give_is_refused(installation: ScriptedInstallation, sign_in: SignIn) -> None:
     challenge = sign_in.challenge(installation.payer.account)
     message = challenge.message.replace(challenge.nonce, "f" * 32)
     with pytest.raises(Unauthenticated, match="nonce"):
         sign_in.sign_in(message, signed(installation, message))
 
 
-def test_an_expired_message_is_refused(installation: Installation, sign_in: SignIn) -> None:
+def test_an_expired_message_is_refused(installation: ScriptedInstallation, sign_in: SignIn) -> None:
     message = sign_in.challenge(installation.payer.account).message
     installation.clock.pass_seconds(601)
     with pytest.raises(Unauthenticated, match="expired"):
         sign_in.sign_in(message, signed(installation, message))
 
 
-def test_a_nonce_expires_even_if_the_message_does_not(installation: Installation, sign_in: SignIn) -> None:
+def test_a_nonce_expires_even_if_the_message_does_not(
+    installation: ScriptedInstallation, sign_in: SignIn
+) -> None:
     message = sign_in.challenge(installation.payer.account).message
     message = "\n".join(line for line in message.split("\n") if not line.startswith("Expiration"))
     installation.clock.pass_seconds(601)
@@ -77,7 +79,7 @@ def test_a_nonce_expires_even_if_the_message_does_not(installation: Installation
     ],
 )
 def test_a_message_for_somebody_else_is_refused(
-    installation: Installation, sign_in: SignIn, before: str, after: str, complaint: str
+    installation: ScriptedInstallation, sign_in: SignIn, before: str, after: str, complaint: str
 ) -> None:
     message = sign_in.challenge(installation.payer.account).message
     assert before in message
@@ -87,7 +89,7 @@ def test_a_message_for_somebody_else_is_refused(
 
 
 def test_the_wrong_signer_is_refused_and_the_nonce_stays_good(
-    installation: Installation, sign_in: SignIn
+    installation: ScriptedInstallation, sign_in: SignIn
 ) -> None:
     message = sign_in.challenge(installation.payer.account).message
     with pytest.raises(Unauthenticated) as caught:
@@ -98,7 +100,7 @@ def test_the_wrong_signer_is_refused_and_the_nonce_stays_good(
 
 @pytest.mark.parametrize("signature", ["", "0x12", "0x" + "zz" * 65, "0x" + "ff" * 65])
 def test_a_malformed_signature_is_refused(
-    installation: Installation, sign_in: SignIn, signature: str
+    installation: ScriptedInstallation, sign_in: SignIn, signature: str
 ) -> None:
     message = sign_in.challenge(installation.payer.account).message
     with pytest.raises(InvalidInput) as caught:

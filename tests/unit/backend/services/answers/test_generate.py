@@ -33,7 +33,7 @@ from backend.services.channels.ledger import InsufficientBalance
 from backend.services.market.catalogue import Model
 from inference.protocol import Generate, Message, ProbeStates, Sampling
 from tests.support.market import some_hash
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,14 +47,14 @@ FUNDS = 10_000
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    built = Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    built = ScriptedInstallation(tmp_path, sqlite_database)
     built.fund(FUNDS)
     return built
 
 
 def request(
-    installation: Installation, model: str, max_tokens: int = 16, text: str = "say hello"
+    installation: ScriptedInstallation, model: str, max_tokens: int = 16, text: str = "say hello"
 ) -> AnswerRequest:
     return AnswerRequest(
         payer=Payer(installation.payer.account),
@@ -64,11 +64,11 @@ def request(
     )
 
 
-def receipts(installation: Installation) -> list[StoredReceipt]:
+def receipts(installation: ScriptedInstallation) -> list[StoredReceipt]:
     return list(installation.services.receipts.page(installation.payer.account, None, 10))
 
 
-def reserved(installation: Installation) -> int:
+def reserved(installation: ScriptedInstallation) -> int:
     channel = installation.services.channels.get(installation.payer.account, installation.channel)
     return channel.balance.reserved
 
@@ -77,11 +77,11 @@ async def text_of(answer: Answer) -> str:
     return "".join([chunk.text async for _, chunk in answer.chunks()])
 
 
-async def until_idle(installation: Installation) -> None:
+async def until_idle(installation: ScriptedInstallation) -> None:
     await installation.generate.close()
 
 
-async def test_an_answer_is_charged_by_its_tokens(installation: Installation) -> None:
+async def test_an_answer_is_charged_by_its_tokens(installation: ScriptedInstallation) -> None:
     answer = await installation.generate.start(request(installation, installation.version))
     assert await text_of(answer) == "Hello there, world."
     receipt = answer.final.receipt.signed.receipt
@@ -91,7 +91,9 @@ async def test_an_answer_is_charged_by_its_tokens(installation: Installation) ->
     assert reserved(installation) == 0
 
 
-async def test_the_engine_is_told_who_pays_and_what_it_saved_is_said(installation: Installation) -> None:
+async def test_the_engine_is_told_who_pays_and_what_it_saved_is_said(
+    installation: ScriptedInstallation,
+) -> None:
     """What the engine found in its cache costs what it would have cost otherwise."""
     installation.engine.cached_prompt_tokens = 1
     answer = await installation.generate.start(request(installation, installation.version))
@@ -101,7 +103,7 @@ async def test_the_engine_is_told_who_pays_and_what_it_saved_is_said(installatio
     assert answer.final.receipt.signed.receipt.prompt_tokens == 2
 
 
-async def test_the_hashes_commit_to_request_answer_and_shares(installation: Installation) -> None:
+async def test_the_hashes_commit_to_request_answer_and_shares(installation: ScriptedInstallation) -> None:
     answer = await installation.generate.start(request(installation, installation.version))
     text = await text_of(answer)
     stored = answer.final.receipt
@@ -112,7 +114,7 @@ async def test_the_hashes_commit_to_request_answer_and_shares(installation: Inst
     assert receipt.attribution_hash == attribution_hash(stored.signed.method, stored.signed.slices)
 
 
-async def test_only_accepted_contributions_get_shares(installation: Installation) -> None:
+async def test_only_accepted_contributions_get_shares(installation: ScriptedInstallation) -> None:
     answer = await installation.generate.start(request(installation, installation.version))
     await text_of(answer)
     (part,) = answer.final.receipt.signed.slices
@@ -121,7 +123,7 @@ async def test_only_accepted_contributions_get_shares(installation: Installation
     assert answer.final.receipt.signed.method == "uniform-1"
 
 
-async def test_the_base_model_has_an_empty_list(installation: Installation) -> None:
+async def test_the_base_model_has_an_empty_list(installation: ScriptedInstallation) -> None:
     answer = await installation.generate.start(request(installation, "tiny"))
     await text_of(answer)
     (part,) = answer.final.receipt.signed.slices
@@ -131,7 +133,7 @@ async def test_the_base_model_has_an_empty_list(installation: Installation) -> N
     assert not installation.engine.requests[0].probe
 
 
-async def test_money_is_kept_before_the_engine_works(installation: Installation) -> None:
+async def test_money_is_kept_before_the_engine_works(installation: ScriptedInstallation) -> None:
     installation.engine.waits_after = 1
     answer = await installation.generate.start(request(installation, installation.version, max_tokens=3))
     assert reserved(installation) == 2 * 10 + 3 * 20
@@ -139,7 +141,7 @@ async def test_money_is_kept_before_the_engine_works(installation: Installation)
     await until_idle(installation)
 
 
-async def test_without_money_the_engine_is_not_asked(installation: Installation) -> None:
+async def test_without_money_the_engine_is_not_asked(installation: ScriptedInstallation) -> None:
     installation.fund(2 * 10 + 3 * 20 - 1)
     with pytest.raises(InsufficientBalance):
         await installation.generate.start(request(installation, installation.version, max_tokens=3))
@@ -147,7 +149,7 @@ async def test_without_money_the_engine_is_not_asked(installation: Installation)
     assert installation.store.num_fetches == 0
 
 
-async def test_the_answer_fits_the_context(installation: Installation) -> None:
+async def test_the_answer_fits_the_context(installation: ScriptedInstallation) -> None:
     installation.engine.max_context = 5
     answer = await installation.generate.start(request(installation, "tiny", max_tokens=100))
     await text_of(answer)
@@ -155,21 +157,21 @@ async def test_the_answer_fits_the_context(installation: Installation) -> None:
     assert answer.final.finish_reasons == ("length",)
 
 
-async def test_a_prompt_that_fills_the_context_is_refused(installation: Installation) -> None:
+async def test_a_prompt_that_fills_the_context_is_refused(installation: ScriptedInstallation) -> None:
     installation.engine.max_context = 2
     with pytest.raises(ContextLengthExceeded) as caught:
         await installation.generate.start(request(installation, "tiny"))
     assert caught.value.param == "messages"
 
 
-async def test_the_receipt_is_durable_before_the_answer_ends(installation: Installation) -> None:
+async def test_the_receipt_is_durable_before_the_answer_ends(installation: ScriptedInstallation) -> None:
     answer = await installation.generate.start(request(installation, installation.version))
     async for _ in answer.chunks():
         pass
     assert [stored.id for stored in receipts(installation)] == [answer.final.receipt.id]
 
 
-async def test_who_hangs_up_pays_for_what_was_generated(installation: Installation) -> None:
+async def test_who_hangs_up_pays_for_what_was_generated(installation: ScriptedInstallation) -> None:
     installation.engine.waits_after = 2
     answer = await installation.generate.start(request(installation, installation.version))
     answer.hang_up()
@@ -180,7 +182,7 @@ async def test_who_hangs_up_pays_for_what_was_generated(installation: Installati
     assert reserved(installation) == 0
 
 
-async def test_who_leaves_before_the_first_piece_is_hung_up(installation: Installation) -> None:
+async def test_who_leaves_before_the_first_piece_is_hung_up(installation: ScriptedInstallation) -> None:
     installation.engine.waits_after = 0
     starting = asyncio.create_task(installation.generate.start(request(installation, installation.version)))
     await installation.engine.asked.wait()
@@ -194,7 +196,7 @@ async def test_who_leaves_before_the_first_piece_is_hung_up(installation: Instal
 
 
 async def test_who_leaves_while_the_adapter_is_fetched_costs_the_engine_nothing(
-    installation: Installation,
+    installation: ScriptedInstallation,
 ) -> None:
     fetching, go_on = threading.Event(), threading.Event()
 
@@ -214,7 +216,9 @@ async def test_who_leaves_while_the_adapter_is_fetched_costs_the_engine_nothing(
     assert reserved(installation) == 0
 
 
-async def test_a_malformed_attribution_index_costs_nobody_the_answer(installation: Installation) -> None:
+async def test_a_malformed_attribution_index_costs_nobody_the_answer(
+    installation: ScriptedInstallation,
+) -> None:
     def malformed(folder: Path) -> None:
         (folder / INDEX_FILE).write_bytes(b"no tensors")
 
@@ -226,7 +230,7 @@ async def test_a_malformed_attribution_index_costs_nobody_the_answer(installatio
     assert [share.position for share in signed.slices[0].shares] == [0, 1, 3]
 
 
-async def test_shares_follow_the_index_and_the_probe(installation: Installation) -> None:
+async def test_shares_follow_the_index_and_the_probe(installation: ScriptedInstallation) -> None:
     def index(folder: Path) -> None:
         tensors: dict[str, np.ndarray[Any, Any]] = {
             "positions": np.array([0, 1, 2, 3], dtype=np.int64),
@@ -249,7 +253,7 @@ async def test_shares_follow_the_index_and_the_probe(installation: Installation)
         assert share.ppm == pytest.approx(wanted.ppm, abs=2)
 
 
-async def test_an_engine_that_breaks_costs_nothing(installation: Installation) -> None:
+async def test_an_engine_that_breaks_costs_nothing(installation: ScriptedInstallation) -> None:
     installation.engine.breaks_after = 2
     answer = await installation.generate.start(request(installation, installation.version))
     with pytest.raises(Unavailable):
@@ -259,14 +263,16 @@ async def test_an_engine_that_breaks_costs_nothing(installation: Installation) -
     assert reserved(installation) == 0
 
 
-async def test_an_engine_that_is_gone_is_said_before_anything_is_kept(installation: Installation) -> None:
+async def test_an_engine_that_is_gone_is_said_before_anything_is_kept(
+    installation: ScriptedInstallation,
+) -> None:
     installation.engine.is_gone = True
     with pytest.raises(Unavailable):
         await installation.generate.start(request(installation, installation.version))
     assert reserved(installation) == 0
 
 
-async def test_a_free_answer_has_a_receipt_that_is_never_batched(installation: Installation) -> None:
+async def test_a_free_answer_has_a_receipt_that_is_never_batched(installation: ScriptedInstallation) -> None:
     record = installation.catalogue.resolve(installation.version).record
     free = replace(record, name="free", prompt_price=0, completion_price=0)
     version = installation.view.register(free)
@@ -281,7 +287,7 @@ async def test_a_free_answer_has_a_receipt_that_is_never_batched(installation: I
         assert tx.receipts.unsettled(installation.channel, 0, 10) == []
 
 
-async def test_parallel_answers_tile_the_line(installation: Installation) -> None:
+async def test_parallel_answers_tile_the_line(installation: ScriptedInstallation) -> None:
     answers = await asyncio.gather(
         *(installation.generate.start(request(installation, installation.version)) for _ in range(8))
     )
@@ -292,7 +298,7 @@ async def test_parallel_answers_tile_the_line(installation: Installation) -> Non
 
 
 async def test_what_cannot_be_billed_is_not_charged_and_costs_no_other_its_answer(
-    installation: Installation,
+    installation: ScriptedInstallation,
 ) -> None:
     record = installation.catalogue.resolve(installation.version).record
     unknown = replace(record, name="unknown", snapshots=(SnapshotId(some_hash("not indexed")),))
@@ -308,7 +314,7 @@ async def test_what_cannot_be_billed_is_not_charged_and_costs_no_other_its_answe
     assert reserved(installation) == 0
 
 
-async def test_closing_charges_what_runs(installation: Installation) -> None:
+async def test_closing_charges_what_runs(installation: ScriptedInstallation) -> None:
     installation.engine.waits_after = 3
     await installation.generate.start(request(installation, installation.version))
     await installation.generate.close()
@@ -317,7 +323,7 @@ async def test_closing_charges_what_runs(installation: Installation) -> None:
 
 
 async def test_a_fetch_that_takes_too_long_ends_the_answer_and_frees_its_money(
-    installation: Installation,
+    installation: ScriptedInstallation,
 ) -> None:
     go_on = threading.Event()
 
@@ -334,7 +340,7 @@ async def test_a_fetch_that_takes_too_long_ends_the_answer_and_frees_its_money(
     await generate.close()
 
 
-async def test_slow_fetches_hold_up_only_who_waits_for_them(installation: Installation) -> None:
+async def test_slow_fetches_hold_up_only_who_waits_for_them(installation: ScriptedInstallation) -> None:
     await text_of(await installation.generate.start(request(installation, installation.version)))
     record = installation.catalogue.resolve(installation.version).record
     fetching, go_on = threading.Semaphore(0), threading.Event()
@@ -358,7 +364,9 @@ async def test_slow_fetches_hold_up_only_who_waits_for_them(installation: Instal
     assert installation.store.num_fetches == 1 + FETCHERS
 
 
-async def test_an_empty_channel_is_refused_before_the_prompt_is_tokenised(installation: Installation) -> None:
+async def test_an_empty_channel_is_refused_before_the_prompt_is_tokenised(
+    installation: ScriptedInstallation,
+) -> None:
     installation.fund(10 + 20 - 1)
     with pytest.raises(InsufficientBalance):
         await installation.generate.start(request(installation, installation.version))
@@ -366,7 +374,7 @@ async def test_an_empty_channel_is_refused_before_the_prompt_is_tokenised(instal
 
 
 async def test_a_prompt_of_too_many_bytes_is_refused_before_it_is_tokenised(
-    installation: Installation,
+    installation: ScriptedInstallation,
 ) -> None:
     text = "x" * (installation.engine.max_context * MAX_BYTES_PER_TOKEN + 1)
     with pytest.raises(ContextLengthExceeded, match="bytes"):
@@ -375,7 +383,7 @@ async def test_a_prompt_of_too_many_bytes_is_refused_before_it_is_tokenised(
 
 
 async def test_an_answer_that_takes_too_long_is_cut_off_and_charged_so_far(
-    installation: Installation,
+    installation: ScriptedInstallation,
 ) -> None:
     installation.engine.waits_after = 2
     generate = installation.generating(answer_seconds=0.05)

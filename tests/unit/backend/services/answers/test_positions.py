@@ -9,7 +9,7 @@ from backend.domain.ids import SnapshotId
 from backend.domain.rules import to_position
 from backend.services.answers.positions import Positions
 from tests.support.market import some_hash
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    return Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    return ScriptedInstallation(tmp_path, sqlite_database)
 
 
-def positions_of(installation: Installation) -> Positions:
+def positions_of(installation: ScriptedInstallation) -> Positions:
     return Positions(installation.db)
 
 
 def test_only_accepted_contributions_have_a_position_each_under_its_snapshots_number(
-    installation: Installation,
+    installation: ScriptedInstallation,
 ) -> None:
     (known,) = installation.view.snapshots
     found = positions_of(installation).of((known, known))
     assert found == tuple(to_position(number, index) for number in (0, 1) for index in (0, 1, 3))
 
 
-def test_a_snapshot_is_read_once(installation: Installation) -> None:
+def test_a_snapshot_is_read_once(installation: ScriptedInstallation) -> None:
     positions = positions_of(installation)
     snapshots = tuple(installation.view.snapshots)
     first = positions.of(snapshots)
@@ -42,7 +42,7 @@ def test_a_snapshot_is_read_once(installation: Installation) -> None:
     assert positions.of(snapshots) == first
 
 
-def test_a_snapshot_that_is_not_indexed_is_asked_for_again(installation: Installation) -> None:
+def test_a_snapshot_that_is_not_indexed_is_asked_for_again(installation: ScriptedInstallation) -> None:
     positions = positions_of(installation)
     (known,) = installation.view.snapshots
     new = SnapshotId(some_hash("new"))

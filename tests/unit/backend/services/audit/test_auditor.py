@@ -17,7 +17,7 @@ from backend.domain.hashing import to_hash
 from backend.domain.ids import ZERO_HASH
 from backend.services.audit.auditor import Verdict, WrongBatch
 from tests.support.market import CHAIN_ID, Key, in_order
-from tests.support.town import Town
+from tests.support.settlement_harness import SettlementHarness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,72 +27,72 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def settled_town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def settled_harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SettlementHarness]:
     """Two right batches; the tests put a third in place of the second."""
-    town = Town(tmp_path_factory.mktemp("town"))
+    harness = SettlementHarness(tmp_path_factory.mktemp("settlement"))
     for count in (3, 4):
         for _ in range(count):
-            town.serve()
-        town.settler().run_once(is_forced=True)
-        town.mine()
-    yield town
-    town.database.close()
+            harness.serve()
+        harness.settler().run_once(is_forced=True)
+        harness.mine()
+    yield harness
+    harness.database.close()
 
 
 @pytest.fixture
-def town(settled_town: Town) -> Iterator[Town]:
-    honest = list(settled_town.chain.committed)
-    yield settled_town
-    settled_town.chain.committed[:] = honest
+def harness(settled_harness: SettlementHarness) -> Iterator[SettlementHarness]:
+    honest = list(settled_harness.chain.committed)
+    yield settled_harness
+    settled_harness.chain.committed[:] = honest
 
 
-def verdicts(town: Town) -> list[Verdict]:
-    return list(town.auditor().audit(town.market.operator))
+def verdicts(harness: SettlementHarness) -> list[Verdict]:
+    return list(harness.auditor().audit(harness.market.operator))
 
 
-def put_header(town: Town, header: dict[str, Any]) -> None:
+def put_header(harness: SettlementHarness, header: dict[str, Any]) -> None:
     batch_hash = Header.from_chain(header).hash
-    town.chain.committed[1] = replace(town.chain.committed[1], header=header, hash=batch_hash)
+    harness.chain.committed[1] = replace(harness.chain.committed[1], header=header, hash=batch_hash)
 
 
-def put_data(town: Town, data: bytes) -> None:
+def put_data(harness: SettlementHarness, data: bytes) -> None:
     """The second batch as if its operator had published this."""
-    cid = town.blobs.add_folder({FILE_NAME: data})
-    put_header(town, dict(town.chain.committed[1].header) | {"dataDigest": cid_digest(cid)})
+    cid = harness.blobs.add_folder({FILE_NAME: data})
+    put_header(harness, dict(harness.chain.committed[1].header) | {"dataDigest": cid_digest(cid)})
 
 
-def data_of(town: Town) -> bytes:
-    return town.blobs.read(cid_of(town.chain.committed[1].header["dataDigest"]), FILE_NAME)
+def data_of(harness: SettlementHarness) -> bytes:
+    return harness.blobs.read(cid_of(harness.chain.committed[1].header["dataDigest"]), FILE_NAME)
 
 
-def finding(town: Town) -> Finding:
-    found = verdicts(town)
+def finding(harness: SettlementHarness) -> Finding:
+    found = verdicts(harness)
     assert found[0].is_right
     assert found[1].finding is not None
     return found[1].finding
 
 
-def test_right_batches_are_found_right_with_their_sums(town: Town) -> None:
-    found = verdicts(town)
+def test_right_batches_are_found_right_with_their_sums(harness: SettlementHarness) -> None:
+    found = verdicts(harness)
     assert [v.header.number for v in found] == [1, 2]
     assert all(v.is_right for v in found)
-    assert found[1].header.cumulative_total == sum(town.market.cumulative.values())
+    assert found[1].header.cumulative_total == sum(harness.market.cumulative.values())
 
 
-def put_field(town: Town, name: str) -> None:
-    header = dict(town.chain.committed[1].header)
+def put_field(harness: SettlementHarness, name: str) -> None:
+    header = dict(harness.chain.committed[1].header)
     field = camel_case(name)
     header[field] = header[field] + 1 if isinstance(header[field], int) else header[field][:-2] + "00"
-    put_header(town, header)
+    put_header(harness, header)
 
 
 @pytest.mark.parametrize("part", ["root", "count"])
 @pytest.mark.parametrize("tree", [Tree.RECEIPTS, Tree.ENTRIES, Tree.BALANCES])
 def test_a_tree_that_is_not_what_the_data_make_is_found_with_what_to_demand(
-    town: Town, tree: Tree, part: str
+    harness: SettlementHarness, tree: Tree, part: str
 ) -> None:
-    put_field(town, f"{tree.name.lower()}_{part}")
-    verdict = verdicts(town)[1]
+    put_field(harness, f"{tree.name.lower()}_{part}")
+    verdict = verdicts(harness)[1]
     assert verdict.finding is not None
     assert verdict.finding.what == f"{tree.name.lower()}_{part}"
     assert verdict.proof is None
@@ -100,56 +100,59 @@ def test_a_tree_that_is_not_what_the_data_make_is_found_with_what_to_demand(
 
 
 @pytest.mark.parametrize("name", ["committed_at", "final_at"])
-def test_what_the_contract_computes_of_a_header_is_not_in_question(town: Town, name: str) -> None:
-    put_field(town, name)
-    assert verdicts(town)[1].is_right
+def test_what_the_contract_computes_of_a_header_is_not_in_question(
+    harness: SettlementHarness, name: str
+) -> None:
+    put_field(harness, name)
+    assert verdicts(harness)[1].is_right
 
 
-def test_data_of_another_operator_or_number_are_withheld_data(town: Town) -> None:
-    put_field(town, "number")
-    found = verdicts(town)[1]
+def test_data_of_another_operator_or_number_are_withheld_data(harness: SettlementHarness) -> None:
+    put_field(harness, "number")
+    found = verdicts(harness)[1]
     assert found.finding is not None
     assert found.finding.what == "data_name"
     assert found.demands == ((Tree.RECEIPTS, tuple(range(found.header.receipts_count))),)
 
 
-def test_a_header_that_does_not_hash_to_its_batch_is_found(town: Town) -> None:
-    town.chain.committed[1] = replace(town.chain.committed[1], hash=ZERO_HASH)
-    assert finding(town).what == "hash"
+def test_a_header_that_does_not_hash_to_its_batch_is_found(harness: SettlementHarness) -> None:
+    harness.chain.committed[1] = replace(harness.chain.committed[1], hash=ZERO_HASH)
+    assert finding(harness).what == "hash"
 
 
-def test_missing_data_is_found(town: Town) -> None:
-    put_header(town, dict(town.chain.committed[1].header) | {"dataDigest": "0x" + "11" * 32})
-    assert finding(town).what == "data_missing"
+def test_missing_data_is_found(harness: SettlementHarness) -> None:
+    put_header(harness, dict(harness.chain.committed[1].header) | {"dataDigest": "0x" + "11" * 32})
+    assert finding(harness).what == "data_missing"
 
 
-def test_data_of_another_batch_is_found(town: Town) -> None:
+def test_data_of_another_batch_is_found(harness: SettlementHarness) -> None:
     put_header(
-        town,
-        dict(town.chain.committed[1].header) | {"dataDigest": town.chain.committed[0].header["dataDigest"]},
+        harness,
+        dict(harness.chain.committed[1].header)
+        | {"dataDigest": harness.chain.committed[0].header["dataDigest"]},
     )
-    assert finding(town).what == "data_name"
+    assert finding(harness).what == "data_name"
 
 
-def test_data_that_no_such_batch_can_have_is_not_even_read(town: Town) -> None:
-    put_data(town, b"x" * 20_000 * 6)
-    assert "larger than" in finding(town).message
+def test_data_that_no_such_batch_can_have_is_not_even_read(harness: SettlementHarness) -> None:
+    put_data(harness, b"x" * 20_000 * 6)
+    assert "larger than" in finding(harness).message
 
 
-def test_data_without_receipts_is_found(town: Town) -> None:
-    put_data(town, data_of(town).splitlines(keepends=True)[0])
-    assert finding(town).what == "data_malformed"
+def test_data_without_receipts_is_found(harness: SettlementHarness) -> None:
+    put_data(harness, data_of(harness).splitlines(keepends=True)[0])
+    assert finding(harness).what == "data_malformed"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_changed_byte_of_the_data_is_found(town: Town, data: st.DataObject) -> None:
-    honest = list(town.chain.committed)
-    changed = bytearray(data_of(town))
+def test_any_changed_byte_of_the_data_is_found(harness: SettlementHarness, data: st.DataObject) -> None:
+    honest = list(harness.chain.committed)
+    changed = bytearray(data_of(harness))
     changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
-    put_data(town, bytes(changed))
-    assert not verdicts(town)[1].is_right
-    town.chain.committed[:] = honest
+    put_data(harness, bytes(changed))
+    assert not verdicts(harness)[1].is_right
+    harness.chain.committed[:] = honest
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -160,7 +163,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from leaves(item, (*path, key))
 
 
-def spoil(value: Any, path: tuple[Any, ...]) -> None:
+def corrupt(value: Any, path: tuple[Any, ...]) -> None:
     *parents, last = path
     for key in parents:
         value = value[key]
@@ -168,122 +171,126 @@ def spoil(value: Any, path: tuple[Any, ...]) -> None:
     value[last] = str(int(text) + 1) if text.isdecimal() else text[:-1] + ("1" if text[-1] == "0" else "0")
 
 
-def test_every_single_corrupted_field_is_found_in_its_receipt(town: Town) -> None:
-    honest = list(town.chain.committed)
-    lines = [json.loads(line) for line in data_of(town).splitlines()]
+def test_every_single_corrupted_field_is_found_in_its_receipt(harness: SettlementHarness) -> None:
+    honest = list(harness.chain.committed)
+    lines = [json.loads(line) for line in data_of(harness).splitlines()]
     tried = 0
     for number, fields in enumerate(lines[1:], 1):
         for path in leaves(fields):
             changed = json.loads(json.dumps(lines))
-            spoil(changed[number], path)
+            corrupt(changed[number], path)
             text = "".join(json.dumps(x, sort_keys=True, separators=(",", ":")) + "\n" for x in changed)
-            put_data(town, text.encode())
-            found = finding(town)
+            put_data(harness, text.encode())
+            found = finding(harness)
             is_displaced = "channelId" in path or "cumulative" in path
             if found.what != "data_malformed" and not is_displaced:
                 assert found.receipt == number - 1, (path, found)
-            town.chain.committed[:] = honest
+            harness.chain.committed[:] = honest
             tried += 1
     assert tried > 40
 
 
 @pytest.mark.parametrize("change", ["dropped", "doubled", "swapped"])
-def test_dropped_doubled_and_swapped_receipts_are_found(town: Town, change: str) -> None:
-    first, *lines = data_of(town).splitlines(keepends=True)
+def test_dropped_doubled_and_swapped_receipts_are_found(harness: SettlementHarness, change: str) -> None:
+    first, *lines = data_of(harness).splitlines(keepends=True)
     changed = {
         "dropped": [lines[:i] + lines[i + 1 :] for i in range(len(lines))],
         "doubled": [[*lines[: i + 1], *lines[i:]] for i in range(len(lines))],
         "swapped": [[*lines[:i], lines[i + 1], lines[i], *lines[i + 2 :]] for i in range(len(lines) - 1)],
     }
-    honest = list(town.chain.committed)
+    honest = list(harness.chain.committed)
     for variant in changed[change]:
-        put_data(town, b"".join([first, *variant]))
-        assert not verdicts(town)[1].is_right
-        town.chain.committed[:] = honest
+        put_data(harness, b"".join([first, *variant]))
+        assert not verdicts(harness)[1].is_right
+        harness.chain.committed[:] = honest
 
 
-def recommit(town: Town, receipts: list[SignedReceipt]) -> None:
+def recommit(harness: SettlementHarness, receipts: list[SignedReceipt]) -> None:
     """The second batch as an operator would commit it whose software accepts these receipts."""
-    header = dict(town.chain.committed[1].header)
+    header = dict(harness.chain.committed[1].header)
     header["receiptsRoot"] = to_hash(tree_of_receipts(receipts).root)
-    put_header(town, header)
-    put_data(town, encode(BatchName(CHAIN_ID, town.market.settlement, town.market.operator, 2), receipts))
+    put_header(harness, header)
+    put_data(
+        harness, encode(BatchName(CHAIN_ID, harness.market.settlement, harness.market.operator, 2), receipts)
+    )
 
 
-def test_a_receipt_that_no_key_of_the_operator_signed_is_demanded(town: Town) -> None:
-    _, receipts = decode(data_of(town))
-    stranger = Key("stranger").sign(town.market.domain.receipt_digest(receipts[2].receipt))
-    recommit(town, [*receipts[:2], replace(receipts[2], signature=stranger), *receipts[3:]])
-    found, unit = finding(town), sum(signed.receipt.charge for signed in receipts[:2])
+def test_a_receipt_that_no_key_of_the_operator_signed_is_demanded(harness: SettlementHarness) -> None:
+    _, receipts = decode(data_of(harness))
+    stranger = Key("stranger").sign(harness.market.domain.receipt_digest(receipts[2].receipt))
+    recommit(harness, [*receipts[:2], replace(receipts[2], signature=stranger), *receipts[3:]])
+    found, unit = finding(harness), sum(signed.receipt.charge for signed in receipts[:2])
     assert (found.what, found.receipt, found.unit) == ("signature", 2, unit)
-    assert verdicts(town)[1].demands == ((Tree.RECEIPTS, (2,)),)
+    assert verdicts(harness)[1].demands == ((Tree.RECEIPTS, (2,)),)
 
 
-def test_the_first_wrong_receipt_is_named_with_its_first_unit_and_its_proof(town: Town) -> None:
-    _, receipts = decode(data_of(town))
-    spoilt = [replace(s, receipt=replace(s.receipt, prompt_tokens=99)) for s in receipts]
-    recommit(town, [receipts[0], *spoilt[1:]])
-    verdict, unit = verdicts(town)[1], receipts[0].receipt.charge
+def test_the_first_wrong_receipt_is_named_with_its_first_unit_and_its_proof(
+    harness: SettlementHarness,
+) -> None:
+    _, receipts = decode(data_of(harness))
+    altered = [replace(s, receipt=replace(s.receipt, prompt_tokens=99)) for s in receipts]
+    recommit(harness, [receipts[0], *altered[1:]])
+    verdict, unit = verdicts(harness)[1], receipts[0].receipt.charge
     assert verdict.finding is not None
     assert (verdict.finding.what, verdict.finding.receipt, verdict.finding.unit) == ("charge", 1, unit)
     assert isinstance(verdict.proof, BadReceiptProof)
-    assert verdict.proof.witness.receipt == spoilt[1].receipt
-    assert holds(verdict.proof, town.market)  # type: ignore[arg-type]
+    assert verdict.proof.witness.receipt == altered[1].receipt
+    assert holds(verdict.proof, harness.market)  # type: ignore[arg-type]
 
 
 def test_a_receipt_of_a_version_registered_after_the_commit_is_wrong(
-    town: Town, monkeypatch: pytest.MonkeyPatch
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = verdicts(town)[1].header.committed_at + 1
-    used = decode(data_of(town))[1][-1].slices[0].version_id
-    known = town.market.registered_at
-    monkeypatch.setattr(town.market, "registered_at", lambda v: late if v == used else known(v))
+    late = verdicts(harness)[1].header.committed_at + 1
+    used = decode(data_of(harness))[1][-1].slices[0].version_id
+    known = harness.market.registered_at
+    monkeypatch.setattr(harness.market, "registered_at", lambda v: late if v == used else known(v))
     # The first batch was committed by then too; its verdict does not matter here.
-    found = next(v for v in verdicts(town) if not v.is_right)
+    found = next(v for v in verdicts(harness) if not v.is_right)
     assert found.finding is not None
     assert found.finding.what == "version_id"
     assert isinstance(found.proof, BadReceiptProof)
 
 
-def test_batches_after_a_wrong_one_are_not_judged(town: Town) -> None:
-    header = dict(town.chain.committed[0].header) | {"entriesCount": 1}
-    town.chain.committed[0] = replace(
-        town.chain.committed[0], header=header, hash=Header.from_chain(header).hash
+def test_batches_after_a_wrong_one_are_not_judged(harness: SettlementHarness) -> None:
+    header = dict(harness.chain.committed[0].header) | {"entriesCount": 1}
+    harness.chain.committed[0] = replace(
+        harness.chain.committed[0], header=header, hash=Header.from_chain(header).hash
     )
-    (only,) = verdicts(town)
+    (only,) = verdicts(harness)
     assert only.finding is not None
 
 
-def test_the_audit_needs_no_receipt_of_this_installation(town: Town, tmp_path: Any) -> None:
-    stranger = Town(tmp_path)
-    stranger.chain, stranger.blobs = town.chain, town.blobs
-    assert all(v.is_right for v in stranger.auditor().audit(town.market.operator))
-    ledger = stranger.auditor().follow(town.market.operator)
+def test_the_audit_needs_no_receipt_of_this_installation(harness: SettlementHarness, tmp_path: Any) -> None:
+    stranger = SettlementHarness(tmp_path)
+    stranger.chain, stranger.blobs = harness.chain, harness.blobs
+    assert all(v.is_right for v in stranger.auditor().audit(harness.market.operator))
+    ledger = stranger.auditor().follow(harness.market.operator)
     assert sum(ledger.balances.values()) == ledger.cumulative_total
     stranger.database.close()
 
 
-def test_following_judges_only_what_is_new(town: Town) -> None:
-    operator = town.market.operator
-    ledger = town.auditor().follow(operator)
-    auditor = town.auditor()
+def test_following_judges_only_what_is_new(harness: SettlementHarness) -> None:
+    operator = harness.market.operator
+    ledger = harness.auditor().follow(operator)
+    auditor = harness.auditor()
     auditor._cases = None  # no data is read again
     assert auditor.follow(operator) == ledger
 
 
-def test_following_stops_at_a_wrong_batch_with_its_verdict(town: Town, tmp_path: Any) -> None:
-    put_header(town, dict(town.chain.committed[1].header) | {"balancesCount": 1})
-    stranger = Town(tmp_path)
-    stranger.chain, stranger.blobs = town.chain, town.blobs
+def test_following_stops_at_a_wrong_batch_with_its_verdict(harness: SettlementHarness, tmp_path: Any) -> None:
+    put_header(harness, dict(harness.chain.committed[1].header) | {"balancesCount": 1})
+    stranger = SettlementHarness(tmp_path)
+    stranger.chain, stranger.blobs = harness.chain, harness.blobs
     with pytest.raises(WrongBatch) as caught:
-        stranger.auditor().follow(town.market.operator)
+        stranger.auditor().follow(harness.market.operator)
     assert caught.value.verdict is not None
     assert caught.value.verdict.header.number == 2
     with stranger.begin() as tx:
-        assert tx.batches.ledger(town.market.operator, town.chain.committed[0].hash) is not None
+        assert tx.batches.ledger(harness.market.operator, harness.chain.committed[0].hash) is not None
     stranger.database.close()
 
 
-def test_the_order_of_a_batch_is_that_of_channel_and_line(town: Town) -> None:
-    _, receipts = decode(data_of(town))
+def test_the_order_of_a_batch_is_that_of_channel_and_line(harness: SettlementHarness) -> None:
+    _, receipts = decode(data_of(harness))
     assert list(receipts) == in_order(receipts)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Cid
 
 
-class Store:
+class FakeBlobStore:
     """Has one folder once it is put there; counts who looks."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Store:
         return self.files[cid]
 
 
-class View:
+class FakeView:
     """Of a batch on which nothing was demanded."""
 
     def spans(self, batch_hash: str) -> tuple[()]:
@@ -41,7 +41,7 @@ class View:
 
 
 def test_data_that_is_missing_is_asked_for_again_after_a_while_and_kept_once_it_is_there() -> None:
-    market, store, now = Market(), Store(), [0.0]
+    market, store, now = Market(), FakeBlobStore(), [0.0]
     batch = market.batch(market.receipts(3))
     data = encode(BatchName(CHAIN_ID, market.settlement, market.operator, 1), batch.receipts)
     cid = folder_cid({FILE_NAME: data})
@@ -53,7 +53,7 @@ def test_data_that_is_missing_is_asked_for_again_after_a_while_and_kept_once_it_
     cases = Cases(unused, store, recover, market.domain, clock=lambda: now[0])  # type: ignore[arg-type]
 
     def receipts() -> Any:
-        return cases.case(View(), committed, None, None).receipts  # type: ignore[arg-type]
+        return cases.case(FakeView(), committed, None, None).receipts  # type: ignore[arg-type]
 
     assert (receipts(), receipts(), store.num_looks) == (None, None, 1)
     store.files[cid] = data

@@ -26,9 +26,9 @@ from backend.services.channels.ledger import (
     ReservationLost,
     SpendCapReached,
 )
+from tests.support.fakes import EXPIRY, NOW, some_key
 from tests.support.market import some_hash
-from tests.support.scripted import EXPIRY, NOW, some_key
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -42,14 +42,14 @@ NUMBERS = itertools.count()
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    return Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    return ScriptedInstallation(tmp_path, sqlite_database)
 
 
 @pytest.fixture
-def any_installation(tmp_path: Path, database: Database) -> Installation:
+def any_installation(tmp_path: Path, database: Database) -> ScriptedInstallation:
     """On SQLite and on PostgreSQL."""
-    return Installation(tmp_path, database)
+    return ScriptedInstallation(tmp_path, database)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def payer() -> Payer:
     return Payer(some_key("payer").account)
 
 
-def bill(installation: Installation, charge: int) -> Bill:
+def bill(installation: ScriptedInstallation, charge: int) -> Bill:
     slices = (Slice(installation.base_version, PPM, ()),)
     return Bill(
         charge=charge,
@@ -73,7 +73,7 @@ def bill(installation: Installation, charge: int) -> Bill:
     )
 
 
-def settle(installation: Installation, payer: Payer, reservation: Reservation, charge: int) -> int:
+def settle(installation: ScriptedInstallation, payer: Payer, reservation: Reservation, charge: int) -> int:
     """Cumulative of the receipt."""
     stored = installation.admission.charge(payer, reservation, bill(installation, charge))
     return stored.signed.receipt.cumulative
@@ -83,19 +83,19 @@ async def at_once(coroutines: list[Coroutine[Any, Any, T]]) -> list[T | BaseExce
     return await asyncio.gather(*coroutines, return_exceptions=True)
 
 
-def available(installation: Installation) -> int:
+def available(installation: ScriptedInstallation) -> int:
     channel = installation.services.channels.get(installation.payer.account, installation.channel)
     return channel.balance.available
 
 
-def test_nothing_runs_without_a_deposit(installation: Installation, payer: Payer) -> None:
+def test_nothing_runs_without_a_deposit(installation: ScriptedInstallation, payer: Payer) -> None:
     with pytest.raises(InsufficientBalance) as caught:
         installation.admission.reserve(payer, 10)
     assert caught.value.details["missing"] == {"balance": "10", "authorisation": "10"}
     assert caught.value.details["required"] == "10"
 
 
-def test_the_last_unit_can_be_reserved_and_no_more(installation: Installation, payer: Payer) -> None:
+def test_the_last_unit_can_be_reserved_and_no_more(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(100)
     installation.admission.reserve(payer, 60)
     with pytest.raises(InsufficientBalance) as caught:
@@ -105,12 +105,12 @@ def test_the_last_unit_can_be_reserved_and_no_more(installation: Installation, p
     installation.admission.reserve(payer, 40)
 
 
-def test_a_free_answer_needs_no_channel(installation: Installation, payer: Payer) -> None:
+def test_a_free_answer_needs_no_channel(installation: ScriptedInstallation, payer: Payer) -> None:
     reservation = installation.admission.reserve(payer, 0)
     assert settle(installation, payer, reservation, 0) == 0
 
 
-def test_thawing_money_does_not_count(installation: Installation, payer: Payer) -> None:
+def test_thawing_money_does_not_count(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(100, thawing=70)
     with pytest.raises(InsufficientBalance) as caught:
         installation.admission.reserve(payer, 31)
@@ -118,7 +118,9 @@ def test_thawing_money_does_not_count(installation: Installation, payer: Payer) 
     installation.admission.reserve(payer, 30)
 
 
-def test_the_session_cap_is_a_ceiling_on_the_cumulative(installation: Installation, payer: Payer) -> None:
+def test_the_session_cap_is_a_ceiling_on_the_cumulative(
+    installation: ScriptedInstallation, payer: Payer
+) -> None:
     installation.fund(1000, cap=50)
     settle(installation, payer, installation.admission.reserve(payer, 30), 30)
     with pytest.raises(InsufficientAuthorisation) as caught:
@@ -126,7 +128,7 @@ def test_the_session_cap_is_a_ceiling_on_the_cumulative(installation: Installati
     assert caught.value.details["missing"] == {"authorisation": "1"}
 
 
-def test_a_revoked_or_expired_session_ends_at_once(installation: Installation, payer: Payer) -> None:
+def test_a_revoked_or_expired_session_ends_at_once(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(100)
     installation.revoke_session()
     with pytest.raises(InsufficientAuthorisation):
@@ -138,7 +140,7 @@ def test_a_revoked_or_expired_session_ends_at_once(installation: Installation, p
 
 
 def test_a_key_that_the_gateway_does_not_hold_gives_no_credit(
-    installation: Installation, payer: Payer
+    installation: ScriptedInstallation, payer: Payer
 ) -> None:
     installation.fund(100)
     grants = installation.view.granted[installation.channel]
@@ -148,13 +150,13 @@ def test_a_key_that_the_gateway_does_not_hold_gives_no_credit(
         installation.admission.reserve(payer, 1)
 
 
-def put(installation: Installation, **changes: int) -> None:
+def put(installation: ScriptedInstallation, **changes: int) -> None:
     known = installation.view.channels[installation.channel]
     installation.view.channels[installation.channel] = replace(known, **changes)
 
 
 def test_neither_a_collection_nor_its_refund_changes_what_a_payer_may_spend(
-    installation: Installation, payer: Payer
+    installation: ScriptedInstallation, payer: Payer
 ) -> None:
     installation.fund(100)
     settle(installation, payer, installation.admission.reserve(payer, 60), 60)
@@ -169,7 +171,7 @@ def test_neither_a_collection_nor_its_refund_changes_what_a_payer_may_spend(
 
 
 def test_after_a_refund_no_receipt_is_signed_over_money_that_one_was_signed_over(
-    installation: Installation, payer: Payer
+    installation: ScriptedInstallation, payer: Payer
 ) -> None:
     installation.fund(1000)
     put(installation, max_collected=500)  # collected, voided and refunded; the database is older
@@ -177,7 +179,9 @@ def test_after_a_refund_no_receipt_is_signed_over_money_that_one_was_signed_over
     assert settle(installation, payer, reservation, 7) == 507
 
 
-def test_receipts_tile_the_line_in_the_order_they_end(any_installation: Installation, payer: Payer) -> None:
+def test_receipts_tile_the_line_in_the_order_they_end(
+    any_installation: ScriptedInstallation, payer: Payer
+) -> None:
     installation = any_installation
     installation.fund(100)
     first = installation.admission.reserve(payer, 50)
@@ -188,14 +192,14 @@ def test_receipts_tile_the_line_in_the_order_they_end(any_installation: Installa
 
 
 def test_what_the_chain_has_collected_is_never_charged_again(
-    installation: Installation, payer: Payer
+    installation: ScriptedInstallation, payer: Payer
 ) -> None:
     installation.fund(100, collected=500)  # as after a restore from an old backup
     reservation = installation.admission.reserve(payer, 100)
     assert settle(installation, payer, reservation, 7) == 507
 
 
-def test_a_receipt_is_signed_by_the_receipt_key(installation: Installation, payer: Payer) -> None:
+def test_a_receipt_is_signed_by_the_receipt_key(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(100)
     reservation = installation.admission.reserve(payer, 10)
     stored = installation.admission.charge(payer, reservation, bill(installation, 10))
@@ -209,7 +213,7 @@ def test_a_receipt_is_signed_by_the_receipt_key(installation: Installation, paye
     assert kept.signed == stored.signed
 
 
-def test_a_reservation_is_charged_once(installation: Installation, payer: Payer) -> None:
+def test_a_reservation_is_charged_once(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(100)
     reservation = installation.admission.reserve(payer, 10)
     settle(installation, payer, reservation, 10)
@@ -217,7 +221,9 @@ def test_a_reservation_is_charged_once(installation: Installation, payer: Payer)
         settle(installation, payer, reservation, 10)
 
 
-def test_reservations_of_a_killed_process_expire(any_installation: Installation, payer: Payer) -> None:
+def test_reservations_of_a_killed_process_expire(
+    any_installation: ScriptedInstallation, payer: Payer
+) -> None:
     installation = any_installation
     installation.fund(100)
     lost = installation.admission.reserve(payer, 100)
@@ -229,20 +235,20 @@ def test_reservations_of_a_killed_process_expire(any_installation: Installation,
         settle(installation, payer, lost, 1)
 
 
-def test_a_released_reservation_is_free_again(installation: Installation, payer: Payer) -> None:
+def test_a_released_reservation_is_free_again(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(100)
     installation.admission.release(installation.admission.reserve(payer, 100))
     assert available(installation) == 100
 
 
-def test_an_answer_above_its_bound_is_not_charged(installation: Installation, payer: Payer) -> None:
+def test_an_answer_above_its_bound_is_not_charged(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(100)
     reservation = installation.admission.reserve(payer, 10)
     with pytest.raises(ReservationLost):
         settle(installation, payer, reservation, 11)
 
 
-def test_the_spend_cap_of_a_key_counts_running_answers(any_installation: Installation) -> None:
+def test_the_spend_cap_of_a_key_counts_running_answers(any_installation: ScriptedInstallation) -> None:
     installation = any_installation
     installation.fund(1000)
     key = installation.services.keys.create(installation.payer.account, "capped", spend_cap=50).key
@@ -256,7 +262,7 @@ def test_the_spend_cap_of_a_key_counts_running_answers(any_installation: Install
         installation.admission.reserve(payer, 1)
 
 
-def test_a_key_revoked_in_between_does_not_reserve(installation: Installation) -> None:
+def test_a_key_revoked_in_between_does_not_reserve(installation: ScriptedInstallation) -> None:
     installation.fund(1000)
     keys = installation.services.keys
     key = keys.create(installation.payer.account, "old").key
@@ -267,7 +273,7 @@ def test_a_key_revoked_in_between_does_not_reserve(installation: Installation) -
 
 @pytest.mark.parametrize(("balance", "cap"), [(700, 10_000), (10_000, 700)])
 def test_two_hundred_requests_at_a_time_never_spend_more_than_balance_or_cap(
-    any_installation: Installation, payer: Payer, balance: int, cap: int
+    any_installation: ScriptedInstallation, payer: Payer, balance: int, cap: int
 ) -> None:
     installation = any_installation
     installation.fund(balance, cap)
@@ -297,7 +303,7 @@ def test_two_hundred_requests_at_a_time_never_spend_more_than_balance_or_cap(
 
 
 def test_two_hundred_requests_at_a_time_never_spend_more_than_a_keys_cap(
-    any_installation: Installation,
+    any_installation: ScriptedInstallation,
 ) -> None:
     installation = any_installation
     installation.fund(10_000)
@@ -315,7 +321,7 @@ def test_two_hundred_requests_at_a_time_never_spend_more_than_a_keys_cap(
         installation.admission.reserve(payer, 1)
 
 
-def test_what_is_asked_at_a_time_is_one_transaction(installation: Installation, payer: Payer) -> None:
+def test_what_is_asked_at_a_time_is_one_transaction(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(10_000)
     commits = []
     event.listen(installation.database.engine, "commit", lambda _: commits.append(1))
@@ -325,7 +331,7 @@ def test_what_is_asked_at_a_time_is_one_transaction(installation: Installation, 
 
 
 def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
-    any_installation: Installation,
+    any_installation: ScriptedInstallation,
 ) -> None:
     """Each has its groups of many channels; new lines are among them."""
     installation = any_installation
@@ -355,7 +361,7 @@ def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
 
 
 def test_a_signer_out_of_reach_fails_its_answer_and_no_other(
-    installation: Installation, payer: Payer, monkeypatch: pytest.MonkeyPatch
+    installation: ScriptedInstallation, payer: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation.fund(100)
     first, second = installation.admission.reserve(payer, 10), installation.admission.reserve(payer, 10)
@@ -380,7 +386,7 @@ def test_a_signer_out_of_reach_fails_its_answer_and_no_other(
     steps=st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["settle", "release", "hold"])), max_size=8),
 )
 def test_charged_and_reserved_never_exceed_what_was_signed_or_paid_in(
-    installation: Installation, balance: int, cap: int, steps: list[tuple[int, str]]
+    installation: ScriptedInstallation, balance: int, cap: int, steps: list[tuple[int, str]]
 ) -> None:
     payer = Payer(some_key(f"payer {balance} {cap} {steps}").account)
     installation.payer = some_key(f"payer {balance} {cap} {steps}")
@@ -400,7 +406,7 @@ def test_charged_and_reserved_never_exceed_what_was_signed_or_paid_in(
 
 
 def test_nothing_is_kept_while_the_view_of_the_chain_is_stale(
-    installation: Installation, payer: Payer
+    installation: ScriptedInstallation, payer: Payer
 ) -> None:
     installation.fund(100)
     installation.view.lag_seconds = 61
@@ -413,7 +419,7 @@ def test_nothing_is_kept_while_the_view_of_the_chain_is_stale(
 
 
 def test_what_was_kept_is_settled_though_the_view_went_stale(
-    installation: Installation, payer: Payer
+    installation: ScriptedInstallation, payer: Payer
 ) -> None:
     installation.fund(100)
     reservation = installation.admission.reserve(payer, 10)
@@ -422,7 +428,7 @@ def test_what_was_kept_is_settled_though_the_view_went_stale(
 
 
 def test_a_session_that_has_expired_by_the_chains_clock_is_over(
-    installation: Installation, payer: Payer
+    installation: ScriptedInstallation, payer: Payer
 ) -> None:
     installation.fund(100)
     installation.view.lag_seconds = int(NOW.timestamp()) - EXPIRY
@@ -430,7 +436,7 @@ def test_a_session_that_has_expired_by_the_chains_clock_is_over(
         installation.admission.reserve(payer, 1)
 
 
-def test_a_glance_keeps_nothing(installation: Installation, payer: Payer) -> None:
+def test_a_glance_keeps_nothing(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(100)
     installation.admission.check(payer, 100)
     assert available(installation) == 100

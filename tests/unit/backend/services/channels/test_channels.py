@@ -9,8 +9,8 @@ from backend.domain.voucher import SignedVoucher, Voucher
 from backend.services.channels.admission import (
     Payer,
 )
-from tests.support.scripted import some_key
-from tests.support.serving import Installation
+from tests.support.fakes import some_key
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    return Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    return ScriptedInstallation(tmp_path, sqlite_database)
 
 
 @pytest.fixture
-def any_installation(tmp_path: Path, database: Database) -> Installation:
+def any_installation(tmp_path: Path, database: Database) -> ScriptedInstallation:
     """On SQLite and on PostgreSQL."""
-    return Installation(tmp_path, database)
+    return ScriptedInstallation(tmp_path, database)
 
 
 @pytest.fixture
@@ -34,18 +34,18 @@ def payer() -> Payer:
     return Payer(some_key("payer").account)
 
 
-def available(installation: Installation) -> int:
+def available(installation: ScriptedInstallation) -> int:
     channel = installation.services.channels.get(installation.payer.account, installation.channel)
     return channel.balance.available
 
 
-def voucher(installation: Installation, signer: str, ceiling: int, waived: int = 0) -> SignedVoucher:
+def voucher(installation: ScriptedInstallation, signer: str, ceiling: int, waived: int = 0) -> SignedVoucher:
     unsigned = Voucher(installation.channel, waived, ceiling)
     signature = some_key(signer).sign(installation.vault_domain.voucher_digest(unsigned))
     return SignedVoucher(unsigned, signature)
 
 
-def test_a_voucher_of_the_payer_authorises(any_installation: Installation, payer: Payer) -> None:
+def test_a_voucher_of_the_payer_authorises(any_installation: ScriptedInstallation, payer: Payer) -> None:
     installation = any_installation
     installation.fund(100, cap=0)
     channels = installation.services.channels
@@ -60,13 +60,15 @@ def test_a_voucher_of_the_payer_authorises(any_installation: Installation, payer
     assert latest.signed.voucher.max_cumulative == 60
 
 
-def test_a_voucher_of_a_stranger_is_refused(installation: Installation, payer: Payer) -> None:
+def test_a_voucher_of_a_stranger_is_refused(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(100)
     with pytest.raises(Forbidden):
         installation.services.channels.add_voucher(payer.account, voucher(installation, "thief", 40))
 
 
-def test_a_voucher_that_waives_unpaid_answers_is_refused(installation: Installation, payer: Payer) -> None:
+def test_a_voucher_that_waives_unpaid_answers_is_refused(
+    installation: ScriptedInstallation, payer: Payer
+) -> None:
     installation.fund(100, collected=10)
     channels = installation.services.channels
     with pytest.raises(Conflict):
@@ -75,7 +77,7 @@ def test_a_voucher_that_waives_unpaid_answers_is_refused(installation: Installat
 
 
 def test_a_voucher_may_waive_only_what_no_refund_can_bring_back(
-    installation: Installation, payer: Payer
+    installation: ScriptedInstallation, payer: Payer
 ) -> None:
     installation.fund(100, collected=10)
     installation.view.settled_lines[installation.channel] = 4

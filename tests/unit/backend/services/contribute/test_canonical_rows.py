@@ -23,7 +23,7 @@ from backend.services.contribute.canonical_rows import (
     UploadTooLarge,
 )
 from backend.services.contribute.licences import UnknownLicence
-from tests.support.contributions import ALICE, BOB, MAX_BYTES, NET, ROWS, World, jsonl
+from tests.support.contributions import ALICE, BOB, MAX_BYTES, NET, ROWS, ContributionHarness, jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def world(sqlite_database: Database, tmp_path: Path) -> World:
-    return World(sqlite_database, tmp_path)
+def harness(sqlite_database: Database, tmp_path: Path) -> ContributionHarness:
+    return ContributionHarness(sqlite_database, tmp_path)
 
 
 @pytest.fixture
-def any_world(database: Database, tmp_path: Path) -> World:
+def any_world(database: Database, tmp_path: Path) -> ContributionHarness:
     """On SQLite and on PostgreSQL."""
-    return World(database, tmp_path)
+    return ContributionHarness(database, tmp_path)
 
 
-def staged(world: World) -> list[str]:
-    return [path.name for path in (world.folder / "uploads").glob("*")]
+def staged(harness: ContributionHarness) -> list[str]:
+    return [path.name for path in (harness.folder / "uploads").glob("*")]
 
 
 def zipped(content: bytes) -> bytes:
@@ -53,7 +53,7 @@ def zipped(content: bytes) -> bytes:
     return file.getvalue()
 
 
-def test_every_defect_is_reported_and_nothing_recorded(any_world: World) -> None:
+def test_every_defect_is_reported_and_nothing_recorded(any_world: ContributionHarness) -> None:
     upload = any_world.upload(b'{"prompt": 1}\n\nnope\n{"prompt": "a", "completion": "b", "x": 1}\n')
     assert upload.state is UploadState.INVALID
     found = [(defect.line, defect.code, defect.field) for defect in upload.report.defects]
@@ -73,42 +73,42 @@ def test_every_defect_is_reported_and_nothing_recorded(any_world: World) -> None
     assert any_world.queued() == []
 
 
-def test_more_defects_than_are_shown_are_all_kept(world: World) -> None:
-    upload = world.upload(b"x\n" * 300)
+def test_more_defects_than_are_shown_are_all_kept(harness: ContributionHarness) -> None:
+    upload = harness.upload(b"x\n" * 300)
     assert len(upload.report.defects) == MAX_DEFECTS_REPORTED
     assert upload.report.defect_counts == {"malformed_json": 300}
-    assert [defect.line for defect in world.contributions.defects(upload.id)] == list(range(1, 301))
+    assert [defect.line for defect in harness.contributions.defects(upload.id)] == list(range(1, 301))
 
 
 def test_after_many_defects_the_others_are_only_counted(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.services.contribute.canonical_rows.MAX_DEFECTS_STORED", 5)
-    upload = world.upload(b"x\n" * 8)
+    upload = harness.upload(b"x\n" * 8)
     assert upload.report.defect_counts == {"malformed_json": 8}
-    assert [defect.line for defect in world.contributions.defects(upload.id)] == [1, 2, 3, 4, 5]
+    assert [defect.line for defect in harness.contributions.defects(upload.id)] == [1, 2, 3, 4, 5]
 
 
 def test_an_upload_of_too_many_rows_is_refused_and_leaves_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.services.contribute.canonical_rows.MAX_ROWS", 2)
-    assert world.upload(ROWS).state is UploadState.DRAFT
+    assert harness.upload(ROWS).state is UploadState.DRAFT
     with pytest.raises(TooManyRows) as caught:
-        world.upload(ROWS + ROWS)
+        harness.upload(ROWS + ROWS)
     assert caught.value.details == {"max_rows": 2}
-    assert len(world.contributions.find()) == len(staged(world)) == 1
+    assert len(harness.contributions.find()) == len(staged(harness)) == 1
 
 
-def test_an_empty_upload_is_refused_and_leaves_nothing(world: World) -> None:
+def test_an_empty_upload_is_refused_and_leaves_nothing(harness: ContributionHarness) -> None:
     for nothing in (b"", []):
         with pytest.raises(EmptyUpload):
-            world.upload(nothing)
-    assert world.contributions.find() == []
-    assert staged(world) == []
+            harness.upload(nothing)
+    assert harness.contributions.find() == []
+    assert staged(harness) == []
 
 
-def test_an_oversized_upload_is_refused_while_it_comes_in(world: World) -> None:
+def test_an_oversized_upload_is_refused_while_it_comes_in(harness: ContributionHarness) -> None:
     taken = 0
 
     def endless() -> Iterator[bytes]:
@@ -118,46 +118,48 @@ def test_an_oversized_upload_is_refused_while_it_comes_in(world: World) -> None:
             yield ROWS
 
     with pytest.raises(UploadTooLarge) as caught:
-        world.upload(endless())
+        harness.upload(endless())
     assert caught.value.details == {"max_bytes": MAX_BYTES}
     assert taken == MAX_BYTES // len(ROWS) + 1
-    assert world.contributions.find() == []
-    assert staged(world) == []
+    assert harness.contributions.find() == []
+    assert staged(harness) == []
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(world: World) -> None:
+def test_an_upload_that_breaks_off_leaves_nothing(harness: ContributionHarness) -> None:
     def broken() -> Iterator[bytes]:
         yield ROWS
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        world.upload(broken())
-    assert world.contributions.find() == []
-    assert staged(world) == []
+        harness.upload(broken())
+    assert harness.contributions.find() == []
+    assert staged(harness) == []
 
 
 @pytest.mark.parametrize("licence", ["", "  ", "my own", "MIT; drop", "MIT AND"])
-def test_a_licence_that_spdx_does_not_know_is_refused(world: World, licence: str) -> None:
+def test_a_licence_that_spdx_does_not_know_is_refused(harness: ContributionHarness, licence: str) -> None:
     with pytest.raises(UnknownLicence):
-        world.upload(licence=licence)
+        harness.upload(licence=licence)
 
 
-def test_names_and_datanets_are_checked(world: World) -> None:
+def test_names_and_datanets_are_checked(harness: ContributionHarness) -> None:
     for name in ("", " ", "a\nb", "x" * 101):
         with pytest.raises(InvalidInput):
-            world.contributions.upload(ALICE.account, NET, name, [ROWS], "MIT")
+            harness.contributions.upload(ALICE.account, NET, name, [ROWS], "MIT")
     with pytest.raises(NotFound):
-        world.contributions.upload(ALICE.account, DatanetId(9), "x", [ROWS], "MIT")
+        harness.contributions.upload(ALICE.account, DatanetId(9), "x", [ROWS], "MIT")
 
 
-def test_a_row_that_stands_twice_in_the_file_is_named(any_world: World) -> None:
+def test_a_row_that_stands_twice_in_the_file_is_named(any_world: ContributionHarness) -> None:
     upload = any_world.upload(ROWS + b'{"completion":"A letter.","prompt":"What is a?"}\n' + ROWS)
     assert upload.state is UploadState.INVALID
     found = [(d.line, d.code, d.message) for d in upload.report.defects]
     assert found == [(n, "repeated_row", f"the same as line {of}") for n, of in ((3, 1), (4, 1), (5, 2))]
 
 
-def test_rows_of_a_submitted_contribution_are_refused_with_whose_they_are(any_world: World) -> None:
+def test_rows_of_a_submitted_contribution_are_refused_with_whose_they_are(
+    any_world: ContributionHarness,
+) -> None:
     first = any_world.submit()
     copy = any_world.upload(jsonl({"prompt": "new?", "completion": "yes"}) + ROWS, BOB)
     assert copy.state is UploadState.INVALID
@@ -170,7 +172,9 @@ def test_rows_of_a_submitted_contribution_are_refused_with_whose_they_are(any_wo
 
 
 @pytest.mark.deep
-def test_large_uploads_are_not_compared_row_by_row(any_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_uploads_are_not_compared_row_by_row(
+    any_world: ContributionHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(any_world.staging, "max_bytes", 1 << 30)
     rows = [b'{"text": "row %d"}\n' % i for i in range(60_000)]
     first = any_world.upload(rows)
@@ -182,19 +186,19 @@ def test_large_uploads_are_not_compared_row_by_row(any_world: World, monkeypatch
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zipped])
 def test_what_is_compressed_is_refused_whatever_it_would_grow_to(
-    world: World, pack: Callable[[bytes], bytes]
+    harness: ContributionHarness, pack: Callable[[bytes], bytes]
 ) -> None:
     with pytest.raises(CompressedUpload, match="send uncompressed rows"):
-        world.upload([b"", *(bytes((byte,)) for byte in pack(ROWS * 1000))])
-    assert world.contributions.find() == []
+        harness.upload([b"", *(bytes((byte,)) for byte in pack(ROWS * 1000))])
+    assert harness.contributions.find() == []
 
 
-def test_a_line_of_a_hundred_megabytes_is_a_defect_and_takes_no_memory(world: World) -> None:
-    world.staging.max_bytes = 1 << 30
+def test_a_line_of_a_hundred_megabytes_is_a_defect_and_takes_no_memory(harness: ContributionHarness) -> None:
+    harness.staging.max_bytes = 1 << 30
     chunk = b"x" * 65_536
     tracemalloc.start()
     try:
-        upload = world.upload(
+        upload = harness.upload(
             itertools.chain(ROWS.splitlines(keepends=True), [chunk] * 1600, [b"\n"], [ROWS])
         )
         _now, peak = tracemalloc.get_traced_memory()
@@ -205,9 +209,11 @@ def test_a_line_of_a_hundred_megabytes_is_a_defect_and_takes_no_memory(world: Wo
     assert peak < 16 << 20
 
 
-def test_a_full_disk_is_named_and_nothing_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world.staging, "data", lambda _upload: Path("/dev/full"))
+def test_a_full_disk_is_named_and_nothing_kept(
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness.staging, "data", lambda _upload: Path("/dev/full"))
     with pytest.raises(DiskFull, match="disk is full"):
-        world.upload()
-    assert world.contributions.find() == []
-    assert staged(world) == []
+        harness.upload()
+    assert harness.contributions.find() == []
+    assert staged(harness) == []

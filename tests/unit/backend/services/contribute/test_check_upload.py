@@ -6,7 +6,7 @@ import pytest
 
 from backend.domain.contribution import UploadState
 from backend.services.contribute import check_upload
-from tests.support.contributions import ALICE, BOB, World, jsonl
+from tests.support.contributions import ALICE, BOB, ContributionHarness, jsonl
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,24 +22,26 @@ OTHER = "Opens the file for reading and raises an error that names it where it c
 
 
 @pytest.fixture
-def any_world(database: Database, tmp_path: Path) -> World:
+def any_world(database: Database, tmp_path: Path) -> ContributionHarness:
     """On SQLite and on PostgreSQL."""
-    return World(database, tmp_path)
+    return ContributionHarness(database, tmp_path)
 
 
 def texts(*found: str) -> bytes:
     return jsonl(*({"text": text} for text in found))
 
 
-def near(world: World, content: bytes, signer: object = BOB) -> NearCopies:
-    upload = world.upload(content, signer)
-    kept = world.contributions.status(upload.id).report.near_copies
+def near(harness: ContributionHarness, content: bytes, signer: object = BOB) -> NearCopies:
+    upload = harness.upload(content, signer)
+    kept = harness.contributions.status(upload.id).report.near_copies
     assert kept is not None
     assert kept == upload.report.near_copies
     return kept
 
 
-def test_a_row_that_nearly_stands_in_the_file_already_is_named_and_no_defect(any_world: World) -> None:
+def test_a_row_that_nearly_stands_in_the_file_already_is_named_and_no_defect(
+    any_world: ContributionHarness,
+) -> None:
     content = texts(OTHER, LONG, LONG.replace("moment", "time"), LONG.replace("moment", "point"))
     upload = any_world.upload(content)
     assert upload.state is UploadState.DRAFT
@@ -52,7 +54,9 @@ def test_a_row_that_nearly_stands_in_the_file_already_is_named_and_no_defect(any
     assert all(800_000 <= one.similarity_ppm < 1_000_000 for one in found.first)
 
 
-def test_rows_near_a_submitted_contribution_are_named_with_whose_they_are(any_world: World) -> None:
+def test_rows_near_a_submitted_contribution_are_named_with_whose_they_are(
+    any_world: ContributionHarness,
+) -> None:
     first = any_world.submit(texts(OTHER, LONG), ALICE)
     copied = texts("Something that nobody said.", LONG.upper(), OTHER.replace("disk", "drive"))
     found = near(any_world, copied)
@@ -66,7 +70,7 @@ def test_rows_near_a_submitted_contribution_are_named_with_whose_they_are(any_wo
     assert [one.of_index for one in near(any_world, copied).first] == [4, 4]
 
 
-def test_drafts_and_rejected_contributions_are_no_ones_copies(any_world: World) -> None:
+def test_drafts_and_rejected_contributions_are_no_ones_copies(any_world: ContributionHarness) -> None:
     any_world.upload(texts(LONG), ALICE)
     assert near(any_world, texts(LONG.upper())).num_in_datanet == 0
     first = any_world.submit(texts(OTHER), ALICE)
@@ -76,14 +80,14 @@ def test_drafts_and_rejected_contributions_are_no_ones_copies(any_world: World) 
     assert near(any_world, texts(OTHER.upper())).num_in_datanet == 0
 
 
-def test_equal_rows_are_defects_and_not_near_copies_as_well(any_world: World) -> None:
+def test_equal_rows_are_defects_and_not_near_copies_as_well(any_world: ContributionHarness) -> None:
     upload = any_world.upload(texts(LONG, LONG))
     assert upload.report.defect_counts == {"repeated_row": 1}
     assert upload.report.near_copies is not None
     assert upload.report.near_copies.num_in_upload == 0
 
 
-def test_a_band_that_all_rows_share_is_not_compared_row_by_row(any_world: World) -> None:
+def test_a_band_that_all_rows_share_is_not_compared_row_by_row(any_world: ContributionHarness) -> None:
     rows = [LONG + str(number) for number in range(3000)]
     any_world.staging.max_bytes = 1 << 30
     first = any_world.upload(texts(*rows))
@@ -95,7 +99,7 @@ def test_a_band_that_all_rows_share_is_not_compared_row_by_row(any_world: World)
 
 
 def test_portions_of_an_upload_are_compared_with_each_other(
-    any_world: World, monkeypatch: pytest.MonkeyPatch
+    any_world: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.services.contribute.canonical_rows.CHARACTERS_AT_ONCE", 10)
     monkeypatch.setattr("backend.services.contribute.uploads.ROWS_AT_ONCE", 1)

@@ -12,7 +12,7 @@ from backend.domain.contribution import UploadState
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from backend.services.contribute.contributions import CopiedRows, SignatureExpired, WrongSignature
 from backend.services.contribute.uploads import release_rows
-from tests.support.contributions import ALICE, BOB, NET, ROWS, World
+from tests.support.contributions import ALICE, BOB, NET, ROWS, ContributionHarness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def world(sqlite_database: Database, tmp_path: Path) -> World:
-    return World(sqlite_database, tmp_path)
+def harness(sqlite_database: Database, tmp_path: Path) -> ContributionHarness:
+    return ContributionHarness(sqlite_database, tmp_path)
 
 
 @pytest.fixture
-def any_world(database: Database, tmp_path: Path) -> World:
+def any_world(database: Database, tmp_path: Path) -> ContributionHarness:
     """On SQLite and on PostgreSQL."""
-    return World(database, tmp_path)
+    return ContributionHarness(database, tmp_path)
 
 
-def test_a_sound_upload_is_a_draft_with_counts_and_ids(any_world: World) -> None:
+def test_a_sound_upload_is_a_draft_with_counts_and_ids(any_world: ContributionHarness) -> None:
     upload = any_world.upload()
     assert upload.state is UploadState.DRAFT
     report = upload.report
@@ -43,31 +43,31 @@ def test_a_sound_upload_is_a_draft_with_counts_and_ids(any_world: World) -> None
     assert any_world.store.pins() == []
 
 
-def test_what_is_published_is_the_canonical_form_and_its_manifest(world: World) -> None:
-    submitted = world.submit(b'{"completion":"A.",  "prompt":"\\u00e9?"}\n{"prompt":"b","completion":"B"}')
+def test_what_is_published_is_the_canonical_form_and_its_manifest(harness: ContributionHarness) -> None:
+    submitted = harness.submit(b'{"completion":"A.",  "prompt":"\\u00e9?"}\n{"prompt":"b","completion":"B"}')
     cid = submitted.report.cid
     assert cid is not None
     rows = '{"completion":"A.","prompt":"é?"}\n{"completion":"B","prompt":"b"}\n'.encode()
-    assert world.store.read(cid, "data.jsonl") == rows
+    assert harness.store.read(cid, "data.jsonl") == rows
     assert submitted.report.num_bytes == len(rows)
-    manifest = json.loads(world.store.read(cid, "contribution.json"))
+    manifest = json.loads(harness.store.read(cid, "contribution.json"))
     assert manifest["contentHash"] == submitted.report.content_hash
     assert manifest["contributor"] == ALICE.account
     assert (manifest["licence"], manifest["rows"], manifest["rowFormat"]) == ("MIT", 2, "instruct")
 
 
-def test_drafts_claim_nothing(world: World) -> None:
-    world.upload()
-    assert world.upload(signer=BOB).state is UploadState.DRAFT
+def test_drafts_claim_nothing(harness: ContributionHarness) -> None:
+    harness.upload()
+    assert harness.upload(signer=BOB).state is UploadState.DRAFT
 
 
-def test_a_file_that_the_chain_has_from_elsewhere_is_refused(world: World) -> None:
-    theirs = world.upload(signer=BOB)
-    world.record(theirs, 0)
-    assert [d.code for d in world.upload().report.defects] == ["copied_file"]
+def test_a_file_that_the_chain_has_from_elsewhere_is_refused(harness: ContributionHarness) -> None:
+    theirs = harness.upload(signer=BOB)
+    harness.record(theirs, 0)
+    assert [d.code for d in harness.upload().report.defects] == ["copied_file"]
 
 
-def test_of_two_drafts_with_the_same_rows_the_first_submitted_wins(any_world: World) -> None:
+def test_of_two_drafts_with_the_same_rows_the_first_submitted_wins(any_world: ContributionHarness) -> None:
     mine, theirs = any_world.upload(), any_world.upload(ROWS + b'{"prompt":"c","completion":"C"}', BOB)
     any_world.contributions.submit(theirs.id, any_world.sign(theirs, BOB))
     with pytest.raises(CopiedRows) as caught:
@@ -82,19 +82,21 @@ LETTERS = {letter: b'{"text": "%s"}\n' % letter.encode() for letter in "abcdef"}
 
 @pytest.mark.parametrize("taken", LETTERS)
 def test_rows_are_claimed_all_or_none_however_few_at_a_time(
-    world: World, monkeypatch: pytest.MonkeyPatch, taken: str
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch, taken: str
 ) -> None:
     monkeypatch.setattr("backend.services.contribute.uploads.ROWS_AT_ONCE", 2)
-    mine = world.upload(b"".join(LETTERS.values()))
-    world.submit(LETTERS[taken], BOB)
+    mine = harness.upload(b"".join(LETTERS.values()))
+    harness.submit(LETTERS[taken], BOB)
     with pytest.raises(CopiedRows):
-        world.contributions.submit(mine.id, world.sign(mine))
-    assert world.contributions.status(mine.id).state is UploadState.DRAFT
+        harness.contributions.submit(mine.id, harness.sign(mine))
+    assert harness.contributions.status(mine.id).state is UploadState.DRAFT
     others = b"".join(row for letter, row in LETTERS.items() if letter != taken)
-    assert world.upload(others, BOB).state is UploadState.DRAFT, "what was claimed before is free again"
+    assert harness.upload(others, BOB).state is UploadState.DRAFT, "what was claimed before is free again"
 
 
-def test_many_rows_are_claimed_a_few_at_a_time(any_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_are_claimed_a_few_at_a_time(
+    any_world: ContributionHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("backend.services.contribute.uploads.ROWS_AT_ONCE", 2)
     any_world.submit(b"".join(LETTERS.values()))
     again = any_world.upload(b"".join(LETTERS.values()), BOB)
@@ -102,10 +104,10 @@ def test_many_rows_are_claimed_a_few_at_a_time(any_world: World, monkeypatch: py
 
 
 def test_a_claim_that_was_given_up_meanwhile_is_noticed(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload = world.upload()
-    signature = world.sign(upload)
+    upload = harness.upload()
+    signature = harness.sign(upload)
 
     def claimed_and_given_up(begin: Any, upload_id: str) -> bool:
         release_rows(begin, upload_id)
@@ -114,48 +116,50 @@ def test_a_claim_that_was_given_up_meanwhile_is_noticed(
     with monkeypatch.context() as patched:
         patched.setattr("backend.services.contribute.contributions.claim_rows", claimed_and_given_up)
         with pytest.raises(Conflict, match="submit it again"):
-            world.contributions.submit(upload.id, signature)
-    assert world.queued() == []
-    assert world.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
+            harness.contributions.submit(upload.id, signature)
+    assert harness.queued() == []
+    assert harness.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
 
 
-def test_others_write_while_copies_are_looked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.submit()
+def test_others_write_while_copies_are_looked_for(
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.submit()
     copies, found = UploadStore.copies, []
 
     def slow_copies(store: UploadStore, upload_id: str) -> Iterator[Copy]:
         for copy in copies(store, upload_id):
-            with world.database.begin() as tx:  # would wait for half a minute, and fail
+            with harness.database.begin() as tx:  # would wait for half a minute, and fail
                 tx.contributions.drop_rows("upload-none", 1)
             found.append(copy)
             yield copy
 
     monkeypatch.setattr(UploadStore, "copies", slow_copies)
-    world.upload(ROWS, BOB)
+    harness.upload(ROWS, BOB)
     assert len(found) == 2
 
 
-def test_questions_are_answered_while_somebody_writes(world: World) -> None:
-    upload = world.upload()
-    snapshot = world.freeze(True)
-    with world.database.begin():
-        assert world.contributions.status(upload.id) == upload
-        assert world.contributions.find() == [upload]
-        assert world.snapshots.get(snapshot).id == snapshot
+def test_questions_are_answered_while_somebody_writes(harness: ContributionHarness) -> None:
+    upload = harness.upload()
+    snapshot = harness.freeze(True)
+    with harness.database.begin():
+        assert harness.contributions.status(upload.id) == upload
+        assert harness.contributions.find() == [upload]
+        assert harness.snapshots.get(snapshot).id == snapshot
 
 
-def test_wallets_sign_the_typed_data_as_it_is(world: World) -> None:
-    upload = world.upload()
-    message = world.contributions.typed_data(upload.id)
+def test_wallets_sign_the_typed_data_as_it_is(harness: ContributionHarness) -> None:
+    upload = harness.upload()
+    message = harness.contributions.typed_data(upload.id)
     key = EthAccount.from_mnemonic(
         "test test test test test test test test test test test junk", account_path="m/44'/60'/0'/0/3"
     )
     signed = EthAccount.sign_message(encode_typed_data(full_message=message), key.key)
-    submitted = world.contributions.submit(upload.id, "0x" + signed.signature.hex())
+    submitted = harness.contributions.submit(upload.id, "0x" + signed.signature.hex())
     assert submitted.state is UploadState.SUBMITTED
 
 
-def test_submitting_publishes_and_queues_one_transaction(any_world: World) -> None:
+def test_submitting_publishes_and_queues_one_transaction(any_world: ContributionHarness) -> None:
     upload = any_world.upload()
     signature = any_world.sign(upload)
     submitted = any_world.contributions.submit(upload.id, signature)
@@ -172,100 +176,100 @@ def test_submitting_publishes_and_queues_one_transaction(any_world: World) -> No
 @pytest.mark.parametrize(
     "signature", ["", "0x", "nonsense", "0x" + "11" * 64, "0x" + "11" * 65, "0x" + "00" * 65]
 )
-def test_malformed_signatures_are_refused(world: World, signature: str) -> None:
-    upload = world.upload()
-    world.sign(upload)
+def test_malformed_signatures_are_refused(harness: ContributionHarness, signature: str) -> None:
+    upload = harness.upload()
+    harness.sign(upload)
     with pytest.raises(InvalidInput):
-        world.contributions.submit(upload.id, signature)
-    assert (world.store.pins(), world.queued()) == ([], [])
+        harness.contributions.submit(upload.id, signature)
+    assert (harness.store.pins(), harness.queued()) == ([], [])
 
 
-def test_another_accounts_signature_is_refused(world: World) -> None:
-    upload = world.upload()
+def test_another_accounts_signature_is_refused(harness: ContributionHarness) -> None:
+    upload = harness.upload()
     with pytest.raises(WrongSignature):
-        world.contributions.submit(upload.id, world.sign(upload, BOB))
-    assert world.contributions.status(upload.id).state is UploadState.DRAFT
+        harness.contributions.submit(upload.id, harness.sign(upload, BOB))
+    assert harness.contributions.status(upload.id).state is UploadState.DRAFT
 
 
-def test_a_signature_of_another_upload_is_refused(world: World) -> None:
-    first, second = world.upload(), world.upload(b'{"text": "something else"}')
-    world.contributions.typed_data(second.id)
+def test_a_signature_of_another_upload_is_refused(harness: ContributionHarness) -> None:
+    first, second = harness.upload(), harness.upload(b'{"text": "something else"}')
+    harness.contributions.typed_data(second.id)
     with pytest.raises(WrongSignature):
-        world.contributions.submit(second.id, world.sign(first))
+        harness.contributions.submit(second.id, harness.sign(first))
 
 
-def test_a_late_signature_is_refused_and_a_new_one_taken(world: World) -> None:
-    upload = world.upload()
-    signature = world.sign(upload)
-    world.now += 3601
+def test_a_late_signature_is_refused_and_a_new_one_taken(harness: ContributionHarness) -> None:
+    upload = harness.upload()
+    signature = harness.sign(upload)
+    harness.now += 3601
     with pytest.raises(SignatureExpired):
-        world.contributions.submit(upload.id, signature)
-    assert world.contributions.submit(upload.id, world.sign(upload)).state is UploadState.SUBMITTED
+        harness.contributions.submit(upload.id, signature)
+    assert harness.contributions.submit(upload.id, harness.sign(upload)).state is UploadState.SUBMITTED
 
 
-def test_deadlines_go_by_the_chains_clock_where_it_is_ahead(world: World) -> None:
-    world.chain.timestamp = int(world.now) + 86_400
-    upload = world.upload()
-    signature = world.sign(upload)
-    ticket = world.contributions.status(upload.id).signing_request
+def test_deadlines_go_by_the_chains_clock_where_it_is_ahead(harness: ContributionHarness) -> None:
+    harness.chain.timestamp = int(harness.now) + 86_400
+    upload = harness.upload()
+    signature = harness.sign(upload)
+    ticket = harness.contributions.status(upload.id).signing_request
     assert ticket is not None
-    assert ticket.deadline == world.chain.timestamp + 3600
-    world.chain.timestamp += 3600
+    assert ticket.deadline == harness.chain.timestamp + 3600
+    harness.chain.timestamp += 3600
     with pytest.raises(SignatureExpired):
-        world.contributions.submit(upload.id, signature)
+        harness.contributions.submit(upload.id, signature)
 
 
-def test_typed_data_is_asked_for_before_submitting(world: World) -> None:
+def test_typed_data_is_asked_for_before_submitting(harness: ContributionHarness) -> None:
     with pytest.raises(Conflict, match="typed data"):
-        world.contributions.submit(world.upload().id, "0x" + "11" * 65)
+        harness.contributions.submit(harness.upload().id, "0x" + "11" * 65)
 
 
-def test_only_the_contributor_gets_the_typed_data(world: World) -> None:
-    upload = world.upload()
+def test_only_the_contributor_gets_the_typed_data(harness: ContributionHarness) -> None:
+    upload = harness.upload()
     with pytest.raises(Forbidden):
-        world.contributions.typed_data(upload.id, BOB.account)
-    assert world.contributions.typed_data(upload.id, ALICE.account)
+        harness.contributions.typed_data(upload.id, BOB.account)
+    assert harness.contributions.typed_data(upload.id, ALICE.account)
 
 
-def test_typed_data_stays_the_same_while_it_can_be_used(world: World) -> None:
-    upload = world.upload()
-    first = world.contributions.typed_data(upload.id)
-    world.now += 60
-    assert world.contributions.typed_data(upload.id) == first
-    world.now += 3000
-    assert world.contributions.typed_data(upload.id) != first
+def test_typed_data_stays_the_same_while_it_can_be_used(harness: ContributionHarness) -> None:
+    upload = harness.upload()
+    first = harness.contributions.typed_data(upload.id)
+    harness.now += 60
+    assert harness.contributions.typed_data(upload.id) == first
+    harness.now += 3000
+    assert harness.contributions.typed_data(upload.id) != first
 
 
-def test_nonces_follow_each_other_while_the_chain_lags(world: World) -> None:
-    world.chain.nonces[ALICE.account] = 5
+def test_nonces_follow_each_other_while_the_chain_lags(harness: ContributionHarness) -> None:
+    harness.chain.nonces[ALICE.account] = 5
     contents = [b'{"text": "%d"}' % i for i in range(3)]
-    uploads = [world.submit(content) for content in contents]
+    uploads = [harness.submit(content) for content in contents]
     assert [upload.signing_request.nonce for upload in uploads if upload.signing_request] == [5, 6, 7]
 
 
 def test_a_store_that_fails_leaves_a_draft_to_submit_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload = world.upload()
-    signature = world.sign(upload)
+    upload = harness.upload()
+    signature = harness.sign(upload)
 
     def down(*_: Any) -> None:
         raise Unavailable("down")
 
     with monkeypatch.context() as patched:
-        patched.setattr(world.store, "add_folder", down)
+        patched.setattr(harness.store, "add_folder", down)
         with pytest.raises(Unavailable):
-            world.contributions.submit(upload.id, signature)
-    assert world.contributions.status(upload.id).state is UploadState.DRAFT
-    assert world.queued() == []
-    assert world.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
+            harness.contributions.submit(upload.id, signature)
+    assert harness.contributions.status(upload.id).state is UploadState.DRAFT
+    assert harness.queued() == []
+    assert harness.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
 
 
 def test_a_crash_before_the_commit_leaves_a_draft_to_submit_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload = world.upload()
-    signature = world.sign(upload)
+    upload = harness.upload()
+    signature = harness.sign(upload)
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -273,24 +277,24 @@ def test_a_crash_before_the_commit_leaves_a_draft_to_submit_again(
     with monkeypatch.context() as patched:
         patched.setattr("backend.db.transactions.TransactionStore.enqueue", killed)
         with pytest.raises(KeyboardInterrupt):
-            world.contributions.submit(upload.id, signature)
-    assert world.contributions.status(upload.id).state is UploadState.DRAFT
-    assert world.upload(ROWS, BOB).state is UploadState.DRAFT, "the claim of the rows must not survive"
-    assert world.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
+            harness.contributions.submit(upload.id, signature)
+    assert harness.contributions.status(upload.id).state is UploadState.DRAFT
+    assert harness.upload(ROWS, BOB).state is UploadState.DRAFT, "the claim of the rows must not survive"
+    assert harness.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
 
 
-def test_rows_that_changed_on_disk_are_not_published(world: World) -> None:
-    upload = world.upload()
-    signature = world.sign(upload)
-    world.staging.data(upload.id).write_bytes(b"{}")
+def test_rows_that_changed_on_disk_are_not_published(harness: ContributionHarness) -> None:
+    upload = harness.upload()
+    signature = harness.sign(upload)
+    harness.staging.data(upload.id).write_bytes(b"{}")
     with pytest.raises(Exception, match="changed on disk"):
-        world.contributions.submit(upload.id, signature)
-    assert world.queued() == []
+        harness.contributions.submit(upload.id, signature)
+    assert harness.queued() == []
 
 
-def test_uploads_are_found_by_account_and_datanet(world: World) -> None:
-    mine, theirs = world.upload(), world.upload(b'{"text": "t"}', BOB)
-    assert [upload.id for upload in world.contributions.find(account=ALICE.account)] == [mine.id]
-    assert {upload.id for upload in world.contributions.find(datanet=NET)} == {mine.id, theirs.id}
+def test_uploads_are_found_by_account_and_datanet(harness: ContributionHarness) -> None:
+    mine, theirs = harness.upload(), harness.upload(b'{"text": "t"}', BOB)
+    assert [upload.id for upload in harness.contributions.find(account=ALICE.account)] == [mine.id]
+    assert {upload.id for upload in harness.contributions.find(datanet=NET)} == {mine.id, theirs.id}
     with pytest.raises(NotFound):
-        world.contributions.status("upload-none")
+        harness.contributions.status("upload-none")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.contribution import UploadState
-from tests.support.contributions import ALICE, BOB, World, jsonl
+from tests.support.contributions import ALICE, BOB, ContributionHarness, jsonl
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,19 +22,19 @@ LEFT_OUT = {2: "wrong_type", 3: "copied_row", 4: "malformed_json", 6: "repeated_
 
 
 @pytest.fixture
-def any_world(database: Database, tmp_path: Path) -> World:
+def any_world(database: Database, tmp_path: Path) -> ContributionHarness:
     """On SQLite and on PostgreSQL."""
-    return World(database, tmp_path)
+    return ContributionHarness(database, tmp_path)
 
 
 @pytest.fixture
-def world(sqlite_database: Database, tmp_path: Path) -> World:
-    return World(sqlite_database, tmp_path)
+def harness(sqlite_database: Database, tmp_path: Path) -> ContributionHarness:
+    return ContributionHarness(sqlite_database, tmp_path)
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2000])
 def test_by_the_contributors_word_the_sound_rows_are_contributed(
-    any_world: World, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
+    any_world: ContributionHarness, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
     monkeypatch.setattr("backend.services.contribute.check_upload.ROWS_AT_ONCE", rows_at_once)
     any_world.submit(THEIRS, BOB)
@@ -54,36 +54,36 @@ def test_by_the_contributors_word_the_sound_rows_are_contributed(
     assert {defect.line: defect.code for defect in any_world.contributions.defects(upload.id)} == LEFT_OUT
 
 
-def test_the_same_rows_without_the_others_are_the_same_contribution(world: World) -> None:
-    world.submit(THEIRS, BOB)
-    partly, whole = world.upload(MIXED, accepts_partial=True), world.upload(SOUND)
+def test_the_same_rows_without_the_others_are_the_same_contribution(harness: ContributionHarness) -> None:
+    harness.submit(THEIRS, BOB)
+    partly, whole = harness.upload(MIXED, accepts_partial=True), harness.upload(SOUND)
     assert partly.report.content_hash == whole.report.content_hash
     assert (whole.report.num_left_out, whole.report.defect_counts) == (0, {})
 
 
-def test_rows_that_were_left_out_stay_whose_they_were(world: World) -> None:
-    world.submit(THEIRS, BOB)
-    mine = world.upload(MIXED, accepts_partial=True)
-    world.contributions.submit(mine.id, world.sign(mine))
-    copied = [d for d in world.upload(MIXED, BOB).report.defects if d.code == "copied_row"]
+def test_rows_that_were_left_out_stay_whose_they_were(harness: ContributionHarness) -> None:
+    harness.submit(THEIRS, BOB)
+    mine = harness.upload(MIXED, accepts_partial=True)
+    harness.contributions.submit(mine.id, harness.sign(mine))
+    copied = [d for d in harness.upload(MIXED, BOB).report.defects if d.code == "copied_row"]
     owners = {defect.line: defect.message.rpartition(" ")[2] for defect in copied}
     assert owners == {1: ALICE.account, 3: BOB.account, 5: ALICE.account, 6: ALICE.account, 7: ALICE.account}
 
 
 @pytest.mark.parametrize("content", [b"nope\n", THEIRS, THEIRS + b"nope\n" + THEIRS])
-def test_where_no_row_is_left_nothing_is_contributed(world: World, content: bytes) -> None:
-    world.submit(THEIRS, BOB)
-    upload = world.upload(content, accepts_partial=True)
+def test_where_no_row_is_left_nothing_is_contributed(harness: ContributionHarness, content: bytes) -> None:
+    harness.submit(THEIRS, BOB)
+    upload = harness.upload(content, accepts_partial=True)
     assert (upload.state, upload.report.num_left_out) == (UploadState.INVALID, 0)
 
 
-def test_a_sound_file_is_contributed_whole(world: World) -> None:
-    upload = world.upload(SOUND, accepts_partial=True)
+def test_a_sound_file_is_contributed_whole(harness: ContributionHarness) -> None:
+    upload = harness.upload(SOUND, accepts_partial=True)
     assert (upload.state, upload.report.num_left_out) == (UploadState.DRAFT, 0)
 
 
-def test_what_is_left_may_not_be_a_file_that_the_chain_has(world: World) -> None:
-    world.record(world.upload(SOUND, BOB), 0)
-    upload = world.upload(SOUND + b"nope\n", ALICE, accepts_partial=True)
+def test_what_is_left_may_not_be_a_file_that_the_chain_has(harness: ContributionHarness) -> None:
+    harness.record(harness.upload(SOUND, BOB), 0)
+    upload = harness.upload(SOUND + b"nope\n", ALICE, accepts_partial=True)
     assert upload.state is UploadState.INVALID
     assert upload.report.defects[-1].code == "copied_file"

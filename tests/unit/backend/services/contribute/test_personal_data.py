@@ -10,7 +10,7 @@ from backend.domain.contribution import PersonalKind, UploadState
 from backend.domain.dataset import Row, RowFormat
 from backend.services.contribute.personal_data import CANDIDATE, PersonalDataSearch, PersonalDataUnchecked
 from backend.services.contribute.personal_data_child import TELEPHONE, mask
-from tests.support.contributions import World, jsonl
+from tests.support.contributions import ContributionHarness, jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,8 +41,8 @@ NOT_HELD = ("4111 1111 1111 1112", "DE89 3704 0044 0532 0130 01", "a@b", "at 10:
 
 
 @pytest.fixture
-def world(sqlite_database: Database, tmp_path: Path) -> World:
-    return World(sqlite_database, tmp_path)
+def harness(sqlite_database: Database, tmp_path: Path) -> ContributionHarness:
+    return ContributionHarness(sqlite_database, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -113,62 +113,64 @@ print(list(child.findings(known, "fdrake@acm.org")), "torch" in sys.modules)
     assert done.stderr == ""
 
 
-def test_findings_are_reported_by_line_and_field_and_never_in_clear(world: World) -> None:
+def test_findings_are_reported_by_line_and_field_and_never_in_clear(harness: ContributionHarness) -> None:
     answer = {"role": "assistant", "content": f"Ask {MAIL} or {MAIL}."}
     turns = ([{"role": "user", "content": question}, answer] for question in ("Who?", "And?"))
-    upload = world.upload(jsonl(*({"messages": each} for each in turns)))
+    upload = harness.upload(jsonl(*({"messages": each} for each in turns)))
     assert upload.state is UploadState.DRAFT, "it is only reported"
-    found = world.contributions.status(upload.id).report.personal_data
+    found = harness.contributions.status(upload.id).report.personal_data
     assert found is not None
     assert found.counts == {"EMAIL_ADDRESS": 2}
     assert [(one.line, one.field, one.masked) for one in found.first] == [
         (1, "messages[1].content", "fd...rg"),
         (2, "messages[1].content", "fd...rg"),
     ]
-    assert MAIL not in repr(world.contributions.find())
+    assert MAIL not in repr(harness.contributions.find())
 
 
-def test_rows_of_a_refused_kind_are_defects(world: World) -> None:
+def test_rows_of_a_refused_kind_are_defects(harness: ContributionHarness) -> None:
     content = jsonl({"text": "sound"}, {"text": f"My card is {CARD}."}, {"text": f"{IBAN} and {CARD}"})
-    upload = world.upload(content)
+    upload = harness.upload(content)
     assert upload.state is UploadState.INVALID
-    defects = list(world.contributions.defects(upload.id))
+    defects = list(harness.contributions.defects(upload.id))
     assert [(d.line, d.code, d.field) for d in defects] == [
         (2, "personal_data", "text"),
         *[(3, "personal_data", "text")] * 2,
     ]
     assert defects[0].message == "contains CREDIT_CARD: 41...11"
-    partly = world.upload(content, accepts_partial=True)
+    partly = harness.upload(content, accepts_partial=True)
     assert (partly.report.num_rows, partly.report.num_left_out) == (1, 2)
-    assert world.staging.data(partly.id).read_bytes() == b'{"text":"sound"}\n'
+    assert harness.staging.data(partly.id).read_bytes() == b'{"text":"sound"}\n'
 
 
-def test_rows_that_cannot_hold_any_start_no_child(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_cannot_hold_any_start_no_child(
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError
 
     monkeypatch.setattr("subprocess.Popen", fail)
-    found = world.upload(jsonl({"text": "no digit: none"})).report.personal_data
+    found = harness.upload(jsonl({"text": "no digit: none"})).report.personal_data
     assert found is not None
     assert (found.counts, found.first) == ({}, ())
 
 
 def test_a_child_that_dies_ends_the_upload_and_leaves_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.services.contribute.personal_data.CHILD", "backend.of_no_such_name")
     for size in (10, 1000):
         with pytest.raises(PersonalDataUnchecked):
-            world.upload(jsonl(*({"text": f"{number} {'x' * size}"} for number in range(80))))
-    assert world.contributions.find() == []
+            harness.upload(jsonl(*({"text": f"{number} {'x' * size}"} for number in range(80))))
+    assert harness.contributions.find() == []
 
 
 def test_many_findings_and_many_rows_do_not_wait_for_each_other(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.services.contribute.canonical_rows.ROWS_AT_ONCE", 500)
     content = jsonl(*({"text": f"{number}@example.org"} for number in range(2000)))
-    found = world.upload(content).report.personal_data
+    found = harness.upload(content).report.personal_data
     assert found is not None
     assert found.counts == {PersonalKind.EMAIL_ADDRESS: 2000}
     assert [one.line for one in found.first] == list(range(1, 101))

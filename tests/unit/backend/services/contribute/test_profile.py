@@ -8,7 +8,7 @@ import pytest
 from backend.domain.dataset import LineChecker, Row
 from backend.services.contribute import profile
 from backend.services.contribute.profile import UNDETERMINED, Profiler, language
-from tests.support.contributions import BOB, World, count_words, jsonl
+from tests.support.contributions import BOB, ContributionHarness, count_words, jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,10 +75,10 @@ def test_large_uploads_are_projected_from_a_sample_that_order_does_not_change(
 def test_the_profile_is_part_of_the_report_of_sound_and_of_unsound_uploads(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
-    world = World(sqlite_database, tmp_path)
-    upload = world.upload(jsonl({"text": "Returns the sum of all items."}) + b"nope\n", BOB)
-    kept = world.contributions.status(upload.id).report.profile
+    harness = ContributionHarness(sqlite_database, tmp_path)
+    upload = harness.upload(jsonl({"text": "Returns the sum of all items."}) + b"nope\n", BOB)
+    kept = harness.contributions.status(upload.id).report.profile
     assert kept == upload.report.profile
     assert kept is not None
     assert (kept.num_tokens, kept.languages, kept.lengths) == (6, {"en": 1}, {"31": 1})
-    assert world.upload(b"nope\n").report.profile is None
+    assert harness.upload(b"nope\n").report.profile is None

@@ -10,7 +10,7 @@ import pytest
 from backend.domain.content import ContentCorrupt
 from backend.domain.errors import NotFound
 from backend.domain.ids import Hash32, SnapshotId
-from tests.support.contributions import ALICE, BOB, NET, World
+from tests.support.contributions import ALICE, BOB, NET, ContributionHarness
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,63 +22,63 @@ LONG_LICENCE = "Apache-2.0 AND BSD-2-Clause AND BSD-3-Clause AND MIT"
 
 
 @pytest.fixture
-def world(sqlite_database: Database, tmp_path: Path) -> World:
-    return World(sqlite_database, tmp_path)
+def harness(sqlite_database: Database, tmp_path: Path) -> ContributionHarness:
+    return ContributionHarness(sqlite_database, tmp_path)
 
 
-def submit(world: World, text: str, licence: str = "MIT", signer: object = ALICE) -> Upload:
-    upload = world.upload(json.dumps({"text": text}).encode(), signer, licence)
-    return world.contributions.submit(upload.id, world.sign(upload, signer))
+def submit(harness: ContributionHarness, text: str, licence: str = "MIT", signer: object = ALICE) -> Upload:
+    upload = harness.upload(json.dumps({"text": text}).encode(), signer, licence)
+    return harness.contributions.submit(upload.id, harness.sign(upload, signer))
 
 
-def three_recorded(world: World) -> SnapshotId:
+def three_recorded(harness: ContributionHarness) -> SnapshotId:
     """Of three contributions the second is rejected; a fourth came after the snapshot."""
-    uploads = [submit(world, "one"), submit(world, "two"), submit(world, "three", LONG_LICENCE, BOB)]
-    for index, upload in enumerate([*uploads, submit(world, "four")]):
-        world.record(upload, index, is_accepted=index != 1)
-    return world.freeze(True, False, True)
+    uploads = [submit(harness, "one"), submit(harness, "two"), submit(harness, "three", LONG_LICENCE, BOB)]
+    for index, upload in enumerate([*uploads, submit(harness, "four")]):
+        harness.record(upload, index, is_accepted=index != 1)
+    return harness.freeze(True, False, True)
 
 
-def test_rows_are_those_of_accepted_contributions_in_order(world: World) -> None:
-    snapshot = three_recorded(world)
-    assert list(world.snapshots.rows(snapshot)) == [(0, {"text": "one"}), (2, {"text": "three"})]
+def test_rows_are_those_of_accepted_contributions_in_order(harness: ContributionHarness) -> None:
+    snapshot = three_recorded(harness)
+    assert list(harness.snapshots.rows(snapshot)) == [(0, {"text": "one"}), (2, {"text": "three"})]
 
 
-def test_licences_come_from_the_chain_and_long_ones_from_the_manifest(world: World) -> None:
-    assert world.snapshots.licences(three_recorded(world)) == [LONG_LICENCE, "MIT"]
+def test_licences_come_from_the_chain_and_long_ones_from_the_manifest(harness: ContributionHarness) -> None:
+    assert harness.snapshots.licences(three_recorded(harness)) == [LONG_LICENCE, "MIT"]
 
 
-def test_the_manifest_says_how_to_fetch_and_check_all_of_it(world: World) -> None:
-    snapshot = three_recorded(world)
-    manifest = world.snapshots.manifest(snapshot)
+def test_the_manifest_says_how_to_fetch_and_check_all_of_it(harness: ContributionHarness) -> None:
+    snapshot = three_recorded(harness)
+    manifest = harness.snapshots.manifest(snapshot)
     assert (manifest["snapshotId"], manifest["datanetId"], manifest["count"]) == (snapshot, NET, 3)
     assert [entry["index"] for entry in manifest["contributions"]] == [0, 2]
     assert [entry["contributor"] for entry in manifest["contributions"]] == [ALICE.account, BOB.account]
     for entry in manifest["contributions"]:
-        assert world.store.has(entry["cid"])
+        assert harness.store.has(entry["cid"])
 
 
-def record_forged(world: World, upload: Upload, files: dict[str, bytes | Path]) -> None:
+def record_forged(harness: ContributionHarness, upload: Upload, files: dict[str, bytes | Path]) -> None:
     """The contributor signed one content hash and the CID of something else."""
-    forged = replace(upload.report, cid=world.store.add_folder(files))
-    world.record(replace(upload, report=forged), 0, is_accepted=True)
+    forged = replace(upload.report, cid=harness.store.add_folder(files))
+    harness.record(replace(upload, report=forged), 0, is_accepted=True)
 
 
-def test_rows_with_another_hash_than_the_chains_are_not_handed_out(world: World) -> None:
+def test_rows_with_another_hash_than_the_chains_are_not_handed_out(harness: ContributionHarness) -> None:
     files: dict[str, bytes | Path] = {"data.jsonl": b'{"text":"other"}\n', "contribution.json": b"{}\n"}
-    record_forged(world, submit(world, "one"), files)
+    record_forged(harness, submit(harness, "one"), files)
     with pytest.raises(ContentCorrupt):
-        list(world.snapshots.rows(world.freeze(True)))
+        list(harness.snapshots.rows(harness.freeze(True)))
 
 
-def test_rows_that_no_check_would_have_passed_are_not_handed_out(world: World) -> None:
+def test_rows_that_no_check_would_have_passed_are_not_handed_out(harness: ContributionHarness) -> None:
     rows = b"[" * 99_999
     files: dict[str, bytes | Path] = {"data.jsonl": rows, "contribution.json": b"{}\n"}
-    upload = submit(world, "one")
+    upload = submit(harness, "one")
     content_hash = Hash32("0x" + sha256(rows).hexdigest())
-    record_forged(world, replace(upload, report=replace(upload.report, content_hash=content_hash)), files)
+    record_forged(harness, replace(upload, report=replace(upload.report, content_hash=content_hash)), files)
     with pytest.raises(ContentCorrupt, match="line 1"):
-        list(world.snapshots.rows(world.freeze(True)))
+        list(harness.snapshots.rows(harness.freeze(True)))
 
 
 BAD_MANIFESTS = [
@@ -95,34 +95,34 @@ BAD_MANIFESTS = [
 
 @pytest.mark.parametrize("manifest", BAD_MANIFESTS)
 def test_a_manifest_with_another_licence_than_the_chains_is_not_believed(
-    world: World, manifest: bytes
+    harness: ContributionHarness, manifest: bytes
 ) -> None:
     files: dict[str, bytes | Path] = {"data.jsonl": b'{"text":"one"}\n', "contribution.json": manifest}
-    record_forged(world, submit(world, "one", LONG_LICENCE), files)
+    record_forged(harness, submit(harness, "one", LONG_LICENCE), files)
     with pytest.raises(ContentCorrupt):
-        world.snapshots.licences(world.freeze(True))
+        harness.snapshots.licences(harness.freeze(True))
 
 
-def test_freezing_asks_for_the_snapshot_that_the_chain_previews(world: World) -> None:
+def test_freezing_asks_for_the_snapshot_that_the_chain_previews(harness: ContributionHarness) -> None:
     snapshot = SnapshotId("0x" + "ab" * 32)
-    world.chain.preview = (snapshot, "0x" + "cd" * 32)
-    first = world.snapshots.freeze(NET, 2)
+    harness.chain.preview = (snapshot, "0x" + "cd" * 32)
+    first = harness.snapshots.freeze(NET, 2)
     assert first.snapshot_id == snapshot
-    assert world.snapshots.freeze(NET, 2) == first
-    assert world.queued() == [("freeze", ("1", "2"))]
+    assert harness.snapshots.freeze(NET, 2) == first
+    assert harness.queued() == [("freeze", ("1", "2"))]
 
 
-def test_a_snapshot_whose_freezing_failed_can_be_frozen_again(world: World) -> None:
-    world.chain.preview = (SnapshotId("0x" + "ab" * 32), "0x" + "cd" * 32)
-    first = world.snapshots.freeze(NET, 2)
-    world.fail(first.transaction_id, "OutOfGas")
-    again = world.snapshots.freeze(NET, 2)
+def test_a_snapshot_whose_freezing_failed_can_be_frozen_again(harness: ContributionHarness) -> None:
+    harness.chain.preview = (SnapshotId("0x" + "ab" * 32), "0x" + "cd" * 32)
+    first = harness.snapshots.freeze(NET, 2)
+    harness.fail(first.transaction_id, "OutOfGas")
+    again = harness.snapshots.freeze(NET, 2)
     assert again.transaction_id != first.transaction_id
-    assert world.snapshots.freeze(NET, 2) == again
+    assert harness.snapshots.freeze(NET, 2) == again
 
 
-def test_an_unknown_snapshot_is_not_found(world: World) -> None:
+def test_an_unknown_snapshot_is_not_found(harness: ContributionHarness) -> None:
     with pytest.raises(NotFound):
-        list(world.snapshots.rows(SnapshotId("0x" + "00" * 32)))
+        list(harness.snapshots.rows(SnapshotId("0x" + "00" * 32)))
     with pytest.raises(NotFound):
-        world.snapshots.get(SnapshotId("0x" + "00" * 32))
+        harness.snapshots.get(SnapshotId("0x" + "00" * 32))

@@ -9,7 +9,7 @@ from backend.domain.content import cid_digest
 from backend.domain.contribution import UploadState
 from backend.services.contribute.licences import LicenceConflict, UnknownLicence
 from backend.services.contribute.terms import MAX_TERMS_BYTES, TERMS_FILE, UnreadableTerms, terms_file
-from tests.support.contributions import NET, World
+from tests.support.contributions import NET, ContributionHarness
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,38 +18,40 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def world(sqlite_database: Database, tmp_path: Path) -> World:
-    return World(sqlite_database, tmp_path)
+def harness(sqlite_database: Database, tmp_path: Path) -> ContributionHarness:
+    return ContributionHarness(sqlite_database, tmp_path)
 
 
-def describe(world: World, **files: bytes) -> None:
+def describe(harness: ContributionHarness, **files: bytes) -> None:
     """The datanet's folder holds these."""
-    cid = world.store.add_folder({name.replace("_json", ".json"): content for name, content in files.items()})
-    with world.database.begin() as tx:
+    cid = harness.store.add_folder(
+        {name.replace("_json", ".json"): content for name, content in files.items()}
+    )
+    with harness.database.begin() as tx:
         tx.session.get_one(DatanetRow, NET).cid_digest = cid_digest(cid)
 
 
-def test_what_the_datanet_takes_stands_in_the_report(world: World) -> None:
-    describe(world, README=b"# Letters", datanet_json=terms_file("mit or cc-by-4.0"))
-    upload = world.upload(licence="CC-BY-4.0")
+def test_what_the_datanet_takes_stands_in_the_report(harness: ContributionHarness) -> None:
+    describe(harness, README=b"# Letters", datanet_json=terms_file("mit or cc-by-4.0"))
+    upload = harness.upload(licence="CC-BY-4.0")
     assert upload.state is UploadState.DRAFT
-    assert world.contributions.status(upload.id).report.datanet_licence == "MIT OR CC-BY-4.0"
+    assert harness.contributions.status(upload.id).report.datanet_licence == "MIT OR CC-BY-4.0"
 
 
-def test_another_licence_is_refused_before_anything_is_read(world: World) -> None:
-    describe(world, datanet_json=terms_file("MIT"))
+def test_another_licence_is_refused_before_anything_is_read(harness: ContributionHarness) -> None:
+    describe(harness, datanet_json=terms_file("MIT"))
     with pytest.raises(LicenceConflict):
-        world.upload(iter(()), licence="GPL-3.0-only")
-    assert world.contributions.find() == []
+        harness.upload(iter(()), licence="GPL-3.0-only")
+    assert harness.contributions.find() == []
 
 
-def test_a_datanet_that_names_no_licences_takes_any(world: World) -> None:
-    describe(world, README=b"# Letters")
-    assert world.upload(licence="GPL-3.0-only").report.datanet_licence is None
+def test_a_datanet_that_names_no_licences_takes_any(harness: ContributionHarness) -> None:
+    describe(harness, README=b"# Letters")
+    assert harness.upload(licence="GPL-3.0-only").report.datanet_licence is None
 
 
-def test_terms_that_are_not_here_are_not_known(world: World) -> None:
-    assert world.upload(licence="GPL-3.0-only").report.datanet_licence is None
+def test_terms_that_are_not_here_are_not_known(harness: ContributionHarness) -> None:
+    assert harness.upload(licence="GPL-3.0-only").report.datanet_licence is None
 
 
 @pytest.mark.parametrize(
@@ -65,10 +67,10 @@ def test_terms_that_are_not_here_are_not_known(world: World) -> None:
         b" " * (MAX_TERMS_BYTES + 1),
     ],
 )
-def test_terms_that_nobody_can_read_let_nothing_in(world: World, content: bytes) -> None:
-    describe(world, datanet_json=content)
+def test_terms_that_nobody_can_read_let_nothing_in(harness: ContributionHarness, content: bytes) -> None:
+    describe(harness, datanet_json=content)
     with pytest.raises(UnreadableTerms):
-        world.upload()
+        harness.upload()
 
 
 def test_terms_state_a_licence_that_spdx_knows() -> None:

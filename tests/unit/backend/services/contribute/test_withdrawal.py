@@ -10,7 +10,7 @@ from backend.domain.errors import Conflict, NotFound, Unavailable
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.contribute.withdrawn_content import SWEEP_SECONDS, WithdrawnContent
-from tests.support.contributions import ALICE, BOB, NET, ROWS, World, jsonl
+from tests.support.contributions import ALICE, BOB, NET, ROWS, ContributionHarness, jsonl
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,35 +20,37 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def world(sqlite_database: Database, tmp_path: Path) -> World:
-    return World(sqlite_database, tmp_path)
+def harness(sqlite_database: Database, tmp_path: Path) -> ContributionHarness:
+    return ContributionHarness(sqlite_database, tmp_path)
 
 
 @pytest.fixture
-def any_world(database: Database, tmp_path: Path) -> World:
-    return World(database, tmp_path)
+def any_world(database: Database, tmp_path: Path) -> ContributionHarness:
+    return ContributionHarness(database, tmp_path)
 
 
-def accepted(world: World, rows: bytes = ROWS, index: int = 0) -> Upload:
-    upload = world.submit(rows)
-    world.record(upload, index, is_accepted=True)
-    world.curation.advance()
+def accepted(harness: ContributionHarness, rows: bytes = ROWS, index: int = 0) -> Upload:
+    upload = harness.submit(rows)
+    harness.record(upload, index, is_accepted=True)
+    harness.curation.advance()
     return upload
 
 
-def withdrawn(world: World, upload: Upload, index: int = 0) -> Upload:
+def withdrawn(harness: ContributionHarness, upload: Upload, index: int = 0) -> Upload:
     """To the end: the chain has the curator's decision."""
-    world.contributions.withdraw(upload.id)
-    world.record(upload, index, is_accepted=False, reason=ReviewReason.WITHDRAWN)
-    world.curation.advance()
-    return world.contributions.status(upload.id)
+    harness.contributions.withdraw(upload.id)
+    harness.record(upload, index, is_accepted=False, reason=ReviewReason.WITHDRAWN)
+    harness.curation.advance()
+    return harness.contributions.status(upload.id)
 
 
-def staged(world: World) -> list[str]:
-    return [path.name for path in (world.folder / "uploads").glob("*")]
+def staged(harness: ContributionHarness) -> list[str]:
+    return [path.name for path in (harness.folder / "uploads").glob("*")]
 
 
-def test_a_withdrawn_contribution_is_rejected_on_the_chain_for_that_reason(any_world: World) -> None:
+def test_a_withdrawn_contribution_is_rejected_on_the_chain_for_that_reason(
+    any_world: ContributionHarness,
+) -> None:
     upload = accepted(any_world)
     assert any_world.contributions.withdraw(upload.id).state is UploadState.WITHDRAWING
     assert any_world.contributions.withdraw(upload.id).state is UploadState.WITHDRAWING
@@ -64,122 +66,124 @@ def test_a_withdrawn_contribution_is_rejected_on_the_chain_for_that_reason(any_w
     assert any_world.contributions.withdraw(upload.id).state is UploadState.WITHDRAWN
 
 
-def test_its_content_goes_at_once_and_that_of_others_stays(world: World) -> None:
-    upload, other = accepted(world), accepted(world, jsonl({"text": "kept"}), 1)
-    world.contributions.withdraw(upload.id)
+def test_its_content_goes_at_once_and_that_of_others_stays(harness: ContributionHarness) -> None:
+    upload, other = accepted(harness), accepted(harness, jsonl({"text": "kept"}), 1)
+    harness.contributions.withdraw(upload.id)
     assert upload.report.cid is not None
     assert other.report.cid is not None
     with pytest.raises(ContentMissing):
-        world.store.read(upload.report.cid, "data.jsonl")
+        harness.store.read(upload.report.cid, "data.jsonl")
     with pytest.raises(ContentMissing):
-        world.store.block(upload.report.cid)
-    assert world.store.read(other.report.cid, "data.jsonl") == b'{"text":"kept"}\n'
+        harness.store.block(upload.report.cid)
+    assert harness.store.read(other.report.cid, "data.jsonl") == b'{"text":"kept"}\n'
 
 
 def test_what_a_crash_left_of_its_content_goes_with_the_next_look(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload = accepted(world)
+    upload = accepted(harness)
     with monkeypatch.context() as patched:
 
         def away(*_: Any) -> None:
             raise Unavailable("the store is away")
 
-        patched.setattr(world.store, "forget", away)
+        patched.setattr(harness.store, "forget", away)
         with pytest.raises(Unavailable):
-            world.contributions.withdraw(upload.id)
-        assert world.curation.advance() == 0, "nothing else waits for the store"
+            harness.contributions.withdraw(upload.id)
+        assert harness.curation.advance() == 0, "nothing else waits for the store"
     assert upload.report.cid is not None
-    assert world.store.has(upload.report.cid)
-    world.curation.advance()
-    assert not world.store.has(upload.report.cid)
+    assert harness.store.has(upload.report.cid)
+    harness.curation.advance()
+    assert not harness.store.has(upload.report.cid)
 
 
-def test_without_a_curator_here_it_waits_for_one_elsewhere(world: World) -> None:
-    upload = accepted(world)
-    parts = (world.database, world.store, world.staging)
-    world.contributions.withdraw(upload.id)
-    Curation(*parts, None, lambda: world.now).advance()
-    assert [function for function, _ in world.queued()] == ["contributeWithSig"]
-    assert world.contributions.status(upload.id).state is UploadState.WITHDRAWING
+def test_without_a_curator_here_it_waits_for_one_elsewhere(harness: ContributionHarness) -> None:
+    upload = accepted(harness)
+    parts = (harness.database, harness.store, harness.staging)
+    harness.contributions.withdraw(upload.id)
+    Curation(*parts, None, lambda: harness.now).advance()
+    assert [function for function, _ in harness.queued()] == ["contributeWithSig"]
+    assert harness.contributions.status(upload.id).state is UploadState.WITHDRAWING
 
 
-def test_a_rejected_one_is_withdrawn_too(world: World) -> None:
-    upload = world.submit()
-    world.record(upload, 0, is_accepted=False, reason=ReviewReason.QUALITY)
-    world.curation.advance()
-    assert withdrawn(world, upload).state is UploadState.WITHDRAWN
+def test_a_rejected_one_is_withdrawn_too(harness: ContributionHarness) -> None:
+    upload = harness.submit()
+    harness.record(upload, 0, is_accepted=False, reason=ReviewReason.QUALITY)
+    harness.curation.advance()
+    assert withdrawn(harness, upload).state is UploadState.WITHDRAWN
 
 
-def test_its_rows_are_free_again_and_their_hashes_forgotten(world: World) -> None:
-    upload = accepted(world)
-    world.contributions.withdraw(upload.id)
-    assert world.upload(ROWS, BOB).report.defect_counts == {"copied_row": 2}, "until the chain says so"
-    withdrawn(world, upload)
-    again = world.upload(ROWS + jsonl({"prompt": "c", "completion": "C"}), BOB)
+def test_its_rows_are_free_again_and_their_hashes_forgotten(harness: ContributionHarness) -> None:
+    upload = accepted(harness)
+    harness.contributions.withdraw(upload.id)
+    assert harness.upload(ROWS, BOB).report.defect_counts == {"copied_row": 2}, "until the chain says so"
+    withdrawn(harness, upload)
+    again = harness.upload(ROWS + jsonl({"prompt": "c", "completion": "C"}), BOB)
     assert again.state is UploadState.DRAFT
     assert again.report.near_copies is not None
     assert again.report.near_copies.num_in_datanet == 0
 
 
 @pytest.mark.parametrize("content", [ROWS, b"no row"])
-def test_what_was_never_submitted_goes_without_the_chain(world: World, content: bytes) -> None:
-    upload = world.upload(content)
-    world.contributions.withdraw(upload.id)
-    assert staged(world) == []
-    world.curation.advance()
-    assert world.contributions.status(upload.id).state is UploadState.WITHDRAWN
+def test_what_was_never_submitted_goes_without_the_chain(
+    harness: ContributionHarness, content: bytes
+) -> None:
+    upload = harness.upload(content)
+    harness.contributions.withdraw(upload.id)
+    assert staged(harness) == []
+    harness.curation.advance()
+    assert harness.contributions.status(upload.id).state is UploadState.WITHDRAWN
     with pytest.raises(Conflict, match="not a draft"):
-        world.contributions.typed_data(upload.id)
-    assert world.queued() == []
+        harness.contributions.typed_data(upload.id)
+    assert harness.queued() == []
 
 
-def test_what_is_on_its_way_is_waited_for(world: World) -> None:
-    upload = world.submit()
+def test_what_is_on_its_way_is_waited_for(harness: ContributionHarness) -> None:
+    upload = harness.submit()
     with pytest.raises(Conflict, match="is submitted: wait"):
-        world.contributions.withdraw(upload.id)
+        harness.contributions.withdraw(upload.id)
     with pytest.raises(NotFound):
-        world.contributions.withdraw("upload-none")
+        harness.contributions.withdraw("upload-none")
 
 
-def test_a_reorg_does_not_undo_the_wish(world: World) -> None:
-    upload = accepted(world)
-    world.contributions.withdraw(upload.id)
-    world.forget(0)
-    world.curation.advance()
-    assert world.contributions.status(upload.id).state is UploadState.WITHDRAWING
-    world.record(upload, 1)
-    world.curation.advance()
-    [_, (_, (_, [review]))] = world.queued()
+def test_a_reorg_does_not_undo_the_wish(harness: ContributionHarness) -> None:
+    upload = accepted(harness)
+    harness.contributions.withdraw(upload.id)
+    harness.forget(0)
+    harness.curation.advance()
+    assert harness.contributions.status(upload.id).state is UploadState.WITHDRAWING
+    harness.record(upload, 1)
+    harness.curation.advance()
+    [_, (_, (_, [review]))] = harness.queued()
     assert (review["isAccepted"], review["reason"]) == (False, "7")
 
 
-def test_one_whose_record_never_came_back_is_withdrawn(world: World) -> None:
-    upload = accepted(world)
-    world.contributions.withdraw(upload.id)
-    world.forget(0)
-    world.fail(world.contributions.status(upload.id).transaction_id)
-    world.curation.advance()
-    assert world.contributions.status(upload.id).state is UploadState.WITHDRAWN
+def test_one_whose_record_never_came_back_is_withdrawn(harness: ContributionHarness) -> None:
+    upload = accepted(harness)
+    harness.contributions.withdraw(upload.id)
+    harness.forget(0)
+    harness.fail(harness.contributions.status(upload.id).transaction_id)
+    harness.curation.advance()
+    assert harness.contributions.status(upload.id).state is UploadState.WITHDRAWN
 
 
-def test_snapshots_from_before_stay_but_are_not_learned_from(world: World) -> None:
+def test_snapshots_from_before_stay_but_are_not_learned_from(harness: ContributionHarness) -> None:
     licence = "Apache-2.0 AND BSD-2-Clause AND BSD-3-Clause AND MIT"
-    long = world.upload(ROWS, ALICE, licence)
-    long = world.contributions.submit(long.id, world.sign(long))
-    world.record(long, 0, is_accepted=True)
-    world.curation.advance()
-    snapshot = world.freeze(True)
-    withdrawn(world, long)
-    assert world.snapshots.get(snapshot).accepted == (0,)
-    [entry] = world.snapshots.manifest(snapshot)["contributions"]
+    long = harness.upload(ROWS, ALICE, licence)
+    long = harness.contributions.submit(long.id, harness.sign(long))
+    harness.record(long, 0, is_accepted=True)
+    harness.curation.advance()
+    snapshot = harness.freeze(True)
+    withdrawn(harness, long)
+    assert harness.snapshots.get(snapshot).accepted == (0,)
+    [entry] = harness.snapshots.manifest(snapshot)["contributions"]
     assert entry["contentHash"] == long.report.content_hash
     assert entry["licence"].startswith("0x"), "its words were in the folder"
     with pytest.raises(ContributionWithdrawn, match="contribution 0 of datanet 1 was withdrawn"):
-        list(world.snapshots.rows(snapshot))
+        list(harness.snapshots.rows(snapshot))
 
 
-def test_a_copy_of_what_was_taken_back_elsewhere_goes_within_a_minute(any_world: World) -> None:
+def test_a_copy_of_what_was_taken_back_elsewhere_goes_within_a_minute(any_world: ContributionHarness) -> None:
     """Another operator's uploads: this one has but the chain's word and the copies."""
     taken_back, kept = (any_world.submit(jsonl({"text": text})) for text in ("back", "kept"))
     any_world.record(taken_back, 0, is_accepted=True)
@@ -198,7 +202,7 @@ def test_a_copy_of_what_was_taken_back_elsewhere_goes_within_a_minute(any_world:
     assert any_world.store.has(kept.report.cid)
 
 
-def test_a_copy_that_another_contribution_holds_too_stays(any_world: World) -> None:
+def test_a_copy_that_another_contribution_holds_too_stays(any_world: ContributionHarness) -> None:
     upload = any_world.submit(ROWS)
     any_world.record(upload, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
     any_world.record(upload, 1, is_accepted=None)

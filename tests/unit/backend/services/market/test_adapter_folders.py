@@ -8,8 +8,8 @@ import pytest
 from backend.domain.content import cid_of
 from backend.services.market.adapter_folders import AdapterFolders, AdapterMissing, adapter_ref
 from backend.storage.embedded import EmbeddedStore
+from tests.support.fakes import FakeBlobStore
 from tests.support.market import Market
-from tests.support.scripted import FolderStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ def record() -> VersionRecord:
 
 
 def test_a_folder_is_fetched_once_however_many_ask(tmp_path: Path, record: VersionRecord) -> None:
-    store = FolderStore()
+    store = FakeBlobStore()
     folders = AdapterFolders(store, tmp_path / "adapters")  # type: ignore[arg-type]
     start = threading.Barrier(8)
     found: list[object] = []

@@ -10,7 +10,7 @@ from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import ZERO_HASH
 from backend.services.market.catalogue import ModelNotFound, PriceBelowFloor, adapter_record
 from tests.support.market import some_account, some_hash
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    return Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    return ScriptedInstallation(tmp_path, sqlite_database)
 
 
 @pytest.fixture
-def record(installation: Installation) -> VersionRecord:
+def record(installation: ScriptedInstallation) -> VersionRecord:
     return installation.catalogue.resolve(installation.version).record
 
 
 def test_a_version_goes_by_name_prefix_id_and_digest(
-    installation: Installation, record: VersionRecord
+    installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     name = f"{record.creator}/docs"
     digits = installation.version[2:]
@@ -47,7 +47,7 @@ def test_a_version_goes_by_name_prefix_id_and_digest(
 
 
 def test_a_name_means_its_newest_version_and_a_prefix_the_old_one(
-    installation: Installation, record: VersionRecord
+    installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     newer = installation.view.register(replace(record, prompt_price=99))
     name = f"{record.creator}/docs"
@@ -56,7 +56,7 @@ def test_a_name_means_its_newest_version_and_a_prefix_the_old_one(
 
 
 def test_a_deprecated_version_is_served_only_by_its_exact_name(
-    installation: Installation, record: VersionRecord
+    installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     old = installation.view.register(replace(record, name="old"), is_deprecated=True)
     with pytest.raises(ModelNotFound):
@@ -65,7 +65,9 @@ def test_a_deprecated_version_is_served_only_by_its_exact_name(
     assert old not in [model.id for model in installation.catalogue.models()]
 
 
-def test_a_prefix_of_two_versions_is_refused(installation: Installation, record: VersionRecord) -> None:
+def test_a_prefix_of_two_versions_is_refused(
+    installation: ScriptedInstallation, record: VersionRecord
+) -> None:
     seen: dict[str, str] = {}
     for price in range(2000):
         version = installation.view.register(replace(record, name="many", prompt_price=price))
@@ -79,14 +81,16 @@ def test_a_prefix_of_two_versions_is_refused(installation: Installation, record:
 
 
 @pytest.mark.parametrize("model", ["nothing", "0x12/docs", "", "0x" + "00" * 32, "0x" + "ab" * 32, "../etc"])
-def test_an_unknown_model_is_not_found(installation: Installation, model: str) -> None:
+def test_an_unknown_model_is_not_found(installation: ScriptedInstallation, model: str) -> None:
     with pytest.raises(ModelNotFound) as caught:
         installation.catalogue.resolve(model)
     assert caught.value.param == "model"
     assert caught.value.code == "model_not_found"
 
 
-def test_an_adapter_of_another_base_is_not_served(installation: Installation, record: VersionRecord) -> None:
+def test_an_adapter_of_another_base_is_not_served(
+    installation: ScriptedInstallation, record: VersionRecord
+) -> None:
     foreign = installation.view.register(replace(record, base_model=some_hash("another base")))
     with pytest.raises(ModelNotFound, match="base model"):
         installation.catalogue.resolve(foreign)
@@ -94,7 +98,7 @@ def test_an_adapter_of_another_base_is_not_served(installation: Installation, re
 
 
 def test_the_base_model_is_a_version_of_the_operator(
-    installation: Installation, record: VersionRecord
+    installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     base = installation.catalogue.resolve("tiny")
     assert base.is_base
@@ -107,7 +111,7 @@ def test_the_base_model_is_a_version_of_the_operator(
 
 
 def test_a_strangers_record_of_our_base_model_is_not_served(
-    installation: Installation, record: VersionRecord
+    installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     bare = replace(record, adapter_digest=ZERO_HASH, cid_digest=ZERO_HASH, snapshots=())
     stranger = installation.view.register(bare)
@@ -118,7 +122,7 @@ def test_a_strangers_record_of_our_base_model_is_not_served(
 
 @pytest.mark.parametrize("price", ["prompt_price", "completion_price"])
 def test_a_version_below_the_floor_price_is_not_served(
-    installation: Installation, record: VersionRecord, price: str
+    installation: ScriptedInstallation, record: VersionRecord, price: str
 ) -> None:
     prices: dict[str, Any] = {price: 0}
     free = installation.view.register(replace(record, creator=some_account("copyist"), **prices))
@@ -132,7 +136,7 @@ def test_a_version_below_the_floor_price_is_not_served(
     assert installation.catalogue.resolve(free).id == free
 
 
-def test_the_record_that_sells_training_is_not_the_base_model(installation: Installation) -> None:
+def test_the_record_that_sells_training_is_not_the_base_model(installation: ScriptedInstallation) -> None:
     """It is the newest record without an adapter, and the operator's own."""
     training = installation.training_record
     newest = installation.view.register(replace(training, prompt_price=7))
@@ -144,7 +148,7 @@ def test_the_record_that_sells_training_is_not_the_base_model(installation: Inst
 
 
 def test_an_adapters_digest_means_the_newest_version_of_who_registered_it_first(
-    installation: Installation, record: VersionRecord
+    installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     newer = installation.view.register(replace(record, prompt_price=11))
     installation.view.register(replace(record, creator=some_account("copyist"), prompt_price=12))
@@ -152,7 +156,7 @@ def test_an_adapters_digest_means_the_newest_version_of_who_registered_it_first(
 
 
 def test_an_adapter_is_found_by_whoever_serves_nothing(
-    installation: Installation, record: VersionRecord
+    installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     foreign = replace(record, base_model=some_hash("another base"))
     version = installation.view.register(foreign)
@@ -160,7 +164,7 @@ def test_an_adapter_is_found_by_whoever_serves_nothing(
         assert adapter_record(installation, name) == foreign
 
 
-def test_what_is_not_registered_is_told_with_how_far_the_index_is(installation: Installation) -> None:
+def test_what_is_not_registered_is_told_with_how_far_the_index_is(installation: ScriptedInstallation) -> None:
     cursor = installation.view.cursor()
     assert cursor is not None
     for name in ("tiny", installation.base_version, "0x" + "ab" * 32):
@@ -171,7 +175,7 @@ def test_what_is_not_registered_is_told_with_how_far_the_index_is(installation: 
 
 
 def test_without_an_index_nothing_is_said_of_adapters_but_how_to_make_one(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
+    installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(installation.view, "cursor", lambda: None)
     for name in (installation.version, "nothing"):

@@ -19,7 +19,7 @@ from backend.domain.errors import InvalidInput, NotFound
 from backend.services.channels.admission import Payer
 from backend.services.market.catalogue import ModelNotFound
 from tests.support.market import some_account, some_hash
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,25 +29,27 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    built = Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    built = ScriptedInstallation(tmp_path, sqlite_database)
     built.fund(100_000)
     return built
 
 
 @pytest.fixture
-def record(installation: Installation) -> VersionRecord:
+def record(installation: ScriptedInstallation) -> VersionRecord:
     return installation.catalogue.record(installation.version)
 
 
-def deny(installation: Installation, kind: str, subject: str, reason: Reason = Reason.POLICY) -> Subject:
+def deny(
+    installation: ScriptedInstallation, kind: str, subject: str, reason: Reason = Reason.POLICY
+) -> Subject:
     found = Subject.parse(kind, subject)
     installation.denials.deny(found, reason)
     return found
 
 
 def test_a_denied_adapter_is_refused_under_any_name_and_not_listed(
-    installation: Installation, record: VersionRecord
+    installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     renamed = installation.view.register(replace(record, name="other", creator=some_account("copier")))
     denied = deny(installation, "adapter", record.adapter_digest, Reason.HARMFUL)
@@ -61,7 +63,7 @@ def test_a_denied_adapter_is_refused_under_any_name_and_not_listed(
     assert len(installation.catalogue.models()) == 3
 
 
-def test_what_learned_from_a_denied_datanet_is_refused(installation: Installation) -> None:
+def test_what_learned_from_a_denied_datanet_is_refused(installation: ScriptedInstallation) -> None:
     deny(installation, "datanet", "8")
     assert installation.catalogue.resolve(installation.version)
     deny(installation, "datanet", "7", Reason.LICENCE)
@@ -71,7 +73,7 @@ def test_what_learned_from_a_denied_datanet_is_refused(installation: Installatio
     assert [model.is_base for model in installation.catalogue.models()] == [True]
 
 
-def test_a_denied_payer_is_refused_and_nobody_else(installation: Installation) -> None:
+def test_a_denied_payer_is_refused_and_nobody_else(installation: ScriptedInstallation) -> None:
     deny(installation, "payer", installation.payer.account.upper().replace("0X", "0x"))
     for model in ("tiny", installation.version):
         with pytest.raises(PayerDenied):
@@ -95,13 +97,13 @@ def test_what_names_no_subject_is_refused(kind: str, subject: str) -> None:
         Subject.parse(kind, subject)
 
 
-def test_what_is_not_denied_cannot_be_allowed(installation: Installation) -> None:
+def test_what_is_not_denied_cannot_be_allowed(installation: ScriptedInstallation) -> None:
     with pytest.raises(NotFound):
         installation.denials.allow(Subject(Denied.DATANET, "7"))
 
 
 def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
-    installation: Installation, record: VersionRecord
+    installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     weights, card = b"w" * 300_000, b"a card that both have"
     ours = installation.blobs.add_folder({"weights": weights, "README.md": card})
@@ -130,7 +132,7 @@ def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
 
 
 def test_the_copy_that_answers_are_made_from_stays_until_they_have_ended(
-    installation: Installation, record: VersionRecord
+    installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     installation.store.folders[str(installation.folders.folder(record).name)] = lambda _folder: None
     copy = installation.folders.folder(record)
@@ -146,7 +148,7 @@ def test_the_copy_that_answers_are_made_from_stays_until_they_have_ended(
     installation.admission.release(later)
 
 
-def test_the_base_model_is_not_taken_down(installation: Installation) -> None:
+def test_the_base_model_is_not_taken_down(installation: ScriptedInstallation) -> None:
     with pytest.raises(NotFound):
         installation.denials.take_down(installation.catalogue.record("tiny"), Reason.LEGAL)
     with pytest.raises(ModelNotFound):

@@ -9,9 +9,9 @@ from backend.domain.hashing import licence_word
 from backend.domain.ids import DatanetId, SnapshotId
 from backend.domain.registries import Contribution
 from backend.services.market.provenance import Provenance, ProvenanceLookup
+from tests.support.fakes import NOW
 from tests.support.market import some_account, some_hash
-from tests.support.scripted import NOW
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
-    return Installation(tmp_path, sqlite_database)
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    return ScriptedInstallation(tmp_path, sqlite_database)
 
 
-def record(installation: Installation, *licences: str) -> None:
+def record(installation: ScriptedInstallation, *licences: str) -> None:
     """The contributions of the snapshot's datanet; it accepts the first, the second and the fourth."""
     for index, licence in enumerate(licences):
         content, folder, word = some_hash(f"{index}"), some_hash("folder"), licence_word(licence)
@@ -34,7 +34,7 @@ def record(installation: Installation, *licences: str) -> None:
         installation.view.recorded.append(made)
 
 
-def provenances(installation: Installation) -> dict[str, Provenance]:
+def provenances(installation: ScriptedInstallation) -> dict[str, Provenance]:
     """By name."""
     models = installation.catalogue.models()
     found = ProvenanceLookup(installation.db).of(models)
@@ -42,7 +42,7 @@ def provenances(installation: Installation) -> dict[str, Provenance]:
 
 
 def test_a_version_is_there_since_its_registration_and_the_base_model_was_before(
-    installation: Installation,
+    installation: ScriptedInstallation,
 ) -> None:
     found = provenances(installation)
     assert found["tiny"] == Provenance(0, None)
@@ -63,13 +63,13 @@ def test_a_version_is_there_since_its_registration_and_the_base_model_was_before
     ],
 )
 def test_it_stands_under_the_licences_of_its_accepted_contributions(
-    installation: Installation, licences: list[str], together: str | None
+    installation: ScriptedInstallation, licences: list[str], together: str | None
 ) -> None:
     record(installation, *licences)
     assert provenances(installation)["docs"].licence == together
 
 
-def test_several_snapshots_stand_together_and_are_looked_at_once(installation: Installation) -> None:
+def test_several_snapshots_stand_together_and_are_looked_at_once(installation: ScriptedInstallation) -> None:
     record(installation, "MIT", "MIT", "MIT", "MIT")
     other = SnapshotId(some_hash("other snapshot"))
     snapshot = installation.view.snapshots[SnapshotId(some_hash("snapshot"))]

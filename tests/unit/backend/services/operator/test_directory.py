@@ -9,7 +9,7 @@ from backend.domain.registries import Operator
 from backend.ports.outbound import Unreachable
 from backend.services.operator.directory import REFRESH_SECONDS, Card, Operators
 from tests.support.market import some_account, some_hash
-from tests.support.serving import Installation
+from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +32,9 @@ class FakeOutbound:
         yield self.answers[url]
 
 
-class Town:
+class DirectoryHarness:
     def __init__(self, folder: Path, database: Database) -> None:
-        self.installation = Installation(folder, database)
+        self.installation = ScriptedInstallation(folder, database)
         self.outbound, self.now = FakeOutbound(), 0.0
         own = self.installation.operator
         self.operators = Operators(
@@ -56,21 +56,21 @@ class Town:
 
 
 @pytest.fixture
-def town(tmp_path: Path, sqlite_database: Database) -> Town:
-    return Town(tmp_path, sqlite_database)
+def harness(tmp_path: Path, sqlite_database: Database) -> DirectoryHarness:
+    return DirectoryHarness(tmp_path, sqlite_database)
 
 
-def test_an_operator_is_asked_once_in_a_while_and_its_uptime_counted(town: Town) -> None:
+def test_an_operator_is_asked_once_in_a_while_and_its_uptime_counted(harness: DirectoryHarness) -> None:
     card = Card(OTHER, [], [some_hash("adapter")])
-    town.answer(card)
+    harness.answer(card)
     for _ in range(2):
-        assert town.standing().card == card
-    assert town.outbound.asked == ["https://other/v1/operator"]
-    town.outbound.answers.clear()
-    town.now += REFRESH_SECONDS
-    town.operators.all(())
-    town.operators._pool.shutdown()  # what was asked again meanwhile
-    found = town.standing()
+        assert harness.standing().card == card
+    assert harness.outbound.asked == ["https://other/v1/operator"]
+    harness.outbound.answers.clear()
+    harness.now += REFRESH_SECONDS
+    harness.operators.all(())
+    harness.operators._pool.shutdown()  # what was asked again meanwhile
+    found = harness.standing()
     assert (found.card, found.latency_ms, found.uptime_ppm) == (None, None, 500_000)
 
 
@@ -86,24 +86,24 @@ def test_an_operator_is_asked_once_in_a_while_and_its_uptime_counted(town: Town)
         msgspec.json.encode({"account": OTHER, "bases": [], "active_adapters": [some_hash("a")] * 10_001}),
     ],
 )
-def test_what_is_no_card_of_this_operator_is_no_answer(town: Town, card: Any) -> None:
-    town.answer(card)
-    found = town.standing()
+def test_what_is_no_card_of_this_operator_is_no_answer(harness: DirectoryHarness, card: Any) -> None:
+    harness.answer(card)
+    found = harness.standing()
     assert (found.card, found.uptime_ppm) == (None, 0)
 
 
-def test_an_operator_need_not_say_what_it_asks_for_at_least(town: Town) -> None:
+def test_an_operator_need_not_say_what_it_asks_for_at_least(harness: DirectoryHarness) -> None:
     base = {"digest": some_hash("base"), "name": "tiny"}
-    town.answer(msgspec.json.encode({"account": OTHER, "bases": [base], "active_adapters": []}))
-    [offer] = town.standing().card.bases
+    harness.answer(msgspec.json.encode({"account": OTHER, "bases": [base], "active_adapters": []}))
+    [offer] = harness.standing().card.bases
     assert (offer.min_prompt_price, offer.training_price) == (None, None)
 
 
-def test_we_tell_our_own_standing_without_asking(town: Town) -> None:
+def test_we_tell_our_own_standing_without_asking(harness: DirectoryHarness) -> None:
     adapter = some_hash("adapter")
-    own = {o.account: s for o, s in town.operators.all({adapter})}[town.installation.operator]
+    own = {o.account: s for o, s in harness.operators.all({adapter})}[harness.installation.operator]
     assert own.card.active_adapters == [adapter]
     assert [(b.name, b.prompt_price, b.completion_price) for b in own.card.bases] == [("tiny", 1, 2)]
     assert [base.training_price for base in own.card.bases] == [3]
     assert [(b.min_prompt_price, b.min_completion_price) for b in own.card.bases] == [(1, 1)]
-    assert town.outbound.asked == ["https://other/v1/operator"]
+    assert harness.outbound.asked == ["https://other/v1/operator"]

@@ -22,7 +22,7 @@ DOLLAR = 10**12
 NOW = 1_800_000_000
 
 
-class PlayedChain:
+class FakeChain:
     """What the contracts answer; its owner changes it."""
 
     def __init__(self) -> None:
@@ -59,9 +59,9 @@ class PlayedChain:
         self.stake |= {"unstaking": dollars * DOLLAR, "unstakeAt": at, "lockedByBatch": batch}
 
 
-class Desk:
+class MembershipHarness:
     def __init__(self, database: Database, receipt_key: LocalSigner = KEY) -> None:
-        self.chain, self.database = PlayedChain(), database
+        self.chain, self.database = FakeChain(), database
         chain: Any = self.chain
         self.membership = Membership(database, chain, OWN, receipt_key, DOMAIN, lambda: NOW)
 
@@ -81,12 +81,12 @@ def calls(transactions: list[ChainTransaction]) -> list[str]:
 
 
 @pytest.fixture
-def desk(sqlite_database: Database) -> Desk:
-    return Desk(sqlite_database)
+def harness(sqlite_database: Database) -> MembershipHarness:
+    return MembershipHarness(sqlite_database)
 
 
-def test_who_joins_approves_stakes_and_registers_its_key_in_this_order(desk: Desk) -> None:
-    queued = desk.membership.join(1_000 * 10**6)
+def test_who_joins_approves_stakes_and_registers_its_key_in_this_order(harness: MembershipHarness) -> None:
+    queued = harness.membership.join(1_000 * 10**6)
     assert [(one.lane, one.contract, one.function) for one in queued] == [
         (OWN, "PaymentToken", "approve"),
         (OWN, "OperatorRegistry", "stake"),
@@ -97,193 +97,201 @@ def test_who_joins_approves_stakes_and_registers_its_key_in_this_order(desk: Des
     assert [one.args for one in queued[:2]] == [(registry, "1000000000"), ("1000000000",)]
     key, consent = queued[2].args
     assert recover(DOMAIN.receipt_key_digest(OWN), consent) == key == KEY.account
-    assert desk.chain.prepared == ["OperatorRegistry.addReceiptKey"]
+    assert harness.chain.prepared == ["OperatorRegistry.addReceiptKey"]
 
 
-def test_joining_again_before_anything_is_mined_queues_nothing_more(desk: Desk) -> None:
-    first = desk.membership.join(1_000 * 10**6)
-    assert desk.membership.join(1_000 * 10**6) == first
+def test_joining_again_before_anything_is_mined_queues_nothing_more(harness: MembershipHarness) -> None:
+    first = harness.membership.join(1_000 * 10**6)
+    assert harness.membership.join(1_000 * 10**6) == first
 
 
-def test_what_is_sent_already_is_not_simulated_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_sent_already_is_not_simulated_again(
+    harness: MembershipHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On top of the node's pool, where it is, it would fail."""
-    first = desk.membership.join(10**6)
+    first = harness.membership.join(10**6)
 
     def fails(*_args: Any, **_options: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(desk.chain, "prepare", fails)
-    assert desk.membership.join(10**6) == first
+    monkeypatch.setattr(harness.chain, "prepare", fails)
+    assert harness.membership.join(10**6) == first
 
 
-def test_joining_again_does_only_what_is_missing(desk: Desk) -> None:
-    desk.chain.stake["stake"] = 600 * DOLLAR
-    desk.chain.key_owner = OWN
-    assert desk.join(600) == []
-    assert desk.join(1_000) == ["approve 400000000", "stake 400000000"]
-    assert desk.chain.prepared == []
+def test_joining_again_does_only_what_is_missing(harness: MembershipHarness) -> None:
+    harness.chain.stake["stake"] = 600 * DOLLAR
+    harness.chain.key_owner = OWN
+    assert harness.join(600) == []
+    assert harness.join(1_000) == ["approve 400000000", "stake 400000000"]
+    assert harness.chain.prepared == []
 
 
-def test_an_allowance_that_is_enough_is_used_and_a_smaller_one_taken_back_first(desk: Desk) -> None:
-    desk.chain.key_owner, desk.chain.allowance = OWN, 7 * 10**6
-    assert desk.join(7) == ["stake 7000000"]
-    for one in desk.membership.join(7 * 10**6):
-        desk.mined(one)
-    assert desk.join(8) == ["approve 0", "approve 8000000", "stake 8000000"]
-    assert desk.join(8) == ["approve 0", "approve 8000000", "stake 8000000"]
+def test_an_allowance_that_is_enough_is_used_and_a_smaller_one_taken_back_first(
+    harness: MembershipHarness,
+) -> None:
+    harness.chain.key_owner, harness.chain.allowance = OWN, 7 * 10**6
+    assert harness.join(7) == ["stake 7000000"]
+    for one in harness.membership.join(7 * 10**6):
+        harness.mined(one)
+    assert harness.join(8) == ["approve 0", "approve 8000000", "stake 8000000"]
+    assert harness.join(8) == ["approve 0", "approve 8000000", "stake 8000000"]
 
 
-def test_another_stake_waits_for_the_one_under_way(desk: Desk) -> None:
-    desk.chain.key_owner, desk.chain.allowance = OWN, 10**12
-    first = desk.membership.join(10**6)[0]
+def test_another_stake_waits_for_the_one_under_way(harness: MembershipHarness) -> None:
+    harness.chain.key_owner, harness.chain.allowance = OWN, 10**12
+    first = harness.membership.join(10**6)[0]
     with pytest.raises(Conflict, match=f"Transaction {first.id}, OperatorRegistry.stake, is pending"):
-        desk.join(2)
-    desk.chain.stake["stake"] = DOLLAR  # it is mined, and not noticed here: the same stake once more?
+        harness.join(2)
+    harness.chain.stake["stake"] = DOLLAR  # it is mined, and not noticed here: the same stake once more?
     with pytest.raises(Conflict, match="is pending"):
-        desk.join(2)
-    desk.mined(first)
-    assert desk.join(2) == ["stake 1000000"]
+        harness.join(2)
+    harness.mined(first)
+    assert harness.join(2) == ["stake 1000000"]
 
 
-def test_a_failed_stake_is_queued_anew(desk: Desk) -> None:
-    desk.chain.key_owner, desk.chain.allowance = OWN, 10**12
-    first = desk.membership.join(10**6)[0]
-    desk.mined(first)
-    (again,) = desk.membership.join(10**6)
+def test_a_failed_stake_is_queued_anew(harness: MembershipHarness) -> None:
+    harness.chain.key_owner, harness.chain.allowance = OWN, 10**12
+    first = harness.membership.join(10**6)[0]
+    harness.mined(first)
+    (again,) = harness.membership.join(10**6)
     assert again.id > first.id
 
 
-def test_too_few_tokens_are_told_with_how_many_there_are(desk: Desk) -> None:
-    desk.chain.held = 250 * 10**6
+def test_too_few_tokens_are_told_with_how_many_there_are(harness: MembershipHarness) -> None:
+    harness.chain.held = 250 * 10**6
     with pytest.raises(
         Conflict, match=r"The stake lacks 1,000 dollars, and .* has only 250 dollars"
     ) as refused:
-        desk.join(1_000)
+        harness.join(1_000)
     assert refused.value.details == {"held_units": "250000000", "missing_units": "1000000000"}
-    with desk.database.read() as tx:
+    with harness.database.read() as tx:
         assert tx.transactions.lanes() == []
 
 
-def test_who_has_nothing_for_gas_queues_nothing(desk: Desk) -> None:
-    desk.chain.wei = 0
+def test_who_has_nothing_for_gas_queues_nothing(harness: MembershipHarness) -> None:
+    harness.chain.wei = 0
     with pytest.raises(Conflict, match="no coin to pay for gas"):
-        desk.join(1)
+        harness.join(1)
 
 
 @pytest.mark.parametrize("units", [0, -1])
-def test_a_stake_is_more_than_nothing(desk: Desk, units: int) -> None:
+def test_a_stake_is_more_than_nothing(harness: MembershipHarness, units: int) -> None:
     with pytest.raises(InvalidInput):
-        desk.membership.join(units)
+        harness.membership.join(units)
 
 
-def test_a_key_of_another_operator_is_refused_before_any_stake(desk: Desk) -> None:
-    desk.chain.key_owner = some_account("other")
-    with pytest.raises(Conflict, match=f"bound to operator {desk.chain.key_owner}"):
-        desk.join(1)
+def test_a_key_of_another_operator_is_refused_before_any_stake(harness: MembershipHarness) -> None:
+    harness.chain.key_owner = some_account("other")
+    with pytest.raises(Conflict, match=f"bound to operator {harness.chain.key_owner}"):
+        harness.join(1)
 
 
 def test_the_operator_itself_is_no_receipt_key(sqlite_database: Database) -> None:
-    desk = Desk(sqlite_database)
-    desk.membership._own = KEY.account
+    harness = MembershipHarness(sqlite_database)
+    harness.membership._own = KEY.account
     with pytest.raises(Conflict, match="is the operator's own account"):
-        desk.membership.join(1)
+        harness.membership.join(1)
 
 
-def test_an_endpoint_is_announced_as_a_transaction_of_the_operator(desk: Desk) -> None:
-    queued = desk.membership.announce("https://market.example/")
+def test_an_endpoint_is_announced_as_a_transaction_of_the_operator(harness: MembershipHarness) -> None:
+    queued = harness.membership.announce("https://market.example/")
     assert (queued.contract, queued.function, queued.args) == (
         "OperatorRegistry",
         "setEndpoint",
         ("https://market.example/",),
     )
-    assert desk.membership.announce("").id > queued.id
+    assert harness.membership.announce("").id > queued.id
 
 
 @pytest.mark.parametrize(
     "url", ["market.example", "ftp://x", "https://x/" + "y" * 300, "https://x/?q", "https://"]
 )
-def test_what_is_no_base_url_is_not_announced(desk: Desk, url: str) -> None:
+def test_what_is_no_base_url_is_not_announced(harness: MembershipHarness, url: str) -> None:
     with pytest.raises(InvalidInput):
-        desk.membership.announce(url)
+        harness.membership.announce(url)
 
 
-def test_a_part_of_the_stake_is_asked_back_once_and_kept_by_zero(desk: Desk) -> None:
-    desk.chain.stake["stake"] = 1_000 * DOLLAR
+def test_a_part_of_the_stake_is_asked_back_once_and_kept_by_zero(harness: MembershipHarness) -> None:
+    harness.chain.stake["stake"] = 1_000 * DOLLAR
     with pytest.raises(Conflict, match="nothing to cancel"):
-        desk.membership.unstake(0)
+        harness.membership.unstake(0)
     with pytest.raises(InvalidInput, match="The stake is only 1,000 dollars"):
-        desk.membership.unstake(1_000 * DOLLAR + 1)
-    (asked,) = desk.membership.unstake(400 * DOLLAR)
-    assert desk.membership.unstake(400 * DOLLAR) == [asked]
-    desk.mined(asked)
-    desk.chain.leaves(400, NOW + 60)
+        harness.membership.unstake(1_000 * DOLLAR + 1)
+    (asked,) = harness.membership.unstake(400 * DOLLAR)
+    assert harness.membership.unstake(400 * DOLLAR) == [asked]
+    harness.mined(asked)
+    harness.chain.leaves(400, NOW + 60)
     with pytest.raises(
         Conflict, match=r"400 dollars are already being withdrawn, from 2027-01-15 08:01:00 UTC on"
     ):
-        desk.membership.unstake(400 * DOLLAR)
-    (kept,) = desk.membership.unstake(0)
+        harness.membership.unstake(400 * DOLLAR)
+    (kept,) = harness.membership.unstake(0)
     assert (kept.function, kept.args) == ("startUnstake", ("0",))
 
 
-def test_nothing_is_withdrawn_before_it_is_free(desk: Desk) -> None:
-    desk.chain.stake["stake"] = 1_000 * DOLLAR
+def test_nothing_is_withdrawn_before_it_is_free(harness: MembershipHarness) -> None:
+    harness.chain.stake["stake"] = 1_000 * DOLLAR
     with pytest.raises(Conflict, match="No part of the stake"):
-        desk.membership.withdraw()
-    desk.chain.leaves(400, NOW + 1, batch=7)
-    desk.chain.settled |= {"last": 8, "finalised": 6}
+        harness.membership.withdraw()
+    harness.chain.leaves(400, NOW + 1, batch=7)
+    harness.chain.settled |= {"last": 8, "finalised": 6}
     with pytest.raises(StakeLocked, match="from 2027-01-15 08:00:01 UTC on"):
-        desk.membership.withdraw()
-    desk.chain.leaves(400, NOW, batch=7)
+        harness.membership.withdraw()
+    harness.chain.leaves(400, NOW, batch=7)
     with pytest.raises(StakeLocked, match="once batch 7 is final"):
-        desk.membership.withdraw()
-    desk.chain.settled["finalised"] = 7
-    assert calls(desk.membership.withdraw()) == ["unstake"]
+        harness.membership.withdraw()
+    harness.chain.settled["finalised"] = 7
+    assert calls(harness.membership.withdraw()) == ["unstake"]
 
 
-def test_a_void_that_ended_all_batches_locks_nothing_unless_refunds_are_open(desk: Desk) -> None:
-    desk.chain.stake["stake"] = DOLLAR
-    desk.chain.leaves(1, NOW, batch=7)
-    desk.chain.settled |= {"last": 6, "finalised": 6, "toRefund": 1}
+def test_a_void_that_ended_all_batches_locks_nothing_unless_refunds_are_open(
+    harness: MembershipHarness,
+) -> None:
+    harness.chain.stake["stake"] = DOLLAR
+    harness.chain.leaves(1, NOW, batch=7)
+    harness.chain.settled |= {"last": 6, "finalised": 6, "toRefund": 1}
     with pytest.raises(StakeLocked):
-        desk.membership.withdraw()
-    desk.chain.settled["toRefund"] = 0
-    assert calls(desk.membership.withdraw()) == ["unstake"]
+        harness.membership.withdraw()
+    harness.chain.settled["toRefund"] = 0
+    assert calls(harness.membership.withdraw()) == ["unstake"]
 
 
-def test_what_a_slash_left_of_the_leaving_part_is_told(desk: Desk) -> None:
-    desk.chain.stake["stake"] = 300 * DOLLAR
-    desk.chain.leaves(400, NOW)
-    unstaking = desk.status().unstaking
+def test_what_a_slash_left_of_the_leaving_part_is_told(harness: MembershipHarness) -> None:
+    harness.chain.stake["stake"] = 300 * DOLLAR
+    harness.chain.leaves(400, NOW)
+    unstaking = harness.status().unstaking
     assert unstaking is not None
-    assert (unstaking.amount, desk.status().cover) == (300 * DOLLAR, 0)
-    desk.chain.stake["stake"] = 0
+    assert (unstaking.amount, harness.status().cover) == (300 * DOLLAR, 0)
+    harness.chain.stake["stake"] = 0
     with pytest.raises(Conflict, match="it was slashed"):
-        desk.membership.withdraw()
+        harness.membership.withdraw()
 
 
-def test_what_is_owed_is_taken_though_the_stake_is_locked(desk: Desk) -> None:
-    desk.chain.stake["stake"] = DOLLAR
-    desk.chain.leaves(1, NOW + 1)
-    desk.chain.owed = DOLLAR
-    assert calls(desk.membership.withdraw()) == ["withdrawOwed"]
-    desk.chain.leaves(1, NOW)
-    assert calls(desk.membership.withdraw()) == ["unstake", "withdrawOwed"]
+def test_what_is_owed_is_taken_though_the_stake_is_locked(harness: MembershipHarness) -> None:
+    harness.chain.stake["stake"] = DOLLAR
+    harness.chain.leaves(1, NOW + 1)
+    harness.chain.owed = DOLLAR
+    assert calls(harness.membership.withdraw()) == ["withdrawOwed"]
+    harness.chain.leaves(1, NOW)
+    assert calls(harness.membership.withdraw()) == ["unstake", "withdrawOwed"]
 
 
-def well(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def well(harness: MembershipHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator that could settle."""
-    desk.chain.stake["stake"], desk.chain.key_owner = 10 * DOLLAR, OWN
+    harness.chain.stake["stake"], harness.chain.key_owner = 10 * DOLLAR, OWN
     known = Operator(OWN, "https://market.example", (KEY.account,), 10 * DOLLAR)
     monkeypatch.setattr("backend.db.chain.ChainStore.operator", lambda _, account: {OWN: known}.get(account))
 
 
-def test_an_operator_that_could_settle_has_no_obstacle(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    well(desk, monkeypatch)
-    found = desk.status()
+def test_an_operator_that_could_settle_has_no_obstacle(
+    harness: MembershipHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well(harness, monkeypatch)
+    found = harness.status()
     assert found.obstacles == ()
     assert (found.endpoint, found.keys, found.has_key) == ("https://market.example", (KEY.account,), True)
-    desk.chain.pot = 100 * DOLLAR
-    assert (desk.status().cover_needed, desk.status().obstacles) == (10 * DOLLAR, ())
+    harness.chain.pot = 100 * DOLLAR
+    assert (harness.status().cover_needed, harness.status().obstacles) == (10 * DOLLAR, ())
 
 
 @pytest.mark.parametrize(
@@ -301,16 +309,16 @@ def test_an_operator_that_could_settle_has_no_obstacle(desk: Desk, monkeypatch: 
     ],
 )
 def test_each_thing_that_keeps_it_from_settling_is_told_alone(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+    harness: MembershipHarness, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
 ) -> None:
-    well(desk, monkeypatch)
+    well(harness, monkeypatch)
     for name, value in change.items():
-        setattr(desk.chain, name, value)
-    (obstacle,) = desk.status().obstacles
+        setattr(harness.chain, name, value)
+    (obstacle,) = harness.status().obstacles
     assert said in obstacle
 
 
-def test_a_key_that_the_index_has_not_seen_yet_is_told(desk: Desk) -> None:
-    desk.chain.stake["stake"], desk.chain.key_owner = 10 * DOLLAR, OWN
-    (obstacle,) = desk.status().obstacles
+def test_a_key_that_the_index_has_not_seen_yet_is_told(harness: MembershipHarness) -> None:
+    harness.chain.stake["stake"], harness.chain.key_owner = 10 * DOLLAR, OWN
+    (obstacle,) = harness.status().obstacles
     assert "not in the index yet: check that `loraledger index` runs" in obstacle

@@ -25,7 +25,7 @@ ANSWERS, TRAINING = base_record(OWN, BASE, "Tiny", PRICES), training_record(OWN,
 DEARER = base_record(OWN, BASE, "Tiny", (200_001, 400_000))
 
 
-class PlayedRegistry:
+class FakeRegistry:
     """What the contract knows of versions."""
 
     def __init__(self) -> None:
@@ -50,9 +50,9 @@ class PlayedRegistry:
         self.prepared.append(record)
 
 
-class Desk:
+class OffersHarness:
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.registry, self.database = PlayedRegistry(), database
+        self.registry, self.database = FakeRegistry(), database
         self.indexed: list[RegisteredVersion] = []
         chain: Any = self.registry
         self.offers = Offers(database, chain, OWN)
@@ -72,95 +72,95 @@ class Desk:
 
 
 @pytest.fixture
-def desk(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    return Desk(sqlite_database, monkeypatch)
+def harness(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> OffersHarness:
+    return OffersHarness(sqlite_database, monkeypatch)
 
 
-def test_both_records_are_registered_once_however_often_it_is_asked(desk: Desk) -> None:
-    queued = desk.offers.register([ANSWERS, TRAINING])
+def test_both_records_are_registered_once_however_often_it_is_asked(harness: OffersHarness) -> None:
+    queued = harness.offers.register([ANSWERS, TRAINING])
     assert [(one.lane, one.contract, one.function) for one in queued] == [
         (OWN, "AdapterRegistry", "register")
     ] * 2
     arguments = [record_argument(record) for record in (ANSWERS, TRAINING)]
     assert [one.args for one in queued] == [(argument,) for argument in arguments]
-    assert desk.offers.register([ANSWERS, TRAINING]) == queued
-    assert desk.registry.prepared == arguments
-    assert [desk.offers.transaction(one.id) for one in queued] == queued
+    assert harness.offers.register([ANSWERS, TRAINING]) == queued
+    assert harness.registry.prepared == arguments
+    assert [harness.offers.transaction(one.id) for one in queued] == queued
 
 
-def test_what_the_registry_has_is_not_registered_again(desk: Desk) -> None:
-    desk.register(ANSWERS)
-    (training,) = desk.offers.register([ANSWERS, TRAINING])
+def test_what_the_registry_has_is_not_registered_again(harness: OffersHarness) -> None:
+    harness.register(ANSWERS)
+    (training,) = harness.offers.register([ANSWERS, TRAINING])
     assert training.args == (record_argument(TRAINING),)
-    desk.register(TRAINING)
-    desk.registry.wei = 0  # nothing is sent, so nothing is to be paid for
-    assert desk.offers.register([ANSWERS, TRAINING]) == []
+    harness.register(TRAINING)
+    harness.registry.wei = 0  # nothing is sent, so nothing is to be paid for
+    assert harness.offers.register([ANSWERS, TRAINING]) == []
 
 
-def test_another_price_is_another_record_whatever_waits(desk: Desk) -> None:
-    first, training = desk.offers.register([ANSWERS, TRAINING])
-    second, same = desk.offers.register([DEARER, TRAINING])
+def test_another_price_is_another_record_whatever_waits(harness: OffersHarness) -> None:
+    first, training = harness.offers.register([ANSWERS, TRAINING])
+    second, same = harness.offers.register([DEARER, TRAINING])
     assert second.id > first.id
     assert same == training
 
 
-def test_what_failed_is_queued_anew(desk: Desk) -> None:
-    (first,) = desk.offers.register([ANSWERS])
-    with desk.database.begin() as tx:
+def test_what_failed_is_queued_anew(harness: OffersHarness) -> None:
+    (first,) = harness.offers.register([ANSWERS])
+    with harness.database.begin() as tx:
         tx.transactions.mark_failed(first.id, {})
-    (again,) = desk.offers.register([ANSWERS])
+    (again,) = harness.offers.register([ANSWERS])
     assert again.id > first.id
 
 
-def test_what_the_registry_refuses_or_nobody_pays_for_is_not_queued(desk: Desk) -> None:
-    desk.registry.refuses = True
+def test_what_the_registry_refuses_or_nobody_pays_for_is_not_queued(harness: OffersHarness) -> None:
+    harness.registry.refuses = True
     with pytest.raises(Reverted, match="OperatorShareOutOfRange"):
-        desk.offers.register([ANSWERS])
-    desk.registry.wei = 0
+        harness.offers.register([ANSWERS])
+    harness.registry.wei = 0
     with pytest.raises(Conflict, match="no coin to pay for gas"):
-        desk.offers.register([ANSWERS])
-    with desk.database.read() as tx:
+        harness.offers.register([ANSWERS])
+    with harness.database.read() as tx:
         assert tx.transactions.lanes() == []
 
 
-def test_prices_that_hold_or_are_new_are_taken(desk: Desk) -> None:
-    desk.offers.check(ANSWERS)
-    desk.register(ANSWERS)
-    desk.register(TRAINING)
-    desk.register(replace(ANSWERS, base_model=some_hash("another base")))
-    desk.offers.check(ANSWERS)
-    desk.offers.check(DEARER)
+def test_prices_that_hold_or_are_new_are_taken(harness: OffersHarness) -> None:
+    harness.offers.check(ANSWERS)
+    harness.register(ANSWERS)
+    harness.register(TRAINING)
+    harness.register(replace(ANSWERS, base_model=some_hash("another base")))
+    harness.offers.check(ANSWERS)
+    harness.offers.check(DEARER)
 
 
-def test_prices_that_were_given_up_do_not_come_back(desk: Desk) -> None:
-    desk.register(ANSWERS)
-    desk.register(DEARER)
+def test_prices_that_were_given_up_do_not_come_back(harness: OffersHarness) -> None:
+    harness.register(ANSWERS)
+    harness.register(DEARER)
     with pytest.raises(Conflict, match="used before and replaced") as refused:
-        desk.offers.check(ANSWERS)
+        harness.offers.check(ANSWERS)
     assert refused.value.param == "prices"
-    desk.offers.check(DEARER)
+    harness.offers.check(DEARER)
 
 
-def test_prices_of_a_deprecated_record_do_not_come_back(desk: Desk) -> None:
-    desk.register(ANSWERS, is_deprecated=True)
+def test_prices_of_a_deprecated_record_do_not_come_back(harness: OffersHarness) -> None:
+    harness.register(ANSWERS, is_deprecated=True)
     with pytest.raises(Conflict, match="used before and replaced"):
-        desk.offers.check(ANSWERS)
+        harness.offers.check(ANSWERS)
 
 
-def test_prices_hold_again_where_the_later_ones_are_deprecated(desk: Desk) -> None:
-    desk.register(ANSWERS)
-    desk.register(DEARER, is_deprecated=True)
-    desk.offers.check(ANSWERS)
+def test_prices_hold_again_where_the_later_ones_are_deprecated(harness: OffersHarness) -> None:
+    harness.register(ANSWERS)
+    harness.register(DEARER, is_deprecated=True)
+    harness.offers.check(ANSWERS)
 
 
-def test_prices_below_ones_own_floor_are_refused(desk: Desk) -> None:
-    with desk.database.begin() as tx:
+def test_prices_below_ones_own_floor_are_refused(harness: OffersHarness) -> None:
+    with harness.database.begin() as tx:
         tx.denials.set_floor(FloorPrice(200_001, 1))
     with pytest.raises(
         Conflict, match=r"floor price here is 200001 and 1 token units .*`loraledger policy floor"
     ):
-        desk.offers.check(ANSWERS)
-    desk.offers.check(DEARER)
+        harness.offers.check(ANSWERS)
+    harness.offers.check(DEARER)
 
 
 def test_the_base_models_record_is_the_operators_alone() -> None:

@@ -11,8 +11,8 @@ from backend.domain.registries import Operator
 from backend.ports.outbound import UnexpectedStatus, Unreachable
 from backend.services.operator.peers import AWAY_SECONDS, LACKS_SECONDS, Peers
 from backend.storage.embedded import EmbeddedStore
+from tests.support.fakes import FakeChainView
 from tests.support.market import some_account
-from tests.support.scripted import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,10 +46,10 @@ def gateway(store: EmbeddedStore, car: Callable[[Cid], Iterator[bytes]] | None =
     return answer
 
 
-class Town:
+class PeersHarness:
     def __init__(self, folder: Path) -> None:
         self.ours, self.theirs = (EmbeddedStore(folder / name, is_durable=False) for name in ("a", "b"))
-        self.outbound, self.view, self.now = FakeOutbound(), View(), 0.0
+        self.outbound, self.view, self.now = FakeOutbound(), FakeChainView(), 0.0
         self.own = some_account("own")
         self.peers = Peers(self, self.outbound, self.ours, self.own, lambda: self.now)  # type: ignore[arg-type]
 
@@ -67,8 +67,8 @@ class Town:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Town:
-    return Town(tmp_path)
+def harness(tmp_path: Path) -> PeersHarness:
+    return PeersHarness(tmp_path)
 
 
 def refusing(error: Exception) -> Any:
@@ -78,52 +78,52 @@ def refusing(error: Exception) -> Any:
     return answer
 
 
-def test_a_folder_comes_whole_from_whoever_has_it_and_is_kept(town: Town) -> None:
-    cid = town.theirs.add_folder(FILES)
-    town.settle("one", gateway(EmbeddedStore(town.ours._root / "empty", is_durable=False)), stake=9)
-    town.settle("two", gateway(town.theirs))
-    town.peers.fetch(cid, 1000)
-    assert town.ours.has(cid)
-    assert {name: town.ours.read(cid, name) for name in FILES} == FILES
-    assert town.names() == ["one", "two", "two"]
-    town.peers.fetch(cid, 1000)
-    assert len(town.outbound.asked) == 3
+def test_a_folder_comes_whole_from_whoever_has_it_and_is_kept(harness: PeersHarness) -> None:
+    cid = harness.theirs.add_folder(FILES)
+    harness.settle("one", gateway(EmbeddedStore(harness.ours._root / "empty", is_durable=False)), stake=9)
+    harness.settle("two", gateway(harness.theirs))
+    harness.peers.fetch(cid, 1000)
+    assert harness.ours.has(cid)
+    assert {name: harness.ours.read(cid, name) for name in FILES} == FILES
+    assert harness.names() == ["one", "two", "two"]
+    harness.peers.fetch(cid, 1000)
+    assert len(harness.outbound.asked) == 3
 
 
-def test_who_is_named_is_asked_first_and_we_never_ask_ourselves(town: Town) -> None:
-    cid = town.theirs.add_folder(FILES)
-    town.settle("own", refusing(AssertionError()), stake=100)
-    town.settle("rich", refusing(AssertionError()), stake=99)
-    town.settle("poor", gateway(town.theirs))
-    town.peers.fetch(cid, 1000, some_account("poor"))
-    assert town.ours.has(cid)
+def test_who_is_named_is_asked_first_and_we_never_ask_ourselves(harness: PeersHarness) -> None:
+    cid = harness.theirs.add_folder(FILES)
+    harness.settle("own", refusing(AssertionError()), stake=100)
+    harness.settle("rich", refusing(AssertionError()), stake=99)
+    harness.settle("poor", gateway(harness.theirs))
+    harness.peers.fetch(cid, 1000, some_account("poor"))
+    assert harness.ours.has(cid)
 
 
-def test_who_lacks_a_content_or_is_away_is_left_alone_for_a_while(town: Town) -> None:
-    cid, other = town.theirs.add_folder(FILES), town.theirs.add_folder({"other": b"1"})
-    town.settle("lacks", refusing(UnexpectedStatus("404")), stake=2)
-    town.settle("away", refusing(Unreachable("nobody")))
+def test_who_lacks_a_content_or_is_away_is_left_alone_for_a_while(harness: PeersHarness) -> None:
+    cid, other = harness.theirs.add_folder(FILES), harness.theirs.add_folder({"other": b"1"})
+    harness.settle("lacks", refusing(UnexpectedStatus("404")), stake=2)
+    harness.settle("away", refusing(Unreachable("nobody")))
     for _ in range(2):
-        town.peers.fetch(cid, 1000)
-    assert town.names() == ["lacks", "away"]
-    town.peers.fetch(other, 1000)
-    assert town.names() == ["lacks", "away", "lacks"]
-    town.now += LACKS_SECONDS
-    town.peers.fetch(cid, 1000)
-    assert town.names()[3:] == ["lacks"]
-    town.now += AWAY_SECONDS
-    town.peers.fetch(cid, 1000)
-    assert town.names()[4:] == ["lacks", "away"]
+        harness.peers.fetch(cid, 1000)
+    assert harness.names() == ["lacks", "away"]
+    harness.peers.fetch(other, 1000)
+    assert harness.names() == ["lacks", "away", "lacks"]
+    harness.now += LACKS_SECONDS
+    harness.peers.fetch(cid, 1000)
+    assert harness.names()[3:] == ["lacks"]
+    harness.now += AWAY_SECONDS
+    harness.peers.fetch(cid, 1000)
+    assert harness.names()[4:] == ["lacks", "away"]
 
 
 @pytest.mark.parametrize("harm", ["another tree", "a block too many", "a block too few", "a false block"])
-def test_nothing_is_kept_of_what_is_not_the_tree_that_was_asked_for(town: Town, harm: str) -> None:
-    cid = town.theirs.add_folder(FILES)
-    other = town.theirs.add_folder({"other": b"o" * 10})
+def test_nothing_is_kept_of_what_is_not_the_tree_that_was_asked_for(harness: PeersHarness, harm: str) -> None:
+    cid = harness.theirs.add_folder(FILES)
+    other = harness.theirs.add_folder({"other": b"o" * 10})
 
     def car(_cid: Cid) -> Iterator[bytes]:
-        pieces = list(town.theirs.car(cid))
-        foreign = list(town.theirs.car(other))
+        pieces = list(harness.theirs.car(cid))
+        foreign = list(harness.theirs.car(other))
         return iter(
             {
                 "another tree": foreign,
@@ -133,23 +133,23 @@ def test_nothing_is_kept_of_what_is_not_the_tree_that_was_asked_for(town: Town, 
             }[harm]
         )
 
-    town.settle("liar", gateway(town.theirs, car), stake=2)
-    town.peers.fetch(cid, 1000)
-    assert not town.ours.has(cid)
-    town.settle("honest", gateway(town.theirs))
-    town.peers.fetch(cid, 1000)
-    assert town.ours.read(cid, "card") == FILES["card"]
+    harness.settle("liar", gateway(harness.theirs, car), stake=2)
+    harness.peers.fetch(cid, 1000)
+    assert not harness.ours.has(cid)
+    harness.settle("honest", gateway(harness.theirs))
+    harness.peers.fetch(cid, 1000)
+    assert harness.ours.read(cid, "card") == FILES["card"]
 
 
-def test_that_nobody_has_it_is_said_where_it_is_read(town: Town) -> None:
-    cid = town.theirs.add_folder(FILES)
-    town.peers.fetch(cid, 1000)
+def test_that_nobody_has_it_is_said_where_it_is_read(harness: PeersHarness) -> None:
+    cid = harness.theirs.add_folder(FILES)
+    harness.peers.fetch(cid, 1000)
     with pytest.raises(ContentMissing):
-        town.ours.read(cid, "card")
+        harness.ours.read(cid, "card")
 
 
-def test_what_may_come_is_bounded_whatever_the_chain_says(town: Town) -> None:
-    cid = town.theirs.add_folder(FILES)
-    town.settle("one", gateway(town.theirs))
-    town.peers.fetch(cid, 1 << 60)
-    assert max(max_bytes for _, _, max_bytes in town.outbound.asked) == 4 << 30
+def test_what_may_come_is_bounded_whatever_the_chain_says(harness: PeersHarness) -> None:
+    cid = harness.theirs.add_folder(FILES)
+    harness.settle("one", gateway(harness.theirs))
+    harness.peers.fetch(cid, 1 << 60)
+    assert max(max_bytes for _, _, max_bytes in harness.outbound.asked) == 4 << 30

@@ -14,7 +14,7 @@ from backend.domain.merkle import InvalidOpening, Opening
 from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
 from backend.services.receipts.proofs import NotCommitted, Proofs
 from tests.support.market import some_hash
-from tests.support.town import Town
+from tests.support.settlement_harness import SettlementHarness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    town = Town(tmp_path)
-    yield town
-    town.database.close()
+def harness(tmp_path: Path) -> Iterator[SettlementHarness]:
+    harness = SettlementHarness(tmp_path)
+    yield harness
+    harness.database.close()
 
 
 @pytest.fixture
-def proofs(town: Town) -> Proofs:
-    return Proofs(town, town.auditor(), town.chain)  # type: ignore[arg-type]
+def proofs(harness: SettlementHarness) -> Proofs:
+    return Proofs(harness, harness.auditor(), harness.chain)  # type: ignore[arg-type]
 
 
-def commit(town: Town, count: int) -> list[SignedReceipt]:
-    served = [town.serve() for _ in range(count)]
-    town.settler().run_once(is_forced=True)
-    town.mine()
+def commit(harness: SettlementHarness, count: int) -> list[SignedReceipt]:
+    served = [harness.serve() for _ in range(count)]
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
     return served
 
 
@@ -63,18 +63,22 @@ def read_back(shown: dict[str, Any]) -> ReceiptProof:
     )
 
 
-def test_every_receipt_of_a_batch_is_shown_offline_from_the_answer_alone(town: Town, proofs: Proofs) -> None:
-    commit(town, 3)
-    for signed in commit(town, 9):  # on top of balances that were there before
+def test_every_receipt_of_a_batch_is_shown_offline_from_the_answer_alone(
+    harness: SettlementHarness, proofs: Proofs
+) -> None:
+    commit(harness, 3)
+    for signed in commit(harness, 9):  # on top of balances that were there before
         place = proofs.inclusion(receipt_id(signed.receipt))
         shown = ReceiptProofView.of(place).model_dump(mode="json")
         assert read_back(shown).check(signed.receipt) == shown["batch_hash"]
-        committed = town.chain.batches(town.market.operator)[-1]
+        committed = harness.chain.batches(harness.market.operator)[-1]
         assert (shown["batch_hash"], shown["tx_hash"]) == (committed.hash, committed.tx_hash)
 
 
-def test_a_proof_is_of_one_receipt_and_of_all_that_it_earned(town: Town, proofs: Proofs) -> None:
-    first, second = commit(town, 2)
+def test_a_proof_is_of_one_receipt_and_of_all_that_it_earned(
+    harness: SettlementHarness, proofs: Proofs
+) -> None:
+    first, second = commit(harness, 2)
     proof = proofs.inclusion(receipt_id(first.receipt)).proof
     entry, balance = proof.entries[0], proof.balances[0]
     dearer = replace(entry, entry=replace(entry.entry, value=entry.entry.value + 1))
@@ -108,8 +112,10 @@ def test_a_proof_is_of_one_receipt_and_of_all_that_it_earned(town: Town, proofs:
     assert replace(proof, header=other_hash).check(first.receipt) != proof.header.hash
 
 
-def test_a_receipt_that_waits_for_its_batch_has_no_proof_yet(town: Town, proofs: Proofs) -> None:
-    signed = town.serve()
+def test_a_receipt_that_waits_for_its_batch_has_no_proof_yet(
+    harness: SettlementHarness, proofs: Proofs
+) -> None:
+    signed = harness.serve()
     with pytest.raises(NotCommitted):
         proofs.inclusion(receipt_id(signed.receipt))
     with pytest.raises(NotFound):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.town import Town
+from tests.support.settlement_harness import SettlementHarness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    town = Town(tmp_path)
-    yield town
-    town.database.close()
+def harness(tmp_path: Path) -> Iterator[SettlementHarness]:
+    harness = SettlementHarness(tmp_path)
+    yield harness
+    harness.database.close()

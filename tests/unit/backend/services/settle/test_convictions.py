@@ -13,139 +13,143 @@ from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id
 from backend.services.settle.settler import Settler, Step
 from tests.support.market import some_hash
-from tests.support.settling import assert_all_settled, settle, settle_batches, settled
+from tests.support.settlement_steps import assert_all_settled, settle, settle_batches, settled
 
 if TYPE_CHECKING:
     from backend.domain.receipt import SignedReceipt
-    from tests.support.town import Town
+    from tests.support.settlement_harness import SettlementHarness
 
 
-def convict(town: Town, proof: str, fault: Fault, guilty: SignedReceipt) -> None:
+def convict(harness: SettlementHarness, proof: str, fault: Fault, guilty: SignedReceipt) -> None:
     """Of a receipt in the newest batch."""
-    batch = town.chain.standing()[-1]
-    ids = [receipt_id(signed.receipt) for signed in settled(town)]
+    batch = harness.chain.standing()[-1]
+    ids = [receipt_id(signed.receipt) for signed in settled(harness)]
     index = ids.index(receipt_id(guilty.receipt))
-    town.chain.void_from(batch.number, proof, fault, index)
+    harness.chain.void_from(batch.number, proof, fault, index)
 
 
 @pytest.mark.parametrize(
     ("proof", "fault"), [("proveBadReceipt", Fault.PRICE), ("proveBadPosition", Fault.POSITION)]
 )
 def test_a_convicted_receipt_is_set_aside_and_holds_up_only_the_rest_of_its_channel(
-    town: Town, proof: str, fault: Fault
+    harness: SettlementHarness, proof: str, fault: Fault
 ) -> None:
-    channel, other = town.market.channels[:2]
-    receipts = [town.serve(channel) for _ in range(3)] + [town.serve(other)]
-    town.settler().run_once(is_forced=True)
-    town.mine()
-    convict(town, proof, fault, receipts[1])
-    settle(town)
-    assert {receipt_id(s.receipt) for s in settled(town)} == {
+    channel, other = harness.market.channels[:2]
+    receipts = [harness.serve(channel) for _ in range(3)] + [harness.serve(other)]
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    convict(harness, proof, fault, receipts[1])
+    settle(harness)
+    assert {receipt_id(s.receipt) for s in settled(harness)} == {
         receipt_id(s.receipt) for s in (receipts[0], receipts[3])
     }
-    skipped = town.settler().run_once(is_forced=True).skipped[channel]
+    skipped = harness.settler().run_once(is_forced=True).skipped[channel]
     assert f"convicted by {proof} ({fault.name.lower()}) in batch 1" in skipped
     assert receipt_id(receipts[1].receipt) in skipped
-    town.sign_voucher(channel, receipts[2].receipt.cumulative, waived_until=receipts[1].receipt.cumulative)
-    settle(town)
-    assert settled(town)[-1] == receipts[2]
+    harness.sign_voucher(channel, receipts[2].receipt.cumulative, waived_until=receipts[1].receipt.cumulative)
+    settle(harness)
+    assert settled(harness)[-1] == receipts[2]
 
 
-def test_a_payer_who_signs_vouchers_can_waive_what_was_convicted_and_nothing_else(town: Town) -> None:
-    channel = town.market.channels[0]
-    receipts = [town.serve(channel) for _ in range(3)]
-    town.settler().run_once(is_forced=True)
-    town.mine()
-    convict(town, "proveBadReceipt", Fault.PRICE, receipts[1])
-    settle(town)
+def test_a_payer_who_signs_vouchers_can_waive_what_was_convicted_and_nothing_else(
+    harness: SettlementHarness,
+) -> None:
+    channel = harness.market.channels[0]
+    receipts = [harness.serve(channel) for _ in range(3)]
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    convict(harness, "proveBadReceipt", Fault.PRICE, receipts[1])
+    settle(harness)
     first, second, third = (signed.receipt.cumulative for signed in receipts)
-    payer, channels = town.market.payer_of[channel].account, town.channels()
-    waiver = town.signed_voucher(channel, third, waived_until=second)
+    payer, channels = harness.market.payer_of[channel].account, harness.channels()
+    waiver = harness.signed_voucher(channel, third, waived_until=second)
     with pytest.raises(Conflict, match="settled") as refused:  # what is not final may come back
         channels.add_voucher(payer, waiver)
     assert refused.value.details == {"settled": "0", "waivable": "0"}
-    town.chain.time += 60
-    town.settler().finalise()
-    town.mine()
+    harness.chain.time += 60
+    harness.settler().finalise()
+    harness.mine()
     with pytest.raises(Conflict) as refused:
-        channels.add_voucher(payer, town.signed_voucher(channel, third, waived_until=second + 1))
+        channels.add_voucher(payer, harness.signed_voucher(channel, third, waived_until=second + 1))
     assert refused.value.details == {"settled": str(first), "waivable": str(second)}
     channels.add_voucher(payer, waiver)
-    settle(town)
-    assert settled(town)[-1] == receipts[2]
+    settle(harness)
+    assert settled(harness)[-1] == receipts[2]
 
 
-def test_with_a_held_session_key_the_payer_is_spared_what_was_convicted(town: Town) -> None:
-    channel = town.market.channels[0]
-    town.grant(channel, cap=10**9)
-    receipts = [town.serve(channel, is_paid=False) for _ in range(3)]
-    town.settler().run_once(is_forced=True)
-    town.mine()
-    convict(town, "proveBadReceipt", Fault.VERSION, receipts[1])
-    settle(town)
-    assert settled(town) == [receipts[0], receipts[2]]
-    paid = 10**12 - town.chain.channel_by_id[channel].balance
+def test_with_a_held_session_key_the_payer_is_spared_what_was_convicted(harness: SettlementHarness) -> None:
+    channel = harness.market.channels[0]
+    harness.grant(channel, cap=10**9)
+    receipts = [harness.serve(channel, is_paid=False) for _ in range(3)]
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    convict(harness, "proveBadReceipt", Fault.VERSION, receipts[1])
+    settle(harness)
+    assert settled(harness) == [receipts[0], receipts[2]]
+    paid = 10**12 - harness.chain.channel_by_id[channel].balance
     assert paid == receipts[0].receipt.charge + receipts[2].receipt.charge
 
 
-def test_a_convicted_receipt_stays_aside_when_other_batches_are_final(town: Town) -> None:
-    channel, other = town.market.channels[:2]
-    town.serve(other)
-    guilty = town.serve(channel)
-    town.settler().run_once(is_forced=True)
-    town.mine()
-    convict(town, "proveBadReceipt", Fault.LIST, guilty)
-    settle(town)
-    town.chain.time += 60
-    town.settler().run_once()
-    assert town.mine() == 1
-    assert town.chain.final == 1
-    settle(town)
-    assert receipt_id(guilty.receipt) not in {receipt_id(s.receipt) for s in settled(town)}
+def test_a_convicted_receipt_stays_aside_when_other_batches_are_final(harness: SettlementHarness) -> None:
+    channel, other = harness.market.channels[:2]
+    harness.serve(other)
+    guilty = harness.serve(channel)
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    convict(harness, "proveBadReceipt", Fault.LIST, guilty)
+    settle(harness)
+    harness.chain.time += 60
+    harness.settler().run_once()
+    assert harness.mine() == 1
+    assert harness.chain.final == 1
+    settle(harness)
+    assert receipt_id(guilty.receipt) not in {receipt_id(s.receipt) for s in settled(harness)}
 
 
-def test_a_void_that_falls_out_of_the_chain_clears_what_it_convicted(town: Town) -> None:
-    receipts = settle_batches(town, 1, answers=3)
-    fork = town.chain.fork()
-    convict(town, "proveBadReceipt", Fault.PRICE, receipts[0])
-    settle(town)
-    town.chain.return_to(fork)
-    settle(town)
-    town.chain.void_from(1)
-    settle(town)
-    assert_all_settled(town, receipts)
+def test_a_void_that_falls_out_of_the_chain_clears_what_it_convicted(harness: SettlementHarness) -> None:
+    receipts = settle_batches(harness, 1, answers=3)
+    fork = harness.chain.fork()
+    convict(harness, "proveBadReceipt", Fault.PRICE, receipts[0])
+    settle(harness)
+    harness.chain.return_to(fork)
+    settle(harness)
+    harness.chain.void_from(1)
+    settle(harness)
+    assert_all_settled(harness, receipts)
 
 
-def equivocate(town: Town, guilty: int, function: str) -> Settler:
+def equivocate(harness: SettlementHarness, guilty: int, function: str) -> Settler:
     """Convict the newest batch by a receipt that overlaps with its receipt `guilty`."""
-    town.chain.void_from(1, "proveEquivocation")
-    batch = town.chain.committed[-1]
+    harness.chain.void_from(1, "proveEquivocation")
+    batch = harness.chain.committed[-1]
     assert batch.conviction is not None
     args = {"header": batch.header, "opening": {"index": str(guilty)}}
     call = {"contract": "Disputes", "function": function, "args": args}
-    town.chain.calls[batch.conviction.tx_hash] = call
-    return town.settler()
+    harness.chain.calls[batch.conviction.tx_hash] = call
+    return harness.settler()
 
 
-def test_the_receipt_of_an_equivocation_is_found_in_its_transaction(town: Town) -> None:
-    channel, other = town.market.channels[:2]
-    receipts = [town.serve(channel), town.serve(other)]
-    town.settler().run_once(is_forced=True)
-    town.mine()
-    equivocate(town, 1, "proveEquivocation")
-    settle(town)
-    assert settled(town) == receipts[:1]
+def test_the_receipt_of_an_equivocation_is_found_in_its_transaction(harness: SettlementHarness) -> None:
+    channel, other = harness.market.channels[:2]
+    receipts = [harness.serve(channel), harness.serve(other)]
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    equivocate(harness, 1, "proveEquivocation")
+    settle(harness)
+    assert settled(harness) == receipts[:1]
 
 
-def test_all_receipts_are_suspect_when_the_evidence_of_an_equivocation_is_not_seen(town: Town) -> None:
-    channel, other = town.market.channels[:2]
-    town.serve(channel)
-    town.settler().run_once(is_forced=True)
-    town.mine()
-    late = town.serve(other)
-    equivocate(town, 0, "somethingElse")
-    settle(town)
-    assert settled(town) == [late]
+def test_all_receipts_are_suspect_when_the_evidence_of_an_equivocation_is_not_seen(
+    harness: SettlementHarness,
+) -> None:
+    channel, other = harness.market.channels[:2]
+    harness.serve(channel)
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    late = harness.serve(other)
+    equivocate(harness, 0, "somethingElse")
+    settle(harness)
+    assert settled(harness) == [late]
 
 
 @pytest.mark.parametrize(
@@ -158,40 +162,42 @@ def test_all_receipts_are_suspect_when_the_evidence_of_an_equivocation_is_not_se
     ],
 )
 def test_what_would_be_built_again_as_it_was_convicted_is_not_committed(
-    town: Town, proof: str, fault: Fault | None
+    harness: SettlementHarness, proof: str, fault: Fault | None
 ) -> None:
-    settle_batches(town, 2)
-    town.chain.void_from(2, proof, fault, None if fault is None else 0)
-    settle(town)
-    town.serve()
-    progress = town.settler().run_once(is_forced=True)
+    settle_batches(harness, 2)
+    harness.chain.void_from(2, proof, fault, None if fault is None else 0)
+    settle(harness)
+    harness.serve()
+    progress = harness.settler().run_once(is_forced=True)
     assert progress.step is Step.REFUSED
     assert f"batch 2 was convicted by {proof}" in progress.reason
-    assert town.chain.unrefunded() == []
-    assert [b.number for b in town.chain.standing()] == [1]
-    assert town.mine() == 0
+    assert harness.chain.unrefunded() == []
+    assert [b.number for b in harness.chain.standing()] == [1]
+    assert harness.mine() == 0
 
 
-def test_trees_that_we_would_not_build_so_may_be_built_rightly(town: Town) -> None:
+def test_trees_that_we_would_not_build_so_may_be_built_rightly(harness: SettlementHarness) -> None:
     """As when the batch that was convicted came from software that has been mended since."""
-    receipts = settle_batches(town, 1)
-    wrong = town.chain.committed[0]
+    receipts = settle_batches(harness, 1)
+    wrong = harness.chain.committed[0]
     header = dict(wrong.header) | {"entriesRoot": some_hash("another root")}
     batch_hash = Header.from_chain(header).hash
-    town.chain.committed[0] = replace(wrong, header=header, hash=batch_hash)
-    town.chain._spans_of[batch_hash] = town.chain._spans_of.pop(wrong.hash)
-    town.chain.void_from(1, "proveWrongEntry")
-    settle(town)
-    assert_all_settled(town, receipts)
+    harness.chain.committed[0] = replace(wrong, header=header, hash=batch_hash)
+    harness.chain._spans_of[batch_hash] = harness.chain._spans_of.pop(wrong.hash)
+    harness.chain.void_from(1, "proveWrongEntry")
+    settle(harness)
+    assert_all_settled(harness, receipts)
 
 
-def test_nothing_is_settled_while_the_data_of_a_convicted_batch_cannot_be_read(town: Town) -> None:
-    (guilty,) = settle_batches(town, 1, answers=1)
-    convict(town, "proveBadReceipt", Fault.PRICE, guilty)
-    town.settler().run_once(is_forced=True)
-    town.mine()
-    header = dict(town.chain.committed[0].header) | {"dataDigest": some_hash("nowhere")}
-    town.chain.committed[0] = replace(town.chain.committed[0], header=header)
-    progress = town.settler().run_once(is_forced=True)
+def test_nothing_is_settled_while_the_data_of_a_convicted_batch_cannot_be_read(
+    harness: SettlementHarness,
+) -> None:
+    (guilty,) = settle_batches(harness, 1, answers=1)
+    convict(harness, "proveBadReceipt", Fault.PRICE, guilty)
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    header = dict(harness.chain.committed[0].header) | {"dataDigest": some_hash("nowhere")}
+    harness.chain.committed[0] = replace(harness.chain.committed[0], header=header)
+    progress = harness.settler().run_once(is_forced=True)
     assert progress.step is Step.REFUSED
     assert "cannot be read" in progress.reason

@@ -7,126 +7,132 @@ from typing import TYPE_CHECKING
 
 from tests.support.market import Key
 from tests.support.model_chain import THAW_SECONDS
-from tests.support.settling import assert_all_settled, settle, settled
+from tests.support.settlement_steps import assert_all_settled, settle, settled
 
 if TYPE_CHECKING:
-    from tests.support.town import Town
+    from tests.support.settlement_harness import SettlementHarness
 
 
-def test_a_held_session_key_signs_for_exactly_what_is_collected(town: Town) -> None:
-    channel = town.market.channels[0]
-    receipts = [town.serve(channel, is_paid=False) for _ in range(3)]
-    assert town.settler().run_once(is_forced=True).skipped.keys() == {channel}
-    town.grant(channel, cap=10**9)
-    settle(town)
-    assert_all_settled(town, receipts)
+def test_a_held_session_key_signs_for_exactly_what_is_collected(harness: SettlementHarness) -> None:
+    channel = harness.market.channels[0]
+    receipts = [harness.serve(channel, is_paid=False) for _ in range(3)]
+    assert harness.settler().run_once(is_forced=True).skipped.keys() == {channel}
+    harness.grant(channel, cap=10**9)
+    settle(harness)
+    assert_all_settled(harness, receipts)
 
 
-def test_no_more_is_collected_than_voucher_or_cap_allow(town: Town) -> None:
-    first, second = town.market.channels[:2]
+def test_no_more_is_collected_than_voucher_or_cap_allow(harness: SettlementHarness) -> None:
+    first, second = harness.market.channels[:2]
     for channel in (first, second):
-        one = town.serve(channel, is_paid=False)
-        town.serve(channel, is_paid=False)
+        one = harness.serve(channel, is_paid=False)
+        harness.serve(channel, is_paid=False)
         if channel == first:
-            town.sign_voucher(channel, one.receipt.cumulative)
+            harness.sign_voucher(channel, one.receipt.cumulative)
         else:
-            town.grant(channel, one.receipt.cumulative + 1)
-    assert town.settler().run_once(is_forced=True).skipped.keys() == {first, second}
-    town.mine()
-    assert len(settled(town)) == 2
-    assert town.unsettled() == 2
+            harness.grant(channel, one.receipt.cumulative + 1)
+    assert harness.settler().run_once(is_forced=True).skipped.keys() == {first, second}
+    harness.mine()
+    assert len(settled(harness)) == 2
+    assert harness.unsettled() == 2
 
 
-def test_a_voucher_that_promises_more_than_its_key_may_does_not_hide_the_payers_own(town: Town) -> None:
-    channel, session = town.market.channels[0], Key("kept by the payer")
-    town.grant(channel, cap=1, key=session)
-    receipts = [town.serve(channel, is_paid=False)]
-    town.sign_voucher(channel, 1 << 127, signer=session)
-    town.sign_voucher(channel, receipts[0].receipt.cumulative)
-    settle(town)
-    assert_all_settled(town, receipts)
+def test_a_voucher_that_promises_more_than_its_key_may_does_not_hide_the_payers_own(
+    harness: SettlementHarness,
+) -> None:
+    channel, session = harness.market.channels[0], Key("kept by the payer")
+    harness.grant(channel, cap=1, key=session)
+    receipts = [harness.serve(channel, is_paid=False)]
+    harness.sign_voucher(channel, 1 << 127, signer=session)
+    harness.sign_voucher(channel, receipts[0].receipt.cumulative)
+    settle(harness)
+    assert_all_settled(harness, receipts)
 
 
-def test_a_session_key_whose_thaw_is_over_does_not_stand_before_a_live_one(town: Town) -> None:
-    channel = town.market.channels[0]
-    town.grant(channel, cap=10**9, key=town.old_session_key, expiry=town.chain.time - THAW_SECONDS - 1)
-    town.grant(channel, cap=10**9)
-    receipts = [town.serve(channel, is_paid=False)]
-    settle(town)
-    assert_all_settled(town, receipts)
+def test_a_session_key_whose_thaw_is_over_does_not_stand_before_a_live_one(
+    harness: SettlementHarness,
+) -> None:
+    channel = harness.market.channels[0]
+    harness.grant(
+        channel, cap=10**9, key=harness.old_session_key, expiry=harness.chain.time - THAW_SECONDS - 1
+    )
+    harness.grant(channel, cap=10**9)
+    receipts = [harness.serve(channel, is_paid=False)]
+    settle(harness)
+    assert_all_settled(harness, receipts)
 
 
-def test_a_session_key_serves_for_collection_until_its_thaw_is_over(town: Town) -> None:
-    channel = town.market.channels[0]
-    town.grant(channel, cap=10**9, expiry=town.chain.time - THAW_SECONDS)
-    receipts = [town.serve(channel, is_paid=False)]
-    settle(town, rounds=1)
-    assert_all_settled(town, receipts)
+def test_a_session_key_serves_for_collection_until_its_thaw_is_over(harness: SettlementHarness) -> None:
+    channel = harness.market.channels[0]
+    harness.grant(channel, cap=10**9, expiry=harness.chain.time - THAW_SECONDS)
+    receipts = [harness.serve(channel, is_paid=False)]
+    settle(harness, rounds=1)
+    assert_all_settled(harness, receipts)
 
 
-def test_no_more_is_collected_than_the_channel_holds(town: Town) -> None:
-    channel = town.market.channels[0]
-    one = town.serve(channel)
-    town.serve(channel)
-    held = replace(town.chain.channel_by_id[channel], balance=one.receipt.charge)
-    town.chain.channel_by_id[channel] = held
-    assert "balance" in town.settler().run_once(is_forced=True).skipped[channel]
-    town.mine()
-    assert settled(town) == [one]
+def test_no_more_is_collected_than_the_channel_holds(harness: SettlementHarness) -> None:
+    channel = harness.market.channels[0]
+    one = harness.serve(channel)
+    harness.serve(channel)
+    held = replace(harness.chain.channel_by_id[channel], balance=one.receipt.charge)
+    harness.chain.channel_by_id[channel] = held
+    assert "balance" in harness.settler().run_once(is_forced=True).skipped[channel]
+    harness.mine()
+    assert settled(harness) == [one]
 
 
-def test_a_lost_receipt_stops_its_channel_until_the_payer_waives_it(town: Town) -> None:
-    channel, other = town.market.channels[:2]
-    lost = town.market.serve(channel)
-    kept = town.serve(channel)
-    town.serve(other)
-    progress = town.settler().run_once(is_forced=True)
+def test_a_lost_receipt_stops_its_channel_until_the_payer_waives_it(harness: SettlementHarness) -> None:
+    channel, other = harness.market.channels[:2]
+    lost = harness.market.serve(channel)
+    kept = harness.serve(channel)
+    harness.serve(other)
+    progress = harness.settler().run_once(is_forced=True)
     assert "its cumulative is 0" in progress.skipped[channel]
-    town.mine()
-    assert {s.receipt.channel_id for s in settled(town)} == {other}
+    harness.mine()
+    assert {s.receipt.channel_id for s in settled(harness)} == {other}
     most = kept.receipt.cumulative
-    town.sign_voucher(channel, most, waived_until=lost.receipt.cumulative)
-    settle(town)
-    assert settled(town)[-1] == kept
-    assert town.chain.channel_by_id[channel].balance == 10**12 - kept.receipt.charge
+    harness.sign_voucher(channel, most, waived_until=lost.receipt.cumulative)
+    settle(harness)
+    assert settled(harness)[-1] == kept
+    assert harness.chain.channel_by_id[channel].balance == 10**12 - kept.receipt.charge
 
 
-def test_a_bad_receipt_holds_up_only_the_rest_of_its_channel(town: Town) -> None:
-    channel, other = town.market.channels[:2]
-    good = [town.serve(channel), town.serve(other)]
-    honest = town.market.serve(channel)
+def test_a_bad_receipt_holds_up_only_the_rest_of_its_channel(harness: SettlementHarness) -> None:
+    channel, other = harness.market.channels[:2]
+    good = [harness.serve(channel), harness.serve(other)]
+    honest = harness.market.serve(channel)
     wrong = replace(honest.receipt, prompt_tokens=honest.receipt.prompt_tokens + 1)
-    town.store(town.market.sign(wrong, honest.slices))
-    after = town.serve(channel)
-    assert "charge" in town.settler().run_once(is_forced=True).skipped[channel]
-    town.mine()
-    assert settled(town) == sorted(good, key=lambda s: s.receipt.channel_id)
-    town.sign_voucher(channel, after.receipt.cumulative, waived_until=wrong.cumulative)
-    settle(town)
-    assert settled(town)[-1] == after
+    harness.store(harness.market.sign(wrong, honest.slices))
+    after = harness.serve(channel)
+    assert "charge" in harness.settler().run_once(is_forced=True).skipped[channel]
+    harness.mine()
+    assert settled(harness) == sorted(good, key=lambda s: s.receipt.channel_id)
+    harness.sign_voucher(channel, after.receipt.cumulative, waived_until=wrong.cumulative)
+    settle(harness)
+    assert settled(harness)[-1] == after
 
 
-def test_a_receipt_that_no_receipt_key_signed_is_not_settled(town: Town) -> None:
-    channel, other = town.market.channels[:2]
-    good = town.serve(other)
-    honest = town.market.serve(channel)
-    forged = Key("somebody else").sign(town.market.domain.receipt_digest(honest.receipt))
-    town.store(replace(honest, signature=forged))
-    town.sign_voucher(channel, honest.receipt.cumulative)
-    progress = town.settler().run_once(is_forced=True)
+def test_a_receipt_that_no_receipt_key_signed_is_not_settled(harness: SettlementHarness) -> None:
+    channel, other = harness.market.channels[:2]
+    good = harness.serve(other)
+    honest = harness.market.serve(channel)
+    forged = Key("somebody else").sign(harness.market.domain.receipt_digest(honest.receipt))
+    harness.store(replace(honest, signature=forged))
+    harness.sign_voucher(channel, honest.receipt.cumulative)
+    progress = harness.settler().run_once(is_forced=True)
     assert "no receipt key" in progress.skipped[channel]
-    town.mine()
-    assert settled(town) == [good]
+    harness.mine()
+    assert settled(harness) == [good]
 
 
-def test_what_a_bad_receipt_holds_up_does_not_crowd_out_other_channels(town: Town) -> None:
-    channel, other = town.market.channels[:2]
-    honest = town.market.serve(channel)
-    town.store(replace(honest, signature=Key("somebody else").sign(bytes(32))))
+def test_what_a_bad_receipt_holds_up_does_not_crowd_out_other_channels(harness: SettlementHarness) -> None:
+    channel, other = harness.market.channels[:2]
+    honest = harness.market.serve(channel)
+    harness.store(replace(honest, signature=Key("somebody else").sign(bytes(32))))
     for _ in range(4):
-        town.serve(channel)
-    good = town.serve(other)
-    settler = town.settler(pace=replace(town.settler().pace, receipts=3))
+        harness.serve(channel)
+    good = harness.serve(other)
+    settler = harness.settler(pace=replace(harness.settler().pace, receipts=3))
     settler.run_once(is_forced=True)
-    town.mine()
-    assert settled(town) == [good]
+    harness.mine()
+    assert settled(harness) == [good]

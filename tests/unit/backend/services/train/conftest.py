@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.workers.support import Desk
+from tests.unit.workers.support import JobHarness
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
 
 
 @pytest.fixture
-def desk(database: Database) -> Desk:
+def harness(database: Database) -> JobHarness:
     """On SQLite and on PostgreSQL: the lease is what the database makes of it."""
-    return Desk(database)
+    return JobHarness(database)

@@ -11,7 +11,7 @@ from backend.domain.training import EmptySnapshot, Step
 from backend.services.train import estimate as module
 from backend.services.train.estimate import Estimate, Estimates, Tokenisation, TokenisedRow
 from backend.services.train.options import InvalidConfig
-from tests.unit.workers.support import RESULT, Desk, Rows, letter_rows
+from tests.unit.workers.support import RESULT, InMemoryRows, JobHarness, letter_rows
 
 if TYPE_CHECKING:
     from backend.domain.training import TrainingConfig
@@ -33,14 +33,16 @@ class Tokeniser:
         return Tokenisation(usable, 3, 10 * usable, 4 * usable, usable // self.rows_per_sequence, (SHOWN,))
 
 
-def estimated(desk: Desk, num_rows: int, tokeniser: Tokeniser | None = None, **options: Any) -> Estimate:
-    rows = Rows(letter_rows(num_rows))
-    estimates = Estimates(desk.database, rows, tokeniser or Tokeniser(), PRICE)
-    return estimates.estimate(desk.snapshot(True, True), options)
+def estimated(
+    harness: JobHarness, num_rows: int, tokeniser: Tokeniser | None = None, **options: Any
+) -> Estimate:
+    rows = InMemoryRows(letter_rows(num_rows))
+    estimates = Estimates(harness.database, rows, tokeniser or Tokeniser(), PRICE)
+    return estimates.estimate(harness.snapshot(True, True), options)
 
 
-def test_steps_and_tokens_are_those_of_the_rows_that_are_trained_on(desk: Desk) -> None:
-    found = estimated(desk, 100, epochs=2, batch_size=8)
+def test_steps_and_tokens_are_those_of_the_rows_that_are_trained_on(harness: JobHarness) -> None:
+    found = estimated(harness, 100, epochs=2, batch_size=8)
     assert (found.num_rows, found.num_left_out, found.num_cut) == (100, 10, 3)
     assert (found.num_train_rows, found.num_eval_rows) == (81, 9)
     assert found.num_steps == 22  # 11 an epoch
@@ -48,52 +50,54 @@ def test_steps_and_tokens_are_those_of_the_rows_that_are_trained_on(desk: Desk) 
     assert found.examples == (SHOWN,)
 
 
-def test_the_price_is_that_of_the_tokens_that_carry_loss(desk: Desk) -> None:
-    found = estimated(desk, 100, epochs=2, batch_size=8, max_length=100)
+def test_the_price_is_that_of_the_tokens_that_carry_loss(harness: JobHarness) -> None:
+    found = estimated(harness, 100, epochs=2, batch_size=8, max_length=100)
     assert (found.charge, found.price) == (648 * PRICE, PRICE)
     assert found.max_charge == 2 * 100 * 99 * PRICE  # every row, as long as it may be
 
 
-def test_packed_rows_take_fewer_steps_for_the_same_tokens(desk: Desk) -> None:
-    found = estimated(desk, 100, Tokeniser(rows_per_sequence=3), packing=True)
+def test_packed_rows_take_fewer_steps_for_the_same_tokens(harness: JobHarness) -> None:
+    found = estimated(harness, 100, Tokeniser(rows_per_sequence=3), packing=True)
     assert (found.num_steps, found.num_tokens) == (8, 1620)
 
 
-def test_a_number_of_steps_stands_for_epochs(desk: Desk) -> None:
-    found = estimated(desk, 100, steps=11)
+def test_a_number_of_steps_stands_for_epochs(harness: JobHarness) -> None:
+    found = estimated(harness, 100, steps=11)
     assert (found.num_steps, found.num_tokens) == (11, 810)
 
 
-def test_more_rows_than_the_sample_are_projected(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rows_than_the_sample_are_projected(
+    harness: JobHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_SAMPLE", 50)
     tokeniser = Tokeniser()
-    found = estimated(desk, 500, tokeniser)
+    found = estimated(harness, 500, tokeniser)
     assert tokeniser.num_asked == 50
     assert (found.num_rows, found.num_left_out, found.num_train_rows) == (500, 50, 405)
     assert found.num_tokens == 2 * 4050
 
 
-def test_the_time_is_that_of_the_jobs_before(desk: Desk) -> None:
-    assert estimated(desk, 100).seconds is None
-    held = desk.taken()
+def test_the_time_is_that_of_the_jobs_before(harness: JobHarness) -> None:
+    assert estimated(harness, 100).seconds is None
+    held = harness.taken()
     metrics = {**RESULT.metrics, "train_seconds": 50.0, "num_trained_tokens": 100}
-    with desk.database.begin() as tx:
+    with harness.database.begin() as tx:
         job = tx.training.locked(held.job.id)
         assert job is not None
         tx.training.save(replace(job, result=replace(RESULT, metrics=metrics)))
     assert held.job.step is Step.VALIDATE
-    assert estimated(desk, 100).seconds == 324
+    assert estimated(harness, 100).seconds == 324
 
 
-def test_nothing_usable_is_no_step(desk: Desk) -> None:
-    assert estimated(desk, 1).num_steps == 0
+def test_nothing_usable_is_no_step(harness: JobHarness) -> None:
+    assert estimated(harness, 1).num_steps == 0
 
 
-def test_what_a_job_would_be_refused_for_an_estimate_is_too(desk: Desk) -> None:
+def test_what_a_job_would_be_refused_for_an_estimate_is_too(harness: JobHarness) -> None:
     with pytest.raises(InvalidConfig):
-        estimated(desk, 10, rank=0)
-    estimates = Estimates(desk.database, Rows(letter_rows()), Tokeniser(), PRICE)
+        estimated(harness, 10, rank=0)
+    estimates = Estimates(harness.database, InMemoryRows(letter_rows()), Tokeniser(), PRICE)
     with pytest.raises(NotFound):
         estimates.estimate(SnapshotId(Hash32("0x" + "00" * 32)), {})
     with pytest.raises(EmptySnapshot):
-        estimates.estimate(desk.snapshot(False), {})
+        estimates.estimate(harness.snapshot(False), {})

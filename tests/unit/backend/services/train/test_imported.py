@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.training import TrainingJob
-    from tests.unit.workers.support import Desk
+    from tests.unit.workers.support import JobHarness
 
 
 class Counter:
     """Where creators bring adapters to."""
 
-    def __init__(self, desk: Desk, folder: Path) -> None:
-        database = desk.database
-        self.desk = desk
+    def __init__(self, harness: JobHarness, folder: Path) -> None:
+        database = harness.database
+        self.harness = harness
         self.transfers = Transfers(folder / "transfers", 1 << 41)
-        self.adapters = ImportedAdapters(database, self.transfers, lambda: desk.now)
+        self.adapters = ImportedAdapters(database, self.transfers, lambda: harness.now)
         self.files = {
             name: transferred(self.transfers, CREATOR, b"{}") for name in (CONFIG_FILE, WEIGHTS_FILE)
         }
@@ -47,8 +47,8 @@ class Counter:
 
 
 @pytest.fixture
-def counter(desk: Desk, tmp_path: Path) -> Counter:
-    return Counter(desk, tmp_path)
+def counter(harness: JobHarness, tmp_path: Path) -> Counter:
+    return Counter(harness, tmp_path)
 
 
 def test_what_was_brought_waits_to_be_looked_at_and_names_no_snapshot(counter: Counter) -> None:
@@ -57,18 +57,18 @@ def test_what_was_brought_waits_to_be_looked_at_and_names_no_snapshot(counter: C
     assert (job.state, job.step, job.snapshot_id) == (JobState.VALIDATING, Step.VALIDATE, ZERO_HASH)
     assert job.imported is not None
     assert (job.imported.licence, job.imported.transfers) == ("MIT", counter.files)
-    assert counter.desk.offers() == [("training.validate", job.id)]
+    assert counter.harness.offers() == [("training.validate", job.id)]
 
 
 def test_trainings_and_foreign_adapters_are_not_taken_for_each_other(counter: Counter) -> None:
-    brought, trained = counter.create(), counter.desk.job()
+    brought, trained = counter.create(), counter.harness.job()
     assert [job.id for job in counter.adapters.list(CREATOR)] == [brought.id]
-    assert [job.id for job in counter.desk.training.list(CREATOR)] == [trained.id]
-    for ask in (counter.desk.training.get, counter.desk.training.events):
+    assert [job.id for job in counter.harness.training.list(CREATOR)] == [trained.id]
+    for ask in (counter.harness.training.get, counter.harness.training.events):
         with pytest.raises(NotFound):
             ask(brought.id)
     with pytest.raises(NotFound):
-        counter.desk.training.cancel(brought.id, CREATOR)
+        counter.harness.training.cancel(brought.id, CREATOR)
     with pytest.raises(NotFound):
         counter.adapters.get(trained.id)
 
@@ -91,18 +91,18 @@ def test_a_cancelled_one_is_over_and_what_is_over_is_not_cancelled(counter: Coun
     states = [event.data["state"] for event in counter.adapters.events(job.id, CREATOR)]
     assert states == ["validating", "cancelled"]
     failed = counter.create()
-    held = counter.desk.leases.acquire(failed.id, Step.VALIDATE)
+    held = counter.harness.leases.acquire(failed.id, Step.VALIDATE)
     assert held is not None
-    counter.desk.leases.fail(held, {"code": "x", "message": "x"})
+    counter.harness.leases.fail(held, {"code": "x", "message": "x"})
     with pytest.raises(Conflict, match="has already failed"):
         counter.adapters.cancel(failed.id, CREATOR)
 
 
 def test_an_accepted_one_is_to_be_published(counter: Counter) -> None:
     job = counter.create()
-    held = counter.desk.leases.acquire(job.id, Step.VALIDATE)
+    held = counter.harness.leases.acquire(job.id, Step.VALIDATE)
     assert held is not None
-    counter.desk.leases.complete_import(held, RESULT)
+    counter.harness.leases.complete_import(held, RESULT)
     accepted = counter.adapters.get(job.id)
     assert (accepted.state, accepted.step, accepted.result) == (JobState.RUNNING, Step.PUBLISH, RESULT)
 
@@ -169,7 +169,7 @@ def test_files_that_are_not_there_or_too_large_are_refused_at_once(
     with pytest.raises(error):
         counter.adapters.create(CREATOR, "MIT", wrong(counter, case))
     assert not counter.adapters.list(CREATOR)
-    assert not counter.desk.offers()
+    assert not counter.harness.offers()
 
 
 def test_a_licence_has_to_be_stated(counter: Counter) -> None:
@@ -180,7 +180,7 @@ def test_a_licence_has_to_be_stated(counter: Counter) -> None:
 
 def test_pages_go_on_behind_the_last_one(counter: Counter) -> None:
     first = counter.create()
-    counter.desk.wait(1)
+    counter.harness.wait(1)
     second = counter.create()
     assert [job.id for job in counter.adapters.list(CREATOR, 1)] == [second.id]
     assert [job.id for job in counter.adapters.list(CREATOR, 1, second.id)] == [first.id]

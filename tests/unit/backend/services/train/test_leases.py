@@ -12,149 +12,149 @@ from backend.domain.training import (
 )
 from backend.services.train.leases import MAX_ATTEMPTS, LeaseLost
 from backend.services.train.transitions import MAX_REDELIVERY_SECONDS, REDELIVERY_SECONDS
-from tests.unit.workers.support import DATASET, Desk
+from tests.unit.workers.support import DATASET, JobHarness
 
 
-def test_only_one_worker_takes_a_step(desk: Desk) -> None:
-    held = desk.taken()
-    assert desk.leases.acquire(held.job.id, Step.VALIDATE) is None
+def test_only_one_worker_takes_a_step(harness: JobHarness) -> None:
+    held = harness.taken()
+    assert harness.leases.acquire(held.job.id, Step.VALIDATE) is None
 
 
-def test_of_workers_that_reach_for_a_step_at_once_one_gets_it(desk: Desk) -> None:
-    job = desk.job()
+def test_of_workers_that_reach_for_a_step_at_once_one_gets_it(harness: JobHarness) -> None:
+    job = harness.job()
     start = threading.Barrier(6)
 
     def reach(_: int) -> object:
         start.wait()
-        return desk.leases.acquire(job.id, Step.VALIDATE)
+        return harness.leases.acquire(job.id, Step.VALIDATE)
 
     with ThreadPoolExecutor(6) as pool:
         taken_by = [held for held in pool.map(reach, range(6)) if held is not None]
     assert len(taken_by) == 1
-    assert desk.training.get(job.id).lease.attempt == 1
+    assert harness.training.get(job.id).lease.attempt == 1
 
 
-def test_a_step_out_of_turn_is_not_taken(desk: Desk) -> None:
-    job = desk.job()
-    assert desk.leases.acquire(job.id, Step.TRAIN) is None
-    assert desk.leases.acquire(job.id, Step.PUBLISH) is None
-    assert desk.leases.acquire("ftjob-none", Step.TRAIN) is None
+def test_a_step_out_of_turn_is_not_taken(harness: JobHarness) -> None:
+    job = harness.job()
+    assert harness.leases.acquire(job.id, Step.TRAIN) is None
+    assert harness.leases.acquire(job.id, Step.PUBLISH) is None
+    assert harness.leases.acquire("ftjob-none", Step.TRAIN) is None
 
 
-def test_a_heartbeat_keeps_the_lease(desk: Desk) -> None:
-    held = desk.taken()
+def test_a_heartbeat_keeps_the_lease(harness: JobHarness) -> None:
+    held = harness.taken()
     for _ in range(5):
-        desk.wait(20)
-        assert desk.leases.renew(held)
-        assert desk.leases.acquire(held.job.id, Step.VALIDATE) is None
-    assert desk.training.get(held.job.id).lease.heartbeat_at == desk.now
+        harness.wait(20)
+        assert harness.leases.renew(held)
+        assert harness.leases.acquire(held.job.id, Step.VALIDATE) is None
+    assert harness.training.get(held.job.id).lease.heartbeat_at == harness.now
 
 
-def test_an_expired_lease_passes_on_and_its_former_owner_can_write_nothing(desk: Desk) -> None:
-    held = desk.taken()
-    desk.wait(31)
-    second = desk.leases.acquire(held.job.id, Step.VALIDATE)
+def test_an_expired_lease_passes_on_and_its_former_owner_can_write_nothing(harness: JobHarness) -> None:
+    held = harness.taken()
+    harness.wait(31)
+    second = harness.leases.acquire(held.job.id, Step.VALIDATE)
     assert second is not None
     assert second.job.lease.attempt == 2
-    assert not desk.leases.renew(held)
+    assert not harness.leases.renew(held)
     for write in (
-        lambda: desk.leases.record_event(held, "progress", {}),
-        lambda: desk.leases.complete_validation(held, DATASET),
-        lambda: desk.leases.release(held),
-        lambda: desk.leases.fail(held, {"code": "x", "message": "x"}),
+        lambda: harness.leases.record_event(held, "progress", {}),
+        lambda: harness.leases.complete_validation(held, DATASET),
+        lambda: harness.leases.release(held),
+        lambda: harness.leases.fail(held, {"code": "x", "message": "x"}),
     ):
         with pytest.raises(LeaseLost):
             write()
-    desk.leases.complete_validation(second, DATASET)
+    harness.leases.complete_validation(second, DATASET)
 
 
-def test_a_lapsed_job_is_offered_again_until_somebody_takes_it(desk: Desk) -> None:
-    held = desk.taken()
-    assert desk.leases.requeue_expired() == 0
-    desk.wait(31)
-    assert desk.leases.requeue_expired() == 1
-    assert desk.leases.requeue_expired() == 0
-    desk.wait(REDELIVERY_SECONDS + 1)
-    assert desk.leases.requeue_expired() == 1
-    assert desk.offers() == [("training.validate", held.job.id)] * 3
+def test_a_lapsed_job_is_offered_again_until_somebody_takes_it(harness: JobHarness) -> None:
+    held = harness.taken()
+    assert harness.leases.requeue_expired() == 0
+    harness.wait(31)
+    assert harness.leases.requeue_expired() == 1
+    assert harness.leases.requeue_expired() == 0
+    harness.wait(REDELIVERY_SECONDS + 1)
+    assert harness.leases.requeue_expired() == 1
+    assert harness.offers() == [("training.validate", held.job.id)] * 3
 
 
-def test_offers_that_nobody_takes_become_rarer(desk: Desk) -> None:
-    desk.job()
+def test_offers_that_nobody_takes_become_rarer(harness: JobHarness) -> None:
+    harness.job()
     offered_at = []
     for second in range(0, 3600, 10):
-        offered_at += [second] * desk.leases.requeue_expired()
-        desk.wait(10)
+        offered_at += [second] * harness.leases.requeue_expired()
+        harness.wait(10)
     waits = [after - before for before, after in pairwise([0, *offered_at])]
     assert waits[:5] == [30, 30, 60, 120, 240]
     assert set(waits[6:]) == {MAX_REDELIVERY_SECONDS}
 
 
-def test_a_finished_job_is_never_offered(desk: Desk) -> None:
-    held = desk.taken()
-    desk.leases.fail(held, {"code": "empty_snapshot", "message": "nothing"})
-    desk.wait(10_000)
-    assert desk.leases.requeue_expired() == 0
+def test_a_finished_job_is_never_offered(harness: JobHarness) -> None:
+    held = harness.taken()
+    harness.leases.fail(held, {"code": "empty_snapshot", "message": "nothing"})
+    harness.wait(10_000)
+    assert harness.leases.requeue_expired() == 0
 
 
-def test_a_step_that_kills_its_workers_is_given_up(desk: Desk) -> None:
-    job = desk.job()
+def test_a_step_that_kills_its_workers_is_given_up(harness: JobHarness) -> None:
+    job = harness.job()
     for _ in range(MAX_ATTEMPTS):
-        assert desk.leases.acquire(job.id, Step.VALIDATE) is not None
-        desk.wait(31)
-    assert desk.leases.acquire(job.id, Step.VALIDATE) is None
-    job = desk.training.get(job.id)
+        assert harness.leases.acquire(job.id, Step.VALIDATE) is not None
+        harness.wait(31)
+    assert harness.leases.acquire(job.id, Step.VALIDATE) is None
+    job = harness.training.get(job.id)
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert job.error["code"] == "given_up"
 
 
-def test_a_step_that_gets_further_each_time_is_not_given_up(desk: Desk) -> None:
-    job = desk.job()
+def test_a_step_that_gets_further_each_time_is_not_given_up(harness: JobHarness) -> None:
+    job = harness.job()
     for _ in range(2 * MAX_ATTEMPTS):
-        held = desk.leases.acquire(job.id, Step.VALIDATE)
+        held = harness.leases.acquire(job.id, Step.VALIDATE)
         assert held is not None
-        desk.leases.record_event(held, "checkpoint", {"step": 1})
-        desk.wait(31)
+        harness.leases.record_event(held, "checkpoint", {"step": 1})
+        harness.wait(31)
 
 
-def test_work_given_back_by_a_stopping_worker_does_not_count_as_an_attempt(desk: Desk) -> None:
-    job = desk.job()
+def test_work_given_back_by_a_stopping_worker_does_not_count_as_an_attempt(harness: JobHarness) -> None:
+    job = harness.job()
     for _ in range(2 * MAX_ATTEMPTS):
-        held = desk.leases.acquire(job.id, Step.VALIDATE)
+        held = harness.leases.acquire(job.id, Step.VALIDATE)
         assert held is not None
-        desk.leases.release(held)
-        assert desk.leases.requeue_expired() == 1
-        desk.wait(1)
+        harness.leases.release(held)
+        assert harness.leases.requeue_expired() == 1
+        harness.wait(1)
 
 
-def test_a_failed_attempt_waits_before_it_is_offered_again(desk: Desk) -> None:
-    held = desk.taken()
-    desk.leases.release(held, "the block store is away")
-    assert desk.leases.requeue_expired() == 0
-    desk.wait(3)
-    assert desk.leases.requeue_expired() == 1
-    assert desk.events(held.job)[-1].data == {"message": "the block store is away", "attempt": 1}
+def test_a_failed_attempt_waits_before_it_is_offered_again(harness: JobHarness) -> None:
+    held = harness.taken()
+    harness.leases.release(held, "the block store is away")
+    assert harness.leases.requeue_expired() == 0
+    harness.wait(3)
+    assert harness.leases.requeue_expired() == 1
+    assert harness.events(held.job)[-1].data == {"message": "the block store is away", "attempt": 1}
 
 
-def test_stale_messages_do_not_burn_the_attempts_of_a_step_that_rests(desk: Desk) -> None:
-    held = desk.taken()
+def test_stale_messages_do_not_burn_the_attempts_of_a_step_that_rests(harness: JobHarness) -> None:
+    held = harness.taken()
     waits = []
     for _ in range(MAX_ATTEMPTS - 1):
-        desk.leases.release(held, "the block store is away")
+        harness.leases.release(held, "the block store is away")
         with pytest.raises(LeaseLost):
-            desk.leases.record_event(held, "progress", {})
+            harness.leases.record_event(held, "progress", {})
         waits.append(0)
-        while (again := desk.leases.acquire(held.job.id, Step.VALIDATE)) is None:
-            desk.wait(1)
+        while (again := harness.leases.acquire(held.job.id, Step.VALIDATE)) is None:
+            harness.wait(1)
             waits[-1] += 1
         held = again
     assert waits == [2, 4, 8, 16]
 
 
-def test_a_missing_adapter_is_asked_for_with_growing_pauses(desk: Desk) -> None:
-    held = desk.taken()
-    desk.leases.retry_without_adapter(held)
-    assert desk.leases.acquire(held.job.id, Step.VALIDATE) is None
-    desk.wait(2)
-    assert desk.leases.acquire(held.job.id, Step.VALIDATE) is not None
+def test_a_missing_adapter_is_asked_for_with_growing_pauses(harness: JobHarness) -> None:
+    held = harness.taken()
+    harness.leases.retry_without_adapter(held)
+    assert harness.leases.acquire(held.job.id, Step.VALIDATE) is None
+    harness.wait(2)
+    assert harness.leases.acquire(held.job.id, Step.VALIDATE) is not None

@@ -20,7 +20,7 @@ from backend.services.market.screening import Screening
 from backend.services.train.imported import MAX_BYTES, ImportedAdapters
 from backend.services.train.publication import Listing, NoBetterThanBase, NotPublished, Publication
 from backend.storage.embedded import EmbeddedStore
-from tests.unit.workers.support import CREATOR, DATASET, OTHER_CREATOR, RESULT, Desk, transferred
+from tests.unit.workers.support import CREATOR, DATASET, OTHER_CREATOR, RESULT, JobHarness, transferred
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ WORSE = TrainingResult(
 )
 
 
-class Chain:
+class FakeChain:
     """Prepares any transaction."""
 
     def __init__(self) -> None:
@@ -46,14 +46,14 @@ class Chain:
         return PreparedTransaction(31337, Account("0x" + "aa" * 20), "0x", 0, {}, 1)
 
 
-class Press:
+class PublicationHarness:
     """A publication with real store and database."""
 
     def __init__(self, database: Database, folder: Path) -> None:
-        self.desk = Desk(database)
-        self.chain = Chain()
+        self.jobs = JobHarness(database)
+        self.chain = FakeChain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
-        clock = lambda: self.desk.now  # noqa: E731
+        clock = lambda: self.jobs.now  # noqa: E731
         self.screening = Screening(database)
         self.publication = Publication(database, self.store, self.chain, self.screening, clock)  # type: ignore[arg-type]
         self.transfers = Transfers(folder / "transfers", 1000)
@@ -65,25 +65,25 @@ class Press:
         (self.adapter / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 2000)
 
     def trained(self, result: TrainingResult = RESULT) -> TrainingJob:
-        job, leases = self.desk.job(), self.desk.leases
+        job, leases = self.jobs.job(), self.jobs.leases
         leases.complete_validation(self._take(job, Step.VALIDATE), DATASET)
         leases.complete_training(self._take(job, Step.TRAIN), result)
-        return self.desk.training.get(job.id)
+        return self.jobs.training.get(job.id)
 
     def published(self, result: TrainingResult = RESULT) -> TrainingJob:
         job = self.trained(result)
         held = self._take(job, Step.PUBLISH)
-        self.desk.leases.complete_publication(held, self.publication.publish(self.adapter))
-        return self.desk.training.get(job.id)
+        self.jobs.leases.complete_publication(held, self.publication.publish(self.adapter))
+        return self.jobs.training.get(job.id)
 
     def brought(self) -> TrainingJob:
         """An adapter from elsewhere, published."""
         files = {name: transferred(self.transfers, CREATOR, b"{}") for name in MAX_BYTES}
         job = self.imports.create(CREATOR, "MIT", files)
         unmeasured = TrainingResult(RESULT.adapter_digest, RESULT.base_model, {"general_loss_base": 1.0})
-        self.desk.leases.complete_import(self._take(job, Step.VALIDATE), unmeasured)
+        self.jobs.leases.complete_import(self._take(job, Step.VALIDATE), unmeasured)
         held = self._take(job, Step.PUBLISH)
-        self.desk.leases.complete_publication(held, self.publication.publish(self.adapter))
+        self.jobs.leases.complete_publication(held, self.publication.publish(self.adapter))
         return self.imports.get(job.id)
 
     def confirm(self, job: TrainingJob, listing: Listing = LISTING, block: int = 9) -> str:
@@ -102,7 +102,7 @@ class Press:
         version = version_id(record)
         row = VersionRow(id=version, creator=job.creator, name=record.name, record=raw, is_deprecated=False)
         row.block_number, row.log_index = block, 0
-        with self.desk.database.begin() as tx:
+        with self.jobs.database.begin() as tx:
             tx.session.merge(row)
         return version
 
@@ -121,167 +121,173 @@ class Press:
         version = "0x" + "0e" * 32
         row = VersionRow(id=version, creator=creator, name="other", record=raw, is_deprecated=False)
         row.block_number, row.log_index = 3, 0
-        with self.desk.database.begin() as tx:
+        with self.jobs.database.begin() as tx:
             tx.session.merge(row)
         return version
 
     def _take(self, job: TrainingJob, step: Step) -> Any:
-        held = self.desk.leases.acquire(job.id, step)
+        held = self.jobs.leases.acquire(job.id, step)
         assert held is not None
         return held
 
 
 @pytest.fixture
-def press(sqlite_database: Database, tmp_path: Path) -> Press:
-    return Press(sqlite_database, tmp_path)
+def harness(sqlite_database: Database, tmp_path: Path) -> PublicationHarness:
+    return PublicationHarness(sqlite_database, tmp_path)
 
 
-def test_a_published_folder_comes_back_by_its_cid(press: Press, tmp_path: Path) -> None:
-    cid = press.publication.publish(press.adapter)
-    assert press.store.has(cid)
-    press.store.fetch_folder(cid, tmp_path / "back")
+def test_a_published_folder_comes_back_by_its_cid(harness: PublicationHarness, tmp_path: Path) -> None:
+    cid = harness.publication.publish(harness.adapter)
+    assert harness.store.has(cid)
+    harness.store.fetch_folder(cid, tmp_path / "back")
     assert {p.name: p.read_bytes() for p in (tmp_path / "back").iterdir()} == {
-        p.name: p.read_bytes() for p in press.adapter.iterdir()
+        p.name: p.read_bytes() for p in harness.adapter.iterdir()
     }
 
 
-def test_a_warm_start_names_the_snapshots_of_its_parent(press: Press) -> None:
-    seen = press.desk.snapshot(True)
-    job = press.published()
-    parent = press.desk.version(seen, job.snapshot_id)
+def test_a_warm_start_names_the_snapshots_of_its_parent(harness: PublicationHarness) -> None:
+    seen = harness.jobs.snapshot(True)
+    job = harness.published()
+    parent = harness.jobs.version(seen, job.snapshot_id)
     warm = replace(job, config=replace(job.config, parent=parent))
-    assert press.publication.record(job, LISTING).snapshots == (job.snapshot_id,)
-    assert press.publication.record(warm, LISTING).snapshots == (job.snapshot_id, seen)
+    assert harness.publication.record(job, LISTING).snapshots == (job.snapshot_id,)
+    assert harness.publication.record(warm, LISTING).snapshots == (job.snapshot_id, seen)
 
 
-def test_publishing_again_after_a_kill_gives_the_same_cid(press: Press) -> None:
-    assert press.publication.publish(press.adapter) == press.publication.publish(press.adapter)
+def test_publishing_again_after_a_kill_gives_the_same_cid(harness: PublicationHarness) -> None:
+    assert harness.publication.publish(harness.adapter) == harness.publication.publish(harness.adapter)
 
 
-def test_a_store_that_returns_other_bytes_is_found_out(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = press.store.fetch_folder
+def test_a_store_that_returns_other_bytes_is_found_out(
+    harness: PublicationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = harness.store.fetch_folder
 
     def tampered(cid: Any, destination: Path) -> None:
         real(cid, destination)
         (destination / "README.md").write_text("another")
 
-    monkeypatch.setattr(press.store, "fetch_folder", tampered)
+    monkeypatch.setattr(harness.store, "fetch_folder", tampered)
     with pytest.raises(ContentCorrupt):
-        press.publication.publish(press.adapter)
+        harness.publication.publish(harness.adapter)
 
 
-def test_a_registration_names_what_was_trained_and_published(press: Press) -> None:
-    job = press.published()
-    registration = press.publication.prepare(job.id, CREATOR, LISTING)
+def test_a_registration_names_what_was_trained_and_published(harness: PublicationHarness) -> None:
+    job = harness.published()
+    registration = harness.publication.prepare(job.id, CREATOR, LISTING)
     record = registration.record
     assert job.cid is not None
     assert (record.adapter_digest, record.base_model) == (RESULT.adapter_digest, RESULT.base_model)
     assert (record.cid_digest, record.snapshots) == (cid_digest(job.cid), (job.snapshot_id,))
     assert (record.creator, record.name, record.completion_price) == (CREATOR, "python-docs", 4_000_000)
     assert registration.version_id == version_id(record)
-    ((contract, function, struct, sender),) = press.chain.prepared
+    ((contract, function, struct, sender),) = harness.chain.prepared
     assert (contract, function, sender) == ("AdapterRegistry", "register", CREATOR)
     assert bytes.fromhex(struct["name"][2:]) == b"python-docs".ljust(32, b"\0")
     assert struct["promptPrice"] == "2000000"
 
 
-def test_nothing_is_registered_before_it_is_published(press: Press) -> None:
-    job = press.trained()
+def test_nothing_is_registered_before_it_is_published(harness: PublicationHarness) -> None:
+    job = harness.trained()
     with pytest.raises(NotPublished):
-        press.publication.prepare(job.id, CREATOR, LISTING)
-    assert not press.chain.prepared
+        harness.publication.prepare(job.id, CREATOR, LISTING)
+    assert not harness.chain.prepared
 
 
-def test_only_the_creator_registers(press: Press) -> None:
-    job = press.published()
+def test_only_the_creator_registers(harness: PublicationHarness) -> None:
+    job = harness.published()
     with pytest.raises(Forbidden):
-        press.publication.prepare(job.id, OTHER_CREATOR, LISTING)
+        harness.publication.prepare(job.id, OTHER_CREATOR, LISTING)
     with pytest.raises(NotFound):
-        press.publication.prepare("ftjob-none", CREATOR, LISTING)
+        harness.publication.prepare("ftjob-none", CREATOR, LISTING)
 
 
-def test_an_adapter_no_better_than_its_base_needs_the_creators_word(press: Press) -> None:
-    job = press.published(WORSE)
+def test_an_adapter_no_better_than_its_base_needs_the_creators_word(harness: PublicationHarness) -> None:
+    job = harness.published(WORSE)
     with pytest.raises(NoBetterThanBase) as refusal:
-        press.publication.prepare(job.id, CREATOR, LISTING)
+        harness.publication.prepare(job.id, CREATOR, LISTING)
     assert refusal.value.details == WORSE.metrics
-    assert press.publication.prepare(job.id, CREATOR, LISTING, accepts_worse=True).record
+    assert harness.publication.prepare(job.id, CREATOR, LISTING, accepts_worse=True).record
 
 
 def test_an_adapter_like_one_of_somebody_else_is_named_with_it_and_needs_the_creators_word(
-    press: Press,
+    harness: PublicationHarness,
 ) -> None:
-    job = press.published()
-    press.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
-    original = press.list_elsewhere(OTHER_CREATOR)
+    job = harness.published()
+    harness.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    original = harness.list_elsewhere(OTHER_CREATOR)
     with pytest.raises(CopiedVersion, match=original) as refusal:
-        press.publication.prepare(job.id, CREATOR, LISTING)
+        harness.publication.prepare(job.id, CREATOR, LISTING)
     assert refusal.value.details["creator"] == OTHER_CREATOR
-    assert not press.chain.prepared
-    registration = press.publication.prepare(job.id, CREATOR, LISTING, accepts_copy=True)
+    assert not harness.chain.prepared
+    registration = harness.publication.prepare(job.id, CREATOR, LISTING, accepts_copy=True)
     assert registration.screening is not None
     assert registration.screening.nearest is not None
     assert registration.screening.nearest.version == original
 
 
-def test_an_adapter_from_elsewhere_names_no_snapshot_and_passes_the_same_gate(press: Press) -> None:
-    job = press.brought()
-    press.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
-    registration = press.publication.prepare(job.id, CREATOR, LISTING)
+def test_an_adapter_from_elsewhere_names_no_snapshot_and_passes_the_same_gate(
+    harness: PublicationHarness,
+) -> None:
+    job = harness.brought()
+    harness.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    registration = harness.publication.prepare(job.id, CREATOR, LISTING)
     assert registration.record.snapshots == ()
     assert registration.record.adapter_digest == RESULT.adapter_digest
-    original = press.list_elsewhere(OTHER_CREATOR)
+    original = harness.list_elsewhere(OTHER_CREATOR)
     with pytest.raises(CopiedVersion, match=original):
-        press.publication.prepare(job.id, CREATOR, LISTING)
-    assert press.publication.prepare(job.id, CREATOR, LISTING, accepts_copy=True).record
+        harness.publication.prepare(job.id, CREATOR, LISTING)
+    assert harness.publication.prepare(job.id, CREATOR, LISTING, accepts_copy=True).record
 
 
-def test_the_registration_of_an_adapter_from_elsewhere_is_noticed(press: Press) -> None:
-    job = press.brought()
-    version = press.confirm(job)
-    assert press.publication.record_registrations() == 1
-    assert press.imports.get(job.id).version_id == version
+def test_the_registration_of_an_adapter_from_elsewhere_is_noticed(harness: PublicationHarness) -> None:
+    job = harness.brought()
+    version = harness.confirm(job)
+    assert harness.publication.record_registrations() == 1
+    assert harness.imports.get(job.id).version_id == version
 
 
-def test_ones_own_adapter_is_listed_again_without_a_word(press: Press) -> None:
-    job = press.published()
-    press.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
-    press.list_elsewhere(CREATOR)
-    registration = press.publication.prepare(job.id, CREATOR, LISTING)
+def test_ones_own_adapter_is_listed_again_without_a_word(harness: PublicationHarness) -> None:
+    job = harness.published()
+    harness.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    harness.list_elsewhere(CREATOR)
+    registration = harness.publication.prepare(job.id, CREATOR, LISTING)
     assert registration.screening is not None
     assert registration.screening.nearest is None
 
 
-def test_a_job_from_before_there_was_a_gate_is_registered_without_a_report(press: Press) -> None:
-    job = press.published()
-    assert press.publication.prepare(job.id, CREATOR, LISTING).screening is None
+def test_a_job_from_before_there_was_a_gate_is_registered_without_a_report(
+    harness: PublicationHarness,
+) -> None:
+    job = harness.published()
+    assert harness.publication.prepare(job.id, CREATOR, LISTING).screening is None
 
 
-def test_the_chains_confirmation_is_noticed_once(press: Press) -> None:
-    job = press.published()
-    assert press.publication.record_registrations() == 0
-    version = press.confirm(job)
-    assert press.publication.record_registrations() == 1
-    assert press.publication.record_registrations() == 0
-    assert press.desk.training.get(job.id).version_id == version
-    assert press.desk.events(job)[-1].data == {"version_id": version}
+def test_the_chains_confirmation_is_noticed_once(harness: PublicationHarness) -> None:
+    job = harness.published()
+    assert harness.publication.record_registrations() == 0
+    version = harness.confirm(job)
+    assert harness.publication.record_registrations() == 1
+    assert harness.publication.record_registrations() == 0
+    assert harness.jobs.training.get(job.id).version_id == version
+    assert harness.jobs.events(job)[-1].data == {"version_id": version}
 
 
-def test_a_new_price_is_another_version_and_the_job_keeps_its_first(press: Press) -> None:
-    job = press.published()
-    version = press.confirm(job)
-    press.confirm(job, Listing("python-docs", 1, 1, 200_000, 300_000), block=12)
-    press.publication.record_registrations()
-    assert press.desk.training.get(job.id).version_id == version
+def test_a_new_price_is_another_version_and_the_job_keeps_its_first(harness: PublicationHarness) -> None:
+    job = harness.published()
+    version = harness.confirm(job)
+    harness.confirm(job, Listing("python-docs", 1, 1, 200_000, 300_000), block=12)
+    harness.publication.record_registrations()
+    assert harness.jobs.training.get(job.id).version_id == version
 
 
-def test_somebody_elses_version_of_other_weights_is_not_taken_for_ours(press: Press) -> None:
-    job = press.published()
-    other = press.published(TrainingResult(Hash32("0x" + "99" * 32), RESULT.base_model, RESULT.metrics))
-    press.confirm(other)
-    press.publication.record_registrations()
-    assert press.desk.training.get(job.id).version_id is None
-    assert press.desk.training.get(other.id).version_id is not None
+def test_somebody_elses_version_of_other_weights_is_not_taken_for_ours(harness: PublicationHarness) -> None:
+    job = harness.published()
+    other = harness.published(TrainingResult(Hash32("0x" + "99" * 32), RESULT.base_model, RESULT.metrics))
+    harness.confirm(other)
+    harness.publication.record_registrations()
+    assert harness.jobs.training.get(job.id).version_id is None
+    assert harness.jobs.training.get(other.id).version_id is not None
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from backend.chain.keys import recover
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
 from backend.services.transactions.consent import Consent
+from tests.support.fakes import FakeContractWallets, some_key
 from tests.support.market import some_account
-from tests.support.scripted import PlayedContracts, some_key
 
 KEY, CONTRACT = some_key("key"), some_account("contract")
 DIGEST = keccak(b"message")
@@ -15,7 +15,7 @@ DIGEST = keccak(b"message")
 
 @pytest.fixture
 def consent() -> Consent:
-    return Consent(recover, PlayedContracts({CONTRACT: "0xab"}))
+    return Consent(recover, FakeContractWallets({CONTRACT: "0xab"}))
 
 
 def test_a_key_signs_for_its_own_account(consent: Consent) -> None:

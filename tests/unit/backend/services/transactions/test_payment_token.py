@@ -15,7 +15,7 @@ DOMAIN = {"name": "Coin", "version": "2", "chainId": CHAIN_ID, "verifyingContrac
 SALTED = {"name": "Coin", "verifyingContract": TOKEN, "salt": some_hash("salt")}
 
 
-class Chain:
+class FakeChain:
     """A token with these functions and results; whatever else it is asked reverts."""
 
     chain_id = CHAIN_ID
@@ -34,7 +34,7 @@ class Chain:
 
 
 def domain(**results: Any) -> dict[str, Any] | None:
-    chain: Any = Chain(**results)
+    chain: Any = FakeChain(**results)
     return PaymentToken(chain).signing_domain(OWNER)
 
 

@@ -45,7 +45,7 @@ def demanded(of: CommittedBatch, *keys: int, deadline: int = 2_000, by: Account 
 
 
 @dataclass
-class View:
+class FakeView:
     """The part of `ChainView` that challenges use."""
 
     known: list[CommittedBatch] = field(default_factory=list)
@@ -77,7 +77,7 @@ class View:
 
 
 @dataclass
-class DisputeSender:
+class FakeDisputeSender:
     """Everything that is sent goes through."""
 
     account: Account = WATCHER
@@ -106,7 +106,7 @@ class DisputeSender:
 
 
 @dataclass
-class Chain:
+class FakeChain:
     now: int = COMMITTED_AT
     reserved_at: int = 0
 
@@ -118,15 +118,15 @@ class Chain:
 
 
 @dataclass
-class Proof:
+class FakeProof:
     function: str = "proveBadReceipt"
     args: tuple[Any, ...] = ()
 
 
 def challenge(
-    chain: Chain | None = None, dispute_sender: DisputeSender | None = None, limit: int = PLENTY
+    chain: FakeChain | None = None, dispute_sender: FakeDisputeSender | None = None, limit: int = PLENTY
 ) -> Any:
-    return Challenge(chain or Chain(), dispute_sender or DisputeSender(), limit)  # type: ignore[arg-type]
+    return Challenge(chain or FakeChain(), dispute_sender or FakeDisputeSender(), limit)  # type: ignore[arg-type]
 
 
 def told(news: Iterable[News]) -> list[str]:
@@ -134,8 +134,8 @@ def told(news: Iterable[News]) -> list[str]:
 
 
 def test_a_proof_is_reserved_a_block_before_it_is_sent() -> None:
-    dispute_sender = DisputeSender()
-    assert told(challenge(dispute_sender=dispute_sender).prove(View(), batch(1), Proof())) == [
+    dispute_sender = FakeDisputeSender()
+    assert told(challenge(dispute_sender=dispute_sender).prove(FakeView(), batch(1), FakeProof())) == [
         "reserved",
         "proved",
     ]
@@ -143,20 +143,20 @@ def test_a_proof_is_reserved_a_block_before_it_is_sent() -> None:
 
 
 def test_what_is_reserved_already_is_not_reserved_again() -> None:
-    dispute_sender = DisputeSender()
-    list(challenge(Chain(reserved_at=7), dispute_sender).prove(View(), batch(1), Proof()))
+    dispute_sender = FakeDisputeSender()
+    list(challenge(FakeChain(reserved_at=7), dispute_sender).prove(FakeView(), batch(1), FakeProof()))
     assert dispute_sender.functions == ["proveBadReceipt"]
 
 
 def test_near_the_end_of_the_window_a_proof_goes_out_at_once() -> None:
-    dispute_sender, chain = DisputeSender(), Chain(now=COMMITTED_AT + WINDOW - WINDOW // 16)
-    list(challenge(chain, dispute_sender).prove(View(), batch(1), Proof()))
+    dispute_sender, chain = FakeDisputeSender(), FakeChain(now=COMMITTED_AT + WINDOW - WINDOW // 16)
+    list(challenge(chain, dispute_sender).prove(FakeView(), batch(1), FakeProof()))
     assert dispute_sender.functions == ["proveBadReceipt"]
 
 
 def test_demands_have_at_most_64_keys_and_repeat_none_that_is_open() -> None:
-    dispute_sender, asked = DisputeSender(), batch(1)
-    view = View([asked], [demanded(asked, 0, 1, by=some_account("somebody"))])
+    dispute_sender, asked = FakeDisputeSender(), batch(1)
+    view = FakeView([asked], [demanded(asked, 0, 1, by=some_account("somebody"))])
     wanted = ((Tree.RECEIPTS, tuple(range(100))), (Tree.ENTRIES, (5, 5)))
     made = challenge(dispute_sender=dispute_sender)
     assert told(made.demand(view, asked, wanted)) == ["demanded"] * 3
@@ -173,26 +173,26 @@ def test_a_search_goes_round_by_round_and_others_demands_do_not_hold_it_up() -> 
     wanted = ((Tree.ENTRIES, (5, 6)),)
     for challenger, expected in ((WATCHER, []), (some_account("somebody"), [[5, 6]])):
         demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), challenger, 2_000, BOND)
-        view = View([asked], [DemandStatus(demand.id, OPERATOR, demand, (1,), 0, 1)])
-        dispute_sender = DisputeSender()
+        view = FakeView([asked], [DemandStatus(demand.id, OPERATOR, demand, (1,), 0, 1)])
+        dispute_sender = FakeDisputeSender()
         list(challenge(dispute_sender=dispute_sender).demand(view, asked, wanted))
         assert [[int(key, 16) for key in call.args[2]] for call in dispute_sender.sent] == expected
 
 
 def test_the_next_round_begins_with_the_last_answer() -> None:
-    asked, dispute_sender = batch(1), DisputeSender()
+    asked, dispute_sender = batch(1), FakeDisputeSender()
     made = challenge(dispute_sender=dispute_sender)
-    list(made.demand(View([asked]), asked, ((Tree.ENTRIES, (9, 10)),)))
+    list(made.demand(FakeView([asked]), asked, ((Tree.ENTRIES, (9, 10)),)))
     demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), WATCHER, 2_000, BOND)
-    view = View([asked], [DemandStatus(demand.id, OPERATOR, demand, (), 0, 1)])
+    view = FakeView([asked], [DemandStatus(demand.id, OPERATOR, demand, (), 0, 1)])
     assert told(made.demand(view, asked, ((Tree.ENTRIES, (5,)),))) == ["demanded"]
 
 
 def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
     one, other = batch(1), batch(2)
     for limit, money, expected in ((7 * BOND, PLENTY, 5), (PLENTY, 4 * BOND + 1, 4), (2 * BOND, PLENTY, 0)):
-        dispute_sender = DisputeSender(money=money)
-        view = View([one, other], [demanded(one, 0, 1)])
+        dispute_sender = FakeDisputeSender(money=money)
+        view = FakeView([one, other], [demanded(one, 0, 1)])
         list(
             challenge(dispute_sender=dispute_sender, limit=limit).demand(
                 view, other, ((Tree.RECEIPTS, tuple(range(9))),)
@@ -204,10 +204,10 @@ def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
 def test_short_of_bonds_it_asks_for_receipts_that_nobody_can_foresee() -> None:
     chosen = set()
     for _ in range(20):
-        dispute_sender = DisputeSender()
+        dispute_sender = FakeDisputeSender()
         list(
             challenge(dispute_sender=dispute_sender, limit=BOND).demand(
-                View(), batch(1), ((Tree.RECEIPTS, range(1000)),)
+                FakeView(), batch(1), ((Tree.RECEIPTS, range(1000)),)
             )
         )
         chosen.add(dispute_sender.sent[0].args[2][0])
@@ -215,10 +215,10 @@ def test_short_of_bonds_it_asks_for_receipts_that_nobody_can_foresee() -> None:
 
 
 def test_short_of_bonds_the_most_telling_leaves_of_other_trees_come_first() -> None:
-    dispute_sender = DisputeSender()
+    dispute_sender = FakeDisputeSender()
     list(
         challenge(dispute_sender=dispute_sender, limit=2 * BOND).demand(
-            View(), batch(1), ((Tree.ENTRIES, (9, 4, 7)),)
+            FakeView(), batch(1), ((Tree.ENTRIES, (9, 4, 7)),)
         )
     )
     assert [int(key, 16) for key in dispute_sender.sent[0].args[2]] == [9, 4]
@@ -226,21 +226,23 @@ def test_short_of_bonds_the_most_telling_leaves_of_other_trees_come_first() -> N
 
 def test_of_several_late_demands_that_of_the_first_batch_voids() -> None:
     first, second = batch(1), batch(2)
-    view = View([first, second], [demanded(second, 0, deadline=10), demanded(first, 0, deadline=11)])
-    dispute_sender = DisputeSender()
-    assert told(challenge(Chain(now=12), dispute_sender).expire(view, OPERATOR)) == ["proved"]
+    view = FakeView([first, second], [demanded(second, 0, deadline=10), demanded(first, 0, deadline=11)])
+    dispute_sender = FakeDisputeSender()
+    assert told(challenge(FakeChain(now=12), dispute_sender).expire(view, OPERATOR)) == ["proved"]
     assert dispute_sender.sent[0].args[1] == first.header
 
 
 def test_a_demand_is_not_late_in_its_last_second() -> None:
-    view = View([batch(1)], [demanded(batch(1), 0, deadline=12)])
-    assert told(challenge(Chain(now=12)).expire(view, OPERATOR)) == []
+    view = FakeView([batch(1)], [demanded(batch(1), 0, deadline=12)])
+    assert told(challenge(FakeChain(now=12)).expire(view, OPERATOR)) == []
 
 
 def test_voided_batches_are_refunded_newest_first_and_bonds_come_back_to_their_owner() -> None:
     void = [batch(n, BatchState.VOID) for n in (3, 4)]
-    view = View([batch(2), *void], [demanded(void[0], 0, 1), demanded(void[1], 5, by=some_account("other"))])
-    dispute_sender = DisputeSender()
+    view = FakeView(
+        [batch(2), *void], [demanded(void[0], 0, 1), demanded(void[1], 5, by=some_account("other"))]
+    )
+    dispute_sender = FakeDisputeSender()
     assert told(challenge(dispute_sender=dispute_sender).restore(view, OPERATOR)) == [
         "bond_returned",
         "refunded",

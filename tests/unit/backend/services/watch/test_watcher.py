@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-class Stop(threading.Event):
+class StopAfter(threading.Event):
     """Set after so many waits; remembers how long they would have been."""
 
     def __init__(self, num_waits: int) -> None:
@@ -31,7 +31,7 @@ class Stop(threading.Event):
         return self.is_set()
 
 
-class Scene:
+class WatcherHarness:
     """A watcher whose chain has as many blocks as it is told, and whose passes are counted."""
 
     def __init__(self, *operators: str) -> None:
@@ -61,28 +61,28 @@ class Scene:
 
 
 def test_there_is_a_pass_a_block() -> None:
-    scene = Scene()
-    assert list(scene.watcher.run(Stop(3))) == []
-    assert scene.num_passes == 1
-    scene.block = 2
-    list(scene.watcher.run(Stop(3)))
-    assert scene.num_passes == 2
+    harness = WatcherHarness()
+    assert list(harness.watcher.run(StopAfter(3))) == []
+    assert harness.num_passes == 1
+    harness.block = 2
+    list(harness.watcher.run(StopAfter(3)))
+    assert harness.num_passes == 2
 
 
 def test_pauses_double_up_to_a_minute_while_the_node_is_away_and_it_is_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    scene, stop = Scene(), Stop(12)
-    scene.failure = "the node is away"
-    list(scene.watcher.run(stop))
+    harness, stop = WatcherHarness(), StopAfter(12)
+    harness.failure = "the node is away"
+    list(harness.watcher.run(stop))
     assert stop.pauses[:4] == [0.5, 1.0, 2.0, 4.0]
     assert stop.pauses[-1] == MAX_PAUSE_SECONDS
-    assert scene.num_passes == 12
+    assert harness.num_passes == 12
     assert len(caplog.records) == 1
 
 
 def test_an_operator_that_cannot_be_watched_is_named_and_the_others_are_watched() -> None:
-    scene, seen = Scene("bad", "good"), []
+    harness, seen = WatcherHarness("bad", "good"), []
 
     def only_the_good(operator: str) -> Iterator[Any]:
         if operator == some_account("bad"):
@@ -90,15 +90,15 @@ def test_an_operator_that_cannot_be_watched_is_named_and_the_others_are_watched(
         seen.append(operator)
         return iter(())
 
-    scene.watcher._watch = only_the_good  # type: ignore[method-assign, assignment]
-    (news,) = scene.watcher.run_once()
+    harness.watcher._watch = only_the_good  # type: ignore[method-assign, assignment]
+    (news,) = harness.watcher.run_once()
     assert (news.what, news.operator, news.is_bad) == ("unjudged", some_account("bad"), True)
     assert seen == [some_account("good")]
 
 
 def test_one_operator_alone_can_be_watched() -> None:
-    scene, seen = Scene("one", "other"), []
-    scene.watcher.only = some_account("other")
-    scene.watcher._watch = lambda operator: iter(seen.append(operator) or ())  # type: ignore[method-assign]
-    list(scene.watcher.run_once())
+    harness, seen = WatcherHarness("one", "other"), []
+    harness.watcher.only = some_account("other")
+    harness.watcher._watch = lambda operator: iter(seen.append(operator) or ())  # type: ignore[method-assign]
+    list(harness.watcher.run_once())
     assert seen == [some_account("other")]

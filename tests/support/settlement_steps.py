@@ -16,46 +16,46 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import UnitOfWork
     from backend.domain.receipt import SignedReceipt
-    from tests.support.town import Town
+    from tests.support.settlement_harness import SettlementHarness
 
 
-def settle(town: Town, rounds: int = 6) -> None:
+def settle(harness: SettlementHarness, rounds: int = 6) -> None:
     """Run settler and miner until nothing is left to do."""
     for _ in range(rounds):
-        town.settler().run_once(is_forced=True)
-        town.mine()
+        harness.settler().run_once(is_forced=True)
+        harness.mine()
 
 
-def settle_batches(town: Town, count: int, answers: int = 2) -> list[SignedReceipt]:
+def settle_batches(harness: SettlementHarness, count: int, answers: int = 2) -> list[SignedReceipt]:
     """One after the other; their receipts."""
     receipts = []
     for _ in range(count):
-        receipts += [town.serve() for _ in range(answers)]
-        town.settler().run_once(is_forced=True)
-        town.mine()
+        receipts += [harness.serve() for _ in range(answers)]
+        harness.settler().run_once(is_forced=True)
+        harness.mine()
     return receipts
 
 
-def settled(town: Town) -> list[SignedReceipt]:
+def settled(harness: SettlementHarness) -> list[SignedReceipt]:
     """What the standing batches publish, batch by batch."""
-    headers = [Header.from_chain(batch.header) for batch in town.chain.standing()]
-    return [r for h in headers for r in decode(town.blobs.read(cid_of(h.data_digest), FILE_NAME))[1]]
+    headers = [Header.from_chain(batch.header) for batch in harness.chain.standing()]
+    return [r for h in headers for r in decode(harness.blobs.read(cid_of(h.data_digest), FILE_NAME))[1]]
 
 
-def assert_all_settled(town: Town, receipts: list[SignedReceipt]) -> None:
-    ids = [receipt_id(signed.receipt) for signed in settled(town)]
+def assert_all_settled(harness: SettlementHarness, receipts: list[SignedReceipt]) -> None:
+    ids = [receipt_id(signed.receipt) for signed in settled(harness)]
     assert sorted(ids) == sorted(receipt_id(signed.receipt) for signed in receipts)
-    assert town.unsettled() == 0
-    assert all(verdict.is_right for verdict in town.auditor().audit(town.market.operator))
-    collected = {c: town.chain.channel_by_id[c].collected for c in town.market.channels}
-    assert collected == town.market.cumulative
+    assert harness.unsettled() == 0
+    assert all(verdict.is_right for verdict in harness.auditor().audit(harness.market.operator))
+    collected = {c: harness.chain.channel_by_id[c].collected for c in harness.market.channels}
+    assert collected == harness.market.cumulative
 
 
-class Died(Exception):
+class SimulatedCrash(Exception):
     """The process is gone."""
 
 
-class Dying:
+class CrashingProxy:
     """Passes calls on, and dies before the n-th of those named."""
 
     def __init__(self, target: Any, names: set[str], at: int) -> None:
@@ -65,17 +65,17 @@ class Dying:
         if name in self._names:
             self._left -= 1
             if self._left == 0:
-                raise Died
+                raise SimulatedCrash
         return getattr(self._target, name)
 
 
-class DyingDatabase(ViewDatabase):
+class CrashingDatabase(ViewDatabase):
     """Units of work that die before they begin, before they commit, or right after. `counter` counts these
     steps down to the fatal one.
     """
 
-    def __init__(self, town: Town, counter: list[int]) -> None:
-        super().__init__(town.database, town.chain)
+    def __init__(self, harness: SettlementHarness, counter: list[int]) -> None:
+        super().__init__(harness.database, harness.chain)
         self._counter = counter
 
     @contextmanager
@@ -89,4 +89,4 @@ class DyingDatabase(ViewDatabase):
     def _tick(self) -> None:
         self._counter[0] -= 1
         if self._counter[0] == 0:
-            raise Died
+            raise SimulatedCrash

@@ -48,7 +48,7 @@ Leaves = list[tuple[int, int]]
 """Keys and values, in the order of the tree."""
 
 
-class StageError(Exception):
+class AttackMarketError(Exception):
     """An expectation about the market failed."""
 
 
@@ -92,13 +92,13 @@ class Forgery:
         )
 
 
-class Stage(LocalMarket):
+class AttackMarket(LocalMarket):
     """`blobs` stores published batch data; `window` is the dispute window in seconds."""
 
     def __init__(self, chain: ChainClient, blobs: BlobStore, folder: Path, window: int) -> None:
         super().__init__(chain)
         self.blobs, self.ledger = blobs, OperatorLedger()
-        self.database = Database.open(f"sqlite:///{folder / 'stage.db'}")
+        self.database = Database.open(f"sqlite:///{folder / 'market.db'}")
         upgrade(self.database.engine)
         self.indexer = Indexer(chain, self.database.event_log, chain.deployment, confirmations=0)
         self.evidence = folder / "evidence.jsonl"
@@ -115,14 +115,14 @@ class Stage(LocalMarket):
         try:
             super().send(signer, contract, function, *args)
         except DomainError as error:
-            raise StageError(f"{contract}.{function}: {error}") from error
+            raise AttackMarketError(f"{contract}.{function}: {error}") from error
 
     def batch(self, batch_hash: Hash32) -> CommittedBatch:
         self.indexer.catch_up()
         with self.database.read() as tx:
             found = tx.chain.batch(batch_hash)
         if found is None:
-            raise StageError(f"no batch {batch_hash}")
+            raise AttackMarketError(f"no batch {batch_hash}")
         return found
 
     # Serving and settling
@@ -141,7 +141,7 @@ class Stage(LocalMarket):
         with self.database.read() as tx:
             terms = tx.chain.latest_parameter_set()
             if terms is None:
-                raise StageError("no parameter set")
+                raise AttackMarketError("no parameter set")
             return build(OPERATOR.account, self.ledger, terms, receipts, Rules(tx.chain))
 
     def commit(self, forgery: Forgery) -> Header:

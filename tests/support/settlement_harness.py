@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from backend.domain.receipt import SignedReceipt
 
 
-class Town:
+class SettlementHarness:
     """A market, its model chain and a real database; the sender's and the gateway's work is done by hand."""
 
     def __init__(self, folder: Path, max_price: int = 900, num_channels: int = 3) -> None:
         self.market = Market(max_price=max_price, num_channels=num_channels)
         self.chain = ModelChain(self.market)
         self.blobs = EmbeddedStore(folder / "blobs", is_durable=False)
-        self.database = Database(open_engine(f"sqlite:///{folder / 'town.db'}"))
+        self.database = Database(open_engine(f"sqlite:///{folder / 'harness.db'}"))
         Base.metadata.create_all(self.database.engine)
         self.session_key = Key("session key")
         self.old_session_key = Key("old session key")

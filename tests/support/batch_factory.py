@@ -38,7 +38,7 @@ LONG = 256
 
 
 @dataclass
-class Shop:
+class BatchFactory:
     """Implements what judge and proofs ask of the chain (`Registry`, `Facts`)."""
 
     operator: Account
@@ -212,25 +212,25 @@ def parts(random: Random, count: int) -> list[int]:
     return made
 
 
-def model_shop(num_contributors: int = 5) -> Shop:
+def in_memory_factory(num_contributors: int = 5) -> BatchFactory:
     """Without a chain."""
     operator, receipt_key = some_account("operator"), Key("receipt key")
     domain = TypedDomain(CHAIN_ID, some_account("settlement"))
     payers = [Key(f"payer {n}") for n in range(3)]
-    shop = Shop(operator, receipt_key, domain, payers, parameter_set(1, fee_ppm=50_000), recover)
+    factory = BatchFactory(operator, receipt_key, domain, payers, parameter_set(1, fee_ppm=50_000), recover)
     names = [some_account(f"contributor {n}") for n in range(num_contributors - 2)]
     creator = some_account("creator")
     # The creator and the operator contribute too: one account in several roles.
     everybody = [creator, operator, *names]
-    first = shop.add_snapshot(1, everybody, [n != 3 for n in range(num_contributors)])
-    second = shop.add_snapshot(2, everybody[::-1], [True] * num_contributors)
-    furnish(shop, creator, first, second)
-    return shop
+    first = factory.add_snapshot(1, everybody, [n != 3 for n in range(num_contributors)])
+    second = factory.add_snapshot(2, everybody[::-1], [True] * num_contributors)
+    add_versions(factory, creator, first, second)
+    return factory
 
 
-def furnish(shop: Shop, creator: Account, first: SnapshotId, second: SnapshotId) -> None:
+def add_versions(factory: BatchFactory, creator: Account, first: SnapshotId, second: SnapshotId) -> None:
     """The versions that every shop sells."""
-    shop.add_version("base", creator, (), (1, 2))
-    shop.add_version("small", creator, (first,), (1, 0))
-    shop.add_version("large", creator, (second,), (700_001, 1_300_003))
-    shop.add_version("both", creator, (first, second), (3, 500))
+    factory.add_version("base", creator, (), (1, 2))
+    factory.add_version("small", creator, (first,), (1, 0))
+    factory.add_version("large", creator, (second,), (700_001, 1_300_003))
+    factory.add_version("both", creator, (first, second), (3, 500))

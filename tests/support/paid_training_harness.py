@@ -12,7 +12,7 @@ from backend.services.train.jobs import Training
 from backend.services.train.leases import Leases
 from backend.services.train.payments import Payments
 from tests.support.market import some_hash
-from tests.support.serving import TRAINING_PRICE, Installation
+from tests.support.scripted_installation import TRAINING_PRICE, ScriptedInstallation
 
 if TYPE_CHECKING:
     from backend.domain.serving import StoredReceipt
@@ -34,10 +34,10 @@ RESULT = TrainingResult(
 
 
 @dataclass
-class House:
+class PaidTrainingHarness:
     """An installation whose payer trains."""
 
-    installation: Installation
+    installation: ScriptedInstallation
 
     def __post_init__(self) -> None:
         self.installation.record_rows(NUM_ROWS)

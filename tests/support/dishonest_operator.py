@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backend.domain.disputes.proofs import Proof
     from backend.domain.judging.case import Judgement
     from backend.domain.receipt import SignedReceipt
-    from tests.support.shop import Shop
+    from tests.support.batch_factory import BatchFactory
 
 MAX_ROUNDS = 6
 """Of demands that a window of eight answer periods takes."""
@@ -62,7 +62,7 @@ class Draft:
         values = [s.receipt.charge for s in receipts]
         return cls(batch, receipts, values, entries, balances, batch.spans, published=receipts)
 
-    def commit(self, committed_at: int, final_at: int, parent: Accused | None = None) -> Accused:
+    def commit(self, committed_at: int, final_at: int, parent: DisputedBatch | None = None) -> DisputedBatch:
         """As the contract makes the header of it."""
         trees = self.trees()
         header = self.batch.header(committed_at, final_at, ZERO_HASH)
@@ -71,7 +71,7 @@ class Draft:
             for name, tree in trees.items()
             for part, value in (("root", to_hash(tree.root)), ("count", tree.count))
         }
-        return Accused(self, replace(header, **(fields | self.fields)), trees, parent)
+        return DisputedBatch(self, replace(header, **(fields | self.fields)), trees, parent)
 
     def trees(self) -> dict[str, SumTree]:
         receipts = [
@@ -86,22 +86,22 @@ class Draft:
 
 
 @dataclass
-class Accused:
+class DisputedBatch:
     """What the operator knows of one of its batches."""
 
     draft: Draft
     header: Header
     trees: dict[str, SumTree]
-    parent: Accused | None = None
+    parent: DisputedBatch | None = None
     random: Random = field(default_factory=lambda: Random(0))
     """Chooses among the answers that the contract would take."""
 
-    def answer(self, tree: Tree, key: int, shop: Shop) -> Lookup | AnsweredReceipt | None:
+    def answer(self, tree: Tree, key: int, factory: BatchFactory) -> Lookup | AnsweredReceipt | None:
         """None if there is none that the contract takes."""
         if tree is Tree.RECEIPTS:
-            return self._receipt(key, shop)
+            return self._receipt(key, factory)
         if tree is Tree.PARENT_BALANCES:
-            return self.parent.answer(Tree.BALANCES, key, shop) if self.parent else None
+            return self.parent.answer(Tree.BALANCES, key, factory) if self.parent else None
         leaves = self.draft.entries if tree is Tree.ENTRIES else self.draft.balances
         found = look_ups(leaves, self.trees[tree.name.lower()], key)
         taken = [one for one in found if self._is_taken(tree, key, one)]
@@ -114,15 +114,15 @@ class Accused:
             return False
         return True
 
-    def _receipt(self, index: int, shop: Shop) -> AnsweredReceipt | None:
+    def _receipt(self, index: int, factory: BatchFactory) -> AnsweredReceipt | None:
         signed = self.draft.receipts[index] if index < len(self.draft.receipts) else None
-        if signed is None or not shop.is_signed(signed):
+        if signed is None or not factory.is_signed(signed):
             return None
-        records = [shop.version(s.version_id) for s in signed.slices]
+        records = [factory.version(s.version_id) for s in signed.slices]
         witness = ReceiptWitness.of(signed, self.trees["receipts"].open(index), [r for r in records if r])
         try:
             tree_of(self.header, Tree.RECEIPTS).open_key(int(receipt_id(signed.receipt), 16), witness.opening)
-            fault = fault_of(witness, self.header.committed_at, shop)
+            fault = fault_of(witness, self.header.committed_at, factory)
         except InvalidOpening:
             return None
         return AnsweredReceipt(witness, signed.signature) if fault is Fault.NONE else None
@@ -157,12 +157,12 @@ class Outcome:
     needs: list[Undecided]
 
 
-def try_to_convict(case: Case, accused: Accused, shop: Shop) -> Outcome:
+def try_to_convict(case: Case, disputed: DisputedBatch, factory: BatchFactory) -> Outcome:
     """Judges, demands what is needed, and judges again, until there is an end."""
     needs: list[Undecided] = []
     num_keys = 0
     for num_rounds in range(MAX_ROUNDS + 1):
-        found: Judgement = judge(case, shop, shop.terms, shop.is_signed)
+        found: Judgement = judge(case, factory, factory.terms, factory.is_signed)
         if not isinstance(found, Undecided):
             return Outcome(found, num_rounds, num_keys, needs)
         needs.append(found)
@@ -173,7 +173,7 @@ def try_to_convict(case: Case, accused: Accused, shop: Shop) -> Outcome:
             num_keys += len(keys)
             for key in keys:
                 assert (tree, key) not in answers, (tree, key)
-                answer = accused.answer(tree, key, shop)
+                answer = disputed.answer(tree, key, factory)
                 if answer is None:
                     return Outcome(Unanswered(tree, keys, key), num_rounds + 1, num_keys, needs)
                 answers[tree, key] = answer
@@ -181,13 +181,13 @@ def try_to_convict(case: Case, accused: Accused, shop: Shop) -> Outcome:
     raise AssertionError(f"no end after {MAX_ROUNDS} rounds: {found}")
 
 
-def case_of(accused: Accused, ledger: OperatorLedger | None) -> Case:
+def case_of(disputed: DisputedBatch, ledger: OperatorLedger | None) -> Case:
     """What everybody knows."""
-    published = accused.draft.published
+    published = disputed.draft.published
     return Case(
-        header=accused.header,
-        parent=accused.parent.header if accused.parent else None,
-        spans=accused.draft.spans,
+        header=disputed.header,
+        parent=disputed.parent.header if disputed.parent else None,
+        spans=disputed.draft.spans,
         receipts=None if published is None else tuple(published),
         ledger=ledger,
     )

@@ -22,7 +22,7 @@ from inference.model.base_model import base_model_digest
 from tests.fixtures_engine import make_adapter, make_model
 from tests.integration.api.conftest import sign_in
 from tests.support.engine import RunningEngine
-from tests.support.operating import Operating, deposit, listening, new_operator, serving
+from tests.support.running_operator import RunningOperator, deposit, listening, new_operator, serving
 from tools.local_market import CREATOR, PAYERS, LocalMarket
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ HIDDEN, DEPOSIT = 64, 100_000_000
 PAYER = PAYERS[0]
 
 
-class Two:
+class TwoOperators:
     """`home` has published an adapter; `away` has only the chain."""
 
     def __init__(self, chain: ChainClient, rpc_url: str, folder: Path, stack: ExitStack) -> None:
@@ -46,9 +46,9 @@ class Two:
         facts = BaseModelInfo("tiny", to_hash(bytes.fromhex(base_model_digest(model))), str(model))
         at_home, home_url = stack.enter_context(listening())
         at_away, away_url = stack.enter_context(listening())
-        self.home = Operating(folder / "home", self.market, facts, rpc_url, home_url)
+        self.home = RunningOperator(folder / "home", self.market, facts, rpc_url, home_url)
         keys = new_operator(folder / "away_keys", self.market)
-        self.away = Operating(folder / "away", self.market, facts, rpc_url, away_url, **keys)
+        self.away = RunningOperator(folder / "away", self.market, facts, rpc_url, away_url, **keys)
         (folder / "away_keys" / "keys").rename(folder / "away" / "keys")
         self.cid, self.version = self._publish(folder, model, facts)
         socket_path = self.away.settings.engine_socket
@@ -56,9 +56,9 @@ class Two:
         engine = RunningEngine(EngineProcess(socket_path, model, num_threads=1, options={"dtype": "float32"}))
         stack.callback(engine.end)
         deposit(self.market, PAYER, self.away.installation.operator.account, DEPOSIT)
-        for operating, listener in ((self.home, at_home), (self.away, at_away)):
-            operating.announce()
-            stack.enter_context(serving(operating, listener))
+        for operator_, listener in ((self.home, at_home), (self.away, at_away)):
+            operator_.announce()
+            stack.enter_context(serving(operator_, listener))
         self.home.pump()
         engine.wait_until_ready()
 

@@ -31,7 +31,7 @@ STAKE = 1_000_000_000
 PASSWORD = "of the test"
 
 
-class Operating:
+class RunningOperator:
     """One operator; `pump` does in one call what its daemons do over time."""
 
     def __init__(
@@ -95,7 +95,7 @@ def listening() -> Iterator[tuple[socket.socket, str]]:
 
 
 @contextmanager
-def serving(operating: Operating, listener: socket.socket) -> Iterator[None]:
+def serving(operating: RunningOperator, listener: socket.socket) -> Iterator[None]:
     app = create_app(operating.installation.api_services, operating.settings)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
     from backend.domain.disputes.proofs import BatchProof
     from backend.domain.receipt import Slice
-    from tests.support.accused import Accused, Leaves
-    from tests.support.shop import Shop
+    from tests.support.batch_factory import BatchFactory
+    from tests.support.dishonest_operator import DisputedBatch, Leaves
 
     AnyProof = BatchProof | EquivocationProof
 
 _U128 = (1 << 128) - 1
 
 
-class Accuser:
+class InvalidProofs:
     """Tries whatever it can think of, right openings mostly, against one honest batch."""
 
-    def __init__(self, random: Random, accused: Accused, shop: Shop) -> None:
-        self.random, self.accused, self.shop = random, accused, shop
-        self.header, self.draft, self.trees = accused.header, accused.draft, accused.trees
+    def __init__(self, random: Random, disputed: DisputedBatch, factory: BatchFactory) -> None:
+        self.random, self.disputed, self.factory = random, disputed, factory
+        self.header, self.draft, self.trees = disputed.header, disputed.draft, disputed.trees
 
     def proofs(self, count: int) -> Iterator[AnyProof]:
         """Of every proof in turn; every other one with something in it changed."""
@@ -65,7 +65,7 @@ class Accuser:
         for n in range(count):
             proof = makers[n % len(makers)]()
             yield proof
-            yield spoilt(self.random, proof)
+            yield mutate(self.random, proof)
 
     def bad_receipt(self) -> AnyProof:
         spans = self.random.choice([(), self.draft.spans, self.draft.spans[::-1], self.draft.spans[:1]])
@@ -89,7 +89,7 @@ class Accuser:
         snapshot, content = self.snapshot_of(slice_, item), some_hash("content")
         if 0 <= item < len(slice_.shares):
             where = from_position(slice_.shares[item].position)[1]
-            kept = self.shop.contribution(snapshot.datanet, where)
+            kept = self.factory.contribution(snapshot.datanet, where)
             content = kept.content_hash if kept else content
         place = EntryPlace(number, part, snapshot, content)
         keys = [
@@ -102,12 +102,12 @@ class Accuser:
         key = self.some_key(self.draft.balances, 1)
         if key >= 1 << 160:
             key = 1
-        parent = self.accused.parent
+        parent = self.disputed.parent
         earlier = self.random.choice([key, key, key + 1])
         witness = BalanceWitness(
             account=Account(f"0x{key:040x}"),
             parent=parent.header if parent else self.header,
-            earlier=(parent or self.accused).answer(Tree.BALANCES, earlier, self.shop) or Lookup((), ()),
+            earlier=(parent or self.disputed).answer(Tree.BALANCES, earlier, self.factory) or Lookup((), ()),
             later=self.lookup(Tree.BALANCES, self.random.choice([key, key, key, key - 1])),
             entries_from=self.lookup(Tree.ENTRIES, self.random.choice([key, key, key, key - 1]) << 64),
             entries_until=self.lookup(
@@ -152,13 +152,13 @@ class Accuser:
         if variant == 1:  # never signed
             receipt = replace(receipt, request_hash=some_hash("another"))
         elif variant == 2:  # signed, free of charge, within the other's interval
-            signed = self.shop.signed(
+            signed = self.factory.signed(
                 replace(one.receipt, charge=0, request_hash=some_hash("free")), one.slices
             )
             receipt, signature = signed.receipt, signed.signature
         elif variant == 3:  # signed, right behind it
             behind = replace(one.receipt, cumulative=one.receipt.cumulative + one.receipt.charge)
-            signed = self.shop.signed(behind, one.slices)
+            signed = self.factory.signed(behind, one.slices)
             receipt, signature = signed.receipt, signed.signature
         opening = self.trees["receipts"].open(index)
         return EquivocationProof(self.header, one.receipt, opening, receipt, signature)
@@ -173,7 +173,7 @@ class Accuser:
         index = self.random.randrange(len(self.draft.receipts))
         place = index if self.random.random() < 0.8 else self.random.randrange(len(self.draft.receipts))
         signed = self.draft.receipts[index]
-        records = [r for s in signed.slices if (r := self.shop.version(s.version_id))]
+        records = [r for s in signed.slices if (r := self.factory.version(s.version_id))]
         witness = ReceiptWitness.of(signed, self.trees["receipts"].open(place), records)
         if self.random.random() < 0.2:
             stranger = self.random.choice(self.draft.receipts)
@@ -183,14 +183,14 @@ class Accuser:
 
     def snapshot_of(self, slice_: Slice, item: int) -> SnapshotWitness:
         """Of that entry of the list mostly, else of another snapshot."""
-        record = self.shop.version(slice_.version_id)
+        record = self.factory.version(slice_.version_id)
         if record is None or not record.snapshots or not 0 <= item < len(slice_.shares):
             return NO_SNAPSHOT
         which = from_position(slice_.shares[item].position)[0]
         wanted = record.snapshots[which]
         if self.random.random() < 0.2:
-            wanted = self.random.choice(list(self.shop.snapshots))
-        known = self.shop.snapshots[wanted]
+            wanted = self.random.choice(list(self.factory.snapshots))
+        known = self.factory.snapshots[wanted]
         bits = accepted_words([i in known.accepted for i in range(known.count)])
         return SnapshotWitness(known.datanet, known.count, bits)
 
@@ -226,7 +226,7 @@ class Accuser:
         )
 
 
-def spoilt(random: Random, proof: Any) -> Any:
+def mutate(random: Random, proof: Any) -> Any:
     """One thing in it changed: a number, a flipped bit, a part left out or doubled."""
     found = [f for f in fields(proof) if f.name != "header" and not isinstance(getattr(proof, f.name), Tree)]
     field = random.choice(found).name

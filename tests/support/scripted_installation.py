@@ -59,22 +59,22 @@ if TYPE_CHECKING:
     from backend.services.channels.admission import Bill, Payer
 
 from tests.support.databases import ViewDatabase
-from tests.support.market import CHAIN_ID, some_account, some_hash
-from tests.support.scripted import (
+from tests.support.fakes import (
     EXPIRY,
     ORIGIN,
-    Clock,
-    FolderStore,
-    HeldKeys,
-    PlayedChain,
-    PlayedClaims,
-    PlayedContracts,
-    PlayedRows,
-    PlayedTokeniser,
+    FakeBlobStore,
+    FakeChain,
+    FakeChainView,
+    FakeClaims,
+    FakeClock,
+    FakeContractWallets,
+    FakeHeldKeys,
+    FakeRows,
+    FakeTokeniser,
     ScriptedEngine,
-    View,
     some_key,
 )
+from tests.support.market import CHAIN_ID, some_account, some_hash
 
 TRAINING_PRICE = 2
 METRICS_TOKEN = "llm_of_the_operator"
@@ -84,7 +84,7 @@ async def exposed() -> bytes:
     return b"loraledger_up 1\n"
 
 
-class Waiting:
+class BlockingAdmission:
     """`Admission` for callers who have nothing else to do."""
 
     def __init__(self, admission: Admission) -> None:
@@ -103,26 +103,26 @@ class Waiting:
         return asyncio.run(self._admission.charge(payer, reservation, bill))
 
 
-class Installation:
+class ScriptedInstallation:
     """One operator with a base model, one adapter by three contributors, and one payer."""
 
     def __init__(self, folder: Path, database: Database, chain: Any = None) -> None:
         self.database = database
         self.blobs = EmbeddedStore(folder / "ipfs", is_durable=False)
-        self.clock, self.engine, self.store = Clock(), ScriptedEngine(), FolderStore()
-        self.view = View(self.clock)
+        self.clock, self.engine, self.store = FakeClock(), ScriptedEngine(), FakeBlobStore()
+        self.view = FakeChainView(self.clock)
         self.db = ViewDatabase(database, self.view)
         self.folder = folder
         self.elsewhere: set[Cid] = set()
-        self.contracts = PlayedContracts()
-        self.payer, self.receipt_key, self.held_keys = some_key("payer"), some_key("receipts"), HeldKeys()
+        self.contracts = FakeContractWallets()
+        self.payer, self.receipt_key, self.held_keys = some_key("payer"), some_key("receipts"), FakeHeldKeys()
         self.operator, self.settlement = some_account("operator"), some_account("settlement")
         self.domain = TypedDomain(CHAIN_ID, self.settlement)
         self.vault_domain = TypedDomain(CHAIN_ID, some_account("vault"))
         self.market = Market(self.operator, self.settlement, self.domain)
         self.channel = self.market.channel(self.payer.account)
         self.base_version, self.version = self._register()
-        self._build(folder, chain or PlayedChain())
+        self._build(folder, chain or FakeChain())
 
     def begin(self) -> AbstractContextManager[UnitOfWork]:
         return self.db.begin()
@@ -212,13 +212,13 @@ class Installation:
         return versions
 
     def _build(self, folder: Path, chain: Any) -> None:
-        claims: Any = PlayedClaims()
+        claims: Any = FakeClaims()
         nobody: Any = None
         transfers = Transfers(folder / "transfers", 1000)
         check = UploadCheck(self.db, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
         self.catalogue = Catalogue(self.db, BaseModel(some_hash("base model"), "tiny", self.operator))
         self.admitting = Admission(self.db, self.market, self.receipt_key, self.clock, 900, 60)
-        self.admission = Waiting(self.admitting)
+        self.admission = BlockingAdmission(self.admitting)
         store: Any = self.store
         self.folders = AdapterFolders(store, self.folder / "adapters")
         self.denials = Denials(self.db, self.blobs, self.folders, self.clock)
@@ -241,7 +241,7 @@ class Installation:
             transfers=transfers,
             snapshots=Snapshots(self.db, self.blobs, chain, self.operator),
             training=Training(self.db, self.payments, self.clock),
-            estimates=Estimates(self.db, PlayedRows(), PlayedTokeniser(), self.payments.price),
+            estimates=Estimates(self.db, FakeRows(), FakeTokeniser(), self.payments.price),
             imported_adapters=ImportedAdapters(self.db, transfers, self.clock),
             operators=Operators(
                 self.db,

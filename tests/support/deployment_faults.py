@@ -25,7 +25,7 @@ TERMS = production_terms(Account("0x1c7d4b196cb0c7b01d743fbc6116a902379c7238"))
 
 
 @dataclass(frozen=True)
-class Market:
+class DeployedMarket:
     """A deployed market, and ways to harm it."""
 
     node: Node
@@ -67,24 +67,24 @@ def word(value: int | str) -> str:
     return words(value).hex()
 
 
-def grant(role: int) -> Callable[[Market], None]:
+def grant(role: int) -> Callable[[DeployedMarket], None]:
     return lambda m: m.govern("AccessManager", "grantRole", role, OUTSIDER.account, 0)
 
 
-def timelock_role(name: str, account: Account) -> Callable[[Market], None]:
-    def breaks(m: Market) -> None:
+def timelock_role(name: str, account: Account) -> Callable[[DeployedMarket], None]:
+    def breaks(m: DeployedMarket) -> None:
         role = acting(m.node, m.record, OUTSIDER).call("TimelockController", name)
         m.govern("TimelockController", "grantRole", role, account)
 
     return breaks
 
 
-def without_delegation(m: Market) -> None:
+def without_delegation(m: DeployedMarket) -> None:
     for holder in HOLDERS:
         acting(m.node, m.record, holder).send("MarketToken", "delegate", ZERO_ACCOUNT)
 
 
-def without_treasury(m: Market) -> None:
+def without_treasury(m: DeployedMarket) -> None:
     """Find the storage slot by its value, independent of the layout."""
     for slot in range(10):
         place = "0x" + keccak(words(0, slot)).hex()
@@ -96,12 +96,12 @@ def without_treasury(m: Market) -> None:
     raise AssertionError("no parameter set found in the storage")
 
 
-def schedule_without_vote(m: Market) -> None:
+def schedule_without_vote(m: DeployedMarket) -> None:
     call = (m.at("Parameters"), 0, b"", ZERO_HASH, ZERO_HASH, 2 * DAY)
     m.send_as(m.at("MarketGovernor"), "TimelockController", "schedule", *call)
 
 
-def delays(m: Market) -> None:
+def delays(m: DeployedMarket) -> None:
     m.govern("AccessManager", "setTargetAdminDelay", m.at("Parameters"), DAY)
     m.govern("AccessManager", "setGrantDelay", CURATOR, DAY)
     m.node.rpc.request("evm_increaseTime", 6 * DAY)  # such changes set in after five days
@@ -113,7 +113,7 @@ def selector(function: str) -> bytes:
 
 
 UNUSED = key("unused").account
-BREAKS: dict[str, tuple[Callable[[Market], None], tuple[str, ...]]] = {
+BREAKS: dict[str, tuple[Callable[[DeployedMarket], None], tuple[str, ...]]] = {
     "an outsider may pause": (
         grant(GUARDIAN),
         (f"error: AccessManager: {OUTSIDER.account} is guardian, and should not be",),

@@ -53,7 +53,7 @@ def some_key(label: str) -> LocalSigner:
 
 
 @dataclass
-class Clock:
+class FakeClock:
     now: datetime = NOW
 
     def __call__(self) -> datetime:
@@ -64,10 +64,10 @@ class Clock:
 
 
 @dataclass
-class View:
+class FakeChainView:
     """The part of `ChainView` that serving reads; its last block is `lag_seconds` old."""
 
-    clock: Clock = field(default_factory=Clock)
+    clock: FakeClock = field(default_factory=FakeClock)
     lag_seconds: int = 0
     versions_list: list[RegisteredVersion] = field(default_factory=list)
     channels: dict[ChannelId, Channel] = field(default_factory=dict)
@@ -244,7 +244,7 @@ class ScriptedEngine:
         return self._aborted
 
 
-class FolderStore:
+class FakeBlobStore:
     """The part of `BlobStore` that serving uses; `write` fills a folder."""
 
     def __init__(self) -> None:
@@ -259,7 +259,7 @@ class FolderStore:
 
 
 @dataclass
-class HeldKeys:
+class FakeHeldKeys:
     keys: dict[Account, LocalSigner] = field(default_factory=dict)
 
     def create(self) -> Account:
@@ -271,7 +271,7 @@ class HeldKeys:
         return self.keys.get(key)
 
 
-class PlayedChain:
+class FakeChain:
     """The part of `Chain` that routers reach; every call is prepared, none is refused."""
 
     chain_id = CHAIN_ID
@@ -307,7 +307,7 @@ class PlayedChain:
 
 
 @dataclass
-class PlayedContracts:
+class FakeContractWallets:
     """Contract wallets, each with the one signature that it accepts."""
 
     signatures: dict[Account, str] = field(default_factory=dict)
@@ -316,7 +316,7 @@ class PlayedContracts:
         return self.signatures[account] == signature if account in self.signatures else None
 
 
-class PlayedClaims:
+class FakeClaims:
     """Earnings from one operator: 4.5 units of the one who earned little, 45 of everybody else."""
 
     def claimable(self, account: Account) -> list[Claimable]:
@@ -324,7 +324,7 @@ class PlayedClaims:
         return [Claimable(some_account("operator"), account, scale * 5_500_000, scale * 1_000_000)]
 
     def prepare(self, operator: Account, account: Account, sender: Account) -> PreparedTransaction:
-        return PlayedChain().prepare("Settlement", "claim", sender=sender)
+        return FakeChain().prepare("Settlement", "claim", sender=sender)
 
     def relay(self, operator: Account, account: Account, min_units: int) -> int:
         (found,) = self.claimable(account)
@@ -333,7 +333,7 @@ class PlayedClaims:
         return 7
 
 
-class PlayedRows:
+class FakeRows:
     """Implements `backend.ports.training.SnapshotRows`."""
 
     def rows(self, _snapshot_id: SnapshotId) -> list[tuple[int, dict[str, str]]]:
@@ -343,7 +343,7 @@ class PlayedRows:
         return ["MIT"]
 
 
-class PlayedTokeniser:
+class FakeTokeniser:
     """Cuts at blanks, and learns the completion."""
 
     def tokenise(self, rows: Rows, config: TrainingConfig, num_examples: int) -> Tokenisation:

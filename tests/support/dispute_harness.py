@@ -19,8 +19,8 @@ from backend.domain.money import PPM
 from backend.domain.parameters import ParameterSet
 from backend.domain.voucher import Voucher
 from backend.services.settle.select import compact
+from tests.support.batch_factory import LONG, BatchFactory, add_versions
 from tests.support.market import some_hash
-from tests.support.shop import LONG, Shop, furnish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from backend.domain.disputes.witnesses import Tree
     from backend.domain.ids import SnapshotId
     from backend.domain.receipt import VersionRecord
-    from tests.support.accused import Accused, Draft
+    from tests.support.dishonest_operator import DisputedBatch, Draft
 
 OPERATOR, RECEIPT_KEY = local_account(1), local_account(2)
 USERS = [local_account(n) for n in range(3, 9)]
@@ -40,13 +40,13 @@ WINDOW = 120
 """Seconds in which a batch can be disputed; an answer takes an eighth of it."""
 
 
-class Court:
+class DisputeHarness:
     """All transactions are sent by accounts that the node holds."""
 
     def __init__(self, chain: ChainClient) -> None:
         self.chain = chain
         self._govern("setDisputeWindow", WINDOW)
-        self.shop = self._open_shop()
+        self.factory = self._build_factory()
 
     # Transactions
 
@@ -74,7 +74,7 @@ class Court:
 
     # Batches
 
-    def commit(self, draft: Draft, parent: Accused | None = None) -> Accused:
+    def commit(self, draft: Draft, parent: DisputedBatch | None = None) -> DisputedBatch:
         """The batch as the chain now has it."""
         named = draft.commit(0, 0).header
         commitment = {
@@ -90,12 +90,12 @@ class Court:
         (committed,) = (e for e in events if e.name == "BatchCommitted")
         header = Header.from_chain(committed.args["header"])
         assert header.hash == committed.args["batchHash"]
-        accused = draft.commit(header.committed_at, header.final_at, parent)
-        assert accused.header == header
-        return accused
+        disputed = draft.commit(header.committed_at, header.final_at, parent)
+        assert disputed.header == header
+        return disputed
 
-    def refund(self, accused: Accused) -> None:
-        payer_of = {self.shop.channel(payer): payer.account for payer in PAYERS}
+    def refund(self, disputed: DisputedBatch) -> None:
+        payer_of = {self.factory.channel(payer): payer.account for payer in PAYERS}
         refunds = [
             {
                 "payer": payer_of[span.channel_id],
@@ -103,9 +103,9 @@ class Court:
                 "from": span.start,
                 "until": span.until,
             }
-            for span in accused.draft.spans
+            for span in disputed.draft.spans
         ]
-        self.send(CHALLENGER.account, "Settlement", "refund", accused.header.abi, refunds)
+        self.send(CHALLENGER.account, "Settlement", "refund", disputed.header.abi, refunds)
 
     # Disputes
 
@@ -121,28 +121,28 @@ class Court:
             is_convicted = False
         else:
             is_convicted = True
-        assert holds(proof, self.shop) == is_convicted, proof
+        assert holds(proof, self.factory) == is_convicted, proof
         return is_convicted
 
-    def demand(self, accused: Accused, tree: Tree, keys: Sequence[int]) -> Demand:
+    def demand(self, disputed: DisputedBatch, tree: Tree, keys: Sequence[int]) -> Demand:
         words = list(map(key_word, keys))
         self.send(CHALLENGER.account, "TestUSD", "approve", self.chain.address("Disputes"), 10**12)
         at = (CHALLENGER.account, "Disputes")
-        self.send(*at, "demand", accused.header.abi, int(tree), words)
-        return self._demand(accused, tree, tuple(keys))
+        self.send(*at, "demand", disputed.header.abi, int(tree), words)
+        return self._demand(disputed, tree, tuple(keys))
 
     def answer(
-        self, demand: Demand, place: int, accused: Accused, shown: Lookup | AnsweredReceipt
+        self, demand: Demand, place: int, disputed: DisputedBatch, shown: Lookup | AnsweredReceipt
     ) -> Lookup | AnsweredReceipt:
         """What everybody reads of it on chain. Errors: `Reverted`."""
-        header = accused.header
+        header = disputed.header
         asked = (demand.abi, place, header.abi)
         if isinstance(shown, AnsweredReceipt):
             self.send(
                 OPERATOR.account, "Disputes", "answerReceipt", *asked, shown.witness.abi, shown.signature
             )
         else:
-            parent = accused.parent.header if accused.parent else header
+            parent = disputed.parent.header if disputed.parent else header
             self.send(OPERATOR.account, "Disputes", "answer", *asked, parent.abi, shown.abi)
         (log,) = self._rpc("eth_getLogs", {"address": self.chain.address("Disputes"), "fromBlock": "latest"})
         events = interface("Disputes").events
@@ -151,8 +151,8 @@ class Court:
         args = self.chain.decode(self.chain.address("Disputes"), call)["args"]
         return AnsweredReceipt.from_chain(args) if "witness" in args else Lookup.from_chain(args["lookup"])
 
-    def falls_by_silence(self, demand: Demand, accused: Accused) -> bool:
-        args = (demand.abi, accused.header.abi)
+    def is_voided_unanswered(self, demand: Demand, disputed: DisputedBatch) -> bool:
+        args = (demand.abi, disputed.header.abi)
         data = interface("Disputes").function("voidUnanswered", args).encode(args)
         with self.undone():
             self.sleep(WINDOW // 8 + 1)
@@ -162,44 +162,46 @@ class Court:
                 return False
         return True
 
-    def _demand(self, accused: Accused, tree: Tree, keys: tuple[int, ...]) -> Demand:
-        bond = -(-self.shop.terms.demand_bond // PPM)
+    def _demand(self, disputed: DisputedBatch, tree: Tree, keys: tuple[int, ...]) -> Demand:
+        bond = -(-self.factory.terms.demand_bond // PPM)
         deadline = self.chain.head().timestamp + WINDOW // 8
-        demand = Demand(accused.header.hash, tree, keys, CHALLENGER.account, deadline, bond)
+        demand = Demand(disputed.header.hash, tree, keys, CHALLENGER.account, deadline, bond)
         assert self.chain.call("Disputes", "unansweredOf", demand.id) == (1 << len(keys)) - 1
         return demand
 
     # Furnishing
 
-    def _open_shop(self) -> Shop:
+    def _build_factory(self) -> BatchFactory:
         chain = self.chain
         domain = TypedDomain(chain.chain_id, chain.address("Settlement"))
-        shop = Shop(OPERATOR.account, RECEIPT_KEY, domain, PAYERS, self._terms(), recover)
+        factory = BatchFactory(OPERATOR.account, RECEIPT_KEY, domain, PAYERS, self._terms(), recover)
         few = [CREATOR.account, OPERATOR.account, *(user.account for user in USERS[1:4])]
         many = [USERS[n % 5].account for n in range(LONG)]
-        first = self._datanet(shop, 1, few, [n != 3 for n in range(len(few))])
-        second = self._datanet(shop, 2, many, [True] * LONG)
-        furnish(shop, CREATOR.account, first, second)
-        shop.registered.clear()
-        for record in shop.records:
-            self.register(shop, record)
-        shop.served_at = chain.head().timestamp
+        first = self._datanet(factory, 1, few, [n != 3 for n in range(len(few))])
+        second = self._datanet(factory, 2, many, [True] * LONG)
+        add_versions(factory, CREATOR.account, first, second)
+        factory.registered.clear()
+        for record in factory.records:
+            self.register(factory, record)
+        factory.served_at = chain.head().timestamp
         for payer in PAYERS:
             self._deposit(payer.account)
-        return shop
+        return factory
 
-    def register(self, shop: Shop, record: VersionRecord) -> None:
+    def register(self, factory: BatchFactory, record: VersionRecord) -> None:
         events = self.send(record.creator, "AdapterRegistry", "register", record_argument(record))
         (registered,) = (e for e in events if e.name == "VersionRegistered")
-        shop.registered[VersionId(registered.args["versionId"])] = registered.timestamp
+        factory.registered[VersionId(registered.args["versionId"])] = registered.timestamp
 
-    def _datanet(self, shop: Shop, number: int, who: list[Account], accepted: list[bool]) -> SnapshotId:
+    def _datanet(
+        self, factory: BatchFactory, number: int, who: list[Account], accepted: list[bool]
+    ) -> SnapshotId:
         self.send(
             CREATOR.account, "DatasetRegistry", "createDatanet", ascii_word(f"net-{number}"), some_hash("d")
         )
-        snapshot = shop.add_snapshot(number, who, accepted)
+        snapshot = factory.add_snapshot(number, who, accepted)
         for index, account in enumerate(who):
-            kept = shop.contributions[number, index]
+            kept = factory.contributions[number, index]
             contribution = {
                 "datanetId": number,
                 "contentHash": kept.content_hash,
@@ -211,7 +213,7 @@ class Court:
         for start in range(0, len(who), 64):
             reviews = [
                 {
-                    "contentHash": shop.contributions[number, index].content_hash,
+                    "contentHash": factory.contributions[number, index].content_hash,
                     "isAccepted": accepted[index],
                     "reason": 0,
                 }
@@ -228,7 +230,7 @@ class Court:
         self.send(payer, "PaymentVault", "deposit", OPERATOR.account, settlement, DEPOSIT, grant)
 
     def _collection(self, span: Any) -> dict[str, Any]:
-        (payer,) = (p for p in PAYERS if self.shop.channel(p) == span.channel_id)
+        (payer,) = (p for p in PAYERS if self.factory.channel(p) == span.channel_id)
         voucher = Voucher(span.channel_id, span.start, span.until)
         vault = TypedDomain(self.chain.chain_id, self.chain.address("PaymentVault"))
         r, vs = compact(payer.sign(vault.voucher_digest(voucher)))
