@@ -1,4 +1,4 @@
-"""Fixtures that all rooms share: real servers, a fresh database and a fresh market for each test."""
+"""Fixtures for all tests: real servers, an empty database and a fresh deployment for each test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backend.domain.deployment import Deployment
 
 
-# The same examples each time, and no verdict on how fast they run.
+# Deterministic examples, without deadlines.
 settings.register_profile(
     "steady", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -57,7 +57,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def sqlite_database(tmp_path: Path) -> Iterator[Database]:
-    """Where the engine is not what is tested."""
+    """A database with all tables, for tests that do not depend on the database engine."""
     load_all()
     opened = Database.open(f"sqlite:///{tmp_path / 'embedded.db'}")
     Base.metadata.create_all(opened.engine)
@@ -79,7 +79,7 @@ def deployed(hardhat_node: LocalNode) -> Deployment:
 
 @pytest.fixture
 def deployment(hardhat_node: LocalNode, deployed: Deployment) -> Iterator[Deployment]:
-    """The contracts as they were just after deployment; what the test does on chain is undone."""
+    """The contracts in their state after deployment; the chain is reverted after the test."""
     with snapshot(hardhat_node.url):
         yield deployed
 

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints and adapters, made with transformers and PEFT, and those libraries as oracle."""
+"""Tiny random checkpoints and adapters, and a reference implementation by transformers and PEFT."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
 
 @contextmanager
 def peft_warnings_ignored() -> Iterator[None]:
-    """PEFT reads an attribute that transformers has deprecated."""
+    """Suppress the warning that PEFT reads an attribute deprecated by transformers."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         yield
@@ -138,7 +138,7 @@ def read_tensors(ref: AdapterRef) -> dict[str, torch.Tensor]:
 
 
 class Oracle:
-    """transformers with PEFT, in fp32, one sequence at a time."""
+    """Reference: transformers with PEFT, in fp32, one sequence at a time."""
 
     def __init__(self, model: Path) -> None:
         self._path = model

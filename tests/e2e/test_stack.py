@@ -1,4 +1,4 @@
-"""`loraledger up` as its user has it: a paid answer, parts killed under it, itself killed, its chain lost."""
+"""`loraledger up`: a paid answer, kills of its processes and of itself, and loss of its chain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/verifying.md, typed, by a payer of one operator in the home of another one; then some lies."""
+"""Runs docs/verifying.md as a payer in another operator's home folder, then with forged statements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters matrix by matrix, as tests compare them, and as somebody else's trainer leaves them."""
+"""Splits adapters into matrix pairs for comparison, and writes adapter folders in PEFT's layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pair(NamedTuple):
 
 
 def pairs(adapter: Adapter) -> dict[tuple[int, str], Pair]:
-    """By (layer, linear)."""
+    """The matrix pairs of an adapter, keyed by (layer, linear)."""
     found = {
         key: Pair(
             block.shrink[index], block.expand[index], None if block.dora is None else block.dora.layer(index)
@@ -34,7 +34,7 @@ def pairs(adapter: Adapter) -> dict[tuple[int, str], Pair]:
 
 
 def write_adapter(folder: Path, base: Path, rank: int = 2) -> None:
-    """A folder as PEFT saves it, of random weights on every q_proj of `base`; needs no torch."""
+    """Write a PEFT adapter folder with random weights on every q_proj of `base`, without torch."""
     import numpy as np
     from safetensors.numpy import save_file
 

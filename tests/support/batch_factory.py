@@ -1,4 +1,4 @@
-"""An operator's shop: registries, payers and honest receipts of every kind, on a chain or without one."""
+"""Builds registries, payers, honest receipts and honest batches, with or without a chain."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from backend.ports.chain import Recover, Signer
 
 LONG = 256
-"""Contributions behind one version, all of them accepted: as many as a list can name."""
+"""Number of contributions of the largest version, all accepted: the maximum of an attribution list."""
 
 
 @dataclass
 class BatchFactory:
-    """Implements what judge and proofs ask of the chain (`Registry`, `Facts`)."""
+    """Builds honest batches of one operator. Implements `Registry` and `Facts` for judge and proofs."""
 
     operator: Account
     receipt_key: Signer
@@ -53,7 +53,7 @@ class BatchFactory:
     contributions: dict[tuple[int, int], Contribution] = field(default_factory=dict)
     served_at: int = 1_790_000_000
 
-    # What the chain knows
+    # Registry and facts
 
     def version(self, version: VersionId) -> VersionRecord | None:
         return next((r for r in self.records if version_id(r) == version), None)
@@ -84,12 +84,12 @@ class BatchFactory:
     def is_signed(self, signed: SignedReceipt) -> bool:
         return self.signed_for(signed.receipt, signed.signature) == self.operator
 
-    # Furnishing
+    # Building the registries
 
     def add_snapshot(
         self, datanet: int, contributors: Sequence[Account], accepted: Sequence[bool]
     ) -> SnapshotId:
-        """Of all contributions of a datanet; their content hashes follow from datanet and index."""
+        """Add a snapshot of all contributions of a datanet; content hashes derive from datanet and index."""
         count, digest = len(accepted), accepted_hash(accepted)
         snapshot = snapshot_id(DatanetId(datanet), count, digest)
         kept = tuple(i for i, bit in enumerate(accepted) if bit)
@@ -136,7 +136,7 @@ class BatchFactory:
         return channel_id(payer.account, self.operator, self.domain.contract)
 
     def serve(self, random: Random, channel: ChannelId, begins: int) -> SignedReceipt:
-        """An answer that begins there on the channel's line: blends, ties, one or many contributors."""
+        """A random receipt that starts at cumulative `begins`: blends, ties, one or many contributors."""
         count = random.choice([1, 1, 2, len(self.records)])
         records = random.sample(self.records, min(count, 4))
         weights = parts(random, len(records))
@@ -190,7 +190,7 @@ class BatchFactory:
         return tuple(map(Share, chosen, parts(random, count)))
 
     def batch(self, random: Random, ledger: OperatorLedger, count: int) -> Batch:
-        """An honest one of that many receipts; now and then an interval before it is waived."""
+        """An honest batch of `count` receipts; some channels waive an interval before their first receipt."""
         lines = {self.channel(payer): 0 for payer in self.payers} | dict(ledger.collected)
         waived = {channel: random.choice([0, 0, 7]) for channel in lines}
         receipts: list[SignedReceipt] = []
@@ -204,7 +204,7 @@ class BatchFactory:
 
 
 def parts(random: Random, count: int) -> list[int]:
-    """That many parts of one whole; often equal ones, so that the largest is a tie."""
+    """Split PPM into `count` positive parts; half of the time equal ones, so that the largest is a tie."""
     made = [PPM // count] * count
     if random.random() < 0.5:
         made = [random.randint(1, PPM // count) for _ in range(count)]
@@ -213,7 +213,7 @@ def parts(random: Random, count: int) -> list[int]:
 
 
 def in_memory_factory(num_contributors: int = 5) -> BatchFactory:
-    """Without a chain."""
+    """A factory without a chain."""
     operator, receipt_key = some_account("operator"), Key("receipt key")
     domain = TypedDomain(CHAIN_ID, some_account("settlement"))
     payers = [Key(f"payer {n}") for n in range(3)]
@@ -229,7 +229,7 @@ def in_memory_factory(num_contributors: int = 5) -> BatchFactory:
 
 
 def add_versions(factory: BatchFactory, creator: Account, first: SnapshotId, second: SnapshotId) -> None:
-    """The versions that every shop sells."""
+    """Register the versions that every factory offers."""
     factory.add_version("base", creator, (), (1, 2))
     factory.add_version("small", creator, (first,), (1, 0))
     factory.add_version("large", creator, (second,), (700_001, 1_300_003))

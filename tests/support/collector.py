@@ -1,4 +1,4 @@
-"""What the processes of a stack send as traces, on a port of loopback that they can send it to."""
+"""An OTLP trace collector on a loopback port, for the processes of a stack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A span; ids in hex. `links`: the traces that it is linked to."""
+    """A received span; ids in hex. `links` holds the ids of linked traces."""
 
     service: str
     name: str
@@ -28,7 +28,7 @@ class Sent:
 
 
 class Collector:
-    """Takes OTLP over HTTP at `url`."""
+    """Receives OTLP over HTTP at `url`."""
 
     def __init__(self) -> None:
         self.spans: list[Sent] = []
@@ -44,18 +44,18 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Says nothing."""
+                """Suppress the access log."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of processes that send here, soon after a span has ended."""
+        """Environment of processes that export to this collector soon after a span ends."""
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_BSP_SCHEDULE_DELAY": "500"}
 
     def trace(self, trace: str) -> dict[str, Sent]:
-        """Its spans by name."""
+        """The spans of a trace, by name."""
         return {span.name: span for span in self.spans if span.trace == trace}
 
     @contextmanager

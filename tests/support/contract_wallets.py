@@ -1,4 +1,4 @@
-"""Contract wallets (EIP-1271) in EVM code, honest and otherwise, and their placing on a development chain."""
+"""EVM code of valid and invalid contract wallets (EIP-1271), and its installation on a development chain."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DISHONEST = {
 
 
 def owned_by(owner: Account) -> str:
-    """Accepts what this key signed: ecrecover over r, s, v from the call, compared with the owner."""
+    """Accept signatures of this key: ecrecover over r, s, v from the call, compared with the owner."""
     copies = "60043560005260a43560f81c602052606435604052608435606052"
     recovered = "602060806080600060015afa50608051"
     return f"{copies}{recovered}73{owner[2:]}1463{MAGIC}60e01b02{RETURN_WORD}"

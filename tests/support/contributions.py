@@ -1,4 +1,4 @@
-"""A data market without a chain: real database, block store and signatures; the test plays the chain."""
+"""Contribution services on a real database and block store; the test writes the chain's records."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def jsonl(*rows: dict[str, Any]) -> bytes:
 
 
 def sign(contributions: Contributions, upload: Upload, signer: Any) -> str:
-    """As the contributor's wallet would: from the typed data alone."""
+    """Sign from the typed data alone, as the contributor's wallet does."""
     message = encode_typed_data(full_message=contributions.typed_data(upload.id))
     signature: str = signer.sign(keccak(b"\x19" + message.version + message.header + message.body))
     return signature
@@ -128,7 +128,7 @@ class ContributionHarness:
     def record(
         self, upload: Upload, index: int = 0, *, is_accepted: bool | None = None, reason: int = 0
     ) -> None:
-        """The chain records the contribution, or decides on it."""
+        """Index the contribution's record, or the decision on it."""
         report = upload.report
         assert report.cid is not None
         row = ContributionRow(
@@ -147,7 +147,7 @@ class ContributionHarness:
         self.chain.nonces[upload.account] = self.chain.nonces.get(upload.account, 0) + 1
 
     def forget(self, index: int) -> None:
-        """A reorg takes the record away."""
+        """Remove the record, as a reorganisation does."""
         with self.database.begin() as tx:
             row = tx.session.get(ContributionRow, (NET, index))
             tx.session.delete(row)
@@ -164,7 +164,7 @@ class ContributionHarness:
         return frozen
 
     def fail(self, transaction_id: int | None, error: str = "ContentAlreadyRecorded") -> None:
-        """The chain refuses the transaction."""
+        """Mark the transaction as reverted."""
         with self.database.begin() as tx:
             row = tx.session.get_one(TransactionRow, transaction_id)
             row.state, row.error = TransactionState.FAILED, {"error": error, "message": error, "args": {}}

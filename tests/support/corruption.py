@@ -1,4 +1,4 @@
-"""What a dishonest operator may do to a batch; sums are kept, so that only the content is wrong."""
+"""Corruptions of a batch by a dishonest operator. Sums stay consistent, so that only the content is wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def move_value(random: Random, leaves: Leaves, step: int) -> None:
-    """A shortfall here pays a surplus there."""
+    """Move value from one leaf to another."""
     if len(leaves) < 2:
         return
     poor, rich = random.sample(range(len(leaves)), 2)
@@ -36,7 +36,7 @@ def move_value(random: Random, leaves: Leaves, step: int) -> None:
 
 
 def add_spare(random: Random, leaves: Leaves, step: int) -> None:
-    """A surplus leaf, paid by the shortfall of another one."""
+    """Add a surplus leaf, financed by a shortfall of another one."""
     payer = max(range(len(leaves)), key=lambda i: leaves[i][1])
     amount = random.randint(min(1, leaves[payer][1]), leaves[payer][1])
     give(leaves, payer, -amount)
@@ -45,14 +45,14 @@ def add_spare(random: Random, leaves: Leaves, step: int) -> None:
 
 
 def rename(random: Random, leaves: Leaves, step: int) -> None:
-    """The account's neighbour earns instead."""
+    """Give a leaf the key of the next account."""
     place = random.randrange(len(leaves))
     key, value = leaves[place]
     leaves[place] = (key + step, value)
 
 
 def drop(random: Random, leaves: Leaves, step: int) -> None:
-    """Somebody gets another's."""
+    """Drop a leaf and add its value to another."""
     if len(leaves) < 2:
         return
     _, value = leaves.pop(random.randrange(len(leaves)))
@@ -67,7 +67,7 @@ def swap(random: Random, leaves: Leaves, step: int) -> None:
 
 
 def repeat(random: Random, leaves: Leaves, step: int) -> None:
-    """One key twice, each with a part of its value."""
+    """Split a leaf into two with the same key."""
     place = random.randrange(len(leaves))
     key, value = leaves[place]
     part = random.randint(0, value)
@@ -75,7 +75,7 @@ def repeat(random: Random, leaves: Leaves, step: int) -> None:
 
 
 def add_nothing(random: Random, leaves: Leaves, step: int) -> None:
-    """A leaf without value, in key order."""
+    """Add a leaf of value zero, in key order."""
     leaves.append((random.randrange(step << 160), 0))
     leaves.sort()
 
@@ -101,7 +101,7 @@ def of_balances(change: Callable[[Random, Leaves, int], None]) -> Corruption:
     return lambda random, draft, _: change(random, draft.balances, 1)
 
 
-# --- header fields that say something else than the trees do
+# --- header fields that contradict the trees
 
 
 def wrong_root(name: str) -> Corruption:
@@ -129,7 +129,7 @@ def put(draft: Draft, index: int, signed: SignedReceipt) -> None:
 
 
 def overcharge(random: Random, draft: Draft, factory: BatchFactory) -> None:
-    """More for this answer, less for another one on the line."""
+    """Charge more for one answer and less for another of the same channel."""
     if len(draft.receipts) < 2:
         return
     index = random.randrange(len(draft.receipts) - 1)
@@ -148,7 +148,7 @@ def overcharge(random: Random, draft: Draft, factory: BatchFactory) -> None:
 
 
 def reprice(random: Random, draft: Draft, factory: BatchFactory) -> None:
-    """Other tokens than the charge is for."""
+    """Change the token counts without changing the charge."""
     index = random.randrange(len(draft.receipts))
     signed = draft.receipts[index]
     changed = replace(signed.receipt, prompt_tokens=signed.receipt.prompt_tokens + 10_000_000)
@@ -164,7 +164,7 @@ def displace(random: Random, draft: Draft, factory: BatchFactory) -> None:
 
 
 def divert(random: Random, draft: Draft, factory: BatchFactory) -> None:
-    """A channel that the batch did not collect from."""
+    """Move a receipt to a channel from which the batch does not collect."""
     index = random.randrange(len(draft.receipts))
     signed = draft.receipts[index]
     changed = replace(signed.receipt, channel_id=some_hash(f"{random.random()}"))
@@ -195,7 +195,7 @@ def straddle(random: Random, draft: Draft, factory: BatchFactory) -> None:
 
 
 def exchange(random: Random, draft: Draft, factory: BatchFactory) -> None:
-    """Two receipts in each other's places."""
+    """Swap two receipts."""
     if len(draft.receipts) < 2:
         return
     index = random.randrange(len(draft.receipts) - 1)
@@ -205,7 +205,7 @@ def exchange(random: Random, draft: Draft, factory: BatchFactory) -> None:
 
 
 def list_twice(random: Random, draft: Draft, factory: BatchFactory) -> None:
-    """A receipt in the place of another one."""
+    """Replace a receipt by a copy of another."""
     if len(draft.receipts) < 2:
         return
     one, other = random.sample(range(len(draft.receipts)), 2)
@@ -215,7 +215,7 @@ def list_twice(random: Random, draft: Draft, factory: BatchFactory) -> None:
 
 
 def misvalue(random: Random, draft: Draft, factory: BatchFactory) -> None:
-    """Leaves whose values differ from their receipts' charges."""
+    """Commit leaves whose values differ from their receipts' charges."""
     if len(draft.receipts) < 2:
         return
     one, other = random.sample(range(len(draft.receipts)), 2)
@@ -229,7 +229,7 @@ def unsign(random: Random, draft: Draft, factory: BatchFactory) -> None:
 
 
 def add_free(random: Random, draft: Draft, factory: BatchFactory) -> None:
-    """An answer without charge."""
+    """Add a receipt with charge zero."""
     index = random.randrange(len(draft.receipts))
     signed = draft.receipts[index]
     free = factory.signed(replace(signed.receipt, charge=0), signed.slices)
@@ -277,7 +277,7 @@ def spoil_list(random: Random, draft: Draft, factory: BatchFactory) -> None:
 
 
 def falsify(random: Random, draft: Draft, factory: BatchFactory) -> None:
-    """A list that names what its snapshot does not hold: a rejected contribution, or none at all."""
+    """Attribute to a position that the snapshot does not include: a rejected or missing contribution."""
     index = random.randrange(len(draft.receipts))
     slices = list(draft.receipts[index].slices)
     for place, slice_ in enumerate(slices):
@@ -292,7 +292,7 @@ def falsify(random: Random, draft: Draft, factory: BatchFactory) -> None:
 
 
 def hide(random: Random, draft: Draft, factory: BatchFactory) -> None:
-    """A hash with a withheld preimage."""
+    """Commit to a hash whose preimage is withheld."""
     index = random.randrange(len(draft.receipts))
     signed = draft.receipts[index]
     name = random.choice(["slices_hash", "attribution_hash"])
@@ -338,7 +338,7 @@ def publish_nothing(draft: Draft, honest: list[SignedReceipt]) -> None:
 
 
 def publish_honestly(draft: Draft, honest: list[SignedReceipt]) -> None:
-    """The data that an honest batch would have had."""
+    """Publish the data of the honest batch."""
     draft.published = list(honest)
 
 

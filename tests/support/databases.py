@@ -1,4 +1,4 @@
-"""Databases in memory that are made fast enough for a property's every example, and full ones on disk."""
+"""In-memory databases for property tests, databases with a scripted view, and full disks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ViewDatabase(Database):
 
 @contextmanager
 def chain_database() -> Iterator[Database]:
-    """A fresh one with the chain's tables only."""
+    """An empty in-memory database with the chain's tables only."""
     load_all()
     database = Database.open("sqlite://")
     tables = [table for name, table in Base.metadata.tables.items() if name.startswith("chain_")]
@@ -49,8 +49,8 @@ def chain_database() -> Iterator[Database]:
 
 
 def fill(database: Database) -> Callable[[], None]:
-    """From now on no page can be added, as on a full disk: SQLite's own allocator says SQLITE_FULL once the
-    pages that are there are used up. What is returned makes room again.
+    """Simulate a full disk: SQLite returns SQLITE_FULL once the existing pages are used up. Returns a
+    function that removes the limit.
     """
     with database.read() as tx:
         pages = tx.session.scalar(text("PRAGMA page_count"))

@@ -32,7 +32,7 @@ COIN = 10**20
 
 @cache
 def key(label: str) -> LocalSigner:
-    """A key of the tests."""
+    """A deterministic key, derived from a label."""
     return LocalSigner(keccak(label.encode()))
 
 

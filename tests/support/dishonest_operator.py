@@ -1,4 +1,4 @@
-"""An operator that commits forged batches, and answers demands from them or not."""
+"""A dishonest operator: commits forged batches and answers demands only where its trees permit it."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
     from tests.support.batch_factory import BatchFactory
 
 MAX_ROUNDS = 6
-"""Of demands that a window of eight answer periods takes."""
+"""Maximum rounds of demands within a dispute window of eight answer periods."""
 
 Leaves = list[tuple[int, int]]
-"""Key and value."""
+"""Keys and values, in the order of the tree."""
 
 
 @dataclass
 class Draft:
-    """A batch before it is committed, honest at first; the tests spoil it."""
+    """A batch before its commit: honest at first, then corrupted by the test."""
 
     batch: Batch
     receipts: list[SignedReceipt]
     values: list[int]
-    """Of the leaves of the receipts."""
+    """Values of the receipts' leaves."""
     entries: Leaves
     balances: Leaves
     spans: tuple[Span, ...]
     fields: dict[str, Any] = field(default_factory=dict)
-    """Header fields that say something else than the trees do."""
+    """Header fields that override those derived from the trees."""
     published: list[SignedReceipt] | None = None
 
     @classmethod
@@ -63,7 +63,7 @@ class Draft:
         return cls(batch, receipts, values, entries, balances, batch.spans, published=receipts)
 
     def commit(self, committed_at: int, final_at: int, parent: DisputedBatch | None = None) -> DisputedBatch:
-        """As the contract makes the header of it."""
+        """Build the header as the contract does."""
         trees = self.trees()
         header = self.batch.header(committed_at, final_at, ZERO_HASH)
         fields = {
@@ -87,17 +87,17 @@ class Draft:
 
 @dataclass
 class DisputedBatch:
-    """What the operator knows of one of its batches."""
+    """A committed batch with the operator's trees, from which it answers demands."""
 
     draft: Draft
     header: Header
     trees: dict[str, SumTree]
     parent: DisputedBatch | None = None
     random: Random = field(default_factory=lambda: Random(0))
-    """Chooses among the answers that the contract would take."""
+    """Selects one of the answers that the contract would accept."""
 
     def answer(self, tree: Tree, key: int, factory: BatchFactory) -> Lookup | AnsweredReceipt | None:
-        """None if there is none that the contract takes."""
+        """An answer that the contract accepts, or None."""
         if tree is Tree.RECEIPTS:
             return self._receipt(key, factory)
         if tree is Tree.PARENT_BALANCES:
@@ -129,7 +129,7 @@ class DisputedBatch:
 
 
 def look_ups(leaves: Leaves, tree: SumTree, key: int) -> list[Lookup]:
-    """All that can be shown under a key: of an unordered tree there may be several, or none."""
+    """All lookups for a key. An unordered tree may permit several, or none."""
     keys, last = [k for k, _ in leaves], len(leaves) - 1
     shown = [(i,) for i in range(len(keys)) if keys[i] == key]
     shown += [(0,)] if keys[0] > key else []
@@ -142,7 +142,7 @@ def look_ups(leaves: Leaves, tree: SumTree, key: int) -> list[Lookup]:
 
 @dataclass(frozen=True)
 class Unanswered:
-    """The batch falls by silence: one of these keys was not shown."""
+    """The batch is voided because the operator cannot answer `missing`, one of the demanded keys."""
 
     tree: Tree
     keys: tuple[int, ...]
@@ -158,7 +158,7 @@ class Outcome:
 
 
 def try_to_convict(case: Case, disputed: DisputedBatch, factory: BatchFactory) -> Outcome:
-    """Judges, demands what is needed, and judges again, until there is an end."""
+    """Judge, demand missing evidence and judge again until there is a verdict or an unanswered demand."""
     needs: list[Undecided] = []
     num_keys = 0
     for num_rounds in range(MAX_ROUNDS + 1):
@@ -178,11 +178,11 @@ def try_to_convict(case: Case, disputed: DisputedBatch, factory: BatchFactory) -
                     return Outcome(Unanswered(tree, keys, key), num_rounds + 1, num_keys, needs)
                 answers[tree, key] = answer
         case = replace(case, answers=answers)
-    raise AssertionError(f"no end after {MAX_ROUNDS} rounds: {found}")
+    raise AssertionError(f"no verdict after {MAX_ROUNDS} rounds: {found}")
 
 
 def case_of(disputed: DisputedBatch, ledger: OperatorLedger | None) -> Case:
-    """What everybody knows."""
+    """The case with public information only."""
     published = disputed.draft.published
     return Case(
         header=disputed.header,

@@ -1,4 +1,4 @@
-"""A shop on the real contracts, its batches, and every proof tried there without being mined."""
+"""Batches and disputes on the real contracts; proofs are simulated, not mined."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ USERS = [local_account(n) for n in range(3, 9)]
 CREATOR, PAYERS, CHALLENGER = USERS[0], USERS[3:], USERS[5]
 DEPOSIT = 1_000_000_000
 WINDOW = 120
-"""Seconds in which a batch can be disputed; an answer takes an eighth of it."""
+"""Seconds of the dispute window; the answer period is an eighth of it."""
 
 
 class DisputeHarness:
-    """All transactions are sent by accounts that the node holds."""
+    """Sends all transactions from the node's unlocked accounts."""
 
     def __init__(self, chain: ChainClient) -> None:
         self.chain = chain
@@ -51,7 +51,7 @@ class DisputeHarness:
     # Transactions
 
     def send(self, sender: Account, contract: str, function: str, *args: Any) -> Any:
-        """The block's events. Errors: `Reverted`."""
+        """Send a transaction and return the events of its block. Errors: `Reverted`."""
         data = interface(contract).function(function, args).encode(args)
         self.chain.simulate(contract, function, data, sender=sender)
         call = {"from": sender, "to": self.chain.address(contract), "data": "0x" + data.hex()}
@@ -65,7 +65,7 @@ class DisputeHarness:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """What the block does on chain is undone."""
+        """Revert the chain when the block exits."""
         state = self._rpc("evm_snapshot")
         try:
             yield
@@ -75,7 +75,7 @@ class DisputeHarness:
     # Batches
 
     def commit(self, draft: Draft, parent: DisputedBatch | None = None) -> DisputedBatch:
-        """The batch as the chain now has it."""
+        """Commit the draft and check the header in the event."""
         named = draft.commit(0, 0).header
         commitment = {
             camel_case(name): getattr(named, name)
@@ -110,10 +110,10 @@ class DisputeHarness:
     # Disputes
 
     def convicts(self, proof: BatchProof | EquivocationProof) -> bool:
-        """Whether the contract would, which the twin has to know."""
+        """Whether the contract accepts the proof. Asserts that the Python implementation agrees."""
         try:
             data = interface("Disputes").function(proof.function, proof.args).encode(proof.args)
-        except InvalidInput:  # not even a call
+        except InvalidInput:  # not encodable as a call
             return False
         try:
             self.chain.simulate("Disputes", proof.function, data, sender=CHALLENGER.account)
@@ -134,7 +134,7 @@ class DisputeHarness:
     def answer(
         self, demand: Demand, place: int, disputed: DisputedBatch, shown: Lookup | AnsweredReceipt
     ) -> Lookup | AnsweredReceipt:
-        """What everybody reads of it on chain. Errors: `Reverted`."""
+        """Answer a demand; returns the answer as decoded from the chain. Errors: `Reverted`."""
         header = disputed.header
         asked = (demand.abi, place, header.abi)
         if isinstance(shown, AnsweredReceipt):
@@ -169,7 +169,7 @@ class DisputeHarness:
         assert self.chain.call("Disputes", "unansweredOf", demand.id) == (1 << len(keys)) - 1
         return demand
 
-    # Furnishing
+    # Registries and channels
 
     def _build_factory(self) -> BatchFactory:
         chain = self.chain
@@ -253,7 +253,7 @@ class DisputeHarness:
         return replace(terms, treasury=Account(terms.treasury.lower()))
 
     def _govern(self, function: str, *args: Any) -> None:
-        """What an executed vote does."""
+        """Call `Parameters` as the timelock, as an executed vote does."""
         timelock = self.chain.address("TimelockController")
         self._rpc("hardhat_impersonateAccount", timelock)
         self._rpc("hardhat_setBalance", timelock, hex(10**18))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RunningEngine:
-    """Started at once; `wait_until_ready` returns when it accepts connections."""
+    """An engine process, started at once; `wait_until_ready` returns when it accepts connections."""
 
     def __init__(self, spec: EngineProcess) -> None:
         self.socket_path: Path = spec.socket_path
@@ -35,5 +35,5 @@ class RunningEngine:
         self.process.communicate()
 
     def end(self) -> None:
-        """Closing standard input is how it learns that we are gone."""
+        """End the engine by closing its standard input, by which it detects that its parent ended."""
         self.process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""What an installation's serving side stands on, scripted: clock, chain, its view, engine, store, keys."""
+"""Fakes of the clock, chain, chain view, engine, blob store and key store."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class FakeChainView:
     channels: dict[ChannelId, Channel] = field(default_factory=dict)
     granted: dict[ChannelId, list[Grant]] = field(default_factory=dict)
     settled_lines: dict[ChannelId, int] = field(default_factory=dict)
-    """How far channels are finally collected; as far as they are collected where none is named."""
+    """Final cumulative by channel; a channel's collected cumulative where absent."""
     snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
     committed: list[Any] = field(default_factory=list)
     demanded: list[DemandStatus] = field(default_factory=list)
@@ -134,7 +134,7 @@ class FakeChainView:
         return next((v.record for v in self.versions_list if v.id == version), None)
 
     def registrations(self, versions: Collection[VersionId]) -> dict[VersionId, int]:
-        """Each a second after the one before."""
+        """Registration times, one second apart."""
         first = int(NOW.timestamp())
         return {v.id: first + v.block_number for v in self.versions_list if v.id in versions}
 
@@ -155,7 +155,7 @@ class FakeChainView:
 
 
 def scripted_logprobs(word: str, num_top: int | None) -> list[TokenLogprobs] | None:
-    """Each word is a token; the next likeliest is bytes that are no text alone."""
+    """Each word is a token; the second likeliest is an incomplete UTF-8 sequence."""
     if num_top is None:
         return None
     ranked = [TokenLogprob(1, word.encode(), -0.5), TokenLogprob(2, b"\xe2\x82", -1.5)]
@@ -163,7 +163,7 @@ def scripted_logprobs(word: str, num_top: int | None) -> list[TokenLogprobs] | N
 
 
 class ScriptedEngine:
-    """Says its words one by one. It can wait, break in the middle, or be gone."""
+    """Generates `words`, one token each. It can wait, fail during an answer, or be unavailable."""
 
     def __init__(self) -> None:
         self.words: Sequence[str] = ("Hello", " there", ", world", ".")
@@ -174,13 +174,13 @@ class ScriptedEngine:
         self.is_gone = False
         self.waits_after: int | None = None
         self.waits_after_of: dict[str, int] = {}
-        """By request id, before `waits_after`."""
+        """Overrides `waits_after` by request id."""
         self.probe = ProbeStates([], [1.0, 0.0, 0.0], 0, 0)
         self.requests: list[Generate] = []
         self.refused_schema = JsonSchema('{"not": {}}')
         self.asked = asyncio.Event()
         self.is_waiting = threading.Event()
-        """Set where it waits, for tests on other threads."""
+        """Set while a generation waits, for tests on other threads."""
         self._waking: dict[str, asyncio.Event] = {}
         self._aborted: set[str] = set()
 
@@ -235,7 +235,7 @@ class ScriptedEngine:
         return [Hash32(f"0x{asked.adapter.digest}") for asked in self.requests if asked.adapter]
 
     def wake(self) -> None:
-        """All that wait go on, from whichever thread they are told."""
+        """Resume all waiting generations. Thread-safe."""
         for waking in self._waking.values():
             self._loop.call_soon_threadsafe(waking.set)
 
@@ -245,7 +245,7 @@ class ScriptedEngine:
 
 
 class FakeBlobStore:
-    """The part of `BlobStore` that serving uses; `write` fills a folder."""
+    """The part of `BlobStore` that serving uses; `folders` maps a CID to a function that fills its folder."""
 
     def __init__(self) -> None:
         self.folders: dict[str, Callable[[Path], None]] = {}
@@ -272,7 +272,7 @@ class FakeHeldKeys:
 
 
 class FakeChain:
-    """The part of `Chain` that routers reach; every call is prepared, none is refused."""
+    """The part of `Chain` that routers use; every call is prepared, none reverts."""
 
     chain_id = CHAIN_ID
 
@@ -308,7 +308,7 @@ class FakeChain:
 
 @dataclass
 class FakeContractWallets:
-    """Contract wallets, each with the one signature that it accepts."""
+    """Contract wallets, each with the only signature that it accepts."""
 
     signatures: dict[Account, str] = field(default_factory=dict)
 
@@ -317,7 +317,7 @@ class FakeContractWallets:
 
 
 class FakeClaims:
-    """Earnings from one operator: 4.5 units of the one who earned little, 45 of everybody else."""
+    """Earnings from one operator: 4.5 units of the account "earned little", 45 of every other account."""
 
     def claimable(self, account: Account) -> list[Claimable]:
         scale = 1 if account == some_account("earned little") else 10
@@ -344,7 +344,7 @@ class FakeRows:
 
 
 class FakeTokeniser:
-    """Cuts at blanks, and learns the completion."""
+    """Splits at spaces; trains on the completion."""
 
     def tokenise(self, rows: Rows, config: TrainingConfig, num_examples: int) -> Tokenisation:
         shown = []

@@ -1,4 +1,4 @@
-"""A chain, in memory or real, behind JSON-RPC over HTTP that is refused, cut off, slowed and lied about."""
+"""JSON-RPC server over a simulated or real chain that refuses, drops, delays and falsifies answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CHAIN_ID = 31337
 SLOW_SECONDS = 0.2
-"""How long an answer takes that is called slow."""
+"""Seconds that a slow answer takes."""
 FIRST = 1
 """Number of the block with the first contract."""
 STAKED = next(e for e in interface("OperatorRegistry").events.values() if e.name == "Staked")
@@ -34,7 +34,7 @@ class AnyChain(Protocol):
 
 
 class RealNode:
-    """A node, asked on; its own errors pass as they are."""
+    """Forwards calls to a node, and its errors unchanged."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -49,7 +49,7 @@ class RealNode:
 
 
 class HonestChain:
-    """Every block has some stakes. `fork` replaces the newest blocks; FIRST and what lies before stay."""
+    """A chain with stakes in every block. `fork` replaces the newest blocks, but none up to FIRST."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -68,7 +68,7 @@ class HonestChain:
                 self._mine()
 
     def fork(self, depth: int) -> None:
-        """`depth` blocks fall out; one more than that takes their places."""
+        """Replace the newest `depth` blocks by `depth + 1` others."""
         with self._lock:
             kept = max(len(self._blocks) - depth, FIRST + 1)
             num_new = len(self._blocks) - kept + 1
@@ -114,7 +114,7 @@ class HonestChain:
 
 
 class Faults:
-    """What goes wrong with an answer on its way, by chance; `rate` of 0 is an honest node."""
+    """Random faults of answers, with probability `rate`; 0 is an honest node."""
 
     def __init__(self, seed: int, rate: float) -> None:
         self._random = random.Random(seed)
@@ -149,7 +149,7 @@ class Faults:
 
 
 class SendingFaults(Faults):
-    """What goes wrong where transactions are sent and looked after: calls and answers that get lost, and a
+    """Random faults of sending and tracking transactions: lost calls, lost answers, and a
     node that answers as if some blocks were still to come.
     """
 
@@ -177,7 +177,7 @@ class SendingFaults(Faults):
 
 
 class Answer(Exception):
-    """An HTTP answer that is no result: status and body; a status of 0 closes the connection."""
+    """An HTTP answer that is not a result: status and body; a status of 0 closes the connection."""
 
     def __init__(self, status: int, body: bytes = b"") -> None:
         super().__init__(status)
@@ -225,7 +225,7 @@ def _twice(method: str, result: Any) -> Any:
 
 
 def _of_another_fork(method: str, result: Any) -> Any:
-    """The last block's logs from a node that has another block there."""
+    """The last block's logs, from a node on another fork."""
     if method != "eth_getLogs" or not result:
         return result
     number = result[-1]["blockNumber"]
@@ -234,7 +234,7 @@ def _of_another_fork(method: str, result: Any) -> Any:
 
 
 def _elsewhere(method: str, result: Any) -> Any:
-    """A log of a block that was not asked for."""
+    """A log of a block outside the requested range."""
     if method != "eth_getLogs" or not result:
         return result
     return [*result, result[-1] | {"blockNumber": hex(10**6)}]

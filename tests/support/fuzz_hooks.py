@@ -1,4 +1,4 @@
-"""What Schemathesis must be told to fuzz our API; it imports this by SCHEMATHESIS_HOOKS."""
+"""Hooks with which Schemathesis fuzzes the API; imported through SCHEMATHESIS_HOOKS."""
 
 from __future__ import annotations
 

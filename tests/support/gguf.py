@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint of ours written as GGUF, in the layout of llama.cpp."""
+"""Writes a Hugging Face checkpoint as GGUF, in the layout of llama.cpp."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _write_config(writer: gguf.GGUFWriter, config: dict) -> None:
 
 
 def _write_tokenizer(writer: gguf.GGUFWriter, tokenizer: dict) -> None:
-    """No merges are not readable, so the last byte gives its place to one."""
+    """Replace the last byte token by a merge, because readers reject an empty list of merges."""
     vocabulary = tokenizer["model"]["vocab"]
     tokens = [*sorted(vocabulary, key=vocabulary.get)[:-1], "ab"]
     special = {token["content"] for token in tokenizer["added_tokens"]}

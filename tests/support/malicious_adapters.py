@@ -1,4 +1,4 @@
-"""Adapter folders that a stranger has spoilt, each with the error that refuses it."""
+"""Malicious and malformed adapter folders, each with the error that must reject it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ MARKER = "was_executed"
 
 @dataclass(frozen=True)
 class MaliciousFolder:
-    """How a good folder is spoilt, and what must refuse it."""
+    """A function that corrupts a valid folder, and the error that must reject it."""
 
     corrupt: Callable[[Path], None]
     error: type[AdapterError]
 
 
 def claimed_digest(folder: Path) -> str:
-    """What its publisher would call it: the true digest where there is one."""
+    """The digest that a publisher would claim: the true one where it is defined."""
     try:
         return adapter_digest(folder)
     except AdapterError:
@@ -50,14 +50,14 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def write_raw(folder: Path, header: object, data: bytes = b"", length: int | None = None) -> None:
-    """A weights file of any header, which may claim any `length` for itself."""
+    """Write a weights file with an arbitrary header and claimed header `length`."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     count = struct.pack("<Q", len(text) if length is None else length)
     (folder / WEIGHTS_FILE).write_bytes(count + text + data)
 
 
 def edit_header(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """Change the header of a good file and leave its data as it is."""
+    """Change the header of a valid file without changing its data."""
 
     def corrupt(folder: Path) -> None:
         content = (folder / WEIGHTS_FILE).read_bytes()
@@ -105,7 +105,7 @@ def config_text(change: Callable[[str], str | bytes]) -> Callable[[Path], None]:
 
 
 def with_member(member: str) -> Callable[[Path], None]:
-    """Put one more `"key": value` into the configuration, as it stands."""
+    """Insert a literal `"key": value` member into the configuration."""
     return config_text(lambda text: text.rstrip().removesuffix("}") + f", {member}}}")
 
 
@@ -132,7 +132,7 @@ def bind_socket(path: Path) -> None:
 
 
 class Payload:
-    """Leaves a mark when it is unpickled."""
+    """Creates a marker file when unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self._marker = marker
@@ -146,7 +146,7 @@ def pickled(name: str, protocol: int = 4) -> Callable[[Path], None]:
 
 
 def archived(name: str) -> Callable[[Path], None]:
-    """As torch keeps pickles: in an archive."""
+    """A pickle within a zip archive, as torch saves it."""
 
     def corrupt(folder: Path) -> None:
         archive = io.BytesIO()
@@ -176,7 +176,7 @@ FOLDERS = {
     "link to a secret": MaliciousFolder(
         replace(CONFIG_FILE, lambda path: path.symlink_to("/etc/passwd")), errors.AdapterIrregularFileError
     ),
-    "link beside": MaliciousFolder(
+    "extra link": MaliciousFolder(
         replace("notes", lambda path: path.symlink_to("nowhere")), errors.AdapterIrregularFileError
     ),
     "link in a circle": MaliciousFolder(
@@ -184,7 +184,7 @@ FOLDERS = {
     ),
     "pipe as weights": MaliciousFolder(replace(WEIGHTS_FILE, os.mkfifo), errors.AdapterIrregularFileError),
     "pipe as config": MaliciousFolder(replace(CONFIG_FILE, os.mkfifo), errors.AdapterIrregularFileError),
-    "pipe beside": MaliciousFolder(replace("pipe", os.mkfifo), errors.AdapterIrregularFileError),
+    "extra pipe": MaliciousFolder(replace("pipe", os.mkfifo), errors.AdapterIrregularFileError),
     "socket": MaliciousFolder(replace("socket", bind_socket), errors.AdapterIrregularFileError),
     "folder as weights": MaliciousFolder(replace(WEIGHTS_FILE, Path.mkdir), errors.AdapterIrregularFileError),
     "a thousand files": MaliciousFolder(_many_files, errors.AdapterTooLargeError),
@@ -258,7 +258,7 @@ WEIGHTS = {
         entry(shape=[10_000_000, 10_000_000]), errors.AdapterHeaderError
     ),
     "a dtype that does not fill its bytes": MaliciousFolder(entry(dtype="F16"), errors.AdapterHeaderError),
-    "a dtype nobody knows": MaliciousFolder(entry(dtype="Q9"), errors.AdapterUnsupportedError),
+    "an unknown dtype": MaliciousFolder(entry(dtype="Q9"), errors.AdapterUnsupportedError),
     "a dtype that is a list": MaliciousFolder(entry(dtype=["F32"]), errors.AdapterUnsupportedError),
     "one key more": MaliciousFolder(entry(code="x"), errors.AdapterHeaderError),
     "an entry that is a number": MaliciousFolder(raw({LORA_A: 5}), errors.AdapterHeaderError),

@@ -1,4 +1,4 @@
-"""A small market in memory: registries, an operator that serves, and honest receipts, all from one seed."""
+"""A small market in memory: registries, an operator, and honest receipts, all derived from one seed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def recover(digest: bytes, signature: str) -> Account:
 
 
 class Market:
-    """Versions with none to two snapshots, their contributors, and channels whose lines grow by `serve`."""
+    """Versions with zero to two snapshots, their contributors, and channels that `serve` charges."""
 
     def __init__(
         self, seed: int = 0, num_channels: int = 3, num_contributors: int = 5, max_price: int = 900
@@ -127,7 +127,7 @@ class Market:
     # Serving
 
     def serve(self, channel: ChannelId | None = None) -> SignedReceipt:
-        """The next answer on the channel's line."""
+        """The receipt of the channel's next answer."""
         channel = channel or self.random.choice(self.channels)
         slices = self._slices()
         records = [self.records[s.version_id] for s in slices]
@@ -154,7 +154,7 @@ class Market:
         )
 
     def receipts(self, count: int) -> list[SignedReceipt]:
-        """That many answers, in the order of a batch."""
+        """Receipts of `count` answers, in the order of a batch."""
         return in_order([self.serve() for _ in range(count)])
 
     def batch(self, receipts: Sequence[SignedReceipt], parent: OperatorLedger | None = None) -> Batch:

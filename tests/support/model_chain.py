@@ -1,4 +1,4 @@
-"""A model of vault and settlement in Python: it refuses what the contracts refuse, and mines the queue."""
+"""A model of vault and settlement in Python. It reverts where the contracts revert."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FORKED = ("channel_by_id", "committed", "paid", "final", "_spans_of")
 
 @dataclass
 class ModelChain:
-    """`backend.ports.chain.Chain` and `ChainView` at once, on one operator's market."""
+    """Implements `backend.ports.chain.Chain` and `ChainView` for one operator's market."""
 
     market: Market
     time: int = 1_790_000_100
@@ -58,7 +58,7 @@ class ModelChain:
     others: list[Operator] = field(default_factory=list)
     demanded: list[DemandStatus] = field(default_factory=list)
     calls: dict[Hash32, Any] = field(default_factory=dict)
-    """What transactions called, as the node decodes it."""
+    """Decoded calls by transaction."""
     is_lagging: bool = False
     """While true the projections miss the newest batch."""
 
@@ -180,7 +180,7 @@ class ModelChain:
         fault: Fault | None = None,
         receipt: int | None = None,
     ) -> None:
-        """As a proof does. `fault`, `receipt`: what is wrong with which receipt of that batch."""
+        """Void a batch as a proof does. `fault` and `receipt` name the fault and the batch's receipt."""
         fallen = [b for b in self.standing() if b.number >= number]
         self.height += 1
         conviction = Conviction(
@@ -198,7 +198,7 @@ class ModelChain:
             self.committed[at] = replace(batch, state=BatchState.VOID, conviction=conviction)
 
     def unrefunded(self) -> list[CommittedBatch]:
-        """Voided ones, in the order of their refunds."""
+        """Voided batches, in the order of their refunds."""
         fallen = [b for b in self.committed if b.state is BatchState.VOID and not b.is_refunded]
         return sorted(fallen, key=lambda batch: batch.number, reverse=True)
 
@@ -213,7 +213,7 @@ class ModelChain:
         return lambda: self._undo(fallen[0])
 
     def _undo(self, batch: CommittedBatch) -> None:
-        """The channels are restored to the unit."""
+        """Restore the channels' balances and cumulatives exactly."""
         self.committed[self.committed.index(batch)] = replace(batch, is_refunded=True)
         for span in self._spans_of[batch.hash]:
             channel = self.channel_by_id[span.channel_id]
@@ -223,11 +223,11 @@ class ModelChain:
     _spans_of: dict[Hash32, list[Span]] = field(default_factory=dict)
 
     def fork(self) -> dict[str, Any]:
-        """Where a reorganisation can `return_to`."""
+        """A copy of the state, for `return_to`."""
         return {name: copy(getattr(self, name)) for name in FORKED}
 
     def return_to(self, fork: dict[str, Any]) -> None:
-        """All that came after falls out of the chain; its height is what it was reached to."""
+        """Reorganise: restore the state of a fork. The height does not decrease."""
         for name in FORKED:
             setattr(self, name, copy(fork[name]))
 

@@ -1,4 +1,4 @@
-"""An installation whose payer trains, with everything scripted but database, books and keys."""
+"""A scripted installation whose payer trains, with a real database, channel ledger and keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SNAPSHOT = SnapshotId(some_hash("snapshot"))
 NUM_ROWS = 20
 CONFIG = {"epochs": 1, "max_length": 51, "batch_size": 10}
 MOST = NUM_ROWS * 50 * TRAINING_PRICE
-"""Kept for a job of `CONFIG`."""
+"""Amount reserved for a job of `CONFIG`."""
 TOKENS = 321
 CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
 RESULT = TrainingResult(
@@ -51,7 +51,7 @@ class PaidTrainingHarness:
         return Leases(self.installation.db, payments, self.installation.clock, seconds=30)
 
     def selling_at(self, price: int) -> Payments:
-        """As after a restart with another setting."""
+        """Payments as after a restart with another training price."""
         market, key = self.installation.market, self.installation.receipt_key
         record = training_record(market.operator, some_hash("base model"), price) if price else None
         return Payments(market, record, lambda: key, 60)
@@ -68,7 +68,7 @@ class PaidTrainingHarness:
         return held
 
     def trained(self, job: TrainingJob, num_tokens: int = TOKENS) -> None:
-        """All but published."""
+        """Run all steps except publication."""
         self.leases.complete_validation(
             self.taken(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3)
         )

@@ -1,4 +1,4 @@
-"""What the engine's tests against transformers and PEFT share: kinds of adapters, and one batch checked."""
+"""Kinds of adapters and a batch check for the engine's parity tests against transformers and PEFT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ATTENTION, MLP = ALL_LINEAR[:4], ALL_LINEAR[4:]
 
-# By name, what `make_adapter` is told. Fused projections are hit whole, in part, and not at all.
+# Options of `make_adapter` by name. Fused projections are hit whole, in part, and not at all.
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"rank": 4},
     "rank one": {"rank": 1},

@@ -1,4 +1,4 @@
-"""Complete installations on one chain, wired as in production, each with its own home."""
+"""Complete installations on one chain, wired as in production, each in a separate home folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSWORD = "of the test"
 
 
 class RunningOperator:
-    """One operator; `pump` does in one call what its daemons do over time."""
+    """One operator. `pump` runs in one call what its daemons do continuously."""
 
     def __init__(
         self, home: Path, market: LocalMarket, facts: BaseModelInfo, rpc_url: str, url: str, **settings: Any
@@ -89,7 +89,7 @@ def deposit(market: LocalMarket, payer: LocalSigner, operator: Account, units: i
 
 @contextmanager
 def listening() -> Iterator[tuple[socket.socket, str]]:
-    """A loopback port and its URL, which an installation needs before it serves there."""
+    """Bind a loopback port before the installation serves on it; yields the socket and its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
 

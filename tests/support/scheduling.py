@@ -1,4 +1,4 @@
-"""A scheduler without a model: its requests sample zeros, its adapters are names."""
+"""A scheduler without a model: requests sample token 0, adapters are names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _NoText:
 
 
 class FakeSlots:
-    """As many slots as given; adapters whose digest is in `loading` are not there yet."""
+    """A fixed number of adapter slots; adapters whose digest is in `loading` are not ready."""
 
     def __init__(self, num_slots: int = 4) -> None:
         self._digests: list[str | None] = [None] * num_slots
@@ -66,8 +66,8 @@ class FakeSlots:
 
 
 class SchedulerHarness:
-    """A scheduler and the part of an engine that a test needs. What each kv_block holds is written down, so
-    that no request can begin behind what is not its own prefix.
+    """A scheduler with a simulated engine. It records the contents of each KV block and asserts that no
+    request starts from a prefix that is not its own.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class SchedulerHarness:
         priority: int = 0,
         token: int | None = None,
     ) -> GenerationRequest:
-        """A prompt of `token`, or of a token that no other has."""
+        """Add a prompt of repeated `token`; by default a token that no other prompt uses."""
         self.num_added += 1
         request = GenerationRequest(
             request_id=f"{adapter}{self.num_added - 1}",
@@ -115,7 +115,7 @@ class SchedulerHarness:
         return request
 
     def step(self) -> dict[str, int]:
-        """One step: tokens per request id. Finished requests leave."""
+        """Run one step and remove finished requests; returns the scheduled tokens by request id."""
         step = self.scheduler.schedule()
         self._begin(step)
         for entry in step.scheduled:

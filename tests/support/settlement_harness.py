@@ -1,4 +1,4 @@
-"""A market on a model of the chain, with a real database."""
+"""Settlement services on a model of the chain and a real database."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class SettlementHarness:
-    """A market, its model chain and a real database; the sender's and the gateway's work is done by hand."""
+    """A market, its model chain and a real database. Methods replace the sender and the gateway."""
 
     def __init__(self, folder: Path, max_price: int = 900, num_channels: int = 3) -> None:
         self.market = Market(max_price=max_price, num_channels=num_channels)
@@ -63,7 +63,7 @@ class SettlementHarness:
         return next((signer for signer in ours if signer.account == key), None)
 
     def serve(self, channel: ChannelId | None = None, *, is_paid: bool = True) -> SignedReceipt:
-        """An answer: its receipt is stored and, if paid, the payer's new voucher too."""
+        """Store the receipt of an answer and, if paid, the payer's voucher for it."""
         signed = self.market.serve(channel)
         self.store(signed)
         if is_paid:
@@ -87,7 +87,7 @@ class SettlementHarness:
     def sign_voucher(
         self, channel: ChannelId, most: int, waived_until: int = 0, signer: Key | None = None
     ) -> None:
-        """By the payer, or by a session key that the payer keeps."""
+        """Store a voucher signed by the payer, or by a session key that the payer holds."""
         signer = signer or self.market.payer_of[channel]
         voucher = Voucher(channel, waived_until, most)
         signed = SignedVoucher(voucher, signer.sign(self.chain.vault.voucher_digest(voucher)))
@@ -97,12 +97,12 @@ class SettlementHarness:
     def grant(
         self, channel: ChannelId, cap: int, key: Key | None = None, expiry: int = 2_000_000_000
     ) -> None:
-        """To the session key that the gateway holds, or to `key`; beside what was granted before."""
+        """Add a grant to the session key that the gateway holds, or to `key`."""
         grant = Grant(channel, (key or self.session_key).account, cap, expiry, revoked_at=None)
         self.chain.grants_by_channel.setdefault(channel, []).append(grant)
 
     def mine(self) -> int:
-        """Send and confirm all that is queued; how many succeeded."""
+        """Execute all queued transactions; returns how many succeeded."""
         succeeded = 0
         with self.database.begin() as tx:
             rows = tx.session.scalars(select(TransactionRow).filter_by(state="queued")).all()
@@ -151,7 +151,7 @@ class SettlementHarness:
         return Channels(self.db, market, self.chain.vault, recover, clock, convictions.quarantined)
 
     def signed_voucher(self, channel: ChannelId, most: int, waived_until: int) -> SignedVoucher:
-        """By the payer."""
+        """A voucher signed by the payer."""
         voucher = Voucher(channel, waived_until, most)
         digest = self.chain.vault.voucher_digest(voucher)
         return SignedVoucher(voucher, self.market.payer_of[channel].sign(digest))

@@ -1,4 +1,4 @@
-"""Settling a `Town` to the end, and a process that dies on the way."""
+"""Settlement runs on a `SettlementHarness`, and proxies that crash at a chosen step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def settle(harness: SettlementHarness, rounds: int = 6) -> None:
 
 
 def settle_batches(harness: SettlementHarness, count: int, answers: int = 2) -> list[SignedReceipt]:
-    """One after the other; their receipts."""
+    """Settle `count` batches in sequence; returns their receipts."""
     receipts = []
     for _ in range(count):
         receipts += [harness.serve() for _ in range(answers)]
@@ -37,7 +37,7 @@ def settle_batches(harness: SettlementHarness, count: int, answers: int = 2) -> 
 
 
 def settled(harness: SettlementHarness) -> list[SignedReceipt]:
-    """What the standing batches publish, batch by batch."""
+    """Receipts published by the batches that are not void, in order."""
     headers = [Header.from_chain(batch.header) for batch in harness.chain.standing()]
     return [r for h in headers for r in decode(harness.blobs.read(cid_of(h.data_digest), FILE_NAME))[1]]
 
@@ -52,11 +52,11 @@ def assert_all_settled(harness: SettlementHarness, receipts: list[SignedReceipt]
 
 
 class SimulatedCrash(Exception):
-    """The process is gone."""
+    """Stands for the death of the process."""
 
 
 class CrashingProxy:
-    """Passes calls on, and dies before the n-th of those named."""
+    """Forwards calls, and raises `SimulatedCrash` before the n-th call of a method in `names`."""
 
     def __init__(self, target: Any, names: set[str], at: int) -> None:
         self._target, self._names, self._left = target, names, at
@@ -70,8 +70,8 @@ class CrashingProxy:
 
 
 class CrashingDatabase(ViewDatabase):
-    """Units of work that die before they begin, before they commit, or right after. `counter` counts these
-    steps down to the fatal one.
+    """Units of work that crash before they begin, before they commit, or right after. `counter` counts these
+    steps down to the crash.
     """
 
     def __init__(self, harness: SettlementHarness, counter: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Spans kept in memory. A process has one provider, as OpenTelemetry has it; each test begins with none."""
+"""Spans in memory. OpenTelemetry permits one provider per process; each test starts without spans."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
 
 
 def parent_of(span: ReadableSpan) -> str:
-    """As a `traceparent` names spans."""
+    """Hexadecimal ids, as in a `traceparent`."""
     assert span.parent is not None
     return f"00-{format_trace_id(span.parent.trace_id)}-{format_span_id(span.parent.span_id)}-01"
 

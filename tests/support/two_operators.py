@@ -37,7 +37,7 @@ PAYER = PAYERS[0]
 
 
 class TwoOperators:
-    """`home` has published an adapter; `away` has only the chain."""
+    """`home` has published an adapter; `away` knows it only from the chain."""
 
     def __init__(self, chain: ChainClient, rpc_url: str, folder: Path, stack: ExitStack) -> None:
         self.market = LocalMarket(chain)
@@ -83,7 +83,7 @@ class TwoOperators:
         return cid, version_id(record)
 
     def client(self) -> OpenAI:
-        """The payer at `away`, who signed a voucher for all of the deposit."""
+        """A client of the payer at `away`, with a voucher for the whole deposit."""
         session = sign_in(self.away.url, PAYER)
         http = httpx.Client(base_url=self.away.url, headers={"authorization": f"Bearer {session}"})
         operator, amount = self.away.installation.operator.account, DEPOSIT * UNIT

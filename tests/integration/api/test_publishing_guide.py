@@ -1,4 +1,4 @@
-"""docs/publishing-adapters.md, typed: every command on the page, in its order. Workers are played."""
+"""docs/publishing-adapters.md, typed: every command on the page, in its order. Workers are simulated."""
 
 from __future__ import annotations
 

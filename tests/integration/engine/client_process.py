@@ -1,4 +1,4 @@
-"""A process that uses an engine as an API worker does, and says on standard output how it fares.
+"""A process that uses an engine as an API worker does, and reports results on standard output.
 
 `python client_process.py SOCKET`: answers without an end; a line for the first chunk of each, for its last,
 and for each error.

@@ -1,4 +1,4 @@
-"""A furnished market on the real contracts, served by hand, settled by the real parts."""
+"""A populated market on the real contracts, settled by the real services."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DEPOSIT = 100_000_000
 
 
 class LiveMarket(LocalMarket):
-    """The chain's parts run when they are told to: `pump` sends, mines and indexes all that waits."""
+    """A market whose sender and indexer run on request: `pump` sends, mines and indexes what is pending."""
 
     def __init__(self, chain: ChainClient, database: Database, folder: Path) -> None:
         super().__init__(chain)

@@ -1,4 +1,4 @@
-"""Every wrong batch has a proof that the contract accepts, and the judge finds it by itself."""
+"""For every wrong batch the judge finds a proof that the contract accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No honest batch falls by any proof, whatever openings and witnesses are tried."""
+"""No proof convicts an honest batch, for any openings and witnesses."""
 
 from __future__ import annotations
 

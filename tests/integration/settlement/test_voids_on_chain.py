@@ -1,4 +1,4 @@
-"""A conviction on the real contracts, and the operator's way back to an honest batch, on both databases."""
+"""A conviction on the real contracts, and the operator's recovery to an honest batch, on both databases."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def demand_entries(market: LiveMarket, number: int) -> DemandStatus:
 
 
 def convict(market: LiveMarket, number: int) -> None:
-    """By a demand that nobody answers."""
+    """Void the batch by an unanswered demand."""
     asked = demand_entries(market, number)
     market.sleep(WINDOW // 8 + 1)
     header = header_of(market, number)

@@ -1,4 +1,4 @@
-"""How the watcher behaves: what it leaves alone, what it answers, within which limits, and after a kill."""
+"""Watcher: which batches it disputes, which demands it answers, its limits, and its recovery after a kill."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CHALLENGE = WatchOptions(can_challenge=True, can_answer=False)
 
 
 class WatcherHarness:
-    """A stage, and watchers that come and go in one home."""
+    """A market with forged batches, and watchers that share one home folder."""
 
     def __init__(self, chain: ChainClient, node: LocalNode, folder: Path) -> None:
         self.home = folder / "home"
@@ -93,7 +93,7 @@ def what(news: Iterator[News]) -> list[str]:
 
 
 def demand(harness: WatcherHarness, header: Header, tree: Tree, *keys: int) -> None:
-    """By somebody who has nothing to do with the watcher."""
+    """Send a demand from an account unrelated to the watcher."""
     chain = harness.market.chain
     harness.market.send(CURIOUS, "TestUSD", "mint", CURIOUS.account, 10**9)
     harness.market.send(CURIOUS, "TestUSD", "approve", chain.address("Disputes"), 10**9)

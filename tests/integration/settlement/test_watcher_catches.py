@@ -1,4 +1,4 @@
-"""The watcher against every way to commit a wrong batch; `make attack` plays the same by the clock."""
+"""The watcher against every attack of `tools.attack`; `make attack` runs the same in real time."""
 
 from __future__ import annotations
 

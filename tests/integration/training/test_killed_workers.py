@@ -1,4 +1,4 @@
-"""Real workers, real brokers, real training of a tiny model; SIGKILL at bad moments."""
+"""Training of a tiny model by real workers over real brokers, killed at critical steps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROGRAM = Path(__file__).with_name("worker_process.py")
 
 
 class WorkerProcesses:
-    """Workers as processes, and the one job they share."""
+    """Worker processes that share one job."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class WorkerProcesses:
                 process.wait()
 
     def until(self, is_reached: Callable[[TrainingJob, list[JobEvent]], bool]) -> TrainingJob:
-        """The test's own time limit ends this if it never comes."""
+        """Wait for a state of the job; pytest's timeout bounds the wait."""
         while True:
             job = self.training.get(self.job.id)
             if is_reached(job, list(self.training.events(job.id, limit=10_000))):
@@ -91,7 +91,7 @@ class WorkerProcesses:
             time.sleep(0.05)
 
     def brought(self) -> TrainingJob:
-        """An adapter that was trained elsewhere."""
+        """Import an adapter that was trained elsewhere."""
         folder = self.home / "elsewhere"
         edit_adapter(make_adapter(folder, self.base_folder), base_model_name_or_path="tiny-llama")
         files = {
@@ -100,7 +100,7 @@ class WorkerProcesses:
         return self.imports.create(CREATOR, "MIT", files)
 
     def check_charged(self, *jobs: TrainingJob) -> None:
-        """Each of these jobs has cost what it trained, once; nothing else is charged or kept."""
+        """Assert that each of these jobs was charged once, and that nothing else is charged or reserved."""
         with self.database.read() as tx:
             receipts = [stored.signed.receipt for stored in tx.receipts.page(CREATOR, None, 100)]
             assert tx.channels.reservations([MARKET.channel(CREATOR)]) == []
@@ -121,7 +121,7 @@ class WorkerProcesses:
 
 @dataclass(frozen=True)
 class KillPoint:
-    """There are so many events, and checkpoints among them."""
+    """Kill the worker after this many events and checkpoints."""
 
     num_events: int
     num_checkpoints: int

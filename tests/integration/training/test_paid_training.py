@@ -1,4 +1,4 @@
-"""A job's money on a real chain: registered, kept, charged, settled, audited and verified."""
+"""Payment of a job on a real chain: registered, reserved, charged, settled, audited and verified."""
 
 from __future__ import annotations
 

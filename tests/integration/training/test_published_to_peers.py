@@ -1,4 +1,4 @@
-"""What was trained and published, as Kubo keeps it and a second Kubo fetches it over bitswap."""
+"""A published adapter, stored by Kubo and fetched by a second Kubo over bitswap."""
 
 from __future__ import annotations
 

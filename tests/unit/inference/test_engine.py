@@ -1,4 +1,4 @@
-"""What the engine promises besides the right tokens."""
+"""Guarantees of the engine other than correct tokens."""
 
 from __future__ import annotations
 

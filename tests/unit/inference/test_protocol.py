@@ -1,4 +1,4 @@
-"""Blends on the wire: what is a valid one, and what names it."""
+"""Blends on the wire: validity and digests."""
 
 from __future__ import annotations
 

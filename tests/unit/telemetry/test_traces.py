@@ -1,4 +1,4 @@
-"""Traces: off unless asked for, and what is asked for is had or refused."""
+"""Traces are off by default; a configured exporter works or is rejected."""
 
 from __future__ import annotations
 

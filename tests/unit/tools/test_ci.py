@@ -1,4 +1,4 @@
-"""What the project's check of a change makes of what it runs."""
+"""Verdicts of the project's check of a change."""
 
 from __future__ import annotations
 

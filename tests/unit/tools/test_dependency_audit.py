@@ -1,4 +1,4 @@
-"""What registries say, and what is made of it. Nothing here asks one."""
+"""Evaluation of registries' answers, without network access."""
 
 from __future__ import annotations
 

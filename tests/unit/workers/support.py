@@ -1,4 +1,4 @@
-"""Jobs on a real database, with a clock that tests control and rows without a chain."""
+"""Training jobs on a real database, with a controllable clock and rows in memory."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ TRAINING = training_record(OPERATOR, RESULT.base_model, price=5)
 FREE = Payments(MARKET, None, lambda: some_key("receipts"), 60)
 PAID = Payments(MARKET, TRAINING, lambda: some_key("receipts"), 3600)
 NUM_ROWS = 12
-"""Of a contribution."""
+"""Rows of each contribution."""
 
 
 def transferred(transfers: Transfers, account: Account, content: bytes) -> str:
-    """A finished one."""
+    """A completed transfer of `content`; returns its id."""
     made = transfers.create(account, len(content))
     return transfers.append(account, made.id, 0, [content]).id
 
@@ -65,7 +65,7 @@ class InMemoryRows:
 
 
 def letter_rows(count: int = 24) -> list[tuple[int, dict[str, str]]]:
-    """Short rows of two contributions, each about an object of its own."""
+    """Short rows of two contributions, each about a different object."""
     return [
         (
             i % 2,
@@ -110,7 +110,7 @@ class JobHarness:
         return frozen
 
     def fund(self, amount: int) -> None:
-        """A channel of the creator's with a voucher for all of it, and a market that sells training."""
+        """Open a channel of the creator with a voucher for all of it, and register the price of training."""
         channel = MARKET.channel(CREATOR)
         deposit = ChannelRow(id=channel, payer=CREATOR, operator=OPERATOR, collector=COLLECTOR)
         deposit.balance, deposit.block_number, deposit.log_index = amount, 1, 1
@@ -124,7 +124,7 @@ class JobHarness:
         self._register(TRAINING)
 
     def version(self, *snapshots: SnapshotId, name: str = "parent") -> VersionId:
-        """An adapter that the chain knows."""
+        """Index a registered adapter."""
         record = VersionRecord(
             creator=OTHER_CREATOR,
             name=name,
@@ -166,7 +166,7 @@ class JobHarness:
         return list(self.training.events(job.id))
 
     def offers(self) -> list[tuple[str, str]]:
-        """(topic, job id) of all that ever went to the outbox, in order."""
+        """(topic, job id) of all outbox entries, in order."""
         with self.database.begin() as tx:
             rows = tx.session.query(OutboxRow).order_by(OutboxRow.id)
             return [(row.topic, row.payload["job_id"]) for row in rows]

@@ -1,4 +1,4 @@
-"""Tasks go on with the trace of who asked for them, over the broker."""
+"""Tasks continue the trace of their sender across the broker."""
 
 from __future__ import annotations
 

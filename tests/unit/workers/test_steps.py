@@ -54,7 +54,7 @@ ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 class FakePublication:
-    """Stands for `Publication`: where folders go."""
+    """Replaces `Publication`; records the published folders."""
 
     def __init__(self) -> None:
         self.folders: list[Path] = []
@@ -68,14 +68,14 @@ class FakePublication:
 
 
 class FakeScreening:
-    """Stands for `JobScreening`: says the same of everything."""
+    """Replaces `JobScreening`; every report is equal."""
 
     def report(self, job: TrainingJob, job_folder: Path) -> ScreeningReport:
         return ScreeningReport(None, None, 0, 0)
 
 
 class StepsHarness:
-    """Workers over one desk; `program` is what their training processes run."""
+    """Workers on the jobs of a `JobHarness`; their training processes run `program`."""
 
     def __init__(self, jobs: JobHarness, folder: Path) -> None:
         self.jobs = jobs
@@ -99,7 +99,7 @@ class StepsHarness:
         return Steps(self.leases, self.rows, FakeScreening(), self.store, options)  # type: ignore[arg-type]
 
     def brought(self) -> TrainingJob:
-        """An adapter that was trained elsewhere."""
+        """Import an adapter that was trained elsewhere."""
         sent = {name: transferred(self.transfers, CREATOR, name.encode()) for name in ADAPTER_FILES}
         return self.imports.create(CREATOR, "MIT", sent)
 

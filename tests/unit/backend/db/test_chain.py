@@ -1,4 +1,4 @@
-"""What the projections say after events of each kind."""
+"""State of the projections after each kind of event."""
 
 from __future__ import annotations
 
@@ -367,7 +367,7 @@ def test_demands_are_open_until_each_key_is_answered_or_their_batch_falls(databa
 
 
 def test_a_demand_made_again_within_its_block_is_open_again(database: Database) -> None:
-    """Anybody can answer a demand of their own and make it anew: its id is the same."""
+    """An account can answer its own demand and send it again with the same id."""
     with database.begin() as tx:
         take_in(tx, committed(1, 1))
         own = [answered(50, 0, "0x01"), answered(50, 1, "0x02")]

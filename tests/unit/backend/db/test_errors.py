@@ -1,4 +1,4 @@
-"""Faults that databases really have, and what callers are told of them."""
+"""Real faults of databases, and the errors that callers receive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where money and work stand, as the database says."""
+"""Figures of money and pending work, computed by the database."""
 
 from __future__ import annotations
 

@@ -35,23 +35,23 @@ Written = tuple[str, str, dict[str, Any]]
 
 @dataclass
 class ChainState:
-    """What the events so far allow."""
+    """The state that determines which events can follow."""
 
     balances: dict[int, int] = field(default_factory=dict)
     lines: dict[int, int] = field(default_factory=dict)
     spans: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    """Where each channel's collections began and ended, the newest last."""
+    """Intervals of each channel's collections, the newest last."""
     num_contributions: int = 0
     has_proposal: bool = False
     batches: list[int] = field(default_factory=list)
-    """Names of those that stand; the number is one more than the place."""
+    """Names of batches that are not void; a batch's number is its index plus one."""
     fallen: list[tuple[int, int]] = field(default_factory=list)
-    """Numbers and names of those that are to be refunded."""
+    """Numbers and names of batches to refund."""
     demands: list[int] = field(default_factory=list)
 
 
 class EventGenerator:
-    """Writes events that could have happened, for a few entities of each kind."""
+    """Generates possible events for a few entities of each kind."""
 
     def __init__(self, draw: DrawFn, state: ChainState) -> None:
         self._draw = draw
@@ -103,7 +103,7 @@ class EventGenerator:
     def _commit(self) -> Written:
         if self.state.fallen:
             return self._refund()
-        # Few names, so that a batch is also committed anew under its old one.
+        # Few names, so that a batch is also committed again under an earlier name.
         name = self._draw(st.sampled_from([n for n in range(1, 9) if n not in self.state.batches] or [9]))
         self.state.batches.append(name)
         args = {"operator": account(99), "batchHash": word(name), "header": {"dataDigest": word(name)}}

@@ -1,4 +1,4 @@
-"""Receipts as settlement reads them. What serving does with them: `services/test_admission.py`."""
+"""Receipts as settlement reads them. For serving see `services/channels/test_admission.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which addresses count as everybody's."""
+"""Classification of addresses as public or private."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose CPU time it was."""
+"""Attribution of CPU time to processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of play."""
+"""The order in which scenarios run."""
 
 from __future__ import annotations
 

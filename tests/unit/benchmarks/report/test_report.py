@@ -1,4 +1,4 @@
-"""The page, its chart, and what is refused."""
+"""The report page, its chart, and rejected inputs."""
 
 from __future__ import annotations
 

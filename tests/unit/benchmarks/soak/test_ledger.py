@@ -1,4 +1,4 @@
-"""What a soak counts as right and as wrong."""
+"""What a soak test counts as success and as failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line of requests."""
+"""The queue of requests."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Arrival:
 
 @dataclass
 class ReferenceModel:
-    """One model, its adapters and their reference."""
+    """One model, its adapters and a reference implementation."""
 
     model: Path
     oracle: Oracle

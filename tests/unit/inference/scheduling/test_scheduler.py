@@ -1,4 +1,4 @@
-"""Scheduling without a model: who runs when."""
+"""Scheduling without a model: order, batching and preemption of requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine says of itself to Prometheus."""
+"""The engine's Prometheus metrics."""
 
 from __future__ import annotations
 

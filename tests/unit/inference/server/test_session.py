@@ -1,4 +1,4 @@
-"""One connection, without a socket: what it does to a client that misbehaves."""
+"""One session without a socket, with clients that violate the protocol."""
 
 from __future__ import annotations
 

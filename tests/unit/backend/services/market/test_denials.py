@@ -139,7 +139,7 @@ def test_the_copy_that_answers_are_made_from_stays_until_they_have_ended(
     payer = Payer(installation.payer.account)
     reservation = installation.admission.reserve(payer, 10)
     taken = installation.denials.take_down(record, Reason.LEGAL)
-    later = installation.admission.reserve(payer, 10)  # of another adapter: nobody waits for it
+    later = installation.admission.reserve(payer, 10)  # of another adapter, for which no request waits
     assert not installation.denials.drop_copies(taken)
     assert copy.is_dir()
     installation.admission.release(reservation)

@@ -125,7 +125,7 @@ def test_ones_own_versions_other_bases_and_bare_models_are_no_copies(registry: R
 
 
 def test_without_a_snapshot_ones_own_versions_that_have_one_are_originals_too(registry: Registry) -> None:
-    """Else whoever trained here could list the same weights again, and leave their contributors out."""
+    """Otherwise a customer could list the same weights again, without their contributors."""
     for number in (1, 2):
         registry.screening.add(inspection(number, update(number)))
     registry.register(1, BOB)
@@ -168,11 +168,11 @@ def test_what_was_not_inspected_has_no_report(registry: Registry) -> None:
 
 
 class Folders:
-    """Of versions 1 and 2; nobody has 3."""
+    """Folders of versions 1 and 2; version 3 is unavailable."""
 
     def folder(self, record: Any) -> Any:
         if record.adapter_digest == digest(3):
-            raise Unavailable("nobody has it")
+            raise Unavailable("no provider")
         return int(record.adapter_digest, 16)
 
 

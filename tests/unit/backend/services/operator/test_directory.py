@@ -28,7 +28,7 @@ class FakeOutbound:
     def get(self, url: str, *, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
         self.asked.append(url)
         if url not in self.answers:
-            raise Unreachable("nobody")
+            raise Unreachable("no connection")
         yield self.answers[url]
 
 
@@ -69,7 +69,7 @@ def test_an_operator_is_asked_once_in_a_while_and_its_uptime_counted(harness: Di
     harness.outbound.answers.clear()
     harness.now += REFRESH_SECONDS
     harness.operators.all(())
-    harness.operators._pool.shutdown()  # what was asked again meanwhile
+    harness.operators._pool.shutdown()  # waits for the second request
     found = harness.standing()
     assert (found.card, found.latency_ms, found.uptime_ppm) == (None, None, 500_000)
 
@@ -77,7 +77,7 @@ def test_an_operator_is_asked_once_in_a_while_and_its_uptime_counted(harness: Di
 @pytest.mark.parametrize(
     "card",
     [
-        Card(some_account("somebody else"), [], []),
+        Card(some_account("another operator"), [], []),
         b"<html>",
         b"[" * 100_000,
         b'{"x":' * 100_000,

@@ -23,7 +23,7 @@ NOW = 1_800_000_000
 
 
 class FakeChain:
-    """What the contracts answer; its owner changes it."""
+    """Scripted results of the contracts' calls."""
 
     def __init__(self) -> None:
         self.held, self.allowance, self.pot, self.wei = 5_000 * 10**6, 0, 0, 10**18
@@ -73,7 +73,7 @@ class MembershipHarness:
 
     def mined(self, transaction: ChainTransaction) -> None:
         with self.database.begin() as tx:
-            tx.transactions.mark_failed(transaction.id, {})  # over, whatever became of it
+            tx.transactions.mark_failed(transaction.id, {})  # final, with any result
 
 
 def calls(transactions: list[ChainTransaction]) -> list[str]:

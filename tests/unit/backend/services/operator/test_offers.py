@@ -26,11 +26,11 @@ DEARER = base_record(OWN, BASE, "Tiny", (200_001, 400_000))
 
 
 class FakeRegistry:
-    """What the contract knows of versions."""
+    """Versions registered in the contract."""
 
     def __init__(self) -> None:
         self.versions: dict[VersionId, bool] = {}
-        """Whether it is deprecated."""
+        """Whether a version is deprecated."""
         self.prepared: list[Any] = []
         self.wei, self.refuses = 10**18, False
 

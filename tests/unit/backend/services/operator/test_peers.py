@@ -102,7 +102,7 @@ def test_who_is_named_is_asked_first_and_we_never_ask_ourselves(harness: PeersHa
 def test_who_lacks_a_content_or_is_away_is_left_alone_for_a_while(harness: PeersHarness) -> None:
     cid, other = harness.theirs.add_folder(FILES), harness.theirs.add_folder({"other": b"1"})
     harness.settle("lacks", refusing(UnexpectedStatus("404")), stake=2)
-    harness.settle("away", refusing(Unreachable("nobody")))
+    harness.settle("away", refusing(Unreachable("no connection")))
     for _ in range(2):
         harness.peers.fetch(cid, 1000)
     assert harness.names() == ["lacks", "away"]

@@ -1,4 +1,4 @@
-"""What the operator does after a conviction: restore, then settle again what can stand, and nothing twice."""
+"""After a conviction: refund, then settle the valid receipts again, each once."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_death_at_any_step_after_a_void_loses_and_doubles_nothing(
 def test_a_void_that_falls_out_of_the_chain_leaves_everything_as_it_was(
     harness: SettlementHarness, runs: int
 ) -> None:
-    """At whatever point of releasing, refunding and committing again it does."""
+    """At every point of releasing, refunding and committing again."""
     receipts = settle_batches(harness, 3)
     fork = harness.chain.fork()
     harness.chain.void_from(2)

@@ -1,4 +1,4 @@
-"""What a conviction teaches: receipts set aside, trees not built again."""
+"""Effects of a conviction: receipts are quarantined, and the same trees are not built again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the chain refuses: a channel, some channels together, a whole batch."""
+"""Reverts of a commit: because of one channel, of several together, or of the whole batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch takes from each channel, by vouchers, session keys, balances and waivers."""
+"""Receipts that a batch selects from each channel, by vouchers, session keys, balances and waivers."""
 
 from __future__ import annotations
 

@@ -145,14 +145,14 @@ def test_a_commit_from_elsewhere_is_followed_and_built_upon(
 def test_of_two_settlers_at_the_same_point_one_commits(harness: SettlementHarness) -> None:
     receipts = [harness.serve()]
 
-    class Meanwhile:
+    class CommitsDuringBuild:
         def __getattr__(self, name: str) -> Any:
             if name == "add_folder":
                 receipts.append(harness.serve())
                 harness.settler().run_once(is_forced=True)
             return getattr(harness.blobs, name)
 
-    assert harness.settler(blobs=Meanwhile()).run_once(is_forced=True).step is Step.WAITING
+    assert harness.settler(blobs=CommitsDuringBuild()).run_once(is_forced=True).step is Step.WAITING
     assert harness.mine() == 1
     assert_all_settled(harness, receipts)
 

@@ -1,4 +1,4 @@
-"""Adapters that were trained elsewhere, from their creator's side: `backend.services.train.imported`."""
+"""Imported adapters, from their creator's side: `backend.services.train.imported`."""
 
 from __future__ import annotations
 

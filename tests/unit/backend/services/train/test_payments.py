@@ -1,4 +1,4 @@
-"""What a job costs, from the money that is kept for it to its receipt."""
+"""Payment of a job, from its reservation to its receipt."""
 
 from __future__ import annotations
 

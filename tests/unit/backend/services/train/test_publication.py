@@ -1,4 +1,4 @@
-"""Publishing what was trained: `backend.services.train.publication`."""
+"""Publication of trained adapters: `backend.services.train.publication`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FakeChain:
 
 
 class PublicationHarness:
-    """A publication with real store and database."""
+    """Publication with a real store and database."""
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.jobs = JobHarness(database)
@@ -77,7 +77,7 @@ class PublicationHarness:
         return self.jobs.training.get(job.id)
 
     def brought(self) -> TrainingJob:
-        """An adapter from elsewhere, published."""
+        """Import and publish an adapter that was trained elsewhere."""
         files = {name: transferred(self.transfers, CREATOR, b"{}") for name in MAX_BYTES}
         job = self.imports.create(CREATOR, "MIT", files)
         unmeasured = TrainingResult(RESULT.adapter_digest, RESULT.base_model, {"general_loss_base": 1.0})

@@ -16,7 +16,7 @@ SALTED = {"name": "Coin", "verifyingContract": TOKEN, "salt": some_hash("salt")}
 
 
 class FakeChain:
-    """A token with these functions and results; whatever else it is asked reverts."""
+    """A token with these functions and results; every other call reverts."""
 
     chain_id = CHAIN_ID
 

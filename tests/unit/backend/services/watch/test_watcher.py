@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StopAfter(threading.Event):
-    """Set after so many waits; remembers how long they would have been."""
+    """An event that is set after `num_waits` waits, and records their timeouts."""
 
     def __init__(self, num_waits: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class StopAfter(threading.Event):
 
 
 class WatcherHarness:
-    """A watcher whose chain has as many blocks as it is told, and whose passes are counted."""
+    """A watcher on a scripted chain, whose passes are counted."""
 
     def __init__(self, *operators: str) -> None:
         self.block, self.num_passes, self.failure = 1, 0, ""
