@@ -116,7 +116,7 @@ def await_final(market: ApiClient, receipt_id: str) -> dict[str, Any]:
     return wait_until(final, "the receipt's batch to be final", 180)
 
 
-def test_answers_are_paid_and_audited_whatever_is_killed(tmp_path: Path) -> None:
+def test_answers_are_paid_and_audited_after_any_kill(tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "up.log"
     with (
         Collector().running() as collector,

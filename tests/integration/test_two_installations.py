@@ -41,7 +41,7 @@ def operators(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> It
         yield TwoOperators(chain, hardhat_node.url, tmp_path, stack)
 
 
-def test_what_one_publishes_the_other_serves_and_the_first_ones_contributors_are_paid(
+def test_an_adapter_of_one_operator_is_served_by_the_other_and_its_contributors_are_paid(
     operators: TwoOperators,
 ) -> None:
     home, away = operators.home, operators.away

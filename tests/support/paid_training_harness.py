@@ -62,22 +62,22 @@ class PaidTrainingHarness:
     def create(self, **options: Any) -> TrainingJob:
         return self.training.create(self.installation.payer.account, SNAPSHOT, CONFIG | options)
 
-    def taken(self, job: TrainingJob, step: Step) -> LeasedJob:
+    def lease(self, job: TrainingJob, step: Step) -> LeasedJob:
         held = self.leases.acquire(job.id, step)
         assert held is not None
         return held
 
-    def trained(self, job: TrainingJob, num_tokens: int = TOKENS) -> None:
+    def train(self, job: TrainingJob, num_tokens: int = TOKENS) -> None:
         """Run all steps except publication."""
         self.leases.complete_validation(
-            self.taken(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3)
+            self.lease(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3)
         )
         metrics = {**RESULT.metrics, "num_trained_tokens": num_tokens}
-        self.leases.complete_training(self.taken(job, Step.TRAIN), replace(RESULT, metrics=metrics))
+        self.leases.complete_training(self.lease(job, Step.TRAIN), replace(RESULT, metrics=metrics))
 
-    def published(self, job: TrainingJob) -> TrainingJob:
-        self.trained(job)
-        return self.leases.complete_publication(self.taken(job, Step.PUBLISH), CID)
+    def publish(self, job: TrainingJob) -> TrainingJob:
+        self.train(job)
+        return self.leases.complete_publication(self.lease(job, Step.PUBLISH), CID)
 
     @property
     def reserved(self) -> int:

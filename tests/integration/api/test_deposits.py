@@ -210,7 +210,7 @@ def test_a_deposit_does_not_count_before_it_is_deep_enough(harness: DepositHarne
 
 
 @pytest.mark.parametrize("field", ["units", "cap", "salt"])
-def test_whoever_relays_can_change_nothing(harness: DepositHarness, field: str) -> None:
+def test_a_relayer_cannot_change_the_deposit(harness: DepositHarness, field: str) -> None:
     prepared = harness.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
     relay = prepared.relay
     changed = {

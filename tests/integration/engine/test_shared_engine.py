@@ -76,7 +76,7 @@ async def test_a_killed_client_costs_the_others_nothing(supervisor: Supervisor, 
     assert supervisor.is_running("engine")
 
 
-def test_a_second_engine_on_the_same_path_ends_at_once_and_disturbs_nobody(
+def test_a_second_engine_on_the_same_path_exits_and_the_first_continues(
     supervisor: Supervisor, spec: EngineProcess
 ) -> None:
     second = subprocess.run(

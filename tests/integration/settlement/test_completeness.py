@@ -124,7 +124,7 @@ def converse(harness: DisputeHarness, case: Case, disputed: DisputedBatch) -> Wr
     raise AssertionError("no end")
 
 
-def test_withheld_data_and_hidden_entries_are_brought_out_by_real_demands(harness: DisputeHarness) -> None:
+def test_demands_reveal_withheld_data_and_hidden_entries(harness: DisputeHarness) -> None:
     random = Random(8)
     with harness.undone():
         draft, parent, ledger = honest(harness, random, 4, has_parent=True)
@@ -136,7 +136,7 @@ def test_withheld_data_and_hidden_entries_are_brought_out_by_real_demands(harnes
         assert harness.convicts(wrong.proof)
 
 
-def test_a_balance_on_top_of_a_withheld_parent_is_brought_out_by_real_demands(
+def test_demands_reveal_a_balance_on_top_of_a_withheld_parent(
     harness: DisputeHarness,
 ) -> None:
     random = Random(9)

@@ -128,7 +128,7 @@ def test_batches_follow_each_other_and_pay_only_the_increase(market: LiveMarket)
     assert dollars(market, first) - start == ledger.balances[first] // UNIT
 
 
-def test_a_vote_between_build_and_commit_makes_the_batch_anew_under_the_new_fee(market: LiveMarket) -> None:
+def test_a_vote_between_build_and_commit_rebuilds_the_batch_with_the_new_fee(market: LiveMarket) -> None:
     serve_all(market)
     assert market.settler().run_once(is_forced=True).step is Step.COMMITTING
     market.govern("setFee", 100_000)

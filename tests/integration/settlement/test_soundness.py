@@ -71,7 +71,7 @@ def assert_stands(harness: DisputeHarness, seed: int, num_proofs: int) -> None:
 
 @settings(max_examples=15)
 @given(seeds)
-def test_an_honest_batch_stands_whatever_is_tried(harness: DisputeHarness, seed: int) -> None:
+def test_no_proof_convicts_an_honest_batch(harness: DisputeHarness, seed: int) -> None:
     assert_stands(harness, seed, 21)
 
 
@@ -79,5 +79,5 @@ def test_an_honest_batch_stands_whatever_is_tried(harness: DisputeHarness, seed:
 @pytest.mark.timeout(1800)
 @settings(max_examples=200)
 @given(seeds)
-def test_many_honest_batches_stand_whatever_is_tried(harness: DisputeHarness, seed: int) -> None:
+def test_no_proof_convicts_many_honest_batches(harness: DisputeHarness, seed: int) -> None:
     assert_stands(harness, seed, 70)

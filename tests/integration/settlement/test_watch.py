@@ -161,7 +161,7 @@ def test_a_proof_that_would_revert_is_reported_and_not_sent(harness: WatcherHarn
     assert (harness.num_sent(), harness.state(header)) == (before, BatchState.COMMITTED)
 
 
-def test_the_own_operator_is_never_accused(harness: WatcherHarness) -> None:
+def test_the_watchers_own_operator_is_never_disputed(harness: WatcherHarness) -> None:
     header, before = harness.commit(attacks.outside_snapshot), harness.num_sent()
     assert what(harness.watcher(WatchOptions(can_challenge=True)).run_once()) == ["wrong"]
     assert (harness.num_sent(), harness.state(header)) == (before, BatchState.COMMITTED)
@@ -180,7 +180,9 @@ def test_a_wrong_batch_that_became_final_is_reported_and_the_next_one_judged_nev
     assert harness.state(header) is BatchState.VOID
 
 
-def test_an_operator_that_cannot_be_judged_is_named_and_blinds_nobody(harness: WatcherHarness) -> None:
+def test_an_operator_that_cannot_be_judged_is_reported_and_others_are_still_judged(
+    harness: WatcherHarness,
+) -> None:
     harness.commit(honest)
     watcher = harness.watcher()
 
@@ -221,7 +223,7 @@ def test_demands_on_the_own_operator_are_answered_from_batch_data(harness: Watch
     assert not harness.market.chain.call("Settlement", "isHeld", OPERATOR.account, second.number)
 
 
-def test_demands_are_left_alone_with_no_answer_and_answered_by_anybody_with_answer(
+def test_demands_are_answered_only_if_answering_is_enabled(
     harness: WatcherHarness,
 ) -> None:
     header = harness.commit(honest)
@@ -247,7 +249,7 @@ def test_an_audit_finds_right_what_was_shown_on_demand_alone(harness: WatcherHar
     assert verdict.is_right
 
 
-def test_what_somebody_else_answered_first_is_no_news(harness: WatcherHarness) -> None:
+def test_a_demand_that_was_already_answered_is_not_reported(harness: WatcherHarness) -> None:
     demand(harness, harness.commit(honest), Tree.BALANCES, 0)
     watcher = harness.watcher(WatchOptions())
     assert watcher.answers is not None

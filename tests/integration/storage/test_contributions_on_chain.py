@@ -116,7 +116,7 @@ def test_docstrings_become_accepted_contributions_and_a_snapshots_rows(market: I
     assert market.snapshots.licences(freezing.snapshot_id) == ["MIT", "PSF-2.0"]
 
 
-def test_content_that_somebody_recorded_first_comes_back_as_a_draft(market: Installation) -> None:
+def test_content_that_another_account_recorded_first_returns_as_a_draft(market: Installation) -> None:
     upload = market.upload(ALICE, [b'{"text": "mine"}'], "MIT")
     report = upload.report
     assert report.cid is not None

@@ -90,7 +90,7 @@ class WorkerProcesses:
             assert job.state is not JobState.FAILED, (job.error, (self.home / "worker.log").read_text())
             time.sleep(0.05)
 
-    def brought(self) -> TrainingJob:
+    def create_import(self) -> TrainingJob:
         """Import an adapter that was trained elsewhere."""
         folder = self.home / "elsewhere"
         edit_adapter(make_adapter(folder, self.base_folder), base_model_name_or_path="tiny-llama")
@@ -265,7 +265,7 @@ def test_an_adapter_from_elsewhere_is_published_once_however_often_its_workers_a
     """Once while it is looked at, and once behind each thing that is noted of it."""
     workers = WorkerProcesses(sqlite_database, tmp_path, {**CONFIG, "epochs": 0.1}, lease_seconds=1)
     workers.training.cancel(workers.job.id, CREATOR)
-    job = workers.brought()
+    job = workers.create_import()
     events = partial(workers.imports.events, job.id, CREATOR)
     for name, value in (("step", "validate"), ("state", "running"), ("step", "publish"), ("message", "")):
         with workers.worker() as worker:

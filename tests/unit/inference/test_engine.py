@@ -172,7 +172,7 @@ def test_a_payer_who_fills_the_line_with_tokens_gives_way_too(make_engine: Calla
     assert {key for key, answer in answers.items() if answer.error} == {"hot2"}
 
 
-def test_nobody_makes_room_for_a_lower_class(make_engine: Callable[..., Engine]) -> None:
+def test_no_request_is_shed_for_a_lower_class(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(max_running=1, max_waiting=2)
     engine.add(greedy("runs"))
     engine.step()

@@ -86,7 +86,7 @@ class JobHarness:
         self.training = Training(database, FREE, lambda: self.now)
         self.leases = Leases(database, FREE, lambda: self.now, seconds=30)
 
-    def taken(self, step: Step = Step.VALIDATE, **config: Any) -> LeasedJob:
+    def create_leased(self, step: Step = Step.VALIDATE, **config: Any) -> LeasedJob:
         """A new job with a leased step."""
         held = self.leases.acquire(self.job(**config).id, step)
         assert held is not None

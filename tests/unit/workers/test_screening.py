@@ -44,7 +44,7 @@ def job_screening(sqlite_database: Database, tiny_base: Path, tmp_path: Path) ->
     return JobScreening(screening, AdapterFolders(store, tmp_path / "adapters"), InspectionProcess(tiny_base))
 
 
-def test_an_adapter_is_inspected_by_a_process_of_its_own_where_training_left_no_word(
+def test_an_adapter_without_an_inspection_file_is_inspected_in_a_separate_process(
     job_screening: JobScreening, tiny_base: Path, tmp_path: Path
 ) -> None:
     ref = make_adapter(tmp_path / ADAPTER, tiny_base)
@@ -58,7 +58,9 @@ def test_an_adapter_is_inspected_by_a_process_of_its_own_where_training_left_no_
     assert job_screening.report(JOB, tmp_path) == report
 
 
-def test_the_process_tells_what_training_would_have_written(tiny_base: Path, tmp_path: Path) -> None:
+def test_the_process_returns_the_inspection_that_training_would_write(
+    tiny_base: Path, tmp_path: Path
+) -> None:
     make_adapter(tmp_path / ADAPTER, tiny_base)
     received = as_json(InspectionProcess(tiny_base)(tmp_path / ADAPTER))
     assert json.dumps(received) == json.dumps(as_json(inspect_adapter(tiny_base, tmp_path / ADAPTER)))

@@ -98,7 +98,7 @@ class StepsHarness:
         options = TrainerOptions(self.folder, cache, 1, "", command, bring, transfers=self.transfers)
         return Steps(self.leases, self.rows, FakeScreening(), self.store, options)  # type: ignore[arg-type]
 
-    def brought(self) -> TrainingJob:
+    def create_import(self) -> TrainingJob:
         """Import an adapter that was trained elsewhere."""
         sent = {name: transferred(self.transfers, CREATOR, name.encode()) for name in ADAPTER_FILES}
         return self.imports.create(CREATOR, "MIT", sent)
@@ -132,7 +132,7 @@ def test_three_steps_make_a_job_succeed(harness: StepsHarness) -> None:
     assert kinds.index("screening") < kinds.index("published")
 
 
-def test_the_parent_of_a_warm_start_is_brought_and_named_to_the_trainer(harness: StepsHarness) -> None:
+def test_the_parent_of_a_warm_start_is_fetched_and_passed_to_the_trainer(harness: StepsHarness) -> None:
     snapshot = harness.jobs.snapshot(True, True)
     parent = harness.jobs.version(harness.jobs.snapshot(True))
     job = harness.jobs.training.create(CREATOR, snapshot, {"parent": parent})
@@ -334,7 +334,7 @@ def test_a_heartbeat_survives_a_database_that_is_away_for_a_moment(
 def test_an_adapter_from_elsewhere_is_looked_at_and_published_without_any_training(
     harness: StepsHarness,
 ) -> None:
-    job = harness.brought()
+    job = harness.create_import()
     harness.run(job.id, Step.VALIDATE)
     folder = harness.folder / job.id
     assert {path.name: path.read_text() for path in (folder / UPLOADED).iterdir()} == {
@@ -352,10 +352,10 @@ def test_an_adapter_from_elsewhere_is_looked_at_and_published_without_any_traini
     assert kinds.index("screening") < kinds.index("published")
 
 
-def test_a_refused_adapter_fails_with_its_reason_and_keeps_what_was_brought(harness: StepsHarness) -> None:
+def test_a_refused_adapter_fails_with_its_reason_and_its_upload_is_retained(harness: StepsHarness) -> None:
     """A creator who corrects the configuration need not upload the weights again."""
     harness.program = "say('failed', code='adapter_refused', message='pickle', reason='adapter_pickle')"
-    job = harness.brought()
+    job = harness.create_import()
     harness.run(job.id, Step.VALIDATE, Step.PUBLISH)
     failed = harness.imports.get(job.id)
     assert failed.error == {"code": "adapter_refused", "message": "pickle", "reason": "adapter_pickle"}
@@ -364,7 +364,7 @@ def test_a_refused_adapter_fails_with_its_reason_and_keeps_what_was_brought(harn
 
 
 def test_files_that_went_before_they_were_read_end_the_job_by_name(harness: StepsHarness) -> None:
-    job = harness.brought()
+    job = harness.create_import()
     assert job.imported is not None
     harness.transfers.remove(CREATOR, job.imported.transfers[WEIGHTS_FILE])
     harness.run(job.id, Step.VALIDATE)
@@ -377,7 +377,7 @@ def test_files_that_went_before_they_were_read_end_the_job_by_name(harness: Step
 def test_an_adapter_from_elsewhere_outlives_a_worker_that_vanished(
     harness: StepsHarness, moment: Step
 ) -> None:
-    job = harness.brought()
+    job = harness.create_import()
     for step in (Step.VALIDATE, Step.PUBLISH):
         if step is moment:
             assert harness.leases.acquire(job.id, step) is not None
@@ -389,8 +389,8 @@ def test_an_adapter_from_elsewhere_outlives_a_worker_that_vanished(
     assert len(harness.store.folders) == 1
 
 
-def test_a_foreign_adapter_whose_folder_is_lost_has_to_be_brought_again(harness: StepsHarness) -> None:
-    job = harness.brought()
+def test_an_imported_adapter_whose_folder_is_lost_must_be_uploaded_again(harness: StepsHarness) -> None:
+    job = harness.create_import()
     harness.run(job.id, Step.VALIDATE)
     shutil.rmtree(harness.folder / job.id)
     for _ in range(MAX_ATTEMPTS):

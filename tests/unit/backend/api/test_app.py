@@ -38,7 +38,7 @@ def test_readiness_is_a_503_that_names_the_parts() -> None:
     assert answer.json() == {"status": "unavailable", "faults": {"engine": "no socket"}}
 
 
-def test_a_defect_is_a_500_that_tells_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_is_a_500_without_internal_details(caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> dict[str, str]:
         raise RuntimeError("secret path /etc/keys")
 

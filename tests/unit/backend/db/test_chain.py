@@ -255,7 +255,7 @@ def test_batches_fall_with_the_one_that_was_convicted_and_their_numbers_are_give
         assert tx.chain.batch(word(6)) is None
 
 
-def test_a_batch_committed_anew_under_its_old_hash_within_a_block_stands(database: Database) -> None:
+def test_a_batch_committed_again_with_its_old_hash_within_a_block_is_valid(database: Database) -> None:
     with database.begin() as tx:
         take_in(tx, committed(1, 1), *convicted(1, ALICE), voided(1, 1, 1), refunded(1, 1), committed(1, 1))
     with database.read() as tx:
@@ -263,7 +263,7 @@ def test_a_batch_committed_anew_under_its_old_hash_within_a_block_stands(databas
         assert (batch.state, batch.conviction, batch.is_refunded) == (BatchState.COMMITTED, None, False)
 
 
-def test_a_conviction_that_paid_nobody_has_no_challenger(database: Database) -> None:
+def test_a_conviction_without_a_reward_has_no_challenger(database: Database) -> None:
     with database.begin() as tx:
         take_in(tx, committed(1, 1), *convicted(1, Account("0x" + "00" * 20)), voided(1, 1, 1))
     with database.read() as tx:
@@ -341,7 +341,7 @@ def answered(name: int, place: int, call: str) -> tuple[str, str, dict[str, Any]
     return "Disputes", "Answered", {"id": word(name), "i": place, "answerer": BOB, "call": call}
 
 
-def test_demands_are_open_until_each_key_is_answered_or_their_batch_falls(database: Database) -> None:
+def test_demands_are_open_until_each_key_is_answered_or_their_batch_is_void(database: Database) -> None:
     with database.begin() as tx:
         take_in(tx, committed(1, 1), committed(2, 2))
         take_in(tx, demanded(50, 2, 90), demanded(51, 1, 80), demanded(52, 1, 85))

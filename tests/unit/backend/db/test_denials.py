@@ -37,7 +37,7 @@ def test_a_denial_is_removed_once(database: Database) -> None:
         assert tx.denials.all() == []
 
 
-def test_the_floor_price_is_one_until_another_is_said(database: Database) -> None:
+def test_the_floor_price_is_one_until_it_is_set(database: Database) -> None:
     floors = [FloorPrice(5, 0), FloorPrice(2**63 - 1, 7)]
     with database.read() as tx:
         assert tx.denials.floor() == FloorPrice(1, 1)

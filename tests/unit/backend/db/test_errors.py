@@ -47,7 +47,7 @@ def test_a_full_disk_is_named_and_nothing_is_kept(sqlite_database: Database) -> 
         assert tx.session.scalar(text("SELECT count(*) FROM filler")) == 0
 
 
-def test_a_writer_that_waits_too_long_is_told_that_the_database_is_busy(
+def test_a_writer_that_waits_too_long_gets_a_busy_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(db_session, "BUSY_MILLISECONDS", 1)
@@ -89,7 +89,7 @@ def test_a_missing_table_is_a_defect_and_stays_one(tmp_path: Path) -> None:
         ("40P01", DatabaseUnavailable),
     ],
 )
-def test_what_a_server_says_of_itself_is_told_by_its_code(sqlstate: str, kind: type[Exception]) -> None:
+def test_a_servers_own_errors_are_classified_by_their_code(sqlstate: str, kind: type[Exception]) -> None:
     assert type(to_domain_error(said(sqlstate), is_committing=False)) is kind
 
 
@@ -97,7 +97,7 @@ def test_what_a_server_says_of_our_statement_is_our_defect() -> None:
     assert to_domain_error(said("42P01"), is_committing=False) is None
 
 
-def test_a_commit_whose_end_nobody_heard_promises_nothing() -> None:
+def test_a_commit_with_an_unknown_outcome_is_not_retryable() -> None:
     assert to_domain_error(said("08006"), is_committing=True) is None
     assert isinstance(to_domain_error(said("53100"), is_committing=True), DiskFull)
 

@@ -129,7 +129,7 @@ def test_a_second_look_up_has_no_say_in_where_the_connection_goes() -> None:
     assert network.tried == ["8.8.8.8"]
 
 
-def test_the_next_address_is_tried_where_nobody_answers() -> None:
+def test_the_next_address_is_tried_if_one_does_not_answer() -> None:
     network = Connecting()
     addresses = [f"8.8.8.{number}" for number in range(9)]
     with pytest.raises(Unreachable):

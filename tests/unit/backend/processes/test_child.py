@@ -159,7 +159,7 @@ def test_memory_and_processor_time_are_limited() -> None:
     assert error.value.status in {-signal.SIGXCPU, -signal.SIGKILL}
 
 
-def test_a_child_is_gone_after_its_context_whatever_it_did() -> None:
+def test_a_child_never_outlives_its_context() -> None:
     pids: list[int] = []
 
     def fail() -> None:

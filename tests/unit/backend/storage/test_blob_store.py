@@ -234,9 +234,7 @@ def test_fetching_over_something_that_exists_is_refused(store: BlobStore, tmp_pa
         store.fetch_folder(cid, tmp_path)
 
 
-def test_a_strangers_car_is_kept_if_it_is_the_folder_that_was_asked_for(
-    store: BlobStore, tmp_path: Path
-) -> None:
+def test_an_untrusted_car_is_stored_if_it_is_the_requested_folder(store: BlobStore, tmp_path: Path) -> None:
     elsewhere = EmbeddedStore(tmp_path / "elsewhere", is_durable=False)
     cid = elsewhere.add_folder(FILES)
     store.add_car(cid, elsewhere.car(cid))

@@ -58,7 +58,7 @@ def test_a_report_ranks_all_methods_and_becomes_a_page(plan: Plan) -> None:
     assert MISSING in page(None)
 
 
-def test_the_page_is_that_of_the_report_beside_it(tmp_path: Path) -> None:
+def test_the_page_matches_its_report(tmp_path: Path) -> None:
     docs = Path("docs")
     report = json.loads((docs / KEPT).read_bytes()) if (docs / KEPT).exists() else None
     write(tmp_path, report)

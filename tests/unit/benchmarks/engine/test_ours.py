@@ -49,7 +49,9 @@ def test_a_closed_loop_answers_every_request(ours: OurEngine, adapters: list[str
     assert measured.num_tokens == sum(new_tokens for _, _, new_tokens in zipf_requests(workload))
 
 
-def test_a_closed_loop_tells_what_adapters_cost_a_request(ours: OurEngine, adapters: list[str]) -> None:
+def test_a_closed_loop_measures_the_cost_of_adapters_per_request(
+    ours: OurEngine, adapters: list[str]
+) -> None:
     workload = ClosedLoop(adapters, 20, seed=1, num_clients=3, shortest=1, longest=3)
     first, again = (ours.closed_loop(**asdict(workload)) for _ in range(2))
     drawn = {folder for _, folder, _ in zipf_requests(workload)}

@@ -27,7 +27,7 @@ def test_lengths_of_answers_vary_within_their_bounds() -> None:
     assert {new_tokens for _, _, new_tokens in zipf_requests(loop)} == {3, 4, 5, 6}
 
 
-def test_a_loop_is_the_same_for_the_same_seed_whatever_the_adapters_are_called() -> None:
+def test_a_loop_depends_on_the_seed_and_not_on_adapter_names() -> None:
     first, second = (
         [(prompt, length) for prompt, _, length in zipf_requests(ClosedLoop(names, 50, seed=3))]
         for names in (["a", "b"], ["c", "d"])

@@ -35,6 +35,6 @@ def test_this_one_is_read_from_the_system() -> None:
     assert cpu.vendor in text
 
 
-def test_a_system_that_tells_nothing_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_cpu_information_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda _: (_ for _ in ()).throw(FileNotFoundError()))
     assert this_cpu() == Cpu("", frozenset())

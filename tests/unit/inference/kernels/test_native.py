@@ -209,7 +209,7 @@ def test_largest_elements(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("place", [0, 5, 33])
-def test_the_largest_beside_nan_is_nan(dtype: torch.dtype, place: int) -> None:
+def test_the_maximum_with_a_nan_is_nan(dtype: torch.dtype, place: int) -> None:
     rows = torch.zeros(2, 34, dtype=dtype)
     rows[1, place], rows[0, 3] = math.nan, math.inf
     values, places = NativeKernels(dtype).argmax(rows)

@@ -19,7 +19,7 @@ def test_a_gpu_gets_tritons_kernels() -> None:
     assert type(select_kernels("auto", torch.bfloat16, "cuda:0")).__name__ == "TritonKernels"
 
 
-def test_without_triton_a_gpu_gets_plain_torch_and_a_word_about_it(
+def test_without_triton_a_gpu_uses_plain_torch_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def find_spec(_: str) -> ModuleSpec | None:

@@ -7,7 +7,7 @@ import torch
 from inference.kernels.threads import set_num_threads
 
 
-def test_a_thread_keeps_its_count_whatever_another_one_sets() -> None:
+def test_a_threads_count_is_independent_of_other_threads() -> None:
     before = torch.get_num_threads()
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
         one.submit(set_num_threads, 3).result()

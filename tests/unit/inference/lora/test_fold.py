@@ -122,7 +122,7 @@ def resident_pages() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1])
 
 
-def test_what_a_large_tensor_took_goes_back_at_once_whatever_came_after_it() -> None:
+def test_memory_of_a_large_tensor_is_returned_at_once() -> None:
     """Malloc would keep it: what was allocated later lies above."""
     tensors = [reserve((2**20,), torch.bfloat16) for _ in range(32)]
     for tensor in tensors:

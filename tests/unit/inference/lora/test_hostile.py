@@ -40,7 +40,7 @@ def expected(engine: Engine, good: AdapterRef) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_it_is_refused_by_its_own_error_and_nobody_else_notices(
+def test_it_is_rejected_by_its_own_error_and_other_requests_continue(
     name: str, engine: Engine, good: AdapterRef, expected: list[int], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(good.path, tmp_path / "adapter"))
@@ -61,7 +61,7 @@ def kinds_of(error: type[AdapterError]) -> list[type[AdapterError]]:
     return [error, *(kind for sub in error.__subclasses__() for kind in kinds_of(sub))]
 
 
-def test_every_error_of_an_adapter_has_a_code_of_its_own_and_a_line_in_the_manual() -> None:
+def test_every_adapter_error_has_a_distinct_code_and_is_documented() -> None:
     codes = [kind.code for kind in kinds_of(AdapterError)]
     manual = (Path(__file__).parents[4] / "docs" / "engine.md").read_text()
     assert len(set(codes)) == len(codes) >= 20

@@ -106,7 +106,7 @@ def test_the_least_recently_used_makes_room(loading: Callable[[int], Loading]) -
     it.registry.check_integrity({three.digest})
 
 
-def test_what_somebody_waits_for_is_not_evicted_and_the_next_load_waits(
+def test_an_adapter_with_waiting_requests_is_not_evicted_and_the_next_load_waits(
     loading: Callable[[int], Loading],
 ) -> None:
     it = loading(SIZE)
@@ -122,7 +122,7 @@ def test_what_somebody_waits_for_is_not_evicted_and_the_next_load_waits(
     assert it.registry.resident_digests == [two.digest]
 
 
-def test_a_load_that_nobody_waits_for_any_more_is_not_started(loading: Callable[[int], Loading]) -> None:
+def test_a_load_without_waiting_requests_is_not_started(loading: Callable[[int], Loading]) -> None:
     it = loading(SIZE)
     one, two = it.ref("1"), it.ref("2")
     it.want(one)
@@ -210,7 +210,7 @@ def test_a_load_that_turns_out_larger_than_its_file_waits_for_the_room_it_needs(
     assert it.registry.resident_digests == [grown.digest]
 
 
-def test_whoever_came_first_takes_what_younger_ones_hold(loading: Callable[[int], Loading]) -> None:
+def test_the_oldest_holder_evicts_adapters_of_younger_ones(loading: Callable[[int], Loading]) -> None:
     """Two holders need two adapters each, and have one each; there is room for two."""
     it = loading(2 * SIZE)
     one, two, three, four = (it.ref(name) for name in "1234")
@@ -323,7 +323,7 @@ def test_a_load_computes_alone_and_leaves_the_step_its_threads(tmp_path: Path) -
         st.tuples(st.sampled_from(["want", "forget", "finish"]), st.integers(1, 6), st.integers(1, 3))
     )
 )
-def test_the_sums_are_those_of_their_parts_whatever_happens(
+def test_the_sums_always_equal_those_of_their_parts(
     operations: list[tuple[str, int, int]], loading: Callable[[int], Loading]
 ) -> None:
     """Sizes differ, and an adapter may turn out larger than its file, or be refused."""

@@ -61,7 +61,7 @@ def test_quantised_weights_are_kept_in_bf16_and_full_ones_in_fp32(tiny_llama: Pa
         torch.testing.assert_close(tensor.float(), original, atol=0.01, rtol=0.01)
 
 
-def test_a_file_is_converted_once_whatever_its_path(
+def test_a_file_is_converted_once_for_all_of_its_paths(
     tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = resolve_model(str(tiny_gguf), tmp_path / "cache")

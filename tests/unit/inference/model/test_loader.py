@@ -39,7 +39,7 @@ def test_single_weights_and_biases_are_those_of_the_checkpoint(tmp_path: Path) -
             assert bias is None or torch.equal(bias, tensors[f"{name}.bias"].bfloat16())
 
 
-def test_a_head_beside_tied_embeddings_is_ignored(edited: Callable[..., Path]) -> None:
+def test_a_head_in_addition_to_tied_embeddings_is_ignored(edited: Callable[..., Path]) -> None:
     folder = edited()
     path = folder / "model.safetensors"
     tensors = load_file(path)

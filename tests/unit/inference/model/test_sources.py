@@ -63,7 +63,7 @@ def test_a_folder_is_taken_as_it_is(tiny_llama: Path, tmp_path: Path) -> None:
         ("model.gguf", "no GGUF file"),
     ],
 )
-def test_what_names_nothing_is_refused_without_asking_anybody(spec: str, said: str, tmp_path: Path) -> None:
+def test_an_invalid_model_name_is_refused_without_a_request(spec: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=said):
         resolve_model(spec, tmp_path)
 

@@ -103,7 +103,7 @@ def test_what_no_arena_or_number_can_hold_is_refused(
     assert answers["p"].error is None
 
 
-def test_a_refused_part_fails_the_blend_and_not_the_adapters_beside_it(
+def test_a_refused_part_fails_the_blend_and_not_other_adapters(
     kinds: dict[str, AdapterRef], tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
     bad = make_adapter(tmp_path / "bad", tiny_llama, seed=77)

@@ -39,7 +39,7 @@ def test_every_kind_alone_and_in_one_batch(
     check_batch(engine, oracle, prompts, [None, *kinds.values()], max_tokens=8)
 
 
-def test_every_kind_gives_an_answer_of_its_own(
+def test_every_kind_gives_a_different_answer(
     tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
     """Else equality with the reference could come from an adapter too weak to tell."""

@@ -193,7 +193,7 @@ def test_grammars_and_refusals_are_kept_by_content_up_to_a_number(
     assert checks == ["a", "[", "b", "a"]
 
 
-def test_a_grammar_that_explodes_fails_its_requests_and_is_compiled_anew(
+def test_a_grammar_that_explodes_fails_its_requests_and_is_compiled_again(
     checks: list[str], make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grammar_check, "limits", lambda: LLParserLimits(max_lexer_states=40))

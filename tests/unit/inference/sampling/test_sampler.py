@@ -75,7 +75,7 @@ def test_a_temperature_that_is_zero_in_fp32_is_greedy(temperature: float) -> Non
     assert state(temperature=temperature).is_greedy
 
 
-def test_rows_that_are_not_finite_are_marked_and_hurt_nobody() -> None:
+def test_rows_that_are_not_finite_are_marked_and_do_not_affect_others() -> None:
     broken = [torch.full((VOCAB,), math.nan), LOGITS.index_fill(0, torch.tensor([2]), math.inf)]
     rows = torch.stack([LOGITS, *broken, torch.full((VOCAB,), -math.inf), LOGITS])
     states = [state(), state(logprobs=2), state(temperature=1.0), state(top_p=0.5, temperature=1.0), state()]
@@ -119,7 +119,7 @@ def test_a_row_is_chosen_the_same_alone_and_among_others(
     ]
 
 
-def test_logprobs_are_the_models_own_whatever_is_done_to_the_logits() -> None:
+def test_logprobs_are_those_of_the_unmodified_logits() -> None:
     plain, bent = (
         sample_tokens(LOGITS.clone().unsqueeze(0), [each], vocabulary())[0]
         for each in (state(logprobs=3), state(logprobs=3, logit_bias={6: 100.0}, temperature=0.1))

@@ -42,6 +42,6 @@ def test_a_tokenizer_that_cannot_be_read_costs_only_what_needs_it(
     assert run_all(engine, Generate("r", prompt="x", sampling=plain))["r"].error is None
 
 
-def test_a_vocabulary_without_an_end_is_said_to_be_unsupported() -> None:
+def test_a_vocabulary_without_an_end_token_is_unsupported() -> None:
     with pytest.raises(UnsupportedModelError, match="eos_token"):
         Vocabulary(7, frozenset(), sentence_pieces).warm_up()

@@ -22,7 +22,7 @@ def test_who_comes_back_starts_at_the_least_of_those_who_wait() -> None:
     assert counters.fairest() == ["b", "new", "a"]
 
 
-def test_who_comes_when_nobody_waits_starts_where_the_last_one_is() -> None:
+def test_a_payer_who_joins_an_empty_queue_starts_at_the_last_counter() -> None:
     counters = TokenCounters[str]()
     counters.join("a")
     counters.leave("a")
@@ -51,7 +51,7 @@ def test_debts_are_remembered_only_as_far_as_they_matter(monkeypatch: pytest.Mon
     ]
 
 
-def test_a_queue_forgets_the_strangers_who_came_and_went(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_forgets_payers_without_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_queue, "_PUSHES_PER_PRUNING", 8)
     monkeypatch.setattr(fair_queue, "_MAX_IDLE_KEYS", 4)
     harness = SchedulerHarness(max_running=1)

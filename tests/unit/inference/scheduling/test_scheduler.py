@@ -42,7 +42,7 @@ def test_payers_take_turns_however_many_adapters_one_of_them_uses() -> None:
     assert set(harness.step()) == {"a0", "x4", "b1", "x5"}
 
 
-def test_a_loading_adapter_holds_nobody_up() -> None:
+def test_a_loading_adapter_does_not_delay_other_requests() -> None:
     harness = SchedulerHarness(num_slots=1)
     harness.slots.loading.add("slow")
     harness.add(2, "slow")

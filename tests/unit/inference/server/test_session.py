@@ -188,7 +188,7 @@ async def test_a_prompt_far_too_long_does_not_wait_to_be_refused() -> None:
     assert submitted == []
 
 
-async def test_an_output_nobody_waits_for_is_dropped() -> None:
+async def test_an_output_without_a_receiver_is_dropped() -> None:
     it, writer = await run_session(Embed("e", (EmbedItem(prompt="x"),)))
     it.deliver(Failure("0:e#0", InferenceError("late")))
     assert writer.events == []

@@ -30,7 +30,7 @@ def wrapped(error: Exception) -> Exception:
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk_is_told_by_whoever_ran_into_it(tmp_path: Path, error: Exception) -> None:
+def test_a_full_disk_is_recognised_in_every_kind_of_error(tmp_path: Path, error: Exception) -> None:
     found = disk_full_error(error, tmp_path / "not made yet")
     assert found is not None
     assert (found.code, found.details) == ("disk_full", {})

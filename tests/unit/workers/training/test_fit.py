@@ -32,7 +32,7 @@ def test_products_are_in_what_the_processor_multiplies_fast(
     assert compute_dtype() == getattr(torch, dtype)
 
 
-def test_what_is_trained_is_in_fp32_whatever_the_base_is_in(
+def test_trained_weights_are_fp32_for_any_dtype_of_the_base(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.training.fit.compute_dtype", lambda: torch.bfloat16)

@@ -153,7 +153,7 @@ def test_the_same_rows_give_the_same_bits_and_leave_the_model_as_it_was(
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_batches_are_small_whatever_the_number_of_rows(
+def test_batches_are_small_for_any_number_of_rows(
     tiny_base: Path, rows: Sequence[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 64)

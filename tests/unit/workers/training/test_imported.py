@@ -70,7 +70,7 @@ def ignore(kind: str, data: Mapping[str, Any]) -> None:
     pass
 
 
-def test_what_was_brought_is_left_as_a_folder_with_a_card(
+def test_an_import_results_in_a_folder_with_a_card(
     spec: ImportSpec, job: Path, good: Path, tiny_base: Path
 ) -> None:
     validate_import(spec, job, ignore)

@@ -44,7 +44,7 @@ def test_vectors_point_from_the_centre_to_their_contribution() -> None:
 
 
 @given(counts=st.lists(st.integers(1, 5), min_size=2, max_size=6), seed=st.integers(0, 1000))
-def test_each_row_weighs_the_same_whatever_the_size_of_its_state(counts: list[int], seed: int) -> None:
+def test_each_row_has_the_same_weight_for_any_size_of_its_state(counts: list[int], seed: int) -> None:
     torch.manual_seed(seed)
     contributions = [position for position, count in enumerate(counts) for _ in range(count)]
     states = torch.randn(len(contributions), 8)

@@ -199,7 +199,7 @@ def started_from(make_job: Any, name: str, parent: Path, **options: Any) -> tupl
     return replace(spec, parent_folder=str(parent), parent_base="0x" + base), folder
 
 
-def test_a_warm_start_goes_on_where_its_parent_ended(make_job: Any) -> None:
+def test_a_warm_start_continues_from_its_parent(make_job: Any) -> None:
     spec, folder = make_job("parent")
     run_job(spec, folder, ignore)
     ended = json.loads((folder / RESULT_FILE).read_bytes())["metrics"]

@@ -152,7 +152,7 @@ def test_every_epoch_has_every_row_once(num_rows: int, batch_size: int, epochs: 
     assert plan == plan_batches(num_rows, batch_size, epochs, seed)
 
 
-def test_each_epoch_is_drawn_anew() -> None:
+def test_each_epoch_is_shuffled_again() -> None:
     plan = plan_batches(40, 8, 2, 0)
     assert plan[:5] != plan[5:]
     assert plan != plan_batches(40, 8, 2, 1)
@@ -173,7 +173,7 @@ def test_packs_hold_every_row_once_and_no_more_than_fits(lengths: list[int]) -> 
     assert sum(size <= 50 for size in sizes) <= 1  # two of them would have been one
 
 
-def test_the_loss_may_be_on_all_that_is_said(tokenizer: Any) -> None:
+def test_the_loss_may_cover_all_messages(tokenizer: Any) -> None:
     row = {"prompt": "Hello?", "completion": "Yes."}
     one, whole = (encode(0, row, tokenizer, 192, loss_on) for loss_on in ("completions", "all"))
     assert whole.token_ids == one.token_ids == whole.labels

@@ -40,7 +40,7 @@ def test_a_revoked_key_opens_nothing(installation: ScriptedInstallation) -> None
         keys.authenticate(new.secret)
 
 
-def test_nobody_revokes_the_key_of_another(installation: ScriptedInstallation) -> None:
+def test_a_key_is_revoked_only_by_its_owner(installation: ScriptedInstallation) -> None:
     keys = installation.services.keys
     new = keys.create(installation.payer.account, "laptop")
     with pytest.raises(NotFound):

@@ -141,4 +141,4 @@ def test_an_operator_that_cannot_be_verified_does_not_hide_what_others_owe(
 
 def test_an_account_that_never_earned_has_nothing_to_claim(harness: SettlementHarness) -> None:
     finalise(harness, 3)
-    assert harness.claims().claimable(some_account("stranger")) == []
+    assert harness.claims().claimable(some_account("another account")) == []

@@ -69,7 +69,7 @@ def test_a_refresh_gets_new_tokens_and_ends_the_old_access_token(
     assert is_open(sessions, third.access)
 
 
-def test_whoever_lost_the_answer_gets_it_again(sessions: Sessions, first: Tokens, clock: FakeClock) -> None:
+def test_a_lost_response_is_repeated(sessions: Sessions, first: Tokens, clock: FakeClock) -> None:
     """The process dies between the commit and the answer: the client asks with the token that it has."""
     lost = sessions.refresh(first.refresh)
     clock.pass_seconds(RETRY_SECONDS - 1)

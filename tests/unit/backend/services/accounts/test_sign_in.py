@@ -78,7 +78,7 @@ def test_a_nonce_expires_even_if_the_message_does_not(
         ("Issued At: 2026", "Issued At: 2027", "future"),
     ],
 )
-def test_a_message_for_somebody_else_is_refused(
+def test_an_altered_message_is_refused(
     installation: ScriptedInstallation, sign_in: SignIn, before: str, after: str, complaint: str
 ) -> None:
     message = sign_in.challenge(installation.payer.account).message

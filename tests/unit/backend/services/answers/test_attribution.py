@@ -66,7 +66,7 @@ def test_ridge_cannot_say_without_its_own_part_of_the_probe(tmp_path: Path, prob
     assert Ridge(indices, "gradient").scores(tmp_path, POSITIONS, probe) is None
 
 
-def test_gradients_are_not_kept_where_nobody_asks_for_them(tmp_path: Path) -> None:
+def test_gradients_are_not_scored_unless_they_are_loaded(tmp_path: Path) -> None:
     write_index(tmp_path)
     assert Ridge(Indices(), "gradient").scores(tmp_path, POSITIONS, PROBE) is None
 

@@ -216,7 +216,7 @@ async def test_who_leaves_while_the_adapter_is_fetched_costs_the_engine_nothing(
     assert reserved(installation) == 0
 
 
-async def test_a_malformed_attribution_index_costs_nobody_the_answer(
+async def test_an_answer_succeeds_despite_a_malformed_attribution_index(
     installation: ScriptedInstallation,
 ) -> None:
     def malformed(folder: Path) -> None:
@@ -263,7 +263,7 @@ async def test_an_engine_that_breaks_costs_nothing(installation: ScriptedInstall
     assert reserved(installation) == 0
 
 
-async def test_an_engine_that_is_gone_is_said_before_anything_is_kept(
+async def test_an_unavailable_engine_is_reported_before_anything_is_reserved(
     installation: ScriptedInstallation,
 ) -> None:
     installation.engine.is_gone = True

@@ -217,8 +217,8 @@ def recommit(harness: SettlementHarness, receipts: list[SignedReceipt]) -> None:
 
 def test_a_receipt_that_no_key_of_the_operator_signed_is_demanded(harness: SettlementHarness) -> None:
     _, receipts = decode(data_of(harness))
-    stranger = Key("stranger").sign(harness.market.domain.receipt_digest(receipts[2].receipt))
-    recommit(harness, [*receipts[:2], replace(receipts[2], signature=stranger), *receipts[3:]])
+    forged = Key("another key").sign(harness.market.domain.receipt_digest(receipts[2].receipt))
+    recommit(harness, [*receipts[:2], replace(receipts[2], signature=forged), *receipts[3:]])
     found, unit = finding(harness), sum(signed.receipt.charge for signed in receipts[:2])
     assert (found.what, found.receipt, found.unit) == ("signature", 2, unit)
     assert verdicts(harness)[1].demands == ((Tree.RECEIPTS, (2,)),)
@@ -262,12 +262,12 @@ def test_batches_after_a_wrong_one_are_not_judged(harness: SettlementHarness) ->
 
 
 def test_the_audit_needs_no_receipt_of_this_installation(harness: SettlementHarness, tmp_path: Any) -> None:
-    stranger = SettlementHarness(tmp_path)
-    stranger.chain, stranger.blobs = harness.chain, harness.blobs
-    assert all(v.is_right for v in stranger.auditor().audit(harness.market.operator))
-    ledger = stranger.auditor().follow(harness.market.operator)
+    other = SettlementHarness(tmp_path)
+    other.chain, other.blobs = harness.chain, harness.blobs
+    assert all(v.is_right for v in other.auditor().audit(harness.market.operator))
+    ledger = other.auditor().follow(harness.market.operator)
     assert sum(ledger.balances.values()) == ledger.cumulative_total
-    stranger.database.close()
+    other.database.close()
 
 
 def test_following_judges_only_what_is_new(harness: SettlementHarness) -> None:
@@ -280,15 +280,15 @@ def test_following_judges_only_what_is_new(harness: SettlementHarness) -> None:
 
 def test_following_stops_at_a_wrong_batch_with_its_verdict(harness: SettlementHarness, tmp_path: Any) -> None:
     put_header(harness, dict(harness.chain.committed[1].header) | {"balancesCount": 1})
-    stranger = SettlementHarness(tmp_path)
-    stranger.chain, stranger.blobs = harness.chain, harness.blobs
+    other = SettlementHarness(tmp_path)
+    other.chain, other.blobs = harness.chain, harness.blobs
     with pytest.raises(WrongBatch) as caught:
-        stranger.auditor().follow(harness.market.operator)
+        other.auditor().follow(harness.market.operator)
     assert caught.value.verdict is not None
     assert caught.value.verdict.header.number == 2
-    with stranger.begin() as tx:
+    with other.begin() as tx:
         assert tx.batches.ledger(harness.market.operator, harness.chain.committed[0].hash) is not None
-    stranger.database.close()
+    other.database.close()
 
 
 def test_the_order_of_a_batch_is_that_of_channel_and_line(harness: SettlementHarness) -> None:

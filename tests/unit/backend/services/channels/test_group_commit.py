@@ -44,14 +44,14 @@ def doubler() -> Doubler:
     return Doubler()
 
 
-async def test_a_caller_who_is_alone_waits_for_nobody(doubler: Doubler) -> None:
+async def test_a_lone_caller_does_not_wait(doubler: Doubler) -> None:
     doubler.go.set()
     assert await doubler.group_commit.submit(4) == 8
     assert await doubler.group_commit.submit(5) == 10
     assert doubler.asked == [[4], [5]]
 
 
-async def test_those_that_come_meanwhile_are_answered_together_in_their_order(doubler: Doubler) -> None:
+async def test_concurrent_callers_are_grouped_in_their_order(doubler: Doubler) -> None:
     tasks = await doubler.kept_busy(1, 2, 3, 4, 5)
     doubler.go.set()
     assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8, 10]
@@ -73,7 +73,7 @@ async def test_what_is_refused_to_one_is_answered_to_the_others(doubler: Doubler
         await refused
 
 
-async def test_what_fails_for_all_is_told_to_all_and_the_next_are_answered(doubler: Doubler) -> None:
+async def test_a_failure_reaches_the_whole_group_and_the_next_group_succeeds(doubler: Doubler) -> None:
     _, *tasks = await doubler.kept_busy(13, 1)
     doubler.go.set()
     for task in tasks:
@@ -91,7 +91,7 @@ async def test_a_call_whose_caller_is_cancelled_before_its_turn_is_not_made(doub
     assert doubler.asked == [[0], [2]]
 
 
-async def test_a_caller_who_is_cancelled_during_its_turn_keeps_nobody_waiting(doubler: Doubler) -> None:
+async def test_a_caller_cancelled_during_its_turn_does_not_block_others(doubler: Doubler) -> None:
     (cancelled,) = await doubler.kept_busy()
     cancelled.cancel()
     await asyncio.wait([cancelled])

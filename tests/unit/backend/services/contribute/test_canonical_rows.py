@@ -150,7 +150,7 @@ def test_names_and_datanets_are_checked(harness: ContributionHarness) -> None:
         harness.contributions.upload(ALICE.account, DatanetId(9), "x", [ROWS], "MIT")
 
 
-def test_a_row_that_stands_twice_in_the_file_is_named(any_world: ContributionHarness) -> None:
+def test_a_row_that_occurs_twice_in_the_file_is_reported(any_world: ContributionHarness) -> None:
     upload = any_world.upload(ROWS + b'{"completion":"A letter.","prompt":"What is a?"}\n' + ROWS)
     assert upload.state is UploadState.INVALID
     found = [(d.line, d.code, d.message) for d in upload.report.defects]
@@ -185,7 +185,7 @@ def test_large_uploads_are_not_compared_row_by_row(
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zipped])
-def test_what_is_compressed_is_refused_whatever_it_would_grow_to(
+def test_compressed_files_are_refused_at_any_size(
     harness: ContributionHarness, pack: Callable[[bytes], bytes]
 ) -> None:
     with pytest.raises(CompressedUpload, match="send uncompressed rows"):

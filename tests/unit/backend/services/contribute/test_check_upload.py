@@ -39,7 +39,7 @@ def near(harness: ContributionHarness, content: bytes, signer: object = BOB) -> 
     return kept
 
 
-def test_a_row_that_nearly_stands_in_the_file_already_is_named_and_no_defect(
+def test_a_near_duplicate_row_is_reported_and_is_not_a_defect(
     any_world: ContributionHarness,
 ) -> None:
     content = texts(OTHER, LONG, LONG.replace("moment", "time"), LONG.replace("moment", "point"))

@@ -103,7 +103,7 @@ def test_many_rows_are_claimed_a_few_at_a_time(
     assert again.report.defect_counts == {"copied_row": len(LETTERS)}
 
 
-def test_a_claim_that_was_given_up_meanwhile_is_noticed(
+def test_a_concurrently_released_claim_is_noticed(
     harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload = harness.upload()
@@ -139,7 +139,7 @@ def test_others_write_while_copies_are_looked_for(
     assert len(found) == 2
 
 
-def test_questions_are_answered_while_somebody_writes(harness: ContributionHarness) -> None:
+def test_reads_succeed_during_a_write(harness: ContributionHarness) -> None:
     upload = harness.upload()
     snapshot = harness.freeze(True)
     with harness.database.begin():

@@ -45,7 +45,7 @@ def test_a_recorded_contribution_is_accepted_once(harness: ContributionHarness) 
     assert (found.state, found.index) == (UploadState.ACCEPTED, 0)
 
 
-def test_status_says_what_the_chain_says_before_anybody_advanced_it(harness: ContributionHarness) -> None:
+def test_status_follows_the_chain_before_curation_advances(harness: ContributionHarness) -> None:
     upload = harness.submit()
     harness.record(upload, 0, is_accepted=True)
     assert state(harness, upload.id) is UploadState.ACCEPTED
@@ -75,7 +75,7 @@ def test_a_failed_transaction_makes_a_draft_that_can_be_signed_again(harness: Co
     assert len(harness.queued()) == 2
 
 
-def test_a_failed_upload_may_be_signed_again_before_anybody_advanced_it(harness: ContributionHarness) -> None:
+def test_a_failed_upload_may_be_signed_again_before_curation_advances(harness: ContributionHarness) -> None:
     upload = harness.submit()
     harness.fail(upload.transaction_id)
     harness.now += 1
@@ -103,7 +103,7 @@ def test_a_rejected_contribution_frees_its_rows(harness: ContributionHarness) ->
     assert other.state is UploadState.DRAFT
 
 
-def test_a_record_by_somebody_else_is_not_mine(harness: ContributionHarness) -> None:
+def test_a_record_by_another_account_is_not_mine(harness: ContributionHarness) -> None:
     mine = harness.submit()
     stolen = replace(mine, account=BOB.account)
     harness.record(stolen, 0)
@@ -147,7 +147,7 @@ def test_uploads_that_were_cut_off_by_a_crash_go_after_a_day(
     assert harness.contributions.find() == []
 
 
-def test_uploads_that_nobody_submits_go_after_a_day(harness: ContributionHarness) -> None:
+def test_unsubmitted_uploads_are_deleted_after_a_day(harness: ContributionHarness) -> None:
     submitted = harness.submit()
     harness.upload(b'{"text": "a draft"}')
     invalid = harness.upload(b"no")
@@ -188,7 +188,7 @@ def test_the_others_go_on_where_one_is_gone(harness: ContributionHarness) -> Non
 
 
 @pytest.mark.parametrize(("reason", "name"), [(4, "quality"), (6, "personal_data"), (999, None)])
-def test_a_rejection_tells_its_reason(harness: ContributionHarness, reason: int, name: str | None) -> None:
+def test_a_rejection_has_its_reason(harness: ContributionHarness, reason: int, name: str | None) -> None:
     upload = harness.submit()
     harness.record(upload, 0, is_accepted=False, reason=reason)
     harness.curation.advance()

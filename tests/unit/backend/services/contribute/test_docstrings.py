@@ -61,7 +61,7 @@ def test_nothing_is_imported() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_strangers_sources_are_read_with_care(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untrusted_sources_are_parsed_with_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "odd_package"
     (package / "tests").mkdir(parents=True)
     (package / "__init__.py").write_text('"""A package that is odd in many ways."""\nraise SystemExit\n')

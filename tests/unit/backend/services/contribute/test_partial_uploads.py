@@ -33,7 +33,7 @@ def harness(sqlite_database: Database, tmp_path: Path) -> ContributionHarness:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2000])
-def test_by_the_contributors_word_the_sound_rows_are_contributed(
+def test_valid_rows_are_contributed_if_the_contributor_accepts_a_partial_upload(
     any_world: ContributionHarness, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
     monkeypatch.setattr("backend.services.contribute.check_upload.ROWS_AT_ONCE", rows_at_once)

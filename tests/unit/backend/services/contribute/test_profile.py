@@ -42,7 +42,7 @@ def profiled(found: list[Row]) -> profile.Profile:
         ("1 + 1 = 2", UNDETERMINED),
     ],
 )
-def test_the_language_is_told_where_the_words_say_it(text: str, code: str) -> None:
+def test_the_language_is_detected_if_the_words_suffice(text: str, code: str) -> None:
     assert language(text) == code
 
 

@@ -82,7 +82,7 @@ def test_columns_of_wrong_types_are_all_named_and_no_row_is_read(harness: Contri
     ]
 
 
-def test_a_column_that_stands_there_twice_is_named(harness: ContributionHarness) -> None:
+def test_a_duplicate_column_is_reported(harness: ContributionHarness) -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     assert defects(harness, parquet(table)) == [(1, "duplicate_key", "text")]
 

@@ -31,7 +31,7 @@ def describe(harness: ContributionHarness, **files: bytes) -> None:
         tx.session.get_one(DatanetRow, NET).cid_digest = cid_digest(cid)
 
 
-def test_what_the_datanet_takes_stands_in_the_report(harness: ContributionHarness) -> None:
+def test_the_report_contains_the_datanets_terms(harness: ContributionHarness) -> None:
     describe(harness, README=b"# Letters", datanet_json=terms_file("mit or cc-by-4.0"))
     upload = harness.upload(licence="CC-BY-4.0")
     assert upload.state is UploadState.DRAFT
@@ -67,7 +67,7 @@ def test_terms_that_are_not_here_are_not_known(harness: ContributionHarness) -> 
         b" " * (MAX_TERMS_BYTES + 1),
     ],
 )
-def test_terms_that_nobody_can_read_let_nothing_in(harness: ContributionHarness, content: bytes) -> None:
+def test_unreadable_terms_admit_no_contribution(harness: ContributionHarness, content: bytes) -> None:
     describe(harness, datanet_json=content)
     with pytest.raises(UnreadableTerms):
         harness.upload()

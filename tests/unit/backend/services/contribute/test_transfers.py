@@ -182,7 +182,7 @@ def test_an_account_has_so_many_and_of_such_a_size(transfers: Transfers) -> None
     begun(transfers)
 
 
-def test_what_nobody_goes_on_with_is_swept_after_a_day(transfers: Transfers, clock: Clock) -> None:
+def test_an_abandoned_transfer_is_deleted_after_a_day(transfers: Transfers, clock: Clock) -> None:
     left, used = begun(transfers), begun(transfers)
     (transfers._root / f"transfer-{'0' * 32}").mkdir()  # died while it was made
     os.utime(transfers._root / f"transfer-{'0' * 32}", (clock.now, clock.now))

@@ -42,7 +42,7 @@ def test_a_folder_is_fetched_once_however_many_ask(tmp_path: Path, record: Versi
     assert f"0x{adapter_ref(record, folders.folder(record)).digest}" == record.adapter_digest
 
 
-def test_a_folder_that_nobody_holds_can_be_asked_for_again(tmp_path: Path, record: VersionRecord) -> None:
+def test_a_missing_folder_can_be_requested_again(tmp_path: Path, record: VersionRecord) -> None:
     folders = AdapterFolders(EmbeddedStore(tmp_path / "ipfs", is_durable=False), tmp_path / "adapters")
     for _ in range(2):
         with pytest.raises(AdapterMissing) as caught:

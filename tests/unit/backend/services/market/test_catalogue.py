@@ -103,19 +103,21 @@ def test_the_base_model_is_a_version_of_the_operator(
     base = installation.catalogue.resolve("tiny")
     assert base.is_base
     assert base.id == installation.base_version
-    stranger = installation.view.register(replace(base.record, creator=some_account("stranger")))
+    foreign_version = installation.view.register(
+        replace(base.record, creator=some_account("another creator"))
+    )
     assert installation.catalogue.resolve("tiny").id == installation.base_version
     models = installation.catalogue.models()
     assert models[0].name == "tiny"
-    assert stranger not in [model.id for model in models]
+    assert foreign_version not in [model.id for model in models]
 
 
-def test_a_strangers_record_of_our_base_model_is_not_served(
+def test_another_creators_record_of_our_base_model_is_not_served(
     installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     bare = replace(record, adapter_digest=ZERO_HASH, cid_digest=ZERO_HASH, snapshots=())
-    stranger = installation.view.register(bare)
-    for model in (stranger, f"{bare.creator}/docs@{stranger[2:14]}"):
+    foreign_version = installation.view.register(bare)
+    for model in (foreign_version, f"{bare.creator}/docs@{foreign_version[2:14]}"):
         with pytest.raises(ModelNotFound, match="'tiny'"):
             installation.catalogue.resolve(model)
 
@@ -155,7 +157,7 @@ def test_an_adapters_digest_means_the_newest_version_of_who_registered_it_first(
     assert installation.catalogue.resolve(record.adapter_digest).id == newer
 
 
-def test_an_adapter_is_found_by_whoever_serves_nothing(
+def test_an_adapter_of_another_base_model_is_found(
     installation: ScriptedInstallation, record: VersionRecord
 ) -> None:
     foreign = replace(record, base_model=some_hash("another base"))
@@ -164,7 +166,9 @@ def test_an_adapter_is_found_by_whoever_serves_nothing(
         assert adapter_record(installation, name) == foreign
 
 
-def test_what_is_not_registered_is_told_with_how_far_the_index_is(installation: ScriptedInstallation) -> None:
+def test_an_unregistered_version_is_reported_with_the_indexed_block(
+    installation: ScriptedInstallation,
+) -> None:
     cursor = installation.view.cursor()
     assert cursor is not None
     for name in ("tiny", installation.base_version, "0x" + "ab" * 32):

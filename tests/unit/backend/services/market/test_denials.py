@@ -73,7 +73,7 @@ def test_what_learned_from_a_denied_datanet_is_refused(installation: ScriptedIns
     assert [model.is_base for model in installation.catalogue.models()] == [True]
 
 
-def test_a_denied_payer_is_refused_and_nobody_else(installation: ScriptedInstallation) -> None:
+def test_only_a_denied_payer_is_refused(installation: ScriptedInstallation) -> None:
     deny(installation, "payer", installation.payer.account.upper().replace("0X", "0x"))
     for model in ("tiny", installation.version):
         with pytest.raises(PayerDenied):

@@ -62,7 +62,7 @@ def test_a_version_is_there_since_its_registration_and_the_base_model_was_before
         ([], None),
     ],
 )
-def test_it_stands_under_the_licences_of_its_accepted_contributions(
+def test_it_has_the_licences_of_its_accepted_contributions(
     installation: ScriptedInstallation, licences: list[str], together: str | None
 ) -> None:
     record(installation, *licences)

@@ -74,7 +74,7 @@ def registry(database: Database) -> Registry:
     return Registry(database)
 
 
-def test_the_nearest_version_of_somebody_else_is_named(registry: Registry) -> None:
+def test_the_nearest_version_of_another_creator_is_reported(registry: Registry) -> None:
     registry.known(1, update(1))
     near = registry.known(2, update(2))
     registry.known(3, update(3) + 5 * update(2), creator=BOB)
@@ -95,7 +95,7 @@ def test_a_copy_in_other_units_is_the_same_update(registry: Registry) -> None:
     assert (near.cosine, near.shared_ppm) == (1.0, 1_000_000)
 
 
-def test_some_layers_of_somebody_elses_are_found_in_a_new_whole(registry: Registry) -> None:
+def test_copied_layers_are_found_in_a_new_adapter(registry: Registry) -> None:
     original, patched = update(1), 3 * update(2)
     patched[:2] = original[:2] * 3
     registry.known(1, original)
@@ -152,7 +152,7 @@ def test_an_update_of_nothing_is_like_nothing(registry: Registry) -> None:
     assert (near.cosine, near.is_copy) == (0.0, False)
 
 
-def test_a_score_stands_on_the_other_adapters_alone(registry: Registry) -> None:
+def test_a_score_depends_only_on_the_other_adapters(registry: Registry) -> None:
     for number in range(1, MIN_KNOWN + 1):
         registry.known(number, update(number), norm=1 + number / 100)
     registry.screening.add(inspection(99, update(99), norm=3.0))
@@ -176,7 +176,7 @@ class Folders:
         return int(record.adapter_digest, 16)
 
 
-def test_versions_from_elsewhere_are_learnt_once_and_the_rest_is_said_to_be_missing(
+def test_versions_of_other_operators_are_inspected_once_and_missing_ones_reported(
     registry: Registry,
 ) -> None:
     asked = []

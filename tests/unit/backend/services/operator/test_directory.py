@@ -60,7 +60,7 @@ def harness(tmp_path: Path, sqlite_database: Database) -> DirectoryHarness:
     return DirectoryHarness(tmp_path, sqlite_database)
 
 
-def test_an_operator_is_asked_once_in_a_while_and_its_uptime_counted(harness: DirectoryHarness) -> None:
+def test_an_operator_is_polled_at_intervals_and_its_uptime_counted(harness: DirectoryHarness) -> None:
     card = Card(OTHER, [], [some_hash("adapter")])
     harness.answer(card)
     for _ in range(2):
@@ -86,20 +86,20 @@ def test_an_operator_is_asked_once_in_a_while_and_its_uptime_counted(harness: Di
         msgspec.json.encode({"account": OTHER, "bases": [], "active_adapters": [some_hash("a")] * 10_001}),
     ],
 )
-def test_what_is_no_card_of_this_operator_is_no_answer(harness: DirectoryHarness, card: Any) -> None:
+def test_an_invalid_operator_card_counts_as_no_answer(harness: DirectoryHarness, card: Any) -> None:
     harness.answer(card)
     found = harness.standing()
     assert (found.card, found.uptime_ppm) == (None, 0)
 
 
-def test_an_operator_need_not_say_what_it_asks_for_at_least(harness: DirectoryHarness) -> None:
+def test_minimum_prices_of_a_card_are_optional(harness: DirectoryHarness) -> None:
     base = {"digest": some_hash("base"), "name": "tiny"}
     harness.answer(msgspec.json.encode({"account": OTHER, "bases": [base], "active_adapters": []}))
     [offer] = harness.standing().card.bases
     assert (offer.min_prompt_price, offer.training_price) == (None, None)
 
 
-def test_we_tell_our_own_standing_without_asking(harness: DirectoryHarness) -> None:
+def test_our_own_status_needs_no_request(harness: DirectoryHarness) -> None:
     adapter = some_hash("adapter")
     own = {o.account: s for o, s in harness.operators.all({adapter})}[harness.installation.operator]
     assert own.card.active_adapters == [adapter]

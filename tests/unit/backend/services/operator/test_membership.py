@@ -85,7 +85,7 @@ def harness(sqlite_database: Database) -> MembershipHarness:
     return MembershipHarness(sqlite_database)
 
 
-def test_who_joins_approves_stakes_and_registers_its_key_in_this_order(harness: MembershipHarness) -> None:
+def test_joining_approves_stakes_and_registers_the_key_in_this_order(harness: MembershipHarness) -> None:
     queued = harness.membership.join(1_000 * 10**6)
     assert [(one.lane, one.contract, one.function) for one in queued] == [
         (OWN, "PaymentToken", "approve"),
@@ -105,7 +105,7 @@ def test_joining_again_before_anything_is_mined_queues_nothing_more(harness: Mem
     assert harness.membership.join(1_000 * 10**6) == first
 
 
-def test_what_is_sent_already_is_not_simulated_again(
+def test_queued_transactions_are_not_simulated_again(
     harness: MembershipHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On top of the node's pool, where it is, it would fail."""
@@ -149,7 +149,7 @@ def test_another_stake_waits_for_the_one_under_way(harness: MembershipHarness) -
     assert harness.join(2) == ["stake 1000000"]
 
 
-def test_a_failed_stake_is_queued_anew(harness: MembershipHarness) -> None:
+def test_a_failed_stake_is_queued_again(harness: MembershipHarness) -> None:
     harness.chain.key_owner, harness.chain.allowance = OWN, 10**12
     first = harness.membership.join(10**6)[0]
     harness.mined(first)
@@ -157,7 +157,7 @@ def test_a_failed_stake_is_queued_anew(harness: MembershipHarness) -> None:
     assert again.id > first.id
 
 
-def test_too_few_tokens_are_told_with_how_many_there_are(harness: MembershipHarness) -> None:
+def test_an_insufficient_balance_is_reported_with_its_amount(harness: MembershipHarness) -> None:
     harness.chain.held = 250 * 10**6
     with pytest.raises(
         Conflict, match=r"The stake lacks 1,000 dollars, and .* has only 250 dollars"
@@ -256,7 +256,7 @@ def test_a_void_that_ended_all_batches_locks_nothing_unless_refunds_are_open(
     assert calls(harness.membership.withdraw()) == ["unstake"]
 
 
-def test_what_a_slash_left_of_the_leaving_part_is_told(harness: MembershipHarness) -> None:
+def test_the_rest_of_an_unstaking_amount_after_a_slash_is_reported(harness: MembershipHarness) -> None:
     harness.chain.stake["stake"] = 300 * DOLLAR
     harness.chain.leaves(400, NOW)
     unstaking = harness.status().unstaking
@@ -308,7 +308,7 @@ def test_an_operator_that_could_settle_has_no_obstacle(
         ({"wei": 0}, "no coin to pay for gas"),
     ],
 )
-def test_each_thing_that_keeps_it_from_settling_is_told_alone(
+def test_each_reason_against_settling_is_reported_separately(
     harness: MembershipHarness, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
 ) -> None:
     well(harness, monkeypatch)
@@ -318,7 +318,7 @@ def test_each_thing_that_keeps_it_from_settling_is_told_alone(
     assert said in obstacle
 
 
-def test_a_key_that_the_index_has_not_seen_yet_is_told(harness: MembershipHarness) -> None:
+def test_a_key_that_is_not_indexed_yet_is_reported(harness: MembershipHarness) -> None:
     harness.chain.stake["stake"], harness.chain.key_owner = 10 * DOLLAR, OWN
     (obstacle,) = harness.status().obstacles
     assert "not in the index yet: check that `loraledger index` runs" in obstacle

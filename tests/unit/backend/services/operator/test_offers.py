@@ -76,7 +76,7 @@ def harness(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> Offer
     return OffersHarness(sqlite_database, monkeypatch)
 
 
-def test_both_records_are_registered_once_however_often_it_is_asked(harness: OffersHarness) -> None:
+def test_repeated_calls_register_both_records_once(harness: OffersHarness) -> None:
     queued = harness.offers.register([ANSWERS, TRAINING])
     assert [(one.lane, one.contract, one.function) for one in queued] == [
         (OWN, "AdapterRegistry", "register")
@@ -88,7 +88,7 @@ def test_both_records_are_registered_once_however_often_it_is_asked(harness: Off
     assert [harness.offers.transaction(one.id) for one in queued] == queued
 
 
-def test_what_the_registry_has_is_not_registered_again(harness: OffersHarness) -> None:
+def test_registered_records_are_not_registered_again(harness: OffersHarness) -> None:
     harness.register(ANSWERS)
     (training,) = harness.offers.register([ANSWERS, TRAINING])
     assert training.args == (record_argument(TRAINING),)
@@ -97,14 +97,14 @@ def test_what_the_registry_has_is_not_registered_again(harness: OffersHarness) -
     assert harness.offers.register([ANSWERS, TRAINING]) == []
 
 
-def test_another_price_is_another_record_whatever_waits(harness: OffersHarness) -> None:
+def test_another_price_is_another_record_despite_queued_transactions(harness: OffersHarness) -> None:
     first, training = harness.offers.register([ANSWERS, TRAINING])
     second, same = harness.offers.register([DEARER, TRAINING])
     assert second.id > first.id
     assert same == training
 
 
-def test_what_failed_is_queued_anew(harness: OffersHarness) -> None:
+def test_a_failed_registration_is_queued_again(harness: OffersHarness) -> None:
     (first,) = harness.offers.register([ANSWERS])
     with harness.database.begin() as tx:
         tx.transactions.mark_failed(first.id, {})
@@ -112,7 +112,7 @@ def test_what_failed_is_queued_anew(harness: OffersHarness) -> None:
     assert again.id > first.id
 
 
-def test_what_the_registry_refuses_or_nobody_pays_for_is_not_queued(harness: OffersHarness) -> None:
+def test_a_registration_that_reverts_or_lacks_gas_is_not_queued(harness: OffersHarness) -> None:
     harness.registry.refuses = True
     with pytest.raises(Reverted, match="OperatorShareOutOfRange"):
         harness.offers.register([ANSWERS])

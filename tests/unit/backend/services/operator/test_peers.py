@@ -78,7 +78,7 @@ def refusing(error: Exception) -> Any:
     return answer
 
 
-def test_a_folder_comes_whole_from_whoever_has_it_and_is_kept(harness: PeersHarness) -> None:
+def test_a_folder_is_fetched_whole_from_a_peer_that_has_it_and_stored(harness: PeersHarness) -> None:
     cid = harness.theirs.add_folder(FILES)
     harness.settle("one", gateway(EmbeddedStore(harness.ours._root / "empty", is_durable=False)), stake=9)
     harness.settle("two", gateway(harness.theirs))
@@ -90,7 +90,7 @@ def test_a_folder_comes_whole_from_whoever_has_it_and_is_kept(harness: PeersHarn
     assert len(harness.outbound.asked) == 3
 
 
-def test_who_is_named_is_asked_first_and_we_never_ask_ourselves(harness: PeersHarness) -> None:
+def test_the_preferred_peer_is_asked_first_and_the_own_gateway_never(harness: PeersHarness) -> None:
     cid = harness.theirs.add_folder(FILES)
     harness.settle("own", refusing(AssertionError()), stake=100)
     harness.settle("rich", refusing(AssertionError()), stake=99)
@@ -99,7 +99,7 @@ def test_who_is_named_is_asked_first_and_we_never_ask_ourselves(harness: PeersHa
     assert harness.ours.has(cid)
 
 
-def test_who_lacks_a_content_or_is_away_is_left_alone_for_a_while(harness: PeersHarness) -> None:
+def test_peers_that_lack_content_or_are_unreachable_are_skipped_for_a_while(harness: PeersHarness) -> None:
     cid, other = harness.theirs.add_folder(FILES), harness.theirs.add_folder({"other": b"1"})
     harness.settle("lacks", refusing(UnexpectedStatus("404")), stake=2)
     harness.settle("away", refusing(Unreachable("no connection")))
@@ -117,7 +117,7 @@ def test_who_lacks_a_content_or_is_away_is_left_alone_for_a_while(harness: Peers
 
 
 @pytest.mark.parametrize("harm", ["another tree", "a block too many", "a block too few", "a false block"])
-def test_nothing_is_kept_of_what_is_not_the_tree_that_was_asked_for(harness: PeersHarness, harm: str) -> None:
+def test_a_tree_other_than_the_requested_one_is_discarded(harness: PeersHarness, harm: str) -> None:
     cid = harness.theirs.add_folder(FILES)
     other = harness.theirs.add_folder({"other": b"o" * 10})
 
@@ -141,14 +141,14 @@ def test_nothing_is_kept_of_what_is_not_the_tree_that_was_asked_for(harness: Pee
     assert harness.ours.read(cid, "card") == FILES["card"]
 
 
-def test_that_nobody_has_it_is_said_where_it_is_read(harness: PeersHarness) -> None:
+def test_content_without_a_provider_is_reported_on_reading(harness: PeersHarness) -> None:
     cid = harness.theirs.add_folder(FILES)
     harness.peers.fetch(cid, 1000)
     with pytest.raises(ContentMissing):
         harness.ours.read(cid, "card")
 
 
-def test_what_may_come_is_bounded_whatever_the_chain_says(harness: PeersHarness) -> None:
+def test_the_size_of_a_fetch_is_bounded_independently_of_the_chain(harness: PeersHarness) -> None:
     cid = harness.theirs.add_folder(FILES)
     harness.settle("one", gateway(harness.theirs))
     harness.peers.fetch(cid, 1 << 60)

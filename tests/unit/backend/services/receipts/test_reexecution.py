@@ -75,12 +75,12 @@ def test_a_token_that_is_none_of_the_likeliest_has_no_gap_and_is_wrong() -> None
     assert execution_check("Bye", repeated(*HELLO)).is_right is False
 
 
-def test_an_answer_that_ended_where_ours_goes_on_is_compared_by_its_closing_token() -> None:
+def test_an_answer_shorter_than_the_recomputed_one_is_compared_by_its_closing_token() -> None:
     ours = repeated(*HELLO, place((" now", -0.3), ("<|im_end|>", -0.5)))
     assert first_difference("Hello there", ours) == Difference(2, b" now", b"<|im_end|>", pytest.approx(0.2))
 
 
-def test_an_answer_that_goes_on_where_ours_ended_is_too() -> None:
+def test_an_answer_longer_than_the_recomputed_one_is_compared_by_its_closing_token() -> None:
     ours = repeated(*HELLO, place(("<|im_end|>", -0.3), (" now", -1.3)))
     found = first_difference("Hello there now", ours)
     assert found == Difference(2, b"<|im_end|>", b" now", pytest.approx(1.0))

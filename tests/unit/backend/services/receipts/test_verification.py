@@ -75,8 +75,8 @@ def test_a_changed_number_is_not_what_was_signed(harness: SettlementHarness, fie
 
 def test_a_strangers_signature_and_a_malformed_one_are_wrong(harness: SettlementHarness) -> None:
     (signed, *_) = settle(harness)
-    stranger = Key("stranger").sign(harness.market.domain.receipt_digest(signed.receipt))
-    for signature in (stranger, "0x" + "00" * 65):
+    forged = Key("another key").sign(harness.market.domain.receipt_digest(signed.receipt))
+    for signature in (forged, "0x" + "00" * 65):
         assert verdicts(harness, shown(harness, replace(signed, signature=signature)))["signature"] is False
 
 

@@ -40,7 +40,7 @@ def test_nothing_is_committed_before_all_voided_batches_are_refunded(harness: Se
     assert_all_settled(harness, receipts)
 
 
-def test_refunds_that_somebody_else_sends_are_not_missed(harness: SettlementHarness) -> None:
+def test_refunds_sent_by_another_account_are_noticed(harness: SettlementHarness) -> None:
     receipts = settle_batches(harness, 3)
     harness.chain.void_from(1)
     harness.settler().run_once(is_forced=True)
@@ -83,9 +83,7 @@ def test_a_death_at_any_step_after_a_void_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("runs", range(7))
-def test_a_void_that_falls_out_of_the_chain_leaves_everything_as_it_was(
-    harness: SettlementHarness, runs: int
-) -> None:
+def test_a_reorganised_void_restores_the_previous_state(harness: SettlementHarness, runs: int) -> None:
     """At every point of releasing, refunding and committing again."""
     receipts = settle_batches(harness, 3)
     fork = harness.chain.fork()

@@ -31,7 +31,7 @@ def convict(harness: SettlementHarness, proof: str, fault: Fault, guilty: Signed
 @pytest.mark.parametrize(
     ("proof", "fault"), [("proveBadReceipt", Fault.PRICE), ("proveBadPosition", Fault.POSITION)]
 )
-def test_a_convicted_receipt_is_set_aside_and_holds_up_only_the_rest_of_its_channel(
+def test_a_convicted_receipt_is_quarantined_and_blocks_only_the_rest_of_its_channel(
     harness: SettlementHarness, proof: str, fault: Fault
 ) -> None:
     channel, other = harness.market.channels[:2]
@@ -90,7 +90,9 @@ def test_with_a_held_session_key_the_payer_is_spared_what_was_convicted(harness:
     assert paid == receipts[0].receipt.charge + receipts[2].receipt.charge
 
 
-def test_a_convicted_receipt_stays_aside_when_other_batches_are_final(harness: SettlementHarness) -> None:
+def test_a_convicted_receipt_stays_quarantined_when_other_batches_are_final(
+    harness: SettlementHarness,
+) -> None:
     channel, other = harness.market.channels[:2]
     harness.serve(other)
     guilty = harness.serve(channel)
@@ -106,7 +108,7 @@ def test_a_convicted_receipt_stays_aside_when_other_batches_are_final(harness: S
     assert receipt_id(guilty.receipt) not in {receipt_id(s.receipt) for s in settled(harness)}
 
 
-def test_a_void_that_falls_out_of_the_chain_clears_what_it_convicted(harness: SettlementHarness) -> None:
+def test_a_reorganised_void_clears_its_convictions(harness: SettlementHarness) -> None:
     receipts = settle_batches(harness, 1, answers=3)
     fork = harness.chain.fork()
     convict(harness, "proveBadReceipt", Fault.PRICE, receipts[0])

@@ -182,7 +182,7 @@ def test_nothing_is_built_on_a_wrong_batch_of_ones_own(harness: SettlementHarnes
     assert harness.mine() == 0
 
 
-def test_an_idle_poll_looks_once_at_the_batches_beside_the_audit(
+def test_an_idle_poll_reads_the_batches_once_besides_the_audit(
     harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(harness)

@@ -61,7 +61,7 @@ def test_packed_rows_take_fewer_steps_for_the_same_tokens(harness: JobHarness) -
     assert (found.num_steps, found.num_tokens) == (8, 1620)
 
 
-def test_a_number_of_steps_stands_for_epochs(harness: JobHarness) -> None:
+def test_a_number_of_steps_replaces_epochs(harness: JobHarness) -> None:
     found = estimated(harness, 100, steps=11)
     assert (found.num_steps, found.num_tokens) == (11, 810)
 
@@ -79,7 +79,7 @@ def test_more_rows_than_the_sample_are_projected(
 
 def test_the_time_is_that_of_the_jobs_before(harness: JobHarness) -> None:
     assert estimated(harness, 100).seconds is None
-    held = harness.taken()
+    held = harness.create_leased()
     metrics = {**RESULT.metrics, "train_seconds": 50.0, "num_trained_tokens": 100}
     with harness.database.begin() as tx:
         job = tx.training.locked(held.job.id)

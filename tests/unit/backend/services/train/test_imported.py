@@ -51,7 +51,7 @@ def counter(harness: JobHarness, tmp_path: Path) -> Counter:
     return Counter(harness, tmp_path)
 
 
-def test_what_was_brought_waits_to_be_looked_at_and_names_no_snapshot(counter: Counter) -> None:
+def test_an_imported_adapter_awaits_validation_and_names_no_snapshot(counter: Counter) -> None:
     job = counter.create()
     assert counter.adapters.get(job.id) == job
     assert (job.state, job.step, job.snapshot_id) == (JobState.VALIDATING, Step.VALIDATE, ZERO_HASH)
@@ -73,7 +73,7 @@ def test_trainings_and_foreign_adapters_are_not_taken_for_each_other(counter: Co
         counter.adapters.get(trained.id)
 
 
-def test_nobody_else_sees_or_cancels_it(counter: Counter) -> None:
+def test_only_its_creator_sees_or_cancels_it(counter: Counter) -> None:
     job = counter.create()
     assert not counter.adapters.list(OTHER_CREATOR)
     with pytest.raises(NotFound):

@@ -41,7 +41,7 @@ def test_jobs_are_listed_by_creator_newest_first(harness: JobHarness) -> None:
 
 
 def test_a_job_passes_through_all_its_states(harness: JobHarness) -> None:
-    held = harness.taken()
+    held = harness.create_leased()
     harness.leases.complete_validation(held, DATASET)
     job = harness.training.get(held.job.id)
     assert (job.state, job.dataset) == (JobState.QUEUED, DATASET)
@@ -69,7 +69,7 @@ def test_a_job_passes_through_all_its_states(harness: JobHarness) -> None:
     assert [event.seq for event in harness.training.events(job.id, after=7)] == [8, 9]
 
 
-def test_jobs_are_shown_while_somebody_writes(harness: JobHarness) -> None:
+def test_jobs_are_readable_during_a_write(harness: JobHarness) -> None:
     job = harness.job()
     with harness.database.begin():
         assert harness.training.get(job.id) == job
@@ -78,7 +78,7 @@ def test_jobs_are_shown_while_somebody_writes(harness: JobHarness) -> None:
 
 
 def test_cancelling_stops_the_worker_and_ends_the_job(harness: JobHarness) -> None:
-    held = harness.taken()
+    held = harness.create_leased()
     assert harness.training.cancel(held.job.id, CREATOR).state is JobState.CANCELLED
     assert not harness.leases.renew(held)
     with pytest.raises(LeaseLost):
@@ -88,7 +88,7 @@ def test_cancelling_stops_the_worker_and_ends_the_job(harness: JobHarness) -> No
 
 
 def test_only_the_creator_cancels_and_only_what_is_not_over(harness: JobHarness) -> None:
-    held = harness.taken()
+    held = harness.create_leased()
     with pytest.raises(Forbidden):
         harness.training.cancel(held.job.id, OTHER_CREATOR)
     harness.leases.fail(held, {"code": "x", "message": "x"})

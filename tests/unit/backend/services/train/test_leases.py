@@ -16,7 +16,7 @@ from tests.unit.workers.support import DATASET, JobHarness
 
 
 def test_only_one_worker_takes_a_step(harness: JobHarness) -> None:
-    held = harness.taken()
+    held = harness.create_leased()
     assert harness.leases.acquire(held.job.id, Step.VALIDATE) is None
 
 
@@ -42,7 +42,7 @@ def test_a_step_out_of_turn_is_not_taken(harness: JobHarness) -> None:
 
 
 def test_a_heartbeat_keeps_the_lease(harness: JobHarness) -> None:
-    held = harness.taken()
+    held = harness.create_leased()
     for _ in range(5):
         harness.wait(20)
         assert harness.leases.renew(held)
@@ -51,7 +51,7 @@ def test_a_heartbeat_keeps_the_lease(harness: JobHarness) -> None:
 
 
 def test_an_expired_lease_passes_on_and_its_former_owner_can_write_nothing(harness: JobHarness) -> None:
-    held = harness.taken()
+    held = harness.create_leased()
     harness.wait(31)
     second = harness.leases.acquire(held.job.id, Step.VALIDATE)
     assert second is not None
@@ -68,8 +68,8 @@ def test_an_expired_lease_passes_on_and_its_former_owner_can_write_nothing(harne
     harness.leases.complete_validation(second, DATASET)
 
 
-def test_a_lapsed_job_is_offered_again_until_somebody_takes_it(harness: JobHarness) -> None:
-    held = harness.taken()
+def test_a_lapsed_job_is_offered_again_until_a_worker_takes_it(harness: JobHarness) -> None:
+    held = harness.create_leased()
     assert harness.leases.requeue_expired() == 0
     harness.wait(31)
     assert harness.leases.requeue_expired() == 1
@@ -79,7 +79,7 @@ def test_a_lapsed_job_is_offered_again_until_somebody_takes_it(harness: JobHarne
     assert harness.offers() == [("training.validate", held.job.id)] * 3
 
 
-def test_offers_that_nobody_takes_become_rarer(harness: JobHarness) -> None:
+def test_untaken_offers_become_rarer(harness: JobHarness) -> None:
     harness.job()
     offered_at = []
     for second in range(0, 3600, 10):
@@ -91,7 +91,7 @@ def test_offers_that_nobody_takes_become_rarer(harness: JobHarness) -> None:
 
 
 def test_a_finished_job_is_never_offered(harness: JobHarness) -> None:
-    held = harness.taken()
+    held = harness.create_leased()
     harness.leases.fail(held, {"code": "empty_snapshot", "message": "nothing"})
     harness.wait(10_000)
     assert harness.leases.requeue_expired() == 0
@@ -129,7 +129,7 @@ def test_work_given_back_by_a_stopping_worker_does_not_count_as_an_attempt(harne
 
 
 def test_a_failed_attempt_waits_before_it_is_offered_again(harness: JobHarness) -> None:
-    held = harness.taken()
+    held = harness.create_leased()
     harness.leases.release(held, "the block store is away")
     assert harness.leases.requeue_expired() == 0
     harness.wait(3)
@@ -138,7 +138,7 @@ def test_a_failed_attempt_waits_before_it_is_offered_again(harness: JobHarness) 
 
 
 def test_stale_messages_do_not_burn_the_attempts_of_a_step_that_rests(harness: JobHarness) -> None:
-    held = harness.taken()
+    held = harness.create_leased()
     waits = []
     for _ in range(MAX_ATTEMPTS - 1):
         harness.leases.release(held, "the block store is away")
@@ -153,7 +153,7 @@ def test_stale_messages_do_not_burn_the_attempts_of_a_step_that_rests(harness: J
 
 
 def test_a_missing_adapter_is_asked_for_with_growing_pauses(harness: JobHarness) -> None:
-    held = harness.taken()
+    held = harness.create_leased()
     harness.leases.retry_without_adapter(held)
     assert harness.leases.acquire(held.job.id, Step.VALIDATE) is None
     harness.wait(2)

@@ -54,7 +54,7 @@ def test_an_unknown_parent_is_not_found(harness: JobHarness) -> None:
         job_on(harness, VersionId(Hash32("0x" + "00" * 32)), True)
 
 
-def test_a_parent_is_brought_here(harness: JobHarness) -> None:
+def test_a_parent_is_fetched(harness: JobHarness) -> None:
     class Folders:
         def folder(self, _record: Any) -> Path:
             return Path("/adapters/one")

@@ -124,7 +124,7 @@ def test_a_voucher_covers_a_job_as_a_session_key_does(harness: PaidTrainingHarne
         harness.create()
 
 
-def test_what_a_job_may_cost_is_kept_until_it_is_over_however_long_that_takes(
+def test_the_maximum_cost_stays_reserved_until_the_job_ends(
     any_harness: PaidTrainingHarness,
 ) -> None:
     harness, installation = any_harness, any_harness.installation
@@ -147,12 +147,12 @@ def cancelled(harness: PaidTrainingHarness, job: TrainingJob) -> None:
 
 
 def failed(harness: PaidTrainingHarness, job: TrainingJob) -> None:
-    harness.leases.fail(harness.taken(job, Step.VALIDATE), {"code": "unusable_rows", "message": "none"})
+    harness.leases.fail(harness.lease(job, Step.VALIDATE), {"code": "unusable_rows", "message": "none"})
 
 
 def cancelled_when_it_was_trained(harness: PaidTrainingHarness, job: TrainingJob) -> None:
-    harness.trained(job)
-    held = harness.taken(job, Step.PUBLISH)
+    harness.train(job)
+    held = harness.lease(job, Step.PUBLISH)
     harness.training.cancel(job.id, job.creator)
     with pytest.raises(LeaseLost):
         harness.leases.complete_publication(held, CID)
@@ -160,7 +160,7 @@ def cancelled_when_it_was_trained(harness: PaidTrainingHarness, job: TrainingJob
 
 def given_up(harness: PaidTrainingHarness, job: TrainingJob) -> None:
     for _ in range(5):
-        harness.taken(job, Step.VALIDATE)
+        harness.lease(job, Step.VALIDATE)
         harness.installation.clock.pass_seconds(31)
     assert harness.leases.acquire(job.id, Step.VALIDATE) is None
 
@@ -181,7 +181,7 @@ def test_a_job_without_an_adapter_costs_nothing(
 def test_a_published_adapter_costs_the_tokens_that_were_trained(any_harness: PaidTrainingHarness) -> None:
     harness, installation = any_harness, any_harness.installation
     installation.fund(MOST)
-    job = harness.published(harness.create())
+    job = harness.publish(harness.create())
     assert job.state is JobState.SUCCEEDED
     assert harness.training.get(job.id) == job
     assert job.payment is not None
@@ -201,7 +201,7 @@ def test_a_published_adapter_costs_the_tokens_that_were_trained(any_harness: Pai
 
 def test_the_receipt_is_for_this_job_and_this_adapter(harness: PaidTrainingHarness) -> None:
     harness.installation.fund(MOST)
-    job = harness.published(harness.create())
+    job = harness.publish(harness.create())
     [stored] = harness.receipts
     salt, receipt = to_bytes(stored.salt), stored.signed.receipt
     assert receipt.request_hash == salted_hash(salt, request_bytes(job))
@@ -215,10 +215,10 @@ def test_receipts_of_jobs_and_answers_stand_on_one_line(harness: PaidTrainingHar
     payer = Payer(installation.payer.account)
     first, second = harness.create(), harness.create()
     answering = installation.admission.reserve(payer, 1000)
-    harness.published(second)
+    harness.publish(second)
     bill_of = _bill_of(harness)
     installation.admission.charge(payer, answering, bill_of(900))
-    harness.published(first)
+    harness.publish(first)
     lines = [(s.signed.receipt.cumulative, s.signed.receipt.charge) for s in reversed(harness.receipts)]
     assert lines == [(642, 642), (1542, 900), (2184, 642)]
 
@@ -234,10 +234,10 @@ def test_publishing_twice_charges_once(any_harness: PaidTrainingHarness) -> None
     harness = any_harness
     harness.installation.fund(2 * MOST)
     job = harness.create()
-    harness.trained(job)
-    first = harness.taken(job, Step.PUBLISH)
+    harness.train(job)
+    first = harness.lease(job, Step.PUBLISH)
     harness.installation.clock.pass_seconds(31)
-    second = harness.taken(job, Step.PUBLISH)
+    second = harness.lease(job, Step.PUBLISH)
     with pytest.raises(LeaseLost):
         harness.leases.complete_publication(first, CID)
     harness.leases.complete_publication(second, CID)
@@ -252,8 +252,8 @@ def test_a_transaction_that_dies_charges_nothing_and_the_next_one_all(
 ) -> None:
     harness.installation.fund(MOST)
     job = harness.create()
-    harness.trained(job)
-    held = harness.taken(job, Step.PUBLISH)
+    harness.train(job)
+    held = harness.lease(job, Step.PUBLISH)
 
     def dies(*_: Any) -> Any:
         raise KeyboardInterrupt
@@ -271,21 +271,21 @@ def test_a_transaction_that_dies_charges_nothing_and_the_next_one_all(
 def test_an_adapter_that_was_lost_and_trained_again_is_paid_for_once(harness: PaidTrainingHarness) -> None:
     harness.installation.fund(MOST)
     job = harness.create()
-    harness.trained(job, num_tokens=99)
+    harness.train(job, num_tokens=99)
     for _ in range(5):
-        harness.leases.retry_without_adapter(harness.taken(job, Step.PUBLISH))
+        harness.leases.retry_without_adapter(harness.lease(job, Step.PUBLISH))
         harness.installation.clock.pass_seconds(60)
-    harness.leases.complete_training(harness.taken(job, Step.TRAIN), RESULT)
-    harness.leases.complete_publication(harness.taken(job, Step.PUBLISH), CID)
+    harness.leases.complete_training(harness.lease(job, Step.TRAIN), RESULT)
+    harness.leases.complete_publication(harness.lease(job, Step.PUBLISH), CID)
     assert [stored.signed.receipt.prompt_tokens for stored in harness.receipts] == [TOKENS]
 
 
 @pytest.mark.parametrize("thawing", [MOST, 1])
-def test_nobody_trains_for_money_that_is_on_its_way_out(harness: PaidTrainingHarness, thawing: int) -> None:
+def test_thawing_money_does_not_pay_for_training(harness: PaidTrainingHarness, thawing: int) -> None:
     harness.installation.fund(MOST)
     job = harness.create()
     harness.leases.complete_validation(
-        harness.taken(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3)
+        harness.lease(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3)
     )
     harness.installation.fund(MOST, thawing=thawing)
     assert harness.leases.acquire(job.id, Step.TRAIN) is None
@@ -299,15 +299,15 @@ def test_nobody_trains_for_money_that_is_on_its_way_out(harness: PaidTrainingHar
 def test_what_begins_to_thaw_while_a_job_trains_still_pays_for_it(harness: PaidTrainingHarness) -> None:
     harness.installation.fund(MOST)
     job = harness.create()
-    harness.trained(job)
+    harness.train(job)
     harness.installation.fund(MOST, thawing=MOST)
-    harness.leases.complete_publication(harness.taken(job, Step.PUBLISH), CID)
+    harness.leases.complete_publication(harness.lease(job, Step.PUBLISH), CID)
     assert len(harness.receipts) == 1
 
 
 def test_a_job_with_more_rows_than_were_recorded_is_not_trained(harness: PaidTrainingHarness) -> None:
     harness.installation.fund(MOST)
-    held = harness.taken(harness.create(), Step.VALIDATE)
+    held = harness.lease(harness.create(), Step.VALIDATE)
     with pytest.raises(RowsDiffer, match="21 rows"):
         harness.leases.complete_validation(held, Dataset(some_hash("rows"), NUM_ROWS + 1, 3))
     harness.leases.complete_validation(held, Dataset(some_hash("rows"), NUM_ROWS, 3))
@@ -324,7 +324,7 @@ def test_another_price_is_for_later_jobs_only(harness: PaidTrainingHarness) -> N
     assert later.payment is not None
     assert later.payment.max_charge == 25 * MOST
     harness.leases = harness.leases_with(dearer)
-    assert harness.published(job).payment is not None
+    assert harness.publish(job).payment is not None
     assert harness.receipts[0].signed.receipt.charge == TOKENS * TRAINING_PRICE
 
 
@@ -333,13 +333,13 @@ def test_free_training_needs_no_channel_and_gives_no_receipt(harness: PaidTraini
     job = harness.training_with(free).create(harness.installation.payer.account, SNAPSHOT, CONFIG)
     harness.leases = harness.leases_with(free)
     assert (job.payment, free.price) == (None, 0)
-    assert harness.published(job).state is JobState.SUCCEEDED
+    assert harness.publish(job).state is JobState.SUCCEEDED
     assert (harness.reserved, harness.receipts) == (0, [])
 
 
 def test_a_job_that_was_free_stays_free(harness: PaidTrainingHarness) -> None:
     job = harness.training_with(harness.selling_at(0)).create(some_account("creator"), SNAPSHOT, CONFIG)
-    harness.published(job)
+    harness.publish(job)
     assert harness.receipts == []
 
 
@@ -375,7 +375,7 @@ def test_jobs_and_answers_at_once_never_get_more_than_there_is(any_harness: Paid
     assert (admitted, harness.reserved) == (7, 7 * MOST)
     jobs = harness.training.list()
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(harness.published, jobs))
+        list(threads.map(harness.publish, jobs))
     assert len(harness.receipts) == len(jobs)
     assert max((s.signed.receipt.cumulative for s in harness.receipts), default=0) == len(jobs) * 642
 

@@ -64,19 +64,19 @@ class PublicationHarness:
             (self.adapter / name).write_text(name)
         (self.adapter / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 2000)
 
-    def trained(self, result: TrainingResult = RESULT) -> TrainingJob:
+    def train(self, result: TrainingResult = RESULT) -> TrainingJob:
         job, leases = self.jobs.job(), self.jobs.leases
         leases.complete_validation(self._take(job, Step.VALIDATE), DATASET)
         leases.complete_training(self._take(job, Step.TRAIN), result)
         return self.jobs.training.get(job.id)
 
-    def published(self, result: TrainingResult = RESULT) -> TrainingJob:
-        job = self.trained(result)
+    def publish(self, result: TrainingResult = RESULT) -> TrainingJob:
+        job = self.train(result)
         held = self._take(job, Step.PUBLISH)
         self.jobs.leases.complete_publication(held, self.publication.publish(self.adapter))
         return self.jobs.training.get(job.id)
 
-    def brought(self) -> TrainingJob:
+    def publish_import(self) -> TrainingJob:
         """Import and publish an adapter that was trained elsewhere."""
         files = {name: transferred(self.transfers, CREATOR, b"{}") for name in MAX_BYTES}
         job = self.imports.create(CREATOR, "MIT", files)
@@ -147,7 +147,7 @@ def test_a_published_folder_comes_back_by_its_cid(harness: PublicationHarness, t
 
 def test_a_warm_start_names_the_snapshots_of_its_parent(harness: PublicationHarness) -> None:
     seen = harness.jobs.snapshot(True)
-    job = harness.published()
+    job = harness.publish()
     parent = harness.jobs.version(seen, job.snapshot_id)
     warm = replace(job, config=replace(job.config, parent=parent))
     assert harness.publication.record(job, LISTING).snapshots == (job.snapshot_id,)
@@ -173,7 +173,7 @@ def test_a_store_that_returns_other_bytes_is_found_out(
 
 
 def test_a_registration_names_what_was_trained_and_published(harness: PublicationHarness) -> None:
-    job = harness.published()
+    job = harness.publish()
     registration = harness.publication.prepare(job.id, CREATOR, LISTING)
     record = registration.record
     assert job.cid is not None
@@ -188,14 +188,14 @@ def test_a_registration_names_what_was_trained_and_published(harness: Publicatio
 
 
 def test_nothing_is_registered_before_it_is_published(harness: PublicationHarness) -> None:
-    job = harness.trained()
+    job = harness.train()
     with pytest.raises(NotPublished):
         harness.publication.prepare(job.id, CREATOR, LISTING)
     assert not harness.chain.prepared
 
 
 def test_only_the_creator_registers(harness: PublicationHarness) -> None:
-    job = harness.published()
+    job = harness.publish()
     with pytest.raises(Forbidden):
         harness.publication.prepare(job.id, OTHER_CREATOR, LISTING)
     with pytest.raises(NotFound):
@@ -203,17 +203,17 @@ def test_only_the_creator_registers(harness: PublicationHarness) -> None:
 
 
 def test_an_adapter_no_better_than_its_base_needs_the_creators_word(harness: PublicationHarness) -> None:
-    job = harness.published(WORSE)
+    job = harness.publish(WORSE)
     with pytest.raises(NoBetterThanBase) as refusal:
         harness.publication.prepare(job.id, CREATOR, LISTING)
     assert refusal.value.details == WORSE.metrics
     assert harness.publication.prepare(job.id, CREATOR, LISTING, accepts_worse=True).record
 
 
-def test_an_adapter_like_one_of_somebody_else_is_named_with_it_and_needs_the_creators_word(
+def test_a_near_copy_of_anothers_adapter_is_reported_and_needs_confirmation(
     harness: PublicationHarness,
 ) -> None:
-    job = harness.published()
+    job = harness.publish()
     harness.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
     original = harness.list_elsewhere(OTHER_CREATOR)
     with pytest.raises(CopiedVersion, match=original) as refusal:
@@ -229,7 +229,7 @@ def test_an_adapter_like_one_of_somebody_else_is_named_with_it_and_needs_the_cre
 def test_an_adapter_from_elsewhere_names_no_snapshot_and_passes_the_same_gate(
     harness: PublicationHarness,
 ) -> None:
-    job = harness.brought()
+    job = harness.publish_import()
     harness.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
     registration = harness.publication.prepare(job.id, CREATOR, LISTING)
     assert registration.record.snapshots == ()
@@ -241,14 +241,14 @@ def test_an_adapter_from_elsewhere_names_no_snapshot_and_passes_the_same_gate(
 
 
 def test_the_registration_of_an_adapter_from_elsewhere_is_noticed(harness: PublicationHarness) -> None:
-    job = harness.brought()
+    job = harness.publish_import()
     version = harness.confirm(job)
     assert harness.publication.record_registrations() == 1
     assert harness.imports.get(job.id).version_id == version
 
 
 def test_ones_own_adapter_is_listed_again_without_a_word(harness: PublicationHarness) -> None:
-    job = harness.published()
+    job = harness.publish()
     harness.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
     harness.list_elsewhere(CREATOR)
     registration = harness.publication.prepare(job.id, CREATOR, LISTING)
@@ -259,12 +259,12 @@ def test_ones_own_adapter_is_listed_again_without_a_word(harness: PublicationHar
 def test_a_job_from_before_there_was_a_gate_is_registered_without_a_report(
     harness: PublicationHarness,
 ) -> None:
-    job = harness.published()
+    job = harness.publish()
     assert harness.publication.prepare(job.id, CREATOR, LISTING).screening is None
 
 
 def test_the_chains_confirmation_is_noticed_once(harness: PublicationHarness) -> None:
-    job = harness.published()
+    job = harness.publish()
     assert harness.publication.record_registrations() == 0
     version = harness.confirm(job)
     assert harness.publication.record_registrations() == 1
@@ -274,16 +274,16 @@ def test_the_chains_confirmation_is_noticed_once(harness: PublicationHarness) ->
 
 
 def test_a_new_price_is_another_version_and_the_job_keeps_its_first(harness: PublicationHarness) -> None:
-    job = harness.published()
+    job = harness.publish()
     version = harness.confirm(job)
     harness.confirm(job, Listing("python-docs", 1, 1, 200_000, 300_000), block=12)
     harness.publication.record_registrations()
     assert harness.jobs.training.get(job.id).version_id == version
 
 
-def test_somebody_elses_version_of_other_weights_is_not_taken_for_ours(harness: PublicationHarness) -> None:
-    job = harness.published()
-    other = harness.published(TrainingResult(Hash32("0x" + "99" * 32), RESULT.base_model, RESULT.metrics))
+def test_another_creators_version_with_other_weights_is_not_ours(harness: PublicationHarness) -> None:
+    job = harness.publish()
+    other = harness.publish(TrainingResult(Hash32("0x" + "99" * 32), RESULT.base_model, RESULT.metrics))
     harness.confirm(other)
     harness.publication.record_registrations()
     assert harness.jobs.training.get(job.id).version_id is None

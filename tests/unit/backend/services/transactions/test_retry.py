@@ -33,7 +33,7 @@ def test_a_call_is_sent_again_only_after_it_failed(sqlite_database: Database) ->
     assert attempt(sqlite_database, LANE, 5) == second
 
 
-def test_after_so_many_failures_the_last_one_stands(sqlite_database: Database) -> None:
+def test_after_the_last_retry_the_failure_is_final(sqlite_database: Database) -> None:
     sent = []
     for _ in range(5):
         sent.append(attempt(sqlite_database, LANE, 5, most=2))

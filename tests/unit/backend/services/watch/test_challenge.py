@@ -129,13 +129,13 @@ def challenge(
     return Challenge(chain or FakeChain(), dispute_sender or FakeDisputeSender(), limit)  # type: ignore[arg-type]
 
 
-def told(news: Iterable[News]) -> list[str]:
+def names_of(news: Iterable[News]) -> list[str]:
     return [one.what for one in news]
 
 
 def test_a_proof_is_reserved_a_block_before_it_is_sent() -> None:
     dispute_sender = FakeDisputeSender()
-    assert told(challenge(dispute_sender=dispute_sender).prove(FakeView(), batch(1), FakeProof())) == [
+    assert names_of(challenge(dispute_sender=dispute_sender).prove(FakeView(), batch(1), FakeProof())) == [
         "reserved",
         "proved",
     ]
@@ -156,22 +156,22 @@ def test_near_the_end_of_the_window_a_proof_goes_out_at_once() -> None:
 
 def test_demands_have_at_most_64_keys_and_repeat_none_that_is_open() -> None:
     dispute_sender, asked = FakeDisputeSender(), batch(1)
-    view = FakeView([asked], [demanded(asked, 0, 1, by=some_account("somebody"))])
+    view = FakeView([asked], [demanded(asked, 0, 1, by=some_account("another challenger"))])
     wanted = ((Tree.RECEIPTS, tuple(range(100))), (Tree.ENTRIES, (5, 5)))
     made = challenge(dispute_sender=dispute_sender)
-    assert told(made.demand(view, asked, wanted)) == ["demanded"] * 3
+    assert names_of(made.demand(view, asked, wanted)) == ["demanded"] * 3
     assert [[int(key, 16) for key in call.args[2]] for call in dispute_sender.sent] == [
         list(range(2, 66)),
         list(range(66, 100)),
         [5],
     ]
-    assert told(made.demand(view, asked, wanted)) == [], "they may not be in the view yet"
+    assert names_of(made.demand(view, asked, wanted)) == [], "they may not be in the view yet"
 
 
 def test_a_search_goes_round_by_round_and_others_demands_do_not_hold_it_up() -> None:
     asked = batch(1)
     wanted = ((Tree.ENTRIES, (5, 6)),)
-    for challenger, expected in ((WATCHER, []), (some_account("somebody"), [[5, 6]])):
+    for challenger, expected in ((WATCHER, []), (some_account("another challenger"), [[5, 6]])):
         demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), challenger, 2_000, BOND)
         view = FakeView([asked], [DemandStatus(demand.id, OPERATOR, demand, (1,), 0, 1)])
         dispute_sender = FakeDisputeSender()
@@ -185,7 +185,7 @@ def test_the_next_round_begins_with_the_last_answer() -> None:
     list(made.demand(FakeView([asked]), asked, ((Tree.ENTRIES, (9, 10)),)))
     demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), WATCHER, 2_000, BOND)
     view = FakeView([asked], [DemandStatus(demand.id, OPERATOR, demand, (), 0, 1)])
-    assert told(made.demand(view, asked, ((Tree.ENTRIES, (5,)),))) == ["demanded"]
+    assert names_of(made.demand(view, asked, ((Tree.ENTRIES, (5,)),))) == ["demanded"]
 
 
 def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
@@ -201,7 +201,7 @@ def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
         assert sum(len(call.args[2]) for call in dispute_sender.sent) == expected
 
 
-def test_short_of_bonds_it_asks_for_receipts_that_nobody_can_foresee() -> None:
+def test_short_of_bonds_it_demands_unpredictable_receipts() -> None:
     chosen = set()
     for _ in range(20):
         dispute_sender = FakeDisputeSender()
@@ -228,13 +228,13 @@ def test_of_several_late_demands_that_of_the_first_batch_voids() -> None:
     first, second = batch(1), batch(2)
     view = FakeView([first, second], [demanded(second, 0, deadline=10), demanded(first, 0, deadline=11)])
     dispute_sender = FakeDisputeSender()
-    assert told(challenge(FakeChain(now=12), dispute_sender).expire(view, OPERATOR)) == ["proved"]
+    assert names_of(challenge(FakeChain(now=12), dispute_sender).expire(view, OPERATOR)) == ["proved"]
     assert dispute_sender.sent[0].args[1] == first.header
 
 
 def test_a_demand_is_not_late_in_its_last_second() -> None:
     view = FakeView([batch(1)], [demanded(batch(1), 0, deadline=12)])
-    assert told(challenge(FakeChain(now=12)).expire(view, OPERATOR)) == []
+    assert names_of(challenge(FakeChain(now=12)).expire(view, OPERATOR)) == []
 
 
 def test_voided_batches_are_refunded_newest_first_and_bonds_come_back_to_their_owner() -> None:
@@ -243,7 +243,7 @@ def test_voided_batches_are_refunded_newest_first_and_bonds_come_back_to_their_o
         [batch(2), *void], [demanded(void[0], 0, 1), demanded(void[1], 5, by=some_account("other"))]
     )
     dispute_sender = FakeDisputeSender()
-    assert told(challenge(dispute_sender=dispute_sender).restore(view, OPERATOR)) == [
+    assert names_of(challenge(dispute_sender=dispute_sender).restore(view, OPERATOR)) == [
         "bond_returned",
         "refunded",
         "refunded",

@@ -60,7 +60,7 @@ class WatcherHarness:
         yield SimpleNamespace(chain=SimpleNamespace(operators=lambda: self.operators))
 
 
-def test_there_is_a_pass_a_block() -> None:
+def test_there_is_one_pass_per_block() -> None:
     harness = WatcherHarness()
     assert list(harness.watcher.run(StopAfter(3))) == []
     assert harness.num_passes == 1
@@ -69,7 +69,7 @@ def test_there_is_a_pass_a_block() -> None:
     assert harness.num_passes == 2
 
 
-def test_pauses_double_up_to_a_minute_while_the_node_is_away_and_it_is_said_once(
+def test_pauses_double_up_to_a_minute_while_the_node_is_unreachable_which_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     harness, stop = WatcherHarness(), StopAfter(12)
