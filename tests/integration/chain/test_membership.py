@@ -67,7 +67,7 @@ def test_an_operator_joins_is_found_and_takes_its_stake_back(
     harness = MembershipHarness(chain, sqlite_database)
     membership = harness.membership
     assert len(membership.status().obstacles) == 3
-    with pytest.raises(Conflict, match="has 0 dollars"):
+    with pytest.raises(Conflict, match="has only 0 dollars"):
         membership.join(1_000 * DOLLAR)
     harness.give(1_500 * DOLLAR)
     with pytest.raises(Conflict, match="no coin to pay for gas"):

@@ -42,7 +42,7 @@ def test_a_failed_step_shows_the_end_of_its_output(folder: Path, monkeypatch: py
     assert not (folder / "vllm" / "installed").exists()
 
 
-def test_what_is_installed_in_the_pinned_version_is_only_checked(
+def test_a_peer_installed_in_the_pinned_version_is_only_checked(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[Sequence[str]] = []

@@ -72,7 +72,7 @@ def test_where_an_adapter_lies_does_not_name_it() -> None:
         ((BlendPart(ONE, 1.0), BlendPart(ONE, 2.0)), "once"),
     ],
 )
-def test_what_is_no_blend(parts: tuple[BlendPart, ...], reason: str) -> None:
+def test_invalid_blends_are_refused(parts: tuple[BlendPart, ...], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         AdapterBlend(parts)
 

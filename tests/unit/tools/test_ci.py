@@ -41,7 +41,7 @@ def test_a_vulnerability_fails_a_change_and_a_silent_registry_warns(
     assert ("NOT AUDITED" in done.stderr) == is_warned
 
 
-def test_what_fails_ends_it_at_once(tmp_path: Path) -> None:
+def test_the_first_failure_ends_the_check(tmp_path: Path) -> None:
     done = runs(tmp_path, "[ $1 = lint ]", "sleep 60")
     assert done.returncode != 0
     assert done.stdout.splitlines() == ["make lint", "make test"]

@@ -66,7 +66,7 @@ def test_the_process_returns_the_inspection_that_training_would_write(
     assert json.dumps(received) == json.dumps(as_json(inspect_adapter(tiny_base, tmp_path / ADAPTER)))
 
 
-def test_what_the_engine_refuses_is_refused_with_its_code(
+def test_an_adapter_that_the_engine_refuses_is_refused_with_its_code(
     job_screening: JobScreening, tiny_base: Path, tmp_path: Path
 ) -> None:
     make_adapter(tmp_path / ADAPTER, tiny_base)

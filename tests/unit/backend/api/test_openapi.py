@@ -56,7 +56,7 @@ def test_every_operation_says_who_may_call_it_and_how_it_refuses(document: Json)
         assert "422" not in operation["responses"]
 
 
-def test_what_moves_money_needs_a_wallets_session(document: Json) -> None:
+def test_routes_that_move_money_need_a_wallets_session(document: Json) -> None:
     for path in ("/v1/deposits/relay", "/v1/sessions/relay", "/v1/keys", "/v1/claims/relay"):
         assert document["paths"][path]["post"]["x-caller"] == "session"
     assert document["paths"]["/v1/chat/completions"]["post"]["x-caller"] == "key"

@@ -93,7 +93,7 @@ def test_a_servers_own_errors_are_classified_by_their_code(sqlstate: str, kind: 
     assert type(to_domain_error(said(sqlstate), is_committing=False)) is kind
 
 
-def test_what_a_server_says_of_our_statement_is_our_defect() -> None:
+def test_an_invalid_statement_is_our_defect() -> None:
     assert to_domain_error(said("42P01"), is_committing=False) is None
 
 

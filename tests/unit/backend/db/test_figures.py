@@ -87,7 +87,7 @@ def test_batches_are_float_until_they_are_final_or_fall(database: Database) -> N
     assert (found.indexed_block, found.indexed_at) == (3, 30)
 
 
-def test_what_waits_for_relay_and_sender_is_counted_with_its_age(database: Database) -> None:
+def test_pending_messages_and_transactions_are_counted_with_their_age(database: Database) -> None:
     before = datetime.now(UTC).timestamp()
     with database.begin() as tx:
         first = tx.outbox.add("training.train", {}, "a")

@@ -70,7 +70,7 @@ def test_a_reader_keeps_its_view_while_others_write(database: Database) -> None:
         assert reader.session.scalar(text("SELECT count(*) FROM outbox")) == 1
 
 
-def test_what_a_reader_changes_is_not_kept(sqlite_database: Database) -> None:
+def test_changes_by_a_reader_are_discarded(sqlite_database: Database) -> None:
     with sqlite_database.read() as tx:
         tx.outbox.add("topic", {}, key="a")
     with sqlite_database.begin() as tx:

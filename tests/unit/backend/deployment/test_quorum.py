@@ -24,7 +24,7 @@ def test_the_quorum_is_rounded_down_as_the_governor_does() -> None:
     assert Quorum(supply=199, percent=1, threshold=0, votes={}).needed == 1
 
 
-def test_what_makes_governance_impossible_is_an_error() -> None:
+def test_a_quorum_that_makes_governance_impossible_is_an_error() -> None:
     assert list(quorum(10, *[900_000] * 6).errors()) == []
     (too_few,) = quorum(10, 900_000).errors()
     assert "900,000 votes are delegated and the quorum is 1,000,000" in too_few

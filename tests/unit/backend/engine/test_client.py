@@ -211,7 +211,7 @@ async def served_by(
         yield client
 
 
-async def test_what_is_asked_carries_the_span_that_asks(tmp_path: Path) -> None:
+async def test_a_request_carries_its_span(tmp_path: Path) -> None:
     asked: list[protocol.Command] = []
 
     def answer(command: protocol.Command) -> dict[str, object]:

@@ -35,7 +35,7 @@ def test_every_faulty_part_is_named_with_its_remedy(tmp_path: Path, caplog: pyte
     assert "no such table" in caplog.text
 
 
-def test_what_an_operator_lacks_on_the_chain_is_named_with_its_remedy(
+def test_missing_requirements_on_the_chain_are_reported_with_their_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation = Installation(Settings(home=tmp_path))

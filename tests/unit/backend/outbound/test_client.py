@@ -173,7 +173,7 @@ def test_a_redirect_is_not_followed_and_only_a_200_is_an_answer(status: bytes) -
         "",
     ],
 )
-def test_what_is_no_plain_http_url_is_refused(url: str) -> None:
+def test_an_invalid_http_url_is_refused(url: str) -> None:
     network = Connecting()
     with pytest.raises(AddressRefused):
         fetch(OutboundClient(allows_private=True, network=network), url)

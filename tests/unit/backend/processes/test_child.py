@@ -50,7 +50,7 @@ def test_one_thread_may_send_while_another_one_receives() -> None:
         sender.join()
 
 
-def test_what_libraries_print_is_no_message(tmp_path: Path) -> None:
+def test_output_of_libraries_is_no_message(tmp_path: Path) -> None:
     program = f"{PARENT}print('printed', flush=True); os.system('echo shell'); parent.send('message')"
     with (tmp_path / "errors").open("wb") as errors, run(program, errors=errors) as child:
         assert child.receive() == "message"

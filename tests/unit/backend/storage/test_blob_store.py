@@ -120,7 +120,7 @@ def test_one_block_can_be_asked_for(store: BlobStore) -> None:
     assert sha256(store.block(cid)).digest() == decode_cid(cid).digest
 
 
-def test_what_is_not_there_is_missing(store: BlobStore, tmp_path: Path) -> None:
+def test_absent_content_is_missing(store: BlobStore, tmp_path: Path) -> None:
     cid = store.add_folder(FILES)
     for name in ("nope", "notes/nope", "empty/x", "notes", "../notes", "/"):
         with pytest.raises(ContentMissing):

@@ -171,7 +171,7 @@ def test_arbitrary_blocks_are_decoded_or_refused(block: bytes) -> None:
         bytes.fromhex("0d00000000"),  # fixed32
     ],
 )
-def test_what_is_no_plain_file_or_folder_is_refused(block: bytes) -> None:
+def test_an_irregular_file_is_refused(block: bytes) -> None:
     with pytest.raises(ContentCorrupt):
         decode(block)
 

@@ -39,7 +39,7 @@ def test_of_two_settings_of_a_peer_the_faster_counts(compiled: float, eager: flo
     assert found.value == pytest.approx(3.0)
 
 
-def test_what_was_not_run_has_no_ratio() -> None:
+def test_a_scenario_that_was_not_run_has_no_ratio() -> None:
     found = ratios(played(ours_base=[run()], ours_lora32=[run(0.8)]))
     assert found["lora32_vs_base"] is not None
     assert [name for name, ratio in found.items() if ratio is not None] == ["lora32_vs_base"]

@@ -163,7 +163,7 @@ def test_the_cost_of_receipts_has_its_times_and_its_gas(tmp_path: Path) -> None:
     assert (out / PAGE).read_text() == text
 
 
-def test_what_is_not_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x").write_text("{")
     assert main([str(tmp_path / "x")]) == 1
     assert "cannot be read as JSON" in capsys.readouterr().err

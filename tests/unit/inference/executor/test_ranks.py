@@ -121,6 +121,6 @@ def test_a_model_that_cannot_be_divided_evenly_is_refused(tiny_llama: Path) -> N
 
 
 @pytest.mark.parametrize("other", [{"device": "cuda"}, {"quantization": "int8"}])
-def test_what_is_not_divided_is_refused(other: dict[str, str]) -> None:
+def test_tensor_parallelism_is_refused_with_unsupported_options(other: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="on CPUs"):
         EngineConfig(Path("model"), tensor_parallel=2, **other)

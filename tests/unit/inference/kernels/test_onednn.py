@@ -44,7 +44,7 @@ def test_steps_of_many_sizes_stop_to_take_more_memory() -> None:
     assert growth("8") < growth("1024") / 2
 
 
-def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLES[0], "7")
     monkeypatch.delenv(VARIABLES[1], raising=False)
     limit_caches()

@@ -42,7 +42,7 @@ KEYS = [(layer, linear) for layer in range(2) for linear in PARENT_BY_LINEAR]
     backend=st.sampled_from(["auto", "portable"]),
     num_blanks=st.integers(0, 3),
 )
-def test_it_equals_the_plain_way_to_the_bit(
+def test_it_equals_the_reference_bit_for_bit(
     linears: dict[tuple[int, str], Linear],
     dtype: torch.dtype,
     backend: KernelBackend,

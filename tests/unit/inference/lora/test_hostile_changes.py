@@ -183,7 +183,7 @@ def test_a_file_that_grew_since_room_was_made_for_it(ref: AdapterRef, load: Call
         load(ref, max_bytes=size - 1)
 
 
-def test_what_is_written_between_reading_and_use_is_not_used(
+def test_a_write_between_reading_and_use_has_no_effect(
     good: AdapterRef, ref: AdapterRef, load: Callable[..., Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_then_replace(folder: Path, *of_the_loader: Any) -> files.AdapterFiles:

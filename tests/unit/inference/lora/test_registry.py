@@ -245,7 +245,7 @@ def test_an_adapter_that_two_want_stays_until_both_have_let_go(loading: Callable
     assert it.registry.resident_digests == [other.digest]
 
 
-def test_what_is_used_on_the_device_stays_young_on_the_host(loading: Callable[[int], Loading]) -> None:
+def test_use_on_the_device_refreshes_the_adapter_on_the_host(loading: Callable[[int], Loading]) -> None:
     it = loading(2 * SIZE)
     hot, idle, new = (it.ref(name) for name in "123")
     for ref in (hot, idle):

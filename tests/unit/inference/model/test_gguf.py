@@ -115,7 +115,7 @@ def test_a_number_of_tensors_that_cannot_be_is_refused(tiny_gguf: Path, tmp_path
         ({"llama.rope.scaling.type": "yarn"}, "rotary scaling"),
     ],
 )
-def test_what_the_conversion_would_drop_is_refused(
+def test_a_model_that_the_conversion_cannot_represent_is_refused(
     fields: dict[str, int | str], named: str, tiny_llama: Path, tmp_path: Path
 ) -> None:
     path = write_gguf(tiny_llama, tmp_path / "m.gguf", fields=fields)

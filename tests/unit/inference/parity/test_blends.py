@@ -91,7 +91,7 @@ def test_a_dora_part_is_refused_and_says_why(
     assert answers["p"].error is None
 
 
-def test_what_no_arena_or_number_can_hold_is_refused(
+def test_a_blend_beyond_the_arena_or_number_range_is_refused(
     kinds: dict[str, AdapterRef], make_engine: Callable[..., Engine]
 ) -> None:
     engine = make_engine(num_adapter_rows=8, max_rank=8)

@@ -157,7 +157,7 @@ def test_a_greedy_model_ends_only_where_the_grammar_does(make_engine: Callable[.
 
 
 @pytest.mark.parametrize("options", [{"min_tokens": 1}, {"ignore_eos": True}])
-def test_what_contradicts_a_grammar_is_refused(
+def test_options_that_contradict_a_grammar_are_refused(
     options: dict[str, Any], make_engine: Callable[..., Engine]
 ) -> None:
     with pytest.raises(InvalidRequestError, match="constraint"):

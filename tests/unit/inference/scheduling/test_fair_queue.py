@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_who_comes_back_starts_at_the_least_of_those_who_wait() -> None:
+def test_a_new_payer_starts_at_the_lowest_counter_of_the_waiting() -> None:
     counters = TokenCounters[str]()
     for key in "ab":
         counters.join(key)

@@ -189,7 +189,7 @@ def test_payers_share_where_the_operator_says_so(make_engine: Callable[..., Engi
     assert status.kv_blocks_used == 0 < status.kv_blocks_named
 
 
-def test_what_an_overflowing_adapter_has_filled_is_never_shared(
+def test_blocks_of_an_overflowing_adapter_are_never_shared(
     tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
     ref = make_adapter(tmp_path / "a", tiny_llama)

@@ -116,7 +116,7 @@ def test_a_lower_class_is_preempted_first() -> None:
     assert [request.request_id for request in harness.scheduler.running] == ["normal1"]
 
 
-def test_who_has_waited_long_moves_up_a_class() -> None:
+def test_a_request_that_waited_long_moves_up_a_class() -> None:
     """Urgent requests without an end: from the lowest class it takes two ages to be served."""
     harness = SchedulerHarness(max_running=1)
     background = harness.add(2, "background", priority=-1, max_tokens=1)

@@ -111,7 +111,7 @@ def test_what_is_not_known_and_what_has_no_tokens_is_borne(metrics: EngineMetric
     assert found["vllm:request_success_total,abort"] == 1
 
 
-def test_what_the_engine_counts_itself_is_taken_over(metrics: EngineMetrics) -> None:
+def test_the_engines_own_counters_are_exported(metrics: EngineMetrics) -> None:
     found = read(metrics, adapter_loads=3)
     assert found["vllm:kv_cache_usage_perc"] == 0.25
     assert (found["vllm:num_requests_running"], found["vllm:num_requests_waiting"]) == (2, 3)

@@ -142,7 +142,7 @@ def full_after(num_requests: int) -> Callable[..., None]:
     return lambda _id, payer, num_tokens, _add: entrance.enter(payer, num_tokens)
 
 
-async def test_what_does_not_fit_into_the_inbox_is_overloaded_at_once() -> None:
+async def test_a_request_beyond_the_inbox_limit_is_rejected_as_overloaded() -> None:
     aborted: list[str] = []
     _, writer = await run_session(
         Generate("a", prompt="x"),

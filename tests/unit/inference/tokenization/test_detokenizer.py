@@ -69,7 +69,7 @@ def test_a_stream_is_cut_exactly_at_its_first_stop_string(pieces: list[str], sto
         assert not any(stop in shown for stop in stops)
 
 
-def test_what_may_become_a_stop_string_is_held_back() -> None:
+def test_a_possible_prefix_of_a_stop_string_is_held_back() -> None:
     stream = StopFilter(["STOP"])
     assert [stream.push(piece) for piece in ("aS", "T", "x", "ST", "OPz")] == ["a", "", "STx", "", ""]
     assert stream.is_stopped

@@ -125,7 +125,7 @@ def test_the_process_says_why_it_refuses(spec: ImportSpec, job: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MALICIOUS)
-def test_what_the_engine_refuses_is_refused_by_the_same_name(name: str, spec: ImportSpec, job: Path) -> None:
+def test_an_import_is_refused_with_the_engines_error_code(name: str, spec: ImportSpec, job: Path) -> None:
     MALICIOUS[name].corrupt(job / UPLOADED)
     with pytest.raises(AdapterRefused) as refusal:
         validate_import(spec, job, ignore)

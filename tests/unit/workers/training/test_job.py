@@ -386,7 +386,7 @@ def test_rows_without_an_answer_in_reach_are_refused(make_job: Any) -> None:
     assert refusal.value.param == "max_length"
 
 
-def test_what_the_engine_would_not_serve_is_not_published(
+def test_an_adapter_that_the_engine_cannot_serve_is_not_published(
     make_job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, folder = make_job(epochs=0.01)

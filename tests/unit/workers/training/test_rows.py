@@ -124,7 +124,7 @@ def test_groups_are_joined_over_any_number_of_links() -> None:
     assert merge_groups([*chain, row("e", ""), row("f", "")]) == expected
 
 
-def test_what_is_held_out_depends_on_names_and_seed_not_on_order() -> None:
+def test_the_held_out_rows_depend_on_names_and_seed_and_not_on_order() -> None:
     rows = [example(f"object {i}") for i in range(40)]
     first = {row.group for row in hold_out(rows, 0.2, 1)[1]}
     assert {row.group for row in hold_out(rows[::-1], 0.2, 1)[1]} == first

@@ -38,7 +38,7 @@ def test_coordinates_are_counted_as_those_of_the_weight() -> None:
 
 
 @given(seed=st.integers(0, 100))
-def test_it_is_linear_and_takes_modules_in_any_order(seed: int) -> None:
+def test_it_is_linear_and_independent_of_the_order_of_modules(seed: int) -> None:
     torch.manual_seed(seed)
     parts = {name: torch.randint(-9, 9, (3, 5, 6)).float() for name in ("a", "b")}
     sketch = CountSketch(size=8)

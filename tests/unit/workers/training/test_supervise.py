@@ -113,7 +113,7 @@ def test_the_training_process_ends_with_its_parent_while_it_waits(tmp_path: Path
             time.sleep(0.05)
 
 
-def test_what_the_libraries_print_never_mixes_with_messages(tmp_path: Path) -> None:
+def test_output_of_libraries_never_mixes_with_messages(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "result.json").write_text(json.dumps({"adapter_digest": "0x1"}))
     command = [sys.executable, "-m", "workers.training.run", "--job", str(tmp_path)]

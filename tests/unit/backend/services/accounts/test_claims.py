@@ -90,7 +90,7 @@ def test_a_claim_that_failed_can_be_sent_again(harness: SettlementHarness) -> No
     assert harness.mine() == 1
 
 
-def test_what_is_not_final_cannot_be_claimed(harness: SettlementHarness) -> None:
+def test_earnings_that_are_not_final_cannot_be_claimed(harness: SettlementHarness) -> None:
     harness.serve()
     harness.settler().run_once(is_forced=True)
     harness.mine()

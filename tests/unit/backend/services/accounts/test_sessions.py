@@ -146,7 +146,7 @@ def test_signing_out_ends_both_tokens_and_no_other_session(
 @pytest.mark.parametrize(
     "token", ["", "llr_", "llr_x_y", "llk_key", "llr_" + "0" * 32 + "_" + "0" * 64, "\x00"]
 )
-def test_what_is_no_refresh_token_opens_nothing(sessions: Sessions, first: Tokens, token: str) -> None:
+def test_an_invalid_refresh_token_is_refused(sessions: Sessions, first: Tokens, token: str) -> None:
     with pytest.raises(Unauthenticated):
         sessions.refresh(token)
     assert is_open(sessions, first.access)

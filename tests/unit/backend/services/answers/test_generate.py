@@ -171,7 +171,9 @@ async def test_the_receipt_is_durable_before_the_answer_ends(installation: Scrip
     assert [stored.id for stored in receipts(installation)] == [answer.final.receipt.id]
 
 
-async def test_who_hangs_up_pays_for_what_was_generated(installation: ScriptedInstallation) -> None:
+async def test_a_client_that_disconnects_pays_for_the_generated_tokens(
+    installation: ScriptedInstallation,
+) -> None:
     installation.engine.waits_after = 2
     answer = await installation.generate.start(request(installation, installation.version))
     answer.hang_up()
@@ -182,7 +184,9 @@ async def test_who_hangs_up_pays_for_what_was_generated(installation: ScriptedIn
     assert reserved(installation) == 0
 
 
-async def test_who_leaves_before_the_first_piece_is_hung_up(installation: ScriptedInstallation) -> None:
+async def test_disconnecting_before_the_first_chunk_aborts_the_generation(
+    installation: ScriptedInstallation,
+) -> None:
     installation.engine.waits_after = 0
     starting = asyncio.create_task(installation.generate.start(request(installation, installation.version)))
     await installation.engine.asked.wait()
@@ -195,7 +199,7 @@ async def test_who_leaves_before_the_first_piece_is_hung_up(installation: Script
     assert reserved(installation) == 0
 
 
-async def test_who_leaves_while_the_adapter_is_fetched_costs_the_engine_nothing(
+async def test_disconnecting_during_the_adapter_fetch_sends_no_request_to_the_engine(
     installation: ScriptedInstallation,
 ) -> None:
     fetching, go_on = threading.Event(), threading.Event()
@@ -297,7 +301,7 @@ async def test_parallel_answers_tile_the_line(installation: ScriptedInstallation
     assert installation.store.num_fetches == 1
 
 
-async def test_what_cannot_be_billed_is_not_charged_and_costs_no_other_its_answer(
+async def test_an_answer_that_cannot_be_billed_is_not_charged_and_affects_no_other(
     installation: ScriptedInstallation,
 ) -> None:
     record = installation.catalogue.resolve(installation.version).record

@@ -45,7 +45,7 @@ async def test_a_choice_that_breaks_ends_the_others() -> None:
     assert "chat-1" in engine.aborted
 
 
-async def test_who_leaves_while_one_choice_has_not_begun_pays_for_the_others() -> None:
+async def test_disconnecting_before_one_choice_begins_charges_the_others() -> None:
     engine = ScriptedEngine()
     engine.waits_after_of = {"chat-0": 3, "chat-1": 0}
     answer = Answer("a")

@@ -100,7 +100,7 @@ def test_a_tree_that_is_not_what_the_data_make_is_found_with_what_to_demand(
 
 
 @pytest.mark.parametrize("name", ["committed_at", "final_at"])
-def test_what_the_contract_computes_of_a_header_is_not_in_question(
+def test_header_fields_computed_by_the_contract_are_not_disputed(
     harness: SettlementHarness, name: str
 ) -> None:
     put_field(harness, name)

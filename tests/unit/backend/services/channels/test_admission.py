@@ -191,9 +191,7 @@ def test_receipts_tile_the_line_in_the_order_they_end(
     assert available(installation) == 35
 
 
-def test_what_the_chain_has_collected_is_never_charged_again(
-    installation: ScriptedInstallation, payer: Payer
-) -> None:
+def test_collected_amounts_are_never_charged_again(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(100, collected=500)  # as after a restore from an old backup
     reservation = installation.admission.reserve(payer, 100)
     assert settle(installation, payer, reservation, 7) == 507
@@ -321,7 +319,7 @@ def test_two_hundred_requests_at_a_time_never_spend_more_than_a_keys_cap(
         installation.admission.reserve(payer, 1)
 
 
-def test_what_is_asked_at_a_time_is_one_transaction(installation: ScriptedInstallation, payer: Payer) -> None:
+def test_concurrent_reservations_share_transactions(installation: ScriptedInstallation, payer: Payer) -> None:
     installation.fund(10_000)
     commits = []
     event.listen(installation.database.engine, "commit", lambda _: commits.append(1))
@@ -418,7 +416,7 @@ def test_nothing_is_kept_while_the_view_of_the_chain_is_stale(
     assert installation.admission.reserve(payer, 1)
 
 
-def test_what_was_kept_is_settled_though_the_view_went_stale(
+def test_a_reservation_is_charged_although_the_view_became_stale(
     installation: ScriptedInstallation, payer: Payer
 ) -> None:
     installation.fund(100)

@@ -65,7 +65,7 @@ async def test_more_than_the_most_are_answered_in_turns(doubler: Doubler) -> Non
     assert [len(calls) for calls in doubler.asked] == [1, MAX_GROUP, 1]
 
 
-async def test_what_is_refused_to_one_is_answered_to_the_others(doubler: Doubler) -> None:
+async def test_an_error_of_one_caller_does_not_affect_the_others(doubler: Doubler) -> None:
     _, refused, answered = await doubler.kept_busy(-1, 1)
     doubler.go.set()
     assert await answered == 2

@@ -43,7 +43,7 @@ def test_a_sound_upload_is_a_draft_with_counts_and_ids(any_world: ContributionHa
     assert any_world.store.pins() == []
 
 
-def test_what_is_published_is_the_canonical_form_and_its_manifest(harness: ContributionHarness) -> None:
+def test_the_canonical_form_and_its_manifest_are_published(harness: ContributionHarness) -> None:
     submitted = harness.submit(b'{"completion":"A.",  "prompt":"\\u00e9?"}\n{"prompt":"b","completion":"B"}')
     cid = submitted.report.cid
     assert cid is not None

@@ -77,7 +77,7 @@ def test_untrusted_sources_are_parsed_with_limits(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("package", ["no_such_package_here", "os/../..", "", "math", "a b"])
-def test_what_is_not_there_as_sources_is_refused(package: str) -> None:
+def test_a_package_without_sources_is_refused(package: str) -> None:
     with pytest.raises(UnknownPackage):
         build_dataset(package)
 

@@ -82,7 +82,7 @@ def test_a_sound_file_is_contributed_whole(harness: ContributionHarness) -> None
     assert (upload.state, upload.report.num_left_out) == (UploadState.DRAFT, 0)
 
 
-def test_what_is_left_may_not_be_a_file_that_the_chain_has(harness: ContributionHarness) -> None:
+def test_the_valid_rows_must_not_equal_a_recorded_file(harness: ContributionHarness) -> None:
     harness.record(harness.upload(SOUND, BOB), 0)
     upload = harness.upload(SOUND + b"nope\n", ALICE, accepts_partial=True)
     assert upload.state is UploadState.INVALID

@@ -78,7 +78,7 @@ def test_its_content_goes_at_once_and_that_of_others_stays(harness: Contribution
     assert harness.store.read(other.report.cid, "data.jsonl") == b'{"text":"kept"}\n'
 
 
-def test_what_a_crash_left_of_its_content_goes_with_the_next_look(
+def test_content_left_by_a_crash_is_deleted_on_the_next_pass(
     harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload = accepted(harness)
@@ -125,7 +125,7 @@ def test_its_rows_are_free_again_and_their_hashes_forgotten(harness: Contributio
 
 
 @pytest.mark.parametrize("content", [ROWS, b"no row"])
-def test_what_was_never_submitted_goes_without_the_chain(
+def test_an_unsubmitted_upload_is_withdrawn_without_the_chain(
     harness: ContributionHarness, content: bytes
 ) -> None:
     upload = harness.upload(content)
@@ -138,7 +138,7 @@ def test_what_was_never_submitted_goes_without_the_chain(
     assert harness.queued() == []
 
 
-def test_what_is_on_its_way_is_waited_for(harness: ContributionHarness) -> None:
+def test_a_submitted_upload_must_be_recorded_before_its_withdrawal(harness: ContributionHarness) -> None:
     upload = harness.submit()
     with pytest.raises(Conflict, match="is submitted: wait"):
         harness.contributions.withdraw(upload.id)

@@ -63,7 +63,7 @@ def test_a_denied_adapter_is_refused_under_any_name_and_not_listed(
     assert len(installation.catalogue.models()) == 3
 
 
-def test_what_learned_from_a_denied_datanet_is_refused(installation: ScriptedInstallation) -> None:
+def test_an_adapter_trained_on_a_denied_datanet_is_refused(installation: ScriptedInstallation) -> None:
     deny(installation, "datanet", "8")
     assert installation.catalogue.resolve(installation.version)
     deny(installation, "datanet", "7", Reason.LICENCE)
@@ -92,12 +92,12 @@ def test_only_a_denied_payer_is_refused(installation: ScriptedInstallation) -> N
         ("payer", "0x" + "g" * 40),
     ],
 )
-def test_what_names_no_subject_is_refused(kind: str, subject: str) -> None:
+def test_a_denial_without_a_valid_subject_is_refused(kind: str, subject: str) -> None:
     with pytest.raises(InvalidInput):
         Subject.parse(kind, subject)
 
 
-def test_what_is_not_denied_cannot_be_allowed(installation: ScriptedInstallation) -> None:
+def test_a_subject_that_is_not_denied_cannot_be_allowed(installation: ScriptedInstallation) -> None:
     with pytest.raises(NotFound):
         installation.denials.allow(Subject(Denied.DATANET, "7"))
 

@@ -107,7 +107,7 @@ def test_copied_layers_are_found_in_a_new_adapter(registry: Registry) -> None:
     assert near.is_copy
 
 
-def test_who_was_first_with_the_same_weights_is_the_original(registry: Registry) -> None:
+def test_the_first_version_with_the_same_weights_is_the_original(registry: Registry) -> None:
     first = registry.known(1, update(1))
     registry.register(1, BOB)
     assert registry.screening.report(digest(1), BOB).nearest.version == first  # type: ignore[union-attr]
@@ -136,7 +136,7 @@ def test_without_a_snapshot_ones_own_versions_that_have_one_are_originals_too(re
     assert registry.screening.report(digest(2), BOB).nearest is None
 
 
-def test_what_it_was_trained_from_is_no_copy_under_any_record(registry: Registry) -> None:
+def test_a_parent_is_no_copy_under_any_record(registry: Registry) -> None:
     registry.known(1, update(1))
     parent = registry.register(1)  # a new price
     registry.screening.add(inspection(9, update(1)))
@@ -162,7 +162,7 @@ def test_a_score_depends_only_on_the_other_adapters(registry: Registry) -> None:
     assert registry.screening.report(digest(1), BOB).risk is None  # without itself too few are left
 
 
-def test_what_was_not_inspected_has_no_report(registry: Registry) -> None:
+def test_a_version_without_an_inspection_has_no_report(registry: Registry) -> None:
     with pytest.raises(NotFound):
         registry.screening.report(digest(1), BOB)
 

@@ -168,7 +168,7 @@ def test_an_insufficient_balance_is_reported_with_its_amount(harness: Membership
         assert tx.transactions.lanes() == []
 
 
-def test_who_has_nothing_for_gas_queues_nothing(harness: MembershipHarness) -> None:
+def test_without_gas_nothing_is_queued(harness: MembershipHarness) -> None:
     harness.chain.wei = 0
     with pytest.raises(Conflict, match="no coin to pay for gas"):
         harness.join(1)
@@ -206,7 +206,7 @@ def test_an_endpoint_is_announced_as_a_transaction_of_the_operator(harness: Memb
 @pytest.mark.parametrize(
     "url", ["market.example", "ftp://x", "https://x/" + "y" * 300, "https://x/?q", "https://"]
 )
-def test_what_is_no_base_url_is_not_announced(harness: MembershipHarness, url: str) -> None:
+def test_an_invalid_base_url_is_not_announced(harness: MembershipHarness, url: str) -> None:
     with pytest.raises(InvalidInput):
         harness.membership.announce(url)
 
@@ -267,7 +267,7 @@ def test_the_rest_of_an_unstaking_amount_after_a_slash_is_reported(harness: Memb
         harness.membership.withdraw()
 
 
-def test_what_is_owed_is_taken_though_the_stake_is_locked(harness: MembershipHarness) -> None:
+def test_earnings_are_withdrawn_while_the_stake_is_locked(harness: MembershipHarness) -> None:
     harness.chain.stake["stake"] = DOLLAR
     harness.chain.leaves(1, NOW + 1)
     harness.chain.owed = DOLLAR

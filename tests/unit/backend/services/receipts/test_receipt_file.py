@@ -38,7 +38,7 @@ def fields(signed: SignedReceipt) -> dict[str, Any]:
     return found
 
 
-def test_what_the_api_shows_is_read_back_whole(signed: SignedReceipt, fields: dict[str, Any]) -> None:
+def test_a_receipt_from_the_api_is_parsed_without_loss(signed: SignedReceipt, fields: dict[str, Any]) -> None:
     found = parse_receipt(json.dumps(fields).encode())
     assert found.signed == signed
     assert (found.id, found.operator) == (receipt_id(signed.receipt), some_account("operator"))
@@ -59,12 +59,12 @@ def test_what_the_api_shows_is_read_back_whole(signed: SignedReceipt, fields: di
         {"salt": 7},
     ],
 )
-def test_what_is_malformed_is_refused_by_name(fields: dict[str, Any], changes: dict[str, Any]) -> None:
+def test_a_malformed_field_is_refused_by_name(fields: dict[str, Any], changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match="not a receipt"):
         parse_receipt(json.dumps(fields | changes).encode())
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"x":' * 100_000])
-def test_what_is_no_json_object_is_refused(text: bytes) -> None:
+def test_a_receipt_that_is_not_a_json_object_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidInput, match="not a receipt"):
         parse_receipt(text)

@@ -42,7 +42,7 @@ def test_the_same_text_has_no_difference() -> None:
     assert execution_check("Hello there", repeated(*HELLO)).is_right is True
 
 
-def test_what_a_stop_string_cut_off_is_no_difference() -> None:
+def test_text_removed_by_a_stop_string_is_no_difference() -> None:
     assert first_difference("Hello", repeated(*HELLO, text="Hello")) is None
 
 

@@ -163,7 +163,7 @@ def test_all_receipts_are_suspect_when_the_evidence_of_an_equivocation_is_not_se
         ("proveBadReceipt", Fault.PLACE),
     ],
 )
-def test_what_would_be_built_again_as_it_was_convicted_is_not_committed(
+def test_a_batch_equal_to_a_convicted_one_is_not_committed(
     harness: SettlementHarness, proof: str, fault: Fault | None
 ) -> None:
     settle_batches(harness, 2)

@@ -125,7 +125,9 @@ def test_a_receipt_that_no_receipt_key_signed_is_not_settled(harness: Settlement
     assert settled(harness) == [good]
 
 
-def test_what_a_bad_receipt_holds_up_does_not_crowd_out_other_channels(harness: SettlementHarness) -> None:
+def test_a_channel_blocked_by_a_bad_receipt_does_not_displace_other_channels(
+    harness: SettlementHarness,
+) -> None:
     channel, other = harness.market.channels[:2]
     honest = harness.market.serve(channel)
     harness.store(replace(honest, signature=Key("somebody else").sign(bytes(32))))

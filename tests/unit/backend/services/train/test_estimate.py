@@ -93,7 +93,7 @@ def test_nothing_usable_is_no_step(harness: JobHarness) -> None:
     assert estimated(harness, 1).num_steps == 0
 
 
-def test_what_a_job_would_be_refused_for_an_estimate_is_too(harness: JobHarness) -> None:
+def test_an_estimate_is_refused_for_the_same_reasons_as_a_job(harness: JobHarness) -> None:
     with pytest.raises(InvalidConfig):
         estimated(harness, 10, rank=0)
     estimates = Estimates(harness.database, InMemoryRows(letter_rows()), Tokeniser(), PRICE)

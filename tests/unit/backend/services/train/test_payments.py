@@ -296,7 +296,7 @@ def test_thawing_money_does_not_pay_for_training(harness: PaidTrainingHarness, t
     assert (harness.reserved, harness.receipts) == (0, [])
 
 
-def test_what_begins_to_thaw_while_a_job_trains_still_pays_for_it(harness: PaidTrainingHarness) -> None:
+def test_money_that_starts_to_thaw_during_training_still_pays_for_it(harness: PaidTrainingHarness) -> None:
     harness.installation.fund(MOST)
     job = harness.create()
     harness.train(job)

@@ -142,7 +142,7 @@ def test_a_proof_is_reserved_a_block_before_it_is_sent() -> None:
     assert dispute_sender.functions == ["reserve", "proveBadReceipt"]
 
 
-def test_what_is_reserved_already_is_not_reserved_again() -> None:
+def test_a_reserved_proof_is_not_reserved_again() -> None:
     dispute_sender = FakeDisputeSender()
     list(challenge(FakeChain(reserved_at=7), dispute_sender).prove(FakeView(), batch(1), FakeProof()))
     assert dispute_sender.functions == ["proveBadReceipt"]
