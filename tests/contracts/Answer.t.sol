@@ -18,7 +18,7 @@ contract AnswerTest is Disputed {
         _answerer = who("answerer");
     }
 
-    function test_whoever_answers_has_the_bond(uint256 tree, bytes32 key, bool isPresent) external {
+    function test_the_answerer_earns_the_bond(uint256 tree, bytes32 key, bool isPresent) external {
         Book memory book = committed();
         Tree which = Tree(1 + (tree % 3));
         Leaves memory leaves = book.leavesOf(which);
@@ -38,8 +38,8 @@ contract AnswerTest is Disputed {
         vm.assertFalse(settlement.isHeld(operator, 2));
     }
 
-    /// @dev What the compiler's decoder takes and others refuse would hide the answer in plain sight.
-    function test_an_answer_is_written_in_one_way_only() external {
+    /// @dev A non-canonical encoding that only Solidity's decoder accepts would hide the answer from other readers.
+    function test_an_answer_must_be_canonically_encoded() external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         Lookup memory lookup = book.look(Tree.Entries, 0);
@@ -49,7 +49,7 @@ contract AnswerTest is Disputed {
         vm.assertEq(error, abi.encodeWithSelector(IDisputes.NotCanonical.selector));
     }
 
-    function test_a_void_batch_is_answered_no_more() external {
+    function test_a_voided_batch_takes_no_answers() external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         voidFrom(book.header);
@@ -70,9 +70,9 @@ contract AnswerTest is Disputed {
         }
     }
 
-    function test_each_key_is_answered_for_itself_and_once(uint256 order) external {
+    function test_each_key_is_answered_separately_and_once(uint256 order) external {
         Book memory book = committed();
-        // The same key thrice, in any order of answers.
+        // The same key three times, answered in any order.
         bytes32[] memory keys = new bytes32[](64);
         Demand memory asked = demand(book, Tree.Balances, keys);
         Lookup memory lookup = book.look(Tree.Balances, 0);
@@ -89,7 +89,7 @@ contract AnswerTest is Disputed {
         vm.assertFalse(settlement.isHeld(operator, 2));
     }
 
-    function test_nothing_is_answered_twice_or_unasked(uint256 i) external {
+    function test_no_key_is_answered_twice_or_without_a_demand(uint256 i) external {
         Book memory book = committed();
         bytes32[] memory keys = new bytes32[](2);
         Demand memory asked = demand(book, Tree.Balances, keys);
@@ -174,7 +174,7 @@ contract AnswerTest is Disputed {
         _expectError(book, asked, 0, lookup, unknown);
     }
 
-    function test_receipts_are_answered_whole() external {
+    function test_a_receipt_is_answered_with_all_preimages() external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Receipts, oneKey(0));
         Lookup memory lookup = book.single(Tree.Receipts, 0);
@@ -182,7 +182,7 @@ contract AnswerTest is Disputed {
         _expectError(book, asked, 0, lookup, error);
     }
 
-    /// @dev Demand griefing and last-second answer: the last moment of both leaves room for a proof.
+    /// @dev Demand griefing and last-second answer: the latest demand and answer still leave time for a proof.
     function test_a_last_second_answer_still_leaves_time_for_a_proof() external {
         Book memory book = wrong();
         vm.warp(book.header.finalAt - 2 * PERIOD);
@@ -196,7 +196,7 @@ contract AnswerTest is Disputed {
         assertVoid(book);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _answer(Book memory book, Demand memory asked, uint256 i) private {
         Lookup memory lookup = book.look(asked.tree, asked.keys[i]);

@@ -17,7 +17,7 @@ contract AnswerReceiptTest is Disputed {
         _answerer = who("answerer");
     }
 
-    function test_whoever_shows_the_receipt_has_the_bond(uint256 i) external {
+    function test_the_answerer_of_a_receipt_earns_the_bond(uint256 i) external {
         Book memory book = committed();
         i = bound(i, 0, 6);
         Demand memory asked = _demand(book, i);
@@ -84,7 +84,7 @@ contract AnswerReceiptTest is Disputed {
     }
 
     function test_a_faulty_receipt_answers_nothing(uint256 kind) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         Served memory served = book.served[1];
         kind %= 6;
         Fault fault = [Fault.Value, Fault.ZeroCharge, Fault.Slices, Fault.Version, Fault.List, Fault.Price][kind];
@@ -121,7 +121,7 @@ contract AnswerReceiptTest is Disputed {
     }
 
     function test_a_misplaced_receipt_is_answered_and_then_convicted() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         book.served[4].receipt.cumulative += 1;
         book.fillReceipts();
         commitBook(book);
@@ -131,7 +131,7 @@ contract AnswerReceiptTest is Disputed {
     }
 
     function test_a_contribution_outside_its_snapshot_is_answered_and_then_convicted() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         book.served[1].parts[0].list = abi.encodePacked(uint32(2), uint32(1_000_000));
         book.served[1].repack();
         book.fillReceipts();
@@ -155,7 +155,7 @@ contract AnswerReceiptTest is Disputed {
         _expectError(book, asked, witness, signature, unknown);
     }
 
-    function test_leaves_of_other_trees_are_answered_otherwise() external {
+    function test_leaves_of_other_trees_need_another_function() external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         ReceiptWitness memory witness = book.witnessOf(0);
@@ -163,7 +163,7 @@ contract AnswerReceiptTest is Disputed {
         _expectError(book, asked, witness, signed(witness.receipt), error);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _demand(Book memory book, uint256 i) private returns (Demand memory) {
         return demand(book, Tree.Receipts, oneKey(bytes32(i)));

@@ -7,14 +7,14 @@ import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Book, Books, Leaves} from "./support/Books.sol";
 import {Disputed} from "./support/Disputed.sol";
 
-/// @notice Attacks on challengers and, by challengers, on honest operators.
+/// @notice Attacks on challengers and, by challengers, on validBook operators.
 contract AttacksDisputesTest is Disputed {
     using Books for *;
 
     // --- demand griefing ---
 
-    /// @dev 64 leaves of every tree are asked for at the last moment: the batch is final when it would have been, and
-    /// what the attacker put up is the operator's.
+    /// @dev 64 leaves of every tree are demanded at the last moment: finality is not delayed, and the operator earns
+    /// the attacker's bonds.
     function test_demand_griefing_delays_nothing_and_pays_the_operator() external {
         Book memory book = committed();
         vm.warp(book.header.finalAt - 2 * PERIOD);
@@ -34,8 +34,8 @@ contract AttacksDisputesTest is Disputed {
         settlement.finalise(book.header);
     }
 
-    /// @dev Who answers in the operator's stead takes back the bond, no more: the attacker pays the gas of demand and
-    /// answer, the operator that of a call that reverts at once.
+    /// @dev An attacker that answers its own demand only gets its bond back: it pays the gas of demand and answer,
+    /// while the operator pays for a call that reverts early.
     function test_demand_griefing_by_answering_oneself_costs_the_griefer_more_gas() external {
         Book memory book = committed();
         bytes32 key = book.entries.keys[7];
@@ -72,7 +72,7 @@ contract AttacksDisputesTest is Disputed {
 
     // --- last-second answer ---
 
-    /// @dev What an answer in the last second reveals can still be proved: a period is left.
+    /// @dev Data revealed by an answer in the last second can still be used in a proof: a period remains.
     function test_a_last_second_answer_leaves_time_for_the_proof() external {
         Book memory book = wrong();
         bytes32 key = book.balances.keys[0];
@@ -87,7 +87,7 @@ contract AttacksDisputesTest is Disputed {
         assertVoid(book);
     }
 
-    function test_a_last_second_answer_a_second_later_is_none(uint64 late) external {
+    function test_a_last_second_answer_a_second_later_is_refused(uint64 late) external {
         Book memory book = committed();
         bytes32 key = book.balances.keys[0];
         Demand memory asked = demand(book, Tree.Balances, oneKey(key));
@@ -109,7 +109,7 @@ contract AttacksDisputesTest is Disputed {
         vm.prank(challenger);
         disputes.reserve(keccak256(abi.encode(challenger, keccak256(proof))));
         vm.roll(block.number + 1);
-        // The copier sees the proof on its way, and can reserve it in this block only.
+        // The copier sees the pending proof and can reserve it in this block at the earliest.
         address copier = who("copier");
         vm.prank(copier);
         disputes.reserve(keccak256(abi.encode(copier, keccak256(proof))));
@@ -131,7 +131,7 @@ contract AttacksDisputesTest is Disputed {
         vm.assertEq(usd.balanceOf(address(timelock)), slashed - slashed / 4);
     }
 
-    function test_a_challenger_front_run_without_reservations_earns_nobody_anything() external {
+    function test_a_challenger_front_run_without_reservations_rewards_no_account() external {
         Book memory book = wrong();
         uint256 slashed = _slashUnits(book);
         convict(book, who("copier"));
@@ -147,7 +147,7 @@ contract AttacksDisputesTest is Disputed {
         vm.expectRevert(abi.encodeWithSelector(IDisputes.AlreadyReserved.selector, hash));
         vm.prank(challenger);
         disputes.reserve(hash);
-        // Whoever paid for it: it names the challenger.
+        // Regardless of who sent it, it names the challenger.
         vm.roll(block.number + 1);
         uint256 slashed = _slashUnits(book);
         convict(book, challenger);
@@ -156,7 +156,8 @@ contract AttacksDisputesTest is Disputed {
 
     // --- self-accusation ---
 
-    /// @dev Even at the highest reward that governance can set, an operator who accuses itself loses most of the slash.
+    /// @dev Even with the highest reward that governance can set, an operator that accuses itself loses most of the
+    /// slash.
     function test_self_accusation_loses_most_of_the_slash(uint32 challengerPpm, uint32 coverPpm) external {
         challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
         coverPpm = uint32(bound(coverPpm, 50_000, 1_000_000));
@@ -177,7 +178,7 @@ contract AttacksDisputesTest is Disputed {
         vm.assertLe(back * 100, lost * 49);
     }
 
-    function test_self_accusation_by_silence_loses_most_of_the_slash_too() external {
+    function test_self_accusation_by_not_answering_loses_most_of_the_slash_too() external {
         Book memory book = committed();
         uint256 slashed = _slashUnits(book);
         Demand memory asked = demand(book, Tree.Receipts, oneKey(0));
@@ -189,13 +190,13 @@ contract AttacksDisputesTest is Disputed {
         vm.assertEq(operators.stakeOf(operator).stake, (STAKE_UNITS - slashed) * MICRO);
     }
 
-    // --- framing an honest operator ---
+    // --- framing an validBook operator ---
 
-    /// @dev Cross-contract replay: a receipt signed for another generation's settlement is no second receipt.
+    /// @dev Cross-contract replay: a receipt signed for another generation's settlement does not convict.
     function test_cross_contract_replay_of_a_receipt_is_no_equivocation() external {
         Book memory book = committed();
         ISettlement next = _deployGeneration(UNSTAKE).settlement();
-        Receipt memory other = honest().served[0].receipt;
+        Receipt memory other = validBook().served[0].receipt;
         other.responseHash = keccak256("another response");
         bytes memory signature = sign(keyOf("receipt key"), next.receiptDigest(other));
         ReceiptWitness memory witness = book.witnessOf(0);
@@ -203,11 +204,11 @@ contract AttacksDisputesTest is Disputed {
         disputes.proveEquivocation(book.header, witness.receipt, witness.opening, other, signature);
     }
 
-    /// @dev Cross-chain replay, likewise, and a signature made malleable.
+    /// @dev Neither does one signed for another chain, nor a malleated signature.
     function test_cross_chain_replay_of_a_receipt_is_no_equivocation(uint64 chain) external {
         vm.assume(chain != block.chainid);
         Book memory book = committed();
-        Receipt memory other = honest().served[0].receipt;
+        Receipt memory other = validBook().served[0].receipt;
         other.responseHash = keccak256("another response");
         bytes32 digest = typedDigest(chain, address(settlement), Hashing.receipt(other));
         bytes memory signature = sign(keyOf("receipt key"), digest);
@@ -219,9 +220,9 @@ contract AttacksDisputesTest is Disputed {
         disputes.proveEquivocation(book.header, witness.receipt, witness.opening, other, signature);
     }
 
-    // --- inside ---
+    // --- internal ---
 
-    /// @dev 64 keys of each tree that the challenger can ask for, there or not.
+    /// @dev 64 keys of each tree that can be demanded, with and without leaves.
     function _demandAll(Book memory book) private returns (Demand[3] memory asked) {
         for (uint256 i = 0; i < 3; ++i) {
             Tree tree = Tree(i + 1);

@@ -7,7 +7,7 @@ import {Collection, IPaymentVault} from "../../contracts/interfaces/IPaymentVaul
 import {BatchHeader, Commitment} from "../../contracts/interfaces/ISettlement.sol";
 import {Batches} from "./support/Batches.sol";
 
-/// @notice Attacks by and on governance and guardian.
+/// @notice Attacks by and on governance and the guardian.
 contract AttacksGovernanceTest is Batches {
     string private constant _DESCRIPTION = "Raise the protocol fee to 20 %";
 
@@ -29,7 +29,8 @@ contract AttacksGovernanceTest is Batches {
         _calls.push(abi.encodeCall(IParameters.setFee, (200_000)));
     }
 
-    /// @dev Votes borrowed after the proposal count for nothing, and borrowed ones cannot propose, as both look back.
+    /// @dev Votes borrowed after the proposal do not count, and borrowed votes cannot propose, because both read the
+    /// past.
     function test_flash_loaned_votes_neither_propose_nor_count(uint256 borrowed) external {
         borrowed = bound(borrowed, 1e18, SUPPLY);
         _move(holder, _attacker, borrowed);
@@ -49,7 +50,7 @@ contract AttacksGovernanceTest is Batches {
         vm.assertTrue(governor.state(id) == IGovernor.ProposalState.Defeated);
     }
 
-    /// @dev A quorum reached in the last second opens the vote again, so that a whale who waited is answered.
+    /// @dev A quorum reached in the last second extends the vote, so that other voters can respond to a late whale.
     function test_a_late_swing_leaves_time_for_an_answer() external {
         _move(holder, _attacker, SUPPLY / 10);
         vm.warp(block.timestamp + 1);
@@ -66,7 +67,7 @@ contract AttacksGovernanceTest is Batches {
         vm.assertTrue(governor.state(id) == IGovernor.ProposalState.Defeated);
     }
 
-    /// @dev What a late swing wins waits in the timelock, and an operator names the set that it split by.
+    /// @dev A change won by a late swing waits in the timelock, and a commit names the set that it was split by.
     function test_a_parameter_race_reverts_and_reprices_nothing(uint128 amount) external {
         amount = uint128(bound(amount, 1, DEPOSIT_UNITS * MICRO / 2));
         BatchHeader memory earlier = commit(amount, oneBalance(operator, amount));
@@ -83,8 +84,8 @@ contract AttacksGovernanceTest is Batches {
         commit(c, vouchers);
     }
 
-    /// @dev The worst schedule: payers ask for everything in the instant before the longest pause, which ends before a
-    /// thaw does, by more than an interval, a window and the margin; and no second pause begins within that thaw.
+    /// @dev The worst schedule: payers thaw everything just before the longest pause. The pause ends before the thaw by
+    /// more than an interval, a window and the margin, and no second pause can begin within the thaw.
     function test_pause_until_payers_have_left_ends_before_they_can(uint32 duration, uint128 served) external {
         Bounds memory b = parameters.bounds();
         served = uint128(bound(served, 1, DEPOSIT_UNITS * MICRO));
@@ -105,7 +106,7 @@ contract AttacksGovernanceTest is Batches {
         vm.assertEq(vault.potOf(collector, operator), served);
     }
 
-    /// @dev A pause holds up nothing but commits: what was committed becomes final, is claimed and can be disputed.
+    /// @dev A pause delays only commits: committed batches can be finalised, claimed and disputed.
     function test_pause_until_payers_have_left_stops_no_payer() external {
         vm.prank(payer);
         vault.thaw(operator, collector, MICRO);
@@ -118,7 +119,7 @@ contract AttacksGovernanceTest is Batches {
         expectCommitError(c, collections(5), abi.encodeWithSelector(selector, parameters.pausedUntil()));
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _pause(uint32 duration) private {
         vm.prank(guardian);

@@ -11,16 +11,16 @@ import {Book, Books, Leaves, Served} from "./support/Books.sol";
 import {Disputed} from "./support/Disputed.sol";
 import {Tree as Sums, Trees} from "./support/Trees.sol";
 
-/// @notice Attacks by operators: each batch here is committed, and falls by one transaction.
+/// @notice Attacks by operators: each batch here can be committed and is voided by one transaction.
 contract AttacksOperatorsTest is Disputed {
     using Books for *;
     using Trees for Sums;
 
-    // --- what a batch says ---
+    // --- contents of a batch ---
 
-    /// @dev The receipt takes more than its tokens cost; the one behind it, as much less, so that the sums agree.
+    /// @dev One receipt charges more than its tokens cost and the next one equally less, so that the sums match.
     function test_overcharge_is_convicted(uint128 amount) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         amount = uint128(bound(amount, 1, book.served[1].receipt.charge - 1));
         book.served[0].receipt.charge += amount;
         book.served[0].receipt.cumulative += amount;
@@ -33,9 +33,9 @@ contract AttacksOperatorsTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev A receipt stands twice, for the money of the one that it displaced: the second stands off its place.
+    /// @dev A receipt is listed twice and replaces another one of the same charge: the second one is misplaced.
     function test_a_double_listed_receipt_is_convicted() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         (book.served[1], book.receipts.keys[1]) = (book.served[0], book.receipts.keys[0]);
         commitBook(book);
         ReceiptWitness memory witness = book.witnessOf(1);
@@ -43,10 +43,10 @@ contract AttacksOperatorsTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev Nobody but the operator knows what the slices' hash hides: the answer must show it, or there is none.
+    /// @dev Only the operator knows the preimage of the slices' hash: an answer must reveal it, or the batch is voided.
     function test_a_hidden_preimage_is_convicted_by_silence() external {
-        Book memory book = honest();
-        book.served[3].receipt.slicesHash = keccak256("known to nobody else");
+        Book memory book = validBook();
+        book.served[3].receipt.slicesHash = keccak256("known to the operator only");
         book.fillReceipts();
         commitBook(book);
         Demand memory asked = demand(book, Tree.Receipts, oneKey(bytes32(uint256(3))));
@@ -59,14 +59,15 @@ contract AttacksOperatorsTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev The parent's balances are a root over nothing, and final; its child is right only if they can be shown.
+    /// @dev The final parent's balances root has no preimage, so its child survives no demand for the parent's
+    /// balances.
     function test_an_unopenable_parent_is_convicted_by_silence() external {
-        Book memory parent = firstAgain();
-        parent.balances = parent.balances.insert(0, keccak256("whatever"), 0);
+        Book memory parent = firstToRecommit();
+        parent.balances = parent.balances.insert(0, keccak256("unknown"), 0);
         commitBook(parent);
         vm.warp(parent.header.finalAt);
         settlement.finalise(parent.header);
-        Book memory book = honest();
+        Book memory book = validBook();
         (book.parent, book.parentBalances) = (parent.header, first().balances);
         commitBook(book);
         bytes32 key = book.balances.keys[0];
@@ -78,9 +79,9 @@ contract AttacksOperatorsTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev The spare leaf's value is missing somewhere, as the sum is fixed: there the proof is.
+    /// @dev The sum is fixed, so the value of the spare leaf is missing in another entry, which the proof shows.
     function test_a_surplus_in_a_spare_leaf_is_convicted_by_the_shortfall(address spare, uint128 amount) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         EntryPlace memory place = placeOf(book, 2, 0, 1);
         bytes32 key = keyOfPlace(book, 2, 0, 1);
         bytes32 spareKey = bytes32(uint256(uint160(spare)) << 64 | type(uint64).max);
@@ -95,9 +96,9 @@ contract AttacksOperatorsTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev A contributor that is not in the snapshot is put on the list.
-    function test_false_attribution_to_a_stranger_is_convicted() external {
-        Book memory book = honest();
+    /// @dev The list names a contributor that is not in the snapshot.
+    function test_false_attribution_to_another_account_is_convicted() external {
+        Book memory book = validBook();
         Served memory served = book.served[6];
         // Its first slice is of the version with one snapshot, whose contribution 2 was rejected.
         served.parts[0].list = abi.encodePacked(uint32(2), uint32(1_000_000));
@@ -110,7 +111,7 @@ contract AttacksOperatorsTest is Disputed {
     }
 
     function test_over_allocated_balances_are_convicted() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         address robbed = address(uint160(uint256(book.balances.keys[0])));
         book.balances = _allTo(who("accomplice"), _cumulative(book));
         commitBook(book);
@@ -120,8 +121,8 @@ contract AttacksOperatorsTest is Disputed {
 
     // --- void, refund and recommit ---
 
-    /// @dev To the unit, and once: channels, pot and chain are as before, and the vouchers serve again.
-    function test_void_refund_and_recommit_restores_everything_to_the_unit() external {
+    /// @dev Channels, pot and chain of batches are exactly as before, and the vouchers can be collected again, once.
+    function test_void_refund_and_recommit_restores_everything_exactly() external {
         bytes32 before = _moneyHash();
         Book memory book = wrong();
         convict(book, challenger);
@@ -140,7 +141,7 @@ contract AttacksOperatorsTest is Disputed {
         settlement.claim(_claimOf(again, 0));
     }
 
-    /// @dev What convicted a batch says nothing of the one that takes its number.
+    /// @dev A proof against a batch does not apply to the batch that replaces it.
     function test_a_proof_replayed_after_recommit_convicts_nobody() external {
         Book memory book = wrong();
         bytes memory proof = proofOf(book);
@@ -152,8 +153,8 @@ contract AttacksOperatorsTest is Disputed {
         vm.assertTrue(settlement.isPending(again.header));
     }
 
-    /// @dev Bits of demands do not outlive their batch: the next one of its number is free, and an old answer or an old
-    /// silence changes nothing.
+    /// @dev Holds do not outlive their batch: its replacement is not held, and answers to old demands or their
+    /// deadlines have no effect on it.
     function test_void_and_recommit_of_the_same_number_inherits_no_hold() external {
         Book memory book = wrong();
         bytes32 key = book.entries.keys[0];
@@ -171,8 +172,8 @@ contract AttacksOperatorsTest is Disputed {
         vm.assertFalse(settlement.isHeld(operator, again.header.number));
     }
 
-    /// @dev Committed, voided and committed again within one block, a batch is the same to the bit. Its demand still
-    /// binds it.
+    /// @dev A batch that is committed, voided and committed again within one block has the same hash, so its demand
+    /// stays open.
     function test_void_and_recommit_of_the_same_batch_in_one_block_leaves_its_demand_open() external {
         Book memory book = wrong();
         Demand memory asked = demand(book, Tree.Receipts, oneKey(0));
@@ -210,7 +211,7 @@ contract AttacksOperatorsTest is Disputed {
         settlement.finalise(book.header);
         uint128 pot = vault.potOf(collector, operator);
         address victim = operator;
-        // The raider's own batch gives an accomplice all that lies in the victim's pot: it never gets through a claim.
+        // The raider's batch credits the amount of the victim's pot to an accomplice, whose claim then reverts.
         operator = who("raider");
         deposit(5);
         addStake(operator, STAKE_UNITS);
@@ -225,7 +226,7 @@ contract AttacksOperatorsTest is Disputed {
         vm.assertEq(vault.potOf(collector, victim), pot);
     }
 
-    /// @dev A collector of one's own reaches its own pot only.
+    /// @dev A forged collector can only access its own pot.
     function test_pot_raid_by_a_forged_collector_reaches_nothing(address forger, uint128 amount) external {
         vm.assume(forger != collector && forger != address(0));
         Book memory book = committed();
@@ -239,7 +240,7 @@ contract AttacksOperatorsTest is Disputed {
         vm.stopPrank();
     }
 
-    /// @dev 255 batches of a micro-unit, each by a voucher: the ring is full, and free again when the first is final.
+    /// @dev 255 batches of one micro-unit each fill the ring; it has space again when the first one is final.
     function test_a_ring_filled_by_spam_stops_its_own_operator_only() external {
         uint32 ring = settlement.ringSize();
         address spammer = who("spammer");
@@ -273,7 +274,7 @@ contract AttacksOperatorsTest is Disputed {
         (opening.value, opening.path) = (tree.values[0] + tree.values[1], rest);
         vm.expectPartialRevert(MerkleSum.InvalidPathLength.selector);
         disputes.proveZeroLeaf(book.header, Tree.Balances, node, opening);
-        // Padded to the right length it leads elsewhere.
+        // Padded to the required length, it gives another root.
         opening.path = bytes.concat(new bytes(48), rest);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
         disputes.proveZeroLeaf(book.header, Tree.Balances, node, opening);
@@ -294,9 +295,9 @@ contract AttacksOperatorsTest is Disputed {
         settlement.claim(request);
     }
 
-    /// @dev Two balances whose sum wraps around to the batch's: no opening passes, for a claim as for an answer.
+    /// @dev Two balances whose sum wraps around to the batch's total: no opening is valid, in a claim or in an answer.
     function test_sum_overflow_is_refused() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         uint128 cumulative = _cumulative(book);
         Sums memory tree = Sums(new bytes32[](2), new uint128[](2));
         (tree.leaves[0], tree.leaves[1]) = (_leaf(who("thief")), _leaf(operator));
@@ -310,10 +311,10 @@ contract AttacksOperatorsTest is Disputed {
         settlement.claim(Claim(operator, who("thief"), 2, opening));
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function commitHonest() external {
-        commitBook(honest());
+        commitBook(validBook());
     }
 
     function _commitBalances(

@@ -43,7 +43,7 @@ contract AttacksPayersTest is Batches {
         );
     }
 
-    function test_withdraw_before_collection_leaves_what_was_served(uint128 charge) external {
+    function test_withdraw_before_collection_leaves_the_served_amount(uint128 charge) external {
         charge = uint128(bound(charge, 1, _DEPOSIT));
         Collection[] memory vouchers = collections(charge);
         _thaw(_DEPOSIT);
@@ -57,9 +57,9 @@ contract AttacksPayersTest is Batches {
         vm.assertEq(vault.potOf(collector, operator), charge);
     }
 
-    /// @dev A payer lets a thaw end and keeps it for later: it lets out no more than what was thawing all along, which
-    /// operators do not count, and nothing of a later deposit.
-    function test_withdraw_before_collection_by_a_thaw_kept_for_later(uint128 thawing, uint128 charge) external {
+    /// @dev A payer does not withdraw when a thaw ends: later it can withdraw only the thawed amount, which operators
+    /// do not count as balance, and nothing of a later deposit.
+    function test_withdraw_before_collection_by_an_old_thaw(uint128 thawing, uint128 charge) external {
         thawing = uint128(bound(thawing, MICRO, _DEPOSIT));
         _thaw(thawing);
         vm.warp(block.timestamp + 10 * THAW);
@@ -94,11 +94,11 @@ contract AttacksPayersTest is Batches {
         );
     }
 
-    /// @dev One balance does not back two operators: each is sure of its own channel, whatever is signed elsewhere.
+    /// @dev One balance cannot back two operators: vouchers on other channels do not affect an operator's channel.
     function test_over_signing_to_several_operators_takes_nothing_from_the_first(uint128 promised) external {
         promised = uint128(bound(promised, 1, _DEPOSIT));
         Collection[] memory first = collections(promised);
-        address honest = operator;
+        address validBook = operator;
         operator = who("second operator");
         Collection[] memory second = collections(promised);
         addStake(operator, STAKE_UNITS);
@@ -108,12 +108,12 @@ contract AttacksPayersTest is Batches {
             second,
             abi.encodeWithSelector(selector, channel(), 0, promised)
         );
-        operator = honest;
+        operator = validBook;
         commit(commitmentOf(promised, oneBalance(operator, promised)), first);
         vm.assertEq(vault.potOf(collector, operator), promised);
     }
 
-    function test_over_signing_beyond_the_balance_is_refused_by_name(uint128 excess) external {
+    function test_over_signing_beyond_the_balance_is_refused_with_the_channel_id(uint128 excess) external {
         excess = uint128(bound(excess, 1, _DEPOSIT));
         uint128 total = _DEPOSIT + excess;
         bytes4 selector = IPaymentVault.InsufficientBalance.selector;
@@ -124,9 +124,9 @@ contract AttacksPayersTest is Batches {
         );
     }
 
-    /// @dev The deposit that backed an answer falls out of the chain: that channel alone is refused, by its name, and
-    /// once the deposit is in again, in whatever block, the same voucher collects.
-    function test_reorg_after_serving_is_made_good_by_the_same_voucher(uint128 charge, uint32 later) external {
+    /// @dev A reorganisation drops the deposit that backed an answer: the collection is refused with the channel's id,
+    /// and once the deposit is included again, in any block, the same voucher collects.
+    function test_reorg_after_serving_is_recovered_by_the_same_voucher(uint128 charge, uint32 later) external {
         charge = uint128(bound(charge, 1, _DEPOSIT));
         payerName = "late payer";
         payer = who(payerName);
@@ -160,14 +160,14 @@ contract AttacksPayersTest is Batches {
         );
         vm.assertFalse(isDone);
         bool isRefused = bytes4(error) == ERC3009.ERC3009InvalidSignature.selector;
-        // An expiry in the past is refused before the signature is looked at.
+        // An expiry in the past is refused before the signature is checked.
         vm.assertTrue(isRefused || bytes4(error) == IPaymentVault.ExpiryPassed.selector);
         vm.assertEq(usd.balanceOf(payer), 5);
     }
 
-    /// @dev A grant that somebody keeps back to relay it when the key has leaked: by a revocation of the payer's own, which
-    /// uses up no nonce, it is void for ever.
-    function test_a_grant_kept_back_is_refused_after_its_keys_revocation(uint128 cap, uint32 later) external {
+    /// @dev An attacker withholds a grant to relay it after the key has leaked. A revocation by the payer's
+    /// transaction, which uses no nonce, voids the grant permanently.
+    function test_a_withheld_grant_is_refused_after_its_keys_revocation(uint128 cap, uint32 later) external {
         SessionGrant memory grant = grantOf(cap, uint64(block.timestamp) + 365 days);
         bytes memory signature = sign(keyOf("payer"), typedDigest(address(vault), _grantHash(grant)));
         _revokeSession();
@@ -181,7 +181,7 @@ contract AttacksPayersTest is Batches {
         expectCommitError(c, vouchers, abi.encodeWithSelector(selector, channel(), sessionKey));
     }
 
-    function test_a_grant_kept_back_with_its_deposit_is_refused_after_its_keys_revocation() external {
+    function test_a_withheld_grant_with_its_deposit_is_refused_after_its_keys_revocation() external {
         SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
         usd.mint(payer, 5);
         Authorization memory signed = _authorize(5, grant);
@@ -191,7 +191,7 @@ contract AttacksPayersTest is Batches {
         vm.assertEq(usd.balanceOf(payer), 5);
     }
 
-    function test_signature_malleability_opens_no_second_door(uint128 amount) external {
+    function test_signature_malleability_is_refused(uint128 amount) external {
         amount = uint128(bound(amount, 1, _DEPOSIT));
         Collection[] memory vouchers = collections(amount);
         uint256 s = uint256(vouchers[0].vs) & (type(uint256).max >> 1);
@@ -223,7 +223,7 @@ contract AttacksPayersTest is Batches {
         settlement.commit(c, vouchers);
     }
 
-    /// @dev The next generation's settlement is another collector of the same vault: the payer opened no channel to it.
+    /// @dev The next generation's settlement is another collector of the vault, to which the payer has no channel.
     function test_cross_contract_replay_of_a_voucher_is_refused() external {
         Collection[] memory vouchers = collections(5);
         ISettlement next = _deployGeneration(UNSTAKE).settlement();
@@ -231,7 +231,7 @@ contract AttacksPayersTest is Batches {
         vm.expectPartialRevert(IPaymentVault.InsufficientBalance.selector);
         vm.prank(operator);
         next.commit(c, vouchers);
-        // Nor does it help that the payer has a channel there, too.
+        // It is refused too if the payer has a channel there.
         collector = address(next);
         deposit(5);
         vm.expectPartialRevert(IPaymentVault.NotAuthorised.selector);
@@ -249,7 +249,7 @@ contract AttacksPayersTest is Batches {
         vault.grantSessionWithSig(payer, operator, collector, grant, 0, signature);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _thaw(uint128 amount) private {
         vm.prank(payer);

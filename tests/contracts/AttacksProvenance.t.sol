@@ -8,8 +8,8 @@ import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Book, Books} from "./support/Books.sol";
 import {Disputed} from "./support/Disputed.sol";
 
-/// @notice Attacks on who contributed and who made what. The chain cannot compare contents; what it does is to make
-/// copies visible, to keep the first one's place, and to hold every receipt to the records.
+/// @notice Attacks on provenance. The chain cannot compare contents, but it makes copies visible, preserves the first
+/// record, and checks every receipt against the records.
 contract AttacksProvenanceTest is Disputed {
     using Books for *;
 
@@ -25,9 +25,9 @@ contract AttacksProvenanceTest is Disputed {
         vm.assertEq(datasets.contributionOf(datanetId, content).contributor, contributorOf(datanetId, 0));
     }
 
-    /// @dev An entry for the copier, in place of the contributor whom the registry names, is a wrong entry.
+    /// @dev An entry for the copier instead of the registered contributor is wrong.
     function test_copied_data_under_another_wallet_earns_nothing() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         uint256 at = book.entries.placeOf(bytes32(uint256(uint160(contributorOf(1, 0))) << 64));
         bytes32 key = book.entries.keys[at];
         bytes32 copied = bytes32((uint256(uint160(who("copier"))) << 64) | uint64(uint256(key)));
@@ -40,8 +40,8 @@ contract AttacksProvenanceTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev The copy is a record of its own: it takes neither the id, nor the royalties, nor the earlier date of the
-    /// original, and says by its digest whose weights it has.
+    /// @dev The copy is a separate record: it gets neither the id, nor the royalties, nor the earlier date of the
+    /// original, and its digest shows whose weights it has.
     function test_a_copied_adapter_leaves_the_original_its_id_and_date(address copier) external {
         VersionRecord memory original = versions[1];
         vm.assume(copier != original.creator && copier != address(0));
@@ -62,8 +62,8 @@ contract AttacksProvenanceTest is Disputed {
         adapters.deprecate(original);
     }
 
-    /// @dev A perturbed one has other weights, which the chain cannot know; but it pays what any adapter pays: a
-    /// version without snapshot gives the contributors' part to the treasury, not to its maker.
+    /// @dev The chain cannot detect perturbed weights, but they bring no gain: a version without snapshots pays the
+    /// contributors' part to the treasury, not to its creator.
     function test_a_perturbed_adapter_without_snapshots_does_not_keep_the_contributors_part() external {
         VersionRecord memory perturbed = versions[1];
         (perturbed.creator, perturbed.adapterDigest) = (who("copier"), keccak256("perturbed"));
@@ -77,15 +77,15 @@ contract AttacksProvenanceTest is Disputed {
         registerVersion(perturbed);
     }
 
-    /// @dev What a record does not name is not paid by it: a receipt of the warm start that claims to pay the parents'
-    /// contributors is faulty, so that the record tells all readers that their snapshots were dropped.
+    /// @dev A version pays only the snapshots in its record: a receipt of the warm start that claims to pay the
+    /// parents' contributors is faulty, so that the record shows that their snapshots were dropped.
     function test_a_warm_start_dropping_its_parents_cannot_claim_to_pay_them() external {
         VersionRecord memory warm = versions[2];
         (warm.name, warm.adapterDigest) = ("warm", keccak256("warm"));
         warm.snapshots = new SnapshotId[](1);
         warm.snapshots[0] = snapshots[1];
         registerVersion(warm);
-        Book memory book = honest();
+        Book memory book = validBook();
         book.served[6].parts[0].record = warm;
         // The parent's snapshot would be the record's second.
         book.served[6].parts[0].list = abi.encodePacked(uint32(0), uint32(1), uint32(1 << 24), uint32(999_999));
@@ -98,7 +98,7 @@ contract AttacksProvenanceTest is Disputed {
         assertVoid(book);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _convictEntry(Book memory book, bytes32 key) private {
         uint256 word = uint256(key);

@@ -11,7 +11,7 @@ import {ExactTransfer} from "../../contracts/libraries/ExactTransfer.sol";
 import {Payments} from "./support/Payments.sol";
 import {BlockingToken, ChargingToken} from "./support/Tokens.sol";
 
-/// @notice Tells whoever receives it, as tokens with hooks do.
+/// @notice A token that calls its recipients, as tokens with hooks do.
 contract HookToken is ERC20("Hook", "HOOK") {
     mapping(address account => bool) private _isListening;
 
@@ -34,7 +34,7 @@ contract HookToken is ERC20("Hook", "HOOK") {
     }
 }
 
-/// @notice Does a call of its own when it is told of a transfer: everything that it is entitled to, once more.
+/// @notice A recipient that repeats its legitimate call from within the callback of a transfer.
 contract Robber {
     address private _target;
     bytes private _data;
@@ -67,8 +67,8 @@ contract Robber {
     }
 }
 
-/// @notice Attacks by and through the payment token. The vault asks nobody back; only a token with hooks could let
-/// somebody in between.
+/// @notice Attacks by and through the payment token. The vault makes no other external calls, so only a token with
+/// hooks allows reentrancy.
 contract AttacksTokenTest is Payments {
     uint256 private constant _UNITS = 5;
 
@@ -105,7 +105,7 @@ contract AttacksTokenTest is Payments {
         vm.assertEq(_vault.channelOf(channel()).balance, _UNITS * MICRO);
     }
 
-    /// @dev A direct transfer within a deposit would count twice, were the delta not exact.
+    /// @dev A direct transfer during a deposit would count twice if the balance change were not checked exactly.
     function test_reentrancy_through_the_token_by_a_gift_within_a_deposit_is_refused() external {
         _robber.arm(address(_token), abi.encodeCall(_token.transfer, (address(_vault), 1)));
         vm.expectRevert();
@@ -113,7 +113,7 @@ contract AttacksTokenTest is Payments {
         vm.assertEq(_vault.channelOf(channel()).balance, 0);
     }
 
-    /// @dev Who refuses to be paid traps its own money, for as long as it likes, and nobody else's.
+    /// @dev A recipient that refuses payments blocks only its own money.
     function test_a_callback_that_traps_funds_traps_its_own_only() external {
         _depositAndThaw();
         _vault.deposit(operator, collector, _UNITS, noGrant());
@@ -127,7 +127,7 @@ contract AttacksTokenTest is Payments {
         vm.assertEq(_vault.channelOf(channel()).balance, _UNITS * MICRO);
     }
 
-    /// @dev A challenger or a treasury that cannot be paid does not keep an operator from its slash.
+    /// @dev A challenger or treasury that cannot be paid does not prevent a slash.
     function test_a_callback_that_traps_funds_stops_no_slash(bool isTreasury) external {
         BlockingToken blocking = new BlockingToken();
         OperatorRegistry registry = new OperatorRegistry(blocking, UNSTAKE, address(settlement), address(disputes));
@@ -163,13 +163,13 @@ contract AttacksTokenTest is Payments {
         registry.stake(units);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _depositCall() private view returns (bytes memory) {
         return abi.encodeWithSignature("deposit(address,address,uint256)", operator, collector, _UNITS);
     }
 
-    /// @dev Twice the thief's deposit lies in the vault, and half of it may leave.
+    /// @dev The vault holds twice the thief's deposit, of which the thief may withdraw half.
     function _depositAndThaw() private {
         _robber.act(address(_vault), _depositCall());
         bytes memory call = abi.encodeCall(IPaymentVault.thaw, (operator, collector, uint128(_UNITS) * MICRO));

@@ -14,7 +14,8 @@ contract BadPositionTest is Disputed {
 
     uint32 private constant _SECOND = 1 << 24;
 
-    /// @dev The first snapshot has five contributions without the third, the second three without the second.
+    /// @dev The first snapshot has five contributions with the third rejected, the second has three with the second
+    /// rejected.
     function test_a_rejected_contribution_convicts(bool isSecond) external {
         _convict(isSecond ? _SECOND + 1 : 2);
     }
@@ -30,7 +31,7 @@ contract BadPositionTest is Disputed {
         _convict(5);
     }
 
-    function test_no_position_of_a_right_batch_convicts(uint256 i, uint256 slice, uint256 item) external {
+    function test_no_position_of_a_valid_batch_convicts(uint256 i, uint256 slice, uint256 item) external {
         Book memory book = committed();
         (i, slice, item) = _position(book, i, slice, item);
         SnapshotWitness memory snapshot = placeOf(book, i, slice, 3 + item).snapshot;
@@ -66,7 +67,7 @@ contract BadPositionTest is Disputed {
         disputes.proveBadPosition(book.header, witness, 0, 0, snapshot);
     }
 
-    function test_a_place_that_the_receipt_does_not_have_is_refused(uint256 slice, uint256 item) external {
+    function test_an_index_that_the_receipt_does_not_have_is_refused(uint256 slice, uint256 item) external {
         Book memory book = committed();
         ReceiptWitness memory witness = book.witnessOf(6);
         SnapshotWitness memory snapshot = snapshotBehind[snapshots[0]];
@@ -76,7 +77,7 @@ contract BadPositionTest is Disputed {
         disputes.proveBadPosition(book.header, witness, 0, bound(item, 3, type(uint256).max), snapshot);
     }
 
-    function test_anothers_opening_is_refused() external {
+    function test_another_leafs_opening_is_refused() external {
         Book memory book = committed();
         ReceiptWitness memory witness = book.witnessOf(1);
         witness.opening = book.witnessOf(2).opening;
@@ -85,7 +86,7 @@ contract BadPositionTest is Disputed {
         disputes.proveBadPosition(book.header, witness, 0, 0, snapshot);
     }
 
-    function test_a_right_batch_survives_any_change_of_a_proof(uint256 i, uint256 slice, uint256 seed) external {
+    function test_a_valid_batch_survives_any_changed_proof(uint256 i, uint256 slice, uint256 seed) external {
         Book memory book = committed();
         uint256 item = 0;
         (i, slice, item) = _position(book, i, slice, seed);
@@ -95,11 +96,11 @@ contract BadPositionTest is Disputed {
         expectAcquittal(book, call, seed);
     }
 
-    // --- inside ---
+    // --- internal ---
 
-    /// @dev A batch whose last receipt names `position`, alone, in its slice of the version with two snapshots.
+    /// @dev A batch whose last receipt names only `position` in its slice of the version with two snapshots.
     function _convict(uint32 position) private {
-        Book memory book = honest();
+        Book memory book = validBook();
         Served memory served = book.served[6];
         uint256 slice = served.parts[0].record.snapshots.length == 2 ? 0 : 1;
         served.parts[slice].list = abi.encodePacked(position, uint32(1_000_000));

@@ -16,16 +16,16 @@ contract BadReceiptTest is Disputed {
 
     uint32 private constant _WHOLE = 1_000_000;
 
-    // --- what a receipt says of itself ---
+    // --- faults of the receipt itself ---
 
-    function test_a_leaf_worth_more_or_less_than_its_charge_convicts(uint256 i, uint256 j, uint128 amount) external {
-        Book memory book = honest();
+    function test_a_leaf_whose_value_differs_from_its_charge_convicts(uint256 i, uint256 j, uint128 amount) external {
+        Book memory book = validBook();
         (i, j) = (_receipt(book, i), _receipt(book, j));
         vm.assume(i != j);
         book.receipts.shift(i, j, uint128(bound(amount, 1, book.receipts.values[i])));
         commitBook(book);
         ReceiptWitness memory witness = book.witnessOf(i);
-        // Nothing but the receipt and its leaf is needed.
+        // Only the receipt and its leaf are needed.
         (witness.slices, witness.attribution, witness.parts) = ("", "", book.served[0].parts);
         uint256 before = vm.snapshotState();
         _expectFault(book, i, Fault.Value);
@@ -37,7 +37,7 @@ contract BadReceiptTest is Disputed {
     }
 
     function test_an_answer_priced_at_zero_convicts(uint256 i) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         i = _receipt(book, i);
         uint128 charge = book.served[i].receipt.charge;
         book.served[i].receipt.charge = 0;
@@ -47,8 +47,8 @@ contract BadReceiptTest is Disputed {
         _convict(book, i, Fault.ZeroCharge);
     }
 
-    function test_slices_that_make_no_whole_convict(uint256 i, uint256 kind) external {
-        Book memory book = honest();
+    function test_slices_whose_weights_do_not_sum_to_one_convict(uint256 i, uint256 kind) external {
+        Book memory book = validBook();
         i = _receipt(book, i);
         Served memory served = book.served[i];
         served.slices = _badSlices(served.slices, kind % 7);
@@ -59,7 +59,7 @@ contract BadReceiptTest is Disputed {
     }
 
     function test_an_attribution_of_another_number_of_lists_convicts(uint256 i, uint256 kind) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         i = _receipt(book, i);
         Served memory served = book.served[i];
         bytes[5] memory wrongs = [
@@ -76,7 +76,7 @@ contract BadReceiptTest is Disputed {
     }
 
     function test_a_version_that_is_not_registered_convicts(uint256 i, uint256 slice) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         i = _receipt(book, i);
         slice = bound(slice, 0, book.served[i].parts.length - 1);
         book.served[i].parts[slice].record.name = "unknown";
@@ -86,7 +86,7 @@ contract BadReceiptTest is Disputed {
     }
 
     function test_a_version_registered_after_the_commit_convicts(uint32 later) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         VersionRecord memory record = book.served[0].parts[0].record;
         record.name = "late";
         book.served[0].repack();
@@ -96,8 +96,8 @@ contract BadReceiptTest is Disputed {
         _convict(book, 0, Fault.Version);
     }
 
-    function test_a_version_registered_in_the_instant_of_the_commit_is_right() external {
-        Book memory book = honest();
+    function test_a_version_registered_in_the_block_of_the_commit_is_valid() external {
+        Book memory book = validBook();
         VersionRecord memory record = book.served[0].parts[0].record;
         record.name = "just-in-time";
         book.served[0].repack();
@@ -107,7 +107,7 @@ contract BadReceiptTest is Disputed {
     }
 
     function test_a_malformed_list_convicts(uint256 kind) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         // A slice of the version with one snapshot, and one of the version without.
         (uint256 i, uint256 slice) = kind % 10 == 9 ? (0, 0) : (1, 0);
         Served memory served = book.served[i];
@@ -118,7 +118,7 @@ contract BadReceiptTest is Disputed {
     }
 
     function test_a_charge_off_the_registered_price_convicts(uint256 i, bool isMore, uint128 amount) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         i = _receipt(book, i);
         Receipt memory receipt = book.served[i].receipt;
         Receipt memory other = book.served[(i + 1) % 7].receipt;
@@ -133,10 +133,10 @@ contract BadReceiptTest is Disputed {
         _convict(book, (i + 1) % 7, Fault.Price);
     }
 
-    // --- its place on the line ---
+    // --- position ---
 
     function test_a_gap_or_an_overlap_convicts(uint256 i, bool isLater, uint128 amount) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         i = _receipt(book, i);
         Receipt memory receipt = book.served[i].receipt;
         amount = uint128(bound(amount, 1, type(uint96).max));
@@ -147,7 +147,7 @@ contract BadReceiptTest is Disputed {
     }
 
     function test_a_receipt_of_a_foreign_channel_convicts(uint256 i, bytes32 channelId) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         i = _receipt(book, i);
         vm.assume(ChannelId.unwrap(book.served[i].receipt.channelId) != channelId);
         book.served[i].receipt.channelId = ChannelId.wrap(channelId);
@@ -156,15 +156,15 @@ contract BadReceiptTest is Disputed {
     }
 
     function test_a_receipt_in_anothers_channel_of_the_batch_convicts() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         book.served[0].receipt.channelId = book.served[6].receipt.channelId;
         _commitReceipts(book);
         _convictPlace(book, 0);
     }
 
-    /// @dev One receipt ends where the next channel's first should: a straddle of the spans' border.
+    /// @dev A receipt extends into the next channel's span.
     function test_a_receipt_that_straddles_its_spans_end_convicts(uint128 amount) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         (Receipt memory last, Receipt memory next) = (book.served[2].receipt, book.served[3].receipt);
         amount = uint128(bound(amount, 1, next.charge - 1));
         (last.charge, last.cumulative) = (last.charge + amount, last.cumulative + amount);
@@ -174,20 +174,20 @@ contract BadReceiptTest is Disputed {
         uint256 before = vm.snapshotState();
         _convictPlace(book, 2);
         vm.revertToState(before);
-        // Its neighbour stands right on the line, at another price.
+        // Its neighbour has the right position but another price.
         _convict(book, 3, Fault.Price);
     }
 
     function test_a_double_listed_receipt_convicts() external {
-        Book memory book = honest();
-        // As much money as the second, under the first's name.
+        Book memory book = validBook();
+        // The second receipt's charge in the first one's channel.
         book.served[1].receipt = book.served[0].receipt;
         _commitReceipts(book);
         _convictPlace(book, 1);
     }
 
-    function test_receipts_that_changed_places_convict() external {
-        Book memory book = honest();
+    function test_swapped_receipts_convict() external {
+        Book memory book = validBook();
         (book.served[3], book.served[4]) = (book.served[4], book.served[3]);
         _commitReceipts(book);
         uint256 before = vm.snapshotState();
@@ -197,7 +197,7 @@ contract BadReceiptTest is Disputed {
     }
 
     function test_a_replayed_receipt_of_an_earlier_batch_convicts() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         uint256 i = _firstOf(book, first().served[0].receipt.channelId);
         book.served[i] = first().served[0];
         _commitReceipts(book);
@@ -205,38 +205,38 @@ contract BadReceiptTest is Disputed {
     }
 
     function test_a_receipt_within_the_waived_interval_convicts() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         book.served[3].receipt.cumulative -= 777;
         _commitReceipts(book);
         _convictPlace(book, 3);
     }
 
     function test_more_than_the_channel_ever_paid_convicts() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         book.served[0].receipt.cumulative = book.served[0].receipt.charge - 1;
         _commitReceipts(book);
         _convictPlace(book, 0);
     }
 
-    // --- right batches ---
+    // --- valid batches ---
 
-    function test_a_right_receipt_has_no_fault(uint256 i) external {
+    function test_a_valid_receipt_has_no_fault(uint256 i) external {
         Book memory book = committed();
         _acquit(book, _receipt(book, i));
     }
 
-    function test_the_only_receipt_of_a_batch_has_no_fault_if_right() external {
+    function test_a_single_valid_receipt_has_no_fault() external {
         _acquit(first(), 0);
     }
 
-    function test_a_right_batch_survives_any_change_of_a_proof(uint256 i, bool isPlace, uint256 seed) external {
+    function test_a_valid_batch_survives_any_changed_proof(uint256 i, bool isPlace, uint256 seed) external {
         Book memory book = committed();
         ReceiptWitness memory witness = book.witnessOf(_receipt(book, i));
         bytes memory spans = isPlace ? book.spans : bytes("");
         expectAcquittal(book, abi.encodeCall(IDisputes.proveBadReceipt, (book.header, witness, spans)), seed);
     }
 
-    function test_anothers_opening_is_refused(uint256 i, uint256 j) external {
+    function test_another_leafs_opening_is_refused(uint256 i, uint256 j) external {
         Book memory book = committed();
         (i, j) = (_receipt(book, i), _receipt(book, j));
         vm.assume(i != j);
@@ -278,7 +278,7 @@ contract BadReceiptTest is Disputed {
         disputes.proveBadReceipt(book.header, witness, "");
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _receipt(Book memory book, uint256 i) private pure returns (uint256) {
         return bound(i, 0, book.served.length - 1);
@@ -288,7 +288,7 @@ contract BadReceiptTest is Disputed {
         while (ChannelId.unwrap(book.served[i].receipt.channelId) != ChannelId.unwrap(id)) ++i;
     }
 
-    /// @dev Commits the receipts as they are now; the last leaf takes what is left of the total.
+    /// @dev Commits the current receipts; the last leaf takes the rest of the total.
     function _commitReceipts(Book memory book) private {
         book.fillReceipts();
         uint128 sum = 0;

@@ -18,7 +18,7 @@ contract ClaimTest is Batches {
         (_account, _other) = (who("contributor"), who("another contributor"));
     }
 
-    function test_a_claim_pays_whole_units_and_keeps_the_rest(uint128 earned) external {
+    function test_a_claim_pays_whole_units_and_leaves_the_remainder(uint128 earned) external {
         earned = uint128(bound(earned, MICRO, DEPOSIT_UNITS * MICRO));
         Tree memory balances = oneBalance(_account, earned);
         settle(earned, balances);
@@ -43,7 +43,7 @@ contract ClaimTest is Batches {
         vm.assertEq(usd.balanceOf(_account), (first + second) / MICRO);
     }
 
-    function test_a_claim_serves_once() external {
+    function test_a_claim_cannot_be_repeated() external {
         Tree memory balances = oneBalance(_account, 5 * MICRO + 7);
         settle(5 * MICRO + 7, balances);
         settlement.claim(claimOf(_account, balances, 0));
@@ -61,7 +61,7 @@ contract ClaimTest is Batches {
         vm.assertEq(usd.balanceOf(_other), right / MICRO);
     }
 
-    function test_many_claims_pass_over_what_was_claimed_meanwhile(uint256 which) external {
+    function test_many_claims_skip_what_was_already_claimed(uint256 which) external {
         Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO + 7);
         settle(11 * MICRO + 7, balances);
         Claim[] memory claims = _bothClaims(balances);
@@ -73,7 +73,7 @@ contract ClaimTest is Batches {
         vm.assertEq(vault.potOf(address(settlement), operator), 7);
     }
 
-    function test_many_claims_pay_once_what_is_listed_twice() external {
+    function test_many_claims_pay_a_repeated_claim_once() external {
         Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO);
         settle(11 * MICRO, balances);
         Claim[] memory claims = _bothClaims(balances);
@@ -83,12 +83,12 @@ contract ClaimTest is Batches {
         vm.assertEq(vault.potOf(address(settlement), operator), 6 * MICRO);
     }
 
-    function test_many_claims_name_the_one_that_is_wrong(uint256 which, bool isClaimed) external {
+    function test_many_claims_report_the_invalid_one(uint256 which, bool isClaimed) external {
         Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO);
         settle(11 * MICRO, balances);
         Claim[] memory claims = _bothClaims(balances);
         which %= 2;
-        // What was claimed already must be right all the same.
+        // A claim with nothing left must still be valid.
         if (isClaimed) settlement.claim(claims[which]);
         uint256 pot = vault.potOf(address(settlement), operator);
         claims[which].opening.path = bytes.concat(claims[which].opening.path, hex"00");
@@ -98,7 +98,7 @@ contract ClaimTest is Batches {
         vm.assertEq(vault.potOf(address(settlement), operator), pot);
     }
 
-    function test_many_claims_name_the_one_that_is_not_paid() external {
+    function test_many_claims_report_the_one_that_is_not_paid() external {
         Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO);
         settle(11 * MICRO, balances);
         vm.mockCallRevert(address(usd), abi.encodeCall(usd.transfer, (_other, 6)), "frozen");
@@ -121,7 +121,7 @@ contract ClaimTest is Batches {
         settlement.claim(claimOf(_account, old, 0));
     }
 
-    function test_nobody_claims_anothers_balance_or_another_value(uint128 value) external {
+    function test_another_balance_or_value_cannot_be_claimed(uint128 value) external {
         Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO);
         settle(11 * MICRO, balances);
         Claim memory request = claimOf(_other, balances, 0);
@@ -144,12 +144,12 @@ contract ClaimTest is Batches {
         settlement.claim(claimOf(_account, balances, 0));
     }
 
-    /// @dev Over-allocated balances: a dishonest batch pays its accomplice what others earned before and did not claim
-    /// yet, which only a fraud proof prevents; but never what batches not yet final have collected.
-    function test_the_wall_keeps_what_is_not_yet_final() external {
-        Tree memory honest = oneBalance(_account, 5 * MICRO);
-        settle(5 * MICRO, honest);
-        settlement.claim(claimOf(_account, honest, 0));
+    /// @dev Over-allocated balances: a dishonest final batch can pay an accomplice what others earned and did not
+    /// claim, which only a fraud proof prevents, but never the amounts collected by pending batches.
+    function test_the_payout_limit_protects_pending_amounts() external {
+        Tree memory validBook = oneBalance(_account, 5 * MICRO);
+        settle(5 * MICRO, validBook);
+        settlement.claim(claimOf(_account, validBook, 0));
         Tree memory forged = oneBalance(_other, 6 * MICRO);
         settle(MICRO, forged);
         commit(9 * MICRO, oneBalance(_other, 15 * MICRO));
@@ -162,23 +162,23 @@ contract ClaimTest is Batches {
 
     function test_no_claim_reaches_another_operators_pot() external {
         settle(5 * MICRO, oneBalance(_account, 5 * MICRO));
-        address honest = operator;
+        address validBook = operator;
         operator = who("raider");
         deposit(DEPOSIT_UNITS);
         addStake(operator, STAKE_UNITS);
-        // Totals are collected, so the raider's balances cannot exceed its own pot.
+        // Totals are bounded by collections, so the raider's balances cannot exceed its own pot.
         Tree memory balances = oneBalance(_other, 2 * MICRO);
         settle(2 * MICRO, balances);
         Claim memory request = claimOf(_other, balances, 0);
-        request.operator = honest;
+        request.operator = validBook;
         vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
         settlement.claim(request);
         settlement.claim(claimOf(_other, balances, 0));
-        vm.assertEq(vault.potOf(address(settlement), honest), 5 * MICRO);
+        vm.assertEq(vault.potOf(address(settlement), validBook), 5 * MICRO);
     }
 
     function test_balances_beyond_the_total_cannot_be_claimed() external {
-        // The root is whatever the operator says; the sum that an opening yields must be the batch's cumulative total.
+        // The operator chooses the root freely, but the sum of an opening must equal the batch's cumulative total.
         Tree memory inflated = oneBalance(_account, 50 * MICRO);
         settle(5 * MICRO, inflated);
         vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);

@@ -36,7 +36,7 @@ contract CollectTest is Payments {
         vm.assertEq(vault.potOf(collector, operator), until);
     }
 
-    function test_never_more_than_was_signed(uint128 maxCumulative, uint128 until) external {
+    function test_no_more_than_the_signed_amount_is_collected(uint128 maxCumulative, uint128 until) external {
         until = uint128(bound(until, 1, _BALANCE));
         maxCumulative = uint128(bound(maxCumulative, 0, until - 1));
         expectCollectError(
@@ -45,7 +45,7 @@ contract CollectTest is Payments {
         );
     }
 
-    function test_a_voucher_from_above_waives_the_interval_below(uint128 from, uint128 until) external {
+    function test_a_voucher_from_a_later_start_skips_the_interval_below(uint128 from, uint128 until) external {
         from = uint128(bound(from, 1, type(uint128).max - _BALANCE));
         until = uint128(bound(until, from + 1, from + _BALANCE));
         collect(collection(_payerKey, 0, from, until, until));
@@ -67,7 +67,7 @@ contract CollectTest is Payments {
         );
     }
 
-    function test_a_stale_voucher_is_useless_after_a_newer_one() external {
+    function test_a_stale_voucher_collects_nothing_after_a_newer_one() external {
         collect(collection(_payerKey, 0, 9));
         expectCollectError(
             collection(_payerKey, 9, 0, 5, 10),
@@ -75,14 +75,14 @@ contract CollectTest is Payments {
         );
     }
 
-    function test_no_more_than_the_balance() external {
+    function test_no_more_than_the_balance_is_collected() external {
         expectCollectError(
             collection(_payerKey, 0, _BALANCE + 1),
             abi.encodeWithSelector(IPaymentVault.InsufficientBalance.selector, channel(), _BALANCE, _BALANCE + 1)
         );
     }
 
-    function test_a_strangers_voucher_is_refused(uint256 key) external {
+    function test_a_voucher_of_an_unauthorised_key_is_refused(uint256 key) external {
         key = bound(key, 1, CURVE_ORDER - 1);
         vm.assume(key != _payerKey);
         expectCollectError(
@@ -96,11 +96,12 @@ contract CollectTest is Payments {
         uint256 s = uint256(c.vs) & (type(uint256).max >> 1);
         uint256 parity = 1 - (uint256(c.vs) >> 255);
         c.vs = bytes32((CURVE_ORDER - s) | (parity << 255));
-        // The other `s` has its highest bit set, which the compact form reads as a parity: it is not the payer's.
+        // The highest bit of the other `s` is set, which the compact form decodes as parity, so another signer is
+        // recovered.
         _expectNotAuthorised(c);
     }
 
-    function test_an_unreadable_signature_is_refused_by_the_name_of_its_channel() external {
+    function test_an_invalid_signature_is_refused_with_its_channel_id() external {
         bytes memory error = abi.encodeWithSelector(IPaymentVault.NotAuthorised.selector, channel(), address(0));
         Collection memory c = collection(_payerKey, 0, 5);
         c.vs = bytes32(type(uint256).max >> 1);
@@ -122,13 +123,13 @@ contract CollectTest is Payments {
         }
     }
 
-    /// @dev A collection of the payer's channel, wrong in the one of seven ways.
+    /// @dev A collection of the payer's channel that is invalid in one of seven ways.
     function _poisoned(uint256 way) private view returns (Collection memory c) {
         if (way == 0) return collection(_payerKey, 1, 5);
         if (way == 1) return collection(_payerKey, 0, 9, 5, 5);
         if (way == 2) return collection(_payerKey, 0, 0, 4, 5);
         if (way == 3) return collection(_payerKey, 0, _BALANCE + 1);
-        if (way == 4) return collection(keyOf("stranger"), 0, 5);
+        if (way == 4) return collection(keyOf("unauthorised"), 0, 5);
         if (way == 5) return collection(keyOf("session key"), 0, 5);
         c = collection(_payerKey, 0, 5);
         c.r = 0;

@@ -33,7 +33,7 @@ contract CommitTest is Batches {
         _checkState(2, two.finalAt, first + second);
     }
 
-    function test_the_header_says_what_the_commitment_says() external {
+    function test_the_header_contains_the_commitment() external {
         Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
         Collection[] memory all = collections(5);
         BatchHeader memory header = commit(c, all);
@@ -49,7 +49,7 @@ contract CommitTest is Batches {
         vm.assertEq(header.spansHash, keccak256(span));
     }
 
-    function test_a_batch_on_another_parent_is_refused() external {
+    function test_a_commit_with_another_parent_is_refused() external {
         commit(5, oneBalance(_account, 5));
         Commitment memory c = commitmentOf(5, oneBalance(_account, 10));
         bytes32 parent = c.parent;
@@ -61,7 +61,7 @@ contract CommitTest is Batches {
         );
     }
 
-    function test_a_batch_under_another_parameter_set_is_refused() external {
+    function test_a_commit_with_another_parameter_set_is_refused() external {
         Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
         vm.prank(address(timelock));
         parameters.setFee(70_000);
@@ -112,7 +112,7 @@ contract CommitTest is Batches {
         }
     }
 
-    function test_a_stake_that_leaves_covers_nothing() external {
+    function test_an_unstaking_amount_covers_nothing() external {
         vm.prank(operator);
         operators.startUnstake(uint128(STAKE_UNITS) * MICRO);
         expectCommitError(
@@ -142,7 +142,7 @@ contract CommitTest is Batches {
         );
     }
 
-    function test_nobody_commits_anothers_channel() external {
+    function test_another_operators_channel_cannot_be_committed() external {
         Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
         Collection[] memory all = collections(5);
         vm.expectPartialRevert(IPaymentVault.InsufficientBalance.selector);
@@ -164,7 +164,7 @@ contract CommitTest is Batches {
         commit(1, oneBalance(_account, ring));
     }
 
-    function test_a_ring_gone_round_never_overwrites_the_last_final_batch() external {
+    function test_a_wrapped_ring_never_overwrites_the_last_final_batch() external {
         uint32 ring = settlement.ringSize();
         BatchHeader memory last = settle(1, oneBalance(_account, 1));
         _commitUpTo(2, ring);

@@ -63,7 +63,7 @@ contract ContributeTest is Datanets {
         datasets.contribute(contribution(keccak256("data")));
     }
 
-    function test_a_hash_recorded_first_from_the_mempool_stays_taken_even_when_rejected() external {
+    function test_a_hash_recorded_first_from_the_mempool_stays_recorded_when_rejected() external {
         contribute("data");
         review("data", true);
         SnapshotId frozen = datasets.freeze(datanetId, 1);
@@ -130,7 +130,7 @@ contract ContributeTest is Datanets {
         datasets.contributeWithSig(_signed("single", 4, block.timestamp));
     }
 
-    function test_many_are_said_one_by_one() external {
+    function test_many_contributions_emit_one_event_each() external {
         SignedContent[] memory contents = _contents(0, 2);
         for (uint32 i = 0; i < 2; ++i) {
             Contribution memory c = contribution(contents[i].contentHash);
@@ -163,14 +163,14 @@ contract ContributeTest is Datanets {
         vm.assertEq(datasets.datanetOf(datanetId).count, 0);
     }
 
-    function test_a_broken_signature_is_not_the_zero_accounts() external {
+    function test_an_invalid_signature_does_not_pass_for_the_zero_account() external {
         (SharedTerms memory shared, SignedContent[] memory contents) = (_shared(0), _contents(0, 1));
         (shared.contributor, contents[0].r) = (address(0), 0);
         vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, address(0)));
         datasets.contributeManyWithSig(shared, contents);
     }
 
-    function test_many_are_relayed_once_in_time_and_into_a_datanet_with_room() external {
+    function test_many_are_relayed_once_in_time_and_up_to_the_datanets_limit() external {
         (SharedTerms memory shared, SignedContent[] memory contents) = (_shared(0), _contents(0, 2));
         datasets.contributeManyWithSig(shared, contents);
         vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidAccountNonce.selector, contributor, 2));
@@ -180,7 +180,12 @@ contract ContributeTest is Datanets {
         datasets.contributeManyWithSig(shared, contents);
         shared.deadline = block.timestamp;
         vm.expectRevert(
-            abi.encodeWithSelector(IDatasetRegistry.ContentAlreadyRecorded.selector, datanetId, keccak256(abi.encode(0)), 0)
+            abi.encodeWithSelector(
+                IDatasetRegistry.ContentAlreadyRecorded.selector,
+                datanetId,
+                keccak256(abi.encode(0)),
+                0
+            )
         );
         datasets.contributeManyWithSig(shared, _resigned(contents, 2));
         _setCount((1 << 18) - 1);
@@ -198,7 +203,7 @@ contract ContributeTest is Datanets {
         datasets.contributeWithSig(signed);
     }
 
-    function test_a_changed_contribution_or_anothers_signature_is_refused(uint256 field) external {
+    function test_a_changed_contribution_or_another_signer_is_refused(uint256 field) external {
         SignedContribution memory signed = _signed("data", 0, block.timestamp);
         _change(signed, field % 6);
         vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, signed.contributor));
@@ -229,7 +234,7 @@ contract ContributeTest is Datanets {
         return SharedTerms(contributor, datanetId, licence, nonce, block.timestamp);
     }
 
-    /// @dev Contents named by their nonces, from `first` on.
+    /// @dev Contents derived from their nonces, starting at `first`.
     function _contents(uint256 first, uint256 count) private view returns (SignedContent[] memory contents) {
         contents = new SignedContent[](count);
         for (uint256 i = 0; i < count; ++i) {
@@ -272,7 +277,8 @@ contract ContributeTest is Datanets {
         if (field == 5) signed.contributor = who("thief");
     }
 
-    /// @dev Writes the count beside the creator; the mapping follows authority, EIP-712's two, the number and nonces.
+    /// @dev Writes the count into the creator's slot. The mapping follows authority, two EIP-712 slots, number and
+    /// nonces.
     function _setCount(uint32 count) private {
         bytes32 slot = keccak256(abi.encode(datanetId, 5));
         uint256 packed = uint256(uint160(datasets.datanetOf(datanetId).creator)) | (uint256(count) << 160);

@@ -11,7 +11,7 @@ import {Book} from "./support/Books.sol";
 import {Disputed} from "./support/Disputed.sol";
 
 contract DemandTest is Disputed {
-    function test_leaves_are_demanded_for_a_bond_each(uint256 tree, uint256 count) external {
+    function test_demanding_a_leaf_costs_a_bond(uint256 tree, uint256 count) external {
         Book memory book = committed();
         bytes32[] memory keys = _keys(bound(count, 1, 64));
         Demand memory asked = demandOf(book, Tree(tree % 4), keys);
@@ -47,7 +47,7 @@ contract DemandTest is Disputed {
         _expectError(book, Tree.Receipts, keys, abi.encodeWithSelector(selector, 7, 7));
     }
 
-    function test_the_first_batch_has_no_parent_to_show() external {
+    function test_the_first_batch_has_no_parent_to_demand() external {
         Book memory book = first();
         _expectError(book, Tree.ParentBalances, _keys(1), abi.encodeWithSelector(IDisputes.NoParent.selector));
         demand(book, Tree.Balances, _keys(1));
@@ -65,8 +65,8 @@ contract DemandTest is Disputed {
         _expectError(book, Tree.Entries, _keys(1), abi.encodeWithSelector(selector, until));
     }
 
-    /// @dev The last answer, and after it a proof, an answer's time for each, still fit before the end.
-    function test_the_last_answer_is_due_an_answers_time_before_the_end() external {
+    /// @dev Before the end there is time for the last answer and for a proof after it, one period each.
+    function test_the_last_answer_is_due_one_period_before_the_end() external {
         Book memory book = committed();
         vm.warp(book.header.finalAt - 2 * PERIOD);
         Demand memory asked = demand(book, Tree.Entries, _keys(1));
@@ -79,7 +79,7 @@ contract DemandTest is Disputed {
         parameters.setDisputeWindow(window);
         Book memory book = committed();
         vm.assertEq(disputes.answerSeconds(book.header), window < 8 ? 1 : window / 8);
-        // It is the batch's own set that counts.
+        // The batch's parameter set applies, not the current one.
         vm.assertEq(disputes.answerSeconds(first().header), PERIOD);
     }
 
@@ -96,14 +96,14 @@ contract DemandTest is Disputed {
         vm.assertEq(disputes.numOpenDemands(asked.batchHash), 2);
     }
 
-    function test_others_demand_the_same_in_the_same_instant() external {
+    function test_another_account_can_demand_the_same_in_the_same_block() external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, _keys(1));
         challenger = who("another challenger");
         vm.assertNotEq(idOf(demand(book, Tree.Entries, _keys(1))), idOf(asked));
     }
 
-    function test_a_bond_is_whole_units_rounded_up(uint128 bond) external {
+    function test_a_bond_is_rounded_up_to_whole_units(uint128 bond) external {
         bond = uint128(bound(bond, 1e9, 1e15));
         vm.prank(address(timelock));
         parameters.setDisputeTerms(250_000, bond);
@@ -115,7 +115,7 @@ contract DemandTest is Disputed {
         vm.assertEq(usd.balanceOf(address(disputes)), 2 * units);
     }
 
-    function test_only_pending_batches_owe_answers() external {
+    function test_only_pending_batches_take_demands() external {
         Book memory book = committed();
         bytes32 hash = Hashing.batch(book.header);
         book.header.total += 1;
@@ -127,7 +127,7 @@ contract DemandTest is Disputed {
         _expectError(book, Tree.Entries, _keys(1), unknown);
     }
 
-    function test_a_header_that_says_it_ends_later_is_refused() external {
+    function test_a_header_with_a_later_end_is_refused() external {
         Book memory book = committed();
         vm.warp(book.header.finalAt);
         settlement.finalise(book.header);
@@ -144,7 +144,7 @@ contract DemandTest is Disputed {
         _expectError(book, Tree.Entries, _keys(1), abi.encodeWithSelector(selector, 9));
     }
 
-    function test_no_bond_no_demand() external {
+    function test_a_demand_needs_its_bond() external {
         Book memory book = committed();
         vm.prank(challenger);
         vm.expectRevert();
@@ -152,7 +152,7 @@ contract DemandTest is Disputed {
         vm.assertFalse(settlement.isHeld(operator, 2));
     }
 
-    /// @dev Fee-on-transfer tokens: less than the bond came.
+    /// @dev A fee-on-transfer token delivers less than the bond.
     function test_a_bond_that_does_not_arrive_is_refused() external {
         Book memory book = committed();
         vm.mockCall(address(usd), abi.encodeWithSelector(IERC20.transferFrom.selector), abi.encode(true));
@@ -178,7 +178,7 @@ contract DemandTest is Disputed {
     function _keys(uint256 count) private pure returns (bytes32[] memory keys) {
         keys = new bytes32[](count);
         for (uint256 i = 0; i < count; ++i) {
-            // As indices, all receipts' and then the first one's again.
+            // The indices of all receipts, and then the first one again.
             keys[i] = bytes32(i % 7);
         }
     }

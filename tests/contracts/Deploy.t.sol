@@ -13,7 +13,7 @@ import {TestUSD} from "../../contracts/local/TestUSD.sol";
 import {Market} from "./support/Market.sol";
 
 contract DeployTest is Market {
-    function test_a_generation_knows_itself() external view {
+    function test_a_generation_records_its_contracts() external view {
         vm.assertEq(operators.settlement(), address(settlement));
         vm.assertEq(address(settlement.operators()), address(operators));
         vm.assertEq(operators.disputes(), address(disputes));
@@ -29,7 +29,7 @@ contract DeployTest is Market {
         vm.assertEq(operators.unstakeSeconds(), UNSTAKE);
     }
 
-    function test_a_generation_of_strangers_is_refused() external {
+    function test_a_generation_of_unrelated_contracts_is_refused() external {
         vm.mockCall(address(operators), abi.encodeCall(IOperatorRegistry.disputes, ()), abi.encode(address(1)));
         vm.expectRevert(
             abi.encodeWithSelector(
@@ -43,7 +43,7 @@ contract DeployTest is Market {
         new Generation(disputes, adapters);
     }
 
-    function test_a_registry_of_operators_names_all_that_it_stands_on(uint256 missing) external {
+    function test_the_operator_registry_requires_token_settlement_and_disputes(uint256 missing) external {
         address[3] memory parts = [address(usd), address(settlement), address(disputes)];
         parts[missing % parts.length] = address(0);
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.ZeroAddress.selector));

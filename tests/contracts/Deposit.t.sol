@@ -45,7 +45,7 @@ contract DepositTest is Payments {
         vm.assertEq(_numOpened(), 0);
     }
 
-    /// @dev A reader who starts at the channel's first money knows whose it is.
+    /// @dev Indexers learn the preimage of a channel's id from its first deposit.
     function test_a_channel_that_was_emptied_before_any_collection_opens_again() external {
         deposit(_UNITS);
         vm.startPrank(payer);
@@ -127,7 +127,7 @@ contract DepositTest is Payments {
         vm.assertEq(vault.channelOf(channel()).balance, _UNITS * MICRO);
     }
 
-    function test_a_permit_sent_by_somebody_else_does_not_stop_the_deposit() external {
+    function test_a_permit_submitted_by_another_account_does_not_stop_the_deposit() external {
         usd.mint(payer, _UNITS);
         Permit memory permit = _permit(_UNITS);
         usd.permit(payer, address(vault), _UNITS, permit.deadline, permit.v, permit.r, permit.s);
@@ -136,12 +136,12 @@ contract DepositTest is Payments {
         vm.assertEq(vault.channelOf(channel()).balance, _UNITS * MICRO);
     }
 
-    function test_a_stranger_cannot_spend_a_permit() external {
+    function test_another_account_cannot_use_a_permit() external {
         usd.mint(payer, _UNITS);
         Permit memory permit = _permit(_UNITS);
-        address stranger = who("stranger");
+        address other = who("other");
         vm.expectPartialRevert(IERC20Errors.ERC20InsufficientAllowance.selector);
-        vm.prank(stranger);
+        vm.prank(other);
         vault.depositWithPermit(operator, collector, _UNITS, noGrant(), permit);
     }
 
@@ -159,7 +159,7 @@ contract DepositTest is Payments {
         vm.assertEq(vault.sessionOf(id, sessionKey).cap, 7);
     }
 
-    function test_a_relayed_deposit_cannot_swap_the_grant() external {
+    function test_a_relayed_deposit_cannot_change_the_grant() external {
         SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
         usd.mint(payer, _UNITS);
         Authorization memory signed = _authorize(_UNITS, grant, 0);
@@ -170,13 +170,13 @@ contract DepositTest is Payments {
         _expectRefused(operator, noGrant(), signed);
     }
 
-    function test_a_relayed_deposit_cannot_swap_the_operator() external {
+    function test_a_relayed_deposit_cannot_change_the_operator() external {
         usd.mint(payer, _UNITS);
         Authorization memory signed = _authorize(_UNITS, noGrant(), 0);
         _expectRefused(who("other operator"), noGrant(), signed);
     }
 
-    function test_an_authorization_serves_once() external {
+    function test_an_authorization_cannot_be_replayed() external {
         usd.mint(payer, 2 * _UNITS);
         Authorization memory signed = _authorize(_UNITS, noGrant(), 0);
         vault.depositWithAuthorization(payer, operator, collector, _UNITS, noGrant(), signed);

@@ -16,7 +16,7 @@ import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Lookups, TreeRoot} from "../../contracts/libraries/Lookups.sol";
 import {Base} from "./support/Base.sol";
 
-/// @notice Reads each proof as `Disputes` does, and says what it read: the batch's hash and the call written anew.
+/// @notice Decodes each proof as `Disputes` does, and returns the batch's hash and the re-encoded call.
 contract Mirror {
     using Lookups for TreeRoot;
 
@@ -100,13 +100,13 @@ contract Mirror {
     }
 }
 
-/// @notice Holds the disputes' encodings to the vectors that the Python tests read too.
+/// @notice Tests the encodings of disputes against the vectors that the Python tests use too.
 contract DisputeVectorsTest is Base {
     Mirror private _mirror = new Mirror();
     string private _json;
     string private _at;
 
-    /// @dev Each kind of case has a field of its own.
+    /// @dev Each kind of case has a distinguishing field.
     modifier forEach(string memory field) {
         _json = vm.readFile("tests/vectors/disputes.json");
         uint256 count = 0;
@@ -143,7 +143,7 @@ contract DisputeVectorsTest is Base {
         vm.assertEq(prefix, _uint("prefix"));
     }
 
-    function test_calls_are_read_as_they_were_written() external forEach("data") {
+    function test_calls_are_decoded_as_they_were_encoded() external forEach("data") {
         bytes memory data = vm.parseJsonBytes(_json, _key("data"));
         (bool isRead, bytes memory result) = address(_mirror).staticcall(data);
         vm.assertTrue(isRead);

@@ -12,11 +12,11 @@ import {Disputed} from "./support/Disputed.sol";
 contract EquivocationTest is Disputed {
     using Books for *;
 
-    function test_another_receipt_over_the_same_money_convicts(uint256 i, uint128 begin, uint128 charge) external {
+    function test_another_receipt_over_the_same_interval_convicts(uint256 i, uint128 begin, uint128 charge) external {
         Book memory book = committed();
         i = bound(i, 0, 6);
         Receipt memory receipt = book.served[i].receipt;
-        // From anywhere below its end to anywhere above its beginning.
+        // From any start below its end to any end above its start.
         uint128 from = receipt.cumulative - receipt.charge;
         begin = uint128(bound(begin, 0, receipt.cumulative - 1));
         uint128 least = begin < from ? from - begin + 1 : 1;
@@ -42,7 +42,7 @@ contract EquivocationTest is Disputed {
         assertVoid(book);
     }
 
-    function test_intervals_that_only_touch_are_apart(uint256 i, uint128 charge) external {
+    function test_adjacent_intervals_do_not_conflict(uint256 i, uint128 charge) external {
         Book memory book = committed();
         i = bound(i, 0, 6);
         Receipt memory receipt = book.served[i].receipt;
@@ -52,16 +52,16 @@ contract EquivocationTest is Disputed {
         if (from != 0) _expectApart(book, i, _other(receipt, from, uint128(bound(charge, 1, from))));
     }
 
-    function test_an_interval_without_money_conflicts_with_none(uint128 at) external {
+    function test_an_empty_interval_conflicts_with_none(uint128 at) external {
         Book memory book = committed();
         Receipt memory receipt = book.served[4].receipt;
         _expectApart(book, 4, _other(receipt, at, 0));
         _expectApart(book, 4, _other(receipt, receipt.cumulative - 1, 0));
     }
 
-    /// @dev A batch's receipt without money: it is faulty, but not for that.
-    function test_a_receipt_of_the_batch_without_money_conflicts_with_none() external {
-        Book memory book = honest();
+    /// @dev A receipt of the batch with zero charge is faulty, but does not conflict.
+    function test_a_receipt_of_the_batch_with_zero_charge_conflicts_with_none() external {
+        Book memory book = validBook();
         Receipt memory receipt = book.served[0].receipt;
         uint128 charge = receipt.charge;
         (receipt.charge, receipt.cumulative) = (0, receipt.cumulative - 1);
@@ -71,7 +71,7 @@ contract EquivocationTest is Disputed {
         _expectApart(book, 0, _other(receipt, receipt.cumulative + 1, charge));
     }
 
-    function test_the_other_receipts_of_a_right_batch_are_apart(uint256 i, uint256 j) external {
+    function test_receipts_of_a_valid_batch_do_not_conflict(uint256 i, uint256 j) external {
         Book memory book = committed();
         (i, j) = (bound(i, 0, 6), bound(j, 0, 6));
         (Receipt memory one, Receipt memory two) = (book.served[i].receipt, book.served[j].receipt);
@@ -88,7 +88,7 @@ contract EquivocationTest is Disputed {
         _expectError(book, i, two, signed(two), error);
     }
 
-    function test_a_signature_of_anybody_else_is_refused(uint256 key) external {
+    function test_a_signature_by_another_account_is_refused(uint256 key) external {
         Book memory book = committed();
         Receipt memory other = _other(book.served[0].receipt, book.served[0].receipt.cumulative, 1);
         key = bound(key, 1, CURVE_ORDER - 1);
@@ -130,7 +130,7 @@ contract EquivocationTest is Disputed {
         disputes.proveEquivocation(book.header, book.served[0].receipt, opening, other, elsewhere);
     }
 
-    function test_a_receipt_outside_the_batch_is_no_ground(uint256 i) external {
+    function test_a_receipt_outside_the_batch_convicts_nothing(uint256 i) external {
         Book memory book = committed();
         i = bound(i, 0, 6);
         Receipt memory receipt = _copy(book.served[i].receipt);
@@ -142,7 +142,7 @@ contract EquivocationTest is Disputed {
         disputes.proveEquivocation(book.header, receipt, opening, other, signature);
     }
 
-    function test_an_interval_below_zero_is_no_ground(uint128 cumulative) external {
+    function test_an_interval_below_zero_convicts_nothing(uint128 cumulative) external {
         Book memory book = committed();
         Receipt memory receipt = book.served[0].receipt;
         cumulative = uint128(bound(cumulative, 0, type(uint128).max - 1));
@@ -151,7 +151,7 @@ contract EquivocationTest is Disputed {
         _expectError(book, 0, other, signed(other), panic);
     }
 
-    function test_a_right_batch_survives_any_change_of_a_proof(uint256 i, uint256 seed) external {
+    function test_a_valid_batch_survives_any_changed_proof(uint256 i, uint256 seed) external {
         Book memory book = committed();
         i = bound(i, 0, 6);
         Opening memory opening = book.open(Tree.Receipts, i);
@@ -164,7 +164,7 @@ contract EquivocationTest is Disputed {
         );
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _copy(Receipt memory receipt) private pure returns (Receipt memory) {
         return abi.decode(abi.encode(receipt), (Receipt));
@@ -188,7 +188,7 @@ contract EquivocationTest is Disputed {
     }
 
     function _expectApart(Book memory book, uint256 i, Receipt memory other) private {
-        // Of an empty interval below zero there is none.
+        // There is no empty interval below zero.
         Receipt memory receipt = book.served[i].receipt;
         bytes memory error = abi.encodeWithSelector(
             IDisputes.IntervalsDisjoint.selector,

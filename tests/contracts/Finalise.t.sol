@@ -12,7 +12,7 @@ contract FinaliseTest is Batches {
         _account = who("contributor");
     }
 
-    function test_anyone_finalises_from_its_instant_on(uint32 late) external {
+    function test_anyone_finalises_from_final_at_on(uint32 late) external {
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
         vm.warp(uint256(header.finalAt) + late);
         vm.expectEmit(address(settlement));
@@ -32,7 +32,7 @@ contract FinaliseTest is Batches {
         settlement.finalise(header);
     }
 
-    function test_a_batch_makes_all_before_it_final() external {
+    function test_finalising_a_batch_finalises_all_earlier_ones() external {
         BatchHeader memory one = commit(5, oneBalance(_account, 5));
         vm.warp(block.timestamp + 1);
         BatchHeader memory two = commit(5, oneBalance(_account, 10));

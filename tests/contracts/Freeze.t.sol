@@ -6,7 +6,7 @@ import {Datanets} from "./support/Datanets.sol";
 import {Log} from "./support/Vm.sol";
 
 contract FreezeTest is Datanets {
-    function test_a_snapshot_holds_the_accept_bits_of_the_first(uint256 accepted, uint32 count) external {
+    function test_a_snapshot_contains_the_accept_bits_of_its_contributions(uint256 accepted, uint32 count) external {
         _contributeMany(12);
         count = uint32(bound(count, 1, 12));
         accepted = bound(accepted, 0, (1 << 12) - 1) | 1;
@@ -68,7 +68,7 @@ contract FreezeTest is Datanets {
         vm.assertTrue(datasets.snapshotOf(old).frozenAt != 0);
     }
 
-    function test_a_snapshot_spans_what_is_there(uint32 count) external {
+    function test_a_snapshot_covers_at_most_the_recorded_contributions(uint32 count) external {
         contribute("a");
         review("a", true);
         vm.assume(count != 1);
@@ -76,7 +76,7 @@ contract FreezeTest is Datanets {
         datasets.freeze(datanetId, count);
     }
 
-    function test_a_snapshot_holds_something() external {
+    function test_a_snapshot_accepts_at_least_one_contribution() external {
         contribute("a");
         contribute("b");
         review("b", true);

@@ -56,7 +56,7 @@ contract GovernTest is Market {
         governor.execute(_targets, _values, _calls, keccak256(bytes(_DESCRIPTION)));
     }
 
-    function test_flash_loaned_votes_count_for_nothing() external {
+    function test_flash_loaned_votes_do_not_count() external {
         uint256 id = _propose();
         uint256 voteStart = governor.proposalSnapshot(id) + 1;
         vm.warp(voteStart);
@@ -102,7 +102,7 @@ contract GovernTest is Market {
         vm.assertEq(token.nonces(holder), 1);
     }
 
-    function test_the_timelock_obeys_the_governor_alone(address caller) external view {
+    function test_only_the_governor_uses_the_timelock(address caller) external view {
         vm.assume(caller != address(governor));
         vm.assertFalse(timelock.hasRole(timelock.PROPOSER_ROLE(), caller));
         vm.assertTrue(timelock.hasRole(timelock.PROPOSER_ROLE(), address(governor)));

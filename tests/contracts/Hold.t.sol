@@ -44,13 +44,13 @@ contract HoldTest is Holds {
         settlement.finalise(_headers[2]);
     }
 
-    function test_holding_names_the_batch() external {
+    function test_hold_returns_the_batch_hash() external {
         _commitUpTo(1);
         vm.prank(address(disputes));
         vm.assertEq(settlement.hold(_headers[0]), settlement.hashBatch(_headers[0]));
     }
 
-    function test_nobody_but_the_disputes_holds_or_releases(address caller) external {
+    function test_only_the_disputes_hold_or_release(address caller) external {
         vm.assume(caller != address(disputes));
         _commitUpTo(1);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.NotDisputes.selector, caller));
@@ -61,7 +61,7 @@ contract HoldTest is Holds {
         settlement.release(_headers[0]);
     }
 
-    function test_nothing_final_or_unknown_is_held() external {
+    function test_a_final_or_unknown_batch_cannot_be_held() external {
         _commitUpTo(2);
         vm.warp(lastHeader.finalAt);
         settlement.finalise(_headers[0]);
@@ -75,7 +75,7 @@ contract HoldTest is Holds {
         settlement.hold(unknown);
     }
 
-    function test_only_what_is_pending_is_said_to_be_held(uint64 number) external {
+    function test_only_pending_batches_are_reported_as_held(uint64 number) external {
         _commitUpTo(3);
         _hold(3);
         vm.assertEq(settlement.isHeld(operator, number), number == 3);
@@ -83,7 +83,7 @@ contract HoldTest is Holds {
         vm.assertFalse(settlement.isHeld(who("other operator"), 3));
     }
 
-    function test_a_release_of_a_void_batch_leaves_the_one_in_its_place_held() external {
+    function test_a_release_of_a_voided_batch_does_not_release_its_replacement() external {
         _commitUpTo(1);
         _hold(1);
         voidFrom(_headers[0]);
@@ -101,7 +101,7 @@ contract HoldTest is Holds {
     }
 }
 
-/// @notice 200 batches are final, 200 more are not: they go round the ring of 256.
+/// @notice 200 final and 200 pending batches, which wrap around the ring of 256.
 contract HoldAroundTheRingTest is Holds {
     function setUp() public override {
         super.setUp();
@@ -111,7 +111,7 @@ contract HoldAroundTheRingTest is Holds {
         _commitUpTo(400);
     }
 
-    function test_holds_go_round_with_the_ring(uint256 held, uint256 other) external {
+    function test_holds_wrap_around_with_the_ring(uint256 held, uint256 other) external {
         held = bound(held, 201, 400);
         other = bound(other, 201, 400);
         _hold(held);
@@ -123,7 +123,7 @@ contract HoldAroundTheRingTest is Holds {
         } else {
             _expectHeld(other);
             voidFrom(_headers[other - 1]);
-            // What falls takes its hold along; what stands keeps it.
+            // Voided batches lose their holds; the others keep them.
             vm.assertEq(settlement.isHeld(operator, uint64(held)), other != held);
         }
     }

@@ -7,15 +7,15 @@ import {BatchHeader, OperatorState} from "../../contracts/interfaces/ISettlement
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Account} from "./support/PayerMoves.sol";
 import {GovernanceMoves} from "./support/GovernanceMoves.sol";
-import {Whole} from "./support/Wholes.sol";
+import {Whole} from "./support/SmallBatches.sol";
 
 struct FuzzSelector {
     address addr;
     bytes4[] selectors;
 }
 
-/// @notice Payers, operators, earners, challengers, governance and guardian, who do whatever is possible at the moment,
-/// in any order. Nothing that they do may revert. What must hold after each move is checked here.
+/// @notice Handler of the invariant tests: payers, operators, earners, challengers, governance and guardian make
+/// possible moves in any order. No move may revert. The checks here run after each move.
 contract Handler is GovernanceMoves {
     constructor() {
         setUp();
@@ -63,7 +63,7 @@ contract Handler is GovernanceMoves {
         }
     }
 
-    /// @dev What an operator's pot holds beyond its claims is what its channels paid: nothing came from another's.
+    /// @dev An operator's pot and claims sum to what its channels paid: nothing came from another operator's pot.
     function checkOperators() external view {
         for (uint256 i = 0; i < 2; ++i) {
             address account = operatorAt(i);
@@ -78,7 +78,7 @@ contract Handler is GovernanceMoves {
         }
     }
 
-    /// @dev The parts of a split sum exactly: in each batch, entry by entry, and in the balances.
+    /// @dev The parts of a split sum exactly, in the entries and in the balances of each batch.
     function checkSums() external view {
         for (uint256 i = 0; i < 2; ++i) {
             bytes[] storage chain = chains[operatorAt(i)];
@@ -99,7 +99,7 @@ contract Handler is GovernanceMoves {
         vm.assertLe(pauseLeft, b.maxPause);
     }
 
-    /// @dev The ring holds what was committed, and nothing that was voided.
+    /// @dev The ring returns committed batches and no voided ones.
     function checkBatches() external view {
         for (uint256 i = 0; i < 2; ++i) {
             address account = operatorAt(i);
@@ -118,7 +118,7 @@ contract Handler is GovernanceMoves {
         }
     }
 
-    /// @dev What covers a batch stays until it is final: only a slash takes of it.
+    /// @dev The stake that covers a batch stays until it is final; only a slash reduces it.
     function checkStakes() external view {
         for (uint256 i = 0; i < 2; ++i) {
             address account = operatorAt(i);
@@ -176,7 +176,7 @@ contract Handler is GovernanceMoves {
         }
     }
 
-    /// @dev Whoever may be paid.
+    /// @dev All accounts that may be paid.
     function _accounts() private view returns (address[] memory all) {
         all = new address[](12);
         for (uint256 i = 0; i < 2; ++i) {
@@ -197,10 +197,9 @@ contract Handler is GovernanceMoves {
     }
 }
 
-/// @notice The market's invariants under any order of moves, none of which may revert; numbers as in the design of the
-/// protocol. The fourth and the sixth, that no proof holds against a right batch and that every wrong one has a proof,
-/// are properties of whole batches and tested in Python (`tests/integration/settlement`); what they say of small
-/// batches is part of the moves here.
+/// @notice The market's invariants under any order of moves, none of which may revert. Numbers are those of the
+/// protocol's design. The fourth and the sixth (no proof convicts a valid batch, and every invalid batch has a proof)
+/// are tested on full batches in Python (`tests/integration/settlement`); the moves here check them on small batches.
 contract InvariantsTest {
     Handler private _handler;
 
@@ -222,7 +221,7 @@ contract InvariantsTest {
         targets[0] = FuzzSelector(address(_handler), _handler.moves());
     }
 
-    /// @dev That moves are made and not only tried: some hundred random ones make each of them.
+    /// @dev Checks that moves succeed and are not only tried: some hundred random ones include each of them.
     function test_every_move_is_made() external {
         bytes4[] memory moves = _handler.moves();
         bytes memory words = abi.encode("moves", 0, 0, 0, 0);
@@ -240,7 +239,7 @@ contract InvariantsTest {
         }
     }
 
-    /// @dev A run of tries that find nothing to do would hold anything.
+    /// @dev Invariants would hold trivially in a run without successful moves.
     function afterInvariant() external view {
         bytes4[] memory moves = _handler.moves();
         uint256 numMade = 0;
@@ -251,14 +250,14 @@ contract InvariantsTest {
         require(numTried < 32 || 16 * numMade >= numTried, TooFewMoves(numMade, numTried));
     }
 
-    /// @dev 1: the vault's tokens are what channels and pots hold; stakes and bonds apart.
-    function invariant_1_the_vault_owes_what_it_holds() external view {
+    /// @dev 1: the vault's tokens equal channels plus pots; stakes and bonds are held separately.
+    function invariant_1_the_vault_holds_what_it_owes() external view {
         _handler.checkSolvency();
     }
 
-    /// @dev 2: deposited = balance + withdrawn + paid into the pot, per channel; never more than signed, and falling
-    /// only by the refund of a voided batch, to the unit.
-    function invariant_2_each_channel_adds_up() external view {
+    /// @dev 2: per channel, deposited = balance + withdrawn + paid into the pot. The paid amount never exceeds the
+    /// signed one and decreases only by the exact refund of a voided batch.
+    function invariant_2_each_channel_is_balanced() external view {
         _handler.checkChannels();
     }
 
@@ -272,7 +271,7 @@ contract InvariantsTest {
         _handler.checkSums();
     }
 
-    /// @dev 7: thaw > interval + window + pause + margin, under any governed setting.
+    /// @dev 7: thaw > interval + window + pause + margin, with any governed parameters.
     function invariant_7_the_thaw_outlasts_every_delay() external view {
         _handler.checkDelays();
     }
@@ -283,17 +282,17 @@ contract InvariantsTest {
     }
 
     /// @dev 9: a stake stays locked past its last batch's finality; slash <= stake.
-    function invariant_9_what_covers_a_batch_stays_until_it_is_final() external view {
+    function invariant_9_the_stake_covers_a_batch_until_it_is_final() external view {
         _handler.checkStakes();
     }
 
-    /// @dev 10: parameters and records are those that the batch names.
+    /// @dev 10: the parameters and records of a batch are those that it names.
     function invariant_10_a_batch_keeps_the_terms_it_named() external view {
         _handler.checkTerms();
     }
 
-    /// @dev 11: every event states the amount that actually moved.
-    function invariant_11_the_events_alone_tell_all_balances() external view {
+    /// @dev 11: every event states the amount that was moved.
+    function invariant_11_the_events_alone_determine_all_balances() external view {
         _handler.checkEvents();
     }
 

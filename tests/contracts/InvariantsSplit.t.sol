@@ -4,15 +4,15 @@ pragma solidity 0.8.34;
 import {Parts, Split} from "../../contracts/libraries/Split.sol";
 import {Base} from "./support/Base.sol";
 
-/// @notice The fifth invariant, over many answers: parts of a split sum exactly, the remainder has one fixed owner, and
-/// over 10,000 small answers each account is within one unit of the exact share.
+/// @notice The fifth invariant over many answers: the parts of a split sum exactly, one fixed contributor receives the
+/// remainder, and over 10,000 small answers each account is within one unit of its exact share.
 contract InvariantsSplitTest is Base {
     uint256 private constant _ANSWERS = 10_000;
     uint256 private constant _CONTRIBUTORS = 64;
     uint256 private constant _WHOLE = 1_000_000;
     uint256 private constant _MICRO = 1_000_000;
 
-    /// @dev Exact shares and what was earned, in micro-units times ppm of ppm of ppm, so that nothing is rounded here.
+    /// @dev Exact shares and earnings in micro-units times ppm of ppm of ppm, so that nothing is rounded here.
     function test_invariant_5_over_10000_small_answers_each_account_is_within_a_unit() external view {
         (uint32 feePpm, uint32 operatorPpm, uint32 creatorPpm) = (50_001, 300_007, 200_003);
         uint256[4] memory earned;
@@ -34,11 +34,11 @@ contract InvariantsSplitTest is Base {
         _checkShare(earned[3] * _WHOLE * _WHOLE, rest * (_WHOLE - operatorPpm - creatorPpm), _WHOLE * _WHOLE);
     }
 
-    /// @dev The first of the largest gets all remainders of its list: at most one micro-unit less than there are
-    /// contributors, an answer.
+    /// @dev The first of the largest shares receives all remainders of its list: per answer, fewer micro-units than
+    /// there are contributors.
     function test_invariant_5_over_10000_small_answers_each_contributor_is_within_a_unit(uint256 seed) external view {
         bytes memory list = _listOf(seed);
-        // A hundred answers, a hundred times each.
+        // A hundred answers, each a hundred times.
         uint256 j = seed % _CONTRIBUTORS;
         uint256 step = _ANSWERS / 100;
         (uint256 earned, uint256 exact) = (0, 0);
@@ -71,19 +71,19 @@ contract InvariantsSplitTest is Base {
         return uint32(Split.itemAt(list, j));
     }
 
-    /// @dev Apart by less than one token unit.
+    /// @dev The two differ by less than one token unit.
     function _checkShare(uint256 earned, uint256 exact, uint256 scale) private pure {
         uint256 apart = earned > exact ? earned - exact : exact - earned;
         vm.assertLe(apart + 1, _MICRO * scale);
     }
 
-    /// @dev Small: from one micro-unit to some units.
+    /// @dev A small charge, from one micro-unit to a few units.
     function _chargeAt(uint256 i) private pure returns (uint128) {
         uint256 draw = uint256(keccak256(abi.encode(i)));
         return uint128(1 + (draw >> 8) % (10 ** (1 + draw % 7)));
     }
 
-    /// @dev Weights that make one whole, none of them zero.
+    /// @dev Positive weights that sum to one.
     function _listOf(uint256 seed) private pure returns (bytes memory list) {
         uint256 left = _WHOLE;
         for (uint256 j = 0; j < _CONTRIBUTORS; ++j) {

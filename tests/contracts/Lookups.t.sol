@@ -39,10 +39,10 @@ contract LookupsTest is Base {
         _expectFound(leaves, key);
     }
 
-    function test_absence_is_shown_anywhere(uint256 seed, uint256 count, bytes32 key) external view {
+    function test_absence_can_be_proved_for_any_key(uint256 seed, uint256 count, bytes32 key) external view {
         Leaves memory leaves = _leaves(seed, bound(count, 1, 40));
         _expectFound(leaves, key);
-        // Just beside a leaf, and beyond both edges.
+        // Next to a leaf, and beyond both edges.
         uint256 near = uint256(leaves.keys[uint256(key) % leaves.keys.length]);
         _expectFound(leaves, bytes32(near - 1));
         _expectFound(leaves, bytes32(near + 1));
@@ -50,8 +50,8 @@ contract LookupsTest is Base {
         _expectFound(leaves, bytes32(type(uint256).max));
     }
 
-    /// @dev Whatever is opened, in whatever order: the answer is right or there is none.
-    function test_no_openings_show_a_wrong_value(
+    /// @dev With any leaves opened in any order, the look-up returns the right value or reverts.
+    function test_no_openings_prove_a_wrong_value(
         uint256 seed,
         uint256 i,
         uint256 j,
@@ -72,7 +72,7 @@ contract LookupsTest is Base {
         }
     }
 
-    function test_leaves_between_are_not_skipped(uint256 seed, uint256 count, uint256 i, uint256 j) external {
+    function test_leaves_in_between_cannot_be_skipped(uint256 seed, uint256 count, uint256 i, uint256 j) external {
         count = bound(count, 3, 40);
         Leaves memory leaves = _leaves(seed, count);
         i = bound(i, 0, count - 3);
@@ -80,7 +80,7 @@ contract LookupsTest is Base {
         _expectMismatch(leaves, leaves.keys[i + 1], leaves.pair(MerkleSum.ENTRIES, i, j));
     }
 
-    function test_a_leaf_that_is_there_is_not_shown_absent(uint256 seed, uint256 count, uint256 i) external {
+    function test_an_existing_leaf_cannot_be_proved_absent(uint256 seed, uint256 count, uint256 i) external {
         count = bound(count, 2, 40);
         Leaves memory leaves = _leaves(seed, count);
         i = bound(i, 1, count - 1);
@@ -91,7 +91,7 @@ contract LookupsTest is Base {
         _expectMismatch(leaves, leaves.keys[i - 1], leaves.single(MerkleSum.ENTRIES, i));
     }
 
-    function test_one_or_two_leaves_are_shown(uint256 seed) external {
+    function test_a_lookup_opens_one_or_two_leaves(uint256 seed) external {
         Leaves memory leaves = _leaves(seed, 3);
         Lookup memory lookup;
         _expectMismatch(leaves, leaves.keys[0], lookup);
@@ -118,7 +118,7 @@ contract LookupsTest is Base {
         _looker.find(root, leaves.keys[i], lookup);
     }
 
-    /// @dev The right neighbour must stand in the tree too, not in its index alone.
+    /// @dev The right neighbour must be in the tree; a matching index is not enough.
     function test_a_made_up_neighbour_is_refused(uint256 seed, uint256 count, uint256 i) external {
         count = bound(count, 2, 40);
         Leaves memory leaves = _leaves(seed, count);
@@ -140,7 +140,7 @@ contract LookupsTest is Base {
         _expectTree(header, Tree.ParentBalances, balances);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _expectTree(BatchHeader calldata header, Tree tree, TreeRoot memory expected) private view {
         bytes memory found = abi.encode(_looker.treeOf(header, tree));
@@ -164,7 +164,7 @@ contract LookupsTest is Base {
         return TreeRoot(MerkleSum.ENTRIES, tree.rootOf(), uint32(leaves.keys.length), tree.sumOf());
     }
 
-    /// @dev Rising keys, gaps of one to four between them.
+    /// @dev Ascending keys with gaps of one to four.
     function _leaves(uint256 seed, uint256 count) private pure returns (Leaves memory leaves) {
         leaves = Books.newLeaves(count);
         uint256 key = 1 + uint256(uint128(seed));

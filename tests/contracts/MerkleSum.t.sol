@@ -39,7 +39,7 @@ contract MerkleSumTest is Base {
         vm.assertEq(prefix, left);
     }
 
-    function test_another_value_leads_to_another_root_or_sum(uint256 seed, uint256 count, uint128 value) external view {
+    function test_another_value_gives_another_root_or_sum(uint256 seed, uint256 count, uint128 value) external view {
         count = bound(count, 1, 40);
         value = uint128(bound(value, 0, type(uint64).max));
         Tree memory tree = _tree(seed, count);
@@ -93,7 +93,7 @@ contract MerkleSumTest is Base {
         Opening memory forged = Opening(0, tree.values[0] + tree.values[1], top);
         (bytes32 root, , ) = _opener.open(inner, 2, forged);
         vm.assertEq(root, tree.rootOf());
-        // It needs the inner hash itself as a leaf's hash, which is a hash of 64 bytes, not of 96.
+        // It would need the inner hash as a leaf's hash, but leaf hashes are of 64 bytes, not 96.
         (root, , ) = _opener.open(MerkleSum.leafHash(MerkleSum.BALANCES, inner), 2, forged);
         vm.assertNotEq(root, tree.rootOf());
     }

@@ -90,7 +90,7 @@ contract ParametersTest is Market {
         vm.assertEq(keccak256(abi.encode(local)), keccak256(abi.encode(production)));
     }
 
-    function test_split_rules_leave_room_for_each_other() external {
+    function test_minimum_shares_sum_to_at_most_one() external {
         vm.startPrank(address(timelock));
         _expectIf(true, "minContributorsPpm", 900_001, 0, 900_000);
         parameters.setSplitRules(900_001, 0, 0);
@@ -103,7 +103,7 @@ contract ParametersTest is Market {
         vm.stopPrank();
     }
 
-    function test_there_is_always_a_treasury() external {
+    function test_a_zero_treasury_is_refused() external {
         vm.prank(address(timelock));
         _expectIf(true, "treasury", 0, 1, type(uint160).max);
         parameters.setTreasury(address(0));

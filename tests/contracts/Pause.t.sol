@@ -60,7 +60,7 @@ contract PauseTest is Batches {
     }
 
     function test_payers_cannot_leave_during_a_pause() external {
-        // Attack: pause until payers have left. The thaw outlasts the pause, and the operator collects after it.
+        // Attack: pause until payers have withdrawn. The thaw outlasts the pause, and the operator collects after it.
         vm.prank(payer);
         vault.thaw(operator, collector, uint128(DEPOSIT_UNITS) * MICRO);
         uint256 thawedAt = block.timestamp + THAW;

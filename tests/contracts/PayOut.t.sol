@@ -32,7 +32,7 @@ contract PayOutTest is Payments {
         vm.assertEq(vault.potOf(collector, operator), isPaid ? _POT - amount : _POT);
     }
 
-    function test_a_limit_is_on_all_that_was_ever_paid_out() external {
+    function test_a_limit_applies_to_the_total_ever_paid_out() external {
         vm.startPrank(collector);
         vault.payOut(operator, _to, 300, 400 * MICRO);
         bytes memory error = abi.encodeWithSelector(
@@ -51,7 +51,7 @@ contract PayOutTest is Payments {
         vm.stopPrank();
     }
 
-    function test_a_pot_is_its_collectors_and_operators_own() external {
+    function test_a_pot_belongs_to_one_collector_and_operator() external {
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InsufficientPot.selector, 0, MICRO));
         vm.prank(who("other collector"));
         vault.payOut(operator, _to, 1, MICRO);
@@ -60,7 +60,7 @@ contract PayOutTest is Payments {
         vault.payOut(who("other operator"), _to, 1, MICRO);
     }
 
-    function test_nobody_is_paid_nothing_and_the_vault_does_not_pay_itself() external {
+    function test_zero_and_payments_to_the_vault_are_refused() external {
         vm.startPrank(collector);
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ZeroAmount.selector));
         vault.payOut(operator, _to, 0, 0);

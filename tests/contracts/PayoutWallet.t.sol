@@ -17,7 +17,7 @@ contract PayoutWalletTest is Batches {
         (_account, _wallet) = (who("contributor"), who("cold wallet"));
     }
 
-    function test_an_account_is_paid_at_its_wallet() external {
+    function test_an_account_is_paid_at_its_payout_wallet() external {
         Tree memory balances = oneBalance(_account, 5 * MICRO);
         settle(5 * MICRO, balances);
         vm.expectEmit(address(settlement));
@@ -29,7 +29,7 @@ contract PayoutWalletTest is Batches {
         vm.assertEq(usd.balanceOf(_account), 0);
     }
 
-    function test_no_wallet_means_the_account(address wallet) external {
+    function test_without_wallet_the_account_is_paid(address wallet) external {
         vm.assume(wallet != address(vault));
         vm.assertEq(settlement.payoutWalletOf(_account), _account);
         vm.startPrank(_account);

@@ -16,7 +16,7 @@ contract ReceiptKeyTest is Batches {
         vm.assertEq(operators.operatorOfKey(key), operator);
     }
 
-    function test_a_key_is_bound_for_ever() external {
+    function test_a_key_is_bound_permanently() external {
         bytes memory signature = sign(keyOf("receipt key"), _digest(operator));
         bytes memory error = abi.encodeWithSelector(IOperatorRegistry.KeyAlreadyBound.selector, receiptKey, operator);
         _expectError(operator, receiptKey, signature, error);
@@ -25,17 +25,17 @@ contract ReceiptKeyTest is Batches {
         _expectError(other, receiptKey, signature, error);
     }
 
-    function test_nobody_takes_anothers_key() external {
+    function test_a_key_cannot_be_bound_without_its_signature() external {
         address victim = who("victim");
         bytes memory error = abi.encodeWithSelector(IOperatorRegistry.InvalidKeySignature.selector, victim);
         _expectError(operator, victim, sign(keyOf("thief"), _digest(operator)), error);
-        // A consent to one operator serves no other.
+        // A signature for one operator is not valid for another.
         _expectError(operator, victim, sign(keyOf("victim"), _digest(who("other operator"))), error);
         _expectError(operator, victim, malleate(sign(keyOf("victim"), _digest(operator))), error);
         _expectError(operator, victim, "", error);
     }
 
-    function test_no_key_is_the_operators_own() external {
+    function test_a_receipt_key_is_not_the_operators_account() external {
         bytes memory signature = sign(keyOf("operator"), _digest(operator));
         _expectError(
             operator,
@@ -45,7 +45,7 @@ contract ReceiptKeyTest is Batches {
         );
     }
 
-    function test_no_key_is_a_contract_or_nobody() external {
+    function test_a_receipt_key_is_neither_a_contract_nor_zero() external {
         bytes memory signature = sign(keyOf("thief"), _digest(operator));
         _expectError(
             operator,

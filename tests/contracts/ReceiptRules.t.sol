@@ -10,7 +10,7 @@ import {ReceiptRules} from "../../contracts/libraries/ReceiptRules.sol";
 import {Base} from "./support/Base.sol";
 import {Books, Part, Served} from "./support/Books.sol";
 
-/// @notice The rules, and a registry that knows every version since a given instant.
+/// @notice Exposes the rules, with a registry in which every version is registered at a given time.
 contract Ruler {
     uint64 private _registeredAt;
 
@@ -54,7 +54,7 @@ contract ReceiptRulesTest is Base {
 
     // --- faults ---
 
-    function test_a_blend_of_one_to_four_with_lists_up_to_256_is_right(uint256 count, uint256 items) external view {
+    function test_a_blend_of_one_to_four_with_lists_up_to_256_is_valid(uint256 count, uint256 items) external view {
         count = bound(count, 1, 4);
         items = bound(items, 1, 256);
         vm.assertTrue(_fault(_served(count, _list(items), 1)) == Fault.None);
@@ -68,7 +68,7 @@ contract ReceiptRulesTest is Base {
         vm.assertTrue(_fault(_served(1, _list(257), 1)) == Fault.List);
     }
 
-    function test_a_list_goes_with_snapshots(uint256 numSnapshots) external view {
+    function test_a_list_is_required_exactly_for_versions_with_snapshots(uint256 numSnapshots) external view {
         numSnapshots = bound(numSnapshots, 1, 4);
         vm.assertTrue(_fault(_served(1, "", 0)) == Fault.None);
         vm.assertTrue(_fault(_served(1, "", numSnapshots)) == Fault.List);
@@ -76,27 +76,27 @@ contract ReceiptRulesTest is Base {
         vm.assertTrue(_fault(_served(1, _list(1), numSnapshots)) == Fault.None);
     }
 
-    function test_positions_rise_within_the_versions_snapshots(
+    function test_positions_ascend_within_the_versions_snapshots(
         uint32 left,
         uint32 right,
         uint256 numSnapshots
     ) external view {
         numSnapshots = bound(numSnapshots, 1, 4);
-        // Near each other often enough.
+        // Makes close values likely.
         if (left % 2 == 0) right = uint32((uint256(left) + (right % 3)) % (1 << 32));
         bytes memory list = abi.encodePacked(left, uint32(400_000), right, uint32(600_000));
         bool isRight = left < right && right >> 24 < numSnapshots;
         vm.assertTrue(_fault(_served(1, list, numSnapshots)) == (isRight ? Fault.None : Fault.List));
     }
 
-    function test_parts_of_a_list_make_one_whole(uint32 left, uint32 right) external view {
+    function test_ppm_of_a_list_sum_to_one(uint32 left, uint32 right) external view {
         if (left % 2 == 0) (left, right) = (left % (_WHOLE + 1), _WHOLE - (left % (_WHOLE + 1)) + (right % 2));
         bytes memory list = abi.encodePacked(uint32(0), left, uint32(7), right);
         bool isRight = uint256(left) + right == _WHOLE && left != 0 && right != 0;
         vm.assertTrue(_fault(_served(1, list, 1)) == (isRight ? Fault.None : Fault.List));
     }
 
-    function test_weights_make_one_whole(uint32 left, uint32 right) external view {
+    function test_weights_sum_to_one(uint32 left, uint32 right) external view {
         if (left % 2 == 0) (left, right) = (left % (_WHOLE + 1), _WHOLE - (left % (_WHOLE + 1)) + (right % 2));
         Part[] memory parts = new Part[](2);
         (parts[0], parts[1]) = (Part(_record(0), left, ""), Part(_record(0), right, ""));
@@ -105,7 +105,7 @@ contract ReceiptRulesTest is Base {
         vm.assertTrue(_fault(served) == (isRight ? Fault.None : Fault.Slices));
     }
 
-    function test_a_version_counts_from_the_instant_of_its_registration(
+    function test_a_version_is_valid_from_the_time_of_its_registration(
         uint64 registeredAt,
         uint64 committedAt
     ) external {
@@ -117,7 +117,7 @@ contract ReceiptRulesTest is Base {
         vm.assertTrue(_ruler.faultOf(witness, committedAt) == (isRight ? Fault.Price : Fault.Version));
     }
 
-    function test_the_dearest_answer_is_priced_exactly() external view {
+    function test_the_most_expensive_answer_is_priced_exactly() external view {
         VersionRecord memory record = _record(0);
         (record.promptPrice, record.completionPrice) = (type(uint64).max, type(uint64).max);
         Part[] memory parts = new Part[](1);
@@ -153,12 +153,12 @@ contract ReceiptRulesTest is Base {
         for (uint256 i = 0; i < words.length; ++i) {
             words[i] = uint256(keccak256(abi.encode(seed, i)));
         }
-        // Bits from the count on are zero in a snapshot that was frozen; here they are not, and do not count.
+        // Frozen snapshots have zero bits from the count on; here they are set and must be ignored.
         bool isIn = index < count && (words[index / 256] >> (index % 256)) & 1 == 1;
         vm.assertEq(_isIn(uint32(count), abi.encodePacked(words), index), isIn);
     }
 
-    function test_the_borders_of_words_are_right() external view {
+    function test_word_boundaries_of_accept_bits_are_correct() external view {
         for (uint32 at = 254; at < 259; ++at) {
             uint256[2] memory words;
             words[at / 256] = 1 << (at % 256);
@@ -192,7 +192,7 @@ contract ReceiptRulesTest is Base {
         _ruler.isInSnapshot(record, number, 0, SnapshotWitness(1, 1, abi.encode(1)));
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _isIn(uint32 count, bytes memory accepted, uint32 index) private view returns (bool) {
         VersionRecord memory record = _record(1);
@@ -220,7 +220,7 @@ contract ReceiptRulesTest is Base {
         return Books.serve(ChannelId.wrap(0), 5, 1_001, parts);
     }
 
-    /// @dev The rest to the first, so that the parts make one whole.
+    /// @dev Adds the rest to the first part, so that the parts sum to one.
     function _list(uint256 count) private pure returns (bytes memory list) {
         for (uint32 i = 0; i < count; ++i) {
             uint32 ppm = i == 0 ? _WHOLE - uint32(count - 1) * 3 : 3;

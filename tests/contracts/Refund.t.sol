@@ -12,7 +12,7 @@ contract RefundTest is Disputed {
     using Books for *;
     using Trees for Sums;
 
-    function test_channels_are_restored_to_the_unit() external {
+    function test_channels_are_restored_exactly() external {
         Channel[3] memory before = _channels();
         uint128 pot = _pot();
         Book memory book = wrong();
@@ -27,7 +27,7 @@ contract RefundTest is Disputed {
         vm.assertEq(settlement.stateOf(operator).cumulativeTotal, book.parent.cumulativeTotal);
     }
 
-    function test_a_thaw_stands_in_no_refunds_way() external {
+    function test_a_thaw_does_not_prevent_a_refund() external {
         Book memory book = wrong();
         uint128 whole = uint128(DEPOSIT_UNITS) * MICRO;
         uint128 balance = vault.channelOf(channel()).balance;
@@ -60,7 +60,7 @@ contract RefundTest is Disputed {
         vm.assertEq(_pot(), 0);
     }
 
-    function test_what_stands_is_not_refunded() external {
+    function test_a_batch_that_is_not_voided_cannot_be_refunded() external {
         Book memory book = committed();
         bytes32 hash = settlement.hashBatch(book.header);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.NotNextToRefund.selector, 0, hash));
@@ -73,7 +73,7 @@ contract RefundTest is Disputed {
         Refund[] memory spans = book.refunds;
         bytes4 error = ISettlement.SpansMismatch.selector;
         kind %= 7;
-        // The second span waives 777.
+        // The second span skips 777 without payment.
         if (kind == 0) spans[1].before += 777;
         if (kind == 1) spans[1].from -= 1;
         if (kind == 2) (spans[0], spans[1]) = (spans[1], spans[0]);
@@ -98,7 +98,7 @@ contract RefundTest is Disputed {
         Book memory book = wrong();
         convict(book, challenger);
         settlement.refund(book.header, book.refunds);
-        book = honest();
+        book = validBook();
         commitBook(book);
         vm.assertEq(book.header.number, 2);
         vm.warp(book.header.finalAt);
@@ -115,15 +115,16 @@ contract RefundTest is Disputed {
         vm.assertEq(_pot(), book.header.cumulativeTotal - paid * MICRO);
     }
 
-    /// @dev Balances that pay an accomplice what others earned and claimed: no claim takes what is to be refunded.
-    function test_the_wall_keeps_what_is_to_be_refunded() external {
+    /// @dev Balances credit an accomplice with amounts that others already claimed: no claim takes amounts to be
+    /// refunded.
+    function test_the_payout_limit_protects_amounts_to_be_refunded() external {
         vm.warp(first().header.finalAt);
         settlement.finalise(first().header);
         uint128 earlier = first().total;
         _claimAll(first());
         uint128 left = _pot();
-        Book memory book = honest();
-        // All to one account that claimed nothing yet.
+        Book memory book = validBook();
+        // The whole balance for one account that has not claimed yet.
         address thief = who("thief");
         Sums memory forged = oneBalance(thief, earlier + book.total);
         book.balances = Books.newLeaves(1);
@@ -131,14 +132,14 @@ contract RefundTest is Disputed {
         commitBook(book);
         vm.warp(book.header.finalAt);
         settlement.finalise(book.header);
-        // A next one of the payer's channel falls and waits for its refund.
+        // Another batch of the payer's channel is voided and awaits its refund.
         BatchHeader memory header = commit(9 * MICRO, oneBalance(thief, earlier + book.total + 9 * MICRO));
         voidFrom(header);
         uint128 pot = _pot();
         vm.assertEq(pot, left + book.total + 9 * MICRO);
         uint128 asked = ((earlier + book.total) / MICRO) * MICRO;
         Claim memory request = claimOf(thief, forged, 0);
-        // All that was ever paid out of the pot stays within what the final batches collected.
+        // The total paid out of the pot stays within the amounts that final batches collected.
         bytes memory error = abi.encodeWithSelector(
             IPaymentVault.PayoutLimitExceeded.selector,
             earlier - left,
@@ -155,7 +156,7 @@ contract RefundTest is Disputed {
         settlement.claim(request);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _claimAll(Book memory book) private {
         Sums memory balances = book.balances.sums(MerkleSum.BALANCES);

@@ -73,7 +73,7 @@ contract RegisterTest is Datanets {
         _expectError(record, abi.encodeWithSelector(IAdapterRegistry.InvalidName.selector, record.name));
     }
 
-    function test_the_split_keeps_the_rules(uint32 operatorPpm, uint32 creatorPpm) external {
+    function test_the_split_must_satisfy_the_rules(uint32 operatorPpm, uint32 creatorPpm) external {
         operatorPpm = uint32(bound(operatorPpm, 0, 1_100_000));
         creatorPpm = uint32(bound(creatorPpm, 0, 1_100_000));
         VersionRecord memory record = _record();
@@ -83,7 +83,7 @@ contract RegisterTest is Datanets {
         else _expectError(record, error);
     }
 
-    function test_a_base_model_may_leave_nothing_to_contributors() external {
+    function test_a_base_model_record_needs_no_contributors_share() external {
         VersionRecord memory record = _record();
         (record.adapterDigest, record.cidDigest) = (0, 0);
         record.snapshots = new SnapshotId[](0);
@@ -103,7 +103,7 @@ contract RegisterTest is Datanets {
         _register(record);
     }
 
-    function test_the_rules_of_the_day_hold() external {
+    function test_the_split_rules_at_registration_apply() external {
         vm.prank(address(timelock));
         parameters.setSplitRules(0, 0, 1_000_000);
         VersionRecord memory record = _record();
@@ -156,7 +156,7 @@ contract RegisterTest is Datanets {
         _expectDeprecateError(record, abi.encodeWithSelector(IAdapterRegistry.VersionIsDeprecated.selector, id));
     }
 
-    function test_nobody_else_deprecates(address caller) external {
+    function test_only_the_creator_deprecates(address caller) external {
         vm.assume(caller != _creator);
         VersionRecord memory record = _record();
         _register(record);

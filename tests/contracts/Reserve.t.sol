@@ -19,7 +19,7 @@ contract ReserveTest is Disputed {
         vm.assertEq(disputes.reservedAt(hash), block.number - 1);
     }
 
-    function test_who_reserved_the_call_earlier_has_the_challengers_part(uint32 blocks) external {
+    function test_an_earlier_reservation_earns_the_challengers_share(uint32 blocks) external {
         Book memory book = wrong();
         _reserve(book, challenger);
         vm.roll(block.number + 1 + blocks);
@@ -29,8 +29,8 @@ contract ReserveTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev Whoever sends for somebody else takes nothing: a hash is bound to its sender, not to who announced it.
-    function test_anyone_may_announce_for_the_sender() external {
+    /// @dev A reservation binds the sender of the later call, not the account that reserves.
+    function test_anyone_may_reserve_for_the_sender() external {
         Book memory book = wrong();
         bytes32 hash = keccak256(abi.encode(challenger, keccak256(proofOf(book))));
         vm.prank(who("front-runner"));
@@ -40,13 +40,13 @@ contract ReserveTest is Disputed {
         vm.assertTrue(usd.balanceOf(challenger) != 0);
     }
 
-    function test_in_the_same_block_it_is_too_late() external {
+    function test_a_reservation_in_the_same_block_is_too_late() external {
         Book memory book = wrong();
         _reserve(book, challenger);
         _convictFor(book, challenger);
     }
 
-    function test_without_reservation_the_batch_falls_for_nothing() external {
+    function test_without_reservation_a_conviction_pays_no_reward() external {
         Book memory book = wrong();
         _convictFor(book, challenger);
     }
@@ -76,7 +76,7 @@ contract ReserveTest is Disputed {
         disputes.reserve(hash);
     }
 
-    /// @dev All of the slash is the treasury's.
+    /// @dev The treasury receives the whole slash.
     function _convictFor(Book memory book, address sender) private {
         uint256 before = usd.balanceOf(address(timelock));
         expectConviction(book, IDisputes.proveZeroLeaf.selector);

@@ -9,7 +9,7 @@ import {Disputed} from "./support/Disputed.sol";
 contract ReturnBondTest is Disputed {
     using Books for *;
 
-    function test_bonds_of_what_a_void_left_unanswered_return(uint256 count, uint64 answered) external {
+    function test_bonds_of_keys_that_a_void_left_unanswered_are_returned(uint256 count, uint64 answered) external {
         Book memory book = committed();
         count = bound(count, 1, 64);
         Demand memory asked = demand(book, Tree.Entries, new bytes32[](count));
@@ -32,7 +32,7 @@ contract ReturnBondTest is Disputed {
         vm.assertEq(disputes.numOpenDemands(asked.batchHash), 0);
     }
 
-    function test_a_bond_returns_with_the_part_of_the_slash() external {
+    function test_a_bond_is_returned_along_with_the_challengers_share() external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         vm.warp(asked.deadline + 1);
@@ -42,7 +42,7 @@ contract ReturnBondTest is Disputed {
         vm.assertEq(usd.balanceOf(challenger), reward + BOND);
     }
 
-    function test_a_bond_returns_once() external {
+    function test_a_bond_is_returned_only_once() external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         demand(book, Tree.Balances, oneKey(0));
@@ -54,7 +54,7 @@ contract ReturnBondTest is Disputed {
         vm.assertEq(disputes.numOpenDemands(asked.batchHash), 1);
     }
 
-    function test_a_bond_stays_while_the_batch_stands(uint32 later) external {
+    function test_a_bond_is_not_returned_while_the_batch_is_pending(uint32 later) external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         vm.warp(block.timestamp + later);
@@ -70,7 +70,7 @@ contract ReturnBondTest is Disputed {
         vm.assertEq(usd.balanceOf(challenger), BOND);
     }
 
-    function test_a_bond_returns_after_another_batch_took_the_place() external {
+    function test_a_bond_is_returned_after_another_batch_took_the_number() external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         voidFrom(book.header);
@@ -80,12 +80,12 @@ contract ReturnBondTest is Disputed {
         Demand memory other = demand(again, Tree.Entries, oneKey(0));
         disputes.returnBond(asked, book.header);
         vm.assertEq(usd.balanceOf(challenger), BOND);
-        // The new batch's demand is its own.
+        // The new batch has a separate demand.
         vm.assertTrue(settlement.isHeld(operator, 2));
         vm.assertEq(disputes.unansweredOf(idOf(other)), 1);
     }
 
-    function test_anothers_demand_returns_nothing() external {
+    function test_an_altered_demand_returns_nothing() external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         voidFrom(book.header);

@@ -6,7 +6,7 @@ import {IDatasetRegistry, Review} from "../../contracts/interfaces/IDatasetRegis
 import {Datanets} from "./support/Datanets.sol";
 
 contract ReviewTest is Datanets {
-    function test_the_last_decision_counts(uint8 decisions) external {
+    function test_the_latest_review_counts(uint8 decisions) external {
         contribute("a");
         contribute("b");
         vm.assertFalse(datasets.isAccepted(datanetId, 1));
@@ -20,7 +20,7 @@ contract ReviewTest is Datanets {
         vm.assertFalse(datasets.isAccepted(datanetId, 0));
     }
 
-    function test_an_unknown_contribution_is_not_decided() external {
+    function test_an_unknown_contribution_cannot_be_reviewed() external {
         Review[] memory reviews = new Review[](1);
         reviews[0] = Review(keccak256("nothing"), true, 0);
         vm.expectRevert(
@@ -30,7 +30,7 @@ contract ReviewTest is Datanets {
         datasets.review(datanetId, reviews);
     }
 
-    function test_only_curators_decide(address caller) external {
+    function test_only_curators_review(address caller) external {
         vm.assume(caller != curator);
         contribute("a");
         Review[] memory reviews = new Review[](1);

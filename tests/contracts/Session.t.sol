@@ -16,7 +16,7 @@ contract SessionTest is Payments {
         deposit(100);
     }
 
-    function test_a_grant_is_kept(uint128 cap, uint64 expiry) external {
+    function test_a_grant_is_stored(uint128 cap, uint64 expiry) external {
         expiry = uint64(bound(expiry, block.timestamp + 1, type(uint64).max));
         vm.expectEmit(address(vault));
         emit IPaymentVault.SessionGranted(channel(), sessionKey, cap, expiry);
@@ -27,7 +27,7 @@ contract SessionTest is Payments {
         vm.assertFalse(session.isRevoked);
     }
 
-    function test_a_cap_only_rises(uint128 cap, uint128 next) external {
+    function test_a_cap_cannot_be_lowered(uint128 cap, uint128 next) external {
         cap = uint128(bound(cap, 1, type(uint128).max));
         _grant(grantOf(cap, _expiry));
         if (next < cap) {
@@ -36,7 +36,7 @@ contract SessionTest is Payments {
         _grant(grantOf(next, _expiry));
     }
 
-    function test_an_expiry_only_moves_later() external {
+    function test_an_expiry_cannot_move_earlier() external {
         _grant(grantOf(5, _expiry));
         vm.expectRevert(
             abi.encodeWithSelector(IPaymentVault.ExpiryLowered.selector, sessionKey, _expiry, _expiry - 1)
@@ -45,7 +45,7 @@ contract SessionTest is Payments {
         _grant(grantOf(5, _expiry + 1));
     }
 
-    function test_an_expiry_must_be_ahead() external {
+    function test_an_expiry_must_be_in_the_future() external {
         uint64 present = uint64(block.timestamp);
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ExpiryPassed.selector, sessionKey, present));
         _grant(grantOf(5, present));
@@ -62,7 +62,7 @@ contract SessionTest is Payments {
         vm.assertEq(vault.nonces(payer), 1);
     }
 
-    function test_a_relayed_grant_serves_once() external {
+    function test_a_relayed_grant_cannot_be_replayed() external {
         bytes memory signature = sign(keyOf("payer"), _digest(0));
         _relayGrant(payer, signature, 0);
         vm.expectRevert(abi.encodeWithSelector(Nonces.InvalidAccountNonce.selector, payer, 1));
@@ -102,7 +102,7 @@ contract SessionTest is Payments {
         vm.assertEq(vault.sessionOf(channel(), sessionKey).cap, 5);
     }
 
-    function test_revoking_moves_the_expiry_to_the_present(uint32 elapsed) external {
+    function test_revoking_sets_the_expiry_to_the_current_time(uint32 elapsed) external {
         _grant(grantOf(5, _expiry));
         vm.warp(block.timestamp + elapsed);
         uint64 ends = uint64(block.timestamp) < _expiry ? uint64(block.timestamp) : _expiry;
@@ -123,7 +123,7 @@ contract SessionTest is Payments {
         _revoke();
     }
 
-    function test_a_key_that_was_never_granted_is_revoked_for_ever(uint128 cap) external {
+    function test_a_key_that_was_never_granted_is_revoked_permanently(uint128 cap) external {
         vm.expectEmit(address(vault));
         emit IPaymentVault.SessionRevoked(channel(), sessionKey, 0);
         _revoke();

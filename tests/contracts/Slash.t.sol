@@ -19,7 +19,7 @@ contract SlashTest is Disputed {
         _expectSlash(book, challenger, reward, units - reward);
     }
 
-    function test_the_batchs_own_terms_hold() external {
+    function test_the_terms_of_the_batchs_parameter_set_apply() external {
         Book memory book = wrong();
         vm.startPrank(address(timelock));
         parameters.setStakeCover(1_000_000);
@@ -34,7 +34,7 @@ contract SlashTest is Disputed {
     function test_no_more_than_the_stake_is_slashed() external {
         Book memory book = wrong();
         uint128 pot = vault.potOf(address(settlement), operator);
-        // An earlier slash left less than the cover.
+        // After an earlier slash the stake is below the cover.
         uint128 left = pot / 4 / 3;
         uint128 taken = uint128(STAKE_UNITS) * MICRO - left;
         vm.prank(address(disputes));
@@ -44,7 +44,7 @@ contract SlashTest is Disputed {
         vm.assertEq(operators.stakeOf(operator).stake / MICRO, 0);
     }
 
-    function test_nothing_left_to_slash_does_not_save_the_batch() external {
+    function test_a_batch_is_voided_even_without_stake_to_slash() external {
         Book memory book = wrong();
         vm.prank(address(disputes));
         operators.slash(operator, uint128(STAKE_UNITS) * MICRO, address(0), 0, who("earlier treasury"));
@@ -52,7 +52,7 @@ contract SlashTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev Self-accusation must not pay: what comes back is less than half of what was lost.
+    /// @dev Self-accusation must not pay: less than half of the slash is returned.
     function test_an_operator_that_accuses_itself_loses_most(uint32 challengerPpm) external {
         challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
         vm.prank(address(timelock));
@@ -65,7 +65,7 @@ contract SlashTest is Disputed {
         vm.assertTrue(2 * usd.balanceOf(operator) < lost);
     }
 
-    function test_a_slash_leaves_payers_money_alone() external {
+    function test_a_slash_does_not_touch_deposits() external {
         Book memory book = wrong();
         uint256 held = usd.balanceOf(address(vault));
         convict(book, challenger);
@@ -73,7 +73,7 @@ contract SlashTest is Disputed {
         vm.assertEq(usd.balanceOf(address(disputes)), 0);
     }
 
-    function test_money_that_leaves_the_stake_is_slashed_all_the_same() external {
+    function test_an_unstaking_amount_is_slashed_too() external {
         Book memory book = wrong();
         vm.prank(operator);
         operators.startUnstake(uint128(STAKE_UNITS) * MICRO);

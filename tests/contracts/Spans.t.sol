@@ -26,7 +26,7 @@ contract SpansTest is Base {
         uint128 offset;
     }
 
-    function test_a_receipt_in_its_place_is_not_misplaced(
+    function test_a_receipt_at_its_position_is_not_misplaced(
         uint256 seed,
         uint256 count,
         uint256 k,
@@ -42,7 +42,7 @@ contract SpansTest is Base {
         vm.assertFalse(_isMisplaced(spans, k, begin, charge, span.offset + (begin - span.from)));
     }
 
-    function test_any_other_prefix_is_off_the_line(
+    function test_any_other_prefix_is_misplaced(
         uint256 seed,
         uint256 k,
         uint128 begin,
@@ -60,7 +60,7 @@ contract SpansTest is Base {
         if (right != 0) vm.assertTrue(_isMisplaced(spans, k, begin, charge, right - 1));
     }
 
-    function test_what_begins_early_or_ends_late_is_outside_its_span(
+    function test_an_interval_that_exceeds_its_span_is_misplaced(
         uint256 seed,
         uint256 k,
         uint128 over
@@ -71,22 +71,26 @@ contract SpansTest is Base {
         over = uint128(bound(over, 1, span.from));
         uint128 whole = span.until - span.from;
         vm.assertFalse(_isMisplaced(spans, k, span.from, whole, span.offset));
-        // It ends where the next channel's money begins, in this channel's name.
+        // It ends where the next channel's span begins, but names this channel.
         vm.assertTrue(_isMisplaced(spans, k, span.from, whole + over, span.offset));
-        // Its prefix is what the interval would have, were it the span's: it lies in what was waived or paid before.
+        // It has the prefix that the interval would have, but it lies in the skipped or earlier interval.
         uint128 prefix = span.offset > over ? span.offset - over : span.offset;
         vm.assertTrue(_isMisplaced(spans, k, span.from - over, over, prefix));
         vm.assertTrue(_isMisplaced(spans, k, span.from - over, over + whole, span.offset));
     }
 
-    function test_a_channel_without_span_has_no_place(uint256 seed, bytes32 channelId, uint128 prefix) external view {
+    function test_a_receipt_of_a_channel_without_span_is_misplaced(
+        uint256 seed,
+        bytes32 channelId,
+        uint128 prefix
+    ) external view {
         (bytes memory spans, ) = _spans(seed, 6);
         vm.assume(uint256(channelId) == 0 || uint256(channelId) > 6);
         vm.assertTrue(_placer.isMisplaced(spans, channelId, type(uint128).max, 1, prefix));
         vm.assertTrue(_placer.isMisplaced("", channelId, type(uint128).max, 1, prefix));
     }
 
-    function test_nothing_begins_below_zero(
+    function test_an_interval_below_zero_is_misplaced(
         uint256 seed,
         uint128 cumulative,
         uint128 charge,
@@ -125,7 +129,7 @@ contract SpansTest is Base {
         return _placer.isMisplaced(spans, bytes32(k + 1), begin + charge, charge, prefix);
     }
 
-    /// @dev Channels 1, 2, ..., each with something before its span, some of it waived.
+    /// @dev Channels 1, 2, ..., each with an earlier interval before its span, part of it skipped.
     function _spans(uint256 seed, uint256 count) private pure returns (bytes memory spans, Span[] memory all) {
         all = new Span[](count);
         uint128 offset = 0;

@@ -30,7 +30,7 @@ contract SplitTest is Base {
         vm.assertEq(parts.fee, (uint256(charge) * feePpm) / _WHOLE);
     }
 
-    function test_contributors_parts_sum_and_the_remainder_has_one_owner(
+    function test_contributors_parts_sum_and_one_receives_the_remainder(
         uint128 amount,
         uint32[] calldata weights
     ) external view {
@@ -61,7 +61,7 @@ contract SplitTest is Base {
         vm.assertEq(charge, (full * weightPpm) / _WHOLE);
     }
 
-    /// @dev Positive shares that sum to one whole, their order as the fuzzer likes it.
+    /// @dev Positive shares that sum to one, in a fuzzed order.
     function _shares(uint32[] calldata weights, uint256 count) private pure returns (uint32[] memory ppm) {
         ppm = new uint32[](count);
         uint32 left = _WHOLE;

@@ -11,7 +11,7 @@ import {BlockingToken, ChargingToken} from "./support/Tokens.sol";
 contract StakeTest is Batches {
     uint128 private constant _STAKE = uint128(STAKE_UNITS) * MICRO;
 
-    function test_a_stake_is_kept_and_covers(uint64 units) external {
+    function test_a_stake_is_stored_and_covers_batches(uint64 units) external {
         vm.assume(units != 0);
         addStake(operator, units);
         vm.assertEq(operators.stakeOf(operator).stake, _STAKE + uint128(units) * MICRO);
@@ -19,7 +19,7 @@ contract StakeTest is Batches {
         vm.assertEq(usd.balanceOf(address(operators)), STAKE_UNITS + units);
     }
 
-    function test_a_stake_of_nothing_is_refused() external {
+    function test_a_zero_stake_is_refused() external {
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.ZeroAmount.selector));
         vm.prank(operator);
         operators.stake(0);
@@ -36,7 +36,7 @@ contract StakeTest is Batches {
         vm.stopPrank();
     }
 
-    function test_a_part_asked_back_leaves_after_the_delay(uint128 amount) external {
+    function test_an_unstaked_part_is_paid_after_the_delay(uint128 amount) external {
         amount = uint128(bound(amount, MICRO, _STAKE));
         uint64 unstakeAt = uint64(block.timestamp) + UNSTAKE;
         vm.expectEmit(address(operators));
@@ -51,7 +51,7 @@ contract StakeTest is Batches {
         vm.assertEq(operators.coverOf(operator), _STAKE - left);
     }
 
-    function test_a_single_unit_leaves_and_less_does_not() external {
+    function test_a_single_unit_can_be_withdrawn_and_less_cannot() external {
         _startUnstake(MICRO - 1);
         vm.warp(block.timestamp + UNSTAKE);
         _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.ZeroAmount.selector));
@@ -62,7 +62,7 @@ contract StakeTest is Batches {
         vm.assertEq(abi.encode(operators.stakeOf(operator)), abi.encode(Stake(_STAKE - MICRO, 0, 0, 0)));
     }
 
-    function test_nothing_leaves_early_or_unasked(uint64 early) external {
+    function test_no_unstake_early_or_without_a_request(uint64 early) external {
         early = uint64(bound(early, 1, UNSTAKE));
         _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstaking.selector, operator));
         uint64 unstakeAt = uint64(block.timestamp) + UNSTAKE;
@@ -71,7 +71,7 @@ contract StakeTest is Batches {
         _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.StillLocked.selector, operator, unstakeAt));
     }
 
-    function test_asking_for_zero_cancels() external {
+    function test_unstaking_zero_cancels() external {
         _startUnstake(_STAKE);
         _startUnstake(0);
         vm.assertEq(operators.coverOf(operator), _STAKE);
@@ -79,7 +79,7 @@ contract StakeTest is Batches {
         _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstaking.selector, operator));
     }
 
-    function test_no_more_is_asked_back_than_there_is() external {
+    function test_no_more_than_the_stake_is_unstaked() external {
         vm.expectRevert(
             abi.encodeWithSelector(IOperatorRegistry.InsufficientStake.selector, operator, _STAKE, _STAKE + 1)
         );
@@ -98,9 +98,9 @@ contract StakeTest is Batches {
         vm.assertEq(usd.balanceOf(operator), STAKE_UNITS / 2);
     }
 
-    // --- slashing: the address of the disputes acts by itself here ---
+    // --- slashing, called directly from the address of the disputes ---
 
-    function test_a_slash_is_shared_out(uint128 amount, uint32 challengerPpm) external {
+    function test_a_slash_is_divided(uint128 amount, uint32 challengerPpm) external {
         amount = uint128(bound(amount, 0, _STAKE));
         challengerPpm = uint32(bound(challengerPpm, 0, 1_000_000));
         uint256 units = amount / MICRO;
@@ -121,7 +121,7 @@ contract StakeTest is Batches {
         vm.assertEq(usd.balanceOf(address(operators)), STAKE_UNITS - units);
     }
 
-    function test_a_payee_whom_the_token_refuses_does_not_stop_a_slash(bool isTreasury) external {
+    function test_a_payee_that_the_token_refuses_does_not_prevent_a_slash(bool isTreasury) external {
         BlockingToken blocking = new BlockingToken();
         OperatorRegistry other = _stakedRegistry(blocking, 100);
         (address challenger, address treasury) = (who("challenger"), who("treasury"));
@@ -139,7 +139,7 @@ contract StakeTest is Batches {
         _withdrawOwed(other, blocking, refused, amount);
     }
 
-    function test_nobody_withdraws_what_is_not_owed(address caller) external {
+    function test_only_owed_amounts_are_withdrawn(address caller) external {
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NothingOwed.selector, caller));
         vm.prank(caller);
         operators.withdrawOwed();
@@ -157,7 +157,7 @@ contract StakeTest is Batches {
         operators.slash(operator, _STAKE + 1, who("challenger"), 250_000, address(timelock));
     }
 
-    function test_what_leaves_can_still_be_slashed() external {
+    function test_an_unstaking_amount_can_still_be_slashed() external {
         _startUnstake(_STAKE);
         _slash(_STAKE / 4, 250_000);
         vm.assertEq(operators.coverOf(operator), 0);
@@ -166,7 +166,7 @@ contract StakeTest is Batches {
         vm.assertEq(operators.unstake(), _STAKE - _STAKE / 4);
     }
 
-    function test_nobody_else_slashes(address caller) external {
+    function test_only_the_disputes_slash(address caller) external {
         vm.assume(caller != address(disputes));
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NotDisputes.selector, caller));
         vm.prank(caller);
@@ -179,7 +179,7 @@ contract StakeTest is Batches {
         operators.slash(operator, amount, challenger, challengerPpm, address(timelock));
     }
 
-    /// @dev A registry of another token, with a stake of the operator; the test itself is its disputes.
+    /// @dev A registry of another token with a stake of the operator; the test contract acts as its disputes.
     function _stakedRegistry(BlockingToken other, uint256 units) private returns (OperatorRegistry registry) {
         registry = new OperatorRegistry(other, UNSTAKE, address(settlement), address(this));
         other.mint(operator, units);
@@ -189,7 +189,7 @@ contract StakeTest is Batches {
         vm.stopPrank();
     }
 
-    /// @dev Nothing is lost while the token refuses the payee, and it is paid once afterwards.
+    /// @dev An amount that the token refuses to transfer is not lost and can be withdrawn once later.
     function _withdrawOwed(OperatorRegistry from, BlockingToken paid, address payee, uint128 amount) private {
         vm.startPrank(payee);
         vm.expectRevert(abi.encodeWithSelector(BlockingToken.Blocked.selector, payee));

@@ -11,7 +11,7 @@ import {Disputed} from "./support/Disputed.sol";
 contract UnansweredTest is Disputed {
     using Books for *;
 
-    function test_silence_voids_from_the_second_after_the_deadline(uint32 late, uint256 tree) external {
+    function test_an_unanswered_demand_voids_from_the_second_after_the_deadline(uint32 late, uint256 tree) external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree(tree % 4), oneKey(0));
         vm.warp(asked.deadline);
@@ -23,8 +23,8 @@ contract UnansweredTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev Whoever sends it, and without any reservation.
-    function test_the_challengers_part_is_whose_demand_it_was(address sender) external {
+    /// @dev Any account may send it, without a reservation.
+    function test_the_challengers_share_goes_to_the_demands_challenger(address sender) external {
         vm.assume(sender != challenger && sender != address(timelock) && sender != address(0));
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
@@ -43,7 +43,7 @@ contract UnansweredTest is Disputed {
         vm.assertEq(usd.balanceOf(challenger), units / 4);
     }
 
-    function test_one_key_of_64_left_is_enough(uint256 silent) external {
+    function test_one_unanswered_key_of_64_is_enough(uint256 silent) external {
         Book memory book = committed();
         silent %= 64;
         Demand memory asked = demand(book, Tree.Entries, new bytes32[](64));
@@ -57,7 +57,7 @@ contract UnansweredTest is Disputed {
         assertVoid(book);
     }
 
-    function test_what_was_answered_voids_nothing() external {
+    function test_an_answered_demand_voids_nothing() external {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         disputes.answer(asked, 0, book.header, book.parent, book.look(Tree.Entries, 0));
@@ -67,8 +67,8 @@ contract UnansweredTest is Disputed {
         vm.assertTrue(settlement.isPending(book.header));
     }
 
-    /// @dev An open demand holds the batch, so silence is punished however late.
-    function test_silence_outlasts_the_window() external {
+    /// @dev An open demand holds the batch, so an unanswered one can be punished at any later time.
+    function test_an_open_demand_outlasts_the_window() external {
         Book memory book = committed();
         vm.warp(book.header.finalAt - 2 * PERIOD);
         Demand memory asked = demand(book, Tree.Balances, oneKey(0));
@@ -89,7 +89,7 @@ contract UnansweredTest is Disputed {
         vm.assertEq(settlement.stateOf(operator).toRefund, 2);
     }
 
-    function test_a_batch_falls_once() external {
+    function test_a_batch_is_convicted_only_once() external {
         Book memory book = committed();
         Demand memory one = demand(book, Tree.Balances, oneKey(0));
         Demand memory two = demand(book, Tree.Entries, oneKey(0));

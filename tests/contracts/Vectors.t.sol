@@ -10,7 +10,7 @@ import {MerkleSum} from "../../contracts/libraries/MerkleSum.sol";
 import {Parts, Split} from "../../contracts/libraries/Split.sol";
 import {Base} from "./support/Base.sol";
 
-/// @notice Gives the libraries calldata.
+/// @notice Passes calldata to the libraries.
 contract Libraries {
     function versionId(VersionRecord calldata record) external pure returns (VersionId) {
         return Hashing.versionId(record);
@@ -57,7 +57,7 @@ contract Libraries {
     }
 }
 
-/// @notice Holds the contracts' hashes and arithmetic to the vectors that the Python tests read too.
+/// @notice Tests the contracts' hashes and arithmetic against the vectors that the Python tests use too.
 contract VectorsTest is Base {
     Libraries private _lib = new Libraries();
     string private _json;

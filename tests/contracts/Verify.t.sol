@@ -52,16 +52,16 @@ contract VerifyTest is Batches {
         vm.assertTrue(settlement.verifyReceipt(_header, _receipt, _receipts.open(0), _signature));
     }
 
-    function test_a_receipt_signed_by_a_strangers_key_is_not() external view {
+    function test_a_receipt_signed_by_an_unregistered_key_is_not_verified() external view {
         bytes32 digest = typedDigest(address(settlement), settlement.hashReceipt(_receipt));
-        bytes memory forged = sign(keyOf("stranger"), digest);
+        bytes memory forged = sign(keyOf("unregistered"), digest);
         vm.assertFalse(settlement.verifyReceipt(_header, _receipt, _receipts.open(0), forged));
         forged = malleate(_signature);
         vm.assertFalse(settlement.verifyReceipt(_header, _receipt, _receipts.open(0), forged));
         vm.assertFalse(settlement.verifyReceipt(_header, _receipt, _receipts.open(0), ""));
     }
 
-    function test_a_receipt_signed_by_another_operators_key_is_not() external {
+    function test_a_receipt_signed_by_another_operators_key_is_not_verified() external {
         addReceiptKey(who("other operator"), "other receipt key");
         bytes32 digest = typedDigest(address(settlement), settlement.hashReceipt(_receipt));
         bytes memory foreign = sign(keyOf("other receipt key"), digest);
@@ -81,13 +81,13 @@ contract VerifyTest is Batches {
         vm.assertTrue(settlement.verifyEntry(_header, _entry, _entries.open(0)));
     }
 
-    function test_another_entry_is_not(uint32 receiptIndex, uint16 slice, uint16 part) external view {
+    function test_another_entry_is_not_verified(uint32 receiptIndex, uint16 slice, uint16 part) external view {
         EntryKey memory key = EntryKey(_entry.account, receiptIndex, slice, part);
         vm.assume(_key(key) != _key(_entry));
         vm.assertFalse(settlement.verifyEntry(_header, key, _entries.open(0)));
     }
 
-    function test_another_value_is_not(uint128 value) external view {
+    function test_an_entry_with_another_value_is_not_verified(uint128 value) external view {
         vm.assume(value != _CHARGE);
         Opening memory opening = _entries.open(0);
         opening.value = value;

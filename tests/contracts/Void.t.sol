@@ -14,7 +14,7 @@ contract VoidTest is Batches {
         _account = who("contributor");
     }
 
-    function test_a_batch_falls_with_all_after_it(uint256 count, uint256 first) external {
+    function test_voiding_a_batch_voids_all_later_ones(uint256 count, uint256 first) external {
         count = bound(count, 1, 9);
         first = bound(first, 1, count);
         BatchHeader[] memory headers = _commitMany(count);
@@ -26,7 +26,7 @@ contract VoidTest is Batches {
         OperatorState memory state = settlement.stateOf(operator);
         vm.assertEq(state.last, first - 1);
         vm.assertEq(state.toRefund, count - first + 1);
-        // The money is still in the pot, and a next batch is final no earlier.
+        // The amount is still in the pot, and a later batch is not final earlier.
         vm.assertEq(state.cumulativeTotal, before.cumulativeTotal);
         vm.assertEq(state.finalAt, before.finalAt);
         for (uint256 i = 0; i < count; ++i) {
@@ -35,7 +35,7 @@ contract VoidTest is Batches {
         }
     }
 
-    function test_an_earlier_batch_falls_later() external {
+    function test_an_earlier_batch_can_be_voided_later() external {
         BatchHeader[] memory headers = _commitMany(5);
         voidFrom(headers[3]);
         voidFrom(headers[1]);
@@ -49,7 +49,7 @@ contract VoidTest is Batches {
         vm.assertEq(settlement.stateOf(operator).cumulativeTotal, 1);
     }
 
-    function test_nobody_but_the_disputes_voids(address caller) external {
+    function test_only_the_disputes_void(address caller) external {
         vm.assume(caller != address(disputes));
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
         vm.expectRevert(abi.encodeWithSelector(ISettlement.NotDisputes.selector, caller));
@@ -57,7 +57,7 @@ contract VoidTest is Batches {
         settlement.voidFrom(header);
     }
 
-    function test_nothing_final_falls() external {
+    function test_a_final_batch_cannot_be_voided() external {
         BatchHeader[] memory headers = _commitMany(2);
         vm.warp(headers[1].finalAt);
         settlement.finalise(headers[1]);
@@ -67,8 +67,8 @@ contract VoidTest is Batches {
         }
     }
 
-    /// @dev Past its `finalAt`, but nobody finalised it.
-    function test_what_is_not_final_yet_falls_at_any_time(uint32 late) external {
+    /// @dev The time is past its `finalAt`, but it was not finalised.
+    function test_a_pending_batch_can_be_voided_at_any_time(uint32 late) external {
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
         vm.warp(uint256(header.finalAt) + late);
         voidFrom(header);
@@ -76,7 +76,7 @@ contract VoidTest is Batches {
         settlement.finalise(header);
     }
 
-    function test_a_batch_falls_once() external {
+    function test_a_batch_is_convicted_only_once() external {
         BatchHeader[] memory headers = _commitMany(2);
         voidFrom(headers[0]);
         for (uint256 i = 0; i < 2; ++i) {
@@ -114,7 +114,7 @@ contract VoidTest is Batches {
         vm.assertEq(again.parent, bytes32(0));
     }
 
-    function test_what_stands_before_a_void_batch_becomes_final() external {
+    function test_batches_before_a_voided_one_become_final() external {
         BatchHeader[] memory headers = _commitMany(2);
         voidFrom(headers[1]);
         vm.warp(headers[0].finalAt);
@@ -123,7 +123,7 @@ contract VoidTest is Batches {
         _refund(headers[1], 1);
     }
 
-    function test_a_void_batch_does_not_pass_for_the_one_in_its_place() external {
+    function test_a_voided_batch_does_not_pass_for_its_replacement() external {
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
         voidFrom(header);
         _refund(header, 0);
@@ -135,7 +135,7 @@ contract VoidTest is Batches {
         vm.assertTrue(settlement.isPending(again));
     }
 
-    function test_a_void_clears_the_holds_of_what_falls_alone() external {
+    function test_a_void_clears_only_the_holds_of_voided_batches() external {
         BatchHeader[] memory headers = _commitMany(3);
         for (uint256 i = 0; i < 3; ++i) {
             vm.prank(address(disputes));
@@ -153,7 +153,7 @@ contract VoidTest is Batches {
         settlement.finalise(again);
     }
 
-    function test_a_void_around_the_ring_falls_whole() external {
+    function test_a_void_across_the_ring_boundary_is_complete() external {
         uint32 ring = settlement.ringSize();
         BatchHeader[] memory headers = _commitMany(200);
         vm.warp(headers[199].finalAt);
@@ -172,7 +172,7 @@ contract VoidTest is Batches {
 
     // --- the stake ---
 
-    function test_a_stake_leaves_after_a_void_once_all_is_refunded() external {
+    function test_a_stake_is_paid_after_a_void_once_all_is_refunded() external {
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
         vm.prank(operator);
         operators.startUnstake(MICRO);
@@ -186,7 +186,7 @@ contract VoidTest is Batches {
         vm.assertEq(operators.unstake(), MICRO);
     }
 
-    function test_a_stake_waits_for_the_batch_in_the_void_ones_place() external {
+    function test_a_stake_waits_for_the_replacement_of_a_voided_batch() external {
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
         vm.prank(operator);
         operators.startUnstake(MICRO);
@@ -203,7 +203,7 @@ contract VoidTest is Batches {
         operators.unstake();
     }
 
-    // --- inside ---
+    // --- internal ---
 
     /// @dev Batches of one micro-unit each.
     function _commitMany(uint256 count) private returns (BatchHeader[] memory headers) {

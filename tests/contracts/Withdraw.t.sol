@@ -14,7 +14,7 @@ contract WithdrawTest is Payments {
         deposit(_UNITS);
     }
 
-    function test_what_has_thawed_leaves_in_whole_units(uint128 amount) external {
+    function test_thawed_amounts_are_withdrawn_in_whole_units(uint128 amount) external {
         amount = uint128(bound(amount, MICRO, _UNITS * MICRO));
         _thaw(amount);
         vm.warp(block.timestamp + THAW);
@@ -29,7 +29,7 @@ contract WithdrawTest is Payments {
         vm.assertEq(usd.balanceOf(payer), amount / MICRO);
     }
 
-    function test_nothing_leaves_before_it_has_thawed(uint64 early) external {
+    function test_no_withdrawal_before_the_thaw_ends(uint64 early) external {
         early = uint64(bound(early, 1, THAW));
         uint64 thawedAt = uint64(block.timestamp) + THAW;
         vm.expectEmit(address(vault));
@@ -39,11 +39,11 @@ contract WithdrawTest is Payments {
         _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.StillThawing.selector, channel(), thawedAt));
     }
 
-    function test_nothing_leaves_without_a_thaw() external {
+    function test_no_withdrawal_without_a_thaw() external {
         _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.NothingThawing.selector, channel()));
     }
 
-    function test_a_thaw_serves_once() external {
+    function test_a_thawed_amount_is_withdrawn_once() external {
         _thaw(MICRO);
         vm.warp(block.timestamp + THAW);
         vm.prank(payer);
@@ -51,7 +51,7 @@ contract WithdrawTest is Payments {
         _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.NothingThawing.selector, channel()));
     }
 
-    function test_a_thaw_of_zero_ends_a_thaw() external {
+    function test_a_thaw_of_zero_cancels_a_thaw() external {
         _thaw(MICRO);
         _thaw(0);
         vm.assertEq(vault.channelOf(channel()).thawedAt, 0);
@@ -65,7 +65,7 @@ contract WithdrawTest is Payments {
         _thaw(0);
     }
 
-    function test_a_thaw_so_long_that_nothing_ever_leaves_is_refused(uint64 thaw) external {
+    function test_a_thaw_above_the_maximum_is_refused(uint64 thaw) external {
         uint64 longest = 365 days;
         if (thaw > longest) {
             vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ThawTooLong.selector, thaw, longest));
@@ -73,7 +73,7 @@ contract WithdrawTest is Payments {
         new PaymentVault(usd, thaw);
     }
 
-    function test_a_new_thaw_starts_anew() external {
+    function test_a_new_thaw_replaces_the_previous_one() external {
         _thaw(MICRO);
         vm.warp(block.timestamp + THAW - 1);
         _thaw(2 * MICRO);
@@ -103,7 +103,7 @@ contract WithdrawTest is Payments {
         );
     }
 
-    function test_less_than_a_unit_does_not_leave() external {
+    function test_less_than_a_unit_cannot_be_withdrawn() external {
         _thaw(MICRO - 1);
         vm.warp(block.timestamp + THAW);
         _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.ZeroAmount.selector));

@@ -12,10 +12,10 @@ contract WrongBalanceTest is Disputed {
 
     address private constant _HIGHEST = address(type(uint160).max);
 
-    // --- wrong ways ---
+    // --- invalid batches ---
 
-    function test_more_or_less_than_was_earned_convicts(uint256 i, uint256 j, uint128 amount) external {
-        Book memory book = honest();
+    function test_a_balance_that_differs_from_the_earnings_convicts(uint256 i, uint256 j, uint128 amount) external {
+        Book memory book = validBook();
         (i, j) = (_balance(book, i), _balance(book, j));
         vm.assume(i != j);
         book.balances.shift(i, j, uint128(bound(amount, 1, book.balances.values[i])));
@@ -27,7 +27,7 @@ contract WrongBalanceTest is Disputed {
     }
 
     function test_a_balance_that_is_missing_convicts(uint256 i, uint256 j) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         (i, j) = (_balance(book, i), _balance(book, j));
         vm.assume(i != j);
         address account = _account(book, i);
@@ -38,7 +38,7 @@ contract WrongBalanceTest is Disputed {
     }
 
     function test_over_allocated_balances_convict(address thief, uint256 i, uint128 amount) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         bytes32 key = Hashing.account(thief);
         vm.assume(book.balances.valueOf(key) == 0);
         i = _balance(book, i);
@@ -50,7 +50,7 @@ contract WrongBalanceTest is Disputed {
     }
 
     function test_the_first_batch_starts_from_nothing(uint256 i, uint256 j, uint128 amount) external {
-        Book memory book = firstAgain();
+        Book memory book = firstToRecommit();
         (i, j) = (_balance(book, i), _balance(book, j));
         vm.assume(i != j);
         book.balances.shift(i, j, uint128(bound(amount, 1, book.balances.values[i])));
@@ -58,9 +58,9 @@ contract WrongBalanceTest is Disputed {
         _convict(book, _account(book, i));
     }
 
-    /// @dev The entries right of the account lie left of those left of it: their difference is below zero.
-    function test_entries_that_lie_the_other_way_round_convict(address account) external {
-        Book memory book = honest();
+    /// @dev The entries around the account are in reverse order, so that the difference of prefixes is negative.
+    function test_entries_in_reverse_order_convict(address account) external {
+        Book memory book = validBook();
         uint256 last = book.entries.keys.length - 1;
         uint256 low = uint256(book.entries.keys[0]) >> 64;
         uint256 high = uint256(book.entries.keys[last]) >> 64;
@@ -80,7 +80,7 @@ contract WrongBalanceTest is Disputed {
     function test_the_highest_account_is_an_account(uint128 amount) external {
         vm.prank(address(timelock));
         parameters.setTreasury(_HIGHEST);
-        Book memory book = honest();
+        Book memory book = validBook();
         fillEntries(book);
         book.fillBalances();
         uint256 before = vm.snapshotState();
@@ -94,24 +94,24 @@ contract WrongBalanceTest is Disputed {
         _convict(book, _HIGHEST);
     }
 
-    // --- right batches ---
+    // --- valid batches ---
 
-    function test_no_balance_of_a_right_batch_convicts(uint256 i) external {
+    function test_no_balance_of_a_valid_batch_convicts(uint256 i) external {
         Book memory book = committed();
         _expectRight(book, _account(book, _balance(book, i)));
     }
 
-    function test_nobody_who_never_earned_has_a_balance(address account) external {
+    function test_an_account_without_earnings_has_no_balance(address account) external {
         Book memory book = committed();
         _expectRight(book, account);
         _expectRight(book, address(0));
         _expectRight(book, _HIGHEST);
     }
 
-    function test_the_first_batch_needs_no_parent(uint256 i, address stranger) external {
+    function test_the_first_batch_needs_no_parent(uint256 i, address other) external {
         Book memory book = first();
         _expectRight(book, _account(book, _balance(book, i)));
-        _expectRight(book, stranger);
+        _expectRight(book, other);
     }
 
     // --- other witnesses ---
@@ -153,13 +153,13 @@ contract WrongBalanceTest is Disputed {
         disputes.proveWrongBalance(book.header, witness);
     }
 
-    function test_a_right_batch_survives_any_change_of_a_proof(uint256 i, uint256 seed) external {
+    function test_a_valid_batch_survives_any_changed_proof(uint256 i, uint256 seed) external {
         Book memory book = committed();
         BalanceWitness memory witness = balanceWitness(book, _account(book, _balance(book, i)));
         expectAcquittal(book, abi.encodeCall(IDisputes.proveWrongBalance, (book.header, witness)), seed);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _balance(Book memory book, uint256 i) private pure returns (uint256) {
         return bound(i, 0, book.balances.keys.length - 1);

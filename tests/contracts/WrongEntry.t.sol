@@ -14,10 +14,10 @@ import {Disputed} from "./support/Disputed.sol";
 contract WrongEntryTest is Disputed {
     using Books for *;
 
-    // --- wrong ways ---
+    // --- invalid batches ---
 
-    function test_more_or_less_than_the_split_makes_convicts(uint256 entry, uint256 other, uint128 amount) external {
-        Book memory book = honest();
+    function test_an_entry_that_differs_from_the_split_convicts(uint256 entry, uint256 other, uint128 amount) external {
+        Book memory book = validBook();
         (entry, other) = (_entry(book, entry), _entry(book, other));
         vm.assume(entry != other);
         book.entries.shift(entry, other, uint128(bound(amount, 1, book.entries.values[entry])));
@@ -29,7 +29,7 @@ contract WrongEntryTest is Disputed {
     }
 
     function test_an_entry_that_is_missing_convicts(uint256 entry, uint256 other) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         (entry, other) = (_entry(book, entry), _entry(book, other));
         vm.assume(entry != other);
         bytes32 key = book.entries.keys[entry];
@@ -39,9 +39,9 @@ contract WrongEntryTest is Disputed {
         _convict(book, key);
     }
 
-    /// @dev False attribution: the part is there, under another's name.
+    /// @dev False attribution: the entry exists, but for another account.
     function test_an_entry_of_another_account_convicts(uint256 entry, address thief) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         entry = _entry(book, entry);
         bytes32 key = book.entries.keys[entry];
         vm.assume(uint160(thief) != uint256(key) >> 64);
@@ -51,9 +51,9 @@ contract WrongEntryTest is Disputed {
         _convict(book, key);
     }
 
-    function test_an_entry_of_a_part_that_is_worth_nothing_convicts(uint128 amount) external {
-        Book memory book = honest();
-        // The first version's creator gets nothing.
+    function test_an_entry_of_a_zero_part_convicts(uint128 amount) external {
+        Book memory book = validBook();
+        // The first version's creator earns nothing.
         bytes32 key = keyOfPlace(book, 0, 0, 2);
         uint256 at = book.entries.placeOf(key);
         book.entries = book.entries.insert(at, key, 0);
@@ -63,9 +63,9 @@ contract WrongEntryTest is Disputed {
         _convict(book, key);
     }
 
-    /// @dev A surplus in a spare leaf has its shortfall elsewhere.
+    /// @dev A surplus in a spare leaf implies a shortfall in another entry.
     function test_a_spare_leaf_is_paid_for_by_an_entry_that_convicts(bytes32 spare, uint256 entry) external {
-        Book memory book = honest();
+        Book memory book = validBook();
         entry = _entry(book, entry);
         bytes32 key = book.entries.keys[entry];
         uint256 at = book.entries.placeOf(spare);
@@ -76,9 +76,9 @@ contract WrongEntryTest is Disputed {
         _convict(book, key);
     }
 
-    function test_the_rest_has_one_owner() external {
-        Book memory book = honest();
-        // A tie of two: the rest is the first one's. Receipt 3 holds it as its second slice.
+    function test_one_contributor_receives_the_remainder() external {
+        Book memory book = validBook();
+        // On a tie of two, the first receives the remainder. It is the second slice of receipt 3.
         (bytes32 one, bytes32 two) = (keyOfPlace(book, 3, 1, 3), keyOfPlace(book, 3, 1, 4));
         uint256 from = book.entries.placeOf(one);
         uint256 to = book.entries.placeOf(two);
@@ -88,9 +88,9 @@ contract WrongEntryTest is Disputed {
         _convict(book, one);
     }
 
-    // --- right batches ---
+    // --- valid batches ---
 
-    function test_no_entry_of_a_right_batch_convicts(uint256 i, uint256 slice, uint256 part) external {
+    function test_no_entry_of_a_valid_batch_convicts(uint256 i, uint256 slice, uint256 part) external {
         Book memory book = committed();
         (i, slice, part) = _part(book, i, slice, part);
         bytes32 key = keyOfPlace(book, i, slice, part);
@@ -104,7 +104,7 @@ contract WrongEntryTest is Disputed {
         );
     }
 
-    function test_the_first_batchs_entries_are_right_too(uint256 part) external {
+    function test_the_entries_of_the_first_batch_are_valid_too(uint256 part) external {
         Book memory book = first();
         part = bound(part, 0, 5);
         bytes32 key = keyOfPlace(book, 0, 0, part);
@@ -117,7 +117,7 @@ contract WrongEntryTest is Disputed {
         );
     }
 
-    function test_a_list_of_256_and_a_blend_of_four_is_right_and_provable() external {
+    function test_a_list_of_256_and_a_blend_of_four_is_valid_and_provable() external {
         Book memory book = _largest();
         uint256 before = vm.snapshotState();
         commitBook(book);
@@ -154,7 +154,7 @@ contract WrongEntryTest is Disputed {
         _expectError(book, i, placeOf(book, i, slice, part), lookup, mismatch);
     }
 
-    function test_an_entry_shown_in_another_tree_is_refused(uint256 i) external {
+    function test_an_entry_opened_in_another_tree_is_refused(uint256 i) external {
         Book memory book = committed();
         i = bound(i, 0, 6);
         bytes32 key = keyOfPlace(book, i, 0, 1);
@@ -204,7 +204,7 @@ contract WrongEntryTest is Disputed {
     }
 
     /// @dev An unknown hash has index 0, as the first contribution has.
-    function test_no_contribution_passes_for_the_first() external {
+    function test_an_unknown_hash_does_not_pass_for_the_first_contribution() external {
         Book memory book = committed();
         EntryPlace memory place = placeOf(book, 3, 1, 3);
         vm.assertEq(place.contentHash, contentOf(place.snapshot.datanetId, 0));
@@ -229,9 +229,9 @@ contract WrongEntryTest is Disputed {
         disputes.proveWrongEntry(book.header, witness, place, lookup);
     }
 
-    /// @dev What proveBadPosition shows is no entry's matter.
+    /// @dev Such a receipt is convicted by proveBadPosition, not by proveWrongEntry.
     function test_a_contribution_outside_its_snapshot_has_no_right_entry() external {
-        Book memory book = honest();
+        Book memory book = validBook();
         Served memory served = book.served[1];
         served.parts[0].list = abi.encodePacked(uint32(2), uint32(1_000_000));
         served.repack();
@@ -257,7 +257,7 @@ contract WrongEntryTest is Disputed {
         disputes.proveWrongEntry(book.header, witness, place, lookup);
     }
 
-    function test_anothers_opening_is_refused() external {
+    function test_another_leafs_opening_is_refused() external {
         Book memory book = committed();
         ReceiptWitness memory witness = book.witnessOf(6);
         witness.opening = book.witnessOf(5).opening;
@@ -267,7 +267,7 @@ contract WrongEntryTest is Disputed {
         disputes.proveWrongEntry(book.header, witness, place, lookup);
     }
 
-    function test_a_right_batch_survives_any_change_of_a_proof(uint256 i, uint256 slice, uint256 seed) external {
+    function test_a_valid_batch_survives_any_changed_proof(uint256 i, uint256 slice, uint256 seed) external {
         Book memory book = committed();
         uint256 part;
         (i, slice, part) = _part(book, i, slice, seed);
@@ -277,7 +277,7 @@ contract WrongEntryTest is Disputed {
         expectAcquittal(book, abi.encodeCall(IDisputes.proveWrongEntry, (book.header, witness, place, lookup)), seed);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _entry(Book memory book, uint256 i) private pure returns (uint256) {
         return bound(i, 0, book.entries.keys.length - 1);
@@ -294,7 +294,7 @@ contract WrongEntryTest is Disputed {
         return (i, slice, bound(part, 0, numParts(book.served[i], slice) - 1));
     }
 
-    /// @dev Convicts by the part that a right key names.
+    /// @dev Convicts by the part that the correct key names.
     function _convict(Book memory book, bytes32 key) private {
         uint256 word = uint256(key);
         (uint256 i, uint256 slice, uint256 part) = (uint32(word >> 32), uint16(word >> 16), uint16(word));

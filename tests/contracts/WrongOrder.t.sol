@@ -9,9 +9,9 @@ import {Disputed} from "./support/Disputed.sol";
 contract WrongOrderTest is Disputed {
     using Books for *;
 
-    function test_two_leaves_that_changed_places_convict(bool isBalances, uint256 i, uint256 j) external {
+    function test_two_swapped_leaves_convict(bool isBalances, uint256 i, uint256 j) external {
         Tree tree = _treeOf(isBalances);
-        Book memory book = honest();
+        Book memory book = validBook();
         Leaves memory leaves = book.leavesOf(tree);
         j = bound(j, 1, leaves.keys.length - 1);
         i = bound(i, 0, j - 1);
@@ -23,9 +23,9 @@ contract WrongOrderTest is Disputed {
         assertVoid(book);
     }
 
-    function test_a_key_that_stands_twice_convicts(bool isBalances, uint256 i) external {
+    function test_a_duplicate_key_convicts(bool isBalances, uint256 i) external {
         Tree tree = _treeOf(isBalances);
-        Book memory book = honest();
+        Book memory book = validBook();
         Leaves memory leaves = book.leavesOf(tree);
         i = bound(i, 0, leaves.keys.length - 1);
         vm.assume(leaves.values[i] > 1);
@@ -47,13 +47,13 @@ contract WrongOrderTest is Disputed {
         disputes.proveWrongOrder(book.header, tree, book.pair(tree, i, j));
     }
 
-    function test_only_leaves_of_the_tree_count(bool isBalances, uint256 i) external {
+    function test_leaves_of_other_trees_are_refused(bool isBalances, uint256 i) external {
         Tree tree = _treeOf(isBalances);
         Book memory book = committed();
         i = bound(i, 1, book.leavesOf(tree).keys.length - 1);
         Lookup memory shown = book.pair(tree, i - 1, i);
         (shown.openings[0].index, shown.openings[1].index) = (shown.openings[1].index, shown.openings[0].index);
-        // Where the last leaf is promoted its path has another length too.
+        // If the last leaf is promoted, its path has another length too.
         vm.expectRevert();
         disputes.proveWrongOrder(book.header, tree, shown);
         shown = book.pair(tree, i - 1, i);
@@ -62,7 +62,7 @@ contract WrongOrderTest is Disputed {
         disputes.proveWrongOrder(book.header, tree, shown);
     }
 
-    function test_neither_leaf_is_taken_at_its_word(bool isBalances, uint256 i, bool isLeft) external {
+    function test_both_leaves_must_be_in_the_tree(bool isBalances, uint256 i, bool isLeft) external {
         Tree tree = _treeOf(isBalances);
         Book memory book = committed();
         i = bound(i, 1, book.leavesOf(tree).keys.length - 1);
@@ -72,7 +72,7 @@ contract WrongOrderTest is Disputed {
         disputes.proveWrongOrder(book.header, tree, shown);
     }
 
-    function test_a_right_batch_survives_any_change_of_a_proof(bool isBalances, uint256 i, uint256 seed) external {
+    function test_a_valid_batch_survives_any_changed_proof(bool isBalances, uint256 i, uint256 seed) external {
         Tree tree = _treeOf(isBalances);
         Book memory book = committed();
         i = bound(i, 1, book.leavesOf(tree).keys.length - 1);

@@ -11,9 +11,9 @@ import {Disputed} from "./support/Disputed.sol";
 contract ZeroLeafTest is Disputed {
     using Books for *;
 
-    function test_a_leaf_worth_nothing_convicts(uint256 tree, uint256 at, bytes32 key) external {
+    function test_a_leaf_of_value_zero_convicts(uint256 tree, uint256 at, bytes32 key) external {
         Tree which = Tree(tree % 3);
-        Book memory book = honest();
+        Book memory book = validBook();
         Leaves memory leaves = book.leavesOf(which);
         at = bound(at, 0, leaves.keys.length);
         leaves = leaves.insert(at, key, 0);
@@ -27,9 +27,9 @@ contract ZeroLeafTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev A leaf's hash is enough: its key may be hidden.
-    function test_a_leaf_whose_key_nobody_knows_convicts(bytes32 key) external {
-        Book memory book = honest();
+    /// @dev The hash of a leaf is enough; its key may be unknown.
+    function test_a_zero_leaf_with_an_unknown_key_convicts(bytes32 key) external {
+        Book memory book = validBook();
         book.entries = book.entries.insert(0, key, 0);
         commitBook(book);
         bytes32 leaf = book.sums(Tree.Entries).leaves[0];
@@ -37,9 +37,9 @@ contract ZeroLeafTest is Disputed {
         assertVoid(book);
     }
 
-    /// @dev Two worthless leaves side by side are one worthless node beside the path of their neighbour.
-    function test_worthless_leaves_show_in_the_path_beside_them() external {
-        Book memory book = honest();
+    /// @dev Two adjacent zero leaves form a zero node, which is a sibling in the path of their neighbour.
+    function test_zero_leaves_are_visible_in_the_path_of_a_sibling() external {
+        Book memory book = validBook();
         book.entries = book.entries.insert(2, bytes32(uint256(1)), 0).insert(3, bytes32(uint256(2)), 0);
         commitBook(book);
         Opening memory opening = book.open(Tree.Entries, 0);
@@ -49,7 +49,7 @@ contract ZeroLeafTest is Disputed {
         assertVoid(book);
     }
 
-    function test_leaves_of_a_right_batch_have_value(uint256 tree, uint256 i) external {
+    function test_leaves_of_a_valid_batch_have_positive_value(uint256 tree, uint256 i) external {
         Tree which = Tree(tree % 3);
         Book memory book = committed();
         Leaves memory leaves = book.leavesOf(which);
@@ -76,7 +76,7 @@ contract ZeroLeafTest is Disputed {
         disputes.proveZeroLeaf(book.header, which, keccak256("node"), opening);
     }
 
-    function test_the_only_leaf_has_the_value_of_all() external {
+    function test_a_single_leaf_has_the_total() external {
         Book memory book = first();
         Opening memory opening = book.open(Tree.Receipts, 0);
         opening.value = 0;
@@ -91,7 +91,7 @@ contract ZeroLeafTest is Disputed {
         disputes.proveZeroLeaf(book.header, Tree.ParentBalances, keccak256("leaf"), opening);
     }
 
-    function test_a_right_batch_survives_any_change_of_a_proof(uint256 tree, uint256 i, uint256 seed) external {
+    function test_a_valid_batch_survives_any_changed_proof(uint256 tree, uint256 i, uint256 seed) external {
         Tree which = Tree(tree % 3);
         Book memory book = committed();
         Leaves memory leaves = book.leavesOf(which);

@@ -6,7 +6,7 @@ import {PaymentVault} from "../../contracts/PaymentVault.sol";
 import {Channel, ChannelId, Collection, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
 import {Proof} from "./Prover.sol";
 
-/// @notice A token that lets the vault take whatever it asks for: more than any real token allows.
+/// @notice A token that transfers any amount that the vault requests, which is more than real tokens allow.
 contract GenerousToken is ERC20("Generous", "GEN") {
     function transferFrom(address from, address to, uint256 units) public override returns (bool) {
         _mint(from, units);
@@ -33,7 +33,7 @@ contract GenerousToken is ERC20("Generous", "GEN") {
     }
 }
 
-/// @notice A vault with any storage at all, and any channel in it.
+/// @notice A vault with arbitrary storage, and an arbitrary channel in it.
 abstract contract AnyVault is Proof {
     struct Books {
         uint256 balance;
@@ -67,7 +67,7 @@ abstract contract AnyVault is Proof {
 
     function _movesMoney(bytes4 selector) internal pure returns (bool) {
         return
-            // Two functions share this name.
+            // The name is overloaded, so `.selector` is ambiguous.
             selector == bytes4(keccak256("deposit(address,address,uint256)")) ||
             selector == bytes4(keccak256("deposit(address,address,uint256,(address,uint128,uint64))")) ||
             selector == PaymentVault.depositWithPermit.selector ||
@@ -113,7 +113,7 @@ abstract contract AnyVault is Proof {
             );
     }
 
-    /// @dev What the voucher's signature covers, written out here once more.
+    /// @dev The digest of the voucher, implemented independently of the contract.
     function _voucherDigest(Collection calldata c) internal view returns (bytes32) {
         bytes32 domain = keccak256(
             abi.encode(

@@ -4,7 +4,7 @@ pragma solidity 0.8.34;
 import {Collection, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
 import {AnyVault} from "./AnyVault.sol";
 
-/// @notice What is not true of the vault, one claim for each way of moving money.
+/// @notice False claims about the vault, one for each function that moves amounts.
 contract VaultRefuted is AnyVault {
     function refute_collect_pays_nothing(Collection calldata c, address operator, address collector) external {
         _begin(c.payer, operator, collector);
@@ -62,7 +62,7 @@ contract VaultRefuted is AnyVault {
         assert(_books().pot == 0);
     }
 
-    /// @dev The counterpart of `check_nothing_else_moves_money`: those calls do change something.
+    /// @dev The counterpart of `check_nothing_else_moves_money`: those calls do change state.
     function refute_nothing_else_starts_a_thaw(address payer, address operator, address collector) external {
         _begin(payer, operator, collector);
         uint64 thawedAt = _vault.channelOf(_id()).thawedAt;

@@ -15,7 +15,8 @@ contract Splitter {
     }
 }
 
-/// @notice Invariant 5: the parts of a split sum exactly, the remainder has one fixed owner, and no split reverts.
+/// @notice Invariant 5: the parts of a split sum exactly, one fixed contributor receives the remainder, and no split
+/// reverts.
 contract SplitProof is Proof {
     Splitter private immutable _splitter = new Splitter();
 
@@ -70,7 +71,7 @@ contract SplitProof is Proof {
         }
     }
 
-    /// @dev The remainder exists, and the second share may own it.
+    /// @dev The remainder can be positive, and the second share can receive it.
     function refute_two_floored_parts_sum(uint128 amount, uint32 first) external view {
         vm.assume(first <= Units.PPM);
         bytes memory list = abi.encodePacked(uint32(0), first, uint32(1), uint32(Units.PPM) - first);
@@ -100,7 +101,7 @@ contract SplitProof is Proof {
         }
     }
 
-    /// @dev The largest share, the first of them on a tie.
+    /// @dev The index of the largest share, the first one on a tie.
     function _ownerOfRemainder(uint32[] memory ppm) private pure returns (uint256 owner) {
         for (uint256 i = 1; i < ppm.length; ++i) {
             if (ppm[i] > ppm[owner]) owner = i;

@@ -13,9 +13,9 @@ import {
 } from "../../contracts/interfaces/IPaymentVault.sol";
 import {AnyVault} from "./AnyVault.sol";
 
-/// @notice Invariant 2, one proof a function, each from any state of the vault's storage at all: per channel, deposited
-/// = balance + withdrawn + paid into the pot; what is paid is signed; it falls only by a refund. By induction over the
-/// calls the invariant holds for ever: it holds for the empty vault, and no call breaks it.
+/// @notice Invariant 2, one proof per function, each from arbitrary storage of the vault: per channel, deposited =
+/// balance + withdrawn + paid into the pot; the paid amount is signed and decreases only by a refund. By induction over
+/// the calls the invariant always holds: it holds for the empty vault, and no call violates it.
 contract VaultProof is AnyVault {
     // --- collections ---
 
@@ -182,7 +182,7 @@ contract VaultProof is AnyVault {
 
     // --- everything else ---
 
-    /// @dev A thaw and whatever concerns session keys, by anybody with any arguments.
+    /// @dev Thaws and all functions of session keys, by any caller with any arguments.
     function check_nothing_else_moves_money(address payer, address operator, address collector, address sender) external {
         _begin(payer, operator, collector);
         Books memory old = _books();

@@ -3,44 +3,45 @@ pragma solidity 0.8.34;
 
 import {Vm} from "./Vm.sol";
 
-/// @notice What every test has at hand.
+/// @notice Helpers of all tests.
 abstract contract Base {
     Vm internal constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
 
-    /// @dev The order of secp256k1: keys are below it, and `s` becomes malleable by it.
+    /// @dev The order of secp256k1: an upper bound of private keys, and `CURVE_ORDER - s` is the other `s` of a
+    /// signature.
     uint256 internal constant CURVE_ORDER = 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141;
 
-    /// @notice `value` folded into `[min, max]`.
+    /// @notice Maps `value` into `[min, max]`.
     function bound(uint256 value, uint256 min, uint256 max) internal pure returns (uint256) {
         if (value >= min && value <= max) return value;
         uint256 size = max - min;
         return size == type(uint256).max ? value : min + (value % (size + 1));
     }
 
-    /// @notice A private key that belongs to `name` in these tests.
+    /// @notice Returns the private key of `name`.
     function keyOf(string memory name) internal pure returns (uint256) {
         return bound(uint256(keccak256(bytes(name))), 1, CURVE_ORDER - 1);
     }
 
-    /// @notice The account that belongs to `name` in these tests.
+    /// @notice Returns the account of `name`.
     function who(string memory name) internal returns (address account) {
         account = vm.addr(keyOf(name));
         vm.label(account, name);
     }
 
-    /// @notice A 65-byte signature.
+    /// @notice Returns a 65-byte signature.
     function sign(uint256 privateKey, bytes32 digest) internal pure returns (bytes memory) {
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(privateKey, digest);
         return abi.encodePacked(r, s, v);
     }
 
-    /// @notice The same signature with the other `s`, which `ecrecover` accepts and we must not.
+    /// @notice Returns the signature with the other `s`, which `ecrecover` accepts and the contracts must refuse.
     function malleate(bytes memory signature) internal pure returns (bytes memory) {
         (bytes32 r, bytes32 s, uint8 v) = (_word(signature, 32), _word(signature, 64), uint8(signature[64]));
         return abi.encodePacked(r, CURVE_ORDER - uint256(s), v == 27 ? uint8(28) : uint8(27));
     }
 
-    /// @notice The EIP-712 digest of `structHash` in the domain of `verifier` on chain `chainId`.
+    /// @notice Returns the EIP-712 digest of `structHash` in the domain of `verifier` on chain `chainId`.
     function typedDigest(uint256 chainId, address verifier, bytes32 structHash) internal pure returns (bytes32) {
         bytes32 domain = keccak256(
             abi.encode(

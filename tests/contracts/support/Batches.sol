@@ -16,8 +16,8 @@ import {Log} from "./Vm.sol";
 import {Payments} from "./Payments.sol";
 import {Tree, Trees} from "./Trees.sol";
 
-/// @notice A payer's channel at the settlement, an operator with stake and receipt key, and small batches: one
-/// receipt, one entry and as many balances as there are accounts.
+/// @notice A payer's channel with the settlement as collector, an operator with stake and receipt key, and small
+/// batches of one receipt, one entry and any number of balances.
 abstract contract Batches is Payments {
     using Trees for Tree;
 
@@ -62,7 +62,7 @@ abstract contract Batches is Payments {
         }
     }
 
-    /// @notice All of `value` to one account.
+    /// @notice A balances tree with `value` for one account.
     function oneBalance(address account, uint128 value) internal pure returns (Tree memory) {
         address[] memory accounts = new address[](1);
         uint128[] memory values = new uint128[](1);
@@ -93,7 +93,7 @@ abstract contract Batches is Payments {
         all[0] = collection(keyOf(payerName), before, before + total);
     }
 
-    /// @notice Commits `total` with these balances and remembers the header, as read from the event.
+    /// @notice Commits `total` with these balances and stores the header from the event.
     function commit(uint128 total, Tree memory balances) internal returns (BatchHeader memory) {
         return commit(commitmentOf(total, balances), collections(total));
     }
@@ -123,7 +123,7 @@ abstract contract Batches is Payments {
         settlement.finalise(header);
     }
 
-    /// @notice Voids a batch, and all after it, as a proof would.
+    /// @notice Voids a batch and all later ones, as a proof would.
     function voidFrom(BatchHeader memory header) internal {
         vm.prank(address(disputes));
         settlement.voidFrom(header);

@@ -10,13 +10,13 @@ import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
 import {Split} from "../../../contracts/libraries/Split.sol";
 import {Tree as Sums, Trees} from "./Trees.sol";
 
-/// @notice A tree's leaves, in its order.
+/// @notice The leaves of a tree in order.
 struct Leaves {
     bytes32[] keys;
     uint128[] values;
 }
 
-/// @notice One version's part of an answer.
+/// @notice The share of one version in an answer.
 struct Part {
     VersionRecord record;
     uint32 weightPpm;
@@ -31,7 +31,7 @@ struct Served {
     SliceWitness[] parts;
 }
 
-/// @notice All there is to know of a batch. Whoever corrupts a part of it before the commit leaves the rest as it was.
+/// @notice The complete data of a batch. Tests corrupt a part of it before the commit; the rest stays unchanged.
 struct Book {
     Served[] served;
     Collection[] collections;
@@ -46,13 +46,13 @@ struct Book {
     Leaves parentBalances;
 }
 
-/// @notice Receipts, leaves and lookups, in plain code on memory.
+/// @notice A simple reference implementation of receipts, leaves and look-ups in memory.
 library Books {
     using Trees for Sums;
 
     // --- receipts ---
 
-    /// @notice An answer on `channel` whose interval begins at `begin`, at the price that the records make.
+    /// @notice Creates an answer on `channel` whose interval starts at `begin`, charged by the records' prices.
     function serve(
         ChannelId channel,
         uint128 begin,
@@ -77,7 +77,7 @@ library Books {
         rehash(served);
     }
 
-    /// @notice Packs slices and lists anew after a change of records or lists.
+    /// @notice Repacks slices and lists after a change of records or lists.
     function repack(Served memory served) internal pure {
         bytes memory slices;
         bytes memory attribution = abi.encode(bytes32("test"));
@@ -90,7 +90,7 @@ library Books {
         rehash(served);
     }
 
-    /// @notice Names the preimages anew after a change of them.
+    /// @notice Recomputes the receipt's hashes after a change of their preimages.
     function rehash(Served memory served) internal pure {
         served.receipt.slicesHash = keccak256(served.slices);
         served.receipt.attributionHash = keccak256(served.attribution);
@@ -109,7 +109,7 @@ library Books {
         return uint32(bytesAt(served.slices, slice * 36 + 32));
     }
 
-    /// @notice Four bytes of `data` as a number.
+    /// @notice Reads four bytes of `data` as a number.
     function bytesAt(bytes memory data, uint256 at) internal pure returns (uint256 value) {
         for (uint256 i = at; i < at + 4; ++i) {
             value = (value << 8) | uint8(data[i]);
@@ -123,7 +123,7 @@ library Books {
         (witness.slices, witness.attribution, witness.parts) = (served.slices, served.attribution, served.parts);
     }
 
-    /// @notice Writes the leaves of the receipts from the receipts.
+    /// @notice Computes the leaves of the receipts tree.
     function fillReceipts(Book memory book) internal pure {
         book.receipts = newLeaves(book.served.length);
         for (uint256 i = 0; i < book.served.length; ++i) {
@@ -132,17 +132,17 @@ library Books {
         }
     }
 
-    /// @notice Writes the balances from the parent's and the entries.
+    /// @notice Computes the balances from the parent's balances and the entries.
     function fillBalances(Book memory book) internal pure {
         (Leaves memory entries, Leaves memory old) = (book.entries, book.parentBalances);
         Leaves memory merged = newLeaves(entries.keys.length + old.keys.length);
         (uint256 i, uint256 j, uint256 count) = (0, 0, 0);
         while (i < entries.keys.length || j < old.keys.length) {
             bytes32 fresh = i < entries.keys.length ? entries.keys[i] >> 64 : bytes32(type(uint256).max);
-            bytes32 kept = j < old.keys.length ? old.keys[j] : bytes32(type(uint256).max);
-            bytes32 account = fresh < kept ? fresh : kept;
+            bytes32 previous = j < old.keys.length ? old.keys[j] : bytes32(type(uint256).max);
+            bytes32 account = fresh < previous ? fresh : previous;
             merged.keys[count] = account;
-            if (kept == account) merged.values[count] += old.values[j++];
+            if (previous == account) merged.values[count] += old.values[j++];
             for (; i < entries.keys.length && entries.keys[i] >> 64 == account; ++i) {
                 merged.values[count] += entries.values[i];
             }
@@ -213,7 +213,7 @@ library Books {
         while (i < leaves.keys.length && leaves.keys[i] < key) ++i;
     }
 
-    /// @notice A key at or just beside one of the leaves, as a draw has it.
+    /// @notice A fuzzed key of, or next to, one of the leaves.
     function keyNear(Leaves memory leaves, bytes32 draw) internal pure returns (bytes32) {
         uint256 key = uint256(leaves.keys[uint128(uint256(draw)) % leaves.keys.length]);
         return bytes32(key + ((uint256(draw) >> 128) % 3) - 1);

@@ -8,7 +8,7 @@ import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
 import {Books, Leaves} from "./Books.sol";
 import {OperatorMoves} from "./OperatorMoves.sol";
 import {Trees, Tree as PlainTree} from "./Trees.sol";
-import {Flaw, Whole} from "./Wholes.sol";
+import {Flaw, Whole} from "./SmallBatches.sol";
 
 /// @notice A demand with what stands behind its batch.
 struct Asked {
@@ -136,7 +136,7 @@ abstract contract DisputeMoves is OperatorMoves {
         _done();
     }
 
-    // --- demands, inside ---
+    // --- demands, internal ---
 
     function _choosePending(uint256 operatorIndex) private returns (bool) {
         chooseOperator(operatorIndex);
@@ -157,7 +157,7 @@ abstract contract DisputeMoves is OperatorMoves {
         next.demand.bondUnits = (bond + MICRO - 1) / MICRO;
     }
 
-    /// @dev Keys that are there, and keys between, before and behind them.
+    /// @dev Keys of leaves, and keys between, before and after them.
     function _keysOf(Asked memory next, uint256 seed, uint256 count) private pure returns (bytes32[] memory keys) {
         keys = new bytes32[](count);
         for (uint256 i = 0; i < count; ++i) {
@@ -165,8 +165,8 @@ abstract contract DisputeMoves is OperatorMoves {
             if (next.demand.tree == Tree.Receipts) {
                 keys[i] = bytes32(seed % next.whole.receipts.length);
             } else {
-                bytes32[] memory there = _columnOf(next).keys;
-                keys[i] = seed % 3 == 0 ? bytes32(seed) : there[(seed >> 8) % there.length];
+                bytes32[] memory existing = _columnOf(next).keys;
+                keys[i] = seed % 3 == 0 ? bytes32(seed) : existing[(seed >> 8) % existing.length];
                 if (seed % 3 == 1) keys[i] = bytes32(uint256(keys[i]) ^ 1);
             }
         }
@@ -182,7 +182,7 @@ abstract contract DisputeMoves is OperatorMoves {
         return Books.look(_columnOf(kept), tag, key);
     }
 
-    /// @dev What is withheld cannot be answered, and neither can a receipt that is faulty.
+    /// @dev Withheld and faulty receipts cannot be answered.
     function _answerReceipt(Asked memory kept, uint256 i) private returns (bool) {
         uint256 index = uint256(kept.demand.keys[i]);
         bool isFaulty = kept.whole.flaw == Flaw.Price && index == 0;
@@ -194,7 +194,7 @@ abstract contract DisputeMoves is OperatorMoves {
         return true;
     }
 
-    /// @dev An open demand, the next from `which` on.
+    /// @dev Returns the next open demand from index `which` on.
     function _openDemand(uint256 which) private view returns (bool isFound, Asked memory kept) {
         for (uint256 i = 0; i < asked.length; ++i) {
             kept = abi.decode(asked[(which % asked.length + i) % asked.length], (Asked));
@@ -202,16 +202,18 @@ abstract contract DisputeMoves is OperatorMoves {
         }
     }
 
-    // --- proofs, inside ---
+    // --- proofs, internal ---
 
-    /// @dev The call that shows the batch's flaw.
+    /// @dev Returns the call that proves the batch's flaw.
     function _proofOf(Whole memory whole) private view returns (bytes memory) {
         BatchHeader memory header = whole.header;
         if (whole.flaw == Flaw.ZeroLeaf) {
             PlainTree memory tree = balancesTree(whole);
             return abi.encodeCall(IDisputes.proveZeroLeaf, (header, Tree.Balances, tree.leaves[0], tree.open(0)));
         }
-        if (whole.flaw == Flaw.Price) return abi.encodeCall(IDisputes.proveBadReceipt, (header, witnessOf(whole, 0), ""));
+        if (whole.flaw == Flaw.Price) {
+            return abi.encodeCall(IDisputes.proveBadReceipt, (header, witnessOf(whole, 0), ""));
+        }
         if (whole.flaw == Flaw.Balance) {
             return abi.encodeCall(IDisputes.proveWrongBalance, (header, _balanceWitness(whole)));
         }
@@ -232,7 +234,8 @@ abstract contract DisputeMoves is OperatorMoves {
         witness.earlier = Books.look(parent.balances, MerkleSum.BALANCES, bytes32(key));
     }
 
-    /// @dev Batches fall from `first` on; what the others were committed under is what the slash left.
+    /// @dev Records that batches from `first` on are voided and that the slash reduced the stake that covers the
+    /// others.
     function _bookVoid(Whole memory first, uint256 stakeBefore) private {
         bytes[] storage chain = chains[operator];
         uint256 pot = vault.potOf(collector, operator);
@@ -240,7 +243,7 @@ abstract contract DisputeMoves is OperatorMoves {
         uint256 slashed = ((due < stakeBefore ? due : stakeBefore) / MICRO) * MICRO;
         uint256 left = operators.stakeOf(operator).stake;
         vm.assertEq(left, stakeBefore - slashed);
-        // Batches that fell before stand behind these: refunds go from the newest down.
+        // Batches voided earlier come after these, because refunds go from the newest down.
         bytes[] memory earlier = voided[operator];
         delete voided[operator];
         for (uint256 i = first.header.number - 1; i < chain.length; ++i) {

@@ -7,13 +7,13 @@ import {Receipt} from "../../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
 import {Book, Books, Served} from "./Books.sol";
-import {RightBatch} from "./RightBatch.sol";
+import {ValidBatch} from "./ValidBatch.sol";
 
-/// @notice Tests corrupt what they like of the right batch, commit it and dispute it.
-abstract contract Disputed is RightBatch {
+/// @notice Base of tests that corrupt a part of the valid batch, commit it and dispute it.
+abstract contract Disputed is ValidBatch {
     using Books for *;
 
-    /// @dev How long an answer may take.
+    /// @dev Time limit of an answer.
     uint64 internal constant PERIOD = DISPUTE_WINDOW / 8;
     uint256 internal constant BOND = 10_000;
 
@@ -24,22 +24,22 @@ abstract contract Disputed is RightBatch {
         challenger = who("challenger");
     }
 
-    // --- a wrong batch ---
+    // --- an invalid batch ---
 
-    /// @notice A batch with a leaf of no value, committed.
+    /// @notice Commits a batch with a zero leaf.
     function wrong() internal returns (Book memory book) {
-        book = honest();
+        book = validBook();
         book.balances = book.balances.insert(0, bytes32(0), 0);
         commitBook(book);
     }
 
-    /// @notice The call that convicts `wrong`.
+    /// @notice Returns the call that convicts the batch of `wrong`.
     function proofOf(Book memory book) internal pure returns (bytes memory) {
         bytes32 leaf = MerkleSum.leafHash(MerkleSum.BALANCES, bytes32(0));
         return abi.encodeCall(IDisputes.proveZeroLeaf, (book.header, Tree.Balances, leaf, book.open(Tree.Balances, 0)));
     }
 
-    /// @notice Convicts `wrong` as `sender`.
+    /// @notice Convicts the batch of `wrong` as `sender`.
     function convict(Book memory book, address sender) internal {
         bytes memory proof = proofOf(book);
         vm.prank(sender);
@@ -85,7 +85,7 @@ abstract contract Disputed is RightBatch {
 
     // --- verdicts ---
 
-    /// @notice Expects that the next call convicts the batch; nobody reserved.
+    /// @notice Expects that the next call convicts the batch without a reservation.
     function expectConviction(Book memory book, bytes4 proof) internal {
         expectConviction(book, proof, address(0));
     }

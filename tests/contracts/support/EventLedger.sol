@@ -8,8 +8,8 @@ import {BatchHeader, ISettlement} from "../../../contracts/interfaces/ISettlemen
 import {Batches} from "./Batches.sol";
 import {Log} from "./Vm.sol";
 
-/// @notice The market's money as events alone tell it: what an indexer that never reads state knows. If an event stated
-/// another amount than the one that moved, this ledger would part from the state.
+/// @notice Reconstructs the market's balances from events alone, as an indexer does that never reads state. If an event
+/// stated another amount than the one that moved, this ledger would differ from the state.
 abstract contract EventLedger is Batches {
     mapping(bytes32 channel => address operator) private _operatorOf;
     mapping(bytes32 id => uint256 units) private _bondOf;
@@ -22,15 +22,15 @@ abstract contract EventLedger is Batches {
     mapping(address operator => uint256) internal seenLast;
     mapping(address operator => uint256) internal seenFinalised;
     mapping(address operator => mapping(address account => uint256)) internal seenClaimed;
-    /// @dev All that an account received, in micro-units.
+    /// @dev Total received by an account, in micro-units.
     mapping(address account => uint256) internal seenPaid;
     /// @dev Micro-units in the vault, micro-units of stakes, token units of bonds.
     uint256 internal seenInVault;
     uint256 internal seenInStakes;
     uint256 internal seenInBonds;
 
-    /// @notice Reads what was logged since the last call.
-    /// @return header The batch committed meanwhile, if one was.
+    /// @notice Processes the events since the last call.
+    /// @return header The batch committed since then, if any.
     function readEvents() internal returns (BatchHeader memory header) {
         Log[] memory logs = vm.getRecordedLogs();
         for (uint256 i = 0; i < logs.length; ++i) {

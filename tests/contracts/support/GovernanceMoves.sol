@@ -7,9 +7,9 @@ import {IOperatorRegistry} from "../../../contracts/interfaces/IOperatorRegistry
 import {Collection, IPaymentVault, Refund} from "../../../contracts/interfaces/IPaymentVault.sol";
 import {ISettlement} from "../../../contracts/interfaces/ISettlement.sol";
 import {DisputeMoves} from "./DisputeMoves.sol";
-import {Whole} from "./Wholes.sol";
+import {Whole} from "./SmallBatches.sol";
 
-/// @notice What governance and guardian do, and what no role can.
+/// @notice Moves of governance and the guardian, and attempts that no role may make.
 abstract contract GovernanceMoves is DisputeMoves {
     /// @dev Long enough for demands and answers between other moves.
     uint32 private constant _FIRST_WINDOW = 2 minutes;
@@ -56,12 +56,13 @@ abstract contract GovernanceMoves is DisputeMoves {
     }
 
     function wait(uint256 time) external move {
-        // Seconds as often as minutes.
+        // Seconds are as likely as minutes.
         vm.warp(block.timestamp + bound(time, 1, time % 4 == 0 ? THAW : 5));
         _done();
     }
 
-    /// @notice A role tries everything that moves money or batches, with arguments that the right caller could use.
+    /// @notice A role attempts every call that moves amounts or batches, with arguments that are valid for the right
+    /// caller.
     function meddle(uint256 payerIndex, uint256 operatorIndex, uint256 amount, uint256 role) external move {
         choose(payerIndex, operatorIndex);
         (address[] memory targets, bytes[] memory calls) = _forbidden(uint128(bound(amount, 1, type(uint64).max)));

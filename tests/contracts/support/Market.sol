@@ -21,7 +21,7 @@ import {Roles} from "../../../contracts/libraries/Roles.sol";
 import {TestUSD} from "../../../contracts/local/TestUSD.sol";
 import {Base} from "./Base.sol";
 
-/// @notice All contracts of a local market, deployed and wired in the order in which any deployment does it.
+/// @notice All contracts of a local market, deployed in the order of every deployment.
 abstract contract Market is Base {
     uint64 internal constant THAW = 5 minutes;
     uint64 internal constant UNSTAKE = 3 minutes;
@@ -99,7 +99,7 @@ abstract contract Market is Base {
         (operators, settlement, disputes) = (generation.operators(), generation.settlement(), generation.disputes());
     }
 
-    /// @dev Each contract is told the addresses of those that this contract creates next.
+    /// @dev Each contract receives the precomputed addresses of those that this contract creates next.
     function _deployGeneration(uint64 unstakeSeconds) internal returns (Generation) {
         uint64 nonce = vm.getNonce(address(this));
         address settlementAt = vm.computeCreateAddress(address(this), nonce + 1);
@@ -121,7 +121,7 @@ abstract contract Market is Base {
         timelock.grantRole(timelock.CANCELLER_ROLE(), address(governor));
     }
 
-    /// @dev From here on the deployer can do nothing.
+    /// @dev Removes all rights of the deployer.
     function _handOver() private {
         access.grantRole(access.ADMIN_ROLE(), address(timelock), 0);
         access.renounceRole(access.ADMIN_ROLE(), address(this));

@@ -7,18 +7,18 @@ import {BatchHeader, Claim, Commitment, OperatorState} from "../../../contracts/
 import {Leaves} from "./Books.sol";
 import {PayerMoves} from "./PayerMoves.sol";
 import {Tree, Trees} from "./Trees.sol";
-import {Flaw, Whole} from "./Wholes.sol";
+import {Flaw, Whole} from "./SmallBatches.sol";
 
-/// @notice What operators and earners do. About half of all batches have a flaw.
+/// @notice Moves of operators and earners. About half of all batches have a flaw.
 abstract contract OperatorMoves is PayerMoves {
     using Trees for Tree;
 
     /// @dev Batch `number` at `number - 1`, as ABI-encoded `Whole`, then the batches voided, newest last.
     mapping(address operator => bytes[]) internal chains;
     mapping(address operator => bytes[]) internal voided;
-    /// @dev The stake that each batch was committed under, as far as no later slash took of it.
+    /// @dev The stake under which each batch was committed, less later slashes.
     mapping(address operator => mapping(uint256 number => uint256)) internal coverOf;
-    /// @dev Each batch's parameter set, as it was when the batch was committed.
+    /// @dev Each batch's parameter set at the time of its commit.
     mapping(bytes32 batchHash => bytes32) internal termsOf;
 
     function commitBatch(
@@ -34,7 +34,7 @@ abstract contract OperatorMoves is PayerMoves {
         if (block.timestamp < parameters.pausedUntil()) vm.warp(parameters.pausedUntil());
         (Refund[] memory spans, Collection[] memory vouchers) = _spans(amounts, uint64(waived), session % 2 == 1);
         if (spans.length == 0) return;
-        Whole memory whole = wholeOf(spans, _latestBalances(), flaw % 12 < 6 ? Flaw.None : Flaw(flaw % 6));
+        Whole memory whole = smallBatchOf(spans, _latestBalances(), flaw % 12 < 6 ? Flaw.None : Flaw(flaw % 6));
         _commit(whole, vouchers);
         _done();
     }
@@ -62,7 +62,7 @@ abstract contract OperatorMoves is PayerMoves {
         uint128 claimed = settlement.claimedOf(operator, earner);
         uint128 earned = whole.balances.values[account];
         if (earned < claimed + MICRO) return;
-        // A batch with a flaw may promise what the wall keeps.
+        // A batch with a flaw may credit more than the payout limit allows.
         uint128 floor = state.cumulativeTotal - whole.header.cumulativeTotal;
         uint128 amount = ((earned - claimed) / MICRO) * MICRO;
         if (vault.potOf(collector, operator) < floor + amount) return;
@@ -109,13 +109,13 @@ abstract contract OperatorMoves is PayerMoves {
         _done();
     }
 
-    // --- what the other moves need ---
+    // --- helpers of other moves ---
 
     function wholeAt(uint256 number) internal view returns (Whole memory) {
         return abi.decode(chains[operator][number - 1], (Whole));
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _commit(Whole memory whole, Collection[] memory vouchers) private {
         Commitment memory commitment = commitmentOf(whole);
@@ -131,7 +131,7 @@ abstract contract OperatorMoves is PayerMoves {
         termsOf[settlement.hashBatch(whole.header)] = keccak256(abi.encode(parameters.current()));
     }
 
-    /// @dev One or two spans in order of their channels, within balances and cover.
+    /// @dev One or two spans in order of channel id, within balances and cover.
     function _spans(
         uint256 amounts,
         uint64 waived,
@@ -139,7 +139,7 @@ abstract contract OperatorMoves is PayerMoves {
     ) private returns (Refund[] memory spans, Collection[] memory vouchers) {
         uint256 count = 0;
         (spans, vouchers) = (new Refund[](2), new Collection[](2));
-        uint256 room = _room();
+        uint256 room = _coverLeft();
         bool isSwapped = _idOf(0) > _idOf(1);
         for (uint256 i = 0; i < 2; ++i) {
             choose(isSwapped ? 1 - i : i, operator == operatorAt(0) ? 0 : 1);
@@ -170,8 +170,8 @@ abstract contract OperatorMoves is PayerMoves {
         return collection(privateKey, span.before, span.from, span.until, span.until);
     }
 
-    /// @dev What the stake still covers.
-    function _room() private view returns (uint256) {
+    /// @dev The amount that the stake still covers.
+    function _coverLeft() private view returns (uint256) {
         uint256 covered = (uint256(operators.coverOf(operator)) * 1_000_000) / parameters.current().stakeCoverPpm;
         uint256 pot = vault.potOf(collector, operator);
         return covered > pot ? covered - pot : 0;

@@ -2,11 +2,11 @@
 pragma solidity 0.8.34;
 
 import {Channel, ChannelId, Refund, Session, SessionGrant} from "../../../contracts/interfaces/IPaymentVault.sol";
-import {Wholes} from "./Wholes.sol";
+import {SmallBatches} from "./SmallBatches.sol";
 
-/// @notice What a channel must hold by what was done to it, in micro-units.
-/// @param paid What its batches took, less what voided ones gave back.
-/// @param line Where `collected` must stand.
+/// @notice The expected state of a channel, in micro-units.
+/// @param paid Amount collected by its batches, less the refunds of voided ones.
+/// @param line Expected `collected`.
 /// @param signed The highest voucher that payer or session key signed.
 struct Account {
     uint256 deposited;
@@ -16,23 +16,23 @@ struct Account {
     uint256 signed;
 }
 
-/// @notice Two payers and two operators, and what payers do. A move whose time has not come does nothing; one that is
-/// made must not revert.
-abstract contract PayerMoves is Wholes {
+/// @notice Moves of payers, with two payers and two operators. A move that is not possible does nothing; any other must
+/// not revert.
+abstract contract PayerMoves is SmallBatches {
     string private constant _SECOND_RECEIPT_KEY = "receipt key of the second operator";
 
     string[2] private _payers = ["payer", "second payer"];
     string[2] private _operators = ["operator", "second operator"];
 
-    /// @notice How often each move was made, by its selector; tries that found nothing to do aside.
+    /// @notice Number of successful moves by selector, without those that did nothing.
     mapping(bytes4 move => uint256 times) public made;
     uint256 public numTried;
 
     mapping(bytes32 channel => Account) internal books;
-    /// @dev A revoked key stays revoked, so that each revocation begins with a new one.
+    /// @dev Index of the session key: revocations are permanent, so each one is followed by a new key.
     mapping(bytes32 channel => uint256) private _numRevoked;
 
-    /// @dev Every move is read from its events, too.
+    /// @dev Processes the events of every move.
     modifier move() {
         vm.recordLogs();
         ++numTried;
@@ -98,7 +98,7 @@ abstract contract PayerMoves is Wholes {
         _done();
     }
 
-    // --- what the other moves need ---
+    // --- helpers of other moves ---
 
     function choose(uint256 payerIndex, uint256 operatorIndex) internal {
         payerName = _payers[payerIndex % 2];
@@ -133,7 +133,7 @@ abstract contract PayerMoves is Wholes {
         return bound(uint256(keccak256(abi.encode(id, _numRevoked[id]))), 1, CURVE_ORDER - 1);
     }
 
-    /// @notice Who signs a voucher up to `until`: the session key where it may, if that is wanted, else the payer.
+    /// @notice Returns the signer of a voucher up to `until`: the session key if requested and allowed, else the payer.
     function signerOf(uint128 until, bool isSession) internal view returns (uint256 privateKey) {
         privateKey = sessionKeyOf(_id());
         Session memory session = vault.sessionOf(channel(), vm.addr(privateKey));
@@ -141,7 +141,7 @@ abstract contract PayerMoves is Wholes {
         if (!isSession || session.expiry == 0 || isOver || until > session.cap) return keyOf(payerName);
     }
 
-    /// @notice `seed` as an amount up to `max`, small ones as often as large ones.
+    /// @notice Maps `seed` to an amount up to `max`, with small amounts as likely as large ones.
     function amountOf(uint256 seed, uint256 max) internal pure returns (uint128) {
         uint256 ceiling = seed % 4 == 0 ? 9 : seed % 4 == 1 ? 3 * MICRO : max;
         return uint128(bound(seed >> 2, 1, ceiling < max ? ceiling : max));
@@ -163,7 +163,7 @@ abstract contract PayerMoves is Wholes {
         return ChannelId.unwrap(channel());
     }
 
-    /// @dev A grant to a key raises its cap and moves its expiry later, or stays.
+    /// @dev The next grant to a key does not lower its cap or expiry.
     function _nextGrant(uint256 cap, uint256 life) private view returns (SessionGrant memory next) {
         next.key = vm.addr(sessionKeyOf(_id()));
         Session memory session = vault.sessionOf(channel(), next.key);

@@ -5,7 +5,7 @@ import {ChannelId, Collection, SessionGrant} from "../../../contracts/interfaces
 import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {Market} from "./Market.sol";
 
-/// @notice A market with a payer, an operator, and a collector that is a plain account, so that tests act as it.
+/// @notice A market with a payer, an operator, and an externally owned account as collector, as which tests can act.
 abstract contract Payments is Market {
     uint128 internal constant MICRO = 1_000_000;
 
@@ -33,7 +33,7 @@ abstract contract Payments is Market {
         return SessionGrant(sessionKey, cap, expiry);
     }
 
-    /// @notice Gives `account` tokens and lets the vault take them.
+    /// @notice Mints tokens to `account` and approves the vault.
     function fund(address account, uint256 units) internal {
         usd.mint(account, units);
         vm.prank(account);
@@ -50,7 +50,7 @@ abstract contract Payments is Market {
         return vault.deposit(operator, collector, units, grant);
     }
 
-    /// @notice A collection of the payer's channel up to `until`, by a voucher over exactly that, signed with
+    /// @notice A collection of the payer's channel up to `until` by a voucher with the same limit, signed with
     /// `privateKey`.
     function collection(uint256 privateKey, uint128 before, uint128 until) internal view returns (Collection memory) {
         return collection(privateKey, before, 0, until, until);
@@ -68,7 +68,7 @@ abstract contract Payments is Market {
         (c.r, c.vs) = compact(privateKey, digest);
     }
 
-    /// @notice A signature as in EIP-2098.
+    /// @notice Returns an EIP-2098 signature.
     function compact(uint256 privateKey, bytes32 digest) internal pure returns (bytes32 r, bytes32 vs) {
         uint8 v;
         bytes32 s;
@@ -83,7 +83,7 @@ abstract contract Payments is Market {
         vault.collect(operator, all);
     }
 
-    /// @notice Expects `error` of collecting `c`.
+    /// @notice Expects that collecting `c` reverts with `error`.
     function expectCollectError(Collection memory c, bytes memory error) internal {
         Collection[] memory all = new Collection[](1);
         all[0] = c;

@@ -7,7 +7,7 @@ import {SnapshotWitness} from "../../../contracts/interfaces/IDisputes.sol";
 import {Batches} from "./Batches.sol";
 import {Books, Part} from "./Books.sol";
 
-/// @notice Two snapshots, and four versions: a base model, one trained on the first, one on both, one without snapshot.
+/// @notice Two snapshots and four versions: a base model, one trained on the first, one on both, one without snapshots.
 abstract contract Provenance is Batches {
     using Books for bytes;
 
@@ -23,7 +23,7 @@ abstract contract Provenance is Batches {
         _registerVersions();
     }
 
-    /// @dev Five people, so that several positions are one account's.
+    /// @dev Five accounts, so that some positions share an account.
     function contributorOf(uint64 datanetId, uint32 index) internal returns (address) {
         return who(_contributorName(datanetId, index));
     }
@@ -39,7 +39,7 @@ abstract contract Provenance is Batches {
         datasets.contribute(c);
     }
 
-    /// @notice A new datanet of `count` contributions, all but `rejected` accepted, frozen.
+    /// @notice Freezes a new datanet of `count` contributions, of which all but `rejected` are accepted.
     function makeSnapshot(uint32 count, uint32 rejected) internal returns (SnapshotId id) {
         uint64 datanetId = datasets.createDatanet("data", keccak256("description"));
         Review[] memory reviews = new Review[](count);
@@ -57,7 +57,7 @@ abstract contract Provenance is Batches {
         adapters.register(record);
     }
 
-    /// @notice Blends `count` versions from number `first` on; each version has two lists to choose from.
+    /// @notice Blends `count` versions from index `first` on; `isOther` selects the second list of each version.
     function blend(uint256 first, uint256 count, bool isOther) internal view returns (Part[] memory parts) {
         parts = new Part[](count);
         uint32 left = WHOLE;
@@ -75,7 +75,7 @@ abstract contract Provenance is Batches {
         return vm.addr(keyOf(_contributorName(datanetId, uint32(position) & 0xffffff)));
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _registerVersions() private {
         for (uint256 i = 0; i < versions.length; ++i) {

@@ -3,7 +3,7 @@ pragma solidity 0.8.34;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 
-/// @notice Keeps a unit of every transfer.
+/// @notice Charges one unit on every transfer.
 contract ChargingToken is ERC20("Charging", "CHG") {
     function mint(address account, uint256 units) external {
         _mint(account, units);
@@ -35,7 +35,7 @@ contract BlockingToken is ERC20("Blocking", "BLK") {
     }
 }
 
-/// @notice Calls whoever it is told to, once, in the middle of a transfer.
+/// @notice Makes one configured call during a transfer.
 contract CallingToken is ERC20("Calling", "CLL") {
     address private _target;
     bytes private _data;

@@ -8,7 +8,7 @@ struct Tree {
     uint128[] values;
 }
 
-/// @notice Builds Merkle-sum trees the plain way, level by level, as the counterpart of `MerkleSum.open`.
+/// @notice Builds Merkle-sum trees level by level, as the reference for `MerkleSum.open`.
 library Trees {
     function rootOf(Tree memory tree) internal pure returns (bytes32 root) {
         (root, ) = _walk(tree, 0);

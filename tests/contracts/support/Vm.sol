@@ -7,7 +7,7 @@ struct Log {
     address emitter;
 }
 
-/// @notice The part of the test runner's cheatcodes that these tests use.
+/// @notice The cheatcodes that these tests use.
 interface Vm {
     function addr(uint256 privateKey) external pure returns (address);
     function sign(uint256 privateKey, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);

@@ -18,17 +18,17 @@ ATTACKS = {
         "AttacksPayers.t.sol::test_a_stale_voucher_adds_nothing_to_a_newer_one",
     ),
     "withdraw before collection": (
-        "AttacksPayers.t.sol::test_withdraw_before_collection_leaves_what_was_served",
-        "AttacksPayers.t.sol::test_withdraw_before_collection_by_a_thaw_kept_for_later",
+        "AttacksPayers.t.sol::test_withdraw_before_collection_leaves_the_served_amount",
+        "AttacksPayers.t.sol::test_withdraw_before_collection_by_an_old_thaw",
         "tests/unit/backend/services/channels/test_admission.py::test_thawing_money_does_not_count",
     ),
     "revoke after use": (
         "AttacksPayers.t.sol::test_revoke_after_use_does_not_take_back_what_was_served",
         "AttacksPayers.t.sol::test_revoke_after_use_ends_collection_after_the_thaw",
     ),
-    "grant kept back": (
-        "AttacksPayers.t.sol::test_a_grant_kept_back_is_refused_after_its_keys_revocation",
-        "AttacksPayers.t.sol::test_a_grant_kept_back_with_its_deposit_is_refused_after_its_keys_revocation",
+    "withheld grant": (
+        "AttacksPayers.t.sol::test_a_withheld_grant_is_refused_after_its_keys_revocation",
+        "AttacksPayers.t.sol::test_a_withheld_grant_with_its_deposit_is_refused_after_its_keys_revocation",
     ),
     "over-signing to several operators": (
         "AttacksPayers.t.sol::test_over_signing_to_several_operators_takes_nothing_from_the_first",
@@ -40,10 +40,10 @@ ATTACKS = {
     "surplus in a spare leaf": (
         "AttacksOperators.t.sol::test_a_surplus_in_a_spare_leaf_is_convicted_by_the_shortfall",
     ),
-    "false attribution": ("AttacksOperators.t.sol::test_false_attribution_to_a_stranger_is_convicted",),
+    "false attribution": ("AttacksOperators.t.sol::test_false_attribution_to_another_account_is_convicted",),
     "over-allocated balances": (
         "AttacksOperators.t.sol::test_over_allocated_balances_are_convicted",
-        "Claim.t.sol::test_the_wall_keeps_what_is_not_yet_final",
+        "Claim.t.sol::test_the_payout_limit_protects_pending_amounts",
     ),
     "parameter race": ("AttacksGovernance.t.sol::test_a_parameter_race_reverts_and_reprices_nothing",),
     "ring filled by spam": (
@@ -56,19 +56,19 @@ ATTACKS = {
     ),
     "last-second answer": (
         "AttacksDisputes.t.sol::test_a_last_second_answer_leaves_time_for_the_proof",
-        "AttacksDisputes.t.sol::test_a_last_second_answer_a_second_later_is_none",
+        "AttacksDisputes.t.sol::test_a_last_second_answer_a_second_later_is_refused",
     ),
     "challenger front-run": (
         "AttacksDisputes.t.sol::test_a_challenger_front_run_with_a_reservation_earns_nothing",
-        "AttacksDisputes.t.sol::test_a_challenger_front_run_without_reservations_earns_nobody_anything",
+        "AttacksDisputes.t.sol::test_a_challenger_front_run_without_reservations_rewards_no_account",
         "AttacksDisputes.t.sol::test_a_challenger_front_run_at_its_reservation_is_not_stopped",
     ),
     "self-accusation": (
         "AttacksDisputes.t.sol::test_self_accusation_loses_most_of_the_slash",
-        "AttacksDisputes.t.sol::test_self_accusation_by_silence_loses_most_of_the_slash_too",
+        "AttacksDisputes.t.sol::test_self_accusation_by_not_answering_loses_most_of_the_slash_too",
     ),
     "void, refund and recommit": (
-        "AttacksOperators.t.sol::test_void_refund_and_recommit_restores_everything_to_the_unit",
+        "AttacksOperators.t.sol::test_void_refund_and_recommit_restores_everything_exactly",
         "AttacksOperators.t.sol::test_void_and_recommit_of_the_same_number_inherits_no_hold",
         "AttacksOperators.t.sol::test_a_proof_replayed_after_recommit_convicts_nobody",
     ),
@@ -88,7 +88,7 @@ ATTACKS = {
         "AttacksProvenance.t.sol::test_a_warm_start_dropping_its_parents_cannot_claim_to_pay_them",
     ),
     "reorg after serving": (
-        "AttacksPayers.t.sol::test_reorg_after_serving_is_made_good_by_the_same_voucher",
+        "AttacksPayers.t.sol::test_reorg_after_serving_is_recovered_by_the_same_voucher",
         "tests/unit/backend/chain/test_indexer.py::test_only_blocks_with_enough_on_top_are_read",
         "tests/integration/chain/test_reorg.py::test_a_reorg_ends_in_the_state_of_a_fresh_replay",
     ),
@@ -102,7 +102,7 @@ ATTACKS = {
         "AttacksToken.t.sol::test_a_callback_that_traps_funds_stops_no_slash",
     ),
     "fee-on-transfer token": ("AttacksToken.t.sol::test_a_fee_on_transfer_token_credits_nothing",),
-    "signature malleability": ("AttacksPayers.t.sol::test_signature_malleability_opens_no_second_door",),
+    "signature malleability": ("AttacksPayers.t.sol::test_signature_malleability_is_refused",),
     "cross-chain replay": (
         "AttacksPayers.t.sol::test_cross_chain_replay_of_a_voucher_is_refused",
         "AttacksDisputes.t.sol::test_cross_chain_replay_of_a_receipt_is_no_equivocation",

@@ -12,17 +12,17 @@ import {Book, Books, Leaves, Served} from "./Books.sol";
 import {Provenance} from "./Provenance.sol";
 import {Tree as Sums, Trees} from "./Trees.sol";
 
-/// @notice A batch on chain, and on top of it a right one of three channels and seven receipts, made and not yet
-/// committed: blends of one to four versions, with and without snapshots, a waived interval, ties and rests.
-abstract contract RightBatch is Provenance {
+/// @notice A committed batch, and a valid one on top of it that is built but not committed: three channels, seven
+/// receipts, blends of one to four versions with and without snapshots, a skipped interval, ties and remainders.
+abstract contract ValidBatch is Provenance {
     using Books for *;
     using Trees for Sums;
 
     uint32 internal constant DISPUTE_WINDOW = 80;
 
-    /// @dev The payers' names, in the order of their channels.
+    /// @dev The payers' names in order of channel id.
     string[3] internal payers;
-    bytes private _honest;
+    bytes private _encodedBook;
     bytes private _first;
 
     function setUp() public virtual override {
@@ -34,33 +34,33 @@ abstract contract RightBatch is Provenance {
         commitBook(parent);
         _first = abi.encode(parent);
         vm.warp(block.timestamp + 1);
-        _honest = abi.encode(_honestBook(parent));
+        _encodedBook = abi.encode(_validBook(parent));
     }
 
-    /// @notice The right batch, not committed.
-    function honest() internal view returns (Book memory) {
-        return abi.decode(_honest, (Book));
+    /// @notice The valid batch, not committed.
+    function validBook() internal view returns (Book memory) {
+        return abi.decode(_encodedBook, (Book));
     }
 
-    /// @notice The right batch, committed.
+    /// @notice The valid batch, committed.
     function committed() internal returns (Book memory book) {
-        book = honest();
+        book = validBook();
         commitBook(book);
     }
 
-    /// @notice The right batch before it, of one receipt, as it was committed.
+    /// @notice The committed valid batch before it, with one receipt.
     function first() internal view returns (Book memory) {
         return abi.decode(_first, (Book));
     }
 
-    /// @notice As `first`, undone, so that it can be committed anew.
-    function firstAgain() internal returns (Book memory book) {
+    /// @notice Voids and refunds `first`, so that it can be committed again.
+    function firstToRecommit() internal returns (Book memory book) {
         book = first();
         voidFrom(book.header);
         settlement.refund(book.header, book.refunds);
     }
 
-    /// @notice Commits what the book's leaves say.
+    /// @notice Commits the book's leaves.
     function commitBook(Book memory book) internal {
         Commitment memory c;
         c.parent = settlement.batchHashAt(operator, settlement.stateOf(operator).last);
@@ -71,7 +71,7 @@ abstract contract RightBatch is Provenance {
         book.header = commit(c, book.collections);
     }
 
-    /// @notice The book of a batch of these answers, in the order of the channels, on top of `parent`.
+    /// @notice Builds the book of a batch of answers, in order of channel id, on top of `parent`.
     function bookOf(
         Served[] memory served,
         Refund[] memory spans,
@@ -92,7 +92,7 @@ abstract contract RightBatch is Provenance {
         book.fillBalances();
     }
 
-    /// @notice Writes the entries from the receipts.
+    /// @notice Computes the entries from the receipts.
     function fillEntries(Book memory book) internal view {
         Leaves memory leaves = Books.newLeaves(book.served.length * 4 * (3 + 256));
         uint256 count = 0;
@@ -116,7 +116,7 @@ abstract contract RightBatch is Provenance {
         return 3 + (numItems == 0 ? 1 : numItems);
     }
 
-    /// @notice Who earns a part of a slice, and what, by the current parameters.
+    /// @notice Returns the account that earns a part of a slice and the amount, by the current parameters.
     function earned(
         Served memory served,
         uint256 slice,
@@ -139,7 +139,7 @@ abstract contract RightBatch is Provenance {
         return Split.contributorPart(contributors, list, j);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _openChannels() private {
         string[3] memory names = ["payer", "second payer", "third payer"];
@@ -170,7 +170,7 @@ abstract contract RightBatch is Provenance {
         return bookOf(served, spans, none);
     }
 
-    function _honestBook(Book memory parent) private returns (Book memory) {
+    function _validBook(Book memory parent) private returns (Book memory) {
         Served[] memory served = new Served[](7);
         Refund[] memory spans = new Refund[](3);
         uint256 count = 0;

@@ -19,17 +19,17 @@ import {Books, Leaves} from "./Books.sol";
 import {EventLedger} from "./EventLedger.sol";
 import {Tree, Trees} from "./Trees.sol";
 
-/// @notice What is wrong with a batch, on purpose.
+/// @notice The deliberate flaws of batches.
 enum Flaw {
     None,
     ZeroLeaf, // a balance of nothing
     Price, // a receipt that charges more than its tokens cost
     Entry, // a contributor's entry under another account
     Balance, // all balances under one account
-    Withheld // receipts that nobody can show
+    Withheld // receipts that are not revealed
 }
 
-/// @notice A batch with all that stands behind it.
+/// @notice A batch with its complete data.
 struct Whole {
     BatchHeader header;
     Refund[] spans;
@@ -39,9 +39,9 @@ struct Whole {
     Flaw flaw;
 }
 
-/// @notice Small whole batches: any charge, down to one micro-unit, by a version whose tokens cost one micro-unit and
-/// 2^32 of them, trained on two contributions. Right ones, and ones with a flaw.
-abstract contract Wholes is EventLedger {
+/// @notice Builds small batches, valid ones and ones with a flaw. Charges can be as low as one micro-unit, by a version
+/// whose tokens cost one micro-unit or 2^32 of them, trained on two contributions.
+abstract contract SmallBatches is EventLedger {
     using Books for Leaves;
     using Trees for Tree;
 
@@ -77,8 +77,8 @@ abstract contract Wholes is EventLedger {
 
     // --- building ---
 
-    /// @notice What stands behind a batch that collects `spans`, after `parent`.
-    function wholeOf(
+    /// @notice Builds the data of a batch that collects `spans` on top of `parent`.
+    function smallBatchOf(
         Refund[] memory spans,
         Leaves memory parent,
         Flaw flaw
@@ -90,7 +90,7 @@ abstract contract Wholes is EventLedger {
         if (flaw == Flaw.Price) whole.receipts[0].promptTokens ^= 1;
     }
 
-    /// @notice What its operator says of it.
+    /// @notice Returns its commitment.
     function commitmentOf(Whole memory whole) internal view returns (Commitment memory c) {
         uint128 total = receiptsTree(whole).sumOf();
         c = commitmentOf(total, balancesTree(whole));
@@ -116,9 +116,9 @@ abstract contract Wholes is EventLedger {
         return whole.balances.sums(MerkleSum.BALANCES);
     }
 
-    // --- showing ---
+    // --- witnesses ---
 
-    /// @notice A receipt with all its preimages.
+    /// @notice Returns a receipt with all its preimages.
     function witnessOf(Whole memory whole, uint256 i) internal view returns (ReceiptWitness memory witness) {
         witness.receipt = whole.receipts[i];
         witness.opening = receiptsTree(whole).open(i);
@@ -127,12 +127,12 @@ abstract contract Wholes is EventLedger {
         witness.parts[0] = SliceWitness(record, _list());
     }
 
-    /// @notice The part of every receipt that a batch with a wrong entry robs.
+    /// @notice The part that a batch with a wrong entry reduces.
     function victimPlace() internal view returns (EntryPlace memory) {
         return EntryPlace(0, VICTIM_PART, SnapshotWitness(datasets.numDatanets(), 2, _accepted()), _content(0));
     }
 
-    /// @notice The packed spans, as the header's `spansHash` covers them.
+    /// @notice Returns the packed spans, the preimage of `spansHash`.
     function packedSpans(Whole memory whole) internal view returns (bytes memory packed) {
         for (uint256 i = 0; i < whole.spans.length; ++i) {
             Refund memory span = whole.spans[i];
@@ -141,9 +141,9 @@ abstract contract Wholes is EventLedger {
         }
     }
 
-    // --- inside ---
+    // --- internal ---
 
-    /// @dev One receipt a span, or two where the span can be cut.
+    /// @dev One receipt per span, or two if the span can be divided.
     function _receiptsOf(Refund[] memory spans) private view returns (Receipt[] memory receipts) {
         uint256 count = 0;
         receipts = new Receipt[](2 * spans.length);
@@ -177,7 +177,7 @@ abstract contract Wholes is EventLedger {
             _add(leaves, Hashing.entryKey(terms.treasury, uint32(i), 0, 0), p.fee);
             _add(leaves, Hashing.entryKey(operator, uint32(i), 0, 1), p.operator);
             _add(leaves, Hashing.entryKey(creator, uint32(i), 0, 2), p.creator);
-            // The remainder is the first one's, whose part is larger.
+            // The first contributor, whose part is larger, receives the remainder.
             _add(leaves, Hashing.entryKey(victim, uint32(i), 0, VICTIM_PART), p.contributors - second);
             _add(leaves, Hashing.entryKey(contributors[1], uint32(i), 0, VICTIM_PART + 1), second);
         }
@@ -205,7 +205,7 @@ abstract contract Wholes is EventLedger {
         leaves.truncate(0);
     }
 
-    /// @dev Adds to the value under `key`; no leaf is worth nothing.
+    /// @dev Adds to the value under `key`; it creates no zero leaves.
     function _add(Leaves memory leaves, bytes32 key, uint128 value) private pure {
         if (value == 0) return;
         uint256 place = leaves.placeOf(key);
@@ -213,7 +213,7 @@ abstract contract Wholes is EventLedger {
         leaves.values[place] += value;
     }
 
-    /// @dev There is room for it: see `_newLeaves`.
+    /// @dev `_newLeaves` allocated the space.
     function _insert(Leaves memory leaves, uint256 place, bytes32 key, uint128 value) private pure {
         leaves.truncate(leaves.keys.length + 1);
         for (uint256 i = leaves.keys.length - 1; i > place; --i) {
