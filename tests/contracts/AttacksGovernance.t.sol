@@ -18,7 +18,7 @@ contract AttacksGovernanceTest is Batches {
 
     function setUp() public override {
         super.setUp();
-        _attacker = who("attacker");
+        _attacker = accountOf("attacker");
         vm.prank(holder);
         token.delegate(holder);
         vm.prank(_attacker);

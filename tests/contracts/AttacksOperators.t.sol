@@ -7,116 +7,116 @@ import {BatchHeader, Claim, Commitment, ISettlement, Opening} from "../../contra
 import {Lookups} from "../../contracts/libraries/Lookups.sol";
 import {MerkleSum} from "../../contracts/libraries/MerkleSum.sol";
 import {ReceiptRules} from "../../contracts/libraries/ReceiptRules.sol";
-import {Book, Books, Leaves, Served} from "./support/Books.sol";
+import {BatchData, BatchModel, Leaves, Served} from "./support/BatchModel.sol";
 import {Disputed} from "./support/Disputed.sol";
 import {Tree as Sums, Trees} from "./support/Trees.sol";
 
 /// @notice Attacks by operators: each batch here can be committed and is voided by one transaction.
 contract AttacksOperatorsTest is Disputed {
-    using Books for *;
+    using BatchModel for *;
     using Trees for Sums;
 
     // --- contents of a batch ---
 
     /// @dev One receipt charges more than its tokens cost and the next one equally less, so that the sums match.
     function test_overcharge_is_convicted(uint128 amount) external {
-        Book memory book = validBook();
-        amount = uint128(bound(amount, 1, book.served[1].receipt.charge - 1));
-        book.served[0].receipt.charge += amount;
-        book.served[0].receipt.cumulative += amount;
-        book.served[1].receipt.charge -= amount;
-        book.fillReceipts();
-        commitBook(book);
-        ReceiptWitness memory witness = book.witnessOf(0);
-        expectConviction(book, IDisputes.proveBadReceipt.selector);
-        disputes.proveBadReceipt(book.header, witness, "");
-        assertVoid(book);
+        BatchData memory batch = validBatch();
+        amount = uint128(bound(amount, 1, batch.served[1].receipt.charge - 1));
+        batch.served[0].receipt.charge += amount;
+        batch.served[0].receipt.cumulative += amount;
+        batch.served[1].receipt.charge -= amount;
+        batch.fillReceipts();
+        commitBatch(batch);
+        ReceiptWitness memory witness = batch.witnessOf(0);
+        expectConviction(batch, IDisputes.proveBadReceipt.selector);
+        disputes.proveBadReceipt(batch.header, witness, "");
+        assertVoid(batch);
     }
 
     /// @dev A receipt is listed twice and replaces another one of the same charge: the second one is misplaced.
     function test_a_double_listed_receipt_is_convicted() external {
-        Book memory book = validBook();
-        (book.served[1], book.receipts.keys[1]) = (book.served[0], book.receipts.keys[0]);
-        commitBook(book);
-        ReceiptWitness memory witness = book.witnessOf(1);
-        disputes.proveBadReceipt(book.header, witness, book.spans);
-        assertVoid(book);
+        BatchData memory batch = validBatch();
+        (batch.served[1], batch.receipts.keys[1]) = (batch.served[0], batch.receipts.keys[0]);
+        commitBatch(batch);
+        ReceiptWitness memory witness = batch.witnessOf(1);
+        disputes.proveBadReceipt(batch.header, witness, batch.spans);
+        assertVoid(batch);
     }
 
     /// @dev Only the operator knows the preimage of the slices' hash: an answer must reveal it, or the batch is voided.
     function test_a_hidden_preimage_is_convicted_by_silence() external {
-        Book memory book = validBook();
-        book.served[3].receipt.slicesHash = keccak256("known to the operator only");
-        book.fillReceipts();
-        commitBook(book);
-        Demand memory asked = demand(book, Tree.Receipts, oneKey(bytes32(uint256(3))));
-        ReceiptWitness memory witness = book.witnessOf(3);
-        bytes memory signature = signed(witness.receipt);
+        BatchData memory batch = validBatch();
+        batch.served[3].receipt.slicesHash = keccak256("known to the operator only");
+        batch.fillReceipts();
+        commitBatch(batch);
+        Demand memory demand_ = demand(batch, Tree.Receipts, oneKey(bytes32(uint256(3))));
+        ReceiptWitness memory witness = batch.witnessOf(3);
+        bytes memory signature = signReceipt(witness.receipt);
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.answerReceipt(asked, 0, book.header, witness, signature);
-        vm.warp(asked.deadline + 1);
-        disputes.voidUnanswered(asked, book.header);
-        assertVoid(book);
+        disputes.answerReceipt(demand_, 0, batch.header, witness, signature);
+        vm.warp(demand_.deadline + 1);
+        disputes.voidUnanswered(demand_, batch.header);
+        assertVoid(batch);
     }
 
     /// @dev The final parent's balances root has no preimage, so its child survives no demand for the parent's
     /// balances.
     function test_an_unopenable_parent_is_convicted_by_silence() external {
-        Book memory parent = firstToRecommit();
+        BatchData memory parent = firstToRecommit();
         parent.balances = parent.balances.insert(0, keccak256("unknown"), 0);
-        commitBook(parent);
+        commitBatch(parent);
         vm.warp(parent.header.finalAt);
         settlement.finalise(parent.header);
-        Book memory book = validBook();
-        (book.parent, book.parentBalances) = (parent.header, first().balances);
-        commitBook(book);
-        bytes32 key = book.balances.keys[0];
-        Demand memory asked = demand(book, Tree.ParentBalances, oneKey(key));
+        BatchData memory batch = validBatch();
+        (batch.parent, batch.parentBalances) = (parent.header, firstBatch().balances);
+        commitBatch(batch);
+        bytes32 key = batch.balances.keys[0];
+        Demand memory demand_ = demand(batch, Tree.ParentBalances, oneKey(key));
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.answer(asked, 0, book.header, book.parent, book.look(Tree.ParentBalances, key));
-        vm.warp(asked.deadline + 1);
-        disputes.voidUnanswered(asked, book.header);
-        assertVoid(book);
+        disputes.answer(demand_, 0, batch.header, batch.parent, batch.lookUp(Tree.ParentBalances, key));
+        vm.warp(demand_.deadline + 1);
+        disputes.voidUnanswered(demand_, batch.header);
+        assertVoid(batch);
     }
 
     /// @dev The sum is fixed, so the value of the spare leaf is missing in another entry, which the proof shows.
     function test_a_surplus_in_a_spare_leaf_is_convicted_by_the_shortfall(address spare, uint128 amount) external {
-        Book memory book = validBook();
-        EntryPlace memory place = placeOf(book, 2, 0, 1);
-        bytes32 key = keyOfPlace(book, 2, 0, 1);
+        BatchData memory batch = validBatch();
+        EntryPlace memory place = placeOf(batch, 2, 0, 1);
+        bytes32 key = keyOfPlace(batch, 2, 0, 1);
         bytes32 spareKey = bytes32(uint256(uint160(spare)) << 64 | type(uint64).max);
-        amount = uint128(bound(amount, 1, book.entries.valueOf(key) - 1));
-        book.entries = book.entries.insert(book.entries.placeOf(spareKey), spareKey, amount);
-        book.entries.values[book.entries.placeOf(key)] -= amount;
-        book.fillBalances();
-        commitBook(book);
-        ReceiptWitness memory witness = book.witnessOf(2);
-        Lookup memory lookup = book.look(Tree.Entries, key);
-        disputes.proveWrongEntry(book.header, witness, place, lookup);
-        assertVoid(book);
+        amount = uint128(bound(amount, 1, batch.entries.valueOf(key) - 1));
+        batch.entries = batch.entries.insert(batch.entries.placeOf(spareKey), spareKey, amount);
+        batch.entries.values[batch.entries.placeOf(key)] -= amount;
+        batch.fillBalances();
+        commitBatch(batch);
+        ReceiptWitness memory witness = batch.witnessOf(2);
+        Lookup memory lookup = batch.lookUp(Tree.Entries, key);
+        disputes.proveWrongEntry(batch.header, witness, place, lookup);
+        assertVoid(batch);
     }
 
     /// @dev The list names a contributor that is not in the snapshot.
     function test_false_attribution_to_another_account_is_convicted() external {
-        Book memory book = validBook();
-        Served memory served = book.served[6];
+        BatchData memory batch = validBatch();
+        Served memory served = batch.served[6];
         // Its first slice is of the version with one snapshot, whose contribution 2 was rejected.
         served.parts[0].list = abi.encodePacked(uint32(2), uint32(1_000_000));
         served.repack();
-        book.fillReceipts();
-        commitBook(book);
-        ReceiptWitness memory witness = book.witnessOf(6);
-        disputes.proveBadPosition(book.header, witness, 0, 0, snapshotBehind[snapshots[0]]);
-        assertVoid(book);
+        batch.fillReceipts();
+        commitBatch(batch);
+        ReceiptWitness memory witness = batch.witnessOf(6);
+        disputes.proveBadPosition(batch.header, witness, 0, 0, snapshotBehind[snapshots[0]]);
+        assertVoid(batch);
     }
 
     function test_over_allocated_balances_are_convicted() external {
-        Book memory book = validBook();
-        address robbed = address(uint160(uint256(book.balances.keys[0])));
-        book.balances = _allTo(who("accomplice"), _cumulative(book));
-        commitBook(book);
-        disputes.proveWrongBalance(book.header, balanceWitness(book, robbed));
-        assertVoid(book);
+        BatchData memory batch = validBatch();
+        address robbed = address(uint160(uint256(batch.balances.keys[0])));
+        batch.balances = _allTo(accountOf("accomplice"), _cumulative(batch));
+        commitBatch(batch);
+        disputes.proveWrongBalance(batch.header, balanceWitness(batch, robbed));
+        assertVoid(batch);
     }
 
     // --- void, refund and recommit ---
@@ -124,30 +124,30 @@ contract AttacksOperatorsTest is Disputed {
     /// @dev Channels, pot and chain of batches are exactly as before, and the vouchers can be collected again, once.
     function test_void_refund_and_recommit_restores_everything_exactly() external {
         bytes32 before = _moneyHash();
-        Book memory book = wrong();
-        convict(book, challenger);
+        BatchData memory batch = invalidBatch();
+        convict(batch, challenger);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.RefundsOutstanding.selector, operator, 1));
         this.commitHonest();
-        settlement.refund(book.header, book.refunds);
+        settlement.refund(batch.header, batch.refunds);
         vm.assertEq(_moneyHash(), before);
         bytes4 selector = ISettlement.NotNextToRefund.selector;
-        vm.expectRevert(abi.encodeWithSelector(selector, bytes32(0), settlement.hashBatch(book.header)));
-        settlement.refund(book.header, book.refunds);
-        Book memory again = committed();
-        vm.expectRevert(abi.encodeWithSelector(selector, bytes32(0), settlement.hashBatch(book.header)));
-        settlement.refund(book.header, book.refunds);
+        vm.expectRevert(abi.encodeWithSelector(selector, bytes32(0), settlement.hashBatch(batch.header)));
+        settlement.refund(batch.header, batch.refunds);
+        BatchData memory again = committedBatch();
+        vm.expectRevert(abi.encodeWithSelector(selector, bytes32(0), settlement.hashBatch(batch.header)));
+        settlement.refund(batch.header, batch.refunds);
         vm.warp(again.header.finalAt);
         settlement.finalise(again.header);
         settlement.claim(_claimOf(again, 0));
     }
 
     /// @dev A proof against a batch does not apply to the batch that replaces it.
-    function test_a_proof_replayed_after_recommit_convicts_nobody() external {
-        Book memory book = wrong();
-        bytes memory proof = proofOf(book);
-        convict(book, challenger);
-        settlement.refund(book.header, book.refunds);
-        Book memory again = committed();
+    function test_a_proof_replayed_after_recommit_convicts_nothing() external {
+        BatchData memory batch = invalidBatch();
+        bytes memory proof = proofOf(batch);
+        convict(batch, challenger);
+        settlement.refund(batch.header, batch.refunds);
+        BatchData memory again = committedBatch();
         (bool isHeld, ) = address(disputes).call(proof);
         vm.assertFalse(isHeld);
         vm.assertTrue(settlement.isPending(again.header));
@@ -156,68 +156,68 @@ contract AttacksOperatorsTest is Disputed {
     /// @dev Holds do not outlive their batch: its replacement is not held, and answers to old demands or their
     /// deadlines have no effect on it.
     function test_void_and_recommit_of_the_same_number_inherits_no_hold() external {
-        Book memory book = wrong();
-        bytes32 key = book.entries.keys[0];
-        Demand memory old = demand(book, Tree.Entries, oneKey(key));
-        convict(book, challenger);
-        settlement.refund(book.header, book.refunds);
+        BatchData memory batch = invalidBatch();
+        bytes32 key = batch.entries.keys[0];
+        Demand memory old = demand(batch, Tree.Entries, oneKey(key));
+        convict(batch, challenger);
+        settlement.refund(batch.header, batch.refunds);
         vm.warp(block.timestamp + 1);
-        Book memory again = committed();
+        BatchData memory again = committedBatch();
         vm.assertFalse(settlement.isHeld(operator, again.header.number));
-        Demand memory asked = demand(again, Tree.Entries, oneKey(key));
-        disputes.returnBond(old, book.header);
+        Demand memory demand_ = demand(again, Tree.Entries, oneKey(key));
+        disputes.returnBond(old, batch.header);
         vm.assertTrue(settlement.isHeld(operator, again.header.number));
         vm.prank(operator);
-        disputes.answer(asked, 0, again.header, again.parent, again.look(Tree.Entries, key));
+        disputes.answer(demand_, 0, again.header, again.parent, again.lookUp(Tree.Entries, key));
         vm.assertFalse(settlement.isHeld(operator, again.header.number));
     }
 
     /// @dev A batch that is committed, voided and committed again within one block has the same hash, so its demand
     /// stays open.
     function test_void_and_recommit_of_the_same_batch_in_one_block_leaves_its_demand_open() external {
-        Book memory book = wrong();
-        Demand memory asked = demand(book, Tree.Receipts, oneKey(0));
-        convict(book, challenger);
-        settlement.refund(book.header, book.refunds);
-        Book memory again = wrong();
-        vm.assertEq(settlement.hashBatch(again.header), asked.batchHash);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchPending.selector, asked.batchHash));
-        disputes.returnBond(asked, book.header);
-        vm.warp(asked.deadline + 1);
-        disputes.voidUnanswered(asked, book.header);
+        BatchData memory batch = invalidBatch();
+        Demand memory demand_ = demand(batch, Tree.Receipts, oneKey(0));
+        convict(batch, challenger);
+        settlement.refund(batch.header, batch.refunds);
+        BatchData memory again = invalidBatch();
+        vm.assertEq(settlement.hashBatch(again.header), demand_.batchHash);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchPending.selector, demand_.batchHash));
+        disputes.returnBond(demand_, batch.header);
+        vm.warp(demand_.deadline + 1);
+        disputes.voidUnanswered(demand_, batch.header);
         assertVoid(again);
-        disputes.returnBond(asked, book.header);
+        disputes.returnBond(demand_, batch.header);
         vm.assertEq(usd.balanceOf(address(disputes)), 0);
     }
 
     function test_refund_of_other_spans_is_refused(uint256 field, uint64 change) external {
-        Book memory book = wrong();
-        convict(book, challenger);
-        Refund[] memory forged = book.refunds;
+        BatchData memory batch = invalidBatch();
+        convict(batch, challenger);
+        Refund[] memory forged = batch.refunds;
         vm.assume(change != 0);
         if (field % 4 == 0) forged[0].payer = address(uint160(forged[0].payer) ^ change);
         if (field % 4 == 1) forged[0].before = forged[0].before ^ change;
         if (field % 4 == 2) forged[0].from = forged[0].from ^ change;
         if (field % 4 == 3) (forged[0], forged[1]) = (forged[1], forged[0]);
         vm.expectRevert();
-        settlement.refund(book.header, forged);
+        settlement.refund(batch.header, forged);
     }
 
     // --- pots ---
 
     function test_pot_raid_across_operators_reaches_nothing() external {
-        Book memory book = committed();
-        vm.warp(book.header.finalAt);
-        settlement.finalise(book.header);
+        BatchData memory batch = committedBatch();
+        vm.warp(batch.header.finalAt);
+        settlement.finalise(batch.header);
         uint128 pot = vault.potOf(collector, operator);
         address victim = operator;
         // The raider's batch credits the amount of the victim's pot to an accomplice, whose claim then reverts.
-        operator = who("raider");
+        operator = accountOf("raider");
         deposit(5);
         addStake(operator, STAKE_UNITS);
-        Sums memory balances = oneBalance(who("accomplice"), pot);
+        Sums memory balances = oneBalance(accountOf("accomplice"), pot);
         settle(5 * MICRO, balances);
-        Claim memory request = claimOf(who("accomplice"), balances, 0);
+        Claim memory request = claimOf(accountOf("accomplice"), balances, 0);
         vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
         settlement.claim(request);
         request.operator = victim;
@@ -229,9 +229,9 @@ contract AttacksOperatorsTest is Disputed {
     /// @dev A forged collector can only access its own pot.
     function test_pot_raid_by_a_forged_collector_reaches_nothing(address forger, uint128 amount) external {
         vm.assume(forger != collector && forger != address(0));
-        Book memory book = committed();
+        BatchData memory batch = committedBatch();
         amount = uint128(bound(amount, 1, vault.potOf(collector, operator)));
-        Refund[] memory refunds = book.refunds;
+        Refund[] memory refunds = batch.refunds;
         vm.startPrank(forger);
         vm.expectPartialRevert(IPaymentVault.CollectedMismatch.selector);
         vault.refund(operator, refunds);
@@ -243,7 +243,7 @@ contract AttacksOperatorsTest is Disputed {
     /// @dev 255 batches of one micro-unit each fill the ring; it has space again when the first one is final.
     function test_a_ring_filled_by_spam_stops_its_own_operator_only() external {
         uint32 ring = settlement.ringSize();
-        address spammer = who("spammer");
+        address spammer = accountOf("spammer");
         address honestOperator = operator;
         operator = spammer;
         deposit(1);
@@ -254,7 +254,7 @@ contract AttacksOperatorsTest is Disputed {
         bytes memory error = abi.encodeWithSelector(selector, ring - 1, 0);
         expectCommitError(commitmentOf(1, oneBalance(spammer, ring)), collections(1), error);
         operator = honestOperator;
-        committed();
+        committedBatch();
         operator = spammer;
         vm.warp(earliest.finalAt);
         settlement.finalise(earliest);
@@ -264,8 +264,8 @@ contract AttacksOperatorsTest is Disputed {
     // --- shapes of trees ---
 
     function test_merkle_second_preimage_of_a_node_opens_as_no_leaf() external {
-        Book memory book = committed();
-        Sums memory tree = book.sums(Tree.Balances);
+        BatchData memory batch = committedBatch();
+        Sums memory tree = batch.sums(Tree.Balances);
         bytes32 node = keccak256(
             abi.encodePacked(tree.values[0], tree.leaves[0], tree.values[1], tree.leaves[1])
         );
@@ -273,23 +273,23 @@ contract AttacksOperatorsTest is Disputed {
         bytes memory rest = _tail(opening.path, 48);
         (opening.value, opening.path) = (tree.values[0] + tree.values[1], rest);
         vm.expectPartialRevert(MerkleSum.InvalidPathLength.selector);
-        disputes.proveZeroLeaf(book.header, Tree.Balances, node, opening);
+        disputes.proveZeroLeaf(batch.header, Tree.Balances, node, opening);
         // Padded to the required length, it gives another root.
         opening.path = bytes.concat(new bytes(48), rest);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveZeroLeaf(book.header, Tree.Balances, node, opening);
+        disputes.proveZeroLeaf(batch.header, Tree.Balances, node, opening);
     }
 
     function test_wrong_depth_is_refused(uint16 length) external {
-        Book memory book = committed();
-        vm.warp(book.header.finalAt);
-        settlement.finalise(book.header);
-        Claim memory request = _claimOf(book, 0);
+        BatchData memory batch = committedBatch();
+        vm.warp(batch.header.finalAt);
+        settlement.finalise(batch.header);
+        Claim memory request = _claimOf(batch, 0);
         vm.assume(length != request.opening.path.length);
         request.opening.path = new bytes(length);
         vm.expectPartialRevert(MerkleSum.InvalidPathLength.selector);
         settlement.claim(request);
-        request = _claimOf(book, 0);
+        request = _claimOf(batch, 0);
         ++request.balancesCount;
         vm.expectRevert();
         settlement.claim(request);
@@ -297,48 +297,48 @@ contract AttacksOperatorsTest is Disputed {
 
     /// @dev Two balances whose sum wraps around to the batch's total: no opening is valid, in a claim or in an answer.
     function test_sum_overflow_is_refused() external {
-        Book memory book = validBook();
-        uint128 cumulative = _cumulative(book);
+        BatchData memory batch = validBatch();
+        uint128 cumulative = _cumulative(batch);
         Sums memory tree = Sums(new bytes32[](2), new uint128[](2));
-        (tree.leaves[0], tree.leaves[1]) = (_leaf(who("thief")), _leaf(operator));
+        (tree.leaves[0], tree.leaves[1]) = (_leaf(accountOf("thief")), _leaf(operator));
         (tree.values[0], tree.values[1]) = (type(uint128).max, cumulative + 1);
         bytes32 root = keccak256(abi.encodePacked(tree.values[0], tree.leaves[0], tree.values[1], tree.leaves[1]));
-        BatchHeader memory header = _commitBalances(book, root, 2);
+        BatchHeader memory header = _commitBalances(batch, root, 2);
         vm.warp(header.finalAt);
         settlement.finalise(header);
         Opening memory opening = Opening(0, type(uint128).max, abi.encodePacked(tree.values[1], tree.leaves[1]));
         vm.expectRevert(abi.encodeWithSelector(MerkleSum.SumOverflow.selector));
-        settlement.claim(Claim(operator, who("thief"), 2, opening));
+        settlement.claim(Claim(operator, accountOf("thief"), 2, opening));
     }
 
     // --- internal ---
 
     function commitHonest() external {
-        commitBook(validBook());
+        commitBatch(validBatch());
     }
 
     function _commitBalances(
-        Book memory book,
+        BatchData memory batch,
         bytes32 root,
         uint32 count
     ) private returns (BatchHeader memory) {
         Sums memory none = oneBalance(operator, 1);
-        Commitment memory c = commitmentOf(book.total, none);
+        Commitment memory c = commitmentOf(batch.total, none);
         (c.balancesRoot, c.balancesCount) = (root, count);
-        return commit(c, book.collections);
+        return commit(c, batch.collections);
     }
 
-    function _claimOf(Book memory book, uint256 i) private view returns (Claim memory) {
-        address account = address(uint160(uint256(book.balances.keys[i])));
-        return Claim(operator, account, book.header.balancesCount, book.open(Tree.Balances, i));
+    function _claimOf(BatchData memory batch, uint256 i) private view returns (Claim memory) {
+        address account = address(uint160(uint256(batch.balances.keys[i])));
+        return Claim(operator, account, batch.header.balancesCount, batch.open(Tree.Balances, i));
     }
 
-    function _cumulative(Book memory book) private view returns (uint128) {
-        return settlement.stateOf(operator).cumulativeTotal + book.total;
+    function _cumulative(BatchData memory batch) private view returns (uint128) {
+        return settlement.stateOf(operator).cumulativeTotal + batch.total;
     }
 
     function _allTo(address account, uint128 amount) private pure returns (Leaves memory leaves) {
-        leaves = Books.newLeaves(1);
+        leaves = BatchModel.newLeaves(1);
         (leaves.keys[0], leaves.values[0]) = (bytes32(uint256(uint160(account))), amount);
     }
 
@@ -355,9 +355,9 @@ contract AttacksOperatorsTest is Disputed {
     function _moneyHash() private returns (bytes32 hash) {
         hash = keccak256(abi.encode(vault.potOf(collector, operator), settlement.stateOf(operator).cumulativeTotal));
         for (uint256 i = 0; i < 3; ++i) {
-            payer = who(payers[i]);
+            payer = accountOf(payers[i]);
             hash = keccak256(abi.encode(hash, vault.channelOf(channel())));
         }
-        payer = who("payer");
+        payer = accountOf("payer");
     }
 }

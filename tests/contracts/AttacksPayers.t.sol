@@ -98,8 +98,8 @@ contract AttacksPayersTest is Batches {
     function test_over_signing_to_several_operators_takes_nothing_from_the_first(uint128 promised) external {
         promised = uint128(bound(promised, 1, _DEPOSIT));
         Collection[] memory first = collections(promised);
-        address validBook = operator;
-        operator = who("second operator");
+        address validBatch = operator;
+        operator = accountOf("second operator");
         Collection[] memory second = collections(promised);
         addStake(operator, STAKE_UNITS);
         bytes4 selector = IPaymentVault.InsufficientBalance.selector;
@@ -108,7 +108,7 @@ contract AttacksPayersTest is Batches {
             second,
             abi.encodeWithSelector(selector, channel(), 0, promised)
         );
-        operator = validBook;
+        operator = validBatch;
         commit(commitmentOf(promised, oneBalance(operator, promised)), first);
         vm.assertEq(vault.potOf(collector, operator), promised);
     }
@@ -129,7 +129,7 @@ contract AttacksPayersTest is Batches {
     function test_reorg_after_serving_is_recovered_by_the_same_voucher(uint128 charge, uint32 later) external {
         charge = uint128(bound(charge, 1, _DEPOSIT));
         payerName = "late payer";
-        payer = who(payerName);
+        payer = accountOf(payerName);
         uint256 before = vm.snapshotState();
         deposit(DEPOSIT_UNITS);
         Collection[] memory vouchers = collections(charge);
@@ -243,7 +243,7 @@ contract AttacksPayersTest is Batches {
         SessionGrant memory grant = grantOf(5, uint64(block.timestamp) + 1);
         bytes memory signature = sign(keyOf("payer"), typedDigest(address(vault), _grantHash(grant)));
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InvalidSignature.selector, payer));
-        vault.grantSessionWithSig(payer, who("second operator"), collector, grant, 0, signature);
+        vault.grantSessionWithSig(payer, accountOf("second operator"), collector, grant, 0, signature);
         vault.grantSessionWithSig(payer, operator, collector, grant, 0, signature);
         vm.expectRevert(abi.encodeWithSelector(Nonces.InvalidAccountNonce.selector, payer, 1));
         vault.grantSessionWithSig(payer, operator, collector, grant, 0, signature);

@@ -5,13 +5,13 @@ import {IAdapterRegistry, VersionId, VersionRecord} from "../../contracts/interf
 import {Contribution, IDatasetRegistry, SnapshotId} from "../../contracts/interfaces/IDatasetRegistry.sol";
 import {EntryPlace, IDisputes, ReceiptWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
-import {Book, Books} from "./support/Books.sol";
+import {BatchData, BatchModel} from "./support/BatchModel.sol";
 import {Disputed} from "./support/Disputed.sol";
 
 /// @notice Attacks on provenance. The chain cannot compare contents, but it makes copies visible, preserves the first
 /// record, and checks every receipt against the records.
 contract AttacksProvenanceTest is Disputed {
-    using Books for *;
+    using BatchModel for *;
 
     function test_copied_data_under_another_wallet_is_refused(address copier) external {
         uint64 datanetId = snapshotBehind[snapshots[0]].datanetId;
@@ -27,17 +27,17 @@ contract AttacksProvenanceTest is Disputed {
 
     /// @dev An entry for the copier instead of the registered contributor is wrong.
     function test_copied_data_under_another_wallet_earns_nothing() external {
-        Book memory book = validBook();
-        uint256 at = book.entries.placeOf(bytes32(uint256(uint160(contributorOf(1, 0))) << 64));
-        bytes32 key = book.entries.keys[at];
-        bytes32 copied = bytes32((uint256(uint160(who("copier"))) << 64) | uint64(uint256(key)));
-        uint128 value = book.entries.values[at];
-        book.entries = book.entries.remove(at);
-        book.entries = book.entries.insert(book.entries.placeOf(copied), copied, value);
-        book.fillBalances();
-        commitBook(book);
-        _convictEntry(book, key);
-        assertVoid(book);
+        BatchData memory batch = validBatch();
+        uint256 at = batch.entries.placeOf(bytes32(uint256(uint160(contributorOf(1, 0))) << 64));
+        bytes32 key = batch.entries.keys[at];
+        bytes32 copied = bytes32((uint256(uint160(accountOf("copier"))) << 64) | uint64(uint256(key)));
+        uint128 value = batch.entries.values[at];
+        batch.entries = batch.entries.remove(at);
+        batch.entries = batch.entries.insert(batch.entries.placeOf(copied), copied, value);
+        batch.fillBalances();
+        commitBatch(batch);
+        _convictEntry(batch, key);
+        assertVoid(batch);
     }
 
     /// @dev The copy is a separate record: it gets neither the id, nor the royalties, nor the earlier date of the
@@ -66,7 +66,7 @@ contract AttacksProvenanceTest is Disputed {
     /// contributors' part to the treasury, not to its creator.
     function test_a_perturbed_adapter_without_snapshots_does_not_keep_the_contributors_part() external {
         VersionRecord memory perturbed = versions[1];
-        (perturbed.creator, perturbed.adapterDigest) = (who("copier"), keccak256("perturbed"));
+        (perturbed.creator, perturbed.adapterDigest) = (accountOf("copier"), keccak256("perturbed"));
         perturbed.snapshots = new SnapshotId[](0);
         (perturbed.operatorPpm, perturbed.creatorPpm) = (200_000, 600_001);
         bytes4 selector = IAdapterRegistry.ContributorsShareTooLow.selector;
@@ -85,26 +85,26 @@ contract AttacksProvenanceTest is Disputed {
         warm.snapshots = new SnapshotId[](1);
         warm.snapshots[0] = snapshots[1];
         registerVersion(warm);
-        Book memory book = validBook();
-        book.served[6].parts[0].record = warm;
+        BatchData memory batch = validBatch();
+        batch.served[6].parts[0].record = warm;
         // The parent's snapshot would be the record's second.
-        book.served[6].parts[0].list = abi.encodePacked(uint32(0), uint32(1), uint32(1 << 24), uint32(999_999));
-        book.served[6].repack();
-        book.fillReceipts();
-        commitBook(book);
-        ReceiptWitness memory witness = book.witnessOf(6);
-        expectConviction(book, IDisputes.proveBadReceipt.selector);
-        disputes.proveBadReceipt(book.header, witness, "");
-        assertVoid(book);
+        batch.served[6].parts[0].list = abi.encodePacked(uint32(0), uint32(1), uint32(1 << 24), uint32(999_999));
+        batch.served[6].repack();
+        batch.fillReceipts();
+        commitBatch(batch);
+        ReceiptWitness memory witness = batch.witnessOf(6);
+        expectConviction(batch, IDisputes.proveBadReceipt.selector);
+        disputes.proveBadReceipt(batch.header, witness, "");
+        assertVoid(batch);
     }
 
     // --- internal ---
 
-    function _convictEntry(Book memory book, bytes32 key) private {
+    function _convictEntry(BatchData memory batch, bytes32 key) private {
         uint256 word = uint256(key);
         uint32 i = uint32(word >> 32);
-        ReceiptWitness memory witness = book.witnessOf(i);
-        EntryPlace memory place = placeOf(book, i, uint16(word >> 16), uint16(word));
-        disputes.proveWrongEntry(book.header, witness, place, book.look(Tree.Entries, key));
+        ReceiptWitness memory witness = batch.witnessOf(i);
+        EntryPlace memory place = placeOf(batch, i, uint16(word >> 16), uint16(word));
+        disputes.proveWrongEntry(batch.header, witness, place, batch.lookUp(Tree.Entries, key));
     }
 }

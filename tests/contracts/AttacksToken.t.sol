@@ -136,7 +136,7 @@ contract AttacksTokenTest is Payments {
         blocking.approve(address(registry), 100);
         registry.stake(100);
         vm.stopPrank();
-        (address challenger, address treasury) = (who("challenger"), who("treasury"));
+        (address challenger, address treasury) = (accountOf("challenger"), accountOf("treasury"));
         blocking.setBlocked(isTreasury ? treasury : challenger, true);
         vm.prank(address(disputes));
         registry.slash(operator, 40 * MICRO, challenger, 250_000, treasury);

@@ -6,11 +6,11 @@ import {SnapshotId} from "../../contracts/interfaces/IDatasetRegistry.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Lookups} from "../../contracts/libraries/Lookups.sol";
 import {ReceiptRules} from "../../contracts/libraries/ReceiptRules.sol";
-import {Book, Books, Served} from "./support/Books.sol";
+import {BatchData, BatchModel, Served} from "./support/BatchModel.sol";
 import {Disputed} from "./support/Disputed.sol";
 
 contract BadPositionTest is Disputed {
-    using Books for *;
+    using BatchModel for *;
 
     uint32 private constant _SECOND = 1 << 24;
 
@@ -32,102 +32,102 @@ contract BadPositionTest is Disputed {
     }
 
     function test_no_position_of_a_valid_batch_convicts(uint256 i, uint256 slice, uint256 item) external {
-        Book memory book = committed();
-        (i, slice, item) = _position(book, i, slice, item);
-        SnapshotWitness memory snapshot = placeOf(book, i, slice, 3 + item).snapshot;
-        ReceiptWitness memory witness = book.witnessOf(i);
+        BatchData memory batch = committedBatch();
+        (i, slice, item) = _position(batch, i, slice, item);
+        SnapshotWitness memory snapshot = placeOf(batch, i, slice, 3 + item).snapshot;
+        ReceiptWitness memory witness = batch.witnessOf(i);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.NoFault.selector));
-        disputes.proveBadPosition(book.header, witness, slice, item, snapshot);
+        disputes.proveBadPosition(batch.header, witness, slice, item, snapshot);
     }
 
     function test_another_snapshot_is_refused(uint256 i, uint256 slice, uint256 item, uint256 kind) external {
-        Book memory book = committed();
-        (i, slice, item) = _position(book, i, slice, item);
-        SnapshotWitness memory snapshot = placeOf(book, i, slice, 3 + item).snapshot;
+        BatchData memory batch = committedBatch();
+        (i, slice, item) = _position(batch, i, slice, item);
+        SnapshotWitness memory snapshot = placeOf(batch, i, slice, 3 + item).snapshot;
         if (kind % 4 == 0) snapshot = snapshotBehind[snapshots[snapshot.datanetId == 1 ? 1 : 0]];
         if (kind % 4 == 1) snapshot.count = 0;
         if (kind % 4 == 2) snapshot.accepted = abi.encode(0);
         if (kind % 4 == 3) snapshot.datanetId += 1;
-        ReceiptWitness memory witness = book.witnessOf(i);
+        ReceiptWitness memory witness = batch.witnessOf(i);
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.proveBadPosition(book.header, witness, slice, item, snapshot);
+        disputes.proveBadPosition(batch.header, witness, slice, item, snapshot);
     }
 
     function test_another_list_or_record_is_refused(uint256 kind) external {
-        Book memory book = committed();
-        ReceiptWitness memory witness = book.witnessOf(6);
+        BatchData memory batch = committedBatch();
+        ReceiptWitness memory witness = batch.witnessOf(6);
         SnapshotWitness memory snapshot = snapshotBehind[snapshots[0]];
         kind %= 4;
         // The last receipt's slices: versions with one and two snapshots, then without, in a blend of four.
         if (kind == 0) witness.parts[0].list = abi.encodePacked(uint32(2), uint32(1_000_000));
         if (kind == 1) witness.parts[0].record.snapshots[0] = SnapshotId.wrap(keccak256("none"));
         if (kind == 2) (witness.parts[0], witness.parts[1]) = (witness.parts[1], witness.parts[0]);
-        if (kind == 3) witness.slices = book.served[5].slices;
+        if (kind == 3) witness.slices = batch.served[5].slices;
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.proveBadPosition(book.header, witness, 0, 0, snapshot);
+        disputes.proveBadPosition(batch.header, witness, 0, 0, snapshot);
     }
 
     function test_an_index_that_the_receipt_does_not_have_is_refused(uint256 slice, uint256 item) external {
-        Book memory book = committed();
-        ReceiptWitness memory witness = book.witnessOf(6);
+        BatchData memory batch = committedBatch();
+        ReceiptWitness memory witness = batch.witnessOf(6);
         SnapshotWitness memory snapshot = snapshotBehind[snapshots[0]];
         vm.expectRevert();
-        disputes.proveBadPosition(book.header, witness, bound(slice, 4, type(uint256).max), 0, snapshot);
+        disputes.proveBadPosition(batch.header, witness, bound(slice, 4, type(uint256).max), 0, snapshot);
         vm.expectRevert();
-        disputes.proveBadPosition(book.header, witness, 0, bound(item, 3, type(uint256).max), snapshot);
+        disputes.proveBadPosition(batch.header, witness, 0, bound(item, 3, type(uint256).max), snapshot);
     }
 
     function test_another_leafs_opening_is_refused() external {
-        Book memory book = committed();
-        ReceiptWitness memory witness = book.witnessOf(1);
-        witness.opening = book.witnessOf(2).opening;
+        BatchData memory batch = committedBatch();
+        ReceiptWitness memory witness = batch.witnessOf(1);
+        witness.opening = batch.witnessOf(2).opening;
         SnapshotWitness memory snapshot = snapshotBehind[snapshots[0]];
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveBadPosition(book.header, witness, 0, 0, snapshot);
+        disputes.proveBadPosition(batch.header, witness, 0, 0, snapshot);
     }
 
     function test_a_valid_batch_survives_any_changed_proof(uint256 i, uint256 slice, uint256 seed) external {
-        Book memory book = committed();
+        BatchData memory batch = committedBatch();
         uint256 item = 0;
-        (i, slice, item) = _position(book, i, slice, seed);
-        SnapshotWitness memory snapshot = placeOf(book, i, slice, 3 + item).snapshot;
-        ReceiptWitness memory witness = book.witnessOf(i);
-        bytes memory call = abi.encodeCall(IDisputes.proveBadPosition, (book.header, witness, slice, item, snapshot));
-        expectAcquittal(book, call, seed);
+        (i, slice, item) = _position(batch, i, slice, seed);
+        SnapshotWitness memory snapshot = placeOf(batch, i, slice, 3 + item).snapshot;
+        ReceiptWitness memory witness = batch.witnessOf(i);
+        bytes memory call = abi.encodeCall(IDisputes.proveBadPosition, (batch.header, witness, slice, item, snapshot));
+        expectAcquittal(batch, call, seed);
     }
 
     // --- internal ---
 
     /// @dev A batch whose last receipt names only `position` in its slice of the version with two snapshots.
     function _convict(uint32 position) private {
-        Book memory book = validBook();
-        Served memory served = book.served[6];
+        BatchData memory batch = validBatch();
+        Served memory served = batch.served[6];
         uint256 slice = served.parts[0].record.snapshots.length == 2 ? 0 : 1;
         served.parts[slice].list = abi.encodePacked(position, uint32(1_000_000));
         served.repack();
-        book.fillReceipts();
-        commitBook(book);
-        ReceiptWitness memory witness = book.witnessOf(6);
+        batch.fillReceipts();
+        commitBatch(batch);
+        ReceiptWitness memory witness = batch.witnessOf(6);
         SnapshotWitness memory snapshot = snapshotBehind[snapshots[position >> 24]];
         vm.expectEmit(address(disputes));
-        emit IDisputes.ReceiptFaulty(Hashing.batch(book.header), 6, Fault.Position);
-        expectConviction(book, IDisputes.proveBadPosition.selector);
-        disputes.proveBadPosition(book.header, witness, slice, 0, snapshot);
-        assertVoid(book);
+        emit IDisputes.ReceiptFaulty(Hashing.batch(batch.header), 6, Fault.Position);
+        expectConviction(batch, IDisputes.proveBadPosition.selector);
+        disputes.proveBadPosition(batch.header, witness, slice, 0, snapshot);
+        assertVoid(batch);
     }
 
     /// @dev An item of a list of the batch.
     function _position(
-        Book memory book,
+        BatchData memory batch,
         uint256 i,
         uint256 slice,
         uint256 item
     ) private pure returns (uint256, uint256, uint256) {
         // Every receipt from the second on has a slice of a version with snapshots.
         i = bound(i, 1, 6);
-        uint256 numSlices = book.served[i].parts.length;
+        uint256 numSlices = batch.served[i].parts.length;
         slice = bound(slice, 0, numSlices - 1);
-        while (book.served[i].parts[slice].list.length == 0) slice = (slice + 1) % numSlices;
-        return (i, slice, bound(item, 0, book.served[i].parts[slice].list.length / 8 - 1));
+        while (batch.served[i].parts[slice].list.length == 0) slice = (slice + 1) % numSlices;
+        return (i, slice, bound(item, 0, batch.served[i].parts[slice].list.length / 8 - 1));
     }
 }

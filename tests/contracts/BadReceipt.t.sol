@@ -8,60 +8,60 @@ import {Receipt} from "../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Lookups} from "../../contracts/libraries/Lookups.sol";
 import {ReceiptRules} from "../../contracts/libraries/ReceiptRules.sol";
-import {Book, Books, Served} from "./support/Books.sol";
+import {BatchData, BatchModel, Served} from "./support/BatchModel.sol";
 import {Disputed} from "./support/Disputed.sol";
 
 contract BadReceiptTest is Disputed {
-    using Books for *;
+    using BatchModel for *;
 
     uint32 private constant _WHOLE = 1_000_000;
 
     // --- faults of the receipt itself ---
 
     function test_a_leaf_whose_value_differs_from_its_charge_convicts(uint256 i, uint256 j, uint128 amount) external {
-        Book memory book = validBook();
-        (i, j) = (_receipt(book, i), _receipt(book, j));
+        BatchData memory batch = validBatch();
+        (i, j) = (_receipt(batch, i), _receipt(batch, j));
         vm.assume(i != j);
-        book.receipts.shift(i, j, uint128(bound(amount, 1, book.receipts.values[i])));
-        commitBook(book);
-        ReceiptWitness memory witness = book.witnessOf(i);
+        batch.receipts.shift(i, j, uint128(bound(amount, 1, batch.receipts.values[i])));
+        commitBatch(batch);
+        ReceiptWitness memory witness = batch.witnessOf(i);
         // Only the receipt and its leaf are needed.
-        (witness.slices, witness.attribution, witness.parts) = ("", "", book.served[0].parts);
+        (witness.slices, witness.attribution, witness.parts) = ("", "", batch.served[0].parts);
         uint256 before = vm.snapshotState();
-        _expectFault(book, i, Fault.Value);
-        disputes.proveBadReceipt(book.header, witness, "");
+        _expectFault(batch, i, Fault.Value);
+        disputes.proveBadReceipt(batch.header, witness, "");
         vm.revertToState(before);
-        _expectFault(book, j, Fault.Value);
-        disputes.proveBadReceipt(book.header, book.witnessOf(j), "");
-        assertVoid(book);
+        _expectFault(batch, j, Fault.Value);
+        disputes.proveBadReceipt(batch.header, batch.witnessOf(j), "");
+        assertVoid(batch);
     }
 
     function test_an_answer_priced_at_zero_convicts(uint256 i) external {
-        Book memory book = validBook();
-        i = _receipt(book, i);
-        uint128 charge = book.served[i].receipt.charge;
-        book.served[i].receipt.charge = 0;
-        book.fillReceipts();
-        book.receipts.values[(i + 1) % 7] += charge;
-        commitBook(book);
-        _convict(book, i, Fault.ZeroCharge);
+        BatchData memory batch = validBatch();
+        i = _receipt(batch, i);
+        uint128 charge = batch.served[i].receipt.charge;
+        batch.served[i].receipt.charge = 0;
+        batch.fillReceipts();
+        batch.receipts.values[(i + 1) % 7] += charge;
+        commitBatch(batch);
+        _convict(batch, i, Fault.ZeroCharge);
     }
 
     function test_slices_whose_weights_do_not_sum_to_one_convict(uint256 i, uint256 kind) external {
-        Book memory book = validBook();
-        i = _receipt(book, i);
-        Served memory served = book.served[i];
+        BatchData memory batch = validBatch();
+        i = _receipt(batch, i);
+        Served memory served = batch.served[i];
         served.slices = _badSlices(served.slices, kind % 7);
         served.attribution = "";
         served.rehash();
-        _commitReceipts(book);
-        _convict(book, i, Fault.Slices);
+        _commitReceipts(batch);
+        _convict(batch, i, Fault.Slices);
     }
 
     function test_an_attribution_of_another_number_of_lists_convicts(uint256 i, uint256 kind) external {
-        Book memory book = validBook();
-        i = _receipt(book, i);
-        Served memory served = book.served[i];
+        BatchData memory batch = validBatch();
+        i = _receipt(batch, i);
+        Served memory served = batch.served[i];
         bytes[5] memory wrongs = [
             bytes(""),
             bytes.concat(served.attribution, bytes32(0)),
@@ -71,185 +71,185 @@ contract BadReceiptTest is Disputed {
         ];
         served.attribution = wrongs[kind % 5];
         served.rehash();
-        _commitReceipts(book);
-        _convict(book, i, Fault.Attribution);
+        _commitReceipts(batch);
+        _convict(batch, i, Fault.Attribution);
     }
 
     function test_a_version_that_is_not_registered_convicts(uint256 i, uint256 slice) external {
-        Book memory book = validBook();
-        i = _receipt(book, i);
-        slice = bound(slice, 0, book.served[i].parts.length - 1);
-        book.served[i].parts[slice].record.name = "unknown";
-        book.served[i].repack();
-        _commitReceipts(book);
-        _convict(book, i, Fault.Version);
+        BatchData memory batch = validBatch();
+        i = _receipt(batch, i);
+        slice = bound(slice, 0, batch.served[i].parts.length - 1);
+        batch.served[i].parts[slice].record.name = "unknown";
+        batch.served[i].repack();
+        _commitReceipts(batch);
+        _convict(batch, i, Fault.Version);
     }
 
     function test_a_version_registered_after_the_commit_convicts(uint32 later) external {
-        Book memory book = validBook();
-        VersionRecord memory record = book.served[0].parts[0].record;
+        BatchData memory batch = validBatch();
+        VersionRecord memory record = batch.served[0].parts[0].record;
         record.name = "late";
-        book.served[0].repack();
-        _commitReceipts(book);
+        batch.served[0].repack();
+        _commitReceipts(batch);
         vm.warp(block.timestamp + 1 + later);
         registerVersion(record);
-        _convict(book, 0, Fault.Version);
+        _convict(batch, 0, Fault.Version);
     }
 
     function test_a_version_registered_in_the_block_of_the_commit_is_valid() external {
-        Book memory book = validBook();
-        VersionRecord memory record = book.served[0].parts[0].record;
+        BatchData memory batch = validBatch();
+        VersionRecord memory record = batch.served[0].parts[0].record;
         record.name = "just-in-time";
-        book.served[0].repack();
-        _commitReceipts(book);
+        batch.served[0].repack();
+        _commitReceipts(batch);
         registerVersion(record);
-        _acquit(book, 0);
+        _acquit(batch, 0);
     }
 
     function test_a_malformed_list_convicts(uint256 kind) external {
-        Book memory book = validBook();
+        BatchData memory batch = validBatch();
         // A slice of the version with one snapshot, and one of the version without.
         (uint256 i, uint256 slice) = kind % 10 == 9 ? (0, 0) : (1, 0);
-        Served memory served = book.served[i];
+        Served memory served = batch.served[i];
         served.parts[slice].list = _badList(kind % 10);
         served.repack();
-        _commitReceipts(book);
-        _convict(book, i, Fault.List);
+        _commitReceipts(batch);
+        _convict(batch, i, Fault.List);
     }
 
     function test_a_charge_off_the_registered_price_convicts(uint256 i, bool isMore, uint128 amount) external {
-        Book memory book = validBook();
-        i = _receipt(book, i);
-        Receipt memory receipt = book.served[i].receipt;
-        Receipt memory other = book.served[(i + 1) % 7].receipt;
+        BatchData memory batch = validBatch();
+        i = _receipt(batch, i);
+        Receipt memory receipt = batch.served[i].receipt;
+        Receipt memory other = batch.served[(i + 1) % 7].receipt;
         amount = uint128(bound(amount, 1, (isMore ? other : receipt).charge - 1));
         if (isMore) (receipt.charge, other.charge) = (receipt.charge + amount, other.charge - amount);
         else (receipt.charge, other.charge) = (receipt.charge - amount, other.charge + amount);
-        book.fillReceipts();
-        commitBook(book);
+        batch.fillReceipts();
+        commitBatch(batch);
         uint256 before = vm.snapshotState();
-        _convict(book, i, Fault.Price);
+        _convict(batch, i, Fault.Price);
         vm.revertToState(before);
-        _convict(book, (i + 1) % 7, Fault.Price);
+        _convict(batch, (i + 1) % 7, Fault.Price);
     }
 
     // --- position ---
 
     function test_a_gap_or_an_overlap_convicts(uint256 i, bool isLater, uint128 amount) external {
-        Book memory book = validBook();
-        i = _receipt(book, i);
-        Receipt memory receipt = book.served[i].receipt;
+        BatchData memory batch = validBatch();
+        i = _receipt(batch, i);
+        Receipt memory receipt = batch.served[i].receipt;
         amount = uint128(bound(amount, 1, type(uint96).max));
         if (isLater) receipt.cumulative += amount;
         else receipt.cumulative = amount > receipt.cumulative ? 0 : receipt.cumulative - amount;
-        _commitReceipts(book);
-        _convictPlace(book, i);
+        _commitReceipts(batch);
+        _convictPlace(batch, i);
     }
 
     function test_a_receipt_of_a_foreign_channel_convicts(uint256 i, bytes32 channelId) external {
-        Book memory book = validBook();
-        i = _receipt(book, i);
-        vm.assume(ChannelId.unwrap(book.served[i].receipt.channelId) != channelId);
-        book.served[i].receipt.channelId = ChannelId.wrap(channelId);
-        _commitReceipts(book);
-        _convictPlace(book, i);
+        BatchData memory batch = validBatch();
+        i = _receipt(batch, i);
+        vm.assume(ChannelId.unwrap(batch.served[i].receipt.channelId) != channelId);
+        batch.served[i].receipt.channelId = ChannelId.wrap(channelId);
+        _commitReceipts(batch);
+        _convictPlace(batch, i);
     }
 
     function test_a_receipt_in_anothers_channel_of_the_batch_convicts() external {
-        Book memory book = validBook();
-        book.served[0].receipt.channelId = book.served[6].receipt.channelId;
-        _commitReceipts(book);
-        _convictPlace(book, 0);
+        BatchData memory batch = validBatch();
+        batch.served[0].receipt.channelId = batch.served[6].receipt.channelId;
+        _commitReceipts(batch);
+        _convictPlace(batch, 0);
     }
 
     /// @dev A receipt extends into the next channel's span.
     function test_a_receipt_that_straddles_its_spans_end_convicts(uint128 amount) external {
-        Book memory book = validBook();
-        (Receipt memory last, Receipt memory next) = (book.served[2].receipt, book.served[3].receipt);
+        BatchData memory batch = validBatch();
+        (Receipt memory last, Receipt memory next) = (batch.served[2].receipt, batch.served[3].receipt);
         amount = uint128(bound(amount, 1, next.charge - 1));
         (last.charge, last.cumulative) = (last.charge + amount, last.cumulative + amount);
         next.charge -= amount;
-        book.fillReceipts();
-        commitBook(book);
+        batch.fillReceipts();
+        commitBatch(batch);
         uint256 before = vm.snapshotState();
-        _convictPlace(book, 2);
+        _convictPlace(batch, 2);
         vm.revertToState(before);
         // Its neighbour has the right position but another price.
-        _convict(book, 3, Fault.Price);
+        _convict(batch, 3, Fault.Price);
     }
 
     function test_a_double_listed_receipt_convicts() external {
-        Book memory book = validBook();
+        BatchData memory batch = validBatch();
         // The second receipt's charge in the first one's channel.
-        book.served[1].receipt = book.served[0].receipt;
-        _commitReceipts(book);
-        _convictPlace(book, 1);
+        batch.served[1].receipt = batch.served[0].receipt;
+        _commitReceipts(batch);
+        _convictPlace(batch, 1);
     }
 
     function test_swapped_receipts_convict() external {
-        Book memory book = validBook();
-        (book.served[3], book.served[4]) = (book.served[4], book.served[3]);
-        _commitReceipts(book);
+        BatchData memory batch = validBatch();
+        (batch.served[3], batch.served[4]) = (batch.served[4], batch.served[3]);
+        _commitReceipts(batch);
         uint256 before = vm.snapshotState();
-        _convictPlace(book, 3);
+        _convictPlace(batch, 3);
         vm.revertToState(before);
-        _convictPlace(book, 4);
+        _convictPlace(batch, 4);
     }
 
     function test_a_replayed_receipt_of_an_earlier_batch_convicts() external {
-        Book memory book = validBook();
-        uint256 i = _firstOf(book, first().served[0].receipt.channelId);
-        book.served[i] = first().served[0];
-        _commitReceipts(book);
-        _convictPlace(book, i);
+        BatchData memory batch = validBatch();
+        uint256 i = _firstOf(batch, firstBatch().served[0].receipt.channelId);
+        batch.served[i] = firstBatch().served[0];
+        _commitReceipts(batch);
+        _convictPlace(batch, i);
     }
 
     function test_a_receipt_within_the_waived_interval_convicts() external {
-        Book memory book = validBook();
-        book.served[3].receipt.cumulative -= 777;
-        _commitReceipts(book);
-        _convictPlace(book, 3);
+        BatchData memory batch = validBatch();
+        batch.served[3].receipt.cumulative -= 777;
+        _commitReceipts(batch);
+        _convictPlace(batch, 3);
     }
 
     function test_more_than_the_channel_ever_paid_convicts() external {
-        Book memory book = validBook();
-        book.served[0].receipt.cumulative = book.served[0].receipt.charge - 1;
-        _commitReceipts(book);
-        _convictPlace(book, 0);
+        BatchData memory batch = validBatch();
+        batch.served[0].receipt.cumulative = batch.served[0].receipt.charge - 1;
+        _commitReceipts(batch);
+        _convictPlace(batch, 0);
     }
 
     // --- valid batches ---
 
     function test_a_valid_receipt_has_no_fault(uint256 i) external {
-        Book memory book = committed();
-        _acquit(book, _receipt(book, i));
+        BatchData memory batch = committedBatch();
+        _acquit(batch, _receipt(batch, i));
     }
 
     function test_a_single_valid_receipt_has_no_fault() external {
-        _acquit(first(), 0);
+        _acquit(firstBatch(), 0);
     }
 
     function test_a_valid_batch_survives_any_changed_proof(uint256 i, bool isPlace, uint256 seed) external {
-        Book memory book = committed();
-        ReceiptWitness memory witness = book.witnessOf(_receipt(book, i));
-        bytes memory spans = isPlace ? book.spans : bytes("");
-        expectAcquittal(book, abi.encodeCall(IDisputes.proveBadReceipt, (book.header, witness, spans)), seed);
+        BatchData memory batch = committedBatch();
+        ReceiptWitness memory witness = batch.witnessOf(_receipt(batch, i));
+        bytes memory spans = isPlace ? batch.spans : bytes("");
+        expectAcquittal(batch, abi.encodeCall(IDisputes.proveBadReceipt, (batch.header, witness, spans)), seed);
     }
 
     function test_another_leafs_opening_is_refused(uint256 i, uint256 j) external {
-        Book memory book = committed();
-        (i, j) = (_receipt(book, i), _receipt(book, j));
+        BatchData memory batch = committedBatch();
+        (i, j) = (_receipt(batch, i), _receipt(batch, j));
         vm.assume(i != j);
-        ReceiptWitness memory witness = book.witnessOf(i);
-        witness.opening = book.witnessOf(j).opening;
+        ReceiptWitness memory witness = batch.witnessOf(i);
+        witness.opening = batch.witnessOf(j).opening;
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveBadReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(batch.header, witness, "");
     }
 
     function test_anything_but_the_preimages_is_refused(uint256 i, uint256 kind) external {
-        Book memory book = committed();
-        i = _receipt(book, i);
-        ReceiptWitness memory witness = book.witnessOf(i);
+        BatchData memory batch = committedBatch();
+        i = _receipt(batch, i);
+        ReceiptWitness memory witness = batch.witnessOf(i);
         uint256 last = witness.parts.length - 1;
         kind %= 4;
         if (kind == 0) witness.slices = bytes.concat(witness.slices, witness.slices);
@@ -257,75 +257,75 @@ contract BadReceiptTest is Disputed {
         if (kind == 2) witness.parts[last].record.operatorPpm += 1;
         if (kind == 3) witness.parts[last].list = bytes.concat(witness.parts[last].list, bytes8(0));
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.proveBadReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(batch.header, witness, "");
     }
 
     function test_other_spans_are_refused(uint256 at, uint256 i) external {
-        Book memory book = committed();
-        bytes memory spans = bytes.concat(book.spans);
+        BatchData memory batch = committedBatch();
+        bytes memory spans = bytes.concat(batch.spans);
         at = bound(at, 0, spans.length - 1);
         spans[at] = ~spans[at];
         bytes4 selector = ReceiptRules.WitnessMismatch.selector;
-        ReceiptWitness memory witness = book.witnessOf(_receipt(book, i));
-        vm.expectRevert(abi.encodeWithSelector(selector, keccak256(book.spans), keccak256(spans)));
-        disputes.proveBadReceipt(book.header, witness, spans);
+        ReceiptWitness memory witness = batch.witnessOf(_receipt(batch, i));
+        vm.expectRevert(abi.encodeWithSelector(selector, keccak256(batch.spans), keccak256(spans)));
+        disputes.proveBadReceipt(batch.header, witness, spans);
     }
 
     function test_a_receipt_of_another_batch_is_refused() external {
-        Book memory book = committed();
-        ReceiptWitness memory witness = first().witnessOf(0);
+        BatchData memory batch = committedBatch();
+        ReceiptWitness memory witness = firstBatch().witnessOf(0);
         vm.expectRevert();
-        disputes.proveBadReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(batch.header, witness, "");
     }
 
     // --- internal ---
 
-    function _receipt(Book memory book, uint256 i) private pure returns (uint256) {
-        return bound(i, 0, book.served.length - 1);
+    function _receipt(BatchData memory batch, uint256 i) private pure returns (uint256) {
+        return bound(i, 0, batch.served.length - 1);
     }
 
-    function _firstOf(Book memory book, ChannelId id) private pure returns (uint256 i) {
-        while (ChannelId.unwrap(book.served[i].receipt.channelId) != ChannelId.unwrap(id)) ++i;
+    function _firstOf(BatchData memory batch, ChannelId id) private pure returns (uint256 i) {
+        while (ChannelId.unwrap(batch.served[i].receipt.channelId) != ChannelId.unwrap(id)) ++i;
     }
 
     /// @dev Commits the current receipts; the last leaf takes the rest of the total.
-    function _commitReceipts(Book memory book) private {
-        book.fillReceipts();
+    function _commitReceipts(BatchData memory batch) private {
+        batch.fillReceipts();
         uint128 sum = 0;
         for (uint256 j = 0; j < 6; ++j) {
-            sum += book.receipts.values[j];
+            sum += batch.receipts.values[j];
         }
-        book.receipts.values[6] = book.total - sum;
-        commitBook(book);
+        batch.receipts.values[6] = batch.total - sum;
+        commitBatch(batch);
     }
 
-    function _expectFault(Book memory book, uint256 i, Fault fault) private {
+    function _expectFault(BatchData memory batch, uint256 i, Fault fault) private {
         vm.expectEmit(address(disputes));
-        emit IDisputes.ReceiptFaulty(Hashing.batch(book.header), uint32(i), fault);
-        expectConviction(book, IDisputes.proveBadReceipt.selector);
+        emit IDisputes.ReceiptFaulty(Hashing.batch(batch.header), uint32(i), fault);
+        expectConviction(batch, IDisputes.proveBadReceipt.selector);
     }
 
-    function _convict(Book memory book, uint256 i, Fault fault) private {
-        ReceiptWitness memory witness = book.witnessOf(i);
-        _expectFault(book, i, fault);
-        disputes.proveBadReceipt(book.header, witness, "");
-        assertVoid(book);
+    function _convict(BatchData memory batch, uint256 i, Fault fault) private {
+        ReceiptWitness memory witness = batch.witnessOf(i);
+        _expectFault(batch, i, fault);
+        disputes.proveBadReceipt(batch.header, witness, "");
+        assertVoid(batch);
     }
 
-    function _convictPlace(Book memory book, uint256 i) private {
-        ReceiptWitness memory witness = book.witnessOf(i);
-        _expectFault(book, i, Fault.Place);
-        disputes.proveBadReceipt(book.header, witness, book.spans);
-        assertVoid(book);
+    function _convictPlace(BatchData memory batch, uint256 i) private {
+        ReceiptWitness memory witness = batch.witnessOf(i);
+        _expectFault(batch, i, Fault.Place);
+        disputes.proveBadReceipt(batch.header, witness, batch.spans);
+        assertVoid(batch);
     }
 
-    function _acquit(Book memory book, uint256 i) private {
-        ReceiptWitness memory witness = book.witnessOf(i);
+    function _acquit(BatchData memory batch, uint256 i) private {
+        ReceiptWitness memory witness = batch.witnessOf(i);
         bytes memory none = abi.encodeWithSelector(IDisputes.NoFault.selector);
         vm.expectRevert(none);
-        disputes.proveBadReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(batch.header, witness, "");
         vm.expectRevert(none);
-        disputes.proveBadReceipt(book.header, witness, book.spans);
+        disputes.proveBadReceipt(batch.header, witness, batch.spans);
     }
 
     function _cut(bytes memory data, uint256 count) private pure returns (bytes memory less) {

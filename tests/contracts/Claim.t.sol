@@ -15,20 +15,20 @@ contract ClaimTest is Batches {
 
     function setUp() public override {
         super.setUp();
-        (_account, _other) = (who("contributor"), who("another contributor"));
+        (_account, _other) = (accountOf("contributor"), accountOf("another contributor"));
     }
 
     function test_a_claim_pays_whole_units_and_leaves_the_remainder(uint128 earned) external {
         earned = uint128(bound(earned, MICRO, DEPOSIT_UNITS * MICRO));
         Tree memory balances = oneBalance(_account, earned);
         settle(earned, balances);
-        uint128 whole = (earned / MICRO) * MICRO;
+        uint128 batch = (earned / MICRO) * MICRO;
         vm.expectEmit(address(settlement));
-        emit ISettlement.Claimed(operator, _account, _account, whole, whole);
+        emit ISettlement.Claimed(operator, _account, _account, batch, batch);
         settlement.claim(claimOf(_account, balances, 0));
         vm.assertEq(usd.balanceOf(_account), earned / MICRO);
-        vm.assertEq(settlement.claimedOf(operator, _account), whole);
-        vm.assertEq(vault.potOf(address(settlement), operator), earned - whole);
+        vm.assertEq(settlement.claimedOf(operator, _account), batch);
+        vm.assertEq(vault.potOf(address(settlement), operator), earned - batch);
     }
 
     function test_a_second_claim_pays_only_the_increase(uint128 first, uint128 second) external {
@@ -147,9 +147,9 @@ contract ClaimTest is Batches {
     /// @dev Over-allocated balances: a dishonest final batch can pay an accomplice what others earned and did not
     /// claim, which only a fraud proof prevents, but never the amounts collected by pending batches.
     function test_the_payout_limit_protects_pending_amounts() external {
-        Tree memory validBook = oneBalance(_account, 5 * MICRO);
-        settle(5 * MICRO, validBook);
-        settlement.claim(claimOf(_account, validBook, 0));
+        Tree memory validBatch = oneBalance(_account, 5 * MICRO);
+        settle(5 * MICRO, validBatch);
+        settlement.claim(claimOf(_account, validBatch, 0));
         Tree memory forged = oneBalance(_other, 6 * MICRO);
         settle(MICRO, forged);
         commit(9 * MICRO, oneBalance(_other, 15 * MICRO));
@@ -162,19 +162,19 @@ contract ClaimTest is Batches {
 
     function test_no_claim_reaches_another_operators_pot() external {
         settle(5 * MICRO, oneBalance(_account, 5 * MICRO));
-        address validBook = operator;
-        operator = who("raider");
+        address validBatch = operator;
+        operator = accountOf("raider");
         deposit(DEPOSIT_UNITS);
         addStake(operator, STAKE_UNITS);
         // Totals are bounded by collections, so the raider's balances cannot exceed its own pot.
         Tree memory balances = oneBalance(_other, 2 * MICRO);
         settle(2 * MICRO, balances);
         Claim memory request = claimOf(_other, balances, 0);
-        request.operator = validBook;
+        request.operator = validBatch;
         vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
         settlement.claim(request);
         settlement.claim(claimOf(_other, balances, 0));
-        vm.assertEq(vault.potOf(address(settlement), validBook), 5 * MICRO);
+        vm.assertEq(vault.potOf(address(settlement), validBatch), 5 * MICRO);
     }
 
     function test_balances_beyond_the_total_cannot_be_claimed() external {

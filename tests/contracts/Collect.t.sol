@@ -148,11 +148,11 @@ contract CollectTest is Payments {
         Collection[] memory all = new Collection[](1);
         all[0] = collection(_payerKey, 0, 5);
         vm.expectPartialRevert(IPaymentVault.InsufficientBalance.selector);
-        vm.prank(who("other collector"));
+        vm.prank(accountOf("other collector"));
         vault.collect(operator, all);
         vm.expectPartialRevert(IPaymentVault.InsufficientBalance.selector);
         vm.prank(collector);
-        vault.collect(who("other operator"), all);
+        vault.collect(accountOf("other operator"), all);
     }
 
     // --- session keys ---

@@ -12,7 +12,7 @@ contract CommitTest is Batches {
 
     function setUp() public override {
         super.setUp();
-        _account = who("contributor");
+        _account = accountOf("contributor");
     }
 
     function test_a_batch_is_chained_and_collected(uint128 first, uint128 second) external {
@@ -146,7 +146,7 @@ contract CommitTest is Batches {
         Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
         Collection[] memory all = collections(5);
         vm.expectPartialRevert(IPaymentVault.InsufficientBalance.selector);
-        vm.prank(who("other operator"));
+        vm.prank(accountOf("other operator"));
         settlement.commit(c, all);
     }
 

@@ -59,7 +59,7 @@ contract ContributeTest is Datanets {
         vm.expectRevert(
             abi.encodeWithSelector(IDatasetRegistry.ContentAlreadyRecorded.selector, datanetId, keccak256("data"), 0)
         );
-        vm.prank(who("copier"));
+        vm.prank(accountOf("copier"));
         datasets.contribute(contribution(keccak256("data")));
     }
 
@@ -71,7 +71,7 @@ contract ContributeTest is Datanets {
         vm.expectRevert(
             abi.encodeWithSelector(IDatasetRegistry.ContentAlreadyRecorded.selector, datanetId, keccak256("data"), 0)
         );
-        vm.prank(who("victim"));
+        vm.prank(accountOf("victim"));
         datasets.contribute(contribution(keccak256("data")));
         vm.assertEq(datasets.snapshotOf(frozen).count, 1);
         vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, contributor);
@@ -110,7 +110,7 @@ contract ContributeTest is Datanets {
 
     function test_a_contribution_is_relayed_by_signature(uint32 left) external {
         SignedContribution memory signed = _signed("data", 0, block.timestamp + left);
-        vm.prank(who("relayer"));
+        vm.prank(accountOf("relayer"));
         datasets.contributeWithSig(signed);
         vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, contributor);
         vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidAccountNonce.selector, contributor, 1));
@@ -118,7 +118,7 @@ contract ContributeTest is Datanets {
     }
 
     function test_many_are_relayed_at_once() external {
-        vm.prank(who("relayer"));
+        vm.prank(accountOf("relayer"));
         datasets.contributeManyWithSig(_shared(0), _contents(0, 3));
         vm.assertEq(datasets.datanetOf(datanetId).count, 3);
         vm.assertEq(datasets.nonces(contributor), 3);
@@ -156,7 +156,7 @@ contract ContributeTest is Datanets {
         if (field == 2) ++contents[2].rows;
         if (field == 3) shared.licence = "other";
         if (field == 4) ++shared.deadline;
-        if (field == 5) shared.contributor = who("thief");
+        if (field == 5) shared.contributor = accountOf("thief");
         if (field == 6) (contents[0], contents[1]) = (contents[1], contents[0]);
         vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, shared.contributor));
         datasets.contributeManyWithSig(shared, contents);
@@ -274,7 +274,7 @@ contract ContributeTest is Datanets {
         if (field == 2) signed.contribution.licence = "other";
         if (field == 3) ++signed.contribution.rows;
         if (field == 4) ++signed.deadline;
-        if (field == 5) signed.contributor = who("thief");
+        if (field == 5) signed.contributor = accountOf("thief");
     }
 
     /// @dev Writes the count into the creator's slot. The mapping follows authority, two EIP-712 slots, number and

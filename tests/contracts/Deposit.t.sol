@@ -139,7 +139,7 @@ contract DepositTest is Payments {
     function test_another_account_cannot_use_a_permit() external {
         usd.mint(payer, _UNITS);
         Permit memory permit = _permit(_UNITS);
-        address other = who("other");
+        address other = accountOf("other");
         vm.expectPartialRevert(IERC20Errors.ERC20InsufficientAllowance.selector);
         vm.prank(other);
         vault.depositWithPermit(operator, collector, _UNITS, noGrant(), permit);
@@ -152,7 +152,7 @@ contract DepositTest is Payments {
         SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
         usd.mint(payer, units);
         Authorization memory signed = _authorize(units, grant, salt);
-        vm.prank(who("relayer"));
+        vm.prank(accountOf("relayer"));
         ChannelId id = vault.depositWithAuthorization(payer, operator, collector, units, grant, signed);
         Channel memory state = vault.channelOf(id);
         vm.assertEq(state.balance, uint256(units) * MICRO);
@@ -163,7 +163,7 @@ contract DepositTest is Payments {
         SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
         usd.mint(payer, _UNITS);
         Authorization memory signed = _authorize(_UNITS, grant, 0);
-        SessionGrant memory swapped = SessionGrant(who("thief"), grant.cap, grant.expiry);
+        SessionGrant memory swapped = SessionGrant(accountOf("thief"), grant.cap, grant.expiry);
         _expectRefused(operator, swapped, signed);
         swapped = SessionGrant(grant.key, grant.cap + 1, grant.expiry);
         _expectRefused(operator, swapped, signed);
@@ -173,7 +173,7 @@ contract DepositTest is Payments {
     function test_a_relayed_deposit_cannot_change_the_operator() external {
         usd.mint(payer, _UNITS);
         Authorization memory signed = _authorize(_UNITS, noGrant(), 0);
-        _expectRefused(who("other operator"), noGrant(), signed);
+        _expectRefused(accountOf("other operator"), noGrant(), signed);
     }
 
     function test_an_authorization_cannot_be_replayed() external {

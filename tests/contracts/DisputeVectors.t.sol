@@ -84,10 +84,10 @@ contract Mirror {
     }
 
     function voidUnanswered(
-        Demand calldata asked,
+        Demand calldata demand_,
         BatchHeader calldata header
     ) external pure returns (bytes32, bytes memory) {
-        return (Hashing.batch(header), abi.encodeCall(IDisputes.voidUnanswered, (asked, header)));
+        return (Hashing.batch(header), abi.encodeCall(IDisputes.voidUnanswered, (demand_, header)));
     }
 
     function find(
@@ -120,7 +120,7 @@ contract DisputeVectorsTest is Base {
     }
 
     function test_demand_ids_agree() external forEach("id") {
-        Demand memory asked = Demand({
+        Demand memory demand_ = Demand({
             batchHash: _bytes32("batchHash"),
             tree: Tree(_uint("tree")),
             keys: vm.parseJsonBytes32Array(_json, _key("keys")),
@@ -128,7 +128,7 @@ contract DisputeVectorsTest is Base {
             deadline: uint64(_uint("deadline")),
             bondUnits: _uint("bondUnits")
         });
-        vm.assertEq(keccak256(abi.encode(asked)), _bytes32("id"));
+        vm.assertEq(keccak256(abi.encode(demand_)), _bytes32("id"));
     }
 
     function test_lookups_agree() external forEach("prefix") {

@@ -9,7 +9,7 @@ contract FinaliseTest is Batches {
 
     function setUp() public override {
         super.setUp();
-        _account = who("contributor");
+        _account = accountOf("contributor");
     }
 
     function test_anyone_finalises_from_final_at_on(uint32 late) external {
@@ -17,7 +17,7 @@ contract FinaliseTest is Batches {
         vm.warp(uint256(header.finalAt) + late);
         vm.expectEmit(address(settlement));
         emit ISettlement.BatchFinalised(operator, 1, settlement.hashBatch(header), 5);
-        vm.prank(who("anyone"));
+        vm.prank(accountOf("anyone"));
         settlement.finalise(header);
         bytes32 expected = keccak256(abi.encode(header.balancesRoot, header.balancesCount, header.cumulativeTotal));
         vm.assertEq(settlement.balancesHashOf(operator), expected);

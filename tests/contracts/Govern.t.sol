@@ -60,7 +60,7 @@ contract GovernTest is Market {
         uint256 id = _propose();
         uint256 voteStart = governor.proposalSnapshot(id) + 1;
         vm.warp(voteStart);
-        address borrower = who("borrower");
+        address borrower = accountOf("borrower");
         vm.prank(holder);
         token.transfer(borrower, SUPPLY);
         vm.prank(borrower);
@@ -93,7 +93,7 @@ contract GovernTest is Market {
         vm.assertEq(token.CLOCK_MODE(), "mode=timestamp");
         vm.assertEq(governor.CLOCK_MODE(), "mode=timestamp");
         bytes32 typehash = keccak256("Delegation(address delegatee,uint256 nonce,uint256 expiry)");
-        address delegate = who("delegate");
+        address delegate = accountOf("delegate");
         bytes32 hash = keccak256(abi.encode(typehash, delegate, token.nonces(holder), block.timestamp));
         bytes32 digest = keccak256(abi.encodePacked(hex"1901", token.DOMAIN_SEPARATOR(), hash));
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(keyOf("holder"), digest);

@@ -80,7 +80,7 @@ contract HoldTest is Holds {
         _hold(3);
         vm.assertEq(settlement.isHeld(operator, number), number == 3);
         vm.assertFalse(settlement.isHeld(operator, 3 + 256));
-        vm.assertFalse(settlement.isHeld(who("other operator"), 3));
+        vm.assertFalse(settlement.isHeld(accountOf("other operator"), 3));
     }
 
     function test_a_release_of_a_voided_batch_does_not_release_its_replacement() external {

@@ -7,7 +7,7 @@ import {BatchHeader, OperatorState} from "../../contracts/interfaces/ISettlement
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Account} from "./support/PayerMoves.sol";
 import {GovernanceMoves} from "./support/GovernanceMoves.sol";
-import {Whole} from "./support/SmallBatches.sol";
+import {SmallBatch} from "./support/SmallBatches.sol";
 
 struct FuzzSelector {
     address addr;
@@ -55,7 +55,7 @@ contract Handler is GovernanceMoves {
 
     function checkChannels() external view {
         for (uint256 i = 0; i < 4; ++i) {
-            Account memory kept = books[channelAt(i)];
+            Account memory kept = batches[channelAt(i)];
             Channel memory state = vault.channelOf(ChannelId.wrap(channelAt(i)));
             vm.assertEq(kept.deposited, state.balance + kept.withdrawn + kept.paid);
             vm.assertEq(state.collected, kept.line);
@@ -68,7 +68,7 @@ contract Handler is GovernanceMoves {
         for (uint256 i = 0; i < 2; ++i) {
             address account = operatorAt(i);
             OperatorState memory state = settlement.stateOf(account);
-            uint256 paid = books[channelAt(i)].paid + books[channelAt(i + 2)].paid;
+            uint256 paid = batches[channelAt(i)].paid + batches[channelAt(i + 2)].paid;
             uint256 claimed = _claimed(account);
             uint256 finalTotal = state.finalised == 0 ? 0 : _headerAt(account, state.finalised).cumulativeTotal;
             vm.assertLe(claimed, finalTotal);
@@ -83,9 +83,9 @@ contract Handler is GovernanceMoves {
         for (uint256 i = 0; i < 2; ++i) {
             bytes[] storage chain = chains[operatorAt(i)];
             if (chain.length == 0) continue;
-            Whole memory whole = abi.decode(chain[chain.length - 1], (Whole));
-            vm.assertEq(_sum(whole.entries.values), whole.header.total);
-            vm.assertEq(_sum(whole.balances.values), whole.header.cumulativeTotal);
+            SmallBatch memory batch = abi.decode(chain[chain.length - 1], (SmallBatch));
+            vm.assertEq(_sum(batch.entries.values), batch.header.total);
+            vm.assertEq(_sum(batch.balances.values), batch.header.cumulativeTotal);
         }
     }
 
@@ -187,7 +187,7 @@ contract Handler is GovernanceMoves {
     }
 
     function _headerAt(address account, uint256 number) private view returns (BatchHeader memory) {
-        return abi.decode(chains[account][number - 1], (Whole)).header;
+        return abi.decode(chains[account][number - 1], (SmallBatch)).header;
     }
 
     function _sum(uint128[] memory values) private pure returns (uint256 sum) {

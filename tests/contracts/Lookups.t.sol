@@ -6,7 +6,7 @@ import {BatchHeader, Opening} from "../../contracts/interfaces/ISettlement.sol";
 import {Lookups, TreeRoot} from "../../contracts/libraries/Lookups.sol";
 import {MerkleSum} from "../../contracts/libraries/MerkleSum.sol";
 import {Base} from "./support/Base.sol";
-import {Books, Leaves} from "./support/Books.sol";
+import {BatchModel, Leaves} from "./support/BatchModel.sol";
 import {Tree as Sums, Trees} from "./support/Trees.sol";
 
 contract Looker {
@@ -28,7 +28,7 @@ contract Looker {
 }
 
 contract LookupsTest is Base {
-    using Books for *;
+    using BatchModel for *;
     using Trees for Sums;
 
     Looker private _looker = new Looker();
@@ -148,7 +148,7 @@ contract LookupsTest is Base {
     }
 
     function _expectFound(Leaves memory leaves, bytes32 key) private view {
-        (uint128 value, uint128 prefix) = _looker.find(_root(leaves), key, leaves.look(MerkleSum.ENTRIES, key));
+        (uint128 value, uint128 prefix) = _looker.find(_root(leaves), key, leaves.lookUp(MerkleSum.ENTRIES, key));
         vm.assertEq(value, leaves.valueOf(key));
         vm.assertEq(prefix, leaves.prefixOf(key));
     }
@@ -166,7 +166,7 @@ contract LookupsTest is Base {
 
     /// @dev Ascending keys with gaps of one to four.
     function _leaves(uint256 seed, uint256 count) private pure returns (Leaves memory leaves) {
-        leaves = Books.newLeaves(count);
+        leaves = BatchModel.newLeaves(count);
         uint256 key = 1 + uint256(uint128(seed));
         for (uint256 i = 0; i < count; ++i) {
             uint256 draw = uint256(keccak256(abi.encode(seed, i)));

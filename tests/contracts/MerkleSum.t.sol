@@ -82,10 +82,10 @@ contract MerkleSumTest is Base {
     function test_a_node_does_not_open_as_a_leaf(uint256 seed) external view {
         // Second preimage: the left inner node of four leaves, presented as a leaf of a tree of two.
         Tree memory tree = _tree(seed, 4);
-        Opening memory whole = tree.open(0);
+        Opening memory batch = tree.open(0);
         bytes memory top = new bytes(48);
         for (uint256 i = 0; i < 48; ++i) {
-            top[i] = whole.path[48 + i];
+            top[i] = batch.path[48 + i];
         }
         bytes32 inner = keccak256(
             abi.encodePacked(tree.values[0], tree.leaves[0], tree.values[1], tree.leaves[1])

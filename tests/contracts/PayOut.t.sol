@@ -11,7 +11,7 @@ contract PayOutTest is Payments {
 
     function setUp() public override {
         super.setUp();
-        _to = who("recipient");
+        _to = accountOf("recipient");
         deposit(_POT / MICRO);
         collect(collection(keyOf("payer"), 0, _POT));
     }
@@ -53,11 +53,11 @@ contract PayOutTest is Payments {
 
     function test_a_pot_belongs_to_one_collector_and_operator() external {
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InsufficientPot.selector, 0, MICRO));
-        vm.prank(who("other collector"));
+        vm.prank(accountOf("other collector"));
         vault.payOut(operator, _to, 1, MICRO);
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InsufficientPot.selector, 0, MICRO));
         vm.prank(collector);
-        vault.payOut(who("other operator"), _to, 1, MICRO);
+        vault.payOut(accountOf("other operator"), _to, 1, MICRO);
     }
 
     function test_zero_and_payments_to_the_vault_are_refused() external {

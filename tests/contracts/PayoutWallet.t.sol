@@ -14,7 +14,7 @@ contract PayoutWalletTest is Batches {
 
     function setUp() public override {
         super.setUp();
-        (_account, _wallet) = (who("contributor"), who("cold wallet"));
+        (_account, _wallet) = (accountOf("contributor"), accountOf("cold wallet"));
     }
 
     function test_an_account_is_paid_at_its_payout_wallet() external {
@@ -71,7 +71,7 @@ contract PayoutWalletTest is Batches {
         vm.expectRevert(abi.encodeWithSelector(ISettlement.InvalidSignature.selector, _account));
         settlement.setPayoutWalletWithSig(_account, _wallet, 0, block.timestamp, signature);
         signature = sign(keyOf("contributor"), _digest(_account, 0, block.timestamp));
-        address thief = who("thief");
+        address thief = accountOf("thief");
         vm.expectRevert(abi.encodeWithSelector(ISettlement.InvalidSignature.selector, _account));
         settlement.setPayoutWalletWithSig(_account, thief, 0, block.timestamp, signature);
     }

@@ -20,17 +20,17 @@ contract ReceiptKeyTest is Batches {
         bytes memory signature = sign(keyOf("receipt key"), _digest(operator));
         bytes memory error = abi.encodeWithSelector(IOperatorRegistry.KeyAlreadyBound.selector, receiptKey, operator);
         _expectError(operator, receiptKey, signature, error);
-        address other = who("other operator");
+        address other = accountOf("other operator");
         signature = sign(keyOf("receipt key"), _digest(other));
         _expectError(other, receiptKey, signature, error);
     }
 
     function test_a_key_cannot_be_bound_without_its_signature() external {
-        address victim = who("victim");
+        address victim = accountOf("victim");
         bytes memory error = abi.encodeWithSelector(IOperatorRegistry.InvalidKeySignature.selector, victim);
         _expectError(operator, victim, sign(keyOf("thief"), _digest(operator)), error);
         // A signature for one operator is not valid for another.
-        _expectError(operator, victim, sign(keyOf("victim"), _digest(who("other operator"))), error);
+        _expectError(operator, victim, sign(keyOf("victim"), _digest(accountOf("other operator"))), error);
         _expectError(operator, victim, malleate(sign(keyOf("victim"), _digest(operator))), error);
         _expectError(operator, victim, "", error);
     }

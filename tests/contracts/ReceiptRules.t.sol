@@ -8,7 +8,7 @@ import {ChannelId} from "../../contracts/interfaces/IPaymentVault.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {ReceiptRules} from "../../contracts/libraries/ReceiptRules.sol";
 import {Base} from "./support/Base.sol";
-import {Books, Part, Served} from "./support/Books.sol";
+import {BatchModel, Part, Served} from "./support/BatchModel.sol";
 
 /// @notice Exposes the rules, with a registry in which every version is registered at a given time.
 contract Ruler {
@@ -42,7 +42,7 @@ contract Ruler {
 }
 
 contract ReceiptRulesTest is Base {
-    using Books for *;
+    using BatchModel for *;
 
     uint32 private constant _WHOLE = 1_000_000;
 
@@ -100,7 +100,7 @@ contract ReceiptRulesTest is Base {
         if (left % 2 == 0) (left, right) = (left % (_WHOLE + 1), _WHOLE - (left % (_WHOLE + 1)) + (right % 2));
         Part[] memory parts = new Part[](2);
         (parts[0], parts[1]) = (Part(_record(0), left, ""), Part(_record(0), right, ""));
-        Served memory served = Books.serve(ChannelId.wrap(0), 0, 1_000, parts);
+        Served memory served = BatchModel.serve(ChannelId.wrap(0), 0, 1_000, parts);
         bool isRight = uint256(left) + right == _WHOLE && left != 0 && right != 0;
         vm.assertTrue(_fault(served) == (isRight ? Fault.None : Fault.Slices));
     }
@@ -122,7 +122,7 @@ contract ReceiptRulesTest is Base {
         (record.promptPrice, record.completionPrice) = (type(uint64).max, type(uint64).max);
         Part[] memory parts = new Part[](1);
         parts[0] = Part(record, _WHOLE, "");
-        Served memory served = Books.serve(ChannelId.wrap(0), 0, type(uint32).max, parts);
+        Served memory served = BatchModel.serve(ChannelId.wrap(0), 0, type(uint32).max, parts);
         uint256 tokens = uint256(type(uint32).max) + type(uint32).max / 2;
         vm.assertEq(served.receipt.charge, tokens * type(uint64).max);
         vm.assertTrue(_fault(served) == Fault.None);
@@ -217,7 +217,7 @@ contract ReceiptRulesTest is Base {
             left -= weight;
             parts[i] = Part(_record(numSnapshots), weight, list);
         }
-        return Books.serve(ChannelId.wrap(0), 5, 1_001, parts);
+        return BatchModel.serve(ChannelId.wrap(0), 5, 1_001, parts);
     }
 
     /// @dev Adds the rest to the first part, so that the parts sum to one.

@@ -11,7 +11,7 @@ contract RegisterTest is Datanets {
 
     function setUp() public override {
         super.setUp();
-        _creator = who("creator");
+        _creator = accountOf("creator");
         contribute("a");
         review("a", true);
         _snapshot = datasets.freeze(datanetId, 1);

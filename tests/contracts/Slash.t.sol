@@ -2,7 +2,7 @@
 pragma solidity 0.8.34;
 
 import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.sol";
-import {Book} from "./support/Books.sol";
+import {BatchData} from "./support/BatchModel.sol";
 import {Disputed} from "./support/Disputed.sol";
 
 contract SlashTest is Disputed {
@@ -13,43 +13,43 @@ contract SlashTest is Disputed {
         parameters.setStakeCover(coverPpm);
         parameters.setDisputeTerms(challengerPpm, 1e10);
         vm.stopPrank();
-        Book memory book = wrong();
+        BatchData memory batch = invalidBatch();
         uint256 units = (uint256(vault.potOf(address(settlement), operator)) * coverPpm) / 1e6 / MICRO;
         uint256 reward = (units * challengerPpm) / 1e6;
-        _expectSlash(book, challenger, reward, units - reward);
+        _expectSlash(batch, challenger, reward, units - reward);
     }
 
     function test_the_terms_of_the_batchs_parameter_set_apply() external {
-        Book memory book = wrong();
+        BatchData memory batch = invalidBatch();
         vm.startPrank(address(timelock));
         parameters.setStakeCover(1_000_000);
         parameters.setDisputeTerms(490_000, 1e10);
-        parameters.setTreasury(who("later treasury"));
+        parameters.setTreasury(accountOf("later treasury"));
         vm.stopPrank();
         uint256 units = vault.potOf(address(settlement), operator) / 4 / MICRO;
-        _expectSlash(book, challenger, units / 4, units - units / 4);
-        vm.assertEq(usd.balanceOf(who("later treasury")), 0);
+        _expectSlash(batch, challenger, units / 4, units - units / 4);
+        vm.assertEq(usd.balanceOf(accountOf("later treasury")), 0);
     }
 
     function test_no_more_than_the_stake_is_slashed() external {
-        Book memory book = wrong();
+        BatchData memory batch = invalidBatch();
         uint128 pot = vault.potOf(address(settlement), operator);
         // After an earlier slash the stake is below the cover.
         uint128 left = pot / 4 / 3;
         uint128 taken = uint128(STAKE_UNITS) * MICRO - left;
         vm.prank(address(disputes));
-        operators.slash(operator, taken, address(0), 0, who("earlier treasury"));
+        operators.slash(operator, taken, address(0), 0, accountOf("earlier treasury"));
         uint256 units = operators.stakeOf(operator).stake / MICRO;
-        _expectSlash(book, challenger, units / 4, units - units / 4);
+        _expectSlash(batch, challenger, units / 4, units - units / 4);
         vm.assertEq(operators.stakeOf(operator).stake / MICRO, 0);
     }
 
     function test_a_batch_is_voided_even_without_stake_to_slash() external {
-        Book memory book = wrong();
+        BatchData memory batch = invalidBatch();
         vm.prank(address(disputes));
-        operators.slash(operator, uint128(STAKE_UNITS) * MICRO, address(0), 0, who("earlier treasury"));
-        _expectSlash(book, challenger, 0, 0);
-        assertVoid(book);
+        operators.slash(operator, uint128(STAKE_UNITS) * MICRO, address(0), 0, accountOf("earlier treasury"));
+        _expectSlash(batch, challenger, 0, 0);
+        assertVoid(batch);
     }
 
     /// @dev Self-accusation must not pay: less than half of the slash is returned.
@@ -57,32 +57,32 @@ contract SlashTest is Disputed {
         challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
         vm.prank(address(timelock));
         parameters.setDisputeTerms(challengerPpm, 1e10);
-        Book memory book = wrong();
+        BatchData memory batch = invalidBatch();
         uint128 before = operators.stakeOf(operator).stake;
-        _reserve(book, operator);
-        convict(book, operator);
+        _reserve(batch, operator);
+        convict(batch, operator);
         uint256 lost = (before - operators.stakeOf(operator).stake) / MICRO;
         vm.assertTrue(2 * usd.balanceOf(operator) < lost);
     }
 
     function test_a_slash_does_not_touch_deposits() external {
-        Book memory book = wrong();
+        BatchData memory batch = invalidBatch();
         uint256 held = usd.balanceOf(address(vault));
-        convict(book, challenger);
+        convict(batch, challenger);
         vm.assertEq(usd.balanceOf(address(vault)), held);
         vm.assertEq(usd.balanceOf(address(disputes)), 0);
     }
 
     function test_an_unstaking_amount_is_slashed_too() external {
-        Book memory book = wrong();
+        BatchData memory batch = invalidBatch();
         vm.prank(operator);
         operators.startUnstake(uint128(STAKE_UNITS) * MICRO);
         uint256 units = vault.potOf(address(settlement), operator) / 4 / MICRO;
-        _expectSlash(book, challenger, units / 4, units - units / 4);
+        _expectSlash(batch, challenger, units / 4, units - units / 4);
     }
 
-    function _expectSlash(Book memory book, address sender, uint256 reward, uint256 rest) private {
-        _reserve(book, sender);
+    function _expectSlash(BatchData memory batch, address sender, uint256 reward, uint256 rest) private {
+        _reserve(batch, sender);
         (uint128 stake, uint256 kept) = (operators.stakeOf(operator).stake, usd.balanceOf(address(timelock)));
         vm.expectEmit(address(operators));
         emit IOperatorRegistry.Slashed(
@@ -92,14 +92,14 @@ contract SlashTest is Disputed {
             address(timelock),
             uint128(rest) * MICRO
         );
-        convict(book, sender);
+        convict(batch, sender);
         vm.assertEq(usd.balanceOf(sender), reward);
         vm.assertEq(usd.balanceOf(address(timelock)) - kept, rest);
         vm.assertEq(operators.stakeOf(operator).stake, stake - uint128(reward + rest) * MICRO);
     }
 
-    function _reserve(Book memory book, address sender) private {
-        disputes.reserve(keccak256(abi.encode(sender, keccak256(proofOf(book)))));
+    function _reserve(BatchData memory batch, address sender) private {
+        disputes.reserve(keccak256(abi.encode(sender, keccak256(proofOf(batch)))));
         vm.roll(block.number + 1);
     }
 }

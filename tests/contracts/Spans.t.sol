@@ -69,14 +69,14 @@ contract SpansTest is Base {
         (bytes memory spans, Span[] memory all) = _spans(seed, 6);
         Span memory span = all[k];
         over = uint128(bound(over, 1, span.from));
-        uint128 whole = span.until - span.from;
-        vm.assertFalse(_isMisplaced(spans, k, span.from, whole, span.offset));
+        uint128 batch = span.until - span.from;
+        vm.assertFalse(_isMisplaced(spans, k, span.from, batch, span.offset));
         // It ends where the next channel's span begins, but names this channel.
-        vm.assertTrue(_isMisplaced(spans, k, span.from, whole + over, span.offset));
+        vm.assertTrue(_isMisplaced(spans, k, span.from, batch + over, span.offset));
         // It has the prefix that the interval would have, but it lies in the skipped or earlier interval.
         uint128 prefix = span.offset > over ? span.offset - over : span.offset;
         vm.assertTrue(_isMisplaced(spans, k, span.from - over, over, prefix));
-        vm.assertTrue(_isMisplaced(spans, k, span.from - over, over + whole, span.offset));
+        vm.assertTrue(_isMisplaced(spans, k, span.from - over, over + batch, span.offset));
     }
 
     function test_a_receipt_of_a_channel_without_span_is_misplaced(

@@ -105,7 +105,7 @@ contract StakeTest is Batches {
         challengerPpm = uint32(bound(challengerPpm, 0, 1_000_000));
         uint256 units = amount / MICRO;
         uint256 reward = (units * challengerPpm) / 1_000_000;
-        address challenger = who("challenger");
+        address challenger = accountOf("challenger");
         vm.expectEmit(address(operators));
         emit IOperatorRegistry.Slashed(
             operator,
@@ -124,7 +124,7 @@ contract StakeTest is Batches {
     function test_a_payee_that_the_token_refuses_does_not_prevent_a_slash(bool isTreasury) external {
         BlockingToken blocking = new BlockingToken();
         OperatorRegistry other = _stakedRegistry(blocking, 100);
-        (address challenger, address treasury) = (who("challenger"), who("treasury"));
+        (address challenger, address treasury) = (accountOf("challenger"), accountOf("treasury"));
         address refused = isTreasury ? treasury : challenger;
         uint128 amount = (isTreasury ? 30 : 10) * MICRO;
         blocking.setBlocked(refused, true);
@@ -154,7 +154,7 @@ contract StakeTest is Batches {
         );
         vm.expectRevert(error);
         vm.prank(address(disputes));
-        operators.slash(operator, _STAKE + 1, who("challenger"), 250_000, address(timelock));
+        operators.slash(operator, _STAKE + 1, accountOf("challenger"), 250_000, address(timelock));
     }
 
     function test_an_unstaking_amount_can_still_be_slashed() external {
@@ -174,7 +174,7 @@ contract StakeTest is Batches {
     }
 
     function _slash(uint128 amount, uint32 challengerPpm) private {
-        address challenger = who("challenger");
+        address challenger = accountOf("challenger");
         vm.prank(address(disputes));
         operators.slash(operator, amount, challenger, challengerPpm, address(timelock));
     }

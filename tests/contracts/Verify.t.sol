@@ -43,7 +43,7 @@ contract VerifyTest is Batches {
         bytes32 structHash = settlement.hashReceipt(_receipt);
         _signature = sign(keyOf("receipt key"), typedDigest(address(settlement), structHash));
         _receipts = oneLeaf(MerkleSum.RECEIPTS, structHash, _CHARGE);
-        _entry = EntryKey(who("contributor"), 0, 0, 3);
+        _entry = EntryKey(accountOf("contributor"), 0, 0, 3);
         _entries = oneLeaf(MerkleSum.ENTRIES, _key(_entry), _CHARGE);
         _commit();
     }
@@ -62,7 +62,7 @@ contract VerifyTest is Batches {
     }
 
     function test_a_receipt_signed_by_another_operators_key_is_not_verified() external {
-        addReceiptKey(who("other operator"), "other receipt key");
+        addReceiptKey(accountOf("other operator"), "other receipt key");
         bytes32 digest = typedDigest(address(settlement), settlement.hashReceipt(_receipt));
         bytes memory foreign = sign(keyOf("other receipt key"), digest);
         vm.assertFalse(settlement.verifyReceipt(_header, _receipt, _receipts.open(0), foreign));

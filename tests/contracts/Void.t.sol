@@ -11,7 +11,7 @@ contract VoidTest is Batches {
 
     function setUp() public override {
         super.setUp();
-        _account = who("contributor");
+        _account = accountOf("contributor");
     }
 
     function test_voiding_a_batch_voids_all_later_ones(uint256 count, uint256 first) external {

@@ -18,13 +18,13 @@ contract WithdrawTest is Payments {
         amount = uint128(bound(amount, MICRO, _UNITS * MICRO));
         _thaw(amount);
         vm.warp(block.timestamp + THAW);
-        uint128 whole = (amount / MICRO) * MICRO;
+        uint128 batch = (amount / MICRO) * MICRO;
         vm.expectEmit(address(vault));
-        emit IPaymentVault.Withdrawn(channel(), payer, whole);
+        emit IPaymentVault.Withdrawn(channel(), payer, batch);
         vm.prank(payer);
-        vm.assertEq(vault.withdraw(operator, collector), whole);
+        vm.assertEq(vault.withdraw(operator, collector), batch);
         Channel memory state = vault.channelOf(channel());
-        vm.assertEq(state.balance, _UNITS * MICRO - whole);
+        vm.assertEq(state.balance, _UNITS * MICRO - batch);
         vm.assertEq(state.thawing + state.thawedAt, 0);
         vm.assertEq(usd.balanceOf(payer), amount / MICRO);
     }
@@ -60,7 +60,7 @@ contract WithdrawTest is Payments {
     }
 
     function test_a_thaw_of_zero_on_a_channel_never_opened_is_refused() external {
-        operator = who("operator without channel");
+        operator = accountOf("operator without channel");
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.NothingThawing.selector, channel()));
         _thaw(0);
     }

@@ -24,7 +24,7 @@ abstract contract Base {
     }
 
     /// @notice Returns the account of `name`.
-    function who(string memory name) internal returns (address account) {
+    function accountOf(string memory name) internal returns (address account) {
         account = vm.addr(keyOf(name));
         vm.label(account, name);
     }

@@ -30,7 +30,7 @@ abstract contract Batches is Payments {
     function setUp() public virtual override {
         super.setUp();
         collector = address(settlement);
-        receiptKey = who("receipt key");
+        receiptKey = accountOf("receipt key");
         deposit(DEPOSIT_UNITS);
         addStake(operator, STAKE_UNITS);
         addReceiptKey(operator, "receipt key");
@@ -46,7 +46,7 @@ abstract contract Batches is Payments {
 
     function addReceiptKey(address account, string memory name) internal {
         bytes32 digest = typedDigest(address(operators), Hashing.receiptKey(account));
-        address key = who(name);
+        address key = accountOf(name);
         bytes memory signature = sign(keyOf(name), digest);
         vm.prank(account);
         operators.addReceiptKey(key, signature);

@@ -11,7 +11,7 @@ abstract contract Datanets is Market {
 
     function setUp() public virtual override {
         super.setUp();
-        contributor = who("contributor");
+        contributor = accountOf("contributor");
         datanetId = datasets.createDatanet("docstrings", keccak256("description"));
     }
 

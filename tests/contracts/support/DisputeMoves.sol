@@ -5,17 +5,17 @@ import {BalanceWitness, Demand, IDisputes, Lookup, Tree} from "../../../contract
 import {BatchHeader, OperatorState} from "../../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
-import {Books, Leaves} from "./Books.sol";
+import {BatchModel, Leaves} from "./BatchModel.sol";
 import {OperatorMoves} from "./OperatorMoves.sol";
 import {Trees, Tree as PlainTree} from "./Trees.sol";
-import {Flaw, Whole} from "./SmallBatches.sol";
+import {Flaw, SmallBatch} from "./SmallBatches.sol";
 
-/// @notice A demand with what stands behind its batch.
-struct Asked {
+/// @notice A sent demand with the data of its batch.
+struct SentDemand {
     Demand demand;
     address operator;
-    Whole whole;
-    Whole parent;
+    SmallBatch batch;
+    SmallBatch parent;
 }
 
 /// @notice What challengers do, and what is done about them. Every flaw is proved by its own proof, and no proof holds
@@ -23,22 +23,22 @@ struct Asked {
 abstract contract DisputeMoves is OperatorMoves {
     using Trees for PlainTree;
 
-    bytes[] internal asked;
+    bytes[] internal sentDemands;
     address internal challenger;
 
     function setUp() public virtual override {
         super.setUp();
-        challenger = who("challenger");
+        challenger = accountOf("challenger");
         vm.prank(challenger);
         usd.approve(address(disputes), type(uint256).max);
     }
 
     function demand(uint256 operatorIndex, uint256 number, uint256 tree, uint256 key, uint256 count) external move {
         if (!_choosePending(operatorIndex)) return;
-        Asked memory next = _askedOf(bound(number, _firstPending(), chains[operator].length));
-        next.demand.tree = Tree(tree % (next.whole.header.parent == 0 ? 3 : 4));
+        SentDemand memory next = _newDemand(bound(number, _firstPending(), chains[operator].length));
+        next.demand.tree = Tree(tree % (next.batch.header.parent == 0 ? 3 : 4));
         next.demand.keys = _keysOf(next, key, bound(count, 1, count % 16 == 0 ? 64 : 3));
-        BatchHeader memory header = next.whole.header;
+        BatchHeader memory header = next.batch.header;
         if (block.timestamp > header.finalAt - 2 * disputes.answerSeconds(header)) return;
         next.demand.deadline = uint64(block.timestamp) + disputes.answerSeconds(header);
         if (disputes.unansweredOf(keccak256(abi.encode(next.demand))) != 0) return;
@@ -46,56 +46,56 @@ abstract contract DisputeMoves is OperatorMoves {
         vm.prank(challenger);
         bytes32 id = disputes.demand(header, next.demand.tree, next.demand.keys);
         vm.assertEq(id, keccak256(abi.encode(next.demand)));
-        asked.push(abi.encode(next));
+        sentDemands.push(abi.encode(next));
         _done();
     }
 
     function answer(uint256 which, uint256 i) external move {
-        (bool isFound, Asked memory kept) = _openDemand(which);
-        if (!isFound || block.timestamp > kept.demand.deadline) return;
-        if (!settlement.isPending(kept.whole.header)) return;
-        uint256 open = disputes.unansweredOf(keccak256(abi.encode(kept.demand)));
-        i = bound(i, 0, kept.demand.keys.length - 1);
-        while ((open >> i) & 1 == 0) i = (i + 1) % kept.demand.keys.length;
-        operator = kept.operator;
-        if (kept.demand.tree == Tree.Receipts) {
-            if (!_answerReceipt(kept, i)) return;
+        (bool isFound, SentDemand memory sent) = _openDemand(which);
+        if (!isFound || block.timestamp > sent.demand.deadline) return;
+        if (!settlement.isPending(sent.batch.header)) return;
+        uint256 open = disputes.unansweredOf(keccak256(abi.encode(sent.demand)));
+        i = bound(i, 0, sent.demand.keys.length - 1);
+        while ((open >> i) & 1 == 0) i = (i + 1) % sent.demand.keys.length;
+        operator = sent.operator;
+        if (sent.demand.tree == Tree.Receipts) {
+            if (!_answerReceipt(sent, i)) return;
         } else {
-            Lookup memory lookup = _lookupIn(kept, kept.demand.keys[i]);
+            Lookup memory lookup = _lookupIn(sent, sent.demand.keys[i]);
             vm.prank(operator);
-            disputes.answer(kept.demand, i, kept.whole.header, kept.parent.header, lookup);
+            disputes.answer(sent.demand, i, sent.batch.header, sent.parent.header, lookup);
         }
         _done();
     }
 
     function convictForSilence(uint256 which) external move {
-        (bool isFound, Asked memory kept) = _openDemand(which);
-        if (!isFound || !settlement.isPending(kept.whole.header)) return;
-        if (block.timestamp <= kept.demand.deadline) vm.warp(kept.demand.deadline + 1);
-        operator = kept.operator;
+        (bool isFound, SentDemand memory sent) = _openDemand(which);
+        if (!isFound || !settlement.isPending(sent.batch.header)) return;
+        if (block.timestamp <= sent.demand.deadline) vm.warp(sent.demand.deadline + 1);
+        operator = sent.operator;
         uint256 stakeBefore = operators.stakeOf(operator).stake;
-        disputes.voidUnanswered(kept.demand, kept.whole.header);
-        _bookVoid(kept.whole, stakeBefore);
+        disputes.voidUnanswered(sent.demand, sent.batch.header);
+        _recordVoid(sent.batch, stakeBefore);
         _done();
     }
 
     function returnBond(uint256 which) external move {
-        (bool isFound, Asked memory kept) = _openDemand(which);
-        if (!isFound || settlement.isPending(kept.whole.header)) return;
-        disputes.returnBond(kept.demand, kept.whole.header);
+        (bool isFound, SentDemand memory sent) = _openDemand(which);
+        if (!isFound || settlement.isPending(sent.batch.header)) return;
+        disputes.returnBond(sent.demand, sent.batch.header);
         _done();
     }
 
     function convict(uint256 operatorIndex, uint256 reserved) external move {
         if (!_choosePending(operatorIndex)) return;
-        Whole memory whole;
+        SmallBatch memory batch;
         uint256 number;
         for (number = _firstPending(); number <= chains[operator].length; ++number) {
-            whole = wholeAt(number);
-            if (whole.flaw != Flaw.None && whole.flaw != Flaw.Withheld) break;
+            batch = batchAt(number);
+            if (batch.flaw != Flaw.None && batch.flaw != Flaw.Withheld) break;
         }
         if (number > chains[operator].length) return;
-        bytes memory proof = _proofOf(whole);
+        bytes memory proof = _proofOf(batch);
         if (reserved % 2 == 1) {
             disputes.reserve(keccak256(abi.encode(challenger, keccak256(proof))));
             vm.roll(block.number + 1);
@@ -106,17 +106,17 @@ abstract contract DisputeMoves is OperatorMoves {
         (bool isHeld, ) = address(disputes).call(proof);
         vm.assertTrue(isHeld);
         if (reserved % 2 == 0) vm.assertEq(usd.balanceOf(challenger), rewarded);
-        _bookVoid(whole, stakeBefore);
+        _recordVoid(batch, stakeBefore);
         _done();
     }
 
     function accuseFalsely(uint256 operatorIndex, uint256 number) external move {
         if (!_choosePending(operatorIndex)) return;
-        Whole memory whole = wholeAt(bound(number, _firstPending(), chains[operator].length));
-        if (whole.flaw != Flaw.None) return;
+        SmallBatch memory batch = batchAt(bound(number, _firstPending(), chains[operator].length));
+        if (batch.flaw != Flaw.None) return;
         for (uint256 i = 1; i < uint256(Flaw.Withheld); ++i) {
-            whole.flaw = Flaw(i);
-            (bool isHeld, ) = address(disputes).call(_proofOf(whole));
+            batch.flaw = Flaw(i);
+            (bool isHeld, ) = address(disputes).call(_proofOf(batch));
             vm.assertFalse(isHeld);
         }
         _done();
@@ -126,12 +126,12 @@ abstract contract DisputeMoves is OperatorMoves {
         chooseOperator(operatorIndex);
         uint256 count = voided[operator].length;
         if (count == 0) return;
-        Whole memory whole = abi.decode(voided[operator][count - 1], (Whole));
-        vm.prank(who("anyone"));
-        settlement.refund(whole.header, whole.spans);
+        SmallBatch memory batch = abi.decode(voided[operator][count - 1], (SmallBatch));
+        vm.prank(accountOf("anyone"));
+        settlement.refund(batch.header, batch.spans);
         voided[operator].pop();
-        for (uint256 i = 0; i < whole.spans.length; ++i) {
-            bookSpan(whole.spans[i], true);
+        for (uint256 i = 0; i < batch.spans.length; ++i) {
+            recordSpan(batch.spans[i], true);
         }
         _done();
     }
@@ -148,22 +148,22 @@ abstract contract DisputeMoves is OperatorMoves {
         return settlement.stateOf(operator).finalised + 1;
     }
 
-    function _askedOf(uint256 number) private view returns (Asked memory next) {
-        (next.operator, next.whole) = (operator, wholeAt(number));
-        if (number > 1) next.parent = wholeAt(number - 1);
-        next.demand.batchHash = settlement.hashBatch(next.whole.header);
+    function _newDemand(uint256 number) private view returns (SentDemand memory next) {
+        (next.operator, next.batch) = (operator, batchAt(number));
+        if (number > 1) next.parent = batchAt(number - 1);
+        next.demand.batchHash = settlement.hashBatch(next.batch.header);
         next.demand.challenger = challenger;
-        uint256 bond = parameters.setAt(next.whole.header.parameterSet).demandBond;
+        uint256 bond = parameters.setAt(next.batch.header.parameterSet).demandBond;
         next.demand.bondUnits = (bond + MICRO - 1) / MICRO;
     }
 
     /// @dev Keys of leaves, and keys between, before and after them.
-    function _keysOf(Asked memory next, uint256 seed, uint256 count) private pure returns (bytes32[] memory keys) {
+    function _keysOf(SentDemand memory next, uint256 seed, uint256 count) private pure returns (bytes32[] memory keys) {
         keys = new bytes32[](count);
         for (uint256 i = 0; i < count; ++i) {
             seed = uint256(keccak256(abi.encode(seed)));
             if (next.demand.tree == Tree.Receipts) {
-                keys[i] = bytes32(seed % next.whole.receipts.length);
+                keys[i] = bytes32(seed % next.batch.receipts.length);
             } else {
                 bytes32[] memory existing = _columnOf(next).keys;
                 keys[i] = seed % 3 == 0 ? bytes32(seed) : existing[(seed >> 8) % existing.length];
@@ -172,71 +172,71 @@ abstract contract DisputeMoves is OperatorMoves {
         }
     }
 
-    function _columnOf(Asked memory kept) private pure returns (Leaves memory) {
-        if (kept.demand.tree == Tree.Entries) return kept.whole.entries;
-        return kept.demand.tree == Tree.Balances ? kept.whole.balances : kept.parent.balances;
+    function _columnOf(SentDemand memory sent) private pure returns (Leaves memory) {
+        if (sent.demand.tree == Tree.Entries) return sent.batch.entries;
+        return sent.demand.tree == Tree.Balances ? sent.batch.balances : sent.parent.balances;
     }
 
-    function _lookupIn(Asked memory kept, bytes32 key) private pure returns (Lookup memory) {
-        bytes32 tag = kept.demand.tree == Tree.Entries ? MerkleSum.ENTRIES : MerkleSum.BALANCES;
-        return Books.look(_columnOf(kept), tag, key);
+    function _lookupIn(SentDemand memory sent, bytes32 key) private pure returns (Lookup memory) {
+        bytes32 tag = sent.demand.tree == Tree.Entries ? MerkleSum.ENTRIES : MerkleSum.BALANCES;
+        return BatchModel.lookUp(_columnOf(sent), tag, key);
     }
 
     /// @dev Withheld and faulty receipts cannot be answered.
-    function _answerReceipt(Asked memory kept, uint256 i) private returns (bool) {
-        uint256 index = uint256(kept.demand.keys[i]);
-        bool isFaulty = kept.whole.flaw == Flaw.Price && index == 0;
-        if (kept.whole.flaw == Flaw.Withheld || isFaulty) return false;
-        bytes32 digest = settlement.receiptDigest(kept.whole.receipts[index]);
+    function _answerReceipt(SentDemand memory sent, uint256 i) private returns (bool) {
+        uint256 index = uint256(sent.demand.keys[i]);
+        bool isFaulty = sent.batch.flaw == Flaw.Price && index == 0;
+        if (sent.batch.flaw == Flaw.Withheld || isFaulty) return false;
+        bytes32 digest = settlement.receiptDigest(sent.batch.receipts[index]);
         bytes memory signature = sign(receiptKeyAt(operator == operatorAt(0) ? 0 : 1), digest);
         vm.prank(operator);
-        disputes.answerReceipt(kept.demand, i, kept.whole.header, witnessOf(kept.whole, index), signature);
+        disputes.answerReceipt(sent.demand, i, sent.batch.header, witnessOf(sent.batch, index), signature);
         return true;
     }
 
     /// @dev Returns the next open demand from index `which` on.
-    function _openDemand(uint256 which) private view returns (bool isFound, Asked memory kept) {
-        for (uint256 i = 0; i < asked.length; ++i) {
-            kept = abi.decode(asked[(which % asked.length + i) % asked.length], (Asked));
-            if (disputes.unansweredOf(keccak256(abi.encode(kept.demand))) != 0) return (true, kept);
+    function _openDemand(uint256 which) private view returns (bool isFound, SentDemand memory sent) {
+        for (uint256 i = 0; i < sentDemands.length; ++i) {
+            sent = abi.decode(sentDemands[(which % sentDemands.length + i) % sentDemands.length], (SentDemand));
+            if (disputes.unansweredOf(keccak256(abi.encode(sent.demand))) != 0) return (true, sent);
         }
     }
 
     // --- proofs, internal ---
 
     /// @dev Returns the call that proves the batch's flaw.
-    function _proofOf(Whole memory whole) private view returns (bytes memory) {
-        BatchHeader memory header = whole.header;
-        if (whole.flaw == Flaw.ZeroLeaf) {
-            PlainTree memory tree = balancesTree(whole);
+    function _proofOf(SmallBatch memory batch) private view returns (bytes memory) {
+        BatchHeader memory header = batch.header;
+        if (batch.flaw == Flaw.ZeroLeaf) {
+            PlainTree memory tree = balancesTree(batch);
             return abi.encodeCall(IDisputes.proveZeroLeaf, (header, Tree.Balances, tree.leaves[0], tree.open(0)));
         }
-        if (whole.flaw == Flaw.Price) {
-            return abi.encodeCall(IDisputes.proveBadReceipt, (header, witnessOf(whole, 0), ""));
+        if (batch.flaw == Flaw.Price) {
+            return abi.encodeCall(IDisputes.proveBadReceipt, (header, witnessOf(batch, 0), ""));
         }
-        if (whole.flaw == Flaw.Balance) {
-            return abi.encodeCall(IDisputes.proveWrongBalance, (header, _balanceWitness(whole)));
+        if (batch.flaw == Flaw.Balance) {
+            return abi.encodeCall(IDisputes.proveWrongBalance, (header, _balanceWitness(batch)));
         }
         bytes32 key = Hashing.entryKey(contributors[0], 0, 0, VICTIM_PART);
-        Lookup memory lookup = Books.look(whole.entries, MerkleSum.ENTRIES, key);
-        return abi.encodeCall(IDisputes.proveWrongEntry, (header, witnessOf(whole, 0), victimPlace(), lookup));
+        Lookup memory lookup = BatchModel.lookUp(batch.entries, MerkleSum.ENTRIES, key);
+        return abi.encodeCall(IDisputes.proveWrongEntry, (header, witnessOf(batch, 0), victimPlace(), lookup));
     }
 
-    function _balanceWitness(Whole memory whole) private view returns (BalanceWitness memory witness) {
+    function _balanceWitness(SmallBatch memory batch) private view returns (BalanceWitness memory witness) {
         uint256 key = uint256(Hashing.account(contributors[0]));
         witness.account = contributors[0];
-        witness.later = Books.look(whole.balances, MerkleSum.BALANCES, bytes32(key));
-        witness.entriesFrom = Books.look(whole.entries, MerkleSum.ENTRIES, bytes32(key << 64));
-        witness.entriesUntil = Books.look(whole.entries, MerkleSum.ENTRIES, bytes32((key + 1) << 64));
-        if (whole.header.number == 1) return witness;
-        Whole memory parent = wholeAt(whole.header.number - 1);
+        witness.later = BatchModel.lookUp(batch.balances, MerkleSum.BALANCES, bytes32(key));
+        witness.entriesFrom = BatchModel.lookUp(batch.entries, MerkleSum.ENTRIES, bytes32(key << 64));
+        witness.entriesUntil = BatchModel.lookUp(batch.entries, MerkleSum.ENTRIES, bytes32((key + 1) << 64));
+        if (batch.header.number == 1) return witness;
+        SmallBatch memory parent = batchAt(batch.header.number - 1);
         witness.parent = parent.header;
-        witness.earlier = Books.look(parent.balances, MerkleSum.BALANCES, bytes32(key));
+        witness.earlier = BatchModel.lookUp(parent.balances, MerkleSum.BALANCES, bytes32(key));
     }
 
     /// @dev Records that batches from `first` on are voided and that the slash reduced the stake that covers the
     /// others.
-    function _bookVoid(Whole memory first, uint256 stakeBefore) private {
+    function _recordVoid(SmallBatch memory first, uint256 stakeBefore) private {
         bytes[] storage chain = chains[operator];
         uint256 pot = vault.potOf(collector, operator);
         uint256 due = (pot * parameters.setAt(first.header.parameterSet).stakeCoverPpm) / 1_000_000;

@@ -3,15 +3,15 @@ pragma solidity 0.8.34;
 
 import {VersionRecord} from "../../../contracts/interfaces/IAdapterRegistry.sol";
 import {BalanceWitness, Demand, EntryPlace, IDisputes, Tree} from "../../../contracts/interfaces/IDisputes.sol";
-import {Receipt} from "../../../contracts/interfaces/ISettlement.sol";
+import {Opening, Receipt} from "../../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
-import {Book, Books, Served} from "./Books.sol";
+import {BatchData, BatchModel, Served} from "./BatchModel.sol";
 import {ValidBatch} from "./ValidBatch.sol";
 
 /// @notice Base of tests that corrupt a part of the valid batch, commit it and dispute it.
 abstract contract Disputed is ValidBatch {
-    using Books for *;
+    using BatchModel for *;
 
     /// @dev Time limit of an answer.
     uint64 internal constant PERIOD = DISPUTE_WINDOW / 8;
@@ -21,27 +21,28 @@ abstract contract Disputed is ValidBatch {
 
     function setUp() public virtual override {
         super.setUp();
-        challenger = who("challenger");
+        challenger = accountOf("challenger");
     }
 
     // --- an invalid batch ---
 
     /// @notice Commits a batch with a zero leaf.
-    function wrong() internal returns (Book memory book) {
-        book = validBook();
-        book.balances = book.balances.insert(0, bytes32(0), 0);
-        commitBook(book);
+    function invalidBatch() internal returns (BatchData memory batch) {
+        batch = validBatch();
+        batch.balances = batch.balances.insert(0, bytes32(0), 0);
+        commitBatch(batch);
     }
 
-    /// @notice Returns the call that convicts the batch of `wrong`.
-    function proofOf(Book memory book) internal pure returns (bytes memory) {
+    /// @notice Returns the call that convicts `invalidBatch`.
+    function proofOf(BatchData memory batch) internal pure returns (bytes memory) {
         bytes32 leaf = MerkleSum.leafHash(MerkleSum.BALANCES, bytes32(0));
-        return abi.encodeCall(IDisputes.proveZeroLeaf, (book.header, Tree.Balances, leaf, book.open(Tree.Balances, 0)));
+        Opening memory opening = batch.open(Tree.Balances, 0);
+        return abi.encodeCall(IDisputes.proveZeroLeaf, (batch.header, Tree.Balances, leaf, opening));
     }
 
-    /// @notice Convicts the batch of `wrong` as `sender`.
-    function convict(Book memory book, address sender) internal {
-        bytes memory proof = proofOf(book);
+    /// @notice Convicts `invalidBatch` as `sender`.
+    function convict(BatchData memory batch, address sender) internal {
+        bytes memory proof = proofOf(batch);
         vm.prank(sender);
         (bool isHeld, ) = address(disputes).call(proof);
         vm.assertTrue(isHeld);
@@ -50,12 +51,12 @@ abstract contract Disputed is ValidBatch {
     // --- witnesses ---
 
     function placeOf(
-        Book memory book,
+        BatchData memory batch,
         uint256 i,
         uint256 slice,
         uint256 part
     ) internal view returns (EntryPlace memory place) {
-        Served memory served = book.served[i];
+        Served memory served = batch.served[i];
         (place.slice, place.part) = (uint16(slice), uint16(part));
         VersionRecord memory record = served.parts[slice].record;
         if (part < 3 || record.snapshots.length == 0) return place;
@@ -65,46 +66,54 @@ abstract contract Disputed is ValidBatch {
         return place;
     }
 
-    function keyOfPlace(Book memory book, uint256 i, uint256 slice, uint256 part) internal view returns (bytes32) {
-        (address account, ) = earned(book.served[i], slice, part);
+    function keyOfPlace(
+        BatchData memory batch,
+        uint256 i,
+        uint256 slice,
+        uint256 part
+    ) internal view returns (bytes32) {
+        (address account, ) = earningOf(batch.served[i], slice, part);
         return Hashing.entryKey(account, uint32(i), uint16(slice), uint16(part));
     }
 
-    function balanceWitness(Book memory book, address account) internal pure returns (BalanceWitness memory witness) {
+    function balanceWitness(
+        BatchData memory batch,
+        address account
+    ) internal pure returns (BalanceWitness memory witness) {
         bytes32 key = Hashing.account(account);
-        (witness.account, witness.parent) = (account, book.parent);
-        if (book.parent.number != 0) witness.earlier = book.look(Tree.ParentBalances, key);
-        witness.later = book.look(Tree.Balances, key);
-        witness.entriesFrom = book.look(Tree.Entries, bytes32(uint256(key) << 64));
-        witness.entriesUntil = book.look(Tree.Entries, bytes32((uint256(key) + 1) << 64));
+        (witness.account, witness.parent) = (account, batch.parent);
+        if (batch.parent.number != 0) witness.earlier = batch.lookUp(Tree.ParentBalances, key);
+        witness.later = batch.lookUp(Tree.Balances, key);
+        witness.entriesFrom = batch.lookUp(Tree.Entries, bytes32(uint256(key) << 64));
+        witness.entriesUntil = batch.lookUp(Tree.Entries, bytes32((uint256(key) + 1) << 64));
     }
 
-    function signed(Receipt memory receipt) internal view returns (bytes memory) {
+    function signReceipt(Receipt memory receipt) internal view returns (bytes memory) {
         return sign(keyOf("receipt key"), settlement.receiptDigest(receipt));
     }
 
     // --- verdicts ---
 
     /// @notice Expects that the next call convicts the batch without a reservation.
-    function expectConviction(Book memory book, bytes4 proof) internal {
-        expectConviction(book, proof, address(0));
+    function expectConviction(BatchData memory batch, bytes4 proof) internal {
+        expectConviction(batch, proof, address(0));
     }
 
-    function expectConviction(Book memory book, bytes4 proof, address by) internal {
+    function expectConviction(BatchData memory batch, bytes4 proof, address by) internal {
         vm.expectEmit(address(disputes));
-        emit IDisputes.BatchConvicted(operator, book.header.number, Hashing.batch(book.header), proof, by);
+        emit IDisputes.BatchConvicted(operator, batch.header.number, Hashing.batch(batch.header), proof, by);
     }
 
-    function assertVoid(Book memory book) internal view {
-        vm.assertFalse(settlement.isPending(book.header));
-        vm.assertEq(settlement.stateOf(operator).last, book.header.number - 1);
+    function assertVoid(BatchData memory batch) internal view {
+        vm.assertFalse(settlement.isPending(batch.header));
+        vm.assertEq(settlement.stateOf(operator).last, batch.header.number - 1);
     }
 
     /// @notice A call of the disputes that must not convict: changed in one to three words behind the header.
-    function expectAcquittal(Book memory book, bytes memory call, uint256 seed) internal {
+    function expectAcquittal(BatchData memory batch, bytes memory call, uint256 seed) internal {
         (bool isHeld, ) = address(disputes).call(mutated(call, seed));
         vm.assertFalse(isHeld);
-        vm.assertTrue(settlement.isPending(book.header));
+        vm.assertTrue(settlement.isPending(batch.header));
     }
 
     /// @notice Changes one to three words of a call behind its selector and header: to another word of the call, by
@@ -139,16 +148,16 @@ abstract contract Disputed is ValidBatch {
     // --- demands ---
 
     /// @notice A demand of the challenger, as it would be made now.
-    function demandOf(Book memory book, Tree tree, bytes32[] memory keys) internal view returns (Demand memory) {
+    function demandOf(BatchData memory batch, Tree tree, bytes32[] memory keys) internal view returns (Demand memory) {
         uint64 deadline = uint64(block.timestamp) + PERIOD;
-        return Demand(Hashing.batch(book.header), tree, keys, challenger, deadline, BOND);
+        return Demand(Hashing.batch(batch.header), tree, keys, challenger, deadline, BOND);
     }
 
-    function demand(Book memory book, Tree tree, bytes32[] memory keys) internal returns (Demand memory asked) {
-        asked = demandOf(book, tree, keys);
+    function demand(BatchData memory batch, Tree tree, bytes32[] memory keys) internal returns (Demand memory demand_) {
+        demand_ = demandOf(batch, tree, keys);
         fundChallenger(keys.length * BOND);
         vm.prank(challenger);
-        disputes.demand(book.header, tree, keys);
+        disputes.demand(batch.header, tree, keys);
     }
 
     function fundChallenger(uint256 units) internal {
@@ -162,7 +171,7 @@ abstract contract Disputed is ValidBatch {
         keys[0] = key;
     }
 
-    function idOf(Demand memory asked) internal pure returns (bytes32) {
-        return keccak256(abi.encode(asked));
+    function idOf(Demand memory demand_) internal pure returns (bytes32) {
+        return keccak256(abi.encode(demand_));
     }
 }

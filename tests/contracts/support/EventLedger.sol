@@ -96,9 +96,9 @@ abstract contract EventLedger is Batches {
     function _readBond(Log memory log) private {
         (bytes32 topic, bytes32 id) = (log.topics[0], log.topics.length > 1 ? log.topics[1] : bytes32(0));
         if (topic == IDisputes.Demanded.selector) {
-            Demand memory asked = abi.decode(log.data, (Demand));
-            _bondOf[id] = asked.bondUnits;
-            seenInBonds += asked.bondUnits * asked.keys.length;
+            Demand memory demand_ = abi.decode(log.data, (Demand));
+            _bondOf[id] = demand_.bondUnits;
+            seenInBonds += demand_.bondUnits * demand_.keys.length;
         } else if (topic == IDisputes.Answered.selector) {
             seenInBonds -= _bondOf[id];
             seenPaid[_account(log.topics[3])] += _bondOf[id] * MICRO;

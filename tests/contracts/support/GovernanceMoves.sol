@@ -7,7 +7,7 @@ import {IOperatorRegistry} from "../../../contracts/interfaces/IOperatorRegistry
 import {Collection, IPaymentVault, Refund} from "../../../contracts/interfaces/IPaymentVault.sol";
 import {ISettlement} from "../../../contracts/interfaces/ISettlement.sol";
 import {DisputeMoves} from "./DisputeMoves.sol";
-import {Whole} from "./SmallBatches.sol";
+import {SmallBatch} from "./SmallBatches.sol";
 
 /// @notice Moves of governance and the guardian, and attempts that no role may make.
 abstract contract GovernanceMoves is DisputeMoves {
@@ -18,7 +18,7 @@ abstract contract GovernanceMoves is DisputeMoves {
 
     function setUp() public virtual override {
         super.setUp();
-        treasuries = [address(timelock), who("another treasury")];
+        treasuries = [address(timelock), accountOf("another treasury")];
         vm.prank(address(timelock));
         parameters.setDisputeWindow(_FIRST_WINDOW);
     }
@@ -34,7 +34,7 @@ abstract contract GovernanceMoves is DisputeMoves {
 
     function change(uint256 which, uint256 value) external move {
         Bounds memory b = parameters.bounds();
-        uint32 whole = 1_000_000;
+        uint32 batch = 1_000_000;
         which %= 6;
         vm.startPrank(address(timelock));
         if (which == 0) parameters.setFee(_in(value, 0, b.maxFeePpm));
@@ -43,9 +43,9 @@ abstract contract GovernanceMoves is DisputeMoves {
         if (which == 3) parameters.setStakeCover(_in(value, b.minStakeCoverPpm, b.maxStakeCoverPpm));
         if (which == 4) {
             uint32 least = _in(value, 0, b.maxContributorsFloorPpm);
-            uint32 max = b.maxOperatorFloorPpm < whole - least ? b.maxOperatorFloorPpm : whole - least;
+            uint32 max = b.maxOperatorFloorPpm < batch - least ? b.maxOperatorFloorPpm : batch - least;
             uint32 operatorPpm = _in(value >> 32, 0, max);
-            parameters.setSplitRules(least, operatorPpm, _in(value >> 64, operatorPpm, whole));
+            parameters.setSplitRules(least, operatorPpm, _in(value >> 64, operatorPpm, batch));
         }
         if (which == 5) {
             uint128 bond = uint128(bound(value >> 32, b.minDemandBond, b.maxDemandBond));
@@ -93,16 +93,16 @@ abstract contract GovernanceMoves is DisputeMoves {
         vouchers[0] = collection(keyOf(payerName), line, line + amount);
         Refund[] memory spans = new Refund[](1);
         spans[0] = Refund(payer, line == 0 ? 0 : line - 1, line == 0 ? 0 : line - 1, line);
-        Whole memory whole;
-        if (chains[operator].length != 0) whole = wholeAt(chains[operator].length);
+        SmallBatch memory batch;
+        if (chains[operator].length != 0) batch = batchAt(chains[operator].length);
         for (uint256 i = 0; i < 4; ++i) (targets[i], targets[i + 4]) = (address(vault), address(settlement));
         calls[0] = abi.encodeCall(IPaymentVault.payOut, (operator, guardian, 1, 0));
         calls[1] = abi.encodeCall(IPaymentVault.refund, (operator, spans));
         calls[2] = abi.encodeCall(IPaymentVault.withdraw, (operator, collector));
         calls[3] = abi.encodeCall(IPaymentVault.thaw, (operator, collector, amount));
-        calls[4] = abi.encodeCall(ISettlement.voidFrom, (whole.header));
-        calls[5] = abi.encodeCall(ISettlement.hold, (whole.header));
-        calls[6] = abi.encodeCall(ISettlement.release, (whole.header));
+        calls[4] = abi.encodeCall(ISettlement.voidFrom, (batch.header));
+        calls[5] = abi.encodeCall(ISettlement.hold, (batch.header));
+        calls[6] = abi.encodeCall(ISettlement.release, (batch.header));
         (targets[7], targets[8]) = (address(operators), address(vault));
         calls[7] = abi.encodeCall(IOperatorRegistry.slash, (operator, 0, guardian, 0, guardian));
         calls[8] = abi.encodeCall(IPaymentVault.collect, (operator, vouchers));

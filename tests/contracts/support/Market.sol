@@ -48,7 +48,7 @@ abstract contract Market is Base {
 
     function setUp() public virtual {
         vm.warp(1_800_000_000);
-        (guardian, curator, holder) = (who("guardian"), who("curator"), who("holder"));
+        (guardian, curator, holder) = (accountOf("guardian"), accountOf("curator"), accountOf("holder"));
         _deployTokens();
         _deployGovernance();
         _deployMarket();

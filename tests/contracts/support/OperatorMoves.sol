@@ -4,10 +4,10 @@ pragma solidity 0.8.34;
 import {Stake} from "../../../contracts/interfaces/IOperatorRegistry.sol";
 import {Collection, Refund} from "../../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, Claim, Commitment, OperatorState} from "../../../contracts/interfaces/ISettlement.sol";
-import {Leaves} from "./Books.sol";
+import {Leaves} from "./BatchModel.sol";
 import {PayerMoves} from "./PayerMoves.sol";
 import {Tree, Trees} from "./Trees.sol";
-import {Flaw, Whole} from "./SmallBatches.sol";
+import {Flaw, SmallBatch} from "./SmallBatches.sol";
 
 /// @notice Moves of operators and earners. About half of all batches have a flaw.
 abstract contract OperatorMoves is PayerMoves {
@@ -34,8 +34,8 @@ abstract contract OperatorMoves is PayerMoves {
         if (block.timestamp < parameters.pausedUntil()) vm.warp(parameters.pausedUntil());
         (Refund[] memory spans, Collection[] memory vouchers) = _spans(amounts, uint64(waived), session % 2 == 1);
         if (spans.length == 0) return;
-        Whole memory whole = smallBatchOf(spans, _latestBalances(), flaw % 12 < 6 ? Flaw.None : Flaw(flaw % 6));
-        _commit(whole, vouchers);
+        SmallBatch memory batch = buildSmallBatch(spans, _latestBalances(), flaw % 12 < 6 ? Flaw.None : Flaw(flaw % 6));
+        _commit(batch, vouchers);
         _done();
     }
 
@@ -46,7 +46,7 @@ abstract contract OperatorMoves is PayerMoves {
         while (end < state.last && !settlement.isHeld(operator, uint64(end + 1))) ++end;
         if (end == state.finalised) return;
         number = bound(number, state.finalised + 1, end);
-        BatchHeader memory header = wholeAt(number).header;
+        BatchHeader memory header = batchAt(number).header;
         if (block.timestamp < header.finalAt) vm.warp(header.finalAt);
         settlement.finalise(header);
         _done();
@@ -56,19 +56,19 @@ abstract contract OperatorMoves is PayerMoves {
         chooseOperator(operatorIndex);
         OperatorState memory state = settlement.stateOf(operator);
         if (state.finalised == 0) return;
-        Whole memory whole = wholeAt(state.finalised);
-        account = bound(account, 0, whole.balances.keys.length - 1);
-        address earner = address(uint160(uint256(whole.balances.keys[account])));
+        SmallBatch memory batch = batchAt(state.finalised);
+        account = bound(account, 0, batch.balances.keys.length - 1);
+        address earner = address(uint160(uint256(batch.balances.keys[account])));
         uint128 claimed = settlement.claimedOf(operator, earner);
-        uint128 earned = whole.balances.values[account];
+        uint128 earned = batch.balances.values[account];
         if (earned < claimed + MICRO) return;
         // A batch with a flaw may credit more than the payout limit allows.
-        uint128 floor = state.cumulativeTotal - whole.header.cumulativeTotal;
+        uint128 floor = state.cumulativeTotal - batch.header.cumulativeTotal;
         uint128 amount = ((earned - claimed) / MICRO) * MICRO;
         if (vault.potOf(collector, operator) < floor + amount) return;
         uint256 before = usd.balanceOf(settlement.payoutWalletOf(earner));
         settlement.claim(
-            Claim(operator, earner, whole.header.balancesCount, balancesTree(whole).open(account))
+            Claim(operator, earner, batch.header.balancesCount, balancesTree(batch).open(account))
         );
         vm.assertEq(usd.balanceOf(settlement.payoutWalletOf(earner)), before + amount / MICRO);
         _done();
@@ -77,7 +77,7 @@ abstract contract OperatorMoves is PayerMoves {
     function setWallet(uint256 account, uint256 wallet) external move {
         address earner = account % 3 == 2 ? creator : contributors[account % 3];
         vm.prank(earner);
-        settlement.setPayoutWallet(wallet % 2 == 0 ? address(0) : who("wallet"));
+        settlement.setPayoutWallet(wallet % 2 == 0 ? address(0) : accountOf("wallet"));
         _done();
     }
 
@@ -111,24 +111,24 @@ abstract contract OperatorMoves is PayerMoves {
 
     // --- helpers of other moves ---
 
-    function wholeAt(uint256 number) internal view returns (Whole memory) {
-        return abi.decode(chains[operator][number - 1], (Whole));
+    function batchAt(uint256 number) internal view returns (SmallBatch memory) {
+        return abi.decode(chains[operator][number - 1], (SmallBatch));
     }
 
     // --- internal ---
 
-    function _commit(Whole memory whole, Collection[] memory vouchers) private {
-        Commitment memory commitment = commitmentOf(whole);
+    function _commit(SmallBatch memory batch, Collection[] memory vouchers) private {
+        Commitment memory commitment = commitmentOf(batch);
         vm.prank(operator);
         settlement.commit(commitment, vouchers);
-        whole.header = readEvents();
-        chains[operator].push(abi.encode(whole));
-        for (uint256 i = 0; i < whole.spans.length; ++i) {
-            bookSpan(whole.spans[i], false);
+        batch.header = readEvents();
+        chains[operator].push(abi.encode(batch));
+        for (uint256 i = 0; i < batch.spans.length; ++i) {
+            recordSpan(batch.spans[i], false);
         }
         uint256 pot = vault.potOf(collector, operator);
-        coverOf[operator][whole.header.number] = (pot * parameters.current().stakeCoverPpm) / 1_000_000;
-        termsOf[settlement.hashBatch(whole.header)] = keccak256(abi.encode(parameters.current()));
+        coverOf[operator][batch.header.number] = (pot * parameters.current().stakeCoverPpm) / 1_000_000;
+        termsOf[settlement.hashBatch(batch.header)] = keccak256(abi.encode(parameters.current()));
     }
 
     /// @dev One or two spans in order of channel id, within balances and cover.
@@ -179,7 +179,7 @@ abstract contract OperatorMoves is PayerMoves {
 
     function _latestBalances() private view returns (Leaves memory leaves) {
         uint256 last = chains[operator].length;
-        if (last != 0) leaves = wholeAt(last).balances;
+        if (last != 0) leaves = batchAt(last).balances;
     }
 
     function _idOf(uint256 payerIndex) private view returns (bytes32) {

@@ -28,7 +28,7 @@ abstract contract PayerMoves is SmallBatches {
     mapping(bytes4 move => uint256 times) public made;
     uint256 public numTried;
 
-    mapping(bytes32 channel => Account) internal books;
+    mapping(bytes32 channel => Account) internal batches;
     /// @dev Index of the session key: revocations are permanent, so each one is followed by a new key.
     mapping(bytes32 channel => uint256) private _numRevoked;
 
@@ -43,7 +43,7 @@ abstract contract PayerMoves is SmallBatches {
     function setUp() public virtual override {
         vm.recordLogs();
         super.setUp();
-        books[_id()].deposited = DEPOSIT_UNITS * MICRO;
+        batches[_id()].deposited = DEPOSIT_UNITS * MICRO;
         chooseOperator(1);
         addStake(operator, STAKE_UNITS);
         addReceiptKey(operator, _SECOND_RECEIPT_KEY);
@@ -54,7 +54,7 @@ abstract contract PayerMoves is SmallBatches {
         choose(payerIndex, operatorIndex);
         units = bound(units, 1, DEPOSIT_UNITS);
         deposit(units, cap % 2 == 1 ? _nextGrant(cap, 0) : noGrant());
-        books[_id()].deposited += units * MICRO;
+        batches[_id()].deposited += units * MICRO;
         _done();
     }
 
@@ -94,7 +94,7 @@ abstract contract PayerMoves is SmallBatches {
         vm.prank(payer);
         uint128 left = vault.withdraw(operator, collector);
         vm.assertEq(left, (amount / MICRO) * MICRO);
-        books[_id()].withdrawn += left;
+        batches[_id()].withdrawn += left;
         _done();
     }
 
@@ -102,12 +102,12 @@ abstract contract PayerMoves is SmallBatches {
 
     function choose(uint256 payerIndex, uint256 operatorIndex) internal {
         payerName = _payers[payerIndex % 2];
-        payer = who(payerName);
+        payer = accountOf(payerName);
         chooseOperator(operatorIndex);
     }
 
     function chooseOperator(uint256 operatorIndex) internal {
-        operator = who(_operators[operatorIndex % 2]);
+        operator = accountOf(_operators[operatorIndex % 2]);
     }
 
     function payerAt(uint256 i) internal view returns (address) {
@@ -147,8 +147,8 @@ abstract contract PayerMoves is SmallBatches {
         return uint128(bound(seed >> 2, 1, ceiling < max ? ceiling : max));
     }
 
-    function bookSpan(Refund memory span, bool isUndone) internal {
-        Account storage kept = books[ChannelId.unwrap(vault.channelIdOf(span.payer, operator, collector))];
+    function recordSpan(Refund memory span, bool isUndone) internal {
+        Account storage kept = batches[ChannelId.unwrap(vault.channelIdOf(span.payer, operator, collector))];
         uint256 amount = span.until - span.from;
         kept.paid = isUndone ? kept.paid - amount : kept.paid + amount;
         kept.line = isUndone ? span.before : span.until;

@@ -17,8 +17,8 @@ abstract contract Payments is Market {
 
     function setUp() public virtual override {
         super.setUp();
-        (payer, operator, sessionKey) = (who("payer"), who("operator"), who("session key"));
-        collector = who("collector");
+        (payer, operator, sessionKey) = (accountOf("payer"), accountOf("operator"), accountOf("session key"));
+        collector = accountOf("collector");
     }
 
     function channel() internal view returns (ChannelId) {

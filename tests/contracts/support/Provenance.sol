@@ -5,11 +5,11 @@ import {VersionRecord} from "../../../contracts/interfaces/IAdapterRegistry.sol"
 import {Contribution, Review, SnapshotId} from "../../../contracts/interfaces/IDatasetRegistry.sol";
 import {SnapshotWitness} from "../../../contracts/interfaces/IDisputes.sol";
 import {Batches} from "./Batches.sol";
-import {Books, Part} from "./Books.sol";
+import {BatchModel, Part} from "./BatchModel.sol";
 
 /// @notice Two snapshots and four versions: a base model, one trained on the first, one on both, one without snapshots.
 abstract contract Provenance is Batches {
-    using Books for bytes;
+    using BatchModel for bytes;
 
     uint32 internal constant WHOLE = 1_000_000;
 
@@ -25,7 +25,7 @@ abstract contract Provenance is Batches {
 
     /// @dev Five accounts, so that some positions share an account.
     function contributorOf(uint64 datanetId, uint32 index) internal returns (address) {
-        return who(_contributorName(datanetId, index));
+        return accountOf(_contributorName(datanetId, index));
     }
 
     function contentOf(uint64 datanetId, uint32 index) internal pure returns (bytes32) {
@@ -80,7 +80,7 @@ abstract contract Provenance is Batches {
     function _registerVersions() private {
         for (uint256 i = 0; i < versions.length; ++i) {
             VersionRecord memory record;
-            (record.creator, record.baseModel) = (who(i < 2 ? "creator" : "other creator"), keccak256("base"));
+            (record.creator, record.baseModel) = (accountOf(i < 2 ? "creator" : "other creator"), keccak256("base"));
             record.name = i == 0 ? bytes32("base") : bytes32("tuned");
             if (i != 0) (record.adapterDigest, record.cidDigest) = (keccak256(abi.encode(i)), keccak256("folder"));
             record.snapshots = new SnapshotId[](i < 3 ? i : 0);

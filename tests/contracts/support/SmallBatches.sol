@@ -15,7 +15,7 @@ import {BatchHeader, Commitment, Receipt} from "../../../contracts/interfaces/IS
 import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
 import {Parts, Split} from "../../../contracts/libraries/Split.sol";
-import {Books, Leaves} from "./Books.sol";
+import {BatchModel, Leaves} from "./BatchModel.sol";
 import {EventLedger} from "./EventLedger.sol";
 import {Tree, Trees} from "./Trees.sol";
 
@@ -30,7 +30,7 @@ enum Flaw {
 }
 
 /// @notice A batch with its complete data.
-struct Whole {
+struct SmallBatch {
     BatchHeader header;
     Refund[] spans;
     Receipt[] receipts;
@@ -42,7 +42,7 @@ struct Whole {
 /// @notice Builds small batches, valid ones and ones with a flaw. Charges can be as low as one micro-unit, by a version
 /// whose tokens cost one micro-unit or 2^32 of them, trained on two contributions.
 abstract contract SmallBatches is EventLedger {
-    using Books for Leaves;
+    using BatchModel for Leaves;
     using Trees for Tree;
 
     uint64 private constant _LARGE_PRICE = 1 << 32;
@@ -55,8 +55,8 @@ abstract contract SmallBatches is EventLedger {
 
     function setUp() public virtual override {
         super.setUp();
-        (creator, thief) = (who("creator"), who("thief"));
-        contributors = [who("first contributor"), who("second contributor")];
+        (creator, thief) = (accountOf("creator"), accountOf("thief"));
+        contributors = [accountOf("first contributor"), accountOf("second contributor")];
         uint64 datanetId = datasets.createDatanet("small", keccak256("description"));
         Review[] memory reviews = new Review[](2);
         for (uint256 i = 0; i < 2; ++i) {
@@ -78,50 +78,50 @@ abstract contract SmallBatches is EventLedger {
     // --- building ---
 
     /// @notice Builds the data of a batch that collects `spans` on top of `parent`.
-    function smallBatchOf(
+    function buildSmallBatch(
         Refund[] memory spans,
         Leaves memory parent,
         Flaw flaw
-    ) internal view returns (Whole memory whole) {
-        (whole.spans, whole.flaw) = (spans, flaw);
-        whole.receipts = _receiptsOf(spans);
-        whole.entries = _entriesOf(whole.receipts, flaw);
-        whole.balances = _balancesOf(whole.entries, parent, flaw);
-        if (flaw == Flaw.Price) whole.receipts[0].promptTokens ^= 1;
+    ) internal view returns (SmallBatch memory batch) {
+        (batch.spans, batch.flaw) = (spans, flaw);
+        batch.receipts = _receiptsOf(spans);
+        batch.entries = _entriesOf(batch.receipts, flaw);
+        batch.balances = _balancesOf(batch.entries, parent, flaw);
+        if (flaw == Flaw.Price) batch.receipts[0].promptTokens ^= 1;
     }
 
     /// @notice Returns its commitment.
-    function commitmentOf(Whole memory whole) internal view returns (Commitment memory c) {
-        uint128 total = receiptsTree(whole).sumOf();
-        c = commitmentOf(total, balancesTree(whole));
-        (c.receiptsRoot, c.receiptsCount) = (receiptsTree(whole).rootOf(), uint32(whole.receipts.length));
-        (c.entriesRoot, c.entriesCount) = (entriesTree(whole).rootOf(), uint32(whole.entries.keys.length));
-        if (whole.flaw == Flaw.Withheld) c.receiptsRoot = keccak256(abi.encode(c.receiptsRoot));
+    function commitmentOf(SmallBatch memory batch) internal view returns (Commitment memory c) {
+        uint128 total = receiptsTree(batch).sumOf();
+        c = commitmentOf(total, balancesTree(batch));
+        (c.receiptsRoot, c.receiptsCount) = (receiptsTree(batch).rootOf(), uint32(batch.receipts.length));
+        (c.entriesRoot, c.entriesCount) = (entriesTree(batch).rootOf(), uint32(batch.entries.keys.length));
+        if (batch.flaw == Flaw.Withheld) c.receiptsRoot = keccak256(abi.encode(c.receiptsRoot));
     }
 
-    function receiptsTree(Whole memory whole) internal pure returns (Tree memory tree) {
-        uint256 count = whole.receipts.length;
+    function receiptsTree(SmallBatch memory batch) internal pure returns (Tree memory tree) {
+        uint256 count = batch.receipts.length;
         (tree.leaves, tree.values) = (new bytes32[](count), new uint128[](count));
         for (uint256 i = 0; i < count; ++i) {
-            tree.leaves[i] = MerkleSum.leafHash(MerkleSum.RECEIPTS, Hashing.receipt(whole.receipts[i]));
-            tree.values[i] = whole.receipts[i].charge;
+            tree.leaves[i] = MerkleSum.leafHash(MerkleSum.RECEIPTS, Hashing.receipt(batch.receipts[i]));
+            tree.values[i] = batch.receipts[i].charge;
         }
     }
 
-    function entriesTree(Whole memory whole) internal pure returns (Tree memory) {
-        return whole.entries.sums(MerkleSum.ENTRIES);
+    function entriesTree(SmallBatch memory batch) internal pure returns (Tree memory) {
+        return batch.entries.sums(MerkleSum.ENTRIES);
     }
 
-    function balancesTree(Whole memory whole) internal pure returns (Tree memory) {
-        return whole.balances.sums(MerkleSum.BALANCES);
+    function balancesTree(SmallBatch memory batch) internal pure returns (Tree memory) {
+        return batch.balances.sums(MerkleSum.BALANCES);
     }
 
     // --- witnesses ---
 
     /// @notice Returns a receipt with all its preimages.
-    function witnessOf(Whole memory whole, uint256 i) internal view returns (ReceiptWitness memory witness) {
-        witness.receipt = whole.receipts[i];
-        witness.opening = receiptsTree(whole).open(i);
+    function witnessOf(SmallBatch memory batch, uint256 i) internal view returns (ReceiptWitness memory witness) {
+        witness.receipt = batch.receipts[i];
+        witness.opening = receiptsTree(batch).open(i);
         (witness.slices, witness.attribution) = (_slices(), _attribution());
         witness.parts = new SliceWitness[](1);
         witness.parts[0] = SliceWitness(record, _list());
@@ -133,10 +133,10 @@ abstract contract SmallBatches is EventLedger {
     }
 
     /// @notice Returns the packed spans, the preimage of `spansHash`.
-    function packedSpans(Whole memory whole) internal view returns (bytes memory packed) {
-        for (uint256 i = 0; i < whole.spans.length; ++i) {
-            Refund memory span = whole.spans[i];
-            ChannelId id = vault.channelIdOf(span.payer, whole.header.operator, collector);
+    function packedSpans(SmallBatch memory batch) internal view returns (bytes memory packed) {
+        for (uint256 i = 0; i < batch.spans.length; ++i) {
+            Refund memory span = batch.spans[i];
+            ChannelId id = vault.channelIdOf(span.payer, batch.header.operator, collector);
             packed = abi.encodePacked(packed, id, span.before, span.from, span.until);
         }
     }
@@ -201,7 +201,7 @@ abstract contract SmallBatches is EventLedger {
     }
 
     function _newLeaves(uint256 room) private pure returns (Leaves memory leaves) {
-        leaves = Books.newLeaves(room);
+        leaves = BatchModel.newLeaves(room);
         leaves.truncate(0);
     }
 

@@ -11,11 +11,11 @@ struct Tree {
 /// @notice Builds Merkle-sum trees level by level, as the reference for `MerkleSum.open`.
 library Trees {
     function rootOf(Tree memory tree) internal pure returns (bytes32 root) {
-        (root, ) = _walk(tree, 0);
+        (root, ) = _rootAndPath(tree, 0);
     }
 
     function open(Tree memory tree, uint256 index) internal pure returns (Opening memory) {
-        (, bytes memory path) = _walk(tree, index);
+        (, bytes memory path) = _rootAndPath(tree, index);
         return Opening(uint32(index), tree.values[index], path);
     }
 
@@ -25,18 +25,18 @@ library Trees {
         }
     }
 
-    function _walk(Tree memory tree, uint256 index) private pure returns (bytes32 root, bytes memory path) {
+    function _rootAndPath(Tree memory tree, uint256 index) private pure returns (bytes32 root, bytes memory path) {
         (bytes32[] memory hashes, uint128[] memory sums) = (tree.leaves, tree.values);
         while (hashes.length > 1) {
             uint256 sibling = index ^ 1;
             if (sibling < hashes.length) path = abi.encodePacked(path, sums[sibling], hashes[sibling]);
-            (hashes, sums) = _above(hashes, sums);
+            (hashes, sums) = _nextLevel(hashes, sums);
             index >>= 1;
         }
         return (hashes[0], path);
     }
 
-    function _above(
+    function _nextLevel(
         bytes32[] memory hashes,
         uint128[] memory sums
     ) private pure returns (bytes32[] memory upperHashes, uint128[] memory upperSums) {

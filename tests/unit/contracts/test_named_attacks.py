@@ -70,7 +70,7 @@ ATTACKS = {
     "void, refund and recommit": (
         "AttacksOperators.t.sol::test_void_refund_and_recommit_restores_everything_exactly",
         "AttacksOperators.t.sol::test_void_and_recommit_of_the_same_number_inherits_no_hold",
-        "AttacksOperators.t.sol::test_a_proof_replayed_after_recommit_convicts_nobody",
+        "AttacksOperators.t.sol::test_a_proof_replayed_after_recommit_convicts_nothing",
     ),
     "pot raid across operators": (
         "AttacksOperators.t.sol::test_pot_raid_across_operators_reaches_nothing",

@@ -32,7 +32,7 @@ struct Served {
 }
 
 /// @notice The complete data of a batch. Tests corrupt a part of it before the commit; the rest stays unchanged.
-struct Book {
+struct BatchData {
     Served[] served;
     Collection[] collections;
     Refund[] refunds;
@@ -47,7 +47,7 @@ struct Book {
 }
 
 /// @notice A simple reference implementation of receipts, leaves and look-ups in memory.
-library Books {
+library BatchModel {
     using Trees for Sums;
 
     // --- receipts ---
@@ -116,25 +116,25 @@ library Books {
         }
     }
 
-    function witnessOf(Book memory book, uint256 i) internal pure returns (ReceiptWitness memory witness) {
-        Served memory served = book.served[i];
+    function witnessOf(BatchData memory batch, uint256 i) internal pure returns (ReceiptWitness memory witness) {
+        Served memory served = batch.served[i];
         witness.receipt = served.receipt;
-        witness.opening = sums(book, Tree.Receipts).open(i);
+        witness.opening = sums(batch, Tree.Receipts).open(i);
         (witness.slices, witness.attribution, witness.parts) = (served.slices, served.attribution, served.parts);
     }
 
     /// @notice Computes the leaves of the receipts tree.
-    function fillReceipts(Book memory book) internal pure {
-        book.receipts = newLeaves(book.served.length);
-        for (uint256 i = 0; i < book.served.length; ++i) {
-            Receipt memory receipt = book.served[i].receipt;
-            (book.receipts.keys[i], book.receipts.values[i]) = (Hashing.receipt(receipt), receipt.charge);
+    function fillReceipts(BatchData memory batch) internal pure {
+        batch.receipts = newLeaves(batch.served.length);
+        for (uint256 i = 0; i < batch.served.length; ++i) {
+            Receipt memory receipt = batch.served[i].receipt;
+            (batch.receipts.keys[i], batch.receipts.values[i]) = (Hashing.receipt(receipt), receipt.charge);
         }
     }
 
     /// @notice Computes the balances from the parent's balances and the entries.
-    function fillBalances(Book memory book) internal pure {
-        (Leaves memory entries, Leaves memory old) = (book.entries, book.parentBalances);
+    function fillBalances(BatchData memory batch) internal pure {
+        (Leaves memory entries, Leaves memory old) = (batch.entries, batch.parentBalances);
         Leaves memory merged = newLeaves(entries.keys.length + old.keys.length);
         (uint256 i, uint256 j, uint256 count) = (0, 0, 0);
         while (i < entries.keys.length || j < old.keys.length) {
@@ -149,7 +149,7 @@ library Books {
             ++count;
         }
         truncate(merged, count);
-        book.balances = merged;
+        batch.balances = merged;
     }
 
     // --- leaves ---
@@ -179,7 +179,7 @@ library Books {
         (leaves.values[i], leaves.values[j]) = (leaves.values[j], leaves.values[i]);
     }
 
-    /// @notice A copy with a leaf more, at `at`.
+    /// @notice Returns a copy with an additional leaf at index `at`.
     function insert(
         Leaves memory leaves,
         uint256 at,
@@ -193,7 +193,7 @@ library Books {
         }
     }
 
-    /// @notice A copy without the leaf at `at`.
+    /// @notice Returns a copy without the leaf at index `at`.
     function remove(Leaves memory leaves, uint256 at) internal pure returns (Leaves memory less) {
         less = newLeaves(leaves.keys.length - 1);
         for (uint256 i = 0; i < less.keys.length; ++i) {
@@ -202,13 +202,13 @@ library Books {
         }
     }
 
-    /// @notice Moves `amount` from one leaf to another, so that the sum stays.
+    /// @notice Moves `amount` from one leaf to another, which keeps the sum.
     function shift(Leaves memory leaves, uint256 from, uint256 to, uint128 amount) internal pure {
         leaves.values[from] -= amount;
         leaves.values[to] += amount;
     }
 
-    /// @notice The first leaf whose key is not below `key`.
+    /// @notice Returns the index of the first leaf whose key is not below `key`.
     function placeOf(Leaves memory leaves, bytes32 key) internal pure returns (uint256 i) {
         while (i < leaves.keys.length && leaves.keys[i] < key) ++i;
     }
@@ -237,10 +237,10 @@ library Books {
         return tree == Tree.Entries ? MerkleSum.ENTRIES : MerkleSum.BALANCES;
     }
 
-    function leavesOf(Book memory book, Tree tree) internal pure returns (Leaves memory) {
-        if (tree == Tree.Receipts) return book.receipts;
-        if (tree == Tree.Entries) return book.entries;
-        return tree == Tree.Balances ? book.balances : book.parentBalances;
+    function leavesOf(BatchData memory batch, Tree tree) internal pure returns (Leaves memory) {
+        if (tree == Tree.Receipts) return batch.receipts;
+        if (tree == Tree.Entries) return batch.entries;
+        return tree == Tree.Balances ? batch.balances : batch.parentBalances;
     }
 
     function sums(Leaves memory leaves, bytes32 tag) internal pure returns (Sums memory tree) {
@@ -251,17 +251,17 @@ library Books {
         }
     }
 
-    function sums(Book memory book, Tree tree) internal pure returns (Sums memory) {
-        return sums(leavesOf(book, tree), tagOf(tree));
+    function sums(BatchData memory batch, Tree tree) internal pure returns (Sums memory) {
+        return sums(leavesOf(batch, tree), tagOf(tree));
     }
 
-    function open(Book memory book, Tree tree, uint256 i) internal pure returns (Opening memory) {
-        return sums(book, tree).open(i);
+    function open(BatchData memory batch, Tree tree, uint256 i) internal pure returns (Opening memory) {
+        return sums(batch, tree).open(i);
     }
 
-    /// @notice Shows the leaves `i` and `j`, in this order.
-    function pair(Book memory book, Tree tree, uint256 i, uint256 j) internal pure returns (Lookup memory lookup) {
-        return pair(leavesOf(book, tree), tagOf(tree), i, j);
+    /// @notice Opens the leaves `i` and `j`, in this order.
+    function pair(BatchData memory batch, Tree tree, uint256 i, uint256 j) internal pure returns (Lookup memory) {
+        return pair(leavesOf(batch, tree), tagOf(tree), i, j);
     }
 
     function pair(
@@ -276,22 +276,22 @@ library Books {
         (lookup.openings[0], lookup.openings[1]) = (tree.open(i), tree.open(j));
     }
 
-    /// @notice Shows the leaf `i` alone.
+    /// @notice Opens the leaf `i`.
     function single(Leaves memory leaves, bytes32 tag, uint256 i) internal pure returns (Lookup memory lookup) {
         (lookup.keys, lookup.openings) = (new bytes32[](1), new Opening[](1));
         (lookup.keys[0], lookup.openings[0]) = (leaves.keys[i], sums(leaves, tag).open(i));
     }
 
-    function single(Book memory book, Tree tree, uint256 i) internal pure returns (Lookup memory) {
-        return single(leavesOf(book, tree), tagOf(tree), i);
+    function single(BatchData memory batch, Tree tree, uint256 i) internal pure returns (Lookup memory) {
+        return single(leavesOf(batch, tree), tagOf(tree), i);
     }
 
-    /// @notice Shows what stands under `key`: its leaf, its neighbours or the edge.
-    function look(Book memory book, Tree tree, bytes32 key) internal pure returns (Lookup memory) {
-        return look(leavesOf(book, tree), tagOf(tree), key);
+    /// @notice Returns the look-up of `key`: its leaf, the two leaves around it, or the first or last leaf.
+    function lookUp(BatchData memory batch, Tree tree, bytes32 key) internal pure returns (Lookup memory) {
+        return lookUp(leavesOf(batch, tree), tagOf(tree), key);
     }
 
-    function look(Leaves memory leaves, bytes32 tag, bytes32 key) internal pure returns (Lookup memory) {
+    function lookUp(Leaves memory leaves, bytes32 tag, bytes32 key) internal pure returns (Lookup memory) {
         uint256 i = placeOf(leaves, key);
         uint256 count = leaves.keys.length;
         if (i == count) return single(leaves, tag, count - 1);
