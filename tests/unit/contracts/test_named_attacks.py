@@ -1,6 +1,6 @@
-"""Each attack that the protocol names has a test that says its name: where it is.
+"""Lists the tests of each named attack on the protocol; their names contain the attack's name.
 
-Invariants 4 and 6 (no proof holds against a right batch; every wrong one has a proof) are properties in
+Invariants 4 and 6 (no proof convicts a valid batch; every invalid batch has a proof) are properties in
 `tests/integration/settlement`, the others in `tests/contracts/Invariants*.t.sol`.
 """
 
@@ -129,7 +129,7 @@ ATTACKS = {
 
 
 def words(text: str) -> set[str]:
-    """What is left of a name without joints and small words."""
+    """Return the words of a name, without articles, conjunctions and prepositions."""
     return set(re.findall(r"[a-z]+", text.lower())) - {"a", "and", "in", "is", "of", "or", "the"}
 
 
@@ -142,7 +142,7 @@ def test_each_attack_has_its_tests(attack: str) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_the_tests_say_the_attacks_name(attack: str) -> None:
+def test_the_test_names_contain_the_attack(attack: str) -> None:
     names = [place.split("::")[1].replace("_", " ") for place in ATTACKS[attack]]
-    said = set().union(*map(words, names))
-    assert words(attack) <= said, words(attack) - said
+    found = set().union(*map(words, names))
+    assert words(attack) <= found, words(attack) - found
