@@ -74,7 +74,7 @@ class Request:
         return None if self.adapter is None else self.adapter.digest
 
     def needs(self, adapter: AdapterRef | AdapterBlend) -> bool:
-        """Whether it cannot run without `adapter`: its adapter, its blend, or an adapter of its blend."""
+        """Whether the request uses `adapter`: alone, as its blend, or as a part of its blend."""
         return self.adapter is not None and (self.adapter == adapter or adapter in self.adapter.refs)
 
     def probe_states(self) -> ProbeStates | None:

@@ -226,5 +226,5 @@ def _count_charge(job: TrainingJob) -> None:
 
 
 def _snapshots(job: TrainingJob, parent: Parent | None) -> tuple[SnapshotId, ...]:
-    """As `backend.services.train.parents.snapshots_of` computes them."""
+    """The job's snapshot and those of its parent."""
     return (job.snapshot_id,) if parent is None else merge_snapshots(job.snapshot_id, parent.record)

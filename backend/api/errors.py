@@ -66,7 +66,7 @@ STATUS: Mapping[type[DomainError], int] = {
     UnknownTusVersion: HTTPStatus.PRECONDITION_FAILED,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
-"""By the nearest class in an error's MRO; an error without one is a 500."""
+"""HTTP status by error class. The first class of an error's MRO that is listed decides; if none is, 500."""
 
 TYPES: Mapping[int, str] = {
     401: "authentication_error",

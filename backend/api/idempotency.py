@@ -48,7 +48,7 @@ it.
 CHECKS: tuple[Check, ...] = (get_wallet, get_answers_caller, get_account_caller)
 REPLAYED = {"idempotency-replayed": "true"}
 UNCHARGED_ERRORS = (DomainError, HTTPException, RequestValidationError, UnicodeEncodeError)
-"""Errors that are raised before anything is charged or written."""
+"""Errors raised only before anything is charged or written: they release the key. Others keep the claim."""
 
 
 def not_idempotent(endpoint: F) -> F:
@@ -58,7 +58,10 @@ def not_idempotent(endpoint: F) -> F:
 
 
 class IdempotentRoute(APIRoute):
-    """`route_class` of routers. A request with a key runs to completion even if its client disconnects."""
+    """Route class that honours `Idempotency-Key` on POST.
+
+    A request with a key runs to completion even if its client disconnects.
+    """
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
@@ -72,16 +75,14 @@ class IdempotentRoute(APIRoute):
             if text is None:
                 return await handle(request)
             if not is_supported:
-                raise InvalidInput(
-                    f"This endpoint does not support {HEADER}: its response is not stored.", param=HEADER
-                )
+                raise InvalidInput(f"This endpoint does not support {HEADER}.", param=HEADER)
             return await _respond_once(request, text, handle, checks)
 
         return handle_once
 
 
 def accepts_key(route: APIRoute) -> bool:
-    """Whether requests of this route may have a key."""
+    """Whether requests of this route may carry an `Idempotency-Key`."""
     return "POST" in (route.methods or ()) and not getattr(route.endpoint, "not_idempotent", False)
 
 
@@ -106,7 +107,7 @@ async def _respond_once(request: Request, text: str, handle: Handler, checks: Se
 
 
 class _Run:
-    """The request that holds its key."""
+    """One execution of a request that holds the claim on its key."""
 
     def __init__(self, services: Services, keyed: IdempotentRequest, claim: str) -> None:
         self._services = services
@@ -165,7 +166,10 @@ def _kept(response: Response, body: bytes) -> StoredResponse:
 
 
 def _fingerprint(request: Request, body: bytes, caller: Caller) -> Hash32:
-    """Hash of the request. Responses to an API key restricted to some models replay for that key only."""
+    """Hash of the request.
+
+    For an API key restricted to some models it includes the key's id: no other key gets its responses.
+    """
     prefix = "" if caller.models is None else f"{caller.key_id} "
     what = f"{prefix}{request.method} {request.url.path}?{request.url.query}\n".encode()
     return Hash32("0x" + hashlib.sha256(what + body).hexdigest())

@@ -33,7 +33,9 @@ class WalletCalls:
 
     @classmethod
     def connect(cls, url: str) -> Self:
-        """Uses its own connection, a short timeout and no retries: outside callers trigger these calls."""
+        """Connect with a separate session, a short timeout and a single attempt: untrusted callers trigger
+        these calls.
+        """
         return cls(Node(Rpc(url, retries=1, timeout_seconds=MAX_SECONDS)))
 
     def accepts(self, account: Account, digest: bytes, signature: str) -> bool | None:
@@ -62,5 +64,5 @@ def _signature_bytes(signature: str) -> bytes:
     except ValueError:
         raise InvalidInput("malformed signature: it is not hex", param="signature") from None
     if len(raw) > MAX_SIGNATURE_BYTES:
-        raise InvalidInput(f"a signature has at most {MAX_SIGNATURE_BYTES} bytes", param="signature")
+        raise InvalidInput(f"the signature has more than {MAX_SIGNATURE_BYTES} bytes", param="signature")
     return raw

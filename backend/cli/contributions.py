@@ -30,7 +30,7 @@ def upload(
 
 
 def upload_file(client: ApiClient, params: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """As `upload`. Uploads a large file resumably, with a progress bar."""
+    """Upload a file as a draft. A large file is sent resumably, with a progress bar."""
     if path.stat().st_size <= PIECE_BYTES:
         return upload(client, params, [path.read_bytes()])
     return upload(client, {**params, "transfer": transfer_with_progress(client, path)})

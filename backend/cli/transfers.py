@@ -41,7 +41,7 @@ def transfer(client: ApiClient, path: Path, on_progress: Callable[[int, int], No
 
 
 def transfer_with_progress(client: ApiClient, path: Path) -> str:
-    """As `transfer`, with a progress bar on the terminal."""
+    """Transfer the file, with a progress bar on the terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 

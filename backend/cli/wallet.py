@@ -8,11 +8,11 @@ from typing import Any
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.ids import Account
 
-MINED_SECONDS = 60.0
+MINING_TIMEOUT_SECONDS = 60.0
 
 
 class Wallet:
-    """Does what a browser wallet does, with a private key held by this process."""
+    """Signs and sends like a browser wallet, with a private key held by this process."""
 
     def __init__(self, private_key: str, rpc_url: str) -> None:
         from eth_account import Account as EthAccount
@@ -24,20 +24,20 @@ class Wallet:
         self.account = Account(self._key.address.lower())
 
     def sign_message(self, text: str) -> str:
-        """EIP-191 `personal_sign`, 0x-hex."""
+        """Sign a text with EIP-191 (`personal_sign`). Returns 0x-hex."""
         from eth_account.messages import encode_defunct
 
         return "0x" + bytes(self._key.sign_message(encode_defunct(text=text)).signature).hex()
 
     def sign_typed_data(self, payload: dict[str, Any]) -> str:
-        """EIP-712, as `eth_signTypedData_v4` takes it; 0x-hex."""
+        """Sign EIP-712 typed data in the format of `eth_signTypedData_v4`. Returns 0x-hex."""
         from eth_account.messages import encode_typed_data
 
         signable = encode_typed_data(full_message=payload)
         return "0x" + bytes(self._key.sign_message(signable).signature).hex()
 
     def send(self, prepared: dict[str, Any]) -> dict[str, Any]:
-        """Sign and send a prepared transaction, wait until it is mined, and return its transaction receipt.
+        """Sign and send a transaction that the API prepared, and return its transaction receipt once mined.
 
         Errors: `Conflict` if it fails on chain, `Unavailable` if it is not mined in time.
         """
@@ -61,14 +61,14 @@ class Wallet:
     def _wait_until_mined(self, tx_hash: str) -> dict[str, Any]:
         from web3.exceptions import TransactionNotFound
 
-        until = time.monotonic() + MINED_SECONDS
-        while time.monotonic() < until:
+        deadline = time.monotonic() + MINING_TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
             try:
                 tx_receipt = dict(self._web3.eth.get_transaction_receipt(tx_hash))  # type: ignore[arg-type]
             except TransactionNotFound:
                 time.sleep(0.1)
                 continue
             if tx_receipt["status"] != 1:
-                raise Conflict(f"transaction {tx_hash} was mined, but failed", details={"tx_hash": tx_hash})
+                raise Conflict(f"transaction {tx_hash} reverted", details={"tx_hash": tx_hash})
             return tx_receipt
-        raise Unavailable(f"transaction {tx_hash} was not mined within {MINED_SECONDS:.0f} s")
+        raise Unavailable(f"transaction {tx_hash} was not mined within {MINING_TIMEOUT_SECONDS:.0f} s")

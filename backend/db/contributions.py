@@ -104,7 +104,10 @@ class UploadStore:
         insert_all(self._session, RowHashRow, values)
 
     def copies(self, upload_id: str) -> Iterator[Copy]:
-        """By line: rows that occur earlier in the upload, or that another upload of its datanet claims."""
+        """Rows that repeat an earlier row of the upload, then rows claimed by other uploads of its datanet.
+
+        Each part is in line order.
+        """
         account = Account(self._session.get_one(UploadRow, upload_id).account)
         for line, of_line in self._session.execute(_repeated(upload_id)):
             yield Copy(line, upload_id, of_line, account, None)

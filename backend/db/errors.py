@@ -29,7 +29,9 @@ _SQLITE = {
     sqlite3.SQLITE_IOERR: BROKEN,
     sqlite3.SQLITE_READONLY: BROKEN,
 }
-"""By primary result code. Codes that are missing here, such as a missing table, are programming errors."""
+"""Error text by primary result code. Codes that are missing here, such as a missing table, are programming
+errors.
+"""
 _POSTGRESQL = {
     "08": AWAY,  # connection exceptions
     "40": BUSY,  # deadlocks and failed serialisations
@@ -39,7 +41,7 @@ _POSTGRESQL = {
     "58": BROKEN,  # I/O
     "53100": FULL,
 }
-"""By SQLSTATE, else by its class."""
+"""Error text by SQLSTATE, or by its first two characters (the class)."""
 
 
 def to_domain_error(error: Exception, *, is_committing: bool) -> DomainError | None:

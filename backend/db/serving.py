@@ -227,7 +227,7 @@ class ReceiptStore:
         return [trace for trace in self._session.scalars(found) if trace is not None]
 
     def adopt(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> int:
-        """As `assign`, for those receipts only that are known here and unsettled; returns their number."""
+        """Assign those of the receipts that are stored here and unsettled; returns their number."""
         adopted = 0
         for start in range(0, len(receipts), _ID_CHUNK):
             is_ours = ReceiptRow.id.in_(receipts[start : start + _ID_CHUNK]) & (

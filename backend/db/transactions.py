@@ -85,7 +85,7 @@ class TransactionStore:
         insert_if_absent(self._session, RequestRow, account=account, transaction_id=transaction_id)
 
     def is_requested(self, account: Account, transaction_id: int) -> bool:
-        """Whether it is sent for this account."""
+        """Whether the transaction is sent for this account."""
         return self._session.get(RequestRow, (account, transaction_id)) is not None
 
     def requested(self, account: Account, before: int | None, limit: int) -> list[ChainTransaction]:
@@ -157,7 +157,7 @@ class TransactionStore:
         return nonce
 
     def fill_nonce(self, lane: Account, nonce: int, gas: int) -> int | None:
-        """As `backend.ports.chain.SendQueue.fill_nonce`."""
+        """Queue a transaction that only uses up a nonce; see `backend.ports.chain.SendQueue.fill_nonce`."""
         row = self._session.scalar(select(TransactionRow).filter_by(lane=lane, nonce=nonce))
         if row is not None:
             row.state, row.block_number, row.block_hash, row.error = State.SENT, None, None, None

@@ -24,7 +24,7 @@ _DIGITS, _PART = 39, 13
 
 
 def usage_by_day(session: Session, payer: Account, since: int, until: int) -> list[DayUsage]:
-    """As `ReceiptStore.usage`."""
+    """Usage of a payer per day and model; see `ReceiptStore.usage`."""
     day = ReceiptRow.served_at // DAY_SECONDS
     rows = session.execute(
         select(

@@ -48,13 +48,13 @@ BOUNDS: tuple[Mapping[str, int], ...] = (
         "margin": DAY,
     },
 )
-"""By profile; fields of Solidity's `Bounds`."""
+"""Bounds of each profile, with the field names of Solidity's `Bounds`."""
 MIN_GOVERNANCE: tuple[Mapping[str, int], ...] = (
     {"votingDelay": 0, "votingPeriod": 1, "lateQuorumExtension": 1, "timelock": 0},
     {"votingDelay": DAY, "votingPeriod": 3 * DAY, "lateQuorumExtension": DAY, "timelock": DAY},
 )
-"""By profile. The contracts do not enforce these minimums. Payers need the time to withdraw before a change
-of the rules takes effect.
+"""Minimum governance settings of each profile, which the contracts do not enforce. Payers need the time to
+withdraw before a change of the rules takes effect.
 """
 MAX_THAW_SECONDS = 365 * DAY
 MAX_PPM = 1_000_000

@@ -90,7 +90,7 @@ class Header:
 
     @classmethod
     def from_chain(cls, values: Mapping[str, Any]) -> Header:
-        """From Solidity field names; integers may be decimal strings."""
+        """Build from a mapping with Solidity's field names; integers may be decimal strings."""
         fields: dict[str, Any] = {}
         for name, kind in cls.__annotations__.items():
             value = values[camel_case(name)]

@@ -171,7 +171,7 @@ class Upload:
     created_at: datetime
     report: Report
     signing_request: SigningRequest | None = None
-    """Of the latest typed data; once there is a `transaction_id`, the signed one."""
+    """The latest request for a signature; once `transaction_id` is set, the one that was signed."""
     transaction_id: int | None = None
     index: int | None = None
     """Index in the datanet, once recorded."""

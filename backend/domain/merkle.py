@@ -27,7 +27,7 @@ BALANCES_TAG = keccak(b"loraledger.balances")
 
 
 class InvalidOpening(InvalidInput):
-    """An opening whose index, path length or sums fit no tree with that number of leaves."""
+    """An opening whose index, path length or sums are impossible in a tree with that number of leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +40,18 @@ class Opening:
 
     @property
     def has_zero_sibling(self) -> bool:
-        """Whether a node next to the path has no value; then all leaves below it have none."""
+        """Whether a sibling has sum zero, which means that all leaves below it have value zero."""
         return any(not any(self.path[at : at + 16]) for at in range(0, len(self.path), NODE))
 
     @property
     def abi(self) -> dict[str, int | str]:
-        """Solidity's `Opening`."""
+        """The opening in the ABI form of Solidity's `Opening`."""
         return {"index": self.index, "value": self.value, "path": "0x" + self.path.hex()}
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedLeaf:
-    """Root and total that an opening implies, and the sum of the leaves left of its leaf."""
+    """Root and total that an opening implies, and the sum of the leaves before its leaf (`prefix`)."""
 
     root: bytes
     total: int
@@ -62,7 +62,9 @@ class SumTree:
     """A tree of leaves `(key 32, value)` in their order, without padding."""
 
     def __init__(self, tag: bytes, leaves: Iterable[tuple[bytes, int]]) -> None:
-        """Errors: ValueError without leaves, or if the sum exceeds uint128."""
+        """Errors: ValueError without leaves or if the sum does not fit uint128; OverflowError if a value
+        does not.
+        """
         level = _leaf_level(tag, leaves)
         if not level:
             raise ValueError("a tree has at least one leaf")
@@ -95,7 +97,7 @@ class SumTree:
         return Opening(index, self.value(index), bytes(path))
 
     def node(self, level: int, index: int) -> bytes:
-        """`sum 16 ‖ hash 32` over the leaves `[index << level, (index + 1) << level)` that exist."""
+        """The node at `level` and `index`, `sum 16 ‖ hash 32`; b"" if there is none."""
         if level >= len(self._levels):
             return b""
         return self._levels[level][index * NODE : (index + 1) * NODE]
@@ -111,9 +113,9 @@ def resolve(tag: bytes, key: bytes, count: int, opening: Opening) -> ResolvedLea
 
 
 def resolve_leaf(leaf: bytes, count: int, opening: Opening) -> ResolvedLeaf:
-    """As `resolve`, for a leaf's hash."""
+    """Like `resolve`, but takes the leaf's hash instead of its tag and key."""
     if not 0 <= opening.index < count:
-        raise InvalidOpening(f"leaf {opening.index} of a tree of {count}", "index")
+        raise InvalidOpening(f"the tree has {count} leaves, so it has no leaf {opening.index}", "index")
     node, total, prefix = leaf, opening.value, 0
     index, width, at = opening.index, count, 0
     while width > 1:
@@ -130,7 +132,7 @@ def resolve_leaf(leaf: bytes, count: int, opening: Opening) -> ResolvedLeaf:
         index, width = index >> 1, (width + 1) >> 1
     if at != len(opening.path):
         raise InvalidOpening("the path is too long", "path")
-    _packed(total, node)
+    _packed(total, node)  # checks the root's sum
     return ResolvedLeaf(node, total, prefix)
 
 
@@ -146,7 +148,7 @@ def siblings(count: int, opening: Opening) -> Iterator[tuple[int, int, bytes]]:
 
 def _packed(total: int, node: bytes) -> bytes:
     if not 0 <= total <= MAX_SUM:
-        raise InvalidOpening("the sum exceeds uint128", "value")
+        raise InvalidOpening("the sum does not fit uint128", "value")
     return total.to_bytes(16, "big") + node
 
 

@@ -112,12 +112,12 @@ class OpenTransaction:
     gas: int
     is_mined: bool
     attempts: tuple[TransactionAttempt, ...]
-    """By rising fee, which is the order of signing."""
+    """In order of signing; each pays a higher fee than the one before."""
     trace: str | None = None
 
     @property
     def is_filler(self) -> bool:
-        """Whether it only fills a nonce gap, so that transactions with later nonces can be mined."""
+        """Whether the transaction only uses up a nonce, so that those with later nonces can be mined."""
         return not self.contract
 
 

@@ -350,7 +350,7 @@ class Installation(Resources):
 
     @cached_property
     def fetching_snapshots(self) -> Snapshots:
-        """As `snapshots`; contributions that other operators store are fetched from them."""
+        """Snapshots that also fetch contributions stored by other operators."""
         from backend.services.contribute.snapshot import Snapshots
 
         bring = self.peers_for(self.database).fetch

@@ -31,7 +31,7 @@ MAX_CACHED_CASES = 8
 
 @dataclass(frozen=True, slots=True)
 class WatchOptions:
-    """What a watcher does besides reporting."""
+    """Actions that a watcher takes besides reporting."""
 
     can_challenge: bool = False
     can_answer: bool | None = None

@@ -202,7 +202,7 @@ class ChainView(Protocol):
     def contribution(self, datanet: DatanetId, index: int) -> Contribution | None: ...
 
     def contributions(self, datanet: DatanetId) -> list[Contribution]:
-        """By rising index."""
+        """The datanet's contributions, by ascending index."""
         ...
 
     def withdrawn_contents(self) -> set[Hash32]:
@@ -268,7 +268,7 @@ class ChainView(Protocol):
         ...
 
     def answers(self, demand: Hash32) -> list[DemandAnswer]:
-        """By rising index of the key."""
+        """Answers to the demand, by ascending index of the key."""
         ...
 
     def finalised(self, operator: Account) -> int:

@@ -58,7 +58,9 @@ class BlockManager:
         return found
 
     def can_hold(self, found: Sequence[int], num_tokens: int) -> bool:
-        """Whether `found` can be shared and then grown to hold `num_tokens`."""
+        """Whether enough blocks are free to share the cached blocks `found` and to extend them to
+        `num_tokens`.
+        """
         num_idle = sum(block in self._idle for block in found)
         return self._num_missing(found, num_tokens) <= self.num_free - num_idle
 

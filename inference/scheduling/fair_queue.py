@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROMPT_WEIGHT = 1
 ANSWER_WEIGHT = 2
-"""As in the paper: each answer token needs its own step, while the tokens of a prompt share one."""
+"""Weights of Sheng et al.: each answer token needs its own step, while the tokens of a prompt share one."""
 
 _PUSHES_PER_PRUNING = 1024
 _MAX_IDLE_KEYS = 4096

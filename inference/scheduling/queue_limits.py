@@ -33,8 +33,8 @@ class QueueLimits:
         return self.num_requests < self._max_requests and self.num_tokens + num_tokens <= self._max_tokens
 
     def has_room_for(self, payer: str, num_tokens: int) -> bool:
-        """Whether one more request of `payer` fits, if no payer may use more than what remains free for all:
-        the dynamic threshold of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6 (2), 1998.
+        """Whether one more request of `payer` fits. No payer may occupy a larger share of the queue than is
+        free: the dynamic threshold of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6 (2), 1998.
         """
         if self.num_requests == 0:
             return True

@@ -37,15 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.error("the engine cannot start: %s", error)  # noqa: TRY400  # the message is complete
         return 1
     try:
-        # Locked before the model is loaded: a second engine on the same path ends without using memory for
-        # it.
+        # Lock first: a second engine on this path then exits before it loads the model.
         with locked_socket(options.socket):
             asyncio.run(_serve(options))
     except InferenceError as error:
         logger.error("the engine cannot start: %s", error)  # noqa: TRY400  # the message is complete
         return 1
     except Exception:
-        logger.exception("the engine process ends")
+        logger.exception("the engine process failed")
         # Do not wait for loader threads, which may still be reading a folder.
         logging.shutdown()
         os._exit(1)
@@ -84,11 +83,11 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(".loraledger/cache/models"),
         help="folder for converted models",
     )
-    add("--dtype", choices=("float32", "bfloat16", "float16"))
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="type of weights and activations")
     add(
         "--quantization",
         choices=("none", "int8", "int4"),
-        help="of the linear layers' weights; default: none",
+        help="weight format of the linear layers; default: none",
     )
     add("--device", help="torch device; default: cpu")
     add("--num-threads", type=int, help="torch threads")
@@ -101,12 +100,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--tensor-parallel", type=int, help="number of processes that share every layer; default: 1")
     add("--max-context", type=int, help="maximum tokens of prompt and answer; default: the model's")
     add("--max-running", type=int, help="maximum requests in one batch")
-    add("--max-waiting", type=int, help="maximum waiting requests; more are refused as overloaded")
+    add("--max-waiting", type=int, help="maximum waiting requests; further ones are refused")
     add("--max-waiting-tokens", type=int, help="maximum prompt tokens of waiting requests")
     add("--max-step-tokens", type=int, help="maximum tokens of a batch, and so of a prefill chunk")
-    add("--kv-budget-bytes", type=int, help="memory for keys and values")
-    add("--prefix-sharing", choices=("off", "payer", "all"), help="which requests share cached prefixes")
-    add("--adapter-budget-bytes", type=int, help="memory of the host cache of adapters")
+    add("--kv-budget-bytes", type=int, help="bytes for the KV cache")
+    add(
+        "--prefix-sharing",
+        choices=("off", "payer", "all"),
+        help="share cached prefixes among a payer's requests, or among all (reveals prompts by timing)",
+    )
+    add("--adapter-budget-bytes", type=int, help="bytes for the host cache of adapters")
     add("--num-adapter-slots", type=int, help="maximum active adapters")
     add("--num-adapter-rows", type=int, help="maximum sum of the ranks of active adapters")
     add("--max-rank", type=int, help="maximum rank of an adapter")

@@ -76,7 +76,7 @@ def _signs(name: str, size: int) -> Tensor:
 
 
 def _statistics(down: Tensor, up: Tensor, weight_norm: float) -> dict[str, float]:
-    """Of one layer. The singular values of up^T down are those of the product of both R factors."""
+    """Statistics of one layer's update. Its singular values are those of the product of both R factors."""
     values = torch.linalg.svdvals(torch.linalg.qr(up.T).R @ torch.linalg.qr(down.T).R.T)
     energy = values.square()
     total = float(energy.sum())

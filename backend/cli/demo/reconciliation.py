@@ -32,11 +32,11 @@ class Reconciliation:
     received: dict[Account, int]
     """Increase of each account's token balance since the demo began."""
     is_proven: bool
-    """Whether `credited` has the hash by which the contract pays claims."""
+    """Whether `credited` matches the balances hash that the Settlement contract stores."""
 
     @property
     def is_balanced(self) -> bool:
-        """Whether all amounts agree to the unit."""
+        """Whether the credited, collected, claimed and received amounts agree exactly."""
         return (
             self.is_proven
             and sum(self.credited.values()) == self.collected == self.cumulative_total
@@ -102,7 +102,7 @@ def fee_of(installation: Installation, number: int) -> int:
 
 
 def _is_paid_by(chain: Chain, operator: Account, ledger: OperatorLedger) -> bool:
-    """Whether the hash by which the contract pays claims commits to exactly these balances."""
+    """Whether these are exactly the balances that `Settlement.balancesHashOf` commits to."""
     tree = ledger.balances_tree()
     expected = balances_hash(to_hash(tree.root), tree.count, ledger.cumulative_total)
     return bool(chain.call("Settlement", "balancesHashOf", operator) == expected)

@@ -17,7 +17,7 @@ TOKEN, GOVERNOR = "MarketToken", "MarketGovernor"
 
 
 def delegated_quorum(market: MarketReader) -> Quorum:
-    """The quorum with the votes that are delegated now."""
+    """The quorum rule and the votes of each delegate, read from the chain."""
     votes: dict[str, int] = {}
     for event in market.events(TOKEN, "DelegateVotesChanged"):
         votes[event.args["delegate"]] = event.args["newVotes"]
@@ -34,13 +34,11 @@ def check_votes(market: MarketReader) -> Iterator[Finding]:
     yield from (error_at(GOVERNOR, message) for message in quorum.errors())
     yield from (warning_at(GOVERNOR, message) for message in quorum.warnings())
     excluded = {market.address("TimelockController")} | {
-        a for a, v in quorum.votes.items() if v >= quorum.needed
+        account for account, votes in quorum.votes.items() if votes >= quorum.needed
     }
     for account, amount in balances(market).items():
         if amount >= quorum.needed and account not in excluded:
-            yield warning_at(
-                TOKEN, f"{account} holds {in_tokens(amount)}, enough for the quorum once delegated"
-            )
+            yield warning_at(TOKEN, f"{account} holds {in_tokens(amount)}, enough to reach the quorum alone")
 
 
 def balances(market: MarketReader) -> dict[str, int]:

@@ -92,7 +92,7 @@ def tree_of(header: Header, tree: Tree) -> TreeRoot:
 
 
 def has_root(tree: SumTree, root: TreeRoot) -> bool:
-    """Whether a tree is the committed one."""
+    """Whether the tree has this root, leaf count and total."""
     return (tree.root, tree.count, tree.total) == (root.root, root.count, root.total)
 
 

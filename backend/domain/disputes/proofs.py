@@ -95,7 +95,7 @@ class BadReceiptProof:
 
     @property
     def is_placing(self) -> bool:
-        """Whether the proof is about the receipt's place."""
+        """Whether the proof claims that the receipt lies outside its place in the spans."""
         return bool(self.spans)
 
     def evaluate(self, state: ContractState) -> Fault:

@@ -183,7 +183,7 @@ class AnsweredReceipt:
 
     @classmethod
     def from_chain(cls, args: Mapping[str, Any]) -> AnsweredReceipt:
-        """From the arguments of `answerReceipt`, by name."""
+        """Build from the named arguments of `answerReceipt`."""
         return cls(ReceiptWitness.from_chain(args["witness"]), args["signature"])
 
 
@@ -255,7 +255,7 @@ class Demand:
 
     @classmethod
     def from_chain(cls, values: Mapping[str, Any]) -> Demand:
-        """From Solidity field names; integers may be decimal strings."""
+        """Build from a mapping with Solidity's field names; integers may be decimal strings."""
         return cls(
             batch_hash=values["batchHash"],
             tree=Tree(int(values["tree"])),
@@ -282,7 +282,7 @@ def receipt_abi(receipt: Receipt) -> dict[str, Any]:
 
 
 def receipt_from_chain(values: Mapping[str, Any]) -> Receipt:
-    """From Solidity field names; integers may be decimal strings."""
+    """Build from a mapping with Solidity's field names; integers may be decimal strings."""
     named: dict[str, Any] = {}
     for field in fields(Receipt):
         value = values[camel_case(field.name)]

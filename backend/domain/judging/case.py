@@ -56,7 +56,7 @@ class Case:
     parent: Header | None
     """None for the operator's first batch."""
     spans: tuple[Span, ...]
-    """What the commit collected, the preimage of the header's `spans_hash`."""
+    """Intervals that the commit collected: the preimage of the header's `spans_hash`."""
     receipts: tuple[SignedReceipt, ...] | None
     """Published receipts; None if no published data can be this batch's (`withheld` gives the reason)."""
     ledger: OperatorLedger | None

@@ -152,7 +152,7 @@ class _Entries:
         return Wrong(Finding("entry", f"{text}, it must be {expected}", index, known.prefix), proof)
 
     def _is_part(self, account: bytes, index: int, number: int, part: int) -> bool:
-        """Whether the part belongs to the account, even if its amount is zero."""
+        """Whether part `part` of slice `number` of receipt `index` is for `account`, even if it is zero."""
         if index >= len(self.receipts):
             return False
         signed = self.receipts[index].signed

@@ -61,7 +61,10 @@ class Claims:
         self._chain, self._lane = chain, lane
 
     def claimable(self, account: Account) -> list[Claimable]:
-        """From operators that credited the account in a final batch, or whose batches cannot be verified."""
+        """What the account can claim from each operator that credited it in a final batch.
+
+        Includes operators whose batches cannot be verified.
+        """
         with self._db.read() as tx:
             operators = [operator.account for operator in tx.chain.operators()]
         found = (self._claimable_or_unverifiable(operator, account) for operator in operators)

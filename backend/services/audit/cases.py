@@ -78,7 +78,9 @@ class Cases:
         return signed_by_keys_of(operator, view, self._recover, self._settlement)
 
     def _find(self, header: Header) -> BatchReceipts:
-        """As `read_batch_data`, with a pause after a failure: a store may search long for missing content."""
+        """Read and cache the batch's data. After a failure it is not read again for `RETRY_SECONDS`: a store
+        may search long for missing content.
+        """
         until, found = self._cache.get(header.hash, (0.0, None))
         if found is None or (found[0] is None and until < self._clock()):
             self._fetch_folder(cid_of(header.data_digest), max_bytes(header), header.operator)

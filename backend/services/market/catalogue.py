@@ -128,8 +128,8 @@ class Catalogue:
         return self._is_known(version.record) and floor.allows(version.record)
 
     def _is_known(self, record: VersionRecord) -> bool:
-        """Whether the record is of our base model. Anyone may register the bare base model at any price; only
-        the configured creator's record counts.
+        """Whether the record is an adapter of our base model, or the configured creator's record of the bare
+        base model. Others may register that one at any price.
         """
         is_other_bare = record.adapter_digest == ZERO_HASH and record.creator != self._base.creator
         return record.base_model == self._base.digest and not is_other_bare and not record.is_training

@@ -130,14 +130,14 @@ def check_answerable(tx: UnitOfWork, record: VersionRecord, payer: Account | Non
     for denial in tx.denials.find([*subjects, *payers]):
         subject, details = denial.subject, {"reason": denial.reason.value}
         if subject.kind is Denied.PAYER:
-            raise PayerDenied(f"{subject.id} is not served here: {denial.reason}.", None, details)
+            raise PayerDenied(f"Payer {subject.id} is not served here: {denial.reason}.", None, details)
         kind = ModelWithheld if denial.reason.is_legal else ModelDenied
         text = f"The model is not served here because of its {subject.kind} {subject.id}: {denial.reason}."
         raise kind(text, "model", details | {subject.kind.value: subject.id})
 
 
 def is_served(denials: Mapping[Subject, Denial], chain: ChainView, record: VersionRecord) -> bool:
-    """Whether the version is served, with all denials loaded: for many versions in a row."""
+    """Whether the version is served. Takes all denials, loaded once, to check many versions."""
     return not denials or not any(subject in denials for subject in _subjects(chain, record))
 
 

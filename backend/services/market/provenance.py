@@ -34,8 +34,8 @@ class ProvenanceLookup:
         self._licences: dict[tuple[SnapshotId, ...], str | None] = {}
 
     def of(self, models: Sequence[Model]) -> dict[VersionId, Provenance]:
-        """By version. An imported adapter has the licence that its creator stated here; an adapter trained on
-        snapshots has the conjunction of all their contributions' licences.
+        """Provenance of each version. An imported adapter has the licence that its creator stated at this
+        installation; an adapter trained on snapshots has the conjunction of their contributions' licences.
         """
         adapters = {model.id: model.record.snapshots for model in models if not model.is_base}
         with self._db.read() as tx:

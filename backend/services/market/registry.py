@@ -35,7 +35,7 @@ MAX_DESCRIPTION_BYTES = 64 << 10
 class ListedBatch:
     batch: CommittedBatch
     is_held: bool
-    """Whether an unanswered demand blocks its finality."""
+    """Whether an unanswered demand keeps the batch from becoming final."""
 
 
 class Registry:
@@ -69,7 +69,7 @@ class Registry:
         return found
 
     def contributions(self, datanet: DatanetId) -> list[Contribution]:
-        """By rising index. Raises NotFound."""
+        """The datanet's contributions, by ascending index. Errors: `NotFound`."""
         self.datanet(datanet)
         with self._db.read() as tx:
             return tx.chain.contributions(datanet)

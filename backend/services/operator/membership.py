@@ -55,9 +55,9 @@ class OperatorStatus:
 
     account: Account
     endpoint: str
-    """From the index; empty while the operator does not serve."""
+    """The endpoint in the index of chain events; empty while the operator does not serve."""
     keys: tuple[Account, ...]
-    """Receipt keys, from the index."""
+    """Receipt keys in the index of chain events."""
     receipt_key: Account
     """The key with which this installation signs receipts."""
     key_owner: Account

@@ -81,7 +81,7 @@ class Convictions:
         return Restrictions(quarantined, halt_reason)
 
     def quarantined(self, view: ChainView) -> Mapping[ReceiptId, str]:
-        """As in `restrictions`, skipping convicted batches whose data cannot be read."""
+        """Receipts quarantined by convictions, with reasons. Skips batches whose data cannot be read."""
         quarantined: dict[ReceiptId, str] = {}
         for batch, conviction in self._convicted(view):
             with suppress(Conflict):

@@ -28,7 +28,7 @@ class Call:
     args: tuple[Any, ...]
     intent: str
     is_simulated: bool = False
-    """Whether to simulate it before it is queued. False if it depends on a call queued before it."""
+    """Simulate the call before queueing it. Must be false if it depends on a call that is still queued."""
 
 
 class OperatorTransactions:

@@ -31,7 +31,7 @@ class News:
 
     @property
     def is_bad(self) -> bool:
-        """Whether it reports a problem with the batch."""
+        """Whether the batch is wrong, withheld or could not be judged."""
         return self.what in BAD
 
 

@@ -204,7 +204,7 @@ class Watcher:
         return OperatorLedger(), 0
 
     def _is_cleared(self, batch: CommittedBatch) -> bool:
-        """Whether a batch that was right before, maybe in an earlier process, need not be judged again."""
+        """Whether a batch already judged right can be skipped: it is final, or no newer evidence is known."""
         num_known = len(self.evidence())
         return not num_known or batch.state is BatchState.FINAL or self._cleared.get(batch.hash) == num_known
 
