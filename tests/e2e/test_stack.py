@@ -202,7 +202,7 @@ def _operator_earned(stack: Stack) -> bool | None:
 
 
 def _sell_an_adapter_from_elsewhere(stack: Stack, home: Path, folder: Path) -> None:
-    """What contributors would get of its answers is the treasury's: more than half of what they cost."""
+    """Sell an adapter without contributors: their share, over half of the charge, goes to the treasury."""
     write_adapter(folder, Path(json.loads((home / "base_model.json").read_text())["folder"]))
     adapter = stack.run("adapter", "publish", str(folder), "--licence", "MIT").split()[0]
     terms = ("--name", "mine", "--prices", "20000000", "40000000", "--yes")

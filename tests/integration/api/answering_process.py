@@ -1,6 +1,6 @@
 """Answers without end on the channel of a test's payer: `python answering_process.py FOLDER DATABASE_URL`.
 
-A line on standard output names each receipt, once its caller was told that it is durable.
+A line on standard output names each receipt, once its caller was notified that it is durable.
 """
 
 from __future__ import annotations

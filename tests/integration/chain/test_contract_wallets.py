@@ -32,7 +32,7 @@ DIGEST = keccak(b"something to sign")
 
 @pytest.fixture
 def wallets(hardhat_node: LocalNode, chain: ChainClient) -> Iterator[WalletCalls]:
-    """On the chain that the test has to itself."""
+    """Calls to contract wallets, on a chain that is reverted after the test."""
     found = WalletCalls.connect(hardhat_node.url)
     yield found
     found.close()

@@ -44,7 +44,7 @@ class MembershipHarness:
         self.pump()
 
     def pump(self, queued: list[ChainTransaction] | None = None) -> None:
-        """All is sent, mined and indexed; nothing of it failed."""
+        """Send, mine and index everything queued; assert that nothing failed."""
         for _ in range(6):
             self._sender.run_once()
         self._indexer.catch_up()

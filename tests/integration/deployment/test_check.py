@@ -70,7 +70,7 @@ def test_a_warning_alone_is_no_error(market: DeployedMarket) -> None:
 
 
 def test_a_missing_extension_for_late_votes_is_reported(market: DeployedMarket) -> None:
-    """By a real vote, since only the governor can change that rule."""
+    """Uses a real vote, because only the governor can change that rule."""
     calls = [interface("MarketGovernor").function("setLateQuorumVoteExtension", (0,)).encode((0,))]
     description = "No extension"
     proposer, voter, _ = (acting(market.node, market.record, holder) for holder in HOLDERS)

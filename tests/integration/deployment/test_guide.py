@@ -76,7 +76,7 @@ class Shell:
         )
 
     def start(self, script: str) -> None:
-        """What goes on in the background, until `end`."""
+        """Run the script's commands in the background until `end`."""
         started = self.run(f"{script}\njobs -p >> .pids")
         assert started.returncode == 0, started.stderr
 

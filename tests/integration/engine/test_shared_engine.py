@@ -55,7 +55,7 @@ def client_process(socket_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def says(process: subprocess.Popen[str], word: str) -> list[str]:
-    """What it says up to `word`."""
+    """Output of the process up to `word`."""
     assert process.stdout is not None
     words: list[str] = []
     while word not in words:

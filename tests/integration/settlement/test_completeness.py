@@ -106,7 +106,7 @@ def test_a_batch_corrupted_in_threes_is_convicted(
 
 
 def converse(harness: DisputeHarness, case: Case, disputed: DisputedBatch) -> Wrong:
-    """By demands and answers that are mined; what they show is read from their calldata."""
+    """Mine demands and answers, and decode the evidence from their calldata."""
     for _ in range(MAX_ROUNDS):
         judged = judge(case, harness.factory, harness.factory.terms, harness.factory.is_signed)
         if isinstance(judged, Wrong):

@@ -29,7 +29,7 @@ WINDOW = 48
 
 @contextmanager
 def at_watch(chain: ChainClient, node: LocalNode, folder: Path, market: AttackMarket) -> Iterator[Watcher]:
-    """In a home that holds nothing but the addresses and a block store."""
+    """A watcher in a home folder with only the addresses and a block store."""
     save_deployment(chain.deployment, folder / "home" / "deployment.json")
     installation = Installation(Settings(home=folder / "home", rpc_url=node.url))
     task = WatchOptions(can_challenge=True, can_answer=False, evidence=market.evidence)

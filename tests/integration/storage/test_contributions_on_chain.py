@@ -44,7 +44,7 @@ NET = DatanetId(1)
 
 
 class Installation:
-    """What an operator runs, without its loops: `settle` does their work until nothing is due."""
+    """An operator's services without their loops; `settle` runs them until nothing is due."""
 
     def __init__(self, chain: ChainClient, deployment: Deployment, database: Database, home: Path) -> None:
         self.chain = chain

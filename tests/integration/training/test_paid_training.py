@@ -59,7 +59,7 @@ def running(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iter
 
 
 def published(installation: Installation, job: TrainingJob) -> TrainingJob:
-    """What workers make of it, without the training."""
+    """Complete the job's steps as workers do, without training."""
     leases = installation.leases
     for step in Step:
         taken = leases.acquire(job.id, step)
@@ -124,7 +124,7 @@ def test_training_is_paid_settled_and_audited_like_an_answer(
 def verified(
     installation: Installation, receipt: str, monkeypatch: pytest.MonkeyPatch
 ) -> list[dict[str, Any]]:
-    """By the command of the guide."""
+    """Verify with the command of the guide."""
 
     @contextmanager
     def opened() -> Iterator[Installation]:

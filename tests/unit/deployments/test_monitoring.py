@@ -24,7 +24,7 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_s
 
 
 def full() -> Figures:
-    """With a value for everything, so that every name is exposed."""
+    """Figures with a value for every metric, so that every name is exposed."""
     some = Pending(1, 5.0)
     special: dict[str, Any] = {"unsettled": some, "outbox": some}
     special |= {"transactions": {"queued": some}, "jobs": {"running": 1}}

@@ -331,7 +331,7 @@ def test_a_heartbeat_survives_a_database_that_is_away_for_a_moment(
     assert state(harness, job_id) is JobState.CANCELLED
 
 
-def test_an_adapter_from_elsewhere_is_looked_at_and_published_without_any_training(
+def test_an_imported_adapter_is_validated_and_published_without_training(
     harness: StepsHarness,
 ) -> None:
     job = harness.create_import()
@@ -374,9 +374,7 @@ def test_files_that_went_before_they_were_read_end_the_job_by_name(harness: Step
 
 
 @pytest.mark.parametrize("moment", [Step.VALIDATE, Step.PUBLISH])
-def test_an_adapter_from_elsewhere_outlives_a_worker_that_vanished(
-    harness: StepsHarness, moment: Step
-) -> None:
+def test_an_import_survives_the_loss_of_a_worker(harness: StepsHarness, moment: Step) -> None:
     job = harness.create_import()
     for step in (Step.VALIDATE, Step.PUBLISH):
         if step is moment:

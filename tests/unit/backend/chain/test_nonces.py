@@ -17,7 +17,7 @@ USED_IN = (3, 3, 90, 91, 400, 400, 401)
 
 
 class CountingNode:
-    """Has counts from block `oldest` on, like a node that is not an archive node."""
+    """Returns counts from block `oldest` on, like a node that is not an archive node."""
 
     def __init__(self, oldest: int = 0) -> None:
         self._oldest = oldest

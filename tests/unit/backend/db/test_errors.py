@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ServerError(Exception):
-    """As psycopg raises what a server said."""
+    """A server's error as psycopg raises it."""
 
     def __init__(self, sqlstate: str) -> None:
         self.sqlstate = sqlstate

@@ -37,7 +37,7 @@ def original(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Adap
 
 @pytest.fixture
 def ref(original: AdapterRef, tmp_path: Path) -> AdapterRef:
-    """A copy to spoil."""
+    """A copy that the test may corrupt."""
     shutil.copytree(original.path, tmp_path / "copy")
     return AdapterRef(original.digest, str(tmp_path / "copy"))
 

@@ -47,7 +47,7 @@ def good(
 
 @pytest.fixture
 def ref(good: AdapterRef, tmp_path: Path) -> AdapterRef:
-    """A copy to spoil."""
+    """A copy that the test may corrupt."""
     return AdapterRef(good.digest, str(shutil.copytree(good.path, tmp_path / "copy")))
 
 

@@ -24,7 +24,7 @@ SIZE = 1000
 
 
 class Panic(BaseException):
-    """As a panic in Rust arrives: not an `Exception`."""
+    """A Rust panic, which is not an `Exception`."""
 
 
 class Loading:

@@ -95,7 +95,7 @@ SCHEMAS = st.recursive(LEAVES, _inner, max_leaves=5).map(
 def test_a_random_models_answer_parses_and_satisfies_its_schema(
     schemas: list[dict[str, Any]], seed: int, make_engine: Callable[..., Engine]
 ) -> None:
-    """In one batch, with preemptions."""
+    """All requests run in one batch, with preemptions."""
     engine = make_engine(kv_budget_bytes=140 * 2048, kv_block_size=4)
     blank = {engine.tokenizer.encode_prompt((), text)[0]: -100.0 for text in (" ", "\t", "\n", "\r")}
     commands = [

@@ -9,7 +9,7 @@ from inference.sampling.grammar_check import MAX_LITERAL_LENGTH, Refused, check,
 
 
 def refusal(schema: Any) -> tuple[str, str]:
-    """What is wrong with a schema, and where."""
+    """The error of a schema and its location."""
     text = schema if isinstance(schema, str) else json.dumps(schema)
     constraint = {"type": "json_schema", "schema": text}
     with pytest.raises(Refused) as refused:

@@ -151,7 +151,7 @@ def test_answers_behind_shared_prefixes_are_those_of_transformers(
     llama_oracle: Oracle,
     make_engine: Callable[..., Engine],
 ) -> None:
-    """In a cache that holds two sequences and a half, so that much is evicted and some preempted."""
+    """Use a cache for two and a half sequences, so that blocks are evicted and requests preempted."""
     rng = random.Random(seed)
     common = [rng.randrange(5, 260) for _ in range(num_common)]
     prompts = {str(i): common + [rng.randrange(5, 260) for _ in range(n)] for i, n in enumerate(tails)}

@@ -64,8 +64,8 @@ def test_an_adapter_without_a_slot_holds_back_later_arrivals() -> None:
     assert seen == [{"a0"}, {"a0"}, {"b1"}]
 
 
-def test_the_next_ones_in_line_are_loaded_while_every_place_is_taken() -> None:
-    """In turns over the payers, and not for everybody who waits."""
+def test_adapters_of_queued_requests_are_loaded_while_the_batch_is_full() -> None:
+    """Adapters are prefetched in turns over the payers, for a limited number of waiting requests."""
     harness = SchedulerHarness(max_running=1)
     harness.add(2, max_tokens=9)
     harness.slots.loading.update("abcdefghijklmnopqrst")
@@ -76,7 +76,7 @@ def test_the_next_ones_in_line_are_loaded_while_every_place_is_taken() -> None:
     assert harness.slots.wanted == ["a", "t", *"bcdefghijklmno"]
 
 
-def test_the_youngest_is_preempted_and_goes_to_the_front_of_the_line() -> None:
+def test_the_youngest_is_preempted_and_goes_to_the_front_of_the_queue() -> None:
     harness = SchedulerHarness(num_blocks=4)
     harness.add(8, max_tokens=8)
     harness.add(4, max_tokens=8)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Panic(BaseException):
-    """As a panic in Rust arrives: not an `Exception`."""
+    """A Rust panic, which is not an `Exception`."""
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Panic(BaseException):
-    """As a panic in Rust arrives: not an `Exception`."""
+    """A Rust panic, which is not an `Exception`."""
 
 
 class Writer:

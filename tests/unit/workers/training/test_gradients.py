@@ -45,7 +45,7 @@ def _quiet() -> Iterator[None]:
 
 
 def make_model(base: Path, variant: str = "lora") -> Any:
-    """In fp32, and with B matrices that are not zero any more."""
+    """A model in fp32 with non-zero B matrices."""
     model = lora_model(base, parse_config({"rank": 4, "variant": variant, "seed": 3})).float()
     torch.manual_seed(1)
     for name, weight in model.named_parameters():
@@ -56,7 +56,7 @@ def make_model(base: Path, variant: str = "lora") -> Any:
 
 @pytest.fixture
 def rows(tiny_base: Path) -> list[Example]:
-    """Of different lengths, two of them answers in several turns."""
+    """Examples of different lengths, two of them with several answer turns."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     turns = [
         {"role": role, "content": f"{role} says {'so ' * i}"}

@@ -26,7 +26,7 @@ def ragged(base: Path) -> list[Example]:
 
 
 def lora(base: Path) -> Any:
-    """In fp32, and with B matrices that are not zero any more: else nothing would reach the other half."""
+    """Set fp32 and non-zero B matrices; with B = 0 no gradient reaches A."""
     with peft_warnings_ignored():
         model = lora_model(base, TrainingConfig()).float()
     torch.manual_seed(0)

@@ -125,7 +125,7 @@ def test_an_operator_that_cannot_be_verified_does_not_hide_what_others_owe(
     other = some_account("another operator")
     harness.chain.others.append(Operator(other, "", (), 0))
     (batch,) = harness.chain.committed
-    lost = batch.header["dataDigest"] if is_wrong else some_hash("data that nobody has")
+    lost = batch.header["dataDigest"] if is_wrong else some_hash("unavailable data")
     header = {**batch.header, "operator": other, "dataDigest": lost}
     harness.chain.committed.append(
         replace(batch, operator=other, header=header, hash=Header.from_chain(header).hash)

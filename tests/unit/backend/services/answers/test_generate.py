@@ -94,7 +94,7 @@ async def test_an_answer_is_charged_by_its_tokens(installation: ScriptedInstalla
 async def test_the_engine_is_told_who_pays_and_what_it_saved_is_said(
     installation: ScriptedInstallation,
 ) -> None:
-    """What the engine found in its cache costs what it would have cost otherwise."""
+    """Cached prompt tokens have the same price as others."""
     installation.engine.cached_prompt_tokens = 1
     answer = await installation.generate.start(request(installation, installation.version))
     await text_of(answer)

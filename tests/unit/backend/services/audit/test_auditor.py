@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def settled_harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SettlementHarness]:
-    """Two right batches; the tests put a third in place of the second."""
+    """Two valid batches; tests replace the second."""
     harness = SettlementHarness(tmp_path_factory.mktemp("settlement"))
     for count in (3, 4):
         for _ in range(count):
@@ -56,7 +56,7 @@ def put_header(harness: SettlementHarness, header: dict[str, Any]) -> None:
 
 
 def put_data(harness: SettlementHarness, data: bytes) -> None:
-    """The second batch as if its operator had published this."""
+    """Replace the published data of the second batch."""
     cid = harness.blobs.add_folder({FILE_NAME: data})
     put_header(harness, dict(harness.chain.committed[1].header) | {"dataDigest": cid_digest(cid)})
 
@@ -206,7 +206,7 @@ def test_dropped_doubled_and_swapped_receipts_are_found(harness: SettlementHarne
 
 
 def recommit(harness: SettlementHarness, receipts: list[SignedReceipt]) -> None:
-    """The second batch as an operator would commit it whose software accepts these receipts."""
+    """Commit the second batch again, as software that accepts these receipts would."""
     header = dict(harness.chain.committed[1].header)
     header["receiptsRoot"] = to_hash(tree_of_receipts(receipts).root)
     put_header(harness, header)

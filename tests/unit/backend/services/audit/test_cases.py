@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FakeBlobStore:
-    """Has one folder once it is put there; counts who looks."""
+    """Stores one folder after it is added, and counts lookups."""
 
     def __init__(self) -> None:
         self.files: dict[Cid, bytes] = {}
@@ -31,7 +31,7 @@ class FakeBlobStore:
 
 
 class FakeView:
-    """Of a batch on which nothing was demanded."""
+    """A view of a batch without demands."""
 
     def spans(self, batch_hash: str) -> tuple[()]:
         return ()

@@ -19,7 +19,7 @@ FIRST = {
 
 
 def both(first: dict[str, Any], raw: bytes | None) -> tuple[Any, Any]:
-    """What the reader and what its definition say of a second line."""
+    """Results of the reader and of its definition for the second line."""
     reader, checker = RowReader(), LineChecker()
     opening = json.dumps(first).encode()
     reader.read(1, opening)

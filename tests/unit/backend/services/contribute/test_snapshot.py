@@ -32,7 +32,7 @@ def submit(harness: ContributionHarness, text: str, licence: str = "MIT", signer
 
 
 def three_recorded(harness: ContributionHarness) -> SnapshotId:
-    """Of three contributions the second is rejected; a fourth came after the snapshot."""
+    """A snapshot of three contributions, the second of them rejected; a fourth follows the snapshot."""
     uploads = [submit(harness, "one"), submit(harness, "two"), submit(harness, "three", LONG_LICENCE, BOB)]
     for index, upload in enumerate([*uploads, submit(harness, "four")]):
         harness.record(upload, index, is_accepted=index != 1)

@@ -37,7 +37,7 @@ def accepted(harness: ContributionHarness, rows: bytes = ROWS, index: int = 0) -
 
 
 def withdrawn(harness: ContributionHarness, upload: Upload, index: int = 0) -> Upload:
-    """To the end: the chain has the curator's decision."""
+    """Advance an upload until the curator's decision is on the chain."""
     harness.contributions.withdraw(upload.id)
     harness.record(upload, index, is_accepted=False, reason=ReviewReason.WITHDRAWN)
     harness.curation.advance()

@@ -78,7 +78,7 @@ def test_only_a_denied_payer_is_refused(installation: ScriptedInstallation) -> N
     for model in ("tiny", installation.version):
         with pytest.raises(PayerDenied):
             installation.catalogue.resolve(model, installation.payer.account)
-        assert installation.catalogue.resolve(model, some_account("somebody"))
+        assert installation.catalogue.resolve(model, some_account("another payer"))
         assert installation.catalogue.resolve(model)
 
 

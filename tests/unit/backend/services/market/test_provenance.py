@@ -35,7 +35,7 @@ def record(installation: ScriptedInstallation, *licences: str) -> None:
 
 
 def provenances(installation: ScriptedInstallation) -> dict[str, Provenance]:
-    """By name."""
+    """Provenance by adapter name."""
     models = installation.catalogue.models()
     found = ProvenanceLookup(installation.db).of(models)
     return {model.name.partition("@")[0].rpartition("/")[2]: found[model.id] for model in models}

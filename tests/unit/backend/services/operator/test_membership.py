@@ -108,7 +108,7 @@ def test_joining_again_before_anything_is_mined_queues_nothing_more(harness: Mem
 def test_queued_transactions_are_not_simulated_again(
     harness: MembershipHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On top of the node's pool, where it is, it would fail."""
+    """A simulation on top of the node's pool, which contains the transaction, would fail."""
     first = harness.membership.join(10**6)
 
     def fails(*_args: Any, **_options: Any) -> None:
@@ -277,7 +277,7 @@ def test_earnings_are_withdrawn_while_the_stake_is_locked(harness: MembershipHar
 
 
 def well(harness: MembershipHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator that could settle."""
+    """Make the operator able to settle."""
     harness.chain.stake["stake"], harness.chain.key_owner = 10 * DOLLAR, OWN
     known = Operator(OWN, "https://market.example", (KEY.account,), 10 * DOLLAR)
     monkeypatch.setattr("backend.db.chain.ChainStore.operator", lambda _, account: {OWN: known}.get(account))

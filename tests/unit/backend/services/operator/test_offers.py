@@ -65,7 +65,7 @@ class OffersHarness:
         return self.indexed
 
     def register(self, record: VersionRecord, *, is_deprecated: bool = False) -> None:
-        """Mined and indexed."""
+        """Register a version and index it."""
         version = version_id(record)
         self.registry.versions[version] = is_deprecated
         self.indexed.append(RegisteredVersion(version, record, is_deprecated, len(self.indexed)))

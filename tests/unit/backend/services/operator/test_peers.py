@@ -58,7 +58,7 @@ class PeersHarness:
         yield SimpleNamespace(chain=self.view)
 
     def settle(self, name: str, answer: Any = None, stake: int = 1) -> None:
-        """An operator of this name, with its gateway."""
+        """Add an operator with this name and its gateway."""
         self.view.operator_list.append(Operator(some_account(name), f"https://{name}/", (), stake))
         self.outbound.gateways[f"https://{name}"] = answer
 

@@ -47,7 +47,7 @@ def opening(shown: dict[str, Any]) -> Opening:
 
 
 def read_back(shown: dict[str, Any]) -> ReceiptProof:
-    """As a client does that has the answer's JSON and nothing else."""
+    """Parse a proof from the JSON of the response alone, as a client does."""
     index = shown["receipt"]["index"]
     return ReceiptProof(
         header=Header.from_chain(shown["header"]),

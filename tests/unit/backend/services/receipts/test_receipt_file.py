@@ -24,7 +24,7 @@ def signed() -> SignedReceipt:
 
 @pytest.fixture
 def fields(signed: SignedReceipt) -> dict[str, Any]:
-    """As the API answers its payer."""
+    """A receipt as the API returns it to its payer."""
     payer = some_account("payer")
     stored = StoredReceipt(
         1, receipt_id(signed.receipt), some_account("operator"), payer, signed, some_hash("salt"), None, None

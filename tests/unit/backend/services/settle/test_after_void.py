@@ -65,7 +65,7 @@ def test_a_refund_that_fell_out_of_the_chain_after_its_confirmation_is_sent_agai
 
 
 @pytest.mark.parametrize("at", range(1, 26))
-def test_a_death_at_any_step_after_a_void_loses_and_doubles_nothing(
+def test_a_crash_at_any_step_after_a_void_loses_and_duplicates_nothing(
     harness: SettlementHarness, at: int
 ) -> None:
     receipts = settle_batches(harness, 3)
@@ -107,7 +107,7 @@ def test_a_reorganised_void_restores_the_previous_state(harness: SettlementHarne
 def test_receipts_of_a_batch_committed_elsewhere_are_marked_where_they_are_known(
     harness: SettlementHarness,
 ) -> None:
-    """As after a database was restored from before its newest batches."""
+    """This is the case after the database was restored from a backup older than its newest batches."""
     receipts = settle_batches(harness, 2)
     with harness.begin() as tx:
         for number in (1, 2):

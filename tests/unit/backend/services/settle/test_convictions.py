@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def convict(harness: SettlementHarness, proof: str, fault: Fault, guilty: SignedReceipt) -> None:
-    """Of a receipt in the newest batch."""
+    """Convict the newest batch by a fault of one of its receipts."""
     batch = harness.chain.standing()[-1]
     ids = [receipt_id(signed.receipt) for signed in settled(harness)]
     index = ids.index(receipt_id(guilty.receipt))
@@ -179,7 +179,7 @@ def test_a_batch_equal_to_a_convicted_one_is_not_committed(
 
 
 def test_trees_that_we_would_not_build_so_may_be_built_rightly(harness: SettlementHarness) -> None:
-    """As when the batch that was convicted came from software that has been mended since."""
+    """This is the case if software that has since been fixed built the convicted batch."""
     receipts = settle_batches(harness, 1)
     wrong = harness.chain.committed[0]
     header = dict(wrong.header) | {"entriesRoot": some_hash("another root")}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def test_a_channel_that_the_chain_refuses_does_not_hold_up_the_others(harness: SettlementHarness) -> None:
     channel, other = harness.market.channels[:2]
     receipts = [harness.serve(channel, is_paid=False), harness.serve(other)]
-    forger = Key("somebody else")
+    forger = Key("another key")
     forger.account = harness.market.payer_of[channel].account
     harness.sign_voucher(channel, receipts[0].receipt.cumulative, signer=forger)
     progress = harness.settler().run_once(is_forced=True)
@@ -77,15 +77,15 @@ def test_a_refusal_of_the_whole_batch_leaves_everything_as_it_was(harness: Settl
     harness.serve()
     honest = harness.chain.parameter_set(1)
     harness.chain.sets.append(parameter_set(2, fee_ppm=0))
-    stale = Stale(harness.chain, latest=honest)
+    stale = StaleProjections(harness.chain, latest=honest)
     progress = settler_with_view(harness, stale).run_once(is_forced=True)
     assert progress.step is Step.REFUSED
     assert "ParameterSetNotCurrent" in progress.reason
     assert (harness.mine(), harness.unsettled()) == (0, 1)
 
 
-class Stale:
-    """Projections that have not seen the newest parameter set."""
+class StaleProjections:
+    """Projections that lack the newest parameter set."""
 
     def __init__(self, chain: Any, latest: Any) -> None:
         self._chain, self._latest = chain, latest
@@ -98,7 +98,7 @@ class Stale:
 
 
 def refuse_some(harness: SettlementHarness, is_refused: Callable[[set[ChannelId]], bool]) -> None:
-    """Commits that collect from such channels revert without naming any."""
+    """Make commits that collect from such channels revert without naming a channel."""
     commit = harness.chain._commit
 
     def refusing(commitment: dict[str, Any], collections: list[dict[str, Any]]) -> Any:

@@ -116,7 +116,7 @@ def test_a_receipt_that_no_receipt_key_signed_is_not_settled(harness: Settlement
     channel, other = harness.market.channels[:2]
     good = harness.serve(other)
     honest = harness.market.serve(channel)
-    forged = Key("somebody else").sign(harness.market.domain.receipt_digest(honest.receipt))
+    forged = Key("another key").sign(harness.market.domain.receipt_digest(honest.receipt))
     harness.store(replace(honest, signature=forged))
     harness.sign_voucher(channel, honest.receipt.cumulative)
     progress = harness.settler().run_once(is_forced=True)
@@ -130,7 +130,7 @@ def test_a_channel_blocked_by_a_bad_receipt_does_not_displace_other_channels(
 ) -> None:
     channel, other = harness.market.channels[:2]
     honest = harness.market.serve(channel)
-    harness.store(replace(honest, signature=Key("somebody else").sign(bytes(32))))
+    harness.store(replace(honest, signature=Key("another key").sign(bytes(32))))
     for _ in range(4):
         harness.serve(channel)
     good = harness.serve(other)

@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def harness(database: Database) -> JobHarness:
-    """On SQLite and on PostgreSQL: the lease is what the database makes of it."""
+    """Jobs on SQLite and on PostgreSQL, because leases depend on the database."""
     return JobHarness(database)

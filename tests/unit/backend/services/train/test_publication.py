@@ -226,7 +226,7 @@ def test_a_near_copy_of_anothers_adapter_is_reported_and_needs_confirmation(
     assert registration.screening.nearest.version == original
 
 
-def test_an_adapter_from_elsewhere_names_no_snapshot_and_passes_the_same_gate(
+def test_an_imported_adapter_names_no_snapshot_and_passes_the_same_screening(
     harness: PublicationHarness,
 ) -> None:
     job = harness.publish_import()
@@ -256,7 +256,7 @@ def test_ones_own_adapter_is_listed_again_without_a_word(harness: PublicationHar
     assert registration.screening.nearest is None
 
 
-def test_a_job_from_before_there_was_a_gate_is_registered_without_a_report(
+def test_a_job_older_than_screening_is_registered_without_a_report(
     harness: PublicationHarness,
 ) -> None:
     job = harness.publish()

@@ -78,7 +78,7 @@ class FakeView:
 
 @dataclass
 class FakeDisputeSender:
-    """Everything that is sent goes through."""
+    """Accepts and records every call."""
 
     account: Account = WATCHER
     money: int = PLENTY
