@@ -107,7 +107,7 @@ def test_a_reorganised_void_restores_the_previous_state(harness: SettlementHarne
 def test_receipts_of_a_batch_committed_elsewhere_are_marked_where_they_are_known(
     harness: SettlementHarness,
 ) -> None:
-    """This is the case after the database was restored from a backup older than its newest batches."""
+    """The batch is unknown after the database was restored from a backup older than its newest batches."""
     receipts = settle_batches(harness, 2)
     with harness.begin() as tx:
         for number in (1, 2):

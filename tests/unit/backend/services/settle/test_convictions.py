@@ -179,7 +179,7 @@ def test_a_batch_equal_to_a_convicted_one_is_not_committed(
 
 
 def test_trees_that_we_would_not_build_so_may_be_built_rightly(harness: SettlementHarness) -> None:
-    """This is the case if software that has since been fixed built the convicted batch."""
+    """The convicted batch was built by software that has since been fixed."""
     receipts = settle_batches(harness, 1)
     wrong = harness.chain.committed[0]
     header = dict(wrong.header) | {"entriesRoot": some_hash("another root")}
