@@ -257,7 +257,7 @@ BREAKS: dict[str, tuple[Callable[[DeployedMarket], None], tuple[str, ...]]] = {
     ),
     "one holder could have the quorum": (
         lambda m: m.govern("MarketToken", "transfer", OUTSIDER.account, 250 * TOKEN),
-        (f"warning: MarketToken: {OUTSIDER.account} holds 250, enough for the quorum",),
+        (f"warning: MarketToken: {OUTSIDER.account} holds 250, enough to reach the quorum alone",),
     ),
     "the deployer holds tokens": (
         lambda m: m.govern("MarketToken", "transfer", DEPLOYER.account, TOKEN),

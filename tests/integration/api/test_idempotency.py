@@ -121,7 +121,7 @@ def test_what_may_have_been_charged_is_not_run_again(
     async def broken(*_: object) -> None:
         raise RuntimeError("the database is gone")
 
-    monkeypatch.setattr(api.installation.admitting, "settle", broken)
+    monkeypatch.setattr(api.installation.admitting, "charge", broken)
     assert "internal_error" in ask(api, stream=stream).text
     again = ask(api, stream=stream)
     assert (again.status_code, again.json()["error"]["code"]) == (409, "request_under_way")

@@ -84,7 +84,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(
         nothing: Any = None
         membership = Membership(installation.db, nothing, installation.operator, nothing, nothing, nothing)
         yield SimpleNamespace(
-            policy=known.policy,
+            denials=known.denials,
             catalogue=known.catalogue,
             membership=membership,
             prepare_database=lambda: None,

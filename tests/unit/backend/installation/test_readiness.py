@@ -43,13 +43,13 @@ def test_missing_requirements_on_the_chain_are_reported_with_their_remedy(
     assert found.keys() == {"operator", "base"}
     for part in OPERATOR_PARTS:
         assert found[part.name].endswith(part.remedy)
-    place = SimpleNamespace(obstacles=("no stake covers a batch", "no gas"))
-    installation.__dict__["membership"] = SimpleNamespace(place=lambda: place)
+    status = SimpleNamespace(obstacles=("no stake covers a batch", "no gas"))
+    installation.__dict__["membership"] = SimpleNamespace(status=lambda: status)
     found = faults(installation, OPERATOR_PARTS)
     assert found["operator"].startswith(
         "The operator cannot settle: no stake covers a batch; no gas. Run `loraledger"
     )
-    place.obstacles = ()
+    status.obstacles = ()
     assert faults(installation, OPERATOR_PARTS).keys() == {"base"}
 
 
