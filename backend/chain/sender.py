@@ -284,7 +284,7 @@ class Sender:
         try:
             self._node.broadcast(attempt.raw)
         except RpcError as error:
-            log.info("the node refuses %s for now: %s", attempt.tx_hash, error)
+            log.info("the node rejected %s, it is sent again later: %s", attempt.tx_hash, error)
 
     def _failure(self, signer: Signer, transaction: OpenTransaction, tx_receipt: TxReceipt) -> Reverted:
         contract, function, data = transaction.contract, transaction.function, _call_data(transaction)

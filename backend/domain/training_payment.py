@@ -24,7 +24,7 @@ def training_record(operator: Account, base_model: Hash32, price: int) -> Versio
 
 
 def max_trained_tokens(config: TrainingConfig, num_rows: int) -> int:
-    """Upper bound of the tokens that a job trains on this number of rows, whatever their content.
+    """Upper bound of the tokens that a job trains on `num_rows` rows of any content.
 
     The first token of a sequence is not predicted. Fewer usable rows never give more sequences.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -151,9 +152,9 @@ class AnswerFields(Strict):
     def includes_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @abstractmethod
     def to_generate(self, default_max_tokens: int) -> Generate:
         """The engine's request, without an id and adapters."""
-        raise NotImplementedError
 
     def _sampling(self, **fields: Any) -> Sampling:
         """Sampling parameters, and `fields` that differ between the endpoints."""

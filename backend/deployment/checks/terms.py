@@ -51,7 +51,7 @@ def check_terms(market: MarketReader, terms: Terms) -> Iterator[Finding]:
 
 
 def check_distribution(market: MarketReader, terms: Terms) -> Iterator[Finding]:
-    """Compare the deployer's transfers with the distribution, whatever the receivers transferred later."""
+    """Compare the deployer's transfers with the distribution. Later transfers of receivers do not count."""
     given: dict[str, int] = defaultdict(int)
     for event in market.events("MarketToken", "Transfer"):
         if event.args["from"] == market.record.deployer:
