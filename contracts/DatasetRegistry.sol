@@ -17,7 +17,7 @@ import {
     Snapshot,
     SnapshotId
 } from "./interfaces/IDatasetRegistry.sol";
-import {ContributionMessage, Hashing} from "./libraries/Hashing.sol";
+import {Hashing} from "./libraries/Hashing.sol";
 import {Signatures} from "./libraries/Signatures.sol";
 
 /// @title Dataset registry
@@ -62,7 +62,8 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         require(block.timestamp <= signed.deadline, SignatureExpired(signed.deadline));
         _useNonces(signed.contributor, signed.nonce, 1);
         Contribution memory contribution = signed.contribution;
-        bytes32 digest = _hashTypedDataV4(Hashing.contribution(contribution, signed.nonce, signed.deadline));
+        bytes32 structHash = Hashing.contribution(signed.contributor, contribution, signed.nonce, signed.deadline);
+        bytes32 digest = _hashTypedDataV4(structHash);
         bool isSigned = Signatures.isValid(signed.contributor, digest, signed.signature);
         require(isSigned, InvalidSignature(signed.contributor));
         index = _allocateIndices(contribution.datanetId, 1);
@@ -79,21 +80,17 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         uint32 first = _allocateIndices(shared.datanetId, contents.length);
         mapping(bytes32 contentHash => ContributionRecord) storage records = _contributions[shared.datanetId];
         bytes32 domain = _domainSeparatorV4();
-        ContributionMessage memory message = Hashing.newContributionMessage(shared.nonce, shared.deadline);
-        Contribution memory contribution = Hashing.contributionIn(message);
+        Contribution memory contribution;
         (contribution.datanetId, contribution.licence) = (shared.datanetId, shared.licence);
         for (uint256 i = 0; i < contents.length; ++i) {
             SignedContent calldata content = contents[i];
             (contribution.contentHash, contribution.cidDigest) = (content.contentHash, content.cidDigest);
             contribution.rows = content.rows;
-            bytes32 digest = MessageHashUtils.toTypedDataHash(domain, Hashing.contribution(message));
+            bytes32 structHash = Hashing.contribution(contributor, contribution, shared.nonce + i, shared.deadline);
+            bytes32 digest = MessageHashUtils.toTypedDataHash(domain, structHash);
             (address signer, , ) = ECDSA.tryRecover(digest, content.r, content.vs);
             require(signer == contributor, InvalidSignature(contributor));
-            // Indices and nonces were allocated above without overflow.
-            unchecked {
-                _record(records, contributor, first + uint32(i), contribution);
-                ++message.nonce;
-            }
+            _record(records, contributor, first + uint32(i), contribution);
         }
     }
 

@@ -323,10 +323,11 @@ def _relayed(chain: Chain, contributor: LocalSigner, nonces: range) -> tuple[Any
 def _signed_content(chain: Chain, contributor: LocalSigner, nonce: int) -> tuple[Any, ...]:
     content = (1, _content(nonce), keccak(f"folder {nonce}".encode()), ascii_word("MIT"), 100)
     type_hash = keccak(
-        b"Contribution(uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,uint32 rows,"
-        b"uint256 nonce,uint256 deadline)"
+        b"Contribution(address account,uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,"
+        b"uint32 rows,uint256 nonce,uint256 deadline)"
     )
-    fields = b"".join(part if isinstance(part, bytes) else word(part) for part in (*content, nonce, FAR))
+    message = (contributor.account, *content, nonce, FAR)
+    fields = b"".join(part if isinstance(part, bytes) else word(part) for part in message)
     digest = chain.domain("DatasetRegistry").digest(keccak(type_hash + fields))
     return content[1], content[2], content[4], *_compact(contributor.sign(digest))
 

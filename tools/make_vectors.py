@@ -202,8 +202,10 @@ def contributions() -> Iterable[Case]:
             "nonce": nonce,
             "deadline": 1_790_000_000,
         }
-        digest = domain.contribution_digest(DatanetId(7), **values)
-        named = case(chain_id=domain.chain_id, contract=domain.contract, datanet_id=7, digest=digest)
+        account = account_of("contributor")
+        digest = domain.contribution_digest(account, DatanetId(7), **values)
+        subject = case(account=account, datanet_id=7, digest=digest)
+        named = {**case(chain_id=domain.chain_id, contract=domain.contract), **subject}
         yield {**named, **case(**values)}
 
 

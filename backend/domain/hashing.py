@@ -27,7 +27,7 @@ RECEIPT_TYPE = (
 VOUCHER_TYPE = "Voucher(bytes32 channelId,uint128 from,uint128 maxCumulative)"
 GRANT_TYPE = "SessionGrant(bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce)"
 CONTRIBUTION_TYPE = (
-    "Contribution(uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,"
+    "Contribution(address account,uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,"
     "uint32 rows,uint256 nonce,uint256 deadline)"
 )
 REVOCATION_TYPE = "SessionRevocation(bytes32 channelId,address key,uint256 nonce)"
@@ -244,6 +244,7 @@ class TypedDomain:
 
     def contribution_digest(
         self,
+        account: Account,
         datanet: DatanetId,
         content_hash: Hash32,
         cid_digest: Hash32,
@@ -252,9 +253,12 @@ class TypedDomain:
         nonce: int,
         deadline: int,
     ) -> bytes:
-        """`licence` is a `licence_word`, `deadline` unix seconds. Verifying contract: `DatasetRegistry`."""
+        """`account` is the contributor, `licence` a `licence_word`, `deadline` unix seconds.
+
+        Verifying contract: `DatasetRegistry`.
+        """
         return self._typed(
-            CONTRIBUTION_TYPE, datanet, content_hash, cid_digest, licence, rows, nonce, deadline
+            CONTRIBUTION_TYPE, account, datanet, content_hash, cid_digest, licence, rows, nonce, deadline
         )
 
     def payout_digest(self, account: Account, new_wallet: Account, nonce: int, deadline: int) -> bytes:

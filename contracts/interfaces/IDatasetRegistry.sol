@@ -26,7 +26,8 @@ struct Contribution {
     uint32 rows;
 }
 
-/// @notice A contribution with its contributor's `Contribution` signature.
+/// @notice A contribution with its contributor's `Contribution` signature, which names the contributor: what the owner
+/// of a contract wallet signs for the wallet cannot be recorded for the owner's own account, or another wallet.
 struct SignedContribution {
     address contributor;
     Contribution contribution;

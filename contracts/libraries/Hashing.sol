@@ -6,26 +6,6 @@ import {ChannelId, SessionGrant} from "../interfaces/IPaymentVault.sol";
 import {Contribution, SnapshotId} from "../interfaces/IDatasetRegistry.sol";
 import {VersionId, VersionRecord} from "../interfaces/IAdapterRegistry.sol";
 
-/// @notice The share of one adapter version in an answer.
-struct Slice {
-    VersionId versionId;
-    uint32 weightPpm;
-}
-
-/// @notice A `Contribution` in EIP-712 encoding. A struct without dynamic fields is laid out in memory one word per
-/// field, so the whole struct is the preimage of the struct hash, and the fields from `datanetId` to `rows` are a
-/// `Contribution`.
-struct ContributionMessage {
-    bytes32 typeHash;
-    uint64 datanetId;
-    bytes32 contentHash;
-    bytes32 cidDigest;
-    bytes32 licence;
-    uint32 rows;
-    uint256 nonce;
-    uint256 deadline;
-}
-
 /// @title Hashing
 /// @notice Computes the ids, keys and struct hashes that docs/protocol.md specifies.
 library Hashing {
@@ -42,8 +22,8 @@ library Hashing {
         keccak256("SessionRevocation(bytes32 channelId,address key,uint256 nonce)");
     bytes32 private constant _CONTRIBUTION_TYPEHASH =
         keccak256(
-            "Contribution(uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,uint32 rows,"
-            "uint256 nonce,uint256 deadline)"
+            "Contribution(address account,uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,"
+            "uint32 rows,uint256 nonce,uint256 deadline)"
         );
     bytes32 private constant _PAYOUT_CHANGE_TYPEHASH =
         keccak256("PayoutChange(address account,address newWallet,uint256 nonce,uint256 deadline)");
@@ -51,7 +31,6 @@ library Hashing {
 
     uint256 private constant _SPAN_SIZE = 80;
     uint256 private constant _HEADER_SIZE = 16 * 32;
-    uint256 private constant _CONTRIBUTION_SIZE = 8 * 32;
 
     function channelId(address payer, address operator, address collector) internal pure returns (ChannelId) {
         return ChannelId.wrap(_hash(account(payer), account(operator), account(collector)));
@@ -102,36 +81,14 @@ library Hashing {
         return keccak256(abi.encode(_SESSION_REVOCATION_TYPEHASH, channel, key, nonce));
     }
 
+    /// @notice Returns the EIP-712 struct hash of a contribution, whose contributor is `contributor`.
     function contribution(
+        address contributor,
         Contribution memory content,
         uint256 nonce,
         uint256 deadline
     ) internal pure returns (bytes32) {
-        return keccak256(abi.encode(_CONTRIBUTION_TYPEHASH, content, nonce, deadline));
-    }
-
-    /// @notice Returns a message whose contribution is still empty; write it through `contributionIn`.
-    function newContributionMessage(
-        uint256 nonce,
-        uint256 deadline
-    ) internal pure returns (ContributionMessage memory message) {
-        (message.typeHash, message.nonce, message.deadline) = (_CONTRIBUTION_TYPEHASH, nonce, deadline);
-    }
-
-    /// @notice Returns a reference to the contribution inside a message.
-    function contributionIn(ContributionMessage memory message) internal pure returns (Contribution memory content) {
-        // solhint-disable-next-line no-inline-assembly
-        assembly ("memory-safe") {
-            content := add(message, 32)
-        }
-    }
-
-    /// @notice Returns the EIP-712 struct hash of a contribution.
-    function contribution(ContributionMessage memory message) internal pure returns (bytes32 hash) {
-        // solhint-disable-next-line no-inline-assembly
-        assembly ("memory-safe") {
-            hash := keccak256(message, _CONTRIBUTION_SIZE)
-        }
+        return keccak256(abi.encode(_CONTRIBUTION_TYPEHASH, contributor, content, nonce, deadline));
     }
 
     function payoutChange(
@@ -171,25 +128,6 @@ library Hashing {
     /// @notice Returns the key of an account in the balances tree.
     function account(address earner) internal pure returns (bytes32) {
         return bytes32(uint256(uint160(earner)));
-    }
-
-    function slices(Slice[] calldata parts) internal pure returns (bytes32) {
-        bytes memory packed;
-        for (uint256 i = 0; i < parts.length; ++i) {
-            packed = abi.encodePacked(packed, parts[i].versionId, parts[i].weightPpm);
-        }
-        return keccak256(packed);
-    }
-
-    /// @notice Returns the `attributionHash` of a receipt.
-    /// @param lists One attribution list per slice, in the order of the slices.
-    function attribution(bytes32 method, bytes[] calldata lists) internal pure returns (bytes32) {
-        bytes32[] memory words = new bytes32[](lists.length + 1);
-        words[0] = method;
-        for (uint256 i = 0; i < lists.length; ++i) {
-            words[i + 1] = keccak256(lists[i]);
-        }
-        return keccak256(abi.encodePacked(words));
     }
 
     /// @notice Allocates `count` packed spans, to be written by `writeSpan` and hashed.

@@ -212,7 +212,7 @@ contract ContributeTest is Datanets {
 
     function test_a_signature_for_another_contract_or_chain_is_refused() external {
         SignedContribution memory signed = _signed("data", 0, block.timestamp);
-        bytes32 hash = structHash(signed.contribution, 0, block.timestamp);
+        bytes32 hash = structHash(contributor, signed.contribution, 0, block.timestamp);
         bytes memory error = abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, contributor);
         signed.signature = sign(keyOf("contributor"), typedDigest(address(vault), hash));
         vm.expectRevert(error);
@@ -223,10 +223,35 @@ contract ContributeTest is Datanets {
     }
 
     function test_a_contract_wallet_contributes_by_eip1271() external {
-        SignedContribution memory signed = _signed("data", 0, block.timestamp);
-        signed.contributor = address(new ContractWallet(contributor));
+        address wallet = address(new ContractWallet(contributor));
+        SignedContribution memory signed = _signedFor(wallet, "data", 0, block.timestamp);
         datasets.contributeWithSig(signed);
         vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, signed.contributor);
+    }
+
+    function test_finding8_a_wallets_contribution_is_recorded_for_no_other_account() external {
+        address wallet = address(new ContractWallet(contributor));
+        address otherWallet = address(new ContractWallet(contributor));
+        SignedContribution memory signed = _signedFor(wallet, "data", 0, block.timestamp);
+        address[2] memory others = [contributor, otherWallet];
+        for (uint256 i = 0; i < others.length; ++i) {
+            signed.contributor = others[i];
+            vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, others[i]));
+            vm.prank(accountOf("griefer"));
+            datasets.contributeWithSig(signed);
+        }
+        signed.contributor = wallet;
+        datasets.contributeWithSig(signed);
+        vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, wallet);
+    }
+
+    function test_finding8_a_wallets_contributions_are_not_relayed_in_a_batch_of_its_owner() external {
+        SharedTerms memory shared = _shared(0);
+        SignedContent[] memory contents = new SignedContent[](1);
+        contents[0].contentHash = keccak256(abi.encode(0));
+        contents = _resignedFor(address(new ContractWallet(contributor)), contents, 0);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, contributor));
+        datasets.contributeManyWithSig(shared, contents);
     }
 
     function _shared(uint256 nonce) private view returns (SharedTerms memory) {
@@ -247,10 +272,19 @@ contract ContributeTest is Datanets {
         SignedContent[] memory contents,
         uint256 nonce
     ) private view returns (SignedContent[] memory) {
+        return _resignedFor(contributor, contents, nonce);
+    }
+
+    /// @dev Signs by the contributor's key for `account`.
+    function _resignedFor(
+        address account,
+        SignedContent[] memory contents,
+        uint256 nonce
+    ) private view returns (SignedContent[] memory) {
         for (uint256 i = 0; i < contents.length; ++i) {
             Contribution memory c = contribution(contents[i].contentHash);
             (contents[i].cidDigest, contents[i].rows) = (c.cidDigest, c.rows);
-            bytes32 digest = typedDigest(address(datasets), structHash(c, nonce + i, block.timestamp));
+            bytes32 digest = typedDigest(address(datasets), structHash(account, c, nonce + i, block.timestamp));
             (uint8 v, bytes32 r, bytes32 s) = vm.sign(keyOf("contributor"), digest);
             (contents[i].r, contents[i].vs) = (r, bytes32(uint256(s) | (uint256(v - 27) << 255)));
         }
@@ -261,11 +295,21 @@ contract ContributeTest is Datanets {
         string memory content,
         uint256 nonce,
         uint256 deadline
+    ) private view returns (SignedContribution memory) {
+        return _signedFor(contributor, content, nonce, deadline);
+    }
+
+    /// @dev Signs by the contributor's key for `account`.
+    function _signedFor(
+        address account,
+        string memory content,
+        uint256 nonce,
+        uint256 deadline
     ) private view returns (SignedContribution memory signed) {
         signed.contribution = contribution(keccak256(bytes(content)));
-        (signed.contributor, signed.nonce, signed.deadline) = (contributor, nonce, deadline);
-        bytes32 digest = typedDigest(address(datasets), structHash(signed.contribution, nonce, deadline));
-        signed.signature = sign(keyOf("contributor"), digest);
+        (signed.contributor, signed.nonce, signed.deadline) = (account, nonce, deadline);
+        bytes32 hash = structHash(account, signed.contribution, nonce, deadline);
+        signed.signature = sign(keyOf("contributor"), typedDigest(address(datasets), hash));
     }
 
     function _change(SignedContribution memory signed, uint256 field) private {

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 def typed_data(domain: TypedDomain, upload: Upload) -> dict[str, Any]:
     """For `eth_signTypedData_v4`."""
-    return build_typed_data(
-        domain.fields, CONTRIBUTION_TYPE, _contribution(upload) | _signing_request(upload)
-    )
+    message = {"account": upload.account} | _contribution(upload) | _signing_request(upload)
+    return build_typed_data(domain.fields, CONTRIBUTION_TYPE, message)
 
 
 def signing_digest(domain: TypedDomain, upload: Upload) -> bytes:
     values = _contribution(upload) | _signing_request(upload)
     return domain.contribution_digest(
+        upload.account,
         upload.datanet,
         values["contentHash"],
         values["cidDigest"],

@@ -32,11 +32,16 @@ abstract contract Datanets is Market {
         datasets.review(datanetId, reviews);
     }
 
-    function structHash(Contribution memory c, uint256 nonce, uint256 deadline) internal pure returns (bytes32) {
+    function structHash(
+        address account,
+        Contribution memory c,
+        uint256 nonce,
+        uint256 deadline
+    ) internal pure returns (bytes32) {
         bytes32 typehash = keccak256(
-            "Contribution(uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,uint32 rows,"
-            "uint256 nonce,uint256 deadline)"
+            "Contribution(address account,uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,"
+            "uint32 rows,uint256 nonce,uint256 deadline)"
         );
-        return keccak256(abi.encode(typehash, c, nonce, deadline));
+        return keccak256(abi.encode(typehash, account, c, nonce, deadline));
     }
 }

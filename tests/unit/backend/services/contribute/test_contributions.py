@@ -10,6 +10,7 @@ from eth_account.messages import encode_typed_data
 from backend.db.contributions import UploadStore
 from backend.domain.contribution import UploadState
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
+from backend.domain.hashing import keccak
 from backend.services.contribute.contributions import CopiedRows, SignatureExpired, WrongSignature
 from backend.services.contribute.uploads import release_rows
 from tests.support.contributions import ALICE, BOB, NET, ROWS, ContributionHarness
@@ -157,6 +158,17 @@ def test_wallets_sign_the_typed_data_as_it_is(harness: ContributionHarness) -> N
     signed = EthAccount.sign_message(encode_typed_data(full_message=message), key.key)
     submitted = harness.contributions.submit(upload.id, "0x" + signed.signature.hex())
     assert submitted.state is UploadState.SUBMITTED
+
+
+def test_finding8_the_signed_message_names_the_contributor(harness: ContributionHarness) -> None:
+    upload = harness.upload()
+    message = harness.contributions.typed_data(upload.id)
+    assert message["message"]["account"] == ALICE.account
+    message["message"]["account"] = BOB.account
+    signable = encode_typed_data(full_message=message)
+    signature = ALICE.sign(keccak(b"\x19" + signable.version + signable.header + signable.body))
+    with pytest.raises(WrongSignature):
+        harness.contributions.submit(upload.id, signature)
 
 
 def test_submitting_publishes_and_queues_one_transaction(any_world: ContributionHarness) -> None:
