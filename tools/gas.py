@@ -323,8 +323,8 @@ def _relayed(chain: Chain, contributor: LocalSigner, nonces: range) -> tuple[Any
 def _signed_content(chain: Chain, contributor: LocalSigner, nonce: int) -> tuple[Any, ...]:
     content = (1, _content(nonce), keccak(f"folder {nonce}".encode()), ascii_word("MIT"), 100)
     type_hash = keccak(
-        b"Contribution(address account,uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,"
-        b"uint32 rows,uint256 nonce,uint256 deadline)"
+        b"Contribution(address account,uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,"
+        b"bytes32 licence,uint32 rows,uint256 nonce,uint256 deadline)"
     )
     message = (contributor.account, *content, nonce, FAR)
     fields = b"".join(part if isinstance(part, bytes) else word(part) for part in message)
