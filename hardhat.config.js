@@ -32,6 +32,8 @@ export default {
   solidity: {
     compilers: [compiler(1_000_000)],
     // Optimised for size: the proofs are many, must fit in one contract (EIP-170), and are rarely called.
+    // Overrides apply to a source that is a root of the build, not to one that a test imports: tests deploy the built
+    // artefact instead (`deployArtifact` in tests/contracts/support/Base.sol).
     overrides: { "contracts/Disputes.sol": compiler(200) },
     splitTestsCompilation: true,
     // Deployed unchanged.

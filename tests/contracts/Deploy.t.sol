@@ -13,6 +13,9 @@ import {TestUSD} from "../../contracts/local/TestUSD.sol";
 import {Market} from "./support/Market.sol";
 
 contract DeployTest is Market {
+    /// @dev EIP-170.
+    uint256 private constant MAX_CODE_SIZE = 24_576;
+
     function test_a_generation_records_its_contracts() external view {
         vm.assertEq(operators.settlement(), address(settlement));
         vm.assertEq(address(settlement.operators()), address(operators));
@@ -27,6 +30,21 @@ contract DeployTest is Market {
         vm.assertEq(address(settlement.vault()), address(vault));
         vm.assertEq(address(operators.token()), address(usd));
         vm.assertEq(operators.unstakeSeconds(), UNSTAKE);
+    }
+
+    /// @dev The metadata hash at the end of the code commits to all sources and compiler settings. Immutables are zero in
+    /// the artefact, so the rest of the code is compared by length.
+    function test_finding11_tests_run_the_code_that_is_deployed() external view {
+        _checkCode("contracts/Disputes.sol:Disputes", address(disputes));
+        _checkCode("contracts/Settlement.sol:Settlement", address(settlement));
+        _checkCode("contracts/OperatorRegistry.sol:OperatorRegistry", address(operators));
+        _checkCode("contracts/PaymentVault.sol:PaymentVault", address(vault));
+        _checkCode("contracts/Parameters.sol:Parameters", address(parameters));
+        _checkCode("contracts/DatasetRegistry.sol:DatasetRegistry", address(datasets));
+        _checkCode("contracts/AdapterRegistry.sol:AdapterRegistry", address(adapters));
+        _checkCode("contracts/Generation.sol:Generation", address(generation));
+        _checkCode("contracts/MarketToken.sol:MarketToken", address(token));
+        _checkCode("contracts/MarketGovernor.sol:MarketGovernor", address(governor));
     }
 
     function test_a_generation_of_unrelated_contracts_is_refused() external {
@@ -77,6 +95,23 @@ contract DeployTest is Market {
         vm.chainId(chain);
         vm.expectRevert(abi.encodeWithSelector(TestUSD.NotALocalChain.selector, chain));
         new TestUSD();
+    }
+
+    function _checkCode(string memory artifact, address deployed) private view {
+        bytes memory built = vm.getDeployedCode(artifact);
+        vm.assertEq(deployed.code.length, built.length);
+        vm.assertLe(built.length, MAX_CODE_SIZE);
+        vm.assertEq(_metadataOf(deployed.code), _metadataOf(built));
+    }
+
+    /// @dev The last two bytes are the length of the metadata before them.
+    function _metadataOf(bytes memory code) private pure returns (bytes memory metadata) {
+        uint256 end = code.length - 2;
+        uint256 size = (uint256(uint8(code[end])) << 8) | uint8(code[end + 1]);
+        metadata = new bytes(size);
+        for (uint256 i = 0; i < size; ++i) {
+            metadata[i] = code[end - size + i];
+        }
     }
 
     function test_the_whole_supply_starts_with_its_holder() external view {

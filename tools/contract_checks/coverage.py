@@ -43,6 +43,8 @@ def prepare() -> None:
 def measure() -> list[Row]:
     """Run the tests and return one row per file and the row `Total`, in percent."""
     command = [str(NODE), "node_modules/hardhat/dist/src/cli.js", "test", "solidity", "--coverage"]
+    # Instrumented code is larger than what is deployed, so the test that compares the two is left out.
+    command += ["--grep-exclude", "test_finding11"]
     # The parser needs a table without colours. Instrumented code is slow, and more fuzzing adds no coverage.
     few = {"FUZZ_RUNS": "32", "INVARIANT_RUNS": "8", "INVARIANT_DEPTH": "24"}
     env = os.environ | few | {"NO_COLOR": "1", "HARDHAT_DISABLE_TELEMETRY_PROMPT": "true"}

@@ -29,6 +29,22 @@ abstract contract Base {
         vm.label(account, name);
     }
 
+    /// @notice Deploys the contract `name` (source and contract, as in `contracts/A.sol:A`) as it was built for
+    /// deployment. A contract that a test imports is compiled by the settings of the test's own file, which ignores the
+    /// compiler overrides in hardhat.config.js.
+    /// @param arguments The ABI encoding of the constructor's arguments.
+    function deployArtifact(string memory name, bytes memory arguments) internal returns (address deployed) {
+        bytes memory code = abi.encodePacked(vm.getCode(name), arguments);
+        assembly ("memory-safe") {
+            deployed := create(0, add(code, 32), mload(code))
+            if iszero(deployed) {
+                let reason := mload(0x40)
+                returndatacopy(reason, 0, returndatasize())
+                revert(reason, returndatasize())
+            }
+        }
+    }
+
     /// @notice Returns a 65-byte signature.
     function sign(uint256 privateKey, bytes32 digest) internal pure returns (bytes memory) {
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(privateKey, digest);

@@ -5,7 +5,6 @@ import {AccessManager} from "@openzeppelin/contracts/access/manager/AccessManage
 import {TimelockController} from "@openzeppelin/contracts/governance/TimelockController.sol";
 import {AdapterRegistry} from "../../../contracts/AdapterRegistry.sol";
 import {DatasetRegistry} from "../../../contracts/DatasetRegistry.sol";
-import {Disputes} from "../../../contracts/Disputes.sol";
 import {Generation} from "../../../contracts/Generation.sol";
 import {MarketGovernor, VotingRules} from "../../../contracts/MarketGovernor.sol";
 import {MarketToken} from "../../../contracts/MarketToken.sol";
@@ -106,7 +105,8 @@ abstract contract Market is Base {
         address disputesAt = vm.computeCreateAddress(address(this), nonce + 2);
         OperatorRegistry registry = new OperatorRegistry(usd, unstakeSeconds, settlementAt, disputesAt);
         Settlement collectorOf = new Settlement(parameters, registry, disputesAt);
-        return new Generation(new Disputes(collectorOf, registry, adapters), adapters);
+        bytes memory arguments = abi.encode(collectorOf, registry, adapters);
+        return new Generation(IDisputes(deployArtifact("contracts/Disputes.sol:Disputes", arguments)), adapters);
     }
 
     function _assignRoles() private {
