@@ -3,6 +3,7 @@ pragma solidity 0.8.34;
 
 import {IERC3009} from "@openzeppelin/contracts/interfaces/draft-IERC3009.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {IERC20Metadata} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Metadata.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
@@ -34,6 +35,9 @@ contract PaymentVault is SessionKeys {
         uint128 paid;
     }
 
+    /// @dev The `uint64` prices of versions and the bounds of governed amounts are meant for this many decimals.
+    uint8 private constant _DECIMALS = 6;
+
     /// @inheritdoc IPaymentVault
     IERC20 public immutable override token;
 
@@ -54,6 +58,8 @@ contract PaymentVault is SessionKeys {
 
     constructor(IERC20 token_, uint64 thawSeconds_) SessionKeys(thawSeconds_) {
         require(address(token_) != address(0), ZeroAddress());
+        uint8 decimals = IERC20Metadata(address(token_)).decimals();
+        require(decimals == _DECIMALS, UnsupportedDecimals(address(token_), decimals));
         token = token_;
     }
 

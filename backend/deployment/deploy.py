@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 GAS, GAS_PER_HOLDER = 34_000_000, 60_000
 """Slightly more than a deployment uses."""
+TOKEN_DECIMALS = 6
+"""Decimals of the payment token, which `PaymentVault` requires."""
 CONFIRMED_SECONDS = 900
 """Time to wait for the confirmations of the last transaction."""
 
@@ -111,15 +113,29 @@ def _check_preconditions(
 
 
 def check_payment_token(node: Node, token: Account) -> None:
-    """Errors: `NotFound` if no ERC-20 is at the address. The vault rejects tokens with a transfer fee."""
-    for function in ("decimals", "totalSupply"):
-        entry = interface("MarketToken").function(function, ())
-        try:
-            result = node.call(token, entry.encode(()))
-        except RpcError:
-            result = b""
-        if len(result) < 32:
-            raise NotFound(f"payment_token: no ERC-20 with {function}() at {token}", param="payment_token")
+    """Errors: `NotFound` if no ERC-20 is at the address; `InvalidInput` if it has other than six decimals.
+
+    The vault refuses the same, and deposits of tokens with a transfer fee.
+    """
+    _read_number(node, token, "totalSupply")
+    decimals = _read_number(node, token, "decimals")
+    if decimals != TOKEN_DECIMALS:
+        raise InvalidInput(
+            f"payment_token: {token} has {decimals} decimals; prices and bounds are in units of a token with "
+            f"{TOKEN_DECIMALS}, such as USDC",
+            param="payment_token",
+        )
+
+
+def _read_number(node: Node, token: Account, function: str) -> int:
+    entry = interface("MarketToken").function(function, ())
+    try:
+        result = node.call(token, entry.encode(()))
+    except RpcError:
+        result = b""
+    if len(result) < 32:
+        raise NotFound(f"payment_token: no ERC-20 with {function}() at {token}", param="payment_token")
+    return int.from_bytes(result[:32], "big")
 
 
 def _wait_until_confirmed(deployer: Deployer, confirmations: int) -> list[TxReceipt]:

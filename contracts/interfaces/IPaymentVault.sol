@@ -95,7 +95,8 @@ struct Refund {
 /// Trust: immutable, without owner or pause. A collector can take from a channel that names it only what the payer or a
 /// session key of the payer signed. Only its collector can move a pot, so a payer chooses a collector with the same
 /// care as a contract to approve. A withdrawal first thaws for longer than any collector needs to redeem a voucher, so
-/// that a payer cannot withdraw before a served answer is collected. Tokens that charge on transfer are refused.
+/// that a payer cannot withdraw before a served answer is collected. Tokens that charge on transfer, or have other than
+/// six decimals, are refused.
 interface IPaymentVault {
     /// @notice A deposit entered a channel with zero `balance` and zero `collected`. The event names the preimage of
     /// the channel's id. It precedes `Deposited`, and recurs if everything was withdrawn before the first collection.
@@ -123,6 +124,8 @@ interface IPaymentVault {
 
     error ZeroAmount();
     error ZeroAddress();
+    /// @notice The payment token must have six decimals.
+    error UnsupportedDecimals(address token, uint8 decimals);
     error InvalidRecipient(address to);
     error ReentrancyGuardReentrantCall();
     error InvalidSignature(address signer);
@@ -259,7 +262,7 @@ interface IPaymentVault {
 
     // --- views ---
 
-    /// @notice The payment token.
+    /// @notice The payment token, which has six decimals.
     function token() external view returns (IERC20);
 
     /// @notice Duration of a thaw in seconds; at most 365 days.

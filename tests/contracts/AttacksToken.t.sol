@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {OperatorRegistry} from "../../contracts/OperatorRegistry.sol";
 import {PaymentVault} from "../../contracts/PaymentVault.sol";
@@ -9,10 +8,10 @@ import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.so
 import {IPaymentVault} from "../../contracts/interfaces/IPaymentVault.sol";
 import {ExactTransfer} from "../../contracts/libraries/ExactTransfer.sol";
 import {Payments} from "./support/Payments.sol";
-import {BlockingToken, ChargingToken} from "./support/Tokens.sol";
+import {BlockingToken, ChargingToken, SixDecimals} from "./support/Tokens.sol";
 
 /// @notice A token that calls its recipients, as tokens with hooks do.
-contract HookToken is ERC20("Hook", "HOOK") {
+contract HookToken is SixDecimals("Hook") {
     mapping(address account => bool) private _isListening;
 
     function listen() external {

@@ -17,7 +17,7 @@ import {ExactTransfer} from "../../contracts/libraries/ExactTransfer.sol";
 import {Units} from "../../contracts/libraries/Units.sol";
 import {Payments} from "./support/Payments.sol";
 import {Log} from "./support/Vm.sol";
-import {CallingToken, ChargingToken} from "./support/Tokens.sol";
+import {CallingToken, ChargingToken, DecimalsToken} from "./support/Tokens.sol";
 
 contract DepositTest is Payments {
     uint256 private constant _UNITS = 25_000_000;
@@ -194,6 +194,13 @@ contract DepositTest is Payments {
     function test_a_vault_needs_a_token() external {
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ZeroAddress.selector));
         new PaymentVault(CallingToken(address(0)), THAW);
+    }
+
+    function test_finding10_a_token_with_other_than_six_decimals_is_refused(uint8 decimals) external {
+        vm.assume(decimals != 6);
+        DecimalsToken other = new DecimalsToken(decimals);
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.UnsupportedDecimals.selector, other, decimals));
+        new PaymentVault(other, THAW);
     }
 
     function _expectRefused(address to, SessionGrant memory grant, Authorization memory signed) private {

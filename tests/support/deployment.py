@@ -98,9 +98,9 @@ def fund(node: Node, *accounts: Account) -> None:
         node.rpc.request("hardhat_setBalance", account, hex(COIN))
 
 
-def put_token(node: Node, at: Account) -> None:
-    """Put an ERC-20 at this address."""
-    node.rpc.request("hardhat_setCode", at, artifact("TestUSD")["deployedBytecode"])
+def put_token(node: Node, at: Account, contract: str = "TestUSD") -> None:
+    """Put the code of this ERC-20 at this address."""
+    node.rpc.request("hardhat_setCode", at, artifact(contract)["deployedBytecode"])
 
 
 def deploy(node: Node, folder: Path, terms: Terms, signer: Signer = DEPLOYER) -> Record:

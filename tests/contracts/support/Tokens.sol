@@ -3,8 +3,30 @@ pragma solidity 0.8.34;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 
+/// @notice A token with the decimals that the vault requires.
+abstract contract SixDecimals is ERC20 {
+    constructor(string memory name) ERC20(name, name) {}
+
+    function decimals() public pure override returns (uint8) {
+        return 6;
+    }
+}
+
+/// @notice A token with any number of decimals.
+contract DecimalsToken is ERC20("Decimals", "DEC") {
+    uint8 private immutable _decimals;
+
+    constructor(uint8 decimals_) {
+        _decimals = decimals_;
+    }
+
+    function decimals() public view override returns (uint8) {
+        return _decimals;
+    }
+}
+
 /// @notice Charges one unit on every transfer.
-contract ChargingToken is ERC20("Charging", "CHG") {
+contract ChargingToken is SixDecimals("Charging") {
     function mint(address account, uint256 units) external {
         _mint(account, units);
     }
@@ -16,7 +38,7 @@ contract ChargingToken is ERC20("Charging", "CHG") {
 }
 
 /// @notice Refuses transfers to accounts on its block list.
-contract BlockingToken is ERC20("Blocking", "BLK") {
+contract BlockingToken is SixDecimals("Blocking") {
     mapping(address account => bool) private _isBlocked;
 
     error Blocked(address account);
@@ -36,7 +58,7 @@ contract BlockingToken is ERC20("Blocking", "BLK") {
 }
 
 /// @notice Makes one configured call during a transfer.
-contract CallingToken is ERC20("Calling", "CLL") {
+contract CallingToken is SixDecimals("Calling") {
     address private _target;
     bytes private _data;
     bool public hasCalled;

@@ -244,6 +244,12 @@ def test_impossible_deployments_are_refused_before_anything_is_sent(
     assert node.num_transactions(DEPLOYER.account) == sent
 
 
+def test_finding10_a_token_without_six_decimals_is_refused_by_name(node: Node, tmp_path: Path) -> None:
+    put_token(node, OUTSIDER.account, "MarketToken")
+    with pytest.raises(InvalidInput, match=f"payment_token: {OUTSIDER.account} has 18 decimals"):
+        launch(node, DEPLOYER, replace(TERMS, payment_token=OUTSIDER.account), tmp_path, 0)
+
+
 def test_a_deployer_without_funds_learns_how_much_it_needs(node: Node, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"has 0\.0000 of the chain's coin; a deployment needs up to \d"):
         launch(node, OUTSIDER, TERMS, tmp_path, 0)
