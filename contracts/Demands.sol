@@ -102,7 +102,7 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
         uint256 index = witness.opening.index;
         require(index == uint256(demand_.keys[i]), KeyOutOfRange(bytes32(index), header.receiptsCount));
         _openReceipt(header, witness.receipt, witness.opening);
-        _checkSigned(header.operator, witness.receipt, signature);
+        _checkSigned(header, witness.receipt, signature);
         Fault fault = _faultOf(header, witness);
         require(fault == Fault.None, ReceiptIsFaulty(fault));
         _recordAnswer(demand_, id, i, header);

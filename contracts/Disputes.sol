@@ -147,7 +147,7 @@ contract Disputes is Demands {
         bytes calldata signature
     ) external {
         _openReceipt(header, receipt, opening);
-        _checkSigned(header.operator, other, signature);
+        _checkSigned(header, other, signature);
         _checkConflict(receipt, other);
         _convict(header);
     }

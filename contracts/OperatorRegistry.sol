@@ -19,6 +19,16 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     using ExactTransfer for IERC20;
 
     uint256 private constant _MAX_ENDPOINT = 256;
+    /// @dev Time in which an operator retires all keys of one leak.
+    uint64 private constant _RETIREMENT_WINDOW = 1 days;
+    /// @dev From the first retirement of one leak to that of the next. Longer than a vault's thaw: an operator that
+    /// wants to disown all its receipts must hold them back until payers can have withdrawn.
+    uint64 private constant _RETIREMENT_COOL_DOWN = 30 days;
+
+    struct ReceiptKey {
+        address operator;
+        uint64 retiredAt;
+    }
 
     /// @inheritdoc IOperatorRegistry
     IERC20 public immutable override token;
@@ -30,10 +40,11 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     address public immutable override disputes;
 
     /// @inheritdoc IOperatorRegistry
-    mapping(address key => address operator) public override operatorOfKey;
+    mapping(address operator => uint64 at) public override retirementsSince;
     /// @inheritdoc IOperatorRegistry
     mapping(address payee => uint128 amount) public override owed;
 
+    mapping(address key => ReceiptKey) private _keys;
     mapping(address operator => Stake) private _stakes;
 
     constructor(
@@ -62,13 +73,28 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     /// @inheritdoc IOperatorRegistry
     function addReceiptKey(address key, bytes calldata signature) external {
         require(key != msg.sender, KeyIsOperator(key));
-        require(operatorOfKey[key] == address(0), KeyAlreadyBound(key, operatorOfKey[key]));
-        require(key.code.length == 0, KeyNotExternallyOwned(key));
+        address owner = _keys[key].operator;
+        require(owner == address(0), KeyAlreadyBound(key, owner));
         bytes32 digest = _hashTypedDataV4(Hashing.receiptKey(msg.sender));
         (address signer, , ) = ECDSA.tryRecoverCalldata(digest, signature);
         require(signer == key && key != address(0), InvalidKeySignature(key));
-        operatorOfKey[key] = msg.sender;
+        _keys[key].operator = msg.sender;
         emit ReceiptKeyAdded(msg.sender, key);
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function retireReceiptKey(address key) external {
+        ReceiptKey storage stored = _keys[key];
+        require(stored.operator == msg.sender, KeyNotBound(key, msg.sender));
+        require(stored.retiredAt == 0, KeyAlreadyRetired(key, stored.retiredAt));
+        uint64 since = retirementsSince[msg.sender];
+        if (block.timestamp > since + _RETIREMENT_WINDOW) {
+            uint64 until = since + _RETIREMENT_COOL_DOWN;
+            require(block.timestamp >= until, KeyRetirementCoolingDown(until));
+            retirementsSince[msg.sender] = uint64(block.timestamp);
+        }
+        stored.retiredAt = uint64(block.timestamp);
+        emit ReceiptKeyRetired(msg.sender, key, stored.retiredAt);
     }
 
     /// @inheritdoc IOperatorRegistry
@@ -139,6 +165,23 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     }
 
     // --- views ---
+
+    /// @inheritdoc IOperatorRegistry
+    function operatorOfKey(address key) external view returns (address) {
+        return _keys[key].operator;
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function retiredAt(address key) external view returns (uint64) {
+        return _keys[key].retiredAt;
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function isReceiptKey(address key, address operator, uint64 committedAt) external view returns (bool) {
+        ReceiptKey memory stored = _keys[key];
+        bool isBound = stored.operator == operator && operator != address(0);
+        return isBound && (stored.retiredAt == 0 || committedAt < stored.retiredAt);
+    }
 
     /// @inheritdoc IOperatorRegistry
     function stakeOf(address operator) external view returns (Stake memory) {

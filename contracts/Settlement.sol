@@ -159,7 +159,7 @@ contract Settlement is Claims {
             root == header.receiptsRoot &&
             sum == header.total &&
             opening.value == receipt.charge &&
-            operators.operatorOfKey(signer) == header.operator;
+            operators.isReceiptKey(signer, header.operator, header.committedAt);
     }
 
     /// @inheritdoc ISettlement

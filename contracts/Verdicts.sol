@@ -61,10 +61,15 @@ abstract contract Verdicts is IDisputes {
         return ReceiptRules.faultOf(witness, witness.opening.value, header.committedAt, adapters);
     }
 
-    function _checkSigned(address operator, Receipt calldata receipt, bytes calldata signature) internal view {
+    /// @dev Which keys count depends on the time of the commit, not of the call: a retirement takes no evidence away.
+    function _checkSigned(
+        BatchHeader calldata header,
+        Receipt calldata receipt,
+        bytes calldata signature
+    ) internal view {
         (address signer, , ) = ECDSA.tryRecoverCalldata(settlement.receiptDigest(receipt), signature);
-        bool isSigned = signer != address(0) && operators.operatorOfKey(signer) == operator;
-        require(isSigned, NotSignedBy(operator, signer));
+        bool isSigned = operators.isReceiptKey(signer, header.operator, header.committedAt);
+        require(isSigned, NotSignedBy(header.operator, signer));
     }
 
     function _checkHeader(BatchHeader calldata header, bytes32 expected) internal pure {

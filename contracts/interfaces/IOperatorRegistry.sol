@@ -28,6 +28,8 @@ interface IOperatorRegistry {
     event EndpointChanged(address indexed operator, string endpoint);
     /// @notice `key` was bound to `operator` permanently as a receipt key.
     event ReceiptKeyAdded(address indexed operator, address indexed key);
+    /// @notice `operator` retired `key`: its signatures count for no batch committed at `retiredAt` or later.
+    event ReceiptKeyRetired(address indexed operator, address indexed key, uint64 retiredAt);
     /// @notice `operator` staked `amount`.
     event Staked(address indexed operator, uint128 amount);
     /// @notice `amount` of the stake can be withdrawn from `unstakeAt` on, once batch `lockedByBatch` is final.
@@ -53,7 +55,11 @@ interface IOperatorRegistry {
     error EndpointTooLong(uint256 length, uint256 maxLength);
     error KeyAlreadyBound(address key, address operator);
     error KeyIsOperator(address key);
-    error KeyNotExternallyOwned(address key);
+    /// @notice `key` is not bound to `operator`.
+    error KeyNotBound(address key, address operator);
+    error KeyAlreadyRetired(address key, uint64 retiredAt);
+    /// @notice The operator retired keys recently; it can retire others from `until` on.
+    error KeyRetirementCoolingDown(uint64 until);
     error InvalidKeySignature(address key);
     error InsufficientStake(address operator, uint128 stake, uint128 amount);
     error NothingUnstaking(address operator);
@@ -66,8 +72,18 @@ interface IOperatorRegistry {
     function setEndpoint(string calldata endpoint) external;
 
     /// @notice Binds `key` to the caller permanently. The key must sign `ReceiptKey(address operator)`, so that no
-    /// operator can bind a key that it does not hold. It must be an externally owned account other than the caller.
+    /// operator can bind a key that it does not hold. It must not be the caller. Only the signature is checked, whether
+    /// the account of the key has code or not.
     function addReceiptKey(address key, bytes calldata signature) external;
+
+    /// @notice Retires a key of the caller for ever, for instance because it leaked: its signatures count for no batch
+    /// committed from now on. They keep counting for batches committed before, so that a retirement takes no evidence
+    /// against a batch away.
+    ///
+    /// The operator signs its unsettled receipts again with another key: the same receipt signed twice is no
+    /// equivocation. An operator could also retire a key to settle other receipts than those that it signed, so the
+    /// frequency is limited: keys can be retired for one day after the first, and then none until 30 days after it.
+    function retireReceiptKey(address key) external;
 
     /// @notice Transfers `units` from the caller into the caller's stake. This contract needs an allowance.
     function stake(uint256 units) external;
@@ -105,8 +121,19 @@ interface IOperatorRegistry {
     /// @notice The only account that can slash.
     function disputes() external view returns (address);
 
-    /// @notice Returns the operator to which `key` is bound; zero if it is not bound.
+    /// @notice Returns the operator to which `key` is bound, retired or not; zero if it is not bound.
     function operatorOfKey(address key) external view returns (address);
+
+    /// @notice Returns when `key` was retired, in Unix seconds; zero if it is not retired.
+    function retiredAt(address key) external view returns (uint64);
+
+    /// @notice Returns whether signatures of `key` count as those of `operator` for a batch committed at `committedAt`:
+    /// the key is bound to the operator and was not retired by then. In the second of its retirement it does not count.
+    function isReceiptKey(address key, address operator, uint64 committedAt) external view returns (bool);
+
+    /// @notice Returns when `operator` retired the first key of its latest retirements, from which their frequency is
+    /// limited, in Unix seconds; zero if it never retired one.
+    function retirementsSince(address operator) external view returns (uint64);
 
     /// @notice Returns an operator's stake.
     function stakeOf(address operator) external view returns (Stake memory);

@@ -9,7 +9,7 @@ contract ReceiptKeyTest is Batches {
     function test_a_key_is_bound_to_its_operator(uint256 privateKey) external {
         privateKey = bound(privateKey, 1, CURVE_ORDER - 1);
         address key = vm.addr(privateKey);
-        vm.assume(key != operator && key != receiptKey && key.code.length == 0);
+        vm.assume(key != operator && key != receiptKey);
         vm.expectEmit(address(operators));
         emit IOperatorRegistry.ReceiptKeyAdded(operator, key);
         _add(operator, key, sign(privateKey, _digest(operator)));
@@ -46,19 +46,18 @@ contract ReceiptKeyTest is Batches {
     }
 
     function test_a_receipt_key_is_neither_a_contract_nor_zero() external {
+        bytes4 selector = IOperatorRegistry.InvalidKeySignature.selector;
         bytes memory signature = sign(keyOf("thief"), _digest(operator));
-        _expectError(
-            operator,
-            address(vault),
-            signature,
-            abi.encodeWithSelector(IOperatorRegistry.KeyNotExternallyOwned.selector, address(vault))
-        );
-        _expectError(
-            operator,
-            address(0),
-            "",
-            abi.encodeWithSelector(IOperatorRegistry.InvalidKeySignature.selector, address(0))
-        );
+        _expectError(operator, address(vault), signature, abi.encodeWithSelector(selector, address(vault)));
+        _expectError(operator, address(0), "", abi.encodeWithSelector(selector, address(0)));
+    }
+
+    /// @dev An account with delegated code (EIP-7702) still has its key.
+    function test_the_account_of_a_receipt_key_may_have_code() external {
+        address key = accountOf("delegating key");
+        vm.etch(key, abi.encodePacked(hex"ef0100", address(vault)));
+        _add(operator, key, sign(keyOf("delegating key"), _digest(operator)));
+        vm.assertEq(operators.operatorOfKey(key), operator);
     }
 
     function test_an_endpoint_is_announced_up_to_256_bytes(uint16 length) external {
