@@ -46,7 +46,7 @@ demo: setup ## run the whole value loop on this machine; writes build/demo/repor
 
 test: setup ## run the tests of up to 20 minutes: Solidity, then Python
 	@$(HARDHAT) test solidity
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q --numprocesses 2 --dist loadfile
 
 test-deep: setup ## run the long tests: kill loops, sizes, ten times the fuzzing
 	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
