@@ -52,13 +52,12 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
     }
 
     /// @inheritdoc IDatasetRegistry
-    function contribute(Contribution memory contribution) external returns (uint32 index) {
-        index = _allocateIndices(contribution.datanetId, 1);
-        _record(_contributions[contribution.datanetId], msg.sender, index, contribution);
+    function contribute(Contribution memory contribution) external {
+        _record(_contributionsOf(contribution.datanetId), msg.sender, contribution);
     }
 
     /// @inheritdoc IDatasetRegistry
-    function contributeWithSig(SignedContribution calldata signed) external returns (uint32 index) {
+    function contributeWithSig(SignedContribution calldata signed) external {
         require(block.timestamp <= signed.deadline, SignatureExpired(signed.deadline));
         _useNonces(signed.contributor, signed.nonce, 1);
         Contribution memory contribution = signed.contribution;
@@ -66,8 +65,7 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         bytes32 digest = _hashTypedDataV4(structHash);
         bool isSigned = Signatures.isValid(signed.contributor, digest, signed.signature);
         require(isSigned, InvalidSignature(signed.contributor));
-        index = _allocateIndices(contribution.datanetId, 1);
-        _record(_contributions[contribution.datanetId], signed.contributor, index, contribution);
+        _record(_contributionsOf(contribution.datanetId), signed.contributor, contribution);
     }
 
     /// @inheritdoc IDatasetRegistry
@@ -77,8 +75,7 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         require(contributor != address(0), InvalidSignature(contributor));
         require(block.timestamp <= shared.deadline, SignatureExpired(shared.deadline));
         _useNonces(contributor, shared.nonce, contents.length);
-        uint32 first = _allocateIndices(shared.datanetId, contents.length);
-        mapping(bytes32 contentHash => ContributionRecord) storage records = _contributions[shared.datanetId];
+        mapping(bytes32 contentHash => ContributionRecord) storage records = _contributionsOf(shared.datanetId);
         bytes32 domain = _domainSeparatorV4();
         Contribution memory contribution;
         (contribution.datanetId, contribution.licence) = (shared.datanetId, shared.licence);
@@ -90,7 +87,7 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
             bytes32 digest = MessageHashUtils.toTypedDataHash(domain, structHash);
             (address signer, , ) = ECDSA.tryRecover(digest, content.r, content.vs);
             require(signer == contributor, InvalidSignature(contributor));
-            _record(records, contributor, first + uint32(i), contribution);
+            _record(records, contributor, contribution);
         }
     }
 
@@ -157,38 +154,31 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         nonces[contributor] = next + count;
     }
 
-    /// @notice Allocates the next `count` indices of a datanet.
-    /// @return first The first allocated index.
-    function _allocateIndices(uint64 datanetId, uint256 count) private returns (uint32 first) {
-        Datanet storage datanet = _datanets[datanetId];
-        address creator = datanet.creator;
-        first = datanet.count;
-        require(creator != address(0), DatanetUnknown(datanetId));
-        require(count <= _MAX_COUNT - first, DatanetFull(datanetId));
-        datanet.count = first + uint32(count);
+    /// @notice Returns the contributions of an existing datanet.
+    function _contributionsOf(
+        uint64 datanetId
+    ) private view returns (mapping(bytes32 contentHash => ContributionRecord) storage) {
+        require(_datanets[datanetId].creator != address(0), DatanetUnknown(datanetId));
+        return _contributions[datanetId];
     }
 
-    /// @notice Records a contribution at an allocated index.
+    /// @notice Records a contribution.
     /// @param records The contributions of its datanet.
     function _record(
         mapping(bytes32 contentHash => ContributionRecord) storage records,
         address contributor,
-        uint32 index,
         Contribution memory contribution
     ) private {
         (uint64 datanetId, bytes32 contentHash) = (contribution.datanetId, contribution.contentHash);
-        (bytes32 cidDigest, uint64 recordedAt) = (contribution.cidDigest, uint64(block.timestamp));
+        bytes32 cidDigest = contribution.cidDigest;
         require(contentHash != 0 && cidDigest != 0, ZeroHash());
         ContributionRecord storage stored = records[contentHash];
-        // The check follows the write, so that the slot is read and written together and warmed once.
-        (address recordedBy, uint32 recordedIndex) = (stored.contributor, stored.index);
-        (stored.contributor, stored.index, stored.recordedAt) = (contributor, index, recordedAt);
-        require(recordedBy == address(0), ContentAlreadyRecorded(datanetId, contentHash, recordedIndex));
+        require(stored.contributor == address(0), ContentAlreadyRecorded(datanetId, contentHash));
+        stored.contributor = contributor;
         emit ContributionRecorded(
             datanetId,
-            index,
-            contributor,
             contentHash,
+            contributor,
             cidDigest,
             contribution.licence,
             contribution.rows
@@ -198,14 +188,33 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
     function _review(uint64 datanetId, Review calldata decision) private {
         ContributionRecord storage stored = _contributions[datanetId][decision.contentHash];
         require(stored.contributor != address(0), ContributionUnknown(datanetId, decision.contentHash));
-        uint32 index = stored.index;
+        if (decision.isAccepted && !stored.isAdmitted) _admit(datanetId, decision.contentHash, stored);
+        if (stored.isAdmitted) _setAccepted(datanetId, stored.index, decision.isAccepted);
+        emit ContributionReviewed(
+            datanetId,
+            decision.contentHash,
+            msg.sender,
+            decision.isAccepted,
+            decision.reason
+        );
+    }
+
+    /// @notice Gives a contribution the next index of its datanet.
+    function _admit(uint64 datanetId, bytes32 contentHash, ContributionRecord storage stored) private {
+        uint32 index = _datanets[datanetId].count;
+        require(index < _MAX_COUNT, DatanetFull(datanetId));
+        _datanets[datanetId].count = index + 1;
+        (stored.index, stored.isAdmitted) = (index, true);
+        emit ContributionAdmitted(datanetId, contentHash, index);
+    }
+
+    function _setAccepted(uint64 datanetId, uint32 index, bool isAccepted_) private {
         uint256 bit = 1 << (index & 0xff);
-        if (decision.isAccepted) {
+        if (isAccepted_) {
             _accepted[datanetId][index >> 8] |= bit;
         } else {
             _accepted[datanetId][index >> 8] &= ~bit;
         }
-        emit ContributionReviewed(datanetId, index, msg.sender, decision.isAccepted, decision.reason);
     }
 
     /// @dev Returns the accept bits of the first `count` contributions in 32-byte words; bits from `count` on are zero.

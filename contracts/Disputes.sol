@@ -221,7 +221,7 @@ contract Disputes is Demands {
         (uint256 number, uint32 index) = ReceiptRules.positionAt(list, j);
         require(ReceiptRules.isInSnapshot(record, number, index, place.snapshot), NoFault());
         ContributionRecord memory stored = datasets.contributionOf(place.snapshot.datanetId, place.contentHash);
-        bool isMatch = stored.contributor != address(0) && stored.index == index;
+        bool isMatch = stored.isAdmitted && stored.index == index;
         require(isMatch, ContributionMismatch(place.contentHash, index, stored.index));
         return stored.contributor;
     }

@@ -292,7 +292,7 @@ def registry_gas(chain: Chain) -> dict[str, int]:
         chain.send(curator, "DatasetRegistry", "contributeManyWithSig", *_relayed(chain, contributor, nonces))
         for nonces in (range(1), range(1, 2), range(2, IN_BATCH + 2))
     )
-    chain.send(curator, "DatasetRegistry", "review", 1, [(_content(0), True, 0)])
+    chain.send(curator, "DatasetRegistry", "review", 1, [(_content(i), True, 0) for i in range(IN_BATCH)])
     chain.send(curator, "DatasetRegistry", "freeze", 1, IN_BATCH)
     snapshot, _ = chain.ask("DatasetRegistry", "previewSnapshot", 1, IN_BATCH)
     creator = chain.fresh("creator")

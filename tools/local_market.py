@@ -117,10 +117,9 @@ class LocalMarket:
                 "rows": 10,
             }
             self.send(contributor, "DatasetRegistry", "contribute", contribution)
-        reviews = [
-            {"contentHash": content, "isAccepted": n != REJECTED, "reason": 0}
-            for n, content in enumerate(contents)
-        ]
+        # Accept all first, so that they are admitted in order.
+        reviews = [{"contentHash": content, "isAccepted": True, "reason": 0} for content in contents]
+        reviews.append({"contentHash": contents[REJECTED], "isAccepted": False, "reason": 1})
         self.send(OPERATOR, "DatasetRegistry", "review", 1, reviews)
         self.send(OPERATOR, "DatasetRegistry", "freeze", 1, len(contents))
 

@@ -57,12 +57,17 @@ class ChainStore:
         return [_datanet(row, counts.get(row.id, 0)) for row in self._all(t.DatanetRow)]
 
     def contribution(self, datanet: DatanetId, index: int) -> Contribution | None:
-        row = self._session.get(t.ContributionRow, (datanet, index))
+        row = self._admitted(datanet, index)
+        return None if row is None else from_row(Contribution, row)
+
+    def contribution_with(self, datanet: DatanetId, content_hash: Hash32) -> Contribution | None:
+        row = self._session.get(t.ContributionRow, (datanet, content_hash))
         return None if row is None else from_row(Contribution, row)
 
     def contributions(self, datanet: DatanetId) -> list[Contribution]:
-        query = select(t.ContributionRow).filter_by(datanet=datanet).order_by(t.ContributionRow.index)
-        return [from_row(Contribution, row) for row in self._session.scalars(query)]
+        row = t.ContributionRow
+        query = select(row).filter_by(datanet=datanet).order_by(row.block_number, row.log_index)
+        return [from_row(Contribution, found) for found in self._session.scalars(query)]
 
     def withdrawn_contents(self) -> set[Hash32]:
         row = t.ContributionRow
@@ -79,7 +84,7 @@ class ChainStore:
         row = self._session.get(t.SnapshotRow, snapshot)
         if row is None or not 0 <= index < row.count or not _is_accepted(row, index):
             return None
-        contribution = self._session.get(t.ContributionRow, (row.datanet, index))
+        contribution = self._admitted(row.datanet, index)
         return None if contribution is None else Account(contribution.contributor)
 
     def version(self, version: VersionId) -> VersionRecord | None:
@@ -189,10 +194,13 @@ class ChainStore:
         query: Select[Any] = select(table).filter_by(**{k: v for k, v in where.items() if v is not None})
         return list(self._session.scalars(query.order_by(table.block_number, table.log_index)))
 
+    def _admitted(self, datanet: int, index: int) -> t.ContributionRow | None:
+        return self._session.scalar(select(t.ContributionRow).filter_by(datanet=datanet, index=index))
+
     def _num_contributions(self) -> dict[int, int]:
         row = t.ContributionRow
-        counts = self._session.execute(select(row.datanet, func.count().label("num")).group_by(row.datanet))
-        return {row.datanet: row.num for row in counts}
+        admitted = select(row.datanet, func.count(row.index).label("num")).group_by(row.datanet)
+        return {row.datanet: row.num for row in self._session.execute(admitted)}
 
 
 def _datanet(row: t.DatanetRow, num_contributions: int) -> Datanet:

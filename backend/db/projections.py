@@ -74,15 +74,19 @@ def _datanet_created(row: t.DatanetRow, e: ChainEvent) -> None:
     row.creator, row.name, row.cid_digest = e.args["creator"], _text(e.args["name"]), e.args["cidDigest"]
 
 
-@_on("DatasetRegistry", "ContributionRecorded", t.ContributionRow, "datanetId", "index", creates=True)
+@_on("DatasetRegistry", "ContributionRecorded", t.ContributionRow, "datanetId", "contentHash", creates=True)
 def _contribution_recorded(row: t.ContributionRow, e: ChainEvent) -> None:
-    row.contributor = e.args["contributor"]
-    row.content_hash, row.cid_digest = e.args["contentHash"], e.args["cidDigest"]
+    row.contributor, row.cid_digest = e.args["contributor"], e.args["cidDigest"]
     row.licence, row.num_rows = e.args["licence"], e.args["rows"]
-    row.is_accepted, row.reason, row.recorded_at = None, 0, e.timestamp
+    row.index, row.is_accepted, row.reason, row.recorded_at = None, None, 0, e.timestamp
 
 
-@_on("DatasetRegistry", "ContributionReviewed", t.ContributionRow, "datanetId", "index")
+@_on("DatasetRegistry", "ContributionAdmitted", t.ContributionRow, "datanetId", "contentHash")
+def _contribution_admitted(row: t.ContributionRow, e: ChainEvent) -> None:
+    row.index = e.args["index"]
+
+
+@_on("DatasetRegistry", "ContributionReviewed", t.ContributionRow, "datanetId", "contentHash")
 def _contribution_reviewed(row: t.ContributionRow, e: ChainEvent) -> None:
     row.is_accepted, row.reason = e.args["isAccepted"], e.args["reason"]
 

@@ -174,7 +174,7 @@ class Upload:
     """The latest request for a signature; once `transaction_id` is set, the one that was signed."""
     transaction_id: int | None = None
     index: int | None = None
-    """Index in the datanet, once recorded."""
+    """Index in the datanet, once it was accepted."""
     reason: int | None = None
     """The curators' reason code, if it is rejected."""
     error: Mapping[str, Any] | None = None
@@ -196,7 +196,7 @@ class Copy:
     of_line: int
     of_account: Account
     of_index: int | None
-    """Index of the other contribution, once it is recorded."""
+    """Index of the other contribution, once it was accepted."""
 
 
 def update_from_chain(

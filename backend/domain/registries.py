@@ -18,12 +18,14 @@ class Datanet:
     cid_digest: Hash32
     """Digest of the CID of the folder with its description."""
     num_contributions: int
+    """Number of admitted contributions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
     datanet: DatanetId
-    index: int
+    index: int | None
+    """Index in the datanet, from 0 in order of admission; None until the curators first accept it."""
     contributor: Account
     content_hash: Hash32
     cid_digest: Hash32
@@ -43,7 +45,7 @@ class Snapshot:
     id: SnapshotId
     datanet: DatanetId
     count: int
-    """Number of the datanet's contributions that it covers, counted from the first."""
+    """Number of the datanet's admitted contributions that it covers, counted from the first."""
     accepted_hash: Hash32
     accepted: tuple[int, ...]
     """Indices of the accepted contributions, rising."""

@@ -199,10 +199,14 @@ class ChainView(Protocol):
 
     def datanets(self) -> list[Datanet]: ...
 
-    def contribution(self, datanet: DatanetId, index: int) -> Contribution | None: ...
+    def contribution(self, datanet: DatanetId, index: int) -> Contribution | None:
+        """The admitted contribution with the index."""
+        ...
+
+    def contribution_with(self, datanet: DatanetId, content_hash: Hash32) -> Contribution | None: ...
 
     def contributions(self, datanet: DatanetId) -> list[Contribution]:
-        """The datanet's contributions, by ascending index."""
+        """The datanet's contributions in order of recording, admitted or not."""
         ...
 
     def withdrawn_contents(self) -> set[Hash32]:

@@ -69,13 +69,22 @@ def snapshot_frozen(num_contributors: int) -> Event:
 
 
 def contribution_recorded(index: int) -> Event:
-    args = {"datanetId": DATANET, "index": index, "contributor": some_account(f"contributor {index}")}
-    args |= {"contentHash": some_hash(f"content {index}"), "cidDigest": some_hash(f"data {index}")}
+    args = {"datanetId": DATANET, "contributor": some_account(f"contributor {index}")}
+    args |= {"contentHash": _content(index), "cidDigest": some_hash(f"data {index}")}
     return "DatasetRegistry", "ContributionRecorded", args | {"licence": ZERO_HASH, "rows": 1}
 
 
+def contribution_admitted(index: int) -> Event:
+    args = {"datanetId": DATANET, "contentHash": _content(index), "index": index}
+    return "DatasetRegistry", "ContributionAdmitted", args
+
+
+def _content(index: int) -> Hash32:
+    return some_hash(f"content {index}")
+
+
 def contribution_reviewed(index: int) -> Event:
-    args = {"datanetId": DATANET, "index": index, "curator": some_account("curator")}
+    args = {"datanetId": DATANET, "contentHash": _content(index), "curator": some_account("curator")}
     return "DatasetRegistry", "ContributionReviewed", args | {"isAccepted": True, "reason": 0}
 
 

@@ -114,6 +114,7 @@ def _events(rng: random.Random) -> Iterator[chain_events.Event]:
         yield from chain_events.channel_opened(payer, channels[-1], operator, settlement, START)
         yield from (
             chain_events.contribution_recorded(number),
+            chain_events.contribution_admitted(number),
             chain_events.contribution_reviewed(number),
             chain_events.earnings_claimed(operator, number),
         )

@@ -78,6 +78,7 @@ def seed(installation: Installation, num_contributors: int, *versions: VersionRe
         versions or (chain_events.version_record("adapter", num_contributors),),
     )
     events = [chain_events.contribution_recorded(index) for index in range(num_contributors)]
+    events += [chain_events.contribution_admitted(index) for index in range(num_contributors)]
     events += [
         chain_events.snapshot_frozen(num_contributors),
         *map(chain_events.version_registered, versions),

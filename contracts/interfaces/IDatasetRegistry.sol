@@ -6,7 +6,7 @@ type SnapshotId is bytes32;
 
 /// @notice A community data set.
 /// @param creator Account that created it.
-/// @param count Number of contributions recorded so far.
+/// @param count Number of contributions admitted so far.
 struct Datanet {
     address creator;
     uint32 count;
@@ -58,12 +58,12 @@ struct SignedContent {
 
 /// @notice The stored state of a contribution.
 /// @param contributor Account that earns from it; zero if no contribution has the hash.
-/// @param index Index within the datanet, from 0.
-/// @param recordedAt Unix seconds at which it was recorded.
+/// @param index Index within the datanet, from 0 in order of admission; zero until it is admitted.
+/// @param isAdmitted Whether curators ever accepted it.
 struct ContributionRecord {
     address contributor;
     uint32 index;
-    uint64 recordedAt;
+    bool isAdmitted;
 }
 
 /// @notice A curator's decision.
@@ -87,7 +87,11 @@ struct Snapshot {
 }
 
 /// @title Dataset registry
-/// @notice Stores datanets, their contributions in order of recording, curators' reviews, and snapshots.
+/// @notice Stores datanets, their contributions, curators' reviews, and snapshots.
+///
+/// Anyone may record a contribution. Its first acceptance by a curator admits it to the datanet and gives it the next
+/// index, which it keeps if it is rejected later. Snapshots, attribution and earnings know admitted contributions only.
+/// A datanet has a limited number of indices, so recording takes none: otherwise anyone could fill it for good.
 ///
 /// A contribution is stored by content hash, in one slot. To look up the contributor at an index, callers pass the
 /// hash.
@@ -105,17 +109,18 @@ interface IDatasetRegistry {
     /// @notice A contribution was recorded.
     event ContributionRecorded(
         uint64 indexed datanetId,
-        uint32 index,
+        bytes32 indexed contentHash,
         address indexed contributor,
-        bytes32 contentHash,
         bytes32 cidDigest,
         bytes32 licence,
         uint32 rows
     );
+    /// @notice A contribution was accepted for the first time, and got `index`.
+    event ContributionAdmitted(uint64 indexed datanetId, bytes32 indexed contentHash, uint32 index);
     /// @notice A curator reviewed a contribution.
     event ContributionReviewed(
         uint64 indexed datanetId,
-        uint32 indexed index,
+        bytes32 indexed contentHash,
         address indexed curator,
         bool isAccepted,
         uint16 reason
@@ -131,8 +136,9 @@ interface IDatasetRegistry {
 
     error ZeroHash();
     error DatanetUnknown(uint64 datanetId);
+    /// @notice All indices of the datanet are taken.
     error DatanetFull(uint64 datanetId);
-    error ContentAlreadyRecorded(uint64 datanetId, bytes32 contentHash, uint32 index);
+    error ContentAlreadyRecorded(uint64 datanetId, bytes32 contentHash);
     error ContributionUnknown(uint64 datanetId, bytes32 contentHash);
     error InvalidSignature(address signer);
     error InvalidAccountNonce(address account, uint256 currentNonce);
@@ -146,20 +152,21 @@ interface IDatasetRegistry {
     function createDatanet(bytes32 name, bytes32 cidDigest) external returns (uint64 datanetId);
 
     /// @notice Records a contribution of the caller.
-    function contribute(Contribution calldata contribution) external returns (uint32 index);
+    function contribute(Contribution calldata contribution) external;
 
     /// @notice Records a contribution that its contributor signed (EOA or EIP-1271). Anyone may relay it.
-    function contributeWithSig(SignedContribution calldata signed) external returns (uint32 index);
+    function contributeWithSig(SignedContribution calldata signed) external;
 
     /// @notice Records several contributions of one contributor, which must be an externally owned account. Anyone may
     /// relay them. Reverts if one of them fails.
     function contributeManyWithSig(SharedTerms calldata shared, SignedContent[] calldata contents) external;
 
-    /// @notice Accepts or rejects contributions of a datanet. A later review replaces an earlier one. Only curators.
+    /// @notice Accepts or rejects contributions of a datanet, in this order. The first acceptance admits a
+    /// contribution. A later review replaces an earlier one. Only curators.
     function review(uint64 datanetId, Review[] calldata reviews) external;
 
-    /// @notice Freezes the first `count` contributions with their current accept bits. Anyone may call it. If the same
-    /// snapshot exists, nothing changes and no event is emitted. At least one contribution must be accepted.
+    /// @notice Freezes the first `count` admitted contributions with their current accept bits. Anyone may call it. If
+    /// the same snapshot exists, nothing changes and no event is emitted. At least one contribution must be accepted.
     function freeze(uint64 datanetId, uint32 count) external returns (SnapshotId);
 
     /// @notice Returns the state of a datanet; all zero if it does not exist.
@@ -174,7 +181,7 @@ interface IDatasetRegistry {
     /// @notice Returns the contribution with a content hash; all zero if there is none.
     function contributionOf(uint64 datanetId, bytes32 contentHash) external view returns (ContributionRecord memory);
 
-    /// @notice Returns whether the contribution at `index` is currently accepted.
+    /// @notice Returns whether the admitted contribution at `index` is currently accepted.
     function isAccepted(uint64 datanetId, uint32 index) external view returns (bool);
 
     /// @notice Returns the state of a snapshot; all zero if it does not exist.

@@ -19,7 +19,7 @@ contract AttacksProvenanceTest is Disputed {
         bytes32 content = contentOf(datanetId, 0);
         Contribution memory copy = Contribution(datanetId, content, keccak256("another folder"), "MIT", 9);
         bytes4 selector = IDatasetRegistry.ContentAlreadyRecorded.selector;
-        vm.expectRevert(abi.encodeWithSelector(selector, datanetId, content, 0));
+        vm.expectRevert(abi.encodeWithSelector(selector, datanetId, content));
         vm.prank(copier);
         datasets.contribute(copy);
         vm.assertEq(datasets.contributionOf(datanetId, content).contributor, contributorOf(datanetId, 0));

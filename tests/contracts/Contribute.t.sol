@@ -38,26 +38,24 @@ contract ContributeTest is Datanets {
         vm.expectEmit(address(datasets));
         emit IDatasetRegistry.ContributionRecorded(
             datanetId,
-            0,
-            contributor,
             contentHash,
+            contributor,
             c.cidDigest,
             c.licence,
             rows
         );
         vm.prank(contributor);
-        vm.assertEq(datasets.contribute(c), 0);
+        datasets.contribute(c);
         ContributionRecord memory kept = datasets.contributionOf(datanetId, contentHash);
         vm.assertEq(kept.contributor, contributor);
-        vm.assertEq(kept.index, 0);
-        vm.assertEq(kept.recordedAt, block.timestamp);
-        vm.assertEq(datasets.datanetOf(datanetId).count, 1);
+        vm.assertFalse(kept.isAdmitted);
+        vm.assertEq(datasets.datanetOf(datanetId).count, 0);
     }
 
     function test_copied_data_under_another_wallet_is_refused() external {
         contribute("data");
         vm.expectRevert(
-            abi.encodeWithSelector(IDatasetRegistry.ContentAlreadyRecorded.selector, datanetId, keccak256("data"), 0)
+            abi.encodeWithSelector(IDatasetRegistry.ContentAlreadyRecorded.selector, datanetId, keccak256("data"))
         );
         vm.prank(accountOf("copier"));
         datasets.contribute(contribution(keccak256("data")));
@@ -69,7 +67,7 @@ contract ContributeTest is Datanets {
         SnapshotId frozen = datasets.freeze(datanetId, 1);
         review("data", false);
         vm.expectRevert(
-            abi.encodeWithSelector(IDatasetRegistry.ContentAlreadyRecorded.selector, datanetId, keccak256("data"), 0)
+            abi.encodeWithSelector(IDatasetRegistry.ContentAlreadyRecorded.selector, datanetId, keccak256("data"))
         );
         vm.prank(accountOf("victim"));
         datasets.contribute(contribution(keccak256("data")));
@@ -80,7 +78,8 @@ contract ContributeTest is Datanets {
     function test_the_same_content_may_enter_another_datanet() external {
         contribute("data");
         datanetId = datasets.createDatanet("other", keccak256("folder"));
-        vm.assertEq(contribute("data"), 0);
+        contribute("data");
+        vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, contributor);
     }
 
     function test_a_contribution_needs_datanet_content_and_folder() external {
@@ -97,15 +96,6 @@ contract ContributeTest is Datanets {
         datasets.contribute(c);
     }
 
-    function test_a_datanet_holds_as_many_as_a_position_can_name() external {
-        uint32 full = 1 << 18;
-        _setCount(full);
-        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.DatanetFull.selector, datanetId));
-        datasets.contribute(contribution(keccak256("data")));
-        _setCount(full - 1);
-        vm.assertEq(contribute("data"), full - 1);
-    }
-
     // --- relayed ---
 
     function test_a_contribution_is_relayed_by_signature(uint32 left) external {
@@ -120,26 +110,24 @@ contract ContributeTest is Datanets {
     function test_many_are_relayed_at_once() external {
         vm.prank(accountOf("relayer"));
         datasets.contributeManyWithSig(_shared(0), _contents(0, 3));
-        vm.assertEq(datasets.datanetOf(datanetId).count, 3);
         vm.assertEq(datasets.nonces(contributor), 3);
-        ContributionRecord memory last = datasets.contributionOf(datanetId, keccak256(abi.encode(2)));
-        vm.assertEq(last.contributor, contributor);
-        vm.assertEq(last.index, 2);
+        for (uint256 i = 0; i < 3; ++i) {
+            vm.assertEq(datasets.contributionOf(datanetId, keccak256(abi.encode(i))).contributor, contributor);
+        }
         datasets.contributeManyWithSig(_shared(3), _contents(3, 1));
-        vm.assertEq(datasets.contributionOf(datanetId, keccak256(abi.encode(3))).index, 3);
+        vm.assertEq(datasets.contributionOf(datanetId, keccak256(abi.encode(3))).contributor, contributor);
         datasets.contributeWithSig(_signed("single", 4, block.timestamp));
     }
 
     function test_many_contributions_emit_one_event_each() external {
         SignedContent[] memory contents = _contents(0, 2);
-        for (uint32 i = 0; i < 2; ++i) {
+        for (uint256 i = 0; i < 2; ++i) {
             Contribution memory c = contribution(contents[i].contentHash);
             vm.expectEmit(address(datasets));
             emit IDatasetRegistry.ContributionRecorded(
                 datanetId,
-                i,
-                contributor,
                 c.contentHash,
+                contributor,
                 c.cidDigest,
                 c.licence,
                 c.rows
@@ -160,7 +148,7 @@ contract ContributeTest is Datanets {
         if (field == 6) (contents[0], contents[1]) = (contents[1], contents[0]);
         vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, shared.contributor));
         datasets.contributeManyWithSig(shared, contents);
-        vm.assertEq(datasets.datanetOf(datanetId).count, 0);
+        vm.assertEq(datasets.nonces(contributor), 0);
     }
 
     function test_an_invalid_signature_does_not_pass_for_the_zero_account() external {
@@ -170,7 +158,7 @@ contract ContributeTest is Datanets {
         datasets.contributeManyWithSig(shared, contents);
     }
 
-    function test_many_are_relayed_once_in_time_and_up_to_the_datanets_limit() external {
+    function test_many_are_relayed_once_in_time_and_to_an_existing_datanet() external {
         (SharedTerms memory shared, SignedContent[] memory contents) = (_shared(0), _contents(0, 2));
         datasets.contributeManyWithSig(shared, contents);
         vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidAccountNonce.selector, contributor, 2));
@@ -183,14 +171,10 @@ contract ContributeTest is Datanets {
             abi.encodeWithSelector(
                 IDatasetRegistry.ContentAlreadyRecorded.selector,
                 datanetId,
-                keccak256(abi.encode(0)),
-                0
+                keccak256(abi.encode(0))
             )
         );
         datasets.contributeManyWithSig(shared, _resigned(contents, 2));
-        _setCount((1 << 18) - 1);
-        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.DatanetFull.selector, datanetId));
-        datasets.contributeManyWithSig(shared, _contents(2, 2));
         shared.datanetId = 9;
         vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.DatanetUnknown.selector, 9));
         datasets.contributeManyWithSig(shared, _contents(2, 2));
@@ -319,14 +303,5 @@ contract ContributeTest is Datanets {
         if (field == 3) ++signed.contribution.rows;
         if (field == 4) ++signed.deadline;
         if (field == 5) signed.contributor = accountOf("thief");
-    }
-
-    /// @dev Writes the count into the creator's slot. The mapping follows authority, two EIP-712 slots, number and
-    /// nonces.
-    function _setCount(uint32 count) private {
-        bytes32 slot = keccak256(abi.encode(datanetId, 5));
-        uint256 packed = uint256(uint160(datasets.datanetOf(datanetId).creator)) | (uint256(count) << 160);
-        vm.store(address(datasets), slot, bytes32(packed));
-        vm.assertEq(datasets.datanetOf(datanetId).count, count);
     }
 }

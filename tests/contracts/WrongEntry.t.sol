@@ -219,6 +219,16 @@ contract WrongEntryTest is Disputed {
         );
     }
 
+    /// @dev A contribution without an index has index 0 too.
+    function test_finding9_a_contribution_that_is_not_admitted_does_not_pass_for_the_first() external {
+        BatchData memory batch = committedBatch();
+        EntryPlace memory place = placeOf(batch, 3, 1, 3);
+        place.contentHash = contribute(place.snapshot.datanetId, 99);
+        bytes4 selector = IDisputes.ContributionMismatch.selector;
+        bytes memory error = abi.encodeWithSelector(selector, place.contentHash, 0, 0);
+        _expectError(batch, 3, place, batch.lookUp(Tree.Entries, 0), error);
+    }
+
     function test_another_snapshot_is_refused() external {
         BatchData memory batch = committedBatch();
         EntryPlace memory place = placeOf(batch, 1, 0, 3);

@@ -126,7 +126,7 @@ class ContributionHarness:
         return self.contributions.submit(upload.id, self.sign(upload, signer))
 
     def record(
-        self, upload: Upload, index: int = 0, *, is_accepted: bool | None = None, reason: int = 0
+        self, upload: Upload, index: int | None = 0, *, is_accepted: bool | None = None, reason: int = 0
     ) -> None:
         """Index the contribution's record, or the decision on it."""
         report = upload.report
@@ -146,10 +146,10 @@ class ContributionHarness:
         self._add(row)
         self.chain.nonces[upload.account] = self.chain.nonces.get(upload.account, 0) + 1
 
-    def forget(self, index: int) -> None:
+    def forget(self, upload: Upload) -> None:
         """Remove the record, as a reorganisation does."""
         with self.database.begin() as tx:
-            row = tx.session.get(ContributionRow, (NET, index))
+            row = tx.session.get(ContributionRow, (NET, upload.report.content_hash))
             tx.session.delete(row)
 
     def freeze(self, *accepted: bool) -> SnapshotId:

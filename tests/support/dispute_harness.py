@@ -210,16 +210,13 @@ class DisputeHarness:
                 "rows": kept.num_rows,
             }
             self.send(account, "DatasetRegistry", "contribute", contribution)
-        for start in range(0, len(who), 64):
-            reviews = [
-                {
-                    "contentHash": factory.contributions[number, index].content_hash,
-                    "isAccepted": accepted[index],
-                    "reason": 0,
-                }
-                for index in range(start, min(start + 64, len(who)))
-            ]
-            self.send(OPERATOR.account, "DatasetRegistry", "review", number, reviews)
+        hashes = [factory.contributions[number, index].content_hash for index in range(len(who))]
+        rejected = [one for one, is_accepted in zip(hashes, accepted, strict=True) if not is_accepted]
+        # Accept all first, so that they are admitted in the order of their indices.
+        reviews = [{"contentHash": one, "isAccepted": True, "reason": 0} for one in hashes]
+        reviews += [{"contentHash": one, "isAccepted": False, "reason": 1} for one in rejected]
+        for start in range(0, len(reviews), 64):
+            self.send(OPERATOR.account, "DatasetRegistry", "review", number, reviews[start : start + 64])
         self.send(OPERATOR.account, "DatasetRegistry", "freeze", number, len(who))
         return snapshot
 

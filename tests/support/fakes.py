@@ -95,6 +95,10 @@ class FakeChainView:
     def contributions(self, datanet: DatanetId) -> list[Contribution]:
         return [known for known in self.recorded if known.datanet == datanet]
 
+    def contribution_with(self, datanet: DatanetId, content_hash: Hash32) -> Contribution | None:
+        found = (known for known in self.contributions(datanet) if known.content_hash == content_hash)
+        return next(found, None)
+
     def operators(self) -> list[Operator]:
         return self.operator_list
 

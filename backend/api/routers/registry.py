@@ -71,17 +71,21 @@ def get_datanet(datanet: Number, services: ServicesDep) -> DatanetView:
 def list_recorded_contributions(
     datanet: Number, services: ServicesDep, paging: PagingDep
 ) -> Page[RecordedContribution]:
-    """List the contributions that the registry has recorded, by index."""
+    """List the contributions that the registry has recorded, in order of recording."""
     found = services.registry.contributions(DatanetId(datanet))
-    return paging.page_of_all(found, lambda recorded: recorded.index, RecordedContribution.model_validate)
+    return paging.page_of_all(
+        found, lambda recorded: recorded.content_hash, RecordedContribution.model_validate
+    )
 
 
-@router.post("/datanets/{datanet}/contributions/{index}/review/prepare")
+@router.post("/datanets/{datanet}/contributions/{content_hash}/review/prepare")
 def prepare_review(
-    datanet: Number, index: Number, body: ReviewRequest, services: ServicesDep, wallet: WalletDep
+    datanet: Number, content_hash: HashField, body: ReviewRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
     """Prepare a curator's decision. It replaces an earlier one."""
-    prepared = services.registry.prepare_review(wallet.account, DatanetId(datanet), index, body.reason)
+    prepared = services.registry.prepare_review(
+        wallet.account, DatanetId(datanet), Hash32(content_hash), body.reason
+    )
     return PreparedTransactionView.model_validate(prepared)
 
 

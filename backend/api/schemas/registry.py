@@ -39,10 +39,12 @@ class CreateDatanetRequest(Schema):
 
 
 class RecordedContribution(View):
-    """A contribution in the registry. `is_accepted`: null until the curators decide."""
+    """A contribution in the registry. `is_accepted`: null until the curators decide. `index`: null until they
+    first accept it.
+    """
 
     datanet: int
-    index: int
+    index: int | None
     contributor: str
     content_hash: str
     cid: CidOfDigest = Field(validation_alias="cid_digest")
@@ -59,7 +61,7 @@ class ReviewRequest(Schema):
 
 
 class FreezeRequest(Schema):
-    """`count`: freeze the first `count` contributions, as accepted now; default: all."""
+    """`count`: freeze the first `count` contributions by index, as accepted now; default: all."""
 
     count: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
 

@@ -72,11 +72,14 @@ class DatanetRow(Projection):
 
 class ContributionRow(Projection):
     __tablename__ = "chain_contributions"
+    # Not unique: a reorganisation rebuilds rows one by one, and may exchange the indices of two.
+    __table_args__ = (Index("ix_chain_contributions_index", "datanet", "index"),)
 
     datanet: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
-    index: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    content_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    index: Mapped[int | None] = mapped_column(NUMBER)
+    """None until the curators first accept it."""
     contributor: Mapped[str] = mapped_column(ACCOUNT, index=True)
-    content_hash: Mapped[str] = mapped_column(HASH)
     cid_digest: Mapped[str] = mapped_column(HASH)
     licence: Mapped[str] = mapped_column(HASH)
     num_rows: Mapped[int] = mapped_column(NUMBER)

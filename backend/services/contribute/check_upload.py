@@ -94,10 +94,9 @@ class UploadCheck:
     def _is_recorded(self, upload: Upload, rows: CanonicalRows, log: DefectLog) -> bool:
         """Whether the datanet has a contribution with the same content, from any operator."""
         with self.db.read() as tx:
-            recorded = tx.chain.contributions(upload.datanet)
-        original = next((one for one in recorded if one.content_hash == rows.content_hash), None)
+            original = tx.chain.contribution_with(upload.datanet, rows.content_hash)
         if original is not None:
-            log.add(Defect(1, "copied_file", f"is contribution {original.index} by {original.contributor}"))
+            log.add(Defect(1, "copied_file", f"was contributed by {original.contributor}"))
         return original is not None
 
     def _rewrite_without_copies(self, upload_id: str, profiler: Profiler) -> CanonicalRows:
@@ -146,6 +145,6 @@ class UploadCheck:
 def _copy_defect(copy: Copy, upload_id: str) -> Defect:
     if copy.of_upload == upload_id:
         return Defect(copy.line, "repeated_row", f"the same as line {copy.of_line}")
-    where = "a contribution not yet recorded" if copy.of_index is None else f"contribution {copy.of_index}"
+    where = "a contribution not yet accepted" if copy.of_index is None else f"contribution {copy.of_index}"
     message = f"the same as line {copy.of_line} of {where} by {copy.of_account}"
     return Defect(copy.line, "copied_row", message)

@@ -100,7 +100,7 @@ class Curation:
                 self._decide(tx, upload, recorded, self._curator)
             if upload != before:
                 tx.contributions.save(upload)
-        if upload.index is not None:
+        if recorded is not None and recorded.contributor == upload.account:
             self._staging.drop_data(upload_id)  # the block store has it
         return upload != before
 

@@ -70,7 +70,7 @@ class Snapshots:
         self._fetch_folder = fetch_folder
 
     def freeze(self, datanet: DatanetId, count: int) -> PendingSnapshot:
-        """Freeze the first `count` contributions with their present acceptance on the chain.
+        """Freeze the first `count` admitted contributions with their present acceptance on the chain.
 
         A repeated request is the same transaction, unless that one failed. Errors: `Reverted` with the
         registry's reason (`InvalidCount`, `NothingAccepted`).
@@ -94,15 +94,15 @@ class Snapshots:
         A contribution's rows are yielded only after its content hash was verified.
         Errors: `NotFound`, `ContributionWithdrawn`, `ContentMissing`, `ContentCorrupt`, `Unavailable`.
         """
-        for contribution in self._accepted(snapshot_id):
+        for index, contribution in self._accepted(snapshot_id).items():
             with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
                 self._fetch(contribution, cast("BinaryIO", file))
                 for row in _validated_rows(contribution, cast("BinaryIO", file)):
-                    yield contribution.index, row
+                    yield index, row
 
     def licences(self, snapshot_id: SnapshotId) -> list[str]:
         """Distinct SPDX expressions of the accepted contributions, sorted."""
-        return sorted({self._licence(contribution) for contribution in self._accepted(snapshot_id)})
+        return sorted({self._licence(contribution) for contribution in self._accepted(snapshot_id).values()})
 
     def manifest(self, snapshot_id: SnapshotId) -> dict[str, Any]:
         """Everything needed to fetch and verify the snapshot's rows; identical on every machine."""
@@ -115,22 +115,23 @@ class Snapshots:
             "acceptedHash": snapshot.accepted_hash,
             "contributions": [
                 {
-                    "index": contribution.index,
+                    "index": index,
                     "contributor": contribution.contributor,
                     "contentHash": contribution.content_hash,
                     "cid": cid_of(contribution.cid_digest),
                     "licence": self._licence(contribution),
                     "rows": contribution.num_rows,
                 }
-                for contribution in self._accepted(snapshot_id)
+                for index, contribution in self._accepted(snapshot_id).items()
             ],
         }
 
-    def _accepted(self, snapshot_id: SnapshotId) -> list[Contribution]:
+    def _accepted(self, snapshot_id: SnapshotId) -> dict[int, Contribution]:
+        """The accepted contributions by index, rising."""
         with self._db.read() as tx:
             snapshot = _snapshot(tx, snapshot_id)
             recorded = {c.index: c for c in tx.chain.contributions(snapshot.datanet)}
-        return [recorded[index] for index in snapshot.accepted]
+        return {index: recorded[index] for index in snapshot.accepted}
 
     def _fetch(self, contribution: Contribution, file: BinaryIO) -> None:
         digest = sha256()

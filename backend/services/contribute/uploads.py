@@ -35,12 +35,8 @@ def apply_recorded(tx: UnitOfWork, upload: Upload, recorded: Contribution | None
 
 def find_recorded(tx: UnitOfWork, upload: Upload) -> Contribution | None:
     """The contribution with the upload's content hash in the registry, if any."""
-    if upload.index is not None:
-        indexed = tx.chain.contribution(upload.datanet, upload.index)
-        if indexed is not None and indexed.content_hash == upload.report.content_hash:
-            return indexed
-    recorded = tx.chain.contributions(upload.datanet)
-    return next((c for c in recorded if c.content_hash == upload.report.content_hash), None)
+    content_hash = upload.report.content_hash
+    return None if content_hash is None else tx.chain.contribution_with(upload.datanet, content_hash)
 
 
 def claim_rows(db: Database, upload_id: str) -> bool:

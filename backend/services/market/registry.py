@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database
     from backend.domain.contribution import ReviewReason
-    from backend.domain.ids import Account, DatanetId
+    from backend.domain.ids import Account, DatanetId, Hash32
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import Contribution, Datanet
     from backend.domain.settlement import CommittedBatch
@@ -69,21 +69,22 @@ class Registry:
         return found
 
     def contributions(self, datanet: DatanetId) -> list[Contribution]:
-        """The datanet's contributions, by ascending index. Errors: `NotFound`."""
+        """The datanet's contributions in order of recording. Errors: `NotFound`."""
         self.datanet(datanet)
         with self._db.read() as tx:
             return tx.chain.contributions(datanet)
 
     def prepare_review(
-        self, curator: Account, datanet: DatanetId, index: int, reason: ReviewReason
+        self, curator: Account, datanet: DatanetId, content_hash: Hash32, reason: ReviewReason
     ) -> PreparedTransaction:
         """Accept a recorded contribution, or reject it if there is a `reason`; a later decision replaces it.
 
-        Raises NotFound, and Reverted if `curator` is not a curator.
+        The first acceptance gives it its index. Raises NotFound, and Reverted if `curator` is not a curator.
         """
-        found = next((c for c in self.contributions(datanet) if c.index == index), None)
+        with self._db.read() as tx:
+            found = tx.chain.contribution_with(datanet, content_hash)
         if found is None:
-            raise NotFound(f"Datanet {datanet} has no contribution {index}.", param="index")
+            raise NotFound(f"Datanet {datanet} has no contribution {content_hash}.", param="content_hash")
         reviews = [decision(found.content_hash, reason)]
         return self._chain.prepare(DATASETS, "review", str(datanet), reviews, sender=curator)
 

@@ -19,10 +19,10 @@ abstract contract Datanets is Market {
         return Contribution(datanetId, contentHash, keccak256("folder"), "MIT", 12);
     }
 
-    function contribute(string memory content) internal returns (uint32) {
+    function contribute(string memory content) internal {
         Contribution memory c = contribution(keccak256(bytes(content)));
         vm.prank(contributor);
-        return datasets.contribute(c);
+        datasets.contribute(c);
     }
 
     function review(string memory content, bool isAccepted) internal {
@@ -30,6 +30,15 @@ abstract contract Datanets is Market {
         reviews[0] = Review(keccak256(bytes(content)), isAccepted, isAccepted ? 0 : 7);
         vm.prank(curator);
         datasets.review(datanetId, reviews);
+    }
+
+    /// @dev Writes the count into the creator's slot. The mapping follows authority, two EIP-712 slots, number and
+    /// nonces.
+    function setCount(uint32 count) internal {
+        bytes32 slot = keccak256(abi.encode(datanetId, 5));
+        uint256 packed = uint256(uint160(datasets.datanetOf(datanetId).creator)) | (uint256(count) << 160);
+        vm.store(address(datasets), slot, bytes32(packed));
+        vm.assertEq(datasets.datanetOf(datanetId).count, count);
     }
 
     function structHash(

@@ -39,13 +39,15 @@ abstract contract Provenance is Batches {
         datasets.contribute(c);
     }
 
-    /// @notice Freezes a new datanet of `count` contributions, of which all but `rejected` are accepted.
+    /// @notice Freezes a new datanet of `count` contributions, of which all but `rejected` are accepted. All are admitted,
+    /// in order.
     function makeSnapshot(uint32 count, uint32 rejected) internal returns (SnapshotId id) {
         uint64 datanetId = datasets.createDatanet("data", keccak256("description"));
-        Review[] memory reviews = new Review[](count);
+        Review[] memory reviews = new Review[](count + 1);
         for (uint32 i = 0; i < count; ++i) {
-            reviews[i] = Review(contribute(datanetId, i), i != rejected, 0);
+            reviews[i] = Review(contribute(datanetId, i), true, 0);
         }
+        reviews[count] = Review(contentOf(datanetId, rejected), false, 1);
         vm.prank(curator);
         datasets.review(datanetId, reviews);
         id = datasets.freeze(datanetId, count);

@@ -62,7 +62,7 @@ def play_recording(api: Api, upload_id: str) -> None:
     word = licence_word(report.licence)
     folder = cid_digest(report.cid)
     recorded = Contribution(
-        upload.datanet, 0, account, report.content_hash, folder, word, report.num_rows, None, 0, 1, 1
+        upload.datanet, None, account, report.content_hash, folder, word, report.num_rows, None, 0, 1, 1
     )
     api.installation.view.recorded.append(recorded)
 
@@ -139,7 +139,7 @@ def test_why_a_contribution_was_rejected_is_shown(api: Api, tmp_path: Path) -> N
     [recorded] = api.installation.view.recorded
     api.installation.view.recorded[:] = [replace(recorded, is_accepted=False, reason=2)]
     shown = type_in(f"loraledger data status {upload_id}").output
-    assert "rejected, contribution 0" in shown
+    assert "rejected in datanet 1" in shown
     assert "curators' reason: licence [2]" in shown
 
 

@@ -39,7 +39,9 @@ def add_datanet(api: Api, number: int) -> None:
 def add_recorded(api: Api, number: int) -> None:
     if api.installation.view.datanet(DatanetId(7)) is None:
         add_datanet(api, 7)
-    api.installation.view.recorded.append(replace(CONTRIBUTION, index=number))
+    api.installation.view.recorded.append(
+        replace(CONTRIBUTION, index=number, content_hash=some_hash(f"content {number}"))
+    )
 
 
 def add_operator(api: Api, number: int) -> None:

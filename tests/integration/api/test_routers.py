@@ -328,6 +328,6 @@ def test_uploads_have_slots_of_their_own(api: Api, server: tuple[FastAPI, str]) 
 
 
 def test_a_curators_decision_is_prepared_for_the_curators_wallet(api: Api) -> None:
-    path = "/v1/datanets/7/contributions/0/review/prepare"
-    assert post(api, path, 404, json={"reason": 4})["error"]["param"] == "index"
+    path = f"/v1/datanets/7/contributions/{some_hash('content')}/review/prepare"
+    assert post(api, path, 404, json={"reason": 4})["error"]["param"] == "content_hash"
     assert post(api, path, 400, json={"reason": 99})["error"]["param"] == "reason"

@@ -35,7 +35,7 @@ def make_snapshot(chain: ChainClient) -> SnapshotId:
     for i, contributor in enumerate((ALICE, BOB, BOB)):
         contribution = (DATANET, word(10 + i), word(20 + i), ascii_word("MIT"), 5)
         transact(chain, contributor, "DatasetRegistry", "contribute", contribution)
-    reviews = [(word(10 + i), i != 1, 7 * (i == 1)) for i in range(3)]
+    reviews = [*((word(10 + i), True, 0) for i in range(3)), (word(11), False, 7)]
     transact(chain, OPERATOR, "DatasetRegistry", "review", DATANET, reviews)
     transact(chain, CREATOR, "DatasetRegistry", "freeze", DATANET, 3)
     return snapshot_id(DATANET, 3, accepted_hash([True, False, True]))
@@ -88,9 +88,9 @@ def test_datanets_snapshots_and_versions(chain: ChainClient, sqlite_database: Da
         contributions = tx.chain.contributions(DATANET)
         versions = tx.chain.versions(CREATOR.account, "legal-1")
     on_chain = chain.call("DatasetRegistry", "contributionOf", DATANET, word(11))
-    assert (contributions[1].contributor, contributions[1].recorded_at) == (
+    assert (contributions[1].contributor, contributions[1].index) == (
         on_chain["contributor"],
-        on_chain["recordedAt"],
+        on_chain["index"],
     )
     assert contributions[1].reason == 7
     assert [(v.id, v.record, v.is_deprecated) for v in versions] == [

@@ -15,7 +15,7 @@ from backend.domain.content import cid_digest
 from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import NotFound
 from backend.domain.hashing import accepted_hash, ascii_word, licence_word, snapshot_id, to_hash
-from backend.domain.ids import DatanetId
+from backend.domain.ids import ZERO_HASH, DatanetId
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions, WrongSignature
 from backend.services.contribute.curate import Curation
@@ -141,11 +141,13 @@ def test_a_curators_rejection_reaches_the_contributor_and_later_snapshots(market
     kept = market.submit(ALICE, market.upload(ALICE, [b'{"text": "kept"}'], "MIT"))
     spam = market.submit(ALICE, market.upload(ALICE, [b'{"text": "spam"}'], "MIT"))
     market.settle()
+    content_hash = spam.report.content_hash
+    assert content_hash is not None
     with pytest.raises(Reverted):
-        market.registry.prepare_review(ALICE.account, NET, 1, ReviewReason.QUALITY)
+        market.registry.prepare_review(ALICE.account, NET, content_hash, ReviewReason.QUALITY)
     with pytest.raises(NotFound):
-        market.registry.prepare_review(OPERATOR.account, NET, 2, ReviewReason.QUALITY)
-    rejection = market.registry.prepare_review(OPERATOR.account, NET, 1, ReviewReason.QUALITY)
+        market.registry.prepare_review(OPERATOR.account, NET, ZERO_HASH, ReviewReason.QUALITY)
+    rejection = market.registry.prepare_review(OPERATOR.account, NET, content_hash, ReviewReason.QUALITY)
     send(market.chain, OPERATOR, rejection)
     market.settle()
     assert market.state(kept) is UploadState.ACCEPTED

@@ -42,15 +42,21 @@ def take_in(tx: UnitOfWork, *events: tuple[str, str, dict[str, Any]]) -> None:
     )
 
 
-def contributed(index: int, contributor: Account) -> tuple[str, str, dict[str, Any]]:
-    hashes = {"contentHash": word(index), "cidDigest": word(7), "licence": text("MIT")}
-    place = {"datanetId": DATANET, "index": index, "contributor": contributor}
-    return "DatasetRegistry", "ContributionRecorded", {**place, **hashes, "rows": 9}
+def contributed(content: int, contributor: Account) -> tuple[str, str, dict[str, Any]]:
+    hashes = {"contentHash": word(content), "cidDigest": word(7), "licence": text("MIT")}
+    named = {"datanetId": DATANET, "contributor": contributor}
+    return "DatasetRegistry", "ContributionRecorded", {**named, **hashes, "rows": 9}
 
 
-def reviewed(index: int, *, is_accepted: bool) -> tuple[str, str, dict[str, Any]]:
+def admitted(content: int, index: int) -> tuple[str, str, dict[str, Any]]:
+    args = {"datanetId": DATANET, "contentHash": word(content), "index": index}
+    return "DatasetRegistry", "ContributionAdmitted", args
+
+
+def reviewed(content: int, *, is_accepted: bool) -> tuple[str, str, dict[str, Any]]:
     verdict = {"isAccepted": is_accepted, "reason": 0 if is_accepted else 4, "curator": OPERATOR}
-    return "DatasetRegistry", "ContributionReviewed", {"datanetId": DATANET, "index": index, **verdict}
+    named = {"datanetId": DATANET, "contentHash": word(content)}
+    return "DatasetRegistry", "ContributionReviewed", {**named, **verdict}
 
 
 def test_datanets_contributions_and_snapshots(database: Database) -> None:
@@ -66,17 +72,26 @@ def test_datanets_contributions_and_snapshots(database: Database) -> None:
     }
     with database.begin() as tx:
         take_in(tx, ("DatasetRegistry", "DatanetCreated", created))
-        take_in(tx, contributed(0, ALICE), contributed(1, BOB), contributed(2, BOB), contributed(257, ALICE))
-        take_in(tx, reviewed(0, is_accepted=True), reviewed(1, is_accepted=False))
+        take_in(tx, contributed(9, ALICE), contributed(5, ALICE), contributed(8, BOB), contributed(7, BOB))
+        take_in(tx, contributed(6, ALICE), reviewed(6, is_accepted=False))
+        take_in(
+            tx, admitted(9, 0), reviewed(9, is_accepted=True), admitted(8, 1), reviewed(8, is_accepted=False)
+        )
+        take_in(tx, admitted(7, 2), admitted(5, 257))
         take_in(tx, ("DatasetRegistry", "SnapshotFrozen", frozen))
     with database.read() as tx:
         (datanet,) = tx.chain.datanets()
         assert tx.chain.datanet(DATANET) == datanet
         assert (datanet.name, datanet.creator, datanet.num_contributions) == ("law?", ALICE, 4)
-        first, second, third, _ = tx.chain.contributions(DATANET)
-        assert (first.is_accepted, second.is_accepted, third.is_accepted) == (True, False, None)
+        found = tx.chain.contributions(DATANET)
+        assert [one.content_hash for one in found] == [word(n) for n in (9, 5, 8, 7, 6)]
+        assert [one.index for one in found] == [0, 257, 1, 2, None]
+        assert [one.is_accepted for one in found] == [True, None, False, None, False]
+        second = found[2]
         assert (second.reason, second.contributor, second.recorded_at) == (4, BOB, 20)
-        assert tx.chain.contribution(DATANET, 1) == second
+        assert tx.chain.contribution(DATANET, 1) == second == tx.chain.contribution_with(DATANET, word(8))
+        assert tx.chain.contribution_with(DATANET, word(6)) == found[-1]
+        assert tx.chain.contribution_with(DATANET, word(1)) is None
         known = tx.chain.snapshot(snapshot)
         assert known is not None
         assert known.accepted == (0, 2, 257)

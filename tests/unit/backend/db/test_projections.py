@@ -158,15 +158,18 @@ class EventGenerator:
     def _contribute(self) -> Written:
         self.state.num_contributions += 1
         hashes = {"contentHash": word(self.state.num_contributions), "cidDigest": word(7), "licence": word(8)}
-        place = {"datanetId": 1, "index": self.state.num_contributions - 1, "contributor": account(3)}
-        return "DatasetRegistry", "ContributionRecorded", {**place, **hashes, "rows": 4}
+        named = {"datanetId": 1, "contributor": account(3)}
+        return "DatasetRegistry", "ContributionRecorded", {**named, **hashes, "rows": 4}
 
     def _review(self) -> Written:
         if not self.state.num_contributions:
             return self._contribute()
-        index = self._draw(st.integers(0, self.state.num_contributions - 1))
+        content = self._draw(st.integers(1, self.state.num_contributions))
+        named = {"datanetId": 1, "contentHash": word(content)}
+        if self._draw(st.booleans()):
+            return "DatasetRegistry", "ContributionAdmitted", {**named, "index": content}
         verdict = {"isAccepted": self._draw(st.booleans()), "reason": 0, "curator": account(1)}
-        return "DatasetRegistry", "ContributionReviewed", {"datanetId": 1, "index": index, **verdict}
+        return "DatasetRegistry", "ContributionReviewed", {**named, **verdict}
 
     def _vote(self) -> Written:
         proposal = 2**255 + 1

@@ -86,7 +86,7 @@ def test_a_reorg_takes_the_record_back_and_brings_it_again(harness: Contribution
     upload = harness.submit()
     harness.record(upload, 0)
     harness.curation.advance()
-    harness.forget(0)
+    harness.forget(upload)
     harness.curation.advance()
     assert state(harness, upload.id) is UploadState.SUBMITTED
     harness.record(upload, 1)

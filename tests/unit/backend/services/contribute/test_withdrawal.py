@@ -149,7 +149,7 @@ def test_a_submitted_upload_must_be_recorded_before_its_withdrawal(harness: Cont
 def test_a_reorg_does_not_undo_the_wish(harness: ContributionHarness) -> None:
     upload = accepted(harness)
     harness.contributions.withdraw(upload.id)
-    harness.forget(0)
+    harness.forget(upload)
     harness.curation.advance()
     assert harness.contributions.status(upload.id).state is UploadState.WITHDRAWING
     harness.record(upload, 1)
@@ -161,7 +161,7 @@ def test_a_reorg_does_not_undo_the_wish(harness: ContributionHarness) -> None:
 def test_one_whose_record_never_came_back_is_withdrawn(harness: ContributionHarness) -> None:
     upload = accepted(harness)
     harness.contributions.withdraw(upload.id)
-    harness.forget(0)
+    harness.forget(upload)
     harness.fail(harness.contributions.status(upload.id).transaction_id)
     harness.curation.advance()
     assert harness.contributions.status(upload.id).state is UploadState.WITHDRAWN
