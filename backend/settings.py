@@ -102,7 +102,12 @@ class Settings(BaseSettings):
     watch_max_gas: int = Field(default=15_000_000, ge=21_000)
     """Gas limit of one transaction of the watcher."""
     watch_max_gas_price: int = Field(default=200, ge=1)
-    """Most that the watcher pays for gas, tip included, in gwei."""
+    """Most that the watcher pays for gas, tip included, in gwei. Answers for this installation's operator may
+    cost more, up to their worth: see `LORALEDGER_WATCH_COIN_UNITS`."""
+    watch_coin_units: int | None = Field(default=None, ge=1)
+    """Price of one coin of the chain in units of the payment token. With it, an answer for this
+    installation's operator costs at most what it earns plus its part of the slash; unset, it may cost
+    anything."""
 
     @property
     def db_url(self) -> str:

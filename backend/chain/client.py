@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.contracts import interface
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
-from backend.chain.transactions import call_error
+from backend.chain.transactions import call_error, current_gas_price
 from backend.domain.chain import ChainEvent, ChainReplaced, Reverted
 from backend.domain.transactions import PreparedTransaction, as_json
 
@@ -65,6 +65,9 @@ class ChainClient:
 
     def balance(self, account: Account) -> int:
         return self.node.balance(account)
+
+    def gas_price(self) -> int:
+        return current_gas_price(self.node.fees())
 
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
         entry = interface(contract).function(function, args)

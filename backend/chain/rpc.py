@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ from backend.domain.errors import Unavailable
 from backend.metrics import RPC_REQUESTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from web3.types import RPCEndpoint
 
 TIMEOUT_SECONDS = 30
@@ -32,6 +35,15 @@ class RpcError(Exception):
         self.revert_data = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
         self.is_revert = bool(self.revert_data) or "revert" in self.message.lower()
         """False if the node could not run the call."""
+
+
+@contextmanager
+def node_errors() -> Iterator[None]:
+    """Turn a node's `RpcError` into `Unavailable`, so that the caller retries."""
+    try:
+        yield
+    except RpcError as error:
+        raise Unavailable(f"the chain's node refuses: {error}") from error
 
 
 class Rpc:

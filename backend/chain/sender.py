@@ -18,8 +18,10 @@ from backend.chain.nonces import find_by_nonce
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import (
     UnsignedTransaction,
+    capped,
     error_fields,
     failure_of,
+    raised,
     replacement_fees,
     sign,
 )
@@ -30,7 +32,7 @@ from telemetry import traces
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from backend.chain.client import ChainClient
@@ -49,7 +51,7 @@ MAX_UNMINED = 64
 """Unmined transactions per lane; pools drop those beyond their limit per account."""
 FILLER_GAS = 21_000
 FEE_CEILING = 1_000 * 10**9
-"""Highest `maxFeePerGas` of a replacement, in wei."""
+"""Highest `maxFeePerGas` of a replacement without a ceiling of its own, in wei."""
 GAS_METRICS_SECONDS = 30.0
 """Interval between updates of the metrics about gas."""
 
@@ -108,6 +110,7 @@ class Sender:
         confirmed_nonce = self._node.num_transactions(lane, max(head.number - self._confirmations, 0))
         with self._queue() as queue:
             transactions = queue.open(lane)
+        ceiling = _fee_ceiling(transactions)
         is_next = True
         for transaction in transactions:
             # Nothing after an unmined transaction can be mined, so only the next one is looked up.
@@ -118,7 +121,7 @@ class Sender:
             elif transaction.nonce < confirmed_nonce:
                 self._handle_used_nonce(signer, transaction, head)
             else:
-                self._push(signer, transaction, head, is_next=is_next)
+                self._push(signer, transaction, head, ceiling if is_next else None)
                 is_next = False
 
     @contextmanager
@@ -134,17 +137,16 @@ class Sender:
         is_confirmed = tx_receipt.block_number + self._confirmations <= head.number
         if transaction.is_mined and not is_confirmed:
             return
-        is_failed = is_confirmed and not tx_receipt.is_success
-        failure = self._failure(signer, transaction, tx_receipt) if is_failed else None
+        failure = None if tx_receipt.is_success else self._failure(signer, transaction, tx_receipt)
+        error = None if failure is None else error_fields(failure)
+        place = tx_receipt.tx_hash, tx_receipt.block_number, tx_receipt.block_hash
         with self._locked(signer, transaction) as queue:
             if queue is None:
                 return
-            queue.mark_mined(
-                transaction.id, tx_receipt.tx_hash, tx_receipt.block_number, tx_receipt.block_hash
-            )
-            if failure is not None:
+            queue.mark_mined(transaction.id, *place, error)
+            if is_confirmed and error is not None:
                 log.warning("transaction %d failed: %s", transaction.id, failure)
-                queue.mark_failed(transaction.id, error_fields(failure))
+                queue.mark_failed(transaction.id, error)
             elif is_confirmed:
                 queue.mark_confirmed(transaction.id)
         if is_confirmed:
@@ -170,16 +172,21 @@ class Sender:
                 queue.requeue(transaction.id)
                 _count(transaction, "requeued")
 
-    def _push(self, signer: Signer, transaction: OpenTransaction, head: BlockRef, *, is_next: bool) -> None:
-        """Keep an unmined transaction in the pool; replace it if the lane is stuck on it."""
+    def _push(
+        self, signer: Signer, transaction: OpenTransaction, head: BlockRef, ceiling: int | None
+    ) -> None:
+        """Keep an unmined transaction in the pool.
+
+        `ceiling` is that of the lane's next transaction, which is replaced when it is stuck; None for others.
+        """
         latest = transaction.attempts[-1]
         if transaction.is_mined:
             with self._locked(signer, transaction) as queue:
                 if queue is not None:
                     queue.mark_unmined(transaction.id)
-        elif is_next and head.number - latest.sent_at_block >= self._stuck_blocks:
+        elif ceiling is not None and head.number - latest.sent_at_block >= self._stuck_blocks:
             self._fill_gap(signer, transaction, head)
-            latest = self._replace(signer, transaction, head) or latest
+            latest = self._replace(signer, transaction, head, ceiling) or latest
         if not self._node.knows(latest.tx_hash):
             self._broadcast(latest)
 
@@ -199,12 +206,13 @@ class Sender:
                     queue.add_attempt(filler, _signed(signer, unsigned, head))
 
     def _replace(
-        self, signer: Signer, transaction: OpenTransaction, head: BlockRef
+        self, signer: Signer, transaction: OpenTransaction, head: BlockRef, ceiling: int
     ) -> TransactionAttempt | None:
         """Sign the same call with higher fees; None at the fee ceiling or if another sender was faster."""
         latest = transaction.attempts[-1]
-        fees = replacement_fees(Fees(latest.max_fee, latest.priority_fee), self._node.fees())
-        if fees.max_fee > FEE_CEILING:
+        before = Fees(latest.max_fee, latest.priority_fee)
+        fees = capped(replacement_fees(before, self._node.fees()), ceiling)
+        if fees.max_fee < raised(before).max_fee:
             log.warning("transaction %d is stuck at the fee ceiling", transaction.id)
             return None
         with self._locked(signer, transaction) as queue:
@@ -257,7 +265,8 @@ class Sender:
             nonce = queue.assign_nonce(lane, transaction.id, on_chain, gas)
             if nonce is None:
                 return None
-            unsigned = self._unsigned(self._call(transaction), nonce, gas, fees)
+            capped_fees = capped(fees, transaction.fee_ceiling)
+            unsigned = self._unsigned(self._call(transaction), nonce, gas, capped_fees)
             attempt = _signed(signer, unsigned, head)
             queue.add_attempt(transaction.id, attempt)
         _count(transaction, "sent")
@@ -293,6 +302,14 @@ class Sender:
             transaction.gas,
             lambda block: self._client.simulate(contract, function, data, block, sender=signer.account),
         )
+
+
+def _fee_ceiling(transactions: Sequence[OpenTransaction]) -> int:
+    """Highest fee for the lane's next transaction: the ones behind it wait for it, so it may offer as much as
+    any of them.
+    """
+    ceilings = [FEE_CEILING if one.fee_ceiling is None else one.fee_ceiling for one in transactions]
+    return max(ceilings, default=FEE_CEILING)
 
 
 def _hashes(transaction: OpenTransaction) -> list[Hash32]:

@@ -90,6 +90,13 @@ def replacement_fees(previous: Fees, suggested: Fees) -> Fees:
     )
 
 
+def capped(fees: Fees, ceiling: int | None) -> Fees:
+    """Both fees limited to `ceiling`; None limits nothing."""
+    if ceiling is None:
+        return fees
+    return Fees(min(fees.max_fee, ceiling), min(fees.priority_fee, ceiling))
+
+
 # --- failures ---
 
 

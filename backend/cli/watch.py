@@ -72,8 +72,8 @@ def watch(
 ) -> None:
     """Follow the chain and verify every batch before it is final, from the chain and batch data alone.
 
-    LORALEDGER_WATCHER pays for transactions, at most LORALEDGER_WATCH_MAX_GAS_PRICE for gas. SIGTERM or
-    Ctrl-C stops it.
+    LORALEDGER_WATCHER pays for transactions, at most LORALEDGER_WATCH_MAX_GAS_PRICE for gas, and more only
+    for answers that avert a slash. SIGTERM or Ctrl-C stops it.
     """
     from backend.installation.watcher import WatchOptions
 

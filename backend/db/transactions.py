@@ -40,10 +40,17 @@ class TransactionStore:
         self._session = session
 
     def enqueue(
-        self, lane: Account, contract: str, function: str, args: Sequence[Any], idempotency_key: str
+        self,
+        lane: Account,
+        contract: str,
+        function: str,
+        args: Sequence[Any],
+        idempotency_key: str,
+        fee_ceiling: int | None = None,
     ) -> int:
         """Queue a call and return its id. The same key with the same call returns the same id.
 
+        `fee_ceiling` in wei per gas limits its fees, None sets no limit of its own; the newest one counts.
         Errors: `Conflict` if the key was used with another call.
         """
         call = {"lane": lane, "contract": contract, "function": function, "args": as_json(list(args))}
@@ -64,6 +71,8 @@ class TransactionStore:
                 param="idempotency_key",
                 details={"recorded": known, "requested": call},
             )
+        row.fee_ceiling = None if fee_ceiling is None else str(fee_ceiling)
+        self._session.flush()
         return row.id
 
     def get(self, transaction_id: int) -> ChainTransaction:
@@ -78,6 +87,12 @@ class TransactionStore:
         """Transactions that are queued, or sent and not seen in a block; oldest first."""
         query = select(TransactionRow).filter_by(lane=lane, contract=contract, function=function)
         query = query.where(TransactionRow.state.in_((State.QUEUED, State.SENT)))
+        return [_transaction(row) for row in self._session.scalars(query.order_by(TransactionRow.id))]
+
+    def unconfirmed(self, lane: Account, contract: str, function: str) -> list[ChainTransaction]:
+        """Transactions that are queued, sent, or mined in a block that may be replaced; oldest first."""
+        query = select(TransactionRow).filter_by(lane=lane, contract=contract, function=function)
+        query = query.where(TransactionRow.state.in_((State.QUEUED, State.SENT, State.MINED)))
         return [_transaction(row) for row in self._session.scalars(query.order_by(TransactionRow.id))]
 
     def record_request(self, account: Account, transaction_id: int) -> None:
@@ -186,18 +201,27 @@ class TransactionStore:
         )
         self._session.flush()
 
-    def mark_mined(self, transaction_id: int, tx_hash: Hash32, block_number: int, block_hash: Hash32) -> None:
+    def mark_mined(
+        self,
+        transaction_id: int,
+        tx_hash: Hash32,
+        block_number: int,
+        block_hash: Hash32,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`error`: why it failed in this block, if it did."""
         self._set(
             transaction_id,
             state=State.MINED,
             tx_hash=tx_hash,
             block_number=block_number,
             block_hash=block_hash,
+            error=None if error is None else as_json(dict(error)),
         )
 
     def mark_unmined(self, transaction_id: int) -> None:
         """Return to `sent`: a reorganisation removed the block of the transaction."""
-        self._set(transaction_id, state=State.SENT, block_number=None, block_hash=None)
+        self._set(transaction_id, state=State.SENT, block_number=None, block_hash=None, error=None)
 
     def mark_confirmed(self, transaction_id: int) -> None:
         self._set(transaction_id, state=State.CONFIRMED)
@@ -262,9 +286,20 @@ def _open(row: TransactionRow, attempts: Sequence[TransactionAttempt]) -> OpenTr
         # Fees only rise, so their order is the order of signing.
         attempts=tuple(sorted(attempts, key=lambda attempt: attempt.max_fee)),
         trace=row.trace,
+        fee_ceiling=_number(row.fee_ceiling),
     )
 
 
 def _transaction(row: TransactionRow) -> ChainTransaction:
-    tx_hash = None if row.tx_hash is None else Hash32(row.tx_hash)
-    return from_row(ChainTransaction, row, hash=tx_hash, args=tuple(row.args), state=State(row.state))
+    return from_row(
+        ChainTransaction,
+        row,
+        hash=None if row.tx_hash is None else Hash32(row.tx_hash),
+        args=tuple(row.args),
+        state=State(row.state),
+        fee_ceiling=_number(row.fee_ceiling),
+    )
+
+
+def _number(digits: str | None) -> int | None:
+    return None if digits is None else int(digits)

@@ -34,6 +34,8 @@ class CallResult:
     """Why it was not sent, why it failed, or that it is not mined yet; empty if it succeeded."""
     reverted: str = ""
     """Name of the custom error, if a contract refuses the call."""
+    is_pending: bool = False
+    """Whether it is queued or sent and not mined yet."""
 
     @property
     def is_done(self) -> bool:
@@ -84,9 +86,15 @@ class ChainTransaction:
     block_number: int | None
     block_hash: Hash32 | None
     error: Mapping[str, Any] | None
-    """`{"error": custom error or kind, "message": text, "args": {...}}` of a failed transaction."""
+    """`{"error": custom error or kind, "message": text, "args": {...}}` of a failed transaction, from the
+    block on that includes it.
+    """
     trace: str | None = None
     """`traceparent` of the request that queued it (W3C Trace Context)."""
+    gas: int | None = None
+    """Gas limit; None while queued."""
+    fee_ceiling: int | None = None
+    """Highest fee that it may offer, in wei per gas; None: that of all transactions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,8 @@ class OpenTransaction:
     attempts: tuple[TransactionAttempt, ...]
     """In order of signing; each pays a higher fee than the one before."""
     trace: str | None = None
+    fee_ceiling: int | None = None
+    """Highest fee that it may offer, in wei per gas; None: that of all transactions."""
 
     @property
     def is_filler(self) -> bool:

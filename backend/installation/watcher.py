@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
     from backend.domain.receipt import SignedReceipt
     from backend.installation.installation import Installation
-    from backend.ports.disputes import DisputeSender
     from backend.services.watch.answers import Answers
     from backend.services.watch.challenge import Challenge
+    from backend.services.watch.transactions import WatcherTransactions
     from backend.services.watch.watcher import Watcher
     from backend.settings import Settings
 
@@ -52,17 +52,17 @@ def open_watcher(
 
     Errors: `InvalidInput` or `NotFound` if it may send transactions and its key is not available.
     """
-    from backend.chain.dispute_sender import node_errors
     from backend.chain.indexer import Indexer
+    from backend.chain.rpc import node_errors
     from backend.domain.judging.judge import judge
     from backend.services.watch.watcher import Watcher
 
     chain = installation.chain
     own = _own_operator(installation, options)
     can_send = options.can_challenge or options.can_answer or own
-    dispute_sender = _dispute_sender(installation, stop) if can_send else None
     db = _open_database(installation.settings, installation.deployment.block_hash)
     try:
+        transactions = _transactions(installation, db, stop) if can_send else None
         yield Watcher(
             follow=Indexer(chain, db.event_log, installation.deployment, confirmations=0).catch_up,
             guard=node_errors,
@@ -70,12 +70,13 @@ def open_watcher(
             chain=chain,
             cases=installation.cases_for(db, MAX_CACHED_CASES),
             judge=judge,
-            challenge=_challenge(installation, dispute_sender)
-            if dispute_sender and options.can_challenge
+            challenge=_challenge(installation, transactions)
+            if transactions and options.can_challenge
             else None,
-            answers=_answers(installation, db, dispute_sender)
-            if dispute_sender and (options.can_answer or own)
+            answers=_answers(installation, db, transactions, own)
+            if transactions and (options.can_answer or own)
             else None,
+            carry_on=transactions.send_pending if transactions else None,
             own=own,
             answers_for_all=bool(options.can_answer),
             only=options.only,
@@ -95,24 +96,30 @@ def _own_operator(installation: Installation, options: WatchOptions) -> Account 
         return None
 
 
-def _dispute_sender(installation: Installation, stop: threading.Event) -> DisputeSender:
-    from backend.chain.dispute_sender import ChainDisputeSender, GasLimits
+def _transactions(installation: Installation, db: Database, stop: threading.Event) -> WatcherTransactions:
+    from backend.chain.sender import Sender
+    from backend.services.watch.transactions import GasLimits, WatcherTransactions
 
-    settings = installation.settings
+    settings, signer = installation.settings, installation.watcher_key
     limits = GasLimits(settings.watch_max_gas, settings.watch_max_gas_price * GWEI)
-    return ChainDisputeSender(installation.chain, installation.watcher_key, limits, stop)
+    signers = {signer.account: signer}
+    sender = Sender(installation.chain, db.send_queue, signers.get, settings.confirmations)
+    return WatcherTransactions(db, installation.chain, signer.account, sender.run_once, limits, stop)
 
 
-def _challenge(installation: Installation, dispute_sender: DisputeSender) -> Challenge:
+def _challenge(installation: Installation, transactions: WatcherTransactions) -> Challenge:
     from backend.services.watch.challenge import Challenge
 
-    return Challenge(installation.chain, dispute_sender, installation.settings.watch_max_bond)
+    return Challenge(installation.chain, transactions, installation.settings.watch_max_bond)
 
 
-def _answers(installation: Installation, db: Database, dispute_sender: DisputeSender) -> Answers:
+def _answers(
+    installation: Installation, db: Database, transactions: WatcherTransactions, own: Account | None
+) -> Answers:
     from backend.services.watch.answers import Answers
 
-    return Answers(db, installation.auditor_for(db), installation.chain, dispute_sender)
+    auditor, coin_units = installation.auditor_for(db), installation.settings.watch_coin_units
+    return Answers(db, auditor, installation.chain, transactions, own, coin_units)
 
 
 class _EvidenceFile:

@@ -85,6 +85,10 @@ class Chain(Protocol):
         """Balance of the chain's own coin, in wei."""
         ...
 
+    def gas_price(self) -> int:
+        """Price of gas in the newest block, base fee plus the suggested tip, in wei."""
+        ...
+
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
         """Call a view function. Returns bytes as 0x-hex, addresses in lower case, structs as dicts.
 
@@ -172,8 +176,15 @@ class SendQueue(Protocol):
     def add_attempt(self, transaction_id: int, attempt: TransactionAttempt) -> None: ...
 
     def mark_mined(
-        self, transaction_id: int, tx_hash: Hash32, block_number: int, block_hash: Hash32
-    ) -> None: ...
+        self,
+        transaction_id: int,
+        tx_hash: Hash32,
+        block_number: int,
+        block_hash: Hash32,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`error`: why it failed in this block, if it did."""
+        ...
 
     def mark_unmined(self, transaction_id: int) -> None:
         """A reorg removed its block."""

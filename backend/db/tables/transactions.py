@@ -40,6 +40,8 @@ class TransactionRow(Base):
     state: Mapped[str] = mapped_column(String(16), default="queued")
     nonce: Mapped[int | None] = mapped_column(BigInteger)
     gas: Mapped[int | None] = mapped_column(BigInteger)
+    fee_ceiling: Mapped[str | None] = mapped_column(FEE)
+    """Highest `maxFeePerGas` of its attempts; None: the sender's."""
     tx_hash: Mapped[str | None] = mapped_column(HASH)
     block_number: Mapped[int | None] = mapped_column(BigInteger)
     block_hash: Mapped[str | None] = mapped_column(HASH)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 from backend.domain.disputes.lookups import look_up
 from backend.domain.disputes.witnesses import ReceiptWitness, Tree, balance_key
 from backend.domain.errors import NotFound
+from backend.domain.money import UNIT
 from backend.domain.transactions import Call
 from backend.services.audit.auditor import WrongBatch
 from backend.services.watch.news import News, news, outcome
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from backend.domain.merkle import SumTree
     from backend.domain.settlement import CommittedBatch, DemandStatus
     from backend.ports.chain import Chain, ChainView
-    from backend.ports.disputes import DisputeSender
     from backend.services.audit.auditor import Auditor
+    from backend.services.watch.transactions import WatcherTransactions
 
 MAX_PENDING = 16
 """Maximum number of answers sent together."""
@@ -30,6 +31,8 @@ ANSWERED_ALREADY = frozenset({"AlreadyAnswered", "DemandUnknown"})
 """Reverts that mean that another account was faster."""
 CACHED_BATCHES = 2
 """Batches with their trees in memory; demands come in bursts."""
+WEI = 10**18
+"""Wei in one coin of the chain."""
 _KEY = 32
 
 
@@ -38,19 +41,26 @@ class AnswersUnknown(NotFound):
 
 
 class Answers:
-    """Sends answers with `dispute_sender`. `auditor` rebuilds batches from their data."""
+    """Answers what is open on the chain, in every pass. An answer on its way is in the outbox; one that got
+    lost is sent again.
+
+    `auditor` rebuilds batches from their data. An answer for `own` may cost what it earns and its part of the
+    slash; `coin_units` is the price of one coin of the chain in token units, and without it such an answer
+    may cost anything.
+    """
 
     def __init__(
         self,
         db: Database,
         auditor: Auditor,
         chain: Chain,
-        dispute_sender: DisputeSender,
+        transactions: WatcherTransactions,
+        own: Account | None = None,
+        coin_units: int | None = None,
     ) -> None:
-        self._db, self._auditor, self._chain, self._dispute_sender = db, auditor, chain, dispute_sender
+        self._db, self._auditor, self._chain, self._transactions = db, auditor, chain, transactions
+        self._own, self._coin_units = own, coin_units
         self._batches: dict[Hash32, Batch] = {}
-        self._sent: set[tuple[Hash32, int]] = set()
-        """Answers that were sent, which the view may not show yet."""
 
     def answer(self, operator: Account) -> Iterator[News]:
         """Answer the open demands of this operator, the most urgent first. Errors: `Unavailable`."""
@@ -58,25 +68,34 @@ class Answers:
         with self._db.read() as tx:
             due = [one for one in tx.chain.open_demands(operator) if one.demand.deadline >= now]
             known = {one.id: tx.chain.batch(one.demand.batch_hash) for one in due}
+            worth = {one.id: self._worth(tx.chain, one, due) for one in due}
         for one in due:
             batch = known[one.id]
             if batch is not None:
-                yield from self._answer(batch, one)
+                yield from self._answer(batch, one, worth[one.id])
 
-    def _answer(self, batch: CommittedBatch, demanded: DemandStatus) -> Iterator[News]:
+    def _worth(self, view: ChainView, demanded: DemandStatus, due: Sequence[DemandStatus]) -> int | None:
+        """Wei that one answer may cost whatever the price limit; None: anything."""
+        if demanded.operator != self._own:
+            return 0
+        if self._coin_units is None:
+            return None
+        operator, demand = view.operator(demanded.operator), demanded.demand
+        slash = 0 if operator is None else operator.stake // UNIT  # the most that a conviction takes
+        open_leaves = sum(len(d.unanswered) for d in due if d.demand.batch_hash == demand.batch_hash)
+        return (demand.bond_units + slash // open_leaves) * WEI // self._coin_units
+
+    def _answer(self, batch: CommittedBatch, demanded: DemandStatus, worth: int | None) -> Iterator[News]:
         tree = demanded.demand.tree.name.lower()
         try:
-            waiting = [(i, call) for i, call in self.calls(demanded) if (demanded.id, i) not in self._sent]
+            waiting = list(self.calls(demanded))
         except AnswersUnknown as why:
             yield news(batch, "unanswerable", f"leaves of {tree} are demanded: {why}")
             return
         for start in range(0, len(waiting), MAX_PENDING):
             group = waiting[start : start + MAX_PENDING]
-            for (i, _), sent in zip(
-                group, self._dispute_sender.send([call for _, call in group]), strict=True
-            ):
-                if sent.tx_hash is not None:
-                    self._sent.add((demanded.id, i))
+            results = self._transactions.send([call for _, call in group], worth)
+            for (i, _), sent in zip(group, results, strict=True):
                 if sent.reverted not in ANSWERED_ALREADY:
                     text = f"leaf {i} of {tree} in demand {demanded.id[:10]}"
                     yield from outcome(batch, "answered", text, [sent])

@@ -1,30 +1,30 @@
 """Challenges wrong batches: fraud proofs, demands within a limit of bonds, refunds and returned bonds.
 
-All state is on the chain. Each call is looked up there and simulated before it is sent, so nothing is sent
-twice or would revert, and an interrupted pass can be repeated.
+What is to be done follows from the chain alone, and what is on its way from the outbox. So nothing is sent
+twice or would revert, an interrupted pass can be repeated, and a call that got lost is sent again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
-from backend.domain.disputes.witnesses import MAX_KEYS, Tree
+from backend.domain.disputes.witnesses import MAX_KEYS, Tree, key_word
 from backend.domain.money import UNIT
 from backend.domain.settlement import BatchState
-from backend.domain.transactions import Call
+from backend.domain.transactions import Call, as_json
 from backend.services.watch.news import News, news, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from backend.domain.disputes.proofs import Proof
-    from backend.domain.ids import Account, Hash32
+    from backend.domain.ids import Account
     from backend.domain.parameters import ParameterSet
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain, ChainView
-    from backend.ports.disputes import DisputeSender
+    from backend.services.watch.transactions import WatcherTransactions
 
 RESERVING_PART = 16
 """In the last 1/16 of the dispute window a proof is sent at once, without a reservation."""
@@ -35,22 +35,20 @@ class Challenge:
     """`max_bond_units` limits the sum of bonds of our open demands, in units of the payment token."""
 
     chain: Chain
-    dispute_sender: DisputeSender
+    transactions: WatcherTransactions
     max_bond_units: int
-    _demanded: dict[tuple[Hash32, Tree, int], int] = field(default_factory=dict)
-    """Leaf -> time until which it is not demanded again: the view may not show the demand yet."""
 
     def prove(self, view: ChainView, batch: CommittedBatch, proof: Proof) -> Iterator[News]:
         """Reserve the proof, which secures its reward, and send it a block later; near the deadline send it
         at once.
         """
         call = Call("Disputes", proof.function, proof.args)
-        if why := self.dispute_sender.refusal(call):
+        if why := self.transactions.refusal(call):
             yield news(batch, "refused", f"{proof.function} would fail: {why}")
             return
         if self._has_time(view, batch):
             yield from self._reserve(batch, call)
-        yield from outcome(batch, "proved", f"void by {proof.function}", self.dispute_sender.send([call]))
+        yield from outcome(batch, "proved", f"void by {proof.function}", self.transactions.send([call]))
 
     def demand(
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
@@ -70,15 +68,12 @@ class Challenge:
         if not groups:
             return
         calls = [
-            Call("Disputes", "demand", (dict(batch.header), int(tree), [f"0x{key:064x}" for key in keys]))
+            Call("Disputes", "demand", (dict(batch.header), int(tree), list(map(key_word, keys))))
             for tree, keys in groups
         ]
-        approval = self.dispute_sender.approval(bond * affordable)
-        sent = self.dispute_sender.send([*filter(None, [approval]), *calls])[-len(calls) :]
-        until = self.chain.head().timestamp + terms.dispute_window // 8
-        for one, (tree, keys) in zip(sent, groups, strict=True):
-            if one.tx_hash is not None:
-                self._demanded |= {(batch.hash, tree, key): until for key in keys}
+        if (approval := self.transactions.approval(bond * affordable)) is not None:
+            self.transactions.send([approval])
+        for one, (tree, keys) in zip(self.transactions.send(calls), groups, strict=True):
             text = f"{len(keys)} leaves of {tree.name.lower()} for {bond * len(keys)} units"
             yield from outcome(batch, "demanded", text, [one])
 
@@ -90,7 +85,7 @@ class Challenge:
         for batch, one in sorted(found, key=lambda pair: pair[0].number)[:1]:
             call = Call("Disputes", "voidUnanswered", (one.demand.abi, dict(batch.header)))
             text = f"void: {len(one.unanswered)} leaves of {one.demand.tree.name.lower()} were not answered"
-            yield from outcome(batch, "proved", text, self.dispute_sender.send([call]))
+            yield from outcome(batch, "proved", text, self.transactions.send([call]))
 
     def restore(self, view: ChainView, operator: Account) -> Iterator[News]:
         """Refund the payers of voided batches, newest batch first, and return our bonds."""
@@ -105,38 +100,40 @@ class Challenge:
             call = Call("Settlement", "refund", (dict(batch.header), [span.refund for span in spans]))
             total = sum(span.until - span.start for span in spans)
             text = f"{total} micro-units refunded to {len(spans)} channels"
-            yield from outcome(batch, "refunded", text, self.dispute_sender.send([call]))
+            yield from outcome(batch, "refunded", text, self.transactions.send([call]))
 
     def _has_time(self, view: ChainView, batch: CommittedBatch) -> bool:
         left = int(batch.header["finalAt"]) - self.chain.head().timestamp
         return left > _terms(view, batch).dispute_window // RESERVING_PART
 
     def _reserve(self, batch: CommittedBatch, call: Call) -> Iterator[News]:
-        reservation = self.dispute_sender.reservation(call)
+        reservation = self.transactions.reservation(call)
         if not self.chain.call("Disputes", "reservedAt", reservation):
-            sent = self.dispute_sender.send([Call("Disputes", "reserve", (reservation,))])
+            sent = self.transactions.send([Call("Disputes", "reserve", (reservation,))])
             yield from outcome(batch, "reserved", f"{call.function} is reserved", sent)
 
     def _fresh(
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
     ) -> list[tuple[Tree, int]]:
         """Wanted leaves that are in no open demand."""
-        demands, now = view.demands(batch.hash), self.chain.head().timestamp
-        seen = {(batch.hash, one.demand.tree, key) for one in demands for key in one.demand.keys}
-        self._demanded = {
-            leaf: until for leaf, until in self._demanded.items() if until >= now and leaf not in seen
-        }
+        demands = view.demands(batch.hash)
+        seen = {(one.demand.tree, key) for one in demands for key in one.demand.keys}
         waiting = {
-            (batch.hash, one.demand.tree, one.demand.keys[i]): one.demand.challenger
-            == self.dispute_sender.account
+            (one.demand.tree, one.demand.keys[i]): one.demand.challenger == self.transactions.account
             for one in demands
             for i in one.unanswered
-        } | dict.fromkeys(self._demanded, True)
+        } | dict.fromkeys(self._on_their_way(batch) - seen, True)
         # A search proceeds in rounds: more demands before the answers would pay for what the answers reveal.
-        searched = {tree for (of, tree, _), is_ours in waiting.items() if is_ours and of == batch.hash}
+        searched = {tree for (tree, _), is_ours in waiting.items() if is_ours}
         searched.discard(Tree.RECEIPTS)
         leaves = dict.fromkeys((tree, key) for tree, keys in wanted for key in keys if tree not in searched)
-        return [leaf for leaf in leaves if (batch.hash, *leaf) not in waiting]
+        return [leaf for leaf in leaves if leaf not in waiting]
+
+    def _on_their_way(self, batch: CommittedBatch) -> set[tuple[Tree, int]]:
+        """Leaves of the batch whose demand was sent, and which the view may not show yet."""
+        header = as_json(dict(batch.header))
+        sent = self.transactions.on_their_way("Disputes", "demand")
+        return {(Tree(int(tree)), int(key, 16)) for of, tree, keys in sent if of == header for key in keys}
 
     def _affordable(self, view: ChainView, bond: int, num: int) -> int:
         """For how many of `num` keys the limit and our balance cover the bonds."""
@@ -146,17 +143,17 @@ class Challenge:
         bound = sum(
             len(d.unanswered) * d.demand.bond_units
             for d in ours
-            if d.demand.challenger == self.dispute_sender.account
+            if d.demand.challenger == self.transactions.account
         )
-        available = min(self.max_bond_units - bound, self.dispute_sender.units())
+        available = min(self.max_bond_units - bound, self.transactions.units())
         return max(min(num, available // bond), 0)
 
     def _return_bonds(self, view: ChainView, batch: CommittedBatch) -> Iterator[News]:
         for one in view.demands(batch.hash):
-            if one.unanswered and one.demand.challenger == self.dispute_sender.account:
+            if one.unanswered and one.demand.challenger == self.transactions.account:
                 call = Call("Disputes", "returnBond", (one.demand.abi, dict(batch.header)))
                 text = f"{len(one.unanswered) * one.demand.bond_units} units of bonds returned"
-                yield from outcome(batch, "bond_returned", text, self.dispute_sender.send([call]))
+                yield from outcome(batch, "bond_returned", text, self.transactions.send([call]))
 
 
 def _terms(view: ChainView, batch: CommittedBatch) -> ParameterSet:

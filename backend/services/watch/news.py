@@ -21,7 +21,7 @@ class News:
     """A finding or an action of the watcher."""
 
     what: str
-    """Machine-readable: `right`, `wrong`, `proved`, `demanded`, `answered`, `refunded`, `refused`, ..."""
+    """Machine-readable: `right`, `wrong`, `proved`, `demanded`, `answered`, `pending`, `refused`, ..."""
     operator: Account
     number: int
     """Number of the batch."""
@@ -44,5 +44,7 @@ def outcome(batch: CommittedBatch, what: str, message: str, sent: Sequence[CallR
     for one in sent:
         if one.is_done:
             yield news(batch, what, message, one.tx_hash)
+        elif one.is_pending:
+            yield news(batch, "pending", f"{message}: {one.call.function} is not mined yet", one.tx_hash)
         else:
             yield news(batch, "refused", f"{one.call.function}: {one.error}", one.tx_hash)

@@ -3,7 +3,7 @@
     follow the chain -> answer demands -> judge -> demand or prove -> refund voided batches
 
 It uses the chain and public batch data only. A pass may be interrupted anywhere; the next one continues from
-the state of the chain.
+the state of the chain, and from the outbox of what was sent.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Watcher:
     own: Account | None = None
     answers_for_all: bool = False
     only: Account | None = None
+    carry_on: Callable[[], None] | None = None
+    """One pass of the sender: keeps on sending what earlier passes queued."""
     evidence: Callable[[], Sequence[SignedReceipt]] = tuple
     """Receipts signed by operators, from other sources."""
     _reported: set[tuple[object, ...]] = field(default_factory=set)
@@ -99,6 +101,8 @@ class Watcher:
     def run_once(self) -> Iterator[News]:
         """One pass; yields each report once. Errors: `Unavailable`; `ChainReplaced`."""
         with self.guard():
+            if self.carry_on is not None:
+                self.carry_on()
             self.follow()
             with self.db.read() as tx:
                 known = [operator.account for operator in tx.chain.operators()]

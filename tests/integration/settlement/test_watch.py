@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from backend.chain.dispute_sender import ChainDisputeSender
 from backend.chain.keys import local_account, recover
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.disputes.proofs import ZeroLeafProof
@@ -27,7 +26,7 @@ from backend.services.audit.cases import Cases
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
 from tools.attack import attacks
-from tools.attack.attack_market import LIMITS, WATCHER, AttackMarket, Forgery
+from tools.attack.attack_market import WATCHER, AttackMarket, Forgery
 from tools.local_market import OPERATOR
 
 if TYPE_CHECKING:
@@ -257,8 +256,8 @@ def test_a_demand_that_was_already_answered_is_not_reported(harness: WatcherHarn
 
     def calls_and_lose(demanded: DemandStatus) -> Iterator[tuple[int, Call]]:
         found = list(calls(demanded))
-        others = ChainDisputeSender(harness.market.chain, CURIOUS, LIMITS).send([call for _, call in found])
-        assert all(sent.is_done for sent in others)
+        for _, call in found:
+            harness.market.send(CURIOUS, call.contract, call.function, *call.args)
         return iter(found)
 
     watcher.answers.calls = calls_and_lose  # type: ignore[method-assign]

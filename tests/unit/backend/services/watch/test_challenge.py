@@ -8,7 +8,7 @@ from backend.domain.disputes.witnesses import Demand, Tree
 from backend.domain.ids import ChannelId
 from backend.domain.registries import Operator
 from backend.domain.settlement import BatchState, CommittedBatch, DemandStatus, PaidSpan
-from backend.domain.transactions import CallResult
+from backend.domain.transactions import CallResult, as_json
 from backend.services.watch.challenge import Challenge
 from tests.support.market import parameter_set, some_account, some_hash
 
@@ -77,7 +77,7 @@ class FakeView:
 
 
 @dataclass
-class FakeDisputeSender:
+class FakeTransactions:
     """Accepts and records every call."""
 
     account: Account = WATCHER
@@ -95,6 +95,9 @@ class FakeDisputeSender:
 
     def reservation(self, call: Call) -> Hash32:
         return some_hash("reservation")
+
+    def on_their_way(self, contract: str, function: str) -> list[tuple[Any, ...]]:
+        return [tuple(as_json(list(call.args))) for call in self.sent if call.function == function]
 
     def send(self, calls: Sequence[Call]) -> list[CallResult]:
         self.sent += calls
@@ -124,9 +127,9 @@ class FakeProof:
 
 
 def challenge(
-    chain: FakeChain | None = None, dispute_sender: FakeDisputeSender | None = None, limit: int = PLENTY
+    chain: FakeChain | None = None, transactions: FakeTransactions | None = None, limit: int = PLENTY
 ) -> Any:
-    return Challenge(chain or FakeChain(), dispute_sender or FakeDisputeSender(), limit)  # type: ignore[arg-type]
+    return Challenge(chain or FakeChain(), transactions or FakeTransactions(), limit)  # type: ignore[arg-type]
 
 
 def names_of(news: Iterable[News]) -> list[str]:
@@ -134,33 +137,33 @@ def names_of(news: Iterable[News]) -> list[str]:
 
 
 def test_a_proof_is_reserved_a_block_before_it_is_sent() -> None:
-    dispute_sender = FakeDisputeSender()
-    assert names_of(challenge(dispute_sender=dispute_sender).prove(FakeView(), batch(1), FakeProof())) == [
+    transactions = FakeTransactions()
+    assert names_of(challenge(transactions=transactions).prove(FakeView(), batch(1), FakeProof())) == [
         "reserved",
         "proved",
     ]
-    assert dispute_sender.functions == ["reserve", "proveBadReceipt"]
+    assert transactions.functions == ["reserve", "proveBadReceipt"]
 
 
 def test_a_reserved_proof_is_not_reserved_again() -> None:
-    dispute_sender = FakeDisputeSender()
-    list(challenge(FakeChain(reserved_at=7), dispute_sender).prove(FakeView(), batch(1), FakeProof()))
-    assert dispute_sender.functions == ["proveBadReceipt"]
+    transactions = FakeTransactions()
+    list(challenge(FakeChain(reserved_at=7), transactions).prove(FakeView(), batch(1), FakeProof()))
+    assert transactions.functions == ["proveBadReceipt"]
 
 
 def test_near_the_end_of_the_window_a_proof_goes_out_at_once() -> None:
-    dispute_sender, chain = FakeDisputeSender(), FakeChain(now=COMMITTED_AT + WINDOW - WINDOW // 16)
-    list(challenge(chain, dispute_sender).prove(FakeView(), batch(1), FakeProof()))
-    assert dispute_sender.functions == ["proveBadReceipt"]
+    transactions, chain = FakeTransactions(), FakeChain(now=COMMITTED_AT + WINDOW - WINDOW // 16)
+    list(challenge(chain, transactions).prove(FakeView(), batch(1), FakeProof()))
+    assert transactions.functions == ["proveBadReceipt"]
 
 
 def test_demands_have_at_most_64_keys_and_repeat_none_that_is_open() -> None:
-    dispute_sender, asked = FakeDisputeSender(), batch(1)
+    transactions, asked = FakeTransactions(), batch(1)
     view = FakeView([asked], [demanded(asked, 0, 1, by=some_account("another challenger"))])
     wanted = ((Tree.RECEIPTS, tuple(range(100))), (Tree.ENTRIES, (5, 5)))
-    made = challenge(dispute_sender=dispute_sender)
+    made = challenge(transactions=transactions)
     assert names_of(made.demand(view, asked, wanted)) == ["demanded"] * 3
-    assert [[int(key, 16) for key in call.args[2]] for call in dispute_sender.sent] == [
+    assert [[int(key, 16) for key in call.args[2]] for call in transactions.sent] == [
         list(range(2, 66)),
         list(range(66, 100)),
         [5],
@@ -174,14 +177,14 @@ def test_a_search_goes_round_by_round_and_others_demands_do_not_hold_it_up() -> 
     for challenger, expected in ((WATCHER, []), (some_account("another challenger"), [[5, 6]])):
         demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), challenger, 2_000, BOND)
         view = FakeView([asked], [DemandStatus(demand.id, OPERATOR, demand, (1,), 0, 1)])
-        dispute_sender = FakeDisputeSender()
-        list(challenge(dispute_sender=dispute_sender).demand(view, asked, wanted))
-        assert [[int(key, 16) for key in call.args[2]] for call in dispute_sender.sent] == expected
+        transactions = FakeTransactions()
+        list(challenge(transactions=transactions).demand(view, asked, wanted))
+        assert [[int(key, 16) for key in call.args[2]] for call in transactions.sent] == expected
 
 
 def test_the_next_round_begins_with_the_last_answer() -> None:
-    asked, dispute_sender = batch(1), FakeDisputeSender()
-    made = challenge(dispute_sender=dispute_sender)
+    asked, transactions = batch(1), FakeTransactions()
+    made = challenge(transactions=transactions)
     list(made.demand(FakeView([asked]), asked, ((Tree.ENTRIES, (9, 10)),)))
     demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), WATCHER, 2_000, BOND)
     view = FakeView([asked], [DemandStatus(demand.id, OPERATOR, demand, (), 0, 1)])
@@ -191,45 +194,45 @@ def test_the_next_round_begins_with_the_last_answer() -> None:
 def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
     one, other = batch(1), batch(2)
     for limit, money, expected in ((7 * BOND, PLENTY, 5), (PLENTY, 4 * BOND + 1, 4), (2 * BOND, PLENTY, 0)):
-        dispute_sender = FakeDisputeSender(money=money)
+        transactions = FakeTransactions(money=money)
         view = FakeView([one, other], [demanded(one, 0, 1)])
         list(
-            challenge(dispute_sender=dispute_sender, limit=limit).demand(
+            challenge(transactions=transactions, limit=limit).demand(
                 view, other, ((Tree.RECEIPTS, tuple(range(9))),)
             )
         )
-        assert sum(len(call.args[2]) for call in dispute_sender.sent) == expected
+        assert sum(len(call.args[2]) for call in transactions.sent) == expected
 
 
 def test_short_of_bonds_it_demands_unpredictable_receipts() -> None:
     chosen = set()
     for _ in range(20):
-        dispute_sender = FakeDisputeSender()
+        transactions = FakeTransactions()
         list(
-            challenge(dispute_sender=dispute_sender, limit=BOND).demand(
+            challenge(transactions=transactions, limit=BOND).demand(
                 FakeView(), batch(1), ((Tree.RECEIPTS, range(1000)),)
             )
         )
-        chosen.add(dispute_sender.sent[0].args[2][0])
+        chosen.add(transactions.sent[0].args[2][0])
     assert len(chosen) > 1
 
 
 def test_short_of_bonds_the_most_telling_leaves_of_other_trees_come_first() -> None:
-    dispute_sender = FakeDisputeSender()
+    transactions = FakeTransactions()
     list(
-        challenge(dispute_sender=dispute_sender, limit=2 * BOND).demand(
+        challenge(transactions=transactions, limit=2 * BOND).demand(
             FakeView(), batch(1), ((Tree.ENTRIES, (9, 4, 7)),)
         )
     )
-    assert [int(key, 16) for key in dispute_sender.sent[0].args[2]] == [9, 4]
+    assert [int(key, 16) for key in transactions.sent[0].args[2]] == [9, 4]
 
 
 def test_of_several_late_demands_that_of_the_first_batch_voids() -> None:
     first, second = batch(1), batch(2)
     view = FakeView([first, second], [demanded(second, 0, deadline=10), demanded(first, 0, deadline=11)])
-    dispute_sender = FakeDisputeSender()
-    assert names_of(challenge(FakeChain(now=12), dispute_sender).expire(view, OPERATOR)) == ["proved"]
-    assert dispute_sender.sent[0].args[1] == first.header
+    transactions = FakeTransactions()
+    assert names_of(challenge(FakeChain(now=12), transactions).expire(view, OPERATOR)) == ["proved"]
+    assert transactions.sent[0].args[1] == first.header
 
 
 def test_a_demand_is_not_late_in_its_last_second() -> None:
@@ -242,13 +245,13 @@ def test_voided_batches_are_refunded_newest_first_and_bonds_come_back_to_their_o
     view = FakeView(
         [batch(2), *void], [demanded(void[0], 0, 1), demanded(void[1], 5, by=some_account("other"))]
     )
-    dispute_sender = FakeDisputeSender()
-    assert names_of(challenge(dispute_sender=dispute_sender).restore(view, OPERATOR)) == [
+    transactions = FakeTransactions()
+    assert names_of(challenge(transactions=transactions).restore(view, OPERATOR)) == [
         "bond_returned",
         "refunded",
         "refunded",
     ]
-    assert [call.args[0]["number"] for call in dispute_sender.sent[1:]] == [4, 3]
-    assert dispute_sender.sent[1].args[1] == [
+    assert [call.args[0]["number"] for call in transactions.sent[1:]] == [4, 3]
+    assert transactions.sent[1].args[1] == [
         {"payer": some_account("payer"), "before": 0, "from": 5, "until": 12}
     ]
