@@ -180,7 +180,7 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     function isReceiptKey(address key, address operator, uint64 committedAt) external view returns (bool) {
         ReceiptKey memory stored = _keys[key];
         bool isBound = stored.operator == operator && operator != address(0);
-        return isBound && (stored.retiredAt == 0 || committedAt < stored.retiredAt);
+        return isBound && (stored.retiredAt == 0 || committedAt <= stored.retiredAt);
     }
 
     /// @inheritdoc IOperatorRegistry

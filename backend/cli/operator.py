@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.api_client import wait_until
-from backend.cli.session import AsJson, open_installation, print_json
+from backend.cli.session import AsJson, open_installation, parse_account, print_json
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id
 from backend.domain.money import MICRO_PER_DOLLAR, UNITS_PER_DOLLAR, in_dollars
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
     from backend.domain.transactions import ChainTransaction
     from backend.installation.base_model import Offer
+    from backend.services.operator.key_rotation import KeyRotation, Rotation
     from backend.services.operator.membership import Membership, OperatorStatus
 
 CONFIRMED_SECONDS = 1800
+ROTATED_SECONDS = 1800
 LOCKED_SECONDS = 90 * 86_400
 """Longer than any unstaking period."""
 LOCK_POLL_SECONDS = 2.0
@@ -131,6 +133,35 @@ def withdraw(*, wait: Wait = False) -> None:
         _follow(membership.transaction, membership.withdraw(), wait=wait)
 
 
+@commands.command("rotate-key")
+def rotate_key(
+    keys: Annotated[list[str], typer.Argument(help="Receipt keys to retire for ever, such as leaked ones.")],
+    *,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until all processes sign with the next key.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Retire receipt keys, and register the next one. May be repeated: it does what is missing.
+
+    `loraledger settle` then signs the unsettled receipts again with the next key, and settles them.
+    """
+    with open_installation() as installation:
+        installation.prepare_database()
+        accounts = [parse_account(installation, key) for key in keys]
+        rotating = installation.key_rotation
+        rotation = rotating.rotate(accounts)
+        _follow(rotating.transaction, rotation.transactions, wait=wait, to_stderr=as_json)
+        if wait:
+            what = "the next key to be in use: check that `loraledger index` and `loraledger settle` run"
+            rotation = wait_until(lambda: _done(rotating, rotation), what, ROTATED_SECONDS)
+    if as_json:
+        print_json(_rotation_as_json(rotation))
+        return
+    for line in _rotation_lines(rotation):
+        typer.echo(line)
+
+
 @contextmanager
 def _membership() -> Iterator[Membership]:
     """Prepares the database first: `operator join` may be the first command in this home."""
@@ -176,6 +207,32 @@ def _wait_confirmed(
     return confirmed
 
 
+def _done(rotating: KeyRotation, rotation: Rotation) -> Rotation | None:
+    found = rotating.status(rotation)
+    return found if found.is_done else None
+
+
+def _rotation_lines(rotation: Rotation) -> Iterator[str]:
+    for key in rotation.retiring:
+        yield f"retired key  {key}"
+    state = "in use" if rotation.is_indexed else "in use once both transactions are confirmed and indexed"
+    yield f"next key     {rotation.next_key}, {state}"
+    yield f"receipts     {rotation.num_unsigned} unsettled ones are still to be signed again"
+    if rotation.is_indexed:
+        yield f"set LORALEDGER_RECEIPT_KEY={rotation.next_key} before the processes are started again"
+
+
+def _rotation_as_json(rotation: Rotation) -> dict[str, Any]:
+    return {
+        "retiring": list(rotation.retiring),
+        "next_key": rotation.next_key,
+        "is_in_use": rotation.is_indexed,
+        "receipts_to_sign": rotation.num_unsigned,
+        "is_done": rotation.is_done,
+        "transactions": [each.id for each in rotation.transactions],
+    }
+
+
 def _try_withdraw(membership: Membership) -> list[ChainTransaction] | None:
     """Return None while the stake is locked."""
     from backend.services.operator.membership import StakeLocked
@@ -194,8 +251,10 @@ def _lines(status: OperatorStatus) -> Iterator[tuple[str, str]]:
     yield "endpoint", status.endpoint or "none"
     yield "receipt key", f"{status.receipt_key}{'' if status.has_key else ', not registered'}"
     for other in status.keys:
-        if other != status.receipt_key:
-            yield "older key", other
+        if other in status.retired:
+            yield "retired key", f"{other}, since {instant(status.retired[other])}"
+        elif other != status.receipt_key:
+            yield "other key", other
     yield "stake", in_dollars(status.stake)
     if (unstaking := status.unstaking) is not None:
         batch = "" if unstaking.locked_by is None else f", once batch {unstaking.locked_by} is final"
@@ -212,6 +271,7 @@ def _as_json(status: OperatorStatus) -> dict[str, Any]:
         "account": status.account,
         "endpoint": status.endpoint,
         "keys": list(status.keys),
+        "retired_keys": dict(status.retired),
         "receipt_key": status.receipt_key,
         "is_key_registered": status.has_key,
         "stake": str(status.stake),

@@ -119,4 +119,5 @@ def _as_json(news: News) -> str:
 
 def _as_line(news: News) -> str:
     sent = f" ({news.tx_hash})" if news.tx_hash else ""
-    return f"{news.what:13} batch {news.number} of {news.operator}: {news.message}{sent}"
+    subject = f"batch {news.number} of {news.operator}" if news.number else news.operator
+    return f"{news.what:13} {subject}: {news.message}{sent}"

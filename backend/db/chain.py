@@ -251,7 +251,8 @@ def _parameter_set(row: t.ParameterSetRow) -> ParameterSet:
 
 
 def _operator(row: t.OperatorRow) -> Operator:
-    return from_row(Operator, row, keys=tuple(row.keys))
+    retired = {Account(key): at for key, at in row.retired_keys.items()}
+    return from_row(Operator, row, keys=tuple(row.keys), retired=retired)
 
 
 def _proposal(row: t.ProposalRow) -> Proposal:

@@ -167,7 +167,13 @@ def _parameter_set_appended(row: t.ParameterSetRow, e: ChainEvent) -> None:
 def _operator_grew(row: t.OperatorRow, e: ChainEvent) -> None:
     row.endpoint = e.args.get("endpoint", row.endpoint or "")
     row.keys = [*(row.keys or []), *([e.args["key"]] if e.name == "ReceiptKeyAdded" else [])]
+    row.retired_keys = row.retired_keys or {}
     row.stake = (row.stake or 0) + (e.args["amount"] if e.name == "Staked" else 0)
+
+
+@_on("OperatorRegistry", "ReceiptKeyRetired", t.OperatorRow, "operator")
+def _receipt_key_retired(row: t.OperatorRow, e: ChainEvent) -> None:
+    row.retired_keys = row.retired_keys | {e.args["key"]: e.args["retiredAt"]}
 
 
 @_on("OperatorRegistry", "Unstaked", t.OperatorRow, "operator")

@@ -205,6 +205,18 @@ class ReceiptStore:
         )
         return [_signed(row) for row in rows]
 
+    def signed_by_others(self, operator: Account, signers: Collection[Account]) -> Sequence[ReceiptId]:
+        """The operator's unsettled receipts that none of these receipt keys signed."""
+        is_unsettled = (ReceiptRow.operator == operator) & ReceiptRow.batch.is_(None)
+        query = select(ReceiptRow.id).where(is_unsettled, ReceiptRow.signer.not_in(signers))
+        return [ReceiptId(Hash32(receipt)) for receipt in self._session.scalars(query)]
+
+    def sign_again(self, signer: Account, signatures: Mapping[ReceiptId, str]) -> None:
+        """Replace the signatures of unsettled receipts by those of another receipt key."""
+        rows = [{"id": id_, "signer": signer, "signature": text} for id_, text in signatures.items()]
+        update_all(self._session, ReceiptRow, "id", rows)
+        self._session.expire_all()  # receipts that were read before hold the replaced signature
+
     def assign(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> None:
         """Mark receipts as being in this batch. Errors: `Conflict` if one of them is in another."""
         for start in range(0, len(receipts), _ID_CHUNK):
@@ -263,6 +275,7 @@ def _values(new: NewReceipt) -> dict[str, Any]:
         "salt": new.salt,
         "method": signed.method,
         "signature": signed.signature,
+        "signer": new.signer,
         "trace": new.trace,
     }
 

@@ -95,6 +95,12 @@ class TransactionStore:
         query = query.where(TransactionRow.state.in_((State.QUEUED, State.SENT, State.MINED)))
         return [_transaction(row) for row in self._session.scalars(query.order_by(TransactionRow.id))]
 
+    def not_failed(self, lane: Account, contract: str, function: str) -> list[ChainTransaction]:
+        """Transactions that had, or may still have, an effect on the chain; oldest first."""
+        query = select(TransactionRow).filter_by(lane=lane, contract=contract, function=function)
+        query = query.where(TransactionRow.state != State.FAILED)
+        return [_transaction(row) for row in self._session.scalars(query.order_by(TransactionRow.id))]
+
     def record_request(self, account: Account, transaction_id: int) -> None:
         """Record that the transaction is sent for this account, perhaps for others too. Idempotent."""
         insert_if_absent(self._session, RequestRow, account=account, transaction_id=transaction_id)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backend.domain.ids import Account, DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
 
@@ -66,5 +68,19 @@ class Operator:
     endpoint: str
     """Base URL; empty while it does not serve."""
     keys: tuple[Account, ...]
-    """Receipt keys. The registry never removes one."""
+    """Receipt keys in the order of their registration, retired ones included."""
     stake: int  # micro-units
+    retired: Mapping[Account, int] = field(default_factory=dict)
+    """When each retired receipt key was retired, in unix seconds."""
+
+    @property
+    def active_keys(self) -> tuple[Account, ...]:
+        """The receipt keys that are not retired, in the order of their registration."""
+        return tuple(key for key in self.keys if key not in self.retired)
+
+    def is_receipt_key(self, key: Account, committed_at: int) -> bool:
+        """Whether signatures of `key` count for a batch committed at `committed_at` (unix seconds).
+
+        Twin of `OperatorRegistry.isReceiptKey`.
+        """
+        return key in self.keys and (key not in self.retired or committed_at <= self.retired[key])

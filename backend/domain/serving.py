@@ -31,12 +31,16 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class NewReceipt:
-    """A receipt to store. `salt` is for the payer only. `trace`: span of the answer, if it was recorded."""
+    """A receipt to store. `signer` is the receipt key that signed it. `salt` is for the payer only.
+
+    `trace`: span of the answer, if it was recorded.
+    """
 
     id: ReceiptId
     operator: Account
     payer: Account
     signed: SignedReceipt
+    signer: Account
     salt: Hash32
     key_id: str | None
     trace: str | None = None

@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from backend.services.market.denials import Denials
     from backend.services.market.screening import Screening
     from backend.services.operator.directory import Operators
+    from backend.services.operator.key_rotation import KeyRotation
     from backend.services.operator.membership import Membership
     from backend.services.operator.offers import Offers
     from backend.services.operator.peers import Peers
+    from backend.services.operator.receipt_keys import ReceiptKeys
     from backend.services.receipts.proofs import Proofs
     from backend.services.receipts.verification import Verification
     from backend.services.settle.settler import Settler
@@ -156,7 +158,21 @@ class Installation(Resources):
         from backend.services.operator.membership import Membership
 
         account, registry = self.operator.account, self.typed_domain("OperatorRegistry")
-        return Membership(self.database, self.chain, account, self.receipt_key, registry, self.chain_now)
+        return Membership(self.database, self.chain, account, self.receipt_keys, registry, self.chain_now)
+
+    @cached_property
+    def receipt_keys(self) -> ReceiptKeys:
+        """Selects the key that signs receipts: the configured one until it is retired, see `ReceiptKeys`."""
+        from backend.services.operator.receipt_keys import ReceiptKeys
+
+        return ReceiptKeys(self.operator.account, lambda: self.receipt_key, lambda: self.keystore)
+
+    @cached_property
+    def key_rotation(self) -> KeyRotation:
+        from backend.services.operator.key_rotation import KeyRotation
+
+        account, registry = self.operator.account, self.typed_domain("OperatorRegistry")
+        return KeyRotation(self.database, self.chain, account, self.receipt_keys, registry)
 
     @cached_property
     def offers(self) -> Offers:
@@ -203,7 +219,7 @@ class Installation(Resources):
         return Admission(
             self.database,
             self.market,
-            self.receipt_key,
+            self.receipt_keys.in_use,
             utc_now,
             reservation_seconds=int(self.limits.longest_seconds),
             max_lag_seconds=self.settings.max_lag_seconds,
@@ -256,6 +272,7 @@ class Installation(Resources):
             blobs=self.blobs,
             auditor=self.auditor,
             keys=self.keystore,
+            receipt_key=self.receipt_keys.in_use,
             recover=recover,
             vault=self.typed_domain("PaymentVault"),
             settlement=self.typed_domain("Settlement"),
@@ -374,11 +391,11 @@ class Installation(Resources):
 
     @cached_property
     def training_payments(self) -> Payments:
-        """Opens the receipt key only when a receipt is signed."""
+        """Opens a receipt key only when a receipt is signed."""
         from backend.services.train.payments import Payments
 
         max_lag = self.settings.max_lag_seconds
-        return Payments(self.market, self.training_record, lambda: self.receipt_key, max_lag)
+        return Payments(self.market, self.training_record, self.receipt_keys.in_use, max_lag)
 
     @cached_property
     def training(self) -> Training:

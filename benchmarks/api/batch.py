@@ -147,8 +147,11 @@ def _store_receipts(installation: Installation, wide: WideMarket, rng: random.Ra
     """Store receipts of all payers, and for each payer a voucher that covers them."""
     for payer in wide.payers:
         signed = wide.receipts(payer, NUM_RECEIPTS // NUM_PAYERS, rng)
-        operator = installation.operator.account
-        new = [NewReceipt(receipt_id(s.receipt), operator, payer.account, s, ZERO_HASH, None) for s in signed]
+        operator, key = installation.operator.account, installation.receipt_key.account
+        new = [
+            NewReceipt(receipt_id(s.receipt), operator, payer.account, s, key, ZERO_HASH, None)
+            for s in signed
+        ]
         voucher = Voucher(wide.channel_of(payer), 0, signed[-1].receipt.cumulative)
         signature = payer.sign(wide.vault.voucher_digest(voucher))
         with installation.database.begin() as tx:

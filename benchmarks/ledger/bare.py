@@ -47,7 +47,8 @@ class NoLedger:
         receipt = build_receipt(reservation.channel_id, bill.charge, bill, served_at=0)
         signed = SignedReceipt(receipt, bill.method, bill.slices, UNSIGNED)
         operator = self._market.operator
-        return NewReceipt(ReceiptId(ZERO_HASH), operator, payer.account, signed, bill.salt, payer.key_id)
+        number, account = ReceiptId(ZERO_HASH), payer.account
+        return NewReceipt(number, operator, account, signed, operator, bill.salt, payer.key_id)
 
 
 class InstallationWithoutLedger(Installation):

@@ -28,7 +28,7 @@ interface IOperatorRegistry {
     event EndpointChanged(address indexed operator, string endpoint);
     /// @notice `key` was bound to `operator` permanently as a receipt key.
     event ReceiptKeyAdded(address indexed operator, address indexed key);
-    /// @notice `operator` retired `key`: its signatures count for no batch committed at `retiredAt` or later.
+    /// @notice `operator` retired `key`: its signatures count for no batch committed after `retiredAt`.
     event ReceiptKeyRetired(address indexed operator, address indexed key, uint64 retiredAt);
     /// @notice `operator` staked `amount`.
     event Staked(address indexed operator, uint128 amount);
@@ -77,8 +77,8 @@ interface IOperatorRegistry {
     function addReceiptKey(address key, bytes calldata signature) external;
 
     /// @notice Retires a key of the caller for ever, for instance because it leaked: its signatures count for no batch
-    /// committed from now on. They keep counting for batches committed before, so that a retirement takes no evidence
-    /// against a batch away.
+    /// committed in a later second. They keep counting for earlier batches, so that a retirement takes no evidence
+    /// against a committed batch away.
     ///
     /// The operator signs its unsettled receipts again with another key: the same receipt signed twice is no
     /// equivocation. An operator could also retire a key to settle other receipts than those that it signed, so the
@@ -128,7 +128,7 @@ interface IOperatorRegistry {
     function retiredAt(address key) external view returns (uint64);
 
     /// @notice Returns whether signatures of `key` count as those of `operator` for a batch committed at `committedAt`:
-    /// the key is bound to the operator and was not retired by then. In the second of its retirement it does not count.
+    /// the key is bound to the operator and was not retired in an earlier second.
     function isReceiptKey(address key, address operator, uint64 committedAt) external view returns (bool);
 
     /// @notice Returns when `operator` retired the first key of its latest retirements, from which their frequency is

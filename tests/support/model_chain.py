@@ -56,6 +56,11 @@ class ModelChain:
     paid: list[Claim] = field(default_factory=list)
     final: int = 0
     others: list[Operator] = field(default_factory=list)
+    keys: list[Account] = field(default_factory=list)
+    """Receipt keys of the market's operator besides the market's."""
+    retired: dict[Account, int] = field(default_factory=dict)
+    unindexed: dict[Account, int] = field(default_factory=dict)
+    """Retirements that the projections miss."""
     demanded: list[DemandStatus] = field(default_factory=list)
     calls: dict[Hash32, Any] = field(default_factory=dict)
     """Decoded calls by transaction."""
@@ -108,7 +113,8 @@ class ModelChain:
         return self.sets[-1]
 
     def operators(self) -> list[Operator]:
-        ours = Operator(self.market.operator, "", (self.market.receipt_key.account,), 10**18)
+        keys = (self.market.receipt_key.account, *self.keys)
+        ours = Operator(self.market.operator, "", keys, 10**18, dict(self.retired))
         return [*self.others, ours]
 
     def operator(self, operator: Account) -> Operator | None:
@@ -156,6 +162,10 @@ class ModelChain:
 
     # Chain
 
+    def call(self, contract: str, function: str, key: Account) -> int:
+        assert (contract, function) == ("OperatorRegistry", "retiredAt")
+        return (self.retired | self.unindexed).get(key, 0)
+
     def prepare(
         self, contract: str, function: str, *args: Any, sender: Account | None = None
     ) -> PreparedTransaction:
@@ -169,6 +179,9 @@ class ModelChain:
         if not is_simulated:
             self.height += 1
             effects()
+
+    def _retireReceiptKey(self, key: Account) -> Any:  # noqa: N802 - the contract's name
+        return lambda: self.retired.setdefault(key, self.time)
 
     def standing(self) -> list[CommittedBatch]:
         return [b for b in self.committed if b.state is not BatchState.VOID]

@@ -54,7 +54,7 @@ class PaidTrainingHarness:
         """Payments as after a restart with another training price."""
         market, key = self.installation.market, self.installation.receipt_key
         record = training_record(market.operator, some_hash("base model"), price) if price else None
-        return Payments(market, record, lambda: key, 60)
+        return Payments(market, record, lambda _: key, 60)
 
     def training_with(self, payments: Payments) -> Training:
         return Training(self.installation.db, payments, self.installation.clock)

@@ -217,13 +217,13 @@ class ScriptedInstallation:
         transfers = Transfers(folder / "transfers", 1000)
         check = UploadCheck(self.db, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
         self.catalogue = Catalogue(self.db, BaseModel(some_hash("base model"), "tiny", self.operator))
-        self.admitting = Admission(self.db, self.market, self.receipt_key, self.clock, 900, 60)
+        self.admitting = Admission(self.db, self.market, lambda _: self.receipt_key, self.clock, 900, 60)
         self.admission = BlockingAdmission(self.admitting)
         store: Any = self.store
         self.folders = AdapterFolders(store, self.folder / "adapters")
         self.denials = Denials(self.db, self.blobs, self.folders, self.clock)
         self.generate = self.generating(answer_seconds=60)
-        self.payments = Payments(self.market, self.training_record, lambda: self.receipt_key, 60)
+        self.payments = Payments(self.market, self.training_record, lambda _: self.receipt_key, 60)
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
         self.services = Services(
             sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),

@@ -106,11 +106,17 @@ class OperatorCardView(View):
 
 
 class OperatorView(View):
-    """An operator as registered on the chain. `keys`: its receipt signing keys; `stake` in micro-units."""
+    """An operator as registered on the chain. `keys`: its receipt keys, retired ones included; `stake` in
+    micro-units.
+    """
 
     account: str
     endpoint: str
     keys: list[str]
+    retired_keys: dict[str, int] = Field(
+        description="When each retired receipt key was retired, in unix seconds. Its signatures count for "
+        "batches committed before."
+    )
     stake: Micro
     card: OperatorCardView | None = Field(
         description="The operator's own description; null while it does not respond."
@@ -126,6 +132,7 @@ class OperatorView(View):
             account=operator.account,
             endpoint=operator.endpoint,
             keys=list(operator.keys),
+            retired_keys={str(key): at for key, at in operator.retired.items()},
             stake=operator.stake,
             card=None if availability.card is None else OperatorCardView.model_validate(availability.card),
             latency_ms=availability.latency_ms,

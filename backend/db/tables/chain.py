@@ -148,6 +148,8 @@ class OperatorRow(Projection):
     account: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
     endpoint: Mapped[str] = mapped_column(Text)
     keys: Mapped[list[str]] = mapped_column(JSON)
+    retired_keys: Mapped[dict[str, int]] = mapped_column(JSON)
+    """Unix seconds of each retirement."""
     stake: Mapped[int] = mapped_column(Amount)
 
 

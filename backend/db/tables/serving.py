@@ -70,6 +70,8 @@ class ReceiptRow(Base):
     salt: Mapped[str] = mapped_column(HASH)
     method: Mapped[str] = mapped_column(String(32))
     signature: Mapped[str] = mapped_column(SIGNATURE)
+    signer: Mapped[str] = mapped_column(ACCOUNT)
+    """The receipt key that made the signature."""
 
     channel_id: Mapped[str] = mapped_column(HASH)
     cumulative: Mapped[int] = mapped_column(Amount)

@@ -146,7 +146,9 @@ class Auditor:
         if terms is None:
             return Undecided(Finding("parameter_set", f"there is no parameter set {number}"), ())
         case = self._cases.case(chain, committed, parent, ledger)
-        return judge(case, chain, terms, self._cases.is_signed(chain, committed.operator))
+        header = case.header
+        is_signed = self._cases.is_signed(chain, header.operator, header.committed_at)
+        return judge(case, chain, terms, is_signed)
 
 
 def not_void(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:

@@ -74,8 +74,9 @@ class Cases:
             evidence=tuple(evidence),
         )
 
-    def is_signed(self, view: ChainView, operator: Account) -> IsSigned:
-        return signed_by_keys_of(operator, view, self._recover, self._settlement)
+    def is_signed(self, view: ChainView, operator: Account, committed_at: int) -> IsSigned:
+        """Predicate: whether a key that counts for a batch committed at that time signed a receipt."""
+        return signed_by_keys_of(operator, view, self._recover, self._settlement, committed_at)
 
     def _find(self, header: Header) -> BatchReceipts:
         """Read and cache the batch's data. After a failure it is not read again for `RETRY_SECONDS`: a store

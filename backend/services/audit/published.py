@@ -54,16 +54,18 @@ def spans_of(view: ChainView, batch_hash: Hash32) -> tuple[Span, ...]:
 
 
 def signed_by_keys_of(
-    operator: Account, view: ChainView, recover: Recover, settlement: TypedDomain
+    operator: Account, view: ChainView, recover: Recover, settlement: TypedDomain, committed_at: int
 ) -> IsSigned:
-    """Predicate: whether a receipt is signed by a registered receipt key of the operator."""
+    """Predicate: whether a receipt is signed by a receipt key of the operator that counts for a batch
+    committed at `committed_at` (unix seconds).
+    """
     known = view.operator(operator)
-    keys = () if known is None else known.keys
 
     def is_signed(signed: SignedReceipt) -> bool:
         try:
-            return recover(settlement.receipt_digest(signed.receipt), signed.signature) in keys
+            signer = recover(settlement.receipt_digest(signed.receipt), signed.signature)
         except InvalidInput:
             return False
+        return known is not None and known.is_receipt_key(signer, committed_at)
 
     return is_signed

@@ -7,6 +7,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.hashing import channel_id, receipt_id, to_bytes
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
 
-    from backend.db.unit_of_work import Database
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId, Hash32
     from backend.domain.receipt import Slice
-    from backend.ports.chain import Signer
+    from backend.ports.chain import ChainView, Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Market:
         number = receipt_id(receipt)
         signature = receipt_key.sign(self.receipts.digest(to_bytes(number)))
         signed = SignedReceipt(receipt, bill.method, bill.slices, signature)
-        stored = NewReceipt(number, self.operator, payer.account, signed, bill.salt, payer.key_id, trace)
+        signer, key_id = receipt_key.account, payer.key_id
+        stored = NewReceipt(number, self.operator, payer.account, signed, signer, bill.salt, key_id, trace)
         ledger.charge(reservation, stored)
         return stored
 
@@ -96,7 +98,8 @@ class _Operation:
 
     channel: ChannelId
     key_id: str | None
-    apply: Callable[[ChannelLedger], Any]
+    apply: Callable[[ChannelLedger, Callable[[], Signer]], Any]
+    """Called with the ledger and with the receipt key in use."""
 
 
 class Admission:
@@ -111,12 +114,14 @@ class Admission:
         self,
         db: Database,
         market: Market,
-        receipt_key: Signer,
+        receipt_key: Callable[[ChainView], Signer],
         clock: Callable[[], datetime],
         reservation_seconds: int,
         max_lag_seconds: int,
     ) -> None:
-        """`max_lag_seconds`: maximum age of the last indexed block for a reservation."""
+        """`receipt_key`: the key in use by this view of the chain. `max_lag_seconds`: maximum age of the last
+        indexed block for a reservation.
+        """
         self._db = db
         self._market = market
         self._receipt_key = receipt_key
@@ -130,7 +135,7 @@ class Admission:
         """Raise what `reserve` would raise now. Reserves nothing and takes no lock."""
         channel = self._market.channel(payer.account)
 
-        def apply(ledger: ChannelLedger) -> None:
+        def apply(ledger: ChannelLedger, _: Callable[[], Signer]) -> None:
             ledger.check(channel, payer.key_id, amount, self._max_lag_seconds)
 
         await self._reads.submit(_Operation(channel, payer.key_id, apply))
@@ -138,11 +143,12 @@ class Admission:
     async def reserve(self, payer: Payer, amount: int) -> Reservation:
         """Reserve `amount` micro-units for one answer.
 
-        Raises PaymentRequired, which names what is missing, and ViewStale.
+        Raises PaymentRequired, which names what is missing, ViewStale, and what `receipt_key` raises.
         """
         channel = self._market.channel(payer.account)
 
-        def apply(ledger: ChannelLedger) -> Reservation:
+        def apply(ledger: ChannelLedger, receipt_key: Callable[[], Signer]) -> Reservation:
+            receipt_key()  # without one the answer could not be charged
             ledger.check(channel, payer.key_id, amount, self._max_lag_seconds)
             expires_at = ledger.now + timedelta(seconds=self._reservation_seconds)
             reservation = Reservation(secrets.token_hex(16), channel, payer.key_id, amount, expires_at)
@@ -153,7 +159,7 @@ class Admission:
         return reserved
 
     async def release(self, reservation: Reservation) -> None:
-        def apply(ledger: ChannelLedger) -> None:
+        def apply(ledger: ChannelLedger, _: Callable[[], Signer]) -> None:
             ledger.release(reservation.id)
 
         await self._writes.submit(_Operation(reservation.channel_id, None, apply))
@@ -165,8 +171,8 @@ class Admission:
         """
         trace = traces.current_traceparent()  # the answer's span: the group is written in another thread
 
-        def apply(ledger: ChannelLedger) -> NewReceipt:
-            return self._market.issue_receipt(ledger, payer, reservation, bill, self._receipt_key, trace)
+        def apply(ledger: ChannelLedger, receipt_key: Callable[[], Signer]) -> NewReceipt:
+            return self._market.issue_receipt(ledger, payer, reservation, bill, receipt_key(), trace)
 
         stored: NewReceipt = await self._writes.submit(
             _Operation(reservation.channel_id, payer.key_id, apply)
@@ -176,16 +182,20 @@ class Admission:
     def _read(self, operations: Sequence[_Operation]) -> list[Any]:
         with self._db.read() as tx:
             ledger = ChannelLedger.load(tx, *_channels_and_keys(operations), self._clock())
-        return [_outcome(operation, ledger) for operation in operations]
+            return self._outcomes(operations, ledger, tx)
 
     def _write(self, operations: Sequence[_Operation]) -> list[Any]:
         with self._db.begin() as tx:
             channels, keys = _channels_and_keys(operations)
             tx.channels.lock(*channels)
             ledger = ChannelLedger.load(tx, channels, keys, self._clock())
-            outcomes = [_outcome(operation, ledger) for operation in operations]
+            outcomes = self._outcomes(operations, ledger, tx)
             ledger.write(tx)
         return outcomes
+
+    def _outcomes(self, operations: Sequence[_Operation], ledger: ChannelLedger, tx: UnitOfWork) -> list[Any]:
+        key_in_use = cache(lambda: self._receipt_key(tx.chain))
+        return [_outcome(operation, ledger, key_in_use) for operation in operations]
 
 
 def build_receipt(channel: ChannelId, cumulative: int, bill: Bill, served_at: int) -> Receipt:
@@ -210,9 +220,9 @@ def _channels_and_keys(operations: Sequence[_Operation]) -> tuple[Collection[Cha
     return {o.channel for o in operations}, {o.key_id for o in operations if o.key_id is not None}
 
 
-def _outcome(operation: _Operation, ledger: ChannelLedger) -> Any:
+def _outcome(operation: _Operation, ledger: ChannelLedger, receipt_key: Callable[[], Signer]) -> Any:
     """Result or error of one operation. The error of one does not fail the others of its group."""
     try:
-        return operation.apply(ledger)
+        return operation.apply(ledger, receipt_key)
     except Exception as error:  # noqa: BLE001 - also an unreachable signer fails its own caller only
         return error

@@ -15,16 +15,18 @@ from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.ids import ZERO_ACCOUNT, Account
 from backend.domain.money import UNIT, in_dollars, mul_ppm_down
+from backend.services.operator.receipt_keys import NoReceiptKey
 from backend.services.transactions.operator_transactions import Call, OperatorTransactions
 from backend.services.transactions.payment_token import PaymentToken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from backend.db.unit_of_work import Database
     from backend.domain.hashing import TypedDomain
     from backend.domain.transactions import ChainTransaction
-    from backend.ports.chain import Chain, Signer
+    from backend.ports.chain import Chain, ChainView, Signer
+    from backend.services.operator.receipt_keys import ReceiptKeys
 
 REGISTRY, SETTLEMENT, VAULT, PARAMETERS = "OperatorRegistry", "Settlement", "PaymentVault", "Parameters"
 MAX_ENDPOINT = 256
@@ -57,9 +59,11 @@ class OperatorStatus:
     endpoint: str
     """The endpoint in the index of chain events; empty while the operator does not serve."""
     keys: tuple[Account, ...]
-    """Receipt keys in the index of chain events."""
+    """Receipt keys in the index of chain events, retired ones included."""
+    retired: Mapping[Account, int]
+    """When each retired key was retired, in unix seconds."""
     receipt_key: Account
-    """The key with which this installation signs receipts."""
+    """The key with which this installation signs receipts; a retired one if it holds no other."""
     key_owner: Account
     """Operator to which that key is bound; the zero account if it is unbound."""
     stake: int
@@ -92,6 +96,11 @@ class OperatorStatus:
             return f"receipt key {self.receipt_key} is not registered: {JOIN} registers it"
         if not self.has_key:
             return _bound_elsewhere(self.receipt_key, self.key_owner)
+        if self.receipt_key in self.retired:
+            return (
+                f"receipt key {self.receipt_key} is retired: `loraledger operator rotate-key "
+                f"{self.receipt_key}` registers the next one"
+            )
         if self.receipt_key not in self.keys:
             return (
                 f"receipt key {self.receipt_key} is registered, but not in the index yet: "
@@ -128,12 +137,12 @@ class Membership:
         db: Database,
         chain: Chain,
         own: Account,
-        receipt_key: Signer,
+        keys: ReceiptKeys,
         domain: TypedDomain,
         chain_now: Callable[[], int],
     ) -> None:
         self._db, self._chain, self._transactions = db, chain, OperatorTransactions(db, chain, own)
-        self._own, self._receipt_key, self._domain = own, receipt_key, domain
+        self._own, self._keys, self._domain = own, keys, domain
         self._token, self._now = PaymentToken(chain), chain_now
 
     def status(self) -> OperatorStatus:
@@ -141,11 +150,13 @@ class Membership:
         with self._db.read() as tx:
             known = tx.chain.operator(self._own)
             unsettled = tx.figures(self._own, datetime.now(UTC)).unsettled_units
-        stake, key = self._call("stakeOf", self._own), self._receipt_key.account
+            key = self._receipt_key(tx.chain)
+        stake = self._call("stakeOf", self._own)
         return OperatorStatus(
             account=self._own,
             endpoint=known.endpoint if known else "",
             keys=known.keys if known else (),
+            retired=known.retired if known else {},
             receipt_key=key,
             key_owner=self._call("operatorOfKey", key),
             stake=stake["stake"],
@@ -216,6 +227,13 @@ class Membership:
     def _call(self, function: str, account: Account) -> Any:
         return self._chain.call(REGISTRY, function, account)
 
+    def _receipt_key(self, view: ChainView) -> Account:
+        """The account of the key in use; of the configured key if all are retired."""
+        try:
+            return self._keys.in_use(view).account
+        except NoReceiptKey:
+            return self._keys.configured().account
+
     def _unstaking(self, stake: dict[str, int]) -> Unstaking | None:
         if not stake["unstakeAt"]:
             return None
@@ -280,7 +298,9 @@ class Membership:
 
     def _key_calls(self) -> list[Call]:
         """Errors: `Conflict` for a key that cannot be this operator's."""
-        key = self._receipt_key.account
+        with self._db.read() as tx:
+            signer: Signer = self._keys.in_use(tx.chain)
+        key = signer.account
         if key == self._own:
             raise Conflict(
                 f"{key} is the operator's own account; the receipt key must be another one. {_ANOTHER_KEY}"
@@ -290,7 +310,7 @@ class Membership:
             return []
         if owner != ZERO_ACCOUNT:
             raise Conflict(_bound_elsewhere(key, owner))
-        consent = self._receipt_key.sign(self._domain.receipt_key_digest(self._own))
+        consent = signer.sign(self._domain.receipt_key_digest(self._own))
         return [Call(REGISTRY, "addReceiptKey", (key, consent), f"key:{key}", is_simulated=True)]
 
 

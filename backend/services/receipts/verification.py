@@ -92,9 +92,17 @@ class Verification:
             return Check(
                 "signature", is_right=None, message=f"by {signer}; {file.operator} is not indexed here"
             )
-        is_right = signer in known.keys
-        verb = "is" if is_right else "is NOT"
-        return Check("signature", is_right, f"by {signer}, which {verb} a receipt key of {file.operator}")
+        if signer not in known.keys:
+            message = f"by {signer}, which is NOT a receipt key of {file.operator}"
+            return Check("signature", is_right=False, message=message)
+        message = f"by {signer}, which is a receipt key of {file.operator}"
+        if signer not in known.retired:
+            return Check("signature", is_right=True, message=message)
+        batch = _covering(chain, file.operator, file.signed.receipt)
+        if batch is not None and known.is_receipt_key(signer, int(batch.header["committedAt"])):
+            return Check("signature", is_right=True, message=f"{message}, retired after its batch")
+        text = "retired, so that anyone may have signed since: request the receipt again for the next key's"
+        return Check("signature", is_right=None, message=f"{message}, {text} signature")
 
     def _inclusion(self, file: ReceiptFile) -> Check:
         receipt = file.signed.receipt

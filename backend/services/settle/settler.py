@@ -12,6 +12,8 @@ After a void:
 Nothing is committed before every voided batch is refunded. Then the channels are as before those batches, and
 vouchers and receipts are selected again; `convictions` excludes what was convicted. If a reorg removes a
 void, its batches are valid again and get their receipts back; pending refunds then fail.
+
+While a receipt key is being retired nothing is committed either, see `retired_keys`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules
 from backend.domain.settlement import BatchRecord
 from backend.services.settle.convictions import Convictions, receipts_of
+from backend.services.settle.retired_keys import pending_retirement, recent_retirement, sign_again
 from backend.services.settle.select import Selection, select
 from backend.services.settle.status import adopt, newest_due, outstanding_refunds, unrecorded, update_records
 from backend.services.settle.validate import Validator
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId, Hash32
     from backend.domain.settlement import CommittedBatch
-    from backend.ports.chain import Chain, Recover, SessionKeys
+    from backend.ports.chain import Chain, ChainView, Recover, SessionKeys, Signer
     from backend.ports.storage import BlobStore
     from backend.services.audit.auditor import Auditor
 
@@ -81,6 +84,8 @@ class Step(StrEnum):
     """A commit is pending."""
     REFUNDING = "refunding"
     """Voided batches are refunded first."""
+    RETIRING = "retiring"
+    """A receipt key is being retired: see `reason`."""
     REFUSED = "refused"
     """The chain would refuse the batch now: see `reason`."""
     COMMITTING = "committing"
@@ -127,6 +132,8 @@ class Settler:
     blobs: BlobStore
     auditor: Auditor
     keys: SessionKeys
+    receipt_key: Callable[[ChainView], Signer]
+    """The receipt key in use, which signs receipts of retired keys again."""
     recover: Recover
     vault: TypedDomain
     settlement: TypedDomain
@@ -155,7 +162,11 @@ class Settler:
             return Progress(Step.REFUNDING, voided[0].number)
         ledger = self.auditor.follow(self.operator)
         self._adopt(found)
+        with self.db.begin() as tx:
+            sign_again(tx, self.operator, self.settlement, self.receipt_key)
         with self.db.read() as tx:
+            if reason := pending_retirement(tx, self.operator):
+                return Progress(Step.RETIRING, reason=reason)
             if not (is_forced or self._is_due(tx)):
                 return Progress(Step.IDLE)
             candidate, skipped = self._next(tx, ledger)
@@ -238,12 +249,15 @@ class Settler:
         self, tx: UnitOfWork, ledger: OperatorLedger
     ) -> tuple[Candidate | Progress, dict[ChannelId, str]]:
         """The next batch to commit, and the channels left out with the reasons."""
+        if reason := recent_retirement(self.chain, tx.chain, self.operator):
+            return Progress(Step.RETIRING, reason=reason), {}
         restrictions = self._convictions.restrictions(tx)
         if restrictions.halt_reason:
             return Progress(Step.REFUSED, ledger.number + 1, restrictions.halt_reason), {}
         quarantined = restrictions.quarantined
-        validator = Validator(self.operator, tx.chain, self.recover, self.settlement, quarantined)
-        over_before = self.clock() - self.thaw_seconds
+        now = self.clock()
+        validator = Validator(self.operator, tx.chain, self.recover, self.settlement, quarantined, now)
+        over_before = now - self.thaw_seconds
         selections, skipped = select(tx, ledger, validator, self.keys, self.pace.receipts, over_before)
         return self._build(tx, ledger, selections, skipped), skipped
 
@@ -303,6 +317,9 @@ class Settler:
         with self.db.begin() as tx:
             batches = tx.chain.batches(self.operator)
             if update_records(tx, self.operator, batches) is not None or outstanding_refunds(batches):
+                return False
+            tx.transactions.lock_lane(self.operator)  # no retirement is queued before this commit is
+            if pending_retirement(tx, self.operator):
                 return False
             lost = tx.batches.get(self.operator, number)
             # Another settler in the same state computes the same key: one of the two fails with `Conflict`.

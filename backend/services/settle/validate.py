@@ -27,10 +27,13 @@ class Validator:
         recover: Recover,
         settlement: TypedDomain,
         quarantined: Mapping[ReceiptId, str],
+        now: int,
     ) -> None:
-        """`settlement`: EIP-712 domain of receipts; `quarantined`: from `Convictions`."""
+        """`settlement`: EIP-712 domain of receipts; `quarantined`: from `Convictions`; `now`: time of the
+        commit in unix seconds.
+        """
         self.operator = operator
-        self._is_signed = signed_by_keys_of(operator, chain, recover, settlement)
+        self._is_signed = signed_by_keys_of(operator, chain, recover, settlement, now)
         self._rules = Rules(chain)
         self._quarantined = quarantined
         self._reasons: dict[ReceiptId, str] = {}

@@ -54,15 +54,16 @@ class PaymentWithdrawn(PaymentRequired):
 
 
 class Payments:
-    """`record` is the version record by which training is sold; None if it is free. `receipt_key` is called
-    only to charge: processes that only create or queue jobs have no key.
+    """`record` is the version record by which training is sold; None if it is free. `receipt_key` returns the
+    key in use by a view of the chain. It is called only to charge: processes that only create or queue jobs
+    have no key.
     """
 
     def __init__(
         self,
         market: Market,
         record: VersionRecord | None,
-        receipt_key: Callable[[], Signer],
+        receipt_key: Callable[[ChainView], Signer],
         max_lag_seconds: int,
     ) -> None:
         self._market = market
@@ -110,7 +111,7 @@ class Payments:
         tx.channels.lock(payment.channel_id)
         ledger = ChannelLedger.load(tx, [payment.channel_id], [], now)
         reservation, bill = _reservation(job.id, payment), _bill(job, payment)
-        payer, key, trace = Payer(job.creator), self._receipt_key(), traces.current_traceparent()
+        payer, key, trace = Payer(job.creator), self._receipt_key(tx.chain), traces.current_traceparent()
         receipt = self._market.issue_receipt(ledger, payer, reservation, bill, key, trace)
         ledger.write(tx)
         data = {"receipt_id": receipt.id, "tokens": bill.prompt_tokens, "charge": str(bill.charge)}

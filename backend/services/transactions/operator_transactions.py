@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account
@@ -42,8 +42,11 @@ class OperatorTransactions:
     ) -> None:
         self._db, self._chain, self._own = db, chain, own
 
-    def queue(self, calls: Sequence[Call]) -> list[ChainTransaction]:
-        """Queue the calls in order, except those that are already queued or sent.
+    def queue(
+        self, calls: Sequence[Call], check: Callable[[UnitOfWork], None] = lambda _: None
+    ) -> list[ChainTransaction]:
+        """Queue the calls in order, except those that are already queued or sent. `check` may refuse by an
+        error; nothing else is queued for this account meanwhile.
 
         Errors: `Conflict` if the account has no coin for gas, or while a call of the same function with
         another intent is pending; `Reverted` if a call would fail.
@@ -53,6 +56,7 @@ class OperatorTransactions:
         self._simulate(calls)
         with self._db.begin() as tx:
             tx.transactions.lock_lane(self._own)  # else two concurrent commands would each queue theirs
+            check(tx)
             pending = [self._pending(tx, call) for call in calls]
             pairs = zip(calls, pending, strict=True)
             return [known or self._enqueue(tx, call) for call, known in pairs]

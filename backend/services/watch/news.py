@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from backend.domain.transactions import CallResult
 
 
-BAD = frozenset({"wrong", "withheld", "unjudged"})
+BAD = frozenset({"wrong", "withheld", "unjudged", "unproven", "disowned"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class News:
 
     @property
     def is_bad(self) -> bool:
-        """Whether the batch is wrong, withheld or could not be judged."""
+        """Whether the batch is wrong, withheld or could not be judged, or a receipt can be or is disowned."""
         return self.what in BAD
 
 

@@ -20,6 +20,7 @@ from backend.domain.judging.case import Right, Wrong
 from backend.domain.settlement import BatchState
 from backend.services.audit.auditor import not_void
 from backend.services.watch.news import News, news
+from backend.services.watch.retired_keys import disowned, retirements
 
 if TYPE_CHECKING:
     import threading
@@ -147,6 +148,7 @@ class Watcher:
                     return  # the next pass sees the batches that remain
             batches = not_void(tx.chain.batches(operator))
             ledger, start = self._resume(tx, batches)
+            yield from retirements(tx.chain, self.cases, operator, self.evidence())
             pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)
             yield from (news(batch, "right", _sums(batch)) for batch in pending)
             for batch, judgement in self._judgements(tx, batches, ledger, start):
@@ -163,6 +165,7 @@ class Watcher:
         if isinstance(judgement, Right):
             if not is_final:
                 yield news(batch, "right", _sums(batch))
+            yield from disowned(tx.chain, self.cases, batch, judgement.batch, self.evidence())
         elif is_final:
             yield news(batch, "wrong", f"final, and {judgement.finding.message}")
         elif isinstance(judgement, Wrong):
@@ -221,7 +224,7 @@ class Watcher:
         terms = tx.chain.parameter_set(header.parameter_set)
         if terms is None:  # the contract accepted the batch, so the set exists
             raise ValueError(f"no parameter set {header.parameter_set}")
-        is_signed = self.cases.is_signed(tx.chain, header.operator)
+        is_signed = self.cases.is_signed(tx.chain, header.operator, header.committed_at)
         judgement = self.judge(case, tx.chain, terms, is_signed)
         if not isinstance(judgement, Right):
             self._open[header.hash] = known, judgement

@@ -83,7 +83,7 @@ class DepositHarness:
 
         self.deposits = Deposits(database, chain, market, self.held_keys, clock)
         self.channels = Channels(database, market, self.vouchers, recover, clock, lambda _: ())
-        self.admission = Admission(database, market, some_key("receipts"), clock, 900, 60)
+        self.admission = Admission(database, market, lambda _: some_key("receipts"), clock, 900, 60)
         self.sender = Sender(chain, database.send_queue, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
         self.indexer = Indexer(chain, database.event_log, deployment, CONFIRMATIONS)
 

@@ -13,7 +13,9 @@ from backend.domain.errors import Conflict
 from backend.domain.hashing import TypedDomain
 from backend.domain.transactions import TransactionState
 from backend.services.operator.membership import Membership, StakeLocked
+from backend.services.operator.receipt_keys import ReceiptKeys
 from tests.support.deployment import fund, key
+from tests.support.fakes import FakeHeldKeys
 
 if TYPE_CHECKING:
     from backend.chain.client import ChainClient
@@ -35,7 +37,8 @@ class MembershipHarness:
     def member(self, operator: Any) -> Membership:
         domain = TypedDomain(self.chain.chain_id, self.chain.address("OperatorRegistry"))
         now = lambda: self.chain.head().timestamp  # noqa: E731
-        return Membership(self.database, self.chain, operator.account, RECEIPT_KEY, domain, now)
+        keys = ReceiptKeys(operator.account, lambda: RECEIPT_KEY, FakeHeldKeys)
+        return Membership(self.database, self.chain, operator.account, keys, domain, now)
 
     def give(self, units: int) -> None:
         with self.database.begin() as tx:

@@ -31,7 +31,7 @@ OWN, KEY = some_account("operator"), some_account("receipt key")
 DOLLAR, MICRO = 10**6, 10**12
 MINED = to_hash(b"\1" * 32)
 WELL = OperatorStatus(
-    OWN, "https://market.example", (KEY,), KEY, OWN, 1_000 * MICRO, None, 0, 100 * MICRO, 7 * 10**15
+    OWN, "https://market.example", (KEY,), {}, KEY, OWN, 1_000 * MICRO, None, 0, 100 * MICRO, 7 * 10**15
 )
 BASE = base_record(OWN, some_hash("base"), "Tiny", (200_000, 400_000))
 TRAINING = training_record(OWN, some_hash("base"), 300_000)

@@ -53,7 +53,15 @@ def test_receipts_count_until_they_are_in_a_batch_and_their_charges_add_up_exact
         for signed in (huge, *served[1:]):
             number = receipt_id(signed.receipt)
             tx.receipts.add(
-                NewReceipt(number, OPERATOR, some_account("payer"), signed, some_hash("salt"), None)
+                NewReceipt(
+                    number,
+                    OPERATOR,
+                    some_account("payer"),
+                    signed,
+                    some_account("key"),
+                    some_hash("salt"),
+                    None,
+                )
             )
     charges = [signed.receipt.charge for signed in served[1:]]
     found = read(database)

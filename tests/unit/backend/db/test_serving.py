@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import ChannelId, ReceiptId
     from backend.domain.receipt import SignedReceipt
 
-PAYER = some_account("payer")
+PAYER, KEY = some_account("payer"), some_account("receipt key")
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def store(database: Database, market: Market, *receipts: SignedReceipt) -> list[
     ids = [receipt_id(signed.receipt) for signed in receipts]
     with database.begin() as tx:
         for number, signed in zip(ids, receipts, strict=True):
-            tx.receipts.add(NewReceipt(number, market.operator, PAYER, signed, some_hash("salt"), None))
+            tx.receipts.add(NewReceipt(number, market.operator, PAYER, signed, KEY, some_hash("salt"), None))
     return ids
 
 

@@ -24,7 +24,8 @@ def store(database: Database, payer: Account, *served: SignedReceipt) -> None:
     with database.begin() as tx:
         for signed in served:
             number = receipt_id(signed.receipt)
-            tx.receipts.add(NewReceipt(number, some_account("o"), payer, signed, some_hash("salt"), None))
+            operator, key = some_account("o"), some_account("receipt key")
+            tx.receipts.add(NewReceipt(number, operator, payer, signed, key, some_hash("salt"), None))
 
 
 def at(signed: SignedReceipt, instant: int, charge: int | None = None) -> SignedReceipt:

@@ -344,7 +344,12 @@ def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
 
     def process(seed: int) -> list[NewReceipt | BaseException]:
         admission = Admission(
-            installation.db, installation.market, installation.receipt_key, installation.clock, 900, 60
+            installation.db,
+            installation.market,
+            lambda _: installation.receipt_key,
+            installation.clock,
+            900,
+            60,
         )
         asking = [Payer(payer.account) for payer in payers] * 4
         random.Random(seed).shuffle(asking)

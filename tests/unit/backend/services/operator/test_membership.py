@@ -10,6 +10,8 @@ from backend.domain.hashing import TypedDomain, keccak
 from backend.domain.ids import ZERO_ACCOUNT, Account
 from backend.domain.registries import Operator
 from backend.services.operator.membership import Membership, OperatorStatus, StakeLocked
+from backend.services.operator.receipt_keys import ReceiptKeys
+from tests.support.fakes import FakeHeldKeys
 from tests.support.market import CHAIN_ID, some_account
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ class MembershipHarness:
     def __init__(self, database: Database, receipt_key: LocalSigner = KEY) -> None:
         self.chain, self.database = FakeChain(), database
         chain: Any = self.chain
-        self.membership = Membership(database, chain, OWN, receipt_key, DOMAIN, lambda: NOW)
+        keys = ReceiptKeys(OWN, lambda: receipt_key, FakeHeldKeys)
+        self.membership = Membership(database, chain, OWN, keys, DOMAIN, lambda: NOW)
 
     def join(self, dollars: int) -> list[str]:
         return calls(self.membership.join(dollars * 10**6))

@@ -121,3 +121,19 @@ def test_request_and_answer_are_the_receipts_own_or_not(harness: SettlementHarne
     assert content_check(own, body + b" ", [answer]).is_right is False
     assert content_check(own, body, ["Hello"]).is_right is False
     assert content_check(replace(own, salt=None), body, [answer]).is_right is None
+
+
+def test_a_signature_of_a_key_that_was_retired_after_the_batch_is_right(harness: SettlementHarness) -> None:
+    (signed, *_) = settle(harness)
+    harness.chain.retired = {harness.market.receipt_key.account: harness.chain.time + 1}
+    assert verdicts(harness, shown(harness, signed)) == dict.fromkeys(ALL, True)
+
+
+def test_finding4_an_unsettled_receipt_of_a_retired_key_is_left_open(harness: SettlementHarness) -> None:
+    signed = harness.serve()
+    harness.chain.retired = {harness.market.receipt_key.account: harness.chain.time}
+    assert verdicts(harness, shown(harness, signed))["signature"] is None
+    following = Key("next receipt key")
+    harness.chain.keys = [following.account]
+    signature = following.sign(harness.market.domain.receipt_digest(signed.receipt))
+    assert verdicts(harness, shown(harness, replace(signed, signature=signature)))["signature"] is True
