@@ -51,8 +51,8 @@ class Settings(BaseSettings):
     """Account that commits batches and relays transactions; its key must be in the key store. Empty: the test
     key of the local network."""
     receipt_key: str = ""
-    """Account that signs receipts; its key must be in the key store. Empty: the test key of the local
-    network."""
+    """Account that signs receipts; its key must be in the key store. Once it is retired, the newest key there
+    that is registered and not retired signs. Empty: the test key of the local network."""
     keystore_password_file: Path | None = None
     """File with the password of the key store. Unset: on the local network, a random one next to the keys."""
     engine_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"

@@ -51,6 +51,7 @@ class LocalMarket:
 
     def __init__(self, chain: ChainClient) -> None:
         self.chain = chain
+        self.receipt_key = RECEIPT_KEY
         self.settlement = TypedDomain(chain.chain_id, chain.address("Settlement"))
         self.vault = TypedDomain(chain.chain_id, chain.address("PaymentVault"))
         self.cumulative: dict[ChannelId, int] = {}
@@ -164,13 +165,13 @@ class LocalMarket:
         return self.sign(receipt, slices)
 
     def sign(
-        self, receipt: Receipt, slices: tuple[Slice, ...], key: LocalSigner = RECEIPT_KEY
+        self, receipt: Receipt, slices: tuple[Slice, ...], key: LocalSigner | None = None
     ) -> SignedReceipt:
-        """By the operator's receipt key; the hashes of slices and lists follow from `slices`."""
+        """By `key`, else the operator's receipt key; the hashes of slices and lists follow from `slices`."""
         receipt = replace(
             receipt, slices_hash=slices_hash(slices), attribution_hash=attribution_hash(METHOD, slices)
         )
-        signature = key.sign(self.settlement.receipt_digest(receipt))
+        signature = (key or self.receipt_key).sign(self.settlement.receipt_digest(receipt))
         return SignedReceipt(receipt, METHOD, slices, signature)
 
 

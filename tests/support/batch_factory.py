@@ -74,7 +74,7 @@ class BatchFactory:
     def parameter_set(self, number: int) -> ParameterSet | None:
         return self.terms if number == self.terms.id else None
 
-    def signed_for(self, receipt: Receipt, signature: str) -> Account | None:
+    def signed_for(self, receipt: Receipt, signature: str, committed_at: int = 0) -> Account | None:
         try:
             signer = self.recover(self.domain.receipt_digest(receipt), signature)
         except InvalidInput:

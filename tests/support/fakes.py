@@ -99,6 +99,9 @@ class FakeChainView:
         found = (known for known in self.contributions(datanet) if known.content_hash == content_hash)
         return next(found, None)
 
+    def operator(self, account: Account) -> Operator | None:
+        return next((one for one in self.operator_list if one.account == account), None)
+
     def operators(self) -> list[Operator]:
         return self.operator_list
 

@@ -56,8 +56,10 @@ class ContractState(Registrations, Protocol):
 
     def contribution(self, datanet: DatanetId, index: int) -> Contribution | None: ...
 
-    def signed_for(self, receipt: Receipt, signature: str) -> Account | None:
-        """The operator whose receipt key signed the receipt, if any."""
+    def signed_for(self, receipt: Receipt, signature: str, committed_at: int) -> Account | None:
+        """The operator whose receipt key signed the receipt, if any and if that key counts for a batch
+        committed at `committed_at` (unix seconds).
+        """
         ...
 
 
@@ -274,7 +276,7 @@ class EquivocationProof:
     def evaluate(self, state: ContractState) -> bool:
         receipt, other = self.receipt, self.other
         _open_receipt(self.header, receipt, self.opening)
-        operator = state.signed_for(other, self.signature)
+        operator = state.signed_for(other, self.signature, self.header.committed_at)
         if operator in (None, ZERO_ACCOUNT) or operator != self.header.operator:
             raise InvalidWitness("not signed by the batch's operator", "signature")
         if receipt == other or receipt.channel_id != other.channel_id:

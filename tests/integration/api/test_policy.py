@@ -20,7 +20,9 @@ from backend.cli.main import app
 from backend.domain.content import cid_of
 from backend.domain.denials import FloorPrice, Reason, Subject
 from backend.domain.errors import InvalidInput
+from backend.services.operator.key_rotation import KeyRotation
 from backend.services.operator.membership import Membership
+from backend.services.operator.receipt_keys import ReceiptKeys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +32,30 @@ if TYPE_CHECKING:
 
 HELLO: Any = [{"role": "user", "content": "say hello"}]
 GUIDE = ROOT / "docs" / "operating.md"
+
+
+class Registry:
+    """An operator registry with one key."""
+
+    def __init__(self, key: str, operator: str) -> None:
+        self.key, self.operator = key, operator
+
+    def call(self, _contract: str, function: str, key: str) -> Any:
+        if function == "retiredAt":
+            return 0
+        return self.operator if key == self.key else "0x" + 40 * "0"
+
+    def balance(self, _account: str) -> int:
+        return 1
+
+    def prepare(self, *_args: Any, **_options: Any) -> None: ...
+
+
+def rotation_of(installation: ScriptedInstallation) -> KeyRotation:
+    key, own = installation.receipt_key, installation.operator
+    chain: Any = Registry(key.account, own)
+    keys = ReceiptKeys(own, lambda: key, lambda: installation.held_keys)
+    return KeyRotation(installation.db, chain, own, keys, installation.market.receipts)
 
 
 def ask(api: Api) -> Any:
@@ -84,6 +110,8 @@ def test_every_command_of_the_guide_does_what_the_page_says(
         nothing: Any = None
         membership = Membership(installation.db, nothing, installation.operator, nothing, nothing, nothing)
         yield SimpleNamespace(
+            deployment=SimpleNamespace(chain_id=31337),
+            key_rotation=rotation_of(installation),
             denials=known.denials,
             catalogue=known.catalogue,
             membership=membership,
@@ -93,19 +121,22 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     for module in (policy, operator):
         monkeypatch.setattr(module, "open_installation", opened)
     said = []
-    commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    leaked = installation.receipt_key.account
+    commands = re.findall(r"^ *```sh\n(.*?)\n *```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
     for command in commands:
-        arguments = shlex.split(command.replace("$MODEL", installation.version))
+        named = command.replace("$MODEL", installation.version).replace("$LEAKED_KEY", leaked)
+        arguments = shlex.split(named)
         result = CliRunner().invoke(app, arguments[1:])
         assert result.exit_code == 0, (command, result.output, result.exception)
         said.append(result.output)
-    assert len(commands) == 6
+    assert len(commands) == 7
     assert "is queued" in said[0]
-    assert "floor price: 2 prompt and 4 completion token units" in said[1]
-    assert "datanet  7  licence" in said[2]
-    assert said[3] == said[2]
-    assert "is no longer denied" in said[4]
-    assert "all local copies are deleted" in said[5]
+    assert f"retired key  {installation.receipt_key.account}\nnext key " in said[1]
+    assert "floor price: 2 prompt and 4 completion token units" in said[2]
+    assert "datanet  7  licence" in said[3]
+    assert said[4] == said[3]
+    assert "is no longer denied" in said[5]
+    assert "all local copies are deleted" in said[6]
     listed = CliRunner().invoke(app, ["policy", "list", "--json"]).output
     assert '"adapter"' in listed
     assert '"content"' in listed

@@ -136,6 +136,7 @@ def test_operators_are_public_with_their_stake(api: Api) -> None:
         "account": account,
         "endpoint": "https://one",
         "keys": [key],
+        "retired_keys": {},
         "stake": "7000000",
         "card": card,
         "latency_ms": None,

@@ -21,7 +21,7 @@ from backend.services.audit.cases import Cases
 from backend.services.receipts.proofs import Proofs
 from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore
-from tools.local_market import CONTRIBUTORS, OPERATOR, PAYERS, RECEIPT_KEY, LocalMarket
+from tools.local_market import CONTRIBUTORS, OPERATOR, PAYERS, LocalMarket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,6 @@ class LiveMarket(LocalMarket):
         super().__init__(chain)
         self.database = database
         self.blobs = EmbeddedStore(folder / "blobs", is_durable=False)
-        self.receipt_key = RECEIPT_KEY
         signers = {key.account: key for key in (OPERATOR, *CONTRIBUTORS)}
         self.sender = Sender(chain, database.send_queue, signers.get, confirmations=0)
         self.indexer = Indexer(chain, database.event_log, chain.deployment, confirmations=0)

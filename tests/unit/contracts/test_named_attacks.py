@@ -49,6 +49,9 @@ ATTACKS = {
     "ring filled by spam": (
         "AttacksOperators.t.sol::test_a_ring_filled_by_spam_stops_its_own_operator_only",
     ),
+    "stolen receipt key": (
+        "RetireReceiptKey.t.sol::test_finding4_a_stolen_receipt_key_convicts_no_batch_after_its_retirement",
+    ),
     "demand griefing": (
         "AttacksDisputes.t.sol::test_demand_griefing_delays_nothing_and_pays_the_operator",
         "AttacksDisputes.t.sol::test_demand_griefing_by_answering_oneself_costs_the_griefer_more_gas",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +13,11 @@ from backend.cli import api_client, operator
 from backend.cli.main import app
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.hashing import to_hash, version_id
-from backend.domain.ids import ZERO_ACCOUNT
+from backend.domain.ids import ZERO_ACCOUNT, Account
 from backend.domain.training_payment import training_record
 from backend.domain.transactions import ChainTransaction, TransactionState
 from backend.installation.base_model import BaseModelInfo, Offer
+from backend.services.operator.key_rotation import Rotation
 from backend.services.operator.membership import OperatorStatus, StakeLocked, Unstaking
 from backend.services.operator.offers import base_record
 from tests.support.market import some_account, some_hash
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from backend.domain.receipt import VersionRecord
 
-OWN, KEY = some_account("operator"), some_account("receipt key")
+OWN, KEY, NEXT_KEY = some_account("operator"), some_account("receipt key"), some_account("next key")
 DOLLAR, MICRO = 10**6, 10**12
 MINED = to_hash(b"\1" * 32)
 WELL = OperatorStatus(
@@ -45,6 +47,7 @@ class FakeInstallation:
         self.status_now, self.asked = WELL, list[tuple[Any, ...]]()
         self.queues = ["stake", "addReceiptKey"]
         self.ends_as, self.num_locked = TransactionState.CONFIRMED, 0
+        self.num_looks = 0
         self.refusal: DomainError | None = None
         self.offer = Offer(FACTS, BASE, TRAINING)
         self._known: dict[int, ChainTransaction] = {}
@@ -62,17 +65,34 @@ class FakeInstallation:
     def offers(self) -> FakeInstallation:
         return self
 
+    @property
+    def key_rotation(self) -> FakeInstallation:
+        return self
+
+    @property
+    def deployment(self) -> Any:
+        return SimpleNamespace(chain_id=31337)
+
     def prepare_offer(self, prices: tuple[int, int]) -> Offer:
         self.asked.append(prices)
         return self.offer
 
     # the services
 
-    def status(self) -> OperatorStatus:
-        return self.status_now
+    def status(self, rotation: Rotation | None = None) -> Any:
+        return self.status_now if rotation is None else self.status_of(rotation)
 
     def join(self, units: int) -> list[ChainTransaction]:
         return self._queued("join", units)
+
+    def rotate(self, keys: Sequence[str]) -> Rotation:
+        self.queues = ["addReceiptKey", "retireReceiptKey"]
+        queued = self._queued("rotate", *keys)
+        return Rotation(tuple(map(Account, keys)), NEXT_KEY, tuple(queued), 3, is_indexed=False)
+
+    def status_of(self, rotation: Rotation) -> Rotation:
+        self.num_looks += 1
+        return replace(rotation, num_unsigned=max(0, 3 - self.num_looks), is_indexed=self.num_looks > 1)
 
     def unstake(self, amount: int) -> list[ChainTransaction]:
         return self._queued("unstake", amount)
@@ -165,6 +185,7 @@ def test_json_has_amounts_as_strings_and_the_same_exit_code(installation: FakeIn
         "account": OWN,
         "endpoint": "https://market.example",
         "keys": [KEY],
+        "retired_keys": {},
         "receipt_key": KEY,
         "is_key_registered": True,
         "stake": "1000000000000000",
@@ -316,3 +337,46 @@ def test_help_names_the_units_of_prices() -> None:
     )
     assert "token units per million prompt tokens, and completion tokens" in help_text
     assert "A dollar is 1,000,000 token units" in help_text
+
+
+def test_a_rotation_is_queued_and_shown(installation: FakeInstallation) -> None:
+    shown = typed("rotate-key", KEY)
+    assert (shown.exit_code, installation.asked[-1]) == (0, ("rotate", KEY))
+    assert shown.stdout.splitlines() == [
+        "transaction 1, Registry.addReceiptKey, is queued",
+        "transaction 2, Registry.retireReceiptKey, is queued",
+        f"retired key  {KEY}",
+        f"next key     {NEXT_KEY}, in use once both transactions are confirmed and indexed",
+        "receipts     3 unsettled ones are still to be signed again",
+    ]
+
+
+def test_a_rotation_is_waited_for_until_all_receipts_are_signed_again(installation: FakeInstallation) -> None:
+    shown = typed("rotate-key", KEY, "--wait")
+    assert (shown.exit_code, installation.num_looks) == (0, 3)
+    assert shown.stdout.splitlines()[-3:] == [
+        f"next key     {NEXT_KEY}, in use",
+        "receipts     0 unsettled ones are still to be signed again",
+        f"set LORALEDGER_RECEIPT_KEY={NEXT_KEY} before the processes are started again",
+    ]
+
+
+def test_a_rotation_as_json(installation: FakeInstallation) -> None:
+    shown = typed("rotate-key", KEY, "--json")
+    assert json.loads(shown.stdout) == {
+        "retiring": [KEY],
+        "next_key": NEXT_KEY,
+        "is_in_use": False,
+        "receipts_to_sign": 3,
+        "is_done": False,
+        "transactions": [1, 2],
+    }
+    assert installation.asked[-1] == ("rotate", KEY)
+
+
+def test_retired_and_other_keys_are_shown(installation: FakeInstallation) -> None:
+    installation.status_now = replace(WELL, keys=(NEXT_KEY, OWN, KEY), retired={NEXT_KEY: 1_800_000_000})
+    shown = typed("show")
+    assert f"retired key  {NEXT_KEY}, since 2027-01-15 08:00:00 UTC\nother key    {OWN}\n" in shown.stdout
+    installation.status_now = replace(WELL, retired={KEY: 1_800_000_000})
+    assert f"`loraledger operator rotate-key {KEY}` registers the next one" in typed("show").stderr

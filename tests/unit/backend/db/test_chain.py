@@ -188,6 +188,7 @@ def test_batches_claims_and_operators(database: Database) -> None:
             tx,
             ("OperatorRegistry", "EndpointChanged", {**by, "endpoint": "https://a"}),
             ("OperatorRegistry", "ReceiptKeyAdded", {**by, "key": BOB}),
+            ("OperatorRegistry", "ReceiptKeyRetired", {**by, "key": BOB, "retiredAt": 7}),
             ("OperatorRegistry", "Staked", {**by, "amount": 10}),
             ("OperatorRegistry", "Unstaked", {**by, "amount": 4}),
         )
@@ -198,6 +199,7 @@ def test_batches_claims_and_operators(database: Database) -> None:
         operator = tx.chain.operator(OPERATOR)
         assert operator is not None
         assert (operator.endpoint, operator.keys, operator.stake) == ("https://a", (BOB,), 6)
+        assert (operator.retired, operator.active_keys) == ({BOB: 7}, ())
         states = [(b.number, b.state) for b in tx.chain.batches(OPERATOR)]
         assert states == [(1, BatchState.FINAL), (2, BatchState.COMMITTED)]
         assert (tx.chain.finalised(OPERATOR), tx.chain.finalised(ALICE)) == (1, 0)

@@ -191,6 +191,9 @@ class EventGenerator:
         if self._draw(st.booleans()):
             return "OperatorRegistry", "Staked", {"operator": operator, "amount": self._amount()}
         key = account(self._draw(st.integers(1000, 2000)))
+        if self._draw(st.booleans()):
+            args = {"operator": operator, "key": key, "retiredAt": self._draw(st.integers(1, 9))}
+            return "OperatorRegistry", "ReceiptKeyRetired", args
         return "OperatorRegistry", "ReceiptKeyAdded", {"operator": operator, "key": key}
 
 
