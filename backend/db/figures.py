@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from backend.domain.ids import Account
+    from backend.domain.registries import Operator
     from backend.domain.settlement import CommittedBatch, DemandStatus
 
 _OPEN_STATES = (TransactionState.QUEUED, TransactionState.SENT, TransactionState.MINED)
@@ -50,6 +51,7 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
         outbox=_outbox(session),
         transactions=_transactions(session),
         jobs=_jobs(session),
+        receipts_to_sign=0 if registered is None else _to_sign(session, registered),
         indexed_block=None if cursor is None else cursor.number,
         indexed_at=None if cursor is None else cursor.timestamp,
     )
@@ -64,6 +66,14 @@ def _unsettled(session: Session, operator: Account) -> tuple[Pending, int]:
         .where(ChannelRow.id.is_(None) | (ReceiptRow.cumulative > ChannelRow.collected))
     ).one()
     return Pending(count, oldest), joined(parts)
+
+
+def _to_sign(session: Session, operator: Operator) -> int:
+    if not operator.retired:
+        return 0
+    is_unsettled = (ReceiptRow.operator == operator.account) & ReceiptRow.batch.is_(None)
+    others = ReceiptRow.signer.not_in(operator.active_keys)
+    return session.scalar(select(func.count()).select_from(ReceiptRow).where(is_unsettled, others)) or 0
 
 
 def _reserved(session: Session, now: datetime) -> int:

@@ -44,6 +44,8 @@ class Figures:
     """Unfinished transactions by state."""
     jobs: Mapping[str, int] = field(default_factory=dict)
     """Fine-tuning jobs by state."""
+    receipts_to_sign: int = 0
+    """Unsettled receipts of retired receipt keys, which settlement signs again."""
     indexed_block: int | None = None
     indexed_at: int | None = None
     """Timestamp of that block."""

@@ -41,6 +41,10 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
         "Micro-units charged by receipts in no batch yet.",
         lambda f: f.unsettled_units,
     ),
+    "loraledger_receipts_to_sign": (
+        "Receipts in no batch yet that only retired receipt keys signed.",
+        lambda f: f.receipts_to_sign,
+    ),
     "loraledger_oldest_unsettled_timestamp_seconds": (
         "Time of the oldest receipt in no batch yet.",
         lambda f: f.unsettled.oldest_at,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from backend.domain.figures import Figures
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
+KEY = some_account("receipt key")
 
 
 def read(database: Database) -> Figures:
@@ -43,6 +44,25 @@ def test_an_empty_database_has_nothing_pending(database: Database) -> None:
     assert set(found.transactions) == {"queued", "sent", "mined"}
 
 
+def test_unsettled_receipts_of_retired_keys_are_counted(database: Database) -> None:
+    signed = Market().serve()
+    number = receipt_id(signed.receipt)
+    with database.begin() as tx:
+        tx.receipts.add(
+            NewReceipt(number, OPERATOR, some_account("payer"), signed, KEY, some_hash("salt"), None)
+        )
+    key = {"operator": OPERATOR, "key": KEY}
+    with database.begin() as tx:
+        take_in(tx, ("OperatorRegistry", "ReceiptKeyAdded", key))
+    assert read(database).receipts_to_sign == 0
+    with database.begin() as tx:
+        take_in(tx, ("OperatorRegistry", "ReceiptKeyRetired", key | {"retiredAt": 1}))
+    assert read(database).receipts_to_sign == 1
+    with database.begin() as tx:
+        tx.receipts.assign(OPERATOR, 1, [number])
+    assert read(database).receipts_to_sign == 0
+
+
 def test_receipts_count_until_they_are_in_a_batch_and_their_charges_add_up_exactly(
     database: Database,
 ) -> None:
@@ -58,7 +78,7 @@ def test_receipts_count_until_they_are_in_a_batch_and_their_charges_add_up_exact
                     OPERATOR,
                     some_account("payer"),
                     signed,
-                    some_account("key"),
+                    KEY,
                     some_hash("salt"),
                     None,
                 )
