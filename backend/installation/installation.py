@@ -216,6 +216,7 @@ class Installation(Resources):
     def admission(self) -> Admission:
         from backend.services.channels.admission import Admission
 
+        _ = self.receipt_key  # fail now if the key is missing, instead of at the first answer
         return Admission(
             self.database,
             self.market,
