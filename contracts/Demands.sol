@@ -11,6 +11,7 @@ import {Demand, Fault, IDisputes, Lookup, ReceiptWitness, Tree} from "./interfac
 import {IOperatorRegistry} from "./interfaces/IOperatorRegistry.sol";
 import {BatchHeader, ISettlement} from "./interfaces/ISettlement.sol";
 import {ExactTransfer} from "./libraries/ExactTransfer.sol";
+import {Hashing} from "./libraries/Hashing.sol";
 import {Lookups, TreeRoot} from "./libraries/Lookups.sol";
 import {Units} from "./libraries/Units.sol";
 
@@ -49,11 +50,13 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
         bytes32[] calldata keys
     ) external nonReentrant returns (bytes32 id) {
         _checkKeys(header, tree, keys);
+        bytes32 batchHash = Hashing.batch(header);
+        require(settlement.isPending(header), BatchNotPending(batchHash));
         uint64 period = answerSeconds(header);
         uint64 until = header.finalAt - 2 * period;
         require(block.timestamp <= until, TooLateToDemand(until));
         Demand memory demand_ = Demand({
-            batchHash: settlement.hold(header),
+            batchHash: batchHash,
             tree: tree,
             keys: keys,
             challenger: msg.sender,
@@ -63,8 +66,8 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
         id = keccak256(abi.encode(demand_));
         require(unansweredOf[id] == 0, DemandExists(id));
         unansweredOf[id] = (1 << keys.length) - 1;
-        ++numOpenDemands[demand_.batchHash];
-        emit Demanded(id, header.operator, demand_.batchHash, demand_);
+        ++numOpenDemands[batchHash];
+        emit Demanded(id, header.operator, batchHash, demand_);
         token.pull(demand_.bondUnits * keys.length);
     }
 
@@ -85,7 +88,7 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
         } else {
             Lookups.treeOf(header, demand_.tree).find(demand_.keys[i], lookup);
         }
-        _recordAnswer(demand_, id, i, header);
+        _recordAnswer(demand_, id, i);
     }
 
     /// @inheritdoc IDisputes
@@ -105,7 +108,7 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
         _checkSigned(header, witness.receipt, signature);
         Fault fault = _faultOf(header, witness);
         require(fault == Fault.None, ReceiptIsFaulty(fault));
-        _recordAnswer(demand_, id, i, header);
+        _recordAnswer(demand_, id, i);
     }
 
     /// @inheritdoc IDisputes
@@ -124,6 +127,11 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
         --numOpenDemands[demand_.batchHash];
         emit BondReturned(id, demand_.challenger, units);
         token.safeTransfer(demand_.challenger, units);
+    }
+
+    /// @inheritdoc IDisputes
+    function demandsOn(bytes32 batchHash) external view returns (uint32 open, uint64 proofsUntil) {
+        return (uint32(numOpenDemands[batchHash]), 0);
     }
 
     /// @inheritdoc IDisputes
@@ -167,10 +175,10 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
         require(keccak256(msg.data) == keccak256(canonical), NotCanonical());
     }
 
-    function _recordAnswer(Demand calldata demand_, bytes32 id, uint256 i, BatchHeader calldata header) private {
+    function _recordAnswer(Demand calldata demand_, bytes32 id, uint256 i) private {
         uint256 remaining = unansweredOf[id] & ~(1 << i);
         unansweredOf[id] = remaining;
-        if (remaining == 0 && --numOpenDemands[demand_.batchHash] == 0) settlement.release(header);
+        if (remaining == 0) --numOpenDemands[demand_.batchHash];
         emit Answered(id, i, msg.sender, msg.data);
         token.safeTransfer(msg.sender, demand_.bondUnits);
     }

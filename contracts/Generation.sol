@@ -4,7 +4,6 @@ pragma solidity 0.8.34;
 import {IAdapterRegistry} from "./interfaces/IAdapterRegistry.sol";
 import {IDisputes} from "./interfaces/IDisputes.sol";
 import {IOperatorRegistry} from "./interfaces/IOperatorRegistry.sol";
-import {Bounds, IParameters} from "./interfaces/IParameters.sol";
 import {ISettlement} from "./interfaces/ISettlement.sol";
 
 /// @title Generation
@@ -23,7 +22,6 @@ contract Generation {
     /// @notice The fraud proofs.
     IDisputes public immutable disputes;
 
-    error UnstakeTooShort(uint64 unstakeSeconds, uint64 needed);
     /// @notice The field `field` (ASCII) of `subject` is `found` instead of `expected`.
     error Miswired(address subject, bytes32 field, address expected, address found);
 
@@ -35,24 +33,15 @@ contract Generation {
         IOperatorRegistry operators_ = disputes_.operators();
         _checkReference(address(settlement_), "disputes", address(disputes_), settlement_.disputes());
         _checkReference(address(settlement_), "operators", address(operators_), address(settlement_.operators()));
-        _checkReference(address(operators_), "disputes", address(disputes_), operators_.disputes());
         _checkReference(address(operators_), "settlement", address(settlement_), operators_.settlement());
         _checkReference(address(disputes_), "adapters", address(adapters), address(disputes_.adapters()));
         _checkToken(settlement_, operators_);
-        _checkUnstake(settlement_.parameters(), operators_.unstakeSeconds());
         (operators, settlement, disputes) = (operators_, settlement_, disputes_);
     }
 
     function _checkToken(ISettlement settlement_, IOperatorRegistry operators_) private view {
         address token = address(settlement_.vault().token());
         _checkReference(address(operators_), "token", token, address(operators_.token()));
-    }
-
-    /// @dev A stake must outlast the longest dispute window and the margin.
-    function _checkUnstake(IParameters parameters, uint64 unstakeSeconds) private view {
-        Bounds memory bounds = parameters.bounds();
-        uint64 needed = uint64(bounds.maxDisputeWindow) + bounds.margin;
-        require(unstakeSeconds >= needed, UnstakeTooShort(unstakeSeconds, needed));
     }
 
     function _checkReference(address subject, bytes32 field, address expected, address found) private pure {

@@ -33,11 +33,7 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     /// @inheritdoc IOperatorRegistry
     IERC20 public immutable override token;
     /// @inheritdoc IOperatorRegistry
-    uint64 public immutable override unstakeSeconds;
-    /// @inheritdoc IOperatorRegistry
     address public immutable override settlement;
-    /// @inheritdoc IOperatorRegistry
-    address public immutable override disputes;
 
     /// @inheritdoc IOperatorRegistry
     mapping(address operator => uint64 at) public override retirementsSince;
@@ -47,18 +43,10 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     mapping(address key => ReceiptKey) private _keys;
     mapping(address operator => Stake) private _stakes;
 
-    constructor(
-        IERC20 token_,
-        uint64 unstakeSeconds_,
-        address settlement_,
-        address disputes_
-    ) EIP712("loraledger", "1") {
-        require(address(token_) != address(0), ZeroAddress());
-        require(settlement_ != address(0) && disputes_ != address(0), ZeroAddress());
+    constructor(IERC20 token_, address settlement_) EIP712("loraledger", "1") {
+        require(address(token_) != address(0) && settlement_ != address(0), ZeroAddress());
         token = token_;
-        unstakeSeconds = unstakeSeconds_;
         settlement = settlement_;
-        disputes = disputes_;
     }
 
     // --- operators ---
@@ -110,46 +98,50 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     function startUnstake(uint128 amount) external {
         Stake storage stored = _stakes[msg.sender];
         require(amount <= stored.stake, InsufficientStake(msg.sender, stored.stake, amount));
-        uint64 unstakeAt = amount == 0 ? 0 : uint64(block.timestamp) + unstakeSeconds;
-        uint64 lockedByBatch = ISettlement(settlement).stateOf(msg.sender).last;
+        OperatorState memory state = ISettlement(settlement).stateOf(msg.sender);
+        // The stake covers voided batches until their refunds, whose numbers follow the last one.
+        uint64 lockedByBatch = state.last + state.toRefund;
         stored.unstaking = amount;
-        stored.unstakeAt = unstakeAt;
         stored.lockedByBatch = lockedByBatch;
-        emit UnstakeStarted(msg.sender, amount, unstakeAt, lockedByBatch);
+        emit UnstakeStarted(msg.sender, amount, lockedByBatch);
     }
 
     /// @inheritdoc IOperatorRegistry
     function unstake() external nonReentrant returns (uint128 amount) {
         Stake memory stored = _stakes[msg.sender];
-        require(stored.unstakeAt != 0, NothingUnstaking(msg.sender));
-        require(block.timestamp >= stored.unstakeAt, StillLocked(msg.sender, stored.unstakeAt));
-        _checkFinal(msg.sender, stored.lockedByBatch);
+        require(stored.unstaking != 0, NothingUnstaking(msg.sender));
+        _checkUnlocked(msg.sender, stored.lockedByBatch);
         // A slash in between may have reduced the stake below the requested amount.
         uint256 units = Units.toUnitsDown(stored.unstaking < stored.stake ? stored.unstaking : stored.stake);
         require(units != 0, ZeroAmount());
         amount = Units.toAmount(units);
-        _stakes[msg.sender] = Stake(stored.stake - amount, 0, 0, 0);
+        _stakes[msg.sender].stake = stored.stake - amount;
+        _stakes[msg.sender].unstaking = 0;
         emit Unstaked(msg.sender, amount);
         token.safeTransfer(msg.sender, units);
     }
 
-    // --- disputes ---
+    // --- slashes ---
 
     /// @inheritdoc IOperatorRegistry
     function slash(
         address operator,
-        uint128 amount,
+        uint128 upTo,
         address challenger,
         uint32 challengerPpm,
         address treasury
     ) external nonReentrant {
-        require(msg.sender == disputes, NotDisputes(msg.sender));
-        uint128 staked = _stakes[operator].stake;
-        require(amount <= staked, InsufficientStake(operator, staked, amount));
-        uint256 units = Units.toUnitsDown(amount);
+        require(msg.sender == settlement, NotSettlement(msg.sender));
+        Stake storage stored = _stakes[operator];
+        (uint128 staked, uint128 slashed) = (stored.stake, stored.slashed);
+        if (upTo <= slashed) return;
+        uint128 due = upTo - slashed;
+        // The stake covers what is due, see `IOperatorRegistry`; a void must not revert even if it did not.
+        uint256 units = Units.toUnitsDown(due < staked ? due : staked);
         uint256 reward = Units.mulPpmDown(units, challengerPpm);
         uint256 rest = units - reward;
-        _stakes[operator].stake = staked - Units.toAmount(units);
+        uint128 amount = Units.toAmount(units);
+        (stored.stake, stored.slashed) = (staked - amount, slashed + amount);
         emit Slashed(operator, challenger, Units.toAmount(reward), treasury, Units.toAmount(rest));
         _payOrOwe(challenger, reward);
         _payOrOwe(treasury, rest);
@@ -189,9 +181,10 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     }
 
     /// @inheritdoc IOperatorRegistry
-    function coverOf(address operator) external view returns (uint128) {
-        (uint128 staked, uint128 unstaking) = (_stakes[operator].stake, _stakes[operator].unstaking);
-        return staked > unstaking ? staked - unstaking : 0;
+    function coverOf(address operator) external view returns (uint128 cover, uint128 slashed) {
+        Stake storage stored = _stakes[operator];
+        (uint128 staked, uint128 unstaking) = (stored.stake, stored.unstaking);
+        return (staked > unstaking ? staked - unstaking : 0, stored.slashed);
     }
 
     /// @dev A payee that the token refuses, for instance by a block list, must not prevent a slash.
@@ -202,9 +195,9 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
         emit Owed(payee, amount);
     }
 
-    function _checkFinal(address operator, uint64 number) private view {
+    function _checkUnlocked(address operator, uint64 lockedByBatch) private view {
         OperatorState memory state = ISettlement(settlement).stateOf(operator);
         bool isSettled = state.finalised == state.last && state.toRefund == 0;
-        require(isSettled || state.finalised >= number, BatchNotFinal(operator, number));
+        require(isSettled || state.finalised >= lockedByBatch, StakeLocked(operator, lockedByBatch));
     }
 }

@@ -27,6 +27,8 @@ contract Parameters is IParameters, AccessManaged {
         uint32 maxOperatorPpm;
     }
 
+    uint32 private immutable _maxBlockSeconds;
+
     Rules private _rules;
     mapping(uint32 id => ParameterSet) private _sets;
 
@@ -48,6 +50,7 @@ contract Parameters is IParameters, AccessManaged {
         require(thaw > delays, ThawTooShort(thaw, delays + 1));
         profile = profile_;
         vault = vault_;
+        _maxBlockSeconds = limits.maxBlockSeconds;
         _store(0, first, limits);
     }
 
@@ -117,9 +120,12 @@ contract Parameters is IParameters, AccessManaged {
     // --- views ---
 
     /// @inheritdoc IParameters
-    function commitTerms(uint32 id) external view returns (uint32 disputeWindow, uint32 stakeCoverPpm) {
+    function commitTerms(
+        uint32 id
+    ) external view returns (uint32 disputeWindow, uint32 windowBlocks, uint32 stakeCoverPpm) {
         (uint32 currentSet, uint64 until) = (_rules.id, _rules.pausedUntil);
         (disputeWindow, stakeCoverPpm) = (_rules.disputeWindow, _rules.stakeCoverPpm);
+        windowBlocks = _maxBlockSeconds == 0 ? 0 : disputeWindow / _maxBlockSeconds;
         require(id == currentSet, ParameterSetNotCurrent(id, currentSet));
         require(block.timestamp >= until, CommitsArePaused(until));
     }

@@ -2,16 +2,14 @@
 pragma solidity 0.8.34;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {IAdapterRegistry} from "./interfaces/IAdapterRegistry.sol";
 import {Fault, IDisputes, ReceiptWitness, Tree} from "./interfaces/IDisputes.sol";
 import {IOperatorRegistry} from "./interfaces/IOperatorRegistry.sol";
-import {IParameters, ParameterSet} from "./interfaces/IParameters.sol";
+import {IParameters} from "./interfaces/IParameters.sol";
 import {BatchHeader, ISettlement, Opening, Receipt} from "./interfaces/ISettlement.sol";
 import {Hashing} from "./libraries/Hashing.sol";
 import {Lookups, TreeRoot} from "./libraries/Lookups.sol";
 import {ReceiptRules} from "./libraries/ReceiptRules.sol";
-import {Units} from "./libraries/Units.sol";
 
 /// @title Verdicts
 /// @notice The part of `Disputes` that proofs and demands share: verification of receipts, and conviction of a batch;
@@ -86,14 +84,7 @@ abstract contract Verdicts is IDisputes {
     }
 
     function _void(BatchHeader calldata header, address challenger) internal {
-        ParameterSet memory terms = parameters.setAt(header.parameterSet);
-        address operator = header.operator;
-        uint128 pot = settlement.vault().potOf(address(settlement), operator);
-        uint256 cover = Units.mulPpmDown(pot, terms.stakeCoverPpm);
-        uint256 slashed = Math.min(cover, operators.stakeOf(operator).stake);
-        uint32 challengerPpm = challenger == address(0) ? 0 : terms.challengerPpm;
-        emit BatchConvicted(operator, header.number, Hashing.batch(header), msg.sig, challenger);
-        settlement.voidFrom(header);
-        operators.slash(operator, uint128(slashed), challenger, challengerPpm, terms.treasury);
+        emit BatchConvicted(header.operator, header.number, Hashing.batch(header), msg.sig, challenger);
+        settlement.voidFrom(header, challenger);
     }
 }

@@ -39,7 +39,7 @@ def _example(cases: dict[str, Case]) -> Iterator[str]:
     yield from _receipts(_all(cases, "receipt"))
     yield from _trees(cases)
     yield from _batch(cases["header"], cases["spans"], cases["data"])
-    yield from _claim(cases["claim"], cases["header"], cases["balances tree"])
+    yield from _claim(cases["claim"], cases["balances tree"])
     yield from _proof(cases["proof"], cases["forged header"])
 
 
@@ -142,18 +142,18 @@ def _node(digits: str) -> str:
 
 def _batch(header: Case, spans: Case, data: Case) -> Iterator[str]:
     yield "**Batch.** Its two packed spans, and the header that the contract derives from the commitment:"
-    names = [name for name in header if name not in ("name", "batchHash", "balancesHash")]
+    names = [name for name in header if name not in ("name", "batchHash")]
     yield from _code([("spans", spans["spans"]), *((name, header[name]) for name in names)])
     yield (
-        f"Its hash is `{header['batchHash']}`. Once it is final, its balances are stored as "
-        f"`{header['balancesHash']}`."
+        f"Its hash is `{header['batchHash']}`. The operator was never slashed, so `slashUpTo` is the stake "
+        f"cover of its pot of {header['total']}: 10 %, rounded up to whole token units."
     )
     name_line, first, *_ = data["text"].splitlines()
     yield "The first two lines of its `batch.jsonl`:"
     yield f"```json\n{name_line}\n{first}\n```"
 
 
-def _claim(claim: Case, header: Case, tree: Case) -> Iterator[str]:
+def _claim(claim: Case, tree: Case) -> Iterator[str]:
     yield (
         f"**A claim.** The first contributor opens its balance of {claim['value']}: leaf {claim['index']} "
         f"of {claim['balancesCount']}. The leaf is promoted twice, so the path has one node:"
@@ -161,8 +161,8 @@ def _claim(claim: Case, header: Case, tree: Case) -> Iterator[str]:
     yield from _code(("path", _node(one)) for one in _nodes(claim["path"]))
     yield (
         f"The keccak of that node and, on its right, `{claim['value']} ‖ leaf` is the root `{tree['root']}`, "
-        f"and the sum is {tree['sum']}. With the count they hash to the stored `{header['balancesHash']}`. "
-        f"{claim['units']} token units are paid; the remainder stays credited."
+        f"and the sum is {tree['sum']}, as in the header of the final batch. {claim['units']} token units "
+        "are paid; the remainder stays credited."
     )
 
 

@@ -2,7 +2,7 @@
 
 Gas is read from transaction receipts on a separate local chain, with cold accounts and slots. The gas of one
 item in a batch (voucher, refund, contribution) is the difference between batches of 50 and of one, divided
-by 49; `commit_batch` is the batch of one without its item. All slots of the ring have been written before.
+by 49; `commit_batch` is the batch of one without its item.
 Merkle-sum proofs have the depths in their names, with arbitrary siblings.
 """
 
@@ -57,7 +57,6 @@ CONTRACTS = (
 MICRO = 10**6
 NO_GRANT = (ZERO_ACCOUNT, 0, 0)
 IN_BATCH = 50
-RING = 256
 UNLIMITED = 2**256 - 1
 START = 2_000_000_000
 """Unix seconds, later than the start time of any local chain."""
@@ -146,6 +145,7 @@ class Operator:
         self._spans: list[tuple[Payer, int, int]] = []
         self.total = 0
         self.header: dict[str, Any] = {}
+        self._pending: list[dict[str, Any]] = []
 
     def commit(
         self, payers: Sequence[Payer], amount: int, trees: Mapping[str, tuple[bytes, int]] | None = None
@@ -169,11 +169,17 @@ class Operator:
         for payer, before, _ in self._spans:
             payer.collected = before
         self._parent, self.total = self.header["parent"], self.total - self.header["total"]
+        self._pending.pop()
         return gas
 
     def finalise(self) -> int:
+        """Finalise all pending batches, the latest one alone; return the latter's gas."""
         self._chain.wait(10)
-        return self._chain.send(self._chain.operator, "Settlement", "finalise", self.header)
+        *earlier, latest = self._pending
+        self._pending = []
+        if earlier:
+            self._chain.send(self._chain.operator, "Settlement", "finalise", earlier)
+        return self._chain.send(self._chain.operator, "Settlement", "finalise", [latest])
 
     def _read_header(self) -> None:
         node = self._chain.node
@@ -183,6 +189,7 @@ class Operator:
         newest = [log for log in logs if log.topics[0] == event.topic][-1]
         decoded = event.decode_log(newest.topics, newest.data)
         self._parent, self.header = decoded["batchHash"], decoded["header"]
+        self._pending.append(self.header)
 
 
 def settlement_gas(chain: Chain) -> dict[str, int]:
@@ -190,10 +197,8 @@ def settlement_gas(chain: Chain) -> dict[str, int]:
     Payer(chain, "the first of all", 1)
     one = Payer(chain, "payer", 10**6)
     top_up = one.deposit(10**5)
-    for _ in range(RING):
-        operator.commit([one], MICRO)
-        if operator.header["number"] % 128 == 0:
-            operator.finalise()
+    operator.commit([one], MICRO)
+    operator.finalise()
     single = operator.commit([one], MICRO)
     by_payer, by_session = (_voucher_gas(chain, operator, single, kind) for kind in (False, True))
     operator.finalise()
@@ -236,7 +241,7 @@ def _claim(chain: Chain, operator: Operator, payer: Payer, account: Account, val
     operator.commit([payer], amount, {"balances": (root, 2**DEPTH)})
     operator.finalise()
     parts = (opening.index, opening.value, opening.path)
-    request = (chain.operator.account, account, 2**DEPTH, parts)
+    request = (operator.header, account, parts)
     return chain.send(chain.operator, "Settlement", "claim", request)
 
 

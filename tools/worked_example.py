@@ -13,7 +13,7 @@ from eth_keys.datatypes import PrivateKey
 
 from backend.chain.contracts import interface
 from backend.domain import hashing
-from backend.domain.batch import HEADER_FIELDS, OperatorLedger, build, camel_case, pack_spans
+from backend.domain.batch import HEADER_FIELDS, CommitTerms, OperatorLedger, build, camel_case, pack_spans
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.content import cid_digest
 from backend.domain.disputes.lookups import leaf_hash, look_up
@@ -22,7 +22,7 @@ from backend.domain.disputes.witnesses import EntryPlace, ReceiptWitness, Snapsh
 from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash
 from backend.domain.ids import ZERO_HASH, Account, DatanetId, Hash32, SnapshotId, VersionId
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree
-from backend.domain.money import PPM, mul_ppm_down
+from backend.domain.money import PPM, UNIT, mul_ppm_down, mul_ppm_to_units_up
 from backend.domain.parameters import ParameterSet
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.rules import Rules
@@ -186,7 +186,8 @@ class Example:
     @cached_property
     def header(self) -> Header:
         digest = cid_digest(folder_cid({FILE_NAME: self.data}))
-        return self.batch.header(1_790_000_060, 1_790_000_660, digest)
+        cover = UNIT * mul_ppm_to_units_up(self.batch.total, self.terms.stake_cover_ppm)
+        return self.batch.header(CommitTerms(1_790_000_060, 1_790_000_660, slash_up_to=cover), digest)
 
     @cached_property
     def entries(self) -> list[tuple[int, int]]:
@@ -302,9 +303,6 @@ def _header(name: str, header: Header) -> Case:
         name,
         **{field: getattr(header, field) for field in HEADER_FIELDS},
         batch_hash=header.hash,
-        balances_hash=hashing.balances_hash(
-            header.balances_root, header.balances_count, header.cumulative_total
-        ),
     )
 
 

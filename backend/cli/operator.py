@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CONFIRMED_SECONDS = 1800
 ROTATED_SECONDS = 1800
 LOCKED_SECONDS = 90 * 86_400
-"""Longer than any unstaking period."""
+"""Longer than any dispute window."""
 LOCK_POLL_SECONDS = 2.0
 
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until `loraledger send` reports it confirmed.")]
@@ -116,7 +116,7 @@ def unstake(
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is unlocked, and withdraw it.")] = False,
 ) -> None:
-    """Request to unstake an amount. Replaces an earlier request; the amount is locked for a period first."""
+    """Request to unstake an amount. Replaces an earlier request; locked until the newest batch is final."""
     with _membership() as membership:
         units = round(dollars * UNITS_PER_DOLLAR)
         queued = membership.unstake(units * (MICRO_PER_DOLLAR // UNITS_PER_DOLLAR))
@@ -257,8 +257,12 @@ def _lines(status: OperatorStatus) -> Iterator[tuple[str, str]]:
             yield "other key", other
     yield "stake", in_dollars(status.stake)
     if (unstaking := status.unstaking) is not None:
-        batch = "" if unstaking.locked_by is None else f", once batch {unstaking.locked_by} is final"
-        yield "unstaking", f"{in_dollars(unstaking.amount)}, unlocked at {instant(unstaking.free_at)}{batch}"
+        lock = (
+            "unlocked"
+            if unstaking.locked_by is None
+            else f"locked until batch {unstaking.locked_by} is final"
+        )
+        yield "unstaking", f"{in_dollars(unstaking.amount)}, {lock}"
     yield "cover", f"{in_dollars(status.cover)}; the next batch needs {in_dollars(status.cover_needed)}"
     yield "owed", in_dollars(status.owed)
     yield "gas", f"{status.wei:,} wei"

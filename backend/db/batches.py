@@ -13,6 +13,8 @@ from backend.domain.ids import Account, ChannelId, Hash32
 from backend.domain.settlement import BatchRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy.orm import Session
 
 
@@ -57,7 +59,6 @@ class BatchStore:
         return OperatorLedger(
             number=row.number,
             hash=Hash32(row.batch_hash),
-            final_at=row.final_at,
             cumulative_total=row.cumulative_total,
             balances={Account(account): int(amount) for account, amount in row.balances.items()},
             collected={ChannelId(Hash32(channel)): int(until) for channel, until in row.collected.items()},
@@ -70,7 +71,6 @@ class BatchStore:
                 batch_hash=ledger.hash,
                 operator=operator,
                 number=ledger.number,
-                final_at=ledger.final_at,
                 cumulative_total=ledger.cumulative_total,
                 balances={account: str(amount) for account, amount in ledger.balances.items()},
                 collected={channel: str(until) for channel, until in ledger.collected.items()},
@@ -78,10 +78,14 @@ class BatchStore:
         )
         self._session.flush()
 
-    def prune_ledgers(self, operator: Account, below: int) -> None:
-        """Delete the ledgers after batches with a number below this."""
+    def prune_ledgers(self, operator: Account, final: Iterable[Hash32]) -> None:
+        """Delete the ledgers older than the newest of these final batches whose ledger is stored; claims need
+        that one. `final`: hashes of the final batches, newest first.
+        """
+        rows = (self._session.get(LedgerRow, batch_hash) for batch_hash in final)
+        newest = next((row.number for row in rows if row is not None), 0)
         self._session.execute(
-            delete(LedgerRow).where(LedgerRow.operator == operator, LedgerRow.number < below)
+            delete(LedgerRow).where(LedgerRow.operator == operator, LedgerRow.number < newest)
         )
 
 

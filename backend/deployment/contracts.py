@@ -47,15 +47,7 @@ CREATIONS: tuple[tuple[str, Callable[[Mapping[str, Account], Account, Terms], tu
     ),
     ("DatasetRegistry", lambda at, _me, _: (at["AccessManager"],)),
     ("AdapterRegistry", lambda at, _me, _: (at["DatasetRegistry"], at["Parameters"])),
-    (
-        "OperatorRegistry",
-        lambda at, _me, terms: (
-            terms.payment_token,
-            terms.unstake_seconds,
-            at["Settlement"],
-            at["Disputes"],
-        ),
-    ),
+    ("OperatorRegistry", lambda at, _me, terms: (terms.payment_token, at["Settlement"])),
     ("Settlement", lambda at, _me, _: (at["Parameters"], at["OperatorRegistry"], at["Disputes"])),
     ("Disputes", lambda at, _me, _: (at["Settlement"], at["OperatorRegistry"], at["AdapterRegistry"])),
     ("Generation", lambda at, _me, _: (at["Disputes"], at["AdapterRegistry"])),

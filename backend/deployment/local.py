@@ -44,7 +44,6 @@ def local_terms(
         guardian=guardian,
         curators=curators,
         thaw_seconds=300,
-        unstake_seconds=180,
         timelock_seconds=2,
         voting_rules={
             "votingDelay": 2,

@@ -33,9 +33,9 @@ BOUNDS: tuple[Mapping[str, int], ...] = (
         "maxDisputeWindow": 2 * MINUTE,
         "maxPause": MINUTE,
         "pauseCoolDown": 5 * MINUTE,
-        "minSettlementInterval": 1,
         "maxSettlementInterval": MINUTE,
         "margin": 30,
+        "maxBlockSeconds": 0,
     },
     _RATIOS
     | {
@@ -43,9 +43,9 @@ BOUNDS: tuple[Mapping[str, int], ...] = (
         "maxDisputeWindow": 7 * DAY,
         "maxPause": 3 * DAY,
         "pauseCoolDown": 14 * DAY,
-        "minSettlementInterval": HOUR,
         "maxSettlementInterval": DAY,
         "margin": DAY,
+        "maxBlockSeconds": 16,
     },
 )
 """Bounds of each profile, with the field names of Solidity's `Bounds`."""
@@ -65,11 +65,6 @@ def max_collection_seconds(bounds: Mapping[str, int]) -> int:
     return (
         bounds["maxSettlementInterval"] + bounds["maxDisputeWindow"] + bounds["maxPause"] + bounds["margin"]
     )
-
-
-def min_unstake_seconds(bounds: Mapping[str, int]) -> int:
-    """The shortest delay of unstaking under which a stake can still be slashed for any pending batch."""
-    return bounds["maxDisputeWindow"] + bounds["margin"]
 
 
 def out_of_bounds(values: Mapping[str, int], bounds: Mapping[str, int]) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,6 @@ from backend.deployment.profiles import (
     MIN_GOVERNANCE,
     NAMES,
     max_collection_seconds,
-    min_unstake_seconds,
     out_of_bounds,
 )
 from backend.deployment.quorum import TOKEN, Quorum
@@ -44,7 +43,6 @@ class Terms:
     guardian: Account
     curators: tuple[Account, ...]
     thaw_seconds: int
-    unstake_seconds: int
     timelock_seconds: int
     voting_rules: Mapping[str, int]
     """Solidity's `VotingRules`."""
@@ -109,8 +107,6 @@ def _times(terms: Terms) -> Iterator[tuple[str, str]]:
     bounds = BOUNDS[terms.profile]
     if not max_collection_seconds(bounds) < terms.thaw_seconds <= MAX_THAW_SECONDS:
         yield "thaw_seconds", f"must exceed {max_collection_seconds(bounds)} and not {MAX_THAW_SECONDS}"
-    if terms.unstake_seconds < min_unstake_seconds(bounds):
-        yield "unstake_seconds", f"must be at least {min_unstake_seconds(bounds)}"
     if terms.timelock_seconds < (least := MIN_GOVERNANCE[terms.profile]["timelock"]):
         yield "timelock_seconds", f"must be at least {least} with profile `{NAMES[terms.profile]}`"
 

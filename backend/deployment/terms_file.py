@@ -84,7 +84,6 @@ class _TermsFile(_Table):
     guardian: Address
     curators: list[Address] = Field(min_length=1)
     thaw_seconds: int = Field(ge=0, le=MAX_UINT[64])
-    unstake_seconds: int = Field(ge=0, le=MAX_UINT[64])
     timelock_seconds: int = Field(ge=0, le=MAX_UINT[64])
     supply: int = Field(ge=1)
     voting: _Voting
@@ -104,7 +103,6 @@ class _TermsFile(_Table):
             guardian=Account(self.guardian),
             curators=tuple(map(Account, self.curators)),
             thaw_seconds=self.thaw_seconds,
-            unstake_seconds=self.unstake_seconds,
             timelock_seconds=self.timelock_seconds,
             voting_rules={name: voting[key] for name, key in VOTING_FIELDS.items()},
             first_set={name: parameters[key] for name, key in PARAMETER_FIELDS.items()},

@@ -60,7 +60,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Solidity's `BatchHeader`, in its field order. Instants in unix seconds."""
+    """Solidity's `BatchHeader`, in its field order. Instants in unix seconds, amounts in micro-units."""
 
     operator: Account
     number: int
@@ -68,8 +68,10 @@ class Header:
     parameter_set: int
     committed_at: int
     final_at: int
+    final_block: int
     total: int
     cumulative_total: int
+    slash_up_to: int
     spans_hash: Hash32
     receipts_root: Hash32
     receipts_count: int
@@ -108,12 +110,25 @@ def camel_case(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitTerms:
+    """The header fields that only the chain determines."""
+
+    committed_at: int = 0
+    final_at: int = 0
+    final_block: int = 0
+    slash_up_to: int = 0
+
+    @classmethod
+    def of(cls, header: Header) -> CommitTerms:
+        return cls(header.committed_at, header.final_at, header.final_block, header.slash_up_to)
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorLedger:
     """State of an operator's accounts and channels after a batch; empty before the first batch."""
 
     number: int = 0
     hash: Hash32 = ZERO_HASH
-    final_at: int = 0
     cumulative_total: int = 0
     balances: Mapping[Account, int] = field(default_factory=dict)
     """Account -> all that this operator ever credited to it."""
@@ -161,17 +176,19 @@ class Batch:
     def spans_hash(self) -> Hash32:
         return spans_hash(self.spans)
 
-    def header(self, committed_at: int, final_at: int, data_digest: Hash32) -> Header:
+    def header(self, terms: CommitTerms, data_digest: Hash32) -> Header:
         """The header that the contract computes for this batch."""
         return Header(
             operator=self.operator,
             number=self.number,
             parent=self.parent.hash,
             parameter_set=self.parameter_set,
-            committed_at=committed_at,
-            final_at=final_at,
+            committed_at=terms.committed_at,
+            final_at=terms.final_at,
+            final_block=terms.final_block,
             total=self.total,
             cumulative_total=self.parent.cumulative_total + self.total,
+            slash_up_to=terms.slash_up_to,
             spans_hash=self.spans_hash,
             receipts_root=to_hash(self.receipts_tree.root),
             receipts_count=self.receipts_tree.count,
@@ -185,9 +202,7 @@ class Batch:
     def after(self, header: Header) -> OperatorLedger:
         """The ledger after this batch, committed with `header`."""
         collected = {**self.parent.collected, **{span.channel_id: span.until for span in self.spans}}
-        return OperatorLedger(
-            header.number, header.hash, header.final_at, header.cumulative_total, self.balances, collected
-        )
+        return OperatorLedger(header.number, header.hash, header.cumulative_total, self.balances, collected)
 
     def entries_of(self, account: Account) -> list[Entry]:
         """The account's entries, in the order of the receipts."""

@@ -180,11 +180,6 @@ def attribution_hash(method: str, slices: Iterable[Slice]) -> Hash32:
     return to_hash(keccak(attribution_words(method, slices)))
 
 
-def balances_hash(root: Hash32, count: int, cumulative_total: int) -> Hash32:
-    """Hash of a final batch's balances, which `Settlement` stores."""
-    return to_hash(keccak(words(root, count, cumulative_total)))
-
-
 @cache
 def _type_hash(declaration: str) -> bytes:
     return keccak(declaration.encode())

@@ -19,6 +19,11 @@ def mul_ppm_down(amount: int, ppm: int) -> int:
     return amount * ppm // PPM
 
 
+def mul_ppm_to_units_up(amount: int, ppm: int) -> int:
+    """`ppm` of micro-units in whole token units, rounded up."""
+    return -(-amount * ppm // (PPM * UNIT))
+
+
 def in_dollars(amount: int) -> str:
     """Format micro-units exactly: `1,000 dollars`, `0.25 dollars`."""
     whole, rest = divmod(amount, MICRO_PER_DOLLAR)

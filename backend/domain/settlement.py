@@ -23,14 +23,14 @@ class BatchState(StrEnum):
 
 
 DISPUTE_FUNCTIONS = {
-    "0xa4123a91": "proveBadReceipt",
-    "0x18d53680": "proveBadPosition",
-    "0x6643cc58": "proveWrongEntry",
-    "0x27b16471": "proveWrongBalance",
-    "0x50b50c3e": "proveWrongOrder",
-    "0x41eaa22f": "proveZeroLeaf",
-    "0xa5526aaa": "proveEquivocation",
-    "0xd29b308b": "voidUnanswered",
+    "0xd831810b": "proveBadReceipt",
+    "0x2ee4be83": "proveBadPosition",
+    "0xdc46caec": "proveWrongEntry",
+    "0xf243e713": "proveWrongBalance",
+    "0x14dd30e9": "proveWrongOrder",
+    "0xb5be7456": "proveZeroLeaf",
+    "0xa1198b17": "proveEquivocation",
+    "0x0f562f77": "voidUnanswered",
 }
 """Selector -> function of `IDisputes` that convicts a batch. The contract's events carry the selector."""
 

@@ -158,7 +158,7 @@ class Installation(Resources):
         from backend.services.operator.membership import Membership
 
         account, registry = self.operator.account, self.typed_domain("OperatorRegistry")
-        return Membership(self.database, self.chain, account, self.receipt_keys, registry, self.chain_now)
+        return Membership(self.database, self.chain, account, self.receipt_keys, registry)
 
     @cached_property
     def receipt_keys(self) -> ReceiptKeys:

@@ -119,7 +119,9 @@ def earnings_claimed(operator: Account, number: int) -> Event:
 
 def batch_committed(operator: Account, number: int) -> list[Event]:
     """Commit a batch and finalise it."""
-    numbers = dict.fromkeys(("committedAt", "finalAt", "total", "cumulativeTotal"), number)
+    numbers = dict.fromkeys(
+        ("committedAt", "finalAt", "finalBlock", "total", "cumulativeTotal", "slashUpTo"), number
+    )
     counts = dict.fromkeys(("parameterSet", "receiptsCount", "entriesCount", "balancesCount"), 1)
     roots = dict.fromkeys(("receiptsRoot", "entriesRoot", "balancesRoot"), ZERO_HASH)
     roots |= {"spansHash": ZERO_HASH, "dataDigest": ZERO_HASH}

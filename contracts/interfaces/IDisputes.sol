@@ -121,8 +121,8 @@ struct Demand {
 
 /// @title Disputes
 /// @notice Fraud proofs against batches. A valid proof is one transaction that anyone may send. It voids the batch and
-/// all later ones, and slashes the operator by the fraction of its pot that the batch's parameter set requires as stake
-/// cover, limited to its stake. Anyone can then refund the channels in the settlement.
+/// all later ones, and slashes the operator by the stake cover that its commits required; see `ISettlement`. Anyone can
+/// then refund the channels in the settlement.
 ///
 /// Every invalid batch has a proof and no valid batch has one. *A proof that reverts acquits the batch*: a witness that
 /// does not match the hashes on the chain or in the batch reverts, and only a contradiction between the batch and the
@@ -323,6 +323,12 @@ interface IDisputes {
 
     /// @notice Returns the number of demands on a batch that have unanswered keys.
     function numOpenDemands(bytes32 batchHash) external view returns (uint256);
+
+    /// @notice Returns what the demands on a batch demand of its finality, for the settlement.
+    /// @param batchHash Hash of the batch.
+    /// @return open Number of open demands; the batch is not finalised before there are none.
+    /// @return proofsUntil Unix second before which it is not finalised, so that answers can be followed by proofs.
+    function demandsOn(bytes32 batchHash) external view returns (uint32 open, uint64 proofsUntil);
 
     /// @notice Returns the block number in which a hash was reserved; zero if it was not.
     function reservedAt(bytes32 hash) external view returns (uint256);

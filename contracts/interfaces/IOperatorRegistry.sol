@@ -6,12 +6,13 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 /// @notice An operator's stake. Amounts in micro-units.
 /// @param stake Total stake, which can be slashed; includes `unstaking`.
 /// @param unstaking Amount being unstaked; it covers no new batch.
-/// @param unstakeAt Unix seconds from which `unstaking` can be withdrawn; zero if nothing is being unstaked.
-/// @param lockedByBatch Number of the batch that must be final before `unstaking` can be withdrawn.
+/// @param slashed Sum of all slashes so far.
+/// @param lockedByBatch Number of the batch that must be final before `unstaking` can be withdrawn, unless nothing is
+/// pending or to be refunded.
 struct Stake {
     uint128 stake;
     uint128 unstaking;
-    uint64 unstakeAt;
+    uint128 slashed;
     uint64 lockedByBatch;
 }
 
@@ -21,8 +22,12 @@ struct Stake {
 /// Units: an *amount* is in micro-units; `units` are the payment token's smallest units. Stakes are held by this
 /// contract, separately from payers' deposits in the vault.
 ///
-/// Trust: no owner. Only `disputes`, which is fixed at construction together with the settlement, can slash, and never
-/// more than the stake. While that address has no code, no slash is possible.
+/// Trust: no owner. Only `settlement`, which is fixed at construction, can slash, and never more than the stake. While
+/// that address has no code, no slash is possible.
+///
+/// Slashes are cumulative, like vouchers: a batch's header states up to which sum the operator's slashes rise if the
+/// batch is voided. `stake + slashed - unstaking` is at least that sum for every batch that is pending or to be
+/// refunded: a commit requires it, a slash keeps it, and only stake that was no cover of such a batch can leave.
 interface IOperatorRegistry {
     /// @notice `operator` set its endpoint.
     event EndpointChanged(address indexed operator, string endpoint);
@@ -32,8 +37,9 @@ interface IOperatorRegistry {
     event ReceiptKeyRetired(address indexed operator, address indexed key, uint64 retiredAt);
     /// @notice `operator` staked `amount`.
     event Staked(address indexed operator, uint128 amount);
-    /// @notice `amount` of the stake can be withdrawn from `unstakeAt` on, once batch `lockedByBatch` is final.
-    event UnstakeStarted(address indexed operator, uint128 amount, uint64 unstakeAt, uint64 lockedByBatch);
+    /// @notice `amount` of the stake can be withdrawn once batch `lockedByBatch` is final, or nothing is pending or to
+    /// be refunded.
+    event UnstakeStarted(address indexed operator, uint128 amount, uint64 lockedByBatch);
     /// @notice `operator` withdrew `amount` of its stake.
     event Unstaked(address indexed operator, uint128 amount);
     /// @notice The stake of `operator` was slashed: `reward` for `challenger`, `rest` for `treasury`.
@@ -63,9 +69,8 @@ interface IOperatorRegistry {
     error InvalidKeySignature(address key);
     error InsufficientStake(address operator, uint128 stake, uint128 amount);
     error NothingUnstaking(address operator);
-    error StillLocked(address operator, uint64 unstakeAt);
-    error BatchNotFinal(address operator, uint64 number);
-    error NotDisputes(address caller);
+    error StakeLocked(address operator, uint64 lockedByBatch);
+    error NotSettlement(address caller);
     error NothingOwed(address payee);
 
     /// @notice Sets the caller's endpoint: an HTTPS base URL of at most 256 bytes, or empty while it does not serve.
@@ -95,11 +100,12 @@ interface IOperatorRegistry {
     /// @return amount Amount paid, in micro-units.
     function unstake() external returns (uint128 amount);
 
-    /// @notice Slashes `amount` of a stake, rounded down to whole units: `challengerPpm` of it for `challenger`, the
-    /// remainder for `treasury`. A payee whose transfer fails can withdraw its part later. Only `disputes`.
+    /// @notice Slashes a stake until the operator's slashes sum to `upTo`, in whole units: `challengerPpm` of it for
+    /// `challenger`, the remainder for `treasury`. It has no effect if they already do. A payee whose transfer fails
+    /// can withdraw its part later. Only `settlement`.
     function slash(
         address operator,
-        uint128 amount,
+        uint128 upTo,
         address challenger,
         uint32 challengerPpm,
         address treasury
@@ -112,14 +118,8 @@ interface IOperatorRegistry {
     /// @notice The staked token, which is the payment token.
     function token() external view returns (IERC20);
 
-    /// @notice Delay between `startUnstake` and `unstake`, in seconds.
-    function unstakeSeconds() external view returns (uint64);
-
-    /// @notice The settlement contract whose batches lock stakes.
+    /// @notice The settlement contract whose batches lock stakes: the only account that can slash.
     function settlement() external view returns (address);
-
-    /// @notice The only account that can slash.
-    function disputes() external view returns (address);
 
     /// @notice Returns the operator to which `key` is bound, retired or not; zero if it is not bound.
     function operatorOfKey(address key) external view returns (address);
@@ -141,6 +141,9 @@ interface IOperatorRegistry {
     /// @notice Returns the amount that `payee` can withdraw with `withdrawOwed`, in micro-units.
     function owed(address payee) external view returns (uint128);
 
-    /// @notice Returns the part of the stake that covers new batches: the stake without `unstaking`, in micro-units.
-    function coverOf(address operator) external view returns (uint128);
+    /// @notice Returns the part of the stake that covers new batches, and the sum of all slashes so far, in
+    /// micro-units.
+    /// @return cover The stake without `unstaking`.
+    /// @return slashed The sum of all slashes.
+    function coverOf(address operator) external view returns (uint128 cover, uint128 slashed);
 }

@@ -45,9 +45,10 @@ enum Profile {
 /// @param maxDemandBond Upper bound of the bond per leaf, in micro-units.
 /// @param maxPause Maximum duration of a pause of commits.
 /// @param pauseCoolDown Minimum time between the end of a pause and the start of the next.
-/// @param minSettlementInterval Shortest commit interval that an operator can sustain without filling its ring.
 /// @param maxSettlementInterval Longest commit interval at which an operator collects before any thaw ends.
 /// @param margin Safety margin within the thaw.
+/// @param maxBlockSeconds Longest average time between blocks on which a window counted in blocks relies; zero if
+/// windows are not counted in blocks.
 struct Bounds {
     uint32 maxFeePpm;
     uint32 minStakeCoverPpm;
@@ -62,9 +63,9 @@ struct Bounds {
     uint128 maxDemandBond;
     uint32 maxPause;
     uint32 pauseCoolDown;
-    uint32 minSettlementInterval;
     uint32 maxSettlementInterval;
     uint32 margin;
+    uint32 maxBlockSeconds;
 }
 
 /// @title Parameters
@@ -111,7 +112,12 @@ interface IParameters {
     function pauseCommits(uint32 duration) external;
 
     /// @notice Returns the terms of a commit under set `id`. Reverts if the set is not current or commits are paused.
-    function commitTerms(uint32 id) external view returns (uint32 disputeWindow, uint32 stakeCoverPpm);
+    /// @return disputeWindow Dispute window in seconds.
+    /// @return windowBlocks Dispute window in blocks; zero if blocks are not counted.
+    /// @return stakeCoverPpm Fraction of the pot that the stake must cover.
+    function commitTerms(
+        uint32 id
+    ) external view returns (uint32 disputeWindow, uint32 windowBlocks, uint32 stakeCoverPpm);
 
     /// @notice Returns the current split rules and the id of their set.
     function splitRules()

@@ -35,9 +35,12 @@ struct Receipt {
 /// @param parent Hash of the operator's previous batch; zero for the first.
 /// @param parameterSet Id of the parameter set that applies to the batch.
 /// @param committedAt Time of the commit.
-/// @param finalAt Earliest time of finalisation, never before the parent's.
+/// @param finalAt Earliest time of finalisation.
+/// @param finalBlock Earliest block of finalisation; zero if the profile counts no blocks.
 /// @param total Collected amount, equal to the sum of the receipts and to the sum of the entries.
 /// @param cumulativeTotal The parent's `cumulativeTotal` plus `total`, equal to the sum of the balances.
+/// @param slashUpTo What the operator's slashes sum to once the batch is voided: the slashes before the commit plus the
+/// stake cover that the commit required, in whole token units.
 /// @param spansHash Hash of the collected interval of each channel.
 /// @param receiptsRoot Merkle-sum root of the receipts, ordered by (channel, cumulative).
 /// @param receiptsCount Number of receipts.
@@ -53,8 +56,10 @@ struct BatchHeader {
     uint32 parameterSet;
     uint64 committedAt;
     uint64 finalAt;
+    uint64 finalBlock;
     uint128 total;
     uint128 cumulativeTotal;
+    uint128 slashUpTo;
     bytes32 spansHash;
     bytes32 receiptsRoot;
     uint32 receiptsCount;
@@ -89,15 +94,13 @@ struct Opening {
     bytes path;
 }
 
-/// @notice A claim of an account's earnings against an operator's latest final batch.
-/// @param operator Operator whose pot pays.
+/// @notice A claim of an account's earnings against a final batch of an operator, whose pot pays.
+/// @param header Any final batch of the operator; a later one credits at least as much.
 /// @param account Account that earned; its payout wallet is paid.
-/// @param balancesCount Number of balances in the batch.
 /// @param opening Inclusion proof of the account in the batch's balances.
 struct Claim {
-    address operator;
+    BatchHeader header;
     address account;
-    uint32 balancesCount;
     Opening opening;
 }
 
@@ -115,31 +118,37 @@ struct EntryKey {
 
 /// @notice The state of an operator's chain of batches.
 /// @param last Number of the latest batch; zero if there is none.
-/// @param finalised Number of the latest final batch; all earlier ones are final too.
 /// @param toRefund Number of voided batches that are not refunded yet, numbered from `last + 1` on.
-/// @param finalAt The latest `finalAt` of all batches, including voided ones.
 /// @param cumulativeTotal Amount collected and not refunded, in micro-units. If `toRefund` is zero, it equals the
 /// `cumulativeTotal` of the latest batch.
+/// @param finalised Number of the latest final batch; all earlier ones are final too.
+/// @param finalTotal The `cumulativeTotal` of the latest final batch: the claims against the operator's pot never
+/// exceed it together.
 struct OperatorState {
-    uint32 last;
-    uint32 finalised;
-    uint24 toRefund;
-    uint40 finalAt;
+    uint64 last;
+    uint64 toRefund;
     uint128 cumulativeTotal;
+    uint64 finalised;
+    uint128 finalTotal;
 }
 
 /// @title Settlement
 /// @notice Settles operators' batches as an optimistic rollup does. A batch collects payers' vouchers and commits, by
 /// three Merkle-sum trees over the same amount, to its receipts, to the earnings of each account from each receipt,
-/// and to all balances so far. After the dispute window it is final, and accounts claim against its balances.
+/// and to all balances so far. After the dispute window it is final, and accounts claim against its balances. Batches
+/// become final in order, and a final batch stays claimable and verifiable for ever.
 ///
 /// Units: amounts in micro-units. Tokens move in whole units; a remainder below one unit stays claimable.
 ///
 /// Trust: no owner and no upgrade. An operator can collect only what payers signed, and can misallocate only amounts of
 /// its own channels: claims cannot touch what pending and unrefunded batches collected. Only `disputes`, which is fixed
-/// at construction together with the operator registry, can void a batch and all later ones, or hold its finality, and
-/// only by the proofs of `IDisputes`. Anyone can then refund the voided batches, newest first, which restores their
-/// channels exactly. The operator cannot commit before all of them are refunded.
+/// at construction together with the operator registry, can void a batch and all later ones, and only by the proofs of
+/// `IDisputes`; its open demands delay the finality of their batch. Anyone can then refund the voided batches, newest
+/// first, which restores their channels exactly. The operator cannot commit before all of them are refunded.
+///
+/// Voiding slashes the stake by the largest cover that the commits of the voided batches required, less what was
+/// slashed while that batch was pending: the void itself raises the operator's slashes to `slashUpTo` of the convicted
+/// batch, and each refund raises them to that of its batch. The order of convictions does not change the sum.
 interface ISettlement {
     /// @notice A batch was committed.
     event BatchCommitted(
@@ -148,7 +157,7 @@ interface ISettlement {
         bytes32 indexed batchHash,
         BatchHeader header
     );
-    /// @notice The batch and all earlier ones were finalised. `finalTotal` is its cumulative total.
+    /// @notice The batch is final. `finalTotal` is its cumulative total.
     event BatchFinalised(
         address indexed operator,
         uint64 indexed number,
@@ -176,17 +185,16 @@ interface ISettlement {
     error EmptyTree();
     error TotalMismatch(uint128 collected, uint128 stated);
     error StakeTooLow(uint128 cover, uint256 needed);
-    error RingFull(uint32 last, uint32 finalised);
-    error RingTooSmall(uint256 reach, uint32 maxDisputeWindow);
     error BatchUnknown(bytes32 batchHash);
-    error BatchHeld(address operator, uint64 number);
-    error RefundsOutstanding(address operator, uint24 toRefund);
+    error DemandsOpen(bytes32 batchHash, uint32 open);
+    error RefundsOutstanding(address operator, uint64 toRefund);
     error NotNextToRefund(bytes32 expected, bytes32 batchHash);
     error SpansMismatch(bytes32 expected, bytes32 found);
     error NotDisputes(address caller);
     error AlreadyFinal(uint64 number);
-    error NotYetFinal(uint64 finalAt);
-    error BalancesMismatch(address operator, bytes32 expected, bytes32 opened);
+    error NotNextToFinalise(uint64 expected, uint64 number);
+    error NotYetFinal(uint64 finalAt, uint64 finalBlock);
+    error BatchNotFinal(uint64 number);
     error NothingToClaim(address operator, address account, uint128 claimable);
     /// @notice Claim `i` of the list reverted with `reason`.
     error ClaimFailed(uint256 i, bytes reason);
@@ -196,7 +204,7 @@ interface ISettlement {
 
     /// @notice Commits the caller's next batch and collects its vouchers. Reverts if the parent or the current
     /// parameter set differs from the named one, so that an operator never commits on top of a state that it has not
-    /// seen. Reverts also while voided batches await refunds, and while 255 batches are pending.
+    /// seen. Reverts also while voided batches await refunds.
     /// @param commitment The batch's commitments. No tree may be empty.
     /// @param collections 1 to 256 collections, one per channel, in strictly ascending order of channel id; their sum
     /// must equal `commitment.total`.
@@ -205,27 +213,25 @@ interface ISettlement {
         Collection[] calldata collections
     ) external returns (uint64 number, bytes32 batchHash);
 
-    /// @notice Finalises a batch and all earlier ones. Anyone may call it from the batch's `finalAt` on, unless an open
-    /// demand holds one of them.
-    function finalise(BatchHeader calldata header) external;
+    /// @notice Finalises batches, each of which must be its operator's next one. Anyone may call it once the batch's
+    /// `finalAt` and `finalBlock` are reached, no demand on it is open, and the time for proofs from the answers to
+    /// earlier demands has passed.
+    function finalise(BatchHeader[] calldata headers) external;
 
-    /// @notice Refunds the newest voided batch that is not refunded yet. Anyone may call it.
+    /// @notice Refunds the newest voided batch that is not refunded yet, and slashes the operator up to the batch's
+    /// `slashUpTo`. Anyone may call it.
     /// @param header The voided batch.
     /// @param refunds The batch's spans in order, with the payers of their channels.
     function refund(BatchHeader calldata header, Refund[] calldata refunds) external;
 
-    /// @notice Voids a pending batch and all later ones. Only `disputes`.
-    function voidFrom(BatchHeader calldata header) external;
+    /// @notice Voids a pending batch and all later ones, and slashes the operator up to the batch's `slashUpTo`. Only
+    /// `disputes`.
+    /// @param header The batch.
+    /// @param challenger Account that receives the challenger's share of the slash; zero if the treasury receives all.
+    function voidFrom(BatchHeader calldata header, address challenger) external;
 
-    /// @notice Prevents the finalisation of a pending batch until `release`. Only `disputes`.
-    /// @return batchHash The batch's hash.
-    function hold(BatchHeader calldata header) external returns (bytes32 batchHash);
-
-    /// @notice Ends a `hold`. It has no effect if the batch was voided in between. Only `disputes`.
-    function release(BatchHeader calldata header) external;
-
-    /// @notice Pays an account's payout wallet its earnings since the last claim, in whole units. Anyone may call it.
-    /// Reverts with `NothingToClaim` if they are below one unit.
+    /// @notice Pays an account's payout wallet what the batch credits to the account beyond its claims so far, in whole
+    /// units. Anyone may call it. Reverts with `NothingToClaim` if that is below one unit.
     function claim(Claim calldata request) external;
 
     /// @notice Executes several claims. It skips claims that revert with `NothingToClaim`, for instance because they
@@ -246,7 +252,7 @@ interface ISettlement {
     ) external;
 
     /// @notice Returns whether the batch includes the receipt and a receipt key of the batch's operator signed it.
-    /// Reverts if the opening is malformed or the batch is not among the operator's latest 256.
+    /// Reverts if the opening is malformed, or the batch was never committed or is voided.
     function verifyReceipt(
         BatchHeader calldata header,
         Receipt calldata receipt,
@@ -264,23 +270,14 @@ interface ISettlement {
     /// @notice Returns whether the batch is neither voided nor final, so that it can be voided.
     function isPending(BatchHeader calldata header) external view returns (bool);
 
-    /// @notice Returns whether an open demand prevents the finalisation of batch `number`.
-    function isHeld(address operator, uint64 number) external view returns (bool);
-
     /// @notice Returns the EIP-712 digest of a receipt, which a receipt key signs.
     function receiptDigest(Receipt calldata receipt) external view returns (bytes32);
-
-    /// @notice Returns the number of batch hashes that are stored per operator.
-    function ringSize() external pure returns (uint32);
 
     /// @notice Returns the state of an operator's chain of batches.
     function stateOf(address operator) external view returns (OperatorState memory);
 
-    /// @notice Returns the stored hash of batch `number`; zero if it does not exist, is voided or was overwritten.
+    /// @notice Returns the hash of batch `number`; zero if it does not exist or is voided.
     function batchHashAt(address operator, uint64 number) external view returns (bytes32);
-
-    /// @notice Returns `keccak256(abi.encode(balancesRoot, balancesCount, cumulativeTotal))` of the latest final batch.
-    function balancesHashOf(address operator) external view returns (bytes32);
 
     /// @notice Returns the total that `account` has claimed from `operator`, in micro-units.
     function claimedOf(address operator, address account) external view returns (uint128);

@@ -30,7 +30,7 @@ library Hashing {
     bytes32 private constant _RECEIPT_KEY_TYPEHASH = keccak256("ReceiptKey(address operator)");
 
     uint256 private constant _SPAN_SIZE = 80;
-    uint256 private constant _HEADER_SIZE = 16 * 32;
+    uint256 private constant _HEADER_SIZE = 18 * 32;
 
     function channelId(address payer, address operator, address collector) internal pure returns (ChannelId) {
         return ChannelId.wrap(_hash(account(payer), account(operator), account(collector)));
@@ -59,10 +59,6 @@ library Hashing {
         assembly ("memory-safe") {
             hash := keccak256(header, _HEADER_SIZE)
         }
-    }
-
-    function balances(bytes32 root, uint32 count, uint128 cumulativeTotal) internal pure returns (bytes32) {
-        return _hash(root, bytes32(uint256(count)), bytes32(uint256(cumulativeTotal)));
     }
 
     function voucher(ChannelId channel, uint128 from, uint128 maxCumulative) internal pure returns (bytes32) {

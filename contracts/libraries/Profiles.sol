@@ -31,7 +31,6 @@ library Profiles {
         bounds.maxDisputeWindow = 2 minutes;
         bounds.maxPause = 1 minutes;
         bounds.pauseCoolDown = 5 minutes;
-        bounds.minSettlementInterval = 1 seconds;
         bounds.maxSettlementInterval = 1 minutes;
         bounds.margin = 30 seconds;
     }
@@ -41,8 +40,9 @@ library Profiles {
         bounds.maxDisputeWindow = 7 days;
         bounds.maxPause = 3 days;
         bounds.pauseCoolDown = 14 days;
-        bounds.minSettlementInterval = 1 hours;
         bounds.maxSettlementInterval = 1 days;
         bounds.margin = 1 days;
+        // Slots of twelve seconds, of which a quarter may be missed.
+        bounds.maxBlockSeconds = 16 seconds;
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+
 /// @title Units
 /// @notice Conversions between token units and amounts (micro-units, 10^-6 of a token unit), and ratios in ppm.
 library Units {
@@ -24,6 +26,11 @@ library Units {
     /// @notice Converts `amount` to whole units, rounded down.
     function toUnitsDown(uint128 amount) internal pure returns (uint256) {
         return amount / MICRO;
+    }
+
+    /// @notice Returns `ppm` of `amount` in whole units, rounded up.
+    function mulPpmToUnitsUp(uint128 amount, uint32 ppm) internal pure returns (uint256) {
+        return Math.ceilDiv(uint256(amount) * ppm, PPM * MICRO);
     }
 
     /// @notice Returns `ppm` of `amount`, rounded down.

@@ -31,7 +31,7 @@ contract AnswerReceiptTest is Disputed {
         disputes.answerReceipt(demand_, 0, batch.header, witness, signature);
         vm.assertEq(usd.balanceOf(_answerer), BOND);
         vm.assertEq(disputes.unansweredOf(id), 0);
-        vm.assertFalse(settlement.isHeld(operator, 2));
+        vm.assertFalse(hasOpenDemand(batch.header));
     }
 
     function test_all_receipts_are_demanded_and_answered_at_once() external {
@@ -42,11 +42,11 @@ contract AnswerReceiptTest is Disputed {
         }
         Demand memory demand_ = demand(batch, Tree.Receipts, keys);
         for (uint256 i = 0; i < 7; ++i) {
-            vm.assertTrue(settlement.isHeld(operator, 2));
+            vm.assertTrue(hasOpenDemand(batch.header));
             _answer(batch, demand_, i, 6 - i);
         }
         vm.assertEq(usd.balanceOf(_answerer), 7 * BOND);
-        vm.assertFalse(settlement.isHeld(operator, 2));
+        vm.assertFalse(hasOpenDemand(batch.header));
     }
 
     function test_the_only_receipt_of_the_first_batch_is_answered() external {

@@ -32,7 +32,7 @@ contract AttacksDisputesTest is Disputed {
         vm.assertEq(usd.balanceOf(operator), 3 * 64 * BOND);
         vm.assertEq(usd.balanceOf(address(disputes)), 0);
         vm.warp(batch.header.finalAt);
-        settlement.finalise(batch.header);
+        finalise(batch.parent, batch.header);
     }
 
     /// @dev An attacker that answers its own demand only gets its bond back: it pays the gas of demand and answer,
@@ -96,8 +96,8 @@ contract AttacksDisputesTest is Disputed {
         vm.expectRevert(abi.encodeWithSelector(IDisputes.AnswerTooLate.selector, demand_.deadline));
         disputes.answer(demand_, 0, batch.header, batch.parent, batch.lookUp(Tree.Balances, key));
         vm.warp(batch.header.finalAt);
-        vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchHeld.selector, operator, batch.header.number));
-        settlement.finalise(batch.header);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.DemandsOpen.selector, demand_.batchHash, 1));
+        finalise(batch.parent, batch.header);
         disputes.voidUnanswered(demand_, batch.header);
         assertVoid(batch);
     }
@@ -167,7 +167,7 @@ contract AttacksDisputesTest is Disputed {
         parameters.setStakeCover(coverPpm);
         vm.stopPrank();
         BatchData memory batch = invalidBatch();
-        uint256 slashed = (uint256(vault.potOf(collector, operator)) * coverPpm) / 1e12;
+        uint256 slashed = _slashUnits(batch);
         address other = accountOf("the operator's other account");
         bytes memory proof = proofOf(batch);
         disputes.reserve(keccak256(abi.encode(other, keccak256(proof))));
@@ -196,7 +196,7 @@ contract AttacksDisputesTest is Disputed {
     /// @dev Cross-contract replay: a receipt signed for another generation's settlement does not convict.
     function test_cross_contract_replay_of_a_receipt_is_no_equivocation() external {
         BatchData memory batch = committedBatch();
-        ISettlement next = _deployGeneration(UNSTAKE).settlement();
+        ISettlement next = _deployGeneration().settlement();
         Receipt memory other = validBatch().served[0].receipt;
         other.responseHash = keccak256("another response");
         bytes memory signature = sign(keyOf("receipt key"), next.receiptDigest(other));
@@ -236,8 +236,7 @@ contract AttacksDisputesTest is Disputed {
         }
     }
 
-    function _slashUnits(BatchData memory batch) private view returns (uint256) {
-        uint256 coverPpm = parameters.setAt(batch.header.parameterSet).stakeCoverPpm;
-        return (uint256(vault.potOf(collector, operator)) * coverPpm) / 1e12;
+    function _slashUnits(BatchData memory batch) private pure returns (uint256) {
+        return batch.header.slashUpTo / MICRO;
     }
 }

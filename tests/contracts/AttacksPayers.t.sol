@@ -226,7 +226,7 @@ contract AttacksPayersTest is Batches {
     /// @dev The next generation's settlement is another collector of the vault, to which the payer has no channel.
     function test_cross_contract_replay_of_a_voucher_is_refused() external {
         Collection[] memory vouchers = collections(5);
-        ISettlement next = _deployGeneration(UNSTAKE).settlement();
+        ISettlement next = _deployGeneration().settlement();
         Commitment memory c = commitmentOf(5, oneBalance(operator, 5));
         vm.expectPartialRevert(IPaymentVault.InsufficientBalance.selector);
         vm.prank(operator);

@@ -129,7 +129,7 @@ contract AttacksTokenTest is Payments {
     /// @dev A challenger or treasury that cannot be paid does not prevent a slash.
     function test_a_callback_that_traps_funds_stops_no_slash(bool isTreasury) external {
         BlockingToken blocking = new BlockingToken();
-        OperatorRegistry registry = new OperatorRegistry(blocking, UNSTAKE, address(settlement), address(disputes));
+        OperatorRegistry registry = new OperatorRegistry(blocking, address(settlement));
         blocking.mint(operator, 100);
         vm.startPrank(operator);
         blocking.approve(address(registry), 100);
@@ -137,7 +137,7 @@ contract AttacksTokenTest is Payments {
         vm.stopPrank();
         (address challenger, address treasury) = (accountOf("challenger"), accountOf("treasury"));
         blocking.setBlocked(isTreasury ? treasury : challenger, true);
-        vm.prank(address(disputes));
+        vm.prank(address(settlement));
         registry.slash(operator, 40 * MICRO, challenger, 250_000, treasury);
         vm.assertEq(registry.stakeOf(operator).stake, 60 * MICRO);
         vm.assertEq(registry.owed(isTreasury ? treasury : challenger), (isTreasury ? 30 : 10) * MICRO);
@@ -152,7 +152,7 @@ contract AttacksTokenTest is Payments {
         units = uint64(bound(units, 1, type(uint64).max));
         ChargingToken charging = new ChargingToken();
         PaymentVault other = new PaymentVault(charging, THAW);
-        OperatorRegistry registry = new OperatorRegistry(charging, UNSTAKE, address(settlement), address(disputes));
+        OperatorRegistry registry = new OperatorRegistry(charging, address(settlement));
         charging.mint(address(this), 2 * uint256(units));
         charging.approve(address(other), units);
         charging.approve(address(registry), units);

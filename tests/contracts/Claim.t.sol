@@ -3,6 +3,7 @@ pragma solidity 0.8.34;
 
 import {IPaymentVault} from "../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, Claim, ISettlement} from "../../contracts/interfaces/ISettlement.sol";
+import {Lookups} from "../../contracts/libraries/Lookups.sol";
 import {MerkleSum} from "../../contracts/libraries/MerkleSum.sol";
 import {Batches} from "./support/Batches.sol";
 import {Tree, Trees} from "./support/Trees.sol";
@@ -109,28 +110,131 @@ contract ClaimTest is Batches {
     function test_nothing_is_paid_before_finality() external {
         Tree memory balances = oneBalance(_account, 5 * MICRO);
         commit(5 * MICRO, balances);
-        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
-        settlement.claim(claimOf(_account, balances, 0));
+        Claim memory request = claimOf(_account, balances, 0);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchNotFinal.selector, 1));
+        settlement.claim(request);
     }
 
-    function test_a_claim_needs_the_balances_of_the_latest_final_batch() external {
-        Tree memory old = oneBalance(_account, 5 * MICRO);
-        settle(5 * MICRO, old);
-        settle(5 * MICRO, oneBalance(_account, 10 * MICRO));
-        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
-        settlement.claim(claimOf(_account, old, 0));
+    function test_a_batch_that_was_never_committed_pays_nothing(uint256 field, uint64 change) external {
+        vm.assume(change != 0);
+        Tree memory balances = oneBalance(_account, 5 * MICRO);
+        settle(5 * MICRO, balances);
+        Claim memory request = claimOf(_account, balances, 0);
+        if (field % 5 == 0) request.header.number ^= change;
+        if (field % 5 == 1) request.header.balancesRoot ^= bytes32(uint256(change));
+        if (field % 5 == 2) request.header.cumulativeTotal ^= change;
+        if (field % 5 == 3) request.header.operator = address(uint160(operator) ^ change);
+        if (field % 5 == 4) request.header.balancesCount ^= uint32(change) | 1;
+        bytes32 unknown = settlement.hashBatch(request.header);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchUnknown.selector, unknown));
+        settlement.claim(request);
+    }
+
+    function test_a_voided_batch_pays_nothing() external {
+        Tree memory balances = oneBalance(_account, 5 * MICRO);
+        commit(5 * MICRO, balances);
+        Claim memory request = claimOf(_account, balances, 0);
+        voidFrom(lastHeader);
+        vm.warp(lastHeader.finalAt);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchNotFinal.selector, 1));
+        settlement.claim(request);
+    }
+
+    /// @dev Each final batch pays what it credits beyond earlier claims, in any order.
+    function test_any_final_batch_pays_the_balance_that_is_not_claimed(uint128[4] memory amounts, uint256 order) external {
+        Claim[4] memory claims;
+        uint128[4] memory earned;
+        uint128 total = 0;
+        for (uint256 i = 0; i < 4; ++i) {
+            uint128 amount = uint128(bound(amounts[i], 1, 1_000 * MICRO));
+            total += amount;
+            earned[i] = total;
+            Tree memory balances = oneBalance(_account, total);
+            settle(amount, balances);
+            claims[i] = claimOf(_account, balances, 0);
+        }
+        uint128 claimed = 0;
+        for (uint256 n = 0; n < 8; ++n) {
+            uint256 i = (order >> (2 * n)) % 4;
+            uint128 due = earned[i] > claimed ? ((earned[i] - claimed) / MICRO) * MICRO : 0;
+            if (due == 0) vm.expectPartialRevert(ISettlement.NothingToClaim.selector);
+            settlement.claim(claims[i]);
+            claimed += due;
+            vm.assertEq(settlement.claimedOf(operator, _account), claimed);
+            vm.assertEq(usd.balanceOf(_account), claimed / MICRO);
+        }
+    }
+
+    /// @dev Batches whose balances contradict each other: all claims against all of them together pay at most what the
+    /// latest one collected in total.
+    function test_claims_against_contradictory_batches_stay_within_the_final_total(
+        uint128[4] memory amounts,
+        uint256 order
+    ) external {
+        Claim[4] memory claims;
+        uint128 total = 0;
+        for (uint256 i = 0; i < 4; ++i) {
+            uint128 amount = uint128(bound(amounts[i], 1, 1_000 * MICRO));
+            total += amount;
+            address account = vm.addr(i + 1);
+            Tree memory balances = oneBalance(account, total);
+            settle(amount, balances);
+            claims[i] = claimOf(account, balances, 0);
+        }
+        commit(9 * MICRO, oneBalance(_account, total + 9 * MICRO));
+        uint128 paid = 0;
+        for (uint256 n = 0; n < 8; ++n) {
+            uint256 i = (order >> (2 * n)) % 4;
+            uint128 left = claims[i].opening.value - settlement.claimedOf(operator, vm.addr(i + 1));
+            uint128 due = (left / MICRO) * MICRO;
+            if (due == 0) vm.expectPartialRevert(ISettlement.NothingToClaim.selector);
+            else if (paid + due > total) vm.expectPartialRevert(IPaymentVault.PayoutLimitExceeded.selector);
+            settlement.claim(claims[i]);
+            if (paid + due <= total) paid += due;
+            vm.assertEq(vault.potOf(address(settlement), operator), total + 9 * MICRO - paid);
+        }
+        vm.assertLe(paid, settlement.stateOf(operator).finalTotal);
+    }
+
+    /// @dev The balances of a later batch are unpublished or lost: what earlier batches made final is paid nevertheless.
+    function test_finding5_final_money_is_no_hostage_of_a_later_batch() external {
+        Tree memory published = oneBalance(_account, 100 * MICRO);
+        settle(100 * MICRO, published);
+        Claim memory request = claimOf(_account, published, 0);
+        settle(50 * MICRO, _twoBalances(100 * MICRO, 50 * MICRO));
+        settlement.claim(request);
+        vm.assertEq(usd.balanceOf(_account), 100);
+    }
+
+    /// @dev The operator finalises the next batch ahead of each claim.
+    function test_finding5_finalising_ahead_censors_no_claim() external {
+        BatchHeader[4] memory headers;
+        Claim[4] memory claims;
+        for (uint128 i = 0; i < 4; ++i) {
+            Tree memory balances = oneBalance(_account, (i + 1) * 100 * MICRO);
+            headers[i] = commit(100 * MICRO, balances);
+            claims[i] = claimOf(_account, balances, 0);
+        }
+        vm.warp(headers[3].finalAt);
+        finalise(headers[0]);
+        for (uint256 i = 1; i < 4; ++i) {
+            vm.prank(operator);
+            finalise(headers[i]);
+            settlement.claim(claims[i - 1]);
+            vm.assertEq(usd.balanceOf(_account), i * 100);
+        }
     }
 
     function test_another_balance_or_value_cannot_be_claimed(uint128 value) external {
         Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO);
         settle(11 * MICRO, balances);
         Claim memory request = claimOf(_other, balances, 0);
-        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
         settlement.claim(request);
         request = claimOf(_account, balances, 0);
         vm.assume(value != request.opening.value && value < type(uint128).max - 6 * MICRO);
         request.opening.value = value;
-        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
         settlement.claim(request);
     }
 
@@ -152,8 +256,8 @@ contract ClaimTest is Batches {
         settlement.claim(claimOf(_account, validBatch, 0));
         Tree memory forged = oneBalance(_other, 6 * MICRO);
         settle(MICRO, forged);
-        commit(9 * MICRO, oneBalance(_other, 15 * MICRO));
         Claim memory request = claimOf(_other, forged, 0);
+        commit(9 * MICRO, oneBalance(_other, 15 * MICRO));
         vm.expectRevert(
             abi.encodeWithSelector(IPaymentVault.PayoutLimitExceeded.selector, 5 * MICRO, 6 * MICRO, 6 * MICRO)
         );
@@ -170,8 +274,8 @@ contract ClaimTest is Batches {
         Tree memory balances = oneBalance(_other, 2 * MICRO);
         settle(2 * MICRO, balances);
         Claim memory request = claimOf(_other, balances, 0);
-        request.operator = validBatch;
-        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        request.header.operator = validBatch;
+        vm.expectPartialRevert(ISettlement.BatchUnknown.selector);
         settlement.claim(request);
         settlement.claim(claimOf(_other, balances, 0));
         vm.assertEq(vault.potOf(address(settlement), validBatch), 5 * MICRO);
@@ -181,8 +285,9 @@ contract ClaimTest is Batches {
         // The operator chooses the root freely, but the sum of an opening must equal the batch's cumulative total.
         Tree memory inflated = oneBalance(_account, 50 * MICRO);
         settle(5 * MICRO, inflated);
-        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
-        settlement.claim(claimOf(_account, inflated, 0));
+        Claim memory request = claimOf(_account, inflated, 0);
+        vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
+        settlement.claim(request);
     }
 
     function _bothClaims(Tree memory balances) private view returns (Claim[] memory claims) {

@@ -2,7 +2,7 @@
 pragma solidity 0.8.34;
 
 import {IParameters} from "../../contracts/interfaces/IParameters.sol";
-import {Collection, IPaymentVault} from "../../contracts/interfaces/IPaymentVault.sol";
+import {Collection, IPaymentVault, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, Commitment, ISettlement, OperatorState} from "../../contracts/interfaces/ISettlement.sol";
 import {Batches} from "./support/Batches.sol";
 import {Tree} from "./support/Trees.sol";
@@ -30,7 +30,7 @@ contract CommitTest is Batches {
         vm.assertEq(settlement.batchHashAt(operator, 1), settlement.hashBatch(one));
         vm.assertEq(settlement.batchHashAt(operator, 2), settlement.hashBatch(two));
         vm.assertEq(vault.potOf(address(settlement), operator), first + second);
-        _checkState(2, two.finalAt, first + second);
+        _checkState(2, first + second);
     }
 
     function test_the_header_contains_the_commitment() external {
@@ -101,8 +101,9 @@ contract CommitTest is Batches {
         uint128 covered = uint128(STAKE_UNITS) * 4 * MICRO;
         deposit(5 * STAKE_UNITS);
         amount = uint128(bound(amount, covered - 10 * MICRO, covered + 10 * MICRO));
-        uint256 needed = uint256(amount) / 4;
-        uint128 cover = operators.coverOf(operator);
+        // A quarter, rounded up to whole units.
+        uint256 needed = ((uint256(amount) + 4 * MICRO - 1) / (4 * MICRO)) * MICRO;
+        (uint128 cover, ) = operators.coverOf(operator);
         Commitment memory c = commitmentOf(amount, oneBalance(_account, amount));
         if (needed > cover) {
             bytes4 selector = ISettlement.StakeTooLow.selector;
@@ -118,17 +119,42 @@ contract CommitTest is Batches {
         expectCommitError(
             commitmentOf(40, oneBalance(_account, 40)),
             collections(40),
-            abi.encodeWithSelector(ISettlement.StakeTooLow.selector, 0, 10)
+            abi.encodeWithSelector(ISettlement.StakeTooLow.selector, 0, MICRO)
         );
     }
 
-    function test_a_batch_is_never_final_before_its_parent() external {
-        BatchHeader memory one = commit(5, oneBalance(_account, 5));
+    function test_a_window_of_its_own_applies_to_each_batch() external {
+        commit(5, oneBalance(_account, 5));
         vm.prank(address(timelock));
         parameters.setDisputeWindow(3);
         BatchHeader memory two = commit(5, oneBalance(_account, 10));
-        vm.assertEq(two.finalAt, one.finalAt);
+        vm.assertEq(two.finalAt, block.timestamp + 3);
+        vm.assertEq(two.finalBlock, 0);
         vm.assertEq(two.parameterSet, 1);
+    }
+
+    function test_a_window_in_blocks_is_counted_from_the_commit(uint32 windowBlocks) external {
+        vm.assume(windowBlocks != 0);
+        vm.mockCall(
+            address(parameters),
+            abi.encodeCall(IParameters.commitTerms, (0)),
+            abi.encode(WINDOW, windowBlocks, 250_000)
+        );
+        vm.assertEq(commit(5, oneBalance(_account, 5)).finalBlock, block.number + windowBlocks);
+    }
+
+    /// @dev The header states the slashes before the commit plus the required cover, in whole units.
+    function test_the_header_states_the_slash_of_a_void(uint128 first, uint128 second) external {
+        (first, second) = (_amount(first), _amount(second));
+        BatchHeader memory one = commit(first, oneBalance(_account, first));
+        uint128 covered = _unitsUp(first / 4 + (first % 4 == 0 ? 0 : 1));
+        vm.assertEq(one.slashUpTo, covered);
+        voidFrom(one);
+        Refund[] memory refunds = new Refund[](1);
+        refunds[0] = Refund(payer, 0, 0, first);
+        settlement.refund(one, refunds);
+        BatchHeader memory two = commit(second, oneBalance(_account, second));
+        vm.assertEq(two.slashUpTo, covered + _unitsUp(second / 4 + (second % 4 == 0 ? 0 : 1)));
     }
 
     function test_a_voucher_that_fails_fails_the_batch() external {
@@ -150,53 +176,32 @@ contract CommitTest is Batches {
         settlement.commit(c, all);
     }
 
-    function test_the_ring_filled_by_spam_stops_only_until_a_batch_is_final() external {
-        uint32 ring = settlement.ringSize();
-        BatchHeader memory first = commit(1, oneBalance(_account, 1));
-        _commitUpTo(2, ring - 1);
-        expectCommitError(
-            commitmentOf(1, oneBalance(_account, ring)),
-            collections(1),
-            abi.encodeWithSelector(ISettlement.RingFull.selector, ring - 1, 0)
-        );
-        vm.warp(first.finalAt);
-        settlement.finalise(first);
-        commit(1, oneBalance(_account, ring));
-    }
-
-    function test_a_wrapped_ring_never_overwrites_the_last_final_batch() external {
-        uint32 ring = settlement.ringSize();
-        BatchHeader memory last = settle(1, oneBalance(_account, 1));
-        _commitUpTo(2, ring);
-        vm.assertEq(settlement.batchHashAt(operator, 1), settlement.hashBatch(last));
-        expectCommitError(
-            commitmentOf(1, oneBalance(_account, ring + 1)),
-            collections(1),
-            abi.encodeWithSelector(ISettlement.RingFull.selector, ring, 1)
-        );
+    /// @dev Any number of batches may be pending, and each is kept for ever.
+    function test_many_batches_are_pending_at_once_and_are_kept() external {
+        BatchHeader[] memory headers = new BatchHeader[](300);
+        for (uint128 i = 0; i < 300; ++i) headers[i] = commit(1, oneBalance(_account, i + 1));
         vm.warp(lastHeader.finalAt);
-        settlement.finalise(lastHeader);
-        commit(1, oneBalance(_account, ring + 1));
-        vm.assertEq(settlement.batchHashAt(operator, 1), bytes32(0));
+        settlement.finalise(headers);
+        commit(1, oneBalance(_account, 301));
+        for (uint64 i = 0; i < 300; ++i) {
+            vm.assertEq(settlement.batchHashAt(operator, i + 1), settlement.hashBatch(headers[i]));
+        }
     }
 
-    /// @dev Batches `first` to `last` of one micro-unit each.
-    function _commitUpTo(uint32 first, uint32 last) private {
-        for (uint32 i = first; i <= last; ++i) {
-            commit(1, oneBalance(_account, i));
-        }
+    function _unitsUp(uint128 amount) private pure returns (uint128) {
+        return ((amount + MICRO - 1) / MICRO) * MICRO;
     }
 
     function _amount(uint128 value) private pure returns (uint128) {
         return uint128(bound(value, 1, (DEPOSIT_UNITS * MICRO) / 2));
     }
 
-    function _checkState(uint32 last, uint64 finalAt, uint128 total) private view {
+    function _checkState(uint64 last, uint128 total) private view {
         OperatorState memory state = settlement.stateOf(operator);
         vm.assertEq(state.last, last);
         vm.assertEq(state.finalised, 0);
         vm.assertEq(state.toRefund, 0);
-        vm.assertEq(state.finalAt, finalAt);
+        vm.assertEq(state.finalTotal, 0);
         vm.assertEq(state.cumulativeTotal, total);
     }
 }

@@ -3,7 +3,6 @@ pragma solidity 0.8.34;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {Demand, IDisputes, Tree} from "../../contracts/interfaces/IDisputes.sol";
-import {IParameters} from "../../contracts/interfaces/IParameters.sol";
 import {ISettlement} from "../../contracts/interfaces/ISettlement.sol";
 import {ExactTransfer} from "../../contracts/libraries/ExactTransfer.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
@@ -23,7 +22,7 @@ contract DemandTest is Disputed {
         vm.assertEq(disputes.demand(batch.header, demand_.tree, keys), id);
         vm.assertEq(disputes.unansweredOf(id), (1 << keys.length) - 1);
         vm.assertEq(disputes.numOpenDemands(demand_.batchHash), 1);
-        vm.assertTrue(settlement.isHeld(operator, 2));
+        vm.assertTrue(hasOpenDemand(batch.header));
         vm.assertEq(usd.balanceOf(address(disputes)), keys.length * BOND);
         vm.assertEq(usd.balanceOf(challenger), 0);
     }
@@ -119,29 +118,24 @@ contract DemandTest is Disputed {
         BatchData memory batch = committedBatch();
         bytes32 hash = Hashing.batch(batch.header);
         batch.header.total += 1;
-        bytes memory unknown = abi.encodeWithSelector(ISettlement.BatchUnknown.selector, Hashing.batch(batch.header));
+        bytes memory unknown = abi.encodeWithSelector(IDisputes.BatchNotPending.selector, Hashing.batch(batch.header));
         _expectError(batch, Tree.Entries, _keys(1), unknown);
         batch.header.total -= 1;
         voidFrom(batch.header);
-        unknown = abi.encodeWithSelector(ISettlement.BatchUnknown.selector, hash);
+        unknown = abi.encodeWithSelector(IDisputes.BatchNotPending.selector, hash);
         _expectError(batch, Tree.Entries, _keys(1), unknown);
     }
 
     function test_a_header_with_a_later_end_is_refused() external {
         BatchData memory batch = committedBatch();
         vm.warp(batch.header.finalAt);
-        settlement.finalise(batch.header);
-        bytes memory final_ = abi.encodeWithSelector(
-            IDisputes.TooLateToDemand.selector,
-            batch.header.finalAt - 2 * PERIOD
-        );
+        finalise(batch.parent, batch.header);
+        bytes4 notPending = IDisputes.BatchNotPending.selector;
+        bytes memory final_ = abi.encodeWithSelector(notPending, Hashing.batch(batch.header));
         _expectError(batch, Tree.Entries, _keys(1), final_);
         batch.header.finalAt += 100;
-        bytes memory unknown = abi.encodeWithSelector(ISettlement.BatchUnknown.selector, Hashing.batch(batch.header));
+        bytes memory unknown = abi.encodeWithSelector(IDisputes.BatchNotPending.selector, Hashing.batch(batch.header));
         _expectError(batch, Tree.Entries, _keys(1), unknown);
-        batch.header.parameterSet = 9;
-        bytes4 selector = IParameters.ParameterSetUnknown.selector;
-        _expectError(batch, Tree.Entries, _keys(1), abi.encodeWithSelector(selector, 9));
     }
 
     function test_a_demand_needs_its_bond() external {
@@ -149,7 +143,7 @@ contract DemandTest is Disputed {
         vm.prank(challenger);
         vm.expectRevert();
         disputes.demand(batch.header, Tree.Entries, _keys(1));
-        vm.assertFalse(settlement.isHeld(operator, 2));
+        vm.assertFalse(hasOpenDemand(batch.header));
     }
 
     /// @dev A fee-on-transfer token delivers less than the bond.

@@ -5,10 +5,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 
 import {Generation} from "../../contracts/Generation.sol";
 import {OperatorRegistry} from "../../contracts/OperatorRegistry.sol";
-import {Settlement} from "../../contracts/Settlement.sol";
 import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.sol";
-import {Bounds, IParameters} from "../../contracts/interfaces/IParameters.sol";
-import {ISettlement} from "../../contracts/interfaces/ISettlement.sol";
 import {TestUSD} from "../../contracts/local/TestUSD.sol";
 import {Market} from "./support/Market.sol";
 
@@ -19,7 +16,6 @@ contract DeployTest is Market {
     function test_a_generation_records_its_contracts() external view {
         vm.assertEq(operators.settlement(), address(settlement));
         vm.assertEq(address(settlement.operators()), address(operators));
-        vm.assertEq(operators.disputes(), address(disputes));
         vm.assertEq(settlement.disputes(), address(disputes));
         vm.assertEq(address(disputes.settlement()), address(settlement));
         vm.assertEq(address(disputes.operators()), address(operators));
@@ -29,7 +25,6 @@ contract DeployTest is Market {
         vm.assertEq(address(disputes.token()), address(usd));
         vm.assertEq(address(settlement.vault()), address(vault));
         vm.assertEq(address(operators.token()), address(usd));
-        vm.assertEq(operators.unstakeSeconds(), UNSTAKE);
     }
 
     /// @dev The metadata hash at the end of the code commits to all sources and compiler settings. Immutables are zero in
@@ -48,43 +43,22 @@ contract DeployTest is Market {
     }
 
     function test_a_generation_of_unrelated_contracts_is_refused() external {
-        vm.mockCall(address(operators), abi.encodeCall(IOperatorRegistry.disputes, ()), abi.encode(address(1)));
+        vm.mockCall(address(operators), abi.encodeCall(IOperatorRegistry.settlement, ()), abi.encode(address(1)));
         vm.expectRevert(
             abi.encodeWithSelector(
                 Generation.Miswired.selector,
                 operators,
-                bytes32("disputes"),
-                disputes,
+                bytes32("settlement"),
+                settlement,
                 address(1)
             )
         );
         new Generation(disputes, adapters);
     }
 
-    function test_the_operator_registry_requires_token_settlement_and_disputes(uint256 missing) external {
-        address[3] memory parts = [address(usd), address(settlement), address(disputes)];
-        parts[missing % parts.length] = address(0);
+    function test_the_operator_registry_requires_token_and_settlement(bool isToken) external {
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.ZeroAddress.selector));
-        new OperatorRegistry(IERC20(parts[0]), UNSTAKE, parts[1], parts[2]);
-    }
-
-    function test_a_stake_outlasts_the_longest_window(uint64 unstake) external {
-        Bounds memory limits = parameters.bounds();
-        uint64 needed = uint64(limits.maxDisputeWindow) + limits.margin;
-        if (unstake < needed) {
-            vm.expectRevert(abi.encodeWithSelector(Generation.UnstakeTooShort.selector, unstake, needed));
-        }
-        this.deployGeneration(unstake);
-    }
-
-    function deployGeneration(uint64 unstake) external {
-        _deployGeneration(unstake);
-    }
-
-    function test_the_ring_reaches_over_the_longest_window() external {
-        ShortInterval short = new ShortInterval();
-        vm.expectRevert(abi.encodeWithSelector(ISettlement.RingTooSmall.selector, 255, 256));
-        new Settlement(IParameters(address(short)), IOperatorRegistry(address(1)), address(2));
+        new OperatorRegistry(isToken ? IERC20(address(0)) : usd, isToken ? address(settlement) : address(0));
     }
 
     function test_test_dollars_are_minted_on_the_local_chain_only(uint64 chain) external {
@@ -117,13 +91,5 @@ contract DeployTest is Market {
     function test_the_whole_supply_starts_with_its_holder() external view {
         vm.assertEq(token.balanceOf(holder), SUPPLY);
         vm.assertEq(token.totalSupply(), SUPPLY);
-    }
-}
-
-contract ShortInterval {
-    address public constant vault = address(3);
-
-    function bounds() external pure returns (Bounds memory limits) {
-        (limits.minSettlementInterval, limits.maxDisputeWindow) = (1, 256);
     }
 }

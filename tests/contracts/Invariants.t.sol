@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
+import {Stake} from "../../contracts/interfaces/IOperatorRegistry.sol";
 import {Bounds} from "../../contracts/interfaces/IParameters.sol";
 import {Channel, ChannelId} from "../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, OperatorState} from "../../contracts/interfaces/ISettlement.sol";
@@ -71,6 +72,7 @@ contract Handler is GovernanceMoves {
             uint256 paid = batches[channelAt(i)].paid + batches[channelAt(i + 2)].paid;
             uint256 claimed = _claimed(account);
             uint256 finalTotal = state.finalised == 0 ? 0 : _headerAt(account, state.finalised).cumulativeTotal;
+            vm.assertEq(state.finalTotal, finalTotal);
             vm.assertLe(claimed, finalTotal);
             vm.assertLe(finalTotal, state.cumulativeTotal);
             vm.assertEq(state.cumulativeTotal, paid);
@@ -95,11 +97,10 @@ contract Handler is GovernanceMoves {
         uint256 paused = parameters.pausedUntil();
         uint256 pauseLeft = paused > block.timestamp ? paused - block.timestamp : 0;
         vm.assertLe(b.maxSettlementInterval + window + pauseLeft + b.margin + 1, vault.thawSeconds());
-        vm.assertLe(window + b.margin, operators.unstakeSeconds());
         vm.assertLe(pauseLeft, b.maxPause);
     }
 
-    /// @dev The ring returns committed batches and no voided ones.
+    /// @dev Committed batches are kept for ever, and voided ones are not returned.
     function checkBatches() external view {
         for (uint256 i = 0; i < 2; ++i) {
             address account = operatorAt(i);
@@ -107,24 +108,29 @@ contract Handler is GovernanceMoves {
             vm.assertEq(state.last, chains[account].length);
             vm.assertEq(state.toRefund, voided[account].length);
             bytes32 parent = 0;
-            for (uint256 n = state.finalised == 0 ? 1 : state.finalised; n <= state.last; ++n) {
+            for (uint256 n = 1; n <= state.last; ++n) {
                 BatchHeader memory header = _headerAt(account, n);
                 bytes32 batchHash = settlement.batchHashAt(account, uint64(n));
                 vm.assertEq(batchHash, Hashing.batch(header));
-                if (parent != 0) vm.assertEq(header.parent, parent);
+                vm.assertEq(header.parent, parent);
                 parent = batchHash;
             }
             vm.assertEq(settlement.batchHashAt(account, state.last + 1), bytes32(0));
         }
     }
 
-    /// @dev The stake that covers a batch stays until it is final; only a slash reduces it.
+    /// @dev The stake that covers a batch stays until the batch is final or refunded, or is slashed before.
     function checkStakes() external view {
         for (uint256 i = 0; i < 2; ++i) {
             address account = operatorAt(i);
             OperatorState memory state = settlement.stateOf(account);
+            Stake memory kept = operators.stakeOf(account);
             for (uint256 n = state.finalised + 1; n <= state.last; ++n) {
-                vm.assertLe(coverOf[account][n], operators.stakeOf(account).stake);
+                vm.assertLe(_headerAt(account, n).slashUpTo, kept.stake + kept.slashed);
+            }
+            for (uint256 n = 0; n < voided[account].length; ++n) {
+                BatchHeader memory header = abi.decode(voided[account][n], (SmallBatch)).header;
+                vm.assertLe(header.slashUpTo, kept.stake + kept.slashed);
             }
         }
     }
@@ -281,7 +287,7 @@ contract InvariantsTest {
         _handler.checkBatches();
     }
 
-    /// @dev 9: a stake stays locked past its last batch's finality; slash <= stake.
+    /// @dev 9: a stake stays until the batches that it covers are final or refunded; slash <= stake.
     function invariant_9_the_stake_covers_a_batch_until_it_is_final() external view {
         _handler.checkStakes();
     }

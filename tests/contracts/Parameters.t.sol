@@ -85,7 +85,7 @@ contract ParametersTest is Market {
         Bounds memory local = parameters.bounds();
         (local.minDisputeWindow, local.maxDisputeWindow) = (production.minDisputeWindow, production.maxDisputeWindow);
         (local.maxPause, local.pauseCoolDown) = (production.maxPause, production.pauseCoolDown);
-        local.minSettlementInterval = production.minSettlementInterval;
+        local.maxBlockSeconds = production.maxBlockSeconds;
         (local.maxSettlementInterval, local.margin) = (production.maxSettlementInterval, production.margin);
         vm.assertEq(keccak256(abi.encode(local)), keccak256(abi.encode(production)));
     }

@@ -36,7 +36,7 @@ contract PauseTest is Batches {
         vm.startPrank(payer);
         vault.thaw(operator, collector, MICRO);
         vm.warp(header.finalAt);
-        settlement.finalise(header);
+        finalise(header);
         settlement.claim(claimOf(operator, balances, 0));
         vm.stopPrank();
         vm.assertEq(usd.balanceOf(operator), 5);

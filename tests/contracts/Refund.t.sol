@@ -102,13 +102,13 @@ contract RefundTest is Disputed {
         commitBatch(batch);
         vm.assertEq(batch.header.number, 2);
         vm.warp(batch.header.finalAt);
-        settlement.finalise(batch.header);
+        finalise(batch.parent, batch.header);
         Sums memory balances = batch.balances.sums(MerkleSum.BALANCES);
         uint256 paid = 0;
         for (uint256 i = 0; i < balances.values.length; ++i) {
             address account = address(uint160(uint256(batch.balances.keys[i])));
             uint256 before = usd.balanceOf(account);
-            settlement.claim(Claim(operator, account, uint32(balances.values.length), balances.open(i)));
+            settlement.claim(Claim(batch.header, account, balances.open(i)));
             vm.assertEq(usd.balanceOf(account) - before, balances.values[i] / MICRO);
             paid += balances.values[i] / MICRO;
         }
@@ -119,7 +119,7 @@ contract RefundTest is Disputed {
     /// refunded.
     function test_the_payout_limit_protects_amounts_to_be_refunded() external {
         vm.warp(firstBatch().header.finalAt);
-        settlement.finalise(firstBatch().header);
+        finalise(firstBatch().header);
         uint128 earlier = firstBatch().total;
         _claimAll(firstBatch());
         uint128 left = _pot();
@@ -131,14 +131,14 @@ contract RefundTest is Disputed {
         (batch.balances.keys[0], batch.balances.values[0]) = (bytes32(uint256(uint160(thief))), earlier + batch.total);
         commitBatch(batch);
         vm.warp(batch.header.finalAt);
-        settlement.finalise(batch.header);
+        finalise(batch.header);
         // Another batch of the payer's channel is voided and awaits its refund.
         BatchHeader memory header = commit(9 * MICRO, oneBalance(thief, earlier + batch.total + 9 * MICRO));
         voidFrom(header);
         uint128 pot = _pot();
         vm.assertEq(pot, left + batch.total + 9 * MICRO);
         uint128 demand_ = ((earlier + batch.total) / MICRO) * MICRO;
-        Claim memory request = claimOf(thief, forged, 0);
+        Claim memory request = Claim(batch.header, thief, forged.open(0));
         // The total paid out of the pot stays within the amounts that final batches collected.
         bytes memory error = abi.encodeWithSelector(
             IPaymentVault.PayoutLimitExceeded.selector,
@@ -162,7 +162,7 @@ contract RefundTest is Disputed {
         Sums memory balances = batch.balances.sums(MerkleSum.BALANCES);
         for (uint256 i = 0; i < balances.values.length; ++i) {
             address account = address(uint160(uint256(batch.balances.keys[i])));
-            settlement.claim(Claim(operator, account, uint32(balances.values.length), balances.open(i)));
+            settlement.claim(Claim(batch.header, account, balances.open(i)));
         }
     }
 

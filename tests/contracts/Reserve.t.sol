@@ -83,7 +83,6 @@ contract ReserveTest is Disputed {
         convict(batch, sender);
         assertVoid(batch);
         vm.assertEq(usd.balanceOf(sender), 0);
-        uint256 pot = vault.potOf(address(settlement), operator);
-        vm.assertEq(usd.balanceOf(address(timelock)) - before, pot / 4 / MICRO);
+        vm.assertEq(usd.balanceOf(address(timelock)) - before, batch.header.slashUpTo / MICRO);
     }
 }

@@ -81,7 +81,7 @@ contract ReturnBondTest is Disputed {
         disputes.returnBond(demand_, batch.header);
         vm.assertEq(usd.balanceOf(challenger), BOND);
         // The new batch has a separate demand.
-        vm.assertTrue(settlement.isHeld(operator, 2));
+        vm.assertTrue(hasOpenDemand(again.header));
         vm.assertEq(disputes.unansweredOf(idOf(other)), 1);
     }
 

@@ -6,7 +6,7 @@ import {BatchData} from "./support/BatchModel.sol";
 import {Disputed} from "./support/Disputed.sol";
 
 contract SlashTest is Disputed {
-    function test_the_part_of_the_pot_that_the_stake_covers_is_slashed(uint32 coverPpm, uint32 challengerPpm) external {
+    function test_the_cover_that_the_commit_required_is_slashed(uint32 coverPpm, uint32 challengerPpm) external {
         coverPpm = uint32(bound(coverPpm, 50_000, 1_000_000));
         challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
         vm.startPrank(address(timelock));
@@ -14,7 +14,7 @@ contract SlashTest is Disputed {
         parameters.setDisputeTerms(challengerPpm, 1e10);
         vm.stopPrank();
         BatchData memory batch = invalidBatch();
-        uint256 units = (uint256(vault.potOf(address(settlement), operator)) * coverPpm) / 1e6 / MICRO;
+        uint256 units = _coverOfPot(coverPpm);
         uint256 reward = (units * challengerPpm) / 1e6;
         _expectSlash(batch, challenger, reward, units - reward);
     }
@@ -26,29 +26,16 @@ contract SlashTest is Disputed {
         parameters.setDisputeTerms(490_000, 1e10);
         parameters.setTreasury(accountOf("later treasury"));
         vm.stopPrank();
-        uint256 units = vault.potOf(address(settlement), operator) / 4 / MICRO;
+        uint256 units = _coverOfPot(250_000);
         _expectSlash(batch, challenger, units / 4, units - units / 4);
         vm.assertEq(usd.balanceOf(accountOf("later treasury")), 0);
     }
 
-    function test_no_more_than_the_stake_is_slashed() external {
+    function test_a_batch_is_voided_even_if_nothing_is_left_to_slash() external {
         BatchData memory batch = invalidBatch();
-        uint128 pot = vault.potOf(address(settlement), operator);
-        // After an earlier slash the stake is below the cover.
-        uint128 left = pot / 4 / 3;
-        uint128 taken = uint128(STAKE_UNITS) * MICRO - left;
-        vm.prank(address(disputes));
-        operators.slash(operator, taken, address(0), 0, accountOf("earlier treasury"));
-        uint256 units = operators.stakeOf(operator).stake / MICRO;
-        _expectSlash(batch, challenger, units / 4, units - units / 4);
-        vm.assertEq(operators.stakeOf(operator).stake / MICRO, 0);
-    }
-
-    function test_a_batch_is_voided_even_without_stake_to_slash() external {
-        BatchData memory batch = invalidBatch();
-        vm.prank(address(disputes));
+        vm.prank(address(settlement));
         operators.slash(operator, uint128(STAKE_UNITS) * MICRO, address(0), 0, accountOf("earlier treasury"));
-        _expectSlash(batch, challenger, 0, 0);
+        convict(batch, challenger);
         assertVoid(batch);
     }
 
@@ -71,14 +58,20 @@ contract SlashTest is Disputed {
         convict(batch, challenger);
         vm.assertEq(usd.balanceOf(address(vault)), held);
         vm.assertEq(usd.balanceOf(address(disputes)), 0);
+        vm.assertEq(usd.balanceOf(address(settlement)), 0);
     }
 
     function test_an_unstaking_amount_is_slashed_too() external {
         BatchData memory batch = invalidBatch();
         vm.prank(operator);
         operators.startUnstake(uint128(STAKE_UNITS) * MICRO);
-        uint256 units = vault.potOf(address(settlement), operator) / 4 / MICRO;
+        uint256 units = _coverOfPot(250_000);
         _expectSlash(batch, challenger, units / 4, units - units / 4);
+    }
+
+    /// @dev The required cover of the pot as it is now, in whole units.
+    function _coverOfPot(uint256 coverPpm) private view returns (uint256) {
+        return (vault.potOf(address(settlement), operator) * coverPpm + 1e12 - 1) / 1e12;
     }
 
     function _expectSlash(BatchData memory batch, address sender, uint256 reward, uint256 rest) private {
@@ -96,6 +89,7 @@ contract SlashTest is Disputed {
         vm.assertEq(usd.balanceOf(sender), reward);
         vm.assertEq(usd.balanceOf(address(timelock)) - kept, rest);
         vm.assertEq(operators.stakeOf(operator).stake, stake - uint128(reward + rest) * MICRO);
+        vm.assertEq(operators.stakeOf(operator).slashed, uint128(reward + rest) * MICRO);
     }
 
     function _reserve(BatchData memory batch, address sender) private {

@@ -15,7 +15,7 @@ contract StakeTest is Batches {
         vm.assume(units != 0);
         addStake(operator, units);
         vm.assertEq(operators.stakeOf(operator).stake, _STAKE + uint128(units) * MICRO);
-        vm.assertEq(operators.coverOf(operator), _STAKE + uint128(units) * MICRO);
+        vm.assertEq(_cover(), _STAKE + uint128(units) * MICRO);
         vm.assertEq(usd.balanceOf(address(operators)), STAKE_UNITS + units);
     }
 
@@ -27,7 +27,7 @@ contract StakeTest is Batches {
 
     function test_fee_on_transfer_tokens_are_refused() external {
         ChargingToken charging = new ChargingToken();
-        OperatorRegistry other = new OperatorRegistry(charging, UNSTAKE, address(settlement), address(1));
+        OperatorRegistry other = new OperatorRegistry(charging, address(settlement));
         charging.mint(operator, 10);
         vm.startPrank(operator);
         charging.approve(address(other), 10);
@@ -36,46 +36,36 @@ contract StakeTest is Batches {
         vm.stopPrank();
     }
 
-    function test_an_unstaked_part_is_paid_after_the_delay(uint128 amount) external {
+    function test_an_unstaked_part_is_paid_while_nothing_is_pending(uint128 amount) external {
         amount = uint128(bound(amount, MICRO, _STAKE));
-        uint64 unstakeAt = uint64(block.timestamp) + UNSTAKE;
         vm.expectEmit(address(operators));
-        emit IOperatorRegistry.UnstakeStarted(operator, amount, unstakeAt, 0);
+        emit IOperatorRegistry.UnstakeStarted(operator, amount, 0);
         _startUnstake(amount);
-        vm.assertEq(operators.coverOf(operator), _STAKE - amount);
-        vm.warp(unstakeAt);
+        vm.assertEq(_cover(), _STAKE - amount);
         vm.prank(operator);
         uint128 left = operators.unstake();
         vm.assertEq(left, (amount / MICRO) * MICRO);
         vm.assertEq(usd.balanceOf(operator), left / MICRO);
-        vm.assertEq(operators.coverOf(operator), _STAKE - left);
+        vm.assertEq(_cover(), _STAKE - left);
     }
 
     function test_a_single_unit_can_be_withdrawn_and_less_cannot() external {
         _startUnstake(MICRO - 1);
-        vm.warp(block.timestamp + UNSTAKE);
         _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.ZeroAmount.selector));
         _startUnstake(MICRO);
-        vm.warp(block.timestamp + UNSTAKE);
         vm.prank(operator);
         vm.assertEq(operators.unstake(), MICRO);
         vm.assertEq(abi.encode(operators.stakeOf(operator)), abi.encode(Stake(_STAKE - MICRO, 0, 0, 0)));
     }
 
-    function test_no_unstake_early_or_without_a_request(uint64 early) external {
-        early = uint64(bound(early, 1, UNSTAKE));
+    function test_no_unstake_without_a_request() external {
         _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstaking.selector, operator));
-        uint64 unstakeAt = uint64(block.timestamp) + UNSTAKE;
-        _startUnstake(MICRO);
-        vm.warp(unstakeAt - early);
-        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.StillLocked.selector, operator, unstakeAt));
     }
 
     function test_unstaking_zero_cancels() external {
         _startUnstake(_STAKE);
         _startUnstake(0);
-        vm.assertEq(operators.coverOf(operator), _STAKE);
-        vm.warp(block.timestamp + UNSTAKE);
+        vm.assertEq(_cover(), _STAKE);
         _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstaking.selector, operator));
     }
 
@@ -89,19 +79,19 @@ contract StakeTest is Batches {
     function test_a_stake_stays_locked_past_its_last_batchs_finality() external {
         BatchHeader memory header = commit(5, oneBalance(operator, 5));
         _startUnstake(_STAKE / 2);
-        vm.warp(block.timestamp + UNSTAKE);
-        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.BatchNotFinal.selector, operator, 1));
+        vm.warp(header.finalAt);
+        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.StakeLocked.selector, operator, 1));
         commit(5, oneBalance(operator, 10));
-        settlement.finalise(header);
+        finalise(header);
         vm.prank(operator);
         operators.unstake();
         vm.assertEq(usd.balanceOf(operator), STAKE_UNITS / 2);
     }
 
-    // --- slashing, called directly from the address of the disputes ---
+    // --- slashing, called directly from the address of the settlement ---
 
     function test_a_slash_is_divided(uint128 amount, uint32 challengerPpm) external {
-        amount = uint128(bound(amount, 0, _STAKE));
+        amount = uint128(bound(amount, MICRO, _STAKE));
         challengerPpm = uint32(bound(challengerPpm, 0, 1_000_000));
         uint256 units = amount / MICRO;
         uint256 reward = (units * challengerPpm) / 1_000_000;
@@ -145,43 +135,49 @@ contract StakeTest is Batches {
         operators.withdrawOwed();
     }
 
-    function test_no_slash_exceeds_the_stake() external {
-        bytes memory error = abi.encodeWithSelector(
-            IOperatorRegistry.InsufficientStake.selector,
-            operator,
-            _STAKE,
-            _STAKE + 1
-        );
-        vm.expectRevert(error);
-        vm.prank(address(disputes));
-        operators.slash(operator, _STAKE + 1, accountOf("challenger"), 250_000, address(timelock));
+    function test_no_slash_exceeds_the_stake(uint128 upTo) external {
+        upTo = uint128(bound(upTo, _STAKE, type(uint128).max));
+        _slash(upTo, 250_000);
+        vm.assertEq(operators.stakeOf(operator).stake, 0);
+        vm.assertEq(operators.stakeOf(operator).slashed, _STAKE);
+    }
+
+    /// @dev Slashes are cumulative: repeating one, or a lower one, takes nothing.
+    function test_a_slash_is_cumulative(uint128 first, uint128 second) external {
+        first = uint128(bound(first, 0, STAKE_UNITS)) * MICRO;
+        second = uint128(bound(second, 0, STAKE_UNITS)) * MICRO;
+        _slash(first, 250_000);
+        _slash(second, 250_000);
+        _slash(first, 250_000);
+        uint128 larger = first > second ? first : second;
+        vm.assertEq(operators.stakeOf(operator).slashed, larger);
+        vm.assertEq(operators.stakeOf(operator).stake, _STAKE - larger);
     }
 
     function test_an_unstaking_amount_can_still_be_slashed() external {
         _startUnstake(_STAKE);
         _slash(_STAKE / 4, 250_000);
-        vm.assertEq(operators.coverOf(operator), 0);
-        vm.warp(block.timestamp + UNSTAKE);
+        vm.assertEq(_cover(), 0);
         vm.prank(operator);
         vm.assertEq(operators.unstake(), _STAKE - _STAKE / 4);
     }
 
-    function test_only_the_disputes_slash(address caller) external {
-        vm.assume(caller != address(disputes));
-        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NotDisputes.selector, caller));
+    function test_only_the_settlement_slashes(address caller) external {
+        vm.assume(caller != address(settlement));
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NotSettlement.selector, caller));
         vm.prank(caller);
         operators.slash(operator, 1, caller, 250_000, caller);
     }
 
     function _slash(uint128 amount, uint32 challengerPpm) private {
         address challenger = accountOf("challenger");
-        vm.prank(address(disputes));
+        vm.prank(address(settlement));
         operators.slash(operator, amount, challenger, challengerPpm, address(timelock));
     }
 
-    /// @dev A registry of another token with a stake of the operator; the test contract acts as its disputes.
+    /// @dev A registry of another token with a stake of the operator; the test contract acts as its settlement.
     function _stakedRegistry(BlockingToken other, uint256 units) private returns (OperatorRegistry registry) {
-        registry = new OperatorRegistry(other, UNSTAKE, address(settlement), address(this));
+        registry = new OperatorRegistry(other, address(this));
         other.mint(operator, units);
         vm.startPrank(operator);
         other.approve(address(registry), units);
@@ -202,6 +198,10 @@ contract StakeTest is Batches {
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NothingOwed.selector, payee));
         from.withdrawOwed();
         vm.stopPrank();
+    }
+
+    function _cover() private view returns (uint128 cover) {
+        (cover, ) = operators.coverOf(operator);
     }
 
     function _startUnstake(uint128 amount) private {

@@ -29,7 +29,7 @@ contract UnansweredTest is Disputed {
         BatchData memory batch = committedBatch();
         Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
         vm.warp(demand_.deadline + 1);
-        uint256 units = vault.potOf(address(settlement), operator) / 4 / MICRO;
+        uint256 units = batch.header.slashUpTo / MICRO;
         vm.expectEmit(address(operators));
         emit IOperatorRegistry.Slashed(
             operator,
@@ -73,8 +73,8 @@ contract UnansweredTest is Disputed {
         vm.warp(batch.header.finalAt - 2 * PERIOD);
         Demand memory demand_ = demand(batch, Tree.Balances, oneKey(0));
         vm.warp(uint256(batch.header.finalAt) + 1 days);
-        vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchHeld.selector, operator, 2));
-        settlement.finalise(batch.header);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.DemandsOpen.selector, demand_.batchHash, 1));
+        finalise(batch.parent, batch.header);
         disputes.voidUnanswered(demand_, batch.header);
         assertVoid(batch);
     }

@@ -49,7 +49,6 @@ def production_terms(payment_token: Account, chain_id: int = 31337, **changes: A
         guardian=GUARDIAN.account,
         curators=(CURATOR.account,),
         thaw_seconds=13 * DAY,
-        unstake_seconds=9 * DAY,
         timelock_seconds=2 * DAY,
         voting_rules={
             "votingDelay": DAY,

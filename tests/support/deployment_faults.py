@@ -236,10 +236,6 @@ BREAKS: dict[str, tuple[Callable[[DeployedMarket], None], tuple[str, ...]]] = {
             "thawSeconds is 1036800, the terms say",
         ),
     ),
-    "stakes are free too early": (
-        lambda m: m.patch("OperatorRegistry", word(9 * DAY), word(7 * DAY)),
-        ("error: OperatorRegistry: frees stakes in 604800 s", "unstakeSeconds is 604800, the terms say"),
-    ),
     "the treasury is the zero address": (
         without_treasury,
         ("error: Parameters: the treasury is the zero address", f"treasury is {ZERO_ACCOUNT}, the terms"),

@@ -23,7 +23,7 @@ from backend.domain.judging.judge import judge
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, InvalidOpening, SumTree
 
 if TYPE_CHECKING:
-    from backend.domain.batch import Batch, Header, OperatorLedger, Span
+    from backend.domain.batch import Batch, CommitTerms, Header, OperatorLedger, Span
     from backend.domain.disputes.proofs import Proof
     from backend.domain.judging.case import Judgement
     from backend.domain.receipt import SignedReceipt
@@ -62,10 +62,10 @@ class Draft:
         values = [s.receipt.charge for s in receipts]
         return cls(batch, receipts, values, entries, balances, batch.spans, published=receipts)
 
-    def commit(self, committed_at: int, final_at: int, parent: DisputedBatch | None = None) -> DisputedBatch:
+    def commit(self, terms: CommitTerms, parent: DisputedBatch | None = None) -> DisputedBatch:
         """Build the header as the contract does."""
         trees = self.trees()
-        header = self.batch.header(committed_at, final_at, ZERO_HASH)
+        header = self.batch.header(terms, ZERO_HASH)
         fields = {
             f"{name}_{part}": value
             for name, tree in trees.items()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.chain.contracts import interface
 from backend.chain.keys import local_account, recover
-from backend.domain.batch import Header, camel_case
+from backend.domain.batch import CommitTerms, Header, camel_case
 from backend.domain.chain import Reverted
 from backend.domain.disputes.proofs import holds
 from backend.domain.disputes.witnesses import AnsweredReceipt, Demand, Lookup, key_word
@@ -76,7 +76,7 @@ class DisputeHarness:
 
     def commit(self, draft: Draft, parent: DisputedBatch | None = None) -> DisputedBatch:
         """Commit the draft and check the header in the event."""
-        named = draft.commit(0, 0).header
+        named = draft.commit(CommitTerms()).header
         commitment = {
             camel_case(name): getattr(named, name)
             for name in ("parent", "parameter_set", "total", "data_digest")
@@ -90,7 +90,7 @@ class DisputeHarness:
         (committed,) = (e for e in events if e.name == "BatchCommitted")
         header = Header.from_chain(committed.args["header"])
         assert header.hash == committed.args["batchHash"]
-        disputed = draft.commit(header.committed_at, header.final_at, parent)
+        disputed = draft.commit(CommitTerms.of(header), parent)
         assert disputed.header == header
         return disputed
 

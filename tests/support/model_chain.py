@@ -162,9 +162,12 @@ class ModelChain:
 
     # Chain
 
-    def call(self, contract: str, function: str, key: Account) -> int:
+    def call(self, contract: str, function: str, argument: Any) -> Any:
+        """The views that settlement calls: `OperatorRegistry.retiredAt` and `Disputes.demandsOn`."""
+        if (contract, function) == ("Disputes", "demandsOn"):
+            return self.num_open(argument), 0
         assert (contract, function) == ("OperatorRegistry", "retiredAt")
-        return (self.retired | self.unindexed).get(key, 0)
+        return (self.retired | self.unindexed).get(argument, 0)
 
     def prepare(
         self, contract: str, function: str, *args: Any, sender: Account | None = None
@@ -172,6 +175,9 @@ class ModelChain:
         if sender is not None:
             self.execute(function, args, is_simulated=True)
         return PreparedTransaction(CHAIN_ID, some_account(contract), "0x", 0, {"args": args}, None)
+
+    def num_open(self, batch_hash: Hash32) -> int:
+        return sum(bool(d.unanswered) for d in self.demands(batch_hash))
 
     def execute(self, function: str, args: Any, *, is_simulated: bool = False) -> None:
         """Errors: `Reverted`."""
@@ -264,10 +270,10 @@ class ModelChain:
             "operator": self.market.operator,
             "number": before.number + 1 if before else 1,
             "committedAt": self.time,
-            # Voided ones count too, as on the chain: a later batch must not make a parent final early.
-            "finalAt": max(
-                [self.time + self.sets[-1].dispute_window, *(b.header["finalAt"] for b in self.committed)]
-            ),
+            "finalAt": self.time + self.sets[-1].dispute_window,
+            "finalBlock": 0,
+            # The number of batches ever committed makes each hash unique, as the cumulative slashes do.
+            "slashUpTo": len(self.committed),
             "cumulativeTotal": (before.cumulative_total if before else 0) + values["total"],
             "spansHash": spans_hash(spans),
         }
@@ -312,28 +318,31 @@ class ModelChain:
             raise refuse("NotAuthorised", channelId=channel.id)
         return span
 
-    def _finalise(self, header: dict[str, Any]) -> Any:
-        named = Header.from_chain(header)
-        if named.hash not in {b.hash for b in self.standing()}:
-            raise refuse("BatchUnknown")
-        if named.number <= self.final:
-            raise refuse("AlreadyFinal")
-        if named.final_at > self.time:
-            raise refuse("NotYetFinal")
-        if any(d.demand.batch_hash == named.hash for d in self.demanded):
-            raise refuse("BatchHeld")
-        return lambda: setattr(self, "final", named.number)
+    def _finalise(self, headers: list[dict[str, Any]]) -> Any:
+        final = self.final
+        for named in map(Header.from_chain, headers):
+            if named.hash not in {b.hash for b in self.standing()}:
+                raise refuse("BatchUnknown")
+            if named.number != final + 1:
+                raise refuse("NotNextToFinalise")
+            if self.num_open(named.hash):
+                raise refuse("DemandsOpen")
+            if named.final_at > self.time:
+                raise refuse("NotYetFinal")
+            final = named.number
+        return lambda: setattr(self, "final", final)
 
     def _claim(self, request: dict[str, Any]) -> Any:
-        final = next((b for b in self.standing() if b.number == self.final), None)
-        if final is None:
-            raise refuse("BalancesMismatch")
-        header = Header.from_chain(final.header)
+        header = Header.from_chain(request["header"])
+        if header.hash not in {b.hash for b in self.standing()}:
+            raise refuse("BatchUnknown")
+        if header.number > self.final:
+            raise refuse("BatchNotFinal")
         o, account = request["opening"], request["account"]
         opening = Opening(int(o["index"]), int(o["value"]), to_bytes(o["path"]))
-        opened = resolve(BALANCES_TAG, bytes(12) + to_bytes(account), int(request["balancesCount"]), opening)
+        opened = resolve(BALANCES_TAG, bytes(12) + to_bytes(account), header.balances_count, opening)
         if ("0x" + opened.root.hex(), opened.total) != (header.balances_root, header.cumulative_total):
-            raise refuse("BalancesMismatch")
+            raise refuse("LeafNotInTree")
         claimed = max((c.cumulative for c in self.claims(account)), default=0)
         amount = (opening.value - claimed) // UNIT * UNIT
         if amount == 0:

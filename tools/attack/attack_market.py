@@ -185,7 +185,7 @@ class AttackMarket(LocalMarket):
 
     def finalise(self, batch: Batch, header: Header) -> None:
         self.pass_time(max(header.final_at - self.chain.head().timestamp, 0) + 1)
-        self.send(OPERATOR, "Settlement", "finalise", header.abi)
+        self.send(OPERATOR, "Settlement", "finalise", [header.abi])
         self.ledger = batch.after(header)
 
     def claim(self, account: Account) -> tuple[int, int]:
@@ -193,12 +193,11 @@ class AttackMarket(LocalMarket):
         earned = self.ledger.balances[account]
         claimed = self.chain.call("Settlement", "claimedOf", OPERATOR.account, account)
         before = self.dollars(account)
-        request = {
-            "operator": OPERATOR.account,
-            "account": account,
-            "balancesCount": len(self.ledger.balances),
-            "opening": self.ledger.open_balance(account).abi,
-        }
+        with self.database.read() as tx:
+            batches = tx.chain.batches(OPERATOR.account)
+        header = next(batch.header for batch in batches if batch.hash == self.ledger.hash)
+        opening = self.ledger.open_balance(account).abi
+        request = {"header": dict(header), "account": account, "opening": opening}
         self.send(OPERATOR, "Settlement", "claim", request)
         return (earned - claimed) // UNIT, self.dollars(account) - before
 

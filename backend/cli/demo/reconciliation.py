@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backend.domain.batch import Header
 from backend.domain.deployment import PAYMENT_TOKEN
-from backend.domain.hashing import balances_hash, to_hash
+from backend.domain.disputes.lookups import has_root, tree_of
+from backend.domain.disputes.witnesses import Tree
 from backend.domain.money import UNIT
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Reconciliation:
     received: dict[Account, int]
     """Increase of each account's token balance since the demo began."""
     is_proven: bool
-    """Whether `credited` matches the balances hash that the Settlement contract stores."""
+    """Whether `credited` has the root to which the latest final batch commits."""
 
     @property
     def is_balanced(self) -> bool:
@@ -65,7 +67,7 @@ def reconcile(
         credited={account: ledger.balances[account] for account in accounts},
         claimed=claimed,
         received={a: (now[a] - funds_before.get(a, 0)) * UNIT for a in accounts},
-        is_proven=_is_paid_by(chain, operator, ledger),
+        is_proven=_is_paid_by(installation, ledger),
     )
 
 
@@ -101,8 +103,14 @@ def fee_of(installation: Installation, number: int) -> int:
     return 0 if terms is None else terms.fee_ppm
 
 
-def _is_paid_by(chain: Chain, operator: Account, ledger: OperatorLedger) -> bool:
-    """Whether these are exactly the balances that `Settlement.balancesHashOf` commits to."""
-    tree = ledger.balances_tree()
-    expected = balances_hash(to_hash(tree.root), tree.count, ledger.cumulative_total)
-    return bool(chain.call("Settlement", "balancesHashOf", operator) == expected)
+def _is_paid_by(installation: Installation, ledger: OperatorLedger) -> bool:
+    """Whether these are exactly the balances to which the latest final batch on the chain commits."""
+    chain, operator = installation.chain, installation.operator.account
+    number = chain.call("Settlement", "stateOf", operator)["finalised"]
+    final = chain.call("Settlement", "batchHashAt", operator, number)
+    with installation.database.read() as tx:
+        batch = next((b for b in tx.chain.batches(operator) if b.hash == final), None)
+    if batch is None:
+        return False
+    header = Header.from_chain(batch.header)
+    return header.hash == final and has_root(ledger.balances_tree(), tree_of(header, Tree.BALANCES))

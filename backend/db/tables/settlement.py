@@ -31,7 +31,6 @@ class LedgerRow(Base):
     batch_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
     operator: Mapped[str] = mapped_column(ACCOUNT)
     number: Mapped[int] = mapped_column(BigInteger)
-    final_at: Mapped[int] = mapped_column(BigInteger)
     cumulative_total: Mapped[int] = mapped_column(Amount)
     balances: Mapped[dict[str, Any]] = mapped_column(JSON)
     collected: Mapped[dict[str, Any]] = mapped_column(JSON)

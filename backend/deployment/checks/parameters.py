@@ -11,7 +11,6 @@ from backend.deployment.profiles import (
     MIN_GOVERNANCE,
     NAMES,
     max_collection_seconds,
-    min_unstake_seconds,
     out_of_bounds,
 )
 from backend.domain.deployment import LOCAL_CHAIN_ID
@@ -44,22 +43,12 @@ def check_parameters(market: MarketReader) -> Iterator[Finding]:
 
 
 def check_times(market: MarketReader) -> Iterator[Finding]:
-    """A deposit must not thaw before it can be collected, nor a stake be freed before it can be slashed."""
+    """A deposit must not thaw before it can be collected."""
     bounds: dict[str, Any] = market.call("Parameters", "bounds")
     thaw = market.call("PaymentVault", "thawSeconds")
     if thaw <= max_collection_seconds(bounds):
         yield error_at(
             "PaymentVault", f"thaws in {thaw} s; a collection may take {max_collection_seconds(bounds)} s"
-        )
-    ring_seconds = market.call("Settlement", "ringSize") * bounds["minSettlementInterval"]
-    if ring_seconds < bounds["maxDisputeWindow"]:
-        yield error_at(
-            "Settlement", f"its ring fills in {ring_seconds} s, before the longest window has passed"
-        )
-    unstake = market.call("OperatorRegistry", "unstakeSeconds")
-    if unstake < min_unstake_seconds(bounds):
-        yield error_at(
-            "OperatorRegistry", f"frees stakes in {unstake} s, before {min_unstake_seconds(bounds)} s"
         )
 
 

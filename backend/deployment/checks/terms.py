@@ -23,7 +23,6 @@ def check_terms(market: MarketReader, terms: Terms) -> Iterator[Finding]:
         ("Parameters", "profile"): terms.profile,
         ("PaymentVault", "token"): terms.payment_token,
         ("PaymentVault", "thawSeconds"): terms.thaw_seconds,
-        ("OperatorRegistry", "unstakeSeconds"): terms.unstake_seconds,
         ("TimelockController", "getMinDelay"): terms.timelock_seconds,
         ("MarketToken", "totalSupply"): terms.supply,
         ("MarketGovernor", "votingDelay"): terms.voting_rules["votingDelay"],

@@ -3,7 +3,7 @@
     Case -> judge -> Right | Wrong | Undecided;  answers to the demands go into the next Case
 
 Pure: equal cases give equal judgements. Header fields that the contract computes (number, parent, instants,
-totals, spans) are trusted. Source: docs/protocol.md, "Disputes".
+blocks, totals, slash, spans) are trusted. Source: docs/protocol.md, "Disputes".
 """
 
 from __future__ import annotations

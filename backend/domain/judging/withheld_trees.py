@@ -173,9 +173,7 @@ class WithheldBalances:
             return None
         balances = {account_of(key): opening.value for key, opening in leaves.values()}
         header = self._header
-        ledger = OperatorLedger(
-            header.number, header.hash, header.final_at, header.cumulative_total, balances
-        )
+        ledger = OperatorLedger(header.number, header.hash, header.cumulative_total, balances)
         return ledger if has_root(ledger.balances_tree(), self._opened.root) else None
 
     def next_keys(self) -> list[int]:

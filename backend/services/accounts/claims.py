@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.money import UNIT
-from backend.services.audit.auditor import WrongBatch, not_void
+from backend.domain.settlement import BatchState
+from backend.services.audit.auditor import not_void
 from backend.services.transactions.retry import enqueue_with_retry
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backend.db.unit_of_work import Database
     from backend.domain.batch import OperatorLedger
     from backend.domain.ids import Account, Hash32
+    from backend.domain.settlement import CommittedBatch
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.services.audit.auditor import Auditor
@@ -28,14 +32,16 @@ class NothingToClaim(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Claimable:
-    """Earnings of an account from one operator, by its latest final batch. Amounts in micro-units."""
+    """Earnings of an account from one operator by its latest verified final batch, in micro-units."""
 
     operator: Account
     account: Account
     cumulative: int
     claimed: int
     unverifiable: str | None = None
-    """Why the operator's balances cannot be verified now. `cumulative` is then the amount already claimed."""
+    """Why the balances of the operator's latest final batch cannot be verified now. `cumulative` is then that
+    of an earlier final batch, or the amount already claimed.
+    """
 
     @property
     def amount(self) -> int:
@@ -45,6 +51,18 @@ class Claimable:
     def units(self) -> int:
         """Whole token units, which a claim pays; the remainder stays credited."""
         return self.amount // UNIT
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """The latest final batch of an operator whose balances are verified."""
+
+    batches: tuple[CommittedBatch, ...]
+    """All final batches."""
+    ledger: OperatorLedger | None
+    """None if no final batch is verified."""
+    error: DomainError | None = None
+    """Why the latest final batch is not verified; None if it is, or if there is none."""
 
 
 class Claims:
@@ -67,7 +85,7 @@ class Claims:
         """
         with self._db.read() as tx:
             operators = [operator.account for operator in tx.chain.operators()]
-        found = (self._claimable_or_unverifiable(operator, account) for operator in operators)
+        found = (self._claimable(operator, account) for operator in operators)
         return [one for one in found if one is not None]
 
     def prepare(
@@ -93,17 +111,13 @@ class Claims:
             return queued
 
     def _claimable(self, operator: Account, account: Account) -> Claimable | None:
-        ledger = self._final_ledger(operator)
-        if ledger is None or account not in ledger.balances:
+        verified = self._verified(operator)
+        claimed = self._claimed(operator, account)
+        earned = verified.ledger.balances.get(account, 0) if verified.ledger else 0
+        if not earned and verified.error is None:
             return None
-        return Claimable(operator, account, ledger.balances[account], self._claimed(operator, account))
-
-    def _claimable_or_unverifiable(self, operator: Account, account: Account) -> Claimable | None:
-        try:
-            return self._claimable(operator, account)
-        except DomainError as error:
-            claimed = self._claimed(operator, account)
-            return Claimable(operator, account, claimed, claimed, unverifiable=error.message)
+        error = verified.error.message if verified.error else None
+        return Claimable(operator, account, max(earned, claimed), claimed, unverifiable=error)
 
     def _claimed(self, operator: Account, account: Account) -> int:
         with self._db.read() as tx:
@@ -112,45 +126,45 @@ class Claims:
 
     def _request(self, operator: Account, account: Account, min_units: int) -> tuple[dict[str, Any], Hash32]:
         """The `Claim` of `Settlement.claim`, and the hash of the batch whose balances it opens."""
-        found, ledger = self._claimable(operator, account), self._final_ledger(operator)
-        amount = 0 if found is None else found.amount
-        minimum = min_units * UNIT
-        if ledger is None or amount < minimum:
+        verified = self._verified(operator)
+        if verified.ledger is None and verified.error is not None:
+            raise verified.error
+        earned = verified.ledger.balances.get(account, 0) if verified.ledger else 0
+        amount, minimum = max(earned - self._claimed(operator, account), 0), min_units * UNIT
+        if verified.ledger is None or amount < minimum:
             text = f"{account} has {amount} micro-units to claim from {operator}, less than {minimum}"
             if amount >= UNIT:
                 text += "; the account's own wallet can still claim it"
             raise NothingToClaim(text, "account", {"amount": str(amount)})
-        request = {
-            "operator": operator,
-            "account": account,
-            "balancesCount": len(ledger.balances),
-            "opening": ledger.open_balance(account).abi,
-        }
+        ledger = verified.ledger
+        header = next(batch.header for batch in verified.batches if batch.hash == ledger.hash)
+        request = {"header": dict(header), "account": account, "opening": ledger.open_balance(account).abi}
         return request, ledger.hash
 
-    def _final_ledger(self, operator: Account) -> OperatorLedger | None:
-        """The ledger after the operator's latest final batch; None before the first."""
-        with self._db.read() as tx:
-            number = tx.chain.finalised(operator)
-            batches = not_void(tx.chain.batches(operator))
-        final = next((batch.hash for batch in batches if batch.number == number), None)
-        if final is None:
-            return None
-        return self._mirrored(operator, final) or self._audited(operator, final)
+    def _verified(self, operator: Account) -> _Verified:
+        """The operator's latest final batch whose balances are verified.
 
-    def _audited(self, operator: Account, batch_hash: Hash32) -> OperatorLedger:
-        try:
-            self._auditor.follow(operator)
-        except WrongBatch:
-            # A later batch is wrong; the final one is usable if it was verified before.
-            if (ledger := self._mirrored(operator, batch_hash)) is not None:
-                return ledger
-            raise
-        ledger = self._mirrored(operator, batch_hash)
-        if ledger is None:
-            raise Unavailable(f"the balances of {operator} changed during the audit; try again")
-        return ledger
-
-    def _mirrored(self, operator: Account, batch_hash: Hash32) -> OperatorLedger | None:
+        Any final batch can be claimed against: one that is wrong, or whose data is missing, withholds nothing
+        that earlier ones credited.
+        """
         with self._db.read() as tx:
-            return tx.batches.ledger(operator, batch_hash)
+            batches = [b for b in not_void(tx.chain.batches(operator)) if b.state is BatchState.FINAL]
+        if not batches:
+            return _Verified((), None)
+        ledger, error = self._mirrored(batches), None
+        if ledger is None or ledger.hash != batches[-1].hash:
+            try:
+                self._auditor.follow(operator)
+            except DomainError as found:
+                error = found
+            ledger = self._mirrored(batches)
+        is_latest = ledger is not None and ledger.hash == batches[-1].hash
+        if not is_latest and error is None:
+            error = Unavailable(f"the balances of {operator} changed during the audit; try again")
+        return _Verified(tuple(batches), ledger, None if is_latest else error)
+
+    def _mirrored(self, batches: Sequence[CommittedBatch]) -> OperatorLedger | None:
+        """The ledger after the latest of these batches that is verified."""
+        with self._db.read() as tx:
+            found = (tx.batches.ledger(batch.operator, batch.hash) for batch in reversed(batches))
+            return next((ledger for ledger in found if ledger is not None), None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.disputes.proofs import Proof
     from backend.domain.disputes.witnesses import Tree
-    from backend.domain.ids import Account
+    from backend.domain.ids import Account, Hash32
     from backend.domain.judging.case import Judgement
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView
@@ -83,14 +83,13 @@ class Auditor:
         with self._db.read() as tx:
             batches = not_void(tx.chain.batches(operator))
             ledger, known = _resume(tx, operator, batches)
-            finalised = tx.chain.finalised(operator)
             for number in range(known, len(batches)):
                 ledger = self._right(tx.chain, ledger, batches, number)[1]
                 with self._db.begin() as mirror:
                     mirror.batches.save_ledger(operator, ledger)
         if known < len(batches):
             with self._db.begin() as mirror:
-                mirror.batches.prune_ledgers(operator, below=finalised)
+                mirror.batches.prune_ledgers(operator, newest_final(batches))
         return ledger
 
     def batch(self, operator: Account, number: int) -> Batch:
@@ -154,6 +153,11 @@ class Auditor:
 def not_void(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
     """The batches that are not void, in order."""
     return [batch for batch in batches if batch.state is not BatchState.VOID]
+
+
+def newest_final(batches: Sequence[CommittedBatch]) -> Iterator[Hash32]:
+    """Hashes of the final ones of an operator's batches, newest first."""
+    return (batch.hash for batch in reversed(batches) if batch.state is BatchState.FINAL)
 
 
 def _resume(

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.ids import ZERO_ACCOUNT, Account
-from backend.domain.money import UNIT, in_dollars, mul_ppm_down
+from backend.domain.money import UNIT, in_dollars, mul_ppm_to_units_up
 from backend.services.operator.receipt_keys import NoReceiptKey
 from backend.services.transactions.operator_transactions import Call, OperatorTransactions
 from backend.services.transactions.payment_token import PaymentToken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from backend.db.unit_of_work import Database
     from backend.domain.hashing import TypedDomain
@@ -45,10 +45,8 @@ class Unstaking:
 
     amount: int
     """Micro-units; less than requested if a slash left less."""
-    free_at: int
-    """Unix seconds, chain time."""
     locked_by: int | None
-    """Number of a batch that must be final first; None if there is none."""
+    """Number of a batch that must be final first; None if the amount can be withdrawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ class OperatorStatus:
 
 
 class Membership:
-    """`domain`: EIP-712 domain of the registry, for the receipt key's consent. `chain_now`: unix seconds."""
+    """`domain`: EIP-712 domain of the registry, for the receipt key's consent."""
 
     def __init__(
         self,
@@ -139,11 +137,10 @@ class Membership:
         own: Account,
         keys: ReceiptKeys,
         domain: TypedDomain,
-        chain_now: Callable[[], int],
     ) -> None:
         self._db, self._chain, self._transactions = db, chain, OperatorTransactions(db, chain, own)
         self._own, self._keys, self._domain = own, keys, domain
-        self._token, self._now = PaymentToken(chain), chain_now
+        self._token = PaymentToken(chain)
 
     def status(self) -> OperatorStatus:
         """Errors: `Unavailable` if the chain cannot be reached."""
@@ -190,19 +187,19 @@ class Membership:
     def unstake(self, amount: int) -> list[ChainTransaction]:
         """Start to withdraw `amount` micro-units of the stake, replacing an earlier request; 0 cancels it.
 
-        Errors: `InvalidInput` above the stake; `Conflict` if it would only restart the wait.
+        Errors: `InvalidInput` above the stake; `Conflict` if it would only lock the amount for longer.
         """
         stake = self._call("stakeOf", self._own)
         if amount > stake["stake"]:
             raise InvalidInput(f"The stake is only {in_dollars(stake['stake'])}.", param="amount")
-        if amount == 0 and not stake["unstakeAt"]:
+        if amount == 0 and not stake["unstaking"]:
             raise Conflict("No part of the stake is being withdrawn: there is nothing to cancel.")
         if amount and amount == stake["unstaking"]:
             raise Conflict(
-                f"{in_dollars(amount)} are already being withdrawn, from {instant(stake['unstakeAt'])} on; "
-                "another request would restart the wait."
+                f"{in_dollars(amount)} are already being withdrawn; another request would lock them until "
+                "the newest batch is final."
             )
-        intent = f"unstake:{stake['unstaking']}:{stake['unstakeAt']}:{amount}"
+        intent = f"unstake:{stake['unstaking']}:{stake['lockedByBatch']}:{amount}"
         return self._transactions.queue([Call(REGISTRY, "startUnstake", (str(amount),), intent)])
 
     def withdraw(self) -> list[ChainTransaction]:
@@ -215,7 +212,11 @@ class Membership:
         locked = self._locked(stake)
         if locked is not None and not owed:
             raise locked
-        calls = [] if locked else [Call(REGISTRY, "unstake", (), f"taken:{stake['unstakeAt']}")]
+        calls = (
+            []
+            if locked
+            else [Call(REGISTRY, "unstake", (), f"taken:{stake['unstaking']}:{stake['lockedByBatch']}")]
+        )
         calls += [Call(REGISTRY, "withdrawOwed", (), f"owed:{owed}")] if owed else []
         return self._transactions.queue(calls)
 
@@ -235,17 +236,19 @@ class Membership:
             return self._keys.configured().account
 
     def _unstaking(self, stake: dict[str, int]) -> Unstaking | None:
-        if not stake["unstakeAt"]:
+        if not stake["unstaking"]:
             return None
         number, state = stake["lockedByBatch"], self._chain.call(SETTLEMENT, "stateOf", self._own)
         is_settled = state["finalised"] == state["last"] and not state["toRefund"]
         is_final = is_settled or state["finalised"] >= number
         amount = min(stake["unstaking"], stake["stake"])
-        return Unstaking(amount, stake["unstakeAt"], None if is_final else number)
+        return Unstaking(amount, None if is_final else number)
 
     def _cover_needed(self, unsettled: int) -> int:
         pot = self._chain.call(VAULT, "potOf", self._chain.address(SETTLEMENT), self._own)
-        return mul_ppm_down(pot + unsettled, self._chain.call(PARAMETERS, "current")["stakeCoverPpm"])
+        return UNIT * mul_ppm_to_units_up(
+            pot + unsettled, self._chain.call(PARAMETERS, "current")["stakeCoverPpm"]
+        )
 
     def _locked(self, stake: dict[str, int]) -> Conflict | None:
         """Why no part of the stake can be withdrawn now."""
@@ -256,10 +259,6 @@ class Membership:
             )
         if unstaking.amount < UNIT:
             return Conflict("Nothing is left of the requested amount: it was slashed.")
-        if self._now() < unstaking.free_at:
-            return StakeLocked(
-                f"{in_dollars(unstaking.amount)} can be withdrawn from {instant(unstaking.free_at)} on."
-            )
         if unstaking.locked_by is not None:
             return StakeLocked(
                 f"{in_dollars(unstaking.amount)} can be withdrawn once batch {unstaking.locked_by} is final: "

@@ -22,6 +22,7 @@ import logging
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.batch import Batch, build
@@ -35,7 +36,7 @@ from backend.domain.settlement import BatchRecord
 from backend.services.settle.convictions import Convictions, receipts_of
 from backend.services.settle.retired_keys import pending_retirement, recent_retirement, sign_again
 from backend.services.settle.select import Selection, select
-from backend.services.settle.status import adopt, newest_due, outstanding_refunds, unrecorded, update_records
+from backend.services.settle.status import adopt, next_due, outstanding_refunds, unrecorded, update_records
 from backend.services.settle.validate import Validator
 from backend.services.transactions.retry import enqueue_with_retry
 from telemetry import traces
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_FINALISED = 64
+"""Batches that one transaction finalises, far below a block's gas."""
 MAX_LINKS = 128
 """Links from a batch's span to those of its answers: OpenTelemetry's limit."""
 _BATCH_REVERTS = {
@@ -63,7 +66,6 @@ _BATCH_REVERTS = {
     "ParameterSetUnknown",
     "CommitsArePaused",
     "StakeTooLow",
-    "RingFull",
     "RefundsOutstanding",
 }
 """Reverts of a commit that do not depend on the selected channels."""
@@ -153,8 +155,8 @@ class Settler:
         with self.db.begin() as tx:
             batches = tx.chain.batches(self.operator)
             number = update_records(tx, self.operator, batches)
-            due, found = newest_due(tx.chain, batches, now), unrecorded(tx, self.operator, batches)
-        self._finalise(due)
+            found = unrecorded(tx, self.operator, batches)
+        self._finalise(batches, now)
         if number is not None:
             return Progress(Step.WAITING, number)
         if voided := outstanding_refunds(batches):
@@ -176,24 +178,30 @@ class Settler:
         return Progress(step, candidate.batch.number, skipped=skipped)
 
     def finalise(self) -> int | None:
-        """Enqueue the finalisation of the newest due batch, which includes all earlier ones; returns its
-        number.
-        """
-        now = self.clock()
+        """Enqueue the finalisation of the batches that are due; returns the number of the last one."""
         with self.db.read() as tx:
-            due = newest_due(tx.chain, tx.chain.batches(self.operator), now)
-        return self._finalise(due)
+            batches = tx.chain.batches(self.operator)
+        return self._finalise(batches, self.clock())
 
-    def _finalise(self, due: CommittedBatch | None) -> int | None:
-        if due is None:
+    def _finalise(self, batches: Sequence[CommittedBatch], now: int) -> int | None:
+        due = next_due(batches, now, self.chain.head().number)[:MAX_FINALISED]
+        due = list(takewhile(lambda batch: self._is_undisputed(batch, now), due))
+        if not due:
             return None
-        call, header = ("Settlement", "finalise"), dict(due.header)
-        if not self._would_succeed(call, header):
+        call, headers = ("Settlement", "finalise"), [dict(batch.header) for batch in due]
+        if not self._would_succeed(call, headers):
             return None
         with self.db.begin() as tx:
-            if tx.chain.finalised(self.operator) < due.number:
-                self._enqueue(tx, call, [header], f"finalise:{due.hash}")
-        return due.number
+            # A second finalisation would revert once the first one is mined.
+            is_pending = bool(tx.transactions.to_be_mined(self.operator, *call))
+            if tx.chain.finalised(self.operator) < due[0].number and not is_pending:
+                self._enqueue(tx, call, [headers], f"finalise:{due[0].number}:{due[-1].hash}")
+        return due[-1].number
+
+    def _is_undisputed(self, batch: CommittedBatch, now: int) -> bool:
+        """Whether no demand on the batch is open, and proofs based on answers have had their time."""
+        num_open, proofs_until = self.chain.call("Disputes", "demandsOn", batch.hash)
+        return bool(num_open == 0 and proofs_until <= now)
 
     def _refund(self, first: CommittedBatch) -> None:
         """Enqueue refunds of all voided batches if the first one would succeed.

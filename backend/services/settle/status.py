@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from backend.domain.settlement import BatchRecord, BatchState
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import UnitOfWork
     from backend.domain.ids import Account, Hash32, ReceiptId
     from backend.domain.settlement import CommittedBatch
-    from backend.ports.chain import ChainView
 
 
 class BatchStatus(StrEnum):
@@ -74,18 +74,14 @@ def outstanding_refunds(batches: Sequence[CommittedBatch]) -> list[CommittedBatc
     return sorted(voided, key=lambda batch: batch.number, reverse=True)
 
 
-def newest_due(chain: ChainView, batches: Sequence[CommittedBatch], now: int) -> CommittedBatch | None:
-    """The newest batch whose dispute window is over. An unanswered demand blocks its batch and all later
-    ones.
-    """
-    due = None
-    for batch in batches:
-        if batch.state is not BatchState.COMMITTED:
-            continue
-        if int(batch.header["finalAt"]) > now or any(d.unanswered for d in chain.demands(batch.hash)):
-            break
-        due = batch
-    return due
+def next_due(batches: Sequence[CommittedBatch], now: int, block_number: int) -> list[CommittedBatch]:
+    """The next batches whose dispute windows are over, in order: each becomes final after the one before."""
+    pending = (batch for batch in batches if batch.state is BatchState.COMMITTED)
+    return list(
+        takewhile(
+            lambda b: int(b.header["finalAt"]) <= now and int(b.header["finalBlock"]) <= block_number, pending
+        )
+    )
 
 
 def _status(tx: UnitOfWork, record: BatchRecord, batches: Sequence[CommittedBatch]) -> BatchStatus:

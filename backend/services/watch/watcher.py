@@ -18,7 +18,7 @@ from backend.domain.errors import Unavailable
 from backend.domain.ids import ZERO_HASH
 from backend.domain.judging.case import Right, Wrong
 from backend.domain.settlement import BatchState
-from backend.services.audit.auditor import not_void
+from backend.services.audit.auditor import newest_final, not_void
 from backend.services.watch.news import News, news
 from backend.services.watch.retired_keys import disowned, retirements
 
@@ -194,7 +194,7 @@ class Watcher:
             judgement, ledger = self._judgement(tx, case), None
             if isinstance(judgement, Right):
                 self._cleared[batch.hash] = len(self.evidence())
-                ledger = self._mirror(tx, judgement, case.header)
+                ledger = self._mirror(batches, judgement, case.header)
             elif batch.state is BatchState.FINAL:
                 self._beyond.add(batch.hash)
             yield batch, judgement
@@ -230,11 +230,11 @@ class Watcher:
             self._open[header.hash] = known, judgement
         return judgement
 
-    def _mirror(self, tx: UnitOfWork, right: Right, header: Header) -> OperatorLedger:
+    def _mirror(self, batches: Sequence[CommittedBatch], right: Right, header: Header) -> OperatorLedger:
         ledger = right.batch.after(header)
         with self.db.begin() as mirror:
             mirror.batches.save_ledger(header.operator, ledger)
-            mirror.batches.prune_ledgers(header.operator, below=tx.chain.finalised(header.operator))
+            mirror.batches.prune_ledgers(header.operator, newest_final(batches))
         return ledger
 
 

@@ -120,18 +120,39 @@ abstract contract Batches is Payments {
     function settle(uint128 total, Tree memory balances) internal returns (BatchHeader memory header) {
         header = commit(total, balances);
         vm.warp(header.finalAt);
-        settlement.finalise(header);
+        finalise(header);
+    }
+
+    /// @notice Finalises the operator's next batch.
+    function finalise(BatchHeader memory header) internal {
+        BatchHeader[] memory headers = new BatchHeader[](1);
+        headers[0] = header;
+        settlement.finalise(headers);
+    }
+
+    /// @notice Finalises the operator's next two batches.
+    function finalise(BatchHeader memory first, BatchHeader memory second) internal {
+        BatchHeader[] memory headers = new BatchHeader[](2);
+        (headers[0], headers[1]) = (first, second);
+        settlement.finalise(headers);
+    }
+
+    /// @notice Returns whether an open demand keeps the batch from finality.
+    function hasOpenDemand(BatchHeader memory header) internal view returns (bool) {
+        (uint32 open, ) = disputes.demandsOn(Hashing.batch(header));
+        return open != 0;
     }
 
     /// @notice Voids a batch and all later ones, as a proof would.
     function voidFrom(BatchHeader memory header) internal {
         vm.prank(address(disputes));
-        settlement.voidFrom(header);
+        settlement.voidFrom(header, address(0));
     }
 
     // --- claims ---
 
+    /// @notice A claim against the latest batch.
     function claimOf(address account, Tree memory balances, uint256 index) internal view returns (Claim memory) {
-        return Claim(operator, account, uint32(balances.leaves.length), balances.open(index));
+        return Claim(lastHeader, account, balances.open(index));
     }
 }

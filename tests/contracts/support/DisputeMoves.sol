@@ -2,6 +2,7 @@
 pragma solidity 0.8.34;
 
 import {BalanceWitness, Demand, IDisputes, Lookup, Tree} from "../../../contracts/interfaces/IDisputes.sol";
+import {Stake} from "../../../contracts/interfaces/IOperatorRegistry.sol";
 import {BatchHeader, OperatorState} from "../../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
@@ -73,9 +74,9 @@ abstract contract DisputeMoves is OperatorMoves {
         if (!isFound || !settlement.isPending(sent.batch.header)) return;
         if (block.timestamp <= sent.demand.deadline) vm.warp(sent.demand.deadline + 1);
         operator = sent.operator;
-        uint256 stakeBefore = operators.stakeOf(operator).stake;
+        Stake memory before = operators.stakeOf(operator);
         disputes.voidUnanswered(sent.demand, sent.batch.header);
-        _recordVoid(sent.batch, stakeBefore);
+        _recordVoid(sent.batch, before);
         _done();
     }
 
@@ -100,13 +101,13 @@ abstract contract DisputeMoves is OperatorMoves {
             disputes.reserve(keccak256(abi.encode(challenger, keccak256(proof))));
             vm.roll(block.number + 1);
         }
-        uint256 stakeBefore = operators.stakeOf(operator).stake;
+        Stake memory before = operators.stakeOf(operator);
         uint256 rewarded = usd.balanceOf(challenger);
         vm.prank(challenger);
         (bool isHeld, ) = address(disputes).call(proof);
         vm.assertTrue(isHeld);
         if (reserved % 2 == 0) vm.assertEq(usd.balanceOf(challenger), rewarded);
-        _recordVoid(batch, stakeBefore);
+        _recordVoid(batch, before);
         _done();
     }
 
@@ -127,8 +128,10 @@ abstract contract DisputeMoves is OperatorMoves {
         uint256 count = voided[operator].length;
         if (count == 0) return;
         SmallBatch memory batch = abi.decode(voided[operator][count - 1], (SmallBatch));
+        Stake memory before = operators.stakeOf(operator);
         vm.prank(accountOf("anyone"));
         settlement.refund(batch.header, batch.spans);
+        _checkSlash(batch.header, before);
         voided[operator].pop();
         for (uint256 i = 0; i < batch.spans.length; ++i) {
             recordSpan(batch.spans[i], true);
@@ -234,15 +237,17 @@ abstract contract DisputeMoves is OperatorMoves {
         witness.earlier = BatchModel.lookUp(parent.balances, MerkleSum.BALANCES, bytes32(key));
     }
 
-    /// @dev Records that batches from `first` on are voided and that the slash reduced the stake that covers the
-    /// others.
-    function _recordVoid(SmallBatch memory first, uint256 stakeBefore) private {
+    /// @dev The slashes rise to what the batch's header states, and the stake pays for it.
+    function _checkSlash(BatchHeader memory header, Stake memory before) private view {
+        Stake memory left = operators.stakeOf(operator);
+        vm.assertEq(left.slashed, header.slashUpTo > before.slashed ? header.slashUpTo : before.slashed);
+        vm.assertEq(left.stake + left.slashed, before.stake + before.slashed);
+    }
+
+    /// @dev Records that batches from `first` on are voided.
+    function _recordVoid(SmallBatch memory first, Stake memory before) private {
         bytes[] storage chain = chains[operator];
-        uint256 pot = vault.potOf(collector, operator);
-        uint256 due = (pot * parameters.setAt(first.header.parameterSet).stakeCoverPpm) / 1_000_000;
-        uint256 slashed = ((due < stakeBefore ? due : stakeBefore) / MICRO) * MICRO;
-        uint256 left = operators.stakeOf(operator).stake;
-        vm.assertEq(left, stakeBefore - slashed);
+        _checkSlash(first.header, before);
         // Batches voided earlier come after these, because refunds go from the newest down.
         bytes[] memory earlier = voided[operator];
         delete voided[operator];
@@ -253,8 +258,5 @@ abstract contract DisputeMoves is OperatorMoves {
             voided[operator].push(earlier[i]);
         }
         while (chain.length >= first.header.number) chain.pop();
-        for (uint256 i = 1; i <= chain.length; ++i) {
-            if (coverOf[operator][i] > left) coverOf[operator][i] = left;
-        }
     }
 }

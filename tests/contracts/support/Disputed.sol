@@ -123,7 +123,7 @@ abstract contract Disputed is ValidBatch {
         uint256 numWords = (call.length - 4) / 32;
         for (uint256 i = 0; i <= seed % 3; ++i) {
             uint256 draw = uint256(keccak256(abi.encode(seed, i)));
-            uint256 at = 36 + 32 * (16 + (uint64(draw) % (numWords - 16)));
+            uint256 at = 36 + 32 * (18 + (uint64(draw) % (numWords - 18)));
             uint256 other = 36 + 32 * (uint64(draw >> 64) % numWords);
             uint256 kind = (draw >> 128) % 4;
             assembly ("memory-safe") {

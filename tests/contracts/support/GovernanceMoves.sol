@@ -87,7 +87,7 @@ abstract contract GovernanceMoves is DisputeMoves {
     }
 
     function _forbidden(uint128 amount) private view returns (address[] memory targets, bytes[] memory calls) {
-        (targets, calls) = (new address[](9), new bytes[](9));
+        (targets, calls) = (new address[](7), new bytes[](7));
         uint128 line = vault.channelOf(channel()).collected;
         Collection[] memory vouchers = new Collection[](1);
         vouchers[0] = collection(keyOf(payerName), line, line + amount);
@@ -95,17 +95,15 @@ abstract contract GovernanceMoves is DisputeMoves {
         spans[0] = Refund(payer, line == 0 ? 0 : line - 1, line == 0 ? 0 : line - 1, line);
         SmallBatch memory batch;
         if (chains[operator].length != 0) batch = batchAt(chains[operator].length);
-        for (uint256 i = 0; i < 4; ++i) (targets[i], targets[i + 4]) = (address(vault), address(settlement));
+        for (uint256 i = 0; i < 5; ++i) targets[i] = address(vault);
         calls[0] = abi.encodeCall(IPaymentVault.payOut, (operator, guardian, 1, 0));
         calls[1] = abi.encodeCall(IPaymentVault.refund, (operator, spans));
         calls[2] = abi.encodeCall(IPaymentVault.withdraw, (operator, collector));
         calls[3] = abi.encodeCall(IPaymentVault.thaw, (operator, collector, amount));
-        calls[4] = abi.encodeCall(ISettlement.voidFrom, (batch.header));
-        calls[5] = abi.encodeCall(ISettlement.hold, (batch.header));
-        calls[6] = abi.encodeCall(ISettlement.release, (batch.header));
-        (targets[7], targets[8]) = (address(operators), address(vault));
-        calls[7] = abi.encodeCall(IOperatorRegistry.slash, (operator, 0, guardian, 0, guardian));
-        calls[8] = abi.encodeCall(IPaymentVault.collect, (operator, vouchers));
+        calls[4] = abi.encodeCall(IPaymentVault.collect, (operator, vouchers));
+        (targets[5], targets[6]) = (address(settlement), address(operators));
+        calls[5] = abi.encodeCall(ISettlement.voidFrom, (batch.header, guardian));
+        calls[6] = abi.encodeCall(IOperatorRegistry.slash, (operator, 0, guardian, 0, guardian));
     }
 
     function _in(uint256 value, uint32 min, uint32 max) private pure returns (uint32) {

@@ -23,7 +23,6 @@ import {Base} from "./Base.sol";
 /// @notice All contracts of a local market, deployed in the order of every deployment.
 abstract contract Market is Base {
     uint64 internal constant THAW = 5 minutes;
-    uint64 internal constant UNSTAKE = 3 minutes;
     uint32 internal constant WINDOW = 10 seconds;
     uint256 internal constant SUPPLY = 1_000_000e18;
 
@@ -94,16 +93,16 @@ abstract contract Market is Base {
         parameters = new Parameters(address(access), Profile.Local, vault, firstSet());
         datasets = new DatasetRegistry(address(access));
         adapters = new AdapterRegistry(datasets, parameters);
-        generation = _deployGeneration(UNSTAKE);
+        generation = _deployGeneration();
         (operators, settlement, disputes) = (generation.operators(), generation.settlement(), generation.disputes());
     }
 
     /// @dev Each contract receives the precomputed addresses of those that this contract creates next.
-    function _deployGeneration(uint64 unstakeSeconds) internal returns (Generation) {
+    function _deployGeneration() internal returns (Generation) {
         uint64 nonce = vm.getNonce(address(this));
         address settlementAt = vm.computeCreateAddress(address(this), nonce + 1);
         address disputesAt = vm.computeCreateAddress(address(this), nonce + 2);
-        OperatorRegistry registry = new OperatorRegistry(usd, unstakeSeconds, settlementAt, disputesAt);
+        OperatorRegistry registry = new OperatorRegistry(usd, settlementAt);
         Settlement collectorOf = new Settlement(parameters, registry, disputesAt);
         bytes memory arguments = abi.encode(collectorOf, registry, adapters);
         return new Generation(IDisputes(deployArtifact("contracts/Disputes.sol:Disputes", arguments)), adapters);

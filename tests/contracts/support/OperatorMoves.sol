@@ -16,8 +16,6 @@ abstract contract OperatorMoves is PayerMoves {
     /// @dev Batch `number` at `number - 1`, as ABI-encoded `Whole`, then the batches voided, newest last.
     mapping(address operator => bytes[]) internal chains;
     mapping(address operator => bytes[]) internal voided;
-    /// @dev The stake under which each batch was committed, less later slashes.
-    mapping(address operator => mapping(uint256 number => uint256)) internal coverOf;
     /// @dev Each batch's parameter set at the time of its commit.
     mapping(bytes32 batchHash => bytes32) internal termsOf;
 
@@ -30,7 +28,7 @@ abstract contract OperatorMoves is PayerMoves {
     ) external move {
         chooseOperator(operatorIndex);
         OperatorState memory state = settlement.stateOf(operator);
-        if (state.toRefund != 0 || state.last - state.finalised == settlement.ringSize() - 1) return;
+        if (state.toRefund != 0) return;
         if (block.timestamp < parameters.pausedUntil()) vm.warp(parameters.pausedUntil());
         (Refund[] memory spans, Collection[] memory vouchers) = _spans(amounts, uint64(waived), session % 2 == 1);
         if (spans.length == 0) return;
@@ -43,33 +41,35 @@ abstract contract OperatorMoves is PayerMoves {
         chooseOperator(operatorIndex);
         OperatorState memory state = settlement.stateOf(operator);
         uint256 end = state.finalised;
-        while (end < state.last && !settlement.isHeld(operator, uint64(end + 1))) ++end;
+        while (end < state.last && !hasOpenDemand(batchAt(end + 1).header)) ++end;
         if (end == state.finalised) return;
-        number = bound(number, state.finalised + 1, end);
-        BatchHeader memory header = batchAt(number).header;
-        if (block.timestamp < header.finalAt) vm.warp(header.finalAt);
-        settlement.finalise(header);
+        BatchHeader[] memory headers = new BatchHeader[](bound(number, state.finalised + 1, end) - state.finalised);
+        for (uint256 i = 0; i < headers.length; ++i) {
+            headers[i] = batchAt(state.finalised + 1 + i).header;
+            if (block.timestamp < headers[i].finalAt) vm.warp(headers[i].finalAt);
+        }
+        settlement.finalise(headers);
         _done();
     }
 
-    function claim(uint256 operatorIndex, uint256 account) external move {
+    function claim(uint256 operatorIndex, uint256 number, uint256 account) external move {
         chooseOperator(operatorIndex);
         OperatorState memory state = settlement.stateOf(operator);
         if (state.finalised == 0) return;
-        SmallBatch memory batch = batchAt(state.finalised);
+        // Against any final batch; most often the latest.
+        number = number % 2 == 0 ? state.finalised : bound(number, 1, state.finalised);
+        SmallBatch memory batch = batchAt(number);
         account = bound(account, 0, batch.balances.keys.length - 1);
         address earner = address(uint160(uint256(batch.balances.keys[account])));
         uint128 claimed = settlement.claimedOf(operator, earner);
         uint128 earned = batch.balances.values[account];
         if (earned < claimed + MICRO) return;
         // A batch with a flaw may credit more than the payout limit allows.
-        uint128 floor = state.cumulativeTotal - batch.header.cumulativeTotal;
+        uint128 floor = state.cumulativeTotal - state.finalTotal;
         uint128 amount = ((earned - claimed) / MICRO) * MICRO;
         if (vault.potOf(collector, operator) < floor + amount) return;
         uint256 before = usd.balanceOf(settlement.payoutWalletOf(earner));
-        settlement.claim(
-            Claim(operator, earner, batch.header.balancesCount, balancesTree(batch).open(account))
-        );
+        settlement.claim(Claim(batch.header, earner, balancesTree(batch).open(account)));
         vm.assertEq(usd.balanceOf(settlement.payoutWalletOf(earner)), before + amount / MICRO);
         _done();
     }
@@ -102,8 +102,7 @@ abstract contract OperatorMoves is PayerMoves {
         OperatorState memory state = settlement.stateOf(operator);
         uint128 amount = kept.unstaking < kept.stake ? kept.unstaking : kept.stake;
         bool isSettled = state.finalised == state.last && state.toRefund == 0;
-        if (kept.unstakeAt == 0 || amount < MICRO || !(isSettled || state.finalised >= kept.lockedByBatch)) return;
-        if (block.timestamp < kept.unstakeAt) vm.warp(kept.unstakeAt);
+        if (amount < MICRO || !(isSettled || state.finalised >= kept.lockedByBatch)) return;
         vm.prank(operator);
         vm.assertEq(operators.unstake(), (amount / MICRO) * MICRO);
         _done();
@@ -119,6 +118,7 @@ abstract contract OperatorMoves is PayerMoves {
 
     function _commit(SmallBatch memory batch, Collection[] memory vouchers) private {
         Commitment memory commitment = commitmentOf(batch);
+        uint128 slashed = operators.stakeOf(operator).slashed;
         vm.prank(operator);
         settlement.commit(commitment, vouchers);
         batch.header = readEvents();
@@ -127,7 +127,8 @@ abstract contract OperatorMoves is PayerMoves {
             recordSpan(batch.spans[i], false);
         }
         uint256 pot = vault.potOf(collector, operator);
-        coverOf[operator][batch.header.number] = (pot * parameters.current().stakeCoverPpm) / 1_000_000;
+        uint256 required = (pot * parameters.current().stakeCoverPpm + 1e12 - 1) / 1e12;
+        vm.assertEq(batch.header.slashUpTo, slashed + required * MICRO);
         termsOf[settlement.hashBatch(batch.header)] = keccak256(abi.encode(parameters.current()));
     }
 
@@ -172,7 +173,8 @@ abstract contract OperatorMoves is PayerMoves {
 
     /// @dev The amount that the stake still covers.
     function _coverLeft() private view returns (uint256) {
-        uint256 covered = (uint256(operators.coverOf(operator)) * 1_000_000) / parameters.current().stakeCoverPpm;
+        (uint128 cover, ) = operators.coverOf(operator);
+        uint256 covered = (uint256(cover / MICRO) * 1e12) / parameters.current().stakeCoverPpm;
         uint256 pot = vault.potOf(collector, operator);
         return covered > pot ? covered - pot : 0;
     }

@@ -108,7 +108,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     def opened() -> Iterator[Any]:
         known = installation.services
         nothing: Any = None
-        membership = Membership(installation.db, nothing, installation.operator, nothing, nothing, nothing)
+        membership = Membership(installation.db, nothing, installation.operator, nothing, nothing)
         yield SimpleNamespace(
             deployment=SimpleNamespace(chain_id=31337),
             key_rotation=rotation_of(installation),

@@ -12,7 +12,7 @@ from backend.chain.sender import Sender
 from backend.domain.errors import Conflict
 from backend.domain.hashing import TypedDomain
 from backend.domain.transactions import TransactionState
-from backend.services.operator.membership import Membership, StakeLocked
+from backend.services.operator.membership import Membership
 from backend.services.operator.receipt_keys import ReceiptKeys
 from tests.support.deployment import fund, key
 from tests.support.fakes import FakeHeldKeys
@@ -36,9 +36,8 @@ class MembershipHarness:
 
     def member(self, operator: Any) -> Membership:
         domain = TypedDomain(self.chain.chain_id, self.chain.address("OperatorRegistry"))
-        now = lambda: self.chain.head().timestamp  # noqa: E731
         keys = ReceiptKeys(operator.account, lambda: RECEIPT_KEY, FakeHeldKeys)
-        return Membership(self.database, self.chain, operator.account, keys, domain, now)
+        return Membership(self.database, self.chain, operator.account, keys, domain)
 
     def give(self, units: int) -> None:
         with self.database.begin() as tx:
@@ -58,10 +57,6 @@ class MembershipHarness:
     def held(self) -> int:
         found: int = self.chain.call("TestUSD", "balanceOf", OPERATOR.account)
         return found
-
-    def wait(self, seconds: int) -> None:
-        self.chain.node.rpc.request("evm_increaseTime", seconds)
-        self.chain.node.rpc.request("evm_mine")
 
 
 def test_an_operator_joins_is_found_and_takes_its_stake_back(
@@ -91,9 +86,6 @@ def test_an_operator_joins_is_found_and_takes_its_stake_back(
     unstaking = membership.status().unstaking
     assert unstaking is not None
     assert (unstaking.amount, unstaking.locked_by) == (400 * DOLLAR * UNIT, None)
-    with pytest.raises(StakeLocked):
-        membership.withdraw()
-    harness.wait(chain.call("OperatorRegistry", "unstakeSeconds"))
     harness.pump(membership.withdraw())
     assert harness.held() == 900 * DOLLAR
     assert membership.status().stake == 600 * DOLLAR * UNIT

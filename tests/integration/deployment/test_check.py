@@ -163,12 +163,12 @@ def test_each_difference_from_the_terms_is_reported(market: DeployedMarket) -> N
     first, second, third = (holder.account for holder in HOLDERS)
     terms = replace(
         TERMS,
-        unstake_seconds=TERMS.unstake_seconds + 1,
+        thaw_seconds=TERMS.thaw_seconds + 1,
         distribution={TIMELOCK: 550 * TOKEN, first: 150 * TOKEN, second: 300 * TOKEN},
     )
     lines = [str(finding) for finding in check_market(market.node, market.record, terms)]
     assert len(lines) == 3
-    assert "unstakeSeconds is 777600, the terms say 777601" in lines[0]
+    assert f"thawSeconds is {TERMS.thaw_seconds}, the terms say {TERMS.thaw_seconds + 1}" in lines[0]
     assert {lines[1], lines[2]} == {
         f"error: MarketToken: {second} was given 150, the terms say 300",
         f"error: MarketToken: {third} was given 150, the terms say 0",

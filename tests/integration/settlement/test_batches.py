@@ -15,7 +15,6 @@ OPERATOR, OTHER = some_account("operator"), some_account("other")
 LEDGER = OperatorLedger(
     number=3,
     hash=some_hash("batch 3"),
-    final_at=1_790_000_000,
     cumulative_total=(1 << 128) - 1,
     balances={some_account("a"): (1 << 128) - 2, some_account("b"): 1},
     collected={ChannelId(some_hash("channel")): (1 << 127) + 1},
@@ -32,17 +31,20 @@ def test_a_ledger_is_read_as_it_was_saved_to_the_last_unit(database: Database) -
         assert tx.batches.ledger(OPERATOR, some_hash("unknown")) is None
 
 
-def test_pruning_forgets_only_older_ledgers_of_that_operator(database: Database) -> None:
+def test_pruning_keeps_the_newest_stored_ledger_of_a_final_batch_and_later_ones(database: Database) -> None:
     older = replace(LEDGER, number=2, hash=some_hash("batch 2"))
     foreign = replace(LEDGER, number=1, hash=some_hash("foreign"))
+    oldest = replace(LEDGER, number=1, hash=some_hash("batch 1"))
     with database.begin() as tx:
-        tx.batches.save_ledger(OPERATOR, LEDGER)
-        tx.batches.save_ledger(OPERATOR, older)
+        for ledger in (oldest, older, LEDGER):
+            tx.batches.save_ledger(OPERATOR, ledger)
         tx.batches.save_ledger(OTHER, foreign)
-        tx.batches.prune_ledgers(OPERATOR, below=3)
+        tx.batches.prune_ledgers(OPERATOR, ())
+        tx.batches.prune_ledgers(OPERATOR, (some_hash("final, but not stored"), older.hash, oldest.hash))
     with database.read() as tx:
         assert tx.batches.ledger(OPERATOR, LEDGER.hash) == LEDGER
-        assert tx.batches.ledger(OPERATOR, older.hash) is None
+        assert tx.batches.ledger(OPERATOR, older.hash) == older
+        assert tx.batches.ledger(OPERATOR, oldest.hash) is None
         assert tx.batches.ledger(OTHER, foreign.hash) == foreign
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.chain.client import ChainClient
-from backend.domain.batch import OperatorLedger
+from backend.domain.batch import CommitTerms, OperatorLedger
 from backend.domain.disputes.proofs import WrongBalanceProof, WrongEntryProof
 from backend.domain.judging.case import Right, Undecided, Wrong
 from backend.domain.judging.judge import judge
@@ -74,12 +74,12 @@ def assert_caught(
 ) -> None:
     with harness.undone():
         draft, parent, ledger = honest(harness, random, count, has_parent=has_parent)
-        before, receipts = Draft.of(draft.batch).commit(0, 0).header, list(draft.receipts)
+        before, receipts = Draft.of(draft.batch).commit(CommitTerms()).header, list(draft.receipts)
         for name in names:
             ALL[name](random, draft, harness.factory)
         random.choice(PUBLISHING)(draft, receipts)
         shown = draft.receipts if draft.published is None else draft.published
-        is_same = draft.commit(0, 0).header == before and all(map(harness.factory.is_signed, shown))
+        is_same = draft.commit(CommitTerms()).header == before and all(map(harness.factory.is_signed, shown))
         disputed = harness.commit(draft, parent)
         known = None if parent is not None and random.random() < 0.3 else ledger
         outcome = try_to_convict(case_of(disputed, known), disputed, harness.factory)

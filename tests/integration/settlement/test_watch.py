@@ -219,7 +219,7 @@ def test_demands_on_the_own_operator_are_answered_from_batch_data(harness: Watch
     news = what(harness.watcher(WatchOptions()).run_once())
     assert news == ["answered"] * 11 + ["right"]
     assert harness.market.dollars(WATCHER.account) == earned + 11 * 10_000
-    assert not harness.market.chain.call("Settlement", "isHeld", OPERATOR.account, second.number)
+    assert harness.market.chain.call("Disputes", "demandsOn", second.hash)[0] == 0
 
 
 def test_demands_are_answered_only_if_answering_is_enabled(

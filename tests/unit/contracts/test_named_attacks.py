@@ -46,8 +46,15 @@ ATTACKS = {
         "Claim.t.sol::test_the_payout_limit_protects_pending_amounts",
     ),
     "parameter race": ("AttacksGovernance.t.sol::test_a_parameter_race_reverts_and_reprices_nothing",),
-    "ring filled by spam": (
-        "AttacksOperators.t.sol::test_a_ring_filled_by_spam_stops_its_own_operator_only",
+    "slash reduced by claims": ("SlashOrder.t.sol::test_finding2_slash_is_not_reduced_by_claims",),
+    "final money hostage": (
+        "Claim.t.sol::test_finding5_final_money_is_no_hostage_of_a_later_batch",
+        "Claim.t.sol::test_finding5_finalising_ahead_censors_no_claim",
+    ),
+    "convictions slash once": (
+        "SlashOrder.t.sol::test_finding7_two_convictions_slash_once",
+        "SlashOrder.t.sol::test_the_order_of_convictions_does_not_change_the_slash",
+        "SlashOrder.t.sol::test_a_conviction_costs_the_required_cover",
     ),
     "stolen receipt key": (
         "RetireReceiptKey.t.sol::test_finding4_a_stolen_receipt_key_convicts_no_batch_after_its_retirement",
@@ -72,7 +79,8 @@ ATTACKS = {
     ),
     "void, refund and recommit": (
         "AttacksOperators.t.sol::test_void_refund_and_recommit_restores_everything_exactly",
-        "AttacksOperators.t.sol::test_void_and_recommit_of_the_same_number_inherits_no_hold",
+        "AttacksOperators.t.sol::test_void_and_recommit_of_the_same_number_inherits_no_demand",
+        "AttacksOperators.t.sol::test_void_and_recommit_of_the_same_batch_in_one_block_inherits_no_demand",
         "AttacksOperators.t.sol::test_a_proof_replayed_after_recommit_convicts_nothing",
     ),
     "pot raid across operators": (

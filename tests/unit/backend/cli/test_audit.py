@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from backend.cli.audit import _as_json, _as_line, audit
-from backend.domain.batch import OperatorLedger
+from backend.domain.batch import CommitTerms, OperatorLedger
 from backend.domain.errors import InvalidInput
 from backend.domain.judging.case import Undecided, Wrong
 from backend.domain.judging.judge import judge
@@ -19,7 +19,7 @@ FACTORY = in_memory_factory()
 
 
 def verdict_on(draft: Draft) -> Verdict:
-    disputed = draft.commit(1_790_000_100, 1_790_000_160)
+    disputed = draft.commit(CommitTerms(1_790_000_100, 1_790_000_160))
     judged = judge(case_of(disputed, OperatorLedger()), FACTORY, FACTORY.terms, FACTORY.is_signed)
     if isinstance(judged, Wrong):
         return Verdict(disputed.header, judged.finding, judged.proof)

@@ -229,7 +229,7 @@ def refunded(number: int, name: int) -> tuple[str, str, dict[str, Any]]:
 def convicted(name: int, challenger: Account) -> list[tuple[str, str, dict[str, Any]]]:
     """Receipt 7 charged a wrong price."""
     fault = {"batchHash": word(name), "receiptIndex": 7, "fault": Fault.PRICE.value}
-    args = {"operator": OPERATOR, "number": 2, "batchHash": word(name), "proof": "0xa4123a91"}
+    args = {"operator": OPERATOR, "number": 2, "batchHash": word(name), "proof": "0xd831810b"}
     return [
         ("Disputes", "ReceiptFaulty", fault),
         ("Disputes", "BatchConvicted", {**args, "challenger": challenger}),

@@ -114,7 +114,7 @@ class EventGenerator:
             return self._commit()
         number = self._draw(st.integers(1, len(self.state.batches)))
         args = {"operator": account(99), "batchHash": word(self.state.batches[number - 1]), "number": number}
-        return "Disputes", "BatchConvicted", {**args, "proof": "0xa4123a91", "challenger": account(7)}
+        return "Disputes", "BatchConvicted", {**args, "proof": "0xd831810b", "challenger": account(7)}
 
     def _void(self) -> Written:
         if not self.state.batches:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.batch import OperatorLedger, build, entry_key, spans_hash
+from backend.domain.batch import CommitTerms, OperatorLedger, build, entry_key, spans_hash
 from backend.domain.errors import NotFound
 from backend.domain.hashing import attribution_hash, receipt_id, slices_hash, to_bytes
 from backend.domain.ids import ZERO_HASH, VersionId
@@ -57,7 +57,7 @@ def test_every_micro_unit_is_covered_by_exactly_one_receipt(seed: int, count: in
 def test_the_three_trees_have_consistent_totals(seed: int, first: int, second: int) -> None:
     market = Market(seed)
     one = market.batch(market.receipts(first))
-    ledger = one.after(one.header(10, 70, ZERO_HASH))
+    ledger = one.after(one.header(CommitTerms(10, 70), ZERO_HASH))
     two = market.batch(market.receipts(second), ledger)
     for batch in (one, two):
         assert batch.receipts_tree.total == batch.entries_tree.total == batch.total
@@ -88,7 +88,7 @@ def test_every_entry_and_balance_can_be_opened(seed: int) -> None:
                 assert (opening.value, opened.root) == (value, batch.entries_tree.root)
                 found += 1
     assert found == batch.entries_tree.count
-    ledger = batch.after(batch.header(0, 0, ZERO_HASH))
+    ledger = batch.after(batch.header(CommitTerms(), ZERO_HASH))
     for account, value in batch.balances.items():
         opening = ledger.open_balance(account)
         opened = resolve(BALANCES_TAG, bytes(12) + to_bytes(account), len(batch.balances), opening)
@@ -113,7 +113,7 @@ def test_an_account_without_balance_has_no_opening() -> None:
     market = Market()
     batch = market.batch(market.receipts(1))
     with pytest.raises(NotFound):
-        batch.after(batch.header(0, 0, ZERO_HASH)).open_balance(some_account("outsider"))
+        batch.after(batch.header(CommitTerms(), ZERO_HASH)).open_balance(some_account("outsider"))
 
 
 def test_a_waived_interval_is_left_out_of_the_span() -> None:
@@ -129,7 +129,7 @@ def test_the_next_batch_starts_where_the_last_ended() -> None:
     market = Market()
     channel = market.channels[0]
     first = market.batch([market.serve(channel)])
-    ledger = first.after(first.header(0, 0, ZERO_HASH))
+    ledger = first.after(first.header(CommitTerms(), ZERO_HASH))
     (span,) = market.batch([market.serve(channel)], ledger).spans
     assert span.before == span.start == first.spans[0].until
 
@@ -139,7 +139,7 @@ def test_a_receipt_cannot_be_settled_twice() -> None:
     receipts = market.receipts(3)
     batch = market.batch(receipts)
     with pytest.raises(BadReceipt) as caught:
-        market.batch(receipts, batch.after(batch.header(0, 0, ZERO_HASH)))
+        market.batch(receipts, batch.after(batch.header(CommitTerms(), ZERO_HASH)))
     assert caught.value.param == "cumulative"
 
 

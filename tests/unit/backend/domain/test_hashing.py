@@ -23,8 +23,8 @@ from backend.domain.receipt import Receipt, Share
 ROOT = Path(__file__).parents[4]
 RECORD = "(address,bytes32,bytes32,bytes32,bytes32,bytes32[],uint64,uint64,uint32,uint32)"
 HEADER = (
-    "(address,uint64,bytes32,uint32,uint64,uint64,uint128,uint128,bytes32,bytes32,uint32,bytes32,uint32,"
-    "bytes32,uint32,bytes32)"
+    "(address,uint64,bytes32,uint32,uint64,uint64,uint64,uint128,uint128,uint128,bytes32,bytes32,uint32,"
+    "bytes32,uint32,bytes32,uint32,bytes32)"
 )
 
 
@@ -133,7 +133,7 @@ def test_version_ids_are_abi_hashes_of_the_record() -> None:
 
 def test_batch_hashes_are_abi_hashes_of_the_header() -> None:
     for case in cases("batches"):
-        values = list(case.values())[:16]
+        values = list(case.values())[:18]
         header = tuple(
             int(v) if not v.startswith("0x") else v if len(v) == 42 else to_bytes(v) for v in values
         )

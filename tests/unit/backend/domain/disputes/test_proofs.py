@@ -11,7 +11,7 @@ import pytest
 from eth_abi.abi import encode
 
 from backend.chain.contracts import interface
-from backend.domain.batch import OperatorLedger
+from backend.domain.batch import CommitTerms, OperatorLedger
 from backend.domain.disputes.lookups import InvalidWitness, TreeRoot
 from backend.domain.disputes.witnesses import (
     AnsweredReceipt,
@@ -92,7 +92,7 @@ def test_an_answered_receipt_equals_that_of_the_batch_data() -> None:
         witness = ReceiptWitness.of(signed, opening, [record for record in records if record])
         entry = interface("Disputes").function("answerReceipt", range(5))
         demand = Demand("0x" + "11" * 32, Tree.RECEIPTS, (index,), FACTORY.operator, 1, 1)
-        header = draft.commit(1, 2).header
+        header = draft.commit(CommitTerms(1, 2)).header
         data = entry.encode((demand.abi, 0, header.abi, witness.abi, signed.signature))
         args = entry.decode_args(data[4:])
         assert AnsweredReceipt.from_chain(args).signed == signed

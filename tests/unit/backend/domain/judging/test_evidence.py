@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.batch import OperatorLedger
+from backend.domain.batch import CommitTerms, OperatorLedger
 from backend.domain.disputes.proofs import EquivocationProof
 from backend.domain.judging.case import Case, Wrong
 from backend.domain.judging.judge import judge
@@ -25,7 +25,7 @@ def found(market: Market, receipts: list[SignedReceipt], *evidence: SignedReceip
         return recover(market.domain.receipt_digest(signed.receipt), signed.signature) == key
 
     key, batch = market.receipt_key.account, market.batch(receipts)
-    header = batch.header(1, 2, some_hash("data"))
+    header = batch.header(CommitTerms(1, 2), some_hash("data"))
     case = Case(header, None, batch.spans, batch.receipts, OperatorLedger(), evidence=evidence)
     judged = judge(case, market, market.terms, is_signed)
     return judged if isinstance(judged, Wrong) else None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.batch import OperatorLedger
+from backend.domain.batch import CommitTerms, OperatorLedger
 from backend.domain.disputes.proofs import holds
 from backend.domain.judging.case import Right, Wrong
 from tests.support.batch_factory import BatchFactory, in_memory_factory
@@ -35,14 +35,14 @@ def honest(
     parent, ledger = None, OperatorLedger()
     if has_parent:
         first = FACTORY.batch(random, ledger, 3)
-        parent = Draft.of(first).commit(AT - 10, AT + 50)
+        parent = Draft.of(first).commit(CommitTerms(AT - 10, AT + 50))
         ledger = first.after(parent.header)
     return Draft.of(FACTORY.batch(random, ledger, count)), parent, ledger
 
 
 def is_same(disputed: DisputedBatch, draft: Draft) -> bool:
     """Whether a corruption had no effect."""
-    other = draft.commit(disputed.header.committed_at, disputed.header.final_at, disputed.parent)
+    other = draft.commit(CommitTerms.of(disputed.header), disputed.parent)
     return other.header == disputed.header
 
 
@@ -58,7 +58,7 @@ def assert_convicted(outcome: Outcome, disputed: DisputedBatch, factory: BatchFa
 @given(st.integers(0, 1 << 32), st.integers(1, 8), st.booleans())
 def test_an_honest_batch_is_right(seed: int, count: int, has_parent: bool) -> None:
     draft, parent, ledger = honest(Random(seed), count, has_parent=has_parent)
-    disputed = draft.commit(AT, AT + 60, parent)
+    disputed = draft.commit(CommitTerms(AT, AT + 60), parent)
     outcome = try_to_convict(case_of(disputed, ledger), disputed, FACTORY)
     assert isinstance(outcome.end, Right)
     assert outcome.num_rounds == 0
@@ -70,7 +70,7 @@ def test_an_honest_batch_is_right(seed: int, count: int, has_parent: bool) -> No
 def test_a_withheld_honest_batch_is_right_once_all_demands_are_answered(seed: int, count: int) -> None:
     draft, parent, _ = honest(Random(seed), count, has_parent=True)
     draft.published = None
-    disputed = draft.commit(AT, AT + 60, parent)
+    disputed = draft.commit(CommitTerms(AT, AT + 60), parent)
     outcome = try_to_convict(case_of(disputed, None), disputed, FACTORY)
     assert isinstance(outcome.end, Right)
     assert outcome.end.batch.balances == draft.batch.balances
@@ -96,7 +96,7 @@ def assert_caught(random: Random, corruptions: list[Corruption], count: int, *, 
     for corruption in corruptions:
         corruption(random, draft, FACTORY)
     random.choice(PUBLISHING)(draft, receipts)
-    disputed = draft.commit(AT, AT + 60, parent)
+    disputed = draft.commit(CommitTerms(AT, AT + 60), parent)
     is_unknown = parent is not None and random.random() < 0.3
     outcome = try_to_convict(case_of(disputed, None if is_unknown else ledger), disputed, FACTORY)
     shown = draft.receipts if draft.published is None else draft.published
@@ -117,7 +117,7 @@ def test_one_withheld_receipt_among_many_is_found_by_few_demands() -> None:
         moved = replace(signed.receipt, cumulative=signed.receipt.cumulative + 1)
         corrupted.receipts[place] = FACTORY.signed(moved, signed.slices)
         corrupted.published = published
-        disputed = corrupted.commit(AT, AT + 60)
+        disputed = corrupted.commit(CommitTerms(AT, AT + 60))
         outcome = try_to_convict(case_of(disputed, ledger), disputed, FACTORY)
         assert isinstance(outcome.end, Wrong)
         assert (outcome.end.finding.what, outcome.end.finding.receipt) == ("cumulative", place)

@@ -142,3 +142,31 @@ def test_an_operator_that_cannot_be_verified_does_not_hide_what_others_owe(
 def test_an_account_that_never_earned_has_nothing_to_claim(harness: SettlementHarness) -> None:
     finalise(harness, 3)
     assert harness.claims().claimable(some_account("another account")) == []
+
+
+def test_finding5_missing_data_of_a_later_final_batch_keeps_nothing_back(harness: SettlementHarness) -> None:
+    finalise(harness, 12)
+    account, earned = next(iter(earners(harness).items()))
+    (batch,) = harness.chain.committed
+    header = {**batch.header, "number": 2, "parent": batch.hash, "dataDigest": some_hash("lost data")}
+    hidden = replace(batch, number=2, header=header, hash=Header.from_chain(header).hash)
+    harness.chain.committed.append(hidden)
+    harness.chain.final = 2
+    (found,) = harness.claims().claimable(account)
+    assert (found.cumulative, found.claimed) == (earned, 0)
+    assert "the batch data" in (found.unverifiable or "")
+    harness.claims().relay(harness.market.operator, account)
+    assert harness.mine() == 1
+    (claim,) = harness.chain.claims(account)
+    assert claim.amount == earned // UNIT * UNIT
+
+
+def test_finding5_a_batch_that_becomes_final_in_between_does_not_fail_a_claim(
+    harness: SettlementHarness,
+) -> None:
+    finalise(harness, 12)
+    account = next(iter(earners(harness)))
+    harness.claims().relay(harness.market.operator, account)
+    finalise(harness, 12)
+    assert harness.chain.final == 2
+    assert len(harness.chain.claims(account)) == 1

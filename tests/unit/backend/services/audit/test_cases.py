@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from backend.domain.batch import CommitTerms
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.content import ContentMissing, cid_digest
 from backend.domain.settlement import BatchState, CommittedBatch
@@ -45,7 +46,7 @@ def test_data_that_is_missing_is_asked_for_again_after_a_while_and_kept_once_it_
     batch = market.batch(market.receipts(3))
     data = encode(BatchName(CHAIN_ID, market.settlement, market.operator, 1), batch.receipts)
     cid = folder_cid({FILE_NAME: data})
-    header = batch.header(1, 2, cid_digest(cid))
+    header = batch.header(CommitTerms(1, 2), cid_digest(cid))
     committed = CommittedBatch(
         market.operator, 1, header.hash, header.abi, BatchState.COMMITTED, some_hash("tx"), 1
     )

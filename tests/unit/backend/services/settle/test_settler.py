@@ -124,6 +124,57 @@ def test_batches_become_final_in_order_after_their_window(harness: SettlementHar
     assert harness.settler().finalise() is None
 
 
+def test_a_second_finalisation_waits_for_the_pending_one(harness: SettlementHarness) -> None:
+    for _ in range(2):
+        harness.serve()
+        harness.settler().run_once(is_forced=True)
+        harness.mine()
+        harness.chain.time += 40
+    harness.chain.time += 1
+    assert harness.settler().finalise() == 1
+    harness.chain.time += 60
+    assert harness.settler().finalise() == 2
+    assert (harness.mine(), harness.chain.final) == (1, 1)
+    assert harness.settler().finalise() == 2
+    assert (harness.mine(), harness.chain.final) == (1, 2)
+
+
+def test_an_open_demand_or_a_time_for_proofs_holds_its_batch_and_later_ones(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        harness.serve()
+        harness.settler().run_once(is_forced=True)
+        harness.mine()
+    harness.chain.time += 60
+    second = harness.chain.committed[1].hash
+    on_second = {"now": (1, 0)}
+    monkeypatch.setattr(
+        harness.chain, "call", lambda _c, _f, found: on_second["now"] if found == second else (0, 0)
+    )
+    assert harness.settler().finalise() == 1
+    harness.mine()
+    assert harness.settler().finalise() is None
+    on_second["now"] = (0, harness.chain.time + 1)
+    assert harness.settler().finalise() is None
+    harness.chain.time += 1
+    assert harness.settler().finalise() == 3
+
+
+def test_a_batch_is_not_finalised_before_its_block(harness: SettlementHarness) -> None:
+    harness.serve()
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    (batch,) = harness.chain.committed
+    header = {**batch.header, "finalBlock": harness.chain.height + 1}
+    moved = replace(batch, header=header, hash=Header.from_chain(header).hash)
+    harness.chain.committed[0] = moved
+    harness.chain.time += 60
+    assert harness.settler().finalise() is None
+    harness.chain.height += 1
+    assert harness.settler().finalise() == 1
+
+
 def test_a_commit_from_elsewhere_is_followed_and_built_upon(
     harness: SettlementHarness, tmp_path: Path
 ) -> None:
