@@ -16,7 +16,7 @@ from backend.services.accounts.payouts import PreparedPayout
 
 
 class EarningView(View):
-    """Earnings from one operator as of its latest final batch. In micro-units, except `units`."""
+    """Earnings from one operator as of its latest verified final batch. In micro-units, except `units`."""
 
     operator: str
     account: str
@@ -25,7 +25,8 @@ class EarningView(View):
     amount: Micro = Field(description="Not yet claimed.")
     units: Micro = Field(description="Token units that a claim pays now.")
     unverifiable: str | None = Field(
-        description="Why this operator's balances cannot be verified here; null if they can."
+        description="Why the balances of this operator's latest final batch cannot be verified here; null if "
+        "they can. The amounts are then those of an earlier one."
     )
 
 
