@@ -35,7 +35,7 @@ class Inclusion:
 
 class Proofs:
     """Errors of all methods: as `Auditor.batch`. Methods that call the chain also raise `Reverted` for a
-    batch that is no longer in the contract's ring buffer.
+    batch that the contract does not know, for instance because it was voided in the meantime.
     """
 
     def __init__(self, db: Database, auditor: Auditor, chain: Chain) -> None:

@@ -184,8 +184,7 @@ class Settler:
         return self._finalise(batches, self.clock())
 
     def _finalise(self, batches: Sequence[CommittedBatch], now: int) -> int | None:
-        due = next_due(batches, now, self.chain.head().number)[:MAX_FINALISED]
-        due = list(takewhile(lambda batch: self._is_undisputed(batch, now), due))
+        due = list(takewhile(lambda b: self._is_finalisable(b, now), next_due(batches, now)[:MAX_FINALISED]))
         if not due:
             return None
         call, headers = ("Settlement", "finalise"), [dict(batch.header) for batch in due]
@@ -198,8 +197,12 @@ class Settler:
                 self._enqueue(tx, call, [headers], f"finalise:{due[0].number}:{due[-1].hash}")
         return due[-1].number
 
-    def _is_undisputed(self, batch: CommittedBatch, now: int) -> bool:
-        """Whether no demand on the batch is open, and proofs based on answers have had their time."""
+    def _is_finalisable(self, batch: CommittedBatch, now: int) -> bool:
+        """Whether the batch's block is reached, no demand on it is open, and proofs based on answers have had
+        their time.
+        """
+        if int(batch.header["finalBlock"]) > self.chain.head().number:
+            return False
         num_open, proofs_until = self.chain.call("Disputes", "demandsOn", batch.hash)
         return bool(num_open == 0 and proofs_until <= now)
 

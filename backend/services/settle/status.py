@@ -74,14 +74,10 @@ def outstanding_refunds(batches: Sequence[CommittedBatch]) -> list[CommittedBatc
     return sorted(voided, key=lambda batch: batch.number, reverse=True)
 
 
-def next_due(batches: Sequence[CommittedBatch], now: int, block_number: int) -> list[CommittedBatch]:
-    """The next batches whose dispute windows are over, in order: each becomes final after the one before."""
+def next_due(batches: Sequence[CommittedBatch], now: int) -> list[CommittedBatch]:
+    """The next batches whose `finalAt` has passed, in order: each becomes final after the one before."""
     pending = (batch for batch in batches if batch.state is BatchState.COMMITTED)
-    return list(
-        takewhile(
-            lambda b: int(b.header["finalAt"]) <= now and int(b.header["finalBlock"]) <= block_number, pending
-        )
-    )
+    return list(takewhile(lambda batch: int(batch.header["finalAt"]) <= now, pending))
 
 
 def _status(tx: UnitOfWork, record: BatchRecord, batches: Sequence[CommittedBatch]) -> BatchStatus:
