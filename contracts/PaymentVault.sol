@@ -4,7 +4,6 @@ pragma solidity 0.8.34;
 import {IERC3009} from "@openzeppelin/contracts/interfaces/draft-IERC3009.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Metadata} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Metadata.sol";
-import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
@@ -15,10 +14,10 @@ import {
     ChannelId,
     Collection,
     IPaymentVault,
-    Permit,
     Refund,
     SessionGrant
 } from "./interfaces/IPaymentVault.sol";
+import {IReceiveWithAuthorization} from "./interfaces/IReceiveWithAuthorization.sol";
 import {ExactTransfer} from "./libraries/ExactTransfer.sol";
 import {Hashing} from "./libraries/Hashing.sol";
 import {Units} from "./libraries/Units.sol";
@@ -69,44 +68,9 @@ contract PaymentVault is SessionKeys {
     function deposit(
         address operator,
         address collector,
-        uint256 units
-    ) external nonReentrant returns (ChannelId channelId) {
-        channelId = _credit(msg.sender, operator, collector, units);
-        token.pull(units);
-    }
-
-    /// @inheritdoc IPaymentVault
-    function deposit(
-        address operator,
-        address collector,
         uint256 units,
         SessionGrant calldata grant
     ) external nonReentrant returns (ChannelId channelId) {
-        channelId = _credit(msg.sender, operator, collector, units);
-        _grantIfPresent(channelId, grant);
-        token.pull(units);
-    }
-
-    /// @inheritdoc IPaymentVault
-    function depositWithPermit(
-        address operator,
-        address collector,
-        uint256 units,
-        SessionGrant calldata grant,
-        Permit calldata permit
-    ) external nonReentrant returns (ChannelId channelId) {
-        // Anyone can submit the permit first and make this call fail; the allowance decides.
-        try
-            IERC20Permit(address(token)).permit(
-                msg.sender,
-                address(this),
-                units,
-                permit.deadline,
-                permit.v,
-                permit.r,
-                permit.s
-            )
-        {} catch {} // solhint-disable-line no-empty-blocks
         channelId = _credit(msg.sender, operator, collector, units);
         _grantIfPresent(channelId, grant);
         token.pull(units);
@@ -265,17 +229,31 @@ contract PaymentVault is SessionKeys {
     }
 
     function _receive(address payer, uint256 units, bytes32 nonce, Authorization calldata authorization) private {
-        IERC3009(address(token)).receiveWithAuthorization(
-            payer,
-            address(this),
-            units,
-            authorization.validAfter,
-            authorization.validBefore,
-            nonce,
-            authorization.v,
-            authorization.r,
-            authorization.s
-        );
+        (uint256 validAfter, uint256 validBefore) = (authorization.validAfter, authorization.validBefore);
+        bytes calldata signature = authorization.signature;
+        if (signature.length == 65) {
+            IERC3009(address(token)).receiveWithAuthorization(
+                payer,
+                address(this),
+                units,
+                validAfter,
+                validBefore,
+                nonce,
+                uint8(signature[64]),
+                bytes32(signature[:32]),
+                bytes32(signature[32:64])
+            );
+        } else {
+            IReceiveWithAuthorization(address(token)).receiveWithAuthorization(
+                payer,
+                address(this),
+                units,
+                validAfter,
+                validBefore,
+                nonce,
+                signature
+            );
+        }
     }
 
     // --- collection, internal ---

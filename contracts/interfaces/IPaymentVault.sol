@@ -40,23 +40,19 @@ struct Session {
     bool isRevoked;
 }
 
-/// @notice An EIP-2612 permit over the deposited units, by the payer, to the vault.
-struct Permit {
-    uint256 deadline;
-    uint8 v;
-    bytes32 r;
-    bytes32 s;
-}
-
 /// @notice An EIP-3009 `ReceiveWithAuthorization` over the deposited units, from the payer to the vault. Its nonce is
 /// `depositNonce(channel, grant, salt)`, so that the relayer can change neither the channel nor the grant.
+/// @param validAfter Unix seconds after which it is valid.
+/// @param validBefore Unix seconds before which it is valid.
+/// @param salt Makes the nonce unique.
+/// @param signature The payer's signature. One of 65 bytes (`r`, `s`, `v`) is passed to the token as `v, r, s`, which
+/// every EIP-3009 token takes; one of another length as `bytes`, which tokens such as USDC (FiatTokenV2_2) take too.
+/// The token verifies it; USDC asks a payer with code by EIP-1271, in both encodings.
 struct Authorization {
     uint256 validAfter;
     uint256 validBefore;
     bytes32 salt;
-    uint8 v;
-    bytes32 r;
-    bytes32 s;
+    bytes signature;
 }
 
 /// @notice A voucher and the amount to collect against it. Amounts in micro-units.
@@ -153,10 +149,8 @@ interface IPaymentVault {
 
     // --- payers ---
 
-    /// @notice Deposits `units` of the caller's tokens into the caller's channel. The vault needs an allowance.
-    function deposit(address operator, address collector, uint256 units) external returns (ChannelId);
-
-    /// @notice Deposits as above and grants a session key unless `grant.key` is zero.
+    /// @notice Deposits `units` of the caller's tokens into the caller's channel and grants a session key unless
+    /// `grant.key` is zero. The vault needs an allowance.
     function deposit(
         address operator,
         address collector,
@@ -164,17 +158,7 @@ interface IPaymentVault {
         SessionGrant calldata grant
     ) external returns (ChannelId);
 
-    /// @notice Tries `permit`, then deposits. A failed permit is ignored, because it may have been submitted before;
-    /// the allowance decides. The caller is the payer, because a permit binds neither channel nor grant.
-    function depositWithPermit(
-        address operator,
-        address collector,
-        uint256 units,
-        SessionGrant calldata grant,
-        Permit calldata permit
-    ) external returns (ChannelId);
-
-    /// @notice Deposits by the payer's EIP-3009 authorization. Anyone may relay it.
+    /// @notice Deposits as above, by the payer's EIP-3009 authorization. Anyone may relay it.
     function depositWithAuthorization(
         address payer,
         address operator,

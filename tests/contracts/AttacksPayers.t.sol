@@ -147,7 +147,7 @@ contract AttacksPayersTest is Batches {
         vm.assume(change != 0);
         SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
         usd.mint(payer, 5);
-        Authorization memory signed = _authorize(5, grant);
+        Authorization memory signed = authorize(5, grant, 0);
         (address to, address by) = (operator, collector);
         which %= 5;
         if (which == 0) grant.key = address(uint160(grant.key) ^ change);
@@ -184,7 +184,7 @@ contract AttacksPayersTest is Batches {
     function test_a_withheld_grant_with_its_deposit_is_refused_after_its_keys_revocation() external {
         SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
         usd.mint(payer, 5);
-        Authorization memory signed = _authorize(5, grant);
+        Authorization memory signed = authorize(5, grant, 0);
         _revokeSession();
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionIsRevoked.selector, sessionKey));
         vault.depositWithAuthorization(payer, operator, collector, 5, grant, signed);
@@ -274,17 +274,5 @@ contract AttacksPayersTest is Batches {
             "SessionGrant(bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce)"
         );
         return keccak256(abi.encode(typehash, channel(), grant, 0));
-    }
-
-    function _authorize(uint256 units, SessionGrant memory grant) private view returns (Authorization memory signed) {
-        signed.validBefore = block.timestamp + 1;
-        bytes32 typehash = keccak256(
-            "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"
-            "uint256 validBefore,bytes32 nonce)"
-        );
-        bytes32 nonce = vault.depositNonce(channel(), grant, 0);
-        bytes32 hash = keccak256(abi.encode(typehash, payer, address(vault), units, 0, signed.validBefore, nonce));
-        bytes32 digest = keccak256(abi.encodePacked(hex"1901", usd.DOMAIN_SEPARATOR(), hash));
-        (signed.v, signed.r, signed.s) = vm.sign(keyOf("payer"), digest);
     }
 }

@@ -165,7 +165,7 @@ contract AttacksTokenTest is Payments {
     // --- internal ---
 
     function _depositCall() private view returns (bytes memory) {
-        return abi.encodeWithSignature("deposit(address,address,uint256)", operator, collector, _UNITS);
+        return abi.encodeCall(IPaymentVault.deposit, (operator, collector, _UNITS, noGrant()));
     }
 
     /// @dev The vault holds twice the thief's deposit, of which the thief may withdraw half.

@@ -29,6 +29,23 @@ contract CollectTest is Payments {
         vm.assertEq(vault.potOf(collector, operator), second);
     }
 
+    /// @dev The signature alone counts, whether the account has code (EIP-7702) or not.
+    function test_a_voucher_of_an_account_with_delegated_code_is_collected(uint128 until) external {
+        until = uint128(bound(until, 1, _BALANCE));
+        delegateCode(payer);
+        collect(collection(_payerKey, 0, until));
+        vm.assertEq(vault.potOf(collector, operator), until);
+    }
+
+    function test_a_voucher_of_a_session_key_with_delegated_code_is_collected(uint128 until) external {
+        until = uint128(bound(until, 1, _BALANCE));
+        vm.prank(payer);
+        vault.grantSession(operator, collector, grantOf(_BALANCE, uint64(block.timestamp) + 1));
+        delegateCode(sessionKey);
+        collect(collection(keyOf("session key"), 0, until));
+        vm.assertEq(vault.potOf(collector, operator), until);
+    }
+
     function test_less_than_the_voucher_may_be_collected(uint128 maxCumulative, uint128 until) external {
         until = uint128(bound(until, 1, _BALANCE));
         maxCumulative = uint128(bound(maxCumulative, until, type(uint128).max));

@@ -206,6 +206,12 @@ contract ContributeTest is Datanets {
         datasets.contributeWithSig(signed);
     }
 
+    function test_an_account_with_delegated_code_contributes_by_its_keys_signature() external {
+        delegateCode(contributor);
+        datasets.contributeWithSig(_signed("data", 0, block.timestamp));
+        vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, contributor);
+    }
+
     function test_a_contract_wallet_contributes_by_eip1271() external {
         address wallet = address(new ContractWallet(contributor));
         SignedContribution memory signed = _signedFor(wallet, "data", 0, block.timestamp);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {IERC20Errors} from "@openzeppelin/contracts/interfaces/draft-IERC6093.sol";
 import {ERC3009} from "@openzeppelin/contracts/token/ERC20/extensions/draft-ERC3009.sol";
 import {PaymentVault} from "../../contracts/PaymentVault.sol";
 import {
@@ -9,15 +8,16 @@ import {
     Channel,
     ChannelId,
     IPaymentVault,
-    Permit,
     Session,
     SessionGrant
 } from "../../contracts/interfaces/IPaymentVault.sol";
 import {ExactTransfer} from "../../contracts/libraries/ExactTransfer.sol";
 import {Units} from "../../contracts/libraries/Units.sol";
+import {IReceiveWithAuthorization} from "../../contracts/interfaces/IReceiveWithAuthorization.sol";
 import {Payments} from "./support/Payments.sol";
 import {Log} from "./support/Vm.sol";
 import {CallingToken, ChargingToken, DecimalsToken} from "./support/Tokens.sol";
+import {ContractWallet, SharedWallet} from "./support/Wallets.sol";
 
 contract DepositTest is Payments {
     uint256 private constant _UNITS = 25_000_000;
@@ -30,7 +30,7 @@ contract DepositTest is Payments {
         vm.expectEmit(address(vault));
         emit IPaymentVault.Deposited(channel(), uint128(units) * MICRO);
         vm.prank(payer);
-        ChannelId id = vault.deposit(operator, collector, units);
+        ChannelId id = vault.deposit(operator, collector, units, noGrant());
         vm.assertEq(ChannelId.unwrap(id), ChannelId.unwrap(channel()));
         vm.assertEq(vault.channelOf(id).balance, units * MICRO);
         vm.assertEq(usd.balanceOf(address(vault)), units);
@@ -117,41 +117,13 @@ contract DepositTest is Payments {
         vm.assertEq(other.channelOf(channel()).balance, _UNITS * MICRO);
     }
 
-    // --- permit ---
-
-    function test_a_permit_serves_as_allowance() external {
-        usd.mint(payer, _UNITS);
-        Permit memory permit = _permit(_UNITS);
-        vm.prank(payer);
-        vault.depositWithPermit(operator, collector, _UNITS, noGrant(), permit);
-        vm.assertEq(vault.channelOf(channel()).balance, _UNITS * MICRO);
-    }
-
-    function test_a_permit_submitted_by_another_account_does_not_stop_the_deposit() external {
-        usd.mint(payer, _UNITS);
-        Permit memory permit = _permit(_UNITS);
-        usd.permit(payer, address(vault), _UNITS, permit.deadline, permit.v, permit.r, permit.s);
-        vm.prank(payer);
-        vault.depositWithPermit(operator, collector, _UNITS, noGrant(), permit);
-        vm.assertEq(vault.channelOf(channel()).balance, _UNITS * MICRO);
-    }
-
-    function test_another_account_cannot_use_a_permit() external {
-        usd.mint(payer, _UNITS);
-        Permit memory permit = _permit(_UNITS);
-        address other = accountOf("other");
-        vm.expectPartialRevert(IERC20Errors.ERC20InsufficientAllowance.selector);
-        vm.prank(other);
-        vault.depositWithPermit(operator, collector, _UNITS, noGrant(), permit);
-    }
-
     // --- authorization ---
 
     function test_an_authorization_is_relayed_with_its_grant(uint96 units, bytes32 salt) external {
         vm.assume(units != 0);
         SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
         usd.mint(payer, units);
-        Authorization memory signed = _authorize(units, grant, salt);
+        Authorization memory signed = authorize(units, grant, salt);
         vm.prank(accountOf("relayer"));
         ChannelId id = vault.depositWithAuthorization(payer, operator, collector, units, grant, signed);
         Channel memory state = vault.channelOf(id);
@@ -162,7 +134,7 @@ contract DepositTest is Payments {
     function test_a_relayed_deposit_cannot_change_the_grant() external {
         SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
         usd.mint(payer, _UNITS);
-        Authorization memory signed = _authorize(_UNITS, grant, 0);
+        Authorization memory signed = authorize(_UNITS, grant, 0);
         SessionGrant memory swapped = SessionGrant(accountOf("thief"), grant.cap, grant.expiry);
         _expectRefused(operator, swapped, signed);
         swapped = SessionGrant(grant.key, grant.cap + 1, grant.expiry);
@@ -172,17 +144,58 @@ contract DepositTest is Payments {
 
     function test_a_relayed_deposit_cannot_change_the_operator() external {
         usd.mint(payer, _UNITS);
-        Authorization memory signed = _authorize(_UNITS, noGrant(), 0);
+        Authorization memory signed = authorize(_UNITS, noGrant(), 0);
         _expectRefused(accountOf("other operator"), noGrant(), signed);
     }
 
     function test_an_authorization_cannot_be_replayed() external {
         usd.mint(payer, 2 * _UNITS);
-        Authorization memory signed = _authorize(_UNITS, noGrant(), 0);
+        Authorization memory signed = authorize(_UNITS, noGrant(), 0);
         vault.depositWithAuthorization(payer, operator, collector, _UNITS, noGrant(), signed);
         bytes32 nonce = vault.depositNonce(channel(), noGrant(), 0);
         vm.expectRevert(abi.encodeWithSelector(ERC3009.ERC3009UsedAuthorization.selector, payer, nonce));
         vault.depositWithAuthorization(payer, operator, collector, _UNITS, noGrant(), signed);
+    }
+
+    /// @dev As a 65-byte signature of USDC's, which asks the wallet for `v, r, s` too.
+    function test_a_contract_wallet_authorizes_by_its_owners_signature() external {
+        payer = address(new ContractWallet(payer));
+        usd.mint(payer, _UNITS);
+        vault.depositWithAuthorization(payer, operator, collector, _UNITS, noGrant(), authorize(_UNITS, noGrant(), 0));
+        vm.assertEq(vault.channelOf(channel()).balance, _UNITS * MICRO);
+    }
+
+    function test_a_contract_wallet_authorizes_by_a_signature_of_another_length() external {
+        payer = address(new SharedWallet(accountOf("payer"), accountOf("other owner")));
+        usd.mint(payer, _UNITS);
+        Authorization memory signed = authorize(_UNITS, noGrant(), 0);
+        bytes memory second = sign(keyOf("other owner"), authorizationDigest(_UNITS, noGrant(), signed));
+        _expectRefused(operator, noGrant(), signed);
+        signed.signature = abi.encodePacked(signed.signature, second);
+        vm.expectCall(
+            address(usd),
+            abi.encodeCall(
+                IReceiveWithAuthorization.receiveWithAuthorization,
+                (
+                    payer,
+                    address(vault),
+                    _UNITS,
+                    0,
+                    signed.validBefore,
+                    vault.depositNonce(channel(), noGrant(), 0),
+                    signed.signature
+                )
+            )
+        );
+        vault.depositWithAuthorization(payer, operator, collector, _UNITS, noGrant(), signed);
+        vm.assertEq(vault.channelOf(channel()).balance, _UNITS * MICRO);
+    }
+
+    function test_an_authorization_without_a_valid_signature_is_refused(bytes calldata signature) external {
+        usd.mint(payer, _UNITS);
+        Authorization memory signed = authorize(_UNITS, noGrant(), 0);
+        signed.signature = signature;
+        _expectRefused(operator, noGrant(), signed);
     }
 
     function test_the_nonce_of_an_authorization_is_as_documented(bytes32 salt) external view {
@@ -206,42 +219,6 @@ contract DepositTest is Payments {
     function _expectRefused(address to, SessionGrant memory grant, Authorization memory signed) private {
         vm.expectRevert(abi.encodeWithSelector(ERC3009.ERC3009InvalidSignature.selector));
         vault.depositWithAuthorization(payer, to, collector, _UNITS, grant, signed);
-    }
-
-    function _permit(uint256 units) private view returns (Permit memory permit) {
-        permit.deadline = block.timestamp;
-        bytes32 hash = keccak256(
-            abi.encode(
-                keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"),
-                payer,
-                address(vault),
-                units,
-                usd.nonces(payer),
-                permit.deadline
-            )
-        );
-        (permit.v, permit.r, permit.s) = vm.sign(keyOf("payer"), _tokenDigest(hash));
-    }
-
-    function _authorize(
-        uint256 units,
-        SessionGrant memory grant,
-        bytes32 salt
-    ) private view returns (Authorization memory signed) {
-        (signed.validBefore, signed.salt) = (block.timestamp + 1, salt);
-        bytes32 typehash = keccak256(
-            "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"
-            "uint256 validBefore,bytes32 nonce)"
-        );
-        bytes32 nonce = vault.depositNonce(channel(), grant, salt);
-        bytes32 hash = keccak256(
-            abi.encode(typehash, payer, address(vault), units, signed.validAfter, signed.validBefore, nonce)
-        );
-        (signed.v, signed.r, signed.s) = vm.sign(keyOf("payer"), _tokenDigest(hash));
-    }
-
-    function _tokenDigest(bytes32 structHash) private view returns (bytes32) {
-        return keccak256(abi.encodePacked(hex"1901", usd.DOMAIN_SEPARATOR(), structHash));
     }
 
     function _numOpened() private returns (uint256 count) {

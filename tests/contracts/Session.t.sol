@@ -56,6 +56,12 @@ contract SessionTest is Payments {
         _grant(SessionGrant(address(0), 5, _expiry));
     }
 
+    function test_an_account_with_delegated_code_grants_by_its_keys_signature() external {
+        delegateCode(payer);
+        _relayGrant(payer, sign(keyOf("payer"), _digest(0)), 0);
+        vm.assertEq(vault.sessionOf(channel(), sessionKey).cap, 5);
+    }
+
     function test_a_grant_is_relayed_by_signature() external {
         _relayGrant(payer, sign(keyOf("payer"), _digest(0)), 0);
         vm.assertEq(vault.sessionOf(channel(), sessionKey).cap, 5);

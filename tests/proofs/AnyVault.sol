@@ -35,6 +35,18 @@ contract GenerousToken is ERC20("Generous", "GEN") {
     ) external {
         transferFrom(from, to, units);
     }
+
+    function receiveWithAuthorization(
+        address from,
+        address to,
+        uint256 units,
+        uint256,
+        uint256,
+        bytes32,
+        bytes calldata
+    ) external {
+        transferFrom(from, to, units);
+    }
 }
 
 /// @notice A vault with arbitrary storage, and an arbitrary channel in it.
@@ -71,10 +83,7 @@ abstract contract AnyVault is Proof {
 
     function _movesMoney(bytes4 selector) internal pure returns (bool) {
         return
-            // The name is overloaded, so `.selector` is ambiguous.
-            selector == bytes4(keccak256("deposit(address,address,uint256)")) ||
-            selector == bytes4(keccak256("deposit(address,address,uint256,(address,uint128,uint64))")) ||
-            selector == PaymentVault.depositWithPermit.selector ||
+            selector == PaymentVault.deposit.selector ||
             selector == PaymentVault.depositWithAuthorization.selector ||
             selector == PaymentVault.withdraw.selector ||
             selector == PaymentVault.collect.selector ||

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Collection, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
+import {Collection, Refund, SessionGrant} from "../../contracts/interfaces/IPaymentVault.sol";
 import {AnyVault} from "./AnyVault.sol";
 
 /// @notice False claims about the vault, one for each function that moves amounts.
@@ -37,8 +37,9 @@ contract VaultRefuted is AnyVault {
     function refute_deposit_adds_nothing(address payer, address operator, address collector, uint256 units) external {
         _begin(payer, operator, collector);
         uint256 balance = _books().balance;
+        SessionGrant memory none;
         vm.prank(payer);
-        _vault.deposit(operator, collector, units);
+        _vault.deposit(operator, collector, units, none);
         assert(_books().balance == balance);
     }
 

@@ -6,7 +6,6 @@ import {
     Channel,
     ChannelId,
     Collection,
-    Permit,
     Refund,
     Session,
     SessionGrant
@@ -87,15 +86,7 @@ contract VaultProof is AnyVault {
 
     // --- deposits, withdrawals, payments out of a pot ---
 
-    function check_deposit(address payer, address operator, address collector, uint256 units) external {
-        _begin(payer, operator, collector);
-        Books memory old = _books();
-        vm.prank(payer);
-        _vault.deposit(operator, collector, units);
-        _assertDeposited(old, units);
-    }
-
-    function check_deposit_with_grant(
+    function check_deposit(
         address payer,
         address operator,
         address collector,
@@ -119,26 +110,24 @@ contract VaultProof is AnyVault {
         _begin(payer, operator, collector);
         vm.assume(ChannelId.unwrap(other) != ChannelId.unwrap(_id()));
         Channel memory old = _vault.channelOf(other);
+        SessionGrant memory none;
         vm.prank(payer);
-        _vault.deposit(operator, collector, units);
+        _vault.deposit(operator, collector, units, none);
         _assertSame(old, _vault.channelOf(other));
     }
 
-    function check_deposit_with_permit(address payer, address operator, address collector, uint256 units) external {
-        _begin(payer, operator, collector);
-        Books memory old = _books();
-        SessionGrant memory none;
-        Permit memory permit;
-        vm.prank(payer);
-        _vault.depositWithPermit(operator, collector, units, none, permit);
-        _assertDeposited(old, units);
-    }
-
-    function check_deposit_with_authorization(address payer, address operator, address collector, uint256 units) external {
+    function check_deposit_with_authorization(
+        address payer,
+        address operator,
+        address collector,
+        uint256 units,
+        bytes calldata signature
+    ) external {
         _begin(payer, operator, collector);
         Books memory old = _books();
         SessionGrant memory none;
         Authorization memory authorization;
+        authorization.signature = signature;
         _vault.depositWithAuthorization(payer, operator, collector, units, none, authorization);
         _assertDeposited(old, units);
     }

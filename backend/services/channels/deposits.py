@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 AUTHORIZATION_SECONDS = 3600
 MIN_RELAYED_UNITS = 1_000
 """The operator pays the gas of a relayed deposit: the payer's wallet sends smaller ones itself."""
+MAX_SIGNATURE_BYTES = 4096
+"""Signatures of contract wallets are longer than 65 bytes; the operator pays for their calldata."""
 KEY_WAIT_SECONDS = 10
 VAULT = "PaymentVault"
 AUTHORIZATION_TYPE = (
@@ -135,8 +137,10 @@ class Deposits:
         return PreparedDeposit(channel, self._transactions(payer, units, grant), relayed, typed_data)
 
     def relay(self, payer: Account, deposit: RelayedDeposit, signature: str) -> int:
-        """Queue the deposit; returns the transaction's id. Raises Reverted, and queues nothing, if the vault
-        would revert.
+        """Queue the deposit; returns the transaction's id. `signature` is the payer's, or one that its
+        contract wallet accepts (EIP-1271), if the token asks such wallets as USDC does.
+
+        Raises Reverted, and queues nothing, if the vault would revert.
         """
         if deposit.units < MIN_RELAYED_UNITS:
             raise InvalidInput(
@@ -145,14 +149,11 @@ class Deposits:
             )
         channel = self._market.channel(payer)
         nonce = deposit_nonce(channel, deposit.grant, deposit.salt)
-        v, r, s = _parts(signature)
         authorization = {
             "validAfter": "0",
             "validBefore": str(deposit.valid_before),
             "salt": deposit.salt,
-            "v": v,
-            "r": r,
-            "s": s,
+            "signature": _signature(signature),
         }
         channel_key = (payer, self._market.operator, self._market.collector)
         args = [*channel_key, str(deposit.units), deposit.grant.as_argument(), authorization]
@@ -213,8 +214,8 @@ class Deposits:
 
     def _transactions(self, payer: Account, units: int, grant: Grant) -> tuple[PreparedTransaction, ...]:
         vault = self._chain.address(VAULT)
-        granted = () if grant == NO_GRANT else (grant.as_argument(),)
-        deposit = (VAULT, "deposit", self._market.operator, self._market.collector, units, *granted)
+        counterparty = (self._market.operator, self._market.collector)
+        deposit = (VAULT, "deposit", *counterparty, units, grant.as_argument())
         if self._token.allows(payer, vault, units):
             return (self._chain.prepare(*deposit, sender=payer),)
         approve = self._token.approval(payer, vault, units)
@@ -315,13 +316,15 @@ def deposit_nonce(channel: ChannelId, grant: Grant, salt: Hash32) -> Hash32:
     return to_hash(keccak(words(channel, grant.key, grant.cap, grant.expiry, salt)))
 
 
-def _parts(signature: str) -> tuple[int, str, str]:
-    """v, r, s of 65 bytes."""
+def _signature(signature: str) -> str:
+    """The signature as 0x-hex."""
     digits = signature.removeprefix("0x")
     try:
         raw = bytes.fromhex(digits)
     except ValueError:
         raw = b""
-    if len(raw) != 65:
-        raise InvalidInput("The signature must be 65 bytes of hex.", param="signature")
-    return raw[64], to_hash(raw[:32]), to_hash(raw[32:64])
+    if not 0 < len(raw) <= MAX_SIGNATURE_BYTES:
+        raise InvalidInput(
+            f"The signature must be hex of 1 to {MAX_SIGNATURE_BYTES} bytes.", param="signature"
+        )
+    return "0x" + raw.hex()

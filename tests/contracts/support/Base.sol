@@ -45,6 +45,11 @@ abstract contract Base {
         }
     }
 
+    /// @notice Delegates the account's code to a contract, as an EIP-7702 transaction does.
+    function delegateCode(address account) internal {
+        vm.etch(account, abi.encodePacked(hex"ef0100", address(this)));
+    }
+
     /// @notice Returns a 65-byte signature.
     function sign(uint256 privateKey, bytes32 digest) internal pure returns (bytes memory) {
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(privateKey, digest);

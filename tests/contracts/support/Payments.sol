@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {ChannelId, Collection, SessionGrant} from "../../../contracts/interfaces/IPaymentVault.sol";
+import {Authorization, ChannelId, Collection, SessionGrant} from "../../../contracts/interfaces/IPaymentVault.sol";
 import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {Market} from "./Market.sol";
 
@@ -48,6 +48,32 @@ abstract contract Payments is Market {
         fund(payer, units);
         vm.prank(payer);
         return vault.deposit(operator, collector, units, grant);
+    }
+
+    /// @notice The payer's EIP-3009 authorization of a deposit, signed by the key of `payerName`.
+    function authorize(
+        uint256 units,
+        SessionGrant memory grant,
+        bytes32 salt
+    ) internal view returns (Authorization memory signed) {
+        (signed.validBefore, signed.salt) = (block.timestamp + 1, salt);
+        signed.signature = sign(keyOf(payerName), authorizationDigest(units, grant, signed));
+    }
+
+    function authorizationDigest(
+        uint256 units,
+        SessionGrant memory grant,
+        Authorization memory terms
+    ) internal view returns (bytes32) {
+        bytes32 typehash = keccak256(
+            "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"
+            "uint256 validBefore,bytes32 nonce)"
+        );
+        bytes32 nonce = vault.depositNonce(channel(), grant, terms.salt);
+        bytes32 hash = keccak256(
+            abi.encode(typehash, payer, address(vault), units, terms.validAfter, terms.validBefore, nonce)
+        );
+        return keccak256(abi.encodePacked(hex"1901", usd.DOMAIN_SEPARATOR(), hash));
     }
 
     /// @notice A collection of the payer's channel up to `until` by a voucher with the same limit, signed with

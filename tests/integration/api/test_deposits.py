@@ -35,8 +35,9 @@ from backend.services.channels.deposits import (
     SessionTerms,
 )
 from backend.services.channels.ledger import InsufficientAuthorisation
+from tests.support.contract_wallets import owned_by, place
 from tests.support.fakes import FakeHeldKeys, some_key
-from tests.support.market import some_hash
+from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -197,6 +198,28 @@ def test_a_token_that_takes_no_signature_is_deposited_by_the_wallet_alone(
         harness.send(transaction)
     harness.settle_down()
     assert harness.balance().balance == UNITS * UNIT
+
+
+def test_a_contract_wallet_deposits_by_its_owners_signature(harness: DepositHarness) -> None:
+    """The token asks the wallet (EIP-1271), as USDC does."""
+    wallet = some_account("contract wallet")
+    place(harness.chain.node, wallet, owned_by(PAYER.account))
+    harness.send(harness.chain.prepare("TestUSD", "mint", wallet, UNITS, sender=PAYER.account))
+    prepared = harness.deposits.prepare(wallet, UNITS, None)
+    assert prepared.relay is not None
+    with pytest.raises(Reverted):
+        harness.deposits.relay(wallet, prepared.relay, "0x" + "11" * 66)
+    number = harness.deposits.relay(wallet, prepared.relay, signed(prepared))
+    harness.settle_down()
+    assert harness.transaction(number).state is TransactionState.CONFIRMED
+    assert harness.channels.list(wallet)[0].balance.balance == UNITS * UNIT
+
+
+@pytest.mark.parametrize("signature", ["", "0x", "0x1", "xx", "0x" + "11" * 4097])
+def test_a_signature_that_is_no_hex_or_too_long_is_refused(harness: DepositHarness, signature: str) -> None:
+    prepared = harness.deposits.prepare(PAYER.account, UNITS, None)
+    with pytest.raises(InvalidInput, match="signature must be hex"):
+        harness.deposits.relay(PAYER.account, prepared.relay, signature)
 
 
 def test_a_deposit_does_not_count_before_it_is_deep_enough(harness: DepositHarness) -> None:
