@@ -57,52 +57,10 @@ contract Parameters is IParameters, AccessManaged {
     // --- governance ---
 
     /// @inheritdoc IParameters
-    function setFee(uint32 feePpm) external restricted {
-        ParameterSet memory next = current();
-        next.feePpm = feePpm;
-        _append(next);
-    }
-
-    /// @inheritdoc IParameters
-    function setTreasury(address treasury) external restricted {
-        ParameterSet memory next = current();
-        next.treasury = treasury;
-        _append(next);
-    }
-
-    /// @inheritdoc IParameters
-    function setDisputeWindow(uint32 disputeWindow) external restricted {
-        ParameterSet memory next = current();
-        next.disputeWindow = disputeWindow;
-        _append(next);
-    }
-
-    /// @inheritdoc IParameters
-    function setStakeCover(uint32 stakeCoverPpm) external restricted {
-        ParameterSet memory next = current();
-        next.stakeCoverPpm = stakeCoverPpm;
-        _append(next);
-    }
-
-    /// @inheritdoc IParameters
-    function setSplitRules(
-        uint32 minContributorsPpm,
-        uint32 minOperatorPpm,
-        uint32 maxOperatorPpm
-    ) external restricted {
-        ParameterSet memory next = current();
-        next.minContributorsPpm = minContributorsPpm;
-        next.minOperatorPpm = minOperatorPpm;
-        next.maxOperatorPpm = maxOperatorPpm;
-        _append(next);
-    }
-
-    /// @inheritdoc IParameters
-    function setDisputeTerms(uint32 challengerPpm, uint128 demandBond) external restricted {
-        ParameterSet memory next = current();
-        next.challengerPpm = challengerPpm;
-        next.demandBond = demandBond;
-        _append(next);
+    function append(uint32 parent, ParameterSet calldata set) external restricted {
+        uint32 currentSet = _rules.id;
+        require(parent == currentSet, ParameterSetNotCurrent(parent, currentSet));
+        _store(currentSet + 1, set, bounds());
     }
 
     /// @inheritdoc IParameters
@@ -166,10 +124,6 @@ contract Parameters is IParameters, AccessManaged {
     }
 
     // --- internal ---
-
-    function _append(ParameterSet memory next) private {
-        _store(_rules.id + 1, next, bounds());
-    }
 
     function _store(uint32 id, ParameterSet memory set, Bounds memory limits) private {
         _checkSet(set, limits);

@@ -126,8 +126,7 @@ class Payer:
 
     def deposit(self, units: int) -> int:
         to = (self._chain.operator.account, self._chain.at["Settlement"])
-        grant = () if self._grant == NO_GRANT else (self._grant,)
-        return self._chain.send(self._owner, "PaymentVault", "deposit", *to, units, *grant)
+        return self._chain.send(self._owner, "PaymentVault", "deposit", *to, units, self._grant)
 
     def collection(self, amount: int) -> tuple[Any, ...]:
         before, until = self.collected, self.collected + amount
@@ -349,7 +348,8 @@ def vote_gas(chain: Chain) -> dict[str, int]:
     for account in (voter, later_voter):
         chain.send(account, "MarketToken", "delegate", account.account)
     chain.wait(2)
-    call = interface("Parameters").function("setFee", [60_000]).encode([60_000])
+    args = (0, chain.ask("Parameters", "current") | {"feePpm": 60_000})
+    call = interface("Parameters").function("append", args).encode(args)
     proposal = ([chain.at["Parameters"]], [0], [call], "Raise the fee")
     chain.send(voter, "MarketGovernor", "propose", *proposal)
     proposal_id = chain.ask("MarketGovernor", "getProposalId", *proposal[:3], keccak(b"Raise the fee"))

@@ -76,12 +76,13 @@ class LocalMarket:
         self.rpc("evm_increaseTime", seconds)
         self.rpc("hardhat_mine", "0x1")
 
-    def govern(self, function: str, *args: Any) -> None:
-        """Call `Parameters` as the timelock, as an executed proposal does."""
+    def change(self, **fields: Any) -> None:
+        """Append a parameter set with these fields, named as in the contract, as a proposal does."""
         timelock = self.chain.address("TimelockController")
         self.rpc("hardhat_impersonateAccount", timelock)
         self.rpc("hardhat_setBalance", timelock, hex(10**18))
-        prepared = self.chain.prepare("Parameters", function, *args)
+        parent, current = (self.chain.call("Parameters", getter) for getter in ("currentId", "current"))
+        prepared = self.chain.prepare("Parameters", "append", parent, {**current, **fields})
         self.rpc("eth_sendTransaction", {"from": timelock, "to": prepared.to, "data": prepared.data})
         self.rpc("hardhat_stopImpersonatingAccount", timelock)
 

@@ -9,6 +9,7 @@ import typer
 from backend.cli.session import AsJson, User, open_client, print_json
 
 PROPOSALS = "/v1/governance/proposals"
+CHANGE = "/v1/governance/parameters/prepare"
 VOTER = 8
 Id = Annotated[str, typer.Argument(help="Id of the proposal.")]
 
@@ -46,16 +47,19 @@ def delegate(*, user: User = VOTER) -> None:
 
 @commands.command()
 def propose(
-    fee_ppm: Annotated[int, typer.Argument(help="New protocol fee, in ppm.", min=0, max=1_000_000)],
+    changes: Annotated[
+        list[str], typer.Argument(help="New values, as `feePpm=50000`; other parameters keep theirs.")
+    ],
     *,
     description: Annotated[
-        str, typer.Option(help="Description; must differ from that of every other proposal of this fee.")
+        str, typer.Option(help="Description; must differ from that of every other proposal of these changes.")
     ] = "",
     user: User = VOTER,
 ) -> None:
-    """Propose a new protocol fee; prints the proposal's id."""
+    """Propose a change of the market's parameters; prints the proposal's id."""
+    body = {"changes": dict(map(_parse_change, changes)), "description": description}
     with open_client(user) as client:
-        prepared = client.post(f"{PROPOSALS}/prepare", fee_proposal(fee_ppm, description))
+        prepared = client.post(CHANGE, body)
         client.wallet.send(prepared["transaction"])
     typer.echo(prepared["proposal_id"])
 
@@ -84,12 +88,11 @@ def execute(proposal: Id, *, user: User = VOTER) -> None:
     _send(user, f"{PROPOSALS}/{proposal}/execute/prepare")
 
 
-def fee_proposal(fee_ppm: int, description: str = "") -> dict[str, Any]:
-    """Build the request body of a proposal to set the protocol fee."""
-    return {
-        "calls": [{"contract": "Parameters", "function": "setFee", "args": [str(fee_ppm)]}],
-        "description": description or f"Set the protocol fee to {fee_ppm} ppm",
-    }
+def _parse_change(change: str) -> tuple[str, int | str]:
+    name, separator, value = change.partition("=")
+    if not separator:
+        raise typer.BadParameter(f"{change} is not a change as `feePpm=50000`")
+    return name, int(value) if value.isdecimal() else value
 
 
 def _send(user: int, path: str, body: dict[str, Any] | None = None) -> None:

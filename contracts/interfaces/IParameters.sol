@@ -84,29 +84,17 @@ interface IParameters {
     error OutOfBounds(bytes32 parameter, uint256 value, uint256 min, uint256 max);
     error ThawTooShort(uint64 thawSeconds, uint64 needed);
     error ParameterSetUnknown(uint32 id);
-    /// @notice The commit names set `named`, but the current set is `current`: the parameters changed in between.
+    /// @notice The call names set `named`, but the current set is `current`: the parameters changed in between.
     error ParameterSetNotCurrent(uint32 named, uint32 current);
     error CommitsArePaused(uint64 until);
     error PauseTooLong(uint32 duration, uint32 maxPause);
     error PauseCoolingDown(uint64 until);
 
-    /// @notice Sets the protocol fee. All setters are restricted to governance.
-    function setFee(uint32 feePpm) external;
-
-    /// @notice Sets the treasury.
-    function setTreasury(address treasury) external;
-
-    /// @notice Sets the dispute window, in seconds.
-    function setDisputeWindow(uint32 disputeWindow) external;
-
-    /// @notice Sets the stake cover.
-    function setStakeCover(uint32 stakeCoverPpm) external;
-
-    /// @notice Sets the split rules that registration enforces.
-    function setSplitRules(uint32 minContributorsPpm, uint32 minOperatorPpm, uint32 maxOperatorPpm) external;
-
-    /// @notice Sets the challenger's share of a slash and the bond per demanded leaf.
-    function setDisputeTerms(uint32 challengerPpm, uint128 demandBond) external;
+    /// @notice Appends a set, which is the current one from then on. Restricted to governance.
+    /// @param parent Id of the set that the new one was derived from. It must be the current one: of two proposals that
+    /// were voted on at the same time, the second would otherwise undo the change of the first.
+    /// @param set All parameters of the new set.
+    function append(uint32 parent, ParameterSet calldata set) external;
 
     /// @notice Pauses commits for `duration` seconds. Only the guardian.
     function pauseCommits(uint32 duration) external;

@@ -162,10 +162,8 @@ contract AttacksDisputesTest is Disputed {
     function test_self_accusation_loses_most_of_the_slash(uint32 challengerPpm, uint32 coverPpm) external {
         challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
         coverPpm = uint32(bound(coverPpm, 50_000, 1_000_000));
-        vm.startPrank(address(timelock));
-        parameters.setDisputeTerms(challengerPpm, uint128(BOND) * MICRO);
-        parameters.setStakeCover(coverPpm);
-        vm.stopPrank();
+        setDisputeTerms(challengerPpm, uint128(BOND) * MICRO);
+        setStakeCover(coverPpm);
         BatchData memory batch = invalidBatch();
         uint256 slashed = _slashUnits(batch);
         address other = accountOf("the operator's other account");

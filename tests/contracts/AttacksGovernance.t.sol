@@ -2,7 +2,7 @@
 pragma solidity 0.8.34;
 
 import {IGovernor} from "@openzeppelin/contracts/governance/IGovernor.sol";
-import {Bounds, IParameters} from "../../contracts/interfaces/IParameters.sol";
+import {Bounds, IParameters, ParameterSet} from "../../contracts/interfaces/IParameters.sol";
 import {Collection, IPaymentVault} from "../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, Commitment} from "../../contracts/interfaces/ISettlement.sol";
 import {Batches} from "./support/Batches.sol";
@@ -26,7 +26,9 @@ contract AttacksGovernanceTest is Batches {
         vm.warp(block.timestamp + 1);
         _targets.push(address(parameters));
         _values.push(0);
-        _calls.push(abi.encodeCall(IParameters.setFee, (200_000)));
+        ParameterSet memory set = firstSet();
+        set.feePpm = 200_000;
+        _calls.push(abi.encodeCall(IParameters.append, (0, set)));
     }
 
     /// @dev Votes borrowed after the proposal do not count, and borrowed votes cannot propose, because both read the

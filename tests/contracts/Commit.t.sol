@@ -63,8 +63,7 @@ contract CommitTest is Batches {
 
     function test_a_commit_with_another_parameter_set_is_refused() external {
         Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
-        vm.prank(address(timelock));
-        parameters.setFee(70_000);
+        setFee(70_000);
         expectCommitError(c, collections(5), abi.encodeWithSelector(IParameters.ParameterSetNotCurrent.selector, 0, 1));
         c.parameterSet = 2;
         expectCommitError(c, collections(5), abi.encodeWithSelector(IParameters.ParameterSetNotCurrent.selector, 2, 1));
@@ -125,8 +124,7 @@ contract CommitTest is Batches {
 
     function test_a_window_of_its_own_applies_to_each_batch() external {
         commit(5, oneBalance(_account, 5));
-        vm.prank(address(timelock));
-        parameters.setDisputeWindow(3);
+        setDisputeWindow(3);
         BatchHeader memory two = commit(5, oneBalance(_account, 10));
         vm.assertEq(two.finalAt, block.timestamp + 3);
         vm.assertEq(two.finalBlock, 0);

@@ -74,8 +74,7 @@ contract DemandTest is Disputed {
 
     function test_an_answer_may_take_an_eighth_of_the_window_and_at_least_a_second(uint32 window) external {
         window = uint32(bound(window, 3, 120));
-        vm.prank(address(timelock));
-        parameters.setDisputeWindow(window);
+        setDisputeWindow(window);
         BatchData memory batch = committedBatch();
         vm.assertEq(disputes.answerSeconds(batch.header), window < 8 ? 1 : window / 8);
         // The batch's parameter set applies, not the current one.
@@ -104,8 +103,7 @@ contract DemandTest is Disputed {
 
     function test_a_bond_is_rounded_up_to_whole_units(uint128 bond) external {
         bond = uint128(bound(bond, 1e9, 1e15));
-        vm.prank(address(timelock));
-        parameters.setDisputeTerms(250_000, bond);
+        setDisputeTerms(250_000, bond);
         BatchData memory batch = committedBatch();
         uint256 units = (uint256(bond) + 999_999) / MICRO;
         fundChallenger(2 * units);

@@ -27,8 +27,8 @@ contract DeployTest is Market {
         vm.assertEq(address(operators.token()), address(usd));
     }
 
-    /// @dev The metadata hash at the end of the code commits to all sources and compiler settings. Immutables are zero in
-    /// the artefact, so the rest of the code is compared by length.
+    /// @dev The metadata hash at the end of the code commits to all sources and compiler settings. Immutables are zero
+    /// in the artefact, so the rest of the code is compared by length.
     function test_finding11_tests_run_the_code_that_is_deployed() external view {
         _checkCode("contracts/Disputes.sol:Disputes", address(disputes));
         _checkCode("contracts/Settlement.sol:Settlement", address(settlement));

@@ -2,7 +2,7 @@
 pragma solidity 0.8.34;
 
 import {IGovernor} from "@openzeppelin/contracts/governance/IGovernor.sol";
-import {IParameters} from "../../contracts/interfaces/IParameters.sol";
+import {IParameters, ParameterSet} from "../../contracts/interfaces/IParameters.sol";
 import {Market} from "./support/Market.sol";
 
 contract GovernTest is Market {
@@ -19,7 +19,14 @@ contract GovernTest is Market {
         vm.warp(block.timestamp + 1);
         _targets.push(address(parameters));
         _values.push(0);
-        _calls.push(abi.encodeCall(IParameters.setFee, (70_000)));
+        _calls.push(_appendFee(70_000));
+    }
+
+    /// @dev The call of a proposal that changes the fee only.
+    function _appendFee(uint32 feePpm) private view returns (bytes memory) {
+        ParameterSet memory set = firstSet();
+        set.feePpm = feePpm;
+        return abi.encodeCall(IParameters.append, (0, set));
     }
 
     function test_a_vote_changes_the_fee() external {
@@ -43,7 +50,7 @@ contract GovernTest is Market {
     }
 
     function test_a_vote_within_bounds_only() external {
-        _calls[0] = abi.encodeCall(IParameters.setFee, (200_001));
+        _calls[0] = _appendFee(200_001);
         uint256 id = _propose();
         vm.warp(governor.proposalSnapshot(id) + 1);
         vm.prank(holder);

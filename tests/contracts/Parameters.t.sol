@@ -20,44 +20,63 @@ contract ParametersTest is Market {
         vm.expectEmit(address(parameters));
         emit IParameters.ParameterSetAppended(1, expected);
         vm.prank(address(timelock));
-        parameters.setFee(feePpm);
+        parameters.append(0, expected);
         vm.assertEq(parameters.currentId(), 1);
         vm.assertEq(keccak256(abi.encode(parameters.setAt(0))), keccak256(abi.encode(firstSet())));
         vm.assertEq(keccak256(abi.encode(parameters.setAt(1))), keccak256(abi.encode(expected)));
     }
 
-    function test_each_setter_changes_its_fields_only() external {
-        ParameterSet memory expected = firstSet();
+    function test_a_set_replaces_every_parameter() external {
+        ParameterSet memory set = ParameterSet({
+            treasury: address(7),
+            feePpm: 1,
+            stakeCoverPpm: 300_000,
+            disputeWindow: 11,
+            minContributorsPpm: 100_000,
+            minOperatorPpm: 50_000,
+            maxOperatorPpm: 700_000,
+            challengerPpm: 200_000,
+            demandBond: 5e9
+        });
+        append(set);
+        vm.assertEq(keccak256(abi.encode(parameters.current())), keccak256(abi.encode(set)));
+        (, uint32 minContributorsPpm, uint32 minOperatorPpm, uint32 maxOperatorPpm) = parameters.splitRules();
+        vm.assertEq(minContributorsPpm, 100_000);
+        vm.assertEq(minOperatorPpm, 50_000);
+        vm.assertEq(maxOperatorPpm, 700_000);
+        (uint32 disputeWindow, , uint32 stakeCoverPpm) = parameters.commitTerms(1);
+        vm.assertEq(disputeWindow, 11);
+        vm.assertEq(stakeCoverPpm, 300_000);
+    }
+
+    /// @dev Two proposals made at the same time: the second would undo the change of the first.
+    function test_a_set_that_was_derived_from_an_older_one_is_refused() external {
+        (ParameterSet memory fee, ParameterSet memory window) = (firstSet(), firstSet());
+        (fee.feePpm, window.disputeWindow) = (7, 11);
         vm.startPrank(address(timelock));
-        parameters.setTreasury(address(7));
-        parameters.setDisputeWindow(11);
-        parameters.setStakeCover(300_000);
-        parameters.setSplitRules(100_000, 50_000, 700_000);
-        parameters.setDisputeTerms(200_000, 5e9);
+        parameters.append(0, fee);
+        vm.expectRevert(abi.encodeWithSelector(IParameters.ParameterSetNotCurrent.selector, 0, 1));
+        parameters.append(0, window);
+        vm.expectRevert(abi.encodeWithSelector(IParameters.ParameterSetNotCurrent.selector, 2, 1));
+        parameters.append(2, window);
         vm.stopPrank();
-        (expected.treasury, expected.disputeWindow, expected.stakeCoverPpm) = (address(7), 11, 300_000);
-        expected.minContributorsPpm = 100_000;
-        (expected.minOperatorPpm, expected.maxOperatorPpm) = (50_000, 700_000);
-        (expected.challengerPpm, expected.demandBond) = (200_000, 5e9);
-        vm.assertEq(keccak256(abi.encode(parameters.current())), keccak256(abi.encode(expected)));
-        vm.assertEq(parameters.currentId(), 5);
+        vm.assertEq(parameters.current().feePpm, 7);
     }
 
     function test_no_vote_crosses_a_hard_bound(uint32 value) external {
         Bounds memory limits = parameters.bounds();
-        vm.startPrank(address(timelock));
-        _expectIf(value > limits.maxFeePpm, "feePpm", value, 0, limits.maxFeePpm);
-        parameters.setFee(value);
-        bool isOut = value < limits.minDisputeWindow || value > limits.maxDisputeWindow;
-        _expectIf(isOut, "disputeWindow", value, limits.minDisputeWindow, limits.maxDisputeWindow);
-        parameters.setDisputeWindow(value);
-        isOut = value < limits.minStakeCoverPpm || value > limits.maxStakeCoverPpm;
-        _expectIf(isOut, "stakeCoverPpm", value, limits.minStakeCoverPpm, limits.maxStakeCoverPpm);
-        parameters.setStakeCover(value);
-        isOut = value < limits.minChallengerPpm || value > limits.maxChallengerPpm;
-        _expectIf(isOut, "challengerPpm", value, limits.minChallengerPpm, limits.maxChallengerPpm);
-        parameters.setDisputeTerms(value, 1e9);
-        vm.stopPrank();
+        ParameterSet memory set = firstSet();
+        set.feePpm = value;
+        _append(set, "feePpm", value, 0, limits.maxFeePpm);
+        set = firstSet();
+        set.disputeWindow = value;
+        _append(set, "disputeWindow", value, limits.minDisputeWindow, limits.maxDisputeWindow);
+        set = firstSet();
+        set.stakeCoverPpm = value;
+        _append(set, "stakeCoverPpm", value, limits.minStakeCoverPpm, limits.maxStakeCoverPpm);
+        set = firstSet();
+        set.challengerPpm = value;
+        _append(set, "challengerPpm", value, limits.minChallengerPpm, limits.maxChallengerPpm);
     }
 
     function test_demands_are_neither_free_nor_priced_out_of_reach(uint128 demandBond, bool isLow) external {
@@ -65,16 +84,15 @@ contract ParametersTest is Market {
         Bounds memory limits = parameters.bounds();
         vm.assertEq(limits.minDemandBond, 1e9);
         vm.assertEq(limits.maxDemandBond, 1_000 * 1e6 * 1e6);
-        bool isOut = demandBond < limits.minDemandBond || demandBond > limits.maxDemandBond;
-        vm.prank(address(timelock));
-        _expectIf(isOut, "demandBond", demandBond, limits.minDemandBond, limits.maxDemandBond);
-        parameters.setDisputeTerms(200_000, demandBond);
+        ParameterSet memory set = firstSet();
+        set.demandBond = demandBond;
+        _append(set, "demandBond", demandBond, limits.minDemandBond, limits.maxDemandBond);
     }
 
     function test_a_cover_above_the_whole_pot_that_no_operator_could_hold_is_refused() external {
-        vm.prank(address(timelock));
-        _expectIf(true, "stakeCoverPpm", 1_000_001, 50_000, 1_000_000);
-        parameters.setStakeCover(1_000_001);
+        ParameterSet memory set = firstSet();
+        set.stakeCoverPpm = 1_000_001;
+        _append(set, "stakeCoverPpm", 1_000_001, 50_000, 1_000_000);
     }
 
     function test_the_profiles_differ_in_times_only() external {
@@ -91,41 +109,23 @@ contract ParametersTest is Market {
     }
 
     function test_minimum_shares_sum_to_at_most_one() external {
-        vm.startPrank(address(timelock));
-        _expectIf(true, "minContributorsPpm", 900_001, 0, 900_000);
-        parameters.setSplitRules(900_001, 0, 0);
-        _expectIf(true, "minOperatorPpm", 500_001, 0, 500_000);
-        parameters.setSplitRules(0, 500_001, 500_001);
-        _expectIf(true, "minOperatorPpm", 300_001, 0, 300_000);
-        parameters.setSplitRules(700_000, 300_001, 300_001);
-        _expectIf(true, "maxOperatorPpm", 99_999, 100_000, 1_000_000);
-        parameters.setSplitRules(0, 100_000, 99_999);
-        vm.stopPrank();
+        _appendShares(900_001, 0, 0, "minContributorsPpm", 900_001, 0, 900_000);
+        _appendShares(0, 500_001, 500_001, "minOperatorPpm", 500_001, 0, 500_000);
+        _appendShares(700_000, 300_001, 300_001, "minOperatorPpm", 300_001, 0, 300_000);
+        _appendShares(0, 100_000, 99_999, "maxOperatorPpm", 99_999, 100_000, 1_000_000);
     }
 
     function test_a_zero_treasury_is_refused() external {
-        vm.prank(address(timelock));
-        _expectIf(true, "treasury", 0, 1, type(uint160).max);
-        parameters.setTreasury(address(0));
+        ParameterSet memory set = firstSet();
+        set.treasury = address(0);
+        _append(set, "treasury", 0, 1, type(uint160).max);
     }
 
-    function test_only_governance_sets(address caller) external {
+    function test_only_governance_appends(address caller) external {
         vm.assume(caller != address(timelock));
-        bytes memory error = abi.encodeWithSelector(IAccessManaged.AccessManagedUnauthorized.selector, caller);
-        vm.startPrank(caller);
-        vm.expectRevert(error);
-        parameters.setFee(1);
-        vm.expectRevert(error);
-        parameters.setTreasury(caller);
-        vm.expectRevert(error);
-        parameters.setDisputeWindow(2);
-        vm.expectRevert(error);
-        parameters.setStakeCover(100_000);
-        vm.expectRevert(error);
-        parameters.setSplitRules(0, 0, 0);
-        vm.expectRevert(error);
-        parameters.setDisputeTerms(100_000, 0);
-        vm.stopPrank();
+        vm.expectRevert(abi.encodeWithSelector(IAccessManaged.AccessManagedUnauthorized.selector, caller));
+        vm.prank(caller);
+        parameters.append(0, firstSet());
     }
 
     function test_an_unknown_set_is_refused() external {
@@ -152,8 +152,28 @@ contract ParametersTest is Market {
         new Parameters(address(access), profile, other, first);
     }
 
-    function _expectIf(bool isOut, bytes32 parameter, uint256 value, uint256 min, uint256 max) private {
-        if (!isOut) return;
-        vm.expectRevert(abi.encodeWithSelector(IParameters.OutOfBounds.selector, parameter, value, min, max));
+    /// @dev Appends a set, or expects it to be refused for a value out of its range.
+    function _append(ParameterSet memory set, bytes32 field, uint256 value, uint256 min, uint256 max) private {
+        uint32 parent = parameters.currentId();
+        if (value < min || value > max) {
+            vm.expectRevert(abi.encodeWithSelector(IParameters.OutOfBounds.selector, field, value, min, max));
+        }
+        vm.prank(address(timelock));
+        parameters.append(parent, set);
+    }
+
+    function _appendShares(
+        uint32 minContributorsPpm,
+        uint32 minOperatorPpm,
+        uint32 maxOperatorPpm,
+        bytes32 field,
+        uint256 value,
+        uint256 min,
+        uint256 max
+    ) private {
+        ParameterSet memory set = firstSet();
+        set.minContributorsPpm = minContributorsPpm;
+        (set.minOperatorPpm, set.maxOperatorPpm) = (minOperatorPpm, maxOperatorPpm);
+        _append(set, field, value, min, max);
     }
 }

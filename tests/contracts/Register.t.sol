@@ -104,8 +104,7 @@ contract RegisterTest is Datanets {
     }
 
     function test_the_split_rules_at_registration_apply() external {
-        vm.prank(address(timelock));
-        parameters.setSplitRules(0, 0, 1_000_000);
+        setSplitRules(0, 0, 1_000_000);
         VersionRecord memory record = _record();
         (record.operatorPpm, record.creatorPpm) = (1_000_000, 0);
         vm.assertEq(adapters.versionOf(_register(record)).parameterSet, 1);

@@ -9,10 +9,8 @@ contract SlashTest is Disputed {
     function test_the_cover_that_the_commit_required_is_slashed(uint32 coverPpm, uint32 challengerPpm) external {
         coverPpm = uint32(bound(coverPpm, 50_000, 1_000_000));
         challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
-        vm.startPrank(address(timelock));
-        parameters.setStakeCover(coverPpm);
-        parameters.setDisputeTerms(challengerPpm, 1e10);
-        vm.stopPrank();
+        setStakeCover(coverPpm);
+        setDisputeTerms(challengerPpm, 1e10);
         BatchData memory batch = invalidBatch();
         uint256 units = _coverOfPot(coverPpm);
         uint256 reward = (units * challengerPpm) / 1e6;
@@ -21,11 +19,9 @@ contract SlashTest is Disputed {
 
     function test_the_terms_of_the_batchs_parameter_set_apply() external {
         BatchData memory batch = invalidBatch();
-        vm.startPrank(address(timelock));
-        parameters.setStakeCover(1_000_000);
-        parameters.setDisputeTerms(490_000, 1e10);
-        parameters.setTreasury(accountOf("later treasury"));
-        vm.stopPrank();
+        setStakeCover(1_000_000);
+        setDisputeTerms(490_000, 1e10);
+        setTreasury(accountOf("later treasury"));
         uint256 units = _coverOfPot(250_000);
         _expectSlash(batch, challenger, units / 4, units - units / 4);
         vm.assertEq(usd.balanceOf(accountOf("later treasury")), 0);
@@ -42,8 +38,7 @@ contract SlashTest is Disputed {
     /// @dev Self-accusation must not pay: less than half of the slash is returned.
     function test_an_operator_that_accuses_itself_loses_most(uint32 challengerPpm) external {
         challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
-        vm.prank(address(timelock));
-        parameters.setDisputeTerms(challengerPpm, 1e10);
+        setDisputeTerms(challengerPpm, 1e10);
         BatchData memory batch = invalidBatch();
         uint128 before = operators.stakeOf(operator).stake;
         _reserve(batch, operator);

@@ -78,8 +78,7 @@ contract WrongBalanceTest is Disputed {
     }
 
     function test_the_highest_account_is_an_account(uint128 amount) external {
-        vm.prank(address(timelock));
-        parameters.setTreasury(_HIGHEST);
+        setTreasury(_HIGHEST);
         BatchData memory batch = validBatch();
         fillEntries(batch);
         batch.fillBalances();

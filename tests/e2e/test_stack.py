@@ -223,7 +223,7 @@ def _earned(market: ApiClient) -> int:
 def _change_the_fee_from_the_command_line(stack: Stack) -> None:
     stack.run("vote", "delegate")
     time.sleep(2)  # votes count from the second after the delegation
-    proposal = stack.run("vote", "propose", "70000").strip()
+    proposal = stack.run("vote", "propose", "feePpm=70000").strip()
 
     def reach(state: str) -> None:
         def reached() -> bool | None:

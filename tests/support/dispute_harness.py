@@ -45,7 +45,7 @@ class DisputeHarness:
 
     def __init__(self, chain: ChainClient) -> None:
         self.chain = chain
-        self._govern("setDisputeWindow", WINDOW)
+        self._change(disputeWindow=WINDOW)
         self.factory = self._build_factory()
 
     # Transactions
@@ -249,12 +249,13 @@ class DisputeHarness:
         )
         return replace(terms, treasury=Account(terms.treasury.lower()))
 
-    def _govern(self, function: str, *args: Any) -> None:
-        """Call `Parameters` as the timelock, as an executed vote does."""
+    def _change(self, **fields: Any) -> None:
+        """Append a parameter set with these fields as the timelock, as an executed vote does."""
         timelock = self.chain.address("TimelockController")
         self._rpc("hardhat_impersonateAccount", timelock)
         self._rpc("hardhat_setBalance", timelock, hex(10**18))
-        self.send(timelock, "Parameters", function, *args)
+        parent, current = (self.chain.call("Parameters", getter) for getter in ("currentId", "current"))
+        self.send(timelock, "Parameters", "append", parent, {**current, **fields})
         self._rpc("hardhat_stopImpersonatingAccount", timelock)
 
     def _rpc(self, method: str, *args: Any) -> Any:

@@ -290,8 +290,10 @@ class FakeChain:
         return BlockRef(1, some_hash("block"), some_hash("parent"), int(NOW.timestamp()))
 
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
-        holder = args[0]
+        holder = args[0] if args else None
         answers: dict[str, Any] = {
+            "current": {"treasury": some_account("treasury"), "feePpm": 50_000},
+            "currentId": 0,
             "nonces": 0,
             "payoutWalletOf": holder,
             "balanceOf": 5,

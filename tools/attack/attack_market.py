@@ -103,7 +103,7 @@ class AttackMarket(LocalMarket):
         self.evidence.write_bytes(encode(self._name(), ()))
         self.populate(DEPOSIT)
         self.send(WATCHER, "TestUSD", "mint", WATCHER.account, DEPOSIT)
-        self.govern("setDisputeWindow", window)
+        self.change(disputeWindow=window)
 
     def close(self) -> None:
         self.database.close()

@@ -15,6 +15,7 @@ from backend.api.idempotency import IdempotentRoute
 from backend.api.paging import PagingDep
 from backend.api.schemas.common import AccountField, Page, PreparedTransactionView
 from backend.api.schemas.governance import (
+    ChangeRequest,
     DelegateRequest,
     PreparedProposalView,
     ProposalView,
@@ -68,6 +69,14 @@ def prepare_proposal(body: ProposeRequest, services: ServicesDep, wallet: Wallet
     calls = [call.call() for call in body.calls]
     return PreparedProposalView.model_validate(
         services.governance.propose(wallet.account, calls, body.description)
+    )
+
+
+@router.post("/parameters/prepare")
+def prepare_change(body: ChangeRequest, services: ServicesDep, wallet: WalletDep) -> PreparedProposalView:
+    """Prepare a proposal that changes parameters."""
+    return PreparedProposalView.model_validate(
+        services.governance.propose_change(wallet.account, body.changes, body.description)
     )
 
 

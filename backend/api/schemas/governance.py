@@ -48,6 +48,15 @@ class ProposeRequest(Schema):
     description: Annotated[str, Field(min_length=1, max_length=1 << 16)]
 
 
+class ChangeRequest(Schema):
+    """`changes`: new values by field of the contract's `ParameterSet`; the other fields keep theirs.
+    `description`: default: what the changes are.
+    """
+
+    changes: Annotated[dict[str, int | AccountField], Field(min_length=1)]
+    description: Annotated[str, Field(max_length=1 << 16)] = ""
+
+
 class PreparedProposalView(View):
     proposal_id: IntString
     transaction: PreparedTransactionView

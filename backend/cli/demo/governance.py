@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from backend.cli.api_client import ApiError, wait_until
-from backend.cli.vote import PROPOSALS, fee_proposal
+from backend.cli.vote import CHANGE, PROPOSALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ def change_fee(client: ApiClient, fee_ppm: int, say: Callable[[str], None]) -> s
     wallet.send(client.post("/v1/governance/delegate/prepare", {}))
     say("delegated the votes to itself")
     time.sleep(2)  # votes count from the second after the delegation
-    prepared = client.post(f"{PROPOSALS}/prepare", fee_proposal(fee_ppm))
+    prepared = client.post(CHANGE, {"changes": {"feePpm": fee_ppm}})
     wallet.send(prepared["transaction"])
     proposal_id = str(prepared["proposal_id"])
     path = f"{PROPOSALS}/{proposal_id}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import keccak, to_hash
+from backend.domain.transactions import Call
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.governance import Proposal
     from backend.domain.ids import Account
-    from backend.domain.transactions import Call, PreparedTransaction
+    from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
 
-GOVERNOR = "MarketGovernor"
+GOVERNOR, PARAMETERS = "MarketGovernor", "Parameters"
 
 
 class Ballot(IntEnum):
@@ -104,6 +105,26 @@ class Governance:
         hashed = to_hash(keccak(description.encode()))
         proposal_id = self._chain.call(GOVERNOR, "hashProposal", targets, values, datas, hashed)
         return PreparedProposal(proposal_id, transaction)
+
+    def propose_change(
+        self, proposer: Account, changes: Mapping[str, int | str], description: str
+    ) -> PreparedProposal:
+        """Propose a parameter set with these fields, named as in the contract's `ParameterSet`, and the
+        current values of all others.
+
+        The proposal names the current set: if another change is executed first, its execution reverts, and it
+        has to be proposed again. Errors: `InvalidInput` for an unknown field, those of `propose`.
+        """
+        current: dict[str, Any] = self._chain.call(PARAMETERS, "current")
+        unknown = sorted(changes.keys() - current.keys())
+        if unknown:
+            raise InvalidInput(
+                f"no parameter {', '.join(unknown)}; the parameters are {', '.join(current)}", param="changes"
+            )
+        number = self._chain.call(PARAMETERS, "currentId")
+        named = ", ".join(f"{name} to {value}" for name, value in changes.items())
+        call = Call(PARAMETERS, "append", (number, {**current, **changes}))
+        return self.propose(proposer, [call], description or f"Set {named}")
 
     def vote(self, voter: Account, proposal_id: int, ballot: Ballot, reason: str = "") -> PreparedTransaction:
         return self._chain.prepare(

@@ -19,8 +19,7 @@ abstract contract GovernanceMoves is DisputeMoves {
     function setUp() public virtual override {
         super.setUp();
         treasuries = [address(timelock), accountOf("another treasury")];
-        vm.prank(address(timelock));
-        parameters.setDisputeWindow(_FIRST_WINDOW);
+        setDisputeWindow(_FIRST_WINDOW);
     }
 
     function pause(uint256 duration) external move {
@@ -36,22 +35,20 @@ abstract contract GovernanceMoves is DisputeMoves {
         Bounds memory b = parameters.bounds();
         uint32 batch = 1_000_000;
         which %= 6;
-        vm.startPrank(address(timelock));
-        if (which == 0) parameters.setFee(_in(value, 0, b.maxFeePpm));
-        if (which == 1) parameters.setTreasury(treasuries[value % 2]);
-        if (which == 2) parameters.setDisputeWindow(_in(value, b.minDisputeWindow, b.maxDisputeWindow));
-        if (which == 3) parameters.setStakeCover(_in(value, b.minStakeCoverPpm, b.maxStakeCoverPpm));
+        if (which == 0) setFee(_in(value, 0, b.maxFeePpm));
+        if (which == 1) setTreasury(treasuries[value % 2]);
+        if (which == 2) setDisputeWindow(_in(value, b.minDisputeWindow, b.maxDisputeWindow));
+        if (which == 3) setStakeCover(_in(value, b.minStakeCoverPpm, b.maxStakeCoverPpm));
         if (which == 4) {
             uint32 least = _in(value, 0, b.maxContributorsFloorPpm);
             uint32 max = b.maxOperatorFloorPpm < batch - least ? b.maxOperatorFloorPpm : batch - least;
             uint32 operatorPpm = _in(value >> 32, 0, max);
-            parameters.setSplitRules(least, operatorPpm, _in(value >> 64, operatorPpm, batch));
+            setSplitRules(least, operatorPpm, _in(value >> 64, operatorPpm, batch));
         }
         if (which == 5) {
             uint128 bond = uint128(bound(value >> 32, b.minDemandBond, b.maxDemandBond));
-            parameters.setDisputeTerms(_in(value, b.minChallengerPpm, b.maxChallengerPpm), bond);
+            setDisputeTerms(_in(value, b.minChallengerPpm, b.maxChallengerPpm), bond);
         }
-        vm.stopPrank();
         _done();
     }
 

@@ -69,8 +69,61 @@ abstract contract Market is Base {
             });
     }
 
+    // --- governance ---
+
+    /// @notice Appends a parameter set as an executed proposal does.
+    function append(ParameterSet memory set) internal {
+        uint32 parent = parameters.currentId();
+        vm.prank(address(timelock));
+        parameters.append(parent, set);
+    }
+
+    function setFee(uint32 feePpm) internal {
+        ParameterSet memory set = parameters.current();
+        set.feePpm = feePpm;
+        append(set);
+    }
+
+    function setTreasury(address treasury) internal {
+        ParameterSet memory set = parameters.current();
+        set.treasury = treasury;
+        append(set);
+    }
+
+    function setDisputeWindow(uint32 disputeWindow) internal {
+        ParameterSet memory set = parameters.current();
+        set.disputeWindow = disputeWindow;
+        append(set);
+    }
+
+    function setStakeCover(uint32 stakeCoverPpm) internal {
+        ParameterSet memory set = parameters.current();
+        set.stakeCoverPpm = stakeCoverPpm;
+        append(set);
+    }
+
+    function setSplitRules(uint32 minContributorsPpm, uint32 minOperatorPpm, uint32 maxOperatorPpm) internal {
+        ParameterSet memory set = parameters.current();
+        set.minContributorsPpm = minContributorsPpm;
+        (set.minOperatorPpm, set.maxOperatorPpm) = (minOperatorPpm, maxOperatorPpm);
+        append(set);
+    }
+
+    function setDisputeTerms(uint32 challengerPpm, uint128 demandBond) internal {
+        ParameterSet memory set = parameters.current();
+        (set.challengerPpm, set.demandBond) = (challengerPpm, demandBond);
+        append(set);
+    }
+
+    // --- deployment ---
+
+    /// @dev Tests of tokens override it.
+    function newToken() internal virtual returns (TestUSD) {
+        return new TestUSD();
+    }
+
     function _deployTokens() private {
-        usd = new TestUSD();
+        usd = newToken();
         token = new MarketToken(holder, SUPPLY);
     }
 

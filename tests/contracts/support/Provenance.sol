@@ -39,8 +39,8 @@ abstract contract Provenance is Batches {
         datasets.contribute(c);
     }
 
-    /// @notice Freezes a new datanet of `count` contributions, of which all but `rejected` are accepted. All are admitted,
-    /// in order.
+    /// @notice Freezes a new datanet of `count` contributions, of which all but `rejected` are accepted. All are
+    /// admitted, in order.
     function makeSnapshot(uint32 count, uint32 rejected) internal returns (SnapshotId id) {
         uint64 datanetId = datasets.createDatanet("data", keccak256("description"));
         Review[] memory reviews = new Review[](count + 1);

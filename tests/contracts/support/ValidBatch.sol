@@ -27,8 +27,7 @@ abstract contract ValidBatch is Provenance {
 
     function setUp() public virtual override {
         super.setUp();
-        vm.prank(address(timelock));
-        parameters.setDisputeWindow(DISPUTE_WINDOW);
+        setDisputeWindow(DISPUTE_WINDOW);
         _openChannels();
         BatchData memory parent = _buildParent();
         commitBatch(parent);

@@ -148,6 +148,7 @@ TABLE = {
     "POST /v1/governance/delegate/prepare": Rule(SESSION),
     "GET /v1/governance/proposals": Rule(ANYONE),
     "POST /v1/governance/proposals/prepare": Rule(SESSION),
+    "POST /v1/governance/parameters/prepare": Rule(SESSION),
     "GET /v1/governance/proposals/{proposal_id}": Rule(ANYONE),
     "POST /v1/governance/proposals/{proposal_id}/vote/prepare": Rule(SESSION),
     "POST /v1/governance/proposals/{proposal_id}/queue/prepare": Rule(SESSION),

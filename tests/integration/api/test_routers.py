@@ -267,10 +267,13 @@ def test_every_step_of_a_vote_is_prepared(api: Api) -> None:
         power = http.get("/v1/governance/power").json()
     assert (power["balance"], power["votes"]) == ("5", "0")
     assert post(api, "/v1/governance/delegate/prepare", 200, json={})["decoded"]["function"] == "delegate"
-    call = {"contract": "Parameters", "function": "setFee", "args": [1000]}
+    call = {"contract": "Parameters", "function": "pauseCommits", "args": [1000]}
     wanted = {"calls": [call], "description": "Lower the fee"}
     proposed = post(api, "/v1/governance/proposals/prepare", 200, json=wanted)
     assert proposed["proposal_id"] == str(1 << 255)
+    change = {"changes": {"feePpm": 1000}}
+    changed = post(api, "/v1/governance/parameters/prepare", 200, json=change)
+    assert changed["proposal_id"] == str(1 << 255)
     proposal = Proposal(
         id=1 << 255,
         proposer=some_account("voter"),

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 VOTER, OUTSIDER = local_account(8), local_account(9)
 
 
-def set_fee(ppm: int) -> Call:
-    return Call("Parameters", "setFee", (ppm,))
+PAUSE = Call("Parameters", "pauseCommits", (1,))
 
 
 def wait(chain: ChainClient, seconds: int) -> None:
@@ -37,12 +36,15 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
     assert governance.voting_power(VOTER.account).votes == power.balance
     wait(chain, 1)  # votes count from the second after
 
-    proposed = governance.propose(VOTER.account, [set_fee(20_000)], "Lower the fee to two per cent")
+    before = chain.call("Parameters", "current")
+    proposed = governance.propose_change(VOTER.account, {"feePpm": 20_000}, "Lower the fee to two per cent")
     send(chain, VOTER, proposed.transaction)
     indexer.catch_up()
     status = governance.proposal(proposed.proposal_id)
     assert status.state == ProposalState.PENDING
-    assert status.calls == ({"contract": "Parameters", "function": "setFee", "args": {"feePpm": "20000"}},)
+    (call,) = status.calls
+    assert (call["contract"], call["function"]) == ("Parameters", "append")
+    assert (call["args"]["parent"], call["args"]["set"]["feePpm"]) == ("0", "20000")
 
     wait(chain, 3)
     send(chain, VOTER, governance.vote(VOTER.account, proposed.proposal_id, Ballot.FOR, "cheaper"))
@@ -59,13 +61,13 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
     assert first is not None
     assert latest is not None
     assert (first.fee_ppm, latest.fee_ppm, latest.id) == (50_000, 20_000, 1)
-    assert chain.call("Parameters", "current")["feePpm"] == latest.fee_ppm
+    assert chain.call("Parameters", "current") == before | {"feePpm": latest.fee_ppm}
 
 
 def test_without_delegated_votes_a_proposal_is_refused(chain: ChainClient, sqlite_database: Database) -> None:
     governance = Governance(chain, sqlite_database)
     with pytest.raises(Reverted) as refused:
-        governance.propose(VOTER.account, [set_fee(1)], "Free")
+        governance.propose(VOTER.account, [PAUSE], "Pause")
     assert refused.value.error == "GovernorInsufficientProposerVotes"
 
 
@@ -77,3 +79,8 @@ def test_an_unknown_proposal_is_not_found(chain: ChainClient, sqlite_database: D
 def test_an_empty_proposal_is_refused(chain: ChainClient, sqlite_database: Database) -> None:
     with pytest.raises(InvalidInput, match="at least one call"):
         Governance(chain, sqlite_database).propose(VOTER.account, [], "nothing")
+
+
+def test_an_unknown_parameter_is_refused_by_name(chain: ChainClient, sqlite_database: Database) -> None:
+    with pytest.raises(InvalidInput, match="no parameter fee; the parameters are treasury, feePpm"):
+        Governance(chain, sqlite_database).propose_change(VOTER.account, {"fee": 1}, "")

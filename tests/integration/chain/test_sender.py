@@ -77,7 +77,7 @@ def test_a_transaction_needs_confirmations(chain: ChainClient, database: Databas
 def test_a_call_that_would_revert_fails_with_its_custom_error(
     chain: ChainClient, sqlite_database: Database
 ) -> None:
-    transaction = enqueue(sqlite_database, "a", "Parameters", "setFee", 1)
+    transaction = enqueue(sqlite_database, "a", "Parameters", "pauseCommits", 1)
     sender(chain, sqlite_database).run_once()
     failed = state(sqlite_database, transaction)
     assert (failed.state, failed.nonce) == (TransactionState.FAILED, None)

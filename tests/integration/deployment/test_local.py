@@ -61,9 +61,9 @@ def test_users_hold_dollars_and_undelegated_votes(chain: ChainClient) -> None:
 
 @pytest.mark.parametrize("account", [COUNCIL, OPERATOR, USERS[0]])
 def test_only_the_timelock_governs(chain: ChainClient, account: Account) -> None:
+    current = chain.call("Parameters", "current")
     for contract, function, args in (
-        ("Parameters", "setFee", (1,)),
-        ("Parameters", "setTreasury", (account,)),
+        ("Parameters", "append", (0, current)),
         ("AccessManager", "grantRole", (0, account, 0)),
         ("TimelockController", "grantRole", ("0x" + "00" * 32, account)),
     ):
@@ -118,7 +118,7 @@ def test_a_deployment_leaves_the_timelock_as_only_administrator(hardhat_node: Lo
         assert deployer.call("Parameters", "current")["treasury"] == treasury
         for contract, function, expected in (
             ("Parameters", "pauseCommits", GUARDIAN),
-            ("Parameters", "setFee", ADMIN),
+            ("Parameters", "append", ADMIN),
             ("DatasetRegistry", "review", CURATOR),
         ):
             target, selector = deployer.addresses[contract], interface(contract).selector(function)

@@ -131,7 +131,7 @@ def test_batches_follow_each_other_and_pay_only_the_increase(market: LiveMarket)
 def test_a_vote_between_build_and_commit_rebuilds_the_batch_with_the_new_fee(market: LiveMarket) -> None:
     serve_all(market)
     assert market.settler().run_once(is_forced=True).step is Step.COMMITTING
-    market.govern("setFee", 100_000)
+    market.change(feePpm=100_000)
     market.pump()
     settle(market)
     with market.database.read() as tx:

@@ -27,7 +27,7 @@ BOND = 10_000
 
 @pytest.fixture(autouse=True)
 def _window(market: LiveMarket) -> None:
-    market.govern("setDisputeWindow", WINDOW)
+    market.change(disputeWindow=WINDOW)
     market.send(CHALLENGER, "TestUSD", "approve", market.chain.address("Disputes"), 10**12)
     market.indexer.catch_up()
 

@@ -123,15 +123,15 @@ def rpc_error(message: str, data: str | None = None) -> RpcError:
 def test_revert_data_becomes_the_custom_error() -> None:
     entry = next(e for e in all_errors().values() if e.name == "AccessManagedUnauthorized")
     data = "0x" + entry.encode([some_account("caller")]).hex()
-    error = call_error("Parameters", "setFee", rpc_error("execution reverted", data))
+    error = call_error("Parameters", "append", rpc_error("execution reverted", data))
     assert isinstance(error, Reverted)
     assert (error.error, error.args_by_name) == (entry.name, {"caller": some_account("caller")})
 
 
 def test_a_node_that_cannot_run_a_call_is_unavailable() -> None:
-    error = call_error("Parameters", "setFee", rpc_error("missing trie node"))
+    error = call_error("Parameters", "append", rpc_error("missing trie node"))
     assert isinstance(error, Unavailable)
-    assert "Parameters.setFee: missing trie node" in error.message
+    assert "Parameters.append: missing trie node" in error.message
 
 
 TX_RECEIPT = TxReceipt(some_hash("tx"), 50, some_hash("block"), False, None, gas_used=80_000)
