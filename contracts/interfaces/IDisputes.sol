@@ -260,7 +260,8 @@ interface IDisputes {
     /// @param receipt The receipt in the batch.
     /// @param opening Opening of that receipt.
     /// @param other The other receipt.
-    /// @param signature Signature of the other receipt by a receipt key of the operator.
+    /// @param signature Signature of the other receipt by a receipt key of the operator that counts for the batch, see
+    /// `IOperatorRegistry.isReceiptKey`.
     function proveEquivocation(
         BatchHeader calldata header,
         Receipt calldata receipt,

@@ -251,7 +251,7 @@ interface ISettlement {
         bytes calldata signature
     ) external;
 
-    /// @notice Returns whether the batch includes the receipt and a receipt key of the batch's operator signed it.
+    /// @notice Returns whether the batch includes the receipt and a receipt key that counts for the batch signed it.
     /// Reverts if the opening is malformed, or the batch was never committed or is voided.
     function verifyReceipt(
         BatchHeader calldata header,

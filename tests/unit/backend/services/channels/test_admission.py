@@ -26,6 +26,7 @@ from backend.services.channels.ledger import (
     ReservationLost,
     SpendCapReached,
 )
+from backend.services.operator.receipt_keys import NoReceiptKey
 from tests.support.fakes import EXPIRY, NOW, some_key
 from tests.support.market import some_hash
 from tests.support.scripted_installation import ScriptedInstallation
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database
     from backend.domain.serving import NewReceipt, Reservation
+    from backend.ports.chain import Signer
 T = TypeVar("T")
 NUMBERS = itertools.count()
 """Salts make each request's hash its own."""
@@ -209,6 +211,31 @@ def test_a_receipt_is_signed_by_the_receipt_key(installation: ScriptedInstallati
         kept = tx.receipts.get(stored.id)
     assert kept is not None
     assert kept.signed == stored.signed
+
+
+def test_a_receipt_is_signed_by_the_key_that_is_in_use_when_it_is_charged(
+    installation: ScriptedInstallation, payer: Payer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.fund(100)
+    reservation = installation.admission.reserve(payer, 10)
+    monkeypatch.setattr(installation, "receipt_key", following := some_key("next receipt key"))
+    stored = installation.admission.charge(payer, reservation, bill(installation, 10))
+    digest = installation.domain.receipt_digest(stored.signed.receipt)
+    assert recover(digest, stored.signed.signature) == stored.signer == following.account
+    with installation.begin() as tx:
+        assert list(tx.receipts.signed_by_others(installation.operator, [following.account])) == []
+
+
+def test_without_a_receipt_key_no_answer_starts(installation: ScriptedInstallation, payer: Payer) -> None:
+    def none(_view: object) -> Signer:
+        raise NoReceiptKey("every receipt key is retired")
+
+    installation.fund(100)
+    admission = Admission(installation.db, installation.market, none, installation.clock, 900, 60)
+    with pytest.raises(NoReceiptKey):
+        asyncio.run(admission.reserve(payer, 10))
+    with installation.read() as tx:
+        assert tx.channels.reservations([installation.channel]) == []
 
 
 def test_a_reservation_is_charged_once(installation: ScriptedInstallation, payer: Payer) -> None:
