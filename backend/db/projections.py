@@ -188,8 +188,6 @@ def _slashed(row: t.OperatorRow, e: ChainEvent) -> None:
 
 @_on("Settlement", "BatchCommitted", t.BatchRow, "batchHash", creates=True)
 def _batch_committed(row: t.BatchRow, e: ChainEvent) -> None:
-    # Within one block a batch can be committed, voided, refunded and committed again under the same hash.
-    _set_position(row, e)
     row.operator, row.number, row.header = e.args["operator"], e.args["number"], e.args["header"]
     row.tx_hash, row.is_refunded = e.tx_hash, False
     row.proof = row.challenger = row.fault = row.faulty_receipt = None

@@ -272,14 +272,6 @@ def test_batches_fall_with_the_one_that_was_convicted_and_their_numbers_are_give
         assert tx.chain.batch(word(6)) is None
 
 
-def test_a_batch_committed_again_with_its_old_hash_within_a_block_is_valid(database: Database) -> None:
-    with database.begin() as tx:
-        take_in(tx, committed(1, 1), *convicted(1, ALICE), voided(1, 1, 1), refunded(1, 1), committed(1, 1))
-    with database.read() as tx:
-        (batch,) = tx.chain.batches(OPERATOR)
-        assert (batch.state, batch.conviction, batch.is_refunded) == (BatchState.COMMITTED, None, False)
-
-
 def test_a_conviction_without_a_reward_has_no_challenger(database: Database) -> None:
     with database.begin() as tx:
         take_in(tx, committed(1, 1), *convicted(1, Account("0x" + "00" * 20)), voided(1, 1, 1))
