@@ -88,7 +88,7 @@ def measure(count: int, num_contributors: int, repeats: int) -> dict[str, float]
     """Median seconds over `repeats` runs in this process."""
     registry = Registry(num_contributors)
     signed = receipts(registry, count, num_contributors)
-    terms = ParameterSet(0, _account("treasury"), 50_000, 0, 0, 0, 0, 0, 0, 0)
+    terms = ParameterSet(0, _account("treasury"), 50_000, 0, 0, 0, 0, 0, 0)
     built, encoded = [], []
     for _ in range(repeats):
         began = time.perf_counter()

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Demands} from "./Demands.sol";
-import {IAdapterRegistry, VersionRecord} from "./interfaces/IAdapterRegistry.sol";
-import {ContributionRecord, IDatasetRegistry} from "./interfaces/IDatasetRegistry.sol";
+import {Address} from "@openzeppelin/contracts/utils/Address.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {IAdapterRegistry} from "./interfaces/IAdapterRegistry.sol";
+import {IDatasetRegistry} from "./interfaces/IDatasetRegistry.sol";
 import {
     BalanceWitness,
+    Demand,
     EntryPlace,
     Fault,
     IDisputes,
@@ -16,41 +18,78 @@ import {
     Tree
 } from "./interfaces/IDisputes.sol";
 import {IOperatorRegistry} from "./interfaces/IOperatorRegistry.sol";
-import {ParameterSet} from "./interfaces/IParameters.sol";
+import {Bounds, IParameters, ParameterSet} from "./interfaces/IParameters.sol";
 import {ChannelId} from "./interfaces/IPaymentVault.sol";
 import {BatchHeader, ISettlement, Opening, Receipt} from "./interfaces/ISettlement.sol";
+import {BatchDemands, DemandTerms, Demands} from "./libraries/Demands.sol";
+import {Earnings} from "./libraries/Earnings.sol";
 import {Hashing} from "./libraries/Hashing.sol";
 import {Lookups, TreeRoot} from "./libraries/Lookups.sol";
 import {MerkleSum} from "./libraries/MerkleSum.sol";
 import {ReceiptRules} from "./libraries/ReceiptRules.sol";
 import {Spans} from "./libraries/Spans.sol";
-import {Parts, Split} from "./libraries/Split.sol";
 
 /// @title Disputes
-/// @notice See `IDisputes`. This contract implements the proofs; `Demands` forces operators to reveal withheld data,
-/// and both convict batches through `Verdicts`.
-contract Disputes is Demands {
+/// @notice See `IDisputes`.
+contract Disputes is IDisputes {
     using Lookups for TreeRoot;
-
-    uint256 private constant _ITEM_SIZE = 8;
-    uint256 private constant _FIRST_CONTRIBUTOR = 3;
+    using Demands for DemandTerms;
+    using Demands for BatchDemands;
+    using Demands for Demand;
 
     /// @inheritdoc IDisputes
+    ISettlement public immutable override settlement;
+    /// @inheritdoc IDisputes
+    IOperatorRegistry public immutable override operators;
+    /// @inheritdoc IDisputes
+    IParameters public immutable override parameters;
+    /// @inheritdoc IDisputes
+    IAdapterRegistry public immutable override adapters;
+    /// @inheritdoc IDisputes
     IDatasetRegistry public immutable override datasets;
+
+    /// @inheritdoc IDisputes
+    uint64 public immutable override answerSeconds;
+    /// @dev The other fields of `DemandTerms`.
+    uint64 private immutable _secondsPerAnswer;
+    uint64 private immutable _maxExtension;
+    uint64 private immutable _maxBlockSeconds;
+    uint256 private immutable _bondFee;
+
+    /// @inheritdoc IDisputes
+    mapping(bytes32 hash => uint256 blockNumber) public override reservedAt;
+    /// @inheritdoc IDisputes
+    mapping(bytes32 batchHash => BatchDemands) public override demandsOn;
+    /// @inheritdoc IDisputes
+    mapping(address account => uint256 amount) public override creditOf;
+    mapping(bytes32 leafId => Demand) private _demands;
 
     /// @notice Deployed as part of a `Generation`.
     /// @param settlement_ The settlement, which stores the batches.
     /// @param operators_ The registry of stakes and receipt keys.
     /// @param adapters_ The registry of adapter versions; it names the registry of contributions.
-    constructor(
-        ISettlement settlement_,
-        IOperatorRegistry operators_,
-        IAdapterRegistry adapters_
-    ) Demands(settlement_, operators_, adapters_) {
+    constructor(ISettlement settlement_, IOperatorRegistry operators_, IAdapterRegistry adapters_) {
+        settlement = settlement_;
+        operators = operators_;
+        parameters = settlement_.parameters();
+        adapters = adapters_;
         datasets = adapters_.datasets();
+        Bounds memory bounds = parameters.bounds();
+        answerSeconds = bounds.answerSeconds;
+        _secondsPerAnswer = bounds.secondsPerAnswer;
+        _maxExtension = bounds.maxExtension;
+        _maxBlockSeconds = bounds.maxBlockSeconds;
+        _bondFee = bounds.bondFee;
     }
 
     // --- proofs ---
+
+    /// @inheritdoc IDisputes
+    function reserve(bytes32 hash) external {
+        require(reservedAt[hash] == 0, AlreadyReserved(hash));
+        reservedAt[hash] = block.number;
+        emit Reserved(hash);
+    }
 
     /// @inheritdoc IDisputes
     function proveBadReceipt(
@@ -92,7 +131,8 @@ contract Disputes is Demands {
         _openReceipt(header, witness.receipt, witness.opening);
         ReceiptRules.checkPreimages(witness);
         ReceiptRules.checkedSlice(witness, place.slice);
-        (address account, uint128 expected) = _earningOf(header, witness, place);
+        ParameterSet memory terms = parameters.setAt(header.parameterSet);
+        (address account, uint128 expected) = Earnings.earningOf(witness, place, header.operator, terms, datasets);
         bytes32 key = Hashing.entryKey(account, witness.opening.index, place.slice, place.part);
         (uint128 value, ) = Lookups.treeOf(header, Tree.Entries).find(key, lookup);
         require(value != expected, ValueMatches(key, value));
@@ -152,7 +192,197 @@ contract Disputes is Demands {
         _convict(header);
     }
 
+    // --- demands ---
+
+    /// @inheritdoc IDisputes
+    function demand(
+        BatchHeader calldata header,
+        Tree tree,
+        bytes32[] calldata keys
+    ) external payable returns (uint32 count) {
+        require(tree != Tree.ParentBalances || header.parent != 0, NoParent());
+        bytes32 batchHash = _checkPending(header);
+        BatchDemands memory batch = demandsOn[batchHash];
+        _terms().checkTimeLeft(header, batch.proofsUntil);
+        (uint256 bonds, uint32 openBefore) = (0, batch.open);
+        for (uint256 i = 0; i < keys.length; ++i) {
+            bonds += _demandLeaf(header, batchHash, tree, keys[i], batch);
+        }
+        demandsOn[batchHash] = batch;
+        count = batch.open - openBefore;
+        uint256 funds = creditOf[msg.sender] + msg.value;
+        require(funds >= bonds, BondTooLow(funds, bonds));
+        _setCredit(msg.sender, funds - bonds);
+    }
+
+    /// @inheritdoc IDisputes
+    function answer(
+        BatchHeader calldata header,
+        Tree tree,
+        bytes32 key,
+        BatchHeader calldata parent,
+        Lookup calldata lookup
+    ) external {
+        require(tree != Tree.Receipts, WrongTree(tree));
+        bytes32 batchHash = _checkPending(header);
+        bytes32 leafId = _leafId(batchHash, tree, key);
+        _checkInTime(leafId);
+        if (tree == Tree.ParentBalances) {
+            _checkHeader(parent, header.parent);
+            Lookups.treeOf(parent, tree).find(key, lookup);
+        } else {
+            Lookups.treeOf(header, tree).find(key, lookup);
+        }
+        _recordAnswer(header.operator, batchHash, leafId);
+        bytes memory call = abi.encodeCall(this.answer, (header, tree, key, parent, lookup));
+        emit Answered(leafId, header.operator, batchHash, call);
+    }
+
+    /// @inheritdoc IDisputes
+    function answerReceipt(
+        BatchHeader calldata header,
+        ReceiptWitness calldata witness,
+        bytes calldata signature
+    ) external {
+        bytes32 batchHash = _checkPending(header);
+        bytes32 leafId = _leafId(batchHash, Tree.Receipts, bytes32(uint256(witness.opening.index)));
+        _checkInTime(leafId);
+        _openReceipt(header, witness.receipt, witness.opening);
+        _checkSigned(header, witness.receipt, signature);
+        Fault fault = _faultOf(header, witness);
+        require(fault == Fault.None, ReceiptIsFaulty(fault));
+        _recordAnswer(header.operator, batchHash, leafId);
+        bytes memory call = abi.encodeCall(this.answerReceipt, (header, witness, signature));
+        emit Answered(leafId, header.operator, batchHash, call);
+    }
+
+    /// @inheritdoc IDisputes
+    function voidUnanswered(BatchHeader calldata header, Tree tree, bytes32 key) external {
+        Demand memory demand_ = _checkOpen(_leafId(Hashing.batch(header), tree, key));
+        require(demand_.isPast(), DeadlineNotPassed(demand_.deadline, demand_.deadlineBlock));
+        _void(header, demand_.challenger);
+    }
+
+    /// @inheritdoc IDisputes
+    function returnBond(BatchHeader calldata header, Tree tree, bytes32 key) external {
+        bytes32 batchHash = Hashing.batch(header);
+        bytes32 leafId = _leafId(batchHash, tree, key);
+        (address challenger, uint256 bond) = _close(batchHash, leafId);
+        // A batch with an open demand is never final: it is pending or voided.
+        require(!settlement.isPending(header), BatchPending(batchHash));
+        _setCredit(challenger, creditOf[challenger] + bond);
+        emit BondReturned(leafId, challenger, bond);
+    }
+
+    /// @inheritdoc IDisputes
+    function withdrawCredit(address payable to) external returns (uint256 amount) {
+        amount = creditOf[msg.sender];
+        require(amount != 0, NoCredit(msg.sender));
+        creditOf[msg.sender] = 0;
+        emit CreditWithdrawn(msg.sender, to, amount);
+        Address.sendValue(to, amount);
+    }
+
+    // --- views ---
+
+    /// @inheritdoc IDisputes
+    function bondOf(BatchHeader calldata header, Tree tree, uint256 count) external view returns (uint256) {
+        return _terms().bondOf(tree, demandsOn[Hashing.batch(header)].open, count);
+    }
+
+    /// @inheritdoc IDisputes
+    function demandOf(bytes32 batchHash, Tree tree, bytes32 key) external view returns (Demand memory) {
+        return _demands[_leafId(batchHash, tree, key)];
+    }
+
+    // --- demands, internal ---
+
+    function _terms() private view returns (DemandTerms memory) {
+        return DemandTerms(answerSeconds, _secondsPerAnswer, _maxExtension, _maxBlockSeconds, _bondFee);
+    }
+
+    /// @notice Demands a leaf, unless it was demanded before, and adds it to the demands on its batch.
+    /// @return bond The bond in wei; zero if the leaf was demanded before.
+    function _demandLeaf(
+        BatchHeader calldata header,
+        bytes32 batchHash,
+        Tree tree,
+        bytes32 key,
+        BatchDemands memory batch
+    ) private returns (uint256 bond) {
+        bool isLeaf = tree != Tree.Receipts || uint256(key) < header.receiptsCount;
+        require(isLeaf, KeyOutOfRange(key, header.receiptsCount));
+        bytes32 leafId = _leafId(batchHash, tree, key);
+        if (_demands[leafId].deadline != 0) return 0;
+        Demand memory next = _terms().add(batch, header.finalAt, tree);
+        _demands[leafId] = next;
+        emit Demanded(leafId, header.operator, batchHash, tree, key, next);
+        return next.bond;
+    }
+
+    function _leafId(bytes32 batchHash, Tree tree, bytes32 key) private pure returns (bytes32) {
+        return keccak256(abi.encode(batchHash, tree, key));
+    }
+
+    function _checkOpen(bytes32 leafId) private view returns (Demand memory demand_) {
+        demand_ = _demands[leafId];
+        require(demand_.deadline != 0, NotDemanded(leafId));
+        require(demand_.challenger != address(0), DemandClosed(leafId));
+    }
+
+    function _checkInTime(bytes32 leafId) private view {
+        Demand memory demand_ = _checkOpen(leafId);
+        require(!demand_.isPast(), AnswerTooLate(demand_.deadline, demand_.deadlineBlock));
+    }
+
+    function _recordAnswer(address operator, bytes32 batchHash, bytes32 leafId) private {
+        (, uint256 bond) = _close(batchHash, leafId);
+        BatchDemands memory batch = demandsOn[batchHash];
+        // Has an effect only if the answer is later than its deadline's time, in a block that still counts.
+        batch.extend(block.timestamp + answerSeconds);
+        demandsOn[batchHash] = batch;
+        _setCredit(operator, creditOf[operator] + Demands.creditOf(bond));
+    }
+
+    function _setCredit(address account, uint256 credit) private {
+        if (creditOf[account] == credit) return;
+        creditOf[account] = credit;
+        emit CreditChanged(account, credit);
+    }
+
+    function _close(bytes32 batchHash, bytes32 leafId) private returns (address challenger, uint256 bond) {
+        Demand memory demand_ = _checkOpen(leafId);
+        (_demands[leafId].challenger, _demands[leafId].bond) = (address(0), 0);
+        --demandsOn[batchHash].open;
+        return (demand_.challenger, demand_.bond);
+    }
+
     // --- receipts, internal ---
+
+    /// @notice Reverts unless the batch includes the receipt.
+    /// @return prefix Sum of the receipts with lower indices.
+    function _openReceipt(
+        BatchHeader calldata header,
+        Receipt calldata receipt,
+        Opening calldata opening
+    ) private pure returns (uint128 prefix) {
+        return Lookups.treeOf(header, Tree.Receipts).openKey(Hashing.receipt(receipt), opening);
+    }
+
+    function _faultOf(BatchHeader calldata header, ReceiptWitness calldata witness) private view returns (Fault) {
+        return ReceiptRules.faultOf(witness, witness.opening.value, header.committedAt, adapters);
+    }
+
+    /// @dev Which keys count depends on the time of the commit, not of the call: a retirement takes no evidence away.
+    function _checkSigned(
+        BatchHeader calldata header,
+        Receipt calldata receipt,
+        bytes calldata signature
+    ) private view {
+        (address signer, , ) = ECDSA.tryRecoverCalldata(settlement.receiptDigest(receipt), signature);
+        bool isSigned = operators.isReceiptKey(signer, header.operator, header.committedAt);
+        require(isSigned, NotSignedBy(header.operator, signer));
+    }
 
     function _placementFault(
         BatchHeader calldata header,
@@ -183,48 +413,7 @@ contract Disputes is Demands {
         require(isOverlap && hasAmounts, IntervalsDisjoint(from, receipt.cumulative, otherFrom, other.cumulative));
     }
 
-    // --- earnings, internal ---
-
-    /// @notice Returns the account that earns a part of a slice and the amount, by the split of the batch's parameter
-    /// set.
-    function _earningOf(
-        BatchHeader calldata header,
-        ReceiptWitness calldata witness,
-        EntryPlace calldata place
-    ) private view returns (address account, uint128 amount) {
-        ParameterSet memory terms = parameters.setAt(header.parameterSet);
-        VersionRecord calldata record = witness.parts[place.slice].record;
-        uint128 charge = ReceiptRules.chargeOf(witness, place.slice);
-        Parts memory parts = Split.partsOf(charge, terms.feePpm, record.operatorPpm, record.creatorPpm);
-        if (place.part == 0) return (terms.treasury, parts.fee);
-        if (place.part == 1) return (header.operator, parts.operator);
-        if (place.part == 2) return (record.creator, parts.creator);
-        uint256 j = place.part - _FIRST_CONTRIBUTOR;
-        if (record.snapshots.length == 0) {
-            require(j == 0, PartOutOfRange(place.part, _FIRST_CONTRIBUTOR + 1));
-            return (terms.treasury, parts.contributors);
-        }
-        bytes calldata list = witness.parts[place.slice].list;
-        uint256 count = list.length / _ITEM_SIZE;
-        require(j < count, PartOutOfRange(place.part, _FIRST_CONTRIBUTOR + count));
-        account = _contributorOf(record, list, j, place);
-        amount = Split.contributorPart(parts.contributors, list, j);
-    }
-
-    /// @notice Returns the registered contributor of entry `j` of a list.
-    function _contributorOf(
-        VersionRecord calldata record,
-        bytes calldata list,
-        uint256 j,
-        EntryPlace calldata place
-    ) private view returns (address) {
-        (uint256 number, uint32 index) = ReceiptRules.positionAt(list, j);
-        require(ReceiptRules.isInSnapshot(record, number, index, place.snapshot), NoFault());
-        ContributionRecord memory stored = datasets.contributionOf(place.snapshot.datanetId, place.contentHash);
-        bool isMatch = stored.isAdmitted && stored.index == index;
-        require(isMatch, ContributionMismatch(place.contentHash, index, stored.index));
-        return stored.contributor;
-    }
+    // --- balances, internal ---
 
     /// @notice Returns the account's balance in the parent batch; zero for the first batch.
     function _parentBalance(
@@ -245,8 +434,31 @@ contract Disputes is Demands {
         return false;
     }
 
+    // --- batches, internal ---
+
+    function _checkHeader(BatchHeader calldata header, bytes32 expected) private pure {
+        bytes32 found = Hashing.batch(header);
+        require(found == expected, HeaderMismatch(expected, found));
+    }
+
+    function _checkPending(BatchHeader calldata header) private view returns (bytes32 batchHash) {
+        batchHash = Hashing.batch(header);
+        require(settlement.isPending(header), BatchNotPending(batchHash));
+    }
+
     function _convictReceipt(BatchHeader calldata header, ReceiptWitness calldata witness, Fault fault) private {
         emit ReceiptFaulty(Hashing.batch(header), witness.opening.index, fault);
         _convict(header);
+    }
+
+    /// @dev The caller is rewarded if it reserved this call in an earlier block.
+    function _convict(BatchHeader calldata header) private {
+        uint256 at = reservedAt[keccak256(abi.encode(msg.sender, keccak256(msg.data)))];
+        _void(header, at != 0 && at < block.number ? msg.sender : address(0));
+    }
+
+    function _void(BatchHeader calldata header, address challenger) private {
+        emit BatchConvicted(header.operator, header.number, Hashing.batch(header), msg.sig, challenger);
+        settlement.voidFrom(header, challenger);
     }
 }

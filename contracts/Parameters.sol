@@ -43,12 +43,12 @@ contract Parameters is IParameters, AccessManaged {
         IPaymentVault vault_,
         ParameterSet memory first
     ) AccessManaged(authority) {
-        Bounds memory limits = Profiles.boundsOf(profile_);
-        uint64 delays = uint64(limits.maxSettlementInterval) + limits.maxDisputeWindow + limits.maxPause;
-        delays += limits.margin;
+        profile = profile_;
+        Bounds memory limits = bounds();
+        uint64 delays = uint64(limits.maxSettlementInterval) + limits.maxDisputeWindow + limits.maxExtension;
+        delays += uint64(limits.maxPause) + limits.margin;
         uint64 thaw = vault_.thawSeconds();
         require(thaw > delays, ThawTooShort(thaw, delays + 1));
-        profile = profile_;
         vault = vault_;
         _maxBlockSeconds = limits.maxBlockSeconds;
         _store(0, first, limits);
@@ -119,7 +119,7 @@ contract Parameters is IParameters, AccessManaged {
     }
 
     /// @inheritdoc IParameters
-    function bounds() public view returns (Bounds memory) {
+    function bounds() public view virtual returns (Bounds memory) {
         return Profiles.boundsOf(profile);
     }
 
@@ -152,7 +152,6 @@ contract Parameters is IParameters, AccessManaged {
         _checkRange("minOperatorPpm", set.minOperatorPpm, 0, available);
         _checkRange("maxOperatorPpm", set.maxOperatorPpm, set.minOperatorPpm, Units.PPM);
         _checkRange("challengerPpm", set.challengerPpm, limits.minChallengerPpm, limits.maxChallengerPpm);
-        _checkRange("demandBond", set.demandBond, limits.minDemandBond, limits.maxDemandBond);
     }
 
     function _checkRange(bytes32 parameter, uint256 value, uint256 min, uint256 max) private pure {

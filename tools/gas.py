@@ -16,16 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.contracts import interface
+from backend.chain.contracts import encode_call, interface
 from backend.chain.keys import LocalSigner, local_account
 from backend.chain.local_node import LocalNode
 from backend.chain.node import Node
+from backend.chain.transactions import UnsignedTransaction, sign
 from backend.deployment.local import ARTIFACTS, Deployer, deploy_local
 from backend.domain.batch import Header
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.hashing import TypedDomain, ascii_word, channel_id, keccak, to_bytes, word
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId
 from backend.domain.voucher import Voucher
+from tools.gas_demands import demand_gas
 from tools.gas_disputes import (
     DEPTH,
     TOTAL,
@@ -57,6 +59,8 @@ CONTRACTS = (
 MICRO = 10**6
 NO_GRANT = (ZERO_ACCOUNT, 0, 0)
 IN_BATCH = 50
+GAS_LIMIT = 10**7
+"""Of a transaction with a value."""
 UNLIMITED = 2**256 - 1
 START = 2_000_000_000
 """Unix seconds, later than the start time of any local chain."""
@@ -90,6 +94,19 @@ class Chain:
         self._now += 1
         self.node.rpc.request("evm_setNextBlockTimestamp", self._now)
         return self._as(signer).send(contract, function, *args).gas_used
+
+    def send_value(self, signer: LocalSigner, value: int, contract: str, function: str, *args: Any) -> int:
+        """Send a transaction with a value in wei and return its gas."""
+        self._now += 1
+        self.node.rpc.request("evm_setNextBlockTimestamp", self._now)
+        data, nonce = encode_call(contract, function, args), self.node.num_transactions(signer.account)
+        fields = (self.node.chain_id, nonce, self.at[contract], data, GAS_LIMIT, self.node.fees(), value)
+        signed = sign(signer, UnsignedTransaction(*fields))
+        self.node.broadcast(signed.raw)
+        tx_receipt = self.node.tx_receipt(signed.hash)
+        if tx_receipt is None or not tx_receipt.is_success:
+            sys.exit(f"{contract}.{function} failed")
+        return tx_receipt.gas_used
 
     def ask(self, contract: str, function: str, *args: Any) -> Any:
         return self._as(self.operator).call(contract, function, *args)
@@ -212,6 +229,7 @@ def settlement_gas(chain: Chain) -> dict[str, int]:
         **_claim_gas(chain, operator, one),
         **refund_gas(chain, operator, one),
         **conviction_gas(chain, operator, one),
+        **demand_gas(chain, operator, one),
     }
 
 

@@ -1,7 +1,9 @@
 """Generates docs/settings.md, docs/cli.md, the reference in docs/api.md, the OpenAPI snapshot in
-tests/snapshots and the example in docs/protocol.md. `--check` fails if one of them is stale.
+tests/snapshots, the example in docs/protocol.md and the costs of demands in docs/trust-model.md. `--check`
+fails if one of them is stale.
 
-The example comes from tests/vectors/example.json, everything else from the code.
+The example comes from tests/vectors/example.json, the costs from tests/snapshots/gas.json, everything else
+from the code.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import backend.settings
 from backend.cli.main import app
 from backend.settings import Settings
 from tools.api_page import api_document, snapshot, with_reference
+from tools.demand_costs import with_table
 from tools.example_page import with_example
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +83,7 @@ def main() -> int:
         DOCS / "settings.md": settings_page(),
         DOCS / "cli.md": cli_page(),
         DOCS / "protocol.md": with_example((DOCS / "protocol.md").read_text(), EXAMPLE),
+        DOCS / "trust-model.md": with_table((DOCS / "trust-model.md").read_text()),
     }
     if "--check" in sys.argv:
         stale = [

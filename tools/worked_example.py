@@ -80,7 +80,6 @@ class Example:
         min_operator_ppm=50_000,
         max_operator_ppm=500_000,
         challenger_ppm=250_000,
-        demand_bond=10**10,
     )
 
     # Registry

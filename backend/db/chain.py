@@ -246,7 +246,6 @@ def _parameter_set(row: t.ParameterSetRow) -> ParameterSet:
         min_operator_ppm=values["minOperatorPpm"],
         max_operator_ppm=values["maxOperatorPpm"],
         challenger_ppm=values["challengerPpm"],
-        demand_bond=values["demandBond"],
     )
 
 

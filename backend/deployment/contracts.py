@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backend.chain.contracts import interface
+from backend.deployment.profiles import LOCAL
 from backend.deployment.terms import TIMELOCK
 from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.ids import ZERO_ACCOUNT
@@ -56,6 +57,9 @@ CREATIONS: tuple[tuple[str, Callable[[Mapping[str, Account], Account, Terms], tu
 CONTRACTS = tuple(contract for contract, _ in CREATIONS)
 """All contracts of a market except the payment token."""
 
+LOCAL_BUILDS = {"Parameters": "LocalParameters"}
+"""Contract -> the build that takes its place and its arguments on the local chain."""
+
 REFERENCES = {
     "vault": "PaymentVault",
     "parameters": "Parameters",
@@ -97,7 +101,8 @@ def create_market(deployer: Deployer, terms: Terms) -> None:
     for contract, arguments in CREATIONS:
         if contract == GENERATION[0]:
             deployer.predict_addresses(GENERATION)
-        deployer.create(contract, *arguments(at, deployer.account, terms))
+        build = LOCAL_BUILDS.get(contract, contract) if terms.profile == LOCAL else contract
+        deployer.create(contract, *arguments(at, deployer.account, terms), build=build)
     for holder, amount in terms.distribution.items():
         deployer.send("MarketToken", "transfer", resolve_holder(holder, at), amount)
     _hand_over(deployer, terms)

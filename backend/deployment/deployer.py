@@ -55,9 +55,9 @@ class Deployer:
     def account(self) -> Account:
         return self._signer.account
 
-    def create(self, contract: str, *args: Any) -> TxReceipt:
-        """Deploy a contract and record its address."""
-        data = bytecode(contract, self.artifacts) + interface(contract).constructor.encode(args)[4:]
+    def create(self, contract: str, *args: Any, build: str | None = None) -> TxReceipt:
+        """Deploy a contract, by default its own build, and record its address."""
+        data = bytecode(build or contract, self.artifacts) + interface(contract).constructor.encode(args)[4:]
         tx_receipt = self._send(f"{contract}.constructor", None, data)
         if tx_receipt.contract_address is None:
             raise Unavailable(f"the node reports no address for the new {contract}")

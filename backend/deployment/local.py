@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DOLLAR = 10**6
 FIRST_USER, NUM_USERS, WATCHER = 3, 6, 9
+MIN_WINDOW = 4
+"""Seconds: the shortest dispute window of the profile `local`."""
 LOCAL_SUPPLY = 1_000_000 * TOKEN
 LOCAL_STAKE = 10_000 * DOLLAR
 LOCAL_FUNDS = 10_000 * DOLLAR
@@ -33,9 +35,17 @@ LOCAL_VOTES = 100_000 * TOKEN
 
 
 def local_terms(
-    payment_token: Account, *, treasury: Account, guardian: Account, curators: tuple[Account, ...]
+    payment_token: Account,
+    *,
+    treasury: Account,
+    guardian: Account,
+    curators: tuple[Account, ...],
+    dispute_window: int = MIN_WINDOW,
 ) -> Terms:
-    """Terms with windows of seconds, under which the deployer keeps the supply of market tokens."""
+    """Terms with windows of seconds, under which the deployer keeps the supply of market tokens.
+
+    The time for answers to demands is an eighth of this dispute window, at least a second.
+    """
     return Terms(
         chain_id=LOCAL_CHAIN_ID,
         profile=LOCAL,
@@ -55,20 +65,22 @@ def local_terms(
         first_set={
             "feePpm": 50_000,
             "stakeCoverPpm": 100_000,
-            "disputeWindow": 3,
+            "disputeWindow": dispute_window,
             "minContributorsPpm": 300_000,
             "minOperatorPpm": 50_000,
             "maxOperatorPpm": 500_000,
             "challengerPpm": 250_000,
-            "demandBond": DOLLAR // 100 * 10**6,
         },
         supply=LOCAL_SUPPLY,
     )
 
 
-def deploy_local(rpc_url: str, artifacts: Path = ARTIFACTS) -> Deployment:
+def deploy_local(
+    rpc_url: str, artifacts: Path = ARTIFACTS, *, dispute_window: int = MIN_WINDOW
+) -> Deployment:
     """Deploy all contracts with profile `local`, fund the users and stake for the operator.
 
+    A later window is in seconds and may change by vote; the time for answers, an eighth of this one, may not.
     Errors: `Forbidden` on any chain but 31337, `NotFound` without a build, `Unavailable` without a node.
     """
     node = Node.connect(rpc_url)
@@ -82,7 +94,10 @@ def deploy_local(rpc_url: str, artifacts: Path = ARTIFACTS) -> Deployment:
         first = deployer.create("TestUSD")
         council, curator = deployer.account, local_account(1).account
         token = deployer.addresses["TestUSD"]
-        create_market(deployer, local_terms(token, treasury=council, guardian=council, curators=(curator,)))
+        terms = local_terms(
+            token, treasury=council, guardian=council, curators=(curator,), dispute_window=dispute_window
+        )
+        create_market(deployer, terms)
         _fund(deployer)
         return Deployment(node.chain_id, first.block_number, first.block_hash, dict(deployer.addresses))
     finally:

@@ -14,6 +14,7 @@ from backend.deployment.profiles import (
     MAX_THAW_SECONDS,
     MIN_GOVERNANCE,
     NAMES,
+    PROFILE_OF_CHAIN,
     max_collection_seconds,
     out_of_bounds,
 )
@@ -86,8 +87,11 @@ def validate(terms: Terms) -> dict[str, str]:
 
 
 def _profile(terms: Terms) -> Iterator[tuple[str, str]]:
-    if terms.profile == LOCAL and terms.chain_id != LOCAL_CHAIN_ID:
-        yield "profile", f"`local` with its windows of seconds is refused on chain {terms.chain_id}"
+    expected = PROFILE_OF_CHAIN.get(terms.chain_id, terms.profile)
+    if terms.profile == LOCAL:
+        yield "profile", "`local` with its windows of seconds is deployed by `loraledger up` only"
+    elif terms.profile != expected:
+        yield "profile", f"chain {terms.chain_id} needs `{NAMES[expected]}`: its answer times fit its halts"
 
 
 def _accounts(terms: Terms) -> Iterator[tuple[str, str]]:
@@ -119,7 +123,6 @@ PARAMETER_FIELDS = {
     "minOperatorPpm": "min_operator_ppm",
     "maxOperatorPpm": "max_operator_ppm",
     "challengerPpm": "challenger_ppm",
-    "demandBond": "demand_bond",
 }
 """Field of `ParameterSet` -> field of a terms file."""
 VOTING_FIELDS = {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-MAX_UINT = {32: (1 << 32) - 1, 48: (1 << 48) - 1, 64: (1 << 64) - 1, 128: (1 << 128) - 1}
+MAX_UINT = {32: (1 << 32) - 1, 48: (1 << 48) - 1, 64: (1 << 64) - 1}
 
 
 def parse_address(text: str) -> Account:
@@ -73,12 +73,11 @@ class _Parameters(_Table):
     min_operator_ppm: int = Field(ge=0, le=MAX_UINT[32])
     max_operator_ppm: int = Field(ge=0, le=MAX_UINT[32])
     challenger_ppm: int = Field(ge=0, le=MAX_UINT[32])
-    demand_bond: int = Field(ge=0, le=MAX_UINT[128])
 
 
 class _TermsFile(_Table):
     chain_id: int = Field(ge=1)
-    profile: Literal["local", "production"]
+    profile: Literal["ethereum", "op-stack", "arbitrum"]
     payment_token: Address
     treasury: HolderName
     guardian: Address

@@ -22,4 +22,3 @@ class ParameterSet:
     min_operator_ppm: int
     max_operator_ppm: int
     challenger_ppm: int
-    demand_bond: int  # micro-units a key

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IAdapterRegistry, VersionRecord} from "./IAdapterRegistry.sol";
 import {IDatasetRegistry} from "./IDatasetRegistry.sol";
 import {IOperatorRegistry} from "./IOperatorRegistry.sol";
@@ -101,22 +100,19 @@ struct BalanceWitness {
     Lookup entriesUntil;
 }
 
-/// @notice A bonded demand to reveal leaves of a tree. Its id is `keccak256(abi.encode(demand))`.
-/// @param batchHash Hash of the batch.
-/// @param tree Tree of the leaves.
-/// @param keys 1 to 64 keys, answered one by one: a leaf's index in the receipts tree, a leaf's key in the other trees.
-/// The answer to a key without a leaf is a proof of its absence.
-/// @param challenger Account that pays the bond. If keys stay unanswered, it gets their bonds back and the challenger's
-/// share of the slash.
+/// @notice A demand for one leaf. It is open while `challenger` is set. It is closed by an answer, or when its bond is
+/// returned; `deadline` remains, so that the same leaf is not demanded twice.
+/// @param challenger Account that pays the bond. If the leaf stays unanswered, it gets the bond back and the
+/// challenger's share of the slash.
+/// @param bond Bond in wei.
 /// @param deadline Last Unix second in which an answer is accepted.
-/// @param bondUnits Bond per key in token units, paid to the account that answers it.
+/// @param deadlineBlock Last block in which an answer is accepted; zero if the profile does not count blocks. An answer
+/// is too late when both have passed.
 struct Demand {
-    bytes32 batchHash;
-    Tree tree;
-    bytes32[] keys;
     address challenger;
+    uint96 bond;
     uint64 deadline;
-    uint256 bondUnits;
+    uint64 deadlineBlock;
 }
 
 /// @title Disputes
@@ -126,18 +122,23 @@ struct Demand {
 ///
 /// Every invalid batch has a proof and no valid batch has one. *A proof that reverts acquits the batch*: a witness that
 /// does not match the hashes on the chain or in the batch reverts, and only a contradiction between the batch and the
-/// rules voids it. If the operator withholds data that a proof needs, a *demand* forces it to reveal the data or voids
-/// the batch. Answers are due within an eighth of the batch's dispute window. A demand is accepted only while two
-/// eighths remain before `finalAt`: one for the answer and one for a proof based on it. A batch with an open demand
-/// cannot be finalised.
+/// rules voids it. The challenger's share of the slash is paid to the caller if it reserved the same call in an earlier
+/// block, so that copying a proof from the mempool earns nothing; otherwise the whole slash goes to the treasury. The
+/// share is governed and below one half, so that self-accusation costs more than it earns.
 ///
-/// The challenger's share of the slash is paid to the caller if it reserved the same call in an earlier block, so that
-/// copying a proof from the mempool earns nothing; otherwise the whole slash goes to the treasury. The share is
-/// governed and below one half, so that self-accusation costs more than it earns. For an unanswered demand, its
-/// challenger always receives the share.
+/// If the operator withholds data that a proof needs, a *demand* for a leaf forces it to reveal the data or voids the
+/// batch. Its challenger pays a bond in the chain's native coin, which covers the gas of the worst answer, and more for
+/// each leaf of the batch that is open. An answer credits three quarters of the bond to the batch's operator, whoever
+/// sends it; one quarter remains in this contract for ever. So neither a flood of demands nor answers to one's own
+/// demands are free, and nothing is earned by copying an answer from the mempool.
 ///
-/// Units: `bondUnits` are token units, held by this contract separately from payers' deposits; values of leaves and
-/// slashes are micro-units.
+/// An answer is due within `answerSeconds`, and later by a fixed time for each leaf that was open when its leaf was
+/// demanded. The finality of the batch moves with it, up to a bound of the profile, so that an operator that fills its
+/// own queue delays its answers but takes no time from its challengers. A demand is accepted while time for an answer
+/// and for a proof based on it remains. A batch with an open demand cannot be finalised.
+///
+/// No token moves here: a token that pauses or that blocks an account stops no answer and no conviction. Bonds and
+/// credits are in wei and are only withdrawn by their owners.
 ///
 /// Trust: no owner and no configuration. No proof here covers whether a model ran, whether an attribution method is
 /// right, or whether an operator settles everything that it served; see docs/trust-model.md.
@@ -154,13 +155,24 @@ interface IDisputes {
     );
     /// @notice A receipt of a voided batch was proved to have `fault`.
     event ReceiptFaulty(bytes32 indexed batchHash, uint32 receiptIndex, Fault fault);
-    /// @notice Leaves were demanded.
-    event Demanded(bytes32 indexed id, address indexed operator, bytes32 indexed batchHash, Demand demand);
-    /// @notice Key `i` of a demand was answered and `answerer` received its bond. `call` is the answer's calldata in
-    /// canonical encoding.
-    event Answered(bytes32 indexed id, uint256 indexed i, address indexed answerer, bytes call);
-    /// @notice The challenger received `units` of bond back for keys that were unanswered when the batch was voided.
-    event BondReturned(bytes32 indexed id, address indexed challenger, uint256 units);
+    /// @notice A leaf was demanded: `key` is its index in the receipts tree, its key in the other trees.
+    event Demanded(
+        bytes32 indexed leafId,
+        address indexed operator,
+        bytes32 indexed batchHash,
+        Tree tree,
+        bytes32 key,
+        Demand demand
+    );
+    /// @notice A leaf was answered. `call` is the canonical encoding of the answer: a call of `answer` or
+    /// `answerReceipt`, whatever bytes followed its arguments.
+    event Answered(bytes32 indexed leafId, address indexed operator, bytes32 indexed batchHash, bytes call);
+    /// @notice The bond of a leaf that was open when its batch was voided was credited to its challenger.
+    event BondReturned(bytes32 indexed leafId, address indexed challenger, uint256 bond);
+    /// @notice The credit of `account` is now `credit` wei, after a demand, an answer or the return of a bond.
+    event CreditChanged(address indexed account, uint256 credit);
+    /// @notice `account` withdrew its whole credit of `amount` wei to `to`.
+    event CreditWithdrawn(address indexed account, address indexed to, uint256 amount);
 
     error NoFault();
     error AlreadyReserved(bytes32 hash);
@@ -174,18 +186,18 @@ interface IDisputes {
     error ChannelMismatch();
     error NotSignedBy(address operator, address signer);
     error HeaderMismatch(bytes32 expected, bytes32 found);
-    error InvalidKeyCount(uint256 count, uint256 maxCount);
     error KeyOutOfRange(bytes32 key, uint32 count);
     error NoParent();
-    error TooLateToDemand(uint64 until);
-    error DemandExists(bytes32 id);
-    error DemandUnknown(bytes32 id);
-    error AlreadyAnswered(bytes32 id, uint256 i);
+    /// @notice The value sent and the sender's credit, together `funds`, do not cover the bonds. All in wei.
+    error BondTooLow(uint256 funds, uint256 bonds);
+    /// @notice The leaf was not demanded.
+    error NotDemanded(bytes32 leafId);
+    /// @notice The leaf was answered, or its bond was returned.
+    error DemandClosed(bytes32 leafId);
     error WrongTree(Tree tree);
-    /// @notice The answer's calldata is not the canonical encoding of its arguments.
-    error NotCanonical();
-    error AnswerTooLate(uint64 deadline);
-    error DeadlineNotPassed(uint64 deadline);
+    error AnswerTooLate(uint64 deadline, uint64 deadlineBlock);
+    error DeadlineNotPassed(uint64 deadline, uint64 deadlineBlock);
+    error NoCredit(address account);
     error ReceiptIsFaulty(Fault fault);
     error BatchPending(bytes32 batchHash);
     error BatchNotPending(bytes32 batchHash);
@@ -272,70 +284,79 @@ interface IDisputes {
 
     // --- demands ---
 
-    /// @notice Demands leaves of a tree. The bond per key is the `demandBond` of the batch's parameter set, rounded up
-    /// to whole units. This contract needs an allowance.
-    /// @return id Id of the demand.
+    /// @notice Demands leaves of a tree for `bondOf(header, tree, keys.length)` wei, paid by the value sent and the
+    /// caller's credit. Leaves that were demanded before, whether open or answered, are skipped and cost nothing, so
+    /// that nobody can make a call revert by demanding one of its leaves first. What is left of the value is credited.
+    /// @param header A pending batch.
+    /// @param tree Tree of the leaves.
+    /// @param keys A leaf's index in the receipts tree, its key in the other trees. The answer to a key without a leaf
+    /// is a proof of its absence.
+    /// @return count Number of leaves newly demanded.
     function demand(
         BatchHeader calldata header,
         Tree tree,
         bytes32[] calldata keys
-    ) external returns (bytes32 id);
+    ) external payable returns (uint32 count);
 
-    /// @notice Answers key `i` of a demand for entries or balances. The caller receives its bond.
-    /// @param demand_ The demand.
-    /// @param i Index of the answered key.
+    /// @notice Answers a demand for a leaf of the entries or the balances. Three quarters of the bond are credited to
+    /// the batch's operator.
     /// @param header The batch.
+    /// @param tree Tree of the leaf.
+    /// @param key Key of the leaf.
     /// @param parent Header of the previous batch; read only if the demand is for `ParentBalances`.
     /// @param lookup Look-up of the key in the tree.
     function answer(
-        Demand calldata demand_,
-        uint256 i,
         BatchHeader calldata header,
+        Tree tree,
+        bytes32 key,
         BatchHeader calldata parent,
         Lookup calldata lookup
     ) external;
 
-    /// @notice Answers key `i` of a demand for receipts. The caller receives its bond.
-    /// @param demand_ The demand.
-    /// @param i Index of the answered key.
+    /// @notice Answers a demand for a receipt, that at the witness's index. Three quarters of the bond are credited to
+    /// the batch's operator.
     /// @param header The batch.
     /// @param witness The receipt with all its preimages. It must have no fault other than `Place` or `Position`, which
     /// can be proved from the revealed data.
     /// @param signature Signature of the receipt by a receipt key of the batch's operator.
     function answerReceipt(
-        Demand calldata demand_,
-        uint256 i,
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         bytes calldata signature
     ) external;
 
-    /// @notice Voids a batch because a demand was not answered by its deadline.
-    function voidUnanswered(Demand calldata demand_, BatchHeader calldata header) external;
+    /// @notice Voids a batch because a demand was not answered in time. Its challenger receives the challenger's share.
+    function voidUnanswered(BatchHeader calldata header, Tree tree, bytes32 key) external;
 
-    /// @notice Pays the bonds of unanswered keys back to the challenger once the batch is voided. Anyone may call it.
-    function returnBond(Demand calldata demand_, BatchHeader calldata header) external;
+    /// @notice Credits the bond of an open demand to its challenger once the batch is voided. Anyone may call it.
+    function returnBond(BatchHeader calldata header, Tree tree, bytes32 key) external;
+
+    /// @notice Pays the caller's credit to `to`.
+    /// @return amount The credit, in wei.
+    function withdrawCredit(address payable to) external returns (uint256 amount);
 
     // --- views ---
 
-    /// @notice Returns the unanswered keys of a demand: bit `i` for key `i`. Zero if all keys are answered or the
-    /// demand does not exist.
-    function unansweredOf(bytes32 id) external view returns (uint256);
+    /// @notice Returns the bonds of `count` further leaves of a tree in this block, in wei. Per leaf: gas of the tree's
+    /// worst answer x (base fee + `Bounds.bondFee`) x 4 x (64 + open leaves of the batch) / 64.
+    function bondOf(BatchHeader calldata header, Tree tree, uint256 count) external view returns (uint256);
 
-    /// @notice Returns the number of demands on a batch that have unanswered keys.
-    function numOpenDemands(bytes32 batchHash) external view returns (uint256);
+    /// @notice Returns the demand for a leaf; all zero if it was not demanded.
+    function demandOf(bytes32 batchHash, Tree tree, bytes32 key) external view returns (Demand memory);
 
-    /// @notice Returns what the demands on a batch demand of its finality, for the settlement.
-    /// @param batchHash Hash of the batch.
-    /// @return open Number of open demands; the batch is not finalised before there are none.
-    /// @return proofsUntil Unix second before which it is not finalised, so that answers can be followed by proofs.
+    /// @notice Returns how demands affect a batch's finality.
+    /// @return open Number of leaves that are open. The batch is not final while there are any.
+    /// @return proofsUntil The batch is not final before this time; zero if it was never extended.
     function demandsOn(bytes32 batchHash) external view returns (uint32 open, uint64 proofsUntil);
+
+    /// @notice Returns the wei that an account can withdraw, or use for bonds.
+    function creditOf(address account) external view returns (uint256);
 
     /// @notice Returns the block number in which a hash was reserved; zero if it was not.
     function reservedAt(bytes32 hash) external view returns (uint256);
 
-    /// @notice Returns the time limit for answers to a demand on this batch, in seconds.
-    function answerSeconds(BatchHeader calldata header) external view returns (uint64);
+    /// @notice The time for an answer in seconds, fixed by the profile.
+    function answerSeconds() external view returns (uint64);
 
     /// @notice The settlement, which stores the batches.
     function settlement() external view returns (ISettlement);
@@ -351,7 +372,4 @@ interface IDisputes {
 
     /// @notice The registry of contributions.
     function datasets() external view returns (IDatasetRegistry);
-
-    /// @notice The token of the bonds, which is the payment token.
-    function token() external view returns (IERC20);
 }

@@ -12,7 +12,6 @@ import {IPaymentVault} from "./IPaymentVault.sol";
 /// @param minOperatorPpm Minimum operator's share of the charge after the fee.
 /// @param maxOperatorPpm Maximum operator's share of the charge after the fee.
 /// @param challengerPpm The challenger's share of a slash.
-/// @param demandBond Bond per demanded leaf, in micro-units.
 struct ParameterSet {
     address treasury;
     uint32 feePpm;
@@ -22,13 +21,14 @@ struct ParameterSet {
     uint32 minOperatorPpm;
     uint32 maxOperatorPpm;
     uint32 challengerPpm;
-    uint128 demandBond;
 }
 
-/// @notice Selects the hard bounds: seconds on a development chain, days on a public one.
+/// @notice Selects the hard bounds: seconds on a development chain, days on a public one, by the kind of the chain.
 enum Profile {
     Local,
-    Production
+    Ethereum,
+    OpStack,
+    Arbitrum
 }
 
 /// @notice The hard bounds of a profile, which governance cannot change. Ratios in ppm, times in seconds.
@@ -37,12 +37,15 @@ enum Profile {
 /// @param maxStakeCoverPpm Upper bound of the stake cover, which is the whole pot.
 /// @param minDisputeWindow Lower bound of the dispute window.
 /// @param maxDisputeWindow Upper bound of the dispute window.
+/// @param answerSeconds Time for an answer to a demand: at most a quarter of `minDisputeWindow`, so that two answers in
+/// sequence, a proof and a reserve fit in every window.
+/// @param secondsPerAnswer By how much each open leaf of a batch delays the deadline of the next.
+/// @param maxExtension The longest time by which demands can delay a batch's finality.
+/// @param bondFee What the bond of a demand adds to the base fee, in wei per gas of the answer.
 /// @param maxContributorsFloorPpm Upper bound of `minContributorsPpm`.
 /// @param maxOperatorFloorPpm Upper bound of `minOperatorPpm`.
 /// @param minChallengerPpm Lower bound of the challenger's share of a slash.
 /// @param maxChallengerPpm Upper bound of the challenger's share of a slash: below one, so that self-accusation costs.
-/// @param minDemandBond Lower bound of the bond per leaf, in micro-units: demands must not be free.
-/// @param maxDemandBond Upper bound of the bond per leaf, in micro-units.
 /// @param maxPause Maximum duration of a pause of commits.
 /// @param pauseCoolDown Minimum time between the end of a pause and the start of the next.
 /// @param maxSettlementInterval Longest commit interval at which an operator collects before any thaw ends.
@@ -55,12 +58,14 @@ struct Bounds {
     uint32 maxStakeCoverPpm;
     uint32 minDisputeWindow;
     uint32 maxDisputeWindow;
+    uint32 answerSeconds;
+    uint32 secondsPerAnswer;
+    uint32 maxExtension;
+    uint64 bondFee;
     uint32 maxContributorsFloorPpm;
     uint32 maxOperatorFloorPpm;
     uint32 minChallengerPpm;
     uint32 maxChallengerPpm;
-    uint128 minDemandBond;
-    uint128 maxDemandBond;
     uint32 maxPause;
     uint32 pauseCoolDown;
     uint32 maxSettlementInterval;

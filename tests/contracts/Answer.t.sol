@@ -18,131 +18,128 @@ contract AnswerTest is Disputed {
         _answerer = accountOf("answerer");
     }
 
-    function test_the_answerer_earns_the_bond(uint256 tree, bytes32 key, bool isPresent) external {
+    /// @dev Whoever answers: otherwise a copy of the operator's pending answer would take its bond.
+    function test_three_quarters_of_the_bond_are_credited_to_the_operator(
+        uint256 tree,
+        bytes32 key,
+        bool isPresent
+    ) external {
         BatchData memory batch = committedBatch();
         Tree which = Tree(1 + (tree % 3));
         Leaves memory leaves = batch.leavesOf(which);
         if (isPresent) key = leaves.keys[uint256(key) % leaves.keys.length];
-        Demand memory demand_ = demand(batch, which, oneKey(key));
+        uint256 bond = demand(batch, which, key).bond;
         Lookup memory lookup = batch.lookUp(which, key);
-        bytes memory call = abi.encodeCall(IDisputes.answer, (demand_, 0, batch.header, batch.parent, lookup));
-        bytes32 id = idOf(demand_);
+        bytes memory call = abi.encodeCall(IDisputes.answer, (batch.header, which, key, batch.parent, lookup));
         vm.expectEmit(address(disputes));
-        emit IDisputes.Answered(id, 0, _answerer, call);
+        emit IDisputes.Answered(leafOf(batch, which, key), operator, Hashing.batch(batch.header), call);
         vm.prank(_answerer);
-        disputes.answer(demand_, 0, batch.header, batch.parent, lookup);
-        vm.assertEq(usd.balanceOf(_answerer), BOND);
-        vm.assertEq(usd.balanceOf(address(disputes)), 0);
-        vm.assertEq(disputes.unansweredOf(id), 0);
-        vm.assertEq(disputes.numOpenDemands(demand_.batchHash), 0);
+        disputes.answer(batch.header, which, key, batch.parent, lookup);
+        vm.assertEq(disputes.creditOf(operator), bond - bond / 4);
+        vm.assertEq(disputes.creditOf(_answerer), 0);
+        vm.assertEq(address(disputes).balance, bond);
+        Demand memory closed = demandOf(batch, which, key);
+        vm.assertEq(closed.challenger, address(0));
+        vm.assertEq(closed.bond, 0);
         vm.assertFalse(hasOpenDemand(batch.header));
     }
 
-    /// @dev A non-canonical encoding that only Solidity's decoder accepts would hide the answer from other readers.
-    function test_an_answer_must_be_canonically_encoded() external {
+    /// @dev Wallets and relayers append bytes to a call. The event has the answer in canonical encoding, so that every
+    /// reader finds it at the same place.
+    function test_bytes_after_the_arguments_are_ignored(bytes calldata suffix) external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
+        demand(batch, Tree.Entries, 0);
         Lookup memory lookup = batch.lookUp(Tree.Entries, 0);
-        bytes memory call = abi.encodeCall(IDisputes.answer, (demand_, 0, batch.header, batch.parent, lookup));
-        (bool isTaken, bytes memory error) = address(disputes).call(abi.encodePacked(call, uint8(0)));
-        vm.assertFalse(isTaken);
-        vm.assertEq(error, abi.encodeWithSelector(IDisputes.NotCanonical.selector));
+        bytes memory call = abi.encodeCall(IDisputes.answer, (batch.header, Tree.Entries, 0, batch.parent, lookup));
+        vm.expectEmit(address(disputes));
+        emit IDisputes.Answered(leafOf(batch, Tree.Entries, 0), operator, Hashing.batch(batch.header), call);
+        (bool isTaken, ) = address(disputes).call(bytes.concat(call, suffix));
+        vm.assertTrue(isTaken);
     }
 
     function test_a_voided_batch_takes_no_answers() external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
+        demand(batch, Tree.Entries, 0);
         voidFrom(batch.header);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchNotPending.selector, demand_.batchHash));
-        _answer(batch, demand_, 0);
+        bytes4 selector = IDisputes.BatchNotPending.selector;
+        _expectError(batch, Tree.Entries, 0, abi.encodeWithSelector(selector, Hashing.batch(batch.header)));
     }
 
     function test_keys_beyond_both_edges_are_answered() external {
         BatchData memory batch = committedBatch();
-        bytes32[] memory keys = new bytes32[](3);
-        (keys[1], keys[2]) = (bytes32(type(uint256).max), bytes32(uint256(1)));
         for (uint256 tree = 1; tree < 4; ++tree) {
-            Demand memory demand_ = demand(batch, Tree(tree), keys);
+            bytes32[3] memory keys = [bytes32(0), bytes32(type(uint256).max), bytes32(uint256(1))];
             for (uint256 i = 0; i < 3; ++i) {
-                _answer(batch, demand_, i);
+                demand(batch, Tree(tree), keys[i]);
+                answer(batch, Tree(tree), keys[i]);
             }
-            vm.assertEq(disputes.unansweredOf(idOf(demand_)), 0);
         }
+        vm.assertEq(numOpen(batch), 0);
     }
 
-    function test_each_key_is_answered_separately_and_once(uint256 order) external {
+    function test_each_leaf_is_answered_separately_and_once(uint256 order) external {
         BatchData memory batch = committedBatch();
-        // The same key three times, answered in any order.
-        bytes32[] memory keys = new bytes32[](64);
-        Demand memory demand_ = demand(batch, Tree.Balances, keys);
-        Lookup memory lookup = batch.lookUp(Tree.Balances, 0);
-        uint256 left = type(uint64).max;
+        demandMany(batch, Tree.Balances, absentKeys(64));
+        uint256 earned = 0;
         for (uint256 n = 0; n < 64; ++n) {
-            uint256 i = (n * 37 + (order % 64)) % 64;
-            vm.assertTrue(hasOpenDemand(batch.header));
-            vm.prank(_answerer);
-            disputes.answer(demand_, i, batch.header, batch.parent, lookup);
-            left &= ~(1 << i);
-            vm.assertEq(disputes.unansweredOf(idOf(demand_)), left);
+            bytes32 key = bytes32(1 + ((n * 37 + (order % 64)) % 64));
+            vm.assertEq(numOpen(batch), 64 - n);
+            uint256 bond = demandOf(batch, Tree.Balances, key).bond;
+            answer(batch, Tree.Balances, key);
+            earned += bond - bond / 4;
+            bytes32 leaf = leafOf(batch, Tree.Balances, key);
+            _expectError(batch, Tree.Balances, key, abi.encodeWithSelector(IDisputes.DemandClosed.selector, leaf));
         }
-        vm.assertEq(usd.balanceOf(_answerer), 64 * BOND);
+        vm.assertEq(disputes.creditOf(operator), earned);
         vm.assertFalse(hasOpenDemand(batch.header));
     }
 
-    function test_no_key_is_answered_twice_or_without_a_demand(uint256 i) external {
+    function test_nothing_is_answered_without_a_demand(bytes32 key) external {
         BatchData memory batch = committedBatch();
-        bytes32[] memory keys = new bytes32[](2);
-        Demand memory demand_ = demand(batch, Tree.Balances, keys);
-        _answer(batch, demand_, 1);
-        i = bound(i, 1, type(uint256).max);
-        Lookup memory lookup = batch.lookUp(Tree.Balances, 0);
-        bytes memory error = abi.encodeWithSelector(IDisputes.AlreadyAnswered.selector, idOf(demand_), i);
-        _expectError(batch, demand_, i, lookup, error);
-        _answer(batch, demand_, 0);
-        error = abi.encodeWithSelector(IDisputes.DemandUnknown.selector, idOf(demand_));
-        _expectError(batch, demand_, 0, lookup, error);
+        bytes32 leaf = leafOf(batch, Tree.Entries, key);
+        _expectError(batch, Tree.Entries, key, abi.encodeWithSelector(IDisputes.NotDemanded.selector, leaf));
     }
 
-    function test_the_batch_is_held_until_all_demands_are_answered() external {
+    function test_the_batch_is_not_final_until_all_demands_are_answered() external {
         BatchData memory batch = committedBatch();
-        Demand memory one = demand(batch, Tree.Balances, oneKey(0));
-        Demand memory two = demand(batch, Tree.Entries, oneKey(0));
-        _answer(batch, one, 0);
-        vm.assertTrue(hasOpenDemand(batch.header));
-        vm.assertEq(disputes.numOpenDemands(one.batchHash), 1);
-        _answer(batch, two, 0);
-        vm.assertFalse(hasOpenDemand(batch.header));
-        vm.warp(batch.header.finalAt);
+        demand(batch, Tree.Balances, 0);
+        demand(batch, Tree.Entries, 0);
+        answer(batch, Tree.Balances, 0);
+        vm.assertEq(numOpen(batch), 1);
+        answer(batch, Tree.Entries, 0);
+        vm.warp(finalityOf(batch) - 1);
+        vm.expectRevert();
+        finalise(batch.parent, batch.header);
+        vm.warp(finalityOf(batch));
         finalise(batch.parent, batch.header);
     }
 
     function test_an_answer_is_due_to_the_second() external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
-        Lookup memory lookup = batch.lookUp(Tree.Entries, 0);
-        vm.warp(demand_.deadline + 1);
-        bytes memory late = abi.encodeWithSelector(IDisputes.AnswerTooLate.selector, demand_.deadline);
-        _expectError(batch, demand_, 0, lookup, late);
-        vm.warp(demand_.deadline);
-        _answer(batch, demand_, 0);
+        uint64 deadline = demand(batch, Tree.Entries, 0).deadline;
+        vm.warp(deadline + 1);
+        bytes memory late = abi.encodeWithSelector(IDisputes.AnswerTooLate.selector, deadline, 0);
+        _expectError(batch, Tree.Entries, 0, late);
+        vm.warp(deadline);
+        answer(batch, Tree.Entries, 0);
     }
 
     function test_another_key_answers_nothing(uint256 tree, bytes32 key, bytes32 other) external {
         BatchData memory batch = committedBatch();
         Tree which = Tree(1 + (tree % 3));
         (key, other) = (batch.leavesOf(which).keyNear(key), batch.leavesOf(which).keyNear(other));
-        Demand memory demand_ = demand(batch, which, oneKey(key));
+        demand(batch, which, key);
         Lookup memory lookup = batch.lookUp(which, other);
         bytes32 right = keccak256(abi.encode(batch.lookUp(which, key)));
         vm.assume(keccak256(abi.encode(lookup)) != right);
-        bytes memory mismatch = abi.encodeWithSelector(Lookups.LookupMismatch.selector, key);
-        _expectError(batch, demand_, 0, lookup, mismatch);
+        vm.expectRevert(abi.encodeWithSelector(Lookups.LookupMismatch.selector, key));
+        disputes.answer(batch.header, which, key, batch.parent, lookup);
     }
 
     function test_the_parents_balances_are_the_parents(uint256 field) external {
         BatchData memory batch = committedBatch();
         bytes32 key = batch.parentBalances.keys[0];
-        Demand memory demand_ = demand(batch, Tree.ParentBalances, oneKey(key));
+        demand(batch, Tree.ParentBalances, key);
         Lookup memory lookup = batch.lookUp(Tree.Balances, key);
         BatchHeader memory other = batch.parent;
         if (field % 2 == 0) other = batch.header;
@@ -150,69 +147,50 @@ contract AnswerTest is Disputed {
         bytes32 found = Hashing.batch(other);
         bytes4 selector = IDisputes.HeaderMismatch.selector;
         vm.expectRevert(abi.encodeWithSelector(selector, batch.header.parent, found));
-        disputes.answer(demand_, 0, batch.header, other, lookup);
+        disputes.answer(batch.header, Tree.ParentBalances, key, other, lookup);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.answer(demand_, 0, batch.header, firstBatch().header, lookup);
+        disputes.answer(batch.header, Tree.ParentBalances, key, firstBatch().header, lookup);
     }
 
-    function test_another_demand_or_batch_is_unknown(uint256 field) external {
+    /// @dev The parent may have become final in the meantime; its header still proves its balances.
+    function test_the_balances_of_a_final_parent_are_answered() external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
-        Lookup memory lookup = batch.lookUp(Tree.Entries, 0);
-        BatchHeader memory other = firstBatch().header;
-        bytes4 selector = IDisputes.HeaderMismatch.selector;
-        vm.expectRevert(abi.encodeWithSelector(selector, demand_.batchHash, Hashing.batch(other)));
-        disputes.answer(demand_, 0, other, other, lookup);
-        field %= 6;
-        if (field == 0) demand_.batchHash = Hashing.batch(other);
-        if (field == 1) demand_.tree = Tree.Balances;
-        if (field == 2) demand_.keys = new bytes32[](2);
-        if (field == 3) demand_.challenger = _answerer;
-        if (field == 4) demand_.deadline += 1;
-        if (field == 5) demand_.bondUnits += 1;
-        bytes memory unknown = abi.encodeWithSelector(IDisputes.DemandUnknown.selector, idOf(demand_));
-        _expectError(batch, demand_, 0, lookup, unknown);
+        vm.warp(batch.parent.finalAt);
+        finalise(batch.parent);
+        vm.warp(batch.header.finalAt - 2 * PERIOD);
+        bytes32 key = batch.parentBalances.keys[0];
+        demand(batch, Tree.ParentBalances, key);
+        answer(batch, Tree.ParentBalances, key);
+        vm.assertEq(numOpen(batch), 0);
+    }
+
+    function test_the_demand_of_another_tree_or_batch_is_not_answered(uint256 field) external {
+        BatchData memory batch = committedBatch();
+        bytes32 key = batch.entries.keys[0];
+        demand(batch, Tree.Entries, key);
+        bytes4 selector = IDisputes.NotDemanded.selector;
+        if (field % 2 == 0) {
+            _expectError(batch, Tree.Balances, key, abi.encodeWithSelector(selector, leafOf(batch, Tree.Balances, key)));
+        } else {
+            BatchData memory other = firstBatch();
+            _expectError(other, Tree.Entries, key, abi.encodeWithSelector(selector, leafOf(other, Tree.Entries, key)));
+        }
     }
 
     function test_a_receipt_is_answered_with_all_preimages() external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Receipts, oneKey(0));
+        demand(batch, Tree.Receipts, 0);
         Lookup memory lookup = batch.single(Tree.Receipts, 0);
-        bytes memory error = abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.Receipts);
-        _expectError(batch, demand_, 0, lookup, error);
-    }
-
-    /// @dev Demand griefing and last-second answer: the latest demand and answer still leave time for a proof.
-    function test_a_last_second_answer_still_leaves_time_for_a_proof() external {
-        BatchData memory batch = invalidBatch();
-        vm.warp(batch.header.finalAt - 2 * PERIOD);
-        Demand memory demand_ = demand(batch, Tree.Balances, oneKey(0));
-        vm.warp(demand_.deadline);
-        _answer(batch, demand_, 0);
-        vm.warp(demand_.deadline + PERIOD - 1);
-        vm.expectRevert();
-        finalise(batch.parent, batch.header);
-        convict(batch, challenger);
-        assertVoid(batch);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.Receipts));
+        disputes.answer(batch.header, Tree.Receipts, 0, batch.parent, lookup);
     }
 
     // --- internal ---
 
-    function _answer(BatchData memory batch, Demand memory demand_, uint256 i) private {
-        Lookup memory lookup = batch.lookUp(demand_.tree, demand_.keys[i]);
-        vm.prank(_answerer);
-        disputes.answer(demand_, i, batch.header, batch.parent, lookup);
-    }
-
-    function _expectError(
-        BatchData memory batch,
-        Demand memory demand_,
-        uint256 i,
-        Lookup memory lookup,
-        bytes memory error
-    ) private {
+    function _expectError(BatchData memory batch, Tree tree, bytes32 key, bytes memory error) private {
+        Lookup memory lookup = batch.lookUp(tree, key);
         vm.expectRevert(error);
         vm.prank(_answerer);
-        disputes.answer(demand_, i, batch.header, batch.parent, lookup);
+        disputes.answer(batch.header, tree, key, batch.parent, lookup);
     }
 }

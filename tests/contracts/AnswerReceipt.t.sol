@@ -2,6 +2,7 @@
 pragma solidity 0.8.34;
 
 import {Demand, Fault, IDisputes, ReceiptWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
+import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Lookups} from "../../contracts/libraries/Lookups.sol";
 import {ReceiptRules} from "../../contracts/libraries/ReceiptRules.sol";
 import {BatchData, BatchModel, Served} from "./support/BatchModel.sol";
@@ -17,20 +18,20 @@ contract AnswerReceiptTest is Disputed {
         _answerer = accountOf("answerer");
     }
 
-    function test_the_answerer_of_a_receipt_earns_the_bond(uint256 i) external {
+    function test_the_operator_is_credited_for_a_receipt(uint256 i) external {
         BatchData memory batch = committedBatch();
         i = bound(i, 0, 6);
-        Demand memory demand_ = _demand(batch, i);
+        uint256 bond = _demand(batch, i).bond;
         ReceiptWitness memory witness = batch.witnessOf(i);
         bytes memory signature = signReceipt(witness.receipt);
-        bytes memory call = abi.encodeCall(IDisputes.answerReceipt, (demand_, 0, batch.header, witness, signature));
-        bytes32 id = idOf(demand_);
+        bytes memory call = abi.encodeCall(IDisputes.answerReceipt, (batch.header, witness, signature));
+        bytes32 leaf = leafOf(batch, Tree.Receipts, bytes32(i));
         vm.expectEmit(address(disputes));
-        emit IDisputes.Answered(id, 0, _answerer, call);
+        emit IDisputes.Answered(leaf, operator, Hashing.batch(batch.header), call);
         vm.prank(_answerer);
-        disputes.answerReceipt(demand_, 0, batch.header, witness, signature);
-        vm.assertEq(usd.balanceOf(_answerer), BOND);
-        vm.assertEq(disputes.unansweredOf(id), 0);
+        (bool isTaken, ) = address(disputes).call(bytes.concat(call, "suffix"));
+        vm.assertTrue(isTaken);
+        vm.assertEq(disputes.creditOf(operator), bond - bond / 4);
         vm.assertFalse(hasOpenDemand(batch.header));
     }
 
@@ -40,47 +41,47 @@ contract AnswerReceiptTest is Disputed {
         for (uint256 i = 0; i < 7; ++i) {
             keys[i] = bytes32(6 - i);
         }
-        Demand memory demand_ = demand(batch, Tree.Receipts, keys);
+        demandMany(batch, Tree.Receipts, keys);
         for (uint256 i = 0; i < 7; ++i) {
             vm.assertTrue(hasOpenDemand(batch.header));
-            _answer(batch, demand_, i, 6 - i);
+            answerReceipt(batch, i);
         }
-        vm.assertEq(usd.balanceOf(_answerer), 7 * BOND);
         vm.assertFalse(hasOpenDemand(batch.header));
     }
 
     function test_the_only_receipt_of_the_first_batch_is_answered() external {
         BatchData memory batch = firstBatch();
-        _answer(batch, _demand(batch, 0), 0, 0);
+        _demand(batch, 0);
+        answerReceipt(batch, 0);
     }
 
     function test_an_unsigned_receipt_answers_nothing(uint256 key) external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = _demand(batch, 3);
+        _demand(batch, 3);
         ReceiptWitness memory witness = batch.witnessOf(3);
         bytes4 selector = IDisputes.NotSignedBy.selector;
         bytes memory error = abi.encodeWithSelector(selector, operator, address(0));
-        _expectError(batch, demand_, witness, "", error);
-        _expectError(batch, demand_, witness, malleate(signReceipt(witness.receipt)), error);
+        _expectError(batch, witness, "", error);
+        _expectError(batch, witness, malleate(signReceipt(witness.receipt)), error);
         key = bound(key, 1, CURVE_ORDER - 1);
         vm.assume(key != keyOf("receipt key"));
         bytes memory signature = sign(key, settlement.receiptDigest(witness.receipt));
         error = abi.encodeWithSelector(selector, operator, vm.addr(key));
-        _expectError(batch, demand_, witness, signature, error);
+        _expectError(batch, witness, signature, error);
     }
 
     function test_another_receipt_answers_nothing(uint256 i, uint256 j) external {
         BatchData memory batch = committedBatch();
         (i, j) = (bound(i, 0, 6), bound(j, 0, 6));
         vm.assume(i != j);
-        Demand memory demand_ = _demand(batch, i);
+        _demand(batch, i);
         ReceiptWitness memory witness = batch.witnessOf(j);
         bytes memory signature = signReceipt(witness.receipt);
-        bytes4 selector = IDisputes.KeyOutOfRange.selector;
-        _expectError(batch, demand_, witness, signature, abi.encodeWithSelector(selector, j, 7));
+        bytes32 leaf = leafOf(batch, Tree.Receipts, bytes32(j));
+        _expectError(batch, witness, signature, abi.encodeWithSelector(IDisputes.NotDemanded.selector, leaf));
         witness.opening = batch.witnessOf(i).opening;
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.answerReceipt(demand_, 0, batch.header, witness, signature);
+        disputes.answerReceipt(batch.header, witness, signature);
     }
 
     function test_a_faulty_receipt_answers_nothing(uint256 kind) external {
@@ -100,15 +101,15 @@ contract AnswerReceiptTest is Disputed {
         if (kind == 0) batch.receipts.shift(1, 2, 1);
         if (kind == 1) batch.receipts.values[2] += charge;
         commitBatch(batch);
-        Demand memory demand_ = _demand(batch, 1);
+        _demand(batch, 1);
         ReceiptWitness memory witness = batch.witnessOf(1);
         bytes memory error = abi.encodeWithSelector(IDisputes.ReceiptIsFaulty.selector, fault);
-        _expectError(batch, demand_, witness, signReceipt(witness.receipt), error);
+        _expectError(batch, witness, signReceipt(witness.receipt), error);
     }
 
     function test_hidden_preimages_answer_nothing(uint256 kind) external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = _demand(batch, 6);
+        _demand(batch, 6);
         ReceiptWitness memory witness = batch.witnessOf(6);
         bytes memory signature = signReceipt(witness.receipt);
         kind %= 4;
@@ -117,7 +118,7 @@ contract AnswerReceiptTest is Disputed {
         if (kind == 2) witness.parts[1].list = "";
         if (kind == 3) witness.parts[0].record.creatorPpm += 1;
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.answerReceipt(demand_, 0, batch.header, witness, signature);
+        disputes.answerReceipt(batch.header, witness, signature);
     }
 
     function test_a_misplaced_receipt_is_answered_and_then_convicted() external {
@@ -125,7 +126,8 @@ contract AnswerReceiptTest is Disputed {
         batch.served[4].receipt.cumulative += 1;
         batch.fillReceipts();
         commitBatch(batch);
-        _answer(batch, _demand(batch, 4), 0, 4);
+        _demand(batch, 4);
+        answerReceipt(batch, 4);
         disputes.proveBadReceipt(batch.header, batch.witnessOf(4), batch.spans);
         assertVoid(batch);
     }
@@ -136,54 +138,48 @@ contract AnswerReceiptTest is Disputed {
         batch.served[1].repack();
         batch.fillReceipts();
         commitBatch(batch);
-        _answer(batch, _demand(batch, 1), 0, 1);
+        _demand(batch, 1);
+        answerReceipt(batch, 1);
         disputes.proveBadPosition(batch.header, batch.witnessOf(1), 0, 0, snapshotBehind[snapshots[0]]);
         assertVoid(batch);
     }
 
     function test_an_answer_is_due_to_the_second() external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = _demand(batch, 2);
+        uint64 deadline = _demand(batch, 2).deadline;
         ReceiptWitness memory witness = batch.witnessOf(2);
         bytes memory signature = signReceipt(witness.receipt);
-        vm.warp(demand_.deadline + 1);
-        bytes memory late = abi.encodeWithSelector(IDisputes.AnswerTooLate.selector, demand_.deadline);
-        _expectError(batch, demand_, witness, signature, late);
-        vm.warp(demand_.deadline);
-        _answer(batch, demand_, 0, 2);
-        bytes memory unknown = abi.encodeWithSelector(IDisputes.DemandUnknown.selector, idOf(demand_));
-        _expectError(batch, demand_, witness, signature, unknown);
+        vm.warp(deadline + 1);
+        bytes memory late = abi.encodeWithSelector(IDisputes.AnswerTooLate.selector, deadline, 0);
+        _expectError(batch, witness, signature, late);
+        vm.warp(deadline);
+        answerReceipt(batch, 2);
+        bytes32 leaf = leafOf(batch, Tree.Receipts, bytes32(uint256(2)));
+        _expectError(batch, witness, signature, abi.encodeWithSelector(IDisputes.DemandClosed.selector, leaf));
     }
 
     function test_leaves_of_other_trees_need_another_function() external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
+        demand(batch, Tree.Entries, 0);
         ReceiptWitness memory witness = batch.witnessOf(0);
-        bytes memory error = abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.Entries);
-        _expectError(batch, demand_, witness, signReceipt(witness.receipt), error);
+        bytes32 leaf = leafOf(batch, Tree.Receipts, 0);
+        bytes memory error = abi.encodeWithSelector(IDisputes.NotDemanded.selector, leaf);
+        _expectError(batch, witness, signReceipt(witness.receipt), error);
     }
 
     // --- internal ---
 
     function _demand(BatchData memory batch, uint256 i) private returns (Demand memory) {
-        return demand(batch, Tree.Receipts, oneKey(bytes32(i)));
-    }
-
-    function _answer(BatchData memory batch, Demand memory demand_, uint256 n, uint256 i) private {
-        ReceiptWitness memory witness = batch.witnessOf(i);
-        bytes memory signature = signReceipt(witness.receipt);
-        vm.prank(_answerer);
-        disputes.answerReceipt(demand_, n, batch.header, witness, signature);
+        return demand(batch, Tree.Receipts, bytes32(i));
     }
 
     function _expectError(
         BatchData memory batch,
-        Demand memory demand_,
         ReceiptWitness memory witness,
         bytes memory signature,
         bytes memory error
     ) private {
         vm.expectRevert(error);
-        disputes.answerReceipt(demand_, 0, batch.header, witness, signature);
+        disputes.answerReceipt(batch.header, witness, signature);
     }
 }

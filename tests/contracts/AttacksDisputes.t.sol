@@ -1,74 +1,161 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {Demand, IDisputes, Lookup, ReceiptWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
 import {ISettlement, Receipt} from "../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
-import {BatchData, BatchModel, Leaves} from "./support/BatchModel.sol";
+import {BatchData, BatchModel} from "./support/BatchModel.sol";
 import {Disputed} from "./support/Disputed.sol";
 
-/// @notice Attacks on challengers and, by challengers, on validBook operators.
+/// @notice Attacks on challengers and, by challengers, on honest operators.
 contract AttacksDisputesTest is Disputed {
     using BatchModel for *;
 
-    // --- demand griefing ---
+    // --- flood of demands ---
 
-    /// @dev 64 leaves of every tree are demanded at the last moment: finality is not delayed, and the operator earns
-    /// the attacker's bonds.
-    function test_demand_griefing_delays_nothing_and_pays_the_operator() external {
+    /// @dev An outsider demands everything that it can at the last moment. The operator answers one leaf after the other
+    /// at the pace for which the deadlines allow, is paid three times the gas of the worst answer, and is not convicted.
+    function test_finding1_a_flood_of_demands_does_not_convict_and_pays_the_operator() external {
         BatchData memory batch = committedBatch();
         vm.warp(batch.header.finalAt - 2 * PERIOD);
-        Demand[3] memory demands = _demandAll(batch);
-        uint256 paid = usd.balanceOf(challenger);
-        vm.assertEq(paid, 0);
-        vm.warp(demands[0].deadline);
-        for (uint256 i = 0; i < 3; ++i) {
-            for (uint256 j = 0; j < 64; ++j) {
-                Lookup memory lookup = batch.lookUp(demands[i].tree, demands[i].keys[j]);
-                vm.prank(operator);
-                disputes.answer(demands[i], j, batch.header, batch.parent, lookup);
-            }
+        (Tree[] memory trees, bytes32[] memory keys) = _demandAll(batch);
+        uint256 answered = 0;
+        for (uint256 i = 0; i < keys.length; ++i) {
+            if (i >= 40 && i % 40 == 0) vm.warp(block.timestamp + PER_ANSWER);
+            vm.assertLe(block.timestamp, demandOf(batch, trees[i], keys[i]).deadline);
+            if (trees[i] == Tree.Receipts) answerReceipt(batch, uint256(keys[i]));
+            else answer(batch, trees[i], keys[i]);
+            answered += trees[i] == Tree.Receipts ? 800_000 : 240_000;
         }
-        vm.assertEq(usd.balanceOf(operator), 3 * 64 * BOND);
-        vm.assertEq(usd.balanceOf(address(disputes)), 0);
-        vm.warp(batch.header.finalAt);
+        vm.assertLe(3 * answered * BASE_FEE, disputes.creditOf(operator));
+        vm.warp(finalityOf(batch));
+        vm.assertLe(block.timestamp, batch.header.finalAt + EXTENSION);
         finalise(batch.parent, batch.header);
     }
 
-    /// @dev An attacker that answers its own demand only gets its bond back: it pays the gas of demand and answer,
-    /// while the operator pays for a call that reverts early.
-    function test_demand_griefing_by_answering_oneself_costs_the_griefer_more_gas() external {
+    /// @dev Each leaf is dearer than the one before, so that a flood costs its square.
+    function test_finding1_a_flood_costs_its_square(uint256 count) external {
         BatchData memory batch = committedBatch();
-        bytes32 key = batch.entries.keys[7];
-        fundChallenger(BOND);
-        Demand memory demand_ = demandOf(batch, Tree.Entries, oneKey(key));
-        bytes memory call = abi.encodeCall(
-            IDisputes.answer,
-            (demand_, 0, batch.header, batch.parent, batch.lookUp(Tree.Entries, key))
-        );
-        vm.prank(challenger);
-        uint256 start = gasleft();
-        disputes.demand(batch.header, Tree.Entries, oneKey(key));
-        vm.prank(challenger);
-        (bool isDone, ) = address(disputes).call(call);
-        uint256 spent = start - gasleft();
-        vm.assertTrue(isDone);
-        vm.prank(operator);
-        start = gasleft();
-        (isDone, ) = address(disputes).call(call);
-        vm.assertFalse(isDone);
-        vm.assertLe(3 * (start - gasleft()), spent);
-        vm.assertEq(usd.balanceOf(challenger), BOND);
+        count = bound(count, 64, 1e6);
+        uint256 one = disputes.bondOf(batch.header, Tree.Receipts, 1);
+        uint256 flood = disputes.bondOf(batch.header, Tree.Receipts, count);
+        vm.assertLe((one * count * count) / 128, flood);
     }
 
-    function test_demand_griefing_too_late_to_be_answered_is_refused(uint64 late) external {
+    /// @dev An operator that answers what it demanded of itself loses a quarter of the bonds.
+    function test_finding1_an_operator_that_fills_its_own_queue_pays_for_it() external {
         BatchData memory batch = committedBatch();
-        uint64 until = batch.header.finalAt - 2 * PERIOD;
-        vm.warp(until + bound(late, 1, 2 * PERIOD));
-        fundChallenger(BOND);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.TooLateToDemand.selector, until));
+        challenger = operator;
+        vm.deal(operator, 1e6 ether);
+        uint256 bonds = disputes.bondOf(batch.header, Tree.Entries, 64);
+        demandMany(batch, Tree.Entries, absentKeys(64));
+        for (uint256 i = 1; i <= 64; ++i) {
+            answer(batch, Tree.Entries, bytes32(i));
+        }
+        uint256 credit = disputes.creditOf(operator);
+        vm.assertLe(credit, bonds - bonds / 4 + 64);
+    }
+
+    /// @dev It delays its answer by its own queue, but its challenger still has a second round of demands and a proof:
+    /// finality moves with the answer.
+    function test_finding1_an_operator_that_fills_its_own_queue_takes_no_time_from_its_challenger(uint8 own) external {
+        BatchData memory batch = invalidBatch();
+        // The latest time at which two rounds and a proof fit without a queue.
+        vm.warp(batch.header.finalAt - 3 * PERIOD);
+        address honest = challenger;
+        challenger = operator;
+        vm.deal(operator, 1e6 ether);
+        demandMany(batch, Tree.Entries, absentKeys(own));
+        challenger = honest;
+        bytes32 key = batch.entries.keys[0];
+        uint64 deadline = demand(batch, Tree.Entries, key).deadline;
+        vm.warp(deadline);
+        answer(batch, Tree.Entries, key);
+        Demand memory second = demand(batch, Tree.Balances, 0);
+        vm.assertLe(block.timestamp + PERIOD, second.deadline);
+        vm.warp(second.deadline);
+        answer(batch, Tree.Balances, 0);
+        vm.warp(block.timestamp + PERIOD - 1);
+        vm.assertTrue(block.timestamp < finalityOf(batch));
+        convict(batch, challenger);
+        assertVoid(batch);
+    }
+
+    /// @dev However many demands follow each other, finality is not delayed beyond the bound.
+    function test_finding1_demands_delay_finality_by_no_more_than_the_bound(uint256 seed) external {
+        BatchData memory batch = committedBatch();
+        for (uint256 i = 1; i < 40; ++i) {
+            seed = uint256(keccak256(abi.encode(seed)));
+            if (block.timestamp + 2 * PERIOD > finalityOf(batch)) break;
+            challenger = accountOf("another challenger");
+            vm.deal(challenger, 1e6 ether);
+            Demand memory last = demand(batch, Tree.Entries, bytes32(i));
+            vm.assertLe(block.timestamp + PERIOD, last.deadline);
+            vm.assertLe(last.deadline + PERIOD, finalityOf(batch));
+            vm.assertLe(finalityOf(batch), batch.header.finalAt + EXTENSION);
+            if (seed % 4 == 0) answer(batch, Tree.Entries, bytes32(i));
+            vm.warp(block.timestamp + ((seed >> 8) % 6));
+        }
+    }
+
+    /// @dev A griefer that answers its own demand first pays its bond to the operator, more than the operator's revert
+    /// costs.
+    function test_finding1_answering_oneself_pays_the_operator() external {
+        BatchData memory batch = committedBatch();
+        bytes32 key = batch.entries.keys[7];
+        uint256 bond = demand(batch, Tree.Entries, key).bond;
+        Lookup memory lookup = batch.lookUp(Tree.Entries, key);
         vm.prank(challenger);
-        disputes.demand(batch.header, Tree.Entries, oneKey(0));
+        disputes.answer(batch.header, Tree.Entries, key, batch.parent, lookup);
+        bytes memory call = abi.encodeCall(IDisputes.answer, (batch.header, Tree.Entries, key, batch.parent, lookup));
+        vm.prank(operator);
+        uint256 start = gasleft();
+        (bool isDone, ) = address(disputes).call(call);
+        uint256 wasted = start - gasleft() + 21_000 + 40 * call.length;
+        vm.assertFalse(isDone);
+        vm.assertLe(3 * wasted * BASE_FEE, disputes.creditOf(operator));
+        vm.assertEq(disputes.creditOf(operator), bond - bond / 4);
+        vm.assertEq(disputes.creditOf(challenger), 0);
+    }
+
+    /// @dev The base fee of the demand's block may be low; the floor of the profile still pays for the answer.
+    function test_finding1_a_demand_at_a_base_fee_of_zero_is_not_free() external {
+        BatchData memory batch = committedBatch();
+        vm.fee(0);
+        demand(batch, Tree.Receipts, 0);
+        answerReceipt(batch, 0);
+        vm.assertEq(disputes.creditOf(operator), 2_400_000 gwei);
+    }
+
+    // --- tokens ---
+
+    /// @dev USDC can be paused, and can block an account. Answers and returns of bonds move no token.
+    function test_finding6_a_paused_token_convicts_no_right_batch() external {
+        BatchData memory batch = committedBatch();
+        demand(batch, Tree.Receipts, bytes32(uint256(3)));
+        demand(batch, Tree.Entries, 0);
+        vm.mockCallRevert(address(usd), abi.encodeWithSelector(IERC20.transfer.selector), "Pausable: paused");
+        vm.mockCallRevert(address(usd), abi.encodeWithSelector(IERC20.transferFrom.selector), "Pausable: paused");
+        answerReceipt(batch, 3);
+        answer(batch, Tree.Entries, 0);
+        demand(batch, Tree.Balances, 0);
+        answer(batch, Tree.Balances, 0);
+        vm.prank(operator);
+        disputes.withdrawCredit(payable(operator));
+        vm.warp(finalityOf(batch));
+        finalise(batch.parent, batch.header);
+    }
+
+    function test_finding6_a_paused_token_stops_no_conviction() external {
+        BatchData memory batch = committedBatch();
+        uint64 deadline = demand(batch, Tree.Entries, 0).deadline;
+        vm.mockCallRevert(address(usd), abi.encodeWithSelector(IERC20.transfer.selector), "Pausable: paused");
+        vm.warp(deadline + 1);
+        disputes.voidUnanswered(batch.header, Tree.Entries, 0);
+        disputes.returnBond(batch.header, Tree.Entries, 0);
+        assertVoid(batch);
+        vm.assertTrue(operators.owed(challenger) != 0);
     }
 
     // --- last-second answer ---
@@ -78,12 +165,13 @@ contract AttacksDisputesTest is Disputed {
         BatchData memory batch = invalidBatch();
         bytes32 key = batch.balances.keys[0];
         vm.warp(batch.header.finalAt - 2 * PERIOD);
-        Demand memory demand_ = demand(batch, Tree.Balances, oneKey(key));
-        vm.warp(demand_.deadline);
-        vm.prank(operator);
-        disputes.answer(demand_, 0, batch.header, batch.parent, batch.lookUp(Tree.Balances, key));
-        vm.assertEq(demand_.deadline, batch.header.finalAt - PERIOD);
+        uint64 deadline = demand(batch, Tree.Balances, key).deadline;
+        vm.warp(deadline);
+        answer(batch, Tree.Balances, key);
+        vm.assertEq(deadline, batch.header.finalAt - PERIOD);
         vm.warp(batch.header.finalAt - 1);
+        vm.expectRevert();
+        finalise(batch.parent, batch.header);
         convict(batch, challenger);
         assertVoid(batch);
     }
@@ -91,14 +179,15 @@ contract AttacksDisputesTest is Disputed {
     function test_a_last_second_answer_a_second_later_is_refused(uint64 late) external {
         BatchData memory batch = committedBatch();
         bytes32 key = batch.balances.keys[0];
-        Demand memory demand_ = demand(batch, Tree.Balances, oneKey(key));
-        vm.warp(demand_.deadline + bound(late, 1, type(uint32).max));
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.AnswerTooLate.selector, demand_.deadline));
-        disputes.answer(demand_, 0, batch.header, batch.parent, batch.lookUp(Tree.Balances, key));
+        uint64 deadline = demand(batch, Tree.Balances, key).deadline;
+        vm.warp(deadline + bound(late, 1, type(uint32).max));
+        Lookup memory lookup = batch.lookUp(Tree.Balances, key);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.AnswerTooLate.selector, deadline, 0));
+        disputes.answer(batch.header, Tree.Balances, key, batch.parent, lookup);
         vm.warp(batch.header.finalAt);
-        vm.expectRevert(abi.encodeWithSelector(ISettlement.DemandsOpen.selector, demand_.batchHash, 1));
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.DemandsOpen.selector, Hashing.batch(batch.header), 1));
         finalise(batch.parent, batch.header);
-        disputes.voidUnanswered(demand_, batch.header);
+        disputes.voidUnanswered(batch.header, Tree.Balances, key);
         assertVoid(batch);
     }
 
@@ -162,7 +251,7 @@ contract AttacksDisputesTest is Disputed {
     function test_self_accusation_loses_most_of_the_slash(uint32 challengerPpm, uint32 coverPpm) external {
         challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
         coverPpm = uint32(bound(coverPpm, 50_000, 1_000_000));
-        setDisputeTerms(challengerPpm, uint128(BOND) * MICRO);
+        setChallengerShare(challengerPpm);
         setStakeCover(coverPpm);
         BatchData memory batch = invalidBatch();
         uint256 slashed = _slashUnits(batch);
@@ -180,16 +269,16 @@ contract AttacksDisputesTest is Disputed {
     function test_self_accusation_by_not_answering_loses_most_of_the_slash_too() external {
         BatchData memory batch = committedBatch();
         uint256 slashed = _slashUnits(batch);
-        Demand memory demand_ = demand(batch, Tree.Receipts, oneKey(0));
+        Demand memory demand_ = demand(batch, Tree.Receipts, 0);
         vm.warp(demand_.deadline + 1);
-        disputes.voidUnanswered(demand_, batch.header);
+        disputes.voidUnanswered(batch.header, Tree.Receipts, 0);
         vm.assertEq(usd.balanceOf(challenger), slashed / 4);
-        disputes.returnBond(demand_, batch.header);
-        vm.assertEq(usd.balanceOf(challenger), slashed / 4 + BOND);
+        disputes.returnBond(batch.header, Tree.Receipts, 0);
+        vm.assertEq(disputes.creditOf(challenger), demand_.bond);
         vm.assertEq(operators.stakeOf(operator).stake, (STAKE_UNITS - slashed) * MICRO);
     }
 
-    // --- framing an validBook operator ---
+    // --- framing an honest operator ---
 
     /// @dev Cross-contract replay: a receipt signed for another generation's settlement does not convict.
     function test_cross_contract_replay_of_a_receipt_is_no_equivocation() external {
@@ -221,16 +310,23 @@ contract AttacksDisputesTest is Disputed {
 
     // --- internal ---
 
-    /// @dev 64 keys of each tree that can be demanded, with and without leaves.
-    function _demandAll(BatchData memory batch) private returns (Demand[3] memory demands) {
-        for (uint256 i = 0; i < 3; ++i) {
-            Tree tree = Tree(i + 1);
-            Leaves memory leaves = batch.leavesOf(tree);
-            bytes32[] memory keys = new bytes32[](64);
+    /// @dev All receipts, and 64 keys of each other tree.
+    function _demandAll(BatchData memory batch) private returns (Tree[] memory trees, bytes32[] memory keys) {
+        uint256 numReceipts = batch.header.receiptsCount;
+        (trees, keys) = (new Tree[](numReceipts + 3 * 64), new bytes32[](numReceipts + 3 * 64));
+        uint256 n = 0;
+        for (uint256 i = 0; i < numReceipts; ++i) (trees[n], keys[n++]) = (Tree.Receipts, bytes32(i));
+        for (uint256 tree = 1; tree < 4; ++tree) {
+            bytes32[] memory existing = batch.leavesOf(Tree(tree)).keys;
             for (uint256 j = 0; j < 64; ++j) {
-                keys[j] = bytes32(uint256(leaves.keys[j % leaves.keys.length]) + j / leaves.keys.length);
+                bytes32 key = bytes32(uint256(existing[j % existing.length]) + j / existing.length);
+                (trees[n], keys[n++]) = (Tree(tree), key);
             }
-            demands[i] = demand(batch, tree, keys);
+        }
+        for (uint256 i = 0; i < n; ++i) {
+            uint256 bond = disputes.bondOf(batch.header, trees[i], 1);
+            vm.prank(challenger);
+            vm.assertEq(disputes.demand{value: bond}(batch.header, trees[i], oneKey(keys[i])), 1);
         }
     }
 

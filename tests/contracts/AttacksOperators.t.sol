@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Demand, EntryPlace, IDisputes, Lookup, ReceiptWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
+import {EntryPlace, IDisputes, Lookup, ReceiptWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
 import {IPaymentVault, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, Claim, Commitment, ISettlement, Opening} from "../../contracts/interfaces/ISettlement.sol";
 import {Lookups} from "../../contracts/libraries/Lookups.sol";
@@ -49,13 +49,14 @@ contract AttacksOperatorsTest is Disputed {
         batch.served[3].receipt.slicesHash = keccak256("known to the operator only");
         batch.fillReceipts();
         commitBatch(batch);
-        Demand memory demand_ = demand(batch, Tree.Receipts, oneKey(bytes32(uint256(3))));
+        bytes32 key = bytes32(uint256(3));
+        uint64 deadline = demand(batch, Tree.Receipts, key).deadline;
         ReceiptWitness memory witness = batch.witnessOf(3);
         bytes memory signature = signReceipt(witness.receipt);
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.answerReceipt(demand_, 0, batch.header, witness, signature);
-        vm.warp(demand_.deadline + 1);
-        disputes.voidUnanswered(demand_, batch.header);
+        disputes.answerReceipt(batch.header, witness, signature);
+        vm.warp(deadline + 1);
+        disputes.voidUnanswered(batch.header, Tree.Receipts, key);
         assertVoid(batch);
     }
 
@@ -71,11 +72,12 @@ contract AttacksOperatorsTest is Disputed {
         (batch.parent, batch.parentBalances) = (parent.header, firstBatch().balances);
         commitBatch(batch);
         bytes32 key = batch.balances.keys[0];
-        Demand memory demand_ = demand(batch, Tree.ParentBalances, oneKey(key));
+        uint64 deadline = demand(batch, Tree.ParentBalances, key).deadline;
+        Lookup memory lookup = batch.lookUp(Tree.ParentBalances, key);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.answer(demand_, 0, batch.header, batch.parent, batch.lookUp(Tree.ParentBalances, key));
-        vm.warp(demand_.deadline + 1);
-        disputes.voidUnanswered(demand_, batch.header);
+        disputes.answer(batch.header, Tree.ParentBalances, key, batch.parent, lookup);
+        vm.warp(deadline + 1);
+        disputes.voidUnanswered(batch.header, Tree.ParentBalances, key);
         assertVoid(batch);
     }
 
@@ -158,17 +160,16 @@ contract AttacksOperatorsTest is Disputed {
     function test_void_and_recommit_of_the_same_number_inherits_no_demand() external {
         BatchData memory batch = invalidBatch();
         bytes32 key = batch.entries.keys[0];
-        Demand memory old = demand(batch, Tree.Entries, oneKey(key));
+        demand(batch, Tree.Entries, key);
         convict(batch, challenger);
         settlement.refund(batch.header, batch.refunds);
         vm.warp(block.timestamp + 1);
         BatchData memory again = committedBatch();
         vm.assertFalse(hasOpenDemand(again.header));
-        Demand memory demand_ = demand(again, Tree.Entries, oneKey(key));
-        disputes.returnBond(old, batch.header);
+        demand(again, Tree.Entries, key);
+        disputes.returnBond(batch.header, Tree.Entries, key);
         vm.assertTrue(hasOpenDemand(again.header));
-        vm.prank(operator);
-        disputes.answer(demand_, 0, again.header, again.parent, again.lookUp(Tree.Entries, key));
+        answer(again, Tree.Entries, key);
         vm.assertFalse(hasOpenDemand(again.header));
     }
 
@@ -176,18 +177,19 @@ contract AttacksOperatorsTest is Disputed {
     /// committed again within one block, so its replacement has no demand.
     function test_void_and_recommit_of_the_same_batch_in_one_block_inherits_no_demand() external {
         BatchData memory batch = invalidBatch();
-        Demand memory demand_ = demand(batch, Tree.Receipts, oneKey(0));
+        bytes32 batchHash = settlement.hashBatch(batch.header);
+        uint64 deadline = demand(batch, Tree.Receipts, 0).deadline;
         convict(batch, challenger);
         settlement.refund(batch.header, batch.refunds);
         BatchData memory again = invalidBatch();
-        vm.assertNotEq(settlement.hashBatch(again.header), demand_.batchHash);
-        vm.warp(demand_.deadline + 1);
+        vm.assertNotEq(settlement.hashBatch(again.header), batchHash);
+        vm.warp(deadline + 1);
         bytes4 selector = ISettlement.BatchUnknown.selector;
-        vm.expectRevert(abi.encodeWithSelector(selector, demand_.batchHash));
-        disputes.voidUnanswered(demand_, batch.header);
+        vm.expectRevert(abi.encodeWithSelector(selector, batchHash));
+        disputes.voidUnanswered(batch.header, Tree.Receipts, 0);
         vm.assertTrue(settlement.isPending(again.header));
-        disputes.returnBond(demand_, batch.header);
-        vm.assertEq(usd.balanceOf(address(disputes)), 0);
+        disputes.returnBond(batch.header, Tree.Receipts, 0);
+        vm.assertEq(disputes.creditOf(challenger), address(disputes).balance);
     }
 
     function test_refund_of_other_spans_is_refused(uint256 field, uint64 change) external {

@@ -124,9 +124,9 @@ contract CommitTest is Batches {
 
     function test_a_window_of_its_own_applies_to_each_batch() external {
         commit(5, oneBalance(_account, 5));
-        setDisputeWindow(3);
+        setDisputeWindow(4);
         BatchHeader memory two = commit(5, oneBalance(_account, 10));
-        vm.assertEq(two.finalAt, block.timestamp + 3);
+        vm.assertEq(two.finalAt, block.timestamp + 4);
         vm.assertEq(two.finalBlock, 0);
         vm.assertEq(two.parameterSet, 1);
     }

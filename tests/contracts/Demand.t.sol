@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {Demand, IDisputes, Tree} from "../../contracts/interfaces/IDisputes.sol";
-import {ISettlement} from "../../contracts/interfaces/ISettlement.sol";
-import {ExactTransfer} from "../../contracts/libraries/ExactTransfer.sol";
+import {Demands} from "../../contracts/libraries/Demands.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {BatchData} from "./support/BatchModel.sol";
 import {Disputed} from "./support/Disputed.sol";
@@ -12,144 +10,209 @@ import {Disputed} from "./support/Disputed.sol";
 contract DemandTest is Disputed {
     function test_demanding_a_leaf_costs_a_bond(uint256 tree, uint256 count) external {
         BatchData memory batch = committedBatch();
-        bytes32[] memory keys = _keys(bound(count, 1, 64));
-        Demand memory demand_ = demandOf(batch, Tree(tree % 4), keys);
-        bytes32 id = idOf(demand_);
-        fundChallenger(keys.length * BOND);
+        Tree which = Tree(tree % 4);
+        count = bound(count, 1, which == Tree.Receipts ? 6 : 64);
+        uint256 bonds = disputes.bondOf(batch.header, which, count);
+        bytes32 first = bytes32(uint256(1));
+        uint256 bond = disputes.bondOf(batch.header, which, 1);
+        Demand memory expected = Demand(challenger, uint96(bond), uint64(block.timestamp) + PERIOD, 0);
         vm.expectEmit(address(disputes));
-        emit IDisputes.Demanded(id, operator, demand_.batchHash, demand_);
+        bytes32 batchHash = Hashing.batch(batch.header);
+        emit IDisputes.Demanded(leafOf(batch, which, first), operator, batchHash, which, first, expected);
         vm.prank(challenger);
-        vm.assertEq(disputes.demand(batch.header, demand_.tree, keys), id);
-        vm.assertEq(disputes.unansweredOf(id), (1 << keys.length) - 1);
-        vm.assertEq(disputes.numOpenDemands(demand_.batchHash), 1);
+        vm.assertEq(disputes.demand{value: bonds}(batch.header, which, absentKeys(count)), count);
+        Demand memory found = demandOf(batch, which, first);
+        vm.assertEq(keccak256(abi.encode(found)), keccak256(abi.encode(expected)));
+        vm.assertEq(numOpen(batch), count);
         vm.assertTrue(hasOpenDemand(batch.header));
-        vm.assertEq(usd.balanceOf(address(disputes)), keys.length * BOND);
-        vm.assertEq(usd.balanceOf(challenger), 0);
+        vm.assertEq(address(disputes).balance, bonds);
+        vm.assertEq(disputes.creditOf(challenger), 0);
     }
 
-    function test_one_to_64_keys_are_demanded_at_once() external {
+    // --- the same leaf twice ---
+
+    function test_finding1_equal_keys_are_demanded_once() external {
         BatchData memory batch = committedBatch();
-        bytes4 selector = IDisputes.InvalidKeyCount.selector;
-        _expectError(batch, Tree.Entries, _keys(0), abi.encodeWithSelector(selector, 0, 64));
-        _expectError(batch, Tree.Entries, _keys(65), abi.encodeWithSelector(selector, 65, 64));
-        demand(batch, Tree.Entries, _keys(64));
+        uint256 bond = disputes.bondOf(batch.header, Tree.Receipts, 1);
+        vm.prank(challenger);
+        uint32 count = disputes.demand{value: bond}(batch.header, Tree.Receipts, new bytes32[](64));
+        vm.assertEq(count, 1);
+        vm.assertEq(numOpen(batch), 1);
+        answerReceipt(batch, 0);
+        vm.assertEq(numOpen(batch), 0);
+        vm.warp(batch.header.finalAt);
+        finalise(batch.parent, batch.header);
     }
+
+    function test_finding1_a_leaf_is_demanded_once_open_or_answered(bytes32 key) external {
+        BatchData memory batch = committedBatch();
+        Demand memory first = demand(batch, Tree.Entries, key);
+        vm.warp(block.timestamp + 3);
+        challenger = accountOf("another challenger");
+        vm.prank(challenger);
+        vm.assertEq(disputes.demand(batch.header, Tree.Entries, oneKey(key)), 0);
+        Demand memory found = demandOf(batch, Tree.Entries, key);
+        vm.assertEq(keccak256(abi.encode(found)), keccak256(abi.encode(first)));
+        answer(batch, Tree.Entries, key);
+        vm.prank(challenger);
+        vm.assertEq(disputes.demand(batch.header, Tree.Entries, oneKey(key)), 0);
+        vm.assertEq(numOpen(batch), 0);
+    }
+
+    /// @dev Otherwise the operator could make a challenger's call revert for the price of one leaf.
+    function test_a_call_is_not_stopped_by_one_of_its_leaves_demanded_before() external {
+        BatchData memory batch = committedBatch();
+        uint256 bonds = disputes.bondOf(batch.header, Tree.Entries, 3);
+        demand(batch, Tree.Entries, bytes32(uint256(2)));
+        uint256 bondsOfTwo = disputes.bondOf(batch.header, Tree.Entries, 2);
+        vm.prank(challenger);
+        vm.assertEq(disputes.demand{value: bonds}(batch.header, Tree.Entries, absentKeys(3)), 2);
+        vm.assertEq(disputes.creditOf(challenger), bonds - bondsOfTwo);
+    }
+
+    function test_the_trees_have_separate_leaves() external {
+        BatchData memory batch = committedBatch();
+        bytes32 key = bytes32(uint256(1));
+        for (uint256 tree = 0; tree < 4; ++tree) {
+            demand(batch, Tree(tree), key);
+            vm.assertEq(numOpen(batch), tree + 1);
+        }
+    }
+
+    // --- which leaves and batches ---
 
     function test_receipts_are_demanded_by_index(uint256 index) external {
         BatchData memory batch = committedBatch();
-        demand(batch, Tree.Receipts, oneKey(bytes32(uint256(6))));
+        demand(batch, Tree.Receipts, bytes32(uint256(6)));
         bytes32 key = bytes32(bound(index, 7, type(uint256).max));
-        bytes4 selector = IDisputes.KeyOutOfRange.selector;
-        _expectError(batch, Tree.Receipts, oneKey(key), abi.encodeWithSelector(selector, key, 7));
-        bytes32[] memory keys = _keys(8);
-        keys[7] = bytes32(uint256(7));
-        _expectError(batch, Tree.Receipts, keys, abi.encodeWithSelector(selector, 7, 7));
+        _expectError(batch, Tree.Receipts, oneKey(key), abi.encodeWithSelector(IDisputes.KeyOutOfRange.selector, key, 7));
     }
 
     function test_the_first_batch_has_no_parent_to_demand() external {
         BatchData memory batch = firstBatch();
-        _expectError(batch, Tree.ParentBalances, _keys(1), abi.encodeWithSelector(IDisputes.NoParent.selector));
-        demand(batch, Tree.Balances, _keys(1));
-    }
-
-    function test_demands_end_two_answers_before_the_batch_is_final(uint64 early) external {
-        BatchData memory batch = committedBatch();
-        uint64 until = batch.header.finalAt - 2 * PERIOD;
-        vm.warp(until - bound(early, 0, until - block.timestamp));
-        demand(batch, Tree.Entries, _keys(1));
-        vm.warp(until);
-        demand(batch, Tree.Balances, _keys(2));
-        vm.warp(until + 1);
-        bytes4 selector = IDisputes.TooLateToDemand.selector;
-        _expectError(batch, Tree.Entries, _keys(1), abi.encodeWithSelector(selector, until));
-    }
-
-    /// @dev Before the end there is time for the last answer and for a proof after it, one period each.
-    function test_the_last_answer_is_due_one_period_before_the_end() external {
-        BatchData memory batch = committedBatch();
-        vm.warp(batch.header.finalAt - 2 * PERIOD);
-        Demand memory demand_ = demand(batch, Tree.Entries, _keys(1));
-        vm.assertEq(demand_.deadline, batch.header.finalAt - PERIOD);
-    }
-
-    function test_an_answer_may_take_an_eighth_of_the_window_and_at_least_a_second(uint32 window) external {
-        window = uint32(bound(window, 3, 120));
-        setDisputeWindow(window);
-        BatchData memory batch = committedBatch();
-        vm.assertEq(disputes.answerSeconds(batch.header), window < 8 ? 1 : window / 8);
-        // The batch's parameter set applies, not the current one.
-        vm.assertEq(disputes.answerSeconds(firstBatch().header), PERIOD);
-    }
-
-    function test_the_same_is_demanded_twice_in_different_instants_only() external {
-        BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, _keys(3));
-        fundChallenger(3 * BOND);
-        bytes memory exists = abi.encodeWithSelector(IDisputes.DemandExists.selector, idOf(demand_));
-        vm.expectRevert(exists);
-        vm.prank(challenger);
-        disputes.demand(batch.header, Tree.Entries, _keys(3));
-        vm.warp(block.timestamp + 1);
-        demand(batch, Tree.Entries, _keys(3));
-        vm.assertEq(disputes.numOpenDemands(demand_.batchHash), 2);
-    }
-
-    function test_another_account_can_demand_the_same_in_the_same_block() external {
-        BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, _keys(1));
-        challenger = accountOf("another challenger");
-        vm.assertNotEq(idOf(demand(batch, Tree.Entries, _keys(1))), idOf(demand_));
-    }
-
-    function test_a_bond_is_rounded_up_to_whole_units(uint128 bond) external {
-        bond = uint128(bound(bond, 1e9, 1e15));
-        setDisputeTerms(250_000, bond);
-        BatchData memory batch = committedBatch();
-        uint256 units = (uint256(bond) + 999_999) / MICRO;
-        fundChallenger(2 * units);
-        vm.prank(challenger);
-        disputes.demand(batch.header, Tree.Entries, _keys(2));
-        vm.assertEq(usd.balanceOf(address(disputes)), 2 * units);
+        _expectError(batch, Tree.ParentBalances, absentKeys(1), abi.encodeWithSelector(IDisputes.NoParent.selector));
+        demand(batch, Tree.Balances, 0);
     }
 
     function test_only_pending_batches_take_demands() external {
         BatchData memory batch = committedBatch();
         bytes32 hash = Hashing.batch(batch.header);
-        batch.header.total += 1;
-        bytes memory unknown = abi.encodeWithSelector(IDisputes.BatchNotPending.selector, Hashing.batch(batch.header));
-        _expectError(batch, Tree.Entries, _keys(1), unknown);
-        batch.header.total -= 1;
+        batch.header.finalAt += 1;
+        bytes4 selector = IDisputes.BatchNotPending.selector;
+        bytes memory error = abi.encodeWithSelector(selector, Hashing.batch(batch.header));
+        _expectError(batch, Tree.Entries, absentKeys(1), error);
+        batch.header.finalAt -= 1;
         voidFrom(batch.header);
-        unknown = abi.encodeWithSelector(IDisputes.BatchNotPending.selector, hash);
-        _expectError(batch, Tree.Entries, _keys(1), unknown);
+        _expectError(batch, Tree.Entries, absentKeys(1), abi.encodeWithSelector(selector, hash));
     }
 
-    function test_a_header_with_a_later_end_is_refused() external {
+    function test_a_final_batch_takes_no_demands() external {
         BatchData memory batch = committedBatch();
         vm.warp(batch.header.finalAt);
         finalise(batch.parent, batch.header);
-        bytes4 notPending = IDisputes.BatchNotPending.selector;
-        bytes memory final_ = abi.encodeWithSelector(notPending, Hashing.batch(batch.header));
-        _expectError(batch, Tree.Entries, _keys(1), final_);
-        batch.header.finalAt += 100;
-        bytes memory unknown = abi.encodeWithSelector(IDisputes.BatchNotPending.selector, Hashing.batch(batch.header));
-        _expectError(batch, Tree.Entries, _keys(1), unknown);
+        bytes4 selector = IDisputes.BatchNotPending.selector;
+        _expectError(batch, Tree.Entries, absentKeys(1), abi.encodeWithSelector(selector, Hashing.batch(batch.header)));
     }
 
-    function test_a_demand_needs_its_bond() external {
+    // --- the price ---
+
+    function test_a_bond_covers_the_worst_answer_at_four_times_the_base_fee(uint64 baseFee, bool isReceipt) external {
         BatchData memory batch = committedBatch();
+        vm.fee(baseFee);
+        uint256 worst = isReceipt ? 800_000 : 240_000;
+        Tree tree = isReceipt ? Tree.Receipts : Tree.Balances;
+        uint256 bond = 4 * worst * (uint256(baseFee) + 1 gwei);
+        vm.assertEq(disputes.bondOf(batch.header, tree, 1), bond);
+        vm.assertEq(demand(batch, tree, 0).bond, bond);
+    }
+
+    function test_a_bond_rises_with_the_open_leaves_of_its_batch(uint256 count) external {
+        BatchData memory batch = committedBatch();
+        count = bound(count, 0, 64);
+        uint256 first = disputes.bondOf(batch.header, Tree.Entries, 1);
+        demandMany(batch, Tree.Entries, absentKeys(count));
+        uint256 next = disputes.bondOf(batch.header, Tree.Entries, 1);
+        vm.assertEq(next * 64, first * (64 + count));
+        answerFirst(batch, count);
+        vm.assertEq(disputes.bondOf(batch.header, Tree.Entries, 1), first);
+        // Other batches are not affected.
+        vm.assertEq(disputes.bondOf(firstBatch().header, Tree.Entries, 1), first);
+    }
+
+    function test_the_bonds_of_a_call_are_the_sum_of_its_leaves(uint256 count, uint48 baseFee) external {
+        BatchData memory batch = committedBatch();
+        vm.fee(baseFee);
+        count = bound(count, 0, 40);
+        uint256 stated = disputes.bondOf(batch.header, Tree.Entries, count);
+        demandMany(batch, Tree.Entries, absentKeys(count));
+        uint256 sum = 0;
+        for (uint256 i = 1; i <= count; ++i) {
+            sum += demandOf(batch, Tree.Entries, bytes32(i)).bond;
+        }
+        vm.assertEq(sum, stated);
+    }
+
+    function test_what_is_left_of_the_value_is_credited_and_pays_later_bonds(uint96 surplus) external {
+        BatchData memory batch = committedBatch();
+        surplus = uint96(bound(surplus, 0, 1e6 ether));
+        uint256 bond = disputes.bondOf(batch.header, Tree.Entries, 1);
         vm.prank(challenger);
-        vm.expectRevert();
-        disputes.demand(batch.header, Tree.Entries, _keys(1));
+        disputes.demand{value: bond + surplus}(batch.header, Tree.Entries, absentKeys(1));
+        vm.assertEq(disputes.creditOf(challenger), surplus);
+        uint256 next = disputes.bondOf(batch.header, Tree.Balances, 1);
+        bytes memory low = abi.encodeWithSelector(IDisputes.BondTooLow.selector, surplus, next);
+        if (surplus < next) vm.expectRevert(low);
+        vm.prank(challenger);
+        disputes.demand(batch.header, Tree.Balances, absentKeys(1));
+        if (surplus >= next) vm.assertEq(disputes.creditOf(challenger), surplus - next);
+    }
+
+    function test_a_demand_needs_its_bond(uint256 lack) external {
+        BatchData memory batch = committedBatch();
+        uint256 bonds = disputes.bondOf(batch.header, Tree.Entries, 3);
+        lack = bound(lack, 1, bonds);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.BondTooLow.selector, bonds - lack, bonds));
+        vm.prank(challenger);
+        disputes.demand{value: bonds - lack}(batch.header, Tree.Entries, absentKeys(3));
         vm.assertFalse(hasOpenDemand(batch.header));
     }
 
-    /// @dev A fee-on-transfer token delivers less than the bond.
-    function test_a_bond_that_does_not_arrive_is_refused() external {
+    // --- the times ---
+
+    function test_demands_end_two_answers_before_the_batch_is_final(uint64 early) external {
         BatchData memory batch = committedBatch();
-        vm.mockCall(address(usd), abi.encodeWithSelector(IERC20.transferFrom.selector), abi.encode(true));
-        bytes4 selector = ExactTransfer.UnexpectedTransfer.selector;
-        _expectError(batch, Tree.Entries, _keys(1), abi.encodeWithSelector(selector, BOND, 0));
+        uint64 until = batch.header.finalAt - 2 * PERIOD;
+        vm.warp(until - bound(early, 0, PERIOD));
+        demand(batch, Tree.Entries, bytes32(uint256(1)));
+        vm.warp(until);
+        // There is time for the last answer and for a proof after it, one period each.
+        vm.assertEq(demand(batch, Tree.Balances, 0).deadline, until + PERIOD + PER_ANSWER);
+        vm.assertEq(finalityOf(batch), batch.header.finalAt + PER_ANSWER);
+        answer(batch, Tree.Entries, bytes32(uint256(1)));
+        answer(batch, Tree.Balances, 0);
+        vm.warp(until + PER_ANSWER + 1);
+        bytes memory late = abi.encodeWithSelector(Demands.TooLateToDemand.selector, batch.header.finalAt + PER_ANSWER);
+        _expectError(batch, Tree.Entries, absentKeys(3), late);
+    }
+
+    function test_each_open_leaf_delays_the_next_answer_up_to_the_bound(uint256 count) external {
+        BatchData memory batch = committedBatch();
+        count = bound(count, 1, 64);
+        demandMany(batch, Tree.Entries, absentKeys(count));
+        for (uint256 i = 0; i < count; ++i) {
+            uint64 delay = uint64(i) * PER_ANSWER < EXTENSION ? uint64(i) * PER_ANSWER : EXTENSION;
+            uint64 deadline = demandOf(batch, Tree.Entries, bytes32(i + 1)).deadline;
+            vm.assertEq(deadline, block.timestamp + PERIOD + delay);
+        }
+        uint64 last = demandOf(batch, Tree.Entries, bytes32(count)).deadline;
+        vm.assertEq(finalityOf(batch), batch.header.finalAt + last - block.timestamp - PERIOD);
+    }
+
+    function test_answered_leaves_delay_nothing() external {
+        BatchData memory batch = committedBatch();
+        demandMany(batch, Tree.Entries, absentKeys(9));
+        answerFirst(batch, 9);
+        vm.assertEq(demand(batch, Tree.Balances, 0).deadline, block.timestamp + PERIOD);
     }
 
     function test_disputes_name_their_generation() external view {
@@ -158,20 +221,20 @@ contract DemandTest is Disputed {
         vm.assertEq(address(disputes.parameters()), address(parameters));
         vm.assertEq(address(disputes.adapters()), address(adapters));
         vm.assertEq(address(disputes.datasets()), address(datasets));
-        vm.assertEq(address(disputes.token()), address(usd));
+        vm.assertEq(disputes.answerSeconds(), PERIOD);
+    }
+
+    // --- internal ---
+
+    function answerFirst(BatchData memory batch, uint256 count) internal {
+        for (uint256 i = 1; i <= count; ++i) {
+            answer(batch, Tree.Entries, bytes32(i));
+        }
     }
 
     function _expectError(BatchData memory batch, Tree tree, bytes32[] memory keys, bytes memory error) private {
         vm.expectRevert(error);
         vm.prank(challenger);
-        disputes.demand(batch.header, tree, keys);
-    }
-
-    function _keys(uint256 count) private pure returns (bytes32[] memory keys) {
-        keys = new bytes32[](count);
-        for (uint256 i = 0; i < count; ++i) {
-            // The indices of all receipts, and then the first one again.
-            keys[i] = bytes32(i % 7);
-        }
+        disputes.demand{value: 1 ether}(batch.header, tree, keys);
     }
 }

@@ -5,7 +5,10 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 
 import {Generation} from "../../contracts/Generation.sol";
 import {OperatorRegistry} from "../../contracts/OperatorRegistry.sol";
+import {Parameters} from "../../contracts/Parameters.sol";
+import {PaymentVault} from "../../contracts/PaymentVault.sol";
 import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.sol";
+import {ParameterSet, Profile} from "../../contracts/interfaces/IParameters.sol";
 import {TestUSD} from "../../contracts/local/TestUSD.sol";
 import {Market} from "./support/Market.sol";
 
@@ -22,19 +25,20 @@ contract DeployTest is Market {
         vm.assertEq(address(disputes.adapters()), address(adapters));
         vm.assertEq(address(disputes.datasets()), address(datasets));
         vm.assertEq(address(disputes.parameters()), address(parameters));
-        vm.assertEq(address(disputes.token()), address(usd));
         vm.assertEq(address(settlement.vault()), address(vault));
         vm.assertEq(address(operators.token()), address(usd));
     }
 
     /// @dev The metadata hash at the end of the code commits to all sources and compiler settings. Immutables are zero
     /// in the artefact, so the rest of the code is compared by length.
-    function test_finding11_tests_run_the_code_that_is_deployed() external view {
+    function test_finding11_tests_run_the_code_that_is_deployed() external {
         _checkCode("contracts/Disputes.sol:Disputes", address(disputes));
         _checkCode("contracts/Settlement.sol:Settlement", address(settlement));
         _checkCode("contracts/OperatorRegistry.sol:OperatorRegistry", address(operators));
         _checkCode("contracts/PaymentVault.sol:PaymentVault", address(vault));
-        _checkCode("contracts/Parameters.sol:Parameters", address(parameters));
+        Parameters production = new Parameters(address(access), Profile.Ethereum, new PaymentVault(usd, 30 days), _set());
+        _checkCode("contracts/Parameters.sol:Parameters", address(production));
+        _checkCode("contracts/local/LocalParameters.sol:LocalParameters", address(parameters));
         _checkCode("contracts/DatasetRegistry.sol:DatasetRegistry", address(datasets));
         _checkCode("contracts/AdapterRegistry.sol:AdapterRegistry", address(adapters));
         _checkCode("contracts/Generation.sol:Generation", address(generation));
@@ -69,6 +73,12 @@ contract DeployTest is Market {
         vm.chainId(chain);
         vm.expectRevert(abi.encodeWithSelector(TestUSD.NotALocalChain.selector, chain));
         new TestUSD();
+    }
+
+    /// @dev The first set, with a window of the public profiles.
+    function _set() private view returns (ParameterSet memory set) {
+        set = firstSet();
+        set.disputeWindow = 6 days;
     }
 
     function _checkCode(string memory artifact, address deployed) private view {

@@ -3,7 +3,6 @@ pragma solidity 0.8.34;
 
 import {
     BalanceWitness,
-    Demand,
     EntryPlace,
     IDisputes,
     Lookup,
@@ -84,10 +83,11 @@ contract Mirror {
     }
 
     function voidUnanswered(
-        Demand calldata demand_,
-        BatchHeader calldata header
+        BatchHeader calldata header,
+        Tree tree,
+        bytes32 key
     ) external pure returns (bytes32, bytes memory) {
-        return (Hashing.batch(header), abi.encodeCall(IDisputes.voidUnanswered, (demand_, header)));
+        return (Hashing.batch(header), abi.encodeCall(IDisputes.voidUnanswered, (header, tree, key)));
     }
 
     function find(
@@ -119,16 +119,9 @@ contract DisputeVectorsTest is Base {
         vm.assertTrue(count != 0);
     }
 
-    function test_demand_ids_agree() external forEach("id") {
-        Demand memory demand_ = Demand({
-            batchHash: _bytes32("batchHash"),
-            tree: Tree(_uint("tree")),
-            keys: vm.parseJsonBytes32Array(_json, _key("keys")),
-            challenger: vm.parseJsonAddress(_json, _key("challenger")),
-            deadline: uint64(_uint("deadline")),
-            bondUnits: _uint("bondUnits")
-        });
-        vm.assertEq(keccak256(abi.encode(demand_)), _bytes32("id"));
+    function test_leaf_ids_agree() external forEach("leafId") {
+        bytes32 leafId = keccak256(abi.encode(_bytes32("batchHash"), Tree(_uint("tree")), _bytes32("key")));
+        vm.assertEq(leafId, _bytes32("leafId"));
     }
 
     function test_lookups_agree() external forEach("prefix") {

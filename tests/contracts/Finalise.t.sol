@@ -71,7 +71,7 @@ contract FinaliseTest is Batches {
     /// @dev A batch under a shorter window waits for its parent.
     function test_no_batch_is_final_before_its_parent() external {
         BatchHeader memory one = commit(5, oneBalance(_account, 5));
-        setDisputeWindow(3);
+        setDisputeWindow(4);
         BatchHeader memory two = commit(5, oneBalance(_account, 10));
         vm.warp(two.finalAt);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.NotNextToFinalise.selector, 1, 2));

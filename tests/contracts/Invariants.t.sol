@@ -7,6 +7,7 @@ import {Channel, ChannelId} from "../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, OperatorState} from "../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Account} from "./support/PayerMoves.sol";
+import {SentDemand} from "./support/DisputeMoves.sol";
 import {GovernanceMoves} from "./support/GovernanceMoves.sol";
 import {SmallBatch} from "./support/SmallBatches.sol";
 
@@ -24,7 +25,7 @@ contract Handler is GovernanceMoves {
 
     /// @notice All moves.
     function moves() public pure returns (bytes4[] memory all) {
-        all = new bytes4[](23);
+        all = new bytes4[](24);
         (all[0], all[1]) = (this.pay.selector, this.grant.selector);
         (all[2], all[3]) = (this.revoke.selector, this.startThaw.selector);
         (all[4], all[5]) = (this.withdraw.selector, this.commitBatch.selector);
@@ -36,7 +37,7 @@ contract Handler is GovernanceMoves {
         (all[16], all[17]) = (this.convict.selector, this.accuseFalsely.selector);
         (all[18], all[19]) = (this.refund.selector, this.pause.selector);
         (all[20], all[21]) = (this.change.selector, this.wait.selector);
-        all[22] = this.meddle.selector;
+        (all[22], all[23]) = (this.meddle.selector, this.withdrawCredit.selector);
     }
 
     function checkSolvency() external view {
@@ -51,7 +52,8 @@ contract Handler is GovernanceMoves {
         }
         vm.assertEq(usd.balanceOf(address(vault)) * MICRO, owed);
         vm.assertEq(usd.balanceOf(address(operators)) * MICRO, staked);
-        vm.assertEq(usd.balanceOf(address(disputes)), seenInBonds);
+        vm.assertEq(address(disputes).balance, seenInBonds + seenInCredits + seenBurnt);
+        vm.assertEq(usd.balanceOf(address(disputes)), 0);
     }
 
     function checkChannels() external view {
@@ -96,7 +98,7 @@ contract Handler is GovernanceMoves {
         uint256 window = parameters.current().disputeWindow;
         uint256 paused = parameters.pausedUntil();
         uint256 pauseLeft = paused > block.timestamp ? paused - block.timestamp : 0;
-        vm.assertLe(b.maxSettlementInterval + window + pauseLeft + b.margin + 1, vault.thawSeconds());
+        vm.assertLe(b.maxSettlementInterval + window + b.maxExtension + pauseLeft + b.margin + 1, vault.thawSeconds());
         vm.assertLe(pauseLeft, b.maxPause);
     }
 
@@ -116,6 +118,24 @@ contract Handler is GovernanceMoves {
                 parent = batchHash;
             }
             vm.assertEq(settlement.batchHashAt(account, state.last + 1), bytes32(0));
+        }
+    }
+
+    /// @dev Every demand leaves time for its answer and for a proof after it, within the bound of the extension. Each
+    /// open leaf is counted, and holds its batch.
+    function checkDemands() external view {
+        Bounds memory b = parameters.bounds();
+        for (uint256 i = 0; i < sentDemands.length; ++i) {
+            SentDemand memory sent = abi.decode(sentDemands[i], (SentDemand));
+            BatchHeader memory header = sent.batch.header;
+            (uint32 open, uint64 proofsUntil) = disputes.demandsOn(Hashing.batch(header));
+            vm.assertLe(sent.demandedAt + b.answerSeconds, sent.demand.deadline);
+            vm.assertLe(sent.demand.deadline + b.answerSeconds, proofsUntil);
+            vm.assertLe(proofsUntil, header.finalAt + b.maxExtension);
+            if (disputes.demandOf(Hashing.batch(header), sent.tree, sent.key).challenger == address(0)) continue;
+            vm.assertTrue(open != 0);
+            bool isVoided = settlement.batchHashAt(header.operator, header.number) != Hashing.batch(header);
+            vm.assertTrue(isVoided || settlement.stateOf(header.operator).finalised < header.number);
         }
     }
 
@@ -151,7 +171,8 @@ contract Handler is GovernanceMoves {
     function checkEvents() external view {
         vm.assertEq(usd.balanceOf(address(vault)) * MICRO, seenInVault);
         vm.assertEq(usd.balanceOf(address(operators)) * MICRO, seenInStakes);
-        vm.assertEq(usd.balanceOf(address(disputes)), seenInBonds);
+        vm.assertEq(address(disputes).balance, seenInBonds + seenInCredits + seenBurnt);
+        vm.assertEq(usd.balanceOf(address(disputes)), 0);
         for (uint256 i = 0; i < 4; ++i) {
             Channel memory state = vault.channelOf(ChannelId.wrap(channelAt(i)));
             vm.assertEq(state.balance, seenBalance[channelAt(i)]);
@@ -233,15 +254,13 @@ contract InvariantsTest {
         bytes memory words = abi.encode("moves", 0, 0, 0, 0);
         uint256 numTried = 0;
         for (uint256 numMissing = moves.length; numMissing != 0; ++numTried) {
-            require(numTried < 1_500, MoveNeverMade(moves));
+            require(numTried < 1_500, MoveNeverMade(_missing(moves)));
             words = abi.encode(keccak256(words), _fold(words, 1), _fold(words, 2), _fold(words, 3), _fold(words, 4));
-            bytes4 move = moves[uint256(bytes32(words)) % moves.length];
+            // Independent of the words, so that no move sees only some values of its arguments.
+            bytes4 move = moves[uint256(_fold(words, 5)) % moves.length];
             (bool isMade, ) = address(_handler).call(bytes.concat(move, words));
             require(isMade, MoveReverted(words));
-            numMissing = 0;
-            for (uint256 i = 0; i < moves.length; ++i) {
-                if (_handler.made(moves[i]) == 0) ++numMissing;
-            }
+            numMissing = _missing(moves).length;
         }
     }
 
@@ -277,7 +296,7 @@ contract InvariantsTest {
         _handler.checkSums();
     }
 
-    /// @dev 7: thaw > interval + window + pause + margin, with any governed parameters.
+    /// @dev 7: thaw > interval + window + extension + pause + margin, with any governed parameters.
     function invariant_7_the_thaw_outlasts_every_delay() external view {
         _handler.checkDelays();
     }
@@ -292,6 +311,11 @@ contract InvariantsTest {
         _handler.checkStakes();
     }
 
+    /// @dev 12: a demand leaves time for its answer and a proof, and delays finality within a bound.
+    function invariant_12_demands_leave_time_for_answers_and_proofs() external view {
+        _handler.checkDemands();
+    }
+
     /// @dev 10: the parameters and records of a batch are those that it names.
     function invariant_10_a_batch_keeps_the_terms_it_named() external view {
         _handler.checkTerms();
@@ -300,6 +324,17 @@ contract InvariantsTest {
     /// @dev 11: every event states the amount that was moved.
     function invariant_11_the_events_alone_determine_all_balances() external view {
         _handler.checkEvents();
+    }
+
+    function _missing(bytes4[] memory moves) private view returns (bytes4[] memory missing) {
+        uint256 count = 0;
+        missing = new bytes4[](moves.length);
+        for (uint256 i = 0; i < moves.length; ++i) {
+            if (_handler.made(moves[i]) == 0) missing[count++] = moves[i];
+        }
+        assembly ("memory-safe") {
+            mstore(missing, count)
+        }
     }
 
     function _fold(bytes memory words, uint256 i) private pure returns (bytes32) {

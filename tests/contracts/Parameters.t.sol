@@ -5,6 +5,8 @@ import {IAccessManaged} from "@openzeppelin/contracts/access/manager/IAccessMana
 import {Parameters} from "../../contracts/Parameters.sol";
 import {PaymentVault} from "../../contracts/PaymentVault.sol";
 import {Bounds, IParameters, ParameterSet, Profile} from "../../contracts/interfaces/IParameters.sol";
+import {Profiles} from "../../contracts/libraries/Profiles.sol";
+import {LocalParameters} from "../../contracts/local/LocalParameters.sol";
 import {Market} from "./support/Market.sol";
 
 contract ParametersTest is Market {
@@ -35,8 +37,7 @@ contract ParametersTest is Market {
             minContributorsPpm: 100_000,
             minOperatorPpm: 50_000,
             maxOperatorPpm: 700_000,
-            challengerPpm: 200_000,
-            demandBond: 5e9
+            challengerPpm: 200_000
         });
         append(set);
         vm.assertEq(keccak256(abi.encode(parameters.current())), keccak256(abi.encode(set)));
@@ -79,33 +80,49 @@ contract ParametersTest is Market {
         _append(set, "challengerPpm", value, limits.minChallengerPpm, limits.maxChallengerPpm);
     }
 
-    function test_demands_are_neither_free_nor_priced_out_of_reach(uint128 demandBond, bool isLow) external {
-        demandBond = uint128(bound(demandBond, 0, isLow ? 2e9 : 2e15));
-        Bounds memory limits = parameters.bounds();
-        vm.assertEq(limits.minDemandBond, 1e9);
-        vm.assertEq(limits.maxDemandBond, 1_000 * 1e6 * 1e6);
-        ParameterSet memory set = firstSet();
-        set.demandBond = demandBond;
-        _append(set, "demandBond", demandBond, limits.minDemandBond, limits.maxDemandBond);
-    }
-
     function test_a_cover_above_the_whole_pot_that_no_operator_could_hold_is_refused() external {
         ParameterSet memory set = firstSet();
         set.stakeCoverPpm = 1_000_001;
         _append(set, "stakeCoverPpm", 1_000_001, 50_000, 1_000_000);
     }
 
-    function test_the_profiles_differ_in_times_only() external {
+    function test_the_profiles_differ_in_times_and_bonds_only() external {
+        Bounds memory ethereum = _publicBounds(Profile.Ethereum);
+        for (uint256 i = 0; i < 3; ++i) {
+            Bounds memory other = i == 0 ? parameters.bounds() : _publicBounds(Profile(1 + i));
+            (other.minDisputeWindow, other.maxDisputeWindow) = (ethereum.minDisputeWindow, ethereum.maxDisputeWindow);
+            (other.answerSeconds, other.secondsPerAnswer) = (ethereum.answerSeconds, ethereum.secondsPerAnswer);
+            (other.maxExtension, other.bondFee) = (ethereum.maxExtension, ethereum.bondFee);
+            (other.maxPause, other.pauseCoolDown) = (ethereum.maxPause, ethereum.pauseCoolDown);
+            (other.maxBlockSeconds, other.margin) = (ethereum.maxBlockSeconds, ethereum.margin);
+            other.maxSettlementInterval = ethereum.maxSettlementInterval;
+            vm.assertEq(keccak256(abi.encode(other)), keccak256(abi.encode(ethereum)));
+        }
+    }
+
+    /// @dev Two rounds of demands, a proof and a reserve fit in every window.
+    function test_every_window_has_four_answers() external {
+        Bounds memory limits = parameters.bounds();
+        for (uint256 i = 1; i <= 4; ++i) {
+            vm.assertLe(4 * limits.answerSeconds, limits.minDisputeWindow);
+            vm.assertTrue(limits.bondFee != 0 && limits.secondsPerAnswer != 0);
+            if (i != 4) limits = _publicBounds(Profile(i));
+        }
+    }
+
+    /// @dev A transaction is forced in after 12 hours on the OP stack, after 24 hours on Arbitrum.
+    function test_an_answer_outlasts_the_forced_inclusion_of_each_profile() external {
+        vm.assertLe(12 hours + 3 hours, _publicBounds(Profile.OpStack).answerSeconds);
+        vm.assertLe(24 hours + 3 hours, _publicBounds(Profile.Arbitrum).answerSeconds);
+        vm.assertTrue(_publicBounds(Profile.Ethereum).maxBlockSeconds != 0);
+        vm.assertEq(_publicBounds(Profile.OpStack).maxBlockSeconds, 0);
+        vm.assertEq(_publicBounds(Profile.Arbitrum).maxBlockSeconds, 0);
+    }
+
+    function test_the_production_code_has_no_local_bounds() external {
         ParameterSet memory first = firstSet();
-        first.disputeWindow = 2 days;
-        PaymentVault other = new PaymentVault(usd, 30 days);
-        Bounds memory production = new Parameters(address(access), Profile.Production, other, first).bounds();
-        Bounds memory local = parameters.bounds();
-        (local.minDisputeWindow, local.maxDisputeWindow) = (production.minDisputeWindow, production.maxDisputeWindow);
-        (local.maxPause, local.pauseCoolDown) = (production.maxPause, production.pauseCoolDown);
-        local.maxBlockSeconds = production.maxBlockSeconds;
-        (local.maxSettlementInterval, local.margin) = (production.maxSettlementInterval, production.margin);
-        vm.assertEq(keccak256(abi.encode(local)), keccak256(abi.encode(production)));
+        vm.expectRevert(abi.encodeWithSelector(Profiles.NoBounds.selector, Profile.Local));
+        new Parameters(address(access), Profile.Local, vault, first);
     }
 
     function test_minimum_shares_sum_to_at_most_one() external {
@@ -134,22 +151,29 @@ contract ParametersTest is Market {
     }
 
     function test_the_thaw_outlasts_every_governed_delay(uint64 thaw) external {
-        Profile[2] memory profiles = [Profile.Local, Profile.Production];
-        for (uint256 i = 0; i < 2; ++i) {
-            _tryThaw(profiles[i], uint64(bound(thaw, 1, 60 days)));
+        thaw = uint64(bound(thaw, 1, 60 days));
+        for (uint256 i = 0; i < 4; ++i) {
+            _tryThaw(Profile(i), thaw);
         }
     }
 
     function _tryThaw(Profile profile, uint64 thaw) private {
         PaymentVault other = new PaymentVault(usd, thaw);
         ParameterSet memory first = firstSet();
-        first.disputeWindow = profile == Profile.Local ? 10 : 2 days;
-        // Interval, window, pause and margin of the profiles.
-        uint64 delays = profile == Profile.Local ? 60 + 120 + 60 + 30 : 12 days;
+        // Interval, window, extension, pause and margin of the profiles.
+        uint64 delays = profile == Profile.Local ? 60 + 120 + 4 + 60 + 30 : 13 days;
+        if (profile != Profile.Local) first.disputeWindow = 6 days;
         if (thaw <= delays) {
             vm.expectRevert(abi.encodeWithSelector(IParameters.ThawTooShort.selector, thaw, delays + 1));
         }
-        new Parameters(address(access), profile, other, first);
+        if (profile == Profile.Local) new LocalParameters(address(access), profile, other, first);
+        else new Parameters(address(access), profile, other, first);
+    }
+
+    function _publicBounds(Profile profile) private returns (Bounds memory) {
+        ParameterSet memory first = firstSet();
+        first.disputeWindow = 6 days;
+        return new Parameters(address(access), profile, new PaymentVault(usd, 60 days), first).bounds();
     }
 
     /// @dev Appends a set, or expects it to be refused for a value out of its range.

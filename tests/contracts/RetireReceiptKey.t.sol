@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Demand, IDisputes, ReceiptWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
+import {IDisputes, ReceiptWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
 import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.sol";
 import {Opening, Receipt} from "../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
@@ -59,12 +59,12 @@ contract RetireReceiptKeyTest is Disputed {
     function test_demanded_receipts_are_answered_with_the_next_key_after_a_retirement() external {
         _retire("receipt key");
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Receipts, oneKey(bytes32(uint256(3))));
+        demand(batch, Tree.Receipts, bytes32(uint256(3)));
         ReceiptWitness memory witness = batch.witnessOf(3);
         bytes memory signature = _signed("receipt key", witness.receipt);
         vm.expectRevert(_refusalOf("receipt key"));
-        disputes.answerReceipt(demand_, 0, batch.header, witness, signature);
-        _answer(batch, demand_, 0, "next receipt key");
+        disputes.answerReceipt(batch.header, witness, signature);
+        _answer(batch, 3, "next receipt key");
     }
 
     // --- what it leaves ---
@@ -84,17 +84,17 @@ contract RetireReceiptKeyTest is Disputed {
         _retire("receipt key");
         bytes32[] memory keys = new bytes32[](2);
         keys[1] = bytes32(uint256(1));
-        Demand memory demand_ = demand(batch, Tree.Receipts, keys);
-        _answer(batch, demand_, 0, "receipt key");
-        _answer(batch, demand_, 1, "next receipt key");
+        demandMany(batch, Tree.Receipts, keys);
+        _answer(batch, 0, "receipt key");
+        _answer(batch, 1, "next receipt key");
     }
 
     /// @dev In one block, a commit before the retirement keeps its signatures and what contradicts them.
     function test_a_key_counts_for_a_batch_committed_in_the_second_of_its_retirement() external {
         BatchData memory batch = committedBatch();
         vm.assertEq(_retireNow("receipt key"), batch.header.committedAt);
-        Demand memory demand_ = demand(batch, Tree.Receipts, oneKey(0));
-        _answer(batch, demand_, 0, "receipt key");
+        demand(batch, Tree.Receipts, 0);
+        _answer(batch, 0, "receipt key");
         _prove(batch, _forged(batch), "receipt key");
         assertVoid(batch);
     }
@@ -231,9 +231,9 @@ contract RetireReceiptKeyTest is Disputed {
         forged.responseHash = keccak256("never said");
     }
 
-    function _answer(BatchData memory batch, Demand memory demand_, uint256 i, string memory name) private {
-        ReceiptWitness memory witness = batch.witnessOf(uint256(demand_.keys[i]));
-        disputes.answerReceipt(demand_, i, batch.header, witness, _signed(name, witness.receipt));
+    function _answer(BatchData memory batch, uint256 i, string memory name) private {
+        ReceiptWitness memory witness = batch.witnessOf(i);
+        disputes.answerReceipt(batch.header, witness, _signed(name, witness.receipt));
     }
 
     function _signed(string memory name, Receipt memory receipt) private view returns (bytes memory) {

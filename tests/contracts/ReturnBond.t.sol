@@ -1,101 +1,148 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Demand, IDisputes, Lookup, Tree} from "../../contracts/interfaces/IDisputes.sol";
+import {IDisputes, Tree} from "../../contracts/interfaces/IDisputes.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
-import {BatchData, BatchModel} from "./support/BatchModel.sol";
+import {BatchData} from "./support/BatchModel.sol";
 import {Disputed} from "./support/Disputed.sol";
 
 contract ReturnBondTest is Disputed {
-    using BatchModel for *;
-
-    function test_bonds_of_keys_that_a_void_left_unanswered_are_returned(uint256 count, uint64 answered) external {
+    function test_bonds_of_leaves_that_a_void_left_open_are_credited(uint256 count, uint64 answered) external {
         BatchData memory batch = committedBatch();
         count = bound(count, 1, 64);
-        Demand memory demand_ = demand(batch, Tree.Entries, new bytes32[](count));
-        Lookup memory lookup = batch.lookUp(Tree.Entries, 0);
-        uint256 left = 0;
-        for (uint256 i = 0; i < count; ++i) {
-            // The last one stays open.
-            bool isAnswered = (answered >> i) & 1 == 1 && i + 1 != count;
-            if (isAnswered) disputes.answer(demand_, i, batch.header, batch.parent, lookup);
-            else ++left;
+        demandMany(batch, Tree.Entries, absentKeys(count));
+        for (uint256 i = 1; i <= count; ++i) {
+            if ((answered >> (i - 1)) & 1 == 1) answer(batch, Tree.Entries, bytes32(i));
         }
         voidFrom(batch.header);
-        vm.expectEmit(address(disputes));
-        emit IDisputes.BondReturned(idOf(demand_), challenger, left * BOND);
-        vm.prank(accountOf("anyone"));
-        disputes.returnBond(demand_, batch.header);
-        vm.assertEq(usd.balanceOf(challenger), left * BOND);
-        vm.assertEq(usd.balanceOf(address(disputes)), 0);
-        vm.assertEq(disputes.unansweredOf(idOf(demand_)), 0);
-        vm.assertEq(disputes.numOpenDemands(demand_.batchHash), 0);
+        uint256 returned = 0;
+        for (uint256 i = 1; i <= count; ++i) {
+            if ((answered >> (i - 1)) & 1 == 1) continue;
+            uint256 bond = demandOf(batch, Tree.Entries, bytes32(i)).bond;
+            returned += bond;
+            vm.expectEmit(address(disputes));
+            emit IDisputes.BondReturned(leafOf(batch, Tree.Entries, bytes32(i)), challenger, bond);
+            vm.prank(accountOf("anyone"));
+            disputes.returnBond(batch.header, Tree.Entries, bytes32(i));
+        }
+        vm.assertEq(disputes.creditOf(challenger), returned);
+        vm.assertEq(numOpen(batch), 0);
     }
 
-    function test_a_bond_is_returned_along_with_the_challengers_share() external {
+    function test_a_bond_is_returned_whole_and_only_once() external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
-        vm.warp(demand_.deadline + 1);
-        disputes.voidUnanswered(demand_, batch.header);
-        uint256 reward = usd.balanceOf(challenger);
-        disputes.returnBond(demand_, batch.header);
-        vm.assertEq(usd.balanceOf(challenger), reward + BOND);
-    }
-
-    function test_a_bond_is_returned_only_once() external {
-        BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
-        demand(batch, Tree.Balances, oneKey(0));
-        voidFrom(batch.header);
-        disputes.returnBond(demand_, batch.header);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.DemandUnknown.selector, idOf(demand_)));
-        disputes.returnBond(demand_, batch.header);
-        vm.assertEq(usd.balanceOf(address(disputes)), BOND);
-        vm.assertEq(disputes.numOpenDemands(demand_.batchHash), 1);
+        uint256 bond = demand(batch, Tree.Entries, 0).bond;
+        demand(batch, Tree.Balances, 0);
+        vm.warp(block.timestamp + 30);
+        disputes.voidUnanswered(batch.header, Tree.Balances, 0);
+        disputes.returnBond(batch.header, Tree.Entries, 0);
+        bytes32 leaf = leafOf(batch, Tree.Entries, 0);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.DemandClosed.selector, leaf));
+        disputes.returnBond(batch.header, Tree.Entries, 0);
+        vm.assertEq(disputes.creditOf(challenger), bond);
+        vm.assertEq(numOpen(batch), 1);
     }
 
     function test_a_bond_is_not_returned_while_the_batch_is_pending(uint32 later) external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
+        demand(batch, Tree.Entries, 0);
         vm.warp(block.timestamp + later);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchPending.selector, demand_.batchHash));
-        disputes.returnBond(demand_, batch.header);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchPending.selector, Hashing.batch(batch.header)));
+        disputes.returnBond(batch.header, Tree.Entries, 0);
+    }
+
+    function test_nothing_is_returned_for_an_answered_leaf_of_a_final_batch() external {
+        BatchData memory batch = committedBatch();
+        demand(batch, Tree.Entries, 0);
+        answer(batch, Tree.Entries, 0);
+        vm.warp(batch.header.finalAt);
+        finalise(batch.parent, batch.header);
+        bytes32 leaf = leafOf(batch, Tree.Entries, 0);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.DemandClosed.selector, leaf));
+        disputes.returnBond(batch.header, Tree.Entries, 0);
     }
 
     function test_demands_of_a_later_batch_return_too() external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
+        uint256 bond = demand(batch, Tree.Entries, 0).bond;
         voidFrom(batch.parent);
-        disputes.returnBond(demand_, batch.header);
-        vm.assertEq(usd.balanceOf(challenger), BOND);
+        disputes.returnBond(batch.header, Tree.Entries, 0);
+        vm.assertEq(disputes.creditOf(challenger), bond);
     }
 
     function test_a_bond_is_returned_after_another_batch_took_the_number() external {
         BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
+        uint256 bond = demand(batch, Tree.Entries, 0).bond;
         voidFrom(batch.header);
         settlement.refund(batch.header, batch.refunds);
         vm.warp(block.timestamp + 1);
         BatchData memory again = committedBatch();
-        Demand memory other = demand(again, Tree.Entries, oneKey(0));
-        disputes.returnBond(demand_, batch.header);
-        vm.assertEq(usd.balanceOf(challenger), BOND);
+        demand(again, Tree.Entries, 0);
+        disputes.returnBond(batch.header, Tree.Entries, 0);
+        vm.assertEq(disputes.creditOf(challenger), bond);
         // The new batch has a separate demand.
         vm.assertTrue(hasOpenDemand(again.header));
-        vm.assertEq(disputes.unansweredOf(idOf(other)), 1);
     }
 
-    function test_an_altered_demand_returns_nothing() external {
-        BatchData memory batch = committedBatch();
-        Demand memory demand_ = demand(batch, Tree.Entries, oneKey(0));
-        voidFrom(batch.header);
-        demand_.challenger = address(this);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.DemandUnknown.selector, idOf(demand_)));
-        disputes.returnBond(demand_, batch.header);
-        demand_.challenger = challenger;
-        bytes4 selector = IDisputes.HeaderMismatch.selector;
-        bytes32 found = Hashing.batch(batch.parent);
-        vm.expectRevert(abi.encodeWithSelector(selector, demand_.batchHash, found));
-        disputes.returnBond(demand_, batch.parent);
+    // --- credits ---
+
+    function test_a_credit_is_withdrawn_to_any_account(uint96 amount, uint160 to) external {
+        amount = uint96(bound(amount, 1, 1e6 ether));
+        address payable receiver = payable(address(to | (1 << 80)));
+        vm.assume(receiver.code.length == 0);
+        _credit(amount);
+        uint256 before = receiver.balance;
+        vm.expectEmit(address(disputes));
+        emit IDisputes.CreditWithdrawn(challenger, receiver, amount);
+        vm.prank(challenger);
+        vm.assertEq(disputes.withdrawCredit(receiver), amount);
+        vm.assertEq(receiver.balance, before + amount);
+        vm.assertEq(disputes.creditOf(challenger), 0);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.NoCredit.selector, challenger));
+        vm.prank(challenger);
+        disputes.withdrawCredit(receiver);
+    }
+
+    /// @dev The receiver calls back while it is paid.
+    function test_a_credit_is_withdrawn_once_even_by_reentry() external {
+        Reentrant receiver = new Reentrant(disputes);
+        vm.deal(address(disputes), 10 ether);
+        challenger = address(receiver);
+        vm.deal(challenger, 2 ether);
+        _credit(1 ether);
+        vm.prank(address(receiver));
+        disputes.withdrawCredit(payable(address(receiver)));
+        vm.assertEq(receiver.numRefused(), 1);
+        vm.assertEq(address(receiver).balance, 2 ether);
+    }
+
+    function test_a_receiver_that_refuses_ether_keeps_its_credit() external {
+        _credit(1 ether);
+        vm.expectRevert();
+        vm.prank(challenger);
+        disputes.withdrawCredit(payable(address(usd)));
+        vm.assertEq(disputes.creditOf(challenger), 1 ether);
+    }
+
+    /// @dev A value without leaves is credited whole.
+    function _credit(uint256 amount) private {
+        BatchData memory batch = firstBatch();
+        vm.prank(challenger);
+        disputes.demand{value: amount}(batch.header, Tree.Entries, new bytes32[](0));
+    }
+}
+
+contract Reentrant {
+    IDisputes private immutable _disputes;
+    uint256 public numRefused;
+
+    constructor(IDisputes disputes) {
+        _disputes = disputes;
+    }
+
+    receive() external payable {
+        try _disputes.withdrawCredit(payable(address(this))) {} catch {
+            ++numRefused;
+        }
     }
 }

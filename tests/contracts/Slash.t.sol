@@ -10,7 +10,7 @@ contract SlashTest is Disputed {
         coverPpm = uint32(bound(coverPpm, 50_000, 1_000_000));
         challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
         setStakeCover(coverPpm);
-        setDisputeTerms(challengerPpm, 1e10);
+        setChallengerShare(challengerPpm);
         BatchData memory batch = invalidBatch();
         uint256 units = _coverOfPot(coverPpm);
         uint256 reward = (units * challengerPpm) / 1e6;
@@ -20,7 +20,7 @@ contract SlashTest is Disputed {
     function test_the_terms_of_the_batchs_parameter_set_apply() external {
         BatchData memory batch = invalidBatch();
         setStakeCover(1_000_000);
-        setDisputeTerms(490_000, 1e10);
+        setChallengerShare(490_000);
         setTreasury(accountOf("later treasury"));
         uint256 units = _coverOfPot(250_000);
         _expectSlash(batch, challenger, units / 4, units - units / 4);
@@ -38,7 +38,7 @@ contract SlashTest is Disputed {
     /// @dev Self-accusation must not pay: less than half of the slash is returned.
     function test_an_operator_that_accuses_itself_loses_most(uint32 challengerPpm) external {
         challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
-        setDisputeTerms(challengerPpm, 1e10);
+        setChallengerShare(challengerPpm);
         BatchData memory batch = invalidBatch();
         uint128 before = operators.stakeOf(operator).stake;
         _reserve(batch, operator);

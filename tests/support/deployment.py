@@ -12,7 +12,7 @@ from backend.chain.keys import LocalSigner
 from backend.chain.local_node import ROOT, LocalNode, command, free_port, wait_until_ready
 from backend.deployment.deploy import launch
 from backend.deployment.deployer import Deployer, artifact
-from backend.deployment.profiles import DAY, PRODUCTION
+from backend.deployment.profiles import DAY, ETHEREUM
 from backend.deployment.quorum import TOKEN
 from backend.deployment.terms import TIMELOCK, Terms
 from backend.domain.hashing import keccak
@@ -43,12 +43,12 @@ DEPLOYER, GUARDIAN, CURATOR, OUTSIDER = map(key, ("deployer", "guardian", "curat
 def production_terms(payment_token: Account, chain_id: int = 31337, **changes: Any) -> Terms:
     terms = Terms(
         chain_id=chain_id,
-        profile=PRODUCTION,
+        profile=ETHEREUM,
         payment_token=payment_token,
         treasury=TIMELOCK,
         guardian=GUARDIAN.account,
         curators=(CURATOR.account,),
-        thaw_seconds=13 * DAY,
+        thaw_seconds=14 * DAY,
         timelock_seconds=2 * DAY,
         voting_rules={
             "votingDelay": DAY,
@@ -65,7 +65,6 @@ def production_terms(payment_token: Account, chain_id: int = 31337, **changes: A
             "minOperatorPpm": 50_000,
             "maxOperatorPpm": 500_000,
             "challengerPpm": 250_000,
-            "demandBond": 10**10,
         },
         supply=1_000 * TOKEN,
         distribution={TIMELOCK: 550 * TOKEN} | {holder.account: 150 * TOKEN for holder in HOLDERS},

@@ -49,10 +49,6 @@ class DeployedMarket:
         """Act as the timelock, as if by vote."""
         self.send_as(self.at("TimelockController"), contract, function, *args)
 
-    def parameters(self) -> dict[str, Any]:
-        current: dict[str, Any] = acting(self.node, self.record, OUTSIDER).call("Parameters", "current")
-        return current
-
     def put_code(self, contract: str, code: str) -> None:
         self.node.rpc.request("hardhat_setCode", self.at(contract), code)
 
@@ -160,9 +156,9 @@ BREAKS: dict[str, tuple[Callable[[DeployedMarket], None], tuple[str, ...]]] = {
     ),
     "the guardian may do more than pause": (
         lambda m: m.govern(
-            "AccessManager", "setTargetFunctionRole", m.at("Parameters"), [selector("append")], GUARDIAN
+            "AccessManager", "setTargetFunctionRole", m.at("Parameters"), [selector("setFee")], GUARDIAN
         ),
-        ("error: Parameters: append is for the guardian instead of the administrator",),
+        ("error: Parameters: setFee is for the guardian instead of the administrator",),
     ),
     "only governance may pause": (
         lambda m: m.govern(
@@ -234,10 +230,10 @@ BREAKS: dict[str, tuple[Callable[[DeployedMarket], None], tuple[str, ...]]] = {
         (f"error: Settlement: disputes is {UNUSED}, not the Disputes",),
     ),
     "deposits thaw too early": (
-        lambda m: m.patch("PaymentVault", word(13 * DAY), word(12 * DAY)),
+        lambda m: m.patch("PaymentVault", word(14 * DAY), word(13 * DAY)),
         (
-            "error: PaymentVault: thaws in 1036800 s; a collection may take 1036800 s",
-            "thawSeconds is 1036800, the terms say",
+            "error: PaymentVault: thaws in 1123200 s; a collection may take 1123200 s",
+            "thawSeconds is 1123200, the terms say",
         ),
     ),
     "the treasury is the zero address": (
@@ -272,7 +268,7 @@ BREAKS: dict[str, tuple[Callable[[DeployedMarket], None], tuple[str, ...]]] = {
         ("error: TimelockController: timelock is 60 s, below 86400 s", "the terms say 172800"),
     ),
     "a vote changed the fee": (
-        lambda m: m.govern("Parameters", "append", 0, m.parameters() | {"feePpm": 1}),
+        lambda m: m.govern("Parameters", "setFee", 1),
         ("error: Parameters: feePpm is 1, the terms say 50000",),
     ),
 }

@@ -209,5 +209,4 @@ def parameter_set(number: int, fee_ppm: int, window: int = 60) -> ParameterSet:
         min_operator_ppm=0,
         max_operator_ppm=500_000,
         challenger_ppm=250_000,
-        demand_bond=0,
     )

@@ -32,7 +32,7 @@ SURVIVORS = HERE / "survivors.json"
 # All of contracts/ is mutated except these paths, with the reason.
 EXCLUDED = {
     "contracts/interfaces/": "declarations",
-    "contracts/local/": "the token of the local chain, never deployed elsewhere",
+    "contracts/local/": "of the local chain, never deployed elsewhere",
     "contracts/MarketToken.sol": "OpenZeppelin's votes token; holds no deposits",
     "contracts/MarketGovernor.sol": "OpenZeppelin's governor; holds no deposits",
     "contracts/AdapterRegistry.sol": "holds no deposits",

@@ -10,6 +10,7 @@ from backend.deployment.profiles import (
     LOCAL,
     MIN_GOVERNANCE,
     NAMES,
+    PROFILE_OF_CHAIN,
     max_collection_seconds,
     out_of_bounds,
 )
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 
 def check_parameters(market: MarketReader) -> Iterator[Finding]:
     profile, bounds = market.call("Parameters", "profile"), market.call("Parameters", "bounds")
+    needed = PROFILE_OF_CHAIN.get(market.record.chain_id, profile)
     if profile == LOCAL and market.record.chain_id != LOCAL_CHAIN_ID:
         yield error_at("Parameters", "has profile `local`, with windows of seconds, on a public chain")
+    elif profile != needed:
+        yield error_at("Parameters", f"has profile `{NAMES[profile]}`, the chain needs `{NAMES[needed]}`")
     if NAMES[profile] != market.record.profile:
         yield error_at(
             "Parameters", f"has profile `{NAMES[profile]}`, the record says `{market.record.profile}`"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
+import {Parameters} from "../../../contracts/Parameters.sol";
 import {BalanceWitness, Demand, IDisputes, Lookup, Tree} from "../../../contracts/interfaces/IDisputes.sol";
 import {Stake} from "../../../contracts/interfaces/IOperatorRegistry.sol";
 import {BatchHeader, OperatorState} from "../../../contracts/interfaces/ISettlement.sol";
@@ -8,13 +9,16 @@ import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
 import {BatchModel, Leaves} from "./BatchModel.sol";
 import {OperatorMoves} from "./OperatorMoves.sol";
+import {PatientParameters} from "./PatientParameters.sol";
 import {Trees, Tree as PlainTree} from "./Trees.sol";
 import {Flaw, SmallBatch} from "./SmallBatches.sol";
 
-/// @notice A sent demand with the data of its batch.
+/// @notice A demand for one leaf, with the data of its batch.
 struct SentDemand {
+    Tree tree;
+    bytes32 key;
     Demand demand;
-    address operator;
+    uint256 demandedAt;
     SmallBatch batch;
     SmallBatch parent;
 }
@@ -25,46 +29,50 @@ abstract contract DisputeMoves is OperatorMoves {
     using Trees for PlainTree;
 
     bytes[] internal sentDemands;
+    mapping(bytes32 leafId => bool) private _isDemanded;
     address internal challenger;
 
     function setUp() public virtual override {
         super.setUp();
         challenger = accountOf("challenger");
-        vm.prank(challenger);
-        usd.approve(address(disputes), type(uint256).max);
+        vm.deal(challenger, 1e12 ether);
+        vm.fee(10 gwei);
     }
 
-    function demand(uint256 operatorIndex, uint256 number, uint256 tree, uint256 key, uint256 count) external move {
+    /// @dev With seconds for answers between other moves.
+    function newParameters() internal override returns (Parameters) {
+        return new PatientParameters(address(access), vault, firstSet());
+    }
+
+    function demand(uint256 operatorIndex, uint256 number, uint256 tree, uint256 key, uint256 surplus) external move {
         if (!_choosePending(operatorIndex)) return;
-        SentDemand memory next = _newDemand(bound(number, _firstPending(), chains[operator].length));
-        next.demand.tree = Tree(tree % (next.batch.header.parent == 0 ? 3 : 4));
-        next.demand.keys = _keysOf(next, key, bound(count, 1, count % 16 == 0 ? 64 : 3));
+        SentDemand memory next;
+        number = bound(number, _firstPending(), chains[operator].length);
+        next.batch = batchAt(number);
+        if (number > 1) next.parent = batchAt(number - 1);
+        next.tree = Tree(tree % (number == 1 ? 3 : 4));
         BatchHeader memory header = next.batch.header;
-        if (block.timestamp > header.finalAt - 2 * disputes.answerSeconds(header)) return;
-        next.demand.deadline = uint64(block.timestamp) + disputes.answerSeconds(header);
-        if (disputes.unansweredOf(keccak256(abi.encode(next.demand))) != 0) return;
-        usd.mint(challenger, next.demand.bondUnits * next.demand.keys.length);
+        (, uint64 finality) = disputes.demandsOn(Hashing.batch(header));
+        if (finality < header.finalAt) finality = header.finalAt;
+        if (block.timestamp + 2 * disputes.answerSeconds() > finality) return;
+        bytes32[] memory keys = _keysOf(next, key, 1 + (key % 3));
+        uint256 bonds = disputes.bondOf(header, next.tree, keys.length);
         vm.prank(challenger);
-        bytes32 id = disputes.demand(header, next.demand.tree, next.demand.keys);
-        vm.assertEq(id, keccak256(abi.encode(next.demand)));
-        sentDemands.push(abi.encode(next));
+        uint32 count = disputes.demand{value: bonds + (surplus % 1 ether)}(header, next.tree, keys);
+        _recordDemands(next, keys, count);
         _done();
     }
 
-    function answer(uint256 which, uint256 i) external move {
+    function answer(uint256 which) external move {
         (bool isFound, SentDemand memory sent) = _openDemand(which);
         if (!isFound || block.timestamp > sent.demand.deadline) return;
         if (!settlement.isPending(sent.batch.header)) return;
-        uint256 open = disputes.unansweredOf(keccak256(abi.encode(sent.demand)));
-        i = bound(i, 0, sent.demand.keys.length - 1);
-        while ((open >> i) & 1 == 0) i = (i + 1) % sent.demand.keys.length;
-        operator = sent.operator;
-        if (sent.demand.tree == Tree.Receipts) {
-            if (!_answerReceipt(sent, i)) return;
+        operator = sent.batch.header.operator;
+        if (sent.tree == Tree.Receipts) {
+            if (!_answerReceipt(sent)) return;
         } else {
-            Lookup memory lookup = _lookupIn(sent, sent.demand.keys[i]);
-            vm.prank(operator);
-            disputes.answer(sent.demand, i, sent.batch.header, sent.parent.header, lookup);
+            Lookup memory lookup = _lookupIn(sent, sent.key);
+            disputes.answer(sent.batch.header, sent.tree, sent.key, sent.parent.header, lookup);
         }
         _done();
     }
@@ -73,9 +81,9 @@ abstract contract DisputeMoves is OperatorMoves {
         (bool isFound, SentDemand memory sent) = _openDemand(which);
         if (!isFound || !settlement.isPending(sent.batch.header)) return;
         if (block.timestamp <= sent.demand.deadline) vm.warp(sent.demand.deadline + 1);
-        operator = sent.operator;
+        operator = sent.batch.header.operator;
         Stake memory before = operators.stakeOf(operator);
-        disputes.voidUnanswered(sent.demand, sent.batch.header);
+        disputes.voidUnanswered(sent.batch.header, sent.tree, sent.key);
         _recordVoid(sent.batch, before);
         _done();
     }
@@ -83,7 +91,15 @@ abstract contract DisputeMoves is OperatorMoves {
     function returnBond(uint256 which) external move {
         (bool isFound, SentDemand memory sent) = _openDemand(which);
         if (!isFound || settlement.isPending(sent.batch.header)) return;
-        disputes.returnBond(sent.demand, sent.batch.header);
+        disputes.returnBond(sent.batch.header, sent.tree, sent.key);
+        _done();
+    }
+
+    function withdrawCredit(uint256 which) external move {
+        address account = which % 3 == 0 ? challenger : operatorAt(which % 3 - 1);
+        if (disputes.creditOf(account) == 0) return;
+        vm.prank(account);
+        disputes.withdrawCredit(payable(account));
         _done();
     }
 
@@ -151,13 +167,21 @@ abstract contract DisputeMoves is OperatorMoves {
         return settlement.stateOf(operator).finalised + 1;
     }
 
-    function _newDemand(uint256 number) private view returns (SentDemand memory next) {
-        (next.operator, next.batch) = (operator, batchAt(number));
-        if (number > 1) next.parent = batchAt(number - 1);
-        next.demand.batchHash = settlement.hashBatch(next.batch.header);
-        next.demand.challenger = challenger;
-        uint256 bond = parameters.setAt(next.batch.header.parameterSet).demandBond;
-        next.demand.bondUnits = (bond + MICRO - 1) / MICRO;
+    /// @dev Keys that were demanded before were skipped.
+    function _recordDemands(SentDemand memory next, bytes32[] memory keys, uint256 count) private {
+        next.demandedAt = block.timestamp;
+        bytes32 batchHash = Hashing.batch(next.batch.header);
+        for (uint256 i = 0; i < keys.length; ++i) {
+            next.key = keys[i];
+            bytes32 leafId = keccak256(abi.encode(batchHash, next.tree, keys[i]));
+            if (_isDemanded[leafId]) continue;
+            _isDemanded[leafId] = true;
+            next.demand = disputes.demandOf(batchHash, next.tree, keys[i]);
+            vm.assertEq(next.demand.challenger, challenger);
+            sentDemands.push(abi.encode(next));
+            --count;
+        }
+        vm.assertEq(count, 0);
     }
 
     /// @dev Keys of leaves, and keys between, before and after them.
@@ -165,7 +189,7 @@ abstract contract DisputeMoves is OperatorMoves {
         keys = new bytes32[](count);
         for (uint256 i = 0; i < count; ++i) {
             seed = uint256(keccak256(abi.encode(seed)));
-            if (next.demand.tree == Tree.Receipts) {
+            if (next.tree == Tree.Receipts) {
                 keys[i] = bytes32(seed % next.batch.receipts.length);
             } else {
                 bytes32[] memory existing = _columnOf(next).keys;
@@ -176,24 +200,23 @@ abstract contract DisputeMoves is OperatorMoves {
     }
 
     function _columnOf(SentDemand memory sent) private pure returns (Leaves memory) {
-        if (sent.demand.tree == Tree.Entries) return sent.batch.entries;
-        return sent.demand.tree == Tree.Balances ? sent.batch.balances : sent.parent.balances;
+        if (sent.tree == Tree.Entries) return sent.batch.entries;
+        return sent.tree == Tree.Balances ? sent.batch.balances : sent.parent.balances;
     }
 
     function _lookupIn(SentDemand memory sent, bytes32 key) private pure returns (Lookup memory) {
-        bytes32 tag = sent.demand.tree == Tree.Entries ? MerkleSum.ENTRIES : MerkleSum.BALANCES;
+        bytes32 tag = sent.tree == Tree.Entries ? MerkleSum.ENTRIES : MerkleSum.BALANCES;
         return BatchModel.lookUp(_columnOf(sent), tag, key);
     }
 
     /// @dev Withheld and faulty receipts cannot be answered.
-    function _answerReceipt(SentDemand memory sent, uint256 i) private returns (bool) {
-        uint256 index = uint256(sent.demand.keys[i]);
+    function _answerReceipt(SentDemand memory sent) private returns (bool) {
+        uint256 index = uint256(sent.key);
         bool isFaulty = sent.batch.flaw == Flaw.Price && index == 0;
         if (sent.batch.flaw == Flaw.Withheld || isFaulty) return false;
         bytes32 digest = settlement.receiptDigest(sent.batch.receipts[index]);
         bytes memory signature = sign(receiptKeyAt(operator == operatorAt(0) ? 0 : 1), digest);
-        vm.prank(operator);
-        disputes.answerReceipt(sent.demand, i, sent.batch.header, witnessOf(sent.batch, index), signature);
+        disputes.answerReceipt(sent.batch.header, witnessOf(sent.batch, index), signature);
         return true;
     }
 
@@ -201,7 +224,8 @@ abstract contract DisputeMoves is OperatorMoves {
     function _openDemand(uint256 which) private view returns (bool isFound, SentDemand memory sent) {
         for (uint256 i = 0; i < sentDemands.length; ++i) {
             sent = abi.decode(sentDemands[(which % sentDemands.length + i) % sentDemands.length], (SentDemand));
-            if (disputes.unansweredOf(keccak256(abi.encode(sent.demand))) != 0) return (true, sent);
+            bytes32 batchHash = Hashing.batch(sent.batch.header);
+            if (disputes.demandOf(batchHash, sent.tree, sent.key).challenger != address(0)) return (true, sent);
         }
     }
 

@@ -1,27 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
+import {Parameters} from "../../../contracts/Parameters.sol";
 import {VersionRecord} from "../../../contracts/interfaces/IAdapterRegistry.sol";
-import {BalanceWitness, Demand, EntryPlace, IDisputes, Tree} from "../../../contracts/interfaces/IDisputes.sol";
+import {
+    BalanceWitness,
+    Demand,
+    EntryPlace,
+    IDisputes,
+    Lookup,
+    ReceiptWitness,
+    Tree
+} from "../../../contracts/interfaces/IDisputes.sol";
 import {Opening, Receipt} from "../../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
 import {BatchData, BatchModel, Served} from "./BatchModel.sol";
+import {PatientParameters} from "./PatientParameters.sol";
 import {ValidBatch} from "./ValidBatch.sol";
 
 /// @notice Base of tests that corrupt a part of the valid batch, commit it and dispute it.
 abstract contract Disputed is ValidBatch {
     using BatchModel for *;
 
-    /// @dev Time limit of an answer.
-    uint64 internal constant PERIOD = DISPUTE_WINDOW / 8;
-    uint256 internal constant BOND = 10_000;
+    /// @dev Bounds of `PatientParameters`.
+    uint64 internal constant PERIOD = 10;
+    uint64 internal constant PER_ANSWER = 2;
+    uint64 internal constant EXTENSION = 20;
+    uint256 internal constant BASE_FEE = 7 gwei;
 
     address internal challenger;
 
     function setUp() public virtual override {
         super.setUp();
         challenger = accountOf("challenger");
+        vm.deal(challenger, 1e9 ether);
+        vm.fee(BASE_FEE);
+    }
+
+    function newParameters() internal virtual override returns (Parameters) {
+        return new PatientParameters(address(access), vault, firstSet());
     }
 
     // --- an invalid batch ---
@@ -147,23 +165,50 @@ abstract contract Disputed is ValidBatch {
 
     // --- demands ---
 
-    /// @notice A demand of the challenger, as it would be made now.
-    function demandOf(BatchData memory batch, Tree tree, bytes32[] memory keys) internal view returns (Demand memory) {
-        uint64 deadline = uint64(block.timestamp) + PERIOD;
-        return Demand(Hashing.batch(batch.header), tree, keys, challenger, deadline, BOND);
+    /// @notice The challenger demands one leaf.
+    function demand(BatchData memory batch, Tree tree, bytes32 key) internal returns (Demand memory) {
+        demandMany(batch, tree, oneKey(key));
+        return demandOf(batch, tree, key);
     }
 
-    function demand(BatchData memory batch, Tree tree, bytes32[] memory keys) internal returns (Demand memory demand_) {
-        demand_ = demandOf(batch, tree, keys);
-        fundChallenger(keys.length * BOND);
+    /// @notice The challenger demands leaves and sends their exact bonds.
+    function demandMany(BatchData memory batch, Tree tree, bytes32[] memory keys) internal {
+        uint256 bonds = disputes.bondOf(batch.header, tree, keys.length);
         vm.prank(challenger);
-        disputes.demand(batch.header, tree, keys);
+        disputes.demand{value: bonds}(batch.header, tree, keys);
     }
 
-    function fundChallenger(uint256 units) internal {
-        usd.mint(challenger, units);
-        vm.prank(challenger);
-        usd.approve(address(disputes), units);
+    /// @notice The operator answers a demand for entries or balances.
+    function answer(BatchData memory batch, Tree tree, bytes32 key) internal {
+        Lookup memory lookup = batch.lookUp(tree, key);
+        vm.prank(operator);
+        disputes.answer(batch.header, tree, key, batch.parent, lookup);
+    }
+
+    /// @notice The operator answers a demand for receipt `i`.
+    function answerReceipt(BatchData memory batch, uint256 i) internal {
+        ReceiptWitness memory witness = batch.witnessOf(i);
+        bytes memory signature = signReceipt(witness.receipt);
+        vm.prank(operator);
+        disputes.answerReceipt(batch.header, witness, signature);
+    }
+
+    function demandOf(BatchData memory batch, Tree tree, bytes32 key) internal view returns (Demand memory) {
+        return disputes.demandOf(Hashing.batch(batch.header), tree, key);
+    }
+
+    function leafOf(BatchData memory batch, Tree tree, bytes32 key) internal pure returns (bytes32) {
+        return keccak256(abi.encode(Hashing.batch(batch.header), tree, key));
+    }
+
+    function numOpen(BatchData memory batch) internal view returns (uint32 open) {
+        (open, ) = disputes.demandsOn(Hashing.batch(batch.header));
+    }
+
+    /// @notice Time before which the batch is not final.
+    function finalityOf(BatchData memory batch) internal view returns (uint64 finality) {
+        (, finality) = disputes.demandsOn(Hashing.batch(batch.header));
+        if (finality < batch.header.finalAt) finality = batch.header.finalAt;
     }
 
     function oneKey(bytes32 key) internal pure returns (bytes32[] memory keys) {
@@ -171,7 +216,11 @@ abstract contract Disputed is ValidBatch {
         keys[0] = key;
     }
 
-    function idOf(Demand memory demand_) internal pure returns (bytes32) {
-        return keccak256(abi.encode(demand_));
+    /// @notice `count` different keys of absent leaves.
+    function absentKeys(uint256 count) internal pure returns (bytes32[] memory keys) {
+        keys = new bytes32[](count);
+        for (uint256 i = 0; i < count; ++i) {
+            keys[i] = bytes32(i + 1);
+        }
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Demand, IDisputes} from "../../../contracts/interfaces/IDisputes.sol";
+import {Demand, IDisputes, Tree} from "../../../contracts/interfaces/IDisputes.sol";
 import {IOperatorRegistry} from "../../../contracts/interfaces/IOperatorRegistry.sol";
 import {IPaymentVault} from "../../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, ISettlement} from "../../../contracts/interfaces/ISettlement.sol";
@@ -12,7 +12,7 @@ import {Log} from "./Vm.sol";
 /// stated another amount than the one that moved, this ledger would differ from the state.
 abstract contract EventLedger is Batches {
     mapping(bytes32 channel => address operator) private _operatorOf;
-    mapping(bytes32 id => uint256 units) private _bondOf;
+    mapping(bytes32 leafId => uint256 bond) private _bondOf;
 
     mapping(bytes32 channel => uint256) internal seenBalance;
     mapping(bytes32 channel => uint256) internal seenCollected;
@@ -24,10 +24,14 @@ abstract contract EventLedger is Batches {
     mapping(address operator => mapping(address account => uint256)) internal seenClaimed;
     /// @dev Total received by an account, in micro-units.
     mapping(address account => uint256) internal seenPaid;
-    /// @dev Micro-units in the vault, micro-units of stakes, token units of bonds.
+    /// @dev Credits from demands, in wei.
+    mapping(address account => uint256) internal seenCredit;
+    /// @dev Micro-units in the vault, micro-units of stakes; wei of open bonds, of credits, and burnt.
     uint256 internal seenInVault;
     uint256 internal seenInStakes;
     uint256 internal seenInBonds;
+    uint256 internal seenInCredits;
+    uint256 internal seenBurnt;
 
     /// @notice Processes the events since the last call.
     /// @return header The batch committed since then, if any.
@@ -96,17 +100,25 @@ abstract contract EventLedger is Batches {
     function _readBond(Log memory log) private {
         (bytes32 topic, bytes32 id) = (log.topics[0], log.topics.length > 1 ? log.topics[1] : bytes32(0));
         if (topic == IDisputes.Demanded.selector) {
-            Demand memory demand_ = abi.decode(log.data, (Demand));
-            _bondOf[id] = demand_.bondUnits;
-            seenInBonds += demand_.bondUnits * demand_.keys.length;
+            (, , Demand memory demand_) = abi.decode(log.data, (Tree, bytes32, Demand));
+            _bondOf[id] = demand_.bond;
+            seenInBonds += demand_.bond;
         } else if (topic == IDisputes.Answered.selector) {
             seenInBonds -= _bondOf[id];
-            seenPaid[_account(log.topics[3])] += _bondOf[id] * MICRO;
+            seenBurnt += _bondOf[id] / 4;
         } else if (topic == IDisputes.BondReturned.selector) {
-            uint256 units = abi.decode(log.data, (uint256));
-            seenInBonds -= units;
-            seenPaid[_account(log.topics[2])] += units * MICRO;
+            seenInBonds -= abi.decode(log.data, (uint256));
+        } else if (topic == IDisputes.CreditChanged.selector) {
+            _setCredit(_account(id), abi.decode(log.data, (uint256)));
+        } else if (topic == IDisputes.CreditWithdrawn.selector) {
+            vm.assertEq(seenCredit[_account(id)], abi.decode(log.data, (uint256)));
+            _setCredit(_account(id), 0);
         }
+    }
+
+    function _setCredit(address account, uint256 credit) private {
+        seenInCredits = seenInCredits + credit - seenCredit[account];
+        seenCredit[account] = credit;
     }
 
     function _readSettlement(Log memory log) private {

@@ -46,8 +46,7 @@ abstract contract GovernanceMoves is DisputeMoves {
             setSplitRules(least, operatorPpm, _in(value >> 64, operatorPpm, batch));
         }
         if (which == 5) {
-            uint128 bond = uint128(bound(value >> 32, b.minDemandBond, b.maxDemandBond));
-            setDisputeTerms(_in(value, b.minChallengerPpm, b.maxChallengerPpm), bond);
+            setChallengerShare(_in(value, b.minChallengerPpm, b.maxChallengerPpm));
         }
         _done();
     }

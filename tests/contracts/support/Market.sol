@@ -17,6 +17,7 @@ import {IOperatorRegistry} from "../../../contracts/interfaces/IOperatorRegistry
 import {ParameterSet, Profile} from "../../../contracts/interfaces/IParameters.sol";
 import {ISettlement} from "../../../contracts/interfaces/ISettlement.sol";
 import {Roles} from "../../../contracts/libraries/Roles.sol";
+import {LocalParameters} from "../../../contracts/local/LocalParameters.sol";
 import {TestUSD} from "../../../contracts/local/TestUSD.sol";
 import {Base} from "./Base.sol";
 
@@ -64,8 +65,7 @@ abstract contract Market is Base {
                 minContributorsPpm: 200_000,
                 minOperatorPpm: 100_000,
                 maxOperatorPpm: 600_000,
-                challengerPpm: 250_000,
-                demandBond: 10_000_000_000
+                challengerPpm: 250_000
             });
     }
 
@@ -109,9 +109,9 @@ abstract contract Market is Base {
         append(set);
     }
 
-    function setDisputeTerms(uint32 challengerPpm, uint128 demandBond) internal {
+    function setChallengerShare(uint32 challengerPpm) internal {
         ParameterSet memory set = parameters.current();
-        (set.challengerPpm, set.demandBond) = (challengerPpm, demandBond);
+        set.challengerPpm = challengerPpm;
         append(set);
     }
 
@@ -143,11 +143,15 @@ abstract contract Market is Base {
 
     function _deployMarket() private {
         vault = new PaymentVault(usd, THAW);
-        parameters = new Parameters(address(access), Profile.Local, vault, firstSet());
+        parameters = newParameters();
         datasets = new DatasetRegistry(address(access));
         adapters = new AdapterRegistry(datasets, parameters);
         generation = _deployGeneration();
         (operators, settlement, disputes) = (generation.operators(), generation.settlement(), generation.disputes());
+    }
+
+    function newParameters() internal virtual returns (Parameters) {
+        return new LocalParameters(address(access), Profile.Local, vault, firstSet());
     }
 
     /// @dev Each contract receives the precomputed addresses of those that this contract creates next.

@@ -4,6 +4,7 @@ pragma solidity 0.8.34;
 import {Stake} from "../../../contracts/interfaces/IOperatorRegistry.sol";
 import {Collection, Refund} from "../../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, Claim, Commitment, OperatorState} from "../../../contracts/interfaces/ISettlement.sol";
+import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {Leaves} from "./BatchModel.sol";
 import {PayerMoves} from "./PayerMoves.sol";
 import {Tree, Trees} from "./Trees.sol";
@@ -46,7 +47,9 @@ abstract contract OperatorMoves is PayerMoves {
         BatchHeader[] memory headers = new BatchHeader[](bound(number, state.finalised + 1, end) - state.finalised);
         for (uint256 i = 0; i < headers.length; ++i) {
             headers[i] = batchAt(state.finalised + 1 + i).header;
-            if (block.timestamp < headers[i].finalAt) vm.warp(headers[i].finalAt);
+            (, uint64 proofsUntil) = disputes.demandsOn(Hashing.batch(headers[i]));
+            uint64 finality = headers[i].finalAt > proofsUntil ? headers[i].finalAt : proofsUntil;
+            if (block.timestamp < finality) vm.warp(finality);
         }
         settlement.finalise(headers);
         _done();

@@ -14,7 +14,7 @@ from backend.deployment.checks.market import check_market
 from backend.deployment.checks.reader import read_logs
 from backend.deployment.contracts import CONTRACTS, GUARDIAN
 from backend.deployment.deployer import artifact
-from backend.deployment.profiles import DAY
+from backend.deployment.profiles import DAY, OP_STACK, PROFILE_OF_CHAIN
 from backend.deployment.quorum import TOKEN
 from backend.deployment.terms import TIMELOCK
 from backend.domain.errors import InvalidInput
@@ -194,6 +194,14 @@ def test_profile_local_on_a_public_chain_is_an_error(
     record = deploy(market.node, tmp_path, terms)
     found = [str(finding) for finding in check_market(market.node, record)]
     assert "error: Parameters: has profile `local`, with windows of seconds, on a public chain" in found
+
+
+def test_a_profile_that_does_not_fit_the_chain_is_an_error(
+    market: DeployedMarket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROFILE_OF_CHAIN, 31337, OP_STACK)
+    found = [str(finding) for finding in check_market(market.node, market.record)]
+    assert "error: Parameters: has profile `ethereum`, the chain needs `op-stack`" in found
 
 
 def test_logs_are_read_in_ranges_that_the_node_accepts(

@@ -12,7 +12,9 @@ from backend.chain.node import Fees, Node
 from backend.deployment.checks.market import check_market
 from backend.deployment.contracts import CONTRACTS, PAYMENT_TOKEN
 from backend.deployment.deploy import GAS, GAS_PER_HOLDER, launch
-from backend.deployment.profiles import BOUNDS, LOCAL, PRODUCTION
+from backend.deployment.deployer import Deployer
+from backend.deployment.local import deploy_local
+from backend.deployment.profiles import ARBITRUM, BOUNDS, ETHEREUM, LOCAL, OP_STACK
 from backend.deployment.record import read_record
 from backend.domain.chain import BlockRef, Reverted
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -78,14 +80,26 @@ def test_a_market_is_deployed_on_production_terms(node: Node, tmp_path: Path) ->
     for holder in HOLDERS:
         assert market.call("MarketToken", "balanceOf", holder.account) == TERMS.distribution[holder.account]
     assert market.call("MarketToken", "balanceOf", DEPLOYER.account) == 0
-    assert market.call("Parameters", "profile") == PRODUCTION
+    assert market.call("Parameters", "profile") == ETHEREUM
     assert not (tmp_path / "31337.journal.json").exists()
 
 
-@pytest.mark.parametrize("profile", [LOCAL, PRODUCTION])
+@pytest.mark.parametrize("profile", [ETHEREUM, OP_STACK, ARBITRUM])
 def test_the_bounds_are_those_of_the_contracts(node: Node, tmp_path: Path, profile: int) -> None:
     record = deploy(node, tmp_path, replace(TERMS, profile=profile, first_set=_lawful(profile)))
     assert acting(node, record, OUTSIDER).call("Parameters", "bounds") == BOUNDS[profile]
+
+
+@pytest.mark.parametrize(("window", "answer"), [(4, 1), (48, 6)])
+def test_the_local_bounds_are_those_of_the_contracts(
+    node: Node, hardhat_node: LocalNode, window: int, answer: int
+) -> None:
+    market = deploy_local(hardhat_node.url, dispute_window=window)
+    sender = Deployer(node, OUTSIDER)
+    sender.addresses = dict(market.addresses)
+    assert sender.call("Parameters", "profile") == LOCAL
+    times = {"answerSeconds": answer, "minDisputeWindow": 4 * answer}
+    assert sender.call("Parameters", "bounds") == {**BOUNDS[LOCAL], **times}
 
 
 def _lawful(profile: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.deployment.compromised_keys import compromised_accounts
-from backend.deployment.profiles import LOCAL
+from backend.deployment.profiles import ARBITRUM, BOUNDS, DAY, ETHEREUM, LOCAL, OP_STACK
 from backend.deployment.quorum import TOKEN
 from backend.deployment.terms import TIMELOCK, Terms, validate
 from backend.deployment.terms_file import parse_address, read_terms
@@ -64,15 +64,16 @@ def test_each_placeholder_of_the_example_is_refused(tmp_path: Path) -> None:
     [
         ("chain_id = 11155111", "chain_id = 0", "chain_id", "greater"),
         ("chain_id = 11155111", "", "chain_id", "required"),
-        ('profile = "production"', 'profile = "staging"', "profile", "'local' or 'production'"),
-        ('profile = "production"', 'profile = "local"', "profile", "refused on chain 11155111"),
+        ('profile = "ethereum"', 'profile = "staging"', "profile", "'ethereum', 'op-stack' or 'arbitrum'"),
+        ('profile = "ethereum"', 'profile = "local"', "profile", "'ethereum', 'op-stack' or 'arbitrum'"),
+        ('profile = "ethereum"', 'profile = "arbitrum"', "profile", "needs `ethereum`"),
         ("0x1c7D", "0x1C7D", "payment_token", "checksum"),
         ("0x1c7D", "0xzz7D", "payment_token", "not an address"),
         ('treasury = "timelock"', 'treasury = "0x' + "00" * 20 + '"', "treasury", "zero address"),
         ('treasury = "timelock"', "treasury = 7", "treasury", "string"),
         ("curators = [", "curators = [] #", "curators", "at least 1"),
-        ("thaw_seconds = 1_123_200", "thaw_seconds = 1_036_800", "thaw_seconds", "exceed 1036800"),
-        ("thaw_seconds = 1_123_200", "thaw_seconds = 31_536_001", "thaw_seconds", "not 31536000"),
+        ("thaw_seconds = 1_209_600", "thaw_seconds = 1_123_200", "thaw_seconds", "exceed 1123200"),
+        ("thaw_seconds = 1_209_600", "thaw_seconds = 31_536_001", "thaw_seconds", "not 31536000"),
         ("timelock_seconds = 172_800", "timelock_seconds = 86_399", "timelock_seconds", "at least 86400"),
         ("supply = 10_000_000", "supply = 10_000_001", "distribution", "adds up to 10000000"),
         ("supply = 10_000_000", "supply = 10.5", "supply", "integer"),
@@ -94,7 +95,6 @@ def test_each_placeholder_of_the_example_is_refused(tmp_path: Path) -> None:
             "outside",
         ),
         ("challenger_ppm = 250_000", "challenger_ppm = 500_000", "parameters.challenger_ppm", "outside"),
-        ("bond = 10_000_000_000", "bond = 1", "parameters.demand_bond", "outside"),
         ("challenger_ppm", "chalenger_ppm", "parameters.chalenger_ppm", "not permitted"),
         ("timelock = 4_600_000", "timelock = 0", "distribution", "gets nothing"),
     ],
@@ -109,7 +109,7 @@ def test_every_error_is_reported_by_field(
 
 
 def test_all_errors_are_reported_at_once(example: str, tmp_path: Path) -> None:
-    text = example.replace("fee_ppm = 50_000", "fee_ppm = 900_000").replace("= 1_123_200", "= 5")
+    text = example.replace("fee_ppm = 50_000", "fee_ppm = 900_000").replace("= 1_209_600", "= 5")
     assert set(refused(tmp_path, text)) == {"parameters.fee_ppm", "thaw_seconds"}
 
 
@@ -131,11 +131,24 @@ def test_keys_of_small_numbers_are_compromised() -> None:
     assert "0x7e5f4552091a69125d5dfcb7b8c2659029395bdf" in compromised_accounts()
 
 
-def test_profile_local_is_refused_on_a_public_chain() -> None:
-    terms = production_terms(TOKEN_AT, chain_id=31337)
+def test_profile_local_is_refused_in_terms() -> None:
+    terms = production_terms(TOKEN_AT)
     assert validate(terms) == {}
-    assert "profile" not in validate(replace(terms, profile=LOCAL))
-    assert "refused on chain 1" in validate(replace(terms, profile=LOCAL, chain_id=1))["profile"]
+    assert "loraledger up" in validate(replace(terms, profile=LOCAL))["profile"]
+
+
+@pytest.mark.parametrize(("chain_id", "profile"), [(1, ETHEREUM), (8453, OP_STACK), (42161, ARBITRUM)])
+def test_a_known_chain_takes_the_profile_of_its_kind(chain_id: int, profile: int) -> None:
+    window = {"disputeWindow": 6 * DAY}
+    terms = production_terms(TOKEN_AT, chain_id=chain_id)
+    for other in (ETHEREUM, OP_STACK, ARBITRUM):
+        found = validate(replace(terms, profile=other, first_set={**terms.first_set, **window}))
+        assert found.keys() == (set() if other == profile else {"profile"})
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_two_rounds_of_demands_a_proof_and_a_reserve_fit_in_every_window(bounds: dict[str, int]) -> None:
+    assert 4 * bounds["answerSeconds"] <= bounds["minDisputeWindow"]
 
 
 def test_every_field_changes_the_digest() -> None:

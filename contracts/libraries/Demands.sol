@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {Demand, Tree} from "../interfaces/IDisputes.sol";
+import {BatchHeader} from "../interfaces/ISettlement.sol";
+
+/// @notice The fields of `Bounds` that concern demands, which a market never changes.
+struct DemandTerms {
+    uint64 answerSeconds;
+    uint64 secondsPerAnswer;
+    uint64 maxExtension;
+    uint64 maxBlockSeconds;
+    uint256 bondFee;
+}
+
+/// @notice The demands on a batch; see `IDisputes.demandsOn`.
+struct BatchDemands {
+    uint32 open;
+    uint64 proofsUntil;
+}
+
+/// @title Demands
+/// @notice The price and the deadlines of demands, see `IDisputes`.
+library Demands {
+    /// @dev Gas of the most expensive answers with a reserve: a receipt of four slices with 256 entries each, and a
+    /// look-up of an absent key in a tree of 2^32 leaves. tests/snapshots/gas.json has the measured values.
+    uint256 internal constant RECEIPT_GAS = 800_000;
+    uint256 internal constant LOOKUP_GAS = 240_000;
+    /// @dev Three quarters of a bond reach the operator, so it earns three times the base fee of the demand. The base
+    /// fee may be that much higher when it answers, and it chooses the moment within `answerSeconds`.
+    uint256 internal constant FACTOR = 4;
+    /// @dev A bond doubles with this number of open leaves, triples with twice the number, and so on.
+    uint256 internal constant OPEN_STEP = 64;
+    /// @dev The part of a bond that is never paid out, so that an operator that demands its own leaves pays for it.
+    uint256 internal constant BURNT_DIVISOR = 4;
+
+    /// @notice Too little time remains for an answer and a proof before `finality`, the earliest time at which the
+    /// batch can become final.
+    error TooLateToDemand(uint64 finality);
+
+    /// @notice Returns the bond of a leaf divided by 64 + the open leaves of its batch, in wei.
+    function bondUnit(DemandTerms memory terms, Tree tree) internal view returns (uint256) {
+        uint256 worst = tree == Tree.Receipts ? RECEIPT_GAS : LOOKUP_GAS;
+        return (worst * (block.basefee + terms.bondFee) * FACTOR) / OPEN_STEP;
+    }
+
+    /// @notice Returns the bonds of `count` further leaves of a batch, the sum of 64 + open, 64 + open + 1, ... units.
+    function bondOf(
+        DemandTerms memory terms,
+        Tree tree,
+        uint256 open,
+        uint256 count
+    ) internal view returns (uint256) {
+        return bondUnit(terms, tree) * (count * (OPEN_STEP + open) + (count * count - count) / 2);
+    }
+
+    /// @notice Returns what an answer credits to the operator of a leaf's bond.
+    function creditOf(uint256 bond) internal pure returns (uint256) {
+        return bond - bond / BURNT_DIVISOR;
+    }
+
+    /// @notice Reverts unless an answer and then a proof fit before the batch can become final: in time or, where
+    /// blocks are counted, in blocks, because after a halt of the chain time has passed without blocks.
+    function checkTimeLeft(DemandTerms memory terms, BatchHeader calldata header, uint64 proofsUntil) internal view {
+        uint256 finality = Math.max(header.finalAt, proofsUntil);
+        uint256 needed = 2 * terms.answerSeconds;
+        bool isInTime = block.timestamp + needed <= finality;
+        bool isInBlocks = terms.maxBlockSeconds != 0 &&
+            block.number + needed / terms.maxBlockSeconds <= header.finalBlock;
+        require(isInTime || isInBlocks, TooLateToDemand(uint64(finality)));
+    }
+
+    /// @notice Returns a demand of the caller for one more leaf of a batch, and adds it to those on the batch.
+    /// @dev Each open leaf delays the answer, so that an operator can answer one after the other. The batch's finality
+    /// moves by the same delay. Whatever an operator demands of itself, its challengers have as much time after the
+    /// delayed answer as they would have had after a timely one.
+    function add(
+        DemandTerms memory terms,
+        BatchDemands memory batch,
+        uint64 finalAt,
+        Tree tree
+    ) internal view returns (Demand memory next) {
+        uint256 soonest = block.timestamp + terms.answerSeconds;
+        uint256 delay = Math.min(uint256(batch.open) * terms.secondsPerAnswer, terms.maxExtension);
+        uint256 latest = uint256(finalAt) + terms.maxExtension - terms.answerSeconds;
+        uint256 deadline = Math.max(soonest, Math.min(soonest + delay, latest));
+        next.challenger = msg.sender;
+        next.bond = SafeCast.toUint96(bondUnit(terms, tree) * (OPEN_STEP + batch.open));
+        next.deadline = uint64(deadline);
+        if (terms.maxBlockSeconds != 0) {
+            next.deadlineBlock = uint64(block.number + (deadline - block.timestamp) / terms.maxBlockSeconds);
+        }
+        ++batch.open;
+        extend(batch, Math.max(finalAt + delay, deadline + terms.answerSeconds));
+    }
+
+    /// @notice Moves the finality of a batch to `until` unless it is later already.
+    function extend(BatchDemands memory batch, uint256 until) internal pure {
+        if (until > batch.proofsUntil) batch.proofsUntil = uint64(until);
+    }
+
+    /// @notice Returns whether it is too late to answer.
+    /// @dev A halt of the chain moves the time but not the block number, so both deadlines must have passed.
+    function isPast(Demand memory demand) internal view returns (bool) {
+        return block.timestamp > demand.deadline && block.number > demand.deadlineBlock;
+    }
+}

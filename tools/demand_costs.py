@@ -1,0 +1,122 @@
+"""Computes what demands cost a challenger and an operator, for docs/trust-model.md.
+
+The gas comes from tests/snapshots/gas.json, the terms of bonds from `contracts/libraries/Demands.sol` and the
+profile `ethereum`. `python -m tools.demand_costs` prints the table.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.deployment.profiles import BOUNDS, DAY, ETHEREUM, GWEI
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ROOT = Path(__file__).resolve().parent.parent
+SNAPSHOT = ROOT / "tests" / "snapshots" / "gas.json"
+SOURCE = ROOT / "contracts" / "libraries" / "Demands.sol"
+BEGIN = "<!-- Written by `make docs` from tests/snapshots/gas.json, up to the end of the table. -->"
+END = "<!-- End of the table. -->"
+ETHER_DOLLARS = 3_000
+"""Assumed price of ether."""
+BASE_FEES = (1, 10, 100)
+"""Gwei."""
+WEI = 10**18
+
+
+def constants() -> dict[str, int]:
+    """The integer constants of the library, by name."""
+    found = re.findall(r"constant ([A-Z_]+) = ([\d_]+);", SOURCE.read_text())
+    return {name: int(value) for name, value in found}
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Of a campaign, in wei. The bonds are part of what the challenger pays."""
+
+    challenger: int
+    bonds: int
+    operator_gas: int
+
+    @property
+    def burnt(self) -> int:
+        return self.bonds // constants()["BURNT_DIVISOR"]
+
+    @property
+    def credited(self) -> int:
+        return self.bonds - self.burnt
+
+
+def bonds(worst_gas: int, count: int, base_fee: int) -> int:
+    """Bonds in wei of `count` leaves that are open together."""
+    terms = constants()
+    unit = worst_gas * (base_fee + BOUNDS[ETHEREUM]["bondFee"]) * terms["FACTOR"] // terms["OPEN_STEP"]
+    return unit * (count * terms["OPEN_STEP"] + count * (count - 1) // 2)
+
+
+def flood(gas: Mapping[str, int], count: int, base_fee: int) -> Costs:
+    """Demands for `count` receipts that are open together, each with the worst answer."""
+    paid = bonds(constants()["RECEIPT_GAS"], count, base_fee)
+    demands = count * gas["demand_in_50"] * base_fee
+    return Costs(paid + demands, paid, count * gas["answer_receipt_worst"] * base_fee)
+
+
+def own_queue(gas: Mapping[str, int], count: int, base_fee: int) -> Costs:
+    """Of an operator that demands and answers `count` absent keys of its own batch: it pays for both."""
+    paid = bonds(constants()["LOOKUP_GAS"], count, base_fee)
+    answers = count * gas["answer_lookup_worst"] * base_fee
+    return Costs(paid + count * gas["demand_in_50"] * base_fee, paid, answers)
+
+
+def flood_sizes() -> tuple[int, int, int]:
+    """64 receipts; one for each slot of an answer's time; the same with the longest extension."""
+    times = BOUNDS[ETHEREUM]
+    slots = times["answerSeconds"] // times["secondsPerAnswer"]
+    return 64, slots, slots + DAY // times["secondsPerAnswer"]
+
+
+def rows(gas: Mapping[str, int]) -> Iterator[str]:
+    yield "| campaign | base fee | attacker pays | of it burnt | gas of the answers | operator is credited |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for count in flood_sizes():
+        for fee in BASE_FEES:
+            costs = flood(gas, count, fee * GWEI)
+            yield _row(f"outsider demands {count:,} receipts", fee, costs.challenger, costs)
+    # A tenfold price for the operator's challengers.
+    count = 9 * constants()["OPEN_STEP"]
+    for fee in BASE_FEES:
+        costs = own_queue(gas, count, fee * GWEI)
+        paid = costs.challenger + costs.operator_gas - costs.credited
+        yield _row(f"operator keeps {count:,} of its own look-ups open", fee, paid, costs)
+
+
+def _row(campaign: str, fee: int, paid: int, costs: Costs) -> str:
+    amounts = (paid, costs.burnt, costs.operator_gas, costs.credited)
+    return f"| {campaign} | {fee} gwei | {' | '.join(map(_dollars, amounts))} |"
+
+
+def _dollars(wei: int) -> str:
+    """Dollars with two significant digits."""
+    amount = wei * ETHER_DOLLARS / WEI
+    return f"{float(f'{amount:.2g}'):,.0f} $" if amount >= 10 else f"{amount:.2g} $"
+
+
+def with_table(page: str) -> str:
+    """Return the page with the table of costs. Raises `ValueError` without the two marks."""
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    table = "\n".join(rows(json.loads(SNAPSHOT.read_text())))
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+
+
+def main() -> None:
+    print("\n".join(rows(json.loads(SNAPSHOT.read_text()))))
+
+
+if __name__ == "__main__":
+    main()
