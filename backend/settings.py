@@ -97,8 +97,8 @@ class Settings(BaseSettings):
     watcher: str = ""
     """Account that pays for the transactions of `loraledger watch`; its key must be in the key store. Empty:
     the test key of the local network."""
-    watch_max_bond: int = Field(default=100_000_000, ge=0)
-    """Most that the watcher has in open bonds, in units of the payment token."""
+    watch_max_bond: int = Field(default=1_000_000_000, ge=0)
+    """Most that the watcher has in open bonds, in gwei of the chain's coin."""
     watch_max_gas: int = Field(default=15_000_000, ge=21_000)
     """Gas limit of one transaction of the watcher."""
     watch_max_gas_price: int = Field(default=200, ge=1)

@@ -1,4 +1,4 @@
-"""Cases of `tests/vectors/disputes.json`: ids of demands, lookups and encoded proofs. See `make_vectors`."""
+"""Cases of `tests/vectors/disputes.json`: leaf ids, lookups and encoded proofs. See `make_vectors`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from backend.domain.disputes.proofs import (
 )
 from backend.domain.disputes.witnesses import (
     BalanceWitness,
-    Demand,
     EntryPlace,
     Lookup,
     ReceiptWitness,
     SnapshotWitness,
     Tree,
     key_word,
+    leaf_id,
 )
 from backend.domain.hashing import accepted_words, keccak, receipt_id, to_hash, version_id, word
 from backend.domain.ids import ZERO_HASH, Account, DatanetId
@@ -45,17 +45,13 @@ KEYS = [3, 5, 8, 13, 21, (1 << 256) - 1]
 
 
 def demands() -> Iterator[Case]:
-    batch_hash, challenger = to_hash(keccak(b"batch")), _account("challenger")
-    for tree, keys in zip(Tree, ((0,), (1, 2), tuple(range(64)), ((1 << 160) - 1,)), strict=True):
-        demand = Demand(batch_hash, tree, keys, challenger, 1_790_000_015 + tree, 10_000)
+    batch_hash = to_hash(keccak(b"batch"))
+    for tree, key in zip(Tree, (0, 1 << 255, 1, (1 << 160) - 1), strict=True):
         yield {
             "batchHash": batch_hash,
             "tree": str(int(tree)),
-            "keys": list(map(key_word, keys)),
-            "challenger": challenger,
-            "deadline": str(demand.deadline),
-            "bondUnits": str(demand.bond_units),
-            "id": demand.id,
+            "key": key_word(key),
+            "leafId": leaf_id(batch_hash, tree, key),
         }
 
 
@@ -110,8 +106,7 @@ def _proofs(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) 
     yield WrongOrderProof(header, Tree.BALANCES, Lookup((5, 3), (entries.open(1), entries.open(0))))
     yield ZeroLeafProof(header, Tree.ENTRIES, leaf_hash(ENTRIES_TAG, 5), entries.open(1))
     yield EquivocationProof(header, receipt, tree.open(0), receipt, "0x" + "11" * 65)
-    demand = Demand(header.hash, Tree.ENTRIES, (1, 2), _account("challenger"), 1_790_000_015, 10_000)
-    yield UnansweredProof(demand, header)
+    yield UnansweredProof(header, Tree.ENTRIES, 1 << 255)
 
 
 def _header() -> Header:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backend.chain.keys import local_account
+from backend.chain.transactions import UnsignedTransaction, sign
 from backend.deployment.deployer import Deployer
+from backend.domain.disputes.witnesses import Tree, key_word
 from backend.domain.hashing import (
     TypedDomain,
     accepted_hash,
@@ -17,6 +20,7 @@ from backend.domain.hashing import (
     record_argument,
     slices_hash,
     snapshot_id,
+    to_bytes,
     to_hash,
     version_id,
 )
@@ -40,6 +44,7 @@ REJECTED = 1
 SHARES = (Share(0, 500_001), Share(2, 499_999))
 LONG_AFTER = 86_400
 """Seconds for which a session key is granted."""
+POLL_SECONDS = 0.05
 
 
 def some_hash(label: str) -> Hash32:
@@ -68,6 +73,28 @@ class LocalMarket:
         deployer = Deployer(self.chain.node, signer)
         deployer.addresses = dict(self.chain.deployment.addresses)
         deployer.send(contract, function, *args)
+
+    def demand(self, signer: LocalSigner, header: Mapping[str, Any], tree: Tree, keys: Sequence[int]) -> None:
+        """Demand leaves of a batch for more than their bonds; the rest is credited. Errors: `Reverted`."""
+        words = list(map(key_word, keys))
+        bonds = self.chain.call("Disputes", "bondOf", header, int(tree), len(words))
+        fee = self.chain.call("Parameters", "bounds")["bondFee"]
+        bonds = bonds * (2 * self.chain.gas_price() + fee) // fee  # reads run with a base fee of zero
+        call = ("Disputes", "demand", header, int(tree), words)
+        prepared = self.chain.prepare(*call, sender=signer.account, value=bonds)
+        unsigned = UnsignedTransaction(
+            chain_id=prepared.chain_id,
+            nonce=self.chain.node.num_transactions(signer.account),
+            to=prepared.to,
+            data=to_bytes(prepared.data),
+            gas=prepared.gas or 0,
+            fees=self.chain.node.fees(),
+            value=bonds,
+        )
+        signed = sign(signer, unsigned)
+        self.chain.node.broadcast(signed.raw)
+        while self.chain.node.tx_receipt(signed.hash) is None:
+            time.sleep(POLL_SECONDS)
 
     def rpc(self, method: str, *args: Any) -> Any:
         return self.chain.node.rpc.request(method, *args)

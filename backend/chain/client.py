@@ -35,7 +35,11 @@ INDEXED = (
     "MarketGovernor",
 )
 """Contracts whose events are indexed. Tokens are not: their balances are read from the chain."""
-IGNORED_EVENTS = {("Disputes", "Reserved")}
+IGNORED_EVENTS = {
+    ("Disputes", "Reserved"),
+    ("Disputes", "CreditChanged"),
+    ("Disputes", "CreditWithdrawn"),
+}
 """Events without effect on any projection. Ignoring them keeps spam out of the database."""
 
 
@@ -86,10 +90,11 @@ class ChainClient:
         data: bytes,
         block: int | None = None,
         sender: Account | None = None,
+        value: int = 0,
     ) -> bytes:
         """Result of the call on the state after a block, the latest by default. Errors: `Reverted`."""
         try:
-            return self.node.call(self.address(contract), data, block, sender)
+            return self.node.call(self.address(contract), data, block, sender, value)
         except RpcError as error:
             raise call_error(contract, function, error) from error
 

@@ -80,13 +80,18 @@ class Node:
         return sorted(logs, key=lambda log: (log.block_number, log.log_index))
 
     def call(
-        self, to: Account, data: bytes, block: int | None = None, sender: Account | None = None
+        self,
+        to: Account,
+        data: bytes,
+        block: int | None = None,
+        sender: Account | None = None,
+        value: int = 0,
     ) -> bytes:
         tag = "latest" if block is None else hex(block)
-        return _bytes(self.rpc.request("eth_call", _call(to, data, sender), tag))
+        return _bytes(self.rpc.request("eth_call", _call(to, data, sender, value), tag))
 
     def estimate_gas(self, to: Account, data: bytes, sender: Account, value: int = 0) -> int:
-        call = _call(to, data, sender) | {"value": hex(value)}
+        call = _call(to, data, sender, value)
         return int(self.rpc.request("eth_estimateGas", call, "pending"), 16)
 
     def num_block_transactions(self, block: int) -> int:
@@ -177,8 +182,9 @@ class Node:
         )
 
 
-def _call(to: Account, data: bytes, sender: Account | None) -> dict[str, Any]:
-    return {"to": to, "data": "0x" + data.hex()} | ({} if sender is None else {"from": sender})
+def _call(to: Account, data: bytes, sender: Account | None, value: int = 0) -> dict[str, Any]:
+    call = {"to": to, "data": "0x" + data.hex(), "value": hex(value)}
+    return call if sender is None else call | {"from": sender}
 
 
 def _is_by(transaction: dict[str, Any], account: Account, nonce: int) -> bool:

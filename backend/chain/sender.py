@@ -202,7 +202,7 @@ class Sender:
                 what = "sent with a filler" if filler else "reopened"
                 log.warning("nonce %d of %s is missing and is %s", nonce, lane, what)
                 if filler is not None:
-                    unsigned = self._unsigned((lane, b""), nonce, FILLER_GAS, fees)
+                    unsigned = self._unsigned((lane, b"", 0), nonce, FILLER_GAS, fees)
                     queue.add_attempt(filler, _signed(signer, unsigned, head))
 
     def _replace(
@@ -218,7 +218,7 @@ class Sender:
         with self._locked(signer, transaction) as queue:
             if queue is None:
                 return None
-            call = (signer.account, b"") if transaction.is_filler else self._call(transaction)
+            call = (signer.account, b"", 0) if transaction.is_filler else self._call(transaction)
             unsigned = self._unsigned(call, transaction.nonce, transaction.gas, fees)
             attempt = _signed(signer, unsigned, head)
             queue.add_attempt(transaction.id, attempt)
@@ -252,7 +252,8 @@ class Sender:
 
     def _estimate(self, transaction: ChainTransaction) -> int:
         data = _call_data(transaction)
-        return self._client.estimate_gas(transaction.contract, transaction.function, data, transaction.lane)
+        call = transaction.contract, transaction.function, data, transaction.lane
+        return self._client.estimate_gas(*call, transaction.value)
 
     def _sign_next(
         self, signer: Signer, transaction: ChainTransaction, gas: int
@@ -282,12 +283,15 @@ class Sender:
 
     # --- both ---
 
-    def _call(self, transaction: ChainTransaction | OpenTransaction) -> tuple[Account, bytes]:
-        return self._client.address(transaction.contract), _call_data(transaction)
+    def _call(self, transaction: ChainTransaction | OpenTransaction) -> tuple[Account, bytes, int]:
+        """Receiver, call data and value."""
+        return self._client.address(transaction.contract), _call_data(transaction), transaction.value
 
-    def _unsigned(self, call: tuple[Account, bytes], nonce: int, gas: int, fees: Fees) -> UnsignedTransaction:
-        to, data = call
-        return UnsignedTransaction(self._client.chain_id, nonce, to, data, gas, fees)
+    def _unsigned(
+        self, call: tuple[Account, bytes, int], nonce: int, gas: int, fees: Fees
+    ) -> UnsignedTransaction:
+        to, data, value = call
+        return UnsignedTransaction(self._client.chain_id, nonce, to, data, gas, fees, value)
 
     def _broadcast(self, attempt: TransactionAttempt) -> None:
         try:
@@ -300,7 +304,9 @@ class Sender:
         return failure_of(
             tx_receipt,
             transaction.gas,
-            lambda block: self._client.simulate(contract, function, data, block, sender=signer.account),
+            lambda block: self._client.simulate(
+                contract, function, data, block, signer.account, transaction.value
+            ),
         )
 
 

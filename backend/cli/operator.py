@@ -128,7 +128,7 @@ def unstake(
 
 @commands.command()
 def withdraw(*, wait: Wait = False) -> None:
-    """Withdraw unlocked stake, and rewards from slashed operators."""
+    """Withdraw unlocked stake, rewards from slashed operators, and what answers to demands earned."""
     with _membership() as membership:
         _follow(membership.transaction, membership.withdraw(), wait=wait)
 
@@ -265,6 +265,7 @@ def _lines(status: OperatorStatus) -> Iterator[tuple[str, str]]:
         yield "unstaking", f"{in_dollars(unstaking.amount)}, {lock}"
     yield "cover", f"{in_dollars(status.cover)}; the next batch needs {in_dollars(status.cover_needed)}"
     yield "owed", in_dollars(status.owed)
+    yield "credit", f"{status.credit:,} wei"
     yield "gas", f"{status.wei:,} wei"
 
 
@@ -283,6 +284,7 @@ def _as_json(status: OperatorStatus) -> dict[str, Any]:
         "cover": str(status.cover),
         "cover_needed": str(status.cover_needed),
         "owed": str(status.owed),
+        "credit_wei": str(status.credit),
         "wei": str(status.wei),
         "obstacles": list(status.obstacles),
     }

@@ -41,7 +41,7 @@ Once = Annotated[
 ]
 MaxBond = Annotated[
     int | None,
-    typer.Option(help=f"Most in open bonds, in token units. {HELP.format('MAX_BOND')}", min=0),
+    typer.Option(help=f"Most in open bonds, in gwei. {HELP.format('MAX_BOND')}", min=0),
 ]
 MaxGas = Annotated[
     int | None, typer.Option(help=f"Gas limit of a transaction. {HELP.format('MAX_GAS')}", min=21_000)

@@ -18,7 +18,7 @@ from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId
 from backend.domain.parameters import ParameterSet
 from backend.domain.receipt import VersionRecord
 from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
-from backend.domain.settlement import BatchState, Claim, CommittedBatch, DemandAnswer, DemandStatus, PaidSpan
+from backend.domain.settlement import BatchState, Claim, CommittedBatch, Demand, DemandAnswer, PaidSpan
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -164,16 +164,16 @@ class ChainStore:
         final = [batch for batch in batches if batch.state is BatchState.FINAL]
         return DisputeStore(self._session).settled(channel, final[-1]) if final else 0
 
-    def demands(self, batch_hash: Hash32) -> list[DemandStatus]:
+    def demands(self, batch_hash: Hash32) -> list[Demand]:
         return DisputeStore(self._session).demands([batch_hash])
 
-    def open_demands(self, operator: Account) -> list[DemandStatus]:
+    def open_demands(self, operator: Account) -> list[Demand]:
         pending = [b.hash for b in self.batches(operator) if b.state is BatchState.COMMITTED]
-        found = (one for one in DisputeStore(self._session).demands(pending) if one.unanswered)
-        return sorted(found, key=lambda one: one.demand.deadline)
+        found = (one for one in DisputeStore(self._session).demands(pending) if one.is_open)
+        return sorted(found, key=lambda one: one.deadline)
 
-    def answers(self, demand: Hash32) -> list[DemandAnswer]:
-        return DisputeStore(self._session).answers(demand)
+    def answers(self, batch_hash: Hash32) -> list[DemandAnswer]:
+        return DisputeStore(self._session).answers(batch_hash)
 
     def finalised(self, operator: Account) -> int:
         row = self._session.get(t.FinalityRow, operator)

@@ -1,27 +1,27 @@
 """Repository of committed batches, demands and answers, read from projections.
 
 The number of a voided batch is used again, so a batch is valid unless a later void of its operator covers its
-number. Likewise an answer belongs to a demand only if it comes after the demand in chain order.
+number. A leaf is demanded at most once.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from backend.db.mapping import from_row
 from backend.db.projections import entity_of
 from backend.db.tables import chain as t
-from backend.domain.disputes.witnesses import Demand, Fault, Tree
+from backend.domain.disputes.witnesses import Fault, Tree
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 from backend.domain.settlement import (
     DISPUTE_FUNCTIONS,
     BatchState,
     CommittedBatch,
     Conviction,
+    Demand,
     DemandAnswer,
-    DemandStatus,
     PaidSpan,
 )
 
@@ -93,38 +93,28 @@ class DisputeStore:
         end = {"Collected": "until", "Refunded": "collected"}
         return 0 if found is None else int(found.args[end[found.name]])
 
-    def demands(self, batches: Sequence[Hash32]) -> list[DemandStatus]:
+    def demands(self, batches: Sequence[Hash32]) -> list[Demand]:
+        """Demands for leaves of these batches, in chain order."""
         rows: list[t.DemandRow] = []
         for start in range(0, len(batches), _ID_CHUNK):
             chunk = batches[start : start + _ID_CHUNK]
             rows += self._ordered(t.DemandRow, t.DemandRow.batch_hash.in_(chunk))
-        rows.sort(key=_place)
-        answered = self._answered(rows)
-        return [_demand(row, answered[row.id]) for row in rows]
+        return list(map(_demand, sorted(rows, key=_place)))
 
-    def answers(self, demand: Hash32) -> list[DemandAnswer]:
-        """Answers to a demand, by index of their key."""
-        row = self._session.get(t.DemandRow, demand)
-        answer, event = t.AnswerRow, t.EventRow
+    def answers(self, batch_hash: Hash32) -> list[DemandAnswer]:
+        """Answers to demands for leaves of a batch, in chain order."""
+        demand, event = t.DemandRow, t.EventRow
+        is_answer = (event.block_hash == demand.answer_block_hash) & (
+            event.log_index == demand.answer_log_index
+        )
         query = (
-            select(answer, event)
-            .join(event, (event.block_hash == answer.block_hash) & (event.log_index == answer.log_index))
-            .where(answer.demand_id == demand)
-            .order_by(answer.key_index)
+            select(demand.leaf_id, event.args, event.block_number)
+            .join(event, is_answer)
+            .where(demand.batch_hash == batch_hash)
+            .order_by(event.block_number, event.log_index)
         )
         found = self._session.execute(query)
-        return [_answer(a, e) for a, e in found if row is not None and _place(a) > _place(row)]
-
-    def _answered(self, demands: Sequence[t.DemandRow]) -> dict[str, set[int]]:
-        """Indices of the answered keys, by demand."""
-        since = {row.id: _place(row) for row in demands}
-        ids, answered = list(since), defaultdict[str, set[int]](set)
-        for start in range(0, len(ids), _ID_CHUNK):
-            chunk = ids[start : start + _ID_CHUNK]
-            for answer in self._session.scalars(select(t.AnswerRow).where(t.AnswerRow.demand_id.in_(chunk))):
-                if _place(answer) > since[answer.demand_id]:
-                    answered[answer.demand_id].add(answer.key_index)
-        return answered
+        return [DemandAnswer(Hash32(leaf), args["call"], block) for leaf, args, block in found]
 
     def _ordered(self, table: type[Any], *where: Any) -> list[Any]:
         query = select(table).where(*where).order_by(table.block_number, table.log_index)
@@ -173,26 +163,6 @@ def _batch(row: t.BatchRow, final: int, conviction: Conviction | None) -> Commit
     )
 
 
-def _demand(row: t.DemandRow, answered: set[int]) -> DemandStatus:
-    returned = int(row.returned_units)
-    return DemandStatus(
-        id=Hash32(row.id),
-        operator=Account(row.operator),
-        demand=Demand(
-            batch_hash=Hash32(row.batch_hash),
-            tree=Tree(row.tree),
-            keys=tuple(int(key, 16) for key in row.keys),
-            challenger=Account(row.challenger),
-            deadline=row.deadline,
-            bond_units=int(row.bond_units),
-        ),
-        unanswered=() if returned else tuple(i for i in range(len(row.keys)) if i not in answered),
-        returned_units=returned,
-        block_number=row.block_number,
-    )
-
-
-def _answer(row: t.AnswerRow, event: t.EventRow) -> DemandAnswer:
-    return DemandAnswer(
-        Hash32(row.demand_id), row.key_index, Account(row.answerer), event.args["call"], row.block_number
-    )
+def _demand(row: t.DemandRow) -> Demand:
+    is_open = row.answer_block_hash is None and not row.is_returned
+    return from_row(Demand, row, tree=Tree(row.tree), key=int(row.key, 16), is_open=is_open)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Account
     from backend.domain.registries import Operator
-    from backend.domain.settlement import CommittedBatch, DemandStatus
+    from backend.domain.settlement import CommittedBatch
 
 _OPEN_STATES = (TransactionState.QUEUED, TransactionState.SENT, TransactionState.MINED)
 
@@ -36,7 +36,7 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
     cursor, registered = chain.cursor(), chain.operator(operator)
     unsettled, unsettled_units = _unsettled(session, operator)
     batches = _open_batches(session, operator, chain.finalised(operator))
-    demands = [demand for demand in chain.open_demands(operator) if demand.unanswered]
+    demands = chain.open_demands(operator)
     return Figures(
         unsettled=unsettled,
         unsettled_units=unsettled_units,
@@ -46,7 +46,7 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
         newest_batch_at=max((int(batch.header["committedAt"]) for batch in batches), default=None),
         next_final_at=min((int(batch.header["finalAt"]) for batch in batches), default=None),
         open_demands=len(demands),
-        demand_deadline=min(map(_deadline, demands), default=None),
+        demand_deadline=min((one.deadline for one in demands), default=None),
         stake_units=0 if registered is None else registered.stake,
         outbox=_outbox(session),
         transactions=_transactions(session),
@@ -84,10 +84,6 @@ def _reserved(session: Session, now: datetime) -> int:
 def _open_batches(session: Session, operator: Account, final: int) -> list[CommittedBatch]:
     found = DisputeStore(session).batches(operator, final, after=final)
     return [batch for batch in found if batch.state is BatchState.COMMITTED]
-
-
-def _deadline(demand: DemandStatus) -> int:
-    return demand.demand.deadline
 
 
 def _outbox(session: Session) -> Pending:

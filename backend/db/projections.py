@@ -218,25 +218,23 @@ RULES["Settlement", "BatchesVoided"] = Rule(
 )
 
 
-@_on("Disputes", "Demanded", t.DemandRow, "id", creates=True)
+@_on("Disputes", "Demanded", t.DemandRow, "leafId", creates=True)
 def _demanded(row: t.DemandRow, e: ChainEvent) -> None:
-    # Within one block a demand can be made, answered and made again under the same id.
-    _set_position(row, e)
-    demand = e.args["demand"]
     row.operator, row.batch_hash = e.args["operator"], e.args["batchHash"]
-    row.tree, row.keys, row.challenger = demand["tree"], demand["keys"], demand["challenger"]
-    row.deadline, row.bond_units, row.returned_units = demand["deadline"], str(demand["bondUnits"]), "0"
+    row.tree, row.key, demand = e.args["tree"], e.args["key"], e.args["demand"]
+    row.challenger, row.bond = demand["challenger"], demand["bond"]
+    row.deadline, row.deadline_block = demand["deadline"], demand["deadlineBlock"]
+    row.is_returned, row.answer_block_hash, row.answer_log_index = False, None, None
 
 
-@_on("Disputes", "BondReturned", t.DemandRow, "id")
-def _bond_returned(row: t.DemandRow, e: ChainEvent) -> None:
-    row.returned_units = str(e.args["units"])
+@_on("Disputes", "BondReturned", t.DemandRow, "leafId")
+def _bond_returned(row: t.DemandRow, _e: ChainEvent) -> None:
+    row.is_returned = True
 
 
-@_on("Disputes", "Answered", t.AnswerRow, "id", "i", creates=True)
-def _answered(row: t.AnswerRow, e: ChainEvent) -> None:
-    _set_position(row, e)
-    row.answerer, row.block_hash = e.args["answerer"], e.block_hash
+@_on("Disputes", "Answered", t.DemandRow, "leafId")
+def _answered(row: t.DemandRow, e: ChainEvent) -> None:
+    row.answer_block_hash, row.answer_log_index = e.block_hash, e.log_index
 
 
 def _set_position(row: t.Projection, e: ChainEvent) -> None:

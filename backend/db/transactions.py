@@ -47,11 +47,13 @@ class TransactionStore:
         args: Sequence[Any],
         idempotency_key: str,
         fee_ceiling: int | None = None,
+        value: int = 0,
     ) -> int:
         """Queue a call and return its id. The same key with the same call returns the same id.
 
-        `fee_ceiling` in wei per gas limits its fees, None sets no limit of its own; the newest one counts.
-        Errors: `Conflict` if the key was used with another call.
+        `value` in wei goes with the call; a known call keeps its own. `fee_ceiling` in wei per gas limits its
+        fees, None sets no limit of its own; the newest one counts. Errors: `Conflict` if the key was used
+        with another call.
         """
         call = {"lane": lane, "contract": contract, "function": function, "args": as_json(list(args))}
         insert_if_absent(
@@ -59,6 +61,7 @@ class TransactionStore:
             TransactionRow,
             **call,
             idempotency_key=idempotency_key,
+            value=str(value),
             state=State.QUEUED,
             created_at=datetime.now(UTC),
             trace=traces.current_traceparent(),
@@ -292,6 +295,7 @@ def _open(row: TransactionRow, attempts: Sequence[TransactionAttempt]) -> OpenTr
         # Fees only rise, so their order is the order of signing.
         attempts=tuple(sorted(attempts, key=lambda attempt: attempt.max_fee)),
         trace=row.trace,
+        value=int(row.value),
         fee_ceiling=_number(row.fee_ceiling),
     )
 
@@ -303,6 +307,7 @@ def _transaction(row: TransactionRow) -> ChainTransaction:
         hash=None if row.tx_hash is None else Hash32(row.tx_hash),
         args=tuple(row.args),
         state=State(row.state),
+        value=int(row.value),
         fee_ceiling=_number(row.fee_ceiling),
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backend.domain.disputes.witnesses import Demand, Fault
+    from backend.domain.disputes.witnesses import Fault, Tree
     from backend.domain.ids import Account, ChannelId, Hash32
 
 
@@ -30,7 +30,7 @@ DISPUTE_FUNCTIONS = {
     "0x14dd30e9": "proveWrongOrder",
     "0xb5be7456": "proveZeroLeaf",
     "0xa1198b17": "proveEquivocation",
-    "0x0f562f77": "voidUnanswered",
+    "0x299a1aa0": "voidUnanswered",
 }
 """Selector -> function of `IDisputes` that convicts a batch. The contract's events carry the selector."""
 
@@ -92,26 +92,35 @@ class PaidSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class DemandStatus:
-    """A demand on the chain and the keys of it that are still unanswered."""
+class Demand:
+    """A demand for one leaf of a batch. `key` is a receipt's index or the leaf's key in the other trees."""
 
-    id: Hash32
+    leaf_id: Hash32
+    """`backend.domain.disputes.witnesses.leaf_id`."""
     operator: Account
-    demand: Demand
-    unanswered: tuple[int, ...]
-    """Indices of the unanswered keys, rising; empty once the bonds were returned."""
-    returned_units: int
-    """Bonds returned to the challenger, in token units."""
+    batch_hash: Hash32
+    tree: Tree
+    key: int
+    challenger: Account
+    bond: int  # wei
+    deadline: int
+    """Last unix second in which an answer is accepted."""
+    deadline_block: int
+    """Last block in which an answer is accepted; 0 if the market does not count blocks."""
+    is_open: bool
+    """Neither answered nor given up; its batch may be void."""
     block_number: int
+
+    def is_past(self, timestamp: int, block_number: int) -> bool:
+        """Whether it is too late to answer in a block: the time and the block of the deadline have passed."""
+        return timestamp > self.deadline and block_number > self.deadline_block
 
 
 @dataclass(frozen=True, slots=True)
 class DemandAnswer:
-    """The answer to one key of a demand."""
+    """The answer to the demand for a leaf."""
 
-    demand: Hash32
-    key_index: int
-    answerer: Account
+    leaf_id: Hash32
     call: str
     """Call data of `answer` or `answerReceipt`, 0x-hex."""
     block_number: int

@@ -21,6 +21,7 @@ class Call:
     contract: str
     function: str
     args: tuple[Any, ...]
+    value: int = 0  # wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class ChainTransaction:
     """
     trace: str | None = None
     """`traceparent` of the request that queued it (W3C Trace Context)."""
+    value: int = 0  # wei
     gas: int | None = None
     """Gas limit; None while queued."""
     fee_ceiling: int | None = None
@@ -122,6 +124,7 @@ class OpenTransaction:
     attempts: tuple[TransactionAttempt, ...]
     """In order of signing; each pays a higher fee than the one before."""
     trace: str | None = None
+    value: int = 0  # wei
     fee_ceiling: int | None = None
     """Highest fee that it may offer, in wei per gas; None: that of all transactions."""
 

@@ -63,7 +63,10 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
         "End of the earliest open dispute window.",
         lambda f: f.next_final_at,
     ),
-    "loraledger_open_demands": ("Unanswered demands on this operator's batches.", lambda f: f.open_demands),
+    "loraledger_open_demands": (
+        "Demanded leaves of this operator's batches without an answer.",
+        lambda f: f.open_demands,
+    ),
     "loraledger_demand_deadline_timestamp_seconds": (
         "Earliest deadline of these demands; then the batch is voided and the stake slashed.",
         lambda f: f.demand_deadline,

@@ -110,7 +110,7 @@ def _transactions(installation: Installation, db: Database, stop: threading.Even
 def _challenge(installation: Installation, transactions: WatcherTransactions) -> Challenge:
     from backend.services.watch.challenge import Challenge
 
-    return Challenge(installation.chain, transactions, installation.settings.watch_max_bond)
+    return Challenge(installation.chain, transactions, installation.settings.watch_max_bond * GWEI)
 
 
 def _answers(

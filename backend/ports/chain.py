@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backend.domain.parameters import ParameterSet
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
-    from backend.domain.settlement import Claim, CommittedBatch, DemandAnswer, DemandStatus, PaidSpan
+    from backend.domain.settlement import Claim, CommittedBatch, Demand, DemandAnswer, PaidSpan
     from backend.domain.transactions import (
         ChainTransaction,
         OpenTransaction,
@@ -274,16 +274,16 @@ class ChainView(Protocol):
         """Cumulative collected by final batches, which no refund reverts."""
         ...
 
-    def demands(self, batch_hash: Hash32) -> list[DemandStatus]:
+    def demands(self, batch_hash: Hash32) -> list[Demand]:
         """All demands for leaves of this batch, in order."""
         ...
 
-    def open_demands(self, operator: Account) -> list[DemandStatus]:
-        """Demands with unanswered keys for this operator's pending batches, by rising deadline."""
+    def open_demands(self, operator: Account) -> list[Demand]:
+        """Unanswered demands for leaves of this operator's pending batches, by rising deadline."""
         ...
 
-    def answers(self, demand: Hash32) -> list[DemandAnswer]:
-        """Answers to the demand, by ascending index of the key."""
+    def answers(self, batch_hash: Hash32) -> list[DemandAnswer]:
+        """Answers to demands for leaves of this batch, in order."""
         ...
 
     def finalised(self, operator: Account) -> int:

@@ -49,6 +49,10 @@ class DeployedMarket:
         """Act as the timelock, as if by vote."""
         self.send_as(self.at("TimelockController"), contract, function, *args)
 
+    def parameters(self) -> dict[str, Any]:
+        current: dict[str, Any] = acting(self.node, self.record, OUTSIDER).call("Parameters", "current")
+        return current
+
     def put_code(self, contract: str, code: str) -> None:
         self.node.rpc.request("hardhat_setCode", self.at(contract), code)
 
@@ -156,9 +160,9 @@ BREAKS: dict[str, tuple[Callable[[DeployedMarket], None], tuple[str, ...]]] = {
     ),
     "the guardian may do more than pause": (
         lambda m: m.govern(
-            "AccessManager", "setTargetFunctionRole", m.at("Parameters"), [selector("setFee")], GUARDIAN
+            "AccessManager", "setTargetFunctionRole", m.at("Parameters"), [selector("append")], GUARDIAN
         ),
-        ("error: Parameters: setFee is for the guardian instead of the administrator",),
+        ("error: Parameters: append is for the guardian instead of the administrator",),
     ),
     "only governance may pause": (
         lambda m: m.govern(
@@ -268,7 +272,7 @@ BREAKS: dict[str, tuple[Callable[[DeployedMarket], None], tuple[str, ...]]] = {
         ("error: TimelockController: timelock is 60 s, below 86400 s", "the terms say 172800"),
     ),
     "a vote changed the fee": (
-        lambda m: m.govern("Parameters", "setFee", 1),
+        lambda m: m.govern("Parameters", "append", 0, m.parameters() | {"feePpm": 1}),
         ("error: Parameters: feePpm is 1, the terms say 50000",),
     ),
 }

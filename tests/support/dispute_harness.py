@@ -11,11 +11,10 @@ from backend.chain.keys import local_account, recover
 from backend.domain.batch import CommitTerms, Header, camel_case
 from backend.domain.chain import Reverted
 from backend.domain.disputes.proofs import holds
-from backend.domain.disputes.witnesses import AnsweredReceipt, Demand, Lookup, key_word
+from backend.domain.disputes.witnesses import AnsweredReceipt, Lookup, key_word, leaf_id
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import TypedDomain, ascii_word, record_argument
 from backend.domain.ids import ZERO_ACCOUNT, Account, VersionId
-from backend.domain.money import PPM
 from backend.domain.parameters import ParameterSet
 from backend.domain.voucher import Voucher
 from backend.services.settle.select import compact
@@ -36,8 +35,6 @@ OPERATOR, RECEIPT_KEY = local_account(1), local_account(2)
 USERS = [local_account(n) for n in range(3, 9)]
 CREATOR, PAYERS, CHALLENGER = USERS[0], USERS[3:], USERS[5]
 DEPOSIT = 1_000_000_000
-WINDOW = 120
-"""Seconds of the dispute window; the answer period is an eighth of it."""
 
 
 class DisputeHarness:
@@ -45,16 +42,16 @@ class DisputeHarness:
 
     def __init__(self, chain: ChainClient) -> None:
         self.chain = chain
-        self._change(disputeWindow=WINDOW)
         self.factory = self._build_factory()
 
     # Transactions
 
-    def send(self, sender: Account, contract: str, function: str, *args: Any) -> Any:
+    def send(self, sender: Account, contract: str, function: str, *args: Any, value: int = 0) -> Any:
         """Send a transaction and return the events of its block. Errors: `Reverted`."""
         data = interface(contract).function(function, args).encode(args)
-        self.chain.simulate(contract, function, data, sender=sender)
+        self.chain.simulate(contract, function, data, sender=sender, value=value)
         call = {"from": sender, "to": self.chain.address(contract), "data": "0x" + data.hex()}
+        call["value"] = hex(value)
         self._rpc("eth_sendTransaction", call | {"gas": hex(15_000_000)})
         number = self.chain.head().number
         return self.chain.events(number, number)
@@ -124,50 +121,47 @@ class DisputeHarness:
         assert holds(proof, self.factory) == is_convicted, proof
         return is_convicted
 
-    def demand(self, disputed: DisputedBatch, tree: Tree, keys: Sequence[int]) -> Demand:
+    def demand(self, disputed: DisputedBatch, tree: Tree, keys: Sequence[int]) -> None:
+        header, account = disputed.header.abi, CHALLENGER.account
         words = list(map(key_word, keys))
-        self.send(CHALLENGER.account, "TestUSD", "approve", self.chain.address("Disputes"), 10**12)
-        at = (CHALLENGER.account, "Disputes")
-        self.send(*at, "demand", disputed.header.abi, int(tree), words)
-        return self._demand(disputed, tree, tuple(keys))
+        bonds = self.chain.call("Disputes", "bondOf", header, int(tree), len(words))
+        fee = self.chain.call("Parameters", "bounds")["bondFee"]
+        bonds = bonds * (2 * self.chain.gas_price() + fee) // fee  # reads run with a base fee of zero
+        self.send(account, "Disputes", "demand", header, int(tree), words, value=bonds)
+        for word in words:
+            on_chain = self.chain.call("Disputes", "demandOf", disputed.header.hash, int(tree), word)
+            assert on_chain["challenger"] == account
 
     def answer(
-        self, demand: Demand, place: int, disputed: DisputedBatch, shown: Lookup | AnsweredReceipt
+        self, disputed: DisputedBatch, tree: Tree, key: int, shown: Lookup | AnsweredReceipt
     ) -> Lookup | AnsweredReceipt:
         """Answer a demand; returns the answer as decoded from the chain. Errors: `Reverted`."""
-        header = disputed.header
-        asked = (demand.abi, place, header.abi)
+        header, at = disputed.header.abi, (OPERATOR.account, "Disputes")
         if isinstance(shown, AnsweredReceipt):
-            self.send(
-                OPERATOR.account, "Disputes", "answerReceipt", *asked, shown.witness.abi, shown.signature
-            )
+            events = self.send(*at, "answerReceipt", header, shown.witness.abi, shown.signature)
         else:
-            parent = disputed.parent.header if disputed.parent else header
-            self.send(OPERATOR.account, "Disputes", "answer", *asked, parent.abi, shown.abi)
-        (log,) = self._rpc("eth_getLogs", {"address": self.chain.address("Disputes"), "fromBlock": "latest"})
-        events = interface("Disputes").events
-        topics = [bytes.fromhex(topic[2:]) for topic in log["topics"]]
-        call = events[topics[0]].decode_log(topics, bytes.fromhex(log["data"][2:]))["call"]
-        args = self.chain.decode(self.chain.address("Disputes"), call)["args"]
+            parent = disputed.parent.header.abi if disputed.parent else header
+            events = self.send(*at, "answer", header, int(tree), key_word(key), parent, shown.abi)
+        (answered,) = (e for e in events if e.name == "Answered")
+        assert answered.args["leafId"] == leaf_id(disputed.header.hash, tree, key)
+        args = self.chain.decode(self.chain.address("Disputes"), answered.args["call"])["args"]
         return AnsweredReceipt.from_chain(args) if "witness" in args else Lookup.from_chain(args["lookup"])
 
-    def is_voided_unanswered(self, demand: Demand, disputed: DisputedBatch) -> bool:
-        args = (demand.abi, disputed.header.abi)
+    def num_open(self, disputed: DisputedBatch) -> int:
+        count: int = self.chain.call("Disputes", "demandsOn", disputed.header.hash)[0]
+        return count
+
+    def is_voided_unanswered(self, disputed: DisputedBatch, tree: Tree, key: int) -> bool:
+        args = (disputed.header.abi, int(tree), key_word(key))
         data = interface("Disputes").function("voidUnanswered", args).encode(args)
+        demanded = self.chain.call("Disputes", "demandOf", disputed.header.hash, *args[1:])
         with self.undone():
-            self.sleep(WINDOW // 8 + 1)
+            self.sleep(max(demanded["deadline"] - self.chain.head().timestamp, 0) + 1)
             try:
                 self.chain.simulate("Disputes", "voidUnanswered", data)
             except Reverted:
                 return False
         return True
-
-    def _demand(self, disputed: DisputedBatch, tree: Tree, keys: tuple[int, ...]) -> Demand:
-        bond = -(-self.factory.terms.demand_bond // PPM)
-        deadline = self.chain.head().timestamp + WINDOW // 8
-        demand = Demand(disputed.header.hash, tree, keys, CHALLENGER.account, deadline, bond)
-        assert self.chain.call("Disputes", "unansweredOf", demand.id) == (1 << len(keys)) - 1
-        return demand
 
     # Registries and channels
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from backend.domain.governance import Proposal
     from backend.domain.ids import Account, ChannelId, Cid, DatanetId, SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
-    from backend.domain.settlement import DemandStatus
+    from backend.domain.settlement import Demand
     from backend.domain.training import TrainingConfig
     from backend.services.train.estimate import Rows
 
@@ -76,7 +76,7 @@ class FakeChainView:
     """Final cumulative by channel; a channel's collected cumulative where absent."""
     snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
     committed: list[Any] = field(default_factory=list)
-    demanded: list[DemandStatus] = field(default_factory=list)
+    demanded: list[Demand] = field(default_factory=list)
     datanet_list: list[Datanet] = field(default_factory=list)
     recorded: list[Contribution] = field(default_factory=list)
     proposal_list: list[Proposal] = field(default_factory=list)
@@ -118,7 +118,7 @@ class FakeChainView:
         found = self.channels.get(channel)
         return self.settled_lines.get(channel, found.collected if found else 0)
 
-    def open_demands(self, operator: Account) -> list[DemandStatus]:
+    def open_demands(self, operator: Account) -> list[Demand]:
         return [found for found in self.demanded if found.operator == operator]
 
     def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, Channel]:

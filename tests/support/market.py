@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eth_keys.datatypes import PrivateKey, Signature
 
 from backend.domain.batch import Batch, OperatorLedger, build
+from backend.domain.disputes.witnesses import Tree, leaf_id
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     TypedDomain,
@@ -27,6 +28,7 @@ from backend.domain.parameters import ParameterSet
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.registries import Contribution, Snapshot
 from backend.domain.rules import Rules
+from backend.domain.settlement import Demand
 from backend.domain.split import charge
 
 if TYPE_CHECKING:
@@ -42,6 +44,22 @@ def some_hash(label: str) -> Hash32:
 
 def some_account(label: str) -> Account:
     return Account(some_hash(label)[:42])
+
+
+def some_demand(
+    operator: Account, batch_hash: Hash32, tree: Tree = Tree.RECEIPTS, key: int = 0, **fields: Any
+) -> Demand:
+    """An open demand."""
+    chosen: dict[str, Any] = {
+        "challenger": some_account("challenger"),
+        "bond": 4,
+        "deadline": 2_000,
+        "deadline_block": 0,
+        "is_open": True,
+        "block_number": 1,
+    }
+    leaf = leaf_id(batch_hash, tree, key)
+    return Demand(leaf, operator, batch_hash, tree, key, **(chosen | fields))
 
 
 class Key:

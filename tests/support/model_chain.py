@@ -19,8 +19,8 @@ from backend.domain.settlement import (
     Claim,
     CommittedBatch,
     Conviction,
+    Demand,
     DemandAnswer,
-    DemandStatus,
     PaidSpan,
 )
 from backend.domain.transactions import PreparedTransaction
@@ -61,7 +61,7 @@ class ModelChain:
     retired: dict[Account, int] = field(default_factory=dict)
     unindexed: dict[Account, int] = field(default_factory=dict)
     """Retirements that the projections miss."""
-    demanded: list[DemandStatus] = field(default_factory=list)
+    demanded: list[Demand] = field(default_factory=list)
     calls: dict[Hash32, Any] = field(default_factory=dict)
     """Decoded calls by transaction."""
     is_lagging: bool = False
@@ -137,7 +137,7 @@ class ModelChain:
             for s in next(found, [])
         )
 
-    def open_demands(self, operator: Account) -> list[DemandStatus]:
+    def open_demands(self, operator: Account) -> list[Demand]:
         return [d for d in self.demanded if d.operator == operator]
 
     def settled(self, channel: ChannelId) -> int:
@@ -145,10 +145,10 @@ class ModelChain:
         spans = (span for batch in final for span in self._spans_of[batch.hash])
         return max((span.until for span in spans if span.channel_id == channel), default=0)
 
-    def demands(self, batch_hash: Hash32) -> list[DemandStatus]:
-        return [d for d in self.demanded if d.demand.batch_hash == batch_hash]
+    def demands(self, batch_hash: Hash32) -> list[Demand]:
+        return [d for d in self.demanded if d.batch_hash == batch_hash]
 
-    def answers(self, demand: Hash32) -> list[DemandAnswer]:
+    def answers(self, batch_hash: Hash32) -> list[DemandAnswer]:
         return []
 
     def called(self, tx_hash: Hash32) -> Any:
@@ -177,7 +177,7 @@ class ModelChain:
         return PreparedTransaction(CHAIN_ID, some_account(contract), "0x", 0, {"args": args}, None)
 
     def num_open(self, batch_hash: Hash32) -> int:
-        return sum(bool(d.unanswered) for d in self.demands(batch_hash))
+        return sum(d.is_open for d in self.demands(batch_hash))
 
     def execute(self, function: str, args: Any, *, is_simulated: bool = False) -> None:
         """Errors: `Reverted`."""

@@ -108,10 +108,10 @@ def local_market(folder: Path) -> Iterator[tuple[AttackMarket, WatcherProcess]]:
     home = folder / "home"
     home.mkdir()
     with LocalNode.start(folder / "chain.log") as node:
-        deployment = deploy_local(node.url)
+        deployment = deploy_local(node.url, dispute_window=WINDOW_SECONDS)
         save_deployment(deployment, home / "deployment.json")
         chain = ChainClient.connect(node.url, deployment)
-        market = AttackMarket(chain, EmbeddedStore(home / "ipfs"), folder, WINDOW_SECONDS)
+        market = AttackMarket(chain, EmbeddedStore(home / "ipfs"), folder)
         try:
             with WatcherProcess(home, node.url, market.evidence) as watcher:
                 yield market, watcher

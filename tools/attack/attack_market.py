@@ -14,6 +14,7 @@ from backend.domain.batch import Batch, Header, OperatorLedger, Span, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.content import cid_digest
 from backend.domain.disputes.lookups import look_up
+from backend.domain.disputes.witnesses import ReceiptWitness, Tree, key_word
 from backend.domain.errors import DomainError
 from backend.domain.hashing import (
     receipt_id,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from backend.chain.keys import LocalSigner
     from backend.domain.ids import Account, Hash32
     from backend.domain.receipt import SignedReceipt
-    from backend.domain.settlement import CommittedBatch
+    from backend.domain.settlement import CommittedBatch, Demand
     from backend.ports.storage import BlobStore
 
 WATCHER = local_account(9)
@@ -91,9 +92,9 @@ class Forgery:
 
 
 class AttackMarket(LocalMarket):
-    """`blobs` stores published batch data; `window` is the dispute window in seconds."""
+    """`blobs` stores published batch data."""
 
-    def __init__(self, chain: ChainClient, blobs: BlobStore, folder: Path, window: int) -> None:
+    def __init__(self, chain: ChainClient, blobs: BlobStore, folder: Path) -> None:
         super().__init__(chain)
         self.blobs, self.ledger = blobs, OperatorLedger()
         self.database = Database.open(f"sqlite:///{folder / 'market.db'}")
@@ -102,14 +103,12 @@ class AttackMarket(LocalMarket):
         self.evidence = folder / "evidence.jsonl"
         self.evidence.write_bytes(encode(self._name(), ()))
         self.populate(DEPOSIT)
-        self.send(WATCHER, "TestUSD", "mint", WATCHER.account, DEPOSIT)
-        self.change(disputeWindow=window)
 
     def close(self) -> None:
         self.database.close()
 
     def send(self, signer: LocalSigner, contract: str, function: str, *args: Any) -> None:
-        """Errors: `StageError`."""
+        """Errors: `AttackMarketError`."""
         try:
             super().send(signer, contract, function, *args)
         except DomainError as error:
@@ -167,24 +166,28 @@ class AttackMarket(LocalMarket):
         with self.database.read() as tx:
             return Header.from_chain(tx.chain.batches(OPERATOR.account)[-1].header)
 
+    def open_demands(self) -> list[Demand]:
+        self.indexer.catch_up()
+        with self.database.read() as tx:
+            return tx.chain.open_demands(OPERATOR.account)
+
     def answer(self, forgery: Forgery) -> int:
         """Answer open demands from the forgery's trees; the number of opened leaves."""
         self.indexer.catch_up()
         calls = []
         with self.database.read() as tx:
-            for status in tx.chain.open_demands(OPERATOR.account):
-                batch = tx.chain.batch(status.demand.batch_hash)
+            for demand in tx.chain.open_demands(OPERATOR.account):
+                batch = tx.chain.batch(demand.batch_hash)
                 parent = None if batch is None else tx.chain.batch(batch.header["parent"])
                 if batch is not None:
                     headers = [dict(batch.header), dict((parent or batch).header)]
-                    calls += [
-                        Call("Disputes", *self._answer_call(tx.chain, forgery, status.demand, i, headers))
-                        for i in status.unanswered
-                    ]
+                    calls.append(Call("Disputes", *self._answer_call(tx.chain, forgery, demand, headers)))
         return sum(map(self._is_taken, calls))
 
     def finalise(self, batch: Batch, header: Header) -> None:
-        self.pass_time(max(header.final_at - self.chain.head().timestamp, 0) + 1)
+        _, proofs_until = self.chain.call("Disputes", "demandsOn", header.hash)
+        finality = max(header.final_at, proofs_until)
+        self.pass_time(max(finality - self.chain.head().timestamp, 0) + 1)
         self.send(OPERATOR, "Settlement", "finalise", [header.abi])
         self.ledger = batch.after(header)
 
@@ -212,23 +215,21 @@ class AttackMarket(LocalMarket):
         return True
 
     def _answer_call(
-        self, view: Any, forgery: Forgery, demand: Any, i: int, headers: list[dict[str, Any]]
+        self, view: Any, forgery: Forgery, demand: Demand, headers: list[dict[str, Any]]
     ) -> tuple[str, tuple[Any, ...]]:
-        from backend.domain.disputes.witnesses import ReceiptWitness, Tree
-
-        trees, key = forgery.trees, demand.keys[i]
+        trees, key = forgery.trees, demand.key
         if demand.tree is Tree.RECEIPTS:
             signed = forgery.receipts[key]
             records = [r for s in signed.slices if (r := view.version(s.version_id)) is not None]
             witness = ReceiptWitness.of(signed, trees[0].open(key), records)
-            return "answerReceipt", (demand.abi, i, headers[0], witness.abi, signed.signature)
+            return "answerReceipt", (headers[0], witness.abi, signed.signature)
         if demand.tree is Tree.PARENT_BALANCES:
             leaves = sorted((int(account, 16), value) for account, value in self.ledger.balances.items())
             lookup = look_up(self.ledger.balances_tree(), [k for k, _ in leaves], key)
         else:
             leaves = forgery.entries if demand.tree is Tree.ENTRIES else forgery.balances
             lookup = _look_up(trees[1 if demand.tree is Tree.ENTRIES else 2], [k for k, _ in leaves], key)
-        return "answer", (demand.abi, i, *headers, lookup.abi)
+        return "answer", (headers[0], int(demand.tree), key_word(key), headers[1], lookup.abi)
 
     def _name(self) -> BatchName:
         number = self.ledger.number + 1

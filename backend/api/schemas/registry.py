@@ -159,7 +159,10 @@ class BatchView(View):
     number: int
     hash: str
     state: str
-    has_open_demand: bool = Field(description="Whether an open demand delays its finality.")
+    open_demands: int = Field(description="Demanded leaves without an answer. With any, it is not final.")
+    demand_deadline: int | None = Field(
+        description="Earliest deadline of an answer; after it the batch can be voided. Null without demands."
+    )
     total: Micro
     cumulative_total: Micro
     num_receipts: int
@@ -178,7 +181,8 @@ class BatchView(View):
             number=batch.number,
             hash=batch.hash,
             state=batch.state,
-            has_open_demand=listed.is_held,
+            open_demands=len(listed.open_demands),
+            demand_deadline=min((one.deadline for one in listed.open_demands), default=None),
             total=header.total,
             cumulative_total=header.cumulative_total,
             num_receipts=header.receipts_count,

@@ -52,7 +52,7 @@ class EventRow(Base):
 class Projection(Base):
     """Position of the event that created the row, so that rows sort in chain order.
 
-    A batch or a demand can be created again under the same id; then it is the position of the last creation.
+    A batch can be created again under the same id; then it is the position of the last creation.
     """
 
     __abstract__ = True
@@ -187,28 +187,24 @@ class VoidRow(Projection):
 
 
 class DemandRow(Projection):
+    """A leaf that was demanded; the calldata of its answer is stored with the event only."""
+
     __tablename__ = "chain_demands"
 
-    id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    leaf_id: Mapped[str] = mapped_column(HASH, primary_key=True)
     operator: Mapped[str] = mapped_column(ACCOUNT)
     batch_hash: Mapped[str] = mapped_column(HASH, index=True)
     tree: Mapped[int]
-    keys: Mapped[list[str]] = mapped_column(JSON)
+    key: Mapped[str] = mapped_column(HASH)
     challenger: Mapped[str] = mapped_column(ACCOUNT)
+    bond: Mapped[int] = mapped_column(Amount)
+    """Wei."""
     deadline: Mapped[int] = mapped_column(NUMBER)
-    bond_units: Mapped[str] = mapped_column(UINT256)
-    returned_units: Mapped[str] = mapped_column(UINT256)
-
-
-class AnswerRow(Projection):
-    """The newest answer to one key of a demand. Its calldata is stored with the event only."""
-
-    __tablename__ = "chain_answers"
-
-    demand_id: Mapped[str] = mapped_column(HASH, primary_key=True)
-    key_index: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
-    answerer: Mapped[str] = mapped_column(ACCOUNT)
-    block_hash: Mapped[str] = mapped_column(HASH)
+    deadline_block: Mapped[int] = mapped_column(NUMBER)
+    is_returned: Mapped[bool]
+    answer_block_hash: Mapped[str | None] = mapped_column(HASH)
+    """Block of the `Answered` event; None while there is none."""
+    answer_log_index: Mapped[int | None]
 
 
 class FinalityRow(Projection):

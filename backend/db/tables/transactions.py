@@ -40,6 +40,8 @@ class TransactionRow(Base):
     state: Mapped[str] = mapped_column(String(16), default="queued")
     nonce: Mapped[int | None] = mapped_column(BigInteger)
     gas: Mapped[int | None] = mapped_column(BigInteger)
+    value: Mapped[str] = mapped_column(FEE, default="0")
+    """Wei that the transaction carries."""
     fee_ceiling: Mapped[str | None] = mapped_column(FEE)
     """Highest `maxFeePerGas` of its attempts; None: the sender's."""
     tx_hash: Mapped[str | None] = mapped_column(HASH)

@@ -23,7 +23,15 @@ from backend.domain.disputes.receipt_rules import (
     overlap,
     position_at,
 )
-from backend.domain.disputes.witnesses import ITEM, Fault, Tree, balance_key, receipt_abi, unpack_list
+from backend.domain.disputes.witnesses import (
+    ITEM,
+    Fault,
+    Tree,
+    balance_key,
+    key_word,
+    receipt_abi,
+    unpack_list,
+)
 from backend.domain.hashing import receipt_id, to_bytes
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account
 from backend.domain.merkle import InvalidOpening
@@ -33,7 +41,6 @@ if TYPE_CHECKING:
     from backend.domain.batch import Header, Span
     from backend.domain.disputes.witnesses import (
         BalanceWitness,
-        Demand,
         EntryPlace,
         Lookup,
         ReceiptWitness,
@@ -288,15 +295,16 @@ class EquivocationProof:
 
 @dataclass(frozen=True, slots=True)
 class UnansweredProof:
-    """The deadline of a demand passed with unanswered keys."""
+    """The deadline of a demand passed without an answer."""
 
     function: ClassVar[str] = "voidUnanswered"
-    demand: Demand
     header: Header
+    tree: Tree
+    key: int
 
     @property
     def args(self) -> tuple[Any, ...]:
-        return (self.demand.abi, self.header.abi)
+        return (self.header.abi, int(self.tree), key_word(self.key))
 
 
 BatchProof = (

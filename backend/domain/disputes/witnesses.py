@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from backend.domain.batch import Header
 
 MAX_KEYS = 64
-"""Keys per demand."""
+"""Keys that are demanded together, in one call: a search narrows a tree by so many parts in each round."""
 SLICE, ITEM = 36, 8
 """Bytes of a packed slice, and of an item of a packed attribution list."""
 
@@ -224,46 +224,9 @@ class BalanceWitness:
         return {"account": self.account, "parent": self.parent.abi, **lookups, **entries}
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """A bonded demand for 1 to 64 leaves. `deadline` in unix seconds, `bond_units` per key in token units."""
-
-    batch_hash: Hash32
-    tree: Tree
-    keys: tuple[int, ...]
-    challenger: Account
-    deadline: int
-    bond_units: int
-
-    @property
-    def id(self) -> Hash32:
-        """`keccak(abi.encode(demand))`. The struct is dynamic: an offset comes first, the keys last."""
-        head = words(0x20, self.batch_hash, int(self.tree), 6 * 32, self.challenger)
-        tail = words(self.deadline, self.bond_units, len(self.keys), *self.keys)
-        return to_hash(keccak(head + tail))
-
-    @property
-    def abi(self) -> dict[str, Any]:
-        return {
-            "batchHash": self.batch_hash,
-            "tree": int(self.tree),
-            "keys": list(map(key_word, self.keys)),
-            "challenger": self.challenger,
-            "deadline": self.deadline,
-            "bondUnits": self.bond_units,
-        }
-
-    @classmethod
-    def from_chain(cls, values: Mapping[str, Any]) -> Demand:
-        """Build from a mapping with Solidity's field names; integers may be decimal strings."""
-        return cls(
-            batch_hash=values["batchHash"],
-            tree=Tree(int(values["tree"])),
-            keys=tuple(int(key, 16) for key in values["keys"]),
-            challenger=values["challenger"],
-            deadline=int(values["deadline"]),
-            bond_units=int(values["bondUnits"]),
-        )
+def leaf_id(batch_hash: Hash32, tree: Tree, key: int) -> Hash32:
+    """Id of a leaf that is demanded: `keccak(abi.encode(batchHash, tree, key))`."""
+    return to_hash(keccak(words(batch_hash, int(tree), key)))
 
 
 def key_word(key: int) -> Hash32:

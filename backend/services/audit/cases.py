@@ -50,7 +50,7 @@ class Cases:
         self._recover, self._settlement, self._cache_size = recover, settlement, cache_size
         self._fetch_folder = fetch_folder
         self._cache: dict[Hash32, tuple[float, BatchReceipts]] = {}
-        self._decoded: dict[tuple[Hash32, int, int], Lookup | AnsweredReceipt] = {}
+        self._decoded: dict[tuple[Hash32, int], Lookup | AnsweredReceipt] = {}
 
     def case(
         self,
@@ -94,15 +94,11 @@ class Cases:
     def _answers(
         self, view: ChainView, batch_hash: Hash32
     ) -> dict[tuple[Tree, int], Lookup | AnsweredReceipt]:
-        found: dict[tuple[Tree, int], Lookup | AnsweredReceipt] = {}
-        for demanded in view.demands(batch_hash):
-            for answered in view.answers(demanded.id):
-                key = demanded.demand.keys[answered.key_index]
-                found[demanded.demand.tree, key] = self._decode(answered)
-        return found
+        demanded = {one.leaf_id: (one.tree, one.key) for one in view.demands(batch_hash)}
+        return {demanded[one.leaf_id]: self._decode(one) for one in view.answers(batch_hash)}
 
     def _decode(self, answered: DemandAnswer) -> Lookup | AnsweredReceipt:
-        place = (answered.demand, answered.key_index, answered.block_number)
+        place = (answered.leaf_id, answered.block_number)
         if place not in self._decoded:
             args = self._chain.decode(self._chain.address("Disputes"), answered.call)["args"]
             is_receipt = "witness" in args

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, DatanetId, Hash32
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import Contribution, Datanet
-    from backend.domain.settlement import CommittedBatch
+    from backend.domain.settlement import CommittedBatch, Demand
     from backend.domain.transactions import ChainTransaction, PreparedTransaction
     from backend.ports.chain import Chain
     from backend.ports.storage import BlobStore
@@ -34,8 +34,8 @@ MAX_DESCRIPTION_BYTES = 64 << 10
 @dataclass(frozen=True, slots=True)
 class ListedBatch:
     batch: CommittedBatch
-    is_held: bool
-    """Whether an unanswered demand keeps the batch from becoming final."""
+    open_demands: tuple[Demand, ...]
+    """Unanswered demands, which keep the batch from becoming final; the most urgent first."""
 
 
 class Registry:
@@ -91,9 +91,12 @@ class Registry:
     def batches(self, operator: Account) -> list[ListedBatch]:
         """All batches of the operator, voided ones included, newest first; empty for an unknown operator."""
         with self._db.read() as tx:
-            held = {found.demand.batch_hash for found in tx.chain.open_demands(operator)}
+            demands = tx.chain.open_demands(operator)
             batches = tx.chain.batches(operator)
-        return [ListedBatch(batch, batch.hash in held) for batch in reversed(batches)]
+        return [
+            ListedBatch(batch, tuple(one for one in demands if one.batch_hash == batch.hash))
+            for batch in reversed(batches)
+        ]
 
     def transaction(self, transaction_id: int, account: Account) -> ChainTransaction:
         """A transaction sent for the account. Raises NotFound, also for those of other accounts: queued and

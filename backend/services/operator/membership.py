@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from backend.services.operator.receipt_keys import ReceiptKeys
 
 REGISTRY, SETTLEMENT, VAULT, PARAMETERS = "OperatorRegistry", "Settlement", "PaymentVault", "Parameters"
+DISPUTES = "Disputes"
 MAX_ENDPOINT = 256
 
 JOIN = "`loraledger operator join --stake DOLLARS`"
@@ -73,6 +74,8 @@ class OperatorStatus:
     """Stake needed to cover the pot and a batch of all unsettled receipts."""
     wei: int
     """The account's balance for gas."""
+    credit: int
+    """Wei credited to this account in `Disputes`, by answered demands and bonds."""
 
     @property
     def cover(self) -> int:
@@ -159,6 +162,7 @@ class Membership:
             stake=stake["stake"],
             unstaking=self._unstaking(stake),
             owed=self._call("owed", self._own),
+            credit=self._credit(),
             cover_needed=self._cover_needed(unsettled),
             wei=self._chain.balance(self._own),
         )
@@ -203,14 +207,15 @@ class Membership:
         return self._transactions.queue([Call(REGISTRY, "startUnstake", (str(amount),), intent)])
 
     def withdraw(self) -> list[ChainTransaction]:
-        """Withdraw the unstaked amount and what slashes owe this account.
+        """Withdraw the unstaked amount, what slashes owe this account, and its credit for answers.
 
-        Errors, if nothing is owed: `StakeLocked` while the unstaking amount is locked; `Conflict` if there is
-        nothing to withdraw.
+        Errors, if nothing is owed or credited: `StakeLocked` while the unstaking amount is locked; `Conflict`
+        if there is nothing to withdraw.
         """
         stake, owed = self._call("stakeOf", self._own), self._call("owed", self._own)
         locked = self._locked(stake)
-        if locked is not None and not owed:
+        credit = self._credit()
+        if locked is not None and not owed and not credit:
             raise locked
         calls = (
             []
@@ -218,6 +223,7 @@ class Membership:
             else [Call(REGISTRY, "unstake", (), f"taken:{stake['unstaking']}:{stake['lockedByBatch']}")]
         )
         calls += [Call(REGISTRY, "withdrawOwed", (), f"owed:{owed}")] if owed else []
+        calls += [Call(DISPUTES, "withdrawCredit", (self._own,), f"credit:{credit}")] if credit else []
         return self._transactions.queue(calls)
 
     def transaction(self, transaction_id: int) -> ChainTransaction:
@@ -234,6 +240,9 @@ class Membership:
             return self._keys.in_use(view).account
         except NoReceiptKey:
             return self._keys.configured().account
+
+    def _credit(self) -> int:
+        return int(self._chain.call(DISPUTES, "creditOf", self._own))
 
     def _unstaking(self, stake: dict[str, int]) -> Unstaking | None:
         if not stake["unstaking"]:

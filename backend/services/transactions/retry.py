@@ -27,33 +27,31 @@ def enqueue_with_retry(
     key: str,
     most: int | None = None,
     seen: int | None = None,
-    fee_ceiling: int | None = None,
 ) -> int:
     """Row id of the newest attempt at `call` (contract, function). Queues a new one if all earlier ones
     failed.
 
-    After `most` failures the id is the last attempt's. `seen`: a block up to which the chain shows no effect
-    of the call; an attempt confirmed up to there was removed by a reorg and counts as failed. `fee_ceiling`
-    as in `TransactionStore.enqueue`. Errors: `Conflict` if the key has a pending attempt at another call, or
-    with other arguments.
+    After `most` failures the id is the last attempt's. `seen` as in `newest_attempt`. Errors: `Conflict` if
+    the key has a pending attempt at another call, or with other arguments.
+    """
+    attempt_key, _ = newest_attempt(tx, key, seen, most)
+    # Raises `Conflict` if the key was used for another call.
+    return tx.transactions.enqueue(lane, *call, args, attempt_key)
+
+
+def newest_attempt(
+    tx: UnitOfWork, key: str, seen: int | None, most: int | None = None
+) -> tuple[str, ChainTransaction | None]:
+    """Key of the attempt to use, and the attempt itself unless it is still to be queued.
+
+    `seen`: a block up to which the chain shows no effect of the call; an attempt confirmed up to there was
+    removed by a reorg and counts as failed. After `most` failures the last one is used.
     """
     for attempt in count(1):
         attempt_key = f"{key}:{attempt - 1}"
         known = tx.transactions.by_key(attempt_key)
-        if known is None or not _has_failed(known, seen):
-            # Raises `Conflict` if the key was used for another call.
-            return tx.transactions.enqueue(lane, *call, args, attempt_key, fee_ceiling)
-        if attempt == most:
-            return known.id
-    raise AssertionError
-
-
-def standing_attempt(tx: UnitOfWork, key: str, seen: int | None) -> ChainTransaction | None:
-    """The attempt that `enqueue_with_retry` would return without queueing another; None if there is none."""
-    for attempt in count():
-        known = tx.transactions.by_key(f"{key}:{attempt}")
-        if known is None or not _has_failed(known, seen):
-            return known
+        if known is None or attempt == most or not _has_failed(known, seen):
+            return attempt_key, known
     raise AssertionError
 
 

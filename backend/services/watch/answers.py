@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from backend.domain.disputes.lookups import look_up
-from backend.domain.disputes.witnesses import ReceiptWitness, Tree, balance_key
+from backend.domain.disputes.witnesses import ReceiptWitness, Tree, balance_key, key_word
 from backend.domain.errors import NotFound
 from backend.domain.money import UNIT
 from backend.domain.transactions import Call
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from backend.domain.batch import Batch
     from backend.domain.ids import Account, Hash32
     from backend.domain.merkle import SumTree
-    from backend.domain.settlement import CommittedBatch, DemandStatus
+    from backend.domain.settlement import CommittedBatch, Demand
     from backend.ports.chain import Chain, ChainView
     from backend.services.audit.auditor import Auditor
     from backend.services.watch.transactions import WatcherTransactions
 
 MAX_PENDING = 16
 """Maximum number of answers sent together."""
-ANSWERED_ALREADY = frozenset({"AlreadyAnswered", "DemandUnknown"})
+ANSWERED_ALREADY = frozenset({"DemandClosed"})
 """Reverts that mean that another account was faster."""
+BURNT_DIVISOR = 4
+"""One part in so many of a bond is never paid out; an answer credits the rest to the batch's operator."""
 CACHED_BATCHES = 2
 """Batches with their trees in memory; demands come in bursts."""
 WEI = 10**18
@@ -64,59 +66,60 @@ class Answers:
 
     def answer(self, operator: Account) -> Iterator[News]:
         """Answer the open demands of this operator, the most urgent first. Errors: `Unavailable`."""
-        now = self._chain.head().timestamp
+        head = self._chain.head()
         with self._db.read() as tx:
-            due = [one for one in tx.chain.open_demands(operator) if one.demand.deadline >= now]
-            known = {one.id: tx.chain.batch(one.demand.batch_hash) for one in due}
-            worth = {one.id: self._worth(tx.chain, one, due) for one in due}
+            opened = tx.chain.open_demands(operator)
+            due = [one for one in opened if not one.is_past(head.timestamp, head.number)]
+            committed = {one.batch_hash: tx.chain.batch(one.batch_hash) for one in due}
+        by_batch: dict[Hash32, list[Demand]] = {}
         for one in due:
-            batch = known[one.id]
-            if batch is not None:
-                yield from self._answer(batch, one, worth[one.id])
+            by_batch.setdefault(one.batch_hash, []).append(one)
+        for batch_hash, demands in by_batch.items():
+            if (batch := committed[batch_hash]) is not None:
+                yield from self._answer(batch, demands)
 
-    def _worth(self, view: ChainView, demanded: DemandStatus, due: Sequence[DemandStatus]) -> int | None:
-        """Wei that one answer may cost whatever the price limit; None: anything."""
-        if demanded.operator != self._own:
+    def _answer(self, batch: CommittedBatch, demands: Sequence[Demand]) -> Iterator[News]:
+        try:
+            calls = list(self.calls(batch, demands))
+        except AnswersUnknown as why:
+            yield news(batch, "unanswerable", f"{len(demands)} leaves are demanded: {why}")
+            return
+        slash_share = self._slash_share(batch, len(demands))
+        earning = min(map(_earning, demands)) if batch.operator == self._own else 0
+        worth = None if slash_share is None else slash_share + earning
+        pairs = list(zip(demands, calls, strict=True))
+        for start in range(0, len(pairs), MAX_PENDING):
+            group = pairs[start : start + MAX_PENDING]
+            results = self._transactions.send([call for _, call in group], worth)
+            for (demand, _), sent in zip(group, results, strict=True):
+                if sent.reverted not in ANSWERED_ALREADY:
+                    text = f"leaf {demand.leaf_id[:10]} of {demand.tree.name.lower()}"
+                    yield from outcome(batch, "answered", text, [sent])
+
+    def _slash_share(self, batch: CommittedBatch, num_open: int) -> int | None:
+        """Wei of the slash that each of the open leaves of the batch averts; None: worth any price."""
+        if batch.operator != self._own:
             return 0
         if self._coin_units is None:
             return None
-        operator, demand = view.operator(demanded.operator), demanded.demand
-        slash = 0 if operator is None else operator.stake // UNIT  # the most that a conviction takes
-        open_leaves = sum(len(d.unanswered) for d in due if d.demand.batch_hash == demand.batch_hash)
-        return (demand.bond_units + slash // open_leaves) * WEI // self._coin_units
+        slashed = int(self._chain.call("OperatorRegistry", "stakeOf", batch.operator)["slashed"])
+        slash = max(int(batch.header["slashUpTo"]) - slashed, 0)
+        return slash * WEI // (UNIT * self._coin_units * num_open)
 
-    def _answer(self, batch: CommittedBatch, demanded: DemandStatus, worth: int | None) -> Iterator[News]:
-        tree = demanded.demand.tree.name.lower()
-        try:
-            waiting = list(self.calls(demanded))
-        except AnswersUnknown as why:
-            yield news(batch, "unanswerable", f"leaves of {tree} are demanded: {why}")
-            return
-        for start in range(0, len(waiting), MAX_PENDING):
-            group = waiting[start : start + MAX_PENDING]
-            results = self._transactions.send([call for _, call in group], worth)
-            for (i, _), sent in zip(group, results, strict=True):
-                if sent.reverted not in ANSWERED_ALREADY:
-                    text = f"leaf {i} of {tree} in demand {demanded.id[:10]}"
-                    yield from outcome(batch, "answered", text, [sent])
-
-    def calls(self, demanded: DemandStatus) -> Iterator[tuple[int, Call]]:
-        """Index of each unanswered key and the answering call. Errors: `AnswersUnknown`; `Unavailable`."""
-        demand = demanded.demand
+    def calls(self, committed: CommittedBatch, demands: Sequence[Demand]) -> Iterator[Call]:
+        """The answering calls, in order. Errors: `AnswersUnknown`; `Unavailable`."""
         with self._db.read() as tx:
-            committed = tx.chain.batch(demand.batch_hash)
-            if committed is None:
-                raise AnswersUnknown(f"no batch {demand.batch_hash}")
             parent = tx.chain.batch(committed.header["parent"])
             batch = self._batch(committed)
-            headers = [dict(committed.header), dict((parent or committed).header)]
-            for i in demanded.unanswered:
-                if demand.tree is Tree.RECEIPTS:
-                    witness = _receipt(tx.chain, batch, demand.keys[i])
-                    yield i, Call("Disputes", "answerReceipt", (demand.abi, i, headers[0], *witness))
+            header, parent_header = dict(committed.header), dict((parent or committed).header)
+            for one in demands:
+                if one.tree is Tree.RECEIPTS:
+                    witness = _receipt(tx.chain, batch, one.key)
+                    yield Call("Disputes", "answerReceipt", (header, *witness))
                 else:
-                    lookup = look_up(*_leaves(batch, demand.tree), demand.keys[i])
-                    yield i, Call("Disputes", "answer", (demand.abi, i, *headers, lookup.abi))
+                    lookup = look_up(*_leaves(batch, one.tree), one.key)
+                    leaf = int(one.tree), key_word(one.key)
+                    yield Call("Disputes", "answer", (header, *leaf, parent_header, lookup.abi))
 
     def _batch(self, committed: CommittedBatch) -> Batch:
         if committed.hash not in self._batches:
@@ -128,6 +131,11 @@ class Answers:
                 del self._batches[next(iter(self._batches))]
             self._batches[committed.hash] = batch
         return self._batches[committed.hash]
+
+
+def _earning(demand: Demand) -> int:
+    """Wei that an answer credits to the operator."""
+    return demand.bond - demand.bond // BURNT_DIVISOR
 
 
 def _receipt(view: ChainView, batch: Batch, index: int) -> tuple[dict[str, Any], str]:

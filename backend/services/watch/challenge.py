@@ -11,7 +11,6 @@ from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from backend.domain.disputes.witnesses import MAX_KEYS, Tree, key_word
-from backend.domain.money import UNIT
 from backend.domain.settlement import BatchState
 from backend.domain.transactions import Call, as_json
 from backend.services.watch.news import News, news, outcome
@@ -22,21 +21,26 @@ if TYPE_CHECKING:
     from backend.domain.disputes.proofs import Proof
     from backend.domain.ids import Account
     from backend.domain.parameters import ParameterSet
-    from backend.domain.settlement import CommittedBatch
+    from backend.domain.settlement import CommittedBatch, Demand
     from backend.ports.chain import Chain, ChainView
     from backend.services.watch.transactions import WatcherTransactions
 
+BOND_MARGIN_PERCENT = 30
+"""The base fee rises by up to an eighth with each block; a demand has two blocks to be mined."""
+GWEI = 10**9
+MAX_PENDING = 16
+"""Calls sent together."""
 RESERVING_PART = 16
 """In the last 1/16 of the dispute window a proof is sent at once, without a reservation."""
 
 
 @dataclass
 class Challenge:
-    """`max_bond_units` limits the sum of bonds of our open demands, in units of the payment token."""
+    """`max_bond` limits the sum of bonds of our open demands, in wei."""
 
     chain: Chain
     transactions: WatcherTransactions
-    max_bond_units: int
+    max_bond: int
 
     def prove(self, view: ChainView, batch: CommittedBatch, proof: Proof) -> Iterator[News]:
         """Reserve the proof, which secures its reward, and send it a block later; near the deadline send it
@@ -54,38 +58,35 @@ class Challenge:
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
     ) -> Iterator[News]:
         """Demand the leaves that are not demanded yet, in order, as far as bonds allow."""
-        terms = _terms(view, batch)
-        bond = -(-terms.demand_bond // UNIT)
         fresh = self._fresh(view, batch, wanted)
-        affordable = self._affordable(view, bond, len(fresh))
-        if affordable < len(fresh):
-            text = f"{len(fresh) - affordable} leaves are not demanded now: bonds of {bond} units per key"
-            yield news(
-                batch, "bond_limit", f"{text} exceed the limit of {self.max_bond_units} or our balance"
-            )
-            fresh = _shuffled(fresh)
-        groups = list(_grouped(fresh[:affordable]))
-        if not groups:
+        if not fresh:
             return
-        calls = [
-            Call("Disputes", "demand", (dict(batch.header), int(tree), list(map(key_word, keys))))
-            for tree, keys in groups
-        ]
-        if (approval := self.transactions.approval(bond * affordable)) is not None:
-            self.transactions.send([approval])
-        for one, (tree, keys) in zip(self.transactions.send(calls), groups, strict=True):
-            text = f"{len(keys)} leaves of {tree.name.lower()} for {bond * len(keys)} units"
-            yield from outcome(batch, "demanded", text, [one])
+        budget = min(self.max_bond - self._bound(view), self.transactions.funds())
+        num_left = len(fresh)
+        for tree, keys in _grouped(_shuffled(fresh)):
+            count = self._affordable(batch, tree, len(keys), budget)
+            if count == 0:
+                break
+            bonds = self._bond_of(batch, tree, count)
+            budget, num_left = budget - bonds, num_left - count
+            text = f"{count} leaves of {tree.name.lower()} for at most {_in_gwei(bonds)} gwei"
+            sent = self.transactions.send([self._demand_call(batch, tree, keys[:count], bonds)])
+            yield from outcome(batch, "demanded", text, sent)
+            if count < len(keys):
+                break
+        if num_left:
+            text = f"{num_left} leaves are not demanded now: their bonds exceed the limit of"
+            yield news(batch, "bond_limit", f"{text} {_in_gwei(self.max_bond)} gwei or our balance")
 
     def expire(self, view: ChainView, operator: Account) -> Iterator[News]:
         """Void the first batch with a demand that was not answered in time."""
-        now = self.chain.head().timestamp
-        late = [one for one in view.open_demands(operator) if one.demand.deadline < now]
-        found = [(batch, one) for one in late if (batch := view.batch(one.demand.batch_hash)) is not None]
+        head = self.chain.head()
+        late = [one for one in view.open_demands(operator) if one.is_past(head.timestamp, head.number)]
+        found = [(batch, one) for one in late if (batch := view.batch(one.batch_hash)) is not None]
         for batch, one in sorted(found, key=lambda pair: pair[0].number)[:1]:
-            call = Call("Disputes", "voidUnanswered", (one.demand.abi, dict(batch.header)))
-            text = f"void: {len(one.unanswered)} leaves of {one.demand.tree.name.lower()} were not answered"
-            yield from outcome(batch, "proved", text, self.transactions.send([call]))
+            text = f"void: a leaf of {one.tree.name.lower()} was not answered"
+            sent = self.transactions.send([_leaf_call("voidUnanswered", batch, one)])
+            yield from outcome(batch, "proved", text, sent)
 
     def restore(self, view: ChainView, operator: Account) -> Iterator[News]:
         """Refund the payers of voided batches, newest batch first, and return our bonds."""
@@ -115,19 +116,15 @@ class Challenge:
     def _fresh(
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
     ) -> list[tuple[Tree, int]]:
-        """Wanted leaves that are in no open demand."""
+        """Wanted leaves that were not demanded by anyone: none can be demanded twice."""
         demands = view.demands(batch.hash)
-        seen = {(one.demand.tree, key) for one in demands for key in one.demand.keys}
-        waiting = {
-            (one.demand.tree, one.demand.keys[i]): one.demand.challenger == self.transactions.account
-            for one in demands
-            for i in one.unanswered
-        } | dict.fromkeys(self._on_their_way(batch) - seen, True)
+        seen = {(one.tree, one.key) for one in demands}
+        own = {(o.tree, o.key) for o in demands if o.is_open and o.challenger == self.transactions.account}
+        sent = self._on_their_way(batch) - seen
         # A search proceeds in rounds: more demands before the answers would pay for what the answers reveal.
-        searched = {tree for (tree, _), is_ours in waiting.items() if is_ours}
-        searched.discard(Tree.RECEIPTS)
+        searched = {tree for tree, _ in own | sent} - {Tree.RECEIPTS}
         leaves = dict.fromkeys((tree, key) for tree, keys in wanted for key in keys if tree not in searched)
-        return [leaf for leaf in leaves if leaf not in waiting]
+        return [leaf for leaf in leaves if leaf not in seen | sent]
 
     def _on_their_way(self, batch: CommittedBatch) -> set[tuple[Tree, int]]:
         """Leaves of the batch whose demand was sent, and which the view may not show yet."""
@@ -135,25 +132,57 @@ class Challenge:
         sent = self.transactions.on_their_way("Disputes", "demand")
         return {(Tree(int(tree)), int(key, 16)) for of, tree, keys in sent if of == header for key in keys}
 
-    def _affordable(self, view: ChainView, bond: int, num: int) -> int:
-        """For how many of `num` keys the limit and our balance cover the bonds."""
-        if num == 0 or bond == 0:
-            return num
-        ours = (d for o in view.operators() for d in view.open_demands(o.account))
-        bound = sum(
-            len(d.unanswered) * d.demand.bond_units
-            for d in ours
-            if d.demand.challenger == self.transactions.account
-        )
-        available = min(self.max_bond_units - bound, self.transactions.units())
-        return max(min(num, available // bond), 0)
+    # --- bonds, in wei ---
+
+    def _bound(self, view: ChainView) -> int:
+        """Bonds of our open demands."""
+        opened = (one for o in view.operators() for one in view.open_demands(o.account))
+        return sum(one.bond for one in opened if one.challenger == self.transactions.account)
+
+    def _bond_of(self, batch: CommittedBatch, tree: Tree, count: int) -> int:
+        """The bonds of so many leaves, with a margin for a base fee that rises until the call is mined.
+
+        Nodes run a read with a base fee of zero, so that it returns the part of the bonds that the profile's
+        fee takes. What is too much is credited.
+        """
+        bonds = int(self.chain.call("Disputes", "bondOf", dict(batch.header), int(tree), count))
+        fee = int(self.chain.call("Parameters", "bounds")["bondFee"])
+        price = self.chain.gas_price() * (100 + BOND_MARGIN_PERCENT) // 100
+        return bonds * (price + fee) // fee
+
+    def _affordable(self, batch: CommittedBatch, tree: Tree, most: int, budget: int) -> int:
+        """For how many leaves, up to `most`, the budget covers the bonds. The price rises with each."""
+        if self._bond_of(batch, tree, most) <= budget:
+            return most
+        low, high = 0, most
+        while high - low > 1:
+            middle = (low + high) // 2
+            is_covered = self._bond_of(batch, tree, middle) <= budget
+            low, high = (middle, high) if is_covered else (low, middle)
+        return low
+
+    def _demand_call(self, batch: CommittedBatch, tree: Tree, keys: Sequence[int], bonds: int) -> Call:
+        value = max(bonds - self.transactions.credit(), 0)
+        args = (dict(batch.header), int(tree), list(map(key_word, keys)))
+        return Call("Disputes", "demand", args, value)
 
     def _return_bonds(self, view: ChainView, batch: CommittedBatch) -> Iterator[News]:
-        for one in view.demands(batch.hash):
-            if one.unanswered and one.demand.challenger == self.transactions.account:
-                call = Call("Disputes", "returnBond", (one.demand.abi, dict(batch.header)))
-                text = f"{len(one.unanswered) * one.demand.bond_units} units of bonds returned"
-                yield from outcome(batch, "bond_returned", text, self.transactions.send([call]))
+        account = self.transactions.account
+        ours = [one for one in view.demands(batch.hash) if one.is_open and one.challenger == account]
+        for start in range(0, len(ours), MAX_PENDING):
+            group = ours[start : start + MAX_PENDING]
+            results = self.transactions.send([_leaf_call("returnBond", batch, one) for one in group])
+            for one, sent in zip(group, results, strict=True):
+                text = f"bond of {_in_gwei(one.bond)} gwei for leaf {one.leaf_id[:10]} credited"
+                yield from outcome(batch, "bond_returned", text, [sent])
+
+
+def _leaf_call(function: str, batch: CommittedBatch, demand: Demand) -> Call:
+    return Call("Disputes", function, (dict(batch.header), int(demand.tree), key_word(demand.key)))
+
+
+def _in_gwei(wei: int) -> str:
+    return f"{wei // GWEI:,}"
 
 
 def _terms(view: ChainView, batch: CommittedBatch) -> ParameterSet:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.chain import Reverted
-from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.hashing import keccak, to_bytes, to_hash, words
 from backend.domain.transactions import Call, CallResult, TransactionState
-from backend.services.transactions.retry import enqueue_with_retry, standing_attempt
+from backend.services.transactions.retry import newest_attempt
 
 if TYPE_CHECKING:
     import threading
@@ -63,15 +62,16 @@ class WatcherTransactions:
         self._db, self._chain, self._limits, self._stop = db, chain, limits, stop
         self.send_pending = send_pending
 
-    def units(self) -> int:
-        """The account's balance of the payment token, in token units. Errors: `Unavailable`."""
-        return int(self._chain.call(PAYMENT_TOKEN, "balanceOf", self.account))
+    def credit(self) -> int:
+        """The account's credit in `Disputes`, in wei: it pays for bonds first. Errors: `Unavailable`."""
+        return int(self._chain.call("Disputes", "creditOf", self.account))
 
-    def approval(self, units: int) -> Call | None:
-        """The call that allows `Disputes` to take this many token units; None if it is allowed already."""
-        disputes = self._chain.address("Disputes")
-        allowed = self._chain.call(PAYMENT_TOKEN, "allowance", self.account, disputes)
-        return None if allowed >= units else Call(PAYMENT_TOKEN, "approve", (disputes, units))
+    def funds(self) -> int:
+        """What the account can pay for bonds, in wei: its credit, and its balance above what the gas of one
+        transaction may cost. Errors: `Unavailable`.
+        """
+        gas = self._limits.gas * self._chain.gas_price()
+        return self.credit() + max(self._chain.balance(self.account) - gas, 0)
 
     def reservation(self, call: Call) -> Hash32:
         """The argument of `Disputes.reserve` for this call, which protects it from front-running."""
@@ -120,14 +120,15 @@ class WatcherTransactions:
         except TooExpensive as error:
             return CallResult(call, None, str(error))
         with self._db.begin() as tx:
-            target, key = (call.contract, call.function), self._key(call)
-            return enqueue_with_retry(
-                tx, self.account, target, call.args, key, seen=_cursor(tx), fee_ceiling=ceiling
-            )
+            attempt_key, _ = newest_attempt(tx, self._key(call), _cursor(tx))
+            target = (call.contract, call.function, call.args)
+            return tx.transactions.enqueue(self.account, *target, attempt_key, ceiling, call.value)
 
     def _affordable_gas(self, call: Call) -> int:
         """Gas limit of the call. Errors: `Reverted` if it would fail now, `TooExpensive`."""
-        prepared = self._chain.prepare(call.contract, call.function, *call.args, sender=self.account)
+        prepared = self._chain.prepare(
+            call.contract, call.function, *call.args, sender=self.account, value=call.value
+        )
         gas = prepared.gas or 0
         if gas > self._limits.gas:
             raise TooExpensive(f"it needs {gas} gas, above the limit of {self._limits.gas}")
@@ -145,7 +146,7 @@ class WatcherTransactions:
 
     def _standing(self, tx: UnitOfWork, call: Call) -> ChainTransaction | None:
         """The transaction that carries the call, unless it failed or its effect left the chain."""
-        return standing_attempt(tx, self._key(call), _cursor(tx))
+        return newest_attempt(tx, self._key(call), _cursor(tx))[1]
 
     def _key(self, call: Call) -> str:
         return f"{call.contract}:{call.function}:{to_hash(keccak(to_bytes(self._data(call))))}"

@@ -14,16 +14,16 @@ from eth_account.messages import _hash_eip191_message, encode_typed_data
 from backend.api.app import MAX_UPLOADS
 from backend.domain.batch import Header, camel_case
 from backend.domain.content import cid_digest
-from backend.domain.disputes.witnesses import Demand, Fault, Tree
+from backend.domain.disputes.witnesses import Fault
 from backend.domain.governance import Proposal
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet, Operator
-from backend.domain.settlement import BatchState, CommittedBatch, Conviction, DemandStatus
+from backend.domain.settlement import BatchState, CommittedBatch, Conviction
 from backend.domain.training import JobState
 from backend.services.contribute.terms import TERMS_FILE, terms_file
 from tests.integration.api.conftest import sign_in
 from tests.support.fakes import some_key
-from tests.support.market import some_account, some_hash
+from tests.support.market import some_account, some_demand, some_hash
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -161,15 +161,15 @@ def test_batches_are_public_and_void_ones_say_why(api: Api) -> None:
     void = a_batch(2, state=BatchState.VOID, conviction=conviction, is_refunded=True)
     held = a_batch(2, hash=some_hash("held"))
     view.committed += [a_batch(1, state=BatchState.FINAL), void, held]
-    demand = Demand(held.hash, Tree.ENTRIES, (1,), some_account("challenger"), 50, 1)
-    view.demanded.append(DemandStatus(demand.id, operator, demand, (0,), 0, 1))
+    view.demanded.append(some_demand(operator, held.hash))
 
     url = f"{api.url}/v1/operators/{operator}/batches"
     page = httpx.get(url, params={"limit": 2}).json()
     newest, fallen = page["data"]
-    assert (newest["state"], newest["has_open_demand"], newest["conviction"]) == ("committed", True, None)
+    assert (newest["state"], newest["open_demands"], newest["conviction"]) == ("committed", 1, None)
+    assert (newest["demand_deadline"], fallen["demand_deadline"]) == (2_000, None)
     assert (newest["total"], newest["final_at"]) == ("7", 90)
-    assert (fallen["state"], fallen["has_open_demand"], fallen["is_refunded"]) == ("void", False, True)
+    assert (fallen["state"], fallen["open_demands"], fallen["is_refunded"]) == ("void", 0, True)
     assert fallen["conviction"] == {
         "first": 2,
         "convicted": some_hash("x"),

@@ -9,6 +9,7 @@ import pytest
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account, recover
 from backend.chain.sender import Sender
+from backend.deployment.local import deploy_local
 from backend.domain.hashing import (
     receipt_id,
 )
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
     from backend.chain.client import ChainClient
     from backend.chain.keys import LocalSigner
+    from backend.chain.local_node import LocalNode
     from backend.db.unit_of_work import Database
+    from backend.domain.deployment import Deployment
     from backend.domain.ids import Account
     from backend.domain.receipt import SignedReceipt
     from backend.ports.chain import Signer
@@ -36,6 +39,16 @@ if TYPE_CHECKING:
 PAYER, OTHER_PAYER = PAYERS
 SESSION_KEY = local_account(9)
 DEPOSIT = 100_000_000
+
+
+WINDOW = 120
+"""Seconds of the dispute window. Answers are due within an eighth of it."""
+
+
+@pytest.fixture(scope="session")
+def deployed(hardhat_node: LocalNode) -> Deployment:
+    """The contracts with a dispute window in which tests can demand, answer and prove."""
+    return deploy_local(hardhat_node.url, dispute_window=WINDOW)
 
 
 class LiveMarket(LocalMarket):

@@ -65,8 +65,8 @@ def assert_convicted(harness: DisputeHarness, outcome: Outcome, disputed: Disput
         assert harness.convicts(end.proof), end
     else:
         assert isinstance(end, Unanswered)
-        demand = harness.demand(disputed, end.tree, end.keys)
-        assert harness.is_voided_unanswered(demand, disputed)
+        harness.demand(disputed, end.tree, end.keys)
+        assert harness.is_voided_unanswered(disputed, end.tree, end.missing)
 
 
 def assert_caught(
@@ -114,12 +114,12 @@ def converse(harness: DisputeHarness, case: Case, disputed: DisputedBatch) -> Wr
         assert isinstance(judged, Undecided)
         shown = dict(case.answers)
         for tree, keys in judged.demands:
-            demand = harness.demand(disputed, tree, keys)
-            for place, key in enumerate(keys):
+            harness.demand(disputed, tree, keys)
+            for key in keys:
                 answer = disputed.answer(tree, key, harness.factory)
                 assert answer is not None
-                shown[tree, key] = harness.answer(demand, place, disputed, answer)
-            assert harness.chain.call("Disputes", "unansweredOf", demand.id) == 0
+                shown[tree, key] = harness.answer(disputed, tree, key, answer)
+            assert harness.num_open(disputed) == 0
         case = replace(case, answers=shown)
     raise AssertionError("no end")
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from backend.chain.local_node import LocalNode
     from backend.services.watch.watcher import Watcher
 
-WINDOW = 120
 CURIOUS = local_account(11)
 CONFIRMATIONS = 1
 
@@ -65,16 +64,12 @@ class AnswersHarness:
         self._home.mkdir()
         save_deployment(chain.deployment, self._home / "deployment.json")
         blobs = EmbeddedStore(self._home / "ipfs", is_durable=False)
-        self.market = AttackMarket(chain, blobs, folder, WINDOW)
+        self.market = AttackMarket(chain, blobs, folder)
         batch = self.market.build(self.market.serve_round())
         self.header = self.market.commit(Forgery.of(batch))
 
     def demand(self, *indices: int) -> None:
-        market, chain = self.market, self.chain
-        market.send(CURIOUS, "TestUSD", "mint", CURIOUS.account, 10**9)
-        market.send(CURIOUS, "TestUSD", "approve", chain.address("Disputes"), 10**9)
-        keys = [f"0x{index:064x}" for index in indices]
-        market.send(CURIOUS, "Disputes", "demand", self.header.abi, int(Tree.RECEIPTS), keys)
+        self.market.demand(CURIOUS, self.header.abi, Tree.RECEIPTS, indices)
 
     @contextmanager
     def watcher(self, **settings: Any) -> Iterator[Watcher]:
@@ -91,9 +86,7 @@ class AnswersHarness:
         return self.chain.node.num_transactions(WATCHER.account)
 
     def num_open(self) -> int:
-        self.market.indexer.catch_up()
-        with self.market.database.read() as tx:
-            return sum(len(one.unanswered) for one in tx.chain.open_demands(self.header.operator))
+        return len(self.market.open_demands())
 
     def mine(self, blocks: int = 1) -> None:
         """Blocks a second apart, however long the test took: answers are due within 15 seconds."""
@@ -207,7 +200,7 @@ def test_finding12_a_price_limit_does_not_hold_back_the_own_operators_answers(
     dear = {"watch_max_gas_price": 1}
     with harness.watcher(**dear, watch_coin_units=10**18) as watcher:  # worth more than all at stake
         assert what(watcher) == ["refused", "right"]
-    with harness.watcher(**dear, watch_coin_units=10**9) as watcher:
+    with harness.watcher(**dear, watch_coin_units=1) as watcher:
         assert what(watcher) == ["answered", "right"]
     harness.demand(1)
     with harness.watcher(**dear) as watcher:

@@ -20,6 +20,7 @@ from backend.domain.receipt import Share
 from backend.domain.settlement import BatchState
 from backend.services.accounts.claims import NothingToClaim
 from backend.services.settle.settler import Step
+from tests.integration.settlement.conftest import WINDOW
 from tests.support.market import some_hash
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def test_money_travels_from_payers_to_everybody_who_earned_it(market: LiveMarket
     assert verdict.is_right
     assert verdict.header.total == sum(market.cumulative.values())
 
-    market.sleep(5)
+    market.sleep(WINDOW)
     assert market.settler().finalise() == 1
     market.pump()
     ledger = market.auditor().follow(OPERATOR)
@@ -118,7 +119,7 @@ def test_batches_follow_each_other_and_pay_only_the_increase(market: LiveMarket)
     for _ in range(2):
         serve_all(market)
         settle(market)
-        market.sleep(5)
+        market.sleep(WINDOW)
         market.settler().finalise()
         market.pump()
         market.claims().relay(OPERATOR, first)

@@ -7,29 +7,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.chain.keys import local_account
-from backend.domain.disputes.witnesses import Demand, Tree
+from backend.domain.disputes.witnesses import Tree, key_word, leaf_id
 from backend.domain.hashing import receipt_id
 from backend.domain.ids import ZERO_HASH, Account
 from backend.domain.settlement import BatchState, PaidSpan
 from backend.services.settle.settler import Step
+from tests.integration.settlement.conftest import WINDOW
 
 if TYPE_CHECKING:
     from backend.domain.channels import Channel
-    from backend.domain.settlement import DemandStatus
+    from backend.domain.settlement import Demand
     from tests.integration.settlement.conftest import LiveMarket
 
 OPERATOR, CHALLENGER = local_account(1).account, local_account(5)
 PAYERS = [local_account(7), local_account(8)]
-WINDOW = 80
-BOND = 10_000
-"""Token units a key, by the local market's first parameter set."""
-
-
-@pytest.fixture(autouse=True)
-def _window(market: LiveMarket) -> None:
-    market.change(disputeWindow=WINDOW)
-    market.send(CHALLENGER, "TestUSD", "approve", market.chain.address("Disputes"), 10**12)
-    market.indexer.catch_up()
 
 
 def settle(market: LiveMarket, answers: int = 2) -> None:
@@ -52,38 +43,37 @@ def header_of(market: LiveMarket, number: int) -> dict[str, Any]:
     return next(dict(b.header) for b in reversed(batches) if b.number == number)
 
 
-def demand_entries(market: LiveMarket, number: int) -> DemandStatus:
-    """The first two entries of the treasury."""
+def demand_entries(market: LiveMarket, number: int) -> list[Demand]:
+    """Demand the first two entries, those of the treasury."""
     batch = market.auditor().batch(OPERATOR, number)
-    keys = ["0x" + batch.entry_keys[i * 32 : i * 32 + 32].hex() for i in (0, 1)]
-    header = header_of(market, number)
-    market.send(CHALLENGER, "Disputes", "demand", header, Tree.ENTRIES.value, keys)
+    keys = [int.from_bytes(batch.entry_keys[i * 32 : i * 32 + 32], "big") for i in (0, 1)]
+    market.demand(CHALLENGER, header_of(market, number), Tree.ENTRIES, keys)
     market.indexer.catch_up()
     with market.database.read() as tx:
-        (found,) = tx.chain.open_demands(OPERATOR)
-    return found
+        return tx.chain.open_demands(OPERATOR)
+
+
+def void(market: LiveMarket, asked: Demand, number: int) -> None:
+    leaf = (int(asked.tree), key_word(asked.key))
+    market.send(CHALLENGER, "Disputes", "voidUnanswered", header_of(market, number), *leaf)
+    market.indexer.catch_up()
 
 
 def convict(market: LiveMarket, number: int) -> None:
     """Void the batch by an unanswered demand."""
-    asked = demand_entries(market, number)
+    asked, _ = demand_entries(market, number)
     market.sleep(WINDOW // 8 + 1)
-    header = header_of(market, number)
-    market.send(CHALLENGER, "Disputes", "voidUnanswered", asked.demand.abi, header)
-    market.indexer.catch_up()
+    void(market, asked, number)
 
 
-def answer(market: LiveMarket, asked: DemandStatus, place: int, number: int) -> None:
+def answer(market: LiveMarket, asked: Demand, number: int) -> None:
     batch = market.auditor().batch(OPERATOR, number)
-    index = [int.from_bytes(batch.entry_keys[i : i + 32], "big") for i in (0, 32)].index(
-        asked.demand.keys[place]
-    )
-    lookup = {
-        "keys": ["0x" + batch.entry_keys[index * 32 : index * 32 + 32].hex()],
-        "openings": [batch.entries_tree.open(index).abi],
-    }
+    keys = [int.from_bytes(batch.entry_keys[i : i + 32], "big") for i in (0, 32)]
+    opening = batch.entries_tree.open(keys.index(asked.key))
+    lookup = {"keys": [key_word(asked.key)], "openings": [opening.abi]}
     header = header_of(market, number)
-    market.send(local_account(1), "Disputes", "answer", asked.demand.abi, place, header, header, lookup)
+    leaf = (int(asked.tree), key_word(asked.key))
+    market.send(local_account(1), "Disputes", "answer", header, *leaf, header, lookup)
     market.indexer.catch_up()
 
 
@@ -126,37 +116,37 @@ def assert_settled(market: LiveMarket) -> None:
 def test_demands_and_answers_are_projected_with_the_calldata_of_each_answer(market: LiveMarket) -> None:
     settle(market)
     asked = demand_entries(market, 1)
-    on_chain = market.chain.call("Disputes", "unansweredOf", asked.id)
-    assert (on_chain, asked.unanswered) == (0b11, (0, 1))
-    assert asked.demand.id == asked.id
-    assert asked.demand.bond_units == BOND
-    answer(market, asked, 1, 1)
+    for one in asked:
+        leaf = (one.batch_hash, int(one.tree), key_word(one.key))
+        on_chain = market.chain.call("Disputes", "demandOf", *leaf)
+        assert one.leaf_id == leaf_id(one.batch_hash, one.tree, one.key)
+        assert (one.challenger, one.bond) == (on_chain["challenger"], on_chain["bond"])
+        assert (one.deadline, one.deadline_block) == (on_chain["deadline"], on_chain["deadlineBlock"])
+    answer(market, asked[1], 1)
     with market.database.read() as tx:
-        (still,) = tx.chain.open_demands(OPERATOR)
-        (shown,) = tx.chain.answers(asked.id)
-    assert (still.unanswered, shown.key_index, shown.answerer) == ((0,), 1, OPERATOR)
+        assert tx.chain.open_demands(OPERATOR) == asked[:1]
+        (shown,) = tx.chain.answers(asked[0].batch_hash)
+    assert shown.leaf_id == asked[1].leaf_id
     call = market.chain.decode(market.chain.address("Disputes"), shown.call)
-    assert call["function"] == "answer"
-    assert Demand.from_chain(call["args"]["demand_"]) == asked.demand
-    answer(market, asked, 0, 1)
+    assert (call["function"], call["args"]["key"]) == ("answer", key_word(asked[1].key))
+    answer(market, asked[0], 1)
     with market.database.read() as tx:
         assert tx.chain.open_demands(OPERATOR) == []
-        assert [a.key_index for a in tx.chain.answers(asked.id)] == [0, 1]
-    market.sleep(WINDOW)
+        assert len(tx.chain.answers(asked[0].batch_hash)) == 2
+    market.sleep(WINDOW + WINDOW // 8)
     assert market.settler().finalise() == 1
 
 
 def test_a_held_batch_waits_and_those_before_it_become_final(market: LiveMarket) -> None:
     for _ in range(2):
         settle(market)
-    asked = demand_entries(market, 2)
+    asked, _ = demand_entries(market, 2)
     market.sleep(WINDOW)
     assert market.settler().finalise() == 1
     market.pump()
     assert states(market)[:2] == [(1, BatchState.FINAL, False), (2, BatchState.COMMITTED, False)]
     assert market.settler().finalise() is None
-    market.send(CHALLENGER, "Disputes", "voidUnanswered", asked.demand.abi, header_of(market, 2))
-    market.indexer.catch_up()
+    void(market, asked, 2)
     with market.database.read() as tx:
         assert tx.chain.open_demands(OPERATOR) == []
     run(market)
@@ -215,12 +205,11 @@ def test_a_reorganisation_that_takes_the_void_back_leaves_the_batches_standing(
     """Whether their receipts were only released, the channels refunded, or a new batch committed."""
     for _ in range(2):
         settle(market)
-    asked = demand_entries(market, 1)
+    asked, _ = demand_entries(market, 1)
     standing = states(market)
     market.sleep(WINDOW // 8 + 1)
     fork = market.chain.node.rpc.request("evm_snapshot")
-    market.send(CHALLENGER, "Disputes", "voidUnanswered", asked.demand.abi, header_of(market, 1))
-    market.indexer.catch_up()
+    void(market, asked, 1)
     run(market, rounds)
     market.chain.node.rpc.request("evm_revert", fork)
     market.chain.node.rpc.request("hardhat_mine", "0x20")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from backend.domain.batch import Header
     from backend.services.watch.watcher import Watcher
 
-WINDOW = 48
-
 
 @contextmanager
 def at_watch(chain: ChainClient, node: LocalNode, folder: Path, market: AttackMarket) -> Iterator[Watcher]:
@@ -44,9 +42,7 @@ def test_every_way_to_commit_a_wrong_batch_is_caught_and_undone_to_the_unit(
     chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path
 ) -> None:
     (tmp_path / "home").mkdir()
-    market = AttackMarket(
-        chain, EmbeddedStore(tmp_path / "home" / "ipfs", is_durable=False), tmp_path, WINDOW
-    )
+    market = AttackMarket(chain, EmbeddedStore(tmp_path / "home" / "ipfs", is_durable=False), tmp_path)
     right: set[str] = set()
     try:
         with at_watch(chain, hardhat_node, tmp_path, market) as watcher:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.chain.client import ChainClient
 from backend.chain.keys import local_account
 from backend.chain.sender import STUCK_BLOCKS, Sender
 from backend.domain.transactions import Call
@@ -18,6 +16,7 @@ from backend.services.watch.transactions import GasLimits, WatcherTransactions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from backend.chain.client import ChainClient
     from backend.db.unit_of_work import Database
 
 WATCHER = local_account(9)
@@ -63,19 +62,6 @@ def manual_mining(chain: ChainClient) -> Iterator[None]:
         yield
     finally:
         chain.node.rpc.request("evm_setAutomine", True)
-
-
-def test_a_public_markets_token_pays_the_bonds(chain: ChainClient, sqlite_database: Database) -> None:
-    addresses = dict(chain.deployment.addresses)
-    addresses["PaymentToken"] = addresses.pop("TestUSD")
-    public = ChainClient(chain.node, replace(chain.deployment, addresses=addresses))
-    watcher = transactions(public, sqlite_database)
-    assert watcher.units() == dollars(chain) > 0
-    approval = watcher.approval(7)
-    assert approval is not None
-    assert watcher.send([approval])[0].is_done
-    assert watcher.approval(7) is None
-    assert watcher.approval(8) == Call("PaymentToken", "approve", (chain.address("Disputes"), 8))
 
 
 def test_calls_are_sent_in_order_and_waited_for(chain: ChainClient, database: Database) -> None:

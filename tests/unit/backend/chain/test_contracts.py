@@ -104,11 +104,12 @@ def test_verbs_are_complete_and_match_their_selectors() -> None:
     selectors = {"0x" + disputes.selector(name).hex(): name for name in DISPUTE_FUNCTIONS.values()}
     assert selectors == DISPUTE_FUNCTIONS
     functions = (entry for entry in disputes.abi if entry["type"] == "function")
-    calls = {entry["name"] for entry in functions if entry["stateMutability"] == "nonpayable"}
+    calls = {entry["name"] for entry in functions if entry["stateMutability"] in {"nonpayable", "payable"}}
     assert calls - set(DISPUTE_FUNCTIONS.values()) == {
         "reserve",
         "demand",
         "answer",
         "answerReceipt",
         "returnBond",
+        "withdrawCredit",
     }

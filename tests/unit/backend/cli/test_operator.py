@@ -33,7 +33,7 @@ OWN, KEY, NEXT_KEY = some_account("operator"), some_account("receipt key"), some
 DOLLAR, MICRO = 10**6, 10**12
 MINED = to_hash(b"\1" * 32)
 WELL = OperatorStatus(
-    OWN, "https://market.example", (KEY,), {}, KEY, OWN, 1_000 * MICRO, None, 0, 100 * MICRO, 7 * 10**15
+    OWN, "https://market.example", (KEY,), {}, KEY, OWN, 1_000 * MICRO, None, 0, 100 * MICRO, 7 * 10**15, 0
 )
 BASE = base_record(OWN, some_hash("base"), "Tiny", (200_000, 400_000))
 TRAINING = training_record(OWN, some_hash("base"), 300_000)
@@ -161,6 +161,7 @@ def test_an_operator_that_can_settle_is_shown_with_exit_code_0(installation: Fak
         "stake": "1,000 dollars",
         "cover": "1,000 dollars; the next batch needs 100 dollars",
         "owed": "0 dollars",
+        "credit": "0 wei",
         "gas": "7,000,000,000,000,000 wei",
     }
     assert installation.asked == [("prepare_database",)]  # an operator joins before anything else has run
@@ -192,6 +193,7 @@ def test_json_has_amounts_as_strings_and_the_same_exit_code(installation: FakeIn
         "cover": "1000000000000000",
         "cover_needed": "100000000000000",
         "owed": "0",
+        "credit_wei": "0",
         "wei": "7000000000000000",
         "obstacles": [],
     }

@@ -9,9 +9,10 @@ from sqlalchemy import select
 
 from backend.db.tables.chain import EventRow
 from backend.domain.chain import BlockRef, ChainEvent
-from backend.domain.disputes.witnesses import Demand, Fault, Tree
+from backend.domain.disputes.witnesses import Fault, Tree
 from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
-from backend.domain.settlement import BatchState, PaidSpan
+from backend.domain.settlement import BatchState, Demand, PaidSpan
+from tests.support.market import some_demand
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database, UnitOfWork
@@ -340,53 +341,54 @@ def test_a_channel_after_a_refund_is_as_it_was_before_the_collection(database: D
 
 
 def demanded(name: int, batch: int, deadline: int) -> tuple[str, str, dict[str, Any]]:
-    content = {"batchHash": word(batch), "tree": Tree.ENTRIES.value, "keys": [word(5), word(6)]}
-    terms = {"challenger": ALICE, "deadline": deadline, "bondUnits": 2**200}
-    ids = {"id": word(name), "operator": OPERATOR, "batchHash": word(batch)}
-    return "Disputes", "Demanded", {**ids, "demand": {**content, **terms}}
+    terms = {"challenger": ALICE, "bond": 2**95, "deadline": deadline, "deadlineBlock": 7}
+    ids = {"leafId": word(name), "operator": OPERATOR, "batchHash": word(batch)}
+    return "Disputes", "Demanded", {**ids, "tree": Tree.ENTRIES.value, "key": word(5), "demand": terms}
 
 
-def answered(name: int, place: int, call: str) -> tuple[str, str, dict[str, Any]]:
-    return "Disputes", "Answered", {"id": word(name), "i": place, "answerer": BOB, "call": call}
+def answered(name: int, batch: int, call: str) -> tuple[str, str, dict[str, Any]]:
+    ids = {"leafId": word(name), "operator": OPERATOR, "batchHash": word(batch)}
+    return "Disputes", "Answered", {**ids, "call": call}
 
 
-def test_demands_are_open_until_each_key_is_answered_or_their_batch_is_void(database: Database) -> None:
+def test_demands_are_open_until_they_are_answered_or_their_batch_is_void(database: Database) -> None:
     with database.begin() as tx:
         take_in(tx, committed(1, 1), committed(2, 2))
-        take_in(tx, demanded(50, 2, 90), demanded(51, 1, 80), demanded(52, 1, 85))
-        take_in(tx, answered(51, 1, "0xaa"), answered(52, 0, "0xbb"), answered(52, 1, "0xcc"))
-    asked = Demand(word(1), Tree.ENTRIES, (5, 6), ALICE, 80, 2**200)
+        take_in(tx, demanded(50, 2, 90), demanded(51, 1, 80), demanded(52, 1, 85), demanded(53, 1, 86))
+        take_in(tx, answered(53, 1, "0xbb"), answered(52, 1, "0xcc"))
+    asked = Demand(
+        leaf_id=word(51),
+        operator=OPERATOR,
+        batch_hash=word(1),
+        tree=Tree.ENTRIES,
+        key=5,
+        challenger=ALICE,
+        bond=2**95,
+        deadline=80,
+        deadline_block=7,
+        is_open=True,
+        block_number=2,
+    )
     with database.read() as tx:
-        half, none = tx.chain.open_demands(OPERATOR)
-        assert (half.id, half.demand, half.unanswered) == (word(51), asked, (0,))
-        assert (none.id, none.unanswered, none.block_number) == (word(50), (0, 1), 2)
-        assert [one.unanswered for one in tx.chain.demands(word(1))] == [(0,), ()]
-        (answer,) = tx.chain.answers(word(51))
-        assert (answer.key_index, answer.answerer, answer.call) == (1, BOB, "0xaa")
-        assert [a.call for a in tx.chain.answers(word(52))] == ["0xbb", "0xcc"]
-        assert tx.chain.open_demands(ALICE) == tx.chain.answers(word(99)) == []
+        first, second = tx.chain.open_demands(OPERATOR)
+        assert (first, second.leaf_id) == (asked, word(50))
+        assert [one.is_open for one in tx.chain.demands(word(1))] == [True, False, False]
+        shown = [(one.leaf_id, one.call, one.block_number) for one in tx.chain.answers(word(1))]
+        assert shown == [(word(53), "0xbb", 3), (word(52), "0xcc", 3)]
+        assert tx.chain.open_demands(ALICE) == tx.chain.answers(word(2)) == []
     with database.begin() as tx:
         take_in(tx, voided(2, 2, 2))
-        returned = {"id": word(50), "challenger": ALICE, "units": 2**201}
+        returned = {"leafId": word(50), "challenger": ALICE, "bond": 2**95}
         take_in(tx, ("Disputes", "BondReturned", returned))
     with database.read() as tx:
-        assert [one.id for one in tx.chain.open_demands(OPERATOR)] == [word(51)]
+        assert [one.leaf_id for one in tx.chain.open_demands(OPERATOR)] == [word(51)]
         (over,) = tx.chain.demands(word(2))
-        assert (over.unanswered, over.returned_units) == ((), 2**201)
+        assert not over.is_open
 
 
-def test_a_demand_made_again_within_its_block_is_open_again(database: Database) -> None:
-    """An account can answer its own demand and send it again with the same id."""
-    with database.begin() as tx:
-        take_in(tx, committed(1, 1))
-        own = [answered(50, 0, "0x01"), answered(50, 1, "0x02")]
-        take_in(tx, demanded(50, 1, 90), *own, demanded(50, 1, 90))
-    with database.read() as tx:
-        (found,) = tx.chain.open_demands(OPERATOR)
-        assert found.unanswered == (0, 1)
-        assert tx.chain.answers(word(50)) == []
-    with database.begin() as tx:
-        take_in(tx, answered(50, 1, "0x03"))
-    with database.read() as tx:
-        assert tx.chain.open_demands(OPERATOR)[0].unanswered == (0,)
-        assert [a.call for a in tx.chain.answers(word(50))] == ["0x03"]
+def test_it_is_too_late_to_answer_once_both_deadlines_have_passed() -> None:
+    demand = some_demand(OPERATOR, word(1), deadline=100, deadline_block=9)
+    assert not demand.is_past(100, 10)
+    assert not demand.is_past(101, 9)
+    assert demand.is_past(101, 10)
+    assert some_demand(OPERATOR, word(1), deadline=100).is_past(101, 1)

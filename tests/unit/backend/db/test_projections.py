@@ -134,20 +134,24 @@ class EventGenerator:
         return "Settlement", "BatchRefunded", args
 
     def _demand(self) -> Written:
-        demand = self._draw(st.integers(1, 3))
-        self.state.demands.append(demand)
-        content = {"tree": 1, "keys": [word(1), word(2)], "challenger": account(7)}
-        asked = {**content, "batchHash": word(demand), "deadline": 50, "bondUnits": 10}
-        ids = {"id": word(demand), "operator": account(99), "batchHash": word(demand)}
-        return "Disputes", "Demanded", {**ids, "demand": asked}
+        leaf = len(self.state.demands) + 1
+        self.state.demands.append(leaf)
+        ids = {
+            "leafId": word(leaf),
+            "operator": account(99),
+            "batchHash": word(self._draw(st.integers(1, 3))),
+        }
+        terms = {"challenger": account(7), "bond": 10, "deadline": 50, "deadlineBlock": 0}
+        return "Disputes", "Demanded", {**ids, "tree": 1, "key": word(leaf), "demand": terms}
 
     def _answer(self) -> Written:
         if not self.state.demands:
             return self._demand()
-        demand = {"id": word(self._draw(st.sampled_from(self.state.demands)))}
+        leaf = {"leafId": word(self._draw(st.sampled_from(self.state.demands)))}
         if self._draw(st.booleans()):
-            return "Disputes", "BondReturned", {**demand, "challenger": account(7), "units": 10}
-        return "Disputes", "Answered", {**demand, "i": 1, "answerer": account(99), "call": "0x11"}
+            return "Disputes", "BondReturned", {**leaf, "challenger": account(7), "bond": 10}
+        ids = {**leaf, "operator": account(99), "batchHash": word(1)}
+        return "Disputes", "Answered", {**ids, "call": "0x11"}
 
     def _thaw(self) -> Written:
         if not self.state.balances:

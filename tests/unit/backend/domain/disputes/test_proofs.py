@@ -15,11 +15,11 @@ from backend.domain.batch import CommitTerms, OperatorLedger
 from backend.domain.disputes.lookups import InvalidWitness, TreeRoot
 from backend.domain.disputes.witnesses import (
     AnsweredReceipt,
-    Demand,
     Fault,
     Lookup,
     ReceiptWitness,
     Tree,
+    leaf_id,
     opening_from_chain,
     receipt_abi,
     receipt_from_chain,
@@ -30,7 +30,6 @@ from tests.support.batch_factory import in_memory_factory
 from tests.support.dishonest_operator import Draft
 
 CASES = json.loads((Path(__file__).parents[5] / "tests/vectors/disputes.json").read_text())
-DEMAND = "(bytes32,uint8,bytes32[],address,uint64,uint256)"
 FACTORY = in_memory_factory()
 
 
@@ -39,19 +38,12 @@ def cases(field: str) -> list[dict[str, Any]]:
     return [case for case in CASES if field in case]
 
 
-@pytest.mark.parametrize("case", cases("id"))
-def test_a_demands_id_is_the_hash_of_its_encoding(case: dict[str, Any]) -> None:
-    demand = Demand.from_chain(case)
-    fields = (
-        to_bytes(case["batchHash"]),
-        int(case["tree"]),
-        list(map(to_bytes, case["keys"])),
-        case["challenger"],
-        int(case["deadline"]),
-        int(case["bondUnits"]),
-    )
-    assert demand.id == case["id"] == to_hash(keccak(encode([DEMAND], [fields])))
-    assert Demand.from_chain(demand.abi) == demand
+@pytest.mark.parametrize("case", cases("leafId"))
+def test_a_leafs_id_is_the_hash_of_its_encoding(case: dict[str, Any]) -> None:
+    tree, key = Tree(int(case["tree"])), int(case["key"], 16)
+    fields = (to_bytes(case["batchHash"]), int(tree), to_bytes(case["key"]))
+    encoded = encode(["bytes32", "uint8", "bytes32"], fields)
+    assert leaf_id(case["batchHash"], tree, key) == case["leafId"] == to_hash(keccak(encoded))
 
 
 @pytest.mark.parametrize("case", cases("prefix"))
@@ -90,13 +82,11 @@ def test_an_answered_receipt_equals_that_of_the_batch_data() -> None:
         records = [FACTORY.version(s.version_id) for s in signed.slices]
         opening = draft.batch.open_receipt(index)
         witness = ReceiptWitness.of(signed, opening, [record for record in records if record])
-        entry = interface("Disputes").function("answerReceipt", range(5))
-        demand = Demand("0x" + "11" * 32, Tree.RECEIPTS, (index,), FACTORY.operator, 1, 1)
+        entry = interface("Disputes").function("answerReceipt", range(3))
         header = draft.commit(CommitTerms(1, 2)).header
-        data = entry.encode((demand.abi, 0, header.abi, witness.abi, signed.signature))
+        data = entry.encode((header.abi, witness.abi, signed.signature))
         args = entry.decode_args(data[4:])
         assert AnsweredReceipt.from_chain(args).signed == signed
-        assert Demand.from_chain(args["demand_"]) == demand
 
 
 def test_receipts_and_openings_survive_decimal_text() -> None:

@@ -40,6 +40,8 @@ class FakeView:
     def demands(self, batch_hash: str) -> list[Any]:
         return []
 
+    answers = demands
+
 
 def test_data_that_is_missing_is_asked_for_again_after_a_while_and_kept_once_it_is_there() -> None:
     market, store, now = Market(), FakeBlobStore(), [0.0]

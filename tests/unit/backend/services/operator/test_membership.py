@@ -30,7 +30,7 @@ class FakeChain:
         self.held, self.allowance, self.pot, self.wei = 5_000 * 10**6, 0, 0, 10**18
         self.stake: dict[str, int] = {"stake": 0, "unstaking": 0, "lockedByBatch": 0}
         self.settled: dict[str, int] = {"last": 0, "finalised": 0, "toRefund": 0}
-        self.key_owner, self.owed = ZERO_ACCOUNT, 0
+        self.key_owner, self.owed, self.credit = ZERO_ACCOUNT, 0, 0
         self.prepared: list[str] = []
 
     def address(self, contract: str) -> Account:
@@ -52,6 +52,7 @@ class FakeChain:
             "stateOf": self.settled,
             "operatorOfKey": self.key_owner,
             "owed": self.owed,
+            "creditOf": self.credit,
             "potOf": self.pot,
             "current": {"stakeCoverPpm": 100_000},
         }[function]
@@ -272,6 +273,15 @@ def test_earnings_are_withdrawn_while_the_stake_is_locked(harness: MembershipHar
     assert calls(harness.membership.withdraw()) == ["withdrawOwed"]
     harness.chain.settled |= {"finalised": 1}
     assert calls(harness.membership.withdraw()) == ["unstake", "withdrawOwed"]
+
+
+def test_what_answers_to_demands_earned_is_withdrawn_to_the_operator(harness: MembershipHarness) -> None:
+    harness.chain.leaves(5, batch=3)  # still locked
+    harness.chain.settled |= {"last": 3, "finalised": 2}
+    harness.chain.credit = 10**15
+    (queued,) = harness.membership.withdraw()
+    assert (queued.contract, queued.function, queued.args) == ("Disputes", "withdrawCredit", (OWN,))
+    assert harness.membership.status().credit == 10**15
 
 
 def well(harness: MembershipHarness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.disputes.witnesses import Demand, Tree
-from backend.domain.settlement import DemandStatus
 from backend.services.settle.settler import Step
-from tests.support.market import some_account
+from tests.support.market import some_demand
 from tests.support.settlement_steps import (
     CrashingDatabase,
     CrashingProxy,
@@ -134,8 +132,7 @@ def test_a_batch_under_an_open_demand_is_not_finalised_and_those_before_it_are(
 ) -> None:
     settle_batches(harness, 3)
     held = harness.chain.standing()[1]
-    demand = Demand(held.hash, Tree.ENTRIES, (1,), some_account("challenger"), 1, 1)
-    harness.chain.demanded = [DemandStatus(demand.id, held.operator, demand, (0,), 0, 1)]
+    harness.chain.demanded = [some_demand(held.operator, held.hash)]
     harness.chain.time += 60
     assert harness.settler().finalise() == 1
     harness.mine()

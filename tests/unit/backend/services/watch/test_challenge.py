@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.chain import BlockRef
-from backend.domain.disputes.witnesses import Demand, Tree
+from backend.domain.disputes.witnesses import Tree, key_word
 from backend.domain.ids import ChannelId
 from backend.domain.registries import Operator
-from backend.domain.settlement import BatchState, CommittedBatch, DemandStatus, PaidSpan
+from backend.domain.settlement import BatchState, CommittedBatch, Demand, PaidSpan
 from backend.domain.transactions import CallResult, as_json
 from backend.services.watch.challenge import Challenge
-from tests.support.market import parameter_set, some_account, some_hash
+from tests.support.market import parameter_set, some_account, some_demand, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 OPERATOR, WATCHER = some_account("operator"), some_account("watcher")
 WINDOW, COMMITTED_AT = 480, 1_000
-BOND = 3
+BOND = 400
+"""Wei that a leaf costs at most; the fake chain has no prices that rise."""
 PLENTY = 10**9
 
 
@@ -39,9 +40,8 @@ def batch(number: int, state: BatchState = BatchState.COMMITTED) -> CommittedBat
     )
 
 
-def demanded(of: CommittedBatch, *keys: int, deadline: int = 2_000, by: Account = WATCHER) -> DemandStatus:
-    demand = Demand(of.hash, Tree.RECEIPTS, keys, by, deadline, BOND)
-    return DemandStatus(demand.id, OPERATOR, demand, tuple(range(len(keys))), 0, 1)
+def demanded(of: CommittedBatch, key: int, tree: Tree = Tree.RECEIPTS, **fields: Any) -> Demand:
+    return some_demand(OPERATOR, of.hash, tree, key, **({"challenger": WATCHER, "bond": BOND} | fields))
 
 
 @dataclass
@@ -49,13 +49,10 @@ class FakeView:
     """The part of `ChainView` that challenges use."""
 
     known: list[CommittedBatch] = field(default_factory=list)
-    asked: list[DemandStatus] = field(default_factory=list)
+    asked: list[Demand] = field(default_factory=list)
 
     def parameter_set(self, number: int) -> ParameterSet:
-        terms = parameter_set(number, fee_ppm=0, window=WINDOW)
-        return type(terms)(
-            **{name: getattr(terms, name) for name in terms.__slots__} | {"demand_bond": BOND * 10**6}
-        )
+        return parameter_set(number, fee_ppm=0, window=WINDOW)
 
     def operators(self) -> list[Operator]:
         return [Operator(OPERATOR, "", (), 1)]
@@ -66,11 +63,11 @@ class FakeView:
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
         return next((one for one in self.known if one.hash == batch_hash), None)
 
-    def demands(self, batch_hash: Hash32) -> list[DemandStatus]:
-        return [one for one in self.asked if one.demand.batch_hash == batch_hash]
+    def demands(self, batch_hash: Hash32) -> list[Demand]:
+        return [one for one in self.asked if one.batch_hash == batch_hash]
 
-    def open_demands(self, operator: Account) -> list[DemandStatus]:
-        return sorted(self.asked, key=lambda one: one.demand.deadline)
+    def open_demands(self, operator: Account) -> list[Demand]:
+        return sorted(self.asked, key=lambda one: one.deadline)
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
         return (PaidSpan(ChannelId(some_hash("channel")), some_account("payer"), 0, 5, 12),)
@@ -84,11 +81,11 @@ class FakeTransactions:
     money: int = PLENTY
     sent: list[Call] = field(default_factory=list)
 
-    def units(self) -> int:
-        return self.money
+    def credit(self) -> int:
+        return self.money // 2
 
-    def approval(self, units: int) -> Call | None:
-        return None
+    def funds(self) -> int:
+        return self.money
 
     def refusal(self, call: Call) -> str:
         return ""
@@ -116,7 +113,14 @@ class FakeChain:
     def head(self) -> BlockRef:
         return BlockRef(1, some_hash("block"), some_hash("parent"), self.now)
 
+    def gas_price(self) -> int:
+        return 90
+
     def call(self, contract: str, function: str, *args: Any) -> Any:
+        if function == "bondOf":  # what the profile's fee takes: a tenth of the bond at this gas price
+            return args[2] * BOND // 10
+        if function == "bounds":
+            return {"bondFee": 13}
         return {"reservedAt": self.reserved_at, "stateOf": {"toRefund": 2}}[function]
 
 
@@ -157,37 +161,46 @@ def test_near_the_end_of_the_window_a_proof_goes_out_at_once() -> None:
     assert transactions.functions == ["proveBadReceipt"]
 
 
-def test_demands_have_at_most_64_keys_and_repeat_none_that_is_open() -> None:
+def keys_of(call: Call) -> list[int]:
+    return [int(key, 16) for key in call.args[2]]
+
+
+def test_demands_have_at_most_64_keys_and_repeat_no_leaf() -> None:
     transactions, asked = FakeTransactions(), batch(1)
-    view = FakeView([asked], [demanded(asked, 0, 1, by=some_account("another challenger"))])
+    others = {"challenger": some_account("another challenger")}
+    view = FakeView([asked], [demanded(asked, 0, **others), demanded(asked, 1, is_open=False)])
     wanted = ((Tree.RECEIPTS, tuple(range(100))), (Tree.ENTRIES, (5, 5)))
     made = challenge(transactions=transactions)
     assert names_of(made.demand(view, asked, wanted)) == ["demanded"] * 3
-    assert [[int(key, 16) for key in call.args[2]] for call in transactions.sent] == [
-        list(range(2, 66)),
-        list(range(66, 100)),
-        [5],
-    ]
+    assert [len(keys_of(call)) for call in transactions.sent] == [64, 34, 1]
+    assert sorted(key for call in transactions.sent for key in keys_of(call)) == sorted([*range(2, 100), 5])
     assert names_of(made.demand(view, asked, wanted)) == [], "they may not be in the view yet"
+
+
+def test_credit_pays_first_and_the_rest_goes_with_the_call() -> None:
+    transactions, asked = FakeTransactions(money=6 * BOND), batch(1)
+    list(challenge(transactions=transactions).demand(FakeView(), asked, ((Tree.RECEIPTS, range(5)),)))
+    (call,) = transactions.sent
+    bonds = 5 * BOND
+    assert (len(keys_of(call)), call.value) == (5, bonds - 3 * BOND)
 
 
 def test_a_search_goes_round_by_round_and_others_demands_do_not_hold_it_up() -> None:
     asked = batch(1)
     wanted = ((Tree.ENTRIES, (5, 6)),)
     for challenger, expected in ((WATCHER, []), (some_account("another challenger"), [[5, 6]])):
-        demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), challenger, 2_000, BOND)
-        view = FakeView([asked], [DemandStatus(demand.id, OPERATOR, demand, (1,), 0, 1)])
+        view = FakeView([asked], [demanded(asked, 9, Tree.ENTRIES, challenger=challenger)])
         transactions = FakeTransactions()
         list(challenge(transactions=transactions).demand(view, asked, wanted))
-        assert [[int(key, 16) for key in call.args[2]] for call in transactions.sent] == expected
+        assert list(map(keys_of, transactions.sent)) == expected
 
 
 def test_the_next_round_begins_with_the_last_answer() -> None:
     asked, transactions = batch(1), FakeTransactions()
     made = challenge(transactions=transactions)
     list(made.demand(FakeView([asked]), asked, ((Tree.ENTRIES, (9, 10)),)))
-    demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), WATCHER, 2_000, BOND)
-    view = FakeView([asked], [DemandStatus(demand.id, OPERATOR, demand, (), 0, 1)])
+    answered = [demanded(asked, key, Tree.ENTRIES, is_open=False) for key in (9, 10)]
+    view = FakeView([asked], answered)
     assert names_of(made.demand(view, asked, ((Tree.ENTRIES, (5,)),))) == ["demanded"]
 
 
@@ -195,36 +208,28 @@ def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
     one, other = batch(1), batch(2)
     for limit, money, expected in ((7 * BOND, PLENTY, 5), (PLENTY, 4 * BOND + 1, 4), (2 * BOND, PLENTY, 0)):
         transactions = FakeTransactions(money=money)
-        view = FakeView([one, other], [demanded(one, 0, 1)])
-        list(
-            challenge(transactions=transactions, limit=limit).demand(
-                view, other, ((Tree.RECEIPTS, tuple(range(9))),)
-            )
-        )
-        assert sum(len(call.args[2]) for call in transactions.sent) == expected
+        view = FakeView([one, other], [demanded(one, 0), demanded(one, 1)])
+        made = challenge(transactions=transactions, limit=limit)
+        news = names_of(made.demand(view, other, ((Tree.RECEIPTS, tuple(range(9))),)))
+        assert news[-1] == "bond_limit"
+        assert sum(len(keys_of(call)) for call in transactions.sent) == expected
 
 
-def test_short_of_bonds_it_demands_unpredictable_receipts() -> None:
+def test_it_demands_unpredictable_receipts() -> None:
     chosen = set()
     for _ in range(20):
         transactions = FakeTransactions()
-        list(
-            challenge(transactions=transactions, limit=BOND).demand(
-                FakeView(), batch(1), ((Tree.RECEIPTS, range(1000)),)
-            )
-        )
-        chosen.add(transactions.sent[0].args[2][0])
+        made = challenge(transactions=transactions, limit=BOND)
+        list(made.demand(FakeView(), batch(1), ((Tree.RECEIPTS, range(1000)),)))
+        chosen.add(keys_of(transactions.sent[0])[0])
     assert len(chosen) > 1
 
 
 def test_short_of_bonds_the_most_telling_leaves_of_other_trees_come_first() -> None:
     transactions = FakeTransactions()
-    list(
-        challenge(transactions=transactions, limit=2 * BOND).demand(
-            FakeView(), batch(1), ((Tree.ENTRIES, (9, 4, 7)),)
-        )
-    )
-    assert [int(key, 16) for key in transactions.sent[0].args[2]] == [9, 4]
+    made = challenge(transactions=transactions, limit=2 * BOND)
+    list(made.demand(FakeView(), batch(1), ((Tree.ENTRIES, (9, 4, 7)),)))
+    assert keys_of(transactions.sent[0]) == [9, 4]
 
 
 def test_of_several_late_demands_that_of_the_first_batch_voids() -> None:
@@ -232,19 +237,19 @@ def test_of_several_late_demands_that_of_the_first_batch_voids() -> None:
     view = FakeView([first, second], [demanded(second, 0, deadline=10), demanded(first, 0, deadline=11)])
     transactions = FakeTransactions()
     assert names_of(challenge(FakeChain(now=12), transactions).expire(view, OPERATOR)) == ["proved"]
-    assert transactions.sent[0].args[1] == first.header
+    assert transactions.sent[0].args == (first.header, int(Tree.RECEIPTS), key_word(0))
 
 
-def test_a_demand_is_not_late_in_its_last_second() -> None:
-    view = FakeView([batch(1)], [demanded(batch(1), 0, deadline=12)])
-    assert names_of(challenge(FakeChain(now=12)).expire(view, OPERATOR)) == []
+def test_a_demand_is_not_late_in_its_last_second_or_block() -> None:
+    for deadline, block in ((12, 0), (11, 1)):
+        view = FakeView([batch(1)], [demanded(batch(1), 0, deadline=deadline, deadline_block=block)])
+        assert names_of(challenge(FakeChain(now=12)).expire(view, OPERATOR)) == []
 
 
-def test_voided_batches_are_refunded_newest_first_and_bonds_come_back_to_their_owner() -> None:
+def test_voided_batches_are_refunded_newest_first_and_bonds_are_credited_to_their_owner() -> None:
     void = [batch(n, BatchState.VOID) for n in (3, 4)]
-    view = FakeView(
-        [batch(2), *void], [demanded(void[0], 0, 1), demanded(void[1], 5, by=some_account("other"))]
-    )
+    others = demanded(void[1], 5, challenger=some_account("other"))
+    view = FakeView([batch(2), *void], [demanded(void[0], 0), others])
     transactions = FakeTransactions()
     assert names_of(challenge(transactions=transactions).restore(view, OPERATOR)) == [
         "bond_returned",
