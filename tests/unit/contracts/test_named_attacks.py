@@ -59,10 +59,19 @@ ATTACKS = {
     "stolen receipt key": (
         "RetireReceiptKey.t.sol::test_finding4_a_stolen_receipt_key_convicts_no_batch_after_its_retirement",
     ),
-    "demand griefing": (
-        "AttacksDisputes.t.sol::test_demand_griefing_delays_nothing_and_pays_the_operator",
-        "AttacksDisputes.t.sol::test_demand_griefing_by_answering_oneself_costs_the_griefer_more_gas",
-        "AttacksDisputes.t.sol::test_demand_griefing_too_late_to_be_answered_is_refused",
+    "flood of demands": (
+        "AttacksDisputes.t.sol::test_finding1_a_flood_of_demands_does_not_convict_and_pays_the_operator",
+        "AttacksDisputes.t.sol::test_finding1_a_flood_costs_its_square",
+        "AttacksDisputes.t.sol::test_finding1_demands_delay_finality_by_no_more_than_the_bound",
+        "AttacksDisputes.t.sol::test_finding1_answering_oneself_pays_the_operator",
+    ),
+    "operator that fills its own queue": (
+        "AttacksDisputes.t.sol::test_finding1_an_operator_that_fills_its_own_queue_pays_for_it",
+        "AttacksDisputes.t.sol::test_finding1_an_operator_that_fills_its_own_queue_takes_no_time_from_its_challenger",
+    ),
+    "paused token": (
+        "AttacksDisputes.t.sol::test_finding6_a_paused_token_convicts_no_right_batch",
+        "AttacksDisputes.t.sol::test_finding6_a_paused_token_stops_no_conviction",
     ),
     "last-second answer": (
         "AttacksDisputes.t.sol::test_a_last_second_answer_leaves_time_for_the_proof",
