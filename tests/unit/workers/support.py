@@ -39,8 +39,8 @@ RESULT = TrainingResult(Hash32("0x" + "ad" * 32), Hash32("0x" + "ba" * 32), METR
 OPERATOR, COLLECTOR = Account("0x" + "09" * 20), Account("0x" + "c0" * 20)
 MARKET = Market(OPERATOR, COLLECTOR, TypedDomain(31337, COLLECTOR))
 TRAINING = training_record(OPERATOR, RESULT.base_model, price=5)
-FREE = Payments(MARKET, None, lambda: some_key("receipts"), 60)
-PAID = Payments(MARKET, TRAINING, lambda: some_key("receipts"), 3600)
+FREE = Payments(MARKET, None, lambda _: some_key("receipts"), 60)
+PAID = Payments(MARKET, TRAINING, lambda _: some_key("receipts"), 3600)
 NUM_ROWS = 12
 """Rows of each contribution."""
 
