@@ -154,6 +154,15 @@ contract Disputes is IDisputes {
     }
 
     /// @inheritdoc IDisputes
+    function proveBelowClaimed(BatchHeader calldata header, address account, Lookup calldata lookup) external {
+        bytes32 key = Hashing.account(account);
+        (uint128 value, ) = Lookups.treeOf(header, Tree.Balances).find(key, lookup);
+        uint128 claimed = settlement.claimedOf(header.operator, account);
+        require(value < claimed, NotBelowClaimed(key, value, claimed));
+        _convict(header);
+    }
+
+    /// @inheritdoc IDisputes
     function proveWrongOrder(BatchHeader calldata header, Tree tree, Lookup calldata leaves) external {
         require(tree == Tree.Entries || tree == Tree.Balances, WrongTree(tree));
         TreeRoot memory root = Lookups.treeOf(header, tree);

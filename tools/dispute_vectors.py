@@ -10,6 +10,7 @@ from backend.domain.disputes.lookups import TreeRoot, leaf_hash, look_up
 from backend.domain.disputes.proofs import (
     BadPositionProof,
     BadReceiptProof,
+    BelowClaimedProof,
     EquivocationProof,
     Proof,
     UnansweredProof,
@@ -103,6 +104,7 @@ def _proofs(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) 
     yield BadPositionProof(header, witness, 0, 2, snapshot)
     yield WrongEntryProof(header, witness, EntryPlace(0, 3, snapshot, content), two)
     yield WrongBalanceProof(header, BalanceWitness(_account("earner"), header, one, two, two, one))
+    yield BelowClaimedProof(header, _account("earner"), one)
     yield WrongOrderProof(header, Tree.BALANCES, Lookup((5, 3), (entries.open(1), entries.open(0))))
     yield ZeroLeafProof(header, Tree.ENTRIES, leaf_hash(ENTRIES_TAG, 5), entries.open(1))
     yield EquivocationProof(header, receipt, tree.open(0), receipt, "0x" + "11" * 65)

@@ -182,6 +182,12 @@ class ChainStore:
     def claims(self, account: Account) -> list[Claim]:
         return [from_row(Claim, row) for row in self._all(t.ClaimRow, account=account)]
 
+    def claimed(self, operator: Account) -> dict[Account, int]:
+        row = t.ClaimRow
+        query = select(row.account, row.cumulative).filter_by(operator=operator)
+        found = self._session.execute(query.order_by(row.block_number, row.log_index))
+        return {Account(account): cumulative for account, cumulative in found}
+
     def proposal(self, proposal: int) -> Proposal | None:
         row = self._session.get(t.ProposalRow, str(proposal))
         return None if row is None else _proposal(row)

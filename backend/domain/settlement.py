@@ -27,6 +27,7 @@ DISPUTE_FUNCTIONS = {
     "0x2ee4be83": "proveBadPosition",
     "0xdc46caec": "proveWrongEntry",
     "0xf243e713": "proveWrongBalance",
+    "0x48bfae9d": "proveBelowClaimed",
     "0x14dd30e9": "proveWrongOrder",
     "0xb5be7456": "proveZeroLeaf",
     "0xa1198b17": "proveEquivocation",

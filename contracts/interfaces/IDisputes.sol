@@ -177,6 +177,8 @@ interface IDisputes {
     error NoFault();
     error AlreadyReserved(bytes32 hash);
     error ValueMatches(bytes32 key, uint256 value);
+    /// @notice The balance under `key` is not below what the account claimed.
+    error NotBelowClaimed(bytes32 key, uint128 value, uint128 claimed);
     error PartOutOfRange(uint256 part, uint256 count);
     error ContributionMismatch(bytes32 contentHash, uint32 expected, uint32 found);
     error LeavesInOrder(bytes32 left, bytes32 right);
@@ -247,6 +249,16 @@ interface IDisputes {
 
     /// @notice Proves that an account's balance differs from the sum of its balance in the parent and its entries.
     function proveWrongBalance(BatchHeader calldata header, BalanceWitness calldata witness) external;
+
+    /// @notice Proves that an account's balance is below what the account already claimed from the operator.
+    /// @dev A wrong batch that nobody proved in time may have moved amounts that were already claimed to another
+    /// account. Later batches follow from it, so that no other proof convicts them, and they would pay those amounts
+    /// again. No valid batch is convicted: claims open only in final batches, which are ancestors of every pending
+    /// one, and a balance never falls from one valid batch to the next.
+    /// @param header The batch.
+    /// @param account The account; without a balance in the batch it has zero.
+    /// @param lookup Look-up of the account in the batch's balances.
+    function proveBelowClaimed(BatchHeader calldata header, address account, Lookup calldata lookup) external;
 
     /// @notice Proves that two leaves of the entries or the balances are not in ascending order of key.
     /// @param header The batch.

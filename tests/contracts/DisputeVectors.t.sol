@@ -54,6 +54,14 @@ contract Mirror {
         return (Hashing.batch(header), abi.encodeCall(IDisputes.proveWrongBalance, (header, witness)));
     }
 
+    function proveBelowClaimed(
+        BatchHeader calldata header,
+        address account,
+        Lookup calldata lookup
+    ) external pure returns (bytes32, bytes memory) {
+        return (Hashing.batch(header), abi.encodeCall(IDisputes.proveBelowClaimed, (header, account, lookup)));
+    }
+
     function proveWrongOrder(
         BatchHeader calldata header,
         Tree tree,

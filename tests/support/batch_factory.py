@@ -52,6 +52,8 @@ class BatchFactory:
     snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
     contributions: dict[tuple[int, int], Contribution] = field(default_factory=dict)
     served_at: int = 1_790_000_000
+    claimed: dict[Account, int] = field(default_factory=dict)
+    """What each account claimed from the operator so far."""
 
     # Registry and facts
 
@@ -80,6 +82,9 @@ class BatchFactory:
         except InvalidInput:
             return None
         return self.operator if signer == self.receipt_key.account else None
+
+    def claimed_of(self, operator: Account, account: Account) -> int:
+        return self.claimed.get(account, 0) if operator == self.operator else 0
 
     def is_signed(self, signed: SignedReceipt) -> bool:
         return self.signed_for(signed.receipt, signed.signature) == self.operator

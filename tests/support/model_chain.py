@@ -160,6 +160,9 @@ class ModelChain:
     def claims(self, account: Account) -> list[Claim]:
         return [c for c in self.paid if c.account == account]
 
+    def claimed(self, operator: Account) -> dict[Account, int]:
+        return {c.account: c.cumulative for c in self.paid if c.operator == operator}
+
     # Chain
 
     def call(self, contract: str, function: str, argument: Any) -> Any:

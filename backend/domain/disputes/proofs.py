@@ -69,6 +69,10 @@ class ContractState(Registrations, Protocol):
         """
         ...
 
+    def claimed_of(self, operator: Account, account: Account) -> int:
+        """Micro-units that an account claimed from an operator so far."""
+        ...
+
 
 class Proof(Protocol):
     """One of the classes below."""
@@ -222,6 +226,24 @@ class WrongBalanceProof:
 
 
 @dataclass(frozen=True, slots=True)
+class BelowClaimedProof:
+    """An account's balance is below what the account already claimed from the operator."""
+
+    function: ClassVar[str] = "proveBelowClaimed"
+    header: Header
+    account: Account
+    lookup: Lookup
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return (self.header.abi, self.account, self.lookup.abi)
+
+    def evaluate(self, state: ContractState) -> bool:
+        value, _ = tree_of(self.header, Tree.BALANCES).find(balance_key(self.account), self.lookup)
+        return value < state.claimed_of(self.header.operator, self.account)
+
+
+@dataclass(frozen=True, slots=True)
 class WrongOrderProof:
     """Two leaves of the entries or balances, in the order of their indices, whose keys do not rise."""
 
@@ -308,7 +330,13 @@ class UnansweredProof:
 
 
 BatchProof = (
-    BadReceiptProof | BadPositionProof | WrongEntryProof | WrongBalanceProof | WrongOrderProof | ZeroLeafProof
+    BadReceiptProof
+    | BadPositionProof
+    | WrongEntryProof
+    | WrongBalanceProof
+    | BelowClaimedProof
+    | WrongOrderProof
+    | ZeroLeafProof
 )
 """Proofs that need only the batch and the chain."""
 

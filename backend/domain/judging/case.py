@@ -13,7 +13,7 @@ from backend.domain.receipt import SignedReceipt
 if TYPE_CHECKING:
     from backend.domain.batch import Batch, Header, OperatorLedger, Span
     from backend.domain.disputes.proofs import Proof
-    from backend.domain.ids import DatanetId, SnapshotId, VersionId
+    from backend.domain.ids import Account, DatanetId, SnapshotId, VersionId
     from backend.domain.registries import Contribution, Snapshot
 
 Answers = Mapping[tuple[Tree, int], Lookup | AnsweredReceipt]
@@ -65,6 +65,10 @@ class Case:
     withheld: Finding | None = None
     evidence: tuple[SignedReceipt, ...] = ()
     """Receipts from other sources, such as a consumer's own, with unverified signatures."""
+    claimed: Mapping[Account, int] = field(default_factory=dict)
+    """Micro-units that each account claimed from the operator so far. Empty for a final batch, which later
+    claims may exceed.
+    """
 
 
 @dataclass(frozen=True, slots=True)

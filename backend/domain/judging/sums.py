@@ -21,6 +21,7 @@ from backend.domain.disputes.witnesses import (
 )
 from backend.domain.hashing import to_bytes
 from backend.domain.judging.case import Finding, Right, Undecided, Wrong, in_demands
+from backend.domain.judging.claims import unknown_claimed
 from backend.domain.judging.receipts import snapshot_witness
 from backend.domain.judging.withheld_trees import (
     ACCOUNTS,
@@ -86,7 +87,7 @@ def _search(
     prove: Callable[[ProvenValue, int], Wrong | None],
 ) -> Wrong | Undecided:
     """Find a wrong leaf in a committed tree that is not the `computed` one."""
-    opened = _partial_tree(case, tree)
+    opened = partial_tree(case, tree)
     if wrong := _find_malformed(case, tree, opened):
         return wrong
     for proven in opened.values():
@@ -99,7 +100,8 @@ def _search(
     return Undecided(_difference(tree, opened, computed), in_demands(tree, wanted))
 
 
-def _partial_tree(case: Case, tree: Tree) -> PartialTree:
+def partial_tree(case: Case, tree: Tree) -> PartialTree:
+    """The part of one of the batch's trees that answers to demands opened."""
     header = case.header if tree is not Tree.PARENT_BALANCES else case.parent or case.header
     lookups = {key: found for (of, key), found in case.answers.items() if of is tree}
     return PartialTree(
@@ -180,7 +182,7 @@ class _Balances:
 
     def __init__(self, case: Case, entries: Entries) -> None:
         self._case, self._entries = case, entries
-        self._parent = _partial_tree(case, Tree.PARENT_BALANCES)
+        self._parent = partial_tree(case, Tree.PARENT_BALANCES)
 
     @cached_property
     def entry_keys(self) -> list[int]:
@@ -213,15 +215,16 @@ class _Balances:
 
     def compare(self) -> Wrong | Undecided:
         """Compare account by account, if the parent's balances are only partly known."""
-        opened = _partial_tree(self._case, Tree.BALANCES)
+        opened = partial_tree(self._case, Tree.BALANCES)
         if wrong := _find_malformed(self._case, Tree.BALANCES, opened):
             return wrong
+        claimed = unknown_claimed(self._case, opened)
         wanted: dict[Tree, list[int]] = {Tree.PARENT_BALANCES: [], Tree.BALANCES: []}
         for key in self._accounts(opened):
             before, after = self._parent.get(key), opened.get(key)
             if before is None:
                 wanted[Tree.PARENT_BALANCES].append(key)
-            if after is None:
+            if after is None and key not in claimed:
                 wanted[Tree.BALANCES].append(key)
             if before is None or after is None:
                 continue
@@ -232,7 +235,8 @@ class _Balances:
             wanted[Tree.PARENT_BALANCES] += WithheldBalances(self._case.parent, self._parent).next_keys()
         finding = Finding("parent_data", "the balances of the batch before it are not known")
         demands = (in_demands(tree, sorted(set(keys))) for tree, keys in wanted.items())
-        return Undecided(finding, tuple(one for group in demands for one in group))
+        others = (one for group in demands for one in group)
+        return Undecided(finding, (*in_demands(Tree.BALANCES, claimed), *others))
 
     def _accounts(self, opened: PartialTree) -> list[int]:
         """Keys of the accounts with a known leaf in either tree or with earnings in this batch."""

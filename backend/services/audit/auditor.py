@@ -62,18 +62,21 @@ class Auditor:
         self._db, self._cases = db, cases
 
     def audit(self, operator: Account) -> Iterator[Verdict]:
-        """Verdicts from the operator's first batch on, up to the first wrong one, which voids all later ones.
+        """Verdicts from the operator's first batch on, up to the first wrong one that is not final: it can be
+        voided with all later ones. After a wrong batch that is final, the ledger is not known.
 
         Errors: `Unavailable` if the store of batch data cannot be reached.
         """
         with self._db.read() as tx:
-            ledger, parent = OperatorLedger(), None
+            ledger: OperatorLedger | None = OperatorLedger()
+            parent = None
             for committed in not_void(tx.chain.batches(operator)):
                 verdict, batch = self._judge(tx.chain, ledger, parent, committed)
                 yield verdict
-                if batch is None:
+                if batch is None and committed.state is not BatchState.FINAL:
                     return
-                ledger, parent = batch.after(verdict.header), committed
+                ledger = None if batch is None else batch.after(verdict.header)
+                parent = committed
 
     def follow(self, operator: Account) -> OperatorLedger:
         """The ledger after the operator's newest batch; audits the batches since the last call.
@@ -118,7 +121,7 @@ class Auditor:
     def _judge(
         self,
         chain: ChainView,
-        ledger: OperatorLedger,
+        ledger: OperatorLedger | None,
         parent: CommittedBatch | None,
         committed: CommittedBatch,
     ) -> tuple[Verdict, Batch | None]:
@@ -137,7 +140,7 @@ class Auditor:
         self,
         chain: ChainView,
         committed: CommittedBatch,
-        ledger: OperatorLedger,
+        ledger: OperatorLedger | None,
         parent: CommittedBatch | None,
     ) -> Judgement:
         number = int(committed.header["parameterSet"])

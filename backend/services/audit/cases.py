@@ -9,6 +9,7 @@ from backend.domain.batch import Header
 from backend.domain.content import cid_of
 from backend.domain.disputes.witnesses import AnsweredReceipt, Lookup
 from backend.domain.judging.case import Case
+from backend.domain.settlement import BatchState
 from backend.ports.storage import fetch_nothing
 from backend.services.audit.published import max_bytes, read_batch_data, signed_by_keys_of, spans_of
 
@@ -72,6 +73,7 @@ class Cases:
             answers=self._answers(view, batch.hash),
             withheld=withheld,
             evidence=tuple(evidence),
+            claimed={} if batch.state is BatchState.FINAL else view.claimed(header.operator),
         )
 
     def is_signed(self, view: ChainView, operator: Account, committed_at: int) -> IsSigned:

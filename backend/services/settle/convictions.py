@@ -38,7 +38,13 @@ log = logging.getLogger(__name__)
 Case = tuple[Hash32, Hash32]
 """Hashes of a batch and of the transaction that convicted it."""
 
-_TREE_PROOFS = {"proveWrongEntry", "proveWrongBalance", "proveWrongOrder", "proveZeroLeaf"}
+_TREE_PROOFS = {
+    "proveWrongEntry",
+    "proveWrongBalance",
+    "proveBelowClaimed",
+    "proveWrongOrder",
+    "proveZeroLeaf",
+}
 _LEAF_FAULTS = {Fault.VALUE, Fault.PLACE}
 """Faults of a receipt's leaf in the tree, not of the receipt itself."""
 

@@ -12,11 +12,12 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import OperatorLedger
+from backend.domain.batch import Header, OperatorLedger
 from backend.domain.chain import ChainReplaced
 from backend.domain.errors import Unavailable
 from backend.domain.ids import ZERO_HASH
 from backend.domain.judging.case import Right, Wrong
+from backend.domain.judging.claims import below_claimed
 from backend.domain.settlement import BatchState
 from backend.services.audit.auditor import newest_final, not_void
 from backend.services.watch.news import News, news
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.db.unit_of_work import Database, UnitOfWork
-    from backend.domain.batch import Header
     from backend.domain.chain import BlockRef
     from backend.domain.ids import Account, Hash32
     from backend.domain.judging.case import Case, IsSigned, Judgement, Registry
@@ -76,6 +76,8 @@ class Watcher:
     _reported: set[tuple[object, ...]] = field(default_factory=set)
     _open: dict[Hash32, tuple[tuple[object, ...], Judgement]] = field(default_factory=dict)
     """For batches that are not right: the data known at the last judgement, and the judgement."""
+    _compared: dict[Account, tuple[tuple[Hash32, int], Wrong | None]] = field(default_factory=dict)
+    """By operator: its oldest pending batch and the sum of the claims, and the result of comparing them."""
     _cleared: dict[Hash32, int] = field(default_factory=dict)
     """Batches that are right, with the amount of evidence known at the judgement."""
     _beyond: set[Hash32] = field(default_factory=set)
@@ -188,6 +190,8 @@ class Watcher:
         self, tx: UnitOfWork, batches: Sequence[CommittedBatch], ledger: OperatorLedger | None, start: int
     ) -> Iterator[tuple[CommittedBatch, Judgement]]:
         """Judge the batches from index `start` on; `ledger` is the one before it."""
+        if (found := self._below_claimed(tx, batches[:start])) is not None:
+            yield found
         for place in range(start, len(batches)):
             batch, parent = batches[place], batches[place - 1] if place else None
             case = self.cases.case(tx.chain, batch, parent, ledger, self.evidence())
@@ -215,9 +219,28 @@ class Watcher:
         num_known = len(self.evidence())
         return not num_known or batch.state is BatchState.FINAL or self._cleared.get(batch.hash) == num_known
 
+    def _below_claimed(
+        self, tx: UnitOfWork, judged: Sequence[CommittedBatch]
+    ) -> tuple[CommittedBatch, Wrong] | None:
+        """A batch that was right until an account claimed more than its balance, from an older final batch.
+
+        The oldest pending batch suffices: from one batch that is right to the next no balance falls.
+        """
+        oldest = next((batch for batch in judged if batch.state is not BatchState.FINAL), None)
+        if oldest is None:
+            return None
+        claimed = tx.chain.claimed(oldest.operator)
+        known = oldest.hash, sum(claimed.values())
+        if self._compared.get(oldest.operator, (None, None))[0] != known:
+            ledger, header = tx.batches.ledger(oldest.operator, oldest.hash), Header.from_chain(oldest.header)
+            wrong = None if ledger is None else below_claimed(header, ledger.balances, claimed)
+            self._compared[oldest.operator] = known, wrong
+        wrong = self._compared[oldest.operator][1]
+        return None if wrong is None else (oldest, wrong)
+
     def _judgement(self, tx: UnitOfWork, case: Case) -> Judgement:
         header, ledger = case.header, case.ledger
-        known = (ledger is None, case.receipts is None, len(case.answers))
+        known = (ledger is None, case.receipts is None, len(case.answers), sum(case.claimed.values()))
         before = self._open.get(header.hash)
         if before is not None and before[0] == known:
             return before[1]

@@ -42,6 +42,9 @@ class FakeView:
 
     answers = demands
 
+    def claimed(self, operator: str) -> dict[Any, int]:
+        return {}
+
 
 def test_data_that_is_missing_is_asked_for_again_after_a_while_and_kept_once_it_is_there() -> None:
     market, store, now = Market(), FakeBlobStore(), [0.0]

@@ -159,6 +159,7 @@ def test_all_receipts_are_suspect_when_the_evidence_of_an_equivocation_is_not_se
     [
         ("proveWrongEntry", None),
         ("proveWrongBalance", None),
+        ("proveBelowClaimed", None),
         ("proveZeroLeaf", None),
         ("proveBadReceipt", Fault.PLACE),
     ],
