@@ -26,7 +26,7 @@ contract BelowClaimedTest is Disputed {
     function test_claimed_amounts_that_an_unproved_batch_moved_are_not_paid_again() external {
         (BatchData memory theft, address robbed, uint128 claimed) = _unprovedTheft();
         vm.assertTrue(theft.header.slashUpTo < claimed);
-        BatchData memory next = _small(theft);
+        BatchData memory next = _batch(theft, 1_000);
         commitBatch(next);
         _expectRightBalance(next, robbed);
         _expectRightBalance(next, _thief);
@@ -127,11 +127,16 @@ contract BelowClaimedTest is Disputed {
         _finalise(theft);
     }
 
-    /// @dev A valid batch of one small receipt of the version without contributors, not committed.
+    /// @dev A valid batch of one small receipt, not committed.
     function _small(BatchData memory parent) private returns (BatchData memory) {
+        return _batch(parent, 1);
+    }
+
+    /// @dev A valid batch of one receipt of the version without contributors, not committed.
+    function _batch(BatchData memory parent, uint32 tokens) private returns (BatchData memory) {
         uint128 begin = vault.channelOf(channel()).collected;
         Served[] memory served = new Served[](1);
-        served[0] = BatchModel.serve(channel(), begin, 1, blend(0, 1, false));
+        served[0] = BatchModel.serve(channel(), begin, tokens, blend(0, 1, false));
         Refund[] memory spans = new Refund[](1);
         spans[0] = Refund(payer, begin, begin, served[0].receipt.cumulative);
         return buildBatch(served, spans, parent);

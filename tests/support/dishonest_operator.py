@@ -23,8 +23,11 @@ from backend.domain.judging.judge import judge
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, InvalidOpening, SumTree
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backend.domain.batch import Batch, CommitTerms, Header, OperatorLedger, Span
     from backend.domain.disputes.proofs import Proof
+    from backend.domain.ids import Account
     from backend.domain.judging.case import Judgement
     from backend.domain.receipt import SignedReceipt
     from tests.support.batch_factory import BatchFactory
@@ -181,7 +184,9 @@ def try_to_convict(case: Case, disputed: DisputedBatch, factory: BatchFactory) -
     raise AssertionError(f"no verdict after {MAX_ROUNDS} rounds: {found}")
 
 
-def case_of(disputed: DisputedBatch, ledger: OperatorLedger | None) -> Case:
+def case_of(
+    disputed: DisputedBatch, ledger: OperatorLedger | None, claimed: Mapping[Account, int] | None = None
+) -> Case:
     """The case with public information only."""
     published = disputed.draft.published
     return Case(
@@ -190,6 +195,7 @@ def case_of(disputed: DisputedBatch, ledger: OperatorLedger | None) -> Case:
         spans=disputed.draft.spans,
         receipts=None if published is None else tuple(published),
         ledger=ledger,
+        claimed=claimed or {},
     )
 
 

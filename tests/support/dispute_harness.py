@@ -15,6 +15,7 @@ from backend.domain.disputes.witnesses import AnsweredReceipt, Lookup, key_word,
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import TypedDomain, ascii_word, record_argument
 from backend.domain.ids import ZERO_ACCOUNT, Account, VersionId
+from backend.domain.judging.withheld_trees import account_of
 from backend.domain.parameters import ParameterSet
 from backend.domain.voucher import Voucher
 from backend.services.settle.select import compact
@@ -63,11 +64,12 @@ class DisputeHarness:
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Revert the chain when the block exits."""
-        state = self._rpc("evm_snapshot")
+        state, claimed = self._rpc("evm_snapshot"), dict(self.factory.claimed)
         try:
             yield
         finally:
             self._rpc("evm_revert", state)
+            self.factory.claimed = claimed
 
     # Batches
 
@@ -90,6 +92,20 @@ class DisputeHarness:
         disputed = draft.commit(CommitTerms.of(header), parent)
         assert disputed.header == header
         return disputed
+
+    def finalise(self, disputed: DisputedBatch) -> None:
+        self.sleep(max(disputed.header.final_at - self.chain.head().timestamp, 0) + 1)
+        self.send(CHALLENGER.account, "Settlement", "finalise", [disputed.header.abi])
+
+    def claim(self, disputed: DisputedBatch, key: int) -> None:
+        """Claim a balance of a final batch, by its key; the factory knows what was claimed."""
+        account = account_of(key)
+        index = [k for k, _ in disputed.draft.balances].index(key)
+        opening = disputed.trees["balances"].open(index).abi
+        request = {"header": disputed.header.abi, "account": account, "opening": opening}
+        self.send(CHALLENGER.account, "Settlement", "claim", request)
+        claimed = self.chain.call("Settlement", "claimedOf", OPERATOR.account, account)
+        self.factory.claimed[account] = claimed
 
     def refund(self, disputed: DisputedBatch) -> None:
         payer_of = {self.factory.channel(payer): payer.account for payer in PAYERS}

@@ -9,6 +9,7 @@ from backend.domain.disputes.lookups import leaf_hash, look_up
 from backend.domain.disputes.proofs import (
     BadPositionProof,
     BadReceiptProof,
+    BelowClaimedProof,
     EquivocationProof,
     WrongBalanceProof,
     WrongEntryProof,
@@ -23,6 +24,7 @@ from backend.domain.disputes.witnesses import (
     ReceiptWitness,
     SnapshotWitness,
     Tree,
+    balance_key,
 )
 from backend.domain.hashing import accepted_words, keccak, receipt_id
 from backend.domain.ids import Account
@@ -58,6 +60,7 @@ class InvalidProofs:
             self.bad_position,
             self.wrong_entry,
             self.wrong_balance,
+            self.below_claimed,
             self.wrong_order,
             self.zero_leaf,
             self.equivocation,
@@ -115,6 +118,16 @@ class InvalidProofs:
             ),
         )
         return WrongBalanceProof(self.header, witness)
+
+    def below_claimed(self) -> AnyProof:
+        """Of an account with or without claims or balance, by its own look-up or another."""
+        key = self.some_key(self.draft.balances, 1)
+        if self.factory.claimed and self.random.random() < 0.7:
+            key = balance_key(self.random.choice(sorted(self.factory.claimed)))
+        if key >= 1 << 160:
+            key = 1
+        lookup = self.lookup(Tree.BALANCES, self.random.choice([key, key, key, key - 1]))
+        return BelowClaimedProof(self.header, Account(f"0x{key:040x}"), lookup)
 
     def wrong_order(self) -> AnyProof:
         tree = self.random.choice(list(Tree))

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from backend.chain.client import ChainClient
 from backend.domain.batch import CommitTerms, OperatorLedger
-from backend.domain.disputes.proofs import WrongBalanceProof, WrongEntryProof
+from backend.domain.disputes.proofs import BelowClaimedProof, WrongBalanceProof, WrongEntryProof
 from backend.domain.judging.case import Right, Undecided, Wrong
 from backend.domain.judging.judge import judge
+from backend.domain.judging.withheld_trees import account_of
 from tests.support.corruption import ALL, PUBLISHING
 from tests.support.dishonest_operator import (
     MAX_ROUNDS,
@@ -147,6 +148,35 @@ def test_demands_reveal_a_balance_on_top_of_a_withheld_parent(
         wrong = converse(harness, case_of(disputed, None), disputed)
         assert isinstance(wrong.proof, WrongBalanceProof)
         assert harness.convicts(wrong.proof)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_balance_below_a_claim_is_convicted_though_it_follows_from_the_parent(
+    harness: DisputeHarness, *, is_known: bool
+) -> None:
+    """A final batch that nobody proved wrong moved what the richest account had claimed."""
+    random, factory = Random(11), harness.factory
+    with harness.undone():
+        draft, _, _ = honest(harness, random, 5, has_parent=False)
+        paid = harness.commit(draft)
+        harness.finalise(paid)
+        robbed = max(draft.balances, key=lambda leaf: leaf[1])[0]
+        harness.claim(paid, robbed)
+        theft = Draft.of(factory.batch(random, draft.batch.after(paid.header), 1))
+        stolen = dict(theft.balances).pop(robbed)
+        (thief, value), *others = [leaf for leaf in theft.balances if leaf[0] != robbed]
+        theft.balances = [(thief, value + stolen), *others]
+        unproved = harness.commit(theft, paid)
+        harness.finalise(unproved)
+        moved = {account_of(key): value for key, value in theft.balances}
+        ledger = replace(theft.batch.after(unproved.header), balances=moved)
+        disputed = harness.commit(Draft.of(factory.batch(random, ledger, 1)), unproved)
+        case = case_of(disputed, ledger if is_known else None, factory.claimed)
+        assert isinstance(try_to_convict(replace(case, claimed={}), disputed, factory).end, Right)
+        end = try_to_convict(case, disputed, factory).end
+        assert isinstance(end, Wrong)
+        assert isinstance(end.proof, BelowClaimedProof)
+        assert harness.convicts(end.proof)
 
 
 def test_a_version_registered_after_the_commit_convicts(harness: DisputeHarness) -> None:
