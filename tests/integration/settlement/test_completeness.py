@@ -157,7 +157,7 @@ def test_a_balance_below_a_claim_is_convicted_though_it_follows_from_the_parent(
     """A final batch that nobody proved wrong moved what the richest account had claimed."""
     random, factory = Random(11), harness.factory
     with harness.undone():
-        draft, _, _ = honest(harness, random, 5, has_parent=False)
+        draft, _, _ = honest(harness, random, 40, has_parent=False)
         paid = harness.commit(draft)
         harness.finalise(paid)
         robbed = max(draft.balances, key=lambda leaf: leaf[1])[0]
