@@ -207,6 +207,8 @@ def test_batches_claims_and_operators(database: Database) -> None:
         (known,) = tx.chain.claims(ALICE)
         assert (known.wallet, known.amount, known.tx_hash) == (BOB, 2**127, word(1001))
         assert tx.chain.claims(BOB) == []
+        assert tx.chain.claimed(OPERATOR) == {ALICE: known.cumulative}
+        assert tx.chain.claimed(ALICE) == {}
 
 
 def committed(number: int, name: int) -> tuple[str, str, dict[str, Any]]:
