@@ -468,6 +468,6 @@ contract Disputes is IDisputes {
 
     function _void(BatchHeader calldata header, address challenger) private {
         emit BatchConvicted(header.operator, header.number, Hashing.batch(header), msg.sig, challenger);
-        settlement.voidFrom(header, challenger);
+        settlement.voidPending(header, challenger);
     }
 }

@@ -114,17 +114,17 @@ contract Settlement is ISettlement, EIP712, Nonces {
     }
 
     /// @inheritdoc ISettlement
-    function voidFrom(BatchHeader calldata header, address challenger) external {
+    function voidPending(BatchHeader calldata header, address challenger) external {
         require(msg.sender == disputes, NotDisputes(msg.sender));
         bytes32 batchHash = _checkKnown(header);
-        (address operator, uint64 first) = (header.operator, header.number);
-        OperatorState storage state = _states[operator];
-        require(first > state.finalised, AlreadyFinal(first));
-        uint64 last = state.last;
-        // `cumulativeTotal` decreases with each refund.
-        state.last = first - 1;
-        state.toRefund += last - first + 1;
-        emit BatchesVoided(operator, first, last, batchHash);
+        OperatorState storage state = _states[header.operator];
+        (uint64 last, uint64 finalised) = (state.last, state.finalised);
+        require(header.number > finalised, AlreadyFinal(header.number));
+        // Nothing is pending while refunds are outstanding, so `toRefund` was zero. `cumulativeTotal` decreases with
+        // each refund.
+        state.last = finalised;
+        state.toRefund = last - finalised;
+        emit BatchesVoided(header.operator, finalised + 1, last, batchHash);
         _slash(header, challenger);
     }
 

@@ -45,8 +45,24 @@ class DisputeStore:
         is_wanted = (t.BatchRow.operator == operator) & (t.BatchRow.number > after)
         rows = self._ordered(t.BatchRow, is_wanted)
         voids = self._ordered(t.VoidRow, t.VoidRow.operator == operator)
-        by_hash = {row.hash: row for row in rows}
-        return [_batch(row, final, _conviction(_void_of(row, voids), by_hash)) for row in rows]
+        return [_batch(row, final, self._conviction(_void_of(row, voids))) for row in rows]
+
+    def _conviction(self, void: t.VoidRow | None) -> Conviction | None:
+        if void is None:
+            return None
+        # Any of the voided batches may be the convicted one, also one before those that are read.
+        convicted = self._session.get_one(t.BatchRow, void.batch_hash)
+        proof, challenger = convicted.proof or "", convicted.challenger or ZERO_ACCOUNT
+        return Conviction(
+            first=void.first,
+            convicted=Hash32(void.batch_hash),
+            proof=DISPUTE_FUNCTIONS.get(proof, proof),
+            challenger=None if challenger == ZERO_ACCOUNT else Account(challenger),
+            fault=None if convicted.fault is None else Fault(convicted.fault),
+            receipt=convicted.faulty_receipt,
+            tx_hash=Hash32(void.tx_hash),
+            block_number=void.block_number,
+        )
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
         """Spans that the batch collected: the `Collected` events directly before the batch's own event."""
@@ -129,23 +145,6 @@ def _void_of(batch: t.BatchRow, voids: Iterable[t.VoidRow]) -> t.VoidRow | None:
     """The first void after the batch that covers its number; None if the batch is not voided."""
     later = (void for void in voids if _place(void) > _place(batch))
     return next((void for void in later if void.first <= batch.number <= void.last), None)
-
-
-def _conviction(void: t.VoidRow | None, batches: dict[str, t.BatchRow]) -> Conviction | None:
-    if void is None:
-        return None
-    convicted = batches[void.batch_hash]
-    proof, challenger = convicted.proof or "", convicted.challenger or ZERO_ACCOUNT
-    return Conviction(
-        first=void.first,
-        convicted=Hash32(void.batch_hash),
-        proof=DISPUTE_FUNCTIONS.get(proof, proof),
-        challenger=None if challenger == ZERO_ACCOUNT else Account(challenger),
-        fault=None if convicted.fault is None else Fault(convicted.fault),
-        receipt=convicted.faulty_receipt,
-        tx_hash=Hash32(void.tx_hash),
-        block_number=void.block_number,
-    )
 
 
 def _batch(row: t.BatchRow, final: int, conviction: Conviction | None) -> CommittedBatch:

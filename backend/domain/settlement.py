@@ -38,10 +38,10 @@ DISPUTE_FUNCTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Conviction:
-    """A successful fraud proof. It voids the convicted batch and all later batches of the operator."""
+    """A successful fraud proof. It voids all pending batches of the operator, of which the convicted one is any."""
 
     first: int
-    """Number of the convicted batch, the first of the voided ones."""
+    """Number of the first of the voided batches."""
     convicted: Hash32
     """Hash of the convicted batch."""
     proof: str

@@ -142,13 +142,15 @@ struct OperatorState {
 ///
 /// Trust: no owner and no upgrade. An operator can collect only what payers signed, and can misallocate only amounts of
 /// its own channels: claims cannot touch what pending and unrefunded batches collected. Only `disputes`, which is fixed
-/// at construction together with the operator registry, can void a batch and all later ones, and only by the proofs of
-/// `IDisputes`; its open demands delay the finality of their batch. Anyone can then refund the voided batches, newest
-/// first, which restores their channels exactly. The operator cannot commit before all of them are refunded.
+/// at construction together with the operator registry, can void batches, and only by the proofs of `IDisputes`: one proof
+/// voids all pending batches of the operator. Its open demands delay the finality of their batch. Anyone can then refund
+/// the voided batches, newest first, which restores their channels exactly. The operator cannot commit before all of them
+/// are refunded.
 ///
 /// Voiding slashes the stake by the largest cover that the commits of the voided batches required, less what was
 /// slashed while that batch was pending: the void itself raises the operator's slashes to `slashUpTo` of the convicted
-/// batch, and each refund raises them to that of its batch. The order of convictions does not change the sum.
+/// batch, and each refund raises them to that of its batch. Whichever of several wrong batches is convicted, the sum is the
+/// same, and none of them stays behind: an operator cannot pay for a wrong batch by convicting a later one of its own.
 interface ISettlement {
     /// @notice A batch was committed.
     event BatchCommitted(
@@ -164,7 +166,8 @@ interface ISettlement {
         bytes32 indexed batchHash,
         uint128 finalTotal
     );
-    /// @notice The batches from `first` to `last` were voided. `batchHash` is the hash of batch `first`.
+    /// @notice All pending batches, those from `first` to `last`, were voided. `batchHash` is the hash of the convicted
+    /// one, which may be any of them.
     event BatchesVoided(address indexed operator, uint64 indexed first, uint64 last, bytes32 indexed batchHash);
     /// @notice A voided batch was refunded: `amount` returned to its channels, which are as before the batch.
     event BatchRefunded(address indexed operator, uint64 indexed number, bytes32 indexed batchHash, uint128 amount);
@@ -224,11 +227,11 @@ interface ISettlement {
     /// @param refunds The batch's spans in order, with the payers of their channels.
     function refund(BatchHeader calldata header, Refund[] calldata refunds) external;
 
-    /// @notice Voids a pending batch and all later ones, and slashes the operator up to the batch's `slashUpTo`. Only
+    /// @notice Voids all pending batches of the operator, and slashes it up to the `slashUpTo` of the convicted one. Only
     /// `disputes`.
-    /// @param header The batch.
+    /// @param header The convicted batch, any pending one.
     /// @param challenger Account that receives the challenger's share of the slash; zero if the treasury receives all.
-    function voidFrom(BatchHeader calldata header, address challenger) external;
+    function voidPending(BatchHeader calldata header, address challenger) external;
 
     /// @notice Pays an account's payout wallet what the batch credits to the account beyond its claims so far, in whole
     /// units. Anyone may call it. Reverts with `NothingToClaim` if that is below one unit.

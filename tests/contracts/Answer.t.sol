@@ -60,7 +60,7 @@ contract AnswerTest is Disputed {
     function test_a_voided_batch_takes_no_answers() external {
         BatchData memory batch = committedBatch();
         demand(batch, Tree.Entries, 0);
-        voidFrom(batch.header);
+        voidPending(batch.header);
         bytes4 selector = IDisputes.BatchNotPending.selector;
         _expectError(batch, Tree.Entries, 0, abi.encodeWithSelector(selector, Hashing.batch(batch.header)));
     }

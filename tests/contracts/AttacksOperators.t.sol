@@ -125,6 +125,7 @@ contract AttacksOperatorsTest is Disputed {
 
     /// @dev Channels, pot and chain of batches are exactly as before, and the vouchers can be collected again, once.
     function test_void_refund_and_recommit_restores_everything_exactly() external {
+        finaliseFirst();
         bytes32 before = _moneyHash();
         BatchData memory batch = invalidBatch();
         convict(batch, challenger);
@@ -139,12 +140,13 @@ contract AttacksOperatorsTest is Disputed {
         vm.expectRevert(abi.encodeWithSelector(selector, bytes32(0), settlement.hashBatch(batch.header)));
         settlement.refund(batch.header, batch.refunds);
         vm.warp(again.header.finalAt);
-        finalise(again.parent, again.header);
+        finalise(again.header);
         settlement.claim(_claimOf(again, 0));
     }
 
     /// @dev A proof against a batch does not apply to the batch that replaces it.
     function test_a_proof_replayed_after_recommit_convicts_nothing() external {
+        finaliseFirst();
         BatchData memory batch = invalidBatch();
         bytes memory proof = proofOf(batch);
         convict(batch, challenger);
@@ -158,6 +160,7 @@ contract AttacksOperatorsTest is Disputed {
     /// @dev Demands do not outlive their batch: its replacement has none, and answers to old demands or their deadlines
     /// have no effect on it.
     function test_void_and_recommit_of_the_same_number_inherits_no_demand() external {
+        finaliseFirst();
         BatchData memory batch = invalidBatch();
         bytes32 key = batch.entries.keys[0];
         demand(batch, Tree.Entries, key);
@@ -176,6 +179,7 @@ contract AttacksOperatorsTest is Disputed {
     /// @dev The slash in between changes `slashUpTo` and with it the hash of a batch that is committed, voided and
     /// committed again within one block, so its replacement has no demand.
     function test_void_and_recommit_of_the_same_batch_in_one_block_inherits_no_demand() external {
+        finaliseFirst();
         BatchData memory batch = invalidBatch();
         bytes32 batchHash = settlement.hashBatch(batch.header);
         uint64 deadline = demand(batch, Tree.Receipts, 0).deadline;

@@ -134,7 +134,7 @@ contract ClaimTest is Batches {
         Tree memory balances = oneBalance(_account, 5 * MICRO);
         commit(5 * MICRO, balances);
         Claim memory request = claimOf(_account, balances, 0);
-        voidFrom(lastHeader);
+        voidPending(lastHeader);
         vm.warp(lastHeader.finalAt);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchNotFinal.selector, 1));
         settlement.claim(request);

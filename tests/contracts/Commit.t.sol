@@ -147,7 +147,7 @@ contract CommitTest is Batches {
         BatchHeader memory one = commit(first, oneBalance(_account, first));
         uint128 covered = _unitsUp(first / 4 + (first % 4 == 0 ? 0 : 1));
         vm.assertEq(one.slashUpTo, covered);
-        voidFrom(one);
+        voidPending(one);
         Refund[] memory refunds = new Refund[](1);
         refunds[0] = Refund(payer, 0, 0, first);
         settlement.refund(one, refunds);

@@ -102,7 +102,7 @@ contract DemandTest is Disputed {
         bytes memory error = abi.encodeWithSelector(selector, Hashing.batch(batch.header));
         _expectError(batch, Tree.Entries, absentKeys(1), error);
         batch.header.finalAt -= 1;
-        voidFrom(batch.header);
+        voidPending(batch.header);
         _expectError(batch, Tree.Entries, absentKeys(1), abi.encodeWithSelector(selector, hash));
     }
 

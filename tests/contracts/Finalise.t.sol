@@ -93,10 +93,11 @@ contract FinaliseTest is Batches {
 
     function test_a_voided_batch_is_not_finalised() external {
         BatchHeader memory first = commit(5, oneBalance(_account, 5));
-        BatchHeader memory voided = commit(5, oneBalance(_account, 10));
-        voidFrom(voided);
-        vm.warp(voided.finalAt);
+        vm.warp(first.finalAt);
         finalise(first);
+        BatchHeader memory voided = commit(5, oneBalance(_account, 10));
+        voidPending(voided);
+        vm.warp(voided.finalAt);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchUnknown.selector, settlement.hashBatch(voided)));
         finalise(voided);
     }

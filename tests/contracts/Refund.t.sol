@@ -13,6 +13,7 @@ contract RefundTest is Disputed {
     using Trees for Sums;
 
     function test_channels_are_restored_exactly() external {
+        finaliseFirst();
         Channel[3] memory before = _channels();
         uint128 pot = _pot();
         BatchData memory batch = invalidBatch();
@@ -38,14 +39,13 @@ contract RefundTest is Disputed {
         vm.prank(payer);
         vault.withdraw(operator, address(settlement));
         settlement.refund(batch.header, batch.refunds);
-        voidFrom(batch.parent);
         settlement.refund(batch.parent, firstBatch().refunds);
         vm.assertEq(vault.channelOf(channel()).balance + (balance / MICRO) * MICRO, deposited);
     }
 
     function test_the_newest_is_refunded_first() external {
         BatchData memory batch = committedBatch();
-        voidFrom(batch.parent);
+        voidPending(batch.parent);
         (bytes32 old, bytes32 newest) = (settlement.hashBatch(batch.parent), settlement.hashBatch(batch.header));
         Refund[] memory refunds = firstBatch().refunds;
         bytes4 selector = ISettlement.NotNextToRefund.selector;
@@ -95,6 +95,7 @@ contract RefundTest is Disputed {
     }
 
     function test_an_honest_batch_after_it_settles_and_pays() external {
+        finaliseFirst();
         BatchData memory batch = invalidBatch();
         convict(batch, challenger);
         settlement.refund(batch.header, batch.refunds);
@@ -102,7 +103,7 @@ contract RefundTest is Disputed {
         commitBatch(batch);
         vm.assertEq(batch.header.number, 2);
         vm.warp(batch.header.finalAt);
-        finalise(batch.parent, batch.header);
+        finalise(batch.header);
         Sums memory balances = batch.balances.sums(MerkleSum.BALANCES);
         uint256 paid = 0;
         for (uint256 i = 0; i < balances.values.length; ++i) {
@@ -134,7 +135,7 @@ contract RefundTest is Disputed {
         finalise(batch.header);
         // Another batch of the payer's channel is voided and awaits its refund.
         BatchHeader memory header = commit(9 * MICRO, oneBalance(thief, earlier + batch.total + 9 * MICRO));
-        voidFrom(header);
+        voidPending(header);
         uint128 pot = _pot();
         vm.assertEq(pot, left + batch.total + 9 * MICRO);
         uint128 demand_ = ((earlier + batch.total) / MICRO) * MICRO;

@@ -23,6 +23,7 @@ contract RetireReceiptKeyTest is Disputed {
 
     /// @dev The thief convicts what is pending when the key leaks, and no batch committed after the retirement.
     function test_finding4_a_stolen_receipt_key_convicts_no_batch_after_its_retirement() external {
+        finaliseFirst();
         BatchData memory batch = committedBatch();
         _prove(batch, _forged(batch), "receipt key");
         assertVoid(batch);

@@ -14,7 +14,7 @@ contract ReturnBondTest is Disputed {
         for (uint256 i = 1; i <= count; ++i) {
             if ((answered >> (i - 1)) & 1 == 1) answer(batch, Tree.Entries, bytes32(i));
         }
-        voidFrom(batch.header);
+        voidPending(batch.header);
         uint256 returned = 0;
         for (uint256 i = 1; i <= count; ++i) {
             if ((answered >> (i - 1)) & 1 == 1) continue;
@@ -62,18 +62,19 @@ contract ReturnBondTest is Disputed {
         disputes.returnBond(batch.header, Tree.Entries, 0);
     }
 
-    function test_demands_of_a_later_batch_return_too() external {
+    function test_demands_on_the_other_pending_batches_return_too(bool isLater) external {
         BatchData memory batch = committedBatch();
         uint256 bond = demand(batch, Tree.Entries, 0).bond;
-        voidFrom(batch.parent);
+        voidPending(isLater ? batch.parent : commit(5 * MICRO, oneBalance(operator, 5 * MICRO)));
         disputes.returnBond(batch.header, Tree.Entries, 0);
         vm.assertEq(disputes.creditOf(challenger), bond);
     }
 
     function test_a_bond_is_returned_after_another_batch_took_the_number() external {
+        finaliseFirst();
         BatchData memory batch = committedBatch();
         uint256 bond = demand(batch, Tree.Entries, 0).bond;
-        voidFrom(batch.header);
+        voidPending(batch.header);
         settlement.refund(batch.header, batch.refunds);
         vm.warp(block.timestamp + 1);
         BatchData memory again = committedBatch();

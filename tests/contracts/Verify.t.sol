@@ -108,7 +108,7 @@ contract VerifyTest is Batches {
     function test_a_slot_left_stale_by_a_void_verifies_nothing() external {
         bytes memory error = abi.encodeWithSelector(ISettlement.BatchUnknown.selector, settlement.hashBatch(_header));
         (Opening memory entry, Opening memory receipt) = (_entries.open(0), _receipts.open(0));
-        voidFrom(_header);
+        voidPending(_header);
         vm.expectRevert(error);
         settlement.verifyEntry(_header, _entry, entry);
         vm.expectRevert(error);

@@ -14,38 +14,30 @@ contract VoidTest is Batches {
         _account = accountOf("contributor");
     }
 
-    function test_voiding_a_batch_voids_all_later_ones(uint256 count, uint256 first) external {
+    function test_a_conviction_voids_all_pending_batches(uint256 count, uint256 finalised, uint256 convicted) external {
         count = bound(count, 1, 9);
-        first = bound(first, 1, count);
+        finalised = bound(finalised, 0, count - 1);
         BatchHeader[] memory headers = _commitMany(count);
-        bytes32 hash = settlement.hashBatch(headers[first - 1]);
+        vm.warp(headers[0].finalAt);
+        for (uint256 i = 0; i < finalised; ++i) finalise(headers[i]);
+        BatchHeader memory header = headers[bound(convicted, finalised, count - 1)];
+        bytes32 hash = settlement.hashBatch(header);
         OperatorState memory before = settlement.stateOf(operator);
         vm.expectEmit(address(settlement));
-        emit ISettlement.BatchesVoided(operator, uint64(first), uint64(count), hash);
-        voidFrom(headers[first - 1]);
+        emit ISettlement.BatchesVoided(operator, uint64(finalised + 1), uint64(count), hash);
+        voidPending(header);
         OperatorState memory state = settlement.stateOf(operator);
-        vm.assertEq(state.last, first - 1);
-        vm.assertEq(state.toRefund, count - first + 1);
+        vm.assertEq(state.last, finalised);
+        vm.assertEq(state.toRefund, count - finalised);
         // The amount is still in the pot.
         vm.assertEq(state.cumulativeTotal, before.cumulativeTotal);
         for (uint256 i = 0; i < count; ++i) {
-            vm.assertEq(settlement.isPending(headers[i]), i + 1 < first);
-            vm.assertEq(settlement.batchHashAt(operator, uint64(i + 1)) == 0, i + 1 >= first);
+            vm.assertFalse(settlement.isPending(headers[i]));
+            vm.assertEq(settlement.batchHashAt(operator, uint64(i + 1)) == 0, i >= finalised);
         }
-    }
-
-    function test_an_earlier_batch_can_be_voided_later() external {
-        BatchHeader[] memory headers = _commitMany(5);
-        voidFrom(headers[3]);
-        voidFrom(headers[1]);
-        OperatorState memory state = settlement.stateOf(operator);
-        vm.assertEq(state.last, 1);
-        vm.assertEq(state.toRefund, 4);
-        for (uint256 i = 4; i >= 1; --i) {
-            _refund(headers[i], uint128(i));
-        }
+        for (uint256 i = count; i > finalised; --i) _refund(headers[i - 1], uint128(i - 1));
         vm.assertEq(settlement.stateOf(operator).toRefund, 0);
-        vm.assertEq(settlement.stateOf(operator).cumulativeTotal, 1);
+        vm.assertEq(settlement.stateOf(operator).cumulativeTotal, finalised);
     }
 
     function test_only_the_disputes_void(address caller) external {
@@ -53,7 +45,7 @@ contract VoidTest is Batches {
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
         vm.expectRevert(abi.encodeWithSelector(ISettlement.NotDisputes.selector, caller));
         vm.prank(caller);
-        settlement.voidFrom(header, caller);
+        settlement.voidPending(header, caller);
     }
 
     function test_a_final_batch_cannot_be_voided() external {
@@ -62,7 +54,7 @@ contract VoidTest is Batches {
         settlement.finalise(headers);
         for (uint256 i = 0; i < 2; ++i) {
             vm.expectRevert(abi.encodeWithSelector(ISettlement.AlreadyFinal.selector, i + 1));
-            voidFrom(headers[i]);
+            voidPending(headers[i]);
         }
     }
 
@@ -70,24 +62,26 @@ contract VoidTest is Batches {
     function test_a_pending_batch_can_be_voided_at_any_time(uint32 late) external {
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
         vm.warp(uint256(header.finalAt) + late);
-        voidFrom(header);
+        voidPending(header);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchUnknown.selector, settlement.hashBatch(header)));
         finalise(header);
     }
 
-    function test_a_batch_is_convicted_only_once() external {
+    function test_no_batch_is_convicted_after_another_one(uint256 convicted) external {
         BatchHeader[] memory headers = _commitMany(2);
-        voidFrom(headers[0]);
+        voidPending(headers[convicted % 2]);
         for (uint256 i = 0; i < 2; ++i) {
             bytes32 hash = settlement.hashBatch(headers[i]);
             vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchUnknown.selector, hash));
-            voidFrom(headers[i]);
+            voidPending(headers[i]);
         }
     }
 
     function test_nothing_is_committed_while_refunds_are_outstanding() external {
         BatchHeader[] memory headers = _commitMany(3);
-        voidFrom(headers[1]);
+        vm.warp(headers[0].finalAt);
+        finalise(headers[0]);
+        voidPending(headers[1]);
         Commitment memory c = commitmentOf(1, oneBalance(_account, 2));
         Collection[] memory all = collections(1);
         bytes4 selector = ISettlement.RefundsOutstanding.selector;
@@ -101,30 +95,21 @@ contract VoidTest is Batches {
         vm.assertEq(again.cumulativeTotal, 2);
     }
 
-    function test_batches_before_a_voided_one_become_final() external {
-        BatchHeader[] memory headers = _commitMany(2);
-        voidFrom(headers[1]);
-        vm.warp(headers[0].finalAt);
-        finalise(headers[0]);
-        vm.assertEq(settlement.stateOf(operator).finalised, 1);
-        _refund(headers[1], 1);
-    }
-
     function test_a_voided_batch_does_not_pass_for_its_replacement() external {
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
-        voidFrom(header);
+        voidPending(header);
         _refund(header, 0);
         vm.warp(block.timestamp + 1);
         BatchHeader memory again = commit(5, oneBalance(_account, 5));
         bytes32 hash = settlement.hashBatch(header);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchUnknown.selector, hash));
-        voidFrom(header);
+        voidPending(header);
         vm.assertTrue(settlement.isPending(again));
     }
 
     function test_many_voided_batches_are_refunded() external {
         BatchHeader[] memory headers = _commitMany(300);
-        voidFrom(headers[0]);
+        voidPending(headers[0]);
         vm.assertEq(settlement.stateOf(operator).toRefund, 300);
         for (uint256 i = 300; i >= 1; --i) _refund(headers[i - 1], uint128(i - 1));
         vm.assertEq(settlement.stateOf(operator).cumulativeTotal, 0);
@@ -137,7 +122,7 @@ contract VoidTest is Batches {
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
         vm.prank(operator);
         operators.startUnstake(MICRO);
-        voidFrom(header);
+        voidPending(header);
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.StakeLocked.selector, operator, 1));
         vm.prank(operator);
         operators.unstake();
@@ -149,12 +134,12 @@ contract VoidTest is Batches {
     /// @dev An unstake that starts between void and refund waits for the refunds, which may slash more.
     function test_a_stake_waits_for_refunds_that_were_outstanding() external {
         BatchHeader[] memory headers = _commitMany(3);
-        voidFrom(headers[1]);
+        vm.warp(headers[0].finalAt);
+        finalise(headers[0]);
+        voidPending(headers[1]);
         vm.prank(operator);
         operators.startUnstake(uint128(STAKE_UNITS - 2) * MICRO);
         vm.assertEq(operators.stakeOf(operator).lockedByBatch, 3);
-        vm.warp(headers[0].finalAt);
-        finalise(headers[0]);
         bytes memory locked = abi.encodeWithSelector(IOperatorRegistry.StakeLocked.selector, operator, 3);
         vm.expectRevert(locked);
         vm.prank(operator);
@@ -172,7 +157,7 @@ contract VoidTest is Batches {
         BatchHeader memory header = commit(5, oneBalance(_account, 5));
         vm.prank(operator);
         operators.startUnstake(MICRO);
-        voidFrom(header);
+        voidPending(header);
         _refund(header, 0);
         header = commit(5, oneBalance(_account, 5));
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.StakeLocked.selector, operator, 1));

@@ -195,19 +195,21 @@ class ModelChain:
     def standing(self) -> list[CommittedBatch]:
         return [b for b in self.committed if b.state is not BatchState.VOID]
 
-    def void_from(
+    def convict(
         self,
         number: int,
         proof: str = "voidUnanswered",
         fault: Fault | None = None,
         receipt: int | None = None,
     ) -> None:
-        """Void a batch as a proof does. `fault` and `receipt` name the fault and the batch's receipt."""
-        fallen = [b for b in self.standing() if b.number >= number]
+        """Void all pending batches as a proof against one of them does. `fault` and `receipt` name the fault and
+        the batch's receipt.
+        """
+        fallen = [b for b in self.standing() if b.number > self.final]
         self.height += 1
         conviction = Conviction(
-            first=number,
-            convicted=fallen[0].hash,
+            first=self.final + 1,
+            convicted=next(b.hash for b in fallen if b.number == number),
             proof=proof,
             challenger=None,
             fault=fault,

@@ -141,7 +141,7 @@ class OperatorView(View):
 
 
 class ConvictionView(View):
-    """Why batches are void: `convicted` is the batch that was proved wrong; later batches are void too."""
+    """Why batches are void: `convicted` is the batch that was proved wrong; all pending ones fell with it."""
 
     first: int
     convicted: str

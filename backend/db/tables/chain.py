@@ -172,7 +172,7 @@ class BatchRow(Projection):
 
 
 class VoidRow(Projection):
-    """Batches `first` to `last` of an operator, which were voided together."""
+    """Batches `first` to `last` of an operator, all that were pending, which were voided together."""
 
     __tablename__ = "chain_voids"
 
@@ -182,7 +182,7 @@ class VoidRow(Projection):
     first: Mapped[int] = mapped_column(NUMBER)
     last: Mapped[int] = mapped_column(NUMBER)
     batch_hash: Mapped[str] = mapped_column(HASH)
-    """Hash of batch `first`, the convicted one."""
+    """Hash of the convicted one of these batches."""
     tx_hash: Mapped[str] = mapped_column(HASH)
 
 

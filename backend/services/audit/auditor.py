@@ -63,7 +63,7 @@ class Auditor:
 
     def audit(self, operator: Account) -> Iterator[Verdict]:
         """Verdicts from the operator's first batch on, up to the first wrong one that is not final: it can be
-        voided with all later ones. After a wrong batch that is final, the ledger is not known.
+        voided with all pending ones. After a wrong batch that is final, the ledger is not known.
 
         Errors: `Unavailable` if the store of batch data cannot be reached.
         """

@@ -95,7 +95,7 @@ class Convictions:
         return quarantined
 
     def _convicted(self, view: ChainView) -> Iterator[tuple[CommittedBatch, Conviction]]:
-        """Convicted batches, without those voided only because an earlier batch was convicted."""
+        """Convicted batches, without those voided only because another one was convicted."""
         for batch in view.batches(self.operator):
             if batch.conviction is not None and batch.conviction.convicted == batch.hash:
                 yield batch, batch.conviction

@@ -147,7 +147,7 @@ class Watcher:
                 late = list(challenge.expire(tx.chain, operator))
                 yield from late
                 if any(one.what == "proved" for one in late):
-                    return  # the next pass sees the batches that remain
+                    return  # the next pass sees what the conviction voided
             batches = not_void(tx.chain.batches(operator))
             ledger, start = self._resume(tx, batches)
             yield from retirements(tx.chain, self.cases, operator, self.evidence())
@@ -156,7 +156,7 @@ class Watcher:
             for batch, judgement in self._judgements(tx, batches, ledger, start):
                 yield from self._act(tx, batch, judgement, challenge)
                 if isinstance(judgement, Wrong) and batch.state is not BatchState.FINAL:
-                    break  # a conviction voids all later batches too
+                    break  # a conviction voids all pending batches
             if self.challenge is not None:
                 yield from self.challenge.restore(tx.chain, operator)
 

@@ -143,10 +143,10 @@ abstract contract Batches is Payments {
         return open != 0;
     }
 
-    /// @notice Voids a batch and all later ones, as a proof would.
-    function voidFrom(BatchHeader memory header) internal {
+    /// @notice Voids the operator's pending batches, as a proof against this one would.
+    function voidPending(BatchHeader memory header) internal {
         vm.prank(address(disputes));
-        settlement.voidFrom(header, address(0));
+        settlement.voidPending(header, address(0));
     }
 
     // --- claims ---

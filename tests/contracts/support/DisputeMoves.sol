@@ -268,19 +268,15 @@ abstract contract DisputeMoves is OperatorMoves {
         vm.assertEq(left.stake + left.slashed, before.stake + before.slashed);
     }
 
-    /// @dev Records that batches from `first` on are voided.
-    function _recordVoid(SmallBatch memory first, Stake memory before) private {
+    /// @dev Records that all pending batches are voided. None awaited a refund before, or nothing would be pending.
+    function _recordVoid(SmallBatch memory convicted, Stake memory before) private {
         bytes[] storage chain = chains[operator];
-        _checkSlash(first.header, before);
-        // Batches voided earlier come after these, because refunds go from the newest down.
-        bytes[] memory earlier = voided[operator];
-        delete voided[operator];
-        for (uint256 i = first.header.number - 1; i < chain.length; ++i) {
+        _checkSlash(convicted.header, before);
+        vm.assertEq(voided[operator].length, 0);
+        uint256 finalised = settlement.stateOf(operator).finalised;
+        for (uint256 i = finalised; i < chain.length; ++i) {
             voided[operator].push(chain[i]);
         }
-        for (uint256 i = 0; i < earlier.length; ++i) {
-            voided[operator].push(earlier[i]);
-        }
-        while (chain.length >= first.header.number) chain.pop();
+        while (chain.length > finalised) chain.pop();
     }
 }

@@ -124,7 +124,7 @@ abstract contract Disputed is ValidBatch {
 
     function assertVoid(BatchData memory batch) internal view {
         vm.assertFalse(settlement.isPending(batch.header));
-        vm.assertEq(settlement.stateOf(operator).last, batch.header.number - 1);
+        vm.assertEq(settlement.stateOf(operator).last, settlement.stateOf(operator).finalised);
     }
 
     /// @notice A call of the disputes that must not convict: changed in one to three words behind the header.

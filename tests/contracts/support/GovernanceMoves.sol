@@ -98,7 +98,7 @@ abstract contract GovernanceMoves is DisputeMoves {
         calls[3] = abi.encodeCall(IPaymentVault.thaw, (operator, collector, amount));
         calls[4] = abi.encodeCall(IPaymentVault.collect, (operator, vouchers));
         (targets[5], targets[6]) = (address(settlement), address(operators));
-        calls[5] = abi.encodeCall(ISettlement.voidFrom, (batch.header, guardian));
+        calls[5] = abi.encodeCall(ISettlement.voidPending, (batch.header, guardian));
         calls[6] = abi.encodeCall(IOperatorRegistry.slash, (operator, 0, guardian, 0, guardian));
     }
 

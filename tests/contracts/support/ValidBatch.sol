@@ -5,7 +5,7 @@ import {VersionRecord} from "../../../contracts/interfaces/IAdapterRegistry.sol"
 import {Tree} from "../../../contracts/interfaces/IDisputes.sol";
 import {ParameterSet} from "../../../contracts/interfaces/IParameters.sol";
 import {ChannelId, Collection, Refund} from "../../../contracts/interfaces/IPaymentVault.sol";
-import {Commitment} from "../../../contracts/interfaces/ISettlement.sol";
+import {BatchHeader, Commitment} from "../../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {Parts, Split} from "../../../contracts/libraries/Split.sol";
 import {BatchData, BatchModel, Leaves, Served} from "./BatchModel.sol";
@@ -52,10 +52,17 @@ abstract contract ValidBatch is Provenance {
         return abi.decode(_first, (BatchData));
     }
 
+    /// @notice Finalises `firstBatch`, so that a conviction of the next batch does not void it.
+    function finaliseFirst() internal {
+        BatchHeader memory header = firstBatch().header;
+        vm.warp(header.finalAt);
+        finalise(header);
+    }
+
     /// @notice Voids and refunds `firstBatch`, so that it can be committed again.
     function firstToRecommit() internal returns (BatchData memory batch) {
         batch = firstBatch();
-        voidFrom(batch.header);
+        voidPending(batch.header);
         settlement.refund(batch.header, batch.refunds);
     }
 

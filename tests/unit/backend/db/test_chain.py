@@ -224,6 +224,11 @@ def voided(first: int, last: int, name: int) -> tuple[str, str, dict[str, Any]]:
     )
 
 
+def final(number: int, name: int) -> tuple[str, str, dict[str, Any]]:
+    args = {"operator": OPERATOR, "number": number, "batchHash": word(name), "finalTotal": 5}
+    return "Settlement", "BatchFinalised", args
+
+
 def refunded(number: int, name: int) -> tuple[str, str, dict[str, Any]]:
     args = {"operator": OPERATOR, "number": number, "batchHash": word(name), "amount": 1}
     return "Settlement", "BatchRefunded", args
@@ -239,36 +244,32 @@ def convicted(name: int, challenger: Account) -> list[tuple[str, str, dict[str, 
     ]
 
 
-def test_batches_fall_with_the_one_that_was_convicted_and_their_numbers_are_given_again(
+def test_all_pending_batches_fall_with_the_one_that_was_convicted_and_their_numbers_are_given_again(
     database: Database,
 ) -> None:
     with database.begin() as tx:
         take_in(tx, committed(1, 1), committed(2, 2), committed(3, 3))
-        take_in(tx, *convicted(2, ALICE), voided(2, 3, 2))
+        take_in(tx, *convicted(2, ALICE), voided(1, 3, 2))
         take_in(tx, refunded(3, 3))
     with database.read() as tx:
         first, second, third = tx.chain.batches(OPERATOR)
-        assert [b.state for b in (first, second, third)] == [
-            BatchState.COMMITTED,
-            BatchState.VOID,
-            BatchState.VOID,
-        ]
-        assert first.conviction is None
-        assert second.conviction == third.conviction
+        assert {b.state for b in (first, second, third)} == {BatchState.VOID}
+        assert first.conviction == second.conviction == third.conviction
         why = third.conviction
         assert why is not None
-        assert (why.first, why.convicted, why.proof) == (2, word(2), "proveBadReceipt")
+        assert (why.first, why.convicted, why.proof) == (1, word(2), "proveBadReceipt")
         assert (why.challenger, why.fault, why.receipt, why.block_number) == (ALICE, Fault.PRICE, 7, 2)
         assert [b.is_refunded for b in (second, third)] == [False, True]
     with database.begin() as tx:
-        take_in(tx, refunded(2, 2), committed(2, 4), committed(3, 5))
-        take_in(tx, voided(3, 3, 5))
+        take_in(tx, refunded(2, 2), refunded(1, 1), committed(1, 4), final(1, 4), committed(2, 5))
+        take_in(tx, voided(2, 2, 5))
     with database.read() as tx:
         states = [(b.hash, b.state, b.is_refunded) for b in tx.chain.batches(OPERATOR)]
-        assert states[1:] == [
+        assert states == [
+            (word(1), BatchState.VOID, True),
             (word(2), BatchState.VOID, True),
             (word(3), BatchState.VOID, True),
-            (word(4), BatchState.COMMITTED, False),
+            (word(4), BatchState.FINAL, False),
             (word(5), BatchState.VOID, False),
         ]
         assert tx.chain.batch(word(4)) == tx.chain.batches(OPERATOR)[3]

@@ -115,6 +115,15 @@ def test_batches_are_float_until_they_are_final_or_fall(database: Database) -> N
     assert (found.indexed_block, found.indexed_at) == (3, 30)
 
 
+def test_batches_that_fell_with_one_whose_number_is_final_now_are_no_float(database: Database) -> None:
+    with database.begin() as tx:
+        take_in(tx, *(batch(n, n, 1000 * n, 10**n) for n in (1, 2)), voided(1, 2, 1))
+        take_in(tx, batch(1, 3, 3000, 10**3))
+        finalised = {"operator": OPERATOR, "number": 1, "batchHash": committed(1, 3)[2]["batchHash"]}
+        take_in(tx, ("Settlement", "BatchFinalised", finalised | {"finalTotal": 10**3}))
+    assert (read(database).open_batches, read(database).float_units) == (0, 0)
+
+
 def test_pending_messages_and_transactions_are_counted_with_their_age(database: Database) -> None:
     before = datetime.now(UTC).timestamp()
     with database.begin() as tx:

@@ -120,8 +120,9 @@ class EventGenerator:
         if not self.state.batches:
             return self._commit()
         last = len(self.state.batches)
-        first = self._draw(st.integers(1, last))
-        args = {"operator": account(99), "batchHash": word(self.state.batches[first - 1])}
+        first = self._draw(st.integers(1, last))  # those before are final
+        convicted = self._draw(st.integers(first, last))
+        args = {"operator": account(99), "batchHash": word(self.state.batches[convicted - 1])}
         self.state.fallen += [(n, self.state.batches[n - 1]) for n in range(first, last + 1)]
         del self.state.batches[first - 1 :]
         return "Settlement", "BatchesVoided", {**args, "first": first, "last": last}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def test_nothing_is_committed_before_all_voided_batches_are_refunded(harness: SettlementHarness) -> None:
     receipts = settle_batches(harness, 3)
-    harness.chain.void_from(1)
+    harness.chain.convict(1)
     receipts.append(harness.serve())
     settler = harness.settler()
     assert settler.run_once(is_forced=True) == settler.run_once(is_forced=True)
@@ -40,7 +40,7 @@ def test_nothing_is_committed_before_all_voided_batches_are_refunded(harness: Se
 
 def test_refunds_sent_by_another_account_are_noticed(harness: SettlementHarness) -> None:
     receipts = settle_batches(harness, 3)
-    harness.chain.void_from(1)
+    harness.chain.convict(1)
     harness.settler().run_once(is_forced=True)
     newest = harness.chain.unrefunded()[0]
     harness.chain.execute("refund", (newest.header, [s.refund for s in harness.chain.spans(newest.hash)]))
@@ -53,10 +53,10 @@ def test_a_refund_that_fell_out_of_the_chain_after_its_confirmation_is_sent_agai
     harness: SettlementHarness,
 ) -> None:
     receipts = settle_batches(harness, 2)
-    harness.chain.void_from(2)
+    harness.chain.convict(2)
     fork = harness.chain.fork()
     harness.settler().run_once(is_forced=True)
-    assert harness.mine() == 1
+    assert harness.mine() == 2
     harness.chain.return_to(fork)
     settle(harness)
     assert_all_settled(harness, receipts)
@@ -67,7 +67,7 @@ def test_a_crash_at_any_step_after_a_void_loses_and_duplicates_nothing(
     harness: SettlementHarness, at: int
 ) -> None:
     receipts = settle_batches(harness, 3)
-    harness.chain.void_from(2)
+    harness.chain.convict(2)
     database = CrashingDatabase(harness, [at])
     blobs = CrashingProxy(harness.blobs, {"add_folder", "read"}, 1 + at % 4)
     for _ in range(5):
@@ -85,7 +85,7 @@ def test_a_reorganised_void_restores_the_previous_state(harness: SettlementHarne
     """At every point of releasing, refunding and committing again."""
     receipts = settle_batches(harness, 3)
     fork = harness.chain.fork()
-    harness.chain.void_from(2)
+    harness.chain.convict(2)
     for _ in range(runs):
         harness.settler().run_once(is_forced=True)
         harness.mine()
@@ -97,7 +97,7 @@ def test_a_reorganised_void_restores_the_previous_state(harness: SettlementHarne
     with harness.begin() as tx:
         assert tx.batches.unreleased(harness.market.operator) == {1, 2, 3}
     receipts.append(harness.serve())
-    harness.chain.void_from(3)
+    harness.chain.convict(3)
     settle(harness, rounds=8)
     assert_all_settled(harness, receipts)
 
@@ -120,7 +120,7 @@ def test_receipts_of_a_batch_committed_elsewhere_are_marked_where_they_are_known
 
 def test_an_unanswered_demand_says_nothing_about_the_receipts(harness: SettlementHarness) -> None:
     receipts = settle_batches(harness, 1)
-    harness.chain.void_from(1, "voidUnanswered")
+    harness.chain.convict(1, "voidUnanswered")
     settle(harness)
     assert_all_settled(harness, receipts)
     old, new = harness.chain.committed
@@ -149,7 +149,7 @@ def test_claims_open_the_final_batch_while_later_ones_fall(harness: SettlementHa
     harness.mine()
     before = dict(harness.auditor().follow(operator).balances)
     settle_batches(harness, 2)
-    harness.chain.void_from(2)
+    harness.chain.convict(2)
     for account, earned in before.items():
         (found,) = harness.claims().claimable(account)
         assert (found.cumulative, found.unverifiable) == (earned, None)

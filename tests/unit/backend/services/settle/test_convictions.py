@@ -25,7 +25,7 @@ def convict(harness: SettlementHarness, proof: str, fault: Fault, guilty: Signed
     batch = harness.chain.standing()[-1]
     ids = [receipt_id(signed.receipt) for signed in settled(harness)]
     index = ids.index(receipt_id(guilty.receipt))
-    harness.chain.void_from(batch.number, proof, fault, index)
+    harness.chain.convict(batch.number, proof, fault, index)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +115,14 @@ def test_a_reorganised_void_clears_its_convictions(harness: SettlementHarness) -
     settle(harness)
     harness.chain.return_to(fork)
     settle(harness)
-    harness.chain.void_from(1)
+    harness.chain.convict(1)
     settle(harness)
     assert_all_settled(harness, receipts)
 
 
 def equivocate(harness: SettlementHarness, guilty: int, function: str) -> Settler:
     """Convict the newest batch by a receipt that overlaps with its receipt `guilty`."""
-    harness.chain.void_from(1, "proveEquivocation")
+    harness.chain.convict(1, "proveEquivocation")
     batch = harness.chain.committed[-1]
     assert batch.conviction is not None
     args = {"header": batch.header, "opening": {"index": str(guilty)}}
@@ -168,14 +168,14 @@ def test_a_batch_equal_to_a_convicted_one_is_not_committed(
     harness: SettlementHarness, proof: str, fault: Fault | None
 ) -> None:
     settle_batches(harness, 2)
-    harness.chain.void_from(2, proof, fault, None if fault is None else 0)
+    harness.chain.convict(2, proof, fault, None if fault is None else 0)
     settle(harness)
     harness.serve()
     progress = harness.settler().run_once(is_forced=True)
     assert progress.step is Step.REFUSED
     assert f"batch 2 was convicted by {proof}" in progress.reason
     assert harness.chain.unrefunded() == []
-    assert [b.number for b in harness.chain.standing()] == [1]
+    assert harness.chain.standing() == []
     assert harness.mine() == 0
 
 
@@ -187,7 +187,7 @@ def test_trees_that_we_would_not_build_so_may_be_built_rightly(harness: Settleme
     batch_hash = Header.from_chain(header).hash
     harness.chain.committed[0] = replace(wrong, header=header, hash=batch_hash)
     harness.chain._spans_of[batch_hash] = harness.chain._spans_of.pop(wrong.hash)
-    harness.chain.void_from(1, "proveWrongEntry")
+    harness.chain.convict(1, "proveWrongEntry")
     settle(harness)
     assert_all_settled(harness, receipts)
 

@@ -79,7 +79,7 @@ def test_the_receipts_of_a_void_are_signed_again_too(harness: SettlementHarness)
     harness.settler().run_once(is_forced=True)
     harness.mine()
     retire(harness)
-    harness.chain.void_from(1)
+    harness.chain.convict(1)
     for _ in range(6):
         settler(harness).run_once(is_forced=True)
         harness.mine()
