@@ -38,7 +38,7 @@ DISPUTE_FUNCTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Conviction:
-    """A successful fraud proof. It voids all pending batches of the operator, of which the convicted one is any."""
+    """A successful fraud proof against one of the operator's pending batches. It voids all of them."""
 
     first: int
     """Number of the first of the voided batches."""

@@ -117,8 +117,8 @@ struct Demand {
 
 /// @title Disputes
 /// @notice Fraud proofs against batches. A valid proof is one transaction that anyone may send. It voids all
-/// pending batches of the operator, and slashes it by the stake cover that its commits required; see `ISettlement`. Anyone can
-/// then refund the channels in the settlement.
+/// pending batches of the operator, and slashes it by the stake cover that its commits required; see `ISettlement`.
+/// Anyone can then refund the channels in the settlement.
 ///
 /// Every invalid batch has a proof and no valid batch has one. *A proof that reverts acquits the batch*: a witness that
 /// does not match the hashes on the chain or in the batch reverts, and only a contradiction between the batch and the

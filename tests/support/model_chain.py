@@ -202,8 +202,8 @@ class ModelChain:
         fault: Fault | None = None,
         receipt: int | None = None,
     ) -> None:
-        """Void all pending batches as a proof against one of them does. `fault` and `receipt` name the fault and
-        the batch's receipt.
+        """Void all pending batches, as a proof against one of them does. `fault` and `receipt` name the fault
+        and the batch's receipt.
         """
         fallen = [b for b in self.standing() if b.number > self.final]
         self.height += 1

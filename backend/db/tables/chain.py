@@ -172,7 +172,7 @@ class BatchRow(Projection):
 
 
 class VoidRow(Projection):
-    """Batches `first` to `last` of an operator, all that were pending, which were voided together."""
+    """The pending batches of an operator, `first` to `last`, which were voided together."""
 
     __tablename__ = "chain_voids"
 
