@@ -52,8 +52,9 @@ ATTACKS = {
         "Claim.t.sol::test_finding5_finalising_ahead_censors_no_claim",
     ),
     "convictions slash once": (
-        "SlashOrder.t.sol::test_finding7_two_convictions_slash_once",
-        "SlashOrder.t.sol::test_the_order_of_convictions_does_not_change_the_slash",
+        "SlashOrder.t.sol::test_finding7_two_wrong_batches_slash_once",
+        "SlashOrder.t.sol::test_any_conviction_slashes_the_same",
+        "SlashOrder.t.sol::test_an_operator_cannot_prepay_the_slash_of_an_earlier_wrong_batch",
         "SlashOrder.t.sol::test_a_conviction_costs_the_required_cover",
     ),
     "stolen receipt key": (
