@@ -148,12 +148,12 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     }
 
     /// @inheritdoc IOperatorRegistry
-    function withdrawOwed() external nonReentrant returns (uint128 amount) {
+    function withdrawOwed(address to) external nonReentrant returns (uint128 amount) {
         amount = owed[msg.sender];
         require(amount != 0, NothingOwed(msg.sender));
         owed[msg.sender] = 0;
-        emit OwedWithdrawn(msg.sender, amount);
-        token.safeTransfer(msg.sender, Units.toUnitsDown(amount));
+        emit OwedWithdrawn(msg.sender, to, amount);
+        token.safeTransfer(to, Units.toUnitsDown(amount));
     }
 
     // --- views ---

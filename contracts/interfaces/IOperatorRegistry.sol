@@ -53,8 +53,8 @@ interface IOperatorRegistry {
 
     /// @notice `amount` of a slash could not be transferred to `payee`, which can withdraw it.
     event Owed(address indexed payee, uint128 amount);
-    /// @notice `payee` withdrew the amount that it was owed.
-    event OwedWithdrawn(address indexed payee, uint128 amount);
+    /// @notice `payee` withdrew the amount that it was owed, to `to`.
+    event OwedWithdrawn(address indexed payee, address indexed to, uint128 amount);
 
     error ZeroAmount();
     error ZeroAddress();
@@ -111,9 +111,10 @@ interface IOperatorRegistry {
         address treasury
     ) external;
 
-    /// @notice Pays the caller the slash proceeds whose transfer failed.
+    /// @notice Pays out the slash proceeds of the caller whose transfer failed.
+    /// @param to Account that receives them: the token may refuse the caller for ever.
     /// @return amount Amount paid, in micro-units.
-    function withdrawOwed() external returns (uint128 amount);
+    function withdrawOwed(address to) external returns (uint128 amount);
 
     /// @notice The staked token, which is the payment token.
     function token() external view returns (IERC20);

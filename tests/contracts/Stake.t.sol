@@ -132,7 +132,7 @@ contract StakeTest is Batches {
     function test_only_owed_amounts_are_withdrawn(address caller) external {
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NothingOwed.selector, caller));
         vm.prank(caller);
-        operators.withdrawOwed();
+        operators.withdrawOwed(caller);
     }
 
     function test_no_slash_exceeds_the_stake(uint128 upTo) external {
@@ -185,18 +185,19 @@ contract StakeTest is Batches {
         vm.stopPrank();
     }
 
-    /// @dev An amount that the token refuses to transfer is not lost and can be withdrawn once later.
+    /// @dev An amount that the token refuses to transfer is not lost: its payee withdraws it once, to an account that the
+    /// token does not refuse.
     function _withdrawOwed(OperatorRegistry from, BlockingToken paid, address payee, uint128 amount) private {
+        address to = accountOf("another account of the payee");
         vm.startPrank(payee);
         vm.expectRevert(abi.encodeWithSelector(BlockingToken.Blocked.selector, payee));
-        from.withdrawOwed();
-        paid.setBlocked(payee, false);
+        from.withdrawOwed(payee);
         vm.expectEmit(address(from));
-        emit IOperatorRegistry.OwedWithdrawn(payee, amount);
-        vm.assertEq(from.withdrawOwed(), amount);
-        vm.assertEq(paid.balanceOf(payee), amount / MICRO);
+        emit IOperatorRegistry.OwedWithdrawn(payee, to, amount);
+        vm.assertEq(from.withdrawOwed(to), amount);
+        vm.assertEq(paid.balanceOf(to), amount / MICRO);
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NothingOwed.selector, payee));
-        from.withdrawOwed();
+        from.withdrawOwed(to);
         vm.stopPrank();
     }
 

@@ -77,12 +77,12 @@ contract UsdcTest is Batches {
         vm.assertEq(operators.stakeOf(operator).stake, (STAKE_UNITS - _UNITS) * MICRO);
         vm.prank(challenger);
         vm.expectRevert(_paused);
-        operators.withdrawOwed();
+        operators.withdrawOwed(challenger);
         _usdc().unpause();
         vm.prank(challenger);
-        operators.withdrawOwed();
+        operators.withdrawOwed(challenger);
         vm.prank(treasury);
-        operators.withdrawOwed();
+        operators.withdrawOwed(treasury);
         vm.assertEq(usd.balanceOf(challenger), _UNITS / 4);
         vm.assertEq(usd.balanceOf(treasury), _UNITS - _UNITS / 4);
     }

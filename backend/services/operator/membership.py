@@ -222,7 +222,7 @@ class Membership:
             if locked
             else [Call(REGISTRY, "unstake", (), f"taken:{stake['unstaking']}:{stake['lockedByBatch']}")]
         )
-        calls += [Call(REGISTRY, "withdrawOwed", (), f"owed:{owed}")] if owed else []
+        calls += [Call(REGISTRY, "withdrawOwed", (self._own,), f"owed:{owed}")] if owed else []
         calls += [Call(DISPUTES, "withdrawCredit", (self._own,), f"credit:{credit}")] if credit else []
         return self._transactions.queue(calls)
 

@@ -270,9 +270,9 @@ def test_earnings_are_withdrawn_while_the_stake_is_locked(harness: MembershipHar
     harness.chain.leaves(1, batch=1)
     harness.chain.settled |= {"last": 1}
     harness.chain.owed = DOLLAR
-    assert calls(harness.membership.withdraw()) == ["withdrawOwed"]
+    assert calls(harness.membership.withdraw()) == [f"withdrawOwed {OWN}"]
     harness.chain.settled |= {"finalised": 1}
-    assert calls(harness.membership.withdraw()) == ["unstake", "withdrawOwed"]
+    assert calls(harness.membership.withdraw()) == ["unstake", f"withdrawOwed {OWN}"]
 
 
 def test_what_answers_to_demands_earned_is_withdrawn_to_the_operator(harness: MembershipHarness) -> None:
