@@ -269,8 +269,11 @@ def refund_gas(chain: Chain, operator: Operator, payer: Payer) -> dict[str, int]
 
 
 def _refund(chain: Chain, operator: Operator, payers: Sequence[Payer]) -> int:
-    """Measure on the second batch of the channels, so that their slots are never zero."""
+    """Measure on the second batch of the channels, so that their slots are never zero. The first is final: a
+    conviction voids all pending batches.
+    """
     operator.commit(payers, MICRO)
+    operator.finalise()
     receipts = zero_receipts(len(payers) * MICRO)
     operator.commit(payers, MICRO, {"receipts": (receipts.root, receipts.count)})
     _convict(chain, zero_leaf_proof(Header.from_chain(operator.header)))
@@ -281,6 +284,7 @@ def conviction_gas(chain: Chain, operator: Operator, payer: Payer) -> dict[str, 
     batch = WrongBatch(Provenance.recorded(chain), payer.channel, operator.total + MICRO)
     operator.commit([payer], MICRO, {"balances": (batch.parent_balances, 2**DEPTH)})
     parent = Header.from_chain(operator.header)
+    operator.finalise()
     measured: dict[str, int] = {}
     proofs = {
         "bad_receipt": batch.bad_receipt,
