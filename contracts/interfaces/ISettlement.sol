@@ -142,15 +142,16 @@ struct OperatorState {
 ///
 /// Trust: no owner and no upgrade. An operator can collect only what payers signed, and can misallocate only amounts of
 /// its own channels: claims cannot touch what pending and unrefunded batches collected. Only `disputes`, which is fixed
-/// at construction together with the operator registry, can void batches, and only by the proofs of `IDisputes`: one proof
-/// voids all pending batches of the operator. Its open demands delay the finality of their batch. Anyone can then refund
-/// the voided batches, newest first, which restores their channels exactly. The operator cannot commit before all of them
-/// are refunded.
+/// at construction together with the operator registry, can void batches, and only by the proofs of `IDisputes`: one
+/// proof voids all pending batches of the operator. Its open demands delay the finality of their batch. Anyone can then
+/// refund the voided batches, newest first, which restores their channels exactly. The operator cannot commit before
+/// all of them are refunded.
 ///
 /// Voiding slashes the stake by the largest cover that the commits of the voided batches required, less what was
 /// slashed while that batch was pending: the void itself raises the operator's slashes to `slashUpTo` of the convicted
-/// batch, and each refund raises them to that of its batch. Whichever of several wrong batches is convicted, the sum is the
-/// same, and none of them stays behind: an operator cannot pay for a wrong batch by convicting a later one of its own.
+/// batch, and each refund raises them to that of its batch. Whichever of several wrong batches is convicted, the sum is
+/// the same, and none of them stays behind: an operator cannot pay for a wrong batch by convicting a later one of its
+/// own.
 interface ISettlement {
     /// @notice A batch was committed.
     event BatchCommitted(
@@ -227,8 +228,8 @@ interface ISettlement {
     /// @param refunds The batch's spans in order, with the payers of their channels.
     function refund(BatchHeader calldata header, Refund[] calldata refunds) external;
 
-    /// @notice Voids all pending batches of the operator, and slashes it up to the `slashUpTo` of the convicted one. Only
-    /// `disputes`.
+    /// @notice Voids all pending batches of the operator, and slashes it up to the `slashUpTo` of the convicted one.
+    /// Only `disputes`.
     /// @param header The convicted batch, any pending one.
     /// @param challenger Account that receives the challenger's share of the slash; zero if the treasury receives all.
     function voidPending(BatchHeader calldata header, address challenger) external;
