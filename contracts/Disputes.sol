@@ -21,7 +21,7 @@ import {IOperatorRegistry} from "./interfaces/IOperatorRegistry.sol";
 import {Bounds, IParameters, ParameterSet} from "./interfaces/IParameters.sol";
 import {ChannelId} from "./interfaces/IPaymentVault.sol";
 import {BatchHeader, ISettlement, Opening, Receipt} from "./interfaces/ISettlement.sol";
-import {BatchDemands, DemandTerms, Demands} from "./libraries/Demands.sol";
+import {BatchDemands, DemandTerms, Demands, Queue} from "./libraries/Demands.sol";
 import {Earnings} from "./libraries/Earnings.sol";
 import {Hashing} from "./libraries/Hashing.sol";
 import {Lookups, TreeRoot} from "./libraries/Lookups.sol";
@@ -34,7 +34,6 @@ import {Spans} from "./libraries/Spans.sol";
 contract Disputes is IDisputes {
     using Lookups for TreeRoot;
     using Demands for DemandTerms;
-    using Demands for BatchDemands;
     using Demands for Demand;
 
     /// @inheritdoc IDisputes
@@ -61,6 +60,8 @@ contract Disputes is IDisputes {
     /// @inheritdoc IDisputes
     mapping(bytes32 batchHash => BatchDemands) public override demandsOn;
     /// @inheritdoc IDisputes
+    mapping(address operator => uint64 time) public override answersDueUntil;
+    /// @inheritdoc IDisputes
     mapping(address account => uint256 amount) public override creditOf;
     mapping(bytes32 leafId => Demand) private _demands;
 
@@ -86,7 +87,7 @@ contract Disputes is IDisputes {
 
     /// @inheritdoc IDisputes
     function reserve(bytes32 hash) external {
-        require(reservedAt[hash] == 0, AlreadyReserved(hash));
+        if (reservedAt[hash] != 0) return;
         reservedAt[hash] = block.number;
         emit Reserved(hash);
     }
@@ -211,14 +212,17 @@ contract Disputes is IDisputes {
     ) external payable returns (uint32 count) {
         require(tree != Tree.ParentBalances || header.parent != 0, NoParent());
         bytes32 batchHash = _checkPending(header);
+        address operator = header.operator;
         BatchDemands memory batch = demandsOn[batchHash];
+        Queue memory queue = Queue(batch.open, batch.proofsUntil, answersDueUntil[operator]);
         _terms().checkTimeLeft(header, batch.proofsUntil);
-        (uint256 bonds, uint32 openBefore) = (0, batch.open);
+        uint256 bonds = 0;
         for (uint256 i = 0; i < keys.length; ++i) {
-            bonds += _demandLeaf(header, batchHash, tree, keys[i], batch);
+            bonds += _demandLeaf(header, batchHash, tree, keys[i], queue);
         }
-        demandsOn[batchHash] = batch;
-        count = batch.open - openBefore;
+        demandsOn[batchHash] = BatchDemands(queue.open, queue.proofsUntil);
+        answersDueUntil[operator] = queue.answersDueUntil;
+        count = queue.open - batch.open;
         uint256 funds = creditOf[msg.sender] + msg.value;
         require(funds >= bonds, BondTooLow(funds, bonds));
         _setCredit(msg.sender, funds - bonds);
@@ -260,6 +264,9 @@ contract Disputes is IDisputes {
         _checkSigned(header, witness.receipt, signature);
         Fault fault = _faultOf(header, witness);
         require(fault == Fault.None, ReceiptIsFaulty(fault));
+        // Parts beyond the receipt's slices are checked by nothing, and readers of the answer would see them.
+        uint256 numSlices = ReceiptRules.numSlices(witness);
+        require(witness.parts.length == numSlices, WrongPartCount(witness.parts.length, numSlices));
         _recordAnswer(header.operator, batchHash, leafId);
         bytes memory call = abi.encodeCall(this.answerReceipt, (header, witness, signature));
         emit Answered(leafId, header.operator, batchHash, call);
@@ -295,8 +302,8 @@ contract Disputes is IDisputes {
     // --- views ---
 
     /// @inheritdoc IDisputes
-    function bondOf(BatchHeader calldata header, Tree tree, uint256 count) external view returns (uint256) {
-        return _terms().bondOf(tree, demandsOn[Hashing.batch(header)].open, count);
+    function bondOf(address operator, Tree tree, uint256 count, uint256 baseFee) external view returns (uint256) {
+        return _terms().bondOf(tree, answersDueUntil[operator], count, baseFee);
     }
 
     /// @inheritdoc IDisputes
@@ -310,20 +317,20 @@ contract Disputes is IDisputes {
         return DemandTerms(answerSeconds, _secondsPerAnswer, _maxExtension, _maxBlockSeconds, _bondFee);
     }
 
-    /// @notice Demands a leaf, unless it was demanded before, and adds it to the demands on its batch.
+    /// @notice Demands a leaf, unless it was demanded before, and adds it to the queue.
     /// @return bond The bond in wei; zero if the leaf was demanded before.
     function _demandLeaf(
         BatchHeader calldata header,
         bytes32 batchHash,
         Tree tree,
         bytes32 key,
-        BatchDemands memory batch
+        Queue memory queue
     ) private returns (uint256 bond) {
         bool isLeaf = tree != Tree.Receipts || uint256(key) < header.receiptsCount;
         require(isLeaf, KeyOutOfRange(key, header.receiptsCount));
         bytes32 leafId = _leafId(batchHash, tree, key);
         if (_demands[leafId].deadline != 0) return 0;
-        Demand memory next = _terms().add(batch, header.finalAt, tree);
+        Demand memory next = _terms().add(queue, header.finalAt, tree);
         _demands[leafId] = next;
         emit Demanded(leafId, header.operator, batchHash, tree, key, next);
         return next.bond;
@@ -346,10 +353,10 @@ contract Disputes is IDisputes {
 
     function _recordAnswer(address operator, bytes32 batchHash, bytes32 leafId) private {
         (, uint256 bond) = _close(batchHash, leafId);
-        BatchDemands memory batch = demandsOn[batchHash];
-        // Has an effect only if the answer is later than its deadline's time, in a block that still counts.
-        batch.extend(block.timestamp + answerSeconds);
-        demandsOn[batchHash] = batch;
+        BatchDemands storage batch = demandsOn[batchHash];
+        uint64 proofsUntil = uint64(block.timestamp) + answerSeconds;
+        // Only if the answer is later than its deadline's time, in a block that still counts.
+        if (proofsUntil > batch.proofsUntil) batch.proofsUntil = proofsUntil;
         _setCredit(operator, creditOf[operator] + Demands.creditOf(bond));
     }
 
@@ -460,10 +467,13 @@ contract Disputes is IDisputes {
         _convict(header);
     }
 
-    /// @dev The caller is rewarded if it reserved this call in an earlier block.
+    /// @dev Without the reservation, a copy of a pending proof could convict first, and the challenger would have
+    /// neither its share nor a proof that succeeds.
     function _convict(BatchHeader calldata header) private {
-        uint256 at = reservedAt[keccak256(abi.encode(msg.sender, keccak256(msg.data)))];
-        _void(header, at != 0 && at < block.number ? msg.sender : address(0));
+        bytes32 hash = keccak256(abi.encode(msg.sender, keccak256(msg.data)));
+        uint256 at = reservedAt[hash];
+        require(at != 0 && at < block.number, NotReserved(hash));
+        _void(header, msg.sender);
     }
 
     function _void(BatchHeader calldata header, address challenger) private {

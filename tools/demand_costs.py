@@ -53,14 +53,14 @@ class Costs:
 
 
 def bonds(worst_gas: int, count: int, base_fee: int) -> int:
-    """Bonds in wei of `count` leaves that are open together."""
+    """Bonds in wei of `count` leaves that are demanded at once from an empty queue."""
     terms = constants()
-    unit = worst_gas * (base_fee + BOUNDS[ETHEREUM]["bondFee"]) * terms["FACTOR"] // terms["OPEN_STEP"]
-    return unit * (count * terms["OPEN_STEP"] + count * (count - 1) // 2)
+    unit = worst_gas * (base_fee + BOUNDS[ETHEREUM]["bondFee"]) * terms["FACTOR"] // terms["QUEUE_STEP"]
+    return unit * (count * terms["QUEUE_STEP"] + count * (count - 1) // 2)
 
 
 def flood(gas: Mapping[str, int], count: int, base_fee: int) -> Costs:
-    """Demands for `count` receipts that are open together, each with the worst answer."""
+    """Demands for `count` receipts at once, each with the worst answer."""
     paid = bonds(constants()["RECEIPT_GAS"], count, base_fee)
     demands = count * gas["demand_in_50"] * base_fee
     return Costs(paid + demands, paid, count * gas["answer_receipt_worst"] * base_fee)
@@ -88,7 +88,7 @@ def rows(gas: Mapping[str, int]) -> Iterator[str]:
             costs = flood(gas, count, fee * GWEI)
             yield _row(f"outsider demands {count:,} receipts", fee, costs.challenger, costs)
     # A tenfold price for the operator's challengers.
-    count = 9 * constants()["OPEN_STEP"]
+    count = 9 * constants()["QUEUE_STEP"]
     for fee in BASE_FEES:
         costs = own_queue(gas, count, fee * GWEI)
         paid = costs.challenger + costs.operator_gas - costs.credited

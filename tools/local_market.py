@@ -77,9 +77,8 @@ class LocalMarket:
     def demand(self, signer: LocalSigner, header: Mapping[str, Any], tree: Tree, keys: Sequence[int]) -> None:
         """Demand leaves of a batch for more than their bonds; the rest is credited. Errors: `Reverted`."""
         words = list(map(key_word, keys))
-        bonds = self.chain.call("Disputes", "bondOf", header, int(tree), len(words))
-        fee = self.chain.call("Parameters", "bounds")["bondFee"]
-        bonds = bonds * (2 * self.chain.gas_price() + fee) // fee  # reads run with a base fee of zero
+        fee = 2 * self.chain.gas_price()
+        bonds = self.chain.call("Disputes", "bondOf", header["operator"], int(tree), len(words), fee)
         call = ("Disputes", "demand", header, int(tree), words)
         prepared = self.chain.prepare(*call, sender=signer.account, value=bonds)
         unsigned = UnsignedTransaction(

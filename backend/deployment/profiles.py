@@ -36,6 +36,7 @@ _RATIOS = {
 }
 _PUBLIC = _RATIOS | {
     "maxDisputeWindow": 7 * DAY,
+    "secondsPerAnswer": 12,
     "maxExtension": DAY,
     "maxPause": 3 * DAY,
     "pauseCoolDown": 14 * DAY,
@@ -61,7 +62,6 @@ BOUNDS: tuple[Mapping[str, int], ...] = (
     | {
         "minDisputeWindow": DAY,
         "answerSeconds": 3 * HOUR,
-        "secondsPerAnswer": 12,
         "maxBlockSeconds": 16,
         "bondFee": GWEI,
     },
@@ -69,7 +69,6 @@ BOUNDS: tuple[Mapping[str, int], ...] = (
     | {
         "minDisputeWindow": 3 * DAY,
         "answerSeconds": 15 * HOUR,
-        "secondsPerAnswer": 2,
         "maxBlockSeconds": 0,
         "bondFee": GWEI // 4,
     },
@@ -77,7 +76,6 @@ BOUNDS: tuple[Mapping[str, int], ...] = (
     | {
         "minDisputeWindow": 5 * DAY,
         "answerSeconds": 27 * HOUR,
-        "secondsPerAnswer": 1,
         "maxBlockSeconds": 0,
         "bondFee": GWEI // 4,
     },

@@ -22,7 +22,7 @@ enum Fault {
     Value, // the value of its leaf differs from its charge
     ZeroCharge, // the charge is zero; answers priced at zero are never batched
     Slices, // not one to four slices whose weights sum to one
-    Attribution, // not a method and one list hash per slice
+    Attribution, // not a method of 1 to 32 printable characters and one list hash per slice
     Version, // a slice's version was not registered when the batch was committed
     List, // a slice's list is malformed, or names a snapshot that its version does not have
     Price, // the charge does not follow from weights, tokens and registered prices
@@ -122,19 +122,20 @@ struct Demand {
 ///
 /// Every invalid batch has a proof and no valid batch has one. *A proof that reverts acquits the batch*: a witness that
 /// does not match the hashes on the chain or in the batch reverts, and only a contradiction between the batch and the
-/// rules voids it. The challenger's share of the slash is paid to the caller if it reserved the same call in an earlier
-/// block, so that copying a proof from the mempool earns nothing; otherwise the whole slash goes to the treasury. The
-/// share is governed and below one half, so that self-accusation costs more than it earns.
+/// rules voids it. Every proof must be reserved by its sender in an earlier block, so that a copy of a pending proof
+/// neither earns nor convicts anything. The sender receives the challenger's share of the slash, which is governed and
+/// below one half, so that self-accusation costs more than it earns.
 ///
 /// If the operator withholds data that a proof needs, a *demand* for a leaf forces it to reveal the data or voids the
 /// batch. Its challenger pays a bond in the chain's native coin, which covers the gas of the worst answer, and more for
-/// each leaf of the batch that is open. An answer credits three quarters of the bond to the batch's operator, whoever
+/// each leaf in the operator's queue. An answer credits three quarters of the bond to the batch's operator, whoever
 /// sends it; one quarter remains in this contract for ever. So neither a flood of demands nor answers to one's own
 /// demands are free, and nothing is earned by copying an answer from the mempool.
 ///
-/// An answer is due within `answerSeconds`, and later by a fixed time for each leaf that was open when its leaf was
-/// demanded. The finality of the batch moves with it, up to a bound of the profile, so that an operator that fills its
-/// own queue delays its answers but takes no time from its challengers. A demand is accepted while time for an answer
+/// An answer is due within `answerSeconds`, and later by a fixed time for each leaf in the queue of its operator, over
+/// all its batches. The queue empties with time, whether leaves are answered or not. The finality of the batch moves
+/// with the deadline, up to a bound of the profile, so that an operator that fills its own queue delays its answers but
+/// takes no time from its challengers. A demand is accepted while time for an answer
 /// and for a proof based on it remains. A batch with an open demand cannot be finalised.
 ///
 /// No token moves here: a token that pauses or that blocks an account stops no answer and no conviction. Bonds and
@@ -175,7 +176,8 @@ interface IDisputes {
     event CreditWithdrawn(address indexed account, address indexed to, uint256 amount);
 
     error NoFault();
-    error AlreadyReserved(bytes32 hash);
+    /// @notice `hash`, which stands for this call by this sender, was not reserved in an earlier block.
+    error NotReserved(bytes32 hash);
     error ValueMatches(bytes32 key, uint256 value);
     /// @notice The balance under `key` is not below what the account claimed.
     error NotBelowClaimed(bytes32 key, uint128 value, uint128 claimed);
@@ -197,6 +199,7 @@ interface IDisputes {
     /// @notice The leaf was answered, or its bond was returned.
     error DemandClosed(bytes32 leafId);
     error WrongTree(Tree tree);
+    error WrongPartCount(uint256 count, uint256 expected);
     error AnswerTooLate(uint64 deadline, uint64 deadlineBlock);
     error DeadlineNotPassed(uint64 deadline, uint64 deadlineBlock);
     error NoCredit(address account);
@@ -206,8 +209,8 @@ interface IDisputes {
 
     // --- proofs ---
 
-    /// @notice Commits to a proof without revealing it, which secures the challenger's share for the caller of the
-    /// proof.
+    /// @notice Commits to a proof without revealing it. A proof reverts unless it was reserved in an earlier block. A
+    /// hash that is reserved already stays so, from its first block.
     /// @param hash `keccak256(abi.encode(sender, keccak256(calldata)))` of the later call.
     function reserve(bytes32 hash) external;
 
@@ -296,9 +299,10 @@ interface IDisputes {
 
     // --- demands ---
 
-    /// @notice Demands leaves of a tree for `bondOf(header, tree, keys.length)` wei, paid by the value sent and the
-    /// caller's credit. Leaves that were demanded before, whether open or answered, are skipped and cost nothing, so
-    /// that nobody can make a call revert by demanding one of its leaves first. What is left of the value is credited.
+    /// @notice Demands leaves of a tree for `bondOf(header.operator, tree, keys.length, base fee)` wei, paid by the
+    /// value sent and the caller's credit. Leaves that were demanded before, whether open or answered, are skipped and
+    /// cost nothing, so that nobody can make a call revert by demanding one of its leaves first. What is left of the
+    /// value is credited.
     /// @param header A pending batch.
     /// @param tree Tree of the leaves.
     /// @param keys A leaf's index in the receipts tree, its key in the other trees. The answer to a key without a leaf
@@ -349,17 +353,24 @@ interface IDisputes {
 
     // --- views ---
 
-    /// @notice Returns the bonds of `count` further leaves of a tree in this block, in wei. Per leaf: gas of the tree's
-    /// worst answer x (base fee + `Bounds.bondFee`) x 4 x (64 + open leaves of the batch) / 64.
-    function bondOf(BatchHeader calldata header, Tree tree, uint256 count) external view returns (uint256);
+    /// @notice Returns the bonds of `count` further leaves of one tree of an operator's batches, in wei. Per leaf: gas
+    /// of the tree's worst answer x (base fee + `Bounds.bondFee`) x 4 x (64 + leaves in the operator's queue) / 64.
+    /// @param baseFee The base fee of the block in which they are demanded. It is not known in advance, so callers send
+    /// more than they expect; the rest is credited.
+    function bondOf(address operator, Tree tree, uint256 count, uint256 baseFee) external view returns (uint256);
 
     /// @notice Returns the demand for a leaf; all zero if it was not demanded.
     function demandOf(bytes32 batchHash, Tree tree, bytes32 key) external view returns (Demand memory);
 
     /// @notice Returns how demands affect a batch's finality.
     /// @return open Number of leaves that are open. The batch is not final while there are any.
-    /// @return proofsUntil The batch is not final before this time; zero if it was never extended.
+    /// @return proofsUntil The batch is not final before this time: its answers are due and leave time for proofs. Zero
+    /// if nothing was demanded.
     function demandsOn(bytes32 batchHash) external view returns (uint32 open, uint64 proofsUntil);
+
+    /// @notice Returns the end of an operator's queue: when its last answer is due, without the bounds that its batches
+    /// set. It grows by `Bounds.secondsPerAnswer` with each demanded leaf.
+    function answersDueUntil(address operator) external view returns (uint64);
 
     /// @notice Returns the wei that an account can withdraw, or use for bonds.
     function creditOf(address account) external view returns (uint256);

@@ -39,7 +39,7 @@ enum Profile {
 /// @param maxDisputeWindow Upper bound of the dispute window.
 /// @param answerSeconds Time for an answer to a demand: at most a quarter of `minDisputeWindow`, so that two answers in
 /// sequence, a proof and a reserve fit in every window.
-/// @param secondsPerAnswer By how much each open leaf of a batch delays the deadline of the next.
+/// @param secondsPerAnswer By how much each leaf in an operator's queue delays the deadline of the next. Not zero.
 /// @param maxExtension The longest time by which demands can delay a batch's finality.
 /// @param bondFee What the bond of a demand adds to the base fee, in wei per gas of the answer.
 /// @param maxContributorsFloorPpm Upper bound of `minContributorsPpm`.

@@ -21,6 +21,13 @@ struct BatchDemands {
     uint64 proofsUntil;
 }
 
+/// @notice The demands on a batch, and the queue of its operator; see `IDisputes.answersDueUntil`.
+struct Queue {
+    uint32 open;
+    uint64 proofsUntil;
+    uint64 answersDueUntil;
+}
+
 /// @title Demands
 /// @notice The price and the deadlines of demands, see `IDisputes`.
 library Demands {
@@ -31,8 +38,9 @@ library Demands {
     /// @dev Three quarters of a bond reach the operator, so it earns three times the base fee of the demand. The base
     /// fee may be that much higher when it answers, and it chooses the moment within `answerSeconds`.
     uint256 internal constant FACTOR = 4;
-    /// @dev A bond doubles with this number of open leaves, triples with twice the number, and so on.
-    uint256 internal constant OPEN_STEP = 64;
+    /// @dev A bond doubles with this number of leaves in the operator's queue, triples with twice the number, and so
+    /// on.
+    uint256 internal constant QUEUE_STEP = 64;
     /// @dev The part of a bond that is never paid out, so that an operator that demands its own leaves pays for it.
     uint256 internal constant BURNT_DIVISOR = 4;
 
@@ -40,20 +48,17 @@ library Demands {
     /// batch can become final.
     error TooLateToDemand(uint64 finality);
 
-    /// @notice Returns the bond of a leaf divided by 64 + the open leaves of its batch, in wei.
-    function bondUnit(DemandTerms memory terms, Tree tree) internal view returns (uint256) {
-        uint256 worst = tree == Tree.Receipts ? RECEIPT_GAS : LOOKUP_GAS;
-        return (worst * (block.basefee + terms.bondFee) * FACTOR) / OPEN_STEP;
-    }
-
-    /// @notice Returns the bonds of `count` further leaves of a batch, the sum of 64 + open, 64 + open + 1, ... units.
+    /// @notice Returns the bonds of `count` further leaves in wei: the sum of 64 + depth, 64 + depth + 1, ... units,
+    /// where the depth is the number of leaves in the operator's queue.
     function bondOf(
         DemandTerms memory terms,
         Tree tree,
-        uint256 open,
-        uint256 count
+        uint64 answersDueUntil,
+        uint256 count,
+        uint256 baseFee
     ) internal view returns (uint256) {
-        return bondUnit(terms, tree) * (count * (OPEN_STEP + open) + (count * count - count) / 2);
+        (, uint256 depth) = _next(terms, answersDueUntil);
+        return _bondUnit(terms, tree, baseFee) * (count * (QUEUE_STEP + depth) + (count * count - count) / 2);
     }
 
     /// @notice Returns what an answer credits to the operator of a leaf's bond.
@@ -72,38 +77,53 @@ library Demands {
         require(isInTime || isInBlocks, TooLateToDemand(uint64(finality)));
     }
 
-    /// @notice Returns a demand of the caller for one more leaf of a batch, and adds it to those on the batch.
-    /// @dev Each open leaf delays the answer, so that an operator can answer one after the other. The batch's finality
-    /// moves by the same delay. Whatever an operator demands of itself, its challengers have as much time after the
+    /// @notice Returns a demand of the caller for one more leaf of a batch, and adds it to the queue.
+    /// @dev The queue of an operator grows by `secondsPerAnswer` with each leaf and empties with time, so that the
+    /// operator can answer one leaf after the other, in whichever of its batches they are. The batch's finality moves
+    /// by as much as the answer. Whatever an operator demands of itself, its challengers have as much time after the
     /// delayed answer as they would have had after a timely one.
     function add(
         DemandTerms memory terms,
-        BatchDemands memory batch,
+        Queue memory queue,
         uint64 finalAt,
         Tree tree
     ) internal view returns (Demand memory next) {
+        (uint256 due, uint256 depth) = _next(terms, queue.answersDueUntil);
         uint256 soonest = block.timestamp + terms.answerSeconds;
-        uint256 delay = Math.min(uint256(batch.open) * terms.secondsPerAnswer, terms.maxExtension);
+        uint256 delay = Math.min(due - soonest, terms.maxExtension);
         uint256 latest = uint256(finalAt) + terms.maxExtension - terms.answerSeconds;
         uint256 deadline = Math.max(soonest, Math.min(soonest + delay, latest));
         next.challenger = msg.sender;
-        next.bond = SafeCast.toUint96(bondUnit(terms, tree) * (OPEN_STEP + batch.open));
+        next.bond = SafeCast.toUint96(_bondUnit(terms, tree, block.basefee) * (QUEUE_STEP + depth));
         next.deadline = uint64(deadline);
         if (terms.maxBlockSeconds != 0) {
             next.deadlineBlock = uint64(block.number + (deadline - block.timestamp) / terms.maxBlockSeconds);
         }
-        ++batch.open;
-        extend(batch, Math.max(finalAt + delay, deadline + terms.answerSeconds));
-    }
-
-    /// @notice Moves the finality of a batch to `until` unless it is later already.
-    function extend(BatchDemands memory batch, uint256 until) internal pure {
-        if (until > batch.proofsUntil) batch.proofsUntil = uint64(until);
+        ++queue.open;
+        queue.answersDueUntil = uint64(due);
+        uint256 proofsUntil = Math.max(finalAt + delay, deadline + terms.answerSeconds);
+        queue.proofsUntil = uint64(Math.max(queue.proofsUntil, proofsUntil));
     }
 
     /// @notice Returns whether it is too late to answer.
     /// @dev A halt of the chain moves the time but not the block number, so both deadlines must have passed.
     function isPast(Demand memory demand) internal view returns (bool) {
         return block.timestamp > demand.deadline && block.number > demand.deadlineBlock;
+    }
+
+    /// @notice Returns when the next answer is due without a bound, and how many leaves are due before it.
+    function _next(
+        DemandTerms memory terms,
+        uint64 answersDueUntil
+    ) private view returns (uint256 due, uint256 depth) {
+        uint256 soonest = block.timestamp + terms.answerSeconds;
+        due = Math.max(soonest, uint256(answersDueUntil) + terms.secondsPerAnswer);
+        depth = (due - soonest) / terms.secondsPerAnswer;
+    }
+
+    /// @notice Returns the bond of a leaf divided by 64 + the depth of the queue, in wei.
+    function _bondUnit(DemandTerms memory terms, Tree tree, uint256 baseFee) private pure returns (uint256) {
+        uint256 worst = tree == Tree.Receipts ? RECEIPT_GAS : LOOKUP_GAS;
+        return (worst * (baseFee + terms.bondFee) * FACTOR) / QUEUE_STEP;
     }
 }

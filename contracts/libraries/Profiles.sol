@@ -34,6 +34,8 @@ library Profiles {
     function _common() private pure returns (Bounds memory bounds) {
         bounds = ratios();
         bounds.maxDisputeWindow = 7 days;
+        // What an operator must be able to send: an answer in each slot of Ethereum.
+        bounds.secondsPerAnswer = 12 seconds;
         bounds.maxExtension = 1 days;
         bounds.maxPause = 3 days;
         bounds.pauseCoolDown = 14 days;
@@ -45,8 +47,6 @@ library Profiles {
         bounds.minDisputeWindow = 1 days;
         // Proposers change every slot, so that none keeps an answer out for long; three hours let an operator react.
         bounds.answerSeconds = 3 hours;
-        // One answer per slot.
-        bounds.secondsPerAnswer = 12 seconds;
         // Slots of twelve seconds, of which a quarter may be missed.
         bounds.maxBlockSeconds = 16 seconds;
         // The bond of a receipt is at least 0.0032 ether, which pays for the worst answer up to a base fee of 3 gwei.
@@ -58,8 +58,6 @@ library Profiles {
         bounds.minDisputeWindow = 3 days;
         // The sequencing window, after which transactions sent by L1 are included without the sequencer, is 12 hours.
         bounds.answerSeconds = 15 hours;
-        // One answer per block.
-        bounds.secondsPerAnswer = 2 seconds;
         // Blocks are not counted: after an outage the missing ones are filled in, with the timestamps of the outage.
         bounds.maxBlockSeconds = 0;
         // The bond of a receipt is at least 0.0008 ether. Its answer of some 12 KB pays a data fee, which the base fee
@@ -73,8 +71,6 @@ library Profiles {
         bounds.minDisputeWindow = 5 days;
         // A transaction in the delayed inbox can be forced in after 24 hours.
         bounds.answerSeconds = 27 hours;
-        // Four blocks.
-        bounds.secondsPerAnswer = 1 seconds;
         // Blocks are not counted: `block.number` is an estimate of L1's, which moves on while the sequencer halts.
         bounds.maxBlockSeconds = 0;
         // As on the OP stack. The gas of a transaction includes its data fee at the time, so this is a reserve for a

@@ -37,7 +37,8 @@ library ReceiptRules {
         _checkPreimage(receipt.slicesHash, witness.slices);
         if (!_areValidSlices(witness.slices)) return Fault.Slices;
         _checkPreimage(receipt.attributionHash, witness.attribution);
-        if (witness.attribution.length != 32 * (witness.slices.length / _SLICE_SIZE + 1)) return Fault.Attribution;
+        if (witness.attribution.length != 32 * (numSlices(witness) + 1)) return Fault.Attribution;
+        if (!_isMethod(bytes32(witness.attribution[:32]))) return Fault.Attribution;
         return _faultOfSlices(witness, value, committedAt, versions);
     }
 
@@ -51,6 +52,11 @@ library ReceiptRules {
         bytes32 found = VersionId.unwrap(Hashing.versionId(slice.record));
         require(found == expected, WitnessMismatch(expected, found));
         _checkPreimage(bytes32(witness.attribution[32 * (i + 1):32 * (i + 2)]), slice.list);
+    }
+
+    /// @notice Returns the number of slices of a receipt whose slices are valid.
+    function numSlices(ReceiptWitness calldata witness) internal pure returns (uint256) {
+        return witness.slices.length / _SLICE_SIZE;
     }
 
     /// @notice Returns the charge of slice `i` by its weight and its record's prices.
@@ -108,7 +114,7 @@ library ReceiptRules {
         IAdapterRegistry versions
     ) private view returns (Fault) {
         uint256 charge = 0;
-        for (uint256 i = 0; i < witness.slices.length / _SLICE_SIZE; ++i) {
+        for (uint256 i = 0; i < numSlices(witness); ++i) {
             if (!_isRegistered(versions, versionAt(witness.slices, i), committedAt)) return Fault.Version;
             SliceWitness calldata slice = checkedSlice(witness, i);
             if (!_isValidList(slice.list, slice.record.snapshots.length)) return Fault.List;
@@ -136,6 +142,13 @@ library ReceiptRules {
             sum += weight;
         }
         return sum == Units.PPM;
+    }
+
+    /// @dev A method is 1 to 32 of the characters `!` to `~`, padded with zeros. The batch data can state no other.
+    function _isMethod(bytes32 method) private pure returns (bool) {
+        uint256 length = 0;
+        while (length < 32 && method[length] >= "!" && method[length] <= "~") ++length;
+        return length != 0 && (length == 32 || uint256(method) << (8 * length) == 0);
     }
 
     /// @dev A valid list is empty if the version has no snapshot. Otherwise its positions are strictly ascending and

@@ -8,8 +8,9 @@ import {Profiles} from "../libraries/Profiles.sol";
 
 /// @title Local parameters
 /// @notice `Parameters` of a development chain, with bounds of seconds instead of days, for the profile `Local`. It
-/// takes the same arguments, so that all deployments are alike. It is never deployed to a public chain.
+/// takes the same arguments, so that all deployments are alike. The constructor reverts on any other chain.
 contract LocalParameters is Parameters {
+    uint256 private constant _LOCAL_CHAIN_ID = 31_337;
     /// @dev The least window with separate seconds for two answers, a proof and a reserve.
     uint32 private constant _MIN_WINDOW = 4 seconds;
 
@@ -17,12 +18,15 @@ contract LocalParameters is Parameters {
     /// answer is deployed with a longer window.
     uint32 private immutable _answerSeconds;
 
+    error NotALocalChain(uint256 chainId);
+
     constructor(
         address authority,
         Profile profile_,
         IPaymentVault vault_,
         ParameterSet memory first
     ) Parameters(authority, profile_, vault_, first) {
+        require(block.chainid == _LOCAL_CHAIN_ID, NotALocalChain(block.chainid));
         uint32 eighth = first.disputeWindow / 8;
         _answerSeconds = eighth == 0 ? 1 seconds : eighth;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Demand, Fault, IDisputes, ReceiptWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
+import {Demand, Fault, IDisputes, ReceiptWitness, SliceWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Lookups} from "../../contracts/libraries/Lookups.sol";
 import {ReceiptRules} from "../../contracts/libraries/ReceiptRules.sol";
@@ -121,6 +121,18 @@ contract AnswerReceiptTest is Disputed {
         disputes.answerReceipt(batch.header, witness, signature);
     }
 
+    function test_parts_beyond_the_slices_answer_nothing() external {
+        BatchData memory batch = committedBatch();
+        _demand(batch, 0);
+        ReceiptWitness memory witness = batch.witnessOf(0);
+        SliceWitness[] memory parts = new SliceWitness[](witness.parts.length + 1);
+        for (uint256 i = 0; i < witness.parts.length; ++i) parts[i] = witness.parts[i];
+        bytes memory signature = signReceipt(witness.receipt);
+        witness.parts = parts;
+        bytes4 selector = IDisputes.WrongPartCount.selector;
+        _expectError(batch, witness, signature, abi.encodeWithSelector(selector, parts.length, parts.length - 1));
+    }
+
     function test_a_misplaced_receipt_is_answered_and_then_convicted() external {
         BatchData memory batch = validBatch();
         batch.served[4].receipt.cumulative += 1;
@@ -128,7 +140,7 @@ contract AnswerReceiptTest is Disputed {
         commitBatch(batch);
         _demand(batch, 4);
         answerReceipt(batch, 4);
-        disputes.proveBadReceipt(batch.header, batch.witnessOf(4), batch.spans);
+        prover.proveBadReceipt(batch.header, batch.witnessOf(4), batch.spans);
         assertVoid(batch);
     }
 
@@ -140,7 +152,7 @@ contract AnswerReceiptTest is Disputed {
         commitBatch(batch);
         _demand(batch, 1);
         answerReceipt(batch, 1);
-        disputes.proveBadPosition(batch.header, batch.witnessOf(1), 0, 0, snapshotBehind[snapshots[0]]);
+        prover.proveBadPosition(batch.header, batch.witnessOf(1), 0, 0, snapshotBehind[snapshots[0]]);
         assertVoid(batch);
     }
 

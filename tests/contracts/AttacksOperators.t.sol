@@ -29,7 +29,7 @@ contract AttacksOperatorsTest is Disputed {
         commitBatch(batch);
         ReceiptWitness memory witness = batch.witnessOf(0);
         expectConviction(batch, IDisputes.proveBadReceipt.selector);
-        disputes.proveBadReceipt(batch.header, witness, "");
+        prover.proveBadReceipt(batch.header, witness, "");
         assertVoid(batch);
     }
 
@@ -39,7 +39,7 @@ contract AttacksOperatorsTest is Disputed {
         (batch.served[1], batch.receipts.keys[1]) = (batch.served[0], batch.receipts.keys[0]);
         commitBatch(batch);
         ReceiptWitness memory witness = batch.witnessOf(1);
-        disputes.proveBadReceipt(batch.header, witness, batch.spans);
+        prover.proveBadReceipt(batch.header, witness, batch.spans);
         assertVoid(batch);
     }
 
@@ -94,7 +94,7 @@ contract AttacksOperatorsTest is Disputed {
         commitBatch(batch);
         ReceiptWitness memory witness = batch.witnessOf(2);
         Lookup memory lookup = batch.lookUp(Tree.Entries, key);
-        disputes.proveWrongEntry(batch.header, witness, place, lookup);
+        prover.proveWrongEntry(batch.header, witness, place, lookup);
         assertVoid(batch);
     }
 
@@ -108,7 +108,7 @@ contract AttacksOperatorsTest is Disputed {
         batch.fillReceipts();
         commitBatch(batch);
         ReceiptWitness memory witness = batch.witnessOf(6);
-        disputes.proveBadPosition(batch.header, witness, 0, 0, snapshotBehind[snapshots[0]]);
+        prover.proveBadPosition(batch.header, witness, 0, 0, snapshotBehind[snapshots[0]]);
         assertVoid(batch);
     }
 
@@ -117,7 +117,7 @@ contract AttacksOperatorsTest is Disputed {
         address robbed = address(uint160(uint256(batch.balances.keys[0])));
         batch.balances = _allTo(accountOf("accomplice"), _cumulative(batch));
         commitBatch(batch);
-        disputes.proveWrongBalance(batch.header, balanceWitness(batch, robbed));
+        prover.proveWrongBalance(batch.header, balanceWitness(batch, robbed));
         assertVoid(batch);
     }
 
@@ -152,7 +152,7 @@ contract AttacksOperatorsTest is Disputed {
         convict(batch, challenger);
         settlement.refund(batch.header, batch.refunds);
         BatchData memory again = committedBatch();
-        (bool isHeld, ) = address(disputes).call(proof);
+        (bool isHeld, ) = address(prover).call(proof);
         vm.assertFalse(isHeld);
         vm.assertTrue(settlement.isPending(again.header));
     }
@@ -261,11 +261,11 @@ contract AttacksOperatorsTest is Disputed {
         bytes memory rest = _tail(opening.path, 48);
         (opening.value, opening.path) = (tree.values[0] + tree.values[1], rest);
         vm.expectPartialRevert(MerkleSum.InvalidPathLength.selector);
-        disputes.proveZeroLeaf(batch.header, Tree.Balances, node, opening);
+        prover.proveZeroLeaf(batch.header, Tree.Balances, node, opening);
         // Padded to the required length, it gives another root.
         opening.path = bytes.concat(new bytes(48), rest);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveZeroLeaf(batch.header, Tree.Balances, node, opening);
+        prover.proveZeroLeaf(batch.header, Tree.Balances, node, opening);
     }
 
     function test_wrong_depth_is_refused(uint16 length) external {

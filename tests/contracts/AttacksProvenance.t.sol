@@ -94,7 +94,7 @@ contract AttacksProvenanceTest is Disputed {
         commitBatch(batch);
         ReceiptWitness memory witness = batch.witnessOf(6);
         expectConviction(batch, IDisputes.proveBadReceipt.selector);
-        disputes.proveBadReceipt(batch.header, witness, "");
+        prover.proveBadReceipt(batch.header, witness, "");
         assertVoid(batch);
     }
 
@@ -105,6 +105,6 @@ contract AttacksProvenanceTest is Disputed {
         uint32 i = uint32(word >> 32);
         ReceiptWitness memory witness = batch.witnessOf(i);
         EntryPlace memory place = placeOf(batch, i, uint16(word >> 16), uint16(word));
-        disputes.proveWrongEntry(batch.header, witness, place, batch.lookUp(Tree.Entries, key));
+        prover.proveWrongEntry(batch.header, witness, place, batch.lookUp(Tree.Entries, key));
     }
 }

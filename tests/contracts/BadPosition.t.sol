@@ -37,7 +37,7 @@ contract BadPositionTest is Disputed {
         SnapshotWitness memory snapshot = placeOf(batch, i, slice, 3 + item).snapshot;
         ReceiptWitness memory witness = batch.witnessOf(i);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.NoFault.selector));
-        disputes.proveBadPosition(batch.header, witness, slice, item, snapshot);
+        prover.proveBadPosition(batch.header, witness, slice, item, snapshot);
     }
 
     function test_another_snapshot_is_refused(uint256 i, uint256 slice, uint256 item, uint256 kind) external {
@@ -50,7 +50,7 @@ contract BadPositionTest is Disputed {
         if (kind % 4 == 3) snapshot.datanetId += 1;
         ReceiptWitness memory witness = batch.witnessOf(i);
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.proveBadPosition(batch.header, witness, slice, item, snapshot);
+        prover.proveBadPosition(batch.header, witness, slice, item, snapshot);
     }
 
     function test_another_list_or_record_is_refused(uint256 kind) external {
@@ -64,7 +64,7 @@ contract BadPositionTest is Disputed {
         if (kind == 2) (witness.parts[0], witness.parts[1]) = (witness.parts[1], witness.parts[0]);
         if (kind == 3) witness.slices = batch.served[5].slices;
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.proveBadPosition(batch.header, witness, 0, 0, snapshot);
+        prover.proveBadPosition(batch.header, witness, 0, 0, snapshot);
     }
 
     function test_an_index_that_the_receipt_does_not_have_is_refused(uint256 slice, uint256 item) external {
@@ -72,9 +72,9 @@ contract BadPositionTest is Disputed {
         ReceiptWitness memory witness = batch.witnessOf(6);
         SnapshotWitness memory snapshot = snapshotBehind[snapshots[0]];
         vm.expectRevert();
-        disputes.proveBadPosition(batch.header, witness, bound(slice, 4, type(uint256).max), 0, snapshot);
+        prover.proveBadPosition(batch.header, witness, bound(slice, 4, type(uint256).max), 0, snapshot);
         vm.expectRevert();
-        disputes.proveBadPosition(batch.header, witness, 0, bound(item, 3, type(uint256).max), snapshot);
+        prover.proveBadPosition(batch.header, witness, 0, bound(item, 3, type(uint256).max), snapshot);
     }
 
     function test_another_leafs_opening_is_refused() external {
@@ -83,7 +83,7 @@ contract BadPositionTest is Disputed {
         witness.opening = batch.witnessOf(2).opening;
         SnapshotWitness memory snapshot = snapshotBehind[snapshots[0]];
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveBadPosition(batch.header, witness, 0, 0, snapshot);
+        prover.proveBadPosition(batch.header, witness, 0, 0, snapshot);
     }
 
     function test_a_valid_batch_survives_any_changed_proof(uint256 i, uint256 slice, uint256 seed) external {
@@ -112,7 +112,7 @@ contract BadPositionTest is Disputed {
         vm.expectEmit(address(disputes));
         emit IDisputes.ReceiptFaulty(Hashing.batch(batch.header), 6, Fault.Position);
         expectConviction(batch, IDisputes.proveBadPosition.selector);
-        disputes.proveBadPosition(batch.header, witness, slice, 0, snapshot);
+        prover.proveBadPosition(batch.header, witness, slice, 0, snapshot);
         assertVoid(batch);
     }
 

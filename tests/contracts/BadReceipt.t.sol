@@ -29,10 +29,10 @@ contract BadReceiptTest is Disputed {
         (witness.slices, witness.attribution, witness.parts) = ("", "", batch.served[0].parts);
         uint256 before = vm.snapshotState();
         _expectFault(batch, i, Fault.Value);
-        disputes.proveBadReceipt(batch.header, witness, "");
+        prover.proveBadReceipt(batch.header, witness, "");
         vm.revertToState(before);
         _expectFault(batch, j, Fault.Value);
-        disputes.proveBadReceipt(batch.header, batch.witnessOf(j), "");
+        prover.proveBadReceipt(batch.header, batch.witnessOf(j), "");
         assertVoid(batch);
     }
 
@@ -56,6 +56,19 @@ contract BadReceiptTest is Disputed {
         served.rehash();
         _commitReceipts(batch);
         _convict(batch, i, Fault.Slices);
+    }
+
+    /// @dev The batch data can state no other method, so that no other reader could check the receipt.
+    function test_a_method_that_no_data_can_state_convicts(uint256 i, uint256 kind, uint8 at) external {
+        BatchData memory batch = validBatch();
+        i = _receipt(batch, i);
+        Served memory served = batch.served[i];
+        bytes1[5] memory wrongs = [bytes1(0x20), bytes1(0x7f), bytes1(0x00), bytes1(0xff), bytes1(0x0a)];
+        // The method is `test`.
+        served.attribution[at % 3] = wrongs[kind % 5];
+        served.rehash();
+        _commitReceipts(batch);
+        _convict(batch, i, Fault.Attribution);
     }
 
     function test_an_attribution_of_another_number_of_lists_convicts(uint256 i, uint256 kind) external {
@@ -243,7 +256,7 @@ contract BadReceiptTest is Disputed {
         ReceiptWitness memory witness = batch.witnessOf(i);
         witness.opening = batch.witnessOf(j).opening;
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveBadReceipt(batch.header, witness, "");
+        prover.proveBadReceipt(batch.header, witness, "");
     }
 
     function test_anything_but_the_preimages_is_refused(uint256 i, uint256 kind) external {
@@ -257,7 +270,7 @@ contract BadReceiptTest is Disputed {
         if (kind == 2) witness.parts[last].record.operatorPpm += 1;
         if (kind == 3) witness.parts[last].list = bytes.concat(witness.parts[last].list, bytes8(0));
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.proveBadReceipt(batch.header, witness, "");
+        prover.proveBadReceipt(batch.header, witness, "");
     }
 
     function test_other_spans_are_refused(uint256 at, uint256 i) external {
@@ -268,14 +281,14 @@ contract BadReceiptTest is Disputed {
         bytes4 selector = ReceiptRules.WitnessMismatch.selector;
         ReceiptWitness memory witness = batch.witnessOf(_receipt(batch, i));
         vm.expectRevert(abi.encodeWithSelector(selector, keccak256(batch.spans), keccak256(spans)));
-        disputes.proveBadReceipt(batch.header, witness, spans);
+        prover.proveBadReceipt(batch.header, witness, spans);
     }
 
     function test_a_receipt_of_another_batch_is_refused() external {
         BatchData memory batch = committedBatch();
         ReceiptWitness memory witness = firstBatch().witnessOf(0);
         vm.expectRevert();
-        disputes.proveBadReceipt(batch.header, witness, "");
+        prover.proveBadReceipt(batch.header, witness, "");
     }
 
     // --- internal ---
@@ -308,14 +321,14 @@ contract BadReceiptTest is Disputed {
     function _convict(BatchData memory batch, uint256 i, Fault fault) private {
         ReceiptWitness memory witness = batch.witnessOf(i);
         _expectFault(batch, i, fault);
-        disputes.proveBadReceipt(batch.header, witness, "");
+        prover.proveBadReceipt(batch.header, witness, "");
         assertVoid(batch);
     }
 
     function _convictPlace(BatchData memory batch, uint256 i) private {
         ReceiptWitness memory witness = batch.witnessOf(i);
         _expectFault(batch, i, Fault.Place);
-        disputes.proveBadReceipt(batch.header, witness, batch.spans);
+        prover.proveBadReceipt(batch.header, witness, batch.spans);
         assertVoid(batch);
     }
 
@@ -323,9 +336,9 @@ contract BadReceiptTest is Disputed {
         ReceiptWitness memory witness = batch.witnessOf(i);
         bytes memory none = abi.encodeWithSelector(IDisputes.NoFault.selector);
         vm.expectRevert(none);
-        disputes.proveBadReceipt(batch.header, witness, "");
+        prover.proveBadReceipt(batch.header, witness, "");
         vm.expectRevert(none);
-        disputes.proveBadReceipt(batch.header, witness, batch.spans);
+        prover.proveBadReceipt(batch.header, witness, batch.spans);
     }
 
     function _cut(bytes memory data, uint256 count) private pure returns (bytes memory less) {

@@ -12,9 +12,9 @@ contract DemandTest is Disputed {
         BatchData memory batch = committedBatch();
         Tree which = Tree(tree % 4);
         count = bound(count, 1, which == Tree.Receipts ? 6 : 64);
-        uint256 bonds = disputes.bondOf(batch.header, which, count);
+        uint256 bonds = bondsOf(which, count);
         bytes32 first = bytes32(uint256(1));
-        uint256 bond = disputes.bondOf(batch.header, which, 1);
+        uint256 bond = bondsOf(which, 1);
         Demand memory expected = Demand(challenger, uint96(bond), uint64(block.timestamp) + PERIOD, 0);
         vm.expectEmit(address(disputes));
         bytes32 batchHash = Hashing.batch(batch.header);
@@ -33,7 +33,7 @@ contract DemandTest is Disputed {
 
     function test_finding1_equal_keys_are_demanded_once() external {
         BatchData memory batch = committedBatch();
-        uint256 bond = disputes.bondOf(batch.header, Tree.Receipts, 1);
+        uint256 bond = bondsOf(Tree.Receipts, 1);
         vm.prank(challenger);
         uint32 count = disputes.demand{value: bond}(batch.header, Tree.Receipts, new bytes32[](64));
         vm.assertEq(count, 1);
@@ -62,9 +62,9 @@ contract DemandTest is Disputed {
     /// @dev Otherwise the operator could make a challenger's call revert for the price of one leaf.
     function test_a_call_is_not_stopped_by_one_of_its_leaves_demanded_before() external {
         BatchData memory batch = committedBatch();
-        uint256 bonds = disputes.bondOf(batch.header, Tree.Entries, 3);
+        uint256 bonds = bondsOf(Tree.Entries, 3);
         demand(batch, Tree.Entries, bytes32(uint256(2)));
-        uint256 bondsOfTwo = disputes.bondOf(batch.header, Tree.Entries, 2);
+        uint256 bondsOfTwo = bondsOf(Tree.Entries, 2);
         vm.prank(challenger);
         vm.assertEq(disputes.demand{value: bonds}(batch.header, Tree.Entries, absentKeys(3)), 2);
         vm.assertEq(disputes.creditOf(challenger), bonds - bondsOfTwo);
@@ -122,28 +122,29 @@ contract DemandTest is Disputed {
         uint256 worst = isReceipt ? 800_000 : 240_000;
         Tree tree = isReceipt ? Tree.Receipts : Tree.Balances;
         uint256 bond = 4 * worst * (uint256(baseFee) + 1 gwei);
-        vm.assertEq(disputes.bondOf(batch.header, tree, 1), bond);
+        vm.assertEq(bondsOf(tree, 1), bond);
         vm.assertEq(demand(batch, tree, 0).bond, bond);
     }
 
-    function test_a_bond_rises_with_the_open_leaves_of_its_batch(uint256 count) external {
+    function test_a_bond_rises_with_the_queue_of_the_operator_which_time_empties(uint256 count) external {
         BatchData memory batch = committedBatch();
         count = bound(count, 0, 64);
-        uint256 first = disputes.bondOf(batch.header, Tree.Entries, 1);
+        uint256 first = bondsOf(Tree.Entries, 1);
         demandMany(batch, Tree.Entries, absentKeys(count));
-        uint256 next = disputes.bondOf(batch.header, Tree.Entries, 1);
+        uint256 next = bondsOf(Tree.Entries, 1);
         vm.assertEq(next * 64, first * (64 + count));
         answerFirst(batch, count);
-        vm.assertEq(disputes.bondOf(batch.header, Tree.Entries, 1), first);
-        // Other batches are not affected.
-        vm.assertEq(disputes.bondOf(firstBatch().header, Tree.Entries, 1), first);
+        vm.assertEq(bondsOf(Tree.Entries, 1), next);
+        vm.assertEq(disputes.bondOf(accountOf("other operator"), Tree.Entries, 1, block.basefee), first);
+        vm.warp(block.timestamp + count * PER_ANSWER);
+        vm.assertEq(bondsOf(Tree.Entries, 1), first);
     }
 
     function test_the_bonds_of_a_call_are_the_sum_of_its_leaves(uint256 count, uint48 baseFee) external {
         BatchData memory batch = committedBatch();
         vm.fee(baseFee);
         count = bound(count, 0, 40);
-        uint256 stated = disputes.bondOf(batch.header, Tree.Entries, count);
+        uint256 stated = bondsOf(Tree.Entries, count);
         demandMany(batch, Tree.Entries, absentKeys(count));
         uint256 sum = 0;
         for (uint256 i = 1; i <= count; ++i) {
@@ -155,11 +156,11 @@ contract DemandTest is Disputed {
     function test_what_is_left_of_the_value_is_credited_and_pays_later_bonds(uint96 surplus) external {
         BatchData memory batch = committedBatch();
         surplus = uint96(bound(surplus, 0, 1e6 ether));
-        uint256 bond = disputes.bondOf(batch.header, Tree.Entries, 1);
+        uint256 bond = bondsOf(Tree.Entries, 1);
         vm.prank(challenger);
         disputes.demand{value: bond + surplus}(batch.header, Tree.Entries, absentKeys(1));
         vm.assertEq(disputes.creditOf(challenger), surplus);
-        uint256 next = disputes.bondOf(batch.header, Tree.Balances, 1);
+        uint256 next = bondsOf(Tree.Balances, 1);
         bytes memory low = abi.encodeWithSelector(IDisputes.BondTooLow.selector, surplus, next);
         if (surplus < next) vm.expectRevert(low);
         vm.prank(challenger);
@@ -169,7 +170,7 @@ contract DemandTest is Disputed {
 
     function test_a_demand_needs_its_bond(uint256 lack) external {
         BatchData memory batch = committedBatch();
-        uint256 bonds = disputes.bondOf(batch.header, Tree.Entries, 3);
+        uint256 bonds = bondsOf(Tree.Entries, 3);
         lack = bound(lack, 1, bonds);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.BondTooLow.selector, bonds - lack, bonds));
         vm.prank(challenger);
@@ -182,20 +183,22 @@ contract DemandTest is Disputed {
     function test_demands_end_two_answers_before_the_batch_is_final(uint64 early) external {
         BatchData memory batch = committedBatch();
         uint64 until = batch.header.finalAt - 2 * PERIOD;
-        vm.warp(until - bound(early, 0, PERIOD));
+        early = uint64(bound(early, 0, PERIOD));
+        vm.warp(until - early);
         demand(batch, Tree.Entries, bytes32(uint256(1)));
         vm.warp(until);
         // There is time for the last answer and for a proof after it, one period each.
-        vm.assertEq(demand(batch, Tree.Balances, 0).deadline, until + PERIOD + PER_ANSWER);
-        vm.assertEq(finalityOf(batch), batch.header.finalAt + PER_ANSWER);
+        uint64 delay = early < PER_ANSWER ? PER_ANSWER - early : 0;
+        vm.assertEq(demand(batch, Tree.Balances, 0).deadline, until + PERIOD + delay);
+        vm.assertEq(finalityOf(batch), batch.header.finalAt + delay);
         answer(batch, Tree.Entries, bytes32(uint256(1)));
         answer(batch, Tree.Balances, 0);
-        vm.warp(until + PER_ANSWER + 1);
-        bytes memory late = abi.encodeWithSelector(Demands.TooLateToDemand.selector, batch.header.finalAt + PER_ANSWER);
+        vm.warp(until + delay + 1);
+        bytes memory late = abi.encodeWithSelector(Demands.TooLateToDemand.selector, batch.header.finalAt + delay);
         _expectError(batch, Tree.Entries, absentKeys(3), late);
     }
 
-    function test_each_open_leaf_delays_the_next_answer_up_to_the_bound(uint256 count) external {
+    function test_each_leaf_in_the_queue_delays_the_next_answer_up_to_the_bound(uint256 count) external {
         BatchData memory batch = committedBatch();
         count = bound(count, 1, 64);
         demandMany(batch, Tree.Entries, absentKeys(count));
@@ -208,11 +211,30 @@ contract DemandTest is Disputed {
         vm.assertEq(finalityOf(batch), batch.header.finalAt + last - block.timestamp - PERIOD);
     }
 
-    function test_answered_leaves_delay_nothing() external {
+    /// @dev Otherwise the leaves of many batches would be due at the same time, each at the price of the first.
+    function test_finding1_the_batches_of_an_operator_have_one_queue(uint256 count) external {
+        count = bound(count, 1, 64);
+        BatchData memory batch = committedBatch();
+        BatchData memory other = firstBatch();
+        uint256 inOne = bondsOf(Tree.Entries, 2 * count);
+        uint256 first = bondsOf(Tree.Entries, count);
+        demandMany(batch, Tree.Entries, absentKeys(count));
+        vm.assertEq(disputes.answersDueUntil(operator), block.timestamp + PERIOD + (count - 1) * PER_ANSWER);
+        vm.assertEq(first + bondsOf(Tree.Entries, count), inOne);
+        demandMany(other, Tree.Entries, absentKeys(count));
+        uint64 delay = uint64(count) * PER_ANSWER < EXTENSION ? uint64(count) * PER_ANSWER : EXTENSION;
+        uint64 deadline = demandOf(other, Tree.Entries, bytes32(uint256(1))).deadline;
+        uint64 latest = other.header.finalAt + EXTENSION - PERIOD;
+        vm.assertEq(deadline, block.timestamp + PERIOD + delay < latest ? block.timestamp + PERIOD + delay : latest);
+    }
+
+    function test_time_empties_the_queue(uint64 wait) external {
         BatchData memory batch = committedBatch();
         demandMany(batch, Tree.Entries, absentKeys(9));
-        answerFirst(batch, 9);
-        vm.assertEq(demand(batch, Tree.Balances, 0).deadline, block.timestamp + PERIOD);
+        wait = uint64(bound(wait, 0, 40));
+        vm.warp(block.timestamp + wait);
+        uint64 delay = wait < 9 * PER_ANSWER ? 9 * PER_ANSWER - wait : 0;
+        vm.assertEq(demand(batch, Tree.Balances, 0).deadline, block.timestamp + PERIOD + delay);
     }
 
     function test_disputes_name_their_generation() external view {

@@ -38,7 +38,7 @@ contract EquivocationTest is Disputed {
         Receipt memory other = _other(batch.served[0].receipt, batch.served[0].receipt.cumulative, 1);
         bytes memory signature = sign(keyOf("second receipt key"), settlement.receiptDigest(other));
         Opening memory opening = batch.open(Tree.Receipts, 0);
-        disputes.proveEquivocation(batch.header, batch.served[0].receipt, opening, other, signature);
+        prover.proveEquivocation(batch.header, batch.served[0].receipt, opening, other, signature);
         assertVoid(batch);
     }
 
@@ -124,10 +124,10 @@ contract EquivocationTest is Disputed {
         Opening memory opening = batch.open(Tree.Receipts, 0);
         bytes memory elsewhere = sign(keyOf("receipt key"), typedDigest(address(disputes), hash));
         vm.expectPartialRevert(IDisputes.NotSignedBy.selector);
-        disputes.proveEquivocation(batch.header, batch.served[0].receipt, opening, other, elsewhere);
+        prover.proveEquivocation(batch.header, batch.served[0].receipt, opening, other, elsewhere);
         elsewhere = sign(keyOf("receipt key"), typedDigest(block.chainid + 1, address(settlement), hash));
         vm.expectPartialRevert(IDisputes.NotSignedBy.selector);
-        disputes.proveEquivocation(batch.header, batch.served[0].receipt, opening, other, elsewhere);
+        prover.proveEquivocation(batch.header, batch.served[0].receipt, opening, other, elsewhere);
     }
 
     function test_a_receipt_outside_the_batch_convicts_nothing(uint256 i) external {
@@ -139,7 +139,7 @@ contract EquivocationTest is Disputed {
         Receipt memory other = batch.served[i].receipt;
         bytes memory signature = signReceipt(other);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveEquivocation(batch.header, receipt, opening, other, signature);
+        prover.proveEquivocation(batch.header, receipt, opening, other, signature);
     }
 
     function test_an_interval_below_zero_convicts_nothing(uint128 cumulative) external {
@@ -183,7 +183,7 @@ contract EquivocationTest is Disputed {
         bytes memory signature = signReceipt(other);
         Opening memory opening = batch.open(Tree.Receipts, i);
         expectConviction(batch, IDisputes.proveEquivocation.selector);
-        disputes.proveEquivocation(batch.header, batch.served[i].receipt, opening, other, signature);
+        prover.proveEquivocation(batch.header, batch.served[i].receipt, opening, other, signature);
         assertVoid(batch);
     }
 
@@ -209,6 +209,6 @@ contract EquivocationTest is Disputed {
     ) private {
         Opening memory opening = batch.open(Tree.Receipts, i);
         vm.expectRevert(error);
-        disputes.proveEquivocation(batch.header, batch.served[i].receipt, opening, other, signature);
+        prover.proveEquivocation(batch.header, batch.served[i].receipt, opening, other, signature);
     }
 }

@@ -75,7 +75,7 @@ contract HaltsTest is Disputed {
         BatchData memory batch = committedBatch();
         vm.warp(batch.header.finalAt - 2 * PERIOD + 1);
         vm.roll(batch.header.finalBlock - 2 * PERIOD / _BLOCK_SECONDS + 1);
-        uint256 bond = disputes.bondOf(batch.header, Tree.Entries, 1);
+        uint256 bond = bondsOf(Tree.Entries, 1);
         vm.expectRevert(abi.encodeWithSelector(Demands.TooLateToDemand.selector, batch.header.finalAt));
         vm.prank(challenger);
         disputes.demand{value: bond}(batch.header, Tree.Entries, oneKey(0));

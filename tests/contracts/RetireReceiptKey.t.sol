@@ -54,7 +54,7 @@ contract RetireReceiptKeyTest is Disputed {
         bytes memory signature = _signed("next receipt key", receipt);
         Opening memory opening = batch.open(Tree.Receipts, 0);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.SameReceipt.selector, Hashing.receipt(receipt)));
-        disputes.proveEquivocation(batch.header, receipt, opening, receipt, signature);
+        prover.proveEquivocation(batch.header, receipt, opening, receipt, signature);
     }
 
     function test_demanded_receipts_are_answered_with_the_next_key_after_a_retirement() external {
@@ -244,14 +244,14 @@ contract RetireReceiptKeyTest is Disputed {
     function _prove(BatchData memory batch, Receipt memory other, string memory name) private {
         bytes memory signature = _signed(name, other);
         Opening memory opening = batch.open(Tree.Receipts, 0);
-        disputes.proveEquivocation(batch.header, batch.served[0].receipt, opening, other, signature);
+        prover.proveEquivocation(batch.header, batch.served[0].receipt, opening, other, signature);
     }
 
     function _expectRefused(BatchData memory batch, Receipt memory other, string memory name) private {
         bytes memory signature = _signed(name, other);
         Opening memory opening = batch.open(Tree.Receipts, 0);
         vm.expectRevert(_refusalOf(name));
-        disputes.proveEquivocation(batch.header, batch.served[0].receipt, opening, other, signature);
+        prover.proveEquivocation(batch.header, batch.served[0].receipt, opening, other, signature);
     }
 
     function _refusalOf(string memory name) private returns (bytes memory) {

@@ -41,7 +41,6 @@ contract SlashTest is Disputed {
         setChallengerShare(challengerPpm);
         BatchData memory batch = invalidBatch();
         uint128 before = operators.stakeOf(operator).stake;
-        _reserve(batch, operator);
         convict(batch, operator);
         uint256 lost = (before - operators.stakeOf(operator).stake) / MICRO;
         vm.assertTrue(2 * usd.balanceOf(operator) < lost);
@@ -70,7 +69,7 @@ contract SlashTest is Disputed {
     }
 
     function _expectSlash(BatchData memory batch, address sender, uint256 reward, uint256 rest) private {
-        _reserve(batch, sender);
+        reserve(batch, sender);
         (uint128 stake, uint256 kept) = (operators.stakeOf(operator).stake, usd.balanceOf(address(timelock)));
         vm.expectEmit(address(operators));
         emit IOperatorRegistry.Slashed(
@@ -80,15 +79,10 @@ contract SlashTest is Disputed {
             address(timelock),
             uint128(rest) * MICRO
         );
-        convict(batch, sender);
+        prove(batch, sender);
         vm.assertEq(usd.balanceOf(sender), reward);
         vm.assertEq(usd.balanceOf(address(timelock)) - kept, rest);
         vm.assertEq(operators.stakeOf(operator).stake, stake - uint128(reward + rest) * MICRO);
         vm.assertEq(operators.stakeOf(operator).slashed, uint128(reward + rest) * MICRO);
-    }
-
-    function _reserve(BatchData memory batch, address sender) private {
-        disputes.reserve(keccak256(abi.encode(sender, keccak256(proofOf(batch)))));
-        vm.roll(block.number + 1);
     }
 }

@@ -192,7 +192,7 @@ contract SlashOrderTest is Batches {
 
     function _convict(BatchHeader memory header, Tree memory balances, address victim) private {
         bytes32 leaf = MerkleSum.leafHash(MerkleSum.BALANCES, Hashing.account(victim));
-        disputes.proveZeroLeaf(header, DisputedTree.Balances, leaf, balances.open(1));
+        prover.proveZeroLeaf(header, DisputedTree.Balances, leaf, balances.open(1));
     }
 
     function _two(

@@ -73,7 +73,7 @@ contract WrongBalanceTest is Disputed {
         witness.entriesUntil = batch.single(Tree.Entries, 0);
         vm.assertTrue(uint256(witness.entriesFrom.keys[0]) < key << 64);
         expectConviction(batch, IDisputes.proveWrongBalance.selector);
-        disputes.proveWrongBalance(batch.header, witness);
+        prover.proveWrongBalance(batch.header, witness);
         assertVoid(batch);
     }
 
@@ -124,7 +124,7 @@ contract WrongBalanceTest is Disputed {
         bytes32 found = Hashing.batch(witness.parent);
         bytes4 selector = IDisputes.HeaderMismatch.selector;
         vm.expectRevert(abi.encodeWithSelector(selector, batch.header.parent, found));
-        disputes.proveWrongBalance(batch.header, witness);
+        prover.proveWrongBalance(batch.header, witness);
     }
 
     function test_another_accounts_lookup_is_refused(uint256 i, address other, uint256 which) external {
@@ -141,7 +141,7 @@ contract WrongBalanceTest is Disputed {
         if (which == 3) (witness.entriesUntil, key) = (wrongs.entriesUntil, bytes32((uint256(key) + 1) << 64));
         vm.assume(keccak256(abi.encode(witness)) != before);
         vm.expectRevert(abi.encodeWithSelector(Lookups.LookupMismatch.selector, key));
-        disputes.proveWrongBalance(batch.header, witness);
+        prover.proveWrongBalance(batch.header, witness);
     }
 
     function test_the_parents_balances_do_not_pass_for_the_batchs(uint256 i) external {
@@ -149,7 +149,7 @@ contract WrongBalanceTest is Disputed {
         BalanceWitness memory witness = balanceWitness(batch, _account(batch, _balance(batch, i)));
         (witness.earlier, witness.later) = (witness.later, witness.earlier);
         vm.expectRevert();
-        disputes.proveWrongBalance(batch.header, witness);
+        prover.proveWrongBalance(batch.header, witness);
     }
 
     function test_a_valid_batch_survives_any_changed_proof(uint256 i, uint256 seed) external {
@@ -171,7 +171,7 @@ contract WrongBalanceTest is Disputed {
     function _convict(BatchData memory batch, address account) private {
         BalanceWitness memory witness = balanceWitness(batch, account);
         expectConviction(batch, IDisputes.proveWrongBalance.selector);
-        disputes.proveWrongBalance(batch.header, witness);
+        prover.proveWrongBalance(batch.header, witness);
         assertVoid(batch);
     }
 
@@ -179,6 +179,6 @@ contract WrongBalanceTest is Disputed {
         bytes32 key = Hashing.account(account);
         BalanceWitness memory witness = balanceWitness(batch, account);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.ValueMatches.selector, key, batch.balances.valueOf(key)));
-        disputes.proveWrongBalance(batch.header, witness);
+        prover.proveWrongBalance(batch.header, witness);
     }
 }

@@ -133,7 +133,7 @@ contract WrongEntryTest is Disputed {
         }
         ReceiptWitness memory witness = batch.witnessOf(0);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.NoFault.selector));
-        disputes.proveBadReceipt(batch.header, witness, "");
+        prover.proveBadReceipt(batch.header, witness, "");
         vm.revertToState(before);
         bytes32 last = keyOfPlace(batch, 0, 3, 258);
         batch.entries.shift(batch.entries.placeOf(last), 0, 1);
@@ -162,7 +162,7 @@ contract WrongEntryTest is Disputed {
         ReceiptWitness memory witness = batch.witnessOf(i);
         EntryPlace memory place = placeOf(batch, i, 0, 1);
         vm.expectRevert();
-        disputes.proveWrongEntry(batch.header, witness, place, lookup);
+        prover.proveWrongEntry(batch.header, witness, place, lookup);
     }
 
     function test_parts_that_a_slice_does_not_have_are_refused(uint16 part) external {
@@ -184,7 +184,7 @@ contract WrongEntryTest is Disputed {
         place.slice = uint16(bound(slice, 4, type(uint16).max));
         ReceiptWitness memory witness = batch.witnessOf(6);
         vm.expectRevert();
-        disputes.proveWrongEntry(batch.header, witness, place, lookup);
+        prover.proveWrongEntry(batch.header, witness, place, lookup);
     }
 
     function test_another_contribution_is_refused(bytes32 contentHash) external {
@@ -236,7 +236,7 @@ contract WrongEntryTest is Disputed {
         ReceiptWitness memory witness = batch.witnessOf(1);
         Lookup memory lookup = batch.lookUp(Tree.Entries, 0);
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.proveWrongEntry(batch.header, witness, place, lookup);
+        prover.proveWrongEntry(batch.header, witness, place, lookup);
     }
 
     /// @dev Such a receipt is convicted by proveBadPosition, not by proveWrongEntry.
@@ -264,7 +264,7 @@ contract WrongEntryTest is Disputed {
         if (kind == 4) witness.attribution = batch.served[5].attribution;
         if (kind == 5) witness.parts[1].record.snapshots[0] = SnapshotId.wrap(0);
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.proveWrongEntry(batch.header, witness, place, lookup);
+        prover.proveWrongEntry(batch.header, witness, place, lookup);
     }
 
     function test_another_leafs_opening_is_refused() external {
@@ -274,7 +274,7 @@ contract WrongEntryTest is Disputed {
         EntryPlace memory place = placeOf(batch, 6, 0, 0);
         Lookup memory lookup = batch.lookUp(Tree.Entries, 0);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveWrongEntry(batch.header, witness, place, lookup);
+        prover.proveWrongEntry(batch.header, witness, place, lookup);
     }
 
     function test_a_valid_batch_survives_any_changed_proof(uint256 i, uint256 slice, uint256 seed) external {
@@ -312,7 +312,7 @@ contract WrongEntryTest is Disputed {
         ReceiptWitness memory witness = batch.witnessOf(i);
         Lookup memory lookup = batch.lookUp(Tree.Entries, key);
         expectConviction(batch, IDisputes.proveWrongEntry.selector);
-        disputes.proveWrongEntry(batch.header, witness, place, lookup);
+        prover.proveWrongEntry(batch.header, witness, place, lookup);
         assertVoid(batch);
     }
 
@@ -325,7 +325,7 @@ contract WrongEntryTest is Disputed {
     ) private {
         ReceiptWitness memory witness = batch.witnessOf(i);
         vm.expectRevert(error);
-        disputes.proveWrongEntry(batch.header, witness, place, lookup);
+        prover.proveWrongEntry(batch.header, witness, place, lookup);
     }
 
     /// @dev One receipt of a blend of four slices, the last with a list of 256 contributions.

@@ -19,7 +19,7 @@ contract WrongOrderTest is Disputed {
         commitBatch(batch);
         Lookup memory shown = batch.pair(tree, i, j);
         expectConviction(batch, IDisputes.proveWrongOrder.selector);
-        disputes.proveWrongOrder(batch.header, tree, shown);
+        prover.proveWrongOrder(batch.header, tree, shown);
         assertVoid(batch);
     }
 
@@ -34,7 +34,7 @@ contract WrongOrderTest is Disputed {
         if (isBalances) batch.balances = leaves;
         else batch.entries = leaves;
         commitBatch(batch);
-        disputes.proveWrongOrder(batch.header, tree, batch.pair(tree, i, i + 1));
+        prover.proveWrongOrder(batch.header, tree, batch.pair(tree, i, i + 1));
         assertVoid(batch);
     }
 
@@ -44,7 +44,7 @@ contract WrongOrderTest is Disputed {
         Leaves memory leaves = batch.leavesOf(tree);
         (i, j) = (bound(i, 0, leaves.keys.length - 1), bound(j, 0, leaves.keys.length - 1));
         vm.expectRevert(abi.encodeWithSelector(IDisputes.LeavesInOrder.selector, leaves.keys[i], leaves.keys[j]));
-        disputes.proveWrongOrder(batch.header, tree, batch.pair(tree, i, j));
+        prover.proveWrongOrder(batch.header, tree, batch.pair(tree, i, j));
     }
 
     function test_leaves_of_other_trees_are_refused(bool isBalances, uint256 i) external {
@@ -55,11 +55,11 @@ contract WrongOrderTest is Disputed {
         (shown.openings[0].index, shown.openings[1].index) = (shown.openings[1].index, shown.openings[0].index);
         // If the last leaf is promoted, its path has another length too.
         vm.expectRevert();
-        disputes.proveWrongOrder(batch.header, tree, shown);
+        prover.proveWrongOrder(batch.header, tree, shown);
         shown = batch.pair(tree, i - 1, i);
         (shown.keys[0], shown.keys[1]) = (shown.keys[1], shown.keys[0]);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveWrongOrder(batch.header, tree, shown);
+        prover.proveWrongOrder(batch.header, tree, shown);
     }
 
     function test_both_leaves_must_be_in_the_tree(bool isBalances, uint256 i, bool isLeft) external {
@@ -69,7 +69,7 @@ contract WrongOrderTest is Disputed {
         Lookup memory shown = batch.pair(tree, i - 1, i);
         shown.keys[isLeft ? 0 : 1] = isLeft ? bytes32(type(uint256).max) : bytes32(0);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveWrongOrder(batch.header, tree, shown);
+        prover.proveWrongOrder(batch.header, tree, shown);
     }
 
     function test_a_valid_batch_survives_any_changed_proof(bool isBalances, uint256 i, uint256 seed) external {
@@ -84,9 +84,9 @@ contract WrongOrderTest is Disputed {
         BatchData memory batch = committedBatch();
         Lookup memory shown = batch.pair(Tree.Receipts, 1, 0);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.Receipts));
-        disputes.proveWrongOrder(batch.header, Tree.Receipts, shown);
+        prover.proveWrongOrder(batch.header, Tree.Receipts, shown);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.ParentBalances));
-        disputes.proveWrongOrder(batch.header, Tree.ParentBalances, shown);
+        prover.proveWrongOrder(batch.header, Tree.ParentBalances, shown);
     }
 
     function _treeOf(bool isBalances) private pure returns (Tree) {

@@ -23,7 +23,7 @@ contract ZeroLeafTest is Disputed {
         commitBatch(batch);
         Opening memory opening = batch.open(which, at);
         expectConviction(batch, IDisputes.proveZeroLeaf.selector);
-        disputes.proveZeroLeaf(batch.header, which, _leaf(which, key), opening);
+        prover.proveZeroLeaf(batch.header, which, _leaf(which, key), opening);
         assertVoid(batch);
     }
 
@@ -33,7 +33,7 @@ contract ZeroLeafTest is Disputed {
         batch.entries = batch.entries.insert(0, key, 0);
         commitBatch(batch);
         bytes32 leaf = batch.sums(Tree.Entries).leaves[0];
-        disputes.proveZeroLeaf(batch.header, Tree.Entries, leaf, batch.open(Tree.Entries, 0));
+        prover.proveZeroLeaf(batch.header, Tree.Entries, leaf, batch.open(Tree.Entries, 0));
         assertVoid(batch);
     }
 
@@ -45,7 +45,7 @@ contract ZeroLeafTest is Disputed {
         Opening memory opening = batch.open(Tree.Entries, 0);
         bytes32 leaf = _leaf(Tree.Entries, batch.leavesOf(Tree.Entries).keys[0]);
         expectConviction(batch, IDisputes.proveZeroLeaf.selector);
-        disputes.proveZeroLeaf(batch.header, Tree.Entries, leaf, opening);
+        prover.proveZeroLeaf(batch.header, Tree.Entries, leaf, opening);
         assertVoid(batch);
     }
 
@@ -57,10 +57,10 @@ contract ZeroLeafTest is Disputed {
         Opening memory opening = batch.open(which, i);
         bytes memory error = abi.encodeWithSelector(IDisputes.LeafHasValue.selector, opening.value);
         vm.expectRevert(error);
-        disputes.proveZeroLeaf(batch.header, which, _leaf(which, leaves.keys[i]), opening);
+        prover.proveZeroLeaf(batch.header, which, _leaf(which, leaves.keys[i]), opening);
         opening.value = 0;
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.proveZeroLeaf(batch.header, which, _leaf(which, leaves.keys[i]), opening);
+        prover.proveZeroLeaf(batch.header, which, _leaf(which, leaves.keys[i]), opening);
     }
 
     function test_a_node_above_leaves_does_not_pass_for_one(uint256 tree) external {
@@ -73,7 +73,7 @@ contract ZeroLeafTest is Disputed {
         }
         opening.path = path;
         vm.expectPartialRevert(MerkleSum.InvalidPathLength.selector);
-        disputes.proveZeroLeaf(batch.header, which, keccak256("node"), opening);
+        prover.proveZeroLeaf(batch.header, which, keccak256("node"), opening);
     }
 
     function test_a_single_leaf_has_the_total() external {
@@ -81,14 +81,14 @@ contract ZeroLeafTest is Disputed {
         Opening memory opening = batch.open(Tree.Receipts, 0);
         opening.value = 0;
         vm.expectRevert(abi.encodeWithSelector(Lookups.LeafNotInTree.selector, batch.header.receiptsRoot, 0));
-        disputes.proveZeroLeaf(batch.header, Tree.Receipts, batch.header.receiptsRoot, opening);
+        prover.proveZeroLeaf(batch.header, Tree.Receipts, batch.header.receiptsRoot, opening);
     }
 
     function test_the_parents_leaves_are_another_batchs() external {
         BatchData memory batch = committedBatch();
         Opening memory opening = batch.open(Tree.ParentBalances, 0);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.ParentBalances));
-        disputes.proveZeroLeaf(batch.header, Tree.ParentBalances, keccak256("leaf"), opening);
+        prover.proveZeroLeaf(batch.header, Tree.ParentBalances, keccak256("leaf"), opening);
     }
 
     function test_a_valid_batch_survives_any_changed_proof(uint256 tree, uint256 i, uint256 seed) external {

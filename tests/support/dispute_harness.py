@@ -13,7 +13,7 @@ from backend.domain.chain import Reverted
 from backend.domain.disputes.proofs import holds
 from backend.domain.disputes.witnesses import AnsweredReceipt, Lookup, key_word, leaf_id
 from backend.domain.errors import InvalidInput
-from backend.domain.hashing import TypedDomain, ascii_word, record_argument
+from backend.domain.hashing import TypedDomain, ascii_word, keccak, record_argument, to_hash, words
 from backend.domain.ids import ZERO_ACCOUNT, Account, VersionId
 from backend.domain.judging.withheld_trees import account_of
 from backend.domain.parameters import ParameterSet
@@ -130,22 +130,29 @@ class DisputeHarness:
             return False
         try:
             self.chain.simulate("Disputes", proof.function, data, sender=CHALLENGER.account)
-        except Reverted:
-            is_convicted = False
+        except Reverted as error:
+            is_convicted = error.error == "NotReserved"  # the last check
         else:
-            is_convicted = True
+            is_convicted = False
         assert holds(proof, self.factory) == is_convicted, proof
         return is_convicted
 
+    def prove(self, proof: BatchProof | EquivocationProof) -> None:
+        """Reserve the proof and send it a block later."""
+        data = interface("Disputes").function(proof.function, proof.args).encode(proof.args)
+        reservation = keccak(words(CHALLENGER.account, to_hash(keccak(data))))
+        self.send(CHALLENGER.account, "Disputes", "reserve", to_hash(reservation))
+        self._rpc("hardhat_mine", "0x1")
+        self.send(CHALLENGER.account, "Disputes", proof.function, *proof.args)
+
     def demand(self, disputed: DisputedBatch, tree: Tree, keys: Sequence[int]) -> None:
         header, account = disputed.header.abi, CHALLENGER.account
-        words = list(map(key_word, keys))
-        bonds = self.chain.call("Disputes", "bondOf", header, int(tree), len(words))
-        fee = self.chain.call("Parameters", "bounds")["bondFee"]
-        bonds = bonds * (2 * self.chain.gas_price() + fee) // fee  # reads run with a base fee of zero
-        self.send(account, "Disputes", "demand", header, int(tree), words, value=bonds)
-        for word in words:
-            on_chain = self.chain.call("Disputes", "demandOf", disputed.header.hash, int(tree), word)
+        leaves = list(map(key_word, keys))
+        fee = 2 * self.chain.gas_price()
+        bonds = self.chain.call("Disputes", "bondOf", header["operator"], int(tree), len(leaves), fee)
+        self.send(account, "Disputes", "demand", header, int(tree), leaves, value=bonds)
+        for leaf in leaves:
+            on_chain = self.chain.call("Disputes", "demandOf", disputed.header.hash, int(tree), leaf)
             assert on_chain["challenger"] == account
 
     def answer(

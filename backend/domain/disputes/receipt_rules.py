@@ -5,6 +5,7 @@ Only faults of the receipt itself are returned. `InvalidWitness` is raised where
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.batch import pack_spans
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from backend.domain.batch import Span
     from backend.domain.disputes.witnesses import ReceiptWitness, SliceWitness, SnapshotWitness
     from backend.domain.receipt import Receipt, VersionRecord
+
+
+METHOD_WORD = re.compile(rb"(?=.{32}\Z)[!-~]+\0*", re.DOTALL)
+"""A method of 1 to 32 characters, as `bytes32`. Batch data can state no other."""
 
 
 class Registrations(Protocol):
@@ -42,6 +47,8 @@ def fault_of(witness: ReceiptWitness, committed_at: int, versions: Registrations
         return Fault.SLICES
     _check_preimage(receipt.attribution_hash, witness.attribution)
     if len(witness.attribution) != 32 * (len(witness.slices) // SLICE + 1):
+        return Fault.ATTRIBUTION
+    if not METHOD_WORD.fullmatch(witness.attribution[:32]):
         return Fault.ATTRIBUTION
     return _fault_of_slices(witness, committed_at, versions)
 

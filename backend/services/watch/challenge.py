@@ -30,8 +30,6 @@ BOND_MARGIN_PERCENT = 30
 GWEI = 10**9
 MAX_PENDING = 16
 """Calls sent together."""
-RESERVING_PART = 16
-"""In the last 1/16 of the dispute window a proof is sent at once, without a reservation."""
 
 
 @dataclass
@@ -42,16 +40,13 @@ class Challenge:
     transactions: WatcherTransactions
     max_bond: int
 
-    def prove(self, view: ChainView, batch: CommittedBatch, proof: Proof) -> Iterator[News]:
-        """Reserve the proof, which secures its reward, and send it a block later; near the deadline send it
-        at once.
-        """
+    def prove(self, batch: CommittedBatch, proof: Proof) -> Iterator[News]:
+        """Reserve the proof, and send it a block later: the contract takes no other."""
         call = Call("Disputes", proof.function, proof.args)
         if why := self.transactions.refusal(call):
             yield news(batch, "refused", f"{proof.function} would fail: {why}")
             return
-        if self._has_time(view, batch):
-            yield from self._reserve(batch, call)
+        yield from self._reserve(batch, call)
         yield from outcome(batch, "proved", f"void by {proof.function}", self.transactions.send([call]))
 
     def demand(
@@ -103,10 +98,6 @@ class Challenge:
             text = f"{total} micro-units refunded to {len(spans)} channels"
             yield from outcome(batch, "refunded", text, self.transactions.send([call]))
 
-    def _has_time(self, view: ChainView, batch: CommittedBatch) -> bool:
-        left = int(batch.header["finalAt"]) - self.chain.head().timestamp
-        return left > _terms(view, batch).dispute_window // RESERVING_PART
-
     def _reserve(self, batch: CommittedBatch, call: Call) -> Iterator[News]:
         reservation = self.transactions.reservation(call)
         if not self.chain.call("Disputes", "reservedAt", reservation):
@@ -142,13 +133,10 @@ class Challenge:
     def _bond_of(self, batch: CommittedBatch, tree: Tree, count: int) -> int:
         """The bonds of so many leaves, with a margin for a base fee that rises until the call is mined.
 
-        Nodes run a read with a base fee of zero, so that it returns the part of the bonds that the profile's
-        fee takes. What is too much is credited.
+        What is too much is credited.
         """
-        bonds = int(self.chain.call("Disputes", "bondOf", dict(batch.header), int(tree), count))
-        fee = int(self.chain.call("Parameters", "bounds")["bondFee"])
-        price = self.chain.gas_price() * (100 + BOND_MARGIN_PERCENT) // 100
-        return bonds * (price + fee) // fee
+        fee = self.chain.gas_price() * (100 + BOND_MARGIN_PERCENT) // 100
+        return int(self.chain.call("Disputes", "bondOf", batch.operator, int(tree), count, fee))
 
     def _affordable(self, batch: CommittedBatch, tree: Tree, most: int, budget: int) -> int:
         """For how many leaves, up to `most`, the budget covers the bonds. The price rises with each."""

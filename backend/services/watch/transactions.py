@@ -31,6 +31,9 @@ MINED_SECONDS = 60.0
 """Longest wait for transactions to be mined; they stay in the outbox, and a later pass reports them."""
 _UNMINED = frozenset({TransactionState.QUEUED, TransactionState.SENT})
 
+NOT_RESERVED = "NotReserved"
+"""Error of a proof that holds, but was not reserved in an earlier block."""
+
 
 @dataclass(frozen=True, slots=True)
 class GasLimits:
@@ -79,13 +82,19 @@ class WatcherTransactions:
         return to_hash(keccak(words(self.account, called)))
 
     def refusal(self, call: Call) -> str:
-        """Why the call would fail now; empty if it would succeed or is on its way. Errors: `Unavailable`."""
+        """Why the call would fail now; empty if it would succeed, is on its way or is only not reserved.
+
+        Errors: `Unavailable`.
+        """
         with self._db.read() as tx:
             if self._standing(tx, call) is not None:
                 return ""
         try:
             self._affordable_gas(call)
-        except (Reverted, TooExpensive) as error:
+        except Reverted as error:
+            # The last check of a proof: all others hold.
+            return "" if error.error == NOT_RESERVED else str(error)
+        except TooExpensive as error:
             return str(error)
         return ""
 

@@ -173,7 +173,7 @@ class Watcher:
         elif isinstance(judgement, Wrong):
             yield news(batch, "wrong", judgement.finding.message)
             if challenge is not None:
-                yield from challenge.prove(tx.chain, batch, judgement.proof)
+                yield from challenge.prove(batch, judgement.proof)
         elif judgement.finding.what != "data_missing" or not self._may_still_come(tx, batch):
             yield news(batch, "withheld", judgement.finding.message)
             if challenge is not None:

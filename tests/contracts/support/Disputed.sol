@@ -58,8 +58,19 @@ abstract contract Disputed is ValidBatch {
         return abi.encodeCall(IDisputes.proveZeroLeaf, (batch.header, Tree.Balances, leaf, opening));
     }
 
-    /// @notice Convicts `invalidBatch` as `sender`.
+    /// @notice Convicts `invalidBatch` as `sender`, who reserved the proof.
     function convict(BatchData memory batch, address sender) internal {
+        reserve(batch, sender);
+        prove(batch, sender);
+    }
+
+    /// @notice Reserves the proof for `sender`, which can send it from now on.
+    function reserve(BatchData memory batch, address sender) internal {
+        disputes.reserve(keccak256(abi.encode(sender, keccak256(proofOf(batch)))));
+        vm.roll(block.number + 1);
+    }
+
+    function prove(BatchData memory batch, address sender) internal {
         bytes memory proof = proofOf(batch);
         vm.prank(sender);
         (bool isHeld, ) = address(disputes).call(proof);
@@ -112,9 +123,9 @@ abstract contract Disputed is ValidBatch {
 
     // --- verdicts ---
 
-    /// @notice Expects that the next call convicts the batch without a reservation.
+    /// @notice Expects that the next call, of the prover, convicts the batch.
     function expectConviction(BatchData memory batch, bytes4 proof) internal {
-        expectConviction(batch, proof, address(0));
+        expectConviction(batch, proof, address(prover));
     }
 
     function expectConviction(BatchData memory batch, bytes4 proof, address by) internal {
@@ -129,7 +140,7 @@ abstract contract Disputed is ValidBatch {
 
     /// @notice A call of the disputes that must not convict: changed in one to three words behind the header.
     function expectAcquittal(BatchData memory batch, bytes memory call, uint256 seed) internal {
-        (bool isHeld, ) = address(disputes).call(mutated(call, seed));
+        (bool isHeld, ) = address(prover).call(mutated(call, seed));
         vm.assertFalse(isHeld);
         vm.assertTrue(settlement.isPending(batch.header));
     }
@@ -173,7 +184,7 @@ abstract contract Disputed is ValidBatch {
 
     /// @notice The challenger demands leaves and sends their exact bonds.
     function demandMany(BatchData memory batch, Tree tree, bytes32[] memory keys) internal {
-        uint256 bonds = disputes.bondOf(batch.header, tree, keys.length);
+        uint256 bonds = bondsOf(tree, keys.length);
         vm.prank(challenger);
         disputes.demand{value: bonds}(batch.header, tree, keys);
     }
@@ -191,6 +202,11 @@ abstract contract Disputed is ValidBatch {
         bytes memory signature = signReceipt(witness.receipt);
         vm.prank(operator);
         disputes.answerReceipt(batch.header, witness, signature);
+    }
+
+    /// @notice The bonds of further leaves of the operator's batches at the base fee of the tests.
+    function bondsOf(Tree tree, uint256 count) internal view returns (uint256) {
+        return disputes.bondOf(operator, tree, count, block.basefee);
     }
 
     function demandOf(BatchData memory batch, Tree tree, bytes32 key) internal view returns (Demand memory) {

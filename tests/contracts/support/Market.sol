@@ -20,6 +20,7 @@ import {Roles} from "../../../contracts/libraries/Roles.sol";
 import {LocalParameters} from "../../../contracts/local/LocalParameters.sol";
 import {TestUSD} from "../../../contracts/local/TestUSD.sol";
 import {Base} from "./Base.sol";
+import {Prover} from "./Prover.sol";
 
 /// @notice All contracts of a local market, deployed in the order of every deployment.
 abstract contract Market is Base {
@@ -40,6 +41,8 @@ abstract contract Market is Base {
     IOperatorRegistry internal operators;
     ISettlement internal settlement;
     IDisputes internal disputes;
+    /// @dev Sends proofs that it reserves before.
+    IDisputes internal prover;
 
     address internal guardian;
     address internal curator;
@@ -148,6 +151,7 @@ abstract contract Market is Base {
         adapters = new AdapterRegistry(datasets, parameters);
         generation = _deployGeneration();
         (operators, settlement, disputes) = (generation.operators(), generation.settlement(), generation.disputes());
+        prover = IDisputes(address(new Prover(disputes)));
     }
 
     function newParameters() internal virtual returns (Parameters) {

@@ -227,7 +227,7 @@ abstract contract SmallBatches is EventLedger {
     }
 
     function _attribution() private pure returns (bytes memory) {
-        return abi.encodePacked(keccak256("method"), keccak256(_list()));
+        return abi.encodePacked(bytes32("method"), keccak256(_list()));
     }
 
     function _list() private pure returns (bytes memory) {

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.chain.contracts import interface
 from backend.chain.keys import recover
 from backend.chain.keystore import KeyStore
 from backend.domain.batch import Header
 from backend.domain.chain import Reverted
 from backend.domain.disputes.proofs import EquivocationProof
-from backend.domain.hashing import TypedDomain
+from backend.domain.hashing import TypedDomain, keccak, to_hash, words
 from backend.domain.settlement import BatchState
 from backend.services.operator.key_rotation import KeyRotation, Rotation
 from backend.services.operator.receipt_keys import ReceiptKeys
@@ -77,6 +78,9 @@ class Operations:
         signature = RECEIPT_KEY.sign(market.settlement.receipt_digest(forged))
         header = Header.from_chain(committed.header)
         proof = EquivocationProof(header, ours, batch.open_receipt(0), forged, signature)
+        data = interface("Disputes").function(proof.function, proof.args).encode(proof.args)
+        reservation = keccak(words(PAYERS[1].account, to_hash(keccak(data))))
+        market.send(PAYERS[1], "Disputes", "reserve", to_hash(reservation))
         market.send(PAYERS[1], "Disputes", proof.function, *proof.args)
 
     def signers(self, number: int) -> set[Account]:

@@ -15,7 +15,7 @@ from backend.domain.judging.case import Right, Wrong
 from backend.domain.money import UNIT
 from tests.support.corruption import overcharge, reprice
 from tests.support.dishonest_operator import Draft, case_of, try_to_convict
-from tests.support.dispute_harness import CHALLENGER, DisputeHarness
+from tests.support.dispute_harness import DisputeHarness
 from tests.support.invalid_proofs import InvalidProofs
 from tests.support.servers import snapshot
 
@@ -64,7 +64,7 @@ def refunded(harness: DisputeHarness, random: Random) -> None:
     disputed = harness.commit(draft)
     end = try_to_convict(case_of(disputed, OperatorLedger()), disputed, harness.factory).end
     assert isinstance(end, Wrong)
-    harness.send(CHALLENGER.account, "Disputes", end.proof.function, *end.proof.args)
+    harness.prove(end.proof)
     harness.refund(disputed)
 
 

@@ -144,11 +144,12 @@ def test_batch_data_may_come_a_little_late(harness: WatcherHarness) -> None:
     assert what(harness.watcher().run_once()) == []
 
 
-def test_a_proof_above_the_gas_limit_is_reported_and_not_sent(harness: WatcherHarness) -> None:
+def test_a_proof_above_the_gas_limit_is_reserved_and_not_sent(harness: WatcherHarness) -> None:
+    """The gas of a proof is unknown until it is reserved."""
     header = harness.commit(attacks.outside_snapshot)
     before = harness.num_sent()
-    assert what(harness.watcher(watch_max_gas=100_000).run_once()) == ["wrong", "refused"]
-    assert (harness.num_sent(), harness.state(header)) == (before, BatchState.COMMITTED)
+    assert what(harness.watcher(watch_max_gas=100_000).run_once()) == ["wrong", "reserved", "refused"]
+    assert (harness.num_sent(), harness.state(header)) == (before + 1, BatchState.COMMITTED)
 
 
 def test_a_proof_that_would_revert_is_reported_and_not_sent(harness: WatcherHarness) -> None:

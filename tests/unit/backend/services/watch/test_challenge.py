@@ -117,10 +117,8 @@ class FakeChain:
         return 90
 
     def call(self, contract: str, function: str, *args: Any) -> Any:
-        if function == "bondOf":  # what the profile's fee takes: a tenth of the bond at this gas price
-            return args[2] * BOND // 10
-        if function == "bounds":
-            return {"bondFee": 13}
+        if function == "bondOf":
+            return args[2] * BOND
         return {"reservedAt": self.reserved_at, "stateOf": {"toRefund": 2}}[function]
 
 
@@ -142,7 +140,7 @@ def names_of(news: Iterable[News]) -> list[str]:
 
 def test_a_proof_is_reserved_a_block_before_it_is_sent() -> None:
     transactions = FakeTransactions()
-    assert names_of(challenge(transactions=transactions).prove(FakeView(), batch(1), FakeProof())) == [
+    assert names_of(challenge(transactions=transactions).prove(batch(1), FakeProof())) == [
         "reserved",
         "proved",
     ]
@@ -151,13 +149,7 @@ def test_a_proof_is_reserved_a_block_before_it_is_sent() -> None:
 
 def test_a_reserved_proof_is_not_reserved_again() -> None:
     transactions = FakeTransactions()
-    list(challenge(FakeChain(reserved_at=7), transactions).prove(FakeView(), batch(1), FakeProof()))
-    assert transactions.functions == ["proveBadReceipt"]
-
-
-def test_near_the_end_of_the_window_a_proof_goes_out_at_once() -> None:
-    transactions, chain = FakeTransactions(), FakeChain(now=COMMITTED_AT + WINDOW - WINDOW // 16)
-    list(challenge(chain, transactions).prove(FakeView(), batch(1), FakeProof()))
+    list(challenge(FakeChain(reserved_at=7), transactions).prove(batch(1), FakeProof()))
     assert transactions.functions == ["proveBadReceipt"]
 
 
