@@ -51,7 +51,7 @@ ATTACKS = {
         "Claim.t.sol::test_finding5_final_money_is_no_hostage_of_a_later_batch",
         "Claim.t.sol::test_finding5_finalising_ahead_censors_no_claim",
     ),
-    "convictions slash once": (
+    "two wrong batches slash once": (
         "SlashOrder.t.sol::test_finding7_two_wrong_batches_slash_once",
         "SlashOrder.t.sol::test_any_conviction_slashes_the_same",
         "SlashOrder.t.sol::test_an_operator_cannot_prepay_the_slash_of_an_earlier_wrong_batch",
@@ -79,9 +79,10 @@ ATTACKS = {
         "AttacksDisputes.t.sol::test_a_last_second_answer_a_second_later_is_refused",
     ),
     "challenger front-run": (
-        "AttacksDisputes.t.sol::test_a_challenger_front_run_with_a_reservation_earns_nothing",
-        "AttacksDisputes.t.sol::test_a_challenger_front_run_without_reservations_rewards_no_account",
         "AttacksDisputes.t.sol::test_a_challenger_front_run_at_its_reservation_is_not_stopped",
+        "AttacksDisputes.t.sol::test_a_copy_of_a_pending_proof_neither_earns_nor_convicts",
+        "Reserve.t.sol::test_without_reservation_nothing_is_convicted",
+        "Reserve.t.sol::test_a_reservation_in_the_same_block_is_too_late",
     ),
     "self-accusation": (
         "AttacksDisputes.t.sol::test_self_accusation_loses_most_of_the_slash",
