@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backend.domain.money import GWEI
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -23,7 +25,6 @@ PROFILE_OF_CHAIN = {
 networks; Arbitrum One, Nova and Sepolia. Other chains take the profile of their kind.
 """
 MINUTE, HOUR, DAY = 60, 3600, 86_400
-GWEI = 10**9
 
 _RATIOS = {
     "maxFeePpm": 200_000,

@@ -13,6 +13,11 @@ UNIT = 1_000_000
 UNITS_PER_DOLLAR = 1_000_000
 MICRO_PER_DOLLAR = UNITS_PER_DOLLAR * UNIT
 
+GWEI = 10**9
+"""Wei in a gwei."""
+COIN = 10**18
+"""Wei in one coin of the chain."""
+
 
 def mul_ppm_down(amount: int, ppm: int) -> int:
     """`amount * ppm / 1,000,000`, rounded down."""

@@ -36,6 +36,10 @@ DISPUTE_FUNCTIONS = {
 """Selector -> function of `IDisputes` that convicts a batch. The contract's events carry the selector."""
 
 
+BURNT_DIVISOR = 4
+"""One part in so many of a bond is never paid out (`BURNT_DIVISOR` of contracts/libraries/Demands.sol)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conviction:
     """A successful fraud proof against one of the operator's pending batches. It voids all of them."""
@@ -111,6 +115,11 @@ class Demand:
     is_open: bool
     """Neither answered nor given up; its batch may be void."""
     block_number: int
+
+    @property
+    def credit(self) -> int:
+        """Wei that an answer credits to the batch's operator: the bond without its burnt quarter."""
+        return self.bond - self.bond // BURNT_DIVISOR
 
     def is_past(self, timestamp: int, block_number: int) -> bool:
         """Whether it is too late to answer in a block: the time and the block of the deadline have passed."""

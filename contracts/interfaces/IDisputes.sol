@@ -166,7 +166,7 @@ interface IDisputes {
         Demand demand
     );
     /// @notice A leaf was answered. `call` is the canonical encoding of the answer: a call of `answer` or
-    /// `answerReceipt`, whatever bytes followed its arguments.
+    /// `answerReceipt`, without the bytes that followed its arguments.
     event Answered(bytes32 indexed leafId, address indexed operator, bytes32 indexed batchHash, bytes call);
     /// @notice The bond of a leaf that was open when its batch was voided was credited to its challenger.
     event BondReturned(bytes32 indexed leafId, address indexed challenger, uint256 bond);
@@ -254,7 +254,7 @@ interface IDisputes {
     function proveWrongBalance(BatchHeader calldata header, BalanceWitness calldata witness) external;
 
     /// @notice Proves that an account's balance is below what the account already claimed from the operator.
-    /// @dev A wrong batch that nobody proved in time may have moved amounts that were already claimed to another
+    /// @dev A wrong batch that was not proved in time may have moved amounts that were already claimed to another
     /// account. Later batches follow from it, so that no other proof convicts them, and they would pay those amounts
     /// again. No valid batch is convicted: claims open only in final batches, which are ancestors of every pending
     /// one, and a balance never falls from one valid batch to the next.
@@ -301,7 +301,7 @@ interface IDisputes {
 
     /// @notice Demands leaves of a tree for `bondOf(header.operator, tree, keys.length, base fee)` wei, paid by the
     /// value sent and the caller's credit. Leaves that were demanded before, whether open or answered, are skipped and
-    /// cost nothing, so that nobody can make a call revert by demanding one of its leaves first. What is left of the
+    /// cost nothing, so that no one can make a call revert by demanding one of its leaves first. What is left of the
     /// value is credited.
     /// @param header A pending batch.
     /// @param tree Tree of the leaves.

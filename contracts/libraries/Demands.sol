@@ -79,7 +79,7 @@ library Demands {
 
     /// @notice Returns a demand of the caller for one more leaf of a batch, and adds it to the queue.
     /// @dev The queue of an operator grows by `secondsPerAnswer` with each leaf and empties with time, so that the
-    /// operator can answer one leaf after the other, in whichever of its batches they are. The batch's finality moves
+    /// operator can answer one leaf after the other, across all of its batches. The batch's finality moves
     /// by as much as the answer. Whatever an operator demands of itself, its challengers have as much time after the
     /// delayed answer as they would have had after a timely one.
     function add(

@@ -46,7 +46,7 @@ class OperatorTransactions:
         self, calls: Sequence[Call], check: Callable[[UnitOfWork], None] = lambda _: None
     ) -> list[ChainTransaction]:
         """Queue the calls in order, except those that are already queued or sent. `check` may refuse by an
-        error; nothing else is queued for this account meanwhile.
+        error; no other transaction of this account is queued at the same time.
 
         Errors: `Conflict` if the account has no coin for gas, or while a call of the same function with
         another intent is pending; `Reverted` if a call would fail.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 from backend.domain.disputes.lookups import look_up
 from backend.domain.disputes.witnesses import ReceiptWitness, Tree, balance_key, key_word
 from backend.domain.errors import NotFound
-from backend.domain.money import UNIT
+from backend.domain.money import COIN, UNIT
 from backend.domain.transactions import Call
 from backend.services.audit.auditor import WrongBatch
 from backend.services.watch.news import News, news, outcome
@@ -29,12 +29,8 @@ MAX_PENDING = 16
 """Maximum number of answers sent together."""
 ANSWERED_ALREADY = frozenset({"DemandClosed"})
 """Reverts that mean that another account was faster."""
-BURNT_DIVISOR = 4
-"""One part in so many of a bond is never paid out; an answer credits the rest to the batch's operator."""
 CACHED_BATCHES = 2
 """Batches with their trees in memory; demands come in bursts."""
-WEI = 10**18
-"""Wei in one coin of the chain."""
 _KEY = 32
 
 
@@ -85,7 +81,7 @@ class Answers:
             yield news(batch, "unanswerable", f"{len(demands)} leaves are demanded: {why}")
             return
         slash_share = self._slash_share(batch, len(demands))
-        earning = min(map(_earning, demands)) if batch.operator == self._own else 0
+        earning = min(one.credit for one in demands) if batch.operator == self._own else 0
         worth = None if slash_share is None else slash_share + earning
         pairs = list(zip(demands, calls, strict=True))
         for start in range(0, len(pairs), MAX_PENDING):
@@ -104,7 +100,7 @@ class Answers:
             return None
         slashed = int(self._chain.call("OperatorRegistry", "stakeOf", batch.operator)["slashed"])
         slash = max(int(batch.header["slashUpTo"]) - slashed, 0)
-        return slash * WEI // (UNIT * self._coin_units * num_open)
+        return slash * COIN // (UNIT * self._coin_units * num_open)
 
     def calls(self, committed: CommittedBatch, demands: Sequence[Demand]) -> Iterator[Call]:
         """The answering calls, in order. Errors: `AnswersUnknown`; `Unavailable`."""
@@ -131,11 +127,6 @@ class Answers:
                 del self._batches[next(iter(self._batches))]
             self._batches[committed.hash] = batch
         return self._batches[committed.hash]
-
-
-def _earning(demand: Demand) -> int:
-    """Wei that an answer credits to the operator."""
-    return demand.bond - demand.bond // BURNT_DIVISOR
 
 
 def _receipt(view: ChainView, batch: Batch, index: int) -> tuple[dict[str, Any], str]:

@@ -11,6 +11,7 @@ from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from backend.domain.disputes.witnesses import MAX_KEYS, Tree, key_word
+from backend.domain.money import GWEI
 from backend.domain.settlement import BatchState
 from backend.domain.transactions import Call, as_json
 from backend.services.watch.news import News, news, outcome
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 BOND_MARGIN_PERCENT = 30
 """The base fee rises by up to an eighth with each block; a demand has two blocks to be mined."""
-GWEI = 10**9
 MAX_PENDING = 16
 """Calls sent together."""
 
