@@ -128,9 +128,9 @@ struct Demand {
 ///
 /// If the operator withholds data that a proof needs, a *demand* for a leaf forces it to reveal the data or voids the
 /// batch. Its challenger pays a bond in the chain's native coin, which covers the gas of the worst answer, and more for
-/// each leaf in the operator's queue. An answer credits three quarters of the bond to the batch's operator, whoever
-/// sends it; one quarter remains in this contract for ever. So neither a flood of demands nor answers to one's own
-/// demands are free, and nothing is earned by copying an answer from the mempool.
+/// each leaf in the operator's queue. An answer credits three quarters of the bond to the batch's operator, even if
+/// another account sends it; one quarter remains in this contract for ever. So neither a flood of demands nor answers
+/// to one's own demands are free, and nothing is earned by copying an answer from the mempool.
 ///
 /// An answer is due within `answerSeconds`, and later by a fixed time for each leaf in the queue of its operator, over
 /// all its batches. The queue empties with time, whether leaves are answered or not. The finality of the batch moves

@@ -9,8 +9,8 @@ import {MerkleSum} from "../../contracts/libraries/MerkleSum.sol";
 import {Batches} from "./support/Batches.sol";
 import {Tree, Trees} from "./support/Trees.sol";
 
-/// @notice What a conviction costs an operator: the largest cover that its pending batches required, whatever was claimed
-/// meanwhile and whichever of them is convicted.
+/// @notice What a conviction costs an operator: the largest cover that its pending batches required, independently of
+/// claims before the conviction and of which of them is convicted.
 contract SlashOrderTest is Batches {
     using Trees for Tree;
 
@@ -45,7 +45,7 @@ contract SlashOrderTest is Batches {
         vm.assertEq(operators.stakeOf(operator).slashed, 225_003 * MICRO);
     }
 
-    /// @dev Two wrong batches of one bug cost the larger of their covers once, whichever is convicted.
+    /// @dev Two wrong batches of one bug cost the larger of their covers once, independently of which is convicted.
     function test_finding7_two_wrong_batches_slash_once(bool isNewest) external {
         address victim = accountOf("victim");
         Tree memory firstTree = _two(accountOf("accomplice"), 100 * MICRO, victim, 0);
@@ -79,7 +79,7 @@ contract SlashOrderTest is Batches {
 
     // --- properties ---
 
-    /// @dev The slash is the largest that a pending batch stated, whichever of them is convicted.
+    /// @dev The slash is the largest that a pending batch stated, independently of which of them is convicted.
     function test_any_conviction_slashes_the_same(uint256 amounts, uint256 one, uint256 other) external {
         uint256 count = 2 + (amounts % 5);
         _settleSome(amounts);
