@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from backend.domain.disputes.proofs import Proof
     from backend.domain.ids import Account
-    from backend.domain.parameters import ParameterSet
     from backend.domain.settlement import CommittedBatch, Demand
     from backend.ports.chain import Chain, ChainView
     from backend.services.watch.transactions import WatcherTransactions
@@ -171,13 +170,6 @@ def _leaf_call(function: str, batch: CommittedBatch, demand: Demand) -> Call:
 
 def _in_gwei(wei: int) -> str:
     return f"{wei // GWEI:,}"
-
-
-def _terms(view: ChainView, batch: CommittedBatch) -> ParameterSet:
-    terms = view.parameter_set(int(batch.header["parameterSet"]))
-    if terms is None:  # the contract accepted the batch, so the set exists
-        raise ValueError(f"no parameter set {batch.header['parameterSet']}")
-    return terms
 
 
 def _shuffled(leaves: Sequence[tuple[Tree, int]]) -> list[tuple[Tree, int]]:
