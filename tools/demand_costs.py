@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.deployment.profiles import BOUNDS, DAY, ETHEREUM, GWEI
+from backend.deployment.profiles import BOUNDS, DAY, ETHEREUM
+from backend.domain.money import COIN, GWEI
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +27,6 @@ ETHER_DOLLARS = 3_000
 """Assumed price of ether."""
 BASE_FEES = (1, 10, 100)
 """Gwei."""
-WEI = 10**18
 
 
 def constants() -> dict[str, int]:
@@ -102,7 +102,7 @@ def _row(campaign: str, fee: int, paid: int, costs: Costs) -> str:
 
 def _dollars(wei: int) -> str:
     """Dollars with two significant digits."""
-    amount = wei * ETHER_DOLLARS / WEI
+    amount = wei * ETHER_DOLLARS / COIN
     return f"{float(f'{amount:.2g}'):,.0f} $" if amount >= 10 else f"{amount:.2g} $"
 
 

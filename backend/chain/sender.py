@@ -26,6 +26,7 @@ from backend.chain.transactions import (
     sign,
 )
 from backend.domain.errors import DomainError, Unavailable
+from backend.domain.money import GWEI
 from backend.domain.transactions import TransactionAttempt
 from backend.metrics import GAS_PRICE_WEI, OPERATOR_WEI, TRANSACTIONS
 from telemetry import traces
@@ -50,7 +51,7 @@ STUCK_BLOCKS = 5
 MAX_UNMINED = 64
 """Unmined transactions per lane; pools drop those beyond their limit per account."""
 FILLER_GAS = 21_000
-FEE_CEILING = 1_000 * 10**9
+FEE_CEILING = 1_000 * GWEI
 """Highest `maxFeePerGas` of a replacement without a ceiling of its own, in wei."""
 GAS_METRICS_SECONDS = 30.0
 """Interval between updates of the metrics about gas."""

@@ -17,6 +17,7 @@ from backend.deployment.profiles import NAMES
 from backend.deployment.record import Record, read_record, write_record
 from backend.domain.deployment import LOCAL_CHAIN_ID, PAYMENT_TOKEN
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
+from backend.domain.money import COIN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,4 +177,4 @@ def _record(deployer: Deployer, terms: Terms, receipts: list[TxReceipt]) -> Reco
 
 
 def _ether(wei: int) -> str:
-    return f"{wei / 10**18:.4f}"
+    return f"{wei / COIN:.4f}"

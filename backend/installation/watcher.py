@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.batch_data import decode
 from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.money import GWEI
 
 if TYPE_CHECKING:
     import threading
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from backend.services.watch.watcher import Watcher
     from backend.settings import Settings
 
-GWEI = 10**9
 MAX_CACHED_CASES = 8
 """Cases of wrong batches are kept in memory with their receipts, because each pass checks them again."""
 

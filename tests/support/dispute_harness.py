@@ -266,14 +266,5 @@ class DisputeHarness:
         )
         return replace(terms, treasury=Account(terms.treasury.lower()))
 
-    def _change(self, **fields: Any) -> None:
-        """Append a parameter set with these fields as the timelock, as an executed vote does."""
-        timelock = self.chain.address("TimelockController")
-        self._rpc("hardhat_impersonateAccount", timelock)
-        self._rpc("hardhat_setBalance", timelock, hex(10**18))
-        parent, current = (self.chain.call("Parameters", getter) for getter in ("currentId", "current"))
-        self.send(timelock, "Parameters", "append", parent, {**current, **fields})
-        self._rpc("hardhat_stopImpersonatingAccount", timelock)
-
     def _rpc(self, method: str, *args: Any) -> Any:
         return self.chain.node.rpc.request(method, *args)
