@@ -13,6 +13,8 @@ from backend.domain.contribution import PersonalKind
 from backend.domain.errors import InvalidInput
 
 _MAX_SOCKET_PATH = 100  # bytes; supported by all platforms
+ACTORS_VARIABLES = frozenset({"LORALEDGER_MARKET", "LORALEDGER_DEPLOYMENT"})
+"""Variables of actors' commands, which are no settings of an installation."""
 
 
 class Settings(BaseSettings):
@@ -171,7 +173,7 @@ def _split(names: str) -> list[str]:
 
 def load_settings() -> Settings:
     """Read settings from the environment. Errors: `InvalidInput` that names each unknown or malformed one."""
-    names = {f"LORALEDGER_{name.upper()}" for name in Settings.model_fields}
+    names = {f"LORALEDGER_{name.upper()}" for name in Settings.model_fields} | ACTORS_VARIABLES
     unknown = sorted(name for name in os.environ if name.startswith("LORALEDGER_") and name not in names)
     if unknown:
         raise InvalidInput(f"unknown settings in the environment: {', '.join(unknown)}", param=unknown[0])

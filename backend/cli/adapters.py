@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.api_client import wait_until
-from backend.cli.session import AsJson, User, open_client, open_installation, print_json
-from backend.cli.transfers import transfer_with_progress
+from backend.cli.actor import Actor, acting
+from backend.cli.progress import transfer_with_progress
+from backend.cli.session import AsJson, open_installation, print_json
+from backend.client.waiting import wait_until
 from backend.domain.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from backend.cli.api_client import ApiClient
+    from backend.client.api import ApiClient
 
 CREATOR = 6
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -37,11 +39,12 @@ def register(app: typer.Typer) -> None:
 
 
 @commands.command()
+@acting(CREATOR)
 def publish(
     folder: Folder,
     *,
     licence: Annotated[str, typer.Option(help="SPDX expression, such as Apache-2.0.")],
-    user: User = CREATOR,
+    actor: Actor,
 ) -> None:
     """Upload an adapter to be inspected, compared and published. Exit code 1 if it is refused.
 
@@ -51,7 +54,7 @@ def publish(
     for name in FILES:
         if not (folder / name).is_file():
             raise NotFound(f"{folder} has no {name}: name a folder that PEFT saved an adapter in", param=name)
-    with open_client(user) as client:
+    with actor.connect() as client:
         files = {name: transfer_with_progress(client, folder / name) for name in FILES}
         adapter = client.post("/v1/adapters", {"licence": licence, "files": files})
         not_sent = f"; not uploaded: {', '.join(skipped)}" if skipped else ""
@@ -64,6 +67,7 @@ def publish(
 
 
 @commands.command("register")
+@acting(CREATOR)
 def register_adapter(
     adapter_id: AdapterId,
     *,
@@ -79,20 +83,18 @@ def register_adapter(
         bool,
         typer.Option("--accept-copy", help="List it although it is a copy of another creator's version."),
     ] = False,
-    is_agreed: Annotated[bool, typer.Option("--yes", help="Sign without asking for confirmation.")] = False,
-    user: User = CREATOR,
+    actor: Actor,
 ) -> None:
     """Show the screening report of a published adapter, and sign its registration."""
-    listing = {"name": name, "accepts_copy": accept_copy}
-    listing |= dict(zip(("prompt_price", "completion_price"), prices, strict=True))
-    listing |= dict(zip(("operator_ppm", "creator_ppm"), shares, strict=True))
-    with open_client(user) as client:
-        prepared = client.post(f"/v1/adapters/{adapter_id}/registration/prepare", listing)
+    from backend.client.registries import Listing, register_version
+
+    listing = Listing(name, *prices, *shares)
+    body = {**asdict(listing), "accepts_copy": accept_copy}
+    with actor.connect() as client:
+        prepared = client.post(f"/v1/adapters/{adapter_id}/registration/prepare", body)
         for line in _screening_lines(prepared["screening"]):
             typer.echo(line)
-        if not is_agreed:
-            typer.confirm("Sign and register it?", abort=True)
-        client.wallet.send(prepared["transaction"])
+        register_version(client, listing, prepared["transaction"])
         version = wait_until(
             lambda: client.get(f"/v1/adapters/{adapter_id}")["version_id"],
             f"{name} to be registered",
@@ -102,14 +104,15 @@ def register_adapter(
 
 
 @commands.command()
+@acting(CREATOR)
 def status(
     adapter_id: Annotated[str, typer.Argument(help="Id of one adapter. Default: all.")] = "",
     *,
-    user: User = CREATOR,
+    actor: Actor,
     as_json: AsJson = False,
 ) -> None:
     """Show the publication status of this wallet's adapters."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         found = [client.get(f"/v1/adapters/{adapter_id}")] if adapter_id else client.list_all("/v1/adapters")
     if as_json:
         print_json(found)
@@ -120,9 +123,10 @@ def status(
 
 
 @commands.command("list")
-def list_adapters(*, user: User = CREATOR, as_json: AsJson = False) -> None:
+@acting(CREATOR)
+def list_adapters(*, actor: Actor, as_json: AsJson = False) -> None:
     """List the newest version of each adapter served here."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         found = [model for model in client.get("/v1/models")["data"] if model["digest"] is not None]
     if as_json:
         print_json(found)
@@ -132,9 +136,10 @@ def list_adapters(*, user: User = CREATOR, as_json: AsJson = False) -> None:
 
 
 @commands.command("show")
-def show_adapter(adapter: Registered, *, user: User = CREATOR, as_json: AsJson = False) -> None:
+@acting(CREATOR)
+def show_adapter(adapter: Registered, *, actor: Actor, as_json: AsJson = False) -> None:
     """Show the registered record of an adapter version."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         found = client.get(f"/v1/models/{adapter}")
     if as_json:
         print_json(found)

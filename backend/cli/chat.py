@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from backend.cli.actor import Actor, acting
 from backend.cli.payments import PAYER
-from backend.cli.session import AsJson, User, open_client, print_json
+from backend.cli.session import AsJson, print_json
 from backend.domain.errors import InvalidInput
 
 
@@ -17,9 +18,10 @@ def register(app: typer.Typer) -> None:
     app.command()(chat)
 
 
-def models(*, user: User = PAYER, as_json: AsJson = False) -> None:
+@acting(PAYER)
+def models(*, actor: Actor, as_json: AsJson = False) -> None:
     """List the models that can be asked, with their prices."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         found = client.get("/v1/models")["data"]
     if as_json:
         print_json(found)
@@ -31,6 +33,7 @@ def models(*, user: User = PAYER, as_json: AsJson = False) -> None:
         )
 
 
+@acting(PAYER)
 def chat(
     model: Annotated[str, typer.Argument(help="Id of a model, from `loraledger models`.")],
     text: Annotated[str, typer.Argument(help="The question.")],
@@ -48,7 +51,7 @@ def chat(
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print the answer as it is generated.")
     ] = True,
-    user: User = PAYER,
+    actor: Actor,
 ) -> None:
     """Ask a model. The answer goes to standard output, its cost and receipt id to standard error."""
     request: dict[str, Any] = {
@@ -59,7 +62,7 @@ def chat(
     }
     if blend:
         request["loraledger"] = {"blend": [_parse_blend(each) for each in blend]}
-    with open_client(user) as client:
+    with actor.connect() as client:
         if stream:
             last: dict[str, Any] = {}
             for last in client.stream("/v1/chat/completions", request | {"stream": True}):

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli import contributions
-from backend.cli.session import AsJson, User, open_client, print_json
+from backend.cli.actor import Actor, acting
+from backend.cli.progress import transferring
+from backend.cli.reports import report_lines
+from backend.cli.session import AsJson, print_json
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def validate(rows: Rows, *, licence: Licence, as_json: AsJson = False) -> None:
 
 
 @commands.command()
+@acting(CONTRIBUTOR)
 def push(
     rows: Rows,
     *,
@@ -67,37 +70,39 @@ def push(
     accept_partial: Annotated[
         bool, typer.Option("--accept-partial", help="Contribute without the lines that have a defect.")
     ] = False,
-    is_agreed: Annotated[bool, typer.Option("--yes", help="Sign without asking for confirmation.")] = False,
-    user: User = CONTRIBUTOR,
+    actor: Actor,
 ) -> None:
     """Upload a file, show its report, and sign the contribution. Exit code 1 if it is refused."""
-    with open_client(user) as client:
+    from backend.client.contributions import canonical_file, submit, upload_file
+
+    with actor.connect() as client:
         params = {"datanet": datanet, "name": name or rows.name, "licence": licence}
         params["accept_partial"] = accept_partial
-        upload = contributions.upload_file(client, params, rows)
+        with transferring(rows) as show:
+            upload = upload_file(client, params, rows, show)
         _show_report(upload["report"], as_json=False)
         if upload["state"] != "draft":
             num_valid = upload["report"]["num_rows"]
             hint = f"; --accept-partial contributes the {num_valid:,} valid rows" if num_valid else ""
             typer.echo(f"refused; nothing was stored{hint}")
             raise typer.Exit(1)
-        if not is_agreed:
-            typer.confirm("Sign and contribute it?", abort=True)
-        submitted = contributions.submit(client, upload["id"])
+        file = canonical_file(rows)
+        submitted = submit(client, upload, datanet=datanet, licence=licence, file=file)
     typer.echo(f"{submitted['id']} is {submitted['state']}; follow it with `loraledger data status`")
 
 
 @commands.command()
+@acting(CONTRIBUTOR)
 def status(
     upload_id: Annotated[
         str, typer.Argument(help="Id of one upload, shown with its report. Default: all.")
     ] = "",
     *,
-    user: User = CONTRIBUTOR,
+    actor: Actor,
     as_json: AsJson = False,
 ) -> None:
     """Show the status of this wallet's uploads."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         if upload_id:
             found = [client.get(f"/v1/contributions/{upload_id}")]
         else:
@@ -119,16 +124,17 @@ def status(
 
 
 @commands.command()
+@acting(CONTRIBUTOR)
 def withdraw(
     upload_id: Annotated[str, typer.Argument(help="Id of the upload, from `loraledger data status`.")],
     *,
-    is_agreed: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
-    user: User = CONTRIBUTOR,
+    actor: Actor,
 ) -> None:
     """Withdraw a contribution: later snapshots leave it out, and its content is deleted here."""
-    if not is_agreed:
-        typer.confirm("Withdraw it? Its rows earn nothing from adapters trained from now on.", abort=True)
-    with open_client(user) as client:
+    from backend.client import contributions
+
+    actor.confirm("Withdraw it? Its rows earn nothing from adapters trained from now on.")
+    with actor.connect() as client:
         upload = contributions.withdraw(client, upload_id)
     typer.echo(f"{upload['id']} is {upload['state']}; follow it with `loraledger data status`")
 
@@ -137,4 +143,4 @@ def _show_report(report: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        typer.echo("\n".join(contributions.report_lines(report)))
+        typer.echo("\n".join(report_lines(report)))

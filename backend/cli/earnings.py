@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.session import AsJson, User, open_client, print_json
+from backend.cli.actor import Actor, acting
+from backend.cli.session import AsJson, print_json
 
 CONTRIBUTOR = 3
 
-Of = Annotated[str, typer.Option("--account", help="Account that earned. Default: the wallet's own.")]
+Of = Annotated[str, typer.Option("--of", help="Account that earned. Default: the wallet's own.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -18,10 +19,11 @@ def register(app: typer.Typer) -> None:
     app.command()(claim)
 
 
-def earnings(*, account: Of = "", user: User = CONTRIBUTOR, as_json: AsJson = False) -> None:
+@acting(CONTRIBUTOR)
+def earnings(*, of: Of = "", actor: Actor, as_json: AsJson = False) -> None:
     """Show what an account earned in final batches, by operator."""
-    with open_client(user) as client:
-        found = client.list_all("/v1/earnings", **({"account": account} if account else {}))
+    with actor.connect() as client:
+        found = client.list_all("/v1/earnings", **({"account": of} if of else {}))
     if as_json:
         print_json(found)
         return
@@ -33,27 +35,27 @@ def earnings(*, account: Of = "", user: User = CONTRIBUTOR, as_json: AsJson = Fa
         )
 
 
+@acting(CONTRIBUTOR)
 def claim(
     *,
-    account: Of = "",
+    of: Of = "",
     is_own: Annotated[
         bool,
         typer.Option(
             "--own-gas", help="Send from the wallet, for amounts too small for the operator to relay."
         ),
     ] = False,
-    user: User = CONTRIBUTOR,
+    actor: Actor,
 ) -> None:
     """Claim all earnings of an account; they are paid to its payout wallet."""
-    params = {"account": account} if account else {}
-    with open_client(user) as client:
-        due = [each for each in client.list_all("/v1/earnings", **params) if int(each["units"])]
+    from backend.client import earnings as calls
+    from backend.domain.ids import Account
+
+    with actor.connect() as client:
+        account = Account(of.lower()) if of else client.wallet.account
+        due = [each for each in client.list_all("/v1/earnings", account=account) if int(each["units"])]
         for earning in due:
-            body = {"operator": earning["operator"], **params}
-            if is_own:
-                client.wallet.send(client.post("/v1/claims/prepare", body))
-            else:
-                client.wait_confirmed(client.post("/v1/claims/relay", body))
+            calls.claim(client, earning, account, is_own_gas=is_own)
             typer.echo(f"{int(earning['units']):,} units claimed from {earning['operator']}")
     if not due:
         typer.echo("nothing to claim")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from backend.cli.actor import Actor, acting
 from backend.cli.payments import PAYER
-from backend.cli.session import AsJson, User, open_client, print_json
+from backend.cli.session import AsJson, print_json
 from backend.domain.auth import Scope
 
 Scopes = Annotated[
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 @commands.command()
+@acting(PAYER)
 def create(
     name: Annotated[str, typer.Argument(help="Name of the key.")] = "command line",
     *,
@@ -32,19 +34,20 @@ def create(
     spend_cap: Annotated[
         int | None, typer.Option(help="Most that it may spend in its lifetime, in micro-units.", min=0)
     ] = None,
-    user: User = PAYER,
+    actor: Actor,
 ) -> None:
     """Create an API key that spends from the wallet's channel. Its secret cannot be shown again."""
     limits = {"models": model, "scopes": scope, "spend_cap": None if spend_cap is None else str(spend_cap)}
     body = {"name": name} | {limit: value for limit, value in limits.items() if value}
-    with open_client(user) as client:
+    with actor.connect() as client:
         typer.echo(client.post("/v1/keys", body)["secret"])
 
 
 @commands.command("list")
-def list_keys(*, user: User = PAYER, as_json: AsJson = False) -> None:
+@acting(PAYER)
+def list_keys(*, actor: Actor, as_json: AsJson = False) -> None:
     """List the wallet's keys, newest first."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         keys = client.list_all("/v1/keys")
     if as_json:
         print_json(keys)
@@ -58,12 +61,13 @@ def list_keys(*, user: User = PAYER, as_json: AsJson = False) -> None:
 
 
 @commands.command()
+@acting(PAYER)
 def revoke(
     key: Annotated[str, typer.Argument(help="Id of the key, from `loraledger keys list`.")],
     *,
-    user: User = PAYER,
+    actor: Actor,
 ) -> None:
     """Revoke a key; effective at once."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         client.delete(f"/v1/keys/{key}")
     typer.echo(f"{key} is revoked")

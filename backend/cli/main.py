@@ -25,6 +25,7 @@ from backend.cli import (
     train,
     up,
     vote,
+    wallets,
     watch,
 )
 from backend.cli.demo import command as demo
@@ -53,6 +54,7 @@ COMMAND_MODULES = (
         market,
         data,
         train,
+        wallets,
     ),
     *(snapshots, adapters, policy, operator, daemons),
 )

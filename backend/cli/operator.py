@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.api_client import wait_until
 from backend.cli.session import AsJson, open_installation, parse_account, print_json
+from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id
 from backend.domain.money import MICRO_PER_DOLLAR, UNITS_PER_DOLLAR, in_dollars

@@ -16,16 +16,18 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from backend.domain.eip712 import build_typed_data
+from backend.client.payments import asked_voucher
 from backend.domain.errors import PaymentRequired, Unavailable
-from backend.domain.hashing import VOUCHER_TYPE
 from backend.loopback import LocalCallersOnly
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from backend.client.signing import Wallet
+    from backend.domain.ids import ChannelId
 
 NEEDS_VOUCHER = "insufficient_authorisation"
 MAX_TRIES = 4
@@ -46,11 +48,9 @@ class ProxyCapReached(PaymentRequired):
 class VoucherSigner:
     """Signs vouchers for one channel, within limits in micro-units."""
 
-    channel_id: str
-    domain: Mapping[str, Any]
-    """EIP-712 domain of the payment vault."""
-    sign: Callable[[dict[str, Any]], str]
-    """Signs typed data with the session key."""
+    channel_id: ChannelId
+    session: Wallet
+    """Of the session key."""
     max_cumulative: int
     """Highest cumulative amount that a voucher may state."""
     step: int
@@ -137,8 +137,7 @@ class PaymentProxy:
                     f"advance for each answer, and {left} in all. Start it with a higher --step or --cap.",
                     details={"required": str(required), "step": str(signer.step), "left": str(left)},
                 )
-            message = {"channelId": signer.channel_id, "from": "0", "maxCumulative": str(cumulative)}
-            signature = signer.sign(build_typed_data(signer.domain, VOUCHER_TYPE, message))
+            signature = signer.session.sign(asked_voucher(signer.channel_id, cumulative))
             voucher = {"max_cumulative": str(cumulative), "signature": signature}
             await self._call("POST", f"{path}/vouchers", voucher)
 

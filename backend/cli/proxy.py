@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.api_client import wait_until
-from backend.cli.session import User, open_client
+from backend.cli.actor import Actor, acting
 from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from backend.cli.api_client import ApiClient
     from backend.cli.payment_proxy import VoucherSigner
+    from backend.client.api import ApiClient
 
 MICRO_PER_DOLLAR = 10**12
 SESSION_SECONDS = 24 * 3600
-GRANT_SECONDS = 120
 PAYER = 7
 
 
@@ -26,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(proxy)
 
 
+@acting(PAYER)
 def proxy(
     *,
     cap: Annotated[float, typer.Option(help="Most that may be spent, in dollars.", min=0.000001)] = 1.0,
@@ -36,7 +35,7 @@ def proxy(
     port: Annotated[
         int, typer.Option(help="Port on the loopback interface; 0 selects a free one.", min=0, max=65535)
     ] = 8100,
-    user: User = PAYER,
+    actor: Actor,
 ) -> None:
     """Serve an OpenAI endpoint on loopback and pay for its answers with locally signed vouchers.
 
@@ -50,7 +49,7 @@ def proxy(
 
     if step > cap:
         raise InvalidInput("--step must not exceed --cap", param="step")
-    with open_client(user) as client:
+    with actor.connect() as client:
         signer = open_voucher_signer(client, round(cap * MICRO_PER_DOLLAR), round(step * MICRO_PER_DOLLAR))
         key = client.post("/v1/keys", {"name": "proxy", "spend_cap": str(round(cap * MICRO_PER_DOLLAR))})
         server = PaymentProxy(client.api_url, str(key["secret"]), signer)
@@ -64,22 +63,13 @@ def open_voucher_signer(client: ApiClient, cap: int, step: int) -> VoucherSigner
     grant is indexed.
     """
     from backend.cli.payment_proxy import VoucherSigner
-    from backend.cli.wallet import Wallet
+    from backend.client.keystore import LocalKey
+    from backend.client.payments import grant_session, own_channel
+    from backend.client.signing import Wallet
 
-    channel = client.get("/v1/channels")["data"][0]
-    key = Wallet("0x" + secrets.token_hex(32), client.wallet.rpc_url)
-    max_cumulative = int(channel["charged"]) + cap
-    expiry = int(time.time()) + SESSION_SECONDS
-    terms = {"key": key.account, "cap": str(max_cumulative), "expiry": expiry}
-    prepared = client.post("/v1/sessions/prepare", terms)
-    signature = client.wallet.sign_typed_data(prepared["typed_data"])
-    grant = {"grant": prepared["grant"], "nonce": prepared["nonce"], "signature": signature}
-    client.wait_confirmed(client.post("/v1/sessions/relay", grant))
-
-    def is_granted() -> bool | None:
-        sessions = client.get(f"/v1/channels/{channel['id']}")["sessions"]
-        return any(session["key"] == key.account for session in sessions) or None
-
-    wait_until(is_granted, "the grant of the session key to be indexed", GRANT_SECONDS)
-    domain = prepared["typed_data"]["domain"]
-    return VoucherSigner(channel["id"], domain, key.sign_typed_data, max_cumulative, step)
+    channel = own_channel(client)
+    key = LocalKey(secrets.token_bytes(32))
+    max_cumulative = channel.charged + cap
+    grant_session(client, channel, key.account, max_cumulative, int(time.time()) + SESSION_SECONDS)
+    signer = Wallet(key, client.wallet.deployment, approve=lambda _: None)
+    return VoucherSigner(channel.id, signer, max_cumulative, step)

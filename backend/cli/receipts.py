@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.session import AsJson, User, open_client, open_installation, print_json
+from backend.cli.actor import Actor, acting
+from backend.cli.session import AsJson, open_installation, print_json
 from backend.domain.errors import NotFound
 from backend.domain.ids import Hash32, ReceiptId
 
@@ -30,9 +31,10 @@ def register(app: typer.Typer) -> None:
 
 
 @commands.command("list")
-def list_receipts(*, user: User = PAYER, as_json: AsJson = False) -> None:
+@acting(PAYER)
+def list_receipts(*, actor: Actor, as_json: AsJson = False) -> None:
     """List the wallet's newest receipts."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         found = client.get("/v1/receipts", limit=100)["data"]
     if as_json:
         print_json(found)
@@ -43,14 +45,15 @@ def list_receipts(*, user: User = PAYER, as_json: AsJson = False) -> None:
 
 
 @commands.command("show")
+@acting(PAYER)
 def show_receipt(
     receipt: Annotated[str, typer.Argument(help="Id of the receipt.")],
     *,
     out: Annotated[Path | None, typer.Option(help="Write it to this file, for `verify`.")] = None,
-    user: User = PAYER,
+    actor: Actor,
 ) -> None:
     """Print a receipt as JSON, with all that is needed to verify it. Only its payer gets the salt."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         found = client.get(f"/v1/receipts/{receipt}")
     if out is None:
         print_json(found)

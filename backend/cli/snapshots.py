@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.session import User, open_client
+from backend.cli.actor import Actor, acting
 
 if TYPE_CHECKING:
-    from backend.cli.api_client import ApiClient
+    from backend.client.api import ApiClient
 
 CREATOR = 6
 CHAIN_SECONDS = 120
@@ -22,16 +22,17 @@ def register(app: typer.Typer) -> None:
 
 
 @commands.command()
+@acting(CREATOR)
 def create(
     datanet: Annotated[int, typer.Argument(help="Id of a datanet that the wallet created.", min=1)],
     *,
     count: Annotated[
         int | None, typer.Option(help="Number of contributions, from the first on. Default: all.", min=1)
     ] = None,
-    user: User = CREATOR,
+    actor: Actor,
 ) -> None:
     """Freeze the accepted contributions of a datanet; prints the snapshot's id once it can be trained on."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         typer.echo(freeze(client, datanet, count))
 
 

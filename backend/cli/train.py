@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.api_client import POLL_SECONDS
-from backend.cli.payments import post_paid
-from backend.cli.session import AsJson, User, open_client, print_json
+from backend.cli.actor import Actor, acting
+from backend.cli.session import AsJson, print_json
+from backend.client.waiting import POLL_SECONDS
 from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from backend.cli.api_client import ApiClient
+    from backend.client.api import ApiClient
 
 CREATOR = 6
 JOBS = "/v1/fine_tuning/jobs"
@@ -41,16 +41,17 @@ def register(app: typer.Typer) -> None:
 
 
 @commands.command()
+@acting(CREATOR)
 def estimate(
     snapshot: Snapshot,
     *,
     options: Options = None,
     model: Parent = "",
-    user: User = CREATOR,
+    actor: Actor,
     as_json: AsJson = False,
 ) -> None:
     """Estimate a job's steps, duration and cost without creating it."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         body = _body(snapshot, model, options or ())
         found = client.request("POST", f"{JOBS}/estimate", json=body, timeout=ESTIMATE_SECONDS)
     if as_json:
@@ -60,21 +61,25 @@ def estimate(
 
 
 @commands.command()
-def create(snapshot: Snapshot, *, options: Options = None, model: Parent = "", user: User = CREATOR) -> None:
+@acting(CREATOR)
+def create(snapshot: Snapshot, *, options: Options = None, model: Parent = "", actor: Actor) -> None:
     """Create a job. The most that it can cost is reserved on the wallet's channel until the job ends.
 
     If the balance suffices but neither voucher nor session key covers the reservation, the wallet signs a
     voucher.
     """
-    with open_client(user) as client:
-        job = post_paid(client, JOBS, _body(snapshot, model, options or ()))
+    from backend.client.payments import post_paid
+
+    with actor.connect() as client:
+        job = post_paid(client, JOBS, _body(snapshot, model, options or ()), _say_voucher)
     typer.echo(f"{job['id']} is {job['status']}; {_cost(job)}")
 
 
 @commands.command("list")
-def list_jobs(*, user: User = CREATOR, as_json: AsJson = False) -> None:
+@acting(CREATOR)
+def list_jobs(*, actor: Actor, as_json: AsJson = False) -> None:
     """List the wallet's newest jobs with their costs."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         found = client.get(JOBS, limit=100)["data"]
     if as_json:
         print_json(found)
@@ -84,9 +89,10 @@ def list_jobs(*, user: User = CREATOR, as_json: AsJson = False) -> None:
 
 
 @commands.command()
-def watch(job_id: JobId, *, user: User = CREATOR) -> None:
+@acting(CREATOR)
+def watch(job_id: JobId, *, actor: Actor) -> None:
     """Print a job's events until it ends. Exit code 1 if it does not succeed."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         for event in _events(client, job_id):
             typer.echo(event["message"])
         job = client.get(f"{JOBS}/{job_id}")
@@ -96,11 +102,16 @@ def watch(job_id: JobId, *, user: User = CREATOR) -> None:
 
 
 @commands.command()
-def cancel(job_id: JobId, *, user: User = CREATOR) -> None:
+@acting(CREATOR)
+def cancel(job_id: JobId, *, actor: Actor) -> None:
     """Cancel a job; nothing is charged for it."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         job = client.post(f"{JOBS}/{job_id}/cancel")
     typer.echo(f"{job['id']} is {job['status']}; {_cost(job)}")
+
+
+def _say_voucher(cumulative: int) -> None:
+    typer.echo(f"signed a voucher for {cumulative:,} micro-units in all on this channel", err=True)
 
 
 def _body(snapshot: str, model: str, options: Sequence[str]) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""`loraledger vote`: governance proposals, prepared by the API, signed and sent by a test wallet."""
+"""`loraledger vote`: governance proposals, prepared by the API, signed and sent by the voter's wallet."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from backend.cli.session import AsJson, User, open_client, print_json
+from backend.cli.actor import Actor, acting
+from backend.cli.session import AsJson, print_json
+
+if TYPE_CHECKING:
+    from backend.client.node import Mined
 
 PROPOSALS = "/v1/governance/proposals"
-CHANGE = "/v1/governance/parameters/prepare"
 VOTER = 8
 Id = Annotated[str, typer.Argument(help="Id of the proposal.")]
 
@@ -21,9 +24,10 @@ def register(app: typer.Typer) -> None:
 
 
 @commands.command("list")
-def list_proposals(*, user: User = VOTER, as_json: AsJson = False) -> None:
+@acting(VOTER)
+def list_proposals(*, actor: Actor, as_json: AsJson = False) -> None:
     """List all proposals, oldest first."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         proposals = client.list_all(PROPOSALS)
     if as_json:
         print_json(proposals)
@@ -33,19 +37,25 @@ def list_proposals(*, user: User = VOTER, as_json: AsJson = False) -> None:
 
 
 @commands.command("show")
-def show_proposal(proposal: Id, *, user: User = VOTER) -> None:
+@acting(VOTER)
+def show_proposal(proposal: Id, *, actor: Actor) -> None:
     """Print a proposal with its decoded calls, as JSON."""
-    with open_client(user) as client:
+    with actor.connect() as client:
         print_json(client.get(f"{PROPOSALS}/{proposal}"))
 
 
 @commands.command()
-def delegate(*, user: User = VOTER) -> None:
+@acting(VOTER)
+def delegate(*, actor: Actor) -> None:
     """Delegate the wallet's votes to itself, so that its tokens count in later proposals."""
-    _send(user, "/v1/governance/delegate/prepare", {})
+    from backend.client import governance
+
+    with actor.connect() as client:
+        _say(governance.delegate(client))
 
 
 @commands.command()
+@acting(VOTER)
 def propose(
     changes: Annotated[
         list[str], typer.Argument(help="New values, as `feePpm=50000`; other parameters keep theirs.")
@@ -54,38 +64,50 @@ def propose(
     description: Annotated[
         str, typer.Option(help="Description; must differ from that of every other proposal of these changes.")
     ] = "",
-    user: User = VOTER,
+    actor: Actor,
 ) -> None:
     """Propose a change of the market's parameters; prints the proposal's id."""
-    body = {"changes": dict(map(_parse_change, changes)), "description": description}
-    with open_client(user) as client:
-        prepared = client.post(CHANGE, body)
-        client.wallet.send(prepared["transaction"])
-    typer.echo(prepared["proposal_id"])
+    from backend.client import governance
+
+    parsed = dict(map(_parse_change, changes))
+    with actor.connect() as client:
+        typer.echo(governance.propose(client, parsed, description))
 
 
 @commands.command()
+@acting(VOTER)
 def cast(
     proposal: Id,
-    ballot: Annotated[str, typer.Argument(help="`for`, `against` or `abstain`.")],
+    ballot: Annotated[Literal["for", "against", "abstain"], typer.Argument(help="The vote.")],
     *,
     reason: Annotated[str, typer.Option(help="Reason, recorded with the vote.")] = "",
-    user: User = VOTER,
+    actor: Actor,
 ) -> None:
     """Vote on an active proposal."""
-    _send(user, f"{PROPOSALS}/{proposal}/vote/prepare", {"ballot": ballot, "reason": reason})
+    from backend.client import governance
+
+    with actor.connect() as client:
+        _say(governance.cast(client, proposal, ballot, reason))
 
 
 @commands.command()
-def queue(proposal: Id, *, user: User = VOTER) -> None:
+@acting(VOTER)
+def queue(proposal: Id, *, actor: Actor) -> None:
     """Queue a proposal that succeeded in the timelock."""
-    _send(user, f"{PROPOSALS}/{proposal}/queue/prepare")
+    from backend.client import governance
+
+    with actor.connect() as client:
+        _say(governance.queue(client, proposal))
 
 
 @commands.command()
-def execute(proposal: Id, *, user: User = VOTER) -> None:
+@acting(VOTER)
+def execute(proposal: Id, *, actor: Actor) -> None:
     """Execute a queued proposal after its timelock delay."""
-    _send(user, f"{PROPOSALS}/{proposal}/execute/prepare")
+    from backend.client import governance
+
+    with actor.connect() as client:
+        _say(governance.execute(client, proposal))
 
 
 def _parse_change(change: str) -> tuple[str, int | str]:
@@ -95,7 +117,5 @@ def _parse_change(change: str) -> tuple[str, int | str]:
     return name, int(value) if value.isdecimal() else value
 
 
-def _send(user: int, path: str, body: dict[str, Any] | None = None) -> None:
-    with open_client(user) as client:
-        sent = client.wallet.send(client.post(path, body))
-    typer.echo(f"mined in block {sent['blockNumber']}")
+def _say(mined: Mined) -> None:
+    typer.echo(f"mined in block {mined.block_number}")

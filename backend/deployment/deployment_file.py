@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from backend.deployment.files import write_durably
-from backend.domain.deployment import Deployment
-from backend.domain.errors import InvalidInput, NotFound
-from backend.domain.ids import Account, Hash32
+from backend.domain.deployment import parse_deployment
+from backend.domain.errors import NotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from backend.domain.deployment import Deployment
 
 
 def save_deployment(deployment: Deployment, path: Path) -> None:
@@ -27,11 +28,4 @@ def load_deployment(path: Path) -> Deployment:
             "network copy the market's record there",
             param="deployment_file",
         )
-    try:
-        raw = json.loads(path.read_text())
-        addresses = {str(name): Account(address) for name, address in raw["addresses"].items()}
-        return Deployment(
-            int(raw["chain_id"]), int(raw["block_number"]), Hash32(raw["block_hash"]), addresses
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidInput(f"{path} is not a deployment file: {error!r}", param="deployment_file") from error
+    return parse_deployment(path.read_bytes(), str(path))

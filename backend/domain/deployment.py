@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import NotFound
+from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.ids import Account, Hash32
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from backend.domain.ids import Account, Hash32
 
 
 LOCAL_CHAIN_ID = 31337
@@ -44,3 +45,30 @@ class Deployment:
                 param="contract",
                 details={"known": sorted(self.addresses)},
             ) from None
+
+
+_ADDRESS = re.compile("0x[0-9a-f]{40}")
+
+
+def parse_deployment(text: bytes, source: str) -> Deployment:
+    """Parse a deployment file or the record of a public market. `source` names it in errors.
+
+    Errors: `InvalidInput`.
+    """
+    try:
+        raw = json.loads(text)
+        addresses = {str(name): Account(address) for name, address in raw["addresses"].items()}
+        deployment = Deployment(
+            int(raw["chain_id"]), int(raw["block_number"]), Hash32(raw["block_hash"]), addresses
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(
+            f"{source} is not a deployment file: {error!r}", param="deployment_file"
+        ) from error
+    for name, address in addresses.items():
+        if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+            raise InvalidInput(
+                f"{source} is not a deployment file: {name} is {address!r}, not a lower-case address",
+                param="deployment_file",
+            )
+    return deployment

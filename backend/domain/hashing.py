@@ -33,6 +33,11 @@ CONTRIBUTION_TYPE = (
 REVOCATION_TYPE = "SessionRevocation(bytes32 channelId,address key,uint256 nonce)"
 RECEIPT_KEY_TYPE = "ReceiptKey(address operator)"
 PAYOUT_TYPE = "PayoutChange(address account,address newWallet,uint256 nonce,uint256 deadline)"
+AUTHORIZATION_TYPE = (
+    "ReceiveWithAuthorization(address from,address to,uint256 value,"
+    "uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+"""EIP-3009; the verifying contract is the payment token."""
 DOMAIN_NAME, DOMAIN_VERSION = "loraledger", "1"
 DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 
@@ -83,6 +88,13 @@ def licence_text(word: Hash32) -> str | None:
 
 def channel_id(payer: Account, operator: Account, collector: Account) -> ChannelId:
     return ChannelId(to_hash(keccak(words(payer, operator, collector))))
+
+
+def deposit_nonce(channel: ChannelId, key: Account, cap: int, expiry: int, salt: Hash32) -> Hash32:
+    """The EIP-3009 nonce of a relayed deposit. It binds channel and session grant, so that the relayer cannot
+    change them.
+    """
+    return to_hash(keccak(words(channel, key, cap, expiry, salt)))
 
 
 def version_id(record: VersionRecord) -> VersionId:

@@ -17,11 +17,14 @@ import pytest
 from openai import APIError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from backend.cli.api_client import ApiClient, wait_until
 from backend.cli.demo.questions import Question, ask_all
-from backend.cli.payments import create_key, make_deposit
 from backend.cli.up import end_running
-from backend.cli.wallet import Wallet
+from backend.client.api import ApiClient
+from backend.client.deployments import read_deployment
+from backend.client.keystore import LocalKey
+from backend.client.payments import create_key, deposit
+from backend.client.signing import Wallet
+from backend.client.waiting import wait_until
 from tests.support.adapters import write_adapter
 from tests.support.collector import Collector
 
@@ -67,7 +70,9 @@ class Stack:
         self.facts: dict[str, Any] = json.loads(line)
 
     def market(self, index: int) -> ApiClient:
-        wallet = Wallet(self.facts["accounts"][index]["private_key"], self.facts["rpc"])
+        key = LocalKey(self.facts["accounts"][index]["private_key"])
+        deployment = read_deployment(Path(self.facts["home"]) / "deployment.json")
+        wallet = Wallet(key, deployment, lambda _: None, self.facts["rpc"])
         return ApiClient(self.facts["api"], wallet).sign_in()
 
     def kill(self, part: str) -> None:
@@ -123,7 +128,7 @@ def test_answers_are_paid_and_audited_after_any_kill(tmp_path: Path) -> None:
         running(home, log, LORALEDGER_LOG_FORMAT="json", **collector.environment) as stack,
         stack.market(CONSUMER) as market,
     ):
-        channel = make_deposit(market, DEPOSIT_UNITS)
+        channel = deposit(market, DEPOSIT_UNITS)
         key = create_key(market, "test")
         first = ask(stack, key)
         await_final(market, first)

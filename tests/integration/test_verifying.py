@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from backend.chain.keys import local_private_key
 from backend.chain.local_node import ROOT
 from backend.cli import receipts
-from backend.cli.api_client import ApiClient
+from backend.cli.actor import Actor
 from backend.cli.main import app
-from backend.cli.wallet import Wallet
+from backend.client.api import ApiClient
+from backend.client.keystore import LocalKey
+from backend.client.signing import Wallet
 from backend.installation.verification import Recomputation
 from backend.services.receipts.receipt_file import parse_receipt
 from tests.support.two_operators import TwoOperators
@@ -68,14 +70,15 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     # Brings the batch's data, as `watch` does.
     home.installation.auditor.follow(away.installation.operator.account)
 
-    def open_client(_user: int) -> ApiClient:
-        return ApiClient(away.url, Wallet(local_private_key(PAYER), "http://127.0.0.1:1")).sign_in()
+    def connect(_actor: Actor) -> ApiClient:
+        wallet = Wallet(LocalKey(local_private_key(PAYER)), away.installation.deployment, lambda _: None)
+        return ApiClient(away.url, wallet).sign_in()
 
     @contextmanager
     def opened() -> Iterator[Installation]:
         yield home.installation
 
-    monkeypatch.setattr(receipts, "open_client", open_client)
+    monkeypatch.setattr(Actor, "connect", connect)
     monkeypatch.setattr(receipts, "open_installation", opened)
     said = []
     commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)

@@ -118,7 +118,7 @@ class ScriptedInstallation:
         self.payer, self.receipt_key, self.held_keys = some_key("payer"), some_key("receipts"), FakeHeldKeys()
         self.operator, self.settlement = some_account("operator"), some_account("settlement")
         self.domain = TypedDomain(CHAIN_ID, self.settlement)
-        self.vault_domain = TypedDomain(CHAIN_ID, some_account("vault"))
+        self.vault_domain = TypedDomain(CHAIN_ID, some_account("PaymentVault"))
         self.market = Market(self.operator, self.settlement, self.domain)
         self.channel = self.market.channel(self.payer.account)
         self.base_version, self.version = self._register()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.cli import contributions
-from backend.cli.api_client import wait_until
+from backend.client import contributions, registries
+from backend.client.earnings import claim as claim_earning
+from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
 from backend.services.accounts.claims import MIN_RELAYED_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from backend.cli.api_client import ApiClient
+    from backend.client.api import ApiClient
 
 CHAIN_SECONDS = 120
 TRAINING_SECONDS = 900
@@ -40,8 +41,7 @@ class Adapter:
 
 def create_datanet(client: ApiClient, name: str, description: str) -> int:
     """Create a datanet; returns its id once the registry's event is indexed."""
-    prepared = client.post("/v1/datanets/prepare", {"name": name, "description": description})
-    client.wallet.send(prepared)
+    registries.create_datanet(client, name, description)
 
     def indexed_id() -> int | None:
         datanets = client.list_all("/v1/datanets")
@@ -59,7 +59,7 @@ def contribute(client: ApiClient, datanet: int, name: str, licence: str, rows: I
     upload = contributions.upload(client, params, rows)
     if upload["state"] != "draft":
         raise Conflict(f"{name} was refused", details={"defects": upload["report"]["defects"][:5]})
-    contributions.submit(client, upload["id"])
+    contributions.submit(client, upload, datanet=datanet, licence=licence)
     return str(upload["id"])
 
 
@@ -99,15 +99,9 @@ def await_training(client: ApiClient, job_id: str, show: Callable[[dict[str, Any
 
 def register(client: ApiClient, name: str, job: dict[str, Any]) -> Adapter:
     """Register a job's adapter as a version, and wait until it is indexed."""
-    listing = {
-        "name": name,
-        "prompt_price": PROMPT_PRICE,
-        "completion_price": COMPLETION_PRICE,
-        "operator_ppm": OPERATOR_PPM,
-        "creator_ppm": CREATOR_PPM,
-    }
-    registration = client.post(f"/v1/fine_tuning/jobs/{job['id']}/registration/prepare", listing)
-    client.wallet.send(registration["transaction"])
+    listing = registries.Listing(name, PROMPT_PRICE, COMPLETION_PRICE, OPERATOR_PPM, CREATOR_PPM)
+    path = f"/v1/fine_tuning/jobs/{job['id']}/registration/prepare"
+    registries.register_version(client, listing, client.post(path, asdict(listing))["transaction"])
 
     def indexed_version() -> str | None:
         version: str | None = client.get(f"/v1/fine_tuning/jobs/{job['id']}")["version_id"]
@@ -132,6 +126,6 @@ def claim(client: ApiClient) -> int:
     claimed = 0
     for earning in client.list_all("/v1/earnings"):
         if int(earning["units"]) >= MIN_RELAYED_UNITS:
-            client.wait_confirmed(client.post("/v1/claims/relay", {"operator": earning["operator"]}))
+            claim_earning(client, earning, client.wallet.account, is_own_gas=False)
             claimed += int(earning["units"])
     return claimed

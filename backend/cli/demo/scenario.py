@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from backend.cli import payments
-from backend.cli.api_client import ApiClient, wait_until
 from backend.cli.demo import actions, governance, reconciliation
 from backend.cli.demo.questions import Answer, Question, ask_all
 from backend.cli.snapshots import freeze
-from backend.cli.wallet import Wallet
+from backend.client import payments
+from backend.client.api import ApiClient
+from backend.client.keystore import LocalKey
+from backend.client.signing import Wallet
+from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
 from backend.domain.settlement import BatchState
@@ -113,10 +115,13 @@ class Scenario:
         self._max_rows = max_rows
         users = [entry for entry in facts["accounts"] if entry["role"].startswith("user")]
         self._clients = {
-            name: ApiClient(self._api_url, Wallet(user["private_key"], facts["rpc"]))
+            name: ApiClient(self._api_url, self._wallet(user["private_key"], facts["rpc"]), is_own=True)
             for name, user in zip(WALLETS, users, strict=True)
         }
         self.outcome = Outcome([self.account(name) for name in CONTRIBUTORS])
+
+    def _wallet(self, private_key: str, rpc_url: str) -> Wallet:
+        return Wallet(LocalKey(private_key), self._installation.deployment, lambda _: None, rpc_url)
 
     def account(self, name: str) -> Account:
         return self._clients[name].wallet.account
@@ -172,7 +177,7 @@ class Scenario:
         self._screen.say(f"{tokens:,} tokens trained, {charged:,} micro-units charged")
 
     def _deposit(self, client: ApiClient, units: int) -> None:
-        self.outcome.channels.append(ChannelId(Hash32(payments.make_deposit(client, units))))
+        self.outcome.channels.append(payments.deposit(client, units))
         self._screen.say(f"deposited {units / 10**6:.2f} dollars; the gateway holds a session key")
 
     def _follow(self, creator: ApiClient, name: str, job_id: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from backend.domain.errors import Unauthenticated
-from backend.services.accounts.sign_in_message import SignInMessage, parse_message, personal_digest
+from backend.domain.sign_in_message import STATEMENT, SignInMessage, parse_message, personal_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from backend.services.accounts.sessions import Sessions, Tokens
     from backend.services.transactions.consent import Consent
 
-_STATEMENT = "Sign in to loraledger. This costs nothing and moves no funds."
 _CLOCK_SKEW = timedelta(minutes=1)
 
 
@@ -76,7 +75,7 @@ class SignIn:
             nonce=nonce,
             issued_at=now,
             expiration_time=expires_at,
-            statement=_STATEMENT,
+            statement=STATEMENT,
         )
         return Challenge(message.text(), nonce, expires_at)
 

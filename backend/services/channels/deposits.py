@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.eip712 import build_typed_data
 from backend.domain.errors import Conflict, InvalidInput, PaymentRequired, Unavailable
-from backend.domain.hashing import GRANT_TYPE, REVOCATION_TYPE, TypedDomain, keccak, to_hash, words
+from backend.domain.hashing import (
+    AUTHORIZATION_TYPE,
+    GRANT_TYPE,
+    REVOCATION_TYPE,
+    TypedDomain,
+    deposit_nonce,
+    to_hash,
+)
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 from backend.domain.money import UNIT
 from backend.services.channels.balance import channel_balance, latest_time, usable_grants
@@ -33,11 +40,6 @@ MAX_SIGNATURE_BYTES = 4096
 """Signatures of contract wallets are longer than 65 bytes; the operator pays for their calldata."""
 KEY_WAIT_SECONDS = 10
 VAULT = "PaymentVault"
-AUTHORIZATION_TYPE = (
-    "ReceiveWithAuthorization(address from,address to,uint256 value,"
-    "uint256 validAfter,uint256 validBefore,bytes32 nonce)"
-)
-"""EIP-3009."""
 _MAX_UINT128 = (1 << 128) - 1
 
 
@@ -148,7 +150,7 @@ class Deposits:
                 param="relay.units",
             )
         channel = self._market.channel(payer)
-        nonce = deposit_nonce(channel, deposit.grant, deposit.salt)
+        nonce = _nonce(channel, deposit)
         authorization = {
             "validAfter": "0",
             "validBefore": str(deposit.valid_before),
@@ -300,7 +302,7 @@ class Deposits:
             "value": str(relay.units),
             "validAfter": "0",
             "validBefore": str(relay.valid_before),
-            "nonce": deposit_nonce(channel, relay.grant, relay.salt),
+            "nonce": _nonce(channel, relay),
         }
         return build_typed_data(domain, AUTHORIZATION_TYPE, message)
 
@@ -309,11 +311,9 @@ class Deposits:
         return build_typed_data(domain.fields, declaration, message)
 
 
-def deposit_nonce(channel: ChannelId, grant: Grant, salt: Hash32) -> Hash32:
-    """The EIP-3009 nonce of a relayed deposit. It binds channel and grant, so that the relayer cannot change
-    them.
-    """
-    return to_hash(keccak(words(channel, grant.key, grant.cap, grant.expiry, salt)))
+def _nonce(channel: ChannelId, deposit: RelayedDeposit) -> Hash32:
+    grant = deposit.grant
+    return deposit_nonce(channel, grant.key, grant.cap, grant.expiry, deposit.salt)
 
 
 def _signature(signature: str) -> str:

@@ -15,7 +15,7 @@ import uvicorn
 from openai import OpenAI
 
 from backend.api.app import create_app
-from backend.services.accounts.sign_in_message import personal_digest
+from backend.domain.sign_in_message import personal_digest
 from backend.settings import Settings
 from tests.support.scripted_installation import ScriptedInstallation
 

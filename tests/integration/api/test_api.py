@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from backend.services.accounts.sign_in_message import personal_digest
+from backend.domain.sign_in_message import personal_digest
 from tests.integration.api.conftest import FUNDS, sign_in
 from tests.support.fakes import some_key
 from tests.support.market import some_hash

@@ -9,15 +9,12 @@ import pytest
 from openai import BadRequestError, PermissionDeniedError
 from typer.testing import CliRunner
 
-from backend.cli import chat
-from backend.cli.api_client import ApiClient
 from backend.cli.main import app
-from backend.cli.wallet import Wallet
 from backend.domain.content import cid_of
 from backend.domain.denials import Reason, Subject
 from backend.domain.errors import InvalidInput
-from backend.domain.hashing import keccak
 from tests.support.market import some_hash
+from tests.support.terminal import act_as_payer
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api
@@ -120,8 +117,7 @@ def test_an_adapter_that_is_denied_is_denied_in_a_blend(api: Api, names: list[st
 
 
 def test_the_command_line_asks_a_blend(api: Api, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    wallet = Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")
-    monkeypatch.setattr(chat, "open_client", lambda _user: ApiClient(api.url, wallet).sign_in())
+    act_as_payer(api, monkeypatch)
     asked = ["chat", "tiny", "hello", "--blend", f"{names[0]}=0.9", "--blend", f"{names[1]}=0.3"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, (done.output, done.exception)

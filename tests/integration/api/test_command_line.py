@@ -1,4 +1,4 @@
-"""The command line's client against a real server: commands may outlast their session token."""
+"""The command line's client against a real server: sessions that outlast commands and their tokens."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.cli.api_client import ApiClient, ApiError
-from backend.cli.wallet import Wallet
-from backend.domain.hashing import keccak
+from backend.client.errors import ApiError
+from backend.client.sessions import SessionFile
+from backend.client.signing import SignatureRefused
+from tests.support.terminal import payer_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from backend.client.api import ApiClient
     from tests.integration.api.conftest import Api
 
 DAY = 86_400
@@ -20,9 +23,20 @@ DAY = 86_400
 
 @pytest.fixture
 def market(api: Api) -> Iterator[ApiClient]:
-    wallet = Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")
-    with ApiClient(api.url, wallet).sign_in() as found:
+    with payer_client(api).sign_in() as found:
         yield found
+
+
+@pytest.fixture
+def kept(market: ApiClient, tmp_path: Path) -> SessionFile:
+    """The session of an earlier `loraledger login`."""
+    session = SessionFile(market.api_url, market.wallet.account, tmp_path)
+    market.keep_session(session)
+    return session
+
+
+def refuse(_: object) -> None:
+    pytest.fail("nothing is signed")
 
 
 def test_a_session_is_refreshed_without_a_word(api: Api, market: ApiClient) -> None:
@@ -40,3 +54,64 @@ def test_rows_that_are_read_once_are_not_sent_again(api: Api, market: ApiClient)
     api.installation.clock.pass_seconds(3600)
     with pytest.raises(ApiError, match="refresh it or sign in again"):
         market.request("POST", "/v1/contributions", content=iter([b"rows"]))
+
+
+def test_a_kept_session_needs_no_signature(api: Api, kept: SessionFile, tmp_path: Path) -> None:
+    for _ in range(2):
+        with payer_client(api, refuse).resume(kept) as client:
+            assert client.get("/v1/auth/me")["account"] == client.wallet.account
+        api.installation.clock.pass_seconds(3600)
+    [file] = tmp_path.glob("*/*.json")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_kept_session_that_is_over_is_replaced_with_notice(api: Api, kept: SessionFile) -> None:
+    before = kept.load()
+    api.installation.clock.pass_seconds(31 * DAY)
+    said: list[str] = []
+    client = payer_client(api)
+    client._notice = said.append
+    with client.resume(kept):
+        assert client.get("/v1/auth/me")
+    assert said == [f"the session at {api.url} has ended; signing in again"]
+    assert kept.load() not in (None, before)
+
+
+def test_without_a_login_no_session_is_kept(api: Api, tmp_path: Path) -> None:
+    session = SessionFile(api.url, api.installation.payer.account, tmp_path)
+    with payer_client(api).resume(session) as client:
+        assert client.get("/v1/auth/me")
+    assert session.load() is None
+
+
+def test_logout_ends_the_session_at_the_market_too(api: Api, kept: SessionFile) -> None:
+    tokens = kept.load()
+    assert tokens is not None
+    with payer_client(api, refuse) as client:
+        client.sign_out(kept)
+    assert kept.load() is None
+    with api.http(tokens.token) as http:
+        assert http.get("/v1/auth/me").status_code == 401
+        body = {"refresh_token": tokens.refresh_token}
+        assert http.post("/v1/auth/refresh", json=body).status_code == 401
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"token": 1}'])
+def test_a_malformed_session_file_counts_as_none(tmp_path: Path, text: str, api: Api) -> None:
+    session = SessionFile(api.url, api.installation.payer.account, tmp_path)
+    client = payer_client(api).sign_in()
+    client.keep_session(session)
+    client.__exit__()
+    [file] = tmp_path.glob("*/*.json")
+    file.write_text(text)
+    assert session.load() is None
+
+
+def test_a_market_that_calls_itself_otherwise_is_not_signed_in_at(api: Api) -> None:
+    """The scripted installation's sign-in messages name another port."""
+    client = payer_client(api, refuse)
+    client._is_own = False
+    with client, pytest.raises(SignatureRefused) as refused:
+        client.sign_in()
+    assert refused.value.details["proposed"] == "http://127.0.0.1:8000"

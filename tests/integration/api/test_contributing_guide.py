@@ -11,22 +11,24 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
-from backend.cli import contributions, data, transfers
-from backend.cli.api_client import ApiClient
+from backend.cli.actor import Actor
 from backend.cli.main import app
-from backend.cli.wallet import Wallet
+from backend.client import contributions, transfers
 from backend.domain.content import cid_digest
-from backend.domain.hashing import keccak, licence_word
+from backend.domain.errors import Forbidden
+from backend.domain.hashing import licence_word
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Contribution, Datanet
 from tests.support.contributions import jsonl
 from tests.support.market import some_account, some_hash
+from tests.support.terminal import act_as_payer, payer_client
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from click.testing import Result
 
+    from backend.client.api import ApiClient
     from tests.integration.api.conftest import Api
 
 GUIDE = ROOT / "docs" / "contributing-data.md"
@@ -35,13 +37,9 @@ GUIDE = ROOT / "docs" / "contributing-data.md"
 @pytest.fixture(autouse=True)
 def _at_the_api(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line finds the API of the test, and signs with its payer's key."""
-
-    def open_client(_user: int) -> ApiClient:
-        return ApiClient(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
-
     known = Datanet(DatanetId(1), some_account("curator"), "docs", some_hash("description"), 4)
     api.installation.view.datanet_list.append(known)
-    monkeypatch.setattr(data, "open_client", open_client)
+    act_as_payer(api, monkeypatch)
     monkeypatch.setenv("LORALEDGER_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
 
@@ -94,10 +92,20 @@ def test_a_refused_file_is_not_signed(tmp_path: Path) -> None:
     assert "refused; nothing was stored" in result.output
 
 
-def test_nothing_is_signed_without_a_yes(tmp_path: Path) -> None:
+def test_nothing_is_signed_without_a_yes(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rows.jsonl").write_bytes(jsonl({"text": "a"}))
-    result = type_in("loraledger data push rows.jsonl --datanet 1 --licence MIT")
-    assert result.exit_code == 1
+
+    def connect(actor: Actor) -> ApiClient:
+        client = payer_client(api).sign_in()
+        client.wallet._approve = actor._approve
+        return client
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Actor, "connect", connect)
+        result = type_in("loraledger data push rows.jsonl --datanet 1 --licence MIT")
+    assert isinstance(result.exception, Forbidden)
+    assert "--yes" in str(result.exception)
+    assert "Contribute data:\n  datanet      1\n  licence      MIT\n  rows         1\n" in result.output
     [line] = type_in("loraledger data status").output.splitlines()
     upload_id = line.split()[0]
     assert line == f"{upload_id} draft in datanet 1: rows.jsonl"

@@ -14,16 +14,18 @@ import pytest
 import uvicorn
 from openai import OpenAI
 
-from backend.cli.api_client import ApiClient
 from backend.cli.payment_proxy import PaymentProxy, VoucherSigner
 from backend.cli.proxy import open_voucher_signer
-from backend.cli.wallet import Wallet
+from backend.client.api import ApiClient
+from backend.client.keystore import LocalKey
+from backend.client.signing import Wallet
 from backend.domain.channels import Grant
 from backend.domain.hashing import keccak
 from backend.domain.ids import Account
 from backend.loopback import listen
 from tests.support.fakes import EXPIRY
-from tests.support.market import CHAIN_ID, some_account
+from tests.support.market import some_account
+from tests.support.terminal import payer_client, scripted_deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,16 +40,11 @@ CAP, STEP = 5_000, 1_000
 @pytest.fixture
 def signer(api: Api) -> VoucherSigner:
     """Signs with a session key that the gateway does not hold."""
-    installation, session = api.installation, Wallet("0x" + keccak(b"session").hex(), "http://127.0.0.1:1")
+    installation, session = api.installation, LocalKey(keccak(b"session"))
     grant = Grant(installation.channel, session.account, CAP, EXPIRY, None)
     installation.view.granted[installation.channel] = [grant]
-    domain = {
-        "name": "loraledger",
-        "version": "1",
-        "chainId": CHAIN_ID,
-        "verifyingContract": some_account("vault"),
-    }
-    return VoucherSigner(installation.channel, domain, session.sign_typed_data, CAP, STEP)
+    wallet = Wallet(session, scripted_deployment(), approve=lambda _: None)
+    return VoucherSigner(installation.channel, wallet, CAP, STEP)
 
 
 @contextmanager
@@ -211,8 +208,7 @@ def test_the_signer_is_a_new_key_that_the_wallet_granted_up_to_the_cap(
 
     monkeypatch.setattr(ApiClient, "post", fake_post)
     monkeypatch.setattr(ApiClient, "wait_confirmed", lambda *_: {})
-    wallet = Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")
-    with ApiClient(api.url, wallet).sign_in() as client:
+    with payer_client(api).sign_in() as client:
         opened = open_voucher_signer(client, CAP, STEP)
     assert (opened.max_cumulative, opened.step, opened.channel_id) == (CAP, STEP, installation.channel)
     assert relayed[0]["grant"]["cap"] == str(CAP)

@@ -16,11 +16,10 @@ from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
 from backend.cli import adapters
-from backend.cli.api_client import ApiClient
 from backend.cli.main import app
-from backend.cli.wallet import Wallet
+from backend.client.node import Mined
+from backend.client.signing import AskedCall, Wallet
 from backend.domain.errors import Conflict, NotFound
-from backend.domain.hashing import keccak
 from backend.domain.screening import Inspection
 from backend.domain.training import Step
 from backend.services.market.adapter_folders import AdapterFolders
@@ -28,6 +27,7 @@ from backend.services.market.screening import Screening
 from backend.services.train.leases import Leases
 from backend.services.train.publication import Listing
 from tests.integration.api.test_adapters import RESULT
+from tests.support.terminal import act_as_payer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,11 +44,7 @@ GUIDE = ROOT / "docs" / "publishing-adapters.md"
 @pytest.fixture(autouse=True)
 def _at_the_api(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line finds the API of the test, and signs with its payer's key."""
-
-    def open_client(_user: int) -> ApiClient:
-        return ApiClient(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
-
-    monkeypatch.setattr(adapters, "open_client", open_client)
+    act_as_payer(api, monkeypatch)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "my-adapter"
     folder.mkdir()
@@ -105,14 +101,14 @@ def register(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chain confirms what the wallet sends."""
     publication = api.installation.services.publication
 
-    def send(_wallet: Wallet, prepared: dict[str, Any]) -> dict[str, Any]:
-        assert prepared["decoded"]["function"] == "register"
+    def send(_wallet: Wallet, asked: AskedCall, _prepared: dict[str, Any]) -> Mined:
+        assert asked.function == "register"
         listing = Listing("poems", 2_000_000, 4_000_000, 200_000, 300_000)
         job = newest(api)
         assert job is not None
         api.installation.view.register(publication.record(job, listing))
         publication.record_registrations()
-        return {}
+        return Mined("0x", 1)
 
     monkeypatch.setattr(Wallet, "send", send)
 

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.domain.ids import ChannelId
+from backend.domain.sign_in_message import personal_digest
 from backend.domain.voucher import Voucher
-from backend.services.accounts.sign_in_message import personal_digest
 from telemetry.logs import JsonFormatter, TextFormatter
 from tests.integration.api.conftest import tokens
 from tests.support.fakes import some_key

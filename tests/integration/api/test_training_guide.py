@@ -14,12 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
-from backend.cli import snapshots, train
-from backend.cli.api_client import ApiClient, ApiError
 from backend.cli.main import app
-from backend.cli.wallet import Wallet
+from backend.client.errors import ApiError
 from backend.domain.errors import InvalidInput
-from backend.domain.hashing import keccak
 from backend.domain.ids import DatanetId, SnapshotId
 from backend.domain.registries import Datanet, Snapshot
 from backend.domain.training import LINEAR_LAYERS, TrainingConfig
@@ -29,6 +26,7 @@ from backend.services.train.options import RANGES
 from tests.integration.api.conftest import FUNDS
 from tests.integration.api.test_fine_tuning import publish
 from tests.support.market import some_hash
+from tests.support.terminal import act_as_payer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,12 +84,7 @@ def test_every_snippet_runs(
 @pytest.fixture
 def _at_the_api(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line finds the API of the test, and signs with its payer's key."""
-
-    def open_client(_user: int) -> ApiClient:
-        return ApiClient(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
-
-    for module in (train, snapshots):
-        monkeypatch.setattr(module, "open_client", open_client)
+    act_as_payer(api, monkeypatch)
 
 
 @pytest.mark.usefixtures("_at_the_api")

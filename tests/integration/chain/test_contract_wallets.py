@@ -10,9 +10,9 @@ from backend.chain.contract_wallets import WalletCalls
 from backend.chain.keys import local_account, recover
 from backend.domain.errors import InvalidInput, Unauthenticated, Unavailable
 from backend.domain.hashing import keccak
+from backend.domain.sign_in_message import personal_digest
 from backend.services.accounts.sessions import Sessions
 from backend.services.accounts.sign_in import SignIn, SignInPolicy
-from backend.services.accounts.sign_in_message import personal_digest
 from backend.services.transactions.consent import Consent
 from tests.support.contract_wallets import ACCEPTS_ALL, DISHONEST, owned_by, place
 from tests.support.fakes import ORIGIN, FakeClock

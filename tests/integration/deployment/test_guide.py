@@ -20,7 +20,7 @@ import pytest
 from backend.chain.keys import import_key
 from backend.chain.local_node import ROOT, free_port
 from backend.chain.node import Node
-from backend.cli.api_client import wait_until
+from backend.client.waiting import wait_until
 from backend.deployment.contracts import CONTRACTS
 from backend.deployment.deployer import ARTIFACTS, Deployer
 from backend.domain.ids import Account

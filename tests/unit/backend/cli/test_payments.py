@@ -1,68 +1,84 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from backend.cli import api_client, payments
-from backend.cli.api_client import ApiError
+from backend.cli import payments
+from backend.client import waiting
+from backend.client.errors import ApiError
+from backend.client.node import Mined
+from backend.domain.hashing import channel_id
+from tests.support.market import some_account, some_hash
+
+PAYER, OPERATOR, COLLECTOR = some_account("payer"), some_account("operator"), some_account("Settlement")
+TX = some_hash("transaction")
 
 
 class Vault:
     """Fakes API client and wallet: the money has thawed after `patience` attempts."""
 
+    account = PAYER
+
     def __init__(self, patience: int, error: str = "StillThawing") -> None:
         self.wallet = self
-        self.sent: list[str] = []
+        self.sent: list[tuple[str, Any]] = []
         self._patience = patience
         self._error = error
 
-    def post(self, path: str, body: Any = None) -> str:
+    def address(self, contract: str) -> str:
+        return some_account(contract)
+
+    def get(self, _path: str) -> Any:
+        names = ("balance", "thawing", "collected", "charged", "reserved", "available")
+        whose = {"id": channel_id(PAYER, OPERATOR, COLLECTOR), "operator": OPERATOR, "collector": COLLECTOR}
+        return {"data": [{**whose, **dict.fromkeys(names, "0"), "sessions": []}]}
+
+    def post(self, path: str, body: Any = None) -> Any:
         if path == "/v1/withdrawals/prepare" and self._patience:
             self._patience -= 1
             raise ApiError("refused", details={"error": self._error})
-        return f"{path} {body}"
+        return body
 
-    def send(self, prepared: str) -> dict[str, bytes]:
-        self.sent.append(prepared)
-        return {"transactionHash": bytes(32)}
-
-
-@pytest.fixture
-def open_vault(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def opened(vault: Vault) -> Vault:
-        monkeypatch.setattr(payments, "open_client", lambda _user: nullcontext(vault))
-        monkeypatch.setattr(api_client, "POLL_SECONDS", 0)
-        return vault
-
-    return opened
+    def send(self, asked: Any, _prepared: Any) -> Mined:
+        self.sent.append((asked.function, asked.args.get("amount")))
+        return Mined(TX, 1)
 
 
-THAW = "/v1/withdrawals/thaw/prepare {'amount': '2000000000000'}"
-TAKE = "/v1/withdrawals/prepare None"
+def withdraw(vault: Vault, dollars: float | None, *, wait: bool) -> None:
+    actor = SimpleNamespace(connect=lambda: nullcontext(vault))
+    payments.withdraw.__wrapped__(dollars, wait=wait, actor=actor)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0)
+
+
+THAW, TAKE = ("thaw", 2_000_000_000_000), ("withdraw", None)
 
 
 def test_withdraw_with_wait_withdraws_as_soon_as_the_money_has_thawed(
-    open_vault: Any, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    vault = open_vault(Vault(patience=3))
-    payments.withdraw(2, wait=True, user=7)
+    vault = Vault(patience=3)
+    withdraw(vault, 2, wait=True)
     assert vault.sent == [THAW, TAKE]
-    assert capsys.readouterr().out == f"2 dollars are thawing\nwithdrawn in transaction 0x{'00' * 32}\n"
+    assert capsys.readouterr().out == f"2 dollars are thawing\nwithdrawn in transaction {TX}\n"
 
 
-def test_without_wait_money_starts_to_thaw_and_is_not_withdrawn(open_vault: Any) -> None:
-    vault = open_vault(Vault(patience=1))
-    payments.withdraw(2, wait=False, user=7)
+def test_without_wait_money_starts_to_thaw_and_is_not_withdrawn() -> None:
+    vault = Vault(patience=1)
+    withdraw(vault, 2, wait=False)
     assert vault.sent == [THAW]
     with pytest.raises(ApiError):
-        payments.withdraw(None, wait=False, user=7)
-    payments.withdraw(None, wait=False, user=7)
+        withdraw(vault, None, wait=False)
+    withdraw(vault, None, wait=False)
     assert vault.sent == [THAW, TAKE]
 
 
-def test_waiting_fails_at_once_if_nothing_is_thawing(open_vault: Any) -> None:
-    open_vault(Vault(patience=1, error="NothingThawing"))
+def test_waiting_fails_at_once_if_nothing_is_thawing() -> None:
     with pytest.raises(ApiError):
-        payments.withdraw(None, wait=True, user=7)
+        withdraw(Vault(patience=1, error="NothingThawing"), None, wait=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.errors import InvalidInput, Unauthenticated
-from backend.services.accounts.sign_in_message import personal_digest
+from backend.domain.sign_in_message import personal_digest
 from tests.support.fakes import some_key
 from tests.support.scripted_installation import ScriptedInstallation
 

@@ -1,53 +1,11 @@
-"""API calls of a contributor, and the text form of an upload's report."""
+"""The text form of an upload's report."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backend.cli.transfers import PIECE_BYTES, transfer_with_progress
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
-
-    from backend.cli.api_client import ApiClient
-
-CHECK_SECONDS = 3600
-"""Before the API answers, an upload of up to a gigabyte is compared with its whole datanet."""
-
-
-def upload(
-    client: ApiClient, params: Mapping[str, Any], rows: Iterable[bytes] | None = None
-) -> dict[str, Any]:
-    """Upload rows as a draft; returns the upload with its report. Nothing is recorded on the chain.
-
-    `params`: datanet, name, licence, and the id of a transfer if there are no `rows`.
-    """
-    draft: dict[str, Any] = client.request(
-        "POST", "/v1/contributions", params=params, content=rows, timeout=CHECK_SECONDS
-    )
-    return draft
-
-
-def upload_file(client: ApiClient, params: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Upload a file as a draft. A large file is sent resumably, with a progress bar."""
-    if path.stat().st_size <= PIECE_BYTES:
-        return upload(client, params, [path.read_bytes()])
-    return upload(client, {**params, "transfer": transfer_with_progress(client, path)})
-
-
-def submit(client: ApiClient, upload_id: str) -> dict[str, Any]:
-    """Sign a draft; the API publishes it and relays it to the chain."""
-    path = f"/v1/contributions/{upload_id}"
-    signature = client.wallet.sign_typed_data(client.post(f"{path}/typed-data"))
-    submitted: dict[str, Any] = client.post(f"{path}/submit", {"signature": signature})
-    return submitted
-
-
-def withdraw(client: ApiClient, upload_id: str) -> dict[str, Any]:
-    """Withdraw a contribution."""
-    withdrawn: dict[str, Any] = client.post(f"/v1/contributions/{upload_id}/withdraw")
-    return withdrawn
+    from collections.abc import Iterator, Mapping
 
 
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:

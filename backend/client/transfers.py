@@ -6,15 +6,11 @@ import hashlib
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from backend.domain.errors import Unavailable
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from backend.cli.api_client import ApiClient
+    from backend.client.api import ApiClient
 
 PIECE_BYTES = 8 << 20
 """Most that is lost when the connection breaks. Larger files are uploaded resumably."""
@@ -38,21 +34,6 @@ def transfer(client: ApiClient, path: Path, on_progress: Callable[[int, int], No
                 return str(current["id"])
             file.seek(offset)
             offset = _send(client, current["id"], offset, file.read(PIECE_BYTES))
-
-
-def transfer_with_progress(client: ApiClient, path: Path) -> str:
-    """Transfer the file, with a progress bar on the terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(path.name)
-            return transfer(client, path, lambda done, of: progress.update(task, completed=done, total=of))
-    except (KeyboardInterrupt, Unavailable):
-        typer.echo("interrupted; run the same command within a day to resume", err=True)
-        raise
 
 
 def _create(client: ApiClient, path: Path, digest: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account
-from backend.services.accounts.sign_in_message import (
+from backend.domain.sign_in_message import (
     SignInMessage,
     checksummed,
     parse_message,

@@ -27,6 +27,8 @@ _MESSAGE = re.compile(
     r"(?:\nResources:(?:\n- \S+)*)?"
 )
 _MAX_CHARACTERS = 4096
+STATEMENT = "Sign in to loraledger. This costs nothing and moves no funds."
+"""Statement of the messages that markets ask to sign."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,236 @@
+"""Who signs, and at which market: the options of all actors' commands, as Foundry's `cast` has them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from backend.domain.errors import Forbidden, InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from backend.client.api import ApiClient
+    from backend.client.keystore import Key
+    from backend.client.sessions import SessionFile
+    from backend.client.signing import Statement, Wallet
+
+PORTS_FILE = "run/ports.json"
+Command = Callable[..., None]
+
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--password-file",
+        envvar="ETH_PASSWORD",
+        help="File with the keystore's password. Default: ask at the terminal.",
+    ),
+]
+OPTIONS: dict[str, Any] = {
+    "user": Annotated[
+        int | None,
+        typer.Option(
+            "--user", help="Index of the test account that signs on the local network.", min=0, max=8
+        ),
+    ],
+    "account": Annotated[
+        str,
+        typer.Option(
+            "--account",
+            envvar="ETH_KEYSTORE_ACCOUNT",
+            help="Name of the wallet that signs, see `loraledger wallet list`.",
+        ),
+    ],
+    "keystore": Annotated[
+        Path | None,
+        typer.Option("--keystore", envvar="ETH_KEYSTORE", help="Keystore file that signs."),
+    ],
+    "password_file": PasswordFile,
+    "market": Annotated[
+        str,
+        typer.Option(
+            "--market",
+            envvar="LORALEDGER_MARKET",
+            help="URL of the market. Default: the stack of `loraledger up` in this home.",
+        ),
+    ],
+    "deployment": Annotated[
+        str,
+        typer.Option(
+            "--deployment",
+            envvar="LORALEDGER_DEPLOYMENT",
+            help="Record of the market's contracts, a file or the chain id of one that is shipped.",
+        ),
+    ],
+    "rpc_url": Annotated[
+        str,
+        typer.Option(
+            "--rpc-url",
+            envvar="ETH_RPC_URL",
+            help="Node of the market's chain, for transactions that the wallet sends itself.",
+        ),
+    ],
+    "is_agreed": Annotated[bool, typer.Option("--yes", help="Sign without asking for confirmation.")],
+}
+DEFAULTS = {"user": None, "keystore": None, "password_file": None, "is_agreed": False}
+"""Of the other options: the empty string."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A wallet and a market, as the options name them. `default_user` signs on the local network."""
+
+    default_user: int
+    user: int | None = None
+    account: str = ""
+    keystore: Path | None = None
+    password_file: Path | None = None
+    market: str = ""
+    deployment: str = ""
+    rpc_url: str = ""
+    is_agreed: bool = False
+
+    def connect(self) -> ApiClient:
+        """Sign the wallet in, or continue the session that `loraledger login` kept.
+
+        Errors: `NotFound`, `InvalidInput`, `Forbidden` for options that do not fit; those of `ApiClient`.
+        """
+        client = self.client()
+        return client.resume(session_file(client))
+
+    def client(self) -> ApiClient:
+        """The client of the API, not signed in."""
+        from backend.client.api import ApiClient
+
+        url, wallet = self._at_market() if self.market else self._at_home()
+        return ApiClient(url, wallet, is_own=not self.market, notice=_notice)
+
+    def _key(self) -> Key:
+        """The key of a wallet. Errors: `InvalidInput` if the options name none, or more than one."""
+        from backend.client.keystore import Keystores, StoredKey
+
+        if self.account and self.keystore:
+            raise InvalidInput("name either --account or --keystore", param="account")
+        if not self.account and not self.keystore:
+            raise InvalidInput(
+                "name the wallet that signs with --account or --keystore; `loraledger wallet new` makes one",
+                param="account",
+            )
+        path = self.keystore or Keystores().existing(self.account)
+        return StoredKey(path, lambda: read_password(self.password_file, f"Password of {path.name}"))
+
+    def confirm(self, question: str) -> None:
+        """Ask before a command goes on. Errors: `typer.Abort`; `Forbidden` without terminal and `--yes`."""
+        if self.is_agreed:
+            return
+        if not sys.stdin.isatty():
+            raise Forbidden("no terminal to ask for confirmation at: repeat the command with --yes")
+        typer.confirm(question, abort=True, err=True)
+
+    def _at_market(self) -> tuple[str, Wallet]:
+        from backend.client.deployments import pinned_deployment
+        from backend.client.signing import Wallet
+
+        if self.user is not None:
+            raise Forbidden(
+                "--user signs on the local network of this home only, since the test keys are public: name a "
+                "wallet with --account",
+                param="user",
+            )
+        deployment = pinned_deployment(self.deployment)
+        return self.market, Wallet(self._key(), deployment, self._approve, self.rpc_url)
+
+    def _at_home(self) -> tuple[str, Wallet]:
+        """The stack of `loraledger up`. Its own deployment file is what it deployed itself."""
+        from backend.client.deployments import read_deployment
+        from backend.client.keystore import LocalKey
+        from backend.client.signing import Wallet
+        from backend.installation.local_network import well_known_accounts
+        from backend.settings import load_settings
+
+        home = load_settings().home
+        if (ports := read_ports(home)) is None:
+            raise NotFound(
+                f"nothing runs in this home (no {home / PORTS_FILE}): start `loraledger up`, or "
+                "name a market with --market"
+            )
+        url, node = (f"http://127.0.0.1:{ports[part]}" for part in ("api", "chain"))
+        deployment = read_deployment(home / "deployment.json")
+        if self.user is None and (self.account or self.keystore):
+            return url, Wallet(self._key(), deployment, self._approve, node)
+        index = self.default_user if self.user is None else self.user
+        key = LocalKey(well_known_accounts()[index].private_key)
+        return url, Wallet(key, deployment, lambda _: None, node)
+
+    def _approve(self, statement: Statement) -> None:
+        typer.echo(f"{statement.action}:", err=True)
+        width = max(len(name) for name, _ in statement.terms)
+        for name, value in statement.terms:
+            typer.echo(f"  {name:{width}}  {_printable(value)}", err=True)
+        self.confirm("Sign it?")
+
+
+def acting(default_user: int) -> Callable[[Command], Command]:
+    """Give a command the options of an actor; they reach it as its parameter `actor`."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            chosen = {name: values.pop(name) for name in OPTIONS}
+            command(actor=Actor(default_user, **chosen), **values)
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.name != "actor"]
+        added = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name, ""), annotation=option
+            )
+            for name, option in OPTIONS.items()
+        ]
+        run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in (*own, *added)}
+        return run
+
+    return decorate
+
+
+def read_ports(home: Path) -> dict[str, int] | None:
+    """Ports of chain and API under the current or the last `loraledger up`."""
+    path = home / PORTS_FILE
+    found: dict[str, int] | None = json.loads(path.read_text()) if path.is_file() else None
+    return found
+
+
+def session_file(client: ApiClient) -> SessionFile:
+    from backend.client.sessions import SessionFile
+
+    return SessionFile(client.api_url, client.wallet.account)
+
+
+def read_password(file: Path | None, prompt: str, *, is_new: bool = False) -> str:
+    """Read the password from the file, or ask at the terminal. Errors: `NotFound`, `Forbidden`."""
+    if file is not None:
+        if not file.is_file():
+            raise NotFound(f"no password file {file}", param="password_file")
+        return file.read_text().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise Forbidden(
+            "no terminal to ask for the password at: name a file with --password-file or ETH_PASSWORD",
+            param="password_file",
+        )
+    return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=is_new, err=True))
+
+
+def _notice(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _printable(text: str) -> str:
+    """Values of a market must not move the terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,283 @@
+"""Client of a market's REST API, for one wallet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from backend.client.errors import ApiError, NotAMarket
+from backend.client.sessions import Tokens
+from backend.client.waiting import wait_until
+from backend.domain.errors import Conflict, InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.client.sessions import SessionFile
+    from backend.client.signing import Wallet
+
+TIMEOUT_SECONDS = 60
+RENEW_BEFORE = timedelta(seconds=60)
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+class ApiClient:
+    """Calls the API of one market for one wallet. Renews the wallet's session when it expires.
+
+    `is_own`: the market is this user's own installation, whose sign-in messages may name any origin.
+    `notice` is told what happens without being asked for.
+    """
+
+    def __init__(
+        self,
+        api_url: str,
+        wallet: Wallet,
+        *,
+        is_own: bool = False,
+        notice: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self.wallet = wallet
+        self.api_url = market_url(api_url)
+        self._is_own = is_own
+        self._notice = notice
+        # A proxy from the environment cannot reach this machine's loopback.
+        is_local = urlsplit(self.api_url).hostname in _LOOPBACK
+        self._http = httpx.Client(base_url=self.api_url, timeout=TIMEOUT_SECONDS, trust_env=not is_local)
+        self._tokens: Tokens | None = None
+        self._file: SessionFile | None = None
+        """Where the session is kept."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._http.close()
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """Return the response's JSON. Errors: `ApiError`, `NotAMarket`, `Unavailable` if the API is not
+        reachable.
+        """
+        response = self.send(method, path, **options)
+        return parse_json(response) if response.content else None
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Return the whole response. Errors: as `request`."""
+        response = self._send_once(method, path, **options)
+        has_expired = response.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None
+        if has_expired and not isinstance(options.get("content"), Iterator):
+            self._renew_session()
+            response = self._send_once(method, path, **options)
+        if response.is_success:
+            return response
+        raise response_error(response)
+
+    def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            hint = "is `loraledger up` running?" if self._is_own else "is this the URL of a market?"
+            raise Unavailable(f"the API at {self.api_url} is not reachable ({error}); {hint}") from error
+
+    def get(self, path: str, **params: Any) -> Any:
+        return self.request("GET", path, params=params or None)
+
+    def list_all(self, path: str, **params: Any) -> list[Any]:
+        """Read all pages of a list."""
+        found: list[Any] = []
+        page = {"next_cursor": ""}
+        while (cursor := page["next_cursor"]) is not None:
+            page = self.get(path, limit=100, **params, **({"after": cursor} if cursor else {}))
+            found += page["data"]
+        return found
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self.request("POST", path, json=body)
+
+    def delete(self, path: str) -> Any:
+        return self.request("DELETE", path)
+
+    def stream(self, path: str, body: Any) -> Iterator[Any]:
+        """Yield the objects of a server-sent event stream. Errors: `ApiError`, also in mid-stream."""
+        with self._http.stream("POST", path, json=body) as response:
+            if not response.is_success:
+                response.read()
+                raise response_error(response)
+            for line in response.iter_lines():
+                text = line.removeprefix("data: ")
+                if not text or text == "[DONE]":
+                    continue
+                event = json.loads(text)
+                if "error" in event:
+                    raise _api_error(response, event["error"])
+                yield event
+
+    # Sessions
+
+    def resume(self, session: SessionFile) -> Self:
+        """Continue the session that is kept in this file. Sign in again if it has ended; if there is none,
+        sign in without keeping it.
+        """
+        kept = session.load()
+        if kept is None:
+            return self.sign_in()
+        self._file = session
+        self._use(kept)
+        if datetime.fromisoformat(kept.expires_at) - RENEW_BEFORE < datetime.now(UTC):
+            self._renew_session()
+        return self
+
+    def sign_in(self) -> Self:
+        """Errors: `SignatureRefused` for a message of another market or chain; `NotAMarket`."""
+        challenge = self.post("/v1/auth/challenges", {"account": self.wallet.account})
+        if not isinstance(challenge, dict) or not isinstance(challenge.get("message"), str):
+            raise NotAMarket(f"{self.api_url} is not a market: it answers a sign-in with something else")
+        message = challenge["message"]
+        signature = self.wallet.sign_in(message, None if self._is_own else self.api_url)
+        self._take(self.post("/v1/auth/sessions", {"message": message, "signature": signature}))
+        return self
+
+    def keep_session(self, session: SessionFile) -> None:
+        """Keep the session in this file from now on."""
+        self._file = session
+        if self._tokens is not None:
+            session.save(self._tokens)
+
+    def sign_out(self, session: SessionFile) -> None:
+        """End a kept session, here and at the market."""
+        kept = session.load()
+        session.remove()
+        if kept is not None:
+            self._use(kept)
+            if self._refresh():
+                self.delete("/v1/auth/session")
+
+    def _renew_session(self) -> None:
+        """Refresh the session's tokens; sign in again if the session has ended."""
+        if not self._refresh():
+            self._notice(f"the session at {self.api_url} has ended; signing in again")
+            self.sign_in()
+
+    def _refresh(self) -> bool:
+        """Exchange the refresh token for the next tokens; whether the session still exists."""
+        tokens, self._tokens = self._tokens, None
+        if tokens is None:
+            return False
+        try:
+            self._take(self.post("/v1/auth/refresh", {"refresh_token": tokens.refresh_token}))
+        except ApiError as error:
+            if error.details["status"] != HTTPStatus.UNAUTHORIZED:
+                raise
+            return False
+        return True
+
+    def _take(self, session: dict[str, Any]) -> None:
+        """Use the tokens of a response, and keep them."""
+        tokens = Tokens(*(str(session[name]) for name in ("token", "refresh_token", "expires_at")))
+        self._use(tokens)
+        if self._file is not None:
+            self._file.save(tokens)
+
+    def _use(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._http.headers["Authorization"] = f"Bearer {tokens.token}"
+
+    # Waiting
+
+    def wait_until_indexed(self, path: str, seconds: float) -> Any:
+        """Poll `path` until it exists: the indexer sees a transaction a moment after the sender does."""
+
+        def get() -> Any | None:
+            try:
+                return self.get(path)
+            except ApiError as error:
+                if error.details["status"] == HTTPStatus.NOT_FOUND:
+                    return None
+                raise
+
+        return wait_until(get, path, seconds)
+
+    def wait_confirmed(self, queued: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+        """Poll a relayed transaction until it is confirmed. Errors: `Conflict` if it fails."""
+
+        def confirmed() -> dict[str, Any] | None:
+            transaction: dict[str, Any] = self.get(f"/v1/transactions/{queued['transaction_id']}")
+            if transaction["state"] == "failed":
+                raise Conflict(f"the transaction failed: {transaction['error']}")
+            return transaction if transaction["state"] == "confirmed" else None
+
+        return wait_until(confirmed, f"transaction {queued['transaction_id']} to be confirmed", seconds)
+
+
+# Pure functions of URLs and responses, which an asynchronous client shares.
+
+
+def market_url(text: str) -> str:
+    """The origin of a market's URL. Errors: `InvalidInput`."""
+    try:
+        parts = urlsplit(text)
+        is_origin = (
+            bool(parts.hostname) and parts.path in ("", "/") and not parts.query and not parts.username
+        )
+    except ValueError:
+        is_origin = False
+    if not is_origin or parts.scheme not in ("http", "https"):
+        raise InvalidInput(
+            f"{text!r} is not the URL of a market: `https://host` or `http://host:port` is expected",
+            param="market",
+        )
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def parse_json(response: httpx.Response) -> Any:
+    """Errors: `NotAMarket`."""
+    try:
+        return response.json()
+    except ValueError:
+        raise _not_a_market(response) from None
+
+
+def response_error(response: httpx.Response) -> ApiError | NotAMarket | Unavailable:
+    """The error that a response without success stands for."""
+    error = _error_body(response)
+    if error is not None:
+        return _api_error(response, error)
+    if response.is_server_error:
+        return Unavailable(f"{_where(response)} answered {response.status_code}; try again")
+    return _not_a_market(response)
+
+
+def _api_error(response: httpx.Response, error: dict[str, Any]) -> ApiError:
+    text = f"{response.request.method} {response.url.path}: {error.get('message', '')}"
+    details = {"status": response.status_code, "code": error.get("code"), **(error.get("details") or {})}
+    return ApiError(text, param=error.get("param"), details=details)
+
+
+def _not_a_market(response: httpx.Response) -> NotAMarket:
+    if response.is_redirect:
+        return NotAMarket(
+            f"{_where(response)} redirects to {response.headers.get('location', 'nowhere')}: name that "
+            "URL with --market if it is the market"
+        )
+    kind = response.headers.get("content-type", "no content type").partition(";")[0]
+    return NotAMarket(
+        f"{_where(response)} is not a market: {response.request.method} {response.url.path} returned "
+        f"{response.status_code} with {kind}"
+    )
+
+
+def _where(response: httpx.Response) -> str:
+    return f"{response.url.scheme}://{response.url.netloc.decode()}"
+
+
+def _error_body(response: httpx.Response) -> dict[str, Any] | None:
+    try:
+        body = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return body if isinstance(body, dict) else None

@@ -1,0 +1,160 @@
+"""Reads from and sends to an Ethereum node by plain JSON-RPC, on the chain of one deployment."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from backend.chain.contracts import decode_revert, interface
+from backend.domain.errors import Conflict, Unavailable
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from eth_account.signers.local import LocalAccount
+
+    from backend.domain.deployment import Deployment
+
+MINING_SECONDS = 60.0
+TIMEOUT_SECONDS = 30.0
+POLL_SECONDS = 0.1
+
+
+class WrongChain(Conflict):
+    """The node is on another chain than the deployment. Nothing was signed."""
+
+
+class NodeRefusal(Conflict):
+    """The node answered with an error."""
+
+    revert_data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """A mined transaction that succeeded."""
+
+    tx_hash: str
+    block_number: int
+
+
+class Node:
+    """One endpoint. It is used only if its chain is the deployment's."""
+
+    def __init__(self, url: str, deployment: Deployment) -> None:
+        parts = urlsplit(url)
+        self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        """URL for messages, without user, path and query, which often contain API keys."""
+        self._url = url
+        self._deployment = deployment
+        # A proxy from the environment cannot reach this machine's loopback.
+        is_local = parts.hostname in {"127.0.0.1", "::1", "localhost"}
+        self._http = httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=not is_local)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._http.close()
+
+    def check(self) -> None:
+        """Check chain id and the block of the first contract. Errors: `WrongChain`, `Unavailable`."""
+        expected = self._deployment
+        chain_id = int(self._request("eth_chainId"), 16)
+        if chain_id != expected.chain_id:
+            raise WrongChain(
+                f"the node {self.name} is on chain {chain_id}, the market's deployment on chain "
+                f"{expected.chain_id}: name another node with --rpc-url",
+                details={"node": chain_id, "deployment": expected.chain_id},
+            )
+        block = self._request("eth_getBlockByNumber", hex(expected.block_number), False)
+        found = block["hash"] if block else "no such block"
+        if found != expected.block_hash:
+            raise WrongChain(
+                f"the node {self.name} is on another chain of id {chain_id}: its block "
+                f"{expected.block_number} is not the deployment's",
+                details={"node": found, "deployment": expected.block_hash},
+            )
+
+    def read(self, contract: str, function: str, *args: Any) -> Any:
+        """Call a function of the deployment without a transaction."""
+        entry = interface(contract).function(function, args)
+        call = {"to": self._deployment.address(contract), "data": "0x" + entry.encode(args).hex()}
+        raw = self._call(contract, function, "eth_call", call, "latest")
+        return entry.decode_result(bytes.fromhex(raw[2:]))
+
+    def fill(self, contract: str, function: str, call: dict[str, Any]) -> dict[str, Any]:
+        """Complete `from`, `to`, `data` and `value` (hex) to a transaction to sign.
+
+        Errors: `Reverted` if the contract refuses the call.
+        """
+        gas = int(self._call(contract, function, "eth_estimateGas", call), 16) * 5 // 4
+        tip = int(self._request("eth_maxPriorityFeePerGas"), 16)
+        price = int(self._request("eth_gasPrice"), 16)
+        return {
+            "type": 2,
+            "chainId": self._deployment.chain_id,
+            "nonce": int(self._request("eth_getTransactionCount", call["from"], "pending"), 16),
+            "to": call["to"],
+            "data": call["data"],
+            "value": int(call["value"], 16),
+            "gas": gas,
+            "maxFeePerGas": 2 * price + tip,
+            "maxPriorityFeePerGas": tip,
+        }
+
+    def send(self, signer: LocalAccount, transaction: dict[str, Any]) -> Mined:
+        """Sign, broadcast and wait. Errors: `Conflict` if it fails on chain, `Unavailable` if it is not mined
+        in time.
+        """
+        from eth_utils.address import to_checksum_address
+
+        checked = transaction | {"to": to_checksum_address(transaction["to"])}
+        raw = signer.sign_transaction(checked).raw_transaction
+        tx_hash = str(self._request("eth_sendRawTransaction", "0x" + bytes(raw).hex()))
+        deadline = time.monotonic() + MINING_SECONDS
+        while (found := self._request("eth_getTransactionReceipt", tx_hash)) is None:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"transaction {tx_hash} was not mined within {MINING_SECONDS:.0f} s")
+            time.sleep(POLL_SECONDS)
+        if int(found["status"], 16) != 1:
+            raise Conflict(f"transaction {tx_hash} reverted", details={"tx_hash": tx_hash})
+        return Mined(tx_hash, int(found["blockNumber"], 16))
+
+    def _call(self, contract: str, function: str, method: str, *params: Any) -> str:
+        try:
+            return str(self._request(method, *params))
+        except NodeRefusal as error:
+            if error.revert_data:
+                raise decode_revert(contract, function, error.revert_data) from error
+            raise
+
+    def _request(self, method: str, *params: Any) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        try:
+            answer = self._http.post(self._url, json=body).json()
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"the node {self.name} is not reachable ({error}); name another one with --rpc-url"
+            ) from error
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or not answer.keys() & {"error", "result"}:
+            raise Unavailable(f"{self.name} does not speak JSON-RPC; is it the URL of a node?")
+        if answer.get("error"):
+            raise _refusal(self.name, method, answer["error"])
+        return answer["result"]
+
+
+def _refusal(name: str, method: str, error: Any) -> NodeRefusal:
+    stated = error if isinstance(error, dict) else {}
+    found = NodeRefusal(f"the node {name} refuses {method}: {stated.get('message', error)}")
+    data = stated.get("data")
+    data = data.get("data") if isinstance(data, dict) else data
+    if isinstance(data, str) and data.startswith("0x"):
+        found.revert_data = bytes.fromhex(data[2:])
+    return found

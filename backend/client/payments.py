@@ -1,0 +1,231 @@
+"""A payer's calls: channels, deposits, vouchers, session keys and withdrawals. Amounts are in micro-units."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from backend.client.errors import ApiError
+from backend.client.signing import NONCE, AskedCall, AskedMessage, SignatureRefused, Statement, deadline
+from backend.client.waiting import wait_until
+from backend.domain.errors import Conflict
+from backend.domain.hashing import (
+    AUTHORIZATION_TYPE,
+    GRANT_TYPE,
+    VOUCHER_TYPE,
+    channel_id,
+    deposit_nonce,
+)
+from backend.domain.ids import Account, ChannelId, Hash32
+from backend.domain.money import UNIT, in_dollars
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from backend.client.api import ApiClient
+    from backend.client.node import Mined
+
+VAULT = "PaymentVault"
+INDEXED_SECONDS = 120
+SESSION_SECONDS = 24 * 3600
+NEEDS_VOUCHER = "insufficient_authorisation"
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """The wallet's channel towards the market's operator. Balances are as the market states them."""
+
+    id: ChannelId
+    operator: Account
+    collector: Account
+    balance: int
+    thawing: int
+    collected: int
+    charged: int
+    reserved: int
+    available: int
+    session_keys: frozenset[Account]
+    held_cap: int
+    """Highest cap of the session keys that the market holds."""
+
+    @property
+    def funded(self) -> int:
+        """Cumulative that the balance covers."""
+        return self.collected + self.balance - self.thawing
+
+
+def own_channel(client: ApiClient) -> Channel:
+    """The channel's id is computed here. Errors: `SignatureRefused` if the market names another one, or
+    another collector than the pinned `Settlement`.
+    """
+    stated = client.get("/v1/channels")["data"][0]
+    operator, collector = Account(stated["operator"]), client.wallet.address("Settlement")
+    computed = channel_id(client.wallet.account, operator, collector)
+    if (stated["id"], stated["collector"]) != (computed, collector):
+        raise SignatureRefused(
+            "the market names another channel than the wallet's with its operator in the pinned deployment; "
+            "nothing was signed",
+            details={"channel": stated["id"], "computed": computed},
+        )
+    names = ("balance", "thawing", "collected", "charged", "reserved", "available")
+    held = (int(one["cap"]) for one in stated["sessions"] if one["is_custodial"] and not one["is_revoked"])
+    return Channel(
+        id=computed,
+        operator=operator,
+        collector=collector,
+        session_keys=frozenset(Account(one["key"]) for one in stated["sessions"] if not one["is_revoked"]),
+        held_cap=max(held, default=0),
+        **{name: int(stated[name]) for name in names},
+    )
+
+
+def deposit(client: ApiClient, units: int) -> ChannelId:
+    """Deposit token units without gas: the wallet signs, the operator sends. The market gets a session key
+    for a day and for what the channel then holds. Returns the channel's id once the deposit can be spent.
+
+    Errors: `Conflict` if the payment token takes no deposits by signature.
+    """
+    channel = own_channel(client)
+    cap = max(channel.funded + units * UNIT, channel.held_cap)
+    expiry = int(time.time()) + SESSION_SECONDS
+    body = {"units": str(units), "session": {"expiry": expiry, "cap": str(cap)}}
+    prepared = client.post("/v1/deposits/prepare", body)
+    if prepared["relay"] is None:
+        raise Conflict(
+            "the payment token does not support deposits by signature: send the transactions that "
+            "POST /v1/deposits/prepare returns"
+        )
+    asked = _asked_deposit(client, channel, units, prepared["relay"], cap, expiry)
+    signature = client.wallet.sign(asked, prepared["typed_data"])
+    queued = client.post("/v1/deposits/relay", {"relay": prepared["relay"], "signature": signature})
+    client.wait_confirmed(queued)
+
+    def is_spendable() -> bool | None:
+        now = own_channel(client)
+        return (now.balance > channel.balance and now.available > 0) or None
+
+    wait_until(is_spendable, "the deposit to be indexed", INDEXED_SECONDS)
+    return channel.id
+
+
+def _asked_deposit(
+    client: ApiClient, channel: Channel, units: int, relay: Mapping[str, Any], cap: int, expiry: int
+) -> AskedMessage:
+    """The nonce binds channel and session grant, so it is computed from what was asked for."""
+    stated = (int(relay["units"]), int(relay["grant"]["cap"]), int(relay["grant"]["expiry"]))
+    if stated != (units, cap, expiry):
+        raise SignatureRefused(
+            "the market prepared another deposit or session than was asked for; nothing was signed",
+            details={"units": stated[0], "cap": stated[1], "expiry": stated[2]},
+        )
+    key = Account(relay["grant"]["key"])
+    fields = {
+        "from": client.wallet.account,
+        "to": client.wallet.address(VAULT),
+        "value": units,
+        "validAfter": 0,
+        "validBefore": deadline(),
+        "nonce": deposit_nonce(channel.id, key, cap, expiry, Hash32(relay["salt"])),
+    }
+    terms = (
+        ("amount", in_dollars(units * UNIT)),
+        ("to", f"your channel {channel.id} with operator {channel.operator}"),
+        *_session_terms(channel, key, cap, expiry),
+    )
+    return AskedMessage(Statement("Deposit", terms), AUTHORIZATION_TYPE, fields)
+
+
+def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, expiry: int) -> None:
+    """Let a session key sign vouchers up to the cumulative `cap`; returns once the grant is indexed."""
+    terms = {"key": key, "cap": str(cap), "expiry": expiry}
+    prepared = client.post("/v1/sessions/prepare", terms)
+    fields = {"channelId": channel.id, "key": key, "cap": cap, "expiry": expiry, "nonce": NONCE}
+    words = (
+        ("channel", f"{channel.id} with operator {channel.operator}"),
+        *_session_terms(channel, key, cap, expiry),
+    )
+    asked = AskedMessage(Statement("Grant a session key", words), GRANT_TYPE, fields)
+    signature = client.wallet.sign(asked, prepared["typed_data"])
+    nonce = prepared["typed_data"]["message"]["nonce"]
+    relayed = {"grant": terms, "nonce": nonce, "signature": signature}
+    client.wait_confirmed(client.post("/v1/sessions/relay", relayed))
+
+    def is_granted() -> bool | None:
+        return key in own_channel(client).session_keys or None
+
+    wait_until(is_granted, "the grant of the session key to be indexed", INDEXED_SECONDS)
+
+
+def _session_terms(channel: Channel, key: Account, cap: int, expiry: int) -> tuple[tuple[str, str], ...]:
+    until = datetime.fromtimestamp(expiry, UTC).isoformat(timespec="minutes")
+    limit = in_dollars(cap - channel.collected)
+    return (("session key", key), ("it may spend", f"{limit} of the channel until {until}"))
+
+
+def post_paid(client: ApiClient, path: str, body: Any, say: Callable[[int], object] = lambda _: None) -> Any:
+    """Post a request that is charged for. If only authorisation is missing, the wallet signs a voucher for
+    the most that the request can cost, and `say` is called with its cumulative.
+    """
+    try:
+        return client.post(path, body)
+    except ApiError as error:
+        if error.details["code"] != NEEDS_VOUCHER:
+            raise
+        say(sign_voucher(client, int(error.details["required"])))
+    return client.post(path, body)
+
+
+def sign_voucher(client: ApiClient, required: int) -> int:
+    """Authorise `required` micro-units beyond what is charged and reserved; returns the new cumulative."""
+    channel = own_channel(client)
+    cumulative = channel.charged + channel.reserved + required
+    terms = (
+        ("amount", f"up to {in_dollars(required)} more"),
+        ("in all", f"up to {in_dollars(cumulative - channel.collected)} not collected yet"),
+        ("to", f"operator {channel.operator}"),
+        ("channel", channel.id),
+    )
+    signature = client.wallet.sign(asked_voucher(channel.id, cumulative, terms))
+    body = {"max_cumulative": str(cumulative), "signature": signature}
+    client.post(f"/v1/channels/{channel.id}/vouchers", body)
+    return cumulative
+
+
+def asked_voucher(
+    channel: ChannelId, cumulative: int, terms: tuple[tuple[str, str], ...] = ()
+) -> AskedMessage:
+    """A voucher that waives nothing."""
+    fields = {"channelId": channel, "from": 0, "maxCumulative": cumulative}
+    return AskedMessage(Statement("Authorise a payment", terms), VOUCHER_TYPE, fields)
+
+
+def thaw(client: ApiClient, amount: int) -> Mined:
+    """Start to withdraw micro-units; 0 cancels it."""
+    channel = own_channel(client)
+    terms = (
+        ("amount", in_dollars(amount)),
+        ("from", f"channel {channel.id} with operator {channel.operator}"),
+    )
+    args = {"operator": channel.operator, "collector": channel.collector, "amount": amount}
+    asked = AskedCall(Statement("Start a withdrawal", terms), VAULT, "thaw", args)
+    return client.wallet.send(asked, client.post("/v1/withdrawals/thaw/prepare", {"amount": str(amount)}))
+
+
+def withdraw(client: ApiClient) -> Mined:
+    """Withdraw what has thawed to the wallet."""
+    prepared = client.post("/v1/withdrawals/prepare")
+    channel = own_channel(client)
+    terms = (
+        ("amount", in_dollars(channel.thawing)),
+        ("from", f"channel {channel.id} with operator {channel.operator}"),
+        ("to", client.wallet.account),
+    )
+    args = {"operator": channel.operator, "collector": channel.collector}
+    return client.wallet.send(AskedCall(Statement("Withdraw", terms), VAULT, "withdraw", args), prepared)
+
+
+def create_key(client: ApiClient, name: str) -> str:
+    """Create an API key; returns its secret, which cannot be read again."""
+    return str(client.post("/v1/keys", {"name": name})["secret"])

@@ -1,0 +1,58 @@
+"""A creator's calls: datanets and adapter versions, registered by the creator's wallet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend.client.signing import AskedCall, Chosen, Statement
+from backend.domain.hashing import ascii_word, to_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backend.client.api import ApiClient
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Name, prices and shares of a version. Prices are in token units per million tokens, shares in ppm."""
+
+    name: str
+    prompt_price: int
+    completion_price: int
+    operator_ppm: int
+    creator_ppm: int
+
+
+def create_datanet(client: ApiClient, name: str, description: str) -> None:
+    prepared = client.post("/v1/datanets/prepare", {"name": name, "description": description})
+    args = {"name": to_hash(ascii_word(name)), "cidDigest": Chosen("folder of the description")}
+    statement = Statement("Create a datanet", (("name", name), ("creator", client.wallet.account)))
+    client.wallet.send(AskedCall(statement, "DatasetRegistry", "createDatanet", args), prepared)
+
+
+def register_version(client: ApiClient, listing: Listing, prepared: Mapping[str, Any]) -> None:
+    """Send the registration that the API prepared for an adapter of this wallet."""
+    record = {
+        "creator": client.wallet.account,
+        "name": to_hash(ascii_word(listing.name)),
+        "adapterDigest": Chosen("adapter"),
+        "cidDigest": Chosen("folder"),
+        "baseModel": Chosen("base model"),
+        "snapshots": Chosen("snapshots"),
+        "promptPrice": listing.prompt_price,
+        "completionPrice": listing.completion_price,
+        "operatorPpm": listing.operator_ppm,
+        "creatorPpm": listing.creator_ppm,
+    }
+    prices = f"{listing.prompt_price:,} and {listing.completion_price:,} token units per million tokens"
+    terms = (
+        ("name", f"{client.wallet.account}/{listing.name}"),
+        ("prices", f"{prices} of prompt and completion"),
+        ("shares", f"operators {listing.operator_ppm:,} ppm, creator {listing.creator_ppm:,} ppm"),
+    )
+    asked = AskedCall(
+        Statement("Register an adapter", terms), "AdapterRegistry", "register", {"record": record}
+    )
+    client.wallet.send(asked, prepared)

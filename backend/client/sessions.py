@@ -1,0 +1,43 @@
+"""Sessions kept between commands: one file for each market and account, readable by its owner only."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.client.keystore import WALLET_HOME, write_privately
+
+if TYPE_CHECKING:
+    from backend.domain.ids import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of a signed-in session. `expires_at`: when the access token expires, as ISO 8601 in UTC."""
+
+    token: str
+    refresh_token: str
+    expires_at: str
+
+
+class SessionFile:
+    """The session of one account at one market; a malformed file counts as none."""
+
+    def __init__(self, market: str, account: Account, folder: Path | None = None) -> None:
+        where = folder or Path.home() / WALLET_HOME / "sessions"
+        self._path = where / re.sub(r"[^a-z0-9.-]+", "_", market.lower()) / f"{account}.json"
+
+    def load(self) -> Tokens | None:
+        try:
+            return Tokens(**json.loads(self._path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def save(self, tokens: Tokens) -> None:
+        write_privately(self._path, json.dumps(asdict(tokens)))
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,338 @@
+"""Signs with one key, for one pinned deployment, what its caller asked for, and nothing else.
+
+A market proposes messages and transactions. Each is compared field by field with what the caller asked for;
+fields that only the market can know are marked as `Chosen`. What is signed is built here from the caller's
+values, and is shown in words before. Chain and contracts come from the deployment alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from backend.chain.contracts import interface
+from backend.client.node import Node
+from backend.domain.caip import chain_name
+from backend.domain.deployment import PAYMENT_TOKEN
+from backend.domain.eip712 import build_typed_data
+from backend.domain.errors import Forbidden, InvalidInput
+from backend.domain.hashing import (
+    AUTHORIZATION_TYPE,
+    CONTRIBUTION_TYPE,
+    GRANT_TYPE,
+    PAYOUT_TYPE,
+    REVOCATION_TYPE,
+    VOUCHER_TYPE,
+    TypedDomain,
+)
+from backend.domain.money import COIN
+from backend.domain.sign_in_message import STATEMENT, parse_message
+from backend.domain.transactions import as_json
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from eth_account.messages import SignableMessage
+
+    from backend.client.keystore import Key
+    from backend.client.node import Mined
+    from backend.domain.deployment import Deployment
+    from backend.domain.ids import Account
+
+VERIFIERS = {
+    AUTHORIZATION_TYPE: PAYMENT_TOKEN,
+    GRANT_TYPE: "PaymentVault",
+    REVOCATION_TYPE: "PaymentVault",
+    VOUCHER_TYPE: "PaymentVault",
+    CONTRIBUTION_TYPE: "DatasetRegistry",
+    PAYOUT_TYPE: "Settlement",
+}
+"""Messages that are signed, and the contract that verifies each."""
+CALLS = frozenset(
+    {
+        ("PaymentVault", "thaw"),
+        ("PaymentVault", "withdraw"),
+        ("Settlement", "claim"),
+        ("DatasetRegistry", "createDatanet"),
+        ("AdapterRegistry", "register"),
+        ("MarketToken", "delegate"),
+        ("MarketGovernor", "propose"),
+        ("MarketGovernor", "castVoteWithReason"),
+        ("MarketGovernor", "queue"),
+        ("MarketGovernor", "execute"),
+    }
+)
+"""Functions that transactions call. None of them takes or sends the chain's coin."""
+MAX_VALIDITY_SECONDS = 86_400
+"""Longest validity of a signature that the market may choose."""
+MAX_UINT256 = (1 << 256) - 1
+_MAX_NAME_CHARACTERS = 64
+
+
+class SignatureRefused(Forbidden):
+    """What the market proposes is not what was asked for. Nothing was signed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a signature says, in words, for its owner to approve. Terms are pairs of a name and a value."""
+
+    action: str
+    terms: tuple[tuple[str, str], ...]
+
+
+Approve = Callable[[Statement], object]
+"""Returns if the owner of the key agrees, and raises otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A value that the market chooses. It is shown if it has a label.
+
+    `most`: upper limit of an integer. `fixed`: fields of a struct that the market does not choose.
+    """
+
+    label: str = ""
+    most: int | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+NONCE = Chosen(most=MAX_UINT256)
+"""A number that makes a signature valid once; the contract accepts only the next one."""
+
+
+def deadline() -> Chosen:
+    return Chosen(most=int(time.time()) + MAX_VALIDITY_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedMessage:
+    """An EIP-712 message that the caller wants to sign. `declaration`: one of `VERIFIERS`."""
+
+    statement: Statement
+    declaration: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedCall:
+    """A transaction that the caller wants to send. `args` by the names and in the order of the ABI."""
+
+    statement: Statement
+    contract: str
+    function: str
+    args: Mapping[str, Any]
+
+
+class Wallet:
+    """One key, its deployment, and the approval of its owner. A node is needed only to send transactions."""
+
+    def __init__(self, key: Key, deployment: Deployment, approve: Approve, node_url: str = "") -> None:
+        self.deployment = deployment
+        self._key = key
+        self._approve = approve
+        self._node_url = node_url
+
+    @property
+    def account(self) -> Account:
+        return self._key.account
+
+    def address(self, contract: str) -> Account:
+        """Errors: `NotFound` if the deployment does not have it."""
+        return self.deployment.address(contract)
+
+    def node(self) -> AbstractContextManager[Node]:
+        """Errors: `InvalidInput` if no node is named."""
+        if not self._node_url:
+            raise InvalidInput(
+                "this needs a node of the chain: name one with --rpc-url or ETH_RPC_URL", param="rpc_url"
+            )
+        return Node(self._node_url, self.deployment)
+
+    def sign_in(self, text: str, origin: str | None) -> str:
+        """Sign a market's EIP-4361 message (`personal_sign`). Returns 0x-hex.
+
+        `origin`: the market's `scheme://host[:port]`, which the message must name, so that no other market
+        can use the signature; None accepts any.
+        """
+        from eth_account.messages import encode_defunct
+
+        message = parse_message(text)
+        stated = {"account": message.account, "chain id": message.chain_id, "statement": message.statement}
+        asked = {"account": self.account, "chain id": self.deployment.chain_id, "statement": STATEMENT}
+        if origin is not None:
+            stated |= {"URI": message.uri, "domain": message.domain}
+            asked |= {"URI": origin, "domain": urlsplit(origin).netloc}
+        _agreed(asked, stated, "the sign-in message's")
+        if message.text() != text:
+            raise SignatureRefused("the sign-in message has lines that it does not need; nothing was signed")
+        self._ask("Sign in", (("market", message.uri), ("account", self.account)))
+        return "0x" + bytes(self._key.unlock().sign_message(encode_defunct(text=text)).signature).hex()
+
+    def sign(self, asked: AskedMessage, proposed: Mapping[str, Any] | None = None) -> str:
+        """Sign an EIP-712 message. Returns 0x-hex.
+
+        `proposed`: the market's typed data (`eth_signTypedData_v4`), where it chooses a field. Errors:
+        `SignatureRefused`.
+        """
+        contract = VERIFIERS[asked.declaration]
+        stated = {} if proposed is None else _struct(proposed, "the typed data")
+        fields = asked.fields if proposed is None else _agreed(asked.fields, stated.get("message"), "message")
+        typed_data = build_typed_data(self._domain(contract, stated), asked.declaration, as_json(fields))
+        if proposed is not None:
+            _agreed(typed_data, stated, "typed data")
+        signable = _signable(typed_data)
+        self._ask(asked.statement.action, self._terms(asked.statement, asked.fields, fields, contract))
+        return "0x" + bytes(self._key.unlock().sign_message(signable).signature).hex()
+
+    def send(self, asked: AskedCall, proposed: Mapping[str, Any]) -> Mined:
+        """Sign and send a transaction that the market prepared, and wait until it is mined.
+
+        Errors: `SignatureRefused`, `WrongChain`; `Reverted` and `Conflict` if the contract refuses it;
+        `Unavailable`.
+        """
+        to, data, args = self._call(asked, proposed)
+        with self.node() as node:
+            node.check()
+            call = {"from": self.account, "to": to, "data": data, "value": "0x0"}
+            transaction = node.fill(asked.contract, asked.function, call)
+            terms = self._terms(asked.statement, asked.args, args, asked.contract)
+            most = transaction["gas"] * transaction["maxFeePerGas"] / COIN
+            self._ask(asked.statement.action, (*terms, ("gas", f"at most {most:.9f} of the chain's coin")))
+            return node.send(self._key.unlock(), transaction)
+
+    def _call(self, asked: AskedCall, proposed: Mapping[str, Any]) -> tuple[Account, str, Mapping[str, Any]]:
+        """Contract, call data and arguments."""
+        if (asked.contract, asked.function) not in CALLS:
+            raise SignatureRefused(f"{asked.contract}.{asked.function} is not a call that this wallet sends")
+        to = self.address(asked.contract)
+        stated = _struct(proposed, "the transaction")
+        envelope = {"chain_id": self.deployment.chain_id, "to": to, "value": 0}
+        _agreed(envelope, {name: stated.get(name) for name in envelope}, "transaction")
+        data = str(stated.get("data")).lower()
+        args = _agreed(asked.args, decode_call(asked.contract, asked.function, data), asked.function)
+        encoded = interface(asked.contract).function(asked.function, list(args)).encode(list(args.values()))
+        _agreed("0x" + encoded.hex(), data, "transaction.data")  # nothing before, between or after
+        return to, data, args
+
+    def _domain(self, contract: str, proposed: Mapping[str, Any]) -> Mapping[str, Any]:
+        """EIP-712 domain in the pinned contract. A payment token has its own name and version: with other
+        ones, the token refuses the signature.
+        """
+        address = self.address(contract)
+        if contract != PAYMENT_TOKEN:
+            return TypedDomain(self.deployment.chain_id, address).fields
+        stated = _struct(proposed.get("domain"), "the domain")
+        names = {name: stated[name] for name in ("name", "version") if name in stated}
+        for name, value in names.items():
+            if not isinstance(value, str) or len(value) > _MAX_NAME_CHARACTERS:
+                raise SignatureRefused(
+                    f"domain.{name} of the payment token is not a name; nothing was signed"
+                )
+        return {**names, "chainId": self.deployment.chain_id, "verifyingContract": address}
+
+    def _terms(
+        self, statement: Statement, asked: Mapping[str, Any], agreed: Mapping[str, Any], contract: str
+    ) -> tuple[tuple[str, str], ...]:
+        shown = tuple(_shown(asked, agreed))
+        return (*statement.terms, *shown, ("contract", f"{contract} {self.address(contract)}"))
+
+    def _ask(self, action: str, terms: tuple[tuple[str, str], ...]) -> None:
+        chain = ("chain", chain_name(self.deployment.chain_id))
+        self._approve(Statement(action, (*terms, chain)))
+
+
+def decode_call(contract: str, function: str, data: str) -> Mapping[str, Any]:
+    """Arguments by name. Errors: `SignatureRefused` if the data is not a call of this function."""
+    from eth_abi.exceptions import DecodingError
+
+    candidates = {f.selector: f for f in interface(contract).functions if f.name == function}
+    try:
+        raw = bytes.fromhex(data.removeprefix("0x"))
+        return candidates[raw[:4]].decode_args(raw[4:])
+    except (ValueError, KeyError, DecodingError, OverflowError):
+        raise SignatureRefused(
+            f"the market proposes a transaction that is not {contract}.{function}; nothing was signed",
+            details={"data": data[:200]},
+        ) from None
+
+
+def _signable(typed_data: dict[str, Any]) -> SignableMessage:
+    from eth_abi.exceptions import EncodingError
+    from eth_account.messages import encode_typed_data
+
+    try:
+        return encode_typed_data(full_message=typed_data)
+    except (ValueError, TypeError, OverflowError, EncodingError):
+        raise SignatureRefused("a value of the market does not fit its type; nothing was signed") from None
+
+
+def _agreed(asked: Any, proposed: Any, where: str) -> Any:
+    """The value to sign: the asked one, with what the market may choose taken from its proposal.
+
+    Errors: `SignatureRefused` for the first difference.
+    """
+    if isinstance(asked, Chosen):
+        return _chosen(asked, proposed, where)
+    if isinstance(asked, Mapping):
+        found = _struct(proposed, where)
+        if found.keys() != asked.keys():
+            raise _difference(where, sorted(asked), sorted(map(str, found)))
+        return {name: _agreed(value, found[name], f"{where}.{name}") for name, value in asked.items()}
+    if isinstance(asked, list):
+        if not isinstance(proposed, list) or len(proposed) != len(asked):
+            raise _difference(where, asked, proposed)
+        pairs = enumerate(zip(asked, proposed, strict=True))
+        return [_agreed(one, other, f"{where}[{i}]") for i, (one, other) in pairs]
+    if _plain(asked) != _plain(proposed):
+        raise _difference(where, asked, proposed)
+    return asked
+
+
+def _chosen(chosen: Chosen, proposed: Any, where: str) -> Any:
+    if chosen.fixed:
+        found = _struct(proposed, where)
+        stated = {name: found.get(name) for name in chosen.fixed}
+        return {**found, **_agreed(chosen.fixed, stated, where)}
+    if chosen.most is None:
+        return proposed
+    if not str(proposed).isdecimal() or int(proposed) > chosen.most:
+        raise _difference(where, f"at most {chosen.most}", proposed)
+    return int(proposed)
+
+
+def _shown(asked: Mapping[str, Any], agreed: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Labelled values that the market chose, nested ones included."""
+    found: list[tuple[str, str]] = []
+    for name, value in asked.items():
+        if isinstance(value, Chosen) and value.label:
+            chosen = agreed[name]
+            text = ", ".join(map(str, chosen)) or "none" if isinstance(chosen, list) else str(chosen)
+            found.append((value.label, text))
+        elif isinstance(value, Mapping):
+            found += _shown(value, agreed[name])
+    return found
+
+
+def _struct(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SignatureRefused(f"{where} of the market is malformed; nothing was signed")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A form that is equal for equal values: integers may be decimal strings, hex in any case."""
+    if isinstance(value, bool) or value is None:
+        return repr(value)
+    text = str(value)
+    return text.lower() if text[:2].lower() == "0x" else text
+
+
+def _difference(where: str, asked: Any, proposed: Any) -> SignatureRefused:
+    return SignatureRefused(
+        f"the market proposes another value of {where} than was asked for; nothing was signed",
+        details={"asked for": asked, "proposed": str(proposed)[:500]},
+    )

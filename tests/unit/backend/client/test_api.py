@@ -1,0 +1,136 @@
+"""A market's URL behind which something else answers."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.client.api import ApiClient, market_url
+from backend.client.errors import ApiError, NotAMarket
+from backend.client.keystore import LocalKey
+from backend.client.signing import Wallet
+from backend.domain.deployment import Deployment
+from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.hashing import keccak
+from tests.support.market import CHAIN_ID, some_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def answering(status: int, kind: str, body: str, **headers: str) -> Iterator[str]:
+    """A server that answers every request so; yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(status)
+            for name, value in {"content-type": kind, "content-length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def client_of(url: str) -> ApiClient:
+    deployment = Deployment(CHAIN_ID, 1, some_hash("block"), {})
+    return ApiClient(url, Wallet(LocalKey(keccak(b"payer")), deployment, pytest.fail))
+
+
+PAGE, JSON = "text/html; charset=utf-8", "application/json"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body", "why"),
+    [
+        (200, PAGE, "<html>Welcome</html>", "returned 200 with text/html"),
+        (404, PAGE, "<html>Nothing</html>", "returned 404 with text/html"),
+        (200, JSON, '{"jsonrpc": "2.0"}', "answers a sign-in with something else"),
+        (200, JSON, "[1]", "answers a sign-in with something else"),
+        (200, JSON, '{"message": 7}', "answers a sign-in with something else"),
+        (404, JSON, '{"detail": "Not Found"}', "returned 404 with application/json"),
+        (400, JSON, '{"error": "invalid"}', "returned 400 with application/json"),
+    ],
+)
+def test_a_server_that_is_no_market_is_named(status: int, kind: str, body: str, why: str) -> None:
+    with (
+        answering(status, kind, body) as url,
+        client_of(url) as client,
+        pytest.raises(NotAMarket, match=why) as refused,
+    ):
+        client.sign_in()
+    assert url in str(refused.value)
+
+
+def test_a_redirect_is_not_followed_but_named() -> None:
+    with (
+        answering(301, PAGE, "", location="https://elsewhere.example/") as url,
+        client_of(url) as client,
+        pytest.raises(NotAMarket, match=r"redirects to https://elsewhere\.example/"),
+    ):
+        client.sign_in()
+
+
+def test_a_market_that_is_down_can_be_tried_again() -> None:
+    with (
+        answering(502, PAGE, "<html>Bad gateway</html>") as url,
+        client_of(url) as client,
+        pytest.raises(Unavailable, match="answered 502; try again"),
+    ):
+        client.sign_in()
+    with (
+        client_of("http://127.0.0.1:1") as client,
+        pytest.raises(Unavailable, match="is this the URL of a market"),
+    ):
+        client.sign_in()
+
+
+def test_an_error_of_the_api_keeps_its_code() -> None:
+    error = {"message": "too many requests", "code": "rate_limited", "details": {"seconds": 3}}
+    with (
+        answering(429, JSON, json.dumps({"error": error})) as url,
+        client_of(url) as client,
+        pytest.raises(ApiError, match="POST /v1/auth/challenges: too many requests") as refused,
+    ):
+        client.sign_in()
+    assert refused.value.details == {"status": 429, "code": "rate_limited", "seconds": 3}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "market.example",
+        "ftp://market.example",
+        "https://",
+        "https://market.example/v1",
+        "https://u@m.example",
+        "https://m.example/?a=b",
+        "http://[::1",
+        "",
+    ],
+)
+def test_what_is_no_url_of_a_market_is_named(url: str) -> None:
+    with pytest.raises(InvalidInput, match="not the URL of a market"):
+        market_url(url)
+
+
+def test_a_market_is_known_by_its_origin() -> None:
+    assert market_url("https://Market.example/") == "https://market.example"
+    assert market_url("http://127.0.0.1:8000") == "http://127.0.0.1:8000"
