@@ -1,0 +1,173 @@
+"""docs/wallets.md, typed: a new key without coin, in an empty home, at an operator's market elsewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import threading
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from eth_account import Account as EthAccount
+from typer.testing import CliRunner
+
+from backend.chain.keys import local_account
+from backend.chain.local_node import ROOT
+from backend.cli import actor as actor_module
+from backend.cli.main import app
+from backend.client.keystore import Keystores, read_keystore, stated_account
+from tests.support.contributions import jsonl
+from tests.support.two_operators import TwoOperators
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from click.testing import Result
+
+    from backend.chain.client import ChainClient
+    from backend.chain.local_node import LocalNode
+    from backend.domain.ids import Account
+    from tests.support.running_operator import RunningOperator
+
+GUIDE = ROOT / "docs" / "wallets.md"
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
+VARIABLE = re.compile(r"export (\w+)=(\S+)")
+UNITS = 5_000_000
+
+
+@pytest.fixture
+def operators(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[TwoOperators]:
+    """The daemons of `away` run."""
+    folder = tmp_path / "operators"
+    folder.mkdir()
+    with ExitStack() as stack:
+        found = TwoOperators(chain, hardhat_node.url, folder, stack)
+        stack.enter_context(pumping(found.away))
+        yield found
+
+
+@pytest.fixture
+def operator(operators: TwoOperators) -> RunningOperator:
+    return operators.away
+
+
+@contextmanager
+def pumping(operator: RunningOperator) -> Iterator[None]:
+    has_ended = threading.Event()
+
+    def pump() -> None:
+        while not has_ended.wait(0.1):
+            operator.pump()
+
+    thread = threading.Thread(target=pump)
+    thread.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        thread.join()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, operator: RunningOperator, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home of a user with a terminal, and the record of the market's contracts."""
+    home = tmp_path / "elsewhere"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("LORALEDGER_HOME", str(home / "installation"))
+    monkeypatch.setenv("ETH_PASSWORD", str(home / "password"))
+    (home / "password").write_text("secret\n")
+    (home / "market.json").write_bytes(operator.settings.deployment_file.read_bytes())
+    (home / "rows.jsonl").write_bytes(jsonl({"text": "a row"}, {"text": "another row"}))
+    monkeypatch.setattr(actor_module, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    encrypt = EthAccount.encrypt
+    monkeypatch.setattr(EthAccount, "encrypt", lambda key, password: encrypt(key, password, "pbkdf2", 2))
+    return home
+
+
+def type_in(command: str) -> Result:
+    """Agree to what is asked at most once."""
+    program, *arguments = shlex.split(command)
+    assert program == "loraledger"
+    return CliRunner().invoke(app, arguments, input="y\n")
+
+
+def the_account() -> Account:
+    account = stated_account(read_keystore(Keystores().existing("alice")))
+    assert account is not None
+    return account
+
+
+def test_every_command_of_the_guide_works_from_an_empty_home(
+    operators: TwoOperators, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, hardhat_node: LocalNode
+) -> None:
+    operator = operators.away
+    said: dict[str, str] = {}
+    for kind, block in BLOCK.findall(GUIDE.read_text()):
+        text = block.replace("https://market.example", operator.url)
+        text = text.replace("http://127.0.0.1:8545", hardhat_node.url)
+        if kind == "python":
+            _run(text, operator.url)
+        elif variables := VARIABLE.findall(text):
+            for name, value in variables:
+                monkeypatch.setenv(name, value)
+        else:
+            before_withdrawal(text, operator)
+            result = type_in(text.replace("MODEL", operators.version))
+            assert result.exit_code == 0, (text, result.output, result.exception)
+            said[" ".join(shlex.split(text)[1:3])] = result.output
+            if "wallet new" in text:
+                operator.market.send(local_account(0), "TestUSD", "mint", the_account(), UNITS)
+    account = the_account()
+    assert said["wallet list"] == f"alice  {account}\n"
+    assert f"Sign in:\n  market   {operator.url}\n  account  {account}\n" in said["login"]
+    assert "amount        2 dollars\n" in said["deposit 2"]
+    assert operator.market.dollars(account) == UNITS - 2_000_000
+    assert "micro-units; receipt 0x" in next(text for name, text in said.items() if name.startswith("chat"))
+    assert re.search(r"content      the file's, 0x[0-9a-f]{64}\n", said["data push"])
+    assert "in datanet 1: rows.jsonl" in said["data status"]
+    assert said["claim"] == "nothing to claim\n"
+    assert "gas     at most 0." in said["withdraw 1"]
+    assert "signed out" in said["logout"]
+    assert not list(elsewhere.glob(".loraledger/sessions/*/*"))
+    assert not (elsewhere / "installation").exists()
+
+
+def before_withdrawal(command: str, operator: RunningOperator) -> None:
+    """Only now does the account have coin: everything before was without gas."""
+    if " withdraw " in command:
+        assert int(operator.market.rpc("eth_getBalance", the_account(), "latest"), 16) == 0
+        operator.market.rpc("hardhat_setBalance", the_account(), hex(10**18))
+
+
+def _run(snippet: str, url: str) -> None:
+    names = {"private_key": bytes(range(1, 33)), "market_url": url, "print": lambda *_: None}
+    exec(compile(snippet, str(GUIDE), "exec"), names)  # noqa: S102
+
+
+def test_what_does_not_fit_is_told_before_anything_is_signed(
+    operator: RunningOperator, elsewhere: Path, hardhat_node: LocalNode
+) -> None:
+    assert type_in("loraledger wallet new alice").exit_code == 0
+    record = (elsewhere / "market.json").read_text()
+    (elsewhere / "other.json").write_text(record.replace('"chain_id": 31337', '"chain_id": 8453'))
+    at = f"--account alice --market {operator.url} --deployment"
+    other = type_in(f"loraledger balance {at} other.json")
+    assert "another value of the sign-in message's.chain id" in str(other.exception)
+    (elsewhere / "wrong").write_text("Secret")
+    wrong = type_in(f"loraledger balance {at} market.json --password-file wrong")
+    assert "wrong password for" in str(wrong.exception)
+    alias = operator.url.replace("127.0.0.1", "localhost")
+    named = type_in(f"loraledger balance --account alice --market {alias} --deployment market.json")
+    assert "the sign-in message's.URI" in str(named.exception)
+    twin = record.replace('"block_hash": "0x', '"block_hash": "0x00')
+    (elsewhere / "twin.json").write_text(
+        re.sub(r'("block_hash": "0x)00(.*)..(")', r"\g<1>00\g<2>\g<3>", twin)
+    )
+    sent = type_in(f"loraledger vote delegate {at} twin.json --rpc-url {hardhat_node.url}")
+    assert "on another chain of id 31337" in str(sent.exception)
+    assert int(operator.market.rpc("eth_getTransactionCount", the_account(), "latest"), 16) == 0
