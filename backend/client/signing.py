@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -160,15 +160,22 @@ class Wallet:
         """
         from eth_account.messages import encode_defunct
 
-        message = parse_message(text)
-        stated = {"account": message.account, "chain id": message.chain_id, "statement": message.statement}
-        asked = {"account": self.account, "chain id": self.deployment.chain_id, "statement": STATEMENT}
-        if origin is not None:
-            stated |= {"URI": message.uri, "domain": message.domain}
-            asked |= {"URI": origin, "domain": urlsplit(origin).netloc}
-        _agreed(asked, stated, "the sign-in message's")
-        if message.text() != text:
-            raise SignatureRefused("the sign-in message has lines that it does not need; nothing was signed")
+        message, chain_id = parse_message(text), self.deployment.chain_id
+        if message.chain_id != chain_id:
+            raise SignatureRefused(
+                f"the market is on chain {message.chain_id}, the deployment on chain {chain_id}; nothing was "
+                "signed: is it the right market, and the right deployment?"
+            )
+        if origin is not None and (message.uri, message.domain) != (origin, urlsplit(origin).netloc):
+            raise SignatureRefused(
+                f"the market at {origin} asks to sign in at {message.uri} ({message.domain}); nothing was "
+                "signed: name that URL with --market if it is the market"
+            )
+        if replace(message, account=self.account, statement=STATEMENT).text() != text:
+            raise SignatureRefused(
+                "the sign-in message says something else than that this account signs in; nothing was signed",
+                details={"message": text[:1000]},
+            )
         self._ask("Sign in", (("market", message.uri), ("account", self.account)))
         return "0x" + bytes(self._key.unlock().sign_message(encode_defunct(text=text)).signature).hex()
 
@@ -178,6 +185,8 @@ class Wallet:
         `proposed`: the market's typed data (`eth_signTypedData_v4`), where it chooses a field. Errors:
         `SignatureRefused`.
         """
+        if asked.declaration not in VERIFIERS:
+            raise SignatureRefused(f"{asked.declaration} is not a message that this wallet signs")
         contract = VERIFIERS[asked.declaration]
         stated = {} if proposed is None else _struct(proposed, "the typed data")
         fields = asked.fields if proposed is None else _agreed(asked.fields, stated.get("message"), "message")

@@ -157,13 +157,13 @@ def test_what_does_not_fit_is_told_before_anything_is_signed(
     (elsewhere / "other.json").write_text(record.replace('"chain_id": 31337', '"chain_id": 8453'))
     at = f"--account alice --market {operator.url} --deployment"
     other = type_in(f"loraledger balance {at} other.json")
-    assert "another value of the sign-in message's.chain id" in str(other.exception)
+    assert "the market is on chain 31337, the deployment on chain 8453" in str(other.exception)
     (elsewhere / "wrong").write_text("Secret")
     wrong = type_in(f"loraledger balance {at} market.json --password-file wrong")
     assert "wrong password for" in str(wrong.exception)
     alias = operator.url.replace("127.0.0.1", "localhost")
     named = type_in(f"loraledger balance --account alice --market {alias} --deployment market.json")
-    assert "the sign-in message's.URI" in str(named.exception)
+    assert f"asks to sign in at {operator.url}" in str(named.exception)
     twin = record.replace('"block_hash": "0x', '"block_hash": "0x00')
     (elsewhere / "twin.json").write_text(
         re.sub(r'("block_hash": "0x)00(.*)..(")', r"\g<1>00\g<2>\g<3>", twin)

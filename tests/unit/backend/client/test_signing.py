@@ -358,11 +358,11 @@ def test_a_licence_that_was_not_stated_is_not_signed() -> None:
         contributions.submit(market, draft, datanet=7, licence="MIT")  # type: ignore[arg-type]
 
 
-def test_a_message_of_another_type_than_those_known_is_no_message() -> None:
+def test_a_message_that_is_not_on_the_list_is_not_signed() -> None:
     permit = "Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"
     market = Market({})
     asked: AskedMessage = payments.AskedMessage(Statement("Permit", ()), permit, {})
-    with pytest.raises(KeyError):
+    with pytest.raises(SignatureRefused, match="not a message that this wallet signs"):
         market.wallet.sign(asked)
 
 
@@ -610,7 +610,7 @@ def test_a_sign_in_names_this_market_this_chain_and_nothing_else() -> None:
         with pytest.raises(SignatureRefused):
             market.wallet.sign_in(sign_in_message(**change), MARKET)
     for more in ("\nRequest ID: 7", "\nResources:\n- urn:recap:everything"):
-        with pytest.raises(SignatureRefused, match="lines that it does not need"):
+        with pytest.raises(SignatureRefused, match="says something else"):
             market.wallet.sign_in(sign_in_message() + more, MARKET)
     with pytest.raises(InvalidInput):
         market.wallet.sign_in("Give everything to the market.", MARKET)
