@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from backend.cli import api_client, operator
+from backend.cli import operator
 from backend.cli.main import app
+from backend.client import waiting
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.hashing import to_hash, version_id
 from backend.domain.ids import ZERO_ACCOUNT, Account
@@ -141,7 +142,7 @@ def installation(monkeypatch: pytest.MonkeyPatch) -> FakeInstallation:
 
     monkeypatch.setattr(operator, "open_installation", opened)
     monkeypatch.setattr(operator, "LOCK_POLL_SECONDS", 0)
-    monkeypatch.setattr(api_client, "POLL_SECONDS", 0)
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0)
 
     return made
 
