@@ -6,7 +6,8 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,13 +97,14 @@ class Actor:
     rpc_url: str = ""
     is_agreed: bool = False
 
-    def connect(self) -> ApiClient:
+    @contextmanager
+    def connect(self) -> Iterator[ApiClient]:
         """Sign the wallet in, or continue the session that `loraledger login` kept.
 
         Errors: `NotFound`, `InvalidInput`, `Forbidden` for options that do not fit; those of `ApiClient`.
         """
-        client = self.client()
-        return client.resume(session_file(client))
+        with self.client() as client:
+            yield client.resume(session_file(client))
 
     def client(self) -> ApiClient:
         """The client of the API, not signed in."""

@@ -104,7 +104,7 @@ def _proposal_id(args: Mapping[str, Any]) -> int:
 
 def _describe(wallet: Wallet, target: str, data: str) -> str:
     """A call of a proposal in words; calls of unknown contracts as they are."""
-    names = {address: name for name, address in wallet.deployment.addresses.items()}
+    names = {str(address): name for name, address in wallet.deployment.addresses.items()}
     raw = bytes.fromhex(data[2:])
     function = interface(names[target]).by_selector(raw[:4]) if names.get(target) in GOVERNED else None
     if function is None:
