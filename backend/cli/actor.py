@@ -216,16 +216,24 @@ def session_file(client: ApiClient) -> SessionFile:
 
 
 def read_password(file: Path | None, prompt: str, *, is_new: bool = False) -> str:
-    """Read the password from the file, or ask at the terminal. Errors: `NotFound`, `Forbidden`."""
+    """Errors: those of `read_secret`; `InvalidInput` if a new password is empty."""
+    found = read_secret(file, prompt, "--password-file or ETH_PASSWORD", is_new=is_new)
+    if is_new and not found:
+        raise InvalidInput("an empty password protects nothing", param="password")
+    return found
+
+
+def read_secret(file: Path | None, prompt: str, option: str, *, is_new: bool = False) -> str:
+    """Read a secret from the file, or ask at the terminal, twice if it is new.
+
+    `option` names a file instead of the terminal. Errors: `NotFound`, `Forbidden`.
+    """
     if file is not None:
         if not file.is_file():
-            raise NotFound(f"no password file {file}", param="password_file")
+            raise NotFound(f"no file {file}: name one with {option}")
         return file.read_text().rstrip("\r\n")
     if not sys.stdin.isatty():
-        raise Forbidden(
-            "no terminal to ask for the password at: name a file with --password-file or ETH_PASSWORD",
-            param="password_file",
-        )
+        raise Forbidden(f"{prompt}: there is no terminal to ask at; name a file with {option}")
     return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=is_new, err=True))
 
 

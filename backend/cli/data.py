@@ -86,7 +86,8 @@ def push(
             hint = f"; --accept-partial contributes the {num_valid:,} valid rows" if num_valid else ""
             typer.echo(f"refused; nothing was stored{hint}")
             raise typer.Exit(1)
-        file = canonical_file(rows)
+        is_partial = accept_partial and upload["report"]["num_left_out"]
+        file = None if is_partial else canonical_file(rows)
         submitted = submit(client, upload, datanet=datanet, licence=licence, file=file)
     typer.echo(f"{submitted['id']} is {submitted['state']}; follow it with `loraledger data status`")
 

@@ -49,10 +49,10 @@ def claim(
 ) -> None:
     """Claim all earnings of an account; they are paid to its payout wallet."""
     from backend.client import earnings as calls
-    from backend.domain.ids import Account
+    from backend.domain.caip import account_of
 
     with actor.connect() as client:
-        account = Account(of.lower()) if of else client.wallet.account
+        account = account_of(of, client.wallet.deployment.chain_id) if of else client.wallet.account
         due = [each for each in client.list_all("/v1/earnings", account=account) if int(each["units"])]
         for earning in due:
             calls.claim(client, earning, account, is_own_gas=is_own)

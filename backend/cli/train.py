@@ -11,6 +11,7 @@ from backend.cli.actor import Actor, acting
 from backend.cli.session import AsJson, print_json
 from backend.client.waiting import POLL_SECONDS
 from backend.domain.errors import InvalidInput
+from backend.domain.money import MICRO_PER_DOLLAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,16 @@ def estimate(
 
 @commands.command()
 @acting(CREATOR)
-def create(snapshot: Snapshot, *, options: Options = None, model: Parent = "", actor: Actor) -> None:
+def create(
+    snapshot: Snapshot,
+    *,
+    options: Options = None,
+    model: Parent = "",
+    max_cost: Annotated[
+        float | None, typer.Option(help="Most that a voucher for it may be over, in dollars.", min=0)
+    ] = None,
+    actor: Actor,
+) -> None:
     """Create a job. The most that it can cost is reserved on the wallet's channel until the job ends.
 
     If the balance suffices but neither voucher nor session key covers the reservation, the wallet signs a
@@ -70,8 +80,10 @@ def create(snapshot: Snapshot, *, options: Options = None, model: Parent = "", a
     """
     from backend.client.payments import post_paid
 
+    body = _body(snapshot, model, options or ())
+    most = None if max_cost is None else round(max_cost * MICRO_PER_DOLLAR)
     with actor.connect() as client:
-        job = post_paid(client, JOBS, _body(snapshot, model, options or ()), _say_voucher)
+        job = post_paid(client, JOBS, body, most=most, say=_say_voucher)
     typer.echo(f"{job['id']} is {job['status']}; {_cost(job)}")
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.actor import Actor, PasswordFile, acting, read_password, session_file
-from backend.domain.errors import NotFound
+from backend.cli.actor import Actor, PasswordFile, acting, read_password, read_secret, session_file
+from backend.domain.errors import InvalidInput
 
 PAYER = 7
 Name = Annotated[str, typer.Argument(help="Name of the wallet: letters, digits, '.', '_' and '-'.")]
@@ -51,10 +51,7 @@ def import_wallet(name: Name, *, key_file: KeyFile = None, password_file: Passwo
 
     keystores = Keystores()
     keystores.refuse_existing(name)
-    if key_file is not None and not key_file.is_file():
-        raise NotFound(f"no key file {key_file}", param="key_file")
-    text = read_password(key_file, "Private key, 64 hex digits")
-    private_key = parse_private_key(text)
+    private_key = parse_private_key(read_secret(key_file, "Private key, 64 hex digits", "--key-file"))
     password = read_password(password_file, "New password", is_new=True)
     typer.echo(keystores.add(name, private_key, password).account)
 
@@ -66,8 +63,12 @@ def list_wallets() -> None:
 
     keystores = Keystores()
     for name in keystores.names():
-        account = stated_account(read_keystore(keystores.path(name)))
-        typer.echo(f"{name}  {account or 'account not named in the file'}")
+        try:
+            account = stated_account(read_keystore(keystores.path(name)))
+        except InvalidInput as error:
+            typer.echo(f"{name}  {error}")
+        else:
+            typer.echo(f"{name}  {account or 'account not named in the file'}")
 
 
 @commands.command()
@@ -82,8 +83,7 @@ def address(name: Name, *, password_file: PasswordFile = None) -> None:
 @acting(PAYER)
 def login(*, actor: Actor) -> None:
     """Sign in at a market and keep the session, for up to 30 days: other commands then sign in no more."""
-    client = actor.client()
-    with client:
+    with actor.client() as client:
         client.sign_in().keep_session(session_file(client))
         typer.echo(f"{client.wallet.account} is signed in at {client.api_url}")
 
@@ -91,7 +91,6 @@ def login(*, actor: Actor) -> None:
 @acting(PAYER)
 def logout(*, actor: Actor) -> None:
     """End the kept session, here and at the market."""
-    client = actor.client()
-    with client:
+    with actor.client() as client:
         client.sign_out(session_file(client))
         typer.echo(f"{client.wallet.account} is signed out at {client.api_url}")

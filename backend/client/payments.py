@@ -164,16 +164,31 @@ def _session_terms(channel: Channel, key: Account, cap: int, expiry: int) -> tup
     return (("session key", key), ("it may spend", f"{limit} of the channel until {until}"))
 
 
-def post_paid(client: ApiClient, path: str, body: Any, say: Callable[[int], object] = lambda _: None) -> Any:
+def post_paid(
+    client: ApiClient,
+    path: str,
+    body: Any,
+    *,
+    most: int | None = None,
+    say: Callable[[int], object] = lambda _: None,
+) -> Any:
     """Post a request that is charged for. If only authorisation is missing, the wallet signs a voucher for
     the most that the request can cost, and `say` is called with its cumulative.
+
+    Errors: `SignatureRefused` if that is more than `most`.
     """
     try:
         return client.post(path, body)
     except ApiError as error:
         if error.details["code"] != NEEDS_VOUCHER:
             raise
-        say(sign_voucher(client, int(error.details["required"])))
+        required = int(error.details["required"])
+    if most is not None and required > most:
+        raise SignatureRefused(
+            f"the market asks for a voucher over {in_dollars(required)}, more than {in_dollars(most)}; "
+            "nothing was signed"
+        )
+    say(sign_voucher(client, required))
     return client.post(path, body)
 
 

@@ -34,6 +34,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encrypt = EthAccount.encrypt
     monkeypatch.setattr(EthAccount, "encrypt", lambda key, password: encrypt(key, password, "pbkdf2", 2))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORALEDGER_HOME", str(tmp_path / "installation"))
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -216,7 +217,7 @@ def test_a_password_comes_from_a_file_or_from_a_terminal(
     password: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert read_password(password, "Password") == "secret"
-    with pytest.raises(NotFound, match="no password file"):
+    with pytest.raises(NotFound, match=r"no file .*none: name one with --password-file"):
         read_password(tmp_path / "none", "Password")
     with pytest.raises(Forbidden, match="--password-file or ETH_PASSWORD"):
         read_password(None, "Password")
@@ -249,6 +250,8 @@ def test_a_wallet_is_made_listed_and_never_replaced(password: Path) -> None:
     account = made.output.strip()
     assert type_in("wallet", "list").output == f"bob  {account}\n"
     assert type_in("wallet", "address", "bob").output == f"{account}\n"
+    (Keystores().folder / "notes").write_text("not a wallet")
+    assert "notes  " in type_in("wallet", "list").output
     again = type_in("wallet", "new", "bob", "--password-file", str(password))
     assert "never overwritten" in str(again.exception)
 
@@ -263,12 +266,17 @@ def test_a_key_is_imported_from_a_file(password: Path, tmp_path: Path) -> None:
     )
     assert isinstance(wrong.exception, InvalidInput)
     missing = type_in("wallet", "import", "eve", "--key-file", str(tmp_path / "none"))
-    assert "no key file" in str(missing.exception)
+    assert "name one with --key-file" in str(missing.exception)
     assert Keystores().names() == ["bob"]
 
 
 def test_without_a_terminal_nothing_is_made_of_a_guessed_password() -> None:
     assert isinstance(type_in("wallet", "new", "bob").exception, Forbidden)
     assert isinstance(type_in("wallet", "import", "bob").exception, Forbidden)
+    imported = type_in("wallet", "import", "bob", ETH_PASSWORD="file")
+    assert "name a file with --key-file" in str(imported.exception)
+    Path("empty").write_text("\n")
+    empty = type_in("wallet", "new", "bob", "--password-file", "empty")
+    assert "an empty password protects nothing" in str(empty.exception)
     assert Keystores().names() == []
     assert some_account("nobody") not in type_in("wallet", "list").output

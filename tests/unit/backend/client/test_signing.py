@@ -12,6 +12,7 @@ import pytest
 
 from backend.chain.contracts import encode_call
 from backend.client import contributions, earnings, governance, payments, registries
+from backend.client.errors import ApiError
 from backend.client.keystore import LocalKey
 from backend.client.node import Mined
 from backend.client.signing import AskedCall, SignatureRefused, Statement, Wallet
@@ -349,6 +350,25 @@ def test_a_voucher_is_for_the_pinned_vault_whatever_the_market_says() -> None:
     asked = payments.asked_voucher(CHANNEL, 340)
     assert body["signature"] == Market({}).wallet.sign(asked)
     assert market.statements[0].terms[0] == ("amount", "up to 0.00000000034 dollars more")
+
+
+def test_a_voucher_over_more_than_was_allowed_is_refused() -> None:
+    details = {"code": "insufficient_authorisation", "required": "341"}
+    market = Market({"/v1/channels": stated_channel()})
+    answers = [ApiError("402", details=details), ApiError("402", details=details), None, "job"]
+
+    def post(path: str, _body: Any) -> Any:
+        market.posted.append((path, _body))
+        if isinstance(answer := answers.pop(0), ApiError):
+            raise answer
+        return answer
+
+    market.post = post  # type: ignore[method-assign]
+    client: Any = market
+    with pytest.raises(SignatureRefused, match=r"over 0\.000000000341 dollars, more than 0\.0+34 d"):
+        payments.post_paid(client, "/v1/jobs", {}, most=340)
+    assert not market.has_signed()
+    assert payments.post_paid(client, "/v1/jobs", {}, most=341) == "job"
 
 
 def test_a_licence_that_was_not_stated_is_not_signed() -> None:
