@@ -161,3 +161,10 @@ def test_the_sound_rows_of_a_file_are_contributed_by_ones_word(tmp_path: Path) -
     assert partly.exit_code == 0, partly.output
     assert "line 2, text: must be a string, not a number [wrong_type]" in partly.output
     assert "partly accepted: 1 lines are left out of the contribution" in partly.output
+
+
+def test_the_rows_of_a_file_without_its_repetitions_are_contributed_by_ones_word(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(jsonl({"text": "a"}, {"text": "a"}))
+    partly = type_in("loraledger data push rows.jsonl --datanet 1 --licence MIT --accept-partial")
+    assert partly.exit_code == 0, (partly.output, partly.exception)
+    assert "partly accepted: 1 lines are left out of the contribution" in partly.output
