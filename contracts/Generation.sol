@@ -35,6 +35,12 @@ contract Generation {
         _checkReference(address(settlement_), "operators", address(operators_), address(settlement_.operators()));
         _checkReference(address(operators_), "settlement", address(settlement_), operators_.settlement());
         _checkReference(address(disputes_), "adapters", address(adapters), address(disputes_.adapters()));
+        _checkReference(
+            address(adapters),
+            "parameters",
+            address(settlement_.parameters()),
+            address(adapters.parameters())
+        );
         _checkToken(settlement_, operators_);
         (operators, settlement, disputes) = (operators_, settlement_, disputes_);
     }

@@ -87,11 +87,31 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
 
     /// @inheritdoc IOperatorRegistry
     function stake(uint256 units) external nonReentrant {
+        _stake(msg.sender, units);
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function stakeFor(address operator, uint256 units) external nonReentrant {
+        require(operator != address(0), ZeroAddress());
+        _stake(operator, units);
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function restake(IOperatorRegistry next, uint256 units) external nonReentrant {
         uint128 amount = Units.toAmount(units);
         require(amount != 0, ZeroAmount());
-        _stakes[msg.sender].stake += amount;
-        emit Staked(msg.sender, amount);
-        token.pull(units);
+        Stake storage stored = _stakes[msg.sender];
+        uint128 staked = stored.stake;
+        require(amount <= staked, InsufficientStake(msg.sender, staked, amount));
+        OperatorState memory state = ISettlement(settlement).stateOf(msg.sender);
+        require(_isSettled(state), StakeLocked(msg.sender, state.last + state.toRefund));
+        stored.stake = staked - amount;
+        emit Unstaked(msg.sender, amount);
+        uint256 before = token.balance();
+        token.forceApprove(address(next), units);
+        next.stakeFor(msg.sender, units);
+        token.forceApprove(address(next), 0);
+        token.checkSent(before, units);
     }
 
     /// @inheritdoc IOperatorRegistry
@@ -195,9 +215,22 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
         emit Owed(payee, amount);
     }
 
+    function _stake(address operator, uint256 units) private {
+        uint128 amount = Units.toAmount(units);
+        require(amount != 0, ZeroAmount());
+        _stakes[operator].stake += amount;
+        emit Staked(operator, amount);
+        token.pull(units);
+    }
+
     function _checkUnlocked(address operator, uint64 lockedByBatch) private view {
         OperatorState memory state = ISettlement(settlement).stateOf(operator);
-        bool isSettled = state.finalised == state.last && state.toRefund == 0;
-        require(isSettled || state.finalised >= lockedByBatch, StakeLocked(operator, lockedByBatch));
+        bool isUnlocked = _isSettled(state) || state.finalised >= lockedByBatch;
+        require(isUnlocked, StakeLocked(operator, lockedByBatch));
+    }
+
+    /// @dev Whether no batch of the operator is pending or to be refunded.
+    function _isSettled(OperatorState memory state) private pure returns (bool) {
+        return state.finalised == state.last && state.toRefund == 0;
     }
 }

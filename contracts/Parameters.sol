@@ -140,8 +140,9 @@ contract Parameters is IParameters, AccessManaged {
         emit ParameterSetAppended(id, set);
     }
 
-    function _checkSet(ParameterSet memory set, Bounds memory limits) private pure {
-        require(set.treasury != address(0), OutOfBounds("treasury", 0, 1, type(uint160).max));
+    function _checkSet(ParameterSet memory set, Bounds memory limits) private view {
+        // The vault pays nothing to itself, and tokens sent to it are lost.
+        require(set.treasury != address(0) && set.treasury != address(vault), InvalidTreasury(set.treasury));
         _checkRange("feePpm", set.feePpm, 0, limits.maxFeePpm);
         _checkRange("stakeCoverPpm", set.stakeCoverPpm, limits.minStakeCoverPpm, limits.maxStakeCoverPpm);
         _checkRange("disputeWindow", set.disputeWindow, limits.minDisputeWindow, limits.maxDisputeWindow);

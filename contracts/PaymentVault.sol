@@ -5,26 +5,30 @@ import {IERC3009} from "@openzeppelin/contracts/interfaces/draft-IERC3009.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Metadata} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Metadata.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
-import {SessionKeys} from "./SessionKeys.sol";
 import {
     Authorization,
     Channel,
     ChannelId,
+    ChannelMove,
     Collection,
     IPaymentVault,
     Refund,
+    Session,
     SessionGrant
 } from "./interfaces/IPaymentVault.sol";
 import {IReceiveWithAuthorization} from "./interfaces/IReceiveWithAuthorization.sol";
 import {ExactTransfer} from "./libraries/ExactTransfer.sol";
 import {Hashing} from "./libraries/Hashing.sol";
+import {Signatures} from "./libraries/Signatures.sol";
 import {Units} from "./libraries/Units.sol";
 
 /// @title Payment vault
-/// @notice See `IPaymentVault`. This contract implements channels and pots; `SessionKeys` implements session keys.
-contract PaymentVault is SessionKeys {
+/// @notice See `IPaymentVault`.
+contract PaymentVault is IPaymentVault, EIP712, Nonces {
     using SafeERC20 for IERC20;
     using ExactTransfer for IERC20;
 
@@ -36,11 +40,15 @@ contract PaymentVault is SessionKeys {
 
     /// @dev The `uint64` prices of versions and the bounds of governed amounts are meant for this many decimals.
     uint8 private constant _DECIMALS = 6;
+    uint64 private constant _MAX_THAW = 365 days;
 
     /// @inheritdoc IPaymentVault
     IERC20 public immutable override token;
+    /// @inheritdoc IPaymentVault
+    uint64 public immutable override thawSeconds;
 
     mapping(ChannelId channelId => Channel) private _channels;
+    mapping(ChannelId channelId => mapping(address key => Session)) private _sessions;
     mapping(address collector => mapping(address operator => Pot)) private _pots;
 
     /// @dev One while a `nonReentrant` function runs.
@@ -55,11 +63,12 @@ contract PaymentVault is SessionKeys {
         _isEntered = 0;
     }
 
-    constructor(IERC20 token_, uint64 thawSeconds_) SessionKeys(thawSeconds_) {
+    constructor(IERC20 token_, uint64 thawSeconds_) EIP712("loraledger", "1") {
+        require(thawSeconds_ <= _MAX_THAW, ThawTooLong(thawSeconds_, _MAX_THAW));
         require(address(token_) != address(0), ZeroAddress());
         uint8 decimals = IERC20Metadata(address(token_)).decimals();
         require(decimals == _DECIMALS, UnsupportedDecimals(address(token_), decimals));
-        token = token_;
+        (token, thawSeconds) = (token_, thawSeconds_);
     }
 
     // --- payers: deposits ---
@@ -71,7 +80,7 @@ contract PaymentVault is SessionKeys {
         uint256 units,
         SessionGrant calldata grant
     ) external nonReentrant returns (ChannelId channelId) {
-        channelId = _credit(msg.sender, operator, collector, units);
+        channelId = _credit(msg.sender, operator, collector, Units.toAmount(units));
         _grantIfPresent(channelId, grant);
         token.pull(units);
     }
@@ -85,11 +94,51 @@ contract PaymentVault is SessionKeys {
         SessionGrant calldata grant,
         Authorization calldata authorization
     ) external nonReentrant returns (ChannelId channelId) {
-        channelId = _credit(payer, operator, collector, units);
+        channelId = _credit(payer, operator, collector, Units.toAmount(units));
         _grantIfPresent(channelId, grant);
         uint256 before = token.balance();
         _receive(payer, units, Hashing.depositNonce(channelId, grant, authorization.salt), authorization);
         token.checkReceived(before, units);
+    }
+
+    // --- payers: session keys ---
+
+    /// @inheritdoc IPaymentVault
+    function grantSession(address operator, address collector, SessionGrant calldata grant) external {
+        _grant(Hashing.channelId(msg.sender, operator, collector), grant);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function grantSessionWithSig(
+        address payer,
+        address operator,
+        address collector,
+        SessionGrant calldata grant,
+        uint256 nonce,
+        bytes calldata signature
+    ) external {
+        ChannelId channelId = Hashing.channelId(payer, operator, collector);
+        _useSignature(payer, Hashing.sessionGrant(channelId, grant, nonce), nonce, signature);
+        _grant(channelId, grant);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function revokeSession(address operator, address collector, address key) external {
+        _revoke(Hashing.channelId(msg.sender, operator, collector), key);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function revokeSessionWithSig(
+        address payer,
+        address operator,
+        address collector,
+        address key,
+        uint256 nonce,
+        bytes calldata signature
+    ) external {
+        ChannelId channelId = Hashing.channelId(payer, operator, collector);
+        _useSignature(payer, Hashing.sessionRevocation(channelId, key, nonce), nonce, signature);
+        _revoke(channelId, key);
     }
 
     // --- payers: withdrawals ---
@@ -122,6 +171,29 @@ contract PaymentVault is SessionKeys {
         channel.thawedAt = 0;
         emit Withdrawn(channelId, msg.sender, amount);
         token.safeTransfer(msg.sender, units);
+    }
+
+    // --- operators ---
+
+    /// @inheritdoc IPaymentVault
+    function moveBalance(
+        address payer,
+        ChannelMove calldata move,
+        uint128 amount,
+        bytes calldata signature
+    ) external returns (ChannelId newChannelId) {
+        require(amount <= move.maxAmount, MoveExceeded(move.maxAmount, amount));
+        require(block.timestamp <= move.deadline, SignatureExpired(move.deadline));
+        _useSignature(payer, Hashing.channelMove(payer, msg.sender, move), move.nonce, signature);
+        ChannelId channelId = Hashing.channelId(payer, msg.sender, move.collector);
+        Channel storage channel = _channels[channelId];
+        uint128 balance = channel.balance;
+        require(amount <= balance, InsufficientBalance(channelId, balance, amount));
+        channel.balance = balance - amount;
+        newChannelId = Hashing.channelId(payer, msg.sender, move.newCollector);
+        emit BalanceMoved(channelId, newChannelId, amount);
+        _credit(payer, msg.sender, move.newCollector, amount);
+        _grantIfPresent(newChannelId, move.grant);
     }
 
     // --- collectors ---
@@ -195,6 +267,11 @@ contract PaymentVault is SessionKeys {
     }
 
     /// @inheritdoc IPaymentVault
+    function sessionOf(ChannelId channelId, address key) external view returns (Session memory) {
+        return _sessions[channelId][key];
+    }
+
+    /// @inheritdoc IPaymentVault
     function potOf(address collector, address operator) external view returns (uint128) {
         return _pots[collector][operator].amount;
     }
@@ -215,11 +292,10 @@ contract PaymentVault is SessionKeys {
         address payer,
         address operator,
         address collector,
-        uint256 units
+        uint128 amount
     ) private returns (ChannelId channelId) {
         require(operator != address(0) && collector != address(0), ZeroAddress());
-        require(units != 0, ZeroAmount());
-        uint128 amount = Units.toAmount(units);
+        require(amount != 0, ZeroAmount());
         channelId = Hashing.channelId(payer, operator, collector);
         Channel storage channel = _channels[channelId];
         (uint128 balance, uint128 collected) = (channel.balance, channel.collected);
@@ -303,5 +379,52 @@ contract PaymentVault is SessionKeys {
         (address signer, , ) = ECDSA.tryRecover(digest, collection.r, collection.vs);
         require(signer != address(0), NotAuthorised(channelId, signer));
         if (signer != collection.payer) _checkSession(channelId, signer, collection.until);
+    }
+
+    // --- session keys, internal ---
+
+    function _grantIfPresent(ChannelId channelId, SessionGrant calldata grant) private {
+        if (grant.key != address(0)) _grant(channelId, grant);
+    }
+
+    /// @dev Reverts unless `key` may sign for the channel up to `until`, and its vouchers are collectable now.
+    function _checkSession(ChannelId channelId, address key, uint128 until) private view {
+        Session storage session = _sessions[channelId][key];
+        (uint128 cap, uint64 expiry) = (session.cap, session.expiry);
+        require(expiry != 0, NotAuthorised(channelId, key));
+        uint256 collectableUntil = uint256(expiry) + thawSeconds;
+        // The error is raised only if `collectableUntil` is in the past, so that it fits into 64 bits.
+        require(block.timestamp <= collectableUntil, VouchersExpired(channelId, key, uint64(collectableUntil)));
+        require(until <= cap, CapExceeded(channelId, key, cap, until));
+    }
+
+    function _useSignature(address payer, bytes32 structHash, uint256 nonce, bytes calldata signature) private {
+        _useCheckedNonce(payer, nonce);
+        require(Signatures.isValid(payer, _hashTypedDataV4(structHash), signature), InvalidSignature(payer));
+    }
+
+    function _grant(ChannelId channelId, SessionGrant calldata grant) private {
+        (address key, uint128 cap, uint64 expiry) = (grant.key, grant.cap, grant.expiry);
+        Session storage session = _sessions[channelId][key];
+        require(key != address(0), ZeroAddress());
+        require(!session.isRevoked, SessionIsRevoked(key));
+        require(cap >= session.cap, CapLowered(key, session.cap, cap));
+        require(expiry >= session.expiry, ExpiryLowered(key, session.expiry, expiry));
+        require(expiry > block.timestamp, ExpiryPassed(key, expiry));
+        session.cap = cap;
+        session.expiry = expiry;
+        emit SessionGranted(channelId, key, cap, expiry);
+    }
+
+    function _revoke(ChannelId channelId, address key) private {
+        Session storage session = _sessions[channelId][key];
+        uint64 expiry = session.expiry;
+        require(key != address(0), ZeroAddress());
+        require(!session.isRevoked, SessionIsRevoked(key));
+        if (expiry > block.timestamp) expiry = uint64(block.timestamp);
+        session.expiry = expiry;
+        session.isRevoked = true;
+        // A key that was never granted keeps expiry zero, so that its vouchers stay uncollectable.
+        emit SessionRevoked(channelId, key, expiry == 0 ? 0 : expiry + thawSeconds);
     }
 }

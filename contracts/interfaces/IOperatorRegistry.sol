@@ -40,7 +40,7 @@ interface IOperatorRegistry {
     /// @notice `amount` of the stake can be withdrawn once batch `lockedByBatch` is final, or nothing is pending or to
     /// be refunded.
     event UnstakeStarted(address indexed operator, uint128 amount, uint64 lockedByBatch);
-    /// @notice `operator` withdrew `amount` of its stake.
+    /// @notice `operator` withdrew `amount` of its stake, or moved it to another registry.
     event Unstaked(address indexed operator, uint128 amount);
     /// @notice The stake of `operator` was slashed: `reward` for `challenger`, `rest` for `treasury`.
     event Slashed(
@@ -93,12 +93,21 @@ interface IOperatorRegistry {
     /// @notice Transfers `units` from the caller into the caller's stake. This contract needs an allowance.
     function stake(uint256 units) external;
 
+    /// @notice Transfers `units` from the caller into the stake of `operator`, to which they then belong. This contract
+    /// needs an allowance.
+    function stakeFor(address operator, uint256 units) external;
+
     /// @notice Starts unstaking `amount` of the caller's stake. It replaces an unstake in progress; zero cancels it.
     function startUnstake(uint128 amount) external;
 
     /// @notice Pays the caller the unlocked part of its stake in whole units, reduced to the stake that slashes left.
     /// @return amount Amount paid, in micro-units.
     function unstake() external returns (uint128 amount);
+
+    /// @notice Moves `units` of the caller's stake into its stake in another registry, for instance that of a new
+    /// generation, in one transaction. No batch of the caller may be pending or to be refunded.
+    /// @param next The other registry; it must pull exactly `units` in `stakeFor`.
+    function restake(IOperatorRegistry next, uint256 units) external;
 
     /// @notice Slashes a stake until the operator's slashes sum to `upTo`, in whole units: `challengerPpm` of it for
     /// `challenger`, the remainder for `treasury`. It has no effect if they already do. A payee whose transfer fails

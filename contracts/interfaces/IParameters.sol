@@ -87,6 +87,8 @@ interface IParameters {
 
     /// @notice A parameter is outside its hard bounds. `parameter` is the name of its field in ASCII.
     error OutOfBounds(bytes32 parameter, uint256 value, uint256 min, uint256 max);
+    /// @notice The zero address and the vault, whose balance is the payers', cannot be the treasury.
+    error InvalidTreasury(address treasury);
     error ThawTooShort(uint64 thawSeconds, uint64 needed);
     error ParameterSetUnknown(uint32 id);
     /// @notice The call names set `named`, but the current set is `current`: the parameters changed in between.

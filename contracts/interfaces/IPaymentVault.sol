@@ -9,7 +9,8 @@ type ChannelId is bytes32;
 /// @notice A payer's isolated balance towards one operator under one collector. Amounts in micro-units.
 /// @param balance Balance of the channel; includes `thawing`.
 /// @param collected Cumulative amount up to which the collector has collected; every collection raises it.
-/// @param thawing Amount that can be withdrawn from `thawedAt` on. Exceeds the balance if a collection reduced it.
+/// @param thawing Amount that can be withdrawn from `thawedAt` on. Exceeds the balance if a collection or a move
+/// reduced it.
 /// @param thawedAt Unix seconds at which the thaw ends; zero if nothing is thawing.
 struct Channel {
     uint128 balance;
@@ -26,6 +27,22 @@ struct SessionGrant {
     address key;
     uint128 cap;
     uint64 expiry;
+}
+
+/// @notice A payer's consent to move balance from a channel to the same operator's channel under another collector.
+/// @param collector Collector of the channel that pays.
+/// @param newCollector Collector of the channel that receives.
+/// @param maxAmount Upper bound on the moved amount, in micro-units; the operator chooses the amount.
+/// @param grant Session grant of the receiving channel; none if its key is zero.
+/// @param nonce The payer's next nonce.
+/// @param deadline Unix seconds until which the balance can be moved.
+struct ChannelMove {
+    address collector;
+    address newCollector;
+    uint128 maxAmount;
+    SessionGrant grant;
+    uint256 nonce;
+    uint256 deadline;
 }
 
 /// @notice The state of a session key. Its vouchers are collectable until `expiry` plus the thaw, regardless of when
@@ -91,7 +108,8 @@ struct Refund {
 /// Trust: immutable, without owner or pause. A collector can take from a channel that names it only what the payer or a
 /// session key of the payer signed. Only its collector can move a pot, so a payer chooses a collector with the same
 /// care as a contract to approve. A withdrawal first thaws for longer than any collector needs to redeem a voucher, so
-/// that a payer cannot withdraw before a served answer is collected. Tokens that charge on transfer, or have other than
+/// that a payer cannot withdraw before a served answer is collected; only the operator can shorten that, by moving a
+/// balance with the payer's consent. Tokens that charge on transfer, or have other than
 /// six decimals, are refused.
 interface IPaymentVault {
     /// @notice A deposit entered a channel with zero `balance` and zero `collected`. The event names the preimage of
@@ -113,6 +131,8 @@ interface IPaymentVault {
     event ThawStarted(ChannelId indexed channelId, uint128 amount, uint64 thawedAt);
     /// @notice The payer withdrew `amount` from the channel.
     event Withdrawn(ChannelId indexed channelId, address indexed payer, uint128 amount);
+    /// @notice `amount` moved to another channel of the same payer and operator. `Deposited` of that channel follows.
+    event BalanceMoved(ChannelId indexed channelId, ChannelId indexed newChannelId, uint128 amount);
     /// @notice `until - from` moved from the channel into the pot; `from - before` was skipped without payment.
     event Collected(ChannelId indexed channelId, uint128 before, uint128 from, uint128 until);
     /// @notice `amount` moved from the pot back into the channel, whose `collected` was reset to `collected`.
@@ -125,6 +145,9 @@ interface IPaymentVault {
     error InvalidRecipient(address to);
     error ReentrancyGuardReentrantCall();
     error InvalidSignature(address signer);
+    error SignatureExpired(uint256 deadline);
+    /// @notice The payer consented to move at most `maxAmount`.
+    error MoveExceeded(uint128 maxAmount, uint128 amount);
     error CapLowered(address key, uint128 cap, uint128 newCap);
     error ExpiryLowered(address key, uint64 expiry, uint64 newExpiry);
     error ExpiryPassed(address key, uint64 expiry);
@@ -207,6 +230,19 @@ interface IPaymentVault {
     /// @notice Pays the caller the thawed amount in whole units, limited to the channel's balance.
     /// @return amount Amount withdrawn, in micro-units.
     function withdraw(address operator, address collector) external returns (uint128 amount);
+
+    // --- operators ---
+
+    /// @notice Moves `amount` from the payer's channel with the caller to the payer's channel with the caller under
+    /// another collector, for instance that of a new generation, without a thaw. The payer consents by its
+    /// `ChannelMove` signature (EOA or EIP-1271). The operator consents by the call: a thaw protects only the operator,
+    /// which leaves in the channel what it has served and not collected.
+    function moveBalance(
+        address payer,
+        ChannelMove calldata move,
+        uint128 amount,
+        bytes calldata signature
+    ) external returns (ChannelId newChannelId);
 
     // --- collectors ---
 

@@ -6,13 +6,16 @@ import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol
 
 /// @title Exact transfers
 /// @notice Pulls tokens into this contract and reverts unless exactly the requested units arrive, so that tokens which
-/// charge on transfer are refused.
+/// charge on transfer are refused. Checks in the same way what another contract pulls.
 library ExactTransfer {
     using SafeERC20 for IERC20;
 
     /// @notice The balance of this contract rose by `received` units instead of `expected`. Where it fell, `received`
     /// is the difference modulo 2^256.
     error UnexpectedTransfer(uint256 expected, uint256 received);
+    /// @notice The balance of this contract fell by `sent` units instead of `expected`. Where it rose, `sent` is the
+    /// difference modulo 2^256.
+    error UnexpectedSpending(uint256 expected, uint256 sent);
 
     /// @notice Transfers `units` from the caller to this contract, which needs an allowance.
     function pull(IERC20 token, uint256 units) internal {
@@ -41,6 +44,14 @@ library ExactTransfer {
         unchecked {
             uint256 received = balance(token) - before;
             require(received == units, UnexpectedTransfer(units, received));
+        }
+    }
+
+    /// @notice Reverts unless the balance of this contract fell by exactly `units` since it was `before`.
+    function checkSent(IERC20 token, uint256 before, uint256 units) internal view {
+        unchecked {
+            uint256 sent = before - balance(token);
+            require(sent == units, UnexpectedSpending(units, sent));
         }
     }
 }

@@ -2,7 +2,7 @@
 pragma solidity 0.8.34;
 
 import {BatchHeader, EntryKey, Receipt} from "../interfaces/ISettlement.sol";
-import {ChannelId, SessionGrant} from "../interfaces/IPaymentVault.sol";
+import {ChannelId, ChannelMove, SessionGrant} from "../interfaces/IPaymentVault.sol";
 import {Contribution, SnapshotId} from "../interfaces/IDatasetRegistry.sol";
 import {VersionId, VersionRecord} from "../interfaces/IAdapterRegistry.sol";
 
@@ -20,6 +20,11 @@ library Hashing {
         keccak256("SessionGrant(bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce)");
     bytes32 private constant _SESSION_REVOCATION_TYPEHASH =
         keccak256("SessionRevocation(bytes32 channelId,address key,uint256 nonce)");
+    bytes32 private constant _CHANNEL_MOVE_TYPEHASH =
+        keccak256(
+            "ChannelMove(address payer,address operator,address collector,address newCollector,uint128 maxAmount,"
+            "address key,uint128 cap,uint64 expiry,uint256 nonce,uint256 deadline)"
+        );
     bytes32 private constant _CONTRIBUTION_TYPEHASH =
         keccak256(
             "Contribution(address account,uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,"
@@ -75,6 +80,11 @@ library Hashing {
 
     function sessionRevocation(ChannelId channel, address key, uint256 nonce) internal pure returns (bytes32) {
         return keccak256(abi.encode(_SESSION_REVOCATION_TYPEHASH, channel, key, nonce));
+    }
+
+    /// @notice Returns the EIP-712 struct hash of a move, in which the grant's fields stand in place of the grant.
+    function channelMove(address payer, address operator, ChannelMove calldata move) internal pure returns (bytes32) {
+        return keccak256(abi.encode(_CHANNEL_MOVE_TYPEHASH, payer, operator, move));
     }
 
     /// @notice Returns the EIP-712 struct hash of a contribution, whose contributor is `contributor`.

@@ -72,18 +72,18 @@ library MerkleSum {
             let sibling := path.offset
             for {} last { last := shr(1, last) index := shr(1, index) } {
                 if iszero(gt(xor(index, 1), last)) {
-                    let offset := mul(48, and(index, 1))
+                    let isRight := and(index, 1)
+                    let offset := mul(48, isRight)
                     let siblingSum := shr(128, calldataload(sibling))
                     mstore(add(scratch, offset), sum)
                     mstore(add(add(node, offset), 16), hash)
                     calldatacopy(sub(right, offset), sibling, 48)
                     hash := keccak256(node, 96)
-                    prefix := add(prefix, mul(offset, siblingSum))
+                    prefix := add(prefix, mul(isRight, siblingSum))
                     sum := add(sum, siblingSum)
                     sibling := add(sibling, 48)
                 }
             }
-            prefix := div(prefix, 48)
             used := sub(sibling, path.offset)
         }
     }

@@ -7,6 +7,7 @@ import {Generation} from "../../contracts/Generation.sol";
 import {OperatorRegistry} from "../../contracts/OperatorRegistry.sol";
 import {Parameters} from "../../contracts/Parameters.sol";
 import {PaymentVault} from "../../contracts/PaymentVault.sol";
+import {IAdapterRegistry} from "../../contracts/interfaces/IAdapterRegistry.sol";
 import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.sol";
 import {ParameterSet, Profile} from "../../contracts/interfaces/IParameters.sol";
 import {TestUSD} from "../../contracts/local/TestUSD.sol";
@@ -54,6 +55,20 @@ contract DeployTest is Market {
                 operators,
                 bytes32("settlement"),
                 settlement,
+                address(1)
+            )
+        );
+        new Generation(disputes, adapters);
+    }
+
+    function test_a_generation_whose_registry_has_other_parameters_is_refused() external {
+        vm.mockCall(address(adapters), abi.encodeCall(IAdapterRegistry.parameters, ()), abi.encode(address(1)));
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                Generation.Miswired.selector,
+                adapters,
+                bytes32("parameters"),
+                parameters,
                 address(1)
             )
         );

@@ -25,7 +25,7 @@ contract Handler is GovernanceMoves {
 
     /// @notice All moves.
     function moves() public pure returns (bytes4[] memory all) {
-        all = new bytes4[](24);
+        all = new bytes4[](25);
         (all[0], all[1]) = (this.pay.selector, this.grant.selector);
         (all[2], all[3]) = (this.revoke.selector, this.startThaw.selector);
         (all[4], all[5]) = (this.withdraw.selector, this.commitBatch.selector);
@@ -38,12 +38,14 @@ contract Handler is GovernanceMoves {
         (all[18], all[19]) = (this.refund.selector, this.pause.selector);
         (all[20], all[21]) = (this.change.selector, this.wait.selector);
         (all[22], all[23]) = (this.meddle.selector, this.withdrawCredit.selector);
+        all[24] = this.moveBalance.selector;
     }
 
     function checkSolvency() external view {
         uint256 owed = 0;
         for (uint256 i = 0; i < 4; ++i) {
             owed += vault.channelOf(ChannelId.wrap(channelAt(i))).balance;
+            owed += vault.channelOf(ChannelId.wrap(movedChannelAt(i))).balance;
         }
         uint256 staked = 0;
         for (uint256 i = 0; i < 2; ++i) {
@@ -60,7 +62,8 @@ contract Handler is GovernanceMoves {
         for (uint256 i = 0; i < 4; ++i) {
             Account memory kept = batches[channelAt(i)];
             Channel memory state = vault.channelOf(ChannelId.wrap(channelAt(i)));
-            vm.assertEq(kept.deposited, state.balance + kept.withdrawn + kept.paid);
+            vm.assertEq(kept.deposited, state.balance + kept.withdrawn + kept.moved + kept.paid);
+            vm.assertEq(kept.moved, vault.channelOf(ChannelId.wrap(movedChannelAt(i))).balance);
             vm.assertEq(state.collected, kept.line);
             vm.assertLe(state.collected, kept.signed);
         }
@@ -177,6 +180,8 @@ contract Handler is GovernanceMoves {
             Channel memory state = vault.channelOf(ChannelId.wrap(channelAt(i)));
             vm.assertEq(state.balance, seenBalance[channelAt(i)]);
             vm.assertEq(state.collected, seenCollected[channelAt(i)]);
+            Channel memory other = vault.channelOf(ChannelId.wrap(movedChannelAt(i)));
+            vm.assertEq(other.balance, seenBalance[movedChannelAt(i)]);
         }
         for (uint256 i = 0; i < 2; ++i) {
             _checkOperatorsEvents(operatorAt(i));

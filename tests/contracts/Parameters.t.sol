@@ -132,10 +132,12 @@ contract ParametersTest is Market {
         _appendShares(0, 100_000, 99_999, "maxOperatorPpm", 99_999, 100_000, 1_000_000);
     }
 
-    function test_a_zero_treasury_is_refused() external {
+    function test_the_zero_address_and_the_vault_are_no_treasury(bool isVault) external {
         ParameterSet memory set = firstSet();
-        set.treasury = address(0);
-        _append(set, "treasury", 0, 1, type(uint160).max);
+        set.treasury = isVault ? address(vault) : address(0);
+        vm.expectRevert(abi.encodeWithSelector(IParameters.InvalidTreasury.selector, set.treasury));
+        vm.prank(address(timelock));
+        parameters.append(0, set);
     }
 
     function test_only_governance_appends(address caller) external {

@@ -63,6 +63,10 @@ abstract contract EventLedger is Batches {
             seenBalance[id] -= amount;
             seenPaid[_account(log.topics[2])] += amount;
             seenInVault -= amount;
+        } else if (topic == IPaymentVault.BalanceMoved.selector) {
+            uint128 amount = abi.decode(log.data, (uint128));
+            seenBalance[id] -= amount;
+            seenInVault -= amount;
         } else if (topic == IPaymentVault.Collected.selector) {
             (uint128 before, uint128 from, uint128 until) = abi.decode(log.data, (uint128, uint128, uint128));
             vm.assertEq(seenCollected[id], before);

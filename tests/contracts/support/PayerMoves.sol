@@ -1,16 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Channel, ChannelId, Refund, Session, SessionGrant} from "../../../contracts/interfaces/IPaymentVault.sol";
+import {
+    Channel,
+    ChannelId,
+    ChannelMove,
+    Refund,
+    Session,
+    SessionGrant
+} from "../../../contracts/interfaces/IPaymentVault.sol";
+import {Hashing} from "../../../contracts/libraries/Hashing.sol";
 import {SmallBatches} from "./SmallBatches.sol";
 
 /// @notice The expected state of a channel, in micro-units.
+/// @param moved Amount moved to the channel under another collector.
 /// @param paid Amount collected by its batches, less the refunds of voided ones.
 /// @param line Expected `collected`.
 /// @param signed The highest voucher that payer or session key signed.
 struct Account {
     uint256 deposited;
     uint256 withdrawn;
+    uint256 moved;
     uint256 paid;
     uint256 line;
     uint256 signed;
@@ -98,7 +108,38 @@ abstract contract PayerMoves is SmallBatches {
         _done();
     }
 
+    function moveBalance(uint256 payerIndex, uint256 operatorIndex, uint256 amount) external move {
+        choose(payerIndex, operatorIndex);
+        uint128 balance = vault.channelOf(channel()).balance;
+        if (balance == 0) return;
+        uint128 moving = uint128(bound(amount, 1, amount % 4 == 0 ? balance : balance / 8 + 1));
+        ChannelMove memory consent;
+        (consent.collector, consent.newCollector) = (collector, otherCollector());
+        (consent.maxAmount, consent.nonce, consent.deadline) = (moving, vault.nonces(payer), block.timestamp);
+        bytes32 structHash = this.hashMove(payer, operator, consent);
+        bytes memory signature = sign(keyOf(payerName), typedDigest(address(vault), structHash));
+        vm.prank(operator);
+        vault.moveBalance(payer, consent, moving, signature);
+        batches[_id()].moved += moving;
+        _done();
+    }
+
     // --- helpers of other moves ---
+
+    /// @dev External, because `Hashing` takes the consent from calldata.
+    function hashMove(address from, address to, ChannelMove calldata consent) external pure returns (bytes32) {
+        return Hashing.channelMove(from, to, consent);
+    }
+
+    /// @notice The collector to whose channels balances are moved.
+    function otherCollector() internal pure returns (address) {
+        return vm.addr(keyOf("other collector"));
+    }
+
+    /// @notice The channel to which balance of `channelAt(i)` is moved.
+    function movedChannelAt(uint256 i) internal view returns (bytes32) {
+        return ChannelId.unwrap(vault.channelIdOf(payerAt(i / 2), operatorAt(i), otherCollector()));
+    }
 
     function choose(uint256 payerIndex, uint256 operatorIndex) internal {
         payerName = _payers[payerIndex % 2];
