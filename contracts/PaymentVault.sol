@@ -191,7 +191,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces {
         require(amount <= balance, InsufficientBalance(channelId, balance, amount));
         channel.balance = balance - amount;
         newChannelId = Hashing.channelId(payer, msg.sender, move.newCollector);
-        emit BalanceMoved(channelId, newChannelId, amount);
+        emit BalanceMoved(channelId, newChannelId, amount, move.nonce);
         _credit(payer, msg.sender, move.newCollector, amount);
         _grantIfPresent(newChannelId, move.grant);
     }

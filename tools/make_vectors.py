@@ -16,12 +16,20 @@ from typing import TYPE_CHECKING, Any
 from backend.domain import hashing
 from backend.domain.batch import HEADER_FIELDS, Header, Span, camel_case, spans_hash
 from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash
-from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
+from backend.domain.ids import (
+    ZERO_ACCOUNT,
+    Account,
+    ChannelId,
+    DatanetId,
+    Hash32,
+    SnapshotId,
+    VersionId,
+)
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree, resolve
 from backend.domain.money import PPM
 from backend.domain.receipt import Receipt, Share, Slice, VersionRecord
 from backend.domain.split import slice_charges, split
-from backend.domain.voucher import SessionGrant, Voucher
+from backend.domain.voucher import ChannelMove, SessionGrant, Voucher
 from tools import dispute_vectors, worked_example
 
 if TYPE_CHECKING:
@@ -190,6 +198,25 @@ def revocations() -> Iterable[Case]:
         )
 
 
+def moves() -> Iterable[Case]:
+    for nonce, (key, domain) in enumerate(
+        zip((ZERO_ACCOUNT, account_of("session key")), DOMAINS, strict=True)
+    ):
+        move = ChannelMove(
+            payer=account_of("payer"),
+            operator=account_of("operator"),
+            collector=account_of("collector"),
+            new_collector=account_of("new collector"),
+            max_amount=U128 - nonce,
+            key=key,
+            cap=nonce * 5_000_000,
+            expiry=nonce * 1_800_000_000,
+            nonce=nonce,
+            deadline=1_790_000_000,
+        )
+        yield typed(move, "move_digest", domain)
+
+
 def contributions() -> Iterable[Case]:
     for nonce, (licence, domain) in enumerate(
         zip(("MIT", "MIT OR Apache-2.0 OR BSD-3-Clause"), DOMAINS, strict=True)
@@ -335,6 +362,7 @@ SUBJECTS = (
     vouchers,
     grants,
     revocations,
+    moves,
     contributions,
     payouts,
     receipt_keys,

@@ -6,7 +6,7 @@ Ids and hashes are 0x-hex strings; digests to sign are 32 raw bytes.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from backend.domain.receipt import Receipt, Share, Slice, VersionRecord
-    from backend.domain.voucher import SessionGrant, Voucher
+    from backend.domain.voucher import ChannelMove, SessionGrant, Voucher
 
 RECEIPT_TYPE = (
     "Receipt(bytes32 channelId,uint128 cumulative,uint128 charge,bytes32 requestHash,bytes32 responseHash,"
@@ -31,6 +31,10 @@ CONTRIBUTION_TYPE = (
     "uint32 rows,uint256 nonce,uint256 deadline)"
 )
 REVOCATION_TYPE = "SessionRevocation(bytes32 channelId,address key,uint256 nonce)"
+MOVE_TYPE = (
+    "ChannelMove(address payer,address operator,address collector,address newCollector,uint128 maxAmount,"
+    "address key,uint128 cap,uint64 expiry,uint256 nonce,uint256 deadline)"
+)
 RECEIPT_KEY_TYPE = "ReceiptKey(address operator)"
 PAYOUT_TYPE = "PayoutChange(address account,address newWallet,uint256 nonce,uint256 deadline)"
 AUTHORIZATION_TYPE = (
@@ -244,6 +248,10 @@ class TypedDomain:
     def revocation_digest(self, channel: ChannelId, key: Account, nonce: int) -> bytes:
         """Verifying contract: `PaymentVault`."""
         return self._typed(REVOCATION_TYPE, channel, key, nonce)
+
+    def move_digest(self, move: ChannelMove) -> bytes:
+        """Verifying contract: `PaymentVault`."""
+        return self._typed(MOVE_TYPE, *astuple(move))
 
     def receipt_key_digest(self, operator: Account) -> bytes:
         """A receipt key's consent to sign for this operator. Verifying contract: `OperatorRegistry`."""

@@ -1,4 +1,4 @@
-"""Vouchers and session grants, which payers sign (EIP-712, verifying contract `PaymentVault`)."""
+"""Vouchers, session grants and moves, which payers sign (EIP-712, verifying contract `PaymentVault`)."""
 
 from __future__ import annotations
 
@@ -41,3 +41,22 @@ class SessionGrant:
     cap: int
     expiry: int
     nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelMove:
+    """A payer's consent to move at most `max_amount` micro-units from its channel with `operator` to the one
+    under `new_collector`, until `deadline` (unix seconds). `key`, `cap` and `expiry` grant a session key
+    there; none if the key is zero.
+    """
+
+    payer: Account
+    operator: Account
+    collector: Account
+    new_collector: Account
+    max_amount: int
+    key: Account
+    cap: int
+    expiry: int
+    nonce: int
+    deadline: int

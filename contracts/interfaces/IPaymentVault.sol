@@ -131,8 +131,9 @@ interface IPaymentVault {
     event ThawStarted(ChannelId indexed channelId, uint128 amount, uint64 thawedAt);
     /// @notice The payer withdrew `amount` from the channel.
     event Withdrawn(ChannelId indexed channelId, address indexed payer, uint128 amount);
-    /// @notice `amount` moved to another channel of the same payer and operator. `Deposited` of that channel follows.
-    event BalanceMoved(ChannelId indexed channelId, ChannelId indexed newChannelId, uint128 amount);
+    /// @notice `amount` moved to another channel of the same payer and operator, by the consent that used the payer's
+    /// `nonce`. `Deposited` of the other channel follows.
+    event BalanceMoved(ChannelId indexed channelId, ChannelId indexed newChannelId, uint128 amount, uint256 nonce);
     /// @notice `until - from` moved from the channel into the pot; `from - before` was skipped without payment.
     event Collected(ChannelId indexed channelId, uint128 before, uint128 from, uint128 until);
     /// @notice `amount` moved from the pot back into the channel, whose `collected` was reset to `collected`.

@@ -21,7 +21,7 @@ contract MoveBalanceTest is Payments {
         ChannelMove memory consent = _consent();
         bytes memory signature = _signed(consent);
         vm.expectEmit(address(vault));
-        emit IPaymentVault.BalanceMoved(channel(), _nextChannel(), amount);
+        emit IPaymentVault.BalanceMoved(channel(), _nextChannel(), amount, consent.nonce);
         vm.expectEmit(address(vault));
         emit IPaymentVault.ChannelOpened(_nextChannel(), payer, operator, _next);
         vm.expectEmit(address(vault));

@@ -3,7 +3,7 @@ pragma solidity 0.8.34;
 
 import {VersionId, VersionRecord} from "../../contracts/interfaces/IAdapterRegistry.sol";
 import {Contribution, SnapshotId} from "../../contracts/interfaces/IDatasetRegistry.sol";
-import {ChannelId, SessionGrant} from "../../contracts/interfaces/IPaymentVault.sol";
+import {ChannelId, ChannelMove, SessionGrant} from "../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, EntryKey, Opening, Receipt} from "../../contracts/interfaces/ISettlement.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {MerkleSum} from "../../contracts/libraries/MerkleSum.sol";
@@ -31,6 +31,10 @@ contract Libraries {
         uint256 nonce
     ) external pure returns (bytes32) {
         return Hashing.sessionGrant(channel, grant, nonce);
+    }
+
+    function channelMove(address payer, address operator, ChannelMove calldata move) external pure returns (bytes32) {
+        return Hashing.channelMove(payer, operator, move);
     }
 
     function receipt(Receipt calldata r) external pure returns (bytes32) {
@@ -93,8 +97,20 @@ contract VectorsTest is Base {
     }
 
     function test_session_grant_digests_agree() external forEach("grants") {
-        SessionGrant memory grant = SessionGrant(_address("key"), uint128(_uint("cap")), uint64(_uint("expiry")));
-        vm.assertEq(_digest(_lib.sessionGrant(_channelId(), grant, _uint("nonce"))), _bytes32("digest"));
+        vm.assertEq(_digest(_lib.sessionGrant(_channelId(), _grant(), _uint("nonce"))), _bytes32("digest"));
+    }
+
+    function test_channel_move_digests_agree() external forEach("moves") {
+        ChannelMove memory move = ChannelMove({
+            collector: _address("collector"),
+            newCollector: _address("newCollector"),
+            maxAmount: uint128(_uint("maxAmount")),
+            grant: _grant(),
+            nonce: _uint("nonce"),
+            deadline: _uint("deadline")
+        });
+        bytes32 hash = _lib.channelMove(_address("payer"), _address("operator"), move);
+        vm.assertEq(_digest(hash), _bytes32("digest"));
     }
 
     function test_session_revocation_digests_agree() external forEach("revocations") {
@@ -259,6 +275,10 @@ contract VectorsTest is Base {
         header.balancesRoot = _bytes32("balancesRoot");
         header.balancesCount = uint32(_uint("balancesCount"));
         header.dataDigest = _bytes32("dataDigest");
+    }
+
+    function _grant() private view returns (SessionGrant memory) {
+        return SessionGrant(_address("key"), uint128(_uint("cap")), uint64(_uint("expiry")));
     }
 
     function _digest(bytes32 structHash) private view returns (bytes32) {

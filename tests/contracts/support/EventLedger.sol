@@ -64,7 +64,7 @@ abstract contract EventLedger is Batches {
             seenPaid[_account(log.topics[2])] += amount;
             seenInVault -= amount;
         } else if (topic == IPaymentVault.BalanceMoved.selector) {
-            uint128 amount = abi.decode(log.data, (uint128));
+            (uint128 amount, ) = abi.decode(log.data, (uint128, uint256));
             seenBalance[id] -= amount;
             seenInVault -= amount;
         } else if (topic == IPaymentVault.Collected.selector) {

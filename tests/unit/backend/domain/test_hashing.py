@@ -64,6 +64,7 @@ def test_vectors_are_what_the_generator_writes() -> None:
         ("vouchers", hashing.VOUCHER_TYPE),
         ("grants", hashing.GRANT_TYPE),
         ("revocations", hashing.REVOCATION_TYPE),
+        ("moves", hashing.MOVE_TYPE),
         ("contributions", hashing.CONTRIBUTION_TYPE),
         ("payouts", hashing.PAYOUT_TYPE),
         ("receipt_keys", hashing.RECEIPT_KEY_TYPE),
