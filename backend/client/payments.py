@@ -31,6 +31,7 @@ VAULT = "PaymentVault"
 INDEXED_SECONDS = 120
 SESSION_SECONDS = 24 * 3600
 NEEDS_VOUCHER = "insufficient_authorisation"
+SINCE_OPENED = "in all since the channel was opened"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def _asked_deposit(
     terms = (
         ("amount", in_dollars(units * UNIT)),
         ("to", f"your channel {channel.id} with operator {channel.operator}"),
-        *_session_terms(channel, key, cap, expiry),
+        *_session_terms(key, cap, expiry),
     )
     return AskedMessage(Statement("Deposit", terms), AUTHORIZATION_TYPE, fields)
 
@@ -144,7 +145,7 @@ def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, e
     fields = {"channelId": channel.id, "key": key, "cap": cap, "expiry": expiry, "nonce": NONCE}
     words = (
         ("channel", f"{channel.id} with operator {channel.operator}"),
-        *_session_terms(channel, key, cap, expiry),
+        *_session_terms(key, cap, expiry),
     )
     asked = AskedMessage(Statement("Grant a session key", words), GRANT_TYPE, fields)
     signature = client.wallet.sign(asked, prepared["typed_data"])
@@ -158,10 +159,10 @@ def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, e
     wait_until(is_granted, "the grant of the session key to be indexed", INDEXED_SECONDS)
 
 
-def _session_terms(channel: Channel, key: Account, cap: int, expiry: int) -> tuple[tuple[str, str], ...]:
+def _session_terms(key: Account, cap: int, expiry: int) -> tuple[tuple[str, str], ...]:
+    """In absolute values: what the channel has spent so far is only the market's word."""
     until = datetime.fromtimestamp(expiry, UTC).isoformat(timespec="minutes")
-    limit = in_dollars(cap - channel.collected)
-    return (("session key", key), ("it may spend", f"{limit} of the channel until {until}"))
+    return (("session key", key), ("may spend", f"{in_dollars(cap)} {SINCE_OPENED}"), ("until", until))
 
 
 def post_paid(
@@ -198,7 +199,7 @@ def sign_voucher(client: ApiClient, required: int) -> int:
     cumulative = channel.charged + channel.reserved + required
     terms = (
         ("amount", f"up to {in_dollars(required)} more"),
-        ("in all", f"up to {in_dollars(cumulative - channel.collected)} not collected yet"),
+        ("limit", f"{in_dollars(cumulative)} {SINCE_OPENED}"),
         ("to", f"operator {channel.operator}"),
         ("channel", channel.id),
     )

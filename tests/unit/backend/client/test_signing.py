@@ -352,6 +352,15 @@ def test_a_voucher_is_for_the_pinned_vault_whatever_the_market_says() -> None:
     assert market.statements[0].terms[0] == ("amount", "up to 0.00000000034 dollars more")
 
 
+def test_a_market_that_overstates_what_was_spent_does_not_hide_the_limit() -> None:
+    stated = stated_channel()
+    stated["data"][0] |= {"collected": str(10**18), "charged": str(10**18)}
+    market = Market({"/v1/channels": stated})
+    payments.sign_voucher(market, 10**12)  # type: ignore[arg-type]
+    limit = ("limit", "1,000,001 dollars in all since the channel was opened")
+    assert limit in market.statements[0].terms
+
+
 def test_a_voucher_over_more_than_was_allowed_is_refused() -> None:
     details = {"code": "insufficient_authorisation", "required": "341"}
     market = Market({"/v1/channels": stated_channel()})
