@@ -26,7 +26,7 @@ from backend.domain.batch import Header
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.hashing import TypedDomain, ascii_word, channel_id, keccak, to_bytes, word
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId
-from backend.domain.voucher import Voucher
+from backend.domain.voucher import ChannelMove, Voucher
 from tools.gas_demands import demand_gas
 from tools.gas_disputes import (
     DEPTH,
@@ -144,6 +144,19 @@ class Payer:
     def deposit(self, units: int) -> int:
         to = (self._chain.operator.account, self._chain.at["Settlement"])
         return self._chain.send(self._owner, "PaymentVault", "deposit", *to, units, self._grant)
+
+    def move(self, new_collector: Account) -> int:
+        """Have the operator move a part of the balance to a new channel, with a session grant."""
+        operator, collector = self._chain.operator, self._chain.at["Settlement"]
+        grant, amount = (self.account, FAR, FAR), MICRO
+        move = ChannelMove(
+            self.account, operator.account, collector, new_collector, amount, *grant, nonce=0, deadline=FAR
+        )
+        signature = self._owner.sign(self._chain.domain("PaymentVault").move_digest(move))
+        consent = (collector, new_collector, amount, grant, 0, FAR)
+        return self._chain.send(
+            operator, "PaymentVault", "moveBalance", self.account, consent, amount, signature
+        )
 
     def collection(self, amount: int) -> tuple[Any, ...]:
         before, until = self.collected, self.collected + amount
@@ -380,12 +393,16 @@ def vote_gas(chain: Chain) -> dict[str, int]:
     return {"vote": chain.send(later_voter, "MarketGovernor", "castVote", proposal_id, 1)}
 
 
+def move_gas(chain: Chain) -> dict[str, int]:
+    return {"move_balance": Payer(chain, "mover", 1_000).move(chain.fresh("next collector").account)}
+
+
 def gas() -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         node = LocalNode.start(Path(folder) / "node.log")
         try:
             chain = Chain(node.url)
-            return registry_gas(chain) | settlement_gas(chain) | vote_gas(chain)
+            return registry_gas(chain) | settlement_gas(chain) | vote_gas(chain) | move_gas(chain)
         finally:
             node.stop()
 

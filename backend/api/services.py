@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from backend.services.answers.generate import Generate
     from backend.services.channels.channels import Channels
     from backend.services.channels.deposits import Deposits
+    from backend.services.channels.moves import Moves
     from backend.services.contribute.contributions import Contributions
     from backend.services.contribute.snapshot import Snapshots
     from backend.services.contribute.transfers import Transfers
@@ -46,6 +47,7 @@ class Services:
     idempotency: Idempotency
     channels: Channels
     deposits: Deposits
+    moves: Moves
     receipts: Receipts
     proofs: Proofs
     registry: Registry

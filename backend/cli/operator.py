@@ -127,6 +127,21 @@ def unstake(
 
 
 @commands.command()
+def restake(
+    dollars: Annotated[float, typer.Argument(help="Amount to move, in dollars.", min=0.000001)],
+    *,
+    registry: Annotated[str, typer.Option(help="Address of the other generation's operator registry.")],
+    wait: Wait = False,
+) -> None:
+    """Move stake to another generation's registry in one step, while no batch is pending."""
+    with open_installation() as installation:
+        installation.prepare_database()
+        membership, account = installation.membership, parse_account(installation, registry)
+        queued = membership.restake(account, round(dollars * UNITS_PER_DOLLAR))
+        _follow(membership.transaction, queued, wait=wait)
+
+
+@commands.command()
 def withdraw(*, wait: Wait = False) -> None:
     """Withdraw unlocked stake, rewards from slashed operators, and what answers to demands earned."""
     with _membership() as membership:

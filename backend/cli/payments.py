@@ -1,4 +1,4 @@
-"""`loraledger deposit`, `balance` and `withdraw`: manage a payer's channel."""
+"""`loraledger deposit`, `balance`, `move` and `withdraw`: manage a payer's channel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAYER = 7
 
 
 def register(app: typer.Typer) -> None:
-    for command in (deposit, balance, withdraw):
+    for command in (deposit, balance, move, withdraw):
         app.command()(command)
 
 
@@ -49,8 +49,32 @@ def balance(*, actor: Actor, as_json: AsJson = False) -> None:
         print_json(channels)
         return
     for channel in channels:
-        amounts = ", ".join(f"{name} {int(channel[name]):,}" for name in ("balance", "available", "thawing"))
+        names = ("balance", "available", "thawing", "moving")
+        amounts = ", ".join(f"{name} {int(channel[name]):,}" for name in names)
         typer.echo(f"channel {channel['id']}: {amounts} micro-units")
+
+
+@acting(PAYER)
+def move(
+    dollars: Annotated[
+        float | None,
+        typer.Argument(help="Most to move, in test dollars. Default: the whole balance.", min=0.001),
+    ] = None,
+    *,
+    collector: Annotated[str, typer.Option(help="Settlement contract to which the operator has moved.")],
+    actor: Actor,
+) -> None:
+    """Move the balance to the wallet's channel under another collector, without a thaw. What is charged or
+    reserved stays.
+    """
+    from backend.client import payments as calls
+    from backend.domain.caip import account_of
+
+    most = None if dollars is None else round(dollars * UNITS_PER_DOLLAR) * UNIT
+    with actor.connect() as client:
+        account = account_of(collector, client.wallet.deployment.chain_id)
+        moved = calls.move(client, account, most)
+    typer.echo(f"moved {moved:,} micro-units to the channel under {account}")
 
 
 @acting(PAYER)

@@ -1,4 +1,6 @@
-"""A payer's calls: channels, deposits, vouchers, session keys and withdrawals. Amounts are in micro-units."""
+"""A payer's calls: channels, deposits, vouchers, session keys, moves and withdrawals. Amounts are in
+micro-units.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,12 @@ from backend.domain.errors import Conflict
 from backend.domain.hashing import (
     AUTHORIZATION_TYPE,
     GRANT_TYPE,
+    MOVE_TYPE,
     VOUCHER_TYPE,
     channel_id,
     deposit_nonce,
 )
-from backend.domain.ids import Account, ChannelId, Hash32
+from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 from backend.domain.money import UNIT, in_dollars
 
 if TYPE_CHECKING:
@@ -215,6 +218,38 @@ def asked_voucher(
     """A voucher that waives nothing."""
     fields = {"channelId": channel, "from": 0, "maxCumulative": cumulative}
     return AskedMessage(Statement("Authorise a payment", terms), VOUCHER_TYPE, fields)
+
+
+def move(client: ApiClient, new_collector: Account, most: int | None = None) -> int:
+    """Have the operator move at most `most` micro-units (default: the whole balance) to the wallet's channel
+    under another collector. Returns the amount once it has moved.
+    """
+    channel = own_channel(client)
+    limit = channel.balance if most is None else most
+    terms = (
+        ("amount", f"at most {in_dollars(limit)}"),
+        ("from", f"channel {channel.id} with operator {channel.operator}"),
+        ("to", f"your channel with this operator under the collector {new_collector}"),
+    )
+    fields = {
+        "payer": client.wallet.account,
+        "operator": channel.operator,
+        "collector": channel.collector,
+        "newCollector": new_collector,
+        "maxAmount": limit,
+        "key": ZERO_ACCOUNT,
+        "cap": 0,
+        "expiry": 0,
+        "nonce": NONCE,
+        "deadline": deadline(),
+    }
+    body = {"new_collector": new_collector, "max_amount": str(limit)}
+    prepared = client.post("/v1/moves/prepare", body)
+    asked = AskedMessage(Statement("Move a balance", terms), MOVE_TYPE, fields)
+    signature = client.wallet.sign(asked, prepared["typed_data"])
+    queued = client.post("/v1/moves/relay", {"move": prepared["move"], "signature": signature})
+    client.wait_confirmed(queued)
+    return int(queued["amount"])
 
 
 def thaw(client: ApiClient, amount: int) -> Mined:

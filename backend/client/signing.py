@@ -23,6 +23,7 @@ from backend.domain.hashing import (
     AUTHORIZATION_TYPE,
     CONTRIBUTION_TYPE,
     GRANT_TYPE,
+    MOVE_TYPE,
     PAYOUT_TYPE,
     REVOCATION_TYPE,
     VOUCHER_TYPE,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 VERIFIERS = {
     AUTHORIZATION_TYPE: PAYMENT_TOKEN,
     GRANT_TYPE: "PaymentVault",
+    MOVE_TYPE: "PaymentVault",
     REVOCATION_TYPE: "PaymentVault",
     VOUCHER_TYPE: "PaymentVault",
     CONTRIBUTION_TYPE: "DatasetRegistry",

@@ -117,6 +117,7 @@ def _channel_opened(row: t.ChannelRow, e: ChainEvent) -> None:
         row.max_collected or 0,
     )
     row.thawing, row.thawed_at = row.thawing or 0, row.thawed_at or 0
+    row.next_move_nonce = row.next_move_nonce or 0
 
 
 @_on("PaymentVault", "Deposited", t.ChannelRow, "channelId")
@@ -133,6 +134,12 @@ def _thaw_started(row: t.ChannelRow, e: ChainEvent) -> None:
 def _withdrawn(row: t.ChannelRow, e: ChainEvent) -> None:
     row.balance -= e.args["amount"]
     row.thawing, row.thawed_at = 0, 0
+
+
+@_on("PaymentVault", "BalanceMoved", t.ChannelRow, "channelId")
+def _balance_moved(row: t.ChannelRow, e: ChainEvent) -> None:
+    row.balance -= e.args["amount"]
+    row.next_move_nonce = e.args["nonce"] + 1
 
 
 @_on("PaymentVault", "Collected", t.ChannelRow, "channelId")

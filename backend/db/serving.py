@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select, update
@@ -13,18 +14,22 @@ from backend.db.tables.chain import ChannelRow
 from backend.db.tables.serving import (
     CumulativeRow,
     HeldKeyRow,
+    MoveRow,
     ReceiptRow,
     ReceiptSliceRow,
     ReservationRow,
     VoucherRow,
 )
+from backend.db.tables.transactions import TransactionRow
 from backend.db.usage import usage_by_day
+from backend.domain.channels import Move
 from backend.domain.errors import Conflict
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice
 from backend.domain.serving import DayUsage, NewReceipt, Reservation, StoredReceipt
 from backend.domain.settlement import Backlog
+from backend.domain.transactions import TransactionState
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 
 if TYPE_CHECKING:
@@ -50,11 +55,17 @@ _VOUCHERS = (
     .order_by(VoucherRow.channel_id, VoucherRow.max_cumulative.desc(), VoucherRow.signer)
 )
 _HELD_KEYS = select(HeldKeyRow.channel_id, HeldKeyRow.key).where(among(HeldKeyRow.channel_id))
+_MOVES = (
+    select(table_of(MoveRow))
+    .join(TransactionRow, TransactionRow.id == MoveRow.transaction_id)
+    .where(among(MoveRow.channel_id), TransactionRow.state != TransactionState.FAILED)
+    .order_by(MoveRow.transaction_id)
+)
 _ADDED = insert(table_of(ReceiptRow)).returning(table_of(ReceiptRow).c.sequence, sort_by_parameter_order=True)
 
 
 class ChannelStore:
-    """Charges, reservations and vouchers of channels. Amounts in micro-units."""
+    """Charges, reservations, vouchers and moves of channels. Amounts in micro-units."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -133,6 +144,13 @@ class ChannelStore:
         """All session keys that the gateway holds, each with its channel."""
         rows = found_among(self._session, _HELD_KEYS, channels)
         return [(ChannelId(Hash32(channel)), Account(key)) for channel, key in rows]
+
+    def add_move(self, move: Move) -> None:
+        insert_all(self._session, MoveRow, [asdict(move)])
+
+    def moves(self, channels: Collection[ChannelId]) -> list[Move]:
+        """Moves out of these channels, oldest first, except those whose transactions have failed."""
+        return [from_row(Move, row) for row in found_among(self._session, _MOVES, channels)]
 
 
 class ReceiptStore:

@@ -27,6 +27,8 @@ class Channel:
     """Unix seconds from which the thawing part can be withdrawn; zero while nothing thaws."""
     max_collected: int = 0
     """The highest cumulative that was ever collected, refunds included: receipts up to it were signed."""
+    next_move_nonce: int = 0
+    """The payer's nonce after the last move out of this channel; zero before the first."""
 
     @property
     def available(self) -> int:
@@ -43,3 +45,22 @@ class Grant:
     cap: int
     expiry: int  # unix seconds
     revoked_at: int | None  # unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Balance that a transaction of ours is to move to the payer's channel under another collector.
+
+    Payers' nonces only rise, so that of its consent identifies the move on the chain.
+    """
+
+    channel_id: ChannelId
+    nonce: int
+    amount: int
+    deadline: int
+    """Unix seconds after which the vault refuses it."""
+    transaction_id: int
+
+    def is_over(self, channel: Channel, chain_time: int) -> bool:
+        """Whether the channel, as of a block at `chain_time`, shows the move, or it can never take place."""
+        return self.nonce < channel.next_move_nonce or self.deadline < chain_time

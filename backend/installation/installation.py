@@ -441,6 +441,7 @@ class Installation(Resources):
         from backend.services.accounts.idempotency import Idempotency
         from backend.services.accounts.payouts import Payouts
         from backend.services.channels.deposits import Deposits
+        from backend.services.channels.moves import Moves
         from backend.services.market.governance import Governance
         from backend.services.market.provenance import ProvenanceLookup
         from backend.services.market.registry import Registry
@@ -456,6 +457,7 @@ class Installation(Resources):
             idempotency=Idempotency(db, utc_now, self.limits.longest_seconds),
             channels=self.channels,
             deposits=Deposits(db, chain, self.market, self.keystore, utc_now),
+            moves=Moves(db, chain, self.market, utc_now, self.settings.max_lag_seconds),
             receipts=Receipts(db),
             proofs=self.proofs,
             registry=Registry(db, chain, self.blobs),

@@ -26,6 +26,7 @@ from backend.services.answers.generate import Generate, GenerateLimits
 from backend.services.channels.admission import Admission, Market
 from backend.services.channels.channels import Channels
 from backend.services.channels.deposits import Deposits
+from backend.services.channels.moves import Moves
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.snapshot import Snapshots
@@ -234,6 +235,7 @@ class ScriptedInstallation:
             idempotency=Idempotency(self.db, self.clock, answer_seconds=80),
             channels=Channels(self.db, self.market, self.vault_domain, recover, self.clock, lambda _: ()),
             deposits=Deposits(self.db, chain, self.market, self.held_keys, self.clock),
+            moves=Moves(self.db, chain, self.market, self.clock, 60),
             receipts=Receipts(self.db),
             proofs=Proofs(self.db, unused, chain),
             registry=Registry(self.db, chain, self.blobs),

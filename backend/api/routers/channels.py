@@ -1,4 +1,4 @@
-"""Payment channels: balances, vouchers, deposits, session keys and withdrawals."""
+"""Payment channels: balances, vouchers, deposits, session keys, moves and withdrawals."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from backend.api.schemas.channels import (
     ChannelView,
     DepositRequest,
     GrantBody,
+    MoveBody,
+    MoveQueued,
+    MoveRequest,
     PreparedDepositView,
     PreparedGrantView,
+    PreparedMoveView,
     PreparedRevocationView,
     RelayDepositRequest,
     RelayGrantRequest,
+    RelayMoveRequest,
     RelayRevocationRequest,
     RevokeRequest,
     SessionTermsBody,
@@ -98,6 +103,21 @@ def relay_revocation(
     key = Account(body.key)
     queued = services.deposits.relay_revocation(wallet.account, key, body.nonce, body.signature)
     return TransactionQueued(transaction_id=queued)
+
+
+@router.post("/moves/prepare")
+def prepare_move(body: MoveRequest, services: ServicesDep, wallet: WalletDep) -> PreparedMoveView:
+    """Prepare a move of the balance to the caller's channel under another collector, without a thaw."""
+    collector, grant = Account(body.new_collector), body.grant()
+    terms, typed_data = services.moves.prepare(wallet.account, collector, body.max_amount, grant)
+    return PreparedMoveView(move=MoveBody.model_validate(terms), typed_data=typed_data)
+
+
+@router.post("/moves/relay", status_code=status.HTTP_202_ACCEPTED)
+def relay_move(body: RelayMoveRequest, services: ServicesDep, wallet: WalletDep) -> MoveQueued:
+    """Have the operator send a signed move of all that is neither charged nor reserved, up to its maximum."""
+    queued = services.moves.relay(wallet.account, body.move.terms(), body.signature)
+    return MoveQueued(transaction_id=queued.transaction_id, amount=queued.amount)
 
 
 @router.post("/withdrawals/thaw/prepare")

@@ -4,11 +4,20 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from backend.api.schemas.common import AccountField, HashField, Micro, PreparedTransactionView, Schema, View
+from backend.api.schemas.common import (
+    AccountField,
+    HashField,
+    Micro,
+    PreparedTransactionView,
+    Schema,
+    TransactionQueued,
+    View,
+)
 from backend.domain.ids import Account, Hash32
 from backend.domain.transactions import PreparedTransaction
 from backend.services.channels.channels import ChannelView as Channel
-from backend.services.channels.deposits import Grant, RelayedDeposit, SessionTerms
+from backend.services.channels.deposits import NO_GRANT, Grant, RelayedDeposit, SessionTerms
+from backend.services.channels.moves import MoveTerms
 
 UnixSeconds = Annotated[int, Field(ge=0, lt=1 << 63)]
 
@@ -25,8 +34,9 @@ class SessionKeyView(View):
 
 class ChannelView(View):
     """Amounts in micro-units. `cap`: the highest cumulative that a voucher or session key authorises;
-    `thawed_at`: unix seconds from which `thawing` can be withdrawn, 0 while nothing thaws; `voucher_domain`:
-    the EIP-712 domain of the channel's vouchers.
+    `thawed_at`: unix seconds from which `thawing` can be withdrawn, 0 while nothing thaws; `moving`: part of
+    the balance that pending moves take to another collector's channel; `voucher_domain`: the EIP-712 domain
+    of the channel's vouchers.
     """
 
     id: str
@@ -36,6 +46,7 @@ class ChannelView(View):
     balance: Micro
     thawing: Micro
     thawed_at: int
+    moving: Micro
     collected: Micro
     charged: Micro
     reserved: Micro
@@ -65,6 +76,7 @@ class ChannelView(View):
             balance=balance.balance,
             thawing=balance.thawing,
             thawed_at=channel.thawed_at,
+            moving=balance.moving,
             collected=balance.collected,
             charged=balance.charged,
             reserved=balance.reserved,
@@ -171,6 +183,51 @@ class RelayRevocationRequest(Schema):
     key: AccountField
     nonce: Micro
     signature: str
+
+
+class MoveRequest(Schema):
+    """`new_collector`: settlement contract of the channel that receives. `max_amount`: limit in micro-units;
+    default: the whole balance. `session`: a session key to grant in that channel.
+    """
+
+    new_collector: AccountField
+    max_amount: Micro | None = None
+    session: GrantBody | None = None
+
+    def grant(self) -> Grant:
+        return NO_GRANT if self.session is None else self.session.grant()
+
+
+class MoveBody(Schema):
+    model_config = ConfigDict(from_attributes=True)
+
+    new_collector: AccountField
+    max_amount: Micro
+    grant: GrantBody
+    nonce: Micro
+    deadline: UnixSeconds
+
+    def terms(self) -> MoveTerms:
+        grant = self.grant.grant()
+        return MoveTerms(Account(self.new_collector), self.max_amount, grant, self.nonce, self.deadline)
+
+
+class PreparedMoveView(View):
+    move: MoveBody
+    typed_data: dict[str, Any]
+
+
+class RelayMoveRequest(Schema):
+    """`move` as returned by the preparation, and the wallet's signature of its `typed_data`."""
+
+    move: MoveBody
+    signature: str
+
+
+class MoveQueued(TransactionQueued):
+    """`amount`: micro-units that move. They cannot be spent while the transaction is pending."""
+
+    amount: Micro
 
 
 class ThawRequest(Schema):

@@ -121,6 +121,8 @@ class ChannelRow(Projection):
     collected: Mapped[int] = mapped_column(Amount)
     max_collected: Mapped[int] = mapped_column(Amount)
     """Highest value that `collected` ever had; refunds lower only `collected`."""
+    next_move_nonce: Mapped[int] = mapped_column(NUMBER)
+    """The payer's nonce after the last move out of the channel; zero before the first."""
     thawing: Mapped[int] = mapped_column(Amount)
     thawed_at: Mapped[int] = mapped_column(Amount)
 

@@ -1,4 +1,4 @@
-"""Tables of cumulative charges, reservations, vouchers, held session keys and receipts."""
+"""Tables of cumulative charges, reservations, vouchers, held session keys, moves and receipts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Uniqu
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from backend.db.base import ACCOUNT, HASH, Amount, Base, UtcDateTime
+from backend.db.tables.transactions import TransactionRow
 
 SIGNATURE = String(132)
 
@@ -49,6 +50,18 @@ class HeldKeyRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(ACCOUNT, unique=True)
     channel_id: Mapped[str] = mapped_column(HASH, index=True)
+
+
+class MoveRow(Base):
+    """Balance that a transaction takes to the payer's channel under another collector."""
+
+    __tablename__ = "channel_moves"
+
+    transaction_id: Mapped[int] = mapped_column(ForeignKey(TransactionRow.id), primary_key=True)
+    channel_id: Mapped[str] = mapped_column(HASH, index=True)
+    nonce: Mapped[int] = mapped_column(Amount)
+    amount: Mapped[int] = mapped_column(Amount)
+    deadline: Mapped[int] = mapped_column(BigInteger)
 
 
 class ReceiptRow(Base):

@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import UnitOfWork
     from backend.domain.chain import BlockRef
-    from backend.domain.channels import Channel, Grant
+    from backend.domain.channels import Channel, Grant, Move
     from backend.domain.ids import Account, ChannelId
     from backend.domain.serving import Reservation
-    from backend.ports.chain import ChainView
 
 
 class ViewStale(Unavailable):
@@ -41,11 +40,18 @@ class ChannelBalance:
     charged: int
     """Cumulative of the last receipt."""
     reserved: int
+    moving: int = 0
+    """Part of the balance that pending moves take to another collector's channel."""
 
     @property
     def funded(self) -> int:
-        """Cumulative that the balance covers. The thawing amount may be withdrawn before it is collected."""
-        return self.collected + max(self.balance - self.thawing, 0)
+        """Cumulative that the balance covers. What thaws or moves may be gone before it is collected."""
+        return self.collected + max(self.balance - self.thawing - self.moving, 0)
+
+    @property
+    def unspent(self) -> int:
+        """What is funded and neither charged nor reserved, authorised or not."""
+        return max(self.funded - self.charged - self.reserved, 0)
 
     @property
     def available(self) -> int:
@@ -68,8 +74,10 @@ def channel_balances(
     tx: UnitOfWork, channels: Collection[ChannelId], reserved: Mapping[ChannelId, int], now: datetime
 ) -> dict[ChannelId, ChannelBalance]:
     """Balances of many channels. `reserved`: from `reserved_by_channel`."""
+    cursor = tx.chain.cursor()
     on_chain, charged = tx.chain.known_channels(channels), tx.channels.charged(channels)
-    authorised = _authorised(tx, on_chain, latest_time(tx.chain, now))
+    authorised = _authorised(tx, on_chain, latest_time(cursor, now))
+    moves = pending_moves(tx, on_chain, cursor)
     return {
         channel: ChannelBalance(
             balance=found.balance if found else 0,
@@ -78,10 +86,26 @@ def channel_balances(
             authorised=authorised.get(channel, 0),
             charged=current_cumulative(found, charged.get(channel, 0)),
             reserved=reserved.get(channel, 0),
+            moving=sum(move.amount for move in moves if move.channel_id == channel),
         )
         for channel in channels
         for found in [on_chain.get(channel)]
     }
+
+
+def pending_moves(
+    tx: UnitOfWork, channels: Mapping[ChannelId, Channel], cursor: BlockRef | None
+) -> list[Move]:
+    """Moves out of these channels that the indexed chain does not show and that may still take place.
+
+    Their transactions have not failed, and the indexed chain has not passed their deadlines: a move before
+    its deadline would be in a block that is indexed. So neither a crash nor a reorganisation lets a moving
+    amount be spent, and none holds it for ever. `cursor` must be read before `channels`, so that they show
+    all that happened up to it.
+    """
+    moves = tx.channels.moves(channels)
+    chain_time = cursor.timestamp if cursor else 0
+    return [move for move in moves if not move.is_over(channels[move.channel_id], chain_time)]
 
 
 def reserved_by_channel(reservations: Iterable[Reservation], now: datetime) -> dict[ChannelId, int]:
@@ -106,9 +130,8 @@ def check_fresh(cursor: BlockRef | None, now: datetime, max_lag_seconds: int) ->
         )
 
 
-def latest_time(chain: ChainView, now: datetime) -> datetime:
+def latest_time(cursor: BlockRef | None, now: datetime) -> datetime:
     """The later of our clock and the indexed chain's: a grant that has expired by either is not usable."""
-    cursor = chain.cursor()
     return max(now, datetime.fromtimestamp(cursor.timestamp, UTC)) if cursor else now
 
 

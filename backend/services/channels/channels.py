@@ -100,7 +100,7 @@ class Channels:
         with self._db.begin() as tx:
             tx.channels.lock(channel)
             balance = channel_balance(tx, channel, now)
-            grants = usable_grants(tx.chain.grants(channel), latest_time(tx.chain, now))
+            grants = usable_grants(tx.chain.grants(channel), latest_time(tx.chain.cursor(), now))
             if signer != payer and signer not in grants:
                 raise Forbidden(f"{signer} may not sign vouchers of this channel.", param="signature")
             # What a batch that is not final has collected may be refunded, and collected again.

@@ -40,7 +40,7 @@ MAX_SIGNATURE_BYTES = 4096
 """Signatures of contract wallets are longer than 65 bytes; the operator pays for their calldata."""
 KEY_WAIT_SECONDS = 10
 VAULT = "PaymentVault"
-_MAX_UINT128 = (1 << 128) - 1
+MAX_UINT128 = (1 << 128) - 1
 
 
 class ChannelEmpty(Conflict):
@@ -125,7 +125,7 @@ class Deposits:
         """Prepare a deposit of `units` token units into the payer's channel; with a session grant, given
         terms.
         """
-        if not 0 < units <= _MAX_UINT128 // UNIT:
+        if not 0 < units <= MAX_UINT128 // UNIT:
             raise InvalidInput("The deposit must be positive and fit uint128 micro-units.", param="units")
         channel = self._market.channel(payer)
         if session is not None and session.key is None:
@@ -155,7 +155,7 @@ class Deposits:
             "validAfter": "0",
             "validBefore": str(deposit.valid_before),
             "salt": deposit.salt,
-            "signature": _signature(signature),
+            "signature": signature_hex(signature),
         }
         channel_key = (payer, self._market.operator, self._market.collector)
         args = [*channel_key, str(deposit.units), deposit.grant.as_argument(), authorization]
@@ -193,7 +193,7 @@ class Deposits:
 
     def prepare_thaw(self, payer: Account, amount: int) -> PreparedTransaction:
         """`amount` in micro-units; 0 cancels the thaw."""
-        if not 0 <= amount <= _MAX_UINT128:
+        if not 0 <= amount <= MAX_UINT128:
             raise InvalidInput("The amount does not fit uint128.", param="amount")
         return self._prepare(payer, "thaw", amount)
 
@@ -246,7 +246,7 @@ class Deposits:
 
     def _grant(self, channel: ChannelId, terms: SessionTerms, units: int) -> Grant:
         with self._db.read() as tx:
-            now = latest_time(tx.chain, self._clock())
+            now = latest_time(tx.chain.cursor(), self._clock())
             balance = channel_balance(tx, channel, now)
             grants = {grant.key: grant for grant in tx.chain.grants(channel)}
         if terms.cap == 0:
@@ -257,7 +257,7 @@ class Deposits:
         present = grants.get(key)
         floor = present.cap if present else 0  # the vault lowers neither cap nor expiry of a key
         cap = max(balance.funded + units * UNIT, floor) if terms.cap is None else terms.cap
-        if not floor <= cap <= _MAX_UINT128:
+        if not floor <= cap <= MAX_UINT128:
             raise InvalidInput(
                 f"The session's cap must be at least {floor}, the key's present cap, and fit uint128.",
                 param="session.cap",
@@ -316,8 +316,8 @@ def _nonce(channel: ChannelId, deposit: RelayedDeposit) -> Hash32:
     return deposit_nonce(channel, grant.key, grant.cap, grant.expiry, deposit.salt)
 
 
-def _signature(signature: str) -> str:
-    """The signature as 0x-hex."""
+def signature_hex(signature: str) -> str:
+    """The signature as 0x-hex. Errors: `InvalidInput`."""
     digits = signature.removeprefix("0x")
     try:
         raw = bytes.fromhex(digits)

@@ -168,7 +168,8 @@ class ChannelLedger:
             details={
                 "channel_id": channel,
                 "missing": _amounts(**missing),
-                **_amounts(required=amount, available=balance.available, thawing=balance.thawing),
+                **_amounts(required=amount, available=balance.available),
+                **_amounts(thawing=balance.thawing, moving=balance.moving),
             },
         )
 

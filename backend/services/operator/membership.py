@@ -206,6 +206,26 @@ class Membership:
         intent = f"unstake:{stake['unstaking']}:{stake['lockedByBatch']}:{amount}"
         return self._transactions.queue([Call(REGISTRY, "startUnstake", (str(amount),), intent)])
 
+    def restake(self, registry: Account, units: int) -> list[ChainTransaction]:
+        """Move `units` token units of the stake to this account's stake at another generation's `registry`.
+
+        Errors: `InvalidInput` above the stake; `StakeLocked` while a batch is pending or to be refunded;
+        `Reverted` if the registry would refuse it.
+        """
+        stake = self._call("stakeOf", self._own)["stake"]
+        if registry == self._chain.address(REGISTRY):
+            raise InvalidInput(f"{registry} is the registry that holds the stake.", param="registry")
+        if not 0 < units * UNIT <= stake:
+            raise InvalidInput(f"The stake is {in_dollars(stake)}.", param="units")
+        if not _is_settled(self._state()):
+            raise StakeLocked(
+                "Stake moves only while no batch is pending or to be refunded: `loraledger settle` finalises "
+                "and refunds them."
+            )
+        intent = f"restake:{stake}:{units}"
+        call = Call(REGISTRY, "restake", (registry, str(units)), intent, is_simulated=True)
+        return self._transactions.queue([call])
+
     def withdraw(self) -> list[ChainTransaction]:
         """Withdraw the unstaked amount, what slashes owe this account, and its credit for answers.
 
@@ -234,6 +254,10 @@ class Membership:
     def _call(self, function: str, account: Account) -> Any:
         return self._chain.call(REGISTRY, function, account)
 
+    def _state(self) -> dict[str, int]:
+        state: dict[str, int] = self._chain.call(SETTLEMENT, "stateOf", self._own)
+        return state
+
     def _receipt_key(self, view: ChainView) -> Account:
         """The account of the key in use; of the configured key if all are retired."""
         try:
@@ -247,9 +271,8 @@ class Membership:
     def _unstaking(self, stake: dict[str, int]) -> Unstaking | None:
         if not stake["unstaking"]:
             return None
-        number, state = stake["lockedByBatch"], self._chain.call(SETTLEMENT, "stateOf", self._own)
-        is_settled = state["finalised"] == state["last"] and not state["toRefund"]
-        is_final = is_settled or state["finalised"] >= number
+        number, state = stake["lockedByBatch"], self._state()
+        is_final = _is_settled(state) or state["finalised"] >= number
         amount = min(stake["unstaking"], stake["stake"])
         return Unstaking(amount, None if is_final else number)
 
@@ -320,6 +343,11 @@ class Membership:
             raise Conflict(_bound_elsewhere(key, owner))
         consent = signer.sign(self._domain.receipt_key_digest(self._own))
         return [Call(REGISTRY, "addReceiptKey", (key, consent), f"key:{key}", is_simulated=True)]
+
+
+def _is_settled(state: dict[str, int]) -> bool:
+    """Whether no batch is pending or to be refunded."""
+    return state["finalised"] == state["last"] and not state["toRefund"]
 
 
 def _bound_elsewhere(key: Account, owner: Account) -> str:

@@ -84,6 +84,8 @@ TABLE = {
     "POST /v1/sessions/relay": Rule(SESSION),
     "POST /v1/sessions/revoke/prepare": Rule(SESSION),
     "POST /v1/sessions/revoke/relay": Rule(SESSION),
+    "POST /v1/moves/prepare": Rule(SESSION),
+    "POST /v1/moves/relay": Rule(SESSION),
     "POST /v1/withdrawals/thaw/prepare": Rule(SESSION),
     "POST /v1/withdrawals/prepare": Rule(SESSION),
     "GET /v1/earnings": Rule(KEY),

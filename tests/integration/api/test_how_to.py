@@ -11,6 +11,7 @@ import pytest
 from backend.domain.hashing import keccak
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet
+from backend.services.channels.moves import LEAST_MOVE
 from tests.integration.api.conftest import FUNDS
 from tests.support.fakes import FakeChain
 from tests.support.market import CHAIN_ID, some_account, some_hash
@@ -41,7 +42,7 @@ class TokenChain(FakeChain):
 @pytest.fixture
 def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
     built = ScriptedInstallation(tmp_path, sqlite_database, TokenChain())
-    built.fund(FUNDS)
+    built.fund(FUNDS + LEAST_MOVE)
     known = Datanet(DatanetId(7), some_account("curator"), "docs", some_hash("description"), 4)
     built.view.datanet_list.append(known)
     return built

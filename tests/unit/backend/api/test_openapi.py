@@ -57,7 +57,13 @@ def test_every_operation_says_who_may_call_it_and_how_it_refuses(document: Json)
 
 
 def test_routes_that_move_money_need_a_wallets_session(document: Json) -> None:
-    for path in ("/v1/deposits/relay", "/v1/sessions/relay", "/v1/keys", "/v1/claims/relay"):
+    for path in (
+        "/v1/deposits/relay",
+        "/v1/moves/relay",
+        "/v1/sessions/relay",
+        "/v1/keys",
+        "/v1/claims/relay",
+    ):
         assert document["paths"][path]["post"]["x-caller"] == "session"
     assert document["paths"]["/v1/chat/completions"]["post"]["x-caller"] == "key"
     assert document["paths"]["/v1/models"]["get"]["x-caller"] == "anyone"

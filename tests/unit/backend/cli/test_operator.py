@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from backend.cli import operator
 from backend.cli.main import app
 from backend.client import waiting
-from backend.domain.errors import Conflict, DomainError, Unavailable
+from backend.domain.errors import Conflict, DomainError, InvalidInput, Unavailable
 from backend.domain.hashing import to_hash, version_id
 from backend.domain.ids import ZERO_ACCOUNT, Account
 from backend.domain.training_payment import training_record
@@ -97,6 +97,9 @@ class FakeInstallation:
 
     def unstake(self, amount: int) -> list[ChainTransaction]:
         return self._queued("unstake", amount)
+
+    def restake(self, registry: Account, units: int) -> list[ChainTransaction]:
+        return self._queued("restake", registry, units)
 
     def withdraw(self) -> list[ChainTransaction]:
         self.num_locked -= 1
@@ -273,6 +276,16 @@ def test_unstake_with_wait_withdraws_as_soon_as_the_stake_is_unlocked(installati
     assert typed("unstake", "400", "--wait").exit_code == 0
     assert installation.asked[-1] == ("withdraw",)
     assert installation.num_locked == -1
+
+
+def test_restake_names_the_registry_and_token_units(installation: FakeInstallation) -> None:
+    installation.queues, registry = ["restake"], some_account("next registry")
+    done = typed("restake", "400.5", "--registry", registry)
+    assert done.stdout == "transaction 1, Registry.restake, is queued\n"
+    assert installation.asked == [("prepare_database",), ("restake", registry, 400_500_000)]
+    assert "is confirmed" in typed("restake", "1", "--registry", registry, "--wait").stdout
+    assert isinstance(typed("restake", "1", "--registry", "0x12").exception, InvalidInput)
+    assert typed("restake", "1").exit_code == 2
 
 
 def test_cancelling_an_unstake_does_not_wait(installation: FakeInstallation) -> None:

@@ -82,3 +82,36 @@ def test_without_wait_money_starts_to_thaw_and_is_not_withdrawn() -> None:
 def test_waiting_fails_at_once_if_nothing_is_thawing() -> None:
     with pytest.raises(ApiError):
         withdraw(Vault(patience=1, error="NothingThawing"), None, wait=True)
+
+
+class MovingWallet(Vault):
+    """Signs every message, and has the relay answer what moved."""
+
+    deployment = SimpleNamespace(chain_id=31337)
+
+    def __init__(self) -> None:
+        super().__init__(patience=0)
+        self.signed: list[Any] = []
+
+    def sign(self, asked: Any, _proposed: Any) -> str:
+        self.signed.append(asked.fields)
+        return "the signature"
+
+    def post(self, path: str, body: Any = None) -> Any:
+        if path == "/v1/moves/prepare":
+            return {"move": body, "typed_data": {}}
+        assert (path, body["signature"]) == ("/v1/moves/relay", "the signature")
+        return {"transaction_id": 3, "amount": "1500000"}
+
+    def wait_confirmed(self, queued: Any) -> None:
+        assert queued["transaction_id"] == 3
+
+
+@pytest.mark.parametrize(("dollars", "most"), [(None, 0), (2.5, 2_500_000_000_000)])
+def test_move_names_what_moved(capsys: pytest.CaptureFixture[str], dollars: float | None, most: int) -> None:
+    wallet, following = MovingWallet(), some_account("next settlement")
+    actor = SimpleNamespace(connect=lambda: nullcontext(wallet))
+    payments.move.__wrapped__(dollars, collector=following, actor=actor)  # type: ignore[attr-defined]
+    (fields,) = wallet.signed
+    assert (fields["newCollector"], fields["maxAmount"]) == (following, most)
+    assert capsys.readouterr().out == f"moved 1,500,000 micro-units to the channel under {following}\n"

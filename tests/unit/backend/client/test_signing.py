@@ -23,6 +23,7 @@ from backend.domain.hashing import (
     AUTHORIZATION_TYPE,
     CONTRIBUTION_TYPE,
     GRANT_TYPE,
+    MOVE_TYPE,
     TypedDomain,
     channel_id,
     deposit_nonce,
@@ -30,6 +31,7 @@ from backend.domain.hashing import (
     licence_word,
     to_hash,
 )
+from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.sign_in_message import STATEMENT, SignInMessage
 from tests.support.market import some_account, some_hash
 
@@ -91,7 +93,8 @@ class Market:
     """Answers as the API does, with what `answers` has for a path; takes what the client posts."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
-        self.answers, self.posted = answers, list[tuple[str, Any]]()
+        self.answers = {"/v1/moves/relay": {"amount": "600"}, **answers}
+        self.posted: list[tuple[str, Any]] = []
         self.statements: list[Statement] = []
         deployment = Deployment(CHAIN, 1, some_hash("block"), ADDRESSES)
         self.wallet = Wallet(KEY, deployment, self.statements.append, "http://node")
@@ -170,6 +173,7 @@ def _still(monkeypatch: pytest.MonkeyPatch) -> None:
 
 DEPOSIT = "/v1/deposits/prepare"
 GRANT = "/v1/sessions/prepare"
+MOVE = "/v1/moves/prepare"
 CONTRIBUTE = "/v1/contributions/upload-1/typed-data"
 FILE = contributions.CanonicalFile(some_hash("content"), 3)
 
@@ -199,6 +203,21 @@ def asks() -> dict[str, tuple[str, Callable[[], Any], Callable[[Any], Any], set[
         fields = {"channelId": CHANNEL, "key": some_account("session"), "cap": str(grant_cap)}
         return {"typed_data": vault_data(GRANT_TYPE, fields | {"expiry": str(grant_expiry), "nonce": "4"})}
 
+    def move() -> dict[str, Any]:
+        fields = {
+            "payer": KEY.account,
+            "operator": OPERATOR,
+            "collector": ADDRESSES["Settlement"],
+            "newCollector": some_account("next settlement"),
+            "maxAmount": "700",
+            "key": ZERO_ACCOUNT,
+            "cap": "0",
+            "expiry": "0",
+            "nonce": "4",
+            "deadline": str(int(time.time()) + 3600),
+        }
+        return {"move": "relayed as it is", "typed_data": vault_data(MOVE_TYPE, fields)}
+
     draft = {"id": "upload-1", "report": {"licence": "MIT", "num_rows": 3}}
     asked_grant = (some_account("session"), grant_cap, grant_expiry)
     return {
@@ -218,6 +237,12 @@ def asks() -> dict[str, tuple[str, Callable[[], Any], Callable[[Any], Any], set[
             grant,
             lambda market: payments.grant_session(market, payments.own_channel(market), *asked_grant),
             {(*message, "nonce")},
+        ),
+        "move": (
+            MOVE,
+            move,
+            lambda market: payments.move(market, some_account("next settlement"), 700),
+            {(*message, "nonce"), (*message, "deadline")},
         ),
         "contribute": (
             CONTRIBUTE,
@@ -274,14 +299,14 @@ def empty(container: Any, name: str | int) -> None:
     container[name] = None
 
 
-@pytest.mark.parametrize("name", ["deposit", "grant", "contribute"])
+@pytest.mark.parametrize("name", ["deposit", "grant", "move", "contribute"])
 @pytest.mark.parametrize("change", [bump, drop, add, empty])
 def test_every_other_field_of_a_message_is_refused(name: str, change: Callable[[Any, Any], None]) -> None:
     path, honest, ask, _ = asks()[name]
     chosen = asks()[name][3]
     for leaf in leaves(honest()):
         is_choice = leaf in chosen and change in (bump, drop)
-        if is_choice or leaf[0] == "relay":
+        if is_choice or leaf[0] in {"relay", "move"}:
             continue
         market = Market({"/v1/channels": stated_channel(), path: changed(honest(), leaf, change)})
         with pytest.raises(SignatureRefused, match="nothing was signed"):
@@ -290,7 +315,7 @@ def test_every_other_field_of_a_message_is_refused(name: str, change: Callable[[
         assert [posted for posted, _ in market.posted] == [path]
 
 
-@pytest.mark.parametrize("name", ["deposit", "grant", "contribute"])
+@pytest.mark.parametrize("name", ["deposit", "grant", "move", "contribute"])
 def test_what_was_asked_for_is_signed_with_the_values_that_the_market_may_choose(name: str) -> None:
     path, honest, ask, chosen = asks()[name]
     for leaf in (None, *chosen):

@@ -41,6 +41,8 @@ class ChainState:
     lines: dict[int, int] = field(default_factory=dict)
     spans: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """Intervals of each channel's collections, the newest last."""
+    next_nonce: int = 0
+    """Of the payers' moves."""
     num_contributions: int = 0
     has_proposal: bool = False
     batches: list[int] = field(default_factory=list)
@@ -58,7 +60,7 @@ class EventGenerator:
         self.state = state
 
     def event(self) -> Written:
-        money = (self._deposit, self._collect, self._thaw, self._stake)
+        money = (self._deposit, self._collect, self._move, self._thaw, self._stake)
         batches = (self._commit, self._convict, self._void, self._refund, self._uncollect)
         others = (self._demand, self._answer, self._contribute, self._review, self._vote)
         return self._draw(st.sampled_from((*money, *batches, *others)))()
@@ -88,6 +90,17 @@ class EventGenerator:
         self.state.spans.setdefault(channel, []).append((before, before + amount))
         span = {"before": before, "from": before, "until": before + amount}
         return "PaymentVault", "Collected", {"channelId": word(channel), **span}
+
+    def _move(self) -> Written:
+        funded = [channel for channel, balance in self.state.balances.items() if balance]
+        if not funded:
+            return self._deposit()
+        channel = self._draw(st.sampled_from(funded))
+        amount = self._amount(self.state.balances[channel])
+        self.state.balances[channel] -= amount
+        self.state.next_nonce += self._draw(st.integers(1, 3))
+        moved = {"newChannelId": word(9), "amount": amount, "nonce": self.state.next_nonce - 1}
+        return "PaymentVault", "BalanceMoved", {"channelId": word(channel), **moved}
 
     def _uncollect(self) -> Written:
         collected = [channel for channel, spans in self.state.spans.items() if spans]
@@ -320,6 +333,34 @@ def test_an_entity_that_is_made_late_knows_nothing_of_what_came_before() -> None
         known = tx.chain.channel(ChannelId(Hash32(word(1))))
         assert known is not None
         assert (known.balance, known.thawed_at) == (7, 0)
+
+
+def test_a_move_lowers_the_balance_until_it_is_rolled_back() -> None:
+    channel = {"channelId": word(1)}
+    parties = {"payer": account(1), "operator": account(2), "collector": account(3)}
+    opened = ("PaymentVault", "ChannelOpened", {**channel, **parties})
+    deposit = ("PaymentVault", "Deposited", {**channel, "amount": 7})
+    moved = ("PaymentVault", "BalanceMoved", {**channel, "newChannelId": word(2), "amount": 5, "nonce": 4})
+    with chain_database() as database, database.begin() as tx:
+
+        def shown() -> tuple[int, int]:
+            found = tx.chain.channel(ChannelId(Hash32(word(1))))
+            assert found is not None
+            return found.balance, found.next_move_nonce
+
+        first, second = block(1, 0), block(2, 0)
+        tx.event_log.append(
+            [
+                ChainEvent(1, first.hash, i, first.hash, 10, *written)
+                for i, written in enumerate((opened, deposit))
+            ],
+            first,
+        )
+        assert shown() == (7, 0)
+        tx.event_log.append([ChainEvent(2, second.hash, 0, second.hash, 20, *moved)], second)
+        assert shown() == (2, 5)
+        tx.event_log.rewind(first)
+        assert shown() == (7, 0)
 
 
 def test_every_rule_is_for_an_event_that_is_read() -> None:

@@ -254,6 +254,37 @@ def test_a_void_that_ended_all_batches_locks_nothing_unless_refunds_are_open(
     assert calls(harness.membership.withdraw()) == ["unstake"]
 
 
+def test_stake_moves_to_another_registry_once_however_often_it_is_asked(harness: MembershipHarness) -> None:
+    harness.chain.stake["stake"] = 1_000 * DOLLAR
+    harness.chain.settled |= {"last": 8, "finalised": 8}
+    registry = some_account("next registry")
+    (queued,) = harness.membership.restake(registry, 400 * 10**6)
+    assert (queued.contract, queued.function) == ("OperatorRegistry", "restake")
+    assert queued.args == (registry, "400000000")
+    assert harness.chain.prepared == ["OperatorRegistry.restake"]
+    assert harness.membership.restake(registry, 400 * 10**6) == [queued]
+
+
+@pytest.mark.parametrize("pending", [{"last": 9}, {"toRefund": 1}])
+def test_no_stake_moves_while_a_batch_is_pending_or_to_be_refunded(
+    harness: MembershipHarness, pending: dict[str, int]
+) -> None:
+    harness.chain.stake["stake"] = 1_000 * DOLLAR
+    harness.chain.settled |= {"last": 8, "finalised": 8, **pending}
+    with pytest.raises(StakeLocked, match="`loraledger settle` finalises and refunds them"):
+        harness.membership.restake(some_account("next registry"), 10**6)
+    assert harness.chain.prepared == []
+
+
+def test_no_more_than_the_stake_moves_and_not_to_where_it_is(harness: MembershipHarness) -> None:
+    harness.chain.stake["stake"] = 1_000 * DOLLAR
+    for units in (0, 1_000 * 10**6 + 1):
+        with pytest.raises(InvalidInput, match="The stake is 1,000 dollars"):
+            harness.membership.restake(some_account("next registry"), units)
+    with pytest.raises(InvalidInput, match="is the registry that holds the stake"):
+        harness.membership.restake(some_account("OperatorRegistry"), 10**6)
+
+
 def test_the_rest_of_an_unstaking_amount_after_a_slash_is_reported(harness: MembershipHarness) -> None:
     harness.chain.stake["stake"] = 300 * DOLLAR
     harness.chain.leaves(400)
