@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from backend.client.errors import ApiError, NotAMarket
+from backend.client.errors import ApiError, NotAMarket, reading_answer
 from backend.client.sessions import Tokens
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
@@ -135,9 +135,9 @@ class ApiClient:
     def sign_in(self) -> Self:
         """Errors: `SignatureRefused` for a message of another market or chain; `NotAMarket`."""
         challenge = self.post("/v1/auth/challenges", {"account": self.wallet.account})
-        if not isinstance(challenge, dict) or not isinstance(challenge.get("message"), str):
+        message = challenge.get("message") if isinstance(challenge, dict) else None
+        if not isinstance(message, str):
             raise NotAMarket(f"{self.api_url} is not a market: it answers a sign-in with something else")
-        message = challenge["message"]
         signature = self.wallet.sign_in(message, None if self._is_own else self.api_url)
         self._take(self.post("/v1/auth/sessions", {"message": message, "signature": signature}))
         return self
@@ -178,7 +178,8 @@ class ApiClient:
 
     def _take(self, session: dict[str, Any]) -> None:
         """Use the tokens of a response, and keep them."""
-        tokens = Tokens(*(str(session[name]) for name in ("token", "refresh_token", "expires_at")))
+        with reading_answer():
+            tokens = Tokens(*(str(session[name]) for name in ("token", "refresh_token", "expires_at")))
         self._use(tokens)
         if self._file is not None:
             self._file.save(tokens)

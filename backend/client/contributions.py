@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from backend.client.errors import reading_answer
 from backend.client.signing import NONCE, AskedMessage, Chosen, SignatureRefused, Statement, deadline
 from backend.client.transfers import PIECE_BYTES, transfer
 from backend.domain.dataset import LineChecker, Row, split_lines
@@ -78,16 +79,17 @@ def submit(
     The signature names the datanet, the licence, and with a `file` exactly its rows. Errors:
     `SignatureRefused`.
     """
-    report, path = draft["report"], f"/v1/contributions/{draft['id']}"
-    if _letters(report["licence"]) != _letters(licence):
+    with reading_answer():
+        stated, path = str(draft["report"]["licence"]), f"/v1/contributions/{draft['id']}"
+        num_rows = int(draft["report"]["num_rows"]) if file is None else file.num_rows
+    if _letters(stated) != _letters(licence):
         raise SignatureRefused(
-            f"the market reads the licence {licence!r} as {report['licence']!r}; nothing was signed: "
+            f"the market reads the licence {licence!r} as {stated!r}; nothing was signed: "
             "state that one if you mean it"
         )
-    num_rows = int(report["num_rows"]) if file is None else file.num_rows
     terms = (
         ("datanet", str(datanet)),
-        ("licence", str(report["licence"])),
+        ("licence", stated),
         ("rows", f"{num_rows:,}"),
         ("content", "as the market read it" if file is None else f"the file's, {file.content_hash}"),
         ("contributor", client.wallet.account),
@@ -97,7 +99,7 @@ def submit(
         "datanetId": datanet,
         "contentHash": Chosen("content hash") if file is None else file.content_hash,
         "cidDigest": Chosen(),
-        "licence": licence_word(report["licence"]),
+        "licence": licence_word(stated),
         "rows": num_rows,
         "nonce": NONCE,
         "deadline": deadline(),

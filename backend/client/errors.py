@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 from backend.domain.errors import Conflict, InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class ApiError(Conflict):
@@ -11,3 +17,12 @@ class ApiError(Conflict):
 
 class NotAMarket(InvalidInput):
     """The server at the market's URL is not the API of a market."""
+
+
+@contextmanager
+def reading_answer() -> Iterator[None]:
+    """Turn what reading a malformed answer raises into `NotAMarket`. Usable as a decorator."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise NotAMarket(f"an answer of the market is malformed: {error!r}; nothing was signed") from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from backend.client.errors import ApiError
+from backend.client.errors import ApiError, reading_answer
 from backend.client.signing import NONCE, AskedCall, AskedMessage, SignatureRefused, Statement, deadline
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
@@ -60,6 +60,7 @@ class Channel:
         return self.collected + self.balance - self.thawing
 
 
+@reading_answer()
 def own_channel(client: ApiClient) -> Channel:
     """The channel's id is computed here. Errors: `SignatureRefused` if the market names another one, or
     another collector than the pinned `Settlement`.
@@ -96,13 +97,13 @@ def deposit(client: ApiClient, units: int) -> ChannelId:
     expiry = int(time.time()) + SESSION_SECONDS
     body = {"units": str(units), "session": {"expiry": expiry, "cap": str(cap)}}
     prepared = client.post("/v1/deposits/prepare", body)
-    if prepared["relay"] is None:
+    if prepared.get("relay") is None:
         raise Conflict(
             "the payment token does not support deposits by signature: send the transactions that "
             "POST /v1/deposits/prepare returns"
         )
     asked = _asked_deposit(client, channel, units, prepared["relay"], cap, expiry)
-    signature = client.wallet.sign(asked, prepared["typed_data"])
+    signature = client.wallet.sign(asked, prepared.get("typed_data"))
     queued = client.post("/v1/deposits/relay", {"relay": prepared["relay"], "signature": signature})
     client.wait_confirmed(queued)
 
@@ -114,6 +115,7 @@ def deposit(client: ApiClient, units: int) -> ChannelId:
     return channel.id
 
 
+@reading_answer()
 def _asked_deposit(
     client: ApiClient, channel: Channel, units: int, relay: Mapping[str, Any], cap: int, expiry: int
 ) -> AskedMessage:
@@ -151,7 +153,7 @@ def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, e
         *_session_terms(key, cap, expiry),
     )
     asked = AskedMessage(Statement("Grant a session key", words), GRANT_TYPE, fields)
-    signature = client.wallet.sign(asked, prepared["typed_data"])
+    signature = client.wallet.sign(asked, prepared.get("typed_data"))
     nonce = prepared["typed_data"]["message"]["nonce"]
     relayed = {"grant": terms, "nonce": nonce, "signature": signature}
     client.wait_confirmed(client.post("/v1/sessions/relay", relayed))

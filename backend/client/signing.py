@@ -190,6 +190,8 @@ class Wallet:
         if asked.declaration not in VERIFIERS:
             raise SignatureRefused(f"{asked.declaration} is not a message that this wallet signs")
         contract = VERIFIERS[asked.declaration]
+        if proposed is None and any(isinstance(value, Chosen) for value in asked.fields.values()):
+            raise SignatureRefused("the market proposes no typed data; nothing was signed")
         stated = {} if proposed is None else _struct(proposed, "the typed data")
         fields = asked.fields if proposed is None else _agreed(asked.fields, stated.get("message"), "message")
         typed_data = build_typed_data(self._domain(contract, stated), asked.declaration, as_json(fields))
