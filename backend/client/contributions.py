@@ -117,5 +117,5 @@ def withdraw(client: ApiClient, upload_id: str) -> dict[str, Any]:
 
 
 def _letters(expression: str) -> str:
-    """An SPDX expression without what its spelling is free in."""
-    return "".join(character for character in expression.casefold() if character not in " ()")
+    """An SPDX expression without what its spelling is free in; brackets have a meaning."""
+    return "".join(expression.casefold().split())

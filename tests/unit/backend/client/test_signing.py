@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -404,11 +405,14 @@ def test_a_voucher_over_more_than_was_allowed_is_refused() -> None:
     assert payments.post_paid(client, "/v1/jobs", {}, most=341) == "job"
 
 
-def test_a_licence_that_was_not_stated_is_not_signed() -> None:
-    draft = {"id": "upload-1", "report": {"licence": "CC0-1.0", "num_rows": 3}}
+@pytest.mark.parametrize(
+    ("asked", "read"), [("MIT", "CC0-1.0"), ("(MIT OR ISC) AND Zlib", "MIT OR (ISC AND Zlib)")]
+)
+def test_a_licence_that_was_not_stated_is_not_signed(asked: str, read: str) -> None:
+    draft = {"id": "upload-1", "report": {"licence": read, "num_rows": 3}}
     market = Market({CONTRIBUTE: {}})
-    with pytest.raises(SignatureRefused, match=r"reads the licence 'MIT' as 'CC0-1\.0'"):
-        contributions.submit(market, draft, datanet=7, licence="MIT")  # type: ignore[arg-type]
+    with pytest.raises(SignatureRefused, match=re.escape(f"reads the licence {asked!r} as {read!r}")):
+        contributions.submit(market, draft, datanet=7, licence=asked)  # type: ignore[arg-type]
 
 
 def test_a_message_that_is_not_on_the_list_is_not_signed() -> None:
