@@ -214,13 +214,13 @@ contract Disputes is IDisputes {
         bytes32 batchHash = _checkPending(header);
         address operator = header.operator;
         BatchDemands memory batch = demandsOn[batchHash];
-        Queue memory queue = Queue(batch.open, batch.proofsUntil, answersDueUntil[operator]);
-        _terms().checkTimeLeft(header, batch.proofsUntil);
+        Queue memory queue = Queue(batch.open, batch.demandsUntil, batch.proofsUntil, answersDueUntil[operator]);
+        _terms().checkTimeLeft(header, batch.demandsUntil);
         uint256 bonds = 0;
         for (uint256 i = 0; i < keys.length; ++i) {
             bonds += _demandLeaf(header, batchHash, tree, keys[i], queue);
         }
-        demandsOn[batchHash] = BatchDemands(queue.open, queue.proofsUntil);
+        demandsOn[batchHash] = BatchDemands(queue.open, queue.demandsUntil, queue.proofsUntil);
         answersDueUntil[operator] = queue.answersDueUntil;
         count = queue.open - batch.open;
         uint256 funds = creditOf[msg.sender] + msg.value;

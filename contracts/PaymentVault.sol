@@ -40,7 +40,9 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces {
 
     /// @dev The `uint64` prices of versions and the bounds of governed amounts are meant for this many decimals.
     uint8 private constant _DECIMALS = 6;
-    uint64 private constant _MAX_THAW = 365 days;
+    /// @dev Shorter than the 29 days for which an operator that wants to disown its receipts must hold them back, so
+    /// that payers can withdraw first; see `OperatorRegistry`.
+    uint64 private constant _MAX_THAW = 28 days;
 
     /// @inheritdoc IPaymentVault
     IERC20 public immutable override token;
@@ -139,6 +141,11 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces {
         ChannelId channelId = Hashing.channelId(payer, operator, collector);
         _useSignature(payer, Hashing.sessionRevocation(channelId, key, nonce), nonce, signature);
         _revoke(channelId, key);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function cancelNonce(uint256 nonce) external {
+        _useCheckedNonce(msg.sender, nonce);
     }
 
     // --- payers: withdrawals ---

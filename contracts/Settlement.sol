@@ -161,6 +161,8 @@ contract Settlement is ISettlement, EIP712, Nonces {
 
     /// @inheritdoc ISettlement
     function setPayoutWallet(address wallet) external {
+        // A change that was signed before and not relayed is void.
+        _useNonce(msg.sender);
         _setPayoutWallet(msg.sender, wallet);
     }
 
@@ -299,7 +301,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
         OperatorState storage state = _states[header.operator];
         uint64 next = state.finalised + 1;
         require(header.number == next, NotNextToFinalise(next, header.number));
-        (uint32 open, uint64 proofsUntil) = IDisputes(disputes).demandsOn(batchHash);
+        (uint32 open, , uint64 proofsUntil) = IDisputes(disputes).demandsOn(batchHash);
         require(open == 0, DemandsOpen(batchHash, open));
         uint64 finalAt = header.finalAt > proofsUntil ? header.finalAt : proofsUntil;
         bool isDue = block.timestamp >= finalAt && block.number >= header.finalBlock;

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.deployment.profiles import BOUNDS, DAY, ETHEREUM
+from backend.deployment.profiles import BOUNDS, ETHEREUM
 from backend.domain.money import COIN, GWEI
 
 if TYPE_CHECKING:
@@ -73,11 +73,26 @@ def own_queue(gas: Mapping[str, int], count: int, base_fee: int) -> Costs:
     return Costs(paid + count * gas["demand_in_50"] * base_fee, paid, answers)
 
 
-def flood_sizes() -> tuple[int, int, int]:
-    """64 receipts; one for each slot of an answer's time; the same with the longest extension."""
+def flood_sizes() -> tuple[int, int]:
+    """64 receipts; one for each slot of an answer's time."""
     times = BOUNDS[ETHEREUM]
-    slots = times["answerSeconds"] // times["secondsPerAnswer"]
-    return 64, slots, slots + DAY // times["secondsPerAnswer"]
+    return 64, times["answerSeconds"] // times["secondsPerAnswer"]
+
+
+def wave_size() -> int:
+    """Leaves in each of the two waves that cost least of all demands that an operator cannot answer in time
+    if it answers one leaf in each slot. The first wave uses up half of the extension.
+    """
+    times = BOUNDS[ETHEREUM]
+    return (times["answerSeconds"] + times["maxExtension"]) // times["secondsPerAnswer"] // 2
+
+
+def two_waves(gas: Mapping[str, int], base_fee: int) -> Costs:
+    """Two waves of look-ups, the cheapest leaves, the second once the queue of the first has emptied."""
+    count = wave_size()
+    paid = 2 * bonds(constants()["LOOKUP_GAS"], count, base_fee)
+    demands, answers = (2 * count * gas[each] * base_fee for each in ("demand_in_50", "answer_lookup_worst"))
+    return Costs(paid + demands, paid, answers)
 
 
 def rows(gas: Mapping[str, int]) -> Iterator[str]:
@@ -87,6 +102,9 @@ def rows(gas: Mapping[str, int]) -> Iterator[str]:
         for fee in BASE_FEES:
             costs = flood(gas, count, fee * GWEI)
             yield _row(f"outsider demands {count:,} receipts", fee, costs.challenger, costs)
+    for fee in BASE_FEES:
+        costs = two_waves(gas, fee * GWEI)
+        yield _row(f"outsider demands {wave_size():,} look-ups twice", fee, costs.challenger, costs)
     # A tenfold price for the operator's challengers.
     count = 9 * constants()["QUEUE_STEP"]
     for fee in BASE_FEES:

@@ -116,9 +116,9 @@ struct Demand {
 }
 
 /// @title Disputes
-/// @notice Fraud proofs against batches. A valid proof is one transaction that anyone may send. It voids all
-/// pending batches of the operator, and slashes it by the stake cover that its commits required; see `ISettlement`.
-/// Anyone can then refund the channels in the settlement.
+/// @notice Fraud proofs against batches. Anyone may send a valid proof, which is reserved in an earlier block. It voids
+/// all pending batches of the operator, and slashes it by the stake cover that its commits required; see
+/// `ISettlement`. Anyone can then refund the channels in the settlement.
 ///
 /// Every invalid batch has a proof and no valid batch has one. *A proof that reverts acquits the batch*: a witness that
 /// does not match the hashes on the chain or in the batch reverts, and only a contradiction between the batch and the
@@ -364,9 +364,12 @@ interface IDisputes {
 
     /// @notice Returns how demands affect a batch's finality.
     /// @return open Number of leaves that are open. The batch is not final while there are any.
+    /// @return demandsUntil Further leaves can be demanded until two `answerSeconds` before this time, or before the
+    /// batch's `finalAt` if that is later: the batch's `finalAt`, moved by the longest wait in the queue of any of its
+    /// demands. Zero if nothing was demanded.
     /// @return proofsUntil The batch is not final before this time: its answers are due and leave time for proofs. Zero
     /// if nothing was demanded.
-    function demandsOn(bytes32 batchHash) external view returns (uint32 open, uint64 proofsUntil);
+    function demandsOn(bytes32 batchHash) external view returns (uint32 open, uint64 demandsUntil, uint64 proofsUntil);
 
     /// @notice Returns the end of an operator's queue: when its last answer is due, without the bounds that its batches
     /// set. It grows by `Bounds.secondsPerAnswer` with each demanded leaf.

@@ -4,8 +4,9 @@ pragma solidity 0.8.34;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 
 /// @notice An operator's stake. Amounts in micro-units.
-/// @param stake Total stake, which can be slashed; includes `unstaking`.
-/// @param unstaking Amount being unstaked; it covers no new batch.
+/// @param stake Total stake, which can be slashed.
+/// @param unstaking Part of the stake being unstaked; it covers no new batch. Exceeds the stake if that was slashed or
+/// moved meanwhile.
 /// @param slashed Sum of all slashes so far.
 /// @param lockedByBatch Number of the batch that must be final before `unstaking` can be withdrawn, unless nothing is
 /// pending or to be refunded.

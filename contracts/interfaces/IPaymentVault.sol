@@ -108,12 +108,14 @@ struct Refund {
 /// Trust: immutable, without owner or pause. A collector can take from a channel that names it only what the payer or a
 /// session key of the payer signed. Only its collector can move a pot, so a payer chooses a collector with the same
 /// care as a contract to approve. A withdrawal first thaws for longer than any collector needs to redeem a voucher, so
-/// that a payer cannot withdraw before a served answer is collected; only the operator can shorten that, by moving a
-/// balance with the payer's consent. Tokens that charge on transfer, or have other than
-/// six decimals, are refused.
+/// that a payer cannot withdraw before an answer is collected that was served against a balance that did not thaw. An
+/// amount that thaws, or has thawed, can leave before: operators serve against the rest. Only the operator can shorten
+/// the thaw, by moving a balance with the payer's consent. Tokens that charge on transfer, or have other than six
+/// decimals, are refused.
 interface IPaymentVault {
-    /// @notice A deposit entered a channel with zero `balance` and zero `collected`. The event names the preimage of
-    /// the channel's id. It precedes `Deposited`, and recurs if everything was withdrawn before the first collection.
+    /// @notice A deposit or a moved balance enters a channel with zero `balance` and zero `collected`. The event names
+    /// the preimage of the channel's id. It precedes `Deposited`, and recurs if the channel was emptied while
+    /// `collected` was zero.
     event ChannelOpened(
         ChannelId indexed channelId,
         address indexed payer,
@@ -224,6 +226,10 @@ interface IPaymentVault {
         bytes calldata signature
     ) external;
 
+    /// @notice Uses up the caller's next nonce, so that a grant, revocation or move that it signed with this nonce, and
+    /// that was not relayed, is void. Reverts if the nonce is not the next one.
+    function cancelNonce(uint256 nonce) external;
+
     /// @notice Starts to thaw `amount` of the caller's channel. It replaces a thaw in progress; zero cancels it and
     /// reverts if nothing is thawing.
     function thaw(address operator, address collector, uint128 amount) external;
@@ -286,7 +292,7 @@ interface IPaymentVault {
     /// @notice The payment token, which has six decimals.
     function token() external view returns (IERC20);
 
-    /// @notice Duration of a thaw in seconds; at most 365 days.
+    /// @notice Duration of a thaw in seconds; at most 28 days.
     function thawSeconds() external view returns (uint64);
 
     /// @notice Returns the id of a channel.

@@ -39,8 +39,8 @@ struct Receipt {
 /// @param finalBlock Earliest block of finalisation; zero if the profile counts no blocks.
 /// @param total Collected amount, equal to the sum of the receipts and to the sum of the entries.
 /// @param cumulativeTotal The parent's `cumulativeTotal` plus `total`, equal to the sum of the balances.
-/// @param slashUpTo What the operator's slashes sum to once the batch is voided: the slashes before the commit plus the
-/// stake cover that the commit required, in whole token units.
+/// @param slashUpTo What the operator's slashes sum to at least once the batch is voided and refunded: the slashes
+/// before the commit plus the stake cover that the commit required, in whole token units.
 /// @param spansHash Hash of the collected interval of each channel.
 /// @param receiptsRoot Merkle-sum root of the receipts, ordered by (channel, cumulative).
 /// @param receiptsCount Number of receipts.
@@ -243,7 +243,7 @@ interface ISettlement {
     function claimMany(Claim[] calldata requests) external;
 
     /// @notice Sets the wallet that receives the caller's claims; zero resets it to the caller. The vault is refused,
-    /// because it cannot be paid.
+    /// because it cannot be paid. A `PayoutChange` that the caller signed before and nobody relayed becomes void.
     function setPayoutWallet(address wallet) external;
 
     /// @notice Sets the payout wallet by the account's `PayoutChange` signature (EOA or EIP-1271). Anyone may relay it.

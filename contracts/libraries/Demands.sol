@@ -18,12 +18,14 @@ struct DemandTerms {
 /// @notice The demands on a batch; see `IDisputes.demandsOn`.
 struct BatchDemands {
     uint32 open;
+    uint64 demandsUntil;
     uint64 proofsUntil;
 }
 
 /// @notice The demands on a batch, and the queue of its operator; see `IDisputes.answersDueUntil`.
 struct Queue {
     uint32 open;
+    uint64 demandsUntil;
     uint64 proofsUntil;
     uint64 answersDueUntil;
 }
@@ -44,8 +46,8 @@ library Demands {
     /// @dev The part of a bond that is never paid out, so that an operator that demands its own leaves pays for it.
     uint256 internal constant BURNT_DIVISOR = 4;
 
-    /// @notice Too little time remains for an answer and a proof before `finality`, the earliest time at which the
-    /// batch can become final.
+    /// @notice Too little time remains for an answer and a proof before `finality`: the batch's `finalAt`, or the later
+    /// time to which the queue of an earlier demand moved it.
     error TooLateToDemand(uint64 finality);
 
     /// @notice Returns the bonds of `count` further leaves in wei: the sum of 64 + depth, 64 + depth + 1, ... units,
@@ -68,8 +70,8 @@ library Demands {
 
     /// @notice Reverts unless an answer and then a proof fit before the batch can become final: in time or, where
     /// blocks are counted, in blocks, because after a halt of the chain time has passed without blocks.
-    function checkTimeLeft(DemandTerms memory terms, BatchHeader calldata header, uint64 proofsUntil) internal view {
-        uint256 finality = Math.max(header.finalAt, proofsUntil);
+    function checkTimeLeft(DemandTerms memory terms, BatchHeader calldata header, uint64 demandsUntil) internal view {
+        uint256 finality = Math.max(header.finalAt, demandsUntil);
         uint256 needed = 2 * terms.answerSeconds;
         bool isInTime = block.timestamp + needed <= finality;
         bool isInBlocks = terms.maxBlockSeconds != 0 &&
@@ -81,7 +83,9 @@ library Demands {
     /// @dev The queue of an operator grows by `secondsPerAnswer` with each leaf and empties with time, so that the
     /// operator can answer one leaf after the other, across all of its batches. The batch's finality moves
     /// by as much as the answer. Whatever an operator demands of itself, its challengers have as much time after the
-    /// delayed answer as they would have had after a timely one.
+    /// delayed answer as they would have had after a timely one. A demand in the last moment that finds the queue empty
+    /// leaves no room for another: otherwise a chain of single leaves would use up `maxExtension`, and leave none to a
+    /// queue.
     function add(
         DemandTerms memory terms,
         Queue memory queue,
@@ -101,7 +105,8 @@ library Demands {
         }
         ++queue.open;
         queue.answersDueUntil = uint64(due);
-        uint256 proofsUntil = Math.max(finalAt + delay, deadline + terms.answerSeconds);
+        queue.demandsUntil = uint64(Math.max(queue.demandsUntil, finalAt + delay));
+        uint256 proofsUntil = Math.max(queue.demandsUntil, deadline + terms.answerSeconds);
         queue.proofsUntil = uint64(Math.max(queue.proofsUntil, proofsUntil));
     }
 

@@ -87,7 +87,7 @@ contract AttacksDisputesTest is Disputed {
         BatchData memory batch = committedBatch();
         for (uint256 i = 1; i < 40; ++i) {
             seed = uint256(keccak256(abi.encode(seed)));
-            if (block.timestamp + 2 * PERIOD > finalityOf(batch)) break;
+            if (block.timestamp + 2 * PERIOD > endOfDemandsOn(batch)) break;
             challenger = accountOf("another challenger");
             vm.deal(challenger, 1e6 ether);
             Demand memory last = demand(batch, Tree.Entries, bytes32(i));

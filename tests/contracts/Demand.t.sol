@@ -228,6 +228,20 @@ contract DemandTest is Disputed {
         vm.assertEq(deadline, block.timestamp + PERIOD + delay < latest ? block.timestamp + PERIOD + delay : latest);
     }
 
+    /// @dev Otherwise a chain of single demands would use up the extension, and a flood after it be due at once. The
+    /// first two leaves of the chain are demanded together, so that the queue is never empty.
+    function test_finding1_a_chain_of_single_demands_uses_up_no_extension() external {
+        BatchData memory batch = committedBatch();
+        vm.warp(batch.header.finalAt - 2 * PERIOD);
+        demandMany(batch, Tree.Entries, absentKeys(2));
+        vm.warp(block.timestamp + PER_ANSWER);
+        demand(batch, Tree.Balances, 0);
+        vm.warp(block.timestamp + PER_ANSWER);
+        bytes memory late = abi.encodeWithSelector(Demands.TooLateToDemand.selector, batch.header.finalAt + PER_ANSWER);
+        _expectError(batch, Tree.Receipts, new bytes32[](1), late);
+        vm.assertEq(finalityOf(batch), batch.header.finalAt + 2 * PER_ANSWER);
+    }
+
     function test_time_empties_the_queue(uint64 wait) external {
         BatchData memory batch = committedBatch();
         demandMany(batch, Tree.Entries, absentKeys(9));

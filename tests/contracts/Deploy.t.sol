@@ -37,7 +37,7 @@ contract DeployTest is Market {
         _checkCode("contracts/Settlement.sol:Settlement", address(settlement));
         _checkCode("contracts/OperatorRegistry.sol:OperatorRegistry", address(operators));
         _checkCode("contracts/PaymentVault.sol:PaymentVault", address(vault));
-        Parameters production = new Parameters(address(access), Profile.Ethereum, new PaymentVault(usd, 30 days), _set());
+        Parameters production = new Parameters(address(access), Profile.Ethereum, new PaymentVault(usd, 28 days), _set());
         _checkCode("contracts/Parameters.sol:Parameters", address(production));
         _checkCode("contracts/local/LocalParameters.sol:LocalParameters", address(parameters));
         _checkCode("contracts/DatasetRegistry.sol:DatasetRegistry", address(datasets));

@@ -142,7 +142,7 @@ contract FinaliseTest is Batches {
 
     function _mockDemands(bytes32 batchHash, uint32 open, uint64 proofsUntil) private {
         bytes memory call = abi.encodeCall(IDisputes.demandsOn, (batchHash));
-        vm.mockCall(address(disputes), call, abi.encode(open, proofsUntil));
+        vm.mockCall(address(disputes), call, abi.encode(open, 0, proofsUntil));
     }
 
     function _change(BatchHeader memory header, uint256 field, uint64 change) private pure {

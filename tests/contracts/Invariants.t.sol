@@ -131,7 +131,7 @@ contract Handler is GovernanceMoves {
         for (uint256 i = 0; i < sentDemands.length; ++i) {
             SentDemand memory sent = abi.decode(sentDemands[i], (SentDemand));
             BatchHeader memory header = sent.batch.header;
-            (uint32 open, uint64 proofsUntil) = disputes.demandsOn(Hashing.batch(header));
+            (uint32 open, , uint64 proofsUntil) = disputes.demandsOn(Hashing.batch(header));
             vm.assertLe(sent.demandedAt + b.answerSeconds, sent.demand.deadline);
             vm.assertLe(sent.demand.deadline + b.answerSeconds, proofsUntil);
             vm.assertLe(proofsUntil, header.finalAt + b.maxExtension);

@@ -112,6 +112,21 @@ contract MoveBalanceTest is Payments {
         );
     }
 
+    function test_a_payer_cancels_a_consent() external {
+        ChannelMove memory consent = _consent();
+        vm.startPrank(payer);
+        vault.cancelNonce(consent.nonce);
+        vm.expectRevert(abi.encodeWithSelector(Nonces.InvalidAccountNonce.selector, payer, 1));
+        vault.cancelNonce(consent.nonce);
+        vm.stopPrank();
+        _expectMoveError(
+            operator,
+            consent,
+            1,
+            abi.encodeWithSelector(Nonces.InvalidAccountNonce.selector, payer, 1)
+        );
+    }
+
     function test_a_consent_expires() external {
         ChannelMove memory consent = _consent();
         vm.warp(consent.deadline);

@@ -153,7 +153,7 @@ contract ParametersTest is Market {
     }
 
     function test_the_thaw_outlasts_every_governed_delay(uint64 thaw) external {
-        thaw = uint64(bound(thaw, 1, 60 days));
+        thaw = uint64(bound(thaw, 1, 28 days));
         for (uint256 i = 0; i < 4; ++i) {
             _tryThaw(Profile(i), thaw);
         }
@@ -175,7 +175,7 @@ contract ParametersTest is Market {
     function _publicBounds(Profile profile) private returns (Bounds memory) {
         ParameterSet memory first = firstSet();
         first.disputeWindow = 6 days;
-        return new Parameters(address(access), profile, new PaymentVault(usd, 60 days), first).bounds();
+        return new Parameters(address(access), profile, new PaymentVault(usd, 28 days), first).bounds();
     }
 
     /// @dev Appends a set, or expects it to be refused for a value out of its range.

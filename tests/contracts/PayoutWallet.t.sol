@@ -50,6 +50,14 @@ contract PayoutWalletTest is Batches {
         settlement.setPayoutWalletWithSig(_account, _wallet, 0, block.timestamp, signature);
     }
 
+    function test_a_direct_change_voids_an_older_signed_one() external {
+        bytes memory signature = sign(keyOf("contributor"), _digest(_account, 0, block.timestamp));
+        vm.prank(_account);
+        settlement.setPayoutWallet(accountOf("other wallet"));
+        vm.expectRevert(abi.encodeWithSelector(Nonces.InvalidAccountNonce.selector, _account, 1));
+        settlement.setPayoutWalletWithSig(_account, _wallet, 0, block.timestamp, signature);
+    }
+
     function test_a_change_is_relayed_by_signature_once(uint32 left) external {
         uint256 deadline = block.timestamp + left;
         bytes memory signature = sign(keyOf("contributor"), _digest(_account, 0, deadline));

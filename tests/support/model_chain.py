@@ -168,7 +168,7 @@ class ModelChain:
     def call(self, contract: str, function: str, argument: Any) -> Any:
         """The views that settlement calls: `OperatorRegistry.retiredAt` and `Disputes.demandsOn`."""
         if (contract, function) == ("Disputes", "demandsOn"):
-            return self.num_open(argument), 0
+            return self.num_open(argument), 0, 0
         assert (contract, function) == ("OperatorRegistry", "retiredAt")
         return (self.retired | self.unindexed).get(argument, 0)
 

@@ -185,7 +185,7 @@ class AttackMarket(LocalMarket):
         return sum(map(self._is_taken, calls))
 
     def finalise(self, batch: Batch, header: Header) -> None:
-        _, proofs_until = self.chain.call("Disputes", "demandsOn", header.hash)
+        _, _, proofs_until = self.chain.call("Disputes", "demandsOn", header.hash)
         finality = max(header.final_at, proofs_until)
         self.pass_time(max(finality - self.chain.head().timestamp, 0) + 1)
         self.send(OPERATOR, "Settlement", "finalise", [header.abi])

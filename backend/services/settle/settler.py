@@ -203,7 +203,7 @@ class Settler:
         """
         if int(batch.header["finalBlock"]) > self.chain.head().number:
             return False
-        num_open, proofs_until = self.chain.call("Disputes", "demandsOn", batch.hash)
+        num_open, _, proofs_until = self.chain.call("Disputes", "demandsOn", batch.hash)
         return bool(num_open == 0 and proofs_until <= now)
 
     def _refund(self, first: CommittedBatch) -> None:

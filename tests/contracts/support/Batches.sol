@@ -139,7 +139,7 @@ abstract contract Batches is Payments {
 
     /// @notice Returns whether an open demand keeps the batch from finality.
     function hasOpenDemand(BatchHeader memory header) internal view returns (bool) {
-        (uint32 open, ) = disputes.demandsOn(Hashing.batch(header));
+        (uint32 open, , ) = disputes.demandsOn(Hashing.batch(header));
         return open != 0;
     }
 

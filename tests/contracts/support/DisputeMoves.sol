@@ -52,7 +52,7 @@ abstract contract DisputeMoves is OperatorMoves {
         if (number > 1) next.parent = batchAt(number - 1);
         next.tree = Tree(tree % (number == 1 ? 3 : 4));
         BatchHeader memory header = next.batch.header;
-        (, uint64 finality) = disputes.demandsOn(Hashing.batch(header));
+        (, uint64 finality, ) = disputes.demandsOn(Hashing.batch(header));
         if (finality < header.finalAt) finality = header.finalAt;
         if (block.timestamp + 2 * disputes.answerSeconds() > finality) return;
         bytes32[] memory keys = _keysOf(next, key, 1 + (key % 3));

@@ -218,13 +218,19 @@ abstract contract Disputed is ValidBatch {
     }
 
     function numOpen(BatchData memory batch) internal view returns (uint32 open) {
-        (open, ) = disputes.demandsOn(Hashing.batch(batch.header));
+        (open, , ) = disputes.demandsOn(Hashing.batch(batch.header));
     }
 
     /// @notice Time before which the batch is not final.
     function finalityOf(BatchData memory batch) internal view returns (uint64 finality) {
-        (, finality) = disputes.demandsOn(Hashing.batch(batch.header));
+        (, , finality) = disputes.demandsOn(Hashing.batch(batch.header));
         if (finality < batch.header.finalAt) finality = batch.header.finalAt;
+    }
+
+    /// @notice Time two answers before which the last further leaf can be demanded.
+    function endOfDemandsOn(BatchData memory batch) internal view returns (uint64 end) {
+        (, end, ) = disputes.demandsOn(Hashing.batch(batch.header));
+        if (end < batch.header.finalAt) end = batch.header.finalAt;
     }
 
     function oneKey(bytes32 key) internal pure returns (bytes32[] memory keys) {

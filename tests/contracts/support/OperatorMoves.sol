@@ -47,7 +47,7 @@ abstract contract OperatorMoves is PayerMoves {
         BatchHeader[] memory headers = new BatchHeader[](bound(number, state.finalised + 1, end) - state.finalised);
         for (uint256 i = 0; i < headers.length; ++i) {
             headers[i] = batchAt(state.finalised + 1 + i).header;
-            (, uint64 proofsUntil) = disputes.demandsOn(Hashing.batch(headers[i]));
+            (, , uint64 proofsUntil) = disputes.demandsOn(Hashing.batch(headers[i]));
             uint64 finality = headers[i].finalAt > proofsUntil ? headers[i].finalAt : proofsUntil;
             if (block.timestamp < finality) vm.warp(finality);
         }

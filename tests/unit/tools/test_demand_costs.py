@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from backend.deployment.profiles import BOUNDS, ETHEREUM, GWEI, LOCAL
-from tools.demand_costs import BASE_FEES, SNAPSHOT, constants, flood, flood_sizes, own_queue, with_table
+from tools.demand_costs import (
+    BASE_FEES,
+    SNAPSHOT,
+    bonds,
+    constants,
+    flood,
+    flood_sizes,
+    own_queue,
+    two_waves,
+    wave_size,
+    with_table,
+)
 
 GAS = json.loads(SNAPSHOT.read_text())
 PAGE = Path(__file__).parents[3] / "docs" / "trust-model.md"
@@ -31,6 +42,19 @@ def test_finding1_a_flood_costs_the_attacker_more_than_the_operator(count: int, 
     costs = flood(GAS, count, fee * GWEI)
     assert costs.challenger > 5 * costs.operator_gas
     assert costs.credited > 3 * costs.operator_gas
+
+
+@pytest.mark.parametrize("fee", BASE_FEES)
+def test_finding1_two_waves_cost_the_attacker_more_than_the_operator(fee: int) -> None:
+    costs = two_waves(GAS, fee * GWEI)
+    assert costs.challenger > 5 * costs.operator_gas
+    assert costs.credited > 3 * costs.operator_gas
+
+
+def test_equal_waves_cost_least() -> None:
+    count = wave_size()
+    costs = [bonds(1, first, GWEI) + bonds(1, 2 * count - first, GWEI) for first in range(0, 2 * count, 50)]
+    assert min(costs) >= 2 * bonds(1, count, GWEI)
 
 
 @pytest.mark.parametrize("fee", BASE_FEES)

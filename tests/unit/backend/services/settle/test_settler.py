@@ -148,14 +148,14 @@ def test_an_open_demand_or_a_time_for_proofs_holds_its_batch_and_later_ones(
         harness.mine()
     harness.chain.time += 60
     second = harness.chain.committed[1].hash
-    on_second = {"now": (1, 0)}
+    on_second = {"now": (1, 0, 0)}
     monkeypatch.setattr(
-        harness.chain, "call", lambda _c, _f, found: on_second["now"] if found == second else (0, 0)
+        harness.chain, "call", lambda _c, _f, found: on_second["now"] if found == second else (0, 0, 0)
     )
     assert harness.settler().finalise() == 1
     harness.mine()
     assert harness.settler().finalise() is None
-    on_second["now"] = (0, harness.chain.time + 1)
+    on_second["now"] = (0, 0, harness.chain.time + 1)
     assert harness.settler().finalise() is None
     harness.chain.time += 1
     assert harness.settler().finalise() == 3
