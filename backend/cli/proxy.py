@@ -59,9 +59,7 @@ def proxy(
 
 
 def open_voucher_signer(client: ApiClient, cap: int, step: int) -> VoucherSigner:
-    """Create a session key, grant it `cap` micro-units beyond the amount charged so far, and wait until the
-    grant is indexed.
-    """
+    """Create a session key, and grant it `cap` micro-units beyond the amount charged so far."""
     from backend.cli.payment_proxy import VoucherSigner
     from backend.client.keystore import LocalKey
     from backend.client.payments import grant_session, own_channel

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from backend.client.api import ApiClient
 
 CREATOR = 6
-CHAIN_SECONDS = 120
 
 commands = typer.Typer(help="Freeze the contributions of a datanet.", no_args_is_help=True)
 
@@ -37,8 +36,7 @@ def create(
 
 
 def freeze(client: ApiClient, datanet: int, count: int | None = None) -> str:
-    """Freeze the first `count` contributions, or all; returns the snapshot's id once it is indexed."""
+    """Freeze the first `count` contributions, or all; returns the snapshot's id once it can be trained on."""
     freezing = client.post(f"/v1/datanets/{datanet}/snapshots", {} if count is None else {"count": count})
     client.wait_confirmed(freezing)
-    client.wait_until_indexed(f"/v1/snapshots/{freezing['snapshot_id']}", CHAIN_SECONDS)
     return str(freezing["snapshot_id"])

@@ -190,21 +190,11 @@ class ApiClient:
 
     # Waiting
 
-    def wait_until_indexed(self, path: str, seconds: float) -> Any:
-        """Poll `path` until it exists: the indexer sees a transaction a moment after the sender does."""
-
-        def get() -> Any | None:
-            try:
-                return self.get(path)
-            except ApiError as error:
-                if error.details["status"] == HTTPStatus.NOT_FOUND:
-                    return None
-                raise
-
-        return wait_until(get, path, seconds)
-
     def wait_confirmed(self, queued: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
-        """Poll a relayed transaction until it is confirmed. Errors: `Conflict` if it fails."""
+        """Poll a relayed transaction until it is confirmed, which is when the API shows its effects.
+
+        Errors: `Conflict` if it fails.
+        """
 
         def confirmed() -> dict[str, Any] | None:
             transaction: dict[str, Any] = self.get(f"/v1/transactions/{queued['transaction_id']}")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from backend.client.errors import ApiError, reading_answer
 from backend.client.signing import NONCE, AskedCall, AskedMessage, SignatureRefused, Statement, deadline
-from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
 from backend.domain.hashing import (
     AUTHORIZATION_TYPE,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from backend.client.node import Mined
 
 VAULT = "PaymentVault"
-INDEXED_SECONDS = 120
 SESSION_SECONDS = 24 * 3600
 NEEDS_VOUCHER = "insufficient_authorisation"
 SINCE_OPENED = "in all since the channel was opened"
@@ -50,7 +48,6 @@ class Channel:
     charged: int
     reserved: int
     available: int
-    session_keys: frozenset[Account]
     held_cap: int
     """Highest cap of the session keys that the market holds."""
 
@@ -80,7 +77,6 @@ def own_channel(client: ApiClient) -> Channel:
         id=computed,
         operator=operator,
         collector=collector,
-        session_keys=frozenset(Account(one["key"]) for one in stated["sessions"] if not one["is_revoked"]),
         held_cap=max(held, default=0),
         **{name: int(stated[name]) for name in names},
     )
@@ -106,12 +102,6 @@ def deposit(client: ApiClient, units: int) -> ChannelId:
     signature = client.wallet.sign(asked, prepared.get("typed_data"))
     queued = client.post("/v1/deposits/relay", {"relay": prepared["relay"], "signature": signature})
     client.wait_confirmed(queued)
-
-    def is_spendable() -> bool | None:
-        now = own_channel(client)
-        return (now.balance > channel.balance and now.available > 0) or None
-
-    wait_until(is_spendable, "the deposit to be indexed", INDEXED_SECONDS)
     return channel.id
 
 
@@ -144,7 +134,7 @@ def _asked_deposit(
 
 
 def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, expiry: int) -> None:
-    """Let a session key sign vouchers up to the cumulative `cap`; returns once the grant is indexed."""
+    """Let a session key sign vouchers up to the cumulative `cap`; returns once the market accepts them."""
     terms = {"key": key, "cap": str(cap), "expiry": expiry}
     prepared = client.post("/v1/sessions/prepare", terms)
     fields = {"channelId": channel.id, "key": key, "cap": cap, "expiry": expiry, "nonce": NONCE}
@@ -157,11 +147,6 @@ def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, e
     nonce = prepared["typed_data"]["message"]["nonce"]
     relayed = {"grant": terms, "nonce": nonce, "signature": signature}
     client.wait_confirmed(client.post("/v1/sessions/relay", relayed))
-
-    def is_granted() -> bool | None:
-        return key in own_channel(client).session_keys or None
-
-    wait_until(is_granted, "the grant of the session key to be indexed", INDEXED_SECONDS)
 
 
 def _session_terms(key: Account, cap: int, expiry: int) -> tuple[tuple[str, str], ...]:

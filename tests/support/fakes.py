@@ -69,6 +69,7 @@ class FakeChainView:
 
     clock: FakeClock = field(default_factory=FakeClock)
     lag_seconds: int = 0
+    block_number: int = 9
     versions_list: list[RegisteredVersion] = field(default_factory=list)
     channels: dict[ChannelId, Channel] = field(default_factory=dict)
     granted: dict[ChannelId, list[Grant]] = field(default_factory=dict)
@@ -84,7 +85,8 @@ class FakeChainView:
 
     def cursor(self) -> BlockRef:
         instant = int(self.clock().timestamp()) - self.lag_seconds
-        return BlockRef(9, some_hash("block 9"), some_hash("block 8"), instant)
+        names = (some_hash(f"block {number}") for number in (self.block_number, self.block_number - 1))
+        return BlockRef(self.block_number, *names, instant)
 
     def datanets(self) -> list[Datanet]:
         return self.datanet_list

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from backend.client import governance
@@ -53,7 +54,14 @@ def _execute(client: ApiClient, proposal_id: str) -> None:
 
 
 def _await_state(client: ApiClient, path: str, state: str) -> None:
-    client.wait_until_indexed(path, VOTE_SECONDS)
-    wait_until(
-        lambda: (client.get(path)["state"] == state) or None, f"the proposal to be {state}", VOTE_SECONDS
-    )
+    """Wait for a state of a proposal. The wallet's own transaction is mined before the API shows it."""
+
+    def is_reached() -> bool | None:
+        try:
+            return client.get(path)["state"] == state or None
+        except ApiError as error:
+            if error.details["status"] == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    wait_until(is_reached, f"the proposal to be {state}", VOTE_SECONDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backend.domain.content import cid_digest
@@ -10,12 +10,14 @@ from backend.domain.contribution import decision
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import ascii_word, record_argument, to_hash
 from backend.domain.receipt import check_name
+from backend.domain.transactions import TransactionState
 from backend.services.contribute.terms import TERMS_FILE, terms_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.db.unit_of_work import Database
+    from backend.domain.chain import BlockRef
     from backend.domain.contribution import ReviewReason
     from backend.domain.ids import Account, DatanetId, Hash32
     from backend.domain.receipt import VersionRecord
@@ -100,19 +102,22 @@ class Registry:
 
     def transaction(self, transaction_id: int, account: Account) -> ChainTransaction:
         """A transaction sent for the account. Raises NotFound, also for those of other accounts: queued and
-        failed transactions are not public.
+        failed transactions are not public. It is confirmed once everything else here shows its effects.
         """
         with self._db.read() as tx:
             if not tx.transactions.is_requested(account, transaction_id):
                 raise NotFound(
                     f"No transaction {transaction_id} was sent for this account.", param="transaction_id"
                 )
-            return tx.transactions.get(transaction_id)
+            return _as_indexed(tx.transactions.get(transaction_id), tx.chain.cursor())
 
     def transactions(self, account: Account, before: int | None, limit: int) -> Sequence[ChainTransaction]:
-        """Transactions sent for the account, newest first, with an id below `before`."""
+        """Transactions sent for the account, as `transaction` returns them, newest first, with an id below
+        `before`.
+        """
         with self._db.read() as tx:
-            return tx.transactions.requested(account, before, limit)
+            cursor = tx.chain.cursor()
+            return [_as_indexed(one, cursor) for one in tx.transactions.requested(account, before, limit)]
 
     def prepare_datanet(
         self, creator: Account, name: str, description: str, licence: str = ""
@@ -142,3 +147,12 @@ class Registry:
     def prepare_deprecation(self, record: VersionRecord) -> PreparedTransaction:
         check_name(record.name)
         return self._chain.prepare(ADAPTERS, "deprecate", record_argument(record), sender=record.creator)
+
+
+def _as_indexed(transaction: ChainTransaction, cursor: BlockRef | None) -> ChainTransaction:
+    """Confirmed transactions count as mined until their block is indexed: the sender may be ahead."""
+    is_confirmed = transaction.state is TransactionState.CONFIRMED
+    indexed = -1 if cursor is None else cursor.number
+    if not is_confirmed or transaction.block_number is None or transaction.block_number <= indexed:
+        return transaction
+    return replace(transaction, state=TransactionState.MINED)

@@ -95,6 +95,19 @@ def test_a_transaction_is_followed_to_its_confirmation_over_a_reorganised_chain(
         assert http.get(f"/v1/transactions/{number}").json() == events[-1][1]
 
 
+def test_a_transaction_is_confirmed_once_its_block_is_indexed(api: Api) -> None:
+    number, view = relay_grant(api), api.installation.view
+    with api.installation.begin() as tx:
+        tx.transactions.mark_mined(number, HASH, view.block_number + 1, some_hash("block"))
+        tx.transactions.mark_confirmed(number)
+    with api.http() as http:
+        for state in ("mined", "confirmed"):
+            (listed,) = http.get("/v1/transactions").json()["data"]
+            assert http.get(f"/v1/transactions/{number}").json() == listed
+            assert (listed["state"], listed["block_number"]) == (state, 10)
+            view.block_number = 10
+
+
 def test_a_transaction_that_fails_says_why_and_the_stream_ends(api: Api) -> None:
     number = relay_grant(api)
     events = followed(api, number, [lambda store: store.mark_failed(number, REVERT)])
