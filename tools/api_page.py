@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BEGIN = "<!-- Written by `make docs` from here to the end. -->"
 PACKAGES = (backend.api, backend.domain, backend.ports, backend.services)
+MONEY = {"Amount", "Price"}
 Json = dict[str, Any]
 
 
@@ -87,10 +88,10 @@ def _reference(document: Json) -> Iterator[str]:
         for method, path, operation in operations:
             yield from _operation(method, path, operation, document)
     yield ""
-    yield "## Response objects"
+    yield "## Objects"
     schemas: Json = document["components"]["schemas"]
     for name, schema in sorted(schemas.items()):
-        if name.endswith("View") or "View" in name:
+        if "View" in name or name.removesuffix("Input") in MONEY:
             yield from _object(name, schema)
 
 
@@ -122,6 +123,9 @@ def _object(name: str, schema: Json) -> Iterator[str]:
     if description := schema.get("description"):
         yield " ".join(description.split())
         yield ""
+    if "properties" not in schema:
+        yield f"Type: {_type(schema)}."
+        return
     yield "| name | type | |"
     yield "| --- | --- | --- |"
     yield from _fields(schema)

@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 
 from backend.api.errors import domain_error_body, internal_error_body
 from backend.domain.errors import DomainError
+from backend.domain.money import AMOUNT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -136,7 +137,7 @@ def event(data: Mapping[str, Any]) -> str:
 
 
 def bill(final: Final) -> dict[str, Any]:
-    """OpenAI's `usage`, and `loraledger`: receipt, charge (micro-units), salt, shares by position."""
+    """OpenAI's `usage`, and `loraledger`: receipt, charge, salt, shares by position."""
     stored = final.receipt
     receipt = stored.signed.receipt
     prompt, completion = receipt.prompt_tokens, receipt.completion_tokens
@@ -158,8 +159,8 @@ def bill(final: Final) -> dict[str, Any]:
         "loraledger": {
             "receipt_id": stored.id,
             "channel_id": receipt.channel_id,
-            "charge": str(receipt.charge),
-            "cumulative": str(receipt.cumulative),
+            "charge": AMOUNT.render(receipt.charge),
+            "cumulative": AMOUNT.render(receipt.cumulative),
             "salt": stored.salt,
             "method": stored.signed.method,
             "attribution": attribution,

@@ -211,7 +211,7 @@ def describe_fault(faults: Sequence[Mapping[str, Any]], body: object = None) -> 
     fault = faults[0]
     where = _path(fault["loc"], body)
     param = ".".join(where) or None
-    kind, text = str(fault["type"]), str(fault["msg"])
+    kind, text = str(fault["type"]), str(fault["msg"]).removeprefix("Value error, ")
     if kind == "json_invalid":
         return f"The body is not valid JSON: {text}.", "invalid_json", None
     if kind == "extra_forbidden":
@@ -222,7 +222,7 @@ def describe_fault(faults: Sequence[Mapping[str, Any]], body: object = None) -> 
     if kind == CONTRADICTION:
         return f"{text}.", "invalid_parameter", str(fault["ctx"]["param"])
     if param is None and kind == "value_error":
-        return f"{text.removeprefix('Value error, ').capitalize()}.", "invalid_request", None
+        return f"{text.capitalize()}.", "invalid_request", None
     if kind == "missing":
         return f"The parameter '{param}' is missing.", "missing_parameter", param
     return f"The parameter '{param}' is invalid: {text}.", "invalid_parameter", param

@@ -14,7 +14,8 @@ from backend.api.schemas.answers import ErrorView
 from backend.services.accounts.idempotency import HEADER
 
 DESCRIPTION = """Errors have OpenAI's format with a stable `code`. Every response has `x-request-id`.
-Amounts are in micro-units of the payment token, as decimal strings. Lists are paginated by `next_cursor`."""
+Amounts of the payment token are objects, exact in micro-units and in dollars; integers of messages that are
+signed or hashed are decimal strings, in the protocol's units. Lists are paginated by `next_cursor`."""
 KEY_PARAMETER = {
     "name": HEADER,
     "in": "header",

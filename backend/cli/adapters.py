@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from backend.cli.actor import Actor, acting
+from backend.cli.amounts import detail, parse_price
 from backend.cli.progress import transfer_with_progress
 from backend.cli.session import AsJson, open_installation, print_json
 from backend.client.waiting import wait_until
@@ -73,7 +73,7 @@ def register_adapter(
     *,
     name: Annotated[str, typer.Option(help="Name to list it under: 1 to 32 of a-z, 0-9 and -.")],
     prices: Annotated[
-        tuple[int, int], typer.Option(help="Token units per million prompt tokens, and completion tokens.")
+        tuple[str, str], typer.Option(help="Dollars per million prompt tokens, and completion tokens.")
     ],
     shares: Annotated[
         tuple[int, int],
@@ -88,8 +88,9 @@ def register_adapter(
     """Show the screening report of a published adapter, and sign its registration."""
     from backend.client.registries import Listing, register_version
 
-    listing = Listing(name, *prices, *shares)
-    body = {**asdict(listing), "accepts_copy": accept_copy}
+    prompt, completion = (parse_price(price, "--prices") for price in prices)
+    listing = Listing(name, prompt, completion, *shares)
+    body = {**listing.body, "accepts_copy": accept_copy}
     with actor.connect() as client:
         prepared = client.post(f"/v1/adapters/{adapter_id}/registration/prepare", body)
         for line in _screening_lines(prepared["screening"]):
@@ -145,7 +146,7 @@ def show_adapter(adapter: Registered, *, actor: Actor, as_json: AsJson = False) 
         print_json(found)
         return
     for name, value in found.items():
-        typer.echo(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+        typer.echo(f"{name}: {detail(value)}")
 
 
 @commands.command()

@@ -10,6 +10,7 @@ import typer
 from backend.cli.session import AsJson, parse_account, print_json
 from backend.domain.disputes.witnesses import key_word
 from backend.domain.errors import InvalidInput
+from backend.domain.money import in_dollars
 from backend.domain.transactions import as_json as as_plain
 from backend.settings import load_settings
 
@@ -98,7 +99,7 @@ def _as_json(verdict: Verdict) -> dict[str, object]:
 
 def _as_line(verdict: Verdict) -> str:
     header, finding = verdict.header, verdict.finding
-    sums = f"{header.receipts_count} receipts, {header.entries_count} entries, {header.total:,} micro-units"
+    sums = f"{header.receipts_count} receipts, {header.entries_count} entries, {in_dollars(header.total)}"
     if finding is None:
         return f"batch {header.number}: every unit is right ({sums})"
     unit = "" if finding.unit is None else f", starting at micro-unit {finding.unit:,}"

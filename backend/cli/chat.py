@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.cli.actor import Actor, acting
+from backend.cli.amounts import dollars, prices
 from backend.cli.payments import PAYER
 from backend.cli.session import AsJson, print_json
 from backend.domain.errors import InvalidInput
@@ -27,10 +28,8 @@ def models(*, actor: Actor, as_json: AsJson = False) -> None:
         print_json(found)
         return
     for model in found:
-        prices = f"{model['prompt_price']:,} and {model['completion_price']:,} units per million tokens"
-        typer.echo(
-            f"{model['id']}  {prices}{'' if model['is_active'] else '  (loaded on the first request)'}"
-        )
+        note = "" if model["is_active"] else "  (loaded on the first request)"
+        typer.echo(f"{model['id']}  {prices(model)}{note}")
 
 
 @acting(PAYER)
@@ -72,7 +71,7 @@ def chat(
             typer.echo(last["choices"][0]["message"]["content"], nl=False)
     bill = last["loraledger"]
     typer.echo()
-    typer.echo(f"{int(bill['charge']):,} micro-units; receipt {bill['receipt_id']}", err=True)
+    typer.echo(f"{dollars(bill['charge'])}; receipt {bill['receipt_id']}", err=True)
 
 
 def _parse_blend(text: str) -> dict[str, Any]:

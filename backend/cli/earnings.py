@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
+from backend.cli.amounts import dollars
 from backend.cli.session import AsJson, print_json
+from backend.domain.money import AMOUNT
 
 CONTRIBUTOR = 3
 
@@ -30,8 +32,8 @@ def earnings(*, of: Of = "", actor: Actor, as_json: AsJson = False) -> None:
     for earning in found:
         reason = f" ({earning['unverifiable']})" if earning["unverifiable"] else ""
         typer.echo(
-            f"operator {earning['operator']}: {int(earning['units']):,} units to claim, "
-            f"{int(earning['cumulative']):,} micro-units earned, {int(earning['claimed']):,} claimed{reason}"
+            f"operator {earning['operator']}: {dollars(earning['claimable'])} to claim, "
+            f"{dollars(earning['cumulative'])} earned, {dollars(earning['claimed'])} claimed{reason}"
         )
 
 
@@ -53,9 +55,10 @@ def claim(
 
     with actor.connect() as client:
         account = account_of(of, client.wallet.deployment.chain_id) if of else client.wallet.account
-        due = [each for each in client.list_all("/v1/earnings", account=account) if int(each["units"])]
+        found = client.list_all("/v1/earnings", account=account)
+        due = [each for each in found if AMOUNT.read(each["claimable"])]
         for earning in due:
             calls.claim(client, earning, account, is_own_gas=is_own)
-            typer.echo(f"{int(earning['units']):,} units claimed from {earning['operator']}")
+            typer.echo(f"{dollars(earning['claimable'])} claimed from {earning['operator']}")
     if not due:
         typer.echo("nothing to claim")

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
+from backend.cli.amounts import dollars, parse_dollars
 from backend.cli.payments import PAYER
 from backend.cli.session import AsJson, print_json
 from backend.domain.auth import Scope
+from backend.domain.money import AMOUNT
 
 Scopes = Annotated[
     list[Scope] | None, typer.Option(help="Scope that it grants; may be repeated. Default: all.")
@@ -32,12 +34,14 @@ def create(
     ] = None,
     scope: Scopes = None,
     spend_cap: Annotated[
-        int | None, typer.Option(help="Most that it may spend in its lifetime, in micro-units.", min=0)
+        str | None,
+        typer.Option(metavar="DOLLARS", help="Most that it may spend in its lifetime, in dollars."),
     ] = None,
     actor: Actor,
 ) -> None:
     """Create an API key that spends from the wallet's channel. Its secret cannot be shown again."""
-    limits = {"models": model, "scopes": scope, "spend_cap": None if spend_cap is None else str(spend_cap)}
+    cap = None if spend_cap is None else AMOUNT.render(parse_dollars(spend_cap, "--spend-cap"))
+    limits = {"models": model, "scopes": scope, "spend_cap": cap}
     body = {"name": name} | {limit: value for limit, value in limits.items() if value}
     with actor.connect() as client:
         typer.echo(client.post("/v1/keys", body)["secret"])
@@ -54,9 +58,9 @@ def list_keys(*, actor: Actor, as_json: AsJson = False) -> None:
         return
     for key in keys:
         state = "revoked" if key["revoked_at"] else "valid  "
-        cap = "" if key["spend_cap"] is None else f" of {int(key['spend_cap']):,}"
+        cap = "" if key["spend_cap"] is None else f" of {dollars(key['spend_cap'])}"
         models = ", ".join(key["models"] or ["all models"])
-        spent = f"{int(key['spent']):,}{cap} micro-units spent"
+        spent = f"{dollars(key['spent'])}{cap} spent"
         typer.echo(f"{key['id']}  {state}  {key['hint']}...  {key['name']}: {spent}; {models}")
 
 

@@ -28,6 +28,7 @@ from backend.cli import (
     wallets,
     watch,
 )
+from backend.cli.amounts import detail
 from backend.cli.demo import command as demo
 from backend.domain.errors import DomainError
 
@@ -69,7 +70,7 @@ def main() -> None:
     except DomainError as error:
         print(f"error: {error}", file=sys.stderr)
         for name, value in error.details.items():
-            print(f"  {name}: {value}", file=sys.stderr)
+            print(f"  {name}: {detail(value)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from backend.cli.amounts import parse_price, parse_units
 from backend.cli.session import AsJson, open_installation, parse_account, print_json
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id
-from backend.domain.money import MICRO_PER_DOLLAR, UNITS_PER_DOLLAR, in_dollars
+from backend.domain.money import AMOUNT, PRICE, UNIT, in_dollars, price_in_dollars, prices_in_dollars
 from backend.domain.transactions import TransactionState
 
 if TYPE_CHECKING:
@@ -60,22 +61,23 @@ def show_operator(*, as_json: AsJson = False) -> None:
 @commands.command()
 def join(
     *,
-    stake: Annotated[float, typer.Option(help="Stake to reach, in dollars.", min=0.000001)],
+    stake: Annotated[str, typer.Option(metavar="DOLLARS", help="Stake to reach, in dollars.")],
     wait: Wait = False,
 ) -> None:
     """Top up the stake and register the receipt key, where missing. May be repeated."""
+    units = parse_units(stake, "--stake")
     with _membership() as membership:
-        _follow(membership.transaction, membership.join(round(stake * UNITS_PER_DOLLAR)), wait=wait)
+        _follow(membership.transaction, membership.join(units), wait=wait)
 
 
 @commands.command()
 def base(
     *,
     prices: Annotated[
-        tuple[int, int],
+        tuple[str, str],
         typer.Option(
-            help="Prices of the base model without an adapter: token units per million prompt tokens, and "
-            "completion tokens. A dollar is 1,000,000 token units."
+            help="Prices of the base model without an adapter: dollars per million prompt tokens, and "
+            "completion tokens."
         ),
     ],
     wait: Wait = False,
@@ -84,9 +86,10 @@ def base(
     """Prepare the base model of LORALEDGER_BASE_MODEL, and register its prices and those of training on it,
     where missing. May be repeated, also with other prices.
     """
+    prompt, completion = (parse_price(price, "--prices") for price in prices)
     with open_installation() as installation:
         installation.prepare_database()
-        offer, offers = installation.prepare_offer(prices), installation.offers
+        offer, offers = installation.prepare_offer((prompt, completion)), installation.offers
         offers.check(offer.base)
         if not as_json:
             for line in _offer_lines(offer):
@@ -110,16 +113,19 @@ def endpoint(
 
 @commands.command()
 def unstake(
-    dollars: Annotated[
-        float, typer.Argument(help="Amount to unstake, in dollars; 0 cancels an earlier request.", min=0)
+    amount: Annotated[
+        str,
+        typer.Argument(
+            metavar="DOLLARS", help="Amount to unstake, in dollars; 0 cancels an earlier request."
+        ),
     ],
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is unlocked, and withdraw it.")] = False,
 ) -> None:
     """Request to unstake an amount. Replaces an earlier request; locked until the newest batch is final."""
+    units = parse_units(amount, "DOLLARS")
     with _membership() as membership:
-        units = round(dollars * UNITS_PER_DOLLAR)
-        queued = membership.unstake(units * (MICRO_PER_DOLLAR // UNITS_PER_DOLLAR))
+        queued = membership.unstake(units * UNIT)
         _follow(membership.transaction, queued, wait=wait)
         if wait and units:
             queued = wait_until(lambda: _try_withdraw(membership), "the stake to be unlocked", LOCKED_SECONDS)
@@ -128,16 +134,17 @@ def unstake(
 
 @commands.command()
 def restake(
-    dollars: Annotated[float, typer.Argument(help="Amount to move, in dollars.", min=0.000001)],
+    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="Amount to move, in dollars.")],
     *,
     registry: Annotated[str, typer.Option(help="Address of the other generation's operator registry.")],
     wait: Wait = False,
 ) -> None:
     """Move stake to another generation's registry in one step, while no batch is pending."""
+    units = parse_units(amount, "DOLLARS")
     with open_installation() as installation:
         installation.prepare_database()
         membership, account = installation.membership, parse_account(installation, registry)
-        queued = membership.restake(account, round(dollars * UNITS_PER_DOLLAR))
+        queued = membership.restake(account, units)
         _follow(membership.transaction, queued, wait=wait)
 
 
@@ -285,7 +292,7 @@ def _lines(status: OperatorStatus) -> Iterator[tuple[str, str]]:
 
 
 def _as_json(status: OperatorStatus) -> dict[str, Any]:
-    """Amounts are decimal strings of micro-units, as in the API."""
+    """Amounts are objects, as in the API."""
     unstaking = status.unstaking
     return {
         "account": status.account,
@@ -294,11 +301,13 @@ def _as_json(status: OperatorStatus) -> dict[str, Any]:
         "retired_keys": dict(status.retired),
         "receipt_key": status.receipt_key,
         "is_key_registered": status.has_key,
-        "stake": str(status.stake),
-        "unstaking": None if unstaking is None else asdict(unstaking) | {"amount": str(unstaking.amount)},
-        "cover": str(status.cover),
-        "cover_needed": str(status.cover_needed),
-        "owed": str(status.owed),
+        "stake": AMOUNT.render(status.stake),
+        "unstaking": (
+            None if unstaking is None else asdict(unstaking) | {"amount": AMOUNT.render(unstaking.amount)}
+        ),
+        "cover": AMOUNT.render(status.cover),
+        "cover_needed": AMOUNT.render(status.cover_needed),
+        "owed": AMOUNT.render(status.owed),
         "credit_wei": str(status.credit),
         "wei": str(status.wei),
         "obstacles": list(status.obstacles),
@@ -308,23 +317,23 @@ def _as_json(status: OperatorStatus) -> dict[str, Any]:
 def _offer_lines(offer: Offer) -> Iterator[str]:
     info, base = offer.info, offer.base
     yield f"base model   {info.name}, sha-256 {info.digest[2:]}, in {info.folder}"
-    prices = f"{base.prompt_price:,} and {base.completion_price:,} token units"
-    yield f"answers      {prices} per million prompt and completion tokens, by version {version_id(base)}"
+    prices = prices_in_dollars(base.prompt_price, base.completion_price)
+    yield f"answers      {prices}, by version {version_id(base)}"
     if (training := offer.training) is None:
         yield "training     free"
         return
-    price = f"{training.prompt_price:,} token units per million tokens trained"
-    yield f"training     {price}, by version {version_id(training)}"
+    price = price_in_dollars(training.prompt_price)
+    yield f"training     {price} trained, by version {version_id(training)}"
 
 
 def _offer_as_json(offer: Offer, transactions: Sequence[ChainTransaction]) -> dict[str, Any]:
-    """Prices are token units per million tokens."""
+    """Prices are objects, as in the API."""
     base, training = offer.base, offer.training
     return asdict(offer.info) | {
-        "prompt_price": base.prompt_price,
-        "completion_price": base.completion_price,
+        "prompt_price": PRICE.render(base.prompt_price),
+        "completion_price": PRICE.render(base.completion_price),
         "version_id": version_id(base),
-        "training_price": training.prompt_price if training else 0,
+        "training_price": PRICE.render(training.prompt_price if training else 0),
         "training_version_id": version_id(training) if training else None,
         "transactions": [
             {

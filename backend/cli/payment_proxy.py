@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from backend.client.payments import asked_voucher
 from backend.domain.errors import PaymentRequired, Unavailable
+from backend.domain.money import AMOUNT, in_dollars
 from backend.loopback import LocalCallersOnly
 
 if TYPE_CHECKING:
@@ -118,24 +119,29 @@ class PaymentProxy:
             refusal = _error_body(response)
             if refusal.get("code") != NEEDS_VOUCHER:
                 return response
-            await self._authorise(int(refusal["details"]["required"]))
+            await self._authorise(AMOUNT.read(refusal["details"]["required"]))
         return response
 
     async def _authorise(self, required: int) -> None:
-        """Post a voucher that covers `required` beyond all that is charged and reserved now."""
+        """Post a voucher that covers `required` micro-units beyond all that is charged and reserved now."""
         signer, path = self._signer, f"/v1/channels/{self._signer.channel_id}"
         async with self._signing:
             channel = await self._call("GET", path)
-            charged, reserved = int(channel["charged"]), int(channel["reserved"])
-            if int(channel["cap"]) >= charged + reserved + required:
+            charged, reserved = AMOUNT.read(channel["charged"]), AMOUNT.read(channel["reserved"])
+            if AMOUNT.read(channel["cap"]) >= charged + reserved + required:
                 return  # a voucher for a concurrent request covers this one too
             cumulative = min(charged + signer.step * max(self._num_running, 1), signer.max_cumulative)
             if cumulative < charged + reserved + required:
                 left = max(signer.max_cumulative - charged, 0)
                 raise ProxyCapReached(
-                    f"The request may cost {required} micro-units; the proxy signs at most {signer.step} in "
-                    f"advance for each answer, and {left} in all. Start it with a higher --step or --cap.",
-                    details={"required": str(required), "step": str(signer.step), "left": str(left)},
+                    f"The request may cost {in_dollars(required)}; the proxy signs at most "
+                    f"{in_dollars(signer.step)} in advance for each answer, and {in_dollars(left)} in all. "
+                    "Start it with a higher --step or --cap.",
+                    details={
+                        "required": AMOUNT.render(required),
+                        "step": AMOUNT.render(signer.step),
+                        "left": AMOUNT.render(left),
+                    },
                 )
             signature = signer.session.sign(asked_voucher(signer.channel_id, cumulative))
             voucher = {"max_cumulative": str(cumulative), "signature": signature}

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
+from backend.cli.amounts import dollars, parse_dollars, parse_units
 from backend.cli.session import AsJson, print_json
 from backend.client.errors import ApiError
 from backend.client.waiting import wait_until
-from backend.domain.money import UNIT, UNITS_PER_DOLLAR
+from backend.domain.money import in_dollars
 
 if TYPE_CHECKING:
     from backend.client.api import ApiClient
@@ -27,22 +28,23 @@ def register(app: typer.Typer) -> None:
 
 @acting(PAYER)
 def deposit(
-    dollars: Annotated[float, typer.Argument(help="Amount to deposit, in test dollars.", min=0.001)],
+    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="Amount to deposit, in test dollars.")],
     *,
     actor: Actor,
 ) -> None:
     """Deposit test dollars in the wallet's channel, and grant the gateway a session key for one day."""
     from backend.client import payments as calls
 
+    units = parse_units(amount, "DOLLARS")
     with actor.connect() as client:
-        channel_id = calls.deposit(client, round(dollars * UNITS_PER_DOLLAR))
+        channel_id = calls.deposit(client, units)
         channel = client.get(f"/v1/channels/{channel_id}")
-    typer.echo(f"channel {channel_id}: {int(channel['available']):,} micro-units can be spent")
+    typer.echo(f"channel {channel_id}: {dollars(channel['available'])} can be spent")
 
 
 @acting(PAYER)
 def balance(*, actor: Actor, as_json: AsJson = False) -> None:
-    """Show the balances of the wallet's channels, in micro-units."""
+    """Show the balances of the wallet's channels."""
     with actor.connect() as client:
         channels = client.list_all("/v1/channels")
     if as_json:
@@ -50,15 +52,15 @@ def balance(*, actor: Actor, as_json: AsJson = False) -> None:
         return
     for channel in channels:
         names = ("balance", "available", "thawing", "moving")
-        amounts = ", ".join(f"{name} {int(channel[name]):,}" for name in names)
-        typer.echo(f"channel {channel['id']}: {amounts} micro-units")
+        amounts = ", ".join(f"{name} {dollars(channel[name])}" for name in names)
+        typer.echo(f"channel {channel['id']}: {amounts}")
 
 
 @acting(PAYER)
 def move(
-    dollars: Annotated[
-        float | None,
-        typer.Argument(help="Most to move, in test dollars. Default: the whole balance.", min=0.001),
+    amount: Annotated[
+        str | None,
+        typer.Argument(metavar="DOLLARS", help="Most to move, in test dollars. Default: the whole balance."),
     ] = None,
     *,
     collector: Annotated[str, typer.Option(help="Settlement contract to which the operator has moved.")],
@@ -70,19 +72,20 @@ def move(
     from backend.client import payments as calls
     from backend.domain.caip import account_of
 
-    most = None if dollars is None else round(dollars * UNITS_PER_DOLLAR) * UNIT
+    most = None if amount is None else parse_dollars(amount, "DOLLARS")
     with actor.connect() as client:
         account = account_of(collector, client.wallet.deployment.chain_id)
         moved = calls.move(client, account, most)
-    typer.echo(f"moved {moved:,} micro-units to the channel under {account}")
+    typer.echo(f"moved {in_dollars(moved)} to the channel under {account}")
 
 
 @acting(PAYER)
 def withdraw(
-    dollars: Annotated[
-        float | None,
+    amount: Annotated[
+        str | None,
         typer.Argument(
-            help="Amount to start thawing, in test dollars. Default: withdraw what has thawed.", min=0
+            metavar="DOLLARS",
+            help="Amount to start thawing, in test dollars. Default: withdraw what has thawed.",
         ),
     ] = None,
     *,
@@ -92,11 +95,12 @@ def withdraw(
     """Withdraw money from the wallet's channel. It thaws first; thawing money cannot be spent."""
     from backend.client import payments as calls
 
+    thawing = None if amount is None else parse_dollars(amount, "DOLLARS")
     with actor.connect() as client:
-        if dollars is not None:
-            calls.thaw(client, round(dollars * UNITS_PER_DOLLAR) * UNIT)
-            typer.echo(f"{dollars} dollars are thawing")
-        if dollars is not None and not wait:
+        if thawing is not None:
+            calls.thaw(client, thawing)
+            typer.echo(f"{in_dollars(thawing)} are thawing")
+        if thawing is not None and not wait:
             return
         tx_hash = wait_until(lambda: _try_withdraw(client, retry=wait), "the money to thaw", THAW_SECONDS)
         typer.echo(f"withdrawn in transaction {tx_hash}")

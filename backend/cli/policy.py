@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from backend.cli.amounts import parse_price
 from backend.cli.session import AsJson, open_installation, parse_account, print_json
 from backend.domain.denials import Denied, FloorPrice, Reason, Subject
+from backend.domain.money import PRICE, prices_in_dollars
 
 if TYPE_CHECKING:
     from backend.domain.denials import Denial
@@ -66,25 +68,23 @@ def list_denials(*, as_json: AsJson = False) -> None:
 def floor(
     *,
     prices: Annotated[
-        tuple[int, int] | None,
+        tuple[str, str] | None,
         typer.Option(
-            help="Token units per million prompt tokens, and completion tokens. Default: show the current."
+            help="Dollars per million prompt tokens, and completion tokens. Default: show the current."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set the floor price: versions with lower prices are refused, from the next request on."""
+    wanted = None if prices is None else FloorPrice(*(parse_price(price, "--prices") for price in prices))
     with open_installation() as installation:
-        if prices is not None:
-            installation.denials.set_floor(FloorPrice(*prices))
+        if wanted is not None:
+            installation.denials.set_floor(wanted)
         floor_price = installation.denials.floor()
     if as_json:
-        print_json(asdict(floor_price))
+        print_json({name: PRICE.render(price) for name, price in asdict(floor_price).items()})
         return
-    typer.echo(
-        f"floor price: {floor_price.prompt:,} prompt and {floor_price.completion:,} completion token units "
-        "per million tokens"
-    )
+    typer.echo(f"floor price: {prices_in_dollars(floor_price.prompt, floor_price.completion)}")
 
 
 @commands.command()

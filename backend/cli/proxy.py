@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
+from backend.cli.amounts import parse_dollars
 from backend.domain.errors import InvalidInput
+from backend.domain.money import AMOUNT
 
 if TYPE_CHECKING:
     from backend.cli.payment_proxy import VoucherSigner
     from backend.client.api import ApiClient
 
-MICRO_PER_DOLLAR = 10**12
 SESSION_SECONDS = 24 * 3600
 PAYER = 7
 
@@ -27,11 +28,13 @@ def register(app: typer.Typer) -> None:
 @acting(PAYER)
 def proxy(
     *,
-    cap: Annotated[float, typer.Option(help="Most that may be spent, in dollars.", min=0.000001)] = 1.0,
+    cap: Annotated[str, typer.Option(metavar="DOLLARS", help="Most that may be spent, in dollars.")] = "1",
     step: Annotated[
-        float,
-        typer.Option(help="Most that is signed for in advance for each answer, in dollars.", min=0.000001),
-    ] = 0.1,
+        str,
+        typer.Option(
+            metavar="DOLLARS", help="Most that is signed for in advance for each answer, in dollars."
+        ),
+    ] = "0.1",
     port: Annotated[
         int, typer.Option(help="Port on the loopback interface; 0 selects a free one.", min=0, max=65535)
     ] = 8100,
@@ -47,11 +50,12 @@ def proxy(
     from backend.cli.payment_proxy import PaymentProxy
     from backend.loopback import listen
 
-    if step > cap:
-        raise InvalidInput("--step must not exceed --cap", param="step")
+    most, ahead = parse_dollars(cap, "--cap"), parse_dollars(step, "--step")
+    if not 0 < ahead <= most:
+        raise InvalidInput("--step must be more than 0, and must not exceed --cap", param="step")
     with actor.connect() as client:
-        signer = open_voucher_signer(client, round(cap * MICRO_PER_DOLLAR), round(step * MICRO_PER_DOLLAR))
-        key = client.post("/v1/keys", {"name": "proxy", "spend_cap": str(round(cap * MICRO_PER_DOLLAR))})
+        signer = open_voucher_signer(client, most, ahead)
+        key = client.post("/v1/keys", {"name": "proxy", "spend_cap": AMOUNT.render(most)})
         server = PaymentProxy(client.api_url, str(key["secret"]), signer)
     listener = listen(port)
     typer.echo(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
+from backend.cli.amounts import dollars
 from backend.cli.session import AsJson, open_installation, print_json
 from backend.domain.errors import NotFound
 from backend.domain.ids import Hash32, ReceiptId
@@ -41,7 +42,7 @@ def list_receipts(*, actor: Actor, as_json: AsJson = False) -> None:
         return
     for receipt in found:
         batch = "no batch yet" if receipt["batch"] is None else f"batch {receipt['batch']}"
-        typer.echo(f"{receipt['id']}  {int(receipt['receipt']['charge']):>12,} micro-units  {batch}")
+        typer.echo(f"{receipt['id']}  {dollars(receipt['charge']):>22}  {batch}")
 
 
 @commands.command("show")

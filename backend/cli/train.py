@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.actor import Actor, acting
+from backend.cli.amounts import dollars, parse_dollars, price
 from backend.cli.session import AsJson, print_json
 from backend.client.waiting import POLL_SECONDS
 from backend.domain.errors import InvalidInput
-from backend.domain.money import MICRO_PER_DOLLAR
+from backend.domain.money import PRICE, in_dollars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +70,8 @@ def create(
     options: Options = None,
     model: Parent = "",
     max_cost: Annotated[
-        float | None, typer.Option(help="Most that a voucher for it may be over, in dollars.", min=0)
+        str | None,
+        typer.Option(metavar="DOLLARS", help="Most that a voucher for it may be over, in dollars."),
     ] = None,
     actor: Actor,
 ) -> None:
@@ -81,7 +83,7 @@ def create(
     from backend.client.payments import post_paid
 
     body = _body(snapshot, model, options or ())
-    most = None if max_cost is None else round(max_cost * MICRO_PER_DOLLAR)
+    most = None if max_cost is None else parse_dollars(max_cost, "--max-cost")
     with actor.connect() as client:
         job = post_paid(client, JOBS, body, most=most, say=_say_voucher)
     typer.echo(f"{job['id']} is {job['status']}; {_cost(job)}")
@@ -123,7 +125,7 @@ def cancel(job_id: JobId, *, actor: Actor) -> None:
 
 
 def _say_voucher(cumulative: int) -> None:
-    typer.echo(f"signed a voucher for {cumulative:,} micro-units in all on this channel", err=True)
+    typer.echo(f"signed a voucher for {in_dollars(cumulative)} in all on this channel", err=True)
 
 
 def _body(snapshot: str, model: str, options: Sequence[str]) -> dict[str, Any]:
@@ -169,11 +171,11 @@ def _estimate_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['num_steps']:,} steps, {found['num_trained_tokens']:,} tokens trained"
     if found["seconds"] is not None:
         yield f"about {found['seconds']:,} seconds"
-    if not found["price"]:
+    if not PRICE.read(found["price"]):
         yield "training is free here"
         return
-    yield f"about {int(found['charge']):,} micro-units, at {found['price']:,} token units per million tokens"
-    yield f"{int(found['max_charge']):,} micro-units are reserved on the channel until the job ends"
+    yield f"about {dollars(found['charge'])}, at {price(found['price'])}"
+    yield f"{dollars(found['max_charge'])} are reserved on the channel until the job ends"
 
 
 def _cost(job: Mapping[str, Any]) -> str:
@@ -181,8 +183,8 @@ def _cost(job: Mapping[str, Any]) -> str:
     if payment is None:
         return "free"
     if payment["charge"] is not None:
-        charge = int(payment["charge"])
-        return f"{job['trained_tokens']:,} tokens, {charge:,} micro-units, receipt {payment['receipt_id']}"
+        charge = dollars(payment["charge"])
+        return f"{job['trained_tokens']:,} tokens, {charge}, receipt {payment['receipt_id']}"
     if job["status"] in ENDED:
         return "nothing was charged"
-    return f"at most {int(payment['max_charge']):,} micro-units"
+    return f"at most {dollars(payment['max_charge'])}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.client.signing import AskedCall, Chosen, Statement
 from backend.domain.ids import Account
-from backend.domain.money import UNIT, in_dollars
+from backend.domain.money import AMOUNT, in_dollars
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ def claim(client: ApiClient, earning: Mapping[str, Any], account: Account, *, is
         client.wait_confirmed(client.post("/v1/claims/relay", body))
         return
     terms = (
-        ("amount", f"{in_dollars(int(earning['units']) * UNIT)}, as the market states it"),
+        ("amount", f"{in_dollars(AMOUNT.read(earning['claimable']))}, as the market states it"),
         ("from", f"operator {operator}"),
         ("to", f"the payout wallet of {account}"),
     )

@@ -24,5 +24,5 @@ def reading_answer() -> Iterator[None]:
     """Turn what reading a malformed answer raises into `NotAMarket`. Usable as a decorator."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, InvalidInput) as error:
         raise NotAMarket(f"an answer of the market is malformed: {error!r}; nothing was signed") from error

@@ -21,7 +21,7 @@ from backend.domain.hashing import (
     deposit_nonce,
 )
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
-from backend.domain.money import UNIT, in_dollars
+from backend.domain.money import AMOUNT, UNIT, in_dollars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -72,13 +72,15 @@ def own_channel(client: ApiClient) -> Channel:
             details={"channel": stated["id"], "computed": computed},
         )
     names = ("balance", "thawing", "collected", "charged", "reserved", "available")
-    held = (int(one["cap"]) for one in stated["sessions"] if one["is_custodial"] and not one["is_revoked"])
+    held = (
+        AMOUNT.read(one["cap"]) for one in stated["sessions"] if one["is_custodial"] and not one["is_revoked"]
+    )
     return Channel(
         id=computed,
         operator=operator,
         collector=collector,
         held_cap=max(held, default=0),
-        **{name: int(stated[name]) for name in names},
+        **{name: AMOUNT.read(stated[name]) for name in names},
     )
 
 
@@ -91,7 +93,8 @@ def deposit(client: ApiClient, units: int) -> ChannelId:
     channel = own_channel(client)
     cap = max(channel.funded + units * UNIT, channel.held_cap)
     expiry = int(time.time()) + SESSION_SECONDS
-    body = {"units": str(units), "session": {"expiry": expiry, "cap": str(cap)}}
+    session = {"expiry": expiry, "cap": AMOUNT.render(cap)}
+    body = {"amount": AMOUNT.render(units * UNIT), "session": session}
     prepared = client.post("/v1/deposits/prepare", body)
     if prepared.get("relay") is None:
         raise Conflict(
@@ -135,7 +138,7 @@ def _asked_deposit(
 
 def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, expiry: int) -> None:
     """Let a session key sign vouchers up to the cumulative `cap`; returns once the market accepts them."""
-    terms = {"key": key, "cap": str(cap), "expiry": expiry}
+    terms = {"key": key, "cap": AMOUNT.render(cap), "expiry": expiry}
     prepared = client.post("/v1/sessions/prepare", terms)
     fields = {"channelId": channel.id, "key": key, "cap": cap, "expiry": expiry, "nonce": NONCE}
     words = (
@@ -145,7 +148,7 @@ def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, e
     asked = AskedMessage(Statement("Grant a session key", words), GRANT_TYPE, fields)
     signature = client.wallet.sign(asked, prepared.get("typed_data"))
     nonce = prepared["typed_data"]["message"]["nonce"]
-    relayed = {"grant": terms, "nonce": nonce, "signature": signature}
+    relayed = {"grant": {**terms, "cap": str(cap)}, "nonce": nonce, "signature": signature}
     client.wait_confirmed(client.post("/v1/sessions/relay", relayed))
 
 
@@ -173,7 +176,7 @@ def post_paid(
     except ApiError as error:
         if error.details["code"] != NEEDS_VOUCHER:
             raise
-        required = int(error.details["required"])
+        required = AMOUNT.read(error.details["required"])
     if most is not None and required > most:
         raise SignatureRefused(
             f"the market asks for a voucher over {in_dollars(required)}, more than {in_dollars(most)}; "
@@ -230,13 +233,13 @@ def move(client: ApiClient, new_collector: Account, most: int | None = None) -> 
         "nonce": NONCE,
         "deadline": deadline(),
     }
-    body = {"new_collector": new_collector, "max_amount": str(limit)}
+    body = {"new_collector": new_collector, "max_amount": AMOUNT.render(limit)}
     prepared = client.post("/v1/moves/prepare", body)
     asked = AskedMessage(Statement("Move a balance", terms), MOVE_TYPE, fields)
     signature = client.wallet.sign(asked, prepared["typed_data"])
     queued = client.post("/v1/moves/relay", {"move": prepared["move"], "signature": signature})
     client.wait_confirmed(queued)
-    return int(queued["amount"])
+    return AMOUNT.read(queued["amount"])
 
 
 def thaw(client: ApiClient, amount: int) -> Mined:
@@ -248,7 +251,8 @@ def thaw(client: ApiClient, amount: int) -> Mined:
     )
     args = {"operator": channel.operator, "collector": channel.collector, "amount": amount}
     asked = AskedCall(Statement("Start a withdrawal", terms), VAULT, "thaw", args)
-    return client.wallet.send(asked, client.post("/v1/withdrawals/thaw/prepare", {"amount": str(amount)}))
+    body = {"amount": AMOUNT.render(amount)}
+    return client.wallet.send(asked, client.post("/v1/withdrawals/thaw/prepare", body))
 
 
 def withdraw(client: ApiClient) -> Mined:

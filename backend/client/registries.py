@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.client.signing import AskedCall, Chosen, Statement
 from backend.domain.hashing import ascii_word, to_hash
+from backend.domain.money import PRICE, prices_in_dollars
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,12 @@ class Listing:
     completion_price: int
     operator_ppm: int
     creator_ppm: int
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """Fields of the API's requests."""
+        prices = {name: PRICE.render(getattr(self, name)) for name in ("prompt_price", "completion_price")}
+        return asdict(self) | prices
 
 
 def create_datanet(client: ApiClient, name: str, description: str) -> None:
@@ -46,10 +53,9 @@ def register_version(client: ApiClient, listing: Listing, prepared: Mapping[str,
         "operatorPpm": listing.operator_ppm,
         "creatorPpm": listing.creator_ppm,
     }
-    prices = f"{listing.prompt_price:,} and {listing.completion_price:,} token units per million tokens"
     terms = (
         ("name", f"{client.wallet.account}/{listing.name}"),
-        ("prices", f"{prices} of prompt and completion"),
+        ("prices", prices_in_dollars(listing.prompt_price, listing.completion_price)),
         ("shares", f"operators {listing.operator_ppm:,} ppm, creator {listing.creator_ppm:,} ppm"),
     )
     asked = AskedCall(

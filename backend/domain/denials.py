@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Forbidden, InvalidInput
+from backend.domain.money import price_in_dollars
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -107,7 +108,8 @@ class FloorPrice:
     def __post_init__(self) -> None:
         for param in ("prompt", "completion"):
             if not 0 <= getattr(self, param) <= MAX_FLOOR:
-                raise InvalidInput(f"the floor of {param} tokens must be between 0 and {MAX_FLOOR}", param)
+                most = price_in_dollars(MAX_FLOOR)
+                raise InvalidInput(f"the floor of {param} tokens must be between 0 and {most}", param)
 
     def allows(self, record: VersionRecord) -> bool:
         return record.prompt_price >= self.prompt and record.completion_price >= self.completion

@@ -45,7 +45,7 @@ class Forbidden(DomainError):
 
 
 class PaymentRequired(DomainError):
-    """The channel cannot cover the request. `details` has the missing amount, in micro-units."""
+    """The channel cannot cover the request. `details` has the missing amounts."""
 
 
 class Unavailable(DomainError):

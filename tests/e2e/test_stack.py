@@ -25,6 +25,7 @@ from backend.client.keystore import LocalKey
 from backend.client.payments import create_key, deposit
 from backend.client.signing import Wallet
 from backend.client.waiting import wait_until
+from backend.domain.money import AMOUNT
 from tests.support.adapters import write_adapter
 from tests.support.collector import Collector
 
@@ -179,7 +180,7 @@ def test_a_lost_chain_is_archived_and_the_new_one_is_governed(tmp_path: Path) ->
 
 
 def _pay_from_the_command_line(stack: Stack) -> None:
-    assert "micro-units can be spent" in stack.run("deposit", "5")
+    assert "5 dollars can be spent" in stack.run("deposit", "5")
     key = stack.run("keys", "create", "--model", BASE, "--scope", "answers").strip()
     with OpenAI(base_url=f"{stack.facts['api']}/v1", api_key=key, max_retries=0) as client:
         question = [{"role": "user", "content": "What is the capital of France?"}]
@@ -187,30 +188,30 @@ def _pay_from_the_command_line(stack: Stack) -> None:
     # The text is not asserted: the two likeliest first words differ by less than a rounding in bfloat16.
     assert (answer.choices[0].message.content or "").strip()
     assert answer.model_extra is not None
-    assert int(answer.model_extra["loraledger"]["charge"]) > 0
+    assert AMOUNT.parse(answer.model_extra["loraledger"]["charge"]) > 0
     (made,) = json.loads(stack.run("keys", "list", "--json"))
-    assert (made["models"], made["scopes"], int(made["spent"]) > 0) == ([BASE], ["answers"], True)
+    assert (made["models"], made["scopes"], AMOUNT.parse(made["spent"]) > 0) == ([BASE], ["answers"], True)
     assert "is revoked" in stack.run("keys", "revoke", made["id"])
     assert BASE in stack.run("models")
     assert stack.run("chat", BASE, "What is the capital of France?", "--max-tokens", "8").strip()
     looked = stack.run("doctor")
     assert all(f"{part:9} ok\n" in looked for part in ("engine", "operator", "base"))
     assert "dollars are thawing" in stack.run("withdraw", "1")
-    wait_until(lambda: "thawing 1,000,000,000,000 " in stack.run("balance") or None, "the thaw to count", 60)
+    wait_until(lambda: "thawing 1 dollars" in stack.run("balance") or None, "the thaw to count", 60)
     wait_until(lambda: _operator_earned(stack), "the operator's earnings to be final", 180)
     assert "units claimed from 0x" in stack.run("claim", "--user", OPERATOR, "--own-gas")
 
 
 def _operator_earned(stack: Stack) -> bool | None:
     earnings = json.loads(stack.run("earnings", "--user", OPERATOR, "--json"))
-    return any(int(each["units"]) for each in earnings) or None
+    return any(AMOUNT.parse(each["claimable"]) for each in earnings) or None
 
 
 def _sell_an_adapter_from_elsewhere(stack: Stack, home: Path, folder: Path) -> None:
     """Sell an adapter without contributors: their share, over half of the charge, goes to the treasury."""
     write_adapter(folder, Path(json.loads((home / "base_model.json").read_text())["folder"]))
     adapter = stack.run("adapter", "publish", str(folder), "--licence", "MIT").split()[0]
-    terms = ("--name", "mine", "--prices", "20000000", "40000000", "--yes")
+    terms = ("--name", "mine", "--prices", "20", "40", "--yes")
     model = stack.run("adapter", "register", adapter, *terms).splitlines()[-1].split()[0]
     with stack.market(TREASURY) as treasury, stack.market(CONSUMER) as payer:
         key, before = create_key(payer, "mine"), _earned(treasury)
@@ -222,7 +223,7 @@ def _sell_an_adapter_from_elsewhere(stack: Stack, home: Path, folder: Path) -> N
 
 
 def _earned(market: ApiClient) -> int:
-    return sum(int(earning["cumulative"]) for earning in market.list_all("/v1/earnings"))
+    return sum(AMOUNT.parse(earning["cumulative"]) for earning in market.list_all("/v1/earnings"))
 
 
 def _change_the_fee_from_the_command_line(stack: Stack) -> None:
@@ -294,7 +295,7 @@ def _is_counted(stack: Stack, home: Path) -> None:
 
 
 def _charged(market: ApiClient, channel: str) -> int:
-    return int(market.get(f"/v1/channels/{channel}")["charged"])
+    return AMOUNT.parse(market.get(f"/v1/channels/{channel}")["charged"])
 
 
 def _lose_the_engine_mid_answer(stack: Stack, key: str) -> None:

@@ -17,6 +17,7 @@ from backend.domain.contribution import ReviewReason
 from backend.domain.dataset import canonical_row
 from backend.domain.hashing import accepted_hash, ascii_word, snapshot_id, to_hash
 from backend.domain.ids import DatanetId
+from backend.domain.money import AMOUNT
 from backend.installation.base_model import BaseModelInfo
 from backend.installation.watcher import WatchOptions, open_watcher
 from backend.services.contribute.snapshot import ContributionWithdrawn
@@ -52,7 +53,7 @@ def test_an_adapter_of_one_operator_is_served_by_the_other_and_its_contributors_
             model=operators.version, messages=[{"role": "user", "content": "hello"}], max_tokens=12
         )
     bill = (answer.model_extra or {})["loraledger"]
-    assert int(bill["charge"]) > 0
+    assert AMOUNT.parse(bill["charge"]) > 0
     assert away.installation.blobs.has(operators.cid)  # and hands it on in its turn
 
     operator = away.installation.operator.account

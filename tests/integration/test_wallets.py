@@ -127,7 +127,7 @@ def test_every_command_of_the_guide_works_from_an_empty_home(
     assert f"Sign in:\n  market   {operator.url}\n  account  {account}\n" in said["login"]
     assert "amount       2 dollars\n" in said["deposit 2"]
     assert operator.market.dollars(account) == UNITS - 2_000_000
-    assert "micro-units; receipt 0x" in next(text for name, text in said.items() if name.startswith("chat"))
+    assert " dollars; receipt 0x" in next(text for name, text in said.items() if name.startswith("chat"))
     assert re.search(r"content      the file's, 0x[0-9a-f]{64}\n", said["data push"])
     assert "in datanet 1: rows.jsonl" in said["data status"]
     assert said["claim"] == "nothing to claim\n"

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from backend.api.schemas.common import Amount
+
 
 class ResponseModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -36,14 +38,14 @@ class AttributionView(ResponseModel):
 
 
 class BillView(ResponseModel):
-    """Amounts are in micro-units, as decimal strings. `salt` opens the receipt's hashes; only the payer gets
-    it.
+    """`cumulative`: what the channel was charged so far, this answer included. `salt` opens the receipt's
+    hashes; only the payer gets it.
     """
 
     receipt_id: str
     channel_id: str
-    charge: str
-    cumulative: str
+    charge: Amount
+    cumulative: Amount
     salt: str
     method: str
     attribution: list[AttributionView]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AliasPath, Field
 
-from backend.api.schemas.common import AccountField, Micro, Schema, View
+from backend.api.schemas.common import AccountField, Amount, AmountInput, Schema, View
 from backend.domain.auth import Scope
 from backend.services.accounts.api_keys import MAX_MODELS
 
@@ -54,13 +54,13 @@ class SignInView(View):
 
 
 class CreateKeyRequest(Schema):
-    """`spend_cap`: the key's total budget in micro-units. `scopes`: `answers` allows generation, `account`
+    """`spend_cap`: the key's total budget. `scopes`: `answers` allows generation, `account`
     allows reading the account's data. `models`: names, as in `/v1/models`, that the key may use; default:
     all.
     """
 
     name: str
-    spend_cap: Micro | None = None
+    spend_cap: AmountInput | None = None
     scopes: Annotated[list[Scope], Field(min_length=1)] = sorted(Scope)
     models: Annotated[list[ModelName], Field(min_length=1, max_length=MAX_MODELS)] | None = None
 
@@ -72,8 +72,8 @@ class KeyView(View):
     created_at: datetime
     last_used_at: datetime | None
     revoked_at: datetime | None
-    spend_cap: Micro | None
-    spent: Micro
+    spend_cap: Amount | None
+    spent: Amount
     scopes: list[Scope]
     models: list[str] | None = Field(description="Models that the key may use; null: all.")
 

@@ -6,14 +6,17 @@ from pydantic import ConfigDict, Field
 
 from backend.api.schemas.common import (
     AccountField,
+    Amount,
+    AmountInput,
     HashField,
-    Micro,
     PreparedTransactionView,
     Schema,
     TransactionQueued,
+    Uint128,
     View,
 )
 from backend.domain.ids import Account, Hash32
+from backend.domain.money import whole_units
 from backend.domain.transactions import PreparedTransaction
 from backend.services.channels.channels import ChannelView as Channel
 from backend.services.channels.deposits import NO_GRANT, Grant, RelayedDeposit, SessionTerms
@@ -26,14 +29,14 @@ class SessionKeyView(View):
     """A session key. `is_custodial`: the gateway holds it, and can spend up to `cap`."""
 
     key: str
-    cap: Micro
+    cap: Amount
     expiry: int
     is_revoked: bool
     is_custodial: bool
 
 
 class ChannelView(View):
-    """Amounts in micro-units. `cap`: the highest cumulative that a voucher or session key authorises;
+    """`cap`: the highest cumulative that a voucher or session key authorises;
     `thawed_at`: unix seconds from which `thawing` can be withdrawn, 0 while nothing thaws; `moving`: part of
     the balance that pending moves take to another collector's channel; `voucher_domain`: the EIP-712 domain
     of the channel's vouchers.
@@ -43,15 +46,15 @@ class ChannelView(View):
     payer: str
     operator: str
     collector: str
-    balance: Micro
-    thawing: Micro
+    balance: Amount
+    thawing: Amount
     thawed_at: int
-    moving: Micro
-    collected: Micro
-    charged: Micro
-    reserved: Micro
-    cap: Micro
-    available: Micro
+    moving: Amount
+    collected: Amount
+    charged: Amount
+    reserved: Amount
+    cap: Amount
+    available: Amount
     sessions: list[SessionKeyView]
     voucher_domain: dict[str, Any]
 
@@ -88,13 +91,12 @@ class ChannelView(View):
 
 
 class SessionTermsBody(Schema):
-    """`cap`: limit of the channel's cumulative in micro-units; default: all that the deposit makes available.
-    `key`: a session key that the client holds and signs vouchers with; default: the gateway creates and holds
-    one.
+    """`cap`: limit of the channel's cumulative; default: all that the deposit makes available. `key`: a
+    session key that the client holds and signs vouchers with; default: the gateway creates and holds one.
     """
 
     expiry: UnixSeconds
-    cap: Micro | None = None
+    cap: AmountInput | None = None
     key: AccountField | None = None
 
     def terms(self) -> SessionTerms:
@@ -102,17 +104,26 @@ class SessionTermsBody(Schema):
 
 
 class DepositRequest(Schema):
-    """`units`: token units (not micro-units). `session`: a session key to grant with the deposit."""
+    """`amount`: a multiple of 0.000001 dollars, the token unit. `session`: a session key to grant with the
+    deposit.
+    """
 
-    units: Micro
+    amount: AmountInput
     session: SessionTermsBody | None = None
+
+    @property
+    def units(self) -> int:
+        """Errors: `InvalidInput`."""
+        return whole_units(self.amount, "amount")
 
 
 class GrantBody(Schema):
+    """The grant as it is signed: `cap` in micro-units."""
+
     model_config = ConfigDict(from_attributes=True)
 
     key: AccountField
-    cap: Micro
+    cap: Uint128
     expiry: UnixSeconds
 
     def grant(self) -> Grant:
@@ -120,9 +131,11 @@ class GrantBody(Schema):
 
 
 class RelayBody(Schema):
+    """The deposit as it is signed: `units` in token units."""
+
     model_config = ConfigDict(from_attributes=True)
 
-    units: Micro
+    units: Uint128
     grant: GrantBody
     salt: HashField
     valid_before: UnixSeconds
@@ -151,13 +164,13 @@ class PreparedDepositView(View):
 
 class PreparedGrantView(View):
     grant: GrantBody
-    nonce: Micro
+    nonce: Uint128
     typed_data: dict[str, Any]
 
 
 class RelayGrantRequest(Schema):
     grant: GrantBody
-    nonce: Micro
+    nonce: Uint128
     signature: str
 
 
@@ -168,7 +181,7 @@ class RevokeRequest(Schema):
 class PreparedRevocationView(PreparedTransactionView):
     """Send the transaction, or sign `typed_data` and relay it with `nonce`."""
 
-    nonce: Micro
+    nonce: Uint128
     typed_data: dict[str, Any]
 
     @classmethod
@@ -181,30 +194,39 @@ class PreparedRevocationView(PreparedTransactionView):
 
 class RelayRevocationRequest(Schema):
     key: AccountField
-    nonce: Micro
+    nonce: Uint128
     signature: str
 
 
+class MoveSessionBody(Schema):
+    key: AccountField
+    cap: AmountInput
+    expiry: UnixSeconds
+
+
 class MoveRequest(Schema):
-    """`new_collector`: settlement contract of the channel that receives. `max_amount`: limit in micro-units;
-    default: the whole balance. `session`: a session key to grant in that channel.
+    """`new_collector`: settlement contract of the channel that receives. `max_amount`: default: the whole
+    balance. `session`: a session key to grant in that channel.
     """
 
     new_collector: AccountField
-    max_amount: Micro | None = None
-    session: GrantBody | None = None
+    max_amount: AmountInput | None = None
+    session: MoveSessionBody | None = None
 
     def grant(self) -> Grant:
-        return NO_GRANT if self.session is None else self.session.grant()
+        session = self.session
+        return NO_GRANT if session is None else Grant(Account(session.key), session.cap, session.expiry)
 
 
 class MoveBody(Schema):
+    """The move as it is signed: `max_amount` in micro-units."""
+
     model_config = ConfigDict(from_attributes=True)
 
     new_collector: AccountField
-    max_amount: Micro
+    max_amount: Uint128
     grant: GrantBody
-    nonce: Micro
+    nonce: Uint128
     deadline: UnixSeconds
 
     def terms(self) -> MoveTerms:
@@ -225,25 +247,26 @@ class RelayMoveRequest(Schema):
 
 
 class MoveQueued(TransactionQueued):
-    """`amount`: micro-units that move. They cannot be spent while the transaction is pending."""
+    """`amount`: what moves. It cannot be spent while the transaction is pending."""
 
-    amount: Micro
+    amount: Amount
 
 
 class ThawRequest(Schema):
-    """`amount` in micro-units; 0 cancels a thaw."""
+    """`amount`: 0 cancels a thaw."""
 
-    amount: Micro
+    amount: AmountInput
 
 
 class VoucherRequest(Schema):
-    """A signed `Voucher`. `waived_until` is its `from`: answers up to this cumulative stay unpaid.
+    """A `Voucher` as it is signed, in micro-units. `waived_until` is its `from`: answers up to this
+    cumulative stay unpaid.
 
     It may cover what is finally settled, and answers directly after that for which a batch was convicted.
     Such answers block the channel until they are waived; the error response has the highest value allowed
     (`waivable`). Later vouchers repeat `waived_until` until the waiver is settled.
     """
 
-    waived_until: Micro = 0
-    max_cumulative: Micro
+    waived_until: Uint128 = 0
+    max_cumulative: Uint128
     signature: str

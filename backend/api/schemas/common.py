@@ -14,12 +14,15 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     WithJsonSchema,
 )
+from typing_extensions import TypeAliasType
 
 from backend.domain.caip import ACCOUNT, account_of
 from backend.domain.content import cid_of
 from backend.domain.errors import InvalidInput
+from backend.domain.money import AMOUNT, PRICE, Notation
 
 T = TypeVar("T")
 chain_id: ContextVar[int] = ContextVar("chain_id")
@@ -48,12 +51,43 @@ def _hash(value: str) -> str:
     return value.lower()
 
 
-def _amount(value: object) -> object:
+def _uint(value: object) -> object:
     if isinstance(value, str):
         if not _DECIMAL.fullmatch(value):
             raise ValueError("not a decimal integer")
         return int(value)
     return value
+
+
+def _written(notation: Notation) -> PlainSerializer:
+    return PlainSerializer(notation.render, return_type=dict[str, str], when_used="json")
+
+
+def _read(notation: Notation) -> PlainValidator:
+    def parse(value: object) -> int:
+        try:
+            return notation.parse(value)
+        except InvalidInput as error:
+            raise ValueError(error.message) from None
+
+    return PlainValidator(parse)
+
+
+def _object_schema(notation: Notation, **more: Any) -> dict[str, Any]:
+    patterns = {notation.unit: notation.unit_pattern, notation.dollars: notation.dollars_pattern}
+    properties = {key: {"type": "string", "pattern": f"^{pattern}$"} for key, pattern in patterns.items()}
+    return {"type": "object", "properties": properties, "additionalProperties": False, **more}
+
+
+def _written_schema(notation: Notation, text: str) -> WithJsonSchema:
+    required = [notation.unit, notation.dollars]
+    return WithJsonSchema(_object_schema(notation, required=required, description=text))
+
+
+def _read_schema(notation: Notation, text: str) -> WithJsonSchema:
+    dollars = {"type": "string", "pattern": f"^{notation.dollars_pattern}$"}
+    options = [dollars, _object_schema(notation, minProperties=1)]
+    return WithJsonSchema({"anyOf": options, "description": text, "examples": [notation.example]})
 
 
 def _unix_seconds(value: datetime | int) -> int:
@@ -68,16 +102,68 @@ INTEGERS_END = 1 << 63
 """Upper bound of 64-bit database integers; larger ids and cursors are rejected without a query."""
 AccountField = Annotated[str, AfterValidator(_account), _string_schema(ACCOUNT)]
 HashField = Annotated[str, AfterValidator(_hash), _string_schema(_HASH)]
-Micro = Annotated[
+Uint128 = Annotated[
     int,
-    BeforeValidator(_amount),
+    BeforeValidator(_uint),
     Field(ge=0, lt=1 << 128, strict=True),
     PlainSerializer(str, return_type=str, when_used="json"),
     _string_schema(_DECIMAL),
 ]
-"""Micro-units: a decimal string in JSON, since JavaScript numbers are exact up to 2^53 only. Requests may
-send integers too.
+"""An integer of a message that is signed or hashed: a decimal string in JSON, since JavaScript numbers are
+exact up to 2^53 only. Requests may send integers too. Amounts among them are in micro-units.
 """
+Amount = TypeAliasType(
+    "Amount",
+    Annotated[
+        int,
+        _written(AMOUNT),
+        _written_schema(
+            AMOUNT,
+            "An amount of the payment token. Both strings are exact: a micro-unit is 10^-12 dollars, and "
+            "`usd` has no trailing zeros.",
+        ),
+    ],
+)
+"""Micro-units in a response."""
+AmountInput = TypeAliasType(
+    "AmountInput",
+    Annotated[
+        int,
+        _read(AMOUNT),
+        _read_schema(
+            AMOUNT,
+            "A string of dollars, or an `Amount` with one or both of its keys. JSON numbers are refused: "
+            "they are not exact.",
+        ),
+    ],
+)
+"""Micro-units in a request."""
+Price = TypeAliasType(
+    "Price",
+    Annotated[
+        int,
+        _written(PRICE),
+        _written_schema(
+            PRICE,
+            "A price of tokens. Both strings are exact: a dollar per million tokens is 1,000,000 micro-units "
+            "per token.",
+        ),
+    ],
+)
+"""Token units per million tokens, which are micro-units per token, in a response."""
+PriceInput = TypeAliasType(
+    "PriceInput",
+    Annotated[
+        int,
+        _read(PRICE),
+        _read_schema(
+            PRICE,
+            "A string of dollars per million tokens, or a `Price` with one or both of its keys. JSON numbers "
+            "are refused: they are not exact.",
+        ),
+    ],
+)
+"""A `Price` in a request."""
 IntString = Annotated[str, BeforeValidator(str)]
 """An integer as a decimal string."""
 UnixTime = Annotated[int, BeforeValidator(_unix_seconds)]

@@ -7,23 +7,24 @@ from pydantic import Field
 from backend.api.schemas.common import (
     INTEGERS_END,
     AccountField,
-    Micro,
+    Amount,
     PreparedTransactionView,
     Schema,
+    Uint128,
     View,
 )
 from backend.services.accounts.payouts import PreparedPayout
 
 
 class EarningView(View):
-    """Earnings from one operator as of its latest verified final batch. In micro-units, except `units`."""
+    """Earnings from one operator as of its latest verified final batch."""
 
     operator: str
     account: str
-    cumulative: Micro
-    claimed: Micro
-    amount: Micro = Field(description="Not yet claimed.")
-    units: Micro = Field(description="Token units that a claim pays now.")
+    cumulative: Amount = Field(description="Earned in all.")
+    claimed: Amount
+    unclaimed: Amount
+    claimable: Amount = Field(description="What a claim pays now: the unclaimed amount in whole token units.")
     unverifiable: str | None = Field(
         description="Why the balances of this operator's latest final batch cannot be verified here; null if "
         "they can. The amounts are then those of an earlier one."
@@ -52,7 +53,7 @@ class PayoutView(View):
 
 class PayoutRelayBody(Schema):
     wallet: AccountField
-    nonce: Micro
+    nonce: Uint128
     deadline: Annotated[int, Field(ge=0, lt=INTEGERS_END, description="Unix seconds.")]
 
 

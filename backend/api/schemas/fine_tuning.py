@@ -5,10 +5,19 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from backend.api.schemas.common import HashField, IntString, PreparedTransactionView, Schema, View
-from backend.api.schemas.registry import Ppm, Price
+from backend.api.schemas.common import (
+    Amount,
+    HashField,
+    PreparedTransactionView,
+    Price,
+    PriceInput,
+    Schema,
+    View,
+)
+from backend.api.schemas.registry import Ppm
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32, SnapshotId
+from backend.domain.money import AMOUNT
 from backend.domain.training import JobEvent, JobState, Payment, TrainingConfig, TrainingJob
 from backend.services.train.publication import Listing
 
@@ -24,10 +33,10 @@ MESSAGES = {
     "failed": "{message}",
     "screening": "{message}",
     "published": "The adapter is published as {cid}.",
-    "charged": "Charged {charge} micro-units for {tokens} trained tokens: receipt {receipt_id}.",
+    "charged": "Charged {charge[usd]} dollars for {tokens} trained tokens: receipt {receipt_id}.",
     "registered": "The adapter is registered as {version_id}.",
 }
-"""Message of each kind of event, formatted with the event's data."""
+"""Message of each kind of event, formatted with the data that the event's view has."""
 LEVELS = {"failed": "error", "retry": "warn"}
 
 
@@ -97,15 +106,15 @@ class JobErrorView(View):
 
 
 class PaymentView(View):
-    """`price`: token units per million trained tokens, from the record `version_id`. `max_charge` is reserved
-    on the channel until the job ends; `charge` and `receipt_id` are set once its adapter is published.
+    """`price`: of trained tokens, from the record `version_id`. `max_charge` is reserved on the channel until
+    the job ends; `charge` and `receipt_id` are set once its adapter is published.
     """
 
     version_id: str
     channel_id: str
-    price: int
-    max_charge: str
-    charge: str | None
+    price: Price
+    max_charge: Amount
+    charge: Amount | None
     receipt_id: str | None
 
     @classmethod
@@ -115,8 +124,8 @@ class PaymentView(View):
             version_id=payment.version_id,
             channel_id=payment.channel_id,
             price=payment.price,
-            max_charge=str(payment.max_charge),
-            charge=str(payment.price * (num_trained or 0)) if is_charged else None,
+            max_charge=payment.max_charge,
+            charge=payment.price * (num_trained or 0) if is_charged else None,
             receipt_id=payment.receipt_id,
         )
 
@@ -193,8 +202,8 @@ class RowPreviewView(View):
 class EstimateView(View):
     """Counts are totals over all epochs: `num_tokens` pass through the model, `num_trained_tokens` carry
     loss. `seconds`: estimated from the newest jobs of this installation; null where none succeeded yet.
-    `charge` is for the tokens that carry loss, at `price` token units per million; `max_charge` is reserved
-    on the channel during the job. `rows`: a sample as it is tokenised, the first 1,024 tokens of each.
+    `charge` is for the tokens that carry loss, at `price`; `max_charge` is reserved on the channel during the
+    job. `rows`: a sample as it is tokenised, the first 1,024 tokens of each.
     """
 
     object: Literal["fine_tuning.job.estimate"] = "fine_tuning.job.estimate"
@@ -206,22 +215,22 @@ class EstimateView(View):
     num_steps: int
     num_tokens: int
     num_trained_tokens: int
-    price: int
-    charge: IntString
-    max_charge: IntString
+    price: Price
+    charge: Amount
+    max_charge: Amount
     seconds: int | None
     rows: list[RowPreviewView] = Field(validation_alias="examples")
 
 
 class RegistrationRequest(Schema):
-    """Name, prices (token units per million tokens) and revenue split of the version. Registering an adapter
-    that is no better than its base on held-out rows needs `accepts_worse`; one that is similar to another
-    creator's version needs `accepts_copy`.
+    """Name, prices and revenue split of the version. Registering an adapter that is no better than its base
+    on held-out rows needs `accepts_worse`; one that is similar to another creator's version needs
+    `accepts_copy`.
     """
 
     name: str
-    prompt_price: Price
-    completion_price: Price
+    prompt_price: PriceInput
+    completion_price: PriceInput
     operator_ppm: Ppm
     creator_ppm: Ppm
     accepts_worse: bool = False
@@ -279,7 +288,9 @@ class RegistrationView(View):
 
 
 class JobEventView(View):
-    """The keys of `data` depend on `kind`: see `backend.domain.training.JobEvent`. `seq` counts from 1."""
+    """The keys of `data` depend on `kind`: see `backend.domain.training.JobEvent`; its `charge` is an
+    `Amount`. `seq` counts from 1.
+    """
 
     id: str
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
@@ -293,15 +304,18 @@ class JobEventView(View):
 
     @classmethod
     def of(cls, event: JobEvent) -> JobEventView:
+        data = dict(event.data)
+        if event.kind == "charged":
+            data["charge"] = AMOUNT.render(int(data["charge"]))
         return cls(
             id=f"ftevent-{event.job_id.rpartition('-')[2]}-{event.seq}",
             created_at=int(event.at.timestamp()),
             level=LEVELS.get(event.kind, "info"),
-            message=MESSAGES[event.kind].format_map(event.data),
+            message=MESSAGES[event.kind].format_map(data),
             type="metrics" if event.kind in {"progress", "eval"} else "message",
             seq=event.seq,
             kind=event.kind,
-            data=dict(event.data),
+            data=data,
         )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from backend.api.schemas.common import View
+from backend.api.schemas.common import Price, View
 from backend.domain.content import cid_of
 from backend.domain.ids import ZERO_HASH, Hash32
 from backend.services.market.catalogue import Model
@@ -10,7 +10,7 @@ from backend.services.market.provenance import Provenance
 
 
 class ModelView(View):
-    """OpenAI's model object with additional fields. Prices are token units per million tokens."""
+    """OpenAI's model object with additional fields."""
 
     id: str
     object: str = "model"
@@ -27,8 +27,8 @@ class ModelView(View):
         description="SPDX expression of the licences of its snapshots' contributions combined, or "
         "the one stated by the creator of an imported adapter; null if unknown to this operator."
     )
-    prompt_price: int
-    completion_price: int
+    prompt_price: Price
+    completion_price: Price
     operator_ppm: int
     creator_ppm: int
     is_deprecated: bool

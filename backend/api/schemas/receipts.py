@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import AliasPath, Field, model_validator
 
-from backend.api.schemas.common import HexBytes, Micro, View
+from backend.api.schemas.common import Amount, HexBytes, Uint128, View
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account
 from backend.services.receipts.proofs import Inclusion
@@ -12,11 +12,11 @@ from backend.services.receipts.receipts import NamedSlice, ReceiptView
 
 
 class ReceiptBody(View):
-    """The EIP-712 `Receipt`. Amounts in micro-units."""
+    """The EIP-712 `Receipt` as it is signed. Amounts in micro-units."""
 
     channel_id: str
-    cumulative: Micro
-    charge: Micro
+    cumulative: Uint128
+    charge: Uint128
     request_hash: str
     response_hash: str
     slices_hash: str
@@ -27,11 +27,14 @@ class ReceiptBody(View):
 
 
 class ReceiptSummary(View):
-    """`batch`: number of the batch that settles the receipt; null while it is unsettled."""
+    """`charge`: that of `receipt`, as an amount. `batch`: number of the batch that settles the receipt; null
+    while it is unsettled.
+    """
 
     id: str
     operator: str
     payer: str
+    charge: Amount = Field(validation_alias=AliasPath("signed", "receipt", "charge"))
     receipt: ReceiptBody = Field(validation_alias=AliasPath("signed", "receipt"))
     batch: int | None
 
@@ -118,10 +121,12 @@ class AttributionView(View):
 
 
 class OpeningView(View):
-    """A leaf's position in a Merkle-sum tree. `path`: its siblings upwards, sum 16 bytes and hash 32 each."""
+    """A leaf's position in a Merkle-sum tree. `value` in micro-units. `path`: its siblings upwards, sum 16
+    bytes and hash 32 each.
+    """
 
     index: int
-    value: Micro
+    value: Uint128
     path: HexBytes
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from backend.api.schemas.common import CidOfDigest, HashField, Micro, Schema, View
+from backend.api.schemas.common import Amount, CidOfDigest, HashField, Price, PriceInput, Schema, View
 from backend.domain.batch import Header
 from backend.domain.content import cid_of
 from backend.domain.contribution import ReviewReason
@@ -15,7 +15,6 @@ from backend.domain.registries import Operator
 from backend.services.market.registry import ListedBatch
 from backend.services.operator.directory import Availability
 
-Price = Annotated[int, Field(ge=0, lt=1 << 64)]
 Ppm = Annotated[int, Field(ge=0, le=PPM)]
 FaultName = Annotated[str, BeforeValidator(lambda fault: fault.name.lower())]
 
@@ -83,18 +82,18 @@ class SnapshotView(View):
 
 
 class BaseOfferView(View):
-    """A base model and its prices in token units per million tokens; null where the operator publishes none.
-    Adapters priced below `min_prompt_price` or `min_completion_price` are not served. `training_price` is per
-    million trained tokens, 0 where training is free.
+    """A base model and its prices; null where the operator publishes none. Adapters priced below
+    `min_prompt_price` or `min_completion_price` are not served. `training_price` is of trained tokens, 0
+    where training is free.
     """
 
     digest: str
     name: str
-    prompt_price: int | None
-    completion_price: int | None
-    min_prompt_price: int | None
-    min_completion_price: int | None
-    training_price: int | None
+    prompt_price: Price | None
+    completion_price: Price | None
+    min_prompt_price: Price | None
+    min_completion_price: Price | None
+    training_price: Price | None
 
 
 class OperatorCardView(View):
@@ -106,9 +105,7 @@ class OperatorCardView(View):
 
 
 class OperatorView(View):
-    """An operator as registered on the chain. `keys`: its receipt keys, retired ones included; `stake` in
-    micro-units.
-    """
+    """An operator as registered on the chain. `keys`: its receipt keys, retired ones included."""
 
     account: str
     endpoint: str
@@ -117,7 +114,7 @@ class OperatorView(View):
         description="When each retired receipt key was retired, in unix seconds. Its signatures count for "
         "batches committed before."
     )
-    stake: Micro
+    stake: Amount
     card: OperatorCardView | None = Field(
         description="The operator's own description; null while it does not respond."
     )
@@ -154,7 +151,7 @@ class ConvictionView(View):
 
 
 class BatchView(View):
-    """A batch as its operator committed it. Amounts are in micro-units, times in unix seconds."""
+    """A batch as its operator committed it. Times are in unix seconds."""
 
     number: int
     hash: str
@@ -163,8 +160,8 @@ class BatchView(View):
     demand_deadline: int | None = Field(
         description="Earliest deadline of an answer; after it the batch can be voided. Null without demands."
     )
-    total: Micro
-    cumulative_total: Micro
+    total: Amount
+    cumulative_total: Amount
     num_receipts: int
     committed_at: int
     final_at: int
@@ -196,15 +193,15 @@ class BatchView(View):
 
 
 class VersionRecordBody(Schema):
-    """A `VersionRecord` whose creator is the caller. Prices are token units per million tokens."""
+    """A `VersionRecord` whose creator is the caller."""
 
     name: str
     adapter_digest: HashField
     cid_digest: HashField
     base_model: HashField
     snapshots: Annotated[list[HashField], Field(max_length=4)]
-    prompt_price: Price
-    completion_price: Price
+    prompt_price: PriceInput
+    completion_price: PriceInput
     operator_ppm: Ppm
     creator_ppm: Ppm
 
@@ -224,8 +221,8 @@ class VersionRecordBody(Schema):
 
 
 class TransactionView(View):
-    """A transaction that the operator sent. `state`: queued, sent, mined, confirmed (N blocks deep) or
-    failed.
+    """A transaction that the operator sent. `state`: queued, sent, mined, confirmed or failed. Confirmed: N
+    blocks deep, and all other endpoints show its effects.
     """
 
     id: int

@@ -3,9 +3,9 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from backend.api.schemas.common import Micro, View
+from backend.api.schemas.common import Amount, View
 
 
 class UsedVersionView(View):
@@ -28,4 +28,4 @@ class DayUsageView(View):
     num_answers: int
     prompt_tokens: int
     completion_tokens: int
-    spend_micro_units: Micro = Field(validation_alias="spend")
+    spend: Amount

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.client import contributions, registries
 from backend.client.earnings import claim as claim_earning
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
+from backend.domain.money import AMOUNT, UNIT
 from backend.services.accounts.claims import MIN_RELAYED_UNITS
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def register(client: ApiClient, name: str, job: dict[str, Any]) -> Adapter:
     """Register a job's adapter as a version, and wait until it is indexed."""
     listing = registries.Listing(name, PROMPT_PRICE, COMPLETION_PRICE, OPERATOR_PPM, CREATOR_PPM)
     path = f"/v1/fine_tuning/jobs/{job['id']}/registration/prepare"
-    registries.register_version(client, listing, client.post(path, asdict(listing))["transaction"])
+    registries.register_version(client, listing, client.post(path, listing.body)["transaction"])
 
     def indexed_version() -> str | None:
         version: str | None = client.get(f"/v1/fine_tuning/jobs/{job['id']}")["version_id"]
@@ -116,16 +117,17 @@ def register(client: ApiClient, name: str, job: dict[str, Any]) -> Adapter:
         eval_loss_base=job["metrics"]["eval_loss_base"],
         eval_loss_adapter=job["metrics"]["eval_loss_adapter"],
         num_trained_tokens=job["trained_tokens"],
-        charge=int(job["payment"]["charge"]),
+        charge=AMOUNT.read(job["payment"]["charge"]),
         receipt_id=job["payment"]["receipt_id"],
     )
 
 
 def claim(client: ApiClient) -> int:
-    """Claim all earnings large enough to be relayed; returns the token units claimed."""
+    """Claim all earnings large enough to be relayed; returns the micro-units claimed."""
     claimed = 0
     for earning in client.list_all("/v1/earnings"):
-        if int(earning["units"]) >= MIN_RELAYED_UNITS:
+        claimable = AMOUNT.read(earning["claimable"])
+        if claimable >= MIN_RELAYED_UNITS * UNIT:
             claim_earning(client, earning, client.wallet.account, is_own_gas=False)
-            claimed += int(earning["units"])
+            claimed += claimable
     return claimed

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict
+from backend.domain.money import AMOUNT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,4 +58,4 @@ def _ask(client: OpenAI, question: Question) -> Answer:
         bill = (chunk.model_extra or {}).get("loraledger", bill)
     if bill is None:
         raise Conflict(f"the answer to {question.text!r} came without a bill")
-    return Answer(question, text, bill["receipt_id"], int(bill["charge"]))
+    return Answer(question, text, bill["receipt_id"], AMOUNT.read(bill["charge"]))

@@ -16,6 +16,7 @@ from backend.client.signing import Wallet
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
+from backend.domain.money import UNIT, in_dollars
 from backend.domain.settlement import BatchState
 
 if TYPE_CHECKING:
@@ -174,11 +175,11 @@ class Scenario:
             )
         tokens = sum(adapter.num_trained_tokens for adapter in self.outcome.adapters)
         charged = self.outcome.charged_by_payer[CREATOR]
-        self._screen.say(f"{tokens:,} tokens trained, {charged:,} micro-units charged")
+        self._screen.say(f"{tokens:,} tokens trained, {in_dollars(charged)} charged")
 
     def _deposit(self, client: ApiClient, units: int) -> None:
         self.outcome.channels.append(payments.deposit(client, units))
-        self._screen.say(f"deposited {units / 10**6:.2f} dollars; the gateway holds a session key")
+        self._screen.say(f"deposited {in_dollars(units * UNIT)}; the gateway holds a session key")
 
     def _follow(self, creator: ApiClient, name: str, job_id: str) -> dict[str, Any]:
         with self._screen.progress(name) as move:
@@ -220,7 +221,7 @@ class Scenario:
         answers = ask_all(self._api_url, key, questions)
         self.outcome.answers += answers
         spent = sum(answer.charge for answer in answers)
-        self._screen.say(f"{len(answers)} answers streamed, {spent:,} micro-units charged")
+        self._screen.say(f"{len(answers)} answers streamed, {in_dollars(spent)} charged")
         return answers
 
     def _base_model(self) -> str:
@@ -249,8 +250,8 @@ class Scenario:
             self.outcome.funds_before = reconciliation.funds(self._installation.chain, self._earners())
         with ThreadPoolExecutor(len(CONTRIBUTORS)) as pool:
             claimed = list(pool.map(lambda name: actions.claim(self._clients[name]), CONTRIBUTORS))
-        for name, units in zip(CONTRIBUTORS, claimed, strict=True):
-            self._screen.say(f"{name} claimed {units:,} units ({units / 10**6:.6f} dollars)")
+        for name, amount in zip(CONTRIBUTORS, claimed, strict=True):
+            self._screen.say(f"{name} claimed {in_dollars(amount)}")
 
     def _earners(self) -> list[Account]:
         operator = self._installation.operator.account

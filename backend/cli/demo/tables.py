@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from backend.domain.money import AMOUNT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -35,23 +37,29 @@ def answers_table(outcome: Outcome) -> Table:
 def money_table(
     names: Mapping[Account, str], reconciliation: Reconciliation, charged: Mapping[str, int]
 ) -> Table:
-    """Amounts in micro-units, 10^-6 of the token's smallest unit. `charged`: by payer."""
-    table = Table(title="\nPayments and earnings, in micro-units", title_justify="left")
+    """Amounts in micro-units, shown as exact dollars. `charged`: by payer."""
+    table = Table(title="\nPayments and earnings, in dollars", title_justify="left")
     table.add_column("role")
     table.add_column("account")
     for column in ("paid", "earned", "claimed", "credited"):
         table.add_column(column, justify="right", no_wrap=True)
     for payer, paid in charged.items():
-        table.add_row(payer, "", f"{paid:,}", "", "", "")
+        table.add_row(payer, "", _dollars(paid), "", "", "")
     for account, earned in sorted(reconciliation.credited.items(), key=lambda item: -item[1]):
         claimed = reconciliation.claimed[account]
         row = (names.get(account, "?"), f"{account[:10]}...", "", earned, claimed, earned - claimed)
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
+        table.add_row(*(_dollars(cell) if isinstance(cell, int) else cell for cell in row))
     table.add_section()
     claimed = sum(reconciliation.claimed.values())
     totals = (sum(charged.values()), sum(reconciliation.credited.values()), claimed, reconciliation.pot)
-    table.add_row("total", "", *(f"{total:,}" for total in totals))
+    table.add_row("total", "", *map(_dollars, totals))
     return table
+
+
+def _dollars(amount: int) -> str:
+    """All decimals, so that columns align."""
+    whole, _, fraction = AMOUNT.decimal(amount).partition(".")
+    return f"{whole}.{fraction.ljust(AMOUNT.decimals, '0')}"
 
 
 def _shorten(text: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
-from backend.domain.money import UNIT
+from backend.domain.money import AMOUNT, UNIT, in_dollars
 from backend.domain.settlement import BatchState
 from backend.services.audit.auditor import not_void
 from backend.services.transactions.retry import enqueue_with_retry
@@ -27,7 +27,7 @@ MIN_RELAYED_UNITS = 10
 
 
 class NothingToClaim(Conflict):
-    """The account can claim less than the minimum; `details` has the amount."""
+    """The account can claim less than the minimum; `details` has both amounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,18 @@ class Claimable:
     """
 
     @property
-    def amount(self) -> int:
+    def unclaimed(self) -> int:
         return self.cumulative - self.claimed
 
     @property
     def units(self) -> int:
         """Whole token units, which a claim pays; the remainder stays credited."""
-        return self.amount // UNIT
+        return self.unclaimed // UNIT
+
+    @property
+    def claimable(self) -> int:
+        """What a claim pays, in micro-units."""
+        return self.units * UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +137,12 @@ class Claims:
         earned = verified.ledger.balances.get(account, 0) if verified.ledger else 0
         amount, minimum = max(earned - self._claimed(operator, account), 0), min_units * UNIT
         if verified.ledger is None or amount < minimum:
-            text = f"{account} has {amount} micro-units to claim from {operator}, less than {minimum}"
+            least = in_dollars(minimum)
+            text = f"{account} has {in_dollars(amount)} to claim from {operator}, less than {least}"
             if amount >= UNIT:
                 text += "; the account's own wallet can still claim it"
-            raise NothingToClaim(text, "account", {"amount": str(amount)})
+            details = {"unclaimed": AMOUNT.render(amount), "minimum": AMOUNT.render(minimum)}
+            raise NothingToClaim(text, "account", details)
         ledger = verified.ledger
         header = next(batch.header for batch in verified.batches if batch.hash == ledger.hash)
         request = {"header": dict(header), "account": account, "opening": ledger.open_balance(account).abi}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.eip712 import build_typed_data
 from backend.domain.hashing import PAYOUT_TYPE, TypedDomain
+from backend.domain.money import AMOUNT, UNIT, in_dollars
 from backend.services.accounts.claims import NothingToClaim
 from backend.services.transactions.retry import enqueue_with_retry
 
@@ -79,12 +80,12 @@ class Payouts:
         Errors: `NothingToClaim` if the account can claim less than `min_units` token units, which is not
         worth the gas; `Reverted`, and nothing is queued, if the contract would revert.
         """
-        units = sum(claimable.units for claimable in self._claims.claimable(account))
-        if units < min_units:
+        claimable = sum(found.claimable for found in self._claims.claimable(account))
+        if claimable < (minimum := min_units * UNIT):
             raise NothingToClaim(
-                f"{account} can claim {units} units; a change is relayed from {min_units} units on, "
-                "below that the account's wallet sends it",
-                details={"units": str(units), "min_units": str(min_units)},
+                f"{account} can claim {in_dollars(claimable)}; a change is relayed from "
+                f"{in_dollars(minimum)} on, below that the account's wallet sends it",
+                details={"claimable": AMOUNT.render(claimable), "minimum": AMOUNT.render(minimum)},
             )
         args = [account, wallet, str(nonce), str(deadline), signature]
         call, key = (SETTLEMENT, "setPayoutWalletWithSig"), f"payout:{account}:{nonce}:{wallet}"

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.hashing import channel_id, receipt_id, to_bytes
+from backend.domain.money import in_dollars
 from backend.domain.receipt import Receipt, SignedReceipt
 from backend.domain.serving import NewReceipt, Reservation
 from backend.services.channels.group_commit import GroupCommit
@@ -63,7 +64,8 @@ class Market:
         """
         if bill.charge > reservation.amount:
             raise ReservationLost(
-                f"The answer costs {bill.charge}, more than its reservation of {reservation.amount}."
+                f"The answer costs {in_dollars(bill.charge)}, more than its reservation of "
+                f"{in_dollars(reservation.amount)}."
             )
         cumulative = ledger.cumulative(reservation) + bill.charge
         receipt = build_receipt(reservation.channel_id, cumulative, bill, int(ledger.now.timestamp()))

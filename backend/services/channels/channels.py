@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import receipt_id
 from backend.domain.ids import ReceiptId
+from backend.domain.money import AMOUNT, in_dollars
 from backend.domain.voucher import ClientVoucher
 from backend.ports.chain import ChainView
 from backend.services.channels.balance import ChannelBalance, channel_balance, latest_time, usable_grants
@@ -108,15 +109,17 @@ class Channels:
             waivable = _waivable(tx, channel, settled, quarantined)
             if voucher.waived_until > waivable:
                 raise Conflict(
-                    f"The voucher would waive answers up to {voucher.waived_until}; the channel is finally "
-                    f"settled up to {settled} and can be waived up to {waivable}.",
-                    param="from",
-                    details={"settled": str(settled), "waivable": str(waivable)},
+                    f"The voucher would waive answers up to {in_dollars(voucher.waived_until)}; the channel "
+                    f"is finally settled up to {in_dollars(settled)} and can be waived up to "
+                    f"{in_dollars(waivable)}.",
+                    param="waived_until",
+                    details={"settled": AMOUNT.render(settled), "waivable": AMOUNT.render(waivable)},
                 )
             for known in (v.signed.voucher for v in tx.channels.vouchers(channel) if v.signer == signer):
                 if _order(known) >= _order(voucher):
                     raise Conflict(
-                        f"A voucher up to {known.max_cumulative} is already stored.", param="max_cumulative"
+                        f"A voucher up to {in_dollars(known.max_cumulative)} is already stored.",
+                        param="max_cumulative",
                     )
             tx.channels.put_voucher(ClientVoucher(signed, signer))
         return self._view(payer, channel)

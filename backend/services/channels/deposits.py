@@ -19,7 +19,7 @@ from backend.domain.hashing import (
     to_hash,
 )
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
-from backend.domain.money import UNIT
+from backend.domain.money import AMOUNT, UNIT, in_dollars
 from backend.services.channels.balance import channel_balance, latest_time, usable_grants
 from backend.services.transactions.payment_token import PaymentToken
 from backend.services.transactions.retry import enqueue_with_retry
@@ -126,7 +126,7 @@ class Deposits:
         terms.
         """
         if not 0 < units <= MAX_UINT128 // UNIT:
-            raise InvalidInput("The deposit must be positive and fit uint128 micro-units.", param="units")
+            raise InvalidInput("The deposit must be positive and fit uint128 micro-units.", param="amount")
         channel = self._market.channel(payer)
         if session is not None and session.key is None:
             self._check_holds(payer, units)
@@ -146,7 +146,8 @@ class Deposits:
         """
         if deposit.units < MIN_RELAYED_UNITS:
             raise InvalidInput(
-                f"A relayed deposit has at least {MIN_RELAYED_UNITS} units; send smaller ones yourself.",
+                f"A relayed deposit has at least {in_dollars(MIN_RELAYED_UNITS * UNIT)}; send smaller ones "
+                "yourself.",
                 param="relay.units",
             )
         channel = self._market.channel(payer)
@@ -228,9 +229,10 @@ class Deposits:
         held = self._token.balance(payer)
         if held < units:
             raise InsufficientTokens(
-                f"{payer} holds {held} token units, less than the deposit of {units}.",
-                param="units",
-                details={"held": str(held), "required": str(units)},
+                f"{payer} holds {in_dollars(held * UNIT)}, less than the deposit of "
+                f"{in_dollars(units * UNIT)}.",
+                param="amount",
+                details={"held": AMOUNT.render(held * UNIT), "required": AMOUNT.render(units * UNIT)},
             )
 
     def _funded_channel(self, payer: Account) -> ChannelId:
@@ -259,7 +261,8 @@ class Deposits:
         cap = max(balance.funded + units * UNIT, floor) if terms.cap is None else terms.cap
         if not floor <= cap <= MAX_UINT128:
             raise InvalidInput(
-                f"The session's cap must be at least {floor}, the key's present cap, and fit uint128.",
+                f"The session's cap must be at least {in_dollars(floor)}, the key's present cap, and fit "
+                "uint128 micro-units.",
                 param="session.cap",
             )
         return Grant(key, cap, max(terms.expiry, present.expiry if present else 0))

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from backend.domain.auth import KeyUse
 from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
+from backend.domain.money import AMOUNT, in_dollars
 from backend.services.channels.balance import channel_balances, check_fresh, reserved_by_channel
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
     from typing import Self
 
@@ -149,8 +150,8 @@ class ChannelLedger:
         committed = self._spent[key_id] + self._reserved_by_key[key_id]
         if committed + amount > key.spend_cap:
             raise SpendCapReached(
-                f"This request needs at least {amount} micro-units; "
-                f"the key's spend cap leaves {max(key.spend_cap - committed, 0)}.",
+                f"This request needs at least {in_dollars(amount)}; "
+                f"the key's spend cap leaves {in_dollars(max(key.spend_cap - committed, 0))}.",
                 details=_amounts(required=amount, spend_cap=key.spend_cap, spent=self._spent[key_id]),
             )
 
@@ -162,9 +163,9 @@ class ChannelLedger:
             return
         error = InsufficientBalance if "balance" in missing else InsufficientAuthorisation
         remedy = "deposit more" if "balance" in missing else "grant a session key or send a voucher"
-        lacks = " and ".join(f"{lack} of {name}" for name, lack in missing.items())
         raise error(
-            f"This request needs at least {amount} micro-units; the channel lacks {lacks}: {remedy}.",
+            f"This request needs at least {in_dollars(amount)}; the channel lacks {lacks(missing)}: "
+            f"{remedy}.",
             details={
                 "channel_id": channel,
                 "missing": _amounts(**missing),
@@ -174,6 +175,10 @@ class ChannelLedger:
         )
 
 
-def _amounts(**amounts: int) -> dict[str, str]:
-    """Amounts as decimal strings: JavaScript's numbers cannot hold uint128."""
-    return {name: str(amount) for name, amount in amounts.items()}
+def lacks(missing: Mapping[str, int]) -> str:
+    """The shortfalls of a `ChannelBalance` in words."""
+    return " and ".join(f"{in_dollars(lack)} of {name}" for name, lack in missing.items())
+
+
+def _amounts(**amounts: int) -> dict[str, dict[str, str]]:
+    return {name: AMOUNT.render(amount) for name, amount in amounts.items()}

@@ -17,7 +17,7 @@ from backend.domain.eip712 import build_typed_data
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.hashing import MOVE_TYPE, TypedDomain, to_hash
 from backend.domain.ids import ZERO_ACCOUNT
-from backend.domain.money import UNIT
+from backend.domain.money import AMOUNT, UNIT, in_dollars
 from backend.domain.voucher import ChannelMove
 from backend.services.channels.balance import channel_balance, check_fresh, pending_moves
 from backend.services.channels.deposits import (
@@ -149,7 +149,7 @@ class Moves:
             )
         if not LEAST_MOVE <= terms.max_amount <= MAX_UINT128:
             raise InvalidInput(
-                f"A move has at least {LEAST_MOVE} micro-units, and its maximum fits uint128.",
+                f"A move has at least {in_dollars(LEAST_MOVE)}, and its maximum fits uint128 micro-units.",
                 param="max_amount",
             )
         if terms.deadline > self._clock().timestamp() + LONGEST_MOVE_SECONDS:
@@ -198,14 +198,14 @@ def _spare(balance: ChannelBalance, terms: MoveTerms) -> int:
     """Micro-units that may leave the channel. Errors: NothingToMove."""
     if balance.unspent < LEAST_MOVE:
         raise NothingToMove(
-            f"The channel can spare {balance.unspent} micro-units, and a move has at least {LEAST_MOVE}: the "
-            "rest of its balance is charged, reserved, thawing or moving.",
+            f"The channel can spare {in_dollars(balance.unspent)}, and a move has at least "
+            f"{in_dollars(LEAST_MOVE)}: the rest of its balance is charged, reserved, thawing or moving.",
             details={
-                "balance": str(balance.balance),
-                "uncollected": str(balance.charged - balance.collected),
-                "reserved": str(balance.reserved),
-                "thawing": str(balance.thawing),
-                "moving": str(balance.moving),
+                "balance": AMOUNT.render(balance.balance),
+                "uncollected": AMOUNT.render(balance.charged - balance.collected),
+                "reserved": AMOUNT.render(balance.reserved),
+                "thawing": AMOUNT.render(balance.thawing),
+                "moving": AMOUNT.render(balance.moving),
             },
         )
     return min(balance.unspent, terms.max_amount)

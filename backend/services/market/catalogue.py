@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, NotFound, Unavailable
 from backend.domain.ids import ZERO_HASH, Account, Hash32, VersionId
+from backend.domain.money import PRICE, prices_in_dollars
 from backend.domain.receipt import NAME_PATTERN
 from backend.services.market.denials import check_answerable, is_served
 
@@ -150,16 +151,16 @@ class Catalogue:
                 param="model",
             )
         if not floor.allows(record):
+            prices = prices_in_dollars(record.prompt_price, record.completion_price)
+            lowest = prices_in_dollars(floor.prompt, floor.completion)
             raise PriceBelowFloor(
-                f"The model {model!r} costs {record.prompt_price} token units per million prompt tokens and "
-                f"{record.completion_price} per million completion tokens; this operator's floor is "
-                f"{floor.prompt} and {floor.completion}.",
+                f"The model {model!r} costs {prices}; this operator's floor is {lowest}.",
                 param="model",
                 details={
-                    "prompt_price": record.prompt_price,
-                    "completion_price": record.completion_price,
-                    "floor_prompt_price": floor.prompt,
-                    "floor_completion_price": floor.completion,
+                    "prompt_price": PRICE.render(record.prompt_price),
+                    "completion_price": PRICE.render(record.completion_price),
+                    "floor_prompt_price": PRICE.render(floor.prompt),
+                    "floor_completion_price": PRICE.render(floor.completion),
                 },
             )
 

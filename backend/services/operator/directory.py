@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from backend.domain.errors import InvalidInput
+from backend.domain.money import PRICE
 from backend.ports.outbound import Unreachable
 
 if TYPE_CHECKING:
@@ -33,21 +35,24 @@ NUM_OUTCOMES = 100
 """Latest requests from which an operator's uptime is computed."""
 
 _Hash = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{64}$")]
-_Price = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class CardPrice(int):
+    """Token units per million tokens. In JSON it is a price as everywhere in the API."""
 
 
 class BaseOffer(msgspec.Struct, frozen=True):
     """A served base model with its prices: of the model without an adapter, the floor for adapters, and of
-    training. Token units per million tokens.
+    training.
     """
 
     digest: _Hash
     name: Annotated[str, msgspec.Meta(max_length=100)]
-    prompt_price: _Price | None = None
-    completion_price: _Price | None = None
-    min_prompt_price: _Price | None = None
-    min_completion_price: _Price | None = None
-    training_price: _Price | None = None
+    prompt_price: CardPrice | None = None
+    completion_price: CardPrice | None = None
+    min_prompt_price: CardPrice | None = None
+    min_completion_price: CardPrice | None = None
+    training_price: CardPrice | None = None
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -58,7 +63,11 @@ class Card(msgspec.Struct, frozen=True):
     active_adapters: Annotated[list[_Hash], msgspec.Meta(max_length=10_000)]
 
 
-_CARD = msgspec.json.Decoder(Card)
+def _read_price(_kind: type, value: object) -> CardPrice:
+    return CardPrice(PRICE.read(value))
+
+
+_CARD = msgspec.json.Decoder(Card, dec_hook=_read_price)
 
 
 @dataclass(slots=True)
@@ -100,11 +109,11 @@ class Operators:
         offer = BaseOffer(
             self._catalogue.base_digest,
             self._catalogue.base_name,
-            base.record.prompt_price if base else None,
-            base.record.completion_price if base else None,
-            floor.prompt,
-            floor.completion,
-            self._training_price,
+            CardPrice(base.record.prompt_price) if base else None,
+            CardPrice(base.record.completion_price) if base else None,
+            CardPrice(floor.prompt),
+            CardPrice(floor.completion),
+            CardPrice(self._training_price),
         )
         return Card(self._own, [offer], sorted(active))
 
@@ -162,7 +171,7 @@ class Operators:
                 url, accept="application/json", max_bytes=MAX_CARD_BYTES, seconds=REQUEST_SECONDS
             )
             card = _CARD.decode(b"".join(pieces))
-        except (Unreachable, msgspec.DecodeError, RecursionError):
+        except (Unreachable, msgspec.DecodeError, InvalidInput, RecursionError):
             return None
         return card if card.account == operator.account else None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.hashing import record_argument, version_id
 from backend.domain.ids import ZERO_HASH
+from backend.domain.money import price_in_dollars, prices_in_dollars
 from backend.domain.receipt import TRAINING_NAME, own_record
 from backend.services.transactions.operator_transactions import Call, OperatorTransactions
 
@@ -33,9 +34,7 @@ def base_record(operator: Account, base_model: Hash32, name: str, prices: tuple[
     Errors: `InvalidInput`.
     """
     if not all(0 <= price <= MAX_PRICE for price in prices):
-        raise InvalidInput(
-            f"A price must be from 0 to {MAX_PRICE} token units per million tokens.", param="prices"
-        )
+        raise InvalidInput(f"A price must be from 0 to {price_in_dollars(MAX_PRICE)}.", param="prices")
     normalised = re.sub("[^a-z0-9-]+", "-", name.lower())[:MAX_NAME]
     if normalised == TRAINING_NAME:
         message = (
@@ -61,9 +60,10 @@ class Offers:
             floor = tx.denials.floor()
             known = [one.record for one in tx.chain.versions(creator=self._own) if not one.is_deprecated]
         if not floor.allows(record):
+            lowest = prices_in_dollars(floor.prompt, floor.completion)
             raise Conflict(
-                f"The floor price here is {floor.prompt} and {floor.completion} token units per million "
-                "tokens: raise the price or change the floor (`loraledger policy floor --prices`).",
+                f"The floor price here is {lowest}: raise the price or change the floor (`loraledger policy "
+                "floor --prices`).",
                 param="prices",
             )
         state = self._chain.call(REGISTRY, "versionOf", version_id(record))
@@ -71,7 +71,8 @@ class Offers:
         if state["isDeprecated"] or is_past:
             raise Conflict(
                 "These prices were used before and replaced: a record can be registered once, and the newest "
-                "one that is not deprecated counts. Use other prices; a difference of one unit suffices.",
+                "one that is not deprecated counts. Use other prices; a difference of "
+                f"{price_in_dollars(1)} suffices.",
                 param="prices",
             )
 

@@ -21,6 +21,7 @@ from backend.domain.hashing import (
     to_hash,
 )
 from backend.domain.merkle import RECEIPTS_TAG, InvalidOpening, resolve
+from backend.domain.money import in_dollars
 from backend.domain.rules import BadReceipt, Rules
 from backend.domain.split import slice_charges
 from backend.services.audit.auditor import not_void
@@ -184,9 +185,8 @@ def _charge(chain: ChainView, signed: SignedReceipt) -> Check:
         Rules(chain).charges(signed)
     except BadReceipt as error:
         return Check("charge", is_right=False, message=error.message)
-    return Check(
-        "charge", is_right=True, message=f"{counts} are {receipt.charge} micro-units at registered prices"
-    )
+    message = f"{counts} are {in_dollars(receipt.charge)} at registered prices"
+    return Check("charge", is_right=True, message=message)
 
 
 def _covering(chain: ChainView, operator: Account, receipt: Receipt) -> CommittedBatch | None:

@@ -19,14 +19,14 @@ from backend.domain.hashing import (
     to_hash,
     version_id,
 )
-from backend.domain.money import PPM
+from backend.domain.money import AMOUNT, PPM
 from backend.domain.receipt import Slice
 from backend.domain.serving import Reservation
 from backend.domain.training import Payment
 from backend.domain.training_payment import MAX_RECEIPT_TOKENS, max_trained_tokens, request_bytes
 from backend.services.channels.admission import Bill, Payer
 from backend.services.channels.balance import channel_balance
-from backend.services.channels.ledger import ChannelLedger
+from backend.services.channels.ledger import ChannelLedger, lacks
 from backend.services.train.options import InvalidConfig
 from telemetry import traces
 
@@ -133,9 +133,8 @@ def uncovered_payment(tx: UnitOfWork, job: TrainingJob, now: datetime) -> Paymen
     missing = channel_balance(tx, job.payment.channel_id, now).missing(0)
     if not missing:
         return None
-    lacks = " and ".join(f"{lack} of {name}" for name, lack in missing.items())
-    message = f"the channel lacks {lacks} for what was reserved when the job was created"
-    details = {name: str(lack) for name, lack in missing.items()}
+    message = f"the channel lacks {lacks(missing)} for what was reserved when the job was created"
+    details = {name: AMOUNT.render(lack) for name, lack in missing.items()}
     return PaymentWithdrawn(f"{message}: add it and create the job again", details={"missing": details})
 
 

@@ -11,7 +11,7 @@ from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from backend.domain.disputes.witnesses import MAX_KEYS, Tree, key_word
-from backend.domain.money import GWEI
+from backend.domain.money import GWEI, in_dollars
 from backend.domain.settlement import BatchState
 from backend.domain.transactions import Call, as_json
 from backend.services.watch.news import News, news, outcome
@@ -94,7 +94,7 @@ class Challenge:
             spans = view.spans(batch.hash)
             call = Call("Settlement", "refund", (dict(batch.header), [span.refund for span in spans]))
             total = sum(span.until - span.start for span in spans)
-            text = f"{total} micro-units refunded to {len(spans)} channels"
+            text = f"{in_dollars(total)} refunded to {len(spans)} channels"
             yield from outcome(batch, "refunded", text, self.transactions.send([call]))
 
     def _reserve(self, batch: CommittedBatch, call: Call) -> Iterator[News]:

@@ -18,6 +18,7 @@ from backend.domain.errors import Unavailable
 from backend.domain.ids import ZERO_HASH
 from backend.domain.judging.case import Right, Wrong
 from backend.domain.judging.claims import below_claimed
+from backend.domain.money import in_dollars
 from backend.domain.settlement import BatchState
 from backend.services.audit.auditor import newest_final, not_void
 from backend.services.watch.news import News, news
@@ -263,4 +264,4 @@ class Watcher:
 
 def _sums(batch: CommittedBatch) -> str:
     header = batch.header
-    return f"{header['receiptsCount']} receipts, {int(header['total']):,} micro-units, every one right"
+    return f"{header['receiptsCount']} receipts, {in_dollars(int(header['total']))}, every one right"

@@ -48,7 +48,7 @@ class Rule:
 
 VOUCHER = {"max_cumulative": "1", "signature": "0x" + "11" * 65}
 PIECE = {"tus-resumable": "1.0.0", "content-type": "application/offset+octet-stream", "upload-offset": "0"}
-LISTING = {"name": "docs", "prompt_price": 1, "completion_price": 2, "operator_ppm": 0, "creator_ppm": 0}
+LISTING = {"name": "docs", "prompt_price": "1", "completion_price": "2", "operator_ppm": 0, "creator_ppm": 0}
 
 TABLE = {
     "GET /openapi.json": Rule(ANYONE),

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from backend.domain.ids import Cid
     from tests.integration.api.conftest import Api
 
-LISTING = {"name": "mine", "prompt_price": 30, "completion_price": 40, "operator_ppm": 0, "creator_ppm": 1}
+LISTING = {
+    "name": "mine",
+    "prompt_price": "30",
+    "completion_price": "40",
+    "operator_ppm": 0,
+    "creator_ppm": 1,
+}
 RESULT = TrainingResult(
     some_hash("brought"), some_hash("base model"), {"general_loss_base": 1.5, "general_loss_adapter": 1.25}
 )

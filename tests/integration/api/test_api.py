@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from backend.domain.money import AMOUNT
 from backend.domain.sign_in_message import personal_digest
 from tests.integration.api.conftest import FUNDS, sign_in
 from tests.support.fakes import some_key
@@ -85,7 +86,7 @@ def test_wrong_credentials_are_a_401(api: Api, token: str) -> None:
 def test_an_api_key_cannot_make_keys_or_move_money(api: Api) -> None:
     with api.http(api.key) as http:
         assert http.post("/v1/keys", json={"name": "another"}).status_code == 403
-        assert http.post("/v1/deposits/prepare", json={"units": "5"}).status_code == 403
+        assert http.post("/v1/deposits/prepare", json={"amount": "5"}).status_code == 403
 
 
 def test_a_revoked_key_is_refused_and_its_session_stays(api: Api) -> None:
@@ -123,10 +124,11 @@ def test_a_channel_tells_what_is_at_risk(api: Api) -> None:
         channel = http.get(f"/v1/channels/{api.installation.channel}").json()
         assert http.get("/v1/channels").json()["data"] == [channel]
         assert http.get(f"/v1/channels/{'0x' + 'ab' * 32}").status_code == 404
-    assert channel["balance"] == channel["available"] == channel["cap"] == str(FUNDS)
-    assert (channel["thawing"], channel["thawed_at"]) == ("0", 0)
+    assert channel["balance"] == channel["available"] == channel["cap"] == AMOUNT.render(FUNDS)
+    assert (channel["thawing"], channel["thawed_at"]) == (AMOUNT.render(0), 0)
     (session,) = channel["sessions"]
-    assert (session["is_custodial"], session["is_revoked"], session["cap"]) == (True, False, str(FUNDS))
+    assert (session["is_custodial"], session["is_revoked"]) == (True, False)
+    assert session["cap"] == AMOUNT.render(FUNDS)
 
 
 def test_receipts_come_in_pages_and_only_to_their_payer(api: Api) -> None:

@@ -13,6 +13,7 @@ from backend.cli.main import app
 from backend.domain.content import cid_of
 from backend.domain.denials import Reason, Subject
 from backend.domain.errors import InvalidInput
+from backend.domain.money import AMOUNT
 from tests.support.market import some_hash
 from tests.support.terminal import act_as_payer
 
@@ -52,7 +53,7 @@ def test_each_adapter_is_paid_by_its_weight_at_its_price(api: Api, names: list[s
     tokens = answer.usage
     assert tokens is not None
     full = [tokens.prompt_tokens * price + tokens.completion_tokens * 2 * price for price in (10, 100)]
-    assert int(bill["charge"]) == full[0] * 3 // 4 + full[1] // 4
+    assert AMOUNT.parse(bill["charge"]) == full[0] * 3 // 4 + full[1] // 4
     first, second = bill["attribution"]
     assert (first["weight_ppm"], second["weight_ppm"]) == (750_000, 250_000)
     assert sum(share["ppm"] for share in first["shares"]) == 1_000_000

@@ -18,6 +18,7 @@ from backend.domain.hashing import (
     slices_hash,
     to_bytes,
 )
+from backend.domain.money import AMOUNT
 from backend.domain.receipt import Receipt, Share, Slice
 from tests.support.fakes import NOW
 
@@ -59,7 +60,7 @@ def test_the_stock_client_gets_an_answer_with_its_receipt(api: Api) -> None:
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 4)
     extra = (answer.model_extra or {})["loraledger"]
-    assert extra["charge"] == "100"
+    assert extra["charge"] == {"micro_units": "100", "usd": "0.0000000001"}
     (listed,) = receipts(api)
     assert listed["id"] == extra["receipt_id"]
     sampling = api.installation.engine.requests[0].sampling
@@ -86,7 +87,7 @@ def test_the_stock_client_streams(api: Api) -> None:
 def test_without_usage_the_bill_is_on_the_finishing_chunk(api: Api) -> None:
     chunks = list(api.openai.chat.completions.create(**chat(api), stream=True))
     assert chunks[-1].choices[0].finish_reason == "stop"
-    assert (chunks[-1].model_extra or {})["loraledger"]["charge"] == "100"
+    assert (chunks[-1].model_extra or {})["loraledger"]["charge"] == AMOUNT.render(100)
 
 
 def test_a_receipt_can_be_checked_with_nothing_but_the_domain(api: Api) -> None:
@@ -147,7 +148,7 @@ def test_hanging_up_mid_stream_is_charged_and_has_a_receipt(api: Api) -> None:
     assert receipt["receipt"]["charge"] == str(2 * 10 + 2 * 20)
     with api.http() as http:
         channel = http.get(f"/v1/channels/{api.installation.operator}").json()
-    assert (channel["charged"], channel["reserved"]) == ("60", "0")
+    assert (channel["charged"], channel["reserved"]) == (AMOUNT.render(60), AMOUNT.render(0))
 
 
 def leave_while_the_engine_waits(api: Api, body: dict[str, Any]) -> None:
@@ -179,10 +180,10 @@ def test_hanging_up_before_the_first_word_costs_nothing(api: Api, stream: bool) 
     with api.http() as http:
         for _ in range(600):
             channel = http.get("/v1/channels").json()["data"][0]
-            if channel["reserved"] == "0":
+            if channel["reserved"] == AMOUNT.render(0):
                 break
             time.sleep(0.05)
-    assert (channel["reserved"], channel["charged"]) == ("0", "0")
+    assert channel["reserved"] == channel["charged"] == AMOUNT.render(0)
 
 
 def test_an_engine_that_breaks_mid_stream_says_so_and_charges_nothing(api: Api) -> None:
@@ -222,7 +223,9 @@ def test_an_empty_channel_is_a_402_that_says_what_is_missing(api: Api) -> None:
     assert answer.status_code == 402
     error = answer.json()["error"]
     assert error["code"] == "insufficient_balance"
-    assert error["details"]["missing"] == {"balance": "60", "authorisation": "60"}
+    lack = {"micro_units": "60", "usd": "0.00000000006"}
+    assert error["details"]["missing"] == {"balance": lack, "authorisation": lack}
+    assert "the channel lacks 0.00000000006 dollars of balance" in error["message"]
 
 
 def test_a_thawing_channel_and_a_used_up_session_are_a_402(api: Api) -> None:
@@ -232,7 +235,7 @@ def test_a_thawing_channel_and_a_used_up_session_are_a_402(api: Api) -> None:
         api.installation.fund(1000, cap=99)
         capped = http.post("/v1/chat/completions", json=chat(api, max_tokens=4))
     assert (thawing.status_code, capped.status_code) == (402, 402)
-    assert thawing.json()["error"]["details"]["thawing"] == "950"
+    assert thawing.json()["error"]["details"]["thawing"] == AMOUNT.render(950)
     assert capped.json()["error"]["code"] == "insufficient_authorisation"
 
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from backend.domain.hashing import response_bytes, salted_hash, to_bytes
+from backend.domain.money import AMOUNT
 from inference.protocol import JsonSchema
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def test_choices_share_the_prompt_and_pay_for_all_their_tokens(api: Api) -> None
     assert {choice.message.content for choice in answer.choices} == {"Hello there"}
     assert {choice.finish_reason for choice in answer.choices} == {"length"}
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 6)
-    assert extra(answer)["charge"] == str(2 * 10 + 6 * 20)
+    assert extra(answer)["charge"] == AMOUNT.render(2 * 10 + 6 * 20)
     assert [sent.sampling.seed for sent in api.installation.engine.requests] == [7, 8, 9]
     with api.http() as http:
         (stored,) = http.get("/v1/receipts").json()["data"]
@@ -144,7 +145,7 @@ def test_choices_are_told_apart_in_a_stream(api: Api) -> None:
     assert texts == [TEXT, TEXT]
     assert reasons == {0: "stop", 1: "stop"}
     assert [chunk for chunk in chunks if chunk.model_extra] == [chunks[-1]]
-    assert extra(chunks[-1])["charge"] == str(2 * 10 + 8 * 20)
+    assert extra(chunks[-1])["charge"] == AMOUNT.render(2 * 10 + 8 * 20)
 
 
 def test_what_all_choices_may_cost_is_kept_before_the_engine_works(api: Api) -> None:
@@ -174,4 +175,4 @@ def test_an_answer_is_cut_at_the_clients_own_deadline_and_charged_so_far(api: Ap
     api.installation.engine.waits_after = 2
     answer = ask(api, extra_body={"loraledger": {"deadline_ms": 200}})
     assert answer.choices[0].message.content == "Hello there"
-    assert extra(answer)["charge"] == str(2 * 10 + 2 * 20)
+    assert extra(answer)["charge"] == AMOUNT.render(2 * 10 + 2 * 20)

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from backend.domain.hashing import response_bytes, salted_hash, to_bytes
+from backend.domain.money import AMOUNT
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api
@@ -30,7 +31,7 @@ def test_a_text_is_continued_with_its_receipt(api: Api) -> None:
     )
     assert answer.id.startswith("cmpl-")
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (4, 4)
-    assert answer.model_extra["loraledger"]["charge"] == str(4 * 10 + 4 * 20)
+    assert answer.model_extra["loraledger"]["charge"] == AMOUNT.render(4 * 10 + 4 * 20)
     (sent,) = api.installation.engine.requests
     assert (sent.prompt, sent.sampling.max_tokens, sent.sampling.stop) == ("Once upon a time", 16, ("x",))
 
@@ -56,7 +57,7 @@ def test_a_continuation_streams_with_its_bill(api: Api) -> None:
     assert {chunk.object for chunk in chunks} == {"text_completion"}
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == 8
-    assert chunks[-1].model_extra["loraledger"]["charge"] == str(4 * 10 + 8 * 20)
+    assert chunks[-1].model_extra["loraledger"]["charge"] == AMOUNT.render(4 * 10 + 8 * 20)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -10,6 +10,7 @@ from openai import BadRequestError, ConflictError, OpenAI
 
 from backend.domain.hashing import version_id
 from backend.domain.ids import Cid
+from backend.domain.money import AMOUNT, PRICE
 from backend.domain.training import JobState, Step
 from backend.services.train.leases import Leases
 from tests.integration.api.conftest import FUNDS
@@ -63,21 +64,25 @@ def test_a_job_shows_what_is_kept_and_then_what_it_cost(client: OpenAI, api: Api
     with api.http(api.session) as http:
         estimate = http.post("/v1/fine_tuning/jobs/estimate", json=wanted).json()
         job = http.post("/v1/fine_tuning/jobs", json=wanted).json()
-        kept, most = job["payment"], str(NUM_ROWS * 50 * TRAINING_PRICE)
-        assert (estimate["price"], estimate["charge"]) == (TRAINING_PRICE, str(72 * TRAINING_PRICE))
-        assert (kept["max_charge"], kept["charge"], kept["receipt_id"]) == (most, None, None)
+        kept, most = job["payment"], NUM_ROWS * 50 * TRAINING_PRICE
+        assert estimate["price"] == kept["price"] == PRICE.render(TRAINING_PRICE)
+        assert estimate["charge"] == AMOUNT.render(72 * TRAINING_PRICE)
+        assert (kept["max_charge"], kept["charge"], kept["receipt_id"]) == (AMOUNT.render(most), None, None)
         channel = http.get("/v1/channels").json()["data"][0]
-        assert (channel["id"], channel["available"]) == (kept["channel_id"], str(FUNDS - int(most)))
+        assert (channel["id"], channel["available"]) == (kept["channel_id"], AMOUNT.render(FUNDS - most))
         publish(leases, job["id"], num_tokens=60)
         paid = http.get(f"/v1/fine_tuning/jobs/{job['id']}").json()
         receipt = http.get(f"/v1/receipts/{paid['payment']['receipt_id']}").json()
         usage = http.get("/v1/usage", params={"first": "2026-05-04", "last": "2026-05-04"}).json()["data"]
     assert paid["trained_tokens"] == receipt["receipt"]["prompt_tokens"] == 60
-    assert paid["payment"]["charge"] == receipt["receipt"]["charge"] == str(60 * TRAINING_PRICE)
-    assert [used["spend_micro_units"] for used in usage] == [paid["payment"]["charge"]]
+    assert paid["payment"]["charge"] == receipt["charge"] == AMOUNT.render(60 * TRAINING_PRICE)
+    assert receipt["receipt"]["charge"] == str(60 * TRAINING_PRICE)
+    assert [used["spend"] for used in usage] == [paid["payment"]["charge"]]
     assert client.fine_tuning.jobs.retrieve(job["id"]).trained_tokens == 60
-    said = [event.message for event in client.fine_tuning.jobs.list_events(job["id"])]
-    assert any(message.startswith("Charged 120 micro-units for 60 trained tokens: rec") for message in said)
+    events = client.fine_tuning.jobs.list_events(job["id"])
+    charged = next(event for event in events if event.message.startswith("Charged"))
+    assert charged.message.startswith("Charged 0.00000000012 dollars for 60 trained tokens: receipt 0x")
+    assert charged.data["charge"] == AMOUNT.render(120)  # type: ignore[index]
 
 
 def publish(leases: Leases, job_id: str, num_tokens: int) -> None:
@@ -104,7 +109,7 @@ def test_who_cannot_pay_for_a_job_is_told_what_is_missing(api: Api) -> None:
         assert http.get("/v1/fine_tuning/jobs").json()["data"] == []
     error = refusal.json()["error"]
     assert (refusal.status_code, error["code"]) == (402, "insufficient_balance")
-    lack = str(NUM_ROWS * 50 * TRAINING_PRICE - 100)
+    lack = AMOUNT.render(NUM_ROWS * 50 * TRAINING_PRICE - 100)
     assert error["details"]["missing"] == {"balance": lack, "authorisation": lack}
 
 

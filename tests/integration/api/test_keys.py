@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from openai import OpenAI, PermissionDeniedError
 
+from backend.domain.money import AMOUNT
+
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api
 
@@ -58,6 +60,16 @@ def test_a_key_has_the_answers_of_others_repeated_only_if_it_may_ask_all_models(
     assert status(api, made(api, scopes=["answers"]), name, **once) == 200
 
 
+def test_a_spend_cap_is_typed_in_dollars(api: Api) -> None:
+    for cap in ("5.00", {"usd": "5"}, {"micro_units": "5000000000000"}):
+        with api.http(api.session) as http:
+            answer = http.post("/v1/keys", json={"name": "capped", "spend_cap": cap})
+        assert answer.json()["key"]["spend_cap"] == {"micro_units": "5000000000000", "usd": "5"}
+    with api.http(api.session) as http:
+        listed = http.get("/v1/keys").json()["data"]
+    assert listed[0]["spent"] == AMOUNT.render(0)
+
+
 def test_a_key_for_answers_sees_nothing_of_the_account_and_the_other_way_round(api: Api) -> None:
     for scope, asks, sees in (("answers", 200, 403), ("account", 403, 200)):
         key = made(api, scopes=[scope])
@@ -77,6 +89,9 @@ def test_a_key_for_answers_sees_nothing_of_the_account_and_the_other_way_round(a
         ({"models": ["no-such-model"]}, "model_not_found"),
         ({"scopes": []}, "invalid_parameter"),
         ({"scopes": ["admin"]}, "invalid_parameter"),
+        ({"spend_cap": 5}, "invalid_parameter"),
+        ({"spend_cap": "5e0"}, "invalid_parameter"),
+        ({"spend_cap": {"micro_units": "5", "usd": "5"}}, "invalid_parameter"),
     ],
 )
 def test_limits_that_mean_nothing_are_refused(api: Api, limits: dict[str, Any], code: str) -> None:

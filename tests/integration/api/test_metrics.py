@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY
 
+from backend.domain.money import AMOUNT
 from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def test_an_answer_counts_with_what_it_charges(api: Api) -> None:
     # Answers are counted in a task that may run after the response is sent.
     wait_for(lambda: counted(names[0]) > before[0])
     assert counted(names[0]) == before[0] + 1
-    assert counted(names[1]) == before[1] + int(answer["loraledger"]["charge"])
+    assert counted(names[1]) == before[1] + AMOUNT.parse(answer["loraledger"]["charge"])
     spent = answer["usage"]["completion_tokens"]
     assert counted("loraledger_charged_tokens_total", kind="completion") == tokens + spent
 

@@ -19,7 +19,7 @@ from backend.cli import operator, policy
 from backend.cli.main import app
 from backend.domain.content import cid_of
 from backend.domain.denials import FloorPrice, Reason, Subject
-from backend.domain.errors import InvalidInput
+from backend.domain.money import PRICE
 from backend.services.operator.key_rotation import KeyRotation
 from backend.services.operator.membership import Membership
 from backend.services.operator.receipt_keys import ReceiptKeys
@@ -132,7 +132,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     assert len(commands) == 7
     assert "is queued" in said[0]
     assert f"retired key  {installation.receipt_key.account}\nnext key " in said[1]
-    assert "floor price: 2 prompt and 4 completion token units" in said[2]
+    assert "floor price: 0.02 and 0.04 dollars per million prompt and completion tokens" in said[2]
     assert "datanet  7  licence" in said[3]
     assert said[4] == said[3]
     assert "is no longer denied" in said[5]
@@ -141,10 +141,10 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     assert '"adapter"' in listed
     assert '"content"' in listed
     shown = CliRunner().invoke(app, ["policy", "floor", "--json"]).output
-    assert json.loads(shown) == {"prompt": 2, "completion": 4}
+    assert json.loads(shown) == {"prompt": PRICE.render(20_000), "completion": PRICE.render(40_000)}
     refused = CliRunner().invoke(app, ["policy", "floor", "--prices", "-1", "4"])
-    assert isinstance(refused.exception, InvalidInput)
-    assert installation.denials.floor() == FloorPrice(2, 4)
+    assert (refused.exit_code, "not negative" in refused.output) == (2, True)
+    assert installation.denials.floor() == FloorPrice(20_000, 40_000)
 
 
 def test_a_floor_price_counts_from_the_next_request_on_and_is_told(api: Api) -> None:
@@ -154,9 +154,10 @@ def test_a_floor_price_counts_from_the_next_request_on_and_is_told(api: Api) -> 
         api.installation.denials.set_floor(FloorPrice(11, 20))
         refused = http.post("/v1/completions", json=asked)
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "price_below_floor")
-        assert refused.json()["error"]["details"]["floor_prompt_price"] == 11
+        assert refused.json()["error"]["details"]["floor_prompt_price"] == PRICE.render(11)
         assert http.get("/v1/models").json()["data"] == []
         [offer] = http.get("/v1/operator").json()["bases"]
-        assert (offer["min_prompt_price"], offer["min_completion_price"]) == (11, 20)
+        assert offer["min_prompt_price"] == PRICE.render(11)
+        assert offer["min_completion_price"] == PRICE.render(20)
         api.installation.denials.set_floor(FloorPrice(0, 0))
         assert http.get("/v1/models").json()["data"][-1]["version_id"] == version

@@ -22,6 +22,7 @@ from backend.client.signing import Wallet
 from backend.domain.channels import Grant
 from backend.domain.hashing import keccak
 from backend.domain.ids import Account
+from backend.domain.money import AMOUNT
 from backend.loopback import listen
 from tests.support.fakes import EXPIRY
 from tests.support.market import some_account
@@ -75,7 +76,7 @@ def channel(api: Api) -> dict[str, Any]:
 
 
 def test_the_stock_client_needs_no_key_and_is_paid_for_by_vouchers(api: Api, signer: VoucherSigner) -> None:
-    assert channel(api)["cap"] == "0"
+    assert channel(api)["cap"] == AMOUNT.render(0)
     with proxied(api, signer) as url, client_of(url) as client:
         assert client.models.list().data[-1].id.startswith("0x")
         for number in (1, 2):
@@ -84,7 +85,7 @@ def test_the_stock_client_needs_no_key_and_is_paid_for_by_vouchers(api: Api, sig
             )
             assert answer.choices[0].message.content == "Hello there, world."
             found = channel(api)
-            assert (found["charged"], found["cap"]) == (str(100 * number), str(STEP))
+            assert (found["charged"], found["cap"]) == (AMOUNT.render(100 * number), AMOUNT.render(STEP))
         text = client.completions.create(model=api.installation.version, prompt="say hello", max_tokens=16)
         assert text.choices[0].text == "Hello there, world."
 
@@ -98,7 +99,7 @@ def test_a_stream_arrives_as_the_gateway_sends_it_bill_included(api: Api, signer
             assert answer.headers["content-type"].startswith("text/event-stream")
             assert answer.headers["x-ratelimit-remaining-requests"]
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == "Hello there, world."
-    assert (chunks[-1].model_extra or {})["loraledger"]["charge"] == "100"
+    assert (chunks[-1].model_extra or {})["loraledger"]["charge"] == AMOUNT.render(100)
     assert lines[-2:] == ["data: [DONE]", ""]
 
 
@@ -116,10 +117,10 @@ def test_pieces_arrive_while_the_answer_goes_on_and_hanging_up_ends_it(
         stream.close()
         for _ in range(600):
             found = channel(api)
-            if found["reserved"] == "0" and found["charged"] != "0":
+            if found["reserved"] == AMOUNT.render(0) != found["charged"]:
                 break
             time.sleep(0.05)
-    assert found["charged"] == "60"  # two tokens of the prompt and two of the answer
+    assert found["charged"] == AMOUNT.render(60)  # two tokens of the prompt and two of the answer
 
 
 def test_what_the_proxy_may_spend_ends_at_its_cap(api: Api, signer: VoucherSigner) -> None:
@@ -129,8 +130,8 @@ def test_what_the_proxy_may_spend_ends_at_its_cap(api: Api, signer: VoucherSigne
         with pytest.raises(openai.APIStatusError) as refused:
             client.chat.completions.create(**asked)
     assert (refused.value.status_code, refused.value.code) == (402, "proxy_cap_reached")
-    assert refused.value.body["details"]["left"] == "330"  # type: ignore[index]
-    assert channel(api)["cap"] == "430"
+    assert refused.value.body["details"]["left"] == AMOUNT.render(330)  # type: ignore[index]
+    assert channel(api)["cap"] == AMOUNT.render(430)
 
 
 def test_nothing_is_signed_for_a_request_that_may_cost_more_than_a_step(
@@ -143,7 +144,7 @@ def test_nothing_is_signed_for_a_request_that_may_cost_more_than_a_step(
     ):
         client.chat.completions.create(model=api.installation.version, messages=HELLO)
     assert refused.value.code == "proxy_cap_reached"
-    assert int(channel(api)["cap"]) <= 50
+    assert AMOUNT.parse(channel(api)["cap"]) <= 50
 
 
 def test_other_refusals_of_the_gateway_pass_unchanged(api: Api, signer: VoucherSigner) -> None:
@@ -169,7 +170,7 @@ def test_no_page_of_a_browser_spends(api: Api, signer: VoucherSigner, headers: d
         refused = httpx.post(f"{url}/v1/chat/completions", json=asked, headers=headers)
         assert refused.status_code == 403
         assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 403
-    assert channel(api)["charged"] == "0"
+    assert channel(api)["charged"] == AMOUNT.render(0)
 
 
 def test_only_models_and_answers_are_passed_on(api: Api, signer: VoucherSigner) -> None:

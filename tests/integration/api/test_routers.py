@@ -17,6 +17,7 @@ from backend.domain.content import cid_digest
 from backend.domain.disputes.witnesses import Fault
 from backend.domain.governance import Proposal
 from backend.domain.ids import DatanetId
+from backend.domain.money import AMOUNT
 from backend.domain.registries import Datanet, Operator
 from backend.domain.settlement import BatchState, CommittedBatch, Conviction
 from backend.domain.training import JobState
@@ -137,7 +138,7 @@ def test_operators_are_public_with_their_stake(api: Api) -> None:
         "endpoint": "https://one",
         "keys": [key],
         "retired_keys": {},
-        "stake": "7000000",
+        "stake": {"micro_units": "7000000", "usd": "0.000007"},
         "card": card,
         "latency_ms": None,
         "uptime_ppm": None,
@@ -168,7 +169,7 @@ def test_batches_are_public_and_void_ones_say_why(api: Api) -> None:
     newest, fallen = page["data"]
     assert (newest["state"], newest["open_demands"], newest["conviction"]) == ("committed", 1, None)
     assert (newest["demand_deadline"], fallen["demand_deadline"]) == (2_000, None)
-    assert (newest["total"], newest["final_at"]) == ("7", 90)
+    assert (newest["total"], newest["final_at"]) == (AMOUNT.render(7), 90)
     assert (fallen["state"], fallen["open_demands"], fallen["is_refunded"]) == ("void", 0, True)
     assert fallen["conviction"] == {
         "first": 2,
@@ -211,8 +212,8 @@ def test_datanets_and_versions_are_prepared_for_the_creators_wallet(api: Api) ->
         "cid_digest": some_hash("c"),
         "base_model": some_hash("base model"),
         "snapshots": [some_hash("snapshot")],
-        "prompt_price": 1,
-        "completion_price": 2,
+        "prompt_price": "0.000001",
+        "completion_price": {"micro_units_per_token": "2"},
         "operator_ppm": 100_000,
         "creator_ppm": 100_000,
     }
@@ -242,7 +243,7 @@ def test_a_job_is_made_watched_and_cancelled(api: Api) -> None:
 def test_earnings_are_shown_and_claimed(api: Api) -> None:
     with api.http() as http:
         (earning,) = http.get("/v1/earnings").json()["data"]
-    assert (earning["amount"], earning["units"]) == ("45000000", "45")
+    assert earning["unclaimed"] == earning["claimable"] == AMOUNT.render(45_000_000)
     claim = {"operator": earning["operator"]}
     assert post(api, "/v1/claims/prepare", 200, json=claim)["decoded"]["function"] == "claim"
     assert post(api, "/v1/claims/relay", 202, json=claim)["transaction_id"] == 7
@@ -257,7 +258,13 @@ def test_the_operator_does_not_pay_for_claims_of_next_to_nothing(api: Api) -> No
 def test_an_unfinished_job_cannot_be_registered(api: Api) -> None:
     job = post(api, "/v1/fine_tuning/jobs", 201, json={"snapshot_id": some_hash("snapshot")})
     path = f"/v1/fine_tuning/jobs/{job['id']}/registration/prepare"
-    listing = {"name": "docs", "prompt_price": 1, "completion_price": 2, "operator_ppm": 0, "creator_ppm": 0}
+    listing = {
+        "name": "docs",
+        "prompt_price": "1",
+        "completion_price": "2",
+        "operator_ppm": 0,
+        "creator_ppm": 0,
+    }
     assert post(api, path, 409, json=listing)["error"]["code"] == "not_published"
     assert post(api, path, 400, json=listing | {"name": "Not A Name"})["error"]["param"] == "name"
 

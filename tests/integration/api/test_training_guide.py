@@ -18,6 +18,7 @@ from backend.cli.main import app
 from backend.client.errors import ApiError
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import DatanetId, SnapshotId
+from backend.domain.money import in_dollars
 from backend.domain.registries import Datanet, Snapshot
 from backend.domain.training import LINEAR_LAYERS, TrainingConfig
 from backend.domain.training_payment import request_bytes
@@ -69,8 +70,8 @@ def test_every_snippet_runs(
         "0 10 ",
         "given  'What'",
         "trained 'is.'",
-        "about 288 with 30560 reserved",
-        "at most 15280",
+        "about 0.000000000288 dollars, with 0.00000003056 reserved",
+        "at most 0.00000001528 dollars",
         "continues from 0x",
         "validating_files",
         "info The job is validating.",
@@ -104,11 +105,11 @@ def test_every_command_does_what_the_page_says(api: Api) -> None:
         said.append(type_in(typed.replace("$JOB", jobs[0].id if jobs else "")))
     estimated, created, listed, watched, _, cancelled = said
     assert "36 rows to train on, 4 held out" in estimated
-    assert "about 288 micro-units, at 2 token units per million tokens" in estimated
-    assert "at most 15,280 micro-units" in created
+    assert "about 0.000000000288 dollars, at 0.000002 dollars per million tokens" in estimated
+    assert "at most 0.00000001528 dollars" in created
     assert "validating_files; at most" in listed
     assert "The job is validating." in watched
-    assert "succeeded; 60 tokens, 120 micro-units, receipt 0x" in watched
+    assert "succeeded; 60 tokens, 0.00000000012 dollars, receipt 0x" in watched
     assert "is cancelled; nothing was charged" in cancelled
 
 
@@ -151,7 +152,7 @@ def test_a_missing_voucher_is_signed_for_the_most_that_the_job_can_cost(api: Api
     installation, create = api.installation, f"loraledger train create {some_hash('snapshot')}"
     installation.fund(FUNDS, cap=0)
     for number in (1, 2):
-        assert f"signed a voucher for {number * MOST:,} micro-units" in type_in(create)
+        assert f"signed a voucher for {in_dollars(number * MOST)} in all" in type_in(create)
         channel = installation.services.channels.get(installation.payer.account, installation.channel)
         balance = channel.balance
         assert (balance.authorised, balance.reserved) == (number * MOST, number * MOST)

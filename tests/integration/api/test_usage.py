@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.domain.money import AMOUNT
 from tests.integration.api.conftest import sign_in
 from tests.support.fakes import NOW, some_key
 
@@ -25,9 +26,9 @@ def test_a_wallet_sees_what_its_answers_came_to(api: Api) -> None:
     by_version = {row["versions"][0]["version_id"]: row for row in found}
     base, adapter = by_version[api.installation.base_version], by_version[api.installation.version]
     assert (base["num_answers"], adapter["num_answers"]) == (2, 1)
-    charged = [int(bill["loraledger"]["charge"]) for bill in bills]
-    assert base["spend_micro_units"] == str(sum(charged[:2]))
-    assert adapter["spend_micro_units"] == str(charged[2])
+    charged = [AMOUNT.parse(bill["loraledger"]["charge"]) for bill in bills]
+    assert base["spend"] == AMOUNT.render(sum(charged[:2]))
+    assert adapter["spend"] == AMOUNT.render(charged[2])
     assert adapter["completion_tokens"] == bills[2]["usage"]["completion_tokens"]
     with api.http(sign_in(api.url, some_key("another wallet"))) as http:
         assert http.get("/v1/usage", params=PERIOD).json()["data"] == []

@@ -24,6 +24,7 @@ from backend.client.waiting import wait_until
 from backend.deployment.contracts import CONTRACTS
 from backend.deployment.deployer import ARTIFACTS, Deployer
 from backend.domain.ids import Account
+from backend.domain.money import PRICE
 from tests.fixtures_engine import make_model
 from tests.support.deployment import fund, key, public_node, put_token
 
@@ -219,7 +220,10 @@ def _operates(shell: Shell, node: Node, blocks: list[str]) -> None:
     assert shell.num_running() == 6
     (model_served,) = answer.json()["data"]
     assert model_served["id"] == "Tiny"
-    assert (model_served["prompt_price"], model_served["completion_price"]) == (200_000, 400_000)
+    assert [model_served[f"{name}_price"] for name in ("prompt", "completion")] == [
+        PRICE.render(200_000),
+        PRICE.render(400_000),
+    ]
 
 
 def _typed_again_sends_only_the_endpoint(shell: Shell, join: str) -> None:

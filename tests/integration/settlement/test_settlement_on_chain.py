@@ -79,7 +79,7 @@ def test_money_travels_from_payers_to_everybody_who_earned_it(market: LiveMarket
     for account, earned in ledger.balances.items():
         assert dollars(market, account) - before[account] == earned // UNIT
         (found,) = market.claims().claimable(account)
-        assert found.amount == earned % UNIT
+        assert found.unclaimed == earned % UNIT
         with pytest.raises(NothingToClaim):
             market.claims().relay(OPERATOR, account)
     pot = market.chain.call("PaymentVault", "potOf", market.settlement.contract, OPERATOR)

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+AMOUNTS = {
+    *("amount", "available", "balance", "cap", "charge", "charged", "claimable", "claimed", "collected"),
+    *("cumulative", "cumulative_total", "max_amount", "max_charge", "moving", "reserved", "spend"),
+    *("spend_cap", "spent", "stake", "thawing", "total", "unclaimed", "units"),
+}
+PRICES = {
+    *("price", "prompt_price", "completion_price", "training_price", "min_prompt_price"),
+    "min_completion_price",
+}
+SIGNED = {"GrantBody", "MoveBody", "OpeningView", "ReceiptBody", "RelayBody", "VoucherRequest"}
+"""Messages that are signed or hashed: they keep the protocol's integers."""
+
 
 @pytest.fixture(scope="module")
 def document() -> Json:
@@ -43,6 +55,24 @@ def test_references_lead_somewhere(document: Json) -> None:
 def test_every_schema_is_a_json_schema(document: Json) -> None:
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_amounts_and_prices_are_objects_except_in_signed_messages(document: Json) -> None:
+    found = set()
+    for name, schema in document["components"]["schemas"].items():
+        if name in SIGNED or name == "VotingPowerView":  # which counts the market token
+            continue
+        for field, declared in schema.get("properties", {}).items():
+            options = declared.get("anyOf", [declared])
+            kinds = {
+                str(option.get("$ref", "")).rpartition("/")[2].removesuffix("Input") for option in options
+            }
+            wanted = "Amount" if field in AMOUNTS else "Price" if field in PRICES else None
+            assert wanted in {None, *kinds}, f"{name}.{field} is not of type {wanted}"
+            found |= {field} if wanted else set()
+            is_integer = any(option.get("pattern") == "^[0-9]{1,39}$" for option in options)
+            assert not is_integer or name == "Amount" or field == "nonce", f"{name}.{field} has no unit"
+    assert found >= {"balance", "charge", "spend_cap", "stake", "price", "prompt_price", "amount"}
 
 
 def test_every_operation_says_who_may_call_it_and_how_it_refuses(document: Json) -> None:

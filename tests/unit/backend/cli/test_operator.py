@@ -15,6 +15,7 @@ from backend.client import waiting
 from backend.domain.errors import Conflict, DomainError, InvalidInput, Unavailable
 from backend.domain.hashing import to_hash, version_id
 from backend.domain.ids import ZERO_ACCOUNT, Account
+from backend.domain.money import AMOUNT, PRICE
 from backend.domain.training_payment import training_record
 from backend.domain.transactions import ChainTransaction, TransactionState
 from backend.installation.base_model import BaseModelInfo, Offer
@@ -184,7 +185,7 @@ def test_an_operator_that_cannot_settle_is_shown_with_each_reason_and_exit_code_
     assert "unstaking    1,000 dollars, locked until batch 7 is final" in shown.stdout
 
 
-def test_json_has_amounts_as_strings_and_the_same_exit_code(installation: FakeInstallation) -> None:
+def test_json_has_the_apis_amounts_and_the_same_exit_code(installation: FakeInstallation) -> None:
     well = {
         "account": OWN,
         "endpoint": "https://market.example",
@@ -192,11 +193,11 @@ def test_json_has_amounts_as_strings_and_the_same_exit_code(installation: FakeIn
         "retired_keys": {},
         "receipt_key": KEY,
         "is_key_registered": True,
-        "stake": "1000000000000000",
+        "stake": {"micro_units": "1000000000000000", "usd": "1000"},
         "unstaking": None,
-        "cover": "1000000000000000",
-        "cover_needed": "100000000000000",
-        "owed": "0",
+        "cover": {"micro_units": "1000000000000000", "usd": "1000"},
+        "cover_needed": {"micro_units": "100000000000000", "usd": "100"},
+        "owed": {"micro_units": "0", "usd": "0"},
         "credit_wei": "0",
         "wei": "7000000000000000",
         "obstacles": [],
@@ -205,8 +206,8 @@ def test_json_has_amounts_as_strings_and_the_same_exit_code(installation: FakeIn
     assert (shown.exit_code, json.loads(shown.stdout)) == (0, well)
     installation.status_now = replace(WELL, unstaking=Unstaking(MICRO, None), wei=0)
     shown = typed("show", "--json")
-    unstaking = {"amount": "1000000000000", "locked_by": None}
-    expected = {"unstaking": unstaking, "cover": "999000000000000", "wei": "0"}
+    unstaking = {"amount": AMOUNT.render(MICRO), "locked_by": None}
+    expected = {"unstaking": unstaking, "cover": AMOUNT.render(999 * MICRO), "wei": "0"}
     assert shown.exit_code == 1
     assert json.loads(shown.stdout) == well | expected | {
         "obstacles": list(installation.status_now.obstacles)
@@ -233,7 +234,12 @@ def test_joining_again_has_nothing_to_do(installation: FakeInstallation) -> None
 
 def test_waiting_for_a_failed_transaction_shows_the_reason(installation: FakeInstallation) -> None:
     installation.ends_as = TransactionState.FAILED
-    for command in (["join", "--stake", "1"], ["unstake", "1"], ["withdraw"], ["base", "--prices", "1", "2"]):
+    for command in (
+        ["join", "--stake", "1"],
+        ["unstake", "1"],
+        ["withdraw"],
+        ["base", "--prices", "1", "0.000002"],
+    ):
         failed = typed(*command, "--wait").exception
         assert isinstance(failed, Conflict)
         assert "Registry.stake, failed: it reverted" in str(failed)
@@ -251,7 +257,7 @@ def test_waiting_without_a_sender_asks_to_start_it(
 
 @pytest.mark.parametrize(
     "command",
-    [["join", "--stake", "1"], ["unstake", "1"], ["withdraw"], ["base", "--prices", "1", "2"]],
+    [["join", "--stake", "1"], ["unstake", "1"], ["withdraw"], ["base", "--prices", "1", "0.000002"]],
 )
 def test_a_services_refusal_is_the_commands_error(installation: FakeInstallation, command: list[str]) -> None:
     installation.refusal = Conflict("Send it the network's coin.")
@@ -262,7 +268,11 @@ def test_a_services_refusal_is_the_commands_error(installation: FakeInstallation
 
 
 @pytest.mark.parametrize(
-    "command", [["join", "--stake", "0"], ["join"], ["unstake", "-1"], ["base"], ["base", "--prices", "1"]]
+    "command",
+    [
+        *(["join", "--stake", "1e3"], ["join", "--stake", "0.0000001"], ["join"]),
+        *(["unstake", "-1"], ["unstake", "1,5"], ["base"], ["base", "--prices", "1"]),
+    ],
 )
 def test_invalid_arguments_are_wrong_usage(installation: FakeInstallation, command: list[str]) -> None:
     assert typed(*command).exit_code == 2
@@ -302,13 +312,13 @@ def test_withdrawing_does_not_wait_for_locked_stake(installation: FakeInstallati
 
 def test_the_base_model_is_shown_with_the_records_it_is_sold_by(installation: FakeInstallation) -> None:
     installation.queues = ["register"]
-    done = typed("base", "--prices", "200000", "400000")
-    prices = "200,000 and 400,000 token units per million prompt and completion tokens"
+    done = typed("base", "--prices", "0.2", "0.40")
+    prices = "0.2 and 0.4 dollars per million prompt and completion tokens"
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
         f"base model   Tiny, sha-256 {FACTS.digest[2:]}, in /models/Tiny",
         f"answers      {prices}, by version {version_id(BASE)}",
-        f"training     300,000 token units per million tokens trained, by version {version_id(TRAINING)}",
+        f"training     0.3 dollars per million tokens trained, by version {version_id(TRAINING)}",
         "transaction 1, Registry.register, is queued",
     ]
     assert installation.asked == [
@@ -318,40 +328,40 @@ def test_the_base_model_is_shown_with_the_records_it_is_sold_by(installation: Fa
         ("register", BASE, TRAINING),
     ]
     installation.offer = Offer(FACTS, BASE, None)
-    assert "training     free\n" in typed("base", "--prices", "200000", "400000").stdout
+    assert "training     free\n" in typed("base", "--prices", "0.2", "0.40").stdout
     assert installation.asked[-1] == ("register", BASE)
 
 
 def test_only_json_is_on_standard_output(installation: FakeInstallation) -> None:
     installation.queues = ["register"]
-    done = typed("base", "--prices", "200000", "400000", "--json")
+    done = typed("base", "--prices", "0.2", "0.40", "--json")
     one = {"id": 1, "contract": "Registry", "function": "register", "state": "queued", "hash": None}
     expected = {
         "name": "Tiny",
         "digest": FACTS.digest,
         "folder": "/models/Tiny",
-        "prompt_price": 200_000,
-        "completion_price": 400_000,
+        "prompt_price": {"micro_units_per_token": "200000", "usd_per_million_tokens": "0.2"},
+        "completion_price": {"micro_units_per_token": "400000", "usd_per_million_tokens": "0.4"},
         "version_id": version_id(BASE),
-        "training_price": 300_000,
+        "training_price": {"micro_units_per_token": "300000", "usd_per_million_tokens": "0.3"},
         "training_version_id": version_id(TRAINING),
         "transactions": [one],
     }
     assert json.loads(done.stdout) == expected
     assert done.stderr == "transaction 1, Registry.register, is queued\n"
-    waited = json.loads(typed("base", "--prices", "200000", "400000", "--json", "--wait").stdout)
+    waited = json.loads(typed("base", "--prices", "0.2", "0.40", "--json", "--wait").stdout)
     assert waited["transactions"] == [one | {"id": 2, "state": "confirmed", "hash": MINED}]
     installation.queues, installation.offer = [], Offer(FACTS, BASE, None)
-    free = json.loads(typed("base", "--prices", "200000", "400000", "--json").stdout)
-    assert (free["training_price"], free["training_version_id"], free["transactions"]) == (0, None, [])
+    free = json.loads(typed("base", "--prices", "0.2", "0.40", "--json").stdout)
+    assert free["training_price"] == PRICE.render(0)
+    assert (free["training_version_id"], free["transactions"]) == (None, [])
 
 
 def test_help_names_the_units_of_prices() -> None:
     help_text = " ".join(
         CliRunner().invoke(app, ["operator", "base", "--help"], env={"COLUMNS": "200"}).stdout.split()
     )
-    assert "token units per million prompt tokens, and completion tokens" in help_text
-    assert "A dollar is 1,000,000 token units" in help_text
+    assert "dollars per million prompt tokens, and completion tokens" in help_text
 
 
 def test_a_rotation_is_queued_and_shown(installation: FakeInstallation) -> None:

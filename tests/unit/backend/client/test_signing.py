@@ -33,6 +33,7 @@ from backend.domain.hashing import (
     to_hash,
 )
 from backend.domain.ids import ZERO_ACCOUNT
+from backend.domain.money import AMOUNT
 from backend.domain.sign_in_message import STATEMENT, SignInMessage
 from tests.support.market import some_account, some_hash
 
@@ -94,7 +95,7 @@ class Market:
     """Answers as the API does, with what `answers` has for a path; takes what the client posts."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
-        self.answers = {"/v1/moves/relay": {"amount": "600"}, **answers}
+        self.answers = {"/v1/moves/relay": {"amount": AMOUNT.render(600)}, **answers}
         self.posted: list[tuple[str, Any]] = []
         self.statements: list[Statement] = []
         deployment = Deployment(CHAIN, 1, some_hash("block"), ADDRESSES)
@@ -113,24 +114,16 @@ class Market:
     def get(self, path: str) -> Any:
         return copy.deepcopy(self.answers[path])
 
-    def wait_confirmed(self, _queued: Any) -> None:
-        """The deposit is indexed, and so is the grant."""
-        channel = self.answers["/v1/channels"]["data"][0]
-        channel["balance"] = channel["available"] = str(UNITS * 10**6)
-        channel["sessions"] = [session(some_account("session"))]
+    def wait_confirmed(self, _queued: Any) -> None: ...
 
     def has_signed(self) -> bool:
         return bool(self.statements or self.chain.sent)
 
 
-def session(key: str, **more: Any) -> dict[str, Any]:
-    return {"key": key, "cap": "0", "expiry": 0, "is_revoked": False, "is_custodial": False, **more}
-
-
 def stated_channel() -> dict[str, Any]:
     names = ("balance", "thawing", "collected", "charged", "reserved", "available")
     whose = {"id": CHANNEL, "operator": OPERATOR, "collector": ADDRESSES["Settlement"], "sessions": []}
-    return {"data": [{**whose, **dict.fromkeys(names, "0")}]}
+    return {"data": [{**whose, **dict.fromkeys(names, AMOUNT.render(0))}]}
 
 
 def vault_data(declaration: str, message: dict[str, Any], contract: str = "PaymentVault") -> dict[str, Any]:
@@ -334,7 +327,8 @@ def test_an_answer_of_another_form_is_refused(answer: Any) -> None:
     with pytest.raises((Conflict, SignatureRefused, NotAMarket)):
         payments.deposit(market, UNITS)  # type: ignore[arg-type]
     assert not market.has_signed()
-    for channels in ({}, {"data": []}, {"data": [{}]}, {"data": [7]}, []):
+    unclear = {"data": [stated_channel()["data"][0] | {"balance": "5000000"}]}
+    for channels in ({}, {"data": []}, {"data": [{}]}, {"data": [7]}, [], unclear):
         with pytest.raises(NotAMarket, match="malformed"):
             payments.deposit(Market({"/v1/channels": channels}), UNITS)  # type: ignore[arg-type]
 
@@ -379,7 +373,7 @@ def test_a_voucher_is_for_the_pinned_vault_whatever_the_market_says() -> None:
 
 def test_a_market_that_overstates_what_was_spent_does_not_hide_the_limit() -> None:
     stated = stated_channel()
-    stated["data"][0] |= {"collected": str(10**18), "charged": str(10**18)}
+    stated["data"][0] |= {"collected": AMOUNT.render(10**18), "charged": AMOUNT.render(10**18)}
     market = Market({"/v1/channels": stated})
     payments.sign_voucher(market, 10**12)  # type: ignore[arg-type]
     limit = ("limit", "1,000,001 dollars in all since the channel was opened")
@@ -387,7 +381,7 @@ def test_a_market_that_overstates_what_was_spent_does_not_hide_the_limit() -> No
 
 
 def test_a_voucher_over_more_than_was_allowed_is_refused() -> None:
-    details = {"code": "insufficient_authorisation", "required": "341"}
+    details = {"code": "insufficient_authorisation", "required": AMOUNT.render(341)}
     market = Market({"/v1/channels": stated_channel()})
     answers = [ApiError("402", details=details), ApiError("402", details=details), None, "job"]
 
@@ -455,7 +449,7 @@ HEADER = {
 }
 OPENING = {"index": 0, "value": 9, "path": "0x"}
 CLAIM = {"header": HEADER, "account": KEY.account, "opening": OPENING}
-EARNING = {"operator": OPERATOR, "units": "9"}
+EARNING = {"operator": OPERATOR, "claimable": AMOUNT.render(9)}
 APPEND = encode_call("Parameters", "append", (3, Chain().parameters | {"feePpm": 70_000}))
 PROPOSAL: list[Any] = [[ADDRESSES["Parameters"]], [0], ["0x" + APPEND.hex()]]
 DESCRIBED = to_hash(keccak(b"Set feePpm to 70000"))

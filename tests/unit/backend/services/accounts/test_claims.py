@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.batch import Header
-from backend.domain.money import UNIT
+from backend.domain.money import AMOUNT, UNIT
 from backend.domain.registries import Operator
 from backend.services.accounts.claims import NothingToClaim
 from backend.services.audit.auditor import WrongBatch
@@ -105,7 +105,11 @@ def test_less_than_the_threshold_stays_credited(harness: SettlementHarness) -> N
     (found,) = harness.claims().claimable(operator)
     with pytest.raises(NothingToClaim) as caught:
         harness.claims().relay(operator, operator, found.units + 1)
-    assert caught.value.details == {"amount": str(found.amount)}
+    minimum = (found.units + 1) * UNIT
+    assert caught.value.details == {
+        "unclaimed": AMOUNT.render(found.unclaimed),
+        "minimum": AMOUNT.render(minimum),
+    }
 
 
 def test_a_prepared_claim_is_simulated_for_its_sender(harness: SettlementHarness) -> None:
@@ -132,7 +136,7 @@ def test_an_operator_that_cannot_be_verified_does_not_hide_what_others_owe(
     )
     found, same = harness.claims().claimable(account)
     assert same == honest
-    assert (found.operator, found.amount) == (other, 0)
+    assert (found.operator, found.unclaimed) == (other, 0)
     assert found.unverifiable is not None
     assert ("is wrong: the batch data names" if is_wrong else "the batch data") in found.unverifiable
     with pytest.raises(WrongBatch):

@@ -16,7 +16,7 @@ from sqlalchemy import event
 from backend.chain.keys import recover
 from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
 from backend.domain.hashing import receipt_id, slices_hash
-from backend.domain.money import PPM
+from backend.domain.money import AMOUNT, PPM
 from backend.domain.receipt import Slice
 from backend.services.channels.admission import Admission, Bill, Payer
 from backend.services.channels.balance import ViewStale
@@ -93,8 +93,11 @@ def available(installation: ScriptedInstallation) -> int:
 def test_nothing_runs_without_a_deposit(installation: ScriptedInstallation, payer: Payer) -> None:
     with pytest.raises(InsufficientBalance) as caught:
         installation.admission.reserve(payer, 10)
-    assert caught.value.details["missing"] == {"balance": "10", "authorisation": "10"}
-    assert caught.value.details["required"] == "10"
+    assert caught.value.details["missing"] == {
+        "balance": AMOUNT.render(10),
+        "authorisation": AMOUNT.render(10),
+    }
+    assert caught.value.details["required"] == AMOUNT.render(10)
 
 
 def test_the_last_unit_can_be_reserved_and_no_more(installation: ScriptedInstallation, payer: Payer) -> None:
@@ -102,8 +105,8 @@ def test_the_last_unit_can_be_reserved_and_no_more(installation: ScriptedInstall
     installation.admission.reserve(payer, 60)
     with pytest.raises(InsufficientBalance) as caught:
         installation.admission.reserve(payer, 41)
-    assert caught.value.details["missing"] == {"balance": "1", "authorisation": "1"}
-    assert caught.value.details["available"] == "40"
+    assert caught.value.details["missing"] == {"balance": AMOUNT.render(1), "authorisation": AMOUNT.render(1)}
+    assert caught.value.details["available"] == AMOUNT.render(40)
     installation.admission.reserve(payer, 40)
 
 
@@ -116,7 +119,7 @@ def test_thawing_money_does_not_count(installation: ScriptedInstallation, payer:
     installation.fund(100, thawing=70)
     with pytest.raises(InsufficientBalance) as caught:
         installation.admission.reserve(payer, 31)
-    assert caught.value.details["thawing"] == "70"
+    assert caught.value.details["thawing"] == AMOUNT.render(70)
     installation.admission.reserve(payer, 30)
 
 
@@ -127,7 +130,7 @@ def test_the_session_cap_is_a_ceiling_on_the_cumulative(
     settle(installation, payer, installation.admission.reserve(payer, 30), 30)
     with pytest.raises(InsufficientAuthorisation) as caught:
         installation.admission.reserve(payer, 21)
-    assert caught.value.details["missing"] == {"authorisation": "1"}
+    assert caught.value.details["missing"] == {"authorisation": AMOUNT.render(1)}
 
 
 def test_a_revoked_or_expired_session_ends_at_once(installation: ScriptedInstallation, payer: Payer) -> None:

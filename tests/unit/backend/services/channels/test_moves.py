@@ -15,7 +15,7 @@ from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, PaymentRequired
 from backend.domain.hashing import slices_hash
 from backend.domain.ids import ZERO_ACCOUNT
-from backend.domain.money import PPM
+from backend.domain.money import AMOUNT, PPM
 from backend.domain.receipt import Slice
 from backend.domain.transactions import TransactionState
 from backend.services.channels.admission import Bill, Payer
@@ -333,11 +333,11 @@ def test_a_move_that_leaves_nothing_to_move_is_refused(harness: MoveHarness) -> 
     with pytest.raises(NothingToMove) as caught:
         harness.relay(terms)
     assert caught.value.details == {
-        "balance": str(10 * X),
-        "uncollected": str(5 * X),
-        "reserved": str(3 * X - LEAST_MOVE + 1),
-        "thawing": str(2 * X),
-        "moving": "0",
+        "balance": AMOUNT.render(10 * X),
+        "uncollected": AMOUNT.render(5 * X),
+        "reserved": AMOUNT.render(3 * X - LEAST_MOVE + 1),
+        "thawing": AMOUNT.render(2 * X),
+        "moving": AMOUNT.render(0),
     }
     assert harness.queued() == []
 

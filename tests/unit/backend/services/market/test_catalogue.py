@@ -8,6 +8,7 @@ import pytest
 from backend.domain.denials import FloorPrice
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import ZERO_HASH
+from backend.domain.money import PRICE
 from backend.services.market.catalogue import ModelNotFound, PriceBelowFloor, adapter_record
 from tests.support.market import some_account, some_hash
 from tests.support.scripted_installation import ScriptedInstallation
@@ -130,9 +131,9 @@ def test_a_version_below_the_floor_price_is_not_served(
     free = installation.view.register(replace(record, creator=some_account("copyist"), **prices))
     with pytest.raises(PriceBelowFloor) as caught:
         installation.catalogue.resolve(free)
-    assert caught.value.details[price] == 0
+    assert caught.value.details[price] == PRICE.render(0)
     assert "per million" in caught.value.message
-    assert caught.value.details[f"floor_{price}"] == 1
+    assert caught.value.details[f"floor_{price}"] == PRICE.render(1)
     assert free not in [model.id for model in installation.catalogue.models()]
     installation.denials.set_floor(FloorPrice(0, 0))
     assert installation.catalogue.resolve(free).id == free

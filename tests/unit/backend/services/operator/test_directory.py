@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from backend.api.schemas.registry import OperatorCardView
+from backend.domain.money import PRICE
 from backend.domain.registries import Operator
 from backend.ports.outbound import Unreachable
 from backend.services.operator.directory import REFRESH_SECONDS, Card, Operators
@@ -97,6 +99,23 @@ def test_minimum_prices_of_a_card_are_optional(harness: DirectoryHarness) -> Non
     harness.answer(msgspec.json.encode({"account": OTHER, "bases": [base], "active_adapters": []}))
     [offer] = harness.standing().card.bases
     assert (offer.min_prompt_price, offer.training_price) == (None, None)
+
+
+def test_a_card_is_read_as_the_api_serves_it(harness: DirectoryHarness) -> None:
+    own = harness.operators.card([some_hash("adapter")])
+    served = OperatorCardView.model_validate(own).model_dump(mode="json") | {"account": OTHER}
+    assert served["bases"][0]["training_price"] == PRICE.render(3)
+    harness.answer(msgspec.json.encode(served))
+    assert harness.standing().card == msgspec.structs.replace(own, account=OTHER)
+
+
+@pytest.mark.parametrize(
+    "price", [5, "x", {}, {"usd_per_million_tokens": "-1"}, {"micro_units_per_token": 5}]
+)
+def test_a_card_with_an_invalid_price_counts_as_no_answer(harness: DirectoryHarness, price: Any) -> None:
+    base = {"digest": some_hash("base"), "name": "tiny", "prompt_price": price}
+    harness.answer(msgspec.json.encode({"account": OTHER, "bases": [base], "active_adapters": []}))
+    assert harness.standing().card is None
 
 
 def test_our_own_status_needs_no_request(harness: DirectoryHarness) -> None:

@@ -157,7 +157,7 @@ def test_prices_below_ones_own_floor_are_refused(harness: OffersHarness) -> None
     with harness.database.begin() as tx:
         tx.denials.set_floor(FloorPrice(200_001, 1))
     with pytest.raises(
-        Conflict, match=r"floor price here is 200001 and 1 token units .*`loraledger policy floor"
+        Conflict, match=r"floor price here is 0\.200001 and 0\.000001 dollars .*`loraledger policy floor"
     ):
         harness.offers.check(ANSWERS)
     harness.offers.check(DEARER)

@@ -11,6 +11,7 @@ from backend.domain.batch import Header
 from backend.domain.disputes.witnesses import Fault
 from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id
+from backend.domain.money import AMOUNT
 from backend.services.settle.settler import Settler, Step
 from tests.support.market import some_hash
 from tests.support.settlement_steps import assert_all_settled, settle, settle_batches, settled
@@ -65,13 +66,13 @@ def test_a_payer_who_signs_vouchers_can_waive_what_was_convicted_and_nothing_els
     waiver = harness.signed_voucher(channel, third, waived_until=second)
     with pytest.raises(Conflict, match="settled") as refused:  # what is not final may come back
         channels.add_voucher(payer, waiver)
-    assert refused.value.details == {"settled": "0", "waivable": "0"}
+    assert refused.value.details == {"settled": AMOUNT.render(0), "waivable": AMOUNT.render(0)}
     harness.chain.time += 60
     harness.settler().finalise()
     harness.mine()
     with pytest.raises(Conflict) as refused:
         channels.add_voucher(payer, harness.signed_voucher(channel, third, waived_until=second + 1))
-    assert refused.value.details == {"settled": str(first), "waivable": str(second)}
+    assert refused.value.details == {"settled": AMOUNT.render(first), "waivable": AMOUNT.render(second)}
     channels.add_voucher(payer, waiver)
     settle(harness)
     assert settled(harness)[-1] == receipts[2]

@@ -11,6 +11,7 @@ import pytest
 from backend.chain.keys import recover
 from backend.domain.errors import DomainError, PaymentRequired
 from backend.domain.hashing import response_bytes, salted_hash, to_bytes, version_id
+from backend.domain.money import AMOUNT
 from backend.domain.rules import Rules
 from backend.domain.training import Dataset, JobState, Step
 from backend.domain.training_payment import max_trained_tokens, request_bytes, training_record
@@ -100,8 +101,11 @@ def test_the_refusal_says_what_is_missing(harness: PaidTrainingHarness) -> None:
     harness.installation.fund(MOST - 7)
     with pytest.raises(PaymentRequired) as refusal:
         harness.create()
-    assert refusal.value.details["missing"] == {"balance": "7", "authorisation": "7"}
-    assert refusal.value.details["required"] == str(MOST)
+    assert refusal.value.details["missing"] == {
+        "balance": AMOUNT.render(7),
+        "authorisation": AMOUNT.render(7),
+    }
+    assert refusal.value.details["required"] == AMOUNT.render(MOST)
 
 
 def test_more_tokens_than_a_receipt_holds_are_refused_by_the_option(harness: PaidTrainingHarness) -> None:
@@ -292,7 +296,8 @@ def test_thawing_money_does_not_pay_for_training(harness: PaidTrainingHarness, t
     found = harness.training.get(job.id)
     assert found.state is JobState.FAILED
     assert found.error is not None
-    assert (found.error["code"], found.error["missing"]) == ("payment_withdrawn", {"balance": str(thawing)})
+    assert found.error["code"] == "payment_withdrawn"
+    assert found.error["missing"] == {"balance": AMOUNT.render(thawing)}
     assert (harness.reserved, harness.receipts) == (0, [])
 
 
