@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.cli.session import parse_account
+from backend.domain.errors import Conflict
 from backend.settings import load_settings
 from telemetry import logs
 
@@ -68,6 +69,14 @@ def watch(
     max_bond: MaxBond = None,
     max_gas: MaxGas = None,
     evidence: Evidence = None,
+    withdraw_credit: Annotated[
+        bool,
+        typer.Option(
+            "--withdraw-credit",
+            help="Withdraw what returned bonds and answers credited to LORALEDGER_WATCHER, and exit. Until "
+            "then the credit pays for further bonds.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Follow the chain and verify every batch before it is final, from the chain and batch data alone.
@@ -77,6 +86,9 @@ def watch(
     """
     from backend.installation.watcher import WatchOptions
 
+    if withdraw_credit:
+        _withdraw_credit(load_settings())
+        return
     options = WatchOptions(can_challenge=challenge, can_answer=answer, evidence=evidence)
     limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas}
     is_wrong = False
@@ -99,6 +111,20 @@ def _news(settings: Settings, options: WatchOptions, operator: str, *, once: boo
             yield from watcher.run_once() if once else watcher.run(stop)
     finally:
         installation.close()
+
+
+def _withdraw_credit(settings: Settings) -> None:
+    from backend.installation.installation import Installation
+    from backend.installation.watcher import withdraw_credit
+
+    installation = Installation(settings)
+    try:
+        result = withdraw_credit(installation, _stop_on_signals(settings.log_format))
+    finally:
+        installation.close()
+    if not result.is_done:
+        raise Conflict(f"the credit was not withdrawn: {result.error}")
+    typer.echo(f"withdrawn in transaction {result.tx_hash}")
 
 
 def _stop_on_signals(form: logs.Format) -> threading.Event:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Account
     from backend.domain.receipt import SignedReceipt
+    from backend.domain.transactions import CallResult
     from backend.installation.installation import Installation
     from backend.services.watch.answers import Answers
     from backend.services.watch.challenge import Challenge
@@ -82,6 +83,25 @@ def open_watcher(
             only=options.only,
             evidence=tuple if options.evidence is None else _EvidenceFile(options.evidence),
         )
+    finally:
+        db.close()
+
+
+def withdraw_credit(installation: Installation, stop: threading.Event) -> CallResult:
+    """Withdraw what returned bonds and answers credited to the watcher's account.
+
+    Errors: `NotFound` without credit, `InvalidInput` or `NotFound` without the watcher's key, `Unavailable`.
+    """
+    from backend.chain.indexer import Indexer
+    from backend.chain.rpc import node_errors
+
+    db = _open_database(installation.settings, installation.deployment.block_hash)
+    try:
+        transactions = _transactions(installation, db, stop)
+        with node_errors():
+            # An earlier withdrawal counts as this one until the view has its block.
+            Indexer(installation.chain, db.event_log, installation.deployment, confirmations=0).catch_up()
+        return transactions.withdraw_credit()
     finally:
         db.close()
 

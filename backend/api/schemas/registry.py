@@ -164,7 +164,11 @@ class BatchView(View):
     cumulative_total: Amount
     num_receipts: int
     committed_at: int
-    final_at: int
+    final_at: int = Field(description="Earliest time at which it can become final; demands can postpone it.")
+    final_block: int = Field(description="Earliest block as well; 0 where the profile counts no blocks.")
+    slash_up_to: Micro = Field(
+        description="Sum up to which the operator's slashes rise if the batch is voided."
+    )
     data: str = Field(description="CID of the folder that has its receipts.")
     tx_hash: str
     conviction: ConvictionView | None = Field(description="Why the batch is void; null if it is not.")
@@ -185,6 +189,8 @@ class BatchView(View):
             num_receipts=header.receipts_count,
             committed_at=header.committed_at,
             final_at=header.final_at,
+            final_block=header.final_block,
+            slash_up_to=header.slash_up_to,
             data=cid_of(header.data_digest),
             tx_hash=batch.tx_hash,
             conviction=None if batch.conviction is None else ConvictionView.model_validate(batch.conviction),

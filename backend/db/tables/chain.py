@@ -223,7 +223,7 @@ class ClaimRow(Projection):
 
     block_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
     log_index: Mapped[int] = mapped_column(primary_key=True)
-    operator: Mapped[str] = mapped_column(ACCOUNT)
+    operator: Mapped[str] = mapped_column(ACCOUNT, index=True)
     account: Mapped[str] = mapped_column(ACCOUNT, index=True)
     wallet: Mapped[str] = mapped_column(ACCOUNT)
     amount: Mapped[int] = mapped_column(Amount)

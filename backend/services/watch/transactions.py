@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.chain import Reverted
+from backend.domain.errors import NotFound
 from backend.domain.hashing import keccak, to_bytes, to_hash, words
 from backend.domain.transactions import Call, CallResult, TransactionState
 from backend.services.transactions.retry import newest_attempt
@@ -75,6 +76,13 @@ class WatcherTransactions:
         """
         gas = self._limits.gas * self._chain.gas_price()
         return self.credit() + max(self._chain.balance(self.account) - gas, 0)
+
+    def withdraw_credit(self) -> CallResult:
+        """Withdraw the account's credit to the account. Errors: `NotFound` without credit, `Unavailable`."""
+        if not self.credit():
+            raise NotFound(f"{self.account} has no credit in the contract Disputes")
+        (result,) = self.send([Call("Disputes", "withdrawCredit", (self.account,))])
+        return result
 
     def reservation(self, call: Call) -> Hash32:
         """The argument of `Disputes.reserve` for this call, which protects it from front-running."""

@@ -148,7 +148,7 @@ def test_operators_are_public_with_their_stake(api: Api) -> None:
 def a_batch(number: int, **changes: Any) -> CommittedBatch:
     words = dict.fromkeys(Header.__annotations__, 0) | {"operator": some_account("operator")}
     hashes = {name: some_hash(name) for name, kind in Header.__annotations__.items() if kind == "Hash32"}
-    header = Header(**(words | hashes | {"number": number, "total": 7, "final_at": 90}))
+    header = Header(**(words | hashes | {"number": number, "total": 7, "final_at": 90, "final_block": 8, "slash_up_to": 5}))
     fields = {camel_case(name): getattr(header, name) for name in Header.__annotations__}
     base = CommittedBatch(
         header.operator, number, header.hash, fields, BatchState.COMMITTED, some_hash("tx"), 4
@@ -169,7 +169,8 @@ def test_batches_are_public_and_void_ones_say_why(api: Api) -> None:
     newest, fallen = page["data"]
     assert (newest["state"], newest["open_demands"], newest["conviction"]) == ("committed", 1, None)
     assert (newest["demand_deadline"], fallen["demand_deadline"]) == (2_000, None)
-    assert (newest["total"], newest["final_at"]) == (AMOUNT.render(7), 90)
+    assert (newest["total"], newest["final_at"], newest["final_block"]) == (AMOUNT.render(7), 90, 8)
+    assert newest["slash_up_to"] == AMOUNT.render(5)
     assert (fallen["state"], fallen["open_demands"], fallen["is_refunded"]) == ("void", 0, True)
     assert fallen["conviction"] == {
         "first": 2,

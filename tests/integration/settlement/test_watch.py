@@ -16,11 +16,11 @@ from backend.chain.keys import local_account, recover
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.disputes.proofs import ZeroLeafProof
 from backend.domain.disputes.witnesses import Tree, balance_key
-from backend.domain.errors import Unavailable
+from backend.domain.errors import NotFound, Unavailable
 from backend.domain.judging.case import Finding, Wrong
 from backend.domain.settlement import BatchState
 from backend.installation.installation import Installation
-from backend.installation.watcher import WatchOptions, open_watcher
+from backend.installation.watcher import WatchOptions, open_watcher, withdraw_credit
 from backend.services.audit.auditor import Auditor
 from backend.services.audit.cases import Cases
 from backend.settings import Settings
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from backend.chain.local_node import LocalNode
     from backend.domain.batch import Batch, Header
     from backend.domain.settlement import CommittedBatch, Demand
-    from backend.domain.transactions import Call
+    from backend.domain.transactions import Call, CallResult
     from backend.services.watch.news import News
     from backend.services.watch.watcher import Watcher
 
@@ -62,6 +62,11 @@ class WatcherHarness:
         installation = Installation(Settings(home=self.home, rpc_url=self.url, **limits))  # type: ignore[arg-type]
         self._open.callback(installation.close)
         return self._open.enter_context(open_watcher(installation, task, threading.Event()))
+
+    def withdraw_credit(self) -> CallResult:
+        installation = Installation(Settings(home=self.home, rpc_url=self.url))
+        self._open.callback(installation.close)
+        return withdraw_credit(installation, threading.Event())
 
     def commit(self, forge: Callable[[AttackMarket, Batch], Forgery]) -> Header:
         return self.market.commit(forge(self.market, self.market.build(self.market.serve_round())))
@@ -137,6 +142,11 @@ def test_bonds_stay_within_the_limit_and_are_credited_after_a_void(harness: Watc
     assert harness.state(header) is BatchState.VOID
     assert chain.call("Disputes", "creditOf", WATCHER.account) >= sum(bonds)
     assert market.dollars(WATCHER.account) > before  # the challenger's part of the slash
+
+    assert harness.withdraw_credit().is_done
+    assert chain.call("Disputes", "creditOf", WATCHER.account) == 0
+    with pytest.raises(NotFound, match="no credit"):
+        harness.withdraw_credit()
 
 
 def test_batch_data_may_come_a_little_late(harness: WatcherHarness) -> None:
