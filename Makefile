@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-deep lint format bench gas docs lock clean
+.PHONY: help setup contracts demo test test-deep lint format bench gas docs lock clean
 .PHONY: bench-peers bench-attribution bench-soak slither halmos coverage mutation attack audit
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ export HARDHAT_DISABLE_TELEMETRY_PROMPT := true
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
-setup: .venv/.installed node_modules/.installed build/.contracts ## install .venv and node_modules, build the contracts
+setup: .venv/.installed node_modules/.installed ## install .venv and node_modules
 
 .venv/.installed: pyproject.toml requirements.lock
 	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
@@ -36,6 +36,8 @@ node_modules/.installed: package.json package-lock.json tools/postinstall.mjs
 	@npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
+contracts: build/.contracts ## build the contracts
+
 build/.contracts: $(SOURCES) hardhat.config.js node_modules/.installed
 	@mkdir -p build
 	@$(HARDHAT) build --quiet --no-tests
@@ -44,21 +46,21 @@ build/.contracts: $(SOURCES) hardhat.config.js node_modules/.installed
 demo: setup ## run the whole value loop on this machine; writes build/demo/report.json
 	@$(PY) -m backend.cli.main demo
 
-test: setup ## run the tests of up to 20 minutes: Solidity, then Python
+test: setup contracts ## run the tests of up to 20 minutes: Solidity, then Python
 	@$(HARDHAT) test solidity
 	@$(PY) -m pytest -q --numprocesses 2 --dist loadfile
 
-test-deep: setup ## run the long tests: kill loops, sizes, ten times the fuzzing
+test-deep: setup contracts ## run the long tests: kill loops, sizes, ten times the fuzzing
 	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
 	@$(PY) -m pytest -q -m deep
 
-lint: setup ## check formatting, types, imports, contracts and generated files
+lint: setup contracts ## check formatting, types, imports, contracts and generated files
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 	@$(NODE) node_modules/solhint/solhint.js --max-warnings 0 'contracts/**/*.sol'
-	@$(NODE) tools/export_abi.mjs --check
+	@$(NODE) tools/export_contracts.mjs --check
 	@$(PY) -m tools.gas --check
 	@$(PY) -m tools.make_vectors --check
 	@$(PY) -m tools.make_docs --check

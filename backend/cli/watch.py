@@ -58,6 +58,7 @@ Evidence = Annotated[
 
 def register(app: typer.Typer) -> None:
     app.command()(watch)
+    app.command()(withdraw_credit)
 
 
 def watch(
@@ -69,14 +70,6 @@ def watch(
     max_bond: MaxBond = None,
     max_gas: MaxGas = None,
     evidence: Evidence = None,
-    withdraw_credit: Annotated[
-        bool,
-        typer.Option(
-            "--withdraw-credit",
-            help="Withdraw what returned bonds and answers credited to LORALEDGER_WATCHER, and exit. Until "
-            "then the credit pays for further bonds.",
-        ),
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Follow the chain and verify every batch before it is final, from the chain and batch data alone.
@@ -86,9 +79,6 @@ def watch(
     """
     from backend.installation.watcher import WatchOptions
 
-    if withdraw_credit:
-        _withdraw_credit(load_settings())
-        return
     options = WatchOptions(can_challenge=challenge, can_answer=answer, evidence=evidence)
     limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas}
     is_wrong = False
@@ -113,13 +103,18 @@ def _news(settings: Settings, options: WatchOptions, operator: str, *, once: boo
         installation.close()
 
 
-def _withdraw_credit(settings: Settings) -> None:
-    from backend.installation.installation import Installation
-    from backend.installation.watcher import withdraw_credit
+def withdraw_credit() -> None:
+    """Withdraw what returned bonds and answers credited to LORALEDGER_WATCHER.
 
+    Until then the credit pays for the watcher's further bonds.
+    """
+    from backend.installation import watcher
+    from backend.installation.installation import Installation
+
+    settings = load_settings()
     installation = Installation(settings)
     try:
-        result = withdraw_credit(installation, _stop_on_signals(settings.log_format))
+        result = watcher.withdraw_credit(installation, _stop_on_signals(settings.log_format))
     finally:
         installation.close()
     if not result.is_done:

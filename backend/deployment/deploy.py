@@ -9,8 +9,8 @@ from backend.chain.contracts import interface
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import current_gas_price
 from backend.deployment.compromised_keys import compromised_accounts
-from backend.deployment.contracts import CONTRACTS, create_market
-from backend.deployment.deployer import ARTIFACTS, Deployer, bytecode
+from backend.deployment.contracts import create_market
+from backend.deployment.deployer import Deployer
 from backend.deployment.files import exclusive
 from backend.deployment.journal import Journal, Origin
 from backend.deployment.profiles import NAMES
@@ -35,14 +35,7 @@ CONFIRMED_SECONDS = 900
 """Time to wait for the confirmations of the last transaction."""
 
 
-def launch(
-    node: Node,
-    signer: Signer,
-    terms: Terms,
-    folder: Path,
-    confirmations: int,
-    artifacts: Path = ARTIFACTS,
-) -> Record:
+def launch(node: Node, signer: Signer, terms: Terms, folder: Path, confirmations: int) -> Record:
     """Deploy a market on these terms, continue its deployment, or return its record if it exists.
 
     The record is written to `<folder>/<chainId>.json` once the last transaction has `confirmations`.
@@ -58,8 +51,8 @@ def launch(
             record = _require_same_terms(read_record(record_path), record_path, terms)
         else:
             journal = _open_journal(node, signer.account, journal_path)
-            _check_preconditions(node, signer.account, terms, artifacts, is_begun=bool(journal.steps))
-            deployer = Deployer(node, signer, artifacts, journal)
+            _check_preconditions(node, signer.account, terms, is_begun=bool(journal.steps))
+            deployer = Deployer(node, signer, journal)
             create_market(deployer, terms)
             record = _record(deployer, terms, _wait_until_confirmed(deployer, confirmations))
             write_record(record, record_path)
@@ -91,17 +84,13 @@ def _open_journal(node: Node, deployer: Account, path: Path) -> Journal:
     return Journal(Origin(node.chain_id, first.hash, deployer), path)
 
 
-def _check_preconditions(
-    node: Node, deployer: Account, terms: Terms, artifacts: Path, *, is_begun: bool
-) -> None:
+def _check_preconditions(node: Node, deployer: Account, terms: Terms, *, is_begun: bool) -> None:
     """Refuse a deployment that cannot succeed, before the first transaction."""
     if terms.chain_id != LOCAL_CHAIN_ID and deployer in compromised_accounts():
         raise Forbidden(f"the private key of {deployer} is public", param="account")
     for field, account in terms.accounts():
         if account == deployer:
             raise InvalidInput(f"{field} is the deployer, which must keep no role and no tokens", param=field)
-    for contract in CONTRACTS:
-        bytecode(contract, artifacts)
     check_payment_token(node, terms.payment_token)
     gas = GAS + GAS_PER_HOLDER * len(terms.distribution)
     needed = gas * current_gas_price(node.fees())

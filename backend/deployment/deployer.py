@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rlp  # type: ignore[import-untyped]
@@ -15,9 +12,10 @@ from backend.chain.contracts import encode_call, interface
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import UnsignedTransaction, call_error, replacement_fees, sign
+from backend.deployment.builds import load_build
 from backend.deployment.journal import Journal, Step
 from backend.domain.chain import Reverted
-from backend.domain.errors import Conflict, NotFound, Unavailable
+from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import keccak, to_bytes, to_hash
 from backend.domain.ids import Account
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from backend.chain.node import Node, TxReceipt
     from backend.ports.chain import Signer
 
-ARTIFACTS = Path(__file__).parents[2] / "build" / "artifacts"
 MINED_SECONDS = 300
 MAX_PAUSE_SECONDS = 2.0
 TX_GAS_CAP = 1 << 24
@@ -40,11 +37,8 @@ class Deployer:
     With the journal of an interrupted run it continues that run.
     """
 
-    def __init__(
-        self, node: Node, signer: Signer, artifacts: Path = ARTIFACTS, journal: Journal | None = None
-    ) -> None:
+    def __init__(self, node: Node, signer: Signer, journal: Journal | None = None) -> None:
         self.node = node
-        self.artifacts = artifacts
         self.addresses: dict[str, Account] = {}
         self.created: dict[str, int] = {}
         """Contract -> index of the step that created it."""
@@ -57,7 +51,7 @@ class Deployer:
 
     def create(self, contract: str, *args: Any, build: str | None = None) -> TxReceipt:
         """Deploy a contract, by default its own build, and record its address."""
-        data = bytecode(build or contract, self.artifacts) + interface(contract).constructor.encode(args)[4:]
+        data = load_build(build or contract).creation + interface(contract).constructor.encode(args)[4:]
         tx_receipt = self._send(f"{contract}.constructor", None, data)
         if tx_receipt.contract_address is None:
             raise Unavailable(f"the node reports no address for the new {contract}")
@@ -93,7 +87,7 @@ class Deployer:
 
     def with_signer(self, signer: Signer) -> Deployer:
         """A deployer for the same contracts with another key and no journal."""
-        other = Deployer(self.node, signer, self.artifacts)
+        other = Deployer(self.node, signer)
         other.addresses = self.addresses
         return other
 
@@ -188,25 +182,3 @@ class Deployer:
 def create_address(creator: Account, nonce: int) -> Account:
     """The address of the contract that an account creates with this nonce (the opcode `CREATE`)."""
     return Account("0x" + keccak(rlp.encode([to_bytes(creator), nonce]))[12:].hex())
-
-
-def artifact(contract: str, artifacts: Path = ARTIFACTS) -> dict[str, Any]:
-    """Load a contract's build artifact. Errors: `NotFound`, with how to build."""
-    return _artifact(contract, artifacts)
-
-
-@cache
-def _artifact(contract: str, artifacts: Path) -> dict[str, Any]:
-    found = [path for path in artifacts.glob(f"**/{contract}.json") if path.parent.name == f"{contract}.sol"]
-    if not found:
-        raise NotFound(
-            f"no build of contract {contract} in {artifacts}: run `make setup`, which compiles the contracts",
-            param="artifacts",
-        )
-    content: dict[str, Any] = json.loads(found[0].read_text())
-    return content
-
-
-def bytecode(contract: str, artifacts: Path = ARTIFACTS) -> bytes:
-    """Creation code of the build. Errors: `NotFound`, with how to build."""
-    return bytes.fromhex(artifact(contract, artifacts)["bytecode"][2:])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from backend.chain.keys import local_account
 from backend.chain.node import Node
 from backend.deployment.contracts import create_market
-from backend.deployment.deployer import ARTIFACTS, Deployer
+from backend.deployment.deployer import Deployer
 from backend.deployment.profiles import LOCAL
 from backend.deployment.quorum import TOKEN
 from backend.deployment.terms import Terms
@@ -20,8 +20,6 @@ from backend.domain.errors import Forbidden
 from backend.domain.hashing import TypedDomain
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from backend.domain.ids import Account
 
 DOLLAR = 10**6
@@ -75,13 +73,11 @@ def local_terms(
     )
 
 
-def deploy_local(
-    rpc_url: str, artifacts: Path = ARTIFACTS, *, dispute_window: int = MIN_WINDOW
-) -> Deployment:
+def deploy_local(rpc_url: str, *, dispute_window: int = MIN_WINDOW) -> Deployment:
     """Deploy all contracts with profile `local`, fund the users and stake for the operator.
 
     A later window is in seconds and may change by vote; the time for answers, an eighth of this one, may not.
-    Errors: `Forbidden` on any chain but 31337, `NotFound` without a build, `Unavailable` without a node.
+    Errors: `Forbidden` on any chain but 31337, `Unavailable` without a node.
     """
     node = Node.connect(rpc_url)
     try:
@@ -90,7 +86,7 @@ def deploy_local(
                 f"profile `local` with its windows of seconds is refused on chain {node.chain_id}",
                 param="rpc_url",
             )
-        deployer = Deployer(node, local_account(0), artifacts)
+        deployer = Deployer(node, local_account(0))
         first = deployer.create("TestUSD")
         council, curator = deployer.account, local_account(1).account
         token = deployer.addresses["TestUSD"]

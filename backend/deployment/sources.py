@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.deployment.builds import load_build
 from backend.deployment.contracts import CONTRACTS
-from backend.deployment.deployer import ARTIFACTS, artifact
 from backend.deployment.files import write_durably
 from backend.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from backend.chain.node import Node
     from backend.deployment.record import Record
+
+ARTIFACTS = Path(__file__).parents[2] / "build" / "artifacts"
+"""Hardhat's build, which `make contracts` writes."""
 
 
 def write_sources(node: Node, record: Record, folder: Path, artifacts: Path = ARTIFACTS) -> list[Path]:
@@ -23,12 +25,13 @@ def write_sources(node: Node, record: Record, folder: Path, artifacts: Path = AR
     `<folder>/<contract>.json` is the compiler's standard JSON input with the settings of the build.
     `contracts.json` lists each contract's address, qualified name, compiler and constructor arguments.
 
-    Errors: `InvalidInput` if a contract on the chain was not created by this build.
+    Errors: `NotFound` without Hardhat's build; `InvalidInput` if it is not that of this version, or a
+    contract on the chain was not created by it.
     """
     listed: dict[str, Any] = {}
     written = []
     for contract in CONTRACTS:
-        built = artifact(contract, artifacts)
+        built = _artifact(contract, artifacts)
         info = _build_info(built["buildInfoId"], artifacts)
         path = folder / f"{contract}.json"
         write_durably(path, json.dumps(_explorer_input(info["input"]), indent=1) + "\n")
@@ -50,10 +53,20 @@ def _explorer_input(build_input: dict[str, Any]) -> dict[str, Any]:
     return build_input | {"settings": build_input["settings"] | {"outputSelection": outputs}}
 
 
+def _artifact(contract: str, artifacts: Path) -> dict[str, Any]:
+    built = _read(next(artifacts.glob(f"**/{contract}.sol/{contract}.json"), artifacts / f"{contract}.json"))
+    if built["bytecode"] != "0x" + load_build(contract).creation.hex():
+        raise InvalidInput(f"{artifacts} has another {contract} than this version: run `make contracts`")
+    return built
+
+
 def _build_info(name: str, artifacts: Path) -> dict[str, Any]:
-    path = artifacts / "build-info" / f"{name}.json"
+    return _read(artifacts / "build-info" / f"{name}.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise NotFound(f"no {path}: run `make setup`, which compiles the contracts", param="artifacts")
+        raise NotFound(f"no {path}: run `make contracts`, which compiles the contracts", param="artifacts")
     content: dict[str, Any] = json.loads(path.read_text())
     return content
 

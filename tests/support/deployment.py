@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from backend.chain.keys import LocalSigner
 from backend.chain.local_node import ROOT, LocalNode, command, free_port, wait_until_ready
+from backend.deployment.builds import load_build
 from backend.deployment.deploy import launch
-from backend.deployment.deployer import Deployer, artifact
+from backend.deployment.deployer import Deployer
 from backend.deployment.profiles import DAY, ETHEREUM
 from backend.deployment.quorum import TOKEN
 from backend.deployment.terms import TIMELOCK, Terms
@@ -98,7 +99,7 @@ def fund(node: Node, *accounts: Account) -> None:
 
 def put_token(node: Node, at: Account, contract: str = "TestUSD") -> None:
     """Put the code of this ERC-20 at this address."""
-    node.rpc.request("hardhat_setCode", at, artifact(contract)["deployedBytecode"])
+    node.rpc.request("hardhat_setCode", at, "0x" + load_build(contract).runtime.hex())
 
 
 def deploy(node: Node, folder: Path, terms: Terms, signer: Signer = DEPLOYER) -> Record:

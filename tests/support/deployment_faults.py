@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backend.chain.contracts import interface
+from backend.deployment.builds import load_build
 from backend.deployment.checks.market import check_market
 from backend.deployment.contracts import CURATOR, GUARDIAN
-from backend.deployment.deployer import artifact
 from backend.deployment.profiles import DAY
 from backend.deployment.quorum import TOKEN
 from backend.domain.hashing import keccak, words
@@ -198,7 +198,7 @@ BREAKS: dict[str, tuple[Callable[[DeployedMarket], None], tuple[str, ...]]] = {
         ("error: TimelockController: operation 0x",),
     ),
     "the code is another's": (
-        lambda m: m.put_code("PaymentVault", artifact("TestUSD")["deployedBytecode"]),
+        lambda m: m.put_code("PaymentVault", "0x" + load_build("TestUSD").runtime.hex()),
         (
             "error: PaymentVault: the code at",
             "error: PaymentVault: does not answer thawSeconds",
@@ -218,7 +218,7 @@ BREAKS: dict[str, tuple[Callable[[DeployedMarket], None], tuple[str, ...]]] = {
         ("error: PaymentToken: there is no code at",),
     ),
     "immutables were never written": (
-        lambda m: m.put_code("PaymentVault", artifact("PaymentVault")["deployedBytecode"]),
+        lambda m: m.put_code("PaymentVault", "0x" + load_build("PaymentVault").runtime.hex()),
         (
             "error: PaymentVault: signs for",
             f"error: PaymentVault: token is {ZERO_ACCOUNT}",

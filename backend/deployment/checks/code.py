@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backend.chain.contracts import interface
+from backend.deployment.builds import load_build
 from backend.deployment.checks.reader import Finding, error_at
 from backend.deployment.contracts import CONTRACTS
-from backend.deployment.deployer import artifact
 from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.hashing import keccak
 
@@ -23,11 +23,8 @@ DOMAIN = {"MarketGovernor": "loraledger governor", "MarketToken": "loraledger ma
 def check_code(market: MarketReader) -> Iterator[Finding]:
     """Compare runtime code without immutables, whose values other checks read."""
     for contract in CONTRACTS:
-        built = artifact(contract, market.artifacts)
-        found, expected = (
-            mask_immutables(code, built)
-            for code in (market.code(market.address(contract)), bytes.fromhex(built["deployedBytecode"][2:]))
-        )
+        build = load_build(contract)
+        found, expected = build.mask_immutables(market.code(market.address(contract))), build.runtime
         if not found:
             yield error_at(contract, f"there is no code at {market.address(contract)}")
         elif found != expected:
@@ -40,17 +37,6 @@ def check_code(market: MarketReader) -> Iterator[Finding]:
         yield error_at(PAYMENT_TOKEN, f"there is no code at {market.address(PAYMENT_TOKEN)}")
 
 
-def mask_immutables(code: bytes, built: dict[str, Any]) -> bytes:
-    """Replace the immutables in runtime code by zeros."""
-    masked = bytearray(code)
-    for references in built["immutableReferences"].values():
-        for reference in references:
-            start, length = reference["start"], reference["length"]
-            if start + length <= len(masked):
-                masked[start : start + length] = bytes(length)
-    return bytes(masked)
-
-
 def check_creation(market: MarketReader) -> Iterator[Finding]:
     """Compare the creation code: another constructor could write other balances and roles without logs."""
     for contract in CONTRACTS:
@@ -60,7 +46,7 @@ def check_creation(market: MarketReader) -> Iterator[Finding]:
             continue
         tx = market.node.rpc.request("eth_getTransactionByHash", tx_hash)
         tx_receipt = market.node.tx_receipt(tx_hash)
-        creation = artifact(contract, market.artifacts)["bytecode"]
+        creation = "0x" + load_build(contract).creation.hex()
         if tx is None or tx_receipt is None:
             yield error_at(contract, f"the node does not have {tx_hash}, which should have created it")
         elif tx_receipt.contract_address != market.address(contract):

@@ -17,12 +17,10 @@ from backend.deployment.checks.roles import (
 )
 from backend.deployment.checks.terms import check_distribution, check_terms
 from backend.deployment.checks.votes import check_deployer, check_votes
-from backend.deployment.deployer import ARTIFACTS
 from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from backend.chain.node import Node
     from backend.deployment.record import Record
@@ -45,9 +43,7 @@ CHECKS: tuple[Callable[[MarketReader], Iterator[Finding]], ...] = (
 )
 
 
-def check_market(
-    node: Node, record: Record, terms: Terms | None = None, artifacts: Path = ARTIFACTS
-) -> list[Finding]:
+def check_market(node: Node, record: Record, terms: Terms | None = None) -> list[Finding]:
     """Check a market against its record, the build and, if given, its terms. Every check runs.
 
     Errors: `InvalidInput` if the node is on another chain than the record.
@@ -59,7 +55,7 @@ def check_market(
             f"{record.block_number} is {'missing' if block is None else block.hash}",
             param="deployment",
         )
-    market = MarketReader(node, record, artifacts)
+    market = MarketReader(node, record)
     checks = list(CHECKS)
     if terms is not None:
         checks += [partial(check, terms=terms) for check in (check_terms, check_distribution)]

@@ -14,8 +14,6 @@ from backend.chain.rpc import RpcError
 from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from backend.chain.node import Log, Node
     from backend.deployment.record import Record
     from backend.domain.chain import BlockRef
@@ -63,8 +61,8 @@ class UnreadableError(Conflict):
 class MarketReader:
     """Reads the state after one block, so that all values are consistent."""
 
-    def __init__(self, node: Node, record: Record, artifacts: Path) -> None:
-        self.node, self.record, self.artifacts = node, record, artifacts
+    def __init__(self, node: Node, record: Record) -> None:
+        self.node, self.record = node, record
         self._events: dict[str, list[Event]] = {}
 
     @cached_property

@@ -148,7 +148,8 @@ def test_operators_are_public_with_their_stake(api: Api) -> None:
 def a_batch(number: int, **changes: Any) -> CommittedBatch:
     words = dict.fromkeys(Header.__annotations__, 0) | {"operator": some_account("operator")}
     hashes = {name: some_hash(name) for name, kind in Header.__annotations__.items() if kind == "Hash32"}
-    header = Header(**(words | hashes | {"number": number, "total": 7, "final_at": 90, "final_block": 8, "slash_up_to": 5}))
+    chosen = {"number": number, "total": 7, "final_at": 90, "final_block": 8, "slash_up_to": 5}
+    header = Header(**(words | hashes | chosen))
     fields = {camel_case(name): getattr(header, name) for name in Header.__annotations__}
     base = CommittedBatch(
         header.operator, number, header.hash, fields, BatchState.COMMITTED, some_hash("tx"), 4

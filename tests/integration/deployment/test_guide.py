@@ -22,7 +22,7 @@ from backend.chain.local_node import ROOT, free_port
 from backend.chain.node import Node
 from backend.client.waiting import wait_until
 from backend.deployment.contracts import CONTRACTS
-from backend.deployment.deployer import ARTIFACTS, Deployer
+from backend.deployment.deployer import Deployer
 from backend.domain.ids import Account
 from backend.domain.money import PRICE
 from tests.fixtures_engine import make_model
@@ -286,12 +286,11 @@ def test_a_command_that_cannot_work_explains_why(shell: Shell, command: str, mes
 @pytest.mark.parametrize("contract", ["PaymentVault", "Disputes", "TimelockController"])
 def test_the_sources_compile_to_the_deployed_code(contract: str, tmp_path: Path) -> None:
     """Compile like an explorer, one contract of each input of the build."""
-    from backend.deployment.deployer import artifact
-    from backend.deployment.sources import _build_info, _needed
+    from backend.deployment.sources import ARTIFACTS, _artifact, _build_info, _explorer_input
 
-    built = artifact(contract)
+    built = _artifact(contract, ARTIFACTS)
     given = tmp_path / "input.json"
-    given.write_text(json.dumps(_needed(_build_info(built["buildInfoId"], ARTIFACTS)["input"])))
+    given.write_text(json.dumps(_explorer_input(_build_info(built["buildInfoId"], ARTIFACTS)["input"])))
     script = (
         "const solc = require('solc'); const fs = require('fs');"
         "process.stdout.write(solc.compile(fs.readFileSync(process.argv[1], 'utf8')))"

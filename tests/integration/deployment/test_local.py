@@ -11,7 +11,7 @@ from backend.chain.contracts import interface
 from backend.chain.keys import local_account
 from backend.chain.node import Node
 from backend.deployment.contracts import ADMIN, CURATOR, GUARDIAN, create_market
-from backend.deployment.deployer import Deployer, bytecode
+from backend.deployment.deployer import Deployer
 from backend.deployment.deployment_file import load_deployment, save_deployment
 from backend.deployment.local import DOLLAR, deploy_local, local_terms
 from backend.deployment.quorum import TOKEN
@@ -132,11 +132,6 @@ def test_profile_local_is_refused_on_another_chain(
     monkeypatch.setattr("backend.deployment.local.LOCAL_CHAIN_ID", 1)
     with pytest.raises(Forbidden, match="refused on chain 31337"):
         deploy_local(hardhat_node.url)
-
-
-def test_missing_builds_say_how_to_build(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="make setup"):
-        bytecode("Settlement", tmp_path)
 
 
 def test_an_unreachable_node_is_unavailable() -> None:

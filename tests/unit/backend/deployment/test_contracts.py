@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.chain.contracts import interface
-from backend.deployment.checks.code import mask_immutables
 from backend.deployment.contracts import (
     CONTRACTS,
     GENERATION,
@@ -53,11 +52,6 @@ def test_every_expected_reference_has_a_getter() -> None:
 def test_every_function_with_a_role_exists() -> None:
     for contract, function in ROLE_OF_FUNCTION:
         assert len(interface(contract).selector(function)) == 4
-
-
-def test_only_immutables_are_masked() -> None:
-    built = {"immutableReferences": {"1": [{"start": 1, "length": 2}], "2": [{"start": 9, "length": 32}]}}
-    assert mask_immutables(bytes([1, 2, 3, 4]), built) == bytes([1, 0, 0, 4])
 
 
 def test_a_record_survives_a_round_trip(tmp_path: Path) -> None:
