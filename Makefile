@@ -85,7 +85,7 @@ mutation: node_modules/.installed ## test 200 mutants of the contracts: 90 % kil
 audit: setup ## known vulnerabilities of the pinned dependencies, from PyPI and npm
 	@$(PY) -m tools.dependency_audit
 
-attack: setup ## sixteen attacks of a dishonest operator against `loraledger watch`, timed
+attack: setup ## eighteen attacks of a dishonest operator against `loraledger watch`, timed
 	@$(PY) -m tools.attack
 
 gas: setup ## measure gas, rewrite tests/snapshots/gas.json and code_size.json

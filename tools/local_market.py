@@ -63,8 +63,8 @@ class LocalMarket:
         """Cumulative charge of each channel."""
         is_accepted = [n != REJECTED for n in range(len(CONTRIBUTORS))]
         snapshot = snapshot_id(DatanetId(1), len(is_accepted), accepted_hash(is_accepted))
-        self.adapter = _record("adapter", (snapshot,), creator_ppm=200_000)
-        self.base = _record("base", (), creator_ppm=900_000)
+        self.adapter = new_record("adapter", (snapshot,), creator_ppm=200_000)
+        self.base = new_record("base", (), creator_ppm=900_000)
 
     # The chain
 
@@ -202,7 +202,8 @@ class LocalMarket:
         return SignedReceipt(receipt, METHOD, slices, signature)
 
 
-def _record(name: str, snapshots: tuple[SnapshotId, ...], creator_ppm: int) -> VersionRecord:
+def new_record(name: str, snapshots: tuple[SnapshotId, ...], creator_ppm: int) -> VersionRecord:
+    """A record of an adapter; without snapshots, of the base model."""
     return VersionRecord(
         creator=CREATOR.account,
         name=name,

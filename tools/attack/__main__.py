@@ -26,9 +26,10 @@ from backend.chain.client import ChainClient
 from backend.chain.local_node import LocalNode
 from backend.deployment.deployment_file import save_deployment
 from backend.deployment.local import deploy_local
+from backend.domain.money import COIN
 from backend.storage.embedded import EmbeddedStore
 from tools.attack.attack_market import AttackMarket, AttackMarketError
-from tools.attack.attacks import ATTACKS
+from tools.attack.attacks import ATTACKS, TIMED_ATTACKS
 from tools.attack.play import Round, play
 
 if TYPE_CHECKING:
@@ -39,15 +40,15 @@ if TYPE_CHECKING:
 WINDOW_SECONDS = 48
 STOP_SECONDS = 20
 KILL_SECONDS = 1.0
-COMMAND = (sys.executable, "-m", "backend.cli.main", "watch", "--challenge", "--no-answer", "--json")
+WATCH = (sys.executable, "-m", "backend.cli.main", "watch", "--json")
 
 
 class WatcherProcess:
-    """`loraledger watch --challenge` in a home with only the deployment file and a block store."""
+    """`loraledger watch` in a home with only the deployment file and a block store."""
 
-    def __init__(self, home: Path, rpc_url: str, evidence: Path) -> None:
+    def __init__(self, home: Path, rpc_url: str, *options: str) -> None:
         self._home, self._log = home, home / "watch.log"
-        self._command = [*COMMAND, "--evidence", str(evidence)]
+        self._command = [*WATCH, *options]
         self._environment = os.environ | {"LORALEDGER_HOME": str(home), "LORALEDGER_RPC_URL": rpc_url}
         self.events: list[dict[str, str]] = []
         self._process = self._start()
@@ -104,16 +105,25 @@ class Step:
 
 @contextmanager
 def local_market(folder: Path) -> Iterator[tuple[AttackMarket, WatcherProcess]]:
-    """Start a local chain, deploy and populate a market, and start a watcher."""
-    home = folder / "home"
+    """Start a local chain, deploy and populate a market, and start two watchers: an honest challenger, which
+    is returned, and the operator's own, which answers demands.
+    """
+    home, operators_home = folder / "home", folder / "operator"
     home.mkdir()
+    operators_home.mkdir()
+    (operators_home / "ipfs").symlink_to(home / "ipfs")
     with LocalNode.start(folder / "chain.log") as node:
         deployment = deploy_local(node.url, dispute_window=WINDOW_SECONDS)
-        save_deployment(deployment, home / "deployment.json")
+        for each in (home, operators_home):
+            save_deployment(deployment, each / "deployment.json")
         chain = ChainClient.connect(node.url, deployment)
         market = AttackMarket(chain, EmbeddedStore(home / "ipfs"), folder)
         try:
-            with WatcherProcess(home, node.url, market.evidence) as watcher:
+            challenge = ("--challenge", "--no-answer", "--evidence", str(market.evidence))
+            with (
+                WatcherProcess(home, node.url, *challenge) as watcher,
+                WatcherProcess(operators_home, node.url),
+            ):
                 yield market, watcher
         finally:
             market.close()
@@ -126,7 +136,7 @@ def main() -> int:
     parser.add_argument("--kill", action="store_true", help="kill the watcher one second into every round")
     parser.add_argument("--only", default="", help="run only attacks whose name contains this")
     options = parser.parse_args()
-    attacks = [attack for attack in ATTACKS if options.only in attack.name]
+    attacks = [attack for attack in (*ATTACKS, *TIMED_ATTACKS) if options.only in attack.name]
     num_failed = 0
     with (
         tempfile.TemporaryDirectory(prefix="loraledger-attack-") as folder,
@@ -154,7 +164,8 @@ def print_round(round_: Round, *, as_json: bool) -> None:
     status = f"void by {round_.proof}" if round_.proof else "final"
     print(
         f"{round_.attack:34} {status:20} {round_.seconds:5.1f} s  {round_.num_leaves:3} leaves opened  "
-        f"{round_.paid_units:6} units paid",
+        f"{round_.paid_units:6} units paid"
+        + (f"  bonds of {round_.bonds / COIN:.3f} ether" if round_.bonds else ""),
         flush=True,
     )
 

@@ -171,6 +171,11 @@ class AttackMarket(LocalMarket):
         with self.database.read() as tx:
             return tx.chain.open_demands(OPERATOR.account)
 
+    def credit(self, account: Account) -> int:
+        """Wei that the account can withdraw from `Disputes`."""
+        credit: int = self.chain.call("Disputes", "creditOf", account)
+        return credit
+
     def answer(self, forgery: Forgery) -> int:
         """Answer open demands from the forgery's trees; the number of opened leaves."""
         self.indexer.catch_up()

@@ -9,16 +9,17 @@ from backend.chain.keys import local_account
 from backend.domain.disputes.witnesses import balance_key
 from backend.domain.ids import VersionId
 from backend.domain.receipt import Share
-from tools.attack.attack_market import Forgery
+from tools.attack import floods
+from tools.attack.attack_market import AttackMarket, Forgery
 from tools.local_market import CONTRIBUTORS, OPERATOR, REJECTED, SHARES, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backend.domain.batch import Batch
+    from backend.domain.batch import Batch, Header
     from backend.domain.ids import Account
-    from backend.domain.receipt import Slice
-    from tools.attack.attack_market import AttackMarket, Leaves
+    from backend.domain.receipt import SignedReceipt, Slice
+    from tools.attack.attack_market import Leaves
 
 ACCOMPLICE = local_account(10)
 STOLEN = 1_000_000
@@ -32,6 +33,10 @@ class Attack:
     name: str
     forge: Callable[[AttackMarket, Batch], Forgery]
     proofs: tuple[str, ...]
+    serve: Callable[[AttackMarket], list[SignedReceipt]] = AttackMarket.serve_round
+    """Serves the honest batch's receipts."""
+    demand: Callable[[AttackMarket, Header], None] | None = None
+    """Demands leaves just after the commit."""
 
 
 def wrong_price(market: AttackMarket, batch: Batch) -> Forgery:
@@ -133,6 +138,11 @@ def double_signed(market: AttackMarket, batch: Batch) -> Forgery:
     return replace(Forgery.of(market.build(receipts)), evidence=batch.receipts)
 
 
+def honest(_market: AttackMarket, batch: Batch) -> Forgery:
+    """An honest batch, whose demands are left to the operator's watcher."""
+    return replace(Forgery.of(batch), does_answer=False)
+
+
 def withheld(_market: AttackMarket, batch: Batch) -> Forgery:
     """An honest batch with unpublished data, whose demands are not answered."""
     return replace(Forgery.of(batch), is_published=False, does_answer=False)
@@ -166,7 +176,23 @@ ATTACKS = (
     Attack("withheld", withheld, ("voidUnanswered",)),
     Attack("withheld, with a surplus entry", withheld_and_wrong, ("proveWrongEntry",)),
     Attack("withheld, but demands answered", withheld_but_answered, ()),
+    Attack(
+        "own queue filled",
+        withheld_and_wrong,
+        ("proveWrongEntry",),
+        demand=floods.demand_own_entries,
+    ),
 )
+TIMED_ATTACKS = (
+    Attack(
+        "flood of the worst demands",
+        honest,
+        (),
+        serve=floods.worst_receipts,
+        demand=floods.demand_receipts,
+    ),
+)
+"""Attacks that the watcher withstands only if it is fast enough; a busy machine is not."""
 
 
 def _with_shares(market: AttackMarket, batch: Batch, shares: tuple[Share, ...]) -> Forgery:

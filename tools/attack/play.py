@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.settlement import BatchState
+from tools.attack import floods
 from tools.attack.attack_market import WATCHER, AttackMarketError, Forgery
-from tools.local_market import CONTRIBUTORS
+from tools.local_market import CONTRIBUTORS, OPERATOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,9 @@ class Round:
     seconds: float
     """Time from the commit to the last refund, or to the report that the batch is right."""
     num_leaves: int
-    """Leaves that were demanded and opened."""
+    """Leaves that were demanded of the market and opened."""
+    bonds: int
+    """Wei that the attackers paid for demands of their own."""
     paid_units: int
     """Token units that a contributor then received by a claim."""
 
@@ -44,10 +47,13 @@ def play(
     Errors: `StageError` with the expectation that failed.
     """
     before = market.channels()
-    honest = market.build(market.serve_round())
+    honest = market.build(attack.serve(market))
     forgery = attack.forge(market, honest)
     header = market.commit(forgery)
-    started = time.monotonic()
+    started, credit, bonds = time.monotonic(), market.credit(OPERATOR.account), 0
+    if attack.demand is not None:
+        attack.demand(market, header)
+        bonds = sum(one.bond for one in market.open_demands())
     ended, num_leaves = _wait(market, forgery, header, attack, lambda: is_right(header), step)
     seconds = time.monotonic() - started
     if attack.proofs:
@@ -56,11 +62,16 @@ def play(
             raise AttackMarketError(f"the channels are {after}, not {before}")
         header = market.commit(Forgery.of(honest))
         _until(lambda: is_right(header), step, "the watcher to report the honest batch as right")
+    else:
+        _until(lambda: not market.open_demands(), step, "the operator to answer all demands")
+        if attack.demand is not None:
+            floods.check_paid(market, bonds, credit)
     market.finalise(honest, header)
     due, paid = market.claim(CONTRIBUTORS[0].account)
     if not due or paid != due:
         raise AttackMarketError(f"a contributor received {paid} units, not {due}")
-    return Round(attack.name, ended.conviction.proof if ended.conviction else "", seconds, num_leaves, paid)
+    proof = ended.conviction.proof if ended.conviction else ""
+    return Round(attack.name, proof, seconds, num_leaves, bonds, paid)
 
 
 def _wait(

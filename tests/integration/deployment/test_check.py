@@ -10,10 +10,10 @@ import pytest
 from backend.chain.contracts import interface
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
+from backend.deployment.builds import load_build
 from backend.deployment.checks.market import check_market
 from backend.deployment.checks.reader import read_logs
 from backend.deployment.contracts import CONTRACTS, GUARDIAN
-from backend.deployment.deployer import artifact
 from backend.deployment.profiles import DAY, OP_STACK, PROFILE_OF_CHAIN
 from backend.deployment.quorum import TOKEN
 from backend.deployment.terms import TIMELOCK
@@ -130,7 +130,7 @@ def test_guardians_that_differ_from_the_terms_are_reported(market: DeployedMarke
 
 def test_a_contract_with_another_constructor_is_reported(market: DeployedMarket) -> None:
     """Same code, but its storage could hold anything."""
-    runtime = bytes.fromhex(artifact("AccessManager")["deployedBytecode"][2:])
+    runtime = load_build("AccessManager").runtime
     size = len(runtime).to_bytes(2, "big")
     creation = bytes.fromhex("61") + size + bytes.fromhex("80600a3d393df3") + runtime
     fund(market.node, DEPLOYER.account)

@@ -1,4 +1,4 @@
-"""The watcher against every attack of `tools.attack`; `make attack` runs the same in real time."""
+"""The watcher against the attacks of `tools.attack`; `make attack` runs them all in real time."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def at_watch(chain: ChainClient, node: LocalNode, folder: Path, market: AttackMarket) -> Iterator[Watcher]:
+def at_watch(chain: ChainClient, node: LocalNode, home: Path, task: WatchOptions) -> Iterator[Watcher]:
     """A watcher in a home folder with only the addresses and a block store."""
-    save_deployment(chain.deployment, folder / "home" / "deployment.json")
-    installation = Installation(Settings(home=folder / "home", rpc_url=node.url))
-    task = WatchOptions(can_challenge=True, can_answer=False, evidence=market.evidence)
+    save_deployment(chain.deployment, home / "deployment.json")
+    installation = Installation(Settings(home=home, rpc_url=node.url))
     try:
         with open_watcher(installation, task, threading.Event()) as watcher:
             yield watcher
@@ -41,15 +40,23 @@ def at_watch(chain: ChainClient, node: LocalNode, folder: Path, market: AttackMa
 def test_every_way_to_commit_a_wrong_batch_is_caught_and_undone_to_the_unit(
     chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path
 ) -> None:
-    (tmp_path / "home").mkdir()
-    market = AttackMarket(chain, EmbeddedStore(tmp_path / "home" / "ipfs", is_durable=False), tmp_path)
+    challengers, operators = tmp_path / "challenger", tmp_path / "operator"
+    challengers.mkdir()
+    operators.mkdir()
+    (operators / "ipfs").symlink_to(challengers / "ipfs")
+    market = AttackMarket(chain, EmbeddedStore(challengers / "ipfs", is_durable=False), tmp_path)
+    challenge = WatchOptions(can_challenge=True, can_answer=False, evidence=market.evidence)
     right: set[str] = set()
     try:
-        with at_watch(chain, hardhat_node, tmp_path, market) as watcher:
+        with (
+            at_watch(chain, hardhat_node, challengers, challenge) as challenger,
+            at_watch(chain, hardhat_node, operators, WatchOptions()) as operator,
+        ):
 
             def step() -> None:
                 market.pass_time(1)
-                right.update(news.batch_hash for news in watcher.run_once() if news.what == "right")
+                list(operator.run_once())
+                right.update(news.batch_hash for news in challenger.run_once() if news.what == "right")
 
             def is_right(header: Header) -> bool:
                 return header.hash in right
