@@ -21,10 +21,11 @@ from backend.chain.keys import LocalSigner, local_account
 from backend.chain.local_node import LocalNode
 from backend.chain.node import Node
 from backend.chain.transactions import UnsignedTransaction, sign
-from backend.deployment.local import ARTIFACTS, Deployer, deploy_local
+from backend.deployment.builds import load_build
+from backend.deployment.local import Deployer, deploy_local
 from backend.domain.batch import Header
 from backend.domain.deployment import LOCAL_CHAIN_ID
-from backend.domain.hashing import TypedDomain, ascii_word, channel_id, keccak, to_bytes, word
+from backend.domain.hashing import TypedDomain, ascii_word, channel_id, keccak, word
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId
 from backend.domain.voucher import ChannelMove, Voucher
 from tools.gas_demands import demand_gas
@@ -409,11 +410,7 @@ def gas() -> dict[str, int]:
 
 def code_sizes() -> dict[str, int]:
     """Return the size of each contract's deployed code in bytes."""
-    sizes = {}
-    for name in CONTRACTS:
-        artifact = json.loads((ARTIFACTS / "contracts" / f"{name}.sol" / f"{name}.json").read_text())
-        sizes[name] = len(to_bytes(artifact["deployedBytecode"]))
-    return sizes
+    return {name: len(load_build(name).runtime) for name in CONTRACTS}
 
 
 def drift(path: Path, measured: Mapping[str, int]) -> list[str]:

@@ -166,7 +166,7 @@ class BatchView(View):
     committed_at: int
     final_at: int = Field(description="Earliest time at which it can become final; demands can postpone it.")
     final_block: int = Field(description="Earliest block as well; 0 where the profile counts no blocks.")
-    slash_up_to: Micro = Field(
+    slash_up_to: Amount = Field(
         description="Sum up to which the operator's slashes rise if the batch is voided."
     )
     data: str = Field(description="CID of the folder that has its receipts.")
