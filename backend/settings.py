@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ from backend.domain.contribution import PersonalKind
 from backend.domain.errors import InvalidInput
 
 _MAX_SOCKET_PATH = 100  # bytes; supported by all platforms
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
+"""As browsers send it: in lower case, without a path."""
 ACTORS_VARIABLES = frozenset({"LORALEDGER_MARKET", "LORALEDGER_DEPLOYMENT"})
 """Variables of actors' commands, which are no settings of an installation."""
 
@@ -40,6 +43,9 @@ class Settings(BaseSettings):
     """URL of Celery's broker, such as `redis://host` (extra `redis`). Empty: files in `home`."""
     ipfs_api: str = ""
     """Multiaddr or URL of a Kubo RPC API. Empty: the embedded block store in `home`."""
+    cors_origins: str = ""
+    """Origins whose pages may call the API from a browser, separated by commas, such as
+    `https://app.example.org`. Empty: none but the API's own."""
     private_peers: bool | None = None
     """Whether endpoints that other operators registered on the chain may have private or loopback addresses.
     Where untrusted parties can register, this lets them direct requests at hosts that only this machine can
@@ -122,6 +128,19 @@ class Settings(BaseSettings):
         if not set(_split(names)) <= set(PersonalKind):
             raise ValueError(f"must be some of {known}, separated by commas")
         return names
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str) -> str:
+        for origin in _split(origins):
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin, such as https://app.example.org")
+        return origins
+
+    @property
+    def browser_origins(self) -> list[str]:
+        """Origins whose pages may call the API."""
+        return _split(self.cors_origins)
 
     @property
     def refused_kinds(self) -> frozenset[PersonalKind]:

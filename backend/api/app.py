@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from backend.api import errors
 from backend.api.deps import reject_nul, set_chain_id
@@ -48,6 +49,12 @@ MAX_BODY_BYTES = 4 << 20
 """Limit of every body except uploads. JSON is read into memory whole, before authentication."""
 FORM_BYTES = 64 << 10
 """Allowance for the form fields of an upload."""
+EXPOSED_HEADERS = (
+    *("Location", "Retry-After", "X-Request-ID"),
+    *("Tus-Resumable", "Upload-Expires", "Upload-Length", "Upload-Offset"),
+)
+"""Headers of responses that pages of other origins may read."""
+PREFLIGHT_SECONDS = 600
 MAX_UPLOADS = 8
 """Concurrent uploads."""
 MAX_TRANSFER_CHUNKS = 16
@@ -94,7 +101,16 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, limit_of=limit_of)
     app.add_middleware(UnhandledErrors)
     app.add_middleware(RequestMetrics)
-    app.add_middleware(RequestId)  # outermost: error responses carry it too
+    app.add_middleware(RequestId)  # outermost of ours: error responses carry it too
+    if settings.browser_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.browser_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+            max_age=PREFLIGHT_SECONDS,
+        )
     return app
 
 

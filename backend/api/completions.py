@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 
 from backend.api.errors import domain_error_body, internal_error_body
 from backend.domain.errors import DomainError
-from backend.domain.money import AMOUNT
+from backend.domain.money import AMOUNT, DOLLAR
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -155,6 +155,7 @@ def bill(final: Final) -> dict[str, Any]:
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": final.cached_prompt_tokens},
+            "cost": receipt.charge / DOLLAR,
         },
         "loraledger": {
             "receipt_id": stored.id,

@@ -16,6 +16,8 @@ PPM = 1_000_000
 """The whole, in ppm."""
 UNIT = 1_000_000
 """Micro-units in a token unit."""
+DOLLAR = 10**12
+"""Micro-units in a dollar: the payment token has six decimals."""
 
 GWEI = 10**9
 """Wei in a gwei."""

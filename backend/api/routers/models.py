@@ -15,11 +15,11 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 @router.get("")
 async def list_models(services: ServicesDep) -> Page[ModelView]:
     """List models: the base model, then the newest version of each name."""
-    active = await services.generate.active_adapters()
+    engine = await services.generate.engine_state()
     models = await run_in_threadpool(services.catalogue.models)
     provenance = await run_in_threadpool(services.provenance.of, models)
     base_name = services.catalogue.base_name
-    return Page(data=[ModelView.of(model, provenance[model.id], base_name, active) for model in models])
+    return Page(data=[ModelView.of(model, provenance[model.id], base_name, engine) for model in models])
 
 
 @router.get("/{model:path}")
@@ -27,7 +27,7 @@ async def get_model(model: str, services: ServicesDep) -> ModelView:
     """Retrieve a model by `owner/name`, `owner/name@version`, version id, adapter digest, or the base model's
     name.
     """
-    active = await services.generate.active_adapters()
+    engine = await services.generate.engine_state()
     found = await services.generate.model(model)
     provenance = await run_in_threadpool(services.provenance.of, [found])
-    return ModelView.of(found, provenance[found.id], services.catalogue.base_name, active)
+    return ModelView.of(found, provenance[found.id], services.catalogue.base_name, engine)

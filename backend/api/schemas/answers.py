@@ -20,10 +20,15 @@ class PromptTokensDetails(ResponseModel):
 
 
 class UsageView(ResponseModel):
+    """`cost`: the charge in dollars as a JSON number, which clients of other gateways read there. It is
+    rounded to a double; `loraledger.charge` is exact.
+    """
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    cost: float
 
 
 class ShareView(ResponseModel):

@@ -4,9 +4,18 @@ from pydantic import Field
 
 from backend.api.schemas.common import Price, View
 from backend.domain.content import cid_of
-from backend.domain.ids import ZERO_HASH, Hash32
+from backend.domain.ids import ZERO_HASH
+from backend.domain.money import AMOUNT
+from backend.services.answers.generate import EngineState
 from backend.services.market.catalogue import Model
 from backend.services.market.provenance import Provenance
+
+
+class PricingView(View):
+    """Prices in dollars per token, exact decimals, as clients of other gateways read them."""
+
+    prompt: str
+    completion: str
 
 
 class ModelView(View):
@@ -27,8 +36,12 @@ class ModelView(View):
         description="SPDX expression of the licences of its snapshots' contributions combined, or "
         "the one stated by the creator of an imported adapter; null if unknown to this operator."
     )
+    context_length: int | None = Field(
+        description="Tokens that prompt and answer share; null while the engine is unreachable."
+    )
     prompt_price: Price
     completion_price: Price
+    pricing: PricingView
     operator_ppm: int
     creator_ppm: int
     is_deprecated: bool
@@ -38,7 +51,7 @@ class ModelView(View):
     block_number: int
 
     @classmethod
-    def of(cls, model: Model, provenance: Provenance, base_name: str, active: frozenset[Hash32]) -> ModelView:
+    def of(cls, model: Model, provenance: Provenance, base_name: str, engine: EngineState) -> ModelView:
         record = model.record
         return cls(
             id=model.name,
@@ -52,11 +65,16 @@ class ModelView(View):
             base_model=record.base_model,
             snapshots=list(record.snapshots),
             licence=provenance.licence,
+            context_length=engine.max_context,
             prompt_price=record.prompt_price,
             completion_price=record.completion_price,
+            # A token costs as many micro-units as a million tokens cost token units.
+            pricing=PricingView(
+                prompt=AMOUNT.decimal(record.prompt_price), completion=AMOUNT.decimal(record.completion_price)
+            ),
             operator_ppm=record.operator_ppm,
             creator_ppm=record.creator_ppm,
             is_deprecated=model.is_deprecated,
-            is_active=model.is_base or record.adapter_digest in active,
+            is_active=model.is_base or record.adapter_digest in engine.active_adapters,
             block_number=model.block_number,
         )

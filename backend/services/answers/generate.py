@@ -71,6 +71,16 @@ class GenerateLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineState:
+    """What the engine serves now."""
+
+    active_adapters: frozenset[Hash32]
+    """Digests of the loaded adapters."""
+    max_context: int | None
+    """Tokens that prompt and answer share; None while the engine is unreachable."""
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerRequest:
     """A request to the engine, and who pays for it.
 
@@ -144,12 +154,12 @@ class Generate:
         """Raises as `Catalogue.resolve`."""
         return await asyncio.to_thread(self._catalogue.resolve, name, payer)
 
-    async def active_adapters(self) -> frozenset[Hash32]:
-        """Digests of the loaded adapters; empty while the engine is unreachable."""
+    async def engine_state(self) -> EngineState:
+        """What the engine serves now; nothing while it is unreachable."""
         try:
-            return frozenset(await self._engine.active_adapters())
+            return EngineState(frozenset(await self._engine.active_adapters()), await self._load_context())
         except Unavailable:
-            return frozenset()
+            return EngineState(frozenset(), None)
 
     async def start(self, request: AnswerRequest) -> Answer:
         """Returns with the first chunk. Raises PaymentRequired, InvalidInput or Unavailable before it."""
@@ -201,15 +211,20 @@ class Generate:
             raise
         return Final(transcript.finish_reasons, receipt, transcript.cached_prompt_tokens)
 
-    async def _size(self, request: AnswerRequest) -> protocol.TokenCount:
+    async def _load_context(self) -> int:
+        """Tokens that prompt and answer share. Errors: `Unavailable`."""
         if self._max_context is None:
             empty = (protocol.Message("user", ""),)
             self._max_context = (await self._engine.count_tokens(empty)).max_context
+        return self._max_context
+
+    async def _size(self, request: AnswerRequest) -> protocol.TokenCount:
+        max_context = await self._load_context()
         message = request.message
         num_bytes = _num_bytes(message)
-        if num_bytes > self._max_context * MAX_BYTES_PER_TOKEN:
+        if num_bytes > max_context * MAX_BYTES_PER_TOKEN:
             raise ContextLengthExceeded(
-                f"The prompt has {num_bytes} bytes; prompt and answer share {self._max_context} tokens.",
+                f"The prompt has {num_bytes} bytes; prompt and answer share {max_context} tokens.",
                 param=request.prompt_param,
             )
         size = await self._engine.count_tokens(message.messages, message.prompt)

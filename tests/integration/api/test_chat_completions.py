@@ -61,6 +61,7 @@ def test_the_stock_client_gets_an_answer_with_its_receipt(api: Api) -> None:
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 4)
     extra = (answer.model_extra or {})["loraledger"]
     assert extra["charge"] == {"micro_units": "100", "usd": "0.0000000001"}
+    assert (answer.usage.model_extra or {})["cost"] == 1e-10
     (listed,) = receipts(api)
     assert listed["id"] == extra["receipt_id"]
     sampling = api.installation.engine.requests[0].sampling

@@ -57,3 +57,34 @@ def test_every_setting_is_documented() -> None:
     documented = Path("docs/settings.md").read_text()
     for name in Settings.model_fields:
         assert f"`LORALEDGER_{name.upper()}`" in documented
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("", []),
+        ("https://app.example.org", ["https://app.example.org"]),
+        ("http://localhost:5173, http://[::1]:80", ["http://localhost:5173", "http://[::1]:80"]),
+    ],
+)
+def test_origins_of_browsers_are_listed(text: str, origins: list[str]) -> None:
+    assert Settings(cors_origins=text).browser_origins == origins
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "app.example.org",
+        "https://app.example.org/",
+        "https://App.example.org",
+        "ftp://a",
+        "null",
+        "https://a b",
+    ],
+)
+def test_what_is_no_origin_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+    monkeypatch.setenv("LORALEDGER_CORS_ORIGINS", f"https://good.example,{origin}")
+    with pytest.raises(InvalidInput, match="LORALEDGER_CORS_ORIGINS") as refused:
+        load_settings()
+    assert "is no origin" in str(refused.value)
