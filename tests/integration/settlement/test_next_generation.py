@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from eth_account.messages import _hash_eip191_message, encode_typed_data
+from typer.testing import CliRunner
 
 from backend.chain.client import ChainClient
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
+from backend.chain.local_node import ROOT
+from backend.cli import operator
+from backend.cli.main import app
 from backend.deployment.contracts import CREATIONS, GENERATION
 from backend.deployment.deployer import Deployer
 from backend.deployment.local import LOCAL_STAKE, local_terms
@@ -28,7 +36,13 @@ from tests.integration.settlement.conftest import DEPOSIT, PAYER, SESSION_KEY, W
 from tests.support.fakes import FakeHeldKeys
 from tools.local_market import CREATOR, LONG_AFTER, OPERATOR
 
+GUIDE = ROOT / "docs" / "operating.md"
+RESTAKED = 1000 * 10**6
+"""Token units that the guide's command moves."""
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from backend.db.unit_of_work import Database
     from backend.domain.channels import Move
     from backend.domain.receipt import SignedReceipt
@@ -88,8 +102,25 @@ class Migration:
         return old, new
 
 
+def run_guide(migration: Migration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the operator's command of docs/operating.md."""
+
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        deployment = SimpleNamespace(chain_id=migration.market.chain.chain_id)
+        yield SimpleNamespace(
+            deployment=deployment, membership=migration.membership, prepare_database=lambda: None
+        )
+
+    monkeypatch.setattr(operator, "open_installation", opened)
+    (command,) = re.findall(r"^ *loraledger (operator restake .*)$", GUIDE.read_text(), re.MULTILINE)
+    named = command.replace("$NEW_REGISTRY", migration.next.address("OperatorRegistry"))
+    result = CliRunner().invoke(app, shlex.split(named))
+    assert result.exit_code == 0, (result.output, result.exception)
+
+
 def test_balance_and_stake_move_and_what_was_left_behind_is_settled_and_claimed(
-    market: LiveMarket, sqlite_database: Database
+    market: LiveMarket, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migration = Migration(market)
     charge = migration.answer().receipt.charge
@@ -120,9 +151,9 @@ def test_balance_and_stake_move_and_what_was_left_behind_is_settled_and_claimed(
     market.sleep(WINDOW)
     assert market.settler().finalise() == 1
     market.pump()
-    migration.membership.restake(migration.next.address("OperatorRegistry"), LOCAL_STAKE)
+    run_guide(migration, monkeypatch)
     market.pump()
-    assert migration.stakes() == (0, LOCAL_STAKE)
+    assert migration.stakes() == (LOCAL_STAKE - RESTAKED, RESTAKED)
 
     before, earned = market.dollars(CREATOR.account), market.auditor().follow(OPERATOR.account).balances
     market.claims().relay(OPERATOR.account, CREATOR.account)
