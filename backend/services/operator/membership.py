@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.ids import ZERO_ACCOUNT, Account
-from backend.domain.money import UNIT, in_dollars, mul_ppm_to_units_up
+from backend.domain.money import AMOUNT, UNIT, in_dollars, mul_ppm_to_units_up
 from backend.services.operator.receipt_keys import NoReceiptKey
 from backend.services.transactions.operator_transactions import Call, OperatorTransactions
 from backend.services.transactions.payment_token import PaymentToken
@@ -310,7 +310,7 @@ class Membership:
                 f"The stake lacks {in_dollars(missing * UNIT)}, and {self._own} has only "
                 f"{in_dollars(balance * UNIT)} of the payment token {self._chain.address(PAYMENT_TOKEN)}: "
                 "send it the rest.",
-                details={"held_units": str(balance), "missing_units": str(missing)},
+                details={"held": AMOUNT.render(balance * UNIT), "missing": AMOUNT.render(missing * UNIT)},
             )
         intent = f"stake:{current}:{units}"
         return [*self._approvals(missing), Call(REGISTRY, "stake", (str(missing),), intent)]

@@ -8,6 +8,7 @@ from backend.chain.keys import LocalSigner, recover
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.hashing import TypedDomain, keccak
 from backend.domain.ids import ZERO_ACCOUNT, Account
+from backend.domain.money import AMOUNT
 from backend.domain.registries import Operator
 from backend.services.operator.membership import Membership, OperatorStatus, StakeLocked
 from backend.services.operator.receipt_keys import ReceiptKeys
@@ -166,7 +167,10 @@ def test_an_insufficient_balance_is_reported_with_its_amount(harness: Membership
         Conflict, match=r"The stake lacks 1,000 dollars, and .* has only 250 dollars"
     ) as refused:
         harness.join(1_000)
-    assert refused.value.details == {"held_units": "250000000", "missing_units": "1000000000"}
+    assert refused.value.details == {
+        "held": AMOUNT.render(250 * DOLLAR),
+        "missing": AMOUNT.render(1_000 * DOLLAR),
+    }
     with harness.database.read() as tx:
         assert tx.transactions.lanes() == []
 
