@@ -209,7 +209,9 @@ class TransactionQueued(View):
 
 
 class PreparedTransactionView(View):
-    """An unsigned transaction for the caller's wallet. `gas` is null where it cannot be simulated yet."""
+    """An unsigned transaction for the caller's wallet. `value` is in wei; `gas` is null where it cannot be
+    simulated yet.
+    """
 
     chain_id: int
     chain: str = Field(description="The chain's CAIP-2 id: `eip155:<chain id>`.")
