@@ -156,12 +156,14 @@ class Stack:
 
     def _api(self) -> Service:
         from backend.installation import local_network as local
+        from backend.installation.metrics import load_metrics_token
 
+        token = load_metrics_token(self.settings)
         return Service(
             API,
             local.main_command("serve"),
             self._environment(),
-            is_ready=lambda: _is_up(self.api_url),
+            is_ready=lambda: is_own_api(self.api_url, token),
             stop_seconds=API_STOP_SECONDS,
         )
 
@@ -272,10 +274,14 @@ def _connect_host(host: str) -> str:
     return "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104 - compared, not bound
 
 
-def _is_up(url: str) -> bool:
+def is_own_api(url: str, metrics_token: str) -> bool:
+    """Whether the API of this home answers, which knows its token: another installation may have taken the
+    port since it was chosen.
+    """
     import httpx
 
     try:
-        return httpx.get(f"{url}/health", timeout=2).is_success
+        headers = {"authorization": f"Bearer {metrics_token}"}
+        return httpx.get(f"{url}/metrics", headers=headers, timeout=2).is_success
     except httpx.HTTPError:
         return False

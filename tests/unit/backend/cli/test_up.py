@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from backend.chain.local_node import free_port
+from backend.cli.up import is_own_api
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def an_api(token: str) -> Iterator[str]:
+    """URL of a server that is healthy for all, and has metrics for the holder of the token."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_allowed = self.path == "/health" or self.headers["authorization"] == f"Bearer {token}"
+            self.send_response(200 if is_allowed else 401)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_api_of_this_home_knows_its_token() -> None:
+    with an_api("mine") as url:
+        assert is_own_api(url, "mine")
+
+
+def test_an_api_of_another_home_on_the_same_port_is_not_taken_for_it() -> None:
+    with an_api("another's") as url:
+        assert not is_own_api(url, "mine")
+
+
+def test_an_api_that_does_not_listen_yet_is_not_ready() -> None:
+    assert not is_own_api(f"http://127.0.0.1:{free_port()}", "mine")
