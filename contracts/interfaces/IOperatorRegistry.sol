@@ -27,8 +27,8 @@ struct Stake {
 /// that address has no code, no slash is possible.
 ///
 /// Slashes are cumulative, like vouchers: a batch's header states up to which sum the operator's slashes rise if the
-/// batch is voided. `stake + slashed - unstaking` is at least that sum for every batch that is pending or to be
-/// refunded: a commit requires it, a slash keeps it, and only stake that was no cover of such a batch can leave.
+/// batch is voided. `stake + slashed` is at least that sum for every batch that is pending or to be refunded: a commit
+/// requires it even without `unstaking`, a slash keeps it, and only stake that was no cover of such a batch can leave.
 interface IOperatorRegistry {
     /// @notice `operator` set its endpoint.
     event EndpointChanged(address indexed operator, string endpoint);
