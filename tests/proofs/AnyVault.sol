@@ -3,7 +3,7 @@ pragma solidity 0.8.34;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {PaymentVault} from "../../contracts/PaymentVault.sol";
-import {Channel, ChannelId, Collection, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
+import {Channel, ChannelId, ChannelMove, Collection, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
 import {Proof} from "./Prover.sol";
 
 /// @notice A token that transfers any amount that the vault requests, which is more than real tokens allow.
@@ -77,8 +77,13 @@ abstract contract AnyVault is Proof {
     }
 
     function _books() internal view returns (Books memory) {
-        Channel memory channel = _vault.channelOf(_id());
-        return Books(channel.balance, channel.collected, _vault.potOf(_collector, _operator));
+        return _booksUnder(_collector);
+    }
+
+    /// @dev The books of the same payer and operator under another collector.
+    function _booksUnder(address collector) internal view returns (Books memory) {
+        Channel memory channel = _vault.channelOf(_vault.channelIdOf(_payer, _operator, collector));
+        return Books(channel.balance, channel.collected, _vault.potOf(collector, _operator));
     }
 
     function _movesMoney(bytes4 selector) internal pure returns (bool) {
@@ -86,6 +91,7 @@ abstract contract AnyVault is Proof {
             selector == PaymentVault.deposit.selector ||
             selector == PaymentVault.depositWithAuthorization.selector ||
             selector == PaymentVault.withdraw.selector ||
+            selector == PaymentVault.moveBalance.selector ||
             selector == PaymentVault.collect.selector ||
             selector == PaymentVault.refund.selector ||
             selector == PaymentVault.payOut.selector;
@@ -128,6 +134,32 @@ abstract contract AnyVault is Proof {
 
     /// @dev The digest of the voucher, implemented independently of the contract.
     function _voucherDigest(Collection calldata c) internal view returns (bytes32) {
+        bytes32 voucher = keccak256("Voucher(bytes32 channelId,uint128 from,uint128 maxCumulative)");
+        return _typedDigest(keccak256(abi.encode(voucher, _id(), c.from, c.maxCumulative)));
+    }
+
+    function _moveSigner(ChannelMove calldata move, bytes calldata signature) internal view returns (address) {
+        return
+            ecrecover(
+                _moveDigest(move),
+                uint8(signature[64]),
+                bytes32(signature[:32]),
+                bytes32(signature[32:64])
+            );
+    }
+
+    /// @dev The digest of the move, implemented independently of the contract.
+    function _moveDigest(ChannelMove calldata move) internal view returns (bytes32) {
+        bytes32 typehash = keccak256(
+            "ChannelMove(address payer,address operator,address collector,address newCollector,uint128 maxAmount,"
+            "address key,uint128 cap,uint64 expiry,uint256 nonce,uint256 deadline)"
+        );
+        bytes memory head = abi.encode(typehash, _payer, _operator, move.collector, move.newCollector, move.maxAmount);
+        bytes memory grant = abi.encode(move.grant.key, move.grant.cap, move.grant.expiry);
+        return _typedDigest(keccak256(bytes.concat(head, grant, abi.encode(move.nonce, move.deadline))));
+    }
+
+    function _typedDigest(bytes32 structHash) private view returns (bytes32) {
         bytes32 domain = keccak256(
             abi.encode(
                 keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"),
@@ -137,8 +169,6 @@ abstract contract AnyVault is Proof {
                 address(_vault)
             )
         );
-        bytes32 voucher = keccak256("Voucher(bytes32 channelId,uint128 from,uint128 maxCumulative)");
-        bytes32 structHash = keccak256(abi.encode(voucher, _id(), c.from, c.maxCumulative));
         return keccak256(abi.encodePacked(hex"1901", domain, structHash));
     }
 }

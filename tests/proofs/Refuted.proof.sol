@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Collection, Refund, SessionGrant} from "../../contracts/interfaces/IPaymentVault.sol";
+import {ChannelMove, Collection, Refund, SessionGrant} from "../../contracts/interfaces/IPaymentVault.sol";
 import {AnyVault} from "./AnyVault.sol";
 
 /// @notice False claims about the vault, one for each function that moves amounts.
@@ -61,6 +61,20 @@ contract VaultRefuted is AnyVault {
         vm.prank(collector);
         _vault.payOut(operator, to, units, limit);
         assert(_books().pot == 0);
+    }
+
+    function refute_move_moves_nothing(
+        address payer,
+        address operator,
+        ChannelMove calldata move,
+        uint128 amount,
+        bytes calldata signature
+    ) external {
+        _begin(payer, operator, move.collector);
+        uint256 balance = _booksUnder(move.newCollector).balance;
+        vm.prank(operator);
+        _vault.moveBalance(payer, move, amount, signature);
+        assert(_booksUnder(move.newCollector).balance == balance);
     }
 
     /// @dev The counterpart of `check_nothing_else_moves_money`: those calls do change state.

@@ -5,6 +5,7 @@ import {
     Authorization,
     Channel,
     ChannelId,
+    ChannelMove,
     Collection,
     Refund,
     Session,
@@ -12,9 +13,10 @@ import {
 } from "../../contracts/interfaces/IPaymentVault.sol";
 import {AnyVault} from "./AnyVault.sol";
 
-/// @notice Invariant 2, one proof per function, each from arbitrary storage of the vault: per channel, deposited =
-/// balance + withdrawn + paid into the pot; the paid amount is signed and decreases only by a refund. By induction over
-/// the calls the invariant always holds: it holds for the empty vault, and no call violates it.
+/// @notice Invariant 2, one proof per function, each from arbitrary storage of the vault: per channel, deposited and
+/// moved in = balance + withdrawn + moved out + paid into the pot; the paid amount is signed and decreases only by a
+/// refund. By induction over the calls the invariant always holds: it holds for the empty vault, and no call violates
+/// it.
 contract VaultProof is AnyVault {
     // --- collections ---
 
@@ -167,6 +169,68 @@ contract VaultProof is AnyVault {
         Books memory current = _books();
         assert(current.pot + units * 1e6 == old.pot && units * 1e6 <= limit);
         assert(current.balance == old.balance && current.collected == old.collected);
+    }
+
+    // --- moves ---
+
+    /// @dev The channels can be the same one, which then keeps its balance.
+    function check_move_moves_what_it_says(
+        address payer,
+        address operator,
+        ChannelMove calldata move,
+        uint128 amount,
+        bytes calldata signature
+    ) external {
+        _begin(payer, operator, move.collector);
+        (Books memory old, Books memory oldNext) = (_books(), _booksUnder(move.newCollector));
+        vm.prank(operator);
+        _vault.moveBalance(payer, move, amount, signature);
+        (Books memory current, Books memory next) = (_books(), _booksUnder(move.newCollector));
+        uint256 moved = move.collector == move.newCollector ? 0 : amount;
+        assert(current.balance + moved == old.balance && next.balance == oldNext.balance + moved);
+        assert(current.collected == old.collected && next.collected == oldNext.collected);
+        assert(current.pot == old.pot && next.pot == oldNext.pot);
+        assert(amount != 0 && amount <= old.balance);
+    }
+
+    /// @dev The signature names the caller as the operator, and its nonce is used once.
+    function check_move_takes_only_what_is_signed(
+        address payer,
+        address operator,
+        ChannelMove calldata move,
+        uint128 amount,
+        bytes calldata signature
+    ) external {
+        _begin(payer, operator, move.collector);
+        address signer = _moveSigner(move, signature);
+        uint256 nonce = _vault.nonces(payer);
+        vm.prank(operator);
+        _vault.moveBalance(payer, move, amount, signature);
+        assert(signer == payer && signer != address(0));
+        assert(amount <= move.maxAmount && block.timestamp <= move.deadline);
+        assert(nonce == move.nonce && _vault.nonces(payer) != nonce);
+    }
+
+    function check_move_leaves_other_channels(
+        address payer,
+        address operator,
+        ChannelMove calldata move,
+        uint128 amount,
+        bytes calldata signature,
+        ChannelId other,
+        address otherCollector,
+        address otherOperator
+    ) external {
+        _begin(payer, operator, move.collector);
+        vm.assume(ChannelId.unwrap(other) != ChannelId.unwrap(_id()));
+        ChannelId next = _vault.channelIdOf(payer, operator, move.newCollector);
+        vm.assume(ChannelId.unwrap(other) != ChannelId.unwrap(next));
+        Channel memory old = _vault.channelOf(other);
+        uint128 oldPot = _vault.potOf(otherCollector, otherOperator);
+        vm.prank(operator);
+        _vault.moveBalance(payer, move, amount, signature);
+        _assertSame(old, _vault.channelOf(other));
+        assert(_vault.potOf(otherCollector, otherOperator) == oldPot);
     }
 
     // --- everything else ---

@@ -6,11 +6,16 @@ cannot interpret becomes an unknown within its bounds, so only "unsatisfiable" i
 for the bit vectors too. Runs in Halmos's environment, which has z3.
 """
 
+import re
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import z3  # type: ignore[import-not-found,unused-ignore]
+
+# Halmos first asks with unknown functions in place of the EVM's products, quotients and remainders.
+UNDEFINED = re.compile(r"^\(declare-fun (f_evm_(bvmul|bvudiv|bvurem)_(\d+)) .*\)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +29,13 @@ class Number:
 class Reading:
     """Interprets one formula over the integers; `facts` are the bounds of the unknowns."""
 
-    def __init__(self) -> None:
+    def __init__(self, formula: list[Any]) -> None:
         self.facts: list[Any] = []
+        # The arrays that the formula defines as another one with one element stored. Kept with the terms that
+        # are created here: a term's id is its own only as long as the term lives.
+        self._stores = {each.arg(0).get_id(): each.arg(1) for each in formula if _is_definition(each)}
+        self._kept: list[Any] = [formula]
+        self._elements: dict[int, list[tuple[Any, Number]]] = {}
         self._numbers: dict[int, Number] = {}
         self._truths: dict[int, Any] = {}
         self._number_readers = {
@@ -40,6 +50,7 @@ class Reading:
             z3.Z3_OP_BUDIV: self._quotient,
             z3.Z3_OP_BUDIV_I: self._quotient,
             z3.Z3_OP_ITE: self._choice,
+            z3.Z3_OP_SELECT: self._element,
         }
         self._truth_readers = {
             z3.Z3_OP_TRUE: lambda _: z3.BoolVal(True),
@@ -108,15 +119,33 @@ class Reading:
         return self._wrapped(term, plus, minus)
 
     def _negated(self, term: Any) -> Number | None:
-        """Return `t` if a summand is `-t`: -1 times a term, or a constant in the upper half."""
+        """Return `t` if a summand is `-t`: a constant in the upper half, alone or times a term."""
         (size, kind) = (term.size(), term.decl().kind())
         if kind == z3.Z3_OP_BNEG:
             return self.number(term.arg(0))
         if kind == z3.Z3_OP_BNUM and term.as_long() >= 2 ** (size - 1):
             return Number(z3.IntVal(2**size - term.as_long()), 2**size - term.as_long())
-        if kind == z3.Z3_OP_BMUL and term.num_args() == 2 and _is_minus_one(term.arg(0)):
-            return self.number(term.arg(1))
+        if kind == z3.Z3_OP_BMUL and term.num_args() == 2 and (factor := self._negated(term.arg(0))):
+            other = self.number(term.arg(1))
+            return Number(factor.value * other.value, factor.most * other.most)
         return None
+
+    def _element(self, term: Any) -> Number:
+        (array, at) = term.children()
+        stored = self._stores.get(array.get_id(), array)
+        if z3.is_store(stored):
+            (base, key, value) = stored.children()
+            unchanged = z3.Select(base, at)
+            self._kept.append(unchanged)
+            (new, old) = (self.number(value), self.number(unchanged))
+            is_new = self.number(key).value == self.number(at).value
+            return Number(z3.If(is_new, new.value, old.value), max(new.most, old.most))
+        element = self._unknown(term.size())
+        known = self._elements.setdefault(array.get_id(), [])
+        index = self.number(at).value
+        self.facts += [z3.Implies(index == other, element.value == each.value) for (other, each) in known]
+        known.append((index, element))
+        return element
 
     def _wrapped(self, term: Any, plus: list[Number], minus: list[Number]) -> Number:
         (up, down, size) = (_total(plus), _total(minus), 2 ** term.size())
@@ -128,8 +157,8 @@ class Reading:
         return Number(difference % size, size - 1)
 
     def _product(self, term: Any) -> Number:
-        if term.num_args() == 2 and _is_minus_one(term.arg(0)):
-            return self._wrapped(term, [], [self.number(term.arg(1))])
+        if negated := self._negated(term):
+            return self._wrapped(term, [], [negated])
         factors = [self.number(part) for part in term.children()]
         whole = reduce(lambda x, y: Number(x.value * y.value, x.most * y.most), factors)
         return _within(whole, term.size())
@@ -155,8 +184,8 @@ class Reading:
         return right if product.arg(0).eq(divisor) else None
 
 
-def _is_minus_one(term: Any) -> bool:
-    return z3.is_bv_value(term) and bool(term.as_long() == 2 ** term.size() - 1)
+def _is_definition(claim: Any) -> bool:
+    return bool(z3.is_eq(claim) and z3.is_array(claim.arg(0)) and z3.is_store(claim.arg(1)))
 
 
 def _total(numbers: list[Number]) -> Number:
@@ -167,10 +196,19 @@ def _within(number: Number, width: int) -> Number:
     return number if number.most < 2**width else Number(number.value % 2**width, 2**width - 1)
 
 
+def _definition(declared: re.Match[str]) -> str:
+    """Define a function as the operation of the EVM, whose quotients and remainders by zero are zero."""
+    (name, operation, size) = declared.groups()
+    (sort, zero, result) = (f"(_ BitVec {size})", f"(_ bv0 {size})", f"({operation} x y)")
+    if operation != "bvmul":
+        result = f"(ite (= y {zero}) {zero} {result})"
+    return f"(define-fun {name} ((x {sort}) (y {sort})) {sort} {result})"
+
+
 def has_no_solution(path: str, timeout_seconds: int) -> bool:
     """Return whether the SMT-LIB file at `path` is proved to be unsatisfiable."""
-    reading = Reading()
-    formula = z3.parse_smt2_file(path)  # kept: a term's id is its own only as long as the term lives
+    formula = list(z3.parse_smt2_string(UNDEFINED.sub(_definition, Path(path).read_text())))
+    reading = Reading(formula)
     claims = [reading.truth(each) for each in formula]
     solver = z3.Solver()
     solver.set("timeout", timeout_seconds * 1000)
