@@ -476,7 +476,10 @@ contract Disputes is IDisputes {
         _void(header, msg.sender);
     }
 
+    /// @dev No leaf of the operator stays to be answered, and the bonds of open ones are returned. The queue ends with
+    /// them: otherwise an operator would fill it for gas alone, with demands on batches that it convicts itself.
     function _void(BatchHeader calldata header, address challenger) private {
+        answersDueUntil[header.operator] = 0;
         emit BatchConvicted(header.operator, header.number, Hashing.batch(header), msg.sig, challenger);
         settlement.voidPending(header, challenger);
     }

@@ -161,7 +161,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
 
     /// @inheritdoc ISettlement
     function setPayoutWallet(address wallet) external {
-        // A change that was signed before and not relayed is void.
+        // A change that was signed with the next nonce and not relayed is void.
         _useNonce(msg.sender);
         _setPayoutWallet(msg.sender, wallet);
     }

@@ -365,14 +365,15 @@ interface IDisputes {
     /// @notice Returns how demands affect a batch's finality.
     /// @return open Number of leaves that are open. The batch is not final while there are any.
     /// @return demandsUntil Further leaves can be demanded until two `answerSeconds` before this time, or before the
-    /// batch's `finalAt` if that is later: the batch's `finalAt`, moved by the longest wait in the queue of any of its
-    /// demands. Zero if nothing was demanded.
+    /// batch's `finalAt` if that is later; where blocks are counted, also while as many blocks remain. It is the
+    /// batch's `finalAt`, moved by the longest wait in the queue of any of its demands; zero if nothing was demanded.
     /// @return proofsUntil The batch is not final before this time: its answers are due and leave time for proofs. Zero
     /// if nothing was demanded.
     function demandsOn(bytes32 batchHash) external view returns (uint32 open, uint64 demandsUntil, uint64 proofsUntil);
 
     /// @notice Returns the end of an operator's queue: when its last answer is due, without the bounds that its batches
-    /// set. It grows by `Bounds.secondsPerAnswer` with each demanded leaf.
+    /// set. It grows by `Bounds.secondsPerAnswer` with each demanded leaf. Zero after a conviction, until the next
+    /// demand.
     function answersDueUntil(address operator) external view returns (uint64);
 
     /// @notice Returns the wei that an account can withdraw, or use for bonds.

@@ -243,7 +243,7 @@ interface ISettlement {
     function claimMany(Claim[] calldata requests) external;
 
     /// @notice Sets the wallet that receives the caller's claims; zero resets it to the caller. The vault is refused,
-    /// because it cannot be paid. A `PayoutChange` that the caller signed before and nobody relayed becomes void.
+    /// because it cannot be paid. A `PayoutChange` that the caller signed with its next nonce becomes void.
     function setPayoutWallet(address wallet) external;
 
     /// @notice Sets the payout wallet by the account's `PayoutChange` signature (EOA or EIP-1271). Anyone may relay it.

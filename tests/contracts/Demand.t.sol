@@ -251,6 +251,19 @@ contract DemandTest is Disputed {
         vm.assertEq(demand(batch, Tree.Balances, 0).deadline, block.timestamp + PERIOD + delay);
     }
 
+    /// @dev A conviction returns the bonds of open leaves. If the queue stayed, an operator would raise the price of
+    /// demands on its next batch for gas alone, by demands on a batch that it convicts itself.
+    function test_finding1_a_conviction_empties_the_queue() external {
+        BatchData memory batch = committedBatch();
+        uint256 first = bondsOf(Tree.Receipts, 1);
+        demandMany(batch, Tree.Entries, absentKeys(64));
+        vm.warp(demandOf(batch, Tree.Entries, bytes32(uint256(1))).deadline + 1);
+        vm.assertTrue(first < bondsOf(Tree.Receipts, 1));
+        disputes.voidUnanswered(batch.header, Tree.Entries, bytes32(uint256(1)));
+        vm.assertEq(bondsOf(Tree.Receipts, 1), first);
+        vm.assertEq(disputes.answersDueUntil(operator), 0);
+    }
+
     function test_disputes_name_their_generation() external view {
         vm.assertEq(address(disputes.settlement()), address(settlement));
         vm.assertEq(address(disputes.operators()), address(operators));
