@@ -19,7 +19,7 @@ Json = dict[str, Any]
 AMOUNTS = {
     *("amount", "available", "balance", "cap", "charge", "charged", "claimable", "claimed", "collected"),
     *("cumulative", "cumulative_total", "max_amount", "max_charge", "moving", "reserved", "spend"),
-    *("spend_cap", "spent", "stake", "thawing", "total", "unclaimed", "units"),
+    *("slash_up_to", "spend_cap", "spent", "stake", "thawing", "total", "unclaimed", "units"),
 }
 PRICES = {
     *("price", "prompt_price", "completion_price", "training_price", "min_prompt_price"),
