@@ -114,7 +114,8 @@ class JobHarness:
         channel = MARKET.channel(CREATOR)
         deposit = ChannelRow(id=channel, payer=CREATOR, operator=OPERATOR, collector=COLLECTOR)
         deposit.balance, deposit.block_number, deposit.log_index = amount, 1, 1
-        deposit.collected = deposit.max_collected = deposit.thawing = deposit.thawed_at = 0
+        deposit.collected = deposit.max_collected = deposit.next_move_nonce = 0
+        deposit.thawing = deposit.thawed_at = 0
         signed = SignedVoucher(Voucher(channel, 0, amount), "0x" + "00" * 65)
         head = CheckpointRow(number=3, hash=channel, parent_hash=channel, timestamp=int(time.time()))
         with self.database.begin() as tx:
