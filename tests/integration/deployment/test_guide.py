@@ -205,7 +205,7 @@ def _operates(shell: Shell, node: Node, blocks: list[str]) -> None:
     joined = shell.run(join)
     assert joined.returncode == 0, joined.stderr
     assert joined.stdout.count("is confirmed: 0x") == 6
-    assert "answers      200,000 and 400,000 token units" in joined.stdout
+    assert "answers      0.2 and 0.4 dollars per million prompt and completion tokens" in joined.stdout
     sent = node.num_transactions(operator)
     _typed_again_sends_only_the_endpoint(shell, join)
     assert node.num_transactions(operator) == sent + 1
