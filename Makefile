@@ -73,7 +73,7 @@ format: setup
 slither: node_modules/.installed ## static analysis of the contracts; installs Slither under build/checks
 	@$(PYTHON) -m tools.contract_checks.slither
 
-halmos: node_modules/.installed ## symbolic proofs of invariants 2 and 5; installs Halmos under build/checks
+halmos: node_modules/.installed ## symbolic proofs of invariants 2, 5 and 9; installs Halmos under build/checks
 	@$(PYTHON) -m tools.contract_checks.halmos
 
 coverage: node_modules/.installed ## coverage of the Solidity tests: at least 98 % of lines and statements

@@ -1,4 +1,4 @@
-"""Proves the payment invariants 2 and 5 symbolically with Halmos, on the compiled contracts.
+"""Proves the payment invariants 2, 5 and 9 symbolically with Halmos, on the compiled contracts.
 
 Every `check_...` of tests/proofs must hold for all arguments and any storage, without bounded loops. Every
 `refute_...`, a false claim about the same code, must be refuted by a counterexample. All other outcomes fail:
