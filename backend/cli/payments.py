@@ -28,11 +28,11 @@ def register(app: typer.Typer) -> None:
 
 @acting(PAYER)
 def deposit(
-    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="Amount to deposit, in test dollars.")],
+    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="Amount to deposit, in dollars.")],
     *,
     actor: Actor,
 ) -> None:
-    """Deposit test dollars in the wallet's channel, and grant the gateway a session key for one day."""
+    """Deposit dollars in the wallet's channel, and grant the gateway a session key for one day."""
     from backend.client import payments as calls
 
     units = parse_units(amount, "DOLLARS")
@@ -60,7 +60,7 @@ def balance(*, actor: Actor, as_json: AsJson = False) -> None:
 def move(
     amount: Annotated[
         str | None,
-        typer.Argument(metavar="DOLLARS", help="Most to move, in test dollars. Default: the whole balance."),
+        typer.Argument(metavar="DOLLARS", help="Most to move, in dollars. Default: the whole balance."),
     ] = None,
     *,
     collector: Annotated[str, typer.Option(help="Settlement contract to which the operator has moved.")],
@@ -85,7 +85,7 @@ def withdraw(
         str | None,
         typer.Argument(
             metavar="DOLLARS",
-            help="Amount to start thawing, in test dollars. Default: withdraw what has thawed.",
+            help="Amount to start thawing, in dollars. Default: withdraw what has thawed.",
         ),
     ] = None,
     *,

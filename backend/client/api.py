@@ -31,7 +31,7 @@ class ApiClient:
     """Calls the API of one market for one wallet. Renews the wallet's session when it expires.
 
     `is_own`: the market is this user's own installation, whose sign-in messages may name any origin.
-    `notice` is told what happens without being asked for.
+    `notice` is called with a line of text when the client signs in again by itself.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def claim(client: ApiClient, earning: Mapping[str, Any], account: Account, *, is_own_gas: bool) -> None:
     """Claim an account's earnings from one operator, an item of `/v1/earnings`. They are paid to its payout
-    wallet, whoever sends the claim: the operator, or with `is_own_gas` this wallet.
+    wallet. The operator sends the claim, or with `is_own_gas` this wallet.
     """
     operator = Account(earning["operator"])
     body = {"operator": operator, "account": account}

@@ -73,7 +73,7 @@ class WatcherProcess:
             self.events.append(json.loads(line))
 
     def is_right(self, header: Header) -> bool:
-        """Whether the watcher reported the batch as right. Errors: `StageError` if it ended."""
+        """Whether the watcher reported the batch as right. Errors: `AttackMarketError` if it ended."""
         if self._process.poll() is not None:
             raise AttackMarketError(f"the watcher ended:\n{self._log.read_text()[-2000:]}")
         return any((e["what"], e["batch_hash"]) == ("right", header.hash) for e in self.events)

@@ -44,7 +44,7 @@ def play(
 ) -> Round:
     """Run one attack. `is_right` tells whether the watcher reported a batch as right; `step` waits.
 
-    Errors: `StageError` with the expectation that failed.
+    Errors: `AttackMarketError` with the expectation that failed.
     """
     before = market.channels()
     honest = market.build(attack.serve(market))
