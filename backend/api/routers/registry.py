@@ -33,8 +33,9 @@ from backend.api.schemas.registry import (
     SnapshotView,
     TransactionView,
     VersionRecordBody,
+    VersionView,
 )
-from backend.domain.ids import Account, DatanetId, Hash32, SnapshotId
+from backend.domain.ids import Account, DatanetId, Hash32, SnapshotId, VersionId
 from backend.domain.transactions import TransactionState
 
 router = APIRouter(prefix="/v1", tags=["registry"], route_class=IdempotentRoute)
@@ -109,6 +110,13 @@ def get_snapshot(snapshot: HashField, services: ServicesDep) -> SnapshotView:
 def get_manifest(snapshot: HashField, services: ServicesDep) -> dict[str, Any]:
     """Retrieve everything needed to fetch and verify the snapshot's rows."""
     return services.snapshots.manifest(SnapshotId(Hash32(snapshot)))
+
+
+@router.get("/versions/{version}")
+def get_version(version: HashField, services: ServicesDep) -> VersionView:
+    """Retrieve the record of a registered version by its id."""
+    version_id = VersionId(Hash32(version))
+    return VersionView.of(version_id, services.registry.version(version_id))
 
 
 @router.post("/versions/prepare")

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import AliasPath, Field, model_validator
 
 from backend.api.schemas.common import Amount, HexBytes, Uint128, View
+from backend.domain.batch import pack_spans
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account
 from backend.services.receipts.proofs import Inclusion
@@ -148,8 +149,8 @@ class BalanceProofView(View):
 
 class ReceiptProofView(View):
     """`header`: Solidity's `BatchHeader`, integers as decimal strings. Its hash is `batch_hash`, which the
-    transaction `tx_hash` committed in Settlement. The openings lead to its roots; `entries` sum up to the
-    charge.
+    transaction `tx_hash` committed in Settlement. `spans`: the preimage of its `spansHash`. The openings
+    lead to its roots; `entries` sum up to the charge.
     """
 
     batch_hash: str
@@ -157,6 +158,7 @@ class ReceiptProofView(View):
     tx_hash: str
     block_number: int
     header: dict[str, str]
+    spans: str
     receipt: OpeningView
     entries: list[EntryProofView]
     balances: list[BalanceProofView]
@@ -170,6 +172,7 @@ class ReceiptProofView(View):
             tx_hash=batch.tx_hash,
             block_number=batch.block_number,
             header={name: str(value) for name, value in proof.header.abi.items()},
+            spans="0x" + pack_spans(inclusion.spans).hex(),
             receipt=OpeningView.model_validate(proof.receipt),
             entries=[EntryProofView.model_validate(proven) for proven in proof.entries],
             balances=[BalanceProofView.model_validate(balance) for balance in proof.balances],

@@ -8,7 +8,8 @@ from backend.api.schemas.common import Amount, CidOfDigest, HashField, Price, Pr
 from backend.domain.batch import Header
 from backend.domain.content import cid_of
 from backend.domain.contribution import ReviewReason
-from backend.domain.ids import Account, Hash32, SnapshotId
+from backend.domain.hashing import record_argument
+from backend.domain.ids import Account, Hash32, SnapshotId, VersionId
 from backend.domain.money import PPM
 from backend.domain.receipt import VersionRecord
 from backend.domain.registries import Operator
@@ -224,6 +225,17 @@ class VersionRecordBody(Schema):
             operator_ppm=self.operator_ppm,
             creator_ppm=self.creator_ppm,
         )
+
+
+class VersionView(View):
+    """`record`: Solidity's `VersionRecord`, integers as decimal strings. `id` is its hash."""
+
+    id: str
+    record: dict[str, str | list[str]]
+
+    @classmethod
+    def of(cls, version: VersionId, record: VersionRecord) -> VersionView:
+        return cls(id=version, record=record_argument(record))
 
 
 class TransactionView(View):

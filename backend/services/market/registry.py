@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.chain import BlockRef
     from backend.domain.contribution import ReviewReason
-    from backend.domain.ids import Account, DatanetId, Hash32
+    from backend.domain.ids import Account, DatanetId, Hash32, VersionId
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import Contribution, Datanet
     from backend.domain.settlement import CommittedBatch, Demand
@@ -138,6 +138,14 @@ class Registry:
         return self._chain.prepare(
             DATASETS, "createDatanet", to_hash(ascii_word(name)), cid_digest(cid), sender=creator
         )
+
+    def version(self, version: VersionId) -> VersionRecord:
+        """The record of a registered version. Errors: `NotFound`."""
+        with self._db.read() as tx:
+            found = tx.chain.version(version)
+        if found is None:
+            raise NotFound(f"No version {version}.", param="version")
+        return found
 
     def prepare_version(self, record: VersionRecord) -> PreparedTransaction:
         """Prepare the registration by its creator. Raises Reverted with the registry's reason."""

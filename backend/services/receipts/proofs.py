@@ -11,10 +11,11 @@ from backend.domain.hashing import receipt_id
 from backend.domain.receipt import Receipt
 from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
 from backend.services.audit.auditor import not_void
+from backend.services.audit.published import spans_of
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
-    from backend.domain.batch import Batch, Entry
+    from backend.domain.batch import Batch, Entry, Span
     from backend.domain.ids import Account, Hash32, ReceiptId
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain
@@ -27,9 +28,10 @@ class NotCommitted(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Inclusion:
-    """The committed batch of a receipt, and the proof that the receipt is in it."""
+    """The committed batch of a receipt with its spans, and the proof that the receipt is in it."""
 
     batch: CommittedBatch
+    spans: tuple[Span, ...]
     proof: ReceiptProof
 
 
@@ -49,7 +51,8 @@ class Proofs:
             if stored is None:
                 raise NotFound(f"No receipt {receipt} here.", param="id")
             batches = not_void(tx.chain.batches(stored.operator))
-        committed = next((batch for batch in batches if batch.number == stored.batch), None)
+            committed = next((batch for batch in batches if batch.number == stored.batch), None)
+            spans = () if committed is None else spans_of(tx.chain, committed.hash)
         if committed is None:
             raise NotCommitted(f"Receipt {receipt} is in no committed batch yet.", param="id")
         batch = self._batch(committed)
@@ -57,7 +60,7 @@ class Proofs:
         index = next((i for i, found in enumerate(ids) if found == receipt), None)
         if index is None:  # its batch was replaced, and it is unsettled again
             raise NotCommitted(f"Receipt {receipt} is in no committed batch yet.", param="id")
-        return Inclusion(committed, _proof(batch, Header.from_chain(committed.header), index))
+        return Inclusion(committed, spans, _proof(batch, Header.from_chain(committed.header), index))
 
     def _batch(self, committed: CommittedBatch) -> Batch:
         """The batch with its trees. The latest one is cached: payers request many receipts of one batch."""

@@ -77,8 +77,9 @@ class Verification:
         yield _equal("hash", "the receipt's id", receipt_id(receipt), file.id)
         with self._db.read() as tx:
             yield self._signature(tx.chain, file)
-            yield _hashes(file.signed)
-            yield _charge(tx.chain, file.signed)
+            slices = _hashes(file.signed)
+            yield slices
+            yield _charge(tx.chain, file.signed) if slices.is_right else _of_other_slices()
         yield self._inclusion(file)
 
     def _signature(self, chain: ChainView, file: ReceiptFile) -> Check:
@@ -187,6 +188,10 @@ def _charge(chain: ChainView, signed: SignedReceipt) -> Check:
         return Check("charge", is_right=False, message=error.message)
     message = f"{counts} are {in_dollars(receipt.charge)} at registered prices"
     return Check("charge", is_right=True, message=message)
+
+
+def _of_other_slices() -> Check:
+    return Check("charge", is_right=None, message="the file does not have the slices that were charged")
 
 
 def _covering(chain: ChainView, operator: Account, receipt: Receipt) -> CommittedBatch | None:

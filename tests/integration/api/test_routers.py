@@ -16,6 +16,7 @@ from backend.domain.batch import Header, camel_case
 from backend.domain.content import cid_digest
 from backend.domain.disputes.witnesses import Fault
 from backend.domain.governance import Proposal
+from backend.domain.hashing import record_argument
 from backend.domain.ids import DatanetId
 from backend.domain.money import AMOUNT
 from backend.domain.registries import Datanet, Operator
@@ -125,6 +126,14 @@ def test_datanets_and_snapshots_are_public(api: Api) -> None:
     assert httpx.get(f"{api.url}/v1/datanets/8").status_code == 404
     assert httpx.get(f"{api.url}/v1/datanets/7/contributions").json()["data"] == []
     assert httpx.get(f"{api.url}/v1/snapshots/{snapshot}").json()["accepted"] == [0, 1, 3]
+
+
+def test_a_version_is_public_and_its_id_is_the_hash_of_its_record(api: Api) -> None:
+    version = api.installation.version
+    shown = httpx.get(f"{api.url}/v1/versions/{version}").json()
+    assert shown == {"id": version, "record": record_argument(api.installation.view.version(version))}
+    missing = httpx.get(f"{api.url}/v1/versions/{some_hash('unknown')}")
+    assert (missing.status_code, missing.json()["error"]["param"]) == (404, "version")
 
 
 def test_operators_are_public_with_their_stake(api: Api) -> None:

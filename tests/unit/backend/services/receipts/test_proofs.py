@@ -8,7 +8,7 @@ import pytest
 from backend.api.schemas.receipts import ReceiptProofView
 from backend.domain.batch import Entry, Header
 from backend.domain.errors import NotFound
-from backend.domain.hashing import receipt_id
+from backend.domain.hashing import keccak, receipt_id, to_hash
 from backend.domain.ids import ReceiptId
 from backend.domain.merkle import InvalidOpening, Opening
 from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
@@ -71,6 +71,7 @@ def test_every_receipt_of_a_batch_is_shown_offline_from_the_answer_alone(
         place = proofs.inclusion(receipt_id(signed.receipt))
         shown = ReceiptProofView.of(place).model_dump(mode="json")
         assert read_back(shown).check(signed.receipt) == shown["batch_hash"]
+        assert to_hash(keccak(bytes.fromhex(shown["spans"][2:]))) == shown["header"]["spansHash"]
         committed = harness.chain.batches(harness.market.operator)[-1]
         assert (shown["batch_hash"], shown["tx_hash"]) == (committed.hash, committed.tx_hash)
 
