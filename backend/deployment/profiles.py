@@ -75,7 +75,7 @@ BOUNDS: tuple[Mapping[str, int], ...] = (
     },
     _PUBLIC
     | {
-        "minDisputeWindow": 5 * DAY,
+        "minDisputeWindow": 7 * DAY,
         "answerSeconds": 27 * HOUR,
         "maxBlockSeconds": 0,
         "bondFee": GWEI // 4,

@@ -54,7 +54,7 @@ library Profiles {
     }
 
     function _setOpStack(Bounds memory bounds) private pure {
-        // Four answers and a reserve.
+        // Two demands, two answers and a proof, for which the sequencer takes 12 hours each time: 66 hours.
         bounds.minDisputeWindow = 3 days;
         // The sequencing window, after which transactions sent by L1 are included without the sequencer, is 12 hours.
         bounds.answerSeconds = 15 hours;
@@ -67,8 +67,8 @@ library Profiles {
     }
 
     function _setArbitrum(Bounds memory bounds) private pure {
-        // Four answers and a reserve.
-        bounds.minDisputeWindow = 5 days;
+        // Two demands, a reserve and a proof that the sequencer delays by 24 hours each, and two answers: 150 hours.
+        bounds.minDisputeWindow = 7 days;
         // A transaction in the delayed inbox can be forced in after 24 hours.
         bounds.answerSeconds = 27 hours;
         // Blocks are not counted: `block.number` is an estimate of L1's, which moves on while the sequencer halts.

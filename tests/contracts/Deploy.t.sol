@@ -93,7 +93,7 @@ contract DeployTest is Market {
     /// @dev The first set, with a window of the public profiles.
     function _set() private view returns (ParameterSet memory set) {
         set = firstSet();
-        set.disputeWindow = 6 days;
+        set.disputeWindow = 7 days;
     }
 
     function _checkCode(string memory artifact, address deployed) private view {

@@ -119,6 +119,16 @@ contract ParametersTest is Market {
         vm.assertEq(_publicBounds(Profile.Arbitrum).maxBlockSeconds, 0);
     }
 
+    /// @dev A sequencer that is the operator's ally delays two demands, a reserve and a proof by the forced inclusion of
+    /// 24 hours each on Arbitrum, where each waits in the delayed inbox anew. On the OP stack what is sent by L1 has the
+    /// time of its L1 block, so that reserve and proof are delayed together. The operator answers at the deadline.
+    function test_a_window_contains_two_rounds_and_a_proof_although_the_sequencer_delays_each() external {
+        Bounds memory arbitrum = _publicBounds(Profile.Arbitrum);
+        vm.assertLe(4 * 24 hours + 2 * arbitrum.answerSeconds, arbitrum.minDisputeWindow);
+        Bounds memory opStack = _publicBounds(Profile.OpStack);
+        vm.assertLe(3 * 12 hours + 2 * opStack.answerSeconds, opStack.minDisputeWindow);
+    }
+
     function test_the_production_code_has_no_local_bounds() external {
         ParameterSet memory first = firstSet();
         vm.expectRevert(abi.encodeWithSelector(Profiles.NoBounds.selector, Profile.Local));
@@ -164,7 +174,7 @@ contract ParametersTest is Market {
         ParameterSet memory first = firstSet();
         // Interval, window, extension, pause and margin of the profiles.
         uint64 delays = profile == Profile.Local ? 60 + 120 + 4 + 60 + 30 : 13 days;
-        if (profile != Profile.Local) first.disputeWindow = 6 days;
+        if (profile != Profile.Local) first.disputeWindow = 7 days;
         if (thaw <= delays) {
             vm.expectRevert(abi.encodeWithSelector(IParameters.ThawTooShort.selector, thaw, delays + 1));
         }
@@ -174,7 +184,7 @@ contract ParametersTest is Market {
 
     function _publicBounds(Profile profile) private returns (Bounds memory) {
         ParameterSet memory first = firstSet();
-        first.disputeWindow = 6 days;
+        first.disputeWindow = 7 days;
         return new Parameters(address(access), profile, new PaymentVault(usd, 28 days), first).bounds();
     }
 

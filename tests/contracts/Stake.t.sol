@@ -129,6 +129,17 @@ contract StakeTest is Batches {
         _withdrawOwed(other, blocking, refused, amount);
     }
 
+    function test_owed_amounts_add_up() external {
+        BlockingToken blocking = new BlockingToken();
+        OperatorRegistry other = _stakedRegistry(blocking, 100);
+        (address challenger, address treasury) = (accountOf("challenger"), accountOf("treasury"));
+        blocking.setBlocked(challenger, true);
+        other.slash(operator, 40 * MICRO, challenger, 250_000, treasury);
+        other.slash(operator, 60 * MICRO, challenger, 250_000, treasury);
+        vm.assertEq(other.owed(challenger), 15 * MICRO);
+        _withdrawOwed(other, blocking, challenger, 15 * MICRO);
+    }
+
     function test_only_owed_amounts_are_withdrawn(address caller) external {
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NothingOwed.selector, caller));
         vm.prank(caller);

@@ -139,7 +139,7 @@ def test_profile_local_is_refused_in_terms() -> None:
 
 @pytest.mark.parametrize(("chain_id", "profile"), [(1, ETHEREUM), (8453, OP_STACK), (42161, ARBITRUM)])
 def test_a_known_chain_takes_the_profile_of_its_kind(chain_id: int, profile: int) -> None:
-    window = {"disputeWindow": 6 * DAY}
+    window = {"disputeWindow": 7 * DAY}
     terms = production_terms(TOKEN_AT, chain_id=chain_id)
     for other in (ETHEREUM, OP_STACK, ARBITRUM):
         found = validate(replace(terms, profile=other, first_set={**terms.first_set, **window}))
