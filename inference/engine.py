@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from msgspec.structs import replace
 
 from inference.errors import (
     ContextLengthExceededError,
@@ -31,7 +32,16 @@ from inference.model.loader import BaseWeights
 from inference.model.shards import Shard
 from inference.model.sources import model_name
 from inference.probe import ErrorProbe, ProbeSums
-from inference.protocol import AdapterBlend, AdapterRef, Chunk, FinishReason, Generate, ProbeStates, Status
+from inference.protocol import (
+    AdapterBlend,
+    AdapterRef,
+    Chunk,
+    FinishReason,
+    Generate,
+    JsonSchema,
+    ProbeStates,
+    Status,
+)
 from inference.request import EmbeddingRequest, GenerationRequest
 from inference.sampling.grammar import GrammarCompiler
 from inference.sampling.sampler import INVALID_TOKEN, SampledToken, sample_tokens
@@ -43,6 +53,7 @@ from inference.scheduling.queue_limits import QueueLimits
 from inference.scheduling.scheduler import Scheduler
 from inference.tokenization.detokenizer import TextStream
 from inference.tokenization.tokenizer import ChatTokenizer
+from inference.tool_calls import CallParser, call_grammar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,9 +61,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.config import EngineConfig
+    from inference.protocol import Constraint, CountTokens
     from inference.request import Request
     from inference.sampling.grammar import Grammar
     from inference.scheduling.scheduler import Step
+    from inference.tool_calls import CallGrammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +146,24 @@ class Engine:
         instants = [request.expires_at for request in self._timed.values()]
         return max(0.0, min(instants) - self._clock()) if instants else None
 
+    def encode_prompt(self, command: Generate | CountTokens) -> list[int]:
+        """Raises as `ChatTokenizer.encode_prompt`."""
+        return self.tokenizer.encode_prompt(
+            command.messages, command.prompt, command.tools, command.reasoning_effort
+        )
+
+    def constraint_of(self, command: Generate) -> Constraint | CallGrammar | None:
+        """What binds the answer: its constraint, its tools, or both. Raises `InvalidRequestError`."""
+        constraint = command.sampling.constraint
+        if command.tools is None:
+            return constraint
+        if constraint is not None and not isinstance(constraint, JsonSchema):
+            raise InvalidRequestError("sampling: with tools, a constraint is a JSON schema")
+        if command.sampling.min_tokens or command.sampling.ignore_eos:
+            raise InvalidRequestError("sampling: min_tokens and ignore_eos cannot be combined with tools")
+        schema = None if constraint is None else constraint.schema
+        return call_grammar(command.tools, self.tokenizer.call_syntax, schema)
+
     def add(
         self,
         command: Generate,
@@ -145,9 +176,10 @@ class Engine:
         `ContextLengthExceededError`, `OverloadedError`.
         """
         sampling = validate_sampling(command.sampling, self.vocabulary.size)
-        prompt = list(prompt_token_ids or self.tokenizer.encode_prompt(command.messages, command.prompt))
-        if sampling.constraint is not None and grammar is None:
-            grammar = self.grammars.compile(sampling.constraint)
+        prompt = list(prompt_token_ids or self.encode_prompt(command))
+        constraint = self.constraint_of(command)
+        if constraint is not None and grammar is None:
+            grammar = self.grammars.compile(constraint)
         if sampling.logprobs is not None:
             self.vocabulary.warm_up()
         self._accept(
@@ -159,6 +191,7 @@ class Engine:
                 sampling=SamplingState(sampling, prompt, grammar),
                 adapter=command.adapter_or_blend,
                 text=TextStream(self.tokenizer, sampling.stop),
+                calls=None if command.tools is None else CallParser(self.tokenizer.call_syntax),
                 probe=ProbeSums(len(prompt), command.probe_error) if command.probe else None,
                 payer=command.payer,
                 priority=command.priority,
@@ -373,7 +406,9 @@ class Engine:
             return self._fail(request, NumericalError(request.adapter_digest))
         self._remove(request)
         request.finish_reason = reason
-        return _chunk(request, token, text + request.text.flush(), states)
+        chunk = _chunk(request, token, text + request.text.flush(), states)
+        is_called = reason == "stop" and request.calls is not None and request.calls.is_complete
+        return replace(chunk, finish_reason="tool_calls") if is_called else chunk
 
     def _finish_embedding(self, request: Request) -> Output:
         states = request.probe_states()
@@ -398,6 +433,10 @@ class Engine:
 def _chunk(
     request: Request, token: SampledToken | None, text: str, probe: ProbeStates | None = None
 ) -> Chunk:
+    parser = request.calls if isinstance(request, GenerationRequest) else None
+    content, calls = (None, ()) if parser is None else parser.push(text)
+    if parser is not None and request.finish_reason is not None:
+        content = f"{content}{parser.flush()}"
     return Chunk(
         request_id=request.request_id,
         text=text,
@@ -409,4 +448,6 @@ def _chunk(
         cached_prompt_tokens=request.num_cached_prompt_tokens,
         logprobs=None if token is None or token.logprobs is None else [token.logprobs],
         queue_seconds=request.queue_seconds,
+        content=content,
+        calls=calls,
     )

@@ -96,6 +96,23 @@ class InvalidSchemaError(InferenceError):
         super().__init__(f"schema refused at {where}: {reason}")
 
 
+class InvalidToolSchemaError(InvalidSchemaError):
+    """The schema of a function's parameters was refused. `where` is the function's name, and a JSON pointer
+    into its schema.
+    """
+
+    code = "invalid_tool_schema"
+
+
+class UnsupportedReasoningError(InferenceError):
+    """The request has a reasoning effort, and the chat template has no place for it."""
+
+    code = "unsupported_reasoning"
+
+    def __init__(self) -> None:
+        super().__init__("this model's chat template has no reasoning effort; omit it")
+
+
 class GrammarTooComplexError(InferenceError):
     """A compiled constraint exceeded its limits during an answer."""
 

@@ -19,17 +19,53 @@ MIN_PRIORITY, MAX_PRIORITY = -1, 1
 MAX_DEADLINE_MS = 24 * 3_600_000
 MAX_BLEND_PARTS = 8
 MAX_GRAMMAR_LENGTH = 1 << 16  # characters
+MAX_FUNCTIONS = 128
 _WEIGHT = struct.Struct(">d")
 _BLEND_DOMAIN = b"loraledger/blend/v1\0"
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "tool_calls"]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
+class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):
+    """A call in an assistant's message. `arguments`: a JSON object as text."""
+
+    name: str
+    arguments: str
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a chat."""
+    """One message of a chat. `name`: the function whose result a message of the role `tool` has."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    name: str | None = None
+
+
+class Function(Struct, frozen=True, forbid_unknown_fields=True):
+    """A function that a model may call. `parameters`: the JSON schema of its arguments, as text."""
+
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    parameters: Annotated[str, Meta(max_length=MAX_GRAMMAR_LENGTH)]
+    description: str = ""
+
+
+class Tools(Struct, frozen=True, forbid_unknown_fields=True):
+    """Functions that the prompt describes, in this order. The model answers in text, or calls some of them;
+    `is_required`: it calls, and only the function `only` if that is set. The arguments match their schemas.
+    Without `is_parallel` it calls at most once; so it does where the chat template has a single call.
+    """
+
+    functions: Annotated[tuple[Function, ...], Meta(min_length=1, max_length=MAX_FUNCTIONS)]
+    is_required: bool = False
+    only: str | None = None
+    is_parallel: bool = True
+
+    def __post_init__(self) -> None:
+        names = {each.name for each in self.functions}
+        if len(names) < len(self.functions) or not names.issuperset({self.only} - {None}):
+            raise ValueError("tools name each function once, and `only` one of them")
 
 
 class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,7 +188,8 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     `priority`: 1 for urgent, -1 for background requests; higher classes are scheduled first. `deadline_ms`
     after its arrival the request fails with `deadline_exceeded`, even if chunks were sent. `probe` returns
     states with the last chunk; `probe_error` adds their error vectors, which cost some work for each token.
-    `traceparent` (W3C Trace Context) is the parent of the request's span.
+    `traceparent` (W3C Trace Context) is the parent of the request's span. With `tools` a JSON schema as
+    constraint binds the text of an answer that calls none. `reasoning_effort` is for the chat template.
     """
 
     request_id: str
@@ -167,6 +204,8 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     blend: AdapterBlend | None = None
     probe_error: bool = False
     traceparent: Annotated[str, Meta(max_length=55)] | None = None
+    tools: Tools | None = None
+    reasoning_effort: ReasoningEffort | None = None
 
     def __post_init__(self) -> None:
         _check_exclusive(self.adapter, self.blend)
@@ -189,6 +228,8 @@ class CountTokens(Struct, frozen=True, tag="count_tokens", forbid_unknown_fields
     request_id: str
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
+    tools: Tools | None = None
+    reasoning_effort: ReasoningEffort | None = None
 
 
 class EmbedItem(Struct, frozen=True, forbid_unknown_fields=True):
@@ -263,6 +304,14 @@ class TokenLogprobs(Struct, frozen=True):
     top: list[TokenLogprob]
 
 
+class CallDelta(Struct, frozen=True):
+    """Progress of an answer's call number `index`: first its `name`, then its arguments in pieces."""
+
+    index: int
+    name: str | None = None
+    arguments: str = ""
+
+
 class Chunk(Struct, frozen=True, tag="chunk"):
     """Progress of one request. `text` and `token_ids` are new since the last chunk; counts are totals.
 
@@ -270,6 +319,9 @@ class Chunk(Struct, frozen=True, tag="chunk"):
     `token_ids` while a character or a stop string is incomplete. The last chunk has a `finish_reason`.
     `cached_prompt_tokens`: prompt tokens found in the prefix cache. `logprobs`, if requested, has an item for
     each of `token_ids`. `queue_seconds`: time from the request's arrival until it first ran.
+
+    With tools, `text` is what the model wrote, calls included; `content` is its part before the calls, and
+    `calls` are those. The finish reason `tool_calls` states that an answer ended with complete calls.
     """
 
     request_id: str
@@ -282,6 +334,8 @@ class Chunk(Struct, frozen=True, tag="chunk"):
     cached_prompt_tokens: int = 0
     logprobs: list[TokenLogprobs] | None = None
     queue_seconds: float = 0.0
+    content: str | None = None
+    calls: tuple[CallDelta, ...] = ()
 
 
 class TokenCount(Struct, frozen=True, tag="token_count"):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from inference.protocol import AdapterBlend, AdapterRef, FinishReason, ProbeStates
     from inference.sampling.state import SamplingState
     from inference.tokenization.detokenizer import TextStream
+    from inference.tool_calls import CallParser
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -91,6 +92,7 @@ class GenerationRequest(Request):
     max_tokens: int
     sampling: SamplingState
     text: TextStream
+    calls: CallParser | None = None  # of a request with tools
 
     @property
     def num_sampled_tokens(self) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.protocol import TokenLogprob, TokenLogprobs
+    from inference.protocol import CallDelta, Chunk, TokenLogprob, TokenLogprobs
 
 
 class ChoiceFormat(Protocol):
@@ -18,43 +19,76 @@ class ChoiceFormat(Protocol):
     chunk_object: str
 
     def complete(
-        self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None, reason: str
+        self, index: int, chunks: Sequence[Chunk], logprobs: Sequence[TokenLogprobs] | None, reason: str
     ) -> dict[str, Any]: ...
 
     def opening(self, index: int) -> dict[str, Any] | None:
         """First chunk of a streamed choice, before any text."""
         ...
 
-    def delta(self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any]: ...
+    def delta(
+        self, index: int, chunk: Chunk, logprobs: Sequence[TokenLogprobs] | None
+    ) -> dict[str, Any] | None:
+        """None if the chunk has nothing to show."""
+        ...
 
     def closing(self, index: int, reason: str) -> dict[str, Any]: ...
 
 
 class ChatFormat:
-    """Choices of `/v1/chat/completions`."""
+    """Choices of `/v1/chat/completions`. One instance for each answer: it keeps the ids of tool calls."""
 
     complete_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
+    def __init__(self, *, has_tools: bool = False) -> None:
+        self._has_tools = has_tools
+        self._call_ids: dict[tuple[int, int], str] = {}
+
     def complete(
-        self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None, reason: str
+        self, index: int, chunks: Sequence[Chunk], logprobs: Sequence[TokenLogprobs] | None, reason: str
     ) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
+        calls = [
+            {"id": self._call_id(index, number), "type": "function", "function": call}
+            for number, call in enumerate(joined_calls(chunks))
+        ]
+        content: str | None = "".join(map(content_of, chunks))
+        content = content or (None if calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        message |= {"tool_calls": calls} if calls else {}
         return {"index": index, "message": message} | _ending(chat_logprobs(logprobs), reason)
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        return self._chunk(index, {"role": "assistant", "content": ""})
+        return self._chunk(index, {"role": "assistant", "content": None if self._has_tools else ""})
 
-    def delta(self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any]:
-        return self._chunk(index, {"content": text}, logprobs)
+    def delta(
+        self, index: int, chunk: Chunk, logprobs: Sequence[TokenLogprobs] | None
+    ) -> dict[str, Any] | None:
+        content = content_of(chunk)
+        calls = [self._call_delta(index, call) for call in chunk.calls]
+        if calls:
+            return self._chunk(
+                index, ({"content": content} if content else {}) | {"tool_calls": calls}, logprobs
+            )
+        return self._chunk(index, {"content": content}, logprobs) if content or logprobs else None
 
     def closing(self, index: int, reason: str) -> dict[str, Any]:
         return self._chunk(index, {}, reason=reason)
 
+    def _call_delta(self, index: int, call: CallDelta) -> dict[str, Any]:
+        if call.name is None:
+            return {"index": call.index, "function": {"arguments": call.arguments}}
+        named = {"name": call.name, "arguments": call.arguments}
+        call_id = self._call_id(index, call.index)
+        return {"index": call.index, "id": call_id, "type": "function", "function": named}
+
+    def _call_id(self, index: int, number: int) -> str:
+        return self._call_ids.setdefault((index, number), f"call_{secrets.token_hex(12)}")
+
     def _chunk(
         self,
         index: int,
-        delta: dict[str, str],
+        delta: dict[str, Any],
         logprobs: Sequence[TokenLogprobs] | None = None,
         reason: str | None = None,
     ) -> dict[str, Any]:
@@ -70,15 +104,18 @@ class TextFormat:
         self._offsets: Counter[int] = Counter()
 
     def complete(
-        self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None, reason: str
+        self, index: int, chunks: Sequence[Chunk], logprobs: Sequence[TokenLogprobs] | None, reason: str
     ) -> dict[str, Any]:
-        return self.delta(index, text, logprobs) | {"finish_reason": reason}
+        text = "".join(chunk.text for chunk in chunks)
+        return {"index": index, "text": text} | _ending(self._logprobs(index, logprobs), reason)
 
     def opening(self, index: int) -> dict[str, Any] | None:  # noqa: ARG002 - text streams have none
         return None
 
-    def delta(self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any]:
-        return {"index": index, "text": text} | _ending(self._logprobs(index, logprobs), None)
+    def delta(
+        self, index: int, chunk: Chunk, logprobs: Sequence[TokenLogprobs] | None
+    ) -> dict[str, Any] | None:
+        return {"index": index, "text": chunk.text} | _ending(self._logprobs(index, logprobs), None)
 
     def closing(self, index: int, reason: str) -> dict[str, Any]:
         return {"index": index, "text": ""} | _ending(None, reason)
@@ -100,6 +137,21 @@ class TextFormat:
             ],
             "text_offset": offsets,
         }
+
+
+def content_of(chunk: Chunk) -> str:
+    """The chunk's text without tool calls."""
+    return chunk.text if chunk.content is None else chunk.content
+
+
+def joined_calls(chunks: Sequence[Chunk]) -> list[dict[str, str]]:
+    """Name and arguments of each call, from the pieces of a choice's chunks."""
+    calls: list[dict[str, str]] = []
+    for piece in (call for chunk in chunks for call in chunk.calls):
+        if piece.name is not None:
+            calls.append({"name": piece.name, "arguments": ""})
+        calls[-1]["arguments"] += piece.arguments
+    return calls
 
 
 def chat_logprobs(places: Sequence[TokenLogprobs] | None) -> dict[str, Any] | None:

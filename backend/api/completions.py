@@ -62,9 +62,7 @@ class Completion:
             raise
         final = self.answer.final
         choices = [
-            self._format.complete(
-                index, "".join(chunk.text for chunk in chunks), self._logprobs(chunks), reason
-            )
+            self._format.complete(index, chunks, self._logprobs(chunks), reason)
             for index, (chunks, reason) in enumerate(zip(received, _reasons(final), strict=True))
         ]
         return self._object(self._format.complete_object, choices) | bill(final)
@@ -78,7 +76,8 @@ class Completion:
                 if (opening := self._format.opening(index)) is not None:
                     yield self._chunk([opening])
             async for index, chunk in self.answer.chunks():
-                yield self._chunk([self._format.delta(index, chunk.text, self._logprobs([chunk]))])
+                if (delta := self._format.delta(index, chunk, self._logprobs([chunk]))) is not None:
+                    yield self._chunk([delta])
             final = self.answer.final
             *closings, last = (self._format.closing(*indexed) for indexed in enumerate(_reasons(final)))
             for closing in closings:
@@ -165,5 +164,6 @@ def bill(final: Final) -> dict[str, Any]:
             "salt": stored.salt,
             "method": stored.signed.method,
             "attribution": attribution,
-        },
+        }
+        | ({"texts": list(final.texts)} if final.texts else {}),
     }

@@ -215,9 +215,7 @@ def describe_fault(faults: Sequence[Mapping[str, Any]], body: object = None) -> 
     if kind == "json_invalid":
         return f"The body is not valid JSON: {text}.", "invalid_json", None
     if kind == "extra_forbidden":
-        prefix, verdict = (
-            ("unsupported", "not supported") if where[0] in UNSUPPORTED else ("unknown", "unknown")
-        )
+        prefix, verdict = ("unsupported", "not supported") if param in UNSUPPORTED else ("unknown", "unknown")
         return f"The parameter '{param}' is {verdict}.", f"{prefix}_parameter", param
     if kind == CONTRADICTION:
         return f"{text}.", "invalid_parameter", str(fault["ctx"]["param"])

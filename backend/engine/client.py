@@ -15,7 +15,7 @@ import msgspec
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
-from backend.ports.engine import InvalidSchema
+from backend.ports.engine import InvalidSchema, InvalidToolSchema, UnsupportedReasoning
 from inference.protocol import (
     MAX_EMBED_ITEMS,
     Abort,
@@ -48,12 +48,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.errors import DomainError
-    from inference.protocol import AdapterRef, EmbedItem, Message, ProbeStates
+    from inference.protocol import AdapterRef, EmbedItem, Message, ProbeStates, ReasoningEffort, Tools
 
 E = TypeVar("E", bound=Event)
 
 logger = logging.getLogger(__name__)
 
+_REFUSALS: dict[str, tuple[type[InvalidInput], str]] = {
+    "invalid_schema": (InvalidSchema, "response_format"),
+    "invalid_tool_schema": (InvalidToolSchema, "tools"),
+    "unsupported_reasoning": (UnsupportedReasoning, "reasoning_effort"),
+}
+"""Errors of a parameter: class and OpenAI's name of it."""
 _MAX_UNSENT_BYTES = 4 * MAX_FRAME_BYTES  # the engine reads the next command once it has accepted the last
 
 
@@ -111,9 +117,15 @@ class EngineClient:
         if self._connection is not None:
             self._connection.send(Abort(request_id))
 
-    async def count_tokens(self, messages: Sequence[Message] = (), prompt: str | None = None) -> TokenCount:
+    async def count_tokens(
+        self,
+        messages: Sequence[Message] = (),
+        prompt: str | None = None,
+        tools: Tools | None = None,
+        reasoning_effort: ReasoningEffort | None = None,
+    ) -> TokenCount:
         """Count the prompt tokens that `generate` would report; the result has the model's context too."""
-        command = CountTokens(self._new_id(), tuple(messages), prompt)
+        command = CountTokens(self._new_id(), tuple(messages), prompt, tools, reasoning_effort)
         return await self._ask(command, TokenCount, self._deadline_seconds)
 
     async def embed(self, items: Sequence[EmbedItem], adapter: AdapterRef | None = None) -> list[ProbeStates]:
@@ -256,6 +268,7 @@ def _domain_error(error: Error) -> DomainError:
     details = {"code": error.code}
     if error.code == "overloaded":
         return Overloaded(error.message, details=details)
-    if error.code == "invalid_schema":
-        return InvalidSchema(error.message, "response_format", details)
+    if error.code in _REFUSALS:
+        kind, param = _REFUSALS[error.code]
+        return kind(error.message, param, details)
     return (Unavailable if error.retryable else InvalidInput)(error.message, details=details)

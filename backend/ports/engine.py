@@ -10,22 +10,38 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from backend.domain.ids import Hash32
-    from inference.protocol import Chunk, Generate, Message, TokenCount
+    from inference.protocol import Chunk, Generate, Message, ReasoningEffort, TokenCount, Tools
 
 
 class InvalidSchema(InvalidInput):
     """The engine does not support this JSON schema; the message says where in the schema."""
 
 
+class InvalidToolSchema(InvalidInput):
+    """The engine does not support the schema of a function; the message says which, and where in it."""
+
+
+class UnsupportedReasoning(InvalidInput):
+    """The model's chat template has no place for a reasoning effort."""
+
+
 class Engine(Protocol):
     """Errors of all methods: `Unavailable` where a retry may help, `InvalidInput` for a bad request."""
 
-    async def count_tokens(self, messages: Sequence[Message] = (), prompt: str | None = None) -> TokenCount:
-        """Count the prompt tokens of a chat or of raw text."""
+    async def count_tokens(
+        self,
+        messages: Sequence[Message] = (),
+        prompt: str | None = None,
+        tools: Tools | None = None,
+        reasoning_effort: ReasoningEffort | None = None,
+    ) -> TokenCount:
+        """Count the prompt tokens of a chat or of raw text. Errors: `UnsupportedReasoning` too."""
         ...
 
     def generate(self, request: Generate) -> AsyncIterator[Chunk]:
-        """Stream an answer; the last chunk has a finish reason. Errors: `InvalidSchema` too."""
+        """Stream an answer; the last chunk has a finish reason. Errors: `InvalidSchema` and
+        `InvalidToolSchema` too.
+        """
         ...
 
     async def abort(self, request_id: str) -> None:

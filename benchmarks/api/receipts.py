@@ -19,7 +19,7 @@ from backend.services.answers.generate import AnswerRequest
 from backend.services.channels.admission import Payer
 from benchmarks.api import market
 from benchmarks.api.figures import Row, Timed
-from inference.protocol import Chunk, Generate, Message, Sampling, TokenCount
+from inference.protocol import Chunk, Generate, Message, ReasoningEffort, Sampling, TokenCount, Tools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -46,6 +46,8 @@ class MemoryEngine:
         self,
         messages: Sequence[Message] = (),  # noqa: ARG002
         prompt: str | None = None,  # noqa: ARG002
+        tools: Tools | None = None,  # noqa: ARG002
+        reasoning_effort: ReasoningEffort | None = None,  # noqa: ARG002
     ) -> TokenCount:
         return TokenCount("", PROMPT_TOKENS, 4096)
 

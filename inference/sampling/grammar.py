@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from llguidance import LLMatcher
 
-from inference.errors import GrammarTooComplexError, InvalidSchemaError
+from inference.errors import GrammarTooComplexError, InvalidSchemaError, InvalidToolSchemaError
 from inference.sampling import grammar_check
+from inference.tool_calls import CallGrammar
 
 if TYPE_CHECKING:
     from inference.protocol import Constraint
@@ -71,13 +72,13 @@ class GrammarCompiler:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._lock = threading.Lock()
-        self._cache: OrderedDict[Constraint, Grammar | InvalidSchemaError] = OrderedDict()
+        self._cache: OrderedDict[Constraint | CallGrammar, Grammar | InvalidSchemaError] = OrderedDict()
 
-    def compile(self, constraint: Constraint) -> Grammar:
+    def compile(self, constraint: Constraint | CallGrammar) -> Grammar:
         """Compile a constraint, which takes up to a second of CPU time in another process unless it is
         cached.
 
-        Raises `InvalidSchemaError`, `UnsupportedModelError`.
+        Raises `InvalidSchemaError`, `InvalidToolSchemaError`, `UnsupportedModelError`.
         """
         with self._lock:
             found = self._cache.pop(constraint, None)
@@ -87,14 +88,15 @@ class GrammarCompiler:
             if len(self._cache) > _MAX_CACHED:
                 self._cache.popitem(last=False)
         if isinstance(found, InvalidSchemaError):
-            raise InvalidSchemaError(found.where, found.reason)
+            raise type(found)(found.where, found.reason)
         return found
 
-    def _compile(self, constraint: Constraint) -> Grammar | InvalidSchemaError:
+    def _compile(self, constraint: Constraint | CallGrammar) -> Grammar | InvalidSchemaError:
         message = msgspec.to_builtins(constraint)
         refusal = _check(message)
         if refusal is not None:
-            return refusal
+            is_of_text = not isinstance(constraint, CallGrammar) or refusal.where.startswith("#/")
+            return refusal if is_of_text else InvalidToolSchemaError(refusal.where, refusal.reason)
         grammar = grammar_check.grammar_of(message)
         matcher = LLMatcher(self._vocabulary.trie, grammar, log_level=0, limits=grammar_check.limits())
         matcher.compute_bitmask()  # computes the first states here rather than on the engine's thread

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 MAX_CPU_SECONDS = 1
 MAX_MIB = 512
 _STACK_BYTES = 2 << 20
-_NUM_TRIED_BYTES = 200
+_NUM_TRIED_BYTES = 200  # of each schema of an answer with tools, a part of them
+_MIN_TRIED_BYTES = 10
 # Each step of the engine needs time in proportion to the length of the literal.
 MAX_LITERAL_LENGTH = 2048
 _MAX_REASON_LENGTH = 300
@@ -75,38 +76,99 @@ def grammar_of(constraint: dict[str, Any]) -> str:
             return _schema_grammar(_parse(constraint["schema"]))
         case "regex":
             return f"start: /{regex_to_lark(constraint['pattern'], 'dw')}/"
+        case "tool_calls":
+            return LLMatcher.grammar_from_lark("\n".join(_call_rules(constraint)))
         case _:
-            options = " | ".join(json.dumps(option, ensure_ascii=False) for option in constraint["options"])
+            options = " | ".join(_literal(option) for option in constraint["options"])
             return LLMatcher.grammar_from_lark(f"start: {options}")
 
 
 def check(constraint: dict[str, Any]) -> None:
     """Raises `Refused`. May crash or never return."""
-    reason = _try(grammar_of(constraint))
+    grammar = grammar_of(constraint)
+    # Each schema on its own first: a random answer to all of them would not come far in any.
+    schemas = _schemas(constraint) if constraint["type"] == "tool_calls" else {}
+    num_bytes = max(_NUM_TRIED_BYTES // max(len(schemas), 1), _MIN_TRIED_BYTES)
+    tried = (_try(_schema_grammar(_parse(text, name)), num_bytes) for name, text in schemas.items())
+    reason = next(filter(None, tried), "") or _try(grammar)
     if reason:
         raise Refused(reason)
 
 
 def find(constraint: dict[str, Any], reason: str) -> str:
     """Location of `reason` in a refused constraint. May exceed the time limit."""
-    if constraint["type"] != "json_schema":
-        return "pattern" if constraint["type"] == "regex" else "options"
-    schema = _parse(constraint["schema"])
+    match constraint["type"]:
+        case "json_schema":
+            return _find_in_schema(constraint["schema"], reason)
+        case "tool_calls":
+            schemas = _schemas(constraint).items()
+            refused = (
+                (name, text) for name, text in schemas if _try(_schema_grammar(_parse(text))) == reason
+            )
+            return next((f"{name}{_find_in_schema(text, reason)}" for name, text in refused), "tools")
+        case "regex":
+            return "pattern"
+        case _:
+            return "options"
+
+
+def _find_in_schema(text: str, reason: str) -> str:
+    schema = _parse(text)
     shared: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     return _find(schema, shared, reason, "#")
 
 
-def _parse(text: str) -> dict[str, Any]:
+def _schemas(constraint: dict[str, Any]) -> dict[str, str]:
+    """The schemas of an answer with tools: of its text, under the name "", and of the functions."""
+    text_schema = constraint["text_schema"]
+    return ({} if text_schema is None else {"": text_schema}) | dict(constraint["functions"])
+
+
+def _call_rules(constraint: dict[str, Any]) -> Iterator[str]:
+    """The Lark grammar of an answer with tools; `inference.tool_calls.CallGrammar` defines the constraint."""
+    syntax, functions = constraint["syntax"], dict(constraint["functions"])
+    calls = " | ".join(f"call_{index}" for index in range(len(functions)))
+    more = _literal(f"{syntax['separator']}{syntax['marker']}") if constraint["is_parallel"] else None
+    calls = f"({calls}) ({more} ({calls}))*" if more else f"({calls})"
+    marker, any_text = _literal(syntax["marker"]), r"/(.|\n)*/"
+    if constraint["is_required"]:
+        yield f"start: {marker} {calls}"
+    elif constraint["text_schema"] is not None:
+        yield f"start: text | {marker} {calls}"
+        yield f"text: {_json_rule(_parse(constraint['text_schema']))}"
+    elif syntax["separator"] is None:
+        yield f"start: TEXT | {marker} {calls}"
+        yield f"TEXT: {any_text} & ~({marker} {any_text})"
+    else:
+        yield f"start: TEXT | opening {calls}"
+        yield f"TEXT: {any_text} & ~({any_text} {marker} {any_text})"
+        yield f"opening[lazy]: {any_text} {marker}"
+    for index, (name, text) in enumerate(functions.items()):
+        before = _literal(f"{syntax['before_name']}{name}{syntax['before_arguments']}")
+        after = _literal(syntax["after_arguments"])
+        yield f"call_{index}: {before} {_json_rule(_parse(text, name))} {after}"
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _json_rule(schema: dict[str, Any]) -> str:
+    return f"%json {json.dumps({**schema, _OPTIONS_KEY: _JSON_OPTIONS}, ensure_ascii=False)}"
+
+
+def _parse(text: str, name: str = "") -> dict[str, Any]:
+    """`name` precedes the location of a refusal."""
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"the schema is not JSON: {error}", "#") from error
+        raise Refused(f"the schema is not JSON: {error}", f"{name}#") from error
     if schema is True:
         return {}
     if not isinstance(schema, dict):
-        raise Refused("a schema is an object", "#")
+        raise Refused("a schema is an object", f"{name}#")
     schema.pop(_OPTIONS_KEY, None)
-    for where, literal in _literals(schema, "#"):
+    for where, literal in _literals(schema, f"{name}#"):
         if len(literal) > MAX_LITERAL_LENGTH:
             raise Refused(f"a string of {len(literal)} characters; at most {MAX_LITERAL_LENGTH}", where)
     return schema
@@ -130,11 +192,11 @@ def _schema_grammar(schema: dict[str, Any]) -> str:
     return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
 
 
-def _try(grammar: str) -> str:
+def _try(grammar: str, num_bytes: int = _NUM_TRIED_BYTES) -> str:
     """Compile the grammar and follow it for some bytes; the error, or ""."""
     matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0, limits=limits())
     rng = random.Random(0)  # noqa: S311 -- a random walk, no secret
-    for _ in range(_NUM_TRIED_BYTES):
+    for _ in range(num_bytes):
         if matcher.is_error() or matcher.is_stopped():
             break
         mask = matcher.compute_bitmask()

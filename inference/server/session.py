@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from inference.protocol import Command, Constraint, Event
     from inference.sampling.grammar import Grammar
     from inference.server.engine_thread import EngineThread
+    from inference.tool_calls import CallGrammar
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -141,9 +142,8 @@ class Session:
 
     async def _generate(self, command: Generate) -> None:
         engine_id = self._engine_id(command.request_id)
-        prompt = await self._in_thread(
-            lambda: self._engine_thread.engine.tokenizer.encode_prompt(command.messages, command.prompt)
-        )
+        engine = self._engine_thread.engine
+        prompt = await self._in_thread(lambda: engine.encode_prompt(command))
 
         def route(output: Output) -> None:
             if isinstance(output, Failure):
@@ -161,12 +161,15 @@ class Session:
             )
             self._engine_thread.metrics.set_parent_span(engine_id, command.traceparent)
 
-        if command.sampling.constraint is None:
+        constraint = engine.constraint_of(command)
+        if constraint is None:
             accept(None)
         else:
-            self._compile(command.request_id, command.sampling.constraint, accept)
+            self._compile(command.request_id, constraint, accept)
 
-    def _compile(self, request_id: str, constraint: Constraint, accept: Callable[[Grammar], None]) -> None:
+    def _compile(
+        self, request_id: str, constraint: Constraint | CallGrammar, accept: Callable[[Grammar], None]
+    ) -> None:
         """Compile the constraint in the background, which may take a second or more."""
         engine_id = self._engine_id(request_id)
         if engine_id in self._compiling:
@@ -204,9 +207,7 @@ class Session:
 
     async def _count_tokens(self, command: CountTokens) -> None:
         engine = self._engine_thread.engine
-        tokens = await self._in_thread(
-            lambda: engine.tokenizer.encode_prompt(command.messages, command.prompt)
-        )
+        tokens = await self._in_thread(lambda: engine.encode_prompt(command))
         self._send(TokenCount(command.request_id, len(tokens), engine.max_context))
 
     async def _embed(self, command: Embed) -> None:

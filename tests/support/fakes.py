@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from backend.chain.keys import LocalSigner
 from backend.domain.chain import BlockRef
 from backend.domain.errors import Unavailable
@@ -15,7 +17,7 @@ from backend.domain.hashing import keccak, version_id
 from backend.domain.ids import Hash32
 from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
 from backend.domain.transactions import PreparedTransaction
-from backend.ports.engine import InvalidSchema
+from backend.ports.engine import InvalidSchema, InvalidToolSchema
 from backend.services.accounts.claims import Claimable, NothingToClaim
 from backend.services.train.estimate import Tokenisation, TokenisedRow
 from inference.protocol import (
@@ -25,10 +27,13 @@ from inference.protocol import (
     JsonSchema,
     Message,
     ProbeStates,
+    ReasoningEffort,
     TokenCount,
     TokenLogprob,
     TokenLogprobs,
+    Tools,
 )
+from inference.tool_calls import HERMES, CallParser
 from tests.support.market import CHAIN_ID, some_account, some_hash
 
 if TYPE_CHECKING:
@@ -171,6 +176,18 @@ def scripted_logprobs(word: str, num_top: int | None) -> list[TokenLogprobs] | N
     return [TokenLogprobs(ranked[0], ranked[:num_top])]
 
 
+def parsed(chunk: Chunk, parser: CallParser) -> Chunk:
+    """What the engine makes of a chunk of an answer with tools."""
+    content, calls = parser.push(chunk.text)
+    if chunk.finish_reason is None:
+        return replace(chunk, content=content, calls=calls)
+    reason = "tool_calls" if parser.is_complete and chunk.finish_reason == "stop" else chunk.finish_reason
+    return replace(chunk, content=content + parser.flush(), calls=calls, finish_reason=reason)
+
+
+REFUSED_PARAMETERS = '{"type": "object", "not": {}}'
+
+
 class ScriptedEngine:
     """Generates `words`, one token each. It can wait, fail during an answer, or be unavailable."""
 
@@ -193,7 +210,13 @@ class ScriptedEngine:
         self._waking: dict[str, asyncio.Event] = {}
         self._aborted: set[str] = set()
 
-    async def count_tokens(self, messages: Sequence[Message] = (), prompt: str | None = None) -> TokenCount:
+    async def count_tokens(
+        self,
+        messages: Sequence[Message] = (),
+        prompt: str | None = None,
+        tools: Tools | None = None,
+        reasoning_effort: ReasoningEffort | None = None,
+    ) -> TokenCount:
         if self.is_gone:
             raise Unavailable("The engine is not running; try again.")
         self.counted.append(messages if prompt is None else prompt)
@@ -208,12 +231,16 @@ class ScriptedEngine:
     async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
         self.requests.append(request)
         self.asked.set()
+        functions = () if request.tools is None else request.tools.functions
         if request.sampling.constraint == self.refused_schema:
             raise InvalidSchema("schema refused at #: as the script has it", "response_format")
+        if any(function.parameters == REFUSED_PARAMETERS for function in functions):
+            raise InvalidToolSchema("schema refused at f#: as the script has it", "tools")
         request_id = request.request_id
         waking = self._waking.setdefault(request_id, asyncio.Event())
         prompt = (await self.count_tokens(request.messages, request.prompt)).num_tokens
         words = self.words[: request.sampling.max_tokens]
+        parser = None if request.tools is None else CallParser(HERMES)
         for number, word in enumerate(words, start=1):
             if number - 1 == self.breaks_after:
                 raise Unavailable("The engine stopped; nothing was charged, try again.")
@@ -232,7 +259,8 @@ class ScriptedEngine:
             probe = self.probe if is_last and request.probe else None
             logprobs = scripted_logprobs(word, request.sampling.logprobs)
             cached = self.cached_prompt_tokens
-            yield Chunk(request_id, word, [1], prompt, number, reason, probe, cached, logprobs)
+            chunk = Chunk(request_id, word, [1], prompt, number, reason, probe, cached, logprobs)
+            yield chunk if parser is None else parsed(chunk, parser)
 
     async def abort(self, request_id: str) -> None:
         self._aborted.add(request_id)

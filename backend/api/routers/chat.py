@@ -59,7 +59,7 @@ async def create_chat_completion(
         seconds=body.seconds,
     )
     options = ResponseOptions(
-        format=ChatFormat(),
+        format=ChatFormat(has_tools=answer_request.message.tools is not None),
         num_choices=body.num_choices,
         has_logprobs=bool(body.logprobs),
         is_stream=bool(body.stream),

@@ -44,7 +44,8 @@ class AttributionView(ResponseModel):
 
 class BillView(ResponseModel):
     """`cumulative`: what the channel was charged so far, this answer included. `salt` opens the receipt's
-    hashes; only the payer gets it.
+    hashes; only the payer gets it. `texts`, only with tools: each choice as the model wrote it, tool calls
+    included, which is what the receipt commits to.
     """
 
     receipt_id: str
@@ -54,6 +55,7 @@ class BillView(ResponseModel):
     salt: str
     method: str
     attribution: list[AttributionView]
+    texts: list[str] | None = None
 
 
 class CompletionBase(ResponseModel):
@@ -81,17 +83,31 @@ class LogprobsView(ResponseModel):
     refusal: None
 
 
+class CalledFunctionView(ResponseModel):
+    name: str
+    arguments: str
+
+
+class ToolCallView(ResponseModel):
+    id: str
+    type: Literal["function"]
+    function: CalledFunctionView
+
+
 class MessageView(ResponseModel):
+    """`content` is null if the message has nothing but tool calls."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCallView] | None = None
 
 
 class ChatChoiceView(ResponseModel):
     index: int
     message: MessageView
     logprobs: LogprobsView | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletionView(CompletionBase):

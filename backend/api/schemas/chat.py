@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.api.schemas.sampling import (
     AnswerFields,
@@ -11,7 +11,25 @@ from backend.api.schemas.sampling import (
     Text,
     contradiction,
 )
-from inference.protocol import MAX_TOP_LOGPROBS, Generate, JsonSchema, Message
+from backend.api.schemas.tools import (
+    Arguments,
+    CallId,
+    FunctionDefinition,
+    FunctionName,
+    MaxTools,
+    OpenCalls,
+    ToolMode,
+    build_tools,
+)
+from inference.protocol import (
+    MAX_TOP_LOGPROBS,
+    Generate,
+    JsonSchema,
+    Message,
+    ReasoningEffort,
+    ToolCall,
+    Tools,
+)
 
 PRIORITIES: dict[str | None, int] = {"flex": -1}
 """Engine priority of service tiers; 0 for all others."""
@@ -22,20 +40,83 @@ class TextPart(Strict):
     text: Text
 
 
-class ChatMessage(Strict):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
+class CalledFunction(Strict):
+    name: FunctionName
+    arguments: Arguments
 
-    def to_message(self) -> Message:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, text)
+
+class ChatToolCall(Strict):
+    id: CallId
+    type: Literal["function"]
+    function: CalledFunction
+
+    def to_call(self) -> ToolCall:
+        return ToolCall(self.function.name, self.function.arguments)
+
+
+class ChatMessage(Strict):
+    """`tool_calls` only with role `assistant`, `tool_call_id` only with role `tool`. `refusal` is null: this
+    API's own messages have the field.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: Annotated[list[ChatToolCall], Field(max_length=128)] | None = None
+    tool_call_id: Annotated[CallId | None, Field(validate_default=True)] = None
+    content: Annotated[Text | list[TextPart] | None, Field(validate_default=True)] = None
+    refusal: None = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _check_calls(
+        cls, calls: list[ChatToolCall] | None, info: ValidationInfo
+    ) -> list[ChatToolCall] | None:
+        if calls and info.data.get("role", "assistant") != "assistant":
+            raise ValueError("only messages of the role 'assistant' have it")
+        return calls
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _check_call_id(cls, call_id: str | None, info: ValidationInfo) -> str | None:
+        role = info.data.get("role")
+        if role is not None and (role == "tool") != (call_id is not None):
+            raise ValueError("messages of the role 'tool' have it, and no others")
+        return call_id
+
+    @field_validator("content")
+    @classmethod
+    def _check_content(
+        cls, content: str | list[TextPart] | None, info: ValidationInfo
+    ) -> str | list[TextPart] | None:
+        if content is None and not info.data.get("tool_calls", True):
+            raise ValueError("a message without tool calls has a text, or a list of parts")
+        return content
+
+    @property
+    def text(self) -> str:
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        return "".join(part.text for part in self.content)
+
+
+class NamedFunction(Strict):
+    name: FunctionName
+
+
+class NamedTool(Strict):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ChatTool(Strict):
+    type: Literal["function"]
+    function: FunctionDefinition
 
 
 class ChatCompletionRequest(AnswerFields):
     """OpenAI's chat completion request, with the supported parameters.
 
     `service_tier`: `flex` has lower priority than all other requests. `n` choices are charged for the prompt
-    once and for the tokens of all choices.
+    once and for the tokens of all choices. `reasoning_effort`: only for models whose chat template has it.
     """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)]
@@ -43,6 +124,10 @@ class ChatCompletionRequest(AnswerFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[ChatTool], MaxTools] | None = None
+    tool_choice: ToolMode | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: ReasoningEffort | None = None
     service_tier: Literal["auto", "default", "flex"] | None = None
     metadata: (
         Annotated[
@@ -60,6 +145,8 @@ class ChatCompletionRequest(AnswerFields):
             raise contradiction("max_tokens", reason)
         if self.top_logprobs is not None and not self.logprobs:
             raise contradiction("top_logprobs", "The parameter 'top_logprobs' requires 'logprobs'")
+        self._tools()
+        self._messages()
         return self
 
     @property
@@ -74,5 +161,31 @@ class ChatCompletionRequest(AnswerFields):
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             constraint=None if schema is None else JsonSchema(schema),
         )
-        messages = tuple(message.to_message() for message in self.messages)
-        return Generate("", messages, sampling=sampling, priority=PRIORITIES.get(self.service_tier, 0))
+        return Generate(
+            "",
+            self._messages(),
+            sampling=sampling,
+            priority=PRIORITIES.get(self.service_tier, 0),
+            tools=self._tools(),
+            reasoning_effort=self.reasoning_effort,
+        )
+
+    def _tools(self) -> Tools | None:
+        functions = [(f"tools.{i}.function", tool.function) for i, tool in enumerate(self.tools or ())]
+        chosen = self.tool_choice
+        choice = f"={chosen.function.name}" if isinstance(chosen, NamedTool) else chosen
+        return build_tools(functions, choice, is_parallel=self.parallel_tool_calls)
+
+    def _messages(self) -> tuple[Message, ...]:
+        messages, calls = [], OpenCalls()
+        for index, message in enumerate(self.messages):
+            if message.tool_call_id is not None:
+                name = calls.close(message.tool_call_id, f"messages.{index}.tool_call_id")
+                messages.append(Message("tool", message.text, name=name))
+                continue
+            made = [(call.id, call.to_call()) for call in message.tool_calls or ()]
+            if message.role == "assistant":
+                calls.open(made, f"messages.{index}.tool_calls")
+            role = "system" if message.role == "developer" else message.role
+            messages.append(Message(role, message.text, tuple(call for _, call in made)))
+        return tuple(messages)

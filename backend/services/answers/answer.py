@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 class Final:
     """End of an answer: finish reason of each choice, and the receipt, which is durable by then.
     `cached_prompt_tokens` of the prompt, which is charged in full, came from the engine's prefix cache.
+    `texts`: what the receipt commits to, where that is not the text that the reader got: with tools.
     """
 
     finish_reasons: tuple[FinishReason, ...]
     receipt: NewReceipt
     cached_prompt_tokens: int = 0
+    texts: tuple[str, ...] = ()
 
 
 class Answer:
@@ -74,7 +76,7 @@ class Answer:
         self._on_hang_up.append(callback)
 
     def put(self, choice: int, chunk: Chunk) -> None:
-        if chunk.text or chunk.logprobs:
+        if chunk.text or chunk.content or chunk.logprobs:
             self._chunks.put_nowait((choice, chunk))
         self._started.set()
 

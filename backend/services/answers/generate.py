@@ -209,7 +209,8 @@ class Generate:
         except BaseException:
             await self._admission.release(reservation)
             raise
-        return Final(transcript.finish_reasons, receipt, transcript.cached_prompt_tokens)
+        texts = () if request.message.tools is None else transcript.texts
+        return Final(transcript.finish_reasons, receipt, transcript.cached_prompt_tokens, texts)
 
     async def _load_context(self) -> int:
         """Tokens that prompt and answer share. Errors: `Unavailable`."""
@@ -227,7 +228,9 @@ class Generate:
                 f"The prompt has {num_bytes} bytes; prompt and answer share {max_context} tokens.",
                 param=request.prompt_param,
             )
-        size = await self._engine.count_tokens(message.messages, message.prompt)
+        size = await self._engine.count_tokens(
+            message.messages, message.prompt, message.tools, message.reasoning_effort
+        )
         self._max_context = size.max_context
         return size
 
@@ -327,7 +330,11 @@ class Generate:
 
 
 def _num_bytes(message: protocol.Generate) -> int:
-    texts = [each.content for each in message.messages] if message.prompt is None else [message.prompt]
+    texts = [message.prompt or ""]
+    for each in message.messages:
+        texts += [each.content, *(call.arguments for call in each.tool_calls)]
+    if message.tools is not None:
+        texts += [part for each in message.tools.functions for part in (each.description, each.parameters)]
     return sum(len(text.encode()) for text in texts)
 
 

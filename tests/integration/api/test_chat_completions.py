@@ -244,7 +244,7 @@ def test_a_thawing_channel_and_a_used_up_session_are_a_402(api: Api) -> None:
     ("changes", "param", "code"),
     [
         ({"guided_json": {}}, "guided_json", "unknown_parameter"),
-        ({"tools": []}, "tools", "unsupported_parameter"),
+        ({"functions": []}, "functions", "unsupported_parameter"),
         ({"store": True}, "store", "unsupported_parameter"),
         ({"service_tier": "priority"}, "service_tier", "invalid_parameter"),
         ({"logprobs": 1}, "logprobs", "invalid_parameter"),
@@ -287,7 +287,8 @@ def test_a_thawing_channel_and_a_used_up_session_are_a_402(api: Api) -> None:
         ({"max_tokens": 0}, "max_tokens", "invalid_parameter"),
         ({"messages": []}, "messages", "invalid_parameter"),
         ({"messages": None}, "messages", "missing_parameter"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "invalid_parameter"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role", "invalid_parameter"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "invalid_parameter"),
     ],
 )
 def test_a_wrong_or_unknown_field_is_refused_by_name(

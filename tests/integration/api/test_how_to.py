@@ -12,6 +12,8 @@ from backend.domain.hashing import keccak
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet
 from backend.services.channels.moves import LEAST_MOVE
+from inference.protocol import ToolCall
+from inference.tool_calls import HERMES
 from tests.integration.api.conftest import FUNDS
 from tests.support.fakes import FakeChain
 from tests.support.market import CHAIN_ID, some_account, some_hash
@@ -49,11 +51,15 @@ def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallat
 
 
 def speak_json(installation: ScriptedInstallation) -> None:
-    """Where a schema is asked for."""
+    """Where a schema or a call is asked for."""
     plain, generate = installation.engine.words, installation.engine.generate
 
     def generate_json(request: Generate) -> Any:
-        installation.engine.words = ('{"text": ', '"hi"}') if request.sampling.constraint else plain
+        if request.tools is not None and request.tools.is_required:
+            call = HERMES.render(ToolCall("weather", '{"city": "Paris"}'))
+            installation.engine.words = (call[:40], call[40:])
+        else:
+            installation.engine.words = ('{"text": ', '"hi"}') if request.sampling.constraint else plain
         return generate(request)
 
     installation.engine.generate = generate_json  # type: ignore[method-assign]
@@ -81,6 +87,7 @@ def test_every_snippet_runs(
     assert len(snippets) >= 12
     assert printed.count("Hello there, world.") >= 2
     assert "queued" in printed
+    assert '{"city": "Paris"} Hello there, world.' in printed
     assert "Greeting(text='hi')" in printed or "text='hi'" in printed
 
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_fields
 from safetensors.numpy import save_file
 
 from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
 from backend.domain.content import cid_of
 from backend.domain.errors import Unavailable
+from backend.domain.hashing import response_bytes, salted_hash, to_bytes
 from backend.domain.ids import Hash32
 from backend.engine.client import EngineClient
 from backend.engine.process import EngineProcess
+from backend.installation.verification import _parse_request
 from backend.services.answers.attribution import HiddenCosine, Uniform
 from backend.services.answers.attribution_index import Indices
 from backend.services.answers.blend import build_blend
 from backend.services.answers.generate import AnswerRequest, Generate, GenerateLimits
 from backend.services.channels.admission import Payer
-from backend.services.market.adapter_folders import AdapterFolders
+from backend.services.market.adapter_folders import AdapterFolders, adapter_ref
+from backend.services.receipts.reexecution import execution_check, reexecute
 from inference import protocol
 from inference.protocol import Message, Sampling
 from tests.fixtures_engine import make_adapter, make_model
@@ -45,7 +50,7 @@ MAX_TOKENS = 400
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"), "llama")
+    return make_model(tmp_path_factory.mktemp("model"), "llama", max_position_embeddings=2048)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +172,45 @@ async def test_a_blend_is_another_answer_and_pays_both_by_one_method(
     assert signed.method == "hidden-cosine-1"
     assert [sum(share.ppm for share in part.shares) for part in signed.slices] == [1_000_000] * 2
     assert signed.receipt.charge == 8 * 10 + 12 * 20
+
+
+async def test_an_answer_with_tools_is_bound_and_can_be_computed_again(
+    installation: ScriptedInstallation, generate: Generate, engine: RunningEngine
+) -> None:
+    unit = {
+        "type": "object",
+        "properties": {"unit": {"enum": ["C", "F"]}},
+        "required": ["unit"],
+        "additionalProperties": False,
+    }
+    tool = {"type": "function", "function": {"name": "warm", "parameters": unit}}
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+    body = json.dumps(
+        asked | {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    ).encode()
+    message, _ = _parse_request(body)
+    sampling = replace_fields(message.sampling, max_tokens=300)
+    made = replace(request(installation, 1), message=replace_fields(message, sampling=sampling), body=body)
+    answer = await generate.start(made)
+    calls = [call async for _, chunk in answer.chunks() for call in chunk.calls]
+    assert calls[0].name == "warm"
+    assert json.loads("".join(call.arguments for call in calls))["unit"] in {"C", "F"}
+    assert answer.final.finish_reasons == ("tool_calls",)
+    receipt = answer.final.receipt
+    salt, (text,) = to_bytes(receipt.salt), answer.final.texts
+    assert receipt.signed.receipt.response_hash == salted_hash(salt, response_bytes([text]))
+    assert receipt.signed.receipt.request_hash == salted_hash(salt, body)
+    record = made.model.record
+    again = replace_fields(
+        message,
+        sampling=replace_fields(
+            message.sampling, max_tokens=receipt.signed.receipt.completion_tokens, logprobs=20
+        ),
+        adapter=adapter_ref(record, generate._adapters.folder(record)),
+    )
+    async with EngineClient(engine.socket_path) as client:
+        check = execution_check(text, await reexecute(client, again))
+    assert check.is_right, check.message
 
 
 async def test_hanging_up_charges_exactly_what_the_engine_did(

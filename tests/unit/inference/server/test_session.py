@@ -82,9 +82,16 @@ async def run_session(
     for command in commands:
         reader.feed_data(frames.encode_frame(command))
     reader.feed_eof()
-    tokenizer = SimpleNamespace(encode_prompt=encode_prompt, encode_item=lambda _: ([1], [2]))
+    tokenizer = SimpleNamespace(encode_item=lambda _: ([1], [2]))
     engine_thread: Any = SimpleNamespace(
-        engine=SimpleNamespace(tokenizer=tokenizer, max_context=9, status=a_status, abort=aborted.append),
+        engine=SimpleNamespace(
+            tokenizer=tokenizer,
+            max_context=9,
+            status=a_status,
+            abort=aborted.append,
+            encode_prompt=lambda command: encode_prompt(command.messages, command.prompt),
+            constraint_of=lambda command: command.sampling.constraint,
+        ),
         post=lambda job: job(engine_thread.engine),
         submit=submit,
         metrics=EngineMetrics("tiny"),
@@ -198,12 +205,17 @@ class Recorder:
     """An engine that notes what is done to it; jobs run as they are posted."""
 
     def __init__(self, compile_: Callable[[object], Any]) -> None:
-        self.tokenizer = SimpleNamespace(encode_prompt=lambda *_: [1, 2])
         self.max_context = 9
         self.grammars = SimpleNamespace(compile=compile_)
         self.done: list[str] = []
         self.engine = self
         self.metrics = EngineMetrics("tiny")
+
+    def encode_prompt(self, _: object) -> list[int]:
+        return [1, 2]
+
+    def constraint_of(self, command: Generate) -> Any:
+        return command.sampling.constraint
 
     def post(self, job: Callable[[Any], object]) -> None:
         job(self)
