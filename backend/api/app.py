@@ -23,6 +23,7 @@ from backend.api.routers import (
     channels,
     chat,
     contributions,
+    earning_entries,
     earnings,
     files,
     fine_tuning,
@@ -50,7 +51,7 @@ MAX_BODY_BYTES = 4 << 20
 FORM_BYTES = 64 << 10
 """Allowance for the form fields of an upload."""
 EXPOSED_HEADERS = (
-    *("Location", "Retry-After", "X-Request-ID"),
+    *("Link", "Location", "Retry-After", "X-Request-ID"),
     *("Tus-Resumable", "Upload-Expires", "Upload-Length", "Upload-Offset"),
 )
 """Headers of responses that pages of other origins may read."""
@@ -64,7 +65,7 @@ TRANSFER_CHUNK = ("PATCH", "/v1/transfers/")
 ROUTERS = (
     *(auth, models, chat, channels, receipts, attribution, usage),
     *(registry, contributions, transfers, files, fine_tuning, adapters),
-    *(earnings, governance, ipfs, health, metrics),
+    *(earnings, earning_entries, governance, ipfs, health, metrics),
 )
 
 

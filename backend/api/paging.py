@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -64,6 +66,40 @@ class Paging:
                 raise _wrong_cursor()
             start = last + 1
         return self.page(list(islice(everything, start, start + self.limit + 1)), name, view)
+
+
+class CursorOfAnotherQuery(InvalidInput):
+    """The cursor is of a query with other parameters."""
+
+
+class QueryCursors:
+    """Cursors that only the query that they come from accepts. `parameters`: all of the query but its cursor
+    and limit.
+    """
+
+    def __init__(self, parameters: object) -> None:
+        text = json.dumps(parameters, sort_keys=True, default=str)
+        self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def write(self, place: object) -> str:
+        return _cursor(f"{self._digest}:{place}")
+
+    def read(self, cursor: str, parse: Callable[[str], T]) -> T:
+        """The place that a cursor names. Errors: `CursorOfAnotherQuery`; `InvalidInput`, also where `parse`
+        raises ValueError.
+        """
+        digest, _, place = _name(cursor).partition(":")
+        try:
+            found = parse(place)
+        except ValueError:
+            raise _wrong_cursor() from None
+        if digest != self._digest:
+            raise CursorOfAnotherQuery(
+                "`after` is a cursor of a query with other parameters: repeat those of its page, or omit "
+                "`after` for the first page.",
+                param="after",
+            )
+        return found
 
 
 def get_paging(

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from backend.ports.storage import BlobStore
     from backend.services.accounts.api_keys import ApiKeys
     from backend.services.accounts.claims import Claims
+    from backend.services.accounts.earned_receipt import EarnedReceipts
+    from backend.services.accounts.earnings import Earnings
     from backend.services.accounts.idempotency import Idempotency
     from backend.services.accounts.payouts import Payouts
     from backend.services.accounts.sessions import Sessions
@@ -62,6 +64,8 @@ class Services:
     denials: Denials
     publication: Publication
     claims: Claims
+    earnings: Earnings
+    earned_receipts: EarnedReceipts
     payouts: Payouts
     governance: Governance
     blobs: BlobStore

@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,20 +180,33 @@ class Actor:
 
 def acting(default_user: int) -> Callable[[Command], Command]:
     """Give a command the options of an actor; they reach it as its parameter `actor`."""
+    return taking("actor", OPTIONS, lambda chosen: Actor(default_user, **chosen), DEFAULTS)
+
+
+def taking(
+    parameter: str,
+    options: Mapping[str, Any],
+    build: Callable[[dict[str, Any]], object],
+    defaults: Mapping[str, Any],
+) -> Callable[[Command], Command]:
+    """Give a command options that reach it together, as one parameter that `build` makes of their values.
+
+    `defaults`: those of the options; the empty string where there is none.
+    """
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            chosen = {name: values.pop(name) for name in OPTIONS}
-            command(actor=Actor(default_user, **chosen), **values)
+            chosen = {name: values.pop(name) for name in options}
+            command(**{parameter: build(chosen)}, **values)
 
         signature = inspect.signature(command, eval_str=True)
-        own = [each for each in signature.parameters.values() if each.name != "actor"]
+        own = [each for each in signature.parameters.values() if each.name != parameter]
         added = [
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name, ""), annotation=option
+                name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name, ""), annotation=option
             )
-            for name, option in OPTIONS.items()
+            for name, option in options.items()
         ]
         run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in (*own, *added)}

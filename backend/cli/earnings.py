@@ -1,40 +1,151 @@
-"""`loraledger earnings` and `loraledger claim`: show an account's earnings and have them paid out."""
+"""`loraledger earnings` and `loraledger claim`: show what an account earned and why, and have it paid out."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import csv
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import Actor, acting, taking
 from backend.cli.amounts import dollars
 from backend.cli.session import AsJson, print_json
-from backend.domain.money import AMOUNT
+from backend.domain.earnings import EarningsBy, EarningState
+from backend.domain.money import AMOUNT, PPM
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 CONTRIBUTOR = 3
+SUMMED = ("amount", "pending", "final", "claimed")
 
+commands = typer.Typer(help="Show what an account earned, and why.", invoke_without_command=True)
 Of = Annotated[str, typer.Option("--of", help="Account that earned. Default: the wallet's own.")]
+FILTERS: dict[str, Any] = {
+    "of": Of,
+    "since": Annotated[
+        str, typer.Option(help="First day (UTC) of the batches' commits, such as 2026-11-01.")
+    ],
+    "until": Annotated[str, typer.Option(help="Last day (UTC) of the batches' commits.")],
+    "operator": Annotated[str, typer.Option(help="Only what this operator credits.")],
+    "adapter": Annotated[
+        str, typer.Option(help="Only of this adapter: `owner/name`, `owner/name@version` or a version id.")
+    ],
+    "contribution": Annotated[
+        str, typer.Option(help="Only of this contribution: datanet and index in it, such as 7/0.")
+    ],
+    "state": Annotated[
+        EarningState | None, typer.Option(help="Only entries in this state. Default: all but void.")
+    ],
+}
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+By = Annotated[
+    EarningsBy | None,
+    typer.Option(help="Show the sums of all entries. Default: what final batches credit, by operator."),
+]
+
+
+def _chosen(values: dict[str, Any]) -> dict[str, str]:
+    """The filters that are given, as the API has them."""
+    given = {name: str(value) for name, value in values.items() if value}
+    return {"account" if name == "of" else name: value for name, value in given.items()}
+
+
+filtering = taking("filters", FILTERS, _chosen, {"state": None})
+"""Gives a command the options of `FILTERS`; they reach it as its parameter `filters`."""
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(earnings)
+    app.add_typer(commands, name="earnings")
     app.command()(claim)
 
 
+@commands.callback()
 @acting(CONTRIBUTOR)
-def earnings(*, of: Of = "", actor: Actor, as_json: AsJson = False) -> None:
-    """Show what an account earned in final batches, by operator."""
+@filtering
+def earnings(
+    context: typer.Context,
+    *,
+    by: By = None,
+    filters: dict[str, str],
+    actor: Actor,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Show what an account earned: in final batches by operator, or with --by the sums of all entries."""
+    if context.invoked_subcommand:
+        _refuse_options(context)
+        return
+    if by:
+        _show_summary(actor, by, filters, as_json=as_json, as_csv=as_csv)
+    elif as_csv or filters.keys() - {"account"}:
+        raise typer.BadParameter("--csv and filters need --by, or `loraledger earnings entries`")
+    else:
+        _show_claimable(actor, filters, as_json=as_json)
+
+
+@commands.command("entries")
+@acting(CONTRIBUTOR)
+@filtering
+def list_entries(
+    *,
+    filters: dict[str, str],
+    actor: Actor,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """List what batches credit to an account, entry by entry, the newest batch first."""
+    from backend.client import earnings as calls
+
     with actor.connect() as client:
-        found = client.list_all("/v1/earnings", **({"account": of} if of else {}))
+        if as_csv:
+            for piece in calls.entries_csv(client, **filters):
+                typer.echo(piece, nl=False)
+            return
+        found, unverifiable = calls.entries(client, **filters)
     if as_json:
         print_json(found)
         return
-    for earning in found:
-        reason = f" ({earning['unverifiable']})" if earning["unverifiable"] else ""
+    for entry in found:
+        paid_for = "" if entry["contribution"] is None else f" {entry['datanet']}/{entry['contribution']}"
         typer.echo(
-            f"operator {earning['operator']}: {dollars(earning['claimable'])} to claim, "
-            f"{dollars(earning['cumulative'])} earned, {dollars(earning['claimed'])} claimed{reason}"
+            f"{entry['receipt_id']}  {dollars(entry['amount']):>22}  {entry['state']:<7}  "
+            f"{entry['role']}{paid_for} of {entry['adapter']}"
         )
+    _warn(unverifiable)
+
+
+@commands.command("show")
+@acting(CONTRIBUTOR)
+def show_receipt(
+    receipt: Annotated[str, typer.Argument(help="Id of a receipt, from `loraledger earnings entries`.")],
+    *,
+    of: Of = "",
+    actor: Actor,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a receipt paid an account, to whom it paid the rest, and where its proof is."""
+    with actor.connect() as client:
+        found = client.get(f"/v1/earnings/entries/{receipt}", **({"account": of} if of else {}))
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(
+        f"{dollars(found['amount'])}, {_percent(found['ppm'])} of {dollars(found['charge'])} for "
+        f"{found['prompt_tokens']} prompt and {found['completion_tokens']} completion tokens, "
+        f"{found['state']}"
+    )
+    for part in found["slices"]:
+        typer.echo(f"{dollars(part['charge'])} by {_percent(part['weight_ppm'])} of {part['adapter']}")
+        for paid in part["parts"]:
+            typer.echo(f"  {_paid(paid, found['account'])}")
+    accuracy = found["method_accuracy"]
+    typer.echo(f"method    {found['method']}")
+    typer.echo(f"accuracy  {found['method_accuracy_reason'] if accuracy is None else accuracy}")
+    typer.echo(f"batch     {found['batch']} of operator {found['operator']}: {found['batch_state']}")
+    typer.echo(f"data      {found['data_cid']}")
+    typer.echo(f"proof     {found['proof_url']}")
 
 
 @acting(CONTRIBUTOR)
@@ -62,3 +173,70 @@ def claim(
             typer.echo(f"{dollars(earning['claimable'])} claimed from {earning['operator']}")
     if not due:
         typer.echo("nothing to claim")
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Errors: `typer.BadParameter` for options before the name of a subcommand, which do not reach it."""
+    sources = filter(None, map(context.get_parameter_source, context.params))
+    if any(source.name == "COMMANDLINE" for source in sources):
+        raise typer.BadParameter(f"options follow the name of the command `{context.invoked_subcommand}`")
+
+
+def _show_claimable(actor: Actor, filters: Mapping[str, str], *, as_json: bool) -> None:
+    with actor.connect() as client:
+        found = client.list_all("/v1/earnings", **filters)
+    if as_json:
+        print_json(found)
+        return
+    for earning in found:
+        reason = f" ({earning['unverifiable']})" if earning["unverifiable"] else ""
+        typer.echo(
+            f"operator {earning['operator']}: {dollars(earning['claimable'])} to claim, "
+            f"{dollars(earning['cumulative'])} earned, {dollars(earning['claimed'])} claimed{reason}"
+        )
+
+
+def _show_summary(
+    actor: Actor, by: EarningsBy, filters: Mapping[str, str], *, as_json: bool, as_csv: bool
+) -> None:
+    from backend.client import earnings as calls
+
+    with actor.connect() as client:
+        summary = calls.summary(client, by, **filters)
+    if as_json:
+        print_json(summary)
+    elif as_csv:
+        _write_csv(by, summary["data"])
+    else:
+        for group in summary["data"]:
+            parts = ", ".join(f"{dollars(group[state])} {state}" for state in SUMMED[1:])
+            name = group["adapter"] or group["key"] or "no contribution"
+            typer.echo(f"{name}  {dollars(group['amount'])} in {group['num_entries']:,} entries: {parts}")
+        _warn(summary["unverifiable"])
+
+
+def _write_csv(by: EarningsBy, groups: Sequence[Mapping[str, Any]]) -> None:
+    rows = csv.writer(sys.stdout)
+    rows.writerow(
+        [by, "num_entries", *(f"{name}_{unit}" for name in SUMMED for unit in ("micro_units", "usd"))]
+    )
+    for group in groups:
+        amounts = [group[name][key] for name in SUMMED for key in (AMOUNT.unit, AMOUNT.dollars)]
+        rows.writerow([group["key"] or "", group["num_entries"], *amounts])
+
+
+def _paid(paid: Mapping[str, Any], account: str) -> str:
+    whose = " (this account)" if paid["account"] == account else ""
+    source = ""
+    if paid["contribution"] is not None:
+        source = f", {_percent(paid['share_ppm'])} of contribution {paid['datanet']}/{paid['contribution']}"
+    return f"{dollars(paid['amount'])} {paid['role']} {paid['account']}{whose}{source}"
+
+
+def _percent(ppm: int) -> str:
+    return f"{ppm * 100 / PPM:.4g} %"
+
+
+def _warn(unverifiable: Sequence[Mapping[str, str]]) -> None:
+    for each in unverifiable:
+        typer.echo(f"without the newest batches of {each['operator']}: {each['reason']}", err=True)

@@ -1,17 +1,76 @@
-"""An earner's calls: claim what final batches credited."""
+"""An earner's calls: see why batches credited an account, and claim it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from backend.client.errors import reading_answer
 from backend.client.signing import AskedCall, Chosen, Statement
 from backend.domain.ids import Account
 from backend.domain.money import AMOUNT, in_dollars
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from backend.client.api import ApiClient
+
+ENTRIES, SUMMARY = "/v1/earnings/entries", "/v1/earnings/summary"
+PAGE = 1000
+"""Entries per request, the most that the API returns."""
+SUMMED = ("amount", "pending", "final", "claimed")
+
+
+def pages(client: ApiClient, path: str, **filters: Any) -> Iterator[dict[str, Any]]:
+    """All pages of the entries or of a summary. Filters as in the API."""
+    cursor: str | None = ""
+    while cursor is not None:
+        page = client.get(path, **filters, **({"after": cursor} if cursor else {}))
+        yield page
+        with reading_answer():
+            cursor = page["next_cursor"]
+
+
+def entries(client: ApiClient, **filters: Any) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """All entries, and the operators whose newest batches the market cannot verify."""
+    found: list[dict[str, Any]] = []
+    unverifiable: list[dict[str, str]] = []
+    for page in pages(client, ENTRIES, limit=PAGE, **filters):
+        with reading_answer():
+            found.extend(page["data"])
+            unverifiable = page["unverifiable"]
+    return found, unverifiable
+
+
+def entries_csv(client: ApiClient, **filters: Any) -> Iterator[str]:
+    """All entries as the pieces of one CSV file, with one header line."""
+    response = client.send("GET", ENTRIES, params={"format": "csv", "limit": PAGE, **filters})
+    yield response.text
+    while following := response.links.get("next", {}).get("url"):
+        # The address has all parameters; its path is ours whatever the market says.
+        response = client.send("GET", f"{ENTRIES}?{following.partition('?')[2]}")
+        yield response.text.partition("\r\n")[2]
+
+
+def summary(client: ApiClient, by: str, **filters: Any) -> dict[str, Any]:
+    """Sums of all entries by `day`, `adapter`, `contribution` or `operator`: those of all pages together."""
+    groups: dict[str | None, dict[str, Any]] = {}
+    found: dict[str, Any] = {}
+    for page in pages(client, SUMMARY, by=by, **filters):
+        with reading_answer():
+            found = {name: page[name] for name in ("account", "by", "unverifiable")}
+            for group in page["data"]:
+                known = groups.get(group["key"])
+                groups[group["key"]] = group if known is None else _added(known, group)
+    with reading_answer():
+        data = sorted(groups.values(), key=lambda group: AMOUNT.read(group["amount"]), reverse=True)
+    if by == "day":
+        data.sort(key=lambda group: str(group["key"]), reverse=True)
+    return found | {"data": data}
+
+
+def _added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    sums = {name: AMOUNT.render(AMOUNT.read(one[name]) + AMOUNT.read(other[name])) for name in SUMMED}
+    return {**one, **sums, "num_entries": one["num_entries"] + other["num_entries"]}
 
 
 def claim(client: ApiClient, earning: Mapping[str, Any], account: Account, *, is_own_gas: bool) -> None:

@@ -8,7 +8,9 @@ from sqlalchemy import delete, select, update
 
 from backend.db.bulk import among, found_among, table_of, update_all
 from backend.db.mapping import from_row
+from backend.db.session import insert_if_absent
 from backend.db.tables.auth import ApiKeyRow, NonceRow, SessionRow
+from backend.db.tables.earnings import AccountRow
 from backend.domain.auth import EVERY_SCOPE, ApiKey, Refresh, Scope, Session
 
 if TYPE_CHECKING:
@@ -44,8 +46,9 @@ class AuthStore:
         return taken is not None
 
     def add_session(self, session: Session) -> None:
-        """Add a session and delete those that have ended."""
+        """Add a session and delete those that have ended. From now on the account's earnings are stored."""
         self._session.execute(delete(SessionRow).where(SessionRow.ends_at <= session.created_at))
+        insert_if_absent(self._session, AccountRow, account=session.account)
         self._session.add(SessionRow(id=session.id, **_session_values(session)))
         self._session.flush()
 

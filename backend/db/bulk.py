@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Table, bindparam, delete, insert, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -39,6 +40,12 @@ def insert_all(session: Session, entity: type[Base], rows: Sequence[Mapping[str,
         session.connection().execute(_insert(entity), rows)
 
 
+def insert_all_absent(session: Session, entity: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+    """As `insert_all`, except for rows whose key exists."""
+    if rows:
+        session.connection().execute(_insert_absent(entity, session.get_bind().dialect.name), rows)
+
+
 def update_all(session: Session, entity: type[Base], key: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Update rows given as mappings of `key` and the changed columns. All mappings have the same columns."""
     if rows:
@@ -56,6 +63,12 @@ def delete_all(session: Session, entity: type[Base], key: str, values: Sequence[
 @cache
 def _insert(entity: type[Base]) -> Insert:
     return insert(table_of(entity))
+
+
+@cache
+def _insert_absent(entity: type[Base], dialect: str) -> Insert:
+    insert_: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return cast("Insert", insert_(table_of(entity)).on_conflict_do_nothing())
 
 
 @cache

@@ -13,6 +13,7 @@ from backend.db.batches import BatchStore
 from backend.db.chain import ChainStore
 from backend.db.contributions import UploadStore
 from backend.db.denials import DenialStore
+from backend.db.earnings import EarningStore
 from backend.db.errors import DRIVER_ERRORS, to_domain_error
 from backend.db.event_log import EventLog
 from backend.db.figures import figures
@@ -50,6 +51,7 @@ class UnitOfWork:
         self.channels = ChannelStore(session)
         self.contributions = UploadStore(session)
         self.denials = DenialStore(session)
+        self.earnings = EarningStore(session)
         self.event_log = EventLog(session)
         self.idempotency = IdempotencyStore(session)
         self.inspections = InspectionStore(session)

@@ -204,17 +204,16 @@ class Batch:
         collected = {**self.parent.collected, **{span.channel_id: span.until for span in self.spans}}
         return OperatorLedger(header.number, header.hash, header.cumulative_total, self.balances, collected)
 
+    @property
+    def earners(self) -> list[Account]:
+        """The accounts that have entries, in order."""
+        starts = range(0, len(self.entry_keys), _KEY)
+        accounts = dict.fromkeys(self.entry_keys[at + 4 : at + 24] for at in starts)
+        return [Account("0x" + account.hex()) for account in accounts]
+
     def entries_of(self, account: Account) -> list[Entry]:
         """The account's entries, in the order of the receipts."""
-        raw = to_bytes(account)
-        first = self._find(entry_key(raw, 0, 0, 0))
-        last = self._find(entry_key(raw, (1 << 32) - 1, (1 << 16) - 1, (1 << 16) - 1))
-        entries = []
-        for index in range(first, last):
-            place = int.from_bytes(self._entry_key(index)[-8:], "big")
-            value = self.entries_tree.value(index)
-            entries.append(Entry(account, place >> 32, place >> 16 & 0xFFFF, place & 0xFFFF, value))
-        return entries
+        return find_entries(self.entry_keys, self.entries_tree, account)
 
     def entries_in(self, receipt: int) -> list[Entry]:
         """All entries of one receipt, in the order of slices and parts."""
@@ -234,17 +233,35 @@ class Batch:
     def open_entry(self, account: Account, receipt: int, slice_: int, part: int) -> Opening:
         """Opening of an entry. Errors: `NotFound` if the account earned nothing from this part."""
         key = entry_key(to_bytes(account), receipt, slice_, part)
-        index = self._find(key)
+        index = _first_key(self.entry_keys, key)
         if index == self.entries_tree.count or self._entry_key(index) != key:
             raise NotFound(f"{account} has no entry for part {part} of slice {slice_} of receipt {receipt}")
         return self.entries_tree.open(index)
 
-    def _find(self, key: bytes) -> int:
-        """Index of the first entry with this key or a larger one."""
-        return bisect_left(range(self.entries_tree.count), key, key=self._entry_key)
-
     def _entry_key(self, index: int) -> bytes:
-        return self.entry_keys[index * _KEY : (index + 1) * _KEY]
+        return _key_at(self.entry_keys, index)
+
+
+def find_entries(keys: bytes, tree: SumTree, account: Account) -> list[Entry]:
+    """The account's entries in a tree with these keys, in the order of the receipts."""
+    raw = to_bytes(account)
+    first = _first_key(keys, entry_key(raw, 0, 0, 0))
+    last = _first_key(keys, entry_key(raw, (1 << 32) - 1, (1 << 16) - 1, (1 << 16) - 1))
+    entries = []
+    for index in range(first, last):
+        place = int.from_bytes(_key_at(keys, index)[-8:], "big")
+        value = tree.value(index)
+        entries.append(Entry(account, place >> 32, place >> 16 & 0xFFFF, place & 0xFFFF, value))
+    return entries
+
+
+def _first_key(keys: bytes, key: bytes) -> int:
+    """Index of the first of the keys that is this one or larger."""
+    return bisect_left(range(len(keys) // _KEY), key, key=lambda index: _key_at(keys, index))
+
+
+def _key_at(keys: bytes, index: int) -> bytes:
+    return keys[index * _KEY : (index + 1) * _KEY]
 
 
 def entry_key(account: bytes, receipt: int, slice_: int, part: int) -> bytes:

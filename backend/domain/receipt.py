@@ -41,6 +41,10 @@ class VersionRecord:
     operator_ppm: int
     creator_ppm: int
 
+    def full_name(self, version: VersionId) -> str:
+        """`owner/name@version`, which the catalogue resolves; `version` is the record's id."""
+        return f"{self.creator}/{self.name}@{version[2:14]}"
+
     @property
     def is_training(self) -> bool:
         """Whether the record prices trained tokens. Such a record cannot serve answers."""

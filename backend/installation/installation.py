@@ -438,8 +438,11 @@ class Installation(Resources):
         from backend.api.services import Services
         from backend.installation.metrics import MetricsPage, load_metrics_token
         from backend.installation.readiness import PARTS, faults
+        from backend.services.accounts.earned_receipt import EarnedReceipts
+        from backend.services.accounts.earnings import Earnings
         from backend.services.accounts.idempotency import Idempotency
         from backend.services.accounts.payouts import Payouts
+        from backend.services.audit.earnings import PublishedEntries
         from backend.services.channels.deposits import Deposits
         from backend.services.channels.moves import Moves
         from backend.services.market.governance import Governance
@@ -448,6 +451,7 @@ class Installation(Resources):
         from backend.services.receipts.receipts import Receipts
 
         db, chain, account = self.database, self.chain, self.operator.account
+        entries = PublishedEntries(self.cases_for(db))
         return Services(
             sign_in=self.sign_in,
             sessions=self.sessions,
@@ -472,6 +476,8 @@ class Installation(Resources):
             denials=self.denials,
             publication=self.publication,
             claims=self.claims,
+            earnings=Earnings(db, self.auditor, entries),
+            earned_receipts=EarnedReceipts(db, self.auditor, entries),
             payouts=Payouts(db, chain, self.claims, account),
             governance=Governance(chain, db),
             blobs=self.blobs,

@@ -13,7 +13,7 @@ from backend.domain.hashing import TypedDomain, to_bytes
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
 from backend.domain.merkle import BALANCES_TAG, Opening, resolve
 from backend.domain.money import UNIT
-from backend.domain.registries import Operator
+from backend.domain.registries import Operator, RegisteredVersion
 from backend.domain.settlement import (
     BatchState,
     Claim,
@@ -94,6 +94,13 @@ class ModelChain:
 
     head = cursor
 
+    def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
+        return [
+            RegisteredVersion(version, record, is_deprecated=False, block_number=1)
+            for version, record in self.market.records.items()
+            if creator in (None, record.creator) and name in (None, record.name)
+        ]
+
     def channel(self, channel: ChannelId) -> Channel | None:
         return self.channel_by_id.get(channel)
 
@@ -123,6 +130,9 @@ class ModelChain:
     def batches(self, operator: Account) -> list[CommittedBatch]:
         known = self.committed[:-1] if self.is_lagging else self.committed
         return [self._now(batch) for batch in known if batch.operator == operator]
+
+    def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
+        return next((self._now(batch) for batch in self.committed if batch.hash == batch_hash), None)
 
     def _now(self, batch: CommittedBatch) -> CommittedBatch:
         is_final = batch.state is BatchState.COMMITTED and batch.number <= self.final

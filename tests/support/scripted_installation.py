@@ -16,6 +16,8 @@ from backend.domain.registries import Contribution, Snapshot
 from backend.domain.training_payment import training_record
 from backend.outbound.client import OutboundClient
 from backend.services.accounts.api_keys import ApiKeys
+from backend.services.accounts.earned_receipt import EarnedReceipts
+from backend.services.accounts.earnings import Earnings
 from backend.services.accounts.idempotency import Idempotency
 from backend.services.accounts.payouts import Payouts
 from backend.services.accounts.sessions import Sessions
@@ -256,6 +258,8 @@ class ScriptedInstallation:
             denials=self.denials,
             publication=Publication(self.db, self.blobs, chain, Screening(self.db), self.clock),
             claims=claims,
+            earnings=Earnings(self.db, unused, unused),
+            earned_receipts=EarnedReceipts(self.db, unused, unused),
             payouts=Payouts(self.db, chain, claims, self.operator),
             governance=Governance(chain, self.db),
             blobs=self.blobs,

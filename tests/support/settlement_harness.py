@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from sqlalchemy import select
 
@@ -11,14 +12,18 @@ from backend.db.base import Base
 from backend.db.session import open_engine
 from backend.db.tables.transactions import TransactionRow
 from backend.db.unit_of_work import Database, UnitOfWork
+from backend.domain.auth import Session
 from backend.domain.chain import Reverted
 from backend.domain.channels import Grant
 from backend.domain.hashing import receipt_id
 from backend.domain.serving import NewReceipt
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.accounts.claims import Claims
+from backend.services.accounts.earned_receipt import EarnedReceipts
+from backend.services.accounts.earnings import Earnings
 from backend.services.audit.auditor import Auditor
 from backend.services.audit.cases import Cases
+from backend.services.audit.earnings import PublishedEntries
 from backend.services.channels.admission import Market as AdmissionMarket
 from backend.services.channels.channels import Channels
 from backend.services.settle.convictions import Convictions
@@ -157,6 +162,21 @@ class SettlementHarness:
         voucher = Voucher(channel, waived_until, most)
         digest = self.chain.vault.voucher_digest(voucher)
         return SignedVoucher(voucher, self.market.payer_of[channel].sign(digest))
+
+    def sign_in(self, account: Account) -> None:
+        """Have an account sign in, so that what it earns is stored from now on."""
+        now, id_ = datetime.fromtimestamp(self.chain.time, UTC), uuid4().hex
+        with self.begin() as tx:
+            tx.auth.add_session(Session(id_, account, now, now, f"token {id_}", now, "refresh", None))
+
+    def earnings(self) -> Earnings:
+        return Earnings(self.db, self.auditor(), self.published())
+
+    def earned_receipts(self) -> EarnedReceipts:
+        return EarnedReceipts(self.db, self.auditor(), self.published())
+
+    def published(self) -> PublishedEntries:
+        return PublishedEntries(Cases(self.chain, self.blobs, recover, self.market.domain))
 
     def claims(self) -> Claims:
         return Claims(self.db, self.auditor(), self.chain, self.market.operator)

@@ -13,6 +13,7 @@ from backend.domain.errors import Conflict, NotFound
 from backend.domain.judging.case import Finding, Right, Undecided, Wrong
 from backend.domain.judging.judge import judge
 from backend.domain.settlement import BatchState
+from backend.services.audit.earnings import credits_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +53,9 @@ class WrongBatch(Conflict):
 
 
 class Auditor:
-    """Audits operators' batches and stores the resulting ledgers."""
+    """Audits operators' batches. Stores the ledgers after them, and what they credit to accounts that signed
+    in here.
+    """
 
     def __init__(
         self,
@@ -87,9 +90,11 @@ class Auditor:
             batches = not_void(tx.chain.batches(operator))
             ledger, known = _resume(tx, operator, batches)
             for number in range(known, len(batches)):
-                ledger = self._right(tx.chain, ledger, batches, number)[1]
+                batch, ledger = self._right(tx.chain, ledger, batches, number)
+                found = credits_of(tx, batch, Header.from_chain(batches[number].header), ledger)
                 with self._db.begin() as mirror:
                     mirror.batches.save_ledger(operator, ledger)
+                    mirror.earnings.add(found)
         if known < len(batches):
             with self._db.begin() as mirror:
                 mirror.batches.prune_ledgers(operator, newest_final(batches))

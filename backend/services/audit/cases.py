@@ -63,7 +63,7 @@ class Cases:
     ) -> Case:
         """`ledger`: the one after `parent`, None if it is unknown. Errors: `Unavailable`."""
         header = Header.from_chain(batch.header)
-        receipts, withheld = self._find(header)
+        receipts, withheld = self.receipts(header)
         return Case(
             header=header,
             parent=None if parent is None else Header.from_chain(parent.header),
@@ -80,16 +80,16 @@ class Cases:
         """Predicate: whether a key that counts for a batch committed at that time signed a receipt."""
         return signed_by_keys_of(operator, view, self._recover, self._settlement, committed_at)
 
-    def _find(self, header: Header) -> BatchReceipts:
-        """Read and cache the batch's data. After a failure it is not read again for `RETRY_SECONDS`: a store
-        may search long for missing content.
+    def receipts(self, header: Header) -> BatchReceipts:
+        """The published receipts of a batch, cached. After a failure they are not read again for
+        `RETRY_SECONDS`: a store may search long for missing content.
         """
         until, found = self._cache.get(header.hash, (0.0, None))
         if found is None or (found[0] is None and until < self._clock()):
             self._fetch_folder(cid_of(header.data_digest), max_bytes(header), header.operator)
             found = read_batch_data(header, self._blobs, self._settlement)
             while len(self._cache) >= self._cache_size:
-                del self._cache[next(iter(self._cache))]
+                self._cache.pop(next(iter(self._cache)), None)  # requests read on several threads
             self._cache[header.hash] = (self._clock() + RETRY_SECONDS, found)
         return found
 

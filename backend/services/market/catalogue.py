@@ -167,7 +167,7 @@ class Catalogue:
     def _model(self, version: RegisteredVersion) -> Model:
         record = version.record
         is_base = _is_bare(version)
-        name = self._base.name if is_base else f"{record.creator}/{record.name}@{version.id[2:14]}"
+        name = self._base.name if is_base else record.full_name(version.id)
         return Model(version.id, record, name, version.is_deprecated, version.block_number)
 
 
@@ -189,6 +189,25 @@ def adapter_record(db: Database, adapter: str) -> VersionRecord:
             param="adapter",
         )
     return found.record
+
+
+def versions_named(chain: ChainView, adapter: str) -> list[VersionId]:
+    """All registered versions that a name may mean: every version of `owner/name`, those of
+    `owner/name@version prefix`, the one of a version id, or those of an adapter digest. Raises ModelNotFound.
+    """
+    found: list[RegisteredVersion] = []
+    if match := _HASH.fullmatch(adapter):
+        wanted = "0x" + match[1]
+        found = [v for v in chain.versions() if wanted in (v.id, v.record.adapter_digest)]
+    elif match := _NAMED.fullmatch(adapter):
+        named = chain.versions(creator=Account(match[1]), name=match[2])
+        found = [v for v in named if v.id[2:].startswith(match[3] or "")]
+    if not found:
+        raise ModelNotFound(
+            f"No adapter {adapter!r} is registered: name `owner/name`, `owner/name@version` or a version id.",
+            param="adapter",
+        )
+    return [version.id for version in found]
 
 
 def _registered(chain: ChainView, model: str) -> RegisteredVersion | None:

@@ -89,6 +89,9 @@ TABLE = {
     "POST /v1/withdrawals/thaw/prepare": Rule(SESSION),
     "POST /v1/withdrawals/prepare": Rule(SESSION),
     "GET /v1/earnings": Rule(KEY),
+    "GET /v1/earnings/entries": Rule(KEY),
+    "GET /v1/earnings/entries/{receipt_id}": Rule(KEY, 409),  # public, once it is in a batch
+    "GET /v1/earnings/summary": Rule(KEY),
     "POST /v1/claims/prepare": Rule(SESSION),
     "POST /v1/claims/relay": Rule(SESSION),
     "GET /v1/payouts": Rule(KEY),

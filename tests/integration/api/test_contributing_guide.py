@@ -20,13 +20,16 @@ from backend.domain.hashing import licence_word
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Contribution, Datanet
 from tests.support.contributions import jsonl
+from tests.support.earning_market import paying, serve_earnings
 from tests.support.market import some_account, some_hash
+from tests.support.settlement_steps import settle_batches
 from tests.support.terminal import act_as_payer, payer_client
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from click.testing import Result
+    from fastapi import FastAPI
 
     from backend.client.api import ApiClient
     from tests.integration.api.conftest import Api
@@ -65,15 +68,22 @@ def play_recording(api: Api, upload_id: str) -> None:
     api.installation.view.recorded.append(recorded)
 
 
-def test_every_command_of_the_guide_does_what_the_page_says(api: Api) -> None:
+def test_every_command_of_the_guide_does_what_the_page_says(
+    api: Api, server: tuple[FastAPI, str], tmp_path: Path
+) -> None:
+    harness = paying(api.installation.payer.account, tmp_path / "batches")
+    settle_batches(harness, 1, answers=4)
+    serve_earnings(api, server[0], harness)
     commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 9
     said: list[str] = []
     for command in commands:
         if "$UPLOAD" in command:
             upload_id = said[-1].split()[0]
             play_recording(api, upload_id)
             command = command.replace("$UPLOAD", upload_id)  # noqa: PLW2901 - as a shell would
+        if "$RECEIPT" in command:
+            command = command.replace("$RECEIPT", said[-1].split()[0])  # noqa: PLW2901
         result = type_in(command)
         assert result.exit_code == 0, (command, result.output, result.exception)
         said.append(result.output)
@@ -82,6 +92,11 @@ def test_every_command_of_the_guide_does_what_the_page_says(api: Api) -> None:
     assert said[1].strip() in said[2]
     assert re.search(r"^upload-\w+ submitted in datanet 1: rows.jsonl$", said[3], re.MULTILINE)
     assert re.match(r"upload-\w+ is withdrawing; ", said[4])
+    assert re.match(r"[123]/2  0\.\d+ dollars in \d+ entries: 0\.\d+ dollars pending", said[5])
+    assert said[6].startswith("credited_at,operator,batch,receipt_id,")
+    assert len(said[6].splitlines()) == len(said[7].splitlines()) + 1
+    assert "(this account)" in said[8]
+    harness.database.close()
 
 
 def test_a_refused_file_is_not_signed(tmp_path: Path) -> None:

@@ -1,0 +1,238 @@
+"""Walks through what batches credit to an account: operator by operator, newest batch first.
+
+Credits are stored for accounts that signed in here, as far as batches were audited since. The others are read
+from the batches' data, a bounded number of receipts per walk. Balances tell which batches have to be read: if
+the balance before a stored credit is the one after the next older stored credit, no batch in between credits
+anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+from backend.domain.earnings import Credit, Earning, EarningFilter, EarningState, earning_state
+from backend.domain.errors import DomainError, InvalidInput
+from backend.domain.ids import Account, Hash32
+from backend.domain.settlement import BatchState
+from backend.services.audit.auditor import not_void
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from backend.db.unit_of_work import UnitOfWork
+    from backend.domain.settlement import CommittedBatch
+    from backend.services.audit.earnings import PublishedEntries
+
+MAX_RECEIPTS_READ = 10_000
+"""Receipts of batch data that one walk reads; a single batch may have more."""
+
+
+class StaleCursor(InvalidInput):
+    """The batch that the cursor names is not valid any more: a void or a reorganisation removed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarningsQuery:
+    """Whose entries are wanted, and which. `since` and `until` are UTC days of the batch's commit, both
+    included. Without `state`, entries of void batches are left out: they credit nothing.
+    """
+
+    account: Account
+    since: date | None = None
+    until: date | None = None
+    operator: Account | None = None
+    state: EarningState | None = None
+    wanted: EarningFilter = field(default_factory=EarningFilter)
+
+    def __post_init__(self) -> None:
+        """Errors: `InvalidInput`."""
+        if self.since and self.until and self.since > self.until:
+            raise InvalidInput(f"`since` ({self.since}) is after `until` ({self.until}).", param="since")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a walk continues: at a batch, after the entry at `place` (-1: before the first). `balance`: the
+    account's after the batch.
+    """
+
+    operator: Account
+    batch_hash: Hash32
+    place: int
+    balance: int
+
+    def __str__(self) -> str:
+        return f"{self.operator}:{self.batch_hash}:{self.place}:{self.balance}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Errors: ValueError."""
+        operator, batch_hash, place, balance = text.split(":")
+        return cls(Account(operator), Hash32(batch_hash), int(place), int(balance))
+
+
+@dataclass(frozen=True, slots=True)
+class Credited:
+    """A credit and its batch. `earnings`: its entries where they were read from the batch's data."""
+
+    batch: CommittedBatch
+    state: EarningState
+    credit: Credit
+    earnings: tuple[Earning, ...] | None
+
+    @property
+    def day(self) -> date:
+        return day_of(self.batch)
+
+
+class CreditWalk:
+    """Iterates over the credits that a query wants. Afterwards `rest` is where the next walk continues; None
+    unless this one reached the limit of what it reads.
+    """
+
+    def __init__(
+        self,
+        tx: UnitOfWork,
+        published: PublishedEntries,
+        query: EarningsQuery,
+        start: Position | None = None,
+    ) -> None:
+        self._tx, self._published, self._query, self._start = tx, published, query, start
+        self._num_read = 0
+        self.rest: Position | None = None
+
+    def __iter__(self) -> Iterator[Credited]:
+        """Errors: `StaleCursor`; `Unavailable` if a batch's data is missing."""
+        query, start = self._query, self._start
+        operators = sorted(operator.account for operator in self._tx.chain.operators())
+        walk = self._void if query.state is EarningState.VOID else self._valid
+        for operator in operators:
+            is_passed = start is not None and operator < start.operator
+            if is_passed or query.operator not in (None, operator) or self.rest is not None:
+                continue
+            begin = start if start is not None and start.operator == operator else None
+            yield from walk(operator, begin)
+
+    def _valid(self, operator: Account, begin: Position | None) -> Iterator[Credited]:
+        """Credits of the batches that are verified. No batch below a balance of zero credits the account."""
+        batches = not_void(self._tx.chain.batches(operator))
+        num_verified, balance = verified(self._tx, batches, self._query.account)
+        batches = batches[:num_verified]
+        stored = self._tx.earnings.credits(self._query.account, operator)
+        older = _older_balances(batches, stored)
+        claimed = claimed_by(self._tx, operator, self._query.account)
+        top = len(batches) - 1
+        if begin is not None:
+            top, balance = _index(batches, begin), begin.balance
+        for number in range(top, -1, -1):
+            batch = batches[number]
+            if balance == 0 or self._is_before(batch):
+                return
+            if batch.hash not in stored and balance == older[number]:
+                continue
+            found = self._credited(batch, stored, balance, claimed)
+            if found is None:
+                return
+            if found.credit.num_entries and self._is_wanted(found):
+                yield found
+            balance = found.credit.balance - found.credit.amount
+
+    def _void(self, operator: Account, begin: Position | None) -> Iterator[Credited]:
+        """What void batches would have credited. Those with data that is missing or wrong are left out."""
+        batches = [b for b in self._tx.chain.batches(operator) if b.state is BatchState.VOID]
+        stored = self._tx.earnings.credits(self._query.account, operator)
+        top = len(batches) - 1 if begin is None else _index(batches, begin)
+        for number in range(top, -1, -1):
+            batch = batches[number]
+            if self._is_before(batch) or self._is_after(batch):
+                continue
+            try:
+                found = self._credited(batch, stored, 0, 0)
+            except DomainError:
+                continue
+            if found is None:
+                return
+            if found.credit.num_entries:
+                yield found
+
+    def _credited(
+        self, batch: CommittedBatch, stored: Mapping[Hash32, Credit], balance: int, claimed: int
+    ) -> Credited | None:
+        """The credit of a batch; None, with `rest` set, if the walk has read enough."""
+        credit, earnings = stored.get(batch.hash), None
+        if credit is None:
+            num_receipts = int(batch.header["receiptsCount"])
+            if self._num_read and self._num_read + num_receipts > MAX_RECEIPTS_READ:
+                self.rest = Position(batch.operator, batch.hash, -1, balance)
+                return None
+            self._num_read += num_receipts
+            account = self._query.account
+            earnings = tuple(self._published.of(self._tx.chain, batch, account))
+            credit = Credit(
+                account=account,
+                operator=batch.operator,
+                number=batch.number,
+                batch_hash=batch.hash,
+                credited_at=int(batch.header["committedAt"]),
+                num_entries=len(earnings),
+                amount=sum(earning.amount for earning in earnings),
+                balance=balance,
+            )
+        return Credited(batch, earning_state(batch.state, credit.balance, claimed), credit, earnings)
+
+    def _is_wanted(self, found: Credited) -> bool:
+        is_in_state = self._query.state in (None, found.state)
+        return is_in_state and not self._is_after(found.batch)
+
+    def _is_before(self, batch: CommittedBatch) -> bool:
+        since = self._query.since
+        return since is not None and day_of(batch) < since
+
+    def _is_after(self, batch: CommittedBatch) -> bool:
+        until = self._query.until
+        return until is not None and day_of(batch) > until
+
+
+def verified(tx: UnitOfWork, batches: Sequence[CommittedBatch], account: Account) -> tuple[int, int]:
+    """How many of an operator's valid batches are verified, and the account's balance after them."""
+    for number in range(len(batches), 0, -1):
+        newest = batches[number - 1]
+        ledger = tx.batches.ledger(newest.operator, newest.hash)
+        if ledger is not None:
+            return number, ledger.balances.get(account, 0)
+    return 0, 0
+
+
+def claimed_by(tx: UnitOfWork, operator: Account, account: Account) -> int:
+    """All that the account has claimed from the operator, in micro-units."""
+    claims = (claim.cumulative for claim in tx.chain.claims(account) if claim.operator == operator)
+    return max(claims, default=0)
+
+
+def day_of(batch: CommittedBatch) -> date:
+    """UTC day of the batch's commit."""
+    return datetime.fromtimestamp(int(batch.header["committedAt"]), UTC).date()
+
+
+def _older_balances(batches: Sequence[CommittedBatch], stored: Mapping[Hash32, Credit]) -> list[int]:
+    """For each batch, the balance after the newest stored credit of an older batch; 0 if there is none."""
+    found, balance = [], 0
+    for batch in batches:
+        found.append(balance)
+        if batch.hash in stored:
+            balance = stored[batch.hash].balance
+    return found
+
+
+def _index(batches: Sequence[CommittedBatch], position: Position) -> int:
+    """Errors: `StaleCursor`."""
+    found = next((n for n, batch in enumerate(batches) if batch.hash == position.batch_hash), None)
+    if found is None:
+        raise StaleCursor(
+            f"The batch {position.batch_hash} that `after` names is not valid any more; omit `after` to start"
+            " again.",
+            param="after",
+        )
+    return found

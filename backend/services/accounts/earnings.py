@@ -1,0 +1,240 @@
+"""Why an account earned: the entries of operators' batches, and their sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from backend.domain.earnings import EarningsBy, EarningState
+from backend.domain.errors import DomainError
+from backend.domain.ids import Hash32, VersionId
+from backend.services.accounts.credit_walk import Credited, CreditWalk, Position
+from backend.services.market.catalogue import versions_named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.domain.earnings import Credit, Earning
+    from backend.domain.ids import Account
+    from backend.services.accounts.credit_walk import EarningsQuery
+    from backend.services.audit.auditor import Auditor
+    from backend.services.audit.earnings import PublishedEntries
+
+MAX_BATCHES = 500
+"""Batches whose stored entries are loaded at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedEarning:
+    """An entry, and the credit that it is part of. `adapter`: full name of the adapter version."""
+
+    credit: Credit
+    state: EarningState
+    earning: Earning
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unverifiable:
+    """An operator whose newest batches cannot be verified here. What they credit is left out."""
+
+    operator: Account
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EarningsPage:
+    """`rest`: where the next page begins; None after the last."""
+
+    entries: tuple[ListedEarning, ...]
+    rest: Position | None
+    unverifiable: tuple[Unverifiable, ...]
+
+
+@dataclass(slots=True)
+class Totals:
+    """Number and sum of entries, in micro-units. `adapter`: full name, of a sum by adapter."""
+
+    key: str | None
+    adapter: str | None = None
+    num_entries: int = 0
+    by_state: dict[EarningState, int] = field(default_factory=dict)
+
+    def add(self, num_entries: int, amount: int, state: EarningState) -> None:
+        self.num_entries += num_entries
+        self.by_state[state] = self.by_state.get(state, 0) + amount
+
+    @property
+    def amount(self) -> int:
+        return sum(self.by_state.values())
+
+    @property
+    def pending(self) -> int:
+        return self.by_state.get(EarningState.PENDING, 0)
+
+    @property
+    def final(self) -> int:
+        return self.by_state.get(EarningState.FINAL, 0)
+
+    @property
+    def claimed(self) -> int:
+        return self.by_state.get(EarningState.CLAIMED, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class EarningsSummary:
+    """`groups`: by key; the days newest first, everything else by amount. `rest`: as of `EarningsPage`."""
+
+    groups: tuple[Totals, ...]
+    rest: Position | None
+    unverifiable: tuple[Unverifiable, ...]
+
+
+class Earnings:
+    """Entries of any account from any operator: they are public."""
+
+    def __init__(self, db: Database, auditor: Auditor, published: PublishedEntries) -> None:
+        self._db, self._auditor, self._published = db, auditor, published
+
+    def versions(self, adapter: str) -> frozenset[VersionId]:
+        """Versions that `adapter` may mean, see `versions_named`. Errors: `ModelNotFound`."""
+        with self._db.read() as tx:
+            return frozenset(versions_named(tx.chain, adapter))
+
+    def entries(self, query: EarningsQuery, start: Position | None, limit: int) -> EarningsPage:
+        """One page of at most `limit` entries: by operator, newest batch first, in the batch's order. A page
+        may have fewer entries, or none, before the last one.
+
+        Errors: `StaleCursor`; `Unavailable` if data of a verified batch is missing.
+        """
+        unverifiable = self._follow(query)
+        with self._db.read() as tx:
+            walk = CreditWalk(tx, self._published, query, start)
+            found, names = [], Names(tx)
+            for chunk in _chunks(walk, limit):
+                found += [
+                    ListedEarning(credited.credit, credited.state, earning, names.of(earning.version_id))
+                    for credited, earning in self._expanded(tx, query, chunk)
+                    if start is None or credited.batch.hash != start.batch_hash or earning.place > start.place
+                ]
+                if len(found) > limit:
+                    break
+        rest = _position(found[limit - 1]) if len(found) > limit else walk.rest
+        return EarningsPage(tuple(found[:limit]), rest, unverifiable)
+
+    def summary(self, query: EarningsQuery, by: EarningsBy, start: Position | None) -> EarningsSummary:
+        """Sums of the entries. With `rest`, those of the batches that were read; add the next ones to them.
+
+        Errors: as `entries`.
+        """
+        unverifiable = self._follow(query)
+        with self._db.read() as tx:
+            walk, names = CreditWalk(tx, self._published, query, start), Names(tx)
+            groups: dict[str | None, Totals] = {}
+            for key, num_entries, amount, state in self._sums(tx, query, by, list(walk)):
+                if key not in groups:
+                    adapter = names.of(key) if by is EarningsBy.ADAPTER and key else None
+                    groups[key] = Totals(key, adapter)
+                groups[key].add(num_entries, amount, state)
+        return EarningsSummary(_ordered(by, groups.values()), walk.rest, unverifiable)
+
+    def _follow(self, query: EarningsQuery) -> tuple[Unverifiable, ...]:
+        """Audit batches that are not audited yet."""
+        with self._db.read() as tx:
+            operators = [operator.account for operator in tx.chain.operators()]
+        failed = []
+        for operator in operators:
+            if query.operator in (None, operator):
+                try:
+                    self._auditor.follow(operator)
+                except DomainError as error:
+                    failed.append(Unverifiable(operator, error.message))
+        return tuple(failed)
+
+    def _expanded(
+        self, tx: UnitOfWork, query: EarningsQuery, chunk: Sequence[Credited]
+    ) -> Iterator[tuple[Credited, Earning]]:
+        """The wanted entries of these credits, in order."""
+        batches = [credited.batch.hash for credited in chunk if credited.earnings is None]
+        stored = tx.earnings.entries(query.account, batches, query.wanted)
+        for credited in chunk:
+            if credited.earnings is None:
+                earnings = stored.get(credited.batch.hash, [])
+            else:
+                earnings = list(filter(query.wanted.admits, credited.earnings))
+            yield from ((credited, earning) for earning in earnings)
+
+    def _sums(
+        self, tx: UnitOfWork, query: EarningsQuery, by: EarningsBy, found: Sequence[Credited]
+    ) -> Iterator[tuple[str | None, int, int, EarningState]]:
+        """Key, number, amount and state of sums of the wanted entries."""
+        stored = {credited.batch.hash: credited for credited in found if credited.earnings is None}
+        for credited in found:
+            for earning in filter(query.wanted.admits, credited.earnings or ()):
+                yield _key(by, credited, _parts(by, earning)), 1, earning.amount, credited.state
+        if query.wanted.is_open and by in _OF_BATCHES:
+            for credited in stored.values():
+                credit = credited.credit
+                yield _key(by, credited, ()), credit.num_entries, credit.amount, credited.state
+            return
+        for one in tx.earnings.sums(query.account, list(stored), query.wanted, by):
+            credited = stored[one.batch_hash]
+            yield _key(by, credited, one.key), one.num_entries, one.amount, credited.state
+
+
+class Names:
+    """Full names of adapter versions."""
+
+    def __init__(self, tx: UnitOfWork) -> None:
+        self._tx = tx
+        self._known: dict[str, str] = {}
+
+    def of(self, version: str) -> str:
+        if version not in self._known:
+            id_ = VersionId(Hash32(version))
+            record = self._tx.chain.version(id_)
+            self._known[version] = version if record is None else record.full_name(id_)
+        return self._known[version]
+
+
+_OF_BATCHES = {EarningsBy.DAY, EarningsBy.OPERATOR}
+
+
+def _parts(by: EarningsBy, earning: Earning) -> tuple[str | int | None, ...]:
+    """The key of one entry, as `EarningSum.key`."""
+    if by is EarningsBy.ADAPTER:
+        return (earning.version_id,)
+    return (earning.datanet, earning.contribution)
+
+
+def _key(by: EarningsBy, credited: Credited, parts: tuple[str | int | None, ...]) -> str | None:
+    if by is EarningsBy.DAY:
+        return credited.day.isoformat()
+    if by is EarningsBy.OPERATOR:
+        return credited.batch.operator
+    return None if parts[0] is None else "/".join(map(str, parts))
+
+
+def _ordered(by: EarningsBy, groups: Iterable[Totals]) -> tuple[Totals, ...]:
+    if by is EarningsBy.DAY:
+        return tuple(sorted(groups, key=lambda one: one.key or "", reverse=True))
+    return tuple(sorted(groups, key=lambda one: one.amount, reverse=True))
+
+
+def _position(last: ListedEarning) -> Position:
+    credit = last.credit
+    return Position(credit.operator, credit.batch_hash, last.earning.place, credit.balance)
+
+
+def _chunks(walk: CreditWalk, limit: int) -> Iterator[list[Credited]]:
+    """Credits in groups that have more than `limit` entries, or the most batches of a group."""
+    chunk: list[Credited] = []
+    num_entries = 0
+    for credited in walk:
+        chunk.append(credited)
+        num_entries += credited.credit.num_entries
+        if num_entries > limit or len(chunk) == MAX_BATCHES:
+            yield chunk
+            chunk, num_entries = [], 0
+    yield chunk

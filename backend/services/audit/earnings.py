@@ -1,0 +1,129 @@
+"""Entries of batches with the receipts, versions and contributions that they pay for.
+
+When the auditor finds a batch right, it stores those of the accounts that signed in here. Entries of other
+accounts are read from the batch's data when they are wanted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backend.domain.batch import Header, entries_of, find_entries
+from backend.domain.earnings import CONTRIBUTORS_PART, Credit, Earning
+from backend.domain.errors import Conflict, Unavailable
+from backend.domain.hashing import receipt_id, to_hash
+from backend.domain.rules import Rules, from_position
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.db.unit_of_work import UnitOfWork
+    from backend.domain.batch import Batch, Entries, Entry, OperatorLedger
+    from backend.domain.ids import Account, DatanetId, Hash32, ReceiptId, VersionId
+    from backend.domain.receipt import SignedReceipt
+    from backend.domain.settlement import CommittedBatch
+    from backend.ports.chain import ChainView
+    from backend.services.audit.cases import Cases
+
+
+def credits_of(
+    tx: UnitOfWork, batch: Batch, header: Header, ledger: OperatorLedger
+) -> dict[Account, tuple[Credit, list[Earning]]]:
+    """What a batch that is right credits to each account that signed in here, with the entries.
+
+    `ledger`: the one after the batch.
+    """
+    lookup = Lookup(tx.chain, batch.receipts)
+    found = {}
+    for account in tx.earnings.known(batch.earners):
+        entries = batch.entries_of(account)
+        credit = Credit(
+            account=account,
+            operator=header.operator,
+            number=header.number,
+            batch_hash=ledger.hash,
+            credited_at=header.committed_at,
+            num_entries=len(entries),
+            amount=sum(entry.value for entry in entries),
+            balance=ledger.balances[account],
+        )
+        found[account] = credit, [lookup.earning(entry) for entry in entries]
+    return found
+
+
+class Lookup:
+    """What the entries of one batch pay for, from its receipts and the registries. Caches both."""
+
+    def __init__(self, chain: ChainView, receipts: Sequence[SignedReceipt]) -> None:
+        self._chain, self._receipts = chain, receipts
+        self._ids: dict[int, ReceiptId] = {}
+        self._datanets: dict[tuple[VersionId, int], DatanetId | None] = {}
+
+    def earning(self, entry: Entry) -> Earning:
+        slice_ = self._receipts[entry.receipt].slices[entry.slice]
+        datanet = contribution = None
+        if entry.part >= CONTRIBUTORS_PART and slice_.shares:
+            position = slice_.shares[entry.part - CONTRIBUTORS_PART].position
+            datanet, contribution = self.contribution(slice_.version_id, position)
+        if entry.receipt not in self._ids:
+            self._ids[entry.receipt] = receipt_id(self._receipts[entry.receipt].receipt)
+        return Earning(
+            receipt=entry.receipt,
+            slice=entry.slice,
+            part=entry.part,
+            receipt_id=self._ids[entry.receipt],
+            version_id=slice_.version_id,
+            datanet=datanet,
+            contribution=contribution,
+            amount=entry.value,
+        )
+
+    def contribution(self, version: VersionId, position: int) -> tuple[DatanetId | None, int]:
+        """Datanet, and index in it, of the contribution at a position of a version record."""
+        number, index = from_position(position)
+        if (version, number) not in self._datanets:
+            record = self._chain.version(version)
+            snapshot = None if record is None else self._chain.snapshot(record.snapshots[number])
+            self._datanets[version, number] = None if snapshot is None else snapshot.datanet
+        return self._datanets[version, number], index
+
+
+class PublishedEntries:
+    """Entries from the public data of batches. The latest batch is cached: pages follow each other."""
+
+    def __init__(self, cases: Cases) -> None:
+        self._cases = cases
+        self._latest: tuple[Hash32, tuple[SignedReceipt, ...], Entries] | None = None
+
+    def of(self, chain: ChainView, batch: CommittedBatch, account: Account) -> list[Earning]:
+        """The account's entries, of a tree with the root that the chain has.
+
+        Errors: as `receipts`; `Conflict` if the data makes another tree.
+        """
+        latest = self._latest
+        if latest is None or latest[0] != batch.hash:
+            receipts = self.receipts(batch)
+            self._latest = latest = batch.hash, receipts, _entries(chain, batch, receipts)
+        _, receipts, entries = latest
+        lookup = Lookup(chain, receipts)
+        return [lookup.earning(entry) for entry in find_entries(entries.keys, entries.tree, account)]
+
+    def receipts(self, batch: CommittedBatch) -> tuple[SignedReceipt, ...]:
+        """Receipts of the batch, in order. Errors: `Unavailable` if no published data is the batch's."""
+        found, reason = self._cases.receipts(Header.from_chain(batch.header))
+        if found is None:
+            text = f"the entries of batch {batch.number} of {batch.operator} cannot be read"
+            raise Unavailable(f"{text}: {reason.message if reason else 'no data'}")
+        return found
+
+
+def _entries(chain: ChainView, batch: CommittedBatch, receipts: Sequence[SignedReceipt]) -> Entries:
+    """Errors: `BadReceipt`, `Conflict`, `Unavailable`."""
+    header = Header.from_chain(batch.header)
+    terms = chain.parameter_set(header.parameter_set)
+    if terms is None:
+        raise Unavailable(f"parameter set {header.parameter_set} is not indexed yet")
+    entries = entries_of(batch.operator, terms, receipts, Rules(chain))
+    if (to_hash(entries.tree.root), entries.tree.count) != (header.entries_root, header.entries_count):
+        raise Conflict(f"batch {batch.number} of {batch.operator} has other entries than its data makes")
+    return entries

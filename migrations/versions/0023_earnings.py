@@ -1,0 +1,61 @@
+"""add the accounts that signed in, and what batches credit to them"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0023"
+down_revision = "0022"
+branch_labels = None
+depends_on = None
+
+SIGNED_IN = (
+    "SELECT account FROM sessions UNION SELECT account FROM api_keys UNION SELECT account FROM uploads"
+)
+
+
+def upgrade() -> None:
+    op.create_table(
+        "accounts",
+        sa.Column("account", sa.String(42), nullable=False),
+        sa.PrimaryKeyConstraint("account", name=op.f("pk_accounts")),
+    )
+    op.execute(f"INSERT INTO accounts (account) {SIGNED_IN}")
+    op.create_table(
+        "credits",
+        sa.Column("account", sa.String(42), nullable=False),
+        sa.Column("batch_hash", sa.String(66), nullable=False),
+        sa.Column("operator", sa.String(42), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("credited_at", sa.BigInteger(), nullable=False),
+        sa.Column("num_entries", sa.BigInteger(), nullable=False),
+        sa.Column("amount", sa.String(39), nullable=False),
+        sa.Column("balance", sa.String(39), nullable=False),
+        sa.PrimaryKeyConstraint("account", "batch_hash", name=op.f("pk_credits")),
+    )
+    op.create_index(op.f("ix_credits_account_operator"), "credits", ["account", "operator"])
+    op.create_table(
+        "earnings",
+        sa.Column("account", sa.String(42), nullable=False),
+        sa.Column("batch_hash", sa.String(66), nullable=False),
+        sa.Column("receipt", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("slice", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("part", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("receipt_id", sa.String(66), nullable=False),
+        sa.Column("version_id", sa.String(66), nullable=False),
+        sa.Column("datanet", sa.BigInteger(), nullable=True),
+        sa.Column("contribution", sa.BigInteger(), nullable=True),
+        sa.Column("amount", sa.String(39), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "account", "batch_hash", "receipt", "slice", "part", name=op.f("pk_earnings")
+        ),
+        sqlite_with_rowid=False,
+    )
+    op.create_index(op.f("ix_earnings_receipt_id"), "earnings", ["receipt_id"])
+
+
+def downgrade() -> None:
+    op.drop_table("earnings")
+    op.drop_table("credits")
+    op.drop_table("accounts")

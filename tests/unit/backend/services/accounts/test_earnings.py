@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import delete
+
+from backend.db.tables.settlement import LedgerRow
+from backend.domain.content import cid_of
+from backend.domain.earnings import EarningFilter, EarningsBy, EarningState
+from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.ids import DatanetId
+from backend.domain.registries import Operator
+from backend.services.accounts import credit_walk
+from backend.services.accounts.credit_walk import EarningsQuery, Position, StaleCursor
+from backend.services.market.catalogue import ModelNotFound
+from tests.support.market import some_account, some_hash
+from tests.support.settlement_harness import SettlementHarness
+from tests.support.settlement_steps import settle, settle_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from backend.domain.earnings import Earning
+    from backend.domain.ids import Account
+    from backend.services.accounts.earnings import ListedEarning
+
+CREATOR, TREASURY, OPERATOR = some_account("creator 1"), some_account("treasury"), some_account("operator")
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Iterator[SettlementHarness]:
+    harness = SettlementHarness(tmp_path, max_price=500_000)
+    yield harness
+    harness.database.close()
+
+
+def listed(harness: SettlementHarness, query: EarningsQuery, limit: int = 100) -> list[ListedEarning]:
+    earnings, found = harness.earnings(), []
+    page = earnings.entries(query, None, limit)
+    while page.rest is not None:
+        found += page.entries
+        page = earnings.entries(query, page.rest, limit)
+    return [*found, *page.entries]
+
+
+def forget_ledgers(harness: SettlementHarness) -> None:
+    """So that the batches are audited again."""
+    with harness.begin() as tx:
+        tx.session.execute(delete(LedgerRow))
+
+
+def forget_data(harness: SettlementHarness) -> None:
+    harness.blobs.forget(*(cid_of(batch.header["dataDigest"]) for batch in harness.chain.committed))
+
+
+def stored(harness: SettlementHarness, account: Account) -> int:
+    with harness.read() as tx:
+        return sum(credit.num_entries for credit in tx.earnings.credits(account, OPERATOR).values())
+
+
+def test_entries_are_stored_for_accounts_that_signed_in_before_the_audit(harness: SettlementHarness) -> None:
+    harness.sign_in(CREATOR)
+    settle_batches(harness, 2)
+    entries = listed(harness, EarningsQuery(CREATOR))
+    assert stored(harness, CREATOR) == len(entries) > 0
+    assert stored(harness, TREASURY) == 0
+
+
+def test_entries_of_other_accounts_are_the_same_read_from_the_data(harness: SettlementHarness) -> None:
+    settle_batches(harness, 3)
+    before = listed(harness, EarningsQuery(CREATOR), limit=2)
+    harness.sign_in(CREATOR)
+    forget_ledgers(harness)
+    assert listed(harness, EarningsQuery(CREATOR)) == before
+    assert stored(harness, CREATOR) == len(before)
+
+
+def test_a_second_audit_stores_nothing_twice(harness: SettlementHarness) -> None:
+    harness.sign_in(CREATOR)
+    settle_batches(harness, 2)
+    before = listed(harness, EarningsQuery(CREATOR))
+    forget_ledgers(harness)
+    assert listed(harness, EarningsQuery(CREATOR)) == before
+    assert stored(harness, CREATOR) == len(before)
+
+
+def test_the_newest_batch_comes_first(harness: SettlementHarness) -> None:
+    settle_batches(harness, 3)
+    found = listed(harness, EarningsQuery(TREASURY), limit=3)
+    places = [(-entry.credit.number, entry.earning.place) for entry in found]
+    assert places == sorted(places)
+    assert len(set(places)) == len(places)
+
+
+def test_a_request_reads_a_bounded_number_of_receipts(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_batches(harness, 5, answers=2)
+    whole = listed(harness, EarningsQuery(TREASURY), limit=1000)
+    monkeypatch.setattr(credit_walk, "MAX_RECEIPTS_READ", 4)
+    page = harness.earnings().entries(EarningsQuery(TREASURY), None, 1000)
+    assert {entry.credit.number for entry in page.entries} == {5, 4}
+    assert page.rest is not None
+    assert listed(harness, EarningsQuery(TREASURY), limit=1000) == whole
+
+
+def test_a_batch_above_the_bound_is_read_alone(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_batches(harness, 2)
+    monkeypatch.setattr(credit_walk, "MAX_RECEIPTS_READ", 1)
+    page = harness.earnings().entries(EarningsQuery(TREASURY), None, 1000)
+    assert {entry.credit.number for entry in page.entries} == {2}
+
+
+def test_no_data_is_read_for_an_account_that_earned_nothing(harness: SettlementHarness) -> None:
+    settle_batches(harness, 2)
+    harness.auditor().follow(OPERATOR)
+    forget_data(harness)
+    page = harness.earnings().entries(EarningsQuery(some_account("nobody")), None, 10)
+    assert (page.entries, page.rest, page.unverifiable) == ((), None, ())
+
+
+def test_filters_choose_among_the_entries(harness: SettlementHarness) -> None:
+    harness.sign_in(TREASURY)
+    contributor = some_account("contributor 2")
+    settle_batches(harness, 4, answers=4)
+    for account in (TREASURY, contributor):  # stored, and read from the data
+        whole = listed(harness, EarningsQuery(account))
+        for wanted, is_wanted in filters(whole):
+            found = listed(harness, EarningsQuery(account, wanted=wanted), limit=2)
+            assert found == [entry for entry in whole if is_wanted(entry.earning)]
+            for by in EarningsBy:
+                summary = harness.earnings().summary(EarningsQuery(account, wanted=wanted), by, None)
+                assert sum(g.amount for g in summary.groups) == sum(e.earning.amount for e in found)
+
+
+def filters(whole: list[ListedEarning]) -> list[tuple[EarningFilter, Callable[[Earning], bool]]]:
+    version = whole[0].earning.version_id
+    by_version = EarningFilter(versions=frozenset([version]))
+    by_contribution = EarningFilter(contribution=(DatanetId(1), 2))
+    return [
+        (by_version, lambda earning: earning.version_id == version),
+        (by_contribution, lambda earning: (earning.datanet, earning.contribution) == (1, 2)),
+    ]
+
+
+def test_days_are_those_of_the_commits_both_included(harness: SettlementHarness) -> None:
+    start = datetime.fromtimestamp(harness.chain.time, UTC).date()
+    for _ in range(3):
+        settle_batches(harness, 1)
+        harness.chain.time += 86_400
+    found = listed(harness, EarningsQuery(TREASURY, since=start + DAY, until=start + DAY))
+    assert {entry.credit.number for entry in found} == {2}
+    summary = harness.earnings().summary(EarningsQuery(TREASURY), EarningsBy.DAY, None)
+    assert [group.key for group in summary.groups] == [(start + n * DAY).isoformat() for n in (2, 1, 0)]
+
+
+def test_an_end_before_the_start_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"`since` \(2026-11-02\) is after `until` \(2026-11-01\)"):
+        EarningsQuery(CREATOR, since=date(2026, 11, 2), until=date(2026, 11, 1))
+
+
+def test_entries_of_a_void_batch_are_listed_apart(harness: SettlementHarness) -> None:
+    harness.sign_in(CREATOR)
+    settle_batches(harness, 2)
+    harness.auditor().follow(OPERATOR)
+    before = listed(harness, EarningsQuery(CREATOR))
+    harness.chain.convict(1)
+    assert listed(harness, EarningsQuery(CREATOR)) == []
+    for account in (CREATOR, TREASURY):
+        void = listed(harness, EarningsQuery(account, state=EarningState.VOID), limit=1)
+        assert {entry.state for entry in void} == {EarningState.VOID}
+        summary = harness.earnings().summary(
+            EarningsQuery(account, state=EarningState.VOID), EarningsBy.OPERATOR, None
+        )
+        assert [group.amount for group in summary.groups] == [sum(e.earning.amount for e in void)]
+    void = listed(harness, EarningsQuery(CREATOR, state=EarningState.VOID))
+    assert [entry.earning for entry in void] == [entry.earning for entry in before]
+    settle(harness)
+    again = listed(harness, EarningsQuery(CREATOR))
+    assert sum(e.earning.amount for e in again) == sum(e.earning.amount for e in before)
+
+
+def test_states_follow_the_batch_and_the_claims(harness: SettlementHarness) -> None:
+    settle_batches(harness, 2, answers=8)
+    harness.chain.time += 60
+    harness.settler().finalise()
+    harness.mine()
+    harness.claims().relay(OPERATOR, TREASURY)
+    harness.mine()
+    settle_batches(harness, 1, answers=8)
+    states = {entry.credit.number: entry.state for entry in listed(harness, EarningsQuery(TREASURY))}
+    assert states == {3: "pending", 2: "claimed", 1: "claimed"}
+    assert {entry.state for entry in listed(harness, EarningsQuery(CREATOR))} == {"pending", "final"}
+    (group,) = harness.earnings().summary(EarningsQuery(TREASURY), EarningsBy.OPERATOR, None).groups
+    assert group.amount == group.pending + group.claimed
+    assert group.final == 0
+    only = listed(harness, EarningsQuery(TREASURY, state=EarningState.PENDING))
+    assert {entry.credit.number for entry in only} == {3}
+
+
+def test_a_cursor_whose_batch_was_voided_is_refused(harness: SettlementHarness) -> None:
+    settle_batches(harness, 2)
+    page = harness.earnings().entries(EarningsQuery(TREASURY), None, 1)
+    harness.chain.convict(1)
+    settle(harness)
+    with pytest.raises(StaleCursor, match="not valid any more; omit `after`"):
+        harness.earnings().entries(EarningsQuery(TREASURY), page.rest, 1)
+
+
+def test_a_cursor_of_an_unknown_operator_lists_nothing_of_others(harness: SettlementHarness) -> None:
+    settle_batches(harness, 1)
+    start = Position(some_account("x"), some_hash("batch"), 0, 1)
+    page = harness.earnings().entries(EarningsQuery(TREASURY), start, 1)
+    assert len(page.entries) == (start.operator < OPERATOR)
+
+
+def test_an_operator_that_cannot_be_verified_is_named_and_hides_nothing_of_others(
+    harness: SettlementHarness,
+) -> None:
+    settle_batches(harness, 1)
+    whole = listed(harness, EarningsQuery(TREASURY))
+    other = some_account("another operator")
+    harness.chain.others.append(Operator(other, "", (), 0))
+    (batch,) = harness.chain.committed
+    harness.chain.committed.append(replace(batch, operator=other, hash=some_hash("other")))
+    page = harness.earnings().entries(EarningsQuery(TREASURY), None, 1000)
+    assert list(page.entries) == whole
+    (unverifiable,) = page.unverifiable
+    assert unverifiable.operator == other
+    assert "is wrong" in unverifiable.reason
+
+
+def test_missing_data_of_a_verified_batch_is_named(harness: SettlementHarness) -> None:
+    settle_batches(harness, 1)
+    harness.auditor().follow(OPERATOR)
+    forget_data(harness)
+    with pytest.raises(Unavailable, match=r"entries of batch 1 of .* cannot be read: the batch data"):
+        harness.earnings().entries(EarningsQuery(TREASURY), None, 10)
+
+
+def test_names_of_adapters_are_those_of_the_catalogue(harness: SettlementHarness) -> None:
+    settle_batches(harness, 2)
+    by = harness.earnings().summary(EarningsQuery(TREASURY), EarningsBy.ADAPTER, None)
+    for group in by.groups:
+        record = harness.market.version(group.key)
+        assert group.adapter == f"{record.creator}/{record.name}@{group.key[2:14]}"
+
+
+def test_an_unknown_adapter_is_refused(harness: SettlementHarness) -> None:
+    with pytest.raises(ModelNotFound, match="No adapter 'x/y' is registered"):
+        harness.earnings().versions("x/y")
