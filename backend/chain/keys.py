@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 import coincurve
 from eth_account import Account as EthAccount
 
+from backend.chain.local_keys import local_private_key
 from backend.domain.deployment import LOCAL_CHAIN_ID
-from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from backend.domain.errors import Conflict, Forbidden, NotFound
 from backend.domain.hashing import keccak
 from backend.domain.ids import Account
+from backend.domain.signatures import malformed_signature, parse_signature
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-LOCAL_MNEMONIC = "test test test test test test test test test test test junk"
-HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 
 class LocalSigner:
@@ -42,20 +41,11 @@ def recover(digest: bytes, signature: str) -> Account:
 
     Errors: `InvalidInput` for a malformed signature or one with s in the upper half of the curve's order.
     """
+    compact, parity = parse_signature(signature)
     try:
-        raw = bytes.fromhex(signature.removeprefix("0x"))
+        key = coincurve.PublicKey.from_signature_and_message(compact + bytes([parity]), digest, hasher=None)
     except ValueError:
-        raise _malformed("it is not hex") from None
-    if len(raw) != 65 or raw[64] not in (27, 28):
-        raise _malformed("65 bytes r, s, v with v 27 or 28 are expected")
-    if int.from_bytes(raw[32:64], "big") > HALF_ORDER:
-        raise _malformed("s is in the upper half")  # signatures would be malleable otherwise
-    try:
-        key = coincurve.PublicKey.from_signature_and_message(
-            raw[:64] + bytes([raw[64] - 27]), digest, hasher=None
-        )
-    except ValueError:
-        raise _malformed("no key made it") from None
+        raise malformed_signature("no key made it") from None
     return _account_of(key)
 
 
@@ -67,13 +57,6 @@ def local_account(index: int, chain_id: int = LOCAL_CHAIN_ID) -> LocalSigner:
             param="chain_id",
         )
     return LocalSigner(bytes.fromhex(local_private_key(index)[2:]))
-
-
-def local_private_key(index: int) -> str:
-    """A private key of the development mnemonic, 0x-hex. It is public: use it on a local chain only."""
-    EthAccount.enable_unaudited_hdwallet_features()
-    account = EthAccount.from_mnemonic(LOCAL_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}")
-    return "0x" + bytes(account.key).hex()
 
 
 def create_key(keystore: Path, password: str) -> LocalSigner:
@@ -128,7 +111,3 @@ def _account_of(key: coincurve.PublicKey) -> Account:
 
 def _key_file(keystore: Path, account: Account) -> Path:
     return keystore / f"{account}.json"
-
-
-def _malformed(why: str) -> InvalidInput:
-    return InvalidInput(f"malformed signature: {why}", param="signature")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from backend.client.sessions import SessionFile
     from backend.client.signing import Statement, Wallet
 
-PORTS_FILE = "run/ports.json"
 Command = Callable[..., None]
 
 PasswordFile = Annotated[
@@ -31,6 +29,14 @@ PasswordFile = Annotated[
         "--password-file",
         envvar="ETH_PASSWORD",
         help="File with the keystore's password. Default: ask at the terminal.",
+    ),
+]
+DeploymentOption = Annotated[
+    str,
+    typer.Option(
+        "--deployment",
+        envvar="LORALEDGER_DEPLOYMENT",
+        help="Record of the market's contracts, a file or the chain id of one that is shipped.",
     ),
 ]
 OPTIONS: dict[str, Any] = {
@@ -61,14 +67,7 @@ OPTIONS: dict[str, Any] = {
             help="URL of the market. Default: the stack of `loraledger up` in this home.",
         ),
     ],
-    "deployment": Annotated[
-        str,
-        typer.Option(
-            "--deployment",
-            envvar="LORALEDGER_DEPLOYMENT",
-            help="Record of the market's contracts, a file or the chain id of one that is shipped.",
-        ),
-    ],
+    "deployment": DeploymentOption,
     "rpc_url": Annotated[
         str,
         typer.Option(
@@ -149,26 +148,15 @@ class Actor:
         return self.market, Wallet(self._key(), deployment, self._approve, self.rpc_url)
 
     def _at_home(self) -> tuple[str, Wallet]:
-        """The stack of `loraledger up`. Its own deployment file is what it deployed itself."""
-        from backend.client.deployments import read_deployment
-        from backend.client.keystore import LocalKey
+        from backend.client.local_stack import LocalStack
         from backend.client.signing import Wallet
-        from backend.installation.local_network import well_known_accounts
-        from backend.settings import load_settings
 
-        home = load_settings().home
-        if (ports := read_ports(home)) is None:
-            raise NotFound(
-                f"nothing runs in this home (no {home / PORTS_FILE}): start `loraledger up`, or "
-                "name a market with --market"
-            )
-        url, node = (f"http://127.0.0.1:{ports[part]}" for part in ("api", "chain"))
-        deployment = read_deployment(home / "deployment.json")
+        stack = LocalStack()
+        deployment = stack.deployment
         if self.user is None and (self.account or self.keystore):
-            return url, Wallet(self._key(), deployment, self._approve, node)
-        index = self.default_user if self.user is None else self.user
-        key = LocalKey(well_known_accounts()[index].private_key)
-        return url, Wallet(key, deployment, lambda _: None, node)
+            return stack.api_url, Wallet(self._key(), deployment, self._approve, stack.node_url)
+        key = stack.user_key(self.default_user if self.user is None else self.user)
+        return stack.api_url, Wallet(key, deployment, lambda _: None, stack.node_url)
 
     def _approve(self, statement: Statement) -> None:
         typer.echo(f"{statement.action}:", err=True)
@@ -213,13 +201,6 @@ def taking(
         return run
 
     return decorate
-
-
-def read_ports(home: Path) -> dict[str, int] | None:
-    """Ports of chain and API under the current or the last `loraledger up`."""
-    path = home / PORTS_FILE
-    found: dict[str, int] | None = json.loads(path.read_text()) if path.is_file() else None
-    return found
 
 
 def session_file(client: ApiClient) -> SessionFile:

@@ -1,4 +1,4 @@
-"""`loraledger adapter`: publish and register imported adapters; list, show and fetch any adapter."""
+"""`loraledger adapter`: publish and register imported adapters; list and show any adapter."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import detail, parse_price
+from backend.cli.output import AsJson, print_json
 from backend.cli.progress import transfer_with_progress
-from backend.cli.session import AsJson, open_installation, print_json
 from backend.client.waiting import wait_until
 from backend.domain.errors import NotFound
 
@@ -147,24 +147,6 @@ def show_adapter(adapter: Registered, *, actor: Actor, as_json: AsJson = False) 
         return
     for name, value in found.items():
         typer.echo(f"{name}: {detail(value)}")
-
-
-@commands.command()
-def pull(
-    adapter: Registered,
-    folder: Annotated[Path, typer.Argument(help="Folder to create; it must not exist yet.")],
-) -> None:
-    """Fetch an adapter's folder from the local store or another operator's gateway, and verify its CID.
-
-    Requires the chain to be indexed in this home: run `loraledger index`.
-    """
-    from backend.services.market.catalogue import adapter_record
-
-    with open_installation() as installation:
-        installation.prepare_database()  # this may be the first command in this home
-        record = adapter_record(installation.database, adapter)
-        cid = installation.adapter_folders.fetch(record, folder)
-    typer.echo(f"{cid} is in {folder}")
 
 
 def _follow(client: ApiClient, adapter_id: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, prices
+from backend.cli.output import AsJson, print_json
 from backend.cli.payments import PAYER
-from backend.cli.session import AsJson, print_json
 from backend.domain.errors import InvalidInput
 
 

@@ -1,21 +1,16 @@
-"""`loraledger data`: build, validate and contribute data sets."""
+"""`loraledger data`: contribute data sets."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from backend.cli.actor import Actor, acting
+from backend.cli.output import AsJson, print_json
 from backend.cli.progress import transferring
-from backend.cli.reports import report_lines
-from backend.cli.session import AsJson, print_json
-from backend.settings import load_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from backend.cli.reports import print_report
 
 CONTRIBUTOR = 3
 Rows = Annotated[
@@ -27,36 +22,6 @@ commands = typer.Typer(help="Build, validate and contribute data sets.", no_args
 
 def register(app: typer.Typer) -> None:
     app.add_typer(commands, name="data")
-
-
-@commands.command()
-def build(
-    package: Annotated[str, typer.Argument(help="Import name of an installed package, or `python`.")],
-    out: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
-    *,
-    max_rows: Annotated[
-        int, typer.Option(help="At most this many rows, spread over the package.", min=1)
-    ] = 500,
-) -> None:
-    """Write the docstrings of an installed package as questions and answers, in JSONL."""
-    from backend.services.contribute.docstrings import build_dataset
-
-    dataset = build_dataset(package, max_rows)
-    draft = out.with_name(out.name + ".tmp")
-    draft.write_bytes(b"".join(dataset.lines()))
-    draft.replace(out)
-    typer.echo(f"{len(dataset.rows)} rows of {package}, licence {dataset.licence}, in {out}")
-
-
-@commands.command()
-def validate(rows: Rows, *, licence: Licence, as_json: AsJson = False) -> None:
-    """Check a file as the API checks an upload, without any service. Exit code 1 if there is a defect."""
-    from backend.installation.upload_check import check_file
-
-    report = asdict(check_file(rows, licence, load_settings()))
-    _show_report(report, as_json=as_json)
-    if report["defect_counts"]:
-        raise typer.Exit(1)
 
 
 @commands.command()
@@ -80,7 +45,7 @@ def push(
         params["accept_partial"] = accept_partial
         with transferring(rows) as show:
             upload = upload_file(client, params, rows, show)
-        _show_report(upload["report"], as_json=False)
+        print_report(upload["report"], as_json=False)
         if upload["state"] != "draft":
             num_valid = upload["report"]["num_rows"]
             hint = f"; --accept-partial contributes the {num_valid:,} valid rows" if num_valid else ""
@@ -121,7 +86,7 @@ def status(
         if upload["error"]:
             typer.echo(f"  not recorded: {upload['error']['message']}")
         if upload_id:
-            _show_report(upload["report"], as_json=False)
+            print_report(upload["report"], as_json=False)
 
 
 @commands.command()
@@ -138,10 +103,3 @@ def withdraw(
     with actor.connect() as client:
         upload = contributions.withdraw(client, upload_id)
     typer.echo(f"{upload['id']} is {upload['state']}; follow it with `loraledger data status`")
-
-
-def _show_report(report: Mapping[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(report)
-    else:
-        typer.echo("\n".join(report_lines(report)))

@@ -10,7 +10,7 @@ import typer
 
 from backend.cli.actor import Actor, acting, taking
 from backend.cli.amounts import dollars
-from backend.cli.session import AsJson, print_json
+from backend.cli.output import AsJson, print_json
 from backend.domain.earnings import EarningsBy, EarningState
 from backend.domain.money import AMOUNT, PPM
 

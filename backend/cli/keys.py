@@ -8,8 +8,8 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars
+from backend.cli.output import AsJson, print_json
 from backend.cli.payments import PAYER
-from backend.cli.session import AsJson, print_json
 from backend.domain.auth import Scope
 from backend.domain.money import AMOUNT
 

@@ -8,28 +8,33 @@ import typer
 
 from backend.cli import (
     adapters,
-    audit,
     chat,
-    daemons,
     data,
-    doctor,
     earnings,
     keys,
-    market,
-    operator,
     payments,
-    policy,
     proxy,
     receipts,
     snapshots,
     train,
-    up,
     vote,
     wallets,
-    watch,
 )
 from backend.cli.amounts import detail
-from backend.cli.demo import command as demo
+from backend.cli.extras import DEMO, OPERATOR, needing
+from backend.cli.operator import (
+    adapter_folders,
+    audit,
+    daemons,
+    datasets,
+    doctor,
+    market,
+    membership,
+    policy,
+    up,
+    watch,
+)
+from backend.cli.operator.demo import command as demo
 from backend.domain.errors import DomainError
 
 app = typer.Typer(
@@ -38,29 +43,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-COMMAND_MODULES = (
-    *(
-        up,
-        demo,
-        doctor,
-        payments,
-        keys,
-        chat,
-        proxy,
-        receipts,
-        earnings,
-        audit,
-        watch,
-        vote,
-        market,
-        data,
-        train,
-        wallets,
-    ),
-    *(snapshots, adapters, policy, operator, daemons),
-)
-for module in COMMAND_MODULES:
+ACTORS = (payments, keys, chat, proxy, receipts, earnings, vote, data, train, wallets, snapshots, adapters)
+OPERATORS = (up, doctor, audit, watch, market, policy, membership, daemons)
+for module in ACTORS:
     module.register(app)
+for module in OPERATORS:
+    app.add_typer(needing((OPERATOR,), module.register))
+app.add_typer(needing((OPERATOR, DEMO), demo.register))
+data.commands.add_typer(needing((OPERATOR,), datasets.register))
+adapters.commands.add_typer(needing((OPERATOR,), adapter_folders.register))
 
 
 def main() -> None:

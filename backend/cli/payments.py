@@ -8,7 +8,7 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, parse_units
-from backend.cli.session import AsJson, print_json
+from backend.cli.output import AsJson, print_json
 from backend.client.errors import ApiError
 from backend.client.waiting import wait_until
 from backend.domain.money import in_dollars

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import Actor, DeploymentOption, acting
 from backend.cli.amounts import dollars
-from backend.cli.session import AsJson, open_installation, print_json
-from backend.domain.errors import NotFound
-from backend.domain.ids import Hash32, ReceiptId
+from backend.cli.extras import OPERATOR, is_installed, require
+from backend.cli.output import AsJson, print_json
+from backend.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from backend.installation.installation import Installation
-    from backend.services.receipts.verification import Check, ReceiptFile
+    from backend.domain.receipt_checks import Check
 
 PAYER = 7
 RESULTS = {True: "right", False: "WRONG", None: "open"}
-_ID = re.compile("0x[0-9a-f]{64}")
 
 commands = typer.Typer(help="List receipts, and verify them offline.", no_args_is_help=True)
 
@@ -85,18 +82,33 @@ def verify(
     executes: Annotated[
         bool, typer.Option("--re-execute", help="Compute the answer again; needs --request and --answer.")
     ] = False,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Verify by the file and the record of --deployment alone; the light install always does.",
+        ),
+    ] = False,
+    deployment: DeploymentOption = "",
     as_json: AsJson = False,
 ) -> None:
     """Verify a receipt against the chain as indexed in this home. Exit code 1 if something is wrong.
 
     Needs no API, no node and no running engine. --re-execute starts its own engine, and fetches the adapter
-    if it is not stored here.
+    if it is not stored here. --offline needs no index either: what only the chain can decide is then open.
     """
-    with open_installation() as installation:
-        loaded = _load_receipt(installation, receipt)
-        body = None if request is None else request.read_bytes()
-        text = None if answer is None else answer.read_text(encoding="utf-8")
-        checks = _checks(installation, loaded, body, text, recomputes=recomputes, executes=executes)
+    body = None if request is None else request.read_bytes()
+    text = None if answer is None else answer.read_text(encoding="utf-8")
+    if recomputes or executes:
+        require("computing an answer or its attribution again", OPERATOR)
+    if offline or not is_installed(OPERATOR):
+        if recomputes or executes:
+            raise InvalidInput("--offline computes nothing again", param="offline")
+        checks = _offline_checks(Path(receipt), body, text, deployment)
+    else:
+        from backend.cli.operator.verification import indexed_checks
+
+        checks = indexed_checks(receipt, body, text, recomputes=recomputes, executes=executes)
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
@@ -106,37 +118,14 @@ def verify(
         raise typer.Exit(1)
 
 
-def _checks(
-    installation: Installation,
-    receipt: ReceiptFile,
-    body: bytes | None,
-    answer: str | None,
-    *,
-    recomputes: bool,
-    executes: bool,
-) -> list[Check]:
-    from backend.installation.verification import Recomputation
+def _offline_checks(path: Path, body: bytes | None, answer: str | None, deployment: str) -> list[Check]:
+    from backend.client.deployments import pinned_deployment
+    from backend.client.receipt_file import parse_receipt
+    from backend.client.receipts import offline_checks
+    from backend.domain.receipt_checks import stated_content_check
 
-    checks = list(installation.verification.checks(receipt))
-    recomputation = Recomputation(installation, receipt, body, answer)
-    content = recomputation.content()
-    if content is not None:
-        checks.append(content)
-        if content.is_right is False:
-            return checks  # the files belong to another receipt, so recomputing them proves nothing
-    repeated = recomputation.execute() if executes else None
-    if repeated is not None:
-        checks.append(recomputation.execution(repeated))
-    return [*checks, *(recomputation.attribution(repeated) if recomputes else ())]
-
-
-def _load_receipt(installation: Installation, receipt: str) -> ReceiptFile:
-    from backend.installation.verification import load_receipt
-    from backend.services.receipts.receipt_file import parse_receipt
-
-    if _ID.fullmatch(receipt.lower()):
-        return load_receipt(installation, ReceiptId(Hash32(receipt.lower())))
-    path = Path(receipt)
     if not path.is_file():
-        raise NotFound(f"{receipt!r} is neither a file nor the id of a receipt", param="receipt")
-    return parse_receipt(path.read_bytes())
+        raise NotFound(f"no file {path}: write one with `loraledger receipts show --out`", param="receipt")
+    file = parse_receipt(path.read_bytes())
+    content = stated_content_check(file, body, answer)
+    return [*offline_checks(file, pinned_deployment(deployment)), *([content] if content else [])]

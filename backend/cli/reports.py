@@ -1,11 +1,22 @@
-"""The text form of an upload's report."""
+"""Prints an upload's report."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from backend.cli.output import print_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+
+def print_report(report: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo("\n".join(report_lines(report)))
 
 
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:

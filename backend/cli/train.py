@@ -9,7 +9,7 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, price
-from backend.cli.session import AsJson, print_json
+from backend.cli.output import AsJson, print_json
 from backend.client.waiting import POLL_SECONDS
 from backend.domain.errors import InvalidInput
 from backend.domain.money import PRICE, in_dollars

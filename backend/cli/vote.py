@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.session import AsJson, print_json
+from backend.cli.output import AsJson, print_json
 
 if TYPE_CHECKING:
     from backend.client.node import Mined

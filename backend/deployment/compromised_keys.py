@@ -7,7 +7,8 @@ from functools import cache
 import coincurve
 from eth_account import Account as EthAccount
 
-from backend.chain.keys import LOCAL_MNEMONIC, LocalSigner
+from backend.chain.keys import LocalSigner
+from backend.chain.local_keys import LOCAL_MNEMONIC
 from backend.domain.ids import Account
 
 MNEMONICS = (

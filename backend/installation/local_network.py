@@ -56,7 +56,8 @@ class WellKnownAccount:
 
 
 def well_known_accounts() -> list[WellKnownAccount]:
-    from backend.chain.keys import local_account, local_private_key
+    from backend.chain.keys import local_account
+    from backend.chain.local_keys import local_private_key
 
     return [
         WellKnownAccount(index, role, local_account(index).account, local_private_key(index))

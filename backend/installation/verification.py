@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from backend.domain.errors import InvalidInput, NotFound, Unavailable
+from backend.domain.receipt_checks import Check, ReceiptFile, stated_content_check
 from backend.processes.child import Child
 from backend.services.market.adapter_folders import adapter_ref
 from backend.services.receipts.reexecution import (
@@ -22,7 +23,6 @@ from backend.services.receipts.reexecution import (
     execution_check,
     reexecute,
 )
-from backend.services.receipts.verification import Check, ReceiptFile, content_check
 from inference.protocol import AdapterBlend, AdapterRef, BlendPart
 
 if TYPE_CHECKING:
@@ -59,11 +59,7 @@ class Recomputation:
 
     def content(self) -> Check | None:
         """Check the hashes of request and answer. Errors: `InvalidInput` if only one is available."""
-        if self._body is None and self._answer is None:
-            return None
-        if self._body is None or self._answer is None:
-            raise InvalidInput("pass both --request and --answer, or neither", param="request")
-        return content_check(self._receipt, self._body, [self._answer])
+        return stated_content_check(self._receipt, self._body, self._answer)
 
     def execute(self) -> Reexecution:
         """Compute the answer again. Errors: `NotRepeatable`; `InvalidInput` for another base model;

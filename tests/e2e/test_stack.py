@@ -17,8 +17,8 @@ import pytest
 from openai import APIError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from backend.cli.demo.questions import Question, ask_all
-from backend.cli.up import end_running
+from backend.cli.operator.demo.questions import Question, ask_all
+from backend.cli.operator.up import end_running
 from backend.client.api import ApiClient
 from backend.client.deployments import read_deployment
 from backend.client.keystore import LocalKey

@@ -13,16 +13,16 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from backend.chain.keys import local_private_key
+from backend.chain.local_keys import local_private_key
 from backend.chain.local_node import ROOT
-from backend.cli import receipts
 from backend.cli.actor import Actor
 from backend.cli.main import app
+from backend.cli.operator import verification
 from backend.client.api import ApiClient
 from backend.client.keystore import LocalKey
+from backend.client.receipt_file import parse_receipt
 from backend.client.signing import Wallet
 from backend.installation.verification import Recomputation
-from backend.services.receipts.receipt_file import parse_receipt
 from tests.support.two_operators import TwoOperators
 
 if TYPE_CHECKING:
@@ -79,15 +79,18 @@ def test_every_command_of_the_guide_does_what_the_page_says(
         yield home.installation
 
     monkeypatch.setattr(Actor, "connect", connect)
-    monkeypatch.setattr(receipts, "open_installation", opened)
+    monkeypatch.setattr(verification, "open_installation", opened)
+    (tmp_path / "market.json").write_bytes(home.settings.deployment_file.read_bytes())
     said = []
     commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
     for command in commands:
         result = CliRunner().invoke(app, shlex.split(command.replace("$RECEIPT", receipt))[1:])
         assert result.exit_code == 0, (command, result.output, result.exception)
         said.append(result.output)
-    assert len(commands) == 5
+    assert len(commands) == 6
     assert receipt in said[0]
+    offline = said.pop(3).splitlines()
+    assert [line.split()[0] for line in offline] == ["right", "open", "right", "open", "open"]
     names = ["hash", "signature", "slices", "charge", "batch", "content", "execution", "attribution"]
     for output, expected in zip(said[2:], (names[:5], names[:6], names), strict=True):
         lines = [line.split()[:2] for line in output.splitlines()]

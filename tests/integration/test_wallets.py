@@ -110,6 +110,8 @@ def test_every_command_of_the_guide_works_from_an_empty_home(
     for kind, block in BLOCK.findall(GUIDE.read_text()):
         text = block.replace("https://market.example", operator.url)
         text = text.replace("http://127.0.0.1:8545", hardhat_node.url)
+        if "pip install" in text:
+            continue  # tests/integration/test_light_install.py
         if kind == "python":
             _run(text, operator.url)
         elif variables := VARIABLE.findall(text):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.money import PPM
+from backend.domain.receipt_checks import Check
 from backend.ports.attribution import Probe
 from backend.services.answers.attribution import answer_probe, attribute
-from backend.services.receipts.verification import Check
 from inference.protocol import MAX_TOP_LOGPROBS
 
 if TYPE_CHECKING:

@@ -5,57 +5,30 @@ It calls no API, no engine and no node. The chain is what this home has indexed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Header, spans_hash
 from backend.domain.disputes.receipt_rules import is_misplaced
 from backend.domain.errors import DomainError, InvalidInput
-from backend.domain.hashing import (
-    attribution_hash,
-    receipt_id,
-    response_bytes,
-    salted_hash,
-    slices_hash,
-    to_bytes,
-    to_hash,
-)
+from backend.domain.hashing import receipt_id, to_bytes, to_hash
 from backend.domain.merkle import RECEIPTS_TAG, InvalidOpening, resolve
 from backend.domain.money import in_dollars
+from backend.domain.receipt_checks import Check, ReceiptFile, equality_check, hash_check, slices_check
 from backend.domain.rules import BadReceipt, Rules
 from backend.domain.split import slice_charges
 from backend.services.audit.auditor import not_void
 from backend.services.audit.published import spans_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from backend.db.unit_of_work import Database
     from backend.domain.hashing import TypedDomain
-    from backend.domain.ids import Account, Hash32, ReceiptId
+    from backend.domain.ids import Account
     from backend.domain.receipt import Receipt, SignedReceipt
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView, Recover
     from backend.services.audit.auditor import Auditor
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check. `is_right` is None if it cannot be decided here; the message then says what is missing."""
-
-    name: str
-    is_right: bool | None
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptFile:
-    """A receipt from a file. Nothing but its signature proves where it is from."""
-
-    id: ReceiptId
-    operator: Account
-    signed: SignedReceipt
-    salt: Hash32 | None = None
 
 
 class Verification:
@@ -73,11 +46,10 @@ class Verification:
 
     def checks(self, file: ReceiptFile) -> Iterator[Check]:
         """Yields the checks one by one, as they are made."""
-        receipt = file.signed.receipt
-        yield _equal("hash", "the receipt's id", receipt_id(receipt), file.id)
+        yield hash_check(file)
         with self._db.read() as tx:
             yield self._signature(tx.chain, file)
-            slices = _hashes(file.signed)
+            slices = slices_check(file.signed)
             yield slices
             yield _charge(tx.chain, file.signed) if slices.is_right else _of_other_slices()
         yield self._inclusion(file)
@@ -141,36 +113,6 @@ class Verification:
         )
 
 
-def content_check(file: ReceiptFile, body: bytes, answers: Sequence[str]) -> Check:
-    """Check that the receipt commits to this request and answer."""
-    if file.salt is None:
-        return Check("content", is_right=None, message="the receipt has no salt")
-    salt, receipt = to_bytes(file.salt), file.signed.receipt
-    wrong = [
-        name
-        for name, found, expected in (
-            ("request", salted_hash(salt, body), receipt.request_hash),
-            ("answer", salted_hash(salt, response_bytes(answers)), receipt.response_hash),
-        )
-        if found != expected
-    ]
-    text = (
-        f"not the {' and not the '.join(wrong)} of this receipt"
-        if wrong
-        else "request and answer match the receipt"
-    )
-    return Check("content", not wrong, text)
-
-
-def _hashes(signed: SignedReceipt) -> Check:
-    receipt = signed.receipt
-    if slices_hash(signed.slices) != receipt.slices_hash:
-        return Check("slices", is_right=False, message="the versions are not those that were signed")
-    if attribution_hash(signed.method, signed.slices) != receipt.attribution_hash:
-        return Check("slices", is_right=False, message="the shares are not those that were signed")
-    return Check("slices", is_right=True, message=f"{len(signed.slices)} versions, shares by {signed.method}")
-
-
 def _charge(chain: ChainView, signed: SignedReceipt) -> Check:
     receipt = signed.receipt
     records = [chain.version(part.version_id) for part in signed.slices]
@@ -181,7 +123,7 @@ def _charge(chain: ChainView, signed: SignedReceipt) -> Check:
     counts = f"{receipt.prompt_tokens} + {receipt.completion_tokens} tokens"
     if receipt.charge == 0:
         charges = slice_charges(signed.slices, known, receipt.prompt_tokens, receipt.completion_tokens)
-        return _equal("charge", f"{counts} in micro-units", sum(charges), 0)
+        return equality_check("charge", f"{counts} in micro-units", sum(charges), 0)
     try:
         Rules(chain).charges(signed)
     except BadReceipt as error:
@@ -203,9 +145,3 @@ def _covering(chain: ChainView, operator: Account, receipt: Receipt) -> Committe
             if is_there and span.start < receipt.cumulative and starts_at < span.until:
                 return batch
     return None
-
-
-def _equal(name: str, what: str, computed: object, stated: object) -> Check:
-    if computed == stated:
-        return Check(name, is_right=True, message=f"{what} is {computed}")
-    return Check(name, is_right=False, message=f"{what} is {computed}, not {stated}")

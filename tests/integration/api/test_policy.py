@@ -15,8 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
-from backend.cli import operator, policy
 from backend.cli.main import app
+from backend.cli.operator import membership as membership_commands
+from backend.cli.operator import policy
 from backend.domain.content import cid_of
 from backend.domain.denials import FloorPrice, Reason, Subject
 from backend.domain.money import PRICE
@@ -118,7 +119,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(
             prepare_database=lambda: None,
         )
 
-    for module in (policy, operator):
+    for module in (policy, membership_commands):
         monkeypatch.setattr(module, "open_installation", opened)
     said = []
     leaked = installation.receipt_key.account

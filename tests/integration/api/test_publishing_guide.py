@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from backend.chain.local_node import ROOT
 from backend.cli import adapters
 from backend.cli.main import app
+from backend.cli.operator import adapter_folders
 from backend.client.node import Mined
 from backend.client.signing import AskedCall, Wallet
 from backend.domain.errors import Conflict, NotFound
@@ -119,7 +120,7 @@ def fetchable(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     home = SimpleNamespace(
         database=api.installation.db, prepare_database=lambda: None, adapter_folders=folders
     )
-    monkeypatch.setattr(adapters, "open_installation", lambda: nullcontext(home))
+    monkeypatch.setattr(adapter_folders, "open_installation", lambda: nullcontext(home))
 
 
 def test_every_command_of_the_guide_does_what_the_page_says(

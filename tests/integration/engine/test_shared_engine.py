@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.cli.supervisor import Service, Supervisor
+from backend.cli.operator.supervisor import Service, Supervisor
 from backend.engine.client import EngineClient
 from backend.engine.process import EngineProcess
 from tests.fixtures_engine import make_model

@@ -18,8 +18,8 @@ from backend.chain.client import ChainClient
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.chain.local_node import ROOT
-from backend.cli import operator
 from backend.cli.main import app
+from backend.cli.operator import membership
 from backend.deployment.contracts import CREATIONS, GENERATION
 from backend.deployment.deployer import Deployer
 from backend.deployment.local import LOCAL_STAKE, local_terms
@@ -112,7 +112,7 @@ def run_guide(migration: Migration, monkeypatch: pytest.MonkeyPatch) -> None:
             deployment=deployment, membership=migration.membership, prepare_database=lambda: None
         )
 
-    monkeypatch.setattr(operator, "open_installation", opened)
+    monkeypatch.setattr(membership, "open_installation", opened)
     (command,) = re.findall(r"^ *loraledger (operator restake .*)$", GUIDE.read_text(), re.MULTILINE)
     named = command.replace("$NEW_REGISTRY", migration.next.address("OperatorRegistry"))
     result = CliRunner().invoke(app, shlex.split(named))

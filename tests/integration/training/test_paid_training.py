@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
-from backend.cli import receipts
 from backend.cli.main import app
+from backend.cli.operator import verification
 from backend.domain.hashing import to_hash
 from backend.domain.ids import Cid
 from backend.domain.money import UNIT
@@ -130,7 +130,7 @@ def verified(
     def opened() -> Iterator[Installation]:
         yield installation
 
-    monkeypatch.setattr(receipts, "open_installation", opened)
+    monkeypatch.setattr(verification, "open_installation", opened)
     [command] = re.findall(r"^loraledger (receipts verify .*)$", GUIDE.read_text(), re.MULTILINE)
     arguments = shlex.split(command.replace("$RECEIPT", receipt))
     done = CliRunner().invoke(app, [*arguments, "--json"])

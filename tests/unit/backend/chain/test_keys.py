@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.chain.keys import (
-    HALF_ORDER,
     LocalSigner,
     create_key,
     import_key,
@@ -17,6 +16,7 @@ from backend.chain.keys import (
     recover,
 )
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from backend.domain.signatures import HALF_ORDER
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from backend.cli import receipts
 from backend.cli.main import app
+from backend.cli.operator import verification
 from backend.domain.errors import InvalidInput, NotFound
 from tests.support.market import some_hash
 
@@ -25,7 +25,7 @@ def _in_an_empty_home(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
     def opened() -> Iterator[Any]:
         yield SimpleNamespace(database=sqlite_database)
 
-    monkeypatch.setattr(receipts, "open_installation", opened)
+    monkeypatch.setattr(verification, "open_installation", opened)
 
 
 def failure(*arguments: str) -> BaseException | None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.chain.keys import local_account, local_private_key
+from backend.chain.keys import local_account
+from backend.chain.local_keys import local_private_key
 from backend.client.keystore import LocalKey
 from backend.client.node import Node, WrongChain
 from backend.client.signing import AskedCall, Statement, Wallet

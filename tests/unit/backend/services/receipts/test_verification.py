@@ -7,7 +7,8 @@ import pytest
 
 from backend.domain.hashing import receipt_id, response_bytes, salted_hash, to_bytes
 from backend.domain.receipt import Share
-from backend.services.receipts.verification import ReceiptFile, Verification, content_check
+from backend.domain.receipt_checks import ReceiptFile, content_check
+from backend.services.receipts.verification import Verification
 from tests.support.market import Key, recover, some_account, some_hash
 from tests.support.settlement_harness import SettlementHarness
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TextIO
 
 import typer
 
-from backend.cli.supervisor import Service, Supervisor
+from backend.cli.operator.supervisor import Service, Supervisor
+from backend.client.local_stack import PORTS_FILE
 from backend.domain.errors import Conflict, Unavailable
-from backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from backend.settings import Settings
 
 CHAIN, ENGINE, API, WATCH = "chain", "engine", "api", "watch"
 DAEMONS = ("index", "send", "relay", "worker", "settle", WATCH)
@@ -47,6 +49,8 @@ def up(
 
     Ctrl-C stops it.
     """
+    from backend.settings import load_settings
+
     settings = load_settings()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -255,7 +259,7 @@ def _choose_ports(settings: Settings) -> Ports:
     """Prefer the ports of the previous run, then those of the settings; store the choice."""
     from backend.installation.local_network import free_port
 
-    path = settings.home / "run" / "ports.json"
+    path = settings.home / PORTS_FILE
     preferred, wait_seconds = Ports(8545, settings.api_port), 0.0
     if path.is_file():
         previous = Ports(**json.loads(path.read_text()))

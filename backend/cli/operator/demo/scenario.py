@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from backend.cli.demo import actions, governance, reconciliation
-from backend.cli.demo.questions import Answer, Question, ask_all
+from backend.cli.operator.demo import actions, governance, reconciliation
+from backend.cli.operator.demo.questions import Answer, Question, ask_all
 from backend.cli.snapshots import freeze
 from backend.client import payments
 from backend.client.api import ApiClient
@@ -20,9 +20,9 @@ from backend.domain.money import UNIT, in_dollars
 from backend.domain.settlement import BatchState
 
 if TYPE_CHECKING:
-    from backend.cli.demo.actions import Adapter
-    from backend.cli.demo.reconciliation import Reconciliation
-    from backend.cli.demo.screen import Screen
+    from backend.cli.operator.demo.actions import Adapter
+    from backend.cli.operator.demo.reconciliation import Reconciliation
+    from backend.cli.operator.demo.screen import Screen
     from backend.installation.installation import Installation
 
 CONTRIBUTORS, CREATOR, CONSUMER, VOTER = (

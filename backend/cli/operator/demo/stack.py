@@ -9,8 +9,8 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from backend.cli.supervisor import die_with_parent
-from backend.cli.up import end_running
+from backend.cli.operator.supervisor import die_with_parent
+from backend.cli.operator.up import end_running
 from backend.domain.errors import Unavailable
 from backend.installation.local_network import main_command
 

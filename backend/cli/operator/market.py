@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.session import AsJson, print_json
-from backend.settings import load_settings
+from backend.cli.output import AsJson, print_json
 
 TermsFile = Annotated[Path, typer.Argument(help="Terms of the market, a TOML file.")]
 RecordFile = Annotated[
@@ -31,6 +30,7 @@ def register(app: typer.Typer) -> None:
 def key() -> None:
     """Create a key in the key store; prints its account."""
     from backend.deployment import command as market
+    from backend.settings import load_settings
 
     typer.echo(market.make_key(load_settings()))
 
@@ -55,6 +55,7 @@ def deploy(
     path. Run the same command to resume an interrupted deployment.
     """
     from backend.deployment import command as market
+    from backend.settings import load_settings
 
     typer.echo(market.deploy(load_settings(), terms, key, folder))
 
@@ -72,6 +73,7 @@ def check(
     from dataclasses import asdict
 
     from backend.deployment import command as market
+    from backend.settings import load_settings
 
     report = market.check(load_settings(), record, terms)
     if as_json:
@@ -94,6 +96,7 @@ def delegate(
 ) -> None:
     """Delegate the votes of an account's market tokens: undelegated tokens carry no votes."""
     from backend.deployment import command as market
+    from backend.settings import load_settings
 
     typer.echo(f"mined in block {market.delegate(load_settings(), record, key, to)}")
 
@@ -106,6 +109,7 @@ def sources(
 ) -> None:
     """Write standard JSON inputs and constructor arguments, for source verification by block explorers."""
     from backend.deployment import command as market
+    from backend.settings import load_settings
 
     for path in market.write_sources(load_settings(), record, folder):
         typer.echo(path)

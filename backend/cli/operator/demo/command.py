@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.demo.screen import Screen
-from backend.settings import Settings, load_settings
+from backend.cli.operator.demo.screen import Screen
 
 if TYPE_CHECKING:
-    from backend.cli.demo.reconciliation import Reconciliation
-    from backend.cli.demo.scenario import Outcome, Scenario
+    from backend.cli.operator.demo.reconciliation import Reconciliation
+    from backend.cli.operator.demo.scenario import Outcome, Scenario
     from backend.installation.installation import Installation
 
 REPORT = Path("build/demo/report.json")
@@ -39,9 +38,10 @@ def demo(
 
     DEMO_KEEP=1 leaves the stack running.
     """
-    from backend.cli.demo.scenario import Scenario
-    from backend.cli.demo.stack import DemoStack
+    from backend.cli.operator.demo.scenario import Scenario
+    from backend.cli.operator.demo.stack import DemoStack
     from backend.installation.installation import Installation
+    from backend.settings import Settings, load_settings
 
     settings = load_settings()
     _forget_settings()
@@ -167,7 +167,7 @@ def _write(path: Path, report: dict[str, Any]) -> None:
 
 
 def _show(screen: Screen, scenario: Scenario, reconciliation: Reconciliation, report: dict[str, Any]) -> None:
-    from backend.cli.demo.tables import answers_table, money_table
+    from backend.cli.operator.demo.tables import answers_table, money_table
 
     screen.console.print(answers_table(scenario.outcome))
     screen.console.print(money_table(scenario.names(), reconciliation, scenario.outcome.charged_by_payer))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.cli.supervisor import NotReady, Service, Supervisor
+from backend.cli.operator.supervisor import NotReady, Service, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,7 +86,7 @@ def test_a_killed_supervisor_leaves_no_orphans(tmp_path: Path) -> None:
     parent = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from backend.cli.supervisor import Service, Supervisor\n"
+        "from backend.cli.operator.supervisor import Service, Supervisor\n"
         "s = Supervisor(Path(sys.argv[1]))\n"
         "s.start(Service('child', [sys.executable, '-c', 'import time; time.sleep(600)']))\n"
         "print(s.pids()['child'], flush=True)\n"

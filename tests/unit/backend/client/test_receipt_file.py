@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.api.schemas.receipts import ReceiptDetail
+from backend.client.receipt_file import parse_receipt
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import receipt_id
-from backend.domain.serving import StoredReceipt
-from backend.services.receipts.receipt_file import parse_receipt
-from backend.services.receipts.receipts import NamedShare, NamedSlice, ReceiptView
 from tests.support.market import Market, some_account, some_hash
+from tests.support.receipt_files import receipt_file
 
 if TYPE_CHECKING:
     from backend.domain.receipt import SignedReceipt
@@ -24,18 +22,7 @@ def signed() -> SignedReceipt:
 
 @pytest.fixture
 def fields(signed: SignedReceipt) -> dict[str, Any]:
-    """A receipt as the API returns it to its payer."""
-    payer = some_account("payer")
-    stored = StoredReceipt(
-        1, receipt_id(signed.receipt), some_account("operator"), payer, signed, some_hash("salt"), None, None
-    )
-    slices = tuple(
-        NamedSlice(s.version_id, s.weight_ppm, tuple(NamedShare(share, None, None) for share in s.shares))
-        for s in signed.slices
-    )
-    shown = ReceiptDetail.for_viewer(ReceiptView(stored, slices, None), payer)
-    found: dict[str, Any] = json.loads(shown.model_dump_json())
-    return found
+    return receipt_file(signed)
 
 
 def test_a_receipt_from_the_api_is_parsed_without_loss(signed: SignedReceipt, fields: dict[str, Any]) -> None:

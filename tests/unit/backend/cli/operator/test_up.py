@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 from backend.chain.local_node import free_port
-from backend.cli.up import is_own_api
+from backend.cli.operator.up import is_own_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

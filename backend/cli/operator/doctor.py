@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from backend.cli.session import AsJson, open_installation, print_json
+from backend.cli.operator.session import open_installation
+from backend.cli.output import AsJson, print_json
 
 
 def register(app: typer.Typer) -> None:

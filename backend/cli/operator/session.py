@@ -1,16 +1,12 @@
-"""Opens the installation in this home; options that many commands have."""
+"""Opens the installation in this home, for commands that need no API."""
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from backend.cli.actor import read_ports
+from backend.client.local_stack import read_ports
 from backend.domain.caip import account_of
-from backend.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,15 +14,12 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
     from backend.installation.installation import Installation
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @contextmanager
 def open_installation() -> Iterator[Installation]:
-    """Open the installation in this home, for commands that need no API. Where LORALEDGER_RPC_URL is not set,
-    its chain is the one of `loraledger up`.
-    """
+    """Where LORALEDGER_RPC_URL is not set, the installation's chain is the one of `loraledger up`."""
     from backend.installation.installation import Installation
+    from backend.settings import load_settings
 
     settings = load_settings()
     ports = None if "rpc_url" in settings.model_fields_set else read_ports(settings.home)
@@ -42,7 +35,3 @@ def open_installation() -> Iterator[Installation]:
 def parse_account(installation: Installation, text: str) -> Account:
     """Parse an address or a CAIP-10 account. Errors: `InvalidInput`, also for an account of another chain."""
     return account_of(text, installation.deployment.chain_id)
-
-
-def print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.amounts import parse_price
-from backend.cli.session import AsJson, open_installation, parse_account, print_json
+from backend.cli.operator.session import open_installation, parse_account
+from backend.cli.output import AsJson, print_json
 from backend.domain.denials import Denied, FloorPrice, Reason, Subject
 from backend.domain.money import PRICE, prices_in_dollars
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.session import AsJson, parse_account, print_json
+from backend.cli.operator.session import parse_account
+from backend.cli.output import AsJson, print_json
 from backend.domain.disputes.witnesses import key_word
 from backend.domain.errors import InvalidInput
 from backend.domain.money import in_dollars
 from backend.domain.transactions import as_json as as_plain
-from backend.settings import load_settings
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account
@@ -54,6 +54,7 @@ def audit(
 
 def _audit(operator: str, *, is_all: bool) -> dict[Account, list[Verdict]]:
     from backend.installation.installation import Installation
+    from backend.settings import load_settings
 
     installation = Installation(load_settings())
     try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from backend.cli import operator
 from backend.cli.main import app
+from backend.cli.operator import membership
 from backend.client import waiting
 from backend.domain.errors import Conflict, DomainError, InvalidInput, Unavailable
 from backend.domain.hashing import to_hash, version_id
@@ -144,8 +144,8 @@ def installation(monkeypatch: pytest.MonkeyPatch) -> FakeInstallation:
     def opened() -> Iterator[Any]:
         yield made
 
-    monkeypatch.setattr(operator, "open_installation", opened)
-    monkeypatch.setattr(operator, "LOCK_POLL_SECONDS", 0)
+    monkeypatch.setattr(membership, "open_installation", opened)
+    monkeypatch.setattr(membership, "LOCK_POLL_SECONDS", 0)
     monkeypatch.setattr(waiting, "POLL_SECONDS", 0)
 
     return made
@@ -248,7 +248,7 @@ def test_waiting_for_a_failed_transaction_shows_the_reason(installation: FakeIns
 def test_waiting_without_a_sender_asks_to_start_it(
     installation: FakeInstallation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operator, "CONFIRMED_SECONDS", 0)
+    monkeypatch.setattr(membership, "CONFIRMED_SECONDS", 0)
     installation.ends_as = TransactionState.SENT
     waited = typed("join", "--stake", "1", "--wait").exception
     assert isinstance(waited, Unavailable)

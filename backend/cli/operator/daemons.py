@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.domain.errors import DomainError, InvalidInput
-from backend.installation.telemetry import setup_telemetry
-from backend.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +29,8 @@ def register(app: typer.Typer) -> None:
 def serve() -> None:
     """Serve the REST API."""
     import uvicorn
+
+    from backend.settings import load_settings
 
     settings = load_settings()
     uvicorn.run(
@@ -51,6 +51,7 @@ def engine(
 ) -> None:
     """Run the engine that all API processes of an installation share."""
     from backend.installation import local_network as local
+    from backend.settings import load_settings
 
     argv, environment = local.engine_command(load_settings(), ends_with_stdin=False)
     os.execvpe(argv[0], [*argv, *(options or ())], environment)  # noqa: S606 - keeps the process id that a supervisor watches
@@ -63,6 +64,9 @@ def worker(
     ] = None,
 ) -> None:
     """Run training and publishing tasks."""
+    from backend.installation.telemetry import setup_telemetry
+    from backend.settings import load_settings
+
     settings = load_settings()
     setup_telemetry(settings, "worker")
     from workers.app import QUEUES
@@ -85,6 +89,7 @@ def ipfs(
     import uvicorn
 
     from backend.installation.installation import Installation
+    from backend.settings import load_settings
 
     app, listener = Installation(load_settings()).kubo_rpc(port)
     print(f"http://127.0.0.1:{listener.getsockname()[1]}/api/v0", flush=True)
@@ -150,6 +155,9 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
 
 def _run(name: str, body: Callable[[Installation, threading.Event], None]) -> None:
     """Run `body` until SIGTERM or Ctrl-C. Interrupted work is resumed by the next start."""
+    from backend.installation.telemetry import setup_telemetry
+    from backend.settings import load_settings
+
     settings = load_settings()
     setup_telemetry(settings, name)
     from backend.installation.installation import Installation

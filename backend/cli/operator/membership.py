@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.amounts import parse_price, parse_units
-from backend.cli.session import AsJson, open_installation, parse_account, print_json
+from backend.cli.operator.session import open_installation, parse_account
+from backend.cli.output import AsJson, print_json
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id

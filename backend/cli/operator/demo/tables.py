@@ -11,8 +11,8 @@ from backend.domain.money import AMOUNT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backend.cli.demo.reconciliation import Reconciliation
-    from backend.cli.demo.scenario import Outcome
+    from backend.cli.operator.demo.reconciliation import Reconciliation
+    from backend.cli.operator.demo.scenario import Outcome
     from backend.domain.ids import Account
 
 MAX_CHARACTERS = 300

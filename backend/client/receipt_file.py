@@ -10,8 +10,8 @@ from backend.domain.disputes.witnesses import unpack_list
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
 from backend.domain.receipt import Receipt, SignedReceipt, Slice
+from backend.domain.receipt_checks import ReceiptFile
 from backend.domain.split import MAX_SLICES
-from backend.services.receipts.verification import ReceiptFile
 
 _Hash = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{64}$")]
 _Account = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{40}$")]

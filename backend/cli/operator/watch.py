@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.session import parse_account
+from backend.cli.operator.session import parse_account
 from backend.domain.errors import Conflict
-from backend.settings import load_settings
 from telemetry import logs
 
 if TYPE_CHECKING:
@@ -78,6 +77,7 @@ def watch(
     for answers that avert a slash. SIGTERM or Ctrl-C stops it.
     """
     from backend.installation.watcher import WatchOptions
+    from backend.settings import load_settings
 
     options = WatchOptions(can_challenge=challenge, can_answer=answer, evidence=evidence)
     limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas}
@@ -110,6 +110,7 @@ def withdraw_credit() -> None:
     """
     from backend.installation import watcher
     from backend.installation.installation import Installation
+    from backend.settings import load_settings
 
     settings = load_settings()
     installation = Installation(settings)

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from backend.cli.audit import _as_json, _as_line, audit
+from backend.cli.operator.audit import _as_json, _as_line, audit
 from backend.domain.batch import CommitTerms, OperatorLedger
 from backend.domain.errors import InvalidInput
 from backend.domain.judging.case import Undecided, Wrong
