@@ -64,14 +64,16 @@ class Workers:
 
     @cached_property
     def relay(self) -> Relay:
-        """Delivers the outbox. Its sweeps requeue jobs with expired leases, record registrations, and remove
-        the folders of finished jobs.
+        """Delivers the outbox. Its sweeps requeue jobs with expired leases, describe new versions for
+        the catalogue, record registrations, and remove the folders of finished jobs.
         """
         from workers.training.folders import sweep_folders
 
         installation = self._installation
         sweeps = (
             installation.leases.requeue_expired,
+            # Before registrations are recorded, for which commands wait: then the catalogue has the version.
+            installation.descriptions.refresh,
             installation.publication.record_registrations,
             partial(sweep_folders, self._training_home, installation.training),
             partial(sweep_folders, self._training_home, installation.imported_adapters),

@@ -16,12 +16,11 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Query
 
-from backend.api.schemas.common import INTEGERS_END, Page
+from backend.api.schemas.common import INTEGERS_END, MAX_ITEMS, Page
 from backend.domain.errors import InvalidInput
 
 T = TypeVar("T")
 V = TypeVar("V")
-MAX_ITEMS = 100
 
 
 def _wrong_cursor() -> InvalidInput:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from backend.services.market.catalogue import Catalogue
     from backend.services.market.denials import Denials
     from backend.services.market.governance import Governance
-    from backend.services.market.provenance import ProvenanceLookup
     from backend.services.market.registry import Registry
     from backend.services.operator.directory import Operators
     from backend.services.receipts.proofs import Proofs
@@ -60,7 +59,6 @@ class Services:
     estimates: Estimates
     imported_adapters: ImportedAdapters
     operators: Operators
-    provenance: ProvenanceLookup
     denials: Denials
     publication: Publication
     claims: Claims

@@ -162,7 +162,7 @@ class Actor:
         typer.echo(f"{statement.action}:", err=True)
         width = max(len(name) for name, _ in statement.terms)
         for name, value in statement.terms:
-            typer.echo(f"  {name:{width}}  {_printable(value)}", err=True)
+            typer.echo(f"  {name:{width}}  {printable(value)}", err=True)
         self.confirm("Sign it?")
 
 
@@ -235,6 +235,6 @@ def _notice(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Values of a market must not move the terminal's cursor."""
     return "".join(c if c.isprintable() else "?" for c in text)

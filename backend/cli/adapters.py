@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import Actor, acting, printable
 from backend.cli.amounts import detail, parse_price
 from backend.cli.output import AsJson, print_json
 from backend.cli.progress import transfer_with_progress
@@ -139,14 +139,17 @@ def list_adapters(*, actor: Actor, as_json: AsJson = False) -> None:
 @commands.command("show")
 @acting(CREATOR)
 def show_adapter(adapter: Registered, *, actor: Actor, as_json: AsJson = False) -> None:
-    """Show the registered record of an adapter version."""
+    """Show the registered record of an adapter version, its lineage, measurements and card."""
     with actor.connect() as client:
         found = client.get(f"/v1/models/{adapter}")
     if as_json:
         print_json(found)
         return
+    text = ((found.get("card") or {}).pop("text", "") or "").splitlines()
     for name, value in found.items():
-        typer.echo(f"{name}: {detail(value)}")
+        typer.echo(printable(f"{name}: {detail(value)}"))
+    for line in text:
+        typer.echo(f"  {printable(line)}")
 
 
 def _follow(client: ApiClient, adapter_id: str) -> dict[str, Any]:

@@ -1,17 +1,21 @@
-"""`loraledger models` and `loraledger chat`: list models and ask one, paid for by a test wallet."""
+"""`loraledger models` and `loraledger chat`: find models and ask one, paid for by a test wallet."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting
-from backend.cli.amounts import dollars, prices
+from backend.cli.actor import Actor, acting, printable
+from backend.cli.amounts import dollars, parse_price, prices
 from backend.cli.output import AsJson, print_json
 from backend.cli.payments import PAYER
+from backend.domain.catalogue import Sort
 from backend.domain.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 
 def register(app: typer.Typer) -> None:
@@ -20,16 +24,51 @@ def register(app: typer.Typer) -> None:
 
 
 @acting(PAYER)
-def models(*, actor: Actor, as_json: AsJson = False) -> None:
-    """List the models that can be asked, with their prices."""
+def models(
+    words: Annotated[list[str] | None, typer.Argument(help="Words in the name or the card.")] = None,
+    *,
+    licence: Annotated[
+        str, typer.Option(help="SPDX expression; models whose licences can be met with those it names.")
+    ] = "",
+    max_price: Annotated[
+        str, typer.Option(help="Most dollars per million tokens, of the prompt and of the completion.")
+    ] = "",
+    active: Annotated[
+        bool | None, typer.Option("--active/--inactive", help="Whether the engine has loaded the adapter.")
+    ] = None,
+    base: Annotated[str, typer.Option(help="Name or digest of the base model.")] = "",
+    sort: Annotated[Sort | None, typer.Option(help="Default: by registration.")] = None,
+    actor: Actor,
+    as_json: AsJson = False,
+) -> None:
+    """List or search the models that can be asked, with their prices, licences and measured quality."""
+    if max_price:
+        parse_price(max_price, "--max-price")
+    asked = {"licence": licence, "max_price": max_price, "base": base, "q": " ".join(words or ())}
+    params: dict[str, Any] = {name: value for name, value in asked.items() if value}
+    params |= {} if sort is None else {"sort": sort.value}
+    params |= {} if active is None else {"active": active}
     with actor.connect() as client:
-        found = client.get("/v1/models")["data"]
+        found = client.list_all("/v1/models", **params)
     if as_json:
         print_json(found)
         return
     for model in found:
-        note = "" if model["is_active"] else "  (loaded on the first request)"
-        typer.echo(f"{model['id']}  {prices(model)}{note}")
+        for line in _lines(model):
+            typer.echo(line)
+
+
+def _lines(model: Mapping[str, Any]) -> Iterator[str]:
+    note = "" if model["is_active"] else "  (loaded on the first request)"
+    yield f"{model['id']}  {prices(model)}{note}"
+    if model["parent"] is None:
+        return
+    facts = [model["licence"] or "licence unknown", f"{model['num_answers']} answers in 7 days"]
+    if model["quality"] is not None:
+        facts.append(f"loss {model['quality']:.4f} below the base model's")
+    yield f"  {', '.join(facts)}"
+    if model["card"] and model["card"]["summary"]:
+        yield f"  {printable(model['card']['summary'])}"
 
 
 @acting(PAYER)

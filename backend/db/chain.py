@@ -34,11 +34,6 @@ _GRANTS = (
     .where(among(t.GrantRow.channel_id))
     .order_by(t.GrantRow.block_number, t.GrantRow.log_index)
 )
-_REGISTRATIONS = (
-    select(t.VersionRow.id, t.EventRow.timestamp)
-    .where(among(t.VersionRow.id), t.EventRow.block_number == t.VersionRow.block_number)
-    .where(t.EventRow.log_index == t.VersionRow.log_index)
-)
 
 
 class ChainStore:
@@ -89,7 +84,7 @@ class ChainStore:
 
     def version(self, version: VersionId) -> VersionRecord | None:
         row = self._session.get(t.VersionRow, version)
-        return None if row is None else _record(row)
+        return None if row is None else record_of(row)
 
     def registered_at(self, version: VersionId) -> int | None:
         row = self._session.get(t.VersionRow, version)
@@ -100,13 +95,9 @@ class ChainStore:
         )
         return self._session.scalar(event)
 
-    def registrations(self, versions: Collection[VersionId]) -> dict[VersionId, int]:
-        rows = found_among(self._session, _REGISTRATIONS, versions)
-        return {VersionId(Hash32(version)): at for version, at in rows}
-
     def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
         return [
-            RegisteredVersion(VersionId(Hash32(row.id)), _record(row), row.is_deprecated, row.block_number)
+            RegisteredVersion(VersionId(Hash32(row.id)), record_of(row), row.is_deprecated, row.block_number)
             for row in self._all(t.VersionRow, creator=creator, name=name)
         ]
 
@@ -224,7 +215,8 @@ def _is_accepted(row: t.SnapshotRow, index: int) -> bool:
     return bool(int(row.accepted[start : start + 64], 16) >> index % 256 & 1)
 
 
-def _record(row: t.VersionRow) -> VersionRecord:
+def record_of(row: Any) -> VersionRecord:
+    """The record of a `VersionRow`, or of a result row with its columns."""
     record = row.record
     return VersionRecord(
         creator=Account(row.creator),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
-from backend.db.bulk import among, found_among
 from backend.db.paging import newest_first
 from backend.db.tables.training import TrainingEventRow, TrainingJobRow
 from backend.domain.errors import NotFound
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _OPEN = [JobState.VALIDATING, JobState.QUEUED, JobState.RUNNING]
-
-_IMPORTED = select(TrainingJobRow.version_id, TrainingJobRow.imported_adapter).where(
-    among(TrainingJobRow.version_id), TrainingJobRow.imported_adapter.is_not(None)
-)
 
 
 class TrainingStore:
@@ -84,10 +79,15 @@ class TrainingStore:
         )
         return list(self._session.scalars(query.order_by(TrainingJobRow.lease_until).limit(limit)))
 
-    def stated_licences(self, versions: Collection[VersionId]) -> dict[VersionId, str]:
-        """SPDX expressions of the imported adapters among these versions."""
-        rows = found_among(self._session, _IMPORTED, versions)
-        return {VersionId(Hash32(version)): adapter["licence"] for version, adapter in rows}
+    def of_adapters(self, digests: Collection[Hash32]) -> dict[Hash32, list[TrainingJob]]:
+        """Jobs that succeeded, by the digest of their adapter; of each the oldest first."""
+        row = TrainingJobRow
+        query = select(row).where(row.adapter_digest.in_(digests), row.state == JobState.SUCCEEDED)
+        found: dict[Hash32, list[TrainingJob]] = {}
+        for job in map(_job, self._session.scalars(query.order_by(row.created_at, row.id))):
+            if job.result is not None:
+                found.setdefault(job.result.adapter_digest, []).append(job)
+        return found
 
     def unregistered(self) -> list[TrainingJob]:
         """Jobs that are published but not yet registered on the chain."""

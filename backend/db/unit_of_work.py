@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.auth import AuthStore
 from backend.db.batches import BatchStore
+from backend.db.catalogue import CatalogueStore
 from backend.db.chain import ChainStore
 from backend.db.contributions import UploadStore
 from backend.db.denials import DenialStore
@@ -47,6 +48,7 @@ class UnitOfWork:
         self.session = session
         self.auth = AuthStore(session)
         self.batches = BatchStore(session)
+        self.catalogue = CatalogueStore(session)
         self.chain: ChainView = ChainStore(session)
         self.channels = ChannelStore(session)
         self.contributions = UploadStore(session)

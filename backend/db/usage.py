@@ -55,6 +55,26 @@ def usage_by_day(session: Session, payer: Account, since: int, until: int) -> li
     ]
 
 
+def answers_by_version(
+    session: Session, after: int, until: int, limit: int
+) -> tuple[int, Sequence[tuple[str, int, int, int]]]:
+    """Receipts after sequence number `after` that were served before `until` (unix seconds), at most `limit`.
+
+    Returns their number and, for each version and day (since 1970-01-01), the number of its answers and the
+    last sequence number. Sequence numbers may be committed out of order, so `until` must be some seconds ago.
+    """
+    row, part = ReceiptRow, ReceiptSliceRow
+    newest = select(row.sequence).where(row.served_at < until).order_by(row.sequence.desc()).limit(1)
+    last = min(session.scalar(newest) or 0, after + limit)
+    found = session.execute(
+        select(part.version_id, row.served_at // DAY_SECONDS, func.count(), func.max(row.sequence))
+        .join(row, row.sequence == part.receipt_sequence)
+        .where(row.sequence > after, row.sequence <= last)
+        .group_by(part.version_id, row.served_at // DAY_SECONDS)
+    )
+    return max(last - after, 0), [(version, int(day), count, newest) for version, day, count, newest in found]
+
+
 def summed(amount: InstrumentedAttribute[int]) -> list[ColumnElement[int | None]]:
     """Columns with the partial sums of an exact sum; `joined` combines them."""
     digits = type_coerce(amount, String)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from backend.services.market.adapter_folders import AdapterFolders
     from backend.services.market.catalogue import Catalogue
     from backend.services.market.denials import Denials
+    from backend.services.market.descriptions import Descriptions
     from backend.services.market.screening import Screening
     from backend.services.operator.directory import Operators
     from backend.services.operator.key_rotation import KeyRotation
@@ -120,10 +121,17 @@ class Installation(Resources):
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        from backend.services.market.catalogue import BaseModel, Catalogue
+        from backend.domain.catalogue import BaseModel
+        from backend.services.market.catalogue import Catalogue
 
         base = BaseModel(self.base_model.digest, self.base_model.name, self.operator.account)
-        return Catalogue(self.database, base)
+        return Catalogue(self.database, base, utc_now)
+
+    @cached_property
+    def descriptions(self) -> Descriptions:
+        from backend.services.market.descriptions import Descriptions
+
+        return Descriptions(self.database, self.blobs, utc_now)
 
     @cached_property
     def adapter_folders(self) -> AdapterFolders:
@@ -446,7 +454,6 @@ class Installation(Resources):
         from backend.services.channels.deposits import Deposits
         from backend.services.channels.moves import Moves
         from backend.services.market.governance import Governance
-        from backend.services.market.provenance import ProvenanceLookup
         from backend.services.market.registry import Registry
         from backend.services.receipts.receipts import Receipts
 
@@ -472,7 +479,6 @@ class Installation(Resources):
             estimates=self.estimates,
             imported_adapters=self.imported_adapters,
             operators=self.operators,
-            provenance=ProvenanceLookup(db),
             denials=self.denials,
             publication=self.publication,
             claims=self.claims,

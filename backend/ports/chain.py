@@ -236,10 +236,6 @@ class ChainView(Protocol):
         """Time of registration in unix seconds; None if the version is not registered."""
         ...
 
-    def registrations(self, versions: Collection[VersionId]) -> Mapping[VersionId, int]:
-        """Times of registration in unix seconds; versions that are not registered are left out."""
-        ...
-
     def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
         """In order of registration."""
         ...

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event, text
+from sqlalchemy import delete, event, text
 
 from backend.db.base import Base
 from backend.db.tables import load_all
+from backend.db.tables.chain import EventRow, SnapshotRow, VersionRow
 from backend.db.unit_of_work import Database
+from tests.support.market import some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from backend.db.unit_of_work import UnitOfWork
+    from backend.domain.registries import RegisteredVersion, Snapshot
+
+FIRST_BLOCK_AT = 1_777_896_000
+"""Unix seconds of block 0 of a copied view."""
 
 
 class ViewDatabase(Database):
@@ -35,6 +42,72 @@ class ViewDatabase(Database):
         with super().read() as tx:
             tx.chain = self._view
             yield tx
+
+
+class CopiedViewDatabase(ViewDatabase):
+    """Copies the view's versions and snapshots into the tables, in which the catalogue finds them by SQL."""
+
+    def __init__(self, database: Database, view: Any) -> None:
+        super().__init__(database, view)
+        self._copied: tuple[list[Any], list[Any]] = [], []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def begin(self) -> Iterator[UnitOfWork]:
+        self._copy()
+        with super().begin() as tx:
+            yield tx
+
+    @contextmanager
+    def read(self) -> Iterator[UnitOfWork]:
+        self._copy()
+        with super().read() as tx:
+            yield tx
+
+    def _copy(self) -> None:
+        """Copy what was added, or everything if something was removed."""
+        with self._lock:
+            now = list(self._view.versions_list), list(self._view.snapshots.values())
+            if now == self._copied:
+                return
+            copies = (_copy_version, _copy_snapshot), (VersionRow, SnapshotRow)
+            with super().begin() as tx:
+                for have, want, copy, table in zip(self._copied, now, *copies, strict=True):
+                    if want[: len(have)] != have:
+                        tx.session.execute(delete(table))
+                        have.clear()
+                    for one in want[len(have) :]:
+                        copy(tx, one)
+            self._copied = now
+
+
+def _copy_version(tx: UnitOfWork, version: RegisteredVersion) -> None:
+    record, block = version.record, version.block_number
+    raw = {
+        "adapterDigest": record.adapter_digest,
+        "cidDigest": record.cid_digest,
+        "baseModel": record.base_model,
+        "snapshots": list(record.snapshots),
+        "promptPrice": record.prompt_price,
+        "completionPrice": record.completion_price,
+        "operatorPpm": record.operator_ppm,
+        "creatorPpm": record.creator_ppm,
+    }
+    row = VersionRow(id=version.id, creator=record.creator, name=record.name, record=raw)
+    row.is_deprecated, row.block_number, row.log_index = version.is_deprecated, block, 0
+    tx.session.merge(row)
+    event = EventRow(block_hash=some_hash(f"block {block}"), log_index=0, block_number=block)
+    event.tx_hash, event.timestamp = some_hash(f"tx {block}"), FIRST_BLOCK_AT + block
+    event.contract, event.name, event.args = "AdapterRegistry", "VersionRegistered", {}
+    tx.session.merge(event)
+
+
+def _copy_snapshot(tx: UnitOfWork, snapshot: Snapshot) -> None:
+    bits = sum(1 << index for index in snapshot.accepted)
+    row = SnapshotRow(id=snapshot.id, datanet=snapshot.datanet, count=snapshot.count)
+    row.accepted_hash, row.accepted = snapshot.accepted_hash, f"0x{bits:064x}"
+    row.block_number, row.log_index = snapshot.block_number, 0
+    tx.session.merge(row)
 
 
 @contextmanager

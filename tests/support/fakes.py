@@ -147,11 +147,6 @@ class FakeChainView:
     def version(self, version: VersionId) -> VersionRecord | None:
         return next((v.record for v in self.versions_list if v.id == version), None)
 
-    def registrations(self, versions: Collection[VersionId]) -> dict[VersionId, int]:
-        """Registration times, one second apart."""
-        first = int(NOW.timestamp())
-        return {v.id: first + v.block_number for v in self.versions_list if v.id in versions}
-
     def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
         return [
             v

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.api.services import Services
 from backend.chain.keys import recover
+from backend.domain.catalogue import BaseModel
 from backend.domain.channels import Channel, Grant
 from backend.domain.hashing import TypedDomain
 from backend.domain.ids import ZERO_HASH, DatanetId, SnapshotId, VersionId
@@ -35,10 +36,10 @@ from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
 from backend.services.contribute.transfers import Transfers
 from backend.services.market.adapter_folders import AdapterFolders
-from backend.services.market.catalogue import BaseModel, Catalogue
+from backend.services.market.catalogue import Catalogue
 from backend.services.market.denials import Denials
+from backend.services.market.descriptions import Descriptions
 from backend.services.market.governance import Governance
-from backend.services.market.provenance import ProvenanceLookup
 from backend.services.market.registry import Registry
 from backend.services.market.screening import Screening
 from backend.services.operator.directory import Operators
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from backend.domain.serving import NewReceipt, Reservation
     from backend.services.channels.admission import Bill, Payer
 
-from tests.support.databases import ViewDatabase
+from tests.support.databases import CopiedViewDatabase
 from tests.support.fakes import (
     EXPIRY,
     ORIGIN,
@@ -114,7 +115,7 @@ class ScriptedInstallation:
         self.blobs = EmbeddedStore(folder / "ipfs", is_durable=False)
         self.clock, self.engine, self.store = FakeClock(), ScriptedEngine(), FakeBlobStore()
         self.view = FakeChainView(self.clock)
-        self.db = ViewDatabase(database, self.view)
+        self.db = CopiedViewDatabase(database, self.view)
         self.folder = folder
         self.elsewhere: set[Cid] = set()
         self.contracts = FakeContractWallets()
@@ -219,7 +220,9 @@ class ScriptedInstallation:
         unused: Any = None
         transfers = Transfers(folder / "transfers", 1000)
         check = UploadCheck(self.db, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
-        self.catalogue = Catalogue(self.db, BaseModel(some_hash("base model"), "tiny", self.operator))
+        base = BaseModel(some_hash("base model"), "tiny", self.operator)
+        self.catalogue = Catalogue(self.db, base, self.clock)
+        self.descriptions = Descriptions(self.db, self.blobs, self.clock)
         self.admitting = Admission(self.db, self.market, lambda _: self.receipt_key, self.clock, 900, 60)
         self.admission = BlockingAdmission(self.admitting)
         store: Any = self.store
@@ -254,7 +257,6 @@ class ScriptedInstallation:
                 self.operator,
                 TRAINING_PRICE,
             ),
-            provenance=ProvenanceLookup(self.db),
             denials=self.denials,
             publication=Publication(self.db, self.blobs, chain, Screening(self.db), self.clock),
             claims=claims,

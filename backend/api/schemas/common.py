@@ -98,6 +98,8 @@ def _hex(value: bytes | str) -> str:
     return value if isinstance(value, str) else f"0x{value.hex()}"
 
 
+MAX_ITEMS = 100
+"""Most items of a page."""
 INTEGERS_END = 1 << 63
 """Upper bound of 64-bit database integers; larger ids and cursors are rejected without a query."""
 AccountField = Annotated[str, AfterValidator(_account), _string_schema(ACCOUNT)]
@@ -164,6 +166,10 @@ PriceInput = TypeAliasType(
     ],
 )
 """A `Price` in a request."""
+PriceText = Annotated[
+    int, _read(PRICE), WithJsonSchema({"type": "string", "pattern": f"^{PRICE.dollars_pattern}$"})
+]
+"""Dollars per million tokens in a query string."""
 IntString = Annotated[str, BeforeValidator(str)]
 """An integer as a decimal string."""
 UnixTime = Annotated[int, BeforeValidator(_unix_seconds)]

@@ -2,13 +2,41 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from backend.api.schemas.common import Price, View
+from backend.api.schemas.common import MAX_ITEMS, Price, PriceText, Schema, View
+from backend.domain.catalogue import USAGE_DAYS, Sort
 from backend.domain.content import cid_of
 from backend.domain.ids import ZERO_HASH
 from backend.domain.money import AMOUNT
 from backend.services.answers.generate import EngineState
-from backend.services.market.catalogue import Model
-from backend.services.market.provenance import Provenance
+from backend.services.market.catalogue import ListedModel, Search
+
+
+class ModelFilters(Schema):
+    """Parameters of a search for models; all conditions must hold."""
+
+    q: str = Field(
+        "", max_length=200, description="Words that all occur in the name, the card or a datanet's name."
+    )
+    licence: str | None = Field(
+        None,
+        max_length=256,
+        description="SPDX expression; models whose licences can be met with those that it names.",
+    )
+    max_price: PriceText | None = Field(
+        None, description="Dollars per million tokens that neither the prompt nor the completion exceeds."
+    )
+    active: bool | None = Field(None, description="Whether the adapter is loaded in the engine.")
+    base: str | None = Field(None, max_length=100, description="Name or digest of the base model.")
+    sort: Sort | None = Field(
+        None,
+        description="`newest`; `price`: the lowest completion price first; `quality` or `usage`: the highest "
+        "first. Default: the base model, then by registration.",
+    )
+    after: str | None = Field(None, max_length=200, description="`next_cursor` of the previous page.")
+    limit: int | None = Field(None, ge=1, le=MAX_ITEMS, description="Default: all models, without pages.")
+
+    def search(self) -> Search:
+        return Search(self.q, self.licence, self.max_price, self.active, self.base, self.sort)
 
 
 class PricingView(View):
@@ -16,6 +44,29 @@ class PricingView(View):
 
     prompt: str
     completion: str
+
+
+class CardView(View):
+    """The model card of the version's folder. Whoever published the folder wrote it.
+
+    `summary`: the first paragraph, shortened. `text`: the whole card in Markdown; null in lists.
+    """
+
+    title: str
+    summary: str
+    tags: list[str]
+    text: str | None
+
+
+class LineageView(View):
+    """What the version was made from. `parents`: versions whose training it continued; null if it was neither
+    trained nor imported by this operator. `licences`: those of the contributions.
+    """
+
+    parents: list[str] | None
+    snapshots: list[str]
+    num_contributions: int
+    licences: list[str]
 
 
 class ModelView(View):
@@ -49,13 +100,27 @@ class ModelView(View):
         description="Whether the adapter is loaded in the engine: the first token then needs no load."
     )
     block_number: int
+    card: CardView | None = Field(description="Null until this operator stores the version's folder.")
+    metrics: dict[str, float] = Field(
+        description="Losses in nats per answer token, and other measurements; empty unless this operator "
+        "trained or imported the adapter."
+    )
+    quality: float | None = Field(
+        description="Nats per answer token by which the loss on held-out rows is below the base model's; "
+        "null if it was not measured. Each adapter is measured on rows of its own data."
+    )
+    lineage: LineageView
+    num_answers: int = Field(
+        description=f"Answers of this operator in the last {USAGE_DAYS} days, a minute ago."
+    )
 
     @classmethod
-    def of(cls, model: Model, provenance: Provenance, base_name: str, engine: EngineState) -> ModelView:
+    def of(cls, listed: ListedModel, base_name: str, engine: EngineState) -> ModelView:
+        model, known = listed.model, listed.description
         record = model.record
         return cls(
             id=model.name,
-            created=provenance.registered_at,
+            created=0 if model.is_base else listed.registered_at,
             owned_by=record.creator,
             root=base_name,
             parent=None if model.is_base else base_name,
@@ -64,7 +129,7 @@ class ModelView(View):
             cid=None if record.cid_digest == ZERO_HASH else cid_of(record.cid_digest),
             base_model=record.base_model,
             snapshots=list(record.snapshots),
-            licence=provenance.licence,
+            licence=known.licence,
             context_length=engine.max_context,
             prompt_price=record.prompt_price,
             completion_price=record.completion_price,
@@ -77,4 +142,14 @@ class ModelView(View):
             is_deprecated=model.is_deprecated,
             is_active=model.is_base or record.adapter_digest in engine.active_adapters,
             block_number=model.block_number,
+            card=None if known.card is None else CardView.model_validate(known.card),
+            metrics=dict(known.metrics),
+            quality=known.quality,
+            lineage=LineageView(
+                parents=None if known.parents is None else list(known.parents),
+                snapshots=list(record.snapshots),
+                num_contributions=known.num_contributions,
+                licences=list(known.licences),
+            ),
+            num_answers=listed.num_answers,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Index, String, Text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from backend.db.base import ACCOUNT, HASH, Amount, Base
 
@@ -92,7 +92,7 @@ class SnapshotRow(Projection):
     __tablename__ = "chain_snapshots"
 
     id: Mapped[str] = mapped_column(HASH, primary_key=True)
-    datanet: Mapped[int] = mapped_column(NUMBER)
+    datanet: Mapped[int] = mapped_column(NUMBER, index=True)
     count: Mapped[int] = mapped_column(NUMBER)
     accepted_hash: Mapped[str] = mapped_column(HASH)
     accepted: Mapped[str] = mapped_column(Text)
@@ -108,6 +108,17 @@ class VersionRow(Projection):
     name: Mapped[str] = mapped_column(String(32))
     record: Mapped[dict[str, Any]] = mapped_column(JSON)
     is_deprecated: Mapped[bool]
+    # Fields of the record that queries filter and sort by.
+    adapter_digest: Mapped[str] = mapped_column(HASH)
+    base_model: Mapped[str] = mapped_column(HASH)
+    prompt_price: Mapped[int] = mapped_column(Amount)
+    completion_price: Mapped[int] = mapped_column(Amount)
+
+    @validates("record")
+    def _copy_fields(self, _name: str, record: dict[str, Any]) -> dict[str, Any]:
+        self.adapter_digest, self.base_model = record["adapterDigest"], record["baseModel"]
+        self.prompt_price, self.completion_price = record["promptPrice"], record["completionPrice"]
+        return record
 
 
 class ChannelRow(Projection):

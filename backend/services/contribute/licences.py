@@ -40,11 +40,20 @@ def check_compatible(licence: str, accepted: str) -> None:
     The terms of licences are not compared: the datanet's creator names compatible ones. Errors:
     `LicenceConflict`.
     """
-    named = {str(symbol) for symbol in _licensing().parse(accepted).literals}
-    if not _is_met(_licensing().parse(licence), named):
+    if not is_met(licence, accepted):
+        named = _named(accepted)
         details = {"licence": licence, "accepted": sorted(named)}
         names = ", ".join(sorted(named))
         raise LicenceConflict(f"the datanet accepts {names}, not {licence}", "licence", details)
+
+
+def is_met(licence: str, accepted: str) -> bool:
+    """Whether `licence` can be satisfied with licences named in `accepted`, as for `check_compatible`."""
+    return _is_met(_licensing().parse(licence), _named(accepted))
+
+
+def _named(expression: str) -> set[str]:
+    return {str(symbol) for symbol in _licensing().parse(expression).literals}
 
 
 def _is_met(expression: Any, named: set[str]) -> bool:

@@ -6,16 +6,21 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backend.domain.catalogue import ModelQuery, Served
 from backend.domain.errors import InvalidInput, NotFound, Unavailable
 from backend.domain.ids import ZERO_HASH, Account, Hash32, VersionId
 from backend.domain.money import PRICE, prices_in_dollars
 from backend.domain.receipt import NAME_PATTERN
-from backend.services.market.denials import check_answerable, is_served
+from backend.services.contribute.licences import is_met, parse_licence
+from backend.services.market.denials import check_answerable
+from backend.services.market.descriptions import usage_since
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
+    from datetime import datetime
 
     from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.domain.catalogue import BaseModel, Description, ListedVersion, Sort
     from backend.domain.denials import FloorPrice
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import RegisteredVersion
@@ -27,6 +32,10 @@ _NAMED = re.compile(rf"(0x[0-9a-f]{{40}})/({NAME_PATTERN})(?:@(?:0x)?([0-9a-f]{{
 
 class ModelNotFound(NotFound):
     """No version of this name is served here."""
+
+
+class UnknownBase(InvalidInput):
+    """A search names a base model that this operator does not serve."""
 
 
 class PriceBelowFloor(ModelNotFound):
@@ -59,18 +68,41 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class BaseModel:
-    """The engine's base model: sha-256 of its weights, its name, and the creator whose record prices it."""
+class ListedModel:
+    """`registered_at`: unix seconds of the registration's block, 0 if unknown. `num_answers`: this operator's
+    in `USAGE_DAYS`.
+    """
 
-    digest: Hash32
-    name: str
-    creator: Account
+    model: Model
+    registered_at: int
+    description: Description
+    num_answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a client looks for; see `ModelQuery`.
+
+    `text`: words, each of which occurs. `licence`: SPDX expression; models whose licences can be met with
+    those that it names. `base`: name or digest of the base model.
+    """
+
+    text: str = ""
+    licence: str | None = None
+    max_price: int | None = None
+    is_active: bool | None = None
+    base: str | None = None
+    sort: Sort | None = None
+
+
+EVERYTHING = Search()
 
 
 class Catalogue:
-    def __init__(self, db: Database, base: BaseModel) -> None:
+    def __init__(self, db: Database, base: BaseModel, clock: Callable[[], datetime]) -> None:
         self._db = db
         self._base = base
+        self._clock = clock
 
     @property
     def base_name(self) -> str:
@@ -84,16 +116,41 @@ class Catalogue:
         with self._db.read() as tx:
             return tx.denials.floor()
 
-    def models(self) -> list[Model]:
-        """All models that can be served now: the base model, then the newest version of each name."""
+    def base(self) -> Model | None:
+        """The base model, if a record prices it."""
         with self._db.read() as tx:
-            denials = {denial.subject: denial for denial in tx.denials.all()}
-            floor = tx.denials.floor()
-            listed = (v for v in tx.chain.versions() if self._is_servable(v, floor) and not v.is_deprecated)
-            versions = [v for v in listed if is_served(denials, tx.chain, v.record)]
-            base = self._newest_base(tx)
-        newest = {(v.record.creator, v.record.name): v for v in versions if not _is_bare(v)}
-        return [self._model(v) for v in [*([base] if base else []), *newest.values()]]
+            found = self._newest_base(tx)
+        return None if found is None else self._model(found)
+
+    def find(
+        self,
+        search: Search = EVERYTHING,
+        active_adapters: Collection[Hash32] = (),
+        after: VersionId | None = None,
+        limit: int | None = None,
+    ) -> list[ListedModel]:
+        """Models that can be served now and that the search finds: the newest version of each name, and the
+        base model.
+
+        `active_adapters`: digests of those that the engine has loaded. `after`: last model of the page
+        before. Errors: `UnknownBase`, `UnknownLicence`; `InvalidInput` if `after` is not among those found.
+        """
+        self._check_base(search.base)
+        licence = None if search.licence is None else parse_licence(search.licence)
+        with self._db.read() as tx:
+            served = Served(self._base, tx.denials.floor(), active_adapters)
+            licences = None if licence is None else [x for x in tx.catalogue.licences() if is_met(x, licence)]
+            words = tuple(search.text.casefold().split())
+            query = ModelQuery(words, licences, search.max_price, search.is_active, search.sort)
+            return self._listed(tx.catalogue.find(served, query, usage_since(self._clock()), after, limit))
+
+    def describe(self, model: Model) -> ListedModel:
+        """A resolved model with what is known of it. Errors: `ModelNotFound` after a reorganisation."""
+        with self._db.read() as tx:
+            found = tx.catalogue.get(model.id, usage_since(self._clock()))
+        if found is None:
+            raise ModelNotFound(f"The model {model.name!r} does not exist here any more.", param="model")
+        return self._listed([found])[0]
 
     def resolve(self, model: str, payer: Account | None = None) -> Model:
         """Resolve `owner/name`, `owner/name@version prefix`, version id, adapter digest, or the base model's
@@ -111,6 +168,21 @@ class Catalogue:
         """Record of a model, whether it is served or not. Raises ModelNotFound."""
         with self._db.read() as tx:
             return self._get(tx, model).record
+
+    def _check_base(self, base: str | None) -> None:
+        names = {None, self._base.name, self._base.digest, self._base.digest.removeprefix("0x")}
+        if base not in names:
+            raise UnknownBase(
+                f"The base model {base!r} is not served here: this operator serves {self._base.name!r}, "
+                f"{self._base.digest}.",
+                param="base",
+            )
+
+    def _listed(self, found: Sequence[ListedVersion]) -> list[ListedModel]:
+        return [
+            ListedModel(self._model(one.version), one.registered_at, one.description, one.num_answers)
+            for one in found
+        ]
 
     def _get(self, tx: UnitOfWork, model: str) -> RegisteredVersion:
         found = self._find(tx, model)

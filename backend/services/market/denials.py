@@ -24,7 +24,7 @@ from backend.domain.errors import NotFound
 from backend.domain.ids import ZERO_HASH, Hash32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from backend.db.unit_of_work import Database, UnitOfWork
@@ -134,11 +134,6 @@ def check_answerable(tx: UnitOfWork, record: VersionRecord, payer: Account | Non
         kind = ModelWithheld if denial.reason.is_legal else ModelDenied
         text = f"The model is not served here because of its {subject.kind} {subject.id}: {denial.reason}."
         raise kind(text, "model", details | {subject.kind.value: subject.id})
-
-
-def is_served(denials: Mapping[Subject, Denial], chain: ChainView, record: VersionRecord) -> bool:
-    """Whether the version is served. Takes all denials, loaded once, to check many versions."""
-    return not denials or not any(subject in denials for subject in _subjects(chain, record))
 
 
 def _subjects(chain: ChainView, record: VersionRecord) -> list[Subject]:

@@ -104,7 +104,7 @@ class Operators:
 
     def card(self, active: Collection[Hash32]) -> Card:
         """Our own card. `active`: digests of the adapters that are loaded."""
-        base = next((m for m in self._catalogue.models() if m.is_base), None)
+        base = self._catalogue.base()
         floor = self._catalogue.floor()
         offer = BaseOffer(
             self._catalogue.base_digest,

@@ -131,7 +131,7 @@ def test_answers_of_it_pay_no_contributor(api: Api, http: httpx.Client) -> None:
     (one,) = receipt["slices"]
     assert (one["shares"], int(receipt["receipt"]["charge"]) > 0) == ([], True)
     assert http.get(f"/v1/models/{version}").json()["licence"] is None
-    api.installation.services.publication.record_registrations()
+    api.installation.descriptions.refresh()
     assert http.get(f"/v1/models/{version}").json()["licence"] == "MIT"
 
 

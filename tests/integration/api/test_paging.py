@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from tests.integration.api.conftest import Api
 
-UNPAGED = {"/v1/models", "/v1/transfers"}
-"""OpenAI's shape has no pages; a wallet has few transfers."""
+UNPAGED = {"/v1/transfers"}
+"""A wallet has few transfers."""
 
 PROPOSAL = Proposal(1, some_account("voter"), "Lower the fee", (), (), (), 1, 2, 0, 0, 0, 0, 1)
 CONTRIBUTION = Contribution(
@@ -88,7 +88,14 @@ def add_transaction(api: Api, number: int) -> None:
         tx.transactions.record_request(api.installation.payer.account, row)
 
 
+def add_model(api: Api, number: int) -> None:
+    record = api.installation.view.version(api.installation.version)
+    assert record is not None
+    api.installation.view.register(replace(record, name=f"name-{number}"))
+
+
 LISTS: dict[str, Callable[[Api, int], None]] = {
+    "/v1/models": add_model,
     "/v1/datanets": add_datanet,
     "/v1/datanets/7/contributions": add_recorded,
     "/v1/operators": add_operator,

@@ -108,6 +108,7 @@ def register(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         job = newest(api)
         assert job is not None
         api.installation.view.register(publication.record(job, listing))
+        api.installation.descriptions.refresh()
         publication.record_registrations()
         return Mined("0x", 1)
 

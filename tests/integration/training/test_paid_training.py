@@ -110,7 +110,7 @@ def test_training_is_paid_settled_and_audited_like_an_answer(
     assert terms is not None
     assert sorted(names) == ["model", "training"]
     assert ledger.balances[operator] == charge - charge * terms.fee_ppm // 10**6
-    assert services.catalogue.models()[0].name == "model"
+    assert services.catalogue.find()[0].model.name == "model"
 
     (tmp_path / "request.json").write_bytes(request_bytes(job))
     (tmp_path / "answer.txt").write_text(RESULT.adapter_digest)

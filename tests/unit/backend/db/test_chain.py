@@ -136,8 +136,6 @@ def test_versions_in_order_of_registration(database: Database) -> None:
         assert (record.creator, record.name, record.prompt_price) == (BOB, "legal", 2**64 - 1)
         assert record.snapshots == (word(99),)
         assert tx.chain.version(VersionId(word(77))) is None
-        assert tx.chain.registrations([*ids[1:], VersionId(word(77))]) == {ids[1]: 10, ids[2]: 20}
-        assert tx.chain.registrations([]) == {}
 
 
 def test_a_channels_money_and_keys(database: Database) -> None:

@@ -63,7 +63,7 @@ def test_a_deprecated_version_is_served_only_by_its_exact_name(
     with pytest.raises(ModelNotFound):
         installation.catalogue.resolve(f"{record.creator}/old")
     assert installation.catalogue.resolve(old).is_deprecated
-    assert old not in [model.id for model in installation.catalogue.models()]
+    assert old not in [one.model.id for one in installation.catalogue.find()]
 
 
 def test_a_prefix_of_two_versions_is_refused(
@@ -95,7 +95,7 @@ def test_an_adapter_of_another_base_is_not_served(
     foreign = installation.view.register(replace(record, base_model=some_hash("another base")))
     with pytest.raises(ModelNotFound, match="base model"):
         installation.catalogue.resolve(foreign)
-    assert foreign not in [model.id for model in installation.catalogue.models()]
+    assert foreign not in [one.model.id for one in installation.catalogue.find()]
 
 
 def test_the_base_model_is_a_version_of_the_operator(
@@ -108,7 +108,8 @@ def test_the_base_model_is_a_version_of_the_operator(
         replace(base.record, creator=some_account("another creator"))
     )
     assert installation.catalogue.resolve("tiny").id == installation.base_version
-    models = installation.catalogue.models()
+    assert installation.catalogue.base() == base
+    models = [one.model for one in installation.catalogue.find()]
     assert models[0].name == "tiny"
     assert foreign_version not in [model.id for model in models]
 
@@ -134,7 +135,7 @@ def test_a_version_below_the_floor_price_is_not_served(
     assert caught.value.details[price] == PRICE.render(0)
     assert "per million" in caught.value.message
     assert caught.value.details[f"floor_{price}"] == PRICE.render(1)
-    assert free not in [model.id for model in installation.catalogue.models()]
+    assert free not in [one.model.id for one in installation.catalogue.find()]
     installation.denials.set_floor(FloorPrice(0, 0))
     assert installation.catalogue.resolve(free).id == free
 
@@ -143,7 +144,7 @@ def test_the_record_that_sells_training_is_not_the_base_model(installation: Scri
     """It is the newest record without an adapter, and the operator's own."""
     training = installation.training_record
     newest = installation.view.register(replace(training, prompt_price=7))
-    [base] = [model for model in installation.catalogue.models() if model.is_base]
+    [base] = [one.model for one in installation.catalogue.find() if one.model.is_base]
     assert base.id == installation.base_version == installation.catalogue.resolve("tiny").id
     for name in (newest, f"{training.creator}/training"):
         with pytest.raises(ModelNotFound, match="prices training"):

@@ -57,10 +57,10 @@ def test_a_denied_adapter_is_refused_under_any_name_and_not_listed(
         with pytest.raises(ModelDenied) as refused:
             installation.catalogue.resolve(model)
         assert refused.value.details == {"reason": "harmful", "adapter": record.adapter_digest}
-    assert [model.is_base for model in installation.catalogue.models()] == [True]
+    assert [one.model.is_base for one in installation.catalogue.find()] == [True]
     installation.denials.allow(denied)
     assert installation.catalogue.resolve(installation.version).id == installation.version
-    assert len(installation.catalogue.models()) == 3
+    assert len(installation.catalogue.find()) == 3
 
 
 def test_an_adapter_trained_on_a_denied_datanet_is_refused(installation: ScriptedInstallation) -> None:
@@ -70,7 +70,7 @@ def test_an_adapter_trained_on_a_denied_datanet_is_refused(installation: Scripte
     with pytest.raises(ModelWithheld) as refused:
         installation.catalogue.resolve(installation.version)
     assert refused.value.details == {"reason": "licence", "datanet": "7"}
-    assert [model.is_base for model in installation.catalogue.models()] == [True]
+    assert [one.model.is_base for one in installation.catalogue.find()] == [True]
 
 
 def test_only_a_denied_payer_is_refused(installation: ScriptedInstallation) -> None:

@@ -1,0 +1,151 @@
+"""Keeps what the catalogue shows and finds versions by: their descriptions, cards and usage."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from backend.domain.catalogue import USAGE_DAYS, Description
+from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
+from backend.domain.errors import Unavailable
+from backend.domain.hashing import licence_text
+from backend.services.contribute.licences import UnknownLicence, parse_licence
+from backend.services.market.cards import CARD_FILE, MAX_CARD_BYTES, read_card
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from backend.db.unit_of_work import Database
+    from backend.domain.catalogue import Card
+    from backend.domain.ids import Hash32, SnapshotId, VersionId
+    from backend.domain.registries import Contribution, RegisteredVersion
+    from backend.domain.training import TrainingJob
+    from backend.ports.chain import ChainView
+    from backend.ports.storage import BlobStore
+
+DAY_SECONDS = 86_400
+MAX_VERSIONS = 200
+"""Most versions that one pass describes, and cards that it looks for."""
+MAX_RECEIPTS = 20_000
+"""Most receipts that one pass counts."""
+COUNT_AFTER_SECONDS = 60
+"""Receipts are counted once they are this old: those of a sequence may be committed out of order."""
+CARD_RETRY = timedelta(minutes=10)
+"""Interval at which a folder is looked for that is not stored here."""
+
+
+class Descriptions:
+    """A pass describes what is new. Licences, parents and metrics of a version never change."""
+
+    def __init__(self, db: Database, store: BlobStore, clock: Callable[[], datetime]) -> None:
+        self._db, self._store, self._clock = db, store, clock
+
+    def refresh(self) -> None:
+        """One pass. Idempotent."""
+        self._describe_new()
+        self._read_cards()
+        self._count_answers()
+
+    def _describe_new(self) -> None:
+        now = self._clock()
+        with self._db.read() as tx:
+            new = tx.catalogue.undescribed(MAX_VERSIONS)
+            jobs = tx.training.of_adapters([version.record.adapter_digest for version in new])
+            found = [_described(tx.chain, one, jobs.get(one.record.adapter_digest, ())) for one in new]
+        if new:
+            with self._db.begin() as tx:
+                for version, (description, words) in zip(new, found, strict=True):
+                    tx.catalogue.describe(version.id, description, words, now)
+
+    def _read_cards(self) -> None:
+        now = self._clock()
+        with self._db.read() as tx:
+            due = tx.catalogue.without_card(now, MAX_VERSIONS)
+        cards = {version: self._card(digest) for version, digest in due}
+        if cards:
+            with self._db.begin() as tx:
+                for version, card in cards.items():
+                    if card is None:
+                        tx.catalogue.delay_card(version, now + CARD_RETRY)
+                    else:
+                        tx.catalogue.put_card(version, card, _words(*card.tags, card.text or ""))
+
+    def _card(self, folder: Hash32) -> Card | None:
+        """The card of a folder that is stored here; an empty card if the folder has none that can be read."""
+        cid = cid_of(folder)
+        try:
+            if not self._store.has(cid):
+                return None
+            size = self._store.names(cid).get(CARD_FILE, 0)
+            return read_card(self._store.read(cid, CARD_FILE) if 0 < size <= MAX_CARD_BYTES else b"")
+        except (ContentMissing, Unavailable):
+            return None
+        except (ContentCorrupt, ContentUnsafe):
+            return read_card(b"")
+
+    def _count_answers(self) -> None:
+        now = int(self._clock().timestamp())
+        with self._db.begin() as tx:
+            tx.catalogue.count_answers(now - COUNT_AFTER_SECONDS, MAX_RECEIPTS)
+            tx.catalogue.forget_usage(usage_since(self._clock()))
+
+
+def usage_since(now: datetime) -> int:
+    """First day (since 1970-01-01) of which the catalogue counts answers."""
+    return int(now.timestamp()) // DAY_SECONDS - USAGE_DAYS + 1
+
+
+def _described(
+    chain: ChainView, version: RegisteredVersion, jobs: Sequence[TrainingJob]
+) -> tuple[Description, str]:
+    """`jobs`: those of this installation that made these weights. Returns also what it is found by."""
+    record = version.record
+    snapshots = [found for each in record.snapshots if (found := chain.snapshot(each)) is not None]
+    names = [datanet.name for one in snapshots if (datanet := chain.datanet(one.datanet)) is not None]
+    contributions = [one for each in record.snapshots for one in _contributions(chain, each)]
+    own = next((job for job in jobs if job.creator == record.creator), None)
+    stated = own.imported if own is not None and not record.snapshots else None
+    description = Description(
+        licence=_conjunction({one.licence for one in contributions}) if stated is None else stated.licence,
+        parents=_parents(jobs[0]) if jobs else None,
+        num_contributions=len(contributions),
+        licences=tuple(sorted(_texts(contributions))),
+        metrics=jobs[0].result.metrics if jobs and jobs[0].result is not None else {},
+    )
+    return description, _words(*names)
+
+
+def _parents(job: TrainingJob) -> tuple[VersionId, ...]:
+    return () if job.imported is not None or job.config.parent is None else (job.config.parent,)
+
+
+def _contributions(chain: ChainView, snapshot_id: SnapshotId) -> list[Contribution]:
+    """The snapshot's accepted contributions."""
+    snapshot = chain.snapshot(snapshot_id)
+    if snapshot is None:
+        return []
+    accepted = set(snapshot.accepted)
+    return [one for one in chain.contributions(snapshot.datanet) if one.index in accepted]
+
+
+def _texts(contributions: Sequence[Contribution]) -> set[str]:
+    """The licences that can be read: the contract does not check them."""
+    texts = {licence_text(one.licence) for one in contributions}
+    return {text for text in texts if text and text.isprintable()}
+
+
+def _conjunction(words: set[Hash32]) -> str | None:
+    """None if one of them is too long for a word or no SPDX expression: the contract checks neither."""
+    texts = [licence_text(word) for word in sorted(words)]
+    if not texts or None in texts:
+        return None
+    try:
+        each = sorted({parse_licence(text) for text in texts if text is not None})
+        return parse_licence(" AND ".join(f"({expression})" for expression in each))
+    except UnknownLicence:
+        return None
+
+
+def _words(*texts: str) -> str:
+    return "\n".join(texts).casefold()
