@@ -56,7 +56,12 @@ contract RestakeTest is Batches {
             STAKE_UNITS + 1,
             abi.encodeWithSelector(IOperatorRegistry.InsufficientStake.selector, operator, _STAKE, _STAKE + MICRO)
         );
-        _expectRestakeError(_next, 0, abi.encodeWithSelector(IOperatorRegistry.ZeroAmount.selector));
+    }
+
+    /// @dev Not even into a registry that accepts nothing.
+    function test_nothing_is_not_restaked() external {
+        IOperatorRegistry next = IOperatorRegistry(address(new DishonestRegistry(usd, 0)));
+        _expectRestakeError(next, 0, abi.encodeWithSelector(IOperatorRegistry.ZeroAmount.selector));
     }
 
     /// @dev The stake covers pending batches.

@@ -150,11 +150,23 @@ contract SessionTest is Payments {
 
     function test_a_revocation_is_relayed_by_signature(bool isGranted) external {
         if (isGranted) _grant(grantOf(5, _expiry));
-        bytes32 typehash = keccak256("SessionRevocation(bytes32 channelId,address key,uint256 nonce)");
-        bytes32 hash = keccak256(abi.encode(typehash, channel(), sessionKey, 0));
-        bytes memory signature = sign(keyOf("payer"), typedDigest(address(vault), hash));
-        vault.revokeSessionWithSig(payer, operator, collector, sessionKey, 0, signature);
+        _relayRevocation(sign(keyOf("payer"), _revocationDigest(0)), 0);
         vm.assertTrue(vault.sessionOf(channel(), sessionKey).isRevoked);
+        vm.assertEq(vault.nonces(payer), 1);
+    }
+
+    function test_a_revocation_by_another_key_is_refused() external {
+        _grant(grantOf(5, _expiry));
+        bytes memory signature = sign(keyOf("session key"), _revocationDigest(0));
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InvalidSignature.selector, payer));
+        _relayRevocation(signature, 0);
+        vm.assertFalse(vault.sessionOf(channel(), sessionKey).isRevoked);
+    }
+
+    function test_a_relayed_revocation_needs_the_next_nonce() external {
+        bytes memory signature = sign(keyOf("payer"), _revocationDigest(1));
+        vm.expectRevert(abi.encodeWithSelector(Nonces.InvalidAccountNonce.selector, payer, 0));
+        _relayRevocation(signature, 1);
     }
 
     function _grant(SessionGrant memory grant) private {
@@ -169,6 +181,15 @@ contract SessionTest is Payments {
 
     function _relayGrant(address account, bytes memory signature, uint256 nonce) private {
         vault.grantSessionWithSig(account, operator, collector, grantOf(5, _expiry), nonce, signature);
+    }
+
+    function _relayRevocation(bytes memory signature, uint256 nonce) private {
+        vault.revokeSessionWithSig(payer, operator, collector, sessionKey, nonce, signature);
+    }
+
+    function _revocationDigest(uint256 nonce) private view returns (bytes32) {
+        bytes32 typehash = keccak256("SessionRevocation(bytes32 channelId,address key,uint256 nonce)");
+        return typedDigest(address(vault), keccak256(abi.encode(typehash, channel(), sessionKey, nonce)));
     }
 
     function _digest(uint256 nonce) private view returns (bytes32) {
