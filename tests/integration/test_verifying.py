@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,9 @@ from backend.client.keystore import LocalKey
 from backend.client.receipt_file import parse_receipt
 from backend.client.signing import Wallet
 from backend.installation.verification import Recomputation
+from tests.integration.api.conftest import sign_in
 from tests.support.two_operators import TwoOperators
+from tools.local_market import PAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,6 +100,31 @@ def test_every_command_of_the_guide_does_what_the_page_says(
         lines = [line.split()[:2] for line in output.splitlines()]
         assert lines == [["right", name] for name in expected], output
     _check_lies(operators, tmp_path)
+    _check_example(operators, tmp_path)
+
+
+def _check_example(operators: TwoOperators, folder: Path) -> None:
+    """Run the page's program with the package as built, on the API and the node."""
+    node, source = ROOT / "node_modules" / ".bin" / "node", ROOT / "clients" / "typescript"
+    package = folder / "node_modules" / "@loraledger" / "verify"
+    package.mkdir(parents=True)
+    shutil.copy(source / "package.json", package)
+    subprocess.run([node, source / "build.mjs", "--out", package / "dist"], check=True)
+    (program,) = re.findall(r"^```js\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    (folder / "example.mjs").write_text(program)
+    away = operators.away
+    environment = {
+        "LORALEDGER_MARKET": away.url,
+        "LORALEDGER_TOKEN": sign_in(away.url, PAYERS[0]),
+        "ETH_RPC_URL": away.settings.rpc_url,
+    }
+    done = subprocess.run(
+        [node, "example.mjs"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = [line.split()[:2] for line in done.stdout.splitlines()]
+    names = ["hash", "signature", "slices", "charge", "batch", "earnings", "content"]
+    assert found == [[name, "true"] for name in names], done.stdout
 
 
 def _check_lies(operators: TwoOperators, folder: Path) -> None:

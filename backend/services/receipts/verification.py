@@ -80,6 +80,7 @@ class Verification:
 
     def _inclusion(self, file: ReceiptFile) -> Check:
         receipt = file.signed.receipt
+        own = receipt_id(receipt)
         with self._db.read() as tx:
             batch = _covering(tx.chain, file.operator, receipt)
             spans = () if batch is None else spans_of(tx.chain, batch.hash)
@@ -92,13 +93,13 @@ class Verification:
                 "batch", is_right=None, message=f"batch {batch.number} cannot be opened here: {error}"
             )
         ids = (receipt_id(signed.receipt) for signed in data.receipts)
-        index = next((place for place, found in enumerate(ids) if found == file.id), None)
+        index = next((place for place, found in enumerate(ids) if found == own), None)
         if index is None:
             text = f"batch {batch.number} collects the same amount by another receipt: an equivocation"
             return Check("batch", is_right=False, message=text)
         header = Header.from_chain(batch.header)
         try:
-            opened = resolve(RECEIPTS_TAG, to_bytes(file.id), header.receipts_count, data.open_receipt(index))
+            opened = resolve(RECEIPTS_TAG, to_bytes(own), header.receipts_count, data.open_receipt(index))
         except InvalidOpening as error:
             return Check("batch", is_right=False, message=str(error))
         is_right = (

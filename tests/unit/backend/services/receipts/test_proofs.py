@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from backend.api.schemas.receipts import ReceiptProofView
-from backend.domain.batch import Entry, Header
 from backend.domain.errors import NotFound
 from backend.domain.hashing import keccak, receipt_id, to_hash
 from backend.domain.ids import ReceiptId
-from backend.domain.merkle import InvalidOpening, Opening
-from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
+from backend.domain.merkle import InvalidOpening
 from backend.services.receipts.proofs import NotCommitted, Proofs
 from tests.support.market import some_hash
+from tests.support.receipt_proofs import read_back
 from tests.support.settlement_harness import SettlementHarness
 
 if TYPE_CHECKING:
@@ -40,27 +39,6 @@ def commit(harness: SettlementHarness, count: int) -> list[SignedReceipt]:
     harness.settler().run_once(is_forced=True)
     harness.mine()
     return served
-
-
-def opening(shown: dict[str, Any]) -> Opening:
-    return Opening(shown["index"], int(shown["value"]), bytes.fromhex(shown["path"][2:]))
-
-
-def read_back(shown: dict[str, Any]) -> ReceiptProof:
-    """Parse a proof from the JSON of the response alone, as a client does."""
-    index = shown["receipt"]["index"]
-    return ReceiptProof(
-        header=Header.from_chain(shown["header"]),
-        receipt=opening(shown["receipt"]),
-        entries=tuple(
-            ProvenEntry(
-                Entry(e["account"], index, e["slice"], e["part"], int(e["opening"]["value"])),
-                opening(e["opening"]),
-            )
-            for e in shown["entries"]
-        ),
-        balances=tuple(ProvenBalance(b["account"], opening(b["opening"])) for b in shown["balances"]),
-    )
 
 
 def test_every_receipt_of_a_batch_is_shown_offline_from_the_answer_alone(

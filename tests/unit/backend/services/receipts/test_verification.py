@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.hashing import receipt_id, response_bytes, salted_hash, to_bytes
+from backend.domain.ids import ReceiptId
 from backend.domain.receipt import Share
 from backend.domain.receipt_checks import ReceiptFile, content_check
 from backend.services.receipts.verification import Verification
@@ -72,6 +73,12 @@ def test_a_changed_number_is_not_what_was_signed(harness: SettlementHarness, fie
     assert found["hash"] is True
     assert found["batch"] in (False, None)
     assert found["charge"] is (field in {"cumulative", "served_at"})
+
+
+def test_another_id_is_wrong_alone(harness: SettlementHarness) -> None:
+    (signed, *_) = settle(harness)
+    found = verdicts(harness, replace(shown(harness, signed), id=ReceiptId(some_hash("another"))))
+    assert found == {**dict.fromkeys(ALL, True), "hash": False}
 
 
 def test_a_strangers_signature_and_a_malformed_one_are_wrong(harness: SettlementHarness) -> None:

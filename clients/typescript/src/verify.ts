@@ -1,0 +1,72 @@
+/** Verification of a receipt, without trust in whoever served it. */
+
+import { Chain } from "./chain.ts";
+import { checkBatch, checkCharge, checkContent, checkHash, checkSignature, checkSlices } from "./checks.ts";
+import type { Content } from "./checks.ts";
+import { readMarket, readProof, readReceipt, readSnapshots, readVersions } from "./documents.ts";
+import { checkEarnings } from "./earnings.ts";
+import type { Hex } from "./encoding.ts";
+import type { Check, Facts } from "./facts.ts";
+import { structHash } from "./messages.ts";
+
+/** Documents of the market's API about a receipt; `fetchEvidence` gets them. None is trusted. */
+export interface Evidence {
+  /** `GET /v1/receipts/{id}/proof`, once the receipt's batch is committed. */
+  readonly proof?: unknown;
+  /** `GET /v1/versions/{id}` of each slice. */
+  readonly versions?: readonly unknown[];
+  /** `GET /v1/snapshots/{id}/manifest` of each version's snapshots. */
+  readonly snapshots?: readonly unknown[];
+}
+
+export interface Options extends Evidence {
+  /** The market's deployment record, from a source that you trust: its contracts decide. */
+  readonly market: unknown;
+  /** URL of an Ethereum JSON-RPC node of the market's chain. Without one, what only the chain knows stays open. */
+  readonly rpc?: string | undefined;
+  /** Request and answer, to verify that the receipt is for them. */
+  readonly content?: Content | undefined;
+  /** Replaces the global `fetch`. */
+  readonly fetch?: typeof fetch | undefined;
+}
+
+export interface Verdict {
+  /** The receipt's id as computed from its fields. */
+  readonly id: Hex;
+  /** False if any check is; otherwise null if any check cannot be decided with what is at hand. */
+  readonly isRight: boolean | null;
+  readonly checks: readonly Check[];
+}
+
+/**
+ * Verifies a receipt (`GET /v1/receipts/{id}`, or a file of `loraledger receipts show --out`).
+ *
+ * Errors: MalformedDocument for a document of another kind; WrongChain and NodeFailed if there is an `rpc`.
+ */
+export async function verifyReceipt(receipt: unknown, options: Options): Promise<Verdict> {
+  const file = readReceipt(receipt);
+  const market = readMarket(options.market);
+  const facts: Facts = {
+    file,
+    id: structHash("Receipt", file.receipt),
+    market,
+    proof: options.proof === undefined ? null : readProof(options.proof),
+    versions: readVersions(options.versions ?? []),
+    snapshots: readSnapshots(options.snapshots ?? []),
+    chain: options.rpc === undefined ? null : await Chain.connect(options.rpc, market, options.fetch),
+  };
+  const checks = await makeChecks(facts);
+  if (options.content !== undefined) checks.push(checkContent(file, options.content));
+  const results = checks.map((check) => check.isRight);
+  const isRight = results.includes(false) ? false : results.includes(null) ? null : true;
+  return { id: facts.id, isRight, checks };
+}
+
+async function makeChecks(facts: Facts): Promise<Check[]> {
+  const batch = await checkBatch(facts);
+  const slices = checkSlices(facts.file);
+  const signature = await checkSignature(facts, batch);
+  const charge = await checkCharge(facts, slices);
+  const earnings = await checkEarnings(facts, charge, batch);
+  return [checkHash(facts), signature, slices, charge, batch, earnings];
+}
