@@ -54,7 +54,7 @@ library Profiles {
     }
 
     function _setOpStack(Bounds memory bounds) private pure {
-        // Two demands, two answers and a proof, for which the sequencer takes 12 hours each time: 66 hours.
+        // The answers to a first demand, which a sequencer hides for 12 hours, and the time that a second one needs.
         bounds.minDisputeWindow = 3 days;
         // The sequencing window, after which transactions sent by L1 are included without the sequencer, is 12 hours.
         bounds.answerSeconds = 15 hours;
