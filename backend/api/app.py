@@ -51,7 +51,7 @@ MAX_BODY_BYTES = 4 << 20
 FORM_BYTES = 64 << 10
 """Allowance for the form fields of an upload."""
 EXPOSED_HEADERS = (
-    *("Link", "Location", "Retry-After", "X-Request-ID"),
+    *("Link", "Location", "Retry-After", "X-Request-ID", "X-Unverifiable-Operators"),
     *("Tus-Resumable", "Upload-Expires", "Upload-Length", "Upload-Offset"),
 )
 """Headers of responses that pages of other origins may read."""

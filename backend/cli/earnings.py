@@ -15,7 +15,7 @@ from backend.domain.earnings import EarningsBy, EarningState
 from backend.domain.money import AMOUNT, PPM
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 CONTRIBUTOR = 3
 SUMMED = ("amount", "pending", "final", "claimed")
@@ -100,7 +100,7 @@ def list_entries(
 
     with actor.connect() as client:
         if as_csv:
-            for piece in calls.entries_csv(client, **filters):
+            for piece in calls.entries_csv(client, _warn, **filters):
                 typer.echo(piece, nl=False)
             return
         found, unverifiable = calls.entries(client, **filters)
@@ -113,7 +113,7 @@ def list_entries(
             f"{entry['receipt_id']}  {dollars(entry['amount']):>22}  {entry['state']:<7}  "
             f"{entry['role']}{paid_for} of {entry['adapter']}"
         )
-    _warn(unverifiable)
+    _warn(each["operator"] for each in unverifiable)
 
 
 @commands.command("show")
@@ -212,7 +212,7 @@ def _show_summary(
             parts = ", ".join(f"{dollars(group[state])} {state}" for state in SUMMED[1:])
             name = group["adapter"] or group["key"] or "no contribution"
             typer.echo(f"{name}  {dollars(group['amount'])} in {group['num_entries']:,} entries: {parts}")
-        _warn(summary["unverifiable"])
+        _warn(each["operator"] for each in summary["unverifiable"])
 
 
 def _write_csv(by: EarningsBy, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -237,6 +237,6 @@ def _percent(ppm: int) -> str:
     return f"{ppm * 100 / PPM:.4g} %"
 
 
-def _warn(unverifiable: Sequence[Mapping[str, str]]) -> None:
-    for each in unverifiable:
-        typer.echo(f"without the newest batches of {each['operator']}: {each['reason']}", err=True)
+def _warn(operators: Iterable[str]) -> None:
+    for operator in operators:
+        typer.echo(f"without the newest batches of {operator}, which the market cannot verify", err=True)

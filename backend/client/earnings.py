@@ -10,7 +10,7 @@ from backend.domain.ids import Account
 from backend.domain.money import AMOUNT, in_dollars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from backend.client.api import ApiClient
 
@@ -41,9 +41,15 @@ def entries(client: ApiClient, **filters: Any) -> tuple[list[dict[str, Any]], li
     return found, unverifiable
 
 
-def entries_csv(client: ApiClient, **filters: Any) -> Iterator[str]:
-    """All entries as the pieces of one CSV file, with one header line."""
+def entries_csv(
+    client: ApiClient, notice: Callable[[list[str]], object] = lambda _: None, **filters: Any
+) -> Iterator[str]:
+    """All entries as the pieces of one CSV file, with one header line. `notice` is called with the operators
+    whose newest batches the market cannot verify and leaves out.
+    """
     response = client.send("GET", ENTRIES, params={"format": "csv", "limit": PAGE, **filters})
+    if unverifiable := response.headers.get("x-unverifiable-operators"):
+        notice(unverifiable.split(","))
     yield response.text
     while following := response.links.get("next", {}).get("url"):
         # The address has all parameters; its path is ours whatever the market says.

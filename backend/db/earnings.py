@@ -14,7 +14,7 @@ from backend.domain.earnings import Credit, Earning, EarningsBy, EarningSum
 from backend.domain.ids import Account, Hash32
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
@@ -42,11 +42,11 @@ class EarningStore:
         found = (found_among(self._session, _KNOWN, chunk) for chunk in _chunks(accounts))
         return [Account(row.account) for rows in found for row in rows]
 
-    def add(self, credits_: Mapping[Account, tuple[Credit, Sequence[Earning]]]) -> None:
+    def add(self, found: Sequence[tuple[Credit, Sequence[Earning]]]) -> None:
         """Store credits with their entries. Idempotent."""
-        rows = [{name: getattr(credit, name) for name in Credit.__slots__} for credit, _ in credits_.values()]
+        rows = [{name: getattr(credit, name) for name in Credit.__slots__} for credit, _ in found]
         insert_all_absent(self._session, CreditRow, rows)
-        for credit, earnings in credits_.values():
+        for credit, earnings in found:
             batch = {"account": credit.account, "batch_hash": credit.batch_hash}
             entries = [{name: getattr(one, name) for name in Earning.__slots__} | batch for one in earnings]
             insert_all_absent(self._session, EarningRow, entries)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from sqlalchemy import select
 
@@ -12,7 +11,6 @@ from backend.db.base import Base
 from backend.db.session import open_engine
 from backend.db.tables.transactions import TransactionRow
 from backend.db.unit_of_work import Database, UnitOfWork
-from backend.domain.auth import Session
 from backend.domain.chain import Reverted
 from backend.domain.channels import Grant
 from backend.domain.hashing import receipt_id
@@ -29,6 +27,7 @@ from backend.services.channels.channels import Channels
 from backend.services.settle.convictions import Convictions
 from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore
+from tests.support.auth import sign_in
 from tests.support.databases import ViewDatabase
 from tests.support.market import Key, Market, recover, some_hash
 from tests.support.model_chain import THAW_SECONDS, ModelChain
@@ -165,9 +164,7 @@ class SettlementHarness:
 
     def sign_in(self, account: Account) -> None:
         """Have an account sign in, so that what it earns is stored from now on."""
-        now, id_ = datetime.fromtimestamp(self.chain.time, UTC), uuid4().hex
-        with self.begin() as tx:
-            tx.auth.add_session(Session(id_, account, now, now, f"token {id_}", now, "refresh", None))
+        sign_in(self.database, account)
 
     def earnings(self) -> Earnings:
         return Earnings(self.db, self.auditor(), self.published())

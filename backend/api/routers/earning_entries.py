@@ -28,6 +28,7 @@ router = APIRouter(prefix="/v1/earnings", tags=["earnings"])
 
 MAX_ENTRIES = 1000
 CSV = "text/csv"
+UNVERIFIABLE = "x-unverifiable-operators"
 CSV_RESPONSE: dict[int | str, dict[str, Any]] = {200: {"content": {CSV: {"schema": {"type": "string"}}}}}
 After = Annotated[str | None, Query(max_length=400, description="`next_cursor` of the previous page.")]
 
@@ -104,7 +105,8 @@ def list_entries(
 ) -> EarningEntryPage | Response:
     """List what batches credit to the caller or to another account, entry by entry: by operator, the newest
     batch first. A page with a `next_cursor` may have fewer than `limit` entries. With `format=csv` or
-    `Accept: text/csv` a page is a CSV file, and the header `Link` has the next one's address.
+    `Accept: text/csv` a page is a CSV file: the header `Link` has the next one's address, and
+    `X-Unverifiable-Operators` those whose newest batches are left out.
     """
     page = services.earnings.entries(wanted.query, wanted.start(after), limit)
     view = EarningEntryPage.of(page, wanted.cursor(page.rest))
@@ -155,7 +157,9 @@ def _csv(page: EarningEntryPage, request: Request) -> Response:
     rows = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\r\n")
     rows.writeheader()
     rows.writerows(map(EarningEntryView.csv_row, page.data))
-    response = Response(text.getvalue(), media_type=CSV)
+    unverifiable = ",".join(one.operator for one in page.unverifiable)
+    headers = {UNVERIFIABLE: unverifiable} if unverifiable else None
+    response = Response(text.getvalue(), media_type=CSV, headers=headers)
     if page.next_cursor is not None:
         url = request.url.include_query_params(after=page.next_cursor)
         response.headers["link"] = f'<{url.path}?{url.query}>; rel="next"'

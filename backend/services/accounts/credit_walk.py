@@ -1,6 +1,6 @@
 """Walks through what batches credit to an account: operator by operator, newest batch first.
 
-Credits are stored for accounts that signed in here, as far as batches were audited since. The others are read
+Credits are stored for accounts that signed in here, by the first audit or walk after that. Others are read
 from the batches' data, a bounded number of receipts per walk. Balances tell which batches have to be read: if
 the balance before a stored credit is the one after the next older stored credit, no batch in between credits
 anything.
@@ -88,8 +88,10 @@ class Credited:
 
 
 class CreditWalk:
-    """Iterates over the credits that a query wants. Afterwards `rest` is where the next walk continues; None
-    unless this one reached the limit of what it reads.
+    """Iterates over the credits that a query wants.
+
+    Afterwards `rest` is where the next walk continues; None unless this one reached the limit of what it
+    reads. `found` are the credits that were read and can be stored, empty ones too, which are then read once.
     """
 
     def __init__(
@@ -102,6 +104,11 @@ class CreditWalk:
         self._tx, self._published, self._query, self._start = tx, published, query, start
         self._num_read = 0
         self.rest: Position | None = None
+        self.found: list[tuple[Credit, Sequence[Earning]]] = []
+
+    @property
+    def account(self) -> Account:
+        return self._query.account
 
     def __iter__(self) -> Iterator[Credited]:
         """Errors: `StaleCursor`; `Unavailable` if a batch's data is missing."""
@@ -123,9 +130,11 @@ class CreditWalk:
         stored = self._tx.earnings.credits(self._query.account, operator)
         older = _older_balances(batches, stored)
         claimed = claimed_by(self._tx, operator, self._query.account)
-        top = len(batches) - 1
+        top, is_certain = len(batches) - 1, True
         if begin is not None:
-            top, balance = _index(batches, begin), begin.balance
+            top = _index(batches, begin)
+            is_certain = begin.balance == _balance(batches, stored, top, balance)
+            balance = begin.balance
         for number in range(top, -1, -1):
             batch = batches[number]
             if balance == 0 or self._is_before(batch):
@@ -135,6 +144,9 @@ class CreditWalk:
             found = self._credited(batch, stored, balance, claimed)
             if found is None:
                 return
+            is_certain = is_certain or found.earnings is None
+            if is_certain and found.earnings is not None:
+                self.found.append((found.credit, found.earnings))
             if found.credit.num_entries and self._is_wanted(found):
                 yield found
             balance = found.credit.balance - found.credit.amount
@@ -224,6 +236,21 @@ def _older_balances(batches: Sequence[CommittedBatch], stored: Mapping[Hash32, C
         if batch.hash in stored:
             balance = stored[batch.hash].balance
     return found
+
+
+def _balance(
+    batches: Sequence[CommittedBatch], stored: Mapping[Hash32, Credit], number: int, newest: int
+) -> int | None:
+    """The balance after the batch with this index, as far as it is certain. `newest`: after the last batch.
+
+    The balance in a cursor is what a client sends: nothing that relies on it is stored.
+    """
+    if number == len(batches) - 1:
+        return newest
+    own, next_ = (stored.get(batches[place].hash) for place in (number, number + 1))
+    if own is not None:
+        return own.balance
+    return None if next_ is None else next_.balance - next_.amount
 
 
 def _index(batches: Sequence[CommittedBatch], position: Position) -> int:

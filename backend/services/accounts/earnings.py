@@ -120,6 +120,7 @@ class Earnings:
                 ]
                 if len(found) > limit:
                     break
+        self._keep(walk)
         rest = _position(found[limit - 1]) if len(found) > limit else walk.rest
         return EarningsPage(tuple(found[:limit]), rest, unverifiable)
 
@@ -137,6 +138,7 @@ class Earnings:
                     adapter = names.of(key) if by is EarningsBy.ADAPTER and key else None
                     groups[key] = Totals(key, adapter)
                 groups[key].add(num_entries, amount, state)
+        self._keep(walk)
         return EarningsSummary(_ordered(by, groups.values()), walk.rest, unverifiable)
 
     def _follow(self, query: EarningsQuery) -> tuple[Unverifiable, ...]:
@@ -151,6 +153,16 @@ class Earnings:
                 except DomainError as error:
                     failed.append(Unverifiable(operator, error.message))
         return tuple(failed)
+
+    def _keep(self, walk: CreditWalk) -> None:
+        """Store what the walk read, if the account signed in here."""
+        if not walk.found:
+            return
+        with self._db.read() as tx:
+            is_known = bool(tx.earnings.known([walk.account]))
+        if is_known:
+            with self._db.begin() as tx:
+                tx.earnings.add(walk.found)
 
     def _expanded(
         self, tx: UnitOfWork, query: EarningsQuery, chunk: Sequence[Credited]

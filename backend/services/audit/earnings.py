@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 def credits_of(
     tx: UnitOfWork, batch: Batch, header: Header, ledger: OperatorLedger
-) -> dict[Account, tuple[Credit, list[Earning]]]:
+) -> list[tuple[Credit, list[Earning]]]:
     """What a batch that is right credits to each account that signed in here, with the entries.
 
     `ledger`: the one after the batch.
     """
     lookup = Lookup(tx.chain, batch.receipts)
-    found = {}
+    found = []
     for account in tx.earnings.known(batch.earners):
         entries = batch.entries_of(account)
         credit = Credit(
@@ -47,7 +47,7 @@ def credits_of(
             amount=sum(entry.value for entry in entries),
             balance=ledger.balances[account],
         )
-        found[account] = credit, [lookup.earning(entry) for entry in entries]
+        found.append((credit, [lookup.earning(entry) for entry in entries]))
     return found
 
 

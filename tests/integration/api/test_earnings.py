@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from backend.cli.main import app as command_line
 from backend.client.errors import ApiError
 from backend.domain.hashing import receipt_id
 from backend.domain.money import AMOUNT
+from backend.domain.registries import Operator
 from backend.services.accounts import credit_walk
 from tests.support.earning_market import CONTRIBUTION, paying, serve_earnings
 from tests.support.fakes import some_key
@@ -237,6 +239,25 @@ def test_receipts_that_cannot_be_shown_are_refused(api: Api, harness: Settlement
     assert nothing["code"] == "nothing_earned"
     unsettled = receipt_id(harness.serve().receipt)
     assert refused(api, f"{ENTRIES}/{unsettled}", 409)["code"] == "receipt_not_credited"
+
+
+def test_operators_that_cannot_be_verified_are_named_in_every_form(
+    api: Api, harness: SettlementHarness
+) -> None:
+    other = some_account("another operator")
+    (batch, *_), others = harness.chain.committed, harness.chain.others
+    others.append(Operator(other, "", (), 0))
+    harness.chain.committed.append(replace(batch, operator=other, hash=some_hash("other")))
+    try:
+        assert [one["operator"] for one in get(api, ENTRIES)["unverifiable"]] == [other]
+        assert [one["operator"] for one in get(api, SUMMARY)["unverifiable"]] == [other]
+        answer = raw(api, ENTRIES, params={"format": "csv"})
+        assert answer.headers["x-unverifiable-operators"] == other
+        for command in ("earnings --by day", "earnings entries", "earnings entries --csv"):
+            assert f"without the newest batches of {other}" in run(command).stderr
+    finally:
+        others.pop()
+        harness.chain.committed.pop()
 
 
 # Command line

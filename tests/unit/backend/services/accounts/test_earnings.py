@@ -80,6 +80,31 @@ def test_entries_of_other_accounts_are_the_same_read_from_the_data(harness: Sett
     assert stored(harness, CREATOR) == len(before)
 
 
+def test_what_is_read_for_an_account_that_signed_in_is_stored(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_batches(harness, 4)
+    whole = listed(harness, EarningsQuery(CREATOR))
+    assert stored(harness, CREATOR) == 0
+    harness.sign_in(CREATOR)
+    monkeypatch.setattr(credit_walk, "MAX_RECEIPTS_READ", 3)
+    assert listed(harness, EarningsQuery(CREATOR), limit=2) == whole
+    assert stored(harness, CREATOR) == len(whole)
+    forget_data(harness)
+    assert listed(harness, EarningsQuery(CREATOR)) == whole
+
+
+@pytest.mark.parametrize("error", [-1, 1, 10**9])
+def test_nothing_is_stored_that_relies_on_a_cursors_balance(harness: SettlementHarness, error: int) -> None:
+    settle_batches(harness, 3)
+    harness.auditor().follow(OPERATOR)
+    harness.sign_in(CREATOR)
+    batch = harness.chain.committed[1]
+    start = Position(OPERATOR, batch.hash, -1, 10**6 + error)
+    assert harness.earnings().entries(EarningsQuery(CREATOR), start, 100).entries
+    assert stored(harness, CREATOR) == 0
+
+
 def test_a_second_audit_stores_nothing_twice(harness: SettlementHarness) -> None:
     harness.sign_in(CREATOR)
     settle_batches(harness, 2)
