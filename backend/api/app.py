@@ -34,6 +34,7 @@ from backend.api.routers import (
     models,
     receipts,
     registry,
+    responses,
     transfers,
     usage,
 )
@@ -63,7 +64,7 @@ MAX_TRANSFER_CHUNKS = 16
 UPLOADS = {("POST", "/v1/contributions"), ("POST", "/v1/files")}
 TRANSFER_CHUNK = ("PATCH", "/v1/transfers/")
 ROUTERS = (
-    *(auth, models, chat, channels, receipts, attribution, usage),
+    *(auth, models, chat, responses, channels, receipts, attribution, usage),
     *(registry, contributions, transfers, files, fine_tuning, adapters),
     *(earnings, earning_entries, governance, ipfs, health, metrics),
 )

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.responses import StreamingResponse
 
@@ -35,9 +35,20 @@ class ResponseOptions:
     format: ChoiceFormat
     num_choices: int = 1
     has_logprobs: bool = False
-    is_stream: bool = False
     includes_usage: bool = False
     service_tier: str | None = None
+
+
+class Rendering(Protocol):
+    """An answer in the format of an endpoint."""
+
+    answer: Answer
+    is_complete: bool
+    """Whether the stream ended without an error."""
+
+    async def complete(self) -> dict[str, Any]: ...
+
+    def events(self) -> AsyncIterator[str]: ...
 
 
 class Completion:
@@ -116,7 +127,7 @@ def _reasons(final: Final) -> list[str]:
 class CompletionStream(StreamingResponse):
     """Notifies the answer when the client disconnects."""
 
-    def __init__(self, completion: Completion) -> None:
+    def __init__(self, completion: Rendering) -> None:
         super().__init__(
             completion.events(),
             media_type="text/event-stream",

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from backend.api.rate_limits import RateLimitExceeded
-from backend.api.schemas.common import CONTRADICTION
+from backend.api.schemas.common import CONTRADICTION, UNSUPPORTED_VALUE
 from backend.api.tus import TUS_VERSION, UnknownTusVersion
 from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.content import ContentCorrupt
@@ -119,9 +119,14 @@ UNSUPPORTED = frozenset(
         *("audio", "best_of", "echo", "function_call", "functions", "modalities"),
         *("moderation", "parallel_tool_calls", "prediction", "prompt_cache_key"),
         *("prompt_cache_retention", "reasoning_effort", "safety_identifier"),
+        *("context_management", "image", "max_tool_calls", "prompt_cache_options"),
         *("store", "suffix", "tool_choice", "tools", "verbosity", "web_search_options"),
     }
 )
+
+
+FAULTS_BY_NAME = {CONTRADICTION: "invalid_parameter", UNSUPPORTED_VALUE: "unsupported_parameter"}
+"""Codes of validation errors that name their parameter themselves."""
 
 
 def status_of(error: DomainError) -> int:
@@ -217,8 +222,8 @@ def describe_fault(faults: Sequence[Mapping[str, Any]], body: object = None) -> 
     if kind == "extra_forbidden":
         prefix, verdict = ("unsupported", "not supported") if param in UNSUPPORTED else ("unknown", "unknown")
         return f"The parameter '{param}' is {verdict}.", f"{prefix}_parameter", param
-    if kind == CONTRADICTION:
-        return f"{text}.", "invalid_parameter", str(fault["ctx"]["param"])
+    if kind in FAULTS_BY_NAME:
+        return f"{text}.", FAULTS_BY_NAME[kind], str(fault["ctx"]["param"])
     if param is None and kind == "value_error":
         return f"{text.capitalize()}.", "invalid_request", None
     if kind == "missing":

@@ -76,6 +76,7 @@ class PaymentProxy:
             Route("/v1/models/{model:path}", self._forward, methods=["GET"]),
             Route("/v1/chat/completions", self._forward, methods=["POST"]),
             Route("/v1/completions", self._forward, methods=["POST"]),
+            Route("/v1/responses", self._forward, methods=["POST"]),
         ]
         return LocalCallersOnly(Starlette(routes=routes, lifespan=self._lifespan))
 

@@ -28,6 +28,7 @@ from inference.protocol import AdapterBlend, AdapterRef, BlendPart
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from backend.api.schemas.sampling import ModelFields
     from backend.domain.ids import ReceiptId
     from backend.domain.receipt import Slice, VersionRecord
     from backend.installation.installation import Installation
@@ -147,10 +148,17 @@ def _parse_request(body: bytes) -> tuple[Generate, list[float]]:
 
     from backend.api.schemas.chat import ChatCompletionRequest
     from backend.api.schemas.completions import CompletionRequest
+    from backend.api.schemas.responses import ResponsesRequest
 
+    kinds: dict[str, type[ModelFields]] = {
+        "messages": ChatCompletionRequest,
+        "input": ResponsesRequest,
+        "prompt": CompletionRequest,
+    }
     try:
-        is_chat = "messages" in json.loads(body)
-        request = (ChatCompletionRequest if is_chat else CompletionRequest).model_validate_json(body)
+        fields = json.loads(body)
+        kind = next((kind for field, kind in kinds.items() if field in fields), CompletionRequest)
+        request = kind.model_validate_json(body)
     except (ValueError, TypeError, RecursionError, ValidationError) as error:
         raise InvalidInput(f"the API does not accept this request: {error}", param="request") from error
     if request.num_choices != 1:

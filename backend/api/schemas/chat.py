@@ -6,7 +6,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.api.schemas.sampling import (
     AnswerFields,
+    Metadata,
     ResponseFormat,
+    ServiceTier,
     Strict,
     Text,
     contradiction,
@@ -128,14 +130,8 @@ class ChatCompletionRequest(AnswerFields):
     tool_choice: ToolMode | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: ReasoningEffort | None = None
-    service_tier: Literal["auto", "default", "flex"] | None = None
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-            Field(max_length=16),
-        ]
-        | None
-    ) = None
+    service_tier: ServiceTier = None
+    metadata: Metadata = None
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ChatCompletionRequest:
@@ -148,11 +144,6 @@ class ChatCompletionRequest(AnswerFields):
         self._tools()
         self._messages()
         return self
-
-    @property
-    def response_tier(self) -> str | None:
-        """`service_tier` of the response; like OpenAI's, null if the request has none."""
-        return "default" if self.service_tier == "auto" else self.service_tier
 
     def to_generate(self, default_max_tokens: int) -> Generate:
         schema = self.response_format.text if self.response_format else None
@@ -183,9 +174,11 @@ class ChatCompletionRequest(AnswerFields):
                 name = calls.close(message.tool_call_id, f"messages.{index}.tool_call_id")
                 messages.append(Message("tool", message.text, name=name))
                 continue
-            made = [(call.id, call.to_call()) for call in message.tool_calls or ()]
             if message.role == "assistant":
-                calls.open(made, f"messages.{index}.tool_calls")
+                calls = OpenCalls()
+            for call in message.tool_calls or ():
+                calls.add(call.id, call.function.name, f"messages.{index}.tool_calls")
             role = "system" if message.role == "developer" else message.role
-            messages.append(Message(role, message.text, tuple(call for _, call in made)))
+            made = tuple(call.to_call() for call in message.tool_calls or ())
+            messages.append(Message(role, message.text, made))
         return tuple(messages)

@@ -29,6 +29,8 @@ chain_id: ContextVar[int] = ContextVar("chain_id")
 """Chain id of the installation. Accounts in CAIP-10 form must be on this chain."""
 CONTRADICTION = "contradiction"
 """Type of a validation error between fields of a schema; its context names the field at fault."""
+UNSUPPORTED_VALUE = "unsupported_value"
+"""Type of the validation error of a value that only OpenAI's API has; its context names the field."""
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _DECIMAL = re.compile(r"[0-9]{1,39}")
 

@@ -1,4 +1,4 @@
-"""Request fields that both completion endpoints share, under OpenAI's names."""
+"""Request fields that the endpoints for answers share, under OpenAI's names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from backend.api.schemas.common import CONTRADICTION
+from backend.api.schemas.common import CONTRADICTION, UNSUPPORTED_VALUE
 from backend.domain.split import MAX_SLICES
 from inference.protocol import MAX_GRAMMAR_LENGTH, Generate, Sampling
 
@@ -24,6 +24,19 @@ SAMPLING_FIELDS = frozenset(
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Text = Annotated[str, Field(max_length=1 << 20)]
+Metadata = (
+    Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+        Field(max_length=16),
+    ]
+    | None
+)
+ServiceTier = Literal["auto", "default", "flex"] | None
+
+
+def response_tier(tier: ServiceTier) -> Literal["default", "flex"] | None:
+    """`service_tier` of the response to a request with this one."""
+    return "default" if tier == "auto" else tier
 
 
 class Strict(BaseModel):
@@ -35,6 +48,25 @@ class Strict(BaseModel):
 def contradiction(param: str, message: str) -> PydanticCustomError:
     """Validation error between fields; `param` is the field at fault."""
     return PydanticCustomError(CONTRADICTION, "{message}", {"message": message, "param": param})
+
+
+def unsupported(param: str, message: str) -> PydanticCustomError:
+    """Validation error of a value that OpenAI's API has and this one does not."""
+    return PydanticCustomError(UNSUPPORTED_VALUE, "{message}", {"message": message, "param": param})
+
+
+def schema_text(schema: dict[str, Any], param: str) -> str:
+    """A JSON schema as text, with its properties in the order of the request. Raises the validation error of
+    one that is too long; `param` is its field.
+    """
+    try:
+        text = json.dumps(schema, ensure_ascii=False)
+    except RecursionError:
+        text = ""
+    if not 0 < len(text) <= MAX_GRAMMAR_LENGTH:
+        reason = f"The parameter '{param}' is nested too deeply or exceeds {MAX_GRAMMAR_LENGTH} characters"
+        raise contradiction(param, reason)
+    return text
 
 
 class StreamOptions(Strict):
@@ -61,22 +93,18 @@ class ResponseFormat(Strict):
             raise contradiction(
                 at, f"The parameter '{at}' is required with type 'json_schema', and allowed only with it"
             )
-        try:
-            is_small = len(self.text or "") <= MAX_GRAMMAR_LENGTH
-        except RecursionError:
-            is_small = False
-        if not is_small:
-            at, most = "response_format.json_schema.schema", MAX_GRAMMAR_LENGTH
-            raise contradiction(at, f"The parameter '{at}' is nested too deeply or exceeds {most} characters")
+        _ = self.text
         return self
 
     @property
     def text(self) -> str | None:
-        """The schema as JSON text, with its properties in the order of the request."""
+        """The schema as JSON text."""
         if self.type == "text":
             return None
         schema = self.json_schema.json_schema if self.json_schema else None
-        return json.dumps({"type": "object"} if schema is None else schema, ensure_ascii=False)
+        return schema_text(
+            {"type": "object"} if schema is None else schema, "response_format.json_schema.schema"
+        )
 
 
 class BlendPart(Strict):
@@ -95,17 +123,48 @@ class Extension(Strict):
     blend: Annotated[list[BlendPart], Field(min_length=1, max_length=MAX_SLICES)] | None = None
 
 
-class AnswerFields(Strict):
-    """OpenAI's parameters, and `top_k`, `min_p` and `repetition_penalty` of vLLM."""
+class ModelFields(Strict):
+    """Parameters of all endpoints: OpenAI's, and `top_k`, `min_p` and `repetition_penalty` of vLLM."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    stream: bool | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    loraledger: Extension | None = None
+
+    @property
+    @abstractmethod
+    def num_choices(self) -> int: ...
+
+    @property
+    def seconds(self) -> float | None:
+        """The client's time limit."""
+        deadline = self.loraledger.deadline_ms if self.loraledger else None
+        return None if deadline is None else deadline / 1000
+
+    @property
+    def blend(self) -> list[BlendPart]:
+        return (self.loraledger.blend if self.loraledger else None) or []
+
+    @abstractmethod
+    def to_generate(self, default_max_tokens: int) -> Generate:
+        """The engine's request, without an id and adapters."""
+
+    def _sampling(self, **fields: Any) -> Sampling:
+        """Sampling parameters, and `fields` that differ between the endpoints."""
+        given = self.model_dump(include=set(SAMPLING_FIELDS), exclude_none=True)
+        return Sampling(**given, **fields)
+
+
+class AnswerFields(ModelFields):
+    """Parameters of both completion endpoints."""
+
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: (
@@ -117,10 +176,7 @@ class AnswerFields(Strict):
     ) = None
     max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Annotated[str, Field(max_length=512)] | None = None
-    loraledger: Extension | None = None
 
     @model_validator(mode="after")
     def _check_stream_and_stop(self) -> AnswerFields:
@@ -139,25 +195,9 @@ class AnswerFields(Strict):
         return self.n or 1
 
     @property
-    def seconds(self) -> float | None:
-        """The client's time limit."""
-        deadline = self.loraledger.deadline_ms if self.loraledger else None
-        return None if deadline is None else deadline / 1000
-
-    @property
-    def blend(self) -> list[BlendPart]:
-        return (self.loraledger.blend if self.loraledger else None) or []
-
-    @property
     def includes_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    @abstractmethod
-    def to_generate(self, default_max_tokens: int) -> Generate:
-        """The engine's request, without an id and adapters."""
-
     def _sampling(self, **fields: Any) -> Sampling:
-        """Sampling parameters, and `fields` that differ between the endpoints."""
-        given = self.model_dump(include=set(SAMPLING_FIELDS), exclude_none=True)
         bias = {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()}
-        return Sampling(**given, **fields, logit_bias=bias, stop=self.stops)
+        return super()._sampling(**fields, logit_bias=bias, stop=self.stops)

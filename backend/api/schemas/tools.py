@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from pydantic import AfterValidator, Field, field_validator
 
 from backend.api.schemas.sampling import Strict, Text, contradiction
-from inference.protocol import MAX_FUNCTIONS, MAX_GRAMMAR_LENGTH, Function, ToolCall, Tools
+from inference.protocol import MAX_FUNCTIONS, MAX_GRAMMAR_LENGTH, Function, Tools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,26 +104,23 @@ def build_tools(
 
 
 class OpenCalls:
-    """Calls of the latest assistant's message that have no result yet."""
+    """Calls that have no result yet."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
 
-    def open(self, calls: Sequence[tuple[str, ToolCall]], path: str) -> None:
-        """A message at `path` makes `calls`, each with its id. Raises the validation error of an id that
-        occurs twice.
-        """
-        names = {call_id: call.name for call_id, call in calls}
-        if len(names) < len(calls):
-            raise contradiction(path, f"The parameter '{path}' has two calls with the same id")
-        self._names = names
+    def add(self, call_id: str, function: str, path: str) -> None:
+        """Raises the validation error of an id that is open already; `path` is the field of the call."""
+        if call_id in self._names:
+            raise contradiction(path, f"The parameter '{path}' has the id '{call_id}' of another call")
+        self._names[call_id] = function
 
     def close(self, call_id: str, path: str) -> str:
         """Name of the function that was called. Raises the validation error of a result without a call."""
         if call_id not in self._names:
             reason = (
-                f"The parameter '{path}' is '{call_id}', which is no call of the assistant's message before "
-                "it, or has its result already"
+                f"The parameter '{path}' is '{call_id}', which is no call of the assistant before it, or has "
+                "its result already"
             )
             raise contradiction(path, reason)
         return self._names.pop(call_id)

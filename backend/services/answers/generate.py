@@ -98,15 +98,12 @@ class AnswerRequest:
     seconds: float | None = None
     blend: tuple[Part, ...] = ()
     """Adapters that answer together; `model` is then the base model."""
+    id_prefix: str = "chatcmpl-"
+    """Of the answer's id, as in OpenAI's API."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
         return self.blend or (Part(self.model),)
-
-    @property
-    def kind(self) -> str:
-        """Prefix of the answer's id, as in OpenAI's API."""
-        return "chatcmpl" if self.message.prompt is None else "cmpl"
 
     @property
     def prompt_param(self) -> str:
@@ -163,7 +160,7 @@ class Generate:
 
     async def start(self, request: AnswerRequest) -> Answer:
         """Returns with the first chunk. Raises PaymentRequired, InvalidInput or Unavailable before it."""
-        answer = Answer(f"{request.kind}-{secrets.token_hex(16)}")
+        answer = Answer(f"{request.id_prefix}{secrets.token_hex(16)}")
         # A separate task: a reader that disconnects must not cancel what is still to be charged.
         task = asyncio.create_task(self._serve(request, answer))
         self._running[task] = answer

@@ -34,6 +34,13 @@ def check(app: FastAPI, answer: httpx.Response, path: str) -> None:
         ("/v1/chat/completions", HELLO),
         ("/v1/chat/completions", ADAPTER | {"logprobs": True, "top_logprobs": 2, "n": 2}),
         ("/v1/chat/completions", ADAPTER | {"service_tier": "auto", "max_tokens": 1}),
+        ("/v1/chat/completions", ADAPTER | {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+        ("/v1/responses", {"input": "a"}),
+        (
+            "/v1/responses",
+            {"input": "a", "max_output_tokens": 1, "tools": [{"type": "function", "name": "f"}]},
+        ),
+        ("/v1/responses", {"input": "a", "store": True}),
         ("/v1/completions", {"prompt": "a", "logprobs": 1}),
         ("/v1/completions", {"prompt": "a", "n": 2}),
         ("/v1/chat/completions", HELLO | {"tools": []}),

@@ -88,6 +88,7 @@ def test_every_snippet_runs(
     assert printed.count("Hello there, world.") >= 2
     assert "queued" in printed
     assert '{"city": "Paris"} Hello there, world.' in printed
+    assert "Hello there, world.4" in printed
     assert "Greeting(text='hi')" in printed or "text='hi'" in printed
 
 

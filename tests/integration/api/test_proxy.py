@@ -88,6 +88,10 @@ def test_the_stock_client_needs_no_key_and_is_paid_for_by_vouchers(api: Api, sig
             assert (found["charged"], found["cap"]) == (AMOUNT.render(100 * number), AMOUNT.render(STEP))
         text = client.completions.create(model=api.installation.version, prompt="say hello", max_tokens=16)
         assert text.choices[0].text == "Hello there, world."
+        response = client.responses.create(
+            model=api.installation.version, input="say hello", max_output_tokens=16
+        )
+        assert response.output_text == "Hello there, world."
 
 
 def test_a_stream_arrives_as_the_gateway_sends_it_bill_included(api: Api, signer: VoucherSigner) -> None:

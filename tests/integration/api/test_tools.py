@@ -226,7 +226,7 @@ def calling(*calls: dict[str, Any]) -> dict[str, Any]:
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id", "role 'tool'"),
         ({"messages": [result(1, role="user")]}, "messages.0.tool_call_id", "role 'tool'"),
-        ({"messages": [calling(call(1), call(1))]}, "messages.0.tool_calls", "same id"),
+        ({"messages": [calling(call(1), call(1))]}, "messages.0.tool_calls", "another call"),
         ({"messages": [calling() | {"role": "user"}]}, "messages.0.content", "without tool calls"),
         ({"messages": [calling(call(1)) | {"role": "user"}]}, "messages.0.tool_calls", "'assistant'"),
         (

@@ -45,7 +45,8 @@ class Again(Recomputation):
 
     def asked(self, *weights: float, **fields: Any) -> Generate:
         blend = [{"model": "any", "weight": weight} for weight in weights]
-        body = {"model": "any", "prompt": "hello", "temperature": 0, **fields}
+        prompt = {} if fields.keys() & {"input", "messages"} else {"prompt": "hello"}
+        body = {"model": "any", **prompt, "temperature": 0, **fields}
         return self._request(json.dumps(body | ({"loraledger": {"blend": blend}} if blend else {})).encode())
 
 
@@ -71,3 +72,19 @@ def test_sampling_without_a_seed_is_not_repeatable() -> None:
     with pytest.raises(NotRepeatable):
         Again(FIRST).asked(temperature=1)
     assert Again(FIRST).asked(temperature=1, seed=3).sampling.seed == 3
+
+
+def test_requests_of_every_endpoint_are_computed_again_with_their_tools() -> None:
+    function = {"name": "f", "parameters": {"type": "object"}}
+    chat = Again(FIRST).asked(
+        messages=[{"role": "user", "content": "hello"}],
+        tools=[{"type": "function", "function": function}],
+        tool_choice="required",
+    )
+    response = Again(FIRST).asked(
+        input="hello", tools=[{"type": "function", **function}], tool_choice="required"
+    )
+    assert chat.tools is not None
+    assert chat.tools.is_required
+    assert (response.messages, response.tools) == (chat.messages, chat.tools)
+    assert Again(FIRST).asked().prompt == "hello"
