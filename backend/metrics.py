@@ -64,3 +64,8 @@ TASKS = Histogram(
     buckets=(0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0),
 )
 DELIVERIES = Counter("loraledger_outbox_deliveries", "Outbox messages to workers.", ["topic", "outcome"])
+WEBHOOKS = Counter(
+    "loraledger_webhook_attempts",
+    "Attempts at delivering webhooks: delivered, to be retried, given up.",
+    ["outcome"],
+)

@@ -47,9 +47,10 @@ class Settings(BaseSettings):
     """Origins whose pages may call the API from a browser, separated by commas, such as
     `https://app.example.org`. Empty: none but the API's own."""
     private_peers: bool | None = None
-    """Whether endpoints that other operators registered on the chain may have private or loopback addresses.
-    Where untrusted parties can register, this lets them direct requests at hosts that only this machine can
-    reach (SSRF). Unset: allowed on the local network (chain 31337) only, with a warning at the start."""
+    """Whether endpoints that other operators registered on the chain, and webhooks, may have private or
+    loopback addresses, and webhooks plain http. Where untrusted parties can register, this lets them direct
+    requests at hosts that only this machine can reach (SSRF). Unset: allowed on the local network (chain
+    31337) only, with a warning at the start."""
     base_model: str = ""
     """Base model: folder, GGUF file or hub id (`owner/name`, `owner/name@revision`). Empty:
     SmolLM2-135M-Instruct."""
@@ -102,6 +103,9 @@ class Settings(BaseSettings):
     """Format of the log: text lines, or one JSON object a line with request and trace id."""
     metrics_token_file: Path | None = None
     """File with the bearer token of `GET /metrics`. Unset: a random token, stored in `home`."""
+    webhook_key_file: Path | None = None
+    """File with the key from which the signing secrets of webhooks are derived. Unset: a random key, stored
+    in `home`."""
     watcher: str = ""
     """Account that pays for the transactions of `loraledger watch`; its key must be in the key store. Empty:
     the test key of the local network."""

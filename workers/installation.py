@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from backend.installation.installation import Installation
     from backend.settings import Settings
     from workers.steps import Steps
+    from workers.webhooks import WebhookRelay
 
 
 class Workers:
@@ -79,6 +80,13 @@ class Workers:
             partial(sweep_folders, self._training_home, installation.imported_adapters),
         )
         return Relay(installation.database, outbox_sender(self.app), sweeps)
+
+    @cached_property
+    def webhooks(self) -> WebhookRelay:
+        from workers.webhooks import WebhookRelay
+
+        installation = self._installation
+        return WebhookRelay(installation.webhook_deliveries, (installation.balance_events.sweep,))
 
 
 def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:

@@ -37,6 +37,7 @@ from backend.api.routers import (
     responses,
     transfers,
     usage,
+    webhooks,
 )
 from backend.api.uploads import UploadSlots
 
@@ -66,7 +67,7 @@ TRANSFER_CHUNK = ("PATCH", "/v1/transfers/")
 ROUTERS = (
     *(auth, models, chat, responses, channels, receipts, attribution, usage),
     *(registry, contributions, transfers, files, fine_tuning, adapters),
-    *(earnings, earning_entries, governance, ipfs, health, metrics),
+    *(earnings, earning_entries, webhooks, governance, ipfs, health, metrics),
 )
 
 

@@ -33,6 +33,7 @@ from backend.metrics import ERRORS
 from backend.services.accounts.idempotency import IdempotencyKeyReused
 from backend.services.contribute.canonical_rows import UploadTooLarge
 from backend.services.contribute.transfers import ChecksumMismatch, TransferBusy
+from backend.services.webhooks.endpoints import EndpointUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,6 +66,7 @@ STATUS: Mapping[type[DomainError], int] = {
     TransferBusy: HTTPStatus.LOCKED,
     UnknownTusVersion: HTTPStatus.PRECONDITION_FAILED,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    EndpointUnreachable: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 """HTTP status by error class. The first class of an error's MRO that is listed decides; if none is, 500."""
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from backend.services.train.imported import ImportedAdapters
     from backend.services.train.jobs import Training
     from backend.services.train.publication import Publication
+    from backend.services.webhooks.endpoints import Endpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Services:
     earned_receipts: EarnedReceipts
     payouts: Payouts
     governance: Governance
+    webhooks: Endpoints
     blobs: BlobStore
     is_local: Callable[[Cid], bool]
     """Whether looking a CID up in `blobs` stays on this machine: unauthenticated requests must not start

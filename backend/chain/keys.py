@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import coincurve
@@ -18,6 +19,7 @@ from backend.domain.ids import Account
 from backend.domain.signatures import malformed_signature, parse_signature
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -90,6 +92,14 @@ def write_once(path: Path, text: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_or_create(path: Path, make: Callable[[], str]) -> str:
+    """The text of a file, which is created with what `make` returns, as by `write_once`, if it is missing."""
+    if not path.exists():
+        with suppress(FileExistsError):  # another process was faster
+            write_once(path, make())
+    return path.read_text()
 
 
 def open_key(keystore: Path, account: Account, password: str) -> LocalSigner:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 import warnings
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from backend.chain.keys import create_key, open_key, write_once
+from backend.chain.keys import create_key, open_key, read_or_create
 from backend.domain.errors import Forbidden, NotFound
 
 if TYPE_CHECKING:
@@ -60,9 +59,5 @@ def local_password(root: Path) -> str:
         f"the key store's password is stored next to the keys in {root}; set one outside a local network",
         stacklevel=2,
     )
-    path = root / "password"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
-        with suppress(FileExistsError):  # another process was faster
-            write_once(path, secrets.token_urlsafe(32))
-    return path.read_text()
+    return read_or_create(root / "password", lambda: secrets.token_urlsafe(32))

@@ -19,6 +19,7 @@ from backend.cli import (
     train,
     vote,
     wallets,
+    webhooks,
 )
 from backend.cli.amounts import detail
 from backend.cli.extras import DEMO, OPERATOR, needing
@@ -43,7 +44,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-ACTORS = (payments, keys, chat, proxy, receipts, earnings, vote, data, train, wallets, snapshots, adapters)
+ACTORS = (
+    *(payments, keys, chat, proxy, receipts, earnings, vote, data, train, wallets, webhooks),
+    *(snapshots, adapters),
+)
 OPERATORS = (up, doctor, audit, watch, market, policy, membership, daemons)
 for module in ACTORS:
     module.register(app)

@@ -26,6 +26,7 @@ from backend.db.serving import ChannelStore, ReceiptStore
 from backend.db.session import SQLITE_BEGIN, open_engine
 from backend.db.training import TrainingStore
 from backend.db.transactions import TransactionStore
+from backend.db.webhooks import WebhookStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,7 @@ class UnitOfWork:
         self.sketches = SketchStore(session)
         self.training = TrainingStore(session)
         self.transactions = TransactionStore(session)
+        self.webhooks = WebhookStore(session)
 
     def figures(self, operator: Account, now: datetime) -> Figures:
         """Figures of this operator and of the whole installation at this time."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from backend.installation.base_model import Offer
     from backend.ports.attribution import Attributor
     from backend.services.accounts.api_keys import ApiKeys
+    from backend.services.accounts.balance_events import BalanceEvents
     from backend.services.accounts.claims import Claims
     from backend.services.accounts.sessions import Sessions
     from backend.services.accounts.sign_in import SignIn
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from backend.services.train.payments import Payments
     from backend.services.train.publication import Publication
     from backend.services.transactions.consent import Consent
+    from backend.services.webhooks.delivery import Deliveries
+    from backend.services.webhooks.signing import SigningSecrets
 
 
 class Installation(Resources):
@@ -438,6 +441,26 @@ class Installation(Resources):
 
         return Publication(self.database, self.blobs, self.chain, self.screening)
 
+    # Webhooks
+
+    @cached_property
+    def signing_secrets(self) -> SigningSecrets:
+        from backend.services.webhooks.signing import SigningSecrets
+
+        return SigningSecrets(lambda: self.signing_keys.webhook_key)
+
+    @cached_property
+    def webhook_deliveries(self) -> Deliveries:
+        from backend.services.webhooks.delivery import Deliveries
+
+        return Deliveries(self.database, self.outbound, self.signing_secrets, utc_now)
+
+    @cached_property
+    def balance_events(self) -> BalanceEvents:
+        from backend.services.accounts.balance_events import BalanceEvents
+
+        return BalanceEvents(self.database, self.market, utc_now)
+
     # API
 
     @cached_property
@@ -456,6 +479,7 @@ class Installation(Resources):
         from backend.services.market.governance import Governance
         from backend.services.market.registry import Registry
         from backend.services.receipts.receipts import Receipts
+        from backend.services.webhooks.endpoints import Endpoints
 
         db, chain, account = self.database, self.chain, self.operator.account
         entries = PublishedEntries(self.cases_for(db))
@@ -486,6 +510,7 @@ class Installation(Resources):
             earned_receipts=EarnedReceipts(db, self.auditor, entries),
             payouts=Payouts(db, chain, self.claims, account),
             governance=Governance(chain, db),
+            webhooks=Endpoints(db, self.outbound, self.signing_secrets, utc_now),
             blobs=self.blobs,
             is_local=self.is_local,
             metrics=MetricsPage(db, self.engine, account).render,

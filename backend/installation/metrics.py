@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from prometheus_client import generate_latest
@@ -13,7 +12,7 @@ from prometheus_client.core import CollectorRegistry, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 import backend.metrics  # noqa: F401 - registers every metric, so that those at zero are rendered too
-from backend.chain.keys import write_once
+from backend.chain.keys import read_or_create
 from backend.domain.errors import DomainError
 from backend.installation.resources import utc_now
 from telemetry.metrics import shared_registry
@@ -139,10 +138,7 @@ def load_metrics_token(settings: Settings) -> str:
     if settings.metrics_token_file is not None:
         return settings.metrics_token_file.read_text().strip()
     path = settings.home / "metrics-token"
-    if not path.exists():
-        with suppress(FileExistsError):  # another process created it first
-            write_once(path, f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}")
-    return path.read_text().strip()
+    return read_or_create(path, lambda: f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}").strip()
 
 
 def _families(figures: Figures) -> Iterator[Metric]:

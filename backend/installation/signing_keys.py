@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from backend.chain.keys import local_account
+from backend.chain.keys import local_account, read_or_create
 from backend.chain.keystore import KeyStore, local_password
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import InvalidInput
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 LOCAL_OPERATOR, LOCAL_RECEIPT_KEY, LOCAL_WATCHER = 1, 2, 9
 """Indices of the development mnemonic, as in `backend.deployment.local`."""
+MIN_WEBHOOK_KEY = 32
+"""Characters."""
 
 
 class SigningKeys:
@@ -52,6 +55,27 @@ class SigningKeys:
                 param="keystore_password_file",
             )
         return KeyStore(root, local_password(root))
+
+    @property
+    def webhook_key(self) -> str:
+        """Key of the signing secrets of webhooks, in the file that a setting names, or created on first use.
+
+        Errors: `InvalidInput` if the file cannot be read or has less than 32 characters.
+        """
+        file = self._settings.webhook_key_file
+        if file is None:
+            return read_or_create(self._settings.home / "webhook-key", lambda: secrets.token_urlsafe(32))
+        try:
+            key = file.read_text().strip()
+        except OSError as error:
+            raise InvalidInput(f"LORALEDGER_WEBHOOK_KEY_FILE: {error}", param="webhook_key_file") from error
+        if len(key) < MIN_WEBHOOK_KEY:
+            raise InvalidInput(
+                f"LORALEDGER_WEBHOOK_KEY_FILE: {file} has {len(key)} characters; at least {MIN_WEBHOOK_KEY} "
+                "random ones are needed",
+                param="webhook_key_file",
+            )
+        return key
 
     def _key(self, name: str, account: str, local_index: int) -> Signer:
         if account:

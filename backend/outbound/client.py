@@ -1,4 +1,4 @@
-"""HTTP client for URLs that other operators publish, guarded against SSRF.
+"""HTTP client for URLs that other parties publish or register, guarded against SSRF.
 
 The host is resolved once, all its addresses are checked, and the connection goes to one of them, so DNS
 rebinding has no effect. Redirects are not followed, proxies of the environment are not used, bodies are not
@@ -12,6 +12,7 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -20,17 +21,19 @@ from urllib.parse import urlsplit
 import httpcore2
 
 from backend.outbound.addresses import is_public
-from backend.ports.outbound import AddressRefused, UnexpectedStatus, Unreachable
+from backend.ports.outbound import AddressRefused, Posted, UnexpectedStatus, Unreachable
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 MAX_URL = 2048
 MAX_ADDRESSES = 4
 """Addresses of one host that are tried."""
-NUM_RESOLVER_THREADS = 4
+NUM_RESOLVER_THREADS = 16
+"""Started as needed: a look-up that hangs holds one, and the others go on."""
 _PLAIN = re.compile(r"[\x21-\x7e]+")
+_SECONDS = re.compile(rb"[0-9]{1,6}")
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ class OutboundClient:
     ) -> None:
         """`allows_private` is for local networks only. `network` connects to checked addresses."""
         if allows_private:
-            log.warning("private addresses of other operators are allowed (local network)")
+            log.warning("private addresses of other operators and of webhooks are allowed (local network)")
         self._allows_private = allows_private
         self._resolve = resolve
         self._network = network or httpcore2.SyncBackend()
@@ -64,30 +67,64 @@ class OutboundClient:
         return httpcore2.default_ssl_context()
 
     def get(self, url: str, *, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
-        deadline = time.monotonic() + seconds
+        headers = {"accept": accept, "accept-encoding": "identity"}
+        with self._request("GET", url, parse_url(url), headers, seconds) as response:
+            if response.status != HTTPStatus.OK:
+                text = f"{url} answered with status {response.status}."
+                raise UnexpectedStatus(text, details={"status": response.status})
+            received = 0
+            for chunk in response.iter_stream():
+                received += len(chunk)
+                if received > max_bytes:
+                    raise Unreachable(f"{url} sent more than {max_bytes} bytes.")
+                yield chunk
+
+    def post(self, url: str, *, body: bytes, headers: Mapping[str, str], seconds: float) -> Posted:
+        with self._request("POST", url, self._encrypted(url), headers, seconds, body) as response:
+            waits = [value for name, value in response.headers if name.lower() == b"retry-after"]
+            wait = waits[0] if waits else b""
+            return Posted(response.status, int(wait) if _SECONDS.fullmatch(wait) else None)
+
+    def check(self, url: str, *, seconds: float) -> None:
+        parsed = self._encrypted(url)
+        default = 443 if parsed.scheme == b"https" else 80
+        try:
+            self.addresses(parsed.host.decode(), parsed.port or default, seconds)
+        except httpcore2.ConnectTimeout as error:
+            host = parsed.host.decode()
+            raise Unreachable(f"The host {host!r} was not resolved within {seconds:.0f} s.") from error
+
+    def _encrypted(self, url: str) -> httpcore2.URL:
+        """Parse a URL that data is sent to. Errors: `AddressRefused`."""
         parsed = parse_url(url)
-        headers: list[tuple[bytes | str, bytes | str]] = [
-            ("host", _host_header(parsed)),
-            ("accept", accept),
-            ("accept-encoding", "identity"),
-        ]
+        if parsed.scheme != b"https" and not self._allows_private:
+            raise AddressRefused(f"{url!r} is not https: others on the way could read what is sent.")
+        return parsed
+
+    @contextmanager
+    def _request(
+        self,
+        method: str,
+        url: str,
+        parsed: httpcore2.URL,
+        headers: Mapping[str, str],
+        seconds: float,
+        body: bytes | None = None,
+    ) -> Iterator[httpcore2.Response]:
+        """The answer, whose body is not read yet. `parsed`: the parsed `url`."""
+        deadline = time.monotonic() + seconds
+        sent: list[tuple[bytes | str, bytes | str]] = [("host", _host_header(parsed)), *headers.items()]
+        if body is not None:
+            sent.append(("content-length", str(len(body))))
         try:
             with (
                 httpcore2.ConnectionPool(
                     ssl_context=self._tls if parsed.scheme == b"https" else None,
                     network_backend=_CheckedNetwork(self, deadline),
                 ) as pool,
-                pool.stream("GET", parsed, headers=headers) as response,
+                pool.stream(method, parsed, headers=sent, content=body) as response,
             ):
-                if response.status != HTTPStatus.OK:
-                    text = f"{url} answered with status {response.status}."
-                    raise UnexpectedStatus(text, details={"status": response.status})
-                received = 0
-                for chunk in response.iter_stream():
-                    received += len(chunk)
-                    if received > max_bytes:
-                        raise Unreachable(f"{url} sent more than {max_bytes} bytes.")
-                    yield chunk
+                yield response
         except httpcore2.TimeoutException as error:
             raise Unreachable(f"{url} did not answer within {seconds:.0f} s.") from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError, ValueError) as error:

@@ -1,13 +1,14 @@
-"""Port for requests to untrusted URLs, such as the endpoints that other operators publish on the chain."""
+"""Port for requests to untrusted URLs: endpoints that other operators publish on the chain, and webhooks."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 class Unreachable(Unavailable):
@@ -22,6 +23,15 @@ class AddressRefused(Unreachable):
     """An untrusted URL is malformed, or its host has a private address. It was not called."""
 
 
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What a server answered to `post`."""
+
+    status: int
+    retry_after: int | None = None
+    """Seconds that it asks to wait (`Retry-After`)."""
+
+
 class OutboundHttp(Protocol):
     """The only HTTP client for untrusted URLs. Response bodies are untrusted too."""
 
@@ -30,5 +40,20 @@ class OutboundHttp(Protocol):
 
         Errors: `AddressRefused`; `UnexpectedStatus`, also for redirects; `Unreachable`, also if the body
         exceeds `max_bytes`, or if name resolution and transfer together take longer than `seconds`.
+        """
+        ...
+
+    def post(self, url: str, *, body: bytes, headers: Mapping[str, str], seconds: float) -> Posted:
+        """Send the body, and return the status of the answer, whose body is not read. Redirects are answers.
+
+        Errors: `AddressRefused` as for `check`; `Unreachable`, also after `seconds` in all.
+        """
+        ...
+
+    def check(self, url: str, *, seconds: float) -> None:
+        """Whether `post` may call this URL. It is resolved, and not called.
+
+        Errors: `AddressRefused` for plain http too, unless private addresses are allowed; `Unreachable` if
+        the host cannot be resolved.
         """
         ...

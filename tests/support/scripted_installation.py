@@ -51,6 +51,8 @@ from backend.services.train.jobs import Training
 from backend.services.train.payments import Payments
 from backend.services.train.publication import Publication
 from backend.services.transactions.consent import Consent
+from backend.services.webhooks.endpoints import Endpoints
+from backend.services.webhooks.signing import SigningSecrets
 from backend.storage.embedded import EmbeddedStore
 
 if TYPE_CHECKING:
@@ -231,6 +233,8 @@ class ScriptedInstallation:
         self.generate = self.generating(answer_seconds=60)
         self.payments = Payments(self.market, self.training_record, lambda _: self.receipt_key, 60)
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
+        outbound = OutboundClient(allows_private=True)
+        self.signing_secrets = SigningSecrets(lambda: "the installation's webhook key")
         self.services = Services(
             sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             sessions=sessions,
@@ -252,7 +256,7 @@ class ScriptedInstallation:
             imported_adapters=ImportedAdapters(self.db, transfers, self.clock),
             operators=Operators(
                 self.db,
-                OutboundClient(allows_private=True),
+                outbound,
                 self.catalogue,
                 self.operator,
                 TRAINING_PRICE,
@@ -264,6 +268,7 @@ class ScriptedInstallation:
             earned_receipts=EarnedReceipts(self.db, unused, unused),
             payouts=Payouts(self.db, chain, claims, self.operator),
             governance=Governance(chain, self.db),
+            webhooks=Endpoints(self.db, outbound, self.signing_secrets, self.clock),
             blobs=self.blobs,
             is_local=lambda cid: cid not in self.elsewhere,
             metrics=exposed,

@@ -97,7 +97,9 @@ def ipfs(
 
 
 def relay() -> None:
-    """Deliver the outbox to the workers, and offer jobs again whose lease has expired."""
+    """Deliver the outbox to the workers and webhooks to their endpoints, and offer jobs again whose lease has
+    expired.
+    """
     _run("relay", _relay)
 
 
@@ -132,7 +134,11 @@ def _send(installation: Installation, stop: threading.Event) -> None:
 def _relay(installation: Installation, stop: threading.Event) -> None:
     from workers.installation import Workers
 
-    Workers(installation).relay.run(stop)
+    workers = Workers(installation)
+    webhooks = threading.Thread(target=workers.webhooks.run, args=(stop,), name="webhooks")
+    webhooks.start()
+    workers.relay.run(stop)
+    webhooks.join()
 
 
 def _settle(installation: Installation, stop: threading.Event) -> None:

@@ -14,7 +14,7 @@ from backend.services.transactions.retry import enqueue_with_retry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.unit_of_work import Database
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.batch import OperatorLedger
     from backend.domain.ids import Account, Hash32
     from backend.domain.settlement import CommittedBatch
@@ -126,8 +126,7 @@ class Claims:
 
     def _claimed(self, operator: Account, account: Account) -> int:
         with self._db.read() as tx:
-            claims = (c.cumulative for c in tx.chain.claims(account) if c.operator == operator)
-            return max(claims, default=0)
+            return claimed(tx, operator, account)
 
     def _request(self, operator: Account, account: Account, min_units: int) -> tuple[dict[str, Any], Hash32]:
         """The `Claim` of `Settlement.claim`, and the hash of the batch whose balances it opens."""
@@ -155,7 +154,7 @@ class Claims:
         that earlier ones credited.
         """
         with self._db.read() as tx:
-            batches = [b for b in not_void(tx.chain.batches(operator)) if b.state is BatchState.FINAL]
+            batches = final_batches(tx, operator)
         if not batches:
             return _Verified((), None)
         ledger, error = self._mirrored(batches), None
@@ -171,7 +170,22 @@ class Claims:
         return _Verified(tuple(batches), ledger, None if is_latest else error)
 
     def _mirrored(self, batches: Sequence[CommittedBatch]) -> OperatorLedger | None:
-        """The ledger after the latest of these batches that is verified."""
         with self._db.read() as tx:
-            found = (tx.batches.ledger(batch.operator, batch.hash) for batch in reversed(batches))
-            return next((ledger for ledger in found if ledger is not None), None)
+            return latest_verified(tx, batches)
+
+
+def final_batches(tx: UnitOfWork, operator: Account) -> list[CommittedBatch]:
+    """The operator's final batches, in order."""
+    return [batch for batch in not_void(tx.chain.batches(operator)) if batch.state is BatchState.FINAL]
+
+
+def latest_verified(tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> OperatorLedger | None:
+    """The ledger after the latest of these batches that is verified."""
+    found = (tx.batches.ledger(batch.operator, batch.hash) for batch in reversed(batches))
+    return next((ledger for ledger in found if ledger is not None), None)
+
+
+def claimed(tx: UnitOfWork, operator: Account, account: Account) -> int:
+    """Cumulative earnings from the operator that the account has claimed."""
+    claims = (claim.cumulative for claim in tx.chain.claims(account) if claim.operator == operator)
+    return max(claims, default=0)

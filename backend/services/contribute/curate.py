@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.contribution import ReviewReason, UploadState, decision
 from backend.domain.errors import Unavailable
+from backend.domain.webhooks import EventType
 from backend.services.contribute.uploads import (
     apply_chain_state,
     apply_recorded,
@@ -21,6 +22,7 @@ from backend.services.contribute.uploads import (
     release_rows,
 )
 from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_with_retry
+from backend.services.webhooks.events import emit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +43,11 @@ UNSUBMITTED = (UploadState.CHECKING, UploadState.INVALID, UploadState.DRAFT)
 """States before submission."""
 PENDING = (UploadState.SUBMITTED, UploadState.RECORDED, UploadState.WITHDRAWING)
 """States that the chain ends."""
+_EVENTS = {
+    UploadState.ACCEPTED: EventType.CONTRIBUTION_ACCEPTED,
+    UploadState.REJECTED: EventType.CONTRIBUTION_REJECTED,
+}
+"""Events of the curators' decisions."""
 
 
 class Curation:
@@ -100,9 +107,16 @@ class Curation:
                 self._decide(tx, upload, recorded, self._curator)
             if upload != before:
                 tx.contributions.save(upload)
+                self._tell(tx, upload)
         if recorded is not None and recorded.contributor == upload.account:
             self._staging.drop_data(upload_id)  # the block store has it
         return upload != before
+
+    def _tell(self, tx: UnitOfWork, upload: Upload) -> None:
+        """Emit the event of the curators' decision, if the upload has one now."""
+        if (event := _EVENTS.get(upload.state)) is not None:
+            data = {"id": upload.id, "datanet": upload.datanet, "reason": upload.reason_name}
+            emit(tx, upload.account, event, data, datetime.fromtimestamp(self._now(), UTC))
 
     def _apply_effects(self, upload: Upload) -> bool:
         """Apply the effects of a new state, before the state is saved; whether they succeeded."""

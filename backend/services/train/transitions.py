@@ -12,7 +12,9 @@ from backend.domain.training import (
     Lease,
     TrainingJob,
 )
+from backend.domain.webhooks import EventType
 from backend.services.train.payments import release
+from backend.services.webhooks.events import emit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,6 +28,12 @@ MAX_REDELIVERY_SECONDS = 600
 """A queued job is sent to the workers again, in case the broker lost a message: after `REDELIVERY_SECONDS`,
 then at doubling intervals up to this one.
 """
+
+_EVENTS = {
+    JobState.SUCCEEDED: EventType.JOB_SUCCEEDED,
+    JobState.FAILED: EventType.JOB_FAILED,
+    JobState.CANCELLED: EventType.JOB_CANCELLED,
+}
 
 
 def utc_now() -> datetime:
@@ -59,6 +67,8 @@ def finish(tx: UnitOfWork, job: TrainingJob, state: JobState, now: datetime) -> 
     job = replace(job, state=state, finished_at=now, lease=Lease(None, now))
     tx.training.save(job)
     tx.training.add_event(job.id, "state", {"state": state.value}, now)
+    if job.imported is None:
+        emit(tx, job.creator, _EVENTS[state], {"id": job.id}, now)
     return job
 
 

@@ -107,7 +107,9 @@ def test_a_post_takes_an_idempotency_key_unless_its_answer_cannot_be_kept(docume
     }
     posts = {path for method, path, _ in operations(document) if method == "post"}
     auth = {f"/v1/auth/{name}" for name in ("challenges", "sessions", "refresh")}
-    assert posts - takes == auth | {"/v1/keys", "/v1/contributions", "/v1/files", "/v1/transfers"}
+    webhooks = {"/v1/webhook_endpoints", "/v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret"}
+    uploads = {"/v1/contributions", "/v1/files", "/v1/transfers"}
+    assert posts - takes == auth | webhooks | uploads | {"/v1/keys"}
     assert takes <= posts
 
 

@@ -12,7 +12,7 @@ import httpcore2
 import pytest
 
 from backend.outbound.client import OutboundClient
-from backend.ports.outbound import AddressRefused, Unreachable
+from backend.ports.outbound import AddressRefused, Posted, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -238,3 +238,70 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     with server(saying(HEAD + b"content-length: 2\r\n\r\nok")) as port:
         assert fetch(OutboundClient(allows_private=True), at(port)) == b"ok"
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"204 No Content", Posted(204)),
+        (b"302 Found\r\nlocation: http://169.254.169.254/latest", Posted(302)),
+        (b"429 Later\r\nRetry-After: 30", Posted(429, 30)),
+        (b"503 Later\r\nretry-after: Wed, 21 Oct 2026 07:28:00 GMT", Posted(503)),
+    ],
+)
+def test_posting_sends_the_body_and_returns_the_status(head: bytes, expected: Posted) -> None:
+    asked: list[bytes] = []
+
+    def play(connection: socket.socket) -> None:
+        while b"hello" not in b"".join(asked):
+            asked.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 " + head + b"\r\n\r\n")
+
+    with server(play) as port:
+        client = OutboundClient(allows_private=True)
+        assert client.post(at(port), body=b"hello", headers={"webhook-id": "1"}, seconds=5) == expected
+    sent = b"".join(asked)
+    assert sent.startswith(b"POST /x?y=1 HTTP/1.1\r\n")
+    assert b"content-length: 5\r\n" in sent.lower()
+    assert b"webhook-id: 1\r\n" in sent.lower()
+
+
+def test_a_body_that_follows_the_status_is_not_read() -> None:
+    def endless(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(HEAD + b"\r\n")
+        while True:
+            connection.send(b"x" * 4096)
+
+    with server(endless) as port:
+        client = OutboundClient(allows_private=True)
+        assert client.post(at(port), body=b"", headers={}, seconds=5) == Posted(200)
+
+
+def test_data_is_sent_by_https_only_and_not_into_private_networks() -> None:
+    network = Connecting()
+    client = OutboundClient(
+        resolve=lambda host, _: ["10.0.0.1"] if host == "in.example" else ["8.8.8.8"], network=network
+    )
+    for url in ("http://out.example/", "https://in.example/", "https://in.example:8443/"):
+        with pytest.raises(AddressRefused):
+            client.check(url, seconds=5)
+        with pytest.raises(AddressRefused):
+            client.post(url, body=b"", headers={}, seconds=5)
+    client.check("https://out.example/", seconds=5)
+    OutboundClient(allows_private=True).check("http://127.0.0.1:1/", seconds=5)
+    assert network.tried == []
+
+
+def test_a_check_ends_at_its_deadline() -> None:
+    may_end = threading.Event()
+
+    def resolve(_host: str, _port: int) -> Sequence[str]:
+        may_end.wait(60)
+        return []
+
+    try:
+        with pytest.raises(Unreachable, match="was not resolved within"):
+            OutboundClient(resolve=resolve).check("https://slow.example/", seconds=0.1)
+    finally:
+        may_end.set()

@@ -11,6 +11,7 @@ from backend.domain.contribution import ReviewReason, UploadState
 from backend.services.contribute.curate import Curation
 from backend.services.transactions.retry import MOST_ATTEMPTS
 from tests.support.contributions import ALICE, BOB, NET, ROWS, ContributionHarness
+from tests.support.webhooks import register, told
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -196,3 +197,20 @@ def test_a_rejection_has_its_reason(harness: ContributionHarness, reason: int, n
     assert (found.state, found.reason, found.reason_name) == (UploadState.REJECTED, reason, name)
     harness.record(upload, 0, is_accepted=True, reason=0)
     assert harness.contributions.status(upload.id).reason is None, "a later decision replaces it"
+
+
+def test_decisions_are_told_to_the_contributor_s_webhooks(harness: ContributionHarness) -> None:
+    endpoint = register(harness.database, ALICE.account)
+    accepted, rejected = harness.submit(), harness.submit(b'{"prompt": "c", "completion": "C"}')
+    harness.record(accepted, 0)
+    harness.curation.advance()
+    assert told(harness.database, endpoint) == []
+    harness.record(accepted, 0, is_accepted=True)
+    harness.curation.advance()
+    harness.record(rejected, None, is_accepted=False, reason=ReviewReason.QUALITY)
+    for _ in range(2):
+        harness.curation.advance()
+    assert told(harness.database, endpoint) == [
+        ("contribution.accepted", {"id": accepted.id, "datanet": NET, "reason": None}),
+        ("contribution.rejected", {"id": rejected.id, "datanet": NET, "reason": "quality"}),
+    ]

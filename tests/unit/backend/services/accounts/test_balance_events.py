@@ -1,0 +1,172 @@
+"""Events of amounts that cross what an endpoint's owner set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.money import AMOUNT, UNIT
+from backend.domain.webhooks import EventType
+from backend.services.accounts.balance_events import BalanceEvents
+from backend.services.channels.admission import Market, Payer
+from tests.support.fakes import FakeClock
+from tests.support.scripted_installation import ScriptedInstallation
+from tests.support.settlement_harness import SettlementHarness
+from tests.support.webhooks import register, told
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+
+@pytest.fixture
+def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
+    return ScriptedInstallation(tmp_path, sqlite_database)
+
+
+@pytest.fixture
+def settlement(tmp_path: Path) -> Iterator[SettlementHarness]:
+    harness = SettlementHarness(tmp_path, max_price=2_000_000)
+    yield harness
+    harness.database.close()
+
+
+def amounts(database: Database, endpoint_id: str, name: str) -> list[int]:
+    """The amount of this name of each event, oldest first."""
+    return [AMOUNT.read(data[name]) for _, data in told(database, endpoint_id)]
+
+
+def finalise(harness: SettlementHarness, answers: int) -> None:
+    for _ in range(answers):
+        harness.serve()
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    harness.chain.time += 60
+    harness.settler().finalise()
+    harness.mine()
+
+
+def test_a_balance_is_told_once_each_time_it_falls_below_the_limit(
+    installation: ScriptedInstallation,
+) -> None:
+    built, payer = installation, installation.payer.account
+    events = BalanceEvents(built.db, built.market, built.clock)
+    low, lower = (
+        register(built.database, payer, EventType.BALANCE_LOW, low_balance=most) for most in (500, 100)
+    )
+    events.sweep()  # an account without a channel is told nothing
+    for balance in (1000, 499, 300, 500, 50, 20):
+        built.fund(balance)
+        events.sweep()
+        events.sweep()
+    assert amounts(built.database, low, "available") == [499, 50]
+    [(event, data)] = told(built.database, lower)
+    assert event == "channel.balance_low"
+    assert data == {
+        "id": built.channel,
+        "available": AMOUNT.render(50),
+        "low_balance": AMOUNT.render(100),
+    }
+
+
+def test_what_thaws_or_is_not_authorised_is_not_available_and_reservations_are_no_reason(
+    installation: ScriptedInstallation,
+) -> None:
+    built = installation
+    events = BalanceEvents(built.db, built.market, built.clock)
+    endpoint = register(built.database, built.payer.account, EventType.BALANCE_LOW, low_balance=500)
+    built.fund(1000)
+    built.admission.reserve(Payer(built.payer.account), 900)
+    events.sweep()
+    assert told(built.database, endpoint) == []
+    built.fund(1000, thawing=600)
+    events.sweep()
+    built.fund(1000)
+    events.sweep()
+    built.revoke_session()
+    events.sweep()
+    assert amounts(built.database, endpoint, "available") == [400, 0]
+
+
+def test_earnings_of_final_batches_are_told_once_they_reach_the_minimum(
+    settlement: SettlementHarness,
+) -> None:
+    market = Market(settlement.market.operator, settlement.market.settlement, settlement.market.domain)
+    events = BalanceEvents(settlement.db, market, FakeClock())
+    finalise(settlement, 12)
+    balances = settlement.auditor().follow(market.operator).balances
+    account, earned = max(balances.items(), key=lambda item: item[1])
+    few = register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=1)
+    many = register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=earned + 1)
+    for _ in range(2):
+        events.sweep()
+    [(event, data)] = told(settlement.database, few)
+    assert event == "earnings.claimable"
+    assert data == {
+        "account": account,
+        "operator": market.operator,
+        "claimable": AMOUNT.render(earned // UNIT * UNIT),
+        "cumulative": AMOUNT.render(earned),
+    }
+    assert told(settlement.database, many) == []
+    settlement.claims().relay(market.operator, account)
+    assert settlement.mine() == 1
+    finalise(settlement, 12)
+    events.sweep()
+    assert len(told(settlement.database, few)) == 1  # the settler has not verified the batch yet
+    more = settlement.auditor().follow(market.operator).balances[account]
+    events.sweep()
+    claimable = (more - earned // UNIT * UNIT) // UNIT * UNIT
+    assert amounts(settlement.database, few, "claimable")[1:] == [claimable]
+    assert amounts(settlement.database, few, "cumulative") == [earned, more]
+    assert amounts(settlement.database, many, "claimable") == [claimable]
+
+
+def test_earnings_of_a_batch_that_is_not_final_are_not_claimable(settlement: SettlementHarness) -> None:
+    market = Market(settlement.market.operator, settlement.market.settlement, settlement.market.domain)
+    events = BalanceEvents(settlement.db, market, FakeClock())
+    for _ in range(12):
+        settlement.serve()
+    settlement.settler().run_once(is_forced=True)
+    settlement.mine()
+    balances = settlement.auditor().follow(market.operator).balances
+    account = max(balances, key=lambda account: balances[account])
+    endpoint = register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=1)
+    events.sweep()
+    assert told(settlement.database, endpoint) == []
+    settlement.chain.time += 60
+    settlement.settler().finalise()
+    settlement.mine()
+    events.sweep()
+    assert len(told(settlement.database, endpoint)) == 1
+
+
+def test_a_process_that_dies_between_two_accounts_tells_the_rest_later(
+    settlement: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = Market(settlement.market.operator, settlement.market.settlement, settlement.market.domain)
+    finalise(settlement, 12)
+    balances = settlement.auditor().follow(market.operator).balances
+    earners = [account for account, amount in balances.items() if amount >= UNIT][:2]
+    made = [
+        register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=1)
+        for account in earners
+    ]
+    events, tell = BalanceEvents(settlement.db, market, FakeClock()), BalanceEvents._tell_earnings
+    calls: list[int] = []
+
+    def tell_once(self: BalanceEvents, *args: Any) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        tell(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BalanceEvents, "_tell_earnings", tell_once)
+        with pytest.raises(KeyboardInterrupt):
+            events.sweep()
+    events.sweep()
+    assert [len(told(settlement.database, endpoint)) for endpoint in made] == [1, 1]

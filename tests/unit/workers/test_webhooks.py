@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from tests.support.receiver import receiving
+from tests.support.waiting import wait_for
+from tests.support.webhooks import WebhookHarness
+from workers.webhooks import WebhookRelay
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+
+
+def test_a_slow_endpoint_holds_back_no_other_and_gets_one_request_at_a_time(
+    sqlite_database: Database,
+) -> None:
+    harness = WebhookHarness(sqlite_database)
+    relay = WebhookRelay(harness.deliveries, ())
+    with receiving() as slow, receiving() as quick, ThreadPoolExecutor(4) as pool:
+        slow.may_answer.clear()
+        for receiver in (slow, quick):
+            harness.register(receiver.url)
+        for _ in range(2):
+            harness.emit()
+        assert relay.start_due(pool) == 2
+        assert wait_for(lambda: len(quick.requests) == 1)
+        assert wait_for(lambda: relay.start_due(pool) == 1)
+        assert wait_for(lambda: len(quick.requests) == 2)
+        assert len(slow.requests) == 1
+        slow.may_answer.set()
+        assert wait_for(lambda: relay.start_due(pool) == 1)
+        assert wait_for(lambda: len(set(slow.ids)) == 2)
+
+
+def test_the_relay_outlives_a_sweep_that_fails_and_ends_when_told(sqlite_database: Database) -> None:
+    harness, stop = WebhookHarness(sqlite_database), threading.Event()
+
+    def sweep() -> None:
+        raise RuntimeError("the database went away")
+
+    with receiving() as receiver:
+        harness.register(receiver.url)
+        harness.emit()
+        relay = WebhookRelay(harness.deliveries, (sweep,))
+        thread = threading.Thread(target=relay.run, args=(stop,))
+        thread.start()
+        assert wait_for(lambda: len(receiver.requests) == 1)
+        stop.set()
+        started = time.monotonic()
+        thread.join()
+        assert time.monotonic() - started < 5
