@@ -13,7 +13,7 @@ export interface ParameterSet {
 }
 
 /**
- * The contracts of one market. Errors of all methods: NodeFailed if the node does not answer, refuses a call, or
+ * The contracts of one market, at the node's latest block. Errors of all methods: NodeFailed if the node does not answer, refuses a call, or
  * answers with something else than the contract's value.
  */
 export class Chain {

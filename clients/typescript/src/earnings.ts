@@ -9,6 +9,9 @@ import type { Share } from "./hashing.ts";
 import { BALANCES_TAG, ENTRIES_TAG, entryKey, resolve } from "./merkle.ts";
 import type { Receipt } from "./messages.ts";
 
+/** A receipt may have a thousand shares, and public nodes limit how many calls they answer at once. */
+const CALLS_AT_ONCE = 8;
+
 /** Whether the batch credits each part of the charge to whom it belongs. `charge` and `batch`: those checks. */
 export async function checkEarnings(facts: Facts, charge: Check, batch: Check): Promise<Check> {
   const { proof, chain } = facts;
@@ -82,12 +85,16 @@ async function entriesDue(facts: Facts, terms: ParameterSet, chain: Chain): Prom
 
 /** Contributors of a slice's shares by the registry; null for one that it does not have. */
 async function contributorsOf(shares: readonly Share[], known: readonly Hex[], facts: Facts, chain: Chain) {
-  const contributors = shares.map(({ position }) => {
+  const find = ({ position }: Share) => {
     const { snapshot, index } = placeOf(position, known);
     const { datanetId, contributions } = facts.snapshots.get(snapshot!)!;
     return chain.contributorOf(datanetId, contributions.get(index)!.contentHash, index);
-  });
-  return Promise.all(contributors);
+  };
+  const found: (Hex | null)[] = [];
+  for (let at = 0; at < shares.length; at += CALLS_AT_ONCE) {
+    found.push(...(await Promise.all(shares.slice(at, at + CALLS_AT_ONCE).map(find))));
+  }
+  return found;
 }
 
 function isEqual(due: Due, entry: Entry | undefined): boolean {
