@@ -12,6 +12,7 @@ from backend.db.base import Base
 from backend.db.tables import load_all
 from backend.db.unit_of_work import Database
 from backend.deployment.local import deploy_local
+from tests.support.light_install import LightInstall, build_wheel
 from tests.support.servers import hardhat_server, postgres_schema, postgres_server, snapshot
 
 if TYPE_CHECKING:
@@ -63,6 +64,13 @@ def sqlite_database(tmp_path: Path) -> Iterator[Database]:
     Base.metadata.create_all(opened.engine)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def light(tmp_path_factory: pytest.TempPathFactory) -> LightInstall:
+    """The wheel without extras, in an environment of its own."""
+    folder = tmp_path_factory.mktemp("light")
+    return LightInstall(folder / "environment", build_wheel(folder / "sources"))
 
 
 @pytest.fixture(scope="session")

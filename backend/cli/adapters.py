@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.actor import Actor, acting, printable
-from backend.cli.amounts import detail, parse_price
+from backend.cli.amounts import detail
 from backend.cli.output import AsJson, print_json
 from backend.cli.progress import transfer_with_progress
+from backend.cli.registration import (
+    DEFAULT_SHARES,
+    AcceptCopy,
+    Name,
+    Prices,
+    Shares,
+    parse_listing,
+    register_published,
+)
 from backend.client.waiting import wait_until
 from backend.domain.errors import NotFound
 
@@ -23,7 +32,6 @@ CREATOR = 6
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 PUBLISH_SECONDS = 3600
 """The comparison may have to fetch other operators' versions first."""
-REGISTER_SECONDS = 120
 Folder = Annotated[
     Path, typer.Argument(help="Folder of the adapter, as saved by PEFT.", exists=True, file_okay=False)
 ]
@@ -71,37 +79,16 @@ def publish(
 def register_adapter(
     adapter_id: AdapterId,
     *,
-    name: Annotated[str, typer.Option(help="Name to list it under: 1 to 32 of a-z, 0-9 and -.")],
-    prices: Annotated[
-        tuple[str, str], typer.Option(help="Dollars per million prompt tokens, and completion tokens.")
-    ],
-    shares: Annotated[
-        tuple[int, int],
-        typer.Option(help="Shares of the operators and of the creator, in ppm; the treasury gets the rest."),
-    ] = (200_000, 300_000),
-    accept_copy: Annotated[
-        bool,
-        typer.Option("--accept-copy", help="List it although it is a copy of another creator's version."),
-    ] = False,
+    name: Name,
+    prices: Prices,
+    shares: Shares = DEFAULT_SHARES,
+    accept_copy: AcceptCopy = False,
     actor: Actor,
 ) -> None:
     """Show the screening report of a published adapter, and sign its registration."""
-    from backend.client.registries import Listing, register_version
-
-    prompt, completion = (parse_price(price, "--prices") for price in prices)
-    listing = Listing(name, prompt, completion, *shares)
-    body = {**listing.body, "accepts_copy": accept_copy}
+    listing = parse_listing(name, prices, shares)
     with actor.connect() as client:
-        prepared = client.post(f"/v1/adapters/{adapter_id}/registration/prepare", body)
-        for line in _screening_lines(prepared["screening"]):
-            typer.echo(line)
-        register_version(client, listing, prepared["transaction"])
-        version = wait_until(
-            lambda: client.get(f"/v1/adapters/{adapter_id}")["version_id"],
-            f"{name} to be registered",
-            REGISTER_SECONDS,
-        )
-        typer.echo(f"{client.wallet.account}/{name} is version {version}")
+        register_published(client, f"/v1/adapters/{adapter_id}", listing, accepts_copy=accept_copy)
 
 
 @commands.command()
@@ -184,18 +171,3 @@ def _lines(adapter: Mapping[str, Any]) -> Iterator[str]:
     if adapter["error"]:
         error = adapter["error"]
         yield f"  refused: {error['message']} [{error['details'].get('reason', error['code'])}]"
-
-
-def _screening_lines(report: Mapping[str, Any] | None) -> Iterator[str]:
-    if report is None:
-        return
-    risk, nearest = report["risk"], report["nearest"]
-    yield (
-        "no risk score: too few adapters are known"
-        if risk is None
-        else (f"risk score {risk['score']}/100, by {risk['by']}; a low score does not mean that it is safe")
-    )
-    if nearest is not None:
-        what = "a copy of" if nearest["is_copy"] else "nearest version of another creator:"
-        yield f"{what} {nearest['version_id']} by {nearest['creator']} (cosine {nearest['cosine']:.2f})"
-    yield f"{report['num_compared']} versions compared, {report['num_unknown']} not reachable"

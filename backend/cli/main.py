@@ -10,6 +10,7 @@ from backend.cli import (
     adapters,
     chat,
     data,
+    datanets,
     earnings,
     keys,
     payments,
@@ -45,8 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ACTORS = (
-    *(payments, keys, chat, proxy, receipts, earnings, vote, data, train, wallets, webhooks),
-    *(snapshots, adapters),
+    *(payments, keys, chat, proxy, receipts, earnings, vote, data, datanets, train, wallets),
+    *(snapshots, adapters, webhooks),
 )
 OPERATORS = (up, doctor, audit, watch, market, policy, membership, daemons)
 for module in ACTORS:

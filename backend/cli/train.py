@@ -10,6 +10,15 @@ import typer
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, price
 from backend.cli.output import AsJson, print_json
+from backend.cli.registration import (
+    DEFAULT_SHARES,
+    AcceptCopy,
+    Name,
+    Prices,
+    Shares,
+    parse_listing,
+    register_published,
+)
 from backend.client.waiting import POLL_SECONDS
 from backend.domain.errors import InvalidInput
 from backend.domain.money import PRICE, in_dollars
@@ -122,6 +131,27 @@ def cancel(job_id: JobId, *, actor: Actor) -> None:
     with actor.connect() as client:
         job = client.post(f"{JOBS}/{job_id}/cancel")
     typer.echo(f"{job['id']} is {job['status']}; {_cost(job)}")
+
+
+@commands.command("register")
+@acting(CREATOR)
+def register_adapter(
+    job_id: JobId,
+    *,
+    name: Name,
+    prices: Prices,
+    shares: Shares = DEFAULT_SHARES,
+    accept_copy: AcceptCopy = False,
+    accept_worse: Annotated[
+        bool, typer.Option("--accept-worse", help="List it although it is no better than its base model.")
+    ] = False,
+    actor: Actor,
+) -> None:
+    """Show the screening report of a job's adapter, and sign its registration."""
+    listing = parse_listing(name, prices, shares)
+    accepted = {"accepts_copy": accept_copy, "accepts_worse": accept_worse}
+    with actor.connect() as client:
+        register_published(client, f"{JOBS}/{job_id}", listing, **accepted)
 
 
 def _say_voucher(cumulative: int) -> None:

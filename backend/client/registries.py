@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.client.signing import AskedCall, Chosen, Statement
+from backend.client.waiting import wait_until
 from backend.domain.hashing import ascii_word, to_hash
 from backend.domain.money import PRICE, prices_in_dollars
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backend.client.api import ApiClient
+
+DATANETS = "/v1/datanets"
+INDEXED_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,25 @@ class Listing:
         return asdict(self) | prices
 
 
-def create_datanet(client: ApiClient, name: str, description: str) -> None:
-    prepared = client.post("/v1/datanets/prepare", {"name": name, "description": description})
+def create_datanet(client: ApiClient, name: str, description: str = "", licence: str = "") -> int:
+    """Create a datanet; returns its id once the market shows it.
+
+    `description`: Markdown, published. `licence`: SPDX expression of the licences that it accepts, or any.
+    """
+    known = {datanet["id"] for datanet in client.list_all(DATANETS)}
+    body = {"name": name, "description": description, "licence": licence}
+    prepared = client.post(f"{DATANETS}/prepare", body)
     args = {"name": to_hash(ascii_word(name)), "cidDigest": Chosen("folder of the description")}
-    statement = Statement("Create a datanet", (("name", name), ("creator", client.wallet.account)))
+    terms = (("name", name), ("licence", licence or "any"), ("creator", client.wallet.account))
+    statement = Statement("Create a datanet", terms)
     client.wallet.send(AskedCall(statement, "DatasetRegistry", "createDatanet", args), prepared)
+    created = (name, client.wallet.account)
+
+    def new_id() -> int | None:
+        new = (datanet for datanet in client.list_all(DATANETS) if datanet["id"] not in known)
+        return next((one["id"] for one in new if (one["name"], one["creator"]) == created), None)
+
+    return wait_until(new_id, f"datanet {name} to be indexed", INDEXED_SECONDS)
 
 
 def register_version(client: ApiClient, listing: Listing, prepared: Mapping[str, Any]) -> None:

@@ -8,12 +8,13 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.support.light_install import LightInstall, build_wheel
 from tests.support.market import CHAIN_ID, Market, some_hash
 from tests.support.receipt_files import receipt_file
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.support.light_install import LightInstall
 
 MOST_BYTES = 60_000_000
 HEAVY = {
@@ -28,12 +29,6 @@ HEAVY = {
     "requests",
 }
 HEAVY |= {"sqlalchemy", "torch", "transformers", "web3"}
-
-
-@pytest.fixture(scope="session")
-def light(tmp_path_factory: pytest.TempPathFactory) -> LightInstall:
-    folder = tmp_path_factory.mktemp("light")
-    return LightInstall(folder / "environment", build_wheel(folder / "sources"))
 
 
 def test_it_is_small_and_brings_nothing_of_an_installation(light: LightInstall) -> None:

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from backend.chain.local_node import ROOT
 from backend.cli.main import app
 from backend.client.errors import ApiError
+from backend.client.node import Mined
+from backend.client.signing import AskedCall, Wallet
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import DatanetId, SnapshotId
 from backend.domain.money import in_dollars
@@ -24,6 +26,7 @@ from backend.domain.training import LINEAR_LAYERS, TrainingConfig
 from backend.domain.training_payment import request_bytes
 from backend.services.train.leases import Leases
 from backend.services.train.options import RANGES
+from backend.services.train.publication import Listing
 from tests.integration.api.conftest import FUNDS
 from tests.integration.api.test_fine_tuning import publish
 from tests.support.market import some_hash
@@ -39,7 +42,9 @@ PAGE = ROOT / "docs" / "training.md"
 MOST = 15_280
 """Micro-units that a job of default options may cost."""
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^```sh\n(loraledger train .*?)\n```", re.MULTILINE)
+COMMAND = re.compile(r"^```sh\n(loraledger train (?!register).*?)\n```", re.MULTILINE)
+REGISTER = re.compile(r"^```sh\n(loraledger train register .*?)\n```", re.MULTILINE)
+CREATE = re.compile(r"^```sh\n(loraledger datanet .*?)\n```", re.MULTILINE)
 FREEZE = re.compile(r"^```sh\n(loraledger snapshot .*?)\n```", re.MULTILINE)
 OPTION = re.compile(r"^\| `(\w+)` \| (\S+) \| (.*) \|$", re.MULTILINE)
 
@@ -145,6 +150,44 @@ def test_a_snapshot_is_named_once_it_is_on_the_chain(api: Api) -> None:
     chain.start()
     assert type_in(command.replace("$DATANET", "7")) == f"{snapshot}\n"
     chain.join()
+
+
+@pytest.mark.usefixtures("_at_the_api")
+def test_a_datanet_is_named_once_it_is_on_the_chain(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation = api.installation
+
+    def send(_wallet: Wallet, asked: AskedCall, _prepared: dict[str, Any]) -> Mined:
+        assert ("licence", "CC0-1.0") in asked.statement.terms
+        account = installation.payer.account
+        installation.view.datanet_list.append(Datanet(DatanetId(9), account, "poems", some_hash("about"), 0))
+        return Mined("0x", 1)
+
+    monkeypatch.setattr(Wallet, "send", send)
+    [command] = CREATE.findall(PAGE.read_text())
+    assert type_in(command) == "9\n"
+    assert f"9  poems by {installation.payer.account}: 0 contributions\n" in type_in(
+        "loraledger datanet list"
+    )
+
+
+@pytest.mark.usefixtures("_at_the_api")
+def test_the_adapter_of_a_job_is_registered(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    services, payer = api.installation.services, api.installation.payer.account
+    job = services.training.create(payer, SnapshotId(some_hash("snapshot")), {})
+    publish(Leases(api.installation.db, api.installation.payments, api.installation.clock), job.id, 60)
+    published = services.training.get(job.id)
+
+    def send(_wallet: Wallet, asked: AskedCall, _prepared: dict[str, Any]) -> Mined:
+        assert asked.function == "register"
+        listing = Listing("docs", 500_000, 1_000_000, 200_000, 300_000)
+        api.installation.view.register(services.publication.record(published, listing))
+        services.publication.record_registrations()
+        return Mined("0x", 1)
+
+    monkeypatch.setattr(Wallet, "send", send)
+    [command] = REGISTER.findall(PAGE.read_text())
+    said = type_in(command.replace("$JOB", job.id))
+    assert f"{payer}/docs is version {services.training.get(job.id).version_id}\n" in said
 
 
 @pytest.mark.usefixtures("_at_the_api")

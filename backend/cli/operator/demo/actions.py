@@ -40,17 +40,6 @@ class Adapter:
     receipt_id: str
 
 
-def create_datanet(client: ApiClient, name: str, description: str) -> int:
-    """Create a datanet; returns its id once the registry's event is indexed."""
-    registries.create_datanet(client, name, description)
-
-    def indexed_id() -> int | None:
-        datanets = client.list_all("/v1/datanets")
-        return next((datanet["id"] for datanet in datanets if datanet["name"] == name), None)
-
-    return wait_until(indexed_id, f"datanet {name}", CHAIN_SECONDS)
-
-
 def contribute(client: ApiClient, datanet: int, name: str, licence: str, rows: Iterable[bytes]) -> str:
     """Upload and sign a contribution; returns the upload's id.
 

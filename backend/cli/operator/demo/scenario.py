@@ -12,6 +12,7 @@ from backend.cli.snapshots import freeze
 from backend.client import payments
 from backend.client.api import ApiClient
 from backend.client.keystore import LocalKey
+from backend.client.registries import create_datanet
 from backend.client.signing import Wallet
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
@@ -139,7 +140,7 @@ class Scenario:
             client.sign_in()
         creator = self._clients[CREATOR]
         uploads: list[tuple[ApiClient, str]] = []
-        ids = [actions.create_datanet(creator, each.name, each.description) for each in DATANETS]
+        ids = [create_datanet(creator, each.name, each.description) for each in DATANETS]
         for datanet_id, datanet in zip(ids, DATANETS, strict=True):
             for name, package in datanet.packages.items():
                 uploads.append(self._contribute(name, datanet_id, package))

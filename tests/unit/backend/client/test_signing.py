@@ -114,6 +114,12 @@ class Market:
     def get(self, path: str) -> Any:
         return copy.deepcopy(self.answers[path])
 
+    def list_all(self, _path: str) -> list[dict[str, Any]]:
+        """Datanets: another account's and an older one of this name, then the new one too."""
+        names = {"name": "poems", "creator": KEY.account}
+        listed = [{"id": 1, **names}, {"id": 3, **names, "creator": OPERATOR}, {"id": 4, **names}]
+        return listed if self.chain.sent else listed[:1]
+
     def wait_confirmed(self, _queued: Any) -> None: ...
 
     def has_signed(self) -> bool:
@@ -544,6 +550,12 @@ def test_the_call_that_was_asked_for_is_sent(name: str) -> None:
         assert sent["data"] == call(contract, function, *given)["data"]
         [statement] = market.statements
         assert ("contract", f"{contract} {ADDRESSES[contract]}") in statement.terms
+
+
+def test_a_new_datanet_is_told_from_others_of_its_name() -> None:
+    market = prepared("create", call("DatasetRegistry", "createDatanet", RECORD["name"], some_hash("folder")))
+    assert registries.create_datanet(market, "poems", licence="MIT") == 4  # type: ignore[arg-type]
+    assert ("/v1/datanets/prepare", {"name": "poems", "description": "", "licence": "MIT"}) in market.posted
 
 
 @pytest.mark.parametrize("name", SENT)

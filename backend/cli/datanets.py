@@ -1,0 +1,50 @@
+"""`loraledger datanet`: create and list datanets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from backend.cli.actor import Actor, acting
+from backend.cli.output import AsJson, print_json
+
+CREATOR = 6
+
+commands = typer.Typer(help="Create and list datanets.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(commands, name="datanet")
+
+
+@commands.command()
+@acting(CREATOR)
+def create(
+    name: Annotated[str, typer.Argument(help="Name: 1 to 32 of a-z, 0-9 and -.")],
+    *,
+    description: Annotated[str, typer.Option(help="Description in Markdown, published.")] = "",
+    licence: Annotated[
+        str, typer.Option(help="SPDX expression of the licences that it accepts. Default: any.")
+    ] = "",
+    actor: Actor,
+) -> None:
+    """Create a datanet; prints its id. The wallet sends the transaction."""
+    from backend.client.registries import create_datanet
+
+    with actor.connect() as client:
+        typer.echo(create_datanet(client, name, description, licence))
+
+
+@commands.command("list")
+@acting(CREATOR)
+def list_datanets(*, actor: Actor, as_json: AsJson = False) -> None:
+    """List all datanets, oldest first."""
+    with actor.connect() as client:
+        found = client.list_all("/v1/datanets")
+    if as_json:
+        print_json(found)
+        return
+    for datanet in found:
+        number = f"{datanet['num_contributions']:,} contributions"
+        typer.echo(f"{datanet['id']}  {datanet['name']} by {datanet['creator']}: {number}")
