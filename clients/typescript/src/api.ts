@@ -21,10 +21,11 @@ export interface ApiOptions {
 }
 
 /**
- * The documents that `verifyReceipt` needs besides the receipt: its proof, unless no batch includes it yet, the
- * records of its versions and the manifests of their snapshots.
+ * The documents that `verifyReceipt` needs besides the receipt: its proof, unless no batch includes it yet,
+ * the records of its versions and the manifests of their snapshots.
  *
- * `api`: base URL of the market. Errors: ApiFailed; MalformedDocument for a receipt or version of another form.
+ * `api`: base URL of the market. Errors: ApiFailed; MalformedDocument for a receipt or version of another
+ * form.
  */
 export async function fetchEvidence(api: string, receipt: unknown, options: ApiOptions): Promise<Evidence> {
   const { id, slices } = readReceipt(receipt);

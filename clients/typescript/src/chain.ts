@@ -13,8 +13,8 @@ export interface ParameterSet {
 }
 
 /**
- * The contracts of one market, at the node's latest block. Errors of all methods: NodeFailed if the node does not answer, refuses a call, or
- * answers with something else than the contract's value.
+ * The contracts of one market, at the node's latest block. Errors of all methods: NodeFailed if the node does
+ * not answer, refuses a call, or answers with something else than the contract's value.
  */
 export class Chain {
   readonly #url: string;
@@ -31,7 +31,8 @@ export class Chain {
   }
 
   /**
-   * Connects to a node of the market's chain. Errors: WrongChain, also for a chain with the same id; NodeFailed.
+   * Connects to a node of the market's chain. Errors: WrongChain, also for a chain with the same id;
+   * NodeFailed.
    */
   static async connect(url: string, market: Market, fetcher: typeof fetch = fetch): Promise<Chain> {
     if (!URL.canParse(url))

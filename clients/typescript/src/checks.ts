@@ -1,4 +1,6 @@
-/** The checks of a receipt. Twin of `receipt_checks.py` in the domain and `verification.py` in the services. */
+/**
+ * The checks of a receipt. Twin of `receipt_checks.py` in the domain and `verification.py` in the services.
+ */
 
 import { dollars, faultOfShares, faultOfWeights, sumOf } from "./charge.ts";
 import type { Proof, ReceiptFile } from "./documents.ts";
@@ -59,7 +61,9 @@ export function checkSlices({ receipt, method, slices }: ReceiptFile): Check {
   return right("slices", `${slices.length} versions, shares by ${method}`);
 }
 
-/** Whether the charge is tokens times registered prices, of well-formed shares. `slices`: of `checkSlices`. */
+/**
+ * Whether the charge is tokens times registered prices, of well-formed shares. `slices`: of `checkSlices`.
+ */
 export async function checkCharge(facts: Facts, slices: Check): Promise<Check> {
   const { file, chain } = facts;
   const { receipt } = file;

@@ -1,4 +1,6 @@
-/** The documents that a verification reads, as the API serves them. All are untrusted but the market's record. */
+/**
+ * The documents that a verification reads, as the API serves them. All are untrusted but the market's record.
+ */
 
 import { MAX_SHARES, MAX_SLICES } from "./charge.ts";
 import type { Hex } from "./encoding.ts";
@@ -255,7 +257,9 @@ const MANIFEST = object({
   contributions: listOf(object({ index: integer(INDEX_BITS), contributor: account, contentHash: hash })),
 });
 
-/** Manifests of `GET /v1/snapshots/{id}/manifest` by their id, which is computed. Errors: MalformedDocument. */
+/**
+ * Manifests of `GET /v1/snapshots/{id}/manifest` by their id, which is computed. Errors: MalformedDocument.
+ */
 export function readSnapshots(documents: readonly unknown[]): ReadonlyMap<Hex, Snapshot> {
   return new Map(documents.map((document, at) => readSnapshot(document, `snapshots[${at}]`)));
 }

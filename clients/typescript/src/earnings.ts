@@ -12,7 +12,9 @@ import type { Receipt } from "./messages.ts";
 /** A receipt may have a thousand shares, and public nodes limit how many calls they answer at once. */
 const CALLS_AT_ONCE = 8;
 
-/** Whether the batch credits each part of the charge to whom it belongs. `charge` and `batch`: those checks. */
+/**
+ * Whether the batch credits each part of the charge to whom it belongs. `charge` and `batch`: those checks.
+ */
 export async function checkEarnings(facts: Facts, charge: Check, batch: Check): Promise<Check> {
   const { proof, chain } = facts;
   if (proof === null) return open("earnings", "there is no proof of what the batch credits for it");

@@ -47,7 +47,10 @@ export function words(...values: readonly (bigint | Hex)[]): Uint8Array {
   return concat(...values.map(word));
 }
 
-/** A name as `bytes32`: one byte a character, left-aligned, zero-padded. Errors: RangeError if it does not fit. */
+/**
+ * A name as `bytes32`: one byte a character, left-aligned, zero-padded. Errors: RangeError if it does not
+ * fit.
+ */
 export function nameWord(name: string): Uint8Array {
   const bytes = textBytes(name);
   if (bytes.length > 32 || bytes.length !== name.length) {

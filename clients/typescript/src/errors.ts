@@ -10,7 +10,9 @@ export class VerifierError extends Error {
   }
 }
 
-/** A document that is not of the kind or version that this package reads. `param` is the path of the field. */
+/**
+ * A document that is not of the kind or version that this package reads. `param` is the path of the field.
+ */
 export class MalformedDocument extends VerifierError {}
 
 /** A signature that no key made, or that could be changed into another valid one. */

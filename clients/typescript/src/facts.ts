@@ -19,7 +19,10 @@ export interface Facts {
   readonly chain: Chain | null;
 }
 
-/** One check. `isRight` is null if it cannot be decided with what is at hand; the message says what is missing. */
+/**
+ * One check. `isRight` is null if it cannot be decided with what is at hand; the message says what is
+ * missing.
+ */
 export interface Check {
   readonly name: "hash" | "signature" | "slices" | "charge" | "batch" | "earnings" | "content";
   readonly isRight: boolean | null;

@@ -1,4 +1,6 @@
-/** Openings of Merkle-sum trees, whose root commits to all leaves and to their sum. Source: docs/protocol.md. */
+/**
+ * Openings of Merkle-sum trees, whose root commits to all leaves and to their sum. Source: docs/protocol.md.
+ */
 
 import { concat, type Hex, keccak, textBytes, toBytes, toHex, uint, word } from "./encoding.ts";
 import { InvalidOpening } from "./errors.ts";

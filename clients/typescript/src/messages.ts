@@ -23,7 +23,10 @@ export interface Voucher {
   readonly maxCumulative: bigint;
 }
 
-/** Permits `key` to sign vouchers up to the cumulative `cap` until `expiry`. Verifying contract: `PaymentVault`. */
+/**
+ * Permits `key` to sign vouchers up to the cumulative `cap` until `expiry`. Verifying contract:
+ * `PaymentVault`.
+ */
 export interface SessionGrant {
   readonly channelId: Hex;
   readonly key: Hex;

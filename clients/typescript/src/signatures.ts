@@ -7,7 +7,9 @@ import { InvalidSignature } from "./errors.ts";
 
 const HALF_ORDER = secp256k1.Point.CURVE().n / 2n;
 
-/** The account that signed. Errors: InvalidSignature, also if `s` is in the upper half of the curve's order. */
+/**
+ * The account that signed. Errors: InvalidSignature, also if `s` is in the upper half of the curve's order.
+ */
 export function recover(digest: Hex, signature: Hex): Hex {
   const bytes = /^0x([0-9a-f]{2}){65}$/i.test(signature) ? toBytes(signature) : new Uint8Array();
   const v = bytes[64];

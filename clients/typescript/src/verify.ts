@@ -22,7 +22,10 @@ export interface Evidence {
 export interface Options extends Evidence {
   /** The market's deployment record, from a source that you trust: its contracts decide. */
   readonly market: unknown;
-  /** URL of an Ethereum JSON-RPC node of the market's chain. Without one, what only the chain knows stays open. */
+  /**
+   * URL of an Ethereum JSON-RPC node of the market's chain. Without one, what only the chain knows stays
+   * open.
+   */
   readonly rpc?: string | undefined;
   /** Request and answer, to verify that the receipt is for them. */
   readonly content?: Content | undefined;

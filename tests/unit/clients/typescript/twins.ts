@@ -1,4 +1,7 @@
-/** Verifies the receipts of standard input, which Python has signed, and prints the result of each check as JSON. */
+/**
+ * Verifies the receipts of standard input, which Python has signed, and prints the result of each check as
+ * JSON.
+ */
 
 import { readFileSync } from "node:fs";
 
