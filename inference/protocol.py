@@ -24,7 +24,7 @@ _WEIGHT = struct.Struct(">d")
 _BLEND_DOMAIN = b"loraledger/blend/v1\0"
 
 FinishReason = Literal["stop", "length", "abort", "tool_calls"]
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):

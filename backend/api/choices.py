@@ -26,10 +26,10 @@ class ChoiceFormat(Protocol):
         """First chunk of a streamed choice, before any text."""
         ...
 
-    def delta(
+    def deltas(
         self, index: int, chunk: Chunk, logprobs: Sequence[TokenLogprobs] | None
-    ) -> dict[str, Any] | None:
-        """None if the chunk has nothing to show."""
+    ) -> list[dict[str, Any]]:
+        """The chunk as chunks of a stream."""
         ...
 
     def closing(self, index: int, reason: str) -> dict[str, Any]: ...
@@ -61,16 +61,14 @@ class ChatFormat:
     def opening(self, index: int) -> dict[str, Any] | None:
         return self._chunk(index, {"role": "assistant", "content": None if self._has_tools else ""})
 
-    def delta(
+    def deltas(
         self, index: int, chunk: Chunk, logprobs: Sequence[TokenLogprobs] | None
-    ) -> dict[str, Any] | None:
+    ) -> list[dict[str, Any]]:
+        """One for the text, and one for each piece of a call: LlamaIndex reads one piece of a chunk."""
         content = content_of(chunk)
-        calls = [self._call_delta(index, call) for call in chunk.calls]
-        if calls:
-            return self._chunk(
-                index, ({"content": content} if content else {}) | {"tool_calls": calls}, logprobs
-            )
-        return self._chunk(index, {"content": content}, logprobs) if content or logprobs else None
+        text = [self._chunk(index, {"content": content}, logprobs)] if content or logprobs else []
+        calls = [{"tool_calls": [self._call_delta(index, call)]} for call in chunk.calls]
+        return [*text, *(self._chunk(index, delta) for delta in calls)]
 
     def closing(self, index: int, reason: str) -> dict[str, Any]:
         return self._chunk(index, {}, reason=reason)
@@ -112,10 +110,10 @@ class TextFormat:
     def opening(self, index: int) -> dict[str, Any] | None:  # noqa: ARG002 - text streams have none
         return None
 
-    def delta(
+    def deltas(
         self, index: int, chunk: Chunk, logprobs: Sequence[TokenLogprobs] | None
-    ) -> dict[str, Any] | None:
-        return {"index": index, "text": chunk.text} | _ending(self._logprobs(index, logprobs), None)
+    ) -> list[dict[str, Any]]:
+        return [{"index": index, "text": chunk.text} | _ending(self._logprobs(index, logprobs), None)]
 
     def closing(self, index: int, reason: str) -> dict[str, Any]:
         return {"index": index, "text": ""} | _ending(None, reason)

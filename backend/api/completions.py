@@ -87,7 +87,7 @@ class Completion:
                 if (opening := self._format.opening(index)) is not None:
                     yield self._chunk([opening])
             async for index, chunk in self.answer.chunks():
-                if (delta := self._format.delta(index, chunk, self._logprobs([chunk]))) is not None:
+                for delta in self._format.deltas(index, chunk, self._logprobs([chunk])):
                     yield self._chunk([delta])
             final = self.answer.final
             *closings, last = (self._format.closing(*indexed) for indexed in enumerate(_reasons(final)))

@@ -164,8 +164,8 @@ class ChatCompletionRequest(AnswerFields):
     def _tools(self) -> Tools | None:
         functions = [(f"tools.{i}.function", tool.function) for i, tool in enumerate(self.tools or ())]
         chosen = self.tool_choice
-        choice = f"={chosen.function.name}" if isinstance(chosen, NamedTool) else chosen
-        return build_tools(functions, choice, is_parallel=self.parallel_tool_calls)
+        mode, only = (None, chosen.function.name) if isinstance(chosen, NamedTool) else (chosen, None)
+        return build_tools(functions, mode, only, is_parallel=self.parallel_tool_calls)
 
     def _messages(self) -> tuple[Message, ...]:
         messages, calls = [], OpenCalls()

@@ -250,8 +250,8 @@ class ResponsesRequest(ModelFields):
     def _tools(self) -> Tools | None:
         functions = [(f"tools.{index}", tool) for index, tool in enumerate(self.tools or ())]
         chosen = self.tool_choice
-        choice = f"={chosen.name}" if isinstance(chosen, NamedTool) else chosen
-        return build_tools(functions, choice, is_parallel=self.parallel_tool_calls)
+        mode, only = (None, chosen.name) if isinstance(chosen, NamedTool) else (chosen, None)
+        return build_tools(functions, mode, only, is_parallel=self.parallel_tool_calls)
 
     def _messages(self) -> tuple[Message, ...]:
         messages = [] if self.instructions is None else [Message("system", self.instructions)]

@@ -71,16 +71,20 @@ def _schema_text(schema: dict[str, Any] | None) -> str:
 
 
 def build_tools(
-    functions: Sequence[tuple[str, FunctionDefinition]], choice: str | None, *, is_parallel: bool | None
+    functions: Sequence[tuple[str, FunctionDefinition]],
+    choice: ToolMode | None,
+    only: str | None,
+    *,
+    is_parallel: bool | None,
 ) -> Tools | None:
     """The engine's tools; None if the answer calls none. `functions`: each with its path in the request.
-    `choice`: a `ToolMode`, or `=` and the name of the function to call.
+    `only`: the function that `tool_choice` names, if it does.
 
     Raises the validation error of a name that occurs twice, of schemas that are too long together, and of a
     choice without its function.
     """
     if not functions:
-        for name, value in (("tool_choice", choice), ("parallel_tool_calls", is_parallel)):
+        for name, value in (("tool_choice", choice or only), ("parallel_tool_calls", is_parallel)):
             if value is not None:
                 raise contradiction(name, f"The parameter '{name}' requires 'tools'")
         return None
@@ -93,7 +97,6 @@ def build_tools(
     if sum(len(each.parameters) for each in named.values()) > MAX_GRAMMAR_LENGTH:
         reason = f"The schemas of the parameter 'tools' exceed {MAX_GRAMMAR_LENGTH} characters together"
         raise contradiction("tools", reason)
-    only = choice.removeprefix("=") if choice is not None and choice.startswith("=") else None
     if only is not None and only not in named:
         reason = f"The parameter 'tool_choice' names '{only}', which is no function of 'tools'"
         raise contradiction("tool_choice", reason)

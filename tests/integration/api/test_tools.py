@@ -87,6 +87,7 @@ def test_calls_are_streamed_as_deltas(api: Api) -> None:
     deltas = [chunk.choices[0].delta for chunk in chunks]
     assert (deltas[0].role, deltas[0].content) == ("assistant", None)
     assert "".join(delta.content or "" for delta in deltas) == "I look."
+    assert all(len(delta.tool_calls or ()) <= 1 for delta in deltas)
     pieces = [piece for delta in deltas for piece in delta.tool_calls or ()]
     assert [(p.index, p.function.name, p.type) for p in pieces if p.id] == [
         (0, "weather", "function"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.errors import InvalidRequestError, InvalidSchemaError, InvalidToolSchemaError
+from inference.model.sources import resolve_model
 from inference.protocol import Function, Generate, JsonSchema, Message, Regex, Sampling, ToolCall, Tools
 from inference.tool_calls import HERMES, LLAMA, CallParser, CallSyntax, as_plain_chat
 from tests.fixtures_engine import run_all
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from inference.engine import Engine
 
+CACHE = Path(os.environ.get("LORALEDGER_MODEL_CACHE", ".loraledger/cache/models"))
 UNIT = {
     "type": "object",
     "properties": {"unit": {"enum": ["C", "F"]}},
@@ -193,6 +197,19 @@ def test_a_schema_that_cannot_be_bound_is_named_with_its_function(make_engine: C
     with pytest.raises(InvalidSchemaError, match="not") as of_text:
         answer(engine, TOOLS, constraint=JsonSchema('{"properties": {"a": {"not": {}}}}'))
     assert (of_text.value.code, of_text.value.where) == ("invalid_schema", "#/properties/a")
+
+
+@pytest.mark.deep
+def test_the_bundled_model_calls_a_function(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(resolve_model("", CACHE), kv_budget_bytes=64 * 2**20)
+    question = (Message("user", "How warm is it, in degrees Celsius?"),)
+    sampling = Sampling(max_tokens=60, temperature=0.0)
+    tools = with_tools(is_required=True, only="warm", is_parallel=False)
+    for each in (tools, TOOLS):
+        found = run_all(engine, Generate("r", question, sampling=sampling, tools=each))["r"]
+        _, calls, is_complete = parse(HERMES, [found.text])
+        assert all(json.loads(call.arguments).keys() == {"unit"} for call in calls)
+        assert is_complete or each is TOOLS
 
 
 @pytest.mark.parametrize("changes", [{"only": "no"}, {"functions": TOOLS.functions * 2}])
