@@ -46,6 +46,20 @@ def insert_all_absent(session: Session, entity: type[Base], rows: Sequence[Mappi
         session.connection().execute(_insert_absent(entity, session.get_bind().dialect.name), rows)
 
 
+def insert_tuples(session: Session, entity: type[Base], names: Sequence[str], rows: Sequence[Any]) -> None:
+    """As `insert_all_absent`, for rows given as tuples of what the database stores in the columns `names`.
+
+    For many small rows: the statement goes to the driver, without SQLAlchemy's work on each row.
+    """
+    if rows:
+        is_sqlite = session.get_bind().dialect.name == "sqlite"
+        values = ", ".join(["?" if is_sqlite else "%s"] * len(names))
+        columns = ", ".join(names)
+        into = f"{entity.__tablename__} ({columns})"
+        statement = f"INSERT INTO {into} VALUES ({values}) ON CONFLICT DO NOTHING"  # noqa: S608 - our own names
+        session.connection().exec_driver_sql(statement, rows)
+
+
 def update_all(session: Session, entity: type[Base], key: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Update rows given as mappings of `key` and the changed columns. All mappings have the same columns."""
     if rows:

@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
-from backend.db.bulk import among, found_among, insert_all_absent, table_of
+from backend.db.bulk import among, found_among, insert_all_absent, insert_tuples, table_of
 from backend.db.mapping import from_row
-from backend.db.tables.earnings import AccountRow, CreditRow, EarningRow
+from backend.db.tables.earnings import (
+    AccountRow,
+    CreditRow,
+    EarningReceiptRow,
+    EarningRow,
+    EarningVersionRow,
+)
 from backend.db.usage import joined, summed
 from backend.domain.earnings import Credit, Earning, EarningsBy, EarningSum
 from backend.domain.ids import Account, Hash32
@@ -16,7 +22,7 @@ from backend.domain.ids import Account, Hash32
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from sqlalchemy import Select
+    from sqlalchemy import Executable, Select
     from sqlalchemy.orm import Session
 
     from backend.domain.earnings import EarningFilter
@@ -25,10 +31,18 @@ if TYPE_CHECKING:
 _CHUNK = 500
 """Keys per statement. SQLite limits the number of bound variables."""
 _KNOWN = select(AccountRow.account).where(among(AccountRow.account))
+_CREDIT_IDS = select(CreditRow.account, CreditRow.batch_hash, CreditRow.id).where(among(CreditRow.batch_hash))
+_VERSION_IDS = select(EarningVersionRow.version_id, EarningVersionRow.id).where(
+    among(EarningVersionRow.version_id)
+)
+_ENTRY = ("credit", "receipt", "slice", "part", "version", "datanet", "contribution", "amount")
 _KEYS = {
-    EarningsBy.ADAPTER: (EarningRow.version_id,),
+    EarningsBy.ADAPTER: (EarningVersionRow.version_id,),
     EarningsBy.CONTRIBUTION: (EarningRow.datanet, EarningRow.contribution),
 }
+_IS_RECEIPT = (EarningReceiptRow.batch_hash == CreditRow.batch_hash) & (
+    EarningReceiptRow.receipt == EarningRow.receipt
+)
 
 
 class EarningStore:
@@ -39,17 +53,29 @@ class EarningStore:
 
     def known(self, accounts: Sequence[Account]) -> list[Account]:
         """Those of the accounts that signed in here at least once."""
-        found = (found_among(self._session, _KNOWN, chunk) for chunk in _chunks(accounts))
-        return [Account(row.account) for rows in found for row in rows]
+        return [Account(row.account) for row in self._among(_KNOWN, accounts)]
 
     def add(self, found: Sequence[tuple[Credit, Sequence[Earning]]]) -> None:
         """Store credits with their entries. Idempotent."""
         rows = [{name: getattr(credit, name) for name in Credit.__slots__} for credit, _ in found]
         insert_all_absent(self._session, CreditRow, rows)
+        batches = list(dict.fromkeys(credit.batch_hash for credit, _ in found))
+        credits_ = {(row.account, row.batch_hash): row.id for row in self._among(_CREDIT_IDS, batches)}
+        versions = self._versions({earning.version_id for _, earnings in found for earning in earnings})
+        receipts = {
+            (credit.batch_hash, earning.receipt, earning.receipt_id)
+            for credit, earnings in found
+            for earning in earnings
+        }
+        insert_tuples(
+            self._session, EarningReceiptRow, ("batch_hash", "receipt", "receipt_id"), sorted(receipts)
+        )
         for credit, earnings in found:
-            batch = {"account": credit.account, "batch_hash": credit.batch_hash}
-            entries = [{name: getattr(one, name) for name in Earning.__slots__} | batch for one in earnings]
-            insert_all_absent(self._session, EarningRow, entries)
+            id_ = credits_[credit.account, credit.batch_hash]
+            entries = [
+                (id_, e.receipt, e.slice, e.part, versions[e.version_id], *_values(e)) for e in earnings
+            ]
+            insert_tuples(self._session, EarningRow, _ENTRY, entries)
 
     def credits(self, account: Account, operator: Account) -> dict[Hash32, Credit]:
         """What batches of the operator, void ones included, credit to the account, by the batches' hashes."""
@@ -61,11 +87,12 @@ class EarningStore:
     ) -> dict[Hash32, list[Earning]]:
         """The account's entries in these batches that the filter admits, in the order of each batch."""
         found: dict[Hash32, list[Earning]] = {}
-        place = (EarningRow.receipt, EarningRow.slice, EarningRow.part)
-        for chunk in _chunks(batches):
-            query = _filtered(select(table_of(EarningRow)), account, chunk, wanted)
-            for row in self._session.execute(query.order_by(EarningRow.batch_hash, *place)):
-                found.setdefault(Hash32(row.batch_hash), []).append(from_row(Earning, row))
+        columns = (*table_of(EarningRow).c, EarningVersionRow.version_id, EarningReceiptRow.receipt_id)
+        query = _entries(account, wanted, CreditRow.batch_hash, *columns)
+        query = query.join(EarningReceiptRow, _IS_RECEIPT)
+        place = (EarningRow.credit, EarningRow.receipt, EarningRow.slice, EarningRow.part)
+        for row in self._among(query.order_by(*place), batches):
+            found.setdefault(Hash32(row.batch_hash), []).append(from_row(Earning, row))
         return found
 
     def sums(
@@ -73,33 +100,52 @@ class EarningStore:
     ) -> Iterator[EarningSum]:
         """Number and sum of the same entries by batch and key."""
         columns = _KEYS.get(by, ())
-        for chunk in _chunks(batches):
-            parts = summed(EarningRow.amount)
-            selected: list[Any] = [EarningRow.batch_hash, func.count(), *columns, *parts]
-            query = _filtered(select(*selected), account, chunk, wanted).group_by(
-                EarningRow.batch_hash, *columns
-            )
-            for batch, count, *rest in self._session.execute(query):
-                split = len(columns)
-                yield EarningSum(Hash32(batch), tuple(rest[:split]), count, joined(rest[split:]))
+        query = _entries(
+            account, wanted, CreditRow.batch_hash, func.count(), *columns, *summed(EarningRow.amount)
+        )
+        split = len(columns)
+        for batch, count, *rest in self._among(query.group_by(CreditRow.batch_hash, *columns), batches):
+            yield EarningSum(Hash32(batch), tuple(rest[:split]), count, joined(rest[split:]))
 
     def batches_of(self, account: Account, receipt: ReceiptId) -> list[Hash32]:
         """Batches, void ones included, that credit the account for this receipt."""
-        query = select(EarningRow.batch_hash).filter_by(account=account, receipt_id=receipt).distinct()
+        query = (
+            select(CreditRow.batch_hash)
+            .join(EarningRow, EarningRow.credit == CreditRow.id)
+            .join(EarningReceiptRow, _IS_RECEIPT)
+            .where(EarningReceiptRow.receipt_id == receipt, CreditRow.account == account)
+            .distinct()
+        )
         return [Hash32(batch) for batch in self._session.scalars(query)]
 
+    def _versions(self, versions: Collection[str]) -> dict[str, int]:
+        """Row ids of versions; adds those that are missing."""
+        ordered = sorted(versions)
+        insert_all_absent(self._session, EarningVersionRow, [{"version_id": one} for one in ordered])
+        return {row.version_id: row.id for row in self._among(_VERSION_IDS, ordered)}
 
-def _filtered(
-    query: Select[Any], account: Account, batches: Collection[Hash32], wanted: EarningFilter
-) -> Select[Any]:
-    query = query.where(EarningRow.account == account, EarningRow.batch_hash.in_(batches))
+    def _among(self, query: Executable, keys: Sequence[Any]) -> Iterator[Any]:
+        for start in range(0, len(keys), _CHUNK):
+            yield from found_among(self._session, query, keys[start : start + _CHUNK])
+
+
+def _values(earning: Earning) -> tuple[int | None, int | None, str]:
+    """Datanet, contribution and amount, as `Amount` stores it."""
+    return earning.datanet, earning.contribution, f"{earning.amount:039d}"
+
+
+def _entries(account: Account, wanted: EarningFilter, *columns: Any) -> Select[Any]:
+    """Columns of the account's entries that the filter admits, among batches that are named on execution."""
+    query: Select[Any] = (
+        select(*columns)
+        .select_from(CreditRow)
+        .join(EarningRow, EarningRow.credit == CreditRow.id)
+        .join(EarningVersionRow, EarningVersionRow.id == EarningRow.version)
+        .where(CreditRow.account == account, among(CreditRow.batch_hash))
+    )
     if wanted.versions is not None:
-        query = query.where(EarningRow.version_id.in_(sorted(wanted.versions)))
+        query = query.where(EarningVersionRow.version_id.in_(sorted(wanted.versions)))
     if wanted.contribution is not None:
         datanet, index = wanted.contribution
         query = query.where(EarningRow.datanet == datanet, EarningRow.contribution == index)
     return query
-
-
-def _chunks(keys: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK))

@@ -6,7 +6,7 @@ or a reorganisation changes no row.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Index
+from sqlalchemy import BigInteger, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import ACCOUNT, HASH, Amount, Base
@@ -21,11 +21,14 @@ class AccountRow(Base):
 
 
 class CreditRow(Base):
-    __tablename__ = "credits"
-    __table_args__ = (Index(None, "account", "operator"),)
+    """What a batch credits to an account."""
 
-    account: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
-    batch_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    __tablename__ = "credits"
+    __table_args__ = (UniqueConstraint("account", "batch_hash"), Index(None, "account", "operator"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    account: Mapped[str] = mapped_column(ACCOUNT)
+    batch_hash: Mapped[str] = mapped_column(HASH)
     operator: Mapped[str] = mapped_column(ACCOUNT)
     number: Mapped[int] = mapped_column(BigInteger)
     credited_at: Mapped[int] = mapped_column(BigInteger)
@@ -35,16 +38,36 @@ class CreditRow(Base):
 
 
 class EarningRow(Base):
-    __tablename__ = "earnings"
-    __table_args__ = (Index(None, "receipt_id"), {"sqlite_with_rowid": False})
+    """One entry of a credit. There may be many: what entries share is in the two tables below."""
 
-    account: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
-    batch_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    __tablename__ = "earnings"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 - SQLAlchemy expects a plain dict
+
+    credit: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     receipt: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     slice: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     part: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    receipt_id: Mapped[str] = mapped_column(HASH)
-    version_id: Mapped[str] = mapped_column(HASH)
+    version: Mapped[int]
     datanet: Mapped[int | None] = mapped_column(BigInteger)
     contribution: Mapped[int | None] = mapped_column(BigInteger)
     amount: Mapped[int] = mapped_column(Amount)
+
+
+class EarningVersionRow(Base):
+    """A version record that entries pay for."""
+
+    __tablename__ = "earning_versions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    version_id: Mapped[str] = mapped_column(HASH, unique=True)
+
+
+class EarningReceiptRow(Base):
+    """A receipt that entries pay for, by its index in the batch."""
+
+    __tablename__ = "earning_receipts"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    batch_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    receipt: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    receipt_id: Mapped[str] = mapped_column(HASH, index=True)
