@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {IPaymentVault} from "../../contracts/interfaces/IPaymentVault.sol";
+import {IPaymentVault, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
 import {Payments} from "./support/Payments.sol";
 
 contract PayOutTest is Payments {
@@ -48,6 +48,17 @@ contract PayOutTest is Payments {
             abi.encodeWithSelector(IPaymentVault.PayoutLimitExceeded.selector, 400 * MICRO, MICRO, 399 * MICRO)
         );
         vault.payOut(operator, _to, 1, 399 * MICRO);
+        vm.stopPrank();
+    }
+
+    /// @dev A collector that paid out what it should refund does not take it from other pots.
+    function test_a_refund_takes_no_more_than_its_pot() external {
+        Refund[] memory refunds = new Refund[](1);
+        refunds[0] = Refund({payer: payer, before: 0, from: 0, until: _POT});
+        vm.startPrank(collector);
+        vault.payOut(operator, _to, 1, MICRO);
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InsufficientPot.selector, _POT - MICRO, _POT));
+        vault.refund(operator, refunds);
         vm.stopPrank();
     }
 
