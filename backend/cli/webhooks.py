@@ -154,8 +154,8 @@ def _event(name: str, endpoint: Mapping[str, Any]) -> str:
 
 
 def _progress(delivery: Mapping[str, Any]) -> str:
-    attempts = f"{delivery['state']} after {delivery['num_attempts']} attempts"
-    next_at = delivery["next_attempt_at"]
+    number, next_at = delivery["num_attempts"], delivery["next_attempt_at"]
+    attempts = f"{delivery['state']} after {number} attempt{'' if number == 1 else 's'}"
     return f"{attempts}, next at {_time(next_at)}" if next_at else attempts
 
 

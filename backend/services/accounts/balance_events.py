@@ -73,7 +73,7 @@ class BalanceEvents:
     def _tell_balance(self, compared: WebhookEndpoint, available: int) -> None:
         with self._db.begin() as tx:
             endpoint = tx.webhooks.locked(compared.id)
-            if endpoint is None or endpoint.low_balance is None:
+            if endpoint is None or not endpoint.is_enabled or endpoint.low_balance is None:
                 return
             is_low = _is_low(endpoint, available)
             if is_low == endpoint.is_low:
@@ -110,7 +110,7 @@ class BalanceEvents:
         with self._db.begin() as tx:
             endpoint = tx.webhooks.locked(compared.id)
             paid = claimed(tx, operator, compared.account)
-            if endpoint is None or not _is_due(endpoint, cumulative, paid):
+            if endpoint is None or not endpoint.is_enabled or not _is_due(endpoint, cumulative, paid):
                 return
             tx.webhooks.save(replace(endpoint, told_earnings=cumulative))
             data = {

@@ -96,15 +96,17 @@ class Deliveries:
             return tx.webhooks.claim(now, now + CLAIM, limit, busy)
 
     def send(self, delivery: WebhookDelivery) -> Outcome | None:
-        """Send a claimed delivery and record the attempt; None if its endpoint was deleted meanwhile."""
+        """Send a claimed delivery and record the attempt; None if it ended meanwhile."""
         with self._db.read() as tx:
             endpoint = tx.webhooks.get(delivery.endpoint_id)
-        if endpoint is None:
+        if endpoint is None or not endpoint.is_enabled:
             return None
-        is_enabled = endpoint.is_enabled
-        attempt = self._attempt(endpoint, delivery) if is_enabled else NoAnswer("The endpoint is disabled.")
+        attempt = self._attempt(endpoint, delivery)
         with self._db.begin() as tx:
-            return self._record(tx, delivery, attempt)
+            locked, pending = tx.webhooks.locked(endpoint.id), tx.webhooks.pending(delivery.id)
+            if locked is None or pending is None:
+                return None
+            return self._record(tx, locked, pending, attempt)
 
     def forget_ended(self) -> int:
         """Delete the records of deliveries that ended long ago."""
@@ -118,29 +120,26 @@ class Deliveries:
         except Unavailable as error:
             return NoAnswer(error.message)
 
-    def _record(self, tx: UnitOfWork, sent: WebhookDelivery, attempt: Attempt) -> Outcome | None:
-        endpoint, delivery = tx.webhooks.locked(sent.endpoint_id), tx.webhooks.pending(sent.id)
-        if endpoint is None or delivery is None:
-            return None
-        now = self._clock()
+    def _record(
+        self, tx: UnitOfWork, endpoint: WebhookEndpoint, delivery: WebhookDelivery, attempt: Attempt
+    ) -> Outcome:
+        now, num_attempts = self._clock(), delivery.num_attempts + 1
         delivery = replace(
             delivery,
-            num_attempts=delivery.num_attempts + 1,
+            num_attempts=num_attempts,
             attempted_at=now,
             status=attempt.status,
             error=attempt.error,
         )
         if attempt.error is None:
-            ended = replace(delivery, state=DeliveryState.SUCCEEDED, due_at=None)
-            tx.webhooks.save_delivery(ended)
-            if endpoint.failing_since is not None:
-                tx.webhooks.save(replace(endpoint, failing_since=None))
+            tx.webhooks.save_delivery(replace(delivery, state=DeliveryState.SUCCEEDED, due_at=None))
+            tx.webhooks.save(replace(endpoint, failing_since=None))
             return Outcome.DELIVERED
         # The error may quote the URL, which may hold a secret of the endpoint's owner.
-        log.info("attempt %d of webhook %s failed", delivery.num_attempts, delivery.id)
+        log.info("attempt %d of webhook %s failed", num_attempts, delivery.id)
         endpoint = replace(endpoint, failing_since=endpoint.failing_since or now)
-        if reason := _reason_to_disable(endpoint, attempt, now):
-            endpoint = replace(endpoint, disabled_reason=endpoint.disabled_reason or reason, updated_at=now)
+        if (reason := _reason_to_disable(endpoint, attempt, now)) is not None:
+            endpoint = replace(endpoint, disabled_reason=reason, updated_at=now)
         tx.webhooks.save(endpoint)
         return self._retry(tx, endpoint, delivery, attempt)
 
@@ -149,14 +148,21 @@ class Deliveries:
     ) -> Outcome:
         """Plan the next attempt, unless this was the last one or the endpoint is disabled."""
         delay = next_delay(delivery.num_attempts)
-        if not endpoint.is_enabled or delay is None:
-            tx.webhooks.save_delivery(replace(delivery, state=DeliveryState.FAILED, due_at=None))
-            if not endpoint.is_enabled:
-                tx.webhooks.give_up(endpoint.id, f"The endpoint was disabled: {endpoint.disabled_reason}")
-            return Outcome.GIVEN_UP
-        wait = max(delay * (1 + JITTER * self._jitter()), min(attempt.retry_after, LONGEST_RETRY_AFTER))
-        tx.webhooks.save_delivery(replace(delivery, due_at=self._clock() + wait))
-        return Outcome.RETRIED
+        if endpoint.is_enabled and delay is not None:
+            wait = max(delay * (1 + JITTER * self._jitter()), min(attempt.retry_after, LONGEST_RETRY_AFTER))
+            tx.webhooks.save_delivery(replace(delivery, due_at=self._clock() + wait))
+            return Outcome.RETRIED
+        tx.webhooks.save_delivery(replace(delivery, state=DeliveryState.FAILED, due_at=None))
+        if not endpoint.is_enabled:
+            give_up(tx, endpoint)
+        return Outcome.GIVEN_UP
+
+
+def give_up(tx: UnitOfWork, endpoint: WebhookEndpoint) -> None:
+    """Fail all pending deliveries to an endpoint, in the transaction that disables it: none is pending while
+    it is disabled.
+    """
+    tx.webhooks.give_up(endpoint.id, f"The endpoint was disabled: {endpoint.disabled_reason}")
 
 
 def post(http: OutboundHttp, url: str, body: str, headers: dict[str, str]) -> Answer:

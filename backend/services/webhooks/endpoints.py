@@ -11,7 +11,7 @@ from backend.domain.errors import Conflict, DomainError, InvalidInput, NotFound,
 from backend.domain.money import DOLLAR
 from backend.domain.webhooks import OLD_SECRET_KEPT_FOR, EventType, WebhookEndpoint
 from backend.ports.outbound import Unreachable
-from backend.services.webhooks.delivery import post
+from backend.services.webhooks.delivery import give_up, post
 from backend.services.webhooks.events import SAMPLES, event_body, new_delivery_id
 from backend.services.webhooks.signing import hash_of, hint_of
 
@@ -145,7 +145,7 @@ class Endpoints:
                 endpoint = replace(endpoint, updated_at=self._clock())
                 tx.webhooks.save(endpoint)
             if not endpoint.is_enabled:
-                tx.webhooks.give_up(endpoint_id, f"The endpoint was disabled: {endpoint.disabled_reason}")
+                give_up(tx, endpoint)
         return endpoint
 
     def delete(self, account: Account, endpoint_id: str) -> None:

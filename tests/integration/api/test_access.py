@@ -49,6 +49,7 @@ class Rule:
 VOUCHER = {"max_cumulative": "1", "signature": "0x" + "11" * 65}
 PIECE = {"tus-resumable": "1.0.0", "content-type": "application/offset+octet-stream", "upload-offset": "0"}
 LISTING = {"name": "docs", "prompt_price": "1", "completion_price": "2", "operator_ppm": 0, "creator_ppm": 0}
+SAMPLE = {"event_type": "fine_tuning.job.failed"}
 
 TABLE = {
     "GET /openapi.json": Rule(ANYONE),
@@ -69,6 +70,7 @@ TABLE = {
     "GET /v1/models/{model}": Rule(ANYONE),
     "POST /v1/chat/completions": Rule(KEY),
     "POST /v1/completions": Rule(KEY),
+    "POST /v1/responses": Rule(KEY),
     "GET /v1/receipts": Rule(KEY),
     "GET /v1/receipts/{receipt_id}": Rule(KEY, 200),  # but for its salt
     "GET /v1/receipts/{receipt_id}/proof": Rule(KEY, 409),  # public, once it is in a batch
@@ -149,6 +151,16 @@ TABLE = {
     "GET /v1/adapters/{adapter_id}/events": Rule(KEY, 404),
     "POST /v1/adapters/{adapter_id}/cancel": Rule(SESSION, 404),
     "POST /v1/adapters/{adapter_id}/registration/prepare": Rule(SESSION, 404, LISTING),
+    # Webhooks
+    "GET /v1/webhook_event_types": Rule(ANYONE),
+    "POST /v1/webhook_endpoints": Rule(SESSION),
+    "GET /v1/webhook_endpoints": Rule(KEY),
+    "GET /v1/webhook_endpoints/{webhook_endpoint_id}": Rule(KEY, 404),
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}": Rule(SESSION, 404),
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret": Rule(SESSION, 404),
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}/test": Rule(SESSION, 404, SAMPLE),
+    "GET /v1/webhook_endpoints/{webhook_endpoint_id}/deliveries": Rule(KEY, 404),
+    "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}": Rule(SESSION, 404),
     # Votes
     "GET /v1/governance/power": Rule(KEY),
     "POST /v1/governance/delegate/prepare": Rule(SESSION),
@@ -199,6 +211,8 @@ def things(api: Api) -> dict[str, str]:
         upload = http.post("/v1/contributions", params=where, content=rows).json()
         job = http.post("/v1/fine_tuning/jobs", json={"snapshot_id": some_hash("snapshot")}).json()
         http.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel")
+        hook = {"url": "http://127.0.0.1:1/", "name": "mine", "event_types": ["fine_tuning.job.failed"]}
+        endpoint = http.post("/v1/webhook_endpoints", json=hook).json()
         transfer = http.post("/v1/transfers", headers=PIECE | {"upload-length": "1"}).json()
     return {
         "cid": api.installation.blobs.add_folder({"a.txt": b"kept"}),
@@ -218,6 +232,7 @@ def things(api: Api) -> dict[str, str]:
         "job_id": job["id"],
         "adapter_id": brought(api).id,
         "proposal_id": "1",
+        "webhook_endpoint_id": endpoint["id"],
     }
 
 

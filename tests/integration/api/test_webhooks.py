@@ -281,7 +281,7 @@ def test_every_command_of_the_page_does_what_it_says(
     assert "whsec_" in said[0]
     assert "channel.balance_low below 2 dollars" in said[1]
     assert said[2] == "The endpoint answered with status 204.\n"
-    assert "pending after 1 attempts, next at" in said[3]
+    assert "pending after 1 attempt, next at" in said[3]
     assert "status 500" in said[3]
     assert "whsec_" in said[4]
     assert said[5] == f"{endpoint} is enabled\n"

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from subprocess import Popen
 from typing import TYPE_CHECKING
 
+from backend.services.webhooks.delivery import CLAIM, Outcome
 from tests.support.receiver import receiving
 from tests.support.waiting import wait_for
 from tests.support.webhooks import WebhookHarness
 from workers.webhooks import WebhookRelay
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from backend.db.unit_of_work import Database
 
 
@@ -33,6 +38,32 @@ def test_a_slow_endpoint_holds_back_no_other_and_gets_one_request_at_a_time(
         slow.may_answer.set()
         assert wait_for(lambda: relay.start_due(pool) == 1)
         assert wait_for(lambda: len(set(slow.ids)) == 2)
+
+
+def test_a_killed_relay_s_delivery_is_sent_again_with_the_same_id(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    harness = WebhookHarness(sqlite_database)
+    code = (
+        "import sys\n"
+        "from backend.db.unit_of_work import Database\n"
+        "from tests.support.webhooks import WebhookHarness\n"
+        "WebhookHarness(Database.open(sys.argv[1])).send_due()\n"
+    )
+    with receiving() as receiver:
+        receiver.may_answer.clear()
+        harness.register(receiver.url)
+        harness.emit()
+        with Popen([sys.executable, "-c", code, f"sqlite:///{tmp_path / 'embedded.db'}"]) as process:
+            assert wait_for(lambda: len(receiver.requests) == 1)
+            process.kill()
+        receiver.may_answer.set()
+        assert harness.send_due() == []
+        harness.clock.now += CLAIM
+        assert harness.send_due() == [Outcome.DELIVERED]
+    (_, first), (_, second) = receiver.requests
+    assert len(set(receiver.ids)) == 1
+    assert first == second
 
 
 def test_the_relay_outlives_a_sweep_that_fails_and_ends_when_told(sqlite_database: Database) -> None:

@@ -30,3 +30,24 @@ def test_a_key_named_by_a_setting_comes_from_the_store(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("a password\n")
     settings = Settings(home=tmp_path, operator=made.account, keystore_password_file=tmp_path / "password")
     assert SigningKeys(settings, 1).operator.account == made.account
+
+
+def test_the_webhook_key_is_made_once_and_is_its_owner_s_alone(tmp_path: Path) -> None:
+    keys = SigningKeys(Settings(home=tmp_path), 1)
+    assert len(keys.webhook_key) >= 32
+    assert keys.webhook_key == SigningKeys(Settings(home=tmp_path), 1).webhook_key
+    assert (tmp_path / "webhook-key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("text", "why"), [(None, "No such file"), ("too short", "at least 32")])
+def test_a_webhook_key_file_that_is_missing_or_short_is_refused(
+    tmp_path: Path, text: str | None, why: str
+) -> None:
+    file = tmp_path / "key"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InvalidInput, match=why) as refused:
+        _ = SigningKeys(Settings(home=tmp_path, webhook_key_file=file), 1).webhook_key
+    assert "LORALEDGER_WEBHOOK_KEY_FILE" in refused.value.message
+    file.write_text("k" * 32 + "\n")
+    assert SigningKeys(Settings(home=tmp_path, webhook_key_file=file), 1).webhook_key == "k" * 32

@@ -10,6 +10,7 @@ from backend.domain.money import AMOUNT, UNIT
 from backend.domain.webhooks import EventType
 from backend.services.accounts.balance_events import BalanceEvents
 from backend.services.channels.admission import Market, Payer
+from backend.services.webhooks.endpoints import EndpointOptions
 from tests.support.fakes import FakeClock
 from tests.support.scripted_installation import ScriptedInstallation
 from tests.support.settlement_harness import SettlementHarness
@@ -70,6 +71,24 @@ def test_a_balance_is_told_once_each_time_it_falls_below_the_limit(
         "available": AMOUNT.render(50),
         "low_balance": AMOUNT.render(100),
     }
+
+
+def test_an_endpoint_that_is_disabled_during_a_sweep_is_told_nothing(
+    installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = installation
+    events = BalanceEvents(built.db, built.market, built.clock)
+    endpoint = register(built.database, built.payer.account, EventType.BALANCE_LOW)
+    built.fund(1)
+    tell = BalanceEvents._tell_balance
+
+    def disable_first(self: BalanceEvents, *args: Any) -> None:
+        built.services.webhooks.change(built.payer.account, endpoint, EndpointOptions(is_enabled=False))
+        tell(self, *args)
+
+    monkeypatch.setattr(BalanceEvents, "_tell_balance", disable_first)
+    events.sweep()
+    assert told(built.database, endpoint) == []
 
 
 def test_what_thaws_or_is_not_authorised_is_not_available_and_reservations_are_no_reason(

@@ -13,7 +13,7 @@ from standardwebhooks import Webhook
 from backend.domain.webhooks import DELAYS, DISABLED_AFTER, KEPT_FOR, DeliveryState, EventType
 from backend.ports.outbound import Unreachable
 from backend.services.webhooks import delivery as module
-from backend.services.webhooks.delivery import CLAIM, Deliveries, Outcome
+from backend.services.webhooks.delivery import Deliveries, Outcome
 from backend.services.webhooks.endpoints import EndpointOptions
 from tests.support.receiver import receiving
 from tests.support.webhooks import OWNER, WebhookHarness
@@ -119,28 +119,6 @@ def test_chance_spreads_retries_by_a_tenth(sqlite_database: Database) -> None:
     spread.send(claimed)
     [delivery] = harness.listed(made.endpoint)
     assert delivery.due_at == harness.clock.now + timedelta(seconds=5.5)
-
-
-def test_a_process_that_dies_before_it_records_sends_the_same_id_again(
-    harness: WebhookHarness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    harness.register(receiver.url)
-    harness.emit()
-    with monkeypatch.context() as patch:
-
-        def die(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        patch.setattr(Deliveries, "_record", die)
-        [claimed] = harness.deliveries.claim(16)
-        with pytest.raises(KeyboardInterrupt):
-            harness.deliveries.send(claimed)
-    assert harness.send_due() == []  # the claim has not expired
-    harness.clock.now += CLAIM
-    assert harness.send_due() == [Outcome.DELIVERED]
-    (_, first), (_, second) = receiver.requests
-    assert receiver.ids[0] == receiver.ids[1]
-    assert first == second
 
 
 def test_an_endpoint_that_answers_slowly_fails_at_the_deadline(
