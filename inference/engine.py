@@ -161,8 +161,19 @@ class Engine:
             raise InvalidRequestError("sampling: with tools, a constraint is a JSON schema")
         if command.sampling.min_tokens or command.sampling.ignore_eos:
             raise InvalidRequestError("sampling: min_tokens and ignore_eos cannot be combined with tools")
+        syntax = self.tokenizer.call_syntax
+        if constraint is not None and syntax.separator is None and not command.tools.is_required:
+            raise InvalidRequestError(
+                "this model's tool calls are JSON without a marker, which cannot be told from a text that is "
+                "JSON; send either tools or a schema of the text, or require a call"
+            )
         schema = None if constraint is None else constraint.schema
-        return call_grammar(command.tools, self.tokenizer.call_syntax, schema)
+        return call_grammar(command.tools, syntax, schema)
+
+    def _call_parser(self, command: Generate) -> CallParser | None:
+        if command.tools is None:
+            return None
+        return CallParser(self.tokenizer.call_syntax, is_either=command.sampling.constraint is not None)
 
     def add(
         self,
@@ -191,7 +202,7 @@ class Engine:
                 sampling=SamplingState(sampling, prompt, grammar),
                 adapter=command.adapter_or_blend,
                 text=TextStream(self.tokenizer, sampling.stop),
-                calls=None if command.tools is None else CallParser(self.tokenizer.call_syntax),
+                calls=self._call_parser(command),
                 probe=ProbeSums(len(prompt), command.probe_error) if command.probe else None,
                 payer=command.payer,
                 priority=command.priority,

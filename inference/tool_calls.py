@@ -124,11 +124,13 @@ def _instructions(tools: Tools) -> str:
 class CallParser:
     """Splits an answer, as it grows, into the text before its calls and the calls.
 
-    It relies on the grammar: apart from the text, an answer has only what `CallSyntax` allows.
+    It relies on the grammar: apart from the text, an answer has only what `CallSyntax` allows. `is_either`:
+    it has calls or text, and no text before calls.
     """
 
-    def __init__(self, syntax: CallSyntax) -> None:
+    def __init__(self, syntax: CallSyntax, *, is_either: bool = False) -> None:
         self._syntax = syntax
+        self._is_either = is_either or syntax.separator is None
         texts = re.escape(syntax.before_name), re.escape(syntax.before_arguments)
         self._header = re.compile(texts[0] + _NAME + texts[1])
         self._rest = ""  # received, but not yet decided
@@ -161,7 +163,7 @@ class CallParser:
     def _read_text(self) -> str | None:
         """Holds back what may be the start of the marker, and blanks before it."""
         marker, text = self._syntax.marker, self._rest
-        if self._syntax.separator is None and not (marker.startswith(text) or text.startswith(marker)):
+        if self._is_either and not (marker.startswith(text) or text.startswith(marker)):
             self._read = self._read_plain_text
             return ""
         before, found, after = text.partition(marker)

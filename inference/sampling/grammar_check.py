@@ -131,6 +131,8 @@ def _call_rules(constraint: dict[str, Any]) -> Iterator[str]:
     more = _literal(f"{syntax['separator']}{syntax['marker']}") if constraint["is_parallel"] else None
     calls = f"({calls}) ({more} ({calls}))*" if more else f"({calls})"
     marker, any_text = _literal(syntax["marker"]), r"/(.|\n)*/"
+    # Otherwise a literal could only be spelled as the tokenizer does, without tokens such as `<tool_call>`.
+    yield '%llguidance {"no_forcing": true}'
     if constraint["is_required"]:
         yield f"start: {marker} {calls}"
     elif constraint["text_schema"] is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,8 @@ class Vocabulary:
         Raises `UnsupportedModelError` for a tokenizer without an end token, or that llguidance cannot read.
         """
         try:
-            return LLTokenizer(
-                self._tokenizer_json(), n_vocab=self.size, eos_token=sorted(self.end_token_ids)
-            )
+            tokenizer_json = _with_plain_tokens(self._tokenizer_json(), self.end_token_ids)
+            return LLTokenizer(tokenizer_json, n_vocab=self.size, eos_token=sorted(self.end_token_ids))
         except ValueError as error:
             reason = f"constraints and log-probabilities need the bytes of this model's tokens: {error}"
             raise UnsupportedModelError(reason) from error
@@ -46,3 +46,28 @@ class Vocabulary:
     def token_bytes(self, token_id: int) -> bytes:
         """Bytes of a token, which need not be valid UTF-8; the name of a special token."""
         return self.trie.decode_bytes([token_id])
+
+
+def _with_plain_tokens(tokenizer_json: str, end_token_ids: frozenset[int]) -> str:
+    """The tokenizer with its added tokens as plain ones, unless it calls them special.
+
+    llguidance takes every added token in angle brackets for a control token, which no text contains. Qwen's
+    `<tool_call>` and `<think>` are text: a grammar must be able to allow them.
+    """
+    tokenizer = json.loads(tokenizer_json)
+    added, vocabulary = tokenizer["added_tokens"], tokenizer["model"]["vocab"]
+    kept = [
+        token
+        for token in added
+        if token["special"] or token["id"] in end_token_ids or not _is_its_own_name(token["content"])
+    ]
+    if len(kept) == len(added) or not isinstance(vocabulary, dict):
+        return tokenizer_json
+    # With their names in the vocabulary, the tokens that are kept keep their ids too.
+    vocabulary.update({token["content"]: token["id"] for token in added})
+    return json.dumps(tokenizer | {"added_tokens": kept})
+
+
+def _is_its_own_name(content: str) -> bool:
+    """Whether a token of this content has it as its name: others are escaped, in ways that differ."""
+    return content.isascii() and content.isprintable() and " " not in content

@@ -170,6 +170,27 @@ def test_a_schema_binds_the_text_beside_calls(make_engine: Callable[..., Engine]
     assert call.last.finish_reason == "tool_calls"
 
 
+def test_a_marker_in_text_of_a_schema_is_text(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    (quote,) = engine.tokenizer.encode_prompt((), '"')
+    schema = JsonSchema('{"const": "<tool_call> is text"}')
+    text = answer(engine, TOOLS, constraint=schema, logit_bias={quote: 100.0})
+    assert (text.text, text.last.finish_reason) == ('"<tool_call> is text"', "stop")
+
+
+def test_a_schema_of_the_text_excludes_calls_without_a_marker(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    monkeypatch.setattr(engine.tokenizer, "call_syntax", LLAMA)
+    schema = JsonSchema('{"type": "object"}')
+    with pytest.raises(InvalidRequestError, match="either tools or a schema"):
+        answer(engine, TOOLS, constraint=schema)
+    called = answer(engine, with_tools(is_required=True), constraint=schema)
+    assert called.last.finish_reason == "tool_calls"
+    assert parse(LLAMA, [called.text])[2]
+
+
 def test_chunks_have_the_content_and_the_calls(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine()
     sampling = Sampling(max_tokens=300, seed=2)

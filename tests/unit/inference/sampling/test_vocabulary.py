@@ -7,7 +7,9 @@ from tokenizers import Tokenizer, decoders, models
 
 from inference.errors import UnsupportedModelError
 from inference.protocol import Generate, Regex, Sampling
+from inference.sampling.grammar import GrammarCompiler
 from inference.sampling.vocabulary import Vocabulary
+from inference.tool_calls import HERMES, CallGrammar
 from tests.fixtures_engine import run_all
 
 if TYPE_CHECKING:
@@ -28,6 +30,27 @@ def sentence_pieces() -> str:
 def test_tokens_are_bytes_even_where_they_are_no_characters() -> None:
     vocabulary = Vocabulary(7, frozenset({1}), sentence_pieces)
     assert [vocabulary.token_bytes(token_id) for token_id in (2, 3, 4)] == [b" a", b"b", b"\xe2"]
+
+
+def with_added_tokens() -> Tokenizer:
+    alphabet = {character: number for number, character in enumerate("<>_aclot")}
+    tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["</s>", "<control>"])
+    tokenizer.add_tokens(["<tool_call>", "<a b>"])
+    return tokenizer
+
+
+@pytest.mark.parametrize("is_required", [True, False])
+def test_added_tokens_are_text_unless_they_are_special(*, is_required: bool) -> None:
+    tokenizer = with_added_tokens()
+    end, control, call = map(tokenizer.token_to_id, ("</s>", "<control>", "<tool_call>"))
+    vocabulary = Vocabulary(tokenizer.get_vocab_size(), frozenset({end}), tokenizer.to_str)
+    assert vocabulary.token_bytes(call) == b"<tool_call>"
+    grammar = CallGrammar(HERMES, (("a", "{}"),), is_required, is_parallel=True, text_schema=None)
+    mask = GrammarCompiler(vocabulary).compile(grammar).start().allowed()
+    allowed = [bool(mask[each >> 3] >> (each & 7) & 1) for each in (end, control, call)]
+    assert allowed == [not is_required, False, True]
 
 
 def test_a_tokenizer_that_cannot_be_read_costs_only_what_needs_it(
