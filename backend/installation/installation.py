@@ -447,7 +447,7 @@ class Installation(Resources):
     def signing_secrets(self) -> SigningSecrets:
         from backend.services.webhooks.signing import SigningSecrets
 
-        return SigningSecrets(lambda: self.signing_keys.webhook_key)
+        return SigningSecrets(self.signing_keys.webhook_key)
 
     @cached_property
     def webhook_deliveries(self) -> Deliveries:

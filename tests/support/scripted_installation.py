@@ -234,7 +234,7 @@ class ScriptedInstallation:
         self.payments = Payments(self.market, self.training_record, lambda _: self.receipt_key, 60)
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
         outbound = OutboundClient(allows_private=True)
-        self.signing_secrets = SigningSecrets(lambda: "the installation's webhook key")
+        self.signing_secrets = SigningSecrets("the installation's webhook key")
         self.services = Services(
             sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             sessions=sessions,

@@ -27,9 +27,8 @@ NEVER_CALLED = "http://127.0.0.1:1/hook"
 
 
 class WebhookHarness:
-    def __init__(self, database: Database, http: Any = None) -> None:
-        self.database, self.clock, self.key = database, FakeClock(), "the installation's webhook key"
-        self.signing = SigningSecrets(lambda: self.key)
+    def __init__(self, database: Database, http: Any = None, key: str = "a webhook key") -> None:
+        self.database, self.clock, self.signing = database, FakeClock(), SigningSecrets(key)
         http = http or OutboundClient(allows_private=True)
         self.endpoints = Endpoints(database, http, self.signing, self.clock)
         self.deliveries = Deliveries(database, http, self.signing, self.clock, jitter=lambda: 0.0)

@@ -135,10 +135,14 @@ def _relay(installation: Installation, stop: threading.Event) -> None:
     from workers.installation import Workers
 
     workers = Workers(installation)
-    webhooks = threading.Thread(target=workers.webhooks.run, args=(stop,), name="webhooks")
-    webhooks.start()
-    workers.relay.run(stop)
-    webhooks.join()
+    relay, webhooks = workers.relay, workers.webhooks
+    thread = threading.Thread(target=webhooks.run, args=(stop,), name="webhooks")
+    thread.start()
+    try:
+        relay.run(stop)
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _settle(installation: Installation, stop: threading.Event) -> None:

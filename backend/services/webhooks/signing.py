@@ -17,7 +17,6 @@ from backend.domain.errors import Unavailable
 from backend.domain.ids import Hash32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
     from backend.domain.webhooks import WebhookEndpoint
@@ -30,14 +29,14 @@ class WebhookKeyChanged(Unavailable):
 
 
 class SigningSecrets:
-    """`load_key` reads the installation's key, when a secret is needed."""
+    """`key`: the installation's webhook key."""
 
-    def __init__(self, load_key: Callable[[], str]) -> None:
-        self._load_key = load_key
+    def __init__(self, key: str) -> None:
+        self._key = key.encode()
 
     def secret(self, endpoint_id: str, number: int) -> str:
         """The endpoint's secret of this number: `whsec_` and 32 bytes in base64."""
-        raw = hmac.digest(self._load_key().encode(), f"{endpoint_id}.{number}".encode(), "sha256")
+        raw = hmac.digest(self._key, f"{endpoint_id}.{number}".encode(), "sha256")
         return PREFIX + base64.b64encode(raw).decode()
 
     def headers(self, endpoint: WebhookEndpoint, message_id: str, body: str, now: datetime) -> dict[str, str]:

@@ -227,14 +227,14 @@ def test_without_its_key_the_installation_signs_nothing_and_says_so(
 ) -> None:
     made = harness.register(receiver.url)
     harness.emit()
-    harness.key = "another key"
-    assert harness.send_due() == [Outcome.RETRIED]
+    elsewhere = WebhookHarness(harness.database, key="another key")
+    assert elsewhere.send_due() == [Outcome.RETRIED]
     [delivery] = harness.listed(made.endpoint)
     assert "rotate the secret" in (delivery.error or "")
     assert receiver.requests == []
-    rotated = harness.endpoints.rotate_secret(OWNER, made.endpoint.id, keeps_old=False)
-    harness.clock.now = datetime.now(UTC)
-    assert harness.send_due() == [Outcome.DELIVERED]
+    rotated = elsewhere.endpoints.rotate_secret(OWNER, made.endpoint.id, keeps_old=False)
+    elsewhere.clock.now = datetime.now(UTC)
+    assert elsewhere.send_due() == [Outcome.DELIVERED]
     [(headers, body)] = receiver.requests
     Webhook(rotated.secret).verify(body, headers)
 
