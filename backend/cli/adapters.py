@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,19 +23,22 @@ from backend.cli.registration import (
     register_published,
 )
 from backend.client.waiting import wait_until
-from backend.domain.errors import NotFound
+from backend.domain.adapter_files import MAX_BYTES
+from backend.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from backend.client.api import ApiClient
+    from backend.client.hub import HubAdapter
 
 CREATOR = 6
-FILES = ("adapter_config.json", "adapter_model.safetensors")
+ON_HUB = "hf:"
 PUBLISH_SECONDS = 3600
 """The comparison may have to fetch other operators' versions first."""
-Folder = Annotated[
-    Path, typer.Argument(help="Folder of the adapter, as saved by PEFT.", exists=True, file_okay=False)
+Source = Annotated[
+    str,
+    typer.Argument(help="Folder of the adapter, as saved by PEFT, or `hf:owner/name@revision` of a hub."),
 ]
 AdapterId = Annotated[str, typer.Argument(help="Id printed by `loraledger adapter publish`.")]
 Registered = Annotated[str, typer.Argument(help="`owner/name`, version id or adapter digest.")]
@@ -49,29 +54,55 @@ def register(app: typer.Typer) -> None:
 @commands.command()
 @acting(CREATOR)
 def publish(
-    folder: Folder,
+    source: Source,
     *,
-    licence: Annotated[str, typer.Option(help="SPDX expression, such as Apache-2.0.")],
+    licence: Annotated[
+        str, typer.Option(help="SPDX expression, such as Apache-2.0. Default: what the hub's card states.")
+    ] = "",
+    hub: Annotated[
+        str, typer.Option("--hub", envvar="HF_ENDPOINT", help="URL of the hub.")
+    ] = "https://huggingface.co",
     actor: Actor,
 ) -> None:
     """Upload an adapter to be inspected, compared and published. Exit code 1 if it is refused.
 
-    Only adapter_config.json and adapter_model.safetensors of the folder are uploaded.
+    Only adapter_config.json and adapter_model.safetensors are uploaded. A branch or tag of a hub is resolved
+    to a commit, which is shown and asked for.
     """
-    skipped = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise NotFound(f"{folder} has no {name}: name a folder that PEFT saved an adapter in", param=name)
-    with actor.connect() as client:
-        files = {name: transfer_with_progress(client, folder / name) for name in FILES}
-        adapter = client.post("/v1/adapters", {"licence": licence, "files": files})
-        not_sent = f"; not uploaded: {', '.join(skipped)}" if skipped else ""
-        typer.echo(f"{adapter['id']} is {adapter['status']}{not_sent}")
-        done = _follow(client, adapter["id"])
+    with tempfile.TemporaryDirectory() as scratch:
+        if source.startswith(ON_HUB):
+            found = _find_on_hub(actor, source, hub)
+            licence = found.agreed_licence(licence)
+            with actor.connect() as client:
+                _download(client, hub, found, Path(scratch))
+                done = _publish(client, Path(scratch), licence)
+        else:
+            folder = _checked(Path(source), licence)
+            with actor.connect() as client:
+                done = _publish(client, folder, licence)
     for line in _lines(done):
         typer.echo(line)
     if done["status"] != "succeeded":
         raise typer.Exit(1)
+
+
+@commands.command()
+@acting(CREATOR)
+def export(
+    adapter: Registered,
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist, or be empty.")],
+    *,
+    actor: Actor,
+) -> None:
+    """Write an adapter as a folder that model hubs take: its two files, and a model card with its lineage.
+
+    The files are verified against the version's record and digest.
+    """
+    from backend.client.adapter_export import export_adapter
+
+    with actor.connect() as client:
+        done = export_adapter(client, adapter, folder)
+    typer.echo(f"version {done.version}, digest {done.digest}, published as {done.cid}: written to {folder}")
 
 
 @commands.command("register")
@@ -137,6 +168,46 @@ def show_adapter(adapter: Registered, *, actor: Actor, as_json: AsJson = False) 
         typer.echo(printable(f"{name}: {detail(value)}"))
     for line in text:
         typer.echo(f"  {printable(line)}")
+
+
+def _find_on_hub(actor: Actor, source: str, endpoint: str) -> HubAdapter:
+    """The adapter at a commit, which is shown, and asked for unless it was named."""
+    from backend.client.hub import Hub, HubReference
+
+    reference = HubReference.parse(source)
+    with Hub(endpoint, os.environ.get("HF_TOKEN", "")) as hub:
+        found = hub.find(reference)
+    typer.echo(f"{found}: {found.num_bytes:,} bytes, licence {found.licence or 'not stated'}")
+    if not reference.is_pinned:
+        actor.confirm(f"Publish this commit of {reference.revision}?")
+    return found
+
+
+def _download(client: ApiClient, endpoint: str, found: HubAdapter, folder: Path) -> None:
+    from backend.client.hub import Hub
+
+    models = client.get("/v1/models", limit=1)["data"]
+    with Hub(endpoint, os.environ.get("HF_TOKEN", "")) as hub:
+        hub.download(found, folder, models[0]["root"] if models else "")
+
+
+def _checked(folder: Path, licence: str) -> Path:
+    if not licence:
+        raise InvalidInput("state the adapter's licence with --licence", param="licence")
+    for name in MAX_BYTES:
+        if not (folder / name).is_file():
+            raise NotFound(f"{folder} has no {name}: name a folder that PEFT saved an adapter in", param=name)
+    return folder
+
+
+def _publish(client: ApiClient, folder: Path, licence: str) -> dict[str, Any]:
+    """Upload the folder's two files, and follow their publication to its end."""
+    skipped = sorted(path.name for path in folder.iterdir() if path.name not in MAX_BYTES)
+    files = {name: transfer_with_progress(client, folder / name) for name in MAX_BYTES}
+    adapter = client.post("/v1/adapters", {"licence": licence, "files": files})
+    not_sent = f"; not uploaded: {', '.join(skipped)}" if skipped else ""
+    typer.echo(f"{adapter['id']} is {adapter['status']}{not_sent}")
+    return _follow(client, adapter["id"])
 
 
 def _follow(client: ApiClient, adapter_id: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 60
 RENEW_BEFORE = timedelta(seconds=60)
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 class ApiClient:
@@ -47,7 +48,7 @@ class ApiClient:
         self._is_own = is_own
         self._notice = notice
         # A proxy from the environment cannot reach this machine's loopback.
-        is_local = urlsplit(self.api_url).hostname in _LOOPBACK
+        is_local = urlsplit(self.api_url).hostname in LOOPBACK
         self._http = httpx.Client(base_url=self.api_url, timeout=TIMEOUT_SECONDS, trust_env=not is_local)
         self._tokens: Tokens | None = None
         self._file: SessionFile | None = None
@@ -101,6 +102,18 @@ class ApiClient:
 
     def delete(self, path: str) -> Any:
         return self.request("DELETE", path)
+
+    @contextmanager
+    def download(self, path: str, max_bytes: int, **params: Any) -> Iterator[Iterator[bytes]]:
+        """The body of a response in chunks. Errors: as `request`; `NotAMarket` above `max_bytes`."""
+        try:
+            with self._http.stream("GET", path, params=params) as response:
+                if not response.is_success:
+                    response.read()
+                    raise response_error(response)
+                yield _bounded(response, max_bytes)
+        except httpx.TransportError as error:
+            raise Unavailable(f"the connection to {self.api_url} broke ({error}); try again") from error
 
     def stream(self, path: str, body: Any) -> Iterator[Any]:
         """Yield the objects of a server-sent event stream. Errors: `ApiError`, also in mid-stream."""
@@ -203,6 +216,15 @@ class ApiClient:
             return transaction if transaction["state"] == "confirmed" else None
 
         return wait_until(confirmed, f"transaction {queued['transaction_id']} to be confirmed", seconds)
+
+
+def _bounded(response: httpx.Response, max_bytes: int) -> Iterator[bytes]:
+    num_bytes = 0
+    for chunk in response.iter_bytes():
+        num_bytes += len(chunk)
+        if num_bytes > max_bytes:
+            raise NotAMarket(f"{response.url.path} has more than {max_bytes} bytes")
+        yield chunk
 
 
 # Pure functions of URLs and responses, which an asynchronous client shares.

@@ -112,13 +112,16 @@ class BlockingAdmission:
 class ScriptedInstallation:
     """One operator with a base model, one adapter by three contributors, and one payer."""
 
-    def __init__(self, folder: Path, database: Database, chain: Any = None) -> None:
+    def __init__(
+        self, folder: Path, database: Database, chain: Any = None, max_upload_bytes: int = 1000
+    ) -> None:
         self.database = database
         self.blobs = EmbeddedStore(folder / "ipfs", is_durable=False)
         self.clock, self.engine, self.store = FakeClock(), ScriptedEngine(), FakeBlobStore()
         self.view = FakeChainView(self.clock)
         self.db = CopiedViewDatabase(database, self.view)
         self.folder = folder
+        self.max_upload_bytes = max_upload_bytes
         self.elsewhere: set[Cid] = set()
         self.contracts = FakeContractWallets()
         self.payer, self.receipt_key, self.held_keys = some_key("payer"), some_key("receipts"), FakeHeldKeys()
@@ -220,7 +223,7 @@ class ScriptedInstallation:
     def _build(self, folder: Path, chain: Any) -> None:
         claims: Any = FakeClaims()
         unused: Any = None
-        transfers = Transfers(folder / "transfers", 1000)
+        transfers = Transfers(folder / "transfers", self.max_upload_bytes)
         check = UploadCheck(self.db, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
         base = BaseModel(some_hash("base model"), "tiny", self.operator)
         self.catalogue = Catalogue(self.db, base, self.clock)

@@ -113,7 +113,7 @@ class SliceWitness:
 
     @classmethod
     def from_chain(cls, values: Mapping[str, Any]) -> SliceWitness:
-        return cls(_record(values["record"]), to_bytes(values["list"]))
+        return cls(record_from_chain(values["record"]), to_bytes(values["list"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +264,8 @@ def unpack_list(packed: bytes) -> tuple[Share, ...]:
     return tuple(map(Share, numbers[::2], numbers[1::2]))
 
 
-def _record(values: Mapping[str, Any]) -> VersionRecord:
+def record_from_chain(values: Mapping[str, Any]) -> VersionRecord:
+    """The inverse of `record_argument`."""
     return VersionRecord(
         creator=values["creator"],
         name=method_name(to_bytes(values["name"])),

@@ -6,6 +6,7 @@ import shutil
 import threading
 from typing import TYPE_CHECKING
 
+from backend.domain.adapter_files import MAX_ADAPTER_BYTES
 from backend.domain.content import ContentMissing, cid_of
 from backend.domain.errors import Unavailable
 from backend.ports.storage import fetch_nothing
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from backend.domain.ids import Cid
     from backend.domain.receipt import VersionRecord
     from backend.ports.storage import BlobStore, FetchFolder
-
-MAX_ADAPTER_BYTES = 1 << 31
 
 
 class AdapterMissing(Unavailable):

@@ -12,7 +12,6 @@ from backend.domain.catalogue import Card
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-CARD_FILE = "README.md"
 MAX_CARD_BYTES = 64 << 10
 MAX_TITLE, MAX_SUMMARY, MAX_TAGS, MAX_TAG = 200, 400, 32, 64
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?\n)---[ \t]*(?:\n|$)", re.DOTALL)

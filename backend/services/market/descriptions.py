@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from backend.domain.adapter_files import CARD_FILE
 from backend.domain.catalogue import USAGE_DAYS, Description
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import licence_text
 from backend.services.contribute.licences import UnknownLicence, parse_licence
-from backend.services.market.cards import CARD_FILE, MAX_CARD_BYTES, read_card
+from backend.services.market.cards import MAX_CARD_BYTES, read_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+from backend.domain.adapter_files import CARD_FILE, CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE, code_in
 from backend.domain.attribution import INDEX_FILE
 from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.ids import ZERO_HASH, SnapshotId
@@ -17,7 +18,6 @@ from backend.domain.training import ImportedAdapter, JobState, Lease, TrainingCo
 from backend.services.contribute.canonical_rows import UploadTooLarge
 from backend.services.contribute.licences import parse_licence
 from backend.services.contribute.transfers import TransferUnfinished
-from backend.services.market.adapter_folders import MAX_ADAPTER_BYTES
 from backend.services.train.transitions import enqueue, finish, utc_now
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from backend.services.contribute.transfers import Transfers
     from backend.services.train.transitions import Clock
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-MAX_BYTES = {CONFIG_FILE: 1 << 20, WEIGHTS_FILE: MAX_ADAPTER_BYTES}
-"""Size limits of the accepted files by name."""
 MAX_PENDING = 4
 """Unfinished imports per creator."""
 
@@ -142,11 +139,9 @@ def _reason(name: str) -> str:
             "contributions to an imported adapter cannot be proven; the contributors' share of its income "
             "goes to the treasury"
         )
-    if name == "README.md":
+    if name == CARD_FILE:
         return "a model card is generated"
-    if name.lower().endswith((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")):
-        return "pickle files can run code when loaded; save the adapter as safetensors"
-    return f"an adapter consists of {CONFIG_FILE} and {WEIGHTS_FILE} only"
+    return code_in(name) or f"an adapter consists of {CONFIG_FILE} and {WEIGHTS_FILE} only"
 
 
 def _require_import(job: TrainingJob | None, adapter_id: str, creator: Account | None) -> TrainingJob:

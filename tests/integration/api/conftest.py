@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -74,8 +74,15 @@ def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallat
 @pytest.fixture(scope="session")
 def server() -> Iterator[tuple[FastAPI, str]]:
     """One server for all tests; each test brings its own services."""
+    with running_server(Settings(max_upload_bytes=1000)) as found:
+        yield found
+
+
+@contextmanager
+def running_server(settings: Settings) -> Iterator[tuple[FastAPI, str]]:
+    """The API without services, and its address."""
     services: Any = None
-    app = create_app(services, Settings(max_upload_bytes=1000))
+    app = create_app(services, settings)
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from backend.domain.adapter_files import MAX_BYTES
 from backend.domain.governance import Proposal
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Contribution, Datanet
-from backend.services.train.imported import MAX_BYTES
 from tests.integration.api.conftest import sign_in
 from tests.support.fakes import some_key
 from tests.support.market import some_account, some_hash

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tusclient.client import TusClient
 
+from backend.domain.adapter_files import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE
 from backend.domain.content import cid_digest
 from backend.domain.screening import Inspection
 from backend.domain.training import Step, TrainingResult
 from backend.services.market.screening import Screening
-from backend.services.train.imported import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE
 from backend.services.train.leases import Leases
 from tests.integration.api.conftest import sign_in
 from tests.support.fakes import some_key

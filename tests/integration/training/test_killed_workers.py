@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis import Redis
 
+from backend.domain.adapter_files import MAX_BYTES
 from backend.domain.training import JobState
 from backend.services.contribute.transfers import Transfers
-from backend.services.train.imported import MAX_BYTES, ImportedAdapters
+from backend.services.train.imported import ImportedAdapters
 from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
 from tests.fixtures_engine import edit_adapter, make_adapter, make_model, peft_warnings_ignored

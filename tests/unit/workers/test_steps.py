@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.domain.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from backend.domain.errors import Unavailable
 from backend.domain.ids import Cid
 from backend.domain.screening import ScreeningReport
 from backend.domain.training import JobState, Step
 from backend.services.contribute.transfers import Transfers
-from backend.services.train.imported import CONFIG_FILE, WEIGHTS_FILE, ImportedAdapters
+from backend.services.train.imported import ImportedAdapters
 from backend.services.train.leases import MAX_ATTEMPTS, Leases
 from backend.services.train.parents import Parent, reject_parent
 from tests.unit.workers.support import CREATOR, RESULT, InMemoryRows, JobHarness, letter_rows, transferred

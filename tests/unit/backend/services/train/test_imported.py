@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.domain.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from backend.domain.errors import Conflict, DomainError, NotFound
 from backend.domain.ids import ZERO_HASH
 from backend.domain.training import JobState, Step
@@ -13,9 +14,7 @@ from backend.services.contribute.canonical_rows import UploadTooLarge
 from backend.services.contribute.licences import UnknownLicence
 from backend.services.contribute.transfers import Transfers, TransferUnfinished
 from backend.services.train.imported import (
-    CONFIG_FILE,
     MAX_PENDING,
-    WEIGHTS_FILE,
     FileMissing,
     ImportedAdapters,
     TooManyAdapters,

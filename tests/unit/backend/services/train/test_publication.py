@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.db.tables.chain import VersionRow
+from backend.domain.adapter_files import MAX_BYTES
 from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import version_id
@@ -17,7 +18,7 @@ from backend.domain.training import Step, TrainingResult
 from backend.domain.transactions import PreparedTransaction
 from backend.services.contribute.transfers import Transfers
 from backend.services.market.screening import Screening
-from backend.services.train.imported import MAX_BYTES, ImportedAdapters
+from backend.services.train.imported import ImportedAdapters
 from backend.services.train.publication import Listing, NoBetterThanBase, NotPublished, Publication
 from backend.storage.embedded import EmbeddedStore
 from tests.unit.workers.support import CREATOR, DATASET, OTHER_CREATOR, RESULT, JobHarness, transferred
