@@ -98,11 +98,12 @@ contract MerkleSumTest is Base {
         vm.assertNotEq(root, tree.rootOf());
     }
 
+    /// @dev Values of 121 bits, so that sums use all bytes of their half of a node, and those of 70 leaves fit.
     function _tree(uint256 seed, uint256 count) private pure returns (Tree memory tree) {
         (tree.leaves, tree.values) = (new bytes32[](count), new uint128[](count));
         for (uint256 i = 0; i < count; ++i) {
             tree.leaves[i] = MerkleSum.leafHash(MerkleSum.ENTRIES, bytes32(seed ^ i));
-            tree.values[i] = uint64(uint256(keccak256(abi.encode(seed, i))));
+            tree.values[i] = uint128(uint256(keccak256(abi.encode(seed, i))) >> 135);
         }
     }
 }
