@@ -104,6 +104,7 @@ def list_entries(
                 typer.echo(piece, nl=False)
             return
         found, unverifiable = calls.entries(client, **filters)
+    _warn(each["operator"] for each in unverifiable)
     if as_json:
         print_json(found)
         return
@@ -113,7 +114,6 @@ def list_entries(
             f"{entry['receipt_id']}  {dollars(entry['amount']):>22}  {entry['state']:<7}  "
             f"{entry['role']}{paid_for} of {entry['adapter']}"
         )
-    _warn(each["operator"] for each in unverifiable)
 
 
 @commands.command("show")
@@ -132,14 +132,13 @@ def show_receipt(
         print_json(found)
         return
     typer.echo(
-        f"{dollars(found['amount'])}, {_percent(found['ppm'])} of {dollars(found['charge'])} for "
-        f"{found['prompt_tokens']} prompt and {found['completion_tokens']} completion tokens, "
-        f"{found['state']}"
+        f"{dollars(found['amount'])} {found['state']}, {_percent(found['ppm'])} of {dollars(found['charge'])}"
+        f" for {found['prompt_tokens']} prompt and {found['completion_tokens']} completion tokens"
     )
-    for part in found["slices"]:
-        typer.echo(f"{dollars(part['charge'])} by {_percent(part['weight_ppm'])} of {part['adapter']}")
-        for paid in part["parts"]:
-            typer.echo(f"  {_paid(paid, found['account'])}")
+    for one in found["slices"]:
+        typer.echo(f"{one['adapter']}, weight {_percent(one['weight_ppm'])}: {dollars(one['charge'])}")
+        for part in one["parts"]:
+            typer.echo(f"  {_part(part, found['account'])}")
     accuracy = found["method_accuracy"]
     typer.echo(f"method    {found['method']}")
     typer.echo(f"accuracy  {found['method_accuracy_reason'] if accuracy is None else accuracy}")
@@ -203,16 +202,17 @@ def _show_summary(
 
     with actor.connect() as client:
         summary = calls.summary(client, by, **filters)
+    _warn(each["operator"] for each in summary["unverifiable"])
     if as_json:
         print_json(summary)
     elif as_csv:
         _write_csv(by, summary["data"])
     else:
         for group in summary["data"]:
-            parts = ", ".join(f"{dollars(group[state])} {state}" for state in SUMMED[1:])
+            states = [state for state in SUMMED[1:] if AMOUNT.read(group[state])]
+            parts = ", ".join(f"{dollars(group[state])} {state}" for state in states)
             name = group["adapter"] or group["key"] or "no contribution"
-            typer.echo(f"{name}  {dollars(group['amount'])} in {group['num_entries']:,} entries: {parts}")
-        _warn(each["operator"] for each in summary["unverifiable"])
+            typer.echo(f"{name}: {parts or dollars(group['amount'])}, entries: {group['num_entries']:,}")
 
 
 def _write_csv(by: EarningsBy, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -225,12 +225,12 @@ def _write_csv(by: EarningsBy, groups: Sequence[Mapping[str, Any]]) -> None:
         rows.writerow([group["key"] or "", group["num_entries"], *amounts])
 
 
-def _paid(paid: Mapping[str, Any], account: str) -> str:
-    whose = " (this account)" if paid["account"] == account else ""
+def _part(part: Mapping[str, Any], account: str) -> str:
+    whose = " (this account)" if part["account"] == account else ""
     source = ""
-    if paid["contribution"] is not None:
-        source = f", {_percent(paid['share_ppm'])} of contribution {paid['datanet']}/{paid['contribution']}"
-    return f"{dollars(paid['amount'])} {paid['role']} {paid['account']}{whose}{source}"
+    if part["contribution"] is not None:
+        source = f" for {part['datanet']}/{part['contribution']}, share {_percent(part['share_ppm'])},"
+    return f"{dollars(part['amount'])} {part['role']}{source} to {part['account']}{whose}"
 
 
 def _percent(ppm: int) -> str:

@@ -22,6 +22,7 @@ from backend.installation.base_model import BaseModelInfo
 from backend.installation.watcher import WatchOptions, open_watcher
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
+from tests.integration.api.conftest import sign_in
 from tests.support.running_operator import RunningOperator, listening, new_operator, serving
 from tests.support.two_operators import TwoOperators
 from tools.local_market import CONTRIBUTORS, OPERATOR, LocalMarket, some_hash
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.chain.client import ChainClient
+    from backend.chain.keys import LocalSigner
     from backend.chain.local_node import LocalNode
     from backend.domain.ids import Cid, Hash32, SnapshotId
 
@@ -86,6 +88,27 @@ def test_an_adapter_of_one_operator_is_served_by_the_other_and_its_contributors_
         home.installation.claims.relay(operator, contributor)
         home.pump()
         assert operators.market.dollars(contributor) == before + earned.units
+    assert_explained(operators, bill["receipt_id"], CONTRIBUTORS[0])
+
+
+def assert_explained(operators: TwoOperators, receipt: str, contributor: LocalSigner) -> None:
+    """The contributor sees at `home` why it earned at `away`, and proves it with openings from there."""
+    with signed_in(operators.home.url, contributor) as at_home:
+        (entry,) = at_home.get("/v1/earnings/entries").json()["data"]
+        shown = at_home.get(f"/v1/earnings/entries/{entry['receipt_id']}").json()
+        (claimable,) = at_home.get("/v1/earnings").json()["data"]
+    assert (entry["receipt_id"], entry["state"]) == (receipt, "claimed")
+    assert entry["amount"] == shown["amount"] == claimable["cumulative"]
+    assert shown["proof_url"] == f"{operators.away.url}/v1/receipts/{receipt}/proof"
+    with signed_in(operators.away.url, contributor) as at_away:
+        proof = at_away.get(shown["proof_url"]).json()
+    assert proof["batch_hash"] == shown["batch_hash"]
+    (proven,) = (entry for entry in proof["entries"] if entry["account"] == contributor.account)
+    assert proven["opening"]["value"] == entry["amount"]["micro_units"]
+
+
+def signed_in(url: str, signer: LocalSigner) -> httpx.Client:
+    return httpx.Client(base_url=url, headers={"authorization": f"Bearer {sign_in(url, signer)}"})
 
 
 def test_data_that_one_took_in_the_other_learns_from_until_it_is_taken_back(

@@ -92,7 +92,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     assert said[1].strip() in said[2]
     assert re.search(r"^upload-\w+ submitted in datanet 1: rows.jsonl$", said[3], re.MULTILINE)
     assert re.match(r"upload-\w+ is withdrawing; ", said[4])
-    assert re.match(r"[123]/2  0\.\d+ dollars in \d+ entries: 0\.\d+ dollars pending", said[5])
+    assert re.match(r"[123]/2: 0\.\d+ dollars pending, entries: \d+\n", said[5])
     assert said[6].startswith("credited_at,operator,batch,receipt_id,")
     assert len(said[6].splitlines()) == len(said[7].splitlines()) + 1
     assert "(this account)" in said[8]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -298,7 +299,8 @@ def test_the_terminal_explains_a_receipt(api: Api) -> None:
     entry = get(api, ENTRIES)["data"][0]
     shown = typed(f"earnings show {entry['receipt_id']}")
     assert entry["adapter"] in shown
-    assert f"contributor {api.installation.payer.account} (this account)" in shown
+    part = rf"contributor for [123]/2, share \S+ %, to {api.installation.payer.account} \(this account\)\n"
+    assert re.search(part, shown)
     assert "accuracy  The adapter's folder states no measured accuracy" in shown
     found = json.loads(typed(f"earnings show {entry['receipt_id']} --json"))
     assert found == get(api, f"{ENTRIES}/{entry['receipt_id']}")
