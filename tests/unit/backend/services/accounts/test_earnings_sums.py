@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,7 @@ class History(RuleBasedStateMachine):
         self.compare(found, final[-1:], {EarningState.FINAL, EarningState.CLAIMED})
         claimed = chain.claimed(self.harness.market.operator)
         for account in EARNERS:
+            assert_balances(found[account])
             paid = _sum(found[account], {EarningState.CLAIMED})
             assert paid // UNIT * UNIT == claimed.get(account, 0)
         for batch in standing:
@@ -159,6 +161,15 @@ class History(RuleBasedStateMachine):
             return
         tree, header = OperatorLedger(balances=sums).balances_tree(), newest[0].header
         assert (to_hash(tree.root), tree.count) == (header["balancesRoot"], header["balancesCount"])
+
+
+def assert_balances(entries: list[ListedEarning]) -> None:
+    """The balance after each batch is what it and the older ones credit."""
+    balance = 0
+    for _, batch in groupby(reversed(entries), key=lambda entry: entry.credit.number):
+        listed = list(batch)
+        balance += sum(entry.earning.amount for entry in listed)
+        assert {entry.credit.balance for entry in listed} == {balance}
 
 
 def _sum(entries: list[ListedEarning], states: set[EarningState]) -> int:
