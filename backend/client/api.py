@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -58,6 +58,9 @@ class ApiClient:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._http.close()
 
     def request(self, method: str, path: str, **options: Any) -> Any:
@@ -115,7 +118,7 @@ class ApiClient:
         except httpx.TransportError as error:
             raise Unavailable(f"the connection to {self.api_url} broke ({error}); try again") from error
 
-    def stream(self, path: str, body: Any) -> Iterator[Any]:
+    def stream(self, path: str, body: Any) -> Generator[Any, None, None]:
         """Yield the objects of a server-sent event stream. Errors: `ApiError`, also in mid-stream."""
         with self._http.stream("POST", path, json=body) as response:
             if not response.is_success:

@@ -7,7 +7,7 @@ import shlex
 import threading
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from eth_account import Account as EthAccount
@@ -107,13 +107,15 @@ def test_every_command_of_the_guide_works_from_an_empty_home(
 ) -> None:
     operator = operators.away
     said: dict[str, str] = {}
+    printed: list[Any] = []
+    names = {"private_key": bytes(range(1, 33)), "market_url": operator.url, "print": printed.append}
     for kind, block in BLOCK.findall(GUIDE.read_text()):
         text = block.replace("https://market.example", operator.url)
         text = text.replace("http://127.0.0.1:8545", hardhat_node.url)
         if "pip install" in text:
             continue  # tests/integration/test_light_install.py
         if kind == "python":
-            _run(text, operator.url)
+            exec(compile(text, str(GUIDE), "exec"), names)  # noqa: S102
         elif variables := VARIABLE.findall(text):
             for name, value in variables:
                 monkeypatch.setenv(name, value)
@@ -124,6 +126,7 @@ def test_every_command_of_the_guide_works_from_an_empty_home(
             said[" ".join(shlex.split(text)[1:3])] = result.output
             if "wallet new" in text:
                 operator.market.send(local_account(0), "TestUSD", "mint", the_account(), UNITS)
+    assert [each for each in printed if isinstance(each, int)] == [0, 0], "balances of the channel"
     account = the_account()
     assert said["wallet list"] == f"alice  {account}\n"
     assert f"Sign in:\n  market   {operator.url}\n  account  {account}\n" in said["login"]
@@ -144,11 +147,6 @@ def before_withdrawal(command: str, operator: RunningOperator) -> None:
     if " withdraw " in command:
         assert int(operator.market.rpc("eth_getBalance", the_account(), "latest"), 16) == 0
         operator.market.rpc("hardhat_setBalance", the_account(), hex(10**18))
-
-
-def _run(snippet: str, url: str) -> None:
-    names = {"private_key": bytes(range(1, 33)), "market_url": url, "print": lambda *_: None}
-    exec(compile(snippet, str(GUIDE), "exec"), names)  # noqa: S102
 
 
 def test_what_does_not_fit_is_told_before_anything_is_signed(

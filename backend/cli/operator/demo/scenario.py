@@ -130,7 +130,7 @@ class Scenario:
 
     def close(self) -> None:
         for client in self._clients.values():
-            client.__exit__()
+            client.close()
 
     # 1
 
