@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, DeploymentOption, acting
+from backend.cli.actor import Actor, DeploymentOption, acting, taking
 from backend.cli.amounts import dollars
 from backend.cli.extras import OPERATOR, is_installed, require
 from backend.cli.output import AsJson, print_json
@@ -20,6 +21,32 @@ if TYPE_CHECKING:
 
 PAYER = 7
 RESULTS = {True: "right", False: "WRONG", None: "open"}
+
+
+@dataclass(frozen=True, slots=True)
+class Standalone:
+    """Options of a verification without an index of the chain."""
+
+    is_asked: bool
+    deployment: str
+    rpc_url: str
+
+
+STANDALONE_OPTIONS: dict[str, Any] = {
+    "is_asked": Annotated[
+        bool,
+        typer.Option(
+            "--standalone",
+            help="Verify without an index of the chain: by the file and the record of --deployment, and with "
+            "--rpc-url by a node. The light install always does.",
+        ),
+    ],
+    "deployment": DeploymentOption,
+    "rpc_url": Annotated[
+        str, typer.Option("--rpc-url", envvar="ETH_RPC_URL", help="Node that --standalone asks.")
+    ],
+}
+standing_alone = taking("alone", STANDALONE_OPTIONS, lambda values: Standalone(**values), {"is_asked": False})
 
 commands = typer.Typer(help="List receipts, and verify them offline.", no_args_is_help=True)
 
@@ -51,8 +78,12 @@ def show_receipt(
     actor: Actor,
 ) -> None:
     """Print a receipt as JSON, with all that is needed to verify it. Only its payer gets the salt."""
+    from backend.client.evidence import fetch_evidence
+
     with actor.connect() as client:
         found = client.get(f"/v1/receipts/{receipt}")
+        if out is not None:
+            found["evidence"] = fetch_evidence(client, found)
     if out is None:
         print_json(found)
     else:
@@ -61,6 +92,7 @@ def show_receipt(
 
 
 @commands.command()
+@standing_alone
 def verify(
     receipt: Annotated[
         str, typer.Argument(help="File written by `show --out`, or the id of a receipt of this installation.")
@@ -82,29 +114,22 @@ def verify(
     executes: Annotated[
         bool, typer.Option("--re-execute", help="Compute the answer again; needs --request and --answer.")
     ] = False,
-    offline: Annotated[
-        bool,
-        typer.Option(
-            "--offline",
-            help="Verify by the file and the record of --deployment alone; the light install always does.",
-        ),
-    ] = False,
-    deployment: DeploymentOption = "",
+    alone: Standalone,
     as_json: AsJson = False,
 ) -> None:
     """Verify a receipt against the chain as indexed in this home. Exit code 1 if something is wrong.
 
     Needs no API, no node and no running engine. --re-execute starts its own engine, and fetches the adapter
-    if it is not stored here. --offline needs no index either: what only the chain can decide is then open.
+    if it is not stored here. --standalone needs no index: without a node, what only the chain knows is open.
     """
     body = None if request is None else request.read_bytes()
     text = None if answer is None else answer.read_text(encoding="utf-8")
     if recomputes or executes:
         require("computing an answer or its attribution again", OPERATOR)
-    if offline or not is_installed(OPERATOR):
+    if alone.is_asked or not is_installed(OPERATOR):
         if recomputes or executes:
-            raise InvalidInput("--offline computes nothing again", param="offline")
-        checks = _offline_checks(Path(receipt), body, text, deployment)
+            raise InvalidInput("--standalone computes nothing again", param="standalone")
+        checks = _standalone_checks(Path(receipt), body, text, alone)
     else:
         from backend.cli.operator.verification import indexed_checks
 
@@ -118,14 +143,20 @@ def verify(
         raise typer.Exit(1)
 
 
-def _offline_checks(path: Path, body: bytes | None, answer: str | None, deployment: str) -> list[Check]:
+def _standalone_checks(path: Path, body: bytes | None, answer: str | None, alone: Standalone) -> list[Check]:
     from backend.client.deployments import pinned_deployment
-    from backend.client.receipt_file import parse_receipt
-    from backend.client.receipts import offline_checks
+    from backend.client.node import Node
+    from backend.client.receipt_file import parse_with_evidence
+    from backend.client.receipts import ReceiptVerification
     from backend.domain.receipt_checks import stated_content_check
 
     if not path.is_file():
         raise NotFound(f"no file {path}: write one with `loraledger receipts show --out`", param="receipt")
-    file = parse_receipt(path.read_bytes())
+    file, evidence = parse_with_evidence(path.read_bytes())
     content = stated_content_check(file, body, answer)
-    return [*offline_checks(file, pinned_deployment(deployment)), *([content] if content else [])]
+    record = pinned_deployment(alone.deployment)
+    with Node(alone.rpc_url, record) if alone.rpc_url else nullcontext() as node:
+        if node is not None:
+            node.check()
+        checks = ReceiptVerification(file, evidence, record, node).checks()
+    return [*checks, *([content] if content else [])]

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from backend.client.evidence import Documents, Evidence, parse_evidence
 from backend.domain.disputes.witnesses import unpack_list
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
@@ -46,6 +47,7 @@ class _File(msgspec.Struct):
     slices: Annotated[list[_Slice], msgspec.Meta(min_length=1, max_length=MAX_SLICES)]
     signature: Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{130}$")]
     salt: _Hash | None = None
+    evidence: Documents = msgspec.field(default_factory=Documents)
 
 
 _DECODER = msgspec.json.Decoder(_File)
@@ -53,10 +55,23 @@ _DECODER = msgspec.json.Decoder(_File)
 
 def parse_receipt(text: bytes) -> ReceiptFile:
     """Raises `InvalidInput`, which names the first missing or malformed field."""
+    return _receipt(_decode(text))
+
+
+def parse_with_evidence(text: bytes) -> tuple[ReceiptFile, Evidence]:
+    """The receipt, and the market's documents about it, if the file has them. Errors: as `parse_receipt`."""
+    found = _decode(text)
+    return _receipt(found), parse_evidence(found.evidence)
+
+
+def _decode(text: bytes) -> _File:
     try:
-        found = _DECODER.decode(text)
+        return _DECODER.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(f"not a receipt in the API's format: {error}", param="receipt") from error
+
+
+def _receipt(found: _File) -> ReceiptFile:
     body = found.receipt
     receipt = Receipt(
         channel_id=ChannelId(Hash32(body.channel_id)),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from backend.domain.receipt import SignedReceipt
 
 MAX_SPANS = 256
+SPAN_BYTES = 80
 _KEY = 32
 
 
@@ -277,6 +278,15 @@ def pack_spans(spans: Iterable[Span]) -> bytes:
         for amount in (span.before, span.start, span.until):
             packed += amount.to_bytes(16, "big")
     return bytes(packed)
+
+
+def unpack_spans(packed: bytes) -> tuple[Span, ...]:
+    """The inverse of `pack_spans`. Bytes after the last whole span are ignored."""
+    found = []
+    for at in range(0, len(packed) - SPAN_BYTES + 1, SPAN_BYTES):
+        amounts = (int.from_bytes(packed[at + 32 + 16 * n : at + 48 + 16 * n], "big") for n in range(3))
+        found.append(Span(ChannelId(to_hash(packed[at : at + 32])), *amounts))
+    return tuple(found)
 
 
 def spans_hash(spans: Iterable[Span]) -> Hash32:

@@ -1,10 +1,12 @@
-"""Checks of a receipt that need nothing but the receipt, and for its content the payer's salt."""
+"""Checks of a receipt by what is at hand, be it an index of the chain or documents of a market."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backend.domain.batch import spans_hash
+from backend.domain.disputes.receipt_rules import is_misplaced
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     attribution_hash,
@@ -13,13 +15,21 @@ from backend.domain.hashing import (
     salted_hash,
     slices_hash,
     to_bytes,
+    to_hash,
 )
+from backend.domain.merkle import RECEIPTS_TAG, resolve
+from backend.domain.money import in_dollars
+from backend.domain.rules import BadReceipt, Rules
+from backend.domain.split import slice_charges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backend.domain.batch import Header, Span
     from backend.domain.ids import Account, Hash32, ReceiptId
-    from backend.domain.receipt import SignedReceipt
+    from backend.domain.merkle import Opening
+    from backend.domain.receipt import Receipt, SignedReceipt
+    from backend.domain.rules import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,53 @@ def slices_check(signed: SignedReceipt) -> Check:
     if attribution_hash(signed.method, signed.slices) != receipt.attribution_hash:
         return Check("slices", is_right=False, message="the shares are not those that were signed")
     return Check("slices", is_right=True, message=f"{len(signed.slices)} versions, shares by {signed.method}")
+
+
+def charge_check(registry: Registry, signed: SignedReceipt) -> Check:
+    """Check that the charge is tokens times the versions' prices, and that the shares are well-formed.
+
+    Open if `registry` has no record of a version.
+    """
+    receipt = signed.receipt
+    records = [registry.version(part.version_id) for part in signed.slices]
+    missing = [part.version_id for part, record in zip(signed.slices, records, strict=True) if record is None]
+    if missing:
+        return Check("charge", is_right=None, message=f"there is no record of version {missing[0]} here")
+    known = [record for record in records if record is not None]
+    counts = f"{receipt.prompt_tokens} + {receipt.completion_tokens} tokens"
+    if receipt.charge == 0:
+        charges = slice_charges(signed.slices, known, receipt.prompt_tokens, receipt.completion_tokens)
+        return equality_check("charge", f"{counts} in micro-units", sum(charges), 0)
+    try:
+        Rules(registry).charges(signed)
+    except BadReceipt as error:
+        return Check("charge", is_right=False, message=error.message)
+    message = f"{counts} are {in_dollars(receipt.charge)} at the versions' prices"
+    return Check("charge", is_right=True, message=message)
+
+
+def other_slices_check() -> Check:
+    """The result of `charge_check` if `slices_check` is wrong."""
+    return Check("charge", is_right=None, message="the file does not have the slices that were charged")
+
+
+def retired_key_check(message: str, *, is_before: bool) -> Check:
+    """The signature's check if its key is retired. `is_before`: its batch was committed before."""
+    if is_before:
+        return Check("signature", is_right=True, message=f"{message}, retired after its batch")
+    text = "retired, so that anyone may have signed since: request the receipt again for the next key's"
+    return Check("signature", is_right=None, message=f"{message}, {text} signature")
+
+
+def is_in_place(receipt: Receipt, header: Header, spans: Sequence[Span], opening: Opening) -> bool:
+    """Whether the opening and the batch's spans prove the receipt's place. Errors: `InvalidOpening`."""
+    opened = resolve(RECEIPTS_TAG, to_bytes(receipt_id(receipt)), header.receipts_count, opening)
+    return (
+        to_hash(opened.root) == header.receipts_root
+        and opened.total == header.total
+        and spans_hash(spans) == header.spans_hash
+        and not is_misplaced(receipt, spans, opened.prefix)
+    )
 
 
 def content_check(file: ReceiptFile, body: bytes, answers: Sequence[str]) -> Check:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Header, spans_hash
-from backend.domain.disputes.receipt_rules import is_misplaced
+from backend.domain.batch import Header
 from backend.domain.errors import DomainError, InvalidInput
-from backend.domain.hashing import receipt_id, to_bytes, to_hash
-from backend.domain.merkle import RECEIPTS_TAG, InvalidOpening, resolve
-from backend.domain.money import in_dollars
-from backend.domain.receipt_checks import Check, ReceiptFile, equality_check, hash_check, slices_check
-from backend.domain.rules import BadReceipt, Rules
-from backend.domain.split import slice_charges
+from backend.domain.hashing import receipt_id
+from backend.domain.merkle import InvalidOpening
+from backend.domain.receipt_checks import (
+    Check,
+    ReceiptFile,
+    charge_check,
+    hash_check,
+    is_in_place,
+    other_slices_check,
+    retired_key_check,
+    slices_check,
+)
 from backend.services.audit.auditor import not_void
 from backend.services.audit.published import spans_of
 
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account
-    from backend.domain.receipt import Receipt, SignedReceipt
+    from backend.domain.receipt import Receipt
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView, Recover
     from backend.services.audit.auditor import Auditor
@@ -51,7 +56,7 @@ class Verification:
             yield self._signature(tx.chain, file)
             slices = slices_check(file.signed)
             yield slices
-            yield _charge(tx.chain, file.signed) if slices.is_right else _of_other_slices()
+            yield charge_check(tx.chain, file.signed) if slices.is_right else other_slices_check()
         yield self._inclusion(file)
 
     def _signature(self, chain: ChainView, file: ReceiptFile) -> Check:
@@ -73,10 +78,8 @@ class Verification:
         if signer not in known.retired:
             return Check("signature", is_right=True, message=message)
         batch = _covering(chain, file.operator, file.signed.receipt)
-        if batch is not None and known.is_receipt_key(signer, int(batch.header["committedAt"])):
-            return Check("signature", is_right=True, message=f"{message}, retired after its batch")
-        text = "retired, so that anyone may have signed since: request the receipt again for the next key's"
-        return Check("signature", is_right=None, message=f"{message}, {text} signature")
+        is_before = batch is not None and known.is_receipt_key(signer, int(batch.header["committedAt"]))
+        return retired_key_check(message, is_before=is_before)
 
     def _inclusion(self, file: ReceiptFile) -> Check:
         receipt = file.signed.receipt
@@ -99,42 +102,13 @@ class Verification:
             return Check("batch", is_right=False, message=text)
         header = Header.from_chain(batch.header)
         try:
-            opened = resolve(RECEIPTS_TAG, to_bytes(own), header.receipts_count, data.open_receipt(index))
+            is_right = is_in_place(receipt, header, spans, data.open_receipt(index))
         except InvalidOpening as error:
             return Check("batch", is_right=False, message=str(error))
-        is_right = (
-            to_hash(opened.root) == header.receipts_root
-            and opened.total == header.total
-            and spans_hash(spans) == header.spans_hash
-            and not is_misplaced(receipt, spans, opened.prefix)
-        )
         place = f"leaf {index} of {header.receipts_count} of batch {batch.number} ({batch.state})"
         return Check(
             "batch", is_right, f"{place}, {'' if is_right else 'NOT '}proved by its path to the root"
         )
-
-
-def _charge(chain: ChainView, signed: SignedReceipt) -> Check:
-    receipt = signed.receipt
-    records = [chain.version(part.version_id) for part in signed.slices]
-    missing = [part.version_id for part, record in zip(signed.slices, records, strict=True) if record is None]
-    if missing:
-        return Check("charge", is_right=None, message=f"version {missing[0]} is not indexed here")
-    known = [record for record in records if record is not None]
-    counts = f"{receipt.prompt_tokens} + {receipt.completion_tokens} tokens"
-    if receipt.charge == 0:
-        charges = slice_charges(signed.slices, known, receipt.prompt_tokens, receipt.completion_tokens)
-        return equality_check("charge", f"{counts} in micro-units", sum(charges), 0)
-    try:
-        Rules(chain).charges(signed)
-    except BadReceipt as error:
-        return Check("charge", is_right=False, message=error.message)
-    message = f"{counts} are {in_dollars(receipt.charge)} at registered prices"
-    return Check("charge", is_right=True, message=message)
-
-
-def _of_other_slices() -> Check:
-    return Check("charge", is_right=None, message="the file does not have the slices that were charged")
 
 
 def _covering(chain: ChainView, operator: Account, receipt: Receipt) -> CommittedBatch | None:

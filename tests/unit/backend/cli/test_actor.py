@@ -122,7 +122,7 @@ def test_every_actors_command_has_the_options() -> None:
         },
     }
     acting_commands = {
-        name for name, command in commands.items() if "rpc_url" in {option.name for option in command.params}
+        name for name, command in commands.items() if "account" in {option.name for option in command.params}
     }
     assert acting_commands >= {
         "deposit",
