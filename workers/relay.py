@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from backend.metrics import DELIVERIES
 from telemetry import traces
 from workers.app import QUEUE_BY_TASK
+from workers.sweeps import SWEEP_SECONDS, run_sweeps
 
 if TYPE_CHECKING:
     import threading
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from backend.domain.outbox import Message
 
 RELAY_SECONDS = 0.5
-SWEEP_SECONDS = 5.0
 BATCH = 100
 RETENTION = timedelta(days=1)
 """How long delivered messages are retained for inspection."""
@@ -84,8 +84,7 @@ class Relay:
     def sweep(self) -> None:
         with self._db.begin() as tx:
             tx.outbox.forget_delivered(datetime.now(UTC) - RETENTION)
-        for sweep in self._sweeps:
-            sweep()
+        run_sweeps(self._sweeps)
 
 
 def outbox_sender(app: Celery) -> Callable[[str, Mapping[str, Any]], None]:

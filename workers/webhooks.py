@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from backend.metrics import WEBHOOKS
+from workers.sweeps import SWEEP_SECONDS, run_sweeps
 
 if TYPE_CHECKING:
     import threading
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from backend.services.webhooks.delivery import Deliveries
 
 POLL_SECONDS = 0.5
-SWEEP_SECONDS = 5.0
 NUM_THREADS = 16
 """Endpoints that are called at once. One that does not answer holds a thread for 15 seconds."""
 log = logging.getLogger(__name__)
@@ -41,8 +41,7 @@ class WebhookRelay:
                 try:
                     if time.monotonic() - swept_at >= SWEEP_SECONDS:
                         swept_at = time.monotonic()
-                        for sweep in self._sweeps:
-                            sweep()
+                        run_sweeps(self._sweeps)
                     self.start_due(pool)
                 except Exception:
                     log.exception("a round of webhooks failed; the next one tries again")

@@ -73,12 +73,13 @@ def test_a_delivered_message_is_forgotten_after_a_day_and_a_waiting_one_never(
         assert list(tx.session.scalars(select(OutboxRow.key).order_by(OutboxRow.id))) == ["new", "waiting"]
 
 
-def test_the_relay_outlives_a_sweep_that_fails(sqlite_database: Database, broker: Broker) -> None:
+def test_a_sweep_that_fails_stops_neither_the_relay_nor_other_sweeps(
+    sqlite_database: Database, broker: Broker
+) -> None:
     stop = threading.Event()
     seen = []
 
     def sweep() -> None:
-        seen.append(1)
         raise RuntimeError("the database went away")
 
     def send(task: str, payload: Any) -> None:
@@ -86,7 +87,7 @@ def test_the_relay_outlives_a_sweep_that_fails(sqlite_database: Database, broker
         stop.set()
 
     add(sqlite_database, "a")
-    relay = Relay(sqlite_database, send, (sweep,))
+    relay = Relay(sqlite_database, send, (sweep, lambda: seen.append(1)))
     thread = threading.Thread(target=relay.run, args=(stop,))
     thread.start()
     thread.join(60)
