@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -29,6 +29,7 @@ TIMEOUT_SECONDS = 60
 MAX_INFO_BYTES = 8 << 20
 _REFERENCE = re.compile(r"hf:([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w./-]{1,100}))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
+_TOKEN = re.compile(r"[\x21-\x7e]*")
 _UNSTATED = {"other", "unknown"}
 
 
@@ -131,18 +132,24 @@ class Hub:
     """`token`: of the hub, for repositories that are private or gated; it is sent to the hub alone."""
 
     def __init__(self, endpoint: str, token: str = "") -> None:
-        """Errors: `InvalidInput` if the endpoint is no URL."""
-        parts = urlsplit(endpoint)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        """Errors: `InvalidInput` if the endpoint is no URL, or the token no word."""
+        try:
+            url = httpx.URL(endpoint)
+        except httpx.InvalidURL:
+            url = httpx.URL()
+        if url.scheme not in {"http", "https"} or not url.host:
             raise InvalidInput(
                 f"{endpoint!r} is not the URL of a hub, such as https://huggingface.co", param="hub"
             )
+        token = token.strip()
+        if not _TOKEN.fullmatch(token):  # the error of the HTTP library would quote it
+            raise InvalidInput("the hub's token has spaces, or characters that are not ASCII", param="token")
         self._endpoint = endpoint.rstrip("/")
         self._http = httpx.Client(
             headers={"authorization": f"Bearer {token}"} if token else {},
             timeout=TIMEOUT_SECONDS,
             follow_redirects=True,  # httpx sends the token to no other host
-            trust_env=parts.hostname not in LOOPBACK,
+            trust_env=url.host not in LOOPBACK,
         )
 
     def __enter__(self) -> Self:

@@ -114,8 +114,15 @@ def test_a_private_repository_needs_a_token(server: double.Hub, hub: Hub) -> Non
     server.token = "hf_secret"
     with pytest.raises(NotFound, match="private and needs HF_TOKEN"):
         hub.find(HubReference("owner/name"))
-    with Hub(server.url, "hf_secret") as known:
+    with Hub(server.url, "hf_secret\n") as known:
         assert known.find(HubReference("owner/name")).commit == COMMIT
+
+
+@pytest.mark.parametrize("token", ["hf_se cret", "hf_se\ncret", "hf_s\u00e9cret"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(server: double.Hub, token: str) -> None:
+    with pytest.raises(InvalidInput, match="hub's token") as refused:
+        Hub(server.url, token)
+    assert "hf_" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +157,7 @@ def test_a_hub_that_fails_or_is_away_can_be_tried_again(server: double.Hub, hub:
         away.find(HubReference("owner/name"))
 
 
-@pytest.mark.parametrize("endpoint", ["", "huggingface.co", "ftp://hub", "https://"])
+@pytest.mark.parametrize("endpoint", ["", "huggingface.co", "ftp://hub", "https://", "https://hub\n"])
 def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
     with pytest.raises(InvalidInput, match="not the URL of a hub"):
         Hub(endpoint)
