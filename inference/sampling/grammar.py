@@ -93,19 +93,28 @@ class GrammarCompiler:
 
     def _compile(self, constraint: Constraint | CallGrammar) -> Grammar | InvalidSchemaError:
         message = msgspec.to_builtins(constraint)
-        refusal = _check(message)
-        if refusal is not None:
-            is_of_text = not isinstance(constraint, CallGrammar) or refusal.where.startswith("#/")
-            return refusal if is_of_text else InvalidToolSchemaError(refusal.where, refusal.reason)
+        refused = _check(message)
+        if refused is not None:
+            return _refusal(constraint, *refused)
         grammar = grammar_check.grammar_of(message)
         matcher = LLMatcher(self._vocabulary.trie, grammar, log_level=0, limits=grammar_check.limits())
         matcher.compute_bitmask()  # computes the first states here rather than on the engine's thread
         if matcher.is_error():
-            return InvalidSchemaError("#", matcher.get_error().partition("\n")[0])
+            return _refusal(constraint, None, matcher.get_error().partition("\n")[0])
         return Grammar(matcher, self._vocabulary)
 
 
-def _check(message: dict[str, object]) -> InvalidSchemaError | None:
+def _refusal(constraint: Constraint | CallGrammar, where: str | None, reason: str) -> InvalidSchemaError:
+    """`where` is None if it is unknown. Locations in the schema of a text begin with `#`, those in the schema
+    of a function with its name.
+    """
+    if not isinstance(constraint, CallGrammar) or (where or "").startswith("#"):
+        return InvalidSchemaError(where or "#", reason)
+    return InvalidToolSchemaError(where or "tools", reason)
+
+
+def _check(message: dict[str, object]) -> tuple[str | None, str] | None:
+    """Location, as far as it is known, and reason of a refusal."""
     try:
         done = subprocess.run(
             [sys.executable, "-I", grammar_check.__file__],
@@ -116,11 +125,11 @@ def _check(message: dict[str, object]) -> InvalidSchemaError | None:
             timeout=_MAX_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return InvalidSchemaError("#", f"it took more than {_MAX_SECONDS} s to compile")
+        return None, f"it took more than {_MAX_SECONDS} s to compile"
     output = [json.loads(line) for line in done.stdout.splitlines()]
     if output == [None]:
         return None
     if output:
-        return InvalidSchemaError(output[-1] if len(output) > 1 else "#", output[0])
+        return output[1] if len(output) > 1 else None, output[0]
     budget = f"{grammar_check.MAX_CPU_SECONDS} s of CPU time or {grammar_check.MAX_MIB} MiB"
-    return InvalidSchemaError("#", f"it needs more than {budget}, or nests references too deeply")
+    return None, f"it needs more than {budget}, or nests references too deeply"
