@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from backend.chain.local_node import ROOT
 from tests.support.market import CHAIN_ID, Market, some_hash
 from tests.support.receipt_files import receipt_file
 
@@ -34,6 +39,18 @@ HEAVY |= {"sqlalchemy", "torch", "transformers", "web3"}
 def test_it_is_small_and_brings_nothing_of_an_installation(light: LightInstall) -> None:
     assert light.required.keys() & HEAVY == set()
     assert light.num_bytes < MOST_BYTES
+
+
+def test_the_import_contract_names_every_package_of_the_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    forbidden = next(set(each["forbidden_modules"]) for each in contracts if each["id"] == "light")
+    modules: dict[str, set[str]] = {}
+    for module, distributions in packages_distributions().items():
+        for name in distributions:
+            modules.setdefault(canonicalize_name(name), set()).add(module)
+    for requirement in map(Requirement, project["project"]["optional-dependencies"]["operator"]):
+        assert modules[canonicalize_name(requirement.name)] & forbidden, requirement
 
 
 def test_the_wheel_has_the_data_that_the_client_reads(light: LightInstall) -> None:
