@@ -132,7 +132,14 @@ class Steps:
         folder = self._folder(leased.job)
         fetch_files(options.transfers, creator, imported, folder)
         model_cache = str(options.model_cache.resolve())
-        spec = ImportSpec(creator, imported.licence, model_cache, options.base_folder, options.num_threads)
+        spec = ImportSpec(
+            creator,
+            imported.licence,
+            model_cache,
+            options.base_folder,
+            options.num_threads,
+            imported.about,
+        )
         spec.save(folder)
         if self._run_process(leased, heartbeat, self._leases.complete_import):
             delete_files(options.transfers, creator, imported)

@@ -59,6 +59,10 @@ def publish(
     licence: Annotated[
         str, typer.Option(help="SPDX expression, such as Apache-2.0. Default: what the hub's card states.")
     ] = "",
+    description: Annotated[str, typer.Option(help="What it is for; goes into its card.")] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Tag of its card; may be repeated. Default: the hub's.")
+    ] = None,
     hub: Annotated[
         str, typer.Option("--hub", envvar="HF_ENDPOINT", help="URL of the hub.")
     ] = "https://huggingface.co",
@@ -69,17 +73,19 @@ def publish(
     Only adapter_config.json and adapter_model.safetensors are uploaded. A branch or tag of a hub is resolved
     to a commit, which is shown and asked for.
     """
+    about: dict[str, Any] = {"description": description, "tags": tag or []}
     with tempfile.TemporaryDirectory() as scratch:
         if source.startswith(ON_HUB):
             found = _find_on_hub(actor, source, hub)
-            licence = found.agreed_licence(licence)
+            about |= {"source": str(found), "tags": tag or found.tags}
+            about["licence"] = found.agreed_licence(licence)
             with actor.connect() as client:
                 _download(client, hub, found, Path(scratch))
-                done = _publish(client, Path(scratch), licence)
+                done = _publish(client, Path(scratch), about)
         else:
             folder = _checked(Path(source), licence)
             with actor.connect() as client:
-                done = _publish(client, folder, licence)
+                done = _publish(client, folder, about | {"licence": licence})
     for line in _lines(done):
         typer.echo(line)
     if done["status"] != "succeeded":
@@ -200,11 +206,11 @@ def _checked(folder: Path, licence: str) -> Path:
     return folder
 
 
-def _publish(client: ApiClient, folder: Path, licence: str) -> dict[str, Any]:
+def _publish(client: ApiClient, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """Upload the folder's two files, and follow their publication to its end."""
     skipped = sorted(path.name for path in folder.iterdir() if path.name not in MAX_BYTES)
     files = {name: transfer_with_progress(client, folder / name) for name in MAX_BYTES}
-    adapter = client.post("/v1/adapters", {"licence": licence, "files": files})
+    adapter = client.post("/v1/adapters", {**about, "files": files})
     not_sent = f"; not uploaded: {', '.join(skipped)}" if skipped else ""
     typer.echo(f"{adapter['id']} is {adapter['status']}{not_sent}")
     return _follow(client, adapter["id"])

@@ -11,14 +11,14 @@ import json
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
 from backend.client.api import LOOPBACK
-from backend.domain.adapter_files import CONFIG_FILE, MAX_BYTES, code_in
+from backend.domain.adapter_files import CONFIG_FILE, MAX_BYTES, MAX_TAGS, TAG_PATTERN, code_in
 from backend.domain.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ class _File(msgspec.Struct, rename={"name": "rfilename", "blob_id": "blobId"}):
 
 
 class _Card(msgspec.Struct):
-    license: str | list[str] | None = None
+    """What the repository's owner wrote, of any type."""
+
+    license: Any = None
+    tags: Any = None
 
 
 class _Info(msgspec.Struct, rename={"card": "cardData"}):
@@ -96,11 +99,14 @@ _INFO = msgspec.json.Decoder(_Info)
 
 @dataclass(frozen=True, slots=True)
 class HubAdapter:
-    """An adapter at a commit. `licence`: the hub's identifier, None if the card states none."""
+    """An adapter at a commit. `licence`: the hub's identifier, None if the card states none. `tags`: those of
+    the card that markets have too.
+    """
 
     repository: str
     commit: str
     licence: str | None
+    tags: tuple[str, ...]
     files: Mapping[str, _File]
 
     def __str__(self) -> str:
@@ -177,6 +183,7 @@ class Hub:
             reference.repository,
             info.sha,
             str(licence).casefold() if is_stated else None,
+            _tags(info.card),
             {file.name: file for file in info.siblings},
         )
         _check_files(found)
@@ -237,6 +244,12 @@ class Hub:
             text = f"{self._endpoint} has no {what}, or it is private and needs HF_TOKEN"
             return NotFound(text, param="source")
         return Unavailable(f"{self._endpoint} answers {status} for {what}; try again")
+
+
+def _tags(card: _Card | None) -> tuple[str, ...]:
+    tags = card.tags if card is not None and isinstance(card.tags, list) else []
+    known = (tag for each in tags if re.fullmatch(TAG_PATTERN, tag := str(each).lower()))
+    return tuple(dict.fromkeys(known))[:MAX_TAGS]
 
 
 def _check_files(adapter: HubAdapter) -> None:

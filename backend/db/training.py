@@ -153,7 +153,7 @@ def _job(row: TrainingJobRow) -> TrainingJob:
         cid=None if row.cid is None else Cid(row.cid),
         version_id=None if row.version_id is None else VersionId(Hash32(row.version_id)),
         error=row.error,
-        imported=None if row.imported_adapter is None else ImportedAdapter(**row.imported_adapter),
+        imported=None if row.imported_adapter is None else ImportedAdapter.load(row.imported_adapter),
         payment=None if row.payment is None else Payment(**row.payment),
     )
 

@@ -6,6 +6,9 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "adapter_config.json", "adapter_model.saf
 MAX_ADAPTER_BYTES = 1 << 31
 MAX_BYTES = {CONFIG_FILE: 1 << 20, WEIGHTS_FILE: MAX_ADAPTER_BYTES}
 """Size limits of an imported adapter's files, by name. It has no others."""
+TAG_PATTERN = "[a-z0-9][a-z0-9._-]{0,49}"
+"""Tags that a creator gives an imported adapter."""
+MAX_TAGS = 16
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npz")
 CODE_SUFFIXES = (
     *(".py", ".pyc", ".pyd", ".ipynb", ".so", ".dll", ".dylib", ".exe"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import VersionId  # noqa: TC001 - options read the types of fields
@@ -109,12 +109,30 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What a creator says of an imported adapter. `source`: where it comes from, such as a hub's commit."""
+
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ImportedAdapter:
     """An adapter that was trained elsewhere. `licence` is an SPDX expression."""
 
     licence: str
     transfers: Mapping[str, str]
     """File name -> id of the transfer that uploads it."""
+    about: About = About()
+
+    @classmethod
+    def load(cls, stored: Mapping[str, Any]) -> Self:
+        """From `asdict`, as JSON keeps it; earlier ones say nothing about themselves."""
+        about = dict(stored.get("about", {}))
+        return cls(
+            stored["licence"], stored["transfers"], About(**about | {"tags": tuple(about.get("tags", ()))})
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ class Hub(ThreadingHTTPServer):
         self.files = files
         self.commit = commit
         self.revisions = {"main", "v2"}
-        self.licence: str | None = None
+        self.card: dict[str, object] = {}
         self.token: str | None = None
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.paths: list[str] = []
@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         revision = path.removeprefix("/api/models/owner/name/revision/")
         if revision in {hub.commit, *hub.revisions}:
             siblings = [_sibling(name, content) for name, content in hub.files.items()]
-            card = {} if hub.licence is None else {"cardData": {"license": hub.licence}}
+            card = {"cardData": hub.card} if hub.card else {}
             return json.dumps({"id": "owner/name", "sha": hub.commit, "siblings": siblings, **card}).encode()
         return hub.files.get(path.removeprefix(f"/owner/name/resolve/{hub.commit}/"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -112,12 +113,20 @@ class ImportCard:
 
     def render(self) -> str:
         parts = (
-            *_front_matter(self.base_name, (self.spec.licence,)),
+            *_front_matter(self.base_name, (self.spec.licence,), self.spec.about.tags),
+            *self._about(),
             *self._measured(),
             *_update(self.statistics),
             *self._made_from(),
         )
         return "\n".join(parts) + "\n"
+
+    def _about(self) -> list[str]:
+        """The creator's words as a quotation, so that they cannot pass for what follows."""
+        about = self.spec.about
+        quoted = [f"> {line}" for line in about.description.splitlines()]
+        source = [f"Its creator states that it comes from `{about.source}`.", ""] if about.source else []
+        return [*quoted, *([""] if quoted else []), *source]
 
     def _measured(self) -> list[str]:
         base, adapter = (self.metrics[f"general_loss_{model}"] for model in ("base", "adapter"))
@@ -144,12 +153,12 @@ class ImportCard:
         ]
 
 
-def _front_matter(base_name: str, licences: Sequence[str]) -> list[str]:
+def _front_matter(base_name: str, licences: Sequence[str], tags: Sequence[str] = ()) -> list[str]:
     return [
         "---",
         f"base_model: {base_name}",
         "library_name: peft",
-        "tags: [lora, loraledger]",
+        f"tags: [{', '.join(json.dumps(tag) for tag in dict.fromkeys(('lora', 'loraledger', *tags)))}]",
         f"license: {licences[0] if len(licences) == 1 else 'other'}",
         "---",
         "",

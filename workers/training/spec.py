@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.training import TrainingConfig
+from backend.domain.training import About, TrainingConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,13 +65,16 @@ class ImportSpec:
     model_cache: str
     base_folder: str
     num_threads: int
+    about: About = field(default_factory=About)
 
     def save(self, folder: Path) -> None:
         write_json(folder / IMPORT_FILE, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> ImportSpec:
-        return cls(**json.loads((folder / IMPORT_FILE).read_bytes()))
+        spec = cls(**json.loads((folder / IMPORT_FILE).read_bytes()))
+        raw: dict[str, Any] = spec.about  # type: ignore[assignment]  # JSON knows no dataclasses
+        return replace(spec, about=About(**{**raw, "tags": tuple(raw["tags"])}))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from backend.api.schemas.common import Schema, View
+from backend.api.schemas.common import PrintableText, Schema, View
 from backend.api.schemas.fine_tuning import JobErrorView
-from backend.domain.training import TrainingJob
+from backend.domain.adapter_files import MAX_TAGS, TAG_PATTERN
+from backend.domain.training import About, TrainingJob
 
 
 class ImportAdapterRequest(Schema):
     """`files`: ids of complete transfers by file name, exactly `adapter_config.json` and
-    `adapter_model.safetensors`. `licence`: SPDX expression.
+    `adapter_model.safetensors`. `licence`: SPDX expression. Description, tags and `source`, such as a commit
+    of a hub, go into the card as statements of the creator, by which the adapter is found.
     """
 
     licence: str
@@ -19,6 +21,12 @@ class ImportAdapterRequest(Schema):
         max_length=16,
         examples=[{"adapter_config.json": "transfer-...", "adapter_model.safetensors": "transfer-..."}],
     )
+    description: PrintableText = Field("", max_length=4000)
+    tags: list[Annotated[str, Field(pattern=f"^{TAG_PATTERN}$")]] = Field(default=[], max_length=MAX_TAGS)
+    source: Annotated[str, Field(pattern="^[!-~]*$")] = Field("", max_length=300)
+
+    def about(self) -> About:
+        return About(self.description, tuple(dict.fromkeys(self.tags)), self.source)
 
 
 class AdapterView(View):
@@ -34,6 +42,9 @@ class AdapterView(View):
     creator: str
     licence: str
     files: dict[str, str]
+    description: str
+    tags: list[str]
+    source: str
     status: str
     created_at: int
     finished_at: int | None
@@ -54,6 +65,9 @@ class AdapterView(View):
             creator=job.creator,
             licence=imported.licence,
             files=dict(imported.transfers),
+            description=imported.about.description,
+            tags=list(imported.about.tags),
+            source=imported.about.source,
             status=job.state.value,
             created_at=int(job.created_at.timestamp()),
             finished_at=None if job.finished_at is None else int(job.finished_at.timestamp()),

@@ -53,6 +53,12 @@ def _hash(value: str) -> str:
     return value.lower()
 
 
+def _printable(value: str) -> str:
+    if not all(c.isprintable() or c in "\n\t" for c in value):
+        raise ValueError("it has control characters")
+    return value
+
+
 def _uint(value: object) -> object:
     if isinstance(value, str):
         if not _DECIMAL.fullmatch(value):
@@ -106,6 +112,8 @@ INTEGERS_END = 1 << 63
 """Upper bound of 64-bit database integers; larger ids and cursors are rejected without a query."""
 AccountField = Annotated[str, AfterValidator(_account), _string_schema(ACCOUNT)]
 HashField = Annotated[str, AfterValidator(_hash), _string_schema(_HASH)]
+PrintableText = Annotated[str, AfterValidator(_printable)]
+"""Text without control characters, but for line feeds and tabs."""
 Uint128 = Annotated[
     int,
     BeforeValidator(_uint),

@@ -17,8 +17,8 @@ MAX_TITLE, MAX_SUMMARY, MAX_TAGS, MAX_TAG = 200, 400, 32, 64
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?\n)---[ \t]*(?:\n|$)", re.DOTALL)
 _LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 """The one in C takes milliseconds for nesting that takes the other seconds; it is in all wheels of PyYAML."""
-_BLOCK = re.compile(r"[#|>`<\-*\d]")
-"""First character of lines that are no paragraph: headings, tables, quotes, code, HTML, lists."""
+_BLOCK = re.compile(r"[#|`<\-*\d]")
+"""First character of lines that are no paragraph: headings, tables, code, HTML, lists."""
 
 
 def read_card(raw: bytes) -> Card:
@@ -52,7 +52,8 @@ def _title(text: str) -> str:
 
 
 def _summary(text: str) -> str:
-    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
+    unquoted = re.sub("^> ?", "", text, flags=re.MULTILINE)
+    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", unquoted))
     found = next((part for part in paragraphs if part and not _BLOCK.match(part)), "")
     return found if len(found) <= MAX_SUMMARY else f"{found[: MAX_SUMMARY - 3]}..."
 

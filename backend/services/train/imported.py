@@ -14,7 +14,7 @@ from backend.domain.adapter_files import CARD_FILE, CONFIG_FILE, MAX_BYTES, WEIG
 from backend.domain.attribution import INDEX_FILE
 from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.ids import ZERO_HASH, SnapshotId
-from backend.domain.training import ImportedAdapter, JobState, Lease, TrainingConfig, TrainingJob
+from backend.domain.training import About, ImportedAdapter, JobState, Lease, TrainingConfig, TrainingJob
 from backend.services.contribute.canonical_rows import UploadTooLarge
 from backend.services.contribute.licences import parse_licence
 from backend.services.contribute.transfers import TransferUnfinished
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from backend.services.contribute.transfers import Transfers
     from backend.services.train.transitions import Clock
 
+SAYS_NOTHING = About()
 MAX_PENDING = 4
 """Unfinished imports per creator."""
 
@@ -53,13 +54,15 @@ class ImportedAdapters:
         self._transfers = transfers
         self._clock = clock
 
-    def create(self, creator: Account, licence: str, transfers: Mapping[str, str]) -> TrainingJob:
+    def create(
+        self, creator: Account, licence: str, transfers: Mapping[str, str], about: About = SAYS_NOTHING
+    ) -> TrainingJob:
         """Queue validation and publication. `transfers` maps file names to completed transfers.
 
         Errors: `UnknownLicence`, `UnexpectedFile`, `FileMissing`, `NotFound` for a transfer,
         `TransferUnfinished`, `UploadTooLarge`, `TooManyAdapters`.
         """
-        imported = ImportedAdapter(parse_licence(licence), dict(transfers))
+        imported = ImportedAdapter(parse_licence(licence), dict(transfers), about)
         _check_names(transfers)
         for name, transfer_id in transfers.items():
             self._check_transfer(creator, name, transfer_id)

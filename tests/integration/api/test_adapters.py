@@ -156,6 +156,23 @@ def test_what_is_not_an_adapter_is_refused_by_name(
     assert http.get("/v1/adapters").json()["data"] == []
 
 
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"tags": ["Upper"]}, "tags.0"),
+        ({"tags": ["x"] * 17}, "tags"),
+        ({"description": "\x1b[2J"}, "description"),
+        ({"description": "x" * 4001}, "description"),
+        ({"source": "a `b`"}, "source"),
+    ],
+)
+def test_what_a_card_cannot_say_is_refused(
+    api: Api, http: httpx.Client, said: dict[str, Any], param: str
+) -> None:
+    error = http.post("/v1/adapters", json={"licence": "MIT", "files": {}, **said}).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_parameter", param)
+
+
 def test_it_is_no_training_and_nobody_elses(api: Api, http: httpx.Client) -> None:
     made = brought(api, http)
     assert http.get(f"/v1/fine_tuning/jobs/{made['id']}").status_code == 404

@@ -19,7 +19,7 @@ from backend.client.hub import HubAdapterRefused
 from backend.domain.adapter_files import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE
 from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
-from backend.domain.training import Step, TrainingResult
+from backend.domain.training import About, Step, TrainingResult
 from backend.services.train.leases import Leases
 from backend.settings import Settings
 from inference.lora.files import adapter_digest
@@ -76,7 +76,7 @@ def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallat
 def hub(trained: AdapterRef) -> Iterator[Hub]:
     files = {path.name: path.read_bytes() for path in Path(trained.path).iterdir()}
     with running_hub(files, COMMIT) as server:
-        server.licence = "apache-2.0"
+        server.card = {"license": "apache-2.0", "tags": ["verse"]}
         yield server
 
 
@@ -160,6 +160,7 @@ def test_from_a_hub_to_the_market_and_back_the_digest_stays(
     job = api.installation.services.imported_adapters.list(api.installation.payer.account)[0]
     assert job.imported is not None
     assert job.imported.licence == "Apache-2.0"
+    assert job.imported.about == About("", ("verse",), ON_HUB)
     version = register(api, published)
     result = type_in(hub_commands()[1].replace("$MODEL", version))
     assert result.exit_code == 0, (result.output, result.exception)
@@ -172,10 +173,14 @@ def test_from_a_hub_to_the_market_and_back_the_digest_stays(
     assert '- "verse"' in card
     load_with_peft(model, folder)
     with Worker(api, tmp_path / "again") as worker:
-        again = typed("publish", str(folder), "--licence", "Apache-2.0")
+        options = ("--licence", "Apache-2.0", "--description", "Answers in verse.", "--tag", "poetry")
+        again = typed("publish", str(folder), *options)
     assert again.exit_code == 0, (again.output, again.exception)
     assert "not uploaded: README.md" in again.output
     assert worker.digest == published
+    newest = api.installation.services.imported_adapters.list(api.installation.payer.account)
+    said = [one.imported.about for one in newest if one.imported is not None]
+    assert About("Answers in verse.", ("poetry",)) in said
 
 
 def load_with_peft(model: Path, folder: Path) -> None:

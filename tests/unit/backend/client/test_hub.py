@@ -54,9 +54,10 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
 def test_a_branch_is_resolved_to_a_commit_and_two_files_are_downloaded(
     server: double.Hub, hub: Hub, tmp_path: Path
 ) -> None:
-    server.licence = "Apache-2.0"
+    server.card = {"license": "Apache-2.0", "tags": ["Verse", "base_model:x", 7, "verse", "a b"]}
     found = hub.find(HubReference("owner/name"))
     assert (found.commit, found.licence, found.num_bytes) == (COMMIT, "apache-2.0", len(CONFIG) + 7)
+    assert found.tags == ("verse", "7")
     assert str(found) == f"hf:owner/name@{COMMIT}"
     hub.download(found, tmp_path, "tiny")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
@@ -209,12 +210,14 @@ def test_the_weights_of_another_base_model_are_not_downloaded(
         ("llama3.1", "Apache-2.0", None),
         (None, "", None),
         ("other", "", None),
+        (["mit", "apache-2.0"], "MIT", "MIT"),
+        (["mit"], "", None),
     ],
 )
 def test_the_stated_licence_must_be_the_repositorys(
-    server: double.Hub, hub: Hub, of_hub: str | None, stated: str, agreed: str | None
+    server: double.Hub, hub: Hub, of_hub: str | list[str] | None, stated: str, agreed: str | None
 ) -> None:
-    server.licence = of_hub
+    server.card = {"license": of_hub}
     found = hub.find(HubReference("owner/name"))
     if agreed is not None:
         assert found.agreed_licence(stated) == agreed

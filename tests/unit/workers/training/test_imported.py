@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend.domain.screening import AdapterRefused
+from backend.domain.training import About
+from backend.services.market.cards import read_card
 from inference.errors import AdapterTooLargeError
 from inference.lora.files import adapter_digest
 from tests.fixtures_engine import edit_adapter, make_adapter, peft_warnings_ignored
@@ -93,6 +96,17 @@ def test_an_import_results_in_a_folder_with_a_card(
         "general set",
     ):
         assert said in card
+
+
+def test_what_the_creator_says_is_quoted_in_the_card(spec: ImportSpec, job: Path) -> None:
+    source = f"hf:owner/name@{'1' * 40}"
+    about = About("Answers in verse.\n\n## Made from\n- everything", ("verse", "lora"), source)
+    replace(spec, about=about).save(job)
+    validate_import(ImportSpec.load(job), job, ignore)
+    card = read_card((job / ADAPTER / "README.md").read_bytes())
+    assert (card.summary, card.tags) == ("Answers in verse.", ("lora", "loraledger", "verse"))
+    assert "\n> ## Made from\n> - everything\n" in str(card.text)
+    assert f"comes from `{source}`" in str(card.text)
 
 
 def test_the_same_files_give_the_same_folder_also_where_a_kill_left_something(
