@@ -48,16 +48,17 @@ def export_adapter(client: ApiClient, adapter: str, destination: Path) -> Export
     Errors: `Conflict` if the destination is not empty; `InvalidInput` for a model without an adapter;
     `NotAMarket` or `ContentCorrupt` if what the market sends is not the version; `NotFound`; `ApiError`.
     """
+    destination = destination.resolve()
     _check_free(destination)
     with reading_answer():
         model = client.get(f"/v1/models/{adapter}")
         version = VersionId(Hash32(str(model["version_id"])))
         record = record_from_chain(client.get(f"/v1/versions/{version}")["record"])
         is_version = version_id(record) == version
+    if is_version and record.adapter_digest == ZERO_HASH:
+        raise InvalidInput(f"{adapter} is the base model, which has no adapter to export", param="adapter")
     if not is_version or not _is_named(adapter, version, record):
         raise NotAMarket(f"{client.api_url} sends the record of another version than {adapter}")
-    if record.adapter_digest == ZERO_HASH:
-        raise InvalidInput(f"{adapter} is the base model, which has no adapter to export", param="adapter")
     cid = cid_of(record.cid_digest)
     with _draft(destination) as folder:
         _fetch(client, cid, folder)
@@ -76,8 +77,7 @@ def _is_named(adapter: str, version: VersionId, record: VersionRecord) -> bool:
         name, _, prefix = rest.partition("@")
         is_version = version[2:].startswith(prefix.removeprefix("0x"))
         return (owner.lower(), name) == (record.creator, record.name) and is_version
-    named = "0x" + adapter.lower().removeprefix("0x")
-    return named in {version, record.adapter_digest} or record.adapter_digest == ZERO_HASH
+    return "0x" + adapter.lower().removeprefix("0x") in {version, record.adapter_digest}
 
 
 def _check_free(destination: Path) -> None:

@@ -74,7 +74,9 @@ class _Lfs(msgspec.Struct):
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class _File(msgspec.Struct, rename={"name": "rfilename", "blob_id": "blobId"}):
+class HubFile(msgspec.Struct, rename={"name": "rfilename", "blob_id": "blobId"}):
+    """A file of a commit: `blob_id` is git's SHA-1, which for a large file is that of its pointer."""
+
     name: Annotated[str, msgspec.Meta(max_length=1000)]
     size: Annotated[int, msgspec.Meta(ge=0)]
     blob_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")]
@@ -90,7 +92,7 @@ class _Card(msgspec.Struct):
 
 class _Info(msgspec.Struct, rename={"card": "cardData"}):
     sha: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")]
-    siblings: list[_File]
+    siblings: list[HubFile]
     card: _Card | None = None
 
 
@@ -107,7 +109,7 @@ class HubAdapter:
     commit: str
     licence: str | None
     tags: tuple[str, ...]
-    files: Mapping[str, _File]
+    files: Mapping[str, HubFile]
 
     def __str__(self) -> str:
         return f"hf:{self.repository}@{self.commit}"
@@ -170,7 +172,7 @@ class Hub:
         Errors: `NotFound`, `NotAHub`, `HubAdapterRefused`, `Unavailable`.
         """
         path = f"/api/models/{reference.repository}/revision/{quote(reference.revision, safe='')}"
-        raw = b"".join(self._read(f"{path}?blobs=true", MAX_INFO_BYTES, str(reference.repository), reference))
+        raw = b"".join(self._read(f"{path}?blobs=true", MAX_INFO_BYTES, reference.repository, reference))
         try:
             info = _INFO.decode(raw)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -228,7 +230,7 @@ class Hub:
                     if num_bytes > max_bytes:
                         raise NotAHub(f"{self._endpoint} sends more than {max_bytes} bytes for {what}")
                     yield chunk
-        except (httpx.TransportError, httpx.TooManyRedirects, httpx.DecodingError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unavailable(f"the hub at {self._endpoint} is not reachable ({error}); try again") from error
 
     def _refusal(

@@ -65,14 +65,19 @@ def answers_by_version(
     """
     row, part = ReceiptRow, ReceiptSliceRow
     newest = select(row.sequence).where(row.served_at < until).order_by(row.sequence.desc()).limit(1)
-    last = min(session.scalar(newest) or 0, after + limit)
+    next_ones = select(row.sequence).where(row.sequence > after, row.sequence <= newest.scalar_subquery())
+    chosen = next_ones.order_by(row.sequence).limit(limit).subquery()
+    num_receipts, last = session.execute(select(func.count(), func.max(chosen.c.sequence))).one()
+    if last is None:
+        return 0, []
+    day = row.served_at // DAY_SECONDS
     found = session.execute(
-        select(part.version_id, row.served_at // DAY_SECONDS, func.count(), func.max(row.sequence))
+        select(part.version_id, day, func.count(), func.max(row.sequence))
         .join(row, row.sequence == part.receipt_sequence)
         .where(row.sequence > after, row.sequence <= last)
-        .group_by(part.version_id, row.served_at // DAY_SECONDS)
+        .group_by(part.version_id, day)
     )
-    return max(last - after, 0), [(version, int(day), count, newest) for version, day, count, newest in found]
+    return num_receipts, [(version, int(number), count, newest) for version, number, count, newest in found]
 
 
 def summed(amount: InstrumentedAttribute[int]) -> list[ColumnElement[int | None]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.registries import RegisteredVersion
     from backend.ports.chain import ChainView
 
+MAX_WORDS = 10
 _HASH = re.compile(r"(?:0x)?([0-9a-f]{64})")
 _NAMED = re.compile(rf"(0x[0-9a-f]{{40}})/({NAME_PATTERN})(?:@(?:0x)?([0-9a-f]{{4,64}}))?")
 
@@ -133,15 +134,15 @@ class Catalogue:
         base model.
 
         `active_adapters`: digests of those that the engine has loaded. `after`: last model of the page
-        before. Errors: `UnknownBase`, `UnknownLicence`; `InvalidInput` if `after` is not among those found.
+        before. Errors: `UnknownBase`, `UnknownLicence`; `InvalidInput` for too many words, and if `after` is
+        not among those found.
         """
         self._check_base(search.base)
         licence = None if search.licence is None else parse_licence(search.licence)
         with self._db.read() as tx:
             served = Served(self._base, tx.denials.floor(), active_adapters)
             licences = None if licence is None else [x for x in tx.catalogue.licences() if is_met(x, licence)]
-            words = tuple(search.text.casefold().split())
-            query = ModelQuery(words, licences, search.max_price, search.is_active, search.sort)
+            query = ModelQuery(_words(search.text), licences, search.max_price, search.is_active, search.sort)
             return self._listed(tx.catalogue.find(served, query, usage_since(self._clock()), after, limit))
 
     def describe(self, model: Model) -> ListedModel:
@@ -280,6 +281,13 @@ def versions_named(chain: ChainView, adapter: str) -> list[VersionId]:
             param="adapter",
         )
     return [version.id for version in found]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(dict.fromkeys(text.casefold().split()))
+    if len(words) > MAX_WORDS:
+        raise InvalidInput(f"A search has at most {MAX_WORDS} words, not {len(words)}.", param="q")
+    return words
 
 
 def _registered(chain: ChainView, model: str) -> RegisteredVersion | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database
     from backend.domain.catalogue import Card
-    from backend.domain.ids import Hash32, SnapshotId, VersionId
+    from backend.domain.ids import DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.registries import Contribution, RegisteredVersion
     from backend.domain.training import TrainingJob
     from backend.ports.chain import ChainView
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 DAY_SECONDS = 86_400
 MAX_VERSIONS = 200
 """Most versions that one pass describes, and cards that it looks for."""
+MAX_SEARCHED = 8000
+"""Most characters of a card that searches look at."""
 MAX_RECEIPTS = 20_000
 """Most receipts that one pass counts."""
 COUNT_AFTER_SECONDS = 60
@@ -53,7 +55,8 @@ class Descriptions:
         with self._db.read() as tx:
             new = tx.catalogue.undescribed(MAX_VERSIONS)
             jobs = tx.training.of_adapters([version.record.adapter_digest for version in new])
-            found = [_described(tx.chain, one, jobs.get(one.record.adapter_digest, ())) for one in new]
+            data = _TrainingData(tx.chain)
+            found = [_described(data, one, jobs.get(one.record.adapter_digest, ())) for one in new]
         if new:
             with self._db.begin() as tx:
                 for version, (description, words) in zip(new, found, strict=True):
@@ -97,14 +100,35 @@ def usage_since(now: datetime) -> int:
     return int(now.timestamp()) // DAY_SECONDS - USAGE_DAYS + 1
 
 
+class _TrainingData:
+    """Contributions of snapshots. Many versions have the same ones: each datanet is read once."""
+
+    def __init__(self, chain: ChainView) -> None:
+        self._chain = chain
+        self._contributions: dict[DatanetId, Sequence[Contribution]] = {}
+
+    def datanet_names(self, snapshots: Sequence[SnapshotId]) -> list[str]:
+        found = [self._chain.snapshot(each) for each in snapshots]
+        datanets = [self._chain.datanet(one.datanet) for one in found if one is not None]
+        return [datanet.name for datanet in datanets if datanet is not None]
+
+    def accepted(self, snapshot_id: SnapshotId) -> list[Contribution]:
+        """The snapshot's accepted contributions."""
+        snapshot = self._chain.snapshot(snapshot_id)
+        if snapshot is None:
+            return []
+        if snapshot.datanet not in self._contributions:
+            self._contributions[snapshot.datanet] = self._chain.contributions(snapshot.datanet)
+        accepted = set(snapshot.accepted)
+        return [one for one in self._contributions[snapshot.datanet] if one.index in accepted]
+
+
 def _described(
-    chain: ChainView, version: RegisteredVersion, jobs: Sequence[TrainingJob]
+    data: _TrainingData, version: RegisteredVersion, jobs: Sequence[TrainingJob]
 ) -> tuple[Description, str]:
     """`jobs`: those of this installation that made these weights. Returns also what it is found by."""
     record = version.record
-    snapshots = [found for each in record.snapshots if (found := chain.snapshot(each)) is not None]
-    names = [datanet.name for one in snapshots if (datanet := chain.datanet(one.datanet)) is not None]
-    contributions = [one for each in record.snapshots for one in _contributions(chain, each)]
+    contributions = [one for each in record.snapshots for one in data.accepted(each)]
     own = next((job for job in jobs if job.creator == record.creator), None)
     stated = own.imported if own is not None and not record.snapshots else None
     description = Description(
@@ -114,20 +138,11 @@ def _described(
         licences=tuple(sorted(_texts(contributions))),
         metrics=jobs[0].result.metrics if jobs and jobs[0].result is not None else {},
     )
-    return description, _words(*names)
+    return description, _words(*data.datanet_names(record.snapshots))
 
 
 def _parents(job: TrainingJob) -> tuple[VersionId, ...]:
     return () if job.imported is not None or job.config.parent is None else (job.config.parent,)
-
-
-def _contributions(chain: ChainView, snapshot_id: SnapshotId) -> list[Contribution]:
-    """The snapshot's accepted contributions."""
-    snapshot = chain.snapshot(snapshot_id)
-    if snapshot is None:
-        return []
-    accepted = set(snapshot.accepted)
-    return [one for one in chain.contributions(snapshot.datanet) if one.index in accepted]
 
 
 def _texts(contributions: Sequence[Contribution]) -> set[str]:
@@ -149,4 +164,4 @@ def _conjunction(words: set[Hash32]) -> str | None:
 
 
 def _words(*texts: str) -> str:
-    return "\n".join(texts).casefold()
+    return "\n".join(texts).casefold()[:MAX_SEARCHED]

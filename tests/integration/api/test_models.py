@@ -147,6 +147,7 @@ def test_a_model_has_its_card_and_only_alone_the_whole_text(api: Api) -> None:
         ({"licence": ""}, "unknown_licence", "licence", "required"),
         ({"base": "huge"}, "unknown_base", "base", "'tiny'"),
         ({"q": "x" * 201}, "invalid_parameter", "q", "200"),
+        ({"q": " ".join("abcdefghijk")}, "invalid_input", "q", "at most 10 words"),
         ({"limit": 0}, "invalid_parameter", "limit", "1"),
     ],
 )

@@ -7,16 +7,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import select
 
 from backend.db.tables.catalogue import VersionUsageRow
 from backend.db.tables.chain import VersionRow
+from backend.db.usage import DAY_SECONDS
 from backend.domain.catalogue import BaseModel, Description, ModelQuery, Served, Sort
 from backend.domain.denials import Denial, Denied, FloorPrice, Reason, Subject
 from backend.domain.errors import InvalidInput
+from backend.domain.hashing import receipt_id
 from backend.domain.ids import ZERO_HASH, Hash32, VersionId
 from backend.domain.receipt import TRAINING_NAME
+from backend.domain.serving import NewReceipt
 from tests.support.fakes import NOW
-from tests.support.market import some_account, some_hash
+from tests.support.market import Market, some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,3 +191,22 @@ def test_prices_are_ordered_as_numbers(market: Database) -> None:
         listed = tx.catalogue.find(SERVED, ModelQuery(sort=Sort.PRICE), 0)
     prices = [(one.version.record.completion_price, one.version.record.prompt_price) for one in listed]
     assert all(one <= other for one, other in pairwise(prices))
+
+
+def test_usage_is_counted_where_it_stopped_and_old_days_are_forgotten(database: Database) -> None:
+    market = Market()
+    with database.begin() as tx:
+        for at in (100, DAY_SECONDS + 100, DAY_SECONDS + 200):
+            signed = market.serve()
+            signed = replace(signed, receipt=replace(signed.receipt, served_at=at))
+            number, payer, key = receipt_id(signed.receipt), some_account("p"), some_account("k")
+            tx.receipts.add(NewReceipt(number, BASE.creator, payer, signed, key, some_hash("salt"), None))
+    counted = []
+    for _ in range(4):
+        with database.begin() as tx:
+            counted.append(tx.catalogue.count_answers(DAY_SECONDS + 150, 1))
+            tx.catalogue.forget_usage(1)
+    assert counted == [1, 1, 0, 0]
+    with database.read() as tx:
+        days = {row.day for row in tx.session.scalars(select(VersionUsageRow))}
+    assert days == {1}

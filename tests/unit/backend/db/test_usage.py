@@ -5,7 +5,7 @@ from datetime import date
 from random import Random
 from typing import TYPE_CHECKING
 
-from backend.db.usage import DAY_SECONDS, usage_by_day
+from backend.db.usage import DAY_SECONDS, answers_by_version, usage_by_day
 from backend.domain.hashing import receipt_id
 from backend.domain.serving import NewReceipt
 from tests.support.market import Market, some_account, some_hash
@@ -78,3 +78,27 @@ def test_sums_beyond_64_bits_are_exact(database: Database) -> None:
     with database.read() as tx:
         (usage,) = usage_by_day(tx.session, PAYER, MIDNIGHT, MIDNIGHT + 1)
     assert usage.spend == sum(charges)
+
+
+def test_answers_are_counted_in_pieces_by_version_and_day(database: Database) -> None:
+    random, market = Random(2), Market()
+    served = [at(market.serve(), MIDNIGHT + random.randrange(2 * DAY_SECONDS)) for _ in range(30)]
+    store(database, PAYER, *sorted(served, key=lambda signed: signed.receipt.served_at))
+    expected: dict[tuple[str, int], int] = {}
+    for signed in served:
+        for part in signed.slices:
+            key = part.version_id, signed.receipt.served_at // DAY_SECONDS
+            expected[key] = expected.get(key, 0) + 1
+    found: dict[tuple[str, int], int] = {}
+    sizes, after = [], 0
+    with database.read() as tx:
+        while page := answers_by_version(tx.session, after, MIDNIGHT + 2 * DAY_SECONDS, 7):
+            num_receipts, rows = page
+            sizes.append(num_receipts)
+            if not rows:
+                break
+            for version, day, num_answers, last in rows:
+                found[version, day] = found.get((version, day), 0) + num_answers
+                after = max(after, last)
+        assert answers_by_version(tx.session, 0, MIDNIGHT, 7) == (0, [])
+    assert (found, sizes) == (expected, [7, 7, 7, 7, 2, 0])
