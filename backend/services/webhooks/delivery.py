@@ -96,7 +96,9 @@ class Deliveries:
             return tx.webhooks.claim(now, now + CLAIM, limit, busy)
 
     def send(self, delivery: WebhookDelivery) -> Outcome | None:
-        """Send a claimed delivery and record the attempt; None if it ended meanwhile."""
+        """Send a claimed delivery and record the attempt; None if it ended meanwhile, or the endpoint's URL
+        changed: it is then due again.
+        """
         with self._db.read() as tx:
             endpoint = tx.webhooks.get(delivery.endpoint_id)
         if endpoint is None or not endpoint.is_enabled:
@@ -105,6 +107,9 @@ class Deliveries:
         with self._db.begin() as tx:
             locked, pending = tx.webhooks.locked(endpoint.id), tx.webhooks.pending(delivery.id)
             if locked is None or pending is None:
+                return None
+            if locked.url != endpoint.url:  # this attempt says nothing about the new URL
+                tx.webhooks.save_delivery(replace(pending, due_at=self._clock()))
                 return None
             return self._record(tx, locked, pending, attempt)
 

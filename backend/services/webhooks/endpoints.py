@@ -217,12 +217,14 @@ def _changed(before: WebhookEndpoint, options: EndpointOptions) -> WebhookEndpoi
     url = before.url if options.url is None else options.url
     is_enabled = before.is_enabled if options.is_enabled is None else options.is_enabled
     starts_anew = url != before.url or (is_enabled and not before.is_enabled)
+    low_balance = _threshold(before, options, events, "low_balance")
     return replace(
         before,
         name=name,
         url=url,
         event_types=events,
-        low_balance=_threshold(before, options, events, "low_balance"),
+        low_balance=low_balance,
+        is_low=before.is_low and low_balance is not None,
         min_earnings=_threshold(before, options, events, "min_earnings"),
         disabled_reason=None if is_enabled else before.disabled_reason or BY_OWNER,
         failing_since=None if starts_anew else before.failing_since,

@@ -14,7 +14,7 @@ from backend.services.webhooks.endpoints import EndpointOptions
 from tests.support.fakes import FakeClock
 from tests.support.scripted_installation import ScriptedInstallation
 from tests.support.settlement_harness import SettlementHarness
-from tests.support.webhooks import register, told
+from tests.support.webhooks import WebhookHarness, register, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +71,23 @@ def test_a_balance_is_told_once_each_time_it_falls_below_the_limit(
         "available": AMOUNT.render(50),
         "low_balance": AMOUNT.render(100),
     }
+
+
+def test_an_endpoint_that_asks_for_low_balances_again_is_told_of_one_that_is_low_already(
+    installation: ScriptedInstallation,
+) -> None:
+    built, payer = installation, installation.payer.account
+    events, endpoints = (
+        BalanceEvents(built.db, built.market, built.clock),
+        WebhookHarness(built.database).endpoints,
+    )
+    endpoint = register(built.database, payer, EventType.BALANCE_LOW, low_balance=500)
+    built.fund(300)
+    events.sweep()
+    for kinds in ((EventType.JOB_FAILED,), (EventType.BALANCE_LOW,)):
+        endpoints.change(payer, endpoint, EndpointOptions(event_types=kinds))
+    events.sweep()
+    assert amounts(built.database, endpoint, "available") == [300, 300]
 
 
 def test_an_endpoint_that_is_disabled_during_a_sweep_is_told_nothing(

@@ -11,7 +11,7 @@ from openai import OpenAI
 from standardwebhooks import Webhook
 
 from backend.domain.webhooks import DELAYS, DISABLED_AFTER, KEPT_FOR, DeliveryState, EventType
-from backend.ports.outbound import Unreachable
+from backend.ports.outbound import Posted, Unreachable
 from backend.services.webhooks import delivery as module
 from backend.services.webhooks.delivery import Deliveries, Outcome
 from backend.services.webhooks.endpoints import EndpointOptions
@@ -108,6 +108,26 @@ def test_failures_are_retried_on_the_schedule_with_the_same_id_and_body(sqlite_d
     assert (delivery.state, delivery.due_at, delivery.num_attempts) == (DeliveryState.FAILED, None, 10)
     assert http.num_calls == 10
     assert sum(DELAYS, timedelta()) == timedelta(hours=75, minutes=35, seconds=5)
+
+
+def test_an_attempt_at_a_url_that_was_replaced_meanwhile_counts_for_nothing(
+    sqlite_database: Database, receiver: Receiver
+) -> None:
+    class Moving(Offline):
+        """Its owner changes the URL during the first attempt, which is answered with 410."""
+
+        def post(self, url: str, **_: Any) -> Posted:
+            options = EndpointOptions(url=receiver.url)
+            harness.endpoints.change(OWNER, made.endpoint.id, options)
+            return Posted(410)
+
+    harness = WebhookHarness(sqlite_database, Moving())
+    made = harness.register("https://example.org/hook")
+    harness.emit()
+    assert harness.send_due() == [None]
+    assert harness.endpoints.get(OWNER, made.endpoint.id).is_enabled
+    assert WebhookHarness(sqlite_database).send_due() == [Outcome.DELIVERED]
+    assert len(receiver.requests) == 1
 
 
 def test_chance_spreads_retries_by_a_tenth(sqlite_database: Database) -> None:
