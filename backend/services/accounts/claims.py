@@ -186,6 +186,6 @@ def latest_verified(tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> Operat
 
 
 def claimed(tx: UnitOfWork, operator: Account, account: Account) -> int:
-    """Cumulative earnings from the operator that the account has claimed."""
+    """Cumulative earnings from the operator that the account has claimed, in micro-units."""
     claims = (claim.cumulative for claim in tx.chain.claims(account) if claim.operator == operator)
     return max(claims, default=0)

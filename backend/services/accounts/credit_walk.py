@@ -16,6 +16,7 @@ from backend.domain.earnings import Credit, Earning, EarningFilter, EarningState
 from backend.domain.errors import DomainError, InvalidInput
 from backend.domain.ids import Account, Hash32
 from backend.domain.settlement import BatchState
+from backend.services.accounts.claims import claimed
 from backend.services.audit.auditor import not_void
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class CreditWalk:
         batches = batches[:num_verified]
         stored = self._tx.earnings.credits(self._query.account, operator)
         older = _older_balances(batches, stored)
-        claimed = claimed_by(self._tx, operator, self._query.account)
+        paid = claimed(self._tx, operator, self._query.account)
         top, is_certain = len(batches) - 1, True
         if begin is not None:
             top = _index(batches, begin)
@@ -141,7 +142,7 @@ class CreditWalk:
                 return
             if batch.hash not in stored and balance == older[number]:
                 continue
-            found = self._credited(batch, stored, balance, claimed)
+            found = self._credited(batch, stored, balance, paid)
             if found is None:
                 return
             is_certain = is_certain or found.earnings is None
@@ -170,7 +171,7 @@ class CreditWalk:
                 yield found
 
     def _credited(
-        self, batch: CommittedBatch, stored: Mapping[Hash32, Credit], balance: int, claimed: int
+        self, batch: CommittedBatch, stored: Mapping[Hash32, Credit], balance: int, paid: int
     ) -> Credited | None:
         """The credit of a batch; None, with `rest` set, if the walk has read enough."""
         credit, earnings = stored.get(batch.hash), None
@@ -192,7 +193,7 @@ class CreditWalk:
                 amount=sum(earning.amount for earning in earnings),
                 balance=balance,
             )
-        return Credited(batch, earning_state(batch.state, credit.balance, claimed), credit, earnings)
+        return Credited(batch, earning_state(batch.state, credit.balance, paid), credit, earnings)
 
     def _is_wanted(self, found: Credited) -> bool:
         is_in_state = self._query.state in (None, found.state)
@@ -215,12 +216,6 @@ def verified(tx: UnitOfWork, batches: Sequence[CommittedBatch], account: Account
         if ledger is not None:
             return number, ledger.balances.get(account, 0)
     return 0, 0
-
-
-def claimed_by(tx: UnitOfWork, operator: Account, account: Account) -> int:
-    """All that the account has claimed from the operator, in micro-units."""
-    claims = (claim.cumulative for claim in tx.chain.claims(account) if claim.operator == operator)
-    return max(claims, default=0)
 
 
 def day_of(batch: CommittedBatch) -> date:

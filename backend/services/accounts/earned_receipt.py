@@ -14,7 +14,8 @@ from backend.domain.ids import Account
 from backend.domain.money import PPM
 from backend.domain.rules import Rules
 from backend.domain.settlement import BatchState
-from backend.services.accounts.credit_walk import claimed_by, verified
+from backend.services.accounts.claims import claimed
+from backend.services.accounts.credit_walk import verified
 from backend.services.audit.auditor import not_void
 from backend.services.audit.earnings import Lookup
 
@@ -168,7 +169,7 @@ def _state(tx: UnitOfWork, batch: CommittedBatch, account: Account) -> EarningSt
     credit = tx.earnings.credits(account, batch.operator).get(batch.hash)
     newest = verified(tx, not_void(tx.chain.batches(batch.operator)), account)[1]
     balance = newest if credit is None else credit.balance
-    return earning_state(batch.state, balance, claimed_by(tx, batch.operator, account))
+    return earning_state(batch.state, balance, claimed(tx, batch.operator, account))
 
 
 def _endpoint(tx: UnitOfWork, operator: Account) -> str:
