@@ -187,11 +187,11 @@ class ResponsesRequest(ModelFields):
                 )
                 raise unsupported(name, reason)
         for index, tool in enumerate(_listed(body, "tools")):
-            if (kind := tool.get("type", "function")) != "function":
+            if (kind := _type_of(tool, "function")) != "function":
                 reason = f"Tools of the type '{kind}' are not supported: offer a function that does the same"
                 raise unsupported(f"tools.{index}.type", reason)
         for index, item in enumerate(_listed(body, "input")):
-            if (kind := item.get("type", "message")) not in KINDS:
+            if (kind := _type_of(item, "message")) not in KINDS:
                 reason = f"Input items of the type '{kind}' are not supported: leave them out"
                 raise unsupported(f"input.{index}.type", reason)
         return body
@@ -277,3 +277,8 @@ def _listed(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """Objects of a list that has not been validated."""
     found = body.get(name)
     return [each if isinstance(each, dict) else {} for each in found] if isinstance(found, list) else []
+
+
+def _type_of(item: dict[str, Any], default: str) -> str:
+    """The type of an object that has not been validated, shortened for an error."""
+    return str(item.get("type", default))[:64]

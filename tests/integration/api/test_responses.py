@@ -253,6 +253,7 @@ RESULT = item("function_call_output", output="x")
         ({"prompt": {"id": "p"}}, "prompt", "'instructions'"),
         ({"truncation": "auto"}, "truncation", "shorten 'input'"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type", "offer a function"),
+        ({"tools": [{"type": "x" * 1000}]}, "tools.0.type", f"'{'x' * 64}'"),
         ({"input": [{"type": "item_reference", "id": "i"}]}, "input.0.type", "leave them out"),
         ({"max_tool_calls": 1}, "max_tool_calls", "not supported"),
     ],
