@@ -123,7 +123,7 @@ def verify(
     if it is not stored here. --standalone needs no index: without a node, what only the chain knows is open.
     """
     body = None if request is None else request.read_bytes()
-    text = None if answer is None else answer.read_text(encoding="utf-8")
+    text = None if answer is None else _read_text(answer)
     if recomputes or executes:
         require("computing an answer or its attribution again", OPERATOR)
     if alone.is_asked or not is_installed(OPERATOR):
@@ -141,6 +141,14 @@ def verify(
             typer.echo(f"{RESULTS[check.is_right]:6} {check.name:12} {check.message}")
     if any(check.is_right is False for check in checks):
         raise typer.Exit(1)
+
+
+def _read_text(path: Path) -> str:
+    """Errors: `InvalidInput` for bytes that are not UTF-8."""
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not text in UTF-8: {error}", param="answer") from error
 
 
 def _standalone_checks(path: Path, body: bytes | None, answer: str | None, alone: Standalone) -> list[Check]:

@@ -43,3 +43,11 @@ def test_a_file_without_a_receipt_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "receipt.json"
     path.write_text('{"id": "0x12"}')
     assert isinstance(failure(str(path)), InvalidInput)
+
+
+def test_an_answer_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    answer = tmp_path / "answer.bin"
+    answer.write_bytes(b"\xff")
+    error = failure("receipt.json", "--answer", str(answer))
+    assert isinstance(error, InvalidInput)
+    assert "not text in UTF-8" in str(error)
