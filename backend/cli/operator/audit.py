@@ -9,10 +9,8 @@ import typer
 
 from backend.cli.operator.session import parse_account
 from backend.cli.output import AsJson, print_json
-from backend.domain.disputes.witnesses import key_word
 from backend.domain.errors import InvalidInput
 from backend.domain.money import in_dollars
-from backend.domain.transactions import as_json as as_plain
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account
@@ -84,6 +82,9 @@ def _print(account: Account, verdicts: list[Verdict]) -> None:
 
 
 def _as_json(verdict: Verdict) -> dict[str, object]:
+    from backend.domain.disputes.witnesses import key_word
+    from backend.domain.transactions import as_json as as_plain
+
     proof = verdict.proof
     call = None if proof is None else {"function": proof.function, "args": as_plain(proof.args)}
     return {

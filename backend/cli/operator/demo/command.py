@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.operator.demo.screen import Screen
-
 if TYPE_CHECKING:
     from backend.cli.operator.demo.reconciliation import Reconciliation
     from backend.cli.operator.demo.scenario import Outcome, Scenario
+    from backend.cli.operator.demo.screen import Screen
     from backend.installation.installation import Installation
 
 REPORT = Path("build/demo/report.json")
@@ -39,6 +38,7 @@ def demo(
     DEMO_KEEP=1 leaves the stack running.
     """
     from backend.cli.operator.demo.scenario import Scenario
+    from backend.cli.operator.demo.screen import Screen
     from backend.cli.operator.demo.stack import DemoStack
     from backend.installation.installation import Installation
     from backend.settings import Settings, load_settings
