@@ -11,7 +11,7 @@ import typer
 
 from backend.cli.actor import Actor, acting, printable
 from backend.cli.amounts import detail
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, note_if_empty, print_json
 from backend.cli.progress import transfer_with_progress
 from backend.cli.registration import (
     DEFAULT_SHARES,
@@ -142,6 +142,7 @@ def status(
     if as_json:
         print_json(found)
         return
+    note_if_empty(found, "no adapters published by this wallet; `loraledger adapter publish` imports one")
     for adapter in found:
         for line in _lines(adapter):
             typer.echo(line)
@@ -156,6 +157,7 @@ def list_adapters(*, actor: Actor, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
+    note_if_empty(found, "no adapters are served here yet")
     for model in found:
         typer.echo(f"{model['id']}  {model['digest']}  {model['licence'] or 'licence unknown'}")
 

@@ -9,7 +9,7 @@ import typer
 
 from backend.cli.actor import Actor, acting, printable
 from backend.cli.amounts import dollars, parse_price, prices
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, note_if_empty, print_json
 from backend.cli.payments import PAYER
 from backend.domain.catalogue import Sort
 from backend.domain.errors import InvalidInput
@@ -53,6 +53,7 @@ def models(
     if as_json:
         print_json(found)
         return
+    note_if_empty(found, "no model matches")
     for model in found:
         for line in _lines(model):
             typer.echo(line)

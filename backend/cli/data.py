@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, note_if_empty, print_json
 from backend.cli.progress import transferring
 from backend.cli.reports import print_report
 
@@ -76,6 +76,7 @@ def status(
     if as_json:
         print_json(found)
         return
+    note_if_empty(found, "no uploads; `loraledger data push` contributes a file")
     for upload in found:
         index = "" if upload["index"] is None else f", contribution {upload['index']}"
         typer.echo(

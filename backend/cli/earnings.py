@@ -10,7 +10,7 @@ import typer
 
 from backend.cli.actor import Actor, acting, taking
 from backend.cli.amounts import dollars
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, note_if_empty, print_json
 from backend.domain.earnings import EarningsBy, EarningState
 from backend.domain.money import AMOUNT, PPM
 
@@ -108,6 +108,7 @@ def list_entries(
     if as_json:
         print_json(found)
         return
+    note_if_empty(found, "no entries")
     for entry in found:
         paid_for = "" if entry["contribution"] is None else f" {entry['datanet']}/{entry['contribution']}"
         typer.echo(
@@ -187,6 +188,7 @@ def _show_claimable(actor: Actor, filters: Mapping[str, str], *, as_json: bool) 
     if as_json:
         print_json(found)
         return
+    note_if_empty(found, "nothing earned in final batches yet")
     for earning in found:
         reason = f" ({earning['unverifiable']})" if earning["unverifiable"] else ""
         typer.echo(
@@ -208,6 +210,7 @@ def _show_summary(
     elif as_csv:
         _write_csv(by, summary["data"])
     else:
+        note_if_empty(summary["data"], "no entries")
         for group in summary["data"]:
             states = [state for state in SUMMED[1:] if AMOUNT.read(group[state])]
             parts = ", ".join(f"{dollars(group[state])} {state}" for state in states)

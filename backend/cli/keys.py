@@ -8,7 +8,7 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, note_if_empty, print_json
 from backend.cli.payments import PAYER
 from backend.domain.auth import Scope
 from backend.domain.money import AMOUNT
@@ -56,6 +56,7 @@ def list_keys(*, actor: Actor, as_json: AsJson = False) -> None:
     if as_json:
         print_json(keys)
         return
+    note_if_empty(keys, "no API keys; `loraledger keys create` creates one")
     for key in keys:
         state = "revoked" if key["revoked_at"] else "valid  "
         cap = "" if key["spend_cap"] is None else f" of {dollars(key['spend_cap'])}"

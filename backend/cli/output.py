@@ -1,14 +1,23 @@
-"""Output of commands as JSON."""
+"""Output of commands: JSON, and notes about empty lists."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sized
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2))
+
+
+def note_if_empty(found: Sized, note: str) -> None:
+    """Say on standard error that there is nothing to list; standard output stays empty for programs."""
+    if not found:
+        typer.echo(note, err=True)

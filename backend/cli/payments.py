@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, parse_units
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, note_if_empty, print_json
 from backend.client.errors import ApiError
 from backend.client.waiting import wait_until
+from backend.domain.errors import Conflict
 from backend.domain.money import in_dollars
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from backend.client.api import ApiClient
 
 THAW_SECONDS = 30 * 86_400
 """Longer than the thaw period of any vault."""
 PAYER = 7
+
+
+class StillThawing(Conflict):
+    """What is withdrawn has not thawed yet."""
 
 
 def register(app: typer.Typer) -> None:
@@ -50,6 +59,7 @@ def balance(*, actor: Actor, as_json: AsJson = False) -> None:
     if as_json:
         print_json(channels)
         return
+    note_if_empty(channels, "no channel; `loraledger deposit` opens one")
     for channel in channels:
         names = ("balance", "available", "thawing", "moving")
         amounts = ", ".join(f"{name} {dollars(channel[name])}" for name in names)
@@ -98,7 +108,8 @@ def withdraw(
     thawing = None if amount is None else parse_dollars(amount, "DOLLARS")
     with actor.connect() as client:
         if thawing is not None:
-            calls.thaw(client, thawing)
+            with _explained():
+                calls.thaw(client, thawing)
             typer.echo(f"{in_dollars(thawing)} are thawing")
         if thawing is not None and not wait:
             return
@@ -111,8 +122,31 @@ def _try_withdraw(client: ApiClient, *, retry: bool) -> str | None:
     from backend.client import payments as calls
 
     try:
-        return calls.withdraw(client).tx_hash
-    except ApiError as error:
-        if retry and error.details.get("error") == "StillThawing":
+        with _explained():
+            return calls.withdraw(client).tx_hash
+    except StillThawing:
+        if retry:
             return None
         raise
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say in dollars and times why the vault refuses a withdrawal. Errors: `Conflict`, `StillThawing`."""
+    try:
+        yield
+    except ApiError as error:
+        args = error.details.get("args") or {}
+        match error.details.get("error"):
+            case "NothingThawing":
+                message = "nothing is thawing; `loraledger withdraw DOLLARS` starts to withdraw an amount"
+            case "InsufficientBalance":
+                held, asked = (in_dollars(int(args[name])) for name in ("balance", "amount"))
+                message = f"the channel holds {held}, less than {asked}"
+            case "StillThawing":
+                until = datetime.fromtimestamp(int(args["thawedAt"]), UTC).isoformat(timespec="seconds")
+                message = f"the money thaws until {until}; --wait waits, and withdraws it"
+                raise StillThawing(message) from error
+            case _:
+                raise
+        raise Conflict(message) from error

@@ -13,7 +13,7 @@ import typer
 from backend.cli.actor import Actor, DeploymentOption, acting, taking
 from backend.cli.amounts import dollars
 from backend.cli.extras import OPERATOR, is_installed, require
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, note_if_empty, print_json
 from backend.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def list_receipts(*, actor: Actor, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
+    note_if_empty(found, "no receipts yet; each answer has one")
     for receipt in found:
         batch = "no batch yet" if receipt["batch"] is None else f"batch {receipt['batch']}"
         typer.echo(f"{receipt['id']}  {dollars(receipt['charge']):>22}  {batch}")

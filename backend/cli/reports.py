@@ -28,6 +28,8 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if num_defects > len(report["defects"]):
         counts = ", ".join(f"{count:,} {code}" for code, count in report["defect_counts"].items())
         yield f"... and {num_defects - len(report['defects']):,} more; in all {counts}"
+    if not report["num_rows"] and report["defect_counts"].keys() == {"malformed_json"}:
+        yield "no line is JSON: a file is JSON Lines or Parquet, see docs/contributing-data.md"
     rows = (
         f"{report['num_rows']:,} valid rows of {report['format']}" if report["num_rows"] else "no valid row"
     )

@@ -9,7 +9,7 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, price
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, note_if_empty, print_json
 from backend.cli.registration import (
     DEFAULT_SHARES,
     AcceptCopy,
@@ -20,8 +20,8 @@ from backend.cli.registration import (
     register_published,
 )
 from backend.client.waiting import POLL_SECONDS
-from backend.domain.errors import InvalidInput
-from backend.domain.money import PRICE, in_dollars
+from backend.domain.errors import Forbidden, InvalidInput
+from backend.domain.money import AMOUNT, PRICE, in_dollars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +80,7 @@ def create(
     model: Parent = "",
     max_cost: Annotated[
         str | None,
-        typer.Option(metavar="DOLLARS", help="Most that a voucher for it may be over, in dollars."),
+        typer.Option(metavar="DOLLARS", help="Most that the job may cost, in dollars."),
     ] = None,
     actor: Actor,
 ) -> None:
@@ -94,6 +94,8 @@ def create(
     body = _body(snapshot, model, options or ())
     most = None if max_cost is None else parse_dollars(max_cost, "--max-cost")
     with actor.connect() as client:
+        if most is not None:
+            _refuse_dearer(client, body, most)
         job = post_paid(client, JOBS, body, most=most, say=_say_voucher)
     typer.echo(f"{job['id']} is {job['status']}; {_cost(job)}")
 
@@ -107,6 +109,7 @@ def list_jobs(*, actor: Actor, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
+    note_if_empty(found, "no jobs; `loraledger train create` creates one")
     for job in found:
         typer.echo(f"{job['id']} {job['status']}; {_cost(job)}")
 
@@ -152,6 +155,19 @@ def register_adapter(
     accepted = {"accepts_copy": accept_copy, "accepts_worse": accept_worse}
     with actor.connect() as client:
         register_published(client, f"{JOBS}/{job_id}", listing, **accepted)
+
+
+def _refuse_dearer(client: ApiClient, body: Mapping[str, Any], most: int) -> None:
+    """A session key may cover a job without another signature, so the cost is compared before its creation.
+
+    Errors: `Forbidden`.
+    """
+    found = client.request("POST", f"{JOBS}/estimate", json=body, timeout=ESTIMATE_SECONDS)
+    if AMOUNT.read(found["max_charge"]) > most:
+        raise Forbidden(
+            f"the job may cost {dollars(found['max_charge'])}, more than {in_dollars(most)}; not created",
+            param="max-cost",
+        )
 
 
 def _say_voucher(cumulative: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, note_if_empty, print_json
 
 if TYPE_CHECKING:
     from backend.client.node import Mined
@@ -32,6 +32,7 @@ def list_proposals(*, actor: Actor, as_json: AsJson = False) -> None:
     if as_json:
         print_json(proposals)
         return
+    note_if_empty(proposals, "no proposals yet")
     for proposal in proposals:
         typer.echo(f"{proposal['id']}  {proposal['state']:10} {proposal['description']}")
 

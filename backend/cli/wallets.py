@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.actor import Actor, PasswordFile, acting, read_password, read_secret, session_file
+from backend.cli.output import note_if_empty
 from backend.domain.errors import InvalidInput
 
 PAYER = 7
@@ -62,13 +63,28 @@ def list_wallets() -> None:
     from backend.client.keystore import Keystores, read_keystore, stated_account
 
     keystores = Keystores()
-    for name in keystores.names():
+    names = keystores.names()
+    note_if_empty(names, "no wallets; `loraledger wallet new NAME` makes one")
+    for name in names:
         try:
             account = stated_account(read_keystore(keystores.path(name)))
         except InvalidInput as error:
             typer.echo(f"{name}  {error}")
         else:
             typer.echo(f"{name}  {account or 'account not named in the file'}")
+
+
+@commands.command()
+def fund(
+    account: Annotated[str, typer.Argument(help="Account that receives it, from `loraledger wallet list`.")],
+) -> None:
+    """Give an account 1,000 dollars, 50,000 votes and a coin for gas on the local network of this home."""
+    from backend.client.local_stack import LocalStack
+    from backend.domain.caip import account_of
+    from backend.domain.deployment import LOCAL_CHAIN_ID
+
+    LocalStack().fund(account_of(account, LOCAL_CHAIN_ID))
+    typer.echo(f"{account} received 1,000 dollars, 50,000 votes and one coin for gas")
 
 
 @commands.command()

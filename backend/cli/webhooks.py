@@ -9,7 +9,7 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, note_if_empty, print_json
 from backend.cli.payments import PAYER
 from backend.domain.money import AMOUNT
 from backend.domain.webhooks import EventType
@@ -66,6 +66,7 @@ def list_endpoints(*, actor: Actor, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
+    note_if_empty(found, "no webhook endpoints; `loraledger webhook add` registers one")
     for endpoint in found:
         state = "enabled " if endpoint["is_enabled"] else "disabled"
         typer.echo(f"{endpoint['id']}  {state}  {endpoint['url']}  {endpoint['name']}")
@@ -99,6 +100,7 @@ def deliveries(endpoint: Endpoint, *, actor: Actor, as_json: AsJson = False) -> 
     if as_json:
         print_json(found)
         return
+    note_if_empty(found, "no deliveries in the last 30 days")
     for each in found:
         typer.echo(f"{each['id']}  {_time(each['created_at'])}  {each['event_type']}  {_progress(each)}")
         if each["error"]:

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.client.deployments import read_deployment
-from backend.domain.errors import NotFound
+from backend.domain.deployment import LOCAL_CHAIN_ID, LOCAL_TOKEN
+from backend.domain.errors import Forbidden, NotFound
+from backend.domain.money import COIN
 
 if TYPE_CHECKING:
     from backend.client.keystore import LocalKey
     from backend.domain.deployment import Deployment
+    from backend.domain.ids import Account
 
 PORTS_FILE = "run/ports.json"
+FUNDS = ((LOCAL_TOKEN, "mint", 1_000 * 10**6), ("MarketToken", "transfer", 50_000 * 10**18))
+"""A thousand dollars, and votes for the quorum of the local network, which is 40,000."""
 
 
 class LocalStack:
@@ -42,6 +47,28 @@ class LocalStack:
         from backend.client.keystore import LocalKey
 
         return LocalKey(local_private_key(index))
+
+    def fund(self, account: Account) -> None:
+        """Give an account dollars, votes and coin of the local network, from test account 0.
+
+        Errors: `Forbidden` on any other chain; those of `Node`.
+        """
+        from backend.chain.contracts import interface
+        from backend.client.node import Node
+
+        deployment = self.deployment
+        if deployment.chain_id != LOCAL_CHAIN_ID:
+            raise Forbidden(f"test dollars exist on chain {LOCAL_CHAIN_ID} only, not {deployment.chain_id}")
+        giver = self.user_key(0).unlock()
+        with Node(self.node_url, deployment) as node:
+            node.check()
+            for contract, function, amount in FUNDS:
+                data = interface(contract).function(function, [account, amount]).encode([account, amount])
+                to = deployment.address(contract)
+                call = {"from": giver.address, "to": to, "data": "0x" + data.hex(), "value": "0x0"}
+                node.send(giver, node.fill(contract, function, call))
+            call = {"from": giver.address, "to": account, "data": "0x", "value": hex(COIN)}
+            node.send(giver, node.fill("the account", "receive", call))
 
 
 def default_home() -> Path:

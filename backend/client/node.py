@@ -11,6 +11,7 @@ import httpx
 
 from backend.chain.contracts import decode_revert, interface
 from backend.domain.errors import Conflict, Unavailable
+from backend.domain.money import COIN
 
 if TYPE_CHECKING:
     from typing import Self
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
     from backend.domain.deployment import Deployment
+    from backend.domain.ids import Account
 
 MINING_SECONDS = 60.0
 TIMEOUT_SECONDS = 30.0
@@ -26,6 +28,10 @@ POLL_SECONDS = 0.1
 
 class WrongChain(Conflict):
     """The node is on another chain than the deployment. Nothing was signed."""
+
+
+class NoGas(Conflict):
+    """The wallet has too little of the chain's coin for a transaction. Nothing was signed."""
 
 
 class NodeRefusal(Conflict):
@@ -90,11 +96,12 @@ class Node:
     def fill(self, contract: str, function: str, call: dict[str, Any]) -> dict[str, Any]:
         """Complete `from`, `to`, `data` and `value` (hex) to a transaction to sign.
 
-        Errors: `Reverted` if the contract refuses the call.
+        Errors: `Reverted` if the contract refuses the call, `NoGas`.
         """
         gas = int(self._call(contract, function, "eth_estimateGas", call), 16) * 5 // 4
         tip = int(self._request("eth_maxPriorityFeePerGas"), 16)
         price = int(self._request("eth_gasPrice"), 16)
+        self._check_coin(call["from"], gas * (2 * price + tip) + int(call["value"], 16))
         return {
             "type": 2,
             "chainId": self._deployment.chain_id,
@@ -106,6 +113,16 @@ class Node:
             "maxFeePerGas": 2 * price + tip,
             "maxPriorityFeePerGas": tip,
         }
+
+    def _check_coin(self, account: Account, most: int) -> None:
+        """`most` in wei. A node refuses a transaction whose sender could not pay the most that it costs."""
+        held = int(self._request("eth_getBalance", account, "latest"), 16)
+        if held < most:
+            raise NoGas(
+                f"{account} has {held / COIN:.9f} of the chain's coin, and the transaction costs up to "
+                f"{most / COIN:.9f} for gas: send it some",
+                details={"held_wei": held, "required_wei": most},
+            )
 
     def send(self, signer: LocalAccount, transaction: dict[str, Any]) -> Mined:
         """Sign, broadcast and wait. Errors: `Conflict` if it fails on chain, `Unavailable` if it is not mined

@@ -200,6 +200,7 @@ def _announce(stack: Stack, *, as_json: bool) -> None:
         return
     stack.say(f"\nAPI    {facts['api']}   (OpenAPI document: {facts['api']}/openapi.json)")
     stack.say(f"chain  {facts['rpc']}   chain id {facts['chain_id']}")
+    stack.say(f"record {stack.settings.deployment_file}   (for wallets of your own: docs/wallets.md)")
     stack.say(f"logs   {stack.settings.home / 'logs'}\n")
     for name, address in sorted(facts["contracts"].items()):
         stack.say(f"  {name:20} {address}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.eip712 import build_typed_data
 from backend.domain.errors import Conflict, InvalidInput, PaymentRequired, Unavailable
 from backend.domain.hashing import (
@@ -126,7 +127,7 @@ class Deposits:
         terms.
         """
         if not 0 < units <= MAX_UINT128 // UNIT:
-            raise InvalidInput("The deposit must be positive and fit uint128 micro-units.", param="amount")
+            raise InvalidInput("The deposit must be above 0 dollars, and fit uint128.", param="amount")
         channel = self._market.channel(payer)
         if session is not None and session.key is None:
             self._check_holds(payer, units)
@@ -226,11 +227,11 @@ class Deposits:
 
     def _check_holds(self, payer: Account, units: int) -> None:
         """Checked first, so that no key is created for a deposit that would fail."""
-        held = self._token.balance(payer)
+        held, token = self._token.balance(payer), self._chain.address(PAYMENT_TOKEN)
         if held < units:
             raise InsufficientTokens(
-                f"{payer} holds {in_dollars(held * UNIT)}, less than the deposit of "
-                f"{in_dollars(units * UNIT)}.",
+                f"{payer} holds {in_dollars(held * UNIT)} of the payment token {token}, less than the "
+                f"deposit of {in_dollars(units * UNIT)}: send it the token first.",
                 param="amount",
                 details={"held": AMOUNT.render(held * UNIT), "required": AMOUNT.render(units * UNIT)},
             )

@@ -44,6 +44,13 @@ def test_defects_are_listed_by_line_and_the_exit_code_is_one(tmp_path: Path) -> 
     assert "no valid row, 201 defects" in result.output
 
 
+def test_a_file_in_another_format_is_told_the_formats(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion\na,b\n")
+    result = run("validate", str(path), "--licence", "MIT")
+    assert "no line is JSON: a file is JSON Lines or Parquet, see docs/contributing-data.md" in result.output
+
+
 def test_near_duplicates_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     text = "Returns the number of items in the list, or zero if there are none at all."

@@ -11,8 +11,9 @@ from backend.cli import payments
 from backend.client import waiting
 from backend.client.errors import ApiError
 from backend.client.node import Mined
+from backend.domain.errors import Conflict
 from backend.domain.hashing import channel_id
-from backend.domain.money import AMOUNT
+from backend.domain.money import AMOUNT, UNIT
 from tests.support.market import some_account, some_hash
 
 PAYER, OPERATOR, COLLECTOR = some_account("payer"), some_account("operator"), some_account("Settlement")
@@ -41,7 +42,8 @@ class Vault:
     def post(self, path: str, body: Any = None) -> Any:
         if path == "/v1/withdrawals/prepare" and self._patience:
             self._patience -= 1
-            raise ApiError("refused", details={"error": self._error})
+            args = {"thawedAt": 1_795_900_000}
+            raise ApiError("refused", details={"error": self._error, "args": args})
         return body
 
     def send(self, asked: Any, _prepared: Any) -> Mined:
@@ -78,7 +80,7 @@ def test_without_wait_money_starts_to_thaw_and_is_not_withdrawn() -> None:
     vault = Vault(patience=1)
     withdraw(vault, "0.1", wait=False)
     assert vault.sent == [THAW]
-    with pytest.raises(ApiError):
+    with pytest.raises(payments.StillThawing, match=r"until 2026-11-28T21:06:40\+00:00; --wait"):
         withdraw(vault, None, wait=False)
     withdraw(vault, None, wait=False)
     assert vault.sent == [THAW, TAKE]
@@ -99,8 +101,24 @@ def test_a_deposit_is_of_whole_units() -> None:
 
 
 def test_waiting_fails_at_once_if_nothing_is_thawing() -> None:
-    with pytest.raises(ApiError):
+    with pytest.raises(Conflict, match="nothing is thawing; `loraledger withdraw DOLLARS`"):
         withdraw(Vault(patience=1, error="NothingThawing"), None, wait=True)
+
+
+def test_more_than_the_channel_holds_is_refused_in_dollars(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        args = {"channelId": "0x12", "balance": str(UNIT), "amount": str(5 * UNIT)}
+        raise ApiError("refused", details={"error": "InsufficientBalance", "args": args})
+
+    vault = Vault(patience=0)
+    monkeypatch.setattr(vault, "send", refuse)
+    with pytest.raises(Conflict, match=r"^the channel holds 0\.000001 dollars, less than 0\.000005 dollars$"):
+        withdraw(vault, "0.000005", wait=False)
+
+
+def test_another_refusal_of_the_vault_is_passed_on() -> None:
+    with pytest.raises(ApiError):
+        withdraw(Vault(patience=1, error="Paused"), None, wait=True)
 
 
 class MovingWallet(Vault):

@@ -10,7 +10,7 @@ import pytest
 from backend.chain.keys import local_account
 from backend.chain.local_keys import local_private_key
 from backend.client.keystore import LocalKey
-from backend.client.node import Node, WrongChain
+from backend.client.node import Node, NoGas, WrongChain
 from backend.client.signing import AskedCall, Statement, Wallet
 from backend.domain.chain import Reverted
 from backend.domain.errors import Unavailable
@@ -67,6 +67,15 @@ def test_a_call_that_the_contract_refuses_is_not_sent(hardhat_node: LocalNode, c
     transaction = {"chain_id": prepared.chain_id, "to": prepared.to, "data": prepared.data, "value": 0}
     with pytest.raises(Reverted, match="NothingThawing"):
         wallet(hardhat_node, chain.deployment, pytest.fail).send(asked, transaction)
+
+
+def test_a_wallet_without_coin_for_gas_is_told_before_it_signs(
+    hardhat_node: LocalNode, chain: ChainClient
+) -> None:
+    poor = LocalKey("0x" + "07" * 32)
+    asked, prepared = delegation(chain)
+    with pytest.raises(NoGas, match=rf"{poor.account} has 0\.000000000 of the chain's coin.* up to 0\.000"):
+        Wallet(poor, chain.deployment, pytest.fail, hardhat_node.url).send(asked, prepared)
 
 
 def test_a_function_is_read(hardhat_node: LocalNode, chain: ChainClient) -> None:
