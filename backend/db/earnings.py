@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 
 from backend.db.bulk import among, found_among, insert_all_absent, insert_tuples, table_of
 from backend.db.mapping import from_row
@@ -83,15 +83,24 @@ class EarningStore:
         return {Hash32(row.batch_hash): from_row(Credit, row) for row in self._session.execute(query)}
 
     def entries(
-        self, account: Account, batches: Sequence[Hash32], wanted: EarningFilter
+        self,
+        account: Account,
+        batches: Sequence[Hash32],
+        wanted: EarningFilter,
+        after: int = -1,
+        limit: int | None = None,
     ) -> dict[Hash32, list[Earning]]:
-        """The account's entries in these batches that the filter admits, in the order of each batch."""
+        """The account's entries in these batches that the filter admits, in the order of each batch. Of a
+        single batch, at most `limit` of those with a `place` above `after`.
+        """
         found: dict[Hash32, list[Earning]] = {}
         columns = (*table_of(EarningRow).c, EarningVersionRow.version_id, EarningReceiptRow.receipt_id)
         query = _entries(account, wanted, CreditRow.batch_hash, *columns)
         query = query.join(EarningReceiptRow, _IS_RECEIPT)
-        place = (EarningRow.credit, EarningRow.receipt, EarningRow.slice, EarningRow.part)
-        for row in self._among(query.order_by(*place), batches):
+        place = (EarningRow.receipt, EarningRow.slice, EarningRow.part)
+        if after >= 0:
+            query = query.where(tuple_(*place) > (after >> 32, after >> 16 & 0xFFFF, after & 0xFFFF))
+        for row in self._among(query.order_by(EarningRow.credit, *place).limit(limit), batches):
             found.setdefault(Hash32(row.batch_hash), []).append(from_row(Earning, row))
         return found
 

@@ -71,6 +71,8 @@ class Position:
     def parse(cls, text: str) -> Position:
         """Errors: ValueError."""
         operator, batch_hash, place, balance = text.split(":")
+        if not -1 <= int(place) < 1 << 64:
+            raise ValueError("no place of an entry")
         return cls(Account(operator), Hash32(batch_hash), int(place), int(balance))
 
 

@@ -115,8 +115,7 @@ class Earnings:
             for chunk in _chunks(walk, limit):
                 found += [
                     ListedEarning(credited.credit, credited.state, earning, names.of(earning.version_id))
-                    for credited, earning in self._expanded(tx, query, chunk)
-                    if start is None or credited.batch.hash != start.batch_hash or earning.place > start.place
+                    for credited, earning in self._expanded(tx, query, chunk, start, limit)
                 ]
                 if len(found) > limit:
                     break
@@ -165,17 +164,31 @@ class Earnings:
                 tx.earnings.add(walk.found)
 
     def _expanded(
-        self, tx: UnitOfWork, query: EarningsQuery, chunk: Sequence[Credited]
+        self,
+        tx: UnitOfWork,
+        query: EarningsQuery,
+        chunk: Sequence[Credited],
+        start: Position | None,
+        limit: int,
     ) -> Iterator[tuple[Credited, Earning]]:
-        """The wanted entries of these credits, in order."""
-        batches = [credited.batch.hash for credited in chunk if credited.earnings is None]
-        stored = tx.earnings.entries(query.account, batches, query.wanted)
+        """The wanted entries of these credits after `start`, in order; of a credit, more than `limit` may be
+        left out beyond the first ones.
+        """
+        known = [credited for credited in chunk if credited.earnings is None]
+        whole = [credited.batch.hash for credited in known if credited.credit.num_entries <= limit]
+        stored = tx.earnings.entries(query.account, whole, query.wanted)
+        for credited in known:
+            batch = credited.batch.hash
+            if batch not in whole:  # it may have many pages of entries
+                after = _after(start, batch)
+                stored |= tx.earnings.entries(query.account, [batch], query.wanted, after, limit + 1)
         for credited in chunk:
+            batch = credited.batch.hash
             if credited.earnings is None:
-                earnings = stored.get(credited.batch.hash, [])
+                earnings = stored.get(batch, [])
             else:
                 earnings = list(filter(query.wanted.admits, credited.earnings))
-            yield from ((credited, earning) for earning in earnings)
+            yield from ((credited, one) for one in earnings if one.place > _after(start, batch))
 
     def _sums(
         self, tx: UnitOfWork, query: EarningsQuery, by: EarningsBy, found: Sequence[Credited]
@@ -232,6 +245,11 @@ def _ordered(by: EarningsBy, groups: Iterable[Totals]) -> tuple[Totals, ...]:
     if by is EarningsBy.DAY:
         return tuple(sorted(groups, key=lambda one: one.key or "", reverse=True))
     return tuple(sorted(groups, key=lambda one: one.amount, reverse=True))
+
+
+def _after(start: Position | None, batch: Hash32) -> int:
+    """The place in the batch after which a page's entries begin."""
+    return start.place if start is not None and start.batch_hash == batch else -1
 
 
 def _position(last: ListedEarning) -> Position:

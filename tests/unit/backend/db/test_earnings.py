@@ -58,6 +58,16 @@ def test_entries_are_read_by_batch_in_their_order(database: Database, earnings: 
         assert tx.earnings.batches_of(EARNER, earnings[0].receipt_id) == [FIRST]
 
 
+def test_a_part_of_a_batch_begins_after_a_place(database: Database) -> None:
+    own = [replace(earning(n >> 2), slice=n >> 1 & 1, part=n & 1) for n in range(8)]
+    with database.begin() as tx:
+        tx.earnings.add([(credit(FIRST, own), own)])
+    with database.read() as tx:
+        for begin in range(8):
+            found = tx.earnings.entries(EARNER, [FIRST], EarningFilter(), own[begin].place, 3)
+            assert found.get(FIRST, []) == own[begin + 1 : begin + 4]
+
+
 def test_adding_again_changes_nothing(database: Database, earnings: list[Earning]) -> None:
     with database.begin() as tx:
         tx.earnings.add([(credit(FIRST, earnings), [*earnings, earning(3)])])

@@ -105,6 +105,21 @@ def test_nothing_is_stored_that_relies_on_a_cursors_balance(harness: SettlementH
     assert stored(harness, CREATOR) == 0
 
 
+@pytest.mark.parametrize("limit", [1, 2, 5, 100])
+def test_stored_entries_are_the_same_on_pages_of_any_size(harness: SettlementHarness, limit: int) -> None:
+    harness.sign_in(TREASURY)
+    settle_batches(harness, 3)
+    whole = listed(harness, EarningsQuery(TREASURY), limit=1000)
+    assert stored(harness, TREASURY) == len(whole) > 5
+    assert listed(harness, EarningsQuery(TREASURY), limit) == whole
+
+
+@pytest.mark.parametrize("place", ["-2", str(1 << 64)])
+def test_a_place_that_no_entry_has_is_no_position(place: str) -> None:
+    with pytest.raises(ValueError, match="place"):
+        Position.parse(f"{OPERATOR}:{some_hash('batch')}:{place}:0")
+
+
 def test_a_second_audit_stores_nothing_twice(harness: SettlementHarness) -> None:
     harness.sign_in(CREATOR)
     settle_batches(harness, 2)
