@@ -71,6 +71,17 @@ contract BadReceiptTest is Disputed {
         _convict(batch, i, Fault.Attribution);
     }
 
+    function test_a_method_of_any_visible_character_is_valid(uint256 i, uint8 at) external {
+        BatchData memory batch = validBatch();
+        i = _receipt(batch, i);
+        Served memory served = batch.served[i];
+        bytes1[3] memory ends = [bytes1("!"), bytes1("~"), bytes1("-")];
+        served.attribution[at % 4] = ends[at % 3];
+        served.rehash();
+        _commitReceipts(batch);
+        _acquit(batch, i);
+    }
+
     function test_an_attribution_of_another_number_of_lists_convicts(uint256 i, uint256 kind) external {
         BatchData memory batch = validBatch();
         i = _receipt(batch, i);
