@@ -136,10 +136,8 @@ export class Chain {
       response = await fetcher(this.#url, { method: "POST", headers, body, signal });
       answer = await response.json();
     } catch (error) {
-      throw new NodeFailed(
-        `the node ${this.#host} gave no JSON answer to ${method}: ${String(error)}`,
-        "rpc",
-      );
+      const reason = String(error).replaceAll(this.#url, this.#host);
+      throw new NodeFailed(`the node ${this.#host} gave no JSON answer to ${method}: ${reason}`, "rpc");
     }
     if (typeof answer === "object" && answer !== null && "result" in answer) return answer.result;
     const message = (answer as { error?: { message?: unknown } } | null)?.error?.message;

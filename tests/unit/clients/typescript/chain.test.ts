@@ -36,6 +36,17 @@ test("a node of another chain is refused, also if the chain has the same id", as
   await assert.rejects(verified(young), WrongChain);
 });
 
+test("an error does not repeat the secret in a node's URL", async () => {
+  const rpc = "https://user:secret@node.invalid/key";
+  const options = { market: MARKET, ...evidence, rpc, fetch };
+  await assert.rejects(verifyReceipt(receipt, options), (error) => {
+    assert.ok(error instanceof NodeFailed);
+    assert.match(error.message, /the node node.invalid gave no JSON answer/);
+    assert.doesNotMatch(error.message, /secret|key/);
+    return true;
+  });
+});
+
 const FAILURES: Record<string, [reason: RegExp, node: typeof fetch]> = {
   "does not answer": [
     /gave no JSON answer.*refused/,
