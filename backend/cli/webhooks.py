@@ -126,7 +126,7 @@ def rotate(
 @commands.command()
 @acting(PAYER)
 def enable(endpoint: Endpoint, *, actor: Actor) -> None:
-    """Enable an endpoint again. What happened meanwhile is not sent."""
+    """Enable an endpoint again. Events of the time in which it was disabled are not sent."""
     with actor.connect() as client:
         client.post(f"{PATH}/{endpoint}", {"is_enabled": True})
     typer.echo(f"{endpoint} is enabled")

@@ -66,7 +66,7 @@ class ModelQuery:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A version's model card, as whoever published its folder wrote it: hostile text.
+    """A version's model card, which the publisher of its folder wrote: untrusted text.
 
     `summary`: the first paragraph, shortened. `text`: Markdown without the front matter; None in lists, which
     do not read it.

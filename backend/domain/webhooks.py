@@ -1,4 +1,4 @@
-"""Webhooks: events that accounts are told of, the endpoints they registered, and deliveries to them."""
+"""Webhooks: types of events, the endpoints that accounts registered, and deliveries to them."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class WebhookEndpoint:
     """Whether the balance was below `low_balance` at the last check."""
     min_earnings: int | None
     """`earnings.claimable` is sent for at least this; None without that event."""
-    told_earnings: int
-    """Cumulative earnings that the last `earnings.claimable` told of."""
+    reported_earnings: int
+    """Cumulative earnings that the last `earnings.claimable` reported."""
 
     @property
     def is_enabled(self) -> bool:

@@ -33,7 +33,7 @@ def upgrade() -> None:
         sa.Column("low_balance", AMOUNT, nullable=True),
         sa.Column("is_low", sa.Boolean(), nullable=False),
         sa.Column("min_earnings", AMOUNT, nullable=True),
-        sa.Column("told_earnings", AMOUNT, nullable=False),
+        sa.Column("reported_earnings", AMOUNT, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
         sa.UniqueConstraint("account", "slot", name=op.f("uq_webhook_endpoints_account_slot")),
     )

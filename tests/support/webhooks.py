@@ -54,7 +54,7 @@ def register(database: Database, account: Account, *event_types: EventType, **am
     return WebhookHarness(database).endpoints.create(account, options).endpoint.id
 
 
-def told(database: Database, endpoint_id: str) -> list[tuple[str, dict[str, Any]]]:
+def events_of(database: Database, endpoint_id: str) -> list[tuple[str, dict[str, Any]]]:
     """Type and data of the events for an endpoint, oldest first."""
     with database.read() as tx:
         found = tx.webhooks.deliveries(endpoint_id, None, 100)

@@ -47,7 +47,7 @@ class PricingView(View):
 
 
 class CardView(View):
-    """The model card of the version's folder. Whoever published the folder wrote it.
+    """The model card of the version's folder. The publisher of the folder wrote it: untrusted text.
 
     `summary`: the first paragraph, shortened. `text`: the whole card in Markdown; null in lists.
     """

@@ -32,7 +32,7 @@ class WebhookEndpointRow(Base):
     low_balance: Mapped[int | None] = mapped_column(Amount)
     is_low: Mapped[bool]
     min_earnings: Mapped[int | None] = mapped_column(Amount)
-    told_earnings: Mapped[int] = mapped_column(Amount)
+    reported_earnings: Mapped[int] = mapped_column(Amount)
 
 
 class WebhookDeliveryRow(Base):

@@ -1,7 +1,8 @@
 """Queues webhook events for amounts that crossed what an endpoint's owner set: low balances, and earnings.
 
 Balances change by answers, blocks and the clock, so they are compared periodically, not with each charge.
-What an endpoint was told is stored with the event in one transaction, so each crossing is told once.
+What was reported to an endpoint is stored with the event in one transaction, so each crossing is reported
+once.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class BalanceEvents:
             ]
             earned, compared = self._earned(tx)
         for endpoint, available in crossed:
-            self._tell_balance(endpoint, available)
+            self._report_balance(endpoint, available)
         for endpoint, cumulative in earned:
-            self._tell_earnings(endpoint, cumulative)
+            self._report_earnings(endpoint, cumulative)
         self._compared = compared
 
     def _crossed(
@@ -70,7 +71,7 @@ class BalanceEvents:
             and _is_low(endpoint, balances[channels[endpoint.id]].available) != endpoint.is_low
         ]
 
-    def _tell_balance(self, compared: WebhookEndpoint, available: int) -> None:
+    def _report_balance(self, compared: WebhookEndpoint, available: int) -> None:
         with self._db.begin() as tx:
             endpoint = tx.webhooks.locked(compared.id)
             if endpoint is None or not endpoint.is_enabled or endpoint.low_balance is None:
@@ -88,7 +89,7 @@ class BalanceEvents:
                 emit_to(tx, [endpoint], EventType.BALANCE_LOW, data, self._clock())
 
     def _earned(self, tx: UnitOfWork) -> tuple[list[tuple[WebhookEndpoint, int]], object]:
-        """Endpoints whose account may have earned enough since they were told, with cumulative earnings; and
+        """Endpoints whose account may have earned enough since the last event, with cumulative earnings; and
         what was compared.
         """
         endpoints = tx.webhooks.with_min_earnings()
@@ -105,14 +106,14 @@ class BalanceEvents:
         due = [(endpoint, cumulative) for endpoint, cumulative in earned if _is_due(endpoint, cumulative, 0)]
         return due, compared if ledger.hash == batches[-1].hash else None
 
-    def _tell_earnings(self, compared: WebhookEndpoint, cumulative: int) -> None:
+    def _report_earnings(self, compared: WebhookEndpoint, cumulative: int) -> None:
         operator = self._market.operator
         with self._db.begin() as tx:
             endpoint = tx.webhooks.locked(compared.id)
             paid = claimed(tx, operator, compared.account)
             if endpoint is None or not endpoint.is_enabled or not _is_due(endpoint, cumulative, paid):
                 return
-            tx.webhooks.save(replace(endpoint, told_earnings=cumulative))
+            tx.webhooks.save(replace(endpoint, reported_earnings=cumulative))
             data = {
                 "account": endpoint.account,
                 "operator": operator,
@@ -127,7 +128,7 @@ def _is_low(endpoint: WebhookEndpoint, available: int) -> bool:
 
 
 def _is_due(endpoint: WebhookEndpoint, cumulative: int, paid: int) -> bool:
-    """Whether at least `min_earnings` became claimable since the endpoint was told, and was not claimed."""
+    """Whether at least `min_earnings` became claimable since the last event, and was not claimed."""
     if endpoint.min_earnings is None:
         return False
-    return cumulative - max(endpoint.told_earnings, paid) >= max(endpoint.min_earnings, UNIT)
+    return cumulative - max(endpoint.reported_earnings, paid) >= max(endpoint.min_earnings, UNIT)

@@ -107,12 +107,12 @@ class Curation:
                 self._decide(tx, upload, recorded, self._curator)
             if upload != before:
                 tx.contributions.save(upload)
-                self._tell(tx, upload)
+                self._emit_decision(tx, upload)
         if recorded is not None and recorded.contributor == upload.account:
             self._staging.drop_data(upload_id)  # the block store has it
         return upload != before
 
-    def _tell(self, tx: UnitOfWork, upload: Upload) -> None:
+    def _emit_decision(self, tx: UnitOfWork, upload: Upload) -> None:
         """Emit the event of the curators' decision, if the upload has one now."""
         if (event := _EVENTS.get(upload.state)) is not None:
             data = {"id": upload.id, "datanet": upload.datanet, "reason": upload.reason_name}

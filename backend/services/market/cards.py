@@ -1,4 +1,4 @@
-"""Reads model cards: Markdown with YAML front matter, by whoever published the folder."""
+"""Reads model cards: Markdown with YAML front matter. Both are untrusted."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class Endpoints:
             low_balance=None,
             is_low=False,
             min_earnings=None,
-            told_earnings=0,
+            reported_earnings=0,
         )
         endpoint = _changed(blank, options)
         self._check_url(endpoint.url)
@@ -132,8 +132,8 @@ class Endpoints:
             return _own(tx.webhooks.get(endpoint_id), account, endpoint_id)
 
     def change(self, account: Account, endpoint_id: str, options: EndpointOptions) -> WebhookEndpoint:
-        """Errors: as of `create`, for what is changed. Another URL, or enabling it, starts anew: earlier
-        failures do not count.
+        """Errors: as of `create`, for what is changed. After another URL, or enabling it,
+        earlier failures do not count.
         """
         self.get(account, endpoint_id)
         if options.url is not None:
@@ -216,7 +216,7 @@ def _changed(before: WebhookEndpoint, options: EndpointOptions) -> WebhookEndpoi
         raise InvalidInput("An endpoint needs at least one event type.", param="event_types")
     url = before.url if options.url is None else options.url
     is_enabled = before.is_enabled if options.is_enabled is None else options.is_enabled
-    starts_anew = url != before.url or (is_enabled and not before.is_enabled)
+    is_reset = url != before.url or (is_enabled and not before.is_enabled)
     low_balance = _threshold(before, options, events, "low_balance")
     return replace(
         before,
@@ -227,7 +227,7 @@ def _changed(before: WebhookEndpoint, options: EndpointOptions) -> WebhookEndpoi
         is_low=before.is_low and low_balance is not None,
         min_earnings=_threshold(before, options, events, "min_earnings"),
         disabled_reason=None if is_enabled else before.disabled_reason or BY_OWNER,
-        failing_since=None if starts_anew else before.failing_since,
+        failing_since=None if is_reset else before.failing_since,
     )
 
 

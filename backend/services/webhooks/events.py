@@ -1,4 +1,4 @@
-"""Queues events for the webhook endpoints of an account, in the transaction of what they tell."""
+"""Queues events for the webhook endpoints of an account, in the transaction of what they report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/** Verification of a receipt, without trust in whoever served it. */
+/** Verifies a receipt, without trust in the server of its documents. */
 
 import { Chain } from "./chain.ts";
 import { checkBatch, checkCharge, checkContent, checkHash, checkSignature, checkSlices } from "./checks.ts";

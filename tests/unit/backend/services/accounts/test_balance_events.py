@@ -14,7 +14,7 @@ from backend.services.webhooks.endpoints import EndpointOptions
 from tests.support.fakes import FakeClock
 from tests.support.scripted_installation import ScriptedInstallation
 from tests.support.settlement_harness import SettlementHarness
-from tests.support.webhooks import WebhookHarness, register, told
+from tests.support.webhooks import WebhookHarness, events_of, register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ def settlement(tmp_path: Path) -> Iterator[SettlementHarness]:
 
 def amounts(database: Database, endpoint_id: str, name: str) -> list[int]:
     """The amount of this name of each event, oldest first."""
-    return [AMOUNT.read(data[name]) for _, data in told(database, endpoint_id)]
+    return [AMOUNT.read(data[name]) for _, data in events_of(database, endpoint_id)]
 
 
 def finalise(harness: SettlementHarness, answers: int) -> None:
@@ -64,7 +64,7 @@ def test_a_balance_is_told_once_each_time_it_falls_below_the_limit(
         events.sweep()
         events.sweep()
     assert amounts(built.database, low, "available") == [499, 50]
-    [(event, data)] = told(built.database, lower)
+    [(event, data)] = events_of(built.database, lower)
     assert event == "channel.balance_low"
     assert data == {
         "id": built.channel,
@@ -97,15 +97,15 @@ def test_an_endpoint_that_is_disabled_during_a_sweep_is_told_nothing(
     events = BalanceEvents(built.db, built.market, built.clock)
     endpoint = register(built.database, built.payer.account, EventType.BALANCE_LOW)
     built.fund(1)
-    tell = BalanceEvents._tell_balance
+    tell = BalanceEvents._report_balance
 
     def disable_first(self: BalanceEvents, *args: Any) -> None:
         built.services.webhooks.change(built.payer.account, endpoint, EndpointOptions(is_enabled=False))
         tell(self, *args)
 
-    monkeypatch.setattr(BalanceEvents, "_tell_balance", disable_first)
+    monkeypatch.setattr(BalanceEvents, "_report_balance", disable_first)
     events.sweep()
-    assert told(built.database, endpoint) == []
+    assert events_of(built.database, endpoint) == []
 
 
 def test_what_thaws_or_is_not_authorised_is_not_available_and_reservations_are_no_reason(
@@ -117,7 +117,7 @@ def test_what_thaws_or_is_not_authorised_is_not_available_and_reservations_are_n
     built.fund(1000)
     built.admission.reserve(Payer(built.payer.account), 900)
     events.sweep()
-    assert told(built.database, endpoint) == []
+    assert events_of(built.database, endpoint) == []
     built.fund(1000, thawing=600)
     events.sweep()
     built.fund(1000)
@@ -139,7 +139,7 @@ def test_earnings_of_final_batches_are_told_once_they_reach_the_minimum(
     many = register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=earned + 1)
     for _ in range(2):
         events.sweep()
-    [(event, data)] = told(settlement.database, few)
+    [(event, data)] = events_of(settlement.database, few)
     assert event == "earnings.claimable"
     assert data == {
         "account": account,
@@ -147,12 +147,12 @@ def test_earnings_of_final_batches_are_told_once_they_reach_the_minimum(
         "claimable": AMOUNT.render(earned // UNIT * UNIT),
         "cumulative": AMOUNT.render(earned),
     }
-    assert told(settlement.database, many) == []
+    assert events_of(settlement.database, many) == []
     settlement.claims().relay(market.operator, account)
     assert settlement.mine() == 1
     finalise(settlement, 12)
     events.sweep()
-    assert len(told(settlement.database, few)) == 1  # the settler has not verified the batch yet
+    assert len(events_of(settlement.database, few)) == 1  # the settler has not verified the batch yet
     more = settlement.auditor().follow(market.operator).balances[account]
     events.sweep()
     claimable = (more - earned // UNIT * UNIT) // UNIT * UNIT
@@ -172,12 +172,12 @@ def test_earnings_of_a_batch_that_is_not_final_are_not_claimable(settlement: Set
     account = max(balances, key=lambda account: balances[account])
     endpoint = register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=1)
     events.sweep()
-    assert told(settlement.database, endpoint) == []
+    assert events_of(settlement.database, endpoint) == []
     settlement.chain.time += 60
     settlement.settler().finalise()
     settlement.mine()
     events.sweep()
-    assert len(told(settlement.database, endpoint)) == 1
+    assert len(events_of(settlement.database, endpoint)) == 1
 
 
 def test_a_process_that_dies_between_two_accounts_tells_the_rest_later(
@@ -191,7 +191,7 @@ def test_a_process_that_dies_between_two_accounts_tells_the_rest_later(
         register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=1)
         for account in earners
     ]
-    events, tell = BalanceEvents(settlement.db, market, FakeClock()), BalanceEvents._tell_earnings
+    events, tell = BalanceEvents(settlement.db, market, FakeClock()), BalanceEvents._report_earnings
     calls: list[int] = []
 
     def tell_once(self: BalanceEvents, *args: Any) -> None:
@@ -201,8 +201,8 @@ def test_a_process_that_dies_between_two_accounts_tells_the_rest_later(
         tell(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(BalanceEvents, "_tell_earnings", tell_once)
+        patch.setattr(BalanceEvents, "_report_earnings", tell_once)
         with pytest.raises(KeyboardInterrupt):
             events.sweep()
     events.sweep()
-    assert [len(told(settlement.database, endpoint)) for endpoint in made] == [1, 1]
+    assert [len(events_of(settlement.database, endpoint)) for endpoint in made] == [1, 1]

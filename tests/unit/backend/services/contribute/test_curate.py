@@ -11,7 +11,7 @@ from backend.domain.contribution import ReviewReason, UploadState
 from backend.services.contribute.curate import Curation
 from backend.services.transactions.retry import MOST_ATTEMPTS
 from tests.support.contributions import ALICE, BOB, NET, ROWS, ContributionHarness
-from tests.support.webhooks import register, told
+from tests.support.webhooks import events_of, register
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,13 +204,13 @@ def test_decisions_are_told_to_the_contributor_s_webhooks(harness: ContributionH
     accepted, rejected = harness.submit(), harness.submit(b'{"prompt": "c", "completion": "C"}')
     harness.record(accepted, 0)
     harness.curation.advance()
-    assert told(harness.database, endpoint) == []
+    assert events_of(harness.database, endpoint) == []
     harness.record(accepted, 0, is_accepted=True)
     harness.curation.advance()
     harness.record(rejected, None, is_accepted=False, reason=ReviewReason.QUALITY)
     for _ in range(2):
         harness.curation.advance()
-    assert told(harness.database, endpoint) == [
+    assert events_of(harness.database, endpoint) == [
         ("contribution.accepted", {"id": accepted.id, "datanet": NET, "reason": None}),
         ("contribution.rejected", {"id": rejected.id, "datanet": NET, "reason": "quality"}),
     ]

@@ -10,7 +10,7 @@ from backend.domain.training import (
     Step,
 )
 from backend.services.train.leases import LeaseLost
-from tests.support.webhooks import register, told
+from tests.support.webhooks import events_of, register
 from tests.unit.workers.support import CREATOR, DATASET, OTHER_CREATOR, RESULT, JobHarness
 
 CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
@@ -103,12 +103,12 @@ def test_the_end_of_a_job_is_told_to_the_creator_s_webhooks(harness: JobHarness)
     endpoint = register(harness.database, CREATOR)
     register(harness.database, OTHER_CREATOR)
     succeeded, failed, cancelled = (harness.create_leased() for _ in range(3))
-    assert told(harness.database, endpoint) == []
+    assert events_of(harness.database, endpoint) == []
     harness.leases.complete_publication(succeeded, CID)
     harness.leases.fail(failed, {"code": "x", "message": "x"})
     harness.training.cancel(cancelled.job.id, CREATOR)
     harness.training.cancel(cancelled.job.id, CREATOR)
-    assert told(harness.database, endpoint) == [
+    assert events_of(harness.database, endpoint) == [
         ("fine_tuning.job.succeeded", {"id": succeeded.job.id}),
         ("fine_tuning.job.failed", {"id": failed.job.id}),
         ("fine_tuning.job.cancelled", {"id": cancelled.job.id}),
