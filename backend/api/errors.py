@@ -199,10 +199,12 @@ async def _on_validation_error(_request: Request, error: Exception) -> JSONRespo
     return _response(400, error_body(400, message, code, param))
 
 
-async def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
-    code = CODES.get(error.status_code, "http_error")
-    response = _response(error.status_code, error_body(error.status_code, str(error.detail), code))
+    code, text = CODES.get(error.status_code, "http_error"), str(error.detail)
+    if text == "Not Found" and "route" not in request.scope:
+        text = "No endpoint has this path; those of OpenAI's API begin with /v1."
+    response = _response(error.status_code, error_body(error.status_code, text, code))
     response.headers.update(error.headers or {})
     return response
 

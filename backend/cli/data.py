@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, counted, note_if_empty, print_json
 from backend.cli.progress import transferring
 from backend.cli.reports import print_report
 
@@ -48,7 +48,9 @@ def push(
         print_report(upload["report"], as_json=False)
         if upload["state"] != "draft":
             num_valid = upload["report"]["num_rows"]
-            hint = f"; --accept-partial contributes the {num_valid:,} valid rows" if num_valid else ""
+            hint = (
+                f"; --accept-partial contributes the {counted(num_valid, 'valid row')}" if num_valid else ""
+            )
             typer.echo(f"refused; nothing was stored{hint}")
             raise typer.Exit(1)
         is_partial = accept_partial and upload["report"]["num_left_out"]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, counted, note_if_empty, print_json
 
 CREATOR = 6
 
@@ -47,5 +47,5 @@ def list_datanets(*, actor: Actor, as_json: AsJson = False) -> None:
         return
     note_if_empty(found, "no datanets yet; `loraledger datanet create` creates one")
     for datanet in found:
-        number = f"{datanet['num_contributions']:,} contributions"
+        number = counted(datanet["num_contributions"], "contribution")
         typer.echo(f"{datanet['id']}  {datanet['name']} by {datanet['creator']}: {number}")

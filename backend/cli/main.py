@@ -44,6 +44,7 @@ app = typer.Typer(
     help="A marketplace for specialised models that pays the people whose data made them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # joins the lines of a paragraph
 )
 ACTORS = (
     *(payments, keys, chat, proxy, receipts, earnings, vote, data, datanets, train, wallets),

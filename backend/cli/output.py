@@ -21,3 +21,8 @@ def note_if_empty(found: Sized, note: str) -> None:
     """Say on standard error that there is nothing to list; standard output stays empty for programs."""
     if not found:
         typer.echo(note, err=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`, for nouns with the plural in -s."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -63,7 +63,8 @@ def balance(*, actor: Actor, as_json: AsJson = False) -> None:
     for channel in channels:
         names = ("balance", "available", "thawing", "moving")
         amounts = ", ".join(f"{name} {dollars(channel[name])}" for name in names)
-        typer.echo(f"channel {channel['id']}: {amounts}")
+        until = f"; thaws until {_time(channel['thawed_at'])}" if channel["thawed_at"] else ""
+        typer.echo(f"channel {channel['id']}: {amounts}{until}")
 
 
 @acting(PAYER)
@@ -110,7 +111,7 @@ def withdraw(
         if thawing is not None:
             with _explained():
                 calls.thaw(client, thawing)
-            typer.echo(f"{in_dollars(thawing)} are thawing")
+            typer.echo(f"thawing {in_dollars(thawing)}; `loraledger balance` shows until when")
         if thawing is not None and not wait:
             return
         tx_hash = wait_until(lambda: _try_withdraw(client, retry=wait), "the money to thaw", THAW_SECONDS)
@@ -144,9 +145,13 @@ def _explained() -> Iterator[None]:
                 held, asked = (in_dollars(int(args[name])) for name in ("balance", "amount"))
                 message = f"the channel holds {held}, less than {asked}"
             case "StillThawing":
-                until = datetime.fromtimestamp(int(args["thawedAt"]), UTC).isoformat(timespec="seconds")
-                message = f"the money thaws until {until}; --wait waits, and withdraws it"
+                message = f"the money thaws until {_time(args['thawedAt'])}; --wait waits, and withdraws it"
                 raise StillThawing(message) from error
             case _:
                 raise
         raise Conflict(message) from error
+
+
+def _time(seconds: int | str) -> str:
+    """A time in Unix seconds, in UTC."""
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds")

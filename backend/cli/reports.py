@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from backend.cli.output import print_json
+from backend.cli.output import counted, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,12 +30,11 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"... and {num_defects - len(report['defects']):,} more; in all {counts}"
     if not report["num_rows"] and report["defect_counts"].keys() == {"malformed_json"}:
         yield "no line is JSON: a file is JSON Lines or Parquet, see docs/contributing-data.md"
-    rows = (
-        f"{report['num_rows']:,} valid rows of {report['format']}" if report["num_rows"] else "no valid row"
-    )
-    yield f"{rows}, {num_defects:,} defects, licence {report['licence']}"
+    num_rows = report["num_rows"]
+    rows = f"{counted(num_rows, 'valid row')} of {report['format']}" if num_rows else "no valid row"
+    yield f"{rows}, {counted(num_defects, 'defect')}, licence {report['licence']}"
     if report["num_left_out"]:
-        yield f"partly accepted: {report['num_left_out']:,} lines are left out of the contribution"
+        yield f"partly accepted: the contribution leaves out {counted(report['num_left_out'], 'line')}"
     if report["datanet_licence"]:
         yield f"the datanet accepts {report['datanet_licence']}"
     if report["profile"]:
@@ -51,7 +50,7 @@ def _profile_lines(profile: Mapping[str, Any]) -> Iterator[str]:
         about = "" if profile["is_exact"] else "about "
         yield f"{about}{profile['num_tokens']:,} tokens of the base model"
     languages = ", ".join(f"{code} {count:,}" for code, count in profile["languages"].items())
-    yield f"languages of {profile['num_sampled']:,} rows: {languages}"
+    yield f"languages of {counted(profile['num_sampled'], 'row')}: {languages}"
     lengths = ", ".join(f"up to {most} {count:,}" for most, count in profile["lengths"].items())
     yield f"rows by characters: {lengths}"
 

@@ -221,7 +221,7 @@ def _estimate_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield "training is free here"
         return
     yield f"about {dollars(found['charge'])}, at {price(found['price'])}"
-    yield f"{dollars(found['max_charge'])} are reserved on the channel until the job ends"
+    yield f"reserves {dollars(found['max_charge'])} on the channel until the job ends"
 
 
 def _cost(job: Mapping[str, Any]) -> str:

@@ -76,15 +76,17 @@ def list_wallets() -> None:
 
 @commands.command()
 def fund(
-    account: Annotated[str, typer.Argument(help="Account that receives it, from `loraledger wallet list`.")],
+    recipient: Annotated[
+        str, typer.Argument(metavar="ACCOUNT", help="Who receives it, from `loraledger wallet list`.")
+    ],
 ) -> None:
     """Give an account 1,000 dollars, 50,000 votes and a coin for gas on the local network of this home."""
     from backend.client.local_stack import LocalStack
     from backend.domain.caip import account_of
     from backend.domain.deployment import LOCAL_CHAIN_ID
 
-    LocalStack().fund(account_of(account, LOCAL_CHAIN_ID))
-    typer.echo(f"{account} received 1,000 dollars, 50,000 votes and one coin for gas")
+    LocalStack().fund(account_of(recipient, LOCAL_CHAIN_ID))
+    typer.echo(f"{recipient} received 1,000 dollars, 50,000 votes and one coin for gas")
 
 
 @commands.command()

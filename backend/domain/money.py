@@ -158,9 +158,9 @@ PRICE = Notation(
 
 
 def in_dollars(amount: int) -> str:
-    """Format micro-units exactly: `1,000 dollars`, `0.25 dollars`."""
+    """Format micro-units exactly: `1,000 dollars`, `1 dollar`, `0.25 dollars`."""
     whole, point, fraction = AMOUNT.decimal(amount).partition(".")
-    return f"{int(whole):,}{point}{fraction} dollars"
+    return f"{int(whole):,}{point}{fraction} {'dollar' if amount == DOLLAR else 'dollars'}"
 
 
 def price_in_dollars(price: int) -> str:

@@ -62,7 +62,7 @@ class Rules:
         _expect("slices_hash", slices_hash(slices), receipt.slices_hash)
         _expect("attribution_hash", attribution_hash(signed.method, slices), receipt.attribution_hash)
         charges = slice_charges(slices, records, receipt.prompt_tokens, receipt.completion_tokens)
-        _expect("charge", sum(charges), receipt.charge)
+        _expect("charge", sum(charges), receipt.charge, " micro-units")
         if receipt.charge == 0:
             raise BadReceipt("a batch contains no receipt without charge", "charge")
         return charges
@@ -134,9 +134,9 @@ def check_shares(slice_: Slice, record: VersionRecord) -> None:
     _expect("list", PPM, total)
 
 
-def _expect(what: str, expected: int | str, found: int | str) -> None:
+def _expect(what: str, expected: int | str, found: int | str, unit: str = "") -> None:
     if expected != found:
-        text = f"{what} is {found}, it must be {expected}"
+        text = f"{what} is {found}{unit}, it must be {expected}{unit}"
         raise BadReceipt(text, what, {"expected": str(expected), "found": str(found)})
 
 

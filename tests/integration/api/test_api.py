@@ -48,6 +48,7 @@ def test_errors_of_the_framework_have_the_same_shape(api: Api) -> None:
             "/v1/chat/completions", content=b"{", headers={"content-type": "application/json"}
         )
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    assert missing.json()["error"]["message"].endswith("those of OpenAI's API begin with /v1.")
     assert (wrong_method.status_code, wrong_method.json()["error"]["code"]) == (405, "method_not_allowed")
     assert (no_json.status_code, no_json.json()["error"]["code"]) == (400, "invalid_json")
 

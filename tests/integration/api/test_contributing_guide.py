@@ -125,7 +125,7 @@ def test_nothing_is_signed_without_a_yes(api: Api, tmp_path: Path, monkeypatch: 
     upload_id = line.split()[0]
     assert line == f"{upload_id} draft in datanet 1: rows.jsonl"
     shown = type_in(f"loraledger data status {upload_id}").output
-    assert "1 valid rows of text, 0 defects, licence MIT" in shown
+    assert "1 valid row of text, 0 defects, licence MIT" in shown
 
 
 def test_a_large_file_goes_on_from_where_it_was_interrupted(
@@ -175,11 +175,11 @@ def test_the_sound_rows_of_a_file_are_contributed_by_ones_word(tmp_path: Path) -
     partly = type_in(f"{command} --accept-partial")
     assert partly.exit_code == 0, partly.output
     assert "line 2, text: must be a string, not a number [wrong_type]" in partly.output
-    assert "partly accepted: 1 lines are left out of the contribution" in partly.output
+    assert "partly accepted: the contribution leaves out 1 line" in partly.output
 
 
 def test_the_rows_of_a_file_without_its_repetitions_are_contributed_by_ones_word(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(jsonl({"text": "a"}, {"text": "a"}))
     partly = type_in("loraledger data push rows.jsonl --datanet 1 --licence MIT --accept-partial")
     assert partly.exit_code == 0, (partly.output, partly.exception)
-    assert "partly accepted: 1 lines are left out of the contribution" in partly.output
+    assert "partly accepted: the contribution leaves out 1 line" in partly.output

@@ -31,6 +31,6 @@ def test_amounts_of_the_api_are_shown_in_dollars() -> None:
 
 def test_a_detail_of_an_error_is_text() -> None:
     missing = {"balance": AMOUNT.render(10**12), "authorisation": AMOUNT.render(10**11)}
-    assert detail(missing) == "balance 1 dollars, authorisation 0.1 dollars"
+    assert detail(missing) == "balance 1 dollar, authorisation 0.1 dollars"
     assert detail({"line": 3}) == "line 3"
     assert detail("0xab") == "0xab"
