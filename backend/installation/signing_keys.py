@@ -64,7 +64,8 @@ class SigningKeys:
         """
         file = self._settings.webhook_key_file
         if file is None:
-            return read_or_create(self._settings.home / "webhook-key", lambda: secrets.token_urlsafe(32))
+            path = self._settings.home / "webhook-key"
+            return read_or_create(path, lambda: secrets.token_urlsafe(32)).strip()
         try:
             key = file.read_text().strip()
         except OSError as error:

@@ -39,6 +39,13 @@ def test_the_webhook_key_is_made_once_and_is_its_owner_s_alone(tmp_path: Path) -
     assert (tmp_path / "webhook-key").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_webhook_key_that_is_restored_with_a_line_end_is_the_same(tmp_path: Path) -> None:
+    keys, file = SigningKeys(Settings(home=tmp_path), 1), tmp_path / "webhook-key"
+    made = keys.webhook_key
+    file.write_text(f"{made}\n")
+    assert keys.webhook_key == made
+
+
 @pytest.mark.parametrize(("text", "why"), [(None, "No such file"), ("too short", "at least 32")])
 def test_a_webhook_key_file_that_is_missing_or_short_is_refused(
     tmp_path: Path, text: str | None, why: str
