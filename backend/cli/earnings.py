@@ -145,7 +145,7 @@ def show_receipt(
     typer.echo(f"accuracy  {found['method_accuracy_reason'] if accuracy is None else accuracy}")
     typer.echo(f"batch     {found['batch']} of operator {found['operator']}: {found['batch_state']}")
     typer.echo(f"data      {found['data_cid']}")
-    typer.echo(f"proof     {found['proof_url']}")
+    typer.echo(f"proof     {found['proof_url'] or 'the operator states no URL'}")
 
 
 @acting(CONTRIBUTOR)

@@ -160,8 +160,9 @@ class EarnedReceiptView(View):
     data_cid: str = Field(
         description="Folder with the batch's data, from which anyone recomputes the entries."
     )
-    proof_url: str = Field(
-        description="Merkle proofs of the receipt and its entries, served by the operator."
+    proof_url: str | None = Field(
+        description="Merkle proofs of the receipt and its entries, served by the operator; null while it "
+        "states no URL."
     )
 
     @classmethod

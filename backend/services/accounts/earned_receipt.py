@@ -89,9 +89,10 @@ class EarnedReceipt:
         return cid_of(Header.from_chain(self.batch.header).data_digest)
 
     @property
-    def proof_url(self) -> str:
-        """Where the operator serves the proof of inclusion."""
-        return f"{self.endpoint.rstrip('/')}/v1/receipts/{self.receipt_id}/proof"
+    def proof_url(self) -> str | None:
+        """Where the operator serves the proof of inclusion; None while it states no URL."""
+        path = f"/v1/receipts/{self.receipt_id}/proof"
+        return f"{self.endpoint.rstrip('/')}{path}" if self.endpoint else None
 
 
 class EarnedReceipts:

@@ -8,6 +8,7 @@ from backend.domain.earnings import EarningState, Role
 from backend.domain.errors import NotFound
 from backend.domain.hashing import receipt_id
 from backend.domain.money import PPM
+from backend.domain.registries import Operator
 from backend.services.accounts.credit_walk import EarningsQuery
 from backend.services.accounts.earned_receipt import NothingEarned, ReceiptNotCredited
 from backend.services.audit.auditor import WrongBatch
@@ -65,8 +66,11 @@ def test_a_receipt_names_its_batch_and_its_proof(harness: SettlementHarness) -> 
     receipt = settled_receipt(harness)
     found = harness.earned_receipts().get(TREASURY, receipt)
     assert (found.batch.number, found.state) == (1, EarningState.PENDING)
-    assert found.proof_url == f"/v1/receipts/{receipt}/proof"
     assert found.data_cid.startswith("bafy")
+    assert found.proof_url is None
+    harness.chain.others.append(Operator(found.batch.operator, "https://operator.example/", (), 0))
+    served = harness.earned_receipts().get(TREASURY, receipt)
+    assert served.proof_url == f"https://operator.example/v1/receipts/{receipt}/proof"
 
 
 def test_states_of_a_receipt_are_those_of_its_batch(harness: SettlementHarness) -> None:
