@@ -84,7 +84,7 @@ class ApiClient:
     def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             return self._http.request(method, path, **options)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             hint = "is `loraledger up` running?" if self._is_own else "is this the URL of a market?"
             raise Unavailable(f"the API at {self.api_url} is not reachable ({error}); {hint}") from error
 
@@ -109,18 +109,15 @@ class ApiClient:
     @contextmanager
     def download(self, path: str, max_bytes: int, **params: Any) -> Iterator[Iterator[bytes]]:
         """The body of a response in chunks. Errors: as `request`; `NotAMarket` above `max_bytes`."""
-        try:
-            with self._http.stream("GET", path, params=params) as response:
-                if not response.is_success:
-                    response.read()
-                    raise response_error(response)
-                yield _bounded(response, max_bytes)
-        except httpx.TransportError as error:
-            raise Unavailable(f"the connection to {self.api_url} broke ({error}); try again") from error
+        with self._transfer(), self._http.stream("GET", path, params=params) as response:
+            if not response.is_success:
+                response.read()
+                raise response_error(response)
+            yield _bounded(response, max_bytes)
 
     def stream(self, path: str, body: Any) -> Generator[Any, None, None]:
-        """Yield the objects of a server-sent event stream. Errors: `ApiError`, also in mid-stream."""
-        with self._http.stream("POST", path, json=body) as response:
+        """Yield the objects of a server-sent event stream. Errors: as `request`, also in mid-stream."""
+        with self._transfer(), self._http.stream("POST", path, json=body) as response:
             if not response.is_success:
                 response.read()
                 raise response_error(response)
@@ -128,10 +125,20 @@ class ApiClient:
                 text = line.removeprefix("data: ")
                 if not text or text == "[DONE]":
                     continue
-                event = json.loads(text)
-                if "error" in event:
-                    raise _api_error(response, event["error"])
+                with reading_answer():
+                    event = json.loads(text)
+                    failure = _api_error(response, event["error"]) if "error" in event else None
+                if failure is not None:
+                    raise failure
                 yield event
+
+    @contextmanager
+    def _transfer(self) -> Iterator[None]:
+        """Errors: `Unavailable` if the connection cannot be made, or breaks."""
+        try:
+            yield
+        except httpx.RequestError as error:
+            raise Unavailable(f"the connection to {self.api_url} broke ({error}); try again") from error
 
     # Sessions
 

@@ -102,6 +102,28 @@ def test_a_market_that_is_down_can_be_tried_again() -> None:
         client.sign_in()
 
 
+@pytest.mark.parametrize(
+    ("body", "headers", "error", "why"),
+    [
+        ('data: {"a": 1}\n\n', {"content-length": "100"}, Unavailable, r"connection to \S+ broke"),
+        ('data: {"a": 1}\n\n', {"content-encoding": "gzip"}, Unavailable, r"connection to \S+ broke"),
+        ("data: {\n\n", {}, NotAMarket, "malformed"),
+        ("data: 7\n\n", {}, NotAMarket, "malformed"),
+        ('data: {"error": 7}\n\n', {}, NotAMarket, "malformed"),
+        ('data: {"error": {"message": "full", "code": "overloaded"}}\n\n', {}, ApiError, "full"),
+    ],
+)
+def test_a_stream_that_breaks_or_is_malformed_is_reported(
+    body: str, headers: dict[str, str], error: type[Exception], why: str
+) -> None:
+    with (
+        answering(200, "text/event-stream", body, **headers) as url,
+        client_of(url) as client,
+        pytest.raises(error, match=why),
+    ):
+        list(client.stream("/v1/chat/completions", {}))
+
+
 def test_an_error_of_the_api_keeps_its_code() -> None:
     error = {"message": "too many requests", "code": "rate_limited", "details": {"seconds": 3}}
     with (
