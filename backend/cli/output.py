@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,3 +27,8 @@ def note_if_empty(found: Sized, note: str) -> None:
 def counted(number: int, noun: str) -> str:
     """`1 row`, `2,000 rows`, for nouns with the plural in -s."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def in_utc(unix_seconds: int | str) -> str:
+    """A time as the UTC date and time."""
+    return datetime.fromtimestamp(int(unix_seconds), UTC).isoformat(timespec="seconds")

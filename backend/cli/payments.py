@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, parse_units
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, in_utc, note_if_empty, print_json
 from backend.client.errors import ApiError
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
@@ -63,7 +62,7 @@ def balance(*, actor: Actor, as_json: AsJson = False) -> None:
     for channel in channels:
         names = ("balance", "available", "thawing", "moving")
         amounts = ", ".join(f"{name} {dollars(channel[name])}" for name in names)
-        until = f"; thaws until {_time(channel['thawed_at'])}" if channel["thawed_at"] else ""
+        until = f"; can be withdrawn from {in_utc(channel['thawed_at'])} on" if channel["thawed_at"] else ""
         typer.echo(f"channel {channel['id']}: {amounts}{until}")
 
 
@@ -111,7 +110,7 @@ def withdraw(
         if thawing is not None:
             with _explained():
                 calls.thaw(client, thawing)
-            typer.echo(f"thawing {in_dollars(thawing)}; `loraledger balance` shows until when")
+            typer.echo(f"thawing {in_dollars(thawing)}; `loraledger balance` shows when it can be withdrawn")
         if thawing is not None and not wait:
             return
         tx_hash = wait_until(lambda: _try_withdraw(client, retry=wait), "the money to thaw", THAW_SECONDS)
@@ -145,13 +144,8 @@ def _explained() -> Iterator[None]:
                 held, asked = (in_dollars(int(args[name])) for name in ("balance", "amount"))
                 message = f"the channel holds {held}, less than {asked}"
             case "StillThawing":
-                message = f"the money thaws until {_time(args['thawedAt'])}; --wait waits, and withdraws it"
+                message = f"the money thaws until {in_utc(args['thawedAt'])}; --wait waits, and withdraws it"
                 raise StillThawing(message) from error
             case _:
                 raise
         raise Conflict(message) from error
-
-
-def _time(seconds: int | str) -> str:
-    """A time in Unix seconds, in UTC."""
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, in_utc, note_if_empty, print_json
 
 if TYPE_CHECKING:
     from backend.client.node import Mined
@@ -34,7 +34,9 @@ def list_proposals(*, actor: Actor, as_json: AsJson = False) -> None:
         return
     note_if_empty(proposals, "no proposals yet")
     for proposal in proposals:
-        typer.echo(f"{proposal['id']}  {proposal['state']:10} {proposal['description']}")
+        is_open = proposal["state"] in {"pending", "active"}
+        until = f"; votes count until {in_utc(proposal['vote_ends_at'])}" if is_open else ""
+        typer.echo(f"{proposal['id']}  {proposal['state']:10} {proposal['description']}{until}")
 
 
 @commands.command("show")

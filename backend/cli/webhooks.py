@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, counted, in_utc, note_if_empty, print_json
 from backend.cli.payments import PAYER
 from backend.domain.money import AMOUNT
 from backend.domain.webhooks import EventType
@@ -102,7 +101,7 @@ def deliveries(endpoint: Endpoint, *, actor: Actor, as_json: AsJson = False) -> 
         return
     note_if_empty(found, "no deliveries in the last 30 days")
     for each in found:
-        typer.echo(f"{each['id']}  {_time(each['created_at'])}  {each['event_type']}  {_progress(each)}")
+        typer.echo(f"{each['id']}  {in_utc(each['created_at'])}  {each['event_type']}  {_progress(each)}")
         if each["error"]:
             typer.echo(f"  {each['error']}")
 
@@ -157,9 +156,5 @@ def _event(name: str, endpoint: Mapping[str, Any]) -> str:
 
 def _progress(delivery: Mapping[str, Any]) -> str:
     number, next_at = delivery["num_attempts"], delivery["next_attempt_at"]
-    attempts = f"{delivery['state']} after {number} attempt{'' if number == 1 else 's'}"
-    return f"{attempts}, next at {_time(next_at)}" if next_at else attempts
-
-
-def _time(unix_seconds: int) -> str:
-    return f"{datetime.fromtimestamp(unix_seconds, UTC):%Y-%m-%d %H:%M:%S}"
+    attempts = f"{delivery['state']} after {counted(number, 'attempt')}"
+    return f"{attempts}, next at {in_utc(next_at)}" if next_at else attempts

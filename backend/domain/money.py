@@ -165,7 +165,7 @@ def in_dollars(amount: int) -> str:
 
 def price_in_dollars(price: int) -> str:
     """Format token units per million tokens exactly: `0.2 dollars per million tokens`."""
-    return f"{PRICE.decimal(price)} dollars per million tokens"
+    return f"{in_dollars(price * UNIT)} per million tokens"
 
 
 def prices_in_dollars(prompt: int, completion: int) -> str:

@@ -196,7 +196,7 @@ def _pay_from_the_command_line(stack: Stack) -> None:
     assert stack.run("chat", BASE, "What is the capital of France?", "--max-tokens", "8").strip()
     looked = stack.run("doctor")
     assert all(f"{part:9} ok\n" in looked for part in ("engine", "operator", "base"))
-    assert "dollars are thawing" in stack.run("withdraw", "1")
+    assert "thawing 1 dollar; " in stack.run("withdraw", "1")
     wait_until(lambda: "thawing 1 dollar" in stack.run("balance") or None, "the thaw to count", 60)
     wait_until(lambda: _operator_earned(stack), "the operator's earnings to be final", 180)
     assert "dollars claimed from 0x" in stack.run("claim", "--user", OPERATOR, "--own-gas")

@@ -15,7 +15,7 @@ from backend.cli.output import AsJson, print_json
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id
-from backend.domain.money import AMOUNT, PRICE, UNIT, in_dollars, price_in_dollars, prices_in_dollars
+from backend.domain.money import AMOUNT, COIN, PRICE, UNIT, in_dollars, price_in_dollars, prices_in_dollars
 from backend.domain.transactions import TransactionState
 
 if TYPE_CHECKING:
@@ -288,8 +288,8 @@ def _lines(status: OperatorStatus) -> Iterator[tuple[str, str]]:
         yield "unstaking", f"{in_dollars(unstaking.amount)}, {lock}"
     yield "cover", f"{in_dollars(status.cover)}; the next batch needs {in_dollars(status.cover_needed)}"
     yield "owed", in_dollars(status.owed)
-    yield "credit", f"{status.credit:,} wei"
-    yield "gas", f"{status.wei:,} wei"
+    yield "credit", f"{status.credit / COIN:,.9f} of the chain's coin"
+    yield "gas", f"{status.wei / COIN:,.9f} of the chain's coin"
 
 
 def _as_json(status: OperatorStatus) -> dict[str, Any]:

@@ -166,8 +166,8 @@ def test_an_operator_that_can_settle_is_shown_with_exit_code_0(installation: Fak
         "stake": "1,000 dollars",
         "cover": "1,000 dollars; the next batch needs 100 dollars",
         "owed": "0 dollars",
-        "credit": "0 wei",
-        "gas": "7,000,000,000,000,000 wei",
+        "credit": "0.000000000 of the chain's coin",
+        "gas": "0.007000000 of the chain's coin",
     }
     assert installation.asked == [("prepare_database",)]  # an operator joins before anything else has run
 
