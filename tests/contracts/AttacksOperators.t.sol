@@ -237,7 +237,7 @@ contract AttacksOperatorsTest is Disputed {
 
     /// @dev A forged collector can only access its own pot.
     function test_pot_raid_by_a_forged_collector_reaches_nothing(address forger, uint128 amount) external {
-        vm.assume(forger != collector && forger != address(0));
+        vm.assume(forger != collector && forger != address(0) && forger != address(vault));
         BatchData memory batch = committedBatch();
         amount = uint128(bound(amount, 1, vault.potOf(collector, operator)));
         Refund[] memory refunds = batch.refunds;
