@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Header, entry_key
 from backend.domain.disputes.proofs import (
     BadReceiptProof,
     Proof,
@@ -26,6 +25,7 @@ from backend.domain.disputes.witnesses import (
     SnapshotWitness,
     Tree,
 )
+from backend.domain.entries import entry_key
 from backend.domain.hashing import (
     accepted_hash,
     accepted_words,
@@ -47,6 +47,7 @@ from backend.domain.money import PPM
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 
 if TYPE_CHECKING:
+    from backend.domain.batch import Header
     from tools.gas import Chain
 
 NUM_RECEIPTS = 10_000

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from backend.client.errors import ApiError
-from backend.domain.batch import MAX_SPANS, SPAN_BYTES, Entry, Header, Span, unpack_spans
+from backend.domain.batch import MAX_SPANS, SPAN_BYTES, Header, Span, unpack_spans
 from backend.domain.disputes.witnesses import record_from_chain
+from backend.domain.entries import Entry
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import accepted_hash, snapshot_id, to_bytes, version_id
 from backend.domain.ids import Account, DatanetId, SnapshotId, VersionId

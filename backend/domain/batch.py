@@ -8,12 +8,12 @@ docs/protocol.md, "Batch".
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from backend.domain.entries import KEY_BYTES, Entry, entry_key, find_entries, first_key, key_at
 from backend.domain.errors import NotFound
 from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash, words
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 MAX_SPANS = 256
 SPAN_BYTES = 80
-_KEY = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +45,6 @@ class Span:
     @property
     def amount(self) -> int:
         return self.until - self.start
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What an account earns from one part of a slice of a receipt. Parts are numbered as in `split.Parts`."""
-
-    account: Account
-    receipt: int  # index in the batch
-    slice: int  # index in the receipt
-    part: int
-    value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +196,7 @@ class Batch:
     @property
     def earners(self) -> list[Account]:
         """The accounts that have entries, in order."""
-        starts = range(0, len(self.entry_keys), _KEY)
+        starts = range(0, len(self.entry_keys), KEY_BYTES)
         accounts = dict.fromkeys(self.entry_keys[at + 4 : at + 24] for at in starts)
         return [Account("0x" + account.hex()) for account in accounts]
 
@@ -234,40 +222,13 @@ class Batch:
     def open_entry(self, account: Account, receipt: int, slice_: int, part: int) -> Opening:
         """Opening of an entry. Errors: `NotFound` if the account earned nothing from this part."""
         key = entry_key(to_bytes(account), receipt, slice_, part)
-        index = _first_key(self.entry_keys, key)
+        index = first_key(self.entry_keys, key)
         if index == self.entries_tree.count or self._entry_key(index) != key:
             raise NotFound(f"{account} has no entry for part {part} of slice {slice_} of receipt {receipt}")
         return self.entries_tree.open(index)
 
     def _entry_key(self, index: int) -> bytes:
-        return _key_at(self.entry_keys, index)
-
-
-def find_entries(keys: bytes, tree: SumTree, account: Account) -> list[Entry]:
-    """The account's entries in a tree with these keys, in the order of the receipts."""
-    raw = to_bytes(account)
-    first = _first_key(keys, entry_key(raw, 0, 0, 0))
-    last = _first_key(keys, entry_key(raw, (1 << 32) - 1, (1 << 16) - 1, (1 << 16) - 1))
-    entries = []
-    for index in range(first, last):
-        place = int.from_bytes(_key_at(keys, index)[-8:], "big")
-        value = tree.value(index)
-        entries.append(Entry(account, place >> 32, place >> 16 & 0xFFFF, place & 0xFFFF, value))
-    return entries
-
-
-def _first_key(keys: bytes, key: bytes) -> int:
-    """Index of the first of the keys that is this one or larger."""
-    return bisect_left(range(len(keys) // _KEY), key, key=lambda index: _key_at(keys, index))
-
-
-def _key_at(keys: bytes, index: int) -> bytes:
-    return keys[index * _KEY : (index + 1) * _KEY]
-
-
-def entry_key(account: bytes, receipt: int, slice_: int, part: int) -> bytes:
-    """`account << 64 | receipt << 32 | slice << 16 | part`, 32 bytes."""
-    return bytes(4) + account + (receipt << 32 | slice_ << 16 | part).to_bytes(8, "big")
+        return key_at(self.entry_keys, index)
 
 
 def pack_spans(spans: Iterable[Span]) -> bytes:
@@ -350,7 +311,7 @@ def entries_of(
             keys += bytes(4) + account + place.to_bytes(8, "big")
             values.append(value)
     packed = bytes(keys)
-    leaves = ((packed[i * _KEY : (i + 1) * _KEY], value) for i, value in enumerate(values))
+    leaves = ((packed[i * KEY_BYTES : (i + 1) * KEY_BYTES], value) for i, value in enumerate(values))
     return Entries(packed, SumTree(ENTRIES_TAG, leaves), sums)
 
 

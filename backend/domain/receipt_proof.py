@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import entry_key
+from backend.domain.entries import entry_key
 from backend.domain.hashing import receipt_id, to_bytes, to_hash
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, InvalidOpening, resolve
 
 if TYPE_CHECKING:
-    from backend.domain.batch import Entry, Header
+    from backend.domain.batch import Header
+    from backend.domain.entries import Entry
     from backend.domain.ids import Account, Hash32
     from backend.domain.merkle import Opening
     from backend.domain.receipt import Receipt

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from backend.domain.batch import Entry, Header
+from backend.domain.batch import Header
+from backend.domain.entries import Entry
 from backend.domain.merkle import Opening
 from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
 

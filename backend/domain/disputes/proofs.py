@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from backend.domain.batch import entry_key, pack_spans
+from backend.domain.batch import pack_spans
 from backend.domain.disputes.lookups import InvalidWitness, TreeRoot, tree_of
 from backend.domain.disputes.receipt_rules import (
     Registrations,
@@ -32,6 +32,7 @@ from backend.domain.disputes.witnesses import (
     receipt_abi,
     unpack_list,
 )
+from backend.domain.entries import entry_key
 from backend.domain.hashing import receipt_id, to_bytes
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account
 from backend.domain.merkle import InvalidOpening

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Header, entries_of, find_entries
+from backend.domain.batch import Header, entries_of
 from backend.domain.earnings import CONTRIBUTORS_PART, Credit, Earning
+from backend.domain.entries import find_entries
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules, from_position
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.db.unit_of_work import UnitOfWork
-    from backend.domain.batch import Batch, Entries, Entry, OperatorLedger
+    from backend.domain.batch import Batch, Entries, OperatorLedger
+    from backend.domain.entries import Entry
     from backend.domain.ids import Account, DatanetId, Hash32, ReceiptId, VersionId
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch

@@ -15,7 +15,8 @@ from backend.services.audit.published import spans_of
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
-    from backend.domain.batch import Batch, Entry, Span
+    from backend.domain.batch import Batch, Span
+    from backend.domain.entries import Entry
     from backend.domain.ids import Account, Hash32, ReceiptId
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain

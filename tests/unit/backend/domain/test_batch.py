@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.batch import CommitTerms, OperatorLedger, build, entry_key, spans_hash
+from backend.domain.batch import CommitTerms, OperatorLedger, build, spans_hash
+from backend.domain.entries import entry_key
 from backend.domain.errors import NotFound
 from backend.domain.hashing import attribution_hash, receipt_id, slices_hash, to_bytes
 from backend.domain.ids import ZERO_HASH, VersionId

@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from backend.domain.batch import OperatorLedger, entry_key
+from backend.domain.batch import OperatorLedger
 from backend.domain.earnings import EarningsBy, EarningState
+from backend.domain.entries import entry_key
 from backend.domain.hashing import to_bytes, to_hash
 from backend.domain.merkle import ENTRIES_TAG, SumTree
 from backend.domain.money import UNIT
