@@ -16,7 +16,7 @@ import typer
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from backend.client.api import ApiClient
+    from backend.client.api import ApiClient, PublicClient
     from backend.client.keystore import Key
     from backend.client.sessions import SessionFile
     from backend.client.signing import Statement, Wallet
@@ -104,6 +104,19 @@ class Actor:
         """
         with self.client() as client:
             yield client.resume(session_file(client))
+
+    @contextmanager
+    def browse(self) -> Iterator[PublicClient]:
+        """Read what the market shows to everybody: without a wallet, its password, or the market's record.
+
+        Errors: `NotFound` if no market is named and none runs in this home; those of `PublicClient`.
+        """
+        from backend.client.api import PublicClient
+        from backend.client.local_stack import LocalStack
+
+        url = self.market or LocalStack().api_url
+        with PublicClient(url, is_own=not self.market) as client:
+            yield client
 
     def client(self) -> ApiClient:
         """The client of the API, not signed in."""

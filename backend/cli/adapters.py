@@ -152,7 +152,7 @@ def status(
 @acting(CREATOR)
 def list_adapters(*, actor: Actor, as_json: AsJson = False) -> None:
     """List the newest version of each adapter served here."""
-    with actor.connect() as client:
+    with actor.browse() as client:
         found = [model for model in client.get("/v1/models")["data"] if model["digest"] is not None]
     if as_json:
         print_json(found)
@@ -166,7 +166,7 @@ def list_adapters(*, actor: Actor, as_json: AsJson = False) -> None:
 @acting(CREATOR)
 def show_adapter(adapter: Registered, *, actor: Actor, as_json: AsJson = False) -> None:
     """Show the registered record of an adapter version, its lineage, measurements and card."""
-    with actor.connect() as client:
+    with actor.browse() as client:
         found = client.get(f"/v1/models/{adapter}")
     if as_json:
         print_json(found)

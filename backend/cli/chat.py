@@ -48,7 +48,7 @@ def models(
     params: dict[str, Any] = {name: value for name, value in asked.items() if value}
     params |= {} if sort is None else {"sort": sort.value}
     params |= {} if active is None else {"active": active}
-    with actor.connect() as client:
+    with actor.browse() as client:
         found = client.list_all("/v1/models", **params)
     if as_json:
         print_json(found)

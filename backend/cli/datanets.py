@@ -40,7 +40,7 @@ def create(
 @acting(CREATOR)
 def list_datanets(*, actor: Actor, as_json: AsJson = False) -> None:
     """List all datanets, oldest first."""
-    with actor.connect() as client:
+    with actor.browse() as client:
         found = client.list_all("/v1/datanets")
     if as_json:
         print_json(found)

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 @acting(VOTER)
 def list_proposals(*, actor: Actor, as_json: AsJson = False) -> None:
     """List all proposals, oldest first."""
-    with actor.connect() as client:
+    with actor.browse() as client:
         proposals = client.list_all(PROPOSALS)
     if as_json:
         print_json(proposals)
@@ -43,7 +43,7 @@ def list_proposals(*, actor: Actor, as_json: AsJson = False) -> None:
 @acting(VOTER)
 def show_proposal(proposal: Id, *, actor: Actor) -> None:
     """Print a proposal with its decoded calls, as JSON."""
-    with actor.connect() as client:
+    with actor.browse() as client:
         print_json(client.get(f"{PROPOSALS}/{proposal}"))
 
 

@@ -1,4 +1,4 @@
-"""Client of a market's REST API, for one wallet."""
+"""Clients of a market's REST API: one for what is public, one for a wallet."""
 
 from __future__ import annotations
 
@@ -28,31 +28,15 @@ RENEW_BEFORE = timedelta(seconds=60)
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
-class ApiClient:
-    """Calls the API of one market for one wallet. Renews the wallet's session when it expires.
+class PublicClient:
+    """Reads what the API of one market shows to everybody. `is_own`: it is this user's own installation."""
 
-    `is_own`: the market is this user's own installation, whose sign-in messages may name any origin.
-    `notice` is called with a line of text when the client signs in again by itself.
-    """
-
-    def __init__(
-        self,
-        api_url: str,
-        wallet: Wallet,
-        *,
-        is_own: bool = False,
-        notice: Callable[[str], object] = lambda _: None,
-    ) -> None:
-        self.wallet = wallet
+    def __init__(self, api_url: str, *, is_own: bool = False) -> None:
         self.api_url = market_url(api_url)
         self._is_own = is_own
-        self._notice = notice
         # A proxy from the environment cannot reach this machine's loopback.
         is_local = urlsplit(self.api_url).hostname in LOOPBACK
         self._http = httpx.Client(base_url=self.api_url, timeout=TIMEOUT_SECONDS, trust_env=not is_local)
-        self._tokens: Tokens | None = None
-        self._file: SessionFile | None = None
-        """Where the session is kept."""
 
     def __enter__(self) -> Self:
         return self
@@ -73,10 +57,6 @@ class ApiClient:
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Return the whole response. Errors: as `request`."""
         response = self._send_once(method, path, **options)
-        has_expired = response.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None
-        if has_expired and not isinstance(options.get("content"), Iterator):
-            self._renew_session()
-            response = self._send_once(method, path, **options)
         if response.is_success:
             return response
         raise response_error(response)
@@ -99,6 +79,38 @@ class ApiClient:
             page = self.get(path, limit=100, **params, **({"after": cursor} if cursor else {}))
             found += page["data"]
         return found
+
+
+class ApiClient(PublicClient):
+    """Calls the API of one market for one wallet. Renews the wallet's session when it expires.
+
+    `is_own`: the market is this user's own installation, whose sign-in messages may name any origin.
+    `notice` is called with a line of text when the client signs in again by itself.
+    """
+
+    def __init__(
+        self,
+        api_url: str,
+        wallet: Wallet,
+        *,
+        is_own: bool = False,
+        notice: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        super().__init__(api_url, is_own=is_own)
+        self.wallet = wallet
+        self._notice = notice
+        self._tokens: Tokens | None = None
+        self._file: SessionFile | None = None
+        """Where the session is kept."""
+
+    def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send a request again in a renewed session if the session has expired."""
+        response = super()._send_once(method, path, **options)
+        has_expired = response.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None
+        if has_expired and not isinstance(options.get("content"), Iterator):
+            self._renew_session()
+            response = super()._send_once(method, path, **options)
+        return response
 
     def post(self, path: str, body: Any = None) -> Any:
         return self.request("POST", path, json=body)

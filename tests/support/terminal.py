@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backend.cli.actor import Actor
-from backend.client.api import ApiClient
+from backend.client.api import ApiClient, PublicClient
 from backend.client.keystore import LocalKey
 from backend.client.signing import Wallet
 from backend.domain.deployment import Deployment
@@ -37,3 +37,4 @@ def payer_client(api: Api, approve: Approve = lambda _: None) -> ApiClient:
 def act_as_payer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands find the API of the test, and sign with its payer's key without asking."""
     monkeypatch.setattr(Actor, "connect", lambda _: payer_client(api).sign_in())
+    monkeypatch.setattr(Actor, "browse", lambda _: PublicClient(api.url, is_own=True))

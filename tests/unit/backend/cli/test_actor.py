@@ -20,6 +20,7 @@ from backend.client.signing import Statement
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.installation.local_network import well_known_accounts
 from tests.support.market import some_account, some_hash
+from tests.unit.backend.client.test_api import JSON, answering
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -150,6 +151,12 @@ def test_every_actors_command_has_the_options() -> None:
     }
     for name in acting_commands:
         assert {option.name for option in commands[name].params} >= OPTIONS.keys()
+
+
+def test_what_is_public_is_read_without_a_wallet_and_without_the_markets_record() -> None:
+    with answering(200, JSON, '{"data": [], "next_cursor": null}') as url:
+        result = CliRunner().invoke(app, ["datanet", "list", "--market", url, "--json"])
+    assert (result.exit_code, result.output) == (0, "[]\n")
 
 
 def test_a_test_account_signs_on_the_network_of_this_home_without_a_question(tmp_path: Path) -> None:
