@@ -1,4 +1,4 @@
-"""Output of commands: JSON, and notes about empty lists."""
+"""What commands print: JSON, notes about empty lists, counts and times."""
 
 from __future__ import annotations
 
