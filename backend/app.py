@@ -16,9 +16,10 @@ def create() -> FastAPI:
     settings = load_settings()
     setup_telemetry(settings, "api")  # before any module that defines metrics is imported
     from backend.api.app import create_app
+    from backend.installation.api_services import api_services
     from backend.installation.installation import Installation
 
-    services = Installation(settings).api_services
+    services = api_services(Installation(settings))
     services.metrics_token()  # create the token's file at the start, so that scrapers can read it
     app = create_app(services, settings)
     freeze_heap()

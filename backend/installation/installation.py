@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from backend.installation.resources import Resources, utc_now
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.api.services import Services
     from backend.chain.indexer import Indexer
     from backend.chain.sender import Sender
     from backend.db.unit_of_work import Database
@@ -460,60 +459,3 @@ class Installation(Resources):
         from backend.services.accounts.balance_events import BalanceEvents
 
         return BalanceEvents(self.database, self.market, utc_now)
-
-    # API
-
-    @cached_property
-    def api_services(self) -> Services:
-        """All services that the REST API calls."""
-        from backend.api.services import Services
-        from backend.installation.metrics import MetricsPage, load_metrics_token
-        from backend.installation.readiness import PARTS, faults
-        from backend.services.accounts.earned_receipt import EarnedReceipts
-        from backend.services.accounts.earnings import Earnings
-        from backend.services.accounts.idempotency import Idempotency
-        from backend.services.accounts.payouts import Payouts
-        from backend.services.audit.earnings import PublishedEntries
-        from backend.services.channels.deposits import Deposits
-        from backend.services.channels.moves import Moves
-        from backend.services.market.governance import Governance
-        from backend.services.market.registry import Registry
-        from backend.services.receipts.receipts import Receipts
-        from backend.services.webhooks.endpoints import Endpoints
-
-        db, chain, account = self.database, self.chain, self.operator.account
-        entries = PublishedEntries(self.cases_for(db))
-        return Services(
-            sign_in=self.sign_in,
-            sessions=self.sessions,
-            keys=self.api_keys,
-            catalogue=self.catalogue,
-            generate=self.generate,
-            idempotency=Idempotency(db, utc_now, self.limits.longest_seconds),
-            channels=self.channels,
-            deposits=Deposits(db, chain, self.market, self.keystore, utc_now),
-            moves=Moves(db, chain, self.market, utc_now, self.settings.max_lag_seconds),
-            receipts=Receipts(db),
-            proofs=self.proofs,
-            registry=Registry(db, chain, self.blobs),
-            contributions=self.contributions,
-            transfers=self.transfers,
-            snapshots=self.snapshots,
-            training=self.training,
-            estimates=self.estimates,
-            imported_adapters=self.imported_adapters,
-            operators=self.operators,
-            denials=self.denials,
-            publication=self.publication,
-            claims=self.claims,
-            earnings=Earnings(db, self.auditor, entries),
-            earned_receipts=EarnedReceipts(db, self.auditor, entries),
-            payouts=Payouts(db, chain, self.claims, account),
-            governance=Governance(chain, db),
-            webhooks=Endpoints(db, self.outbound, self.signing_secrets, utc_now),
-            blobs=self.blobs,
-            is_local=self.is_local,
-            metrics=MetricsPage(db, self.engine, account).render,
-            metrics_token=cache(partial(load_metrics_token, self.settings)),
-            readiness=partial(faults, self, PARTS),
-        )

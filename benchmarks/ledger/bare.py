@@ -14,6 +14,7 @@ from backend.app import freeze_heap
 from backend.domain.ids import ZERO_HASH, ReceiptId
 from backend.domain.receipt import SignedReceipt
 from backend.domain.serving import NewReceipt, Reservation
+from backend.installation.api_services import api_services
 from backend.installation.installation import Installation
 from backend.installation.resources import utc_now
 from backend.services.channels.admission import build_receipt
@@ -59,6 +60,6 @@ class InstallationWithoutLedger(Installation):
 
 def create() -> FastAPI:
     settings = load_settings()
-    app = create_app(InstallationWithoutLedger(settings).api_services, settings)
+    app = create_app(api_services(InstallationWithoutLedger(settings)), settings)
     freeze_heap()
     return app

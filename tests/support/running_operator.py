@@ -15,6 +15,7 @@ from backend.chain.keys import create_key, local_account
 from backend.db.migrate import upgrade
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.hashing import TypedDomain
+from backend.installation.api_services import api_services
 from backend.installation.installation import Installation
 from backend.settings import Settings
 
@@ -96,7 +97,7 @@ def listening() -> Iterator[tuple[socket.socket, str]]:
 
 @contextmanager
 def serving(operating: RunningOperator, listener: socket.socket) -> Iterator[None]:
-    app = create_app(operating.installation.api_services, operating.settings)
+    app = create_app(api_services(operating.installation), operating.settings)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -21,6 +21,7 @@ from backend.domain.money import UNIT
 from backend.domain.training import Dataset, Step
 from backend.domain.training_payment import request_bytes
 from backend.domain.voucher import SignedVoucher, Voucher
+from backend.installation.api_services import api_services
 from backend.installation.base_model import BaseModelInfo
 from backend.installation.local_network import prepare_base
 from backend.services.train.payments import TrainingNotOffered
@@ -80,7 +81,7 @@ def test_training_is_paid_settled_and_audited_like_an_answer(
 ) -> None:
     installation, market = running.installation, running.market
     prepare_base(running.settings)
-    services = installation.api_services
+    services = api_services(installation)
     operator = installation.operator.account
     deposit(market, CREATOR, operator, DEPOSIT)
     installation.indexer.catch_up()

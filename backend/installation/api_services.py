@@ -1,0 +1,65 @@
+"""Wires the services that the REST API calls."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+from backend.api.services import Services
+from backend.installation.metrics import MetricsPage, load_metrics_token
+from backend.installation.readiness import PARTS, faults
+from backend.installation.resources import utc_now
+from backend.services.accounts.earned_receipt import EarnedReceipts
+from backend.services.accounts.earnings import Earnings
+from backend.services.accounts.idempotency import Idempotency
+from backend.services.accounts.payouts import Payouts
+from backend.services.audit.earnings import PublishedEntries
+from backend.services.channels.deposits import Deposits
+from backend.services.channels.moves import Moves
+from backend.services.market.governance import Governance
+from backend.services.market.registry import Registry
+from backend.services.receipts.receipts import Receipts
+from backend.services.webhooks.endpoints import Endpoints
+
+if TYPE_CHECKING:
+    from backend.installation.installation import Installation
+
+
+def api_services(installation: Installation) -> Services:
+    """All services that the REST API calls."""
+    db, chain, account = installation.database, installation.chain, installation.operator.account
+    entries = PublishedEntries(installation.cases_for(db))
+    return Services(
+        sign_in=installation.sign_in,
+        sessions=installation.sessions,
+        keys=installation.api_keys,
+        catalogue=installation.catalogue,
+        generate=installation.generate,
+        idempotency=Idempotency(db, utc_now, installation.limits.longest_seconds),
+        channels=installation.channels,
+        deposits=Deposits(db, chain, installation.market, installation.keystore, utc_now),
+        moves=Moves(db, chain, installation.market, utc_now, installation.settings.max_lag_seconds),
+        receipts=Receipts(db),
+        proofs=installation.proofs,
+        registry=Registry(db, chain, installation.blobs),
+        contributions=installation.contributions,
+        transfers=installation.transfers,
+        snapshots=installation.snapshots,
+        training=installation.training,
+        estimates=installation.estimates,
+        imported_adapters=installation.imported_adapters,
+        operators=installation.operators,
+        denials=installation.denials,
+        publication=installation.publication,
+        claims=installation.claims,
+        earnings=Earnings(db, installation.auditor, entries),
+        earned_receipts=EarnedReceipts(db, installation.auditor, entries),
+        payouts=Payouts(db, chain, installation.claims, account),
+        governance=Governance(chain, db),
+        webhooks=Endpoints(db, installation.outbound, installation.signing_secrets, utc_now),
+        blobs=installation.blobs,
+        is_local=installation.is_local,
+        metrics=MetricsPage(db, installation.engine, account).render,
+        metrics_token=cache(partial(load_metrics_token, installation.settings)),
+        readiness=partial(faults, installation, PARTS),
+    )
