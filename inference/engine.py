@@ -38,7 +38,6 @@ from inference.protocol import (
     Chunk,
     FinishReason,
     Generate,
-    JsonSchema,
     ProbeStates,
     Status,
 )
@@ -153,22 +152,10 @@ class Engine:
         )
 
     def constraint_of(self, command: Generate) -> Constraint | CallGrammar | None:
-        """What binds the answer: its constraint, its tools, or both. Raises `InvalidRequestError`."""
-        constraint = command.sampling.constraint
+        """The constraint of the answer: its own, its tools', or both. Raises `InvalidRequestError`."""
         if command.tools is None:
-            return constraint
-        if constraint is not None and not isinstance(constraint, JsonSchema):
-            raise InvalidRequestError("sampling: with tools, a constraint is a JSON schema")
-        if command.sampling.min_tokens or command.sampling.ignore_eos:
-            raise InvalidRequestError("sampling: min_tokens and ignore_eos cannot be combined with tools")
-        syntax = self.tokenizer.call_syntax
-        if constraint is not None and syntax.separator is None and not command.tools.is_required:
-            raise InvalidRequestError(
-                "this model's tool calls are JSON without a marker, which cannot be told from a text that is "
-                "JSON; send either tools or a schema of the text, or require a call"
-            )
-        schema = None if constraint is None else constraint.schema
-        return call_grammar(command.tools, syntax, schema)
+            return command.sampling.constraint
+        return call_grammar(command.tools, self.tokenizer.call_syntax, command.sampling)
 
     def _call_parser(self, command: Generate) -> CallParser | None:
         if command.tools is None:

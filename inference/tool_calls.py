@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from inference.errors import InvalidToolSchemaError
-from inference.protocol import CallDelta, Message, ToolCall
+from inference.errors import InvalidRequestError, InvalidToolSchemaError
+from inference.protocol import CallDelta, JsonSchema, Message, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from inference.protocol import Tools
+    from inference.protocol import Sampling, Tools
 
 _NAME = "([a-zA-Z0-9_-]+)"
 
@@ -60,8 +60,22 @@ class CallGrammar(Struct, frozen=True, tag="tool_calls"):
     text_schema: str | None
 
 
-def call_grammar(tools: Tools, syntax: CallSyntax, text_schema: str | None) -> CallGrammar:
-    """The constraint that `tools` put on an answer."""
+def call_grammar(tools: Tools, syntax: CallSyntax, sampling: Sampling) -> CallGrammar:
+    """The constraint that `tools`, and a schema in `sampling`, put on an answer.
+
+    Raises `InvalidRequestError` for sampling that cannot be combined with tools.
+    """
+    constraint = sampling.constraint
+    if constraint is not None and not isinstance(constraint, JsonSchema):
+        raise InvalidRequestError("sampling: with tools, a constraint is a JSON schema")
+    if sampling.min_tokens or sampling.ignore_eos:
+        raise InvalidRequestError("sampling: min_tokens and ignore_eos cannot be combined with tools")
+    if constraint is not None and syntax.separator is None and not tools.is_required:
+        raise InvalidRequestError(
+            "this model's tool calls are JSON without a marker, so the grammar cannot distinguish them from "
+            "a text that is JSON; send either tools or a schema of the text, or require a call"
+        )
+    text_schema = None if constraint is None else constraint.schema
     allowed = [each for each in tools.functions if tools.only is None or each.name == tools.only]
     functions = tuple((each.name, each.parameters) for each in allowed)
     is_parallel = tools.is_parallel and syntax.separator is not None

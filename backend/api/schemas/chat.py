@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.api.schemas.sampling import (
+    PRIORITIES,
     AnswerFields,
     Metadata,
     ResponseFormat,
@@ -32,9 +33,6 @@ from inference.protocol import (
     ToolCall,
     Tools,
 )
-
-PRIORITIES: dict[str | None, int] = {"flex": -1}
-"""Engine priority of service tiers; 0 for all others."""
 
 
 class TextPart(Strict):

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from backend.api.schemas.chat import PRIORITIES
 from backend.api.schemas.sampling import (
+    PRIORITIES,
     Metadata,
     ModelFields,
     ServiceTier,

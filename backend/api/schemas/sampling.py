@@ -32,6 +32,8 @@ Metadata = (
     | None
 )
 ServiceTier = Literal["auto", "default", "flex"] | None
+PRIORITIES: dict[str | None, int] = {"flex": -1}
+"""Engine priority of service tiers; 0 for all others."""
 
 
 def response_tier(tier: ServiceTier) -> Literal["default", "flex"] | None:
