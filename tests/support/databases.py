@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from backend.db.unit_of_work import UnitOfWork
+    from backend.domain.receipt import VersionRecord
     from backend.domain.registries import RegisteredVersion, Snapshot
 
 FIRST_BLOCK_AT = 1_777_896_000
@@ -81,8 +82,8 @@ class CopiedViewDatabase(ViewDatabase):
             self._copied = now
 
 
-def _copy_version(tx: UnitOfWork, version: RegisteredVersion) -> None:
-    record, block = version.record, version.block_number
+def version_row(version: str, record: VersionRecord, block: int) -> VersionRow:
+    """The indexer's row of a version that was registered in this block."""
     raw = {
         "adapterDigest": record.adapter_digest,
         "cidDigest": record.cid_digest,
@@ -93,8 +94,15 @@ def _copy_version(tx: UnitOfWork, version: RegisteredVersion) -> None:
         "operatorPpm": record.operator_ppm,
         "creatorPpm": record.creator_ppm,
     }
-    row = VersionRow(id=version.id, creator=record.creator, name=record.name, record=raw)
-    row.is_deprecated, row.block_number, row.log_index = version.is_deprecated, block, 0
+    row = VersionRow(id=version, creator=record.creator, name=record.name, record=raw, is_deprecated=False)
+    row.block_number, row.log_index = block, 0
+    return row
+
+
+def _copy_version(tx: UnitOfWork, version: RegisteredVersion) -> None:
+    record, block = version.record, version.block_number
+    row = version_row(version.id, record, block)
+    row.is_deprecated = version.is_deprecated
     tx.session.merge(row)
     event = EventRow(block_hash=some_hash(f"block {block}"), log_index=0, block_number=block)
     event.tx_hash, event.timestamp = some_hash(f"tx {block}"), FIRST_BLOCK_AT + block

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backend.db.tables.chain import ChannelRow, CheckpointRow, ContributionRow, SnapshotRow, VersionRow
+from backend.db.tables.chain import ChannelRow, CheckpointRow, ContributionRow, SnapshotRow
 from backend.db.tables.outbox import OutboxRow
 from backend.domain.hashing import TypedDomain, accepted_hash, snapshot_id, version_id
 from backend.domain.ids import Account, DatanetId, Hash32
@@ -18,6 +18,7 @@ from backend.services.channels.admission import Market
 from backend.services.train.jobs import Training
 from backend.services.train.leases import Leases
 from backend.services.train.payments import Payments
+from tests.support.databases import version_row
 from tests.support.fakes import some_key
 
 if TYPE_CHECKING:
@@ -141,23 +142,9 @@ class JobHarness:
         return self._register(record)
 
     def _register(self, record: VersionRecord) -> VersionId:
-        raw = {
-            "adapterDigest": record.adapter_digest,
-            "cidDigest": record.cid_digest,
-            "baseModel": record.base_model,
-            "snapshots": list(record.snapshots),
-            "promptPrice": record.prompt_price,
-            "completionPrice": record.completion_price,
-            "operatorPpm": record.operator_ppm,
-            "creatorPpm": record.creator_ppm,
-        }
         version = version_id(record)
-        row = VersionRow(
-            id=version, creator=record.creator, name=record.name, record=raw, is_deprecated=False
-        )
-        row.block_number, row.log_index = 2, 0
         with self.database.begin() as tx:
-            tx.session.merge(row)
+            tx.session.merge(version_row(version, record, 2))
         return version
 
     def job(self, **config: Any) -> TrainingJob:

@@ -21,6 +21,7 @@ from backend.services.market.screening import Screening
 from backend.services.train.imported import ImportedAdapters
 from backend.services.train.publication import Listing, NoBetterThanBase, NotPublished, Publication
 from backend.storage.embedded import EmbeddedStore
+from tests.support.databases import version_row
 from tests.unit.workers.support import CREATOR, DATASET, OTHER_CREATOR, RESULT, JobHarness, transferred
 
 if TYPE_CHECKING:
@@ -90,21 +91,9 @@ class PublicationHarness:
     def confirm(self, job: TrainingJob, listing: Listing = LISTING, block: int = 9) -> str:
         """The chain confirms the registration."""
         record = self.publication.record(job, listing)
-        raw = {
-            "adapterDigest": record.adapter_digest,
-            "cidDigest": record.cid_digest,
-            "baseModel": record.base_model,
-            "snapshots": list(record.snapshots),
-            "promptPrice": record.prompt_price,
-            "completionPrice": record.completion_price,
-            "operatorPpm": record.operator_ppm,
-            "creatorPpm": record.creator_ppm,
-        }
         version = version_id(record)
-        row = VersionRow(id=version, creator=job.creator, name=record.name, record=raw, is_deprecated=False)
-        row.block_number, row.log_index = block, 0
         with self.jobs.database.begin() as tx:
-            tx.session.merge(row)
+            tx.session.merge(version_row(version, record, block))
         return version
 
     def list_elsewhere(self, creator: Account) -> str:
