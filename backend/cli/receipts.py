@@ -135,6 +135,11 @@ def verify(
         from backend.cli.operator.verification import indexed_checks
 
         checks = indexed_checks(receipt, body, text, recomputes=recomputes, executes=executes)
+    _report(checks, as_json=as_json)
+
+
+def _report(checks: list[Check], *, as_json: bool) -> None:
+    """Print the checks; exit with code 1 if one is wrong."""
     if as_json:
         print_json([asdict(check) for check in checks])
     else:

@@ -52,7 +52,7 @@ def entries_csv(
         notice(unverifiable.split(","))
     yield response.text
     while following := response.links.get("next", {}).get("url"):
-        # The address has all parameters; its path is ours whatever the market says.
+        # Only the query of the link is used, so that the market cannot choose another path.
         response = client.send("GET", f"{ENTRIES}?{following.partition('?')[2]}")
         yield response.text.partition("\r\n")[2]
 

@@ -120,8 +120,9 @@ contract ParametersTest is Market {
     }
 
     /// @dev The operator answers at the deadline, and the sequencer is its ally. On Arbitrum it delays two demands, a
-    /// reserve and a proof by 24 hours each, as each waits in the delayed inbox anew. On the OP stack, where what is sent
-    /// by L1 has its time, within half an hour, it hides the answers for 12 hours. The last demand needs two answer times.
+    /// reserve and a proof by 24 hours each, one after the other. On the OP stack, where a transaction sent by L1 has
+    /// the time of its L1 block within half an hour, it hides the answers for 12 hours. The last demand needs two
+    /// answer times.
     function test_a_window_contains_two_rounds_and_a_proof_although_the_sequencer_delays_each() external {
         Bounds memory arbitrum = _publicBounds(Profile.Arbitrum);
         vm.assertLe(4 * 24 hours + 2 * arbitrum.answerSeconds, arbitrum.minDisputeWindow);

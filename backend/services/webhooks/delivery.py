@@ -96,8 +96,10 @@ class Deliveries:
             return tx.webhooks.claim(now, now + CLAIM, limit, busy)
 
     def send(self, delivery: WebhookDelivery) -> Outcome | None:
-        """Send a claimed delivery and record the attempt; None if it ended meanwhile, or the endpoint's URL
-        changed: it is then due again.
+        """Send a claimed delivery and record the attempt.
+
+        Returns None and records nothing if the delivery has ended during the attempt, or if the endpoint's
+        URL has changed, in which case the delivery is due again.
         """
         with self._db.read() as tx:
             endpoint = tx.webhooks.get(delivery.endpoint_id)

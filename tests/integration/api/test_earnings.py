@@ -108,7 +108,7 @@ def test_entries_are_those_of_the_caller_by_pages(api: Api) -> None:
 def test_earnings_of_any_account_are_public(api: Api) -> None:
     treasury = get(api, ENTRIES, account=some_account("treasury"))["data"]
     assert {entry["role"] for entry in treasury} >= {"pool"}
-    assert get(api, ENTRIES, account=some_account("nobody"))["data"] == []
+    assert get(api, ENTRIES, account=some_account("without earnings"))["data"] == []
 
 
 @pytest.mark.parametrize("by", ["day", "adapter", "contribution", "operator"])
@@ -175,7 +175,7 @@ def test_what_is_no_cursor_is_refused(api: Api, cursor: str) -> None:
         ({"contribution": "7"}, 400, "contribution"),
         ({"state": "paid"}, 400, "state"),
         ({"account": "0x12"}, 400, "account"),
-        ({"adapter": "somebody/some-adapter"}, 404, "adapter"),
+        ({"adapter": "unknown/some-adapter"}, 404, "adapter"),
         ({"limit": 1001}, 400, "limit"),
         ({"format": "xml"}, 400, "format"),
     ],
@@ -213,7 +213,7 @@ def test_pages_of_csv_are_linked(api: Api) -> None:
 
 
 def test_csv_of_an_account_without_entries_is_a_header(api: Api) -> None:
-    answer = raw(api, ENTRIES, params={"format": "csv", "account": some_account("nobody")})
+    answer = raw(api, ENTRIES, params={"format": "csv", "account": some_account("without earnings")})
     assert answer.text.startswith("credited_at,operator,batch,receipt_id,")
     assert len(answer.text.splitlines()) == 1
 
@@ -236,7 +236,7 @@ def test_receipts_that_cannot_be_shown_are_refused(api: Api, harness: Settlement
     unknown = refused(api, f"{ENTRIES}/{some_hash('receipt')}", 404)
     assert (unknown["code"], unknown["param"]) == ("not_found", "receipt")
     receipt = get(api, ENTRIES)["data"][0]["receipt_id"]
-    nothing = refused(api, f"{ENTRIES}/{receipt}", 404, account=some_account("nobody"))
+    nothing = refused(api, f"{ENTRIES}/{receipt}", 404, account=some_account("without earnings"))
     assert nothing["code"] == "nothing_earned"
     unsettled = receipt_id(harness.serve().receipt)
     assert refused(api, f"{ENTRIES}/{unsettled}", 409)["code"] == "receipt_not_credited"
@@ -291,8 +291,8 @@ def test_the_terminal_lists_and_exports_entries(api: Api, monkeypatch: pytest.Mo
     monkeypatch.setattr("backend.client.earnings.PAGE", 2)
     assert typed("earnings entries --csv") == whole
     assert json.loads(typed("earnings entries --json")) == entries
-    nobody = typed(f"earnings entries --csv --of {some_account('nobody')}")
-    assert nobody.splitlines() == whole.splitlines()[:1]
+    empty = typed(f"earnings entries --csv --of {some_account('without earnings')}")
+    assert empty.splitlines() == whole.splitlines()[:1]
 
 
 def test_the_terminal_explains_a_receipt(api: Api) -> None:
