@@ -17,14 +17,22 @@ INDEX_FILE = "attribution.safetensors"
 """File in an adapter's folder, written by training: one direction per contribution and method."""
 CHECKPOINT_FILE = "attribution_checkpoint.safetensors"
 """The adapter after a third of its training, where `gradient-ridge-2` computes gradients."""
+ANSWERS_FILE = "attribution_answers.safetensors"
+"""Generated answers of the adapter, on which training fitted the distilled maps of the index."""
 INDEX_METADATA = {"version": "2"}
 """Metadata that the index must have; other versions are not read."""
+DISTILLED_METHOD = "distilled-1"
+"""Predicts the scores of `GRADIENT_METHOD` from the mean hidden state and the error vector of an answer."""
+DISTILLED_ERROR_METHOD = "distilled-error-1"
+"""The same from the error vector alone, for engines that return nothing else."""
 GRADIENT_METHOD = "gradient-ridge-2"
 """Version 1 included gradients of the chat template's preamble, so its scores are not comparable."""
 ERROR_METHOD = "error-ridge-1"
 HIDDEN_METHOD = "hidden-cosine-1"
 ROWS_METHOD = "uniform-rows-1"
 UNIFORM_METHOD = "uniform-1"
+METHODS_OF_ERRORS = frozenset({DISTILLED_METHOD, DISTILLED_ERROR_METHOD, ERROR_METHOD})
+"""Methods that need an answer's error vector."""
 
 _RESOLUTION = 1 << 32
 

@@ -239,11 +239,18 @@ class Installation(Resources):
     @cached_property
     def attributors(self) -> tuple[Attributor, ...]:
         """In order of preference: the first that supports an answer attributes it (docs/adr/0016)."""
-        from backend.services.answers.attribution import HiddenCosine, Ridge, Uniform
+        from backend.services.answers.attribution import (
+            Distilled,
+            DistilledError,
+            HiddenCosine,
+            Ridge,
+            Uniform,
+        )
         from backend.services.answers.attribution_index import Indices
 
         indices = Indices()
-        return Ridge(indices, "error"), HiddenCosine(indices), Uniform()
+        distilled = Distilled(indices), DistilledError(indices)
+        return *distilled, Ridge(indices, "error"), HiddenCosine(indices), Uniform()
 
     @cached_property
     def generate(self) -> Generate:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from backend.domain.attribution import (
+    DISTILLED_ERROR_METHOD,
+    DISTILLED_METHOD,
     ERROR_METHOD,
     GRADIENT_METHOD,
     HIDDEN_METHOD,
@@ -20,6 +22,7 @@ from backend.domain.attribution import (
 )
 from backend.domain.errors import InvalidInput
 from backend.ports.attribution import Probe
+from backend.services.answers.distilled import distilled_features, error_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +42,39 @@ class _ByIndex:
 
     def prepare(self, adapter_folder: Path) -> None:
         self._indices.get(adapter_folder)
+
+
+class Distilled(_ByIndex):
+    """Linear map from an answer's vectors to the scores that its gradient would have."""
+
+    method = DISTILLED_METHOD
+
+    def scores(
+        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
+    ) -> Mapping[int, float] | None:
+        index = self._indices.get(adapter_folder)
+        if index is None or index.distilled is None or probe.hidden is None or probe.error is None:
+            return None
+        if not len(probe.hidden) == len(probe.error) == index.centre.size:
+            return None
+        found = index.distilled.scores(distilled_features(probe.hidden, probe.error))
+        return _select(index.positions, found, positions)
+
+
+class DistilledError(_ByIndex):
+    """As `Distilled`, from the error vector alone."""
+
+    method = DISTILLED_ERROR_METHOD
+
+    def scores(
+        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
+    ) -> Mapping[int, float] | None:
+        index = self._indices.get(adapter_folder)
+        if index is None or index.distilled_error is None or probe.error is None:
+            return None
+        if len(probe.error) != index.centre.size:
+            return None
+        return _select(index.positions, index.distilled_error.scores(error_features(probe.error)), positions)
 
 
 class Ridge(_ByIndex):

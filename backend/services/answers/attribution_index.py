@@ -8,16 +8,26 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.attribution import GRADIENT_METHOD, INDEX_FILE, INDEX_METADATA
+from backend.domain.attribution import (
+    DISTILLED_ERROR_METHOD,
+    DISTILLED_METHOD,
+    GRADIENT_METHOD,
+    INDEX_FILE,
+    INDEX_METADATA,
+)
 from backend.domain.errors import InvalidInput
+from backend.services.answers.distilled import LinearMap, distilled_features, error_features
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 _ROUNDING = 1e-3
 _ENTRY_BYTES = 1024
 _TENSORS = ("positions", "rows", "hidden.vectors", "hidden.centre", "error.vectors")
 _GRADIENTS = "gradient.vectors"
+_MAPS = {DISTILLED_METHOD: "distilled", DISTILLED_ERROR_METHOD: "distilled_error"}
+"""Prefix of a map's tensors. A method is in the index if the metadata name it."""
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +42,18 @@ class AttributionIndex:
     centre: Any  # float32 [hidden], mean of the hidden states
     error: Any  # float32 [n, hidden]
     gradient: Any = None  # float32 [n, sketch size], if requested and computed by the current method
+    distilled: LinearMap | None = None
+    distilled_error: LinearMap | None = None
+
+    @property
+    def maps(self) -> tuple[LinearMap, ...]:
+        return tuple(each for each in (self.distilled, self.distilled_error) if each is not None)
 
     @property
     def num_bytes(self) -> int:
         tensors = (self.positions, self.rows, self.hidden, self.centre, self.error, self.gradient)
-        return sum(int(tensor.nbytes) for tensor in tensors if tensor is not None)
+        size = sum(int(tensor.nbytes) for tensor in tensors if tensor is not None)
+        return size + sum(each.num_bytes for each in self.maps)
 
 
 class Indices:
@@ -80,19 +97,36 @@ class Indices:
 
 
 def load_index(path: Path, max_bytes: int | None = None, *, with_gradients: bool = False) -> AttributionIndex:
-    """Raises InvalidInput if the file is too large or no index of this version. Gradients of another method
-    are not read.
+    """Raises InvalidInput if the file is too large or no index of this version. Gradients and maps of methods
+    that this version does not know are not read.
     """
-    from safetensors import SafetensorError, safe_open
-
     num_bytes = path.stat().st_size
     if max_bytes is not None and num_bytes > max_bytes:
         raise InvalidInput(f"The attribution index has {num_bytes} bytes, more than {max_bytes}.")
+    tensors = _read(path, with_gradients=with_gradients)
+    index = AttributionIndex(
+        positions=tensors["positions"],
+        rows=tensors["rows"],
+        hidden=tensors["hidden.vectors"],
+        centre=tensors["hidden.centre"],
+        error=tensors["error.vectors"],
+        gradient=tensors.get(_GRADIENTS),
+        distilled=_map(tensors, DISTILLED_METHOD),
+        distilled_error=_map(tensors, DISTILLED_ERROR_METHOD),
+    )
+    if not (_is_well_formed(index) and all(map(_is_finite, tensors.values()))):
+        raise InvalidInput("The attribution index has tensors of the wrong shape, type or size.")
+    return index
+
+
+def _read(path: Path, *, with_gradients: bool) -> dict[str, Any]:
+    """Tensors of the methods that the metadata name. Raises InvalidInput."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            has_gradients = GRADIENT_METHOD in metadata.get("methods", "").split()
-            names = (*_TENSORS, _GRADIENTS) if with_gradients and has_gradients else _TENSORS
+            names = _names(metadata.get("methods", "").split(), with_gradients=with_gradients)
             tensors = {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:  # types that numpy lacks
         raise InvalidInput(f"The attribution index cannot be read: {error}") from error
@@ -100,10 +134,23 @@ def load_index(path: Path, max_bytes: int | None = None, *, with_gradients: bool
         raise InvalidInput(f"The attribution index has unknown metadata: {metadata}.")
     if len(tensors) != len(names):
         raise InvalidInput(f"The attribution index lacks {sorted(set(names) - set(tensors))}.")
-    index = AttributionIndex(*(tensors[name] for name in names))
-    if not _is_well_formed(index):
-        raise InvalidInput("The attribution index has tensors of the wrong shape, type or size.")
-    return index
+    return tensors
+
+
+def _names(methods: Collection[str], *, with_gradients: bool) -> list[str]:
+    """Names of the tensors to read from an index of these methods."""
+    names = [*_TENSORS]
+    if with_gradients and GRADIENT_METHOD in methods:
+        names.append(_GRADIENTS)
+    for method, prefix in _MAPS.items():
+        names += [f"{prefix}.weights", f"{prefix}.bias"] if method in methods else []
+    return names
+
+
+def _map(tensors: Mapping[str, Any], method: str) -> LinearMap | None:
+    prefix = _MAPS[method]
+    weights = tensors.get(f"{prefix}.weights")
+    return None if weights is None else LinearMap(weights, tensors[f"{prefix}.bias"])
 
 
 def _is_well_formed(index: AttributionIndex) -> bool:
@@ -122,10 +169,28 @@ def _is_well_formed(index: AttributionIndex) -> bool:
         and bool((rows >= 0).all())
         and centre.dtype == np.float32
         and hidden.shape == index.error.shape == (positions.size, centre.size)
-        and all(bool(np.isfinite(part).all()) for part in (centre, *directions))
+        and _fits(index.distilled, positions, distilled_features(centre, centre))
+        and _fits(index.distilled_error, positions, error_features(centre))
         # Vectors have at most unit norm, so that no score exceeds one.
         and bool((norms <= 1 + _ROUNDING).all())
     )
+
+
+def _fits(found: LinearMap | None, positions: Any, features: Any) -> bool:
+    """Whether the map is from such features to a score for each of the positions."""
+    import numpy as np
+
+    return found is None or (
+        found.weights.dtype == found.bias.dtype == np.float32
+        and found.weights.shape == (positions.size, features.size)
+        and found.bias.shape == positions.shape
+    )
+
+
+def _is_finite(tensor: Any) -> bool:
+    import numpy as np
+
+    return bool(np.isfinite(tensor).all())
 
 
 def _size(index: AttributionIndex | None) -> int:

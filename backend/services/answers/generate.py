@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec.structs import replace as replace_fields
 
-from backend.domain.attribution import ERROR_METHOD
+from backend.domain.attribution import METHODS_OF_ERRORS
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
 from backend.domain.receipt import Slice
@@ -132,7 +132,7 @@ class Generate:
         self._engine = engine
         self._admission = admission
         self._attributors = attributors
-        self._probe_error = any(attributor.method == ERROR_METHOD for attributor in attributors)
+        self._probe_error = any(attributor.method in METHODS_OF_ERRORS for attributor in attributors)
         self._limits = limits
         # Separate threads: slow fetches must not delay receipts, which use the loop's executor.
         self._fetchers = ThreadPoolExecutor(FETCHERS, "adapter-fetch")

@@ -9,6 +9,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_attributors_prefer_error_vectors_and_fall_back_to_uniform(tmp_path: Path) -> None:
+def test_attributors_prefer_distilled_maps_and_fall_back_to_uniform(tmp_path: Path) -> None:
     methods = [each.method for each in Installation(Settings(home=tmp_path)).attributors]
-    assert methods == ["error-ridge-1", "hidden-cosine-1", "uniform-1"]
+    assert methods == ["distilled-1", "distilled-error-1", "error-ridge-1", "hidden-cosine-1", "uniform-1"]

@@ -9,14 +9,32 @@ from safetensors.numpy import save_file
 from backend.domain.attribution import GRADIENT_METHOD, INDEX_FILE, INDEX_METADATA
 from backend.domain.errors import InvalidInput
 from backend.ports.attribution import Probe
-from backend.services.answers.attribution import HiddenCosine, Ridge, Uniform, UniformByRows, attribute
+from backend.services.answers.attribution import (
+    Distilled,
+    DistilledError,
+    HiddenCosine,
+    Ridge,
+    Uniform,
+    UniformByRows,
+    attribute,
+    attribute_all,
+)
 from backend.services.answers.attribution_index import AttributionIndex, Indices, load_index
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backend.ports.attribution import Attributor
+
 POSITIONS = [0, 1, 1 << 24]
 METADATA = INDEX_METADATA | {"methods": f"{GRADIENT_METHOD} error-ridge-1"}
+DISTILLED = METADATA | {"methods": f"distilled-1 distilled-error-1 {METADATA['methods']}"}
+MAPS = {
+    "distilled.weights": np.array([[1, 0, 0, 0], [0, 0, 2, 0], [0, -1, 0, 0]], dtype=np.float32),
+    "distilled.bias": np.array([-10, 0, 20], dtype=np.float32),
+    "distilled_error.weights": np.array([[1, 1], [0, 1], [-1, 0]], dtype=np.float32),
+    "distilled_error.bias": np.array([0, 1, 0], dtype=np.float32),
+}
 PROBE = Probe([13.0, 14.0], error=[1.0, 2.0], gradient=[1.0, 0.0, -1.0, 2.0])
 
 
@@ -85,6 +103,110 @@ def test_an_index_that_names_gradients_has_them(tmp_path: Path) -> None:
     assert load_index(tmp_path / INDEX_FILE).gradient is None
     with pytest.raises(InvalidInput, match="lacks"):
         load_index(tmp_path / INDEX_FILE, with_gradients=True)
+
+
+def attributors() -> list[Attributor]:
+    indices = Indices()
+    distilled = Distilled(indices), DistilledError(indices)
+    return [*distilled, Ridge(indices, "error"), HiddenCosine(indices), Uniform()]
+
+
+def test_distilled_scores_are_a_linear_map_of_the_hidden_state_and_the_error_vector(tmp_path: Path) -> None:
+    write_index(tmp_path, DISTILLED, **MAPS)
+    indices = Indices()
+    assert Distilled(indices).scores(tmp_path, POSITIONS, PROBE) == {0: 3.0, 1: 2.0, 1 << 24: 6.0}
+    assert DistilledError(indices).scores(tmp_path, POSITIONS, PROBE) == {0: 3.0, 1: 3.0, 1 << 24: -1.0}
+
+
+@pytest.mark.parametrize(
+    ("probe", "method"),
+    [
+        (PROBE, "distilled-1"),
+        (Probe(error=[1.0, 2.0]), "distilled-error-1"),
+        (Probe([13.0, 14.0]), "hidden-cosine-1"),
+        (Probe([13.0, 14.0], error=[1.0]), "hidden-cosine-1"),
+        (Probe([13.0], error=[1.0]), "uniform-1"),
+        (Probe(), "uniform-1"),
+    ],
+)
+def test_an_answer_is_attributed_by_the_best_method_that_its_probe_allows(
+    tmp_path: Path, probe: Probe, method: str
+) -> None:
+    write_index(tmp_path, DISTILLED, **MAPS)
+    assert attribute(attributors(), tmp_path, POSITIONS, probe).method == method
+
+
+@pytest.mark.parametrize(
+    ("methods", "method"),
+    [
+        ("distilled-1 distilled-error-1", "distilled-1"),
+        ("distilled-error-1", "distilled-error-1"),
+        ("error-ridge-1 hidden-cosine-1", "error-ridge-1"),
+        ("distilled-2 error-ridge-1", "error-ridge-1"),
+    ],
+)
+def test_maps_that_an_index_does_not_name_are_not_used(tmp_path: Path, methods: str, method: str) -> None:
+    write_index(tmp_path, INDEX_METADATA | {"methods": methods}, **MAPS)
+    assert attribute(attributors(), tmp_path, POSITIONS, PROBE).method == method
+
+
+def test_an_index_written_before_distillation_is_attributed_by_error_vectors(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    found = attribute(attributors(), tmp_path, POSITIONS, PROBE)
+    assert found == attribute([Ridge(Indices(), "error")], tmp_path, POSITIONS, PROBE)
+    assert found.method == "error-ridge-1"
+
+
+def test_a_blend_uses_the_first_method_that_all_its_versions_have(tmp_path: Path) -> None:
+    new, newer, old = (tmp_path / name for name in ("new", "newer", "old"))
+    for folder in (new, newer, old):
+        folder.mkdir()
+    write_index(new, DISTILLED, **MAPS)
+    write_index(newer, DISTILLED, **MAPS)
+    write_index(old)
+    method, _ = attribute_all(attributors(), [(new, POSITIONS), (newer, POSITIONS)], PROBE)
+    assert method == "distilled-1"
+    method, shares = attribute_all(attributors(), [(new, POSITIONS), (old, POSITIONS)], PROBE)
+    assert method == "error-ridge-1"
+    assert shares[0] == shares[1] == attribute([Ridge(Indices(), "error")], old, POSITIONS, PROBE).shares
+
+
+def test_distilled_scores_of_huge_vectors_stay_finite(tmp_path: Path) -> None:
+    huge = MAPS | {"distilled.weights": np.full((3, 4), 3e38, dtype=np.float32)}
+    write_index(tmp_path, DISTILLED, **huge)
+    found = attribute(attributors(), tmp_path, POSITIONS, Probe([3e38] * 2, error=[3e38] * 2))
+    assert [share.ppm for share in found.shares] == [333_334, 333_333, 333_333]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distilled.weights": None},
+        {"distilled.bias": None},
+        {"distilled.weights": np.zeros((3, 2), dtype=np.float32)},
+        {"distilled.weights": np.zeros((2, 4), dtype=np.float32)},
+        {"distilled.weights": np.zeros((3, 4), dtype=np.float64)},
+        {"distilled.weights": np.full((3, 4), np.nan, dtype=np.float32)},
+        {"distilled.bias": np.zeros((3, 1), dtype=np.float32)},
+        {"distilled.bias": np.zeros(2, dtype=np.float32)},
+        {"distilled.bias": np.full(3, np.inf, dtype=np.float32)},
+        {"distilled_error.weights": np.zeros((3, 4), dtype=np.float32)},
+        {"distilled_error.bias": None},
+    ],
+)
+def test_an_index_with_a_malformed_map_is_not_used(tmp_path: Path, changes: dict[str, Any]) -> None:
+    write_index(tmp_path, DISTILLED, **(MAPS | changes))
+    with pytest.raises(InvalidInput):
+        load_index(tmp_path / INDEX_FILE)
+    assert attribute(attributors(), tmp_path, POSITIONS, PROBE).method == "uniform-1"
+
+
+def test_the_cache_counts_the_bytes_of_maps(tmp_path: Path) -> None:
+    write_index(tmp_path, DISTILLED, **MAPS)
+    maps = sum(tensor.nbytes for tensor in MAPS.values())
+    whole = load_index(tmp_path / INDEX_FILE).num_bytes
+    write_index(tmp_path)
+    assert whole - load_index(tmp_path / INDEX_FILE).num_bytes == maps
 
 
 def test_uniform_by_rows_pays_in_proportion_to_rows(tmp_path: Path) -> None:
