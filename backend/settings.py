@@ -42,7 +42,10 @@ class Settings(BaseSettings):
     broker_url: str = ""
     """URL of Celery's broker, such as `redis://host` (extra `redis`). Empty: files in `home`."""
     ipfs_api: str = ""
-    """Multiaddr or URL of a Kubo RPC API. Empty: the embedded block store in `home`."""
+    """Multiaddr or URL of a Kubo RPC API. Empty: `s3_url`, or the embedded block store in `home`."""
+    s3_url: str = ""
+    """Bucket and prefix of an S3-compatible block store (extra `aws`), such as `s3://bucket/prefix`. Region,
+    endpoint and credentials are those of any AWS client (`AWS_REGION`, `AWS_ENDPOINT_URL_S3`, ...)."""
     cors_origins: str = ""
     """Origins whose pages may call the API from a browser, separated by commas, such as
     `https://app.example.org`. Empty: none but the API's own."""
@@ -57,8 +60,12 @@ class Settings(BaseSettings):
     model_cache: Path = Path(".loraledger/cache/models")
     """Folder of converted base models; installations may share it."""
     operator: str = ""
-    """Account that commits batches and relays transactions; its key must be in the key store. Empty: the test
-    key of the local network."""
+    """Account that commits batches and relays transactions; its key must be in the key store, or with
+    `operator_signer`. Empty: the test key of the local network."""
+    operator_signer: str = ""
+    """Service that holds the key of `operator`: `awskms:///KEY` (extra `aws`),
+    `gcpkms://projects/.../cryptoKeyVersions/1` (extra `gcp`) or `web3signer+https://HOST:PORT`. If `operator`
+    is set too, only processes that send transactions need access to it. Empty: the key store."""
     receipt_key: str = ""
     """Account that signs receipts; its key must be in the key store. Once it is retired, the newest key there
     that is registered and not retired signs. Empty: the test key of the local network."""
@@ -109,6 +116,8 @@ class Settings(BaseSettings):
     watcher: str = ""
     """Account that pays for the transactions of `loraledger watch`; its key must be in the key store. Empty:
     the test key of the local network."""
+    watcher_signer: str = ""
+    """Service that holds the key of `watcher`, as for `operator_signer`. Empty: the key store."""
     watch_max_bond: int = Field(default=1_000_000_000, ge=0)
     """Most that the watcher has in open bonds, in gwei of the chain's coin."""
     watch_max_gas: int = Field(default=15_000_000, ge=21_000)

@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.installation.extras import require_extra
 from workers.app import QUEUE_BY_TASK, QUEUES, create_app, work
 from workers.relay import Relay, outbox_sender
 
@@ -31,6 +32,8 @@ class Workers:
     @cached_property
     def app(self) -> Celery:
         settings = self._installation.settings
+        if settings.broker_url.startswith("redis"):
+            require_extra("redis", "LORALEDGER_BROKER_URL")
         return create_app(settings.home, settings.broker_url)
 
     @cached_property

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class LocalSigner:
-    """A private key in memory. Implements `backend.ports.chain.Signer`."""
+    """A private key in memory. Implements `Signer` and `TransactionSigner` of `backend.ports.chain`."""
 
     def __init__(self, private_key: bytes) -> None:
         self._key = coincurve.PrivateKey(private_key)
-        self.account = _account_of(self._key.public_key)
+        self.account = account_of(self._key.public_key)
 
     def __repr__(self) -> str:
         return f"LocalSigner({self.account})"
@@ -36,6 +36,9 @@ class LocalSigner:
     def sign(self, digest: bytes) -> str:
         raw = self._key.sign_recoverable(digest, hasher=None)
         return "0x" + raw[:64].hex() + f"{27 + raw[64]:02x}"
+
+    def sign_message(self, message: bytes) -> str:
+        return self.sign(keccak(message))
 
 
 def recover(digest: bytes, signature: str) -> Account:
@@ -48,7 +51,7 @@ def recover(digest: bytes, signature: str) -> Account:
         key = coincurve.PublicKey.from_signature_and_message(compact + bytes([parity]), digest, hasher=None)
     except ValueError:
         raise malformed_signature("no key made it") from None
-    return _account_of(key)
+    return account_of(key)
 
 
 def local_account(index: int, chain_id: int = LOCAL_CHAIN_ID) -> LocalSigner:
@@ -115,7 +118,8 @@ def open_key(keystore: Path, account: Account, password: str) -> LocalSigner:
         raise Forbidden(f"wrong password for {path}, or a broken file", param="password") from error
 
 
-def _account_of(key: coincurve.PublicKey) -> Account:
+def account_of(key: coincurve.PublicKey) -> Account:
+    """The account of a public key: the end of the hash of its point."""
     return Account("0x" + keccak(key.format(compressed=False)[1:])[12:].hex())
 
 

@@ -33,7 +33,7 @@ class KeyStore:
         self._opened[signer.account] = signer
         return signer.account
 
-    def open(self, account: Account) -> Signer:
+    def open(self, account: Account) -> LocalSigner:
         """Open a key. Errors: `NotFound`, `Forbidden` for a wrong password."""
         if account not in self._opened:
             self._opened[account] = open_key(self._root, account, self._password)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from backend.domain.chain import BlockRef, Reverted
     from backend.domain.ids import Account, Hash32
     from backend.domain.transactions import ChainTransaction, OpenTransaction
-    from backend.ports.chain import SendQueue, Signer
+    from backend.ports.chain import SendQueue, TransactionSigner
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Sender:
         self,
         client: ChainClient,
         queue: Callable[[], AbstractContextManager[SendQueue]],
-        signers: Callable[[Account], Signer | None],
+        signers: Callable[[Account], TransactionSigner | None],
         confirmations: int,
         stuck_blocks: int = STUCK_BLOCKS,
     ) -> None:
@@ -98,7 +98,7 @@ class Sender:
                 log.warning("sender waits for the node: %s", error)
             stop.wait(poll_seconds)
 
-    def _update_gas_metrics(self, signer: Signer) -> None:
+    def _update_gas_metrics(self, signer: TransactionSigner) -> None:
         if (now := time.monotonic()) >= self._metrics_due_at:
             self._metrics_due_at = now + GAS_METRICS_SECONDS
             OPERATOR_WEI.set(self._node.balance(signer.account))
@@ -106,7 +106,7 @@ class Sender:
 
     # --- sent transactions ---
 
-    def _check_sent(self, signer: Signer) -> None:
+    def _check_sent(self, signer: TransactionSigner) -> None:
         lane, head = signer.account, self._node.head()
         confirmed_nonce = self._node.num_transactions(lane, max(head.number - self._confirmations, 0))
         with self._queue() as queue:
@@ -126,14 +126,14 @@ class Sender:
                 is_next = False
 
     @contextmanager
-    def _locked(self, signer: Signer, transaction: OpenTransaction) -> Iterator[SendQueue | None]:
+    def _locked(self, signer: TransactionSigner, transaction: OpenTransaction) -> Iterator[SendQueue | None]:
         """The queue with the lane locked; None if another sender has changed the transaction since."""
         with self._queue() as queue:
             queue.lock_lane(signer.account)
             yield queue if queue.is_unchanged(transaction) else None
 
     def _record(
-        self, signer: Signer, transaction: OpenTransaction, tx_receipt: TxReceipt, head: BlockRef
+        self, signer: TransactionSigner, transaction: OpenTransaction, tx_receipt: TxReceipt, head: BlockRef
     ) -> None:
         is_confirmed = tx_receipt.block_number + self._confirmations <= head.number
         if transaction.is_mined and not is_confirmed:
@@ -153,7 +153,9 @@ class Sender:
         if is_confirmed:
             _count(transaction, "confirmed" if failure is None else "failed")
 
-    def _handle_used_nonce(self, signer: Signer, transaction: OpenTransaction, head: BlockRef) -> None:
+    def _handle_used_nonce(
+        self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef
+    ) -> None:
         """Requeue a transaction whose nonce another transaction has used.
 
         A missing receipt alone is no proof: nodes behind one address may be at different blocks, and a
@@ -174,7 +176,7 @@ class Sender:
                 _count(transaction, "requeued")
 
     def _push(
-        self, signer: Signer, transaction: OpenTransaction, head: BlockRef, ceiling: int | None
+        self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef, ceiling: int | None
     ) -> None:
         """Keep an unmined transaction in the pool.
 
@@ -191,7 +193,7 @@ class Sender:
         if not self._node.knows(latest.tx_hash):
             self._broadcast(latest)
 
-    def _fill_gap(self, signer: Signer, transaction: OpenTransaction, head: BlockRef) -> None:
+    def _fill_gap(self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef) -> None:
         """Use the nonces before the transaction's that no pooled transaction uses."""
         lane, fees = signer.account, self._node.fees()
         missing = range(self._node.num_transactions(lane), transaction.nonce)[:MAX_UNMINED]
@@ -207,7 +209,7 @@ class Sender:
                     queue.add_attempt(filler, _signed(signer, unsigned, head))
 
     def _replace(
-        self, signer: Signer, transaction: OpenTransaction, head: BlockRef, ceiling: int
+        self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef, ceiling: int
     ) -> TransactionAttempt | None:
         """Sign the same call with higher fees; None at the fee ceiling or if another sender was faster."""
         latest = transaction.attempts[-1]
@@ -228,7 +230,7 @@ class Sender:
 
     # --- queued transactions ---
 
-    def _send_queued(self, signer: Signer) -> None:
+    def _send_queued(self, signer: TransactionSigner) -> None:
         while (queued := self._first_queued(signer.account)) is not None:
             transaction, has_unmined = queued
             try:
@@ -257,7 +259,7 @@ class Sender:
         return self._client.estimate_gas(*call, transaction.value)
 
     def _sign_next(
-        self, signer: Signer, transaction: ChainTransaction, gas: int
+        self, signer: TransactionSigner, transaction: ChainTransaction, gas: int
     ) -> TransactionAttempt | None:
         """Assign the lane's next nonce, sign and store; None if another sender was faster."""
         lane = signer.account
@@ -274,7 +276,7 @@ class Sender:
         _count(transaction, "sent")
         return attempt
 
-    def _reject(self, signer: Signer, transaction: ChainTransaction, error: DomainError) -> None:
+    def _reject(self, signer: TransactionSigner, transaction: ChainTransaction, error: DomainError) -> None:
         with self._queue() as queue:
             queue.lock_lane(signer.account)
             if queue.first_queued(signer.account) == transaction:
@@ -300,7 +302,9 @@ class Sender:
         except RpcError as error:
             log.info("the node rejected %s, it is sent again later: %s", attempt.tx_hash, error)
 
-    def _failure(self, signer: Signer, transaction: OpenTransaction, tx_receipt: TxReceipt) -> Reverted:
+    def _failure(
+        self, signer: TransactionSigner, transaction: OpenTransaction, tx_receipt: TxReceipt
+    ) -> Reverted:
         contract, function, data = transaction.contract, transaction.function, _call_data(transaction)
         return failure_of(
             tx_receipt,
@@ -327,7 +331,7 @@ def _call_data(transaction: ChainTransaction | OpenTransaction) -> bytes:
     return encode_call(transaction.contract, transaction.function, transaction.args)
 
 
-def _signed(signer: Signer, unsigned: UnsignedTransaction, head: BlockRef) -> TransactionAttempt:
+def _signed(signer: TransactionSigner, unsigned: UnsignedTransaction, head: BlockRef) -> TransactionAttempt:
     signed, fees = sign(signer, unsigned), unsigned.fees
     return TransactionAttempt(signed.hash, signed.raw, fees.max_fee, fees.priority_fee, head.number)
 

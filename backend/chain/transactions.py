@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eth_account.typed_transactions.typed_transaction import TypedTransaction
+import rlp
 
 from backend.chain.contracts import decode_revert
 from backend.chain.node import Fees
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backend.chain.rpc import RpcError
     from backend.domain.errors import DomainError
     from backend.domain.ids import Account, Hash32
-    from backend.ports.chain import Signer
+    from backend.ports.chain import TransactionSigner
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +45,27 @@ class SignedTransaction:
     hash: Hash32
 
 
-def sign(signer: Signer, transaction: UnsignedTransaction) -> SignedTransaction:
-    """Sign with a key that may be remote: only the digest reaches the signer."""
-    fields: dict[str, Any] = {
-        "type": 2,
-        "chainId": transaction.chain_id,
-        "nonce": transaction.nonce,
-        # The library accepts text only with an EIP-55 checksum.
-        "to": b"" if transaction.to is None else to_bytes(transaction.to),
-        "value": transaction.value,
-        "data": "0x" + transaction.data.hex(),
-        "gas": transaction.gas,
-        "maxFeePerGas": transaction.fees.max_fee,
-        "maxPriorityFeePerGas": transaction.fees.priority_fee,
-        "accessList": (),
-    }
-    digest = bytes(TypedTransaction.from_dict(fields).hash())
-    signature = bytes.fromhex(signer.sign(digest)[2:])
+def sign(signer: TransactionSigner, transaction: UnsignedTransaction) -> SignedTransaction:
+    """Sign with a key that may be remote. Source: EIP-1559. Errors: `Unavailable`."""
+    fields: list[Any] = [
+        transaction.chain_id,
+        transaction.nonce,
+        transaction.fees.priority_fee,
+        transaction.fees.max_fee,
+        transaction.gas,
+        b"" if transaction.to is None else to_bytes(transaction.to),
+        transaction.value,
+        transaction.data,
+        [],  # access list
+    ]
+    signature = bytes.fromhex(signer.sign_message(_encode(fields))[2:])
     r, s = (int.from_bytes(signature[i : i + 32], "big") for i in (0, 32))
-    signed = TypedTransaction.from_dict(fields | {"v": signature[64] - 27, "r": r, "s": s})
-    raw = bytes(signed.encode())
+    raw = _encode([*fields, signature[64] - 27, r, s])
     return SignedTransaction("0x" + raw.hex(), to_hash(keccak(raw)))
+
+
+def _encode(fields: list[Any]) -> bytes:
+    return b"\x02" + bytes(rlp.encode(fields))
 
 
 # --- fees, wei per gas ---

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backend.chain.node import Node, TxReceipt
     from backend.deployment.terms import Terms
     from backend.domain.ids import Account
-    from backend.ports.chain import Signer
+    from backend.ports.chain import TransactionSigner
 
 GAS, GAS_PER_HOLDER = 34_000_000, 60_000
 """Slightly more than a deployment uses."""
@@ -35,7 +35,7 @@ CONFIRMED_SECONDS = 900
 """Time to wait for the confirmations of the last transaction."""
 
 
-def launch(node: Node, signer: Signer, terms: Terms, folder: Path, confirmations: int) -> Record:
+def launch(node: Node, signer: TransactionSigner, terms: Terms, folder: Path, confirmations: int) -> Record:
     """Deploy a market on these terms, continue its deployment, or return its record if it exists.
 
     The record is written to `<folder>/<chainId>.json` once the last transaction has `confirmations`.

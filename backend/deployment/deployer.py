@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import rlp  # type: ignore[import-untyped]
+import rlp
 
 from backend.chain.contracts import encode_call, interface
 from backend.chain.node import Fees
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.chain.node import Node, TxReceipt
-    from backend.ports.chain import Signer
+    from backend.ports.chain import TransactionSigner
 
 MINED_SECONDS = 300
 MAX_PAUSE_SECONDS = 2.0
@@ -37,7 +37,7 @@ class Deployer:
     With the journal of an interrupted run it continues that run.
     """
 
-    def __init__(self, node: Node, signer: Signer, journal: Journal | None = None) -> None:
+    def __init__(self, node: Node, signer: TransactionSigner, journal: Journal | None = None) -> None:
         self.node = node
         self.addresses: dict[str, Account] = {}
         self.created: dict[str, int] = {}
@@ -85,7 +85,7 @@ class Deployer:
         entry = interface(contract).function(function, args)
         return entry.decode_result(self.node.call(self.addresses[contract], entry.encode(args)))
 
-    def with_signer(self, signer: Signer) -> Deployer:
+    def with_signer(self, signer: TransactionSigner) -> Deployer:
         """A deployer for the same contracts with another key and no journal."""
         other = Deployer(self.node, signer)
         other.addresses = self.addresses

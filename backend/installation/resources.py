@@ -10,9 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
-from backend.domain.errors import Conflict, NotFound
+from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
 from backend.installation.base_model import BaseModelInfo
+from backend.installation.extras import require_extra
 
 if TYPE_CHECKING:
     import socket
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from backend.domain.deployment import Deployment
     from backend.domain.ids import Account, Cid
     from backend.installation.signing_keys import SigningKeys
-    from backend.ports.chain import Signer
+    from backend.ports.chain import Signer, TransactionSigner
     from backend.ports.engine import Engine
     from backend.ports.outbound import OutboundHttp
     from backend.ports.storage import BlobStore
@@ -56,6 +57,8 @@ class Resources:
     def database(self) -> Database:
         from backend.db.unit_of_work import Database
 
+        if self.settings.db_url.startswith("postgres"):
+            require_extra("postgres", "LORALEDGER_DATABASE_URL")
         return Database.open(self.settings.db_url)
 
     def prepare_database(self) -> None:
@@ -66,33 +69,39 @@ class Resources:
 
     @cached_property
     def blobs(self) -> BlobStore:
-        if self.settings.ipfs_api:
+        kubo, bucket = self.settings.ipfs_api, self.settings.s3_url
+        if kubo and bucket:
+            raise InvalidInput("set LORALEDGER_IPFS_API or LORALEDGER_S3_URL, not both", param="s3_url")
+        if kubo:
             from backend.storage.kubo import KuboStore
 
-            return KuboStore(self.settings.ipfs_api)
+            return KuboStore(kubo)
+        if bucket:
+            from backend.storage.s3 import S3Store
+
+            require_extra("aws", "LORALEDGER_S3_URL")
+            return S3Store(bucket)
         from backend.storage.embedded import EmbeddedStore
 
         return EmbeddedStore(self.settings.blocks)
 
     def is_local(self, cid: Cid) -> bool:
-        """Whether looking `cid` up in `blobs` stays on this machine: a Kubo daemon asks its peers for missing
-        blocks, the embedded store does not.
-        """
+        """Whether looking `cid` up in `blobs` asks no peers, as a Kubo daemon does for missing blocks."""
         return not self.settings.ipfs_api or self.blobs.has(cid)
 
     def kubo_rpc(self, port: int) -> tuple[Any, socket.socket]:
         """ASGI application and loopback listener of a Kubo RPC API over the embedded store.
 
-        Errors: `Conflict` if a Kubo daemon stores the blocks; it serves that API itself.
+        Errors: `Conflict` if the blocks are elsewhere; a Kubo daemon serves that API itself.
         """
         from backend.loopback import listen
         from backend.storage.embedded import EmbeddedStore
         from backend.storage.kubo_rpc import kubo_rpc
 
         if not isinstance(self.blobs, EmbeddedStore):
+            place = self.settings.ipfs_api or self.settings.s3_url
             raise Conflict(
-                f"the blocks are stored by the daemon at {self.settings.ipfs_api}: use its RPC API",
-                param="ipfs_api",
+                f"the blocks are stored at {place}; this serves the embedded store only", param="ipfs_api"
             )
         return kubo_rpc(self.blobs), listen(port)
 
@@ -136,7 +145,7 @@ class Resources:
         return SigningKeys(self.settings, self.deployment.chain_id)
 
     @cached_property
-    def operator(self) -> Signer:
+    def operator(self) -> TransactionSigner:
         return self.signing_keys.operator
 
     @cached_property
@@ -144,14 +153,14 @@ class Resources:
         return self.signing_keys.receipt_key
 
     @cached_property
-    def watcher_key(self) -> Signer:
+    def watcher_key(self) -> TransactionSigner:
         return self.signing_keys.watcher
 
     @cached_property
     def keystore(self) -> KeyStore:
         return self.signing_keys.store
 
-    def signer_of(self, account: Account) -> Signer | None:
+    def signer_of(self, account: Account) -> TransactionSigner | None:
         """The key of an account that this installation sends transactions from; None for any other."""
         return self.operator if account == self.operator.account else None
 

@@ -11,19 +11,23 @@ from backend.chain.keystore import KeyStore, local_password
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account
+from backend.installation.extras import require_extra
 
 if TYPE_CHECKING:
-    from backend.ports.chain import Signer
+    from backend.chain.keys import LocalSigner
+    from backend.ports.chain import Signer, TransactionSigner
     from backend.settings import Settings
 
 LOCAL_OPERATOR, LOCAL_RECEIPT_KEY, LOCAL_WATCHER = 1, 2, 9
 """Indices of the development mnemonic, as in `backend.deployment.local`."""
+SIGNER_EXTRAS = {"awskms": "aws", "gcpkms": "gcp"}
 MIN_WEBHOOK_KEY = 32
 """Characters."""
 
 
 class SigningKeys:
-    """Keys from the key store where a setting names an account, else the local network's test keys.
+    """Keys of the services or the accounts in the key store that settings name, else the local network's
+    test keys.
 
     Errors: `InvalidInput` that names the missing setting, `NotFound` if the store has no key of the account.
     """
@@ -32,16 +36,22 @@ class SigningKeys:
         self._settings, self._chain_id = settings, chain_id
 
     @cached_property
-    def operator(self) -> Signer:
-        return self._key("operator", self._settings.operator, LOCAL_OPERATOR)
+    def operator(self) -> TransactionSigner:
+        settings = self._settings
+        if settings.operator_signer:
+            return self._remote("operator_signer", settings.operator_signer, settings.operator)
+        return self._key("operator", settings.operator, LOCAL_OPERATOR)
 
     @cached_property
     def receipt_key(self) -> Signer:
         return self._key("receipt_key", self._settings.receipt_key, LOCAL_RECEIPT_KEY)
 
     @cached_property
-    def watcher(self) -> Signer:
-        return self._key("watcher", self._settings.watcher, LOCAL_WATCHER)
+    def watcher(self) -> TransactionSigner:
+        settings = self._settings
+        if settings.watcher_signer:
+            return self._remote("watcher_signer", settings.watcher_signer, settings.watcher)
+        return self._key("watcher", settings.watcher, LOCAL_WATCHER)
 
     @cached_property
     def store(self) -> KeyStore:
@@ -78,7 +88,16 @@ class SigningKeys:
             )
         return key
 
-    def _key(self, name: str, account: str, local_index: int) -> Signer:
+    def _remote(self, name: str, url: str, account: str) -> TransactionSigner:
+        from backend.chain.remote_signers import open_signer
+
+        setting = f"LORALEDGER_{name.upper()}"
+        extra = SIGNER_EXTRAS.get(url.partition(":")[0])
+        if extra:
+            require_extra(extra, setting)
+        return open_signer(url, Account(account) if account else None, setting)
+
+    def _key(self, name: str, account: str, local_index: int) -> LocalSigner:
         if account:
             return self.store.open(Account(account))
         if self._chain_id != LOCAL_CHAIN_ID:

@@ -33,13 +33,24 @@ signatures.
 
 
 class Signer(Protocol):
-    """Signs with one secp256k1 key, held in memory or by a KMS."""
+    """Signs with one secp256k1 key."""
 
     @property
     def account(self) -> Account: ...
 
     def sign(self, digest: bytes) -> str:
         """Sign 32 bytes; 65 bytes r, s, v (27 or 28) as 0x-hex, s in the lower half."""
+        ...
+
+
+class TransactionSigner(Protocol):
+    """Signs transactions with one secp256k1 key, held in memory or by a service, which may hash by itself."""
+
+    @property
+    def account(self) -> Account: ...
+
+    def sign_message(self, message: bytes) -> str:
+        """Sign the Keccak-256 hash of the message. Returns as `Signer.sign`. Errors: `Unavailable`."""
         ...
 
 

@@ -26,6 +26,10 @@ class FolderStore(ABC):
         """`fetch` returns an unverified block, or raises `ContentMissing` or `Unavailable`."""
         self._reader = TreeReader(fetch)
 
+    def _reader_of(self, _cid: Cid) -> TreeReader:
+        """Reader of the tree below a CID. Stores that keep each tree apart have one for each."""
+        return self._reader
+
     @abstractmethod
     def _add(self, tree: Tree) -> Cid:
         """Store and pin a tree."""
@@ -43,23 +47,23 @@ class FolderStore(ABC):
         return b"".join(self.open(cid, name))
 
     def open(self, cid: Cid, name: str) -> Iterator[bytes]:
-        return self._reader.open(cid, name)
+        return self._reader_of(cid).open(cid, name)
 
     def entries(self, cid: Cid) -> list[Entry]:
         """Files and folders below the folder, a folder before its contents."""
-        return self._reader.entries(cid)
+        return self._reader_of(cid).entries(cid)
 
     def names(self, cid: Cid) -> dict[str, int]:
         return {entry.path: entry.size for entry in self.entries(cid) if entry.size is not None}
 
     def fetch_folder(self, cid: Cid, destination: Path, max_bytes: int | None = None) -> None:
-        self._reader.fetch_folder(cid, destination, max_bytes)
+        self._reader_of(cid).fetch_folder(cid, destination, max_bytes)
 
     def block(self, cid: Cid) -> bytes:
-        return self._reader.block(decode_cid(cid))
+        return self._reader_of(cid).block(decode_cid(cid))
 
     def car(self, cid: Cid) -> Iterator[bytes]:
-        return self._reader.car(cid)
+        return self._reader_of(cid).car(cid)
 
 
 def folder_cid(files: Mapping[str, Path | bytes]) -> Cid:

@@ -4,12 +4,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import rlp
 from eth_account import Account as EthAccount
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.chain.contracts import all_errors
-from backend.chain.keys import LocalSigner, recover
+from backend.chain.keys import LocalSigner
 from backend.chain.node import Fees, TxReceipt
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import (
@@ -76,20 +77,20 @@ def test_signing_gives_the_bytes_that_eth_account_gives(transaction: UnsignedTra
     assert (signed.raw, signed.hash) == ("0x" + expected.raw_transaction.hex(), "0x" + expected.hash.hex())
 
 
-def test_only_the_digest_reaches_the_signer() -> None:
+def test_what_reaches_the_signer_is_the_unsigned_transaction() -> None:
     class RemoteSigner:
         account: Account = SIGNER.account
-        digests: tuple[bytes, ...] = ()
+        messages: tuple[bytes, ...] = ()
 
-        def sign(self, digest: bytes) -> str:
-            self.digests += (digest,)
-            return SIGNER.sign(digest)
+        def sign_message(self, message: bytes) -> str:
+            self.messages += (message,)
+            return SIGNER.sign_message(message)
 
     signer = RemoteSigner()
     sign(signer, UnsignedTransaction(1, 0, some_account("receiver"), b"\1\2", 50_000, Fees(3, 1)))
-    (digest,) = signer.digests
-    assert len(digest) == 32
-    assert recover(digest, SIGNER.sign(digest)) == SIGNER.account
+    (message,) = signer.messages
+    assert message[0] == 2
+    assert rlp.decode(message[1:])[7:] == [b"\1\2", []]
 
 
 @given(FEES)

@@ -32,6 +32,23 @@ def test_a_key_named_by_a_setting_comes_from_the_store(tmp_path: Path) -> None:
     assert SigningKeys(settings, 1).operator.account == made.account
 
 
+def test_a_service_holds_the_keys_of_transactions_that_settings_name(tmp_path: Path) -> None:
+    account = local_account(3).account
+    settings = Settings(
+        home=tmp_path,
+        operator=account,
+        operator_signer="awskms:///alias/stake",
+        watcher=account,
+        watcher_signer="web3signer+http://127.0.0.1:1",
+    )
+    keys = SigningKeys(settings, 1)
+    assert (str(keys.operator), keys.operator.account) == ("awskms:///alias/stake", account)
+    assert (str(keys.watcher), keys.watcher.account) == ("web3signer+http://127.0.0.1:1", account)
+    wrong = settings.model_copy(update={"operator_signer": "kms:key"})
+    with pytest.raises(InvalidInput, match="LORALEDGER_OPERATOR_SIGNER"):
+        _ = SigningKeys(wrong, 1).operator
+
+
 def test_the_webhook_key_is_made_once_and_is_its_owner_s_alone(tmp_path: Path) -> None:
     keys = SigningKeys(Settings(home=tmp_path), 1)
     assert len(keys.webhook_key) >= 32

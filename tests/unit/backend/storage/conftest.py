@@ -11,6 +11,8 @@ from backend.loopback import listen
 from backend.storage.embedded import EmbeddedStore
 from backend.storage.kubo import KuboStore
 from backend.storage.kubo_rpc import kubo_rpc
+from backend.storage.s3 import S3Store
+from tests.support.aws import aws_server, new_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +48,26 @@ def kubo(rpc_url: str) -> Iterator[KuboStore]:
     store.close()
 
 
-@pytest.fixture(params=["embedded", "kubo"])
+@pytest.fixture(scope="session")
+def aws() -> Iterator[str]:
+    with aws_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(aws: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    return new_bucket(aws, monkeypatch)
+
+
+@pytest.fixture
+def s3(bucket: str) -> Iterator[S3Store]:
+    store = S3Store(f"s3://{bucket}/some/prefix")
+    yield store
+    store.close()
+
+
+@pytest.fixture(params=["embedded", "kubo", "s3"])
 def store(request: pytest.FixtureRequest) -> BlobStore:
-    """Both implementations of the port; behind `kubo` lies the `embedded` fixture's store."""
+    """All implementations of the port; behind `kubo` lies the `embedded` fixture's store."""
     found: BlobStore = request.getfixturevalue(request.param)
     return found

@@ -1,4 +1,4 @@
-"""What every `BlobStore` promises, held against both implementations."""
+"""What every `BlobStore` promises, held against all implementations."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from backend.domain.ids import Cid
 from backend.storage.dagpb import Kind, Link, Node, encode
 from backend.storage.embedded import EmbeddedStore
 from backend.storage.flatfs import key_of
+from backend.storage.s3 import S3Store
 from backend.storage.unixfs import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -44,17 +45,32 @@ FILES: dict[str, bytes | Path] = {
 ABSENT = Cid("bafybeihb3bajvk2w6e4o6dhtum4behsqco5ref4q33h4az56nv5klm26oi")
 
 
-def block_path(embedded: EmbeddedStore, cid: DecodedCid) -> Path:
-    key = key_of(cid)
-    return embedded._root / "blocks" / key[-3:-1] / f"{key}.data"
-
-
 def plant(embedded: EmbeddedStore, node: Node) -> DecodedCid:
-    """Put a hand-made block where the store finds it, as a hostile publisher would."""
+    """Make a block by hand, as a hostile publisher would."""
     block = encode(node)
     cid = DecodedCid(Codec.DAG_PB, sha256(block).digest())
     embedded._blocks.put(cid, block)
     return cid
+
+
+def publish(store: BlobStore, embedded: EmbeddedStore, root: DecodedCid) -> Cid:
+    """Bring a tree of planted blocks into the store."""
+    cid = Cid(str(root))
+    store.add_car(cid, embedded.car(cid))
+    return cid
+
+
+def damage(store: BlobStore, embedded: EmbeddedStore, chunk: bytes) -> None:
+    """Flip a bit of a stored chunk."""
+    broken = chunk[:-1] + bytes([chunk[-1] ^ 1])
+    if isinstance(store, S3Store):
+        place = {"Bucket": store._bucket, "Key": f"{store._prefix}{store.folder_cid(FILES)}.car"}
+        stored = store._client.get_object(**place)["Body"].read()
+        assert chunk in stored
+        store._client.put_object(**place, Body=stored.replace(chunk, broken))
+        return
+    key = key_of(DecodedCid(Codec.RAW, sha256(chunk).digest()))
+    (embedded._root / "blocks" / key[-3:-1] / f"{key}.data").write_bytes(broken)
 
 
 def test_a_folder_comes_back_as_it_went_in(store: BlobStore, tmp_path: Path) -> None:
@@ -146,8 +162,7 @@ def test_a_damaged_block_is_never_handed_on(
 ) -> None:
     cid = store.add_folder(FILES)
     chunk = FILES["adapter.bin"][CHUNK_BYTES : 2 * CHUNK_BYTES]  # type: ignore[index]
-    path = block_path(embedded, DecodedCid(Codec.RAW, sha256(chunk).digest()))
-    path.write_bytes(chunk[:-1] + bytes([chunk[-1] ^ 1]))
+    damage(store, embedded, chunk)
     # Behind the RPC the daemon itself notices first, so the client can only say that it was refused.
     with pytest.raises((ContentCorrupt, Unavailable), match="does not hash"):
         store.read(cid, "adapter.bin")
@@ -184,19 +199,19 @@ def test_unsafe_names_do_not_come_out(
     store: BlobStore, embedded: EmbeddedStore, tmp_path: Path, name: str
 ) -> None:
     leaf = decode_cid(embedded.add_folder({"a": b"x"}))
-    evil = plant(embedded, Node(Kind.FOLDER, (Link(name, leaf, 1),)))
+    evil = publish(store, embedded, plant(embedded, Node(Kind.FOLDER, (Link(name, leaf, 1),))))
     with pytest.raises(ContentUnsafe):
-        store.fetch_folder(Cid(str(evil)), tmp_path / "out")
+        store.fetch_folder(evil, tmp_path / "out")
     with pytest.raises(ContentUnsafe):
-        store.read(Cid(str(evil)), "a")
+        store.read(evil, "a")
     assert list(tmp_path.glob("*out*")) == []
 
 
 def test_one_name_twice_does_not_come_out(store: BlobStore, embedded: EmbeddedStore, tmp_path: Path) -> None:
     leaf = decode_cid(embedded.add_folder({}))
-    evil = plant(embedded, Node(Kind.FOLDER, (Link("a", leaf, 1), Link("a", leaf, 1))))
+    twice = plant(embedded, Node(Kind.FOLDER, (Link("a", leaf, 1), Link("a", leaf, 1))))
     with pytest.raises(ContentUnsafe):
-        store.fetch_folder(Cid(str(evil)), tmp_path / "out")
+        store.fetch_folder(publish(store, embedded, twice), tmp_path / "out")
 
 
 def test_a_folder_over_the_callers_limit_writes_nothing(store: BlobStore, tmp_path: Path) -> None:
@@ -214,7 +229,7 @@ def test_a_file_that_unfolds_beyond_its_size_is_refused(store: BlobStore, embedd
         bomb = plant(embedded, Node(Kind.FILE, tuple(Link("", added, 10) for _ in range(174)), size, sizes))
         folder = plant(embedded, Node(Kind.FOLDER, (Link("bomb", bomb, 1),)))
         with pytest.raises(ContentCorrupt):
-            store.read(Cid(str(folder)), "bomb")
+            store.read(publish(store, embedded, folder), "bomb")
 
 
 def test_folders_that_unfold_without_end_are_refused(
@@ -225,7 +240,7 @@ def test_folders_that_unfold_without_end_are_refused(
     for _ in range(10):
         below = plant(embedded, Node(Kind.FOLDER, tuple(Link(str(i), below, 1) for i in range(5))))
     with pytest.raises(ContentUnsafe):
-        store.fetch_folder(Cid(str(below)), tmp_path / "out")
+        store.fetch_folder(publish(store, embedded, below), tmp_path / "out")
 
 
 def test_fetching_over_something_that_exists_is_refused(store: BlobStore, tmp_path: Path) -> None:
