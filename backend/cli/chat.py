@@ -67,6 +67,9 @@ def _lines(model: Mapping[str, Any]) -> Iterator[str]:
     facts = [model["licence"] or "licence unknown", f"{model['num_answers']} answers in 7 days"]
     if model["quality"] is not None:
         facts.append(f"loss {model['quality']:.4f} below the base model's")
+    if model["agreement"] is not None:
+        method, agreement = next(iter(model["agreement"]["by_method"].items()))
+        facts.append(f"{method} agrees with gradients at {agreement:.2f}")
     yield f"  {', '.join(facts)}"
     if model["card"] and model["card"]["summary"]:
         yield f"  {printable(model['card']['summary'])}"

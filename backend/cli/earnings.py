@@ -140,9 +140,8 @@ def show_receipt(
         typer.echo(f"{one['adapter']}, weight {_percent(one['weight_ppm'])}: {dollars(one['charge'])}")
         for part in one["parts"]:
             typer.echo(f"  {_part(part, found['account'])}")
-    accuracy = found["method_accuracy"]
     typer.echo(f"method    {found['method']}")
-    typer.echo(f"accuracy  {found['method_accuracy_reason'] if accuracy is None else accuracy}")
+    typer.echo(f"accuracy  {_accuracy(found)}")
     typer.echo(f"batch     {found['batch']} of operator {found['operator']}: {found['batch_state']}")
     typer.echo(f"data      {found['data_cid']}")
     typer.echo(f"proof     {found['proof_url'] or 'the operator states no URL'}")
@@ -234,6 +233,16 @@ def _part(part: Mapping[str, Any], account: str) -> str:
     if part["contribution"] is not None:
         source = f" for {part['datanet']}/{part['contribution']}, share {_percent(part['share_ppm'])},"
     return f"{dollars(part['amount'])} {part['role']}{source} to {part['account']}{whose}"
+
+
+def _accuracy(found: Mapping[str, Any]) -> str:
+    if found["method_accuracy"] is None:
+        return str(found["method_accuracy_reason"])
+    return (
+        f"agrees with the gradient at {found['method_accuracy']:.2f} on {found['method_accuracy_answers']} "
+        "generated answers (rank correlation, not LDS; stated by the creator, and recomputed by "
+        "`loraledger attribution verify`)"
+    )
 
 
 def _percent(ppm: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -26,7 +27,7 @@ from backend.db.tables.catalogue import DescriptionRow, VersionUsageRow
 from backend.db.tables.chain import EventRow, SnapshotRow, VersionRow
 from backend.db.tables.denials import DenialRow
 from backend.db.usage import answers_by_version
-from backend.domain.catalogue import Card, Description, ListedVersion, ModelQuery, Served, Sort
+from backend.domain.catalogue import Agreement, Card, Description, ListedVersion, ModelQuery, Served, Sort
 from backend.domain.denials import Denied
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import ZERO_HASH, Hash32, VersionId
@@ -84,6 +85,11 @@ class CatalogueStore:
         row = self._session.execute(found).one_or_none()
         return None if row is None else _listed(row)
 
+    def agreement(self, version: VersionId) -> Agreement | None:
+        """What the version's folder states; see `Description`."""
+        stored = self._session.scalar(select(_d.agreement).where(_d.version_id == version))
+        return None if stored is None else Agreement(**stored)
+
     def licences(self) -> list[str]:
         """The distinct licences of described versions."""
         known = select(_d.licence).where(_d.licence.is_not(None)).distinct()
@@ -131,9 +137,10 @@ class CatalogueStore:
         found = self._session.execute(due)
         return [(VersionId(Hash32(version)), Hash32(record["cidDigest"])) for version, record in found]
 
-    def put_card(self, version: VersionId, card: Card, words: str) -> None:
-        """Add the card to a description; `words` are found from now on, too."""
+    def put_card(self, version: VersionId, card: Card, words: str, agreement: Agreement | None) -> None:
+        """Add to a description what the folder states; `words` are found from now on, too."""
         row = self._session.get_one(DescriptionRow, version)
+        row.agreement = None if agreement is None else asdict(agreement)
         row.card = {"title": card.title, "summary": card.summary, "tags": list(card.tags)}
         row.card_text, row.card_due_at = card.text, None
         row.search_text = f"{row.search_text}\n{words}"
@@ -280,6 +287,7 @@ def _description(row: Any) -> Description:
         licences=tuple(row.licences),
         metrics=row.metrics,
         card=None if row.card is None else _card(row),
+        agreement=None if row.agreement is None else Agreement(**row.agreement),
     )
 
 

@@ -34,6 +34,12 @@ UNIFORM_METHOD = "uniform-1"
 METHODS_OF_ERRORS = frozenset({DISTILLED_METHOD, DISTILLED_ERROR_METHOD, ERROR_METHOD})
 """Methods that need an answer's error vector."""
 
+AGREEMENTS = {DISTILLED_METHOD: "distilled_agreement", DISTILLED_ERROR_METHOD: "distilled_error_agreement"}
+"""Method -> name of its agreement with `GRADIENT_METHOD` in the index's metadata and training's metrics: the
+mean Spearman correlation of the contributions' scores over `NUM_KEPT_OUT` answers.
+"""
+NUM_KEPT_OUT = "num_kept_out"
+
 _RESOLUTION = 1 << 32
 
 

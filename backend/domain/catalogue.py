@@ -79,13 +79,24 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well attribution methods agree with gradients on this adapter, as its creator states it: the mean
+    Spearman correlation between the contributions' scores by the method and by the gradient, over
+    `num_answers` answers that the adapter generated and that were kept out of the methods' fit.
+    """
+
+    by_method: Mapping[str, float]
+    num_answers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What this installation knows of a version besides its record.
 
     `licence`: SPDX expression of the contributions' `licences` together, or the one that the importer stated;
     None if unknown. `parents`: versions whose training it continued; None if it was not trained or imported
     here. `metrics`: as of `TrainingResult`, empty if it was not measured here. `card`: None until its folder
-    is stored here.
+    is stored here. `agreement`: None until then too, and if the folder states none.
     """
 
     licence: str | None = None
@@ -94,6 +105,7 @@ class Description:
     licences: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     card: Card | None = None
+    agreement: Agreement | None = None
 
     @property
     def quality(self) -> float | None:

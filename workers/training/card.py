@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from backend.domain.attribution import AGREEMENTS, GRADIENT_METHOD, NUM_KEPT_OUT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -37,6 +39,7 @@ class Card:
                 (
                     *_front_matter(self.base_name, self.spec.licences),
                     *self._measured(),
+                    *_attribution(self.metrics),
                     *_update(self.statistics),
                     *self._made_from(),
                     *self._reproduce(),
@@ -163,6 +166,27 @@ def _front_matter(base_name: str, licences: Sequence[str], tags: Sequence[str] =
         "---",
         "",
         f"# LoRA adapter for {base_name}",
+        "",
+    ]
+
+
+def _attribution(metrics: Mapping[str, float]) -> list[str]:
+    """Agreement of the distilled methods with the gradient; nothing where training distilled none."""
+    stated = {method: metrics[name] for method, name in AGREEMENTS.items() if name in metrics}
+    if not stated:
+        return []
+    return [
+        "## Attribution",
+        "",
+        "How well the methods that pay contributors agree with the gradient, from which they are distilled",
+        f"(`{GRADIENT_METHOD}`): the mean Spearman correlation of the contributions' scores over",
+        f"{metrics[NUM_KEPT_OUT]:.0f} answers that this adapter generated and that were kept out of the fit.",
+        "It is not LDS, which needs retraining. The creator states it; `loraledger attribution verify`",
+        "recomputes it.",
+        "",
+        "| method | agreement |",
+        "| --- | --- |",
+        *(f"| {method} | {value:.2f} |" for method, value in stated.items()),
         "",
     ]
 

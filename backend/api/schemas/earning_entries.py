@@ -16,8 +16,8 @@ CSV_COLUMNS = (
     *("contribution", "amount_micro_units", "amount_usd", "state"),
 )
 NO_ACCURACY = (
-    "The adapter's folder states no measured accuracy of the method; docs/attribution.md has the method's on "
-    "the reference data set."
+    "The folder of an adapter states no agreement of the method with the gradient, or is not stored here; "
+    "docs/attribution.md has the method's accuracy on reference data."
 )
 
 
@@ -147,9 +147,12 @@ class EarnedReceiptView(View):
     served_at: int
     method: str = Field(description="Attribution method.")
     method_accuracy: float | None = Field(
-        description="Accuracy of the method on this adapter (LDS, see docs/attribution.md); null if the "
-        "adapter publishes none."
+        description="Agreement of the method with the gradient: the mean Spearman correlation of the "
+        "contributions' scores over kept-out answers that the adapter generated; of a blend the lowest of "
+        "its adapters. Not LDS (docs/attribution.md). The adapter's creator states it; "
+        "`loraledger attribution verify` recomputes it."
     )
+    method_accuracy_answers: int | None = Field(description="Number of those answers.")
     method_accuracy_reason: str | None = Field(description="Why `method_accuracy` is null.")
     slices: list[EarnedSliceView]
     operator: str
@@ -167,7 +170,7 @@ class EarnedReceiptView(View):
 
     @classmethod
     def of(cls, found: EarnedReceipt) -> EarnedReceiptView:
-        receipt, batch = found.signed.receipt, found.batch
+        receipt, batch, accuracy = found.signed.receipt, found.batch, found.accuracy
         return cls(
             receipt_id=found.receipt_id,
             account=found.account,
@@ -179,8 +182,9 @@ class EarnedReceiptView(View):
             completion_tokens=receipt.completion_tokens,
             served_at=receipt.served_at,
             method=found.signed.method,
-            method_accuracy=None,
-            method_accuracy_reason=NO_ACCURACY,
+            method_accuracy=None if accuracy is None else accuracy[0],
+            method_accuracy_answers=None if accuracy is None else accuracy[1],
+            method_accuracy_reason=NO_ACCURACY if accuracy is None else None,
             slices=[EarnedSliceView.model_validate(one) for one in found.slices],
             operator=batch.operator,
             batch=batch.number,

@@ -58,6 +58,17 @@ class CardView(View):
     text: str | None
 
 
+class AgreementView(View):
+    """How well attribution methods agree with the gradient on this adapter: the mean Spearman correlation of
+    the contributions' scores, over answers that the adapter generated and that were kept out of the methods'
+    fit. It is not LDS, which needs retraining (docs/attribution.md). The creator states it;
+    `loraledger attribution verify` recomputes it.
+    """
+
+    by_method: dict[str, float]
+    num_answers: int
+
+
 class LineageView(View):
     """What the version was made from. `parents`: versions whose training it continued; null if it was neither
     trained nor imported by this operator. `licences`: those of the contributions.
@@ -109,6 +120,9 @@ class ModelView(View):
         description="Nats per answer token by which the loss on held-out rows is below the base model's; "
         "null if it was not measured. Each adapter is measured on rows of its own data."
     )
+    agreement: AgreementView | None = Field(
+        description="Null until this operator stores the version's folder, and if the folder states none."
+    )
     lineage: LineageView
     num_answers: int = Field(
         description=f"Answers of this operator in the last {USAGE_DAYS} days, a minute ago."
@@ -145,6 +159,7 @@ class ModelView(View):
             card=None if known.card is None else CardView.model_validate(known.card),
             metrics=dict(known.metrics),
             quality=known.quality,
+            agreement=None if known.agreement is None else AgreementView.model_validate(known.agreement),
             lineage=LineageView(
                 parents=None if known.parents is None else list(known.parents),
                 snapshots=list(record.snapshots),

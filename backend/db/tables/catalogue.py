@@ -26,6 +26,8 @@ class DescriptionRow(Base):
     card: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """Title, summary and tags."""
     card_text: Mapped[str | None] = mapped_column(Text)
+    agreement: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """Fields of `backend.domain.catalogue.Agreement`."""
     card_due_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     """When to look for the card again; None once it was read."""
     search_text: Mapped[str] = mapped_column(Text)

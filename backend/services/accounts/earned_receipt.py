@@ -21,6 +21,7 @@ from backend.services.audit.earnings import Lookup
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.domain.catalogue import Agreement
     from backend.domain.ids import Cid, DatanetId, ReceiptId, VersionId
     from backend.domain.receipt import SignedReceipt, Slice
     from backend.domain.settlement import CommittedBatch
@@ -69,6 +70,8 @@ class EarnedReceipt:
     state: EarningState
     signed: SignedReceipt
     slices: tuple[EarnedSlice, ...]
+    agreements: tuple[Agreement | None, ...]
+    """Of the versions that paid contributors."""
     endpoint: str
     """URL of the operator; empty while it states none."""
 
@@ -82,6 +85,19 @@ class EarnedReceipt:
     def ppm(self) -> int:
         """The same as a part of the charge, rounded down."""
         return self.amount * PPM // self.signed.receipt.charge
+
+    @property
+    def accuracy(self) -> tuple[float, int] | None:
+        """The method's agreement with the gradient and its number of answers; of a blend the lowest. None if
+        an adapter's folder states none for the method, and for receipts that paid no contributor.
+        """
+        method = self.signed.method
+        stated = [
+            None if one is None or method not in one.by_method else (one.by_method[method], one.num_answers)
+            for one in self.agreements
+        ]
+        known = [one for one in stated if one is not None]
+        return min(known) if known and len(known) == len(stated) else None
 
     @property
     def data_cid(self) -> Cid:
@@ -118,6 +134,7 @@ class EarnedReceipts:
                 state=_state(tx, batch, account),
                 signed=signed,
                 slices=_slices(tx, batch, signed),
+                agreements=tuple(tx.catalogue.agreement(s.version_id) for s in signed.slices if s.shares),
                 endpoint=_endpoint(tx, batch.operator),
             )
         if not found.amount:

@@ -6,11 +6,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from backend.domain.adapter_files import CARD_FILE
+from backend.domain.attribution import INDEX_FILE
 from backend.domain.catalogue import USAGE_DAYS, Description
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import licence_text
 from backend.services.contribute.licences import UnknownLicence, parse_licence
+from backend.services.market.agreements import read_agreement
 from backend.services.market.cards import MAX_CARD_BYTES, read_card
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backend.db.unit_of_work import Database
-    from backend.domain.catalogue import Card
+    from backend.domain.catalogue import Agreement, Card
     from backend.domain.ids import DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.registries import Contribution, RegisteredVersion
     from backend.domain.training import TrainingJob
@@ -66,27 +68,34 @@ class Descriptions:
         now = self._clock()
         with self._db.read() as tx:
             due = tx.catalogue.without_card(now, MAX_VERSIONS)
-        cards = {version: self._card(digest) for version, digest in due}
-        if cards:
+        found = {version: self._stated(digest) for version, digest in due}
+        if found:
             with self._db.begin() as tx:
-                for version, card in cards.items():
-                    if card is None:
+                for version, stated in found.items():
+                    if stated is None:
                         tx.catalogue.delay_card(version, now + CARD_RETRY)
                     else:
-                        tx.catalogue.put_card(version, card, _words(*card.tags, card.text or ""))
+                        card, agreement = stated
+                        words = _words(*card.tags, card.text or "")
+                        tx.catalogue.put_card(version, card, words, agreement)
 
-    def _card(self, folder: Hash32) -> Card | None:
-        """The card of a folder that is stored here; an empty card if the folder has none that can be read."""
+    def _stated(self, folder: Hash32) -> tuple[Card, Agreement | None] | None:
+        """What a folder that is stored here states: its card, empty if it has none that can be read, and the
+        agreements of its attribution index. None if it is not stored here.
+        """
         cid = cid_of(folder)
         try:
             if not self._store.has(cid):
                 return None
-            size = self._store.names(cid).get(CARD_FILE, 0)
-            return read_card(self._store.read(cid, CARD_FILE) if 0 < size <= MAX_CARD_BYTES else b"")
+            sizes = self._store.names(cid)
+            is_read = 0 < sizes.get(CARD_FILE, 0) <= MAX_CARD_BYTES
+            card = read_card(self._store.read(cid, CARD_FILE) if is_read else b"")
+            index = self._store.open(cid, INDEX_FILE) if INDEX_FILE in sizes else ()
+            return card, read_agreement(index)
         except (ContentMissing, Unavailable):
             return None
         except (ContentCorrupt, ContentUnsafe):
-            return read_card(b"")
+            return read_card(b""), None
 
     def _count_answers(self) -> None:
         now = int(self._clock().timestamp())

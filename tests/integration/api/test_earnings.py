@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from backend.cli.main import app as command_line
 from backend.client.errors import ApiError
+from backend.domain.catalogue import Agreement, Card, Description
 from backend.domain.hashing import receipt_id
+from backend.domain.ids import VersionId
 from backend.domain.money import AMOUNT
 from backend.domain.registries import Operator
 from backend.services.accounts import credit_walk
@@ -227,9 +229,34 @@ def test_a_receipt_shows_the_accounts_part_among_the_others(api: Api) -> None:
     assert total(mine) == AMOUNT.read(found["amount"]) > 0
     assert (found["batch"], found["state"], found["operator"]) == (entry["batch"], "pending", OPERATOR)
     assert found["method_accuracy"] is None
-    assert "states no measured accuracy" in found["method_accuracy_reason"]
+    assert "states no agreement" in found["method_accuracy_reason"]
     assert found["proof_url"] is None
     assert not any("request" in name or "prompt_hash" in name for name in json.dumps(found).split('"'))
+
+
+def test_the_accuracy_of_a_receipts_method_is_the_lowest_that_its_adapters_state(
+    api: Api, harness: SettlementHarness
+) -> None:
+    names = ("method_accuracy", "method_accuracy_answers", "method_accuracy_reason")
+    receipt = get(api, ENTRIES)["data"][0]["receipt_id"]
+    found = get(api, f"{ENTRIES}/{receipt}")
+    attributed = [one for one in found["slices"] if any(part["share_ppm"] for part in one["parts"])]
+    versions = [VersionId(one["version_id"]) for one in attributed]
+    for number, version in enumerate(versions):
+        state_agreement(harness, version, Agreement({found["method"]: 0.625 + number / 10}, 40 + number))
+    stated = get(api, f"{ENTRIES}/{receipt}")
+    assert tuple(stated[name] for name in names) == (0.625, 40, None)
+    assert "accuracy  agrees with the gradient at 0.62 on 40 generated" in typed(f"earnings show {receipt}")
+    state_agreement(harness, versions[-1], Agreement({"another-1": 0.9}, 40))
+    assert get(api, f"{ENTRIES}/{receipt}")["method_accuracy"] is None
+    for version in versions:
+        state_agreement(harness, version, None)
+
+
+def state_agreement(harness: SettlementHarness, version: VersionId, agreement: Agreement | None) -> None:
+    with harness.database.begin() as tx:
+        tx.catalogue.describe(version, Description(), "", datetime.now(UTC))
+        tx.catalogue.put_card(version, Card("", "", (), ""), "", agreement)
 
 
 def test_receipts_that_cannot_be_shown_are_refused(api: Api, harness: SettlementHarness) -> None:
@@ -301,7 +328,7 @@ def test_the_terminal_explains_a_receipt(api: Api) -> None:
     assert entry["adapter"] in shown
     part = rf"contributor for [123]/2, share \S+ %, to {api.installation.payer.account} \(this account\)\n"
     assert re.search(part, shown)
-    assert "accuracy  The adapter's folder states no measured accuracy" in shown
+    assert "accuracy  The folder of an adapter states no agreement" in shown
     found = json.loads(typed(f"earnings show {entry['receipt_id']} --json"))
     assert found == get(api, f"{ENTRIES}/{entry['receipt_id']}")
 

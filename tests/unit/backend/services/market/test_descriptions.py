@@ -6,8 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
+from backend.domain.attribution import INDEX_FILE
+from backend.domain.catalogue import Agreement
 from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import licence_word, receipt_id
@@ -166,6 +170,18 @@ def test_a_card_is_read_and_searched(installation: ScriptedInstallation) -> None
         assert version in [one.model.id for one in installation.catalogue.find(Search(text=words))]
     for words in ("prose", "%", "sonnets prose", "_"):
         assert version not in [one.model.id for one in installation.catalogue.find(Search(text=words))]
+
+
+def test_agreements_are_those_that_the_folder_states(installation: ScriptedInstallation) -> None:
+    stated = {"methods": "distilled-1", "distilled_agreement": "0.5", "num_kept_out": "12"}
+    index = save({"rows": np.ones(1, dtype=np.int64)}, stated)
+    version = published(installation, {"README.md": b"# There", INDEX_FILE: index})
+    assert described(installation, version).description.agreement == Agreement({"distilled-1": 0.5}, 12)
+    with installation.db.read() as tx:
+        assert tx.catalogue.agreement(version) == Agreement({"distilled-1": 0.5}, 12)
+        assert tx.catalogue.agreement(installation.version) is None
+    before = published(installation, {"README.md": b"# Before", INDEX_FILE: b"no tensors"})
+    assert described(installation, before).description.agreement is None
 
 
 def test_a_folder_elsewhere_is_looked_for_again(installation: ScriptedInstallation) -> None:
