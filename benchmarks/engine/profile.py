@@ -29,7 +29,7 @@ T = TypeVar("T")
 PARTS = {
     "products": ("__call__", "with_deltas"),
     "deltas": ("add_lora",),
-    "attention": ("token_attention",),
+    "attention": ("attend",),
     "row_operations": ("add_rms_norm", "silu_gate", "rotate_and_store"),
     "argmax": ("argmax",),
 }

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from inference.executor.layout import build_layout
+from inference.kernels.interface import SequenceSpan
 from inference.kernels.select import select_kernels
-from inference.model.attention import SequenceSpan, plan_attention
 from inference.model.decoder import DecoderInput
 from inference.model.kv_cache import KVCache
 from inference.model.loader import load_decoder
@@ -47,7 +47,7 @@ def load_runner(
     )
     architecture = collective.shard.architecture(weights.architecture)
     cache = KVCache(architecture, num_blocks, config.kv_block_size, weights.dtype, config.device)
-    return Runner(decoder, cache, adapters, kernels, announce, batch_invariant=config.batch_invariant)
+    return Runner(decoder, cache, adapters, kernels, announce)
 
 
 class AdapterSource(Protocol):
@@ -71,8 +71,6 @@ class Runner:
         adapters: AdapterSource,
         kernels: Kernels,
         announce: Callable[[StepLayout], None] = lambda _: None,
-        *,
-        batch_invariant: bool = False,
     ) -> None:
         """`announce` is called with the layout of each step before it is computed, to start it on other
         ranks.
@@ -83,7 +81,6 @@ class Runner:
         self._kernels = kernels
         self._device = cache.device
         self._announce = announce
-        self._batch_invariant = batch_invariant
 
     def forward(self, step: Step) -> Tensor:
         """Final hidden states [num_tokens, hidden], in the order of `step.scheduled`.
@@ -130,14 +127,6 @@ class Runner:
             token_ids=torch.tensor(layout.token_ids, device=self._device),
             positions=torch.tensor(positions, device=self._device),
             kv_slots=torch.tensor(kv_slots, device=self._device),
-            attention=plan_attention(
-                spans,
-                size,
-                self._decoder.heads_per_kv,
-                self._cache.dtype,
-                self._device,
-                reads_pages=self._kernels.reads_pages,
-                token_by_token=self._batch_invariant,
-            ),
+            attention=self._kernels.attention_batch(spans),
             adapters=self._adapters.for_step(adapter_spans, len(positions), self._kernels),
         )

@@ -39,6 +39,10 @@ class Rotation:
         return cosine.to(self.dtype).unsqueeze(1), sine.to(self.dtype).unsqueeze(1)
 
 
+NULL_BLOCK = 0
+"""A block of the KV cache that is never allocated: it pads block tables and stays zero."""
+
+
 class Pages(NamedTuple):
     """One layer of the KV cache. Keys are stored transposed, so that both products of attention run along the
     last axis.
@@ -49,15 +53,15 @@ class Pages(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class PagedQueries:
-    """Queries that the kernel computes one token at a time from the pages: decodes, and prefills with a short
-    context.
+class SequenceSpan:
+    """One sequence of a step. Its queries are tokens [start, start + num_queries) of the batch. Its context
+    are the first `context_len` positions of `block_table`; the last of them are the queries' own positions.
     """
 
-    tokens: Tensor  # [n] rows of the batch
-    contexts: Tensor  # [n] positions to attend to, the token's own included
-    block_tables: Tensor  # [num_sequences, longest]
-    sequences: Tensor  # [n] rows of `block_tables`
+    start: int
+    num_queries: int
+    context_len: int
+    block_table: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +97,17 @@ class LoraBatch(Protocol):
         """`linear` of `states` [num_tokens, in] plus the delta of each target, [num_tokens, out]."""
 
 
+class AttentionBatch(Protocol):
+    """The sequences of one step, prepared once and used by every layer."""
+
+    def attend(self, queries: Tensor, pages: Pages, scale: float, window: int = 0) -> Tensor:
+        """Causal attention [num_tokens, num_heads * head_dim] of `queries` [num_tokens, num_heads, head_dim]:
+        softmax(scale * q k) v. A token attends to `window` positions, its own included; 0: to all before it.
+        """
+
+
 class Kernels(Protocol):
     """The decoder's operations. All tensors are contiguous and in the model's dtype unless said otherwise."""
-
-    reads_pages: bool  # whether `token_attention` is faster than gathering short contexts for SDPA
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:
         """The product with `weight` [out, in], with `bias` [out] added before rounding; None where torch's
@@ -116,10 +127,8 @@ class Kernels(Protocol):
         `kv_slots` [num_tokens] (block * block_size + offset) of `pages`.
         """
 
-    def token_attention(self, queries: Tensor, pages: Pages, paged: PagedQueries, output: Tensor) -> None:
-        """Write the rows `paged.tokens` of `output`, which has the shape of `queries` [num_tokens, num_heads,
-        head_dim].
-        """
+    def attention_batch(self, spans: Sequence[SequenceSpan]) -> AttentionBatch:
+        """`spans` cover the tokens of a step."""
 
     def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The largest value of each row of `rows` [n, width] and its first index, both [n]. Where a row holds

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import logging
 import math
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +26,15 @@ if TYPE_CHECKING:
     from inference.kernels.cpu import Cpu
     from inference.kernels.factors import StoredFactors, TensorSpec
     from inference.kernels.interface import (
+        AttentionBatch,
         HeadNorms,
         LoraBatch,
         LoraTarget,
-        PagedQueries,
         Pages,
         Projection,
         Rotation,
         Segment,
+        SequenceSpan,
     )
 
 logger = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ _STORED = (torch.float32, torch.bfloat16, torch.float16)  # `Format` in factors.
 DTYPES = frozenset(_SUFFIX)
 _PANEL = 32  # adjacent outputs in a packed weight, kPanel in panels.h
 _DEPTH: dict[Arithmetic, int] = {"widened": 1, "paired": 2, "tiled": 32}  # inputs per step, kDepth there
+_ATTENTION_ARITHMETICS = ("paired", "tiled")  # those with attention of their own; the others use floats
 _MAX_CACHED_FACTORS = 1024  # adapters of one layout share theirs: between seven and a few hundred
 # The deltas of longer segments are products large enough for the library that computes the base model's.
 _MAX_NATIVE_TOKENS = 64
@@ -60,11 +64,15 @@ class _LoraSegment(ctypes.Structure):
     _fields_ = (("start", _Index), ("end", _Index), ("first_row", _Index), ("rank", _Index))
 
 
+class _Span(ctypes.Structure):
+    _fields_ = (("start", _Index), ("count", _Index), ("context", _Index), ("table", _Pointer))
+
+
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "add_rms_norm": (_Pointer, _Pointer, _Pointer, _Float, _Index, _Index, _Pointer),
     "silu_gate": (_Pointer, _Index, _Index, _Pointer),
     "rotate_and_store": (*[_Pointer] * 3, _Float, *[_Pointer] * 4, *[_Index] * 5, *[_Pointer] * 3),
-    "token_attention": (*[_Pointer] * 7, *[_Index] * 6, _Pointer),
+    "attention": (*[_Pointer] * 3, *[_Index] * 4, _Float, _Index, _Pointer, _Index, _Pointer),
     "argmax": (_Pointer, _Index, _Index, _Pointer, _Pointer),
     "add_lora": (_Pointer, _Index, _Pointer, _Index, _Pointer, _Index, _Pointer, _Index),
     "read_factors": (*[_Pointer] * 3, *[_Index] * 4, _Float, *[_Pointer] * 3),
@@ -74,8 +82,6 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
 class NativeKernels(PortableKernels):
     """Implements `inference.kernels.interface.Kernels` for CPUs, in float32 and bfloat16."""
 
-    reads_pages = True
-
     def __init__(
         self,
         dtype: torch.dtype,
@@ -83,14 +89,18 @@ class NativeKernels(PortableKernels):
         batch_invariant: bool = False,
         cpu: Cpu | None = None,
     ) -> None:
-        """`batch_invariant`: deltas of long segments are computed token by token as well. `cpu` selects the
-        arithmetic of the products; the default is this machine's. Raises `KernelBuildError` without a working
-        compiler.
+        """`batch_invariant`: deltas of long segments are computed token by token as well, and attention in
+        one arithmetic. `cpu` selects the arithmetic; the default is this machine's. Raises `KernelBuildError`
+        without a working compiler.
         """
         self.max_tokens = math.inf if batch_invariant else _MAX_NATIVE_TOKENS
         library = load_library()
         self._functions = _functions(library, dtype)
-        self._products = None if dtype != torch.bfloat16 else _products(library, cpu or this_cpu())
+        arithmetic = None if dtype != torch.bfloat16 else _arithmetic(library, cpu or this_cpu())
+        self._products = None if arithmetic is None else _Products.of(library, arithmetic)
+        self._attention = self._functions["attention"]
+        if arithmetic in _ATTENTION_ARITHMETICS and not batch_invariant:
+            self._attention = _function(library, "attention", arithmetic)
         # The sampler changes logits in float32.
         self._argmax = {each: _functions(library, each)["argmax"] for each in (dtype, torch.float32)}
         self._targets: dict[tuple[LoraTarget, ...], ctypes.Array[_LoraTarget]] = {}
@@ -141,21 +151,8 @@ class NativeKernels(PortableKernels):
         )
         return queries
 
-    def token_attention(self, queries: Tensor, pages: Pages, paged: PagedQueries, output: Tensor) -> None:
-        self._functions["token_attention"](
-            _address(queries),
-            _address(pages.keys),
-            _address(pages.values),
-            _address(paged.tokens),
-            _address(paged.contexts),
-            _address(paged.block_tables),
-            _address(paged.sequences),
-            paged.block_tables.shape[1],
-            len(paged.tokens),
-            queries.shape[1],
-            *pages.keys.shape[1:],
-            _address(output),
-        )
+    def attention_batch(self, spans: Sequence[SequenceSpan]) -> AttentionBatch:
+        return _NativeAttention(self._attention, spans)
 
     def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         values = rows.new_empty(len(rows), dtype=torch.float32)
@@ -277,7 +274,7 @@ class NativeLinear:
         return result
 
 
-def _products(library: ctypes.CDLL, cpu: Cpu) -> _Products | None:
+def _arithmetic(library: ctypes.CDLL, cpu: Cpu) -> Arithmetic | None:
     arithmetic = product_arithmetic(cpu)
     if arithmetic == "tiled":
         library.may_use_tiled.restype = ctypes.c_bool
@@ -286,7 +283,39 @@ def _products(library: ctypes.CDLL, cpu: Cpu) -> _Products | None:
                 "slower: the operating system does not grant AMX tile registers (Linux does from 5.16 on)"
             )
             return None
-    return None if arithmetic is None else _Products.of(library, arithmetic)
+    return arithmetic
+
+
+class _NativeAttention:
+    """Implements `inference.kernels.interface.AttentionBatch`."""
+
+    def __init__(self, function: Any, spans: Sequence[SequenceSpan]) -> None:
+        self._function = function
+        self._tables = array("q", itertools.chain.from_iterable(span.block_table for span in spans))
+        address, size = self._tables.buffer_info()[0], self._tables.itemsize
+        starts = itertools.accumulate((len(span.block_table) for span in spans), initial=0)
+        self._spans = (_Span * len(spans))(
+            *(
+                _Span(span.start, span.num_queries, span.context_len, address + size * start)
+                for span, start in zip(spans, starts, strict=False)
+            )
+        )
+
+    def attend(self, queries: Tensor, pages: Pages, scale: float, window: int = 0) -> Tensor:
+        result = torch.empty_like(queries)
+        self._function(
+            _address(queries),
+            _address(pages.keys),
+            _address(pages.values),
+            queries.shape[1],
+            *pages.keys.shape[1:],
+            scale,
+            window,
+            self._spans,
+            len(self._spans),
+            _address(result),
+        )
+        return result.flatten(1)
 
 
 def _native_segments(segments: Sequence[Segment]) -> ctypes.Array[_LoraSegment]:
@@ -351,7 +380,10 @@ def _address(tensor: Tensor) -> int:
 
 
 def _functions(library: ctypes.CDLL, dtype: torch.dtype) -> dict[str, Any]:
-    functions = {name: library[f"{name}_{_SUFFIX[dtype]}"] for name in _ARGUMENTS}
-    for name, function in functions.items():
-        function.argtypes, function.restype = _ARGUMENTS[name], None
-    return functions
+    return {name: _function(library, name, _SUFFIX[dtype]) for name in _ARGUMENTS}
+
+
+def _function(library: ctypes.CDLL, name: str, suffix: str) -> Any:
+    function = library[f"{name}_{suffix}"]
+    function.argtypes, function.restype = _ARGUMENTS[name], None
+    return function

@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from inference.kernels.grouped_attention import GroupedAttention
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
     from inference.kernels.interface import (
+        AttentionBatch,
         HeadNorms,
         LoraBatch,
         LoraTarget,
-        PagedQueries,
         Pages,
         Projection,
         Rotation,
         Segment,
+        SequenceSpan,
     )
 
 _MAX_STACKED_TOKENS = 64
@@ -30,8 +33,6 @@ _MAX_STACKED_TOKENS = 64
 
 class PortableKernels:
     """See `inference.kernels.interface.Kernels`."""
-
-    reads_pages = False
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:  # noqa: ARG002  # of the interface
         return None
@@ -60,13 +61,8 @@ class PortableKernels:
         pages.values[blocks, :, offsets] = values
         return _rotate(queries, *rotation.rows)
 
-    def token_attention(self, queries: Tensor, pages: Pages, paged: PagedQueries, output: Tensor) -> None:
-        tables = paged.block_tables[paged.sequences]
-        of_tokens = zip(paged.tokens.tolist(), paged.contexts.tolist(), tables, strict=True)
-        for token, context, table in of_tokens:
-            keys, values = (heads[0, :, :context] for heads in gather(pages, table.unsqueeze(0)))
-            rows = queries[token].view(len(keys), -1, queries.shape[-1])  # heads that share a KV head
-            output[token] = functional.scaled_dot_product_attention(rows, keys, values).flatten(0, 1)
+    def attention_batch(self, spans: Sequence[SequenceSpan]) -> AttentionBatch:
+        return GroupedAttention(spans)
 
     def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         best = rows.max(dim=-1)
@@ -131,17 +127,6 @@ class SegmentedLora(AdditiveLora):
                 tokens = slice(segment.start, segment.end)
                 shrunk = functional.linear(states[tokens], target.shrink[segment.rows])
                 output[tokens, target.columns].addmm_(shrunk, target.expand[segment.rows])
-
-
-def gather(pages: Pages, block_tables: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of the blocks in `block_tables` [n, num_blocks]: each [n, num_kv_heads, context,
-    head_dim].
-    """
-    count, width = block_tables.shape
-    chosen = block_tables.flatten()
-    keys = pages.keys.index_select(0, chosen).view(count, width, *pages.keys.shape[1:])
-    values = pages.values.index_select(0, chosen).view(count, width, *pages.values.shape[1:])
-    return keys.permute(0, 2, 1, 4, 3).flatten(2, 3), values.transpose(1, 2).flatten(2, 3)
 
 
 def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reference implementation of batched LoRA: one token at a time, in plain torch."""
+"""Reference implementations of attention and batched LoRA: one token at a time, in plain torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,30 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
+
+    from inference.kernels.interface import Pages, SequenceSpan
+
+
+def attention(
+    queries: Tensor, pages: Pages, spans: Sequence[SequenceSpan], scale: float, window: int = 0
+) -> Tensor:
+    """Attention [num_tokens, num_heads * head_dim] of `queries` [num_tokens, num_heads, head_dim], in fp64.
+
+    `inference.kernels.interface.AttentionBatch` documents the arguments.
+    """
+    num_kv_heads, head_dim, block_size = pages.keys.shape[1:]
+    output = torch.zeros(len(queries), num_kv_heads, queries.shape[1] // num_kv_heads, head_dim).double()
+    for span in spans:
+        for query in range(span.num_queries):
+            end = span.context_len - span.num_queries + query + 1
+            positions = torch.arange(max(0, end - window) if window else 0, end)
+            blocks = torch.tensor(span.block_table)[positions // block_size]
+            keys = pages.keys[blocks, :, :, positions % block_size].double()  # [context, kv_heads, head_dim]
+            values = pages.values[blocks, :, positions % block_size].double()
+            token = queries[span.start + query].view(num_kv_heads, -1, head_dim).double()
+            weights = (torch.einsum("kgd,ckd->kgc", token, keys) * scale).softmax(dim=-1)
+            output[span.start + query] = torch.einsum("kgc,ckd->kgd", weights, values)
+    return output.flatten(1)
 
 
 def lora_delta(

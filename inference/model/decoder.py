@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 from torch.nn import functional
 
 from inference.kernels.interface import HeadNorms
-from inference.model.attention import attend
 from inference.model.rotary import RotaryTable
 
 if TYPE_CHECKING:
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from inference.kernels.interface import Kernels, Projection, Rotation
+    from inference.kernels.interface import AttentionBatch, Kernels, Projection, Rotation
     from inference.model.architecture import Architecture
-    from inference.model.attention import AttentionPlan
     from inference.model.collective import Collective
     from inference.model.kv_cache import KVCache
 
@@ -63,7 +61,7 @@ class DecoderInput:
     token_ids: Tensor  # [num_tokens]
     positions: Tensor  # [num_tokens] position within its own sequence
     kv_slots: Tensor  # [num_tokens] at which key and value are stored
-    attention: AttentionPlan
+    attention: AttentionBatch
     adapters: AdapterDeltas | None  # None: the whole batch runs on the base model
 
 
@@ -85,11 +83,8 @@ class Decoder:
         self._weights = weights
         self._kernels = kernels
         self._sum = collective.all_reduce
+        self._attention_scale = architecture.head_dim**-0.5
         self._rotary = RotaryTable(architecture, max_context, dtype, device)
-
-    @property
-    def heads_per_kv(self) -> int:
-        return self._architecture.num_heads // self._architecture.num_kv_heads
 
     def forward(self, batch: DecoderInput, cache: KVCache) -> Tensor:
         """Final hidden states after the last norm, [num_tokens, hidden]."""
@@ -128,7 +123,7 @@ class Decoder:
             norms = HeadNorms(layer.query_norm, layer.key_norm, self._architecture.rms_norm_eps)
         qkv = _project(layer.qkv, index, "qkv", states, batch.adapters)
         queries = self._kernels.rotate_and_store(qkv, norms, rotation, batch.kv_slots, pages)
-        mixed = attend(queries, pages, batch.attention, self._kernels)
+        mixed = batch.attention.attend(queries, pages, self._attention_scale)
         return self._sum(_project(layer.o, index, "o", mixed, batch.adapters))
 
     def _mlp(self, index: int, layer: DecoderLayer, states: Tensor, adapters: AdapterDeltas | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Paged KV cache. Block 0 is never allocated: it pads block tables and stays zero."""
+"""Paged KV cache."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from inference.model.architecture import Architecture
-
-NULL_BLOCK = 0
 
 
 def bytes_per_block(architecture: Architecture, block_size: int, dtype: torch.dtype) -> int:

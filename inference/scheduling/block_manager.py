@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
-from inference.model.kv_cache import NULL_BLOCK
+from inference.kernels.interface import NULL_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,109 +1,71 @@
-// Rotary embedding, writes to the paged KV cache, and attention of single tokens over it.
+// Causal attention over the paged KV cache, in one pass over the context with a running softmax: Milakov and Gimelshein,
+// "Online normalizer calculation for softmax" (2018); Dao et al., "FlashAttention" (2022).
+//
+// A row is one query head of one token; a tile the keys of some adjacent blocks, at fixed positions. A row's arithmetic
+// does not depend on other rows: with `Single`, a token has the same bits in any chunk of its prompt and in any batch.
 #pragma once
+
+#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <limits>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
-#include "rows.h"
+#include "panels.h"
+#include "rotation.h"
 
 namespace loraledger {
 
-struct HeadShape {
-    Index num_heads, num_kv_heads, head_dim, block_size;
-
-    Index heads_per_kv() const { return num_heads / num_kv_heads; }
-    // Elements of one KV head in one block, of all heads in one block.
-    Index tile() const { return head_dim * block_size; }
-    Index block() const { return num_kv_heads * tile(); }
+// Tokens [start, start + count) of a batch: the last `count` of the first `context` positions of `table`; mirrors
+// `_Span` in native.py.
+struct Span {
+    Index start, count, context;
+    const Index* table;
 };
 
-// Normalise one head of queries or keys if a weight is given, then rotate it in the half-split layout.
+// One layer's attention. A token attends to `window` positions, its own included; 0: to all before it.
 template <class T>
-void norm_and_rotate_head(const T* head, const T* norm, float epsilon, const float* cosine, const float* sine,
-                          Index dim, T* normalised, T* result) {
-    if (norm != nullptr) {
-        norm_row(head, norm, dim, epsilon, normalised);
-        head = normalised;
-    }
-    const Index half = dim / 2;
-    for_each_vector(half, [&](Index i, Index count) {
-        const Floats first = load(head + i, count), second = load(head + half + i, count);
-        const Floats c = load(cosine + i, count), s = load(sine + i, count);
-        store(first * c - second * s, result + i, count);
-        store(second * c + first * s, result + half + i, count);
-    });
-}
+struct Attention {
+    const T* queries;  // [tokens, num_heads, head_dim]
+    const T* keys;
+    const T* values;
+    HeadShape shape;
+    float scale;
+    Index window;
+    T* result;  // like `queries`
+};
 
-// A block stores keys as [num_kv_heads, head_dim, block_size] and values as [num_kv_heads, block_size, head_dim]: both
-// products of attention then run along the last axis, and neither sums over the lanes of a vector.
-template <class T>
-void rotate_and_store(const T* qkv, const T* query_norm, const T* key_norm, float epsilon, const float* cosine,
-                      const float* sine, const Index* positions, const Index* kv_slots, Index tokens, HeadShape shape,
-                      T* queries, T* keys, T* values) {
-    const Index dim = shape.head_dim, query_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
-#pragma omp parallel if (tokens * (query_width + 2 * kv_width) > kMinParallelElements)
-    {
-        std::vector<T> normalised(dim), rotated(dim);
-#pragma omp for
-        for (Index t = 0; t < tokens; ++t) {
-            const T* row = qkv + t * (query_width + 2 * kv_width);
-            const float* c = cosine + positions[t] * dim;
-            const float* s = sine + positions[t] * dim;
-            for (Index at = 0; at < query_width; at += dim) {
-                T* query = queries + t * query_width + at;
-                norm_and_rotate_head(row + at, query_norm, epsilon, c, s, dim, normalised.data(), query);
-            }
-            const Index offset = kv_slots[t] % shape.block_size;
-            const Index block = kv_slots[t] / shape.block_size * shape.block();
-            for (Index h = 0; h < shape.num_kv_heads; ++h) {
-                const T* key = row + query_width + h * dim;
-                norm_and_rotate_head(key, key_norm, epsilon, c, s, dim, normalised.data(), rotated.data());
-                T* tile = keys + block + h * shape.tile() + offset;
-                for (Index d = 0; d < dim; ++d) tile[d * shape.block_size] = rotated[d];
-                std::memcpy(values + block + h * shape.tile() + offset * dim, key + kv_width, dim * sizeof(T));
-            }
-        }
-    }
-}
+// Some tokens of a span, counted from its first one, with the query heads of one KV head.
+struct AttentionUnit {
+    const Span* span;
+    Index first, count, kv_head;
+};
 
-// Exponentiate the first n of `scores` in place, and return their sum, by which the caller divides (softmax).
-inline float exponentiate(float* scores, Index n) {
-    float largest = scores[0];
-    for (Index i = 1; i < n; ++i) largest = std::max(largest, scores[i]);
-    Floats total = {};
-    for_each_vector(n, [&](Index i, Index count) {
-        store(exp_of_negative(load(scores + i, count) - largest), scores + i, count);
-        total += load(scores + i, count);
-    });
-    return sum(total);
-}
+// A unit of at most this many rows reads keys and values from their pages; for more, repacking pays off.
+constexpr Index kMaxDirectRows = 8;
+// Rows of a larger unit: repacking is then a few percent of its products, and the rows stay in the L2 cache.
+constexpr Index kUnitRows = 192;
+constexpr Index kTileKeys = 64;
 
-// result[g][0..width) += sum over rows of weights[g][row] * rows[row][0..width), for kHeads heads at once, so that each
-// row is read and widened only once.
-template <Index kHeads, class T>
-void accumulate(const float* weights, Index weight_stride, const T* rows, Index num_rows, Index width, float* result,
+// result[row][0..width) += sum over i of weights[row][i] * lines[i][0..width), for kRows rows at once, so that each line
+// is read and widened only once.
+template <Index kRows, class T>
+void accumulate(const float* weights, Index weight_stride, const T* lines, Index num_lines, Index width, float* result,
                 Index result_stride) {
-    Index at = 0;
-    for (; at + kLanes <= width; at += kLanes) {
-        Floats sums[kHeads];
-        for (Index g = 0; g < kHeads; ++g) sums[g] = load(result + g * result_stride + at);
-        for (Index r = 0; r < num_rows; ++r) {
-            const Floats lanes = load(rows + r * width + at);
-            for (Index g = 0; g < kHeads; ++g) {
-                sums[g] = multiply_add(broadcast(weights[g * weight_stride + r]), lanes, sums[g]);
+    for_each_vector(width, [&](Index at, Index count) {
+        Floats sums[kRows];
+        for (Index row = 0; row < kRows; ++row) sums[row] = load(result + row * result_stride + at, count);
+        for (Index i = 0; i < num_lines; ++i) {
+            const Floats lanes = load(lines + i * width + at, count);
+            for (Index row = 0; row < kRows; ++row) {
+                sums[row] = multiply_add(broadcast(weights[row * weight_stride + i]), lanes, sums[row]);
             }
         }
-        for (Index g = 0; g < kHeads; ++g) std::memcpy(result + g * result_stride + at, &sums[g], sizeof sums[g]);
-    }
-    for (; at < width; ++at) {
-        for (Index g = 0; g < kHeads; ++g) {
-            float& total = result[g * result_stride + at];
-            for (Index r = 0; r < num_rows; ++r) total += weights[g * weight_stride + r] * widen(rows[r * width + at]);
-        }
-    }
+        for (Index row = 0; row < kRows; ++row) store(sums[row], result + row * result_stride + at, count);
+    });
 }
 
 // The hardware prefetcher cannot predict the next page.
@@ -112,67 +74,289 @@ void prefetch(const T* first, Index n) {
     for (Index i = 0; i < n; i += 64 / static_cast<Index>(sizeof(T))) __builtin_prefetch(first + i, 0, 2);
 }
 
-// One token's attention over its paged context, for kHeads query heads that share a KV head. `scratch` holds
-// kHeads * (2 * head_dim + context rounded up to whole blocks) floats.
-template <Index kHeads, class T>
-void attend_heads(const T* query, const T* keys, const T* values, const Index* table, Index context, HeadShape shape,
-                  float* scratch, T* result) {
-    const Index dim = shape.head_dim, size = shape.block_size;
-    const Index stride = (context + size - 1) / size * size;
-    float *wide = scratch, *mixed = wide + kHeads * dim, *scores = mixed + kHeads * dim;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-    for (Index i = 0; i < kHeads * dim; ++i) wide[i] = widen(query[i]) * scale;
-    std::fill(mixed, scores + kHeads * stride, 0.0f);
-    for (Index start = 0; start < context; start += size) {
-        const T* tile = keys + table[start / size] * shape.block();
-        const bool is_last = start + size >= context;
-        const T* next = is_last ? values + table[0] * shape.block() : keys + table[start / size + 1] * shape.block();
-        prefetch(next, shape.tile());
-        accumulate<kHeads>(wide, dim, tile, dim, size, scores + start, stride);
-    }
-    float totals[kHeads];
-    for (Index g = 0; g < kHeads; ++g) totals[g] = exponentiate(scores + g * stride, context);
-    for (Index start = 0; start < context; start += size) {
-        const T* tile = values + table[start / size] * shape.block();
-        if (start + size < context) prefetch(values + table[start / size + 1] * shape.block(), shape.tile());
-        accumulate<kHeads>(scores + start, stride, tile, std::min(size, context - start), dim, mixed, dim);
-    }
-    for (Index g = 0; g < kHeads; ++g) {
-        for_each_vector(dim, [&](Index d, Index count) {
-            store(load(mixed + g * dim + d, count) / totals[g], result + g * dim + d, count);
-        });
-    }
+template <class T>
+void copy_line(const T* from, Index n, T* to) {
+    Index i = 0;
+    for (; i + kLanes <= n; i += kLanes) std::memcpy(to + i, from + i, kLanes * sizeof(T));
+    for (; i < n; ++i) to[i] = from[i];
 }
 
-// Attention of each of `tokens` over the context in its row of `tables`.
-template <class T>
-void token_attention(const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,
-                      const Index* tables, const Index* sequences, Index table_width, Index num_tokens,
-                     HeadShape shape, T* result) {
-    constexpr Index kMaxHeads = 4;
-    const Index heads_per_kv = shape.heads_per_kv(), dim = shape.head_dim;
-#pragma omp parallel
-    {
-        std::vector<float> scratch(kMaxHeads * (2 * dim + table_width * shape.block_size));
-#pragma omp for collapse(2) schedule(dynamic, 4)
-        for (Index n = 0; n < num_tokens; ++n) {
-            for (Index h = 0; h < shape.num_kv_heads; ++h) {
-                const T *k = keys + h * shape.tile(), *v = values + h * shape.tile();
-                const Index* table = tables + sequences[n] * table_width;
-                for (Index g = 0; g < heads_per_kv; g += kMaxHeads) {
-                    const Index at = (tokens[n] * shape.num_heads + h * heads_per_kv + g) * dim;
-                    auto attend = [&](auto heads) {
-                        attend_heads<heads>(queries + at, k, v, table, contexts[n], shape, scratch.data(), result + at);
-                    };
-                    switch (std::min(kMaxHeads, heads_per_kv - g)) {
-                        case 1: attend(std::integral_constant<Index, 1>()); break;
-                        case 2: attend(std::integral_constant<Index, 2>()); break;
-                        case 3: attend(std::integral_constant<Index, 3>()); break;
-                        default: attend(std::integral_constant<Index, 4>()); break;
-                    }
+// Pack `lines` [inputs, outputs], both multiples of kPanel, into the panels of `Arithmetic`.
+template <class Arithmetic, class T>
+void pack_lines(const T* lines, Index inputs, Index outputs, typename Arithmetic::Weight* packed) {
+    for (Index column = 0; column < outputs; column += kPanel, packed += inputs * kPanel) {
+        for (Index side = 0; side < kPanel; side += kLanes) {
+            const T* line = lines + column + side;
+            if constexpr (std::is_same_v<typename Arithmetic::Weight, float>) {
+                for (Index i = 0; i < inputs; ++i) store(load(line + i * outputs), packed + i * kPanel + side);
+            } else {
+                for (Index i = 0; i < inputs; i += 2) {
+                    Halves first, second;
+                    std::memcpy(&first, line + i * outputs, sizeof first);
+                    std::memcpy(&second, line + (i + 1) * outputs, sizeof second);
+                    const Words pairs = widen(first) | widen(second) << 16;
+                    std::memcpy(packed + Arithmetic::offset(i, side), &pairs, sizeof pairs);
                 }
             }
         }
+    }
+}
+
+// The softmax of some rows, tile by tile.
+class RunningSoftmax {
+   public:
+    void begin(Index num_rows) {
+        largest_.assign(num_rows, -std::numeric_limits<float>::infinity());
+        totals_.assign(num_rows, Floats{});
+    }
+
+    // Exponentiate the `width` scores of a row, of which [low, high) are visible and the others count as zero, relative
+    // to the largest one so far. If that grows, scale what was added up, `mixed` [dim]. `weights` may alias `scores`.
+    template <class Number>
+    void add(Index row, float* scores, float scale, Index width, Index low, Index high, Number* weights, float* mixed,
+             Index dim) {
+        Floats best = broadcast(largest_[row]);
+        for (Index i = 0; i < width; i += kLanes) {
+            Floats lanes = load(scores + i) * scale;
+            if (i < low || i + kLanes > high) {
+                lanes = is_visible(i, low, high) ? lanes : broadcast(-std::numeric_limits<float>::infinity());
+            }
+            best = lanes > best ? lanes : best;
+            store(lanes, scores + i);
+        }
+        grow(row, loraledger::largest(best), mixed, dim);
+        for (Index i = 0; i < width; i += kLanes) {
+            Floats lanes = exp_of_negative(load(scores + i) - largest_[row]);
+            if (i < low || i + kLanes > high) lanes = is_visible(i, low, high) ? lanes : Floats{};
+            totals_[row] += lanes;
+            store(lanes, weights + i);
+        }
+    }
+
+    // What the sum of a row's values is to be divided by.
+    float total(Index row) const { return sum(totals_[row]); }
+
+   private:
+    static Ints is_visible(Index i, Index low, Index high) {
+        static constexpr Ints kOrder = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        const Ints places = kOrder + static_cast<std::int32_t>(i);
+        return (places >= static_cast<std::int32_t>(low)) & (places < static_cast<std::int32_t>(high));
+    }
+
+    void grow(Index row, float largest, float* mixed, Index dim) {
+        if (!(largest > largest_[row])) return;
+        const float factor = exp_of_negative(broadcast(largest_[row] - largest))[0];
+        totals_[row] *= factor;
+        for_each_vector(dim, [&](Index i, Index count) { store(load(mixed + i, count) * factor, mixed + i, count); });
+        largest_[row] = largest;
+    }
+
+    std::vector<float> largest_;
+    std::vector<Floats> totals_;
+};
+
+// Computes units, one after the other. `Arithmetic` multiplies the rows of large ones, with keys, then values, as weights.
+template <class T, class Arithmetic>
+class AttentionWorker {
+   public:
+    explicit AttentionWorker(const Attention<T>& attention)
+        : attention_(attention),
+          shape_(attention.shape),
+          tile_keys_(std::max<Index>(1, kTileKeys / shape_.block_size) * shape_.block_size),
+          key_stride_(round_up(tile_keys_, kPanel)),
+          dim_stride_(round_up(shape_.head_dim, kPanel)) {}
+
+    void compute(const AttentionUnit& unit) {
+        begin(unit);
+        const bool is_direct = num_rows_ <= kMaxDirectRows;
+        const Index first = first_visible(0) / tile_keys_ * tile_keys_, end = position(num_rows_ - 1) + 1;
+        for (Index start = first; start < end; start += tile_keys_) {
+            const Index count = std::min(tile_keys_, end - start);
+            if (is_direct) {
+                add_pages(start, count, std::make_index_sequence<kMaxDirectRows>());
+            } else {
+                add_packed(start, count);
+            }
+        }
+        for (Index row = 0; row < num_rows_; ++row) {
+            const float* mixed = &mixed_[row * dim_stride_];
+            for_each_vector(shape_.head_dim, [&](Index i, Index lanes) {
+                store(load(mixed + i, lanes) / softmax_.total(row), attention_.result + offset(row) + i, lanes);
+            });
+        }
+    }
+
+   private:
+    using Weight = typename Arithmetic::Weight;
+    using Element = typename Arithmetic::Element;
+
+    void begin(const AttentionUnit& unit) {
+        unit_ = unit;
+        num_rows_ = unit.count * shape_.heads_per_kv();
+        positions_.resize(num_rows_);
+        for (Index row = 0; row < num_rows_; ++row) {
+            const Span& span = *unit.span;
+            positions_[row] = span.context - span.count + unit.first + row / shape_.heads_per_kv();
+        }
+        softmax_.begin(num_rows_);
+        mixed_.assign(num_rows_ * dim_stride_, 0.0f);
+        if (num_rows_ <= kMaxDirectRows) {
+            scores_.resize(kMaxDirectRows * key_stride_);
+            copy_queries(queries_);
+        } else {
+            scores_.resize(Arithmetic::kTileRows * key_stride_);
+            weights_.resize(Arithmetic::kTileRows * key_stride_);
+            lines_.resize(dim_stride_ * key_stride_);
+            keys_.resize(dim_stride_ * key_stride_);
+            values_.resize(dim_stride_ * key_stride_);
+            copy_queries(packed_queries_);
+        }
+    }
+
+    template <class Number>
+    void copy_queries(std::vector<Number>& rows) const {
+        rows.assign(num_rows_ * dim_stride_, Number{});
+        for (Index row = 0; row < num_rows_; ++row) {
+            for_each_vector(shape_.head_dim, [&](Index i, Index count) {
+                store(load(attention_.queries + offset(row) + i, count), &rows[row * dim_stride_ + i], count);
+            });
+        }
+    }
+
+    // Of a row's token.
+    Index position(Index row) const { return positions_[row]; }
+
+    Index first_visible(Index row) const {
+        return attention_.window == 0 ? 0 : std::max<Index>(0, position(row) + 1 - attention_.window);
+    }
+
+    // Of a row's query, and result.
+    Index offset(Index row) const {
+        const Index token = unit_.span->start + unit_.first + row / shape_.heads_per_kv();
+        const Index head = unit_.kv_head * shape_.heads_per_kv() + row % shape_.heads_per_kv();
+        return (token * shape_.num_heads + head) * shape_.head_dim;
+    }
+
+    // The keys or values of the block that begins at a position.
+    const T* block(const T* pages, Index start) const {
+        return pages + unit_.span->table[start / shape_.block_size] * shape_.block() + unit_.kv_head * shape_.tile();
+    }
+
+    template <class Number>
+    void add_to_softmax(Index row, Index start, float* scores, Number* weights) {
+        const Index low = first_visible(row) - start, high = std::min(position(row) + 1 - start, tile_keys_);
+        softmax_.add(row, scores, attention_.scale, key_stride_, low, high, weights, &mixed_[row * dim_stride_],
+                     shape_.head_dim);
+    }
+
+    template <std::size_t... kIndex>
+    void add_pages(Index start, Index count, std::index_sequence<kIndex...>) {
+        using Add = void (AttentionWorker::*)(Index, Index);
+        static constexpr Add kAdd[] = {&AttentionWorker::add_pages_to<kIndex + 1>...};
+        (this->*kAdd[num_rows_ - 1])(start, count);
+    }
+
+    // Add the tile of `count` keys from `start` on to kRows rows.
+    template <Index kRows>
+    void add_pages_to(Index start, Index count) {
+        const Index size = shape_.block_size, dim = shape_.head_dim;
+        std::fill_n(scores_.begin(), kRows * key_stride_, 0.0f);
+        for (Index at = 0; at < count; at += size) {
+            prefetch(block(attention_.values, start + at), shape_.tile());
+            accumulate<kRows>(queries_.data(), dim_stride_, block(attention_.keys, start + at), dim, size, &scores_[at],
+                              key_stride_);
+        }
+        for (Index row = 0; row < kRows; ++row) {
+            add_to_softmax(row, start, &scores_[row * key_stride_], &scores_[row * key_stride_]);
+        }
+        const bool has_next = start + tile_keys_ <= position(kRows - 1);
+        for (Index at = 0; at < count; at += size) {
+            const Index next = std::min(start + tile_keys_ + at, position(kRows - 1) / size * size);
+            if (has_next) prefetch(block(attention_.keys, next), shape_.tile());
+            accumulate<kRows>(&scores_[at], key_stride_, block(attention_.values, start + at),
+                              std::min(size, count - at), dim, mixed_.data(), dim_stride_);
+        }
+    }
+
+    // The same for any number of rows, with keys and values packed.
+    void add_packed(Index start, Index count) {
+        pack_tile(start, count);
+        const Index tiles = (num_rows_ + Arithmetic::kTileRows - 1) / Arithmetic::kTileRows;
+        for (Index tile = 0; tile < tiles; ++tile) {
+            const Index first = num_rows_ * tile / tiles, last = num_rows_ * (tile + 1) / tiles;
+            if (position(last - 1) < start || first_visible(first) >= start + tile_keys_) continue;
+            static constexpr float kZeros[kPanel] = {};
+            multiply(last - first, &packed_queries_[first * dim_stride_], keys_, dim_stride_, key_stride_, {kZeros, 0},
+                     0, scores_.data());
+            for (Index row = first; row < last; ++row) {
+                const Index at = (row - first) * key_stride_;
+                add_to_softmax(row, start, &scores_[at], &weights_[at]);
+            }
+            float* mixed = &mixed_[first * dim_stride_];
+            multiply(last - first, weights_.data(), values_, key_stride_, dim_stride_, {mixed, dim_stride_}, kPanel,
+                     mixed);
+        }
+    }
+
+    // result [num_rows, out] = rows [num_rows, in] times packed [out / kPanel, in, kPanel], plus `initial`, which moves
+    // by `initial_step` from panel to panel.
+    void multiply(Index num_rows, const Weight* rows, const std::vector<Weight>& packed, Index in, Index out,
+                  Initial initial, Index initial_step, float* result) {
+        const Index stride = in * static_cast<Index>(sizeof(Weight)) / static_cast<Index>(sizeof(Element));
+        for (Index column = 0; column < out; column += kPanel, initial.sums += initial_step) {
+            const Panel<Weight> panel{packed.data() + column * in, in, kPanel, false};
+            arithmetic_.multiply(num_rows, reinterpret_cast<const Element*>(rows), stride, panel, initial,
+                                 result + column, out);
+        }
+    }
+
+    void pack_tile(Index start, Index count) {
+        const Index size = shape_.block_size, dim = shape_.head_dim;
+        std::fill(lines_.begin() + dim * key_stride_, lines_.end(), T{});
+        for (Index at = 0; at < count; at += size) {
+            const T* keys = block(attention_.keys, start + at);
+            for (Index d = 0; d < dim; ++d) copy_line(keys + d * size, size, &lines_[d * key_stride_ + at]);
+        }
+        pack_lines<Arithmetic>(lines_.data(), dim_stride_, key_stride_, keys_.data());
+        // A weight of zero does not hide NaN, so what lies behind the last key must be zero.
+        if (count < key_stride_ || dim < dim_stride_) std::fill(lines_.begin(), lines_.end(), T{});
+        for (Index i = 0; i < count; ++i) {
+            const T* values = block(attention_.values, start + i / size * size) + i % size * dim;
+            copy_line(values, dim, &lines_[i * dim_stride_]);
+        }
+        pack_lines<Arithmetic>(lines_.data(), key_stride_, dim_stride_, values_.data());
+    }
+
+    const Attention<T>& attention_;
+    const HeadShape shape_;
+    const Index tile_keys_, key_stride_, dim_stride_;  // the strides are whole panels
+    AttentionUnit unit_{};
+    Index num_rows_ = 0;
+    std::vector<Index> positions_;
+    RunningSoftmax softmax_;
+    std::vector<float> mixed_, scores_, queries_;
+    std::vector<T> lines_;
+    std::vector<Weight> packed_queries_, weights_, keys_, values_;
+    Arithmetic arithmetic_;
+};
+
+template <class T, class Arithmetic>
+void attend(const Attention<T>& attention, const Span* spans, Index num_spans) {
+    std::vector<AttentionUnit> units;
+    const Index tokens = std::max<Index>(1, kUnitRows / attention.shape.heads_per_kv());
+    for (const Span* span = spans; span < spans + num_spans; ++span) {
+        for (Index last = span->count; last > 0; last -= tokens) {  // the longest contexts first
+            const Index first = std::max<Index>(0, last - tokens);
+            for (Index head = 0; head < attention.shape.num_kv_heads; ++head) {
+                units.push_back({span, first, last - first, head});
+            }
+        }
+    }
+#pragma omp parallel
+    {
+        AttentionWorker<T, Arithmetic> worker(attention);
+#pragma omp for schedule(dynamic)
+        for (std::size_t u = 0; u < units.size(); ++u) worker.compute(units[u]);
     }
 }
 

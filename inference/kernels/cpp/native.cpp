@@ -32,13 +32,6 @@ using namespace loraledger;
         rotate_and_store(qkv, query_norm, key_norm, epsilon, cosine, sine, positions, kv_slots, tokens,                \
                          HeadShape{num_heads, num_kv_heads, head_dim, block_size}, queries, keys, values);             \
     }                                                                                                                  \
-    extern "C" void token_attention_##SUFFIX(                                                                          \
-        const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,                  \
-        const Index* tables, const Index* sequences, Index table_width, Index num_tokens, Index num_heads,             \
-        Index num_kv_heads, Index head_dim, Index block_size, T* result) {                                             \
-        token_attention(queries, keys, values, tokens, contexts, tables, sequences, table_width, num_tokens,           \
-                         HeadShape{num_heads, num_kv_heads, head_dim, block_size}, result);                            \
-    }                                                                                                                  \
     extern "C" void argmax_##SUFFIX(const T* rows, Index num_rows, Index width, float* values, Index* places) {        \
         argmax(rows, num_rows, width, values, places);                                                                 \
     }                                                                                                                  \
@@ -55,6 +48,18 @@ using namespace loraledger;
 LORALEDGER_KERNELS(float, float32)
 LORALEDGER_KERNELS(Bfloat16, bfloat16)
 
+// Attention with keys and values as weights of an arithmetic.
+#define LORALEDGER_ATTENTION(T, ARITHMETIC, NAME)                                                                      \
+    extern "C" void attention_##NAME(const T* queries, const T* keys, const T* values, Index num_heads,                \
+                                     Index num_kv_heads, Index head_dim, Index block_size, float scale, Index window,  \
+                                     const Span* spans, Index num_spans, T* result) {                                  \
+        const HeadShape shape{num_heads, num_kv_heads, head_dim, block_size};                                          \
+        attend<T, ARITHMETIC>({queries, keys, values, shape, scale, window, result}, spans, num_spans);                \
+    }
+
+LORALEDGER_ATTENTION(float, Vectors<Single>, float32)
+LORALEDGER_ATTENTION(Bfloat16, Vectors<Single>, bfloat16)
+
 #define LORALEDGER_PRODUCTS(ARITHMETIC, NAME)                                                                          \
     extern "C" void pack_##NAME(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {                       \
         pack<ARITHMETIC>(weight, out, in, packed);                                                                     \
@@ -69,8 +74,10 @@ LORALEDGER_KERNELS(Bfloat16, bfloat16)
 LORALEDGER_PRODUCTS(Vectors<Widened>, widened)
 #ifdef __AVX512BF16__
 LORALEDGER_PRODUCTS(Vectors<Paired>, paired)
+LORALEDGER_ATTENTION(Bfloat16, Vectors<Paired>, paired)
 #endif
 #ifdef __AMX_BF16__
 LORALEDGER_PRODUCTS(Tiled, tiled)
+LORALEDGER_ATTENTION(Bfloat16, Tiled, tiled)
 extern "C" bool may_use_tiled() { return request_tiles(); }
 #endif

@@ -16,8 +16,9 @@ namespace loraledger {
 constexpr Index kPanel = 2 * kLanes;
 
 // One weight's panel.
+template <class Weight>
 struct Panel {
-    const Bfloat16* weights;
+    const Weight* weights;
     Index in, count;   // inputs including padding, outputs without padding
     bool from_memory;  // not in a cache yet
 };
@@ -43,11 +44,30 @@ inline const Bfloat16* pad_inputs(const Bfloat16* states, Index num_rows, Index 
     return padded.data();
 }
 
-// Products of floats. Widens the states first; a word of a panel holds two weights, widened by a shift and a mask.
-struct Widened {
+// Products of floats.
+struct Single {
     using Element = float;
+    using Weight = float;
     using Lanes = Floats;
     static constexpr Index kDepth = 1;  // inputs that one step takes
+
+    static void weights(const float* line, Lanes& left, Lanes& right) {
+        left = load(line);
+        right = load(line + kLanes);
+    }
+
+    static Lanes broadcast_states(Element value) { return broadcast(value); }
+
+    static Floats add(Floats sums, Lanes states, Lanes weights) { return multiply_add(states, weights, sums); }
+};
+
+// The same with bfloat16 weights. Widens the states first; a word of a panel holds two weights, widened by a shift and a
+// mask.
+struct Widened {
+    using Element = float;
+    using Weight = Bfloat16;
+    using Lanes = Floats;
+    static constexpr Index kDepth = 1;
 
     static Index offset(Index input, Index output) {
         return input * kPanel + output % kLanes * 2 + output / kLanes;
@@ -83,6 +103,7 @@ struct Widened {
 // Products of pairs of bfloat16. The speed of the instruction differs between CPUs; see cpu.py.
 struct Paired {
     using Element = std::uint32_t;
+    using Weight = Bfloat16;
     using Lanes = __m512bh;
     static constexpr Index kDepth = 2;
 
@@ -110,27 +131,29 @@ struct Paired {
 template <class Arithmetic>
 struct Vectors : Arithmetic {
     using Element = typename Arithmetic::Element;
+    using Weight = typename Arithmetic::Weight;
     // Two sums per row: with two vectors of weights and one of states, 27 of 32 registers.
     static constexpr Index kTileRows = 12;
 
     // `result` [num_rows, out] from a panel's first output on, of at most kTileRows rows.
-    void multiply(Index num_rows, const Element* rows, Index stride, const Panel& panel, Initial initial,
-                  Bfloat16* result, Index out) {
+    template <class Result>
+    void multiply(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
+                  Result* result, Index out) {
         multiply(num_rows, rows, stride, panel, initial, result, out, std::make_index_sequence<kTileRows>());
     }
 
    private:
-    template <std::size_t... kIndex>
-    static void multiply(Index num_rows, const Element* rows, Index stride, const Panel& panel, Initial initial,
-                         Bfloat16* result, Index out, std::index_sequence<kIndex...>) {
-        using Multiply = decltype(&multiply_tile<1>);
-        static constexpr Multiply kMultiply[] = {multiply_tile<kIndex + 1>...};
+    template <class Result, std::size_t... kIndex>
+    static void multiply(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
+                         Result* result, Index out, std::index_sequence<kIndex...>) {
+        using Multiply = decltype(&multiply_tile<1, Result>);
+        static constexpr Multiply kMultiply[] = {multiply_tile<kIndex + 1, Result>...};
         kMultiply[num_rows - 1](rows, stride, panel, initial, result, out);
     }
 
-    template <Index kRows>
-    static void multiply_tile(const Element* rows, Index stride, const Panel& panel, Initial initial, Bfloat16* result,
-                              Index out) {
+    template <Index kRows, class Result>
+    static void multiply_tile(const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
+                              Result* result, Index out) {
         Floats sums[kRows][2];
 #pragma GCC unroll 16
         for (Index row = 0; row < kRows; ++row) {
@@ -138,9 +161,9 @@ struct Vectors : Arithmetic {
             sums[row][1] = load(initial.sums + row * initial.stride + kLanes);
         }
         // Prefetch the next panel.
-        const Index ahead = panel.in * kPanel * static_cast<Index>(sizeof(Bfloat16));
+        const Index ahead = panel.in * kPanel * static_cast<Index>(sizeof(Weight));
         for (Index step = 0; step < panel.in / Arithmetic::kDepth; ++step) {
-            const Bfloat16* line = panel.weights + step * Arithmetic::kDepth * kPanel;
+            const Weight* line = panel.weights + step * Arithmetic::kDepth * kPanel;
             if (panel.from_memory) {
                 for (Index i = 0; i < Arithmetic::kDepth * kPanel; i += kPanel) {
                     __builtin_prefetch(reinterpret_cast<const char*>(line + i) + ahead, 0, 2);

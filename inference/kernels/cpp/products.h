@@ -202,7 +202,7 @@ void multiply(const Bfloat16* states, Index tokens, Index in, const Bfloat16* pa
                 const Index column = p * kPanel, count = std::min(kPanel, out - column);
                 float widened_bias[kPanel] = {};
                 if (sums == nullptr) widen_bias(bias == nullptr ? nullptr : bias + column, count, widened_bias);
-                Panel panel{packed + p * size, padded, count, true};
+                Panel<Bfloat16> panel{packed + p * size, padded, count, true};
                 for (Index tile = 0; tile < tiles; ++tile, panel.from_memory = false) {
                     const Index from = num_rows * tile / tiles, to = num_rows * (tile + 1) / tiles;
                     const Initial initial =

@@ -23,6 +23,7 @@ inline bool request_tiles() {
 class Tiled {
    public:
     using Element = Bfloat16;
+    using Weight = Bfloat16;
     static constexpr Index kDepth = 32, kTileRows = 32;
 
     // One tile register holds kDepth inputs by kSide outputs, kBlock elements, with pairs of inputs adjacent.
@@ -46,8 +47,9 @@ class Tiled {
     }
 
     // `result` [num_rows, out] from a panel's first output on, of at most kTileRows rows.
-    void multiply(Index num_rows, const Element* rows, Index stride, const Panel& panel, Initial initial,
-                  Bfloat16* result, Index out) {
+    template <class Result>
+    void multiply(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
+                  Result* result, Index out) {
         configure(num_rows);
         if (num_rows > kSide) {
             multiply_tile<true>(num_rows, rows, stride, panel, initial, result, out);
@@ -82,9 +84,9 @@ class Tiled {
     // Make the compiler write pending stores: it does not know that tile instructions read memory.
     static void flush_stores() { asm volatile("" ::: "memory"); }
 
-    template <bool kTwoHigh>
-    static void multiply_tile(Index num_rows, const Element* rows, Index stride, const Panel& panel, Initial initial,
-                              Bfloat16* result, Index out) {
+    template <bool kTwoHigh, class Result>
+    static void multiply_tile(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel,
+                              Initial initial, Result* result, Index out) {
         const Index row_bytes = stride * static_cast<Index>(sizeof *rows);
         const Index initial_bytes = initial.stride * static_cast<Index>(sizeof *initial.sums);
         flush_stores();

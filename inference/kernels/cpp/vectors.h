@@ -112,6 +112,16 @@ inline float sum(Floats lanes) {
 #endif
 }
 
+inline float largest(Floats lanes) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_ps(reinterpret_cast<__m512>(lanes));
+#else
+    float value = lanes[0];
+    for (Index lane = 1; lane < kLanes; ++lane) value = lanes[lane] > value ? lanes[lane] : value;
+    return value;
+#endif
+}
+
 // Call f(index, count) for each vector of a row of `n` elements; the last may have fewer than kLanes.
 template <class F>
 inline void for_each_vector(Index n, F f) {

@@ -16,11 +16,11 @@ from inference.model.architecture import read_architecture
 
 
 def attention_of_a_step() -> str:
-    token_attention()
+    attend()
     return "done"
 
 
-def token_attention() -> None:
+def attend() -> None:
     time.sleep(0.02)
 
 

@@ -12,11 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.errors import KernelBuildError
-from inference.kernels import native
+from inference.kernels import native, reference
 from inference.kernels.build import load_library
 from inference.kernels.cpu import Cpu, this_cpu
 from inference.kernels.factors import PortableFactorReader, StoredFactors, TensorSpec
-from inference.kernels.interface import HeadNorms, LoraTarget, PagedQueries, Pages, Rotation, Segment
+from inference.kernels.interface import (
+    NULL_BLOCK,
+    HeadNorms,
+    LoraTarget,
+    Pages,
+    Rotation,
+    Segment,
+    SequenceSpan,
+)
 from inference.kernels.native import NativeFactorReader, NativeKernels
 from inference.kernels.portable import PortableKernels
 from inference.kernels.select import select_kernels
@@ -40,10 +48,12 @@ SEEDS = st.integers(0, 2**31)
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
 
 
-def empty_pages(num_blocks: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> Pages:
+def empty_pages(
+    num_blocks: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, block_size: int = BLOCK_SIZE
+) -> Pages:
     return Pages(
-        torch.full((num_blocks, num_kv_heads, head_dim, BLOCK_SIZE), math.nan, dtype=dtype),
-        torch.full((num_blocks, num_kv_heads, BLOCK_SIZE, head_dim), math.nan, dtype=dtype),
+        torch.full((num_blocks, num_kv_heads, head_dim, block_size), math.nan, dtype=dtype),
+        torch.full((num_blocks, num_kv_heads, block_size, head_dim), math.nan, dtype=dtype),
     )
 
 
@@ -131,36 +141,90 @@ def test_rotation_and_storage(
         assert_same(actual.nan_to_num(99), expected.nan_to_num(99))
 
 
+@st.composite
+def attention_batches(draw: st.DrawFn) -> tuple[Tensor, Pages, list[SequenceSpan]]:
+    """Decodes and chunks of prompts behind contexts of any length. Blocks are shuffled, and positions beyond
+    a context are NaN, which must not be read.
+    """
+    dtype, block_size = draw(DTYPES), draw(st.sampled_from([1, 4, 16, 24, 100]))
+    num_kv_heads, share = draw(st.integers(1, 2)), draw(st.integers(1, 9))
+    head_dim = draw(st.sampled_from([2, 16, 64, 80]))
+    torch.manual_seed(draw(SEEDS))
+    counts = st.one_of(st.integers(1, 3), st.integers(1, 70))
+    histories = st.one_of(st.just(0), st.integers(0, 200), st.sampled_from([63, 64, 128]))
+    shapes = draw(st.lists(st.tuples(counts, histories), min_size=1, max_size=4))
+    num_blocks = [math.ceil((count + history) / block_size) for count, history in shapes]
+    free = torch.randperm(sum(num_blocks)) + 1
+    pages = empty_pages(len(free) + 1, num_kv_heads, head_dim, dtype, block_size)
+    pages.keys[NULL_BLOCK], pages.values[NULL_BLOCK] = 0.0, 0.0
+    spans, start = [], 0
+    for (count, history), blocks in zip(shapes, free.split(num_blocks), strict=True):
+        positions = torch.arange(count + history)
+        keys, values = torch.randn(2, len(positions), num_kv_heads, head_dim).to(dtype)
+        places = blocks[positions // block_size], positions % block_size
+        pages.keys[places[0], :, :, places[1]], pages.values[places[0], :, places[1]] = keys, values
+        spans.append(SequenceSpan(start, count, len(positions), blocks.tolist()))
+        start += count
+    return (torch.randn(start, num_kv_heads * share, head_dim) * 3).to(dtype), pages, spans
+
+
+@settings(max_examples=80, deadline=None)
+@given(attention_batches(), st.sampled_from([0, 0, 1, 7, 64, 100]), st.booleans())
+def test_attention(batch: tuple[Tensor, Pages, list[SequenceSpan]], window: int, is_invariant: bool) -> None:
+    queries, pages, spans = batch
+    scale = queries.shape[2] ** -0.5
+    expected = reference.attention(queries, pages, spans, scale, window)
+    kernels = NativeKernels(queries.dtype, batch_invariant=is_invariant)
+    actual = kernels.attention_batch(spans).attend(queries, pages, scale, window)
+    # The weights of a softmax are rounded to bfloat16 as well.
+    tolerance = {torch.float32: 2e-5, torch.bfloat16: 2e-2}[queries.dtype]
+    torch.testing.assert_close(actual.double(), expected, atol=tolerance, rtol=tolerance)
+
+
 @settings(max_examples=40, deadline=None)
-@given(
-    DTYPES,
-    SEEDS,
-    st.lists(st.integers(1, 70), min_size=1, max_size=6),
-    st.integers(1, 3),
-    st.integers(1, 4),
-    st.sampled_from([2, 16, 64]),
-)
-def test_attention_of_single_tokens(
-    dtype: torch.dtype, seed: int, contexts: list[int], num_kv_heads: int, share: int, head_dim: int
+@given(attention_batches(), st.sampled_from([0, 7, 64]))
+def test_attention_in_plain_torch(batch: tuple[Tensor, Pages, list[SequenceSpan]], window: int) -> None:
+    queries, pages, spans = batch
+    # SDPA multiplies hidden positions by zero; the engine zeroes blocks before it reuses them.
+    pages = Pages(pages.keys.nan_to_num(), pages.values.nan_to_num())
+    expected = reference.attention(queries, pages, spans, 0.3, window)
+    actual = PORTABLE.attention_batch(spans).attend(queries, pages, 0.3, window)
+    tolerance = {torch.float32: 2e-5, torch.bfloat16: 4e-2}[queries.dtype]
+    torch.testing.assert_close(actual.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+@settings(max_examples=40, deadline=None)
+@given(attention_batches(), st.sampled_from([0, 7, 64]), st.integers(1, 40))
+def test_a_token_gets_the_same_attention_in_any_chunk_of_its_prompt(
+    batch: tuple[Tensor, Pages, list[SequenceSpan]], window: int, chunk: int
 ) -> None:
-    """Blocks are shuffled, tables padded, and positions beyond a context are NaN, which must not be read."""
-    torch.manual_seed(seed)
-    longest = math.ceil(max(contexts) / BLOCK_SIZE)
-    tables = torch.randperm(len(contexts) * longest).view(len(contexts), longest)
-    pages = empty_pages(tables.numel(), num_kv_heads, head_dim, dtype)
-    for table, context in zip(tables, contexts, strict=True):
-        blocks, offsets = table.repeat_interleave(BLOCK_SIZE)[:context], torch.arange(context) % BLOCK_SIZE
-        keys, values = torch.randn(2, context, num_kv_heads, head_dim).to(dtype)
-        pages.keys[blocks, :, :, offsets], pages.values[blocks, :, offsets] = keys, values
-    num_tokens = len(contexts) + 2
-    tokens = torch.randperm(num_tokens)[: len(contexts)]
-    queries = torch.randn(num_tokens, num_kv_heads * share, head_dim).to(dtype) * 3
-    order = torch.randperm(len(contexts))
-    paged = PagedQueries(tokens, torch.tensor(contexts)[order], tables, order)
-    actual, expected = torch.zeros(2, *queries.shape, dtype=dtype)
-    PORTABLE.token_attention(queries, pages, paged, expected)
-    NativeKernels(dtype).token_attention(queries, pages, paged, actual)
-    assert_same(actual, expected)
+    queries, pages, spans = batch
+    kernels = NativeKernels(queries.dtype, batch_invariant=True)
+    pieces = [
+        SequenceSpan(
+            span.start + first,
+            min(chunk, span.num_queries - first),
+            span.context_len - span.num_queries + min(first + chunk, span.num_queries),
+            span.block_table,
+        )
+        for span in spans
+        for first in range(0, span.num_queries, chunk)
+    ]
+    whole, divided = (
+        kernels.attention_batch(each).attend(queries, pages, 0.3, window) for each in (spans, pieces)
+    )
+    assert torch.equal(whole, divided)
+
+
+def test_what_is_not_finite_in_a_context_shows_in_the_tokens_that_attend_to_it() -> None:
+    for dtype, count in itertools.product((torch.float32, torch.bfloat16), (2, 40)):
+        pages = Pages(torch.zeros(3, 1, 16, 32, dtype=dtype), torch.zeros(3, 1, 32, 16, dtype=dtype))
+        pages.keys[1, 0, 3, 31], pages.values[2, 0, 5, 7] = math.nan, math.inf
+        spans = [SequenceSpan(0, count, 64, [1, 2]), SequenceSpan(count, count, 64, [0, 0])]
+        queries = torch.ones(2 * count, 1, 16, dtype=dtype)
+        result = NativeKernels(dtype).attention_batch(spans).attend(queries, pages, 1.0)
+        assert not result[count - 1].isfinite().any()
+        assert result[count:].isfinite().all()
 
 
 @settings(max_examples=40, deadline=None)
@@ -385,13 +449,13 @@ def test_without_a_compiler_auto_falls_back_and_native_says_why(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
-    assert isinstance(select_kernels("auto", torch.float32, "cpu"), PortableKernels)
+    assert not isinstance(select_kernels("auto", torch.float32, "cpu"), NativeKernels)
     assert "no-compiler" in caplog.text
     with pytest.raises(KernelBuildError, match="no-compiler"):
         select_kernels("native", torch.float32, "cpu")
 
 
 def test_half_precision_has_no_native_kernels() -> None:
-    assert not select_kernels("auto", torch.float16, "cpu").reads_pages
+    assert not isinstance(select_kernels("auto", torch.float16, "cpu"), NativeKernels)
     with pytest.raises(KernelBuildError, match="float16"):
         select_kernels("native", torch.float16, "cpu")

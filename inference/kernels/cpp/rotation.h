@@ -1,0 +1,69 @@
+// Rotary embedding, and writes to the paged KV cache.
+#pragma once
+
+#include <cstring>
+#include <vector>
+
+#include "rows.h"
+
+namespace loraledger {
+
+struct HeadShape {
+    Index num_heads, num_kv_heads, head_dim, block_size;
+
+    Index heads_per_kv() const { return num_heads / num_kv_heads; }
+    // Elements of one KV head in one block, of all heads in one block.
+    Index tile() const { return head_dim * block_size; }
+    Index block() const { return num_kv_heads * tile(); }
+};
+
+// Normalise one head of queries or keys if a weight is given, then rotate it in the half-split layout.
+template <class T>
+void norm_and_rotate_head(const T* head, const T* norm, float epsilon, const float* cosine, const float* sine,
+                          Index dim, T* normalised, T* result) {
+    if (norm != nullptr) {
+        norm_row(head, norm, dim, epsilon, normalised);
+        head = normalised;
+    }
+    const Index half = dim / 2;
+    for_each_vector(half, [&](Index i, Index count) {
+        const Floats first = load(head + i, count), second = load(head + half + i, count);
+        const Floats c = load(cosine + i, count), s = load(sine + i, count);
+        store(first * c - second * s, result + i, count);
+        store(second * c + first * s, result + half + i, count);
+    });
+}
+
+// A block stores keys as [num_kv_heads, head_dim, block_size] and values as [num_kv_heads, block_size, head_dim]: both
+// products of attention then run along the last axis, and neither sums over the lanes of a vector.
+template <class T>
+void rotate_and_store(const T* qkv, const T* query_norm, const T* key_norm, float epsilon, const float* cosine,
+                      const float* sine, const Index* positions, const Index* kv_slots, Index tokens, HeadShape shape,
+                      T* queries, T* keys, T* values) {
+    const Index dim = shape.head_dim, query_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
+#pragma omp parallel if (tokens * (query_width + 2 * kv_width) > kMinParallelElements)
+    {
+        std::vector<T> normalised(dim), rotated(dim);
+#pragma omp for
+        for (Index t = 0; t < tokens; ++t) {
+            const T* row = qkv + t * (query_width + 2 * kv_width);
+            const float* c = cosine + positions[t] * dim;
+            const float* s = sine + positions[t] * dim;
+            for (Index at = 0; at < query_width; at += dim) {
+                T* query = queries + t * query_width + at;
+                norm_and_rotate_head(row + at, query_norm, epsilon, c, s, dim, normalised.data(), query);
+            }
+            const Index offset = kv_slots[t] % shape.block_size;
+            const Index block = kv_slots[t] / shape.block_size * shape.block();
+            for (Index h = 0; h < shape.num_kv_heads; ++h) {
+                const T* key = row + query_width + h * dim;
+                norm_and_rotate_head(key, key_norm, epsilon, c, s, dim, normalised.data(), rotated.data());
+                T* tile = keys + block + h * shape.tile() + offset;
+                for (Index d = 0; d < dim; ++d) tile[d * shape.block_size] = rotated[d];
+                std::memcpy(values + block + h * shape.tile() + offset * dim, key + kv_width, dim * sizeof(T));
+            }
+        }
+    }
+}
+
+}  // namespace loraledger
