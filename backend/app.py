@@ -18,10 +18,12 @@ def create() -> FastAPI:
     from backend.api.app import create_app
     from backend.installation.api_services import api_services
     from backend.installation.installation import Installation
+    from backend.web.app import add_pages
 
     services = api_services(Installation(settings))
     services.metrics_token()  # create the token's file at the start, so that scrapers can read it
     app = create_app(services, settings)
+    add_pages(app, settings)
     freeze_heap()
     return app
 

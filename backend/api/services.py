@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from backend.domain.deployment import Deployment
     from backend.domain.ids import Cid
     from backend.ports.storage import BlobStore
     from backend.services.accounts.api_keys import ApiKeys
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from backend.services.market.catalogue import Catalogue
     from backend.services.market.denials import Denials
     from backend.services.market.governance import Governance
+    from backend.services.market.lineage import Lineages
     from backend.services.market.registry import Registry
     from backend.services.operator.directory import Operators
     from backend.services.receipts.proofs import Proofs
@@ -44,7 +46,9 @@ class Services:
     sign_in: SignIn
     sessions: Sessions
     keys: ApiKeys
+    deployment: Deployment
     catalogue: Catalogue
+    lineages: Lineages
     generate: Generate
     idempotency: Idempotency
     channels: Channels

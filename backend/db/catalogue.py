@@ -169,6 +169,12 @@ class CatalogueStore:
         self._session.flush()
         return num_receipts
 
+    def answers_by_day(self, version: VersionId, since: int) -> dict[int, int]:
+        """Answers of a version by day (since 1970-01-01) from `since` on. Days without any are absent."""
+        row = VersionUsageRow
+        query = select(row.day, row.num_answers).where(row.version_id == version, row.day >= since)
+        return {day: number for day, number in self._session.execute(query)}  # noqa: C416 - rows are no pairs
+
     def forget_usage(self, before: int) -> None:
         """Delete the counts of days before this one, but for the row that says how far was counted."""
         row = VersionUsageRow

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 USAGE_DAYS = 7
 """Days (UTC), today included, over which the catalogue counts answers."""
+CHART_DAYS = 30
+"""Days (UTC), today included, of which the number of answers of each is kept."""
 
 
 @dataclass(frozen=True, slots=True)

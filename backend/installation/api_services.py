@@ -17,6 +17,7 @@ from backend.services.audit.earnings import PublishedEntries
 from backend.services.channels.deposits import Deposits
 from backend.services.channels.moves import Moves
 from backend.services.market.governance import Governance
+from backend.services.market.lineage import Lineages
 from backend.services.market.registry import Registry
 from backend.services.receipts.receipts import Receipts
 from backend.services.webhooks.endpoints import Endpoints
@@ -33,7 +34,9 @@ def api_services(installation: Installation) -> Services:
         sign_in=installation.sign_in,
         sessions=installation.sessions,
         keys=installation.api_keys,
+        deployment=installation.deployment,
         catalogue=installation.catalogue,
+        lineages=Lineages(db, utc_now),
         generate=installation.generate,
         idempotency=Idempotency(db, utc_now, installation.limits.longest_seconds),
         channels=installation.channels,

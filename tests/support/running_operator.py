@@ -18,6 +18,7 @@ from backend.domain.hashing import TypedDomain
 from backend.installation.api_services import api_services
 from backend.installation.installation import Installation
 from backend.settings import Settings
+from backend.web.app import add_pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +99,7 @@ def listening() -> Iterator[tuple[socket.socket, str]]:
 @contextmanager
 def serving(operating: RunningOperator, listener: socket.socket) -> Iterator[None]:
     app = create_app(api_services(operating.installation), operating.settings)
+    add_pages(app, operating.settings)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -40,6 +40,7 @@ from backend.services.market.catalogue import Catalogue
 from backend.services.market.denials import Denials
 from backend.services.market.descriptions import Descriptions
 from backend.services.market.governance import Governance
+from backend.services.market.lineage import Lineages
 from backend.services.market.registry import Registry
 from backend.services.market.screening import Screening
 from backend.services.operator.directory import Operators
@@ -81,6 +82,7 @@ from tests.support.fakes import (
     some_key,
 )
 from tests.support.market import CHAIN_ID, some_account, some_hash
+from tests.support.terminal import scripted_deployment
 
 TRAINING_PRICE = 2
 METRICS_TOKEN = "llm_of_the_operator"
@@ -242,7 +244,9 @@ class ScriptedInstallation:
             sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             sessions=sessions,
             keys=ApiKeys(self.db, self.clock),
+            deployment=scripted_deployment(),
             catalogue=self.catalogue,
+            lineages=Lineages(self.db, self.clock),
             generate=self.generate,
             idempotency=Idempotency(self.db, self.clock, answer_seconds=80),
             channels=Channels(self.db, self.market, self.vault_domain, recover, self.clock, lambda _: ()),

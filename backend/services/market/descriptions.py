@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.adapter_files import CARD_FILE
 from backend.domain.attribution import INDEX_FILE
-from backend.domain.catalogue import USAGE_DAYS, Description
+from backend.domain.catalogue import CHART_DAYS, USAGE_DAYS, Description
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import licence_text
@@ -101,12 +101,12 @@ class Descriptions:
         now = int(self._clock().timestamp())
         with self._db.begin() as tx:
             tx.catalogue.count_answers(now - COUNT_AFTER_SECONDS, MAX_RECEIPTS)
-            tx.catalogue.forget_usage(usage_since(self._clock()))
+            tx.catalogue.forget_usage(usage_since(self._clock(), CHART_DAYS))
 
 
-def usage_since(now: datetime) -> int:
-    """First day (since 1970-01-01) of which the catalogue counts answers."""
-    return int(now.timestamp()) // DAY_SECONDS - USAGE_DAYS + 1
+def usage_since(now: datetime, num_days: int = USAGE_DAYS) -> int:
+    """First (since 1970-01-01) of the `num_days` days that end with today."""
+    return int(now.timestamp()) // DAY_SECONDS - num_days + 1
 
 
 class _TrainingData:

@@ -1,10 +1,9 @@
-/** Reads the market's contracts by plain JSON-RPC (`eth_call`), at a node of the reader's choice. */
+/** Reads the market's contracts by `eth_call`, at a node of the reader's choice. */
 
 import type { Contract, Market } from "./documents.ts";
 import { type Hex, keccak, textBytes, toHex, words } from "./encoding.ts";
 import { NodeFailed, WrongChain } from "./errors.ts";
-
-const TIMEOUT_MS = 20_000;
+import { type Node, nodeOf, type Provider } from "./node.ts";
 
 /** What the terms of a batch say about the split of its charges. */
 export interface ParameterSet {
@@ -17,37 +16,34 @@ export interface ParameterSet {
  * not answer, refuses a call, or answers with something else than the contract's value.
  */
 export class Chain {
-  readonly #url: string;
-  /** In errors: the rest of a node's URL often is a secret. */
-  readonly #host: string;
+  readonly #node: Node;
   readonly #market: Market;
-  readonly #fetch: typeof fetch;
 
-  private constructor(url: string, market: Market, fetcher: typeof fetch) {
-    this.#url = url;
-    this.#host = new URL(url).host;
+  private constructor(node: Node, market: Market) {
+    this.#node = node;
     this.#market = market;
-    this.#fetch = fetcher;
   }
 
   /**
-   * Connects to a node of the market's chain. Errors: WrongChain, also for a chain with the same id;
-   * NodeFailed.
+   * Connects to a node of the market's chain, by its URL or through a wallet. Errors: WrongChain, also for a
+   * chain with the same id; NodeFailed.
    */
-  static async connect(url: string, market: Market, fetcher: typeof fetch = fetch): Promise<Chain> {
-    if (!URL.canParse(url))
-      throw new NodeFailed("the node's URL is malformed: give one such as https://host/", "rpc");
-    const chain = new Chain(url, market, fetcher);
-    const id = chain.#quantity(await chain.#request("eth_chainId", []), "eth_chainId");
+  static async connect(
+    rpc: string | Provider,
+    market: Market,
+    fetcher: typeof fetch = fetch,
+  ): Promise<Chain> {
+    const node = nodeOf(rpc, fetcher);
+    const chain = new Chain(node, market);
+    const id = chain.#quantity(await node.request("eth_chainId", []), "eth_chainId");
     if (id !== market.chainId) {
-      const text = `the node ${chain.#host} is of chain ${id}, the market of chain ${market.chainId}`;
-      throw new WrongChain(text, "rpc");
+      throw new WrongChain(`${node.name} is of chain ${id}, the market of chain ${market.chainId}`, "rpc");
     }
     const asked = [`0x${market.blockNumber.toString(16)}`, false];
-    const block = await chain.#request("eth_getBlockByNumber", asked);
+    const block = await node.request("eth_getBlockByNumber", asked);
     const hash = (block as { hash?: unknown } | null)?.hash;
     if (hash !== market.blockHash) {
-      const text = `the node ${chain.#host} is of another chain with the id ${id}: its block`;
+      const text = `${node.name} is of another chain with the id ${id}: its block`;
       const blocks = `${market.blockNumber} is ${JSON.stringify(hash)}, not the market's ${market.blockHash}`;
       throw new WrongChain(`${text} ${blocks}`, "rpc");
     }
@@ -107,7 +103,7 @@ export class Chain {
   ): Promise<Words[N]> {
     const to = this.#market.addresses[contract];
     const data = `${keccak(textBytes(signature)).slice(0, 10)}${toHex(words(...values)).slice(2)}`;
-    const result = await this.#request("eth_call", [{ to, data }, "latest"]);
+    const result = await this.#node.request("eth_call", [{ to, data }, "latest"]);
     if (result === "0x") throw new NodeFailed(`no contract ${contract} at ${to} on this chain`, contract);
     if (typeof result !== "string" || !new RegExp(`^0x[0-9a-fA-F]{${64 * count}}$`).test(result)) {
       throw this.#unexpected(`${contract}.${signature}`, result, `${count} words`);
@@ -124,30 +120,9 @@ export class Chain {
     return BigInt(value);
   }
 
-  /** The result of a JSON-RPC request. */
-  async #request(method: string, params: readonly unknown[]): Promise<unknown> {
-    const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method, params });
-    const headers = { "content-type": "application/json" };
-    let response: Response;
-    let answer: unknown;
-    const fetcher = this.#fetch; // browsers refuse `fetch` as a method of another object
-    try {
-      const signal = AbortSignal.timeout(TIMEOUT_MS);
-      response = await fetcher(this.#url, { method: "POST", headers, body, signal });
-      answer = await response.json();
-    } catch (error) {
-      const reason = String(error).replaceAll(this.#url, this.#host);
-      throw new NodeFailed(`the node ${this.#host} gave no JSON answer to ${method}: ${reason}`, "rpc");
-    }
-    if (typeof answer === "object" && answer !== null && "result" in answer) return answer.result;
-    const message = (answer as { error?: { message?: unknown } } | null)?.error?.message;
-    const reason = typeof message === "string" ? message : `HTTP ${response.status} without a result`;
-    throw new NodeFailed(`the node ${this.#host} refused ${method}: ${reason}`, method);
-  }
-
   #unexpected(asked: string, found: unknown, expected: string): NodeFailed {
     const text = String(JSON.stringify(found)).slice(0, 80);
-    return new NodeFailed(`the node ${this.#host} answered ${asked} with ${text}, not ${expected}`, asked);
+    return new NodeFailed(`${this.#node.name} answered ${asked} with ${text}, not ${expected}`, asked);
   }
 }
 

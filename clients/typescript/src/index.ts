@@ -41,6 +41,7 @@ export {
   type ResolvedLeaf,
 } from "./merkle.ts";
 export { digestOf, type Domain, domainSeparator, type Messages, structHash } from "./messages.ts";
+export type { Provider } from "./node.ts";
 export type { components, paths } from "./openapi.ts";
 export { recover } from "./signatures.ts";
 export { type Evidence, type Options, type Verdict, verifyReceipt } from "./verify.ts";

@@ -8,6 +8,7 @@ import { checkEarnings } from "./earnings.ts";
 import type { Hex } from "./encoding.ts";
 import type { Check, Facts } from "./facts.ts";
 import { structHash } from "./messages.ts";
+import type { Provider } from "./node.ts";
 
 /** Documents of the market's API about a receipt; `fetchEvidence` gets them. None is trusted. */
 export interface Evidence {
@@ -23,10 +24,10 @@ export interface Options extends Evidence {
   /** The market's deployment record, from a source that you trust: its contracts decide. */
   readonly market: unknown;
   /**
-   * URL of an Ethereum JSON-RPC node of the market's chain. Without one, what only the chain knows stays
-   * open.
+   * An Ethereum node of the market's chain: the URL of its JSON-RPC, or a wallet (EIP-1193) to ask through.
+   * Without one, what only the chain knows stays open.
    */
-  readonly rpc?: string | undefined;
+  readonly rpc?: string | Provider | undefined;
   /** Request and answer, to verify that the receipt is for them. */
   readonly content?: Content | undefined;
   /** Replaces the global `fetch`. */

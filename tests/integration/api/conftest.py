@@ -17,6 +17,7 @@ from openai import OpenAI
 from backend.api.app import create_app
 from backend.domain.sign_in_message import personal_digest
 from backend.settings import Settings
+from backend.web.app import add_pages
 from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def running_server(settings: Settings) -> Iterator[tuple[FastAPI, str]]:
     """The API without services, and its address."""
     services: Any = None
     app = create_app(services, settings)
+    add_pages(app, settings)
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))

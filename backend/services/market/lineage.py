@@ -1,0 +1,69 @@
+"""Where a version comes from and how it is used: its data, its name's versions, its answers by day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from backend.domain.catalogue import CHART_DAYS
+from backend.services.market.descriptions import usage_since
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.domain.ids import SnapshotId, VersionId
+    from backend.domain.registries import Contribution, Datanet, RegisteredVersion, Snapshot
+
+EPOCH = date(1970, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A snapshot that a version was trained on. `contributions`: the accepted ones, by rising index."""
+
+    snapshot: Snapshot
+    datanet: Datanet | None
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """`versions`: all of the same creator and name, newest first. `answers`: this operator's on each of the
+    last `CHART_DAYS` days, today last.
+    """
+
+    sources: tuple[Source, ...]
+    versions: tuple[RegisteredVersion, ...]
+    answers: tuple[tuple[date, int], ...]
+
+
+class Lineages:
+    def __init__(self, db: Database, clock: Callable[[], datetime]) -> None:
+        self._db, self._clock = db, clock
+
+    def of(self, version: VersionId) -> Lineage:
+        """Empty for a version that the indexed chain does not have (any more)."""
+        since = usage_since(self._clock(), CHART_DAYS)
+        with self._db.read() as tx:
+            record = tx.chain.version(version)
+            if record is None:
+                return Lineage((), (), ())
+            counted = tx.catalogue.answers_by_day(version, since)
+            versions = tx.chain.versions(creator=record.creator, name=record.name)
+            sources = [_source(tx, snapshot) for snapshot in record.snapshots]
+        days = [(EPOCH + timedelta(day), counted.get(day, 0)) for day in range(since, since + CHART_DAYS)]
+        return Lineage(
+            tuple(one for one in sources if one is not None), tuple(reversed(versions)), tuple(days)
+        )
+
+
+def _source(tx: UnitOfWork, snapshot_id: SnapshotId) -> Source | None:
+    snapshot = tx.chain.snapshot(snapshot_id)
+    if snapshot is None:
+        return None
+    accepted = set(snapshot.accepted)
+    contributions = [one for one in tx.chain.contributions(snapshot.datanet) if one.index in accepted]
+    return Source(snapshot, tx.chain.datanet(snapshot.datanet), tuple(contributions))

@@ -1,0 +1,1 @@
+"""The pages: server-rendered HTML over the services and the error table of the API. See docs/pages.md."""

@@ -1,0 +1,74 @@
+"""Static files of the pages: read once, addressed by the hash of their content, compressed when asked for."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import mimetypes
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+
+from backend.web.headers import accepts_gzip
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STATIC = Path(__file__).parent / "static"
+BUILT = "built"
+"""Folder of the scripts, which `make setup` builds."""
+FOREVER = "public, max-age=31536000, immutable"
+TEXTS = ("text/", "image/svg", "application/json")
+
+router = APIRouter(prefix="/static", include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file. `path` is relative to `STATIC`."""
+
+    path: str
+    content: bytes
+
+    @property
+    def media_type(self) -> str:
+        return mimetypes.guess_type(self.path)[0] or "application/octet-stream"
+
+    @cached_property
+    def compressed(self) -> bytes | None:
+        """None for files that are compressed already."""
+        is_text = self.media_type.startswith(TEXTS)
+        return gzip.compress(self.content, mtime=0) if is_text else None
+
+    @cached_property
+    def url(self) -> str:
+        """Changes with the content, so that browsers may keep the file for ever."""
+        return f"/static/{self.path}?v={hashlib.sha256(self.content).hexdigest()[:16]}"
+
+
+def read_assets(folder: Path = STATIC) -> Mapping[str, Asset]:
+    """All files of the folder, by their path in it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return {name: Asset(name, path.read_bytes()) for name, path in zip(names, paths, strict=True)}
+
+
+@router.get("/{path:path}")
+def get_asset(path: str, request: Request) -> Response:
+    asset: Asset | None = request.app.state.assets.get(path)
+    if asset is None:
+        raise HTTPException(404, f"No file {path!r} belongs to the pages.")
+    headers = {
+        "cache-control": FOREVER if "v" in request.query_params else "no-cache",
+        "vary": "accept-encoding",
+        "x-content-type-options": "nosniff",
+        "cross-origin-resource-policy": "same-origin",
+    }
+    content = asset.compressed if accepts_gzip(request) else None
+    if content is not None:
+        headers["content-encoding"] = "gzip"
+    return Response(content or asset.content, media_type=asset.media_type, headers=headers)

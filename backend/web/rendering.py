@@ -1,0 +1,58 @@
+"""Renders templates. Everything is escaped, except what `formats` and `markdown` build."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2_fragments import render_block
+from starlette.responses import HTMLResponse
+
+from backend.web import formats
+from backend.web.markdown import render_card
+from backend.web.visitor import form_token, get_visitor
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def is_fragment(request: Request) -> bool:
+    """Whether htmx asks for a part of the page."""
+    return request.headers.get("hx-request") == "true"
+
+
+def render(
+    request: Request, template: str, block: str | None = None, status: int = 200, **context: Any
+) -> HTMLResponse:
+    """Render a page; if htmx asks, its `block` alone."""
+    names = context | {"request": request, "status": status, "visitor": get_visitor(request)}
+    names["form_token"] = lambda: form_token(request)
+    names["chain_id"] = request.app.state.services.sign_in.chain_id
+    names["asset"] = lambda path: _asset_url(request, path)
+    environment = _environment()
+    if block is not None and is_fragment(request):
+        return HTMLResponse(render_block(environment, template, block, **names), status)
+    return HTMLResponse(environment.get_template(template).render(**names), status)
+
+
+def _asset_url(request: Request, path: str) -> str:
+    found = request.app.state.assets.get(path)
+    return found.url if found else f"/static/{path}"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(formats.FILTERS)
+    environment.filters["card"] = render_card
+    return environment

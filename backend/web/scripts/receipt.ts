@@ -1,0 +1,116 @@
+/**
+ * Checks the receipt of the page in this browser. The market's documents are not trusted: hashes tie them to the
+ * receipt, and the chain is read through the visitor's own wallet or node.
+ */
+
+import { type Check, type Provider, verifyReceipt } from "@loraledger/verify";
+
+import { get } from "./market.ts";
+import { findWallets, reasonOf, type Wallet } from "./wallets.ts";
+
+interface Evidence {
+  readonly receipt: unknown;
+  readonly market: unknown;
+  readonly proof?: unknown;
+  readonly versions: readonly unknown[];
+  readonly snapshots: readonly unknown[];
+}
+
+const STATES = new Map<boolean | null, string>([
+  [true, "right"],
+  [false, "wrong"],
+  [null, "open"],
+]);
+const WORDS = { right: "right", wrong: "WRONG", open: "open", waiting: "not checked yet" } as const;
+
+class ReceiptCheck {
+  readonly #section: HTMLElement;
+  readonly #evidence: Promise<Evidence>;
+  #rpc: string | Provider | undefined;
+
+  constructor(section: HTMLElement) {
+    this.#section = section;
+    this.#evidence = get(`${location.pathname}/evidence`) as Promise<Evidence>;
+    this.#evidence.catch(() => undefined); // shown by the first check
+  }
+
+  /** Reads the chain through this wallet or node, and checks again. */
+  async through(rpc: string | Provider): Promise<void> {
+    this.#rpc = rpc;
+    await this.run();
+  }
+
+  async run(): Promise<void> {
+    const fault = this.#section.querySelector<HTMLElement>("[data-fault]")!;
+    fault.textContent = "";
+    this.#section.setAttribute("aria-busy", "true");
+    try {
+      const { receipt, ...evidence } = await this.#evidence;
+      const market = (await jsonOf(this.#input("market"))) ?? evidence.market;
+      const content = await this.#content();
+      const verdict = await verifyReceipt(receipt, { ...evidence, market, rpc: this.#rpc, content });
+      for (const check of verdict.checks) this.#show(check);
+      this.#section.dataset["verdict"] = STATES.get(verdict.isRight)!;
+    } catch (error) {
+      fault.textContent = reasonOf(error);
+      this.#section.dataset["verdict"] = "open";
+    } finally {
+      this.#section.removeAttribute("aria-busy");
+    }
+  }
+
+  async #content() {
+    const [request] = this.#input("request").files ?? [];
+    const answers = [...(this.#input("answer").files ?? [])];
+    if (request === undefined || answers.length === 0) return undefined;
+    return {
+      request: new Uint8Array(await request.arrayBuffer()),
+      answers: await Promise.all(answers.map((file) => file.text())),
+    };
+  }
+
+  #input(name: string): HTMLInputElement {
+    return this.#section.querySelector<HTMLInputElement>(`input[name=${name}]`)!;
+  }
+
+  #show({ name, isRight, message }: Check): void {
+    const row = this.#section.querySelector<HTMLElement>(`[data-check=${name}]`)!;
+    const state = STATES.get(isRight) as keyof typeof WORDS;
+    row.dataset["state"] = state;
+    row.querySelector("[data-result]")!.textContent = WORDS[state];
+    row.querySelector("[data-message]")!.textContent = message;
+  }
+}
+
+async function jsonOf(input: HTMLInputElement): Promise<unknown> {
+  const [file] = input.files ?? [];
+  return file === undefined ? undefined : (JSON.parse(await file.text()) as unknown);
+}
+
+function start(): void {
+  const section = document.querySelector<HTMLElement>("#checks");
+  if (section === null) return;
+  const check = new ReceiptCheck(section);
+  void check.run();
+  section.querySelector("form")!.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const node = section.querySelector<HTMLInputElement>("input[name=node]")!;
+    void check.through(node.value.trim());
+  });
+  section.addEventListener("change", (event) => {
+    if ((event.target as HTMLInputElement).type === "file") void check.run();
+  });
+  findWallets((wallet) => addWallet(section, wallet, check));
+}
+
+/** Reading through a wallet needs no account and no permission: it is asked for the chain alone. */
+function addWallet(section: HTMLElement, { info, provider }: Wallet, check: ReceiptCheck): void {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "quiet";
+  button.textContent = `Check through ${info.name}`;
+  button.addEventListener("click", () => void check.through(provider));
+  section.querySelector("[data-own-wallets]")!.append(button);
+}
+
+start();

@@ -1,0 +1,50 @@
+"""The catalogue: what this operator serves, with search, filters and order."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import Field, model_validator
+from starlette.responses import Response
+
+from backend.api.deps import ServicesDep
+from backend.api.routers.models import list_models
+from backend.api.schemas.models import ModelFilters
+from backend.web.rendering import render
+from backend.web.route import PageRoute
+
+router = APIRouter(route_class=PageRoute)
+ROWS = 50
+
+
+class CatalogueFilters(ModelFilters):
+    """The API's filters as a form sends them: fields that are left empty do not filter."""
+
+    limit: int | None = Field(ROWS, ge=1, le=ROWS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, values: Any) -> Any:
+        return {name: value for name, value in values.items() if value != ""}
+
+
+@router.get("/")
+async def show_catalogue(
+    request: Request, services: ServicesDep, filters: Annotated[CatalogueFilters, Query()]
+) -> Response:
+    page = await list_models(services, filters)
+    asked = {name: text for name, text in request.query_params.items() if text and name != "after"}
+    return await run_in_threadpool(
+        render,
+        request,
+        "catalogue.html",
+        "results",
+        models=page.data,
+        asked=asked,
+        next_query=urlencode({**asked, "after": page.next_cursor}) if page.next_cursor else None,
+        is_first=filters.after is None,
+        base_name=services.catalogue.base_name,
+    )

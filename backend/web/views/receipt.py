@@ -1,0 +1,87 @@
+"""A receipt, decoded, and the documents with which the visitor's browser checks it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from backend.api.deps import ServicesDep
+from backend.api.schemas.common import HashField
+from backend.api.schemas.receipts import ReceiptDetail, ReceiptProofView
+from backend.api.schemas.registry import VersionView
+from backend.api.services import Services
+from backend.domain.errors import NotFound
+from backend.domain.ids import Hash32, ReceiptId, VersionId
+from backend.domain.receipt import VersionRecord
+from backend.services.receipts.proofs import NotCommitted
+from backend.services.receipts.receipts import ReceiptView
+from backend.web.rendering import render
+from backend.web.route import PageRoute
+from backend.web.visitor import Visitor, VisitorDep
+
+router = APIRouter(prefix="/r", route_class=PageRoute)
+OWN_NODES = ("https:", "http://127.0.0.1:*", "http://localhost:*")
+"""Where visitors' own nodes may be: a page that checks must be able to ask any of them."""
+CHECKS = {
+    "hash": "It is the receipt that its id names",
+    "signature": "A receipt key of the operator, registered on the chain, has signed it",
+    "slices": "Versions and shares are the signed ones",
+    "charge": "The charge is tokens times the prices registered on the chain",
+    "batch": "A path leads from it to the batch whose hash the chain has",
+    "earnings": "That batch credits each part of the charge to whom the terms name",
+}
+"""What the verifier checks (`@loraledger/verify`), in its order."""
+
+
+@router.get("/{receipt_id}")
+def show_receipt(
+    receipt_id: HashField, request: Request, services: ServicesDep, visitor: VisitorDep
+) -> Response:
+    view = services.receipts.get(ReceiptId(Hash32(receipt_id)))
+    request.state.connects_to = OWN_NODES
+    return render(
+        request,
+        "receipt.html",
+        receipt=_detail(view, visitor),
+        weights=view.weights(),
+        models=[_model(services, part.version_id) for part in view.slices],
+        batch_state=view.batch_state,
+        checks=CHECKS,
+        settlement=services.deployment.address("Settlement"),
+    )
+
+
+@router.get("/{receipt_id}/evidence")
+def get_evidence(receipt_id: HashField, services: ServicesDep, visitor: VisitorDep) -> dict[str, Any]:
+    """What `verifyReceipt` takes besides a node. The salt is for the payer only, as in the API."""
+    wanted = ReceiptId(Hash32(receipt_id))
+    view = services.receipts.get(wanted)
+    versions = {part.version_id: services.registry.version(part.version_id) for part in view.slices}
+    snapshots = {snapshot for record in versions.values() for snapshot in record.snapshots}
+    evidence = {
+        "receipt": _detail(view, visitor),
+        "market": asdict(services.deployment),
+        "versions": [VersionView.of(version, record) for version, record in versions.items()],
+        "snapshots": [services.snapshots.manifest(snapshot) for snapshot in sorted(snapshots)],
+    }
+    try:
+        proof = ReceiptProofView.of(services.proofs.inclusion(wanted))
+    except NotCommitted:
+        return evidence
+    return {**evidence, "proof": proof}
+
+
+def _detail(view: ReceiptView, visitor: Visitor | None) -> ReceiptDetail:
+    return ReceiptDetail.for_viewer(view, None if visitor is None else visitor.account)
+
+
+def _model(services: Services, version: VersionId) -> tuple[str, VersionRecord | None]:
+    """Name and record of a receipt's version; no record if the indexed chain does not have it (yet)."""
+    try:
+        record = services.registry.version(version)
+    except NotFound:
+        return version, None
+    return record.full_name(version), record

@@ -1,0 +1,42 @@
+"""Pages in a real Chromium, on a real server and database; engine and chain are scripted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.api.conftest import api, installation, server, url
+from tools.browser import chromium
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+__all__ = ["api", "installation", "server", "url"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of one module: Playwright's loop runs in this thread meanwhile, so no test here may run one itself."""
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def reports() -> list[str]:
+    """Errors that the page's console reported, violations of the content policy included."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, reports: list[str]) -> Iterator[Page]:
+    """An empty page. What its console reports fails the test."""
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.on("console", lambda message: reports.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: reports.append(str(error)))
+    yield opened
+    context.close()
+    assert reports == []

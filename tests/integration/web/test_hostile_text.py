@@ -1,0 +1,139 @@
+"""Text of other people in every place where a page shows it: it stays text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+import httpx
+import pytest
+
+from backend.domain.content import cid_digest
+from backend.domain.hashing import licence_word
+from backend.domain.ids import DatanetId
+from backend.domain.registries import Datanet
+from backend.web.markdown import TAGS
+from tests.support.market import some_account, some_hash
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from tests.integration.api.conftest import Api
+
+MARK = "hostile"
+SCRIPT = f"<script>window.{MARK}=1</script>"
+IMAGE = f'"><img src=x onerror="window.{MARK}=1">'
+TEMPLATE, PRODUCT = "{{ 7 * 191919 }}", "1343433"
+TEXT = f"{SCRIPT}{IMAGE}'{TEMPLATE}"
+CARD = f"""---
+tags: [{json.dumps(TEXT)}]
+---
+# Title {TEXT}
+
+Summary {TEXT}
+
+[link](javascript:window.{MARK}=1) [data](data:text/html,{SCRIPT})
+<a href="https://e.example" onclick="x()">x</a>
+
+![picture](https://tracker.example/p.png) <svg onload="window.{MARK}=1"></svg>
+
+<button hx-get="/sign-out" data-hx-get="/" hx-trigger="load">x</button>
+
+| a | b |
+| - | - |
+| {SCRIPT} | `{SCRIPT}` |
+"""
+
+
+def publish(api: Api) -> str:
+    """An adapter with hostile text wherever its creator or a contributor can put some; its page's path."""
+    installation = api.installation
+    cid = installation.blobs.add_folder({"README.md": CARD.encode()})
+    docs = installation.catalogue.record(installation.version)
+    record = replace(docs, name="evil", adapter_digest=some_hash("evil"), cid_digest=cid_digest(cid))
+    version = installation.view.register(record)
+    installation.record_rows(5)
+    installation.view.recorded = [
+        replace(one, licence=licence_word(SCRIPT[:31]), reason=255) for one in installation.view.recorded
+    ]
+    installation.view.datanets = lambda: [hostile_datanet()]  # type: ignore[method-assign]
+    installation.view.datanet = lambda _: hostile_datanet()  # type: ignore[method-assign]
+    installation.descriptions.refresh()
+    return f"/m/{version}"
+
+
+def hostile_datanet() -> Datanet:
+    return Datanet(DatanetId(7), some_account("curator"), TEXT, some_hash("terms"), 4)
+
+
+def hostile_paths(api: Api) -> list[str]:
+    text = quote(TEXT, safe="")
+    return [
+        publish(api),
+        "/",
+        f"/?q={quote(SCRIPT)}",
+        *(f"/?{field}={text}" for field in ("q", "licence", "max_price", "base", "sort", "after", text)),
+        *(f"/{place}/{text}" for place in ("m", "r", text)),
+    ]
+
+
+class Elements(HTMLParser):
+    """Elements of a page, each with its attributes and whether it is inside of `.card`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.in_card: list[tuple[str, dict[str, str]]] = []
+        self._depth = 0
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        element = tag, {name: value or "" for name, value in attributes}
+        self.found.append(element)
+        if self._depth:
+            self.in_card.append(element)
+        if tag == "div":
+            self._depth += bool(self._depth) or element[1].get("class") == "card"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._depth -= tag == "div" and self._depth > 0
+
+
+def read(html: str) -> Elements:
+    parser = Elements()
+    parser.feed(html)
+    return parser
+
+
+@pytest.mark.parametrize("is_fragment", [False, True])
+def test_no_page_has_an_element_or_attribute_of_the_text(api: Api, *, is_fragment: bool) -> None:
+    headers = {"accept": "text/html", **({"hx-request": "true"} if is_fragment else {})}
+    for path in hostile_paths(api):
+        html = httpx.get(api.url + path, headers=headers).text
+        assert PRODUCT not in html
+        for tag, attributes in read(html).found:
+            assert tag not in {"img", "iframe", "object", "style", "base"}, path
+            assert tag != "script" or attributes["src"].startswith("/static/"), path
+            assert not any(name.startswith("on") or name == "style" for name in attributes), path
+            for name in ("href", "src", "action"):
+                assert urlsplit(attributes.get(name, "")).scheme in {"", "http", "https"}, path
+
+
+def test_a_card_has_links_and_structure_alone(api: Api) -> None:
+    elements = read(httpx.get(api.url + publish(api)).text).in_card
+    assert {tag for tag, _ in elements} <= TAGS
+    assert all(not attributes or set(attributes) <= {"href", "rel"} for _, attributes in elements)
+
+
+def test_a_browser_runs_none_of_it(page: Page, api: Api, reports: list[str]) -> None:
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    for path in hostile_paths(api):
+        page.goto(api.url + path)
+        assert page.evaluate(f"window.{MARK}") is None, path
+    assert all(url.startswith(api.url) for url in requested), requested
+    assert not any("sign-out" in url for url in requested)
+    refused = [text for text in reports if "responded with a status of 4" in text]  # pages that do not exist
+    reports[:] = [text for text in reports if text not in refused]

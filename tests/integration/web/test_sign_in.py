@@ -1,0 +1,104 @@
+"""Signing in with a browser's wallet, and what happens when the wallet refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from backend.domain.sign_in_message import STATEMENT, checksummed
+from tests.support.market import CHAIN_ID
+from tests.support.page_wallet import NAME, PageWallet
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from tests.integration.api.conftest import Api
+
+
+def wallet_of(api: Api, chain_id: int = CHAIN_ID) -> PageWallet:
+    return PageWallet(api.installation.payer, chain_id)
+
+
+def connect(page: Page, api: Api) -> None:
+    page.goto(api.url)
+    page.get_by_role("button", name="Connect a wallet").click()
+    page.get_by_role("button", name=NAME).click()
+
+
+def test_a_wallet_signs_in_after_seeing_the_text_and_signs_out(page: Page, api: Api) -> None:
+    wallet = wallet_of(api)
+    wallet.install(page)
+    connect(page, api)
+    expect(page.locator("#wallet pre")).to_contain_text(STATEMENT)
+    assert wallet.signed == []
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(page.locator(".account [title]")).to_have_attribute("title", checksummed(wallet.signer.account))
+    cookie = next(one for one in page.context.cookies() if one["name"] == "loraledger_session")
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Lax"
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("button", name="Connect a wallet")).to_be_visible()
+
+
+def test_a_wallet_of_another_chain_is_asked_to_switch(page: Page, api: Api) -> None:
+    wallet = wallet_of(api, chain_id=1)
+    wallet.install(page)
+    connect(page, api)
+    expect(page.get_by_role("button", name="Sign in", exact=True)).to_be_visible()
+    assert wallet.chain_id == CHAIN_ID
+
+
+@pytest.mark.parametrize("method", ["eth_requestAccounts", "wallet_switchEthereumChain", "personal_sign"])
+def test_a_declined_question_is_explained_and_can_be_repeated(page: Page, api: Api, method: str) -> None:
+    wallet = wallet_of(api, chain_id=1)
+    wallet.declines = {method}
+    wallet.install(page)
+    connect(page, api)
+    if method == "personal_sign":
+        page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(page.get_by_role("alert")).to_have_text("You declined in the wallet. Nothing was signed or sent.")
+    wallet.declines = set()
+    if method != "personal_sign":
+        page.get_by_role("button", name=NAME).click()
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+
+
+def test_without_a_wallet_the_page_says_what_to_do(page: Page, api: Api) -> None:
+    page.goto(api.url)
+    page.get_by_role("button", name="Connect a wallet").click()
+    expect(page.locator("#wallet")).to_contain_text("loraledger login")
+
+
+def test_a_post_without_the_token_of_a_page_changes_nothing(api: Api) -> None:
+    with httpx.Client(base_url=api.url, headers={"accept": "application/json"}) as client:
+        client.get("/")
+        assert client.cookies["loraledger_form"]
+        for headers in ({}, {"x-form-token": "x"}, {"x-form-token": f"{'0' * 32}.{'0' * 64}"}):
+            answer = client.post("/sign-out", headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+
+
+def test_an_expired_session_of_a_cookie_is_renewed(api: Api) -> None:
+    installation = api.installation
+    challenge = installation.services.sign_in.challenge(installation.payer.account)
+    from backend.domain.sign_in_message import personal_digest
+
+    signature = installation.payer.sign(personal_digest(challenge.message))
+    tokens = installation.services.sign_in.sign_in(challenge.message, signature)
+    installation.clock.pass_seconds(1000)
+    with httpx.Client(base_url=api.url) as client:
+        client.cookies.set("loraledger_session", f"{tokens.access}.{tokens.refresh}", domain="127.0.0.1")
+        assert checksummed(installation.payer.account) in client.get("/").text
+        renewed = client.cookies.get("loraledger_session", domain="127.0.0.1")
+        assert renewed != f"{tokens.access}.{tokens.refresh}"
+
+
+@pytest.mark.parametrize("kept", ["x", "lls_x.llr_y", ".", "lls_" + "a" * 43])
+def test_a_cookie_that_names_no_session_is_removed(api: Api, kept: str) -> None:
+    answer = httpx.get(api.url, cookies={"loraledger_session": kept})
+    assert "Connect a wallet" in answer.text
+    assert 'loraledger_session=""; HttpOnly; Max-Age=0' in answer.headers["set-cookie"]
