@@ -1,52 +1,102 @@
-"""Use of the engine without a server, by the trainer and benchmarks, which load it in their own process."""
+"""Use of the engine without a server, by the trainer and benchmarks, which load it in their own process.
+
+The engine must be idle. All functions raise the `InferenceError` of the first request that fails, and abort
+the rest. `on_done` is called after each request.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from inference.engine import Failure
+from inference.protocol import Generate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from inference.config import EngineConfig
     from inference.engine import Engine
-    from inference.protocol import AdapterBlend, AdapterRef, EmbedItem, ProbeStates
+    from inference.protocol import AdapterBlend, AdapterRef, Chunk, EmbedItem, ProbeStates, Sampling
+
+
+def _ignore() -> None:
+    """Default of `on_done`."""
 
 
 def embed(
     engine: Engine, items: Sequence[EmbedItem], adapter: AdapterRef | AdapterBlend | None = None
 ) -> list[ProbeStates]:
-    """States of prompts and answers, in the order of `items`, as `Generate(probe=True)` returns them.
+    """States of prompts and answers, in the order of `items`, as `Generate(probe=True)` returns them."""
+    return embed_tokens(engine, [engine.tokenizer.encode_item(item) for item in items], adapter)
 
-    The engine must be idle. Raises the `InferenceError` of the first item that fails, and aborts the rest.
+
+def embed_tokens(
+    engine: Engine,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    adapter: AdapterRef | AdapterBlend | None = None,
+    on_done: Callable[[], None] = _ignore,
+) -> list[ProbeStates]:
+    """`embed` for token ids: `pairs` of prompt and answer."""
+
+    def accept(number: int) -> None:
+        engine.embed(str(number), *pairs[number], adapter)
+
+    states: dict[int, ProbeStates] = {}
+    for number, chunk in _run(engine, [len(prompt) + len(answer) for prompt, answer in pairs], accept):
+        if chunk.probe is not None:
+            states[number] = chunk.probe
+            on_done()
+    return [states[number] for number in range(len(pairs))]
+
+
+def generate(
+    engine: Engine,
+    prompts: Sequence[tuple[Sequence[int], Sampling]],
+    adapter: AdapterRef | None = None,
+    on_done: Callable[[], None] = _ignore,
+) -> list[list[int]]:
+    """Token ids of an answer to each prompt, sampled by its parameters, in the order of `prompts`. An answer
+    that ends before its limit has the token that ended it.
     """
-    encoded = {str(key): engine.tokenizer.encode_item(item) for key, item in enumerate(items)}
-    states: dict[str, ProbeStates] = {}
-    for keys in _batches(encoded, engine.config):
+
+    def accept(number: int) -> None:
+        token_ids, sampling = prompts[number]
+        engine.add(Generate(str(number), adapter=adapter, sampling=sampling), token_ids)
+
+    answers: list[list[int]] = [[] for _ in prompts]
+    for number, chunk in _run(engine, [len(token_ids) for token_ids, _ in prompts], accept):
+        answers[number] += chunk.token_ids
+        if chunk.finish_reason is not None:
+            on_done()
+    return answers
+
+
+def _run(
+    engine: Engine, lengths: Sequence[int], accept: Callable[[int], None]
+) -> Iterator[tuple[int, Chunk]]:
+    """Chunks of the requests that `accept` adds under their number, each with `lengths` prompt tokens."""
+    for numbers in _batches(lengths, engine.config):
         try:
-            for key in keys:
-                engine.embed(key, *encoded[key], adapter)
+            for number in numbers:
+                accept(number)
             for output in engine.run():
                 if isinstance(output, Failure):
                     raise output.error
-                if output.probe is not None:
-                    states[output.request_id] = output.probe
+                yield int(output.request_id), output
         finally:
-            for key in keys:
-                engine.abort(key)
-    return [states[key] for key in encoded]
+            for number in numbers:
+                engine.abort(str(number))
 
 
-def _batches(encoded: Mapping[str, tuple[list[int], list[int]]], config: EngineConfig) -> Iterator[list[str]]:
-    """Divide the keys into batches that fit into the waiting queue."""
-    keys: list[str] = []
+def _batches(lengths: Sequence[int], config: EngineConfig) -> Iterator[list[int]]:
+    """Divide the numbers of the requests into batches that fit into the waiting queue."""
+    numbers: list[int] = []
     num_tokens = 0
-    for key, (prompt, answer) in encoded.items():
-        num_tokens += len(prompt) + len(answer)
-        if keys and (len(keys) == config.max_waiting or num_tokens > config.max_waiting_tokens):
-            yield keys
-            keys, num_tokens = [], len(prompt) + len(answer)
-        keys.append(key)
-    if keys:
-        yield keys
+    for number, length in enumerate(lengths):
+        num_tokens += length
+        if numbers and (len(numbers) == config.max_waiting or num_tokens > config.max_waiting_tokens):
+            yield numbers
+            numbers, num_tokens = [], length
+        numbers.append(number)
+    if numbers:
+        yield numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput
@@ -11,7 +12,7 @@ from backend.domain.receipt import Share
 from backend.domain.split import MAX_SHARES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 INDEX_FILE = "attribution.safetensors"
 """File in an adapter's folder, written by training: one direction per contribution and method."""
@@ -69,6 +70,24 @@ def shares_from_scores(scores: Mapping[int, float]) -> tuple[Share, ...]:
     if ppms:
         ppms[weights.index(max(weights))] += PPM - sum(ppms)
     return tuple(Share(position, ppm) for position, ppm in zip(positions, ppms, strict=True) if ppm)
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's correlation of two methods' scores of the same contributions, ties with average ranks. None
+    if either has no two different scores.
+    """
+    ranks = [_ranks(scores) for scores in (one, other)]
+    centre = (len(one) + 1) / 2
+    first, second = ([rank - centre for rank in each] for each in ranks)
+    norm = math.hypot(*first) * math.hypot(*second)
+    products = (a * b for a, b in zip(first, second, strict=True))
+    return math.fsum(products) / norm if norm else None
+
+
+def _ranks(scores: Sequence[float]) -> list[float]:
+    """Ranks from 1; equal scores have the mean of theirs."""
+    ordered = sorted(scores)
+    return [(bisect_left(ordered, score) + bisect_right(ordered, score) + 1) / 2 for score in scores]
 
 
 def _weights(scores: list[float]) -> list[int]:

@@ -11,8 +11,7 @@ import torch
 from benchmarks.attribution.data import NUM_QUERIES
 from benchmarks.attribution.retrain import load_weights, weights_file
 from benchmarks.attribution.signals import forward_signals
-from workers.training.index import last_answer
-from workers.training.rows import IGNORED, Example
+from workers.training.rows import IGNORED, Example, last_answer
 from workers.training.spec import write_json
 
 if TYPE_CHECKING:

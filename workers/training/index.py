@@ -1,4 +1,4 @@
-"""Writes the attribution index: one direction per contribution and method.
+"""Computes the attribution index: one direction per contribution and method, and the distilled maps.
 
 Method hidden-cosine-1: the state of a row is the mean of the final hidden states that predict its answer's
 tokens, with the adapter. The engine computes it as it does when it serves, so rows and answers are
@@ -8,77 +8,133 @@ Method error-ridge-1: the state of a row is the sum of its answer's error vector
 
 Method gradient-ridge-2: the state of a row is the sketched gradient of its loss at the checkpoint after a
 third of training; see `workers.training.gradients` and `workers.training.influence`.
+
+Methods distilled-1 and distilled-error-1: maps from the states of an answer to its scores by gradient, fitted
+on generated answers; see `workers.training.distil`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import set_peft_model_state_dict
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch.nn import functional
 
 from backend.domain.attribution import (
+    AGREEMENTS,
     CHECKPOINT_FILE,
+    DISTILLED_ERROR_METHOD,
+    DISTILLED_METHOD,
     ERROR_METHOD,
     GRADIENT_METHOD,
     HIDDEN_METHOD,
-    INDEX_FILE,
     INDEX_METADATA,
+    NUM_KEPT_OUT,
 )
+from backend.services.answers.distilled import distilled_features, error_features
+from inference import offline
 from inference.config import EngineConfig
-from inference.engine import Engine, Failure
-from inference.protocol import AdapterRef
+from inference.engine import Engine
+from workers.training.distil import distil
+from workers.training.fit import lora_model
 from workers.training.gradients import sketch_row_gradients
 from workers.training.influence import RIDGE, directions
 from workers.training.progress import ProgressReporter
-from workers.training.rows import IGNORED
+from workers.training.rows import last_answer, preamble_ids
 from workers.training.sketch import SKETCH_SEED, CountSketch
+from workers.training.tensors import canonical_safetensors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from inference.protocol import ProbeStates
+    from backend.domain.training import TrainingConfig
+    from inference.protocol import AdapterRef
+    from workers.training.answers import Answer
+    from workers.training.base import Base
+    from workers.training.distil import Distilled
     from workers.training.progress import Emit
     from workers.training.rows import Example
 
-_LENGTH_BYTES = 8
+MAPS = {DISTILLED_METHOD: "distilled", DISTILLED_ERROR_METHOD: "distilled_error"}
+"""Method -> prefix of its map's names in the index."""
 
 
 @dataclass(frozen=True, slots=True)
-class GradientIndex:
-    """Result of `capture_gradients`: the checkpoint's file content and the direction of each contribution."""
+class Index:
+    """Content of the index's file. `evidence` has `NUM_KEPT_OUT`, and the `AGREEMENTS` that are defined."""
 
-    checkpoint: bytes
-    step: int
-    positions: Sequence[int]
-    vectors: torch.Tensor  # fp32 [n, sketch size]
+    tensors: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, str]
+    evidence: Mapping[str, float]
+
+    def serialise(self) -> bytes:
+        return canonical_safetensors(dict(self.tensors), dict(self.metadata))
 
 
-def capture_gradients(
-    model: Any,
-    checkpoint: bytes,
-    step: int,
-    examples: Sequence[Example],
-    preamble: Sequence[int],
+def compute_index(
+    base: Base,
+    adapter: AdapterRef,
+    config: TrainingConfig,
+    rows: Sequence[Example],
+    answers: Sequence[Answer],
+    num_threads: int,
     emit: Emit,
-) -> GradientIndex:
-    """Compute the rows' gradients at `checkpoint`, the file that `fit` wrote after `step`; `model` has its
-    weights afterwards. `preamble` is as `preamble_ids` returns it. Takes 16 kB of memory per row, and a
-    batch's activations.
+) -> Index:
+    """The index of a trained adapter, whose folder has its weights and `CHECKPOINT_FILE`: a function of the
+    adapter, the `rows` that it was trained on with `config`, and its generated `answers`. Anyone can compute
+    it again, within the rounding of another processor.
+
+    Its tensors are `positions` int64 [n], `rows` int64 [n] (number of trained rows), `hidden.vectors` float32
+    [n, hidden] of unit norm, `hidden.centre` float32 [hidden], `error.vectors` float32 [n, hidden],
+    `gradient.vectors` float32 [n, sketch size], `distilled.weights` float32 [n, 2 * hidden],
+    `distilled_error.weights` float32 [n, hidden], and `distilled.bias` and `distilled_error.bias` float32
+    [n]. Takes 16 kB of memory per row, and a batch's activations.
+
+    Errors: `inference.errors.InferenceError` if the engine refuses the adapter.
     """
-    load_adapter(model, checkpoint)
-    sketches: list[torch.Tensor] = []
-    contributions: list[int] = []
-    for rows, sketched in sketch_row_gradients(model, examples, preamble, CountSketch(), emit):
-        sketches.append(sketched)
-        contributions += [row.contribution for row in rows]  # positions in snapshot 0
-    positions, vectors = directions(torch.cat(sketches), contributions)
-    return GradientIndex(checkpoint, step, positions, vectors)
+    generated = [answer.example for answer in answers]
+    with open_engine(base.folder, num_threads) as engine:
+        hidden, errors = answer_states(engine, adapter, rows, "index", emit)
+        states = answer_states(engine, adapter, generated, "distillation", emit)
+    model = lora_model(base.folder, config)
+    load_adapter(model, (Path(adapter.path) / CHECKPOINT_FILE).read_bytes())
+    preamble = preamble_ids(base.tokenizer)
+    vectors = capture_gradients(model, rows, preamble, emit)
+    scores = score_by_gradient(model, vectors, generated, preamble, emit)
+    maps = distil_scores(*states, scores, answers)
+    contributions = [row.contribution for row in rows]  # positions in snapshot 0
+    tensors = {
+        **hidden_index(hidden, contributions),
+        "error.vectors": directions(errors, contributions)[1],
+        "gradient.vectors": vectors,
+        **_map_tensors(maps),
+    }
+    evidence = _evidence(maps, answers)
+    metadata = {
+        **INDEX_METADATA,
+        "methods": " ".join((*MAPS, GRADIENT_METHOD, ERROR_METHOD, HIDDEN_METHOD)),
+        "sketch_seed": str(SKETCH_SEED),
+        "lambda": str(RIDGE),
+        "config": json.dumps(asdict(config), sort_keys=True),
+        **{f"{MAPS[method]}_strength": str(found.strength) for method, found in maps.items()},
+        **{name: str(value) for name, value in evidence.items()},
+    }
+    return Index(tensors, metadata, evidence)
+
+
+@contextmanager
+def open_engine(base_folder: Path, num_threads: int) -> Iterator[Engine]:
+    engine = Engine(EngineConfig(base_folder, num_threads=num_threads))
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
 def load_adapter(model: Any, checkpoint: bytes) -> None:
@@ -89,72 +145,64 @@ def load_adapter(model: Any, checkpoint: bytes) -> None:
     set_peft_model_state_dict(model, load(checkpoint))
 
 
-def write_index(
-    base_folder: Path,
-    adapter_folder: Path,
-    digest: str,
-    examples: Sequence[Example],
-    gradients: GradientIndex,
-    num_threads: int,
-    emit: Emit,
-) -> None:
-    """Write `CHECKPOINT_FILE` and `INDEX_FILE` to the adapter's folder.
-
-    The index has `positions` int64 [n], `rows` int64 [n] (number of trained rows), `hidden.vectors` float32
-    [n, hidden] of unit norm, `hidden.centre` float32 [hidden], `error.vectors` float32 [n, hidden] and
-    `gradient.vectors` float32 [n, sketch size].
-
-    Errors: `inference.errors.InferenceError` if the engine refuses the adapter.
-    """
-    config = EngineConfig(base_folder, num_threads=num_threads, max_waiting=len(examples))
-    engine = Engine(config)
-    try:
-        hidden, errors = answer_states(engine, AdapterRef(digest, str(adapter_folder)), examples, emit)
-    finally:
-        engine.close()
-    contributions = [example.contribution for example in examples]  # positions in snapshot 0
-    index = {
-        **hidden_index(hidden, contributions),
-        "error.vectors": directions(errors, contributions)[1],
-        "gradient.vectors": gradients.vectors,
-    }
-    metadata = {
-        **INDEX_METADATA,
-        "methods": f"{GRADIENT_METHOD} {ERROR_METHOD} {HIDDEN_METHOD}",
-        "sketch_seed": str(SKETCH_SEED),
-        "lambda": str(RIDGE),
-        "checkpoint_step": str(gradients.step),
-    }
-    (adapter_folder / CHECKPOINT_FILE).write_bytes(gradients.checkpoint)
-    (adapter_folder / INDEX_FILE).write_bytes(canonical_safetensors(index, metadata))
-
-
 def answer_states(
-    engine: Engine, adapter: AdapterRef, examples: Sequence[Example], emit: Emit
+    engine: Engine, adapter: AdapterRef, examples: Sequence[Example], stage: str, emit: Emit
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(mean states, summed error vectors) of each example's answer, both [examples, hidden] fp32."""
-    progress = ProgressReporter(emit, "index", len(examples))
-    for number, example in enumerate(examples):
-        engine.embed(str(number), *last_answer(example), adapter)
-    probes: dict[int, ProbeStates] = {}
-    for output in engine.run():
-        if isinstance(output, Failure):
-            raise output.error
-        if output.probe is not None:
-            probes[int(output.request_id)] = output.probe
-            progress.advance()
-    ordered = [probes[number] for number in range(len(examples))]
-    return torch.tensor([each.answer for each in ordered]), torch.tensor([each.error for each in ordered])
+    progress = ProgressReporter(emit, stage, len(examples))
+    pairs = [last_answer(example) for example in examples]
+    probes = offline.embed_tokens(engine, pairs, adapter, progress.advance)
+    return torch.tensor([each.answer for each in probes]), torch.tensor([each.error for each in probes])
 
 
-def last_answer(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(prompt, answer): the last run of trained tokens, and everything before it, at least one token."""
-    labels = example.labels
-    end = max(i for i, label in enumerate(labels) if label != IGNORED) + 1
-    start = end - 1
-    while start > 1 and labels[start - 1] != IGNORED:
-        start -= 1
-    return example.token_ids[:start], example.token_ids[start:end]
+def capture_gradients(
+    model: Any, rows: Sequence[Example], preamble: Sequence[int], emit: Emit
+) -> torch.Tensor:
+    """The direction of each contribution, by rising position, fp32 [n, sketch size], from the gradients of
+    its rows at the weights of `model`. `preamble` is as `preamble_ids` returns it.
+    """
+    sketches: list[torch.Tensor] = []
+    contributions: list[int] = []
+    for batch, sketched in sketch_row_gradients(model, rows, preamble, CountSketch(), emit):
+        sketches.append(sketched)
+        contributions += [row.contribution for row in batch]
+    return directions(torch.cat(sketches), contributions)[1]
+
+
+def score_by_gradient(
+    model: Any, vectors: torch.Tensor, answers: Sequence[Example], preamble: Sequence[int], emit: Emit
+) -> torch.Tensor:
+    """Scores fp64 [answers, n] of the contributions with directions `vectors` [n, sketch size]."""
+    found: dict[Example, torch.Tensor] = {}
+    for batch, sketched in sketch_row_gradients(model, answers, preamble, CountSketch(), emit):
+        found.update(zip(batch, sketched.double() @ vectors.double().T, strict=True))
+    return torch.stack([found[answer] for answer in answers])
+
+
+def distil_scores(
+    hidden: torch.Tensor, errors: torch.Tensor, scores: torch.Tensor, answers: Sequence[Answer]
+) -> dict[str, Distilled]:
+    """The map of each distilled method. `hidden` and `errors` [answers, hidden], `scores` [answers, n]."""
+    is_kept_out = [answer.prompt.is_kept_out for answer in answers]
+    features = {
+        DISTILLED_METHOD: distilled_features(hidden.numpy(), errors.numpy()),
+        DISTILLED_ERROR_METHOD: error_features(errors.numpy()),
+    }
+    return {method: distil(each, scores.numpy(), is_kept_out) for method, each in features.items()}
+
+
+def _map_tensors(maps: Mapping[str, Distilled]) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for method, found in maps.items():
+        tensors[f"{MAPS[method]}.weights"] = torch.from_numpy(found.map.weights)
+        tensors[f"{MAPS[method]}.bias"] = torch.from_numpy(found.map.bias)
+    return tensors
+
+
+def _evidence(maps: Mapping[str, Distilled], answers: Sequence[Answer]) -> dict[str, float]:
+    agreements = {AGREEMENTS[method]: found.agreement for method, found in maps.items()}
+    known = {name: value for name, value in agreements.items() if value is not None}
+    return {**known, NUM_KEPT_OUT: sum(answer.prompt.is_kept_out for answer in answers)}
 
 
 def hidden_index(states: torch.Tensor, contributions: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -172,12 +220,3 @@ def hidden_index(states: torch.Tensor, contributions: Sequence[int]) -> dict[str
         "hidden.vectors": torch.stack(vectors),
         "hidden.centre": centre,
     }
-
-
-def canonical_safetensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
-    """Serialise deterministically: the library writes its metadata in the order of a randomised hash."""
-    content = save(tensors, metadata)
-    end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
-    header = json.loads(content[_LENGTH_BYTES:end])
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    return content[:_LENGTH_BYTES] + text.ljust(end - _LENGTH_BYTES) + content[end:]

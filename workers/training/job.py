@@ -6,24 +6,26 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoTokenizer
 
+from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, INDEX_FILE
 from backend.domain.screening import AdapterRefused
 from inference.errors import InferenceError
 from inference.lora.files import adapter_digest
-from inference.model.base_model import base_model_digest
-from inference.model.sources import model_name, resolve_model
+from inference.model.sources import model_name
+from inference.protocol import AdapterRef
+from workers.training.answers import plan_prompts, sample_answers, serialise_answers
+from workers.training.base import open_base
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
 from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
-from workers.training.index import capture_gradients, write_index
+from workers.training.index import compute_index, open_engine
 from workers.training.inspection import as_json, inspect_adapter
-from workers.training.rows import UnusableRows, general_examples, hold_out, preamble_ids, read_examples
+from workers.training.rows import UnusableRows, general_examples, hold_out, read_examples
 from workers.training.spec import (
     ADAPTER,
     CHECKPOINTS,
@@ -35,10 +37,10 @@ from workers.training.spec import (
 from workers.training.warm_start import ParentMismatch, load_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from backend.domain.training import TrainingConfig
-    from workers.training.index import GradientIndex
+    from workers.training.base import Base
     from workers.training.progress import Emit
     from workers.training.rows import Example
     from workers.training.spec import TrainingSpec
@@ -48,15 +50,6 @@ MAX_LOSS = 700.0
 """In nats. The perplexity of a larger loss overflows a float. Random guesses have a loss of about 11."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Base:
-    """The base model of a job."""
-
-    folder: Path
-    digest: str
-    tokenizer: Any
-
-
 def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     """Write `adapter/` and `result.json` to `folder`. May be killed at any point and run again.
 
@@ -64,21 +57,16 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     """
     started = time.monotonic()
     torch.set_num_threads(spec.num_threads)
-    base = _open_base(spec)
+    base = open_base(spec.base_folder, spec.model_cache)
     if spec.parent_base not in {"", "0x" + base.digest}:
         message = f"the parent's base model is {spec.parent_base}, this worker's is 0x{base.digest}"
         raise ParentMismatch(message, param="parent")
     train, held_out = _split(spec, folder / ROWS_FILE, base)
     scratch = folder / f"{ADAPTER}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
-    metrics, gradients = _train(spec, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
+    metrics = _train(spec, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
     digest = adapter_digest(scratch)
-    try:
-        write_index(base.folder, scratch, digest, train, gradients, spec.num_threads, emit)
-    except InferenceError as error:
-        raise AdapterRefused(
-            f"the engine refuses the trained adapter: {error}", details={"reason": error.code}
-        ) from error
+    metrics |= _write_index(spec, base, AdapterRef(digest, str(scratch)), train, held_out, emit)
     inspection = inspect_adapter(base.folder, scratch)
     card = Card(spec, model_name(base.folder), base.digest, metrics, inspection.statistics, _environment())
     (scratch / "README.md").write_text(card.render(), encoding="utf-8")
@@ -93,17 +81,35 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     write_json(folder / RESULT_FILE, result)
 
 
+def _write_index(
+    spec: TrainingSpec,
+    base: Base,
+    adapter: AdapterRef,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    emit: Emit,
+) -> Mapping[str, float]:
+    """Write the index, and the answers that its maps are fitted on, to the adapter's folder. Returns the
+    index's evidence.
+    """
+    try:
+        with open_engine(base.folder, spec.num_threads) as engine:
+            answers = sample_answers(engine, adapter, plan_prompts(train, held_out), emit)
+        index = compute_index(base, adapter, spec.config, train, answers, spec.num_threads, emit)
+    except InferenceError as error:
+        raise AdapterRefused(
+            f"the engine refuses the trained adapter: {error}", details={"reason": error.code}
+        ) from error
+    (Path(adapter.path) / INDEX_FILE).write_bytes(index.serialise())
+    (Path(adapter.path) / ANSWERS_FILE).write_bytes(serialise_answers(answers))
+    return index.evidence
+
+
 def _environment() -> dict[str, str]:
     return {**versions(), "dtype": str(compute_dtype()).removeprefix("torch.")}
 
 
-def _open_base(spec: TrainingSpec) -> _Base:
-    folder = resolve_model(spec.base_folder, Path(spec.model_cache))
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return _Base(folder, base_model_digest(folder), tokenizer)
-
-
-def _split(spec: TrainingSpec, rows: Path, base: _Base) -> tuple[list[Example], list[Example]]:
+def _split(spec: TrainingSpec, rows: Path, base: Base) -> tuple[list[Example], list[Example]]:
     """(train, held out)."""
     config = spec.config
     examples = read_examples(rows, base.tokenizer, config.max_length, config.loss_on)
@@ -114,14 +120,16 @@ def _split(spec: TrainingSpec, rows: Path, base: _Base) -> tuple[list[Example], 
 
 def _train(
     spec: TrainingSpec,
-    base: _Base,
+    base: Base,
     train: Sequence[Example],
     held_out: Sequence[Example],
     checkpoints: Path,
     adapter: Path,
     emit: Emit,
-) -> tuple[dict[str, float], GradientIndex]:
-    """Train, save to the folder `adapter`, and evaluate what was saved. The model is freed on return."""
+) -> dict[str, float]:
+    """Train, save adapter and checkpoint to the folder `adapter`, and evaluate what was saved. The model is
+    freed on return.
+    """
     config = spec.config
     stopping_rows, held_out = _split_stopping_rows(held_out, config)
     model = lora_model(base.folder, config)
@@ -136,12 +144,9 @@ def _train(
     _round_to_bf16(model)
     adapter_loss = _report_loss("adapter", mean_loss(model, held_out, emit), emit)
     general_adapter = _check_loss("adapter", mean_loss(model, general, emit))
-    _save_adapter(model, adapter, base)
-    midway = (checkpoints / MIDWAY_FILE).read_bytes()
-    gradients = capture_gradients(
-        model, midway, summary.midway_step, train, preamble_ids(base.tokenizer), emit
-    )
-    metrics = {
+    save_adapter(model, adapter, base)
+    shutil.copyfile(checkpoints / MIDWAY_FILE, adapter / CHECKPOINT_FILE)
+    return {
         "eval_loss_base": base_loss,
         "eval_loss_adapter": adapter_loss,
         "perplexity_base": math.exp(base_loss),
@@ -152,7 +157,6 @@ def _train(
         "num_eval_rows": len(held_out),
         **asdict(summary),
     }
-    return metrics, gradients
 
 
 def _split_stopping_rows(
@@ -190,7 +194,7 @@ def _round_to_bf16(model: Any) -> None:
             weight.data = weight.data.bfloat16().to(weight.dtype)
 
 
-def _save_adapter(model: Any, folder: Path, base: _Base) -> None:
+def save_adapter(model: Any, folder: Path, base: Base) -> None:
     """Save a deterministic PEFT folder without local paths."""
     for weight in model.parameters():
         if weight.requires_grad:

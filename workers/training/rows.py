@@ -111,6 +111,16 @@ def computed_positions(example: Example, preamble: Sequence[int]) -> list[int]:
     return [0, *range(max(1, start), len(example.token_ids))]
 
 
+def last_answer(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(prompt, answer): the last run of trained tokens, and everything before it, at least one token."""
+    labels = example.labels
+    end = max(i for i, label in enumerate(labels) if label != IGNORED) + 1
+    start = end - 1
+    while start > 1 and labels[start - 1] != IGNORED:
+        start -= 1
+    return example.token_ids[:start], example.token_ids[start:end]
+
+
 def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """The messages of a chat or instruct row; none for plain text. Contents are stripped, as templates do."""
     if "messages" in row:

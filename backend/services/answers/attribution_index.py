@@ -114,7 +114,7 @@ def load_index(path: Path, max_bytes: int | None = None, *, with_gradients: bool
         distilled=_map(tensors, DISTILLED_METHOD),
         distilled_error=_map(tensors, DISTILLED_ERROR_METHOD),
     )
-    if not (_is_well_formed(index) and all(map(_is_finite, tensors.values()))):
+    if not (all(map(_is_finite, tensors.values())) and _is_well_formed(index)):
         raise InvalidInput("The attribution index has tensors of the wrong shape, type or size.")
     return index
 

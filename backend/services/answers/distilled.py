@@ -34,11 +34,23 @@ def distilled_features(hidden: ArrayLike, error: ArrayLike) -> NDArray[Any]:
     """Features [..., 2 * size] fp32 of answers with mean hidden states and error vectors [..., size]."""
     import numpy as np
 
-    return np.concatenate((np.asarray(hidden, dtype=np.float32), error_features(error)), axis=-1)
+    return np.concatenate((_unit(hidden), error_features(error)), axis=-1)
 
 
 def error_features(error: ArrayLike) -> NDArray[Any]:
     """Features [..., size] fp32 of answers with error vectors [..., size]."""
+    return _unit(error)
+
+
+def _unit(vectors: ArrayLike) -> NDArray[Any]:
+    """`vectors` [..., size] with unit norm, in fp32; zeros remain. The size of a vector grows with the length
+    of its answer and differs between base models; its direction does not.
+    """
     import numpy as np
 
-    return np.asarray(error, dtype=np.float32)
+    given = np.asarray(vectors, dtype=np.float64)
+    norms = np.linalg.norm(given, axis=-1, keepdims=True)
+    found: NDArray[Any] = np.divide(given, norms, out=np.zeros_like(given), where=norms > 0).astype(
+        np.float32
+    )
+    return found

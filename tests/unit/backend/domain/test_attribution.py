@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.attribution import ScoreNotFinite, shares_from_scores
+from backend.domain.attribution import ScoreNotFinite, rank_correlation, shares_from_scores
 from backend.domain.money import PPM
 from backend.domain.receipt import Share
 from backend.domain.split import MAX_SHARES
@@ -55,3 +55,19 @@ def test_a_score_that_is_not_finite_is_refused(score: float) -> None:
     with pytest.raises(ScoreNotFinite) as caught:
         shares_from_scores({3: 0.5, 11: score})
     assert caught.value.details == {"position": 11}
+
+
+def test_rank_correlation_is_that_of_the_order_alone() -> None:
+    assert rank_correlation([1.0, 2.0, 3.0], [-5.0, 0.0, 100.0]) == pytest.approx(1)
+    assert rank_correlation([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1)
+    assert rank_correlation([1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 4.0, 3.0]) == pytest.approx(0.6)
+
+
+def test_rank_correlation_gives_equal_scores_the_mean_of_their_ranks() -> None:
+    # Ranks 1.5, 1.5, 3 and 1, 2, 3: covariance 1.5, variances 1.5 and 2.
+    assert rank_correlation([0.0, 0.0, 1.0], [1.0, 2.0, 3.0]) == pytest.approx(1.5 / 3**0.5)
+
+
+@pytest.mark.parametrize("constant", [[], [1.0], [2.0, 2.0]])
+def test_scores_without_an_order_have_no_rank_correlation(constant: list[float]) -> None:
+    assert rank_correlation(constant, list(range(len(constant)))) is None

@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_training_and_capture_are_measured_on_the_same_rows(tiny_model: Path, tmp_path: Path) -> None:
+def test_all_stages_are_measured_on_the_same_rows(tiny_model: Path, tmp_path: Path) -> None:
     with peft_warnings_ignored():
         overhead = measure_capture(16, 1, str(tiny_model), tmp_path, repeats=2)
-    assert len(overhead.training) == len(overhead.capture) == 2
-    assert min(*overhead.training, *overhead.capture) > 0
+    stages = (overhead.training, overhead.capture, overhead.distillation)
+    assert [len(stage) for stage in stages] == [2, 2, 2]
+    assert min(seconds for stage in stages for seconds in stage) > 0
     assert not (tmp_path / "capture").exists()
 
 
 def test_each_repeat_is_compared_with_itself() -> None:
-    assert Overhead(training=(10, 20, 90), capture=(5, 4, 9)).ratio == 0.2
+    overhead = Overhead(training=(10, 20, 90), capture=(5, 4, 9), distillation=(1, 2, 90))
+    assert (overhead.of_capture, overhead.of_distillation) == (0.2, 0.1)

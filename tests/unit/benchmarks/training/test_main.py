@@ -18,10 +18,10 @@ def test_the_report_has_what_was_measured_and_nothing_else(tiny_model: Path, tmp
     command = [sys.executable, "-m", "benchmarks.training", "--json", "--threads", "1", *sizes, *places]
     done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=True)
     report = json.loads(done.stdout)
-    ours = {"train_vs_plain_trainer", "capture_overhead"}
+    ours = {"train_vs_plain_trainer", "capture_overhead", "distil_overhead"}
     assert set(report["figures"]) == {"validate_mb_s", "near_duplicates_mb_s", "validate_peak_mb", *ours}
     assert all(value > 0 for value in report["figures"].values())
     assert all(value > 0 for value in report["by_processor"].values())
     assert [len(runs) for runs in report["training"].values()] == [1, 1]
-    assert [len(seconds) for seconds in report["capture"].values()] == [1, 1]
+    assert [len(seconds) for seconds in report["capture"].values()] == [1, 1, 1]
     assert 0 <= report["foreign_share"] <= 1

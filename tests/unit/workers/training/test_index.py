@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from workers.training.index import canonical_safetensors, hidden_index, last_answer
-from workers.training.rows import IGNORED, Example
+from workers.training.index import hidden_index
+from workers.training.rows import IGNORED, Example, last_answer
+from workers.training.tensors import canonical_safetensors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,13 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from backend.domain.attribution import CHECKPOINT_FILE, INDEX_FILE
+from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, INDEX_FILE
 from backend.domain.screening import AdapterRefused
 from backend.services.answers.attribution_index import load_index
 from backend.services.train.options import parse_config
 from inference.config import EngineConfig
 from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
+from workers.training.answers import read_answers
 from workers.training.evaluate import BATCH_TOKENS, batches_by_length, mean_loss
 from workers.training.fit import NonFiniteLoss, fit, lora_model
 from workers.training.job import run_job
@@ -105,8 +106,10 @@ def test_a_job_leaves_a_folder_that_engine_and_attributor_read(make_job: Any, ti
     assert [data["model"] for kind, data in events if kind == "eval"] == ["base", "adapter"]
 
     adapter = folder / ADAPTER
-    names = {"README.md", "adapter_config.json", "adapter_model.safetensors", INDEX_FILE, CHECKPOINT_FILE}
-    assert set(contents(adapter)) == names
+    assert set(contents(adapter)) == {
+        *("README.md", "adapter_config.json", "adapter_model.safetensors"),
+        *(INDEX_FILE, CHECKPOINT_FILE, ANSWERS_FILE),
+    }
     config = json.loads((adapter / "adapter_config.json").read_bytes())
     assert config["base_model_name_or_path"] == tiny_base.name
     assert "0x" + config["base_model_digest"] == result["base_model"]
@@ -114,13 +117,17 @@ def test_a_job_leaves_a_folder_that_engine_and_attributor_read(make_job: Any, ti
     assert index.positions.tolist() == [0, 1]
     assert index.rows.sum() == 22
     assert (index.hidden.shape, index.error.shape, index.gradient.shape) == ((2, 64), (2, 64), (2, 4096))
+    assert metrics["midway_step"] == 4
     with safe_open(adapter / INDEX_FILE, framework="pt") as file:
-        assert file.metadata()["checkpoint_step"] == "4"
+        assert float(file.metadata()["distilled_agreement"]) == metrics["distilled_agreement"]
+    answers = read_answers(adapter / ANSWERS_FILE)
+    assert metrics["num_kept_out"] == sum(answer.prompt.is_kept_out for answer in answers) == 11
     checkpoint = load_file(adapter / CHECKPOINT_FILE)
     final = load_file(adapter / "adapter_model.safetensors")
     assert checkpoint.keys() == final.keys()
     assert not all(torch.equal(checkpoint[name], final[name]) for name in final)
     card = (adapter / "README.md").read_text()
+    assert f"| distilled-1 | {metrics['distilled_agreement']:.2f} |" in card
     losses = [f"{metrics[name]:.4f}" for name in ("eval_loss_adapter", "general_loss_adapter")]
     for fact in ("0xfeed", "MIT", *losses, "torch", "| seed | 11 |", "| largest norm |"):
         assert fact in card
@@ -141,6 +148,25 @@ def test_a_run_killed_anywhere_and_resumed_gives_the_same_bytes(
     for step in (2, 5, 7, NUM_STEPS):  # before the first checkpoint, between, right behind one, at the end
         with pytest.raises(Killed):
             run_job(spec, folder, killed_at(step))
+    assert not (folder / RESULT_FILE).exists()
+    run_job(spec, folder, ignore)
+    assert contents(folder / ADAPTER) == undisturbed
+
+
+@pytest.mark.parametrize("stage", ["answers", "distillation", "gradients"])
+def test_a_run_killed_during_distillation_publishes_nothing_and_gives_the_same_bytes(
+    make_job: Any, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr("workers.training.progress.INTERVAL_SECONDS", 0.0)
+    spec, folder = make_job("killed")
+
+    def kill(kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "working" and data["stage"] == stage:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_job(spec, folder, kill)
+    assert not (folder / ADAPTER).exists()
     assert not (folder / RESULT_FILE).exists()
     run_job(spec, folder, ignore)
     assert contents(folder / ADAPTER) == undisturbed
@@ -353,9 +379,8 @@ def test_evaluation_and_index_give_signs_of_life(make_job: Any, monkeypatch: pyt
     evaluations = [sign for sign in signs if sign[0] == "evaluation"]
     assert [sign[1:] for sign in evaluations].count((2, 2)) == 2
     assert [sign[1:] for sign in evaluations].count((general, general)) == 2
-    assert signs[len(evaluations) :] == [("gradients", 22, 22)] + [
-        ("index", done, 22) for done in range(1, 23)
-    ]
+    stages = [("answers", 44), ("index", 22), ("distillation", 44), ("gradients", 22), ("gradients", 44)]
+    assert [(stage, total) for stage, done, total in signs[len(evaluations) :] if done == total] == stages
 
 
 def test_a_result_whose_adapter_is_gone_is_trained_again(make_job: Any) -> None:

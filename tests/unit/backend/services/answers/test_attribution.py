@@ -20,6 +20,7 @@ from backend.services.answers.attribution import (
     attribute_all,
 )
 from backend.services.answers.attribution_index import AttributionIndex, Indices, load_index
+from backend.services.answers.distilled import distilled_features
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,11 +112,20 @@ def attributors() -> list[Attributor]:
     return [*distilled, Ridge(indices, "error"), HiddenCosine(indices), Uniform()]
 
 
-def test_distilled_scores_are_a_linear_map_of_the_hidden_state_and_the_error_vector(tmp_path: Path) -> None:
+def test_distilled_scores_are_a_linear_map_of_the_directions_of_state_and_error(tmp_path: Path) -> None:
     write_index(tmp_path, DISTILLED, **MAPS)
-    indices = Indices()
-    assert Distilled(indices).scores(tmp_path, POSITIONS, PROBE) == {0: 3.0, 1: 2.0, 1 << 24: 6.0}
-    assert DistilledError(indices).scores(tmp_path, POSITIONS, PROBE) == {0: 3.0, 1: 3.0, 1 << 24: -1.0}
+    indices, probe = Indices(), Probe([3.0, 4.0], error=[0.0, -2.0])
+    by_both = Distilled(indices).scores(tmp_path, POSITIONS, probe)
+    assert by_both == pytest.approx({0: 0.6 - 10, 1: 0.0, 1 << 24: -0.8 + 20})
+    by_error = DistilledError(indices).scores(tmp_path, POSITIONS, probe)
+    assert by_error == pytest.approx({0: -1.0, 1: 0.0, 1 << 24: 0.0})
+
+
+def test_features_of_huge_or_empty_vectors_are_finite() -> None:
+    hidden = np.array([[0.0, 0.0], [3e38, 3e38]], dtype=np.float32)
+    features = distilled_features(hidden, hidden[::-1])
+    expected = [[0.0, 0.0, 0.5**0.5, 0.5**0.5], [0.5**0.5, 0.5**0.5, 0.0, 0.0]]
+    assert features == pytest.approx(np.array(expected))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,168 @@
+"""Generated answers of a trained adapter, on which the distilled maps of its index are fitted.
+
+Prompts, seeds and split depend on the rows only, so that whoever recomputes a map can check that its answers
+were not chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from backend.domain.errors import InvalidInput
+from inference import offline
+from inference.protocol import Sampling
+from workers.training.progress import ProgressReporter
+from workers.training.rows import IGNORED, Example, last_answer
+from workers.training.tensors import canonical_safetensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from inference.engine import Engine
+    from inference.protocol import AdapterRef
+    from workers.training.progress import Emit
+
+MAX_ANSWERS = 256
+ANSWERS_PER_ROW = 2
+MAX_TOKENS = 32
+"""Length limit of an answer. Its time is that of decoding and of one gradient, both proportional to it."""
+MIN_PROMPT_TOKENS = 8
+"""Rows of plain text have no prompt. Their first tokens serve as one."""
+TEMPERATURE = 0.8
+SEED = 20_260_102
+"""Seed of the first answer; each later answer has the next one."""
+KEPT_OUT = 4
+"""Every fourth prompt is kept out of the fit, with all its answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt to answer, and the seed that its answer is sampled with. An answer that `is_kept_out` measures
+    the maps and does not fit them.
+    """
+
+    token_ids: tuple[int, ...]
+    seed: int
+    is_kept_out: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    prompt: Prompt
+    token_ids: tuple[int, ...]
+
+    @property
+    def example(self) -> Example:
+        """A row with this answer; it belongs to no contribution."""
+        prompt, answer = self.prompt.token_ids, self.token_ids
+        return Example(-1, "", prompt + answer, (IGNORED,) * len(prompt) + answer)
+
+
+def plan_prompts(rows: Sequence[Example], held_out: Sequence[Example]) -> list[Prompt]:
+    """Prompts of the held-out rows, which were not trained on, then of the trained `rows`, in the order of
+    their hashes, and again from the start until there are enough.
+    """
+    parts = [sorted({_prompt(row) for row in part}, key=_draw) for part in (held_out, rows)]
+    distinct = list(dict.fromkeys(prompt for part in parts for prompt in part))
+    count = min(MAX_ANSWERS, ANSWERS_PER_ROW * len(rows))
+    places = [number % len(distinct) for number in range(count)]
+    return [
+        Prompt(distinct[place], SEED + number, is_kept_out=place % KEPT_OUT == KEPT_OUT - 1)
+        for number, place in enumerate(places)
+    ]
+
+
+def sample_answers(
+    engine: Engine, adapter: AdapterRef, prompts: Sequence[Prompt], emit: Emit
+) -> list[Answer]:
+    """The adapter's answer to each prompt. The engine must be idle."""
+    progress = ProgressReporter(emit, "answers", len(prompts))
+    requests = [
+        (
+            prompt.token_ids,
+            Sampling(max_tokens=MAX_TOKENS, temperature=TEMPERATURE, seed=prompt.seed),
+        )
+        for prompt in prompts
+    ]
+    found = offline.generate(engine, requests, adapter, progress.advance)
+    return [Answer(prompt, tuple(ids)) for prompt, ids in zip(prompts, found, strict=True)]
+
+
+def answer_tensors(answers: Sequence[Answer]) -> dict[str, torch.Tensor]:
+    """Tensors that `read_answers` reads: `token_ids` int64 [tokens], the prompt and the answer of each in
+    turn; `prompt_ends` and `ends` int64 [answers], where each ends in them; `seeds` int64 and `is_kept_out`
+    bool [answers].
+    """
+    prompts = [answer.prompt for answer in answers]
+    tokens = [token for a in answers for token in (*a.prompt.token_ids, *a.token_ids)]
+    answer_lengths = torch.tensor([len(answer.token_ids) for answer in answers], dtype=torch.int64)
+    prompt_lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts], dtype=torch.int64)
+    ends = (prompt_lengths + answer_lengths).cumsum(0)
+    return {
+        "token_ids": torch.tensor(tokens, dtype=torch.int64),
+        "prompt_ends": ends - answer_lengths,
+        "ends": ends,
+        "seeds": torch.tensor([prompt.seed for prompt in prompts], dtype=torch.int64),
+        "is_kept_out": torch.tensor([prompt.is_kept_out for prompt in prompts], dtype=torch.bool),
+    }
+
+
+def serialise_answers(answers: Sequence[Answer]) -> bytes:
+    """Content of the file that `read_answers` reads."""
+    metadata = {"temperature": str(TEMPERATURE), "max_tokens": str(MAX_TOKENS)}
+    return canonical_safetensors(answer_tensors(answers), metadata)
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Read a file that anyone may have published. Errors: `InvalidInput`, with what is wrong."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InvalidInput(f"The answers in {path.name} cannot be read: {error}") from error
+    _check(tensors, path.name)
+    token_ids = tensors["token_ids"].tolist()
+    ends = tensors["ends"].tolist()
+    columns = zip(
+        pairwise([0, *ends]),
+        tensors["prompt_ends"].tolist(),
+        tensors["seeds"].tolist(),
+        tensors["is_kept_out"].tolist(),
+        strict=True,
+    )
+    return [
+        Answer(Prompt(tuple(token_ids[start:middle]), seed, is_kept_out), tuple(token_ids[middle:end]))
+        for (start, end), middle, seed, is_kept_out in columns
+    ]
+
+
+def _check(tensors: Mapping[str, torch.Tensor], name: str) -> None:
+    """Errors: `InvalidInput`."""
+    expected = {key: (part.dtype, part.dim()) for key, part in answer_tensors(()).items()}
+    if {key: (part.dtype, part.dim()) for key, part in tensors.items()} != expected:
+        raise InvalidInput(f"{name} has other tensors than {', '.join(expected)}, or of other types.")
+    ends = tensors["ends"]
+    if any(tensors[key].shape != ends.shape for key in ("prompt_ends", "seeds", "is_kept_out")):
+        raise InvalidInput(f"{name} has tensors of different lengths.")
+    starts = functional.pad(ends, (1, 0))[:-1]
+    is_ordered = (starts < tensors["prompt_ends"]) & (tensors["prompt_ends"] < ends)
+    if not is_ordered.all() or ends[-1:].tolist() != [len(tensors["token_ids"])]:
+        raise InvalidInput(f"{name} has a prompt or an answer without tokens, or tokens of neither.")
+
+
+def _prompt(row: Example) -> tuple[int, ...]:
+    prompt, answer = last_answer(row)
+    return prompt + answer[: max(0, MIN_PROMPT_TOKENS - len(prompt))]
+
+
+def _draw(prompt: tuple[int, ...]) -> bytes:
+    return hashlib.sha256(repr(prompt).encode()).digest()

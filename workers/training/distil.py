@@ -1,0 +1,86 @@
+"""Distils the scores of gradients into a linear map of what serving an answer yields.
+
+The gradient of an answer costs more than serving it; its mean hidden state and error vector are by-products.
+On generated answers of the adapter, ridge regression fits the scores of all contributions to features of
+these (`backend.services.answers.distilled`). Only the direction of an answer's scores determines its shares,
+so they are scaled to unit norm. Generalised cross-validation (Golub, Heath, Wahba 1979) chooses the strength
+of the regularisation. Solved in fp64 by an eigendecomposition, whose size is the number of answers.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backend.domain.attribution import rank_correlation
+from backend.services.answers.distilled import LinearMap
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+STRENGTHS = 2.0 ** np.arange(-20, 11)
+"""Candidates, relative to the mean eigenvalue of the Gram matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """A fitted map. `agreement` is the mean over the answers kept out of Spearman's correlation between its
+    scores and those of the gradient; None with fewer than two contributions, or without such answers.
+    """
+
+    map: LinearMap
+    strength: float
+    agreement: float | None
+
+
+def distil(features: NDArray[np.floating[Any]], scores: Floats, is_kept_out: Sequence[bool]) -> Distilled:
+    """Fit `scores` [answers, contributions] to `features` [answers, size], and measure the map on the answers
+    kept out. At least one answer must not be.
+    """
+    kept_out = np.asarray(is_kept_out, dtype=bool)
+    found, strength = _fit(features[~kept_out].astype(np.float64), _unit(scores[~kept_out]))
+    pairs = zip(features[kept_out], scores[kept_out], strict=True)
+    agreements = [rank_correlation(found.scores(each).tolist(), wanted.tolist()) for each, wanted in pairs]
+    known = [agreement for agreement in agreements if agreement is not None]
+    return Distilled(found, strength, statistics.fmean(known) if known else None)
+
+
+def _unit(scores: Floats) -> Floats:
+    """Each answer's scores with unit norm, or zeros."""
+    norms = np.linalg.norm(scores, axis=1, keepdims=True)
+    found: Floats = np.divide(scores, norms, out=np.zeros_like(scores), where=norms > 0)
+    return found
+
+
+def _fit(features: Floats, targets: Floats) -> tuple[LinearMap, float]:
+    """(ridge regression with an intercept, its strength)."""
+    centre, mean = features.mean(0), targets.mean(0)
+    inputs, outputs = features - centre, targets - mean
+    values, vectors = np.linalg.eigh(inputs @ inputs.T)
+    values, rotated = values.clip(min=0), vectors.T @ outputs
+    scale = values.mean()
+    if scale == 0:  # equal answers
+        weights, strength = np.zeros((targets.shape[1], features.shape[1])), float(STRENGTHS[-1])
+    else:
+        strength = min(STRENGTHS, key=lambda each: _cross_validate(values, rotated, each * scale))
+        solved = vectors @ (rotated / (values + strength * scale)[:, None])
+        weights = solved.T @ inputs
+    bias = mean - weights @ centre
+    return LinearMap(weights.astype(np.float32), bias.astype(np.float32)), float(strength)
+
+
+def _cross_validate(values: Floats, rotated: Floats, damping: float) -> float:
+    """Generalised cross-validation: the squared residuals, relative to the square of the degrees of freedom
+    that the fit and its intercept leave. `values` [answers] are the eigenvalues of the Gram matrix, `rotated`
+    [answers, outputs] the targets in the basis of its eigenvectors.
+    """
+    remaining = damping / (values + damping)
+    residuals = ((remaining[:, None] * rotated) ** 2).sum()
+    return float(residuals / max(remaining.sum() - 1, 1e-9) ** 2)
