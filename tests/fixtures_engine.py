@@ -22,7 +22,27 @@ if TYPE_CHECKING:
     from inference.protocol import TokenLogprobs
 
 AnyAdapter = AdapterRef | AdapterBlend | None  # of a request
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+FAMILIES = (
+    *("llama", "mistral", "qwen2", "qwen3", "smollm3"),
+    *("gemma3_text", "phi3", "mixtral", "qwen3_moe"),
+)
+# Of checkpoints that have their linear layers under other names, or in experts, which adapters cannot change.
+_FUSED = dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj")
+_FUSED |= dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj")
+_WITHOUT_MLP = dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "o_proj")
+_SUBSTITUTES = {"phi3": _FUSED, "mixtral": _WITHOUT_MLP, "qwen3_moe": _WITHOUT_MLP}
+# A window shorter than the tests' sequences, a scale that is not that of the heads' width, both kinds of
+# layers; more experts than a token uses.
+_SHAPES: dict[str, dict[str, Any]] = {
+    "gemma3_text": {
+        "sliding_window": 8,
+        "query_pre_attn_scalar": 24,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_activation": "gelu_pytorch_tanh",
+    },
+    "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 48},
+}
 LOGIT_TOLERANCE = 2e-4
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 EOS = "<|end|>"
@@ -58,15 +78,16 @@ def make_model(folder: Path, family: str = "llama", max_shard_size: str = "50GB"
         "bos_token_id": None,
         "pad_token_id": None,
         "eos_token_id": 1,
-        "tie_word_embeddings": family in {"llama", "qwen3"},
+        "tie_word_embeddings": family in {"llama", "qwen3", "gemma3_text"},
         "head_dim": 32 if family == "qwen3" else 16,
         "sliding_window": None,
+        **_SHAPES.get(family, {}),
         **overrides,
     }
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape))
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.2)
+        if name.endswith("bias") or ("norm" in name and family == "gemma3_text"):
+            parameter.data += torch.empty_like(parameter).normal_(std=0.2)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
 
@@ -102,8 +123,12 @@ def make_adapter(
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1000 + seed)
+    substitutes = _SUBSTITUTES.get(json.loads((model / "config.json").read_text())["model_type"], {})
     lora = LoraConfig(
-        r=rank, target_modules=list(targets), task_type="CAUSAL_LM", **{"lora_alpha": 2 * rank, **config}
+        r=rank,
+        target_modules=sorted({substitutes.get(target, target) for target in targets}),
+        task_type="CAUSAL_LM",
+        **{"lora_alpha": 2 * rank, **config},
     )
     with peft_warnings_ignored():
         peft_model = get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora)
@@ -145,9 +170,18 @@ class Oracle:
         self._models: dict[str | None, Any] = {}
 
     @torch.inference_mode()
-    def logits(self, token_ids: Sequence[int], adapter: AnyAdapter) -> torch.Tensor:
-        """[num_tokens, vocab]"""
-        return self._model(adapter)(torch.tensor([token_ids])).logits[0]
+    def logits(
+        self, token_ids: Sequence[int], adapter: AnyAdapter, num_prompt_tokens: int | None = None
+    ) -> torch.Tensor:
+        """[num_tokens, vocab]. An activated LoRA is active from its last invocation in the prompt on."""
+        model = self._model(adapter)
+        prompt, options = list(token_ids[:num_prompt_tokens]), {}
+        invocation = getattr(getattr(model, "active_peft_config", None), "alora_invocation_tokens", None)
+        if invocation is not None:
+            starts = range(len(prompt) - len(invocation) + 1)
+            start = max(start for start in starts if prompt[start : start + len(invocation)] == invocation)
+            options["alora_offsets"] = [len(token_ids) - start]
+        return model(torch.tensor([token_ids]), **options).logits[0]
 
     @torch.inference_mode()
     def hidden(self, token_ids: Sequence[int], adapter: AnyAdapter) -> torch.Tensor:
@@ -167,7 +201,7 @@ class Oracle:
 
     def check_greedy(self, prompt: Sequence[int], answer: Sequence[int], adapter: AnyAdapter) -> None:
         """Every token of `answer` is the best one, or within the tolerance of it."""
-        logits = self.logits([*prompt, *answer], adapter)[len(prompt) - 1 : -1]
+        logits = self.logits([*prompt, *answer], adapter, len(prompt))[len(prompt) - 1 : -1]
         chosen = logits.gather(1, torch.tensor(answer).unsqueeze(1)).squeeze(1)
         assert (logits.max(dim=1).values - chosen).max() < LOGIT_TOLERANCE
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 
-from inference.model.architecture import PARENT_BY_LINEAR, read_architecture
+from inference.model.families import read_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,22 +47,21 @@ def make_adapters(
 def num_weight_bytes(model: Path, rank: int = RANK) -> int:
     """Size of the weights of one such adapter in bf16, in bytes."""
     architecture = read_architecture(model)
-    features = sum(sum(architecture.linear_shape(linear)) for linear in PARENT_BY_LINEAR)
-    return architecture.num_layers * features * rank * torch.bfloat16.itemsize
+    features = sum(sum(architecture.linear_shape(linear)) for _, linear in architecture.linear_keys)
+    return features * rank * torch.bfloat16.itemsize
 
 
 def _write(folder: Path, architecture: Architecture, rank: int, seed: int) -> None:
     source = torch.Generator().manual_seed(seed)
     tensors = {}
-    for layer in range(architecture.num_layers):
-        for linear in PARENT_BY_LINEAR:
-            in_features, out_features = architecture.linear_shape(linear)
-            name = f"base_model.model.{architecture.linear_name(layer, linear)}"
-            # Deltas are a few percent of a layer's output: neither rounded away nor overflowing.
-            down = torch.randn(rank, in_features, generator=source) * in_features**-0.5
-            up = torch.randn(out_features, rank, generator=source) * 0.02
-            tensors[f"{name}.lora_A.weight"] = down.bfloat16()
-            tensors[f"{name}.lora_B.weight"] = up.bfloat16()
+    for layer, linear in architecture.linear_keys:
+        in_features, out_features = architecture.linear_shape(linear)
+        name = f"base_model.model.{architecture.linear_name(layer, linear)}"
+        # Deltas are a few percent of a layer's output: neither rounded away nor overflowing.
+        down = torch.randn(rank, in_features, generator=source) * in_features**-0.5
+        up = torch.randn(out_features, rank, generator=source) * 0.02
+        tensors[f"{name}.lora_A.weight"] = down.bfloat16()
+        tensors[f"{name}.lora_B.weight"] = up.bfloat16()
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -71,6 +70,6 @@ def _write(folder: Path, architecture: Architecture, rank: int, seed: int) -> No
         "lora_alpha": 2 * rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": list(PARENT_BY_LINEAR),
+        "target_modules": list(architecture.linears),
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))

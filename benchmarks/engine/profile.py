@@ -13,7 +13,6 @@ import torch
 import inference
 from inference.kernels.portable import PortableKernels
 from inference.kernels.select import select_kernels
-from inference.model.architecture import PARENT_BY_LINEAR
 from inference.model.linear import make_linear
 
 if TYPE_CHECKING:
@@ -84,8 +83,8 @@ def limits(architecture: Architecture, num_rows: int) -> dict[str, float]:
     best that torch or our kernels reach with cached weights; and the bandwidth of reading weights.
     """
     kernels = select_kernels("auto", torch.bfloat16, "cpu")
-    shapes = [architecture.linear_shape(linear)[::-1] for linear in PARENT_BY_LINEAR]
-    shapes = [*shapes * architecture.num_layers, (architecture.vocab_size, architecture.hidden_size)]
+    shapes = [architecture.linear_shape(linear)[::-1] for _, linear in architecture.linear_keys]
+    shapes.append((architecture.vocab_size, architecture.hidden_size))
     linears = [make_linear(torch.randn(shape).bfloat16(), None, kernels) for shape in shapes]
     num_weights = sum(rows * columns for rows, columns in shapes)
     torchs = [make_linear(torch.randn(shape).bfloat16(), None, PortableKernels()) for shape in shapes]

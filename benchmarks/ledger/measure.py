@@ -31,7 +31,7 @@ from benchmarks.api import chain_events, market
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.ledger.load import Load, Question, run_load
 from inference.lora.files import adapter_digest
-from inference.model.architecture import read_architecture
+from inference.model.families import read_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,8 +20,8 @@ from inference.executor.runner import load_runner
 from inference.kernels.onednn import limit_caches
 from inference.kernels.threads import set_num_threads
 from inference.lora.arena import AdapterArena
-from inference.model.architecture import read_architecture
 from inference.model.collective import GlooGroup
+from inference.model.families import read_architecture
 from inference.model.loader import BaseWeights
 from inference.model.shards import Shard
 from telemetry import logs

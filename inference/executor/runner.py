@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from inference.model.loader import BaseWeights
     from inference.scheduling.scheduler import Step
 
+logger = logging.getLogger(__name__)
+
 
 def load_runner(
     config: EngineConfig,
@@ -42,6 +45,9 @@ def load_runner(
     kernels = select_kernels(
         config.kernels, weights.dtype, config.device, batch_invariant=config.batch_invariant
     )
+    if weights.architecture.special_features:
+        features = ", ".join(weights.architecture.special_features)
+        logger.warning("slower: %s has %s, in plain torch", weights.architecture.family, features)
     decoder = load_decoder(
         weights, max_context, config.device, kernels, collective, batch_invariant=config.batch_invariant
     )

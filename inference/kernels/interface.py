@@ -23,7 +23,9 @@ class HeadNorms(NamedTuple):
 
 @dataclass(frozen=True)
 class Rotation:
-    """Positions of a step's tokens, and the rotary table, [max_context, head_dim] in fp32."""
+    """Positions of a step's tokens, and the rotary table, [max_context, rotary_dim] in fp32. The features of
+    a head after the first `rotary_dim` are not rotated.
+    """
 
     cosine: Tensor
     sine: Tensor
@@ -32,7 +34,7 @@ class Rotation:
 
     @cached_property
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of each token, [num_tokens, 1, head_dim] in the model's dtype: one row for all
+        """Cosine and sine of each token, [num_tokens, 1, rotary_dim] in the model's dtype: one row for all
         heads.
         """
         cosine, sine = self.cosine[self.positions], self.sine[self.positions]
@@ -119,6 +121,9 @@ class Kernels(Protocol):
 
     def silu_gate(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up, [num_tokens, width], from `gate_up` [num_tokens, 2 * width]: gate, then up."""
+
+    def gelu_gate(self, gate_up: Tensor) -> Tensor:
+        """The same with GELU in its tanh approximation (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
 
     def rotate_and_store(
         self, qkv: Tensor, norms: HeadNorms | None, rotation: Rotation, kv_slots: Tensor, pages: Pages

@@ -130,6 +130,8 @@ class NativeKernels(PortableKernels):
         self, qkv: Tensor, norms: HeadNorms | None, rotation: Rotation, kv_slots: Tensor, pages: Pages
     ) -> Tensor:
         num_kv_heads, head_dim, block_size = pages.keys.shape[1:]
+        if rotation.cosine.shape[1] != head_dim:
+            return super().rotate_and_store(qkv, norms, rotation, kv_slots, pages)
         num_heads = qkv.shape[1] // head_dim - 2 * num_kv_heads
         queries = qkv.new_empty(len(qkv), num_heads, head_dim)
         self._functions["rotate_and_store"](

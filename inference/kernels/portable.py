@@ -46,6 +46,10 @@ class PortableKernels:
         gate, up = gate_up.chunk(2, dim=-1)
         return functional.silu(gate) * up
 
+    def gelu_gate(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return functional.gelu(gate, approximate="tanh") * up
+
     def rotate_and_store(
         self, qkv: Tensor, norms: HeadNorms | None, rotation: Rotation, kv_slots: Tensor, pages: Pages
     ) -> Tensor:
@@ -130,6 +134,9 @@ class SegmentedLora(AdditiveLora):
 
 
 def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate `states` [num_tokens, num_heads, head_dim] in Hugging Face's half-split layout."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cosine + torch.cat((-second, first), dim=-1) * sine
+    """Rotate the leading features of `states` [num_tokens, num_heads, head_dim] in Hugging Face's half-split
+    layout, as many as `cosine` is wide.
+    """
+    rotated, kept = states.tensor_split([cosine.shape[-1]], dim=-1)
+    first, second = rotated.chunk(2, dim=-1)
+    return torch.cat((rotated * cosine + torch.cat((-second, first), dim=-1) * sine, kept), dim=-1)

@@ -15,7 +15,6 @@ from inference.kernels.interface import LoraTarget
 from inference.kernels.memory import lazy_zeros
 from inference.lora.dora import DoraScales
 from inference.lora.segments import find_segments
-from inference.model.architecture import PARENT_BY_LINEAR, PROJECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -54,7 +53,8 @@ class AdapterArena:
         self._targets: dict[tuple[int, str], LoraTarget] = {}
         self.targets_by_projection = functools.lru_cache(_MAX_CACHED_KEYS)(self._targets_by_projection)
         self._layers = range(architecture.num_layers)
-        for linear in PARENT_BY_LINEAR:
+        self._projections = architecture.projections
+        for linear in architecture.linears:
             widths = architecture.linear_shape(linear)
             shrink, expand = (
                 lazy_zeros((len(self._layers), num_rows, width), dtype, device, in_large_pages=True)
@@ -72,7 +72,7 @@ class AdapterArena:
 
     def write(self, blend: Blend, slot: int, rows: slice) -> None:
         """Fill an empty slot: copy `blend` into `rows`, overwriting their contents in every layer."""
-        ends = {linear: [rows.start] * len(self._layers) for linear in PARENT_BY_LINEAR}  # of the rows filled
+        ends = {linear: [rows.start] * len(self._layers) for linear in self._shrink}  # of the rows filled
         for adapter, weight in blend.parts:
             for block in adapter.blocks:
                 self._append(block, weight, ends[block.linear])
@@ -139,7 +139,7 @@ class AdapterArena:
         return {
             (layer, projection): tuple(self._targets[layer, name] for name in names if (layer, name) in keys)
             for layer in self._layers
-            for projection, names in PROJECTIONS.items()
+            for projection, names in self._projections.items()
         }
 
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from inference.model.architecture import PROJECTIONS
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
@@ -88,7 +86,8 @@ class DoraScales:
 
     def _table(self, tables: dict[tuple[int, str], Tensor], key: tuple[int, str], neutral: float) -> Tensor:
         if key not in tables:
-            width = sum(self._architecture.linear_shape(linear)[1] for linear in PROJECTIONS[key[1]])
+            linears = self._architecture.projections[key[1]]
+            width = sum(self._architecture.linear_shape(linear)[1] for linear in linears)
             tables[key] = torch.full((self._num_rows, width), neutral, device=self._device)
         return tables[key]
 

@@ -15,7 +15,6 @@ from inference.errors import (
     AdapterTargetError,
     AdapterWrongBaseError,
 )
-from inference.model.architecture import PARENT_BY_LINEAR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,17 +56,20 @@ def group_by_linear(
     Raises `AdapterTargetError`, `AdapterBiasError`, `AdapterModulesToSaveError`, `AdapterWrongBaseError`,
     `AdapterShapeError`, `AdapterRankError`.
     """
+    parents = {linear: architecture.parent(linear) for linear in architecture.linears}
     sides: dict[tuple[int, str], dict[str, TensorSpec]] = {}
     for name, spec in specs.items():
         match = _NAME.fullmatch(name)
-        if match is None or PARENT_BY_LINEAR.get(match["linear"]) != match["parent"]:
-            raise _unknown(name)
+        if match is None or parents.get(match["linear"]) != match["parent"]:
+            raise _unknown(name, architecture)
         layer = int(match["layer"])
         if layer >= architecture.num_layers:
             raise AdapterWrongBaseError(name, f"the base model has {architecture.num_layers} layers")
+        if not architecture.has_linear(layer, match["linear"]):
+            raise AdapterTargetError(name, f"layer {layer} has experts, which adapters cannot change")
         sides.setdefault((layer, match["linear"]), {})[match["side"]] = spec
     expected = {_DOWN, _UP, _MAGNITUDE} if config.is_dora else {_DOWN, _UP}
-    shapes = {linear: architecture.linear_shape(linear) for linear in PARENT_BY_LINEAR}
+    shapes = {linear: architecture.linear_shape(linear) for linear in architecture.linears}
     grouped = []
     for (layer, linear), found in sorted(sides.items()):
         module = architecture.linear_name(layer, linear)
@@ -81,13 +83,13 @@ def group_by_linear(
     return grouped
 
 
-def _unknown(name: str) -> AdapterError:
+def _unknown(name: str, architecture: Architecture) -> AdapterError:
     if name.endswith((".bias", ".lora_bias")):
         return AdapterBiasError(name, "a bias cannot share a batch; train without one")
     if "modules_to_save" in name:
         return AdapterModulesToSaveError(name, "it would replace shared base weights")
     return AdapterTargetError(
-        name, f"not LoRA on a linear layer of the decoder ({', '.join(PARENT_BY_LINEAR)})"
+        name, f"not LoRA on a linear layer of the decoder ({', '.join(architecture.linears)})"
     )
 
 

@@ -1,19 +1,23 @@
-"""Decoder of the Llama family for a flat batch of tokens, without padding or a batch dimension."""
+"""Executes the description of a decoder with single kernels: the definition of what it computes.
+
+A batch is flat: the tokens of any number of sequences, without padding or a batch dimension.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch.nn import functional
 
 from inference.kernels.interface import HeadNorms
+from inference.model.experts import Experts
 from inference.model.rotary import RotaryTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    import torch
     from torch import Tensor
 
     from inference.kernels.interface import AttentionBatch, Kernels, Projection, Rotation
@@ -23,17 +27,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class DecoderLayer:
-    """Weights of one layer."""
+class DenseMlp:
+    """Weights of a gated MLP."""
 
-    input_norm: Tensor
-    qkv: Projection
-    query_norm: Tensor | None  # Qwen3 normalises each head's queries and keys
-    key_norm: Tensor | None
-    o: Projection
-    post_norm: Tensor
     gate_up: Projection
     down: Projection
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """Weights of one layer. The norms of outputs apply before the residual sum."""
+
+    attention_norm: Tensor
+    qkv: Projection
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    o: Projection
+    attention_output_norm: Tensor | None
+    mlp_norm: Tensor
+    mlp: DenseMlp | Experts
+    mlp_output_norm: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +95,30 @@ class Decoder:
         self._architecture = architecture
         self._weights = weights
         self._kernels = kernels
+        self._gate = activation_gate(architecture, kernels)
         self._sum = collective.all_reduce
-        self._attention_scale = architecture.head_dim**-0.5
-        self._rotary = RotaryTable(architecture, max_context, dtype, device)
+        self._rotary = [
+            RotaryTable(rope, architecture.rotary_dim, max_context, dtype, device)
+            for rope in architecture.ropes
+        ]
+        # Rounded to the model's dtype, as in training.
+        self._embedding_scale = torch.tensor(architecture.embedding_scale, dtype=dtype).item()
 
     def forward(self, batch: DecoderInput, cache: KVCache) -> Tensor:
         """Final hidden states after the last norm, [num_tokens, hidden]."""
         layers = self._weights.layers
-        norms = [*(layer.input_norm for layer in layers[1:]), self._weights.final_norm]
-        hidden = functional.embedding(batch.token_ids, self._weights.embedding)
-        rotation = self._rotary.rotation(batch.positions)
-        identity = self._rotary.identity(batch.positions)
-        states = self._add_norm(hidden, None, layers[0].input_norm)
-        for index, (layer, next_norm) in enumerate(zip(layers, norms, strict=True)):
-            layer_rotation = identity if index in self._architecture.unrotated_layers else rotation
-            mixed = self._attention(index, layer, states, batch, cache, layer_rotation)
-            states = self._add_norm(hidden, mixed, layer.post_norm)
-            states = self._add_norm(hidden, self._mlp(index, layer, states, batch.adapters), next_norm)
+        next_norms = [*(layer.attention_norm for layer in layers[1:]), self._weights.final_norm]
+        rotations = {index: table.rotation(batch.positions) for index, table in enumerate(self._rotary)}
+        identity = self._rotary[0].identity(batch.positions)
+        hidden = self._embed(batch.token_ids)
+        states = self._add_norm(hidden, None, layers[0].attention_norm)
+        for index, (layer, next_norm) in enumerate(zip(layers, next_norms, strict=True)):
+            rope = self._architecture.layers[index].rope
+            rotation = identity if rope is None else rotations[rope]
+            mixed = self._attention(index, layer, states, batch, cache, rotation)
+            states = self._add_norm(hidden, self._norm(mixed, layer.attention_output_norm), layer.mlp_norm)
+            mixed = self._mlp(index, layer.mlp, states, batch.adapters)
+            states = self._add_norm(hidden, self._norm(mixed, layer.mlp_output_norm), next_norm)
         return states
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -108,6 +128,10 @@ class Decoder:
     def output_rows(self, token_ids: Tensor) -> Tensor:
         """Output embeddings of `token_ids`, [len(token_ids), hidden]."""
         return functional.embedding(token_ids, self._weights.output_embedding)
+
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        hidden = functional.embedding(token_ids, self._weights.embedding)
+        return hidden if self._embedding_scale == 1.0 else hidden.mul_(self._embedding_scale)
 
     def _attention(
         self,
@@ -123,15 +147,28 @@ class Decoder:
             norms = HeadNorms(layer.query_norm, layer.key_norm, self._architecture.rms_norm_eps)
         qkv = _project(layer.qkv, index, "qkv", states, batch.adapters)
         queries = self._kernels.rotate_and_store(qkv, norms, rotation, batch.kv_slots, pages)
-        mixed = batch.attention.attend(queries, pages, self._attention_scale)
+        scale, window = self._architecture.attention_scale, self._architecture.layers[index].window
+        mixed = batch.attention.attend(queries, pages, scale, window)
         return self._sum(_project(layer.o, index, "o", mixed, batch.adapters))
 
-    def _mlp(self, index: int, layer: DecoderLayer, states: Tensor, adapters: AdapterDeltas | None) -> Tensor:
-        gated = self._kernels.silu_gate(_project(layer.gate_up, index, "gate_up", states, adapters))
-        return self._sum(_project(layer.down, index, "down", gated, adapters))
+    def _mlp(
+        self, index: int, mlp: DenseMlp | Experts, states: Tensor, adapters: AdapterDeltas | None
+    ) -> Tensor:
+        if isinstance(mlp, Experts):
+            return mlp(states)
+        gate_up = _project(mlp.gate_up, index, "gate_up", states, adapters)
+        return self._sum(_project(mlp.down, index, "down", self._gate(gate_up), adapters))
+
+    def _norm(self, states: Tensor, weight: Tensor | None) -> Tensor:
+        return states if weight is None else self._add_norm(states, None, weight)
 
     def _add_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor) -> Tensor:
         return self._kernels.add_rms_norm(hidden, delta, weight, self._architecture.rms_norm_eps)
+
+
+def activation_gate(architecture: Architecture, kernels: Kernels) -> Callable[[Tensor], Tensor]:
+    """activation(gate) * up, [num_tokens, width], from [num_tokens, 2 * width]: gate, then up."""
+    return {"silu": kernels.silu_gate, "gelu_tanh": kernels.gelu_gate}[architecture.activation]
 
 
 def _project(

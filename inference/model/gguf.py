@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 _MAGIC = b"GGUF"
-_ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_ARCHITECTURES = frozenset({"gemma3", "llama", "mistral", "qwen2", "qwen3"})
 _FULL_PRECISION = frozenset({"F16", "F32", "F64"})
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from inference.errors import UnsupportedModelError
-from inference.model.architecture import PROJECTIONS, Architecture
 from inference.model.checkpoint import Checkpoint
-from inference.model.decoder import Decoder, DecoderLayer, DecoderWeights
+from inference.model.decoder import Decoder, DecoderLayer, DecoderWeights, DenseMlp, activation_gate
+from inference.model.experts import Experts
 from inference.model.linear import make_linear
 from inference.model.quantized import served_weight
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from inference.config import Quantization
     from inference.kernels.interface import Kernels, Projection
+    from inference.model.architecture import Architecture
     from inference.model.collective import Collective
     from inference.model.shards import Shard
 
@@ -72,6 +73,11 @@ class BaseWeights:
             return None
         return self.checkpoint.tensor(key, (self.architecture.linear_shape(name)[1],), self.dtype)
 
+    def norm(self, name: str, width: int) -> Tensor:
+        """What a norm multiplies by, [width]. The sum with Gemma's offset is rounded once."""
+        weight = self.checkpoint.tensor(f"{name}.weight", (width,), torch.float32)
+        return (weight + self.architecture.norm_offset).to(self.dtype)
+
     def tensor(self, name: str, *shape: int) -> Tensor:
         return self.checkpoint.tensor(name, shape, self.dtype)
 
@@ -93,15 +99,11 @@ def load_decoder(
     shape = (architecture.vocab_size, architecture.hidden_size)
     embedding = weights.tensor(_EMBEDDING, *shape).to(device)
     head = embedding if architecture.has_tied_head else weights.tensor(_HEAD, *shape).to(device)
-    shard = collective.shard
-
-    def layer(index: int) -> DecoderLayer:
-        return _layer(weights, index, device, shard, kernels, batch_invariant=batch_invariant)
-
+    loader = _LayerLoader(weights, device, collective.shard, kernels, batch_invariant=batch_invariant)
     decoder_weights = DecoderWeights(
         embedding=embedding,
-        layers=[layer(index) for index in range(architecture.num_layers)],
-        final_norm=weights.tensor("model.norm.weight", architecture.hidden_size).to(device),
+        layers=[loader.layer(index) for index in range(architecture.num_layers)],
+        final_norm=weights.norm("model.norm", architecture.hidden_size).to(device),
         head=make_linear(head, None, kernels, batch_invariant=batch_invariant),
         output_embedding=head,
     )
@@ -110,38 +112,88 @@ def load_decoder(
     return Decoder(sharded, decoder_weights, max_context, weights.dtype, device, kernels, collective)
 
 
-def _layer(
-    weights: BaseWeights, index: int, device: str, shard: Shard, kernels: Kernels, *, batch_invariant: bool
-) -> DecoderLayer:
-    architecture = weights.architecture
+class _LayerLoader:
+    """Loads one rank's share of the layers."""
 
-    def norm(name: str, width: int) -> Tensor:
-        return weights.tensor(f"model.layers.{index}.{name}.weight", width).to(device)
+    def __init__(
+        self, weights: BaseWeights, device: str, shard: Shard, kernels: Kernels, *, batch_invariant: bool
+    ) -> None:
+        self._weights = weights
+        self._architecture = weights.architecture
+        self._device = device
+        self._shard = shard
+        self._kernels = kernels
+        self._batch_invariant = batch_invariant
 
-    def head_norm(name: str) -> Tensor | None:
-        return norm(f"self_attn.{name}", architecture.head_dim) if architecture.has_head_norms else None
+    def layer(self, index: int) -> DecoderLayer:
+        """Raises `UnsupportedModelError`."""
+        names, width = self._architecture.norms, self._architecture.hidden_size
+        has_experts = self._architecture.layers[index].has_experts
+        return DecoderLayer(
+            attention_norm=self._norm(index, names.attention, width),
+            qkv=self._fused(index, "qkv"),
+            query_norm=self._head_norm(index, "q_norm"),
+            key_norm=self._head_norm(index, "k_norm"),
+            o=self._fused(index, "o"),
+            attention_output_norm=self._output_norm(index, names.attention_output),
+            mlp_norm=self._norm(index, names.mlp, width),
+            mlp=self._experts(index) if has_experts else self._dense(index),
+            mlp_output_norm=self._output_norm(index, names.mlp_output),
+        )
 
-    def fused(projection: str) -> Projection:
-        weight, bias = _fuse(weights, index, projection, device, shard)
-        return make_linear(weight, bias, kernels, weights.quantization, batch_invariant=batch_invariant)
+    def _norm(self, index: int, name: str, width: int) -> Tensor:
+        return self._weights.norm(f"model.layers.{index}.{name}", width).to(self._device)
 
-    return DecoderLayer(
-        input_norm=norm("input_layernorm", architecture.hidden_size),
-        query_norm=head_norm("q_norm"),
-        key_norm=head_norm("k_norm"),
-        post_norm=norm("post_attention_layernorm", architecture.hidden_size),
-        **{name: fused(name) for name in PROJECTIONS},
-    )
+    def _output_norm(self, index: int, name: str | None) -> Tensor | None:
+        return None if name is None else self._norm(index, name, self._architecture.hidden_size)
 
+    def _head_norm(self, index: int, name: str) -> Tensor | None:
+        if not self._architecture.has_head_norms:
+            return None
+        return self._norm(index, f"self_attn.{name}", self._architecture.head_dim)
 
-def _fuse(
-    weights: BaseWeights, index: int, projection: str, device: str, shard: Shard
-) -> tuple[Tensor, Tensor | None]:
-    linears = PROJECTIONS[projection]
-    matrices = [shard.weight(linear, weights.checkpoint_weight(index, linear)) for linear in linears]
-    found = [shard.bias(linear, weights.linear_bias(index, linear)) for linear in linears]
-    biases = [bias for bias in found if bias is not None]
-    if biases and len(biases) != len(matrices):
-        raise UnsupportedModelError(f"layer {index}: only some linear layers of {projection} have a bias")
-    bias = torch.cat(biases).to(device) if biases else None
-    return torch.cat(matrices).to(device), bias
+    def _dense(self, index: int) -> DenseMlp:
+        return DenseMlp(self._fused(index, "gate_up"), self._fused(index, "down"))
+
+    def _experts(self, index: int) -> Experts:
+        spec = self._architecture.experts
+        if spec is None:
+            raise UnsupportedModelError(f"layer {index} has experts that config.json does not describe")
+        hidden, width = self._architecture.hidden_size, spec.intermediate_size
+        block = f"model.layers.{index}.{spec.parent}"
+
+        def matrix(expert: int, name: str, rows: int, columns: int) -> Tensor:
+            return self._weights.tensor(f"{block}.experts.{expert}.{name}.weight", rows, columns)
+
+        def gate_up(expert: int) -> Projection:
+            names = (spec.gate, spec.up)
+            return self._projection(torch.cat([matrix(expert, name, width, hidden) for name in names]), None)
+
+        experts = range(spec.num_experts)
+        return Experts(
+            router=self._weights.tensor(f"{block}.gate.weight", spec.num_experts, hidden).to(self._device),
+            gate_up=[gate_up(expert) for expert in experts],
+            down=[self._projection(matrix(expert, spec.down, hidden, width), None) for expert in experts],
+            num_used=spec.num_used,
+            is_normalised=spec.is_normalised,
+            gate=activation_gate(self._architecture, self._kernels),
+        )
+
+    def _fused(self, index: int, projection: str) -> Projection:
+        weights, shard = self._weights, self._shard
+        linears = self._architecture.projections[projection]
+        matrices = [shard.weight(linear, weights.checkpoint_weight(index, linear)) for linear in linears]
+        found = [shard.bias(linear, weights.linear_bias(index, linear)) for linear in linears]
+        biases = [bias for bias in found if bias is not None]
+        if biases and len(biases) != len(matrices):
+            raise UnsupportedModelError(f"layer {index}: only some linear layers of {projection} have a bias")
+        return self._projection(torch.cat(matrices), torch.cat(biases) if biases else None)
+
+    def _projection(self, weight: Tensor, bias: Tensor | None) -> Projection:
+        return make_linear(
+            weight.to(self._device),
+            None if bias is None else bias.to(self._device),
+            self._kernels,
+            self._weights.quantization,
+            batch_invariant=self._batch_invariant,
+        )

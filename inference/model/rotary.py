@@ -1,26 +1,26 @@
-"""Rotary position embedding with the scalings of the Llama family."""
+"""Rotary position embedding and its scalings."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from inference.kernels.interface import Rotation
 
-if TYPE_CHECKING:
-    from inference.model.architecture import Architecture
-
 
 class RotaryTable:
     """Cosines and sines of all positions, computed in fp32 as in training."""
 
-    def __init__(self, architecture: Architecture, max_context: int, dtype: torch.dtype, device: str) -> None:
-        angles = torch.outer(torch.arange(max_context, dtype=torch.float32), _frequencies(architecture))
-        angles = torch.cat((angles, angles), dim=-1)  # [max_context, head_dim]
-        factor = _attention_factor(architecture.rope)
+    def __init__(
+        self, rope: dict[str, Any], width: int, max_context: int, dtype: torch.dtype, device: str
+    ) -> None:
+        """`rope` is one of `Architecture.ropes`; `width` the number of features of a head to rotate."""
+        angles = torch.outer(torch.arange(max_context, dtype=torch.float32), _frequencies(rope, width))
+        angles = torch.cat((angles, angles), dim=-1)  # [max_context, width]
+        factor = _attention_factor(rope)
         self._cosine = (angles.cos() * factor).to(device)
         self._sine = (angles.sin() * factor).to(device)
         self._dtype = dtype
@@ -36,10 +36,9 @@ class RotaryTable:
         return Rotation(self._one, self._zero, torch.zeros_like(positions), self._dtype)
 
 
-def _frequencies(architecture: Architecture) -> Tensor:
-    """Radians per position, [head_dim / 2]."""
-    rope, dim = architecture.rope, architecture.head_dim
-    exponents = torch.arange(0, dim, 2, dtype=torch.int64).float() / dim
+def _frequencies(rope: dict[str, Any], width: int) -> Tensor:
+    """Radians per position, [width / 2]."""
+    exponents = torch.arange(0, width, 2, dtype=torch.int64).float() / width
     frequencies = 1.0 / (float(rope["rope_theta"]) ** exponents)
     if rope["rope_type"] == "linear":
         return frequencies / float(rope["factor"])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from inference.errors import UnsupportedModelError
+from inference.model.architecture import PROJECTIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +32,13 @@ class Shard:
     def architecture(self, whole: Architecture) -> Architecture:
         """The rank's own decoder: fewer heads and a narrower MLP, otherwise the same.
 
-        Raises `UnsupportedModelError` where the model cannot be divided evenly.
+        Raises `UnsupportedModelError` where the model cannot be divided evenly, or by this code.
         """
+        if self.size > 1 and (whole.experts is not None or whole.projections is not PROJECTIONS):
+            raise UnsupportedModelError(
+                f"tensor_parallel does not divide {whole.family}: experts, and linear layers that the "
+                "checkpoint stores fused, need one rank"
+            )
         for name in ("num_heads", "num_kv_heads", "intermediate_size"):
             count = getattr(whole, name)
             if count % self.size:

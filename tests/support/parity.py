@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from inference.protocol import AdapterBlend, BlendPart
-from tests.fixtures_engine import ALL_LINEAR, greedy, make_adapter, run_all
+from tests.fixtures_engine import ALL_LINEAR, Oracle, greedy, make_adapter, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from inference.engine import Engine
     from inference.protocol import AdapterRef, Generate
-    from tests.fixtures_engine import AnyAdapter, Oracle
+    from tests.fixtures_engine import AnyAdapter
 
 ATTENTION, MLP = ALL_LINEAR[:4], ALL_LINEAR[4:]
 
@@ -46,6 +46,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "rank_pattern": {"k_proj": 5},
     },
 }
+
+
+class ForgetfulOracle(Oracle):
+    """One reference model in memory at a time, for models of a real size."""
+
+    def check_greedy(self, *arguments: Any) -> None:
+        self._models.clear()
+        super().check_greedy(*arguments)
 
 
 def make_kinds(root: Path, model: Path, names: Sequence[str] = tuple(KINDS)) -> dict[str, AdapterRef]:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 
 from backend.domain.errors import InvalidInput
 from inference.kernels.cpu import product_arithmetic, this_cpu
+from inference.model.families import read_architecture
 from workers.training.packing import ATTENTION, collate, is_bf16
 from workers.training.rows import pack_rows, plan_batches
 from workers.training.spec import COMPLETE
@@ -62,7 +63,18 @@ def compute_dtype() -> torch.dtype:
 
 
 def lora_model(base_folder: Path, config: TrainingConfig) -> Any:
-    """The frozen base model in `compute_dtype`, with new adapter weights in fp32 drawn from the seed."""
+    """The frozen base model in `compute_dtype`, with new adapter weights in fp32 drawn from the seed.
+
+    Errors: `InvalidInput` for targets that the base model does not have.
+    """
+    architecture = read_architecture(base_folder)
+    missing = [target for target in config.targets if target not in architecture.linears]
+    if missing:
+        raise InvalidInput(
+            f"{architecture.family} has no linear layers {', '.join(missing)} that adapters can change, only "
+            f"{', '.join(architecture.linears)}",
+            param="targets",
+        )
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=compute_dtype(), local_files_only=True)
     model.set_attn_implementation(ATTENTION)
     model.config.use_cache = False

@@ -77,7 +77,7 @@ def general_losses(
 ) -> dict[str, float]:
     """Losses of the base model and of the adapter on the fixed general set. Errors: `AdapterRefused`."""
     examples = general_examples(AutoTokenizer.from_pretrained(base_folder, local_files_only=True))
-    model = lora_model(base_folder, TrainingConfig(rank=1))
+    model = lora_model(base_folder, TrainingConfig(rank=1, targets=("o_proj",)))  # which every family has
     with model.disable_adapter():
         before = mean_loss(model, examples, emit)
         _attach(model.get_base_model(), adapter, architecture)

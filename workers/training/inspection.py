@@ -19,8 +19,8 @@ from inference.config import EngineConfig
 from inference.errors import InferenceError
 from inference.lora.adapter import load_adapter, max_file_bytes
 from inference.lora.files import read_adapter_files
-from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
+from inference.model.families import read_architecture
 from inference.model.loader import BaseWeights
 from workers.training.update_statistics import measure_update
 

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from backend.domain.screening import SKETCHED, AdapterRefused
-from inference.model.architecture import PARENT_BY_LINEAR
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +42,7 @@ def measure_update(adapter: Adapter, base: BaseWeights) -> tuple[bytes, dict[str
     Errors: `AdapterRefused` for an update larger than `MAX_NORM`.
     """
     architecture = base.architecture
-    modules = [(layer, linear) for layer in range(architecture.num_layers) for linear in PARENT_BY_LINEAR]
+    modules = architecture.linear_keys
     sketches = torch.zeros(len(modules), SKETCHED, dtype=torch.float64)
     statistics: list[dict[str, float]] = []
     for block in adapter.blocks:

@@ -36,6 +36,12 @@ def test_every_family_answers_as_transformers_with_peft_in_a_mixed_batch(
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10_000.0}
 
+PARTIAL = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
+GEMMA_ROPES = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+
 
 @pytest.mark.parametrize(
     ("family", "shape"),
@@ -47,13 +53,20 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ("smollm3", {"no_rope_layers": [0, 1], "rope_parameters": YARN}),
         ("smollm3", {"no_rope_layer_interval": 2}),
         ("qwen3", {"attention_bias": True, "tie_word_embeddings": False}),
+        ("gemma3_text", {"layer_types": None, "sliding_window_pattern": 2, "sliding_window": 50}),
+        ("gemma3_text", {"rope_parameters": GEMMA_ROPES, "head_dim": 32, "query_pre_attn_scalar": 32}),
+        ("phi3", {"rope_parameters": PARTIAL}),
+        ("phi3", {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+        ("mixtral", {"num_experts_per_tok": 1, "head_dim": 32}),
+        ("qwen3_moe", {"norm_topk_prob": True, "mlp_only_layers": [0]}),
+        ("qwen3_moe", {"decoder_sparse_step": 2, "attention_bias": True}),
     ],
 )
 def test_every_shape_of_a_family_answers_as_transformers(
     family: str, shape: dict[str, Any], tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
-    """Biases, free and tied heads, layers without positions, heads wider than their share, one KV head,
-    stretched contexts, shards.
+    """Biases, free and tied heads, layers without positions, heads wider than their share or partly rotated,
+    one KV head, stretched contexts, windows, experts in all layers or some, shards.
     """
     model = make_model(tmp_path / "model", family, max_shard_size="60KB", **shape)
     adapters = [None, make_adapter(tmp_path / "a", model)]

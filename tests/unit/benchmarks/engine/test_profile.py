@@ -12,7 +12,7 @@ from benchmarks.engine.ours import OurEngine
 from benchmarks.engine.profile import PARTS, StepProfile, limits
 from benchmarks.engine.workload import Batch, prompts
 from inference.config import EngineConfig
-from inference.model.architecture import read_architecture
+from inference.model.families import read_architecture
 
 
 def attention_of_a_step() -> str:

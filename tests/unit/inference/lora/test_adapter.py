@@ -15,7 +15,7 @@ import torch
 from inference import errors
 from inference.lora.adapter import Adapter, AdapterLoader, load_adapter
 from inference.lora.files import WEIGHTS_FILE, adapter_digest
-from inference.model.architecture import read_architecture
+from inference.model.families import read_architecture
 from inference.model.loader import BaseWeights
 from inference.protocol import AdapterRef
 from tests.fixtures_engine import edit_adapter, make_adapter, make_model, read_tensors, rewrite_tensors

@@ -21,7 +21,9 @@ from inference.lora.blend import Blend, build_blend, single_blend
 from inference.lora.block import DoraScale, LoraBlock
 from inference.lora.dora import DoraScales
 from inference.lora.segments import BASE_SLOT, find_segments
-from inference.model.architecture import PARENT_BY_LINEAR, PROJECTIONS, read_architecture
+from inference.model.architecture import PROJECTIONS, LayerSpec
+from inference.model.families import read_architecture
+from tests.fixtures_engine import ALL_LINEAR
 from tests.support.adapters import pairs
 
 if TYPE_CHECKING:
@@ -159,7 +161,7 @@ def test_a_blend_lies_in_its_rows_as_if_copied_matrix_by_matrix(
 ) -> None:
     """Each part has any rank in each of six layers, 0 for none; what lay there before is gone."""
     torch.manual_seed(0)
-    architecture = replace(read_architecture(tiny_llama), num_layers=6)
+    architecture = replace(read_architecture(tiny_llama), layers=(LayerSpec(),) * 6)
     adapters = [
         (Adapter(str(number), ragged_blocks(architecture, ranks), 0, 1.0), weight)
         for number, (ranks, weight) in enumerate(parts)
@@ -167,11 +169,11 @@ def test_a_blend_lies_in_its_rows_as_if_copied_matrix_by_matrix(
     blend = build_blend("blend", adapters, 16, torch.float32)
     rows = slice(2, 2 + blend.rank)
     arena = AdapterArena(architecture, 16, 1, torch.float32, "cpu")
-    junk = [random_block(architecture, linear, range(6), 16) for linear in PARENT_BY_LINEAR]
+    junk = [random_block(architecture, linear, range(6), 16) for linear in ALL_LINEAR]
     arena.write(single_blend(Adapter("junk", junk, 0, 1.0)), 0, slice(0, 16))
     arena.write(blend, 0, rows)
     for layer in range(6):
-        for number, linear in enumerate(PARENT_BY_LINEAR):
+        for number, linear in enumerate(ALL_LINEAR):
             target = arena.target(layer, linear)
             shrink, expand = expected_rows(architecture, blend, (layer, linear))
             assert torch.equal(target.shrink[rows], shrink)

@@ -17,8 +17,9 @@ from inference.lora import block as block_module
 from inference.lora.adapter import Adapter, AdapterLoader
 from inference.lora.block import reserve
 from inference.lora.files import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
-from inference.model.architecture import PARENT_BY_LINEAR, read_architecture
+from inference.model.families import read_architecture
 from inference.model.loader import BaseWeights
+from tests.fixtures_engine import ALL_LINEAR
 from tests.support.adapters import pairs
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ Linear = tuple[int, int, tuple[torch.dtype, torch.dtype]]  # rank, alpha, dtypes
 LINEARS = st.tuples(
     st.integers(1, 3), st.sampled_from([2, 3, 7]), st.tuples(st.sampled_from(DTYPES), st.sampled_from(DTYPES))
 )
-KEYS = [(layer, linear) for layer in range(2) for linear in PARENT_BY_LINEAR]
+KEYS = [(layer, linear) for layer in range(2) for linear in ALL_LINEAR]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -109,7 +110,7 @@ def test_like_layers_are_one_block_in_one_stretch_of_memory(tiny_llama: Path, tm
     write(tmp_path, architecture, linears, 0)
     adapter = load(tmp_path, architecture, tiny_llama, torch.bfloat16)
     assert {(block.linear, block.layers, block.rank) for block in adapter.blocks} == {
-        *((linear, range(2), 2) for linear in PARENT_BY_LINEAR if linear != "o_proj"),
+        *((linear, range(2), 2) for linear in ALL_LINEAR if linear != "o_proj"),
         ("o_proj", range(1), 2),
         ("o_proj", range(1, 2), 3),
     }

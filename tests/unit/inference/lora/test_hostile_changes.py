@@ -23,7 +23,7 @@ from inference.lora import adapter as adapter_module
 from inference.lora import files
 from inference.lora.adapter import Adapter, load_adapter
 from inference.lora.files import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
-from inference.model.architecture import read_architecture
+from inference.model.families import read_architecture
 from inference.model.loader import BaseWeights
 from inference.protocol import AdapterRef
 from tests.fixtures_engine import edit_adapter, greedy, make_adapter, read_tensors, rewrite_tensors, run_all

@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from inference.errors import UnsupportedModelError
 from inference.kernels.portable import PortableKernels
-from inference.model.architecture import PARENT_BY_LINEAR, read_architecture
 from inference.model.collective import SingleRank
+from inference.model.families import read_architecture
 from inference.model.loader import BaseWeights, load_decoder
-from tests.fixtures_engine import make_model
+from tests.fixtures_engine import ALL_LINEAR, make_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,8 @@ def test_single_weights_and_biases_are_those_of_the_checkpoint(tmp_path: Path) -
     folder = make_model(tmp_path, "qwen2")
     tensors, weights = load_file(folder / "model.safetensors"), open_weights(folder, torch.bfloat16)
     for layer in range(2):
-        for linear, parent in PARENT_BY_LINEAR.items():
+        for linear in ALL_LINEAR:
+            parent = "self_attn" if linear in {"q_proj", "k_proj", "v_proj", "o_proj"} else "mlp"
             name = f"model.layers.{layer}.{parent}.{linear}"
             assert torch.equal(weights.linear(layer, linear), tensors[f"{name}.weight"].bfloat16())
             bias = weights.linear_bias(layer, linear)

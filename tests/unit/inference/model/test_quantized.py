@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from inference.errors import UnsupportedModelError
-from inference.model.architecture import PARENT_BY_LINEAR, read_architecture
+from inference.model.families import read_architecture
 from inference.model.loader import BaseWeights
 from inference.model.quantized import Int4Linear, Int8Linear, served_weight
-from tests.fixtures_engine import Oracle, greedy, make_adapter, make_model, run_all
+from tests.fixtures_engine import ALL_LINEAR, Oracle, greedy, make_adapter, make_model, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ def dequantised(model: Path, folder: Path, quantization: str) -> Path:
     architecture = read_architecture(model)
     weights = BaseWeights.open(model, architecture, torch.float32, quantization)
     for layer in range(architecture.num_layers):
-        for linear in PARENT_BY_LINEAR:
+        for linear in ALL_LINEAR:
             tensors[f"{architecture.linear_name(layer, linear)}.weight"] = weights.linear(layer, linear)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from inference.model.architecture import read_architecture
+from inference.model.families import read_architecture
 from inference.model.rotary import RotaryTable
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def test_tables_equal_those_of_transformers(rope: dict[str, Any], edited: Callab
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     folder = edited(rope_parameters=rope)
-    table = RotaryTable(read_architecture(folder), 512, torch.float32, "cpu")
+    architecture = read_architecture(folder)
+    table = RotaryTable(architecture.ropes[0], architecture.rotary_dim, 512, torch.float32, "cpu")
     positions = torch.arange(512)
     reference = LlamaRotaryEmbedding(AutoConfig.from_pretrained(folder))
     cos, sin = reference(torch.zeros(1, 1), positions.unsqueeze(0))

@@ -25,8 +25,8 @@ from inference.lora.adapter import Adapter
 from inference.lora.blend import Blend, single_blend
 from inference.lora.block import DoraScale, LoraBlock
 from inference.lora.shards import shard_blend
-from inference.model.architecture import PARENT_BY_LINEAR
 from inference.model.shards import WHOLE, Shard
+from tests.fixtures_engine import ALL_LINEAR
 from tests.support.adapters import pairs
 
 NARROWING = ("o_proj", "down_proj")
@@ -39,7 +39,7 @@ def random_blend(linear: str) -> Blend:
     return single_blend(Adapter("a", [block], 0, 1.0))
 
 
-@pytest.mark.parametrize("linear", PARENT_BY_LINEAR)
+@pytest.mark.parametrize("linear", ALL_LINEAR)
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_shares_of_a_linear_layer_and_its_adapter_give_the_whole_output(linear: str, size: int) -> None:
     blend = random_blend(linear)

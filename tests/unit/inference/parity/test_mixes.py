@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from inference.engine import Engine
-from inference.model.architecture import read_architecture
+from inference.model.families import read_architecture
 from inference.model.kv_cache import bytes_per_block
 from inference.protocol import Chunk
 from inference.scheduling.prefix_cache import PrefixCache

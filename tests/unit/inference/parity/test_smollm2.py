@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from inference.model.sources import resolve_model
-from tests.fixtures_engine import Oracle
-from tests.support.parity import blend, check_batch, make_kinds, prompts_of
+from tests.support.parity import ForgetfulOracle, blend, check_batch, make_kinds, prompts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
 
 CACHE = Path(os.environ.get("LORALEDGER_MODEL_CACHE", ".loraledger/cache/models"))
 KINDS = ["plain", "rslora", "values and up", "both patterns", "dora"]
-
-
-class ForgetfulOracle(Oracle):
-    """One reference model in memory at a time; each takes half a gigabyte."""
-
-    def check_greedy(self, *arguments: Any) -> None:
-        self._models.clear()
-        super().check_greedy(*arguments)
 
 
 @pytest.mark.deep

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from backend.domain.errors import InvalidInput
 from backend.domain.training import TrainingConfig
 from tests.fixtures_engine import CHAT_TEMPLATE, FAMILIES, make_model, peft_warnings_ignored
 from workers.training import packing
@@ -22,6 +23,10 @@ HELPFUL = (
 )  # with a default system prompt
 
 
+TRAINED = [name for name in FAMILIES if name not in {"phi3", "mixtral", "qwen3_moe"}]
+"""The families that have all linear layers which training may target."""
+
+
 def ragged(tokenizer: Any) -> list[Example]:
     """The whole preamble before short and long words, a part of it before another prompt, nothing of it."""
     asked = [{"prompt": "ab" * i, "completion": "cd" * j} for i, j in ((1, 4), (9, 1), (2, 3))]
@@ -34,7 +39,7 @@ def ragged(tokenizer: Any) -> list[Example]:
     ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TRAINED)
 @pytest.mark.parametrize("longest_together", [256, 0])
 def test_rows_behind_a_preamble_predict_as_they_do_when_they_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, longest_together: int
@@ -53,6 +58,12 @@ def test_rows_behind_a_preamble_predict_as_they_do_when_they_read_it(
     torch.testing.assert_close(found.states, expected.states, rtol=1e-3, atol=1e-3)
     assert torch.equal(found.labels, expected.labels)
     assert torch.equal(found.rows, expected.rows)
+
+
+@pytest.mark.parametrize(("family", "named"), [("phi3", "q_proj"), ("mixtral", "gate_proj")])
+def test_targets_that_a_base_model_does_not_have_are_refused(tmp_path: Path, family: str, named: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{family} has no linear layers {named}"):
+        lora_model(make_model(tmp_path / family, family), TrainingConfig())
 
 
 def test_rows_that_skip_nothing_are_read_whole(tiny_base: Path) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from inference.errors import ModelNotFoundError, UnsupportedModelError
-from inference.model.architecture import read_architecture
+from inference.model.families import read_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     [
         ({"model_type": "gpt2"}, "gpt2"),
         ({"hidden_act": "gelu"}, "gelu"),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "longrope"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn' lacks factor"),
@@ -32,7 +34,7 @@ def test_models_outside_the_family_are_refused_by_name(
 
 def test_older_checkpoints_keep_rotary_settings_at_the_top(edited: Callable[..., Path]) -> None:
     folder = edited(rope_parameters=None, rope_theta=5e5, rope_scaling={"type": "linear", "factor": 2.0})
-    rope = read_architecture(folder).rope
+    rope = read_architecture(folder).ropes[0]
     assert (rope["rope_type"], rope["rope_theta"], rope["factor"]) == ("linear", 5e5, 2.0)
 
 
