@@ -14,6 +14,7 @@ import torch
 from msgspec.structs import replace
 
 from inference.errors import (
+    AdapterNotInvokedError,
     ContextLengthExceededError,
     DeadlineExceededError,
     InferenceError,
@@ -123,6 +124,7 @@ class Engine:
             self._queue_limits,
             config.max_running,
             config.max_step_tokens,
+            self._prefixes.name_prompt,
             clock,
         )
         self._shed: list[Failure] = []
@@ -251,6 +253,7 @@ class Engine:
         self._shed.clear()
         step = self._scheduler.schedule()
         outputs += self._fail_unloadable()
+        outputs += [self._fail(request, _not_invoked(request)) for request in step.refused]
         if step.scheduled:
             self._prefixes.begin(step)
             outputs += self._advance(step, self._runner.forward(step))
@@ -315,7 +318,6 @@ class Engine:
             self._timed[request.request_id] = request
         request.arrival = self._num_arrivals
         self._num_arrivals += 1
-        self._prefixes.name_prompt(request)
         self._requests[request.request_id] = request
         self._scheduler.add(request)
 
@@ -427,6 +429,14 @@ class Engine:
         del self._requests[request.request_id]
         self._timed.pop(request.request_id, None)
         self._scheduler.remove(request)
+
+
+def _not_invoked(request: Request) -> AdapterNotInvokedError:
+    return AdapterNotInvokedError(
+        "the prompt",
+        f"the tokens that activate adapter {request.adapter_digest} are not in it; end the prompt with the "
+        "adapter's invocation, as its card describes",
+    )
 
 
 def _chunk(

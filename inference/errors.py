@@ -225,6 +225,12 @@ class AdapterBlendError(AdapterError):
     code = "adapter_blend"
 
 
+class AdapterNotInvokedError(AdapterError):
+    """The prompt lacks the tokens that activate the adapter."""
+
+    code = "adapter_not_invoked"
+
+
 class AdapterBiasError(AdapterError):
     code = "adapter_bias"
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from inference.lora.segments import BASE_SLOT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inference.probe import ProbeSums
     from inference.protocol import AdapterBlend, AdapterRef, FinishReason, ProbeStates
     from inference.sampling.state import SamplingState
@@ -35,6 +37,7 @@ class Request:
     slot: int = BASE_SLOT
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
+    num_base_tokens: int | None = None  # leading ones without the adapter; None: unknown until it is loaded
     prefix_root: bytes | None = None  # None: no prefix sharing; see `inference.scheduling.prefix_cache`
     block_names: list[bytes] = field(default_factory=list)
     num_cached_prompt_tokens: int = 0
@@ -73,6 +76,17 @@ class Request:
     @property
     def adapter_digest(self) -> str | None:
         return None if self.adapter is None else self.adapter.digest
+
+    def locate(self, invocation: Sequence[int]) -> bool:
+        """Set `num_base_tokens`: the adapter is active from the last occurrence of `invocation` in the prompt
+        on. False if there is none.
+        """
+        size = len(invocation)
+        starts = range(self.num_prompt_tokens - size, -1, -1)
+        wanted = list(invocation)
+        found = (start for start in starts if self.token_ids[start : start + size] == wanted)
+        self.num_base_tokens = next(found, None) if size else 0
+        return self.num_base_tokens is not None
 
     def needs(self, adapter: AdapterRef | AdapterBlend) -> bool:
         """Whether the request uses `adapter`: alone, as its blend, or as a part of its blend."""

@@ -17,6 +17,7 @@ class Span(NamedTuple):
     num_tokens: int
     context_len: int
     block_table: list[int]
+    num_base: int  # leading ones of the `num_tokens` that run on the base model alone
 
 
 class StepLayout(msgspec.Struct, frozen=True):
@@ -35,5 +36,6 @@ def build_layout(step: Step) -> StepLayout:
         request = entry.request
         end = request.num_computed + entry.num_tokens
         token_ids += request.token_ids[request.num_computed : end]
-        spans.append(Span(request.slot, entry.num_tokens, end, request.block_table))
+        num_base = min(entry.num_tokens, max(0, (request.num_base_tokens or 0) - request.num_computed))
+        spans.append(Span(request.slot, entry.num_tokens, end, request.block_table, num_base))
     return StepLayout(token_ids, spans, step.fresh_blocks)

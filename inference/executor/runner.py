@@ -10,12 +10,13 @@ import torch
 from inference.executor.layout import build_layout
 from inference.kernels.interface import SequenceSpan
 from inference.kernels.select import select_kernels
+from inference.lora.segments import BASE_SLOT
 from inference.model.decoder import DecoderInput
 from inference.model.kv_cache import KVCache
 from inference.model.loader import load_decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -123,16 +124,24 @@ class Runner:
         kv_slots: list[int] = []
         spans: list[SequenceSpan] = []
         size = self._cache.block_size
-        for _, num_tokens, end, table in layout.spans:
+        for _, num_tokens, end, table, _ in layout.spans:
             spans.append(SequenceSpan(len(positions), num_tokens, end, table))
             span_positions = range(end - num_tokens, end)
             positions += span_positions
             kv_slots += [table[position // size] * size + position % size for position in span_positions]
-        adapter_spans = [(span.slot, span.num_tokens) for span in layout.spans]
         return DecoderInput(
             token_ids=torch.tensor(layout.token_ids, device=self._device),
             positions=torch.tensor(positions, device=self._device),
             kv_slots=torch.tensor(kv_slots, device=self._device),
             attention=self._kernels.attention_batch(spans),
-            adapters=self._adapters.for_step(adapter_spans, len(positions), self._kernels),
+            adapters=self._adapters.for_step(_adapter_spans(layout), len(positions), self._kernels),
         )
+
+
+def _adapter_spans(layout: StepLayout) -> Iterator[tuple[int, int]]:
+    """(slot, num_tokens) in the order of the batch."""
+    for span in layout.spans:
+        if span.num_base:
+            yield BASE_SLOT, span.num_base
+        if span.num_base < span.num_tokens:
+            yield span.slot, span.num_tokens - span.num_base

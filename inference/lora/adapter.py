@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from inference.kernels.factors import FactorReader
     from inference.lora.block import LoraBlock
+    from inference.lora.config import AdapterConfig
     from inference.lora.fold import BlockSpec
     from inference.model.architecture import Architecture
     from inference.model.loader import BaseWeights
@@ -44,6 +45,7 @@ class Adapter:
     num_bytes: int
     peak: float  # the largest absolute value of any `expand`
     memory: Tensor | None = None  # all A and B; reused for another adapter once the registry evicts this one
+    invocation: tuple[int, ...] = ()  # tokens from which on it is active; empty: it is always active
 
     @property
     def is_dora(self) -> bool:
@@ -83,21 +85,24 @@ class AdapterLoader:
         if files.digest != expected_digest:
             raise AdapterDigestMismatchError(str(folder), expected_digest, files.digest)
         header = extract_header(files.weights, self._max_tensors)
-        specs = self._cached_block_specs(files.config, header, len(files.weights))
+        config, specs = self._cached_block_specs(files.config, header, len(files.weights))
         memory = reserve((sum(spec.size for spec in specs),), self._base.dtype, spare)
         blocks, peak = fold(specs, files.weights, memory, self._base, self._reader)
-        return Adapter(expected_digest, blocks, sum(block.num_bytes for block in blocks), peak, memory)
+        num_bytes = sum(block.num_bytes for block in blocks)
+        return Adapter(expected_digest, blocks, num_bytes, peak, memory, config.invocation)
 
     @property
     def _max_tensors(self) -> int:
         return self._num_linears * TENSORS_PER_LINEAR
 
-    def _read_block_specs(self, config: bytes, header: bytes, file_size: int) -> Sequence[BlockSpec]:
+    def _read_block_specs(
+        self, config: bytes, header: bytes, file_size: int
+    ) -> tuple[AdapterConfig, Sequence[BlockSpec]]:
         content = parse_object(config, MAX_CONFIG_DEPTH)
         adapter_config = read_config(content, self._base_digest, max_patterns=self._num_linears)
         specs = read_header(header, file_size, self._max_tensors)
         linears = group_by_linear(specs, adapter_config, self._base.architecture, self._max_rank)
-        return group_blocks(linears, adapter_config)
+        return adapter_config, group_blocks(linears, adapter_config)
 
 
 def load_adapter(

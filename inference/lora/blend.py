@@ -37,6 +37,11 @@ class Blend:
         return frozenset(key for adapter, _ in self.parts for block in adapter.blocks for key in block.keys)
 
     @property
+    def invocation(self) -> tuple[int, ...]:
+        """Tokens from which on the adapter is active; empty: it is always active."""
+        return self.parts[0][0].invocation  # such an adapter is never blended with another one
+
+    @property
     def dora(self) -> Mapping[tuple[int, str], DoraScale]:
         blocks = self.parts[0][0].blocks  # an adapter with DoRA is never blended with another one
         return {
@@ -65,6 +70,11 @@ def build_blend(
                 adapter.digest,
                 "a DoRA adapter cannot be blended: it scales the whole output, the other adapters' deltas "
                 "included, so the result is no weighted sum of deltas",
+            )
+        if adapter.invocation:
+            raise AdapterBlendError(
+                adapter.digest,
+                "an activated LoRA (aLoRA) cannot be blended: it begins at its own tokens",
             )
         if abs(weight) * adapter.peak > torch.finfo(dtype).max:
             raise AdapterNotFiniteError(adapter.digest, f"overflows the engine's dtype at weight {weight}")

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 # from the tensors). Any other key must be empty, because it may belong to a kind of adapter that this
 # engine does not know.
 _READ_KEYS = {"alpha_pattern", "auto_mapping", "base_model_digest", "bias", "init_lora_weights", "lora_alpha"}
-_READ_KEYS |= {"modules_to_save", "peft_type", "r", "rank_pattern", "use_dora", "use_rslora"}
+_READ_KEYS |= {
+    "alora_invocation_tokens",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "use_dora",
+    "use_rslora",
+}
 _IGNORED_KEYS = {
     "base_model_name_or_path",
     "ensure_weight_tying",
@@ -40,6 +48,7 @@ _IGNORED_KEYS |= {"peft_version", "qalora_group_size", "revision", "target_modul
 # Initialisations that do not change the base weights. All others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) move
 # a part of the base into the adapter, which then does not match the shared base model.
 _SUPPORTED_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+_MAX_INVOCATION = 256
 # Rank and alpha patterns are regular expressions from untrusted files. Without repetition or alternatives
 # they cannot backtrack, and module names need neither.
 _SAFE_PATTERN = re.compile(r"\^?[\w.\\]{1,200}\$?", re.ASCII)
@@ -58,6 +67,7 @@ class AdapterConfig:
     default_alpha: object
     rank_patterns: _Patterns
     alpha_patterns: _Patterns
+    invocation: tuple[int, ...]  # tokens from which on the adapter is active; empty: it is always active
 
     def rank(self, module: str) -> int:
         """Raises `AdapterRankError` if it is no positive integer."""
@@ -99,7 +109,23 @@ def read_config(config: Mapping[str, Any], base_digest: str, max_patterns: int) 
         default_alpha=config.get("lora_alpha"),
         rank_patterns=_compile(config, "rank_pattern", max_patterns),
         alpha_patterns=_compile(config, "alpha_pattern", max_patterns),
+        invocation=_invocation(config),
     )
+
+
+def _invocation(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Tokens of an activated LoRA (aLoRA, Greenewald et al. 2025, https://arxiv.org/abs/2504.12397)."""
+    key = "alora_invocation_tokens"
+    tokens = config.get(key)
+    if tokens is None:
+        return ()
+    if not isinstance(tokens, list) or not 1 <= len(tokens) <= _MAX_INVOCATION:
+        raise _refusal(AdapterConfigError, key, f"not a list of 1 to {_MAX_INVOCATION} token ids")
+    if any(type(token) is not int or token < 0 for token in tokens):
+        raise _refusal(AdapterConfigError, key, "a token id is not an integer from 0")
+    if _flag(config, "use_dora"):
+        raise _refusal(AdapterUnsupportedError, key, "it cannot be combined with use_dora")
+    return tuple(tokens)
 
 
 def _refuse_code(auto_mapping: object) -> None:

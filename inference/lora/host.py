@@ -75,6 +75,12 @@ class AdapterHost:
         is_resident = all(self.registry.is_resident(ref.digest) for ref in adapter.refs)
         return is_resident or self.slots.is_active(adapter.digest)
 
+    def invocation(self, adapter: AdapterRef | AdapterBlend) -> tuple[int, ...]:
+        if self.slots.is_active(adapter.digest):
+            return self.slots.invocation(adapter.digest)
+        # A blend with an adapter that is to be activated is refused when it is built.
+        return self.registry.peek(adapter.digest).invocation if isinstance(adapter, AdapterRef) else ()
+
     def acquire(self, adapter: AdapterRef | AdapterBlend) -> int | None:
         slot = self.slots.reuse(adapter.digest)
         if slot is not None:

@@ -83,6 +83,10 @@ class AdapterRegistry:
     def is_resident(self, digest: str) -> bool:
         return digest in self._resident
 
+    def peek(self, digest: str) -> Adapter:
+        """A resident adapter, without marking it as used."""
+        return self._resident[digest]
+
     def get_or_load(self, ref: AdapterRef, holder: str) -> Adapter | None:
         """The adapter if resident; else None, and its load is queued. Pins it for `holder`."""
         self._pins.add(ref.digest, holder)

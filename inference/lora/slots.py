@@ -17,6 +17,7 @@ class _Slot:
     digest: str
     num_users: int
     last_used: int
+    invocation: tuple[int, ...]
 
 
 class AdapterSlots:
@@ -38,6 +39,10 @@ class AdapterSlots:
     def is_active(self, digest: str) -> bool:
         return digest in self._slot_by_digest
 
+    def invocation(self, digest: str) -> tuple[int, ...]:
+        """`Blend.invocation` of an active adapter."""
+        return self._slot(self._slot_by_digest[digest]).invocation
+
     def reuse(self, digest: str) -> int | None:
         """Add a user to the slot of an active adapter; None if it is not active."""
         number = self._slot_by_digest.get(digest)
@@ -54,7 +59,7 @@ class AdapterSlots:
                 return None
             number, rows = allocated
             self._arena.write(blend, number, rows)
-            self._slots[number] = _Slot(blend.digest, 0, self._clock)
+            self._slots[number] = _Slot(blend.digest, 0, self._clock, blend.invocation)
             self._slot_by_digest[blend.digest] = number
         return self._use(number)
 

@@ -1,7 +1,8 @@
 """Prefix cache: names kv_blocks by their content, and stores the sums of their hidden states for probes.
 
-A full block's name is a BLAKE2b chain over the sharing scope, the adapter, and every token up to the
-block's end. Two blocks with the same name hold the same keys and values, so a request can reuse the blocks
+A full block's name is a BLAKE2b chain over the sharing scope, every token up to the block's end, and the
+adapter with the position from which on it is active. So the blocks before that position are those of the base
+model. Two blocks with the same name hold the same keys and values, so a request can reuse the blocks
 of another one's prefix.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -36,11 +37,31 @@ def root_name(adapter_digest: str | None, scope: str) -> bytes:
     return hashlib.blake2b(identity, digest_size=32, person=b"kv_root").digest()
 
 
-def extend_names(names: list[bytes], root: bytes, token_ids: Sequence[int], block_size: int) -> None:
+class Activation(NamedTuple):
+    """An adapter that is active from position `start` on."""
+
+    start: int
+    digest: str
+
+    def mark(self, parent: bytes) -> bytes:
+        """The name `parent` of the blocks before, for the first block with a position of the adapter."""
+        content = parent + struct.pack("<Q", self.start) + self.digest.encode()
+        return hashlib.blake2b(content, digest_size=32, person=b"kv_activation").digest()
+
+
+def extend_names(
+    names: list[bytes],
+    root: bytes,
+    token_ids: Sequence[int],
+    block_size: int,
+    activation: Activation | None = None,
+) -> None:
     """Append the missing names of the full blocks of `token_ids` to `names`."""
     for start in range(len(names) * block_size, len(token_ids) - block_size + 1, block_size):
         tokens = struct.pack(f"<{block_size}I", *token_ids[start : start + block_size])
         parent = names[-1] if names else root
+        if activation is not None and start <= activation.start < start + block_size:
+            parent = activation.mark(parent)
         names.append(hashlib.blake2b(parent + tokens, digest_size=32, person=b"kv_block").digest())
 
 
@@ -73,8 +94,10 @@ class PrefixCache:
         if self._sharing == "off":
             return
         scope = request.payer if self._sharing == "payer" else ""
-        request.prefix_root = root_name(request.adapter_digest, scope)
-        extend_names(request.block_names, request.prefix_root, request.token_ids, self._blocks.block_size)
+        # Without leading tokens of the base model, no block can be shared with it.
+        digest = None if request.num_base_tokens else request.adapter_digest
+        request.prefix_root = root_name(digest, scope)
+        self._extend(request, request.num_tokens)
 
     def begin(self, step: Step) -> None:
         """Before the forward pass: clear the sums of fresh blocks, and add those of shared blocks to
@@ -107,7 +130,7 @@ class PrefixCache:
             end = start + entry.num_tokens
             block_ids += [request.block_table[position // size] for position in range(start, end)]
             if request.prefix_root is not None and start // size < end // size:
-                extend_names(request.block_names, request.prefix_root, request.token_ids[:end], size)
+                self._extend(request, end)
                 full = slice(start // size, end // size)
                 filled += zip(request.block_table[full], request.block_names[full], strict=True)
         self._sums.index_add_(0, torch.tensor(block_ids, device=self._sums.device), states)
@@ -116,6 +139,15 @@ class PrefixCache:
     def invalidate(self, request: Request) -> None:
         """Stop sharing this request's blocks, because its adapter drove the model to NaN or infinity."""
         self._blocks.forget(request.block_names)
+
+    def _extend(self, request: Request, end: int) -> None:
+        """Name the full blocks of the request's first `end` tokens."""
+        activation = None
+        if request.num_base_tokens and request.adapter_digest is not None:
+            activation = Activation(request.num_base_tokens, request.adapter_digest)
+        root, size = request.prefix_root, self._blocks.block_size
+        if root is not None:
+            extend_names(request.block_names, root, request.token_ids[:end], size, activation)
 
     def _name(self, filled: Sequence[tuple[int, bytes]]) -> None:
         """Name the blocks with finite sums: a NaN or infinity in a block's keys or values appears in the

@@ -42,6 +42,9 @@ class SlotSource(Protocol):
     def is_ready(self, adapter: AdapterRef | AdapterBlend) -> bool:
         """Whether `acquire` needs no load, only a slot."""
 
+    def invocation(self, adapter: AdapterRef | AdapterBlend) -> Sequence[int]:
+        """Tokens from which on an adapter that is ready is active; empty: it is always active."""
+
     def acquire(self, adapter: AdapterRef | AdapterBlend) -> int | None:
         """Add a user to the slot of an adapter that is ready; None while no slot is free."""
 
@@ -67,6 +70,7 @@ class Step:
     scheduled: list[ScheduledRequest] = field(default_factory=list)
     fresh_blocks: list[int] = field(default_factory=list)
     admitted: list[Request] = field(default_factory=list)  # those of `scheduled` that start with this step
+    refused: list[Request] = field(default_factory=list)  # they wait, and never invoke their adapters
 
     @property
     def num_tokens(self) -> int:
@@ -83,14 +87,18 @@ class Scheduler:
         queue_limits: QueueLimits,
         max_running: int,
         max_step_tokens: int,
+        name_prompt: Callable[[Request], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`queue_limits` counts the waiting requests. `clock` returns monotonic seconds."""
+        """`queue_limits` counts the waiting requests. `name_prompt` names the kv_blocks of a request's prompt
+        once it is known where its adapter begins. `clock` returns monotonic seconds.
+        """
         self._blocks = blocks
         self._slots = slots
         self._queue_limits = queue_limits
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
+        self._name_prompt = name_prompt
         self._clock = clock
         self._running: list[Request] = []
         self._preempted: list[Request] = []  # wait in front of all others
@@ -244,6 +252,11 @@ class Scheduler:
                 self._slots.prefetch(request.adapter)
 
     def _try_start(self, request: Request, step: Step) -> bool:
+        if request.num_base_tokens is None:
+            if not request.locate(() if request.adapter is None else self._slots.invocation(request.adapter)):
+                step.refused.append(request)
+                return False
+            self._name_prompt(request)
         num_blocks = request.num_sharable // self._blocks.block_size
         shared = self._blocks.find(request.block_names[:num_blocks])
         if not self._blocks.can_hold(shared, request.num_tokens + 1):

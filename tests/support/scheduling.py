@@ -36,6 +36,7 @@ class FakeSlots:
         self._digests: list[str | None] = [None] * num_slots
         self._users: Counter[int] = Counter()
         self.loading: set[str] = set()
+        self.invocations: dict[str, tuple[int, ...]] = {}
         self.wanted: list[str] = []
         self.forgotten: list[str] = []
 
@@ -45,6 +46,10 @@ class FakeSlots:
 
     def is_ready(self, ref: AdapterRef) -> bool:
         return ref.digest not in self.loading
+
+    def invocation(self, ref: AdapterRef) -> tuple[int, ...]:
+        assert self.is_ready(ref)
+        return self.invocations.get(ref.digest, ())
 
     def acquire(self, ref: AdapterRef) -> int | None:
         assert self.is_ready(ref)
@@ -77,13 +82,14 @@ class SchedulerHarness:
         self.blocks = BlockManager(num_blocks + 1, block_size=4)
         self.slots = FakeSlots(num_slots)
         limits = QueueLimits(10_000, 1_000_000)
+        self._prefixes = PrefixCache(self.blocks, "payer", 1, "cpu")
         self.scheduler = Scheduler(
-            self.blocks, self.slots, limits, max_running, max_step_tokens, clock=lambda: self.now
+            *(self.blocks, self.slots, limits, max_running, max_step_tokens, self._prefixes.name_prompt),
+            clock=lambda: self.now,
         )
         self.num_added = 0
         self.served: Counter[tuple[str, str | None]] = Counter()
         """Weighted tokens of each payer under each adapter."""
-        self._prefixes = PrefixCache(self.blocks, "payer", 1, "cpu")
         self._contents: dict[int, tuple[object, ...]] = {}
 
     def add(
@@ -110,7 +116,6 @@ class SchedulerHarness:
             priority=priority,
             arrival=self.num_added,
         )
-        self._prefixes.name_prompt(request)
         self.scheduler.add(request)
         return request
 
