@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help setup contracts demo test test-deep test-gemma lint format bench gas docs wheel lock clean
-.PHONY: bench-peers bench-attribution bench-soak slither halmos coverage mutation attack audit
+.PHONY: bench-peers bench-attribution bench-soak slither halmos coverage mutation attack audit manifests
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -110,6 +110,9 @@ coverage: node_modules/.installed ## coverage of the Solidity tests: at least 98
 
 mutation: node_modules/.installed ## test 200 mutants of the contracts: 90 % killed, about two hours, resumes; JOBS=n in parallel
 	@$(PYTHON) -m tools.contract_checks.mutation --jobs $(or $(JOBS),1)
+
+manifests: ## lint the Dockerfile, validate Compose file and chart; installs Helm and more under build/checks (115 MB)
+	@$(PYTHON) -m tools.manifests
 
 audit: setup ## known vulnerabilities of the pinned dependencies, from PyPI and npm
 	@$(PY) -m tools.dependency_audit

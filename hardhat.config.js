@@ -1,4 +1,5 @@
 import { createRequire } from "node:module";
+import local from "./backend/chain/hardhat.config.js";
 
 const require = createRequire(import.meta.url);
 
@@ -60,15 +61,5 @@ export default {
       },
     },
   },
-  networks: {
-    // The local chain of `loraledger up`. Blocks are also mined at an interval, so that transactions gain confirmations.
-    node: {
-      type: "edr-simulated",
-      chainType: "l1",
-      chainId: 31337,
-      mining: { auto: true, interval: 1000 },
-      // Otherwise each transaction of a burst would move the chain's clock one second further ahead of real time, permanently.
-      allowBlocksWithSameTimestamp: true,
-    },
-  },
+  networks: local.networks,
 };

@@ -30,7 +30,8 @@ class Settings(BaseSettings):
     database_url: str = ""
     """SQLAlchemy URL of the database. Empty: SQLite in `home`."""
     rpc_url: str = "http://127.0.0.1:8545"
-    """JSON-RPC endpoint of the chain. `loraledger up` ignores it and starts a local chain."""
+    """JSON-RPC endpoint of the chain. `loraledger up` ignores it and starts a local chain,
+    or takes `--rpc-url`."""
     confirmations: int = Field(default=2, ge=0, le=1000)
     """Blocks on top of an event's block before the event is confirmed."""
     api_host: str = "127.0.0.1"

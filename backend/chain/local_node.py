@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,18 +18,74 @@ if TYPE_CHECKING:
     from typing import Self
 
 ROOT = Path(__file__).parents[2]
+"""Root of the source tree, if this is one."""
+CONFIG = Path(__file__).with_name("hardhat.config.js")
+HARDHAT = Path("hardhat", "dist", "src", "cli.js")
+LEAST_NODE = 22, 13
+INSTALL = (
+    "install Node.js 22.13 or later and run `npm install hardhat@3` in this folder, or name a node of chain "
+    "31337 with --rpc-url"
+)
 READY_TIMEOUT_SECONDS = 60
 STOP_TIMEOUT_SECONDS = 10
 
 
-def command(port: int, root: Path = ROOT) -> list[str]:
-    """Command that starts the node, to be run in `root`. Stop it with SIGINT: it ignores SIGTERM."""
-    node = root / "node_modules" / ".bin" / "node"
-    hardhat = root / "node_modules" / "hardhat" / "dist" / "src" / "cli.js"
-    for path in (node, hardhat):
-        if not path.exists():
-            raise NotFound(f"{path} is missing: run `make setup`, which installs the chain's tools")
-    return [str(node), str(hardhat), "node", "--hostname", "127.0.0.1", "--port", str(port)]
+def command(port: int, folder: Path) -> list[str]:
+    """Command that starts the node, after preparing its project in `folder`. Runs in any working directory.
+
+    Stop it with SIGINT: it ignores SIGTERM. Errors: `NotFound` that says what to install.
+    """
+    modules = find_hardhat()
+    _make_project(folder, modules)
+    hardhat = folder / "node_modules" / HARDHAT
+    config = folder / CONFIG.name
+    arguments = ["node", "--hostname", "127.0.0.1", "--port", str(port)]
+    return [_find_node(modules), str(hardhat), "--config", str(config), *arguments]
+
+
+def find_hardhat() -> Path:
+    """The `node_modules` with Hardhat: of the current folder, of the source tree, or npm's global one.
+
+    Errors: `NotFound` that says what to install.
+    """
+    places = (Path.cwd() / "node_modules", ROOT / "node_modules")
+    found = next((place for place in places if (place / HARDHAT).is_file()), None) or _global_modules()
+    if found is None:
+        raise NotFound(f"the local chain needs Hardhat: {INSTALL}")
+    return found
+
+
+def _global_modules() -> Path | None:
+    npm = shutil.which("npm")
+    if npm is None:
+        return None
+    asked = subprocess.run([npm, "root", "--global"], capture_output=True, text=True, check=False)
+    place = Path(asked.stdout.strip())
+    return place if (place / HARDHAT).is_file() else None
+
+
+def _find_node(modules: Path) -> str:
+    """Node.js of the npm package `node` next to Hardhat, else of the system."""
+    own = modules / ".bin" / "node"
+    program = str(own) if own.exists() else shutil.which("node")
+    if program is None:
+        raise NotFound(f"the local chain needs Node.js: {INSTALL}")
+    asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    version = asked.stdout.strip()
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < LEAST_NODE:
+        raise NotFound(f"the local chain needs a later Node.js than {version or program}: {INSTALL}")
+    return program
+
+
+def _make_project(folder: Path, modules: Path) -> None:
+    """Hardhat runs only in a project in which it is installed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "package.json").write_text('{"private": true, "type": "module"}\n')
+    shutil.copyfile(CONFIG, folder / CONFIG.name)
+    link = folder / "node_modules"
+    if not link.is_symlink() or link.resolve() != modules.resolve():
+        link.unlink(missing_ok=True)
+        link.symlink_to(modules.resolve())
 
 
 def free_port() -> int:
@@ -75,7 +133,7 @@ class LocalNode:
         self.url = url
 
     @classmethod
-    def start(cls, log: Path, port: int = 0, root: Path = ROOT) -> Self:
+    def start(cls, log: Path, port: int = 0) -> Self:
         """Start a node and wait until it responds. Its output, which includes every request, goes to `log`.
 
         Errors: `Unavailable` if it does not start or the port is in use.
@@ -85,8 +143,7 @@ class LocalNode:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(
-                command(port, root),
-                cwd=root,
+                command(port, log.parent / "hardhat"),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

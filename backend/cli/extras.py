@@ -12,12 +12,14 @@ from typer.core import TyperCommand
 from backend.domain.errors import DomainError
 
 DISTRIBUTION = "loraledger"
-OPERATOR, DEMO = "operator", "demo"
+SERVER, OPERATOR, DEMO = "server", "operator", "demo"
+_SERVER = ("alembic", "celery", "fastapi", "pydantic_settings", "sqlalchemy", "web3")
 PACKAGES = {
-    OPERATOR: ("alembic", "celery", "fastapi", "pydantic_settings", "sqlalchemy", "torch", "web3"),
+    SERVER: _SERVER,
+    OPERATOR: (*_SERVER, "torch"),  # it includes the extra `server`
     DEMO: ("openai",),
 }
-"""Import names by which an extra is recognised. All of them are dependencies of that extra alone."""
+"""Import names by which an extra is recognised. None of them is in the light install."""
 
 
 class MissingExtra(DomainError):

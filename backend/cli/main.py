@@ -23,11 +23,12 @@ from backend.cli import (
     webhooks,
 )
 from backend.cli.amounts import detail
-from backend.cli.extras import DEMO, OPERATOR, needing
+from backend.cli.extras import DEMO, OPERATOR, SERVER, needing
 from backend.cli.operator import (
     adapter_folders,
     audit,
     daemons,
+    database,
     datasets,
     doctor,
     market,
@@ -50,11 +51,13 @@ ACTORS = (
     *(payments, keys, chat, proxy, receipts, earnings, vote, data, datanets, train, wallets),
     *(snapshots, adapters, webhooks),
 )
-OPERATORS = (up, doctor, audit, watch, market, policy, membership, daemons)
+SERVERS = (doctor, audit, watch, market, policy, membership, database, daemons)
 for module in ACTORS:
     module.register(app)
-for module in OPERATORS:
-    app.add_typer(needing((OPERATOR,), module.register))
+app.add_typer(needing((OPERATOR,), up.register))
+for module in SERVERS:
+    app.add_typer(needing((SERVER,), module.register))
+app.add_typer(needing((OPERATOR,), daemons.register_with_torch))
 app.add_typer(needing((OPERATOR, DEMO), demo.register))
 data.commands.add_typer(needing((OPERATOR,), datasets.register))
 adapters.commands.add_typer(needing((OPERATOR,), adapter_folders.register))

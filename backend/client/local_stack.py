@@ -28,13 +28,13 @@ class LocalStack:
     def __init__(self, home: Path | None = None) -> None:
         """Errors: `NotFound` if nothing was started in this home."""
         self.home = home or default_home()
-        ports = read_ports(self.home)
-        if ports is None:
+        urls = read_urls(self.home)
+        if urls is None:
             raise NotFound(
                 f"nothing runs in this home (no {self.home / PORTS_FILE}): start `loraledger up`, or "
                 "name a market with --market"
             )
-        self.api_url, self.node_url = (f"http://127.0.0.1:{ports[part]}" for part in ("api", "chain"))
+        self.api_url, self.node_url = urls
 
     @property
     def deployment(self) -> Deployment:
@@ -76,8 +76,10 @@ def default_home() -> Path:
     return Path(os.environ.get("LORALEDGER_HOME") or ".loraledger")
 
 
-def read_ports(home: Path) -> dict[str, int] | None:
-    """Ports of chain and API under the current or the last `loraledger up`."""
+def read_urls(home: Path) -> tuple[str, str] | None:
+    """URLs of API and node under the current or the last `loraledger up`."""
     path = home / PORTS_FILE
-    found: dict[str, int] | None = json.loads(path.read_text()) if path.is_file() else None
-    return found
+    if not path.is_file():
+        return None
+    ports = json.loads(path.read_text())
+    return f"http://127.0.0.1:{ports['api']}", ports.get("rpc") or f"http://127.0.0.1:{ports['chain']}"

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import migrations
 from backend.db.session import open_engine
+from backend.domain.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -25,11 +28,48 @@ has a single writer and needs none.
 
 
 def upgrade(engine: Engine) -> None:
-    """Upgrade the database to the newest revision. Safe to call from several processes at once."""
+    """Upgrade the database to the newest revision. Safe to call from several processes at once.
+
+    Errors: `Conflict` if a later version of this program upgraded it.
+    """
+    migrate(engine, newest_revision())
+
+
+def migrate(engine: Engine, target: str) -> None:
+    """Upgrade or downgrade the database to a revision, in one transaction.
+
+    Errors: `InvalidInput` for an unknown revision, `Conflict` as for `upgrade`.
+    """
+    known = _revisions()
+    if target not in known:
+        raise InvalidInput(f"{target!r} is no revision; the newest is {known[-1]}", param="revision")
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        command.upgrade(_config(connection), "head")
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current is not None and current not in known:
+            raise Conflict(
+                f"the database has revision {current}, later than {known[-1]} of this version: install the "
+                f"version that wrote it, or run its `loraledger database migrate --to {known[-1]}`"
+            )
+        is_later = current is None or known.index(current) <= known.index(target)
+        (command.upgrade if is_later else command.downgrade)(_config(connection), target)
+
+
+def current_revision(engine: Engine) -> str | None:
+    """The database's revision; None if it is empty."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def newest_revision() -> str:
+    return _revisions()[-1]
+
+
+def _revisions() -> list[str]:
+    """All revisions that this version knows, in order."""
+    script = ScriptDirectory(Path(migrations.__file__).parent)
+    return [each.revision for each in script.walk_revisions()][::-1]
 
 
 def check(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Extras that settings need beyond `operator`."""
+"""Extras that settings need beyond `server`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from importlib.util import find_spec
 
 from backend.domain.errors import InvalidInput
 
-PACKAGES = {"aws": "boto3", "gcp": "google.cloud.kms_v1", "postgres": "psycopg", "redis": "redis"}
+PACKAGES = {
+    "aws": "boto3",
+    "gcp": "google.cloud.kms_v1",
+    "operator": "torch",
+    "postgres": "psycopg",
+    "redis": "redis",
+}
 """Import name by which an extra is recognised."""
 
 
@@ -18,5 +24,5 @@ def require_extra(extra: str, setting: str) -> None:
         is_installed = False
     if not is_installed:
         raise InvalidInput(
-            f"{setting} needs the extra {extra}: pip install 'loraledger[operator,{extra}]'", param=setting
+            f"{setting} needs the extra {extra}: pip install 'loraledger[server,{extra}]'", param=setting
         )

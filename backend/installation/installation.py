@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, NotFound
+from backend.installation.extras import require_extra
 from backend.installation.resources import Resources, utc_now
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ class Installation(Resources):
         from backend.installation.base_model import Offer, find_base_model
         from backend.services.operator.offers import base_record
 
+        require_extra("operator", "LORALEDGER_BASE_MODEL")  # reading a base model loads torch
         info = find_base_model(self.settings)
         base = base_record(self.operator.account, info.digest, info.name, prices)
         self.save_base_model(info)

@@ -65,10 +65,10 @@ def well_known_accounts() -> list[WellKnownAccount]:
     ]
 
 
-def chain_command(port: int) -> list[str]:
+def chain_command(settings: Settings, port: int) -> list[str]:
     from backend.chain.local_node import command
 
-    return command(port)
+    return command(port, settings.home / "run" / "hardhat")
 
 
 def engine_command(settings: Settings, *, ends_with_stdin: bool = True) -> tuple[list[str], dict[str, str]]:

@@ -62,10 +62,22 @@ class Resources:
         return Database.open(self.settings.db_url)
 
     def prepare_database(self) -> None:
-        """Create the tables or migrate them to this version."""
+        """Create the tables or migrate them to this version. Errors: `Conflict` if a later one did."""
         from backend.db.migrate import upgrade
 
         upgrade(self.database.engine)
+
+    def database_revisions(self) -> tuple[str | None, str]:
+        """Revision of the tables, None if there are none, and the newest of this version."""
+        from backend.db.migrate import current_revision, newest_revision
+
+        return current_revision(self.database.engine), newest_revision()
+
+    def migrate_database(self, revision: str) -> None:
+        """Migrate the tables to a revision. Errors: `InvalidInput`, `Conflict`."""
+        from backend.db.migrate import migrate
+
+        migrate(self.database.engine, revision)
 
     @cached_property
     def blobs(self) -> BlobStore:

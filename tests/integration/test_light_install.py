@@ -41,7 +41,7 @@ def test_it_is_small_and_brings_nothing_of_an_installation(light: LightInstall) 
     assert light.num_bytes < MOST_BYTES
 
 
-def test_the_import_contract_names_every_package_of_the_extra() -> None:
+def test_the_import_contract_names_every_package_of_the_extras() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contracts = project["tool"]["importlinter"]["contracts"]
     forbidden = next(set(each["forbidden_modules"]) for each in contracts if each["id"] == "light")
@@ -49,7 +49,8 @@ def test_the_import_contract_names_every_package_of_the_extra() -> None:
     for module, distributions in packages_distributions().items():
         for name in distributions:
             modules.setdefault(canonicalize_name(name), set()).add(module)
-    for requirement in map(Requirement, project["project"]["optional-dependencies"]["operator"]):
+    extras = project["project"]["optional-dependencies"]
+    for requirement in map(Requirement, {*extras["server"], *extras["operator"]} - {"loraledger[server]"}):
         assert modules[canonicalize_name(requirement.name)] & forbidden, requirement
 
 
@@ -79,15 +80,18 @@ def test_every_command_is_listed_and_has_help(light: LightInstall) -> None:
     assert "--challenge" in light.run("loraledger", "watch", "--help").stdout
 
 
-@pytest.mark.parametrize("command", ["up", "operator show", "watch --once"])
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [("up", "operator"), ("engine", "operator"), ("operator show", "server"), ("watch --once", "server")],
+)
 def test_a_command_of_an_installation_says_in_one_line_which_extra_it_needs(
-    light: LightInstall, command: str
+    light: LightInstall, command: str, extra: str
 ) -> None:
     done = light.run("loraledger", *command.split())
     name = command.partition(" --")[0]
     assert done.stderr == (
-        f"error: `loraledger {name}` needs the extra operator, which the light install does not have: "
-        "pip install 'loraledger[operator]'\n"
+        f"error: `loraledger {name}` needs the extra {extra}, which the light install does not have: "
+        f"pip install 'loraledger[{extra}]'\n"
     )
     assert done.returncode == 1
 

@@ -79,8 +79,7 @@ def public_node(folder: Path, chain_id: int) -> Iterator[LocalNode]:
     port = free_port()
     with (folder / "hardhat.log").open("ab") as output:
         process = subprocess.Popen(
-            [*command(port), "--chain-id", str(chain_id)],
-            cwd=ROOT,
+            [*command(port, folder / "hardhat"), "--chain-id", str(chain_id)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""An environment with the project's wheel and what it requires without extras, and nothing else.
+"""An environment with the project's wheel and what it requires, and nothing else.
 
 Required packages are links to those of the environment that runs the tests, so that no index is asked.
 """
@@ -27,9 +27,9 @@ OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
 
 
 class LightInstall:
-    """`folder` is a virtual environment without pip."""
+    """`folder` is a virtual environment without pip. Without `extras` it is the light install."""
 
-    def __init__(self, folder: Path, wheel: Path) -> None:
+    def __init__(self, folder: Path, wheel: Path, extras: frozenset[str] = frozenset()) -> None:
         self.wheel = wheel
         self.bin = folder / "bin"
         venv.create(folder, symlinks=True)
@@ -37,9 +37,9 @@ class LightInstall:
         install = ("install", "--quiet", "--no-deps", "--no-compile", str(wheel))
         _run(sys.executable, "-m", "pip", "--python", str(self.bin / "python"), *install)
         (self.own,) = Distribution.discover(name="loraledger", path=[str(self._packages)])
-        self.required = _closure(self.own)
+        self.required = _closure(self.own, extras)
         for each in self.required.values():
-            self._link(each)
+            self.link(each)
 
     @property
     def num_bytes(self) -> int:
@@ -61,7 +61,8 @@ class LightInstall:
             env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "HOME": str(self.bin), **(environment or {})},
         )
 
-    def _link(self, found: Distribution) -> None:
+    def link(self, found: Distribution) -> None:
+        """Add a distribution of the environment that runs the tests."""
         for name in {path.parts[0] for path in found.files or ()} - {"..", "__pycache__"}:
             path = self._packages / name
             if not path.exists():
@@ -81,22 +82,28 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
-def _closure(root: Distribution) -> dict[str, Distribution]:
-    """All that a distribution requires without extras, by name."""
+def _closure(root: Distribution, extras: frozenset[str]) -> dict[str, Distribution]:
+    """All that a distribution requires with these extras, by name."""
     found: dict[str, Distribution] = {}
-    waiting = [root]
+    done: set[tuple[str, frozenset[str]]] = set()
+    waiting = [(root, extras)]
     while waiting:
-        for name in _required(waiting.pop()):
-            if name not in found:
+        for each in set(_required(*waiting.pop())) - done:
+            name, more = each
+            done.add(each)
+            is_root = name == root.name
+            if not is_root:
                 found[name] = distribution(name)
-                waiting.append(found[name])
+            waiting.append((root if is_root else found[name], more))
     return found
 
 
-def _required(of: Distribution) -> Iterator[str]:
+def _required(of: Distribution, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
     for requirement in map(Requirement, of.requires or ()):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield requirement.name.lower().replace("_", "-").replace(".", "-")
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras | {""}):
+            name = requirement.name.lower().replace("_", "-").replace(".", "-")
+            yield name, frozenset(requirement.extras)
 
 
 def _files(found: Distribution) -> Iterator[Path]:

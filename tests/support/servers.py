@@ -1,7 +1,8 @@
-"""Real servers for tests, from wheels and npm: PostgreSQL, Redis, a Hardhat node."""
+"""Real servers for tests, from wheels and npm: PostgreSQL, Redis, a Hardhat node; RabbitMQ from Debian."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import uuid
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from backend.chain.local_node import LocalNode
+from backend.chain.local_node import LocalNode, free_port
 from backend.chain.rpc import Rpc
+from backend.client.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +75,49 @@ def redis_server() -> Iterator[str]:
                 else:
                     raise RuntimeError("".join(output))
                 yield f"redis+socket://{socket}"
+            finally:
+                server.terminate()
+
+
+@contextmanager
+def rabbitmq_server() -> Iterator[str]:
+    """Run RabbitMQ for the block, on free ports of loopback; yields its Celery URL.
+
+    Errors: `AssertionError` that names the package, if it is not installed.
+    """
+    program = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one on the path changes the user
+    assert program.is_file(), "rabbitmq-server is missing: install Debian's package rabbitmq-server"
+    with tempfile.TemporaryDirectory(prefix="loraledger-rabbitmq-") as folder:
+        port, configuration = free_port(), Path(folder) / "rabbitmq.conf"
+        configuration.write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\n")
+        (Path(folder) / "plugins").write_text("[].\n")
+        environment = os.environ | {
+            "HOME": folder,
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_CONF_ENV_FILE": f"{folder}/none",
+            "RABBITMQ_CONFIG_FILE": str(configuration),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
+            "RABBITMQ_LOG_BASE": folder,
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_MNESIA_BASE": f"{folder}/data",
+            "RABBITMQ_NODENAME": f"test{port}@localhost",
+        }
+        log = Path(folder) / "output.log"
+        with (
+            log.open("wb") as output,
+            subprocess.Popen([str(program)], env=environment, stdout=output, stderr=output) as server,
+        ):
+            try:
+                wait_until(
+                    lambda: (
+                        b"Server startup complete" in log.read_bytes() or server.poll() is not None or None
+                    ),
+                    "RabbitMQ to start",
+                    120,
+                )
+                assert server.poll() is None, log.read_text()[-3000:]
+                yield f"amqp://guest:guest@127.0.0.1:{port}//"
             finally:
                 server.terminate()
 

@@ -19,12 +19,13 @@ def fail(text: str) -> NoReturn:
     sys.exit(text)
 
 
-def tool(name: str) -> Path:
+def tool(name: str, folder: Path = HERE) -> Path:
     """Return the folder with the programs of a pinned tool, installed in a separate environment if missing.
+    `<folder>/<name>.lock` pins its packages.
 
     Slither and Halmos pin packages of which the project needs other versions, so they cannot be in .venv.
     """
-    lock = HERE / f"{name}.lock"
+    lock = folder / f"{name}.lock"
     venv = BUILD / f"venv-{name}"
     stamp = venv / "installed.lock"
     if not stamp.exists() or stamp.read_text() != lock.read_text():

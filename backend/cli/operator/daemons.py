@@ -22,7 +22,16 @@ log = logging.getLogger("loraledger")
 
 
 def register(app: typer.Typer) -> None:
-    for command in (serve, engine, worker, relay, index, send, settle, ipfs):
+    _register(app, serve, relay, index, send, settle, ipfs)
+
+
+def register_with_torch(app: typer.Typer) -> None:
+    """The processes that load a model."""
+    _register(app, engine, worker)
+
+
+def _register(app: typer.Typer, *commands: Callable[..., None]) -> None:
+    for command in commands:
         app.command(rich_help_panel="Parts of an installation")(command)
 
 

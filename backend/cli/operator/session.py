@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from backend.client.local_stack import read_ports
+from backend.client.local_stack import read_urls
 from backend.domain.caip import account_of
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ def open_installation() -> Iterator[Installation]:
     from backend.settings import load_settings
 
     settings = load_settings()
-    ports = None if "rpc_url" in settings.model_fields_set else read_ports(settings.home)
-    if ports is not None:
-        settings = settings.model_copy(update={"rpc_url": f"http://127.0.0.1:{ports['chain']}"})
+    urls = None if "rpc_url" in settings.model_fields_set else read_urls(settings.home)
+    if urls is not None:
+        settings = settings.model_copy(update={"rpc_url": urls[1]})
     installation = Installation(settings)
     try:
         yield installation

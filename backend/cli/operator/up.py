@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self, TextIO
 
 import typer
@@ -41,13 +41,20 @@ def register(app: typer.Typer) -> None:
 
 def up(
     *,
+    rpc_url: Annotated[
+        str,
+        typer.Option(
+            help="Node of chain 31337 that mines at an interval, instead of one that is started here."
+        ),
+    ] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object each time the stack is ready.")
     ] = False,
 ) -> None:
     """Run the local stack: chain, engine, indexer, sender, relay, worker, settler, watcher, API.
 
-    Ctrl-C stops it.
+    Hardhat, which runs the chain, is found in this folder's `node_modules` or npm's global ones. Ctrl-C stops
+    the stack.
     """
     from backend.settings import load_settings
 
@@ -61,7 +68,7 @@ def up(
 
     with _only_one(settings.home):
         while not stop.is_set():
-            with Stack(settings, say) as stack:
+            with Stack(settings, say, rpc_url) as stack:
                 stack.start(stop)
                 if stop.is_set():
                     break
@@ -77,15 +84,17 @@ class Ports:
 
     chain: int
     api: int
+    rpc: str = ""
+    """URL of a node that was not started here."""
 
 
 class Stack:
     """The local services, started in the order of their dependencies."""
 
-    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, say: Callable[[str], None], rpc_url: str = "") -> None:
         self.say = say
-        self.ports = _choose_ports(settings)
-        self.rpc_url = f"http://127.0.0.1:{self.ports.chain}"
+        self.ports = _choose_ports(settings, rpc_url)
+        self.rpc_url = rpc_url or f"http://127.0.0.1:{self.ports.chain}"
         self.api_url = f"http://{_connect_host(settings.api_host)}:{self.ports.api}"
         self.settings = settings.model_copy(
             update={"rpc_url": self.rpc_url, "api_port": self.ports.api, "home": settings.home.resolve()}
@@ -102,8 +111,11 @@ class Stack:
         """Start all services; returns early once `stop` is set."""
         from backend.installation import local_network as local
 
-        self.say("chain: starting a Hardhat node")
-        self.supervisor.start(self._chain())
+        if self.ports.rpc:
+            self.say(f"chain: the node at {self.rpc_url}")
+        else:
+            self.say("chain: starting a Hardhat node")
+            self.supervisor.start(self._chain())
         archive = local.prepare_chain(self.settings)
         if archive is not None:
             self.say(f"chain: a new chain; moved the data of the previous one to {archive}")
@@ -119,7 +131,7 @@ class Stack:
     def run(self, stop: threading.Event) -> bool:
         """Keep all services running. True once `stop` is set; False if the chain exited, losing its state."""
         while not stop.wait(WATCH_SECONDS):
-            if not self.supervisor.is_running(CHAIN):
+            if not self.ports.rpc and not self.supervisor.is_running(CHAIN):
                 return False
             self.supervisor.watch_once()
         return True
@@ -136,7 +148,7 @@ class Stack:
         log.unlink(missing_ok=True)
         return Service(
             CHAIN,
-            local.chain_command(self.ports.chain),
+            local.chain_command(self.settings, self.ports.chain),
             is_ready=lambda: local.is_chain_ready(log),
             stop_signal=signal.SIGINT,  # SIGTERM leaves a Hardhat node running
         )
@@ -256,7 +268,7 @@ def _try_lock(file: TextIO) -> bool:
     return True
 
 
-def _choose_ports(settings: Settings) -> Ports:
+def _choose_ports(settings: Settings, rpc_url: str) -> Ports:
     """Prefer the ports of the previous run, then those of the settings; store the choice."""
     from backend.installation.local_network import free_port
 
@@ -267,9 +279,10 @@ def _choose_ports(settings: Settings) -> Ports:
         is_set = "api_port" in settings.model_fields_set
         preferred = Ports(previous.chain, settings.api_port if is_set else previous.api)
         wait_seconds = ORPHAN_SECONDS
-    chosen = Ports(free_port(preferred.chain, wait_seconds), free_port(preferred.api, wait_seconds))
+    ports = free_port(preferred.chain, wait_seconds), free_port(preferred.api, wait_seconds)
+    chosen = Ports(*ports, rpc_url)
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps({"chain": chosen.chain, "api": chosen.api}))
+    draft.write_text(json.dumps(asdict(chosen)))
     draft.replace(path)
     return chosen
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +11,6 @@ from backend.chain.local_node import LocalNode, command, wait_until_ready
 from backend.deployment.local import deploy_local
 from backend.domain.chain import ChainReplaced
 from backend.domain.errors import NotFound, Unavailable
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_restarted_node_is_another_chain(tmp_path: Path) -> None:
@@ -42,6 +39,48 @@ def test_a_node_that_does_not_start_is_reported_with_its_log(tmp_path: Path) -> 
         wait_until_ready("http://127.0.0.1:9", ended, log)
 
 
-def test_missing_tools_say_how_to_install_them(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="make setup"):
-        command(1, root=tmp_path)
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory far from the source tree, on a machine without npm."""
+    monkeypatch.setattr("backend.chain.local_node.ROOT", tmp_path / "site-packages")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def program(path: Path, prints: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {prints}\n")
+    path.chmod(0o755)
+
+
+def test_without_hardhat_one_line_says_what_to_install(elsewhere: Path) -> None:
+    with pytest.raises(
+        NotFound, match=r"^the local chain needs Hardhat: .*npm install hardhat@3.*--rpc-url$"
+    ):
+        command(1, elsewhere / "project")
+    assert not (elsewhere / "project").exists()
+
+
+def test_hardhat_of_the_current_folder_comes_before_npm_s_global_one(elsewhere: Path) -> None:
+    hardhat = Path("hardhat", "dist", "src", "cli.js")
+    program(elsewhere / "bin" / "npm", str(elsewhere / "global"))
+    program(elsewhere / "bin" / "node", "v24.1.0")
+    program(elsewhere / "global" / hardhat, "")
+    node, *_ = command(1, elsewhere / "project")
+    assert node == str(elsewhere / "bin" / "node")
+    assert (elsewhere / "project" / "node_modules").resolve() == elsewhere / "global"
+    program(elsewhere / "node_modules" / hardhat, "")
+    program(elsewhere / "node_modules" / ".bin" / "node", "v24.1.0")
+    node, *_ = command(1, elsewhere / "project")
+    assert node == str(elsewhere / "node_modules" / ".bin" / "node")
+    assert (elsewhere / "project" / "node_modules").resolve() == elsewhere / "node_modules"
+
+
+def test_an_old_node_is_named(elsewhere: Path) -> None:
+    program(elsewhere / "node_modules" / "hardhat" / "dist" / "src" / "cli.js", "")
+    with pytest.raises(NotFound, match=r"needs Node\.js: "):
+        command(1, elsewhere / "project")
+    program(elsewhere / "bin" / "node", "v20.20.2")
+    with pytest.raises(NotFound, match=r"than v20\.20\.2: "):
+        command(1, elsewhere / "project")

@@ -39,6 +39,13 @@ def test_an_account_is_given_dollars_votes_and_coin(
     assert chain.balance(account) == 10**18
 
 
+def test_a_node_that_up_did_not_start_is_found_by_its_url(tmp_path: Path, deployment: Deployment) -> None:
+    own = stack(tmp_path, deployment, 7)
+    assert (own.api_url, own.node_url) == ("http://127.0.0.1:1", "http://127.0.0.1:7")
+    (tmp_path / PORTS_FILE).write_text(json.dumps({"api": 1, "chain": 7, "rpc": "http://node:8545"}))
+    assert LocalStack(tmp_path).node_url == "http://node:8545"
+
+
 def test_no_other_chain_has_test_dollars(tmp_path: Path, deployment: Deployment) -> None:
     with pytest.raises(Forbidden, match="on chain 31337 only, not 10"):
         stack(tmp_path, replace(deployment, chain_id=10), 1).fund(some_account("newcomer"))

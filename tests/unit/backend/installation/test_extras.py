@@ -39,7 +39,7 @@ def test_a_setting_whose_extra_is_missing_says_what_to_install(tmp_path: Path) -
         installation = Installation(Settings.model_validate({"home": tmp_path, name: value}))
         with pytest.raises(InvalidInput, match=rf"LORALEDGER_{name.upper()} needs the extra {extra}: pip"):
             use(installation)
-    with pytest.raises(InvalidInput, match=r"'loraledger\[operator,gcp\]'"):
+    with pytest.raises(InvalidInput, match=r"'loraledger\[server,gcp\]'"):
         require_extra("gcp", "LORALEDGER_OPERATOR_SIGNER")
 
 

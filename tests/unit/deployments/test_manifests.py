@@ -1,0 +1,141 @@
+"""Images, Compose file and chart: what this project requires. `make manifests` validates their formats."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backend.settings import Settings
+from tests.support.images import Dockerfile
+
+ROOT = Path(__file__).parents[3]
+DEPLOYMENTS = ROOT / "deployments"
+SETTINGS = {f"LORALEDGER_{name.upper()}" for name in Settings.model_fields}
+OURS = re.compile(r"LORALEDGER_[A-Z0-9_]+")
+NO_SETTINGS = {"LORALEDGER_VERSION"}
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOYMENTS / "compose" / "compose.yaml").read_text())
+DOCKERFILE = Dockerfile(DEPLOYMENTS / "images" / "Dockerfile")
+PROCESSES = {"serve", "index", "send", "settle", "relay", "watch", "engine", "worker"}
+
+
+def own_services() -> dict[str, Any]:
+    return {
+        name: each for name, each in COMPOSE["services"].items() if each["image"].startswith("loraledger-")
+    }
+
+
+@pytest.mark.parametrize("folder", ["compose", "images", "chart"])
+def test_only_settings_that_exist_are_named(folder: str) -> None:
+    texts = [path.read_text() for path in (DEPLOYMENTS / folder).rglob("*") if path.is_file()]
+    assert set(OURS.findall("".join(texts))) <= SETTINGS | NO_SETTINGS
+
+
+def test_compose_runs_every_process_of_an_installation_once() -> None:
+    commands = [command for each in own_services().values() for command in each["command"]]
+    assert sorted(commands) == sorted(PROCESSES)
+
+
+def test_processes_in_compose_cannot_write_outside_their_volume_or_gain_rights() -> None:
+    for name, each in own_services().items():
+        assert each["read_only"], name
+        assert each["cap_drop"] == ["ALL"], name
+        assert each["security_opt"] == ["no-new-privileges:true"], name
+        assert {"privileged", "user", "network_mode"} & each.keys() == set(), name
+
+
+def test_files_that_compose_mounts_exist() -> None:
+    written_by_its_user = {"./deployment.json", "./secrets/keystore-password", "./secrets/metrics-token"}
+    mounts = {
+        volume.split(":")[0]
+        for each in COMPOSE["services"].values()
+        for volume in each.get("volumes", ())
+        if volume.startswith(".")
+    }
+    mounts |= {secret["file"] for secret in COMPOSE["secrets"].values()}
+    missing = {mount for mount in mounts if not (DEPLOYMENTS / "compose" / mount).exists()}
+    assert missing == written_by_its_user
+    assert (DEPLOYMENTS / "compose" / "loraledger.example.env").is_file()
+
+
+def test_secrets_are_in_no_file_of_the_repository() -> None:
+    text = (DEPLOYMENTS / "compose" / "compose.yaml").read_text()
+    for line in re.findall(r".*PASS(?:WORD)?: .*|.*_URL: .*", text):
+        assert "${" in line or "PASSWORD_FILE" in line, line
+
+
+def test_images_run_as_a_user_without_rights() -> None:
+    for target in ("server", "engine", "worker"):
+        assert DOCKERFILE.last(target, "USER") == "10001:10001"
+        assert DOCKERFILE.last(target, "ENTRYPOINT") == '["loraledger"]'
+        assert DOCKERFILE.last(target, "HEALTHCHECK")
+    assert DOCKERFILE.last("server", "COPY") == "--from=server-packages /opt/loraledger /opt/loraledger"
+
+
+def test_the_server_s_image_has_no_torch_and_the_others_have() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    installed = {stage: set(DOCKERFILE.extras(stage)) for stage in ("server-packages", "engine-packages")}
+    assert set.union(*installed.values()) <= extras.keys()
+    assert "operator" not in installed["server-packages"]
+    assert {"server", "postgres"} <= installed["server-packages"]
+    assert "operator" in installed["engine-packages"]
+
+
+def test_the_chart_names_the_images_commands_and_version_of_this_project() -> None:
+    values = yaml.safe_load((DEPLOYMENTS / "chart" / "values.yaml").read_text())
+    chart = yaml.safe_load((DEPLOYMENTS / "chart" / "Chart.yaml").read_text())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert chart["appVersion"] == version
+    assert set(values["processes"]) | {"serve", "engine", "worker"} == PROCESSES
+    named = {values["images"][name] for name in ("server", "engine", "worker")}
+    assert named == {each["image"].partition(":")[0] for each in own_services().values()}
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+class TestFormats:
+    """The same check as `make manifests`, on these files and on broken copies of them."""
+
+    def check(self, folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tools.manifests", str(folder)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    def test_they_are_valid(self) -> None:
+        done = self.check(DEPLOYMENTS)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    @pytest.mark.parametrize(
+        ("file", "old", "new", "fault"),
+        [
+            ("images/Dockerfile", "apt-get install --yes", "sudo apt-get install --yes", "DL3004"),
+            ("compose/compose.yaml", "    init: true", "    ini: 1", "compose.yaml"),
+            ("compose/compose.yaml", "  restart: unless-stopped", "  restart: sometimes", "compose.yaml"),
+            ("compose/compose.yaml", "volumes:\n  home:\n", "volumes:\n  away:\n", "compose.yaml"),
+            ("chart/templates/statefulset.yaml", "serviceName:", "serviceNam:", "statefulset.yaml"),
+            ("chart/templates/service.yaml", "{{ .Values.service.port }}", "http", "service.yaml"),
+            (
+                "chart/templates/_helpers.tpl",
+                '{{ required "settingsSecret',
+                '{{ default "any',
+                "settingsSecret",
+            ),
+        ],
+    )
+    def test_a_fault_is_found(self, tmp_path: Path, file: str, old: str, new: str, fault: str) -> None:
+        shutil.copytree(DEPLOYMENTS, tmp_path / "deployments")
+        path = tmp_path / "deployments" / file
+        text = path.read_text()
+        assert old in text or old.strip() in text
+        path.write_text(
+            text.replace(old if old in text else old.strip(), new if old in text else new.strip())
+        )
+        done = self.check(tmp_path / "deployments")
+        assert done.returncode == 1
+        assert fault in done.stdout
