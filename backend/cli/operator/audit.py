@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.operator.session import parse_account
+from backend.cli.operator.session import open_installation, parse_account
 from backend.cli.output import AsJson, print_json
 from backend.domain.errors import InvalidInput
 from backend.domain.money import in_dollars
@@ -51,11 +51,7 @@ def audit(
 
 
 def _audit(operator: str, *, is_all: bool) -> dict[Account, list[Verdict]]:
-    from backend.installation.installation import Installation
-    from backend.settings import load_settings
-
-    installation = Installation(load_settings())
-    try:
+    with open_installation() as installation:
         if is_all:
             with installation.database.read() as tx:
                 accounts = [registered.account for registered in tx.chain.operators()]
@@ -63,8 +59,6 @@ def _audit(operator: str, *, is_all: bool) -> dict[Account, list[Verdict]]:
             own = parse_account(installation, operator) if operator else installation.operator.account
             accounts = [own]
         return {account: list(installation.auditor.audit(account)) for account in accounts}
-    finally:
-        installation.close()
 
 
 def _select(batch: int, account: Account, verdicts: list[Verdict]) -> list[Verdict]:
