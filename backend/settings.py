@@ -79,7 +79,10 @@ class Settings(BaseSettings):
     engine_threads: int = Field(default=2, ge=1, le=256)
     """Number of threads of the engine process."""
     trainer_threads: int = Field(default=2, ge=1, le=256)
-    """Number of threads of a training process."""
+    """Number of threads of a training process, and of the gradient stage."""
+    gradient_seconds: float = Field(default=0.0, ge=0, le=3600)
+    """Longest time from an answer to its receipt, in which the gradient stage (`loraledger gradients`)
+    attributes it. 0: no stage; receipts are signed with the last chunk."""
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     """Size limit of an upload."""
     refused_personal_data: str = "CREDIT_CARD,CRYPTO,IBAN_CODE,UK_NHS,UK_NINO,US_SSN"
@@ -175,6 +178,11 @@ class Settings(BaseSettings):
         if len(os.fsencode(path)) < _MAX_SOCKET_PATH:
             return path
         return Path(min(str(path), os.path.relpath(path), key=len))
+
+    @property
+    def gradients_socket(self) -> Path:
+        """Next to the engine's."""
+        return self.engine_socket.with_name("gradients.sock")
 
     @property
     def deployment_file(self) -> Path:

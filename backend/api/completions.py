@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from backend.api.errors import domain_error_body, internal_error_body
 from backend.domain.errors import DomainError
 from backend.domain.money import AMOUNT, DOLLAR
+from backend.domain.serving import NewCharge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from backend.api.choices import ChoiceFormat
+    from backend.domain.serving import NewReceipt
     from backend.services.answers.answer import Answer, Final
     from inference.protocol import Chunk, TokenLogprobs
 
@@ -147,34 +149,41 @@ def event(data: Mapping[str, Any]) -> str:
 
 
 def bill(final: Final) -> dict[str, Any]:
-    """OpenAI's `usage`, and `loraledger`: receipt, charge, salt, shares by position."""
-    stored = final.receipt
-    receipt = stored.signed.receipt
-    prompt, completion = receipt.prompt_tokens, receipt.completion_tokens
-    attribution = [
-        {
-            "version_id": part.version_id,
-            "weight_ppm": part.weight_ppm,
-            "shares": [{"position": share.position, "ppm": share.ppm} for share in part.shares],
-        }
-        for part in stored.signed.slices
-    ]
+    """OpenAI's `usage`, and `loraledger`: charge, salt, and the receipt with shares by position, or the id of
+    the charge that it follows.
+    """
+    charged, interval = final.charged, final.charged.interval
+    prompt, completion = interval.prompt_tokens, interval.completion_tokens
     return {
         "usage": {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": final.cached_prompt_tokens},
-            "cost": receipt.charge / DOLLAR,
+            "cost": interval.charge / DOLLAR,
         },
         "loraledger": {
-            "receipt_id": stored.id,
-            "channel_id": receipt.channel_id,
-            "charge": AMOUNT.render(receipt.charge),
-            "cumulative": AMOUNT.render(receipt.cumulative),
-            "salt": stored.salt,
-            "method": stored.signed.method,
-            "attribution": attribution,
+            "channel_id": interval.channel_id,
+            "charge": AMOUNT.render(interval.charge),
+            "cumulative": AMOUNT.render(interval.cumulative),
+            "salt": charged.salt,
         }
+        | (_pending(charged) if isinstance(charged, NewCharge) else _signed(charged))
         | ({"texts": list(final.texts)} if final.texts else {}),
     }
+
+
+def _pending(charged: NewCharge) -> dict[str, Any]:
+    return {"charge_id": charged.id, "receipt_by": charged.signed.charge.receipt_by}
+
+
+def _signed(receipt: NewReceipt) -> dict[str, Any]:
+    attribution = [
+        {
+            "version_id": part.version_id,
+            "weight_ppm": part.weight_ppm,
+            "shares": [{"position": share.position, "ppm": share.ppm} for share in part.shares],
+        }
+        for part in receipt.signed.slices
+    ]
+    return {"receipt_id": receipt.id, "method": receipt.signed.method, "attribution": attribution}

@@ -22,7 +22,7 @@ from backend.domain.errors import DomainError
 from backend.metrics import ANSWERS, CHARGED_TOKENS, CHARGED_UNITS
 
 if TYPE_CHECKING:
-    from backend.domain.receipt import Receipt
+    from backend.domain.receipt import Charge, Receipt
     from backend.services.answers.answer import Answer
     from backend.settings import Settings
 
@@ -112,10 +112,10 @@ class RateLimits:
         """Count the tokens that an answer is charged for, once it ends, even if the client disconnects."""
 
         async def count() -> None:
-            if (receipt := await answer.ended()) is not None:
-                charged = receipt.signed.receipt
-                _count(charged)
-                await self._count(TOKENS, scopes, charged.prompt_tokens + charged.completion_tokens)
+            if (charged := await answer.ended()) is not None:
+                interval = charged.interval
+                _count(interval)
+                await self._count(TOKENS, scopes, interval.prompt_tokens + interval.completion_tokens)
 
         task = asyncio.create_task(count())
         self._counting.add(task)
@@ -141,7 +141,7 @@ class RateLimits:
         return [(scope, self._rates[kind, scope]) for scope in scopes if (kind, scope) in self._rates]
 
 
-def _count(charged: Receipt) -> None:
+def _count(charged: Receipt | Charge) -> None:
     ANSWERS.inc()
     CHARGED_UNITS.inc(charged.charge)
     CHARGED_TOKENS.labels("prompt").inc(charged.prompt_tokens)

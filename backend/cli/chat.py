@@ -114,7 +114,9 @@ def chat(
             typer.echo(last["choices"][0]["message"]["content"], nl=False)
     bill = last["loraledger"]
     typer.echo()
-    typer.echo(f"{dollars(bill['charge'])}; receipt {bill['receipt_id']}", err=True)
+    number = bill.get("receipt_id")
+    receipt = f"receipt {number}" if number else f"charge {bill['charge_id']}, its receipt follows"
+    typer.echo(f"{dollars(bill['charge'])}; {receipt}", err=True)
 
 
 def _parse_blend(text: str) -> dict[str, Any]:

@@ -73,16 +73,20 @@ def list_receipts(*, actor: Actor, as_json: AsJson = False) -> None:
 @commands.command("show")
 @acting(PAYER)
 def show_receipt(
-    receipt: Annotated[str, typer.Argument(help="Id of the receipt.")],
+    receipt: Annotated[str, typer.Argument(help="Id of the receipt, or of its charge.")],
     *,
     out: Annotated[Path | None, typer.Option(help="Write it to this file, for `verify`.")] = None,
     actor: Actor,
 ) -> None:
-    """Print a receipt as JSON, with all that is needed to verify it. Only its payer gets the salt."""
+    """Print a receipt as JSON, with all that is needed to verify it. Only its payer gets the salt.
+
+    Waits for a receipt that is not signed yet, until it is due.
+    """
     from backend.client.evidence import fetch_evidence
+    from backend.client.pending_receipts import fetch_receipt
 
     with actor.connect() as client:
-        found = client.get(f"/v1/receipts/{receipt}")
+        found = fetch_receipt(client, receipt, lambda text: typer.echo(text, err=True))
         if out is not None:
             found["evidence"] = fetch_evidence(client, found)
     if out is None:

@@ -9,7 +9,7 @@ import msgspec
 from backend.client.evidence import Documents, Evidence, parse_evidence
 from backend.domain.disputes.witnesses import unpack_list
 from backend.domain.errors import InvalidInput
-from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
+from backend.domain.ids import Account, ChannelId, ChargeId, Hash32, ReceiptId, VersionId
 from backend.domain.receipt import Receipt, SignedReceipt, Slice
 from backend.domain.receipt_checks import ReceiptFile
 from backend.domain.split import MAX_SLICES
@@ -33,10 +33,19 @@ class _Body(msgspec.Struct):
     served_at: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
+class _Status(msgspec.Struct):
+    status: str | None = None
+
+
 class _Slice(msgspec.Struct):
     version_id: _Hash
     weight_ppm: _Count
     packed: Annotated[str, msgspec.Meta(pattern="^0x([0-9a-f]{16}){0,256}$")]
+
+
+class _Charge(msgspec.Struct):
+    id: _Hash
+    receipt_by: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class _File(msgspec.Struct):
@@ -47,6 +56,7 @@ class _File(msgspec.Struct):
     slices: Annotated[list[_Slice], msgspec.Meta(min_length=1, max_length=MAX_SLICES)]
     signature: Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{130}$")]
     salt: _Hash | None = None
+    signed_charge: _Charge | None = None
     evidence: Documents = msgspec.field(default_factory=Documents)
 
 
@@ -66,6 +76,11 @@ def parse_with_evidence(text: bytes) -> tuple[ReceiptFile, Evidence]:
 
 def _decode(text: bytes) -> _File:
     try:
+        if msgspec.json.decode(text, type=_Status).status == "pending":
+            raise InvalidInput(
+                "a charge whose receipt was not signed yet: run `loraledger receipts show --out` again",
+                param="receipt",
+            )
         return _DECODER.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(f"not a receipt in the API's format: {error}", param="receipt") from error
@@ -91,4 +106,6 @@ def _receipt(found: _File) -> ReceiptFile:
     )
     signed = SignedReceipt(receipt, found.method, slices, found.signature)
     salt = None if found.salt is None else Hash32(found.salt)
-    return ReceiptFile(ReceiptId(Hash32(found.id)), Account(found.operator), signed, salt)
+    stated = found.signed_charge
+    charge = None if stated is None else (ChargeId(Hash32(stated.id)), stated.receipt_by)
+    return ReceiptFile(ReceiptId(Hash32(found.id)), Account(found.operator), signed, salt, charge)

@@ -14,6 +14,7 @@ from backend.domain.merkle import InvalidOpening
 from backend.domain.receipt_checks import (
     Check,
     charge_check,
+    charge_id_check,
     hash_check,
     is_in_place,
     other_slices_check,
@@ -45,7 +46,9 @@ class ReceiptVerification:
         """Errors: those of the node."""
         slices, batch = slices_check(self._file.signed), self._batch()
         charge = self._charge() if slices.is_right else other_slices_check()
-        return [hash_check(self._file), self._signature(batch), slices, charge, batch]
+        charged = charge_id_check(self._file)
+        checks = [hash_check(self._file), self._signature(batch), slices, charge, batch]
+        return [*checks, *([charged] if charged else [])]
 
     def _signature(self, batch: Check) -> Check:
         file = self._file

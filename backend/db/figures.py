@@ -40,6 +40,7 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
     return Figures(
         unsettled=unsettled,
         unsettled_units=unsettled_units,
+        unsigned=_unsigned(session, operator),
         reserved_units=_reserved(session, now),
         open_batches=len(batches),
         float_units=sum(int(batch.header["total"]) for batch in batches),
@@ -58,7 +59,7 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
 
 
 def _unsettled(session: Session, operator: Account) -> tuple[Pending, int]:
-    """Count, age and sum of the receipts that `ReceiptStore.backlogs` lists."""
+    """Count, age and sum of what is charged and not in a batch, whether its receipt is signed or not."""
     count, oldest, *parts = session.execute(
         select(func.count(), func.min(ReceiptRow.served_at), *summed(ReceiptRow.charge))
         .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
@@ -68,10 +69,19 @@ def _unsettled(session: Session, operator: Account) -> tuple[Pending, int]:
     return Pending(count, oldest), joined(parts)
 
 
+def _unsigned(session: Session, operator: Account) -> Pending:
+    is_unsigned = (ReceiptRow.operator == operator) & ReceiptRow.signature.is_(None)
+    count, oldest = session.execute(
+        select(func.count(), func.min(ReceiptRow.served_at)).where(is_unsigned)
+    ).one()
+    return Pending(count, oldest)
+
+
 def _to_sign(session: Session, operator: Operator) -> int:
     if not operator.retired:
         return 0
     is_unsettled = (ReceiptRow.operator == operator.account) & ReceiptRow.batch.is_(None)
+    is_unsettled &= ReceiptRow.signature.is_not(None)
     others = ReceiptRow.signer.not_in(operator.active_keys)
     return session.scalar(select(func.count()).select_from(ReceiptRow).where(is_unsettled, others)) or 0
 

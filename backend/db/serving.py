@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import exists, func, insert, select, update
+from sqlalchemy.orm import aliased
 
 from backend.db.bulk import among, delete_all, found_among, insert_all, table_of, update_all
 from backend.db.mapping import from_row
@@ -60,6 +61,14 @@ _MOVES = (
     .join(TransactionRow, TransactionRow.id == MoveRow.transaction_id)
     .where(among(MoveRow.channel_id), TransactionRow.state != TransactionState.FAILED)
     .order_by(MoveRow.transaction_id)
+)
+_IS_SIGNED = ReceiptRow.signature.is_not(None)
+_EARLIER = aliased(ReceiptRow)
+_IS_READY = ~exists().where(
+    _EARLIER.channel_id == ReceiptRow.channel_id,
+    _EARLIER.signature.is_(None),
+    _EARLIER.charge > 0,
+    _EARLIER.cumulative <= ReceiptRow.cumulative,
 )
 _ADDED = insert(table_of(ReceiptRow)).returning(table_of(ReceiptRow).c.sequence, sort_by_parameter_order=True)
 
@@ -154,7 +163,9 @@ class ChannelStore:
 
 
 class ReceiptStore:
-    """Receipts. A receipt is *unsettled* while it is assigned to no batch."""
+    """Signed receipts. A receipt is *unsettled* while it is assigned to no batch, and *ready* once those of
+    all earlier intervals of its channel are signed too: a batch leaves no gaps.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -162,27 +173,16 @@ class ReceiptStore:
     def add(self, *receipts: NewReceipt) -> None:
         if not receipts:
             return
-        sequences = self._session.connection().execute(_ADDED, [_values(new) for new in receipts]).scalars()
-        slices = [
-            {
-                "receipt_sequence": sequence,
-                "number": number,
-                "version_id": part.version_id,
-                "weight_ppm": part.weight_ppm,
-                "shares": pack_list(part.shares),
-            }
-            for sequence, new in zip(sequences, receipts, strict=True)
-            for number, part in enumerate(new.signed.slices)
-        ]
-        insert_all(self._session, ReceiptSliceRow, slices)
+        rows = [_values(new) for new in receipts]
+        insert_receipts(self._session, rows, [new.signed.slices for new in receipts])
 
     def get(self, receipt: ReceiptId) -> StoredReceipt | None:
         row = self._session.scalars(select(ReceiptRow).where(ReceiptRow.id == receipt)).one_or_none()
         return None if row is None else _stored(row)
 
     def page(self, payer: Account, before: int | None, limit: int) -> Sequence[StoredReceipt]:
-        """Newest first, those with a `sequence` below `before`."""
-        query = select(ReceiptRow).where(ReceiptRow.payer == payer)
+        """Newest first, those with a `sequence` below `before`. Charges without a receipt are left out."""
+        query = select(ReceiptRow).where(ReceiptRow.payer == payer, _IS_SIGNED)
         if before is not None:
             query = query.where(ReceiptRow.sequence < before)
         rows = self._session.scalars(query.order_by(ReceiptRow.sequence.desc()).limit(limit))
@@ -193,7 +193,7 @@ class ReceiptStore:
         return usage_by_day(self._session, payer, since, until)
 
     def backlogs(self, operator: Account) -> Sequence[Backlog]:
-        """Channels of this operator with unsettled receipts, the one with the oldest such receipt first.
+        """Channels of this operator with unsettled, ready receipts, the one with the oldest of them first.
 
         Receipts up to a channel's collected amount do not count: they were waived.
         """
@@ -202,6 +202,7 @@ class ReceiptStore:
             select(ReceiptRow.channel_id, func.count(), oldest)
             .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
             .where(ReceiptRow.operator == operator, ReceiptRow.batch.is_(None), ReceiptRow.charge > 0)
+            .where(_IS_READY)
             .where(ChannelRow.id.is_(None) | (ReceiptRow.cumulative > ChannelRow.collected))
             .group_by(ReceiptRow.channel_id)
             .order_by(oldest, ReceiptRow.channel_id)
@@ -209,7 +210,7 @@ class ReceiptStore:
         return [Backlog(ChannelId(Hash32(channel)), count, since) for channel, count, since in rows]
 
     def unsettled(self, channel: ChannelId, after: int, limit: int) -> Sequence[SignedReceipt]:
-        """The first `limit` unsettled receipts of the channel with a `cumulative` above `after`, rising."""
+        """The first `limit` unsettled, ready receipts of the channel above the cumulative `after`, rising."""
         rows = self._session.scalars(
             select(ReceiptRow)
             .where(
@@ -217,6 +218,7 @@ class ReceiptStore:
                 ReceiptRow.batch.is_(None),
                 ReceiptRow.charge > 0,
                 ReceiptRow.cumulative > after,
+                _IS_READY,
             )
             .order_by(ReceiptRow.cumulative)
             .limit(limit)
@@ -225,9 +227,9 @@ class ReceiptStore:
 
     def signed_by_others(self, operator: Account, signers: Collection[Account]) -> Sequence[ReceiptId]:
         """The operator's unsettled receipts that none of these receipt keys signed."""
-        is_unsettled = (ReceiptRow.operator == operator) & ReceiptRow.batch.is_(None)
+        is_unsettled = (ReceiptRow.operator == operator) & ReceiptRow.batch.is_(None) & _IS_SIGNED
         query = select(ReceiptRow.id).where(is_unsettled, ReceiptRow.signer.not_in(signers))
-        return [ReceiptId(Hash32(receipt)) for receipt in self._session.scalars(query)]
+        return [ReceiptId(Hash32(receipt)) for receipt in self._session.scalars(query) if receipt is not None]
 
     def sign_again(self, signer: Account, signatures: Mapping[ReceiptId, str]) -> None:
         """Replace the signatures of unsettled receipts by those of another receipt key."""
@@ -283,6 +285,35 @@ class ReceiptStore:
         return len(released.all())
 
 
+def insert_receipts(
+    session: Session, rows: Sequence[Mapping[str, Any]], slices: Sequence[Sequence[Slice]]
+) -> list[int]:
+    """Insert rows of `receipts` with their slices; returns their sequences."""
+    if not rows:
+        return []
+    sequences = list(session.connection().execute(_ADDED, rows).scalars())
+    parts = [
+        {
+            "receipt_sequence": sequence,
+            "number": number,
+            "version_id": part.version_id,
+            "weight_ppm": part.weight_ppm,
+            "shares": pack_list(part.shares),
+        }
+        for sequence, of_one in zip(sequences, slices, strict=True)
+        for number, part in enumerate(of_one)
+    ]
+    insert_all(session, ReceiptSliceRow, parts)
+    return sequences
+
+
+def slices_of(row: ReceiptRow) -> tuple[Slice, ...]:
+    return tuple(
+        Slice(VersionId(Hash32(part.version_id)), part.weight_ppm, _unpack_list(part.shares))
+        for part in row.slices
+    )
+
+
 def _values(new: NewReceipt) -> dict[str, Any]:
     signed = new.signed
     return {name: getattr(signed.receipt, name) for name in Receipt.__slots__} | {
@@ -307,11 +338,9 @@ def _stored(row: ReceiptRow) -> StoredReceipt:
 
 
 def _signed(row: ReceiptRow) -> SignedReceipt:
-    slices = tuple(
-        Slice(VersionId(Hash32(part.version_id)), part.weight_ppm, _unpack_list(part.shares))
-        for part in row.slices
-    )
-    return SignedReceipt(from_row(Receipt, row), row.method, slices, row.signature)
+    if row.signature is None:
+        raise ValueError(f"the receipt {row.sequence} is not signed")
+    return SignedReceipt(from_row(Receipt, row), row.method, slices_of(row), row.signature)
 
 
 def _unpack_list(packed: bytes) -> tuple[Share, ...]:

@@ -12,6 +12,7 @@ from backend.db.auth import AuthStore
 from backend.db.batches import BatchStore
 from backend.db.catalogue import CatalogueStore
 from backend.db.chain import ChainStore
+from backend.db.charges import ChargeStore
 from backend.db.contributions import UploadStore
 from backend.db.denials import DenialStore
 from backend.db.earnings import EarningStore
@@ -52,6 +53,7 @@ class UnitOfWork:
         self.catalogue = CatalogueStore(session)
         self.chain: ChainView = ChainStore(session)
         self.channels = ChannelStore(session)
+        self.charges = ChargeStore(session)
         self.contributions = UploadStore(session)
         self.denials = DenialStore(session)
         self.earnings = EarningStore(session)

@@ -22,9 +22,11 @@ class Figures:
     """State of an operator at one instant. Amounts in micro-units, instants in unix seconds."""
 
     unsettled: Pending
-    """Receipts with a charge that are in no batch."""
+    """Receipts with a charge that are in no batch, signed or not."""
     unsettled_units: int
     """Their charges, which are lost if the vouchers are never collected."""
+    unsigned: Pending
+    """Charges whose receipts are not signed yet."""
     reserved_units: int
     """Reserved for running answers."""
     open_batches: int

@@ -12,17 +12,30 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sha3 import keccak_256
 
-from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, ReceiptId, SnapshotId, VersionId
+from backend.domain.ids import (
+    Account,
+    ChannelId,
+    ChargeId,
+    DatanetId,
+    Hash32,
+    ReceiptId,
+    SnapshotId,
+    VersionId,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from backend.domain.receipt import Receipt, Share, Slice, VersionRecord
+    from backend.domain.receipt import Charge, Receipt, Share, Slice, VersionRecord
     from backend.domain.voucher import ChannelMove, SessionGrant, Voucher
 
 RECEIPT_TYPE = (
     "Receipt(bytes32 channelId,uint128 cumulative,uint128 charge,bytes32 requestHash,bytes32 responseHash,"
     "bytes32 slicesHash,uint32 promptTokens,uint32 completionTokens,bytes32 attributionHash,uint64 servedAt)"
+)
+CHARGE_TYPE = (
+    "Charge(bytes32 channelId,uint128 cumulative,uint128 charge,bytes32 requestHash,bytes32 responseHash,"
+    "bytes32 slicesHash,uint32 promptTokens,uint32 completionTokens,uint64 servedAt,uint64 receiptBy)"
 )
 VOUCHER_TYPE = "Voucher(bytes32 channelId,uint128 from,uint128 maxCumulative)"
 GRANT_TYPE = "SessionGrant(bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce)"
@@ -209,6 +222,11 @@ def receipt_id(receipt: Receipt) -> ReceiptId:
     return ReceiptId(to_hash(keccak(_type_hash(RECEIPT_TYPE) + data)))
 
 
+def charge_id(charge: Charge) -> ChargeId:
+    """The EIP-712 struct hash."""
+    return ChargeId(to_hash(keccak(_type_hash(CHARGE_TYPE) + words(*astuple(charge)))))
+
+
 @dataclass(frozen=True, slots=True)
 class TypedDomain:
     """The EIP-712 domain of one contract. Its methods return the 32 bytes to sign."""
@@ -236,6 +254,10 @@ class TypedDomain:
     def receipt_digest(self, receipt: Receipt) -> bytes:
         """Verifying contract: `Settlement`."""
         return self.digest(to_bytes(receipt_id(receipt)))
+
+    def charge_digest(self, charge: Charge) -> bytes:
+        """Verifying contract: `Settlement`, as for the receipt that follows."""
+        return self.digest(to_bytes(charge_id(charge)))
 
     def voucher_digest(self, voucher: Voucher) -> bytes:
         """Verifying contract: `PaymentVault`."""

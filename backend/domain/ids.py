@@ -15,6 +15,8 @@ VersionId = NewType("VersionId", Hash32)
 SnapshotId = NewType("SnapshotId", Hash32)
 ReceiptId = NewType("ReceiptId", Hash32)
 """EIP-712 struct hash of the receipt, which is its key in the receipts tree."""
+ChargeId = NewType("ChargeId", Hash32)
+"""EIP-712 struct hash of a charge, under which its receipt is found once it exists."""
 
 DatanetId = NewType("DatanetId", int)
 Cid = NewType("Cid", str)

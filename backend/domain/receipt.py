@@ -107,6 +107,53 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """The EIP-712 `Charge`, in its field order: a receipt whose attribution follows. Amounts as there."""
+
+    channel_id: ChannelId
+    cumulative: int
+    charge: int
+    request_hash: Hash32
+    response_hash: Hash32
+    slices_hash: Hash32
+    prompt_tokens: int
+    completion_tokens: int
+    served_at: int  # unix seconds
+    receipt_by: int  # unix seconds
+
+    def receipt(self, attribution_hash: Hash32) -> Receipt:
+        """The receipt of the same answer with this attribution."""
+        return Receipt(
+            channel_id=self.channel_id,
+            cumulative=self.cumulative,
+            charge=self.charge,
+            request_hash=self.request_hash,
+            response_hash=self.response_hash,
+            slices_hash=self.slices_hash,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            attribution_hash=attribution_hash,
+            served_at=self.served_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCharge:
+    """A charge with the signature of a receipt key (65 bytes, 0x-hex)."""
+
+    charge: Charge
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attributed:
+    """An answer's slices with their shares, and the method that computed them."""
+
+    method: str
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SignedReceipt:
     """A receipt with preimages of its hashes and the signature of a receipt key (65 bytes, 0x-hex)."""
 

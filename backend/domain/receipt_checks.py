@@ -10,6 +10,7 @@ from backend.domain.disputes.receipt_rules import is_misplaced
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     attribution_hash,
+    charge_id,
     receipt_id,
     response_bytes,
     salted_hash,
@@ -19,6 +20,7 @@ from backend.domain.hashing import (
 )
 from backend.domain.merkle import RECEIPTS_TAG, resolve
 from backend.domain.money import in_dollars
+from backend.domain.receipt import Charge
 from backend.domain.rules import BadReceipt, Rules
 from backend.domain.split import slice_charges
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.domain.batch import Header, Span
-    from backend.domain.ids import Account, Hash32, ReceiptId
+    from backend.domain.ids import Account, ChargeId, Hash32, ReceiptId
     from backend.domain.merkle import Opening
     from backend.domain.receipt import Receipt, SignedReceipt
     from backend.domain.rules import Registry
@@ -49,6 +51,18 @@ class ReceiptFile:
     operator: Account
     signed: SignedReceipt
     salt: Hash32 | None = None
+    charge: tuple[ChargeId, int] | None = None
+    """Id and `receipt_by` of the charge that it followed."""
+
+
+def charge_id_check(file: ReceiptFile) -> Check | None:
+    """Check that the receipt is that of the charge which the payer got; None if there was none."""
+    if file.charge is None:
+        return None
+    stated, receipt_by = file.charge
+    shared = {name: getattr(file.signed.receipt, name) for name in Charge.__slots__ if name != "receipt_by"}
+    computed = charge_id(Charge(**shared, receipt_by=receipt_by))
+    return equality_check("charged", "the id of its charge", computed, stated)
 
 
 def hash_check(file: ReceiptFile) -> Check:

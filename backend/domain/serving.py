@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import date, datetime
 
-    from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
-    from backend.domain.receipt import SignedReceipt
+    from backend.domain.ids import Account, ChannelId, ChargeId, Hash32, ReceiptId, VersionId
+    from backend.domain.receipt import Attributed, Charge, Receipt, SignedCharge, SignedReceipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,46 @@ class NewReceipt:
     salt: Hash32
     key_id: str | None
     trace: str | None = None
+
+    @property
+    def interval(self) -> Receipt:
+        return self.signed.receipt
+
+
+@dataclass(frozen=True, slots=True)
+class NewCharge:
+    """A charge to store, as `NewReceipt`. Its receipt has the attribution `fallback` unless a better one is
+    computed by the charge's `receipt_by`.
+    """
+
+    id: ChargeId
+    operator: Account
+    payer: Account
+    signed: SignedCharge
+    fallback: Attributed
+    signer: Account
+    salt: Hash32
+    key_id: str | None
+    trace: str | None = None
+
+    @property
+    def interval(self) -> Charge:
+        return self.signed.charge
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCharge:
+    """A charge from the database. `receipt`: its receipt's id; None until that is signed. `attributed`: the
+    receipt's attribution, until then the fallback.
+    """
+
+    id: ChargeId
+    operator: Account
+    payer: Account
+    signed: SignedCharge
+    attributed: Attributed
+    salt: Hash32
+    receipt: ReceiptId | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,11 @@ class EngineProcess:
     num_threads: int = 2
     options: Mapping[str, str | int] = field(default_factory=dict)
     ends_with_stdin: bool = True
+    module: str = "inference.server"
+    """Module of the command line; another one has the same options."""
 
     def arguments(self) -> list[str]:
-        command = [sys.executable, "-m", "inference.server"]
+        command = [sys.executable, "-m", self.module]
         if self.ends_with_stdin:
             command.append("--exit-with-stdin")
         named = {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from backend.services.accounts.sessions import Sessions
     from backend.services.accounts.sign_in import SignIn
     from backend.services.answers.generate import Generate, GenerateLimits
+    from backend.services.answers.gradient_stage import GradientStage
     from backend.services.audit.auditor import Auditor
     from backend.services.audit.cases import Cases
     from backend.services.channels.admission import Admission, Market
@@ -239,6 +240,19 @@ class Installation(Resources):
         )
 
     @cached_property
+    def gradient_stage(self) -> GradientStage | None:
+        """None unless the operator has chosen the stage."""
+        from backend.engine.gradient_client import GradientClient
+        from backend.services.answers.gradient_stage import GradientStage
+        from backend.services.channels.charges import Charges
+
+        seconds = self.settings.gradient_seconds
+        if not seconds:
+            return None
+        charges = Charges(self.database, self.typed_domain("Settlement"), self.receipt_keys.in_use)
+        return GradientStage(GradientClient(self.settings.gradients_socket), charges, seconds)
+
+    @cached_property
     def attributors(self) -> tuple[Attributor, ...]:
         """In order of preference: the first that supports an answer attributes it (docs/adr/0016)."""
         from backend.services.answers.attribution import (
@@ -266,6 +280,7 @@ class Installation(Resources):
             self.admission,
             self.attributors,
             self.limits,
+            self.gradient_stage,
         )
 
     @cached_property

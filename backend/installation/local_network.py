@@ -90,6 +90,24 @@ def engine_command(settings: Settings, *, ends_with_stdin: bool = True) -> tuple
     return process.arguments(), process.environment()
 
 
+def gradients_command(
+    settings: Settings, *, ends_with_stdin: bool = True
+) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of the gradient stage's process."""
+    from backend.engine.process import EngineProcess
+
+    process = EngineProcess(
+        socket_path=settings.gradients_socket,
+        model=settings.base_model or None,
+        model_cache=settings.model_cache,
+        num_threads=settings.trainer_threads,
+        options={"log_format": settings.log_format},
+        ends_with_stdin=ends_with_stdin,
+        module="workers.gradients",
+    )
+    return process.arguments(), process.environment()
+
+
 def free_port(preferred: int, wait_seconds: float = 0) -> int:
     """`preferred` if it is free or becomes free within `wait_seconds`, else any free port of loopback."""
     deadline = time.monotonic() + wait_seconds

@@ -40,6 +40,14 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
         "Micro-units charged by receipts in no batch yet.",
         lambda f: f.unsettled_units,
     ),
+    "loraledger_unsigned_receipts": (
+        "Charges whose receipts are not signed yet.",
+        lambda f: f.unsigned.count,
+    ),
+    "loraledger_oldest_unsigned_timestamp_seconds": (
+        "Time of the oldest charge whose receipt is not signed yet.",
+        lambda f: f.unsigned.oldest_at,
+    ),
     "loraledger_receipts_to_sign": (
         "Receipts in no batch yet that only retired receipt keys signed.",
         lambda f: f.receipts_to_sign,

@@ -16,6 +16,7 @@ from backend.domain.errors import InvalidInput, NotFound, Unavailable
 from backend.domain.receipt_checks import Check, ReceiptFile, stated_content_check
 from backend.processes.child import Child
 from backend.services.market.adapter_folders import adapter_ref
+from backend.services.receipts.receipts import Receipts
 from backend.services.receipts.reexecution import (
     MAX_ALTERNATIVES,
     NotRepeatable,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from backend.api.schemas.sampling import ModelFields
-    from backend.domain.ids import ReceiptId
+    from backend.domain.ids import Hash32
     from backend.domain.receipt import Slice, VersionRecord
     from backend.installation.installation import Installation
     from backend.ports.engine import Engine
@@ -40,13 +41,17 @@ STEP_SECONDS = 0.1
 STOP_SECONDS = 30.0
 
 
-def load_receipt(installation: Installation, receipt: ReceiptId) -> ReceiptFile:
-    """Load a receipt issued by this installation. Errors: `NotFound`."""
-    with installation.database.read() as tx:
-        found = tx.receipts.get(receipt)
-    if found is None:
-        raise NotFound(f"receipt {receipt} was not issued here: name its file", param="receipt")
-    return ReceiptFile(found.id, found.operator, found.signed, found.salt)
+def load_receipt(installation: Installation, receipt: Hash32) -> ReceiptFile:
+    """Load a receipt issued by this installation, by its id or its charge's. Errors: `NotFound`,
+    `ReceiptPending`.
+    """
+    try:
+        found = Receipts(installation.database).get(receipt)
+    except NotFound:
+        raise NotFound(f"receipt {receipt} was not issued here: name its file", param="receipt") from None
+    stored, charge = found.stored, found.charge
+    followed = None if charge is None else (charge.id, charge.signed.charge.receipt_by)
+    return ReceiptFile(stored.id, stored.operator, stored.signed, stored.salt, followed)
 
 
 class Recomputation:

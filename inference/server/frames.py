@@ -38,7 +38,7 @@ class FrameTooLargeError(Exception):
         super().__init__(f"frame of {num_bytes} bytes; at most {MAX_FRAME_BYTES} are allowed")
 
 
-def encode_frame(message: Command | Event) -> bytes:
+def encode_frame(message: Struct) -> bytes:
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
         raise FrameTooLargeError(len(body))

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from backend.chain.keys import LocalSigner
 from backend.domain.chain import BlockRef
-from backend.domain.errors import Unavailable
+from backend.domain.errors import DomainError, Unavailable
 from backend.domain.hashing import keccak, version_id
 from backend.domain.ids import Hash32
 from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
@@ -37,7 +37,7 @@ from inference.tool_calls import HERMES, CallParser
 from tests.support.market import CHAIN_ID, some_account, some_hash
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from backend.domain.channels import Channel, Grant
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from backend.domain.receipt import VersionRecord
     from backend.domain.settlement import Demand
     from backend.domain.training import TrainingConfig
+    from backend.ports.gradients import GradientRequest
     from backend.services.train.estimate import Rows
 
 ORIGIN = "http://127.0.0.1:8000"
@@ -288,6 +289,28 @@ class FakeBlobStore:
         destination.mkdir()
         if cid in self.folders:
             self.folders[cid](destination)
+
+
+class FakeGradients:
+    """Scores every answer alike. It can wait until `answers` is set, or fail."""
+
+    def __init__(self) -> None:
+        self.requests: list[GradientRequest] = []
+        self.scored: Mapping[int, float] = {0: 3.0, 1: 1.0, 2: 9.0, 3: -1.0}
+        self.error: DomainError | None = None
+        self.answers = threading.Event()
+        self.answers.set()
+
+    async def scores(self, request: GradientRequest) -> Sequence[Mapping[int, float]]:
+        self.requests.append(request)
+        await asyncio.to_thread(self.answers.wait)
+        if self.error is not None:
+            raise self.error
+        return [self.scored for _ in request.folders]
+
+    async def close(self) -> None:
+        self.error = Unavailable("closed")
+        self.answers.set()
 
 
 @dataclass

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from backend.api.services import Services
 from backend.chain.keys import recover
+from backend.domain.attribution import CHECKPOINT_FILE
 from backend.domain.catalogue import BaseModel
 from backend.domain.channels import Channel, Grant
+from backend.domain.content import cid_of
 from backend.domain.hashing import TypedDomain
 from backend.domain.ids import ZERO_HASH, DatanetId, SnapshotId, VersionId
 from backend.domain.receipt import VersionRecord
@@ -26,8 +28,10 @@ from backend.services.accounts.sign_in import SignIn, SignInPolicy
 from backend.services.answers.attribution import HiddenCosine, Uniform
 from backend.services.answers.attribution_index import Indices
 from backend.services.answers.generate import Generate, GenerateLimits
+from backend.services.answers.gradient_stage import GradientStage
 from backend.services.channels.admission import Admission, Market
 from backend.services.channels.channels import Channels
+from backend.services.channels.charges import Charges
 from backend.services.channels.deposits import Deposits
 from backend.services.channels.moves import Moves
 from backend.services.contribute.check_upload import UploadCheck
@@ -75,6 +79,7 @@ from tests.support.fakes import (
     FakeClaims,
     FakeClock,
     FakeContractWallets,
+    FakeGradients,
     FakeHeldKeys,
     FakeRows,
     FakeTokeniser,
@@ -181,7 +186,16 @@ class ScriptedInstallation:
             replace(grant, revoked_at=now) for grant in self.view.grants(self.channel)
         ]
 
-    def generating(self, answer_seconds: float) -> Generate:
+    def use_gradient_stage(self, seconds: float = 60) -> FakeGradients:
+        """From now on answers of the adapter, which gets a checkpoint, are attributed by gradients."""
+        self.store.folders[cid_of(some_hash("folder"))] = lambda to: (to / CHECKPOINT_FILE).touch()
+        gradients = FakeGradients()
+        self.charges = Charges(self.db, self.domain, lambda _: self.receipt_key)
+        self.generate = self.generating(60, GradientStage(gradients, self.charges, seconds))
+        self.services = replace(self.services, generate=self.generate)
+        return gradients
+
+    def generating(self, answer_seconds: float, stage: GradientStage | None = None) -> Generate:
         return Generate(
             self.db,
             self.catalogue,
@@ -190,6 +204,7 @@ class ScriptedInstallation:
             self.admitting,
             (HiddenCosine(Indices()), Uniform()),
             GenerateLimits(default_max_tokens=16, answer_seconds=answer_seconds),
+            stage,
         )
 
     def _register(self) -> tuple[VersionId, VersionId]:

@@ -42,20 +42,34 @@ class AttributionView(ResponseModel):
     shares: list[ShareView]
 
 
-class BillView(ResponseModel):
+class ChargedView(ResponseModel):
     """`cumulative`: what the channel was charged so far, this answer included. `salt` opens the receipt's
     hashes; only the payer gets it. `texts`, only with tools: each choice as the model wrote it, tool calls
     included, which is what the receipt commits to.
     """
 
-    receipt_id: str
     channel_id: str
     charge: Amount
     cumulative: Amount
     salt: str
+    texts: list[str] | None = None
+
+
+class BillView(ChargedView):
+    """What the answer costs, and its receipt."""
+
+    receipt_id: str
     method: str
     attribution: list[AttributionView]
-    texts: list[str] | None = None
+
+
+class PendingBillView(ChargedView):
+    """What the answer costs, where its receipt follows: `/v1/receipts/{charge_id}` has it by `receipt_by`
+    (unix seconds).
+    """
+
+    charge_id: str
+    receipt_by: int
 
 
 class CompletionBase(ResponseModel):
@@ -63,7 +77,7 @@ class CompletionBase(ResponseModel):
     created: int
     model: str
     usage: UsageView
-    loraledger: BillView
+    loraledger: BillView | PendingBillView
 
 
 class TokenView(ResponseModel):

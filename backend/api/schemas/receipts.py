@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasPath, Field, model_validator
 
@@ -8,6 +8,7 @@ from backend.api.schemas.common import Amount, HexBytes, Uint128, View
 from backend.domain.batch import pack_spans
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account
+from backend.domain.serving import StoredCharge
 from backend.services.receipts.proofs import Inclusion
 from backend.services.receipts.receipts import NamedSlice, ReceiptView
 
@@ -67,14 +68,25 @@ class SliceBody(View):
         )
 
 
+class ChargeStamp(View):
+    """What a charge has beyond its receipt's fields."""
+
+    id: str
+    receipt_by: int = Field(validation_alias=AliasPath("signed", "charge", "receipt_by"))
+    signature: str = Field(validation_alias=AliasPath("signed", "signature"))
+
+
 class ReceiptDetail(ReceiptSummary):
-    """Everything needed to verify a receipt offline. `salt` is null for callers other than the payer."""
+    """Everything needed to verify a receipt offline. `salt` is null for callers other than the payer.
+    `signed_charge` is null if the answer was charged by the receipt itself.
+    """
 
     method: str
     slices: list[SliceBody]
     signature: str
     salt: str | None
     batch_state: str | None
+    signed_charge: ChargeStamp | None
 
     @classmethod
     def for_viewer(cls, view: ReceiptView, viewer: Account | None) -> ReceiptDetail:
@@ -86,7 +98,47 @@ class ReceiptDetail(ReceiptSummary):
             signature=stored.signed.signature,
             salt=stored.salt if viewer == stored.payer else None,
             batch_state=view.batch_state,
+            signed_charge=None if view.charge is None else ChargeStamp.model_validate(view.charge),
         )
+
+
+class ChargeBody(View):
+    """The EIP-712 `Charge` as it is signed. Amounts in micro-units."""
+
+    channel_id: str
+    cumulative: Uint128
+    charge: Uint128
+    request_hash: str
+    response_hash: str
+    slices_hash: str
+    prompt_tokens: int
+    completion_tokens: int
+    served_at: int
+    receipt_by: int
+
+
+class ChargedSlice(View):
+    version_id: str
+    weight_ppm: int
+
+
+class PendingReceipt(View):
+    """A charge, whose receipt is signed by its `receipt_by`. `salt` is null for others than the payer."""
+
+    status: Literal["pending"] = "pending"
+    id: str
+    operator: str
+    payer: str
+    charge: Amount = Field(validation_alias=AliasPath("signed", "charge", "charge"))
+    signed: ChargeBody = Field(validation_alias=AliasPath("signed", "charge"))
+    slices: list[ChargedSlice] = Field(validation_alias=AliasPath("attributed", "slices"))
+    signature: str = Field(validation_alias=AliasPath("signed", "signature"))
+    salt: str | None
+
+    @classmethod
+    def for_viewer(cls, charge: StoredCharge, viewer: Account | None) -> PendingReceipt:
+        found = cls.model_validate(charge)
+        return found if viewer == charge.payer else found.model_copy(update={"salt": None})
 
 
 class AccountWeight(View):

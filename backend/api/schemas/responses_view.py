@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from backend.api.schemas.answers import BillView, ResponseModel
+from backend.api.schemas.answers import BillView, PendingBillView, ResponseModel
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -89,4 +89,4 @@ class ResponseView(ResponseModel):
     truncation: Literal["disabled"]
     user: str | None
     usage: ResponseUsageView
-    loraledger: BillView
+    loraledger: BillView | PendingBillView

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def register_with_torch(app: typer.Typer) -> None:
     """The processes that load a model."""
-    _register(app, engine, worker)
+    _register(app, engine, gradients, worker)
 
 
 def _register(app: typer.Typer, *commands: Callable[..., None]) -> None:
@@ -64,6 +64,15 @@ def engine(
 
     argv, environment = local.engine_command(load_settings(), ends_with_stdin=False)
     os.execvpe(argv[0], [*argv, *(options or ())], environment)  # noqa: S606 - keeps the process id that a supervisor watches
+
+
+def gradients() -> None:
+    """Attribute answers by gradients, where LORALEDGER_GRADIENT_SECONDS is set."""
+    from backend.installation import local_network as local
+    from backend.settings import load_settings
+
+    argv, environment = local.gradients_command(load_settings(), ends_with_stdin=False)
+    os.execvpe(argv[0], argv, environment)  # noqa: S606 - keeps the process id that a supervisor watches
 
 
 def worker(

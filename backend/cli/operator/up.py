@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from backend.settings import Settings
 
-CHAIN, ENGINE, API, WATCH = "chain", "engine", "api", "watch"
+CHAIN, ENGINE, GRADIENTS, API, WATCH = "chain", "engine", "gradients", "api", "watch"
 DAEMONS = ("index", "send", "relay", "worker", "settle", WATCH)
 WATCH_SECONDS = 0.25
 API_STOP_SECONDS = 45
@@ -122,7 +122,11 @@ class Stack:
         self.say("base model: preparing (12 s the first time)")
         base_model = local.prepare_base(self.settings)
         self.say(f"base model: {base_model.name}, sha-256 {base_model.digest[2:14]}...")
-        for service in (self._engine(), *map(self._daemon, DAEMONS), self._api()):
+        models = [self._model(ENGINE, self.settings.engine_socket, local.engine_command(self.settings))]
+        if self.settings.gradient_seconds:
+            command = local.gradients_command(self.settings)
+            models.append(self._model(GRADIENTS, self.settings.gradients_socket, command))
+        for service in (*models, *map(self._daemon, DAEMONS), self._api()):
             if stop.is_set():
                 return
             self.say(f"{service.name}: starting")
@@ -153,14 +157,12 @@ class Stack:
             stop_signal=signal.SIGINT,  # SIGTERM leaves a Hardhat node running
         )
 
-    def _engine(self) -> Service:
-        from backend.installation import local_network as local
-
-        argv, environment = local.engine_command(self.settings)
-        socket = self.settings.engine_socket
+    def _model(self, name: str, socket: Path, command: tuple[list[str], dict[str, str]]) -> Service:
+        """A process that loads the base model and serves it on `socket`."""
+        argv, environment = command
         socket.parent.mkdir(parents=True, exist_ok=True)
         socket.unlink(missing_ok=True)
-        return Service(ENGINE, argv, self._environment() | environment, is_ready=socket.exists)
+        return Service(name, argv, self._environment() | environment, is_ready=socket.exists)
 
     def _daemon(self, name: str) -> Service:
         from backend.installation import local_network as local

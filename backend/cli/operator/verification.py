@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.cli.operator.session import open_installation
 from backend.domain.errors import NotFound
-from backend.domain.ids import Hash32, ReceiptId
+from backend.domain.ids import Hash32
 
 if TYPE_CHECKING:
     from backend.domain.receipt_checks import Check, ReceiptFile
@@ -55,7 +55,7 @@ def _load_receipt(installation: Installation, receipt: str) -> ReceiptFile:
     from backend.installation.verification import load_receipt
 
     if _ID.fullmatch(receipt.lower()):
-        return load_receipt(installation, ReceiptId(Hash32(receipt.lower())))
+        return load_receipt(installation, Hash32(receipt.lower()))
     path = Path(receipt)
     if not path.is_file():
         raise NotFound(f"{receipt!r} is neither a file nor the id of a receipt", param="receipt")

@@ -1,10 +1,19 @@
-"""Tables of cumulative charges, reservations, vouchers, held session keys, moves and receipts."""
+"""Tables of cumulative charges, reservations, vouchers, held session keys, moves, receipts and charges."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from backend.db.base import ACCOUNT, HASH, Amount, Base, UtcDateTime
@@ -64,17 +73,34 @@ class MoveRow(Base):
     deadline: Mapped[int] = mapped_column(BigInteger)
 
 
+IS_UNSIGNED = text("signature IS NULL")
+
+
 class ReceiptRow(Base):
+    """The receipt of one interval of a channel. While it is unsigned, its `ChargeRow` is the payer's proof;
+    `method`, `attribution_hash` and the slices' shares are then the fallback.
+    """
+
     __tablename__ = "receipts"
     __table_args__ = (
         Index("ix_receipts_payer_sequence", "payer", "sequence"),
         Index("ix_receipts_channel_id_cumulative", "channel_id", "cumulative"),
         Index("ix_receipts_operator_batch", "operator", "batch"),
+        Index(
+            "ix_receipts_unsigned",
+            "channel_id",
+            "cumulative",
+            sqlite_where=IS_UNSIGNED,
+            postgresql_where=IS_UNSIGNED,
+        ),
         UniqueConstraint("id"),
+        CheckConstraint("(id IS NULL) = (signature IS NULL)", "id_with_signature"),
+        CheckConstraint("(signer IS NULL) = (signature IS NULL)", "signer_with_signature"),
+        CheckConstraint("batch IS NULL OR signature IS NOT NULL", "only_signed_in_batches"),
     )
 
     sequence: Mapped[int] = mapped_column(primary_key=True)
-    id: Mapped[str] = mapped_column(HASH)
+    id: Mapped[str | None] = mapped_column(HASH)
     operator: Mapped[str] = mapped_column(ACCOUNT)
     payer: Mapped[str] = mapped_column(ACCOUNT)
     key_id: Mapped[str | None] = mapped_column(String(32))
@@ -82,8 +108,8 @@ class ReceiptRow(Base):
     trace: Mapped[str | None] = mapped_column(String(55))
     salt: Mapped[str] = mapped_column(HASH)
     method: Mapped[str] = mapped_column(String(32))
-    signature: Mapped[str] = mapped_column(SIGNATURE)
-    signer: Mapped[str] = mapped_column(ACCOUNT)
+    signature: Mapped[str | None] = mapped_column(SIGNATURE)
+    signer: Mapped[str | None] = mapped_column(ACCOUNT)
     """The receipt key that made the signature."""
 
     channel_id: Mapped[str] = mapped_column(HASH)
@@ -111,3 +137,16 @@ class ReceiptSliceRow(Base):
     weight_ppm: Mapped[int]
     shares: Mapped[bytes] = mapped_column(LargeBinary)
     """Packed as in docs/protocol.md: for each share 4 bytes of position and 4 bytes of ppm."""
+
+
+class ChargeRow(Base):
+    """A signed charge, whose other fields are those of its receipt."""
+
+    __tablename__ = "charges"
+
+    id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    receipt_sequence: Mapped[int] = mapped_column(ForeignKey(ReceiptRow.sequence), unique=True)
+    receipt_by: Mapped[int] = mapped_column(BigInteger)
+    signature: Mapped[str] = mapped_column(SIGNATURE)
+    signer: Mapped[str] = mapped_column(ACCOUNT)
+    """The receipt key that made the signature."""

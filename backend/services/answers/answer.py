@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backend.domain.serving import NewCharge
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -15,15 +17,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """End of an answer: finish reason of each choice, and the receipt, which is durable by then.
+    """End of an answer: finish reason of each choice, and its receipt or charge, which is durable by then.
     `cached_prompt_tokens` of the prompt, which is charged in full, came from the engine's prefix cache.
     `texts`: what the receipt commits to, where that is not the text that the reader got: with tools.
     """
 
     finish_reasons: tuple[FinishReason, ...]
-    receipt: NewReceipt
+    charged: NewReceipt | NewCharge
     cached_prompt_tokens: int = 0
     texts: tuple[str, ...] = ()
+
+    @property
+    def receipt(self) -> NewReceipt:
+        """Errors: `TypeError` if the receipt follows the charge."""
+        if isinstance(self.charged, NewCharge):
+            raise TypeError(f"the receipt of charge {self.charged.id} is not signed yet")
+        return self.charged
 
 
 class Answer:
@@ -58,10 +67,10 @@ class Answer:
         if self._error is not None:
             raise self._error
 
-    async def ended(self) -> NewReceipt | None:
-        """Waits for the end of the answer; returns its receipt if it was charged."""
+    async def ended(self) -> NewReceipt | NewCharge | None:
+        """Waits for the end of the answer; returns its receipt or charge if it was charged."""
         await self._ended.wait()
-        return self._final.receipt if self._final else None
+        return self._final.charged if self._final else None
 
     def hang_up(self) -> None:
         """The reader disconnected. Generated tokens are still charged, and the receipt can be fetched."""

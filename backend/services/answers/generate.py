@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, Hash32, VersionId
     from backend.domain.receipt import Share, VersionRecord
+    from backend.domain.serving import NewCharge, NewReceipt, Reservation
     from backend.ports.attribution import Attributor
     from backend.ports.engine import Engine
+    from backend.services.answers.gradient_stage import GradientStage
     from backend.services.channels.admission import Admission
     from backend.services.market.adapter_folders import AdapterFolders
     from backend.services.market.catalogue import Catalogue, Model
@@ -125,7 +127,9 @@ class Generate:
         admission: Admission,
         attributors: Sequence[Attributor],
         limits: GenerateLimits,
+        stage: GradientStage | None = None,
     ) -> None:
+        """`stage`: attributes charged answers by gradients; without one all receipts are signed at once."""
         self._positions = Positions(db)
         self._catalogue = catalogue
         self._adapters = adapters
@@ -134,6 +138,7 @@ class Generate:
         self._attributors = attributors
         self._probe_error = any(attributor.method in METHODS_OF_ERRORS for attributor in attributors)
         self._limits = limits
+        self._stage = stage
         # Separate threads: slow fetches must not delay receipts, which use the loop's executor.
         self._fetchers = ThreadPoolExecutor(FETCHERS, "adapter-fetch")
         self._prepared: set[Path] = set()
@@ -178,6 +183,8 @@ class Generate:
             answer.hang_up()
         if self._running:
             await asyncio.wait(set(self._running), timeout=self._limits.close_seconds)
+        if self._stage is not None:
+            await self._stage.close()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self, request: AnswerRequest, answer: Answer) -> None:
@@ -201,13 +208,32 @@ class Generate:
                 folders, transcript = await self._produce(_limited(request, max_tokens), answer)
             with traces.span("receipt") as span:
                 bill = await self._bills.submit((request, folders, transcript))
-                receipt = await self._admission.charge(request.payer, reservation, bill)
-                traces.set_attributes(span, loraledger__receipt_id=receipt.id)
+                charged = await self._charge(request, folders, transcript, reservation, bill)
+                traces.set_attributes(span, loraledger__receipt_id=charged.id)
         except BaseException:
             await self._admission.release(reservation)
             raise
         texts = () if request.message.tools is None else transcript.texts
-        return Final(transcript.finish_reasons, receipt, transcript.cached_prompt_tokens, texts)
+        return Final(transcript.finish_reasons, charged, transcript.cached_prompt_tokens, texts)
+
+    async def _charge(
+        self,
+        request: AnswerRequest,
+        folders: Folders,
+        transcript: Transcript,
+        reservation: Reservation,
+        bill: Bill,
+    ) -> NewReceipt | NewCharge:
+        """The receipt; or, for an answer that the stage attributes, the charge, whose receipt follows."""
+        job = None
+        if self._stage is not None:
+            job = self._stage.job(request.message, transcript, self._trained(request.parts, folders))
+        if self._stage is None or job is None:
+            return await self._admission.charge(request.payer, reservation, bill)
+        seconds = self._stage.receipt_seconds
+        charged = await self._admission.charge_first(request.payer, reservation, bill, seconds)
+        self._stage.start(charged, job)
+        return charged
 
     async def _load_context(self) -> int:
         """Tokens that prompt and answer share. Errors: `Unavailable`."""
@@ -315,15 +341,21 @@ class Generate:
         self, parts: Sequence[Part], folders: Folders, transcript: Transcript
     ) -> tuple[str, dict[VersionId, tuple[Share, ...]]]:
         """The method, and the shares of the versions with snapshots."""
-        trained = {
-            part.model.id: (folder, self._positions.of(part.model.record.snapshots))
-            for part, folder in zip(parts, folders, strict=True)
-            if folder is not None and part.model.record.snapshots
-        }
+        trained = self._trained(parts, folders)
         if not trained:
             return UNATTRIBUTED, {}
         method, shares = attribute_all(self._attributors, list(trained.values()), transcript.probe)
         return method, dict(zip(trained, shares, strict=True))
+
+    def _trained(
+        self, parts: Sequence[Part], folders: Folders
+    ) -> dict[VersionId, tuple[Path, tuple[int, ...]]]:
+        """Folder and accepted positions of each version with snapshots."""
+        return {
+            part.model.id: (folder, self._positions.of(part.model.record.snapshots))
+            for part, folder in zip(parts, folders, strict=True)
+            if folder is not None and part.model.record.snapshots
+        }
 
 
 def _num_bytes(message: protocol.Generate) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from backend.domain.errors import DomainError, Unavailable
 from backend.ports.attribution import Probe
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from inference.protocol import Chunk, FinishReason, Generate
 
 ABORT_AGAIN_SECONDS = 0.5
+_Choice: TypeAlias = "tuple[str, Chunk, tuple[int, ...]]"
+"""Text, last chunk and token ids."""
 
 
 class AnswerInterrupted(Unavailable):
@@ -27,10 +29,11 @@ class AnswerInterrupted(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """The text of each choice, and its last chunk."""
+    """The text of each choice, its last chunk and its token ids."""
 
     texts: tuple[str, ...]
     last: tuple[Chunk, ...]
+    token_ids: tuple[tuple[int, ...], ...] = ()
 
     @property
     def prompt_tokens(self) -> int:
@@ -82,13 +85,13 @@ async def transcribe(
         raise AnswerInterrupted("The client disconnected before the answer began; nothing was charged.")
     choices = [_choice(engine, request, index, answer, deadline) for index, request in enumerate(requests)]
     found = [await choices[0]] if len(choices) == 1 else await _all(choices)
-    transcript = Transcript(tuple(text for text, _ in found), tuple(last for _, last in found))
+    transcript = Transcript(*map(tuple, zip(*found, strict=True)))
     if not transcript.completion_tokens:
         raise AnswerInterrupted("The engine stopped before the answer began; nothing was charged.")
     return transcript
 
 
-async def _all(choices: Sequence[Coroutine[Any, Any, tuple[str, Chunk]]]) -> list[tuple[str, Chunk]]:
+async def _all(choices: Sequence[Coroutine[Any, Any, _Choice]]) -> list[_Choice]:
     """Run choices as tasks. A single choice has none: it would double the cost of a short answer."""
     tasks = [asyncio.create_task(choice) for choice in choices]
     try:
@@ -99,23 +102,23 @@ async def _all(choices: Sequence[Coroutine[Any, Any, tuple[str, Chunk]]]) -> lis
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _choice(
-    engine: Engine, request: Generate, index: int, answer: Answer, deadline: float
-) -> tuple[str, Chunk]:
+async def _choice(engine: Engine, request: Generate, index: int, answer: Answer, deadline: float) -> _Choice:
     texts: list[str] = []
+    token_ids: list[int] = []
     last: Chunk | None = None
     try:
         with _abort_on_time(engine, request.request_id, answer, deadline):
             async for chunk in engine.generate(request):
                 last = chunk
                 texts.append(chunk.text)
+                token_ids += chunk.token_ids
                 answer.put(index, chunk)
     except asyncio.CancelledError:
         await _abort(engine, request.request_id)
         raise
     if last is None or last.finish_reason is None:
         raise AnswerInterrupted("The engine stopped in the middle of the answer; nothing was charged.")
-    return "".join(texts), last
+    return "".join(texts), last, tuple(token_ids)
 
 
 @contextlib.contextmanager

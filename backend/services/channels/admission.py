@@ -10,10 +10,10 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.hashing import channel_id, receipt_id, to_bytes
+from backend.domain.hashing import channel_id, charge_id, receipt_id, to_bytes
 from backend.domain.money import in_dollars
-from backend.domain.receipt import Receipt, SignedReceipt
-from backend.domain.serving import NewReceipt, Reservation
+from backend.domain.receipt import Attributed, Charge, Receipt, SignedCharge, SignedReceipt
+from backend.domain.serving import NewCharge, NewReceipt, Reservation
 from backend.services.channels.group_commit import GroupCommit
 from backend.services.channels.ledger import ChannelLedger, ReservationLost
 from telemetry import traces
@@ -62,18 +62,44 @@ class Market:
 
         Raises ReservationLost, and charges nothing, if the reservation has expired or is too small.
         """
-        if bill.charge > reservation.amount:
-            raise ReservationLost(
-                f"The answer costs {in_dollars(bill.charge)}, more than its reservation of "
-                f"{in_dollars(reservation.amount)}."
-            )
-        cumulative = ledger.cumulative(reservation) + bill.charge
+        cumulative = _next_cumulative(ledger, reservation, bill)
         receipt = build_receipt(reservation.channel_id, cumulative, bill, int(ledger.now.timestamp()))
         number = receipt_id(receipt)
         signature = receipt_key.sign(self.receipts.digest(to_bytes(number)))
         signed = SignedReceipt(receipt, bill.method, bill.slices, signature)
         signer, key_id = receipt_key.account, payer.key_id
         stored = NewReceipt(number, self.operator, payer.account, signed, signer, bill.salt, key_id, trace)
+        ledger.charge(reservation, stored)
+        return stored
+
+    def issue_charge(
+        self,
+        ledger: ChannelLedger,
+        payer: Payer,
+        reservation: Reservation,
+        bill: Bill,
+        receipt_key: Signer,
+        trace: str | None,
+        receipt_seconds: int,
+    ) -> NewCharge:
+        """`issue_receipt` for an answer whose receipt follows in `receipt_seconds`. The bill's attribution is
+        the fallback.
+        """
+        cumulative = _next_cumulative(ledger, reservation, bill)
+        charge = build_charge(
+            reservation.channel_id, cumulative, bill, int(ledger.now.timestamp()), receipt_seconds
+        )
+        stored = NewCharge(
+            id=charge_id(charge),
+            operator=self.operator,
+            payer=payer.account,
+            signed=SignedCharge(charge, receipt_key.sign(self.receipts.charge_digest(charge))),
+            fallback=Attributed(bill.method, bill.slices),
+            signer=receipt_key.account,
+            salt=bill.salt,
+            key_id=payer.key_id,
+            trace=trace,
+        )
         ledger.charge(reservation, stored)
         return stored
 
@@ -181,6 +207,20 @@ class Admission:
         )
         return stored
 
+    async def charge_first(
+        self, payer: Payer, reservation: Reservation, bill: Bill, receipt_seconds: int
+    ) -> NewCharge:
+        """As `charge`, with a signed charge whose receipt `Charges` signs within `receipt_seconds`."""
+        trace = traces.current_traceparent()
+
+        def apply(ledger: ChannelLedger, receipt_key: Callable[[], Signer]) -> NewCharge:
+            return self._market.issue_charge(
+                ledger, payer, reservation, bill, receipt_key(), trace, receipt_seconds
+            )
+
+        stored: NewCharge = await self._writes.submit(_Operation(reservation.channel_id, payer.key_id, apply))
+        return stored
+
     def _read(self, operations: Sequence[_Operation]) -> list[Any]:
         with self._db.read() as tx:
             ledger = ChannelLedger.load(tx, *_channels_and_keys(operations), self._clock())
@@ -216,6 +256,34 @@ def build_receipt(channel: ChannelId, cumulative: int, bill: Bill, served_at: in
         attribution_hash=bill.attribution_hash,
         served_at=served_at,
     )
+
+
+def build_charge(
+    channel: ChannelId, cumulative: int, bill: Bill, served_at: int, receipt_seconds: int
+) -> Charge:
+    """The charge of an answer, as `build_receipt`."""
+    return Charge(
+        channel_id=channel,
+        cumulative=cumulative,
+        charge=bill.charge,
+        request_hash=bill.request_hash,
+        response_hash=bill.response_hash,
+        slices_hash=bill.slices_hash,
+        prompt_tokens=bill.prompt_tokens,
+        completion_tokens=bill.completion_tokens,
+        served_at=served_at,
+        receipt_by=served_at + receipt_seconds,
+    )
+
+
+def _next_cumulative(ledger: ChannelLedger, reservation: Reservation, bill: Bill) -> int:
+    """The channel's cumulative with this bill. Errors: `ReservationLost`."""
+    if bill.charge > reservation.amount:
+        raise ReservationLost(
+            f"The answer costs {in_dollars(bill.charge)}, more than its reservation of "
+            f"{in_dollars(reservation.amount)}."
+        )
+    return ledger.cumulative(reservation) + bill.charge
 
 
 def _channels_and_keys(operations: Sequence[_Operation]) -> tuple[Collection[ChannelId], Collection[str]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from backend.domain.auth import KeyUse
 from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
 from backend.domain.money import AMOUNT, in_dollars
+from backend.domain.serving import NewCharge
 from backend.services.channels.balance import channel_balances, check_fresh, reserved_by_channel
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class ChannelLedger:
             self._reserved_by_key[found.key_id or ""] += found.amount
         self._new: list[Reservation] = []
         self._receipts: list[NewReceipt] = []
+        self._charges: list[NewCharge] = []
         self._advanced: set[ChannelId] = set()
         self._used: set[str] = set()
 
@@ -119,21 +121,25 @@ class ChannelLedger:
             raise ReservationLost("The answer took too long and was not charged; try again.")
         return self._charged[reservation.channel_id]
 
-    def charge(self, reservation: Reservation, receipt: NewReceipt) -> None:
-        """Replace a reservation by its receipt, which builds on `cumulative`."""
-        signed, channel = receipt.signed.receipt, reservation.channel_id
-        if receipt.key_id is not None:
-            self._spent[receipt.key_id] += signed.charge
-            self._used.add(receipt.key_id)
+    def charge(self, reservation: Reservation, charged: NewReceipt | NewCharge) -> None:
+        """Replace a reservation by its receipt or charge, which builds on `cumulative`."""
+        interval, channel = charged.interval, reservation.channel_id
+        if charged.key_id is not None:
+            self._spent[charged.key_id] += interval.charge
+            self._used.add(charged.key_id)
         self.release(reservation.id)
-        self._charged[channel] = signed.cumulative
+        self._charged[channel] = interval.cumulative
         self._advanced.add(channel)
-        self._receipts.append(receipt)
+        if isinstance(charged, NewCharge):
+            self._charges.append(charged)
+        else:
+            self._receipts.append(charged)
 
     def write(self, tx: UnitOfWork) -> None:
         tx.channels.drop_reservations(self._dropped)
         tx.channels.add_reservations([new for new in self._new if new.id in self._reservations])
         tx.receipts.add(*self._receipts)
+        tx.charges.add(*self._charges)
         tx.channels.advance({channel: self._charged[channel] for channel in self._advanced})
         tx.auth.record_use([KeyUse(key, self._spent[key], self._used_at[key]) for key in sorted(self._used)])
 

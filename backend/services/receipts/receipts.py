@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.errors import Conflict, InvalidInput, NotFound
+from backend.domain.ids import ChargeId, ReceiptId
 from backend.domain.money import PPM
 from backend.domain.rules import from_position
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import Account, DatanetId, ReceiptId, VersionId
+    from backend.domain.ids import Account, DatanetId, Hash32, VersionId
     from backend.domain.receipt import Share
-    from backend.domain.serving import DayUsage, StoredReceipt
+    from backend.domain.serving import DayUsage, StoredCharge, StoredReceipt
     from backend.domain.settlement import BatchState
     from backend.ports.chain import ChainView
 
@@ -54,6 +55,9 @@ class ReceiptView:
     batch_state: BatchState | None
     """None until the receipt's batch is confirmed."""
 
+    charge: StoredCharge | None = None
+    """The charge that the receipt followed; None if the answer was charged by its receipt."""
+
     def weights(self) -> list[tuple[Account | None, int]]:
         """Each contributor's share of the whole answer in ppm, rounded down; largest first."""
         sums: Counter[Account | None] = Counter()
@@ -64,17 +68,45 @@ class ReceiptView:
         return [(account, total // PPM) for account, total in ordered]
 
 
+class ReceiptPending(Conflict):
+    """The answer was charged, and its receipt is signed by `details["receipt_by"]` (unix seconds)."""
+
+
 class Receipts:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def get(self, receipt: ReceiptId) -> ReceiptView:
-        """A receipt by its id, for any caller: settlement publishes all of it except the salt."""
+    def find(self, number: Hash32) -> ReceiptView | StoredCharge:
+        """A receipt by its id or its charge's, or the charge while its receipt is pending; for any caller:
+        settlement publishes all of it except the salt. Errors: `NotFound`.
+        """
         with self._db.read() as tx:
-            stored = tx.receipts.get(receipt)
+            charge = tx.charges.get(ChargeId(number)) or tx.charges.of_receipt(ReceiptId(number))
+            if charge is not None and charge.receipt is None:
+                return charge
+            known = None if charge is None else charge.receipt
+            stored = tx.receipts.get(known or ReceiptId(number))
             if stored is None:
-                raise NotFound(f"No receipt {receipt} here.", param="id")
-            return ReceiptView(stored, _named_slices(tx.chain, stored), _batch_state(tx.chain, stored))
+                raise NotFound(f"No receipt {number} here.", param="id")
+            return ReceiptView(
+                stored, _named_slices(tx.chain, stored), _batch_state(tx.chain, stored), charge
+            )
+
+    def get(self, number: Hash32) -> ReceiptView:
+        """As `find`. Errors: `ReceiptPending` too."""
+        found = self.find(number)
+        if isinstance(found, ReceiptView):
+            return found
+        by = found.signed.charge.receipt_by
+        raise ReceiptPending(
+            f"The receipt of charge {number} is not signed yet.", param="id", details={"receipt_by": by}
+        )
+
+    def resolve(self, number: Hash32) -> ReceiptId:
+        """The id of a charge's receipt; any other id stays as it is. Errors: `ReceiptPending`."""
+        with self._db.read() as tx:
+            is_charge = tx.charges.get(ChargeId(number)) is not None
+        return self.get(number).stored.id if is_charge else ReceiptId(number)
 
     def page(self, payer: Account, before: int | None, limit: int) -> Sequence[StoredReceipt]:
         """The payer's receipts, newest first, with a sequence below `before`."""

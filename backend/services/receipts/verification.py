@@ -15,6 +15,7 @@ from backend.domain.receipt_checks import (
     Check,
     ReceiptFile,
     charge_check,
+    charge_id_check,
     hash_check,
     is_in_place,
     other_slices_check,
@@ -58,6 +59,8 @@ class Verification:
             yield slices
             yield charge_check(tx.chain, file.signed) if slices.is_right else other_slices_check()
         yield self._inclusion(file)
+        if charged := charge_id_check(file):
+            yield charged
 
     def _signature(self, chain: ChainView, file: ReceiptFile) -> Check:
         try:

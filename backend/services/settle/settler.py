@@ -33,6 +33,7 @@ from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules
 from backend.domain.settlement import BatchRecord
+from backend.services.channels.charges import sign_overdue
 from backend.services.settle.convictions import Convictions, receipts_of
 from backend.services.settle.retired_keys import pending_retirement, recent_retirement, sign_again
 from backend.services.settle.select import Selection, select
@@ -157,6 +158,7 @@ class Settler:
             number = update_records(tx, self.operator, batches)
             found = unrecorded(tx, self.operator, batches)
         self._finalise(batches, now)
+        self._sign_overdue(now)
         if number is not None:
             return Progress(Step.WAITING, number)
         if voided := outstanding_refunds(batches):
@@ -176,6 +178,14 @@ class Settler:
             return candidate
         step = Step.COMMITTING if self._commit(candidate) else Step.WAITING
         return Progress(step, candidate.batch.number, skipped=skipped)
+
+    def _sign_overdue(self, now: int) -> None:
+        """Sign what the processes that charged it left unsigned, so that it can be settled."""
+        with self.db.read() as tx:
+            is_any = bool(tx.charges.overdue(self.operator, now, 1))
+        if is_any:
+            with self.db.begin() as tx:
+                sign_overdue(tx, self.operator, self.settlement, self.receipt_key, now)
 
     def finalise(self) -> int | None:
         """Enqueue the finalisation of the batches that are due; returns the number of the last one."""

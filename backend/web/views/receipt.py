@@ -14,7 +14,7 @@ from backend.api.schemas.receipts import ReceiptDetail, ReceiptProofView
 from backend.api.schemas.registry import VersionView
 from backend.api.services import Services
 from backend.domain.errors import NotFound
-from backend.domain.ids import Hash32, ReceiptId, VersionId
+from backend.domain.ids import Hash32, VersionId
 from backend.domain.receipt import VersionRecord
 from backend.services.receipts.proofs import NotCommitted
 from backend.services.receipts.receipts import ReceiptView
@@ -40,7 +40,7 @@ CHECKS = {
 def show_receipt(
     receipt_id: HashField, request: Request, services: ServicesDep, visitor: VisitorDep
 ) -> Response:
-    view = services.receipts.get(ReceiptId(Hash32(receipt_id)))
+    view = services.receipts.get(Hash32(receipt_id))
     request.state.connects_to = OWN_NODES
     return render(
         request,
@@ -57,8 +57,7 @@ def show_receipt(
 @router.get("/{receipt_id}/evidence")
 def get_evidence(receipt_id: HashField, services: ServicesDep, visitor: VisitorDep) -> dict[str, Any]:
     """What `verifyReceipt` takes besides a node. The salt is for the payer only, as in the API."""
-    wanted = ReceiptId(Hash32(receipt_id))
-    view = services.receipts.get(wanted)
+    view = services.receipts.get(Hash32(receipt_id))
     versions = {part.version_id: services.registry.version(part.version_id) for part in view.slices}
     snapshots = {snapshot for record in versions.values() for snapshot in record.snapshots}
     evidence = {
@@ -68,7 +67,7 @@ def get_evidence(receipt_id: HashField, services: ServicesDep, visitor: VisitorD
         "snapshots": [services.snapshots.manifest(snapshot) for snapshot in sorted(snapshots)],
     }
     try:
-        proof = ReceiptProofView.of(services.proofs.inclusion(wanted))
+        proof = ReceiptProofView.of(services.proofs.inclusion(view.stored.id))
     except NotCommitted:
         return evidence
     return {**evidence, "proof": proof}

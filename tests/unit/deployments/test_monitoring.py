@@ -26,7 +26,7 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_s
 def full() -> Figures:
     """Figures with a value for every metric, so that every name is exposed."""
     some = Pending(1, 5.0)
-    special: dict[str, Any] = {"unsettled": some, "outbox": some}
+    special: dict[str, Any] = {"unsettled": some, "unsigned": some, "outbox": some}
     special |= {"transactions": {"queued": some}, "jobs": {"running": 1}}
     plain = {each.name: 1 for each in fields(Figures) if each.name not in special}
     return Figures(**special, **plain)

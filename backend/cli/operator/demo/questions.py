@@ -25,7 +25,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer. `charge`: micro-units, from the bill in the stream's last chunk."""
+    """An answer. `charge`: micro-units, from the bill in the stream's last chunk. `receipt_id`: the id of the
+    charge where the receipt follows, which leads to it.
+    """
 
     question: Question
     text: str
@@ -58,4 +60,5 @@ def _ask(client: OpenAI, question: Question) -> Answer:
         bill = (chunk.model_extra or {}).get("loraledger", bill)
     if bill is None:
         raise Conflict(f"the answer to {question.text!r} came without a bill")
-    return Answer(question, text, bill["receipt_id"], AMOUNT.read(bill["charge"]))
+    number = bill.get("receipt_id") or bill["charge_id"]
+    return Answer(question, text, number, AMOUNT.read(bill["charge"]))

@@ -238,7 +238,7 @@ class Scenario:
 
         def final_batch() -> int | None:
             found = [consumer.get(f"/v1/receipts/{receipt_id}") for receipt_id in ids]
-            if any(receipt["batch_state"] != BatchState.FINAL for receipt in found):
+            if any(receipt.get("batch_state") != BatchState.FINAL for receipt in found):
                 return None
             return max(int(receipt["batch"]) for receipt in found)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from backend.domain import hashing
 from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash
 from backend.domain.ids import Account, ChannelId
-from backend.domain.receipt import Receipt, Share
+from backend.domain.receipt import Charge, Receipt, Share
 
 ROOT = Path(__file__).parents[4]
 RECORD = "(address,bytes32,bytes32,bytes32,bytes32,bytes32[],uint64,uint64,uint32,uint32)"
@@ -102,10 +102,30 @@ def test_any_receipt_is_signed_as_wallets_would_sign_it(
     assert to_hash(here) == typed_digest(hashing.RECEIPT_TYPE, case)
 
 
+@given(
+    charge=st.builds(
+        Charge,
+        *[st.binary(min_size=32, max_size=32).map(to_hash)],
+        *[st.integers(0, 2**128 - 1)] * 2,
+        *[st.binary(min_size=32, max_size=32).map(to_hash)] * 3,
+        *[st.integers(0, 2**32 - 1)] * 2,
+        *[st.integers(0, 2**64 - 1)] * 2,
+    )
+)
+def test_any_charge_is_signed_as_wallets_would_sign_it(charge: Charge) -> None:
+    members = hashing.CHARGE_TYPE.removeprefix("Charge(").rstrip(")").split(",")
+    names = [member.split()[1] for member in members]
+    settlement = Account("0x" + "5e" * 20)
+    case = dict(zip(names, astuple(charge), strict=True)) | {"chainId": 1, "contract": settlement}
+    here = TypedDomain(1, settlement).charge_digest(charge)
+    assert to_hash(here) == typed_digest(hashing.CHARGE_TYPE, case)
+
+
 def test_the_protocol_page_states_the_types_that_are_signed() -> None:
     page = (ROOT / "docs/protocol.md").read_text()
     for declaration in (
         hashing.RECEIPT_TYPE,
+        hashing.CHARGE_TYPE,
         hashing.VOUCHER_TYPE,
         hashing.GRANT_TYPE,
         hashing.CONTRIBUTION_TYPE,

@@ -1,0 +1,41 @@
+"""Fetches receipts, and waits for those that follow their charges."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.client.api import PublicClient
+
+POLL_SECONDS = 1.0
+GRACE_SECONDS = 30
+"""After a receipt is due, settlement signs it within this time."""
+
+
+def fetch_receipt(client: PublicClient, number: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """`GET /v1/receipts/{number}`, by a receipt's id or its charge's. `say` is called once if it waits.
+
+    Errors: `Unavailable` if the receipt is overdue.
+    """
+    is_said = False
+    while (found := client.get(f"/v1/receipts/{number}")).get("status") == "pending":
+        due = int(found["signed"]["receipt_by"])
+        if time.time() > due + GRACE_SECONDS:
+            raise Unavailable(
+                f"The receipt of charge {number} was due at {_utc(due)} and is not signed: the operator's "
+                "settlement does not run. The signed charge proves what was paid."
+            )
+        if not is_said:
+            say(f"the receipt of charge {number} is signed by {_utc(due)}; waiting")
+            is_said = True
+        time.sleep(POLL_SECONDS)
+    return dict(found)
+
+
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

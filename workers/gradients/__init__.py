@@ -1,0 +1,1 @@
+"""The process that attributes answers by gradients: `python -m workers.gradients`."""
