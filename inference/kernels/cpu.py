@@ -17,6 +17,10 @@ class Cpu:
     vendor: str
     features: AbstractSet[str]
 
+    def without_tiles(self) -> Cpu:
+        """The CPU as a program sees it to which the system refuses AMX's tile registers."""
+        return Cpu(self.vendor, frozenset(each for each in self.features if not each.startswith("amx")))
+
 
 def this_cpu() -> Cpu:
     """Features of the first core, read from /proc/cpuinfo; empty without it."""

@@ -281,10 +281,12 @@ def _arithmetic(library: ctypes.CDLL, cpu: Cpu) -> Arithmetic | None:
     if arithmetic == "tiled":
         library.may_use_tiled.restype = ctypes.c_bool
         if not library.may_use_tiled():
+            arithmetic = product_arithmetic(cpu.without_tiles())
             logger.warning(
-                "slower: the operating system does not grant AMX tile registers (Linux does from 5.16 on)"
+                "slower: the operating system does not grant AMX tile registers (Linux does from 5.16 on); "
+                "products are computed with %s instead",
+                "oneDNN" if arithmetic is None else "AVX-512",
             )
-            return None
     return arithmetic
 
 

@@ -39,6 +39,9 @@ def select_kernels(
     if torch.device(device).type != "cpu" or dtype not in DTYPES:
         if backend == "native":
             raise KernelBuildError(f"there are no native kernels for {dtype} on {device}")
+        logger.warning(
+            "slower: there are no native kernels for %s on %s; plain torch computes", dtype, device
+        )
         return PortableKernels()
     try:
         return NativeKernels(dtype, batch_invariant=batch_invariant)

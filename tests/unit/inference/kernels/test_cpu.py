@@ -27,6 +27,11 @@ def test_the_fastest_of_each_kind(cpu: Cpu, expected: str | None) -> None:
     assert product_arithmetic(cpu) == expected
 
 
+def test_without_tiles_the_other_instructions_remain() -> None:
+    with_tiles = Cpu("GenuineIntel", PAIRS | {"amx_bf16", "amx_tile", "amx_int8"})
+    assert with_tiles.without_tiles() == Cpu("GenuineIntel", PAIRS)
+
+
 def test_this_one_is_read_from_the_system() -> None:
     text = Path("/proc/cpuinfo").read_text()
     cpu = this_cpu()

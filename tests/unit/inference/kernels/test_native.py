@@ -428,15 +428,24 @@ def test_products_that_are_not_ours_are_left_to_torch() -> None:
     assert without.projection(torch.randn(4, 6).bfloat16(), None) is None
 
 
-def test_products_stay_with_torch_where_the_system_keeps_the_tile_registers(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("features", "depth", "named"),
+    [({"amx_bf16", "avx512f"}, 1, "AVX-512"), ({"amx_bf16"}, None, "oneDNN")],
+)
+def test_products_use_the_next_best_where_the_system_keeps_the_tile_registers(
+    features: set[str],
+    depth: int | None,
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     library = load_library()
     monkeypatch.setattr(library, "may_use_tiled", lambda: False, raising=False)
     monkeypatch.setattr(native, "load_library", lambda: library)
-    kernels = NativeKernels(torch.bfloat16, cpu=Cpu("any", frozenset({"amx_bf16"})))
-    assert kernels.projection(torch.randn(4, 6).bfloat16(), None) is None
+    products = NativeKernels(torch.bfloat16, cpu=Cpu("GenuineIntel", frozenset(features)))._products
+    assert (None if products is None else products.depth) == depth
     assert "AMX tile registers" in caplog.text
+    assert named in caplog.text
 
 
 def test_a_strided_tensor_is_refused() -> None:

@@ -36,6 +36,15 @@ def test_portable_means_plain_torch_wherever() -> None:
         assert type(select_kernels("portable", torch.float32, device)) is PortableKernels
 
 
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float16, "cpu"), (torch.bfloat16, "mps")])
+def test_auto_says_that_plain_torch_computes_where_there_are_no_native_kernels(
+    dtype: torch.dtype, device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert type(select_kernels("auto", dtype, device)) is PortableKernels
+    assert f"no native kernels for {dtype} on {device}" in caplog.text
+
+
 def test_native_kernels_are_refused_where_there_are_none() -> None:
     for dtype, device in ((torch.bfloat16, "cuda"), (torch.float16, "cpu")):
         with pytest.raises(KernelBuildError, match="no native kernels"):
