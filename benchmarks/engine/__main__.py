@@ -12,6 +12,7 @@ import json
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from benchmarks.engine.contestant import ContestantError
 from benchmarks.engine.figures import QUIET, is_quiet, ratios, row
 from benchmarks.engine.launcher import SETTINGS, Launcher
 from benchmarks.engine.scenarios import GROUPS, Results, Suite, num_adapters, num_runs
+from benchmarks.engine.shapes import make_shape
 from inference.errors import InferenceError
 from inference.model.sources import resolve_model
 
@@ -75,7 +77,8 @@ def run(options: argparse.Namespace, groups: Sequence[str], console: Console) ->
             progress.update(runs, advance=1, description=name)
 
         adapters = [str(folder.resolve()) for folder in folders]
-        suite = Suite(launcher, model, adapters, options.repeats, has_peers, Results(), on_run)
+        shape = partial(make_shape, WORK, tokenizer=model)
+        suite = Suite(launcher, model, adapters, options.repeats, has_peers, Results(), on_run, shape)
         return _report(suite.run(groups), options)
 
 

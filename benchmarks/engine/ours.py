@@ -204,11 +204,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--kv-budget-bytes", type=int, default=2**30)
     parser.add_argument("--batch-invariant", choices=("yes", "no"), default="no")
+    parser.add_argument("--quantization", choices=("none", "int8", "int4"), default="none")
+    parser.add_argument("--tensor-parallel", type=int, default=1, help="ranks, which share the threads")
     options = parser.parse_args()
     reserve_stdout()
     config = EngineConfig(
         options.model,
-        num_threads=options.threads,
+        num_threads=max(1, options.threads // options.tensor_parallel),
+        tensor_parallel=options.tensor_parallel,
+        quantization=options.quantization,
         kernels="native",  # "auto" could fall back to portable kernels
         batch_invariant=options.batch_invariant == "yes",
         kv_budget_bytes=options.kv_budget_bytes,

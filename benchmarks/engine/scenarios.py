@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.engine.adapters import num_weight_bytes
 from benchmarks.engine.launcher import INVARIANT, LLAMA, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
+from benchmarks.engine.shapes import SHAPES
 from benchmarks.engine.workload import NUM_PROMPTS, Batch, ClosedLoop, Loads, Residents, prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.engine.contestant import Run
     from benchmarks.engine.launcher import Launcher
+    from benchmarks.engine.shapes import Shape
 
 ZIPF_REQUESTS = 3_000
 ZIPF_WARM_UP = 500
@@ -30,7 +32,14 @@ NUM_LOADS = 10
 NUM_WARM_UP = 40  # more than the number of slots, so that every slot is written
 NUM_RESIDENTS = 120
 
-GROUPS = ("batch", "profile", "zipf", "cold", "registry")
+GROUPS = ("batch", "profile", "zipf", "cold", "registry", "shapes", "formats")
+# Of the weights, and of the processes that share them: options of our engine.
+FORMATS = {
+    "int8": {"quantization": "int8"},
+    "int4": {"quantization": "int4"},
+    "two ranks": {"tensor-parallel": "2"},
+}
+_OWN_SCENARIOS = ("base", "lora32")
 
 T = TypeVar("T")
 Entry = tuple[str, str]  # contestant, scenario
@@ -58,6 +67,7 @@ class Suite:
     has_peers: bool
     results: Results
     on_run: Callable[[str], None]
+    make_shape: Callable[[str], Shape]
 
     def run(self, groups: Sequence[str]) -> Results:
         """Run `groups` in order. Raises `ContestantError`."""
@@ -67,6 +77,8 @@ class Suite:
             "zipf": self._zipf,
             "cold": self._cold,
             "registry": self._registry,
+            "shapes": self._shapes,
+            "formats": self._formats,
         }
         for group in groups:
             run_group[group]()
@@ -135,6 +147,30 @@ class Suite:
             self.results.add(OURS, "residents", self._measure(name, "residents", workload))
             self.launcher.close()
 
+    def _shapes(self) -> None:
+        """The batch on larger models, each in a process of its own: two would not fit into small memories."""
+        for name in SHAPES:
+            shape = self.make_shape(name)
+            adapters = {"base": [None] * NUM_PROMPTS, "lora32": [*shape.adapters]}
+            self._batches(f"{OURS} {name}", adapters, model=shape.model)
+
+    def _formats(self) -> None:
+        """The batch with weights in fewer bits, and divided among two processes."""
+        for name, options in FORMATS.items():
+            self._batches(f"{OURS} {name}", self._by_scenario(), **options)
+
+    def _batches(self, name: str, adapters: Mapping[str, list[str | None]], **options: str) -> None:
+        """Measure one contestant alone, warmed up, and stop it."""
+        self.launcher.contestant(name, **options)
+        for scenario in _OWN_SCENARIOS:
+            self._measure(name, "batch", Batch(prompts("warm-up"), adapters[scenario]))
+        for repeat in range(self.num_repeats):
+            for scenario in in_turn(_OWN_SCENARIOS, repeat):
+                workload = Batch(prompts(f"repeat {repeat}"), adapters[scenario])
+                self.results.add(name, scenario, self._measure(name, "batch", workload))
+        self.results.versions |= self.launcher.versions
+        self.launcher.close()
+
     def _measure(self, name: str, task: str, workload: Any) -> Run:
         self.on_run(name)
         return self.launcher.contestant(name).run(task, workload)
@@ -166,6 +202,8 @@ def num_adapters(groups: Sequence[str], num_repeats: int) -> int:
         "zipf": NUM_ADAPTERS,
         "cold": 1 + 2 * NUM_LOADS * num_repeats,
         "registry": NUM_WARM_UP + NUM_RESIDENTS,
+        "shapes": 0,  # they have adapters of their own
+        "formats": NUM_PROMPTS,
     }
     return max(needed[group] for group in groups)
 
@@ -179,5 +217,7 @@ def num_runs(groups: Sequence[str], num_repeats: int, *, has_peers: bool) -> int
         "zipf": 2 * (num_zipf_turns(num_repeats) + 1),
         "cold": 1 + 2 * num_repeats,
         "registry": num_repeats,
+        "shapes": len(SHAPES) * len(_OWN_SCENARIOS) * (num_repeats + 1),
+        "formats": len(FORMATS) * len(_OWN_SCENARIOS) * (num_repeats + 1),
     }
     return sum(needed[group] for group in groups)

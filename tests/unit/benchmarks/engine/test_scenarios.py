@@ -13,6 +13,7 @@ from benchmarks.engine.figures import ratios
 from benchmarks.engine.launcher import INVARIANT, OURS
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.scenarios import (
+    FORMATS,
     GROUPS,
     Results,
     Suite,
@@ -21,6 +22,7 @@ from benchmarks.engine.scenarios import (
     num_adapters,
     num_runs,
 )
+from benchmarks.engine.shapes import SHAPES, Shape
 from benchmarks.engine.workload import ClosedLoop
 
 if TYPE_CHECKING:
@@ -54,11 +56,17 @@ class FakeLauncher:
         pass
 
 
+def make_shape(name: str) -> Shape:
+    return Shape(f"/models/{name}", [f"/{name}/{number}" for number in range(32)])
+
+
 @pytest.fixture
 def suite_run(tiny_model: Path) -> tuple[FakeLauncher, Suite, list[str]]:
     launcher, names = FakeLauncher(), list[str]()
     folders = [f"/adapters/{number}" for number in range(num_adapters(GROUPS, 2))]
-    suite = Suite(cast("Launcher", launcher), tiny_model, folders, 2, True, Results(), names.append)
+    suite = Suite(
+        cast("Launcher", launcher), tiny_model, folders, 2, True, Results(), names.append, make_shape
+    )
     suite.run(GROUPS)
     return launcher, suite, names
 
@@ -77,9 +85,21 @@ def test_all_contestants_of_a_repeat_get_the_same_prompts_and_no_repeat_gets_the
     suite_run: tuple[FakeLauncher, Suite, list[str]],
 ) -> None:
     launcher, _, _ = suite_run
-    batches = [workload.prompts for _, task, workload in launcher.calls if task == "batch"]
+    peers = {name for name, _ in batch_entries(has_peers=True)}
+    batches = [work.prompts for name, task, work in launcher.calls if task == "batch" and name in peers]
     contestants = len(batch_entries(has_peers=True))
     assert [batches.count(prompts) for prompts in batches] == [contestants] * (3 * contestants)
+
+
+def test_every_shape_and_format_has_rows_of_its_own(
+    suite_run: tuple[FakeLauncher, Suite, list[str]],
+) -> None:
+    launcher, suite, _ = suite_run
+    for name in (*SHAPES, *FORMATS):
+        for scenario in ("base", "lora32"):
+            assert len(suite.results.runs[f"{OURS} {name}", scenario]) == 2
+    adapters = [work.adapters for name, _, work in launcher.calls if name == f"{OURS} {SHAPES[0]}"]
+    assert {each for batch in adapters for each in batch if each} == set(make_shape(SHAPES[0]).adapters)
 
 
 def test_the_zipf_runs_add_up_to_all_requests(suite_run: tuple[FakeLauncher, Suite, list[str]]) -> None:
@@ -114,6 +134,6 @@ def test_every_second_repeat_runs_backwards() -> None:
 
 def test_without_peers_only_our_engine_runs(tiny_model: Path) -> None:
     launcher = FakeLauncher()
-    suite = Suite(cast("Launcher", launcher), tiny_model, [""] * 32, 1, False, Results(), print)
+    suite = Suite(cast("Launcher", launcher), tiny_model, [""] * 32, 1, False, Results(), print, make_shape)
     suite.run(["batch"])
     assert {name for name, _, _ in launcher.calls} == {OURS, INVARIANT}
