@@ -199,9 +199,19 @@ class Oracle:
         expected = torch.einsum("tk,tkh->h", top.values, head[top.indices])
         return expected - head[torch.tensor(token_ids[num_prompt_tokens:])].sum(0)
 
-    def check_greedy(self, prompt: Sequence[int], answer: Sequence[int], adapter: AnyAdapter) -> None:
-        """Every token of `answer` is the best one, or within the tolerance of it."""
+    def check_greedy(
+        self,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        adapter: AnyAdapter,
+        allowed: torch.Tensor | None = None,
+    ) -> None:
+        """Every token of `answer` is the best one, or within the tolerance of it, among those of its row in
+        `allowed` [len(answer), vocab].
+        """
         logits = self.logits([*prompt, *answer], adapter, len(prompt))[len(prompt) - 1 : -1]
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, float("-inf"))
         chosen = logits.gather(1, torch.tensor(answer).unsqueeze(1)).squeeze(1)
         assert (logits.max(dim=1).values - chosen).max() < LOGIT_TOLERANCE
 

@@ -97,8 +97,9 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     """Random weights by name, in the shapes that transformers gives the model of config.json."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    factory: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        model = factory.from_config(AutoConfig.from_pretrained(folder))
     source = torch.Generator().manual_seed(0)
     weights = {}
     for name, parameter in model.named_parameters():

@@ -16,6 +16,7 @@ from inference.model.sources import resolve_model
 from inference.protocol import Function, Generate, JsonSchema, Message, Regex, Sampling, ToolCall, Tools
 from inference.tool_calls import HERMES, LLAMA, CallParser, CallSyntax, as_plain_chat
 from tests.fixtures_engine import run_all
+from tests.support.calls import TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,19 +24,6 @@ if TYPE_CHECKING:
     from inference.engine import Engine
 
 CACHE = Path(os.environ.get("LORALEDGER_MODEL_CACHE", ".loraledger/cache/models"))
-UNIT = {
-    "type": "object",
-    "properties": {"unit": {"enum": ["C", "F"]}},
-    "required": ["unit"],
-    "additionalProperties": False,
-}
-DAY = {
-    "type": "object",
-    "properties": {"day": {"type": "integer", "minimum": 1, "maximum": 31}},
-    "required": ["day"],
-    "additionalProperties": False,
-}
-TOOLS = Tools((Function("warm", json.dumps(UNIT), "How warm."), Function("date", json.dumps(DAY))))
 ARGUMENTS = st.dictionaries(
     st.text(max_size=4),
     st.recursive(st.text(max_size=5) | st.integers(), st.lists),

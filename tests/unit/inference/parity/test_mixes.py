@@ -1,6 +1,8 @@
-"""Random mixes of every kind of adapter, of blends and of none, in an engine that is short of everything.
+"""Random mixes of every kind of adapter, of blends and of none, of free answers and answers bound by tools or
+a schema, in an engine that is short of everything.
 
-Each answer is what transformers with PEFT gives for its request alone.
+Each answer is what transformers with PEFT gives for its request alone: in every place the best token of those
+that its grammar allows.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
@@ -16,9 +20,10 @@ from hypothesis import strategies as st
 from inference.engine import Engine
 from inference.model.families import read_architecture
 from inference.model.kv_cache import bytes_per_block
-from inference.protocol import Chunk
+from inference.protocol import Chunk, Generate, JsonSchema, Tools
 from inference.scheduling.prefix_cache import PrefixCache
-from tests.fixtures_engine import FAMILIES, Oracle, make_model, tiny_config
+from tests.fixtures_engine import FAMILIES, Oracle, make_adapter, make_model, tiny_config
+from tests.support.calls import TOOLS
 from tests.support.parity import KINDS, blend, make_kinds, prompts_of, request
 
 if TYPE_CHECKING:
@@ -26,8 +31,16 @@ if TYPE_CHECKING:
 
     from hypothesis.strategies import SearchStrategy
 
+    from inference.sampling.grammar import Grammar, GrammarCompiler
     from tests.fixtures_engine import AnyAdapter
 
+INVOCATION = [11, 12]
+ACTIVATED = "activated"
+BINDINGS: dict[str, tuple[Tools | None, JsonSchema | None]] = {
+    "calls or text": (TOOLS, None),
+    "calls": (msgspec.structs.replace(TOOLS, is_required=True), None),
+    "schema": (None, JsonSchema('{"type": "array", "items": {"type": "integer"}, "minItems": 2}')),
+}
 PLAIN_KINDS = [name for name, kind in KINDS.items() if not kind.get("use_dora")]
 
 
@@ -41,6 +54,19 @@ class Arrival:
     start: int
     patience: int | None
     payer: str
+    binding: str | None = None  # of `BINDINGS`
+
+    def command(self, key: str, adapter: AnyAdapter) -> Generate:
+        command = request(key, adapter, max_tokens=self.max_tokens, payer=self.payer)
+        if self.binding is None:
+            return command
+        tools, schema = BINDINGS[self.binding]
+        sampling = msgspec.structs.replace(command.sampling, ignore_eos=False, constraint=schema)
+        return msgspec.structs.replace(command, sampling=sampling, tools=tools)
+
+    def prompt(self, token_ids: list[int]) -> list[int]:
+        middle = len(token_ids) // 2
+        return token_ids[:middle] + (INVOCATION if self.kind == ACTIVATED else []) + token_ids[middle:]
 
 
 @dataclass
@@ -50,6 +76,7 @@ class ReferenceModel:
     model: Path
     oracle: Oracle
     adapters: dict[str, Any]
+    grammars: GrammarCompiler
 
     def adapter(self, kind: str | tuple[tuple[str, float], ...] | None) -> AnyAdapter:
         if isinstance(kind, tuple):
@@ -60,7 +87,7 @@ class ReferenceModel:
 def kinds() -> SearchStrategy[Any]:
     parts = st.tuples(st.sampled_from(PLAIN_KINDS), st.sampled_from([-0.5, 0.25, 1.0, 1.5]))
     blends = st.lists(parts, min_size=1, max_size=3, unique_by=lambda part: part[0]).map(tuple)
-    return st.none() | st.sampled_from(list(KINDS)) | blends
+    return st.none() | st.sampled_from([*KINDS, ACTIVATED]) | blends
 
 
 ARRIVALS = st.lists(
@@ -72,6 +99,7 @@ ARRIVALS = st.lists(
         start=st.integers(0, 12),
         patience=st.none() | st.none() | st.integers(0, 15),
         payer=st.sampled_from(["", "a"]),
+        binding=st.none() | st.sampled_from(list(BINDINGS)),
     ),
     min_size=3,
     max_size=12,
@@ -97,27 +125,35 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ReferenceM
         def __missing__(self, family: str) -> ReferenceModel:
             root = tmp_path_factory.mktemp(family)
             model = make_model(root / "model", family)
-            self[family] = ReferenceModel(model, Oracle(model), make_kinds(root, model))
+            adapters = make_kinds(root, model)
+            adapters[ACTIVATED] = make_adapter(
+                root / ACTIVATED, model, rank=5, alora_invocation_tokens=INVOCATION
+            )
+            engine = Engine(tiny_config(model))
+            engine.close()
+            self[family] = ReferenceModel(model, Oracle(model), adapters, engine.grammars)
             return self[family]
 
     return ReferenceModels()
+
+
+def prompts_for(arrivals: list[Arrival]) -> dict[str, list[int]]:
+    drawn = prompts_of([arrival.length for arrival in arrivals])
+    return {key: arrival.prompt(drawn[key]) for key, arrival in zip(drawn, arrivals, strict=True)}
 
 
 def run(
     engine: Engine, reference: ReferenceModel, arrivals: list[Arrival]
 ) -> tuple[dict[str, list[int]], set[str]]:
     """Tokens by request, and those that were aborted. The engine is checked after every step."""
-    prompts = prompts_of([arrival.length for arrival in arrivals])
+    prompts = prompts_for(arrivals)
     answers: dict[str, list[int]] = {key: [] for key in prompts}
     aborted: set[str] = set()
     step = 0
     while not engine.is_idle or any(arrival.start >= step for arrival in arrivals):
         for key, arrival in zip(prompts, arrivals, strict=True):
             if arrival.start == step:
-                command = request(
-                    key, reference.adapter(arrival.kind), max_tokens=arrival.max_tokens, payer=arrival.payer
-                )
-                engine.add(command, prompts[key])
+                engine.add(arrival.command(key, reference.adapter(arrival.kind)), prompts[key])
             if arrival.patience is not None and arrival.start + arrival.patience == step:
                 aborted |= {key} if engine.abort(key) is not None else set()
         for output in engine.step():
@@ -138,17 +174,32 @@ def check(reference: ReferenceModel, arrivals: list[Arrival], shortage: dict[str
     block_bytes += PrefixCache.bytes_per_block(architecture.hidden_size)
     limits |= {"kv_budget_bytes": num_blocks * block_bytes, "max_rank": 16}
     engine = Engine(tiny_config(reference.model, **limits))
+    engine.grammars = reference.grammars  # compiled once: that takes longer than answering
     try:
         answers, aborted = run(engine, reference, arrivals)
     finally:
         engine.close()
     event(f"preempted: {engine.status().num_preemptions > 0}")
     event(f"aborted: {bool(aborted)}")
-    prompts = prompts_of([arrival.length for arrival in arrivals])
-    for (key, prompt), arrival in zip(prompts.items(), arrivals, strict=True):
-        assert len(answers[key]) == arrival.max_tokens or key in aborted
-        if answers[key]:
-            reference.oracle.check_greedy(prompt, answers[key], reference.adapter(arrival.kind))
+    event(f"bound: {any(arrival.binding for arrival in arrivals)}")
+    for (key, prompt), arrival in zip(prompts_for(arrivals).items(), arrivals, strict=True):
+        adapter, answer = reference.adapter(arrival.kind), answers[key]
+        grammar = engine.constraint_of(arrival.command(key, adapter))
+        masks = None if grammar is None else allowed(reference.grammars.compile(grammar), answer)
+        is_ended = bool(answer) and answer[-1] in engine.vocabulary.end_token_ids and masks is not None
+        assert len(answer) == arrival.max_tokens or is_ended or key in aborted
+        if answer:
+            reference.oracle.check_greedy(prompt, answer, adapter, masks)
+
+
+def allowed(grammar: Grammar, answer: list[int]) -> torch.Tensor:
+    """[num_tokens, vocab]: whether the grammar allows a token in each place of `answer`."""
+    state, rows = grammar.start(), []
+    for token_id in answer:
+        bits = np.unpackbits(np.frombuffer(state.allowed(), np.uint8), bitorder="little")
+        rows.append(bits[: grammar.vocabulary.size].astype(bool))
+        state.push(token_id)
+    return torch.tensor(np.array(rows))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
