@@ -151,10 +151,8 @@ class Suite:
         """The batch on larger models, each in a process of its own: two would not fit into small memories."""
         for name in SHAPES:
             shape = self.make_shape(name)
-            adapters: dict[str, list[str | None]] = {
-                "base": [None] * NUM_PROMPTS,
-                "lora32": [*shape.adapters],
-            }
+            adapters: dict[str, list[str | None]] = {"base": [None] * NUM_PROMPTS}
+            adapters["lora32"] = [*shape.adapters]
             self._batches(f"{OURS} {name}", adapters, model=shape.model)
 
     def _formats(self) -> None:
