@@ -6,7 +6,7 @@ adapter's folder. docs/attribution.md measures how well each predicts influence.
 
 from __future__ import annotations
 
-import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 
     from backend.domain.receipt import Share
     from backend.ports.attribution import Attributor
-    from backend.services.answers.attribution_index import Indices
+    from backend.services.answers.attribution_index import AttributionIndex, Indices
     from inference.protocol import ProbeStates
 
 
 class _ByIndex:
     """A method that uses the attribution index in the adapter's folder."""
+
+    method: str
 
     def __init__(self, indices: Indices) -> None:
         self._indices = indices
@@ -43,22 +45,33 @@ class _ByIndex:
     def prepare(self, adapter_folder: Path) -> None:
         self._indices.get(adapter_folder)
 
+    def scores(
+        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
+    ) -> Mapping[int, float] | None:
+        index = self._indices.get(adapter_folder)
+        found = None if index is None else self.score(index, probe)
+        if index is None or found is None:
+            return None
+        wanted = set(positions)
+        pairs = zip(index.positions.tolist(), found.tolist(), strict=True)
+        return {position: score for position, score in pairs if position in wanted}
+
+    @abstractmethod
+    def score(self, index: AttributionIndex, probe: Probe) -> Any | None:
+        """Scores [n] of the index's contributions; None if index or probe lack what the method compares."""
+
 
 class Distilled(_ByIndex):
     """Linear map from an answer's vectors to the scores that its gradient would have."""
 
     method = DISTILLED_METHOD
 
-    def scores(
-        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
-    ) -> Mapping[int, float] | None:
-        index = self._indices.get(adapter_folder)
-        if index is None or index.distilled is None or probe.hidden is None or probe.error is None:
+    def score(self, index: AttributionIndex, probe: Probe) -> Any | None:
+        if index.distilled is None or probe.hidden is None or probe.error is None:
             return None
         if not len(probe.hidden) == len(probe.error) == index.centre.size:
             return None
-        found = index.distilled.scores(distilled_features(probe.hidden, probe.error))
-        return _select(index.positions, found, positions)
+        return index.distilled.scores(distilled_features(probe.hidden, probe.error))
 
 
 class DistilledError(_ByIndex):
@@ -66,15 +79,10 @@ class DistilledError(_ByIndex):
 
     method = DISTILLED_ERROR_METHOD
 
-    def scores(
-        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
-    ) -> Mapping[int, float] | None:
-        index = self._indices.get(adapter_folder)
-        if index is None or index.distilled_error is None or probe.error is None:
+    def score(self, index: AttributionIndex, probe: Probe) -> Any | None:
+        if index.distilled_error is None or probe.error is None or len(probe.error) != index.centre.size:
             return None
-        if len(probe.error) != index.centre.size:
-            return None
-        return _select(index.positions, index.distilled_error.scores(error_features(probe.error)), positions)
+        return index.distilled_error.scores(error_features(probe.error))
 
 
 class Ridge(_ByIndex):
@@ -87,19 +95,15 @@ class Ridge(_ByIndex):
         self.method = ERROR_METHOD if part == "error" else GRADIENT_METHOD
         self._part = part
 
-    def scores(
-        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
-    ) -> Mapping[int, float] | None:
+    def score(self, index: AttributionIndex, probe: Probe) -> Any | None:
         import numpy as np
 
         vector: Sequence[float] | None = getattr(probe, self._part)
-        index = None if vector is None else self._indices.get(adapter_folder)
-        directions = None if index is None else getattr(index, self._part)
-        if vector is None or index is None or directions is None or len(vector) != directions.shape[1]:
+        directions = getattr(index, self._part)
+        if vector is None or directions is None or len(vector) != directions.shape[1]:
             return None
         # In fp64 no product of finite fp32 numbers overflows.
-        found = directions.astype(np.float64) @ np.asarray(vector, dtype=np.float64)
-        return _select(index.positions, found, positions)
+        return directions.astype(np.float64) @ np.asarray(vector, dtype=np.float64)
 
 
 class HiddenCosine(_ByIndex):
@@ -107,22 +111,17 @@ class HiddenCosine(_ByIndex):
 
     method = HIDDEN_METHOD
 
-    def scores(
-        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
-    ) -> Mapping[int, float] | None:
+    def score(self, index: AttributionIndex, probe: Probe) -> Any | None:
         """(1 + cosine) / 2. With the cosine alone one of two contributions would get everything: around their
         centre the two vectors are opposite.
         """
         import numpy as np
 
-        index = None if probe.hidden is None else self._indices.get(adapter_folder)
-        state = np.asarray(probe.hidden, dtype=np.float32)
-        if index is None or state.shape != index.centre.shape:
+        if probe.hidden is None or len(probe.hidden) != index.centre.size:
             return None
-        direction = state - index.centre
+        direction = np.asarray(probe.hidden, dtype=np.float32) - index.centre
         norm = float(np.linalg.norm(direction))
-        cosines = index.hidden @ (direction / norm if norm else direction)
-        return _select(index.positions, (1 + cosines) / 2, positions)
+        return (1 + index.hidden @ (direction / norm if norm else direction)) / 2
 
 
 class UniformByRows(_ByIndex):
@@ -130,19 +129,11 @@ class UniformByRows(_ByIndex):
 
     method = ROWS_METHOD
 
-    def scores(
-        self,
-        adapter_folder: Path,
-        positions: Sequence[int],
-        probe: Probe,  # noqa: ARG002
-    ) -> Mapping[int, float] | None:
+    def score(self, index: AttributionIndex, probe: Probe) -> Any | None:  # noqa: ARG002
         """Square roots, since shares are proportional to squares of scores."""
-        index = self._indices.get(adapter_folder)
-        if index is None:
-            return None
-        wanted = set(positions)
-        rows = zip(index.positions.tolist(), index.rows.tolist(), strict=True)
-        return {position: math.sqrt(count) for position, count in rows if position in wanted}
+        import numpy as np
+
+        return np.sqrt(index.rows)
 
 
 class Uniform:
@@ -194,9 +185,3 @@ def attribute_all(
 def answer_probe(states: ProbeStates | None) -> Probe | None:
     """The probe of an answer from the engine's states; None where the engine computed none for the answer."""
     return None if states is None or states.answer is None else Probe(states.answer, states.error)
-
-
-def _select(known: Any, scores: Any, positions: Sequence[int]) -> dict[int, float]:
-    wanted = set(positions)
-    pairs = zip(known.tolist(), scores.tolist(), strict=True)
-    return {position: score for position, score in pairs if position in wanted}
