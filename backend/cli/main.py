@@ -26,6 +26,7 @@ from backend.cli.amounts import detail
 from backend.cli.extras import DEMO, OPERATOR, SERVER, needing
 from backend.cli.operator import (
     adapter_folders,
+    attribution,
     audit,
     daemons,
     database,
@@ -54,7 +55,8 @@ ACTORS = (
 SERVERS = (doctor, audit, watch, market, policy, membership, database, daemons)
 for module in ACTORS:
     module.register(app)
-app.add_typer(needing((OPERATOR,), up.register))
+for module in (up, attribution):
+    app.add_typer(needing((OPERATOR,), module.register))
 for module in SERVERS:
     app.add_typer(needing((SERVER,), module.register))
 app.add_typer(needing((OPERATOR,), daemons.register_with_torch))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-STRENGTHS = 2.0 ** np.arange(-20, 11)
+STRENGTHS = tuple(2.0**exponent for exponent in range(-20, 11))
 """Candidates, relative to the mean eigenvalue of the Gram matrix."""
 
 
@@ -40,12 +40,17 @@ class Distilled:
     agreement: float | None
 
 
-def distil(features: NDArray[np.floating[Any]], scores: Floats, is_kept_out: Sequence[bool]) -> Distilled:
+def distil(
+    features: NDArray[np.floating[Any]],
+    scores: Floats,
+    is_kept_out: Sequence[bool],
+    strengths: Sequence[float] = STRENGTHS,
+) -> Distilled:
     """Fit `scores` [answers, contributions] to `features` [answers, size], and measure the map on the answers
     kept out. At least one answer must not be.
     """
     kept_out = np.asarray(is_kept_out, dtype=bool)
-    found, strength = _fit(features[~kept_out].astype(np.float64), _unit(scores[~kept_out]))
+    found, strength = _fit(features[~kept_out].astype(np.float64), _unit(scores[~kept_out]), strengths)
     pairs = zip(features[kept_out], scores[kept_out], strict=True)
     agreements = [rank_correlation(found.scores(each).tolist(), wanted.tolist()) for each, wanted in pairs]
     known = [agreement for agreement in agreements if agreement is not None]
@@ -59,7 +64,9 @@ def _unit(scores: Floats) -> Floats:
     return found
 
 
-def _fit(features: Floats, targets: Floats) -> tuple[LinearMap, float]:
+def _fit(
+    features: Floats, targets: Floats, strengths: Sequence[float] = STRENGTHS
+) -> tuple[LinearMap, float]:
     """(ridge regression with an intercept, its strength)."""
     centre, mean = features.mean(0), targets.mean(0)
     inputs, outputs = features - centre, targets - mean
@@ -67,9 +74,9 @@ def _fit(features: Floats, targets: Floats) -> tuple[LinearMap, float]:
     values, rotated = values.clip(min=0), vectors.T @ outputs
     scale = values.mean()
     if scale == 0:  # equal answers
-        weights, strength = np.zeros((targets.shape[1], features.shape[1])), float(STRENGTHS[-1])
+        weights, strength = np.zeros((targets.shape[1], features.shape[1])), float(strengths[-1])
     else:
-        strength = min(STRENGTHS, key=lambda each: _cross_validate(values, rotated, each * scale))
+        strength = min(strengths, key=lambda each: _cross_validate(values, rotated, each * scale))
         solved = vectors @ (rotated / (values + strength * scale)[:, None])
         weights = solved.T @ inputs
     bias = mean - weights @ centre

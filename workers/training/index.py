@@ -19,6 +19,7 @@ import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,7 +42,7 @@ from backend.services.answers.distilled import distilled_features, error_feature
 from inference import offline
 from inference.config import EngineConfig
 from inference.engine import Engine
-from workers.training.distil import distil
+from workers.training.distil import STRENGTHS, distil
 from workers.training.fit import lora_model
 from workers.training.gradients import sketch_row_gradients
 from workers.training.influence import RIDGE, directions
@@ -180,15 +181,24 @@ def score_by_gradient(
 
 
 def distil_scores(
-    hidden: torch.Tensor, errors: torch.Tensor, scores: torch.Tensor, answers: Sequence[Answer]
+    hidden: torch.Tensor,
+    errors: torch.Tensor,
+    scores: torch.Tensor,
+    answers: Sequence[Answer],
+    strengths: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> dict[str, Distilled]:
-    """The map of each distilled method. `hidden` and `errors` [answers, hidden], `scores` [answers, n]."""
+    """The map of each distilled method. `hidden` and `errors` are [answers, hidden], `scores` [answers, n].
+    `strengths` has the candidates of methods for which they are not `STRENGTHS`.
+    """
     is_kept_out = [answer.prompt.is_kept_out for answer in answers]
     features = {
         DISTILLED_METHOD: distilled_features(hidden.numpy(), errors.numpy()),
         DISTILLED_ERROR_METHOD: error_features(errors.numpy()),
     }
-    return {method: distil(each, scores.numpy(), is_kept_out) for method, each in features.items()}
+    return {
+        method: distil(each, scores.numpy(), is_kept_out, strengths.get(method, STRENGTHS))
+        for method, each in features.items()
+    }
 
 
 def _map_tensors(maps: Mapping[str, Distilled]) -> dict[str, torch.Tensor]:

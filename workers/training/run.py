@@ -1,7 +1,8 @@
 """The training process: `python -m workers.training.run --job FOLDER`.
 
-The folder holds `spec.json` and `rows.jsonl`, or, to validate an imported adapter, `import.json` and
-`uploaded/`. The process sends events to its parent; the last message is `done` or `failed`.
+The folder holds `spec.json` and `rows.jsonl`; or, to validate an imported adapter, `import.json` and
+`uploaded/`; or, to verify a published attribution index, `verification.json`. The process sends events to
+its parent; the last message is `done` or `failed`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from backend.domain.errors import DomainError
 from backend.processes.parent import Parent
 from workers.training.disk_full import disk_full_error
 from workers.training.folders import lock_folder
-from workers.training.spec import ADAPTER, IMPORT_FILE, RESULT_FILE, ImportSpec, TrainingSpec
+from workers.training.spec import (
+    ADAPTER,
+    IMPORT_FILE,
+    RESULT_FILE,
+    VERIFICATION_FILE,
+    ImportSpec,
+    TrainingSpec,
+    VerificationSpec,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="folder with spec.json and rows.jsonl, or import.json",
+        help="folder with spec.json and rows.jsonl, import.json, or verification.json",
     )
     folder: Path = parser.parse_args(argv).job
     parent = Parent()
@@ -57,6 +67,13 @@ def _train(folder: Path, emit: Any) -> int:
 
 
 def _run_job(folder: Path, emit: Any) -> None:
+    if (folder / VERIFICATION_FILE).exists():
+        verification_spec = VerificationSpec.load(folder)
+        _prepare_torch(verification_spec.num_threads)
+        from workers.training.verification import recompute_index
+
+        write_json(folder / RESULT_FILE, recompute_index(verification_spec, folder, emit))
+        return
     if (folder / IMPORT_FILE).exists():
         import_spec = ImportSpec.load(folder)
         _prepare_torch(import_spec.num_threads)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SPEC_FILE = "spec.json"
 IMPORT_FILE = "import.json"
+VERIFICATION_FILE = "verification.json"
 ROWS_FILE = "rows.jsonl"
 RESULT_FILE = "result.json"
 INSPECTION_FILE = "inspection.json"
@@ -75,6 +76,28 @@ class ImportSpec:
         spec = cls(**json.loads((folder / IMPORT_FILE).read_bytes()))
         raw: dict[str, Any] = spec.about  # type: ignore[assignment]  # JSON knows no dataclasses
         return replace(spec, about=About(**{**raw, "tags": tuple(raw["tags"])}))
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationSpec:
+    """Specification of the verification of a published index; fields as in `TrainingSpec`.
+
+    `adapter_digest`: 64 hex digits. `has_rows`: whether `ROWS_FILE` has the snapshot's rows.
+    """
+
+    adapter_folder: str
+    adapter_digest: str
+    model_cache: str
+    base_folder: str
+    num_threads: int
+    has_rows: bool
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / VERIFICATION_FILE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> VerificationSpec:
+        return cls(**json.loads((folder / VERIFICATION_FILE).read_bytes()))
 
 
 def write_json(path: Path, value: Any) -> None:

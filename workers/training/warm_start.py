@@ -39,7 +39,7 @@ def load_parent(model: Any, folder: Path, config: TrainingConfig) -> None:
 
 
 def _check_options(parent: Mapping[str, Any], config: TrainingConfig) -> None:
-    for name, value in _options(parent).items():
+    for name, value in options_of(parent).items():
         if value != getattr(config, name):
             shown = ", ".join(value) if isinstance(value, tuple) else value
             raise ParentMismatch(f"the parent's {name} is {shown}: set {name} to the same value", param=name)
@@ -48,7 +48,7 @@ def _check_options(parent: Mapping[str, Any], config: TrainingConfig) -> None:
             raise ParentMismatch(f"the parent has a {name}, which is not supported", param="parent")
 
 
-def _options(parent: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(parent: Mapping[str, Any]) -> dict[str, Any]:
     """A PEFT configuration by the names of `TrainingConfig`."""
     targets = parent["target_modules"]
     variant = "dora" if parent.get("use_dora") else "rslora" if parent.get("use_rslora") else "lora"

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from backend.services.audit.auditor import Verdict
 
 
+NOT_CHECKED = (
+    "that shares follow from the answers: `loraledger receipts verify --re-execute --recompute-attribution`",
+    "that adapters' attribution indices follow from the rows: `loraledger attribution verify`",
+)
+"""Of attribution. An audit checks that lists are well-formed and name accepted contributions."""
+
+
 def register(app: typer.Typer) -> None:
     app.command()(audit)
 
@@ -73,6 +80,8 @@ def _print(account: Account, verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
         typer.echo(_as_line(verdict))
     typer.echo(f"{len(verdicts)} batches of {account}")
+    for each in NOT_CHECKED:
+        typer.echo(f"not checked: {each}")
 
 
 def _as_json(verdict: Verdict) -> dict[str, object]:
@@ -83,6 +92,7 @@ def _as_json(verdict: Verdict) -> dict[str, object]:
     call = None if proof is None else {"function": proof.function, "args": as_plain(proof.args)}
     return {
         "is_right": verdict.is_right,
+        "not_checked": NOT_CHECKED,
         "finding": None if verdict.finding is None else asdict(verdict.finding),
         "proof": call,
         "demands": [

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from inference.protocol import ProbeStates
 
 
-class _ByIndex:
+class ByIndex:
     """A method that uses the attribution index in the adapter's folder."""
 
     method: str
@@ -61,7 +61,7 @@ class _ByIndex:
         """Scores [n] of the index's contributions; None if index or probe lack what the method compares."""
 
 
-class Distilled(_ByIndex):
+class Distilled(ByIndex):
     """Linear map from an answer's vectors to the scores that its gradient would have."""
 
     method = DISTILLED_METHOD
@@ -74,7 +74,7 @@ class Distilled(_ByIndex):
         return index.distilled.scores(distilled_features(probe.hidden, probe.error))
 
 
-class DistilledError(_ByIndex):
+class DistilledError(ByIndex):
     """As `Distilled`, from the error vector alone."""
 
     method = DISTILLED_ERROR_METHOD
@@ -85,7 +85,7 @@ class DistilledError(_ByIndex):
         return index.distilled_error.scores(error_features(probe.error))
 
 
-class Ridge(_ByIndex):
+class Ridge(ByIndex):
     """Dot product of the answer's vector with each contribution's preconditioned vector: how much training on
     its rows changed the model towards the answer.
     """
@@ -106,7 +106,7 @@ class Ridge(_ByIndex):
         return directions.astype(np.float64) @ np.asarray(vector, dtype=np.float64)
 
 
-class HiddenCosine(_ByIndex):
+class HiddenCosine(ByIndex):
     """Cosine between the answer's mean hidden state, centred, and each contribution's vector."""
 
     method = HIDDEN_METHOD
@@ -124,7 +124,7 @@ class HiddenCosine(_ByIndex):
         return (1 + index.hidden @ (direction / norm if norm else direction)) / 2
 
 
-class UniformByRows(_ByIndex):
+class UniformByRows(ByIndex):
     """Scores each contribution by its number of rows: the baseline for other methods."""
 
     method = ROWS_METHOD

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class AttributionIndex:
     """Vectors of n contributions for each method."""
 
-    positions: Any  # int64 [n]
+    positions: Any  # int64 [n], rising
     rows: Any  # int64 [n], rows of each contribution in the training
     hidden: Any  # float32 [n, hidden], unit norm
     centre: Any  # float32 [hidden], mean of the hidden states
@@ -167,6 +167,7 @@ def _is_well_formed(index: AttributionIndex) -> bool:
         and positions.ndim == centre.ndim == 1
         and positions.shape == rows.shape
         and bool((rows >= 0).all())
+        and bool((positions[1:] > positions[:-1]).all())
         and centre.dtype == np.float32
         and hidden.shape == index.error.shape == (positions.size, centre.size)
         and _fits(index.distilled, positions, distilled_features(centre, centre))

@@ -37,6 +37,7 @@ def test_a_right_batch_is_shown_with_its_sums() -> None:
     assert _as_line(verdict).startswith("batch 1: every unit is right (4 receipts, ")
     assert _as_json(verdict)["is_right"]
     assert _as_json(verdict)["proof"] is None
+    assert ["attribution verify" in each for each in _as_json(verdict)["not_checked"]] == [False, True]
 
 
 def test_a_wrong_receipt_is_shown_with_its_unit_and_the_proof_to_send() -> None:

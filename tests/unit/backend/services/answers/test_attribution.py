@@ -277,6 +277,7 @@ def test_without_index_or_probe_all_count_alike(tmp_path: Path, probe: Probe) ->
         {"positions": np.zeros((3, 1), dtype=np.int64)},
         {"hidden.centre": np.zeros(2, dtype=np.float64)},
         {"hidden.centre": np.full(2, np.inf, dtype=np.float32)},
+        {"positions": np.array([0, 0, 1], dtype=np.int64)},
         {"rows": None},
         {"rows": np.array([1, 1, -1], dtype=np.int64)},
         {"rows": np.ones(2, dtype=np.int64)},

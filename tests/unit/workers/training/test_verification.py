@@ -1,0 +1,258 @@
+"""Recomputation of a trained adapter's index, honest and forged, on a tiny base model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, GRADIENT_METHOD, INDEX_FILE
+from backend.domain.attribution_checks import index_checks
+from backend.services.train.options import parse_config
+from inference.lora.files import adapter_digest
+from tests.fixtures_engine import peft_warnings_ignored
+from tests.unit.workers.support import letter_rows
+from workers.attribution import parse_recomputed
+from workers.training.answers import Answer, read_answers, serialise_answers
+from workers.training.job import run_job
+from workers.training.published import MalformedFolder
+from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec, VerificationSpec
+from workers.training.verification import NO_ANSWERS, NO_OPTIONS, recompute_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+CONFIG = {"rank": 4, "learning_rate": 0.01, "batch_size": 4, "epochs": 2, "seed": 11, "max_length": 128}
+NUM_CONTRIBUTIONS = 4
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with peft_warnings_ignored():
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job's folder, with its rows and its adapter."""
+    folder = tmp_path_factory.mktemp("job")
+    lines = [(number % NUM_CONTRIBUTIONS, row) for number, (_, row) in enumerate(letter_rows())]
+    content = "".join(json.dumps({"contribution": c, "row": row}) + "\n" for c, row in lines)
+    (folder / ROWS_FILE).write_text(content)
+    spec = TrainingSpec("ftjob-1", parse_config(CONFIG), ("0xfeed",), ("MIT",), "", str(tiny_base), 1)
+    with peft_warnings_ignored():
+        run_job(spec, folder, lambda _kind, _data: None)
+    return folder
+
+
+Verify: TypeAlias = "Callable[..., dict[str, bool | None]]"
+
+
+@pytest.fixture
+def verify(trained: Path, tiny_base: Path, tmp_path: Path) -> Verify:
+    """Results by check of a copy of the folder that `forge` has changed."""
+
+    def run(forge: Callable[[Path], None] = lambda _: None, *, has_rows: bool = True) -> dict[str, Any]:
+        job = tmp_path / "job"
+        shutil.rmtree(job, ignore_errors=True)
+        shutil.copytree(trained, job)
+        forge(job / ADAPTER)
+        digest = adapter_digest(job / ADAPTER)
+        spec = VerificationSpec(str(job / ADAPTER), digest, "", str(tiny_base), 1, has_rows)
+        found = json.loads(json.dumps(recompute_index(spec, job, lambda _kind, _data: None)))
+        checks = index_checks(parse_recomputed(found))
+        return {check.name: check.is_right for check in checks}
+
+    return run
+
+
+def change(path: Path, change_: Callable[[dict[str, torch.Tensor], dict[str, str]], None]) -> None:
+    """Rewrite a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+    tensors = load_file(path)
+    change_(tensors, metadata)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def forge_index(**changes: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    def forge(tensors: dict[str, torch.Tensor], _metadata: dict[str, str]) -> None:
+        for name, apply in changes.items():
+            key = name.replace("__", ".")
+            tensors[key] = apply(tensors[key])
+
+    return lambda folder: change(folder / INDEX_FILE, forge)
+
+
+def wrong(found: Mapping[str, bool | None]) -> set[str]:
+    return {name for name, is_right in found.items() if is_right is False}
+
+
+def test_an_index_that_training_wrote_is_right(verify: Verify) -> None:
+    assert verify() == {
+        "rows": True,
+        "distilled-1": True,
+        "distilled-error-1": True,
+        GRADIENT_METHOD: True,
+        "error-ridge-1": True,
+        "hidden-cosine-1": True,
+        "prompts": True,
+        "answers": True,
+        "agreement of distilled-1": True,
+        "agreement of distilled-error-1": True,
+        "kept out": True,
+    }
+
+
+def pay_the_first(vectors: torch.Tensor) -> torch.Tensor:
+    """The first contribution scores as all others together."""
+    return torch.cat([vectors.sum(0, keepdim=True), vectors[1:]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"distilled__bias": lambda b: b + torch.eye(len(b))[0]}, "distilled-1"),
+        ({"distilled__weights": pay_the_first}, "distilled-1"),
+        ({"distilled_error__bias": lambda b: b + torch.eye(len(b))[0]}, "distilled-error-1"),
+        ({"distilled_error__weights": pay_the_first}, "distilled-error-1"),
+        ({"gradient__vectors": pay_the_first}, GRADIENT_METHOD),
+        ({"error__vectors": pay_the_first}, "error-ridge-1"),
+        ({"hidden__vectors": lambda v: v.flip(0)}, "hidden-cosine-1"),
+        ({"hidden__centre": lambda c: c * 2}, "hidden-cosine-1"),
+        ({"rows": lambda counts: counts + torch.eye(len(counts), dtype=torch.int64)[0]}, "rows"),
+    ],
+)
+def test_a_forged_part_of_the_index_is_refused(verify: Verify, changes: Any, found: str) -> None:
+    assert found in wrong(verify(forge_index(**changes)))
+
+
+def test_a_map_fitted_to_forged_directions_is_right_and_the_directions_are_not(verify: Verify) -> None:
+    """Each part is judged by itself."""
+    results = verify(forge_index(error__vectors=pay_the_first))
+    assert wrong(results) == {"error-ridge-1"}
+
+
+def forge_answers(forge: Callable[[list[Answer]], list[Answer]]) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        path = folder / ANSWERS_FILE
+        path.write_bytes(serialise_answers(forge(read_answers(path))))
+
+    return rewrite
+
+
+def test_answers_that_the_adapter_would_not_generate_are_refused(verify: Verify) -> None:
+    def chosen(answers: list[Answer]) -> list[Answer]:
+        """Each prompt has the answer of the next one."""
+        others = [*answers[1:], answers[0]]
+        return [replace(a, token_ids=b.token_ids) for a, b in zip(answers, others, strict=True)]
+
+    assert "answers" in wrong(verify(forge_answers(chosen)))
+
+
+def test_answers_that_are_cut_off_are_refused(verify: Verify) -> None:
+    def cut(answers: list[Answer]) -> list[Answer]:
+        return [replace(answers[0], token_ids=answers[0].token_ids[:1]), *answers[1:]]
+
+    assert "answers" in wrong(verify(forge_answers(cut)))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 5}, {"is_kept_out": True}, {"token_ids": (7, 7, 7)}], ids=["seed", "split", "prompt"]
+)
+def test_answers_to_chosen_prompts_seeds_or_splits_are_refused(verify: Verify, changes: Any) -> None:
+    def forge(answers: list[Answer]) -> list[Answer]:
+        return [replace(answers[0], prompt=replace(answers[0].prompt, **changes)), *answers[1:]]
+
+    assert "prompts" in wrong(verify(forge_answers(forge)))
+
+
+def test_fewer_answers_than_the_rows_determine_are_refused(verify: Verify) -> None:
+    assert "prompts" in wrong(verify(forge_answers(lambda answers: answers[:-1])))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("distilled_agreement", "0.99", "agreement of distilled-1"),
+        ("distilled_error_agreement", "0.99", "agreement of distilled-error-1"),
+        ("distilled_agreement", "nan", "agreement of distilled-1"),
+        ("num_kept_out", "1000", "kept out"),
+    ],
+)
+def test_forged_evidence_is_refused(verify: Verify, name: str, value: str, found: str) -> None:
+    def forge(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        metadata[name] = value
+
+    assert found in wrong(verify(lambda folder: change(folder / INDEX_FILE, forge)))
+
+
+def test_without_rows_the_maps_and_the_answers_are_still_judged(verify: Verify) -> None:
+    results = verify(forge_index(distilled__weights=pay_the_first), has_rows=False)
+    assert wrong(results) >= {"distilled-1"}
+    assert results["answers"]
+    assert not {"rows", "prompts", GRADIENT_METHOD, "error-ridge-1"} & results.keys()
+
+
+def test_an_index_written_before_distillation_says_what_cannot_be_checked(
+    trained: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "job")
+    folder = tmp_path / "job" / ADAPTER
+    (folder / ANSWERS_FILE).unlink()
+
+    def age(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        for name in [name for name in tensors if name.startswith("distilled")]:
+            del tensors[name]
+        metadata["methods"] = f"{GRADIENT_METHOD} error-ridge-1 hidden-cosine-1"
+        del metadata["config"]
+
+    change(folder / INDEX_FILE, age)
+    spec = VerificationSpec(str(folder), adapter_digest(folder), "", str(tiny_base), 1, has_rows=True)
+    found = recompute_index(spec, tmp_path / "job", lambda _kind, _data: None)
+    assert found["unchecked"] == {"rows": NO_OPTIONS, "answers": NO_ANSWERS}
+    assert found["methods"] == ()
+
+
+def test_a_map_without_what_it_follows_from_is_reported(verify: Verify) -> None:
+    def hide_options(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        del metadata["config"]
+
+    def hide_gradients(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        metadata["methods"] = metadata["methods"].replace(f"{GRADIENT_METHOD} ", "")
+
+    with pytest.raises(MalformedFolder, match="follow from"):
+        verify(lambda folder: (folder / ANSWERS_FILE).unlink())
+    for hide in (hide_options, hide_gradients):
+        with pytest.raises(MalformedFolder, match="follow from"):
+            verify(lambda folder, hide=hide: change(folder / INDEX_FILE, hide))
+
+
+@pytest.mark.parametrize("name", [INDEX_FILE, ANSWERS_FILE, CHECKPOINT_FILE])
+def test_a_file_that_cannot_be_read_is_reported(verify: Verify, name: str) -> None:
+    with pytest.raises(MalformedFolder):
+        verify(lambda folder: (folder / name).write_bytes(b"no tensors"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_with_other_weights_than_numbers_is_reported(verify: Verify, value: float) -> None:
+    def forge(tensors: dict[str, torch.Tensor], _metadata: dict[str, str]) -> None:
+        next(iter(tensors.values()))[0, 0] = value
+
+    with pytest.raises(MalformedFolder, match="not finite"):
+        verify(lambda folder: change(folder / CHECKPOINT_FILE, forge))
+
+
+def test_tokens_that_the_base_model_lacks_are_reported(verify: Verify) -> None:
+    def forge(answers: list[Answer]) -> list[Answer]:
+        return [replace(answers[0], token_ids=(10**9,)), *answers[1:]]
+
+    with pytest.raises(MalformedFolder, match="tokens"):
+        verify(forge_answers(forge))

@@ -1,0 +1,112 @@
+"""Reads what an adapter's folder states about attribution. All of it is untrusted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from backend.domain.attribution import ANSWERS_FILE, INDEX_FILE
+from backend.domain.errors import InvalidInput
+from backend.services.answers.attribution_index import load_index
+from backend.services.train.options import parse_config
+from workers.training.answers import MAX_ANSWERS, read_answers
+from workers.training.sketch import SKETCH_SIZE
+from workers.training.warm_start import CONFIG_FILE, options_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from backend.domain.training import TrainingConfig
+    from backend.services.answers.attribution_index import AttributionIndex
+    from workers.training.answers import Answer
+
+
+_UNREADABLE = (InvalidInput, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+class MalformedFolder(InvalidInput):
+    """A file of the adapter's folder is not what training writes; `param` names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """`config` has the adapter's own shape, and the options of its training if the index states them."""
+
+    index: AttributionIndex
+    metadata: Mapping[str, str]
+    config: TrainingConfig
+    has_options: bool
+    answers: Sequence[Answer]
+    """Empty for adapters that were trained before answers were published."""
+
+
+def read_published(folder: Path) -> Published:
+    """Errors: `MalformedFolder`."""
+    try:
+        index = load_index(folder / INDEX_FILE, with_gradients=True)
+        with safe_open(folder / INDEX_FILE, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+        config, has_options = _config(folder, metadata)
+        path = folder / ANSWERS_FILE
+        answers = read_answers(path) if path.is_file() else []
+    except _UNREADABLE as error:
+        raise MalformedFolder(f"a file of the adapter's folder cannot be used: {error}") from error
+    published = Published(index, metadata, config, has_options, answers)
+    _check_whole(published)
+    return published
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Load an adapter's weights into `model`, in fp32. Errors: `MalformedFolder`."""
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise MalformedFolder(f"{path.name} cannot be read: {error}", param=path.name) from error
+    expected = {name: weight.shape for name, weight in get_peft_model_state_dict(model).items()}
+    if {name: weight.shape for name, weight in weights.items()} != expected:
+        raise MalformedFolder(f"{path.name} has other tensors than the adapter", param=path.name)
+    if not all(torch.isfinite(weight).all() for weight in weights.values()):
+        raise MalformedFolder(f"{path.name} has weights that are not finite", param=path.name)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    set_peft_model_state_dict(model, {name: weight.float() for name, weight in weights.items()})
+
+
+def check_sizes(published: Published, vocab_size: int, hidden_size: int) -> None:
+    """Errors: `MalformedFolder` unless index and answers are of a base model of these sizes."""
+    tokens = [token for answer in published.answers for token in answer.example.token_ids]
+    if tokens and not 0 <= min(tokens) <= max(tokens) < vocab_size:
+        raise MalformedFolder(f"{ANSWERS_FILE} has tokens that the base model lacks", param=ANSWERS_FILE)
+    if published.index.centre.size != hidden_size:
+        raise MalformedFolder(f"{INDEX_FILE} has vectors of another base model", param=INDEX_FILE)
+
+
+def _check_whole(published: Published) -> None:
+    """What a map is verified by must be there, so that none escapes verification by leaving it out.
+
+    Errors: `MalformedFolder`.
+    """
+    answers, gradient = published.answers, published.index.gradient
+    if gradient is not None and gradient.shape[1] != SKETCH_SIZE:
+        raise MalformedFolder(f"{INDEX_FILE} has gradients of another size", param=INDEX_FILE)
+    if published.index.maps and not (answers and published.has_options and gradient is not None):
+        text = f"{INDEX_FILE} has maps, but not the answers, gradients or options that they follow from"
+        raise MalformedFolder(text, param=INDEX_FILE)
+    if len(answers) > MAX_ANSWERS or (answers and all(answer.prompt.is_kept_out for answer in answers)):
+        raise MalformedFolder(f"{ANSWERS_FILE} has too many answers, or none to fit on", param=ANSWERS_FILE)
+
+
+def _config(folder: Path, metadata: Mapping[str, str]) -> tuple[TrainingConfig, bool]:
+    """(options, whether the metadata have them). The adapter's own configuration decides its shape."""
+    options = json.loads(metadata.get("config", "{}"))
+    stated = {name: value for name, value in options.items() if value is not None}
+    shape = options_of(json.loads((folder / CONFIG_FILE).read_bytes()))
+    return replace(parse_config(stated), **shape), bool(stated)

@@ -1,0 +1,278 @@
+"""Computes a published attribution index again and measures how far the published one is from it.
+
+The index is a function of the base model, the adapter, the checkpoint, the rows and the generated answers.
+The maps are fitted again to the scores by the published directions, so that each part is judged by itself.
+Training is not repeated: adapter and checkpoint are taken as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from backend.domain.attribution import AGREEMENTS, CHECKPOINT_FILE, NUM_KEPT_OUT, shares_from_scores
+from backend.domain.attribution_checks import Draws, MethodDifference, Recomputed
+from backend.domain.screening import AdapterRefused
+from backend.ports.attribution import Probe
+from backend.services.answers.attribution import Distilled, DistilledError, HiddenCosine, Ridge
+from backend.services.answers.attribution_index import Indices
+from inference.errors import InferenceError
+from inference.protocol import AdapterRef
+from workers.training.answers import plan_prompts
+from workers.training.base import open_base
+from workers.training.draws import check_draws
+from workers.training.fit import lora_model
+from workers.training.gradients import sketch_row_gradients
+from workers.training.index import MAPS, answer_states, distil_scores, hidden_index, open_engine
+from workers.training.influence import directions
+from workers.training.published import check_sizes, load_weights, read_published
+from workers.training.rows import hold_out, preamble_ids, read_examples
+from workers.training.sketch import SKETCH_SIZE, CountSketch
+from workers.training.spec import ROWS_FILE
+from workers.training.warm_start import WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from backend.services.answers.attribution import ByIndex
+    from backend.services.answers.attribution_index import AttributionIndex
+    from workers.training.answers import Answer, Prompt
+    from workers.training.base import Base
+    from workers.training.distil import Distilled as Fitted
+    from workers.training.progress import Emit
+    from workers.training.published import Published
+    from workers.training.rows import Example
+    from workers.training.spec import VerificationSpec
+
+MAX_ROWS_COMPARED = 256
+"""Rows whose answers both indices attribute, in addition to the generated answers."""
+NO_OPTIONS = "the index does not state the options of its training, which tell which rows were trained on"
+NO_ANSWERS = "the folder has no generated answers: the adapter was trained before they were published"
+
+
+@dataclass(frozen=True, slots=True)
+class _States:
+    """Vectors of answers: `hidden` and `error` [answers, hidden], `gradient` [answers, sketch size]."""
+
+    hidden: Tensor
+    error: Tensor
+    gradient: Tensor
+
+    def probes(self, count: int) -> Iterator[Probe]:
+        columns = (part[:count].tolist() for part in (self.hidden, self.error, self.gradient))
+        return (Probe(*vectors) for vectors in zip(*columns, strict=True))
+
+
+def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[str, Any]:
+    """Fields of `Recomputed`, as JSON. `folder` has the snapshot's rows, if `spec` says so.
+
+    Errors: `MalformedFolder`; `AdapterRefused` by the engine; `UnusableRows`.
+    """
+    torch.set_num_threads(spec.num_threads)
+    base = open_base(spec.base_folder, spec.model_cache)
+    published = read_published(Path(spec.adapter_folder))
+    train: list[Example] = []
+    held_out: list[Example] = []
+    if spec.has_rows and published.has_options:
+        config = published.config
+        examples = read_examples(folder / ROWS_FILE, base.tokenizer, config.max_length, config.loss_on)
+        train, held_out = hold_out(examples, config.eval_fraction, config.seed)
+    rows, answers, draws = _measure(base, spec, published, train, emit)
+    found = Recomputed((), draws=draws, unchecked=_unchecked(spec, published))
+    parts = _directions(rows, train) if train else {}
+    if train:
+        found = replace(found, rows=_differing_rows(published.index, parts))
+        if published.answers:
+            planned = plan_prompts(train, held_out)
+            found = replace(found, num_unplanned=_num_unplanned(published.answers, planned))
+    if published.answers:
+        fitted = _fit_maps(published, answers)
+        parts |= {MAPS[method]: each.map for method, each in fitted.items()}
+        found = replace(found, **_evidence(published, fitted))
+    if not found.rows:
+        probes = [*answers.probes(len(published.answers)), *rows.probes(MAX_ROWS_COMPARED)]
+        found = replace(found, methods=_differences(published.index, parts, probes))
+    return asdict(found)
+
+
+def _unchecked(spec: VerificationSpec, published: Published) -> dict[str, str]:
+    """Why parts cannot be computed, apart from missing rows, which the parent process reports."""
+    found = {}
+    if spec.has_rows and not published.has_options:
+        found["rows"] = NO_OPTIONS
+    if not published.answers:
+        found["answers"] = NO_ANSWERS
+    return found
+
+
+def _measure(
+    base: Base, spec: VerificationSpec, published: Published, train: Sequence[Example], emit: Emit
+) -> tuple[_States, _States, Draws | None]:
+    """(states of the rows, of the answers, draws of the answers)."""
+    generated = [answer.example for answer in published.answers]
+    adapter = AdapterRef(spec.adapter_digest, spec.adapter_folder)
+    folder = Path(spec.adapter_folder)
+    with open_engine(base.folder, spec.num_threads) as engine:
+        end_tokens = engine.vocabulary.end_token_ids
+        check_sizes(published, engine.vocabulary.size, engine.architecture.hidden_size)
+        try:
+            states = [
+                answer_states(engine, adapter, train, "rows", emit),
+                answer_states(engine, adapter, generated, "answers", emit),
+            ]
+        except InferenceError as error:
+            raise AdapterRefused(f"the engine refuses the adapter: {error}") from error
+    model = lora_model(base.folder, published.config)
+    load_weights(model, folder / CHECKPOINT_FILE)
+    preamble = preamble_ids(base.tokenizer)
+    rows, answers = (
+        _States(*pair, _sketches(model, each, preamble, emit))
+        for pair, each in zip(states, (train, generated), strict=True)
+    )
+    draws = None
+    if generated:
+        load_weights(model, folder / WEIGHTS_FILE)
+        draws = check_draws(model, published.answers, end_tokens, emit)
+    return rows, answers, draws
+
+
+def _sketches(model: Any, examples: Sequence[Example], preamble: Sequence[int], emit: Emit) -> Tensor:
+    """Sketched gradients [examples, size] fp32, in the order of `examples`."""
+    found: dict[Example, Tensor] = {}
+    for batch, sketched in sketch_row_gradients(model, examples, preamble, CountSketch(), emit):
+        found.update(zip(batch, sketched, strict=True))
+    return torch.stack([found[each] for each in examples]) if examples else torch.zeros(0, SKETCH_SIZE)
+
+
+def _directions(rows: _States, train: Sequence[Example]) -> dict[str, Any]:
+    """Fields of `AttributionIndex` that follow from the rows."""
+    contributions = [row.contribution for row in train]
+    hidden = hidden_index(rows.hidden, contributions)
+    found = {
+        "positions": hidden["positions"],
+        "rows": hidden["rows"],
+        "hidden": hidden["hidden.vectors"],
+        "centre": hidden["hidden.centre"],
+        "error": directions(rows.error, contributions)[1],
+        "gradient": directions(rows.gradient, contributions)[1],
+    }
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+def _differing_rows(index: AttributionIndex, parts: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
+    """(published, recomputed) numbers of rows by position, where they differ."""
+    published = dict(zip(index.positions.tolist(), index.rows.tolist(), strict=True))
+    ours = dict(zip(parts["positions"].tolist(), parts["rows"].tolist(), strict=True))
+    both = {at: (published.get(at, 0), ours.get(at, 0)) for at in sorted(published.keys() | ours.keys())}
+    return {at: counts for at, counts in both.items() if counts[0] != counts[1]}
+
+
+def _num_unplanned(answers: Sequence[Answer], planned: Sequence[Prompt]) -> int:
+    pairs = zip([answer.prompt for answer in answers], planned, strict=False)
+    return sum(one != other for one, other in pairs) + abs(len(answers) - len(planned))
+
+
+def _fit_maps(published: Published, answers: _States) -> dict[str, Fitted]:
+    """The maps of each method, fitted to the scores by the published directions; none if it has no gradients.
+
+    Rounding may tip the choice of the regularisation to the next of its candidates, so that one is accepted.
+    """
+    if published.index.gradient is None:
+        return {}
+    scores = answers.gradient.double() @ torch.from_numpy(published.index.gradient).double().T
+    given = (answers.hidden, answers.error, scores, published.answers)
+    fitted = distil_scores(*given)
+    stated = {method: _number(published.metadata.get(f"{MAPS[method]}_strength")) for method in fitted}
+    neighbours = {
+        method: [strength]
+        for method, strength in stated.items()
+        if strength in (fitted[method].strength / 2, fitted[method].strength * 2)
+    }
+    again = distil_scores(*given, neighbours) if neighbours else {}
+    return {method: again[method] if method in neighbours else fitted[method] for method in fitted}
+
+
+def _evidence(published: Published, fitted: Mapping[str, Fitted]) -> dict[str, Any]:
+    """The index's statements about its maps, and what they should be."""
+    metadata = published.metadata
+    agreements = {
+        method: (_number(metadata.get(AGREEMENTS[method])), each.agreement) for method, each in fitted.items()
+    }
+    count = sum(answer.prompt.is_kept_out for answer in published.answers)
+    return {"agreements": agreements, "num_kept_out": (int(_number(metadata.get(NUM_KEPT_OUT)) or 0), count)}
+
+
+def _number(text: str | None) -> float | None:
+    """None also for a text that is no finite number."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _differences(
+    index: AttributionIndex, parts: Mapping[str, Any], probes: Sequence[Probe]
+) -> tuple[MethodDifference, ...]:
+    ours = replace(index, **parts)
+    indices = Indices()
+    compared: list[tuple[ByIndex, str]] = [
+        (Distilled(indices), "distilled"),
+        (DistilledError(indices), "distilled_error"),
+        (Ridge(indices, "gradient"), "gradient"),
+        (Ridge(indices, "error"), "error"),
+        (HiddenCosine(indices), "hidden"),
+    ]
+    return tuple(
+        _difference(method, part, index, ours, probes)
+        for method, part in compared
+        if part in parts and getattr(index, part) is not None
+    )
+
+
+def _difference(
+    method: ByIndex, part: str, published: AttributionIndex, ours: AttributionIndex, probes: Sequence[Probe]
+) -> MethodDifference:
+    moved = []
+    for probe in probes:
+        one, other = (method.score(index, probe) for index in (published, ours))
+        if one is not None and other is not None:
+            moved.append(_moved(one, other))
+    return MethodDifference(
+        method=method.method,
+        distance=_distance(_vectors(published, part), _vectors(ours, part)),
+        moved_ppm=round(sum(moved) / len(moved)) if moved else 0,
+        most_moved_ppm=max(moved, default=0),
+        num_answers=len(moved),
+    )
+
+
+def _vectors(index: AttributionIndex, part: str) -> Any:
+    """What a method compares answers with, fp64, one row for each contribution."""
+    found = getattr(index, part)
+    if part == "hidden":
+        return np.vstack([found, index.centre]).astype(np.float64)
+    if part in {"distilled", "distilled_error"}:
+        return np.column_stack([found.weights, found.bias]).astype(np.float64)
+    return found.astype(np.float64)
+
+
+def _distance(published: Any, ours: Any) -> float:
+    """Largest norm of a row's difference, relative to that of our row."""
+    norms = np.linalg.norm(ours, axis=1)
+    gaps = np.linalg.norm(published - ours, axis=1)
+    return float((gaps / np.maximum(norms, np.finfo(np.float64).tiny)).max(initial=0.0))
+
+
+def _moved(published: Any, ours: Any) -> int:
+    """Part of the pool that goes to other contributions by the published scores, in ppm."""
+    pairs = [shares_from_scores(dict(enumerate(scores.tolist()))) for scores in (published, ours)]
+    one, other = ({share.position: share.ppm for share in shares} for shares in pairs)
+    moved: int = sum(max(ppm - other.get(at, 0), 0) for at, ppm in one.items())
+    return moved
