@@ -54,6 +54,7 @@ def load_runner(
     )
     architecture = collective.shard.architecture(weights.architecture)
     cache = KVCache(architecture, num_blocks, config.kv_block_size, weights.dtype, config.device)
+    decoder.compile(cache)
     return Runner(decoder, cache, adapters, kernels, announce)
 
 

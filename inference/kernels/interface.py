@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
     from torch import Tensor
@@ -108,6 +108,63 @@ class AttentionBatch(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class StepLayer:
+    """One layer of a decoder with a gated MLP; see `inference.model.decoder`."""
+
+    attention_norm: Tensor
+    qkv: Projection
+    head_norms: HeadNorms | None
+    rotation: RotaryTables
+    is_rotated: bool  # else the tables have one row, for every position
+    pages: Pages
+    window: int
+    o: Projection
+    mlp_norm: Tensor
+    gate_up: Projection
+    down: Projection
+
+
+class RotaryTables(NamedTuple):
+    """Cosines and sines by position, [max_context, rotary_dim] in fp32."""
+
+    cosine: Tensor
+    sine: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepModel:
+    """All layers of a decoder, and what they share."""
+
+    layers: Sequence[StepLayer]
+    final_norm: Tensor
+    epsilon: float
+    attention_scale: float
+
+
+class StepDeltas(NamedTuple):
+    """The adapters of a step whose outputs are not scaled: the targets by layer and fused projection."""
+
+    batch: LoraBatch
+    targets: Mapping[tuple[int, str], tuple[LoraTarget, ...]]
+
+
+class CompiledStep(Protocol):
+    """All layers of a decoder in one call, with the bits of the single kernels."""
+
+    def run(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        kv_slots: Tensor,
+        attention: AttentionBatch,
+        deltas: StepDeltas | None,
+    ) -> Tensor:
+        """States after the final norm, [num_tokens, hidden], from embeddings `hidden` of this shape, which
+        are overwritten. The other arguments are as in `inference.model.decoder.DecoderInput`.
+        """
+
+
 class Kernels(Protocol):
     """The decoder's operations. All tensors are contiguous and in the model's dtype unless said otherwise."""
 
@@ -139,6 +196,9 @@ class Kernels(Protocol):
         """The largest value of each row of `rows` [n, width] and its first index, both [n]. Where a row holds
         NaN the value is NaN and the index has no meaning. `rows` may also be fp32.
         """
+
+    def compile_step(self, model: StepModel) -> CompiledStep | None:
+        """None where the single kernels compute the step."""
 
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:
         """`segments` are disjoint, in order, and within `num_tokens`."""

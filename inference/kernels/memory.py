@@ -1,4 +1,4 @@
-"""Allocates large tensors on a CPU lazily, or in huge pages."""
+"""Memory of tensors on a CPU: allocated lazily or in huge pages, and passed to kernels by address."""
 
 from __future__ import annotations
 
@@ -49,6 +49,13 @@ class LargePages:
         )
         self._used += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
         return tensor
+
+
+def address_of(tensor: torch.Tensor) -> int:
+    """For a kernel. Raises `ValueError` for a tensor that is not contiguous."""
+    if not tensor.is_contiguous():
+        raise ValueError(f"a kernel needs a contiguous tensor, not one of strides {tensor.stride()}")
+    return tensor.data_ptr()
 
 
 def _pages(num_bytes: int) -> mmap.mmap:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 import logging
 import math
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,9 @@ import torch
 
 from inference.kernels.build import load_library
 from inference.kernels.cpu import Arithmetic, product_arithmetic, this_cpu
-from inference.kernels.memory import LargePages
+from inference.kernels.memory import LargePages, address_of
+from inference.kernels.native_attention import NativeAttention
+from inference.kernels.native_step import LinearLayout, NativeStep, projections
 from inference.kernels.portable import AdditiveLora, PortableKernels, SegmentedLora
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from inference.kernels.factors import StoredFactors, TensorSpec
     from inference.kernels.interface import (
         AttentionBatch,
+        CompiledStep,
         HeadNorms,
         LoraBatch,
         LoraTarget,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         Rotation,
         Segment,
         SequenceSpan,
+        StepModel,
     )
 
 logger = logging.getLogger(__name__)
@@ -62,10 +64,6 @@ class _StoredMatrix(ctypes.Structure):
 
 class _LoraSegment(ctypes.Structure):
     _fields_ = (("start", _Index), ("end", _Index), ("first_row", _Index), ("rank", _Index))
-
-
-class _Span(ctypes.Structure):
-    _fields_ = (("start", _Index), ("count", _Index), ("context", _Index), ("table", _Pointer))
 
 
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
@@ -98,6 +96,7 @@ class NativeKernels(PortableKernels):
         self._functions = _functions(library, dtype)
         arithmetic = None if dtype != torch.bfloat16 else _arithmetic(library, cpu or this_cpu())
         self._products = None if arithmetic is None else _Products.of(library, arithmetic)
+        self._batch_invariant = batch_invariant
         self._attention = self._functions["attention"]
         if arithmetic in _ATTENTION_ARITHMETICS and not batch_invariant:
             self._attention = _function(library, "attention", arithmetic)
@@ -111,19 +110,19 @@ class NativeKernels(PortableKernels):
     def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         result = torch.empty_like(hidden)
         self._functions["add_rms_norm"](
-            _address(hidden),
-            None if delta is None else _address(delta),
-            _address(weight),
+            address_of(hidden),
+            None if delta is None else address_of(delta),
+            address_of(weight),
             epsilon,
             *hidden.shape,
-            _address(result),
+            address_of(result),
         )
         return result
 
     def silu_gate(self, gate_up: Tensor) -> Tensor:
         num_tokens, width = gate_up.shape
         result = gate_up.new_empty(num_tokens, width // 2)
-        self._functions["silu_gate"](_address(gate_up), num_tokens, width // 2, _address(result))
+        self._functions["silu_gate"](address_of(gate_up), num_tokens, width // 2, address_of(result))
         return result
 
     def rotate_and_store(
@@ -135,32 +134,40 @@ class NativeKernels(PortableKernels):
         num_heads = qkv.shape[1] // head_dim - 2 * num_kv_heads
         queries = qkv.new_empty(len(qkv), num_heads, head_dim)
         self._functions["rotate_and_store"](
-            _address(qkv),
-            None if norms is None else _address(norms.query),
-            None if norms is None else _address(norms.key),
+            address_of(qkv),
+            None if norms is None else address_of(norms.query),
+            None if norms is None else address_of(norms.key),
             0.0 if norms is None else norms.epsilon,
-            _address(rotation.cosine),
-            _address(rotation.sine),
-            _address(rotation.positions),
-            _address(kv_slots),
+            address_of(rotation.cosine),
+            address_of(rotation.sine),
+            address_of(rotation.positions),
+            address_of(kv_slots),
             *queries.shape[:2],
             num_kv_heads,
             head_dim,
             block_size,
-            _address(queries),
-            _address(pages.keys),
-            _address(pages.values),
+            address_of(queries),
+            address_of(pages.keys),
+            address_of(pages.values),
         )
         return queries
 
     def attention_batch(self, spans: Sequence[SequenceSpan]) -> AttentionBatch:
-        return _NativeAttention(self._attention, spans)
+        return NativeAttention(self._attention, spans)
 
     def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         values = rows.new_empty(len(rows), dtype=torch.float32)
         places = rows.new_empty(len(rows), dtype=torch.long)
-        self._argmax[rows.dtype](_address(rows), *rows.shape, _address(values), _address(places))
+        self._argmax[rows.dtype](address_of(rows), *rows.shape, address_of(values), address_of(places))
         return values, places
+
+    def compile_step(self, model: StepModel) -> CompiledStep | None:
+        if self._products is None or not all(
+            isinstance(each, NativeLinear) for each in projections(model.layers)
+        ):
+            return None
+        step = self._products.step
+        return NativeStep(step, model, self.native_targets, batch_invariant=self._batch_invariant)
 
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:  # noqa: ARG002  # of the interface
         return _NativeLora(self, segments)
@@ -181,13 +188,13 @@ class NativeKernels(PortableKernels):
         native = self.native_targets(targets)
         width = output.shape[1]
         self._functions["add_lora"](
-            _address(states),
+            address_of(states),
             states.shape[1],
             native,
             len(native),
             segments,
             len(segments),
-            _address(output),
+            address_of(output),
             width,
         )
 
@@ -200,12 +207,12 @@ class _NativeLora(AdditiveLora):
         self._kernels = kernels
         short = [s for s in segments if s.end - s.start <= kernels.max_tokens]
         long = [s for s in segments if s.end - s.start > kernels.max_tokens]
-        self._all, self._short = _native_segments(segments), _native_segments(short)
+        self.segments, self._short = _native_segments(segments), _native_segments(short)
         self._long = SegmentedLora(long)
 
     def project(self, linear: Projection, states: Tensor, targets: Sequence[LoraTarget]) -> Tensor:
         if isinstance(linear, NativeLinear):
-            return linear.with_deltas(states, self._kernels.native_targets(tuple(targets)), self._all)
+            return linear.with_deltas(states, self._kernels.native_targets(tuple(targets)), self.segments)
         return super().project(linear, states, targets)
 
     def add(self, states: Tensor, targets: Sequence[LoraTarget], output: Tensor) -> None:
@@ -216,10 +223,11 @@ class _NativeLora(AdditiveLora):
 
 @dataclass(frozen=True, slots=True)
 class _Products:
-    """The functions `pack` and `multiply` of products.h for one arithmetic."""
+    """The functions of products.h and step.h for one arithmetic."""
 
     pack: Any
     multiply: Any
+    step: Any
     weights: LargePages
     depth: int  # a packed weight's inputs are padded to a multiple of it
 
@@ -232,24 +240,27 @@ class _Products:
             *(_Pointer, _Index, _Pointer, _Index, _Pointer),
         )
         pack.restype = multiply.restype = None
-        return cls(pack, multiply, LargePages(), _DEPTH[arithmetic])
+        return cls(pack, multiply, library[f"decoder_step_{arithmetic}"], LargePages(), _DEPTH[arithmetic])
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> NativeLinear:
         out, width = weight.shape
         shape = -(-out // _PANEL), -(-width // self.depth) * self.depth, _PANEL
         packed = self.weights.zeros(shape, weight.dtype)
-        self.pack(_address(weight), out, width, _address(packed))
-        return NativeLinear(self, packed, bias, out)
+        self.pack(address_of(weight), out, width, address_of(packed))
+        return NativeLinear(self, packed, bias, width, out)
 
 
 class NativeLinear:
     """A weight in the layout of panels.h; implements `inference.kernels.interface.Projection`."""
 
-    def __init__(self, products: _Products, packed: Tensor, bias: Tensor | None, out: int) -> None:
-        """`packed` [panels, in rounded up to whole steps, _PANEL], `bias` [out]."""
+    def __init__(
+        self, products: _Products, packed: Tensor, bias: Tensor | None, width: int, out: int
+    ) -> None:
+        """`packed` [panels, `width` rounded up to whole steps, _PANEL], `bias` [out]."""
         self._multiply, self._out = products.multiply, out
         self._tensors = packed, bias  # keep alive the memory at the addresses below
-        self._weight, self._bias = _address(packed), None if bias is None else _address(bias)
+        self._weight, self._bias = address_of(packed), None if bias is None else address_of(bias)
+        self.layout = LinearLayout(self._weight, self._bias, width, out)
 
     def __call__(self, states: Tensor) -> Tensor:
         return self.with_deltas(states, _NO_TARGETS, _NO_SEGMENTS)
@@ -261,7 +272,7 @@ class NativeLinear:
         num_tokens, width = states.shape
         result = states.new_empty(num_tokens, self._out)
         self._multiply(
-            _address(states),
+            address_of(states),
             num_tokens,
             width,
             self._weight,
@@ -271,7 +282,7 @@ class NativeLinear:
             len(targets),
             segments,
             len(segments),
-            _address(result),
+            address_of(result),
         )
         return result
 
@@ -290,38 +301,6 @@ def _arithmetic(library: ctypes.CDLL, cpu: Cpu) -> Arithmetic | None:
     return arithmetic
 
 
-class _NativeAttention:
-    """Implements `inference.kernels.interface.AttentionBatch`."""
-
-    def __init__(self, function: Any, spans: Sequence[SequenceSpan]) -> None:
-        self._function = function
-        self._tables = array("q", itertools.chain.from_iterable(span.block_table for span in spans))
-        address, size = self._tables.buffer_info()[0], self._tables.itemsize
-        starts = itertools.accumulate((len(span.block_table) for span in spans), initial=0)
-        self._spans = (_Span * len(spans))(
-            *(
-                _Span(span.start, span.num_queries, span.context_len, address + size * start)
-                for span, start in zip(spans, starts, strict=False)
-            )
-        )
-
-    def attend(self, queries: Tensor, pages: Pages, scale: float, window: int = 0) -> Tensor:
-        result = torch.empty_like(queries)
-        self._function(
-            _address(queries),
-            _address(pages.keys),
-            _address(pages.values),
-            queries.shape[1],
-            *pages.keys.shape[1:],
-            scale,
-            window,
-            self._spans,
-            len(self._spans),
-            _address(result),
-        )
-        return result.flatten(1)
-
-
 def _native_segments(segments: Sequence[Segment]) -> ctypes.Array[_LoraSegment]:
     return (_LoraSegment * len(segments))(
         *(_LoraSegment(s.start, s.end, s.rows.start, s.rows.stop - s.rows.start) for s in segments)
@@ -332,7 +311,10 @@ def _native_targets(targets: Sequence[LoraTarget]) -> ctypes.Array[_LoraTarget]:
     return (_LoraTarget * len(targets))(
         *(
             _LoraTarget(
-                _address(target.shrink), _address(target.expand), target.expand.shape[1], target.columns.start
+                address_of(target.shrink),
+                address_of(target.expand),
+                target.expand.shape[1],
+                target.columns.start,
             )
             for target in targets
         )
@@ -352,13 +334,13 @@ class NativeFactorReader:
         """Numbers below fp32's normal range may be flushed to zero."""
         peaks = (_Float * 2)()
         self._read(
-            _address(torch.frombuffer(weights, dtype=torch.uint8)),
+            address_of(torch.frombuffer(weights, dtype=torch.uint8)),
             *_stored_matrices(factors),
             *shrink.shape,
             expand.shape[2],
             factors.scaling,
-            _address(shrink),
-            _address(expand),
+            address_of(shrink),
+            address_of(expand),
             peaks,
         )
         return peaks[0], peaks[1]
@@ -375,12 +357,6 @@ def _stored_matrices(
         return (_StoredMatrix * len(matrices))(*stored)
 
     return native(factors.downs), native(factors.ups)
-
-
-def _address(tensor: Tensor) -> int:
-    if not tensor.is_contiguous():
-        raise ValueError(f"a kernel needs a contiguous tensor, not one of strides {tensor.stride()}")
-    return tensor.data_ptr()
 
 
 def _functions(library: ctypes.CDLL, dtype: torch.dtype) -> dict[str, Any]:

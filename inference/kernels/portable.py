@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from inference.kernels.interface import (
         AttentionBatch,
+        CompiledStep,
         HeadNorms,
         LoraBatch,
         LoraTarget,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         Rotation,
         Segment,
         SequenceSpan,
+        StepModel,
     )
 
 _MAX_STACKED_TOKENS = 64
@@ -71,6 +73,9 @@ class PortableKernels:
     def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         best = rows.max(dim=-1)
         return best.values, best.indices
+
+    def compile_step(self, model: StepModel) -> CompiledStep | None:  # noqa: ARG002  # of the interface
+        return None
 
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:
         if num_tokens <= _MAX_STACKED_TOKENS:

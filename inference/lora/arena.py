@@ -11,7 +11,7 @@ import functools
 import itertools
 from typing import TYPE_CHECKING
 
-from inference.kernels.interface import LoraTarget
+from inference.kernels.interface import LoraTarget, StepDeltas
 from inference.kernels.memory import lazy_zeros
 from inference.lora.dora import DoraScales
 from inference.lora.segments import find_segments
@@ -157,6 +157,10 @@ class StepAdapters:
         self._targets = arena.targets_by_projection(keys)
         self._batch = batch
         self._scales = scales
+
+    @property
+    def deltas(self) -> StepDeltas | None:
+        return None if self._scales is not None else StepDeltas(self._batch, self._targets)
 
     def project(self, layer: int, projection: str, linear: Projection, states: Tensor) -> Tensor:
         """The fused `linear` of `states` [num_tokens, in] with deltas and DoRA scales, [num_tokens, out]."""

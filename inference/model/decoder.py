@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch.nn import functional
 
-from inference.kernels.interface import HeadNorms
+from inference.kernels.interface import HeadNorms, StepLayer, StepModel
+from inference.model.collective import SingleRank
 from inference.model.experts import Experts
 from inference.model.rotary import RotaryTable
 
@@ -20,8 +21,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from inference.kernels.interface import AttentionBatch, Kernels, Projection, Rotation
-    from inference.model.architecture import Architecture
+    from inference.kernels.interface import (
+        AttentionBatch,
+        CompiledStep,
+        Kernels,
+        Pages,
+        Projection,
+        Rotation,
+        StepDeltas,
+    )
+    from inference.model.architecture import Architecture, LayerSpec
     from inference.model.collective import Collective
     from inference.model.kv_cache import KVCache
 
@@ -63,6 +72,10 @@ class DecoderWeights:
 class AdapterDeltas(Protocol):
     """Applies the adapters of a step to fused projections."""
 
+    @property
+    def deltas(self) -> StepDeltas | None:
+        """What a compiled step adds to the projections; None if an adapter does more."""
+
     def project(self, layer: int, projection: str, linear: Projection, states: Tensor) -> Tensor:
         """The fused `linear` of `states` [num_tokens, in] with deltas, [num_tokens, out]."""
 
@@ -96,7 +109,8 @@ class Decoder:
         self._weights = weights
         self._kernels = kernels
         self._gate = activation_gate(architecture, kernels)
-        self._sum = collective.all_reduce
+        self._collective, self._sum = collective, collective.all_reduce
+        self._compiled: CompiledStep | None = None
         self._rotary = [
             RotaryTable(rope, architecture.rotary_dim, max_context, dtype, device)
             for rope in architecture.ropes
@@ -104,13 +118,27 @@ class Decoder:
         # Rounded to the model's dtype, as in training.
         self._embedding_scale = torch.tensor(architecture.embedding_scale, dtype=dtype).item()
 
+    def compile(self, cache: KVCache) -> bool:
+        """Let steps on `cache`, the only one from now on, run as one call of the kernels. False where these
+        do not support the decoder.
+        """
+        if not self._architecture.special_features and isinstance(self._collective, SingleRank):
+            self._compiled = self._kernels.compile_step(self._step_model(cache))
+        return self._compiled is not None
+
     def forward(self, batch: DecoderInput, cache: KVCache) -> Tensor:
         """Final hidden states after the last norm, [num_tokens, hidden]."""
+        hidden = self._embed(batch.token_ids)
+        deltas = None if batch.adapters is None else batch.adapters.deltas
+        if self._compiled is None or (batch.adapters is not None and deltas is None):
+            return self._by_single_kernels(hidden, batch, cache)
+        return self._compiled.run(hidden, batch.positions, batch.kv_slots, batch.attention, deltas)
+
+    def _by_single_kernels(self, hidden: Tensor, batch: DecoderInput, cache: KVCache) -> Tensor:
         layers = self._weights.layers
         next_norms = [*(layer.attention_norm for layer in layers[1:]), self._weights.final_norm]
         rotations = {index: table.rotation(batch.positions) for index, table in enumerate(self._rotary)}
         identity = self._rotary[0].identity(batch.positions)
-        hidden = self._embed(batch.token_ids)
         states = self._add_norm(hidden, None, layers[0].attention_norm)
         for index, (layer, next_norm) in enumerate(zip(layers, next_norms, strict=True)):
             rope = self._architecture.layers[index].rope
@@ -142,11 +170,11 @@ class Decoder:
         cache: KVCache,
         rotation: Rotation,
     ) -> Tensor:
-        pages, norms = cache.pages(index), None
-        if layer.query_norm is not None and layer.key_norm is not None:
-            norms = HeadNorms(layer.query_norm, layer.key_norm, self._architecture.rms_norm_eps)
+        pages = cache.pages(index)
         qkv = _project(layer.qkv, index, "qkv", states, batch.adapters)
-        queries = self._kernels.rotate_and_store(qkv, norms, rotation, batch.kv_slots, pages)
+        queries = self._kernels.rotate_and_store(
+            qkv, self._head_norms(layer), rotation, batch.kv_slots, pages
+        )
         scale, window = self._architecture.attention_scale, self._architecture.layers[index].window
         mixed = batch.attention.attend(queries, pages, scale, window)
         return self._sum(_project(layer.o, index, "o", mixed, batch.adapters))
@@ -158,6 +186,37 @@ class Decoder:
             return mlp(states)
         gate_up = _project(mlp.gate_up, index, "gate_up", states, adapters)
         return self._sum(_project(mlp.down, index, "down", self._gate(gate_up), adapters))
+
+    def _step_model(self, cache: KVCache) -> StepModel:
+        weights, architecture = self._weights, self._architecture
+        layers = [
+            self._step_layer(layer, spec, layer.mlp, cache.pages(index))
+            for index, (layer, spec) in enumerate(zip(weights.layers, architecture.layers, strict=True))
+            if isinstance(layer.mlp, DenseMlp)
+        ]
+        epsilon, scale = architecture.rms_norm_eps, architecture.attention_scale
+        return StepModel(layers, weights.final_norm, epsilon, scale)
+
+    def _step_layer(self, layer: DecoderLayer, spec: LayerSpec, mlp: DenseMlp, pages: Pages) -> StepLayer:
+        table = self._rotary[spec.rope or 0]
+        return StepLayer(
+            attention_norm=layer.attention_norm,
+            qkv=layer.qkv,
+            head_norms=self._head_norms(layer),
+            rotation=table.unrotated if spec.rope is None else table.rotated,
+            is_rotated=spec.rope is not None,
+            pages=pages,
+            window=spec.window,
+            o=layer.o,
+            mlp_norm=layer.mlp_norm,
+            gate_up=mlp.gate_up,
+            down=mlp.down,
+        )
+
+    def _head_norms(self, layer: DecoderLayer) -> HeadNorms | None:
+        if layer.query_norm is None or layer.key_norm is None:
+            return None
+        return HeadNorms(layer.query_norm, layer.key_norm, self._architecture.rms_norm_eps)
 
     def _norm(self, states: Tensor, weight: Tensor | None) -> Tensor:
         return states if weight is None else self._add_norm(states, None, weight)

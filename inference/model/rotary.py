@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.kernels.interface import Rotation
+from inference.kernels.interface import RotaryTables, Rotation
 
 
 class RotaryTable:
@@ -21,19 +21,20 @@ class RotaryTable:
         angles = torch.outer(torch.arange(max_context, dtype=torch.float32), _frequencies(rope, width))
         angles = torch.cat((angles, angles), dim=-1)  # [max_context, width]
         factor = _attention_factor(rope)
-        self._cosine = (angles.cos() * factor).to(device)
-        self._sine = (angles.sin() * factor).to(device)
+        self.rotated = RotaryTables((angles.cos() * factor).to(device), (angles.sin() * factor).to(device))
+        # Tables of one position, without rotation.
+        self.unrotated = RotaryTables(
+            *(torch.full_like(angles[:1], one, device=device) for one in (1.0, 0.0))
+        )
         self._dtype = dtype
-        # A table of one position, without rotation.
-        self._one, self._zero = torch.ones_like(self._cosine[:1]), torch.zeros_like(self._sine[:1])
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Rotation of queries and keys at `positions` [num_tokens]."""
-        return Rotation(self._cosine, self._sine, positions, self._dtype)
+        return Rotation(*self.rotated, positions, self._dtype)
 
     def identity(self, positions: Tensor) -> Rotation:
         """No rotation, for as many tokens as `positions`."""
-        return Rotation(self._one, self._zero, torch.zeros_like(positions), self._dtype)
+        return Rotation(*self.unrotated, torch.zeros_like(positions), self._dtype)
 
 
 def _frequencies(rope: dict[str, Any], width: int) -> Tensor:

@@ -159,15 +159,16 @@ class RunningSoftmax {
 template <class T, class Arithmetic>
 class AttentionWorker {
    public:
-    explicit AttentionWorker(const Attention<T>& attention)
-        : attention_(attention),
-          shape_(attention.shape),
+    AttentionWorker(HeadShape shape, Arithmetic& arithmetic)
+        : arithmetic_(arithmetic),
+          shape_(shape),
           tile_keys_(std::max<Index>(1, kTileKeys / shape_.block_size) * shape_.block_size),
           key_stride_(round_up(tile_keys_, kPanel)),
           dim_stride_(round_up(shape_.head_dim, kPanel)) {}
 
-    void compute(const AttentionUnit& unit) {
-        begin(unit);
+    // `attention` has the shape of the constructor.
+    void compute(const Attention<T>& attention, const AttentionUnit& unit) {
+        begin(attention, unit);
         const bool is_direct = num_rows_ <= kMaxDirectRows;
         const Index first = first_visible(0) / tile_keys_ * tile_keys_, end = position(num_rows_ - 1) + 1;
         for (Index start = first; start < end; start += tile_keys_) {
@@ -190,7 +191,8 @@ class AttentionWorker {
     using Weight = typename Arithmetic::Weight;
     using Element = typename Arithmetic::Element;
 
-    void begin(const AttentionUnit& unit) {
+    void begin(const Attention<T>& attention, const AttentionUnit& unit) {
+        attention_ = attention;
         unit_ = unit;
         num_rows_ = unit.count * shape_.heads_per_kv();
         positions_.resize(num_rows_);
@@ -327,7 +329,8 @@ class AttentionWorker {
         pack_lines<Arithmetic>(lines_.data(), key_stride_, dim_stride_, values_.data());
     }
 
-    const Attention<T>& attention_;
+    Arithmetic& arithmetic_;
+    Attention<T> attention_{};
     const HeadShape shape_;
     const Index tile_keys_, key_stride_, dim_stride_;  // the strides are whole panels
     AttentionUnit unit_{};
@@ -337,26 +340,31 @@ class AttentionWorker {
     std::vector<float> mixed_, scores_, queries_;
     std::vector<T> lines_;
     std::vector<Weight> packed_queries_, weights_, keys_, values_;
-    Arithmetic arithmetic_;
 };
 
-template <class T, class Arithmetic>
-void attend(const Attention<T>& attention, const Span* spans, Index num_spans) {
+inline std::vector<AttentionUnit> attention_units(const Span* spans, Index num_spans, HeadShape shape) {
     std::vector<AttentionUnit> units;
-    const Index tokens = std::max<Index>(1, kUnitRows / attention.shape.heads_per_kv());
+    const Index tokens = std::max<Index>(1, kUnitRows / shape.heads_per_kv());
     for (const Span* span = spans; span < spans + num_spans; ++span) {
         for (Index last = span->count; last > 0; last -= tokens) {  // the longest contexts first
             const Index first = std::max<Index>(0, last - tokens);
-            for (Index head = 0; head < attention.shape.num_kv_heads; ++head) {
+            for (Index head = 0; head < shape.num_kv_heads; ++head) {
                 units.push_back({span, first, last - first, head});
             }
         }
     }
+    return units;
+}
+
+template <class T, class Arithmetic>
+void attend(const Attention<T>& attention, const Span* spans, Index num_spans) {
+    const std::vector<AttentionUnit> units = attention_units(spans, num_spans, attention.shape);
 #pragma omp parallel
     {
-        AttentionWorker<T, Arithmetic> worker(attention);
+        Arithmetic arithmetic;
+        AttentionWorker<T, Arithmetic> worker(attention.shape, arithmetic);
 #pragma omp for schedule(dynamic)
-        for (std::size_t u = 0; u < units.size(); ++u) worker.compute(units[u]);
+        for (std::size_t u = 0; u < units.size(); ++u) worker.compute(attention, units[u]);
     }
 }
 

@@ -12,6 +12,7 @@
 #include "lora.h"
 #include "products.h"
 #include "rows.h"
+#include "step.h"
 #include "tiles.h"
 
 using namespace loraledger;
@@ -29,7 +30,7 @@ using namespace loraledger;
         const T* qkv, const T* query_norm, const T* key_norm, float epsilon, const float* cosine, const float* sine,   \
         const Index* positions, const Index* kv_slots, Index tokens, Index num_heads, Index num_kv_heads,              \
         Index head_dim, Index block_size, T* queries, T* keys, T* values) {                                            \
-        rotate_and_store(qkv, query_norm, key_norm, epsilon, cosine, sine, positions, kv_slots, tokens,                \
+        rotate_and_store(qkv, Rotary<T>{query_norm, key_norm, epsilon, cosine, sine}, positions, kv_slots, tokens,     \
                          HeadShape{num_heads, num_kv_heads, head_dim, block_size}, queries, keys, values);             \
     }                                                                                                                  \
     extern "C" void argmax_##SUFFIX(const T* rows, Index num_rows, Index width, float* values, Index* places) {        \
@@ -60,7 +61,7 @@ LORALEDGER_KERNELS(Bfloat16, bfloat16)
 LORALEDGER_ATTENTION(float, Vectors<Single>, float32)
 LORALEDGER_ATTENTION(Bfloat16, Vectors<Single>, bfloat16)
 
-#define LORALEDGER_PRODUCTS(ARITHMETIC, NAME)                                                                          \
+#define LORALEDGER_PRODUCTS(ARITHMETIC, FOR_ATTENTION, NAME)                                                           \
     extern "C" void pack_##NAME(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {                       \
         pack<ARITHMETIC>(weight, out, in, packed);                                                                     \
     }                                                                                                                  \
@@ -68,16 +69,24 @@ LORALEDGER_ATTENTION(Bfloat16, Vectors<Single>, bfloat16)
                                     const Bfloat16* bias, Index out, const LoraTarget* targets, Index num_targets,     \
                                     const LoraSegment* segments, Index num_segments, Bfloat16* result) {               \
         const Deltas deltas{targets, num_targets, segments, num_segments};                                             \
-        multiply<ARITHMETIC>(states, tokens, in, packed, bias, out, deltas, result);                                   \
+        multiply<ARITHMETIC>(states, tokens, Linear{packed, bias, in, out}, deltas, result);                           \
+    }                                                                                                                  \
+    extern "C" void decoder_step_##NAME(const StepModel* model, const StepBatch* batch, Index is_invariant,            \
+                                        Bfloat16* hidden, Bfloat16* states) {                                          \
+        if (is_invariant != 0) {                                                                                       \
+            DecoderStep<ARITHMETIC, Vectors<Single>>(*model, *batch, hidden, states).run();                            \
+        } else {                                                                                                       \
+            DecoderStep<ARITHMETIC, FOR_ATTENTION>(*model, *batch, hidden, states).run();                              \
+        }                                                                                                              \
     }
 
-LORALEDGER_PRODUCTS(Vectors<Widened>, widened)
+LORALEDGER_PRODUCTS(Vectors<Widened>, Vectors<Single>, widened)
 #ifdef __AVX512BF16__
-LORALEDGER_PRODUCTS(Vectors<Paired>, paired)
+LORALEDGER_PRODUCTS(Vectors<Paired>, Vectors<Paired>, paired)
 LORALEDGER_ATTENTION(Bfloat16, Vectors<Paired>, paired)
 #endif
 #ifdef __AMX_BF16__
-LORALEDGER_PRODUCTS(Tiled, tiled)
+LORALEDGER_PRODUCTS(Tiled, Tiled, tiled)
 LORALEDGER_ATTENTION(Bfloat16, Tiled, tiled)
 extern "C" bool may_use_tiled() { return request_tiles(); }
 #endif

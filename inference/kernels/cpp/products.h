@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <vector>
 
 #include "lora.h"
@@ -54,19 +55,25 @@ struct Window {
 // Computes the deltas of a step's adapters to the outputs of one weight.
 class Expansion {
    public:
-    // Stores the shrunk states in `buffer`.
-    Expansion(const Deltas& deltas, Index in, std::vector<float>& buffer)
+    // `shrunk`: memory for `size(deltas)` floats, shared by all threads.
+    Expansion(const Deltas& deltas, Index in, float* shrunk)
         : deltas_(deltas),
           work_(deltas, [&](const LoraTarget&) { return in; }),
           in_(in),
-          offsets_(deltas.num_segments + 1) {
+          offsets_(deltas.num_segments + 1),
+          shrunk_(shrunk) {
         for (Index s = 0; s < deltas.num_segments; ++s) {
             const LoraSegment& segment = deltas.segments[s];
             offsets_[s + 1] = offsets_[s] + (segment.end - segment.start) * segment.rank;
         }
-        const std::size_t needed = deltas.num_targets * offsets_.back();
-        if (buffer.size() < needed) buffer.resize(needed);
-        shrunk_ = buffer.data();
+    }
+
+    static std::size_t size(const Deltas& deltas) {
+        Index rows = 0;
+        for (Index s = 0; s < deltas.num_segments; ++s) {
+            rows += (deltas.segments[s].end - deltas.segments[s].start) * deltas.segments[s].rank;
+        }
+        return static_cast<std::size_t>(rows * deltas.num_targets);
     }
 
     // Compute this thread's share of the shrunk states, which `initialise` reads.
@@ -140,7 +147,7 @@ class Expansion {
         return target * offsets_.back() + offsets_[segment] + (token - found.start) * found.rank;
     }
 
-    const Deltas& deltas_;
+    const Deltas deltas_;
     const LoraWork work_;
     const Index in_;
     std::vector<Index> offsets_;  // of each segment's shrunk states within one target
@@ -170,49 +177,77 @@ inline const float* initial_sums(const Expansion& expansion, const Bfloat16* bia
     return sums;
 }
 
-// `result` [tokens, out] = `states` [tokens, in] times a weight packed by `pack`, plus `bias` [out] if not null, plus
-// the deltas. Adds the bias, then an adapter's rows, then the inputs, each in order, and rounds once.
-template <class Arithmetic>
-void multiply(const Bfloat16* states, Index tokens, Index in, const Bfloat16* packed, const Bfloat16* bias, Index out,
-              const Deltas& deltas, Bfloat16* result) {
-    static thread_local std::vector<float> buffer;
-    const Expansion expansion(deltas, in, buffer);
+// A weight packed by `pack`, and its bias or null.
+struct Linear {
+    const Bfloat16 *packed, *bias;
+    Index in, out;
+};
+
+// Panels [first, last) of a weight.
+struct PanelRange {
+    Index first, last;
+};
+
+// The share of a team's thread of `count` panels, moved by `start`.
+inline PanelRange share_of_thread(Index start, Index count) {
+    const Index threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    return {start + count * thread / threads, start + count * (thread + 1) / threads};
+}
+
+// One thread's part of a product: `result` [tokens, out] for the outputs in `ranges`. Adds the bias, then an adapter's
+// rows, then the inputs, each in order, and rounds once. `expansion`: null without deltas; its states are shrunk.
+// Calls finish(first token, number of tokens) when a chunk of tokens has all outputs of `ranges`.
+template <class Arithmetic, class F>
+void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index tokens, const Linear& linear,
+                     const Expansion* expansion, std::initializer_list<PanelRange> ranges, Bfloat16* result, F finish) {
+    const Index in = linear.in, out = linear.out;
     const Index padded = round_up(in, Arithmetic::kDepth), size = padded * kPanel;
-#pragma omp parallel
-    {
-        if (deltas.num_segments != 0) {
-            expansion.shrink(states);
-#pragma omp barrier
-        }
-        Arithmetic arithmetic;
-        const Index threads = omp_get_num_threads(), thread = omp_get_thread_num();
-        const Index first = num_panels(out) * thread / threads, last = num_panels(out) * (thread + 1) / threads;
-        const Index left = first * kPanel, width = (last - first) * kPanel;
-        for (Index start = 0; start < tokens; start += kChunkRows) {
-            const Index num_rows = std::min(kChunkRows, tokens - start);
-            const Index tiles = round_up(num_rows, Arithmetic::kTileRows) / Arithmetic::kTileRows;
-            Index stride;
-            const auto* rows = Arithmetic::rows(states + start * in, num_rows, in, stride);
+    for (Index start = 0; start < tokens; start += kChunkRows) {
+        const Index num_rows = std::min(kChunkRows, tokens - start);
+        const Index tiles = round_up(num_rows, Arithmetic::kTileRows) / Arithmetic::kTileRows;
+        Index stride;
+        const auto* rows = Arithmetic::rows(states + start * in, num_rows, in, stride);
+        for (const PanelRange& range : ranges) {
+            const Index left = range.first * kPanel, width = (range.last - range.first) * kPanel;
+            const Bfloat16* bias = linear.bias == nullptr ? nullptr : linear.bias + left;
             const float* sums = nullptr;
-            if (deltas.num_segments != 0) {
-                sums = initial_sums(expansion, bias == nullptr ? nullptr : bias + left, start, num_rows, left,
-                                  std::min(width, out - left), width);
+            if (expansion != nullptr) {
+                sums = initial_sums(*expansion, bias, start, num_rows, left, std::min(width, out - left), width);
             }
-            for (Index p = first; p < last; ++p) {
+            for (Index p = range.first; p < range.last; ++p) {
                 const Index column = p * kPanel, count = std::min(kPanel, out - column);
                 float widened_bias[kPanel] = {};
-                if (sums == nullptr) widen_bias(bias == nullptr ? nullptr : bias + column, count, widened_bias);
-                Panel<Bfloat16> panel{packed + p * size, padded, count, true};
+                if (sums == nullptr) widen_bias(bias == nullptr ? nullptr : linear.bias + column, count, widened_bias);
+                Panel<Bfloat16> panel{linear.packed + p * size, padded, count, true};
                 for (Index tile = 0; tile < tiles; ++tile, panel.from_memory = false) {
                     const Index from = num_rows * tile / tiles, to = num_rows * (tile + 1) / tiles;
                     const Initial initial =
-                        sums == nullptr ? Initial{widened_bias, 0}
-                                        : Initial{sums + from * width + column - left, width};
+                        sums == nullptr ? Initial{widened_bias, 0} : Initial{sums + from * width + column - left, width};
                     arithmetic.multiply(to - from, rows + from * stride, stride, panel, initial,
                                         result + (start + from) * out + column, out);
                 }
             }
         }
+        finish(start, num_rows);
+    }
+}
+
+// `result` [tokens, out] = `states` [tokens, in] times the weight, plus bias and deltas.
+template <class Arithmetic>
+void multiply(const Bfloat16* states, Index tokens, const Linear& linear, const Deltas& deltas, Bfloat16* result) {
+    static thread_local std::vector<float> buffer;
+    const bool has_deltas = deltas.num_segments != 0;
+    if (buffer.size() < Expansion::size(deltas)) buffer.resize(Expansion::size(deltas));
+    const Expansion expansion(deltas, linear.in, buffer.data());
+#pragma omp parallel
+    {
+        if (has_deltas) {
+            expansion.shrink(states);
+#pragma omp barrier
+        }
+        Arithmetic arithmetic;
+        multiply_panels(arithmetic, states, tokens, linear, has_deltas ? &expansion : nullptr,
+                        {share_of_thread(0, num_panels(linear.out))}, result, [](Index, Index) {});
     }
 }
 

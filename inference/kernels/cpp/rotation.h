@@ -34,34 +34,50 @@ void norm_and_rotate_head(const T* head, const T* norm, float epsilon, const flo
     });
 }
 
-// A block stores keys as [num_kv_heads, head_dim, block_size] and values as [num_kv_heads, block_size, head_dim]: both
-// products of attention then run along the last axis, and neither sums over the lanes of a vector.
+// Norms of each head's queries and keys, or null, and the rotary tables, [max_context, head_dim].
 template <class T>
-void rotate_and_store(const T* qkv, const T* query_norm, const T* key_norm, float epsilon, const float* cosine,
-                      const float* sine, const Index* positions, const Index* kv_slots, Index tokens, HeadShape shape,
-                      T* queries, T* keys, T* values) {
+struct Rotary {
+    const T *query_norm, *key_norm;
+    float epsilon;
+    const float *cosine, *sine;
+};
+
+// Rotate one token's `qkv`, return its queries and write its key and value to `slot` of the cache.
+//
+// A block stores keys as [num_kv_heads, head_dim, block_size] and values as [num_kv_heads, block_size, head_dim]: both
+// products of attention then run along the last axis, and neither sums over the lanes of a vector. `scratch` holds two
+// heads.
+template <class T>
+void rotate_and_store_token(const T* qkv, const Rotary<T>& rotary, Index position, Index slot, HeadShape shape,
+                            T* scratch, T* queries, T* keys, T* values) {
     const Index dim = shape.head_dim, query_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
-#pragma omp parallel if (tokens * (query_width + 2 * kv_width) > kMinParallelElements)
+    const float *cosine = rotary.cosine + position * dim, *sine = rotary.sine + position * dim;
+    for (Index at = 0; at < query_width; at += dim) {
+        norm_and_rotate_head(qkv + at, rotary.query_norm, rotary.epsilon, cosine, sine, dim, scratch, queries + at);
+    }
+    T* rotated = scratch + dim;
+    const Index offset = slot % shape.block_size, block = slot / shape.block_size * shape.block();
+    for (Index h = 0; h < shape.num_kv_heads; ++h) {
+        const T* key = qkv + query_width + h * dim;
+        norm_and_rotate_head(key, rotary.key_norm, rotary.epsilon, cosine, sine, dim, scratch, rotated);
+        T* tile = keys + block + h * shape.tile() + offset;
+        for (Index d = 0; d < dim; ++d) tile[d * shape.block_size] = rotated[d];
+        std::memcpy(values + block + h * shape.tile() + offset * dim, key + kv_width, dim * sizeof(T));
+    }
+}
+
+template <class T>
+void rotate_and_store(const T* qkv, const Rotary<T>& rotary, const Index* positions, const Index* kv_slots,
+                      Index tokens, HeadShape shape, T* queries, T* keys, T* values) {
+    const Index query_width = shape.num_heads * shape.head_dim;
+    const Index width = query_width + 2 * shape.num_kv_heads * shape.head_dim;
+#pragma omp parallel if (tokens * width > kMinParallelElements)
     {
-        std::vector<T> normalised(dim), rotated(dim);
+        std::vector<T> scratch(2 * shape.head_dim);
 #pragma omp for
         for (Index t = 0; t < tokens; ++t) {
-            const T* row = qkv + t * (query_width + 2 * kv_width);
-            const float* c = cosine + positions[t] * dim;
-            const float* s = sine + positions[t] * dim;
-            for (Index at = 0; at < query_width; at += dim) {
-                T* query = queries + t * query_width + at;
-                norm_and_rotate_head(row + at, query_norm, epsilon, c, s, dim, normalised.data(), query);
-            }
-            const Index offset = kv_slots[t] % shape.block_size;
-            const Index block = kv_slots[t] / shape.block_size * shape.block();
-            for (Index h = 0; h < shape.num_kv_heads; ++h) {
-                const T* key = row + query_width + h * dim;
-                norm_and_rotate_head(key, key_norm, epsilon, c, s, dim, normalised.data(), rotated.data());
-                T* tile = keys + block + h * shape.tile() + offset;
-                for (Index d = 0; d < dim; ++d) tile[d * shape.block_size] = rotated[d];
-                std::memcpy(values + block + h * shape.tile() + offset * dim, key + kv_width, dim * sizeof(T));
-            }
+            rotate_and_store_token(qkv + t * width, rotary, positions[t], kv_slots[t], shape, scratch.data(),
+                                   queries + t * query_width, keys, values);
         }
     }
 }

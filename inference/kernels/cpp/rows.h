@@ -25,33 +25,42 @@ void norm_row(const T* x, const T* weight, Index n, float epsilon, T* result) {
     });
 }
 
+// Add `delta`, if not null, to `hidden` in place, and normalise the sum; each of `n` elements.
+template <class T>
+void add_norm_row(T* hidden, const T* delta, const T* weight, float epsilon, Index n, T* result) {
+    if (delta != nullptr) {
+        for_each_vector(n, [&](Index i, Index count) {
+            store(load(hidden + i, count) + load(delta + i, count), hidden + i, count);
+        });
+    }
+    norm_row(hidden, weight, n, epsilon, result);
+}
+
 template <class T>
 void add_rms_norm(T* hidden, const T* delta, const T* weight, float epsilon, Index tokens, Index width, T* result) {
 #pragma omp parallel for if (tokens * width > kMinParallelElements)
     for (Index t = 0; t < tokens; ++t) {
-        T* sum_row = hidden + t * width;
-        if (delta != nullptr) {
-            for_each_vector(width, [&](Index i, Index count) {
-                store(load(sum_row + i, count) + load(delta + t * width + i, count), sum_row + i, count);
-            });
-        }
-        norm_row(sum_row, weight, width, epsilon, result + t * width);
+        const T* delta_row = delta == nullptr ? nullptr : delta + t * width;
+        add_norm_row(hidden + t * width, delta_row, weight, epsilon, width, result + t * width);
     }
+}
+
+// silu(gate) * up, of `n` elements.
+template <class T>
+void gate_row(const T* gate, const T* up, Index n, T* result) {
+    for_each_vector(n, [&](Index i, Index count) {
+        const Floats g = load(gate + i, count);
+        const Floats e = exp_of_negative(g < 0.0f ? g : -g);
+        const Floats sigmoid = (g < 0.0f ? e : broadcast(1.0f)) / (1.0f + e);
+        store(g * sigmoid * load(up + i, count), result + i, count);
+    });
 }
 
 template <class T>
 void silu_gate(const T* gate_up, Index tokens, Index width, T* result) {
 #pragma omp parallel for if (tokens * width > kMinParallelElements)
     for (Index t = 0; t < tokens; ++t) {
-        const T* gate = gate_up + 2 * t * width;
-        const T* up = gate + width;
-        T* output = result + t * width;
-        for_each_vector(width, [&](Index i, Index count) {
-            const Floats g = load(gate + i, count);
-            const Floats e = exp_of_negative(g < 0.0f ? g : -g);
-            const Floats sigmoid = (g < 0.0f ? e : broadcast(1.0f)) / (1.0f + e);
-            store(g * sigmoid * load(up + i, count), output + i, count);
-        });
+        gate_row(gate_up + 2 * t * width, gate_up + (2 * t + 1) * width, width, result + t * width);
     }
 }
 
