@@ -20,6 +20,7 @@ from backend.chain.local_node import ROOT
 from backend.cli.actor import Actor
 from backend.cli.main import app
 from backend.cli.operator import verification
+from backend.domain.attribution import DISTILLED_METHOD
 from backend.client.api import ApiClient
 from backend.client.keystore import LocalKey
 from backend.client.receipt_file import parse_receipt
@@ -131,6 +132,7 @@ def _check_lies(operators: TwoOperators, folder: Path) -> None:
     shown = parse_receipt((folder / "receipt.json").read_bytes())
     installation = operators.home.installation
     body, answer = (folder / "request.json").read_bytes(), (folder / "answer.txt").read_text()
+    assert shown.signed.method == DISTILLED_METHOD
 
     honest = Recomputation(installation, shown, body, answer)
     repeated = honest.execute()

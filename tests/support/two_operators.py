@@ -10,7 +10,7 @@ import numpy as np
 from openai import OpenAI
 from safetensors.numpy import save_file
 
-from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
+from backend.domain.attribution import DISTILLED_METHOD, INDEX_FILE, INDEX_METADATA
 from backend.domain.content import cid_digest
 from backend.domain.hashing import channel_id, record_argument, to_hash, version_id
 from backend.domain.ids import Hash32
@@ -70,8 +70,10 @@ class TwoOperators:
             "rows": np.ones(2, dtype=np.int64),
             "hidden.centre": np.zeros(HIDDEN, dtype=np.float32),
             "error.vectors": np.outer([1, 2], np.ones(HIDDEN)).astype(np.float32),
+            "distilled.weights": np.full((2, 2 * HIDDEN), 0.01, dtype=np.float32),
+            "distilled.bias": np.array([1, 2], dtype=np.float32),
         }
-        save_file(tensors, folder / "adapter" / INDEX_FILE, INDEX_METADATA)
+        save_file(tensors, folder / "adapter" / INDEX_FILE, INDEX_METADATA | {"methods": DISTILLED_METHOD})
         cid = self.home.installation.blobs.add_directory(folder / "adapter")
         record = replace(
             self.market.adapter,
