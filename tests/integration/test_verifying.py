@@ -20,11 +20,11 @@ from backend.chain.local_node import ROOT
 from backend.cli.actor import Actor
 from backend.cli.main import app
 from backend.cli.operator import verification
-from backend.domain.attribution import DISTILLED_METHOD
 from backend.client.api import ApiClient
 from backend.client.keystore import LocalKey
 from backend.client.receipt_file import parse_receipt
 from backend.client.signing import Wallet
+from backend.domain.attribution import DISTILLED_METHOD
 from backend.installation.verification import Recomputation
 from tests.integration.api.conftest import sign_in
 from tests.support.two_operators import TwoOperators
