@@ -58,6 +58,7 @@ class Stack:
             "PATH": f"{programs}{os.pathsep}{os.defpath}",
             "HOME": str(folder),
             "LORALEDGER_MODEL_CACHE": cache,
+            "LORALEDGER_API_PORT": str(free_port()),
             "LORALEDGER_BATCH_SECONDS": "1",
         }
 
@@ -80,9 +81,11 @@ class Stack:
                 stderr=log,
             ) as process,
         ):
-            yield
-            assert process.poll() is None, (self._folder / f"{command}.log").read_text()
-            process.send_signal(signal.SIGTERM)
+            try:
+                yield
+                assert process.poll() is None, (self._folder / f"{command}.log").read_text()
+            finally:
+                process.send_signal(signal.SIGTERM)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -157,7 +160,7 @@ def test_the_server_s_image_serves_and_indexes_without_torch(
         light = stack.using(image, **settings)
         with light.running("serve"), light.running("index"), light.running("settle"):
             url = f"http://127.0.0.1:{port}"
-            wait_until(lambda: is_ready(url) or None, "the API without torch", 60)
+            wait_until(lambda: is_ready(url) or None, "the API without torch", 300)
             key = stack.run("keys", "create").stdout.strip()
             assert "5 dollars can be spent" in stack.run("deposit", "5").stdout
             question = {"model": BASE, "messages": [{"role": "user", "content": "What is the capital?"}]}
@@ -165,7 +168,7 @@ def test_the_server_s_image_serves_and_indexes_without_torch(
                 f"{url}/v1/chat/completions",
                 json=question | {"max_tokens": 8},
                 headers={"authorization": f"Bearer {key}"},
-                timeout=60,
+                timeout=300,
             )
             assert answer.status_code == 200, answer.text
             looked = light.run("doctor")
