@@ -50,6 +50,7 @@ def create_app(home: Path, broker_url: str = "") -> Celery:
         task_create_missing_queues=False,
         task_routes={task: {"queue": queue} for task, queue in QUEUE_BY_TASK.items()},
         worker_pool="solo",  # a forked torch hangs; training is a child process anyway
+        broker_heartbeat=0,  # none is sent while a task runs, and RabbitMQ would close the connection
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
     )
