@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alembic import command
 from alembic.config import Config
@@ -18,6 +19,8 @@ from backend.db.session import open_engine
 from backend.domain.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import Connection, Engine
 
 
@@ -43,9 +46,7 @@ def migrate(engine: Engine, target: str) -> None:
     known = _revisions()
     if target not in known:
         raise InvalidInput(f"{target!r} is no revision; the newest is {known[-1]}", param="revision")
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    with _transaction(engine) as connection:
         current = MigrationContext.configure(connection).get_current_revision()
         if current is not None and current not in known:
             raise Conflict(
@@ -54,6 +55,32 @@ def migrate(engine: Engine, target: str) -> None:
             )
         is_later = current is None or known.index(current) <= known.index(target)
         (command.upgrade if is_later else command.downgrade)(_config(connection), target)
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    """A transaction for one migration at a time.
+
+    SQLite copies and drops a table to change it, which rows that refer to it would refuse, or be deleted by.
+    So references are checked before the commit instead. Source: https://sqlite.org/lang_altertable.html
+    """
+    is_sqlite = engine.dialect.name == "sqlite"
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        if is_sqlite:
+            driver.execute("PRAGMA foreign_keys=OFF").close()  # has no effect within a transaction
+        try:
+            with connection.begin():
+                if not is_sqlite:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+                yield connection
+                if is_sqlite and (broken := connection.execute(text("PRAGMA foreign_key_check")).first()):
+                    raise Conflict(
+                        f"after the migration a row of {broken[0]} would refer to none of {broken[2]}"
+                    )
+        finally:
+            if is_sqlite:
+                driver.execute("PRAGMA foreign_keys=ON").close()
 
 
 def current_revision(engine: Engine) -> str | None:

@@ -14,6 +14,9 @@ from sqlalchemy import inspect, text
 from backend.db.migrate import check, current_revision, migrate, newest_revision, upgrade
 from backend.db.unit_of_work import Database
 from backend.domain.errors import Conflict, InvalidInput
+from backend.domain.hashing import receipt_id
+from backend.domain.serving import NewReceipt
+from tests.support.market import Market, some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +81,28 @@ def test_each_revision_can_be_rolled_back_and_reached_again(empty: Database) -> 
     for revision in ("0024", "0022", "0001", newest_revision()):
         migrate(empty.engine, revision)
         assert current_revision(empty.engine) == revision
+    check(empty.engine)
+
+
+def test_receipts_and_what_refers_to_them_survive_the_way_back_and_forward(empty: Database) -> None:
+    upgrade(empty.engine)
+    market = Market()
+    with empty.begin() as tx:
+        for signed in market.receipts(5):
+            number, payer = receipt_id(signed.receipt), some_account("payer")
+            key, salt = some_account("receipt key"), some_hash("salt")
+            tx.receipts.add(NewReceipt(number, market.operator, payer, signed, key, salt, None))
+
+    def stored() -> list[tuple[str, int]]:
+        tables = ("receipts", "receipt_slices")
+        with empty.engine.connect() as rows:
+            return [(name, rows.scalar(text(f"SELECT count(*) FROM {name}")) or 0) for name in tables]  # noqa: S608
+
+    before = stored()
+    assert all(count for _, count in before)
+    for revision in ("0026", "0022", newest_revision()):
+        migrate(empty.engine, revision)
+        assert stored() == before
     check(empty.engine)
 
 
