@@ -369,13 +369,14 @@ class Engine:
         if isinstance(request, EmbeddingRequest):
             start = request.num_computed
             targets = request.probe_targets(start, start + rows.stop - rows.start)
-            self._errors.add_given(request.probe, targets, hidden[rows], start)
+            self._errors.add_given(request.probe, targets, hidden[rows], start, request.slot)
         if request.probe is not None:
             request.probe.add(states[rows], request.num_computed)
 
     def _sample(self, due: Sequence[tuple[GenerationRequest, int]], hidden: Tensor) -> list[Output]:
         requests = [request for request, _ in due]
-        logits = self._runner.logits(hidden, [row for _, row in due])
+        slots = [request.slot for request in requests]
+        logits = self._runner.logits(hidden, [row for _, row in due], slots)
         expected = self._errors.expected_outputs([request.probe for request in requests], logits)
         tokens = sample_tokens(
             logits, [request.sampling for request in requests], self.vocabulary, self._runner.argmax

@@ -84,8 +84,8 @@ class ProbeSums:
 class OutputHead(Protocol):
     """The language model head."""
 
-    def logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
-        """[len(rows), vocab] of these rows of `hidden`."""
+    def logits(self, hidden: Tensor, rows: Sequence[int], slots: Sequence[int]) -> Tensor:
+        """[len(rows), vocab] of these rows of `hidden`, each under the adapter in its slot."""
 
     def output_rows(self, token_ids: Tensor) -> Tensor:
         """Output embeddings of `token_ids`, [len(token_ids), hidden]."""
@@ -104,8 +104,9 @@ class ErrorProbe:
     """Adds the error vectors of answer tokens to the probes of their requests.
 
     A token's error vector is W^T (p - y), the gradient of its loss (nats) with respect to the state that it
-    is predicted from: W are the output embeddings; p the model's own probabilities of the `TOP_TOKENS` most
-    likely tokens, before temperature, penalties and truncation; y the token.
+    is predicted from: W are the base model's output embeddings, without an adapter of the head; p the model's
+    own probabilities of the `TOP_TOKENS` most likely tokens, before temperature, penalties and truncation; y
+    the token.
     """
 
     def __init__(self, head: OutputHead) -> None:
@@ -132,14 +133,15 @@ class ErrorProbe:
             probe.add_error(error)
 
     def add_given(
-        self, probe: ProbeSums, targets: Sequence[tuple[int, int]], hidden: Tensor, start: int
+        self, probe: ProbeSums, targets: Sequence[tuple[int, int]], hidden: Tensor, start: int, slot: int
     ) -> None:
         """Add the errors of a given answer. `targets` are pairs of (position, token predicted from its
-        state), `hidden` [n, hidden] the states of the positions from `start` on.
+        state), `hidden` [n, hidden] the states of the positions from `start` on, under the adapter in `slot`.
         """
         for first in range(0, len(targets), _LOGIT_ROWS):
             chunk = targets[first : first + _LOGIT_ROWS]
-            logits = self._head.logits(hidden, [position - start for position, _ in chunk])
+            rows = [position - start for position, _ in chunk]
+            logits = self._head.logits(hidden, rows, [slot] * len(rows))
             given = torch.tensor([token for _, token in chunk], device=hidden.device)
             errors = self._expected(logits) - self._head.output_rows(given).float()
             probe.add_error(errors.sum(dim=0))

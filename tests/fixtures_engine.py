@@ -54,8 +54,11 @@ CHAT_TEMPLATE = (
 
 @contextmanager
 def peft_warnings_ignored() -> Iterator[None]:
-    """Suppress the warning that PEFT reads an attribute deprecated by transformers."""
+    """Suppress the warnings that PEFT reads an attribute deprecated by transformers, and that tied embeddings
+    complicate merging, which nothing here does.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         yield
 
@@ -116,6 +119,7 @@ def make_adapter(
     rank: int = 4,
     targets: Sequence[str] = ALL_LINEAR,
     seed: int = 0,
+    save_embedding_layers: bool = False,
     **config: Any,
 ) -> AdapterRef:
     """A PEFT adapter with random A and B, strong enough to change greedy answers."""
@@ -137,7 +141,7 @@ def make_adapter(
             parameter.data *= torch.empty_like(parameter).uniform_(0.5, 1.5)
         elif "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.15)
-    peft_model.save_pretrained(folder)
+    peft_model.save_pretrained(folder, save_embedding_layers=save_embedding_layers)
     return AdapterRef(adapter_digest(folder), str(folder))
 
 
@@ -238,7 +242,8 @@ class Oracle:
         weights = dict(model.named_parameters())
         for part in blend.parts:
             for name, module in self._model(part.adapter).named_modules():
-                if "default" in getattr(module, "lora_A", ()):
+                sides = (*getattr(module, "lora_A", ()), *getattr(module, "lora_embedding_A", ()))
+                if "default" in sides:
                     delta = part.weight * module.get_delta_weight("default")
                     weights[f"{name.removeprefix('base_model.model.')}.weight"].data += delta
         return model

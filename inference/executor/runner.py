@@ -68,6 +68,11 @@ class AdapterSource(Protocol):
         base model.
         """
 
+    def for_head(self, spans: Sequence[tuple[int, int]], kernels: Kernels) -> AdapterDeltas | None:
+        """Adapters of the head for rows that consist of `spans` of (slot, num_rows); None if none changes
+        it.
+        """
+
 
 class Runner:
     """Computes steps with one rank's share of the model."""
@@ -107,9 +112,10 @@ class Runner:
         return self._decoder.forward(self._inputs(layout), self._cache)
 
     @torch.inference_mode()
-    def logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
-        """[len(rows), vocab] in the model's dtype."""
-        return self._decoder.logits(hidden[torch.tensor(rows, device=hidden.device)])
+    def logits(self, hidden: Tensor, rows: Sequence[int], slots: Sequence[int]) -> Tensor:
+        """[len(rows), vocab] in the model's dtype. `slots`: of each row's adapter."""
+        adapters = self._adapters.for_head([(slot, 1) for slot in slots], self._kernels)
+        return self._decoder.logits(hidden[torch.tensor(rows, device=hidden.device)], adapters)
 
     @torch.inference_mode()
     def output_rows(self, token_ids: Tensor) -> Tensor:

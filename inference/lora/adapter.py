@@ -19,6 +19,7 @@ from inference.lora.fold import fold, group_blocks
 from inference.lora.header import LENGTH_BYTES, extract_header, max_header_bytes, read_header
 from inference.lora.strict_json import parse_object
 from inference.lora.tensors import TENSORS_PER_LINEAR, group_by_linear
+from inference.model.architecture import OUTER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,7 @@ class AdapterLoader:
         self._base = base
         self._base_digest = base_digest
         self._max_rank = max_rank
-        self._num_linears = len(base.architecture.linear_keys)
+        self._num_linears = len(base.architecture.linear_keys) + len(OUTER)
         self._buffer = ReadBuffer()
         self._cached_block_specs = functools.lru_cache(_MAX_CACHED_LAYOUTS)(self._read_block_specs)
 
@@ -118,7 +119,10 @@ def load_adapter(
 
 
 def max_file_bytes(architecture: Architecture, max_rank: int) -> int:
-    """Size of a weights file with rank `max_rank` and a DoRA magnitude on every linear layer, in 32 bits."""
-    shapes = [architecture.linear_shape(linear) for _, linear in architecture.linear_keys]
+    """Size of a weights file with rank `max_rank` and a DoRA magnitude on every linear layer, embeddings and
+    head, in 32 bits.
+    """
+    linears = [*(linear for _, linear in architecture.linear_keys), *OUTER]
+    shapes = [architecture.linear_shape(linear) for linear in linears]
     numbers = sum(max_rank * (width + height) + height for width, height in shapes)
     return LENGTH_BYTES + max_header_bytes(len(shapes) * TENSORS_PER_LINEAR) + 4 * numbers

@@ -15,6 +15,7 @@ from inference.kernels.interface import LoraTarget, StepDeltas
 from inference.kernels.memory import lazy_zeros
 from inference.lora.dora import DoraScales
 from inference.lora.segments import find_segments
+from inference.model.architecture import EMBEDDING, HEAD, OUTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from inference.kernels.interface import Kernels, LoraBatch, Projection
+    from inference.kernels.interface import Kernels, LoraBatch, Projection, Segment
     from inference.lora.blend import Blend
     from inference.lora.block import LoraBlock
     from inference.lora.dora import StepScales
@@ -52,6 +53,7 @@ class AdapterArena:
         self._expand: dict[str, Tensor] = {}
         self._targets: dict[tuple[int, str], LoraTarget] = {}
         self.targets_by_projection = functools.lru_cache(_MAX_CACHED_KEYS)(self._targets_by_projection)
+        self._architecture, self._dtype, self._device = architecture, dtype, device
         self._layers = range(architecture.num_layers)
         self._projections = architecture.projections
         for linear in architecture.linears:
@@ -65,6 +67,17 @@ class AdapterArena:
             for layer in self._layers:
                 self._targets[layer, linear] = LoraTarget(shrink[layer], expand[layer], columns)
 
+    def _add_outer(self, linear: str) -> None:
+        """Allocate the rows of embeddings or head, which are as wide as the vocabulary, for their first
+        adapter.
+        """
+        widths = self._architecture.linear_shape(linear)
+        shrink, expand = (
+            lazy_zeros((1, self.num_rows, width), self._dtype, self._device) for width in widths
+        )
+        self._shrink[linear], self._expand[linear] = shrink, expand
+        self._targets[0, linear] = LoraTarget(shrink[0], expand[0], slice(0, widths[1]))
+
     @property
     def rows_by_slot(self) -> Sequence[slice | None]:
         """The rows of each slot's adapter; None for an empty slot."""
@@ -72,12 +85,16 @@ class AdapterArena:
 
     def write(self, blend: Blend, slot: int, rows: slice) -> None:
         """Fill an empty slot: copy `blend` into `rows`, overwriting their contents in every layer."""
-        ends = {linear: [rows.start] * len(self._layers) for linear in self._shrink}  # of the rows filled
+        for layer, linear in blend.keys:
+            if (layer, linear) not in self._targets:
+                self._add_outer(linear)
+        # The end of the filled rows in each layer.
+        ends = {linear: [rows.start] * len(layers) for linear, layers in self._shrink.items()}
         for adapter, weight in blend.parts:
             for block in adapter.blocks:
                 self._append(block, weight, ends[block.linear])
         for linear, ends_of_layers in ends.items():
-            for layers, end in _group_by_end(ends_of_layers, self._layers):
+            for layers, end in _group_by_end(ends_of_layers, range(len(ends_of_layers))):
                 if end < rows.stop:
                     self._shrink[linear][layers, end : rows.stop].zero_()
                     self._expand[linear][layers, end : rows.stop].zero_()
@@ -117,7 +134,15 @@ class AdapterArena:
         distinct = {self._keys_by_slot[segment.slot] for segment in segments}
         keys = frozenset[tuple[int, str]]().union(*distinct)
         batch = kernels.lora_batch(segments, num_tokens)
-        return StepAdapters(self, batch, keys, self.dora.for_step(segments, num_tokens))
+        return StepAdapters(self, batch, keys, segments, self.dora.for_step(segments, num_tokens))
+
+    def for_head(self, spans: Sequence[tuple[int, int]], kernels: Kernels) -> StepAdapters | None:
+        """Adapters of the head for rows that consist of `spans` of (slot, num_rows); None if none changes
+        it.
+        """
+        if not any((0, HEAD) in self._keys_by_slot.get(slot, ()) for slot, _ in spans):
+            return None
+        return self.for_step(spans, sum(count for _, count in spans), kernels)
 
     def check_integrity(self) -> None:
         """Raises `AssertionError` when rows overlap, or DoRA scales do not belong to an active adapter."""
@@ -136,7 +161,8 @@ class AdapterArena:
         """For each (layer, fused projection), the targets of those of its (layer, linear) that are in
         `keys`.
         """
-        return {
+        outer = {(0, name): (self._targets[0, name],) for name in OUTER if (0, name) in keys}
+        return outer | {
             (layer, projection): tuple(self._targets[layer, name] for name in names if (layer, name) in keys)
             for layer in self._layers
             for projection, names in self._projections.items()
@@ -151,16 +177,30 @@ class StepAdapters:
         arena: AdapterArena,
         batch: LoraBatch,
         keys: frozenset[tuple[int, str]],
+        segments: Sequence[Segment] = (),
         scales: StepScales | None = None,
     ) -> None:
         """`keys` are the (layer, linear) that an adapter of the step changes; the others cost nothing."""
         self._targets = arena.targets_by_projection(keys)
         self._batch = batch
+        self._segments = segments
         self._scales = scales
 
     @property
     def deltas(self) -> StepDeltas | None:
         return None if self._scales is not None else StepDeltas(self._batch, self._targets)
+
+    def add_embeddings(self, token_ids: Tensor, embeddings: Tensor) -> None:
+        """Add the deltas of `token_ids` [num_tokens] to their `embeddings` [num_tokens, hidden], in place."""
+        for target in self._targets.get((0, EMBEDDING), ()):
+            for segment in self._segments:
+                tokens = slice(segment.start, segment.end)
+                shrunk = target.shrink[segment.rows].index_select(1, token_ids[tokens])
+                embeddings[tokens].addmm_(shrunk.T, target.expand[segment.rows])
+
+    def head(self, linear: Projection, states: Tensor) -> Tensor:
+        """The head `linear` of `states` [num_rows, hidden] with deltas, [num_rows, vocab]."""
+        return self._batch.project(linear, states, self._targets[0, HEAD])
 
     def project(self, layer: int, projection: str, linear: Projection, states: Tensor) -> Tensor:
         """The fused `linear` of `states` [num_tokens, in] with deltas and DoRA scales, [num_tokens, out]."""

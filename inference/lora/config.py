@@ -27,18 +27,10 @@ if TYPE_CHECKING:
 # from the tensors). Any other key must be empty, because it may belong to a kind of adapter that this
 # engine does not know.
 _READ_KEYS = {"alpha_pattern", "auto_mapping", "base_model_digest", "bias", "init_lora_weights", "lora_alpha"}
-_READ_KEYS |= {
-    "alora_invocation_tokens",
-    "modules_to_save",
-    "peft_type",
-    "r",
-    "rank_pattern",
-    "use_dora",
-    "use_rslora",
-}
+_READ_KEYS |= {"alora_invocation_tokens", "ensure_weight_tying", "modules_to_save", "peft_type", "r"}
+_READ_KEYS |= {"rank_pattern", "use_dora", "use_rslora"}
 _IGNORED_KEYS = {
     "base_model_name_or_path",
-    "ensure_weight_tying",
     "eva_config",
     "exclude_modules",
     "loftq_config",
@@ -67,6 +59,7 @@ class AdapterConfig:
     default_alpha: object
     rank_patterns: _Patterns
     alpha_patterns: _Patterns
+    is_tied: bool  # one delta for embeddings and head
     invocation: tuple[int, ...]  # tokens from which on the adapter is active; empty: it is always active
 
     def rank(self, module: str) -> int:
@@ -109,6 +102,7 @@ def read_config(config: Mapping[str, Any], base_digest: str, max_patterns: int) 
         default_alpha=config.get("lora_alpha"),
         rank_patterns=_compile(config, "rank_pattern", max_patterns),
         alpha_patterns=_compile(config, "alpha_pattern", max_patterns),
+        is_tied=_flag(config, "ensure_weight_tying"),
         invocation=_invocation(config),
     )
 

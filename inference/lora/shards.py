@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inference.lora.block import DoraScale
+from inference.model.architecture import OUTER
 from inference.model.shards import ROW_PARALLEL
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def shard_blend(shard: Shard, blend: Blend) -> Blend:
 
 
 def _shard_block(shard: Shard, block: LoraBlock) -> LoraBlock:
+    if block.linear in OUTER:
+        return block  # embeddings and head are replicated
     dora = None if block.dora is None else _shard_scale(shard, block.linear, block.dora)
     if block.linear in ROW_PARALLEL:
         return replace(block, shrink=shard.chunk(block.shrink, -1), dora=dora)

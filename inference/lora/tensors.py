@@ -13,8 +13,10 @@ from inference.errors import (
     AdapterRankError,
     AdapterShapeError,
     AdapterTargetError,
+    AdapterUnsupportedError,
     AdapterWrongBaseError,
 )
+from inference.model.architecture import EMBEDDING, HEAD, OUTER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
     from inference.model.architecture import Architecture
 
 TENSORS_PER_LINEAR = 3
+_OUTER_NAMES = {
+    "base_model.model.model.embed_tokens.lora_embedding_A": (EMBEDDING, "lora_A.weight"),
+    "base_model.model.model.embed_tokens.lora_embedding_B": (EMBEDDING, "lora_B.weight"),
+    "base_model.model.lm_head.lora_A.weight": (HEAD, "lora_A.weight"),
+    "base_model.model.lm_head.lora_B.weight": (HEAD, "lora_B.weight"),
+}
 _DOWN, _UP, _MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 _NAME = re.compile(
     r"base_model\.model\.(?P<module>model\.layers\.(?P<layer>0|[1-9][0-9]{0,3})\.(?P<parent>self_attn|mlp)"
@@ -51,14 +59,20 @@ class LinearSpecs:
 def group_by_linear(
     specs: Mapping[str, TensorSpec], config: AdapterConfig, architecture: Architecture, max_rank: int
 ) -> list[LinearSpecs]:
-    """Sorted by (layer, linear). Every tensor must belong to a linear layer of the decoder.
+    """Sorted by (layer, linear). Every tensor must belong to a linear layer of the decoder, the embeddings or
+    the head.
 
     Raises `AdapterTargetError`, `AdapterBiasError`, `AdapterModulesToSaveError`, `AdapterWrongBaseError`,
-    `AdapterShapeError`, `AdapterRankError`.
+    `AdapterShapeError`, `AdapterRankError`, `AdapterUnsupportedError`.
     """
     parents = {linear: architecture.parent(linear) for linear in architecture.linears}
     sides: dict[tuple[int, str], dict[str, TensorSpec]] = {}
     for name, spec in specs.items():
+        if name in _OUTER_NAMES:
+            linear, side = _OUTER_NAMES[name]
+            _check_outer(name, linear, config)
+            sides.setdefault((0, linear), {})[side] = spec
+            continue
         match = _NAME.fullmatch(name)
         if match is None or parents.get(match["linear"]) != match["parent"]:
             raise _unknown(name, architecture)
@@ -69,7 +83,7 @@ def group_by_linear(
             raise AdapterTargetError(name, f"layer {layer} has experts, which adapters cannot change")
         sides.setdefault((layer, match["linear"]), {})[match["side"]] = spec
     expected = {_DOWN, _UP, _MAGNITUDE} if config.is_dora else {_DOWN, _UP}
-    shapes = {linear: architecture.linear_shape(linear) for linear in architecture.linears}
+    shapes = {linear: architecture.linear_shape(linear) for linear in (*architecture.linears, *OUTER)}
     grouped = []
     for (layer, linear), found in sorted(sides.items()):
         module = architecture.linear_name(layer, linear)
@@ -83,13 +97,28 @@ def group_by_linear(
     return grouped
 
 
+def _check_outer(name: str, linear: str, config: AdapterConfig) -> None:
+    """Refuse what PEFT computes differently for embeddings and head, or does not define."""
+    if config.is_dora:
+        raise AdapterUnsupportedError(name, "DoRA on embeddings or head; train it on linear layers only")
+    if config.is_tied:
+        reason = "`ensure_weight_tying` makes one delta of embeddings and head; train them apart"
+        raise AdapterUnsupportedError(name, reason)
+    if config.invocation and linear == EMBEDDING:
+        raise AdapterUnsupportedError(name, "PEFT has no activated LoRA (aLoRA) on embeddings")
+
+
 def _unknown(name: str, architecture: Architecture) -> AdapterError:
     if name.endswith((".bias", ".lora_bias")):
         return AdapterBiasError(name, "a bias cannot share a batch; train without one")
+    if name.endswith(".base_layer.weight"):
+        return AdapterModulesToSaveError(
+            name, "a copy of base weights; save the adapter with `save_embedding_layers=False`"
+        )
     if "modules_to_save" in name:
         return AdapterModulesToSaveError(name, "it would replace shared base weights")
     return AdapterTargetError(
-        name, f"not LoRA on a linear layer of the decoder ({', '.join(architecture.linears)})"
+        name, f"not LoRA on a linear layer ({', '.join(architecture.linears)}), embeddings or head"
     )
 
 

@@ -28,6 +28,10 @@ FUSED_PROJECTIONS: dict[str, tuple[str, ...]] = {
     "gate_up": ("gate_up_proj",),
     "down": ("down_proj",),
 }
+# The matrices outside the layers that adapters may change, with the names of their modules. Adapters count
+# them to layer 0. For an adapter, an embedding is a linear layer whose input is one-hot.
+EMBEDDING, HEAD = "embed_tokens", "lm_head"
+OUTER = {EMBEDDING: "model.embed_tokens", HEAD: "lm_head"}
 _PARENT_BY_PROJECTION = {"qkv": "self_attn", "o": "self_attn", "gate_up": "mlp", "down": "mlp"}
 
 
@@ -126,7 +130,7 @@ class Architecture:
         return self.parent(linear) != "mlp" or not self.layers[layer].has_experts
 
     def linear_shape(self, linear: str) -> tuple[int, int]:
-        """(in_features, out_features) of one of the linear layers."""
+        """(in_features, out_features) of one of the linear layers, or of `OUTER`."""
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         return {
             "q_proj": (self.hidden_size, queries),
@@ -138,6 +142,8 @@ class Architecture:
             "up_proj": (self.hidden_size, self.intermediate_size),
             "gate_up_proj": (self.hidden_size, 2 * self.intermediate_size),
             "down_proj": (self.intermediate_size, self.hidden_size),
+            EMBEDDING: (self.vocab_size, self.hidden_size),
+            HEAD: (self.hidden_size, self.vocab_size),
         }[linear]
 
     def fused_columns(self, linear: str) -> tuple[str, slice]:
@@ -153,7 +159,7 @@ class Architecture:
 
     def linear_name(self, layer: int, linear: str) -> str:
         """Name in a checkpoint without `.weight`, such as `model.layers.3.self_attn.q_proj`."""
-        return f"model.layers.{layer}.{self.parent(linear)}.{linear}"
+        return OUTER.get(linear) or f"model.layers.{layer}.{self.parent(linear)}.{linear}"
 
     def _projection(self, linear: str) -> str:
         return next(name for name, linears in self.projections.items() if linear in linears)

@@ -79,6 +79,12 @@ class AdapterDeltas(Protocol):
     def project(self, layer: int, projection: str, linear: Projection, states: Tensor) -> Tensor:
         """The fused `linear` of `states` [num_tokens, in] with deltas, [num_tokens, out]."""
 
+    def add_embeddings(self, token_ids: Tensor, embeddings: Tensor) -> None:
+        """Add the deltas of `token_ids` [num_tokens] to their `embeddings` [num_tokens, hidden], in place."""
+
+    def head(self, linear: Projection, states: Tensor) -> Tensor:
+        """The head `linear` of `states` [num_rows, hidden] with deltas, [num_rows, vocab]."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderInput:
@@ -128,7 +134,7 @@ class Decoder:
 
     def forward(self, batch: DecoderInput, cache: KVCache) -> Tensor:
         """Final hidden states after the last norm, [num_tokens, hidden]."""
-        hidden = self._embed(batch.token_ids)
+        hidden = self._embed(batch)
         deltas = None if batch.adapters is None else batch.adapters.deltas
         if self._compiled is None or (batch.adapters is not None and deltas is None):
             return self._by_single_kernels(hidden, batch, cache)
@@ -149,16 +155,18 @@ class Decoder:
             states = self._add_norm(hidden, self._norm(mixed, layer.mlp_output_norm), next_norm)
         return states
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[num_rows, vocab] in the model's dtype."""
-        return self._weights.head(hidden)
+    def logits(self, hidden: Tensor, adapters: AdapterDeltas | None) -> Tensor:
+        """[num_rows, vocab] in the model's dtype. `adapters`: those of the rows that change the head."""
+        return self._weights.head(hidden) if adapters is None else adapters.head(self._weights.head, hidden)
 
     def output_rows(self, token_ids: Tensor) -> Tensor:
         """Output embeddings of `token_ids`, [len(token_ids), hidden]."""
         return functional.embedding(token_ids, self._weights.output_embedding)
 
-    def _embed(self, token_ids: Tensor) -> Tensor:
-        hidden = functional.embedding(token_ids, self._weights.embedding)
+    def _embed(self, batch: DecoderInput) -> Tensor:
+        hidden = functional.embedding(batch.token_ids, self._weights.embedding)
+        if batch.adapters is not None:
+            batch.adapters.add_embeddings(batch.token_ids, hidden)
         return hidden if self._embedding_scale == 1.0 else hidden.mul_(self._embedding_scale)
 
     def _attention(

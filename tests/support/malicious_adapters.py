@@ -312,9 +312,9 @@ WEIGHTS = {
         tensors(lambda values: values.update({"../../../etc/passwd": values[LORA_A]})),
         errors.AdapterTargetError,
     ),
-    "the head": MaliciousFolder(
+    "half of the head": MaliciousFolder(
         tensors(lambda values: values.update({"base_model.model.lm_head.lora_A.weight": values[LORA_A]})),
-        errors.AdapterTargetError,
+        errors.AdapterShapeError,
     ),
     "a magnitude without DoRA": MaliciousFolder(
         tensors(lambda values: values.update({f"{Q_PROJ}.lora_magnitude_vector": torch.ones(64)})),

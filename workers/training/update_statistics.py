@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from backend.domain.screening import SKETCHED, AdapterRefused
+from inference.model.architecture import OUTER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,11 @@ def measure_update(adapter: Adapter, base: BaseWeights) -> tuple[bytes, dict[str
     Errors: `AdapterRefused` for an update larger than `MAX_NORM`.
     """
     architecture = base.architecture
+    if any(block.linear in OUTER for block in adapter.blocks):
+        raise AdapterRefused(
+            "updates of embeddings or head cannot be screened; train the adapter on linear layers only",
+            details={"reason": "adapter_target"},
+        )
     modules = architecture.linear_keys
     sketches = torch.zeros(len(modules), SKETCHED, dtype=torch.float64)
     statistics: list[dict[str, float]] = []

@@ -132,7 +132,7 @@ def test_dora_scales_affect_their_own_tokens_and_no_others(tiny_llama: Path) -> 
     segments = find_segments(spans, rows)
     batch = select_kernels("portable", torch.float32, "cpu").lora_batch(segments, len(slots))
     keys = frozenset({(0, "q_proj")})
-    step = StepAdapters(arena, batch, keys, arena.dora.for_step(segments, len(slots)))
+    step = StepAdapters(arena, batch, keys, segments, arena.dora.for_step(segments, len(slots)))
     states = torch.randn(len(slots), architecture.hidden_size)
     output = torch.randn(len(slots), sum(architecture.linear_shape(name)[1] for name in PROJECTIONS["qkv"]))
     expected = output.clone()
