@@ -38,8 +38,10 @@ class Blend:
 
     @property
     def invocation(self) -> tuple[int, ...]:
-        """Tokens from which on the adapter is active; empty: it is always active."""
-        return self.parts[0][0].invocation  # such an adapter is never blended with another one
+        """Tokens from which on the adapter is active; empty: it is always active. Such an adapter is never
+        blended with another one.
+        """
+        return next((adapter.invocation for adapter, _ in self.parts), ())
 
     @property
     def dora(self) -> Mapping[tuple[int, str], DoraScale]:

@@ -85,7 +85,12 @@ def test_a_share_arrives_as_it_was_sent(linear: str, rank: int) -> None:
 @given(
     st.lists(
         st.builds(
-            Span, st.integers(-1, 9), st.integers(1, 99), st.integers(1, 99), st.lists(st.integers(0, 9))
+            Span,
+            slot=st.integers(-1, 9),
+            num_tokens=st.integers(1, 99),
+            context_len=st.integers(1, 99),
+            block_table=st.lists(st.integers(0, 9)),
+            num_base=st.integers(0, 99),
         )
     )
 )
