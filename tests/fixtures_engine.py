@@ -70,7 +70,7 @@ def make_model(folder: Path, family: str = "llama", max_shard_size: str = "50GB"
     vocab_size = make_tokenizer(folder)
     torch.manual_seed(FAMILIES.index(family))
     shape = {
-        "vocab_size": vocab_size,
+        "vocab_size": vocab_size + (family == "qwen2"),  # the library's tokenizer of Qwen2 adds a token
         "hidden_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
