@@ -12,7 +12,7 @@ from torch.nn import functional
 from workers.training.evaluate import predict
 from workers.training.gradients import sketch_row_gradients
 from workers.training.index import hidden_index
-from workers.training.influence import directions
+from workers.training.influence import GRADIENT_RIDGE, directions
 from workers.training.sketch import CountSketch
 
 if TYPE_CHECKING:
@@ -79,9 +79,11 @@ def gradient_signals(
     return torch.stack([found[row] for row in examples]), seconds
 
 
-def ridge_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Tensor:
-    """Scores [answers, contributors] by the formula of `gradient-ridge-2`, for any signal."""
-    _, vectors = directions(rows, contributions)
+def ridge_scores(
+    rows: Tensor, contributions: Sequence[int], answers: Tensor, ridge: float = GRADIENT_RIDGE
+) -> Tensor:
+    """Scores [answers, contributors] by the formula of `gradient-ridge-3`, for any signal."""
+    _, vectors = directions(rows, contributions, ridge)
     return answers @ vectors.T
 
 

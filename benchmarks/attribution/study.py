@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from benchmarks.attribution.signals import (
 from benchmarks.engine import machine
 from inference.model.sources import model_name, resolve_model
 from workers.training.index import load_adapter
+from workers.training.influence import ERROR_RIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -199,7 +200,7 @@ def _methods(plan: Plan, model: Any, answers: Sequence[Answer]) -> _Methods:
     methods = {
         "uniform by rows": Method(uniform_scores, of_rows.hidden, of_answers.hidden),
         "hidden states": Method(cosine_scores, of_rows.hidden, of_answers.hidden),
-        "error vector": Method(ridge_scores, of_rows.error, of_answers.error),
+        "error vector": Method(partial(ridge_scores, ridge=ERROR_RIDGE), of_rows.error, of_answers.error),
         "gradient": Method(ridge_scores, row_gradients, gradients),
     }
     manipulated = {

@@ -112,7 +112,7 @@ def _turn(setup: _Setup) -> tuple[float, float, float]:
         states = answer_states(engine, reference, examples, "distillation", _ignore)
     with _Timer() as fitting:
         scores = score_by_gradient(model, vectors, examples, setup.preamble, _ignore)
-        distil_scores(*states, scores, answers)
+        distil_scores(*states, scores, torch.zeros(len(vectors), states[0].shape[1]), answers)
     shutil.rmtree(setup.work)
     return training.seconds, capture.seconds, serving.seconds + fitting.seconds
 

@@ -6,7 +6,7 @@ comparable, and an adapter that the engine refuses fails here and not at its fir
 
 Method error-ridge-1: the state of a row is the sum of its answer's error vectors, from the same pass.
 
-Method gradient-ridge-2: the state of a row is the sketched gradient of its loss at the checkpoint after a
+Method gradient-ridge-3: the state of a row is the sketched gradient of its loss at the checkpoint after a
 third of training; see `workers.training.gradients` and `workers.training.influence`.
 
 Methods distilled-1 and distilled-error-1: maps from the states of an answer to its scores by gradient, fitted
@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load
@@ -45,7 +46,7 @@ from inference.engine import Engine
 from workers.training.distil import STRENGTHS, distil
 from workers.training.fit import lora_model
 from workers.training.gradients import sketch_row_gradients
-from workers.training.influence import RIDGE, directions
+from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE, directions
 from workers.training.progress import ProgressReporter
 from workers.training.rows import last_answer, preamble_ids
 from workers.training.sketch import SKETCH_SEED, CountSketch
@@ -108,11 +109,12 @@ def compute_index(
     preamble = preamble_ids(base.tokenizer)
     vectors = capture_gradients(model, rows, preamble, emit)
     scores = score_by_gradient(model, vectors, generated, preamble, emit)
-    maps = distil_scores(*states, scores, answers)
     contributions = [row.contribution for row in rows]  # positions in snapshot 0
+    error_vectors = directions(errors, contributions, ERROR_RIDGE)[1]
+    maps = distil_scores(*states, scores, error_vectors, answers)
     tensors = {
         **hidden_index(hidden, contributions),
-        "error.vectors": directions(errors, contributions)[1],
+        "error.vectors": error_vectors,
         "gradient.vectors": vectors,
         **_map_tensors(maps),
     }
@@ -121,7 +123,7 @@ def compute_index(
         **INDEX_METADATA,
         "methods": " ".join((*MAPS, GRADIENT_METHOD, ERROR_METHOD, HIDDEN_METHOD)),
         "sketch_seed": str(SKETCH_SEED),
-        "lambda": str(RIDGE),
+        "lambda": str(GRADIENT_RIDGE),
         "config": json.dumps(asdict(config), sort_keys=True),
         **{f"{MAPS[method]}_strength": str(found.strength) for method, found in maps.items()},
         **{name: str(value) for name, value in evidence.items()},
@@ -167,7 +169,7 @@ def capture_gradients(
     for batch, sketched in sketch_row_gradients(model, rows, preamble, CountSketch(), emit):
         sketches.append(sketched)
         contributions += [row.contribution for row in batch]
-    return directions(torch.cat(sketches), contributions)[1]
+    return directions(torch.cat(sketches), contributions, GRADIENT_RIDGE)[1]
 
 
 def score_by_gradient(
@@ -184,20 +186,26 @@ def distil_scores(
     hidden: torch.Tensor,
     errors: torch.Tensor,
     scores: torch.Tensor,
+    error_vectors: torch.Tensor,
     answers: Sequence[Answer],
     strengths: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> dict[str, Distilled]:
-    """The map of each distilled method. `hidden` and `errors` are [answers, hidden], `scores` [answers, n].
-    `strengths` has the candidates of methods for which they are not `STRENGTHS`.
+    """The map of each distilled method, starting from `error_vectors` [n, hidden], the directions of
+    error-ridge-1. `hidden` and `errors` are [answers, hidden], `scores` [answers, n]. `strengths` has the
+    candidates of methods for which they are not `STRENGTHS`.
     """
     is_kept_out = [answer.prompt.is_kept_out for answer in answers]
-    features = {
-        DISTILLED_METHOD: distilled_features(hidden.numpy(), errors.numpy()),
-        DISTILLED_ERROR_METHOD: error_features(errors.numpy()),
+    prior = error_vectors.double().numpy()
+    parts = {
+        DISTILLED_METHOD: (
+            distilled_features(hidden.numpy(), errors.numpy()),
+            np.concatenate((np.zeros_like(prior), prior), axis=1),
+        ),
+        DISTILLED_ERROR_METHOD: (error_features(errors.numpy()), prior),
     }
     return {
-        method: distil(each, scores.numpy(), is_kept_out, strengths.get(method, STRENGTHS))
-        for method, each in features.items()
+        method: distil(features, scores.numpy(), start, is_kept_out, strengths.get(method, STRENGTHS))
+        for method, (features, start) in parts.items()
     }
 
 

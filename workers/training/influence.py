@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-RIDGE = 1.0
-"""lambda. Values from 0.3 to 3 gave similar results on a few hundred rows."""
+GRADIENT_RIDGE = 3.0
+"""lambda of gradients (docs/adr/0040-answers-are-attributed-by-distilled-maps.md)."""
+ERROR_RIDGE = 1.0
+"""lambda of error vectors. Values from 0.3 to 3 gave similar results on a few hundred rows."""
 
 
-def directions(
-    gradients: Tensor, contributions: Sequence[int], ridge: float = RIDGE
-) -> tuple[list[int], Tensor]:
+def directions(gradients: Tensor, contributions: Sequence[int], ridge: float) -> tuple[list[int], Tensor]:
     """(contributions in ascending order, their directions [contributions, size] fp32).
 
-    `gradients` [rows, size]; `contributions` has the contribution of each row. Solved in fp64 with the
-    smaller Gram matrix: G^T (G G^T + a I)^-1 = (G^T G + a I)^-1 G^T. All directions are zero if all gradients
-    are.
+    `gradients` [rows, size]; `contributions` has the contribution of each row; `ridge` is lambda. Solved in
+    fp64 with the smaller Gram matrix: G^T (G G^T + a I)^-1 = (G^T G + a I)^-1 G^T. All directions are zero if
+    all gradients are.
     """
     rows = gradients.double()
     ordered = sorted(set(contributions))

@@ -28,7 +28,7 @@ from workers.training.draws import check_draws
 from workers.training.fit import lora_model
 from workers.training.gradients import sketch_row_gradients
 from workers.training.index import MAPS, answer_states, distil_scores, hidden_index, open_engine
-from workers.training.influence import directions
+from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE, directions
 from workers.training.published import check_sizes, load_weights, read_published
 from workers.training.rows import hold_out, preamble_ids, read_examples
 from workers.training.sketch import SKETCH_SIZE, CountSketch
@@ -159,8 +159,8 @@ def _directions(rows: _States, train: Sequence[Example]) -> dict[str, Any]:
         "rows": hidden["rows"],
         "hidden": hidden["hidden.vectors"],
         "centre": hidden["hidden.centre"],
-        "error": directions(rows.error, contributions)[1],
-        "gradient": directions(rows.gradient, contributions)[1],
+        "error": directions(rows.error, contributions, ERROR_RIDGE)[1],
+        "gradient": directions(rows.gradient, contributions, GRADIENT_RIDGE)[1],
     }
     return {name: tensor.numpy() for name, tensor in found.items()}
 
@@ -179,14 +179,15 @@ def _num_unplanned(answers: Sequence[Answer], planned: Sequence[Prompt]) -> int:
 
 
 def _fit_maps(published: Published, answers: _States) -> dict[str, Fitted]:
-    """The maps of each method, fitted to the scores by the published directions; none if it has no gradients.
+    """The maps of each method, fitted to the scores by the published directions; none if it lacks these.
 
     Rounding may tip the choice of the regularisation to the next of its candidates, so that one is accepted.
     """
-    if published.index.gradient is None:
+    index = published.index
+    if index.gradient is None or index.error is None:
         return {}
-    scores = answers.gradient.double() @ torch.from_numpy(published.index.gradient).double().T
-    given = (answers.hidden, answers.error, scores, published.answers)
+    scores = answers.gradient.double() @ torch.from_numpy(index.gradient).double().T
+    given = (answers.hidden, answers.error, scores, torch.from_numpy(index.error), published.answers)
     fitted = distil_scores(*given)
     stated = {method: _number(published.metadata.get(f"{MAPS[method]}_strength")) for method in fitted}
     neighbours = {

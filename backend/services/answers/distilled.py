@@ -30,11 +30,18 @@ class LinearMap:
         return int(self.weights.nbytes + self.bias.nbytes)
 
 
+HIDDEN_WEIGHT = 2.0
+"""Length of the hidden state's direction, that of the error vector being 1. Chosen by cross-validation
+(docs/adr/0040-answers-are-attributed-by-distilled-maps.md).
+"""
+
+
 def distilled_features(hidden: ArrayLike, error: ArrayLike) -> NDArray[Any]:
     """Features [..., 2 * size] fp32 of answers with mean hidden states and error vectors [..., size]."""
     import numpy as np
 
-    return np.concatenate((_unit(hidden), error_features(error)), axis=-1)
+    found: NDArray[Any] = np.concatenate((HIDDEN_WEIGHT * _unit(hidden), error_features(error)), axis=-1)
+    return found.astype(np.float32)
 
 
 def error_features(error: ArrayLike) -> NDArray[Any]:

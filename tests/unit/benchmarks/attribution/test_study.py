@@ -49,7 +49,7 @@ def test_a_report_ranks_all_methods_and_becomes_a_page(plan: Plan) -> None:
     text = page(found)
     assert MISSING not in text
     assert f"**{found['methods']['gradient']['lds']:.2f}**" in text
-    assert "gradients by `gradient-ridge-2`" in text
+    assert "gradients by `gradient-ridge-3`" in text
     assert "run is incomplete" not in text
     assert "2 of 3 repeats" in page({**found, "num_repeats": 2})
     assert chart(found).count('class="point"') == 4

@@ -78,7 +78,7 @@ def answers(scorer: Scorer) -> list[Answer]:
 
 
 def expected(tiny_base: Path, folder: Path, answer: Answer) -> dict[int, float]:
-    """The formula of `gradient-ridge-2` on a model of its own, one choice after the other."""
+    """The formula of `gradient-ridge-3` on a model of its own, one choice after the other."""
     model = lora_model(tiny_base, parse_config(CONFIG))
     load_adapter(model, (folder / CHECKPOINT_FILE).read_bytes())
     preamble = preamble_ids(AutoTokenizer.from_pretrained(tiny_base))

@@ -34,8 +34,8 @@ def test_a_copy_shares_what_the_original_alone_would_score() -> None:
     torch.manual_seed(0)
     rows = torch.randn(6, 64)
     answer = rows[0] + rows[1]
-    _, alone = directions(rows, [0, 0, 1, 1, 2, 2])
-    _, copied = directions(torch.cat([rows, rows[:2]]), [0, 0, 1, 1, 2, 2, 3, 3])
+    _, alone = directions(rows, [0, 0, 1, 1, 2, 2], 1.0)
+    _, copied = directions(torch.cat([rows, rows[:2]]), [0, 0, 1, 1, 2, 2, 3, 3], 1.0)
     before, after = alone @ answer, copied @ answer
     assert after[3].item() == pytest.approx(after[0].item(), rel=1e-5)
     assert after[0] < 0.7 * before[0]
@@ -44,12 +44,12 @@ def test_a_copy_shares_what_the_original_alone_would_score() -> None:
 def test_the_size_of_the_gradients_does_not_change_who_gets_what() -> None:
     torch.manual_seed(0)
     rows, answer = torch.randn(8, 16), torch.randn(16)
-    _, small = directions(rows, [0, 1] * 4)
-    _, large = directions(1000 * rows, [0, 1] * 4)
+    _, small = directions(rows, [0, 1] * 4, 1.0)
+    _, large = directions(1000 * rows, [0, 1] * 4, 1.0)
     assert torch.allclose(small @ answer, 1000 * (large @ answer), rtol=1e-4)
 
 
 def test_rows_without_gradients_point_nowhere() -> None:
-    named, found = directions(torch.zeros(3, 4), [2, 0, 2])
+    named, found = directions(torch.zeros(3, 4), [2, 0, 2], 1.0)
     assert named == [0, 2]
     assert found.tolist() == [[0.0] * 4] * 2

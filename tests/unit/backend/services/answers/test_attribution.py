@@ -116,7 +116,7 @@ def test_distilled_scores_are_a_linear_map_of_the_directions_of_state_and_error(
     write_index(tmp_path, DISTILLED, **MAPS)
     indices, probe = Indices(), Probe([3.0, 4.0], error=[0.0, -2.0])
     by_both = Distilled(indices).scores(tmp_path, POSITIONS, probe)
-    assert by_both == pytest.approx({0: 0.6 - 10, 1: 0.0, 1 << 24: -0.8 + 20})
+    assert by_both == pytest.approx({0: 1.2 - 10, 1: 0.0, 1 << 24: -1.6 + 20})
     by_error = DistilledError(indices).scores(tmp_path, POSITIONS, probe)
     assert by_error == pytest.approx({0: -1.0, 1: 0.0, 1 << 24: 0.0})
 
@@ -124,7 +124,7 @@ def test_distilled_scores_are_a_linear_map_of_the_directions_of_state_and_error(
 def test_features_of_huge_or_empty_vectors_are_finite() -> None:
     hidden = np.array([[0.0, 0.0], [3e38, 3e38]], dtype=np.float32)
     features = distilled_features(hidden, hidden[::-1])
-    expected = [[0.0, 0.0, 0.5**0.5, 0.5**0.5], [0.5**0.5, 0.5**0.5, 0.0, 0.0]]
+    expected = [[0.0, 0.0, 0.5**0.5, 0.5**0.5], [2**0.5, 2**0.5, 0.0, 0.0]]
     assert features == pytest.approx(np.array(expected))
 
 

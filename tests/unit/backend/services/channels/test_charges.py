@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FUNDS, BOUND, SECONDS = 10**6, 50, 60
 NUMBERS = itertools.count()
 """Salts make each request's hash its own."""
-FALLBACK, GRADIENT = "distilled-1", "gradient-ridge-2"
+FALLBACK, GRADIENT = "distilled-1", "gradient-ridge-3"
 
 
 @pytest.fixture
