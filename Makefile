@@ -138,7 +138,7 @@ bench: setup ## run the benchmarks with --json; the engine's without its peers
 bench-peers: setup ## install vLLM and llama.cpp in .peers for `python -m benchmarks.engine`
 	@$(PY) -m benchmarks.peers
 
-bench-attribution: setup ## evaluate attribution by retraining: an hour, resumes; writes docs/attribution.md
+bench-attribution: setup ## evaluate attribution by retraining: an hour a study, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --docs docs
 
 bench-soak: setup ## soak test of the engine under mixed load: 30 minutes, or MINUTES=n

@@ -1,94 +1,84 @@
-"""The attributed answers and their losses under each retrained model."""
+"""The attributed answers of a study, and their losses under a model."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
-from benchmarks.attribution.data import NUM_QUERIES
-from benchmarks.attribution.retrain import load_weights, weights_file
-from benchmarks.attribution.signals import forward_signals
-from workers.training.rows import IGNORED, Example, last_answer
-from workers.training.spec import write_json
+from benchmarks.attribution.data import NUM_HELD_OUT
+from benchmarks.attribution.truth import Answer
+from workers.training.evaluate import batches_by_length, predict
+from workers.training.packing import mixed_precision
+from workers.training.rows import last_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from benchmarks.attribution.data import Study
-    from benchmarks.attribution.retrain import Base, Run
+    from benchmarks.attribution.truth import Kind
+    from workers.training.rows import Example
 
-Kind = Literal["in-sample", "held-out", "generated"]
 ANSWER_TOKENS = 40
 """Length limit of a generated answer."""
+TEMPERATURE = 0.8
+BATCH_TOKENS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """`example.contribution` is the contributor whose package the answer is about."""
+def make_answers(study: Study, model: Any, pad_token_id: int) -> tuple[Answer, ...]:
+    """Answers that `model` generates to the study's prompts, held-out and in-sample rows; longest first.
 
-    kind: Kind
-    example: Example
-
-
-def read_answers(study: Study, model: Any, base: Base, file: Path) -> list[Answer]:
-    """In-sample rows, held-out rows, and answers that `model` generates to the first held-out question of
-    each contributor; longest first. Generated answers are stored in `file`.
+    Every other prompt is answered greedily, the others by sampling with the prompt's number as seed.
     """
-    questions = study.held_out[::NUM_QUERIES]
-    if not file.exists():
-        write_json(file, [_generate(model, example, base.pad_token_id) for example in questions])
-    generated = [
-        _with_answer(row, ids) for row, ids in zip(questions, json.loads(file.read_bytes()), strict=True)
-    ]
     answers = [
-        *(Answer("in-sample", row) for row in _first_of_each(study.rows)),
-        *(Answer("held-out", row) for row in study.held_out),
-        *(Answer("generated", row) for row in generated),
+        *(_generated(model, row, number, pad_token_id) for number, row in enumerate(study.prompts)),
+        *(_written("held-out", row) for row in study.held_out),
+        *(_written("in-sample", row) for row in _first_of_each(study.rows)),
     ]
-    return sorted(answers, key=lambda answer: -len(answer.example.token_ids))
+    return tuple(sorted(answers, key=lambda answer: -len(answer.prompt) - len(answer.answer)))
 
 
-def losses(model: Any, answers: Sequence[Answer], run: Run, work: Path) -> list[float]:
-    """Loss of each answer in nats, summed over its tokens, under the adapter of `run`. Stored in a file."""
-    file = work / "losses" / f"{run.name}.json"
-    if not file.exists():
-        file.parent.mkdir(exist_ok=True)
-        load_weights(model, weights_file(run, work))
-        found = forward_signals(model, [answer.example for answer in answers])
-        write_json(file, found.loss.tolist())
-    stored: list[float] = json.loads(file.read_bytes())
-    return stored
+def answer_losses(model: Any, examples: Sequence[Example]) -> list[float]:
+    """Loss of each example in nats, summed over its answer, under the adapter of `model`."""
+    losses: dict[Example, float] = {}
+    model.eval()
+    for batch in batches_by_length(examples, BATCH_TOKENS):
+        with torch.inference_mode(), mixed_precision(model):
+            found = predict(model, batch)
+            logits = model.get_output_embeddings()(found.states)
+        by_token = functional.cross_entropy(logits.float(), found.labels, reduction="none")
+        sums = torch.zeros(len(batch)).index_add_(0, found.rows, by_token)
+        losses.update(zip(batch, sums.tolist(), strict=True))
+    return [losses[example] for example in examples]
 
 
 @torch.inference_mode()
-def _generate(model: Any, example: Example, pad_token_id: int) -> list[int]:
+def _generated(model: Any, row: Example, number: int, pad_token_id: int) -> Answer:
     model.eval()
-    prompt, _ = last_answer(example)
+    prompt, _ = last_answer(row)
+    seed = number if number % 2 else None
+    sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_k": 0} if seed else {"do_sample": False}
+    torch.manual_seed(number)
     ids = torch.tensor([prompt])
     found = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        do_sample=False,
         max_new_tokens=ANSWER_TOKENS,
         pad_token_id=pad_token_id,
+        use_cache=True,
+        **sampling,
     )
-    token_ids: list[int] = found[0, len(prompt) :].tolist()
-    return token_ids
+    return Answer("generated", row.contribution, seed, prompt, tuple(found[0, len(prompt) :].tolist()))
 
 
-def _with_answer(row: Example, answer: Sequence[int]) -> Example:
-    prompt, _ = last_answer(row)
-    labels = (*(IGNORED for _ in prompt), *answer)
-    return Example(row.contribution, row.group, (*prompt, *answer), labels, row.question)
+def _written(kind: Kind, row: Example) -> Answer:
+    return Answer(kind, row.contribution, None, *last_answer(row))
 
 
 def _first_of_each(rows: Sequence[Example]) -> list[Example]:
     chosen: list[Example] = []
     for row in rows:
-        if sum(each.contribution == row.contribution for each in chosen) < NUM_QUERIES:
+        if sum(each.contribution == row.contribution for each in chosen) < NUM_HELD_OUT:
             chosen.append(row)
     return chosen

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WIDTH, _LABEL_WIDTH, _VALUE_WIDTH = 720, 160, 60
+_WIDTH, _LABEL_WIDTH, _VALUE_WIDTH = 720, 250, 60
 _ROW_HEIGHT, _TOP, _BOTTOM = 30, 44, 30
 _STYLE = """
     text { font: 13px system-ui, sans-serif; fill: #1f2328; }

@@ -1,55 +1,43 @@
-"""Data of the study: contributors with known sources, held-out questions, and random halves."""
+"""Data of a study: tokenised rows of contributors with known sources, what is asked, and halves."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from backend.services.contribute.docstrings import build_dataset
+from benchmarks.attribution.sources import SOURCES
 from workers.training.rows import encode, preamble_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
+    from benchmarks.attribution.sources import Source
     from workers.training.rows import Example
 
-CONTRIBUTORS = {
-    "alembic": 4,
-    "celery": 10,
-    "fastapi": 6,
-    "huggingface_hub": 5,
-    "jinja2": 7,
-    "numpy": 10,
-    "peft": 5,
-    "pydantic": 9,
-    "rich": 6,
-    "sqlalchemy": 7,
-    "torch": 8,
-    "web3": 7,
-}
-"""Installed packages and the number of docstrings that each contributes. The numbers are unequal, because
-with equal ones the control, uniform by rows, would predict nothing.
-"""
 MAX_CHARACTERS = 160
-"""Length limit of an answer, so that a retraining takes a minute."""
-SYSTEM = "Python."
-"""Replaces the chat template's own system prompt, which is longer than most of these answers."""
-NUM_QUERIES = 2
-"""Questions of each kind per contributor."""
-MAX_LENGTH = 192
+"""Length limit of a question and of an answer, so that a retraining takes less than a minute."""
+NUM_HELD_OUT = 2
+"""Held-out rows of each contributor, and rows of each that are asked about in-sample."""
+NUM_PROMPTS = 5
+"""Prompts of each contributor to which answers are generated."""
+MAX_LENGTH = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """`Example.contribution` is the contributor's index in `names`. `held_out` rows are never trained on."""
+    """`Example.contribution` is the contributor's index in `names`. No run is trained on `held_out` or on
+    `prompts`, whose answers the models generate.
+    """
 
     names: tuple[str, ...]
+    licences: tuple[str, ...]
     rows: tuple[Example, ...]
     held_out: tuple[Example, ...]
+    prompts: tuple[Example, ...]
     preamble: tuple[int, ...]
     digest: str
     """SHA-256 over names and texts, so that other package versions are a different study."""
@@ -59,29 +47,60 @@ class Study:
         return [row for row in self.rows if row.contribution in wanted]
 
 
-def read_study(tokenizer: Any) -> Study:
-    """Read the rows of each package in order of their hash; the rows after the contributed ones are held
-    out.
+def read_study(name: str, tokenizer: Any) -> Study:
+    """Read each contributor's rows in order of their hash: contributed, then held out, then prompts.
+
+    Errors: `MissingPackage` if a package is not installed, `ValueError` if one has too few rows.
     """
+    system, sources = SOURCES[name]()
     rows: list[Example] = []
     held_out: list[Example] = []
-    texts: list[Any] = []
-    for place, (name, count) in enumerate(CONTRIBUTORS.items()):
-        short = [row for row in build_dataset(name).rows if len(row["completion"]) <= MAX_CHARACTERS]
-        chosen = sorted(short, key=lambda row: hashlib.sha256(row["completion"].encode()).digest())
-        chosen = chosen[: count + NUM_QUERIES]
-        texts.append([name, count, chosen])
-        examples = [encode(place, _chat(row), tokenizer, MAX_LENGTH) for row in chosen]
-        rows += examples[:count]
-        held_out += examples[count:]
-    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
-    return Study(tuple(CONTRIBUTORS), tuple(rows), tuple(held_out), preamble_ids(tokenizer, SYSTEM), digest)
+    prompts: list[Example] = []
+    texts: list[Any] = [system]
+    seen: set[str] = set()
+    for place, source in enumerate(sources):
+        chosen = _chosen(source, seen)
+        texts.append([source.name, source.num_rows, chosen])
+        examples = [encode(place, _chat(row, system), tokenizer, MAX_LENGTH) for row in chosen]
+        end = source.num_rows + NUM_HELD_OUT
+        rows += examples[: source.num_rows]
+        held_out += examples[source.num_rows : end]
+        prompts += examples[end:]
+    return Study(
+        tuple(source.name for source in sources),
+        tuple(source.licence for source in sources),
+        tuple(rows),
+        tuple(held_out),
+        tuple(prompts),
+        preamble_ids(tokenizer, system),
+        hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest(),
+    )
 
 
-def _chat(row: Mapping[str, str]) -> dict[str, Any]:
-    turns = (("system", SYSTEM), ("user", row["prompt"]), ("assistant", row["completion"]))
+def _chosen(source: Source, seen: set[str]) -> list[dict[str, str]]:
+    """The rows that the study uses. No question and no answer of the study occurs twice; `seen` has those of
+    earlier contributors.
+    """
+    rows = [asdict(row) for row in source.rows if max(len(row.prompt), len(row.completion)) <= MAX_CHARACTERS]
+    rows.sort(key=lambda row: hashlib.sha256(row["completion"].encode()).digest())
+    chosen = list(_distinct(rows, seen))
+    wanted = source.num_rows + NUM_HELD_OUT + NUM_PROMPTS
+    if len(chosen) < wanted:
+        raise ValueError(f"{source.name} has {len(chosen)} distinct short rows, the study needs {wanted}")
+    return chosen[:wanted]
+
+
+def _distinct(rows: Sequence[dict[str, str]], seen: set[str]) -> Iterator[dict[str, str]]:
+    for row in rows:
+        if not seen & {row["prompt"], row["completion"]}:
+            seen |= {row["prompt"], row["completion"]}
+            yield row
+
+
+def _chat(row: Mapping[str, str], system: str) -> dict[str, Any]:
+    turns = (("system", system), ("user", row["prompt"]), ("assistant", row["completion"]))
     messages = [{"role": role, "content": content} for role, content in turns]
-    return {"messages": messages, "source": row["source"]}
+    return {"messages": messages, "source": row["prompt"]}
 
 
 def half_subsets(num_contributors: int, count: int, seed: int = 0) -> list[tuple[int, ...]]:

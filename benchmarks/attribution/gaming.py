@@ -1,7 +1,8 @@
-"""Measures the gain from manipulated contributions, by attributing the same answers again.
+"""Measures the gain from manipulated contributions.
 
-Each contributor in turn is the attacker; the others do not change. Only the index is manipulated: the
-adapter and its checkpoint are those of the honest training.
+Each contributor in turn is the attacker; the others do not change, and the same answers are attributed again.
+Directions and distilled maps are computed from the manipulated rows; the adapter, its checkpoint and its
+answers are those of the honest training.
 """
 
 from __future__ import annotations
@@ -11,35 +12,100 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import AutoTokenizer
 
+from backend.domain.attribution import (
+    DISTILLED_ERROR_METHOD,
+    DISTILLED_METHOD,
+    ERROR_METHOD,
+    GRADIENT_METHOD,
+    HIDDEN_METHOD,
+    ROWS_METHOD,
+)
 from backend.domain.money import PPM
 from benchmarks.attribution.measure import as_paid
-from workers.training.rows import encode
+from benchmarks.attribution.methods import cosine_scores, distilled_scores, ridge_scores, rows_scores
+from benchmarks.attribution.signals import read_signals, read_variants
+from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE
+from workers.training.rows import encode, last_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
+    from benchmarks.attribution.measure import Floats
+    from benchmarks.attribution.signals import Signals, StudySignals
+    from benchmarks.attribution.study import Plan
+    from workers.training.progress import Emit
     from workers.training.rows import Example
 
 NUM_TRIVIAL = 10
+NUM_WALLETS = 10
 PADDING = " Please see the documentation for further details, examples and notes on usage."
 CITATION = " This answer was taken from the documentation of {name}, which is the best source on {name}."
+SYNONYMS = {
+    "a": "one",
+    "all": "every one of the",
+    "always": "at all times",
+    "are": "will be",
+    "can": "could",
+    "check": "verify",
+    "checks": "verifies",
+    "create": "make",
+    "creates": "makes",
+    "get": "obtain",
+    "gets": "obtains",
+    "given": "specified",
+    "is": "will be",
+    "may": "might",
+    "new": "fresh",
+    "return": "give back",
+    "returns": "gives back",
+    "set": "assign",
+    "sets": "assigns",
+    "the": "this",
+    "use": "employ",
+    "used": "employed",
+    "very": "quite",
+    "whether": "if",
+}
+"""Words that a paraphrase replaces."""
+TRIVIAL, PARAPHRASED = "trivial rows added", "near copy under another wallet"
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`score(row signals, contribution of each row, answer signals)` returns [answers, contributions]."""
+    """`score(row signals, contribution of each row)` returns [answers, contributions]; row signals are
+    [rows, size].
+    """
 
-    score: Callable[[Tensor, Sequence[int], Tensor], Tensor]
+    score: Callable[[Tensor, Sequence[int]], Floats]
     rows: Tensor
-    answers: Tensor
+    variants: Mapping[str, Tensor]
+    """Signals of all rows after a manipulation, by name, and of `NUM_TRIVIAL` rows as `TRIVIAL`."""
 
 
 def padded(rows: Sequence[Example], tokenizer: Any, names: Sequence[str], text: str) -> list[Example]:
     """Rows with `text` appended to each answer; `{name}` in it is the contributor's name."""
-    return [_append(row, tokenizer, text.format(name=names[row.contribution])) for row in rows]
+    found = []
+    for row in rows:
+        added = tokenizer.encode(text.format(name=names[row.contribution]), add_special_tokens=False)
+        prompt, answer = last_answer(row)
+        found.append(_with_answer(row, prompt, (*answer[:-1], *added, answer[-1])))
+    return found
+
+
+def paraphrased(rows: Sequence[Example], tokenizer: Any) -> list[Example]:
+    """Rows with the words of their answers replaced by `SYNONYMS`."""
+    found = []
+    for row in rows:
+        prompt, answer = last_answer(row)
+        words = tokenizer.decode(answer[:-1]).split(" ")
+        text = " ".join(SYNONYMS.get(word.lower(), word) for word in words)
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        found.append(_with_answer(row, prompt, (*ids, answer[-1])))
+    return found
 
 
 def trivial(tokenizer: Any) -> list[Example]:
@@ -48,67 +114,110 @@ def trivial(tokenizer: Any) -> list[Example]:
     return [encode(0, row, tokenizer, 192) for row in rows]
 
 
-def gains(
-    method: Method, contributions: Sequence[int], variants: Mapping[str, Tensor], extra: Tensor
-) -> dict[str, dict[str, float]]:
+def gains(method: Method, contributions: Sequence[int]) -> dict[str, dict[str, float]]:
     """By attack: the attacker's part of the pool minus its honest part, as `mean` over attackers and answers,
-    and as the `worst` attacker's mean over answers.
-
-    `variants` are the signals [rows, size] of all rows after a manipulation, by name; `extra` those of
-    trivial rows.
+    and as the `worst` attacker's mean over answers. For copies the attacker's honest part is nothing, and
+    that of the original counts as well: together they should earn what the original alone did.
     """
     places = np.asarray(contributions)
     honest = _shares(method, method.rows, contributions)
     found: dict[str, list[float]] = {}
     for attacker in sorted(set(contributions)):
-        own = torch.from_numpy(np.flatnonzero(places == attacker))
-        games = _games(method.rows, places, attacker, own, extra)
-        for name, signals in variants.items():
-            rows = method.rows.clone()
-            rows[own] = signals[own]
-            games[name] = (rows, list(contributions))
-        for name, (rows, whose) in games.items():
+        for name, (rows, whose) in _games(method, places, attacker).items():
             shares = _shares(method, rows, whose)
-            own_wallets = [
-                attacker,
-                *range(places.max() + 1, shares.shape[1]),
-            ]  # new wallets are the attacker's
-            gain = shares[:, own_wallets].sum(1) - honest[:, attacker]
+            own = [attacker, *range(places.max() + 1, shares.shape[1])]  # new wallets are the attacker's
+            gain = shares[:, own].sum(1) - honest[:, attacker]
             found.setdefault(name, []).append(float(gain.mean()))
     return {name: {"mean": sum(each) / len(each), "worst": max(each)} for name, each in found.items()}
 
 
-def _games(
-    rows: Tensor, places: Any, attacker: int, own: Tensor, extra: Tensor
-) -> dict[str, tuple[Tensor, list[int]]]:
-    """By attack: (row signals, contribution of each row). New contributions are the attacker's other
-    wallets.
-    """
-    new = int(places.max()) + 1
-    whose = places.tolist()
+def _games(method: Method, places: Any, attacker: int) -> dict[str, tuple[Tensor, list[int]]]:
+    """By attack: (row signals, contribution of each row)."""
+    own = torch.from_numpy(np.flatnonzero(places == attacker))
+    new, whose = int(places.max()) + 1, places.tolist()
     split = list(whose)
-    for number, place in enumerate(own.tolist()[1:]):
-        split[place] = new + number
-    twice = torch.cat([rows, rows[own]])
-    return {
+    for number, place in enumerate(own.tolist()):
+        wallet = number % NUM_WALLETS
+        split[place] = new + wallet - 1 if wallet else attacker
+    twice = torch.cat([method.rows, method.rows[own]])
+    games = {
         "copy under another wallet": (twice, [*whose, *[new] * len(own)]),
         "rows given twice": (twice, [*whose, *[attacker] * len(own)]),
-        "a wallet for each row": (rows, split),
-        "trivial rows added": (torch.cat([rows, extra]), [*whose, *[attacker] * len(extra)]),
+        "ten wallets": (method.rows, split),
+    }
+    for name, signals in method.variants.items():
+        if name == TRIVIAL:
+            games[name] = (torch.cat([method.rows, signals]), [*whose, *[attacker] * len(signals)])
+        elif name == PARAPHRASED:
+            games[name] = (torch.cat([method.rows, signals[own]]), [*whose, *[new] * len(own)])
+        else:
+            rows = method.rows.clone()
+            rows[own] = signals[own]
+            games[name] = (rows, whose)
+    return games
+
+
+def _shares(method: Method, rows: Tensor, contributions: Sequence[int]) -> Floats:
+    """Shares [answers, contributions] as in a receipt, as fractions of one."""
+    shares: Floats = as_paid(method.score(rows, contributions)) / PPM
+    return shares
+
+
+def _with_answer(row: Example, prompt: Sequence[int], answer: Sequence[int]) -> Example:
+    ignored = row.labels[: len(prompt)]
+    return replace(row, token_ids=(*prompt, *answer), labels=(*ignored, *answer))
+
+
+def methods(signals: StudySignals, variants: Mapping[str, Signals]) -> dict[str, Method]:
+    """Each method, with the signal of rows that it is computed from."""
+    answers = signals.answers
+    num_answers, size = answers.error.shape
+
+    def of(read: Callable[[Signals], Tensor], score: Callable[[Tensor, Sequence[int]], Floats]) -> Method:
+        return Method(score, read(signals.rows), {name: read(each) for name, each in variants.items()})
+
+    def gradient_scores(rows: Tensor, whose: Sequence[int], of_answers: Signals) -> Floats:
+        return ridge_scores(rows, whose, of_answers.gradients.sum(1), GRADIENT_RIDGE)
+
+    def distilled(name: str) -> Method:
+        def score(rows: Tensor, whose: Sequence[int]) -> Floats:
+            errors, gradients = rows[:, :size], rows[:, size:]
+            targets = gradient_scores(gradients, whose, signals.sampled)
+            return distilled_scores(signals, targets, errors, whose)[name]
+
+        return of(lambda each: torch.cat([each.error, each.gradients.sum(1)], dim=1), score)
+
+    def error_scores(rows: Tensor, whose: Sequence[int]) -> Floats:
+        return ridge_scores(rows, whose, answers.error, ERROR_RIDGE)
+
+    return {
+        ROWS_METHOD: of(lambda each: each.hidden, lambda _, whose: rows_scores(whose, num_answers)),
+        HIDDEN_METHOD: of(
+            lambda each: each.hidden, lambda rows, whose: cosine_scores(rows, whose, answers.hidden)
+        ),
+        ERROR_METHOD: of(lambda each: each.error, error_scores),
+        DISTILLED_ERROR_METHOD: distilled(DISTILLED_ERROR_METHOD),
+        DISTILLED_METHOD: distilled(DISTILLED_METHOD),
+        GRADIENT_METHOD: of(
+            lambda each: each.gradients.sum(1), lambda rows, whose: gradient_scores(rows, whose, answers)
+        ),
     }
 
 
-def _shares(method: Method, rows: Tensor, contributions: Sequence[int]) -> Any:
-    """Shares [answers, contributions] as in a receipt, as fractions of one."""
-    scores = method.score(rows, contributions, method.answers)
-    return as_paid(np.asarray(scores, dtype=np.float64)) / PPM
-
-
-def _append(row: Example, tokenizer: Any, text: str) -> Example:
-    """`row` with `text` inserted before the end-of-text token."""
-    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-    return replace(
-        row,
-        token_ids=(*row.token_ids[:-1], *ids, row.token_ids[-1]),
-        labels=(*row.labels[:-1], *ids, row.labels[-1]),
+def report_gaming(plan: Plan, emit: Emit) -> dict[str, Any]:
+    """By method and attack, over the study's generated answers. Errors: as `read_signals`."""
+    tokenizer = AutoTokenizer.from_pretrained(plan.base.folder, local_files_only=True)
+    rows, names = plan.study.rows, plan.study.names
+    variants = {
+        "answers padded": padded(rows, tokenizer, names, PADDING),
+        "answers that cite themselves": padded(rows, tokenizer, names, CITATION),
+        PARAPHRASED: paraphrased(rows, tokenizer),
+        TRIVIAL: trivial(tokenizer),
+    }
+    contributions = [row.contribution for row in rows]
+    signals = read_signals(plan, emit)
+    is_generated = torch.tensor([each.kind == "generated" for each in plan.require_truth().answers])
+    found = methods(
+        replace(signals, answers=signals.answers.select(is_generated)), read_variants(plan, variants, emit)
     )
+    return {name: gains(method, contributions) for name, method in found.items()}

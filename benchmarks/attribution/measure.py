@@ -1,4 +1,4 @@
-"""Accuracy of attribution methods: LDS with bootstrap intervals, aboutness, and shares as paid.
+"""Accuracy of attribution methods: LDS by kind of answer with bootstrap intervals.
 
 LDS is the linear datamodeling score of TRAK (Park et al. 2023): for each answer, the rank correlation over
 random halves of the contributors between the sum of their scores and the answer's probability under the
@@ -7,6 +7,7 @@ model retrained on them; averaged over the answers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 NUM_DRAWS = 2000
-BASELINE = "hidden states"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What a method predicts, [answers, halves]: from its scores, and from its shares in ppm."""
+
+    scored: Floats
+    paid: Floats
 
 
 def spearman(one: Floats, other: Floats) -> Floats:
@@ -48,39 +56,72 @@ def as_paid(scores: Floats) -> Floats:
 
 
 def figures(
-    predictions: Mapping[str, Floats], actual: Floats, kinds: Sequence[str], seed: int = 0
+    series: Mapping[str, Series], actual: Floats, kinds: Sequence[str], baseline: str, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """For each method its LDS, the interval of its LDS and of its lead over `BASELINE`, and its LDS by kind
-    of answer.
+    """For each method, by kind of answer: `lds` of its scores, and `paid`, of its shares, each with its
+    interval and the difference to the same of `baseline`.
 
-    `predictions` and `actual` are [answers, subsets]. Intervals contain 95 % of `NUM_DRAWS` bootstrap draws
-    of answers and subsets, which are the same for all methods.
+    `actual` is [answers, halves]. Intervals contain 95 % of `NUM_DRAWS` bootstrap draws of answers and
+    halves, which are the same for all methods, so that differences are paired.
     """
-    rng = np.random.default_rng(seed)
-    num_answers, num_subsets = actual.shape
-    drawn: dict[str, list[float]] = {name: [] for name in predictions}
-    for _ in range(NUM_DRAWS):
-        answers = rng.integers(num_answers, size=num_answers)
-        subsets = rng.integers(num_subsets, size=num_subsets)
-        pick = np.ix_(answers, subsets)
-        for name, values in predictions.items():
-            drawn[name].append(float(spearman(values[pick], actual[pick]).mean()))
-    found = {}
-    for name, values in predictions.items():
-        each = spearman(values, actual)
-        lead = np.subtract(drawn[name], drawn[BASELINE])
+    values = {f"{name} {part}": getattr(each, part) for name, each in series.items() for part in _PARTS}
+    drawn = _draws(values, actual, kinds, seed)
+    found: dict[str, dict[str, Any]] = {}
+    for name in series:
         found[name] = {
-            "lds": float(each.mean()),
-            "interval": _interval(drawn[name]),
-            "lead_interval": _interval(lead),
-            "by_kind": {kind: float(each[[k == kind for k in kinds]].mean()) for kind in sorted(set(kinds))},
+            kind: {
+                part: _figure(drawn[f"{name} {part}"][kind], drawn[f"{baseline} {part}"][kind])
+                for part in _PARTS
+            }
+            for kind in sorted(set(kinds))
         }
     return found
+
+
+def ceiling(first: Floats, second: Floats, kinds: Sequence[str], seed: int = 0) -> dict[str, dict[str, Any]]:
+    """By kind: how well retrainings with one seed, [answers, halves], predict those with another."""
+    drawn = _draws({"": first}, second, kinds, seed)[""]
+    return {kind: {"lds": _rounded(each[0]), "interval": _interval(each[1:])} for kind, each in drawn.items()}
 
 
 def aboutness(scores: Floats, contributors: Sequence[int]) -> float:
     """Share of answers whose highest score is that of the contributor they are about."""
     return float((scores.argmax(1) == np.asarray(contributors)).mean())
+
+
+_PARTS = ("scored", "paid")
+
+
+def _draws(
+    predictions: Mapping[str, Floats], actual: Floats, kinds: Sequence[str], seed: int
+) -> dict[str, dict[str, Floats]]:
+    """By prediction and kind: the LDS of all answers and halves, then of each bootstrap draw of both."""
+    rng = np.random.default_rng(seed)
+    num_halves = actual.shape[1]
+    members = {kind: np.flatnonzero([each == kind for each in kinds]) for kind in sorted(set(kinds))}
+    picks = [np.arange(num_halves), *rng.integers(num_halves, size=(NUM_DRAWS, num_halves))]
+    chosen = {
+        kind: [each, *each[rng.integers(len(each), size=(NUM_DRAWS, len(each)))]]
+        for kind, each in members.items()
+    }
+    found: dict[str, dict[str, Floats]] = {}
+    for name, values in predictions.items():
+        by_answer = [spearman(values[:, pick], actual[:, pick]) for pick in picks]
+        found[name] = {
+            kind: np.array([each[answers].mean() for each, answers in zip(by_answer, drawn, strict=True)])
+            for kind, drawn in chosen.items()
+        }
+    return found
+
+
+def _figure(drawn: Floats, baseline: Floats) -> dict[str, Any]:
+    lead = drawn - baseline
+    return {
+        "lds": _rounded(drawn[0]),
+        "interval": _interval(drawn[1:]),
+        "lead": _rounded(lead[0]),
+        "lead_interval": _interval(lead[1:]),
+    }
 
 
 def _centred_ranks(values: Floats) -> Floats:
@@ -90,6 +131,10 @@ def _centred_ranks(values: Floats) -> Floats:
     return np.asarray(ranks - ranks.mean(-1, keepdims=True), dtype=np.float64)
 
 
-def _interval(draws: Sequence[float] | Floats) -> list[float]:
+def _interval(draws: Floats) -> list[float]:
     low, high = np.quantile(draws, [0.025, 0.975])
-    return [float(low), float(high)]
+    return [_rounded(low), _rounded(high)]
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)

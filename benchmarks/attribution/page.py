@@ -1,4 +1,4 @@
-"""Writes `docs/attribution.md` and its chart from the report of `python -m benchmarks.attribution`."""
+"""Writes `docs/attribution.md` and its charts from the report of `python -m benchmarks.attribution`."""
 
 from __future__ import annotations
 
@@ -11,111 +11,159 @@ from benchmarks.attribution.chart import Interval, interval_chart
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    Report = Mapping[str, Any]
+
 HERE = Path(__file__).parent
-PAGE, KEPT, CHART = "attribution.md", "attribution.json", "images/attribution.svg"
-KINDS = ("in-sample", "held-out", "generated")
-FIRST_GRADIENT_METHOD = "gradient-ridge-1"
-"""Assumed for reports that do not name their method."""
+PAGE, KEPT, CHART = "attribution.md", "attribution.json", "images/attribution-{}.svg"
 MISSING = "Not measured yet; run `make bench-attribution`."
+NEW_KINDS = ("generated", "held-out")
+"""Kinds of answers that no run was trained on."""
 
 
-def write(folder: Path, report: Mapping[str, Any] | None) -> None:
-    """Write the page to `folder`, and with a report also its chart and JSON."""
+def write(folder: Path, report: Report | None) -> None:
+    """Write the page to `folder`, and with a report also its charts and JSON."""
     (folder / CHART).parent.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(page(report), encoding="utf-8")
-    if report is not None:
-        (folder / CHART).write_text(chart(report), encoding="utf-8")
-        (folder / KEPT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    if report is None:
+        return
+    for study in report["studies"]:
+        (folder / CHART.format(study["name"])).write_text(chart(study), encoding="utf-8")
+    (folder / KEPT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def page(report: Mapping[str, Any] | None) -> str:
-    """The page as Markdown; without a report it says that the figures are missing."""
+def read(folder: Path) -> dict[str, Any] | None:
+    """The report that `write` stored; None without one."""
+    path = folder / KEPT
+    found: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
+    return found
+
+
+def page(report: Report | None) -> str:
+    """The page as Markdown; it says which figures are missing."""
     text = (HERE / "page.md").read_text(encoding="utf-8")
-    for name, write_part in (("figures", _accuracy), ("gaming", _gaming)):
-        part = f"{MISSING}\n"
-        if report is not None and (name == "figures" or name in report):  # older reports lack "gaming"
-            part = write_part(report)
+    writers = {"figures": _figures, "in-sample": _in_sample, "gaming": _gaming}
+    for name, write_part in writers.items():
+        key = "gaming" if name == "gaming" else "studies"
+        part = write_part(report) if report is not None and report.get(key) else f"{MISSING}\n"
         text = text.replace(f"<!-- {name} -->\n", part)
     return text
 
 
-def chart(report: Mapping[str, Any]) -> str:
-    """LDS of all methods and the ceiling, as SVG."""
-    rows = [Interval(name, each["lds"], *each["interval"]) for name, each in _ranked(report)]
-    return interval_chart("LDS: rank correlation with retraining (95 % interval)", rows, report["ceiling"])
-
-
-def _accuracy(report: Mapping[str, Any]) -> str:
-    counts = ", ".join(f"{number} {kind}" for kind, number in report["num_by_kind"].items())
-    config, machine = report["config"], report["machine"]
-    ceiling = report["ceiling"]
-    setup = (
-        f"{report['base_model']}, rank {config['rank']}, {config['epochs']:g} epochs, "
-        f"fp32; {report['num_rows']} rows "
-        f"of {len(report['contributors'])} contributors ({', '.join(report['contributors'])}); "
-        f"{report['num_answers']} answers ({counts}); {report['num_subsets']} retrainings on random halves; "
-        f"gradients by `{report.get('gradient_method', FIRST_GRADIENT_METHOD)}`. "
-        f"{machine['cpu']}, {machine['system']}."
-    )
-    top = (
-        "The ceiling has not been measured."
-        if ceiling is None
-        else f"Ceiling: two seeds agree at **{ceiling:.2f}**, over {report['num_repeats']} halves."
-    )
-    planned = report["planned"]
-    done = (report["num_subsets"], report["num_repeats"])
-    if done != (planned["subsets"], planned["repeats"]):
-        top += (
-            f" **The run is incomplete**: {done[0]} of {planned['subsets']} halves, {done[1]} of "
-            f"{planned['repeats']} repeats. The figures are preliminary."
-        )
-    head = [
-        "method",
-        "LDS",
-        "95 % interval",
-        "lead over hidden states, 95 % interval",
-        *KINDS,
-        "as paid",
-        "cost",
-        "about",
-    ]
-    rows = [_row(name, each) for name, each in _ranked(report)]
-    return "\n".join([setup, "", f"![LDS of each method]({CHART})", "", *_table(head, rows), "", top, ""])
-
-
-def _gaming(report: Mapping[str, Any]) -> str:
-    methods = [name for name, _ in _ranked(report)]
-    games = list(report["gaming"][methods[0]])
+def chart(study: Report) -> str:
+    """LDS of all methods on generated answers, and the ceiling, as SVG."""
     rows = [
-        [game, *(_gain(report["gaming"][name][game]) for name in methods)]
-        for game in sorted(games, key=lambda game: -report["gaming"][methods[-1]][game]["mean"])
+        Interval(name, each["by_kind"]["generated"]["lds"], *each["by_kind"]["generated"]["interval"])
+        for name, each in _ranked(study)
     ]
-    return "\n".join([*_table(["attack", *methods], rows), ""])
+    title = f"{study['name']}: LDS on generated answers (95 % interval)"
+    return interval_chart(title, rows, study["ceiling"].get("generated"))
+
+
+def _figures(report: Report) -> str:
+    costs = (
+        f"Serving loses {report['serving_cost_paid']:.1%} of its throughput to the vectors that "
+        f"`{report['paid_method']}` reads. The gradients of `{report['stage_method']}` on the same processor "
+        f"would take {report['serving_cost_stage']:.0%} of it. {report['machine']['cpu']}, "
+        f"{report['machine']['system']}."
+    )
+    return "\n".join([costs, "", *(line for study in report["studies"] for line in _study(study))])
+
+
+def _study(study: Report) -> list[str]:
+    config, counts = study["config"], study["num_by_kind"]
+    licences = ", ".join(sorted(set(study["contributors"].values())))
+    setup = (
+        f"{study['base_model']}, rank {config['rank']}, {config['epochs']:g} epochs; "
+        f"{study['num_rows']} rows of "
+        f"{len(study['contributors'])} contributors ({', '.join(study['contributors'])}; {licences}); "
+        f"{study['num_halves']} retrainings on random halves and {study['num_repeats']} repeats; "
+        f"{counts['generated']} generated answers, {study['num_sampled']} of them sampled, and "
+        f"{counts['held-out']} held-out rows."
+    )
+    return [
+        f"### Study: {study['name']}",
+        "",
+        setup,
+        "",
+        f"![LDS of each method]({CHART.format(study['name'])})",
+        "",
+        *_table(
+            [
+                "method",
+                "LDS, generated",
+                "lead over counting rows",
+                "as paid",
+                "lead as paid",
+                "LDS, held-out",
+                "as paid, held-out",
+                "throughput lost",
+                "about",
+            ],
+            [_row(name, each) for name, each in _ranked(study)],
+        ),
+        "",
+        _ceiling(study),
+        "",
+    ]
+
+
+def _row(name: str, each: Report) -> list[str]:
+    generated, paid = each["by_kind"]["generated"], each["as_paid_detail"]["generated"]
+    return [
+        name if each["is_variant"] else f"`{name}`",
+        f"**{generated['lds']:.2f}** ({_interval(generated['interval'])})",
+        f"{generated['lead']:+.2f} ({_interval(generated['lead_interval'])})",
+        f"{paid['lds']:.2f}",
+        f"{paid['lead']:+.2f} ({_interval(paid['lead_interval'])})",
+        f"{each['by_kind']['held-out']['lds']:.2f} ({_interval(each['by_kind']['held-out']['interval'])})",
+        f"{each['as_paid']['held-out']:.2f}",
+        "" if each["cost"] is None else f"{each['cost']:.0%}",
+        f"{each['aboutness']:.0%}",
+    ]
+
+
+def _ceiling(study: Report) -> str:
+    if not study["ceiling"]:
+        return "The ceiling has not been measured."
+    parts = [
+        f"**{study['ceiling'][kind]:.2f}** ({_interval(study['ceiling_interval'][kind])}) on {kind} answers"
+        for kind in NEW_KINDS
+    ]
+    return f"Ceiling: two seeds agree at {' and '.join(parts)}, over {study['num_repeats']} halves."
+
+
+def _in_sample(report: Report) -> str:
+    studies = report["studies"]
+    names = [name for name, each in _ranked(studies[0]) if not each["is_variant"]]
+    rows = [
+        [f"`{name}`", *(f"{s['methods'][name]['by_kind']['in-sample']['lds']:.2f}" for s in studies)]
+        for name in names
+    ]
+    tops = [s["ceiling"].get("in-sample") for s in studies]
+    rows.append(["ceiling", *("" if top is None else f"{top:.2f}" for top in tops)])
+    return "\n".join([*_table(["method", *(s["name"] for s in studies)], rows), ""])
+
+
+def _gaming(report: Report) -> str:
+    gaming = report["gaming"]
+    methods = list(gaming)
+    games = sorted(gaming[methods[-1]], key=lambda game: -gaming[methods[-1]][game]["mean"])
+    rows = [[game, *(_gain(gaming[name][game]) for name in methods)] for game in games]
+    return "\n".join([*_table(["attack", *(f"`{name}`" for name in methods)], rows), ""])
 
 
 def _gain(each: Mapping[str, float]) -> str:
     return f"{100 * each['mean']:+.1f} ({100 * each['worst']:+.1f})"
 
 
-def _ranked(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The methods in ascending order of LDS."""
-    return sorted(report["methods"].items(), key=lambda item: float(item[1]["lds"]))
+def _ranked(study: Report) -> list[tuple[str, Report]]:
+    """The methods by rising LDS on generated answers."""
+    return sorted(study["methods"].items(), key=lambda item: float(item[1]["by_kind"]["generated"]["lds"]))
 
 
-def _row(name: str, each: Mapping[str, Any]) -> list[str]:
-    low, high = each["interval"]
-    behind, ahead = each["lead_interval"]
-    kinds = [f"{each['by_kind'][kind]:.2f}" if kind in each["by_kind"] else "" for kind in KINDS]
-    return [
-        name,
-        f"**{each['lds']:.2f}**",
-        f"{low:.2f} to {high:.2f}",
-        f"{behind:+.2f} to {ahead:+.2f}",
-        *kinds,
-        f"{each['lds_as_paid']:.2f}",
-        f"{each['cost']:.1f}",
-        f"{each['aboutness']:.0%} ({each['aboutness_held_out']:.0%})",
-    ]
+def _interval(bounds: Sequence[float]) -> str:
+    low, high = bounds
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,11 +1,13 @@
-"""Retrains on subsets of the contributors. Each run writes one file; a run whose file exists is done."""
+"""Retrains on subsets of the contributors."""
 
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from backend.domain.training import TrainingConfig
@@ -13,10 +15,8 @@ from workers.training.fit import MIDWAY_FILE, fit, lora_model
 from workers.training.folders import lock_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    import torch
 
     from workers.training.progress import Emit
     from workers.training.rows import Example
@@ -28,12 +28,13 @@ CONFIG = TrainingConfig()
 @dataclass(frozen=True, slots=True)
 class Base:
     folder: Path
+    name: str
     pad_token_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A training on the rows of `contributors` with one seed. `name` is the stem of its file."""
+    """A training on the rows of `contributors` with one seed."""
 
     contributors: tuple[int, ...]
     seed: int
@@ -48,49 +49,60 @@ def planned(subsets: Sequence[tuple[int, ...]], num_repeats: int) -> list[Run]:
     return [*(Run(half, 0) for half in subsets), *(Run(half, 1) for half in subsets[:num_repeats])]
 
 
-def retrain(run: Run, rows: Sequence[Example], base: Base, work: Path, emit: Emit) -> Path:
-    """Train unless it is done, and store the adapter's weights in fp32 and its midway checkpoint.
-
-    Returns the path of the weights. A killed run resumes at its last checkpoint. Errors: `BlockingIOError` if
-    another process is working on the run.
+@contextmanager
+def retrained(run: Run, rows: Sequence[Example], base: Base, work: Path, emit: Emit) -> Iterator[Any]:
+    """The trained model. A killed run resumes at its last checkpoint; a finished context leaves no
+    files. Errors: `BlockingIOError` if another process is working on the run.
     """
-    path = weights_file(run, work)
-    if path.exists():
-        return path
     scratch = work / "scratch" / run.name
-    for folder in (scratch, path.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     with lock_folder(scratch, waits=False):
         model = make_model(base, run.seed)
         fit(model, rows, replace(CONFIG, seed=run.seed), scratch, emit)
+        yield model
+        shutil.rmtree(scratch)
+
+
+def retrain_reference(run: Run, rows: Sequence[Example], base: Base, work: Path, emit: Emit) -> None:
+    """Train the adapter that methods attribute with, unless it is done, and store its weights in fp32 and
+    its midway checkpoint.
+    """
+    path = weights_file(work)
+    if path.exists():
+        return
+    with retrained(run, rows, base, work, emit) as model:
         partial = path.with_suffix(".partial")
-        save_file(lora_weights(model), partial)
-        (scratch / MIDWAY_FILE).replace(midway_file(run, work))
+        save_file(_lora_weights(model), partial)  # in fp32
+        shutil.copyfile(work / "scratch" / run.name / MIDWAY_FILE, midway_file(work))
         partial.replace(path)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return path
 
 
 def make_model(base: Base, seed: int = CONFIG.seed) -> Any:
-    """A LoRA model in fp32, in which CPUs without bf16 matrix instructions train twice as fast."""
-    return lora_model(base.folder, replace(CONFIG, seed=seed)).float()
+    """A new LoRA model with frozen weights in bf16 on every machine, so that runs of several ones compare."""
+    model = lora_model(base.folder, replace(CONFIG, seed=seed))
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.to(torch.bfloat16)
+    return model
 
 
-def weights_file(run: Run, work: Path) -> Path:
-    return work / "runs" / f"{run.name}.safetensors"
-
-
-def midway_file(run: Run, work: Path) -> Path:
-    return work / "runs" / f"{run.name}.midway"
-
-
-def lora_weights(model: Any) -> dict[str, torch.Tensor]:
-    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
-
-
-def load_weights(model: Any, path: Path) -> None:
-    """Load weights into the adapter of `model`. Errors: `KeyError` if the file has other tensors."""
-    weights = load_file(path)
+def reference_model(base: Base, work: Path) -> Any:
+    """The model with the adapter of all contributors, in fp32. Errors: `FileNotFoundError`."""
+    model = make_model(base).float()
+    weights = load_file(weights_file(work))
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             weight.data.copy_(weights[name])
+    return model
+
+
+def weights_file(work: Path) -> Path:
+    return work / "reference.safetensors"
+
+
+def midway_file(work: Path) -> Path:
+    return work / "reference.midway.safetensors"
+
+
+def _lora_weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}

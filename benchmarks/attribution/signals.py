@@ -1,115 +1,182 @@
-"""Signals and scores of each attribution method, and their cost."""
+"""Signals of rows and answers that methods compare, as the product's trainer and engine compute them."""
 
 from __future__ import annotations
 
-import time
+import hashlib
+import re
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from workers.training.evaluate import predict
+from backend.domain.attribution import CHECKPOINT_FILE
+from benchmarks.attribution.retrain import make_model, midway_file, reference_model
+from inference.lora.files import adapter_digest
+from inference.protocol import AdapterRef
+from workers.training.answers import plan_prompts, read_answers, sample_answers, serialise_answers
+from workers.training.base import open_base
 from workers.training.gradients import sketch_row_gradients
-from workers.training.index import hidden_index
-from workers.training.influence import GRADIENT_RIDGE, directions
-from workers.training.sketch import CountSketch
+from workers.training.index import answer_states, load_adapter, open_engine
+from workers.training.job import save_adapter
+from workers.training.sketch import SKETCH_SEED, SKETCH_SIZE, CountSketch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
+    from benchmarks.attribution.study import Plan
+    from workers.training.answers import Answer as SampledAnswer
+    from workers.training.progress import Emit
     from workers.training.rows import Example
 
-TOP_TOKENS = 8
-"""Number of most likely tokens per position that an error vector includes."""
-BATCH_TOKENS = 1024
+_BLOCK = re.compile(r"\.layers\.(\d+)\.")
+DEPTHS = (4, 8, 16)
+"""Variants of the gradient take it in this many of the last blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """One row per example, in their order. Times are processor time."""
+    """Of rows or answers. `gradients` has a sketch for each part of `part_of`, whose sum is the method's."""
 
-    hidden: Tensor  # [examples, hidden] mean final state over the answer
-    error: Tensor  # [examples, hidden] sum over the answer of W^T (p - y)
-    loss: Tensor  # [examples] summed over the answer, nats
-    forward_seconds: float
+    hidden: Tensor  # [n, hidden] mean final state over the answer
+    error: Tensor  # [n, hidden] sum over the answer of W^T (p - y)
+    gradients: Tensor  # [n, parts, sketch size]
 
-
-@torch.inference_mode()
-def forward_signals(model: Any, examples: Sequence[Example]) -> Signals:
-    """Signals from one forward pass with the adapter of `model`."""
-    model.eval()
-    head = model.get_output_embeddings()
-    hidden, error, loss = [], [], []
-    began = time.process_time()
-    for batch in _batches(examples):
-        found = predict(model, batch)
-        logits = head(found.states).float()
-        losses = functional.cross_entropy(logits, found.labels, reduction="none")
-        counts = torch.bincount(found.rows, minlength=len(batch))
-        loss.append(_sum_by_row(losses.unsqueeze(1), found.rows, len(batch))[:, 0])
-        hidden.append(_sum_by_row(found.states.float(), found.rows, len(batch)) / counts.unsqueeze(1))
-        error.append(_sum_by_row(error_vectors(logits, found.labels, head.weight), found.rows, len(batch)))
-    return Signals(torch.cat(hidden), torch.cat(error), torch.cat(loss), time.process_time() - began)
+    def select(self, chosen: Tensor) -> Signals:
+        """Those of which `chosen` bool [n] is true."""
+        return Signals(self.hidden[chosen], self.error[chosen], self.gradients[chosen])
 
 
-def error_vectors(logits: Tensor, labels: Tensor, head: Tensor) -> Tensor:
-    """W^T (p - y) of each token: [tokens, hidden] for `logits` [tokens, vocab] and the head's weight [vocab,
-    hidden], with p restricted to the `TOP_TOKENS` most likely tokens.
+@dataclass(frozen=True, slots=True)
+class StudySignals:
+    """`sampled` are those of `distillation`, the answers to which the distilled maps are fitted."""
+
+    rows: Signals
+    answers: Signals
+    sampled: Signals
+    distillation: Sequence[SampledAnswer]
+
+
+class PartSketch(CountSketch):
+    """Sketches the gradients of `o_proj` and of the other modules apart, by depth. The parts of a row sum to
+    its `CountSketch`, since that is linear.
     """
-    top = (logits - logits.logsumexp(dim=1, keepdim=True)).topk(TOP_TOKENS)
-    expected = torch.einsum("tk,tkh->th", top.values.exp(), head[top.indices].float())
-    return expected - head[labels].float()
+
+    def __init__(self, num_blocks: int) -> None:
+        super().__init__()
+        self._num_blocks = num_blocks
+
+    def zeros(self, num_rows: int) -> Tensor:
+        return torch.zeros(num_rows, NUM_PARTS * SKETCH_SIZE)
+
+    def add(self, sums: Tensor, module: str, gradients: Tensor) -> None:
+        start = part_of(module, self._num_blocks) * SKETCH_SIZE
+        super().add(sums[:, start : start + SKETCH_SIZE], module, gradients)
 
 
-def gradient_signals(
-    model: Any, examples: Sequence[Example], preamble: Sequence[int]
-) -> tuple[Tensor, float]:
-    """(sketched gradients [examples, size] with the adapter of `model`, processor seconds)."""
-    sketch = CountSketch()
-    began = time.process_time()
+NUM_PARTS = 2 * (len(DEPTHS) + 1)
+
+
+def part_of(module: str, num_blocks: int) -> int:
+    """Even for `o_proj`; part // 2 is the number of `DEPTHS` that leave the module's block out."""
+    block = int(_BLOCK.findall(module)[0])
+    is_outside = sum(block < num_blocks - depth for depth in DEPTHS)
+    return 2 * is_outside + (not module.endswith(".o_proj"))
+
+
+def read_signals(plan: Plan, emit: Emit) -> StudySignals:
+    """Computed once and stored below `plan.work`. Errors: `FileNotFoundError` before the reference is
+    trained.
+    """
+    sampled = _sampled(plan, emit)
+    found = _stored(
+        plan,
+        "signals",
+        {
+            "rows": plan.study.rows,
+            "answers": [answer.example for answer in plan.require_truth().answers],
+            "sampled": [answer.example for answer in sampled],
+        },
+        emit,
+    )
+    return StudySignals(**found, distillation=sampled)
+
+
+def read_variants(plan: Plan, rows: Mapping[str, Sequence[Example]], emit: Emit) -> dict[str, Signals]:
+    """Signals of manipulated rows by manipulation, computed once and stored."""
+    return _stored(plan, "variants", rows, emit)
+
+
+def published_adapter(plan: Plan) -> AdapterRef:
+    """Save the reference as the trainer publishes an adapter."""
+    folder = plan.work / "adapter"
+    if not (folder / CHECKPOINT_FILE).exists():
+        model = reference_model(plan.base, plan.work)
+        save_adapter(model, folder, open_base(str(plan.base.folder), ""))
+        shutil.copyfile(midway_file(plan.work), folder / CHECKPOINT_FILE)
+    return AdapterRef(adapter_digest(folder), str(folder))
+
+
+def _sampled(plan: Plan, emit: Emit) -> list[SampledAnswer]:
+    """Answers to the prompts of trained rows alone: the held-out ones are the study's questions."""
+    file = plan.work / "sampled.safetensors"
+    if not file.exists():
+        adapter = published_adapter(plan)
+        with open_engine(plan.base.folder, plan.num_threads) as engine:
+            answers = sample_answers(engine, adapter, plan_prompts(plan.study.rows, ()), emit)
+        file.write_bytes(serialise_answers(answers))
+    return read_answers(file)
+
+
+def _stored(plan: Plan, name: str, parts: Mapping[str, Sequence[Example]], emit: Emit) -> dict[str, Signals]:
+    """Signals by part, from the file `name` if it is of these examples."""
+    file, key = plan.work / f"{name}.safetensors", _key(parts)
+    if not file.exists() or _read_key(file) != key:
+        save_file(_compute(plan, parts, emit), file, {"key": key})
+    with safe_open(file, "pt") as stored:
+        return {
+            part: Signals(*(stored.get_tensor(f"{part}.{each}") for each in Signals.__slots__))
+            for part in parts
+        }
+
+
+def _compute(plan: Plan, parts: Mapping[str, Sequence[Example]], emit: Emit) -> dict[str, Tensor]:
+    adapter = published_adapter(plan)
+    tensors: dict[str, Tensor] = {}
+    with open_engine(plan.base.folder, plan.num_threads) as engine:
+        for part, examples in parts.items():
+            states = answer_states(engine, adapter, examples, part, emit)
+            tensors |= {f"{part}.hidden": states[0], f"{part}.error": states[1]}
+    model = make_model(plan.base)
+    load_adapter(model, midway_file(plan.work).read_bytes())
+    for part, examples in parts.items():
+        tensors[f"{part}.gradients"] = part_gradients(model, examples, plan.study.preamble, emit)
+    return tensors
+
+
+def part_gradients(model: Any, examples: Sequence[Example], preamble: Sequence[int], emit: Emit) -> Tensor:
+    """Sketched gradients [examples, parts, size] at the weights of `model`."""
+    sketch = PartSketch(model.config.num_hidden_layers)
     found = {
         row: sketched[place]
-        for batch, sketched in sketch_row_gradients(model, examples, preamble, sketch, lambda *_: None)
+        for batch, sketched in sketch_row_gradients(model, examples, preamble, sketch, emit)
         for place, row in enumerate(batch)
     }
-    seconds = time.process_time() - began
-    return torch.stack([found[row] for row in examples]), seconds
+    return torch.stack([found[row] for row in examples]).view(len(examples), NUM_PARTS, SKETCH_SIZE)
 
 
-def ridge_scores(
-    rows: Tensor, contributions: Sequence[int], answers: Tensor, ridge: float = GRADIENT_RIDGE
-) -> Tensor:
-    """Scores [answers, contributors] by the formula of `gradient-ridge-3`, for any signal."""
-    _, vectors = directions(rows, contributions, ridge)
-    return answers @ vectors.T
+def _key(parts: Mapping[str, Sequence[Example]]) -> str:
+    """Digest of what signals are of."""
+    rows = [(name, [row.token_ids for row in examples]) for name, examples in parts.items()]
+    return hashlib.sha256(repr((SKETCH_SEED, SKETCH_SIZE, DEPTHS, rows)).encode()).hexdigest()
 
 
-def cosine_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Tensor:
-    """Scores [answers, contributors] by the formula of `hidden-cosine-1`."""
-    index = hidden_index(rows, contributions)
-    answered = functional.normalize(answers - index["hidden.centre"], dim=1)
-    return (1 + answered @ index["hidden.vectors"].T) / 2
-
-
-def uniform_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Tensor:  # noqa: ARG001
-    """Scores [answers, contributors]: the number of rows of each contributor."""
-    return torch.bincount(torch.tensor(contributions)).float().expand(len(answers), -1)
-
-
-def _batches(examples: Sequence[Example]) -> Sequence[Sequence[Example]]:
-    """Batches in the order of `examples`; sort them by length for efficiency."""
-    batches: list[list[Example]] = []
-    for example in examples:
-        longest = max(len(each.token_ids) for each in [*(batches[-1] if batches else []), example])
-        if batches and longest * (len(batches[-1]) + 1) <= BATCH_TOKENS:
-            batches[-1].append(example)
-        else:
-            batches.append([example])
-    return batches
-
-
-def _sum_by_row(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-    return torch.zeros(num_rows, values.shape[1]).index_add_(0, rows, values)
+def _read_key(file: Path) -> str:
+    with safe_open(file, "pt") as stored:
+        key: str = stored.metadata()["key"]
+    return key

@@ -1,14 +1,29 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 
-from benchmarks.attribution.gaming import Method, gains, padded
-from benchmarks.attribution.signals import ridge_scores, uniform_scores
+from benchmarks.attribution.gaming import PARAPHRASED, TRIVIAL, Method, gains, padded, paraphrased
+from benchmarks.attribution.methods import ridge_scores, rows_scores
 from workers.training.rows import IGNORED, Example
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 NUM_CONTRIBUTORS, ROWS_OF_EACH = 4, 5
 CONTRIBUTIONS = [c for c in range(NUM_CONTRIBUTORS) for _ in range(ROWS_OF_EACH)]
+
+
+class Tokenizer:
+    """Words of three letters are one token each."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return [int.from_bytes(word.encode()) for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(each.to_bytes(4).lstrip(b"\0").decode() for each in ids)
 
 
 def signals(num_rows: int, seed: int) -> torch.Tensor:
@@ -21,42 +36,41 @@ def rows() -> torch.Tensor:
     return ways[CONTRIBUTIONS] + 0.5 * signals(len(CONTRIBUTIONS), 2)
 
 
-def test_under_uniform_shares_what_counts_is_rows_by_the_square() -> None:
-    method = Method(uniform_scores, rows(), signals(3, 3))
-    found = gains(method, CONTRIBUTIONS, {}, signals(5, 4))
-    # 5 of 20 rows, squared, are a quarter of the pool; 10 together with 5, 5 and 5 are 4 of 7 quarters.
-    assert found["trivial rows added"]["mean"] == pytest.approx(4 / 7 - 1 / 4, abs=1e-5)
-    assert found["rows given twice"]["mean"] == pytest.approx(4 / 7 - 1 / 4, abs=1e-5)
-    assert found["copy under another wallet"]["mean"] == pytest.approx(2 / 5 - 1 / 4, abs=1e-5)
-    assert found["a wallet for each row"]["mean"] == pytest.approx(5 / (75 + 5) - 1 / 4, abs=1e-5)
+def by_rows(variants: Mapping[str, torch.Tensor]) -> Method:
+    return Method(lambda _, whose: rows_scores(whose, 3), rows(), variants)
 
 
-def test_preconditioning_leaves_little_to_copies() -> None:
+def by_ridge(variants: Mapping[str, torch.Tensor]) -> Method:
     answers = rows()[::2] + 0.3 * signals(10, 5)
-    found = gains(Method(ridge_scores, rows(), answers), CONTRIBUTIONS, {}, 0.1 * signals(5, 6))
-    uniform = gains(Method(uniform_scores, rows(), answers), CONTRIBUTIONS, {}, 0.1 * signals(5, 6))
-    copy = "copy under another wallet"
-    assert found[copy]["mean"] < uniform[copy]["mean"] / 2
+    return Method(lambda own, whose: ridge_scores(own, whose, answers, 1.0), rows(), variants)
+
+
+def test_counting_rows_pays_whoever_has_more() -> None:
+    found = gains(by_rows({TRIVIAL: signals(5, 4), PARAPHRASED: rows()}), CONTRIBUTIONS)
+    # 5 of 20 rows are a quarter of the pool; 5 more make 10 of 25.
+    for attack in (TRIVIAL, PARAPHRASED, "rows given twice", "copy under another wallet"):
+        assert found[attack]["mean"] == pytest.approx(10 / 25 - 1 / 4, abs=1e-5)
+    assert found["ten wallets"]["mean"] == pytest.approx(0, abs=1e-5)
+
+
+def test_preconditioning_leaves_little_to_copies_and_wallets() -> None:
+    found = gains(by_ridge({}), CONTRIBUTIONS)
+    assert found["copy under another wallet"]["mean"] < 0.05
+    assert found["ten wallets"]["mean"] < 0  # the square of a sum exceeds the sum of the squares
 
 
 def test_rows_written_otherwise_are_those_of_the_attacker_alone() -> None:
-    honest = rows()
-    method = Method(ridge_scores, honest, honest[::3])
-    assert gains(method, CONTRIBUTIONS, {"as they are": honest}, honest[:1])["as they are"] == {
-        "mean": 0.0,
-        "worst": 0.0,
-    }
-    loud = gains(method, CONTRIBUTIONS, {"louder": 3 * honest}, honest[:1])["louder"]
-    assert loud["mean"] != 0
-    assert loud["worst"] >= loud["mean"]
+    found = gains(by_ridge({"as they are": rows(), "louder": 3 * rows()}), CONTRIBUTIONS)
+    assert found["as they are"] == {"mean": 0.0, "worst": 0.0}
+    assert found["louder"]["mean"] != 0
+    assert found["louder"]["worst"] >= found["louder"]["mean"]
 
 
-def test_padding_is_learnt_and_ends_before_the_last_token() -> None:
-    class Tokenizer:
-        def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-            assert text == "by me"
-            return [8, 9]
-
-    row = Example(0, "g", (1, 2, 3), (IGNORED, 2, 3))
-    (found,) = padded([row], Tokenizer(), ["me"], "by {name}")
-    assert (found.token_ids, found.labels) == ((1, 2, 8, 9, 3), (IGNORED, 2, 8, 9, 3))
+def test_a_changed_answer_is_learnt_and_keeps_its_last_token() -> None:
+    one, the, end = Tokenizer().encode("one the end", add_special_tokens=False)
+    row = Example(0, "g", (7, the, end), (IGNORED, the, end))
+    (longer,) = padded([row], Tokenizer(), ["one"], "{name}")
+    assert (longer.token_ids, longer.labels) == ((7, the, one, end), (IGNORED, the, one, end))
+    (copy,) = paraphrased([row], Tokenizer())
+    assert copy.token_ids == (7, *Tokenizer().encode("this", add_special_tokens=False), end)
+    assert copy.labels == (IGNORED, *copy.token_ids[1:])

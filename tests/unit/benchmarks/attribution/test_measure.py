@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.attribution.data import half_subsets
-from benchmarks.attribution.measure import aboutness, as_paid, figures, predict, spearman
+from benchmarks.attribution.measure import Series, aboutness, as_paid, ceiling, figures, predict, spearman
 
 
 def test_rank_correlation_of_known_series() -> None:
@@ -30,18 +30,31 @@ def test_rank_correlation_does_not_care_for_the_scale(values: list[int], seed: i
 def test_a_method_that_knows_the_truth_leads_and_noise_does_not() -> None:
     dice = np.random.default_rng(1)
     truth = dice.normal(size=(30, 8))
-    subsets = half_subsets(8, 20)
-    actual = predict(truth, subsets) + 0.1 * dice.normal(size=(30, 20))
-    guesses = {"gradient": truth, "hidden states": dice.normal(size=(30, 8))}
-    predictions = {name: predict(scores, subsets) for name, scores in guesses.items()}
-    found = figures(predictions, actual, ["a"] * 10 + ["b"] * 20)
-    best, noise = found["gradient"], found["hidden states"]
+    halves = half_subsets(8, 20)
+    actual = predict(truth, halves) + 0.1 * dice.normal(size=(30, 20))
+    guesses = {"best": truth, "noise": dice.normal(size=(30, 8))}
+    series = {
+        name: Series(predict(scores, halves), predict(as_paid(scores), halves))
+        for name, scores in guesses.items()
+    }
+    found = figures(series, actual, ["generated"] * 10 + ["held-out"] * 20, "noise")
+    assert set(found["best"]) == {"generated", "held-out"}
+    best, noise = found["best"]["generated"]["scored"], found["noise"]["generated"]["scored"]
     assert best["lds"] > 0.9
     assert abs(noise["lds"]) < 0.3
     assert best["interval"][0] < best["lds"] < best["interval"][1] + 0.05
     assert best["lead_interval"][0] > 0.5
     assert noise["lead_interval"] == [0, 0]
-    assert set(best["by_kind"]) == {"a", "b"}
+    assert 0.5 < found["best"]["held-out"]["paid"]["lds"] < best["lds"]  # what harms is not paid
+
+
+def test_the_ceiling_is_how_well_one_seed_predicts_another() -> None:
+    dice = np.random.default_rng(2)
+    first = dice.normal(size=(6, 10))
+    kinds = ["generated"] * 3 + ["held-out"] * 3
+    assert ceiling(first, 2 * first, kinds)["generated"]["lds"] == pytest.approx(1)
+    noisy = ceiling(first, first + dice.normal(size=first.shape), kinds)["held-out"]
+    assert noisy["interval"][0] < noisy["lds"] < 1
 
 
 def test_shares_as_paid_sum_to_a_million_and_drop_who_harms() -> None:

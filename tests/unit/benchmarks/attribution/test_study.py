@@ -1,102 +1,137 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
+from backend.domain.attribution import DISTILLED_METHOD, ERROR_METHOD, GRADIENT_METHOD, ROWS_METHOD
 from benchmarks.attribution.__main__ import main
-from benchmarks.attribution.page import CHART, KEPT, MISSING, PAGE, chart, page, write
-from benchmarks.attribution.retrain import Run, midway_file, retrain, weights_file
-from benchmarks.attribution.signals import error_vectors
-from benchmarks.attribution.study import Plan, report, train
+from benchmarks.attribution.data import NUM_HELD_OUT, NUM_PROMPTS
+from benchmarks.attribution.page import CHART, KEPT, MISSING, PAGE, chart, page, read, write
+from benchmarks.attribution.report import combine, report_study
+from benchmarks.attribution.retrain import Run, planned, retrained
+from benchmarks.attribution.sources import Row, Source
+from benchmarks.attribution.study import Plan, train
+from benchmarks.attribution.truth import OtherStudy
 from tests.fixtures_engine import peft_warnings_ignored
 from workers.training.folders import lock_folder
+from workers.training.rows import last_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-CONTRIBUTORS = {"asyncio": 3, "email": 4, "logging": 3, "unittest": 2}
+NUM_ROWS = {"tides": 3, "bridges": 4, "bread": 3, "glass": 2}
+
+
+def sources() -> tuple[str, list[Source]]:
+    def rows(name: str) -> tuple[Row, ...]:
+        return tuple(Row(f"What of {name} {i}?", f"{name}: {i * i}.") for i in range(12))
+
+    return "Answers.", [Source(name, "CC0-1.0", count, rows(name)) for name, count in NUM_ROWS.items()]
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("benchmarks.attribution.data.CONTRIBUTORS", CONTRIBUTORS)
+    monkeypatch.setattr("benchmarks.attribution.data.SOURCES", {"tiny": sources})
     monkeypatch.setattr("benchmarks.attribution.answers.ANSWER_TOKENS", 3)
+    monkeypatch.setattr("workers.training.answers.MAX_TOKENS", 3)
+    monkeypatch.setattr("benchmarks.attribution.measure.NUM_DRAWS", 50)
     with peft_warnings_ignored():
         yield
 
 
 @pytest.fixture
 def plan(tiny_model: Path, tmp_path: Path) -> Plan:
-    return Plan(tmp_path, 4, 3, 1, str(tiny_model))
+    return Plan("tiny", tmp_path / "work", tmp_path / "truth", 3, 3, 1, str(tiny_model))
 
 
 def ignore(kind: str, data: Mapping[str, Any]) -> None:
     pass
 
 
-def test_a_report_ranks_all_methods_and_becomes_a_page(plan: Plan) -> None:
+def test_no_run_is_trained_on_what_is_asked(plan: Plan) -> None:
+    study = plan.study
+    trained = {last_answer(row)[0] for row in study.rows}
+    asked = [last_answer(row)[0] for row in (*study.held_out, *study.prompts)]
+    assert len(study.rows) == sum(NUM_ROWS.values())
+    assert len(asked) == len(set(asked)) == len(NUM_ROWS) * (NUM_HELD_OUT + NUM_PROMPTS)
+    assert not trained & set(asked)
+
+
+def test_a_study_becomes_a_report_and_a_page(plan: Plan, tmp_path: Path) -> None:
     train(plan, ignore)
-    found = json.loads(json.dumps(report(plan)))
-    assert list(found["methods"]) == ["uniform by rows", "hidden states", "error vector", "gradient"]
-    assert (found["num_subsets"], found["num_repeats"], found["num_answers"]) == (4, 3, 20)
-    assert found["num_by_kind"] == {"generated": 4, "held-out": 8, "in-sample": 8}
-    assert found["methods"]["gradient"]["cost"] > 0
-    assert -1 <= found["ceiling"] <= 1
-    text = page(found)
-    assert MISSING not in text
-    assert f"**{found['methods']['gradient']['lds']:.2f}**" in text
-    assert "gradients by `gradient-ridge-3`" in text
-    assert "run is incomplete" not in text
-    assert "2 of 3 repeats" in page({**found, "num_repeats": 2})
-    assert chart(found).count('class="point"') == 4
-    assert set(found["gaming"]) == set(found["methods"])
-    assert "| copy under another wallet |" in text
+    found = json.loads(json.dumps(report_study(plan, ignore)))
+    assert (found["num_halves"], found["num_repeats"]) == (3, 3)
+    assert found["num_by_kind"] == {"generated": 20, "held-out": 8, "in-sample": 8}
+    assert found["num_sampled"] == 10
+    methods = found["methods"]
+    assert {ROWS_METHOD, ERROR_METHOD, DISTILLED_METHOD, GRADIENT_METHOD} <= set(methods)
+    assert methods[ROWS_METHOD]["by_kind"]["generated"]["lead_interval"] == [0, 0]
+    report = json.loads(json.dumps(combine(plan, [found], ignore)))
+    methods = report["studies"][0]["methods"]
+    assert methods[GRADIENT_METHOD]["cost"] == report["serving_cost_stage"] < 1
+    write(tmp_path, report)
+    assert read(tmp_path) == report
+    text = page(report)
+    assert f"**{methods[GRADIENT_METHOD]['by_kind']['generated']['lds']:.2f}**" in text
+    assert chart(found).count('class="point"') == len(methods)
     assert MISSING in page(None)
 
 
-def test_the_page_matches_its_report(tmp_path: Path) -> None:
-    docs = Path("docs")
-    report = json.loads((docs / KEPT).read_bytes()) if (docs / KEPT).exists() else None
-    write(tmp_path, report)
-    for name in (PAGE, *(() if report is None else (CHART, KEPT))):
-        assert (tmp_path / name).read_bytes() == (docs / name).read_bytes()
+def test_another_machine_continues_a_study_from_its_truth(plan: Plan, tmp_path: Path) -> None:
+    few = replace(plan, home=tmp_path / "elsewhere", num_subsets=1, num_repeats=0)
+    train(few, ignore)
+    stored = few.read_truth()
+    assert stored is not None
+    assert set(stored.losses) == set(planned(few.halves, 0))
+    train(plan, ignore)
+    truth = plan.read_truth()
+    assert truth is not None
+    assert truth.answers == stored.answers
+    assert truth.losses.items() >= stored.losses.items()
+    assert set(truth.losses) == set(planned(plan.halves, 3))
 
 
-def test_what_is_trained_stays_and_what_another_process_trains_is_left_to_it(plan: Plan) -> None:
+def test_a_truth_of_other_texts_is_refused(plan: Plan) -> None:
+    train(replace(plan, num_subsets=0, num_repeats=0), ignore)
+    text = plan.truth_file.read_text()
+    plan.truth_file.write_text(text.replace(plan.study.digest, "0" * 64))
+    with pytest.raises(OtherStudy, match="another study: its study is 0000"):
+        train(plan, ignore)
+
+
+def test_a_run_of_another_process_is_left_to_it(plan: Plan) -> None:
     run = Run((0, 1), 0)
     rows = plan.study.rows_of(run.contributors)
     scratch = plan.work / "scratch" / run.name
     scratch.mkdir(parents=True)
     with lock_folder(scratch), pytest.raises(BlockingIOError):
-        retrain(run, rows, plan.base, plan.work, ignore)
-    path = retrain(run, rows, plan.base, plan.work, ignore)
-    assert path == weights_file(run, plan.work)
-    assert midway_file(run, plan.work).exists()
+        retrained(run, rows, plan.base, plan.work, ignore).__enter__()
+    with retrained(run, rows, plan.base, plan.work, ignore):
+        assert scratch.exists()
     assert not scratch.exists()
-    changed = path.stat().st_mtime_ns
-    retrain(run, rows, plan.base, plan.work, ignore)
-    assert path.stat().st_mtime_ns == changed
+
+
+def test_the_page_matches_its_report(tmp_path: Path) -> None:
+    docs = Path("docs")
+    report = read(docs)
+    write(tmp_path, report)
+    charts = [CHART.format(study["name"]) for study in report["studies"]] if report else []
+    for name in (PAGE, *((KEPT, *charts) if report else ())):
+        assert (tmp_path / name).read_bytes() == (docs / name).read_bytes()
 
 
 def test_too_few_retrainings_make_no_report(plan: Plan) -> None:
-    with pytest.raises(FileNotFoundError):
-        report(plan)
+    with pytest.raises(FileNotFoundError, match="train the study first"):
+        report_study(plan, ignore)
+    train(replace(plan, num_subsets=2, num_repeats=0), ignore)
+    with pytest.raises(ValueError, match="2 retrainings are done"):
+        report_study(plan, ignore)
 
 
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(SystemExit):
         main(["--nonsense"])
-
-
-def test_an_error_vector_is_the_gradient_with_respect_to_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    monkeypatch.setattr("benchmarks.attribution.signals.TOP_TOKENS", 50)  # all of them
-    states, head = torch.randn(6, 8, requires_grad=True), torch.randn(50, 8)
-    labels = torch.randint(0, 50, (6,))
-    logits = states @ head.T
-    torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
-    assert torch.allclose(error_vectors(logits.detach(), labels, head), states.grad, atol=1e-5)
