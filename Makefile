@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup contracts demo test test-deep test-gemma lint format bench gas docs wheel lock clean
+.PHONY: help setup contracts demo test test-deep test-gemma lint format bench screens gas docs wheel lock clean
 .PHONY: bench-peers bench-attribution bench-soak slither halmos coverage mutation attack audit manifests
 
 PYTHON ?= python3
@@ -134,6 +134,10 @@ bench: setup ## run the benchmarks with --json; the engine's without its peers
 	@$(PY) -m benchmarks.ledger --json
 	@$(PY) -m benchmarks.engine --json --without-peers
 	@$(PY) -m benchmarks.training --json
+	@$(PY) -m benchmarks.pages --json
+
+screens: setup ## pictures of the pages in build/screens: light and dark, desktop and phone
+	@$(PY) -m benchmarks.pages --adapters 40 --repeats 2 --screens build/screens
 
 bench-peers: setup ## install vLLM and llama.cpp in .peers for `python -m benchmarks.engine`
 	@$(PY) -m benchmarks.peers

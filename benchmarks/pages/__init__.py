@@ -1,0 +1,1 @@
+"""Weight, time and faults of the pages, and their screens."""

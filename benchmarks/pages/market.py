@@ -1,0 +1,161 @@
+"""Seeds an installation with many described adapters, their use, and a receipt. Its chain is events alone."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from backend.db.tables.catalogue import VersionUsageRow
+from backend.domain.catalogue import CHART_DAYS, Agreement, Card, Description
+from backend.domain.hashing import (
+    attribution_hash,
+    receipt_id,
+    response_bytes,
+    salted_hash,
+    slices_hash,
+    to_bytes,
+    version_id,
+)
+from backend.domain.money import PPM
+from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, own_record
+from backend.domain.serving import NewReceipt
+from backend.domain.split import charge
+from benchmarks.api import chain_events, market
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import UnitOfWork
+    from backend.domain.ids import ReceiptId
+    from backend.domain.receipt import VersionRecord
+    from backend.installation.installation import Installation
+
+METHOD = "distilled-1"
+NUM_CONTRIBUTORS = 7
+DAY_SECONDS = 86_400
+SUBJECTS = (
+    ("docstrings", "Writes docstrings for Python functions in the style of the standard library."),
+    ("sql-repair", "Repairs SQL that a database refused, and says what was wrong."),
+    ("clinic-notes", "Turns dictated notes of a clinic into structured summaries."),
+    ("tax-letters", "Explains letters of the tax office in plain German."),
+    ("changelog", "Writes changelog entries from diffs, one line that a user understands."),
+    ("chess-coach", "Comments on chess games move by move, for club players."),
+    ("soil-reports", "Reads laboratory reports of soil and recommends fertiliser."),
+    ("legal-latin", "Explains Latin terms of contracts, with the article of law that they stem from."),
+    ("recipe-scale", "Scales recipes and converts measures without rounding away the salt."),
+    ("log-triage", "Sorts log lines of Kubernetes clusters by what to look at first."),
+)
+LICENCES = ("MIT", "Apache-2.0", "CC-BY-4.0", "PSF-2.0 AND MIT")
+CARD = """# {title}
+
+{summary}
+
+## Intended use
+
+Short requests of one task each. Answers are not checked by anyone before you see them.
+
+| setting | value |
+| --- | --- |
+| rank | 8 |
+| epochs | 3 |
+
+Evaluated on rows that were held out of training:
+
+```python
+loss = evaluate(model, held_out)
+```
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SeededPages:
+    """Paths of the measured pages, by name."""
+
+    paths: dict[str, str]
+
+
+def seed(installation: Installation, num_adapters: int) -> SeededPages:
+    """Register `num_adapters` adapters and the base model, describe them, and store one receipt."""
+    base = own_record(installation.operator.account, chain_events.some_hash("base"), "base", 200_000, 400_000)
+    records = [_record(number) for number in range(num_adapters)]
+    market.seed(installation, NUM_CONTRIBUTORS, records[0], base, *records[1:])
+    with installation.database.begin() as tx:
+        for number, record in enumerate(records):
+            _describe(tx, number, record)
+        receipt = _answered(installation, tx, records[0])
+    adapter = f"/m/{records[0].creator}/{records[0].name}"
+    return SeededPages({"catalogue": "/", "adapter": adapter, "receipt": f"/r/{receipt}"})
+
+
+def _record(number: int) -> VersionRecord:
+    subject, _ = SUBJECTS[number % len(SUBJECTS)]
+    edition = number // len(SUBJECTS)
+    name = subject if edition == 0 else f"{subject}-{edition + 1}"
+    source = random.Random(number)  # noqa: S311 - a fixed seed, so that runs are comparable
+    prompt = source.randrange(5, 60) * 10_000
+    return replace(
+        chain_events.version_record(name, NUM_CONTRIBUTORS),
+        creator=chain_events.some_account(f"creator {number % 23}"),
+        prompt_price=prompt,
+        completion_price=2 * prompt,
+    )
+
+
+def _describe(tx: UnitOfWork, number: int, record: VersionRecord) -> None:
+    version, source = version_id(record), random.Random(number)  # noqa: S311
+    subject, summary = SUBJECTS[number % len(SUBJECTS)]
+    title = subject.replace("-", " ").capitalize()
+    before = source.uniform(2.2, 3.1)
+    metrics = {
+        "eval_loss_base": before,
+        "eval_loss_adapter": before - source.uniform(-0.05, 0.9),
+        "general_loss_base": 2.914,
+        "general_loss_adapter": 2.914 + source.uniform(-0.01, 0.06),
+    }
+    known = Description(
+        licence=source.choice(LICENCES),
+        parents=(),
+        num_contributions=NUM_CONTRIBUTORS,
+        licences=("MIT",),
+        metrics={} if number % 7 == 5 else metrics,
+    )
+    tx.catalogue.describe(version, known, subject, datetime.now(UTC) + timedelta(days=1))
+    card = Card(title, summary, (subject.partition("-")[0],), CARD.format(title=title, summary=summary))
+    agreement = Agreement({METHOD: 0.83, "distilled-error-1": 0.78}, 64) if number % 3 == 0 else None
+    tx.catalogue.put_card(version, card, summary.casefold(), agreement)
+    today = int(time.time()) // DAY_SECONDS
+    for day in range(today - CHART_DAYS + 1, today + 1):
+        answers = int(source.expovariate(1 / (4 + 2000 / (number + 3))))
+        tx.session.add(VersionUsageRow(version_id=version, day=day, num_answers=answers, last_sequence=0))
+
+
+def _answered(installation: Installation, tx: UnitOfWork, record: VersionRecord) -> ReceiptId:
+    """Store the receipt of one answer of 812 + 164 tokens."""
+    shares = (310_000, 240_000, 180_000, 120_000, 90_000, 50_000, 10_000)
+    shared = tuple(Share(position, ppm) for position, ppm in enumerate(shares))
+    slices = (Slice(version_id(record), PPM, shared),)
+    payer = chain_events.some_account("payer 1")
+    salt = chain_events.some_hash("salt")
+    hidden = to_bytes(salt)
+    cost = charge(slices, [record], 812, 164)
+    receipt = Receipt(
+        channel_id=installation.market.channel(payer),
+        cumulative=cost + 41_250_000_000,
+        charge=cost,
+        request_hash=salted_hash(hidden, b"{}"),
+        response_hash=salted_hash(hidden, response_bytes(["Hello."])),
+        slices_hash=slices_hash(slices),
+        prompt_tokens=812,
+        completion_tokens=164,
+        attribution_hash=attribution_hash(METHOD, slices),
+        served_at=int(time.time()) - 90,
+    )
+    key = chain_events.some_key("receipt key")
+    signed = SignedReceipt(
+        receipt, METHOD, slices, key.sign(installation.market.receipts.receipt_digest(receipt))
+    )
+    identity = receipt_id(receipt)
+    operator = installation.operator.account
+    tx.receipts.add(NewReceipt(identity, operator, payer, signed, key.account, salt, None))
+    return identity

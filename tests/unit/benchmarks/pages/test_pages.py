@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from benchmarks.pages.__main__ import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_pages_are_light_without_faults_and_have_their_picture_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screens = tmp_path / "screens"
+    assert main(["--json", "--adapters", "12", "--repeats", "2", "--screens", str(screens)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    figures = report["figures"]
+    assert 1 < figures["first_page_kb"] <= 150
+    assert figures["server_ms_p50_1000_adapters"] > 0.1
+    assert figures["layout_shift"] <= 0.05
+    for name, page in report["pages"].items():
+        assert (name, page["violations"], page["console"]) == (name, {}, [])
+        assert len(list(screens.glob(f"{name}-*.png"))) == 4
