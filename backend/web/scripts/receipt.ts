@@ -3,7 +3,7 @@
  * receipt, and the chain is read through the visitor's own wallet or node.
  */
 
-import { type Check, type Provider, verifyReceipt } from "@loraledger/verify";
+import { type Check, type Provider, type Verdict, verifyReceipt } from "@loraledger/verify";
 
 import { get } from "./market.ts";
 import { findWallets, reasonOf, type Wallet } from "./wallets.ts";
@@ -27,6 +27,7 @@ class ReceiptCheck {
   readonly #section: HTMLElement;
   readonly #evidence: Promise<Evidence>;
   #rpc: string | Provider | undefined;
+  #latest = 0;
 
   constructor(section: HTMLElement) {
     this.#section = section;
@@ -40,23 +41,29 @@ class ReceiptCheck {
     await this.run();
   }
 
+  /** Checks with what is chosen now. A check that another one overtakes shows nothing. */
   async run(): Promise<void> {
+    const number = ++this.#latest;
     const fault = this.#section.querySelector<HTMLElement>("[data-fault]")!;
     fault.textContent = "";
-    this.#section.setAttribute("aria-busy", "true");
+    delete this.#section.dataset["verdict"];
+    let verdict: Verdict | null = null;
+    let reason = "";
     try {
-      const { receipt, ...evidence } = await this.#evidence;
-      const market = (await jsonOf(this.#input("market"))) ?? evidence.market;
-      const content = await this.#content();
-      const verdict = await verifyReceipt(receipt, { ...evidence, market, rpc: this.#rpc, content });
-      for (const check of verdict.checks) this.#show(check);
-      this.#section.dataset["verdict"] = STATES.get(verdict.isRight)!;
+      verdict = await this.#verify();
     } catch (error) {
-      fault.textContent = reasonOf(error);
-      this.#section.dataset["verdict"] = "open";
-    } finally {
-      this.#section.removeAttribute("aria-busy");
+      reason = reasonOf(error);
     }
+    if (number !== this.#latest) return;
+    fault.textContent = reason;
+    for (const check of verdict?.checks ?? []) this.#show(check);
+    this.#section.dataset["verdict"] = STATES.get(verdict?.isRight ?? null)!;
+  }
+
+  async #verify(): Promise<Verdict> {
+    const { receipt, ...evidence } = await this.#evidence;
+    const market = (await jsonOf(this.#input("market"))) ?? evidence.market;
+    return verifyReceipt(receipt, { ...evidence, market, rpc: this.#rpc, content: await this.#content() });
   }
 
   async #content() {
