@@ -13,6 +13,7 @@ from backend.db.batches import BatchStore
 from backend.db.catalogue import CatalogueStore
 from backend.db.chain import ChainStore
 from backend.db.charges import ChargeStore
+from backend.db.contribution_totals import ContributionTotalStore
 from backend.db.contributions import UploadStore
 from backend.db.denials import DenialStore
 from backend.db.earnings import EarningStore
@@ -54,6 +55,7 @@ class UnitOfWork:
         self.chain: ChainView = ChainStore(session)
         self.channels = ChannelStore(session)
         self.charges = ChargeStore(session)
+        self.contribution_totals = ContributionTotalStore(session)
         self.contributions = UploadStore(session)
         self.denials = DenialStore(session)
         self.earnings = EarningStore(session)

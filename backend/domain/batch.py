@@ -21,7 +21,7 @@ from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, Openi
 from backend.domain.rules import BadReceipt, Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from backend.domain.parameters import ParameterSet
     from backend.domain.receipt import SignedReceipt
@@ -204,16 +204,17 @@ class Batch:
         """The account's entries, in the order of the receipts."""
         return find_entries(self.entry_keys, self.entries_tree, account)
 
-    def entries_in(self, receipt: int) -> list[Entry]:
-        """All entries of one receipt, in the order of slices and parts."""
-        found = []
+    def entries(self) -> Iterator[Entry]:
+        """All entries, in the order of their tree."""
         for index in range(self.entries_tree.count):
             key = self._entry_key(index)
             place = int.from_bytes(key[-8:], "big")
-            if place >> 32 == receipt:
-                account = Account("0x" + key[4:24].hex())
-                value = self.entries_tree.value(index)
-                found.append(Entry(account, receipt, place >> 16 & 0xFFFF, place & 0xFFFF, value))
+            account, value = Account("0x" + key[4:24].hex()), self.entries_tree.value(index)
+            yield Entry(account, place >> 32, place >> 16 & 0xFFFF, place & 0xFFFF, value)
+
+    def entries_in(self, receipt: int) -> list[Entry]:
+        """All entries of one receipt, in the order of slices and parts."""
+        found = (entry for entry in self.entries() if entry.receipt == receipt)
         return sorted(found, key=lambda entry: (entry.slice, entry.part))
 
     def open_receipt(self, index: int) -> Opening:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from backend.domain.money import UNIT
 from backend.domain.settlement import BatchState
@@ -71,6 +71,25 @@ def role_of(part: int, *, has_contributors: bool) -> Role:
     if part < CONTRIBUTORS_PART:
         return (Role.FEE, Role.OPERATOR, Role.CREATOR)[part]
     return Role.CONTRIBUTOR if has_contributors else Role.POOL
+
+
+ContributionKey: TypeAlias = "tuple[VersionId, DatanetId, int]"
+"""A version, a datanet, and the index of a contribution in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionEarning:
+    """What batches of one operator credit for a contribution through a version."""
+
+    version_id: VersionId
+    datanet: DatanetId
+    contribution: int
+    account: Account
+    amount: int
+
+    @property
+    def key(self) -> ContributionKey:
+        return self.version_id, self.datanet, self.contribution
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from backend.api.schemas.common import MAX_ITEMS, Price, PriceText, Schema, View
+from backend.api.schemas.common import MAX_ITEMS, Amount, Price, PriceText, Schema, View
 from backend.domain.catalogue import USAGE_DAYS, Sort
 from backend.domain.content import cid_of
 from backend.domain.ids import ZERO_HASH
@@ -80,6 +80,15 @@ class LineageView(View):
     licences: list[str]
 
 
+class ContributorsPaidView(View):
+    """What batches that this operator has verified, those of other operators included, credit to contributors
+    through this version. Pending batches count, void ones do not.
+    """
+
+    amount: Amount
+    num_contributors: int
+
+
 class ModelView(View):
     """OpenAI's model object with additional fields."""
 
@@ -124,6 +133,7 @@ class ModelView(View):
         description="Null until this operator stores the version's folder, and if the folder states none."
     )
     lineage: LineageView
+    contributors_paid: ContributorsPaidView
     num_answers: int = Field(
         description=f"Answers of this operator in the last {USAGE_DAYS} days, a minute ago."
     )
@@ -165,6 +175,9 @@ class ModelView(View):
                 snapshots=list(record.snapshots),
                 num_contributions=known.num_contributions,
                 licences=list(known.licences),
+            ),
+            contributors_paid=ContributorsPaidView(
+                amount=listed.contributors_earned, num_contributors=listed.num_paid
             ),
             num_answers=listed.num_answers,
         )

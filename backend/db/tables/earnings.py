@@ -1,4 +1,4 @@
-"""Tables of the accounts that signed in here, and of what batches credit to them.
+"""Tables of the accounts that signed in here, of what batches credit to them, and of what contributions earn.
 
 The chain's batches decide which rows count. A row names its batch by hash, so it never becomes wrong: a void
 or a reorganisation changes no row.
@@ -51,6 +51,24 @@ class EarningRow(Base):
     datanet: Mapped[int | None] = mapped_column(BigInteger)
     contribution: Mapped[int | None] = mapped_column(BigInteger)
     amount: Mapped[int] = mapped_column(Amount)
+
+
+class ContributionTotalRow(Base):
+    """What an operator's batches have credited for a contribution through a version, up to one batch that
+    added to it. The newest batch that is not void has the valid total.
+    """
+
+    __tablename__ = "contribution_totals"
+    __table_args__ = (Index(None, "version_id", "operator"),)
+
+    batch_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    version_id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    datanet: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    contribution: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    operator: Mapped[str] = mapped_column(ACCOUNT)
+    number: Mapped[int] = mapped_column(BigInteger)
+    account: Mapped[str] = mapped_column(ACCOUNT)
+    total: Mapped[int] = mapped_column(Amount)
 
 
 class EarningVersionRow(Base):

@@ -13,7 +13,7 @@ from backend.domain.errors import Conflict, NotFound
 from backend.domain.judging.case import Finding, Right, Undecided, Wrong
 from backend.domain.judging.judge import judge
 from backend.domain.settlement import BatchState
-from backend.services.audit.earnings import credits_of
+from backend.services.audit.earnings import credits_of, earned_by_contribution
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,12 +89,17 @@ class Auditor:
         with self._db.read() as tx:
             batches = not_void(tx.chain.batches(operator))
             ledger, known = _resume(tx, operator, batches)
+            valid = {one.hash for one in batches}
+            final = max((one.number for one in batches if one.state is BatchState.FINAL), default=0)
             for number in range(known, len(batches)):
                 batch, ledger = self._right(tx.chain, ledger, batches, number)
                 found = credits_of(tx, batch, Header.from_chain(batches[number].header), ledger)
+                earned = earned_by_contribution(tx.chain, batch)
                 with self._db.begin() as mirror:
                     mirror.batches.save_ledger(operator, ledger)
                     mirror.earnings.add(found)
+                    mirror.contribution_totals.add(operator, batch.number, ledger.hash, earned, valid)
+                    mirror.contribution_totals.prune(operator, final, valid, earned)
         if known < len(batches):
             with self._db.begin() as mirror:
                 mirror.batches.prune_ledgers(operator, newest_final(batches))

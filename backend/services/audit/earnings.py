@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Header, entries_of
-from backend.domain.earnings import CONTRIBUTORS_PART, Credit, Earning
+from backend.domain.earnings import CONTRIBUTORS_PART, ContributionEarning, Credit, Earning
 from backend.domain.entries import find_entries
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id, to_hash
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import UnitOfWork
     from backend.domain.batch import Batch, Entries, OperatorLedger
+    from backend.domain.earnings import ContributionKey
     from backend.domain.entries import Entry
     from backend.domain.ids import Account, DatanetId, Hash32, ReceiptId, VersionId
     from backend.domain.receipt import SignedReceipt
@@ -51,6 +52,23 @@ def credits_of(
         )
         found.append((credit, [lookup.earning(entry) for entry in entries]))
     return found
+
+
+def earned_by_contribution(chain: ChainView, batch: Batch) -> list[ContributionEarning]:
+    """What a batch credits for each contribution through each version."""
+    lookup = Lookup(chain, batch.receipts)
+    found: dict[ContributionKey, ContributionEarning] = {}
+    for entry in batch.entries():
+        slice_ = batch.receipts[entry.receipt].slices[entry.slice]
+        if entry.part < CONTRIBUTORS_PART or not slice_.shares:
+            continue
+        position = slice_.shares[entry.part - CONTRIBUTORS_PART].position
+        datanet, index = lookup.contribution(slice_.version_id, position)
+        if datanet is not None:
+            key = slice_.version_id, datanet, index
+            before = found[key].amount if key in found else 0
+            found[key] = ContributionEarning(*key, entry.account, before + entry.value)
+    return list(found.values())
 
 
 class Lookup:

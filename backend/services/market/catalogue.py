@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.catalogue import BaseModel, Description, ListedVersion, Sort
     from backend.domain.denials import FloorPrice
+    from backend.domain.earnings import ContributionEarning
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import RegisteredVersion
     from backend.ports.chain import ChainView
@@ -71,13 +72,16 @@ class Model:
 @dataclass(frozen=True, slots=True)
 class ListedModel:
     """`registered_at`: unix seconds of the registration's block, 0 if unknown. `num_answers`: this operator's
-    in `USAGE_DAYS`.
+    in `USAGE_DAYS`. `contributors_earned`: micro-units that batches of all operators verified here credit to
+    `num_paid` contributors through this version, pending batches included.
     """
 
     model: Model
     registered_at: int
     description: Description
     num_answers: int
+    contributors_earned: int
+    num_paid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +147,16 @@ class Catalogue:
             served = Served(self._base, tx.denials.floor(), active_adapters)
             licences = None if licence is None else [x for x in tx.catalogue.licences() if is_met(x, licence)]
             query = ModelQuery(_words(search.text), licences, search.max_price, search.is_active, search.sort)
-            return self._listed(tx.catalogue.find(served, query, usage_since(self._clock()), after, limit))
+            found = tx.catalogue.find(served, query, usage_since(self._clock()), after, limit)
+            return self._listed(tx, found)
 
     def describe(self, model: Model) -> ListedModel:
         """A resolved model with what is known of it. Errors: `ModelNotFound` after a reorganisation."""
         with self._db.read() as tx:
             found = tx.catalogue.get(model.id, usage_since(self._clock()))
-        if found is None:
-            raise ModelNotFound(f"The model {model.name!r} does not exist here any more.", param="model")
-        return self._listed([found])[0]
+            if found is None:
+                raise ModelNotFound(f"The model {model.name!r} does not exist here any more.", param="model")
+            return self._listed(tx, [found])[0]
 
     def resolve(self, model: str, payer: Account | None = None) -> Model:
         """Resolve `owner/name`, `owner/name@version prefix`, version id, adapter digest, or the base model's
@@ -179,10 +184,20 @@ class Catalogue:
                 param="base",
             )
 
-    def _listed(self, found: Sequence[ListedVersion]) -> list[ListedModel]:
+    def _listed(self, tx: UnitOfWork, found: Sequence[ListedVersion]) -> list[ListedModel]:
+        earned: dict[VersionId, list[ContributionEarning]] = {}
+        for one in tx.contribution_totals.of_versions([listed.version.id for listed in found]):
+            earned.setdefault(one.version_id, []).append(one)
         return [
-            ListedModel(self._model(one.version), one.registered_at, one.description, one.num_answers)
-            for one in found
+            ListedModel(
+                model=self._model(listed.version),
+                registered_at=listed.registered_at,
+                description=listed.description,
+                num_answers=listed.num_answers,
+                contributors_earned=sum(one.amount for one in earned.get(listed.version.id, ())),
+                num_paid=len({one.account for one in earned.get(listed.version.id, ())}),
+            )
+            for listed in found
         ]
 
     def _get(self, tx: UnitOfWork, model: str) -> RegisteredVersion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -10,11 +11,11 @@ from backend.domain.catalogue import CHART_DAYS
 from backend.services.market.descriptions import usage_since
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from backend.db.unit_of_work import Database, UnitOfWork
-    from backend.domain.ids import SnapshotId, VersionId
+    from backend.domain.ids import DatanetId, SnapshotId, VersionId
     from backend.domain.registries import Contribution, Datanet, RegisteredVersion, Snapshot
 
 EPOCH = date(1970, 1, 1)
@@ -32,12 +33,14 @@ class Source:
 @dataclass(frozen=True, slots=True)
 class Lineage:
     """`versions`: all of the same creator and name, newest first. `answers`: this operator's on each of the
-    last `CHART_DAYS` days, today last.
+    last `CHART_DAYS` days, today last. `earned`: micro-units that batches of all operators verified here
+    credit for each contribution (datanet, index) through this version, pending batches included.
     """
 
     sources: tuple[Source, ...]
     versions: tuple[RegisteredVersion, ...]
     answers: tuple[tuple[date, int], ...]
+    earned: Mapping[tuple[DatanetId, int], int]
 
 
 class Lineages:
@@ -50,14 +53,16 @@ class Lineages:
         with self._db.read() as tx:
             record = tx.chain.version(version)
             if record is None:
-                return Lineage((), (), ())
+                return Lineage((), (), (), {})
             counted = tx.catalogue.answers_by_day(version, since)
             versions = tx.chain.versions(creator=record.creator, name=record.name)
             sources = [_source(tx, snapshot) for snapshot in record.snapshots]
+            earned: Counter[tuple[DatanetId, int]] = Counter()
+            for one in tx.contribution_totals.of_versions([version]):
+                earned[one.datanet, one.contribution] += one.amount
         days = [(EPOCH + timedelta(day), counted.get(day, 0)) for day in range(since, since + CHART_DAYS)]
-        return Lineage(
-            tuple(one for one in sources if one is not None), tuple(reversed(versions)), tuple(days)
-        )
+        known = tuple(one for one in sources if one is not None)
+        return Lineage(known, tuple(reversed(versions)), tuple(days), earned)
 
 
 def _source(tx: UnitOfWork, snapshot_id: SnapshotId) -> Source | None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import expect
 
 from backend.domain.hashing import receipt_id, response_bytes, salted_hash, to_bytes
-from backend.domain.money import UNIT
+from backend.domain.money import DOLLAR, UNIT
 from backend.domain.serving import NewReceipt
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.installation.base_model import BaseModelInfo
 from tests.support.market import some_hash
 from tests.support.page_wallet import NAME, PageWallet
 from tests.support.running_operator import RunningOperator, listening, serving
-from tools.local_market import OPERATOR, PAYERS, LocalMarket
+from tools.local_market import CONTRIBUTORS, OPERATOR, PAYERS, SHARES, LocalMarket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +58,7 @@ class Paid:
     def settle(self) -> None:
         self.operator.installation.settler.run_once(is_forced=True)
         self.operator.pump()
+        self.operator.installation.auditor.follow(OPERATOR.account)
 
 
 @pytest.fixture
@@ -153,3 +155,19 @@ def test_the_payer_checks_request_and_answer_and_a_wallet_elsewhere_is_refused(
 
 def file(name: str, content: bytes) -> Any:
     return {"name": name, "mimeType": "text/plain", "buffer": content}
+
+
+def test_what_contributors_earned_is_shown_once_a_batch_pays_them(page: Page, paid: Paid) -> None:
+    adapter = paid.market.adapter
+    path = f"{paid.operator.url}/m/{adapter.creator}/{adapter.name}"
+    page.goto(path)
+    expect(page.locator(".tree .usd").first).to_have_text("$0.00")
+    paid.settle()
+    page.reload()
+    amounts = page.locator(".tree .usd").all()
+    shown = [int(Decimal(one.get_attribute("value") or "") * DOLLAR) for one in amounts]
+    auditor = paid.operator.installation.auditor
+    batch = auditor.batch(OPERATOR.account, 1)
+    owners = [CONTRIBUTORS[share.position].account for share in SHARES]
+    assert shown == [sum(entry.value for entry in batch.entries_of(owner)) for owner in owners]
+    assert min(shown) > 0
