@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from backend.db.tables.catalogue import VersionUsageRow
+from backend.db.tables.chain import BatchRow
 from backend.domain.catalogue import CHART_DAYS, Agreement, Card, Description
+from backend.domain.earnings import ContributionEarning
 from backend.domain.hashing import (
     attribution_hash,
     receipt_id,
@@ -27,7 +29,7 @@ from benchmarks.api import chain_events, market
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import UnitOfWork
-    from backend.domain.ids import ReceiptId
+    from backend.domain.ids import Account, ReceiptId
     from backend.domain.receipt import VersionRecord
     from backend.installation.installation import Installation
 
@@ -83,9 +85,24 @@ def seed(installation: Installation, num_adapters: int) -> SeededPages:
     with installation.database.begin() as tx:
         for number, record in enumerate(records):
             _describe(tx, number, record)
+        _pay(tx, installation.operator.account, records)
         receipt = _answered(installation, tx, records[0])
     adapter = f"/m/{records[0].creator}/{records[0].name}"
     return SeededPages({"catalogue": "/", "adapter": adapter, "receipt": f"/r/{receipt}"})
+
+
+def _pay(tx: UnitOfWork, operator: Account, records: list[VersionRecord]) -> None:
+    """A batch that credits every contribution through every version."""
+    batch, place = chain_events.some_hash("batch 1"), {"block_number": 2, "log_index": 10**6}
+    named = {"hash": batch, "operator": operator, "number": 1, "header": {}, "is_refunded": False}
+    tx.session.add(BatchRow(**named, **place, tx_hash=chain_events.some_hash("commit")))
+    earned = []
+    for number, record in enumerate(records):
+        source, version = random.Random(number), version_id(record)  # noqa: S311
+        for index in range(NUM_CONTRIBUTORS):
+            account, amount = chain_events.some_account(f"contributor {index}"), source.expovariate(1 / 2e11)
+            earned.append(ContributionEarning(version, chain_events.DATANET, index, account, int(amount)))
+    tx.contribution_totals.add(operator, 1, batch, earned, {batch})
 
 
 def _record(number: int) -> VersionRecord:
