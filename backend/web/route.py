@@ -10,7 +10,15 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from backend.api.errors import describe_fault, domain_error_body, error_body, internal_error_body, status_of
+from backend.api.errors import (
+    HEADERS,
+    ErrorResponse,
+    describe_fault,
+    domain_error_body,
+    error_body,
+    internal_error_body,
+    status_of,
+)
 from backend.domain.errors import DomainError
 from backend.web.headers import compress, set_headers
 from backend.web.rendering import render
@@ -67,8 +75,10 @@ def error_page(request: Request, error: DomainError | RequestValidationError | H
 def render_error(request: Request, status: int, body: dict[str, Any]) -> Response:
     """As a page; as JSON for scripts that ask for it; as a fragment for htmx."""
     if "application/json" in request.headers.get("accept", ""):
-        import json
-
-        return Response(json.dumps(body), status, media_type="application/json")
-    request_id = getattr(request.state, "request_id", "")
-    return render(request, "error.html", "error", status=status, error=body["error"], request_id=request_id)
+        response: Response = ErrorResponse(body, status)
+    else:
+        request_id = getattr(request.state, "request_id", "")
+        context = {"error": body["error"], "request_id": request_id}
+        response = render(request, "error.html", "error", status=status, **context)
+    response.headers.update(HEADERS.get(status, {}))
+    return response
