@@ -32,8 +32,10 @@ ROUNDING_GAP = 0.5
 """In nats. Rounding explains a first difference up to this gap."""
 _CLOSING = re.compile(rb"<\|[a-z_]+\|>|</s>")
 """End-of-sequence tokens of the model families that the engine serves."""
-SHARE_TOLERANCE_PPM = 10_000
-"""Tolerance for shares computed from a re-executed state."""
+SHARE_TOLERANCE_PPM = 30_000
+"""Tolerance for shares computed from a re-executed state. Batch-invariant kernels and products in fp32 moved
+a share of 43 answers by up to 20,000 ppm (SmolLM2-135M, `distilled-error-1`).
+"""
 
 
 class NotRepeatable(InvalidInput):
