@@ -65,16 +65,15 @@ def check() -> None:
         )
 
 
-def gguf(model: Path) -> Path:
-    """The base model as GGUF with the same bf16 weights, converted once by llama.cpp's own converter."""
-    path = PEERS / f"{model.name}-bf16.gguf"
+def gguf(model: Path, number_format: str = "bf16") -> Path:
+    """The base model as GGUF with weights in "bf16", "f16" or "q8_0", by llama.cpp's own converter."""
+    path = PEERS / f"{model.name}-{number_format}.gguf"
     if not path.exists():
         part = path.with_suffix(".part")
         # vLLM's environment has the converter's dependencies.
         converter = [VLLM_PYTHON, _LLAMA_SOURCE / "convert_hf_to_gguf.py", model.resolve()]
-        _run(
-            [*map(str, converter), "--outtype", "bf16", "--outfile", str(part)], "the GGUF of the base model"
-        )
+        command = [*map(str, converter), "--outtype", number_format, "--outfile", str(part)]
+        _run(command, "the GGUF of the base model")
         part.rename(path)
     return path
 

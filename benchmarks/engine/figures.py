@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.engine.launcher import LLAMA, OURS, PEFT, VLLM, VLLM_EAGER
+from benchmarks.engine.launcher import LLAMA, LLAMA_F16, LLAMA_Q8, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
 from benchmarks.engine.measure import percentile, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from benchmarks.engine.contestant import Run
     from benchmarks.engine.scenarios import Entry, Results
 
 MIB = 2**20
+OURS_INT8 = f"{OURS} int8"
 QUIET = 0.05  # CPU share of other processes above which a run is not representative
 
 
@@ -69,6 +70,7 @@ def ratios(results: Results) -> dict[str, Ratio | None]:
     base, lora1 = (OURS, "base"), (OURS, "lora1")
     vllm = _fastest(runs.get((VLLM, "lora32")), runs.get((VLLM_EAGER, "lora32")))
     many, few = (OURS, "zipf1000"), (OURS, "zipf5")
+    prompts = (OURS, "prefill1000")
     return {
         "lora32_vs_vllm": _quotient(runs.get(lora32), vllm),
         "lora32_vs_peft": _quotient(runs.get(lora32), runs.get((PEFT, "lora32"))),
@@ -79,17 +81,40 @@ def ratios(results: Results) -> dict[str, Ratio | None]:
         "zipf1000_p99_ttft_vs_5": _p99_quotient(runs.get(many), runs.get(few)),
         "cold_minus_warm_ms": _figure(runs.get((OURS, "cold")), "cold_minus_warm_ms"),
         "registry_overhead": _figure(runs.get((OURS, "residents")), "registry_overhead"),
+        "limit_fraction_base": _figure(runs.get((OURS, "profile_base")), "limit_fraction"),
+        "limit_fraction_lora32": _figure(runs.get((OURS, "profile_lora32")), "limit_fraction"),
+        "base_vs_vllm": _quotient(runs.get(base), runs.get((VLLM_BASE, "base"))),
+        "prefill1000_vs_vllm": _quotient(runs.get(prompts), runs.get((VLLM_BASE, "prefill1000")), _prefill),
+        "base_vs_llamacpp_16bit": _quotient(runs.get(base), _fastest_16bit(runs, "base", _throughput)),
+        "int8_vs_llamacpp_q8": _quotient(runs.get((OURS_INT8, "base")), runs.get((LLAMA_Q8, "base"))),
+        "prefill1000_vs_llamacpp_16bit": _quotient(
+            runs.get(prompts), _fastest_16bit(runs, "prefill1000", _prefill), _prefill
+        ),
     }
 
 
-def _fastest(*contestants: Sequence[Run] | None) -> Sequence[Run] | None:
-    """The runs with the highest median throughput; None if there are none."""
-    present = [runs for runs in contestants if runs]
-    return max(present, key=lambda runs: spread([_throughput(run) for run in runs])["median"], default=None)
+def _fastest_16bit(
+    runs: Mapping[Entry, Sequence[Run]], scenario: str, figure: Callable[[Run], float]
+) -> Sequence[Run] | None:
+    """llama.cpp's faster format of 16 bits."""
+    return _fastest(*(runs.get((name, scenario)) for name in (LLAMA, LLAMA_F16)), figure=figure)
 
 
 def _throughput(run: Run) -> float:
     return run.measurement.tokens_per_second
+
+
+def _prefill(run: Run) -> float:
+    """Batches of prompts per second, until the last of them has its first token."""
+    return 1 / max(run.measurement.ttft_seconds)
+
+
+def _fastest(
+    *contestants: Sequence[Run] | None, figure: Callable[[Run], float] = _throughput
+) -> Sequence[Run] | None:
+    """The runs with the highest median of `figure`; None if there are none."""
+    present = [runs for runs in contestants if runs]
+    return max(present, key=lambda runs: spread([figure(run) for run in runs])["median"], default=None)
 
 
 def _p99_ttft(*runs: Run) -> float:

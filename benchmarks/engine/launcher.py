@@ -22,6 +22,8 @@ VLLM_EAGER = "vllm eager"
 VLLM_BASE = "vllm without LoRA"
 PEFT = "peft"
 LLAMA = "llama.cpp"
+LLAMA_F16 = "llama.cpp f16"
+LLAMA_Q8 = "llama.cpp q8_0"
 
 _VLLM_OPTIONS = {VLLM: (), VLLM_EAGER: ("--eager",), VLLM_BASE: ("--no-lora",)}
 
@@ -38,7 +40,11 @@ SETTINGS = {
     "dynamic cache",
     LLAMA: "bf16 GGUF, built for this CPU, flash attention on, keys and values in bf16 (faster than fp16), "
     "-b 2048 -ub 512; random tokens, no sampling",
+    LLAMA_F16: "as llama.cpp, with weights, keys and values in fp16",
+    LLAMA_Q8: "as llama.cpp, with weights in Q8_0, keys and values in fp16",
 }
+# The formats of the weights, and of keys and values.
+_LLAMA_FORMATS = {LLAMA: ("bf16", "bf16"), LLAMA_F16: ("f16", "f16"), LLAMA_Q8: ("q8_0", "f16")}
 
 
 class Launcher:
@@ -88,9 +94,10 @@ class Launcher:
             return [*vllm, *model, *_VLLM_OPTIONS[name]], self._for_vllm()
         if name == PEFT:
             return [*python, "benchmarks.engine.peft_peer", *model, *threads], {}
-        if name == LLAMA:
+        if name in _LLAMA_FORMATS:
             program = ["--program", str(peers.LLAMA_BENCH), "--flash-attention"]
-            gguf = ["--model", str(peers.gguf(self._model))]
+            weights, cache = _LLAMA_FORMATS[name]
+            gguf = ["--model", str(peers.gguf(self._model, weights)), "--cache-format", cache]
             return [*python, "benchmarks.engine.llama_peer", *program, *gguf, *threads], {}
         return [*python, "benchmarks.engine.ours", *model, *threads], waiting_policy()
 

@@ -16,10 +16,13 @@ from benchmarks.engine.workload import Batch
 class LlamaPeer:
     """Each run is a separate process, which warms up with one uncounted run."""
 
-    def __init__(self, program: str, model: str, threads: int, *, has_flash_attention: bool) -> None:
+    def __init__(
+        self, program: str, model: str, cache_format: str, threads: int, *, has_flash_attention: bool
+    ) -> None:
+        """`cache_format`: of keys and values."""
         flash = "on" if has_flash_attention else "off"
         self._command = [program, "-m", model, "-t", str(threads), "-fa", flash, "-b", "2048", "-ub", "512"]
-        self._command += ["-ctk", "bf16", "-ctv", "bf16", "-c", "8192", "--output-format", "jsonl"]
+        self._command += ["-ctk", cache_format, "-ctv", cache_format, "--output-format", "jsonl"]
 
     def batch(self, **fields: Any) -> Measurement:
         """Prompts are random tokens chosen by llama.cpp, in the number and length of ours."""
@@ -27,7 +30,9 @@ class LlamaPeer:
         if any(folder is not None for folder in workload.adapters):
             raise ValueError("llama.cpp cannot mix adapters in a batch")
         count, steps = len(workload.prompts), workload.new_tokens - 1  # the prompts yield the first token
-        shape = ["-npp", str(len(workload.prompts[0])), "-ntg", str(steps), "-npl", f"{count},{count}"]
+        length = len(workload.prompts[0])
+        context = max(8192, count * (length + workload.new_tokens))
+        shape = ["-npp", str(length), "-ntg", str(steps), "-npl", f"{count},{count}", "-c", str(context)]
         output, peak = _run([*self._command, *shape])
         rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
         if len(rows) != 2:
@@ -57,13 +62,18 @@ def _run(command: list[str]) -> tuple[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--program", required=True)
-    parser.add_argument("--model", required=True, help="GGUF in bf16")
+    parser.add_argument("--model", required=True, help="GGUF")
+    parser.add_argument("--cache-format", choices=("bf16", "f16"), required=True, help="of keys and values")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--flash-attention", action="store_true")
     options = parser.parse_args()
     reserve_stdout()
     peer = LlamaPeer(
-        options.program, options.model, options.threads, has_flash_attention=options.flash_attention
+        options.program,
+        options.model,
+        options.cache_format,
+        options.threads,
+        has_flash_attention=options.flash_attention,
     )
     serve({"version": "llama.cpp"}, {"batch": peer.batch})
 

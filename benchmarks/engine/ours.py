@@ -61,8 +61,12 @@ class OurEngine:
                 waiting.discard(output.request_id)
         known = limits(self._engine.architecture, len(workload.prompts))
         files = {Path(folder, WEIGHTS_FILE) for folder in workload.adapters if folder is not None}
-        num_bytes = sum(file.stat().st_size for file in files)
-        return clock.measurement(**profile.milliseconds(), **known, adapters_mb=num_bytes / 1e6)
+        adapters_mb = sum(file.stat().st_size for file in files) / 1e6
+        times = profile.milliseconds()
+        limit_ms = known["products_alone_ms"] + adapters_mb / known["read_gb_s"]
+        return clock.measurement(
+            **times, **known, adapters_mb=adapters_mb, limit_fraction=limit_ms / times["step_ms"]
+        )
 
     def closed_loop(self, **fields: Any) -> Measurement:
         """Run `num_clients` clients; each submits its next request when its last one is answered."""

@@ -7,11 +7,21 @@ machine that becomes slower or faster over time favours none.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.engine.adapters import num_weight_bytes
-from benchmarks.engine.launcher import INVARIANT, LLAMA, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
+from benchmarks.engine.launcher import (
+    INVARIANT,
+    LLAMA,
+    LLAMA_F16,
+    LLAMA_Q8,
+    OURS,
+    PEFT,
+    VLLM,
+    VLLM_BASE,
+    VLLM_EAGER,
+)
 from benchmarks.engine.shapes import SHAPES
 from benchmarks.engine.workload import NUM_PROMPTS, Batch, ClosedLoop, Loads, Residents, prompts
 
@@ -32,7 +42,11 @@ NUM_LOADS = 10
 NUM_WARM_UP = 40  # more than the number of slots, so that every slot is written
 NUM_RESIDENTS = 120
 
-GROUPS = ("batch", "profile", "zipf", "cold", "registry", "shapes", "formats")
+PREFILL_LENGTHS = (256, 1_000, 4_000)
+NUM_LONG_PROMPTS = 4
+PREFILL_NEW_TOKENS = 2  # llama.cpp's benchmark computes at least one step after the prompts
+
+GROUPS = ("batch", "prompts", "profile", "zipf", "cold", "registry", "shapes", "formats")
 # Of the weights, and of the processes that share them: options of our engine.
 FORMATS = {
     "int8": {"quantization": "int8"},
@@ -73,6 +87,7 @@ class Suite:
         """Run `groups` in order. Raises `ContestantError`."""
         run_group = {
             "batch": self._batch,
+            "prompts": self._prompts,
             "profile": self._profile,
             "zipf": self._zipf,
             "cold": self._cold,
@@ -97,6 +112,19 @@ class Suite:
             for name, scenario in in_turn(entries, repeat):
                 workload = Batch(prompts(f"repeat {repeat}"), adapters[scenario])
                 self.results.add(name, scenario, self._measure(name, "batch", workload))
+
+    def _prompts(self) -> None:
+        """Long prompts without an adapter, all submitted at once."""
+        entries = prompt_entries(has_peers=self.has_peers)
+        for repeat in range(-1, self.num_repeats):
+            for name, scenario in in_turn(entries, repeat + 1):
+                length = int(scenario.removeprefix("prefill"))
+                texts = prompts(f"{scenario} {repeat}", NUM_LONG_PROMPTS, length)
+                run = self._measure(
+                    name, "batch", Batch(texts, [None] * NUM_LONG_PROMPTS, PREFILL_NEW_TOKENS)
+                )
+                if repeat >= 0:  # the first turn warms up
+                    self.results.add(name, scenario, with_prompt_speed(run, NUM_LONG_PROMPTS * length))
 
     def _profile(self) -> None:
         """Profile a step of our engine for each kind of batch."""
@@ -181,8 +209,22 @@ def batch_entries(*, has_peers: bool) -> list[Entry]:
     """The contestants of each batch scenario."""
     ours = [(OURS, "base"), (OURS, "lora1"), (OURS, "lora32"), (INVARIANT, "base"), (INVARIANT, "lora32")]
     vllm = [(name, scenario) for name in (VLLM, VLLM_EAGER) for scenario in ("lora1", "lora32")]
-    theirs = [*vllm, (VLLM_BASE, "base"), (PEFT, "lora32"), (LLAMA, "base")]
+    llama = [(name, "base") for name in (LLAMA, LLAMA_F16, LLAMA_Q8)]
+    theirs = [*vllm, (VLLM_BASE, "base"), (PEFT, "lora32"), *llama]
     return ours + [entry for entry in theirs if has_peers]
+
+
+def prompt_entries(*, has_peers: bool) -> list[Entry]:
+    """The contestants of each length of prompts."""
+    names = (OURS, VLLM_BASE, LLAMA, LLAMA_F16) if has_peers else (OURS,)
+    return [(name, f"prefill{length}") for length in PREFILL_LENGTHS for name in names]
+
+
+def with_prompt_speed(run: Run, num_prompt_tokens: int) -> Run:
+    """`run` with the speed of its prompts, until the last of them has its first token."""
+    speed = num_prompt_tokens / max(run.measurement.ttft_seconds)
+    extra = run.measurement.extra | {"prompt_tokens_per_second": speed}
+    return replace(run, measurement=replace(run.measurement, extra=extra))
 
 
 def in_turn(entries: Sequence[T], repeat: int) -> Sequence[T]:
@@ -199,6 +241,7 @@ def num_adapters(groups: Sequence[str], num_repeats: int) -> int:
     """Number of adapters that the groups need."""
     needed = {
         "batch": NUM_PROMPTS,
+        "prompts": 0,
         "profile": NUM_PROMPTS,
         "zipf": NUM_ADAPTERS,
         "cold": 1 + 2 * NUM_LOADS * num_repeats,
@@ -214,6 +257,7 @@ def num_runs(groups: Sequence[str], num_repeats: int, *, has_peers: bool) -> int
     batch = len(batch_entries(has_peers=has_peers))
     needed = {
         "batch": batch * (num_repeats + 1),
+        "prompts": len(prompt_entries(has_peers=has_peers)) * (num_repeats + 1),
         "profile": 3 * num_repeats,
         "zipf": 2 * (num_zipf_turns(num_repeats) + 1),
         "cold": 1 + 2 * num_repeats,

@@ -22,7 +22,7 @@ class VllmPeer:
             model=model,
             dtype="bfloat16",
             enforce_eager=is_eager,
-            max_model_len=512,
+            max_model_len=8192,
             max_num_seqs=NUM_PROMPTS,
             max_num_batched_tokens=2048,
             enable_prefix_caching=False,  # no two prompts share a prefix

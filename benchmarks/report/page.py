@@ -40,12 +40,28 @@ BARS = {
         "first token of an adapter that is not loaded, minus that of a loaded one, ms",
         "<= 50",
     ),
+    "base_vs_vllm": ("no adapter: throughput against vLLM without LoRA", ">= 1.3"),
+    "base_vs_llamacpp_16bit": ("no adapter: throughput against llama.cpp's best 16-bit format", ">= 1.5"),
+    "int8_vs_llamacpp_q8": ("no adapter, int8: throughput against llama.cpp in Q8_0", ">= 1.2"),
+    "prefill1000_vs_vllm": ("4 prompts of 1,000 tokens: speed against vLLM without LoRA", ">= 1.0"),
+    "prefill1000_vs_llamacpp_16bit": (
+        "4 prompts of 1,000 tokens: speed against llama.cpp's best 16-bit format",
+        ">= 1.0",
+    ),
+    "limit_fraction_base": ("no adapter: the products' own time as a share of a step", ">= 0.60"),
+    "limit_fraction_lora32": (
+        "32 different adapters: the time of products and of reading rows as a share of a step",
+        ">= 0.60",
+    ),
     "registry_overhead": ("memory of a resident adapter beyond its weights", "<= 0.02"),
 }
 SCENARIOS = {
     "base": "no adapter",
     "lora1": "one adapter for all",
     "lora32": "32 different adapters",
+    "prefill256": "4 prompts of 256 tokens",
+    "prefill1000": "4 prompts of 1,000 tokens",
+    "prefill4000": "4 prompts of 4,000 tokens",
     "zipf5": "5 adapters, Zipf",
     "zipf1000": "1,000 adapters, Zipf",
 }
@@ -53,6 +69,7 @@ SCENARIOS = {
 
 # Parts of a decode step, by their names in `benchmarks.engine.profile`.
 PARTS = {
+    "layers": "all layers in one call",
     "products": "products of the base model, including adapter deltas computed in the same pass",
     "deltas": "adapter deltas computed in a separate pass",
     "attention": "attention",
@@ -117,12 +134,12 @@ def _contestants(report: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _bars(figures: Mapping[str, Mapping[str, float] | None]) -> str:
-    missing = [f"- {BARS[name][0]} (target: {BARS[name][1]})" for name in BARS if figures[name] is None]
+    missing = [f"- {BARS[name][0]} (target: {BARS[name][1]})" for name in BARS if figures.get(name) is None]
     lines = ["## Targets", ""]
     found = [
         [text, bar, f"**{value['value']:.3g}**", f"{value['low']:.3g} to {value['high']:.3g}"]
         for name, (text, bar) in BARS.items()
-        for value in [figures[name]]
+        for value in [figures.get(name)]
         if value is not None
     ]
     if found:
@@ -184,7 +201,8 @@ def _profile(report: Mapping[str, Any]) -> str:
     }
     if not found:
         return ""
-    times = {name: [f"{row[f'{name}_ms']['median']:.1f}" for row in found.values()] for name in PARTS}
+    measured = [name for name in PARTS if all(f"{name}_ms" in row for row in found.values())]
+    times = {name: [f"{row[f'{name}_ms']['median']:.1f}" for row in found.values()] for name in measured}
     whole = [f"**{row['step_ms']['median']:.1f}**" for row in found.values()]
     lines = table(
         ["part of a step, ms", *(SCENARIOS[scenario] for scenario in found)],

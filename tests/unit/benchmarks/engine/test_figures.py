@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.engine.contestant import Run
-from benchmarks.engine.figures import is_quiet, ratios, row
-from benchmarks.engine.launcher import LLAMA, OURS, PEFT, VLLM, VLLM_EAGER
+from benchmarks.engine.figures import OURS_INT8, is_quiet, ratios, row
+from benchmarks.engine.launcher import LLAMA, LLAMA_F16, LLAMA_Q8, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.scenarios import Results
 
@@ -18,7 +18,8 @@ def run(speed: float = 1.0, *, ttft: float = 0.1, foreign: float = 0.0, disk: in
 
 def played(**runs: list[Run]) -> Results:
     """`ours_base=[...]`: runs by contestant and scenario."""
-    names = {"ours": OURS, "vllm": VLLM, "eager": VLLM_EAGER, "peft": PEFT, "llama": LLAMA}
+    names = {"ours": OURS, "vllm": VLLM, "eager": VLLM_EAGER, "dense": VLLM_BASE}
+    names |= {"peft": PEFT, "llama": LLAMA, "half": LLAMA_F16}
     split = {key: key.split("_") for key in runs}
     return Results({(names[split[key][0]], split[key][1]): value for key, value in runs.items()})
 
@@ -46,10 +47,14 @@ def test_a_scenario_that_was_not_run_has_no_ratio() -> None:
 
 
 def test_every_bar_has_its_ratio() -> None:
-    extra = {"cold_minus_warm_ms": 12.0, "registry_overhead": 0.01}
+    extra = {"cold_minus_warm_ms": 12.0, "registry_overhead": 0.01, "limit_fraction": 0.7}
     names = ("ours_base", "ours_lora1", "ours_lora32", "vllm_lora32", "peft_lora32", "llama_base")
-    rest = ("ours_zipf5", "ours_zipf1000", "ours_cold", "ours_residents")
-    found = ratios(played(**{name: [run(**extra)] for name in (*names, *rest)}))
+    rest = ("ours_zipf5", "ours_zipf1000", "ours_cold", "ours_residents", "dense_base")
+    prompts = ("ours_prefill1000", "dense_prefill1000", "llama_prefill1000")
+    runs = played(**{name: [run(**extra)] for name in (*names, *rest, *prompts)})
+    runs.runs |= {(name, "base"): [run()] for name in (OURS_INT8, LLAMA_Q8)}
+    runs.runs |= {(OURS, f"profile_{kind}"): [run(**extra)] for kind in ("base", "lora32")}
+    found = ratios(runs)
     assert {name: ratio.value for name, ratio in found.items() if ratio is not None} == {
         "lora32_vs_vllm": 1.0,
         "lora32_vs_peft": 1.0,
@@ -60,7 +65,27 @@ def test_every_bar_has_its_ratio() -> None:
         "zipf1000_p99_ttft_vs_5": 1.0,
         "cold_minus_warm_ms": 12.0,
         "registry_overhead": 0.01,
+        "limit_fraction_base": 0.7,
+        "limit_fraction_lora32": 0.7,
+        "base_vs_vllm": 1.0,
+        "prefill1000_vs_vllm": 1.0,
+        "base_vs_llamacpp_16bit": 1.0,
+        "int8_vs_llamacpp_q8": 1.0,
+        "prefill1000_vs_llamacpp_16bit": 1.0,
     }
+
+
+def test_of_two_formats_of_llamacpp_the_faster_counts() -> None:
+    runs = played(ours_base=[run(6.0)], llama_base=[run(1.0)], half_base=[run(3.0)])
+    found = ratios(runs)["base_vs_llamacpp_16bit"]
+    assert found is not None
+    assert found.value == pytest.approx(2.0)
+
+
+def test_prompts_are_compared_by_the_time_to_the_last_first_token() -> None:
+    found = ratios(played(ours_prefill1000=[run(ttft=0.1)], dense_prefill1000=[run(ttft=0.3)]))
+    assert found["prefill1000_vs_vllm"] is not None
+    assert found["prefill1000_vs_vllm"].value == pytest.approx(3.0)
 
 
 def test_the_p99_of_first_tokens_is_taken_over_all_repeats_together() -> None:

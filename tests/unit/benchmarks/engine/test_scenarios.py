@@ -21,9 +21,11 @@ from benchmarks.engine.scenarios import (
     in_turn,
     num_adapters,
     num_runs,
+    prompt_entries,
+    with_prompt_speed,
 )
 from benchmarks.engine.shapes import SHAPES, Shape
-from benchmarks.engine.workload import ClosedLoop
+from benchmarks.engine.workload import NUM_PROMPTS, ClosedLoop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +40,7 @@ class FakeContestant:
 
     def run(self, task: str, workload: Any) -> Run:
         self.calls.append((self.name, task, workload))
-        extra = {"cold_minus_warm_ms": 1.0, "registry_overhead": 0.0}
+        extra = {"cold_minus_warm_ms": 1.0, "registry_overhead": 0.0, "limit_fraction": 0.5}
         return Run(Measurement(1.0, 100, [0.1], [0.1], 1, 1, extra), 0.0, 0)
 
 
@@ -87,8 +89,21 @@ def test_all_contestants_of_a_repeat_get_the_same_prompts_and_no_repeat_gets_the
     launcher, _, _ = suite_run
     peers = {name for name, _ in batch_entries(has_peers=True)}
     batches = [work.prompts for name, task, work in launcher.calls if task == "batch" and name in peers]
+    short = [prompts for prompts in batches if len(prompts) == NUM_PROMPTS]
+    long = [prompts for prompts in batches if len(prompts) != NUM_PROMPTS]
     contestants = len(batch_entries(has_peers=True))
-    assert [batches.count(prompts) for prompts in batches] == [contestants] * (3 * contestants)
+    assert [short.count(prompts) for prompts in short] == [contestants] * (3 * contestants)
+    entries = prompt_entries(has_peers=True)
+    of_a_length = len({name for name, _ in entries})
+    assert [long.count(prompts) for prompts in long] == [of_a_length] * (3 * len(entries))
+
+
+def test_the_speed_of_prompts_counts_until_the_last_has_its_first_token() -> None:
+    run = Run(Measurement(9.0, 8, [1.0, 2.0, 4.0], [0.1], 1, 1, {"other": 1.0}), 0.0, 0)
+    assert with_prompt_speed(run, 4000).measurement.extra == {
+        "other": 1.0,
+        "prompt_tokens_per_second": 1000,
+    }
 
 
 def test_every_shape_and_format_has_rows_of_its_own(
