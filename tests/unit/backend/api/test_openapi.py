@@ -25,7 +25,7 @@ PRICES = {
     *("price", "prompt_price", "completion_price", "training_price", "min_prompt_price"),
     "min_completion_price",
 }
-SIGNED = {"GrantBody", "MoveBody", "OpeningView", "ReceiptBody", "RelayBody", "VoucherRequest"}
+SIGNED = {"GrantBody", "MoveBody", "OpeningView", "ChargeBody", "ReceiptBody", "RelayBody", "VoucherRequest"}
 """Messages that are signed or hashed: they keep the protocol's integers."""
 
 
