@@ -119,7 +119,8 @@ class UploadStore:
         """(line, whether `copies` names it) of all rows, by line."""
         row = RowHashRow
         found = (_repeated(upload_id), _claimed_by_others(upload_id, self._datanet(upload_id)))
-        copies = union(*(query.order_by(None).with_only_columns(row.line) for query in found)).subquery()
+        lines = (query.order_by(None).with_only_columns(query.selected_columns[0]) for query in found)
+        copies = union(*lines).subquery()
         query = (
             select(row.line, copies.c.line)
             .outerjoin(copies, copies.c.line == row.line)
@@ -181,16 +182,11 @@ class UploadStore:
 
 def _repeated(upload_id: str) -> Select[int, int]:
     """(line, the first line with the same row), by line."""
-    # Group first: a self-join of the rows would be quadratic.
+    # A self-join would be quadratic wherever the database does not know yet how many rows were added.
     row = RowHashRow
-    rows = select(row.row_hash, func.min(row.line).label("line")).where(row.upload_id == upload_id)
-    first = rows.group_by(row.row_hash).having(func.count() > 1).subquery()
-    return (
-        select(row.line, first.c.line)
-        .join(first, first.c.row_hash == row.row_hash)
-        .where(row.upload_id == upload_id, row.line > first.c.line)
-        .order_by(row.line)
-    )
+    first = func.min(row.line).over(partition_by=row.row_hash).label("first")
+    rows = select(row.line, first).where(row.upload_id == upload_id).subquery()
+    return select(rows.c.line, rows.c.first).where(rows.c.line > rows.c.first).order_by(rows.c.line)
 
 
 def _claimed_by_others(upload_id: str, datanet: int) -> Select[int, str, int, str, int | None]:

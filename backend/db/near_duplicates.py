@@ -131,15 +131,13 @@ def _repeated(upload_id: str) -> Subquery:
 
 
 def _repeated_by(upload_id: str, band: str) -> Select[Any]:
-    # Group first: a self-join on a band that all rows share would be quadratic.
-    row, value = RowSketchRow, getattr(RowSketchRow, band)
-    rows = select(value.label("band"), func.min(row.line).label("line")).where(row.upload_id == upload_id)
-    first = rows.group_by(value).having(func.count() > 1).subquery()
-    return (
-        select(row.line, row.upload_id.label("of_upload"), first.c.line.label("of_line"))
-        .join(first, first.c.band == value)
-        .where(row.upload_id == upload_id, row.line > first.c.line)
+    # No self-join, which would be quadratic on a band that all rows share.
+    row = RowSketchRow
+    first = func.min(row.line).over(partition_by=getattr(row, band)).label("of_line")
+    rows = (
+        select(row.line, row.upload_id.label("of_upload"), first).where(row.upload_id == upload_id).subquery()
     )
+    return select(rows).where(rows.c.line > rows.c.of_line)
 
 
 def _of_others(upload_id: str, datanet: DatanetId) -> Subquery:
