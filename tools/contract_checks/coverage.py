@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from tools.contract_checks.common import BUILD, NODE, ROOT, Clock, fail
 
 LEAST = 98.0
-COPIED = ("contracts", "tests/contracts", "tests/vectors", "hardhat.config.js", "package.json")
+COPIED = (
+    "contracts",
+    "tests/contracts",
+    "tests/vectors",
+    "hardhat.config.js",
+    "backend/chain/hardhat.config.js",
+    "package.json",
+)
 ROW = re.compile(r"^║ (?P<name>\S+) +│ (?P<lines>[\d.]+) +│ (?P<statements>[\d.]+) +│ (?P<missing>.*?) *║$")
 
 
