@@ -26,6 +26,7 @@ from workers.training.index import load_adapter
 from workers.training.packing import ATTENTION
 from workers.training.rows import IGNORED, Example, preamble_ids
 from workers.training.sketch import CountSketch
+from workers.training.tensors import is_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,12 +115,12 @@ def _adapter_model(base: Any, folder: Path) -> Any:
     try:
         checkpoint = (folder / CHECKPOINT_FILE).read_bytes()
         weights = load(checkpoint)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a type that torch lacks
         raise InvalidInput(f"the checkpoint of {folder.name} cannot be read: {error}") from error
     model = get_peft_model(base, config)
     expected = {name: weight.shape for name, weight in get_peft_model_state_dict(model).items()}
-    is_finite = all(bool(torch.isfinite(weight).all()) for weight in weights.values())
-    if {name: weight.shape for name, weight in weights.items()} != expected or not is_finite:
+    fits = {name: weight.shape for name, weight in weights.items()} == expected
+    if not (fits and all(map(is_finite, weights.values()))):
         model.unload()
         raise InvalidInput(f"the checkpoint of {folder.name} does not fit the adapter's configuration")
     load_adapter(model, checkpoint)

@@ -121,6 +121,12 @@ class GradientServer:
             found = await asyncio.to_thread(self._scores, Path(folder), [each.request for each in group])
         except InvalidInput as error:
             found = [error] * len(group)
+        except MemoryError:
+            raise  # a new process has memory again
+        except Exception:
+            # Folders are untrusted: one must not end the process, and with it all other answers.
+            log.exception("the gradients of %s cannot be computed", folder)
+            found = [InvalidInput("the gradients of this adapter cannot be computed")] * len(group)
         for each, scores in zip(group, found, strict=True):
             if isinstance(scores, InvalidInput):
                 _answer(each, error=scores.message)

@@ -1,7 +1,7 @@
 """Generated answers of a trained adapter, on which the distilled maps of its index are fitted.
 
-Prompts, seeds and split depend on the rows only, so that whoever recomputes a map can check that its answers
-were not chosen.
+Prompts, seeds and split depend on the rows only, so that a verifier can check that the answers were
+not chosen.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -17,6 +16,7 @@ from backend.services.answers.attribution_index import load_index
 from backend.services.train.options import parse_config
 from workers.training.answers import MAX_ANSWERS, read_answers
 from workers.training.sketch import SKETCH_SIZE
+from workers.training.tensors import is_finite
 from workers.training.warm_start import CONFIG_FILE, options_of
 
 if TYPE_CHECKING:
@@ -67,13 +67,15 @@ def load_weights(model: Any, path: Path) -> None:
     """Load an adapter's weights into `model`, in fp32. Errors: `MalformedFolder`."""
     try:
         weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a type that torch lacks
         raise MalformedFolder(f"{path.name} cannot be read: {error}", param=path.name) from error
     expected = {name: weight.shape for name, weight in get_peft_model_state_dict(model).items()}
     if {name: weight.shape for name, weight in weights.items()} != expected:
         raise MalformedFolder(f"{path.name} has other tensors than the adapter", param=path.name)
-    if not all(torch.isfinite(weight).all() for weight in weights.values()):
-        raise MalformedFolder(f"{path.name} has weights that are not finite", param=path.name)
+    if not all(map(is_finite, weights.values())):
+        raise MalformedFolder(
+            f"{path.name} has weights that are not finite, or not of 16 or 32 bits", param=path.name
+        )
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()

@@ -1,15 +1,17 @@
-"""Serialises tensors deterministically."""
+"""Serialises tensors deterministically, and checks weights that others published."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors.torch import save
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _LENGTH_BYTES = 8
 
 
@@ -20,3 +22,8 @@ def canonical_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) 
     header = json.loads(content[_LENGTH_BYTES:end])
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     return content[:_LENGTH_BYTES] + text.ljust(end - _LENGTH_BYTES) + content[end:]
+
+
+def is_finite(weight: Tensor) -> bool:
+    """Whether all numbers are finite and of a type that adapters have; torch computes little with others."""
+    return weight.dtype in WEIGHT_TYPES and bool(torch.isfinite(weight).all())

@@ -79,7 +79,8 @@ class GradientStage:
         """None if the answer gets its receipt at once: it has nothing to attribute, a version without a
         checkpoint, or too many tokens, or there is no room.
         """
-        num_tokens = transcript.prompt_tokens + transcript.completion_tokens
+        # The gradient of each choice takes a pass over the prompt.
+        num_tokens = transcript.prompt_tokens * len(transcript.token_ids) + transcript.completion_tokens
         if not trained or num_tokens > MAX_TOKENS or len(self._running) >= MAX_WAITING:
             return None
         folders = [folder for folder, _ in trained.values()]
@@ -126,4 +127,6 @@ class GradientStage:
             log.warning("charge %s is not attributed by its gradient: it took too long", charge.id)
         except DomainError as error:
             log.warning("charge %s is not attributed by its gradient: %s", charge.id, error)
+        except Exception:
+            log.exception("charge %s is not attributed by its gradient", charge.id)  # the fallback is signed
         return None

@@ -26,7 +26,7 @@ def read_agreement(chunks: Iterable[bytes]) -> Agreement | None:
         text = header.decode()
         metadata = {} if is_too_deep(text) else json.loads(text)["__metadata__"]
         return _agreement(metadata)
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
         return None
 
 
@@ -42,7 +42,9 @@ def _header(chunks: Iterable[bytes]) -> bytes:
 
 
 def _agreement(metadata: Mapping[str, Any]) -> Agreement | None:
-    """Errors: `ValueError`, `LookupError`, `TypeError` or `AttributeError` for malformed metadata."""
+    """Errors: `ValueError`, `LookupError`, `TypeError`, `AttributeError` or `OverflowError` (an infinite or
+    huge number) for malformed metadata.
+    """
     methods = metadata["methods"].split()
     stated = {method: float(metadata[name]) for method, name in AGREEMENTS.items() if method in methods}
     num_answers = int(metadata[NUM_KEPT_OUT])

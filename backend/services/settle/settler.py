@@ -29,7 +29,7 @@ from backend.domain.batch import Batch, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.chain import Reverted
 from backend.domain.content import cid_digest
-from backend.domain.errors import Conflict
+from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules
 from backend.domain.settlement import BatchRecord
@@ -180,12 +180,19 @@ class Settler:
         return Progress(step, candidate.batch.number, skipped=skipped)
 
     def _sign_overdue(self, now: int) -> None:
-        """Sign what the processes that charged it left unsigned, so that it can be settled."""
+        """Sign what the processes that charged it left unsigned, so that it can be settled.
+
+        Without a usable receipt key it stays unsigned: refunds, which need none, must go on.
+        """
         with self.db.read() as tx:
             is_any = bool(tx.charges.overdue(self.operator, now, 1))
-        if is_any:
+        if not is_any:
+            return
+        try:
             with self.db.begin() as tx:
                 sign_overdue(tx, self.operator, self.settlement, self.receipt_key, now)
+        except Unavailable as error:
+            log.warning("overdue receipts stay unsigned: %s", error)
 
     def finalise(self) -> int | None:
         """Enqueue the finalisation of the batches that are due; returns the number of the last one."""

@@ -30,7 +30,7 @@ from workers.training.sketch import CountSketch
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 CONFIG = {"rank": 4, "learning_rate": 0.01, "batch_size": 8, "epochs": 1, "seed": 11}
@@ -139,9 +139,12 @@ def test_a_malformed_folder_is_an_error_and_leaves_the_scorer_as_it_was(
     assert scorer.scores(trained, asked) == before
 
 
-def test_a_checkpoint_with_other_numbers_than_numbers_is_refused(scorer: Scorer, adapter: Path) -> None:
+@pytest.mark.parametrize("change", [lambda w: w * torch.nan, lambda w: w.to(torch.float8_e4m3fn)])
+def test_a_checkpoint_with_other_numbers_than_numbers_is_refused(
+    scorer: Scorer, adapter: Path, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     weights = load_file(adapter / CHECKPOINT_FILE)
-    next(iter(weights.values()))[0, 0] = torch.nan
-    save_file(weights, adapter / CHECKPOINT_FILE)
+    name = next(iter(weights))
+    save_file(weights | {name: change(weights[name])}, adapter / CHECKPOINT_FILE)
     with pytest.raises(InvalidInput, match="does not fit"):
         scorer.scores(adapter, answers(scorer)[:1])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,15 @@ def test_any_bytes_state_nothing(content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [[], {}, {"__metadata__": []}, {"__metadata__": {"methods": 1}}, {"__metadata__": {"methods": []}}],
+    [
+        [],
+        {},
+        {"__metadata__": []},
+        {"__metadata__": {"methods": 1}},
+        {"__metadata__": {"methods": []}},
+        {"__metadata__": METADATA | {"num_kept_out": math.inf}},
+        {"__metadata__": METADATA | {"distilled_agreement": 10**400}},
+    ],
 )
 def test_a_header_of_another_form_states_nothing(header: Any) -> None:
     text = json.dumps(header).encode()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.errors import Conflict
+from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import charge_id, receipt_id
 from backend.domain.receipt import Attributed, Charge, SignedCharge
 from backend.domain.serving import NewCharge
@@ -109,6 +109,21 @@ def test_a_void_and_a_charge_behind_it_are_settled_again_in_order(harness: Settl
     harness.chain.time += SECONDS
     settle(harness)
     assert_all_settled(harness, [*before, waiting, after])
+
+
+def test_a_void_is_refunded_while_no_key_can_sign_an_overdue_receipt(harness: SettlementHarness) -> None:
+    channel = harness.market.channels[0]
+    harness.serve(channel)
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    charge(harness, channel)
+    harness.chain.convict(1)
+    harness.chain.time += SECONDS
+
+    def no_key(_: object) -> Key:
+        raise Unavailable("every receipt key is retired")
+
+    assert harness.settler(receipt_key=no_key).run_once().step is Step.REFUNDING
 
 
 def test_an_unsigned_charge_cannot_be_in_a_batch(harness: SettlementHarness) -> None:
