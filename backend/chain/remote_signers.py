@@ -134,13 +134,13 @@ class GoogleKmsSigner(RemoteSigner):
     def _public_key(self) -> coincurve.PublicKey:
         import base64
 
-        answer = self._client.get_public_key(request={"name": self._name}, timeout=READ_SECONDS)
+        answer = self._client.get_public_key(request={"name": self._name}, timeout=READ_SECONDS, retry=None)
         lines = [line for line in answer.pem.splitlines() if not line.startswith("-----")]
         return point_of_spki(base64.b64decode("".join(lines)), str(self))
 
     def _sign(self, message: bytes) -> bytes:
         request = {"name": self._name, "digest": {"sha256": keccak(message)}}
-        answer = self._client.asymmetric_sign(request=request, timeout=READ_SECONDS)
+        answer = self._client.asymmetric_sign(request=request, timeout=READ_SECONDS, retry=None)
         return compact_of_der(answer.signature)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import mimetypes
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
@@ -22,7 +21,8 @@ STATIC = Path(__file__).parent / "static"
 BUILT = "built"
 """Folder of the scripts, which `make setup` builds."""
 FOREVER = "public, max-age=31536000, immutable"
-TEXTS = ("text/", "image/svg", "application/json")
+TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
+"""Not those of `mimetypes`, which differ from one system to another."""
 
 router = APIRouter(prefix="/static", include_in_schema=False)
 
@@ -36,18 +36,22 @@ class Asset:
 
     @property
     def media_type(self) -> str:
-        return mimetypes.guess_type(self.path)[0] or "application/octet-stream"
+        return TYPES.get(PurePosixPath(self.path).suffix, "application/octet-stream")
 
     @cached_property
     def compressed(self) -> bytes | None:
         """None for files that are compressed already."""
-        is_text = self.media_type.startswith(TEXTS)
+        is_text = PurePosixPath(self.path).suffix in TYPES
         return gzip.compress(self.content, mtime=0) if is_text else None
 
     @cached_property
+    def version(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()[:16]
+
+    @property
     def url(self) -> str:
         """Changes with the content, so that browsers may keep the file for ever."""
-        return f"/static/{self.path}?v={hashlib.sha256(self.content).hexdigest()[:16]}"
+        return f"/static/{self.path}?v={self.version}"
 
 
 def read_assets(folder: Path = STATIC) -> Mapping[str, Asset]:
@@ -63,7 +67,8 @@ def get_asset(path: str, request: Request) -> Response:
     if asset is None:
         raise HTTPException(404, f"No file {path!r} belongs to the pages.")
     headers = {
-        "cache-control": FOREVER if "v" in request.query_params else "no-cache",
+        # During an upgrade, a page of another version may ask for another content.
+        "cache-control": FOREVER if request.query_params.get("v") == asset.version else "no-cache",
         "vary": "accept-encoding",
         "x-content-type-options": "nosniff",
         "cross-origin-resource-policy": "same-origin",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import nh3
 from markdown_it import MarkdownIt
@@ -18,8 +18,12 @@ LINK_RELATION = "noopener noreferrer nofollow ugc"
 _LEVELS = {f"h{level}": f"h{min(level + 2, 6)}" for level in range(1, 7)}
 
 
+@lru_cache(maxsize=64)
 def render_card(text: str) -> Markup:
-    """Headings move two levels down, below those of the page. HTML in the text is shown as text."""
+    """Headings move two levels down, below those of the page. HTML in the text is shown as text.
+
+    Results are kept, because a hostile text of 64 KiB takes more than a second.
+    """
     cleaned = nh3.clean(
         _parser().render(text),
         tags=TAGS,

@@ -22,7 +22,7 @@ from backend.api.errors import (
 from backend.domain.errors import DomainError
 from backend.web.headers import compress, set_headers
 from backend.web.rendering import render
-from backend.web.visitor import write_cookies
+from backend.web.visitor import get_visitor, write_cookies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -54,6 +54,8 @@ class PageRoute(APIRoute):
 def finish(request: Request, response: Response) -> Response:
     """Add what all responses of the pages have."""
     write_cookies(request, response)
+    if get_visitor(request) is not None:  # else the browser's disk would keep it after the wallet signs out
+        response.headers["cache-control"] = "private, no-store"
     set_headers(response, getattr(request.state, "connects_to", ()))
     if hasattr(response, "body"):
         compress(request, response)

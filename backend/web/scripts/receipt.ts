@@ -56,6 +56,7 @@ class ReceiptCheck {
     }
     if (number !== this.#latest) return;
     fault.textContent = reason;
+    if (verdict === null) this.#clear();
     for (const check of verdict?.checks ?? []) this.#show(check);
     this.#section.dataset["verdict"] = STATES.get(verdict?.isRight ?? null)!;
   }
@@ -82,7 +83,16 @@ class ReceiptCheck {
 
   #show({ name, isRight, message }: Check): void {
     const row = this.#section.querySelector<HTMLElement>(`[data-check=${name}]`)!;
-    const state = STATES.get(isRight) as keyof typeof WORDS;
+    this.#mark(row, STATES.get(isRight) as keyof typeof WORDS, message);
+  }
+
+  /** Removes results of an earlier check, which was of another source. */
+  #clear(): void {
+    for (const row of this.#section.querySelectorAll<HTMLElement>("[data-check]"))
+      this.#mark(row, "waiting", "\u00a0");
+  }
+
+  #mark(row: HTMLElement, state: keyof typeof WORDS, message: string): void {
     row.dataset["state"] = state;
     row.querySelector("[data-result]")!.textContent = WORDS[state];
     row.querySelector("[data-message]")!.textContent = message;

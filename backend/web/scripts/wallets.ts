@@ -9,7 +9,7 @@ export interface Wallet {
   readonly provider: Provider;
 }
 
-/** What people are told when a wallet refuses, by the codes of EIP-1193 and EIP-1474. */
+/** Messages for a wallet that refuses, by the codes of EIP-1193 and EIP-1474. */
 const REFUSALS: ReadonlyMap<number, string> = new Map([
   [4001, "You declined in the wallet. Nothing was signed or sent."],
   [4100, "The wallet has not allowed this page to do that. Connect it again."],
@@ -60,7 +60,7 @@ export async function signText({ provider }: Wallet, account: string, text: stri
   return String(await provider.request({ method: "personal_sign", params: [hex, account] }));
 }
 
-/** What to tell people about an error of a wallet or of this market. */
+/** The message of an error of a wallet or of this market. */
 export function reasonOf(error: unknown): string {
   const known = REFUSALS.get(codeOf(error) ?? 0);
   if (known !== undefined) return known;
