@@ -39,6 +39,8 @@ class ScriptedScorer:
         self.goes_on.wait()
         if folder.name == "broken":
             raise InvalidInput("no index")
+        if folder.name == "hostile":
+            raise NotImplementedError
         if folder.name == "fatal":
             raise MemoryError
         return [{0: float(sum(map(len, answer.choices)))} for answer in answers]
@@ -109,7 +111,7 @@ async def until_waiting(client: GradientClient, count: int) -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(("folder", "prompt"), [("broken", ""), ("one", "refused")])
+@pytest.mark.parametrize(("folder", "prompt"), [("broken", ""), ("hostile", ""), ("one", "refused")])
 async def test_an_answer_that_cannot_be_scored_fails_alone(
     scorer: ScriptedScorer, tmp_path: Path, folder: str, prompt: str
 ) -> None:
