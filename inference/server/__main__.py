@@ -10,16 +10,14 @@ import asyncio
 import dataclasses
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.config import EngineConfig
 from inference.errors import InferenceError
 from inference.model.sources import resolve_model
-from inference.server.server import EngineServer, call_soon, locked_socket
+from inference.server.server import EngineServer, locked_socket, stop_on_request
 from telemetry import logs, traces
 
 if TYPE_CHECKING:
@@ -53,11 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _serve(options: argparse.Namespace) -> None:
     server = EngineServer(_config(options, resolve_model(options.model, options.model_cache)))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    if options.exit_with_stdin:
-        threading.Thread(target=_stop_with_stdin, args=(loop, server), daemon=True).start()
+    stop_on_request(server.stop, at_end_of_stdin=options.exit_with_stdin)
     await server.serve(options.socket)
 
 
@@ -116,12 +110,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-format", choices=("text", "json"), default="text", help="format of log lines; default: text")
     add("--exit-with-stdin", action="store_true", default=False, help="exit when standard input closes")
     return parser
-
-
-def _stop_with_stdin(loop: asyncio.AbstractEventLoop, server: EngineServer) -> None:
-    while os.read(0, 4096):  # unbuffered, because Python's own stream would hold a lock at exit
-        pass
-    call_soon(loop, server.stop)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import asyncio
 import fcntl
 import logging
 import os
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ from inference.server.frames import encode_frame
 from inference.server.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from inference.config import EngineConfig
@@ -121,6 +123,23 @@ def locked_socket(socket_path: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def stop_on_request(stop: Callable[[], None], *, at_end_of_stdin: bool) -> None:
+    """Call `stop` on the running loop at SIGTERM or SIGINT and, with `at_end_of_stdin`, when standard input
+    ends, as it does when the parent process dies.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    if at_end_of_stdin:
+        threading.Thread(target=_await_stdin_end, args=(loop, stop), daemon=True).start()
+
+
+def _await_stdin_end(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    while os.read(0, 4096):  # unbuffered, because Python's own stream would hold a lock at exit
+        pass
+    call_soon(loop, stop)
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, function: object, *arguments: object) -> None:

@@ -5,22 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.errors import InferenceError
 from inference.model.sources import resolve_model
-from inference.server.server import call_soon, locked_socket
+from inference.server.server import locked_socket, stop_on_request
 from telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from workers.gradients.server import GradientServer
 
 log = logging.getLogger("workers.gradients")
 
@@ -45,11 +40,7 @@ async def _serve(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(options.num_threads)
     server = GradientServer(Scorer(resolve_model(options.model, options.model_cache)))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    if options.exit_with_stdin:
-        threading.Thread(target=_stop_with_stdin, args=(loop, server), daemon=True).start()
+    stop_on_request(server.stop, at_end_of_stdin=options.exit_with_stdin)
     await server.serve(options.socket)
 
 
@@ -65,12 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-format", choices=("text", "json"), default="text", help="format of log lines; default: text")
     add("--exit-with-stdin", action="store_true", help="exit when standard input closes")
     return parser
-
-
-def _stop_with_stdin(loop: asyncio.AbstractEventLoop, server: GradientServer) -> None:
-    while os.read(0, 4096):  # unbuffered, because Python's own stream would hold a lock at exit
-        pass
-    call_soon(loop, server.stop)
 
 
 if __name__ == "__main__":
