@@ -113,7 +113,7 @@ class GoogleKmsSigner(RemoteSigner):
     """A key version of Google Cloud KMS with the algorithm EC_SIGN_SECP256K1_SHA256.
 
     `name`: `projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V`. Credentials are the
-    application's default ones. The service signs any digest of 32 bytes, whatever hash made it.
+    application's default ones. The service signs any digest of 32 bytes, so also one of Keccak.
     """
 
     def __init__(self, name: str, stated: Account | None = None, client: Any = None) -> None:

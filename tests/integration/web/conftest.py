@@ -19,7 +19,7 @@ __all__ = ["api", "installation", "server", "url"]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Of one module: Playwright's loop runs in this thread meanwhile, so no test here may run one itself."""
+    """A browser for one module. Playwright runs an event loop in this thread, so tests here run none."""
     with chromium() as found:
         yield found
 

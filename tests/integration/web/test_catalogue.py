@@ -80,9 +80,9 @@ def test_the_page_reads_without_a_script(page: Page, api: Api) -> None:
 
 
 def test_errors_have_the_status_and_headers_of_the_api(api: Api) -> None:
-    page = httpx.get(f"{api.url}/m/nobody", headers={"accept": "text/html"})
-    script = httpx.get(f"{api.url}/m/nobody", headers={"accept": "application/json"})
-    endpoint = httpx.get(f"{api.url}/v1/models/nobody")
+    page = httpx.get(f"{api.url}/m/unknown", headers={"accept": "text/html"})
+    script = httpx.get(f"{api.url}/m/unknown", headers={"accept": "application/json"})
+    endpoint = httpx.get(f"{api.url}/v1/models/unknown")
     assert page.status_code == script.status_code == endpoint.status_code == 404
     assert script.json() == endpoint.json()
     assert endpoint.json()["error"]["message"].partition("'")[0] in page.text

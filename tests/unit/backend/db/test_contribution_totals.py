@@ -1,4 +1,4 @@
-"""What contributions earned: totals follow the batches that are valid, whatever was stored before."""
+"""What contributions earned: totals are those of the valid batches."""
 
 from __future__ import annotations
 

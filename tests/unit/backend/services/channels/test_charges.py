@@ -1,4 +1,4 @@
-"""Charges whose receipts are signed later: one receipt for each interval, whatever arrives."""
+"""Charges whose receipts are signed later: each interval has exactly one receipt."""
 
 from __future__ import annotations
 
