@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 _HEADER_START = b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00"
 _HEADER_END = b"\x67version\x01"
 _HEADER_BYTES = len(_HEADER_START) + 36 + len(_HEADER_END)
-_MAX_SECTION_BYTES = (2 << 20) + 36
+_MAX_CONTENT_BYTES = (2 << 20) + 36
+MAX_SECTION_BYTES = _MAX_CONTENT_BYTES + 10
+"""Of a section: its length, a CID and a block."""
 
 
 def car_header(root: DecodedCid) -> bytes:
@@ -79,7 +81,7 @@ class _ChunkStream(io.RawIOBase):
 
 
 def _blocks(stream: BinaryIO) -> Iterator[tuple[DecodedCid, bytes]]:
-    while (section := _section(stream, _MAX_SECTION_BYTES)) is not None:
+    while (section := _section(stream, _MAX_CONTENT_BYTES)) is not None:
         cid = _cid(section[:36])
         yield cid, verify_block(cid, section[36:])
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from backend.domain.content import ContentCorrupt, ContentMissing, DecodedCid, decode_cid
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import Cid
-from backend.storage.car import car_header, car_section, read_tree
+from backend.storage.car import MAX_SECTION_BYTES, car_header, car_section, read_tree
 from backend.storage.car_index import read_header, read_index, write_indexed
 from backend.storage.dagpb import read_varint
 from backend.storage.folders import FolderStore
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 4 << 20
 """Read with one request: blocks follow each other in the order in which a folder is read."""
+MAX_INDEX_BYTES = 16 << 20
+"""Of 400,000 blocks, or 100 GB in blocks of 256 KiB. The bucket is untrusted: no more of an index is read."""
 
 
 class S3Store(FolderStore):
@@ -57,8 +59,9 @@ class S3Store(FolderStore):
 
     def has(self, cid: Cid) -> bool:
         try:
-            with self._errors(cid):
-                self._client.head_object(Bucket=self._bucket, Key=self._key(decode_cid(cid)))
+            self.get(
+                decode_cid(cid), 0, 1
+            )  # a HEAD has no body to tell a missing bucket from a missing object
         except ContentMissing:
             return False
         return True
@@ -78,12 +81,13 @@ class S3Store(FolderStore):
                 blocks.put(below, block)
             self._upload(root, blocks)
 
-    def get(self, cid: DecodedCid, start: int, end: int | None = None) -> bytes:
+    def get(self, cid: DecodedCid, start: int, end: int) -> bytes:
         """Bytes of the folder's object from `start` to before `end`, or to the object's end."""
-        span = f"bytes={start}-{'' if end is None else end - 1}"
-        request = {"Bucket": self._bucket, "Key": self._key(cid), "Range": span}
+        request = {"Bucket": self._bucket, "Key": self._key(cid), "Range": f"bytes={start}-{end - 1}"}
         with self._errors(str(cid)):
-            content: bytes = self._client.get_object(**request)["Body"].read()
+            body = self._client.get_object(**request)["Body"]
+            content: bytes = body.read(end - start)  # a server may ignore the range
+            body.close()
         return content
 
     def close(self) -> None:
@@ -151,10 +155,16 @@ class _Folder:
         self._window = self._store.get(self._root, 0, WINDOW_BYTES)
         data, index = read_header(self._window)
         is_whole = len(self._window) < WINDOW_BYTES
-        rest = self._window[index:] if is_whole else self._store.get(self._root, index)
+        if is_whole:
+            return read_index(self._window[index:], data, index)
+        rest = self._store.get(self._root, index, index + MAX_INDEX_BYTES + 1)
+        if len(rest) > MAX_INDEX_BYTES:
+            raise ContentCorrupt(f"the index of {self._root} has more than {MAX_INDEX_BYTES} bytes")
         return read_index(rest, data, index)
 
     def _read(self, start: int, end: int) -> bytes:
+        if end - start > MAX_SECTION_BYTES:
+            raise ContentCorrupt(f"a section of {self._root} has {end - start} bytes")
         at = start - self._window_start
         if not 0 <= at <= at + end - start <= len(self._window):
             self._window = self._store.get(self._root, start, max(end, start + WINDOW_BYTES))

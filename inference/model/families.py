@@ -107,7 +107,16 @@ _REFUSED_KEYS = (
 
 def read_architecture(folder: Path) -> Architecture:
     """Raises `ModelNotFoundError` without a readable config.json; `UnsupportedModelError` for its content."""
-    config = _read_json(folder / "config.json")
+    path = folder / "config.json"
+    try:
+        return _architecture(folder, _read_json(path))
+    except KeyError as error:
+        raise UnsupportedModelError(f"{path} lacks {error}") from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UnsupportedModelError(f"{path} has a value that is no number as expected: {error}") from error
+
+
+def _architecture(folder: Path, config: dict[str, Any]) -> Architecture:
     name = config.get("model_type")
     if name not in FAMILIES:
         raise UnsupportedModelError(f"model type {name!r} is not one of {sorted(FAMILIES)}")

@@ -73,7 +73,30 @@ def test_a_bucket_that_is_missing_is_named(s3: S3Store) -> None:
     for call in (lambda: other.add_folder(SMALL), lambda: other.read(s3.folder_cid(SMALL), "a")):
         with pytest.raises(Unavailable, match="absent-bucket"):
             call()
+    with pytest.raises(Unavailable, match="absent-bucket"):
+        other.has(s3.folder_cid(SMALL))
     other.close()
+
+
+def test_an_index_is_read_up_to_a_limit(s3: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    cid = s3.add_folder(FILES)
+    monkeypatch.setattr("backend.storage.s3.MAX_INDEX_BYTES", 1000)
+    with pytest.raises(ContentCorrupt, match="index"):
+        s3.read(cid, "z")
+
+
+def test_a_section_longer_than_a_block_is_not_read(s3: S3Store, requests: list[str]) -> None:
+    """An index that lacks a block makes the section before it longer."""
+    cid = s3.add_folder(FILES)
+    content = stored(s3, cid)
+    _, index = read_header(content)
+    longer = content[:index] + bytes(3 * WINDOW_BYTES) + content[index:]
+    start = content[: HEADER_BYTES - 8] + (index + 3 * WINDOW_BYTES).to_bytes(8, "little")
+    s3._client.put_object(Bucket=s3._bucket, Key=f"some/prefix/{cid}.car", Body=start + longer[HEADER_BYTES:])
+    requests.clear()
+    with pytest.raises(ContentCorrupt, match="section"):
+        s3.read(cid, "z")
+    assert requests == ["GetObject"] * 2  # the first window and the index
 
 
 def test_a_server_that_is_unreachable_is_unavailable(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +31,21 @@ def test_models_outside_the_family_are_refused_by_name(
 ) -> None:
     with pytest.raises(UnsupportedModelError, match=named):
         read_architecture(edited(**changes))
+
+
+@pytest.mark.parametrize("changes", [{"num_hidden_layers": "many"}, {"num_attention_heads": None}])
+def test_a_value_that_is_no_number_is_refused(changes: dict[str, Any], edited: Callable[..., Path]) -> None:
+    with pytest.raises(UnsupportedModelError, match="is no number"):
+        read_architecture(edited(**changes))
+
+
+def test_a_missing_key_is_named(edited: Callable[..., Path]) -> None:
+    folder = edited()
+    config = json.loads((folder / "config.json").read_text())
+    del config["hidden_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match="lacks 'hidden_size'"):
+        read_architecture(folder)
 
 
 def test_older_checkpoints_keep_rotary_settings_at_the_top(edited: Callable[..., Path]) -> None:
