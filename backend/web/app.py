@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from backend.web import assets
 from backend.web.route import PageRoute, error_page, finish
+from backend.web.session_gate import SessionGate
 from backend.web.views import adapter, catalogue, receipt, sign_in
 from backend.web.visitor import Cookies, admit
 
@@ -35,6 +36,7 @@ def add_pages(app: FastAPI, settings: Settings) -> None:
         pages.include_router(view.router)
     app.include_router(pages)
     app.include_router(assets.router)
+    app.add_middleware(SessionGate)
     _show_unknown_paths(app)
 
 

@@ -89,7 +89,7 @@ async def admit(request: Request, visitor: Annotated[Visitor | None, Depends(fin
     await get_rate_limits(request).admit(request, scopes)
     if request.method not in SAFE_METHODS:
         sent = request.headers.get(FORM_HEADER) or (await request.form()).get(FORM_FIELD)
-        _check_form(request, str(sent or ""))
+        check_form(request, str(sent or ""))
 
 
 def get_visitor(request: Request) -> Visitor | None:
@@ -126,7 +126,8 @@ def _set_later(request: Request, name: str, value: str, max_age: int | None) -> 
     request.state.cookies = getattr(request.state, "cookies", {}) | {name: (value, max_age)}
 
 
-def _check_form(request: Request, sent: str) -> None:
+def check_form(request: Request, sent: str) -> None:
+    """Errors: `Forbidden`, unless `sent` is a token of this browser's pages."""
     secret = request.cookies.get(cookies_of(request).name(FORM), "")
     nonce, _, seal = sent.partition(".")
     if not secret or not hmac.compare_digest(_seal(secret, nonce).encode(), seal.encode()):

@@ -1,26 +1,43 @@
 /** Requests of the pages to this market. The session is in a cookie; the form's token proves that a page asks. */
 
 const TIMEOUT_MS = 30_000;
+/** The API, called with the session of the cookie. */
+export const SESSION_API = "/session/v1";
 
 /** Sends JSON to a page's address. Errors: with the market's message. */
 export async function post(path: string, body: unknown): Promise<unknown> {
-  return answerOf(
-    await fetch(path, {
-      method: "POST",
-      headers: {
-        accept: "application/json",
-        "content-type": "application/json",
-        "x-form-token": document.body.dataset["formToken"] ?? "",
-      },
-      body: JSON.stringify(body),
-      signal: AbortSignal.timeout(TIMEOUT_MS),
-    }),
-  );
+  return send("POST", path, body, TIMEOUT_MS);
 }
 
 export async function get(path: string): Promise<unknown> {
-  const headers = { accept: "application/json" };
-  return answerOf(await fetch(path, { headers, signal: AbortSignal.timeout(TIMEOUT_MS) }));
+  return send("GET", path, undefined, TIMEOUT_MS);
+}
+
+/** Calls the API (`path` without `/v1`) as the signed-in wallet. Errors: with the market's message. */
+export async function api(
+  method: "GET" | "POST" | "PATCH" | "DELETE",
+  path: string,
+  body?: unknown,
+  timeoutMs: number = TIMEOUT_MS,
+): Promise<unknown> {
+  return send(method, `${SESSION_API}${path}`, body, timeoutMs);
+}
+
+/** Headers of every request that changes something. */
+export function formHeaders(): Record<string, string> {
+  return { "x-form-token": document.body.dataset["formToken"] ?? "" };
+}
+
+async function send(method: string, path: string, body: unknown, timeoutMs: number): Promise<unknown> {
+  const content = body === undefined ? {} : { "content-type": "application/json" };
+  return answerOf(
+    await fetch(path, {
+      method,
+      headers: { accept: "application/json", ...content, ...formHeaders() },
+      body: body === undefined ? null : JSON.stringify(body),
+      signal: AbortSignal.timeout(timeoutMs),
+    }),
+  );
 }
 
 async function answerOf(response: Response): Promise<unknown> {

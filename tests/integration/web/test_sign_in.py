@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx
@@ -9,10 +11,13 @@ import pytest
 from playwright.sync_api import expect
 
 from backend.domain.sign_in_message import STATEMENT, checksummed
+from tests.integration.api.conftest import tokens
 from tests.support.market import CHAIN_ID
 from tests.support.page_wallet import NAME, PageWallet
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from playwright.sync_api import Page
 
     from tests.integration.api.conftest import Api
@@ -83,18 +88,46 @@ def test_a_post_without_the_token_of_a_page_changes_nothing(api: Api) -> None:
 
 
 def test_an_expired_session_of_a_cookie_is_renewed(api: Api) -> None:
-    installation = api.installation
-    challenge = installation.services.sign_in.challenge(installation.payer.account)
-    from backend.domain.sign_in_message import personal_digest
+    with signed_in(api) as client:
+        before = client.cookies["loraledger_session"]
+        api.installation.clock.pass_seconds(1000)
+        assert checksummed(api.installation.payer.account) in client.get("/").text
+        assert client.cookies.get("loraledger_session", domain="127.0.0.1") != before
 
-    signature = installation.payer.sign(personal_digest(challenge.message))
-    tokens = installation.services.sign_in.sign_in(challenge.message, signature)
-    installation.clock.pass_seconds(1000)
+
+@contextmanager
+def signed_in(api: Api) -> Iterator[httpx.Client]:
+    """A browser that has opened a page as the payer."""
+    found = tokens(api.url, api.installation.payer)
     with httpx.Client(base_url=api.url) as client:
-        client.cookies.set("loraledger_session", f"{tokens.access}.{tokens.refresh}", domain="127.0.0.1")
-        assert checksummed(installation.payer.account) in client.get("/").text
-        renewed = client.cookies.get("loraledger_session", domain="127.0.0.1")
-        assert renewed != f"{tokens.access}.{tokens.refresh}"
+        client.cookies.set(
+            "loraledger_session", f"{found['token']}.{found['refresh_token']}", domain="127.0.0.1"
+        )
+        yield client
+
+
+def test_a_script_calls_the_api_with_the_session_of_the_cookie(api: Api) -> None:
+    with signed_in(api) as client:
+        token = re.search(r'data-form-token="([^"]+)"', client.get("/").text)
+        assert token is not None
+        ours = {"x-form-token": token[1]}
+        tus = {"tus-resumable": "1.0.0", "upload-length": "5"}
+        made = client.post("/session/v1/transfers", headers=ours | tus)
+        assert made.status_code == 201
+        assert made.headers["location"] == f"/session/v1/transfers/{made.json()['id']}"
+        assert made.headers["cache-control"] == "private, no-store"
+        api.installation.clock.pass_seconds(1000)
+        listed = client.get("/session/v1/transfers")
+        assert [one["id"] for one in listed.json()["data"]] == [made.json()["id"]]
+        assert "loraledger_session" in listed.headers["set-cookie"]
+        for headers in ({}, {"x-form-token": "x"}):
+            refused = client.post("/session/v1/transfers", headers=headers | tus)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+        assert client.get("/v1/transfers").status_code == 401
+        client.cookies.delete("loraledger_session")
+        ended = client.post("/session/v1/transfers", headers=ours | tus)
+        assert (ended.status_code, ended.json()["error"]["code"]) == (401, "unauthenticated")
+        assert ended.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("kept", ["x", "lls_x.llr_y", ".", "lls_" + "a" * 43])
