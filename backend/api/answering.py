@@ -12,7 +12,7 @@ from backend.api.disconnect import ClientDisconnected, while_connected
 from backend.domain.errors import InvalidInput
 from backend.services.accounts.api_keys import check_model
 from backend.services.answers.blend import Part, build_blend
-from backend.services.answers.generate import AnswerRequest
+from backend.services.answers.request import AnswerRequest
 from backend.services.channels.admission import Payer
 
 if TYPE_CHECKING:

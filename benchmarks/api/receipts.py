@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from backend.app import freeze_heap
 from backend.installation.installation import Installation
-from backend.services.answers.generate import AnswerRequest
+from backend.services.answers.request import AnswerRequest
 from backend.services.channels.admission import Payer
 from benchmarks.api import market
 from benchmarks.api.figures import Row, Timed

@@ -167,18 +167,18 @@ def attribute(
     """Attribute by the first applicable method. `positions`: the version's accepted contributions, at least
     one.
     """
-    method, (shares,) = attribute_all(attributors, [(adapter_folder, positions)], probe)
-    return Attribution(method, shares)
+    method, (scores,) = score_all(attributors, [(adapter_folder, positions)], probe)
+    return Attribution(method, shares_from_scores(scores))
 
 
-def attribute_all(
+def score_all(
     attributors: Sequence[Attributor], versions: Sequence[tuple[Path, Sequence[int]]], probe: Probe
-) -> tuple[str, list[tuple[Share, ...]]]:
-    """Attribute an answer of several versions by one method, the first that applies to all of them."""
+) -> tuple[str, list[Mapping[int, float]]]:
+    """Score an answer of several versions by one method, the first that applies to all of them."""
     for attributor in attributors:
         scores = [attributor.scores(folder, positions, probe) for folder, positions in versions]
         if all(scores):
-            return attributor.method, [shares_from_scores(each) for each in scores if each]
+            return attributor.method, [each for each in scores if each]
     raise InvalidInput("No attribution method applies to this version.")
 
 

@@ -7,24 +7,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from msgspec.structs import replace as replace_fields
-
-from backend.domain.attribution import METHODS_OF_ERRORS
 from backend.domain.errors import InvalidInput, Unavailable
-from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
-from backend.domain.receipt import Slice
-from backend.domain.split import charge
 from backend.services.answers.answer import Answer, Final
-from backend.services.answers.attribution import attribute_all
-from backend.services.answers.blend import Part, price
-from backend.services.answers.positions import Positions
+from backend.services.answers.billing import Billing
+from backend.services.answers.blend import price
 from backend.services.answers.transcript import AnswerInterrupted, Transcript, transcribe
-from backend.services.channels.admission import Bill, Payer
-from backend.services.channels.group_commit import GroupCommit
-from backend.services.market.adapter_folders import adapter_ref
 from inference import protocol
 from telemetry import traces
 
@@ -33,24 +23,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import Account, Hash32, VersionId
-    from backend.domain.receipt import Share, VersionRecord
+    from backend.domain.ids import Account, Hash32
+    from backend.domain.receipt import VersionRecord
     from backend.domain.serving import NewCharge, NewReceipt, Reservation
     from backend.ports.attribution import Attributor
     from backend.ports.engine import Engine
+    from backend.services.answers.billing import BilledAnswer
     from backend.services.answers.gradient_stage import GradientStage
+    from backend.services.answers.request import AnswerRequest, Folders
     from backend.services.channels.admission import Admission
     from backend.services.market.adapter_folders import AdapterFolders
     from backend.services.market.catalogue import Catalogue, Model
-
-UNATTRIBUTED = "none"
-"""Attribution method in receipts of versions without snapshots."""
 
 FETCHERS = 4
 """Adapters that are fetched concurrently."""
 MAX_BYTES_PER_TOKEN = 32
 """Far above the average: a prompt with more bytes cannot fit and is rejected without tokenising it."""
-SEEDS_END = 1 << 63
 
 
 class ContextLengthExceeded(InvalidInput):
@@ -82,41 +70,6 @@ class EngineState:
     """Tokens that prompt and answer share; None while the engine is unreachable."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerRequest:
-    """A request to the engine, and who pays for it.
-
-    `message` has prompt, sampling and priority; its id, adapters, probe and payer are set for each choice.
-    `body`: the HTTP request's bytes, which the receipt commits to. `num_choices` answers are generated, of up
-    to `max_tokens` each; the prompt is charged once. With a seed, choice i uses seed + i. `seconds`: the
-    client's time limit for the whole answer.
-    """
-
-    payer: Payer
-    model: Model
-    message: protocol.Generate
-    body: bytes
-    num_choices: int = 1
-    seconds: float | None = None
-    blend: tuple[Part, ...] = ()
-    """Adapters that answer together; `model` is then the base model."""
-    id_prefix: str = "chatcmpl-"
-    """Of the answer's id, as in OpenAI's API."""
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        return self.blend or (Part(self.model),)
-
-    @property
-    def prompt_param(self) -> str:
-        return "messages" if self.message.prompt is None else "prompt"
-
-
-Folders: TypeAlias = "tuple[Path | None, ...]"
-"""Adapter folders of a request's parts; None for the base model."""
-_Billed: TypeAlias = "tuple[AnswerRequest, Folders, Transcript]"
-
-
 class Generate:
     def __init__(
         self,
@@ -130,13 +83,12 @@ class Generate:
         stage: GradientStage | None = None,
     ) -> None:
         """`stage`: attributes charged answers by gradients; without one all receipts are signed at once."""
-        self._positions = Positions(db)
         self._catalogue = catalogue
         self._adapters = adapters
         self._engine = engine
         self._admission = admission
         self._attributors = attributors
-        self._probe_error = any(attributor.method in METHODS_OF_ERRORS for attributor in attributors)
+        self._billing = Billing(db, attributors)
         self._limits = limits
         self._stage = stage
         # Separate threads: slow fetches must not delay receipts, which use the loop's executor.
@@ -144,8 +96,6 @@ class Generate:
         self._prepared: set[Path] = set()
         self._fetches: dict[Hash32, asyncio.Future[Path]] = {}
         self._max_context: int | None = None
-        # One thread for all bills: a thread per answer would contend with the loop for the GIL.
-        self._bills: GroupCommit[_Billed, Bill] = GroupCommit(self._bill_all, "bills")
         self._running: dict[asyncio.Task[None], Answer] = {}
 
     @property
@@ -205,10 +155,10 @@ class Generate:
             reservation = await self._admission.reserve(request.payer, bound)
         try:
             with traces.span(f"chat {request.model.name}", gen_ai__operation__name="chat"):
-                folders, transcript = await self._produce(_limited(request, max_tokens), answer)
+                folders, transcript = await self._produce(request.limited(max_tokens), answer)
             with traces.span("receipt") as span:
-                bill = await self._bills.submit((request, folders, transcript))
-                charged = await self._charge(request, folders, transcript, reservation, bill)
+                billed = await self._billing.bill(request, folders, transcript)
+                charged = await self._charge(request, transcript, reservation, billed)
                 traces.set_attributes(span, loraledger__receipt_id=charged.id)
         except BaseException:
             await self._admission.release(reservation)
@@ -217,21 +167,16 @@ class Generate:
         return Final(transcript.finish_reasons, charged, transcript.cached_prompt_tokens, texts)
 
     async def _charge(
-        self,
-        request: AnswerRequest,
-        folders: Folders,
-        transcript: Transcript,
-        reservation: Reservation,
-        bill: Bill,
+        self, request: AnswerRequest, transcript: Transcript, reservation: Reservation, billed: BilledAnswer
     ) -> NewReceipt | NewCharge:
         """The receipt; or, for an answer that the stage attributes, the charge, whose receipt follows."""
         job = None
         if self._stage is not None:
-            job = self._stage.job(request.message, transcript, self._trained(request.parts, folders))
+            job = self._stage.job(request.message, transcript, billed.trained)
         if self._stage is None or job is None:
-            return await self._admission.charge(request.payer, reservation, bill)
+            return await self._admission.charge(request.payer, reservation, billed.bill)
         seconds = self._stage.receipt_seconds
-        charged = await self._admission.charge_first(request.payer, reservation, bill, seconds)
+        charged = await self._admission.charge_first(request.payer, reservation, billed.bill, seconds)
         self._stage.start(charged, job)
         return charged
 
@@ -245,10 +190,9 @@ class Generate:
     async def _size(self, request: AnswerRequest) -> protocol.TokenCount:
         max_context = await self._load_context()
         message = request.message
-        num_bytes = _num_bytes(message)
-        if num_bytes > max_context * MAX_BYTES_PER_TOKEN:
+        if request.num_bytes > max_context * MAX_BYTES_PER_TOKEN:
             raise ContextLengthExceeded(
-                f"The prompt has {num_bytes} bytes; prompt and answer share {max_context} tokens.",
+                f"The prompt has {request.num_bytes} bytes; prompt and answer share {max_context} tokens.",
                 param=request.prompt_param,
             )
         size = await self._engine.count_tokens(
@@ -275,7 +219,7 @@ class Generate:
                 folders = tuple([await self._folder(part.model) for part in request.parts])
             # The engine is aborted at the deadline; its output up to then is read and charged.
             async with asyncio.timeout_at(deadline + self._limits.close_seconds / 2):
-                messages = _messages(request, answer.id, folders, probe_error=self._probe_error)
+                messages = request.for_engine(answer.id, folders, probe_error=self._billing.needs_errors)
                 return folders, await transcribe(self._engine, messages, answer, deadline)
         except TimeoutError as error:
             raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
@@ -306,99 +250,3 @@ class Generate:
             attributor.prepare(folder)
         self._prepared.add(folder)
         return folder
-
-    def _bill_all(self, answers: Sequence[_Billed]) -> list[Bill | Exception]:
-        """A bill or an error for each answer. The error of one does not fail the others."""
-        found: list[Bill | Exception] = []
-        for one in answers:
-            try:
-                found.append(self._bill(*one))
-            except Exception as error:  # noqa: BLE001 - its caller gets the error
-                found.append(error)
-        return found
-
-    def _bill(self, request: AnswerRequest, folders: Folders, transcript: Transcript) -> Bill:
-        method, shares = self._attribution(request.parts, folders, transcript)
-        slices = tuple(
-            Slice(part.model.id, part.ppm, shares.get(part.model.id, ())) for part in request.parts
-        )
-        salt = secrets.token_bytes(32)
-        counts = transcript.prompt_tokens, transcript.completion_tokens
-        return Bill(
-            charge=charge(slices, [part.model.record for part in request.parts], *counts),
-            request_hash=salted_hash(salt, request.body),
-            response_hash=salted_hash(salt, response_bytes(transcript.texts)),
-            slices=slices,
-            slices_hash=slices_hash(slices),
-            method=method,
-            attribution_hash=attribution_hash(method, slices),
-            prompt_tokens=transcript.prompt_tokens,
-            completion_tokens=transcript.completion_tokens,
-            salt=to_hash(salt),
-        )
-
-    def _attribution(
-        self, parts: Sequence[Part], folders: Folders, transcript: Transcript
-    ) -> tuple[str, dict[VersionId, tuple[Share, ...]]]:
-        """The method, and the shares of the versions with snapshots."""
-        trained = self._trained(parts, folders)
-        if not trained:
-            return UNATTRIBUTED, {}
-        method, shares = attribute_all(self._attributors, list(trained.values()), transcript.probe)
-        return method, dict(zip(trained, shares, strict=True))
-
-    def _trained(
-        self, parts: Sequence[Part], folders: Folders
-    ) -> dict[VersionId, tuple[Path, tuple[int, ...]]]:
-        """Folder and accepted positions of each version with snapshots."""
-        return {
-            part.model.id: (folder, self._positions.of(part.model.record.snapshots))
-            for part, folder in zip(parts, folders, strict=True)
-            if folder is not None and part.model.record.snapshots
-        }
-
-
-def _num_bytes(message: protocol.Generate) -> int:
-    texts = [message.prompt or ""]
-    for each in message.messages:
-        texts += [each.content, *(call.arguments for call in each.tool_calls)]
-    if message.tools is not None:
-        texts += [part for each in message.tools.functions for part in (each.description, each.parameters)]
-    return sum(len(text.encode()) for text in texts)
-
-
-def _limited(request: AnswerRequest, max_tokens: int) -> AnswerRequest:
-    sampling = replace_fields(request.message.sampling, max_tokens=max_tokens)
-    return replace(request, message=replace_fields(request.message, sampling=sampling))
-
-
-def _messages(
-    request: AnswerRequest, answer_id: str, folders: Folders, *, probe_error: bool
-) -> list[protocol.Generate]:
-    """Engine requests, one per choice."""
-    refs = [
-        protocol.BlendPart(adapter_ref(part.model.record, folder), part.weight)
-        for part, folder in zip(request.parts, folders, strict=True)
-        if folder is not None
-    ]
-    has_snapshots = any(part.model.record.snapshots for part in request.parts)
-    return [
-        replace_fields(
-            request.message,
-            request_id=f"{answer_id}-{index}",
-            sampling=_seeded(request.message.sampling, index),
-            adapter=refs[0].adapter if refs and not request.blend else None,
-            blend=protocol.AdapterBlend(tuple(refs)) if request.blend else None,
-            probe=has_snapshots,
-            probe_error=probe_error and has_snapshots,
-            payer=request.payer.account,
-        )
-        for index in range(request.num_choices)
-    ]
-
-
-def _seeded(sampling: protocol.Sampling, index: int) -> protocol.Sampling:
-    if sampling.seed is None or not index:
-        return sampling
-    seed = sampling.seed + index
-    return replace_fields(sampling, seed=seed if seed < SEEDS_END else seed - 2 * SEEDS_END)

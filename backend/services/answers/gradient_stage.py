@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -20,12 +20,12 @@ from backend.ports.gradients import MAX_TOKENS, GradientRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from backend.domain.ids import VersionId
     from backend.domain.receipt import Share
     from backend.domain.serving import NewCharge
     from backend.ports.gradients import Gradients
+    from backend.services.answers.billing import Trained
     from backend.services.answers.transcript import Transcript
     from backend.services.channels.charges import Charges
     from inference.protocol import Generate
@@ -34,9 +34,6 @@ MAX_WAITING = 256
 """Answers that wait for their gradients, for each API process."""
 
 log = logging.getLogger(__name__)
-
-Trained: TypeAlias = "Mapping[VersionId, tuple[Path, Sequence[int]]]"
-"""Folder and accepted positions of each version with snapshots."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from backend.installation.verification import _parse_request
 from backend.services.answers.attribution import HiddenCosine, Uniform
 from backend.services.answers.attribution_index import Indices
 from backend.services.answers.blend import build_blend
-from backend.services.answers.generate import AnswerRequest, Generate, GenerateLimits
+from backend.services.answers.generate import Generate, GenerateLimits
+from backend.services.answers.request import AnswerRequest
 from backend.services.channels.admission import Payer
 from backend.services.market.adapter_folders import AdapterFolders, adapter_ref
 from backend.services.receipts.reexecution import execution_check, reexecute

@@ -17,7 +17,7 @@ from backend.services.answers.attribution import (
     Uniform,
     UniformByRows,
     attribute,
-    attribute_all,
+    score_all,
 )
 from backend.services.answers.attribution_index import AttributionIndex, Indices, load_index
 from backend.services.answers.distilled import distilled_features
@@ -174,11 +174,11 @@ def test_a_blend_uses_the_first_method_that_all_its_versions_have(tmp_path: Path
     write_index(new, DISTILLED, **MAPS)
     write_index(newer, DISTILLED, **MAPS)
     write_index(old)
-    method, _ = attribute_all(attributors(), [(new, POSITIONS), (newer, POSITIONS)], PROBE)
+    method, _ = score_all(attributors(), [(new, POSITIONS), (newer, POSITIONS)], PROBE)
     assert method == "distilled-1"
-    method, shares = attribute_all(attributors(), [(new, POSITIONS), (old, POSITIONS)], PROBE)
+    method, scores = score_all(attributors(), [(new, POSITIONS), (old, POSITIONS)], PROBE)
     assert method == "error-ridge-1"
-    assert shares[0] == shares[1] == attribute([Ridge(Indices(), "error")], old, POSITIONS, PROBE).shares
+    assert scores[0] == scores[1] == Ridge(Indices(), "error").scores(old, POSITIONS, PROBE)
 
 
 def test_distilled_scores_of_huge_vectors_stay_finite(tmp_path: Path) -> None:

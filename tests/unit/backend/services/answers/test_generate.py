@@ -25,9 +25,9 @@ from backend.services.answers.generate import (
     FETCHERS,
     MAX_BYTES_PER_TOKEN,
     AnswerInterrupted,
-    AnswerRequest,
     ContextLengthExceeded,
 )
+from backend.services.answers.request import AnswerRequest
 from backend.services.channels.admission import Payer
 from backend.services.channels.ledger import InsufficientBalance
 from backend.services.market.catalogue import Model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,15 +14,16 @@ from backend.domain.attribution import GRADIENT_METHOD, shares_from_scores
 from backend.domain.errors import Unavailable
 from backend.domain.serving import NewCharge
 from backend.services.answers import gradient_stage
-from backend.services.answers.generate import AnswerRequest
+from backend.services.answers.request import AnswerRequest
 from backend.services.channels.admission import Payer
 from inference.protocol import Generate, Message, Sampling
 from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from backend.db.unit_of_work import Database
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.serving import StoredReceipt
     from backend.services.answers.answer import Answer
     from tests.support.fakes import FakeGradients
@@ -92,6 +94,24 @@ async def test_the_stage_gets_prompt_and_tokens_of_every_choice(
     assert request.request_id == charged.id
     assert request.messages == (Message("user", "say hello"),)
     assert request.choices == ((1, 1, 1, 1), (1, 1, 1, 1))
+
+
+async def test_the_database_is_not_read_on_the_event_loop(
+    installation: ScriptedInstallation, gradients: FakeGradients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, read, readers = installation.catalogue.resolve(installation.version), installation.db.read, []
+
+    def recorded() -> AbstractContextManager[UnitOfWork]:
+        readers.append(threading.current_thread())
+        return read()
+
+    monkeypatch.setattr(installation.catalogue, "resolve", lambda _: model)
+    monkeypatch.setattr(installation.db, "read", recorded)
+    gradients.answers.clear()
+    await answered(installation)
+    gradients.answers.set()
+    assert readers
+    assert threading.main_thread() not in readers
 
 
 @pytest.mark.parametrize(
