@@ -27,7 +27,7 @@ from backend.domain.ids import (
 )
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree, resolve
 from backend.domain.money import PPM
-from backend.domain.receipt import Receipt, Share, Slice, VersionRecord
+from backend.domain.receipt import Charge, Receipt, Share, Slice, VersionRecord
 from backend.domain.split import slice_charges, split
 from backend.domain.voucher import ChannelMove, SessionGrant, Voucher
 from tools import dispute_vectors, worked_example
@@ -171,6 +171,13 @@ def receipt(cumulative: int, charge: int) -> Receipt:
 def receipts() -> Iterable[Case]:
     for item, domain in zip((receipt(7_000, 7_000), receipt(U128, 1)), DOMAINS, strict=True):
         yield {**typed(item, "receipt_digest", domain), **case(receipt_id=hashing.receipt_id(item))}
+
+
+def signed_charges() -> Iterable[Case]:
+    for item, domain in zip((receipt(7_000, 7_000), receipt(U128, 1)), DOMAINS, strict=True):
+        shared = {name: value for name, value in fields_of(item).items() if name != "attribution_hash"}
+        charge = Charge(**shared, receipt_by=1_790_000_600)
+        yield {**typed(charge, "charge_digest", domain), **case(charge_id=hashing.charge_id(charge))}
 
 
 def vouchers() -> Iterable[Case]:
@@ -359,6 +366,7 @@ SUBJECTS = (
     snapshots,
     attributions,
     receipts,
+    signed_charges,
     vouchers,
     grants,
     revocations,

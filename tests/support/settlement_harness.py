@@ -13,8 +13,9 @@ from backend.db.tables.transactions import TransactionRow
 from backend.db.unit_of_work import Database, UnitOfWork
 from backend.domain.chain import Reverted
 from backend.domain.channels import Grant
-from backend.domain.hashing import receipt_id
-from backend.domain.serving import NewReceipt
+from backend.domain.hashing import charge_id, receipt_id
+from backend.domain.receipt import Attributed, Charge, SignedCharge
+from backend.domain.serving import NewCharge, NewReceipt
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.accounts.claims import Claims
 from backend.services.accounts.earned_receipt import EarnedReceipts
@@ -88,6 +89,31 @@ class SettlementHarness:
                     trace=trace,
                 )
             )
+
+    def charge(self, channel: ChannelId, seconds: int = 60) -> SignedReceipt:
+        """Store the charge of an answer, whose receipt is due in `seconds`, and the payer's voucher for it.
+
+        Returns the receipt that the charge's fallback gives.
+        """
+        signed = self.market.serve(channel)
+        values = {name: getattr(signed.receipt, name) for name in Charge.__slots__ if name != "receipt_by"}
+        charge = Charge(**values, receipt_by=self.chain.time + seconds)
+        key = self.market.receipt_key
+        with self.begin() as tx:
+            tx.charges.add(
+                NewCharge(
+                    id=charge_id(charge),
+                    operator=self.market.operator,
+                    payer=self.market.payer_of[channel].account,
+                    signed=SignedCharge(charge, key.sign(self.market.domain.charge_digest(charge))),
+                    fallback=Attributed(signed.method, signed.slices),
+                    signer=key.account,
+                    salt=some_hash("salt"),
+                    key_id=None,
+                )
+            )
+        self.sign_voucher(channel, charge.cumulative)
+        return signed
 
     def sign_voucher(
         self, channel: ChannelId, most: int, waived_until: int = 0, signer: Key | None = None

@@ -32,8 +32,9 @@ CHECKS = {
     "charge": "The charge is tokens times the prices registered on the chain",
     "batch": "A path leads from it to the batch whose hash the chain has",
     "earnings": "That batch credits each part of the charge to whom the terms name",
+    "charged": "It is the receipt of the charge that the payer got with the answer",
 }
-"""What the verifier checks (`@loraledger/verify`), in its order."""
+"""What `@loraledger/verify` checks, in its order. `charged` is only for receipts that followed a charge."""
 
 
 @router.get("/{receipt_id}")
@@ -42,6 +43,7 @@ def show_receipt(
 ) -> Response:
     view = services.receipts.get(Hash32(receipt_id))
     request.state.connects_to = OWN_NODES
+    checks = CHECKS if view.charge else {name: CHECKS[name] for name in CHECKS if name != "charged"}
     return render(
         request,
         "receipt.html",
@@ -49,7 +51,7 @@ def show_receipt(
         weights=view.weights(),
         models=[_model(services, part.version_id) for part in view.slices],
         batch_state=view.batch_state,
-        checks=CHECKS,
+        checks=checks,
         settlement=services.deployment.address("Settlement"),
     )
 

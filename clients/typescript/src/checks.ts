@@ -10,7 +10,7 @@ import { type Check, chargesOf, type Facts, open, orInvalid, placeOf, right, wro
 import { attributionHash, batchHash, responseBytes, saltedHash, slicesHash } from "./hashing.ts";
 import { type Span, spansHash, type VersionRecord } from "./hashing.ts";
 import { RECEIPTS_TAG, resolve } from "./merkle.ts";
-import { digestOf, type Receipt } from "./messages.ts";
+import { digestOf, type Receipt, structHash } from "./messages.ts";
 import { recover } from "./signatures.ts";
 
 /** Request and answer of a receipt. */
@@ -24,6 +24,14 @@ export interface Content {
 export function checkHash({ file, id }: Facts): Check {
   if (id === file.id) return right("hash", `the receipt's id is ${id}`);
   return wrong("hash", `the receipt's id is ${id}, not ${file.id}`);
+}
+
+/** Whether the receipt is that of the charge which the payer got; null if there was none. */
+export function checkCharged({ receipt, charge }: ReceiptFile): Check | null {
+  if (charge === null) return null;
+  const id = structHash("Charge", { ...receipt, receiptBy: charge.receiptBy });
+  if (id === charge.id) return right("charged", `the id of its charge is ${id}`);
+  return wrong("charged", `the id of its charge is ${id}, not ${charge.id}`);
 }
 
 /** Whether a receipt key of the operator has signed. `batch`: the result of `checkBatch`. */

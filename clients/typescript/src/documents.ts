@@ -51,6 +51,8 @@ export interface ReceiptFile {
   readonly signature: Hex;
   /** Null for callers other than the payer. */
   readonly salt: Hex | null;
+  /** The charge that the receipt followed; null if the answer was charged by the receipt itself. */
+  readonly charge: { readonly id: Hex; readonly receiptBy: bigint } | null;
 }
 
 /** What an account earns from one part of one slice: the opening's value. */
@@ -136,11 +138,14 @@ const RECEIPT = object({
   signature: hex(65),
 } satisfies Fields<"ReceiptDetail">);
 const SALT = nullable(hash);
+const CHARGE = nullable(object({ id: hash, receipt_by: integer(64) } satisfies Fields<"ChargeStamp">));
 
 /** Errors: MalformedDocument, which names the first missing or malformed field. */
 export function readReceipt(document: unknown): ReceiptFile {
   const read = RECEIPT(document, "receipt");
   const body = read.receipt;
+  const optional = document as { salt?: unknown; signed_charge?: unknown };
+  const charge = CHARGE(optional.signed_charge ?? null, "receipt.signed_charge");
   return {
     id: read.id,
     operator: read.operator,
@@ -163,7 +168,8 @@ export function readReceipt(document: unknown): ReceiptFile {
       shares: unpackList(slice.packed),
     })),
     signature: read.signature,
-    salt: SALT((document as { salt?: unknown }).salt ?? null, "receipt.salt"),
+    salt: SALT(optional.salt ?? null, "receipt.salt"),
+    charge: charge && { id: charge.id, receiptBy: charge.receipt_by },
   };
 }
 

@@ -24,7 +24,7 @@ export interface Facts {
  * missing.
  */
 export interface Check {
-  readonly name: "hash" | "signature" | "slices" | "charge" | "batch" | "earnings" | "content";
+  readonly name: "hash" | "signature" | "slices" | "charge" | "charged" | "batch" | "earnings" | "content";
   readonly isRight: boolean | null;
   readonly message: string;
 }

@@ -16,6 +16,14 @@ export interface Receipt {
   readonly servedAt: bigint;
 }
 
+/**
+ * A receipt whose attribution follows, at the latest at `receiptBy` (unix seconds). Its struct hash is the charge's
+ * id. Verifying contract: `Settlement`.
+ */
+export interface Charge extends Omit<Receipt, "attributionHash"> {
+  readonly receiptBy: bigint;
+}
+
 /** Amounts in micro-units. Verifying contract: `PaymentVault`. */
 export interface Voucher {
   readonly channelId: Hex;
@@ -84,6 +92,7 @@ export interface ReceiptKey {
 /** All messages by the name of their type. */
 export interface Messages {
   Receipt: Receipt;
+  Charge: Charge;
   Voucher: Voucher;
   SessionGrant: SessionGrant;
   SessionRevocation: SessionRevocation;
@@ -98,6 +107,9 @@ export const FIELDS: { readonly [T in keyof Messages]: string } = {
   Receipt:
     "bytes32 channelId,uint128 cumulative,uint128 charge,bytes32 requestHash,bytes32 responseHash," +
     "bytes32 slicesHash,uint32 promptTokens,uint32 completionTokens,bytes32 attributionHash,uint64 servedAt",
+  Charge:
+    "bytes32 channelId,uint128 cumulative,uint128 charge,bytes32 requestHash,bytes32 responseHash," +
+    "bytes32 slicesHash,uint32 promptTokens,uint32 completionTokens,uint64 servedAt,uint64 receiptBy",
   Voucher: "bytes32 channelId,uint128 from,uint128 maxCumulative",
   SessionGrant: "bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce",
   SessionRevocation: "bytes32 channelId,address key,uint256 nonce",

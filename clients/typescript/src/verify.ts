@@ -1,8 +1,8 @@
 /** Verifies a receipt, without trust in the server of its documents. */
 
 import { Chain } from "./chain.ts";
-import { checkBatch, checkCharge, checkContent, checkHash, checkSignature, checkSlices } from "./checks.ts";
-import type { Content } from "./checks.ts";
+import { checkBatch, checkCharge, checkCharged, checkContent } from "./checks.ts";
+import { checkHash, checkSignature, checkSlices, type Content } from "./checks.ts";
 import { readMarket, readProof, readReceipt, readSnapshots, readVersions } from "./documents.ts";
 import { checkEarnings } from "./earnings.ts";
 import type { Hex } from "./encoding.ts";
@@ -72,5 +72,7 @@ async function makeChecks(facts: Facts): Promise<Check[]> {
   const signature = await checkSignature(facts, batch);
   const charge = await checkCharge(facts, slices);
   const earnings = await checkEarnings(facts, charge, batch);
-  return [checkHash(facts), signature, slices, charge, batch, earnings];
+  const charged = checkCharged(facts.file);
+  const checks = [checkHash(facts), signature, slices, charge, batch, earnings];
+  return charged === null ? checks : [...checks, charged];
 }

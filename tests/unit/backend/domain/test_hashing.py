@@ -61,6 +61,7 @@ def test_vectors_are_what_the_generator_writes() -> None:
     ("subject", "declaration"),
     [
         ("receipts", hashing.RECEIPT_TYPE),
+        ("signed_charges", hashing.CHARGE_TYPE),
         ("vouchers", hashing.VOUCHER_TYPE),
         ("grants", hashing.GRANT_TYPE),
         ("revocations", hashing.REVOCATION_TYPE),

@@ -39,6 +39,7 @@ import { BALANCES, type Case, ENTRIES, example, RECEIPTS, Tree, typed, vectors, 
 /** Message types by the file that has their digests. */
 const DIGESTS: Record<string, keyof Messages> = {
   receipts: "Receipt",
+  signed_charges: "Charge",
   vouchers: "Voucher",
   grants: "SessionGrant",
   revocations: "SessionRevocation",
@@ -77,10 +78,11 @@ for (const [subject, check] of Object.entries(CHECKS)) {
 
 for (const [subject, type] of Object.entries(DIGESTS)) {
   test(`digests of ${subject} agree with the vectors`, () => {
-    for (const { chainId, contract, digest, receiptId, ...fields } of vectors(subject)) {
+    for (const { chainId, contract, digest, receiptId, chargeId, ...fields } of vectors(subject)) {
       const message = typed<Messages[typeof type]>(fields);
       assert.equal(digestOf({ chainId: BigInt(chainId), contract }, type, message), digest);
-      if (receiptId !== undefined) assert.equal(structHash(type, message), receiptId);
+      const id = receiptId ?? chargeId;
+      if (id !== undefined) assert.equal(structHash(type, message), id);
     }
   });
 }

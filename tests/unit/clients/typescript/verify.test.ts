@@ -13,7 +13,8 @@ import {
   toHex,
   uint,
 } from "../../../../clients/typescript/src/encoding.ts";
-import { type Options, verifyReceipt } from "../../../../clients/typescript/src/index.ts";
+import { type Options, readReceipt, verifyReceipt } from "../../../../clients/typescript/src/index.ts";
+import { structHash } from "../../../../clients/typescript/src/messages.ts";
 import {
   batchViews,
   CONTENT,
@@ -243,6 +244,16 @@ for (const [what, [check, change]] of Object.entries(FORGED)) {
     assert.deepEqual(found.wrong, [check], JSON.stringify(found.texts, null, 1));
   });
 }
+
+test("a receipt that followed a charge is that charge's, or another's", async () => {
+  const { receipt, evidence } = documents();
+  const message = { ...readReceipt(receipt).receipt, receiptBy: 1_790_000_600n };
+  const stamp = { id: structHash("Charge", message), receipt_by: 1_790_000_600, signature: null };
+  const found = await verdict({ ...receipt, signed_charge: stamp }, evidence);
+  assert.deepEqual([found.isRight, found.right.at(-1)], [true, "charged"]);
+  const later = { ...stamp, receipt_by: stamp.receipt_by + 1 };
+  assert.deepEqual((await verdict({ ...receipt, signed_charge: later }, evidence)).wrong, ["charged"]);
+});
 
 test("a malleated signature recovers to the same key, and is refused for its form", async () => {
   const { receipt, evidence } = documents();

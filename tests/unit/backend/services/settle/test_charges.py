@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.errors import Conflict, Unavailable
-from backend.domain.hashing import charge_id, receipt_id
-from backend.domain.receipt import Attributed, Charge, SignedCharge
-from backend.domain.serving import NewCharge
+from backend.domain.hashing import receipt_id
 from backend.services.settle.settler import Step
-from tests.support.market import Key, recover, some_hash
+from tests.support.market import Key, recover
 from tests.support.settlement_steps import (
     CrashingDatabase,
     SimulatedCrash,
@@ -22,41 +20,15 @@ from tests.support.settlement_steps import (
 )
 
 if TYPE_CHECKING:
-    from backend.domain.ids import ChannelId
-    from backend.domain.receipt import SignedReceipt
     from tests.support.settlement_harness import SettlementHarness
 
 SECONDS = 60
 
 
-def charge(harness: SettlementHarness, channel: ChannelId) -> SignedReceipt:
-    """Store the charge of an answer and the payer's voucher for it; returns the receipt with its fallback."""
-    signed = harness.market.serve(channel)
-    receipt = signed.receipt
-    values = {name: getattr(receipt, name) for name in Charge.__slots__ if name != "receipt_by"}
-    charged = Charge(**values, receipt_by=harness.chain.time + SECONDS)
-    key = harness.market.receipt_key
-    with harness.begin() as tx:
-        tx.charges.add(
-            NewCharge(
-                id=charge_id(charged),
-                operator=harness.market.operator,
-                payer=harness.market.payer_of[channel].account,
-                signed=SignedCharge(charged, key.sign(harness.market.domain.charge_digest(charged))),
-                fallback=Attributed(signed.method, signed.slices),
-                signer=key.account,
-                salt=some_hash("salt"),
-                key_id=None,
-            )
-        )
-    harness.sign_voucher(channel, receipt.cumulative)
-    return signed
-
-
 def test_a_batch_ends_before_the_first_charge_without_a_receipt(harness: SettlementHarness) -> None:
     channel, other = harness.market.channels[:2]
     before, elsewhere = harness.serve(channel), harness.serve(other)
-    waiting, after = charge(harness, channel), harness.serve(channel)
+    waiting, after = harness.charge(channel, SECONDS), harness.serve(channel)
     settle(harness)
     ids = {receipt_id(signed.receipt) for signed in settled(harness)}
     assert ids == {receipt_id(signed.receipt) for signed in (before, elsewhere)}
@@ -67,7 +39,7 @@ def test_a_batch_ends_before_the_first_charge_without_a_receipt(harness: Settlem
 
 def test_what_waits_behind_a_charge_is_not_due(harness: SettlementHarness) -> None:
     channel = harness.market.channels[0]
-    charge(harness, channel)
+    harness.charge(channel, SECONDS)
     harness.serve(channel)
     harness.chain.time += SECONDS // 2
     assert harness.settler().run_once().step is Step.IDLE
@@ -77,7 +49,7 @@ def test_overdue_receipts_are_signed_while_a_batch_is_pending(harness: Settlemen
     channel = harness.market.channels[0]
     harness.serve(channel)
     harness.settler().run_once(is_forced=True)
-    waiting = charge(harness, channel)
+    waiting = harness.charge(channel, SECONDS)
     harness.chain.time += SECONDS
     assert harness.settler().run_once().step is Step.WAITING
     with harness.read() as tx:
@@ -86,7 +58,7 @@ def test_overdue_receipts_are_signed_while_a_batch_is_pending(harness: Settlemen
 
 def test_the_next_key_signs_receipts_whose_charges_a_retired_key_signed(harness: SettlementHarness) -> None:
     channel, following = harness.market.channels[0], Key("next receipt key")
-    waiting, after = charge(harness, channel), harness.serve(channel)
+    waiting, after = harness.charge(channel, SECONDS), harness.serve(channel)
     harness.chain.keys = [following.account]
     harness.chain.retired = {harness.market.receipt_key.account: harness.chain.time}
     harness.chain.time += SECONDS
@@ -103,7 +75,7 @@ def test_a_void_and_a_charge_behind_it_are_settled_again_in_order(harness: Settl
     before = [harness.serve(channel) for _ in range(2)]
     harness.settler().run_once(is_forced=True)
     harness.mine()
-    waiting, after = charge(harness, channel), harness.serve(channel)
+    waiting, after = harness.charge(channel, SECONDS), harness.serve(channel)
     harness.chain.convict(1)
     settle(harness)
     harness.chain.time += SECONDS
@@ -116,7 +88,7 @@ def test_a_void_is_refunded_while_no_key_can_sign_an_overdue_receipt(harness: Se
     harness.serve(channel)
     harness.settler().run_once(is_forced=True)
     harness.mine()
-    charge(harness, channel)
+    harness.charge(channel, SECONDS)
     harness.chain.convict(1)
     harness.chain.time += SECONDS
 
@@ -127,7 +99,7 @@ def test_a_void_is_refunded_while_no_key_can_sign_an_overdue_receipt(harness: Se
 
 
 def test_an_unsigned_charge_cannot_be_in_a_batch(harness: SettlementHarness) -> None:
-    waiting = charge(harness, harness.market.channels[0])
+    waiting = harness.charge(harness.market.channels[0], SECONDS)
     with pytest.raises(Conflict), harness.begin() as tx:
         tx.receipts.assign(harness.market.operator, 1, [receipt_id(waiting.receipt)])
 
@@ -135,7 +107,7 @@ def test_an_unsigned_charge_cannot_be_in_a_batch(harness: SettlementHarness) -> 
 @pytest.mark.parametrize("at", range(1, 25))
 def test_a_crash_at_any_step_loses_no_charge(harness: SettlementHarness, at: int) -> None:
     channel = harness.market.channels[0]
-    receipts = [harness.serve(channel), charge(harness, channel), harness.serve(channel)]
+    receipts = [harness.serve(channel), harness.charge(channel, SECONDS), harness.serve(channel)]
     harness.chain.time += SECONDS
     with suppress(SimulatedCrash):
         harness.settler(db=CrashingDatabase(harness, [at])).run_once(is_forced=True)
