@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from workers.training.supervise import Message
 
 PARTS = "attribution"
-
-
-class VerificationFailed(Unavailable):
-    """The index could not be computed again, which says nothing about it."""
+NOT_COMPUTED = "the index could not be computed again"
 
 
 def verify_attribution(
@@ -37,7 +34,7 @@ def verify_attribution(
 ) -> list[Check]:
     """Checks of a version's index. `on_event` gets the progress of the child process.
 
-    Errors: those of `AdapterFolders.folder`; `VerificationFailed`.
+    Errors: those of `AdapterFolders.folder`.
     """
     if not record.snapshots:
         return [_open("the version names no snapshot, so its contributors' share goes to the treasury")]
@@ -47,23 +44,41 @@ def verify_attribution(
     if not (folder / INDEX_FILE).is_file():
         return [_open("its folder has no attribution index, so all contributions count alike")]
     with tempfile.TemporaryDirectory(prefix="loraledger-") as job:
-        missing = _write_rows(installation, record, Path(job) / ROWS_FILE)
-        spec = VerificationSpec(
-            adapter_folder=str(folder.resolve()),
-            adapter_digest=record.adapter_digest.removeprefix("0x"),
-            model_cache=str(installation.settings.model_cache.resolve()),
-            base_folder=installation.base_model.folder,
-            num_threads=installation.settings.trainer_threads,
-            has_rows=missing is None,
-        )
-        spec.save(Path(job))
-        message = _run(Path(job), on_event)
-    if message.kind == "failed":
-        if message.data["code"] != "malformed_folder":
-            raise VerificationFailed(f"the index could not be computed again: {message.data['message']}")
-        return [Check(PARTS, is_right=False, message=str(message.data["message"]))]
-    checks = index_checks(parse_recomputed(message.data))
-    return checks if missing is None else [*checks, Check("rows", None, f"cannot be checked: {missing}")]
+        return _compare(installation, record, folder, Path(job), on_event)
+
+
+def _compare(
+    installation: Installation,
+    record: VersionRecord,
+    folder: Path,
+    job: Path,
+    on_event: Callable[[Message], None],
+) -> list[Check]:
+    """Checks of the index in `folder` against one that a child process computes."""
+    missing = _write_rows(installation, record, job / ROWS_FILE)
+    spec = VerificationSpec(
+        adapter_folder=str(folder.resolve()),
+        adapter_digest=record.adapter_digest.removeprefix("0x"),
+        model_cache=str(installation.settings.model_cache.resolve()),
+        base_folder=installation.base_model.folder,
+        num_threads=installation.settings.trainer_threads,
+        has_rows=missing is None,
+    )
+    spec.save(job)
+    try:
+        message = supervise(training_command(job), job, lambda: True, on_event)
+    except TrainingCrashed as error:
+        last = (job / LOG_FILE).read_text(errors="replace").splitlines()[-1:]
+        return [_open(f"{NOT_COMPUTED}: {error}: {''.join(last)}")]
+    if message is None:
+        raise AssertionError("the child was not asked to stop")
+    if message.kind != "failed":
+        checks = index_checks(parse_recomputed(message.data))
+        return checks if missing is None else [*checks, Check("rows", None, f"cannot be checked: {missing}")]
+    text = str(message.data["message"])
+    if message.data["code"] == "malformed_folder":
+        return [Check(PARTS, is_right=False, message=text)]
+    return [_open(f"{NOT_COMPUTED}: {text}")]
 
 
 def parse_recomputed(message: Mapping[str, Any]) -> Recomputed:
@@ -87,18 +102,6 @@ def _write_rows(installation: Installation, record: VersionRecord, path: Path) -
     except (ContributionWithdrawn, ContentMissing, ContentCorrupt, Unavailable) as error:
         return error.message
     return None
-
-
-def _run(job: Path, on_event: Callable[[Message], None]) -> Message:
-    try:
-        message = supervise(training_command(job), job, lambda: True, on_event)
-    except TrainingCrashed as error:
-        last = (job / LOG_FILE).read_text(errors="replace").splitlines()[-1:]
-        text = f"the index could not be computed again: {error}: {''.join(last)}"
-        raise VerificationFailed(text) from error
-    if message is None:
-        raise AssertionError("the child was not asked to stop")
-    return message
 
 
 def _open(reason: str) -> Check:

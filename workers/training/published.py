@@ -14,7 +14,7 @@ from backend.domain.attribution import ANSWERS_FILE, INDEX_FILE
 from backend.domain.errors import InvalidInput
 from backend.services.answers.attribution_index import load_index
 from backend.services.train.options import parse_config
-from workers.training.answers import MAX_ANSWERS, read_answers
+from workers.training.answers import MAX_ANSWERS, MAX_TOKENS, read_answers
 from workers.training.sketch import SKETCH_SIZE
 from workers.training.tensors import is_finite
 from workers.training.warm_start import CONFIG_FILE, options_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from backend.domain.training import TrainingConfig
     from backend.services.answers.attribution_index import AttributionIndex
+    from inference.model.architecture import Architecture
     from workers.training.answers import Answer
 
 
@@ -82,12 +83,18 @@ def load_weights(model: Any, path: Path) -> None:
     set_peft_model_state_dict(model, {name: weight.float() for name, weight in weights.items()})
 
 
-def check_sizes(published: Published, vocab_size: int, hidden_size: int) -> None:
-    """Errors: `MalformedFolder` unless index and answers are of a base model of these sizes."""
+def check_sizes(published: Published, vocab_size: int, base: Architecture) -> None:
+    """Errors: `MalformedFolder` unless index and answers are of a base model of this size."""
+    longest = max((len(answer.example.token_ids) for answer in published.answers), default=0)
+    if longest > base.max_context:
+        text = (
+            f"{ANSWERS_FILE} has {longest} tokens in one answer; the base model's limit is {base.max_context}"
+        )
+        raise MalformedFolder(text, param=ANSWERS_FILE)
     tokens = [token for answer in published.answers for token in answer.example.token_ids]
     if tokens and not 0 <= min(tokens) <= max(tokens) < vocab_size:
         raise MalformedFolder(f"{ANSWERS_FILE} has tokens that the base model lacks", param=ANSWERS_FILE)
-    if published.index.centre.size != hidden_size:
+    if published.index.centre.size != base.hidden_size:
         raise MalformedFolder(f"{INDEX_FILE} has vectors of another base model", param=INDEX_FILE)
 
 
@@ -104,6 +111,10 @@ def _check_whole(published: Published) -> None:
         raise MalformedFolder(text, param=INDEX_FILE)
     if len(answers) > MAX_ANSWERS or (answers and all(answer.prompt.is_kept_out for answer in answers)):
         raise MalformedFolder(f"{ANSWERS_FILE} has too many answers, or none to fit on", param=ANSWERS_FILE)
+    longest = max((len(answer.token_ids) for answer in answers), default=0)
+    if longest > MAX_TOKENS:
+        text = f"{ANSWERS_FILE} has an answer of {longest} tokens, more than {MAX_TOKENS}"
+        raise MalformedFolder(text, param=ANSWERS_FILE)
 
 
 def _config(folder: Path, metadata: Mapping[str, str]) -> tuple[TrainingConfig, bool]:

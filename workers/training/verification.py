@@ -120,7 +120,7 @@ def _measure(
     folder = Path(spec.adapter_folder)
     with open_engine(base.folder, spec.num_threads) as engine:
         end_tokens = engine.vocabulary.end_token_ids
-        check_sizes(published, engine.vocabulary.size, engine.architecture.hidden_size)
+        check_sizes(published, engine.vocabulary.size, engine.architecture)
         try:
             states = [
                 answer_states(engine, adapter, train, "rows", emit),

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,7 @@ def pay_the_first(folder: Path) -> None:
 
 
 def test_a_forged_map_is_refused_and_missing_parts_are_named(
-    running: RunningOperator, tmp_path: Path
+    running: RunningOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = tmp_path / "job"
     digest = train(job, tmp_path / "model")["adapter_digest"]
@@ -140,6 +141,10 @@ def test_a_forged_map_is_refused_and_missing_parts_are_named(
     code, found = verify(register(running, forged, digest, name="forged"))
     assert code == 1
     assert [name for name, is_right in found.items() if is_right is False] == ["distilled-1"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.attribution.training_command", lambda _: [sys.executable, "-c", "exit(1)"])
+        assert verify(honest) == (3, {"attribution": None})
 
     running.installation.__dict__["fetching_snapshots"] = WithdrawnRows(ROWS)
     code, found = verify(honest)

@@ -19,7 +19,7 @@ from inference.lora.files import adapter_digest
 from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
 from workers.attribution import parse_recomputed
-from workers.training.answers import Answer, read_answers, serialise_answers
+from workers.training.answers import MAX_TOKENS, Answer, read_answers, serialise_answers
 from workers.training.job import run_job
 from workers.training.published import MalformedFolder
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec, VerificationSpec
@@ -248,6 +248,18 @@ def test_a_checkpoint_with_other_weights_than_numbers_is_reported(verify: Verify
 
     with pytest.raises(MalformedFolder, match="not finite"):
         verify(lambda folder: change(folder / CHECKPOINT_FILE, forge))
+
+
+@pytest.mark.parametrize("part", ["prompt", "answer"])
+def test_answers_longer_than_training_writes_are_reported(verify: Verify, part: str) -> None:
+    def forge(answers: list[Answer]) -> list[Answer]:
+        first = answers[0]
+        if part == "answer":
+            return [replace(first, token_ids=(7,) * (MAX_TOKENS + 1)), *answers[1:]]
+        return [replace(first, prompt=replace(first.prompt, token_ids=(7,) * 100_000)), *answers[1:]]
+
+    with pytest.raises(MalformedFolder, match="tokens"):
+        verify(forge_answers(forge))
 
 
 def test_tokens_that_the_base_model_lacks_are_reported(verify: Verify) -> None:
