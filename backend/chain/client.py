@@ -135,6 +135,10 @@ class ChainClient:
         call = self.node.transaction(tx_hash)
         return None if call is None else self.decode(*call)
 
+    def outcome(self, tx_hash: Hash32) -> tuple[int, bool] | None:
+        mined = self.node.tx_receipt(tx_hash)
+        return None if mined is None else (mined.block_number, mined.is_success)
+
     def estimate_gas(self, contract: str, function: str, data: bytes, sender: Account, value: int = 0) -> int:
         """Gas limit with a margin, on the state after the pending transactions. Errors: `Reverted`."""
         try:

@@ -121,6 +121,10 @@ class Chain(Protocol):
         """The decoded call of a transaction, as from `decode`; None if the node does not know it."""
         ...
 
+    def outcome(self, tx_hash: Hash32) -> tuple[int, bool] | None:
+        """Number of the block with a transaction, and whether it succeeded; None until it is mined."""
+        ...
+
 
 class EventLog(Protocol):
     """The event log as `backend.chain.indexer` uses it: `backend.chain` does not import `backend.db`."""

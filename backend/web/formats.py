@@ -27,11 +27,12 @@ def usd(micro_units: int) -> Markup:
 
 def usd_short(micro_units: int) -> Markup:
     """Dollars with as many digits as a list needs, rounded down; the exact amount in the title."""
-    text = AMOUNT.decimal(micro_units)
-    whole, _, fraction = text.partition(".")
-    zeros = len(fraction) - len(fraction.lstrip("0")) if whole == "0" else 0
-    kept = fraction[: zeros + SIGNIFICANT if whole == "0" else 2].rstrip("0")
-    return _amount(_with_cents(f"{whole}.{kept}" if kept else whole), micro_units)
+    return _amount(_shortened(micro_units), micro_units)
+
+
+def usd_text(micro_units: int) -> str:
+    """As `usd_short`, where no element fits: in titles and labels."""
+    return f"${_shortened(micro_units)}"
 
 
 def price(token_units: int) -> Markup:
@@ -96,6 +97,13 @@ def when(unix_seconds: int) -> Markup:
     )
 
 
+def _shortened(micro_units: int) -> str:
+    whole, _, fraction = AMOUNT.decimal(micro_units).partition(".")
+    zeros = len(fraction) - len(fraction.lstrip("0")) if whole == "0" else 0
+    kept = fraction[: zeros + SIGNIFICANT if whole == "0" else 2].rstrip("0")
+    return _with_cents(f"{whole}.{kept}" if kept else whole)
+
+
 def _amount(text: str, micro_units: int) -> Markup:
     return Markup('<data class="usd" value="{0}" title="{0} dollars; {1} micro-units">${2}</data>').format(
         AMOUNT.decimal(micro_units), f"{micro_units:,}", text
@@ -110,5 +118,17 @@ def _with_cents(text: str) -> str:
 
 FILTERS: Mapping[str, Callable[..., object]] = {
     one.__name__: one
-    for one in (usd, usd_short, price, percent, count, address, full_address, short_hash, picture, when)
+    for one in (
+        usd,
+        usd_short,
+        usd_text,
+        price,
+        percent,
+        count,
+        address,
+        full_address,
+        short_hash,
+        picture,
+        when,
+    )
 }

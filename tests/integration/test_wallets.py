@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from backend.cli import actor as actor_module
 from backend.cli.main import app
 from backend.client.keystore import Keystores, read_keystore, stated_account
 from tests.support.contributions import jsonl
+from tests.support.running_operator import pumping
 from tests.support.two_operators import TwoOperators
 
 if TYPE_CHECKING:
@@ -52,23 +52,6 @@ def operators(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> It
 @pytest.fixture
 def operator(operators: TwoOperators) -> RunningOperator:
     return operators.away
-
-
-@contextmanager
-def pumping(operator: RunningOperator) -> Iterator[None]:
-    has_ended = threading.Event()
-
-    def pump() -> None:
-        while not has_ended.wait(0.1):
-            operator.pump()
-
-    thread = threading.Thread(target=pump)
-    thread.start()
-    try:
-        yield
-    finally:
-        has_ended.set()
-        thread.join()
 
 
 @pytest.fixture

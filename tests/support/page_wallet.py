@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from eth_account.messages import _hash_eip191_message, encode_typed_data
+
+from backend.chain.rpc import RpcError
 from backend.domain.hashing import to_bytes
 from backend.domain.sign_in_message import personal_digest
 
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
     from backend.chain.keys import LocalSigner
 
 NAME = "Wallet of the test"
-DECLINED = 4001
+DECLINED, NODE_ERROR = 4001, -32000
 _SCRIPT = """
 (() => {
   const provider = {
@@ -45,7 +49,9 @@ class Refusal(Exception):
 
 @dataclass
 class PageWallet:
-    """`node` answers what is not the wallet's own: requests to its chain. `declines`: methods it refuses."""
+    """`node` answers what is not the wallet's own: requests to its chain, `eth_sendTransaction` too, whose
+    sender must be an account of the node. `declines`: methods it refuses.
+    """
 
     signer: LocalSigner
     chain_id: int
@@ -62,11 +68,13 @@ class PageWallet:
             return {"result": self._request(method, params)}
         except Refusal as error:
             return {"error": {"code": error.code, "message": str(error)}}
+        except RpcError as error:
+            return {"error": {"code": NODE_ERROR, "message": error.message}}
 
     def _request(self, method: str, params: list[Any]) -> Any:
         if method in self.declines:
             raise Refusal(DECLINED, "User rejected the request.")
-        if method == "eth_requestAccounts":
+        if method in {"eth_requestAccounts", "eth_accounts"}:
             return [self.signer.account]
         if method == "eth_chainId":
             return hex(self.chain_id)
@@ -77,6 +85,10 @@ class PageWallet:
             text = to_bytes(params[0]).decode()
             self.signed.append(text)
             return self.signer.sign(personal_digest(text))
+        if method == "eth_signTypedData_v4":
+            self.signed.append(params[1])
+            signable = encode_typed_data(full_message=json.loads(params[1]))
+            return self.signer.sign(_hash_eip191_message(signable))
         if self.node is None:
             raise Refusal(4200, f"{method} is not supported")
         return self.node(method, params)

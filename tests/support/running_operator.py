@@ -111,3 +111,21 @@ def serving(operating: RunningOperator, listener: socket.socket) -> Iterator[Non
         server.should_exit = True
         thread.join()
         operating.installation.close()
+
+
+@contextmanager
+def pumping(operator: RunningOperator) -> Iterator[None]:
+    """The operator's daemons run meanwhile."""
+    has_ended = threading.Event()
+
+    def pump() -> None:
+        while not has_ended.wait(0.1):
+            operator.pump()
+
+    thread = threading.Thread(target=pump)
+    thread.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        thread.join()

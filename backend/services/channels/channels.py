@@ -38,6 +38,8 @@ class ChannelView:
     grants: tuple[Grant, ...]
     held_keys: frozenset[Account]
     """Session keys that this gateway holds. A compromised gateway can charge at most their cap."""
+    vouchers: tuple[ClientVoucher, ...]
+    """The latest of each signer."""
     voucher_domain: TypedDomain
 
 
@@ -140,6 +142,7 @@ class Channels:
                 thawed_at=on_chain.thawed_at if on_chain else 0,
                 grants=tuple(tx.chain.grants(channel)),
                 held_keys=frozenset(tx.channels.held_keys(channel)),
+                vouchers=tuple(tx.channels.vouchers(channel)),
                 voucher_domain=self._vouchers,
             )
 

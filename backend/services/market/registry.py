@@ -119,6 +119,19 @@ class Registry:
             cursor = tx.chain.cursor()
             return [_as_indexed(one, cursor) for one in tx.transactions.requested(account, before, limit)]
 
+    def sent_by_wallet(self, tx_hash: Hash32) -> TransactionState:
+        """State of a transaction that a wallet sent itself; sent also if the node does not know it (yet)."""
+        outcome = self._chain.outcome(tx_hash)
+        if outcome is None:
+            return TransactionState.SENT
+        block_number, is_success = outcome
+        if not is_success:
+            return TransactionState.FAILED
+        with self._db.read() as tx:
+            cursor = tx.chain.cursor()
+        is_indexed = cursor is not None and cursor.number >= block_number
+        return TransactionState.CONFIRMED if is_indexed else TransactionState.MINED
+
     def prepare_datanet(
         self, creator: Account, name: str, description: str, licence: str = ""
     ) -> PreparedTransaction:

@@ -1,15 +1,15 @@
 /** The dialog that connects a wallet and signs in. It shows what is signed before the wallet opens. */
 
 import { post } from "./market.ts";
-import { connect, findWallets, reasonOf, signText, switchChain, type Wallet } from "./wallets.ts";
+import { buttonOf, connect, findWallets, reasonOf, signText, switchChain, type Wallet } from "./wallets.ts";
 
 export function prepareSignIn(): void {
   const dialog = document.querySelector<HTMLDialogElement>("#wallet");
-  const opener = document.querySelector<HTMLButtonElement>("[data-sign-in]");
-  if (dialog === null || opener === null) return;
+  const openers = document.querySelectorAll<HTMLButtonElement>("[data-sign-in]");
+  if (dialog === null || openers.length === 0) return;
   const shown = new Dialog(dialog);
   findWallets((wallet) => shown.add(wallet));
-  opener.addEventListener("click", () => shown.open());
+  for (const opener of openers) opener.addEventListener("click", () => shown.open());
 }
 
 class Dialog {
@@ -27,20 +27,7 @@ class Dialog {
 
   add(wallet: Wallet): void {
     this.#isEmpty = false;
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "quiet";
-    if (/^data:image\//.test(wallet.info.icon)) {
-      const icon = document.createElement("img");
-      icon.src = wallet.info.icon;
-      icon.alt = "";
-      button.append(icon);
-    }
-    button.append(wallet.info.name);
-    button.addEventListener("click", () => void this.#run(() => this.#prepare(wallet)));
-    const item = document.createElement("li");
-    item.append(button);
-    this.#part("[data-wallets]").append(item);
+    this.#part("[data-wallets]").append(buttonOf(wallet, () => void this.#run(() => this.#prepare(wallet))));
     if (this.#dialog.open) this.#show("choose");
   }
 

@@ -9,6 +9,14 @@ export interface Wallet {
   readonly provider: Provider;
 }
 
+/** A transaction as `eth_sendTransaction` takes it, without its sender. */
+export interface Transaction {
+  readonly to: string;
+  readonly data: string;
+  readonly value: string;
+  readonly gas?: string;
+}
+
 /** Messages for a wallet that refuses, by the codes of EIP-1193 and EIP-1474. */
 const REFUSALS: ReadonlyMap<number, string> = new Map([
   [4001, "You declined in the wallet. Nothing was signed or sent."],
@@ -18,6 +26,7 @@ const REFUSALS: ReadonlyMap<number, string> = new Map([
   [-32002, "The wallet already has an open question. Open the wallet and answer it."],
 ]);
 const UNKNOWN_CHAIN = 4902;
+const NO_GAS = /insufficient funds|enough funds/i;
 
 /** Calls `found` for each wallet that announces itself, now or later. */
 export function findWallets(found: (wallet: Wallet) => void): void {
@@ -37,6 +46,16 @@ export async function connect({ provider }: Wallet): Promise<string> {
   const [account] = Array.isArray(accounts) ? accounts : [];
   if (typeof account !== "string") throw new Error("The wallet gave no account.");
   return account.toLowerCase();
+}
+
+/** Whether the wallet already lets this page see the account. Asks its owner nothing. */
+export async function hasAccount({ provider }: Wallet, account: string): Promise<boolean> {
+  try {
+    const accounts = await provider.request({ method: "eth_accounts" });
+    return Array.isArray(accounts) && accounts.some((one) => String(one).toLowerCase() === account);
+  } catch {
+    return false; // it can still be chosen
+  }
 }
 
 /** Has the wallet switch to the market's chain if it is on another one. */
@@ -60,12 +79,49 @@ export async function signText({ provider }: Wallet, account: string, text: stri
   return String(await provider.request({ method: "personal_sign", params: [hex, account] }));
 }
 
+/** Signs an EIP-712 message. */
+export async function signTypedData({ provider }: Wallet, account: string, data: unknown): Promise<string> {
+  const params = [account, JSON.stringify(data)];
+  return String(await provider.request({ method: "eth_signTypedData_v4", params }));
+}
+
+/** Has the wallet send a transaction. Returns its hash. */
+export async function sendTransaction(
+  { provider }: Wallet,
+  account: string,
+  transaction: Transaction,
+): Promise<string> {
+  const params = [{ from: account, ...transaction }];
+  return String(await provider.request({ method: "eth_sendTransaction", params }));
+}
+
+/** A list item whose button chooses the wallet. */
+export function buttonOf({ info }: Wallet, chosen: () => void): HTMLElement {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "quiet";
+  if (/^data:image\//.test(info.icon)) {
+    const icon = document.createElement("img");
+    icon.src = info.icon;
+    icon.alt = "";
+    button.append(icon);
+  }
+  button.append(info.name);
+  button.addEventListener("click", chosen);
+  const item = document.createElement("li");
+  item.append(button);
+  return item;
+}
+
 /** The message of an error of a wallet or of this market. */
 export function reasonOf(error: unknown): string {
   const known = REFUSALS.get(codeOf(error) ?? 0);
   if (known !== undefined) return known;
   const message = (error as { message?: unknown } | null)?.message;
-  return typeof message === "string" && message !== "" ? message : "The wallet failed without a reason.";
+  if (typeof message !== "string" || message === "") return "The wallet failed without a reason.";
+  if (NO_GAS.test(message))
+    return "This account has too little of the chain's coin to pay for gas. Send it some, and try again. Nothing was sent.";
+  return message;
 }
 
 function codeOf(error: unknown): number | null {

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import Field, model_validator
+from pydantic import Field
 from starlette.responses import Response
 
 from backend.api.deps import ServicesDep
 from backend.api.routers.models import list_models
 from backend.api.schemas.models import ModelFilters
+from backend.web.forms import PageForm
 from backend.web.rendering import render
 from backend.web.route import PageRoute
 
@@ -20,15 +21,10 @@ router = APIRouter(route_class=PageRoute)
 ROWS = 50
 
 
-class CatalogueFilters(ModelFilters):
+class CatalogueFilters(PageForm, ModelFilters):
     """The API's filters as a form sends them: fields that are left empty do not filter."""
 
     limit: int | None = Field(ROWS, ge=1, le=ROWS)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty(cls, values: Any) -> Any:
-        return {name: value for name, value in values.items() if value != ""}
 
 
 @router.get("/")

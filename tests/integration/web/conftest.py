@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.integration.api.conftest import api, installation, server, url
 from tools.browser import chromium
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
+expect.set_options(timeout=20_000)  # creating a key takes seconds on a busy machine
 __all__ = ["api", "installation", "server", "url"]
 
 

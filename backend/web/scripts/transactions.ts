@@ -1,0 +1,210 @@
+/**
+ * Carries out what a page proposes: a form with `data-transaction` gets a proposal in words from its address,
+ * which is shown before the wallet opens (backend/web/proposal.py). Whatever fails can be tried again in the
+ * dialog: it keeps what is signed and sent.
+ */
+
+import { api, MarketAway, postForm, SESSION_API } from "./market.ts";
+import { follow, followAgain } from "./pending.ts";
+import {
+  buttonOf,
+  connect,
+  findWallets,
+  hasAccount,
+  reasonOf,
+  sendTransaction,
+  signTypedData,
+  switchChain,
+  type Transaction,
+  type Wallet,
+} from "./wallets.ts";
+
+interface Steps {
+  readonly transactions?: readonly Transaction[];
+  readonly typed_data?: unknown;
+  readonly relay?: { readonly path: string; readonly body: Readonly<Record<string, unknown>> };
+}
+
+const KEPT = "What is signed is kept in this window: try again here. Sent twice, it takes effect once.";
+
+class ProposalDialog {
+  readonly #dialog: HTMLDialogElement;
+  readonly #wallets: Wallet[] = [];
+  #latest = 0;
+
+  constructor(dialog: HTMLDialogElement) {
+    this.#dialog = dialog;
+    findWallets((wallet) => this.#wallets.push(wallet));
+  }
+
+  /** Shows what the form proposes. */
+  open(form: HTMLFormElement, title: string): void {
+    const proposal = this.#part("[data-proposal]");
+    const heading = document.createElement("h2");
+    heading.id = "proposal-title";
+    heading.textContent = title;
+    proposal.replaceChildren(heading);
+    this.#part("[data-own-wallets]").hidden = true;
+    this.#dialog.showModal();
+    const number = ++this.#latest;
+    void this.#run("The market prepares it…", async () => {
+      const html = await postForm(form);
+      if (number !== this.#latest) return;
+      proposal.innerHTML = html; // rendered by this market, like the page; the policy runs no script in it
+      for (const button of proposal.querySelectorAll<HTMLButtonElement>("[data-way]")) this.#arm(button);
+      proposal.querySelector<HTMLElement>("[data-way]")?.focus();
+    });
+  }
+
+  #arm(button: HTMLButtonElement): void {
+    const { way, action } = button.dataset;
+    const carry = new Carrying(JSON.parse(way!) as Steps, action!, (words) => this.#say(words));
+    button.addEventListener("click", () => {
+      void this.#run("", async () => {
+        await carry.out(() => this.#wallet());
+        this.#dialog.close();
+      });
+    });
+  }
+
+  /** The wallet with the account that is signed in. */
+  async #wallet(): Promise<Wallet> {
+    const account = document.body.dataset["account"]!;
+    const wallet = await this.#find(account);
+    const connected = await connect(wallet);
+    if (connected !== account) {
+      throw new Error(
+        `The wallet offers ${connected}, and you are signed in as ${account}. Choose that account in the wallet, or sign out and in again.`,
+      );
+    }
+    this.#say("The wallet switches to the market's chain…");
+    await switchChain(wallet, Number(document.body.dataset["chainId"]));
+    return wallet;
+  }
+
+  async #find(account: string): Promise<Wallet> {
+    for (const wallet of this.#wallets) if (await hasAccount(wallet, account)) return wallet;
+    const [first, ...others] = this.#wallets;
+    if (first === undefined) {
+      throw new Error(
+        "No wallet announces itself in this browser. Open the browser, or unlock the extension, that has this account.",
+      );
+    }
+    return others.length === 0 ? first : this.#choose();
+  }
+
+  #choose(): Promise<Wallet> {
+    this.#say("Choose the wallet that has this account.");
+    const list = this.#part("[data-own-wallets]");
+    list.hidden = false;
+    return new Promise((resolve) => {
+      const chosen = (wallet: Wallet) => {
+        list.hidden = true;
+        resolve(wallet);
+      };
+      list.replaceChildren(...this.#wallets.map((wallet) => buttonOf(wallet, () => chosen(wallet))));
+    });
+  }
+
+  /** Runs a step with all buttons but *Close* disabled. A fault is shown, and the step can be repeated. */
+  async #run(words: string, step: () => Promise<void>): Promise<void> {
+    this.#part("[data-fault]").textContent = "";
+    this.#say(words);
+    const buttons = this.#dialog.querySelectorAll<HTMLButtonElement>("[data-way]");
+    for (const button of buttons) button.disabled = true;
+    this.#dialog.setAttribute("aria-busy", "true");
+    try {
+      await step();
+    } catch (error) {
+      this.#part("[data-fault]").textContent = reasonOf(error);
+    } finally {
+      this.#say("");
+      this.#dialog.removeAttribute("aria-busy");
+      for (const button of buttons) button.disabled = false;
+    }
+  }
+
+  #say(words: string): void {
+    this.#part("[data-status]").textContent = words;
+  }
+
+  #part(selector: string): HTMLElement {
+    return this.#dialog.querySelector<HTMLElement>(selector)!;
+  }
+}
+
+/** One way of a proposal. `out` continues where an earlier try failed. */
+class Carrying {
+  readonly #steps: Steps;
+  readonly #action: string;
+  readonly #say: (words: string) => void;
+  #numSent = 0;
+  #signature: string | undefined;
+
+  constructor(steps: Steps, action: string, say: (words: string) => void) {
+    this.#steps = steps;
+    this.#action = action;
+    this.#say = say;
+  }
+
+  async out(find: () => Promise<Wallet>): Promise<void> {
+    const { transactions = [], typed_data, relay } = this.#steps;
+    if (transactions.length > 0) await this.#send(await find(), transactions);
+    if (typed_data !== undefined && this.#signature === undefined) {
+      const wallet = await find();
+      this.#say("Compare with what the wallet shows, and sign there.");
+      this.#signature = await signTypedData(wallet, document.body.dataset["account"]!, typed_data);
+    }
+    if (relay !== undefined) await this.#relay(relay);
+  }
+
+  async #send(wallet: Wallet, transactions: readonly Transaction[]): Promise<void> {
+    for (const [index, transaction] of transactions.entries()) {
+      if (index < this.#numSent) continue;
+      const part = transactions.length > 1 ? ` (${index + 1} of ${transactions.length})` : "";
+      this.#say(`Compare with what the wallet shows, and confirm it there${part}.`);
+      const hash = await sendTransaction(wallet, document.body.dataset["account"]!, transaction);
+      const mined = follow({ action: `${this.#action}${part}`, path: `/transactions/${hash}` });
+      this.#numSent = index + 1;
+      if (this.#numSent === transactions.length) {
+        mined.catch(() => undefined); // its row says why
+        return;
+      }
+      this.#say(`Sent${part}. The next one follows once it is in a block.`);
+      await mined;
+    }
+  }
+
+  async #relay({ path, body }: NonNullable<Steps["relay"]>): Promise<void> {
+    this.#say("The market takes it…");
+    const signed = this.#signature === undefined ? body : { ...body, signature: this.#signature };
+    let answer: { transaction_id?: number };
+    try {
+      answer = (await api("POST", path, signed)) as typeof answer;
+    } catch (error) {
+      throw error instanceof MarketAway ? new Error(`${error.message} ${KEPT}`) : error;
+    }
+    if (answer.transaction_id === undefined) {
+      document.body.dispatchEvent(new Event("transaction"));
+      return;
+    }
+    const id = answer.transaction_id;
+    follow({ action: this.#action, path: `${SESSION_API}/transactions/${id}` }).catch(() => undefined);
+  }
+}
+
+function start(): void {
+  const dialog = document.querySelector<HTMLDialogElement>("#transaction");
+  if (dialog === null || document.body.dataset["account"] === undefined) return;
+  const shown = new ProposalDialog(dialog);
+  document.addEventListener("submit", (event) => {
+    const form = event.target as HTMLFormElement;
+    if (form.dataset["transaction"] === undefined) return;
+    event.preventDefault();
+    const { submitter } = event;
+    shown.open(form, submitter?.ariaLabel ?? submitter?.textContent ?? "");
+  });
+  followAgain();
+}
+
+start();

@@ -1,0 +1,69 @@
+"""A real market whose operator serves pages, for tests with wallets in a browser."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.chain.client import ChainClient
+from backend.installation.base_model import BaseModelInfo
+from tests.integration.api.conftest import tokens
+from tests.support.market import some_hash
+from tests.support.page_wallet import PageWallet
+from tests.support.running_operator import RunningOperator, listening, pumping, serving
+from tests.support.servers import snapshot
+from tools.local_market import LocalMarket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+    from backend.chain.keys import LocalSigner
+    from backend.chain.local_node import LocalNode
+    from backend.domain.deployment import Deployment
+
+DEPOSIT = 100_000_000
+"""Token units that each payer has deposited: 100 dollars."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageMarket:
+    """A populated market, and the operator that serves its pages."""
+
+    operator: RunningOperator
+    market: LocalMarket
+
+    @property
+    def url(self) -> str:
+        return self.operator.url
+
+    def enter(self, page: Page, signer: LocalSigner) -> PageWallet:
+        """Install the wallet in the page, with a session. The wallet's account must be one of the node's."""
+        chain = self.market.chain
+        wallet = PageWallet(signer, chain.chain_id, lambda method, params: self.market.rpc(method, *params))
+        wallet.install(page)
+        session = tokens(self.url, signer)
+        kept = f"{session['token']}.{session['refresh_token']}"
+        page.context.add_cookies([{"name": "loraledger_session", "value": kept, "url": self.url}])
+        return wallet
+
+
+@contextmanager
+def page_market(node: LocalNode, deployed: Deployment, home: Path) -> Iterator[PageMarket]:
+    """The operator's daemons run; the chain is reverted at the end."""
+    with ExitStack() as stack:
+        stack.enter_context(snapshot(node.url))
+        chain = ChainClient.connect(node.url, deployed)
+        stack.callback(chain.close)
+        market = LocalMarket(chain)
+        market.populate(DEPOSIT)
+        listener, url = stack.enter_context(listening())
+        facts = BaseModelInfo("tiny", some_hash("base"), "")
+        operator = RunningOperator(home, market, facts, node.url, url)
+        stack.enter_context(serving(operator, listener))
+        operator.pump()
+        stack.enter_context(pumping(operator))
+        yield PageMarket(operator, market)
