@@ -349,9 +349,14 @@ class Engine:
         row = 0
         states = hidden.float()
         self._prefixes.record(step, states)
+        state_of_row = states.unbind()  # faster than to index each row
         for entry in step.scheduled:
             request = entry.request
-            self._add_to_probe(request, slice(row, row + entry.num_tokens), hidden, states)
+            if request.probe is not None:
+                if isinstance(request, GenerationRequest) and entry.num_tokens == 1:
+                    request.probe.add_one(state_of_row[row], request.num_computed)
+                else:
+                    self._add_to_probe(request, slice(row, row + entry.num_tokens), hidden, states)
             request.num_computed += entry.num_tokens
             row += entry.num_tokens
             if request.num_pending > 0:
@@ -377,13 +382,13 @@ class Engine:
         requests = [request for request, _ in due]
         slots = [request.slot for request in requests]
         logits = self._runner.logits(hidden, [row for _, row in due], slots)
-        expected = self._errors.expected_outputs([request.probe for request in requests], logits)
+        likely = self._errors.likely_tokens([request.probe for request in requests], logits)
         tokens = sample_tokens(
             logits, [request.sampling for request in requests], self.vocabulary, self._runner.argmax
         )
-        if expected is not None:
+        if likely is not None:
             # The probe of a request that fails, whose token id is -1, is never returned.
-            self._errors.add(expected, [max(0, token.token_id) for token in tokens])
+            self._errors.add(likely, [max(0, token.token_id) for token in tokens])
         return [self._append(request, token) for request, token in zip(requests, tokens, strict=True)]
 
     def _append(self, request: GenerationRequest, token: SampledToken) -> Output:

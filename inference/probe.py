@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch.nn import functional
 
 from inference.protocol import ProbeStates
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 TOP_TOKENS = 8
 """Number of most likely tokens that an error vector includes."""
 _LOGIT_ROWS = 64  # computed at a time, because a row of logits is as wide as the vocabulary
-_BLOCK = 256
 
 
 @dataclass(slots=True)
@@ -52,9 +52,17 @@ class ProbeSums:
         if fresh < end:
             self.answer = _accumulate(self.answer, states[fresh - start :])
 
+    def add_one(self, state: Tensor, position: int) -> None:
+        """Add the `state` [hidden] fp32 of one position: as `add`, faster for the answer's."""
+        if self.answer is None or position < self.num_seen:
+            self.add(state.unsqueeze(0), position)
+        else:
+            self.answer += state
+            self.num_seen = position + 1
+
     def add_error(self, error: Tensor) -> None:
         """Add `error` [hidden] fp32 of an answer token."""
-        self.error = error if self.error is None else self.error + error
+        self.error = error.clone() if self.error is None else self.error.add_(error)
 
     def add_cached(self, total: Tensor, num_tokens: int) -> None:
         """Add the states of the first `num_tokens` positions, whose sum is `total` [hidden] fp32. Either
@@ -87,17 +95,23 @@ class OutputHead(Protocol):
     def logits(self, hidden: Tensor, rows: Sequence[int], slots: Sequence[int]) -> Tensor:
         """[len(rows), vocab] of these rows of `hidden`, each under the adapter in its slot."""
 
-    def output_rows(self, token_ids: Tensor) -> Tensor:
-        """Output embeddings of `token_ids`, [len(token_ids), hidden]."""
+    def top_probabilities(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """As `inference.kernels.interface.Kernels.top_probabilities`."""
+
+    def sum_outputs(self, weights: Tensor, token_ids: Tensor) -> Tensor:
+        """Sums [n, hidden] fp32 of the output embeddings of `token_ids` [n, count], multiplied by `weights`
+        [n, count] fp32.
+        """
 
 
 @dataclass(frozen=True, slots=True)
-class ExpectedOutputs:
-    """The model's expected output embedding, W^T p in `ErrorProbe`, for each probe that records errors."""
+class LikelyTokens:
+    """The model's most likely next tokens, for each probe that records errors."""
 
     rows: Sequence[int]  # of the batch's logits
     probes: Sequence[ProbeSums]
-    outputs: Tensor  # [n, hidden]
+    probabilities: Tensor  # [n, TOP_TOKENS] fp32
+    token_ids: Tensor  # [n, TOP_TOKENS]
 
 
 class ErrorProbe:
@@ -112,7 +126,7 @@ class ErrorProbe:
     def __init__(self, head: OutputHead) -> None:
         self._head = head
 
-    def expected_outputs(self, probes: Sequence[ProbeSums | None], logits: Tensor) -> ExpectedOutputs | None:
+    def likely_tokens(self, probes: Sequence[ProbeSums | None], logits: Tensor) -> LikelyTokens | None:
         """Call this before sampling, which may overwrite `logits` [len(probes), vocab]. None if no probe
         records errors.
         """
@@ -123,13 +137,13 @@ class ErrorProbe:
             return None
         rows, recording_probes = zip(*recording, strict=True)
         selected = logits if len(rows) == len(logits) else logits[list(rows)]  # a tuple indexes dimensions
-        return ExpectedOutputs(rows, recording_probes, self._expected(selected))
+        return LikelyTokens(rows, recording_probes, *self._head.top_probabilities(selected, TOP_TOKENS))
 
-    def add(self, expected: ExpectedOutputs, token_ids: Sequence[int]) -> None:
+    def add(self, likely: LikelyTokens, token_ids: Sequence[int]) -> None:
         """Add the errors of the sampled `token_ids`, one for each row of the batch's logits."""
-        sampled = torch.tensor([token_ids[row] for row in expected.rows], device=expected.outputs.device)
-        errors = expected.outputs - self._head.output_rows(sampled).float()
-        for probe, error in zip(expected.probes, errors, strict=True):
+        sampled = [token_ids[row] for row in likely.rows]
+        errors = self._errors(likely.probabilities, likely.token_ids, sampled)
+        for probe, error in zip(likely.probes, errors.unbind(), strict=True):
             probe.add_error(error)
 
     def add_given(
@@ -142,39 +156,17 @@ class ErrorProbe:
             chunk = targets[first : first + _LOGIT_ROWS]
             rows = [position - start for position, _ in chunk]
             logits = self._head.logits(hidden, rows, [slot] * len(rows))
-            given = torch.tensor([token for _, token in chunk], device=hidden.device)
-            errors = self._expected(logits) - self._head.output_rows(given).float()
-            probe.add_error(errors.sum(dim=0))
+            likely = self._head.top_probabilities(logits, TOP_TOKENS)
+            probe.add_error(self._errors(*likely, [token for _, token in chunk]).sum(dim=0))
 
-    def _expected(self, logits: Tensor) -> Tensor:
-        values, token_ids = top_tokens(logits)
-        # One row at a time, so that its fp32 copy stays in the CPU's cache.
-        totals = torch.stack([row.float().logsumexp(dim=0) for row in logits])
-        weights = (values.float() - totals.unsqueeze(1)).exp()
-        rows = self._head.output_rows(token_ids.flatten()).float().view(*token_ids.shape, -1)
-        return torch.bmm(weights.unsqueeze(1), rows).squeeze(1)
-
-
-def top_tokens(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The `TOP_TOKENS` largest of each row of `logits` [n, vocab] and their ids, both [n, TOP_TOKENS].
-
-    Takes a third of the time of `topk` over the vocabulary: it searches only the blocks with the largest
-    maxima, which contain them.
-    """
-    num_rows, vocab = logits.shape
-    count = min(TOP_TOKENS, vocab)
-    if vocab % _BLOCK or vocab // _BLOCK < count:
-        found = logits.topk(count, dim=1)
-        return found.values, found.indices
-    blocks = logits.view(num_rows, -1, _BLOCK)
-    best = blocks.amax(dim=2).topk(count, dim=1).indices
-    candidates = blocks.gather(1, best.unsqueeze(2).expand(-1, -1, _BLOCK)).flatten(1)
-    values, indices = candidates.topk(count, dim=1)
-    return values, best.gather(1, indices // _BLOCK) * _BLOCK + indices % _BLOCK
+    def _errors(self, probabilities: Tensor, token_ids: Tensor, actual: Sequence[int]) -> Tensor:
+        """[n, hidden] of the tokens `actual`; the first two are as in `LikelyTokens`."""
+        weights = functional.pad(probabilities, (0, 1), value=-1.0)
+        targets = torch.tensor(actual, device=token_ids.device).unsqueeze(1)
+        return self._head.sum_outputs(weights, torch.cat((token_ids, targets), dim=1))
 
 
 def _accumulate(total: Tensor | None, states: Tensor) -> Tensor:
     if total is None:
         return states.sum(dim=0)
-    # Decoding adds one state per request and step, so this skips the sum for a single state.
-    return total.add_(states[0] if len(states) == 1 else states.sum(dim=0))
+    return total.add_(states.sum(dim=0))

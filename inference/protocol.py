@@ -282,7 +282,8 @@ class ProbeStates(Struct, frozen=True):
 
     @property
     def is_finite(self) -> bool:
-        return all(map(math.isfinite, (*self.prompt, *(self.answer or ()), *(self.error or ()))))
+        # A sum of 32-bit numbers cannot overflow, and keeps NaN and infinity.
+        return all(math.isfinite(sum(each or ())) for each in (self.prompt, self.answer, self.error))
 
 
 class TokenLogprob(Struct, frozen=True):

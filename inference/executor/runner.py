@@ -117,10 +117,13 @@ class Runner:
         adapters = self._adapters.for_head([(slot, 1) for slot in slots], self._kernels)
         return self._decoder.logits(hidden[torch.tensor(rows, device=hidden.device)], adapters)
 
+    def top_probabilities(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """See `inference.probe.OutputHead`, as for `sum_outputs`."""
+        return self._kernels.top_probabilities(logits, count)
+
     @torch.inference_mode()
-    def output_rows(self, token_ids: Tensor) -> Tensor:
-        """Output embeddings of `token_ids`, [len(token_ids), hidden]."""
-        return self._decoder.output_rows(token_ids)
+    def sum_outputs(self, weights: Tensor, token_ids: Tensor) -> Tensor:
+        return self._decoder.sum_outputs(weights, token_ids)
 
     def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Largest value and its index in each row of `logits` [n, vocab]: [n] and [n]."""

@@ -197,6 +197,20 @@ class Kernels(Protocol):
         NaN the value is NaN and the index has no meaning. `rows` may also be fp32.
         """
 
+    def top_probabilities(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The `count` largest values of the softmax of each row of `logits` [n, width], and their indices,
+        both [n, min(count, width)]: in descending order, equal logits in order of their index.
+
+        The values are fp32. Where a row holds NaN or plus infinity, or only minus infinity, they are NaN. The
+        index of a value of zero has no meaning, nor that of NaN, but each is below width. The rows may be
+        strided, or fp32.
+        """
+
+    def sum_rows(self, weights: Tensor, indices: Tensor, table: Tensor) -> Tensor:
+        """Sums [n, width] fp32 of rows of `table` [num_rows, width]: of those at `indices` [n, count], which
+        must be valid, multiplied by `weights` [n, count] fp32.
+        """
+
     def compile_step(self, model: StepModel) -> CompiledStep | None:
         """None where the single kernels compute the step."""
 

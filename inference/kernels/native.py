@@ -47,6 +47,7 @@ DTYPES = frozenset(_SUFFIX)
 _PANEL = 32  # adjacent outputs in a packed weight, kPanel in panels.h
 _DEPTH: dict[Arithmetic, int] = {"widened": 1, "paired": 2, "tiled": 32}  # inputs per step, kDepth there
 _ATTENTION_ARITHMETICS = ("paired", "tiled")  # those with attention of their own; the others use floats
+_MAX_LARGEST = 16  # `LargestElements::kMaxSize` in probabilities.h
 _MAX_CACHED_FACTORS = 1024  # adapters of one layout share theirs: between seven and a few hundred
 # The deltas of longer segments are products large enough for the library that computes the base model's.
 _MAX_NATIVE_TOKENS = 64
@@ -72,6 +73,8 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "rotate_and_store": (*[_Pointer] * 3, _Float, *[_Pointer] * 4, *[_Index] * 5, *[_Pointer] * 3),
     "attention": (*[_Pointer] * 3, *[_Index] * 4, _Float, _Index, _Pointer, _Index, _Pointer),
     "argmax": (_Pointer, _Index, _Index, _Pointer, _Pointer),
+    "top_probabilities": (_Pointer, *[_Index] * 4, _Pointer, _Pointer),
+    "sum_rows": (_Pointer, _Pointer, _Index, _Index, _Pointer, _Index, _Pointer),
     "add_lora": (_Pointer, _Index, _Pointer, _Index, _Pointer, _Index, _Pointer, _Index),
     "read_factors": (*[_Pointer] * 3, *[_Index] * 4, _Float, *[_Pointer] * 3),
 }
@@ -101,7 +104,7 @@ class NativeKernels(PortableKernels):
         if arithmetic in _ATTENTION_ARITHMETICS and not batch_invariant:
             self._attention = _function(library, "attention", arithmetic)
         # The sampler changes logits in float32.
-        self._argmax = {each: _functions(library, each)["argmax"] for each in (dtype, torch.float32)}
+        self._of_logits = {each: _functions(library, each) for each in (dtype, torch.float32)}
         self._targets: dict[tuple[LoraTarget, ...], ctypes.Array[_LoraTarget]] = {}
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:
@@ -158,8 +161,32 @@ class NativeKernels(PortableKernels):
     def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         values = rows.new_empty(len(rows), dtype=torch.float32)
         places = rows.new_empty(len(rows), dtype=torch.long)
-        self._argmax[rows.dtype](address_of(rows), *rows.shape, address_of(values), address_of(places))
+        function = self._of_logits[rows.dtype]["argmax"]
+        function(address_of(rows), *rows.shape, address_of(values), address_of(places))
         return values, places
+
+    def top_probabilities(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        num_rows, width = logits.shape
+        count = min(count, width)
+        if count > _MAX_LARGEST:
+            return super().top_probabilities(logits, count)
+        rows = logits if logits.stride(1) == 1 else logits.contiguous()
+        probabilities = rows.new_empty(num_rows, count, dtype=torch.float32)
+        indices = rows.new_empty(num_rows, count, dtype=torch.long)
+        self._of_logits[rows.dtype]["top_probabilities"](
+            rows.data_ptr(),
+            *(num_rows, width, rows.stride(0), count),
+            address_of(probabilities),
+            address_of(indices),
+        )
+        return probabilities, indices
+
+    def sum_rows(self, weights: Tensor, indices: Tensor, table: Tensor) -> Tensor:
+        width = table.shape[1]
+        result = weights.new_empty(len(weights), width)
+        arguments = address_of(weights), address_of(indices), *indices.shape
+        self._functions["sum_rows"](*arguments, address_of(table), width, address_of(result))
+        return result
 
     def compile_step(self, model: StepModel) -> CompiledStep | None:
         if self._products is None or not all(

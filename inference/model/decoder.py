@@ -159,9 +159,9 @@ class Decoder:
         """[num_rows, vocab] in the model's dtype. `adapters`: those of the rows that change the head."""
         return self._weights.head(hidden) if adapters is None else adapters.head(self._weights.head, hidden)
 
-    def output_rows(self, token_ids: Tensor) -> Tensor:
-        """Output embeddings of `token_ids`, [len(token_ids), hidden]."""
-        return functional.embedding(token_ids, self._weights.output_embedding)
+    def sum_outputs(self, weights: Tensor, token_ids: Tensor) -> Tensor:
+        """See `inference.probe.OutputHead`."""
+        return self._kernels.sum_rows(weights, token_ids, self._weights.output_embedding)
 
     def _embed(self, batch: DecoderInput) -> Tensor:
         hidden = functional.embedding(batch.token_ids, self._weights.embedding)

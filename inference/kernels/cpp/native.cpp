@@ -10,6 +10,7 @@
 #include "attention.h"
 #include "factors.h"
 #include "lora.h"
+#include "probabilities.h"
 #include "products.h"
 #include "rows.h"
 #include "step.h"
@@ -35,6 +36,14 @@ using namespace loraledger;
     }                                                                                                                  \
     extern "C" void argmax_##SUFFIX(const T* rows, Index num_rows, Index width, float* values, Index* places) {        \
         argmax(rows, num_rows, width, values, places);                                                                 \
+    }                                                                                                                  \
+    extern "C" void top_probabilities_##SUFFIX(const T* rows, Index num_rows, Index width, Index stride, Index count,  \
+                                               float* probabilities, Index* places) {                                  \
+        top_probabilities(rows, num_rows, width, stride, count, probabilities, places);                                \
+    }                                                                                                                  \
+    extern "C" void sum_rows_##SUFFIX(const float* weights, const Index* places, Index num_rows, Index count,          \
+                                      const T* table, Index width, float* result) {                                    \
+        sum_rows(weights, places, num_rows, count, table, width, result);                                              \
     }                                                                                                                  \
     extern "C" void add_lora_##SUFFIX(const T* states, Index in, const LoraTarget* targets, Index num_targets,         \
                                       const LoraSegment* segments, Index num_segments, T* output, Index out_stride) {  \

@@ -64,34 +64,40 @@ void silu_gate(const T* gate_up, Index tokens, Index width, T* result) {
     }
 }
 
-// The largest element of each row and its first index. The value is NaN if the row holds one.
+// Elements that are searched for the first of the largest, again from the cache.
+constexpr Index kSearchBlock = 16 * kLanes;
+
+// The largest element of a row and its first index. The value is NaN if the row holds one.
+template <class T>
+void argmax_of_row(const T* row, Index width, float& value, Index& index) {
+    value = widen(row[0]);
+    index = 0;
+    Ints is_nan = {};
+    Index first = 0;  // of the block with the largest
+    for (Index start = 0; start < width; start += kSearchBlock) {
+        Floats best = broadcast(value);
+        for_each_vector(std::min(kSearchBlock, width - start), [&](Index i, Index count) {
+            Floats lanes = load(row + start + i, count);
+            for (Index lane = count; lane < kLanes; ++lane) lanes[lane] = value;
+            best = lanes > best ? lanes : best;
+            is_nan |= lanes != lanes;
+        });
+        const float found = largest(best);
+        if (found > value) {
+            value = found;
+            first = start;
+        }
+    }
+    for (Index lane = 0; lane < kLanes; ++lane) {
+        if (is_nan[lane] != 0) value = std::numeric_limits<float>::quiet_NaN();
+    }
+    if (value == value) index = std::find_if(row + first, row + width, [&](T x) { return widen(x) == value; }) - row;
+}
+
 template <class T>
 void argmax(const T* rows, Index num_rows, Index width, float* values, Index* indices) {
 #pragma omp parallel for if (num_rows * width > kMinParallelElements)
-    for (Index n = 0; n < num_rows; ++n) {
-        const T* row = rows + n * width;
-        Floats largest = broadcast(widen(row[0]));
-        Ints is_nan = {};
-        Index i = 0;
-        for (; i + kLanes <= width; i += kLanes) {
-            const Floats lanes = load(row + i);
-            largest = lanes > largest ? lanes : largest;
-            is_nan |= lanes != lanes;
-        }
-        float value = largest[0];
-        bool has_nan = false;
-        for (Index lane = 0; lane < kLanes; ++lane) {
-            value = std::max(value, largest[lane]);
-            has_nan = has_nan || is_nan[lane] != 0;
-        }
-        for (; i < width; ++i) {
-            value = std::max(value, widen(row[i]));
-            has_nan = has_nan || widen(row[i]) != widen(row[i]);
-        }
-        values[n] = has_nan ? std::numeric_limits<float>::quiet_NaN() : value;
-        indices[n] = 0;
-        while (!has_nan && widen(row[indices[n]]) != value) ++indices[n];
-    }
+    for (Index n = 0; n < num_rows; ++n) argmax_of_row(rows + n * width, width, values[n], indices[n]);
 }
 
 }  // namespace loraledger

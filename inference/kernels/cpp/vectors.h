@@ -122,6 +122,17 @@ inline float largest(Floats lanes) {
 #endif
 }
 
+// A bit for each lane that is larger than `bound`.
+inline std::uint32_t lanes_above(Floats lanes, float bound) {
+#ifdef __AVX512F__
+    return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(lanes), _mm512_set1_ps(bound), _CMP_GT_OQ);
+#else
+    std::uint32_t bits = 0;
+    for (Index lane = 0; lane < kLanes; ++lane) bits |= static_cast<std::uint32_t>(lanes[lane] > bound) << lane;
+    return bits;
+#endif
+}
+
 // Call f(index, count) for each vector of a row of `n` elements; the last may have fewer than kLanes.
 template <class F>
 inline void for_each_vector(Index n, F f) {
@@ -142,7 +153,11 @@ inline Floats exp_of_negative(Floats x) {
         p = multiply_add(p, r, broadcast(next));
     }
     p = multiply_add(p * r, r, r) + 1.0f;
+#ifdef __AVX512F__
+    return reinterpret_cast<Floats>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+#else
     return p * reinterpret_cast<Floats>((__builtin_convertvector(n, Ints) + 127) << 23);
+#endif
 }
 
 }  // namespace loraledger

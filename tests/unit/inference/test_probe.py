@@ -1,33 +1,18 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from inference.probe import TOP_TOKENS, ErrorProbe, ProbeSums, top_tokens
+from inference.kernels.portable import PortableKernels
+from inference.probe import TOP_TOKENS, ErrorProbe, ProbeSums
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@given(rows=st.integers(1, 4), vocab=st.sampled_from([5, 256, 2048, 2049, 4096]), seed=st.integers(0, 99))
-def test_the_likeliest_are_those_of_topk(rows: int, vocab: int, seed: int) -> None:
-    torch.manual_seed(seed)
-    logits = torch.stack([torch.randperm(vocab).float() for _ in range(rows)])
-    values, token_ids = top_tokens(logits)
-    expected = logits.topk(min(TOP_TOKENS, vocab), dim=1)
-    assert torch.equal(values, expected.values)
-    assert torch.equal(token_ids, expected.indices)
-
-
-def test_all_in_one_block_and_equal_values_are_found_too() -> None:
-    logits = torch.zeros(1, 4096)
-    logits[0, 300:310] = 2.0
-    values, token_ids = top_tokens(logits)
-    assert values.tolist() == [[2.0] * TOP_TOKENS]
-    assert len(set(token_ids[0].tolist())) == TOP_TOKENS
-    assert all(300 <= token < 310 for token in token_ids[0].tolist())
+PORTABLE = PortableKernels()
 
 
 def test_errors_add_up_and_come_only_with_an_answer() -> None:
@@ -43,18 +28,44 @@ def test_errors_add_up_and_come_only_with_an_answer() -> None:
     assert not probe.finish(1).is_finite
 
 
+def error_probe(embeddings: Tensor) -> ErrorProbe:
+    """With the output `embeddings` [vocab, hidden]."""
+    head: Any = SimpleNamespace(
+        top_probabilities=PORTABLE.top_probabilities,
+        sum_outputs=lambda weights, token_ids: PORTABLE.sum_rows(weights, token_ids, embeddings),
+    )
+    return ErrorProbe(head)
+
+
 @pytest.mark.parametrize("asking", [(0,), (1,), (0, 2), (0, 1, 3), (0, 1, 2, 3)])
 def test_errors_are_of_those_who_ask_in_any_company(asking: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    outputs: Any = SimpleNamespace(output_rows=torch.randn(20, 6).__getitem__)
-    errors, logits = ErrorProbe(outputs), torch.randn(4, 20)
+    embeddings, logits, sampled = torch.randn(20, 6), torch.randn(4, 20), [3, 19, 0, 3]
+    errors = error_probe(embeddings)
     probes = [ProbeSums(1) if place in asking else None for place in range(4)]
-    found = errors.expected_outputs(probes, logits)
-    assert found is not None
-    for place, row in zip(asking, found.outputs, strict=True):
-        alone = errors.expected_outputs([probes[place]], logits[[place]])
-        assert alone is not None
-        assert torch.allclose(row, alone.outputs[0])
+    likely = errors.likely_tokens(probes, logits)
+    assert likely is not None
+    errors.add(likely, sampled)
+    probabilities, token_ids = logits.softmax(dim=1).topk(TOP_TOKENS, dim=1)
+    expected = torch.einsum("nk,nkh->nh", probabilities, embeddings[token_ids]) - embeddings[sampled]
+    for place, probe in enumerate(probes):
+        if probe is not None:
+            assert probe.error is not None
+            assert torch.allclose(probe.error, expected[place], atol=1e-6)
+
+
+def test_states_one_by_one_add_up_to_those_of_a_chunk() -> None:
+    """Also where a preempted request computes some of them again."""
+    states = torch.randn(7, 3)
+    single, chunk = ProbeSums(3), ProbeSums(3)
+    chunk.add(states, 0)
+    for position in (0, 1, 2, 3, 4, 2, 3, 4, 5, 6):
+        single.add_one(states[position], position)
+    assert single.num_seen == chunk.num_seen == 7
+    for found, expected in ((single.prompt, chunk.prompt), (single.answer, chunk.answer)):
+        assert found is not None
+        assert expected is not None
+        assert torch.allclose(found, expected)
 
 
 def test_before_the_prompt_was_seen_there_is_no_probe() -> None:

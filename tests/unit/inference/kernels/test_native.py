@@ -281,6 +281,48 @@ def test_the_maximum_with_a_nan_is_nan(dtype: torch.dtype, place: int) -> None:
     assert math.isnan(values[1])
 
 
+@settings(max_examples=60, deadline=None)
+@given(DTYPES, SEEDS, st.integers(1, 4), st.integers(1, 1200), st.integers(1, 18), st.integers(0, 2))
+def test_largest_probabilities(
+    dtype: torch.dtype, seed: int, num_rows: int, width: int, count: int, masked: int
+) -> None:
+    """Equal logits, minus infinity among them, and rows apart in memory."""
+    torch.manual_seed(seed)
+    scale = 10.0 ** torch.randint(-1, 3, (num_rows, 1))
+    rows = (torch.randn(num_rows, width + 3) * scale).to(dtype)[:, 1 : width + 1]
+    rows.masked_fill_(torch.rand(num_rows, width) < masked / 3, -math.inf)
+    rows[:, seed % width] = 1.0
+    expected = rows.double().softmax(dim=1)
+    order = rows.float().sort(dim=1, descending=True, stable=True).indices[:, :count]
+    for kernels in (PORTABLE, NativeKernels(dtype)):
+        values, indices = kernels.top_probabilities(rows, count)
+        torch.testing.assert_close(values.double(), expected.gather(1, order), atol=1e-30, rtol=2e-5)
+        has_meaning = values > 0
+        assert torch.equal(indices[has_meaning], order[has_meaning])
+        assert bool(((indices >= 0) & (indices < width)).all())
+
+
+@pytest.mark.parametrize("place", [0, 300, 529])
+def test_without_a_distribution_there_are_no_probabilities(place: int) -> None:
+    rows = torch.randn(4, 530)
+    rows[0, place], rows[1, place], rows[2] = math.nan, math.inf, -math.inf
+    for kernels in (PORTABLE, NativeKernels(torch.float32)):
+        values, indices = kernels.top_probabilities(rows, 8)
+        assert torch.isnan(values[:3]).all()
+        assert torch.isfinite(values[3]).all()
+        assert bool(((indices >= 0) & (indices < 530)).all())
+
+
+@settings(max_examples=20, deadline=None)
+@given(DTYPES, SEEDS, st.integers(0, 5), st.integers(1, 9), st.integers(1, 70))
+def test_sums_of_weighted_rows(dtype: torch.dtype, seed: int, num_sums: int, count: int, width: int) -> None:
+    torch.manual_seed(seed)
+    table, weights = torch.randn(11, width).to(dtype), torch.randn(num_sums, count)
+    indices = torch.randint(11, (num_sums, count))
+    expected = PORTABLE.sum_rows(weights, indices, table)
+    assert_same(NativeKernels(dtype).sum_rows(weights, indices, table), expected)
+
+
 def test_nan_and_infinity_stay_visible() -> None:
     poisoned = torch.tensor([[math.nan, 1.0, 2.0, 3.0], [math.inf, 1.0, 2.0, 3.0]])
     for dtype in (torch.float32, torch.bfloat16):
