@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     gradient_seconds: float = Field(default=0.0, ge=0, le=3600)
     """Longest time from an answer to its receipt, in which the gradient stage (`loraledger gradients`)
     attributes it. 0: no stage; receipts are signed with the last chunk."""
+    live_agreement_ppm: int = Field(default=0, ge=0, le=1_000_000)
+    """Share of the answers, in ppm, that later blocks sample: `loraledger gradients` attributes them too, and
+    the agreement with their attribution is published. 0: none."""
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     """Size limit of an upload."""
     refused_personal_data: str = "CREDIT_CARD,CRYPTO,IBAN_CODE,UK_NHS,UK_NINO,US_SSN"
@@ -178,6 +181,11 @@ class Settings(BaseSettings):
         if len(os.fsencode(path)) < _MAX_SOCKET_PATH:
             return path
         return Path(min(str(path), os.path.relpath(path), key=len))
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether the processes use `loraledger gradients`."""
+        return bool(self.gradient_seconds or self.live_agreement_ppm)
 
     @property
     def gradients_socket(self) -> Path:

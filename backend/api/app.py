@@ -119,7 +119,9 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
-    services: Services = app.state.services
-    await services.generate.close()
-    await asyncio.gather(*app.state.recordings, return_exceptions=True)
+    started: Services = app.state.services
+    async with started.live_agreements.running():
+        yield
+        services: Services = app.state.services
+        await services.generate.close()
+        await asyncio.gather(*app.state.recordings, return_exceptions=True)

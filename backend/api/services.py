@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from backend.services.accounts.sessions import Sessions
     from backend.services.accounts.sign_in import SignIn
     from backend.services.answers.generate import Generate
+    from backend.services.answers.live_agreement import LiveAgreements
     from backend.services.channels.channels import Channels
     from backend.services.channels.deposits import Deposits
     from backend.services.channels.moves import Moves
@@ -50,6 +51,7 @@ class Services:
     catalogue: Catalogue
     lineages: Lineages
     generate: Generate
+    live_agreements: LiveAgreements
     idempotency: Idempotency
     channels: Channels
     deposits: Deposits

@@ -61,6 +61,7 @@ def render_card(record: VersionRecord, version: VersionId, model: Mapping[str, A
         "",
         *_lineage(record, model),
         *_metrics(model["metrics"]),
+        *_live_agreement(model["live_agreement"]),
         *(["## The card of the published folder", "", card["text"], ""] if card["text"] else []),
     ]
     return "\n".join(_printable(line) for line in lines)
@@ -107,6 +108,16 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield "| | |"
         yield "| --- | --- |"
         yield from (f"| {_code(name)} | {float(value):.6g} |" for name, value in sorted(metrics.items()))
+        yield ""
+
+
+def _live_agreement(live: Mapping[str, Any] | None) -> Iterator[str]:
+    if live and live["mean"] is not None:
+        yield "## Attribution of served answers"
+        yield ""
+        yield f"The operator states that attribution and gradient agree by {live['mean']:.2f} (Spearman),"
+        yield f"the mean over {int(live['num_answers'])} answers that later blocks of the chain chose;"
+        yield f"{int(live['num_missing'])} of those chosen are missing."
         yield ""
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 
 from backend.db.chain import ChainStore
 from backend.db.disputes import DisputeStore
+from backend.db.live_agreement import LiveAgreementStore
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.outbox import OutboxRow
 from backend.db.tables.serving import ReceiptRow, ReservationRow
@@ -52,6 +53,7 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
         outbox=_outbox(session),
         transactions=_transactions(session),
         jobs=_jobs(session),
+        live_agreement=LiveAgreementStore(session).total(),
         receipts_to_sign=0 if registered is None else _to_sign(session, registered),
         indexed_block=None if cursor is None else cursor.number,
         indexed_at=None if cursor is None else cursor.timestamp,

@@ -22,6 +22,7 @@ from backend.db.event_log import EventLog
 from backend.db.figures import figures
 from backend.db.idempotency import IdempotencyStore
 from backend.db.inspections import InspectionStore
+from backend.db.live_agreement import LiveAgreementStore
 from backend.db.near_duplicates import SketchStore
 from backend.db.outbox import OutboxStore
 from backend.db.serving import ChannelStore, ReceiptStore
@@ -62,6 +63,7 @@ class UnitOfWork:
         self.event_log = EventLog(session)
         self.idempotency = IdempotencyStore(session)
         self.inspections = InspectionStore(session)
+        self.live_agreements = LiveAgreementStore(session)
         self.outbox = OutboxStore(session)
         self.receipts = ReceiptStore(session)
         self.sketches = SketchStore(session)

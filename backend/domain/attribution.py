@@ -58,9 +58,7 @@ def shares_from_scores(scores: Mapping[int, float]) -> tuple[Share, ...]:
     the result is empty. After one rounding the arithmetic is in integers, so that equal scores give equal
     shares on every machine.
     """
-    if not all(map(math.isfinite, scores.values())):
-        position, score = next((p, s) for p, s in scores.items() if not math.isfinite(s))
-        raise ScoreNotFinite(f"the score of position {position} is {score}", details={"position": position})
+    check_finite(scores)
     positions = sorted(scores)
     weights = _weights([scores[position] for position in positions])
     if len(positions) > MAX_SHARES:
@@ -72,6 +70,15 @@ def shares_from_scores(scores: Mapping[int, float]) -> tuple[Share, ...]:
     if ppms:
         ppms[weights.index(max(weights))] += PPM - sum(ppms)
     return tuple(Share(position, ppm) for position, ppm in zip(positions, ppms, strict=True) if ppm)
+
+
+def check_finite(scores: Mapping[int, float]) -> None:
+    """Raises ScoreNotFinite for the first score that is no finite number."""
+    for position, score in scores.items():
+        if not math.isfinite(score):
+            raise ScoreNotFinite(
+                f"the score of position {position} is {score}", details={"position": position}
+            )
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from backend.domain.live_agreement import LiveAgreement
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -46,6 +48,8 @@ class Figures:
     """Unfinished transactions by state."""
     jobs: Mapping[str, int] = field(default_factory=dict)
     """Fine-tuning jobs by state."""
+    live_agreement: LiveAgreement = field(default_factory=LiveAgreement)
+    """Of the answers that blocks sampled, all versions together."""
     receipts_to_sign: int = 0
     """Unsettled receipts of retired receipt keys, which settlement signs again."""
     indexed_block: int | None = None

@@ -38,6 +38,7 @@ def api_services(installation: Installation) -> Services:
         catalogue=installation.catalogue,
         lineages=Lineages(db, utc_now),
         generate=installation.generate,
+        live_agreements=installation.live_agreements,
         idempotency=Idempotency(db, utc_now, installation.limits.longest_seconds),
         channels=installation.channels,
         deposits=Deposits(db, chain, installation.market, installation.keystore, utc_now),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from backend.services.accounts.sign_in import SignIn
     from backend.services.answers.generate import Generate, GenerateLimits
     from backend.services.answers.gradient_stage import GradientStage
+    from backend.services.answers.live_agreement import LiveAgreements
     from backend.services.audit.auditor import Auditor
     from backend.services.audit.cases import Cases
     from backend.services.channels.admission import Admission, Market
@@ -250,7 +251,16 @@ class Installation(Resources):
         if not seconds:
             return None
         charges = Charges(self.database, self.typed_domain("Settlement"), self.receipt_keys.in_use)
-        return GradientStage(GradientClient(self.settings.gradients_socket), charges, seconds)
+        gradients = GradientClient(self.settings.gradients_socket)
+        return GradientStage(gradients, charges, seconds, self.live_agreements)
+
+    @cached_property
+    def live_agreements(self) -> LiveAgreements:
+        from backend.engine.gradient_client import GradientClient
+        from backend.services.answers.live_agreement import LiveAgreements
+
+        gradients, rate = GradientClient(self.settings.gradients_socket), self.settings.live_agreement_ppm
+        return LiveAgreements(self.database, self.chain.block, gradients, rate, utc_now)
 
     @cached_property
     def attributors(self) -> tuple[Attributor, ...]:
@@ -270,17 +280,18 @@ class Installation(Resources):
 
     @cached_property
     def generate(self) -> Generate:
+        from backend.services.answers.billing import Billing
         from backend.services.answers.generate import Generate
 
         return Generate(
-            self.database,
             self.catalogue,
             self.adapter_folders,
             self.engine,
             self.admission,
-            self.attributors,
+            Billing(self.database, self.attributors),
             self.limits,
             self.gradient_stage,
+            self.live_agreements,
         )
 
     @cached_property

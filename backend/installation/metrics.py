@@ -79,6 +79,18 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
         lambda f: f.demand_deadline,
     ),
     "loraledger_stake_units": ("The operator's stake, in micro-units.", lambda f: f.stake_units),
+    "loraledger_live_agreement": (
+        "Mean rank correlation of default attribution and gradient over the measured sample of answers.",
+        lambda f: f.live_agreement.mean,
+    ),
+    "loraledger_live_agreement_answers": (
+        "Sampled answers whose agreement with the gradient was measured.",
+        lambda f: f.live_agreement.num_measured,
+    ),
+    "loraledger_live_agreement_missing_answers": (
+        "Sampled answers whose agreement with the gradient was not measured, or not yet.",
+        lambda f: f.live_agreement.num_missing,
+    ),
     "loraledger_outbox_messages": ("Messages pending in the outbox.", lambda f: f.outbox.count),
     "loraledger_outbox_oldest_timestamp_seconds": (
         "Time of the oldest pending message in the outbox.",

@@ -19,7 +19,7 @@ class GradientRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Score the contributions to an answer, at the checkpoint in each of the adapter `folders`.
 
     The prompt is given as in `inference.protocol.Generate`, the choices by their token ids. After `seconds`
-    the result is of no use.
+    the result is of no use. Requests in the background are computed while no others wait.
     """
 
     request_id: str
@@ -30,6 +30,7 @@ class GradientRequest(Struct, frozen=True, forbid_unknown_fields=True):
     prompt: str | None = None
     tools: Tools | None = None
     reasoning_effort: ReasoningEffort | None = None
+    is_background: bool = False
 
 
 class GradientScores(Struct, frozen=True, forbid_unknown_fields=True):

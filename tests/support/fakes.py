@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import dataclass, field
+from dataclasses import replace as replaced
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,24 @@ class FakeChainView:
     recorded: list[Contribution] = field(default_factory=list)
     proposal_list: list[Proposal] = field(default_factory=list)
     operator_list: list[Operator] = field(default_factory=list)
+    blocks: dict[int, BlockRef] = field(default_factory=dict)
+
+    def mine(self, name: str = "") -> BlockRef:
+        """A block now, with a hash of this name or of its number."""
+        self.block_number += 1
+        mined = self.cursor()
+        self.blocks[mined.number] = replaced(mined, hash=some_hash(name)) if name else mined
+        return self.cursor()
+
+    def block(self, number: int) -> BlockRef | None:
+        """Those before the first mined one are of 1970."""
+        if number > self.block_number:
+            return None
+        return self.blocks.get(number, BlockRef(number, some_hash(f"block {number}"), some_hash("old"), 0))
 
     def cursor(self) -> BlockRef:
+        if self.block_number in self.blocks:
+            return self.blocks[self.block_number]
         instant = int(self.clock().timestamp()) - self.lag_seconds
         names = (some_hash(f"block {number}") for number in (self.block_number, self.block_number - 1))
         return BlockRef(self.block_number, *names, instant)

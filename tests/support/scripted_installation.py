@@ -27,8 +27,10 @@ from backend.services.accounts.sessions import Sessions
 from backend.services.accounts.sign_in import SignIn, SignInPolicy
 from backend.services.answers.attribution import HiddenCosine, Uniform
 from backend.services.answers.attribution_index import Indices
+from backend.services.answers.billing import Billing
 from backend.services.answers.generate import Generate, GenerateLimits
 from backend.services.answers.gradient_stage import GradientStage
+from backend.services.answers.live_agreement import LiveAgreements
 from backend.services.channels.admission import Admission, Market
 from backend.services.channels.channels import Channels
 from backend.services.channels.charges import Charges
@@ -67,6 +69,8 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Cid
     from backend.domain.serving import NewReceipt, Reservation
+    from backend.ports.attribution import Attributor
+    from backend.ports.gradients import Gradients
     from backend.services.channels.admission import Bill, Payer
 
 from tests.support.databases import CopiedViewDatabase
@@ -131,6 +135,7 @@ class ScriptedInstallation:
         self.max_upload_bytes = max_upload_bytes
         self.elsewhere: set[Cid] = set()
         self.contracts = FakeContractWallets()
+        self.attributors: tuple[Attributor, ...] = (HiddenCosine(Indices()), Uniform())
         self.payer, self.receipt_key, self.held_keys = some_key("payer"), some_key("receipts"), FakeHeldKeys()
         self.operator, self.settlement = some_account("operator"), some_account("settlement")
         self.domain = TypedDomain(CHAIN_ID, self.settlement)
@@ -186,25 +191,36 @@ class ScriptedInstallation:
             replace(grant, revoked_at=now) for grant in self.view.grants(self.channel)
         ]
 
-    def use_gradient_stage(self, seconds: float = 60) -> FakeGradients:
+    def use_gradient_stage(
+        self, seconds: float = 60, live_agreements: LiveAgreements | None = None
+    ) -> FakeGradients:
         """From now on answers of the adapter, which gets a checkpoint, are attributed by gradients."""
         self.store.folders[cid_of(some_hash("folder"))] = lambda to: (to / CHECKPOINT_FILE).touch()
         gradients = FakeGradients()
         self.charges = Charges(self.db, self.domain, lambda _: self.receipt_key)
-        self.generate = self.generating(60, GradientStage(gradients, self.charges, seconds))
+        stage = GradientStage(gradients, self.charges, seconds, live_agreements)
+        self.generate = self.generating(60, stage, live_agreements)
         self.services = replace(self.services, generate=self.generate)
         return gradients
 
-    def generating(self, answer_seconds: float, stage: GradientStage | None = None) -> Generate:
+    def sampling(self, rate_ppm: int, gradients: Gradients | None = None) -> LiveAgreements:
+        return LiveAgreements(self.db, self.view.block, gradients or FakeGradients(), rate_ppm, self.clock)
+
+    def generating(
+        self,
+        answer_seconds: float,
+        stage: GradientStage | None = None,
+        live_agreements: LiveAgreements | None = None,
+    ) -> Generate:
         return Generate(
-            self.db,
             self.catalogue,
             self.folders,
             self.engine,
             self.admitting,
-            (HiddenCosine(Indices()), Uniform()),
+            Billing(self.db, self.attributors),
             GenerateLimits(default_max_tokens=16, answer_seconds=answer_seconds),
             stage,
+            live_agreements,
         )
 
     def _register(self) -> tuple[VersionId, VersionId]:
@@ -263,6 +279,7 @@ class ScriptedInstallation:
             catalogue=self.catalogue,
             lineages=Lineages(self.db, self.clock),
             generate=self.generate,
+            live_agreements=self.sampling(rate_ppm=0),
             idempotency=Idempotency(self.db, self.clock, answer_seconds=80),
             channels=Channels(self.db, self.market, self.vault_domain, recover, self.clock, lambda _: ()),
             deposits=Deposits(self.db, chain, self.market, self.held_keys, self.clock),

@@ -46,6 +46,11 @@ class _Waiting:
     def next_folder(self) -> str | None:
         return next((folder for folder in self.request.folders if folder not in self.scores), None)
 
+    def goes_with(self, first: _Waiting) -> bool:
+        """Whether it may be computed in one group with `first`."""
+        is_background = self.request.is_background == first.request.is_background
+        return is_background and self.next_folder == first.next_folder
+
 
 class GradientServer:
     """Serves one `Scorer`, which computes in a thread of its own."""
@@ -101,7 +106,9 @@ class GradientServer:
             writer.close()
 
     async def _compute(self) -> None:
-        """Compute one group after another: the request that waits longest, and others of its adapter."""
+        """Compute one group after another: the request that waits longest, those in the background last, and
+        others of its adapter.
+        """
         loop = asyncio.get_running_loop()
         while True:
             await self._is_waiting.wait()
@@ -110,11 +117,11 @@ class GradientServer:
             if not self._waiting:
                 self._is_waiting.clear()
                 continue
-            folder = self._waiting[0].next_folder
-            group = [each for each in self._waiting if each.next_folder == folder][:MAX_GROUP]
+            first = min(self._waiting, key=lambda each: each.request.is_background)
+            group = [each for each in self._waiting if each.goes_with(first)][:MAX_GROUP]
             for each in group:
                 self._waiting.remove(each)
-            await self._compute_group(str(folder), group)
+            await self._compute_group(str(first.next_folder), group)
 
     async def _compute_group(self, folder: str, group: Sequence[_Waiting]) -> None:
         try:

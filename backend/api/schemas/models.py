@@ -69,6 +69,20 @@ class AgreementView(View):
     num_answers: int
 
 
+class LiveAgreementView(View):
+    """How well attribution agrees with the gradient on answers that this operator served: the mean Spearman
+    correlation of the contributions' scores by the default method and by the gradient. Blocks that come later
+    than an answer choose the sample. It is the operator's own statement, which others cannot recompute.
+
+    `mean`: null before the first measurement. `num_answers` were measured. `num_missing` were sampled and
+    not measured, or not yet.
+    """
+
+    mean: float | None
+    num_answers: int = Field(validation_alias="num_measured")
+    num_missing: int
+
+
 class LineageView(View):
     """What the version was made from. `parents`: versions whose training it continued; null if it was neither
     trained nor imported by this operator. `licences`: those of the contributions.
@@ -132,6 +146,9 @@ class ModelView(View):
     agreement: AgreementView | None = Field(
         description="Null until this operator stores the version's folder, and if the folder states none."
     )
+    live_agreement: LiveAgreementView | None = Field(
+        description="Null until a block has sampled an answer of this version. Not used for payment."
+    )
     lineage: LineageView
     contributors_paid: ContributorsPaidView
     num_answers: int = Field(
@@ -170,6 +187,9 @@ class ModelView(View):
             metrics=dict(known.metrics),
             quality=known.quality,
             agreement=None if known.agreement is None else AgreementView.model_validate(known.agreement),
+            live_agreement=None
+            if listed.live_agreement is None
+            else LiveAgreementView.model_validate(listed.live_agreement),
             lineage=LineageView(
                 parents=None if known.parents is None else list(known.parents),
                 snapshots=list(record.snapshots),

@@ -97,12 +97,23 @@ class BaseOfferView(View):
     training_price: Price | None
 
 
+class CardAgreementView(View):
+    """`live_agreement` of models, over all answers of the operator that blocks sampled."""
+
+    mean: float | None
+    num_answers: int
+    num_missing: int
+
+
 class OperatorCardView(View):
-    """An operator's own description. `active_adapters`: digests of adapters that are loaded in its engine."""
+    """An operator's own description. `active_adapters`: digests of adapters that are loaded in its engine.
+    `live_agreement`: null if it samples no answers.
+    """
 
     account: str
     bases: list[BaseOfferView]
     active_adapters: list[str]
+    live_agreement: CardAgreementView | None
 
 
 class OperatorView(View):

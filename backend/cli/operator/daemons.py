@@ -67,7 +67,7 @@ def engine(
 
 
 def gradients() -> None:
-    """Attribute answers by gradients, where LORALEDGER_GRADIENT_SECONDS is set."""
+    """Attribute answers by gradients, for LORALEDGER_GRADIENT_SECONDS and LORALEDGER_LIVE_AGREEMENT_PPM."""
     from backend.installation import local_network as local
     from backend.settings import load_settings
 

@@ -123,7 +123,7 @@ class Stack:
         base_model = local.prepare_base(self.settings)
         self.say(f"base model: {base_model.name}, sha-256 {base_model.digest[2:14]}...")
         models = [self._model(ENGINE, self.settings.engine_socket, local.engine_command(self.settings))]
-        if self.settings.gradient_seconds:
+        if self.settings.has_gradients:
             command = local.gradients_command(self.settings)
             models.append(self._model(GRADIENTS, self.settings.gradients_socket, command))
         for service in (*models, *map(self._daemon, DAEMONS), self._api()):

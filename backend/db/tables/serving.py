@@ -86,6 +86,7 @@ class ReceiptRow(Base):
         Index("ix_receipts_payer_sequence", "payer", "sequence"),
         Index("ix_receipts_channel_id_cumulative", "channel_id", "cumulative"),
         Index("ix_receipts_operator_batch", "operator", "batch"),
+        Index("ix_receipts_served_at", "served_at"),
         Index(
             "ix_receipts_unsigned",
             "channel_id",

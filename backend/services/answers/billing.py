@@ -54,6 +54,11 @@ class Billing:
         self._attributors = attributors
         self._bills: GroupCommit[_Answered, BilledAnswer] = GroupCommit(self._bill_all, "bills")
 
+    def prepare(self, adapter_folder: Path) -> None:
+        """Load what the attribution of its answers needs, before an answer begins."""
+        for attributor in self._attributors:
+            attributor.prepare(adapter_folder)
+
     @property
     def needs_errors(self) -> bool:
         """Whether a method uses the answers' error vectors."""

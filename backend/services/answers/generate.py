@@ -12,24 +12,22 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.services.answers.answer import Answer, Final
-from backend.services.answers.billing import Billing
 from backend.services.answers.blend import price
+from backend.services.answers.gradient_job import GradientJob
 from backend.services.answers.transcript import AnswerInterrupted, Transcript, transcribe
 from inference import protocol
 from telemetry import traces
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, Hash32
     from backend.domain.receipt import VersionRecord
     from backend.domain.serving import NewCharge, NewReceipt, Reservation
-    from backend.ports.attribution import Attributor
     from backend.ports.engine import Engine
-    from backend.services.answers.billing import BilledAnswer
+    from backend.services.answers.billing import BilledAnswer, Billing
     from backend.services.answers.gradient_stage import GradientStage
+    from backend.services.answers.live_agreement import LiveAgreements
     from backend.services.answers.request import AnswerRequest, Folders
     from backend.services.channels.admission import Admission
     from backend.services.market.adapter_folders import AdapterFolders
@@ -73,24 +71,26 @@ class EngineState:
 class Generate:
     def __init__(
         self,
-        db: Database,
         catalogue: Catalogue,
         adapters: AdapterFolders,
         engine: Engine,
         admission: Admission,
-        attributors: Sequence[Attributor],
+        billing: Billing,
         limits: GenerateLimits,
         stage: GradientStage | None = None,
+        live_agreements: LiveAgreements | None = None,
     ) -> None:
-        """`stage`: attributes charged answers by gradients; without one all receipts are signed at once."""
+        """`stage`: attributes charged answers by gradients; without one all receipts are signed at once.
+        `live_agreements`: measures a sample of the answers.
+        """
         self._catalogue = catalogue
         self._adapters = adapters
         self._engine = engine
         self._admission = admission
-        self._attributors = attributors
-        self._billing = Billing(db, attributors)
+        self._billing = billing
         self._limits = limits
         self._stage = stage
+        self._live_agreements = live_agreements
         # Separate threads: slow fetches must not delay receipts, which use the loop's executor.
         self._fetchers = ThreadPoolExecutor(FETCHERS, "adapter-fetch")
         self._prepared: set[Path] = set()
@@ -171,13 +171,18 @@ class Generate:
     ) -> NewReceipt | NewCharge:
         """The receipt; or, for an answer that the stage attributes, the charge, whose receipt follows."""
         job = None
-        if self._stage is not None:
-            job = self._stage.job(request.message, transcript, billed.trained)
-        if self._stage is None or job is None:
-            return await self._admission.charge(request.payer, reservation, billed.bill)
-        seconds = self._stage.receipt_seconds
-        charged = await self._admission.charge_first(request.payer, reservation, billed.bill, seconds)
-        self._stage.start(charged, job)
+        if billed.trained:
+            job = GradientJob.of(request.message, transcript, billed.trained)
+        charged: NewReceipt | NewCharge
+        if self._stage is not None and job is not None and self._stage.takes(job):
+            seconds = self._stage.receipt_seconds
+            charge = await self._admission.charge_first(request.payer, reservation, billed.bill, seconds)
+            self._stage.start(charge, job)
+            charged = charge
+        else:
+            charged = await self._admission.charge(request.payer, reservation, billed.bill)
+        if self._live_agreements is not None and job is not None:
+            self._live_agreements.hold(charged.interval, job, billed.scores)
         return charged
 
     async def _load_context(self) -> int:
@@ -246,7 +251,7 @@ class Generate:
 
     def _prepare(self, record: VersionRecord) -> Path:
         folder = self._adapters.folder(record)
-        for attributor in self._attributors if record.snapshots else ():
-            attributor.prepare(folder)
+        if record.snapshots:
+            self._billing.prepare(folder)
         self._prepared.add(folder)
         return folder

@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from backend.domain.attribution import CHECKPOINT_FILE, GRADIENT_METHOD, shares_from_scores
-from backend.domain.errors import DomainError, Unavailable
-from backend.domain.receipt import Attributed, Slice
-from backend.ports.gradients import MAX_TOKENS, GradientRequest
+from backend.domain.attribution import CHECKPOINT_FILE
+from backend.domain.errors import DomainError
+from backend.ports.gradients import MAX_TOKENS
+from backend.services.answers.gradient_job import attributed_by_gradient
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from backend.domain.ids import VersionId
-    from backend.domain.receipt import Share
+    from backend.domain.receipt import Attributed
     from backend.domain.serving import NewCharge
     from backend.ports.gradients import Gradients
-    from backend.services.answers.billing import Trained
-    from backend.services.answers.transcript import Transcript
+    from backend.services.answers.gradient_job import GradientJob
+    from backend.services.answers.live_agreement import LiveAgreements
     from backend.services.channels.charges import Charges
-    from inference.protocol import Generate
 
 MAX_WAITING = 256
 """Answers that wait for their gradients, for each API process."""
@@ -36,64 +35,32 @@ MAX_WAITING = 256
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class GradientJob:
-    """An answer to attribute: the request, and the accepted positions of the version of each folder."""
-
-    request: GradientRequest
-    positions: Mapping[VersionId, Sequence[int]]
-
-    def attributed(self, slices: Sequence[Slice], scores: Sequence[Mapping[int, float]]) -> Attributed:
-        """`slices` with shares by these scores, which belong to the folders. Errors: `InvalidInput`, and
-        `Unavailable` if a version has no scored contribution.
-        """
-        shares: dict[VersionId, tuple[Share, ...]] = {}
-        for (version, positions), found in zip(self.positions.items(), scores, strict=True):
-            known = {position: found[position] for position in positions if position in found}
-            if not known:
-                raise Unavailable(f"no contribution to {version} has a gradient")
-            shares[version] = shares_from_scores(known)
-        return Attributed(
-            GRADIENT_METHOD,
-            tuple(
-                Slice(part.version_id, part.weight_ppm, shares.get(part.version_id, ())) for part in slices
-            ),
-        )
-
-
 class GradientStage:
     """The stage of one API process. `seconds`: from an answer to its receipt, at most."""
 
-    def __init__(self, gradients: Gradients, charges: Charges, seconds: float) -> None:
+    def __init__(
+        self,
+        gradients: Gradients,
+        charges: Charges,
+        seconds: float,
+        live_agreements: LiveAgreements | None = None,
+    ) -> None:
+        """`live_agreements`: gets the scores, so that those of sampled answers are not computed again."""
         self._gradients, self._charges, self._seconds = gradients, charges, seconds
+        self._live_agreements = live_agreements
         self._running: set[asyncio.Task[None]] = set()
 
     @property
     def receipt_seconds(self) -> int:
         return max(1, round(self._seconds))
 
-    def job(self, message: Generate, transcript: Transcript, trained: Trained) -> GradientJob | None:
-        """None if the answer gets its receipt at once: it has nothing to attribute, a version without a
-        checkpoint, or too many tokens, or there is no room.
+    def takes(self, job: GradientJob) -> bool:
+        """Whether the stage attributes this answer. Otherwise it gets its receipt at once: it has a
+        version without a checkpoint, or too many tokens, or there is no room.
         """
-        # The gradient of each choice takes a pass over the prompt.
-        num_tokens = transcript.prompt_tokens * len(transcript.token_ids) + transcript.completion_tokens
-        if not trained or num_tokens > MAX_TOKENS or len(self._running) >= MAX_WAITING:
-            return None
-        folders = [folder for folder, _ in trained.values()]
-        if not all((folder / CHECKPOINT_FILE).is_file() for folder in folders):
-            return None
-        request = GradientRequest(
-            request_id="",
-            folders=tuple(map(str, folders)),
-            choices=transcript.token_ids,
-            seconds=self._seconds,
-            messages=message.messages,
-            prompt=message.prompt,
-            tools=message.tools,
-            reasoning_effort=message.reasoning_effort,
-        )
-        return GradientJob(request, {version: positions for version, (_, positions) in trained.items()})
+        if job.num_tokens > MAX_TOKENS or len(self._running) >= MAX_WAITING:
+            return False
+        return all((Path(folder) / CHECKPOINT_FILE).is_file() for folder in job.request.folders)
 
     def start(self, charge: NewCharge, job: GradientJob) -> None:
         """Attribute the answer and sign its receipt, in the background."""
@@ -108,18 +75,24 @@ class GradientStage:
             await asyncio.wait(set(self._running))
 
     async def _run(self, charge: NewCharge, job: GradientJob) -> None:
-        attributed = await self._attributed(charge, job)
+        scores, attributed = await self._attributed(charge, job) or (None, None)
         try:
             if await self._charges.sign(charge, attributed) is None:
                 log.info("the receipt of charge %s was signed before", charge.id)
         except DomainError as error:
             log.warning("the receipt of charge %s is signed once it is overdue: %s", charge.id, error)
+        if self._live_agreements is not None and scores is not None:
+            self._live_agreements.add_scores(charge.interval.response_hash, scores)
 
-    async def _attributed(self, charge: NewCharge, job: GradientJob) -> Attributed | None:
+    async def _attributed(
+        self, charge: NewCharge, job: GradientJob
+    ) -> tuple[Mapping[VersionId, Mapping[int, float]], Attributed] | None:
+        """Scores by version and shares of an answer; None if it has the fallback."""
+        request = replace(job.request, request_id=charge.id, seconds=self._seconds)
         try:
             async with asyncio.timeout(self._seconds):
-                scores = await self._gradients.scores(replace(job.request, request_id=charge.id))
-            return job.attributed(charge.fallback.slices, scores)
+                scores = job.by_version(await self._gradients.scores(request))
+            return scores, attributed_by_gradient(charge.fallback.slices, scores)
         except TimeoutError:
             log.warning("charge %s is not attributed by its gradient: it took too long", charge.id)
         except DomainError as error:

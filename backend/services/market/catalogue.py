@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from backend.domain.catalogue import BaseModel, Description, ListedVersion, Sort
     from backend.domain.denials import FloorPrice
     from backend.domain.earnings import ContributionEarning
+    from backend.domain.live_agreement import LiveAgreement
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import RegisteredVersion
     from backend.ports.chain import ChainView
@@ -73,7 +74,8 @@ class Model:
 class ListedModel:
     """`registered_at`: unix seconds of the registration's block, 0 if unknown. `num_answers`: this operator's
     in `USAGE_DAYS`. `contributors_earned`: micro-units that batches of all operators verified here credit to
-    `num_paid` contributors through this version, pending batches included.
+    `num_paid` contributors through this version, pending batches included. `live_agreement`: None until a
+    served answer was sampled.
     """
 
     model: Model
@@ -82,6 +84,7 @@ class ListedModel:
     num_answers: int
     contributors_earned: int
     num_paid: int
+    live_agreement: LiveAgreement | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +189,10 @@ class Catalogue:
 
     def _listed(self, tx: UnitOfWork, found: Sequence[ListedVersion]) -> list[ListedModel]:
         earned: dict[VersionId, list[ContributionEarning]] = {}
-        for one in tx.contribution_totals.of_versions([listed.version.id for listed in found]):
+        versions = [listed.version.id for listed in found]
+        for one in tx.contribution_totals.of_versions(versions):
             earned.setdefault(one.version_id, []).append(one)
+        live = tx.live_agreements.of(versions)
         return [
             ListedModel(
                 model=self._model(listed.version),
@@ -196,6 +201,7 @@ class Catalogue:
                 num_answers=listed.num_answers,
                 contributors_earned=sum(one.amount for one in earned.get(listed.version.id, ())),
                 num_paid=len({one.account for one in earned.get(listed.version.id, ())}),
+                live_agreement=live.get(listed.version.id),
             )
             for listed in found
         ]

@@ -55,12 +55,22 @@ class BaseOffer(msgspec.Struct, frozen=True):
     training_price: CardPrice | None = None
 
 
+class CardAgreement(msgspec.Struct, frozen=True):
+    """`LiveAgreement` of all versions together, as the operator states it."""
+
+    mean: Annotated[float, msgspec.Meta(ge=-1, le=1)] | None
+    num_answers: Annotated[int, msgspec.Meta(ge=0)]
+    num_missing: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Card(msgspec.Struct, frozen=True):
     """An operator's description of itself, published at `CARD_PATH`."""
 
     account: Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{40}$")]
     bases: Annotated[list[BaseOffer], msgspec.Meta(max_length=64)]
     active_adapters: Annotated[list[_Hash], msgspec.Meta(max_length=10_000)]
+    live_agreement: CardAgreement | None = None
+    """None if no answer was sampled."""
 
 
 def _read_price(_kind: type, value: object) -> CardPrice:
@@ -115,7 +125,12 @@ class Operators:
             CardPrice(floor.completion),
             CardPrice(self._training_price),
         )
-        return Card(self._own, [offer], sorted(active))
+        return Card(self._own, [offer], sorted(active), self._agreement())
+
+    def _agreement(self) -> CardAgreement | None:
+        with self._db.read() as tx:
+            live = tx.live_agreements.total()
+        return CardAgreement(live.mean, live.num_measured, live.num_missing) if live.num_sampled else None
 
     def all(self, active: Collection[Hash32]) -> list[tuple[Operator, Availability]]:
         """All registered operators with their availability; waits for those requested for the first time."""

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.client.errors import ApiError
+from backend.db.tables.live_agreement import LiveAgreementRow, LiveSampleRow
 from backend.domain.content import cid_digest
 from backend.domain.hashing import licence_word
 from backend.domain.ids import SnapshotId
@@ -132,6 +133,28 @@ def test_a_model_has_its_card_and_only_alone_the_whole_text(api: Api) -> None:
     assert listed["card"] == card | {"text": None}
     assert alone == listed | {"card": card | {"text": "# Sonnets\n\nFourteen lines."}}
     assert (base["card"], base["metrics"], base["quality"], base["num_answers"]) == (None, {}, None, 0)
+
+
+def test_a_model_and_its_operator_have_the_live_agreement(api: Api) -> None:
+    version, answers = api.installation.version, [some_hash(f"live {number}") for number in range(4)]
+    with api.http() as http:
+        assert http.get(f"/v1/models/{version}").json()["live_agreement"] is None
+        assert http.get("/v1/operator").json()["live_agreement"] is None
+    with api.installation.begin() as tx:
+        for answer in answers:
+            tx.session.add(LiveSampleRow(response_hash=answer, version_id=version, served_at=1))
+        tx.session.add(LiveAgreementRow(version_id=version, num_sampled=4))
+    with api.installation.begin() as tx:
+        tx.live_agreements.measure(answers[0], {version: 600_000})
+        tx.live_agreements.measure(answers[1], {version: -100_000})
+        tx.live_agreements.measure(answers[2], {version: None})
+        tx.live_agreements.measure(answers[0], {version: 600_000})
+    expected = {"mean": 0.25, "num_answers": 2, "num_missing": 1}
+    with api.http() as http:
+        assert http.get(f"/v1/models/{version}").json()["live_agreement"] == expected
+        assert http.get("/v1/operator").json()["live_agreement"] == expected
+        page = http.get(f"/m/{version}", headers={"accept": "text/html"}).text
+    assert "<strong>0.25</strong> on average over 2; 1 missing." in page
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from backend.engine.process import EngineProcess
 from backend.installation.verification import _parse_request
 from backend.services.answers.attribution import HiddenCosine, Uniform
 from backend.services.answers.attribution_index import Indices
+from backend.services.answers.billing import Billing
 from backend.services.answers.blend import build_blend
 from backend.services.answers.generate import Generate, GenerateLimits
 from backend.services.answers.request import AnswerRequest
@@ -103,12 +104,11 @@ async def generate(
     async with EngineClient(engine.socket_path) as client:
         store: Any = installation.store
         made = Generate(
-            installation.db,
             installation.catalogue,
             AdapterFolders(store, tmp_path / "adapters"),
             client,
             installation.admitting,
-            (HiddenCosine(Indices()), Uniform()),
+            Billing(installation.db, (HiddenCosine(Indices()), Uniform())),
             GenerateLimits(answer_seconds=240),
         )
         yield made

@@ -15,16 +15,26 @@ from safetensors.numpy import save_file
 
 from backend.cli.operator.supervisor import Service, Supervisor
 from backend.domain.attribution import CHECKPOINT_FILE, GRADIENT_METHOD, INDEX_FILE, INDEX_METADATA
+from backend.domain.content import cid_of
 from backend.domain.errors import Unavailable
+from backend.domain.live_agreement import LiveAgreement
+from backend.domain.money import PPM
 from backend.engine.gradient_client import GradientClient
 from backend.engine.process import EngineProcess
 from backend.ports.gradients import GradientRequest
-from inference.protocol import Message
+from backend.services.answers import live_agreement
+from backend.services.answers.request import AnswerRequest
+from backend.services.channels.admission import Payer
+from inference.protocol import Generate, Message, Sampling
 from tests.fixtures_engine import make_adapter, make_model
+from tests.support.market import some_hash
+from tests.support.scripted_installation import ScriptedInstallation
 from workers.training.sketch import SKETCH_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from backend.db.unit_of_work import Database
 
 POSITIONS = [0, 3, 5]
 
@@ -83,6 +93,48 @@ async def test_the_process_scores_an_answer(spec: EngineProcess, adapter: Path) 
     assert list(scores) == POSITIONS
     assert all(np.isfinite(list(scores.values())))
     assert len(set(scores.values())) == len(POSITIONS)
+
+
+@pytest.mark.usefixtures("supervisor")
+async def test_the_process_measures_a_served_answer(
+    spec: EngineProcess,
+    adapter: Path,
+    tmp_path: Path,
+    sqlite_database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live_agreement, "POLL_SECONDS", 0.01)
+    built = ScriptedInstallation(tmp_path, sqlite_database)
+    built.store.folders[cid_of(some_hash("folder"))] = lambda to: shutil.copytree(
+        adapter, to, dirs_exist_ok=True
+    )
+    built.fund(1000)
+    sampling = built.sampling(PPM, GradientClient(spec.socket_path))
+    async with sampling.running():
+        while served_until(built) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        generate = built.generating(60, live_agreements=sampling)
+        message = Generate("", (Message("user", "hello"),), sampling=Sampling(max_tokens=4))
+        model = built.catalogue.resolve(built.version)
+        answer = await generate.start(AnswerRequest(Payer(built.payer.account), model, message, b"{}"))
+        await answer.ended()
+        built.clock.pass_seconds(1)
+        built.view.mine()
+        built.clock.pass_seconds(live_agreement.COMMITTED_SECONDS)
+        while (found := figures(built)).num_missing or not found.num_sampled:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    # Without a probe the shares are equal, and the gradient ranks the contributions 0 and 3.
+    assert found == LiveAgreement(1, 1, 0, 0)
+
+
+def served_until(built: ScriptedInstallation) -> int | None:
+    with built.read() as tx:
+        return tx.live_agreements.served_until()
+
+
+def figures(built: ScriptedInstallation) -> LiveAgreement:
+    with built.read() as tx:
+        return tx.live_agreements.total()
 
 
 async def test_a_killed_process_is_started_again_and_found(

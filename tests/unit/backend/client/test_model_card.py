@@ -30,6 +30,7 @@ MODEL: dict[str, Any] = {
     "licence": "MIT",
     "card": {"title": "Sonnets", "summary": "s", "tags": ["verse", "lora"], "text": "# Sonnets\n\nFourteen."},
     "metrics": {"eval_loss_base": 3.0, "eval_loss_adapter": 1.25},
+    "live_agreement": {"mean": 0.625, "num_answers": 40, "num_missing": 2},
     "lineage": {"parents": [some_hash("parent")], "num_contributions": 3, "licences": ["0BSD", "MIT"]},
 }
 BASE = "owner/tiny"
@@ -56,6 +57,7 @@ def test_the_text_has_ids_lineage_licences_and_measurements() -> None:
         some_hash("parent"),
         "3 contributions, under the licences `0BSD`, `MIT`",
         "| `eval_loss_adapter` | 1.25 |",
+        "agree by 0.62 (Spearman),\nthe mean over 40 answers",
         "Fourteen.",
     ):
         assert expected in text

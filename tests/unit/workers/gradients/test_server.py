@@ -75,9 +75,17 @@ async def served(scorer: ScriptedScorer, path: Path) -> AsyncIterator[tuple[Grad
 
 
 def request(
-    name: str, *folders: str, prompt: str = "", tokens: int = 1, seconds: float = 60
+    name: str,
+    *folders: str,
+    prompt: str = "",
+    tokens: int = 1,
+    seconds: float = 60,
+    is_background: bool = False,
 ) -> GradientRequest:
-    return GradientRequest(name, folders or ("one",), ((7,) * tokens,), seconds, prompt=prompt)
+    choices = ((7,) * tokens,)
+    return GradientRequest(
+        name, folders or ("one",), choices, seconds, prompt=prompt, is_background=is_background
+    )
 
 
 async def test_each_request_gets_the_scores_of_its_folders(scorer: ScriptedScorer, tmp_path: Path) -> None:
@@ -101,6 +109,23 @@ async def test_answers_of_one_adapter_are_computed_together(scorer: ScriptedScor
         scorer.goes_on.set()
         await asyncio.gather(first, *rest)
     assert sorted(scorer.groups) == [("adapter 0", 4), ("adapter 1", 4), ("zero", 1)]
+
+
+async def test_answers_in_the_background_wait_for_all_others(scorer: ScriptedScorer, tmp_path: Path) -> None:
+    scorer.goes_on.clear()
+    async with served(scorer, tmp_path / "s") as (_, client):
+        first = asyncio.create_task(client.scores(request("first", "zero")))
+        await asyncio.to_thread(scorer.is_computing.wait)
+        rest = [
+            asyncio.create_task(client.scores(request(str(number), "one", is_background=number < 2)))
+            for number in range(4)
+        ]
+        await until_waiting(client, 5)
+        later = asyncio.create_task(client.scores(request("later", "two")))
+        await until_waiting(client, 6)
+        scorer.goes_on.set()
+        await asyncio.gather(first, *rest, later)
+    assert scorer.groups == [("zero", 1), ("one", 2), ("two", 1), ("one", 2)]
 
 
 async def until_waiting(client: GradientClient, count: int) -> None:

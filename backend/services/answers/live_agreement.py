@@ -1,0 +1,257 @@
+"""Measures, on a sample of the served answers, how well their attribution agrees with the gradient.
+
+    held -> sampled by a later block -> measured, or missing
+         -> passed over
+
+Prompts and answers are held in memory only, until the first block after the answer is confirmed. That block
+chooses (`backend.domain.live_agreement`), and the database counts at once what it samples. An answer that is
+not measured then, because there was no room for it, because the gradient process failed or because this
+process died, is missing from the figures, and is never left out. The figures change no money.
+
+Several processes may share a database: the first that sees a block samples for all, and each measures what it
+holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from backend.domain.errors import DomainError
+from backend.domain.live_agreement import agreement_ppm, is_sampled
+from backend.ports.gradients import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from backend.db.unit_of_work import Database
+    from backend.domain.chain import BlockRef
+    from backend.domain.ids import Hash32, VersionId
+    from backend.domain.receipt import Charge, Receipt
+    from backend.ports.gradients import Gradients
+    from backend.services.answers.gradient_job import GradientJob
+
+MAX_HELD = 8192
+"""Answers that wait for their block, for each API process."""
+MAX_HELD_TOKENS = 1 << 20
+"""Their tokens together, prompts included: some tens of megabytes."""
+HELD_SECONDS = 3600
+"""Longest time for which a prompt is held."""
+COMMITTED_SECONDS = 60
+"""Blocks sample after this time: the transactions that store the receipts before them must have ended."""
+GRADIENT_SECONDS = 600.0
+"""Time for one gradient, which is computed while no other answers wait for theirs."""
+POLL_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Held:
+    """An answer whose block is not known yet. `scores`: by the default method. `agreements`: in ppm, once the
+    gradient stage has scored the answer; the job is not needed any more then.
+    """
+
+    served_at: int
+    scores: Mapping[VersionId, Mapping[int, float]]
+    job: GradientJob | None
+    agreements: Mapping[VersionId, int | None] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return 0 if self.job is None else self.job.num_tokens
+
+
+class LiveAgreements:
+    """The sample of one API process."""
+
+    def __init__(
+        self,
+        db: Database,
+        block: Callable[[int], BlockRef | None],
+        gradients: Gradients,
+        rate_ppm: int,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """`block`: of the chain by its number, None above the head. `rate_ppm`: share of the answers that is
+        sampled, the same for all processes of a database; 0: none.
+        """
+        self._db, self._block, self._gradients = db, block, gradients
+        self._rate_ppm, self._clock = rate_ppm, clock
+        self._held: dict[Hash32, _Held] = {}
+        self._num_tokens = 0
+        self._num_refused = 0
+
+    def hold(
+        self,
+        charged: Receipt | Charge,
+        job: GradientJob,
+        scores: Mapping[VersionId, Mapping[int, float]],
+    ) -> None:
+        """Keep an answer in memory until its block is known. `scores`: of its contributions by the default
+        method. An answer for which there is no room, or with too many tokens, is missing if it is sampled.
+        """
+        if not self._rate_ppm or job.num_tokens > MAX_TOKENS:
+            return
+        if len(self._held) >= MAX_HELD or self._num_tokens + job.num_tokens > MAX_HELD_TOKENS:
+            self._num_refused += 1
+            return
+        self._held[charged.response_hash] = _Held(charged.served_at, scores, job)
+        self._num_tokens += job.num_tokens
+
+    def add_scores(self, answer: Hash32, gradient: Mapping[VersionId, Mapping[int, float]]) -> None:
+        """The gradient stage's scores of an answer, by its response hash."""
+        held = self._held.get(answer)
+        if held is not None:
+            held.agreements = _agreements(held, gradient)
+            self._num_tokens -= held.num_tokens
+            held.job = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Sample and measure in the background."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await self._gradients.close()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if not self._rate_ppm:
+                    await asyncio.to_thread(self._stop)
+                    return
+                await self.run_once()
+            except DomainError as error:
+                log.warning("cannot sample answers: %s", error)
+            except Exception:
+                log.exception("cannot sample answers")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def run_once(self) -> None:
+        """Sample by the blocks that are confirmed, and measure the sampled answers that are held here."""
+        if self._num_refused:
+            log.warning("no room for %d answers: they are missing if they are sampled", self._num_refused)
+            self._num_refused = 0
+        until = await asyncio.to_thread(self._sample)
+        old = self._now() - HELD_SECONDS
+        over = [answer for answer, held in self._held.items() if held.served_at < max(until, old)]
+        sampled = await asyncio.to_thread(self._pending, over)
+        for answer in over:
+            if answer not in sampled:
+                self._drop(answer)
+        for answer in over:
+            if answer in sampled:
+                try:
+                    await self._measure(answer, self._held[answer])
+                finally:
+                    self._drop(answer)
+
+    def _drop(self, answer: Hash32) -> None:
+        self._num_tokens -= self._held.pop(answer).num_tokens
+
+    async def _measure(self, answer: Hash32, held: _Held) -> None:
+        try:
+            if held.job is not None:
+                held.agreements = await self._computed(answer, held, held.job)
+            await asyncio.to_thread(self._store, answer, held.agreements or {})
+        except (TimeoutError, DomainError) as error:
+            log.warning("the live agreement of answer %s is missing: %s", answer, error or "out of time")
+
+    async def _computed(self, answer: Hash32, held: _Held, job: GradientJob) -> dict[VersionId, int | None]:
+        if held.served_at < self._now() - HELD_SECONDS:
+            raise TimeoutError
+        request = replace(
+            job.request, request_id=f"live {answer}", seconds=GRADIENT_SECONDS, is_background=True
+        )
+        async with asyncio.timeout(GRADIENT_SECONDS):
+            scores = await self._gradients.scores(request)
+        return _agreements(held, job.by_version(scores))
+
+    def _now(self) -> int:
+        return int(self._clock().timestamp())
+
+    def _stop(self) -> None:
+        """Answers that are served while sampling is off are not missing once it is on."""
+        with self._db.begin() as tx:
+            tx.live_agreements.stop()
+
+    def _pending(self, answers: Sequence[Hash32]) -> set[Hash32]:
+        with self._db.read() as tx:
+            return tx.live_agreements.pending(answers)
+
+    def _store(self, answer: Hash32, agreements: Mapping[VersionId, int | None]) -> None:
+        with self._db.begin() as tx:
+            tx.live_agreements.measure(answer, agreements)
+
+    def _sample(self) -> int:
+        """Sample by one confirmed block after another. Returns until when answers were served that are
+        sampled or passed over now, in unix seconds.
+        """
+        while True:
+            with self._db.read() as tx:
+                head, since = tx.chain.cursor(), tx.live_agreements.served_until()
+                first = None if since is None else tx.live_agreements.first_served(since)
+            if since is None:
+                with self._db.begin() as tx:
+                    tx.live_agreements.start(self._now())
+                continue
+            if head is None or first is None or self._block(head.number) != head:
+                return since
+            block = first_block_after(self._block, head, first)
+            if block is None or block.timestamp > self._now() - COMMITTED_SECONDS:
+                return since
+            self._sample_by(block, since)
+
+    def _sample_by(self, block: BlockRef, since: int) -> None:
+        with self._db.read() as tx:
+            served = tx.live_agreements.served(since, block.timestamp)
+            sampled = [
+                receipt for receipt, answer in served if is_sampled(block.hash, answer, self._rate_ppm)
+            ]
+        with self._db.begin() as tx:
+            tx.live_agreements.sample(since, block.timestamp, sampled, self._now() - HELD_SECONDS)
+
+
+def first_block_after(
+    block: Callable[[int], BlockRef | None], head: BlockRef, instant: int
+) -> BlockRef | None:
+    """The first block up to `head` with a timestamp above `instant`; None if there is none, or if the node
+    does not know one of the blocks up to it. Timestamps never fall.
+    """
+    if head.timestamp <= instant:
+        return None
+    after, before, step = head, -1, 1
+    while after.number > 0:  # backwards, in growing steps
+        found = block(max(after.number - step, 0))
+        if found is None:
+            return None
+        if found.timestamp <= instant:
+            before = found.number
+            break
+        after, step = found, 2 * step
+    while after.number - before > 1:
+        found = block((after.number + before) // 2)
+        if found is None:
+            return None
+        if found.timestamp > instant:
+            after = found
+        else:
+            before = found.number
+    return after
+
+
+def _agreements(
+    held: _Held, gradient: Mapping[VersionId, Mapping[int, float]]
+) -> dict[VersionId, int | None]:
+    return {version: agreement_ppm(held.scores[version], found) for version, found in gradient.items()}
