@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import backend.metrics  # noqa: F401 - their names
 from backend.domain.figures import Figures, Pending
+from backend.domain.live_agreement import LiveAgreement
 from backend.installation.metrics import StateCollector
 from inference.protocol import Status
 from inference.server.metrics import EngineMetrics
@@ -28,6 +29,7 @@ def full() -> Figures:
     some = Pending(1, 5.0)
     special: dict[str, Any] = {"unsettled": some, "unsigned": some, "outbox": some}
     special |= {"transactions": {"queued": some}, "jobs": {"running": 1}}
+    special["live_agreement"] = LiveAgreement(2, 1, 0, 500_000)
     plain = {each.name: 1 for each in fields(Figures) if each.name not in special}
     return Figures(**special, **plain)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.domain.disputes.witnesses import Fault
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.services.settle.settler import Step
@@ -18,8 +20,11 @@ from tests.support.settlement_steps import (
     settle,
     settled,
 )
+from tests.unit.backend.services.settle.test_convictions import convict
 
 if TYPE_CHECKING:
+    from backend.domain.ids import ReceiptId
+    from backend.domain.receipt import SignedReceipt
     from tests.support.settlement_harness import SettlementHarness
 
 SECONDS = 60
@@ -81,6 +86,66 @@ def test_a_void_and_a_charge_behind_it_are_settled_again_in_order(harness: Settl
     harness.chain.time += SECONDS
     settle(harness)
     assert_all_settled(harness, [*before, waiting, after])
+
+
+def test_charges_behind_a_quarantined_receipt_wait_until_it_is_waived(harness: SettlementHarness) -> None:
+    channel, other = harness.market.channels[:2]
+    guilty = harness.serve(channel)
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    waiting, after, elsewhere = harness.charge(channel, SECONDS), harness.serve(channel), harness.serve(other)
+    convict(harness, "proveBadReceipt", Fault.PRICE, guilty)
+    settle(harness)
+    harness.chain.time += SECONDS
+    settle(harness)
+    assert ids_of(settled(harness)) == ids_of([elsewhere])
+    assert is_signed(harness, waiting)
+    harness.sign_voucher(channel, after.receipt.cumulative, waived_until=guilty.receipt.cumulative)
+    settle(harness)
+    assert ids_of(settled(harness)) == ids_of([elsewhere, waiting, after])
+
+
+def test_a_reorganisation_that_drops_the_batch_before_a_charge_loses_neither(
+    harness: SettlementHarness,
+) -> None:
+    channel = harness.market.channels[0]
+    fork, before = harness.chain.fork(), harness.serve(channel)
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    waiting, after = harness.charge(channel, SECONDS), harness.serve(channel)
+    harness.chain.return_to(fork)
+    assert harness.chain.standing() == []
+    harness.chain.time += SECONDS
+    settle(harness)
+    assert_all_settled(harness, [before, waiting, after])
+
+
+def test_a_charge_that_a_reorganisation_leaves_uncovered_is_signed_and_not_settled(
+    harness: SettlementHarness,
+) -> None:
+    channel, other = harness.market.channels[:2]
+    before, waiting = harness.serve(channel), harness.charge(channel, SECONDS)
+    covered = before.receipt.charge + waiting.receipt.charge - 1
+    known = harness.chain.channel_by_id
+    funded, known[channel] = known[channel], replace(known[channel], balance=covered)  # a deposit is dropped
+    elsewhere = harness.serve(other)
+    harness.chain.time += SECONDS
+    settle(harness)
+    assert ids_of(settled(harness)) == ids_of([before, elsewhere])
+    assert is_signed(harness, waiting)
+    collected = known[channel].collected
+    known[channel] = replace(funded, balance=funded.balance - collected, collected=collected)  # mined again
+    settle(harness)
+    assert_all_settled(harness, [before, elsewhere, waiting])
+
+
+def ids_of(receipts: list[SignedReceipt]) -> set[ReceiptId]:
+    return {receipt_id(signed.receipt) for signed in receipts}
+
+
+def is_signed(harness: SettlementHarness, charged: SignedReceipt) -> bool:
+    with harness.read() as tx:
+        return tx.receipts.get(receipt_id(charged.receipt)) is not None
 
 
 def test_a_void_is_refunded_while_no_key_can_sign_an_overdue_receipt(harness: SettlementHarness) -> None:
