@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help setup contracts demo test test-deep test-gemma lint format bench screens gas docs wheel lock clean
-.PHONY: bench-peers bench-attribution bench-soak slither halmos coverage mutation attack audit manifests
+.PHONY: bench-peers vllm bench-attribution bench-soak slither halmos coverage mutation attack audit manifests
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -141,6 +141,9 @@ screens: setup ## pictures of the pages in build/screens: light and dark, deskto
 
 bench-peers: setup ## install vLLM and llama.cpp in .peers for `python -m benchmarks.engine`
 	@$(PY) -m benchmarks.peers
+
+vllm: setup ## install vLLM's CPU build in .peers for the deep tests of docs/vllm.md (1.5 GB)
+	@$(PY) -m benchmarks.peers --only-vllm
 
 bench-attribution: setup ## evaluate attribution by retraining: an hour a study, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --docs docs

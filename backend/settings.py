@@ -16,6 +16,7 @@ from backend.domain.errors import InvalidInput
 _MAX_SOCKET_PATH = 100  # bytes; supported by all platforms
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
 """As browsers send it: in lower case, without a path."""
+_HTTP_URL = re.compile(r"https?://[^/?#\s]+/?")
 ACTORS_VARIABLES = frozenset({"LORALEDGER_MARKET", "LORALEDGER_DEPLOYMENT"})
 """Variables of actors' commands, which are no settings of an installation."""
 
@@ -76,6 +77,15 @@ class Settings(BaseSettings):
     """Data type of the engine's weights and KV cache: `float32`, `bfloat16` or `float16`."""
     engine_quantization: Literal["none", "int8", "int4"] = "none"
     """Quantization of the base model's linear layers; adapters use `engine_dtype`."""
+    engine_urls: str = ""
+    """URLs of the vLLM servers that answer (docs/vllm.md), separated by commas: replicas of one base model.
+    Empty: this project's own engine, `loraledger engine`."""
+    vllm_adapters: Path | None = None
+    """Folder from which the vLLM server reads adapters: its `VLLM_LORA_RESOLVER_CACHE_DIR`. Unset: `vllm`
+    in `home`."""
+    vllm_max_rank: int = Field(default=64, ge=1, le=512)
+    """Highest rank of an adapter, and of the ranks of a blend together: the vLLM server's
+    `--max-lora-rank`."""
     engine_threads: int = Field(default=2, ge=1, le=256)
     """Number of threads of the engine process."""
     trainer_threads: int = Field(default=2, ge=1, le=256)
@@ -140,6 +150,24 @@ class Settings(BaseSettings):
     @property
     def db_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home / 'loraledger.db'}"
+
+    @property
+    def vllm_folder(self) -> Path:
+        """Where vLLM finds adapters by digest."""
+        return self.vllm_adapters or self.home / "vllm"
+
+    @property
+    def vllm_urls(self) -> list[str]:
+        """URLs of the vLLM servers, without a slash at the end."""
+        return [url.rstrip("/") for url in _split(self.engine_urls)]
+
+    @field_validator("engine_urls")
+    @classmethod
+    def _check_engine_urls(cls, urls: str) -> str:
+        for url in _split(urls):
+            if not _HTTP_URL.fullmatch(url):
+                raise ValueError(f"{url!r} is no URL of a server, such as http://127.0.0.1:8001")
+        return urls
 
     @field_validator("refused_personal_data")
     @classmethod

@@ -78,8 +78,11 @@ def gguf(model: Path, number_format: str = "bf16") -> Path:
     return path
 
 
-def install(num_jobs: int) -> None:
+def install(num_jobs: int, *, only_vllm: bool = False) -> None:
     """Install the peers that are missing or not at the pinned version. Raises `PeerError`."""
+    if only_vllm:
+        _install_vllm()
+        return
     if shutil.which("g++") is None:
         raise PeerError("building llama.cpp requires g++, which is not installed")
     _install_vllm()
@@ -154,8 +157,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel compilations")
+    parser.add_argument("--only-vllm", action="store_true", help="install vLLM alone")
+    options = parser.parse_args()
     try:
-        install(parser.parse_args().jobs)
+        install(options.jobs, only_vllm=options.only_vllm)
     except PeerError as error:
         sys.exit(f"bench-peers: {error}")
 

@@ -271,10 +271,10 @@ class ProbeStates(Struct, frozen=True):
     `prompt` is the mean of the states at the prompt's positions. `answer` is the mean of the states from
     which the answer's tokens were predicted, including the end-of-sequence token; None without an answer.
     `error` is the sum over the same tokens of the gradient of each token's loss with respect to its state:
-    see `inference.probe.ErrorProbe`.
+    see `inference.probe.ErrorProbe`. Servers that return no states have error vectors alone.
     """
 
-    prompt: list[float]
+    prompt: list[float] | None
     answer: list[float] | None
     num_prompt_tokens: int
     num_answer_tokens: int

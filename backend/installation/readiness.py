@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 LEAST_FREE_BYTES = 256 << 20
 """Free space on the disk of `LORALEDGER_HOME` below which new work should be routed elsewhere."""
+ENGINE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,14 @@ def _check_index_is_fresh(resources: Resources) -> None:
 
 
 def _check_engine_accepts(resources: Resources) -> None:
+    urls = resources.settings.vllm_urls
+    if urls:
+        from backend.engine.vllm import check_any_server
+
+        check_any_server(urls, ENGINE_SECONDS)
+        return
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
+        probe.settimeout(ENGINE_SECONDS)
         probe.connect(str(resources.settings.engine_socket))
 
 
@@ -110,8 +117,9 @@ PARTS: tuple[Part[Resources], ...] = (
     Part(
         "engine",
         _check_engine_accepts,
-        "The engine's socket accepts no connection.",
-        "Check that `loraledger engine` is running, and its log; it accepts once the model is loaded.",
+        "The engine accepts no connection.",
+        "Check that `loraledger engine` is running, or a server of LORALEDGER_ENGINE_URLS, and its log; it "
+        "accepts once the model is loaded.",
     ),
 )
 """Ordered so that a fault may be the cause of the ones after it."""

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
@@ -17,6 +18,7 @@ from backend.installation.extras import require_extra
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
     from backend.chain.client import ChainClient
     from backend.chain.keystore import KeyStore
@@ -128,8 +130,26 @@ class Resources:
     @cached_property
     def engine(self) -> Engine:
         from backend.engine.client import EngineClient
+        from backend.engine.replicas import Replicas
 
-        return EngineClient(self.settings.engine_socket)
+        urls = self.settings.vllm_urls
+        if not urls:
+            return EngineClient(self.settings.engine_socket)
+        engines = self._vllm_engines(urls)
+        return engines[urls[0]] if len(engines) == 1 else Replicas(engines)
+
+    def _vllm_engines(self, urls: Sequence[str]) -> dict[str, Engine]:
+        """The vLLM servers by URL; they have this home's base model. Errors: `InvalidInput`, `NotFound`."""
+        require_extra("operator", "LORALEDGER_ENGINE_URLS")  # adapters are verified by the engine's loader
+        from backend.engine.vllm import VllmEngine
+        from backend.engine.vllm_adapters import ServedBase, VllmAdapters
+        from backend.engine.vllm_answer import read_answer_parts
+
+        settings, base = self.settings, self.base_model
+        folder, digest = Path(base.folder), base.digest.removeprefix("0x")
+        served = ServedBase(folder, digest, settings.engine_dtype, settings.vllm_max_rank)
+        adapters, parts = VllmAdapters(served, settings.vllm_folder), read_answer_parts(folder)
+        return {url: VllmEngine(url, adapters, parts) for url in urls}
 
     @cached_property
     def base_model(self) -> BaseModelInfo:

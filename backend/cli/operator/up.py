@@ -122,7 +122,12 @@ class Stack:
         self.say("base model: preparing (12 s the first time)")
         base_model = local.prepare_base(self.settings)
         self.say(f"base model: {base_model.name}, sha-256 {base_model.digest[2:14]}...")
-        models = [self._model(ENGINE, self.settings.engine_socket, local.engine_command(self.settings))]
+        models = []
+        if self.settings.engine_urls:
+            self.say(f"engine: {self.settings.engine_urls}")
+        else:
+            command = local.engine_command(self.settings)
+            models.append(self._model(ENGINE, self.settings.engine_socket, command))
         if self.settings.has_gradients:
             command = local.gradients_command(self.settings)
             models.append(self._model(GRADIENTS, self.settings.gradients_socket, command))

@@ -184,4 +184,6 @@ def score_all(
 
 def answer_probe(states: ProbeStates | None) -> Probe | None:
     """The probe of an answer from the engine's states; None where the engine computed none for the answer."""
-    return None if states is None or states.answer is None else Probe(states.answer, states.error)
+    if states is None or (states.answer is None and states.error is None):
+        return None
+    return Probe(states.answer, states.error)

@@ -35,6 +35,13 @@ def test_every_faulty_part_is_named_with_its_remedy(tmp_path: Path, caplog: pyte
     assert "no such table" in caplog.text
 
 
+def test_a_vllm_server_that_is_down_is_a_fault_without_its_address(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, engine_urls="http://127.0.0.1:1, http://127.0.0.1:2/")
+    found = faults(Installation(settings), PARTS)
+    assert found["engine"].startswith("No vLLM server answers.")
+    assert "127.0.0.1" not in found["engine"]
+
+
 def test_missing_requirements_on_the_chain_are_reported_with_their_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

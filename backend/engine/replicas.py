@@ -1,0 +1,257 @@
+"""Several engines as one: implements `backend.ports.engine.Engine` over replicas of one base model.
+
+A request goes to the replica of its adapter (`backend.engine.routing`), so that each replica keeps its own
+part of the adapters in memory. A replica that fails costs the requests that it was answering, and no others.
+All methods run on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import DomainError, InvalidInput, Overloaded, Unavailable
+from backend.engine.metric_texts import merge
+from backend.engine.routing import LOAD_FACTOR, place, ranked
+from inference.protocol import Generate, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+
+    from backend.domain.ids import Hash32
+    from backend.ports.engine import Engine
+    from inference.protocol import Chunk, Message, ReasoningEffort, TokenCount, Tools
+
+log = logging.getLogger(__name__)
+
+WATCH_SECONDS = 1.0
+MAX_DOWN_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLimits:
+    """`stall_seconds`: a replica that answers none of its requests for so long is asked for one token, and
+    given up if that takes `probe_seconds` too. A replica that failed is asked again after a second, and then
+    after twice the time, up to `MAX_DOWN_SECONDS`.
+    """
+
+    stall_seconds: float = 60.0
+    probe_seconds: float = 30.0
+    load_factor: float = LOAD_FACTOR
+
+
+@dataclass(eq=False, slots=True)
+class _Replica:
+    name: str
+    engine: Engine
+    load: int = 0
+    progress_at: float = 0.0
+    num_failures: int = 0
+    retry_at: float = 0.0
+    waits: set[asyncio.Timeout] = field(default_factory=set)
+    """Of the requests that wait for their next chunk."""
+    probe: asyncio.Task[None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return not self.num_failures
+
+
+class Replicas:
+    """Errors of all methods: as of the replicas; `Unavailable` if none is up."""
+
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        drained: Callable[[], Collection[str]] = tuple,
+        limits: ReplicaLimits = ReplicaLimits(),
+    ) -> None:
+        """`engines` by name; the names decide which adapters each has. `drained`: names of those that get no
+        new requests.
+        """
+        self._replicas = [_Replica(name, engine) for name, engine in engines.items()]
+        self._drained, self._limits = drained, limits
+        self._running: dict[str, _Replica] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._numbers = itertools.count()
+
+    async def close(self) -> None:
+        """Stop watching. The engines stay open."""
+        tasks = [self._watch, *(replica.probe for replica in self._replicas)]
+        for task in tasks:
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+
+    async def count_tokens(
+        self,
+        messages: Sequence[Message] = (),
+        prompt: str | None = None,
+        tools: Tools | None = None,
+        reasoning_effort: ReasoningEffort | None = None,
+    ) -> TokenCount:
+        """By the replica with the least load."""
+        for replica in sorted(self._candidates(), key=lambda each: each.load):
+            try:
+                return await replica.engine.count_tokens(messages, prompt, tools, reasoning_effort)
+            except Unavailable as error:
+                self._failed(replica, error)
+        raise _none_left()
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer. A replica that fails before the first chunk is replaced by the next one. Later
+        the answer fails, because another replica would sample other tokens.
+        """
+        if request.request_id in self._running:
+            raise InvalidInput(f"request id {request.request_id!r} is in use", "request_id")
+        tried: set[str] = set()
+        while True:
+            replica = self._choose(request, tried)
+            has_begun = False
+            try:
+                async with contextlib.aclosing(self._stream(replica, request)) as chunks:
+                    async for chunk in chunks:
+                        has_begun = True
+                        yield chunk
+            except Unavailable as error:
+                self._failed(replica, error)
+                tried.add(replica.name)
+                if has_begun or len(tried) == len(self._candidates() | {replica}):
+                    raise
+            else:
+                return
+
+    async def abort(self, request_id: str) -> None:
+        replica = self._running.get(request_id)
+        if replica is not None:
+            await replica.engine.abort(request_id)
+
+    async def active_adapters(self) -> Sequence[Hash32]:
+        """Of all replicas that are up."""
+        found = await asyncio.gather(
+            *(replica.engine.active_adapters() for replica in self._replicas if replica.is_up),
+            return_exceptions=True,
+        )
+        lists = [each for each in found if not isinstance(each, BaseException)]
+        if not lists:
+            raise _none_left()
+        return list(dict.fromkeys(digest for each in lists for digest in each))
+
+    async def metrics(self, deadline_seconds: float) -> str:
+        """The metrics of the replicas that answer, with the label `replica`."""
+        found = await asyncio.gather(
+            *(replica.engine.metrics(deadline_seconds) for replica in self._replicas), return_exceptions=True
+        )
+        pairs = zip(self._replicas, found, strict=True)
+        texts = {replica.name: text for replica, text in pairs if isinstance(text, str)}
+        if not texts:
+            raise _none_left()
+        return merge(texts)
+
+    def _candidates(self) -> set[_Replica]:
+        """Replicas that may get requests."""
+        drained = self._drained()
+        return {each for each in self._replicas if each.is_up and each.name not in drained}
+
+    def _choose(self, request: Generate, tried: Collection[str]) -> _Replica:
+        """Requests without an adapter stay with the replica of their payer, whose prefixes it has."""
+        loads = {each.name: each.load for each in self._candidates() if each.name not in tried}
+        if not loads:
+            raise _none_left()
+        adapter = request.adapter_or_blend
+        order = ranked(request.payer if adapter is None else adapter.digest, loads)
+        name = place(order, loads, self._limits.load_factor)
+        return next(each for each in self._replicas if each.name == name)
+
+    async def _stream(self, replica: _Replica, request: Generate) -> AsyncGenerator[Chunk, None]:
+        self._start_watching()
+        self._running[request.request_id] = replica
+        if not replica.load:
+            replica.progress_at = _now()
+        replica.load += 1
+        try:
+            async with contextlib.aclosing(replica.engine.generate(request)) as chunks:  # type: ignore[type-var]
+                while (chunk := await self._next(replica, chunks)) is not None:
+                    replica.progress_at = _now()
+                    yield chunk
+        finally:
+            replica.load -= 1
+            del self._running[request.request_id]
+
+    async def _next(self, replica: _Replica, chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
+        """The next chunk; None at the end. The watchdog ends the wait when the replica is given up."""
+        try:
+            async with asyncio.timeout(None) as wait:
+                replica.waits.add(wait)
+                try:
+                    return await anext(chunks, None)
+                finally:
+                    replica.waits.discard(wait)
+        except TimeoutError as error:
+            raise _unavailable(f"engine {replica.name} does not respond") from error
+
+    def _failed(self, replica: _Replica, error: Unavailable) -> None:
+        """An engine with a full queue is up: others may have room."""
+        if isinstance(error, Overloaded):
+            return
+        if replica.is_up:
+            log.warning("engine %s is down: %s", replica.name, error)
+        replica.num_failures += 1
+        replica.retry_at = _now() + min(MAX_DOWN_SECONDS, 2.0 ** (replica.num_failures - 1))
+        self._start_watching()
+
+    def _start_watching(self) -> None:
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._watch_all(), name="engine-watchdog")
+
+    async def _watch_all(self) -> None:
+        while any(each.load or not each.is_up for each in self._replicas):
+            for replica in self._replicas:
+                if replica.probe is None and self._needs_probe(replica):
+                    replica.probe = asyncio.create_task(self._probe(replica))
+                    replica.probe.add_done_callback(lambda _, it=replica: setattr(it, "probe", None))
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def _needs_probe(self, replica: _Replica) -> bool:
+        if not replica.is_up:
+            return _now() >= replica.retry_at
+        return bool(replica.load) and _now() - replica.progress_at > self._limits.stall_seconds
+
+    async def _probe(self, replica: _Replica) -> None:
+        """Ask for one token; give up the replica, with all its requests, if it comes too late."""
+        request = Generate(f"probe-{next(self._numbers)}", prompt="x", sampling=Sampling(max_tokens=1))
+        try:
+            async with asyncio.timeout(self._limits.probe_seconds):
+                async with contextlib.aclosing(replica.engine.generate(request)) as chunks:  # type: ignore[type-var]
+                    async for _ in chunks:
+                        pass
+        except (TimeoutError, Unavailable) as error:
+            failure = error if isinstance(error, Unavailable) else _unavailable("it does not respond")
+            self._failed(replica, failure)
+            for wait in list(replica.waits):
+                wait.reschedule(_now())
+        except DomainError:
+            log.exception("engine %s refuses the watchdog's request", replica.name)
+        else:
+            if not replica.is_up:
+                log.info("engine %s is up", replica.name)
+            replica.num_failures, replica.progress_at = 0, _now()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _none_left() -> Unavailable:
+    return _unavailable("no engine is up")
+
+
+def _unavailable(reason: str) -> Unavailable:
+    return Unavailable(
+        f"the inference engine is not available: {reason}; try again shortly",
+        details={"code": "engine_unavailable"},
+    )

@@ -1,0 +1,266 @@
+"""A stock vLLM server as the engine: implements `backend.ports.engine.Engine` over its HTTP API.
+
+See docs/vllm.md for the server's options. Adapters are served by digest through vLLM's own
+`lora_filesystem_resolver`; no name is ever used for other content. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+import httpx
+import msgspec
+
+from backend.domain.errors import InvalidInput, Overloaded, Unavailable
+from backend.domain.ids import Hash32
+from backend.engine.vllm_answer import AnswerReader, Part
+from backend.engine.vllm_request import check_prompt, check_request, completion_body, prompt_body
+from backend.ports.engine import InvalidSchema
+from inference.protocol import Chunk, TokenCount
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from backend.domain.errors import DomainError
+    from backend.engine.vllm_adapters import VllmAdapters
+    from backend.engine.vllm_answer import AnswerParts
+    from inference.protocol import Generate, Message, ReasoningEffort, Tools
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 10.0
+CALL_SECONDS = 30.0
+"""Time limit of calls without a forward pass."""
+_DIGEST = re.compile("[0-9a-f]{64}")
+_METRIC = re.compile("(# (HELP|TYPE) )?vllm:")
+_EVENT = "data: "
+_END = "[DONE]"
+_ABORT: Literal["abort"] = "abort"
+_OVERLOADED = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
+
+
+class _Card(msgspec.Struct, frozen=True):
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct, frozen=True):
+    data: list[_Card]
+
+    @property
+    def base(self) -> _Card:
+        return next(card for card in self.data if card.parent is None)
+
+
+class _Tokens(msgspec.Struct, frozen=True):
+    tokens: list[int]
+    max_model_len: int
+
+
+class VllmEngine:
+    """Errors of all methods: `Unavailable` where the same call may succeed later, `InvalidInput` where the
+    request itself is at fault, or asks for what vLLM does not keep.
+    """
+
+    def __init__(self, url: str, adapters: VllmAdapters, parts: AnswerParts) -> None:
+        """`parts`: what is made of an answer's log-probabilities, of the base model that the server has."""
+        timeout = httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        # An environment's proxy must not see prompts.
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False)
+        self._url = url
+        self._adapters, self._parts = adapters, parts
+        self._base: _Card | None = None
+        self._running: dict[str, asyncio.Queue[Chunk | Exception | Literal["abort"]]] = {}
+
+    async def close(self) -> None:
+        """Close the connections. The process that verifies adapters ends with this one."""
+        await self._http.aclose()
+
+    async def count_tokens(
+        self,
+        messages: Sequence[Message] = (),
+        prompt: str | None = None,
+        tools: Tools | None = None,
+        reasoning_effort: ReasoningEffort | None = None,
+    ) -> TokenCount:
+        check_prompt(messages, tools, reasoning_effort)
+        found = await self._tokenize(messages, prompt)
+        return TokenCount("", len(found.tokens), found.max_model_len)
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer; the last chunk has a `finish_reason`. Closing the iterator early closes the
+        connection, by which vLLM aborts the request.
+        """
+        check_request(request)
+        if request.request_id in self._running:
+            raise InvalidInput(f"request id {request.request_id!r} is in use", "request_id")
+        events = self._running[request.request_id] = asyncio.Queue()
+        reader = AnswerReader(request, self._parts)
+        task = asyncio.create_task(self._read(request, reader, events))
+        try:
+            is_finished = False
+            while not is_finished:
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                chunk = reader.aborted() if event == _ABORT else event
+                is_finished = chunk.finish_reason is not None
+                yield chunk
+        finally:
+            del self._running[request.request_id]
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def abort(self, request_id: str) -> None:
+        """End a request. vLLM does not say what it generated since the last chunk, so that is not counted."""
+        if request_id in self._running:
+            self._running[request_id].put_nowait(_ABORT)
+
+    async def active_adapters(self) -> Sequence[Hash32]:
+        """Digests of the adapters that the server has loaded."""
+        models = msgspec.json.decode(await self._call("GET", "/v1/models"), type=_Models)
+        return [Hash32(f"0x{card.id}") for card in models.data if card.parent and _DIGEST.fullmatch(card.id)]
+
+    async def metrics(self, deadline_seconds: float) -> str:
+        """The server's metrics with the prefix `vllm:`; those of its Python process are left out."""
+        content = await self._call("GET", "/metrics", seconds=deadline_seconds)
+        lines = content.decode().splitlines(keepends=True)
+        return "".join(line for line in lines if _METRIC.match(line))
+
+    async def _read(
+        self,
+        request: Generate,
+        reader: AnswerReader,
+        events: asyncio.Queue[Chunk | Exception | Literal["abort"]],
+    ) -> None:
+        try:
+            async for part in self._parts_of(request, reader):
+                for chunk in reader.push(part):
+                    events.put_nowait(chunk)
+            events.put_nowait(reader.finished())
+        except Exception as error:  # noqa: BLE001 - raised where the answer is read
+            events.put_nowait(error)
+
+    async def _parts_of(self, request: Generate, reader: AnswerReader) -> AsyncIterator[Part]:
+        await self._check_constraint(request)
+        base = await self._served_base()
+        adapter = request.adapter_or_blend
+        if adapter is not None:
+            await self._adapters.prepare(adapter, base.root or base.id)
+        prompt = (await self._tokenize(request.messages, request.prompt)).tokens
+        reader.prompt_tokens = len(prompt)
+        body = completion_body(request, base.id if adapter is None else adapter.digest, prompt)
+        async with self._stream(body) as response:
+            async for line in response.aiter_lines():
+                if line.startswith(_EVENT) and line != _EVENT + _END:
+                    yield _decode(line.removeprefix(_EVENT))
+
+    @contextlib.asynccontextmanager
+    async def _stream(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+        # No limit between two tokens: a long queue is no fault, and the answer has a deadline of its own.
+        timeout = httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS, read=None)
+        with self._transport_errors():
+            async with self._http.stream("POST", "/v1/completions", json=body, timeout=timeout) as response:
+                if not response.is_success:
+                    raise self._refusal(response.status_code, await response.aread())
+                yield response
+
+    async def _check_constraint(self, request: Generate) -> None:
+        """Refuse what our engine would refuse: keywords that cannot be enforced are never ignored."""
+        constraint = request.sampling.constraint
+        if constraint is not None:
+            from inference.errors import InvalidSchemaError
+
+            try:
+                await asyncio.to_thread(self._parts.grammars.compile, constraint)
+            except InvalidSchemaError as error:
+                raise InvalidSchema(str(error), "response_format", {"code": error.code}) from error
+
+    async def _tokenize(self, messages: Sequence[Message], prompt: str | None) -> _Tokens:
+        base = await self._served_base()
+        content = await self._call("POST", "/tokenize", prompt_body(messages, prompt, base.id))
+        return msgspec.json.decode(content, type=_Tokens)
+
+    async def _served_base(self) -> _Card:
+        if self._base is None:
+            self._base = msgspec.json.decode(await self._call("GET", "/v1/models"), type=_Models).base
+        return self._base
+
+    async def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float = CALL_SECONDS
+    ) -> bytes:
+        with self._transport_errors():
+            response = await self._http.request(method, path, json=body, timeout=seconds)
+        if not response.is_success:
+            raise self._refusal(response.status_code, response.content)
+        return response.content
+
+    @contextlib.contextmanager
+    def _transport_errors(self) -> Any:
+        try:
+            yield
+        except httpx.TransportError as error:
+            self._base = None  # the server may restart with another model
+            log.warning("%s does not answer: %r", self._url, error)
+            raise _unavailable("its server does not answer") from error
+
+    def _refusal(self, status: int, content: bytes) -> DomainError:
+        """Messages reach the API's clients, so addresses and folders are in the log alone."""
+        message = _message(content)
+        if status == httpx.codes.NOT_FOUND:
+            self._base = None
+            log.error(
+                "%s does not find a model: %s Its VLLM_LORA_RESOLVER_CACHE_DIR must be the folder of "
+                "LORALEDGER_VLLM_ADAPTERS (docs/vllm.md)",
+                self._url,
+                message,
+            )
+            return _unavailable("its server does not find the adapter")
+        if status in _OVERLOADED:
+            return Overloaded(f"vLLM is overloaded: {message}", details={"code": "overloaded"})
+        if 400 <= status < 500:
+            return InvalidInput(f"vLLM refuses the request: {message}", details={"code": "invalid_request"})
+        log.warning("%s answers with status %d: %s", self._url, status, message)
+        return _unavailable(f"its server answers with status {status}")
+
+
+def check_any_server(urls: Sequence[str], seconds: float) -> None:
+    """Errors: `Unavailable` unless a server answers within `seconds`, and its engine lives."""
+    for url in urls:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health", timeout=seconds, trust_env=False).is_success:
+                return
+    raise Unavailable("No vLLM server answers.")
+
+
+def _decode(event: str) -> Part:
+    try:
+        part = msgspec.json.decode(event, type=Part)
+    except msgspec.MsgspecError as error:
+        raise _unavailable(f"an event of vLLM cannot be decoded: {error}") from error
+    if part.error is not None:
+        raise _unavailable(f"vLLM ended the answer: {part.error.message}")
+    return part
+
+
+def _message(content: bytes) -> str:
+    """What vLLM says about a refused request."""
+    try:
+        return msgspec.json.decode(content, type=dict[str, Any])["error"]["message"][:400]
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return content[:200].decode(errors="replace")
+
+
+def _unavailable(reason: str) -> Unavailable:
+    return Unavailable(
+        f"the inference engine is not available: {reason}; try again shortly",
+        details={"code": "engine_unavailable"},
+    )

@@ -1,0 +1,99 @@
+"""Adapters in the folder from which a vLLM server loads them by digest."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from backend.domain.errors import InvalidInput, Unavailable
+from backend.processes.child import Child, ChildError, module_command
+from inference.protocol import AdapterRef
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from inference.protocol import AdapterBlend
+
+CHILD = "workers.vllm_adapters"
+EXPORT_SECONDS = 120.0
+"""The first export of a process loads torch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBase:
+    """The base model that the server has: its folder here, its digest in 64 hex digits, the server's dtype
+    and its `--max-lora-rank`.
+    """
+
+    folder: Path
+    digest: str
+    dtype: str
+    max_rank: int
+
+
+class VllmAdapters:
+    """Writes each adapter or blend once into `root/<digest>`, where vLLM's `lora_filesystem_resolver` finds
+    it. A child process verifies them.
+    """
+
+    def __init__(self, base: ServedBase, root: Path) -> None:
+        self._base, self._root = base, root.resolve()
+        self._exports: dict[str, asyncio.Future[None]] = {}
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+        self._served: set[tuple[str, str]] = set()
+
+    async def prepare(self, adapter: AdapterRef | AdapterBlend, base_name: str) -> None:
+        """Return once `root/<digest>` is there, for a server that names its base model `base_name`.
+
+        Errors: `InvalidInput` for an adapter that is refused, `Unavailable`.
+        """
+        folder = self._root / adapter.digest
+        if (adapter.digest, base_name) in self._served and folder.is_dir():
+            return
+        export = self._exports.get(adapter.digest)
+        if export is None:
+            export = asyncio.get_running_loop().run_in_executor(None, self._export, adapter, base_name)
+            self._exports[adapter.digest] = export
+            export.add_done_callback(lambda _: self._exports.pop(adapter.digest))
+        await asyncio.shield(export)
+        self._served.add((adapter.digest, base_name))
+
+    def close(self) -> None:
+        with self._lock:
+            self._end_child()
+
+    def _export(self, adapter: AdapterRef | AdapterBlend, base_name: str) -> None:
+        kind = "adapter" if isinstance(adapter, AdapterRef) else "blend"
+        message = {"folder": str(self._root / adapter.digest), "base_name": base_name}
+        answer = self._ask({**message, kind: msgspec.to_builtins(adapter)})
+        if answer:
+            raise InvalidInput(answer["message"], "model", {"code": answer["code"]})
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, str]:
+        with self._lock:
+            try:
+                child = self._running_child()
+                child.send(message)
+                answer: dict[str, str] = child.receive(EXPORT_SECONDS)
+            except ChildError as error:
+                self._end_child()
+                raise Unavailable(f"the process that verifies adapters failed: {error}; try again") from error
+        return answer
+
+    def _running_child(self) -> Child:
+        if self._child is None:
+            self._child = Child(module_command(CHILD), errors=None, environment={"OMP_NUM_THREADS": "1"})
+            base = self._base
+            fields = {"base_folder": str(base.folder), "base_digest": base.digest}
+            self._child.send({**fields, "dtype": base.dtype, "max_rank": base.max_rank})
+        return self._child
+
+    def _end_child(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None

@@ -1,0 +1,192 @@
+"""Chunks of an answer from the events of vLLM's completions API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from backend.domain.errors import InvalidInput, Unavailable
+from backend.engine.output_rows import TOP_TOKENS, OutputRows
+from inference.protocol import Chunk, ProbeStates, TokenLogprob, TokenLogprobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from inference.protocol import FinishReason, Generate
+    from inference.sampling.grammar import GrammarCompiler
+
+_ID_PREFIX = "token_id:"
+
+
+class Logprobs(Struct, frozen=True):
+    """One item for each token. Keys of `top_logprobs` are ids (`token_id:7`), the sampled one among them."""
+
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+
+
+class Choice(Struct, frozen=True):
+    text: str
+    token_ids: list[int] | None = None
+    logprobs: Logprobs | None = None
+    finish_reason: str | None = None
+
+
+class PromptDetails(Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
+class Usage(Struct, frozen=True):
+    prompt_tokens: int
+    completion_tokens: int | None = 0
+    prompt_tokens_details: PromptDetails | None = None
+
+
+class Failure(Struct, frozen=True):
+    message: str
+
+
+class Part(Struct, frozen=True):
+    """An event of the stream. The last one has no choice."""
+
+    choices: list[Choice] = []
+    usage: Usage | None = None
+    error: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerParts:
+    """What a base model's checkpoint adds to its answers."""
+
+    rows: OutputRows
+    token_bytes: Callable[[int], bytes]
+    grammars: GrammarCompiler
+
+
+def read_answer_parts(folder: Path) -> AnswerParts:
+    """Errors: `InvalidInput` if the checkpoint cannot be read."""
+    from inference.errors import InferenceError
+    from inference.model.families import read_architecture
+    from inference.sampling.grammar import GrammarCompiler
+    from inference.sampling.vocabulary import Vocabulary
+
+    try:
+        architecture = read_architecture(folder)
+        read_tokenizer = (folder / "tokenizer.json").read_text
+        vocabulary = Vocabulary(architecture.vocab_size, architecture.eos_token_ids, read_tokenizer)
+        return AnswerParts(OutputRows(folder), vocabulary.token_bytes, GrammarCompiler(vocabulary))
+    except InferenceError as error:
+        raise InvalidInput(f"LORALEDGER_ENGINE_URLS: {error}", "engine_urls") from error
+
+
+class AnswerReader:
+    """Counts an answer's tokens, and sums its error vector."""
+
+    def __init__(self, request: Generate, parts: AnswerParts) -> None:
+        self._request, self._parts = request, parts
+        self.prompt_tokens = 0
+        self._completion_tokens = 0
+        self._cached_tokens = 0
+        self._error: Any = None  # [hidden] fp32
+        self._last: tuple[Choice, list[TokenLogprobs] | None] | None = None
+
+    def push(self, part: Part) -> Iterator[Chunk]:
+        """The chunk of an event. The one with the finish reason is held back, because usage follows it."""
+        if part.usage is not None:
+            self.prompt_tokens = part.usage.prompt_tokens
+            self._completion_tokens = part.usage.completion_tokens or 0
+            details = part.usage.prompt_tokens_details
+            self._cached_tokens = (details.cached_tokens if details else None) or self._cached_tokens
+        for choice in part.choices:
+            logprobs = self._logprobs(choice)
+            if choice.finish_reason is not None:
+                self._last = choice, logprobs
+            else:
+                yield self._chunk(choice.text, choice.token_ids or [], logprobs)
+
+    def finished(self) -> Chunk:
+        """The last chunk. Errors: `Unavailable` if the stream ended without one."""
+        if self._last is None:
+            raise _ended("ended during this request")
+        choice, logprobs = self._last
+        return self._chunk(choice.text, choice.token_ids or [], logprobs, _finish_reason(choice))
+
+    def aborted(self) -> Chunk:
+        """The last chunk of a request that its client ended."""
+        return self._chunk("", [], None, "abort")
+
+    def _chunk(
+        self,
+        text: str,
+        token_ids: list[int],
+        logprobs: list[TokenLogprobs] | None,
+        finish_reason: FinishReason | None = None,
+    ) -> Chunk:
+        return Chunk(
+            self._request.request_id,
+            text,
+            token_ids,
+            self.prompt_tokens,
+            self._completion_tokens,
+            finish_reason,
+            None if finish_reason is None else self._probe(),
+            self._cached_tokens,
+            logprobs,
+        )
+
+    def _probe(self) -> ProbeStates | None:
+        if self._error is None:
+            return None
+        counts = self.prompt_tokens, self._completion_tokens
+        return ProbeStates(None, None, *counts, error=self._error.tolist())
+
+    def _logprobs(self, choice: Choice) -> list[TokenLogprobs] | None:
+        """The log-probabilities that the request asks for; adds to the error vector on the way."""
+        if choice.logprobs is None:
+            return None
+        found = []
+        places = zip(
+            choice.token_ids or [],
+            choice.logprobs.token_logprobs,
+            choice.logprobs.top_logprobs,
+            strict=True,
+        )
+        for token_id, logprob, alternatives in places:
+            top = _ranked(alternatives)
+            if self._request.probe_error:
+                error = self._parts.rows.error(token_id, top[:TOP_TOKENS])
+                self._error = error if self._error is None else self._error + error
+            found.append((token_id, logprob, top))
+        num_top = self._request.sampling.logprobs
+        return None if num_top is None else [self._shown(*place, num_top) for place in found]
+
+    def _shown(
+        self, token_id: int, logprob: float, top: Sequence[tuple[int, float]], num_top: int
+    ) -> TokenLogprobs:
+        def shown(each: int, value: float) -> TokenLogprob:
+            return TokenLogprob(each, self._parts.token_bytes(each), value)
+
+        return TokenLogprobs(shown(token_id, logprob), [shown(*pair) for pair in top[:num_top]])
+
+
+def _ranked(alternatives: dict[str, float]) -> list[tuple[int, float]]:
+    """Ids and log-probabilities, likeliest first. A sampled token that is not among the likeliest is last."""
+    pairs = [(int(key.removeprefix(_ID_PREFIX)), value) for key, value in alternatives.items()]
+    return sorted(pairs, key=lambda pair: -pair[1])
+
+
+def _finish_reason(choice: Choice) -> FinishReason:
+    match choice.finish_reason:
+        case "stop" | "length" | "abort":
+            return choice.finish_reason
+        case other:
+            raise _ended(f"ended an answer for the reason {other!r}")
+
+
+def _ended(what: str) -> Unavailable:
+    return Unavailable(
+        f"the inference engine (vLLM) {what}; try again shortly", details={"code": "engine_unavailable"}
+    )

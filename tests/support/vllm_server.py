@@ -1,0 +1,83 @@
+"""A real vLLM server, started by the command of docs/vllm.md."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import httpx
+
+from backend.chain.local_node import ROOT, free_port
+from benchmarks.peers import VLLM_PYTHON
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PAGE = ROOT / "docs" / "vllm.md"
+START_SECONDS = 900
+# Of the test alone: this build computes on a processor, which others use too.
+_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def page_commands() -> list[str]:
+    """Code blocks of the page."""
+    return re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@contextmanager
+def vllm_server(model: Path, adapters: Path, dtype: str, log: Path) -> Iterator[dict[str, str]]:
+    """Run a server for the block; yields the page's variables."""
+    assert VLLM_PYTHON.exists(), f"vLLM is missing: {VLLM_PYTHON}; install it by `make vllm`"
+    variables = {
+        "MODEL": str(model),
+        "ADAPTERS": str(adapters),
+        "PYTHON": str(VLLM_PYTHON),
+        "PORT": str(free_port()),
+        "DTYPE": dtype,
+    }
+    # Without torch.compile, which takes longer than the test.
+    start = page_commands()[0].rstrip() + " --enforce-eager --max-num-seqs 16\n"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", start],
+            env=os.environ | _ENVIRONMENT | variables,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(process, f"http://127.0.0.1:{variables['PORT']}/health", log)
+        yield variables
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            if httpx.get(url, timeout=5).is_success:
+                return
+        except httpx.HTTPError:
+            pass
+        tail = log.read_text(errors="replace")[-3000:]
+        assert process.poll() is None, f"vLLM ended:\n{tail}"
+        assert time.monotonic() < deadline, f"vLLM did not start in {START_SECONDS} s:\n{tail}"
+        time.sleep(1)

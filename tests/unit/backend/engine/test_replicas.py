@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.errors import Overloaded, Unavailable
+from backend.engine.replicas import ReplicaLimits, Replicas
+from backend.engine.routing import LOAD_FACTOR, place, ranked
+from inference.protocol import AdapterRef, Chunk, Generate, TokenCount
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+NAMES = ("a", "b", "c", "d")
+
+
+class FakeEngine:
+    """Answers with two chunks; it can hold back the second, be down, overloaded, or hang."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.served: list[str] = []
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.error: Exception | None = None
+        self.error_after_first: Exception | None = None
+        self.hangs = False
+        self.aborted: list[str] = []
+
+    async def count_tokens(self, *_: Any) -> TokenCount:
+        if self.error is not None:
+            raise self.error
+        return TokenCount("", 1, 10)
+
+    async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
+        if self.error is not None:
+            raise self.error
+        if self.hangs:
+            await asyncio.Event().wait()
+        self.served.append(request.request_id)
+        yield Chunk(request.request_id, self.name, [1], 1, 1)
+        if self.error_after_first is not None:
+            raise self.error_after_first
+        await self.may_end.wait()
+        yield Chunk(request.request_id, "", [], 1, 1, "stop")
+
+    async def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+
+    async def active_adapters(self) -> list[str]:
+        return [f"0x{self.name}"]
+
+    async def metrics(self, _: float) -> str:
+        if self.error is not None:
+            raise self.error
+        return f'# HELP n It.\n# TYPE n gauge\nn{{kind="k"}} {ord(self.name)}\n'
+
+
+def adapter(number: int) -> AdapterRef:
+    return AdapterRef(f"{number:064x}", "/nowhere")
+
+
+async def text(replicas: Replicas, request: Generate) -> str:
+    return "".join([chunk.text async for chunk in replicas.generate(request)])
+
+
+def run(
+    test: Callable[[Replicas, dict[str, FakeEngine]], Coroutine[Any, Any, None]],
+    limits: ReplicaLimits | None = None,
+    drained: set[str] | None = None,
+) -> None:
+    async def main() -> None:
+        engines = {name: FakeEngine(name) for name in NAMES}
+        replicas = Replicas(engines, lambda: drained or (), limits or ReplicaLimits())
+        try:
+            async with asyncio.timeout(20):
+                await test(replicas, engines)
+        finally:
+            await replicas.close()
+
+    asyncio.run(main())
+
+
+def test_keys_keep_their_replica_when_another_one_leaves() -> None:
+    keys = [str(number) for number in range(400)]
+    before = {key: ranked(key, NAMES)[0] for key in keys}
+    after = {key: ranked(key, NAMES[:-1])[0] for key in keys}
+    assert all(after[key] == before[key] for key in keys if before[key] != NAMES[-1])
+    counts = [list(before.values()).count(name) for name in NAMES]
+    assert max(counts) < 1.3 * min(counts)
+
+
+def test_no_replica_gets_more_than_the_load_factor_allows() -> None:
+    loads = dict.fromkeys(NAMES, 0)
+    for number in range(400):
+        loads[place(ranked("hot", NAMES), loads)] += 1
+        assert max(loads.values()) <= LOAD_FACTOR * (number + 1) / len(NAMES) + 1
+    assert min(loads.values()) > 0
+
+
+def test_an_adapter_stays_with_its_replica_and_others_spread() -> None:
+    async def test(replicas: Replicas, _: dict[str, FakeEngine]) -> None:
+        names = [
+            await text(replicas, Generate(str(i), prompt="x", adapter=adapter(i % 20))) for i in range(60)
+        ]
+        assert names[:20] == names[20:40] == names[40:]
+        assert set(names) == set(NAMES)
+
+    run(test)
+
+
+def test_a_hot_adapter_uses_several_replicas_at_once() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        for engine in engines.values():
+            engine.may_end.clear()
+        tasks = [
+            asyncio.create_task(text(replicas, Generate(str(i), prompt="x", adapter=adapter(1))))
+            for i in range(16)
+        ]
+        await asyncio.sleep(0.05)
+        assert max(len(engine.served) for engine in engines.values()) <= LOAD_FACTOR * 16 / len(NAMES) + 1
+        for engine in engines.values():
+            engine.may_end.set()
+        await asyncio.gather(*tasks)
+
+    run(test)
+
+
+def test_a_replica_that_is_down_costs_no_request_that_it_has_not_begun() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        engines["a"].error = Unavailable("down")
+        for i in range(20):
+            assert await text(replicas, Generate(str(i), prompt="x", adapter=adapter(i))) != "a"
+        assert (await replicas.count_tokens(prompt="x")).num_tokens == 1
+        engines["a"].error = None
+        await asyncio.sleep(2.5)  # the watchdog asks it again
+        names = {await text(replicas, Generate(str(i), prompt="x", adapter=adapter(i))) for i in range(20)}
+        assert "a" in names
+
+    run(test)
+
+
+def test_an_answer_that_has_begun_fails_with_its_replica() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        for engine in engines.values():
+            engine.error_after_first = Unavailable("it ended during this request")
+        with pytest.raises(Unavailable, match="ended during"):
+            await text(replicas, Generate("r", prompt="x"))
+
+    run(test)
+
+
+def test_a_full_replica_is_still_up_and_the_next_one_serves() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        first = await text(replicas, Generate("1", prompt="x", adapter=adapter(1)))
+        engines[first].error = Overloaded("full")
+        assert await text(replicas, Generate("2", prompt="x", adapter=adapter(1))) != first
+        engines[first].error = None
+        assert await text(replicas, Generate("3", prompt="x", adapter=adapter(1))) == first
+        for engine in engines.values():
+            engine.error = Overloaded("full")
+        with pytest.raises(Overloaded):
+            await text(replicas, Generate("4", prompt="x"))
+
+    run(test)
+
+
+def test_a_hung_replica_is_given_up_with_its_requests() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        first = await text(replicas, Generate("1", prompt="x", adapter=adapter(1)))
+        engines[first].hangs = True
+        # No chunk was sent, so the next replica answers.
+        assert await text(replicas, Generate("2", prompt="x", adapter=adapter(1))) != first
+
+    run(test, ReplicaLimits(stall_seconds=0.2, probe_seconds=0.2))
+
+
+def test_a_drained_replica_finishes_its_answers_and_gets_no_new_ones() -> None:
+    drained: set[str] = set()
+
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        name = await text(replicas, Generate("1", prompt="x", adapter=adapter(1)))
+        engines[name].may_end.clear()
+        task = asyncio.create_task(text(replicas, Generate("2", prompt="x", adapter=adapter(1))))
+        await asyncio.sleep(0.02)
+        drained.add(name)
+        assert await text(replicas, Generate("3", prompt="x", adapter=adapter(1))) != name
+        engines[name].may_end.set()
+        assert await task == name
+
+    run(test, drained=drained)
+
+
+def test_aborts_metrics_and_adapters() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        for engine in engines.values():
+            engine.may_end.clear()
+        task = asyncio.create_task(text(replicas, Generate("r", prompt="x")))
+        await asyncio.sleep(0.02)
+        await replicas.abort("r")
+        await replicas.abort("unknown")
+        assert [engine.aborted for engine in engines.values() if engine.aborted] == [["r"]]
+        for engine in engines.values():
+            engine.may_end.set()
+        await task
+        assert sorted(await replicas.active_adapters()) == [f"0x{name}" for name in NAMES]
+        engines["d"].error = Unavailable("down")
+        shown = await replicas.metrics(1.0)
+        assert shown.count("# TYPE n gauge") == 1
+        assert 'n{kind="k",replica="a"} 97.0' in shown
+        assert 'replica="d"' not in shown
+        for engine in engines.values():
+            engine.error = Unavailable("down")
+        with pytest.raises(Unavailable):
+            await replicas.metrics(1.0)
+
+    run(test)

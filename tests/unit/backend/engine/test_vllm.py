@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from backend.domain.errors import InvalidInput, Unavailable
+from backend.engine.vllm import VllmEngine, check_any_server
+from backend.engine.vllm_adapters import ServedBase, VllmAdapters
+from backend.engine.vllm_answer import read_answer_parts
+from backend.engine.vllm_request import UNSUPPORTED
+from backend.ports.engine import InvalidSchema, UnsupportedReasoning
+from inference.model.base_model import base_model_digest
+from inference.protocol import (
+    Chunk,
+    Function,
+    Generate,
+    JsonSchema,
+    Message,
+    Options,
+    Regex,
+    Sampling,
+    ToolCall,
+    Tools,
+)
+from tests.support.vllm import RECORDED, FakeVllm, fake_vllm
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from inference.protocol import AdapterRef
+
+
+@pytest.fixture
+def vllm() -> Iterator[FakeVllm]:
+    with fake_vllm() as fake:
+        yield fake
+
+
+@pytest.fixture
+def adapters(served_model: Path, tmp_path: Path) -> Iterator[VllmAdapters]:
+    base = ServedBase(served_model, base_model_digest(served_model), "float32", 32)
+    found = VllmAdapters(base, tmp_path / "cache")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def run(vllm: FakeVllm, adapters: VllmAdapters, served_model: Path) -> Callable[..., Any]:
+    def run(use: Callable[[VllmEngine], Awaitable[Any]]) -> Any:
+        async def main() -> Any:
+            engine = VllmEngine(vllm.url, adapters, read_answer_parts(served_model))
+            try:
+                async with asyncio.timeout(60):
+                    return await use(engine)
+            finally:
+                await engine.close()
+
+        return asyncio.run(main())
+
+    return run
+
+
+async def chunks_of(engine: VllmEngine, **fields: Any) -> list[Chunk]:
+    request = Generate(**{"request_id": "r", "messages": (Message("user", "hello"),), **fields})
+    return [chunk async for chunk in engine.generate(request)]
+
+
+def recorded_events(name: str) -> list[dict[str, Any]]:
+    lines = RECORDED[name]["body"].split("\n\n")
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+
+
+def test_tokens_usage_and_finish_reason_are_vllms(run: Callable[..., Any], vllm: FakeVllm) -> None:
+    chunks = run(chunks_of)
+    events = recorded_events("greedy")
+    tokens = [token for event in events for choice in event["choices"] for token in choice["token_ids"]]
+    assert [token for chunk in chunks for token in chunk.token_ids] == tokens
+    assert [chunk.completion_tokens for chunk in chunks] == [1, 2, 3, 4]
+    assert [chunk.finish_reason for chunk in chunks] == [None, None, None, "length"]
+    assert {chunk.prompt_tokens for chunk in chunks} == {4}
+    assert vllm.body_of("/v1/completions")["prompt"] == json.loads(RECORDED["tokenize"]["body"])["tokens"]
+
+
+@pytest.mark.parametrize(("name", "cached"), [("prefix", 0), ("cached", 128), ("other payer", 0)])
+def test_cached_tokens_come_with_the_last_chunk(
+    name: str, cached: int, run: Callable[..., Any], vllm: FakeVllm
+) -> None:
+    vllm.completion = name
+    assert run(chunks_of)[-1].cached_prompt_tokens == cached
+
+
+def test_counts_are_of_the_servers_tokenizer(run: Callable[..., Any]) -> None:
+    found = run(lambda engine: engine.count_tokens([Message("user", "hello")]))
+    assert (found.num_tokens, found.max_context) == (8, 512)
+
+
+def test_every_sampling_parameter_is_sent(run: Callable[..., Any], vllm: FakeVllm) -> None:
+    sampling = Sampling(
+        max_tokens=7,
+        min_tokens=2,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=3,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        presence_penalty=0.2,
+        frequency_penalty=0.3,
+        logit_bias={5: -100.0},
+        seed=-4,
+        stop=("end",),
+        ignore_eos=True,
+        logprobs=2,
+        constraint=Options(("yes", "no")),
+    )
+    vllm.completion = "logprobs"
+    run(lambda engine: chunks_of(engine, sampling=sampling, payer="0xpayer", priority=-1))
+    body = vllm.body_of("/v1/completions")
+    expected = {
+        "max_tokens": 7,
+        "min_tokens": 2,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 3,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.3,
+        "seed": -4,
+        "logit_bias": {"5": -100.0},
+        "stop": ["end"],
+        "ignore_eos": True,
+        "logprobs": 2,
+        "structured_outputs": {"choice": ["yes", "no"]},
+        "cache_salt": "0xpayer",
+        "priority": 1,
+    }
+    assert expected.items() <= body.items()
+
+
+def test_constraints_are_checked_as_by_our_engine(run: Callable[..., Any], vllm: FakeVllm) -> None:
+    schema = JsonSchema('{"type": "object", "not": {}}')
+    with pytest.raises(InvalidSchema, match="not"):
+        run(lambda engine: chunks_of(engine, sampling=Sampling(constraint=schema)))
+    assert not any(path == "/v1/completions" for path, _ in vllm.requests)
+    run(lambda engine: chunks_of(engine, sampling=Sampling(constraint=Regex("[a-z]+"))))
+    assert vllm.body_of("/v1/completions")["structured_outputs"] == {"regex": "[a-z]+"}
+
+
+def test_logprobs_have_bytes_and_the_likeliest_tokens_in_order(
+    run: Callable[..., Any], vllm: FakeVllm
+) -> None:
+    vllm.completion = "logprobs"
+    chunks = run(lambda engine: chunks_of(engine, sampling=Sampling(logprobs=3)))
+    found = [each for chunk in chunks for each in chunk.logprobs]
+    assert len(found) == 4
+    for each in found:
+        assert len(each.top) == 3
+        assert [top.logprob for top in each.top] == sorted((top.logprob for top in each.top), reverse=True)
+        assert isinstance(each.chosen.token, bytes)
+
+
+def test_the_error_vector_is_rebuilt_from_logprobs(
+    run: Callable[..., Any], vllm: FakeVllm, served_model: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    vllm.completion = "logprobs"
+    chunks = run(lambda engine: chunks_of(engine, probe=True, probe_error=True))
+    assert vllm.body_of("/v1/completions")["logprobs"] == 8
+    assert all(chunk.logprobs is None for chunk in chunks), "the client asked for none"
+    states = chunks[-1].probe
+    assert states is not None
+    assert (states.prompt, states.answer) == (None, None)
+    rows = load_file(served_model / "model.safetensors")["model.embed_tokens.weight"]
+    expected = torch.zeros(rows.shape[1])
+    for event in recorded_events("logprobs"):
+        for choice in event["choices"]:
+            pairs = sorted(choice["logprobs"]["top_logprobs"][0].items(), key=lambda pair: -pair[1])[:8]
+            for key, logprob in pairs:
+                expected += math.exp(logprob) * rows[int(key.removeprefix("token_id:"))]
+            expected -= rows[choice["token_ids"][0]]
+    assert states.error == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"deadline_ms": 5}, "deadline_ms"),
+        ({"tools": Tools((Function("f", "{}"),))}, "tools"),
+        ({"messages": (Message("assistant", "", (ToolCall("f", "{}"),)),)}, "messages"),
+        ({"sampling": Sampling(stop=("a", "b", "c", "d", "e"))}, "stop"),
+    ],
+)
+def test_what_vllm_does_not_keep_is_refused_by_name(
+    fields: dict[str, Any], param: str, run: Callable[..., Any], vllm: FakeVllm
+) -> None:
+    with pytest.raises(InvalidInput, match="vLLM") as caught:
+        run(lambda engine: chunks_of(engine, **fields))
+    assert (caught.value.param, caught.value.details["code"]) == (param, UNSUPPORTED)
+    assert not vllm.requests
+
+
+def test_reasoning_efforts_are_refused(run: Callable[..., Any]) -> None:
+    with pytest.raises(UnsupportedReasoning):
+        run(lambda engine: chunks_of(engine, reasoning_effort="low"))
+
+
+def test_an_abort_ends_the_answer_and_hangs_up(run: Callable[..., Any], vllm: FakeVllm) -> None:
+    vllm.first_events = 2
+
+    async def use(engine: VllmEngine) -> list[Chunk]:
+        found: list[Chunk] = []
+        request = Generate("r", prompt="x")
+        async for chunk in engine.generate(request):
+            found.append(chunk)
+            if len(found) == 2:
+                await engine.abort("r")
+        await engine.abort("unknown")
+        return found
+
+    chunks = run(use)
+    assert [chunk.finish_reason for chunk in chunks] == [None, None, "abort"]
+    assert chunks[-1].completion_tokens == 2
+    assert vllm.hung_up.wait(10)
+
+
+def test_a_reader_that_leaves_hangs_up(run: Callable[..., Any], vllm: FakeVllm) -> None:
+    vllm.first_events = 1
+
+    async def use(engine: VllmEngine) -> None:
+        stream: AsyncIterator[Chunk] = engine.generate(Generate("r", prompt="x"))
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+
+    run(use)
+    assert vllm.hung_up.wait(10)
+
+
+def test_a_server_that_ends_within_an_answer_is_unavailable(run: Callable[..., Any], vllm: FakeVllm) -> None:
+    RECORDED["cut"] = {"status": 200, "body": RECORDED["greedy"]["body"].split("\n\n")[0] + "\n\n"}
+    vllm.completion = "cut"
+    with pytest.raises(Unavailable, match="ended during"):
+        run(chunks_of)
+    RECORDED["broken"] = {"status": 200, "body": 'data: {"error": {"message": "out of luck"}}\n\n'}
+    vllm.completion = "broken"
+    with pytest.raises(Unavailable, match="out of luck"):
+        run(chunks_of)
+
+
+def test_refusals_of_the_server_say_whether_to_retry(
+    run: Callable[..., Any], vllm: FakeVllm, caplog: pytest.LogCaptureFixture
+) -> None:
+    vllm.completion = "too long"
+    with pytest.raises(InvalidInput, match="maximum context length"):
+        run(chunks_of)
+    vllm.completion = "unknown model"
+    with pytest.raises(Unavailable, match="does not find"):
+        run(chunks_of)
+    assert "VLLM_LORA_RESOLVER_CACHE_DIR" in caplog.text
+
+
+def test_a_server_that_is_down_is_unavailable(adapters: VllmAdapters, served_model: Path) -> None:
+    async def use() -> None:
+        await VllmEngine("http://127.0.0.1:1", adapters, read_answer_parts(served_model)).count_tokens(
+            prompt="x"
+        )
+
+    with pytest.raises(Unavailable, match="does not answer"):
+        asyncio.run(use())
+    with pytest.raises(Unavailable):
+        check_any_server(["http://127.0.0.1:1"], 1.0)
+
+
+def test_metrics_are_those_of_vllm_alone(run: Callable[..., Any]) -> None:
+    text = run(lambda engine: engine.metrics(5.0))
+    assert "vllm:num_requests_running" in text
+    assert "python_info" not in text
+
+
+def test_an_adapter_is_verified_and_served_by_its_digest(
+    run: Callable[..., Any],
+    vllm: FakeVllm,
+    adapters: VllmAdapters,
+    served_adapter: AdapterRef,
+    tmp_path: Path,
+) -> None:
+    run(lambda engine: chunks_of(engine, adapter=served_adapter))
+    assert vllm.body_of("/v1/completions")["model"] == served_adapter.digest
+    folder = tmp_path / "cache" / served_adapter.digest
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "/models/tiny"
+    assert config["lora_alpha"] == config["r"]
+    other = type(served_adapter)("0" * 64, served_adapter.path)
+    with pytest.raises(InvalidInput, match="digest") as caught:
+        run(lambda engine: chunks_of(engine, adapter=other))
+    assert caught.value.details["code"] == "adapter_digest_mismatch"
