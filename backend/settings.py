@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     engine_urls: str = ""
     """URLs of the vLLM servers that answer (docs/vllm.md), separated by commas: replicas of one base model.
     Empty: this project's own engine, `loraledger engine`."""
+    engine_replicas: int = Field(default=1, ge=1, le=64)
+    """Number of own engines, each with `engine_threads` threads."""
     vllm_adapters: Path | None = None
     """Folder from which the vLLM server reads adapters: its `VLLM_LORA_RESOLVER_CACHE_DIR`. Unset: `vllm`
     in `home`."""
@@ -214,6 +216,18 @@ class Settings(BaseSettings):
     def has_gradients(self) -> bool:
         """Whether the processes use `loraledger gradients`."""
         return bool(self.gradient_seconds or self.live_agreement_ppm)
+
+    @property
+    def engine_sockets(self) -> list[Path]:
+        """One for each own engine."""
+        first = self.engine_socket
+        others = (first.with_name(f"engine-{number}.sock") for number in range(2, self.engine_replicas + 1))
+        return [first, *others]
+
+    @property
+    def drained_folder(self) -> Path:
+        """Has a file for each replica that gets no new requests."""
+        return self.home / "run" / "drained"
 
     @property
     def gradients_socket(self) -> Path:

@@ -35,6 +35,7 @@ from backend.cli.operator import (
     market,
     membership,
     policy,
+    replicas,
     up,
     watch,
 )
@@ -52,7 +53,7 @@ ACTORS = (
     *(payments, keys, chat, proxy, receipts, earnings, vote, data, datanets, train, wallets),
     *(snapshots, adapters, webhooks),
 )
-SERVERS = (doctor, audit, watch, market, policy, membership, database, daemons)
+SERVERS = (doctor, audit, watch, market, policy, membership, database, replicas, daemons)
 for module in ACTORS:
     module.register(app)
 for module in (up, attribution):

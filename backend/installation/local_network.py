@@ -16,6 +16,7 @@ from backend.domain.errors import Conflict, NotFound
 from backend.installation.installation import Installation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from backend.domain.ids import Account
@@ -71,12 +72,14 @@ def chain_command(settings: Settings, port: int) -> list[str]:
     return command(port, settings.home / "run" / "hardhat")
 
 
-def engine_command(settings: Settings, *, ends_with_stdin: bool = True) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment of the engine process."""
+def engine_command(
+    settings: Settings, replica: int = 1, *, ends_with_stdin: bool = True
+) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of an engine process. `replica`: from 1 to `engine_replicas`."""
     from backend.engine.process import EngineProcess
 
     process = EngineProcess(
-        socket_path=settings.engine_socket,
+        socket_path=settings.engine_sockets[replica - 1],
         model=settings.base_model or None,
         model_cache=settings.model_cache,
         num_threads=settings.engine_threads,
@@ -88,6 +91,13 @@ def engine_command(settings: Settings, *, ends_with_stdin: bool = True) -> tuple
         ends_with_stdin=ends_with_stdin,
     )
     return process.arguments(), process.environment()
+
+
+def engine_silence(socket_path: Path) -> Callable[[], float]:
+    """Seconds for which an engine process has not responded, for its supervisor."""
+    from backend.engine.heartbeat import Heartbeat
+
+    return Heartbeat(socket_path).silence
 
 
 def gradients_command(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from backend.domain.errors import DiskFull, DomainError
+from backend.domain.errors import DiskFull, DomainError, Unavailable
 from backend.installation.resources import utc_now
 from backend.services.channels.balance import check_fresh
 
@@ -83,9 +84,12 @@ def _check_engine_accepts(resources: Resources) -> None:
 
         check_any_server(urls, ENGINE_SECONDS)
         return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(ENGINE_SECONDS)
-        probe.connect(str(resources.settings.engine_socket))
+    for path in resources.settings.engine_sockets:
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.settimeout(ENGINE_SECONDS)
+            probe.connect(str(path))
+            return
+    raise Unavailable("No engine accepts a connection.")
 
 
 PARTS: tuple[Part[Resources], ...] = (

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import Conflict, InvalidInput, NotFound
@@ -129,14 +130,43 @@ class Resources:
 
     @cached_property
     def engine(self) -> Engine:
-        from backend.engine.client import EngineClient
         from backend.engine.replicas import Replicas
 
+        engines = self.engines
+        return next(iter(engines.values())) if len(engines) == 1 else Replicas(engines, self.drained_replicas)
+
+    @cached_property
+    def engines(self) -> dict[str, Engine]:
+        """The replicas by name: vLLM servers by URL, own engines by number."""
+        from backend.engine.client import EngineClient
+
         urls = self.settings.vllm_urls
-        if not urls:
-            return EngineClient(self.settings.engine_socket)
-        engines = self._vllm_engines(urls)
-        return engines[urls[0]] if len(engines) == 1 else Replicas(engines)
+        if urls:
+            return self._vllm_engines(urls)
+        sockets = enumerate(self.settings.engine_sockets, start=1)
+        return {str(number): EngineClient(path) for number, path in sockets}
+
+    def drained_replicas(self) -> list[str]:
+        """Names of the replicas that get no new requests."""
+        try:
+            return [unquote(path.name) for path in self.settings.drained_folder.iterdir()]
+        except FileNotFoundError:
+            return []
+
+    def drain_replica(self, name: str) -> None:
+        """All API processes of this home notice it with their next request. Errors: `NotFound`."""
+        path = self._drained_file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def resume_replica(self, name: str) -> None:
+        """Undo `drain_replica`. Errors: `NotFound`."""
+        self._drained_file(name).unlink(missing_ok=True)
+
+    def _drained_file(self, name: str) -> Path:
+        if name not in self.engines:
+            raise NotFound(f"no replica {name!r}; there are {', '.join(self.engines)}", param="name")
+        return self.settings.drained_folder / quote(name, safe="")
 
     def _vllm_engines(self, urls: Sequence[str]) -> dict[str, Engine]:
         """The vLLM servers by URL; they have this home's base model. Errors: `InvalidInput`, `NotFound`."""

@@ -57,12 +57,22 @@ def engine(
     options: Annotated[
         list[str] | None, typer.Argument(help="Options of `python -m inference.server`, after `--`.")
     ] = None,
+    *,
+    replica: Annotated[
+        int, typer.Option(min=1, help="Which of LORALEDGER_ENGINE_REPLICAS engines this is.")
+    ] = 1,
 ) -> None:
-    """Run the engine that all API processes of an installation share."""
+    """Run the engine that all API processes of an installation share, or one of several."""
     from backend.installation import local_network as local
     from backend.settings import load_settings
 
-    argv, environment = local.engine_command(load_settings(), ends_with_stdin=False)
+    settings = load_settings()
+    if replica > settings.engine_replicas:
+        raise InvalidInput(
+            f"LORALEDGER_ENGINE_REPLICAS is {settings.engine_replicas}, so there is no replica {replica}",
+            param="replica",
+        )
+    argv, environment = local.engine_command(settings, replica, ends_with_stdin=False)
     os.execvpe(argv[0], [*argv, *(options or ())], environment)  # noqa: S606 - keeps the process id that a supervisor watches
 
 

@@ -36,6 +36,10 @@ class Service:
     stop_seconds: float = 10.0
     """Time from `stop_signal` to SIGKILL."""
     ready_seconds: float = 120.0
+    silence: Callable[[], float] = lambda: 0.0
+    """Seconds for which the running child has not responded; must not block."""
+    hang_seconds: float = 60.0
+    """A child that is silent for longer is killed and restarted."""
 
 
 class NotReady(Unavailable):
@@ -85,6 +89,7 @@ class Supervisor:
         now = time.monotonic()
         for child in self._children.values():
             if child.process.poll() is None:
+                self._end_hung(child)
                 continue
             if child.restart_at is None:
                 lived = now - child.started_at
@@ -96,6 +101,12 @@ class Supervisor:
             elif now >= child.restart_at:
                 _close_stdin(child.process)
                 child.process, child.started_at, child.restart_at = self._spawn(child.service), now, None
+
+    def _end_hung(self, child: _Child) -> None:
+        if child.service.silence() > child.service.hang_seconds:
+            self._on_event(f"{child.service.name}: does not respond; killing it")
+            os.killpg(child.process.pid, signal.SIGKILL)
+            child.process.wait()
 
     def pids(self) -> dict[str, int]:
         return {name: child.process.pid for name, child in self._children.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -126,8 +127,7 @@ class Stack:
         if self.settings.engine_urls:
             self.say(f"engine: {self.settings.engine_urls}")
         else:
-            command = local.engine_command(self.settings)
-            models.append(self._model(ENGINE, self.settings.engine_socket, command))
+            models += self._engines()
         if self.settings.has_gradients:
             command = local.gradients_command(self.settings)
             models.append(self._model(GRADIENTS, self.settings.gradients_socket, command))
@@ -168,6 +168,17 @@ class Stack:
         socket.parent.mkdir(parents=True, exist_ok=True)
         socket.unlink(missing_ok=True)
         return Service(name, argv, self._environment() | environment, is_ready=socket.exists)
+
+    def _engines(self) -> list[Service]:
+        """The engines, which are killed and started again when they hang."""
+        from backend.installation import local_network as local
+
+        services = []
+        for replica, path in enumerate(self.settings.engine_sockets, start=1):
+            name = ENGINE if replica == 1 else f"{ENGINE}-{replica}"
+            service = self._model(name, path, local.engine_command(self.settings, replica))
+            services.append(dataclasses.replace(service, silence=local.engine_silence(path)))
+        return services
 
     def _daemon(self, name: str) -> Service:
         from backend.installation import local_network as local

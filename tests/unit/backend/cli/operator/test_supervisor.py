@@ -53,6 +53,23 @@ def test_an_exited_service_is_restarted(supervisor: Supervisor) -> None:
     eventually(has_successor)
 
 
+def test_a_service_that_hangs_is_killed_and_restarted(supervisor: Supervisor) -> None:
+    silences = [0.0, 59.0, 61.0]
+    service = Service("sleeper", SLEEPER, silence=lambda: silences.pop(0) if silences else 0.0)
+    supervisor.start(service)
+    first = supervisor.pids()["sleeper"]
+    supervisor.watch_once()
+    supervisor.watch_once()
+    assert supervisor.is_running("sleeper")
+
+    def has_successor() -> bool:
+        supervisor.watch_once()
+        return supervisor.pids()["sleeper"] != first and supervisor.is_running("sleeper")
+
+    eventually(has_successor)
+    assert not is_alive(first)
+
+
 def test_a_service_that_exits_before_it_is_ready_is_an_error_with_its_log(
     supervisor: Supervisor,
 ) -> None:
