@@ -1,0 +1,88 @@
+"""The runs of the simulation: how many replicas, which router, and how far each assumption matters."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.scale.fleet import Fleet, Outcome, simulate
+from benchmarks.scale.traffic import Traffic, arrivals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.scale.costs import ReplicaCosts
+
+SECONDS, WARM_UP = 40.0, 20.0
+SEEDS = (1, 2, 3)
+SIZES = (80, 90, 100, 110, 130)
+CHOSEN = 110
+"""Replicas of the runs that vary the assumptions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    group: str
+    label: str
+    traffic: Traffic
+    fleet: Fleet
+
+
+def runs(costs: ReplicaCosts) -> Iterator[Run]:
+    traffic = Traffic()
+    base = Fleet(CHOSEN, costs, traffic.prompt_tokens)
+    for size in SIZES:
+        for policy in ("affinity", "round robin"):
+            fleet = replace(base, num_replicas=size, policy=policy)
+            yield Run("size", f"{size} replicas, {policy}", traffic, fleet)
+    changed_traffic = {
+        "popularity by Zipf with s = 0.8": {"zipf": 0.8},
+        "popularity by Zipf with s = 1.2": {"zipf": 1.2},
+        "1,000 adapters": {"num_adapters": 1_000},
+        "bursts of 2.5 times the mean": {"burst": 2.5},
+        "no bursts": {"burst": 1.0},
+        "every new adapter gets 10 % of the requests": {"new_share": 0.1},
+        "answers twice as long, half as many": {"new_tokens": 128.0, "rate": 500.0},
+    }
+    for label, fields in changed_traffic.items():
+        yield Run("traffic", label, replace(traffic, **fields), base)
+    changed_fleet = {
+        "load factor 1.05": {"load_factor": 1.05},
+        "load factor 2": {"load_factor": 2.0},
+        "adapters that load ten times as slowly": {
+            "costs": replace(costs, load_wait_ms=10 * costs.load_wait_ms, load_cpu_ms=10 * costs.load_cpu_ms)
+        },
+        "a quarter as many resident adapters": {
+            "costs": replace(costs, resident_adapters=costs.resident_adapters // 4)
+        },
+        "a distinct adapter costs twice as much": {"costs": replace(costs, adapter_ms=2 * costs.adapter_ms)},
+    }
+    for label, fields in changed_fleet.items():
+        yield Run("fleet", label, traffic, replace(base, **fields))
+
+
+def small_run(costs: ReplicaCosts) -> Run:
+    """A run of a second of processor time, which tests repeat."""
+    traffic = Traffic(rate=40.0, num_adapters=400)
+    return Run("small", "4 replicas, 40 requests/s", traffic, Fleet(4, costs, traffic.prompt_tokens))
+
+
+def outcomes(run: Run) -> dict[str, Any]:
+    """Group, label, and of each figure the values of the seeds, in order."""
+    found = [outcome_of(run, seed) for seed in SEEDS]
+    figures = {name: sorted(getattr(each, name) for each in found) for name in Outcome.__dataclass_fields__}
+    return {"group": run.group, "label": run.label, **figures}
+
+
+def outcome_of(run: Run, seed: int) -> Outcome:
+    popular = range(run.traffic.num_adapters)
+    return simulate(run.fleet, arrivals(run.traffic, SECONDS, seed), popular, SECONDS, WARM_UP)
+
+
+def study(costs: ReplicaCosts) -> dict[str, Any]:
+    """All runs, as JSON."""
+    return {
+        "costs": {name: round(value, 4) for name, value in asdict(costs).items()},
+        "traffic": asdict(Traffic()),
+        "runs": [outcomes(run) for run in (*runs(costs), small_run(costs))],
+    }

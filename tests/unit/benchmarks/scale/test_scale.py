@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.scale.__main__ import DOCS, KEPT, PAGE, REPORT
+from benchmarks.scale.costs import ReplicaCosts, read_costs
+from benchmarks.scale.fleet import Fleet, simulate
+from benchmarks.scale.page import CHART, chart, page
+from benchmarks.scale.study import outcomes, small_run, study
+from benchmarks.scale.traffic import Arrival, Traffic, arrivals
+
+COSTS = ReplicaCosts(10.0, 0.5, 0.25, 0.05, load_wait_ms=12.0, load_cpu_ms=4.0, resident_adapters=2)
+
+
+@pytest.fixture(scope="module")
+def report() -> Any:
+    return json.loads((DOCS / REPORT).read_text())
+
+
+@pytest.fixture(scope="module")
+def kept() -> Any:
+    return json.loads((DOCS / KEPT).read_text())
+
+
+def test_the_page_shows_the_stored_runs(report: Any, kept: Any) -> None:
+    """After a change of the template, run `python -m benchmarks.scale --render`."""
+    assert (DOCS / PAGE).read_text() == page(kept, report)
+    assert (DOCS / CHART).read_text() == chart(kept)
+
+
+def test_a_stored_run_is_what_the_program_computes(report: Any, kept: Any) -> None:
+    """After a change of the simulation, run `python -m benchmarks.scale`."""
+    run = small_run(read_costs(report))
+    assert outcomes(run) == next(each for each in kept["runs"] if each["label"] == run.label)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(3600)
+def test_all_stored_runs_are_what_the_program_computes(report: Any, kept: Any) -> None:
+    assert study(read_costs(report)) == kept
+
+
+def test_a_step_costs_what_was_measured(report: Any) -> None:
+    costs = read_costs(report)
+    rows = {row["scenario"]: row for row in report["rows"] if row["contestant"] == "loraledger"}
+    assert costs.step(32, 1) == pytest.approx(rows["profile_lora1"]["step_ms"]["median"])
+    assert costs.step(32, 32) == pytest.approx(rows["profile_lora32"]["step_ms"]["median"])
+
+
+def test_a_lone_request_waits_for_its_load_and_one_step() -> None:
+    requests = [Arrival(at, 7, 3) for at in (1.0, 2.0)]
+    found = simulate(Fleet(1, COSTS, prompt_tokens=10), requests, (), 4.0, 0.0)
+    warm = 10.0 + 0.5 + 0.25 + 10 * 0.05
+    assert found.ttft_p50 == pytest.approx(warm + 12.0 + 4.0, abs=12.0)
+    assert (found.num_requests, found.hit_rate, found.imbalance) == (2, 0.5, 1.0)
+
+
+def test_adapters_leave_memory_least_recently_used_first() -> None:
+    requests = [Arrival(float(number), adapter, 1) for number, adapter in enumerate((0, 1, 2, 1, 0))]
+    found = simulate(Fleet(1, COSTS, prompt_tokens=10), requests, (), 10.0, 0.0)
+    assert found.hit_rate == pytest.approx(1 / 5)
+
+
+def test_arrivals_have_the_rate_and_popularity_that_are_assumed() -> None:
+    traffic = Traffic(rate=200.0, num_adapters=100)
+    found = list(arrivals(traffic, 60.0, seed=1))
+    assert found == list(arrivals(traffic, 60.0, seed=1))
+    assert len(found) / 60 == pytest.approx(200.0, rel=0.05)
+    counts = [sum(each.adapter == adapter for each in found) for adapter in (0, 9)]
+    assert counts[0] / counts[1] == pytest.approx(10, rel=0.25)
+    assert any(each.adapter >= 100 for each in found)
