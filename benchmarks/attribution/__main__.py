@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from benchmarks.attribution.study import Plan
 
 STUDIES = ("docstrings", "fortunes", "instructions")
+SMALL_STUDIES = ("docstrings-8",)
+"""For base models that take longer to train; reported apart."""
 NUM_SUBSETS = 24
 NUM_REPEATS = 12
 
@@ -34,13 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmarks.attribution.study import Plan, train
 
     plans = [
-        Plan(name, options.work, options.truth, options.subsets, options.repeats, options.threads)
+        Plan(
+            name,
+            options.work,
+            options.truth,
+            options.subsets,
+            options.repeats,
+            options.threads,
+            options.base_model,
+        )
         for name in options.study
     ]
     try:
         with redirect_stdout(sys.stderr):  # prints of libraries
             for plan in plans:
-                if not options.no_training:
+                if not options.no_training and not options.games:
                     train(plan, _show)
             found = _report(plans, options)
     except (DomainError, FileNotFoundError, ValueError) as error:
@@ -56,21 +66,31 @@ def _report(plans: Sequence[Plan], options: argparse.Namespace) -> dict[str, Any
     measured now stay.
     """
     from benchmarks.attribution import page
+    from benchmarks.attribution.games import report_games
     from benchmarks.attribution.gaming import report_gaming
     from benchmarks.attribution.report import combine, report_study
 
-    gaming = report_gaming(plans[0], _show) if options.gaming else None
-    measured = {plan.name: report_study(plan, _show) for plan in plans if gaming is None}
     old = (page.read(options.docs) if options.docs else None) or {}
-    if gaming is not None:
-        found = {**old, "gaming": gaming}
+    if options.gaming:
+        found = {**old, "gaming": report_gaming(plans[0], _show)}
+    elif options.games:
+        found = {**old, "games": report_games(plans[0], options.games, _show)}
     else:
-        studies = {**{each["name"]: each for each in old.get("studies", [])}, **measured}
-        ordered = [studies[name] for name in STUDIES if name in studies]
-        found = {**old, **combine(plans[0], ordered, _show)}
+        measured = {plan.name: report_study(plan, _show) for plan in plans}
+        small = _merged(old.get("small_studies", []), measured, SMALL_STUDIES)
+        studies = _merged(old.get("studies", []), measured, STUDIES)
+        costs = combine(plans[0], studies, _show) if measured.keys() & set(STUDIES) else {}
+        found = {**old, **costs, "small_studies": small}
     if options.docs:
         page.write(options.docs, found)
     return found
+
+
+def _merged(
+    old: Sequence[dict[str, Any]], measured: Mapping[str, dict[str, Any]], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    studies = {**{each["name"]: each for each in old}, **measured}
+    return [studies[name] for name in names if name in studies]
 
 
 def _show(kind: str, data: Mapping[str, Any]) -> None:
@@ -86,8 +106,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no-training", action="store_true", help="report on the existing retrainings")
     parser.add_argument("--gaming", action="store_true", help="measure gaming instead, on the first study")
+    parser.add_argument(
+        "--games",
+        type=int,
+        default=0,
+        metavar="SEEDS",
+        help="retrain with attacks instead, on the first study, with this many seeds",
+    )
     parser.add_argument("--docs", type=Path, help="folder for the page, its charts and its JSON")
-    parser.add_argument("--study", nargs="+", choices=STUDIES, default=STUDIES, help="default: all")
+    parser.add_argument(
+        "--study",
+        nargs="+",
+        choices=(*STUDIES, *SMALL_STUDIES),
+        default=STUDIES,
+        help="default: the first three",
+    )
+    parser.add_argument("--base-model", default="", help="base model; default: the bundled one")
     parser.add_argument(
         "--subsets",
         type=int,

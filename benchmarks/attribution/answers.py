@@ -8,8 +8,12 @@ import torch
 from torch.nn import functional
 
 from benchmarks.attribution.data import NUM_HELD_OUT
+from benchmarks.attribution.signals import published_adapter
 from benchmarks.attribution.truth import Answer
+from inference import offline
+from inference.protocol import Sampling
 from workers.training.evaluate import batches_by_length, predict
+from workers.training.index import open_engine
 from workers.training.packing import mixed_precision
 from workers.training.rows import last_answer
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.attribution.data import Study
+    from benchmarks.attribution.signals import Trained
     from benchmarks.attribution.truth import Kind
     from workers.training.rows import Example
 
@@ -26,17 +31,39 @@ TEMPERATURE = 0.8
 BATCH_TOKENS = 1024
 
 
-def make_answers(study: Study, model: Any, pad_token_id: int) -> tuple[Answer, ...]:
-    """Answers that `model` generates to the study's prompts, held-out and in-sample rows; longest first.
-
-    Every other prompt is answered greedily, the others by sampling with the prompt's number as seed.
+def make_answers(study: Study, trained: Trained) -> tuple[Answer, ...]:
+    """What an adapter answers to the study's prompts, its held-out rows, and some in-sample ones; longest
+    first.
     """
+    prompts = [(row.contribution, last_answer(row)[0]) for row in study.prompts]
+    generated = generate_answers(trained, [prompt for _, prompt in prompts])
     answers = [
-        *(_generated(model, row, number, pad_token_id) for number, row in enumerate(study.prompts)),
+        *(
+            Answer("generated", contribution, _seed(number), prompt, tuple(answer))
+            for number, ((contribution, prompt), answer) in enumerate(zip(prompts, generated, strict=True))
+        ),
         *(_written("held-out", row) for row in study.held_out),
         *(_written("in-sample", row) for row in _first_of_each(study.rows)),
     ]
     return tuple(sorted(answers, key=lambda answer: -len(answer.prompt) - len(answer.answer)))
+
+
+def generate_answers(trained: Trained, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """What an adapter answers. Every other prompt is answered greedily, the others by sampling with the
+    prompt's number as seed.
+    """
+    requests = [
+        (
+            prompt,
+            Sampling(
+                max_tokens=ANSWER_TOKENS, temperature=TEMPERATURE if _seed(number) else 0, seed=_seed(number)
+            ),
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    adapter = published_adapter(trained)
+    with open_engine(trained.base.folder, trained.num_threads) as engine:
+        return offline.generate(engine, requests, adapter)
 
 
 def answer_losses(model: Any, examples: Sequence[Example]) -> list[float]:
@@ -53,23 +80,8 @@ def answer_losses(model: Any, examples: Sequence[Example]) -> list[float]:
     return [losses[example] for example in examples]
 
 
-@torch.inference_mode()
-def _generated(model: Any, row: Example, number: int, pad_token_id: int) -> Answer:
-    model.eval()
-    prompt, _ = last_answer(row)
-    seed = number if number % 2 else None
-    sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_k": 0} if seed else {"do_sample": False}
-    torch.manual_seed(number)
-    ids = torch.tensor([prompt])
-    found = model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=ANSWER_TOKENS,
-        pad_token_id=pad_token_id,
-        use_cache=True,
-        **sampling,
-    )
-    return Answer("generated", row.contribution, seed, prompt, tuple(found[0, len(prompt) :].tolist()))
+def _seed(number: int) -> int | None:
+    return number if number % 2 else None
 
 
 def _written(kind: Kind, row: Example) -> Answer:

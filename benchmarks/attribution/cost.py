@@ -34,7 +34,7 @@ def serving_costs(plan: Plan, emit: Emit) -> dict[str, float]:
     """Shares of throughput that are lost on one processor: `serving_cost_paid` to the vectors of the answers,
     `serving_cost_stage` to their gradients. Errors: `FileNotFoundError` before the reference is trained.
     """
-    adapter = published_adapter(plan)
+    adapter = published_adapter(plan.reference)
     prompts = [last_answer(row)[0] for row in plan.study.rows[:NUM_ANSWERS]]
     plain: list[list[float]] = []
     probed: list[list[float]] = []

@@ -24,13 +24,16 @@ NUM_HELD_OUT = 2
 """Held-out rows of each contributor, and rows of each that are asked about in-sample."""
 NUM_PROMPTS = 5
 """Prompts of each contributor to which answers are generated."""
+NUM_SPARE = 10
+"""Further rows of each contributor, at most, which gaming compares rows of an attacker with."""
 MAX_LENGTH = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
     """`Example.contribution` is the contributor's index in `names`. No run is trained on `held_out` or on
-    `prompts`, whose answers the models generate.
+    `prompts`, whose answers the models generate. The study does not use `spare`. `system` is the system
+    prompt of all rows.
     """
 
     names: tuple[str, ...]
@@ -38,6 +41,8 @@ class Study:
     rows: tuple[Example, ...]
     held_out: tuple[Example, ...]
     prompts: tuple[Example, ...]
+    spare: tuple[Example, ...]
+    system: str
     preamble: tuple[int, ...]
     digest: str
     """SHA-256 over names and texts, so that other package versions are a different study."""
@@ -48,7 +53,7 @@ class Study:
 
 
 def read_study(name: str, tokenizer: Any) -> Study:
-    """Read each contributor's rows in order of their hash: contributed, then held out, then prompts.
+    """Read each contributor's rows in order of their hash: contributed, then held out, prompts, and spare.
 
     Errors: `MissingPackage` if a package is not installed, `ValueError` if one has too few rows.
     """
@@ -56,30 +61,34 @@ def read_study(name: str, tokenizer: Any) -> Study:
     rows: list[Example] = []
     held_out: list[Example] = []
     prompts: list[Example] = []
+    spare: list[Example] = []
     texts: list[Any] = [system]
     seen: set[str] = set()
     for place, source in enumerate(sources):
-        chosen = _chosen(source, seen)
+        chosen, others = _chosen(source, seen)
         texts.append([source.name, source.num_rows, chosen])
-        examples = [encode(place, _chat(row, system), tokenizer, MAX_LENGTH) for row in chosen]
+        examples = [encode_row(place, row, system, tokenizer) for row in chosen]
         end = source.num_rows + NUM_HELD_OUT
         rows += examples[: source.num_rows]
         held_out += examples[source.num_rows : end]
         prompts += examples[end:]
+        spare += [encode_row(place, row, system, tokenizer) for row in others]
     return Study(
         tuple(source.name for source in sources),
         tuple(source.licence for source in sources),
         tuple(rows),
         tuple(held_out),
         tuple(prompts),
+        tuple(spare),
+        system,
         preamble_ids(tokenizer, system),
         hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest(),
     )
 
 
-def _chosen(source: Source, seen: set[str]) -> list[dict[str, str]]:
-    """The rows that the study uses. No question and no answer of the study occurs twice; `seen` has those of
-    earlier contributors.
+def _chosen(source: Source, seen: set[str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """(rows that the study uses, spare rows). No question and no answer of the study occurs twice; `seen` has
+    those of earlier contributors.
     """
     rows = [asdict(row) for row in source.rows if max(len(row.prompt), len(row.completion)) <= MAX_CHARACTERS]
     rows.sort(key=lambda row: hashlib.sha256(row["completion"].encode()).digest())
@@ -87,7 +96,7 @@ def _chosen(source: Source, seen: set[str]) -> list[dict[str, str]]:
     wanted = source.num_rows + NUM_HELD_OUT + NUM_PROMPTS
     if len(chosen) < wanted:
         raise ValueError(f"{source.name} has {len(chosen)} distinct short rows, the study needs {wanted}")
-    return chosen[:wanted]
+    return chosen[:wanted], chosen[wanted : wanted + NUM_SPARE]
 
 
 def _distinct(rows: Sequence[dict[str, str]], seen: set[str]) -> Iterator[dict[str, str]]:
@@ -97,10 +106,11 @@ def _distinct(rows: Sequence[dict[str, str]], seen: set[str]) -> Iterator[dict[s
             yield row
 
 
-def _chat(row: Mapping[str, str], system: str) -> dict[str, Any]:
+def encode_row(contribution: int, row: Mapping[str, str], system: str, tokenizer: Any) -> Example:
+    """A row with `prompt` and `completion`, under the study's system prompt. Its group is the prompt."""
     turns = (("system", system), ("user", row["prompt"]), ("assistant", row["completion"]))
     messages = [{"role": role, "content": content} for role, content in turns]
-    return {"messages": messages, "source": row["prompt"]}
+    return encode(contribution, {"messages": messages, "source": row["prompt"]}, tokenizer, MAX_LENGTH)
 
 
 def half_subsets(num_contributors: int, count: int, seed: int = 0) -> list[tuple[int, ...]]:

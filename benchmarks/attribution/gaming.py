@@ -23,6 +23,7 @@ from backend.domain.attribution import (
     ROWS_METHOD,
 )
 from backend.domain.money import PPM
+from benchmarks.attribution.attacks import NUM_WALLETS, paraphrase
 from benchmarks.attribution.measure import as_paid
 from benchmarks.attribution.methods import cosine_scores, distilled_scores, ridge_scores, rows_scores
 from benchmarks.attribution.signals import read_signals, read_variants
@@ -41,36 +42,8 @@ if TYPE_CHECKING:
     from workers.training.rows import Example
 
 NUM_TRIVIAL = 10
-NUM_WALLETS = 10
 PADDING = " Please see the documentation for further details, examples and notes on usage."
 CITATION = " This answer was taken from the documentation of {name}, which is the best source on {name}."
-SYNONYMS = {
-    "a": "one",
-    "all": "every one of the",
-    "always": "at all times",
-    "are": "will be",
-    "can": "could",
-    "check": "verify",
-    "checks": "verifies",
-    "create": "make",
-    "creates": "makes",
-    "get": "obtain",
-    "gets": "obtains",
-    "given": "specified",
-    "is": "will be",
-    "may": "might",
-    "new": "fresh",
-    "return": "give back",
-    "returns": "gives back",
-    "set": "assign",
-    "sets": "assigns",
-    "the": "this",
-    "use": "employ",
-    "used": "employed",
-    "very": "quite",
-    "whether": "if",
-}
-"""Words that a paraphrase replaces."""
 TRIVIAL, PARAPHRASED = "trivial rows added", "near copy under another wallet"
 
 
@@ -97,13 +70,11 @@ def padded(rows: Sequence[Example], tokenizer: Any, names: Sequence[str], text: 
 
 
 def paraphrased(rows: Sequence[Example], tokenizer: Any) -> list[Example]:
-    """Rows with the words of their answers replaced by `SYNONYMS`."""
+    """Rows with their answers paraphrased."""
     found = []
     for row in rows:
         prompt, answer = last_answer(row)
-        words = tokenizer.decode(answer[:-1]).split(" ")
-        text = " ".join(SYNONYMS.get(word.lower(), word) for word in words)
-        ids = tokenizer.encode(text, add_special_tokens=False)
+        ids = tokenizer.encode(paraphrase(tokenizer.decode(answer[:-1])), add_special_tokens=False)
         found.append(_with_answer(row, prompt, (*ids, answer[-1])))
     return found
 
@@ -215,9 +186,11 @@ def report_gaming(plan: Plan, emit: Emit) -> dict[str, Any]:
         TRIVIAL: trivial(tokenizer),
     }
     contributions = [row.contribution for row in rows]
-    signals = read_signals(plan, emit)
-    is_generated = torch.tensor([each.kind == "generated" for each in plan.require_truth().answers])
+    answers = plan.require_truth().answers
+    signals = read_signals(plan.reference, [each.example for each in answers], emit)
+    is_generated = torch.tensor([each.kind == "generated" for each in answers])
     found = methods(
-        replace(signals, answers=signals.answers.select(is_generated)), read_variants(plan, variants, emit)
+        replace(signals, answers=signals.answers.select(is_generated)),
+        read_variants(plan.reference, variants, emit),
     )
     return {name: gains(method, contributions) for name, method in found.items()}

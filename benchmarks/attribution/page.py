@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.domain.attribution import DISTILLED_METHOD, ERROR_METHOD, GRADIENT_METHOD
 from benchmarks.attribution.chart import Interval, interval_chart
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     Report = Mapping[str, Any]
 
 HERE = Path(__file__).parent
 PAGE, KEPT, CHART = "attribution.md", "attribution.json", "images/attribution-{}.svg"
-MISSING = "Not measured yet; run `make bench-attribution`."
+MISSING = "Not measured yet; run `make {}`."
+GAME_METHODS = (DISTILLED_METHOD, GRADIENT_METHOD, ERROR_METHOD)
+"""Methods that answers are paid by, which the attacks with retraining are reported of."""
 NEW_KINDS = ("generated", "held-out")
 """Kinds of answers that no run was trained on."""
 
@@ -26,7 +29,7 @@ def write(folder: Path, report: Report | None) -> None:
     (folder / PAGE).write_text(page(report), encoding="utf-8")
     if report is None:
         return
-    for study in report["studies"]:
+    for study in (*report["studies"], *report.get("small_studies", [])):
         (folder / CHART.format(study["name"])).write_text(chart(study), encoding="utf-8")
     (folder / KEPT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -41,10 +44,9 @@ def read(folder: Path) -> dict[str, Any] | None:
 def page(report: Report | None) -> str:
     """The page as Markdown; it says which figures are missing."""
     text = (HERE / "page.md").read_text(encoding="utf-8")
-    writers = {"figures": _figures, "in-sample": _in_sample, "gaming": _gaming}
-    for name, write_part in writers.items():
-        key = "gaming" if name == "gaming" else "studies"
-        part = write_part(report) if report is not None and report.get(key) else f"{MISSING}\n"
+    for name, (key, target, write_part) in _WRITERS.items():
+        is_measured = report is not None and report.get(key)
+        part = write_part(report) if report is not None and is_measured else f"{MISSING.format(target)}\n"
         text = text.replace(f"<!-- {name} -->\n", part)
     return text
 
@@ -117,7 +119,7 @@ def _row(name: str, each: Report) -> list[str]:
         f"{paid['lead']:+.2f} ({_interval(paid['lead_interval'])})",
         f"{each['by_kind']['held-out']['lds']:.2f} ({_interval(each['by_kind']['held-out']['interval'])})",
         f"{each['as_paid']['held-out']:.2f}",
-        "" if each["cost"] is None else f"{each['cost']:.0%}",
+        "" if each.get("cost") is None else f"{each['cost']:.0%}",
         f"{each['aboutness']:.0%}",
     ]
 
@@ -152,8 +154,49 @@ def _gaming(report: Report) -> str:
     return "\n".join([*_table(["attack", *(f"`{name}`" for name in methods)], rows), ""])
 
 
+def _games(report: Report) -> str:
+    games = report["games"]
+    attackers = ", ".join(f"{name} ({count} rows)" for name, count in games["attackers"].items())
+    noise = ", ".join(
+        f"{100 * games['noise'][name]:.1f} for `{name}`" for name in GAME_METHODS if games["noise"]
+    )
+    setup = (
+        f"Study {games['study']}; attackers, or whose rows are copied: {attackers}; seeds of training: "
+        f"{games['num_seeds']}; {games['num_answers']} answers of each adapter."
+    )
+    if noise:
+        setup += f" Another seed alone changes an honest contributor's part by {noise} points, the mean."
+    rows = [
+        [
+            attack,
+            str(each["num_games"]),
+            *(_gain(each["gain"][name]) for name in GAME_METHODS),
+            _admitted(each),
+        ]
+        for attack, each in games["attacks"].items()
+    ]
+    head = ["attack", "games", *(f"`{name}`" for name in GAME_METHODS), "rows: refused, reported, neither"]
+    return "\n".join([setup, "", *_table(head, rows), ""])
+
+
+def _admitted(each: Report) -> str:
+    if not each["num_added"]:
+        return ""
+    rest = each["num_added"] - each["num_refused"] - each["num_near"]
+    return f"{each['num_refused']}, {each['num_near']}, {rest}"
+
+
 def _gain(each: Mapping[str, float]) -> str:
     return f"{100 * each['mean']:+.1f} ({100 * each['worst']:+.1f})"
+
+
+_WRITERS: Mapping[str, tuple[str, str, Callable[[Report], str]]] = {
+    "figures": ("studies", "bench-attribution", _figures),
+    "in-sample": ("studies", "bench-attribution", _in_sample),
+    "gaming": ("gaming", "bench-attribution", _gaming),
+    "games": ("games", "bench-attribution-games", _games),
+}
+"""By the mark in the template: (key of the report, target of make that measures it, writer)."""
 
 
 def _ranked(study: Report) -> list[tuple[str, Report]]:

@@ -44,7 +44,10 @@ def report_study(plan: Plan, emit: Emit) -> dict[str, Any]:
     if len(halves) < MIN_HALVES:
         raise ValueError(f"{plan.name}: {len(halves)} retrainings are done, at least {MIN_HALVES} are needed")
     kinds = [answer.kind for answer in truth.answers]
-    methods = score_methods(read_signals(plan, emit), [row.contribution for row in plan.study.rows])
+    methods = score_methods(
+        read_signals(plan.reference, [answer.example for answer in truth.answers], emit),
+        [row.contribution for row in plan.study.rows],
+    )
     repeated = [half for half in halves if half in _halves(truth, 1)]
     top = ceiling(_gained(truth, repeated, 0), _gained(truth, repeated, 1), kinds) if repeated else {}
     study = plan.study

@@ -29,7 +29,6 @@ CONFIG = TrainingConfig()
 class Base:
     folder: Path
     name: str
-    pad_token_id: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from benchmarks.attribution.study import Plan
+    from benchmarks.attribution.retrain import Base
     from workers.training.answers import Answer as SampledAnswer
     from workers.training.progress import Emit
     from workers.training.rows import Example
@@ -50,6 +50,19 @@ class Signals:
     def select(self, chosen: Tensor) -> Signals:
         """Those of which `chosen` bool [n] is true."""
         return Signals(self.hidden[chosen], self.error[chosen], self.gradients[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """An adapter that was trained on `rows`: below `work` are its weights, its checkpoint, and what is
+    computed from them. `preamble` has the token ids at the start of all rows.
+    """
+
+    base: Base
+    work: Path
+    rows: Sequence[Example]
+    preamble: Sequence[int]
+    num_threads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,55 +102,51 @@ def part_of(module: str, num_blocks: int) -> int:
     return 2 * is_outside + (not module.endswith(".o_proj"))
 
 
-def read_signals(plan: Plan, emit: Emit) -> StudySignals:
-    """Computed once and stored below `plan.work`. Errors: `FileNotFoundError` before the reference is
-    trained.
-    """
-    sampled = _sampled(plan, emit)
-    found = _stored(
-        plan,
-        "signals",
-        {
-            "rows": plan.study.rows,
-            "answers": [answer.example for answer in plan.require_truth().answers],
-            "sampled": [answer.example for answer in sampled],
-        },
-        emit,
-    )
+def read_signals(trained: Trained, answers: Sequence[Example], emit: Emit) -> StudySignals:
+    """Computed once and stored. Errors: `FileNotFoundError` before the adapter is trained."""
+    sampled = _sampled(trained, emit)
+    parts = {
+        "rows": trained.rows,
+        "answers": answers,
+        "sampled": [answer.example for answer in sampled],
+    }
+    found = _stored(trained, "signals", parts, emit)
     return StudySignals(**found, distillation=sampled)
 
 
-def read_variants(plan: Plan, rows: Mapping[str, Sequence[Example]], emit: Emit) -> dict[str, Signals]:
+def read_variants(trained: Trained, rows: Mapping[str, Sequence[Example]], emit: Emit) -> dict[str, Signals]:
     """Signals of manipulated rows by manipulation, computed once and stored."""
-    return _stored(plan, "variants", rows, emit)
+    return _stored(trained, "variants", rows, emit)
 
 
-def published_adapter(plan: Plan) -> AdapterRef:
-    """Save the reference as the trainer publishes an adapter."""
-    folder = plan.work / "adapter"
+def published_adapter(trained: Trained) -> AdapterRef:
+    """Save the weights as the trainer publishes an adapter."""
+    folder = trained.work / "adapter"
     if not (folder / CHECKPOINT_FILE).exists():
-        model = reference_model(plan.base, plan.work)
-        save_adapter(model, folder, open_base(str(plan.base.folder), ""))
-        shutil.copyfile(midway_file(plan.work), folder / CHECKPOINT_FILE)
+        model = reference_model(trained.base, trained.work)
+        save_adapter(model, folder, open_base(str(trained.base.folder), ""))
+        shutil.copyfile(midway_file(trained.work), folder / CHECKPOINT_FILE)
     return AdapterRef(adapter_digest(folder), str(folder))
 
 
-def _sampled(plan: Plan, emit: Emit) -> list[SampledAnswer]:
+def _sampled(trained: Trained, emit: Emit) -> list[SampledAnswer]:
     """Answers to the prompts of trained rows alone: the held-out ones are the study's questions."""
-    file = plan.work / "sampled.safetensors"
+    file = trained.work / "sampled.safetensors"
     if not file.exists():
-        adapter = published_adapter(plan)
-        with open_engine(plan.base.folder, plan.num_threads) as engine:
-            answers = sample_answers(engine, adapter, plan_prompts(plan.study.rows, ()), emit)
+        adapter = published_adapter(trained)
+        with open_engine(trained.base.folder, trained.num_threads) as engine:
+            answers = sample_answers(engine, adapter, plan_prompts(trained.rows, ()), emit)
         file.write_bytes(serialise_answers(answers))
     return read_answers(file)
 
 
-def _stored(plan: Plan, name: str, parts: Mapping[str, Sequence[Example]], emit: Emit) -> dict[str, Signals]:
+def _stored(
+    trained: Trained, name: str, parts: Mapping[str, Sequence[Example]], emit: Emit
+) -> dict[str, Signals]:
     """Signals by part, from the file `name` if it is of these examples."""
-    file, key = plan.work / f"{name}.safetensors", _key(parts)
+    file, key = trained.work / f"{name}.safetensors", _key(parts)
     if not file.exists() or _read_key(file) != key:
-        save_file(_compute(plan, parts, emit), file, {"key": key})
+        save_file(_compute(trained, parts, emit), file, {"key": key})
     with safe_open(file, "pt") as stored:
         return {
             part: Signals(*(stored.get_tensor(f"{part}.{each}") for each in Signals.__slots__))
@@ -145,17 +154,17 @@ def _stored(plan: Plan, name: str, parts: Mapping[str, Sequence[Example]], emit:
         }
 
 
-def _compute(plan: Plan, parts: Mapping[str, Sequence[Example]], emit: Emit) -> dict[str, Tensor]:
-    adapter = published_adapter(plan)
+def _compute(trained: Trained, parts: Mapping[str, Sequence[Example]], emit: Emit) -> dict[str, Tensor]:
+    adapter = published_adapter(trained)
     tensors: dict[str, Tensor] = {}
-    with open_engine(plan.base.folder, plan.num_threads) as engine:
+    with open_engine(trained.base.folder, trained.num_threads) as engine:
         for part, examples in parts.items():
             states = answer_states(engine, adapter, examples, part, emit)
             tensors |= {f"{part}.hidden": states[0], f"{part}.error": states[1]}
-    model = make_model(plan.base)
-    load_adapter(model, midway_file(plan.work).read_bytes())
+    model = make_model(trained.base)
+    load_adapter(model, midway_file(trained.work).read_bytes())
     for part, examples in parts.items():
-        tensors[f"{part}.gradients"] = part_gradients(model, examples, plan.study.preamble, emit)
+        tensors[f"{part}.gradients"] = part_gradients(model, examples, trained.preamble, emit)
     return tensors
 
 

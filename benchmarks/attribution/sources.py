@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from backend.domain.errors import NotFound
 from backend.services.contribute.docstrings import STANDARD_LICENCE, build_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 DOCSTRINGS: Mapping[str, int] = {
     "alembic": 4,
@@ -41,6 +42,8 @@ DOCSTRINGS: Mapping[str, int] = {
 """Installed packages and the number of docstrings that each contributes. In each study the numbers are
 unequal, because with equal ones the control, counting rows, would predict nothing.
 """
+EIGHT = ("alembic", "celery", "fastapi", "jinja2", "numpy", "pydantic", "rich", "web3")
+"""Packages of the smaller study, for base models that take longer to train."""
 FORTUNES: Mapping[str, int] = {
     "computers": 9,
     "definitions": 8,
@@ -98,13 +101,13 @@ class Source:
     rows: tuple[Row, ...]
 
 
-def docstrings() -> tuple[str, list[Source]]:
+def docstrings(names: Sequence[str] = tuple(DOCSTRINGS)) -> tuple[str, list[Source]]:
     """(system prompt, contributors): what the objects of installed packages are for."""
     sources = []
-    for name, count in DOCSTRINGS.items():
+    for name in names:
         found = build_dataset(name)
         rows = tuple(Row(row["prompt"], row["completion"]) for row in found.rows)
-        sources.append(Source(name, found.licence, count, rows))
+        sources.append(Source(name, found.licence, DOCSTRINGS[name], rows))
     return "Python.", sources
 
 
@@ -137,6 +140,7 @@ def instructions() -> tuple[str, list[Source]]:
 
 SOURCES: Mapping[str, Callable[[], tuple[str, list[Source]]]] = {
     "docstrings": docstrings,
+    "docstrings-8": partial(docstrings, EIGHT),
     "fortunes": fortunes,
     "instructions": instructions,
 }

@@ -15,10 +15,10 @@ from benchmarks.attribution.retrain import (
     Base,
     Run,
     planned,
-    reference_model,
     retrain_reference,
     retrained,
 )
+from benchmarks.attribution.signals import Trained
 from benchmarks.attribution.truth import Truth, add_runs, read_truth
 from inference.model.sources import model_name, resolve_model
 
@@ -47,8 +47,7 @@ class Plan:
     @cached_property
     def base(self) -> Base:
         folder = resolve_model(self.base_model, self.home / "models")
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return Base(folder, model_name(folder), tokenizer.pad_token_id)
+        return Base(folder, model_name(folder))
 
     @cached_property
     def study(self) -> Study:
@@ -56,7 +55,13 @@ class Plan:
 
     @property
     def work(self) -> Path:
-        return self.home / f"{self.name}-{self.study.digest[:12]}"
+        base = f"-{self.base.name}" if self.base_model else ""
+        return self.home / f"{self.name}-{self.study.digest[:12]}{base}"
+
+    @property
+    def reference(self) -> Trained:
+        """The adapter that methods attribute with. It may not be trained yet."""
+        return Trained(self.base, self.work, self.study.rows, self.study.preamble, self.num_threads)
 
     @property
     def truth_file(self) -> Path:
@@ -108,6 +113,4 @@ def train(plan: Plan, emit: Emit) -> None:
 
 def _first_truth(plan: Plan) -> Truth:
     """The reference's answers."""
-    model = reference_model(plan.base, plan.work)
-    answers = make_answers(plan.study, model, plan.base.pad_token_id)
-    return Truth(plan.study.digest, plan.base.name, answers)
+    return Truth(plan.study.digest, plan.base.name, make_answers(plan.study, plan.reference))

@@ -65,6 +65,17 @@ def read_truth(path: Path, study: str, base_model: str) -> Truth | None:
     if not path.exists():
         return None
     found = json.loads(path.read_bytes())
+    require_study(found, path, study, base_model)
+    answers = tuple(
+        Answer(kind, place, seed, tuple(prompt), tuple(answer))
+        for kind, place, seed, prompt, answer in found["answers"]
+    )
+    losses = {Run(tuple(who), seed): tuple(values) for who, seed, values in found["runs"]}
+    return Truth(study, base_model, answers, losses)
+
+
+def require_study(found: Mapping[str, Any], path: Path, study: str, base_model: str) -> None:
+    """Errors: `OtherStudy` if what `path` has is not of the study and base model."""
     for name, value in (("study", study), ("base_model", base_model)):
         if found[name] != value:
             raise OtherStudy(
@@ -72,12 +83,6 @@ def read_truth(path: Path, study: str, base_model: str) -> Truth | None:
                 "Install the package versions of requirements.lock and the same base model, or name another "
                 "folder with --truth"
             )
-    answers = tuple(
-        Answer(kind, place, seed, tuple(prompt), tuple(answer))
-        for kind, place, seed, prompt, answer in found["answers"]
-    )
-    losses = {Run(tuple(who), seed): tuple(values) for who, seed, values in found["runs"]}
-    return Truth(study, base_model, answers, losses)
 
 
 def add_runs(path: Path, truth: Truth, runs: Mapping[Run, Sequence[float]] = MappingProxyType({})) -> Truth:
@@ -94,13 +99,17 @@ def add_runs(path: Path, truth: Truth, runs: Mapping[Run, Sequence[float]] = Map
 
 
 def _write(path: Path, truth: Truth) -> None:
-    """Atomically: a killed process leaves the old file or the new one."""
     answers = [[a.kind, a.contributor, a.seed, a.prompt, a.answer] for a in truth.answers]
     runs = [[run.contributors, run.seed, losses] for run, losses in sorted(truth.losses.items(), key=_order)]
     text = (
         f'{{"study": {json.dumps(truth.study)},\n"base_model": {json.dumps(truth.base_model)},\n'
         f'"answers": {_lines(answers)},\n"runs": {_lines(runs)}}}\n'
     )
+    replace_file(path, text)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Atomically: a killed process leaves the old file or the new one."""
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,43 +13,14 @@ from benchmarks.attribution.data import NUM_HELD_OUT, NUM_PROMPTS
 from benchmarks.attribution.page import CHART, KEPT, MISSING, PAGE, chart, page, read, write
 from benchmarks.attribution.report import combine, report_study
 from benchmarks.attribution.retrain import Run, planned, retrained
-from benchmarks.attribution.sources import Row, Source
-from benchmarks.attribution.study import Plan, train
+from benchmarks.attribution.study import train
 from benchmarks.attribution.truth import OtherStudy
-from tests.fixtures_engine import peft_warnings_ignored
+from tests.unit.benchmarks.attribution.support import NUM_ROWS, ignore
 from workers.training.folders import lock_folder
 from workers.training.rows import last_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-NUM_ROWS = {"tides": 3, "bridges": 4, "bread": 3, "glass": 2}
-
-
-def sources() -> tuple[str, list[Source]]:
-    def rows(name: str) -> tuple[Row, ...]:
-        return tuple(Row(f"What of {name} {i}?", f"{name}: {i * i}.") for i in range(12))
-
-    return "Answers.", [Source(name, "CC0-1.0", count, rows(name)) for name, count in NUM_ROWS.items()]
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("benchmarks.attribution.data.SOURCES", {"tiny": sources})
-    monkeypatch.setattr("benchmarks.attribution.answers.ANSWER_TOKENS", 3)
-    monkeypatch.setattr("workers.training.answers.MAX_TOKENS", 3)
-    monkeypatch.setattr("benchmarks.attribution.measure.NUM_DRAWS", 50)
-    with peft_warnings_ignored():
-        yield
-
-
-@pytest.fixture
-def plan(tiny_model: Path, tmp_path: Path) -> Plan:
-    return Plan("tiny", tmp_path / "work", tmp_path / "truth", 3, 3, 1, str(tiny_model))
-
-
-def ignore(kind: str, data: Mapping[str, Any]) -> None:
-    pass
+    from benchmarks.attribution.study import Plan
 
 
 def test_no_run_is_trained_on_what_is_asked(plan: Plan) -> None:
@@ -78,7 +49,7 @@ def test_a_study_becomes_a_report_and_a_page(plan: Plan, tmp_path: Path) -> None
     text = page(report)
     assert f"**{methods[GRADIENT_METHOD]['by_kind']['generated']['lds']:.2f}**" in text
     assert chart(found).count('class="point"') == len(methods)
-    assert MISSING in page(None)
+    assert MISSING.format("bench-attribution-games") in page(None)
 
 
 def test_another_machine_continues_a_study_from_its_truth(plan: Plan, tmp_path: Path) -> None:
