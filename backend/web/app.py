@@ -11,7 +11,17 @@ from starlette.exceptions import HTTPException
 from backend.web import assets
 from backend.web.route import PageRoute, error_page, finish
 from backend.web.session_gate import SessionGate
-from backend.web.views import account, adapter, catalogue, channel, receipt, sign_in, transactions
+from backend.web.views import (
+    account,
+    adapter,
+    catalogue,
+    channel,
+    earnings,
+    governance,
+    receipt,
+    sign_in,
+    transactions,
+)
 from backend.web.visitor import Cookies, admit
 
 if TYPE_CHECKING:
@@ -21,7 +31,7 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 log = logging.getLogger(__name__)
-VIEWS = (catalogue, adapter, receipt, sign_in, transactions, account, channel)
+VIEWS = (catalogue, adapter, receipt, sign_in, transactions, account, channel, earnings, governance)
 SCRIPT = f"{assets.BUILT}/page.js"
 
 

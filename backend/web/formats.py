@@ -16,6 +16,9 @@ from backend.domain.sign_in_message import checksummed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+VOTE = 10**18
+"""Smallest units of the market token in one vote."""
+TITLE_LENGTH = 120
 SIGNIFICANT = 4
 """Digits after the leading zeros that lists show; the exact amount is in the title."""
 
@@ -48,6 +51,21 @@ def percent(ppm: int) -> str:
     """A ratio in parts per million: `12.5 %`, exact to a hundredth of a percent."""
     text = f"{ppm * 100 / PPM:.2f}".rstrip("0").rstrip(".")
     return "< 0.01 %" if ppm > 0 and text == "0" else f"{text} %"
+
+
+def votes(amount: int) -> Markup:
+    """Votes of 10^-18 market tokens, rounded down to hundredths; the exact number in the title."""
+    whole, rest = divmod(amount, VOTE)
+    fraction = f"{rest * 100 // VOTE:02d}".rstrip("0")
+    text = f"{whole:,}.{fraction}" if fraction else f"{whole:,}"
+    return Markup('<data value="{0}" title="{0} x 10^-18 votes">{1} votes</data>').format(amount, text)
+
+
+def title_of(text: str) -> str:
+    """The first line of a Markdown text that says something."""
+    lines = (line.lstrip("# ").strip() for line in text.splitlines())
+    found = next((line for line in lines if line), "Without a title")
+    return found if len(found) <= TITLE_LENGTH else f"{found[:TITLE_LENGTH]}…"
 
 
 def count(number: int) -> str:
@@ -124,6 +142,8 @@ FILTERS: Mapping[str, Callable[..., object]] = {
         usd_text,
         price,
         percent,
+        votes,
+        title_of,
         count,
         address,
         full_address,

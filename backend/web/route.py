@@ -19,8 +19,10 @@ from backend.api.errors import (
     internal_error_body,
     status_of,
 )
+from backend.domain.chain import Reverted
 from backend.domain.errors import DomainError
 from backend.web.headers import compress, set_headers
+from backend.web.refusals import refusal_words
 from backend.web.rendering import render
 from backend.web.visitor import get_visitor, write_cookies
 
@@ -63,7 +65,11 @@ def finish(request: Request, response: Response) -> Response:
 
 
 def error_page(request: Request, error: DomainError | RequestValidationError | HTTPException) -> Response:
-    """The error with the status and message that the API gives it."""
+    """The error with the status and message that the API gives it; what a contract refuses, in words too."""
+    if isinstance(error, Reverted):
+        body = domain_error_body(error)
+        body["error"]["message"] = refusal_words(error)
+        return render_error(request, status_of(error), body)
     if isinstance(error, DomainError):
         return render_error(request, status_of(error), domain_error_body(error))
     if isinstance(error, RequestValidationError):

@@ -343,6 +343,18 @@ class FakeHeldKeys:
         return self.keys.get(key)
 
 
+PARAMETERS = {
+    "treasury": some_account("treasury"),
+    "feePpm": 50_000,
+    "stakeCoverPpm": 100_000,
+    "disputeWindow": 86_400,
+    "minContributorsPpm": 300_000,
+    "minOperatorPpm": 50_000,
+    "maxOperatorPpm": 500_000,
+    "challengerPpm": 250_000,
+}
+
+
 class FakeChain:
     """The part of `Chain` that routers use; every call is prepared, none reverts."""
 
@@ -357,14 +369,16 @@ class FakeChain:
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
         holder = args[0] if args else None
         answers: dict[str, Any] = {
-            "current": {"treasury": some_account("treasury"), "feePpm": 50_000},
+            "current": PARAMETERS,
             "currentId": 0,
+            "hasVoted": False,
             "nonces": 0,
             "payoutWalletOf": holder,
             "balanceOf": 5,
             "delegates": holder,
             "getVotes": 0,
             "hashProposal": 1 << 255,
+            "quorum": 3,
             "previewSnapshot": (some_hash(f"preview {args}"), some_hash("bits")),
             "state": 1,
         }

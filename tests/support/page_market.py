@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.chain.client import ChainClient
+from backend.domain.settlement import BatchState
 from backend.installation.base_model import BaseModelInfo
 from tests.integration.api.conftest import tokens
 from tests.support.market import some_hash
 from tests.support.page_wallet import PageWallet
 from tests.support.running_operator import RunningOperator, listening, pumping, serving
 from tests.support.servers import snapshot
-from tools.local_market import LocalMarket
+from tests.support.waiting import wait_for
+from tools.local_market import OPERATOR, PAYERS, LocalMarket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from backend.chain.keys import LocalSigner
     from backend.chain.local_node import LocalNode
     from backend.domain.deployment import Deployment
+    from backend.domain.settlement import CommittedBatch
 
 DEPOSIT = 100_000_000
 """Token units that each payer has deposited: 100 dollars."""
@@ -39,6 +42,25 @@ class PageMarket:
     @property
     def url(self) -> str:
         return self.operator.url
+
+    def settle(self) -> None:
+        """Commit a batch of all receipts, and pass its dispute window, until it is final."""
+        self.operator.installation.settler.run_once(is_forced=True)
+        committed = self._await(BatchState.COMMITTED)
+        self.market.pass_time(self.market.chain.call("Parameters", "current")["disputeWindow"] + 1)
+        self.market.send(PAYERS[1], "Settlement", "finalise", [dict(committed.header)])
+        self._await(BatchState.FINAL)
+        self.operator.installation.auditor.follow(OPERATOR.account)
+
+    def _await(self, state: BatchState) -> CommittedBatch:
+        def find() -> CommittedBatch | None:
+            with self.operator.installation.database.read() as tx:
+                batches = tx.chain.batches(OPERATOR.account)
+            return next((batch for batch in batches if batch.state is state), None)
+
+        found = wait_for(find)
+        assert found is not None
+        return found
 
     def enter(self, page: Page, signer: LocalSigner) -> PageWallet:
         """Install the wallet in the page, with a session. The wallet's account must be one of the node's."""

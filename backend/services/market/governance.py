@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any
 
+from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import keccak, to_hash
-from backend.domain.transactions import Call
+from backend.domain.transactions import Call, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
 
-GOVERNOR, PARAMETERS = "MarketGovernor", "Parameters"
+GOVERNOR, PARAMETERS, TIMELOCK = "MarketGovernor", "Parameters", "TimelockController"
 
 
 class Ballot(IntEnum):
@@ -50,8 +51,11 @@ class ProposalState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PreparedProposal:
+    """`calls`: as in `ProposalStatus`."""
+
     proposal_id: int
     transaction: PreparedTransaction
+    calls: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ class Governance:
         )
         hashed = to_hash(keccak(description.encode()))
         proposal_id = self._chain.call(GOVERNOR, "hashProposal", targets, values, datas, hashed)
-        return PreparedProposal(proposal_id, transaction)
+        return PreparedProposal(proposal_id, transaction, tuple(call.decoded for call in prepared))
 
     def propose_change(
         self, proposer: Account, changes: Mapping[str, int | str], description: str
@@ -148,6 +152,53 @@ class Governance:
         with self._db.begin() as tx:
             proposals = tx.chain.proposals()
         return [self._status(proposal) for proposal in proposals]
+
+    def parameters(self) -> Mapping[str, Any]:
+        """The current set, by the names of the contract's `ParameterSet`."""
+        found: Mapping[str, Any] = self._chain.call(PARAMETERS, "current")
+        return found
+
+    def has_voted(self, voter: Account, proposal_id: int) -> bool:
+        return bool(self._chain.call(GOVERNOR, "hasVoted", proposal_id, voter))
+
+    def votes_on(self, voter: Account, status: ProposalStatus) -> int:
+        """The votes that the voter has on a proposal; before its snapshot, those of now."""
+        return int(self._chain.call(GOVERNOR, "getVotes", voter, self._snapshot(status)))
+
+    def quorum(self, status: ProposalStatus) -> int:
+        """Votes for a proposal and abstentions that it needs; before its snapshot, as of now."""
+        return int(self._chain.call(GOVERNOR, "quorum", self._snapshot(status)))
+
+    def changes(self, call: Mapping[str, Any]) -> Mapping[str, tuple[Any, Any]]:
+        """The parameters that a proposal's call changes, by name: the value of the set that the call was
+        derived from, and the new one. Empty for calls that append no set.
+        """
+        if (call.get("contract"), call.get("function")) != (PARAMETERS, "append"):
+            return {}
+        parent, new = call["args"].values()
+        try:
+            old = as_json(self._chain.call(PARAMETERS, "setAt", int(parent)))
+        except Reverted:  # no such set: the call will revert
+            return {}
+        return {name: (old[name], value) for name, value in new.items() if old[name] != value}
+
+    def refusal(self, call: Mapping[str, Any]) -> Reverted | None:
+        """Why the contract would refuse a proposal's call now, on its own; None if it would not.
+
+        Calls of contracts outside of the market are not simulated.
+        """
+        if "contract" not in call:
+            return None
+        timelock = self._chain.address(TIMELOCK)
+        try:
+            self._chain.prepare(call["contract"], call["function"], *call["args"].values(), sender=timelock)
+        except Reverted as error:
+            return error
+        return None
+
+    def _snapshot(self, status: ProposalStatus) -> int:
+        """A past time: before the proposal's snapshot, the votes of now stand for it."""
+        return min(status.proposal.vote_starts_at, self._chain.head().timestamp - 1)
 
     def _get(self, proposal_id: int) -> Proposal:
         with self._db.begin() as tx:

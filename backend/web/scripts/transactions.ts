@@ -204,7 +204,15 @@ function start(): void {
     const { submitter } = event;
     shown.open(form, submitter?.ariaLabel ?? submitter?.textContent ?? "");
   });
+  document.addEventListener("htmx:after:swap", enable);
+  enable();
   followAgain();
+}
+
+/** Buttons are rendered disabled: without this script, their forms lead nowhere. */
+function enable(): void {
+  for (const button of document.querySelectorAll<HTMLButtonElement>("[data-transaction] button"))
+    button.disabled = false;
 }
 
 start();

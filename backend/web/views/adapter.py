@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from backend.api.deps import ServicesDep
 from backend.api.routers.models import get_model
+from backend.api.schemas.common import HashField
+from backend.domain.errors import Forbidden
 from backend.domain.ids import Hash32, VersionId
+from backend.web.forms import PageForm
+from backend.web.proposal import Proposal, Way, propose
 from backend.web.rendering import render
 from backend.web.route import PageRoute
+from backend.web.visitor import SignedInDep
 
 router = APIRouter(route_class=PageRoute)
+
+
+class DeprecationForm(PageForm):
+    version: HashField
 
 
 @router.get("/m/{name:path}")
@@ -24,7 +35,22 @@ async def show_adapter(name: str, request: Request, services: ServicesDep) -> Re
         render,
         request,
         "adapter.html",
+        "state",
         model=model,
         history=history,
         market_url=request.app.state.market_url,
     )
+
+
+@router.post("/deprecation")
+def propose_deprecation(
+    form: Annotated[DeprecationForm, Form()], request: Request, services: ServicesDep, visitor: SignedInDep
+) -> Response:
+    version = VersionId(Hash32(form.version))
+    record = services.registry.version(version)
+    if record.creator != visitor.account:
+        raise Forbidden(f"Only {record.creator}, who registered this version, can deprecate it.")
+    prepared = services.registry.prepare_deprecation(record)
+    terms = [("Adapter", record.name), ("Version", version)]
+    effect = "Who names the adapter without a version gets another one. It cannot be undone."
+    return propose(request, Proposal("Deprecate a version", terms, effect, [Way.send(prepared)]))

@@ -1,15 +1,15 @@
-"""The payer's page on a real market: what a wallet does there, and what it shows when something fails."""
+"""The payer's page on a real market: what a wallet does there, as the guide says."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import expect
 
+from tests.support.page_guide import Guide
 from tests.support.page_market import page_market
-from tools.local_market import PAYERS
+from tools.local_market import CREATOR, PAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backend.domain.deployment import Deployment
     from tests.support.page_market import PageMarket
 
-PAYER = PAYERS[0]
+PAYER, OTHER = PAYERS
 
 
 @pytest.fixture(scope="module")
@@ -31,55 +31,99 @@ def market(
         yield found
 
 
-def test_a_deposit_is_explained_signed_relayed_and_shown_live(page: Page, market: PageMarket) -> None:
-    wallet = market.enter(page, PAYER)
-    page.goto(f"{market.url}/account")
+def confirmed(page: Page) -> None:
+    """Wait until the page shows the effect of the transaction under way."""
+    row = page.locator("#pending li")
+    expect(row).to_have_attribute("data-state", "right")
+    row.get_by_role("button", name="Dismiss").click()
+
+
+def test_a_payer_follows_the_guide(page: Page, market: PageMarket) -> None:
+    wallet, guide, dialog = market.enter(page, PAYER), Guide(page, "Paying"), page.get_by_role("dialog")
+    page.goto(market.url)
+    guide.step("Account").click()
     expect(page.locator("#state")).to_contain_text("No key may charge it.")
     page.get_by_role("region", name="Deposit").get_by_label("Dollars").fill("20.00")
-    page.get_by_role("button", name="Deposit").click()
-    dialog = page.get_by_role("dialog", name="Deposit 20 dollars")
+    guide.step("Deposit").click()
     expect(dialog).to_contain_text("$120.00 in all since the channel was opened")
     assert wallet.signed == []
-    dialog.get_by_role("button", name="Sign with the wallet").click()
-    expect(page.locator("#pending li")).to_have_attribute("data-state", "right")
-    assert "WithAuthorization" in wallet.signed[0]
+    guide.step("Sign with the wallet").click()
+    confirmed(page)
+    assert "ReceiveWithAuthorization" in wallet.signed[0]
     expect(page.locator("#state .large")).to_have_text("$120.00 to spend now")
-    expect(page.get_by_role("cell", name=re.compile("confirmed"))).to_be_visible()
 
-
-def test_a_withdrawal_starts_with_own_gas_and_is_cancelled(page: Page, market: PageMarket) -> None:
-    market.enter(page, PAYERS[1])
-    page.goto(f"{market.url}/account")
-    start = page.get_by_role("region", name="Withdraw")
-    start.get_by_label("Dollars").fill("5")
-    start.get_by_role("button", name="Start to withdraw").click()
-    dialog = page.get_by_role("dialog", name="Start to withdraw 5 dollars")
-    dialog.get_by_role("button", name="Send with the wallet").click()
-    expect(page.locator("#pending li")).to_have_attribute("data-state", "right")
-    expect(start).to_contain_text("$5.00 thaws until")
-    expect(start.get_by_role("button", name="Withdraw", exact=True)).to_be_disabled()
+    keys = page.get_by_role("region", name="API keys")
+    keys.get_by_label("Name").fill("laptop")
+    keys.get_by_label("May spend at most").fill("5")
+    guide.step("Create an API key").click()
+    expect(keys.locator("pre")).to_contain_text("llk_")
     page.reload()
-    expect(page.locator("#pending")).to_be_hidden()
-    start.get_by_role("button", name="Cancel").click()
-    page.get_by_role("dialog").get_by_role("button", name="Send with the wallet").click()
-    expect(start.get_by_label("Dollars")).to_be_visible()
+    expect(keys).to_contain_text("of $5.00")
+    expect(keys.locator("pre")).to_have_count(0)
+
+    guide.step("Revoke").click()
+    page.get_by_role("button", name="Sign with the wallet").click()
+    confirmed(page)
+    expect(page.locator("#state")).to_contain_text("$120.00 of the balance is not allowed to be charged.")
+    guide.step("Allow charges").click()
+    page.get_by_role("button", name="Sign with the wallet").click()
+    confirmed(page)
+    guide.step("Sign a voucher instead").click()
+    page.get_by_role("region", name="Allow charges").get_by_label("Dollars more").last.fill("3")
+    page.get_by_role("button", name="Sign a voucher").click()
+    page.get_by_role("button", name="Sign with the wallet").click()
+    expect(page.get_by_role("cell", name="$3.00")).to_be_visible()
+    guide.end()
 
 
-def test_an_api_key_is_shown_once_and_revoked(page: Page, market: PageMarket, reports: list[str]) -> None:
-    market.enter(page, PAYERS[1])
+def test_a_payer_withdraws_by_the_guide(page: Page, market: PageMarket, reports: list[str]) -> None:
+    guide = Guide(page, "Withdrawing")
+    market.enter(page, OTHER)
+    page.goto(f"{market.url}/account")
+    region = page.get_by_role("region", name="Withdraw")
+    region.get_by_label("Dollars").fill("5")
+    guide.step("Start to withdraw").click()
+    guide.step("Send with the wallet").click()
+    confirmed(page)
+    expect(region).to_contain_text("$5.00 thaws until")
+    region.get_by_role("button", name="Withdraw", exact=True).click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("StillThawing")
+    reports[:] = [text for text in reports if "status of 422" not in text]
+    page.get_by_role("button", name="Close").click()
+    market.market.pass_time(market.market.chain.call("PaymentVault", "thawSeconds") + 1)
+    before = market.market.dollars(OTHER.account)
+    guide.step("Withdraw").click()
+    page.get_by_role("button", name="Send with the wallet").click()
+    confirmed(page)
+    expect(region.get_by_label("Dollars")).to_be_visible()
+    assert market.market.dollars(OTHER.account) == before + 5_000_000
+    guide.end()
+
+
+def test_an_api_key_is_refused_with_what_to_write_and_revoked(
+    page: Page, market: PageMarket, reports: list[str]
+) -> None:
+    market.enter(page, OTHER)
     page.goto(f"{market.url}/account")
     keys = page.get_by_role("region", name="API keys")
     keys.get_by_label("Name").fill("laptop")
     keys.get_by_label("May spend at most").fill("many")
     keys.get_by_role("button", name="Create").click()
     expect(keys.get_by_role("alert")).to_contain_text("'many' is not an amount in dollars")
-    keys.get_by_label("May spend at most").fill("5")
+    reports[:] = [text for text in reports if "status of 400" not in text]
+    keys.get_by_label("May spend at most").fill("")
     keys.get_by_role("button", name="Create").click()
-    expect(keys.locator("pre")).to_contain_text("llk_")
-    page.reload()
-    expect(keys).to_contain_text("of $5.00")
-    expect(keys.locator("pre")).to_have_count(0)
     page.once("dialog", lambda question: question.accept())
     keys.get_by_role("button", name="Revoke").click()
     expect(keys).to_contain_text("revoked")
-    reports[:] = [text for text in reports if "status of 400" not in text]  # of the amount above
+
+
+def test_a_creator_deprecates_its_adapter(page: Page, market: PageMarket) -> None:
+    guide = Guide(page, "Deprecating an adapter")
+    market.enter(page, CREATOR)
+    page.goto(f"{market.url}/m/{CREATOR.account}/adapter")
+    guide.step("Deprecate this version").click()
+    page.get_by_role("button", name="Deprecate").click()
+    guide.step("Send with the wallet").click()
+    expect(page.locator("#state")).to_contain_text("The creator has deprecated this version.")
+    guide.end()

@@ -11,11 +11,14 @@ from urllib.parse import quote, urlsplit
 import httpx
 import pytest
 
+from backend.domain.auth import EVERY_SCOPE
 from backend.domain.content import cid_digest
+from backend.domain.governance import Proposal
 from backend.domain.hashing import licence_word
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet
 from backend.web.markdown import TAGS
+from tests.integration.api.conftest import tokens
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -69,10 +72,30 @@ def hostile_datanet() -> Datanet:
     return Datanet(DatanetId(7), some_account("curator"), TEXT, some_hash("terms"), 4)
 
 
+def describe(api: Api) -> None:
+    """An API key and a proposal of hostile text, and an error of a transaction."""
+    installation = api.installation
+    installation.services.keys.create(installation.payer.account, IMAGE, None, sorted(EVERY_SCOPE), None)
+    target, instant = some_account("target"), 1_700_000_000
+    proposal = Proposal(
+        *(7, some_account("proposer"), CARD, (target,), (0,), (f"0x{SCRIPT.encode().hex()}",)),
+        *(instant, instant, 0, 5, 0, 0, 1),
+    )
+    installation.view.proposal_list.append(proposal)
+
+
+def session_of(api: Api) -> dict[str, str]:
+    """Cookies of the payer's session."""
+    found = tokens(api.url, api.installation.payer)
+    return {"loraledger_session": f"{found['token']}.{found['refresh_token']}"}
+
+
 def hostile_paths(api: Api) -> list[str]:
+    describe(api)
     text = quote(TEXT, safe="")
     return [
         publish(api),
+        *("/account", "/governance", "/governance/7", f"/earnings/receipts/{text}"),
         "/",
         f"/?q={quote(SCRIPT)}",
         *(f"/?{field}={text}" for field in ("q", "licence", "max_price", "base", "sort", "after", text)),
@@ -110,8 +133,11 @@ def read(html: str) -> Elements:
 @pytest.mark.parametrize("is_fragment", [False, True])
 def test_no_page_has_an_element_or_attribute_of_the_text(api: Api, *, is_fragment: bool) -> None:
     headers = {"accept": "text/html", **({"hx-request": "true"} if is_fragment else {})}
+    cookies = session_of(api)
     for path in hostile_paths(api):
-        html = httpx.get(api.url + path, headers=headers).text
+        answer = httpx.get(api.url + path, headers=headers, cookies=cookies)
+        html = answer.text
+        assert answer.status_code < 500, path
         assert PRODUCT not in html
         for tag, attributes in read(html).found:
             assert tag not in {"img", "iframe", "object", "style", "base"}, path
@@ -130,6 +156,8 @@ def test_a_card_has_links_and_structure_alone(api: Api) -> None:
 def test_a_browser_runs_none_of_it(page: Page, api: Api, reports: list[str]) -> None:
     requested: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
+    for name, value in session_of(api).items():
+        page.context.add_cookies([{"name": name, "value": value, "url": api.url}])
     for path in hostile_paths(api):
         page.goto(api.url + path)
         assert page.evaluate(f"window.{MARK}") is None, path

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from backend.chain.client import ChainClient
     from backend.chain.local_node import LocalNode
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import ReceiptId
 
 CHECKS = ("hash", "signature", "slices", "charge", "batch", "earnings")
@@ -71,10 +72,10 @@ def paid(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterato
         operator = RunningOperator(tmp_path / "home", market, facts, hardhat_node.url, url)
         stack.enter_context(serving(operator, listener))
         operator.pump()
-        yield Paid(operator, market, answered(market, operator))
+        yield Paid(operator, market, answered(market, operator.installation.database))
 
 
-def answered(market: LocalMarket, operator: RunningOperator) -> ReceiptId:
+def answered(market: LocalMarket, database: Database) -> ReceiptId:
     """Store the receipt of one answer, and the payer's voucher for it."""
     made = market.serve(PAYER, [market.adapter])
     salt = to_bytes(SALT)
@@ -86,7 +87,7 @@ def answered(market: LocalMarket, operator: RunningOperator) -> ReceiptId:
     voucher = Voucher(signed.receipt.channel_id, 0, DEPOSIT * UNIT)
     client = SignedVoucher(voucher, PAYER.sign(market.vault.voucher_digest(voucher)))
     identity, key = receipt_id(signed.receipt), market.receipt_key.account
-    with operator.installation.database.begin() as tx:
+    with database.begin() as tx:
         tx.receipts.add(NewReceipt(identity, OPERATOR.account, PAYER.account, signed, key, SALT, None))
         tx.channels.put_voucher(ClientVoucher(client, PAYER.account))
     return identity

@@ -1,0 +1,171 @@
+"""What an account earns as contributor, creator or operator, why, and its claims."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Form, Query, Request
+from markupsafe import Markup
+from starlette.responses import Response, StreamingResponse
+
+from backend.api.deps import Caller, ServicesDep
+from backend.api.routers.earning_entries import (
+    CSV,
+    MAX_ENTRIES,
+    UNVERIFIABLE,
+    After,
+    Subject,
+    Wanted,
+    get_subject,
+    get_wanted,
+)
+from backend.api.schemas.common import AccountField, HashField
+from backend.api.schemas.earning_entries import CSV_COLUMNS, EarningEntryView
+from backend.domain.earnings import EarningsBy
+from backend.domain.errors import Conflict
+from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32, ReceiptId
+from backend.services.accounts.claims import MIN_RELAYED_UNITS
+from backend.web.formats import full_address, usd
+from backend.web.forms import PageForm
+from backend.web.proposal import Proposal, Way, propose
+from backend.web.rendering import render
+from backend.web.route import PageRoute
+from backend.web.visitor import SignedInDep, Visitor, VisitorDep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.services.accounts.earnings import EarningsPage
+
+router = APIRouter(prefix="/earnings", route_class=PageRoute)
+SHOWN_ENTRIES = 25
+LEAD = "What answers paid you as contributor, creator or operator, by which receipts, and what you can claim."
+
+
+class ClaimForm(PageForm):
+    operator: AccountField
+
+
+class PayoutForm(PageForm):
+    """`wallet`: default: the account itself."""
+
+    wallet: AccountField = ZERO_ACCOUNT
+
+
+SubjectDep = Annotated[Subject, Depends(get_subject)]
+
+
+@router.get("")
+def show_earnings(
+    request: Request,
+    services: ServicesDep,
+    visitor: VisitorDep,
+    subject: SubjectDep,
+    by: Annotated[EarningsBy, Query()] = EarningsBy.DAY,
+    after: After = None,
+) -> Response:
+    if visitor is None:
+        return render(request, "signed_out.html", title="Your earnings", lead=LEAD)
+    wanted, account = _wanted(visitor, subject), visitor.account
+    page = services.earnings.entries(wanted.query, wanted.start(after), SHOWN_ENTRIES)
+    summary = services.earnings.summary(wanted.query, by, None)
+    claimable = services.claims.claimable(account)
+    return render(
+        request,
+        "earnings.html",
+        "state",
+        lead=LEAD,
+        claimable=claimable,
+        total=sum(one.cumulative for one in claimable),
+        to_claim=sum(one.claimable for one in claimable),
+        payout=services.payouts.wallet_of(account),
+        by=by,
+        summary=summary,
+        entries=page.entries,
+        unverifiable=page.unverifiable,
+        subject=subject.parameters,
+        query=urlencode({name: value for name, value in subject.parameters.items() if value}),
+        next_after=wanted.cursor(page.rest),
+    )
+
+
+@router.get("/entries.csv")
+def get_csv(services: ServicesDep, visitor: SignedInDep, subject: SubjectDep) -> Response:
+    """All entries as a file, in the columns of the API's."""
+    wanted = _wanted(visitor, subject)
+    first = services.earnings.entries(wanted.query, None, MAX_ENTRIES)
+
+    def lines() -> Iterator[str]:
+        page: EarningsPage = first
+        yield _rows(page, has_header=True)
+        while page.rest is not None:
+            page = services.earnings.entries(wanted.query, page.rest, MAX_ENTRIES)
+            yield _rows(page)
+
+    headers = {"content-disposition": 'attachment; filename="earnings.csv"'}
+    if first.unverifiable:
+        headers[UNVERIFIABLE] = ",".join(one.operator for one in first.unverifiable)
+    return StreamingResponse(lines(), media_type=CSV, headers=headers)
+
+
+@router.get("/receipts/{receipt_id}")
+def show_receipt(
+    receipt_id: HashField, request: Request, services: ServicesDep, visitor: SignedInDep
+) -> Response:
+    """What one receipt paid the visitor, among the others' parts."""
+    found = services.earned_receipts.get(visitor.account, ReceiptId(Hash32(receipt_id)))
+    return render(request, "earned_receipt.html", found=found, body=found.signed.receipt)
+
+
+@router.post("/claim")
+def propose_claim(
+    form: Annotated[ClaimForm, Form()], request: Request, services: ServicesDep, visitor: SignedInDep
+) -> Response:
+    operator, account = Account(form.operator), visitor.account
+    prepared = services.claims.prepare(operator, account, sender=account)
+    found = next(one for one in services.claims.claimable(account) if one.operator == operator)
+    ways = [Way.send(prepared)]
+    if found.units >= MIN_RELAYED_UNITS:
+        ways.insert(0, Way.ask_operator("/claims/relay", {"operator": operator}))
+    terms = [
+        ("Amount", usd(found.claimable)),
+        ("From", Markup("the operator {}").format(full_address(operator))),
+        ("To", full_address(services.payouts.wallet_of(account))),
+    ]
+    effect = "The settlement contract pays out what final batches credit to you, in whole token units."
+    return propose(request, Proposal("Claim your earnings", terms, effect, ways))
+
+
+@router.post("/payout")
+def propose_payout(
+    form: Annotated[PayoutForm, Form()], request: Request, services: ServicesDep, visitor: SignedInDep
+) -> Response:
+    account, wallet = visitor.account, Account(form.wallet)
+    present = services.payouts.wallet_of(account)
+    if present == (account if wallet == ZERO_ACCOUNT else wallet):
+        raise Conflict(f"Claims are paid to {present} already.")
+    prepared = services.payouts.prepare(account, wallet)
+    ways = [Way.send(prepared.transaction)]
+    if sum(one.units for one in services.claims.claimable(account)) >= MIN_RELAYED_UNITS:
+        change = {"wallet": wallet, "nonce": str(prepared.nonce), "deadline": prepared.deadline}
+        ways.insert(0, Way.sign(prepared.typed_data, "/payouts/relay", {"relay": change}))
+    paid_to = account if wallet == ZERO_ACCOUNT else wallet
+    terms = [("From now on", full_address(paid_to)), ("Until now", full_address(present))]
+    effect = "All later claims of this account are paid to that wallet, whoever sends them."
+    return propose(request, Proposal("Change the payout wallet", terms, effect, ways))
+
+
+def _wanted(visitor: Visitor, subject: Subject) -> Wanted:
+    return get_wanted(Caller(visitor.account, None, visitor.token), subject)
+
+
+def _rows(page: EarningsPage, *, has_header: bool = False) -> str:
+    text = io.StringIO()
+    rows = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\r\n")
+    if has_header:
+        rows.writeheader()
+    rows.writerows(EarningEntryView.model_validate(entry).csv_row() for entry in page.entries)
+    return text.getvalue()

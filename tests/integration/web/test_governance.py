@@ -1,0 +1,82 @@
+"""A proposal's life through pages, by a voter's wallet on a real chain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.page_guide import Guide
+from tests.support.page_market import page_market
+from tools.local_market import PAYERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Locator, Page
+
+    from backend.chain.local_node import LocalNode
+    from backend.domain.deployment import Deployment
+    from tests.support.page_market import PageMarket
+
+VOTER = PAYERS[1]
+WHY = "Lower the fee to two per cent"
+
+
+@pytest.fixture(scope="module")
+def market(
+    hardhat_node: LocalNode, deployed: Deployment, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PageMarket]:
+    with page_market(hardhat_node, deployed, tmp_path_factory.mktemp("governance") / "home") as found:
+        yield found
+
+
+def sent(page: Page, button: Locator) -> None:
+    """Press the button, send what it proposes with the wallet, and wait until the page shows its effect."""
+    button.click()
+    page.get_by_role("button", name="Send with the wallet").click()
+    row = page.locator("#pending li")
+    expect(row).to_have_attribute("data-state", "right")
+    row.get_by_role("button", name="Dismiss").click()
+
+
+def test_a_voter_changes_the_fee_by_the_guide(page: Page, market: PageMarket) -> None:
+    guide, state, aside = Guide(page, "Voting"), page.locator("#state"), page.get_by_role("complementary")
+    market.enter(page, VOTER)
+    page.goto(market.url)
+    guide.step("Governance").click()
+    expect(aside).to_contain_text("they do not count")
+    guide.step("Delegate").click()
+    guide.step("Send with the wallet").click()
+    expect(aside).not_to_contain_text("they do not count")
+    page.get_by_role("button", name="Dismiss").click()
+    market.market.pass_time(1)  # votes count from the second after
+
+    page.get_by_label("Protocol fee").fill("2")
+    page.get_by_label("Dispute window").fill("900")
+    page.get_by_label("Why").fill(WHY)
+    propose = guide.step("Propose the change")
+    propose.click()
+    expect(page.get_by_role("dialog")).to_contain_text("5 % → 2 %")
+    expect(page.get_by_role("dialog")).to_contain_text("15 min is outside of the bounds")
+    page.get_by_role("button", name="Close").click()
+    page.get_by_label("Dispute window").fill("")
+    sent(page, propose)
+    page.get_by_role("link", name=WHY).click()
+    expect(page.get_by_role("row", name="Protocol fee, of each charge 5 % 2 %")).to_be_visible()
+    expect(state).to_contain_text("would succeed now")
+
+    market.market.pass_time(3)
+    page.reload()
+    sent(page, guide.step("Vote"))
+    expect(state).to_contain_text("The quorum is reached")
+    expect(state).to_contain_text("You have voted.")
+    market.market.pass_time(10)
+    page.reload()
+    sent(page, guide.step("Queue the proposal"))
+    market.market.pass_time(2)
+    sent(page, guide.step("Carry it out"))
+    expect(aside.locator(".tag")).to_have_text("executed")
+    assert market.market.chain.call("Parameters", "current")["feePpm"] == 20_000
+    guide.end()
