@@ -12,19 +12,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAX_TOKENS = 4096
-"""Of prompt and choices together; the activations of longer answers would take too much memory."""
+"""Of a request; the activations of longer answers would take too much memory."""
 
 
 class GradientRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Score the contributions to an answer, at the checkpoint in each of the adapter `folders`.
 
-    The prompt is given as in `inference.protocol.Generate`, the choices by their token ids. After `seconds`
-    the result is of no use. Requests in the background are computed while no others wait.
+    The prompt is given as in `inference.protocol.Generate`, the choices by their token ids. The gradient
+    passes through `num_tokens`: the prompt counts for each choice. After `seconds` the result is of no use.
+    Requests in the background are computed while no others wait.
     """
 
     request_id: str
     folders: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_BLEND_PARTS)]
     choices: Annotated[tuple[tuple[int, ...], ...], Meta(min_length=1)]
+    num_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
     seconds: float
     messages: tuple[Message, ...] = ()
     prompt: str | None = None

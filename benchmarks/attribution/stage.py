@@ -143,12 +143,14 @@ async def _turn(
     requests: Sequence[Generate],
 ) -> Turn:
     async def answer(request: Generate) -> int:
-        token_ids = [token async for chunk in engine.generate(request) for token in chunk.token_ids]
+        chunks = [chunk async for chunk in engine.generate(request)]
+        token_ids = [token for chunk in chunks for token in chunk.token_ids]
         if gradients is not None and request.adapter is not None:
             asked = GradientRequest(
                 request.request_id,
                 (request.adapter.path,),
                 (tuple(token_ids),),
+                chunks[-1].prompt_tokens + len(token_ids),
                 seconds=3600,
                 messages=request.messages,
             )

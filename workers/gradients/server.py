@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from backend.domain.errors import InvalidInput
-from backend.ports.gradients import GradientRequest, GradientScores
+from backend.ports.gradients import MAX_TOKENS, GradientRequest, GradientScores
 from inference.server.frames import FrameTooLargeError, encode_frame, read_frame
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ MAX_WAITING = 1024
 """Requests of all clients that wait; further ones are refused."""
 MAX_GROUP = 16
 """Answers of one adapter that are computed together: its checkpoint is loaded once for them."""
+MAX_GROUP_TOKENS = 4 * MAX_TOKENS
+"""Their tokens: results leave, and the next group begins, once all of a group are computed."""
 
 log = logging.getLogger(__name__)
 _decoder = msgspec.json.Decoder(GradientRequest)
@@ -117,11 +121,16 @@ class GradientServer:
             if not self._waiting:
                 self._is_waiting.clear()
                 continue
-            first = min(self._waiting, key=lambda each: each.request.is_background)
-            group = [each for each in self._waiting if each.goes_with(first)][:MAX_GROUP]
+            group = self._next_group()
             for each in group:
                 self._waiting.remove(each)
-            await self._compute_group(str(first.next_folder), group)
+            await self._compute_group(str(group[0].next_folder), group)
+
+    def _next_group(self) -> list[_Waiting]:
+        first = min(self._waiting, key=lambda each: each.request.is_background)
+        fitting = [each for each in self._waiting if each.goes_with(first)][:MAX_GROUP]
+        num_tokens = list(accumulate(each.request.num_tokens for each in fitting))
+        return fitting[: max(1, bisect_right(num_tokens, MAX_GROUP_TOKENS))]
 
     async def _compute_group(self, folder: str, group: Sequence[_Waiting]) -> None:
         try:

@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class GradientJob:
     """`request`: without id and time, which its sender adds. `positions`: the accepted ones of the version of
-    each folder. `num_tokens`: through which the gradient passes; the prompt counts for each choice.
+    each folder.
     """
 
     request: GradientRequest
     positions: Mapping[VersionId, Sequence[int]]
-    num_tokens: int
 
     @classmethod
     def of(cls, message: Generate, transcript: Transcript, trained: Trained) -> Self:
@@ -37,14 +36,18 @@ class GradientJob:
             request_id="",
             folders=tuple(str(folder) for folder, _ in trained.values()),
             choices=transcript.token_ids,
+            num_tokens=transcript.prompt_tokens * len(transcript.token_ids) + transcript.completion_tokens,
             seconds=0,
             messages=message.messages,
             prompt=message.prompt,
             tools=message.tools,
             reasoning_effort=message.reasoning_effort,
         )
-        num_tokens = transcript.prompt_tokens * len(transcript.token_ids) + transcript.completion_tokens
-        return cls(request, {version: positions for version, (_, positions) in trained.items()}, num_tokens)
+        return cls(request, {version: positions for version, (_, positions) in trained.items()})
+
+    @property
+    def num_tokens(self) -> int:
+        return self.request.num_tokens
 
     def by_version(self, scores: Sequence[Mapping[int, float]]) -> dict[VersionId, dict[int, float]]:
         """Scores of each version's accepted contributions, from those of the folders.

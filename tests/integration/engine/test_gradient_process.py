@@ -75,7 +75,7 @@ def supervisor(spec: EngineProcess) -> Iterator[Supervisor]:
 
 def request(adapter: Path, number: str = "0x1") -> GradientRequest:
     folders, messages = (str(adapter),), (Message("user", "What is a process?"),)
-    return GradientRequest(number, folders, ((5, 6, 7),), seconds=60, messages=messages)
+    return GradientRequest(number, folders, ((5, 6, 7),), 20, seconds=60, messages=messages)
 
 
 @pytest.mark.usefixtures("supervisor")

@@ -23,7 +23,7 @@ OURS = re.compile(r"LORALEDGER_[A-Z0-9_]+")
 NO_SETTINGS = {"LORALEDGER_VERSION"}
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOYMENTS / "compose" / "compose.yaml").read_text())
 DOCKERFILE = Dockerfile(DEPLOYMENTS / "images" / "Dockerfile")
-PROCESSES = {"serve", "index", "send", "settle", "relay", "watch", "engine", "worker"}
+PROCESSES = {"serve", "index", "send", "settle", "relay", "watch", "engine", "worker", "gradients"}
 
 
 def own_services() -> dict[str, Any]:
@@ -41,6 +41,14 @@ def test_only_settings_that_exist_are_named(folder: str) -> None:
 def test_compose_runs_every_process_of_an_installation_once() -> None:
     commands = [command for each in own_services().values() for command in each["command"]]
     assert sorted(commands) == sorted(PROCESSES)
+
+
+def test_only_the_gradient_process_waits_until_it_is_asked_for() -> None:
+    optional = {name: each["profiles"] for name, each in own_services().items() if "profiles" in each}
+    assert optional == {"gradients": ["gradients"]}
+    values = yaml.safe_load((DEPLOYMENTS / "chart" / "values.yaml").read_text())
+    assert values["gradients"] is False
+    assert "gradients" in values["resources"]
 
 
 def test_processes_in_compose_cannot_write_outside_their_volume_or_gain_rights() -> None:
@@ -93,7 +101,7 @@ def test_the_chart_names_the_images_commands_and_version_of_this_project() -> No
     chart = yaml.safe_load((DEPLOYMENTS / "chart" / "Chart.yaml").read_text())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert chart["appVersion"] == version
-    assert set(values["processes"]) | {"serve", "engine", "worker"} == PROCESSES
+    assert set(values["processes"]) | {"serve", "engine", "worker", "gradients"} == PROCESSES
     named = {values["images"][name] for name in ("server", "engine", "worker")}
     assert named == {each["image"].partition(":")[0] for each in own_services().values()}
 

@@ -67,13 +67,13 @@ def adapter(trained: Path, tmp_path: Path) -> Path:
 
 def answers(scorer: Scorer) -> list[Answer]:
     requests = [
-        GradientRequest("", ("unused",), choices, 1.0, messages=(Message("user", text),))
+        GradientRequest("", ("unused",), choices, 9, 1.0, messages=(Message("user", text),))
         for text, choices in (
             ("What is 3?", ((11, 12, 13), (14, 15))),
             ("Say something much longer than the others", ((21, 22, 23, 24),)),
         )
     ]
-    raw = GradientRequest("", ("unused",), ((31, 32),), 1.0, prompt="once upon a time")
+    raw = GradientRequest("", ("unused",), ((31, 32),), 9, 1.0, prompt="once upon a time")
     return [scorer.answer(request) for request in [*requests, raw]]
 
 
@@ -109,7 +109,7 @@ def test_the_same_answers_have_the_same_scores_again(scorer: Scorer, trained: Pa
 
 def test_a_prompt_that_the_template_refuses_is_an_error_of_its_request(scorer: Scorer) -> None:
     with pytest.raises(InvalidInput):
-        scorer.answer(GradientRequest("", ("unused",), ((1,),), 1.0))
+        scorer.answer(GradientRequest("", ("unused",), ((1,),), 9, 1.0))
 
 
 @pytest.mark.parametrize(

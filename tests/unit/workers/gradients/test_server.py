@@ -84,7 +84,7 @@ def request(
 ) -> GradientRequest:
     choices = ((7,) * tokens,)
     return GradientRequest(
-        name, folders or ("one",), choices, seconds, prompt=prompt, is_background=is_background
+        name, folders or ("one",), choices, tokens, seconds, prompt=prompt, is_background=is_background
     )
 
 
@@ -109,6 +109,25 @@ async def test_answers_of_one_adapter_are_computed_together(scorer: ScriptedScor
         scorer.goes_on.set()
         await asyncio.gather(first, *rest)
     assert sorted(scorer.groups) == [("adapter 0", 4), ("adapter 1", 4), ("zero", 1)]
+
+
+async def test_a_group_is_bounded_by_answers_and_by_tokens(
+    scorer: ScriptedScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_GROUP", 3)
+    monkeypatch.setattr(server_module, "MAX_GROUP_TOKENS", 10)
+    scorer.goes_on.clear()
+    async with served(scorer, tmp_path / "s") as (_, client):
+        first = asyncio.create_task(client.scores(request("first", "zero")))
+        await asyncio.to_thread(scorer.is_computing.wait)
+        rest = [
+            asyncio.create_task(client.scores(request(str(number), tokens=tokens)))
+            for number, tokens in enumerate((99, 6, 4, 1, 1, 1, 1))
+        ]
+        await until_waiting(client, 8)
+        scorer.goes_on.set()
+        await asyncio.gather(first, *rest)
+    assert [count for _, count in scorer.groups] == [1, 1, 2, 3, 1]
 
 
 async def test_answers_in_the_background_wait_for_all_others(scorer: ScriptedScorer, tmp_path: Path) -> None:
