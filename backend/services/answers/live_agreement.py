@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 MAX_HELD = 8192
 """Answers that wait for their block, for each API process."""
-MAX_HELD_TOKENS = 1 << 20
-"""Their tokens together, prompts included: some tens of megabytes."""
+MAX_HELD_NUMBERS = 1 << 20
+"""Their tokens and scores together, prompts included: a hundred megabytes at most."""
 HELD_SECONDS = 3600
 """Longest time for which a prompt is held."""
 COMMITTED_SECONDS = 60
@@ -52,20 +52,17 @@ POLL_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Held:
-    """An answer whose block is not known yet. `scores`: by the default method. `agreements`: in ppm, once the
-    gradient stage has scored the answer; the job is not needed any more then.
+    """An answer whose block is not known yet: its job and its scores by the default method, or, once the
+    gradient stage has scored it, the agreements in ppm.
     """
 
     served_at: int
-    scores: Mapping[VersionId, Mapping[int, float]]
+    num_numbers: int
     job: GradientJob | None
-    agreements: Mapping[VersionId, int | None] | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        return 0 if self.job is None else self.job.num_tokens
+    scores: Mapping[VersionId, Mapping[int, float]]
+    agreements: Mapping[VersionId, int | None] = field(default_factory=dict)
 
 
 class LiveAgreements:
@@ -85,7 +82,7 @@ class LiveAgreements:
         self._db, self._block, self._gradients = db, block, gradients
         self._rate_ppm, self._clock = rate_ppm, clock
         self._held: dict[Hash32, _Held] = {}
-        self._num_tokens = 0
+        self._num_numbers = 0
         self._num_refused = 0
 
     def hold(
@@ -99,19 +96,20 @@ class LiveAgreements:
         """
         if not self._rate_ppm or job.num_tokens > MAX_TOKENS:
             return
-        if len(self._held) >= MAX_HELD or self._num_tokens + job.num_tokens > MAX_HELD_TOKENS:
+        num_numbers = job.num_tokens + sum(map(len, scores.values()))
+        if len(self._held) >= MAX_HELD or self._num_numbers + num_numbers > MAX_HELD_NUMBERS:
             self._num_refused += 1
             return
-        self._held[charged.response_hash] = _Held(charged.served_at, scores, job)
-        self._num_tokens += job.num_tokens
+        self._held[charged.response_hash] = _Held(charged.served_at, num_numbers, job, scores)
+        self._num_numbers += num_numbers
 
     def add_scores(self, answer: Hash32, gradient: Mapping[VersionId, Mapping[int, float]]) -> None:
         """The gradient stage's scores of an answer, by its response hash."""
         held = self._held.get(answer)
         if held is not None:
-            held.agreements = _agreements(held, gradient)
-            self._num_tokens -= held.num_tokens
-            held.job = None
+            agreements = _agreements(held.scores, gradient)
+            self._num_numbers -= held.num_numbers
+            self._held[answer] = _Held(held.served_at, 0, None, {}, agreements)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -158,17 +156,18 @@ class LiveAgreements:
                     self._drop(answer)
 
     def _drop(self, answer: Hash32) -> None:
-        self._num_tokens -= self._held.pop(answer).num_tokens
+        self._num_numbers -= self._held.pop(answer).num_numbers
 
     async def _measure(self, answer: Hash32, held: _Held) -> None:
         try:
+            agreements = held.agreements
             if held.job is not None:
-                held.agreements = await self._computed(answer, held, held.job)
-            await asyncio.to_thread(self._store, answer, held.agreements or {})
+                agreements = await self._compute(answer, held, held.job)
+            await asyncio.to_thread(self._store, answer, agreements)
         except (TimeoutError, DomainError) as error:
             log.warning("the live agreement of answer %s is missing: %s", answer, error or "out of time")
 
-    async def _computed(self, answer: Hash32, held: _Held, job: GradientJob) -> dict[VersionId, int | None]:
+    async def _compute(self, answer: Hash32, held: _Held, job: GradientJob) -> dict[VersionId, int | None]:
         if held.served_at < self._now() - HELD_SECONDS:
             raise TimeoutError
         request = replace(
@@ -176,7 +175,7 @@ class LiveAgreements:
         )
         async with asyncio.timeout(GRADIENT_SECONDS):
             scores = await self._gradients.scores(request)
-        return _agreements(held, job.by_version(scores))
+        return _agreements(held.scores, job.by_version(scores))
 
     def _now(self) -> int:
         return int(self._clock().timestamp())
@@ -252,6 +251,6 @@ def first_block_after(
 
 
 def _agreements(
-    held: _Held, gradient: Mapping[VersionId, Mapping[int, float]]
+    scores: Mapping[VersionId, Mapping[int, float]], gradient: Mapping[VersionId, Mapping[int, float]]
 ) -> dict[VersionId, int | None]:
-    return {version: agreement_ppm(held.scores[version], found) for version, found in gradient.items()}
+    return {version: agreement_ppm(scores[version], found) for version, found in gradient.items()}

@@ -173,7 +173,7 @@ async def test_what_ranks_nothing_where_the_gradient_does_agrees_by_chance(
     assert await process.run() == LiveAgreement(1, 1, 0, 0)
 
 
-@pytest.mark.parametrize("fault", ["process", "nan", "none", "room", "tokens"])
+@pytest.mark.parametrize("fault", ["process", "nan", "none", "room", "numbers"])
 async def test_a_sample_that_is_lost_is_missing(
     installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -183,7 +183,7 @@ async def test_a_sample_that_is_lost_is_missing(
     elif fault in {"nan", "none"}:
         process.gradients.scored = {0: math.nan, 1: 1.0} if fault == "nan" else {}
     else:
-        limit = {"room": "MAX_HELD", "tokens": "MAX_HELD_TOKENS"}[fault]
+        limit = {"room": "MAX_HELD", "numbers": "MAX_HELD_NUMBERS"}[fault]
         monkeypatch.setattr(live_agreement, limit, 0)
     await process.answer()
     mined(installation)
@@ -386,4 +386,4 @@ async def test_only_what_the_stage_has_not_scored_is_computed_again(
     mined(installation)
     assert await process.run() == LiveAgreement(1, 1, 0, PPM)
     assert (len(stage.requests), len(process.gradients.requests)) == (1, int(fails))
-    assert process.sampling._num_tokens == 0
+    assert process.sampling._num_numbers == 0
