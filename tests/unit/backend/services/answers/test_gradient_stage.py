@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.attribution import GRADIENT_METHOD, shares_from_scores
+from backend.domain.denials import ModelWithheld, Reason
 from backend.domain.errors import Unavailable
 from backend.domain.serving import NewCharge
 from backend.services.answers import gradient_stage
@@ -143,6 +144,23 @@ async def test_a_stage_that_takes_too_long_leaves_the_fallback(installation: Scr
     (stored,) = await until_signed(installation)
     gradients.answers.set()
     assert stored.signed.method == FALLBACK
+
+
+async def test_a_version_that_is_taken_down_while_its_charge_waits_has_its_receipt(
+    installation: ScriptedInstallation, gradients: FakeGradients
+) -> None:
+    gradients.answers.clear()
+    charged = (await answered(installation)).final.charged
+    assert isinstance(charged, NewCharge)
+    record = installation.catalogue.record(installation.version)
+    taken = installation.denials.take_down(record, Reason.LEGAL)
+    assert installation.denials.drop_copies(taken)
+    gradients.error = Unavailable("the folder is gone")
+    gradients.answers.set()
+    (stored,) = await until_signed(installation)
+    assert (stored.signed.method, stored.signed.slices) == (FALLBACK, charged.fallback.slices)
+    with pytest.raises(ModelWithheld):
+        await answered(installation)
 
 
 async def test_a_shutdown_signs_what_waits(
