@@ -75,6 +75,11 @@ class ChainStore:
         row = self._session.get(t.SnapshotRow, snapshot)
         return None if row is None else _snapshot(row)
 
+    def snapshots_of(self, datanet: DatanetId) -> list[Snapshot]:
+        row = t.SnapshotRow
+        query = select(row).filter_by(datanet=datanet).order_by(row.block_number, row.log_index)
+        return [_snapshot(found) for found in self._session.scalars(query)]
+
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
         row = self._session.get(t.SnapshotRow, snapshot)
         if row is None or not 0 <= index < row.count or not _is_accepted(row, index):

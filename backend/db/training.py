@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 
 from backend.db.paging import newest_first
 from backend.db.tables.training import TrainingEventRow, TrainingJobRow
@@ -104,13 +104,24 @@ class TrainingStore:
         self._session.flush()
         return _event(row)
 
-    def events(self, job_id: str, after: int, limit: int | None, kind: str | None = None) -> list[JobEvent]:
+    def events(
+        self, job_id: str, after: int, limit: int | None, kinds: Collection[str] | None = None
+    ) -> list[JobEvent]:
         """Events with `seq` above `after`, in order."""
         query = select(TrainingEventRow).filter_by(job_id=job_id).where(TrainingEventRow.seq > after)
-        if kind is not None:
-            query = query.filter_by(kind=kind)
+        if kinds is not None:
+            query = query.where(TrainingEventRow.kind.in_(kinds))
         rows = self._session.scalars(query.order_by(TrainingEventRow.seq).limit(limit))
         return [_event(row) for row in rows]
+
+    def sampled_events(self, job_id: str, kind: str, count: int) -> list[JobEvent]:
+        """About `count` events of a kind, evenly distributed, and the last one; in order."""
+        row = TrainingEventRow
+        of_kind = (row.job_id == job_id, row.kind == kind)
+        num, last = self._session.execute(select(func.count(), func.max(row.seq)).where(*of_kind)).one()
+        chosen = or_(row.seq % max(1, num // count) == 0, row.seq == last)
+        rows = self._session.scalars(select(row).where(*of_kind, chosen).order_by(row.seq))
+        return [_event(found) for found in rows]
 
 
 def _columns(job: TrainingJob) -> dict[str, Any]:

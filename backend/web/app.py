@@ -16,11 +16,14 @@ from backend.web.views import (
     adapter,
     catalogue,
     channel,
+    datanets,
     earnings,
     governance,
+    jobs,
     receipt,
     sign_in,
     transactions,
+    uploads,
 )
 from backend.web.visitor import Cookies, admit
 
@@ -31,7 +34,20 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 log = logging.getLogger(__name__)
-VIEWS = (catalogue, adapter, receipt, sign_in, transactions, account, channel, earnings, governance)
+VIEWS = (
+    catalogue,
+    adapter,
+    receipt,
+    datanets,
+    uploads,
+    jobs,
+    account,
+    channel,
+    earnings,
+    governance,
+    transactions,
+    sign_in,
+)
 SCRIPT = f"{assets.BUILT}/page.js"
 
 

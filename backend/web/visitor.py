@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
-from backend.api.deps import ServicesDep, get_rate_limits
+from backend.api.deps import Caller, ServicesDep, get_rate_limits
 from backend.domain.errors import Forbidden, Unauthenticated
 from backend.domain.ids import Account
 
@@ -33,6 +33,11 @@ class Visitor:
 
     account: Account
     token: str
+
+    @property
+    def caller(self) -> Caller:
+        """As the API's endpoint functions take it."""
+        return Caller(self.account, None, self.token)
 
 
 @dataclass(frozen=True, slots=True)

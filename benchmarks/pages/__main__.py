@@ -1,7 +1,7 @@
 """Measures the pages: `python -m benchmarks.pages [--json] [--adapters N] [--screens FOLDER]`.
 
-A real server process with a seeded database; Chromium on this machine. Figures are the worst of the
-catalogue, an adapter and a receipt, over light and dark, desktop and phone. `first_page_kb` is what a first
+A real server process with a seeded database; Chromium on this machine, signed in. Figures are the worst of
+all pages, over light and dark, desktop and phone. `first_page_kb` is what a first
 visit transfers, headers included. Times are from request to response on loopback, one request after another.
 """
 
@@ -38,8 +38,8 @@ START_SECONDS = 120.0
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder, _serving(Path(folder) / "home", options.adapters) as served:
-        url, paths = served
-        report = _measure(url, paths, options.repeats, options.screens)
+        url, seeded = served
+        report = _measure(url, seeded, options.repeats, options.screens)
     report["adapters"] = options.adapters
     if options.json:
         sys.stdout.write(json.dumps(report) + "\n")
@@ -48,12 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(url: str, paths: dict[str, str], repeats: int, screens: Path | None) -> dict[str, Any]:
+def _measure(url: str, seeded: market.SeededPages, repeats: int, screens: Path | None) -> dict[str, Any]:
+    paths, session = seeded.paths, seeded.session
     if screens is not None:
         screens.mkdir(parents=True, exist_ok=True)
-    times = server_times([url + path for path in paths.values()], repeats)
+    times = server_times([url + path for path in paths.values()], session, repeats)
     with chromium() as browser:
-        visits = {name: visit(browser, url + path, screens, name) for name, path in paths.items()}
+        visits = {name: visit(browser, url + path, session, screens, name) for name, path in paths.items()}
     figures = {
         "first_page_kb": max(one.kilobytes for one in visits.values()),
         "server_ms_p50_1000_adapters": max(percentile(values, 50) for values in times.values()),
@@ -81,7 +82,7 @@ def _measure(url: str, paths: dict[str, str], repeats: int, screens: Path | None
 
 
 @contextmanager
-def _serving(home: Path, num_adapters: int) -> Iterator[tuple[str, dict[str, str]]]:
+def _serving(home: Path, num_adapters: int) -> Iterator[tuple[str, market.SeededPages]]:
     """A seeded installation's API process: its URL, and the paths of the measured pages."""
     api_market.create_home(home)
     settings = api_market.build_settings(home, api_port=free_port())
@@ -97,7 +98,7 @@ def _serving(home: Path, num_adapters: int) -> Iterator[tuple[str, dict[str, str
         try:
             url = f"http://{settings.api_host}:{settings.api_port}"
             _wait(url, home / "log")
-            yield url, seeded.paths
+            yield url, seeded
         finally:
             process.kill()
             process.wait()

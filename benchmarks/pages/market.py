@@ -26,6 +26,7 @@ from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, own_rec
 from backend.domain.serving import NewReceipt
 from backend.domain.split import charge
 from benchmarks.api import chain_events, market
+from benchmarks.pages import work
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import UnitOfWork
@@ -72,9 +73,10 @@ loss = evaluate(model, held_out)
 
 @dataclass(frozen=True, slots=True)
 class SeededPages:
-    """Paths of the measured pages, by name."""
+    """Paths of the measured pages, by name, and the cookie of the account that reads them."""
 
     paths: dict[str, str]
+    session: str
 
 
 def seed(installation: Installation, num_adapters: int) -> SeededPages:
@@ -87,8 +89,11 @@ def seed(installation: Installation, num_adapters: int) -> SeededPages:
             _describe(tx, number, record)
         _pay(tx, installation.operator.account, records)
         receipt = _answered(installation, tx, records[0])
+        works = work.seed(installation, tx, records[0].snapshots[0])
+        session = work.session(installation, tx)
     adapter = f"/m/{records[0].creator}/{records[0].name}"
-    return SeededPages({"catalogue": "/", "adapter": adapter, "receipt": f"/r/{receipt}"})
+    paths = {"catalogue": "/", "adapter": adapter, "receipt": f"/r/{receipt}"}
+    return SeededPages(paths | works, session)
 
 
 def _pay(tx: UnitOfWork, operator: Account, records: list[VersionRecord]) -> None:

@@ -29,6 +29,9 @@ new PerformanceObserver((list) => {
 }).observe({ type: "layout-shift", buffered: true });
 """
 WARM_UP = 5
+SETTLE_MS = 500
+"""Time after loading in which scripts may change a page."""
+COOKIE = "loraledger_session"
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ class Visits:
     violations: Counter[str] = field(default_factory=Counter)
 
 
-def visit(browser: Browser, url: str, screens: Path | None = None, name: str = "") -> Visits:
+def visit(browser: Browser, url: str, session: str, screens: Path | None = None, name: str = "") -> Visits:
     """Visit a page for the first time in each scheme and size. `screens`: folder for pictures of it."""
     found = Visits()
     for scheme in SCHEMES:
@@ -49,6 +52,7 @@ def visit(browser: Browser, url: str, screens: Path | None = None, name: str = "
             context = browser.new_context(
                 color_scheme=scheme, viewport={"width": width, "height": height}, reduced_motion="reduce"
             )
+            context.add_cookies([{"name": COOKIE, "value": session, "url": url}])
             context.add_init_script(SHIFT)
             context.add_init_script(path=AXE)
             _visit(context.new_page(), url, found)
@@ -71,7 +75,8 @@ def _visit(page: Page, url: str, found: Visits) -> None:
 
     session.on("Network.loadingFinished", count)
     session.send("Network.enable")
-    page.goto(url, wait_until="networkidle")
+    page.goto(url)
+    page.wait_for_timeout(SETTLE_MS)  # a page that follows a job's events is never idle
     report = page.evaluate("() => axe.run()")
     found.violations.update(
         f"{one['id']} at {node['target']}" for one in report["violations"] for node in one["nodes"]
@@ -80,10 +85,11 @@ def _visit(page: Page, url: str, found: Visits) -> None:
     found.layout_shift = max(found.layout_shift, float(page.evaluate("() => window.layoutShift")))
 
 
-def server_times(urls: Sequence[str], repeats: int) -> dict[str, list[float]]:
+def server_times(urls: Sequence[str], session: str, repeats: int) -> dict[str, list[float]]:
     """Milliseconds of each request, one after another, without compression's saving for the client."""
     times: dict[str, list[float]] = {url: [] for url in urls}
-    with httpx.Client(headers={"accept": "text/html", "accept-encoding": "gzip"}) as client:
+    headers = {"accept": "text/html", "accept-encoding": "gzip"}
+    with httpx.Client(headers=headers, cookies={COOKIE: session}) as client:
         for number in range(WARM_UP + repeats):
             for url in urls:
                 started = time.perf_counter()

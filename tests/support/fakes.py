@@ -120,6 +120,9 @@ class FakeChainView:
     def contributions(self, datanet: DatanetId) -> list[Contribution]:
         return [known for known in self.recorded if known.datanet == datanet]
 
+    def snapshots_of(self, datanet: DatanetId) -> list[Snapshot]:
+        return [known for known in self.snapshots.values() if known.datanet == datanet]
+
     def contribution_with(self, datanet: DatanetId, content_hash: Hash32) -> Contribution | None:
         found = (known for known in self.contributions(datanet) if known.content_hash == content_hash)
         return next(found, None)
@@ -379,6 +382,7 @@ class FakeChain:
             "getVotes": 0,
             "hashProposal": 1 << 255,
             "quorum": 3,
+            "hasRole": (args[-1:] == (some_key("curator").account,), 0),
             "previewSnapshot": (some_hash(f"preview {args}"), some_hash("bits")),
             "state": 1,
         }

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from backend.domain.contribution import Copy
     from backend.domain.dataset import Defect
     from backend.domain.ids import Account, DatanetId
+    from backend.domain.registries import Contribution
     from backend.ports.chain import Chain
     from backend.ports.storage import BlobStore
     from backend.services.contribute.check_upload import UploadCheck
@@ -144,6 +145,14 @@ class Contributions:
         """
         with self._db.read() as tx:
             return tx.contributions.find(account, datanet, limit, after)
+
+    def report_of(self, recorded: Contribution) -> Report | None:
+        """Report of a recorded contribution; None if it is of none of its contributor's latest 100 uploads
+        to the datanet here.
+        """
+        uploads = self.find(recorded.contributor, recorded.datanet)
+        reports = (upload.report for upload in uploads)
+        return next((one for one in reports if one.content_hash == recorded.content_hash), None)
 
     def content(self, upload_id: str) -> Iterator[bytes]:
         """The canonical rows. Errors: `NotFound`, also if they are deleted; those of `BlobStore.open`."""

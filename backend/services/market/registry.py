@@ -11,6 +11,7 @@ from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import ascii_word, record_argument, to_hash
 from backend.domain.receipt import check_name
 from backend.domain.transactions import TransactionState
+from backend.services.contribute.published import DESCRIPTION_FILE, MAX_DESCRIPTION_BYTES
 from backend.services.contribute.terms import TERMS_FILE, terms_file
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 DATASETS = "DatasetRegistry"
 ADAPTERS = "AdapterRegistry"
-DESCRIPTION_FILE = "README.md"
-MAX_DESCRIPTION_BYTES = 64 << 10
+ACCESS = "AccessManager"
+CURATOR_ROLE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,19 @@ class Registry:
         with self._db.read() as tx:
             return tx.chain.contributions(datanet)
 
+    def contribution(self, datanet: DatanetId, content_hash: Hash32) -> Contribution:
+        """A recorded contribution. Errors: `NotFound`."""
+        with self._db.read() as tx:
+            found = tx.chain.contribution_with(datanet, content_hash)
+        if found is None:
+            raise NotFound(f"Datanet {datanet} has no contribution {content_hash}.", param="content_hash")
+        return found
+
+    def is_curator(self, account: Account) -> bool:
+        """Whether the registry lets the account review contributions now."""
+        is_member, _delay = self._chain.call(ACCESS, "hasRole", CURATOR_ROLE, account)
+        return bool(is_member)
+
     def prepare_review(
         self, curator: Account, datanet: DatanetId, content_hash: Hash32, reason: ReviewReason
     ) -> PreparedTransaction:
@@ -83,10 +97,7 @@ class Registry:
 
         The first acceptance gives it its index. Raises NotFound, and Reverted if `curator` is not a curator.
         """
-        with self._db.read() as tx:
-            found = tx.chain.contribution_with(datanet, content_hash)
-        if found is None:
-            raise NotFound(f"Datanet {datanet} has no contribution {content_hash}.", param="content_hash")
+        found = self.contribution(datanet, content_hash)
         reviews = [decision(found.content_hash, reason)]
         return self._chain.prepare(DATASETS, "review", str(datanet), reviews, sender=curator)
 

@@ -14,6 +14,7 @@ from backend.domain.training import (
 )
 from backend.services.train.options import parse_config
 from backend.services.train.parents import check_parent
+from backend.services.train.progress import Progress, read_progress
 from backend.services.train.transitions import enqueue, finish, require_job, utc_now
 
 if TYPE_CHECKING:
@@ -83,7 +84,13 @@ class Training:
         """The job's checkpoint events, newest first. Errors: `NotFound`."""
         with self._db.read() as tx:
             require_job(tx.training.get(job_id), job_id)
-            return tx.training.events(job_id, 0, None, "checkpoint")[::-1]
+            return tx.training.events(job_id, 0, None, {"checkpoint"})[::-1]
+
+    def progress(self, job_id: str) -> Progress:
+        """Errors: `NotFound`."""
+        with self._db.read() as tx:
+            require_job(tx.training.get(job_id), job_id)
+            return read_progress(tx, job_id)
 
     def cancel(self, job_id: str, account: Account) -> TrainingJob:
         """Cancel a job; its worker stops within a heartbeat. Idempotent.

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from tests.integration.api.conftest import api, installation, server, url
+from tests.integration.api.conftest import Api, api, installation, server, tokens, url
 from tools.browser import chromium
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, Page
+
+    from backend.chain.keys import LocalSigner
 
 expect.set_options(timeout=20_000)  # creating a key takes seconds on a busy machine
 __all__ = ["api", "installation", "server", "url"]
@@ -42,3 +44,15 @@ def page(browser: Browser, reports: list[str]) -> Iterator[Page]:
     yield opened
     context.close()
     assert reports == []
+
+
+def enter(page: Page, api: Api, signer: LocalSigner) -> None:
+    """Sign the page's browser in."""
+    found = tokens(api.url, signer)
+    kept = f"{found['token']}.{found['refresh_token']}"
+    page.context.add_cookies([{"name": "loraledger_session", "value": kept, "url": api.url}])
+
+
+@pytest.fixture
+def as_payer(page: Page, api: Api) -> None:
+    enter(page, api, api.installation.payer)

@@ -17,8 +17,11 @@ from backend.domain.governance import Proposal
 from backend.domain.hashing import licence_word
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet
+from backend.domain.training import About, ImportedAdapter
 from backend.web.markdown import TAGS
 from tests.integration.api.conftest import tokens
+from tests.integration.api.test_fine_tuning import SNAPSHOT
+from tests.integration.web.conftest import enter
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -62,14 +65,50 @@ def publish(api: Api) -> str:
     installation.view.recorded = [
         replace(one, licence=licence_word(SCRIPT[:31]), reason=255) for one in installation.view.recorded
     ]
-    installation.view.datanets = lambda: [hostile_datanet()]  # type: ignore[method-assign]
-    installation.view.datanet = lambda _: hostile_datanet()  # type: ignore[method-assign]
+    known = hostile_datanet(api)
+    installation.view.datanets = lambda: [known]  # type: ignore[method-assign]
+    installation.view.datanet = lambda _: known  # type: ignore[method-assign]
     installation.descriptions.refresh()
     return f"/m/{version}"
 
 
-def hostile_datanet() -> Datanet:
-    return Datanet(DatanetId(7), some_account("curator"), TEXT, some_hash("terms"), 4)
+def hostile_datanet(api: Api) -> Datanet:
+    folder = api.installation.blobs.add_folder({"README.md": CARD.encode()})
+    return Datanet(DatanetId(7), some_account("curator"), TEXT, cid_digest(folder), 4)
+
+
+def record_rows(api: Api) -> None:
+    """A contribution with hostile rows, as another operator may record it."""
+    rows = api.installation.blobs.add_folder({"data.jsonl": TEXT.encode() + b"\n\xff\n" + CARD.encode()})
+    view = api.installation.view
+    view.recorded.append(
+        replace(view.recorded[0], content_hash=some_hash("rows"), cid_digest=cid_digest(rows), index=None)
+    )
+
+
+def upload(api: Api) -> str:
+    """An upload with hostile texts in its name, field names and rows; its page's path."""
+    content = json.dumps({"prompt": 1, TEXT: TEXT}).encode() + b"\n" + TEXT.encode()
+    payer, contributions = api.installation.payer.account, api.installation.services.contributions
+    made = contributions.upload(payer, DatanetId(7), TEXT[:100], [content], "MIT")
+    return f"/u/{made.id}?transfer={quote(TEXT[:60])}"
+
+
+def train(api: Api) -> list[str]:
+    """Jobs with hostile texts; their pages' paths."""
+    installation = api.installation
+    now = installation.clock()
+    job = installation.services.training.create(installation.payer.account, SNAPSHOT, {"max_length": 16})
+    nearest = {"version": TEXT, "creator": installation.operator, "cosine": 0.95, "is_copy": True}
+    screening = {"risk": {"score": 1, "by": TEXT}, "nearest": nearest, "num_compared": 1, "num_unknown": 0}
+    imported = ImportedAdapter(TEXT, {TEXT: TEXT}, About(TEXT, (TEXT,), TEXT))
+    other = replace(job, id="adapter-hostile", imported=imported, payment=None)
+    with installation.database.begin() as tx:
+        tx.training.add(other)
+        for one in (job, other):
+            tx.training.add_event(one.id, "screening", {"message": TEXT, **screening}, now)
+            tx.training.add_event(one.id, "failed", {"code": TEXT, "message": TEXT}, now)
+    return [f"/jobs/{job.id}", f"/jobs/imports/{other.id}"]
 
 
 def describe(api: Api) -> None:
@@ -93,8 +132,17 @@ def session_of(api: Api) -> dict[str, str]:
 def hostile_paths(api: Api) -> list[str]:
     describe(api)
     text = quote(TEXT, safe="")
+    published = publish(api)
+    record_rows(api)
     return [
-        publish(api),
+        published,
+        "/datanets",
+        "/d/7",
+        f"/d/7/c/{some_hash('rows')}",
+        upload(api),
+        *train(api),
+        f"/jobs?snapshot={text}&model={text}",
+        *(f"/{place}/{text}" for place in ("d", "u", "jobs", "jobs/imports")),
         *("/account", "/governance", "/governance/7", f"/earnings/receipts/{text}"),
         "/",
         f"/?q={quote(SCRIPT)}",
@@ -156,8 +204,7 @@ def test_a_card_has_links_and_structure_alone(api: Api) -> None:
 def test_a_browser_runs_none_of_it(page: Page, api: Api, reports: list[str]) -> None:
     requested: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
-    for name, value in session_of(api).items():
-        page.context.add_cookies([{"name": name, "value": value, "url": api.url}])
+    enter(page, api, api.installation.payer)
     for path in hostile_paths(api):
         page.goto(api.url + path)
         assert page.evaluate(f"window.{MARK}") is None, path

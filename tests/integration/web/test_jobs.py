@@ -1,0 +1,96 @@
+"""The creator's way through the pages: estimate, training with a live curve, the result, cancelling."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from backend.domain.ids import DatanetId
+from backend.domain.registries import Datanet
+from backend.domain.training import Step
+from backend.services.train.leases import Leases
+from tests.integration.api.test_fine_tuning import NUM_ROWS
+from tests.support.market import some_account, some_hash
+from tests.support.page_guide import Guide
+from tests.unit.workers.support import DATASET, RESULT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from tests.integration.api.conftest import Api
+
+CID = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
+
+
+@pytest.fixture
+def leases(api: Api) -> Leases:
+    api.installation.record_rows(NUM_ROWS)
+    known = Datanet(DatanetId(7), some_account("curator"), "docs", some_hash("terms"), 4)
+    api.installation.view.datanet_list.append(known)
+    return Leases(api.installation.db, api.installation.payments, api.installation.clock)
+
+
+def start_job(guide: Guide, page: Page, api: Api) -> str:
+    """As the guide says; returns the job's id."""
+    page.goto(f"{api.url}/d/7")
+    guide.step("Train on it").click()
+    page.get_by_label("Epochs", exact=True).fill("1")
+    page.get_by_label("Tokens of a row").fill("51")
+    guide.step("Estimate cost and time").click()
+    expect(page.locator("#estimate mark").first).to_be_visible()
+    expect(page.locator("#estimate")).to_contain_text("is reserved until the job ends")
+    guide.step("Start training").click()
+    page.wait_for_url("**/jobs/ftjob-*")
+    return page.url.rpartition("/")[2]
+
+
+def test_a_job_is_estimated_started_followed_and_ends_with_a_result(
+    page: Page, api: Api, as_payer: None, leases: Leases
+) -> None:
+    guide = Guide(page, "Training an adapter")
+    job = start_job(guide, page, api)
+    expect(page.get_by_text("appears with the first step")).to_be_visible()
+    held = leases.acquire(job, Step.VALIDATE)
+    assert held is not None
+    leases.complete_validation(held, DATASET)
+    held = leases.acquire(job, Step.TRAIN)
+    assert held is not None
+    leases.record_event(held, "eval", {"model": "base", "loss": 3.0, "perplexity": 20.0})
+    for step in (1, 2):
+        pace = {"tokens_per_second": 400.0, "eta_seconds": 90.0, "num_steps": 4}
+        leases.record_event(held, "progress", {"step": step, "loss": 3.0 / step, **pace})
+    expect(page.get_by_role("heading", name="Step 2 of 4")).to_be_visible()
+    expect(page.get_by_text("about 2 minutes left")).to_be_visible()
+    curve = page.locator("#live svg[role=img]")
+    expect(curve).to_have_attribute("aria-label", "Loss by step: training 1.500, held out 3.000")
+    leases.complete_training(held, replace(RESULT, metrics={**RESULT.metrics, "num_trained_tokens": 60}))
+    held = leases.acquire(job, Step.PUBLISH)
+    assert held is not None
+    screening = {"message": "Compared with 1 version.", "risk": None, "nearest": None}
+    leases.record_event(held, "screening", {**screening, "num_compared": 1, "num_unknown": 0})
+    leases.complete_publication(held, CID)  # type: ignore[arg-type]
+    expect(page.get_by_role("heading", name="Against its base")).to_be_visible()
+    expect(page.get_by_role("link", name="receipt")).to_be_visible()
+    page.get_by_label("Name").fill("poems")
+    guide.step("Register").click()
+    guide.end()
+    proposal = page.locator("#transaction")
+    expect(proposal.get_by_role("heading")).to_have_text("Register poems")
+    expect(proposal).to_contain_text("Contributors get50 %")
+
+
+def test_a_cancelled_job_costs_nothing(page: Page, api: Api, as_payer: None, leases: Leases) -> None:
+    start_job(Guide(page, "Training an adapter"), page, api)
+    page.get_by_role("button", name="Cancel the job").click()
+    expect(page.get_by_text("nothing was charged")).to_be_visible()
+    page.goto(f"{api.url}/jobs")
+    expect(page.locator("#jobs + table tbody tr")).to_contain_text("cancelled")
+
+
+def test_signed_out_visitors_learn_what_to_do(api: Api) -> None:
+    assert "Sign in to train" in httpx.get(f"{api.url}/jobs").text
+    assert httpx.get(f"{api.url}/jobs/ftjob-none").status_code == 404
