@@ -57,7 +57,12 @@ def check_chart(folder: Path) -> list[str]:
     ]
     variants = (
         {},
-        {"settings": SETTINGS, "processes": ["index"], "home": {"size": "1Gi", "storageClassName": "fast"}},
+        {
+            "settings": SETTINGS,
+            "processes": ["index"],
+            "gradients": True,
+            "home": {"size": "1Gi", "storageClassName": "fast"},
+        },
     )
     for values, version in itertools.product(variants, KUBERNETES):
         for name, text in render(folder, REQUIRED | values).items():

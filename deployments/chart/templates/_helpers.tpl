@@ -36,3 +36,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
       mountPath: /tmp
   resources: {{ .resources | toJson }}
 {{- end -}}
+
+{{/* Probes of a process that listens on the socket of this name. */}}
+{{- define "loraledger.socketProbes" -}}
+{{- $connect := printf "import socket; socket.socket(socket.AF_UNIX).connect('/var/lib/loraledger/run/%s.sock')" . -}}
+startupProbe:
+  exec:
+    command: {{ list "python" "-c" $connect | toJson }}
+  periodSeconds: 10
+  failureThreshold: 60
+livenessProbe:
+  exec:
+    command: {{ list "python" "-c" $connect | toJson }}
+  periodSeconds: 10
+{{- end -}}
