@@ -17,9 +17,15 @@ mkdirSync(out, { recursive: true });
 copyFileSync(join(htmx, "dist", "htmx.min.js"), join(out, "htmx.js"));
 copyFileSync(join(htmx, "LICENSE"), join(out, "htmx.LICENSE.txt"));
 await build({
-  entryPoints: ["page.ts", "receipt.ts", "transactions.ts", "upload.ts", "import.ts", "job.ts"].map((name) =>
-    join(here, name),
-  ),
+  entryPoints: [
+    "page.ts",
+    "receipt.ts",
+    "transactions.ts",
+    "upload.ts",
+    "import.ts",
+    "job.ts",
+    "play.ts",
+  ].map((name) => join(here, name)),
   outdir: out,
   bundle: true,
   format: "esm",

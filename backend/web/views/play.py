@@ -1,0 +1,58 @@
+"""The playground: adapters and their base answer side by side, each answer with its bill."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from backend.api.deps import ServicesDep
+from backend.api.routers.models import list_models
+from backend.api.schemas.common import HashField
+from backend.api.schemas.models import ModelFilters
+from backend.domain.ids import Hash32
+from backend.services.receipts.receipts import ReceiptView
+from backend.web.rendering import render
+from backend.web.route import PageRoute
+from backend.web.visitor import VisitorDep
+
+router = APIRouter(prefix="/play", route_class=PageRoute)
+OFFERED = 100
+"""Most used adapters that the fields suggest."""
+Name = Annotated[str, Query(max_length=200)]
+
+
+@router.get("")
+async def show_playground(
+    request: Request, services: ServicesDep, visitor: VisitorDep, left: Name = "", right: Name = ""
+) -> Response:
+    page = await list_models(services, ModelFilters(sort="usage", limit=OFFERED))
+    names = [one.id.partition("@")[0] for one in page.data if one.parent is not None]
+    others = [name for name in names if name != left]
+    return await run_in_threadpool(
+        render,
+        request,
+        "play.html",
+        names=names,
+        left=left or next(iter(names), ""),
+        right=right or next(iter(others if left else names[1:]), ""),
+        base_name=services.catalogue.base_name,
+        free=services.channels.list(visitor.account)[0].balance.available if visitor else 0,
+    )
+
+
+@router.get("/bills/{number}")
+def show_bill(number: HashField, request: Request, services: ServicesDep) -> Response:
+    """What one answer cost and whom it pays, for scripts; `number`: of its receipt or its charge."""
+    found = services.receipts.find(Hash32(number))
+    is_signed = isinstance(found, ReceiptView)
+    return render(
+        request,
+        "bill.html",
+        number=number,
+        body=found.stored.signed.receipt if is_signed else found.signed.charge,
+        method=found.stored.signed.method if is_signed else None,
+        weights=found.weights() if is_signed else None,
+    )
