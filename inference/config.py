@@ -32,6 +32,7 @@ class EngineConfig:
     max_waiting: int = 1024
     max_waiting_tokens: int = 1024 * 1024  # prompt tokens of waiting requests; a longer prompt may wait alone
     max_step_tokens: int = 512
+    prompt_lookup: bool = True  # propose tokens that followed an earlier occurrence of the latest ones
     kv_block_size: int = 16
     kv_budget_bytes: int = 1024 * MIB
     prefix_sharing: PrefixSharing = "payer"  # "all" lets a payer detect the prompts of others by timing

@@ -7,19 +7,15 @@ from __future__ import annotations
 import math
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from msgspec.structs import replace
 
 from inference.errors import (
     AdapterNotInvokedError,
     ContextLengthExceededError,
     DeadlineExceededError,
-    InferenceError,
     InvalidRequestError,
-    NumericalError,
     OverloadedError,
 )
 from inference.executor.leader import start_ranks
@@ -32,19 +28,18 @@ from inference.model.kv_cache import bytes_per_block
 from inference.model.loader import BaseWeights
 from inference.model.shards import Shard
 from inference.model.sources import model_name
-from inference.probe import ErrorProbe, ProbeSums
+from inference.outputs import OutputProcessor, make_chunk
+from inference.probe import ProbeSums
+from inference.prompt_lookup import PromptLookup
 from inference.protocol import (
     AdapterBlend,
     AdapterRef,
     Chunk,
-    FinishReason,
     Generate,
-    ProbeStates,
     Status,
 )
 from inference.request import EmbeddingRequest, GenerationRequest
 from inference.sampling.grammar import GrammarCompiler
-from inference.sampling.sampler import INVALID_TOKEN, SampledToken, sample_tokens
 from inference.sampling.state import SamplingState, validate_sampling
 from inference.sampling.vocabulary import Vocabulary
 from inference.scheduling.block_manager import BlockManager
@@ -58,25 +53,12 @@ from inference.tool_calls import CallParser, call_grammar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from torch import Tensor
-
     from inference.config import EngineConfig
+    from inference.outputs import Failure, Output
     from inference.protocol import Constraint, CountTokens
     from inference.request import Request
     from inference.sampling.grammar import Grammar
-    from inference.scheduling.scheduler import Step
     from inference.tool_calls import CallGrammar
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An accepted request that ended with an error."""
-
-    request_id: str
-    error: InferenceError
-
-
-Output = Chunk | Failure
 
 
 class Engine:
@@ -112,7 +94,6 @@ class Engine:
         self._on_loaded = on_loaded
         weights = BaseWeights.open(config.model_path, self.architecture, dtype, config.quantization)
         self._followers, arena, self._runner = start_ranks(config, weights, self.max_context, num_blocks)
-        self._errors = ErrorProbe(self._runner)
         self._adapters = AdapterHost(config, weights, self.base_model_digest, arena, self._wake)
         self._prefixes = PrefixCache(
             self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
@@ -134,6 +115,9 @@ class Engine:
         end_token_ids = self.architecture.eos_token_ids | self.tokenizer.eos_token_ids
         self.vocabulary = Vocabulary(self.architecture.vocab_size, end_token_ids, self.tokenizer.to_json)
         self.grammars = GrammarCompiler(self.vocabulary)
+        self._outputs = OutputProcessor(
+            self._runner, self._scheduler, self._prefixes, self.vocabulary, self._remove
+        )
         self._num_arrivals = 0
         self.is_stalled = False
 
@@ -192,6 +176,7 @@ class Engine:
                 adapter=command.adapter_or_blend,
                 text=TextStream(self.tokenizer, sampling.stop),
                 calls=self._call_parser(command),
+                lookup=PromptLookup(len(prompt)) if self.config.prompt_lookup else None,
                 probe=ProbeSums(len(prompt), command.probe_error) if command.probe else None,
                 payer=command.payer,
                 priority=command.priority,
@@ -236,7 +221,7 @@ class Engine:
         request.finish_reason = "abort"
         text = request.text.flush() if isinstance(request, GenerationRequest) else ""
         states = request.probe_states()
-        return _chunk(request, None, text, states if states is not None and states.is_finite else None)
+        return make_chunk(request, None, text, states if states is not None and states.is_finite else None)
 
     @torch.inference_mode()
     def step(self) -> list[Output]:
@@ -253,10 +238,10 @@ class Engine:
         self._shed.clear()
         step = self._scheduler.schedule()
         outputs += self._fail_unloadable()
-        outputs += [self._fail(request, _not_invoked(request)) for request in step.refused]
+        outputs += [self._outputs.fail(request, _not_invoked(request)) for request in step.refused]
         if step.scheduled:
             self._prefixes.begin(step)
-            outputs += self._advance(step, self._runner.forward(step))
+            outputs += self._outputs.process(step, self._runner.forward(step))
         self.is_stalled = not step.scheduled and not outputs
         return outputs
 
@@ -297,6 +282,8 @@ class Engine:
             prefix_cache_hits=self._prefixes.num_hit_tokens,
             kv_blocks_named=blocks.num_named,
             plain_features=self.architecture.special_features,
+            num_proposed_tokens=self._outputs.num_proposed_tokens,
+            num_accepted_tokens=self._outputs.num_accepted_tokens,
             **adapters.counts,
         )
 
@@ -330,106 +317,17 @@ class Engine:
             victim = self._scheduler.victim_for(request)
             if victim is None:
                 raise error
-            self._shed.append(self._fail(victim, error))
+            self._shed.append(self._outputs.fail(victim, error))
 
     def _fail_overdue(self) -> Iterator[Failure]:
         now = self._clock()
         for request in [request for request in self._timed.values() if request.expires_at <= now]:
-            yield self._fail(request, DeadlineExceededError(request.num_answer_tokens))
+            yield self._outputs.fail(request, DeadlineExceededError(request.num_answer_tokens))
 
     def _fail_unloadable(self) -> Iterator[Failure]:
         for refused, error in self._adapters.pop_failures():
             for request in [each for each in self._scheduler.waiting() if each.needs(refused)]:
-                yield self._fail(request, error)
-
-    def _advance(self, step: Step, hidden: Tensor) -> list[Output]:
-        """Record the computed states, and sample for the requests without pending tokens."""
-        outputs: list[Output] = []
-        due: list[tuple[GenerationRequest, int]] = []  # (request, row of its last token)
-        row = 0
-        states = hidden.float()
-        self._prefixes.record(step, states)
-        state_of_row = states.unbind()  # faster than to index each row
-        for entry in step.scheduled:
-            request = entry.request
-            if request.probe is not None:
-                if isinstance(request, GenerationRequest) and entry.num_tokens == 1:
-                    request.probe.add_one(state_of_row[row], request.num_computed)
-                else:
-                    self._add_to_probe(request, slice(row, row + entry.num_tokens), hidden, states)
-            request.num_computed += entry.num_tokens
-            row += entry.num_tokens
-            if request.num_pending > 0:
-                continue
-            if isinstance(request, GenerationRequest):
-                due.append((request, row - 1))
-            else:
-                outputs.append(self._finish_embedding(request))
-        if due:
-            outputs += self._sample(due, hidden)
-        return outputs
-
-    def _add_to_probe(self, request: Request, rows: slice, hidden: Tensor, states: Tensor) -> None:
-        """Add the states in `rows` of the batch, in the model's dtype and in fp32, to the request's probe."""
-        if isinstance(request, EmbeddingRequest):
-            start = request.num_computed
-            targets = request.probe_targets(start, start + rows.stop - rows.start)
-            self._errors.add_given(request.probe, targets, hidden[rows], start, request.slot)
-        if request.probe is not None:
-            request.probe.add(states[rows], request.num_computed)
-
-    def _sample(self, due: Sequence[tuple[GenerationRequest, int]], hidden: Tensor) -> list[Output]:
-        requests = [request for request, _ in due]
-        slots = [request.slot for request in requests]
-        logits = self._runner.logits(hidden, [row for _, row in due], slots)
-        likely = self._errors.likely_tokens([request.probe for request in requests], logits)
-        tokens = sample_tokens(
-            logits, [request.sampling for request in requests], self.vocabulary, self._runner.argmax
-        )
-        if likely is not None:
-            # The probe of a request that fails, whose token id is -1, is never returned.
-            self._errors.add(likely, [max(0, token.token_id) for token in tokens])
-        return [self._append(request, token) for request, token in zip(requests, tokens, strict=True)]
-
-    def _append(self, request: GenerationRequest, token: SampledToken) -> Output:
-        state = request.sampling
-        if token.token_id == INVALID_TOKEN:
-            return self._fail(request, state.error or NumericalError(request.adapter_digest))
-        request.token_ids.append(token.token_id)
-        state.push(token.token_id)
-        is_end = token.token_id in self.vocabulary.end_token_ids and not state.sampling.ignore_eos
-        text = "" if is_end else request.text.push(token.token_id)
-        if is_end or request.text.is_stopped:
-            return self._finish(request, "stop", token, text)
-        if request.num_answer_tokens >= request.max_tokens:
-            return self._finish(request, "length", token, text)
-        return _chunk(request, token, text)
-
-    def _finish(
-        self, request: GenerationRequest, reason: FinishReason, token: SampledToken, text: str
-    ) -> Output:
-        states = request.probe_states()
-        if states is not None and not states.is_finite:
-            return self._fail(request, NumericalError(request.adapter_digest))
-        self._remove(request)
-        request.finish_reason = reason
-        chunk = _chunk(request, token, text + request.text.flush(), states)
-        is_called = reason == "stop" and request.calls is not None and request.calls.is_complete
-        return replace(chunk, finish_reason="tool_calls") if is_called else chunk
-
-    def _finish_embedding(self, request: Request) -> Output:
-        states = request.probe_states()
-        if states is None or not states.is_finite:
-            return self._fail(request, NumericalError(request.adapter_digest))
-        self._remove(request)
-        request.finish_reason = "stop"
-        return _chunk(request, None, "", states)
-
-    def _fail(self, request: Request, error: InferenceError) -> Failure:
-        self._remove(request)
-        if isinstance(error, NumericalError):
-            self._prefixes.invalidate(request)
-        return Failure(request.request_id, error)
+                yield self._outputs.fail(request, error)
 
     def _remove(self, request: Request) -> None:
         del self._requests[request.request_id]
@@ -442,27 +340,4 @@ def _not_invoked(request: Request) -> AdapterNotInvokedError:
         "the prompt",
         f"the tokens that activate adapter {request.adapter_digest} are not in it; end the prompt with the "
         "adapter's invocation, as its card describes",
-    )
-
-
-def _chunk(
-    request: Request, token: SampledToken | None, text: str, probe: ProbeStates | None = None
-) -> Chunk:
-    parser = request.calls if isinstance(request, GenerationRequest) else None
-    content, calls = (None, ()) if parser is None else parser.push(text)
-    if parser is not None and request.finish_reason is not None:
-        content = f"{content}{parser.flush()}"
-    return Chunk(
-        request_id=request.request_id,
-        text=text,
-        token_ids=[] if token is None else [token.token_id],
-        prompt_tokens=request.num_prompt_tokens,
-        completion_tokens=request.num_sampled_tokens,
-        finish_reason=request.finish_reason,
-        probe=probe,
-        cached_prompt_tokens=request.num_cached_prompt_tokens,
-        logprobs=None if token is None or token.logprobs is None else [token.logprobs],
-        queue_seconds=request.queue_seconds,
-        content=content,
-        calls=calls,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from inference.engine import Failure
+from inference.outputs import Failure
 from inference.protocol import Generate
 
 if TYPE_CHECKING:

@@ -358,7 +358,8 @@ class Status(Struct, frozen=True, tag="status"):
     found in the cache. `kv_blocks_named` are in the prefix cache now, `kv_blocks_used` are held by requests.
     `adapter_*` are totals since the start: requests whose adapter was on the device, requests whose adapter
     was on the host, and adapters read from disk. `plain_features` are the parts of the model's decoder that
-    run in plain torch, because the native kernels do not compute them.
+    run in plain torch, because the native kernels do not compute them. `num_proposed_tokens` and
+    `num_accepted_tokens` of prompt lookup are totals since the start.
     """
 
     request_id: str
@@ -380,6 +381,8 @@ class Status(Struct, frozen=True, tag="status"):
     adapter_host_hits: int = 0
     adapter_loads: int = 0
     plain_features: list[str] = []
+    num_proposed_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 class Metrics(Struct, frozen=True, tag="metrics"):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from inference.probe import ProbeSums
+    from inference.prompt_lookup import PromptLookup
     from inference.protocol import AdapterBlend, AdapterRef, FinishReason, ProbeStates
     from inference.sampling.state import SamplingState
     from inference.tokenization.detokenizer import TextStream
@@ -107,6 +108,7 @@ class GenerationRequest(Request):
     sampling: SamplingState
     text: TextStream
     calls: CallParser | None = None  # of a request with tools
+    lookup: PromptLookup | None = None  # None: no tokens are proposed
 
     @property
     def num_sampled_tokens(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.attribution.retrain import make_model, midway_file
 from benchmarks.attribution.signals import published_adapter
-from inference.engine import Failure
+from inference.outputs import Failure
 from inference.protocol import Generate, Sampling
 from workers.training.gradients import sketch_row_gradients
 from workers.training.index import load_adapter, open_engine

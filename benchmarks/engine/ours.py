@@ -19,9 +19,10 @@ from benchmarks.engine.measure import Measurement, TokenClock, percentile, rss_b
 from benchmarks.engine.profile import StepProfile, limits
 from benchmarks.engine.workload import Batch, ClosedLoop, Loads, Residents, prompts, zipf_requests
 from inference.config import EngineConfig
-from inference.engine import Engine, Failure, Output
+from inference.engine import Engine
 from inference.lora.files import WEIGHTS_FILE, adapter_digest
 from inference.lora.registry import LOADER_THREADS
+from inference.outputs import Failure, Output
 from inference.protocol import AdapterRef, Generate, Sampling
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.reexecution.rates import base_model, honest, swapped, table
 from inference.config import EngineConfig
-from inference.engine import Engine, Failure
+from inference.engine import Engine
 from inference.lora.files import adapter_digest
 from inference.model.sources import resolve_model
+from inference.outputs import Failure
 from inference.protocol import AdapterRef, Generate, Message, Sampling
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from inference.engine import Failure
 from inference.errors import OverloadedError
+from inference.outputs import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmarks.soak.traffic import Planned
-    from inference.engine import Output
+    from inference.outputs import Output
     from inference.protocol import Chunk
 
 _MAX_PROBLEMS = 20

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:
-    from inference.scheduling.scheduler import Step
+    from inference.scheduling.step import Step
 
 
 class Span(NamedTuple):
@@ -34,8 +34,8 @@ def build_layout(step: Step) -> StepLayout:
     spans: list[Span] = []
     for entry in step.scheduled:
         request = entry.request
-        end = request.num_computed + entry.num_tokens
-        token_ids += request.token_ids[request.num_computed : end]
-        num_base = min(entry.num_tokens, max(0, (request.num_base_tokens or 0) - request.num_computed))
-        spans.append(Span(request.slot, entry.num_tokens, end, request.block_table, num_base))
+        start, end = request.num_computed, request.num_computed + entry.num_rows
+        token_ids += request.token_ids[start : start + entry.num_tokens] + entry.proposal
+        num_base = min(entry.num_tokens, max(0, (request.num_base_tokens or 0) - start))
+        spans.append(Span(request.slot, entry.num_rows, end, request.block_table, num_base))
     return StepLayout(token_ids, spans, step.fresh_blocks)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from inference.model.collective import Collective
     from inference.model.decoder import AdapterDeltas, Decoder
     from inference.model.loader import BaseWeights
-    from inference.scheduling.scheduler import Step
+    from inference.scheduling.step import Step
 
 logger = logging.getLogger(__name__)
 

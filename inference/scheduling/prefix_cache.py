@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from inference.config import PrefixSharing
     from inference.request import Request
     from inference.scheduling.block_manager import BlockManager
-    from inference.scheduling.scheduler import Step
+    from inference.scheduling.step import ComputedTokens, Step
 
 _STATE_DTYPE = torch.float32
 
@@ -116,23 +116,26 @@ class PrefixCache:
                 shared = torch.tensor(request.block_table[:num_blocks], device=self._sums.device)
                 request.probe.add_cached(self._sums[shared].sum(dim=0), request.num_computed)
 
-    def record(self, step: Step, states: Tensor) -> None:
-        """After the forward pass, before `num_computed` advances: add `states` [num_tokens, hidden] fp32,
-        in the order of the step, to the sums, and name the blocks that are full now.
+    def record(self, computed: Sequence[ComputedTokens], states: Tensor) -> None:
+        """After the forward pass, before `num_computed` advances: add the `states` [num_tokens, hidden] fp32
+        of these tokens to the sums, and name the blocks that are full now. A proposed token is recorded once
+        it is accepted: until then its position may be computed again.
         """
-        if self._sharing == "off":
+        if self._sharing == "off" or not computed:
             return
         size = self._blocks.block_size
         block_ids: list[int] = []
         filled: list[tuple[int, bytes]] = []
-        for entry in step.scheduled:
-            request, start = entry.request, entry.request.num_computed
-            end = start + entry.num_tokens
+        for request, rows in computed:
+            start = request.num_computed
+            end = start + len(rows)
             block_ids += [request.block_table[position // size] for position in range(start, end)]
             if request.prefix_root is not None and start // size < end // size:
                 self._extend(request, end)
                 full = slice(start // size, end // size)
                 filled += zip(request.block_table[full], request.block_names[full], strict=True)
+        if len(block_ids) < len(states):
+            states = states[[row for _, rows in computed for row in rows]]
         self._sums.index_add_(0, torch.tensor(block_ids, device=self._sums.device), states)
         self._name(filled)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +16,8 @@ from inference.lora.segments import BASE_SLOT
 from inference.protocol import MAX_PRIORITY, MIN_PRIORITY
 from inference.request import GenerationRequest
 from inference.scheduling.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT, FairQueue
+from inference.scheduling.proposals import propose
+from inference.scheduling.step import ScheduledRequest, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,28 +54,6 @@ class SlotSource(Protocol):
 
     def unpin(self, digest: str) -> None:
         """No request waits for this adapter any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledRequest:
-    """A request of which `num_tokens` pending tokens are computed in this step."""
-
-    request: Request
-    num_tokens: int
-
-
-@dataclass(slots=True)
-class Step:
-    """The requests of one step."""
-
-    scheduled: list[ScheduledRequest] = field(default_factory=list)
-    fresh_blocks: list[int] = field(default_factory=list)
-    admitted: list[Request] = field(default_factory=list)  # those of `scheduled` that start with this step
-    refused: list[Request] = field(default_factory=list)  # they wait, and never invoke their adapters
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(entry.num_tokens for entry in self.scheduled)
 
 
 class Scheduler:
@@ -154,6 +133,7 @@ class Scheduler:
             self._age()
             self._admit(step)
             self._prefetch()
+        propose(step, self._blocks, self._max_step_tokens)
         return step
 
     def remove(self, request: Request) -> None:
@@ -163,6 +143,21 @@ class Scheduler:
             self._free(request)
         else:
             self._stop_waiting(request)
+
+    def preempt(self, request: Request) -> None:
+        """Return a running request to the front of the queue. It will be computed again."""
+        self._running.remove(request)
+        self._free(request)
+        request.num_computed = 0
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self._preempted.append(request)
+        self._preempted.sort(key=lambda request: request.arrival)
+        self._count_waiting(request, 1)
+
+    def charge_answer_token(self, request: Request) -> None:
+        """Count a sampled token as served to the request's payer and adapter."""
+        self._queues[request.priority].charge(request, ANSWER_WEIGHT)
 
     def check_integrity(self) -> None:
         """Compare the counters with the waiting requests. Raises `AssertionError`."""
@@ -182,30 +177,20 @@ class Scheduler:
         fresh = self._blocks.grow(request.block_table, request.num_computed + num_tokens)
         while fresh is None:
             victim = self._preemption_victim(step)
-            self._preempt(victim)
+            self.preempt(victim)
             if victim is request:
                 return
             fresh = self._blocks.grow(request.block_table, request.num_computed + num_tokens)
         step.fresh_blocks += fresh
         step.scheduled.append(ScheduledRequest(request, num_tokens))
         if num_tokens == request.num_pending and isinstance(request, GenerationRequest):
-            self._queues[request.priority].charge(request, ANSWER_WEIGHT)
+            self.charge_answer_token(request)
 
     def _preemption_victim(self, step: Step) -> Request:
         """The latest request of the lowest class that is not scheduled yet."""
         scheduled = {id(entry.request) for entry in step.scheduled}
         candidates = [request for request in self._running if id(request) not in scheduled]
         return max(candidates, key=lambda request: (-request.priority, request.arrival))
-
-    def _preempt(self, request: Request) -> None:
-        self._running.remove(request)
-        self._free(request)
-        request.num_computed = 0
-        request.num_preemptions += 1
-        self.num_preemptions += 1
-        self._preempted.append(request)
-        self._preempted.sort(key=lambda request: request.arrival)
-        self._count_waiting(request, 1)
 
     def _age(self) -> None:
         """Raise the priority of long waits: a steady stream of one class would starve lower ones."""

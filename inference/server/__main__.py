@@ -97,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-waiting", type=int, help="maximum waiting requests; further ones are refused")
     add("--max-waiting-tokens", type=int, help="maximum prompt tokens of waiting requests")
     add("--max-step-tokens", type=int, help="maximum tokens of a batch, and so of a prefill chunk")
+    add(
+        "--prompt-lookup",
+        action=argparse.BooleanOptionalAction,
+        help="compute tokens that an earlier passage predicts along with the next one; default: on",
+    )
     add("--kv-budget-bytes", type=int, help="bytes for the KV cache")
     add(
         "--prefix-sharing",

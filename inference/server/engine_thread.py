@@ -7,10 +7,11 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from inference.engine import Engine, Failure
+from inference.engine import Engine
 from inference.errors import InferenceError, OverloadedError
 from inference.kernels.threads import set_num_threads
 from inference.model.sources import model_name
+from inference.outputs import Failure
 from inference.scheduling.queue_limits import QueueLimits
 from inference.server.metrics import EngineMetrics
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from inference.config import EngineConfig
-    from inference.engine import Output
+    from inference.outputs import Output
 
 logger = logging.getLogger(__name__)
 

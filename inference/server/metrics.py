@@ -18,7 +18,7 @@ from telemetry import traces
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from inference.engine import Output
+    from inference.outputs import Output
     from inference.protocol import Status
 
 MODEL = "model_name"
@@ -54,6 +54,14 @@ COUNTERS: Mapping[str, tuple[str, Callable[[Status], float]]] = {
         lambda s: s.prefix_cache_queries,
     ),
     "vllm:prefix_cache_hits": ("Prompt tokens found in the prefix cache.", lambda s: s.prefix_cache_hits),
+    "vllm:spec_decode_num_draft_tokens": (
+        "Tokens proposed by prompt lookup.",
+        lambda s: s.num_proposed_tokens,
+    ),
+    "vllm:spec_decode_num_accepted_tokens": (
+        "Proposed tokens that were equal to the sampled ones.",
+        lambda s: s.num_accepted_tokens,
+    ),
     "loraledger_engine_adapter_device_hits": (
         "Requests whose adapter was in a device slot when they started.",
         lambda s: s.adapter_device_hits,

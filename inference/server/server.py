@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inference.config import EngineConfig
-    from inference.engine import Output
+    from inference.outputs import Output
 
 logger = logging.getLogger(__name__)
 

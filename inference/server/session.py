@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from inference.engine import Failure
 from inference.errors import ContextLengthExceededError, InferenceError, OverloadedError
+from inference.outputs import Failure
 from inference.protocol import (
     Abort,
     Chunk,
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from concurrent.futures import Executor
 
-    from inference.engine import Engine, Output
+    from inference.engine import Engine
+    from inference.outputs import Output
     from inference.protocol import Command, Constraint, Event
     from inference.sampling.grammar import Grammar
     from inference.server.engine_thread import EngineThread

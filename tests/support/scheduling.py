@@ -15,13 +15,14 @@ from inference.scheduling.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT
 from inference.scheduling.prefix_cache import PrefixCache
 from inference.scheduling.queue_limits import QueueLimits
 from inference.scheduling.scheduler import Scheduler
+from inference.scheduling.step import ComputedTokens
 from inference.tokenization.detokenizer import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from inference.request import Request
-    from inference.scheduling.scheduler import Step
+    from inference.scheduling.step import Step
 
 
 class _NoText:
@@ -126,7 +127,11 @@ class SchedulerHarness:
         for entry in step.scheduled:
             self._write(entry.request, entry.request.num_computed + entry.num_tokens)
         if step.scheduled:
-            self._prefixes.record(step, torch.zeros(step.num_tokens, 1))
+            computed, row = [], 0
+            for entry in step.scheduled:
+                computed.append(ComputedTokens(entry.request, range(row, row + entry.num_tokens)))
+                row += entry.num_tokens
+            self._prefixes.record(computed, torch.zeros(step.num_tokens, 1))
         for entry in step.scheduled:
             request = entry.request
             request.num_computed += entry.num_tokens

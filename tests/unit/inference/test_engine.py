@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from inference.engine import Engine, Failure
+from inference.engine import Engine
 from inference.errors import (
     AdapterDigestMismatchError,
     AdapterFileMissingError,
@@ -20,6 +20,7 @@ from inference.errors import (
     OverloadedError,
 )
 from inference.lora.adapter import AdapterLoader
+from inference.outputs import Failure
 from inference.protocol import AdapterRef, Generate, Message, Sampling
 from tests.fixtures_engine import (
     drain,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inference.lora.adapter import Adapter
-    from inference.scheduling.scheduler import Step
+    from inference.scheduling.step import Step
 
 
 def test_an_answer_ends_at_eos_with_reason_stop(make_engine: Callable[..., Engine]) -> None:

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.soak.ledger import RequestLedger
 from benchmarks.soak.run import Observations, growth
 from benchmarks.soak.traffic import Planned
-from inference.engine import Failure
 from inference.errors import AdapterPickleError, NumericalError, OverloadedError
+from inference.outputs import Failure
 from inference.protocol import Chunk, Generate, Sampling
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from inference.engine import Engine, Output
+    from inference.engine import Engine
+    from inference.outputs import Output
     from inference.protocol import AdapterRef
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from inference.engine import Failure
 from inference.errors import DeadlineExceededError
+from inference.outputs import Failure
 from inference.protocol import Chunk, Status
 from inference.server.metrics import MODEL, EngineMetrics
 from tests.support.tracing import by_name, parent_of, recorded

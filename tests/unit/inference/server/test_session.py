@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from inference import protocol
-from inference.engine import Failure
 from inference.errors import InferenceError, InvalidSchemaError
+from inference.outputs import Failure
 from inference.protocol import (
     Abort,
     CountTokens,

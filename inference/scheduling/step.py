@@ -1,0 +1,46 @@
+"""The tokens of a step: those that are scheduled, and those that have been computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from inference.request import Request
+
+
+@dataclass(slots=True)
+class ScheduledRequest:
+    """A request of which `num_tokens` pending tokens are computed in this step, and after them the tokens of
+    `proposal`, which may turn out to follow.
+    """
+
+    request: Request
+    num_tokens: int
+    proposal: list[int] = field(default_factory=list)
+
+    @property
+    def num_rows(self) -> int:
+        """Tokens computed for the request."""
+        return self.num_tokens + len(self.proposal)
+
+
+class ComputedTokens(NamedTuple):
+    """The next tokens of a request, computed: `rows` of the step's states, in order."""
+
+    request: Request
+    rows: range
+
+
+@dataclass(slots=True)
+class Step:
+    """The requests of one step."""
+
+    scheduled: list[ScheduledRequest] = field(default_factory=list)
+    fresh_blocks: list[int] = field(default_factory=list)
+    admitted: list[Request] = field(default_factory=list)  # those of `scheduled` that start with this step
+    refused: list[Request] = field(default_factory=list)  # they wait, and never invoke their adapters
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(entry.num_rows for entry in self.scheduled)
