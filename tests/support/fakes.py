@@ -211,6 +211,8 @@ class ScriptedEngine:
         self.words: Sequence[str] = ("Hello", " there", ", world", ".")
         self.max_context = 128
         self.cached_prompt_tokens = 0
+        self.token_ids = [1]
+        """Of each word."""
         self.counted: list[Sequence[Message] | str] = []
         self.breaks_after: int | None = None
         self.is_gone = False
@@ -275,7 +277,9 @@ class ScriptedEngine:
             probe = self.probe if is_last and request.probe else None
             logprobs = scripted_logprobs(word, request.sampling.logprobs)
             cached = self.cached_prompt_tokens
-            chunk = Chunk(request_id, word, [1], prompt, number, reason, probe, cached, logprobs)
+            chunk = Chunk(
+                request_id, word, list(self.token_ids), prompt, number, reason, probe, cached, logprobs
+            )
             yield chunk if parser is None else parsed(chunk, parser)
 
     async def abort(self, request_id: str) -> None:

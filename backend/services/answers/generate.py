@@ -170,9 +170,7 @@ class Generate:
         self, request: AnswerRequest, transcript: Transcript, reservation: Reservation, billed: BilledAnswer
     ) -> NewReceipt | NewCharge:
         """The receipt; or, for an answer that the stage attributes, the charge, whose receipt follows."""
-        job = None
-        if billed.trained:
-            job = GradientJob.of(request.message, transcript, billed.trained)
+        job = GradientJob.of(request.message, transcript, billed.trained)
         charged: NewReceipt | NewCharge
         if self._stage is not None and job is not None and self._stage.takes(job):
             seconds = self._stage.receipt_seconds

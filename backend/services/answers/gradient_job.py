@@ -30,8 +30,11 @@ class GradientJob:
     positions: Mapping[VersionId, Sequence[int]]
 
     @classmethod
-    def of(cls, message: Generate, transcript: Transcript, trained: Trained) -> Self:
-        """`trained`: at least one version."""
+    def of(cls, message: Generate, transcript: Transcript, trained: Trained) -> Self | None:
+        """None if there is nothing to attribute, or if the engine returned tokens without their ids."""
+        choices = zip(transcript.token_ids, transcript.last, strict=True)
+        if not trained or not all(token_ids or not last.completion_tokens for token_ids, last in choices):
+            return None
         request = GradientRequest(
             request_id="",
             folders=tuple(str(folder) for folder, _ in trained.values()),

@@ -195,6 +195,16 @@ async def test_an_answer_without_contributors_has_its_receipt_at_once(
     assert answer.final.receipt.signed.method == "none"
 
 
+async def test_an_answer_whose_token_ids_are_unknown_has_its_receipt_at_once(
+    installation: ScriptedInstallation, gradients: FakeGradients
+) -> None:
+    """An older vLLM server returns none: the gradient would be zero, and all shares equal."""
+    installation.engine.token_ids = []
+    answer = await answered(installation, num_choices=2)
+    assert answer.final.receipt.signed.method == FALLBACK
+    assert gradients.requests == []
+
+
 async def test_a_version_without_a_checkpoint_has_its_receipt_at_once(
     installation: ScriptedInstallation, gradients: FakeGradients
 ) -> None:
