@@ -120,7 +120,7 @@ class Replicas:
             except Unavailable as error:
                 self._failed(replica, error)
                 tried.add(replica.name)
-                if has_begun or len(tried) == len(self._candidates() | {replica}):
+                if has_begun or all(each.name in tried for each in self._candidates()):
                     raise
             else:
                 return

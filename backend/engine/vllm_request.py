@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MAX_STOPS = 4
 UNSUPPORTED = "unsupported_by_engine"
 """Code of requests that need this project's own engine."""
+NOT_SERVED = ("dora", "alora", "embedding_and_head_adapters", "tools", "reasoning_effort")
+"""Kinds of adapters and parts of requests that are refused, as operators publish them."""
 
 
 def check_prompt(

@@ -143,7 +143,8 @@ class Installation(Resources):
         from backend.services.market.adapter_folders import AdapterFolders
 
         peers = self.peers_for(self.database)
-        return AdapterFolders(self.blobs, self.settings.home / "adapters", peers.fetch)
+        root, exports = self.settings.home / "adapters", self.settings.vllm_folder
+        return AdapterFolders(self.blobs, root, peers.fetch, exports)
 
     @cached_property
     def denials(self) -> Denials:
@@ -164,7 +165,9 @@ class Installation(Resources):
         from backend.services.operator.directory import Operators
 
         account, price = self.operator.account, self.settings.training_price
-        return Operators(self.database, self.outbound, self.catalogue, account, price)
+        return Operators(
+            self.database, self.outbound, self.catalogue, account, price, not_served=self.not_served
+        )
 
     @cached_property
     def membership(self) -> Membership:

@@ -130,10 +130,13 @@ class Resources:
 
     @cached_property
     def engine(self) -> Engine:
-        from backend.engine.replicas import Replicas
+        from backend.engine.replicas import ReplicaLimits, Replicas
 
         engines = self.engines
-        return next(iter(engines.values())) if len(engines) == 1 else Replicas(engines, self.drained_replicas)
+        if len(engines) == 1:
+            return next(iter(engines.values()))
+        stall = self.settings.engine_stall_seconds
+        return Replicas(engines, self.drained_replicas, ReplicaLimits(stall, probe_seconds=stall / 2))
 
     @cached_property
     def engines(self) -> dict[str, Engine]:
@@ -167,6 +170,15 @@ class Resources:
         if name not in self.engines:
             raise NotFound(f"no replica {name!r}; there are {', '.join(self.engines)}", param="name")
         return self.settings.drained_folder / quote(name, safe="")
+
+    @property
+    def not_served(self) -> tuple[str, ...]:
+        """Kinds of adapters and parts of requests that the engine refuses."""
+        if not self.settings.vllm_urls:
+            return ()
+        from backend.engine.vllm_request import NOT_SERVED
+
+        return NOT_SERVED
 
     def _vllm_engines(self, urls: Sequence[str]) -> dict[str, Engine]:
         """The vLLM servers by URL; they have this home's base model. Errors: `InvalidInput`, `NotFound`."""

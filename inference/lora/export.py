@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from inference.lora.blend import Blend
     from inference.model.architecture import Architecture
 
+PARTS_KEY = "exported_from"
+"""Key of the written configuration: the digests of the adapters. Servers ignore it."""
+
 
 def export_blend(blend: Blend, architecture: Architecture, folder: Path, base_name: str) -> None:
     """Write `blend`, or an adapter as a blend of one, as plain LoRA whose scaling is 1. `base_name`: the base
@@ -41,6 +44,7 @@ def export_blend(blend: Blend, architecture: Architecture, folder: Path, base_na
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
+        PARTS_KEY: [adapter.digest for adapter, _ in blend.parts],
         "bias": "none",
         "r": blend.rank,
         "lora_alpha": blend.rank,

@@ -107,13 +107,15 @@ class CardAgreementView(View):
 
 class OperatorCardView(View):
     """An operator's own description. `active_adapters`: digests of adapters that are loaded in its engine.
-    `live_agreement`: null if it samples no answers.
+    `live_agreement`: null if it samples no answers. `not_served`: kinds of adapters and parts of requests
+    that its engine refuses, such as `dora` or `tools`.
     """
 
     account: str
     bases: list[BaseOfferView]
     active_adapters: list[str]
     live_agreement: CardAgreementView | None
+    not_served: list[str]
 
 
 class OperatorView(View):

@@ -177,7 +177,10 @@ class Stack:
         for replica, path in enumerate(self.settings.engine_sockets, start=1):
             name = ENGINE if replica == 1 else f"{ENGINE}-{replica}"
             service = self._model(name, path, local.engine_command(self.settings, replica))
-            services.append(dataclasses.replace(service, silence=local.engine_silence(path)))
+            silence = local.engine_silence(path)
+            services.append(
+                dataclasses.replace(service, silence=silence, hang_seconds=self.settings.engine_stall_seconds)
+            )
         return services
 
     def _daemon(self, name: str) -> Service:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from typing import TYPE_CHECKING
 
-from backend.domain.adapter_files import MAX_ADAPTER_BYTES
+from backend.domain.adapter_files import CONFIG_FILE, MAX_ADAPTER_BYTES
 from backend.domain.content import ContentMissing, cid_of
 from backend.domain.errors import Unavailable
 from backend.ports.storage import fetch_nothing
@@ -15,7 +16,7 @@ from inference.protocol import AdapterRef
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from backend.domain.ids import Cid
+    from backend.domain.ids import Cid, Hash32
     from backend.domain.receipt import VersionRecord
     from backend.ports.storage import BlobStore, FetchFolder
 
@@ -25,11 +26,19 @@ class AdapterMissing(Unavailable):
 
 
 class AdapterFolders:
-    """`fetch_folder` fetches a folder that the store lacks."""
+    """`fetch_folder` fetches a folder that the store lacks. `exports`: folders that were written for a vLLM
+    server, each with the digests of its adapters in `exported_from` of its configuration.
+    """
 
-    def __init__(self, store: BlobStore, root: Path, fetch_folder: FetchFolder = fetch_nothing) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        root: Path,
+        fetch_folder: FetchFolder = fetch_nothing,
+        exports: Path | None = None,
+    ) -> None:
         self._store, self._fetch_folder = store, fetch_folder
-        self._root = root
+        self._root, self._exports = root, exports
         self._lock = threading.Lock()
         self._fetching: dict[Cid, threading.Lock] = {}
 
@@ -55,6 +64,21 @@ class AdapterFolders:
     def drop(self, cid: Cid) -> None:
         """Delete the copy. No running answer may use it."""
         shutil.rmtree(self._root / cid, ignore_errors=True)
+
+    def drop_exports(self, adapter: Hash32) -> None:
+        """Delete what was written of an adapter for a vLLM server, blends with it included. No running answer
+        may use it.
+        """
+        digest = adapter.removeprefix("0x")
+        if self._exports is None or not self._exports.is_dir():
+            return
+        for folder in list(self._exports.iterdir()):
+            try:
+                parts = json.loads((folder / CONFIG_FILE).read_bytes())["exported_from"]
+            except (OSError, ValueError, KeyError):
+                continue  # of another program, or being written
+            if digest in parts:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _path(self, record: VersionRecord) -> Path:
         return self._root / cid_of(record.cid_digest)

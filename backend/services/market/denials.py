@@ -110,6 +110,7 @@ class Denials:
                 return False
         for cid in takedown.contents:
             self._folders.drop(cid)
+        self._folders.drop_exports(takedown.adapter)
         return True
 
     def check_content(self, cid: Cid) -> None:

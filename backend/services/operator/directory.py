@@ -19,7 +19,7 @@ from backend.domain.money import PRICE
 from backend.ports.outbound import Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, Hash32
@@ -71,6 +71,8 @@ class Card(msgspec.Struct, frozen=True):
     active_adapters: Annotated[list[_Hash], msgspec.Meta(max_length=10_000)]
     live_agreement: CardAgreement | None = None
     """None if no answer was sampled."""
+    not_served: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(max_length=64)] = []
+    """Kinds of adapters and parts of requests that the operator's engine refuses."""
 
 
 def _read_price(_kind: type, value: object) -> CardPrice:
@@ -103,8 +105,11 @@ class Operators:
         own: Account,
         training_price: int,
         clock: Callable[[], float] = time.monotonic,
+        not_served: Sequence[str] = (),
     ) -> None:
+        """`not_served`: of our own card."""
         self._db = db
+        self._not_served = not_served
         self._outbound, self._catalogue, self._own, self._clock = outbound, catalogue, own, clock
         self._training_price = training_price
         self._availability: dict[tuple[Account, str], Availability] = {}
@@ -125,7 +130,7 @@ class Operators:
             CardPrice(floor.completion),
             CardPrice(self._training_price),
         )
-        return Card(self._own, [offer], sorted(active), self._agreement())
+        return Card(self._own, [offer], sorted(active), self._agreement(), list(self._not_served))
 
     def _agreement(self) -> CardAgreement | None:
         with self._db.read() as tx:

@@ -163,6 +163,12 @@ def test_a_full_replica_is_still_up_and_the_next_one_serves() -> None:
             engine.error = Overloaded("full")
         with pytest.raises(Overloaded):
             await text(replicas, Generate("4", prompt="x"))
+        for engine in engines.values():
+            engine.error = Unavailable("down")
+        with pytest.raises(Unavailable, match="down"):
+            await text(replicas, Generate("5", prompt="x"))
+        with pytest.raises(Unavailable, match="no engine is up"):
+            await text(replicas, Generate("6", prompt="x"))
 
     run(test)
 

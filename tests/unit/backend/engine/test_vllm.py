@@ -300,6 +300,7 @@ def test_an_adapter_is_verified_and_served_by_its_digest(
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "/models/tiny"
     assert config["lora_alpha"] == config["r"]
+    assert config["exported_from"] == [served_adapter.digest]
     other = type(served_adapter)("0" * 64, served_adapter.path)
     with pytest.raises(InvalidInput, match="digest") as caught:
         run(lambda engine: chunks_of(engine, adapter=other))

@@ -10,7 +10,7 @@ import torch
 from inference.errors import AdapterUnsupportedError
 from inference.lora.adapter import AdapterLoader
 from inference.lora.blend import Blend, build_blend, single_blend
-from inference.lora.export import export_blend, is_exported
+from inference.lora.export import PARTS_KEY, export_blend, is_exported
 from inference.lora.files import adapter_digest
 from inference.model.families import read_architecture
 from inference.model.loader import BaseWeights
@@ -42,6 +42,11 @@ def load(loader: AdapterLoader, ref: AdapterRef) -> Adapter:
 def exported(loader: AdapterLoader, blend: Blend, folder: Path, model: Path) -> Adapter:
     """The blend, read again from what was written."""
     export_blend(blend, read_architecture(model), folder, "base")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    # Our own loader refuses keys that it does not know.
+    assert config.pop(PARTS_KEY) == [adapter.digest for adapter, _ in blend.parts]
+    path.write_text(json.dumps(config))
     return loader.load(folder, adapter_digest(folder))
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backend.domain.content import cid_of
+from backend.domain.ids import Hash32
 from backend.services.market.adapter_folders import AdapterFolders, AdapterMissing, adapter_ref
 from backend.storage.embedded import EmbeddedStore
 from tests.support.fakes import FakeBlobStore
@@ -48,3 +50,17 @@ def test_a_missing_folder_can_be_requested_again(tmp_path: Path, record: Version
         with pytest.raises(AdapterMissing) as caught:
             folders.folder(record)
     assert caught.value.details["cid"] == cid_of(record.cid_digest)
+
+
+def test_exports_of_an_adapter_are_dropped_with_its_blends(tmp_path: Path) -> None:
+    exports = tmp_path / "vllm"
+    taken, other = "a" * 64, "b" * 64
+    for name, parts in {taken: [taken], other: [other], "c" * 64: [other, taken]}.items():
+        (exports / name).mkdir(parents=True)
+        (exports / name / "adapter_config.json").write_text(json.dumps({"exported_from": parts}))
+    (exports / ".draft-x").mkdir()
+    folders = AdapterFolders(FakeBlobStore(), tmp_path / "adapters", exports=exports)  # type: ignore[arg-type]
+    for _ in range(2):
+        folders.drop_exports(Hash32(f"0x{taken}"))
+    assert sorted(path.name for path in exports.iterdir()) == [".draft-x", other]
+    AdapterFolders(FakeBlobStore(), tmp_path / "adapters").drop_exports(Hash32(f"0x{taken}"))  # type: ignore[arg-type]

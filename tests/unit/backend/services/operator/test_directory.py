@@ -40,7 +40,13 @@ class DirectoryHarness:
         self.outbound, self.now = FakeOutbound(), 0.0
         own = self.installation.operator
         self.operators = Operators(
-            self.installation.db, self.outbound, self.installation.catalogue, own, 3, lambda: self.now
+            self.installation.db,
+            self.outbound,
+            self.installation.catalogue,
+            own,
+            3,
+            lambda: self.now,
+            not_served=("dora",),
         )
         self.settle(own, "https://own")
         self.settle(OTHER, "https://other/")
@@ -105,6 +111,7 @@ def test_a_card_is_read_as_the_api_serves_it(harness: DirectoryHarness) -> None:
     own = harness.operators.card([some_hash("adapter")])
     served = OperatorCardView.model_validate(own).model_dump(mode="json") | {"account": OTHER}
     assert served["bases"][0]["training_price"] == PRICE.render(3)
+    assert served["not_served"] == ["dora"]
     harness.answer(msgspec.json.encode(served))
     assert harness.standing().card == msgspec.structs.replace(own, account=OTHER)
 
