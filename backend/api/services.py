@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from backend.services.market.lineage import Lineages
     from backend.services.market.registry import Registry
     from backend.services.operator.directory import Operators
+    from backend.services.operator.overview import Overviews
     from backend.services.receipts.proofs import Proofs
     from backend.services.receipts.receipts import Receipts
     from backend.services.train.estimate import Estimates
@@ -66,6 +67,7 @@ class Services:
     estimates: Estimates
     imported_adapters: ImportedAdapters
     operators: Operators
+    overviews: Overviews
     denials: Denials
     publication: Publication
     claims: Claims

@@ -19,6 +19,7 @@ from backend.services.channels.moves import Moves
 from backend.services.market.governance import Governance
 from backend.services.market.lineage import Lineages
 from backend.services.market.registry import Registry
+from backend.services.operator.overview import Overviews
 from backend.services.receipts.receipts import Receipts
 from backend.services.webhooks.endpoints import Endpoints
 
@@ -53,6 +54,7 @@ def api_services(installation: Installation) -> Services:
         estimates=installation.estimates,
         imported_adapters=installation.imported_adapters,
         operators=installation.operators,
+        overviews=Overviews(db, installation.membership, installation.engine, account, utc_now),
         denials=installation.denials,
         publication=installation.publication,
         claims=installation.claims,

@@ -59,6 +59,7 @@ def seed(installation: Installation, tx: UnitOfWork, snapshot: SnapshotId) -> di
         "upload": f"/u/{UPLOAD}",
         "jobs": f"/jobs?snapshot={snapshot}",
         "job": f"/jobs/{JOB}",
+        "play": "/play",
     }
 
 

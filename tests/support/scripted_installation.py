@@ -50,6 +50,7 @@ from backend.services.market.lineage import Lineages
 from backend.services.market.registry import Registry
 from backend.services.market.screening import Screening
 from backend.services.operator.directory import Operators
+from backend.services.operator.overview import Overviews
 from backend.services.receipts.proofs import Proofs
 from backend.services.receipts.receipts import Receipts
 from backend.services.train.estimate import Estimates
@@ -300,6 +301,7 @@ class ScriptedInstallation:
                 self.operator,
                 TRAINING_PRICE,
             ),
+            overviews=Overviews(self.db, unused, self.engine, self.operator, self.clock),
             denials=self.denials,
             publication=Publication(self.db, self.blobs, chain, Screening(self.db), self.clock),
             claims=claims,

@@ -17,8 +17,10 @@ async function importAdapter(form: TransferForm): Promise<void> {
 }
 
 const found = document.querySelector<HTMLFormElement>("form[data-import]");
-found?.addEventListener("submit", (event) => {
-  event.preventDefault();
+if (found !== null) {
   const form = new TransferForm(found);
-  void form.run(() => importAdapter(form));
-});
+  found.addEventListener("submit", (event) => {
+    event.preventDefault();
+    void form.run(() => importAdapter(form));
+  });
+}

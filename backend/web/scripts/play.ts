@@ -42,12 +42,13 @@ class Playground {
       event.preventDefault();
       void this.#ask();
     });
+    for (const button of form.querySelectorAll<HTMLButtonElement>("[data-ask]")) button.disabled = false;
     form.addEventListener("input", () => this.#showBlend());
     this.#stop.addEventListener("click", () => this.#running.abort());
   }
 
   async #ask(): Promise<void> {
-    const button = this.#form.querySelector<HTMLButtonElement>("button:not([data-stop])")!;
+    const button = this.#form.querySelector<HTMLButtonElement>("[data-ask]")!;
     this.#running = new AbortController();
     for (const column of this.#answers.querySelectorAll<HTMLElement>("[data-answer]")) column.hidden = true;
     button.disabled = true;

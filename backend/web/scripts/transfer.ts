@@ -17,12 +17,13 @@ type Show = (what: string, part: number | null) => void;
 const PIECE_BYTES = 8_000_000;
 const RETRY_MS = [0, 1000, 3000, 5000, 10_000, 30_000];
 
-/** A form with a `[data-status]` and a `[data-fault]`. */
+/** A form with a `[data-status]` and a `[data-fault]`. Without the script its button is disabled. */
 export class TransferForm {
   readonly form: HTMLFormElement;
 
   constructor(form: HTMLFormElement) {
     this.form = form;
+    form.querySelector("button")!.disabled = false;
   }
 
   /** Runs a step; a refusal is shown, and the step can be repeated. */

@@ -16,7 +16,7 @@ from backend.domain.content import cid_digest
 from backend.domain.governance import Proposal
 from backend.domain.hashing import licence_word
 from backend.domain.ids import DatanetId
-from backend.domain.registries import Datanet
+from backend.domain.registries import Datanet, Operator
 from backend.domain.training import About, ImportedAdapter
 from backend.web.markdown import TAGS
 from tests.integration.api.conftest import tokens
@@ -112,7 +112,7 @@ def train(api: Api) -> list[str]:
 
 
 def describe(api: Api) -> None:
-    """An API key and a proposal of hostile text, and an error of a transaction."""
+    """An API key, a proposal and an operator's endpoint of hostile text."""
     installation = api.installation
     installation.services.keys.create(installation.payer.account, IMAGE, None, sorted(EVERY_SCOPE), None)
     target, instant = some_account("target"), 1_700_000_000
@@ -121,6 +121,7 @@ def describe(api: Api) -> None:
         *(instant, instant, 0, 5, 0, 0, 1),
     )
     installation.view.proposal_list.append(proposal)
+    installation.view.operator_list.append(Operator(installation.operator, TEXT, (), 1))
 
 
 def session_of(api: Api) -> dict[str, str]:
@@ -141,8 +142,11 @@ def hostile_paths(api: Api) -> list[str]:
         f"/d/7/c/{some_hash('rows')}",
         upload(api),
         *train(api),
+        "/operators",
+        f"/o/{api.installation.operator}",
         f"/jobs?snapshot={text}&model={text}",
-        *(f"/{place}/{text}" for place in ("d", "u", "jobs", "jobs/imports")),
+        f"/play?left={text}&right={text}",
+        *(f"/{place}/{text}" for place in ("d", "u", "o", "jobs", "jobs/imports", "play/bills")),
         *("/account", "/governance", "/governance/7", f"/earnings/receipts/{text}"),
         "/",
         f"/?q={quote(SCRIPT)}",

@@ -1,0 +1,147 @@
+"""What an operator sees at a glance: money at risk, deadlines, queues, and what to do about a fault."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from backend.domain.errors import Unavailable
+from backend.domain.money import in_dollars
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
+
+    from backend.db.unit_of_work import Database
+    from backend.domain.figures import Figures
+    from backend.domain.ids import Account
+    from backend.ports.engine import Engine
+    from backend.services.operator.membership import Membership, OperatorStatus
+
+ENGINE_SECONDS = 5.0
+RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
+ACTIVE, RESIDENT = "loraledger_engine_adapters_active", "loraledger_engine_adapters_resident"
+
+# Limits of the alerts of deployments/monitoring, for what the database shows.
+DEMAND_SECONDS = 2 * 3600
+UNSETTLED_SECONDS = 3600
+TRANSACTION_SECONDS = 900
+OUTBOX_SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Something that is wrong, or will be, and what to do."""
+
+    fault: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """`status`: read from the contracts; None while the chain's node does not answer. `engine`: sums of its
+    metrics over all engines, by name; None while it does not answer. `at`: unix seconds.
+    """
+
+    figures: Figures
+    status: OperatorStatus | None
+    engine: Mapping[str, float] | None
+    at: int
+    advice: tuple[Advice, ...]
+
+    @property
+    def exposure(self) -> int:
+        """Micro-units that are charged and not final: a void batch or a lost voucher would cost them."""
+        return self.figures.unsettled_units + self.figures.float_units
+
+
+class Overviews:
+    """`own`: the installation's operator."""
+
+    def __init__(
+        self,
+        db: Database,
+        membership: Membership,
+        engine: Engine,
+        own: Account,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._db, self._membership, self._engine, self._clock = db, membership, engine, clock
+        self.own = own
+
+    async def read(self) -> Overview:
+        now = self._clock()
+        figures = await asyncio.to_thread(self._figures, now)
+        status = await asyncio.to_thread(self._status)
+        engine = await self._read_engine()
+        at = int(now.timestamp())
+        return Overview(figures, status, engine, at, tuple(_advice(figures, status, at)))
+
+    def _figures(self, now: datetime) -> Figures:
+        with self._db.read() as tx:
+            return tx.figures(self.own, now)
+
+    def _status(self) -> OperatorStatus | None:
+        try:
+            return self._membership.status()
+        except Unavailable:
+            return None
+
+    async def _read_engine(self) -> Mapping[str, float] | None:
+        try:
+            text = await self._engine.metrics(ENGINE_SECONDS)
+        except Unavailable:
+            return None
+        sums: Counter[str] = Counter()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                sums[sample.name] += sample.value
+        return sums
+
+
+def _advice(figures: Figures, status: OperatorStatus | None, at: int) -> Iterator[Advice]:
+    """The most urgent first. Parts that do not answer are the subject of `backend.installation.readiness`."""
+    if figures.demand_deadline is not None:
+        left = figures.demand_deadline - at
+        hint = "urgent" if left < DEMAND_SECONDS else "in time"
+        yield Advice(
+            f"{figures.open_demands} demanded leaves of your batches are not answered ({hint}). After the "
+            "deadline the batch is voided and your stake is slashed.",
+            "Check that `loraledger watch` and `loraledger send` run; they answer demands by themselves.",
+        )
+    for obstacle in status.obstacles if status else ():
+        yield Advice("The operator cannot settle.", f"{obstacle}.")
+    if figures.receipts_to_sign:
+        yield Advice(
+            f"{figures.receipts_to_sign} unsettled receipts have the signature of a retired key only.",
+            "Start `loraledger settle`: it signs them again with the key in use.",
+        )
+    if _age(figures.unsettled.oldest_at, at) > UNSETTLED_SECONDS:
+        yield Advice(
+            f"Receipts of {in_dollars(figures.unsettled_units)} wait for a batch for more than an hour.",
+            "Check `loraledger settle` and its log: a charge is lost if its voucher expires.",
+        )
+    if figures.unsettled_units + figures.float_units > figures.stake_units:
+        yield Advice(
+            "The amounts that are not final exceed the stake.",
+            "Raise the stake (`loraledger operator join --stake DOLLARS`), or settle more often.",
+        )
+    oldest = min((one.oldest_at for one in figures.transactions.values() if one.oldest_at), default=None)
+    if _age(oldest, at) > TRANSACTION_SECONDS:
+        yield Advice(
+            "A transaction has been pending for more than 15 minutes.",
+            "Check `loraledger send` and its log, and the coin left for gas.",
+        )
+    if _age(figures.outbox.oldest_at, at) > OUTBOX_SECONDS:
+        yield Advice(
+            "A message to the workers has waited for more than ten minutes.",
+            "Check `loraledger relay`, `loraledger worker` and the broker.",
+        )
+
+
+def _age(since: float | None, at: int) -> float:
+    return 0 if since is None else at - since

@@ -1,0 +1,95 @@
+"""Operators of the market, their batches and disputes; and what this installation's operator watches."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from backend.api.deps import ServicesDep
+from backend.api.paging import PagingDep
+from backend.api.routers.registry import list_batches, list_operators
+from backend.api.schemas.common import AccountField
+from backend.api.schemas.registry import BatchView, OperatorView
+from backend.api.services import Services
+from backend.domain.errors import Forbidden, NotFound
+from backend.domain.ids import Account, Cid, Hash32
+from backend.domain.settlement import BatchState
+from backend.web.rendering import render
+from backend.web.route import PageRoute
+from backend.web.visitor import VisitorDep
+
+router = APIRouter(route_class=PageRoute)
+LEAD = "What this installation earns and risks, what it waits for, and what to do where something is wrong."
+
+
+@router.get("/operators")
+async def show_operators(request: Request, services: ServicesDep, paging: PagingDep) -> Response:
+    page = await list_operators(services, paging)
+    return await run_in_threadpool(
+        render,
+        request,
+        "operators.html",
+        operators=page.data,
+        next_cursor=page.next_cursor,
+        own=services.overviews.own,
+    )
+
+
+@router.get("/o/{operator}")
+async def show_operator(
+    operator: AccountField, request: Request, services: ServicesDep, paging: PagingDep
+) -> Response:
+    active = (await services.generate.engine_state()).active_adapters
+    return await run_in_threadpool(_operator_page, operator, request, services, paging, active)
+
+
+@router.get("/operate")
+async def show_own(request: Request, services: ServicesDep, visitor: VisitorDep) -> Response:
+    if visitor is None:
+        return render(request, "signed_out.html", title="Operate", lead=LEAD)
+    own = services.overviews.own
+    if visitor.account != own:
+        raise Forbidden("This page is for the operator of this installation: sign in with its account.")
+    overview = await services.overviews.read()
+    return await run_in_threadpool(
+        render,
+        request,
+        "operate.html",
+        "overview",
+        lead=LEAD,
+        overview=overview,
+        batches=_open_batches(services, own),
+        denials=services.denials.list(),
+        floor=services.catalogue.floor(),
+        faults=services.readiness(),
+    )
+
+
+def _operator_page(
+    operator: str, request: Request, services: Services, paging: PagingDep, active: frozenset[Hash32]
+) -> Response:
+    registered = services.operators.all(active)
+    found = next((one for one in registered if one[0].account == operator), None)
+    if found is None:
+        raise NotFound(f"No operator {operator} is registered on the chain.", param="operator")
+    page = list_batches(operator, services, paging)
+    return render(
+        request,
+        "operator.html",
+        operator=OperatorView.of(*found),
+        batches=page.data,
+        stored={one.number for one in page.data if _is_stored(services, Cid(one.data))},
+        next_cursor=page.next_cursor,
+        owed=sum(one.total for one in _open_batches(services, Account(operator))),
+    )
+
+
+def _open_batches(services: Services, operator: Account) -> list[BatchView]:
+    listed = (BatchView.of(one) for one in services.registry.batches(operator))
+    return [one for one in listed if one.state == BatchState.COMMITTED]
+
+
+def _is_stored(services: Services, cid: Cid) -> bool:
+    """Whether the batch's data is here; asks no other node."""
+    return services.is_local(cid) and services.blobs.has(cid)
