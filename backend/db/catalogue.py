@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -245,12 +246,24 @@ def _usage(since: int) -> Subquery:
     return select(row.version_id, total).where(row.day >= since).group_by(row.version_id).subquery()
 
 
+def _has_tag(tag: str) -> ColumnElement[bool]:
+    """Tags are the last part of the card's JSON. Quotes in its texts are escaped there, so that none of them
+    looks like the beginning of the tags or like a tag.
+    """
+    quoted = json.dumps(tag.lower())
+    for special in "/%_":
+        quoted = quoted.replace(special, f"/{special}")
+    return func.lower(cast(_d.card, Text)).like(f'%"tags": [%{quoted}%', escape="/")
+
+
 def _conditions(query: ModelQuery, served: Served) -> list[ColumnElement[bool]]:
     name = case((_is_bare, served.base.name.casefold()), else_=_v.creator + "/" + _v.name)
     text = name + " " + func.coalesce(_d.search_text, "")
     found: list[ColumnElement[bool]] = [text.contains(word, autoescape=True) for word in query.words]
     if query.licences is not None:
         found.append(_d.licence.in_(query.licences))
+    if query.tag is not None:
+        found.append(_has_tag(query.tag))
     if query.max_price is not None:
         found += [price <= query.max_price for price in (_v.prompt_price, _v.completion_price)]
     if query.is_active is not None:

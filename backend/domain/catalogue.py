@@ -57,12 +57,14 @@ class ModelQuery:
 
     `words`: case-folded; each occurs in the name, the card or a datanet's name. `licences`: SPDX expressions
     of which the model's is one. `max_price`: neither price is above it, in token units per million tokens.
+    `tag`: one of the card's, whatever the case of its ASCII letters.
     """
 
     words: tuple[str, ...] = ()
     licences: Collection[str] | None = None
     max_price: int | None = None
     is_active: bool | None = None
+    tag: str | None = None
     sort: Sort | None = None
 
 

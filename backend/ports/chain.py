@@ -241,6 +241,10 @@ class ChainView(Protocol):
 
     def snapshot(self, snapshot: SnapshotId) -> Snapshot | None: ...
 
+    def snapshots_of(self, datanet: DatanetId) -> list[Snapshot]:
+        """The datanet's snapshots, oldest first."""
+        ...
+
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
         """Contributor of the accepted contribution `index`; None if the snapshot does not accept it."""
         ...

@@ -72,6 +72,18 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 receipt`, `2 receipts`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def commands(text: str) -> Markup:
+    """Plain text of ours, in which commands stand between backticks."""
+    parts = text.split("`")
+    forms = (Markup("<code>{}</code>") if index % 2 else Markup("{}") for index in range(len(parts)))
+    return Markup("").join(form.format(part) for form, part in zip(forms, parts, strict=True))
+
+
 def address(account: str) -> Markup:
     """A picture and the shortened account; the whole one, with its checksum, in the title."""
     full = checksummed(Account(account))
@@ -145,6 +157,8 @@ FILTERS: Mapping[str, Callable[..., object]] = {
         votes,
         title_of,
         count,
+        counted,
+        commands,
         address,
         full_address,
         short_hash,

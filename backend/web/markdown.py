@@ -14,6 +14,11 @@ TAGS = {
     *("h3", "h4", "h5", "h6"),
 }
 """Without images: they would tell their server who reads."""
+MAX_CELLS = 2000
+"""Cells of a text's tables; of more, tables are shown as they are written. A text of 64 KiB can have 65,000
+cells, because short rows are filled up.
+"""
+_CELLS = {"th_open", "td_open"}
 LINK_RELATION = "noopener noreferrer nofollow ugc"
 _LEVELS = {f"h{level}": f"h{min(level + 2, 6)}" for level in range(1, 7)}
 
@@ -24,8 +29,11 @@ def render_card(text: str) -> Markup:
 
     Results are kept, because a hostile text of 64 KiB takes more than a second.
     """
+    parser = _parser(has_tables=True)
+    if sum(token.type in _CELLS for token in parser.parse(text)) > MAX_CELLS:
+        parser = _parser(has_tables=False)
     cleaned = nh3.clean(
-        _parser().render(text),
+        parser.render(text),
         tags=TAGS,
         attributes={"a": {"href"}},
         url_schemes={"http", "https"},
@@ -35,8 +43,10 @@ def render_card(text: str) -> Markup:
 
 
 @cache
-def _parser() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable("image")
+def _parser(*, has_tables: bool) -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False}).enable("strikethrough").disable("image")
+    if has_tables:
+        parser.enable("table")
 
     def lower_headings(state: object) -> None:
         for token in state.tokens:  # type: ignore[attr-defined]

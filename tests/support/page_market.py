@@ -6,6 +6,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from playwright.sync_api import expect
+
 from backend.chain.client import ChainClient
 from backend.domain.settlement import BatchState
 from backend.installation.base_model import BaseModelInfo
@@ -89,3 +91,10 @@ def page_market(node: LocalNode, deployed: Deployment, home: Path) -> Iterator[P
         operator.pump()
         stack.enter_context(pumping(operator))
         yield PageMarket(operator, market)
+
+
+def confirmed(page: Page) -> None:
+    """Wait until the page shows the effect of the transaction under way."""
+    row = page.locator("#pending li")
+    expect(row).to_have_attribute("data-state", "right")
+    row.get_by_role("button", name="Dismiss").click()

@@ -27,6 +27,12 @@ class ModelFilters(Schema):
     )
     active: bool | None = Field(None, description="Whether the adapter is loaded in the engine.")
     base: str | None = Field(None, max_length=100, description="Name or digest of the base model.")
+    tag: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="A tag of the card, in any case of its letters.",
+    )
     sort: Sort | None = Field(
         None,
         description="`newest`; `price`: the lowest completion price first; `quality` or `usage`: the highest "
@@ -36,7 +42,7 @@ class ModelFilters(Schema):
     limit: int | None = Field(None, ge=1, le=MAX_ITEMS, description="Default: all models, without pages.")
 
     def search(self) -> Search:
-        return Search(self.q, self.licence, self.max_price, self.active, self.base, self.sort)
+        return Search(self.q, self.licence, self.max_price, self.active, self.base, self.tag, self.sort)
 
 
 class PricingView(View):

@@ -92,7 +92,7 @@ class Search:
     """What a client looks for; see `ModelQuery`.
 
     `text`: words, each of which occurs. `licence`: SPDX expression; models whose licences can be met with
-    those that it names. `base`: name or digest of the base model.
+    those that it names. `base`: name or digest of the base model. `tag`: a tag of the card.
     """
 
     text: str = ""
@@ -100,6 +100,7 @@ class Search:
     max_price: int | None = None
     is_active: bool | None = None
     base: str | None = None
+    tag: str | None = None
     sort: Sort | None = None
 
 
@@ -149,7 +150,8 @@ class Catalogue:
         with self._db.read() as tx:
             served = Served(self._base, tx.denials.floor(), active_adapters)
             licences = None if licence is None else [x for x in tx.catalogue.licences() if is_met(x, licence)]
-            query = ModelQuery(_words(search.text), licences, search.max_price, search.is_active, search.sort)
+            words = _words(search.text)
+            query = ModelQuery(words, licences, search.max_price, search.is_active, search.tag, search.sort)
             found = tx.catalogue.find(served, query, usage_since(self._clock()), after, limit)
             return self._listed(tx, found)
 

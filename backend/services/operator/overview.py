@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,7 +15,6 @@ from backend.domain.money import in_dollars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from datetime import datetime
 
     from backend.db.unit_of_work import Database
     from backend.domain.figures import Figures
@@ -27,7 +27,6 @@ RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 ACTIVE, RESIDENT = "loraledger_engine_adapters_active", "loraledger_engine_adapters_resident"
 
 # Limits of the alerts of deployments/monitoring, for what the database shows.
-DEMAND_SECONDS = 2 * 3600
 UNSETTLED_SECONDS = 3600
 TRANSACTION_SECONDS = 900
 OUTBOX_SECONDS = 600
@@ -96,7 +95,7 @@ class Overviews:
             text = await self._engine.metrics(ENGINE_SECONDS)
         except Unavailable:
             return None
-        sums: Counter[str] = Counter()
+        sums: defaultdict[str, float] = defaultdict(float)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 sums[sample.name] += sample.value
@@ -106,11 +105,10 @@ class Overviews:
 def _advice(figures: Figures, status: OperatorStatus | None, at: int) -> Iterator[Advice]:
     """The most urgent first. Parts that do not answer are the subject of `backend.installation.readiness`."""
     if figures.demand_deadline is not None:
-        left = figures.demand_deadline - at
-        hint = "urgent" if left < DEMAND_SECONDS else "in time"
+        by = datetime.fromtimestamp(figures.demand_deadline, UTC)
         yield Advice(
-            f"{figures.open_demands} demanded leaves of your batches are not answered ({hint}). After the "
-            "deadline the batch is voided and your stake is slashed.",
+            f"Demands on your batches are open: {figures.open_demands}. After {by:%-d %b %Y, %H:%M} UTC the "
+            "batch is voided and your stake is slashed.",
             "Check that `loraledger watch` and `loraledger send` run; they answer demands by themselves.",
         )
     for obstacle in status.obstacles if status else ():

@@ -91,7 +91,7 @@ class Playground {
     const part = (selector: string) => column.querySelector<HTMLElement>(selector)!;
     for (const each of ["[data-said]", "[data-fault]", "[data-bill]", "[data-own]"])
       part(each).replaceChildren();
-    part("[data-name]").textContent = name;
+    part("[data-name]").textContent = name.split("/").pop()!;
     column.hidden = false;
     try {
       for await (const chunk of streamed(body, this.#running.signal)) {
@@ -134,7 +134,7 @@ class Playground {
   }
 
   #value(name: string): string {
-    return (this.#form.elements.namedItem(name) as HTMLInputElement).value.trim();
+    return (this.#form.elements.namedItem(name) as HTMLInputElement | HTMLSelectElement).value.trim();
   }
 
   #isChecked(name: string): boolean {

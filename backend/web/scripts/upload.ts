@@ -58,7 +58,7 @@ class Contribution {
     const places = [...this.#report.querySelectorAll<HTMLElement>("[data-line]")];
     const wanted = places.map((one) => ({ line: Number(one.dataset["line"]), field: one.dataset["field"]! }));
     for (const [index, text] of await excerptsOf(this.#file, wanted)) {
-      places[index]!.textContent = text;
+      places[index]!.querySelector("code")!.textContent = text;
       places[index]!.hidden = false;
     }
   }

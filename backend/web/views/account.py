@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -104,7 +105,7 @@ def _parts(channel: ChannelView) -> list[Part]:
     ]
 
 
-def _by_day(usage: list[DayUsage], figure: str, today: date) -> list[tuple[date, int]]:
+def _by_day(usage: Sequence[DayUsage], figure: str, today: date) -> list[tuple[date, int]]:
     sums: Counter[date] = Counter()
     for one in usage:
         sums[one.day] += getattr(one, figure)
@@ -112,7 +113,7 @@ def _by_day(usage: list[DayUsage], figure: str, today: date) -> list[tuple[date,
     return [(day, sums[day]) for day in days]
 
 
-def _by_model(services: Services, usage: list[DayUsage]) -> list[dict[str, Any]]:
+def _by_model(services: Services, usage: Sequence[DayUsage]) -> list[dict[str, Any]]:
     """Sums by model, the one that cost most first."""
     sums: dict[tuple[tuple[VersionId, int], ...], Counter[str]] = {}
     for one in usage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -12,6 +12,7 @@ from backend.api.deps import ServicesDep
 from backend.api.routers.models import list_models
 from backend.api.schemas.common import HashField
 from backend.api.schemas.models import ModelFilters
+from backend.domain.catalogue import Sort
 from backend.domain.ids import Hash32
 from backend.services.receipts.receipts import ReceiptView
 from backend.web.rendering import render
@@ -28,7 +29,8 @@ Name = Annotated[str, Query(max_length=200)]
 async def show_playground(
     request: Request, services: ServicesDep, visitor: VisitorDep, left: Name = "", right: Name = ""
 ) -> Response:
-    page = await list_models(services, ModelFilters(sort="usage", limit=OFFERED))
+    wanted = ModelFilters.model_validate({"sort": Sort.USAGE, "limit": OFFERED})
+    page = await list_models(services, wanted)
     names = [one.id.partition("@")[0] for one in page.data if one.parent is not None]
     others = [name for name in names if name != left]
     return await run_in_threadpool(
@@ -47,12 +49,9 @@ async def show_playground(
 def show_bill(number: HashField, request: Request, services: ServicesDep) -> Response:
     """What one answer cost and whom it pays, for scripts; `number`: of its receipt or its charge."""
     found = services.receipts.find(Hash32(number))
-    is_signed = isinstance(found, ReceiptView)
-    return render(
-        request,
-        "bill.html",
-        number=number,
-        body=found.stored.signed.receipt if is_signed else found.signed.charge,
-        method=found.stored.signed.method if is_signed else None,
-        weights=found.weights() if is_signed else None,
-    )
+    if isinstance(found, ReceiptView):
+        signed = found.stored.signed
+        shown: dict[str, Any] = {"body": signed.receipt, "method": signed.method, "weights": found.weights()}
+    else:
+        shown = {"body": found.signed.charge, "method": None, "weights": None}
+    return render(request, "bill.html", number=number, **shown)

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.integration.api.conftest import Api, api, installation, server, tokens, url
+from tests.support.page_market import page_market
 from tools.browser import chromium
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
     from backend.chain.keys import LocalSigner
+    from backend.chain.local_node import LocalNode
+    from backend.domain.deployment import Deployment
+    from tests.support.page_market import PageMarket
 
 expect.set_options(timeout=20_000)  # creating a key takes seconds on a busy machine
 __all__ = ["api", "installation", "server", "url"]
@@ -25,6 +29,15 @@ __all__ = ["api", "installation", "server", "url"]
 def browser() -> Iterator[Browser]:
     """A browser for one module. Playwright runs an event loop in this thread, so tests here run none."""
     with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def market(
+    hardhat_node: LocalNode, deployed: Deployment, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PageMarket]:
+    """A real market for one module."""
+    with page_market(hardhat_node, deployed, tmp_path_factory.mktemp("market") / "home") as found:
         yield found
 
 

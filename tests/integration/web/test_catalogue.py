@@ -9,6 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from backend.web.views import adapter
 from tests.integration.api.test_models import described
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def names(html: str) -> list[str]:
         ("", ["tiny", "docs", "sonnets"]),
         ("?q=verse&licence=&max_price=&base=&active=&sort=", ["sonnets"]),
         ("?max_price=2.99", ["tiny", "docs"]),
+        ("?tag=Verse", ["sonnets"]),
         ("?sort=newest", ["sonnets", "docs", "tiny"]),
     ],
 )
@@ -77,6 +79,18 @@ def test_the_page_reads_without_a_script(page: Page, api: Api) -> None:
     plain.get_by_role("link", name="sonnets").click()
     expect(plain.get_by_role("heading", level=1)).to_have_text("sonnets")
     context.close()
+
+
+def test_an_adapter_shows_what_earned_most_and_everything_on_request(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described(api)
+    monkeypatch.setattr(adapter, "SHOWN", 1)
+    url = f"{api.url}/m/{api.installation.version}"
+    page = httpx.get(url).text
+    assert page.count("<span>Contribution ") == 1
+    assert '<a href="?all=true#lineage">Show all 3</a>' in page
+    assert httpx.get(f"{url}?all=true").text.count("<span>Contribution ") == 3
 
 
 def test_errors_have_the_status_and_headers_of_the_api(api: Api) -> None:

@@ -18,7 +18,7 @@ from backend.domain.hashing import licence_word
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet, Operator
 from backend.domain.training import About, ImportedAdapter
-from backend.web.markdown import TAGS
+from backend.web.markdown import TAGS, render_card
 from tests.integration.api.conftest import tokens
 from tests.integration.api.test_fine_tuning import SNAPSHOT
 from tests.integration.web.conftest import enter
@@ -203,6 +203,13 @@ def test_a_card_has_links_and_structure_alone(api: Api) -> None:
     elements = read(httpx.get(api.url + publish(api)).text).in_card
     assert {tag for tag, _ in elements} <= TAGS
     assert all(not attributes or set(attributes) <= {"href", "rel"} for _, attributes in elements)
+
+
+@pytest.mark.parametrize("row", ["|\n" * 2000, "|x|y|\n" * 2000])
+def test_tables_of_very_many_cells_stay_text(row: str) -> None:
+    small = "|a|b|\n|-|-|\n|x|y|\n"
+    assert "<td>x</td>" in render_card(small)
+    assert "<td" not in render_card(f"{small}\n\n|a|b|\n|-|-|\n{row}")
 
 
 def test_a_browser_runs_none_of_it(page: Page, api: Api, reports: list[str]) -> None:

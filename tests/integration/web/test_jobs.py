@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from playwright.sync_api import expect
 
+from backend.domain.adapter_files import MAX_BYTES
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet
 from backend.domain.training import Step
 from backend.services.train.leases import Leases
+from tests.integration.api.test_adapters import published
 from tests.integration.api.test_fine_tuning import NUM_ROWS
 from tests.support.market import some_account, some_hash
 from tests.support.page_guide import Guide
@@ -89,6 +91,26 @@ def test_a_cancelled_job_costs_nothing(page: Page, api: Api, as_payer: None, lea
     expect(page.get_by_text("nothing was charged")).to_be_visible()
     page.goto(f"{api.url}/jobs")
     expect(page.locator("#jobs + table tbody tr")).to_contain_text("cancelled")
+
+
+def test_an_adapter_from_elsewhere_is_uploaded_screened_and_registered(
+    page: Page, api: Api, as_payer: None
+) -> None:
+    page.goto(f"{api.url}/jobs")
+    files: list[Any] = [
+        {"name": name, "mimeType": "application/octet-stream", "buffer": name.encode()} for name in MAX_BYTES
+    ]
+    page.get_by_label("Both files").set_input_files(files)
+    page.get_by_label("Licence (SPDX)").fill("Apache-2.0")
+    page.get_by_label("Description").fill("Brought along.")
+    page.get_by_role("button", name="Upload and screen").click()
+    page.wait_for_url("**/jobs/imports/adapter-*")
+    expect(page.get_by_role("heading", name="Being read and screened")).to_be_visible()
+    published(api, page.url.rpartition("/")[2])
+    page.get_by_label("Name").fill("mine")
+    page.get_by_role("button", name="Register", exact=True).click()
+    expect(page.locator("#transaction").get_by_role("heading")).to_have_text("Register mine")
+    expect(page.get_by_role("button", name="Send with the wallet")).to_be_visible()
 
 
 def test_signed_out_visitors_learn_what_to_do(api: Api) -> None:

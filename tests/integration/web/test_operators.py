@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import httpx
-import pytest
 from playwright.sync_api import expect
 
 from backend.domain.disputes.witnesses import Fault, Tree
@@ -15,26 +14,13 @@ from tests.integration.api.test_routers import a_batch
 from tests.integration.web.test_receipt import answered
 from tests.support.market import some_account, some_demand, some_hash
 from tests.support.page_guide import Guide
-from tests.support.page_market import page_market
 from tools.local_market import OPERATOR, PAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from playwright.sync_api import Page
 
-    from backend.chain.local_node import LocalNode
-    from backend.domain.deployment import Deployment
     from tests.integration.api.conftest import Api
     from tests.support.page_market import PageMarket
-
-
-@pytest.fixture(scope="module")
-def market(
-    hardhat_node: LocalNode, deployed: Deployment, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PageMarket]:
-    with page_market(hardhat_node, deployed, tmp_path_factory.mktemp("operators") / "home") as found:
-        yield found
 
 
 def test_a_dispute_is_explained_in_words(api: Api) -> None:
@@ -56,7 +42,7 @@ def test_a_dispute_is_explained_in_words(api: Api) -> None:
     html = " ".join(httpx.get(f"{api.url}/o/{account}").text.split())
     assert "a receipt in it is wrong: its charge is not tokens times the registered prices" in html
     assert "Fell with batch" in html
-    assert "1 demanded leaves must be shown by" in html
+    assert "1 demand must be answered by" in html
     assert "not stored here" in html
     assert "https://one.example" in httpx.get(f"{api.url}/operators").text
     assert httpx.get(f"{api.url}/o/{some_account('nobody')}").status_code == 404
@@ -70,11 +56,11 @@ def test_the_operator_sees_what_is_at_risk_and_what_to_do(page: Page, market: Pa
     guide.step("Operate").click()
     guide.end()
     expect(page.get_by_role("heading", name="To do")).to_be_visible()
-    expect(page.locator("#overview")).to_contain_text("Check that `loraledger engine` is running")
+    expect(page.locator("#overview")).to_contain_text("Check that loraledger engine is running")
     expect(page.locator("#overview")).to_contain_text("in 0 receipts")
     answered(market.market, installation.database)
     page.reload()
-    expect(page.locator("#overview")).to_contain_text("in 1 receipts, the oldest of")
+    expect(page.locator("#overview")).to_contain_text("in 1 receipt, the oldest of")
 
     installation.settler.run_once(is_forced=True)
     market.operator.pump()
@@ -86,7 +72,7 @@ def test_the_operator_sees_what_is_at_risk_and_what_to_do(page: Page, market: Pa
     market.market.demand(PAYERS[0], batch.header, Tree.RECEIPTS, [0])
     market.operator.pump()
     page.reload()
-    expect(row).to_contain_text("1 demands, answer by")
+    expect(row).to_contain_text("1 demand, answer by")
     expect(page.locator(".notice").first).to_contain_text("they answer demands by themselves")
     page.goto(f"{market.url}/o/{OPERATOR.account}")
     expect(page.get_by_role("link", name="stored here")).to_be_visible()

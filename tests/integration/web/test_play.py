@@ -37,7 +37,7 @@ def test_a_payer_compares_adapters_base_and_blend_with_their_bills(
     page.goto(f"{api.url}/m/{docs}")
     guide.step("Try it in the playground").click()
     expect(page.get_by_label("One adapter")).to_have_value(docs)
-    page.get_by_label("Another adapter").fill(other)
+    page.get_by_label("Another adapter").select_option(other)
     page.get_by_label("Prompt").fill("Say hello.")
     page.get_by_label("Ask a blend of both").check()
     page.get_by_label("Blend:").fill("70")

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from backend.db.tables.catalogue import VersionUsageRow
 from backend.db.tables.chain import VersionRow
 from backend.db.usage import DAY_SECONDS
-from backend.domain.catalogue import BaseModel, Description, ModelQuery, Served, Sort
+from backend.domain.catalogue import BaseModel, Card, Description, ModelQuery, Served, Sort
 from backend.domain.denials import Denial, Denied, FloorPrice, Reason, Subject
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import receipt_id
@@ -113,6 +113,25 @@ def test_without_conditions_everything_is_listed_by_registration(market: Databas
 )
 def test_conditions_select_models(market: Database, query: dict[str, Any], expected: list[str]) -> None:
     assert found(market, **query) == expected
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        *[("verse", ["poems"]), ("VERSE", ["poems"]), ("vers", []), ("a title", []), ("python", [])],
+        *[("100%", ["law"]), ("%", []), ('say "tags": [', ["law"])],
+    ],
+)
+def test_a_tag_is_matched_as_a_whole(market: Database, tag: str, expected: list[str]) -> None:
+    cards = {
+        "poems": Card("A title", 'Says "tags": ["python"]', ("Verse", "rhyme"), ""),
+        "law": Card("verse", "verse", ("100%", 'say "tags": ['), ""),
+    }
+    with market.begin() as tx:
+        for listed in tx.catalogue.find(SERVED, ModelQuery(), 0):
+            if (card := cards.get(listed.version.record.name)) is not None:
+                tx.catalogue.put_card(listed.version.id, card, "", None)
+    assert found(market, tag=tag) == expected
 
 
 def test_models_are_sorted(market: Database) -> None:

@@ -1,0 +1,71 @@
+"""A contribution on a real chain: signed by its contributor, reviewed by the curator, and frozen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.integration.web.test_datanets import GOOD, choose
+from tests.support.contributions import jsonl
+from tests.support.page_market import confirmed
+from tools.local_market import CONTRIBUTORS, OPERATOR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+    from tests.support.page_market import PageMarket
+
+pytestmark = pytest.mark.deep
+DATANET = "/d/1"
+
+
+@pytest.fixture
+def curators_page(browser: Browser, market: PageMarket) -> Iterator[Page]:
+    context = browser.new_context()
+    page = context.new_page()
+    market.enter(page, OPERATOR)
+    yield page
+    context.close()
+
+
+def test_a_contribution_is_signed_reviewed_and_frozen(
+    page: Page, curators_page: Page, market: PageMarket
+) -> None:
+    wallet = market.enter(page, CONTRIBUTORS[0])
+    page.goto(market.url + DATANET)
+    choose(page, jsonl(*GOOD))
+    page.get_by_label("Licence of the rows").fill("MIT")
+    page.get_by_role("button", name="Upload and check").click()
+    wallet.declines = {"eth_signTypedData_v4"}
+    page.get_by_role("button", name="Sign the contribution").click()
+    page.get_by_role("button", name="Sign with the wallet").click()
+    expect(page.locator("#transaction [role=alert]")).to_contain_text("You declined in the wallet")
+    wallet.declines = set()
+    page.get_by_role("button", name="Sign with the wallet").click()
+    confirmed(page)
+    assert '"primaryType":"Contribution' in "".join(wallet.signed).replace(" ", "")
+    expect(page.get_by_role("heading", name="Recorded on the chain")).to_be_visible()
+
+    curators_page.goto(market.url + DATANET)
+    rows = curators_page.locator("#contributions + table tbody tr")
+    rows.last.get_by_role("link").click()
+    expect(curators_page.locator("pre").first).to_contain_text("A letter.")
+    curators_page.get_by_role("link", name="Decide as a curator").click()
+    curators_page.get_by_role("button", name="Decide").click()
+    curators_page.get_by_role("button", name="Send with the wallet").click()
+    confirmed(curators_page)
+    expect(page.get_by_role("heading", name="Accepted")).to_be_visible()
+
+    page.goto(market.url + DATANET)
+    num_snapshots = page.get_by_role("link", name="Train on it").count()
+    page.get_by_role("button", name="Freeze a snapshot").click()
+    for _ in range(20):
+        page.wait_for_timeout(500)
+        page.reload()
+        if page.get_by_role("link", name="Train on it").count() > num_snapshots:
+            return
+    pytest.fail("the snapshot does not appear")
