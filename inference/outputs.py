@@ -70,8 +70,9 @@ class _Run:
 
     def is_right(self, place: int, output: Output) -> bool:
         """Whether the answer goes on with the token that is proposed in `place`."""
-        is_ended = not isinstance(output, Chunk) or output.finish_reason is not None
-        return not is_ended and output.token_ids == self.proposal[place : place + 1]
+        if not isinstance(output, Chunk) or output.finish_reason is not None:
+            return False
+        return output.token_ids == self.proposal[place : place + 1]
 
 
 class OutputProcessor:

@@ -20,7 +20,7 @@ from backend.engine.routing import LOAD_FACTOR, place, ranked
 from inference.protocol import Generate, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from backend.domain.ids import Hash32
     from backend.ports.engine import Engine
@@ -59,6 +59,9 @@ class _Replica:
     @property
     def is_up(self) -> bool:
         return not self.num_failures
+
+    def forget_probe(self, _ended: asyncio.Task[None]) -> None:
+        self.probe = None
 
 
 class Replicas:
@@ -182,7 +185,7 @@ class Replicas:
             replica.load -= 1
             del self._running[request.request_id]
 
-    async def _next(self, replica: _Replica, chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
+    async def _next(self, replica: _Replica, chunks: AsyncIterator[Chunk]) -> Chunk | None:
         """The next chunk; None at the end. The watchdog ends the wait when the replica is given up."""
         try:
             async with asyncio.timeout(None) as wait:
@@ -213,7 +216,7 @@ class Replicas:
             for replica in self._replicas:
                 if replica.probe is None and self._needs_probe(replica):
                     replica.probe = asyncio.create_task(self._probe(replica))
-                    replica.probe.add_done_callback(lambda _, it=replica: setattr(it, "probe", None))
+                    replica.probe.add_done_callback(replica.forget_probe)
             await asyncio.sleep(WATCH_SECONDS)
 
     def _needs_probe(self, replica: _Replica) -> bool:

@@ -254,7 +254,7 @@ def _decode(event: str) -> Part:
 def _message(content: bytes) -> str:
     """What vLLM says about a refused request."""
     try:
-        return msgspec.json.decode(content, type=dict[str, Any])["error"]["message"][:400]
+        return str(msgspec.json.decode(content, type=dict[str, Any])["error"]["message"])[:400]
     except (msgspec.MsgspecError, KeyError, TypeError):
         return content[:200].decode(errors="replace")
 

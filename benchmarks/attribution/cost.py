@@ -53,7 +53,7 @@ def serving_costs(plan: Plan, emit: Emit) -> dict[str, float]:
 
 def _seconds(rounds: Sequence[Sequence[float]]) -> float:
     """The sum of each step's median over `rounds`: other processes disturb that less than whole rounds."""
-    return sum(statistics.median(step) for step in zip(*rounds, strict=True))
+    return float(sum(statistics.median(step) for step in zip(*rounds, strict=True)))
 
 
 def _serve(

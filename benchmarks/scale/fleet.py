@@ -112,7 +112,8 @@ class _Replica:
                 del self.adapters[adapter]
 
     def _admit(self, now: float) -> list[Arrival]:
-        admitted, delayed = [], []
+        admitted: list[Arrival] = []
+        delayed: list[_Waiting] = []
         room = STEP_TOKENS // self.prompt_tokens
         while self.waiting and len(self.running) < BATCH and len(admitted) < room:
             next_one = self.waiting.popleft()

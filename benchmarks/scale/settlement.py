@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backend.domain.batch_data import BatchName, encode
 from benchmarks.batch import Registry, receipts
@@ -59,6 +59,6 @@ def claim_price(gwei: float) -> float:
 def bytes_per_receipt(num_contributors: int) -> float:
     """Of the published batch data, by the encoder itself."""
     registry = Registry(num_contributors)
-    signed: Sequence = receipts(registry, SAMPLE, num_contributors)
+    signed: Sequence[Any] = receipts(registry, SAMPLE, num_contributors)
     operator = registry.record.creator
     return len(encode(BatchName(1, operator, operator, 1), signed)) / SAMPLE

@@ -35,7 +35,7 @@ def runs(costs: ReplicaCosts) -> Iterator[Run]:
         for policy in ("affinity", "round robin"):
             fleet = replace(base, num_replicas=size, policy=policy)
             yield Run("size", f"{size} replicas, {policy}", traffic, fleet)
-    changed_traffic = {
+    changed_traffic: dict[str, dict[str, Any]] = {
         "popularity by Zipf with s = 0.8": {"zipf": 0.8},
         "popularity by Zipf with s = 1.2": {"zipf": 1.2},
         "1,000 adapters": {"num_adapters": 1_000},
@@ -46,7 +46,7 @@ def runs(costs: ReplicaCosts) -> Iterator[Run]:
     }
     for label, fields in changed_traffic.items():
         yield Run("traffic", label, replace(traffic, **fields), base)
-    changed_fleet = {
+    changed_fleet: dict[str, dict[str, Any]] = {
         "load factor 1.05": {"load_factor": 1.05},
         "load factor 2": {"load_factor": 2.0},
         "adapters that load ten times as slowly": {

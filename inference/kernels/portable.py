@@ -157,7 +157,8 @@ def _largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Searches the blocks with the largest maxima, which contain them, in a fraction of the time of sorting all.
     """
     width = rows.shape[1]
-    blocks = functional.pad(rows, (0, -width % _BLOCK), value=-math.inf).unflatten(1, (-1, _BLOCK))
+    padded = functional.pad(rows, (0, -width % _BLOCK), value=-math.inf)
+    blocks = padded.view(len(rows), -1, _BLOCK)
     best = _sorted(blocks.amax(dim=2))[1][:, :count].sort(dim=1).values
     candidates = blocks.gather(1, best.unsqueeze(2).expand(-1, -1, _BLOCK)).flatten(1)
     values, places = (found[:, :count] for found in _sorted(candidates))
