@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from backend.domain.errors import DomainError
+from backend.domain.errors import DomainError, Unavailable
 from backend.domain.live_agreement import agreement_ppm, is_sampled
 from backend.ports.gradients import MAX_TOKENS
 
@@ -84,6 +84,8 @@ class LiveAgreements:
         self._held: dict[Hash32, _Held] = {}
         self._num_numbers = 0
         self._num_refused = 0
+        self._sampled_by = -1
+        """Number of the last block by which this process sampled."""
 
     def hold(
         self,
@@ -207,10 +209,17 @@ class LiveAgreements:
                 continue
             if head is None or first is None or self._block(head.number) != head:
                 return since
-            block = first_block_after(self._block, head, first)
+            block = first_block_after(self._known_block, head, first, self._sampled_by)
             if block is None or block.timestamp > self._now() - COMMITTED_SECONDS:
                 return since
             self._sample_by(block, since)
+            self._sampled_by = block.number
+
+    def _known_block(self, number: int) -> BlockRef:
+        block = self._block(number)
+        if block is None:
+            raise Unavailable(f"the node does not know block {number}")
+        return block
 
     def _sample_by(self, block: BlockRef, since: int) -> None:
         with self._db.read() as tx:
@@ -223,26 +232,24 @@ class LiveAgreements:
 
 
 def first_block_after(
-    block: Callable[[int], BlockRef | None], head: BlockRef, instant: int
+    block: Callable[[int], BlockRef], head: BlockRef, instant: int, near: int = -1
 ) -> BlockRef | None:
-    """The first block up to `head` with a timestamp above `instant`; None if there is none, or if the node
-    does not know one of the blocks up to it. Timestamps never fall.
+    """The first block up to `head` with a timestamp above `instant`; None if there is none. Timestamps never
+    fall. `near`: number of a block that probably is a little earlier, from which the search begins.
     """
     if head.timestamp <= instant:
         return None
-    after, before, step = head, -1, 1
-    while after.number > 0:  # backwards, in growing steps
-        found = block(max(after.number - step, 0))
-        if found is None:
-            return None
-        if found.timestamp <= instant:
-            before = found.number
-            break
-        after, step = found, 2 * step
+    before, after, step = -1, head, 1
+    if 0 <= near < head.number and block(near).timestamp <= instant:
+        before = near
+        while before + step < after.number:  # forwards, in growing steps
+            found = block(before + step)
+            if found.timestamp > instant:
+                after = found
+            else:
+                before, step = found.number, 2 * step
     while after.number - before > 1:
         found = block((after.number + before) // 2)
-        if found is None:
-            return None
         if found.timestamp > instant:
             after = found
         else:

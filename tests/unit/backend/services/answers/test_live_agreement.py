@@ -349,8 +349,9 @@ def chosen_by_blocks(installation: ScriptedInstallation, served: dict[str, tuple
 @given(
     gaps=st.lists(st.integers(0, 3), min_size=1, max_size=40),
     instant=st.integers(-1, 60),
+    near=st.integers(-1, 45),
 )
-def test_the_first_block_after_an_instant_is_found(gaps: list[int], instant: int) -> None:
+def test_the_first_block_after_an_instant_is_found(gaps: list[int], instant: int, near: int) -> None:
     times = [sum(gaps[:number]) for number in range(1, len(gaps) + 1)]
     names = [some_hash(f"block {number}") for number in range(len(times))]
     blocks = [BlockRef(number, names[number], names[0], at) for number, at in enumerate(times)]
@@ -360,9 +361,26 @@ def test_the_first_block_after_an_instant_is_found(gaps: list[int], instant: int
         asked.append(number)
         return blocks[number]
 
-    found = first_block_after(block, blocks[-1], instant)
+    found = first_block_after(block, blocks[-1], instant, near)
     assert found == next((each for each in blocks if each.timestamp > instant), None)
-    assert len(asked) <= 2 * len(blocks).bit_length()
+    assert len(asked) <= 2 * len(blocks).bit_length() + 1
+    asked.clear()
+    if found is not None and found.number:
+        first_block_after(block, blocks[-1], instant, found.number - 1)
+        assert len(asked) <= 2
+
+
+async def test_a_node_that_lags_delays_the_sample(installation: ScriptedInstallation) -> None:
+    process = await started(installation)
+    await process.answer()
+    mined(installation)
+    mined(installation)
+    head, block = installation.view.cursor(), installation.view.block
+    process.sampling._block = lambda number: block(number) if number == head.number else None
+    with pytest.raises(Unavailable):
+        await process.run()
+    process.sampling._block = block
+    assert (await process.run()).num_measured == 1
 
 
 def test_a_rate_is_the_share_of_answers_that_is_sampled() -> None:
