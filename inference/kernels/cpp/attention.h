@@ -115,8 +115,11 @@ class RunningSoftmax {
     template <class Number>
     void add(Index row, float* scores, float scale, Index width, Index low, Index high, Number* weights, float* mixed,
              Index dim) {
+        // In a short prompt most vectors of a tile are hidden, and are not computed.
+        const Index first = std::clamp<Index>(low / kLanes * kLanes, 0, width);
+        const Index last = std::clamp<Index>(round_up(high, kLanes), first, width);
         Floats best = broadcast(largest_[row]);
-        for (Index i = 0; i < width; i += kLanes) {
+        for (Index i = first; i < last; i += kLanes) {
             Floats lanes = load(scores + i) * scale;
             if (i < low || i + kLanes > high) {
                 lanes = is_visible(i, low, high) ? lanes : broadcast(-std::numeric_limits<float>::infinity());
@@ -125,12 +128,14 @@ class RunningSoftmax {
             store(lanes, scores + i);
         }
         grow(row, loraledger::largest(best), mixed, dim);
-        for (Index i = 0; i < width; i += kLanes) {
+        for (Index i = first; i < last; i += kLanes) {
             Floats lanes = exp_of_negative(load(scores + i) - largest_[row]);
             if (i < low || i + kLanes > high) lanes = is_visible(i, low, high) ? lanes : Floats{};
             totals_[row] += lanes;
             store(lanes, weights + i);
         }
+        std::fill(weights, weights + first, Number{});
+        std::fill(weights + last, weights + width, Number{});
     }
 
     // What the sum of a row's values is to be divided by.
@@ -145,9 +150,12 @@ class RunningSoftmax {
 
     void grow(Index row, float largest, float* mixed, Index dim) {
         if (!(largest > largest_[row])) return;
-        const float factor = exp_of_negative(broadcast(largest_[row] - largest))[0];
-        totals_[row] *= factor;
-        for_each_vector(dim, [&](Index i, Index count) { store(load(mixed + i, count) * factor, mixed + i, count); });
+        if (largest_[row] > -std::numeric_limits<float>::infinity()) {  // else there is nothing yet to scale
+            const float factor = exp_of_negative(broadcast(largest_[row] - largest))[0];
+            totals_[row] *= factor;
+            for_each_vector(dim,
+                            [&](Index i, Index count) { store(load(mixed + i, count) * factor, mixed + i, count); });
+        }
         largest_[row] = largest;
     }
 
@@ -181,8 +189,10 @@ class AttentionWorker {
         }
         for (Index row = 0; row < num_rows_; ++row) {
             const float* mixed = &mixed_[row * dim_stride_];
+            const float total = softmax_.total(row);
+            T* result = attention_.result + offset(row);
             for_each_vector(shape_.head_dim, [&](Index i, Index lanes) {
-                store(load(mixed + i, lanes) / softmax_.total(row), attention_.result + offset(row) + i, lanes);
+                store(load(mixed + i, lanes) / total, result + i, lanes);
             });
         }
     }
@@ -219,8 +229,9 @@ class AttentionWorker {
     void copy_queries(std::vector<Number>& rows) const {
         rows.assign(num_rows_ * dim_stride_, Number{});
         for (Index row = 0; row < num_rows_; ++row) {
+            const T* query = attention_.queries + offset(row);
             for_each_vector(shape_.head_dim, [&](Index i, Index count) {
-                store(load(attention_.queries + offset(row) + i, count), &rows[row * dim_stride_ + i], count);
+                store(load(query + i, count), &rows[row * dim_stride_ + i], count);
             });
         }
     }
@@ -245,9 +256,9 @@ class AttentionWorker {
     }
 
     template <class Number>
-    void add_to_softmax(Index row, Index start, float* scores, Number* weights) {
+    void add_to_softmax(Index row, Index start, Index width, float* scores, Number* weights) {
         const Index low = first_visible(row) - start, high = std::min(position(row) + 1 - start, tile_keys_);
-        softmax_.add(row, scores, attention_.scale, key_stride_, low, high, weights, &mixed_[row * dim_stride_],
+        softmax_.add(row, scores, attention_.scale, width, low, high, weights, &mixed_[row * dim_stride_],
                      shape_.head_dim);
     }
 
@@ -269,7 +280,7 @@ class AttentionWorker {
                               key_stride_);
         }
         for (Index row = 0; row < kRows; ++row) {
-            add_to_softmax(row, start, &scores_[row * key_stride_], &scores_[row * key_stride_]);
+            add_to_softmax(row, start, key_stride_, &scores_[row * key_stride_], &scores_[row * key_stride_]);
         }
         const bool has_next = start + tile_keys_ <= position(kRows - 1);
         for (Index at = 0; at < count; at += size) {
@@ -288,27 +299,34 @@ class AttentionWorker {
             const Index first = num_rows_ * tile / tiles, last = num_rows_ * (tile + 1) / tiles;
             if (position(last - 1) < start || first_visible(first) >= start + tile_keys_) continue;
             static constexpr float kZeros[kPanel] = {};
-            multiply(last - first, &packed_queries_[first * dim_stride_], keys_, dim_stride_, key_stride_, {kZeros, 0},
-                     0, scores_.data());
+            const Index visible = std::min(key_stride_, round_up(position(last - 1) + 1 - start, kPanel));
+            const Rows queries{&packed_queries_[first * dim_stride_], last - first, dim_stride_};
+            multiply(queries, dim_stride_, keys_, visible, {kZeros, 0}, 0, scores_.data(), key_stride_);
             for (Index row = first; row < last; ++row) {
                 const Index at = (row - first) * key_stride_;
-                add_to_softmax(row, start, &scores_[at], &weights_[at]);
+                add_to_softmax(row, start, visible, &scores_[at], &weights_[at]);
             }
             float* mixed = &mixed_[first * dim_stride_];
-            multiply(last - first, weights_.data(), values_, key_stride_, dim_stride_, {mixed, dim_stride_}, kPanel,
-                     mixed);
+            const Rows weights{weights_.data(), last - first, key_stride_};
+            multiply(weights, visible, values_, dim_stride_, {mixed, dim_stride_}, kPanel, mixed, dim_stride_);
         }
     }
 
-    // result [num_rows, out] = rows [num_rows, in] times packed [out / kPanel, in, kPanel], plus `initial`, which moves
-    // by `initial_step` from panel to panel.
-    void multiply(Index num_rows, const Weight* rows, const std::vector<Weight>& packed, Index in, Index out,
-                  Initial initial, Index initial_step, float* result) {
-        const Index stride = in * static_cast<Index>(sizeof(Weight)) / static_cast<Index>(sizeof(Element));
+    // Rows [count, stride] of one side of a product.
+    struct Rows {
+        const Weight* first;
+        Index count, stride;
+    };
+
+    // The first `out` of `result` [rows, result_stride] = the first `in` of `rows` times packed [panels, rows.stride,
+    // kPanel], plus `initial`, which moves by `initial_step` from panel to panel.
+    void multiply(Rows rows, Index in, const std::vector<Weight>& packed, Index out, Initial initial, Index initial_step,
+                  float* result, Index result_stride) {
+        const Index stride = rows.stride * static_cast<Index>(sizeof(Weight)) / static_cast<Index>(sizeof(Element));
         for (Index column = 0; column < out; column += kPanel, initial.sums += initial_step) {
-            const Panel<Weight> panel{packed.data() + column * in, in, kPanel, false};
-            arithmetic_.multiply(num_rows, reinterpret_cast<const Element*>(rows), stride, panel, initial,
-                                 result + column, out);
+            const Panel<Weight> panel{packed.data() + column * rows.stride, in, kPanel, false};
+            arithmetic_.multiply(rows.count, reinterpret_cast<const Element*>(rows.first), stride, panel, initial,
+                                 result + column, result_stride);
         }
     }
 

@@ -10,6 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <type_traits>
+
 #include "panels.h"
 
 namespace loraledger {
@@ -102,8 +104,9 @@ class Tiled {
                 // The next step; the hardware prefetcher does the rest.
                 for (Index i = 0; i < 2 * kBlock; i += kDepth) __builtin_prefetch(blocks + 2 * kBlock + i, 0, 2);
             }
-            _tile_loadd(6, blocks, 64);
-            _tile_loadd(7, blocks + kBlock, 64);
+            // Loaded once per tile of rows: the hint keeps the rows in the L1 cache.
+            _tile_stream_loadd(6, blocks, 64);
+            _tile_stream_loadd(7, blocks + kBlock, 64);
             _tile_loadd(4, rows + input, row_bytes);
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(1, 4, 7);
@@ -113,19 +116,32 @@ class Tiled {
                 _tile_dpbf16ps(3, 5, 7);
             }
         }
-        alignas(64) float sums[kTileRows][kPanel];
-        constexpr int kSumBytes = sizeof sums[0];
-        _tile_stored(0, sums[0], kSumBytes);
-        _tile_stored(1, sums[0] + kSide, kSumBytes);
-        if (kTwoHigh) {
-            _tile_stored(2, sums[kSide], kSumBytes);
-            _tile_stored(3, sums[kSide] + kSide, kSumBytes);
+        if constexpr (std::is_same_v<Result, float>) {
+            if (panel.count == kPanel) {
+                store_sums<kTwoHigh>(result, out);
+                return;
+            }
         }
+        alignas(64) float sums[kTileRows][kPanel];
+        store_sums<kTwoHigh>(sums[0], kPanel);
         for (Index row = 0; row < num_rows; ++row) {
             for_each_vector(panel.count, [&](Index i, Index count) {
                 store(load(sums[row] + i, count), result + row * out + i, count);
             });
         }
+    }
+
+    // Store the registers of sums to rows of kPanel floats.
+    template <bool kTwoHigh>
+    static void store_sums(float* rows, Index stride) {
+        const Index row_bytes = stride * static_cast<Index>(sizeof *rows);
+        _tile_stored(0, rows, row_bytes);
+        _tile_stored(1, rows + kSide, row_bytes);
+        if (kTwoHigh) {
+            _tile_stored(2, rows + kSide * stride, row_bytes);
+            _tile_stored(3, rows + kSide * stride + kSide, row_bytes);
+        }
+        flush_stores();  // the compiler does not know that tile instructions write memory, either
     }
 
     Index num_rows_ = 0;  // that the tiles are configured for
