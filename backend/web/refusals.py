@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from backend.domain.chain import Reverted
 
 WORDS: Mapping[str, str] = {
+    "ContributorsShareTooLow": "This market leaves contributors more: lower the operators' share or yours.",
     "ERC20InsufficientBalance": "Your wallet holds too little of the payment token. Send it some first.",
     "GovernorAlreadyCastVote": "You have voted on this proposal already. A vote cannot be changed.",
     "GovernorInsufficientProposerVotes": "You have too few votes for a proposal. Tokens count once they are "
@@ -19,9 +20,11 @@ WORDS: Mapping[str, str] = {
     "GovernorUnexpectedProposalState": "The proposal's state does not allow that now. Reload the page.",
     "InsufficientBalance": "The channel holds less than that. Enter a smaller amount.",
     "NothingThawing": "Nothing thaws: start a withdrawal first.",
+    "OperatorShareOutOfRange": "The operators' share is outside the bounds of this market, which follow.",
     "ParameterSetNotCurrent": "Another change was carried out since. Propose this one again.",
     "StillThawing": "The amount still thaws. Withdraw it after the time on the page.",
     "TimelockUnexpectedOperationState": "The timelock's delay has not passed. Wait for the time on the page.",
+    "VersionAlreadyRegistered": "The adapter is registered at these prices already. Change one of them.",
 }
 """By the name of the contract's custom error."""
 

@@ -36,6 +36,14 @@ MAX_ROW = 100_000
 FirstRow = Annotated[int, Query(ge=0, le=MAX_ROW)]
 
 
+class DatanetForm(PageForm):
+    """`description`: Markdown. `licence`: SPDX expression; default: any."""
+
+    name: str
+    description: str = ""
+    licence: str = ""
+
+
 class ReviewForm(PageForm):
     """`reason`: 0 accepts."""
 
@@ -46,6 +54,18 @@ class ReviewForm(PageForm):
 def show_datanets(request: Request, services: ServicesDep, paging: PagingDep) -> Response:
     page = list_datanets(services, paging)
     return render(request, "datanets.html", datanets=page.data, next_cursor=page.next_cursor)
+
+
+@router.post("/datanets")
+def propose_datanet(
+    form: Annotated[DatanetForm, Form()], request: Request, services: ServicesDep, visitor: SignedInDep
+) -> Response:
+    prepared = services.registry.prepare_datanet(visitor.account, form.name, form.description, form.licence)
+    terms = [("Name", form.name), ("Licences", form.licence or "any")]
+    effect = (
+        "Anyone can contribute to it. Description and licences cannot be changed; you freeze its snapshots."
+    )
+    return propose(request, Proposal(f"Create {form.name}", terms, effect, [Way.send(prepared)]))
 
 
 @router.get("/d/{datanet}")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.support.page_market import PageMarket
 
 pytestmark = pytest.mark.deep
-DATANET = "/d/1"
 
 
 @pytest.fixture
@@ -36,7 +35,18 @@ def test_a_contribution_is_signed_reviewed_and_frozen(
     page: Page, curators_page: Page, market: PageMarket
 ) -> None:
     wallet = market.enter(page, CONTRIBUTORS[0])
-    page.goto(market.url + DATANET)
+    page.goto(f"{market.url}/datanets")
+    page.get_by_text("Create a datanet").click()
+    page.get_by_label("Name").fill("letters")
+    page.get_by_label("Licences that it accepts").fill("MIT")
+    page.get_by_label("What its rows are for").fill("Questions about letters.")
+    page.get_by_role("button", name="Create", exact=True).click()
+    page.get_by_role("button", name="Send with the wallet").click()
+    confirmed(page)
+    page.reload()
+    page.get_by_role("link", name="letters").click()
+    expect(page.get_by_text("Accepted licences: MIT.")).to_be_visible()
+    datanet = page.url
     choose(page, jsonl(*GOOD))
     page.get_by_label("Licence of the rows").fill("MIT")
     page.get_by_role("button", name="Upload and check").click()
@@ -50,7 +60,7 @@ def test_a_contribution_is_signed_reviewed_and_frozen(
     assert '"primaryType":"Contribution' in "".join(wallet.signed).replace(" ", "")
     expect(page.get_by_role("heading", name="Recorded on the chain")).to_be_visible()
 
-    curators_page.goto(market.url + DATANET)
+    curators_page.goto(datanet)
     rows = curators_page.locator("#contributions + table tbody tr")
     rows.last.get_by_role("link").click()
     expect(curators_page.locator("pre").first).to_contain_text("A letter.")
@@ -60,7 +70,7 @@ def test_a_contribution_is_signed_reviewed_and_frozen(
     confirmed(curators_page)
     expect(page.get_by_role("heading", name="Accepted")).to_be_visible()
 
-    page.goto(market.url + DATANET)
+    page.goto(datanet)
     num_snapshots = page.get_by_role("link", name="Train on it").count()
     page.get_by_role("button", name="Freeze a snapshot").click()
     for _ in range(20):
