@@ -23,7 +23,7 @@ from tests.support.page_guide import Guide
 from tests.support.page_wallet import PageWallet
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
     from tests.integration.api.conftest import Api
 
@@ -86,6 +86,49 @@ def test_an_interrupted_upload_goes_on_where_it_stopped(page: Page, api: Api, as
     page.get_by_role("button", name="Upload and check").click()
     expect(page.get_by_role("heading", name="Ready to be signed")).to_be_visible()
     assert [one for one in offsets if one] == ["40"]
+
+
+@pytest.mark.deep
+def test_a_broken_connection_is_tried_again_without_a_word(
+    page: Page, api: Api, as_payer: None, reports: list[str]
+) -> None:
+    broken: list[str] = []
+
+    def break_once(route: Route) -> None:
+        if route.request.method == "PATCH" and not broken:
+            broken.append(route.request.url)
+            route.abort()
+        else:
+            route.fallback()
+
+    page.route("**/session/v1/transfers/*", break_once)
+    page.goto(f"{api.url}/d/{NET}")
+    choose(page, jsonl(*GOOD))
+    page.get_by_role("button", name="Upload and check").click()
+    expect(page.get_by_role("heading", name="Ready to be signed")).to_be_visible()
+    assert len(broken) == 1
+    assert all("ERR_FAILED" in text for text in reports)
+    reports.clear()
+
+
+@pytest.mark.deep
+def test_a_refused_upload_says_why_and_can_be_repeated(
+    page: Page, api: Api, as_payer: None, reports: list[str]
+) -> None:
+    page.goto(f"{api.url}/d/{NET}")
+    choose(page, jsonl(*GOOD))
+    page.get_by_label("Licence of the rows").fill("GPL-3.0-only")
+    page.get_by_role("button", name="Upload and check").click()
+    fault = page.locator("form [role=alert]")
+    expect(fault).to_contain_text("GPL-3.0-only")
+    choose(page, b"x" * 2000)
+    page.get_by_role("button", name="Upload and check").click()
+    expect(fault).to_contain_text("more than 1000 bytes")
+    choose(page, jsonl(*GOOD))
+    page.get_by_label("Licence of the rows").fill("MIT")
+    page.get_by_role("button", name="Upload and check").click()
+    expect(page.get_by_role("heading", name="Ready to be signed")).to_be_visible()
+    reports.clear()  # the refusals
 
 
 def test_a_curator_decides_with_the_rows_in_view(page: Page, api: Api) -> None:

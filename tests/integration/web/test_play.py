@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 from playwright.sync_api import expect
 
 from backend.domain.content import cid_of
@@ -67,6 +68,26 @@ def test_a_refused_answer_says_why_next_to_the_others(
     expect(page.locator("[data-answer=left]").get_by_role("link", name="Receipt")).to_be_visible()
     assert all("status of 404" in text for text in reports)
     reports.clear()
+
+
+@pytest.mark.deep
+def test_a_stopped_answer_is_charged_for_what_was_generated(page: Page, api: Api, as_payer: None) -> None:
+    api.installation.engine.waits_after = 2
+    page.goto(f"{api.url}/play")
+    page.get_by_label("Prompt").fill("Say hello.")
+    page.get_by_label("Ask the base too").uncheck()
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("[data-answer=left] [data-said]")).to_have_text("Hello there")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("[data-answer=left] [role=alert]")).to_contain_text("until then is charged")
+    expect(page.get_by_role("button", name="Ask")).to_be_enabled()
+    with api.http(api.session) as http:
+        for _ in range(50):
+            listed = http.get("/v1/receipts").json()["data"]
+            if listed:
+                break
+            page.wait_for_timeout(100)
+    assert listed[0]["receipt"]["completion_tokens"] == 2
 
 
 def test_who_cannot_pay_learns_what_to_do(api: Api, page: Page, as_payer: None) -> None:
