@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 DType = Literal["float32", "bfloat16", "float16"]
 PrefixSharing = Literal["off", "payer", "all"]
-Quantization = Literal["none", "int8", "int4"]
+Quantization = Literal["none", "int8"]
 KernelBackend = Literal["auto", "native", "portable"]
 MIB = 1024 * 1024
 
@@ -21,7 +21,7 @@ class EngineConfig:
 
     model_path: Path
     dtype: DType = "bfloat16"
-    quantization: Quantization = "none"  # of the decoder's linear layers
+    quantization: Quantization = "none"  # of the decoder's linear layers and head
     device: str = "cpu"
     num_threads: int = 2  # of each rank
     tensor_parallel: int = 1  # number of processes that share every layer
@@ -47,17 +47,14 @@ class EngineConfig:
         for name in ("num_threads", "tensor_parallel", "kv_block_size", *limits):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.quantization == "int8" and self.device != "cpu":
+            raise ValueError(f"int8 weights are served on CPUs, not on {self.device}; choose none")
         if self.tensor_parallel > 1 and (self.device != "cpu" or self.quantization != "none"):
             raise ValueError("tensor_parallel supports weights in 16 or 32 bits, on CPUs")
         if self.batch_invariant and (
-            self.device != "cpu"
-            or self.kernels == "portable"
-            or self.quantization != "none"
-            or self.tensor_parallel > 1
+            self.device != "cpu" or self.kernels == "portable" or self.tensor_parallel > 1
         ):
-            raise ValueError(
-                "batch_invariant needs native kernels on a CPU, weights in 16 or 32 bits, and one rank"
-            )
+            raise ValueError("batch_invariant needs native kernels on a CPU, and one rank")
         if self.max_rank > self.num_adapter_rows:
             raise ValueError(f"max_rank {self.max_rank} exceeds num_adapter_rows {self.num_adapter_rows}")
         if self.num_adapter_slots < 1 or self.num_loader_threads < 1:

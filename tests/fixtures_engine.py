@@ -225,11 +225,16 @@ class Oracle:
             self._models[key] = self._load(adapter).eval()
         return self._models[key]
 
-    def _load(self, adapter: AnyAdapter) -> Any:
-        from peft import PeftModel
+    def base(self) -> Any:
+        """The model without adapters."""
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(self._path, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(self._path, dtype=torch.float32)
+
+    def _load(self, adapter: AnyAdapter) -> Any:
+        from peft import PeftModel
+
+        model = self.base()
         if adapter is None:
             return model
         if isinstance(adapter, AdapterBlend):

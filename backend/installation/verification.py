@@ -184,9 +184,8 @@ async def _separate_engine(installation: Installation) -> AsyncIterator[Engine]:
     options: dict[str, str | int] = {
         "dtype": settings.engine_dtype,
         "quantization": settings.engine_quantization,
+        "batch_invariant": True,
     }
-    if settings.engine_quantization == "none":
-        options["batch_invariant"] = True
     with tempfile.TemporaryDirectory(prefix="loraledger-") as folder:
         socket_path = Path(folder) / "engine.sock"
         started = EngineProcess(

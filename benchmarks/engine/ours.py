@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--kv-budget-bytes", type=int, default=2**30)
     parser.add_argument("--batch-invariant", choices=("yes", "no"), default="no")
-    parser.add_argument("--quantization", choices=("none", "int8", "int4"), default="none")
+    parser.add_argument("--quantization", choices=("none", "int8"), default="none")
     parser.add_argument("--tensor-parallel", type=int, default=1, help="ranks, which share the threads")
     options = parser.parse_args()
     reserve_stdout()

@@ -50,7 +50,6 @@ GROUPS = ("batch", "prompts", "profile", "zipf", "cold", "registry", "shapes", "
 # Of the weights, and of the processes that share them: options of our engine.
 FORMATS = {
     "int8": {"quantization": "int8"},
-    "int4": {"quantization": "int4"},
     "two ranks": {"tensor-parallel": "2"},
 }
 _OWN_SCENARIOS = ("base", "lora32")

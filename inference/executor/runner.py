@@ -44,7 +44,11 @@ def load_runner(
     `ModelNotFoundError`, `UnsupportedModelError`.
     """
     kernels = select_kernels(
-        config.kernels, weights.dtype, config.device, batch_invariant=config.batch_invariant
+        config.kernels,
+        weights.dtype,
+        config.device,
+        weights.quantization,
+        batch_invariant=config.batch_invariant,
     )
     if weights.architecture.special_features:
         features = ", ".join(weights.architecture.special_features)

@@ -50,3 +50,9 @@ def product_arithmetic(cpu: Cpu) -> Arithmetic | None:
         return None
     is_paired = cpu.vendor == "AuthenticAMD" and "avx512_bf16" in cpu.features
     return "paired" if is_paired else "widened"
+
+
+def has_int8_products(cpu: Cpu) -> bool:
+    """Whether `cpu` multiplies integers of 8 bits by instructions that int8.h uses."""
+    needed = {"avx512f", "avx512_vnni"} | ({"amx_int8"} if "amx_bf16" in cpu.features else set())
+    return needed <= cpu.features

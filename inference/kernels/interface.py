@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from inference.kernels.int8 import Int8Weight
+
 
 class HeadNorms(NamedTuple):
     """Weights [head_dim] that normalise each head's queries and keys before rotation (Qwen3)."""
@@ -172,6 +174,9 @@ class Kernels(Protocol):
         """The product with `weight` [out, in], with `bias` [out] added before rounding; None where torch's
         product is faster. A token's bits depend neither on the number of tokens nor on its row.
         """
+
+    def int8_projection(self, weight: Int8Weight, bias: Tensor | None) -> Projection:
+        """The product with a weight in 8 bits, as `inference.kernels.int8.Int8Linear` defines it."""
 
     def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         """Add `delta` to `hidden` [num_tokens, width] in place; return the normalised sum as a new tensor."""

@@ -6,16 +6,16 @@ import ctypes
 import functools
 import logging
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from inference.kernels.build import load_library
-from inference.kernels.cpu import Arithmetic, product_arithmetic, this_cpu
-from inference.kernels.memory import LargePages, address_of
+from inference.kernels.cpu import Arithmetic, has_int8_products, product_arithmetic, this_cpu
+from inference.kernels.memory import address_of
 from inference.kernels.native_attention import NativeAttention
-from inference.kernels.native_step import LinearLayout, NativeStep, projections
+from inference.kernels.native_products import Bfloat16Products, Int8Products, NativeLinear
+from inference.kernels.native_step import NativeStep, projections
 from inference.kernels.portable import AdditiveLora, PortableKernels, SegmentedLora
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from inference.kernels.cpu import Cpu
     from inference.kernels.factors import StoredFactors, TensorSpec
+    from inference.kernels.int8 import Int8Weight
     from inference.kernels.interface import (
         AttentionBatch,
         CompiledStep,
@@ -44,8 +45,6 @@ logger = logging.getLogger(__name__)
 _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _STORED = (torch.float32, torch.bfloat16, torch.float16)  # `Format` in factors.h
 DTYPES = frozenset(_SUFFIX)
-_PANEL = 32  # adjacent outputs in a packed weight, kPanel in panels.h
-_DEPTH: dict[Arithmetic, int] = {"widened": 1, "paired": 2, "tiled": 32}  # inputs per step, kDepth there
 _ATTENTION_ARITHMETICS = ("paired", "tiled")  # those with attention of their own; the others use floats
 _MAX_LARGEST = 16  # `LargestElements::kMaxSize` in probabilities.h
 _MAX_CACHED_FACTORS = 1024  # adapters of one layout share theirs: between seven and a few hundred
@@ -97,8 +96,12 @@ class NativeKernels(PortableKernels):
         self.max_tokens = math.inf if batch_invariant else _MAX_NATIVE_TOKENS
         library = load_library()
         self._functions = _functions(library, dtype)
-        arithmetic = None if dtype != torch.bfloat16 else _arithmetic(library, cpu or this_cpu())
-        self._products = None if arithmetic is None else _Products.of(library, arithmetic)
+        cpu = cpu or this_cpu()
+        arithmetic = None if dtype != torch.bfloat16 else _arithmetic(library, cpu)
+        self._products = None if arithmetic is None else Bfloat16Products(library, arithmetic)
+        self._int8_products = None
+        if arithmetic is not None and has_int8_products(cpu):
+            self._int8_products = Int8Products(library, arithmetic)
         self._batch_invariant = batch_invariant
         self._attention = self._functions["attention"]
         if arithmetic in _ATTENTION_ARITHMETICS and not batch_invariant:
@@ -109,6 +112,15 @@ class NativeKernels(PortableKernels):
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:
         return None if self._products is None else self._products.projection(weight, bias)
+
+    @property
+    def has_int8_products(self) -> bool:
+        return self._int8_products is not None
+
+    def int8_projection(self, weight: Int8Weight, bias: Tensor | None) -> Projection:
+        if self._int8_products is None:
+            return super().int8_projection(weight, bias)
+        return self._int8_products.projection(weight, bias)
 
     def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         result = torch.empty_like(hidden)
@@ -189,12 +201,11 @@ class NativeKernels(PortableKernels):
         return result
 
     def compile_step(self, model: StepModel) -> CompiledStep | None:
-        if self._products is None or not all(
-            isinstance(each, NativeLinear) for each in projections(model.layers)
-        ):
+        linears = projections(model.layers)
+        packed = [each.products for each in linears if isinstance(each, NativeLinear)]
+        if len(packed) < len(linears) or len(set(packed)) > 1:
             return None
-        step = self._products.step
-        return NativeStep(step, model, self.native_targets, batch_invariant=self._batch_invariant)
+        return NativeStep(packed[0].step, model, self.native_targets, batch_invariant=self._batch_invariant)
 
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:  # noqa: ARG002  # of the interface
         return _NativeLora(self, segments)
@@ -226,9 +237,6 @@ class NativeKernels(PortableKernels):
         )
 
 
-_NO_TARGETS, _NO_SEGMENTS = (_LoraTarget * 0)(), (_LoraSegment * 0)()
-
-
 class _NativeLora(AdditiveLora):
     def __init__(self, kernels: NativeKernels, segments: Sequence[Segment]) -> None:
         self._kernels = kernels
@@ -246,72 +254,6 @@ class _NativeLora(AdditiveLora):
         if len(self._short):
             self._kernels.add_lora(states, tuple(targets), self._short, output)
         self._long.add(states, targets, output)
-
-
-@dataclass(frozen=True, slots=True)
-class _Products:
-    """The functions of products.h and step.h for one arithmetic."""
-
-    pack: Any
-    multiply: Any
-    step: Any
-    weights: LargePages
-    depth: int  # a packed weight's inputs are padded to a multiple of it
-
-    @classmethod
-    def of(cls, library: ctypes.CDLL, arithmetic: Arithmetic) -> _Products:
-        pack, multiply = library[f"pack_{arithmetic}"], library[f"multiply_{arithmetic}"]
-        pack.argtypes = (_Pointer, _Index, _Index, _Pointer)
-        multiply.argtypes = (
-            *(_Pointer, _Index, _Index, _Pointer, _Pointer, _Index),
-            *(_Pointer, _Index, _Pointer, _Index, _Pointer),
-        )
-        pack.restype = multiply.restype = None
-        return cls(pack, multiply, library[f"decoder_step_{arithmetic}"], LargePages(), _DEPTH[arithmetic])
-
-    def projection(self, weight: Tensor, bias: Tensor | None) -> NativeLinear:
-        out, width = weight.shape
-        shape = -(-out // _PANEL), -(-width // self.depth) * self.depth, _PANEL
-        packed = self.weights.zeros(shape, weight.dtype)
-        self.pack(address_of(weight), out, width, address_of(packed))
-        return NativeLinear(self, packed, bias, width, out)
-
-
-class NativeLinear:
-    """A weight in the layout of panels.h; implements `inference.kernels.interface.Projection`."""
-
-    def __init__(
-        self, products: _Products, packed: Tensor, bias: Tensor | None, width: int, out: int
-    ) -> None:
-        """`packed` [panels, `width` rounded up to whole steps, _PANEL], `bias` [out]."""
-        self._multiply, self._out = products.multiply, out
-        self._tensors = packed, bias  # keep alive the memory at the addresses below
-        self._weight, self._bias = address_of(packed), None if bias is None else address_of(bias)
-        self.layout = LinearLayout(self._weight, self._bias, width, out)
-
-    def __call__(self, states: Tensor) -> Tensor:
-        return self.with_deltas(states, _NO_TARGETS, _NO_SEGMENTS)
-
-    def with_deltas(
-        self, states: Tensor, targets: ctypes.Array[_LoraTarget], segments: ctypes.Array[_LoraSegment]
-    ) -> Tensor:
-        """The product and the deltas in one pass, rounded once, [num_tokens, out]."""
-        num_tokens, width = states.shape
-        result = states.new_empty(num_tokens, self._out)
-        self._multiply(
-            address_of(states),
-            num_tokens,
-            width,
-            self._weight,
-            self._bias,
-            self._out,
-            targets,
-            len(targets),
-            segments,
-            len(segments),
-            address_of(result),
-        )
-        return result
 
 
 def _arithmetic(library: ctypes.CDLL, cpu: Cpu) -> Arithmetic | None:

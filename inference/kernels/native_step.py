@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inference.kernels.memory import address_of
+from inference.kernels.native_products import LinearLayout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 _Pointer, _Index, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _PROJECTIONS = ("qkv", "o", "gate_up", "down")  # `Projection` in step.h
 _MAX_CACHED_TARGETS = 16  # as many as the arena caches
-
-
-class LinearLayout(ctypes.Structure):
-    """A packed weight, `Linear` in products.h."""
-
-    _fields_ = (("packed", _Pointer), ("bias", _Pointer), ("in_width", _Index), ("out_width", _Index))
 
 
 class _Layer(ctypes.Structure):

@@ -11,12 +11,14 @@ import torch
 from torch.nn import functional
 
 from inference.kernels.grouped_attention import GroupedAttention
+from inference.kernels.int8 import Int8Linear
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from inference.kernels.int8 import Int8Weight
     from inference.kernels.interface import (
         AttentionBatch,
         CompiledStep,
@@ -40,6 +42,9 @@ class PortableKernels:
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:  # noqa: ARG002  # of the interface
         return None
+
+    def int8_projection(self, weight: Int8Weight, bias: Tensor | None) -> Projection:
+        return Int8Linear(weight, bias)
 
     def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         if delta is not None:

@@ -14,7 +14,7 @@ from inference.kernels.native import DTYPES, NativeFactorReader, NativeKernels
 from inference.kernels.portable import PortableKernels
 
 if TYPE_CHECKING:
-    from inference.config import KernelBackend
+    from inference.config import KernelBackend, Quantization
     from inference.kernels.factors import FactorReader
     from inference.kernels.interface import Kernels
 
@@ -22,14 +22,20 @@ logger = logging.getLogger(__name__)
 
 
 def select_kernels(
-    backend: KernelBackend, dtype: torch.dtype, device: str, *, batch_invariant: bool = False
+    backend: KernelBackend,
+    dtype: torch.dtype,
+    device: str,
+    quantization: Quantization = "none",
+    *,
+    batch_invariant: bool = False,
 ) -> Kernels:
     """Native kernels on a CPU, Triton's on a GPU; "auto" falls back to plain torch, with a warning, where
     they are not available.
 
     Only the native kernels support `batch_invariant`, so it implies them. Raises `KernelBuildError` when the
-    native kernels are required and not available.
+    native kernels, or their products with weights of this `quantization`, are required and not available.
     """
+    is_required = backend == "native"
     if batch_invariant:
         backend = "native"
     if backend == "portable":
@@ -44,12 +50,18 @@ def select_kernels(
         )
         return PortableKernels()
     try:
-        return NativeKernels(dtype, batch_invariant=batch_invariant)
+        kernels = NativeKernels(dtype, batch_invariant=batch_invariant)
     except KernelBuildError as error:
         if backend == "native":
             raise
         logger.warning("slower: the native kernels could not be built (%s)", error)
         return PortableKernels()
+    if quantization == "int8" and not kernels.has_int8_products:
+        lack = f"products with int8 weights need bfloat16 and a CPU with AVX-512 VNNI; this is {dtype}"
+        if is_required:
+            raise KernelBuildError(lack)
+        logger.warning("slower: %s; plain torch computes them", lack)
+    return kernels
 
 
 def select_factor_reader(backend: KernelBackend, dtype: torch.dtype) -> FactorReader:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from inference.model.quantized import Int4Linear, Int8Linear
+from inference.kernels.int8 import Int8Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,9 +73,7 @@ def make_linear(
     Raises `UnsupportedModelError` for a weight that cannot be quantised as requested.
     """
     if quantization == "int8":
-        return Int8Linear.of(weight, bias)
-    if quantization == "int4":
-        return Int4Linear.of(weight, bias)
+        return kernels.int8_projection(Int8Weight.of(weight), bias)
     native = kernels.projection(weight, bias)
     if native is not None:
         return native

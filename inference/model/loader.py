@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from inference.errors import UnsupportedModelError
+from inference.kernels.int8 import Int8Weight
 from inference.model.checkpoint import Checkpoint
 from inference.model.decoder import Decoder, DecoderLayer, DecoderWeights, DenseMlp, activation_gate
 from inference.model.experts import Experts
 from inference.model.linear import make_linear
-from inference.model.quantized import served_weight
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,11 +45,7 @@ class BaseWeights:
         dtype: torch.dtype,
         quantization: Quantization = "none",
     ) -> BaseWeights:
-        """Raises `ModelNotFoundError`; `UnsupportedModelError` if quantisation is not installed."""
-        if quantization != "none" and importlib.util.find_spec("torchao") is None:
-            raise UnsupportedModelError(
-                f"{quantization} weights need torchao: `pip install 'loraledger[quantization]'`"
-            )
+        """Raises `ModelNotFoundError`."""
         return cls(Checkpoint(folder), architecture, dtype, quantization)
 
     def linear(self, layer: int, name: str) -> Tensor:
@@ -58,7 +53,8 @@ class BaseWeights:
         quantisation, the dequantised weight. Read from the checkpoint at each call, so that no copy stays in
         memory next to the packed weights.
         """
-        return served_weight(self.checkpoint_weight(layer, name), self.quantization)
+        weight = self.checkpoint_weight(layer, name)
+        return weight if self.quantization == "none" else Int8Weight.of(weight).dequantized.to(self.dtype)
 
     def checkpoint_weight(self, layer: int, name: str) -> Tensor:
         """The unquantised weight, [out_features, in_features]."""
@@ -104,7 +100,7 @@ def load_decoder(
         embedding=embedding,
         layers=[loader.layer(index) for index in range(architecture.num_layers)],
         final_norm=weights.norm("model.norm", architecture.hidden_size).to(device),
-        head=make_linear(head, None, kernels, batch_invariant=batch_invariant),
+        head=make_linear(head, None, kernels, weights.quantization, batch_invariant=batch_invariant),
         output_embedding=head,
     )
     weights.checkpoint.check_all_used(ignored={_HEAD} if architecture.has_tied_head else ())

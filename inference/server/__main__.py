@@ -80,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="type of weights and activations")
     add(
         "--quantization",
-        choices=("none", "int8", "int4"),
-        help="weight format of the linear layers; default: none",
+        choices=("none", "int8"),
+        help="weight format of the linear layers and head; int8 changes answers; default: none",
     )
     add("--device", help="torch device; default: cpu")
     add("--num-threads", type=int, help="torch threads")

@@ -9,6 +9,7 @@
 
 #include "attention.h"
 #include "factors.h"
+#include "int8.h"
 #include "lora.h"
 #include "probabilities.h"
 #include "products.h"
@@ -70,11 +71,13 @@ LORALEDGER_KERNELS(Bfloat16, bfloat16)
 LORALEDGER_ATTENTION(float, Vectors<Single>, float32)
 LORALEDGER_ATTENTION(Bfloat16, Vectors<Single>, bfloat16)
 
-#define LORALEDGER_PRODUCTS(ARITHMETIC, FOR_ATTENTION, NAME)                                                           \
+#define LORALEDGER_PACK(ARITHMETIC, NAME)                                                                              \
     extern "C" void pack_##NAME(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {                       \
         pack<ARITHMETIC>(weight, out, in, packed);                                                                     \
-    }                                                                                                                  \
-    extern "C" void multiply_##NAME(const Bfloat16* states, Index tokens, Index in, const Bfloat16* packed,            \
+    }
+
+#define LORALEDGER_PRODUCTS(ARITHMETIC, FOR_ATTENTION, NAME)                                                           \
+    extern "C" void multiply_##NAME(const Bfloat16* states, Index tokens, Index in, const void* packed,                \
                                     const Bfloat16* bias, Index out, const LoraTarget* targets, Index num_targets,     \
                                     const LoraSegment* segments, Index num_segments, Bfloat16* result) {               \
         const Deltas deltas{targets, num_targets, segments, num_segments};                                             \
@@ -89,13 +92,30 @@ LORALEDGER_ATTENTION(Bfloat16, Vectors<Single>, bfloat16)
         }                                                                                                              \
     }
 
+LORALEDGER_PACK(Vectors<Widened>, widened)
 LORALEDGER_PRODUCTS(Vectors<Widened>, Vectors<Single>, widened)
 #ifdef __AVX512BF16__
+LORALEDGER_PACK(Vectors<Paired>, paired)
 LORALEDGER_PRODUCTS(Vectors<Paired>, Vectors<Paired>, paired)
 LORALEDGER_ATTENTION(Bfloat16, Vectors<Paired>, paired)
 #endif
 #ifdef __AMX_BF16__
+LORALEDGER_PACK(Tiled, tiled)
 LORALEDGER_PRODUCTS(Tiled, Tiled, tiled)
 LORALEDGER_ATTENTION(Bfloat16, Tiled, tiled)
 extern "C" bool may_use_tiled() { return request_tiles(); }
+#endif
+
+// Weights in 8 bits, named by the arithmetic that attention has on the same CPU.
+#ifdef __AVX512VNNI__
+extern "C" void pack_int8(const std::int8_t* values, const float* scales, Index out, Index in, std::int8_t* packed) {
+    loraledger::pack_int8(values, scales, out, in, packed);
+}
+LORALEDGER_PRODUCTS(Int8Vectors, Vectors<Single>, int8_widened)
+#ifdef __AVX512BF16__
+LORALEDGER_PRODUCTS(Int8Vectors, Vectors<Paired>, int8_paired)
+#endif
+#ifdef __AMX_INT8__
+LORALEDGER_PRODUCTS(Int8Tiled, Tiled, int8_tiled)
+#endif
 #endif

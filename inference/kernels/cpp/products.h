@@ -1,4 +1,4 @@
-// Products of the base model's bfloat16 matrices, combined with the deltas of a step's adapters.
+// Products of the base model's matrices, combined with the deltas of a step's adapters.
 #pragma once
 
 #include <omp.h>
@@ -17,10 +17,16 @@ constexpr Index kChunkRows = 96;
 
 inline Index num_panels(Index out) { return (out + kPanel - 1) / kPanel; }
 
+// Elements of a packed panel with `in` inputs, padding included.
+template <class Weight>
+inline Index panel_size(Index in) {
+    return in * kPanel;
+}
+
 // Pack `weight` [out, in] into `packed` [num_panels, in rounded up to whole steps, kPanel], padded with zeros.
 template <class Arithmetic>
 void pack(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {
-    const Index size = round_up(in, Arithmetic::kDepth) * kPanel;
+    const Index size = panel_size<Bfloat16>(round_up(in, Arithmetic::kDepth));
 #pragma omp parallel for
     for (Index p = 0; p < num_panels(out); ++p) {
         Bfloat16* panel = packed + p * size;
@@ -177,9 +183,10 @@ inline const float* initial_sums(const Expansion& expansion, const Bfloat16* bia
     return sums;
 }
 
-// A weight packed by `pack`, and its bias or null.
+// A weight packed by `pack` or `pack_int8`, and its bias or null.
 struct Linear {
-    const Bfloat16 *packed, *bias;
+    const void* packed;
+    const Bfloat16* bias;
     Index in, out;
 };
 
@@ -201,7 +208,9 @@ template <class Arithmetic, class F>
 void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index tokens, const Linear& linear,
                      const Expansion* expansion, std::initializer_list<PanelRange> ranges, Bfloat16* result, F finish) {
     const Index in = linear.in, out = linear.out;
-    const Index padded = round_up(in, Arithmetic::kDepth), size = padded * kPanel;
+    using Weight = typename Arithmetic::Weight;
+    const Index padded = round_up(in, Arithmetic::kDepth), size = panel_size<Weight>(padded);
+    const Weight* packed = static_cast<const Weight*>(linear.packed);
     for (Index start = 0; start < tokens; start += kChunkRows) {
         const Index num_rows = std::min(kChunkRows, tokens - start);
         const Index tiles = round_up(num_rows, Arithmetic::kTileRows) / Arithmetic::kTileRows;
@@ -218,7 +227,7 @@ void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index token
                 const Index column = p * kPanel, count = std::min(kPanel, out - column);
                 float widened_bias[kPanel] = {};
                 if (sums == nullptr) widen_bias(bias == nullptr ? nullptr : linear.bias + column, count, widened_bias);
-                Panel<Bfloat16> panel{linear.packed + p * size, padded, count, true};
+                Panel<Weight> panel{packed + p * size, padded, count, true};
                 for (Index tile = 0; tile < tiles; ++tile, panel.from_memory = false) {
                     const Index from = num_rows * tile / tiles, to = num_rows * (tile + 1) / tiles;
                     const Initial initial =

@@ -100,7 +100,7 @@ class DecoderStep {
    private:
     enum Projection : Index { kQkv, kO, kGateUp, kDown, kProjections };
     static constexpr Index kParts = 6;
-    static constexpr bool kIsOne = std::is_same_v<Arithmetic, ForAttention>;
+    static constexpr bool kIsOne = std::is_base_of_v<ForAttention, Arithmetic>;
 
     // A thread's registers and scratch memory. One object configures the tile registers for both uses.
     struct Thread {

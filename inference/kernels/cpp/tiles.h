@@ -60,8 +60,8 @@ class Tiled {
         }
     }
 
-   private:
-    static constexpr Index kSide = 16, kBlock = kSide * kDepth;
+   protected:
+    static constexpr Index kSide = 16;
 
     // Registers 0 to 3 are sums (upper left, upper right, lower left, lower right), 4 and 5 the upper and the lower
     // rows, 6 and 7 the left and the right outputs.
@@ -85,6 +85,9 @@ class Tiled {
 
     // Make the compiler write pending stores: it does not know that tile instructions read memory.
     static void flush_stores() { asm volatile("" ::: "memory"); }
+
+   private:
+    static constexpr Index kBlock = kSide * kDepth;
 
     template <bool kTwoHigh, class Result>
     static void multiply_tile(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel,

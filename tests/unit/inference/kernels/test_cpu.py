@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.kernels.cpu import Cpu, product_arithmetic, this_cpu
+from inference.kernels.cpu import Cpu, has_int8_products, product_arithmetic, this_cpu
 
 AVX512 = frozenset({"avx2", "avx512f"})
 PAIRS = AVX512 | {"avx512_bf16"}
@@ -25,6 +25,14 @@ PAIRS = AVX512 | {"avx512_bf16"}
 )
 def test_the_fastest_of_each_kind(cpu: Cpu, expected: str | None) -> None:
     assert product_arithmetic(cpu) == expected
+
+
+def test_products_in_8_bits_need_the_instructions_of_their_kernels() -> None:
+    vnni = AVX512 | {"avx512_vnni"}
+    assert has_int8_products(Cpu("AuthenticAMD", vnni))
+    assert has_int8_products(Cpu("GenuineIntel", vnni | {"amx_bf16", "amx_int8"}))
+    assert not has_int8_products(Cpu("GenuineIntel", vnni | {"amx_bf16"}))
+    assert not has_int8_products(Cpu("AuthenticAMD", PAIRS))
 
 
 def test_without_tiles_the_other_instructions_remain() -> None:

@@ -34,7 +34,9 @@ def asking(key: str, adapter: AdapterRef | AdapterBlend | None) -> Generate:
     return msgspec.structs.replace(command, sampling=msgspec.structs.replace(command.sampling, logprobs=5))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "options", [{"dtype": "bfloat16"}, {"dtype": "float32"}, {"dtype": "bfloat16", "quantization": "int8"}]
+)
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(1, 90), min_size=2, max_size=9),
@@ -44,14 +46,14 @@ def asking(key: str, adapter: AdapterRef | AdapterBlend | None) -> Generate:
 def test_an_answer_has_the_same_log_probabilities_alone_and_in_a_crowd(
     make_engine: Callable[..., Engine],
     adapters: Sequence[AdapterRef | AdapterBlend | None],
-    dtype: str,
+    options: dict[str, str],
     lengths: Sequence[int],
     max_step_tokens: int,
     seed: int,
 ) -> None:
     """Prompts are cut into chunks that depend on the company, and the prefix cache is off and on."""
-    crowd = make_engine(dtype=dtype, batch_invariant=True, kernels="native", max_step_tokens=max_step_tokens)
-    alone = make_engine(dtype=dtype, batch_invariant=True, kernels="native", prefix_sharing="off")
+    crowd = make_engine(batch_invariant=True, max_step_tokens=max_step_tokens, **options)
+    alone = make_engine(batch_invariant=True, prefix_sharing="off", **options)
     prompts = prompts_of(lengths)
     commands = [asking(key, adapters[(seed + n) % len(adapters)]) for n, key in enumerate(prompts)]
     together = run_all(crowd, *commands, prompts=prompts)
@@ -62,9 +64,7 @@ def test_an_answer_has_the_same_log_probabilities_alone_and_in_a_crowd(
         assert answer.logprobs == together[key].logprobs
 
 
-@pytest.mark.parametrize(
-    "others", [{"kernels": "portable"}, {"quantization": "int8"}, {"tensor_parallel": 2}, {"device": "cuda"}]
-)
+@pytest.mark.parametrize("others", [{"kernels": "portable"}, {"tensor_parallel": 2}, {"device": "cuda"}])
 def test_it_is_refused_where_it_cannot_be_kept(tiny_llama: Path, others: dict[str, str | int]) -> None:
     with pytest.raises(ValueError, match="batch_invariant needs"):
         EngineConfig(tiny_llama, batch_invariant=True, **others)

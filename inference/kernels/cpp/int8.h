@@ -1,0 +1,286 @@
+// Products of weights and states in 8 bits, as `inference/kernels/int8.py` defines them: sums of integers are exact, so
+// AMX, AVX-512 and plain torch give the same bits.
+//
+// A packed panel has steps of kDepth inputs by kPanel outputs, each as two tile registers hold it: 16 rows of 16 outputs
+// by four adjacent inputs. A row of such a block is a vector for AVX-512's instruction too. Both instructions multiply
+// unsigned by signed numbers. States are therefore stored with 128 added, and sums begin with -128 times the sum of an
+// output's weights.
+#pragma once
+
+#ifdef __AVX512VNNI__
+
+#include <vector>
+
+#include "products.h"
+#include "tiles.h"
+
+namespace loraledger {
+
+// At the end of a panel: for each output, its weights' scale and the initial value of its sums.
+struct alignas(64) Int8Outputs {
+    float scales[kPanel];
+    std::int32_t offsets[kPanel];
+};
+
+template <>
+inline Index panel_size<std::int8_t>(Index in) {
+    return in * kPanel + static_cast<Index>(sizeof(Int8Outputs));
+}
+
+constexpr Index kInt8Depth = 64, kInt8Group = 4;
+constexpr Index kInt8Block = kInt8Depth * kLanes;  // one tile register
+
+// Pack `values` [out, in], `in` whole steps, and `scales` [out] into `packed` [num_panels, panel_size].
+inline void pack_int8(const std::int8_t* values, const float* scales, Index out, Index in, std::int8_t* packed) {
+#pragma omp parallel for
+    for (Index p = 0; p < num_panels(out); ++p) {
+        std::int8_t* panel = packed + p * panel_size<std::int8_t>(in);
+        std::fill(panel, panel + in * kPanel, std::int8_t{0});
+        Int8Outputs outputs{};
+        for (Index output = 0; output < std::min(kPanel, out - p * kPanel); ++output) {
+            const std::int8_t* row = values + (p * kPanel + output) * in;
+            std::int8_t* lane = panel + output / kLanes * kInt8Block + output % kLanes * kInt8Group;
+            for (Index input = 0; input < in; ++input) {
+                const Index within = input % kInt8Depth;
+                lane[input / kInt8Depth * 2 * kInt8Block + within / kInt8Group * kInt8Depth + within % kInt8Group] =
+                    row[input];
+                outputs.offsets[output] -= 128 * row[input];
+            }
+            outputs.scales[output] = scales[p * kPanel + output];
+        }
+        std::memcpy(panel + in * kPanel, &outputs, sizeof outputs);
+    }
+}
+
+// One stage of a Walsh-Hadamard transform within a vector: the sums and differences of lanes that are kHalf apart. The
+// products are exact.
+template <int kHalf>
+inline __m512 add_and_subtract(__m512 lanes) {
+    const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i partners = _mm512_xor_si512(places, _mm512_set1_epi32(kHalf));
+    const __mmask16 is_second = _mm512_test_epi32_mask(places, _mm512_set1_epi32(kHalf));
+    const __m512 signs = _mm512_mask_blend_ps(is_second, _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f));
+    return _mm512_fmadd_ps(lanes, signs, _mm512_permutexvar_ps(partners, lanes));
+}
+
+// `rotate_rows` in int8.py, for one block of kInt8Depth numbers.
+inline void rotate_block(Floats* block) {
+    const auto combine = [&](Index first, Index second) {
+        const Floats sum = block[first] + block[second];
+        block[second] = block[first] - block[second];
+        block[first] = sum;
+    };
+    combine(0, 2);
+    combine(1, 3);
+    combine(0, 1);
+    combine(2, 3);
+    for (Index i = 0; i < 4; ++i) {
+        __m512 lanes = reinterpret_cast<__m512>(block[i]);
+        lanes = add_and_subtract<4>(add_and_subtract<8>(lanes));
+        block[i] = reinterpret_cast<Floats>(add_and_subtract<1>(add_and_subtract<2>(lanes)));
+    }
+}
+
+// Rotate `in` numbers and write them in 8 bits, with 128 added, up to a whole block; returns their scale:
+// `quantize_rows` in int8.py. Not finite if a number is not.
+inline float quantise_row(const Bfloat16* row, Index in, std::uint8_t* result) {
+    static thread_local std::vector<Floats> memory;
+    const Index vectors = round_up(in, kInt8Depth) / kLanes;
+    if (memory.size() < static_cast<std::size_t>(vectors)) memory.resize(vectors);
+    Floats* rotated = memory.data();
+    // Without their sign, the bits of floats are in the order of the values, with NaN above infinity.
+    Words peaks = {};
+    for (Index i = 0; i < in; i += kInt8Depth) {
+        Floats* block = rotated + i / kLanes;
+        if (i + kInt8Depth <= in) {
+            for (Index v = 0; v < 4; ++v) block[v] = load(row + i + v * kLanes);
+        } else {
+            std::fill(block, block + 4, Floats{});
+            for_each_vector(in - i, [&](Index j, Index count) { block[j / kLanes] = load(row + i + j, count); });
+        }
+        rotate_block(block);
+        for (Index v = 0; v < 4; ++v) {
+            const Words bits = reinterpret_cast<Words>(block[v]) & 0x7fffffffu;
+            peaks = bits > peaks ? bits : peaks;
+        }
+    }
+    const std::uint32_t bits = _mm512_reduce_max_epu32(reinterpret_cast<__m512i>(peaks));
+    float peak;
+    std::memcpy(&peak, &bits, sizeof peak);
+    constexpr float kSmallest = 0x1p-100f;  // its reciprocal is finite
+    peak = peak < kSmallest ? kSmallest : peak;
+    const float steps = 127.0f / peak;
+    for (Index v = 0; v < vectors; ++v) {
+        const __m512i rounded = _mm512_cvtps_epi32(reinterpret_cast<__m512>(rotated[v] * steps));
+        const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(rounded, _mm512_set1_epi32(128)));
+        std::memcpy(result + v * kLanes, &bytes, sizeof bytes);
+    }
+    return peak / 127.0f;
+}
+
+// What the two kinds of registers share.
+struct Int8States {
+    using Element = std::uint8_t;
+    using Weight = std::int8_t;
+    static constexpr Index kDepth = kInt8Depth;
+
+    // Each row is followed by its scale, in a cache line of its own.
+    static const Element* rows(const Bfloat16* states, Index num_rows, Index in, Index& stride) {
+        struct alignas(64) Line {
+            Element bytes[64];
+        };
+        static thread_local std::vector<Line> memory;
+        const Index padded = round_up(in, kDepth);
+        stride = padded + static_cast<Index>(sizeof(Line));
+        if (memory.size() * sizeof(Line) < static_cast<std::size_t>(num_rows * stride)) {
+            memory.resize(num_rows * stride / sizeof(Line));
+        }
+        Element* result = memory.data()->bytes;
+        for (Index row = 0; row < num_rows; ++row) {
+            const float scale = quantise_row(states + row * in, in, result + row * stride);
+            std::memcpy(result + row * stride + padded, &scale, sizeof scale);
+        }
+        return result;
+    }
+
+    // Scale `sums` [kPanel] of a row, add the initial values and round.
+    static void finish(const std::int32_t* sums, const Element* row, const Panel<Weight>& panel, const float* initial,
+                       Bfloat16* result) {
+        float scale;
+        std::memcpy(&scale, row + panel.in, sizeof scale);
+        const Int8Outputs& outputs = outputs_of(panel);
+        for_each_vector(panel.count, [&](Index i, Index count) {
+            Ints lanes;
+            std::memcpy(&lanes, sums + i, sizeof lanes);
+            const Floats scaled = __builtin_convertvector(lanes, Floats) * scale * load(outputs.scales + i);
+            store(scaled + load(initial + i), result + i, count);
+        });
+    }
+
+    static const Int8Outputs& outputs_of(const Panel<Weight>& panel) {
+        return *reinterpret_cast<const Int8Outputs*>(panel.weights + panel.in * kPanel);
+    }
+};
+
+// In vectors of AVX-512.
+struct Int8Vectors : Int8States {
+    static constexpr Index kTileRows = 12;
+
+    void multiply(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
+                  Bfloat16* result, Index out) const {
+        multiply(num_rows, rows, stride, panel, initial, result, out, std::make_index_sequence<kTileRows>());
+    }
+
+   private:
+    template <std::size_t... kIndex>
+    static void multiply(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
+                         Bfloat16* result, Index out, std::index_sequence<kIndex...>) {
+        static constexpr decltype(&multiply_tile<1>) kMultiply[] = {multiply_tile<kIndex + 1>...};
+        kMultiply[num_rows - 1](rows, stride, panel, initial, result, out);
+    }
+
+    template <Index kRows>
+    static void multiply_tile(const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
+                              Bfloat16* result, Index out) {
+        __m512i sums[kRows][2];
+        const std::int32_t* offsets = outputs_of(panel).offsets;
+#pragma GCC unroll 16
+        for (Index row = 0; row < kRows; ++row) {
+            sums[row][0] = _mm512_load_si512(offsets);
+            sums[row][1] = _mm512_load_si512(offsets + kLanes);
+        }
+        for (Index input = 0; input < panel.in; input += kInt8Depth) {
+            const std::int8_t* blocks = panel.weights + input * kPanel;
+            for (Index group = 0; group < kInt8Depth; group += kInt8Group) {
+                const std::int8_t* line = blocks + group * kLanes;
+                if (panel.from_memory) {
+                    __builtin_prefetch(line + 4 * kInt8Block, 0, 2);
+                    __builtin_prefetch(line + 5 * kInt8Block, 0, 2);
+                }
+                const __m512i left = _mm512_load_si512(line), right = _mm512_load_si512(line + kInt8Block);
+#pragma GCC unroll 16
+                for (Index row = 0; row < kRows; ++row) {
+                    std::int32_t four;
+                    std::memcpy(&four, rows + row * stride + input + group, sizeof four);
+                    const __m512i states = _mm512_set1_epi32(four);
+                    sums[row][0] = _mm512_dpbusd_epi32(sums[row][0], states, left);
+                    sums[row][1] = _mm512_dpbusd_epi32(sums[row][1], states, right);
+                }
+            }
+        }
+        alignas(64) std::int32_t stored[kPanel];
+#pragma GCC unroll 16
+        for (Index row = 0; row < kRows; ++row) {
+            _mm512_store_si512(stored, sums[row][0]);
+            _mm512_store_si512(stored + kLanes, sums[row][1]);
+            finish(stored, rows + row * stride, panel, initial.sums + row * initial.stride, result + row * out);
+        }
+    }
+};
+
+#ifdef __AMX_INT8__
+// In the tile registers of AMX: 16 rows by 16 outputs by 64 inputs per instruction.
+class Int8Tiled : public Tiled, public Int8States {
+   public:
+    using Element = Int8States::Element;
+    using Weight = Int8States::Weight;
+    static constexpr Index kDepth = kInt8Depth;
+    using Int8States::rows;
+
+    void multiply(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
+                  Bfloat16* result, Index out) {
+        configure(num_rows);
+        if (num_rows > kSide) {
+            multiply_tile<true>(num_rows, rows, stride, panel, initial, result, out);
+        } else {
+            multiply_tile<false>(num_rows, rows, stride, panel, initial, result, out);
+        }
+    }
+
+   private:
+    // The registers have the uses, and so the shapes, of `Tiled`.
+    template <bool kTwoHigh>
+    static void multiply_tile(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel,
+                              Initial initial, Bfloat16* result, Index out) {
+        const std::int32_t* offsets = outputs_of(panel).offsets;
+        flush_stores();
+        _tile_loadd(0, offsets, 0);
+        _tile_loadd(1, offsets + kSide, 0);
+        if (kTwoHigh) {
+            _tile_loadd(2, offsets, 0);
+            _tile_loadd(3, offsets + kSide, 0);
+        }
+        for (Index input = 0; input < panel.in; input += kInt8Depth) {
+            const std::int8_t* blocks = panel.weights + input * kPanel;
+            if (panel.from_memory) {
+                for (Index i = 0; i < 2 * kInt8Block; i += 64) __builtin_prefetch(blocks + 2 * kInt8Block + i, 0, 2);
+            }
+            _tile_loadd(6, blocks, 64);
+            _tile_loadd(7, blocks + kInt8Block, 64);
+            _tile_loadd(4, rows + input, stride);
+            _tile_dpbusd(0, 4, 6);
+            _tile_dpbusd(1, 4, 7);
+            if (kTwoHigh) {
+                _tile_loadd(5, rows + kSide * stride + input, stride);
+                _tile_dpbusd(2, 5, 6);
+                _tile_dpbusd(3, 5, 7);
+            }
+        }
+        alignas(64) std::int32_t sums[kTileRows][kPanel];
+        constexpr int kSumBytes = sizeof sums[0];
+        _tile_stored(0, sums[0], kSumBytes);
+        _tile_stored(1, sums[0] + kSide, kSumBytes);
+        if (kTwoHigh) {
+            _tile_stored(2, sums[kSide], kSumBytes);
+            _tile_stored(3, sums[kSide] + kSide, kSumBytes);
+        }
+        for (Index row = 0; row < num_rows; ++row) {
+            finish(sums[row], rows + row * stride, panel, initial.sums + row * initial.stride, result + row * out);
+        }
+    }
+};
+#endif
+
+}  // namespace loraledger
+
+#endif
