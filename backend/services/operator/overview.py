@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from backend.services.operator.membership import Membership, OperatorStatus
 
 ENGINE_SECONDS = 5.0
-RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
-ACTIVE, RESIDENT = "loraledger_engine_adapters_active", "loraledger_engine_adapters_resident"
 
 # Limits of the alerts of deployments/monitoring, for what the database shows.
 UNSETTLED_SECONDS = 3600
@@ -78,7 +76,7 @@ class Overviews:
         status = await asyncio.to_thread(self._status)
         engine = await self._read_engine()
         at = int(now.timestamp())
-        return Overview(figures, status, engine, at, tuple(_advice(figures, status, at)))
+        return Overview(figures, status, engine, at, tuple(advise(figures, status, at)))
 
     def _figures(self, now: datetime) -> Figures:
         with self._db.read() as tx:
@@ -99,10 +97,10 @@ class Overviews:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 sums[sample.name] += sample.value
-        return sums
+        return dict(sums)
 
 
-def _advice(figures: Figures, status: OperatorStatus | None, at: int) -> Iterator[Advice]:
+def advise(figures: Figures, status: OperatorStatus | None, at: int) -> Iterator[Advice]:
     """The most urgent first. Parts that do not answer are the subject of `backend.installation.readiness`."""
     if figures.demand_deadline is not None:
         by = datetime.fromtimestamp(figures.demand_deadline, UTC)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.integration.api.conftest import Api
 
 NET = DatanetId(7)
+NAME = "<b>letters</b> & more.jsonl"
 GOOD = [{"prompt": "What is a?", "completion": "A letter."}, {"prompt": "b?", "completion": "Another one."}]
 BAD = {"prompt": 7, "completion": "The number that a defect shows."}
 
@@ -41,7 +42,7 @@ def _datanet(api: Api) -> None:
 
 
 def choose(page: Page, content: bytes) -> None:
-    chosen: Any = {"name": "letters.jsonl", "mimeType": "application/x-ndjson", "buffer": content}
+    chosen: Any = {"name": NAME, "mimeType": "application/x-ndjson", "buffer": content}
     page.get_by_label("Drop a file here").set_input_files(chosen)
 
 
@@ -68,7 +69,7 @@ def test_the_guide_leads_to_a_recorded_contribution(page: Page, api: Api, as_pay
     expect(page.locator("#pending")).to_contain_text("queued")
     guide.end()
     page.goto(f"{api.url}/d/{NET}")
-    page.locator("#yours + ul").get_by_role("link").first.click()
+    page.get_by_role("link", name=NAME).first.click()
     expect(page.get_by_role("heading", name="on its way to the chain")).to_be_visible()
     play_recording(api, page.url.rpartition("/")[2])
     expect(page.get_by_role("heading", name="Recorded on the chain")).to_be_visible()

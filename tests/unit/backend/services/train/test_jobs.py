@@ -9,6 +9,7 @@ from backend.domain.training import (
     JobState,
     Step,
 )
+from backend.services.train import progress
 from backend.services.train.leases import LeaseLost
 from tests.support.webhooks import events_of, register
 from tests.unit.workers.support import CREATOR, DATASET, OTHER_CREATOR, RESULT, JobHarness
@@ -113,3 +114,24 @@ def test_the_end_of_a_job_is_told_to_the_creator_s_webhooks(harness: JobHarness)
         ("fine_tuning.job.failed", {"id": failed.job.id}),
         ("fine_tuning.job.cancelled", {"id": cancelled.job.id}),
     ]
+
+
+def test_progress_counts_a_repeated_step_once_and_has_few_points(
+    harness: JobHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "MAX_POINTS", 4)
+    held = harness.create_leased()
+    record = harness.leases.record_event
+    for model, loss in (("base", 3.0), ("step-2", 2.5), ("parent", 9.0)):
+        record(held, "eval", {"model": model, "loss": loss, "perplexity": 1.0})
+    pace = {"num_steps": 9, "tokens_per_second": 5.0, "eta_seconds": 2.0}
+    for step in (1, 2, 3, 2, 3, 4, 5, 6, 7, 8):
+        record(held, "progress", {"step": step, "loss": 3.0 - step / 10, **pace})
+    found = harness.training.progress(held.job.id)
+    assert found.held_out == ((0, 3.0), (2, 2.5))
+    assert (found.step, found.num_steps, found.eta_seconds) == (8, 9, 2.0)
+    steps = [step for step, _ in found.train]
+    assert steps == sorted(set(steps))
+    assert (steps[-1], len(steps) <= 6) == (8, True)
+    assert [one.kind for one in found.milestones] == ["state", "state"]
+    assert harness.training.progress(harness.job().id).train == ()

@@ -1,0 +1,68 @@
+"""What an operator is advised to do, and what an overview shows while parts do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.errors import Unavailable
+from backend.domain.figures import Figures, Pending
+from backend.services.operator.overview import Overviews, advise
+from tests.support.fakes import FakeClock, ScriptedEngine
+from tests.support.market import some_account
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+
+NOW = 1_800_000_000
+NOTHING = Pending(0)
+QUIET = Figures(
+    unsettled=NOTHING,
+    unsettled_units=0,
+    unsigned=NOTHING,
+    reserved_units=0,
+    open_batches=0,
+    float_units=0,
+    newest_batch_at=None,
+    next_final_at=None,
+    open_demands=0,
+    demand_deadline=None,
+    stake_units=100,
+    outbox=NOTHING,
+    transactions={"queued": NOTHING, "sent": Pending(1, NOW - 10)},
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"open_demands": 1, "demand_deadline": NOW + 9}, "loraledger watch"),
+        ({"receipts_to_sign": 2}, "signs them again"),
+        ({"unsettled": Pending(1, NOW - 3601), "unsettled_units": 1}, "loraledger settle"),
+        ({"float_units": 60, "unsettled_units": 41}, "Raise the stake"),
+        ({"transactions": {"sent": Pending(1, NOW - 901)}}, "loraledger send"),
+        ({"outbox": Pending(1, NOW - 601)}, "loraledger relay"),
+    ],
+)
+def test_each_fault_comes_with_what_to_do(changes: dict[str, Any], remedy: str) -> None:
+    assert list(advise(QUIET, None, NOW)) == []
+    (advice,) = advise(replace(QUIET, **changes), None, NOW)
+    assert remedy in advice.remedy
+
+
+class AwayMembership:
+    def status(self) -> None:
+        raise Unavailable("the node is away")
+
+
+def test_an_overview_needs_neither_node_nor_engine(sqlite_database: Database) -> None:
+    engine, membership = ScriptedEngine(), AwayMembership()
+    built = Overviews(sqlite_database, membership, engine, some_account("operator"), FakeClock())  # type: ignore[arg-type]
+    found = asyncio.run(built.read())
+    assert (found.status, found.exposure) == (None, 0)
+    assert found.engine == {"loraledger_scripted_engine": 1.0}
+    engine.is_gone = True
+    assert asyncio.run(built.read()).engine is None
