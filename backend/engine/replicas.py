@@ -199,13 +199,16 @@ class Replicas:
 
     def _failed(self, replica: _Replica, error: Unavailable) -> None:
         """An engine with a full queue is up: others may have room."""
-        if isinstance(error, Overloaded):
+        if isinstance(error, Overloaded) or not replica.is_up:
             return
-        if replica.is_up:
-            log.warning("engine %s is down: %s", replica.name, error)
+        log.warning("engine %s is down: %s", replica.name, error)
+        self._postpone(replica)
+        self._start_watching()
+
+    def _postpone(self, replica: _Replica) -> None:
+        """The next probe of a replica that is down."""
         replica.num_failures += 1
         replica.retry_at = _now() + min(MAX_DOWN_SECONDS, 2.0 ** (replica.num_failures - 1))
-        self._start_watching()
 
     def _start_watching(self) -> None:
         if self._watch is None or self._watch.done():
@@ -232,9 +235,11 @@ class Replicas:
                 async with contextlib.aclosing(replica.engine.generate(request)) as chunks:  # type: ignore[type-var]
                     async for _ in chunks:
                         pass
-        except (TimeoutError, Unavailable) as error:
-            failure = error if isinstance(error, Unavailable) else _unavailable("it does not respond")
-            self._failed(replica, failure)
+        except (TimeoutError, Unavailable):
+            if replica.is_up:
+                self._failed(replica, _unavailable("it generates no token"))
+            else:
+                self._postpone(replica)
             for wait in list(replica.waits):
                 wait.reschedule(_now())
         except DomainError:

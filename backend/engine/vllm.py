@@ -20,6 +20,7 @@ from backend.domain.ids import Hash32
 from backend.engine.vllm_answer import AnswerReader, Part
 from backend.engine.vllm_request import check_prompt, check_request, completion_body, prompt_body
 from backend.ports.engine import InvalidSchema
+from inference.errors import InvalidSchemaError, UnsupportedModelError
 from inference.protocol import Chunk, TokenCount
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class VllmEngine:
             events.put_nowait(error)
 
     async def _parts_of(self, request: Generate, reader: AnswerReader) -> AsyncIterator[Part]:
-        await self._check_constraint(request)
+        await self._prepare(request)
         base = await self._served_base()
         adapter = request.adapter_or_blend
         if adapter is not None:
@@ -173,16 +174,20 @@ class VllmEngine:
                     raise self._refusal(response.status_code, await response.aread())
                 yield response
 
-    async def _check_constraint(self, request: Generate) -> None:
-        """Refuse what our engine would refuse: keywords that cannot be enforced are never ignored."""
-        constraint = request.sampling.constraint
-        if constraint is not None:
-            from inference.errors import InvalidSchemaError
-
-            try:
-                await asyncio.to_thread(self._parts.grammars.compile, constraint)
-            except InvalidSchemaError as error:
-                raise InvalidSchema(str(error), "response_format", {"code": error.code}) from error
+    async def _prepare(self, request: Generate) -> None:
+        """Refuse constraints that our engine would refuse: keywords that cannot be enforced are never
+        ignored. Threads, because reading a vocabulary takes half a second, and a schema as long.
+        """
+        sampling = request.sampling
+        try:
+            if sampling.logprobs is not None:
+                await asyncio.to_thread(self._parts.vocabulary.warm_up)
+            if sampling.constraint is not None:
+                await asyncio.to_thread(self._parts.grammars.compile, sampling.constraint)
+        except InvalidSchemaError as error:
+            raise InvalidSchema(str(error), "response_format", {"code": error.code}) from error
+        except UnsupportedModelError as error:
+            raise InvalidInput(str(error), details={"code": error.code}) from error
 
     async def _tokenize(self, messages: Sequence[Message], prompt: str | None) -> _Tokens:
         base = await self._served_base()

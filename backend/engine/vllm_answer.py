@@ -12,11 +12,12 @@ from backend.engine.output_rows import TOP_TOKENS, OutputRows
 from inference.protocol import Chunk, ProbeStates, TokenLogprob, TokenLogprobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from inference.protocol import FinishReason, Generate
     from inference.sampling.grammar import GrammarCompiler
+    from inference.sampling.vocabulary import Vocabulary
 
 _ID_PREFIX = "token_id:"
 
@@ -62,7 +63,7 @@ class AnswerParts:
     """What a base model's checkpoint adds to its answers."""
 
     rows: OutputRows
-    token_bytes: Callable[[int], bytes]
+    vocabulary: Vocabulary
     grammars: GrammarCompiler
 
 
@@ -75,11 +76,23 @@ def read_answer_parts(folder: Path) -> AnswerParts:
 
     try:
         architecture = read_architecture(folder)
-        read_tokenizer = (folder / "tokenizer.json").read_text
-        vocabulary = Vocabulary(architecture.vocab_size, architecture.eos_token_ids, read_tokenizer)
-        return AnswerParts(OutputRows(folder), vocabulary.token_bytes, GrammarCompiler(vocabulary))
+        vocabulary = Vocabulary(
+            architecture.vocab_size, architecture.eos_token_ids, lambda: _read_tokenizer(folder)
+        )
+        return AnswerParts(OutputRows(folder), vocabulary, GrammarCompiler(vocabulary))
     except InferenceError as error:
         raise InvalidInput(f"LORALEDGER_ENGINE_URLS: {error}", "engine_urls") from error
+
+
+def _read_tokenizer(folder: Path) -> str:
+    from inference.errors import UnsupportedModelError
+
+    try:
+        return (folder / "tokenizer.json").read_text()
+    except OSError as error:
+        raise UnsupportedModelError(
+            f"constraints and log-probabilities need a tokenizer.json next to the weights: {error.strerror}"
+        ) from error
 
 
 class AnswerReader:
@@ -167,7 +180,7 @@ class AnswerReader:
         self, token_id: int, logprob: float, top: Sequence[tuple[int, float]], num_top: int
     ) -> TokenLogprobs:
         def shown(each: int, value: float) -> TokenLogprob:
-            return TokenLogprob(each, self._parts.token_bytes(each), value)
+            return TokenLogprob(each, self._parts.vocabulary.token_bytes(each), value)
 
         return TokenLogprobs(shown(token_id, logprob), [shown(*pair) for pair in top[:num_top]])
 

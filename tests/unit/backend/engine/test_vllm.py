@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,6 +164,20 @@ def test_logprobs_have_bytes_and_the_likeliest_tokens_in_order(
         assert len(each.top) == 3
         assert [top.logprob for top in each.top] == sorted((top.logprob for top in each.top), reverse=True)
         assert isinstance(each.chosen.token, bytes)
+
+
+def test_a_checkpoint_without_tokenizer_json_serves_no_logprobs(
+    vllm: FakeVllm, adapters: VllmAdapters, served_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(served_model, tmp_path / "model", ignore=lambda *_: {"tokenizer.json"})
+
+    async def main() -> list[Chunk]:
+        engine = VllmEngine(vllm.url, adapters, read_answer_parts(folder))
+        assert (await chunks_of(engine))[-1].finish_reason == "length"
+        return await chunks_of(engine, sampling=Sampling(logprobs=1))
+
+    with pytest.raises(InvalidInput, match=r"tokenizer\.json"):
+        asyncio.run(main())
 
 
 def test_the_error_vector_is_rebuilt_from_logprobs(
