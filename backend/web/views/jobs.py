@@ -41,6 +41,8 @@ CHOICES = {
 }
 OTHER_OPTIONS = ("dropout", "warmup_fraction", "steps", "eval_fraction", "checkpoint_steps", "early_stopping")
 
+_NOT_OPTIONS = {FORM_FIELD, "snapshot", "model"}
+
 
 async def read_form(request: Request) -> CreateJobRequest:
     """The job of a form. Fields that are left empty have their defaults; numbers are written as in JSON."""
@@ -69,7 +71,6 @@ class RegistrationForm(PageForm):
         return Listing(self.name, self.prompt_price, self.completion_price, *ppm)
 
 
-_NOT_OPTIONS = {FORM_FIELD, "snapshot", "model"}
 JobForm = Annotated[CreateJobRequest, Depends(read_form)]
 
 

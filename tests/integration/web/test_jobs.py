@@ -15,7 +15,7 @@ from backend.domain.registries import Datanet
 from backend.domain.training import Step
 from backend.services.train.leases import Leases
 from tests.integration.api.test_adapters import published
-from tests.integration.api.test_fine_tuning import NUM_ROWS
+from tests.integration.api.test_fine_tuning import NUM_ROWS, SNAPSHOT
 from tests.support.market import some_account, some_hash
 from tests.support.page_guide import Guide
 from tests.unit.workers.support import DATASET, RESULT
@@ -83,6 +83,35 @@ def test_a_job_is_estimated_started_followed_and_ends_with_a_result(
     proposal = page.locator("#transaction")
     expect(proposal.get_by_role("heading")).to_have_text("Register poems")
     expect(proposal).to_contain_text("Contributors get50 %")
+
+
+@pytest.mark.deep
+def test_a_refused_estimate_is_explained_and_a_failed_refresh_changes_nothing(
+    page: Page, api: Api, as_payer: None, leases: Leases, reports: list[str]
+) -> None:
+    page.goto(f"{api.url}/jobs?snapshot={SNAPSHOT}")
+    page.get_by_label("Rank").fill("1000")
+    page.get_by_role("button", name="Estimate cost and time").click()
+    expect(page.locator("#estimate [role=alert]")).to_contain_text("rank must be between 1 and 128")
+    page.get_by_label("Rank").fill("4")
+    page.get_by_role("button", name="Estimate cost and time").click()
+    expect(page.locator("#estimate mark").first).to_be_visible()
+    page.get_by_label("Tokens of a row").fill("51")
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url("**/jobs/ftjob-*")
+    page.route("**/jobs/ftjob-*", lambda route: route.fulfill(status=503, body="away"))
+    held = leases.acquire(page.url.rpartition("/")[2], Step.VALIDATE)
+    assert held is not None
+    with page.expect_response(lambda one: one.status == 503):
+        leases.complete_validation(held, DATASET)
+    expect(page.get_by_text("appears with the first step")).to_be_visible()
+    page.unroute("**/jobs/ftjob-*")
+    held = leases.acquire(page.url.rpartition("/")[2], Step.TRAIN)
+    assert held is not None
+    pace = {"tokens_per_second": 400.0, "eta_seconds": 90.0, "num_steps": 4}
+    leases.record_event(held, "progress", {"step": 1, "loss": 3.0, **pace})
+    expect(page.get_by_role("heading", name="Step 1 of 4")).to_be_visible()
+    reports.clear()  # the refusals
 
 
 def test_a_cancelled_job_costs_nothing(page: Page, api: Api, as_payer: None, leases: Leases) -> None:
