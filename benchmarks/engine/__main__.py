@@ -27,6 +27,7 @@ from benchmarks.engine.figures import QUIET, is_quiet, ratios, row
 from benchmarks.engine.launcher import SETTINGS, Launcher
 from benchmarks.engine.scenarios import GROUPS, Results, Suite, num_adapters, num_runs
 from benchmarks.engine.shapes import make_shape
+from benchmarks.engine.workload import NUM_PROMPTS
 from inference.errors import InferenceError
 from inference.model.sources import resolve_model
 
@@ -78,7 +79,12 @@ def run(options: argparse.Namespace, groups: Sequence[str], console: Console) ->
 
         adapters = [str(folder.resolve()) for folder in folders]
         shape = partial(make_shape, WORK, tokenizer=model)
-        suite = Suite(launcher, model, adapters, options.repeats, has_peers, Results(), on_run, shape)
+
+        def ranked(rank: int) -> list[str]:
+            made = make_adapters(WORK / "adapters", model, NUM_PROMPTS, rank)
+            return [str(folder.resolve()) for folder in made]
+
+        suite = Suite(launcher, model, adapters, options.repeats, has_peers, Results(), on_run, shape, ranked)
         return _report(suite.run(groups), options)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.engine.launcher import LLAMA, LLAMA_F16, LLAMA_Q8, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
 from benchmarks.engine.measure import percentile, spread
+from benchmarks.engine.own_scenarios import LOOKUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -83,6 +84,8 @@ def ratios(results: Results) -> dict[str, Ratio | None]:
         "registry_overhead": _figure(runs.get((OURS, "residents")), "registry_overhead"),
         "limit_fraction_base": _figure(runs.get((OURS, "profile_base")), "limit_fraction"),
         "limit_fraction_lora32": _figure(runs.get((OURS, "profile_lora32")), "limit_fraction"),
+        "lookup_copying": _quotient(*_with_and_without(runs, "copying8")),
+        "lookup_not_copying": _quotient(*_with_and_without(runs, "not_copying8")),
         "base_vs_vllm": _quotient(runs.get(base), runs.get((VLLM_BASE, "base"))),
         "prefill1000_vs_vllm": _quotient(runs.get(prompts), runs.get((VLLM_BASE, "prefill1000")), _prefill),
         "base_vs_llamacpp_16bit": _quotient(runs.get(base), _fastest_16bit(runs, "base", _throughput)),
@@ -91,6 +94,13 @@ def ratios(results: Results) -> dict[str, Ratio | None]:
             runs.get(prompts), _fastest_16bit(runs, "prefill1000", _prefill), _prefill
         ),
     }
+
+
+def _with_and_without(
+    runs: Mapping[Entry, Sequence[Run]], scenario: str
+) -> tuple[Sequence[Run] | None, Sequence[Run] | None]:
+    """The runs with prompt lookup, and those of the same texts without."""
+    return runs.get((LOOKUP, scenario)), runs.get((LOOKUP, f"{scenario}_without"))
 
 
 def _fastest_16bit(

@@ -30,7 +30,7 @@ _VLLM_OPTIONS = {VLLM: (), VLLM_EAGER: ("--eager",), VLLM_BASE: ("--no-lora",)}
 # The settings of each contestant, with reasons; the report prints them.
 SETTINGS = {
     OURS: "bf16, native kernels, 32 slots, 1 GiB for adapters, 1 GiB for keys and values, "
-    "threads that wait as in an installation",
+    "no prompt lookup except in its own rows, threads that wait as in an installation",
     INVARIANT: "as loraledger, with `--batch-invariant`",
     VLLM: "bf16, compiled, max_loras=32, max_num_seqs=32, 1 GiB for keys and values, threads bound to cores, "
     "Intel's OpenMP preloaded, engine in the measured process, no prefix cache (no prompt shares a prefix)",

@@ -17,13 +17,22 @@ import torch
 from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import Measurement, TokenClock, percentile, rss_bytes
 from benchmarks.engine.profile import StepProfile, limits
-from benchmarks.engine.workload import Batch, ClosedLoop, Loads, Residents, prompts, zipf_requests
+from benchmarks.engine.workload import (
+    Batch,
+    Chat,
+    ClosedLoop,
+    Loads,
+    Residents,
+    Texts,
+    prompts,
+    zipf_requests,
+)
 from inference.config import EngineConfig
 from inference.engine import Engine
 from inference.lora.files import WEIGHTS_FILE, adapter_digest
 from inference.lora.registry import LOADER_THREADS
 from inference.outputs import Failure, Output
-from inference.protocol import AdapterRef, Generate, Sampling
+from inference.protocol import AdapterRef, Generate, Message, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -47,6 +56,50 @@ class OurEngine:
         for _ in self._finished(clock):
             pass
         return clock.measurement()
+
+    def texts(self, **fields: Any) -> Measurement:
+        """Answer messages with prompt lookup or without, whatever the engine's configuration says."""
+        workload, clock, engine = Texts(**fields), TokenClock(), self._engine
+        configured, before = engine.config, engine.status()
+        engine.config = replace(configured, prompt_lookup=workload.prompt_lookup)
+        cpu_began = time.process_time()
+        for number, text in enumerate(workload.messages):
+            sampling = Sampling(
+                max_tokens=workload.new_tokens,
+                temperature=workload.temperature,
+                seed=number,
+                ignore_eos=True,
+            )
+            clock.submit(str(number))
+            engine.add(Generate(str(number), messages=(Message("user", text),), sampling=sampling))
+        for _ in self._finished(clock):
+            pass
+        engine.config = configured
+        after = engine.status()
+        return clock.measurement(
+            cpu_seconds=time.process_time() - cpu_began,
+            proposed_tokens=after.num_proposed_tokens - before.num_proposed_tokens,
+            accepted_tokens=after.num_accepted_tokens - before.num_accepted_tokens,
+        )
+
+    def chat(self, **fields: Any) -> Measurement:
+        """Run all turns, one after the other."""
+        workload, clock = Chat(**fields), TokenClock()
+        said: list[list[int]] = [[] for _ in range(workload.num_chats)]
+        for turn in range(workload.num_turns):
+            seed = f"{workload.seed} {turn}"
+            questions = prompts(seed, workload.num_chats, workload.question_tokens)
+            for number, question in enumerate(questions):
+                said[number] += question
+                self._submit(clock, f"{turn} {number}", [*said[number]], None, workload.new_tokens)
+            for chunk in _chunks(self._engine.run()):
+                clock.tokens(chunk.request_id, len(chunk.token_ids))
+                said[int(chunk.request_id.split()[1])] += chunk.token_ids
+        status = self._engine.status()
+        return clock.measurement(
+            last_first_token_ms=1000 * clock.last_ttft,
+            cached_share=status.prefix_cache_hits / max(1, status.prefix_cache_queries),
+        )
 
     def profile(self, **fields: Any) -> Measurement:
         """Like `batch`, with a profile of the steps in which every request decodes."""
@@ -210,6 +263,11 @@ def main() -> None:
     parser.add_argument("--kv-budget-bytes", type=int, default=2**30)
     parser.add_argument("--batch-invariant", choices=("yes", "no"), default="no")
     parser.add_argument("--quantization", choices=("none", "int8"), default="none")
+    parser.add_argument("--prefix-sharing", choices=("off", "payer"), default="payer")
+    parser.add_argument("--max-running", type=int, default=32)
+    parser.add_argument("--num-adapter-slots", type=int, default=32)
+    parser.add_argument("--num-adapter-rows", type=int, default=1024)
+    parser.add_argument("--adapter-budget-bytes", type=int, default=2**30)
     parser.add_argument("--tensor-parallel", type=int, default=1, help="ranks, which share the threads")
     options = parser.parse_args()
     reserve_stdout()
@@ -221,12 +279,19 @@ def main() -> None:
         kernels="native",  # "auto" could fall back to portable kernels
         batch_invariant=options.batch_invariant == "yes",
         kv_budget_bytes=options.kv_budget_bytes,
-        num_adapter_slots=32,
-        adapter_budget_bytes=2**30,
+        # Answers to random tokens fall into repetition, which would make every other row too fast.
+        prompt_lookup=False,
+        prefix_sharing=options.prefix_sharing,
+        max_running=options.max_running,
+        num_adapter_slots=options.num_adapter_slots,
+        num_adapter_rows=options.num_adapter_rows,
+        adapter_budget_bytes=options.adapter_budget_bytes,
     )
     ours = OurEngine(config)
     tasks = {
         "batch": ours.batch,
+        "texts": ours.texts,
+        "chat": ours.chat,
         "profile": ours.profile,
         "closed_loop": ours.closed_loop,
         "loads": ours.loads,

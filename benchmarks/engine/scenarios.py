@@ -22,6 +22,15 @@ from benchmarks.engine.launcher import (
     VLLM_BASE,
     VLLM_EAGER,
 )
+from benchmarks.engine.own_scenarios import (
+    RANKS,
+    SIZES,
+    OwnScenario,
+    chat_scenarios,
+    lookup_scenarios,
+    rank_scenarios,
+    size_scenarios,
+)
 from benchmarks.engine.shapes import SHAPES
 from benchmarks.engine.workload import NUM_PROMPTS, Batch, ClosedLoop, Loads, Residents, prompts
 
@@ -46,7 +55,10 @@ PREFILL_LENGTHS = (256, 1_000, 4_000)
 NUM_LONG_PROMPTS = 4
 PREFILL_NEW_TOKENS = 2  # llama.cpp's benchmark computes at least one step after the prompts
 
-GROUPS = ("batch", "prompts", "profile", "zipf", "cold", "registry", "shapes", "formats")
+GROUPS = (
+    *("batch", "prompts", "profile", "zipf", "cold", "registry", "shapes", "formats"),
+    *("lookup", "chat", "sizes", "ranks"),
+)
 # Of the weights, and of the processes that share them: options of our engine.
 FORMATS = {
     "int8": {"quantization": "int8"},
@@ -71,7 +83,9 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Runs groups of scenarios. `adapters` has at least as many folders as `num_adapters` returns."""
+    """Runs groups of scenarios. `adapters` has at least as many folders as `num_adapters` returns, and
+    `make_ranked` returns as many folders of a rank as a batch has prompts.
+    """
 
     launcher: Launcher
     model: Path
@@ -81,6 +95,7 @@ class Suite:
     results: Results
     on_run: Callable[[str], None]
     make_shape: Callable[[str], Shape]
+    make_ranked: Callable[[int], list[str]]
 
     def run(self, groups: Sequence[str]) -> Results:
         """Run `groups` in order. Raises `ContestantError`."""
@@ -93,6 +108,10 @@ class Suite:
             "registry": self._registry,
             "shapes": self._shapes,
             "formats": self._formats,
+            "lookup": lambda: self._own(lookup_scenarios()),
+            "chat": lambda: self._own(chat_scenarios()),
+            "sizes": lambda: self._own(size_scenarios(self.adapters)),
+            "ranks": lambda: self._own(rank_scenarios({rank: self.make_ranked(rank) for rank in RANKS})),
         }
         for group in groups:
             run_group[group]()
@@ -187,6 +206,16 @@ class Suite:
         for name, options in FORMATS.items():
             self._batches(f"{OURS} {name}", self._by_scenario(), **options)
 
+    def _own(self, scenarios: Sequence[OwnScenario]) -> None:
+        """Run scenarios of our engine in turn; the first turn warms up."""
+        for each in scenarios:
+            self.launcher.contestant(each.contestant, **each.options)
+        for repeat in range(-1, self.num_repeats):
+            for each in in_turn(scenarios, repeat + 1):
+                run = self._measure(each.contestant, each.task, each.workload(repeat))
+                if repeat >= 0:
+                    self.results.add(each.contestant, each.name, run)
+
     def _batches(self, name: str, adapters: Mapping[str, list[str | None]], **options: str) -> None:
         """Measure one contestant alone, warmed up, and stop it."""
         self.launcher.contestant(name, **options)
@@ -247,6 +276,10 @@ def num_adapters(groups: Sequence[str], num_repeats: int) -> int:
         "registry": NUM_WARM_UP + NUM_RESIDENTS,
         "shapes": 0,  # they have adapters of their own
         "formats": NUM_PROMPTS,
+        "lookup": 0,
+        "chat": 0,
+        "sizes": max(SIZES),
+        "ranks": 0,
     }
     return max(needed[group] for group in groups)
 
@@ -263,5 +296,9 @@ def num_runs(groups: Sequence[str], num_repeats: int, *, has_peers: bool) -> int
         "registry": num_repeats,
         "shapes": len(SHAPES) * len(_OWN_SCENARIOS) * (num_repeats + 1),
         "formats": len(FORMATS) * len(_OWN_SCENARIOS) * (num_repeats + 1),
+        "lookup": len(lookup_scenarios()) * (num_repeats + 1),
+        "chat": len(chat_scenarios()) * (num_repeats + 1),
+        "sizes": 2 * len(SIZES) * (num_repeats + 1),
+        "ranks": (len(RANKS) + 1) * (num_repeats + 1),
     }
     return sum(needed[group] for group in groups)

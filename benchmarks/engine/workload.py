@@ -59,6 +59,27 @@ class Residents:
     bytes_per_adapter: int
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Messages of chats submitted at once, each answered with a seed of its own."""
+
+    messages: list[str]
+    temperature: float
+    prompt_lookup: bool
+    new_tokens: int = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """`num_chats` chats at once, in which each turn's prompt is all that was said before and a question."""
+
+    seed: str
+    num_chats: int = 4
+    num_turns: int = 10
+    question_tokens: int = PROMPT_TOKENS
+    new_tokens: int = 32
+
+
 def prompts(seed: str, count: int = NUM_PROMPTS, num_tokens: int = PROMPT_TOKENS) -> list[list[int]]:
     """Random token ids. Different seeds share no prefix, so a prefix cache has no effect."""
     source = random.Random(seed)  # noqa: S311 - reproducible, not secret

@@ -53,6 +53,8 @@ BARS = {
         "32 different adapters: the time of products and of reading rows as a share of a step",
         ">= 0.60",
     ),
+    "lookup_copying": ("8 answers that copy: throughput with prompt lookup against without", ">= 1.5"),
+    "lookup_not_copying": ("8 answers that do not copy: the same", ">= 0.97"),
     "registry_overhead": ("memory of a resident adapter beyond its weights", "<= 0.02"),
 }
 SCENARIOS = {
@@ -62,6 +64,9 @@ SCENARIOS = {
     "prefill256": "4 prompts of 256 tokens",
     "prefill1000": "4 prompts of 1,000 tokens",
     "prefill4000": "4 prompts of 4,000 tokens",
+    "chat": "4 chats of ten turns",
+    "chat_without_cache": "4 chats of ten turns, without prefix cache",
+    "ranks_mixed": "32 adapters of ranks 8, 16 and 64",
     "zipf5": "5 adapters, Zipf",
     "zipf1000": "1,000 adapters, Zipf",
 }

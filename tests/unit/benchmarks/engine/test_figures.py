@@ -8,6 +8,7 @@ from benchmarks.engine.contestant import Run
 from benchmarks.engine.figures import OURS_INT8, is_quiet, ratios, row
 from benchmarks.engine.launcher import LLAMA, LLAMA_F16, LLAMA_Q8, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
 from benchmarks.engine.measure import Measurement
+from benchmarks.engine.own_scenarios import LOOKUP
 from benchmarks.engine.scenarios import Results
 
 
@@ -54,6 +55,11 @@ def test_every_bar_has_its_ratio() -> None:
     runs = played(**{name: [run(**extra)] for name in (*names, *rest, *prompts)})
     runs.runs |= {(name, "base"): [run()] for name in (OURS_INT8, LLAMA_Q8)}
     runs.runs |= {(OURS, f"profile_{kind}"): [run(**extra)] for kind in ("base", "lora32")}
+    runs.runs |= {
+        (LOOKUP, f"{kind}8{side}"): [run()]
+        for kind in ("copying", "not_copying")
+        for side in ("", "_without")
+    }
     found = ratios(runs)
     assert {name: ratio.value for name, ratio in found.items() if ratio is not None} == {
         "lora32_vs_vllm": 1.0,
@@ -65,6 +71,8 @@ def test_every_bar_has_its_ratio() -> None:
         "zipf1000_p99_ttft_vs_5": 1.0,
         "cold_minus_warm_ms": 12.0,
         "registry_overhead": 0.01,
+        "lookup_copying": 1.0,
+        "lookup_not_copying": 1.0,
         "limit_fraction_base": 0.7,
         "limit_fraction_lora32": 0.7,
         "base_vs_vllm": 1.0,

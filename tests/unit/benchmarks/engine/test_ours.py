@@ -9,7 +9,16 @@ import pytest
 
 from benchmarks.engine.adapters import num_weight_bytes
 from benchmarks.engine.ours import OurEngine
-from benchmarks.engine.workload import Batch, ClosedLoop, Loads, Residents, prompts, zipf_requests
+from benchmarks.engine.workload import (
+    Batch,
+    Chat,
+    ClosedLoop,
+    Loads,
+    Residents,
+    Texts,
+    prompts,
+    zipf_requests,
+)
 from inference.config import EngineConfig
 from inference.errors import AdapterError
 
@@ -40,6 +49,20 @@ def test_a_batch_yields_every_token_of_every_prompt(ours: OurEngine, adapters: l
     assert measured.num_tokens == 15
     assert (len(measured.ttft_seconds), len(measured.itl_seconds)) == (3, 12)
     assert measured.seconds >= max(measured.ttft_seconds)
+
+
+@pytest.mark.parametrize("has_lookup", [True, False])
+def test_texts_are_answered_with_lookup_or_without(ours: OurEngine, *, has_lookup: bool) -> None:
+    measured = ours.texts(**asdict(Texts(["ABABABABABAB"] * 2, 0.0, has_lookup, new_tokens=40)))
+    assert measured.num_tokens == 80
+    assert (measured.extra["proposed_tokens"] > 0) == has_lookup
+    assert measured.extra["accepted_tokens"] <= measured.extra["proposed_tokens"]
+
+
+def test_a_chat_grows_by_question_and_answer(ours: OurEngine) -> None:
+    measured = ours.chat(**asdict(Chat("x", num_chats=2, num_turns=3, question_tokens=20, new_tokens=4)))
+    assert measured.num_tokens == 2 * 3 * 4
+    assert 0 < measured.extra["cached_share"] < 1
 
 
 def test_a_closed_loop_answers_every_request(ours: OurEngine, adapters: list[str]) -> None:

@@ -12,6 +12,7 @@ from benchmarks.engine.contestant import Run
 from benchmarks.engine.figures import ratios
 from benchmarks.engine.launcher import INVARIANT, OURS
 from benchmarks.engine.measure import Measurement
+from benchmarks.engine.own_scenarios import LOOKUP, RANKS
 from benchmarks.engine.scenarios import (
     FORMATS,
     GROUPS,
@@ -62,12 +63,24 @@ def make_shape(name: str) -> Shape:
     return Shape(f"/models/{name}", [f"/{name}/{number}" for number in range(32)])
 
 
+def make_ranked(rank: int) -> list[str]:
+    return [f"/rank{rank}/{number}" for number in range(32)]
+
+
 @pytest.fixture
 def suite_run(tiny_model: Path) -> tuple[FakeLauncher, Suite, list[str]]:
     launcher, names = FakeLauncher(), list[str]()
     folders = [f"/adapters/{number}" for number in range(num_adapters(GROUPS, 2))]
     suite = Suite(
-        cast("Launcher", launcher), tiny_model, folders, 2, True, Results(), names.append, make_shape
+        cast("Launcher", launcher),
+        tiny_model,
+        folders,
+        2,
+        True,
+        Results(),
+        names.append,
+        make_shape,
+        make_ranked,
     )
     suite.run(GROUPS)
     return launcher, suite, names
@@ -117,6 +130,27 @@ def test_every_shape_and_format_has_rows_of_its_own(
     assert {each for batch in adapters for each in batch if each} == set(make_shape(SHAPES[0]).adapters)
 
 
+def test_lookup_is_compared_on_the_same_texts_in_one_process(
+    suite_run: tuple[FakeLauncher, Suite, list[str]],
+) -> None:
+    launcher, _, _ = suite_run
+    texts = [(name, work) for name, task, work in launcher.calls if task == "texts"]
+    assert {name for name, _ in texts} == {LOOKUP}
+    with_lookup, without = (
+        sorted(work.messages for _, work in texts if work.prompt_lookup == has_lookup)
+        for has_lookup in (True, False)
+    )
+    assert with_lookup == without
+
+
+def test_a_mixed_batch_has_every_rank(suite_run: tuple[FakeLauncher, Suite, list[str]]) -> None:
+    launcher, _, _ = suite_run
+    batches = [work.adapters for name, _, work in launcher.calls if name == f"{OURS} ranks"]
+    ranks = {len({folder.split("/")[1] for folder in batch}) for batch in batches}
+    assert ranks == {1, len(RANKS)}
+    assert all(len(set(batch)) == 32 for batch in batches)
+
+
 def test_the_zipf_runs_add_up_to_all_requests(suite_run: tuple[FakeLauncher, Suite, list[str]]) -> None:
     launcher, _, _ = suite_run
     loops = [workload for _, _, workload in launcher.calls if isinstance(workload, ClosedLoop)]
@@ -149,6 +183,8 @@ def test_every_second_repeat_runs_backwards() -> None:
 
 def test_without_peers_only_our_engine_runs(tiny_model: Path) -> None:
     launcher = FakeLauncher()
-    suite = Suite(cast("Launcher", launcher), tiny_model, [""] * 32, 1, False, Results(), print, make_shape)
+    suite = Suite(
+        cast("Launcher", launcher), tiny_model, [""] * 32, 1, False, Results(), print, make_shape, make_ranked
+    )
     suite.run(["batch"])
     assert {name for name, _, _ in launcher.calls} == {OURS, INVARIANT}
