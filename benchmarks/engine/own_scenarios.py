@@ -72,7 +72,7 @@ def size_scenarios(adapters: Sequence[str]) -> list[OwnScenario]:
     options = {"max-running": str(_LARGEST), "num-adapter-slots": str(_LARGEST)}
 
     def scenario(size: int, *, has_adapters: bool) -> OwnScenario:
-        chosen = [*adapters[:size]] if has_adapters else [None] * size
+        chosen: list[str | None] = [*adapters[:size]] if has_adapters else [None] * size
         name = f"size{size}_adapters" if has_adapters else f"size{size}"
         return OwnScenario(
             f"{OURS} sizes",

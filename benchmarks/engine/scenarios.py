@@ -99,7 +99,7 @@ class Suite:
 
     def run(self, groups: Sequence[str]) -> Results:
         """Run `groups` in order. Raises `ContestantError`."""
-        run_group = {
+        run_group: dict[str, Callable[[], None]] = {
             "batch": self._batch,
             "prompts": self._prompts,
             "profile": self._profile,
