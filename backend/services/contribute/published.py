@@ -12,11 +12,14 @@ from backend.services.contribute.staging import DATA_FILE
 from backend.services.contribute.terms import accepted_licence
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from backend.domain.registries import Contribution, Datanet
     from backend.ports.storage import BlobStore
 
 DESCRIPTION_FILE = "README.md"
 MAX_DESCRIPTION_BYTES = 64 << 10
+READ_BYTES, SHOWN_BYTES = 64 << 20, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,20 @@ def read_terms(store: BlobStore, datanet: Datanet) -> Terms | None:
 
 
 def read_rows(store: BlobStore, contribution: Contribution, start: int, count: int) -> list[str]:
-    """Up to `count` rows as JSON, from row `start` (0: the first); reads all rows before them.
+    """Up to `count` rows as JSON, from row `start` (0: the first), each cut after `SHOWN_BYTES`. Rows beyond
+    the first `READ_BYTES` of the contribution are not read: who asks need not be its contributor.
 
     Errors: `ContentMissing`, `ContentCorrupt`, `Unavailable`.
     """
-    stream = store.open(cid_of(contribution.cid_digest), DATA_FILE)
+    stream = _limited(store.open(cid_of(contribution.cid_digest), DATA_FILE))
     lines = islice(split_lines(stream), start, start + count)
-    return ["" if line is None else line.decode(errors="replace") for line in lines]
+    return ["" if line is None else line[:SHOWN_BYTES].decode(errors="replace") for line in lines]
+
+
+def _limited(stream: Iterator[bytes]) -> Iterator[bytes]:
+    left = READ_BYTES
+    for chunk in stream:
+        yield chunk[:left]
+        left -= len(chunk)
+        if left <= 0:
+            return

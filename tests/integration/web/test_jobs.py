@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from backend.domain.training import Step
 from backend.services.train.leases import Leases
 from tests.integration.api.test_adapters import published
 from tests.integration.api.test_fine_tuning import NUM_ROWS, SNAPSHOT
+from tests.integration.web.test_sign_in import signed_in
 from tests.support.market import some_account, some_hash
 from tests.support.page_guide import Guide
 from tests.unit.workers.support import DATASET, RESULT
@@ -140,6 +142,17 @@ def test_an_adapter_from_elsewhere_is_uploaded_screened_and_registered(
     page.get_by_role("button", name="Register", exact=True).click()
     expect(page.locator("#transaction").get_by_role("heading")).to_have_text("Register mine")
     expect(page.get_by_role("button", name="Send with the wallet")).to_be_visible()
+
+
+def test_a_job_is_estimated_without_a_script(api: Api, leases: Leases) -> None:
+    with signed_in(api) as client:
+        token = re.search(r'name="form_token" value="([^"]+)"', client.get("/jobs").text)
+        assert token is not None
+        form = {"form_token": token[1], "snapshot": SNAPSHOT, "model": "", "rank": "4", "packing": "true"}
+        page = client.post("/jobs/estimate", data=form)
+        assert (page.status_code, "What it takes" in page.text) == (200, True)
+        refused = client.post("/jobs/estimate", data={**form, "snapshot": "0x1"})
+        assert (refused.status_code, "A job trains on a snapshot" in refused.text) == (400, True)
 
 
 def test_signed_out_visitors_learn_what_to_do(api: Api) -> None:
