@@ -64,13 +64,15 @@ class PageMarket:
         assert found is not None
         return found
 
-    def enter(self, page: Page, signer: LocalSigner) -> PageWallet:
-        """Install the wallet in the page, with a session. The wallet's account must be one of the node's."""
+    def enter(self, page: Page, signer: LocalSigner, session: LocalSigner | None = None) -> PageWallet:
+        """Install the wallet in the page, with a session, of the same account by default. The account must be
+        one of the node's.
+        """
         chain = self.market.chain
         wallet = PageWallet(signer, chain.chain_id, lambda method, params: self.market.rpc(method, *params))
         wallet.install(page)
-        session = tokens(self.url, signer)
-        kept = f"{session['token']}.{session['refresh_token']}"
+        opened = tokens(self.url, session or signer)
+        kept = f"{opened['token']}.{opened['refresh_token']}"
         page.context.add_cookies([{"name": "loraledger_session", "value": kept, "url": self.url}])
         return wallet
 

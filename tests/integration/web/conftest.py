@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 def market(
     hardhat_node: LocalNode, deployed: Deployment, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PageMarket]:
-    """A real market for one module."""
+    """A real market for one module, whose operator serves pages."""
     with page_market(hardhat_node, deployed, tmp_path_factory.mktemp("market") / "home") as found:
         yield found
 

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.support.page_guide import Guide
-from tests.support.page_market import page_market
 from tools.local_market import CREATOR, PAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from playwright.sync_api import Page
 
-    from backend.chain.local_node import LocalNode
-    from backend.domain.deployment import Deployment
     from tests.support.page_market import PageMarket
 
 PAYER, OTHER = PAYERS
-
-
-@pytest.fixture(scope="module")
-def market(
-    hardhat_node: LocalNode, deployed: Deployment, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PageMarket]:
-    with page_market(hardhat_node, deployed, tmp_path_factory.mktemp("account") / "home") as found:
-        yield found
 
 
 def confirmed(page: Page) -> None:

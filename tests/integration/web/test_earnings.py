@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.integration.web.test_receipt import answered
 from tests.support.page_guide import Guide
-from tests.support.page_market import page_market
 from tools.local_market import CONTRIBUTORS, PAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from playwright.sync_api import Page
 
-    from backend.chain.local_node import LocalNode
-    from backend.domain.deployment import Deployment
     from tests.support.page_market import PageMarket
 
 CONTRIBUTOR = CONTRIBUTORS[0]
-
-
-@pytest.fixture(scope="module")
-def market(
-    hardhat_node: LocalNode, deployed: Deployment, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PageMarket]:
-    with page_market(hardhat_node, deployed, tmp_path_factory.mktemp("earnings") / "home") as found:
-        yield found
 
 
 def test_a_contributor_sees_why_it_earned_and_has_the_operator_send_its_claim(

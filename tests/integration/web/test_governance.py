@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.support.page_guide import Guide
-from tests.support.page_market import page_market
 from tools.local_market import PAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from playwright.sync_api import Locator, Page
 
-    from backend.chain.local_node import LocalNode
-    from backend.domain.deployment import Deployment
     from tests.support.page_market import PageMarket
 
 VOTER = PAYERS[1]
 WHY = "Lower the fee to two per cent"
-
-
-@pytest.fixture(scope="module")
-def market(
-    hardhat_node: LocalNode, deployed: Deployment, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PageMarket]:
-    with page_market(hardhat_node, deployed, tmp_path_factory.mktemp("governance") / "home") as found:
-        yield found
 
 
 def sent(page: Page, button: Locator) -> None:

@@ -1,0 +1,147 @@
+"""What a page says when a wallet, the chain or the market fails, and how one goes on."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.waiting import wait_for
+from tools.local_market import CREATOR, OPERATOR, PAYERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Locator, Page
+
+    from tests.support.page_market import PageMarket
+
+PAYER, OTHER = PAYERS
+UNITS = 5_000_000
+SEND, SIGN = "Send with the wallet", "Sign with the wallet"
+
+
+@pytest.fixture
+def lost(page: Page, reports: list[str]) -> Iterator[None]:
+    """Requests may get lost in this test."""
+    yield
+    reports[:] = [text for text in reports if "Failed to load resource" not in text]
+
+
+def fault(page: Page) -> Locator:
+    return page.get_by_role("dialog").get_by_role("alert")
+
+
+def propose(page: Page, market: PageMarket, region: str, dollars: str) -> None:
+    page.goto(f"{market.url}/account")
+    form = page.get_by_role("region", name=region)
+    form.get_by_label("Dollars").first.fill(dollars)
+    form.get_by_role("button").first.click()
+
+
+@pytest.mark.usefixtures("lost")
+def test_what_fails_is_tried_again_with_what_is_signed(page: Page, market: PageMarket) -> None:
+    wallet = market.enter(page, PAYER)
+    wallet.chain_id, wallet.declines = 1, {"wallet_switchEthereumChain"}
+    propose(page, market, "Deposit", "5")
+    sign = page.get_by_role("button", name=SIGN)
+    sign.click()
+    expect(fault(page)).to_have_text("You declined in the wallet. Nothing was signed or sent.")
+    wallet.declines = {"eth_signTypedData_v4"}
+    sign.click()
+    expect(fault(page)).to_have_text("You declined in the wallet. Nothing was signed or sent.")
+    assert wallet.chain_id == market.market.chain.chain_id
+    wallet.declines = set()
+    page.route("**/deposits/relay", lambda route: route.abort())
+    sign.click()
+    expect(fault(page)).to_contain_text("The market does not answer.")
+    expect(fault(page)).to_contain_text("What is signed is kept in this window")
+    page.unroute("**/deposits/relay")
+    page.route("**/session/v1/transactions/*", lambda route: route.abort())
+    sign.click()
+    row = page.locator("#pending li")
+    expect(row).to_contain_text("The transaction is not lost")
+    page.reload()
+    expect(row).to_contain_text("Deposit 5 dollars")
+    page.unroute("**/session/v1/transactions/*")
+    expect(row).to_have_attribute("data-state", "right")
+    assert len(wallet.signed) == 1
+
+
+@pytest.mark.deep
+def test_another_account_than_the_signed_in_one_is_named(page: Page, market: PageMarket) -> None:
+    market.enter(page, OTHER, session=PAYER)
+    propose(page, market, "Deposit", "1")
+    page.get_by_role("button", name=SIGN).click()
+    expect(fault(page)).to_contain_text(f"The wallet offers {OTHER.account}, and you are signed in as")
+
+
+@pytest.mark.deep
+def test_an_account_without_coin_is_told_to_get_some(page: Page, market: PageMarket) -> None:
+    market.enter(page, PAYER)
+    balance = market.market.rpc("eth_getBalance", PAYER.account, "latest")
+    propose(page, market, "Deposit", "1")
+    send = page.get_by_role("button", name=SEND)
+    send.wait_for()
+    market.market.rpc("hardhat_setBalance", PAYER.account, "0x0")
+    send.click()
+    expect(fault(page)).to_contain_text("too little of the chain's coin")
+    market.market.rpc("hardhat_setBalance", PAYER.account, balance)
+    send.click()
+    rows = page.locator("#pending li[data-state=right]")
+    expect(rows).to_have_text([re.compile(r"Deposit 1 dollar \(1 of 2\)"), re.compile(r"\(2 of 2\)")])
+
+
+@pytest.mark.deep
+@pytest.mark.usefixtures("lost")
+def test_a_deposit_of_more_than_the_wallet_holds_is_refused(page: Page, market: PageMarket) -> None:
+    wallet = market.enter(page, OTHER)
+    propose(page, market, "Deposit", "1000000000")
+    expect(fault(page)).to_contain_text("send it the token first")
+    assert wallet.signed == []
+
+
+@pytest.mark.deep
+def test_a_payer_without_a_deposit_is_told_what_to_do(page: Page, market: PageMarket) -> None:
+    market.enter(page, CREATOR)
+    page.goto(f"{market.url}/account")
+    expect(page.locator("#state")).to_contain_text("Nothing is deposited.")
+    expect(page.get_by_role("region", name="Withdraw")).to_have_count(0)
+
+
+@pytest.mark.deep
+def test_a_transaction_that_fails_in_its_block_is_shown(page: Page, market: PageMarket) -> None:
+    """A withdrawal from another window is mined first, so that nothing thaws for this one."""
+    wallet, chain = market.enter(page, OTHER), market.market
+    line = (OPERATOR.account, chain.settlement.contract)
+    chain.send(OTHER, "PaymentVault", "thaw", *line, UNITS * 10**6)
+    chain.pass_time(chain.chain.call("PaymentVault", "thawSeconds") + 1)
+    prepared = chain.chain.prepare("PaymentVault", "withdraw", *line, sender=OTHER.account)
+    node = wallet.node
+
+    def second(method: str, params: list[Any]) -> Any:
+        assert node is not None
+        if method != "eth_sendTransaction":
+            return node(method, params)
+        chain.rpc("evm_setAutomine", False)
+        chain.rpc("eth_sendTransaction", {**params[0], "to": prepared.to, "data": prepared.data})
+        sent = node(method, params)
+        chain.rpc("evm_mine")
+        chain.rpc("evm_setAutomine", True)
+        return sent
+
+    def is_thawing() -> bool:
+        with market.operator.installation.database.read() as tx:
+            channel = tx.chain.channel(chain.channel_of(OTHER))
+        return channel is not None and bool(channel.thawing)
+
+    wallet.node = second
+    assert wait_for(is_thawing)
+    page.goto(f"{market.url}/account")
+    page.get_by_role("button", name="Withdraw", exact=True).click()
+    page.get_by_role("button", name=SEND).click()
+    row = page.locator("#pending li")
+    expect(row).to_have_attribute("data-state", "wrong")
+    expect(row).to_contain_text("Nothing was changed, except for the gas.")
