@@ -1,8 +1,9 @@
 """Measures the pages: `python -m benchmarks.pages [--json] [--adapters N] [--screens FOLDER]`.
 
-A real server process with a seeded database; Chromium on this machine, signed in. Figures are the worst of
-all pages, over light and dark, desktop and phone. `first_page_kb` is what a first
-visit transfers, headers included. Times are from request to response on loopback, one request after another.
+Real server processes with seeded databases; Chromium on this machine, signed in. Figures are the worst of
+all pages, over light and dark, desktop and phone. `first_page_kb` is what a first visit transfers, headers
+included. Times are from request to response on loopback, one request after another; without those of the
+pages that read the chain, which would be the times of a development node.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +27,36 @@ from backend.domain.errors import Unavailable
 from backend.installation.installation import Installation
 from benchmarks.api import market as api_market
 from benchmarks.engine import machine
-from benchmarks.pages import market
+from benchmarks.pages import market, on_chain
 from benchmarks.pages.measures import percentile, server_times, visit
 from tools.browser import chromium
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from backend.settings import Settings
+
 START_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running installation: paths of its measured pages by name, and the cookie of the account that reads
+    them.
+    """
+
+    url: str
+    paths: dict[str, str]
+    session: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder, _serving(Path(folder) / "home", options.adapters) as served:
-        url, seeded = served
-        report = _measure(url, seeded, options.repeats, options.screens)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        seeded = stack.enter_context(_seeded(folder / "seeded", options.adapters))
+        on_chain = stack.enter_context(_on_chain(folder / "on_chain"))
+        report = _measure(seeded, on_chain, options.repeats, options.screens)
     report["adapters"] = options.adapters
     if options.json:
         sys.stdout.write(json.dumps(report) + "\n")
@@ -48,13 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(url: str, seeded: market.SeededPages, repeats: int, screens: Path | None) -> dict[str, Any]:
-    paths, session = seeded.paths, seeded.session
+def _measure(seeded: Served, on_chain: Served, repeats: int, screens: Path | None) -> dict[str, Any]:
+    """Times of the seeded installation's pages, and visits of all."""
     if screens is not None:
         screens.mkdir(parents=True, exist_ok=True)
-    times = server_times([url + path for path in paths.values()], session, repeats)
+    times = server_times([seeded.url + path for path in seeded.paths.values()], seeded.session, repeats)
     with chromium() as browser:
-        visits = {name: visit(browser, url + path, session, screens, name) for name, path in paths.items()}
+        visits = {
+            name: visit(browser, served.url + path, served.session, screens, name)
+            for served in (seeded, on_chain)
+            for name, path in served.paths.items()
+        }
     figures = {
         "first_page_kb": max(one.kilobytes for one in visits.values()),
         "server_ms_p50_1000_adapters": max(percentile(values, 50) for values in times.values()),
@@ -66,8 +87,7 @@ def _measure(url: str, seeded: market.SeededPages, repeats: int, screens: Path |
     pages = {
         name: {
             "kilobytes": round(one.kilobytes, 1),
-            "server_ms_p50": round(percentile(times[url + paths[name]], 50), 1),
-            "server_ms_p99": round(percentile(times[url + paths[name]], 99), 1),
+            **_percentiles(times.get(seeded.url + seeded.paths.get(name, ""), ())),
             "violations": dict(one.violations),
             "console": one.console,
             "layout_shift": round(one.layout_shift, 4),
@@ -81,24 +101,44 @@ def _measure(url: str, seeded: market.SeededPages, repeats: int, screens: Path |
     }
 
 
+def _percentiles(times: Sequence[float]) -> dict[str, float]:
+    if not times:
+        return {}
+    return {f"server_ms_p{number}": round(percentile(times, number), 1) for number in (50, 99)}
+
+
 @contextmanager
-def _serving(home: Path, num_adapters: int) -> Iterator[tuple[str, market.SeededPages]]:
-    """A seeded installation's API process: its URL, and the paths of the measured pages."""
+def _seeded(home: Path, num_adapters: int) -> Iterator[Served]:
+    """An installation with many adapters, whose chain is events alone."""
     api_market.create_home(home)
     settings = api_market.build_settings(home, api_port=free_port())
     installation = Installation(settings)
     seeded = market.seed(installation, num_adapters)
     installation.close()
-    names = ("home", "api_port", "max_lag_seconds")
+    with _serving(settings) as url:
+        yield Served(url, seeded.paths, seeded.session)
+
+
+@contextmanager
+def _on_chain(home: Path) -> Iterator[Served]:
+    with on_chain.prepared(home) as (settings, paths, session), _serving(settings) as url:
+        yield Served(url, paths, session)
+
+
+@contextmanager
+def _serving(settings: Settings) -> Iterator[str]:
+    """An installation's API process: its URL."""
+    names = ("home", "api_port", "max_lag_seconds", "rpc_url", "confirmations")
     environment = {f"LORALEDGER_{name.upper()}": str(getattr(settings, name)) for name in names}
     environment["LORALEDGER_ADDRESS_REQUESTS_PER_MINUTE"] = "0"
     command = [sys.executable, "-m", "backend.cli.main", "serve"]
-    with (home / "log").open("wb") as log:
+    log_file = settings.home / "log"
+    with log_file.open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
         try:
             url = f"http://{settings.api_host}:{settings.api_port}"
-            _wait(url, home / "log")
-            yield url, seeded
+            _wait(url, log_file)
+            yield url
         finally:
             process.kill()
             process.wait()

@@ -92,7 +92,7 @@ def seed(installation: Installation, num_adapters: int) -> SeededPages:
         works = work.seed(installation, tx, records[0].snapshots[0])
         session = work.session(installation, tx)
     adapter = f"/m/{records[0].creator}/{records[0].name}"
-    paths = {"catalogue": "/", "adapter": adapter, "receipt": f"/r/{receipt}"}
+    paths = {"catalogue": "/", "adapter": adapter, "receipt": f"/r/{receipt}", "account": "/account"}
     return SeededPages(paths | works, session)
 
 

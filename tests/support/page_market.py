@@ -71,10 +71,15 @@ class PageMarket:
         chain = self.market.chain
         wallet = PageWallet(signer, chain.chain_id, lambda method, params: self.market.rpc(method, *params))
         wallet.install(page)
-        opened = tokens(self.url, session or signer)
-        kept = f"{opened['token']}.{opened['refresh_token']}"
-        page.context.add_cookies([{"name": "loraledger_session", "value": kept, "url": self.url}])
+        keep_session(page, self.url, session or signer)
         return wallet
+
+
+def keep_session(page: Page, url: str, signer: LocalSigner) -> None:
+    """Sign the page's browser in."""
+    found = tokens(url, signer)
+    kept = f"{found['token']}.{found['refresh_token']}"
+    page.context.add_cookies([{"name": "loraledger_session", "value": kept, "url": url}])
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from tests.integration.api.conftest import Api, api, installation, server, tokens, url
-from tests.support.page_market import page_market
+from tests.integration.api.conftest import Api, api, installation, server, url
+from tests.support.page_market import keep_session, page_market
 from tools.browser import chromium
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ def page(browser: Browser, reports: list[str]) -> Iterator[Page]:
 
 
 def enter(page: Page, api: Api, signer: LocalSigner) -> None:
-    """Sign the page's browser in."""
-    found = tokens(api.url, signer)
-    kept = f"{found['token']}.{found['refresh_token']}"
-    page.context.add_cookies([{"name": "loraledger_session", "value": kept, "url": api.url}])
+    keep_session(page, api.url, signer)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from playwright.sync_api import expect
 
 from tests.support.page_guide import Guide
+from tests.support.page_market import confirmed
 from tools.local_market import CREATOR, PAYERS
 
 if TYPE_CHECKING:
@@ -15,13 +16,6 @@ if TYPE_CHECKING:
     from tests.support.page_market import PageMarket
 
 PAYER, OTHER = PAYERS
-
-
-def confirmed(page: Page) -> None:
-    """Wait until the page shows the effect of the transaction under way."""
-    row = page.locator("#pending li")
-    expect(row).to_have_attribute("data-state", "right")
-    row.get_by_role("button", name="Dismiss").click()
 
 
 def test_a_payer_follows_the_guide(page: Page, market: PageMarket) -> None:

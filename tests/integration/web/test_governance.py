@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from playwright.sync_api import expect
 
 from tests.support.page_guide import Guide
+from tests.support.page_market import confirmed
 from tools.local_market import PAYERS
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ def sent(page: Page, button: Locator) -> None:
     """Press the button, send what it proposes with the wallet, and wait until the page shows its effect."""
     button.click()
     page.get_by_role("button", name="Send with the wallet").click()
-    row = page.locator("#pending li")
-    expect(row).to_have_attribute("data-state", "right")
-    row.get_by_role("button", name="Dismiss").click()
+    confirmed(page)
 
 
 def test_a_voter_changes_the_fee_by_the_guide(page: Page, market: PageMarket) -> None:
