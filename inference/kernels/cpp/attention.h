@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "accumulate.h"
 #include "panels.h"
 #include "rotation.h"
 
@@ -49,24 +50,6 @@ constexpr Index kMaxDirectRows = 8;
 // Rows of a larger unit: repacking is then a few percent of its products, and the rows stay in the L2 cache.
 constexpr Index kUnitRows = 192;
 constexpr Index kTileKeys = 64;
-
-// result[row][0..width) += sum over i of weights[row][i] * lines[i][0..width), for kRows rows at once, so that each line
-// is read and widened only once.
-template <Index kRows, class T>
-void accumulate(const float* weights, Index weight_stride, const T* lines, Index num_lines, Index width, float* result,
-                Index result_stride) {
-    for_each_vector(width, [&](Index at, Index count) {
-        Floats sums[kRows];
-        for (Index row = 0; row < kRows; ++row) sums[row] = load(result + row * result_stride + at, count);
-        for (Index i = 0; i < num_lines; ++i) {
-            const Floats lanes = load(lines + i * width + at, count);
-            for (Index row = 0; row < kRows; ++row) {
-                sums[row] = multiply_add(broadcast(weights[row * weight_stride + i]), lanes, sums[row]);
-            }
-        }
-        for (Index row = 0; row < kRows; ++row) store(sums[row], result + row * result_stride + at, count);
-    });
-}
 
 // The hardware prefetcher cannot predict the next page.
 template <class T>
@@ -272,22 +255,42 @@ class AttentionWorker {
     // Add the tile of `count` keys from `start` on to kRows rows.
     template <Index kRows>
     void add_pages_to(Index start, Index count) {
-        const Index size = shape_.block_size, dim = shape_.head_dim;
+        const Index size = shape_.block_size, dim = shape_.head_dim, last = position(kRows - 1);
         std::fill_n(scores_.begin(), kRows * key_stride_, 0.0f);
-        for (Index at = 0; at < count; at += size) {
-            prefetch(block(attention_.values, start + at), shape_.tile());
-            accumulate<kRows>(queries_.data(), dim_stride_, block(attention_.keys, start + at), dim, size, &scores_[at],
-                              key_stride_);
-        }
+        for (Index at = 0; at < count; at += size) prefetch(block(attention_.values, start + at), shape_.tile());
+        add_scores<kRows>(start, count);
         for (Index row = 0; row < kRows; ++row) {
             add_to_softmax(row, start, key_stride_, &scores_[row * key_stride_], &scores_[row * key_stride_]);
         }
-        const bool has_next = start + tile_keys_ <= position(kRows - 1);
+        const bool has_next = start + tile_keys_ <= last;
         for (Index at = 0; at < count; at += size) {
-            const Index next = std::min(start + tile_keys_ + at, position(kRows - 1) / size * size);
+            const Index next = std::min(start + tile_keys_ + at, last / size * size);
             if (has_next) prefetch(block(attention_.keys, next), shape_.tile());
-            accumulate<kRows>(&scores_[at], key_stride_, block(attention_.values, start + at),
-                              std::min(size, count - at), dim, mixed_.data(), dim_stride_);
+            const T* values = block(attention_.values, start + at);
+            const auto column = [&](Index v) { return Column<T>{values + v * kLanes, dim}; };
+            accumulate<kRows>(&scores_[at], key_stride_, std::min(size, count - at), column, dim / kLanes, dim % kLanes,
+                              mixed_.data(), dim_stride_);
+        }
+    }
+
+    // The products of kRows queries with `count` keys from `start` on.
+    template <Index kRows>
+    void add_scores(Index start, Index count) {
+        const Index size = shape_.block_size, dim = shape_.head_dim;
+        if (size % kLanes == 0) {
+            const auto column = [&](Index v) {
+                const Index at = v * kLanes;
+                return Column<T>{block(attention_.keys, start + at) + at % size, size};
+            };
+            const Index num_vectors = (count + size - 1) / size * (size / kLanes);
+            accumulate<kRows>(queries_.data(), dim_stride_, dim, column, num_vectors, 0, scores_.data(), key_stride_);
+            return;
+        }
+        for (Index at = 0; at < count; at += size) {
+            const T* keys = block(attention_.keys, start + at);
+            const auto column = [&](Index v) { return Column<T>{keys + v * kLanes, size}; };
+            accumulate<kRows>(queries_.data(), dim_stride_, dim, column, size / kLanes, size % kLanes, &scores_[at],
+                              key_stride_);
         }
     }
 
