@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Cid
+    from backend.ports.storage import BlobStore
+    from backend.services.train.payments import Payments
     from tests.integration.api.conftest import Api
 
 LISTING = {
@@ -61,8 +64,12 @@ def brought(api: Api, http: httpx.Client) -> dict[str, Any]:
 
 def published(api: Api, adapter_id: str) -> Cid:
     """What workers do."""
-    database, blobs = api.installation.database, api.installation.blobs
-    leases, screening = Leases(database, api.installation.payments), Screening(database)
+    installation = api.installation
+    return publish(installation.database, installation.blobs, installation.payments, adapter_id)
+
+
+def publish(database: Database, blobs: BlobStore, payments: Payments, adapter_id: str) -> Cid:
+    leases, screening = Leases(database, payments), Screening(database)
     held = leases.acquire(adapter_id, Step.VALIDATE)
     assert held is not None
     leases.complete_import(held, RESULT)

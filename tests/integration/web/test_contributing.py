@@ -1,4 +1,4 @@
-"""A contribution on a real chain: signed by its contributor, reviewed by the curator, and frozen."""
+"""On a real chain: a contribution is signed, reviewed and frozen; an adapter from elsewhere is registered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
+from tests.integration.api.test_adapters import publish
 from tests.integration.web.test_datanets import GOOD, choose
+from tests.integration.web.test_jobs import bring_adapter
 from tests.support.contributions import jsonl
 from tests.support.page_market import confirmed
 from tools.local_market import CONTRIBUTORS, OPERATOR
@@ -79,3 +81,26 @@ def test_a_contribution_is_signed_reviewed_and_frozen(
         if page.get_by_role("link", name="Train on it").count() > num_snapshots:
             return
     pytest.fail("the snapshot does not appear")
+
+
+def test_an_adapter_from_elsewhere_is_registered(page: Page, market: PageMarket, reports: list[str]) -> None:
+    creator, installation = CONTRIBUTORS[1], market.operator.installation
+    market.enter(page, creator)
+    page.goto(f"{market.url}/jobs")
+    bring_adapter(page)
+    page.wait_for_url("**/jobs/imports/adapter-*")
+    stores = installation.database, installation.blobs
+    publish(*stores, installation.training_payments, page.url.rpartition("/")[2])
+    page.get_by_label("Name").fill("brought")
+    page.get_by_label("You get, %").fill("95")
+    page.get_by_role("button", name="Register", exact=True).click()
+    expect(page.locator("#transaction [role=alert]")).to_contain_text("together must be at most")
+    page.locator("#transaction").get_by_role("button", name="Close").click()
+    page.get_by_label("You get, %").fill("30")
+    page.get_by_role("button", name="Register", exact=True).click()
+    page.get_by_role("button", name="Send with the wallet").click()
+    confirmed(page)
+    expect(page.locator("#registered")).to_contain_text("not yet")
+    assert installation.publication.record_registrations() == 1
+    expect(page.locator("#registered a")).to_be_visible()
+    reports.clear()  # the refused shares

@@ -124,10 +124,8 @@ def test_a_cancelled_job_costs_nothing(page: Page, api: Api, as_payer: None, lea
     expect(page.locator("#jobs + table tbody tr")).to_contain_text("cancelled")
 
 
-def test_an_adapter_from_elsewhere_is_uploaded_screened_and_registered(
-    page: Page, api: Api, as_payer: None
-) -> None:
-    page.goto(f"{api.url}/jobs")
+def bring_adapter(page: Page) -> None:
+    """Upload the files of an adapter from the page of jobs."""
     files: list[Any] = [
         {"name": name, "mimeType": "application/octet-stream", "buffer": name.encode()} for name in MAX_BYTES
     ]
@@ -135,6 +133,13 @@ def test_an_adapter_from_elsewhere_is_uploaded_screened_and_registered(
     page.get_by_label("Licence (SPDX)").fill("Apache-2.0")
     page.get_by_label("Description").fill("Brought along.")
     page.get_by_role("button", name="Upload and screen").click()
+
+
+def test_an_adapter_from_elsewhere_is_uploaded_screened_and_registered(
+    page: Page, api: Api, as_payer: None
+) -> None:
+    page.goto(f"{api.url}/jobs")
+    bring_adapter(page)
     page.wait_for_url("**/jobs/imports/adapter-*")
     expect(page.get_by_role("heading", name="Being read and screened")).to_be_visible()
     published(api, page.url.rpartition("/")[2])
