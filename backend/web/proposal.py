@@ -49,10 +49,15 @@ class Way:
         return cls(label or "Send with the wallet", hint, {"transactions": listed}, contents)
 
     @classmethod
-    def sign(cls, typed_data: Mapping[str, Any], path: str, body: Mapping[str, Any]) -> Way:
+    def sign(
+        cls,
+        typed_data: Mapping[str, Any],
+        path: str,
+        body: Mapping[str, Any],
+        hint: str = "Your wallet signs a message. The operator sends the transaction and pays its gas.",
+    ) -> Way:
         """The wallet signs; the market gets body and signature."""
         relay = {"path": path, "body": dict(body)}
-        hint = "Your wallet signs a message. The operator sends the transaction and pays its gas."
         domain, message = typed_data["domain"], typed_data["message"]
         contents = [{"contract": domain["name"], "function": typed_data["primaryType"], "args": message}]
         return cls("Sign with the wallet", hint, {"typed_data": typed_data, "relay": relay}, contents)

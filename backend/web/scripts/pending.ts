@@ -27,7 +27,7 @@ const MARKS = new Map([
   ["confirmed", "right"],
   ["failed", "wrong"],
 ]);
-const FIRST_MS = 500;
+const FIRST_MS = 250;
 const LAST_MS = 10_000;
 const GROWTH = 1.5;
 

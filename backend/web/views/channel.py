@@ -118,8 +118,9 @@ def propose_voucher(
     path = f"/channels/{channel.id}/vouchers"
     more = Markup("up to {} more").format(usd(form.more))
     terms = [("Amount", more), ("Limit", _limit(limit)), _to(services, visitor)]
-    effect = "The operator may collect up to the limit, for answers that it can prove. Nothing is sent now."
-    way = Way.sign(typed_data, path, {"max_cumulative": str(limit)})
+    effect = "The operator may collect up to the limit, for answers that it can prove."
+    hint = "Your wallet signs a message for the operator. No transaction is sent now."
+    way = Way.sign(typed_data, path, {"max_cumulative": str(limit)}, hint)
     return propose(request, Proposal(f"Sign a voucher for {in_dollars(form.more)}", terms, effect, [way]))
 
 

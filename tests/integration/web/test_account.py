@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import httpx
+import pytest
 from playwright.sync_api import expect
 
 from tests.support.page_guide import Guide
@@ -107,3 +109,9 @@ def test_a_creator_deprecates_its_adapter(page: Page, market: PageMarket) -> Non
     guide.step("Send with the wallet").click()
     expect(page.locator("#state")).to_contain_text("The creator has deprecated this version.")
     guide.end()
+
+
+@pytest.mark.parametrize("path", ["/account", "/earnings", "/governance"])
+def test_signed_out_the_pages_say_what_to_do(market: PageMarket, path: str) -> None:
+    answer = httpx.get(market.url + path)
+    assert (answer.status_code, "Connect your wallet" in answer.text) == (200, True)

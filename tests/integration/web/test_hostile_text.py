@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MARK = "hostile"
 SCRIPT = f"<script>window.{MARK}=1</script>"
 IMAGE = f'"><img src=x onerror="window.{MARK}=1">'
+PARTS = ("data", "details", "summary", "code", "pre")
 TEMPLATE, PRODUCT = "{{ 7 * 191919 }}", "1343433"
 TEXT = f"{SCRIPT}{IMAGE}'{TEMPLATE}"
 CARD = f"""---
@@ -197,6 +199,20 @@ def test_no_page_has_an_element_or_attribute_of_the_text(api: Api, *, is_fragmen
             assert not any(name.startswith("on") or name == "style" for name in attributes), path
             for name in ("href", "src", "action"):
                 assert urlsplit(attributes.get(name, "")).scheme in {"", "http", "https"}, path
+
+
+def test_what_a_wallet_is_asked_quotes_text_as_text(api: Api) -> None:
+    describe(api)
+    with httpx.Client(base_url=api.url, cookies=session_of(api)) as client:
+        token = re.search(r'data-form-token="([^"]+)"', client.get("/governance/7").text)
+        assert token is not None
+        form = {"ballot": "for", "reason": TEXT}
+        answer = client.post("/governance/7/vote", data=form, headers={"x-form-token": token[1]})
+    assert answer.status_code == 200
+    assert PRODUCT not in answer.text
+    elements = read(answer.text).found
+    assert {tag for tag, _ in elements} <= {*("h2", "dl", "dt", "dd", "div", "p", "span", "button"), *PARTS}
+    assert not any(name.startswith("on") or name == "style" for _, names in elements for name in names)
 
 
 def test_a_card_has_links_and_structure_alone(api: Api) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
+from tests.support.page_wallet import NAME
 from tests.support.waiting import wait_for
 from tools.local_market import CREATOR, OPERATOR, PAYERS
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 
 PAYER, OTHER = PAYERS
 UNITS = 5_000_000
+OTHER_WALLET = """
+(() => {
+  const provider = { request: () => Promise.reject(Object.assign(new Error("locked"), { code: 4100 })) };
+  const info = { uuid: "00000000-0000-4000-8000-000000000002", name: "Another wallet", icon: "" };
+  window.addEventListener("eip6963:requestProvider", () => window.dispatchEvent(
+    new CustomEvent("eip6963:announceProvider", { detail: Object.freeze({ info, provider }) })));
+})();
+"""
 SEND, SIGN = "Send with the wallet", "Sign with the wallet"
 
 
@@ -76,6 +85,19 @@ def test_another_account_than_the_signed_in_one_is_named(page: Page, market: Pag
     propose(page, market, "Deposit", "1")
     page.get_by_role("button", name=SIGN).click()
     expect(fault(page)).to_contain_text(f"The wallet offers {OTHER.account}, and you are signed in as")
+
+
+@pytest.mark.deep
+def test_of_several_wallets_that_show_no_account_one_is_chosen(page: Page, market: PageMarket) -> None:
+    wallet = market.enter(page, PAYER)
+    wallet.declines = {"eth_accounts"}
+    page.add_init_script(OTHER_WALLET)
+    propose(page, market, "Deposit", "1")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name=SIGN).click()
+    expect(dialog.get_by_role("listitem")).to_have_text([NAME, "Another wallet"])
+    dialog.get_by_role("button", name=NAME).click()
+    expect(page.locator("#pending li")).to_have_attribute("data-state", "right")
 
 
 @pytest.mark.deep
