@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, select
 
 from backend.db.mapping import from_row
+from backend.db.session import insert_if_absent
 from backend.db.tables.settlement import LedgerRow, OwnBatchRow
 from backend.domain.batch import OperatorLedger
 from backend.domain.ids import Account, ChannelId, Hash32
@@ -64,19 +65,20 @@ class BatchStore:
             collected={ChannelId(Hash32(channel)): int(until) for channel, until in row.collected.items()},
         )
 
-    def save_ledger(self, operator: Account, ledger: OperatorLedger) -> None:
-        """Store the ledger after a batch. Idempotent."""
-        self._session.merge(
-            LedgerRow(
-                batch_hash=ledger.hash,
-                operator=operator,
-                number=ledger.number,
-                cumulative_total=ledger.cumulative_total,
-                balances={account: str(amount) for account, amount in ledger.balances.items()},
-                collected={channel: str(until) for channel, until in ledger.collected.items()},
-            )
+    def save_ledger(self, operator: Account, ledger: OperatorLedger) -> bool:
+        """Store the ledger after a batch, unless it is stored. Whether it was new: of two processes that
+        follow an operator at once, the second waits for the first, and then finds its ledger.
+        """
+        return insert_if_absent(
+            self._session,
+            LedgerRow,
+            batch_hash=ledger.hash,
+            operator=operator,
+            number=ledger.number,
+            cumulative_total=ledger.cumulative_total,
+            balances={account: str(amount) for account, amount in ledger.balances.items()},
+            collected={channel: str(until) for channel, until in ledger.collected.items()},
         )
-        self._session.flush()
 
     def prune_ledgers(self, operator: Account, final: Iterable[Hash32]) -> None:
         """Delete the ledgers older than the newest of these final batches whose ledger is stored; claims need

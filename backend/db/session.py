@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, create_engine, event, literal_column, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
@@ -35,10 +35,13 @@ def open_engine(url: str | URL) -> Engine:
     return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)  # see _open_sqlite
 
 
-def insert_if_absent(session: Session, table: type[Base], **values: Any) -> None:
-    """Insert unless the unique key exists; waits for a concurrent transaction that inserts the same key."""
+def insert_if_absent(session: Session, table: type[Base], **values: Any) -> bool:
+    """Insert unless the unique key exists; waits for a concurrent transaction that inserts the same key.
+    Whether it did.
+    """
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    session.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
+    insert: Any = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    return session.execute(insert.returning(literal_column("1"))).first() is not None
 
 
 def copy_if_absent(

@@ -96,7 +96,8 @@ class Auditor:
                 found = credits_of(tx, batch, Header.from_chain(batches[number].header), ledger)
                 earned = earned_by_contribution(tx.chain, batch)
                 with self._db.begin() as mirror:
-                    mirror.batches.save_ledger(operator, ledger)
+                    if not mirror.batches.save_ledger(operator, ledger):
+                        continue  # another process has mirrored the batch, with all that follows
                     mirror.earnings.add(found)
                     mirror.contribution_totals.add(operator, batch.number, ledger.hash, earned, valid)
                     mirror.contribution_totals.prune(operator, final, valid, earned)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,13 +24,25 @@ LEDGER = OperatorLedger(
 
 
 def test_a_ledger_is_read_as_it_was_saved_to_the_last_unit(database: Database) -> None:
-    for _ in range(2):
+    for is_new in (True, False):
         with database.begin() as tx:
-            tx.batches.save_ledger(OPERATOR, LEDGER)
+            assert tx.batches.save_ledger(OPERATOR, LEDGER) is is_new
     with database.read() as tx:
         assert tx.batches.ledger(OPERATOR, LEDGER.hash) == LEDGER
         assert tx.batches.ledger(OTHER, LEDGER.hash) is None
         assert tx.batches.ledger(OPERATOR, some_hash("unknown")) is None
+
+
+def test_of_two_processes_that_save_a_ledger_at_once_one_does(database: Database) -> None:
+    start = threading.Barrier(4)
+
+    def save(_: int) -> bool:
+        start.wait()
+        with database.begin() as tx:
+            return tx.batches.save_ledger(OPERATOR, LEDGER)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(save, range(4))) == [False, False, False, True]
 
 
 def test_pruning_keeps_the_newest_stored_ledger_of_a_final_batch_and_later_ones(database: Database) -> None:
