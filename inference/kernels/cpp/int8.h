@@ -219,16 +219,19 @@ struct Int8Vectors : Int8States {
 };
 
 #ifdef __AMX_INT8__
-// In the tile registers of AMX: 16 rows by 16 outputs by 64 inputs per instruction.
-class Int8Tiled : public Tiled, public Int8States {
+// In the tile registers of AMX: 16 rows by 16 outputs by 64 inputs per instruction. In vectors for few rows, which
+// leave most of a register empty.
+class Int8Tiled : public Tiled, public Int8Vectors {
    public:
-    using Element = Int8States::Element;
-    using Weight = Int8States::Weight;
+    using Element = Int8Vectors::Element;
+    using Weight = Int8Vectors::Weight;
+    using Int8Vectors::rows;
+    using Tiled::kTileRows;
     static constexpr Index kDepth = kInt8Depth;
-    using Int8States::rows;
 
     void multiply(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
                   Bfloat16* result, Index out) {
+        if (num_rows <= kFewRows) return Int8Vectors::multiply(num_rows, rows, stride, panel, initial, result, out);
         configure(num_rows);
         if (num_rows > kSide) {
             multiply_tile<true>(num_rows, rows, stride, panel, initial, result, out);
@@ -238,6 +241,8 @@ class Int8Tiled : public Tiled, public Int8States {
     }
 
    private:
+    static constexpr Index kFewRows = 4;
+
     // The registers have the uses, and so the shapes, of `Tiled`.
     template <bool kTwoHigh>
     static void multiply_tile(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel,
@@ -267,13 +272,7 @@ class Int8Tiled : public Tiled, public Int8States {
             }
         }
         alignas(64) std::int32_t sums[kTileRows][kPanel];
-        constexpr int kSumBytes = sizeof sums[0];
-        _tile_stored(0, sums[0], kSumBytes);
-        _tile_stored(1, sums[0] + kSide, kSumBytes);
-        if (kTwoHigh) {
-            _tile_stored(2, sums[kSide], kSumBytes);
-            _tile_stored(3, sums[kSide] + kSide, kSumBytes);
-        }
+        store_sums<kTwoHigh>(sums[0], kPanel);
         for (Index row = 0; row < num_rows; ++row) {
             finish(sums[row], rows + row * stride, panel, initial.sums + row * initial.stride, result + row * out);
         }

@@ -134,9 +134,10 @@ class Tiled {
         }
     }
 
-    // Store the registers of sums to rows of kPanel floats.
-    template <bool kTwoHigh>
-    static void store_sums(float* rows, Index stride) {
+   protected:
+    // Store the registers of sums, in 32 bits, to rows of kPanel.
+    template <bool kTwoHigh, class Sum>
+    static void store_sums(Sum* rows, Index stride) {
         const Index row_bytes = stride * static_cast<Index>(sizeof *rows);
         _tile_stored(0, rows, row_bytes);
         _tile_stored(1, rows + kSide, row_bytes);
@@ -147,6 +148,7 @@ class Tiled {
         flush_stores();  // the compiler does not know that tile instructions write memory, either
     }
 
+   private:
     Index num_rows_ = 0;  // that the tiles are configured for
 };
 
