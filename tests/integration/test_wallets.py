@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from eth_account import Account as EthAccount
 from typer.testing import CliRunner
 
 from backend.chain.keys import local_account
@@ -18,6 +17,7 @@ from backend.cli import actor as actor_module
 from backend.cli.main import app
 from backend.client.keystore import Keystores, read_keystore, stated_account
 from tests.support.contributions import jsonl
+from tests.support.quick_keys import encrypt_quickly
 from tests.support.running_operator import pumping
 from tests.support.two_operators import TwoOperators
 
@@ -67,8 +67,7 @@ def elsewhere(tmp_path: Path, operator: RunningOperator, monkeypatch: pytest.Mon
     (home / "market.json").write_bytes(operator.settings.deployment_file.read_bytes())
     (home / "rows.jsonl").write_bytes(jsonl({"text": "a row"}, {"text": "another row"}))
     monkeypatch.setattr(actor_module, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
-    encrypt = EthAccount.encrypt
-    monkeypatch.setattr(EthAccount, "encrypt", lambda key, password: encrypt(key, password, "pbkdf2", 2))
+    encrypt_quickly(monkeypatch)
     return home
 
 

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from tests.integration.api.conftest import Api, api, installation, server, url
 from tests.support.page_market import keep_session, page_market
+from tests.support.quick_keys import encrypt_quickly
 from tools.browser import chromium
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from backend.domain.deployment import Deployment
     from tests.support.page_market import PageMarket
 
-expect.set_options(timeout=20_000)  # creating a key takes seconds on a busy machine
+expect.set_options(timeout=20_000)  # on a busy machine
 __all__ = ["api", "installation", "server", "url"]
 
 
@@ -37,8 +38,11 @@ def market(
     hardhat_node: LocalNode, deployed: Deployment, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PageMarket]:
     """A real market for one module, whose operator serves pages."""
-    with page_market(hardhat_node, deployed, tmp_path_factory.mktemp("market") / "home") as found:
-        yield found
+    home = tmp_path_factory.mktemp("market") / "home"
+    with pytest.MonkeyPatch.context() as patches:
+        encrypt_quickly(patches)
+        with page_market(hardhat_node, deployed, home) as found:
+            yield found
 
 
 @pytest.fixture

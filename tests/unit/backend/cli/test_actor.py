@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
-from eth_account import Account as EthAccount
 from typer.testing import CliRunner
 
 from backend.cli import actor as actor_module
@@ -20,6 +19,7 @@ from backend.client.signing import Statement
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.installation.local_network import well_known_accounts
 from tests.support.market import some_account, some_hash
+from tests.support.quick_keys import encrypt_quickly
 from tests.unit.backend.client.test_api import JSON, answering
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ VARIABLES = ("ETH_KEYSTORE_ACCOUNT", "ETH_KEYSTORE", "ETH_PASSWORD", "ETH_RPC_UR
 
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encrypt = EthAccount.encrypt
-    monkeypatch.setattr(EthAccount, "encrypt", lambda key, password: encrypt(key, password, "pbkdf2", 2))
+    encrypt_quickly(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORALEDGER_HOME", str(tmp_path / "installation"))

@@ -4,10 +4,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from eth_account import Account as EthAccount
 
 from backend.client.keystore import Keystores, LocalKey, StoredKey, parse_private_key
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from tests.support.quick_keys import encrypt_quickly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,7 @@ ACCOUNT = LocalKey(KEY).account
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Key derivation takes a second by design."""
-    encrypt = EthAccount.encrypt
-    monkeypatch.setattr(EthAccount, "encrypt", lambda key, password: encrypt(key, password, "pbkdf2", 2))
+    encrypt_quickly(monkeypatch)
 
 
 @pytest.fixture
