@@ -3,7 +3,13 @@
 const SHOWN_MS = 2000;
 
 export function prepareCopying(): void {
-  for (const source of document.querySelectorAll<HTMLElement>("[data-copy]")) {
+  document.addEventListener("htmx:after:swap", addButtons);
+  addButtons();
+}
+
+function addButtons(): void {
+  for (const source of document.querySelectorAll<HTMLElement>("[data-copy]:not([data-has-button])")) {
+    source.dataset["hasButton"] = "";
     const button = document.createElement("button");
     button.type = "button";
     button.className = "copy";

@@ -39,6 +39,7 @@ def test_a_payer_follows_the_guide(page: Page, market: PageMarket) -> None:
     keys.get_by_label("May spend at most").fill("5")
     guide.step("Create an API key").click()
     expect(keys.locator("pre")).to_contain_text("llk_")
+    expect(keys.get_by_role("button", name="Copy the API key")).to_be_visible()
     page.reload()
     expect(keys).to_contain_text("of $5.00")
     expect(keys.locator("pre")).to_have_count(0)
