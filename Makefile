@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help setup contracts demo test test-deep test-gemma lint format bench screens gas docs wheel lock clean
 .PHONY: bench-peers vllm bench-attribution bench-attribution-games bench-soak slither halmos coverage mutation attack
-.PHONY: audit manifests
+.PHONY: audit chaos manifests
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -123,6 +123,9 @@ audit: setup ## known vulnerabilities of the pinned dependencies, from PyPI and 
 
 attack: setup ## eighteen attacks of a dishonest operator against `loraledger watch`, timed
 	@$(PY) -m tools.attack
+
+chaos: setup ## kill, cut off, fill up and hang a running market, and count its money; KILLS=n, needs root for the disk
+	@$(PY) -m tools.chaos --kills $(or $(KILLS),100)
 
 wheel: ## build the wheel in dist/; see docs/wallets.md for the light install
 	@test -e $(PAGES) || echo "wheel: without the scripts of the pages, which only operators need: make setup builds them"

@@ -1,0 +1,115 @@
+"""What must hold after each fault."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from backend.cli.operator.demo.reconciliation import funds, reconcile
+from backend.domain.errors import DomainError
+from backend.installation.local_network import well_known_accounts
+from backend.installation.resources import utc_now
+from tools.chaos.market import ChaosError
+
+if TYPE_CHECKING:
+    from backend.domain.figures import Figures
+    from backend.domain.ids import Account
+    from backend.installation.installation import Installation
+    from tools.chaos.market import ChaosMarket
+    from tools.chaos.traffic import Traffic
+
+SETTLE_SECONDS = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What the operator has stored: receipts and their charges, in micro-units."""
+
+    receipts: int
+    charged: int
+
+
+def token_funds(market: ChaosMarket) -> dict[Account, int]:
+    """Token balances of the local network's accounts."""
+    with closing(market.installation()) as installation:
+        return funds(installation.chain, [each.account for each in well_known_accounts()])
+
+
+def seconds_until_served(traffic: Traffic, key: str, limit: float) -> float:
+    """Time until an answer comes. Errors: `ChaosError` after `limit`."""
+    began = time.monotonic()
+    while not traffic.ask(key):
+        if time.monotonic() - began > limit:
+            raise ChaosError(f"no answer within {limit:g} s after the fault")
+        time.sleep(0.2)
+    taken = time.monotonic() - began
+    if taken > limit:
+        raise ChaosError(f"the first answer came {taken:.1f} s after the fault, later than {limit:g} s")
+    return taken
+
+
+def settle(market: ChaosMarket) -> Ledger:
+    """Wait, without traffic, until every receipt is in a final batch. Reservations of answers that a killed
+    API was making may still be there: they expire. Errors: `ChaosError`.
+    """
+    deadline = time.monotonic() + SETTLE_SECONDS
+    reason = "the database does not answer"
+    while time.monotonic() < deadline:
+        try:
+            with closing(market.installation()) as installation:
+                with installation.database.read() as tx:
+                    figures = tx.figures(installation.operator.account, utc_now())
+                pending = _pending(figures)
+                if not any(pending.values()):
+                    charges = _charges(installation)
+                    return Ledger(len(charges), sum(charges.values()))
+                reason = ", ".join(f"{count} {what}" for what, count in pending.items())
+        except DomainError as error:
+            reason = str(error)
+        time.sleep(1)
+    raise ChaosError(f"not settled after {SETTLE_SECONDS:g} s: {reason}")
+
+
+def _pending(figures: Figures) -> dict[str, int]:
+    """What may still move money. A batch whose commit is queued has its receipts and is not on the chain."""
+    return {
+        "receipts in no batch": figures.unsettled.count,
+        "batches not final": figures.open_batches,
+        "messages in the outbox": figures.outbox.count,
+        "transactions": sum(each.count for each in figures.transactions.values()),
+    }
+
+
+def check_money(market: ChaosMarket, traffic: Traffic, ledger: Ledger, before: dict[Account, int]) -> None:
+    """No receipt is lost or paid twice, and balances equal the chain's. Errors: `ChaosError`."""
+    with closing(market.installation()) as installation:
+        _check_bills(installation, traffic)
+        found = reconcile(installation, market.channels, before)
+        if not found.is_balanced:
+            raise ChaosError(f"the accounts do not balance: {found}")
+        if found.collected != ledger.charged:
+            raise ChaosError(
+                f"receipts charge {ledger.charged} micro-units, the chain collected {found.collected}"
+            )
+
+
+def _charges(installation: Installation) -> dict[str, int]:
+    """Charge of each stored receipt by its id."""
+    with installation.database.engine.connect() as connection:
+        rows = connection.execute(text("SELECT id, charge FROM receipts"))
+        return {str(number): int(charge) for number, charge in rows}
+
+
+def _check_bills(installation: Installation, traffic: Traffic) -> None:
+    """Every answer that a client got whole has a receipt of its own with the charge of the bill."""
+    bills = {answer.receipt_id: answer.charge for answer in traffic.bills}
+    if len(bills) < len(traffic.bills):
+        raise ChaosError("two answers have one receipt")
+    stored = _charges(installation)
+    lost = [number for number, charge in bills.items() if stored.get(number) != charge]
+    if lost:
+        raise ChaosError(f"{len(lost)} answers have lost their receipts, such as {lost[0]}")
