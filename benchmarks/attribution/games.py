@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoTokenizer
 
 from backend.domain.money import PPM
-from benchmarks.attribution.answers import generate_answers
+from benchmarks.attribution.answers import answer_losses, generate_answers
 from benchmarks.attribution.attacks import ATTACKS, Setting, split
 from benchmarks.attribution.measure import as_paid
 from benchmarks.attribution.methods import score_methods
-from benchmarks.attribution.retrain import Run, retrain_reference
+from benchmarks.attribution.retrain import Run, load_weights, make_model, retrain_reference
 from benchmarks.attribution.signals import Trained, read_signals
 from benchmarks.attribution.truth import replace_file, require_study
 from benchmarks.attribution.uploads import Admission, admit
@@ -54,7 +54,8 @@ class Game:
 class Played:
     """`shares` has the mean share in ppm of each contribution over the answers, by method. `wallets` are the
     attacker's contributions; after a copy, the original's and the copier's. `admission` is what the check of
-    uploads says of the added rows.
+    uploads says of the added rows. `influence` is the part of training's effect that is theirs: what the
+    answers' log-probability gains because of them, relative to what it gains by training at all.
     """
 
     game: Game
@@ -63,6 +64,7 @@ class Played:
     wallets: tuple[int, ...]
     shares: Mapping[str, tuple[int, ...]]
     admission: Admission | None
+    influence: float | None
 
 
 def planned_games(plan: Plan, num_seeds: int) -> Iterator[Game]:
@@ -78,13 +80,12 @@ def planned_games(plan: Plan, num_seeds: int) -> Iterator[Game]:
 
 def play(plan: Plan, num_seeds: int, emit: Emit) -> list[Played]:
     """All games; those in the plan's file are not played again. Errors: `OtherStudy`."""
-    path = plan.truths / f"{plan.name}-gaming.json"
-    played = _read(path, plan)
+    played = read_games(plan)
     for game in planned_games(plan, num_seeds):
         if game not in {each.game for each in played}:
             emit("game", {"study": plan.name, **asdict(game)})
             played.append(_play(plan, game, emit))
-            _write(path, plan, played)
+            _write(plan, played)
     return played
 
 
@@ -93,6 +94,7 @@ def _play(plan: Plan, game: Game, emit: Emit) -> Played:
     tokenizer = AutoTokenizer.from_pretrained(plan.base.folder, local_files_only=True)
     honest = _train(plan, Game(HONEST, None, game.seed), plan.study.rows, emit)
     added: list[Example] = []
+    influence = None
     wallets = [] if game.attacker is None else [game.attacker]
     if game.attacker is None:
         signals, rows = _signals(plan, honest, emit), list(plan.study.rows)
@@ -109,10 +111,11 @@ def _play(plan: Plan, game: Game, emit: Emit) -> Played:
         rows = [*plan.study.rows, *added]
         trained = _train(plan, game, rows, emit)
         signals = _signals(plan, trained, emit)
+        influence = _influence(plan, honest, trained)
         shutil.rmtree(trained.work)
     shares = _mean_shares(signals, [row.contribution for row in rows])
     admission = admit(plan.study.rows, added, tokenizer, plan.work / "uploads") if added else None
-    return Played(game, len(rows), len(signals.answers.hidden), tuple(wallets), shares, admission)
+    return Played(game, len(rows), len(signals.answers.hidden), tuple(wallets), shares, admission, influence)
 
 
 def _train(plan: Plan, game: Game, rows: Sequence[Example], emit: Emit) -> Trained:
@@ -122,6 +125,19 @@ def _train(plan: Plan, game: Game, rows: Sequence[Example], emit: Emit) -> Train
     everyone = tuple(sorted({row.contribution for row in rows}))
     retrain_reference(Run(everyone, game.seed), rows, plan.base, work, emit)
     return Trained(plan.base, work, rows, plan.study.preamble, plan.num_threads)
+
+
+def _influence(plan: Plan, honest: Trained, trained: Trained) -> float:
+    """See `Played`; on the answers of `trained`, whose rows are those of `honest` and others."""
+    answers = _answers(plan, trained)
+    model = make_model(plan.base)
+    losses = []
+    for each in (trained, honest):
+        load_weights(model, each.work)
+        losses.append(sum(answer_losses(model, answers)))
+    with model.disable_adapter():
+        untrained = sum(answer_losses(model, answers))
+    return (losses[1] - losses[0]) / (untrained - losses[0])
 
 
 def _signals(plan: Plan, trained: Trained, emit: Emit) -> StudySignals:
@@ -150,13 +166,14 @@ def _mean_shares(signals: StudySignals, contributions: Sequence[int]) -> dict[st
     }
 
 
-def report_games(plan: Plan, num_seeds: int, emit: Emit) -> dict[str, Any]:
-    """Errors: as `play`."""
-    played = play(plan, num_seeds, emit)
+def report_games(plan: Plan, played: Sequence[Played]) -> dict[str, Any]:
+    """What attackers gained. Errors: `ValueError` without the honest training."""
+    if not played:
+        raise ValueError(f"{plan.name}: no games were played")
     attackers = {each.game.attacker for each in played if each.game.attacker is not None}
     return {
         "study": plan.name,
-        "num_seeds": num_seeds,
+        "num_seeds": len({each.game.seed for each in played}),
         "attackers": {plan.study.names[each]: len(plan.study.rows_of([each])) for each in sorted(attackers)},
         "num_answers": played[0].num_answers,
         "noise": noise(played),
@@ -166,8 +183,8 @@ def report_games(plan: Plan, num_seeds: int, emit: Emit) -> dict[str, Any]:
 
 def gains(played: Sequence[Played]) -> dict[str, dict[str, Any]]:
     """By attack: `gain` by method, the part of the pool that the attacker's wallets have minus the attacker's
-    in the honest training with the same seed, as the mean and the largest of the games; and of the added rows
-    how many the check of uploads refuses and reports.
+    in the honest training with the same seed, as the mean and the largest of the games; the mean `influence`
+    of the added rows; and how many of them the check of uploads refuses and reports.
     """
     fair = {each.game.seed: each.shares for each in played if each.game.attack == HONEST}
     found: dict[str, dict[str, Any]] = {}
@@ -179,9 +196,11 @@ def gains(played: Sequence[Played]) -> dict[str, dict[str, Any]]:
             method: [_gain(each, fair[each.game.seed], method) for each in games]
             for method in games[0].shares
         }
+        influences = [each.influence for each in games if each.influence is not None]
         admissions = [each.admission for each in games if each.admission is not None]
         found[attack] = {
             "num_games": len(games),
+            "influence": statistics.fmean(influences) if influences else None,
             "gain": {
                 method: {"mean": statistics.fmean(each), "worst": max(each)}
                 for method, each in by_method.items()
@@ -194,17 +213,24 @@ def gains(played: Sequence[Played]) -> dict[str, dict[str, Any]]:
 
 
 def noise(played: Sequence[Played]) -> dict[str, float]:
-    """By method: the mean absolute difference of a contribution's honest part between two seeds, if there are
-    two.
+    """By method: the mean absolute change of the part of a contributor that does nothing, out of what the
+    attacker leaves, between the honest training and one with an attack. Other batches alone cause it.
     """
-    fair = [each.shares for each in played if each.game.attack == HONEST]
-    if len(fair) < 2:
-        return {}
-    first, second = fair[:2]
+    fair = {each.game.seed: each.shares for each in played if each.game.attack == HONEST}
+    retrained = [each for each in played if each.game.attack in ATTACKS]
     return {
-        method: statistics.fmean(abs(a - b) for a, b in zip(first[method], second[method], strict=True)) / PPM
-        for method in first
+        method: statistics.fmean(
+            change for each in retrained for change in _changes(each, fair[each.game.seed], method)
+        )
+        for method in (retrained[0].shares if retrained else ())
     }
+
+
+def _changes(each: Played, fair: Mapping[str, tuple[int, ...]], method: str) -> list[float]:
+    others = [place for place in range(len(fair[method])) if place not in each.wallets]
+    before, after = ([shares[method][place] for place in others] for shares in (fair, each.shares))
+    left = sum(before) / sum(after)
+    return [abs(new * left - old) / PPM for old, new in zip(before, after, strict=True)]
 
 
 def _gain(each: Played, fair: Mapping[str, tuple[int, ...]], method: str) -> float:
@@ -213,7 +239,9 @@ def _gain(each: Played, fair: Mapping[str, tuple[int, ...]], method: str) -> flo
     return (own - before) / PPM
 
 
-def _read(path: Path, plan: Plan) -> list[Played]:
+def read_games(plan: Plan) -> list[Played]:
+    """The games that were played. Errors: `OtherStudy`."""
+    path = _file(plan)
     if not path.exists():
         return []
     found = json.loads(path.read_bytes())
@@ -226,12 +254,18 @@ def _read(path: Path, plan: Plan) -> list[Played]:
             tuple(each["wallets"]),
             {method: tuple(shares) for method, shares in each["shares"].items()},
             each["admission"] and Admission(**each["admission"]),
+            each["influence"],
         )
         for each in found["games"]
     ]
 
 
-def _write(path: Path, plan: Plan, played: Sequence[Played]) -> None:
+def _file(plan: Plan) -> Path:
+    return plan.truths / f"{plan.name}-gaming.json"
+
+
+def _write(plan: Plan, played: Sequence[Played]) -> None:
+    path = _file(plan)
     games = ",\n ".join(json.dumps(asdict(each), sort_keys=True, separators=(",", ":")) for each in played)
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f'"study": {json.dumps(plan.study.digest)},\n"base_model": {json.dumps(plan.base.name)}'

@@ -158,25 +158,39 @@ def _games(report: Report) -> str:
     games = report["games"]
     attackers = ", ".join(f"{name} ({count} rows)" for name, count in games["attackers"].items())
     noise = ", ".join(
-        f"{100 * games['noise'][name]:.1f} for `{name}`" for name in GAME_METHODS if games["noise"]
+        f"{100 * games['noise'][name]:.1f} points with `{name}`" for name in GAME_METHODS if games["noise"]
     )
     setup = (
         f"Study {games['study']}; attackers, or whose rows are copied: {attackers}; seeds of training: "
         f"{games['num_seeds']}; {games['num_answers']} answers of each adapter."
     )
     if noise:
-        setup += f" Another seed alone changes an honest contributor's part by {noise} points, the mean."
+        setup += (
+            f" Batches differ, so the part of a contributor that does nothing changes as well: on average by "
+            f"{noise}."
+        )
     rows = [
         [
             attack,
             str(each["num_games"]),
+            "" if each["influence"] is None else f"{each['influence']:.1%}",
             *(_gain(each["gain"][name]) for name in GAME_METHODS),
             _admitted(each),
         ]
-        for attack, each in games["attacks"].items()
+        for attack, each in sorted(games["attacks"].items(), key=_gain_of_paid)
     ]
-    head = ["attack", "games", *(f"`{name}`" for name in GAME_METHODS), "rows: refused, reported, neither"]
+    head = [
+        "attack",
+        "games",
+        "influence",
+        *(f"`{name}`" for name in GAME_METHODS),
+        "rows: refused, reported, neither",
+    ]
     return "\n".join([setup, "", *_table(head, rows), ""])
+
+
+def _gain_of_paid(item: tuple[str, Report]) -> float:
+    return -float(item[1]["gain"][DISTILLED_METHOD]["mean"])
 
 
 def _admitted(each: Report) -> str:
@@ -187,7 +201,8 @@ def _admitted(each: Report) -> str:
 
 
 def _gain(each: Mapping[str, float]) -> str:
-    return f"{100 * each['mean']:+.1f} ({100 * each['worst']:+.1f})"
+    mean, worst = (f"{100 * each[part]:+.1f}" for part in ("mean", "worst"))
+    return mean if each["mean"] == each["worst"] else f"{mean} ({worst})"
 
 
 _WRITERS: Mapping[str, tuple[str, str, Callable[[Report], str]]] = {

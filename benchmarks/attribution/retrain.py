@@ -88,11 +88,16 @@ def make_model(base: Base, seed: int = CONFIG.seed) -> Any:
 def reference_model(base: Base, work: Path) -> Any:
     """The model with the adapter of all contributors, in fp32. Errors: `FileNotFoundError`."""
     model = make_model(base).float()
+    load_weights(model, work)
+    return model
+
+
+def load_weights(model: Any, work: Path) -> None:
+    """Load those at the end of training. Errors: `FileNotFoundError`."""
     weights = load_file(weights_file(work))
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             weight.data.copy_(weights[name])
-    return model
 
 
 def weights_file(work: Path) -> Path:

@@ -41,6 +41,7 @@ def test_attacks_are_played_once_and_earn_shares(plan: Plan, monkeypatch: pytest
     copy = next(each for each in played if each.game == Game("copy", 3, 0))  # glass has the fewest rows
     assert (copy.wallets, copy.num_rows) == ((3, len(NUM_ROWS)), sum(NUM_ROWS.values()) + 2)
     assert copy.admission == Admission(2, 2, 0)
+    assert copy.influence is not None
     before = plan.truths / "tiny-gaming.json"
     stored = before.read_bytes()
     assert play(plan, 1, ignore) == played
@@ -58,16 +59,19 @@ def test_a_gain_is_against_the_honest_training_of_the_same_seed() -> None:
     def shares(*parts: int) -> dict[str, tuple[int, ...]]:
         return {DISTILLED_METHOD: parts}
 
+    copied, near = Admission(1, 1, 0), Admission(1, 0, 1)
     played = [
-        Played(Game(HONEST, None, 0), 2, 1, (), shares(600_000, 400_000), None),
-        Played(Game(HONEST, None, 1), 2, 1, (), shares(500_000, 500_000), None),
-        Played(Game("copy", 1, 0), 3, 1, (1, 2), shares(500_000, 300_000, 200_000), Admission(1, 1, 0)),
-        Played(Game("copy", 1, 1), 3, 1, (1, 2), shares(500_000, 250_000, 250_000), Admission(1, 0, 1)),
+        Played(Game(HONEST, None, 0), 2, 1, (), shares(400_000, 400_000, 200_000), None, None),
+        Played(Game(HONEST, None, 1), 2, 1, (), shares(300_000, 500_000, 200_000), None, None),
+        Played(Game("copy", 1, 0), 3, 1, (1, 3), shares(300_000, 300_000, 200_000, 200_000), copied, 0.1),
+        Played(Game("copy", 1, 1), 3, 1, (1, 3), shares(300_000, 250_000, 200_000, 250_000), near, 0.3),
     ]
     found = gains(played)["copy"]
     assert found["gain"][DISTILLED_METHOD] == {"mean": pytest.approx(0.05), "worst": pytest.approx(0.1)}
     assert (found["num_added"], found["num_refused"], found["num_near"]) == (2, 1, 1)
-    assert noise(played) == {DISTILLED_METHOD: pytest.approx(0.1)}
+    assert found["influence"] == pytest.approx(0.2)
+    # Of what the first copy leaves, the others have 60 % and 40 %, and not two thirds and a third.
+    assert noise(played) == {DISTILLED_METHOD: pytest.approx(0.02)}
 
 
 def test_ten_wallets_share_the_rows_of_one() -> None:
