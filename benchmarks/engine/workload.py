@@ -76,8 +76,8 @@ class Chat:
     seed: str
     num_chats: int = 4
     num_turns: int = 10
-    question_tokens: int = PROMPT_TOKENS
-    new_tokens: int = 32
+    question_tokens: int = 24
+    new_tokens: int = 24
 
 
 def prompts(seed: str, count: int = NUM_PROMPTS, num_tokens: int = PROMPT_TOKENS) -> list[list[int]]:

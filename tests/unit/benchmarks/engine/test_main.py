@@ -41,3 +41,21 @@ def test_one_group_of_our_own_engine_prints_one_report(
     assert isinstance(report["ratios"]["cold_minus_warm_ms"], float)
     assert [row["scenario"] for row in report["rows"]] == ["cold", "cold_from_disk"]
     assert report["versions"]["loraledger cold"].startswith("torch")
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("group", ["chat", "sizes", "ranks", "lookup"])
+def test_each_group_of_our_engine_alone_runs_on_any_model(
+    group: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--json", "--without-peers", "--only", group, "--repeats", "1", "--threads", "1"]
+    assert main([*few, "--model", str(tiny_model)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    expected = {"lookup": 12, "chat": 2, "sizes": 8, "ranks": 4}[group]
+    assert len({row["scenario"] for row in report["rows"]}) == expected
+    assert (report["ratios"]["lookup_copying"] is None) == (group != "lookup")
