@@ -148,8 +148,9 @@ void shrink_unit(const T* states, Index in, const LoraTarget& target, const Lora
     }
     if (t < unit.count) {
         Index r = 0;
-        for (; r + 8 <= rank; r += 8) {
-            dots<1, 8>(x + t * in, in, shrink + r * in, in, t == 0 ? ahead : 0, shrunk + t * rank + r, rank);
+        // Two rows at a time: memory bounds one token, and delivers adjacent rows faster than eight at once.
+        for (; r + 2 <= rank; r += 2) {
+            dots<1, 2>(x + t * in, in, shrink + r * in, in, t == 0 ? ahead : 0, shrunk + t * rank + r, rank);
         }
         for (; r < rank; ++r) dots<1, 1>(x + t * in, in, shrink + r * in, in, 0, shrunk + t * rank + r, rank);
     }
