@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import msgspec
@@ -19,17 +19,19 @@ from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
 from backend.engine.vllm_answer import AnswerReader, Part
 from backend.engine.vllm_request import check_prompt, check_request, completion_body, prompt_body
-from backend.ports.engine import InvalidSchema
+from backend.ports.engine import AdapterUnavailable, InvalidSchema
 from inference.errors import InvalidSchemaError, UnsupportedModelError
 from inference.protocol import Chunk, TokenCount
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from backend.domain.errors import DomainError
     from backend.engine.vllm_adapters import VllmAdapters
     from backend.engine.vllm_answer import AnswerParts
     from inference.protocol import Generate, Message, ReasoningEffort, Tools
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,6 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 _METRIC = re.compile("(# (HELP|TYPE) )?vllm:")
 _EVENT = "data: "
 _END = "[DONE]"
-_ABORT: Literal["abort"] = "abort"
 _OVERLOADED = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
 
 
@@ -56,7 +57,11 @@ class _Models(msgspec.Struct, frozen=True):
 
     @property
     def base(self) -> _Card:
-        return next(card for card in self.data if card.parent is None)
+        """Errors: `Unavailable` if the server names none."""
+        found = next((card for card in self.data if card.parent is None), None)
+        if found is None:
+            raise _unavailable("its server has no base model")
+        return found
 
 
 class _Tokens(msgspec.Struct, frozen=True):
@@ -78,7 +83,8 @@ class VllmEngine:
         self._url = url
         self._adapters, self._parts = adapters, parts
         self._base: _Card | None = None
-        self._running: dict[str, asyncio.Queue[Chunk | Exception | Literal["abort"]]] = {}
+        self._aborts: dict[str, Callable[[], None]] = {}
+        """By request id: what ends a running request."""
 
     async def close(self) -> None:
         """Close the connections. The process that verifies adapters ends with this one."""
@@ -100,47 +106,45 @@ class VllmEngine:
         connection, by which vLLM aborts the request.
         """
         check_request(request)
-        if request.request_id in self._running:
+        if request.request_id in self._aborts:
             raise InvalidInput(f"request id {request.request_id!r} is in use", "request_id")
-        events = self._running[request.request_id] = asyncio.Queue()
+        events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
         reader = AnswerReader(request, self._parts)
+        # Built at once: tokens of chunks that follow it in the queue are neither returned nor counted.
+        self._aborts[request.request_id] = lambda: events.put_nowait(reader.aborted())
         task = asyncio.create_task(self._read(request, reader, events))
         try:
             is_finished = False
             while not is_finished:
-                event = await events.get()
-                if isinstance(event, Exception):
-                    raise event
-                chunk = reader.aborted() if event == _ABORT else event
+                chunk = await events.get()
+                if isinstance(chunk, Exception):
+                    raise chunk
                 is_finished = chunk.finish_reason is not None
                 yield chunk
         finally:
-            del self._running[request.request_id]
+            del self._aborts[request.request_id]
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
     async def abort(self, request_id: str) -> None:
         """End a request. vLLM does not say what it generated since the last chunk, so that is not counted."""
-        if request_id in self._running:
-            self._running[request_id].put_nowait(_ABORT)
+        if request_id in self._aborts:
+            self._aborts[request_id]()
 
     async def active_adapters(self) -> Sequence[Hash32]:
         """Digests of the adapters that the server has loaded."""
-        models = msgspec.json.decode(await self._call("GET", "/v1/models"), type=_Models)
+        models = _decode(await self._call("GET", "/v1/models"), _Models)
         return [Hash32(f"0x{card.id}") for card in models.data if card.parent and _DIGEST.fullmatch(card.id)]
 
     async def metrics(self, deadline_seconds: float) -> str:
         """The server's metrics with the prefix `vllm:`; those of its Python process are left out."""
         content = await self._call("GET", "/metrics", seconds=deadline_seconds)
-        lines = content.decode().splitlines(keepends=True)
+        lines = content.decode(errors="replace").splitlines(keepends=True)
         return "".join(line for line in lines if _METRIC.match(line))
 
     async def _read(
-        self,
-        request: Generate,
-        reader: AnswerReader,
-        events: asyncio.Queue[Chunk | Exception | Literal["abort"]],
+        self, request: Generate, reader: AnswerReader, events: asyncio.Queue[Chunk | Exception]
     ) -> None:
         try:
             async for part in self._parts_of(request, reader):
@@ -162,7 +166,7 @@ class VllmEngine:
         async with self._stream(body) as response:
             async for line in response.aiter_lines():
                 if line.startswith(_EVENT) and line != _EVENT + _END:
-                    yield _decode(line.removeprefix(_EVENT))
+                    yield _part(line.removeprefix(_EVENT))
 
     @contextlib.asynccontextmanager
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
@@ -192,11 +196,11 @@ class VllmEngine:
     async def _tokenize(self, messages: Sequence[Message], prompt: str | None) -> _Tokens:
         base = await self._served_base()
         content = await self._call("POST", "/tokenize", prompt_body(messages, prompt, base.id))
-        return msgspec.json.decode(content, type=_Tokens)
+        return _decode(content, _Tokens)
 
     async def _served_base(self) -> _Card:
         if self._base is None:
-            self._base = msgspec.json.decode(await self._call("GET", "/v1/models"), type=_Models).base
+            self._base = _decode(await self._call("GET", "/v1/models"), _Models).base
         return self._base
 
     async def _call(
@@ -212,7 +216,7 @@ class VllmEngine:
     def _transport_errors(self) -> Any:
         try:
             yield
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             self._base = None  # the server may restart with another model
             log.warning("%s does not answer: %r", self._url, error)
             raise _unavailable("its server does not answer") from error
@@ -228,7 +232,10 @@ class VllmEngine:
                 self._url,
                 message,
             )
-            return _unavailable("its server does not find the adapter")
+            return AdapterUnavailable(
+                "the inference engine does not find the adapter; try again shortly",
+                details={"code": "engine_unavailable"},
+            )
         if status in _OVERLOADED:
             return Overloaded(f"vLLM is overloaded: {message}", details={"code": "overloaded"})
         if 400 <= status < 500:
@@ -246,11 +253,15 @@ def check_any_server(urls: Sequence[str], seconds: float) -> None:
     raise Unavailable("No vLLM server answers.")
 
 
-def _decode(event: str) -> Part:
+def _decode(content: str | bytes, kind: type[T]) -> T:
     try:
-        part = msgspec.json.decode(event, type=Part)
+        return msgspec.json.decode(content, type=kind)
     except msgspec.MsgspecError as error:
-        raise _unavailable(f"an event of vLLM cannot be decoded: {error}") from error
+        raise _unavailable(f"what its server answers cannot be decoded: {error}") from error
+
+
+def _part(event: str) -> Part:
+    part = _decode(event, Part)
     if part.error is not None:
         raise _unavailable(f"vLLM ended the answer: {part.error.message}")
     return part

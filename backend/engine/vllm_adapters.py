@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import InvalidInput
+from backend.ports.engine import AdapterUnavailable
 from backend.processes.child import Child, ChildError, module_command
 from inference.protocol import AdapterRef
 
@@ -42,30 +43,32 @@ class VllmAdapters:
 
     def __init__(self, base: ServedBase, root: Path) -> None:
         self._base, self._root = base, root.resolve()
-        self._exports: dict[str, asyncio.Future[None]] = {}
-        self._lock = threading.Lock()
+        self._exports: dict[tuple[str, str], asyncio.Future[None]] = {}
+        # A thread of its own: exports that wait must not delay receipts, which use the loop's executor.
+        self._exporter = ThreadPoolExecutor(1, "vllm-export")
         self._child: Child | None = None
         self._served: set[tuple[str, str]] = set()
 
     async def prepare(self, adapter: AdapterRef | AdapterBlend, base_name: str) -> None:
         """Return once `root/<digest>` is there, for a server that names its base model `base_name`.
 
-        Errors: `InvalidInput` for an adapter that is refused, `Unavailable`.
+        Errors: `InvalidInput` for an adapter that is refused, `AdapterUnavailable`.
         """
-        folder = self._root / adapter.digest
-        if (adapter.digest, base_name) in self._served and folder.is_dir():
+        key = adapter.digest, base_name
+        if key in self._served and (self._root / adapter.digest).is_dir():
             return
-        export = self._exports.get(adapter.digest)
+        export = self._exports.get(key)
         if export is None:
-            export = asyncio.get_running_loop().run_in_executor(None, self._export, adapter, base_name)
-            self._exports[adapter.digest] = export
-            export.add_done_callback(lambda _: self._exports.pop(adapter.digest))
+            loop = asyncio.get_running_loop()
+            export = loop.run_in_executor(self._exporter, self._export, adapter, base_name)
+            self._exports[key] = export
+            export.add_done_callback(lambda _: self._exports.pop(key))
         await asyncio.shield(export)
-        self._served.add((adapter.digest, base_name))
+        self._served.add(key)
 
     def close(self) -> None:
-        with self._lock:
-            self._end_child()
+        self._exporter.shutdown(cancel_futures=True)
+        self._end_child()
 
     def _export(self, adapter: AdapterRef | AdapterBlend, base_name: str) -> None:
         kind = "adapter" if isinstance(adapter, AdapterRef) else "blend"
@@ -75,14 +78,15 @@ class VllmAdapters:
             raise InvalidInput(answer["message"], "model", {"code": answer["code"]})
 
     def _ask(self, message: dict[str, Any]) -> dict[str, str]:
-        with self._lock:
-            try:
-                child = self._running_child()
-                child.send(message)
-                answer: dict[str, str] = child.receive(EXPORT_SECONDS)
-            except ChildError as error:
-                self._end_child()
-                raise Unavailable(f"the process that verifies adapters failed: {error}; try again") from error
+        try:
+            child = self._running_child()
+            child.send(message)
+            answer: dict[str, str] = child.receive(EXPORT_SECONDS)
+        except ChildError as error:
+            self._end_child()
+            raise AdapterUnavailable(
+                f"the process that verifies adapters failed: {error}; try again"
+            ) from error
         return answer
 
     def _running_child(self) -> Child:

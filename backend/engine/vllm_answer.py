@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.engine.output_rows import TOP_TOKENS, OutputRows
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _ID_PREFIX = "token_id:"
 
+_Count: TypeAlias = Annotated[int, Meta(ge=0)]
+
 
 class Logprobs(Struct, frozen=True):
     """One item for each token. Keys of `top_logprobs` are ids (`token_id:7`), the sampled one among them."""
@@ -31,18 +33,18 @@ class Logprobs(Struct, frozen=True):
 
 class Choice(Struct, frozen=True):
     text: str
-    token_ids: list[int] | None = None
+    token_ids: list[_Count] | None = None
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
 
 
 class PromptDetails(Struct, frozen=True):
-    cached_tokens: int | None = None
+    cached_tokens: _Count | None = None
 
 
 class Usage(Struct, frozen=True):
-    prompt_tokens: int
-    completion_tokens: int | None = 0
+    prompt_tokens: _Count
+    completion_tokens: _Count | None = 0
     prompt_tokens_details: PromptDetails | None = None
 
 
@@ -104,7 +106,7 @@ class AnswerReader:
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._error: Any = None  # [hidden] fp32
-        self._last: tuple[Choice, list[TokenLogprobs] | None] | None = None
+        self._last: tuple[Choice, list[TokenLogprobs] | None, FinishReason] | None = None
 
     def push(self, part: Part) -> Iterator[Chunk]:
         """The chunk of an event. The one with the finish reason is held back, because usage follows it."""
@@ -116,7 +118,7 @@ class AnswerReader:
         for choice in part.choices:
             logprobs = self._logprobs(choice)
             if choice.finish_reason is not None:
-                self._last = choice, logprobs
+                self._last = choice, logprobs, _finish_reason(choice)
             else:
                 yield self._chunk(choice.text, choice.token_ids or [], logprobs)
 
@@ -124,12 +126,14 @@ class AnswerReader:
         """The last chunk. Errors: `Unavailable` if the stream ended without one."""
         if self._last is None:
             raise _ended("ended during this request")
-        choice, logprobs = self._last
-        return self._chunk(choice.text, choice.token_ids or [], logprobs, _finish_reason(choice))
+        choice, logprobs, finish_reason = self._last
+        return self._chunk(choice.text, choice.token_ids or [], logprobs, finish_reason)
 
     def aborted(self) -> Chunk:
-        """The last chunk of a request that its client ended."""
-        return self._chunk("", [], None, "abort")
+        """The last chunk of a request that its client ends now. A chunk that is held back is counted, so it
+        is the last one then.
+        """
+        return self._chunk("", [], None, "abort") if self._last is None else self.finished()
 
     def _chunk(
         self,
@@ -157,7 +161,17 @@ class AnswerReader:
         return ProbeStates(None, None, *counts, error=self._error.tolist())
 
     def _logprobs(self, choice: Choice) -> list[TokenLogprobs] | None:
-        """The log-probabilities that the request asks for; adds to the error vector on the way."""
+        """The log-probabilities that the request asks for; adds to the error vector on the way.
+
+        Errors: `Unavailable` if they are not of the choice's tokens, or of no tokens of the base model.
+        """
+        try:
+            return self._read_logprobs(choice)
+        except (ValueError, LookupError):
+            # Without its cause, which may quote the answer.
+            raise _ended("returned log-probabilities that do not fit the answer's tokens") from None
+
+    def _read_logprobs(self, choice: Choice) -> list[TokenLogprobs] | None:
         if choice.logprobs is None:
             return None
         found = []

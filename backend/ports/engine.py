@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -23,6 +23,10 @@ class InvalidToolSchema(InvalidInput):
 
 class UnsupportedReasoning(InvalidInput):
     """The model's chat template has no place for a reasoning effort."""
+
+
+class AdapterUnavailable(Unavailable):
+    """The engine is up and cannot load this adapter now; other requests are served."""
 
 
 class Engine(Protocol):

@@ -4,19 +4,23 @@ import asyncio
 import json
 import math
 import shutil
+import threading
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from backend.domain.errors import InvalidInput, Unavailable
+from backend.engine import vllm_adapters
 from backend.engine.vllm import VllmEngine, check_any_server
 from backend.engine.vllm_adapters import ServedBase, VllmAdapters
-from backend.engine.vllm_answer import read_answer_parts
+from backend.engine.vllm_answer import AnswerReader, Choice, Part, Usage, read_answer_parts
 from backend.engine.vllm_request import UNSUPPORTED
-from backend.ports.engine import InvalidSchema, UnsupportedReasoning
+from backend.ports.engine import AdapterUnavailable, InvalidSchema, UnsupportedReasoning
 from inference.model.base_model import base_model_digest
 from inference.protocol import (
+    AdapterRef,
     Chunk,
     Function,
     Generate,
@@ -33,8 +37,6 @@ from tests.support.vllm import RECORDED, FakeVllm, fake_vllm
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
-
-    from inference.protocol import AdapterRef
 
 
 @pytest.fixture
@@ -245,6 +247,75 @@ def test_an_abort_ends_the_answer_and_hangs_up(run: Callable[..., Any], vllm: Fa
     assert vllm.hung_up.wait(10)
 
 
+def part(number: int, finish_reason: str | None = None) -> Part:
+    """Event of an answer whose tokens are 1, 2, ..."""
+    return Part([Choice(f"{number} ", [number], None, finish_reason)], Usage(3, number))
+
+
+def test_an_aborted_answer_counts_what_it_returned(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(engine: VllmEngine) -> list[Chunk]:
+        aborted, read = asyncio.Event(), asyncio.Event()
+
+        async def parts(*_: Any) -> AsyncIterator[Part]:
+            yield part(1)
+            await aborted.wait()
+            yield part(2)
+            read.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(engine, "_parts_of", parts)
+        found: list[Chunk] = []
+        async for chunk in engine.generate(Generate("r", prompt="x")):
+            found.append(chunk)
+            if len(found) == 1:
+                await engine.abort("r")
+                aborted.set()
+                await read.wait()
+        return found
+
+    chunks = run(use)
+    assert [(chunk.text, chunk.completion_tokens) for chunk in chunks] == [("1 ", 1), ("", 1)]
+
+
+def test_an_abort_after_the_last_token_returns_it(served_model: Path) -> None:
+    reader = AnswerReader(Generate("r", prompt="x"), read_answer_parts(served_model))
+    assert not list(reader.push(part(1, "length")))
+    last = reader.aborted()
+    assert (last.text, last.token_ids, last.completion_tokens) == ("1 ", [1], 1)
+    assert last.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("models", '"id"', '"name"'),
+        ("models", '"data"', '"data": [], "others"'),
+        ("tokenize", '"tokens"', '"ids"'),
+        ("logprobs", "token_id:", "a secret "),
+        ("logprobs", '"token_ids":[', '"token_ids":[1000000,'),
+        ("logprobs", '"completion_tokens":', '"completion_tokens":-'),
+    ],
+)
+def test_answers_that_cannot_be_read_make_the_server_unavailable(
+    name: str,
+    old: str,
+    new: str,
+    run: Callable[..., Any],
+    vllm: FakeVllm,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = RECORDED[name]["body"].replace(old, new)
+    assert body != RECORDED[name]["body"]
+    monkeypatch.setitem(RECORDED, name, {"status": 200, "body": body})
+    vllm.completion = "logprobs"
+    with pytest.raises(Unavailable) as caught:
+        run(lambda engine: chunks_of(engine, probe=True, probe_error=True))
+    assert caught.value.details["code"] == "engine_unavailable"
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_a_reader_that_leaves_hangs_up(run: Callable[..., Any], vllm: FakeVllm) -> None:
     vllm.first_events = 1
 
@@ -320,3 +391,31 @@ def test_an_adapter_is_verified_and_served_by_its_digest(
     with pytest.raises(InvalidInput, match="digest") as caught:
         run(lambda engine: chunks_of(engine, adapter=other))
     assert caught.value.details["code"] == "adapter_digest_mismatch"
+
+
+def test_exports_that_wait_delay_nothing_else(
+    adapters: VllmAdapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(adapters, "_export", lambda *_: may_end.wait())
+
+    async def use() -> None:
+        refs = [AdapterRef(f"{number:064x}", "/nowhere") for number in range(64)]
+        exports = [asyncio.create_task(adapters.prepare(ref, "base")) for ref in refs]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.to_thread(lambda: None)
+        finally:
+            may_end.set()
+        await asyncio.gather(*exports)
+
+    asyncio.run(use())
+
+
+def test_an_adapter_that_ends_the_verifying_process_blames_no_server(
+    adapters: VllmAdapters, served_adapter: AdapterRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_adapters, "CHILD", "workers.no_such_module")
+    with pytest.raises(AdapterUnavailable):
+        asyncio.run(adapters.prepare(served_adapter, "base"))
