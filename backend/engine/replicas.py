@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import DomainError, InvalidInput, Overloaded, Unavailable
 from backend.engine.metric_texts import merge
 from backend.engine.routing import LOAD_FACTOR, place, ranked
+from backend.ports.engine import AdapterUnavailable
 from inference.protocol import Generate, Sampling
 
 if TYPE_CHECKING:
@@ -198,8 +199,10 @@ class Replicas:
             raise _unavailable(f"engine {replica.name} does not respond") from error
 
     def _failed(self, replica: _Replica, error: Unavailable) -> None:
-        """An engine with a full queue is up: others may have room."""
-        if isinstance(error, Overloaded) or not replica.is_up:
+        """An engine with a full queue is up: others may have room. So is one that cannot load an adapter:
+        whoever publishes a broken one must not take engines from the others.
+        """
+        if isinstance(error, Overloaded | AdapterUnavailable) or not replica.is_up:
             return
         log.warning("engine %s is down: %s", replica.name, error)
         self._postpone(replica)
@@ -235,6 +238,8 @@ class Replicas:
                 async with contextlib.aclosing(replica.engine.generate(request)) as chunks:  # type: ignore[type-var]
                     async for _ in chunks:
                         pass
+        except Overloaded:
+            self._works(replica)  # it answers, and its requests wait for their turns
         except (TimeoutError, Unavailable):
             if replica.is_up:
                 self._failed(replica, _unavailable("it generates no token"))
@@ -245,9 +250,12 @@ class Replicas:
         except DomainError:
             log.exception("engine %s refuses the watchdog's request", replica.name)
         else:
-            if not replica.is_up:
-                log.info("engine %s is up", replica.name)
-            replica.num_failures, replica.progress_at = 0, _now()
+            self._works(replica)
+
+    def _works(self, replica: _Replica) -> None:
+        if not replica.is_up:
+            log.info("engine %s is up", replica.name)
+        replica.num_failures, replica.progress_at = 0, _now()
 
 
 def _now() -> float:

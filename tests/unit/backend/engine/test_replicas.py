@@ -8,6 +8,7 @@ import pytest
 from backend.domain.errors import Overloaded, Unavailable
 from backend.engine.replicas import ReplicaLimits, Replicas
 from backend.engine.routing import LOAD_FACTOR, place, ranked
+from backend.ports.engine import AdapterUnavailable
 from inference.protocol import AdapterRef, Chunk, Generate, TokenCount
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class FakeEngine:
         self.error_after_first: Exception | None = None
         self.hangs = False
         self.aborted: list[str] = []
+        self.refused = asyncio.Event()
 
     async def count_tokens(self, *_: Any) -> TokenCount:
         if self.error is not None:
@@ -36,6 +38,7 @@ class FakeEngine:
 
     async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
         if self.error is not None:
+            self.refused.set()
             raise self.error
         if self.hangs:
             await asyncio.Event().wait()
@@ -171,6 +174,35 @@ def test_a_full_replica_is_still_up_and_the_next_one_serves() -> None:
             await text(replicas, Generate("6", prompt="x"))
 
     run(test)
+
+
+def test_an_adapter_that_cannot_be_loaded_takes_no_replica_down() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        for engine in engines.values():
+            engine.error = AdapterUnavailable("broken")
+        with pytest.raises(AdapterUnavailable):
+            await text(replicas, Generate("1", prompt="x", adapter=adapter(1)))
+        for engine in engines.values():
+            engine.error = None
+        assert await text(replicas, Generate("2", prompt="x")) in NAMES
+
+    run(test)
+
+
+def test_a_stalled_replica_that_refuses_the_watchdog_for_its_full_queue_is_up() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        name = await text(replicas, Generate("1", prompt="x", adapter=adapter(1)))
+        engines[name].may_end.clear()
+        chunks = replicas.generate(Generate("2", prompt="x", adapter=adapter(1)))
+        await anext(chunks)
+        engines[name].error = Overloaded("full")
+        last = asyncio.create_task(anext(chunks))  # type: ignore[arg-type]
+        await engines[name].refused.wait()
+        await asyncio.sleep(0.05)
+        engines[name].may_end.set()
+        assert (await last).finish_reason == "stop"
+
+    run(test, ReplicaLimits(stall_seconds=0.1, probe_seconds=5))
 
 
 def test_a_hung_replica_is_given_up_with_its_requests() -> None:
