@@ -42,11 +42,13 @@ MAX_HELD = 8192
 MAX_HELD_NUMBERS = 1 << 20
 """Their tokens and scores together, prompts included: a hundred megabytes at most."""
 HELD_SECONDS = 3600
-"""Longest time for which a prompt is held."""
+"""Longest time for which a prompt is held, the time of its gradient included."""
 COMMITTED_SECONDS = 60
 """Blocks sample after this time: the transactions that store the receipts before them must have ended."""
 GRADIENT_SECONDS = 600.0
-"""Time for one gradient, which is computed while no other answers wait for theirs."""
+"""Time for one gradient, which is computed while no other answers wait for theirs. Older answers are dropped
+before and after it.
+"""
 POLL_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -144,18 +146,28 @@ class LiveAgreements:
             log.warning("no room for %d answers: they are missing if they are sampled", self._num_refused)
             self._num_refused = 0
         until = await asyncio.to_thread(self._sample)
-        old = self._now() - HELD_SECONDS
-        over = [answer for answer, held in self._held.items() if held.served_at < max(until, old)]
+        over = [answer for answer, held in self._held.items() if held.served_at < until]
         sampled = await asyncio.to_thread(self._pending, over)
         for answer in over:
             if answer not in sampled:
                 self._drop(answer)
+        self._drop_old()
         for answer in over:
-            if answer in sampled:
+            if answer in sampled and answer in self._held:
                 try:
                     await self._measure(answer, self._held[answer])
                 finally:
                     self._drop(answer)
+                    self._drop_old()
+
+    def _drop_old(self) -> None:
+        """Drop the answers that would be held for too long while one gradient is computed."""
+        first = self._now() - HELD_SECONDS + int(GRADIENT_SECONDS)
+        old = [answer for answer, held in self._held.items() if held.served_at < first]
+        for answer in old:
+            self._drop(answer)
+        if old:
+            log.warning("dropped %d answers after too long: they are missing if they are sampled", len(old))
 
     def _drop(self, answer: Hash32) -> None:
         self._num_numbers -= self._held.pop(answer).num_numbers
@@ -167,11 +179,10 @@ class LiveAgreements:
                 agreements = await self._compute(answer, held, held.job)
             await asyncio.to_thread(self._store, answer, agreements)
         except (TimeoutError, DomainError) as error:
-            log.warning("the live agreement of answer %s is missing: %s", answer, error or "out of time")
+            reason = str(error) or "out of time"
+            log.warning("the live agreement of answer %s is missing: %s", answer, reason)
 
     async def _compute(self, answer: Hash32, held: _Held, job: GradientJob) -> dict[VersionId, int | None]:
-        if held.served_at < self._now() - HELD_SECONDS:
-            raise TimeoutError
         request = replace(
             job.request, request_id=f"live {answer}", seconds=GRADIENT_SECONDS, is_background=True
         )

@@ -203,6 +203,26 @@ async def test_a_prompt_is_not_held_for_longer_than_an_hour(installation: Script
     assert process.gradients.requests == []
 
 
+async def test_prompts_are_dropped_while_others_are_measured(
+    installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await started(installation)
+    for _ in range(3):
+        await process.answer()
+    mined(installation)
+    held: list[int] = []
+
+    async def slowly(_: object) -> None:
+        held.append(len(process.sampling._held))
+        await process.answer()
+        installation.clock.pass_seconds(HELD_SECONDS)
+        raise TimeoutError
+
+    monkeypatch.setattr(process.gradients, "scores", slowly)
+    assert (await process.run()).num_missing == 3
+    assert (held, process.sampling._held) == ([3], {})
+
+
 async def test_a_killed_process_leaves_its_samples_missing(installation: ScriptedInstallation) -> None:
     """What it held is lost; another process, or itself after a restart, samples in its place."""
     killed = await started(installation)
