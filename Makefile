@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help setup contracts demo test test-deep test-gemma lint format bench screens gas docs wheel lock clean
 .PHONY: bench-peers vllm bench-attribution bench-attribution-games bench-soak slither halmos coverage mutation attack
-.PHONY: audit chaos manifests
+.PHONY: audit chaos manifests bench-attribution-packages
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -157,6 +157,10 @@ bench-attribution: setup ## evaluate attribution by retraining: an hour a study,
 
 bench-attribution-games: setup ## play attacks on attribution with retraining: three hours, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --games 2 --docs docs
+
+bench-attribution-packages: setup ## evaluate the methods of dattri-llm on the same studies; writes docs/attribution.md
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target build/dattri dattri==0.3.0 dattri-llm==0.1.0
+	@PYTHONPATH=build/dattri $(PY) -m benchmarks.attribution.packages --docs docs
 
 bench-soak: setup ## soak test of the engine under mixed load: 30 minutes, or MINUTES=n
 	@$(PY) -m benchmarks.soak --json --minutes $(or $(MINUTES),30)

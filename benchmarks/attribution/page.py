@@ -146,6 +146,30 @@ def _in_sample(report: Report) -> str:
     return "\n".join([*_table(["method", *(s["name"] for s in studies)], rows), ""])
 
 
+def _packages(report: Report) -> str:
+    """Methods of packages next to the product's, by study."""
+    lines = []
+    ours = {study["name"]: study for study in report["studies"]}
+    for name, methods in report["packages"].items():
+        rows = [
+            [
+                method,
+                *(f"{each['by_kind'][kind]['scored']['lds']:.2f}" for kind in NEW_KINDS),
+                *(f"{each['by_kind'][kind]['paid']['lds']:.2f}" for kind in NEW_KINDS),
+                f"{each['seconds_per_answer']:.2f} s",
+            ]
+            for method, each in methods.items()
+        ]
+        for method in (GRADIENT_METHOD, DISTILLED_METHOD):
+            each = ours[name]["methods"][method]
+            figures = (each["by_kind"][kind]["lds"] for kind in NEW_KINDS)
+            paid = (each["as_paid"][kind] for kind in NEW_KINDS)
+            rows.append([f"`{method}`", *(f"{value:.2f}" for value in (*figures, *paid)), ""])
+        head = [name, "generated", "held-out", "as paid, generated", "as paid, held-out", "processor time"]
+        lines += [*_table(head, rows), ""]
+    return "\n".join(lines)
+
+
 def _gaming(report: Report) -> str:
     gaming = report["gaming"]
     methods = list(gaming)
@@ -208,6 +232,7 @@ def _gain(each: Mapping[str, float]) -> str:
 _WRITERS: Mapping[str, tuple[str, str, Callable[[Report], str]]] = {
     "figures": ("studies", "bench-attribution", _figures),
     "in-sample": ("studies", "bench-attribution", _in_sample),
+    "packages": ("packages", "bench-attribution-packages", _packages),
     "gaming": ("gaming", "bench-attribution", _gaming),
     "games": ("games", "bench-attribution-games", _games),
 }

@@ -1,0 +1,238 @@
+"""Methods of the package `dattri-llm` on the studies: `make bench-attribution-packages`.
+
+The package scores pairs of a training row and an answer, from the same LoRA gradients at the same checkpoint
+as `gradient-ridge-3`; the rows' scores are added for each contributor. What retraining found is read from
+the studies' files, so only the reference is trained.
+
+| method | as computed here |
+| --- | --- |
+| TracIn | dot product of gradients at one checkpoint; at the two, their sum |
+| cosine | the same of unit gradients |
+| LoGra | gradients projected to 8 x 8 for each module, K-FAC's inverse |
+| LoGra, EK-FAC | the same with the eigenvalues that the projected gradients have |
+| TRAK | 64 random coordinates of each module's gradient, times their inverse covariance; without the weights
+of TRAK's outputs |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from benchmarks.attribution.measure import Floats
+    from benchmarks.attribution.study import Plan
+    from workers.training.progress import Emit
+    from workers.training.rows import Example
+
+KINDS = ("generated", "held-out")
+DAMPING = 0.1
+"""Relative to the mean eigenvalue of each matrix that is inverted."""
+LOGRA_SIZE = 8
+TRAK_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`scores` [rows, answers], and the processor seconds that they took for all rows and answers."""
+
+    scores: Floats
+    seconds: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from benchmarks.attribution import page
+    from benchmarks.attribution.study import Plan, train
+
+    with redirect_stdout(sys.stderr):
+        old = (page.read(options.docs) if options.docs else None) or {}
+        found = dict(old.get("packages", {}))
+        for name in options.study:
+            plan = Plan(name, options.work, options.truth, 0, 0, options.threads)
+            train(plan, _show)
+            found[name] = {**found.get(name, {}), **measure_study(plan, options.methods, _show)}
+            if options.docs:
+                page.write(options.docs, {**old, "packages": found})
+    print(json.dumps(found, sort_keys=True, indent=1))
+    return 0
+
+
+def measure_study(plan: Plan, methods: Sequence[str], emit: Emit) -> dict[str, Any]:
+    """By method: LDS, as paid, and processor seconds for each answer."""
+    import numpy as np
+
+    from backend.domain.attribution import ROWS_METHOD
+    from benchmarks.attribution.measure import Series, as_paid, figures, predict
+    from benchmarks.attribution.methods import rows_scores
+    from benchmarks.attribution.retrain import Run
+
+    truth = plan.require_truth()
+    chosen = [number for number, answer in enumerate(truth.answers) if answer.kind in KINDS]
+    answers = [truth.answers[number].example for number in chosen]
+    contributions = [row.contribution for row in plan.study.rows]
+    halves = [run.contributors for run in truth.losses if run.seed == 0]
+    actual = -np.array([truth.losses[Run(half, 0)] for half in halves]).T[chosen]
+    measured = score_methods(plan, plan.study.rows, answers, methods, emit)
+    indicator = np.eye(len(plan.study.names))[contributions]
+    scores = {name: each.scores.T @ indicator for name, each in measured.items()}
+    scores[ROWS_METHOD] = rows_scores(contributions, len(answers))
+    series = {
+        name: Series(predict(each, halves), predict(as_paid(each), halves)) for name, each in scores.items()
+    }
+    found = figures(series, actual, [truth.answers[number].kind for number in chosen], ROWS_METHOD)
+    return {
+        name: {
+            "by_kind": found[name],
+            "seconds_per_answer": round(each.seconds / (len(answers) + len(contributions)), 3),
+        }
+        for name, each in measured.items()
+    }
+
+
+def score_methods(
+    plan: Plan, rows: Sequence[Example], answers: Sequence[Example], methods: Sequence[str], emit: Emit
+) -> dict[str, Measured]:
+    """Each method at the checkpoint a third of the way through training, TracIn also at the end."""
+    from benchmarks.attribution.retrain import load_weights, make_model, midway_file
+    from workers.training.index import load_adapter
+
+    model = make_model(plan.base)
+    model.set_attn_implementation("sdpa")
+    load_adapter(model, midway_file(plan.work).read_bytes())
+    found: dict[str, Measured] = {}
+    for name in methods:
+        emit("package", {"study": plan.name, "method": name})
+        found[name] = METHODS[name](model, rows, answers)
+    if "TracIn" in methods:
+        load_weights(model, plan.work)
+        emit("package", {"study": plan.name, "method": "TracIn at the end"})
+        end = METHODS["TracIn"](model, rows, answers)
+        both = found["TracIn"]
+        found["TracIn at the end"] = end
+        found["TracIn at both"] = Measured(both.scores + end.scores, both.seconds + end.seconds)
+    return found
+
+
+def _tracin(model: Any, rows: Sequence[Example], answers: Sequence[Example]) -> Measured:
+    return _attribute("TracInAttributor", {}, model, rows, answers, capture_style="materialized")
+
+
+def _cosine(model: Any, rows: Sequence[Example], answers: Sequence[Example]) -> Measured:
+    options = {"normalized_grad": True}
+    return _attribute("TracInAttributor", options, model, rows, answers, capture_style="materialized")
+
+
+def _logra(model: Any, rows: Sequence[Example], answers: Sequence[Example]) -> Measured:
+    return _attribute("KFACAttributor", _RELATIVE, model, rows, answers, **_projected("logra", LOGRA_SIZE))
+
+
+def _ekfac(model: Any, rows: Sequence[Example], answers: Sequence[Example]) -> Measured:
+    return _attribute("EKFACAttributor", _RELATIVE, model, rows, answers, **_projected("logra", LOGRA_SIZE))
+
+
+def _trak(model: Any, rows: Sequence[Example], answers: Sequence[Example]) -> Measured:
+    options = {**_RELATIVE, "covariances_at_capture": False}  # what is captured has no factors
+    return _attribute("KFACAttributor", options, model, rows, answers, **_projected("mask", TRAK_SIZE))
+
+
+_RELATIVE = {"damping": DAMPING, "relative_damping": True}
+METHODS = {"TracIn": _tracin, "cosine": _cosine, "LoGra": _logra, "LoGra, EK-FAC": _ekfac, "TRAK": _trak}
+
+
+def _projected(style: str, size: int) -> dict[str, Any]:
+    projection: dict[str, Any] = {"style": style, "proj_dim": size}
+    if style == "logra":
+        projection["proj_max_batch_size"] = 8
+    return {"projection_kwargs": {"__default__": projection}}
+
+
+def _attribute(
+    algorithm: str,
+    options: dict[str, Any],
+    model: Any,
+    rows: Sequence[Example],
+    answers: Sequence[Example],
+    **capture: Any,
+) -> Measured:
+    """Gradients of LoRA's B matrices, each side collected once, in memory; products of them in fp32."""
+    import dattri_llm
+    from dattri_llm.gradient import ops
+    from dattri_llm.utils.hashing import hash_sample
+
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder, ops.compute_dtype("float32"):
+        arguments = dattri_llm.AttributionArguments(
+            folder,
+            per_device_train_batch_size=1,
+            per_device_eval_batch_size=1,
+            bf16=True,
+            use_cpu=True,
+            max_grad_norm=None,
+        )
+        task = dattri_llm.AttributionTask(_loss, model)
+        found = getattr(dattri_llm, algorithm)(arguments, task=task).attribute(
+            _dataset(rows),
+            _dataset(answers),
+            hook_config=dattri_llm.HookManagerConfig(linear_io=[r"\.lora_B\."], **capture),
+            gradient_cache_residency="memory",
+            **options,
+        )
+    keys = ([hash_sample(each) for each in _dataset(part)] for part in (rows, answers))
+    scores = found.query(*keys).double().numpy()
+    return Measured(scores, time.process_time() - began)
+
+
+def _dataset(examples: Sequence[Example]) -> list[dict[str, Tensor]]:
+    import torch
+
+    return [
+        {"input_ids": torch.tensor(each.token_ids), "labels": torch.tensor(each.labels)} for each in examples
+    ]
+
+
+def _loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Cross entropy in nats, summed over the answer's tokens."""
+    from torch.nn import functional
+
+    logits = model(**batch).logits[:, :-1].float()
+    return functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum")
+
+
+def _show(kind: str, data: Any) -> None:
+    print(json.dumps({"kind": kind, **data}), file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from benchmarks.attribution.__main__ import STUDIES
+
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.attribution.packages",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--docs", type=Path, help="folder of the page")
+    parser.add_argument("--study", nargs="+", choices=STUDIES, default=STUDIES, help="default: all")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=tuple(METHODS), help="default: all")
+    parser.add_argument("--threads", type=int, default=2, help="threads; default: 2")
+    parser.add_argument("--work", type=Path, default=Path("build/bench/attribution"), help="scratch folder")
+    parser.add_argument("--truth", type=Path, default=Path("docs/attribution"), help="what retraining found")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
