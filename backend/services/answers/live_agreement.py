@@ -145,13 +145,13 @@ class LiveAgreements:
         if self._num_refused:
             log.warning("no room for %d answers: they are missing if they are sampled", self._num_refused)
             self._num_refused = 0
+        self._drop_old()  # also while the node or the database does not answer
         until = await asyncio.to_thread(self._sample)
         over = [answer for answer, held in self._held.items() if held.served_at < until]
         sampled = await asyncio.to_thread(self._pending, over)
         for answer in over:
             if answer not in sampled:
                 self._drop(answer)
-        self._drop_old()
         for answer in over:
             if answer in sampled and answer in self._held:
                 try:

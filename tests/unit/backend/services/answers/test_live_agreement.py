@@ -203,6 +203,22 @@ async def test_a_prompt_is_not_held_for_longer_than_an_hour(installation: Script
     assert process.gradients.requests == []
 
 
+async def test_prompts_are_dropped_while_the_node_does_not_answer(
+    installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await started(installation)
+    await process.answer()
+
+    def down(_: int) -> BlockRef:
+        raise Unavailable("the node does not answer")
+
+    monkeypatch.setattr(process.sampling, "_block", down)
+    installation.clock.pass_seconds(HELD_SECONDS)
+    with pytest.raises(Unavailable, match="the node"):
+        await process.run()
+    assert process.sampling._held == {}
+
+
 async def test_prompts_are_dropped_while_others_are_measured(
     installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
