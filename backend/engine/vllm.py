@@ -17,7 +17,7 @@ import msgspec
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
-from backend.engine.vllm_answer import AnswerReader, Part
+from backend.engine.vllm_answer import AnswerReader, Part, unreadable
 from backend.engine.vllm_request import check_prompt, check_request, completion_body, prompt_body
 from backend.ports.engine import AdapterUnavailable, InvalidSchema
 from inference.errors import InvalidSchemaError, UnsupportedModelError
@@ -166,7 +166,7 @@ class VllmEngine:
         async with self._stream(body) as response:
             async for line in response.aiter_lines():
                 if line.startswith(_EVENT) and line != _EVENT + _END:
-                    yield _part(line.removeprefix(_EVENT))
+                    yield _part(line.removeprefix(_EVENT), request)
 
     @contextlib.asynccontextmanager
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
@@ -253,15 +253,18 @@ def check_any_server(urls: Sequence[str], seconds: float) -> None:
     raise Unavailable("No vLLM server answers.")
 
 
-def _decode(content: str | bytes, kind: type[T]) -> T:
+def _decode(content: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.MsgspecError as error:
         raise _unavailable(f"what its server answers cannot be decoded: {error}") from error
 
 
-def _part(event: str) -> Part:
-    part = _decode(event, Part)
+def _part(event: str, request: Generate) -> Part:
+    try:
+        part = msgspec.json.decode(event, type=Part)
+    except msgspec.MsgspecError as error:
+        raise unreadable(request, f"sent an event that cannot be decoded: {error}") from error
     if part.error is not None:
         raise _unavailable(f"vLLM ended the answer: {part.error.message}")
     return part

@@ -26,7 +26,7 @@ class UnsupportedReasoning(InvalidInput):
 
 
 class AdapterUnavailable(Unavailable):
-    """The engine is up and cannot load this adapter now; other requests are served."""
+    """The engine is up and cannot serve this adapter now; other requests are served."""
 
 
 class Engine(Protocol):

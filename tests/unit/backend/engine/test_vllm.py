@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import shutil
 import threading
 import traceback
@@ -391,6 +392,16 @@ def test_an_adapter_is_verified_and_served_by_its_digest(
     with pytest.raises(InvalidInput, match="digest") as caught:
         run(lambda engine: chunks_of(engine, adapter=other))
     assert caught.value.details["code"] == "adapter_digest_mismatch"
+
+
+def test_an_adapter_whose_answers_are_nan_blames_no_server(
+    run: Callable[..., Any], vllm: FakeVllm, served_adapter: AdapterRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = re.sub(r'"token_logprobs":\[[^]]*\]', '"token_logprobs":[null]', RECORDED["logprobs"]["body"])
+    monkeypatch.setitem(RECORDED, "nan", {"status": 200, "body": body})
+    vllm.completion = "nan"
+    with pytest.raises(AdapterUnavailable, match="cannot be decoded"):
+        run(lambda engine: chunks_of(engine, adapter=served_adapter, probe=True, probe_error=True))
 
 
 def test_exports_that_wait_delay_nothing_else(
