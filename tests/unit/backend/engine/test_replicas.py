@@ -138,7 +138,10 @@ def test_a_replica_that_is_down_costs_no_request_that_it_has_not_begun() -> None
             assert await text(replicas, Generate(str(i), prompt="x", adapter=adapter(i))) != "a"
         assert (await replicas.count_tokens(prompt="x")).num_tokens == 1
         engines["a"].error = None
-        await asyncio.sleep(2.5)  # the watchdog asks it again
+        for _ in range(150):  # the watchdog asks it again
+            if all(each.is_up for each in replicas._replicas):
+                break
+            await asyncio.sleep(0.1)
         names = {await text(replicas, Generate(str(i), prompt="x", adapter=adapter(i))) for i in range(20)}
         assert "a" in names
 
