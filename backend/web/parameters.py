@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,10 @@ class Parameter:
         scale = PPM // 100 if self.unit is Unit.PPM else 1
         try:
             value = Decimal(text) * scale
-        except InvalidOperation:
+        except DecimalException:
             value = Decimal(-1)
-        if not value.is_finite() or value < 0 or value != int(value):
+        # The contract's fields are uint32. As an integer, 1e999999 would take seconds, and more all memory.
+        if not value.is_finite() or not 0 <= value < 1 << 32 or value != int(value):
             raise InvalidInput(f"{self.words}: write {self.unit.value} such as 5, not {text!r}.", self.name)
         return int(value)
 

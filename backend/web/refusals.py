@@ -37,9 +37,11 @@ def refusal_words(error: Reverted) -> str:
 
 def _bounds(error: Reverted) -> str | None:
     """Of a parameter, in its unit."""
+    if error.error != "OutOfBounds":
+        return None
     args = error.args_by_name
     name = bytes.fromhex(str(args.get("parameter", "0x"))[2:]).rstrip(b"\0").decode("ascii", "replace")
-    if error.error != "OutOfBounds" or name not in PARAMETERS:
+    if name not in PARAMETERS:
         return None
     one = PARAMETERS[name]
     value, least, most = (one.write(int(args[key])) for key in ("value", "min", "max"))

@@ -193,5 +193,5 @@ def _parse(value: str) -> Any:
     """A number, boolean or list as JSON; anything else is a text."""
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
