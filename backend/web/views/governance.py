@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Depends, Form, Request
 from markupsafe import Markup
 from pydantic import Field
 from starlette.responses import Response
@@ -19,7 +19,7 @@ from backend.api.services import Services
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account
 from backend.services.market.governance import Ballot, ProposalState, ProposalStatus
-from backend.web.formats import full_address, votes
+from backend.web.formats import full_address, title_of, votes
 from backend.web.forms import PageForm
 from backend.web.parameters import PARAMETERS
 from backend.web.proposal import Proposal, Term, Way, propose
@@ -87,10 +87,18 @@ def propose_delegation(
     return propose(request, Proposal("Delegate your votes", terms, effect, [Way.send(prepared)]))
 
 
+async def read_fields(request: Request) -> dict[str, str]:
+    return {name: str(value).strip() for name, value in (await request.form()).items()}
+
+
 @router.post("/propose")
-async def propose_change(request: Request, services: ServicesDep, visitor: SignedInDep) -> Response:
+def propose_change(
+    fields: Annotated[dict[str, str], Depends(read_fields)],
+    request: Request,
+    services: ServicesDep,
+    visitor: SignedInDep,
+) -> Response:
     """Fields are named as in `PARAMETERS`; those that are left empty keep their values."""
-    fields = {name: str(value).strip() for name, value in (await request.form()).items()}
     written = {name: fields[name] for name in PARAMETERS if fields.get(name)}
     if not written:
         raise InvalidInput("Enter the new value of at least one parameter.")
@@ -141,7 +149,7 @@ def propose_vote(
     ballot = Ballot[form.ballot.upper()]
     prepared = services.governance.vote(visitor.account, status.proposal.id, ballot, form.reason)
     terms = [
-        ("Proposal", status.proposal.description),
+        ("Proposal", title_of(status.proposal.description)),
         ("Vote", form.ballot),
         ("With", votes(services.governance.votes_on(visitor.account, status))),
         ("Reason", form.reason or "none"),
@@ -156,7 +164,7 @@ def propose_queueing(
 ) -> Response:
     status = services.governance.proposal(int(proposal_id))
     prepared = services.governance.queue(visitor.account, status.proposal.id)
-    terms = [("Proposal", status.proposal.description)]
+    terms = [("Proposal", title_of(status.proposal.description))]
     effect = "The timelock's delay begins. After it, anyone can have the proposal carried out."
     return propose(request, Proposal("Queue the proposal", terms, effect, [Way.send(prepared)]))
 
@@ -167,7 +175,7 @@ def propose_execution(
 ) -> Response:
     status = services.governance.proposal(int(proposal_id))
     prepared = services.governance.execute(visitor.account, status.proposal.id)
-    terms: list[Term] = [("Proposal", status.proposal.description)]
+    terms: list[Term] = [("Proposal", title_of(status.proposal.description))]
     for call in status.calls:
         terms += _change_terms(services.governance.changes(call))
     effect = "The change takes effect with the block. Batches that are committed already keep their rules."

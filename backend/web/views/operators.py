@@ -15,6 +15,7 @@ from backend.api.services import Services
 from backend.domain.errors import Forbidden, NotFound
 from backend.domain.ids import Account, Cid, Hash32
 from backend.domain.settlement import BatchState
+from backend.services.operator.overview import Overview
 from backend.web.rendering import render
 from backend.web.route import PageRoute
 from backend.web.visitor import VisitorDep
@@ -48,18 +49,19 @@ async def show_operator(
 async def show_own(request: Request, services: ServicesDep, visitor: VisitorDep) -> Response:
     if visitor is None:
         return render(request, "signed_out.html", title="Operate", lead=LEAD)
-    own = services.overviews.own
-    if visitor.account != own:
+    if visitor.account != services.overviews.own:
         raise Forbidden("This page is for the operator of this installation: sign in with its account.")
-    overview = await services.overviews.read()
-    return await run_in_threadpool(
-        render,
+    return await run_in_threadpool(_own_page, request, services, await services.overviews.read())
+
+
+def _own_page(request: Request, services: Services, overview: Overview) -> Response:
+    return render(
         request,
         "operate.html",
         "overview",
         lead=LEAD,
         overview=overview,
-        batches=_open_batches(services, own),
+        batches=_open_batches(services, services.overviews.own),
         denials=services.denials.list(),
         floor=services.catalogue.floor(),
         faults=services.readiness(),

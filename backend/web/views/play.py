@@ -12,12 +12,13 @@ from backend.api.deps import ServicesDep
 from backend.api.routers.models import list_models
 from backend.api.schemas.common import HashField
 from backend.api.schemas.models import ModelFilters
+from backend.api.services import Services
 from backend.domain.catalogue import Sort
 from backend.domain.ids import Hash32
 from backend.services.receipts.receipts import ReceiptView
 from backend.web.rendering import render
 from backend.web.route import PageRoute
-from backend.web.visitor import VisitorDep
+from backend.web.visitor import Visitor, VisitorDep
 
 router = APIRouter(prefix="/play", route_class=PageRoute)
 OFFERED = 100
@@ -33,13 +34,19 @@ async def show_playground(
     page = await list_models(services, wanted)
     names = [one.id.partition("@")[0] for one in page.data if one.parent is not None]
     others = [name for name in names if name != left]
-    return await run_in_threadpool(
-        render,
+    chosen = left or next(iter(names), ""), right or next(iter(others if left else names[1:]), "")
+    return await run_in_threadpool(_playground, request, services, visitor, names, *chosen)
+
+
+def _playground(
+    request: Request, services: Services, visitor: Visitor | None, names: list[str], left: str, right: str
+) -> Response:
+    return render(
         request,
         "play.html",
         names=names,
-        left=left or next(iter(names), ""),
-        right=right or next(iter(others if left else names[1:]), ""),
+        left=left,
+        right=right,
         base_name=services.catalogue.base_name,
         free=services.channels.list(visitor.account)[0].balance.available if visitor else 0,
     )
