@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from backend.domain.adapter_files import CONFIG_FILE
 from backend.domain.errors import InvalidInput
 from backend.ports.engine import AdapterUnavailable
 from backend.processes.child import Child, ChildError, module_command
-from inference.protocol import AdapterRef
+from inference.protocol import AdapterBlend, AdapterRef
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    from inference.protocol import AdapterBlend
 
 CHILD = "workers.vllm_adapters"
 EXPORT_SECONDS = 120.0
 """The first export of a process loads torch."""
+MAX_BLENDS = 256
+"""Blends on disk. Payers choose the weights, so that the number of different blends has no bound."""
+BLEND_SECONDS = 3600.0
+"""A blend stays for so long after its last use: longer than an answer waits for the server to load it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,10 @@ class VllmAdapters:
         Errors: `InvalidInput` for an adapter that is refused, `AdapterUnavailable`.
         """
         key = adapter.digest, base_name
-        if key in self._served and (self._root / adapter.digest).is_dir():
+        folder = self._root / adapter.digest
+        if key in self._served and folder.is_dir():
+            if isinstance(adapter, AdapterBlend):
+                os.utime(folder)
             return
         export = self._exports.get(key)
         if export is None:
@@ -72,10 +84,30 @@ class VllmAdapters:
 
     def _export(self, adapter: AdapterRef | AdapterBlend, base_name: str) -> None:
         kind = "adapter" if isinstance(adapter, AdapterRef) else "blend"
-        message = {"folder": str(self._root / adapter.digest), "base_name": base_name}
+        folder = self._root / adapter.digest
+        if isinstance(adapter, AdapterBlend) and not folder.is_dir():
+            self._make_room()
+        message = {"folder": str(folder), "base_name": base_name}
         answer = self._ask({**message, kind: msgspec.to_builtins(adapter)})
         if answer:
             raise InvalidInput(answer["message"], "model", {"code": answer["code"]})
+
+    def _make_room(self) -> None:
+        """Delete the blends that were used least recently. Errors: `AdapterUnavailable` if all are in use."""
+        blends = sorted((folder.stat().st_mtime, folder) for folder in self._blends())
+        for used_at, folder in blends[: max(0, len(blends) - MAX_BLENDS + 1)]:
+            if used_at > time.time() - BLEND_SECONDS:
+                raise AdapterUnavailable(
+                    f"{MAX_BLENDS} different blends were used within the last hour, and no more are kept: "
+                    "use one of them, or try again later"
+                )
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _blends(self) -> Iterator[Path]:
+        for folder in self._root.glob("[0-9a-f]*"):
+            with suppress(OSError, ValueError, KeyError):  # of another program, or being written
+                if folder.name not in json.loads((folder / CONFIG_FILE).read_bytes())["exported_from"]:
+                    yield folder
 
     def _ask(self, message: dict[str, Any]) -> dict[str, str]:
         try:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import re
 import shutil
 import threading
@@ -21,7 +22,9 @@ from backend.engine.vllm_request import UNSUPPORTED
 from backend.ports.engine import AdapterUnavailable, InvalidSchema, UnsupportedReasoning
 from inference.model.base_model import base_model_digest
 from inference.protocol import (
+    AdapterBlend,
     AdapterRef,
+    BlendPart,
     Chunk,
     Function,
     Generate,
@@ -430,3 +433,26 @@ def test_an_adapter_that_ends_the_verifying_process_blames_no_server(
     monkeypatch.setattr(vllm_adapters, "CHILD", "workers.no_such_module")
     with pytest.raises(AdapterUnavailable):
         asyncio.run(adapters.prepare(served_adapter, "base"))
+
+
+def test_the_number_of_blends_on_disk_is_bounded(
+    adapters: VllmAdapters, served_adapter: AdapterRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_adapters, "MAX_BLENDS", 2)
+    blends = [AdapterBlend((BlendPart(served_adapter, weight),)) for weight in (0.5, 0.25, 0.125)]
+    folders = [tmp_path / "cache" / blend.digest for blend in blends]
+
+    async def use() -> None:
+        await adapters.prepare(served_adapter, "base")
+        for blend in blends[:2]:
+            await adapters.prepare(blend, "base")
+        with pytest.raises(AdapterUnavailable, match="2 different blends"):
+            await adapters.prepare(blends[2], "base")
+        for folder in folders[:2]:
+            os.utime(folder, (0, 0))
+        await adapters.prepare(blends[0], "base")
+        await adapters.prepare(blends[2], "base")
+
+    asyncio.run(use())
+    assert [folder.is_dir() for folder in folders] == [True, False, True]
+    assert (tmp_path / "cache" / served_adapter.digest).is_dir()
