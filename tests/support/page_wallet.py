@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backend.chain.keys import LocalSigner
 
 NAME = "Wallet of the test"
-DECLINED, NODE_ERROR = 4001, -32000
+DECLINED, INVALID_PARAMS, NODE_ERROR = 4001, -32602, -32000
 _SCRIPT = """
 (() => {
   const provider = {
@@ -50,7 +50,8 @@ class Refusal(Exception):
 @dataclass
 class PageWallet:
     """`node` answers what is not the wallet's own: requests to its chain, `eth_sendTransaction` too, whose
-    sender must be an account of the node. `declines`: methods it refuses.
+    sender must be an account of the node. `declines`: methods it refuses; `others`: accounts that
+    it lists first.
     """
 
     signer: LocalSigner
@@ -58,6 +59,7 @@ class PageWallet:
     node: Callable[[str, list[Any]], Any] | None = None
     declines: set[str] = field(default_factory=set)
     signed: list[str] = field(default_factory=list)
+    others: tuple[str, ...] = ()
 
     def install(self, page: Page) -> None:
         page.expose_function("askWallet", self._answer)
@@ -75,7 +77,7 @@ class PageWallet:
         if method in self.declines:
             raise Refusal(DECLINED, "User rejected the request.")
         if method in {"eth_requestAccounts", "eth_accounts"}:
-            return [self.signer.account]
+            return [*self.others, self.signer.account]
         if method == "eth_chainId":
             return hex(self.chain_id)
         if method == "wallet_switchEthereumChain":
@@ -89,6 +91,8 @@ class PageWallet:
             self.signed.append(params[1])
             signable = encode_typed_data(full_message=json.loads(params[1]))
             return self.signer.sign(_hash_eip191_message(signable))
+        if method == "eth_sendTransaction" and int(params[0].get("chainId", "0x0"), 16) != self.chain_id:
+            raise Refusal(INVALID_PARAMS, "The transaction is for another chain.")
         if self.node is None:
             raise Refusal(4200, f"{method} is not supported")
         return self.node(method, params)

@@ -31,7 +31,7 @@ const FIRST_MS = 250;
 const LAST_MS = 10_000;
 const GROWTH = 1.5;
 
-/** Lists and follows a transaction. Resolves once it is in a block; rejects if it failed there. */
+/** Lists and follows a transaction. Resolves once it is in a block; rejects if it failed there or is dismissed. */
 export function follow(one: Underway): Promise<void> {
   keep([...kept().filter(({ path }) => path !== one.path), one]);
   const row = rowOf(one);
@@ -63,6 +63,7 @@ async function watch(
     }
     await new Promise((resolve) => setTimeout(resolve, wait));
   }
+  failed(new Error("You dismissed it, so this page does not know when it is in a block. Try again then."));
 }
 
 async function stateOf({ path }: Underway): Promise<Found> {

@@ -72,7 +72,7 @@ class ProposalDialog {
     const account = document.body.dataset["account"]!;
     const wallet = await this.#find(account);
     const connected = await connect(wallet);
-    if (connected !== account) {
+    if (connected !== account && !(await hasAccount(wallet, account))) {
       throw new Error(
         `The wallet offers ${connected}, and you are signed in as ${account}. Choose that account in the wallet, or sign out and in again.`,
       );
@@ -163,15 +163,14 @@ class Carrying {
       if (index < this.#numSent) continue;
       const part = transactions.length > 1 ? ` (${index + 1} of ${transactions.length})` : "";
       this.#say(`Compare with what the wallet shows, and confirm it there${part}.`);
-      const hash = await sendTransaction(wallet, document.body.dataset["account"]!, transaction);
+      const { account, chainId } = document.body.dataset;
+      const hash = await sendTransaction(wallet, account!, Number(chainId), transaction);
       const mined = follow({ action: `${this.#action}${part}`, path: `/transactions/${hash}` });
+      if (index + 1 < transactions.length) {
+        this.#say(`Sent${part}. The next one follows once it is in a block.`);
+        await mined;
+      } else mined.catch(() => undefined); // its row says why
       this.#numSent = index + 1;
-      if (this.#numSent === transactions.length) {
-        mined.catch(() => undefined); // its row says why
-        return;
-      }
-      this.#say(`Sent${part}. The next one follows once it is in a block.`);
-      await mined;
     }
   }
 

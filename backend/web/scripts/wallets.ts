@@ -85,13 +85,14 @@ export async function signTypedData({ provider }: Wallet, account: string, data:
   return String(await provider.request({ method: "eth_signTypedData_v4", params }));
 }
 
-/** Has the wallet send a transaction. Returns its hash. */
+/** Has the wallet send a transaction on this chain, and on no other that it may have switched to. Returns its hash. */
 export async function sendTransaction(
   { provider }: Wallet,
   account: string,
+  chainId: number,
   transaction: Transaction,
 ): Promise<string> {
-  const params = [{ from: account, ...transaction }];
+  const params = [{ from: account, chainId: `0x${chainId.toString(16)}`, ...transaction }];
   return String(await provider.request({ method: "eth_sendTransaction", params }));
 }
 

@@ -88,6 +88,14 @@ def test_another_account_than_the_signed_in_one_is_named(page: Page, market: Pag
 
 
 @pytest.mark.deep
+def test_the_signed_in_account_may_be_another_than_the_wallets_first(page: Page, market: PageMarket) -> None:
+    market.enter(page, PAYER).others = (OTHER.account,)
+    propose(page, market, "Deposit", "1")
+    page.get_by_role("button", name=SIGN).click()
+    expect(page.locator("#pending li")).to_have_attribute("data-state", "right")
+
+
+@pytest.mark.deep
 def test_of_several_wallets_that_show_no_account_one_is_chosen(page: Page, market: PageMarket) -> None:
     wallet = market.enter(page, PAYER)
     wallet.declines = {"eth_accounts"}
