@@ -27,6 +27,7 @@ from backend.web.visitor import SignedInDep, VisitorDep
 
 router = APIRouter(prefix="/account", route_class=PageRoute)
 SHOWN_TRANSACTIONS = 10
+SHOWN_MODELS = 50
 LEAD = "Your deposits with this operator, who may spend them, your API keys, and what you have used."
 
 
@@ -90,6 +91,7 @@ def _page(
         answers=_by_day(usage, "num_answers", today),
         spend=_by_day(usage, "spend", today),
         models=_by_model(services, usage),
+        num_models=len({one.versions for one in usage}),
     )
 
 
@@ -114,18 +116,18 @@ def _by_day(usage: Sequence[DayUsage], figure: str, today: date) -> list[tuple[d
 
 
 def _by_model(services: Services, usage: Sequence[DayUsage]) -> list[dict[str, Any]]:
-    """Sums by model, the one that cost most first."""
+    """Sums of the `SHOWN_MODELS` that cost most, the first one first."""
     sums: dict[tuple[tuple[VersionId, int], ...], Counter[str]] = {}
     for one in usage:
         figures = sums.setdefault(one.versions, Counter())
         figures.update(
             answers=one.num_answers, tokens=one.prompt_tokens + one.completion_tokens, spend=one.spend
         )
-    named = [
+    ordered = sorted(sums.items(), key=lambda model: -model[1]["spend"])
+    return [
         {"names": [_name(services, version) for version, _ in versions], **figures}
-        for versions, figures in sums.items()
+        for versions, figures in ordered[:SHOWN_MODELS]
     ]
-    return sorted(named, key=lambda model: -model["spend"])
 
 
 def _name(services: Services, version: VersionId) -> str:

@@ -1,0 +1,32 @@
+"""What the payer's page says of an account that has used many models."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from backend.domain.ids import VersionId
+from backend.domain.money import PPM
+from backend.domain.serving import DayUsage
+from backend.services.receipts.receipts import Receipts
+from tests.integration.web.test_sign_in import signed_in
+from tests.support.market import some_hash
+
+if TYPE_CHECKING:
+    import pytest
+
+    from tests.integration.api.conftest import Api
+
+
+def usage_of(model: str, spend: int) -> DayUsage:
+    versions = ((VersionId(some_hash(model)), PPM),)
+    return DayUsage(datetime.now(UTC).date(), some_hash(f"slices of {model}"), versions, 1, 1, 1, spend)
+
+
+def test_usage_names_the_models_that_cost_most(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Receipts, "usage", lambda *_: [usage_of(f"model {n}", n) for n in range(60)])
+    with signed_in(api) as client:
+        shown = client.get("/account").text
+    assert "The 50 of 60 models that cost most." in shown
+    assert some_hash("model 59") in shown
+    assert some_hash("model 9") not in shown
