@@ -6,13 +6,14 @@ requests that change something, and passes the request on with `Authorization`.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 
-from backend.api.errors import ErrorResponse, domain_error_body, status_of
+from backend.api.errors import ErrorResponse, domain_error_body, internal_error_body, status_of
 from backend.api.middleware import RequestId
 from backend.domain.errors import DomainError, Unauthenticated
 from backend.web.visitor import FORM_HEADER, SAFE_METHODS, check_form, find_visitor, write_cookies
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from backend.web.visitor import Visitor
 
+log = logging.getLogger(__name__)
 PREFIX = "/session"
 _DROPPED = frozenset({b"authorization", b"cookie"})
 
@@ -45,9 +47,13 @@ class SessionGate:
             visitor = await _admit(request)
         except DomainError as error:
             refusal = ErrorResponse(domain_error_body(error), status_of(error))
-            await RequestId(refusal)(scope, receive, send_for_pages)
+        except Exception:
+            log.exception("unhandled error while a session is read")
+            refusal = ErrorResponse(internal_error_body(), 500)
+        else:
+            await self._app(_api_request(scope, visitor), receive, send_for_pages)
             return
-        await self._app(_api_request(scope, visitor), receive, send_for_pages)
+        await RequestId(refusal)(scope, receive, send_for_pages)
 
 
 async def _admit(request: Request) -> Visitor:

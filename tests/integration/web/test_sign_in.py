@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from backend.domain.sign_in_message import STATEMENT, checksummed
+from backend.services.accounts.sessions import Sessions
 from tests.integration.api.conftest import tokens
 from tests.support.market import CHAIN_ID
 from tests.support.page_wallet import NAME, PageWallet
@@ -128,6 +129,19 @@ def test_a_script_calls_the_api_with_the_session_of_the_cookie(api: Api) -> None
         ended = client.post("/session/v1/transfers", headers=ours | tus)
         assert (ended.status_code, ended.json()["error"]["code"]) == (401, "unauthenticated")
         assert ended.headers["x-request-id"]
+
+
+def test_a_fault_in_reading_the_session_is_an_error_of_the_api(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no database")
+
+    with signed_in(api) as client:
+        monkeypatch.setattr(Sessions, "of", fail)
+        answer = client.get("/session/v1/transfers")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert answer.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("kept", ["x", "lls_x.llr_y", ".", "lls_" + "a" * 43])
