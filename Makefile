@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup contracts demo test test-deep test-gemma lint format bench screens gas docs wheel lock clean
+.PHONY: help setup contracts demo test test-deep test-gemma lint format bench screens pictures gas docs wheel lock clean
 .PHONY: bench-peers vllm bench-attribution bench-attribution-games bench-soak slither halmos coverage mutation attack
 .PHONY: audit chaos manifests bench-attribution-packages
 
@@ -142,6 +142,9 @@ bench: setup ## run the benchmarks with --json; the engine's without its peers
 	@$(PY) -m benchmarks.engine --json --without-peers
 	@$(PY) -m benchmarks.training --json
 	@$(PY) -m benchmarks.pages --json
+
+pictures: setup ## the pictures of pages that the README shows
+	@$(PY) -m benchmarks.pages --adapters 10 --repeats 2 --readme docs/images
 
 screens: setup ## pictures of the pages in build/screens: light and dark, desktop and phone
 	@$(PY) -m benchmarks.pages --adapters 40 --repeats 2 --screens build/screens

@@ -77,7 +77,9 @@ def slices_check(signed: SignedReceipt) -> Check:
         return Check("slices", is_right=False, message="the versions are not those that were signed")
     if attribution_hash(signed.method, signed.slices) != receipt.attribution_hash:
         return Check("slices", is_right=False, message="the shares are not those that were signed")
-    return Check("slices", is_right=True, message=f"{len(signed.slices)} versions, shares by {signed.method}")
+    count = len(signed.slices)
+    versions = "1 version" if count == 1 else f"{count} versions"
+    return Check("slices", is_right=True, message=f"{versions}, shares by {signed.method}")
 
 
 def charge_check(registry: Registry, signed: SignedReceipt) -> Check:

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +26,9 @@ from backend.domain.errors import Unavailable
 from backend.installation.installation import Installation
 from benchmarks.api import market as api_market
 from benchmarks.engine import machine
-from benchmarks.pages import market, on_chain
+from benchmarks.pages import market, on_chain, pictures
 from benchmarks.pages.measures import percentile, server_times, visit
+from benchmarks.pages.pictures import Served
 from tools.browser import chromium
 
 if TYPE_CHECKING:
@@ -39,17 +39,6 @@ if TYPE_CHECKING:
 START_SECONDS = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A running installation: paths of its measured pages by name, and the cookie of the account that reads
-    them.
-    """
-
-    url: str
-    paths: dict[str, str]
-    session: str
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with ExitStack() as stack:
@@ -57,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seeded = stack.enter_context(_seeded(folder / "seeded", options.adapters))
         on_chain = stack.enter_context(_on_chain(folder / "on_chain"))
         report = _measure(seeded, on_chain, options.repeats, options.screens)
+        if options.readme is not None:
+            pictures.draw(seeded, on_chain, options.readme)
     report["adapters"] = options.adapters
     if options.json:
         sys.stdout.write(json.dumps(report) + "\n")
@@ -116,13 +107,13 @@ def _seeded(home: Path, num_adapters: int) -> Iterator[Served]:
     seeded = market.seed(installation, num_adapters)
     installation.close()
     with _serving(settings) as url:
-        yield Served(url, seeded.paths, seeded.session)
+        yield Served(url, seeded.paths, seeded.session, settings.rpc_url)
 
 
 @contextmanager
 def _on_chain(home: Path) -> Iterator[Served]:
     with on_chain.prepared(home) as (settings, paths, session), _serving(settings) as url:
-        yield Served(url, paths, session)
+        yield Served(url, paths, session, settings.rpc_url)
 
 
 @contextmanager
@@ -162,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--adapters", type=int, default=1000, help="adapters in the catalogue")
     parser.add_argument("--repeats", type=int, default=200, help="requests of each page")
     parser.add_argument("--screens", type=Path, help="folder for pictures of all pages")
+    parser.add_argument("--readme", type=Path, help="folder for the pictures of the README")
     return parser
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
-SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+Scheme = Literal["light", "dark"]
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 SHIFT = """
 window.layoutShift = 0;
@@ -48,19 +49,27 @@ def visit(browser: Browser, url: str, session: str, screens: Path | None = None,
     """Visit a page for the first time in each scheme and size. `screens`: folder for pictures of it."""
     found = Visits()
     for scheme in SCHEMES:
-        for size, (width, height) in SIZES.items():
-            context = browser.new_context(
-                color_scheme=scheme, viewport={"width": width, "height": height}, reduced_motion="reduce"
-            )
-            context.add_cookies([{"name": COOKIE, "value": session, "url": url}])
-            context.add_init_script(SHIFT)
-            context.add_init_script(path=AXE)
-            _visit(context.new_page(), url, found)
+        for size, dimensions in SIZES.items():
+            page = new_page(browser, url, session, scheme, dimensions)
+            page.context.add_init_script(SHIFT)
+            page.context.add_init_script(path=AXE)
+            _visit(page, url, found)
             if screens is not None:
-                path = screens / f"{name}-{size}-{scheme}.png"
-                context.pages[0].screenshot(path=path, full_page=True)
-            context.close()
+                page.screenshot(path=screens / f"{name}-{size}-{scheme}.png", full_page=True)
+            page.context.close()
     return found
+
+
+def new_page(browser: Browser, url: str, session: str, scheme: Scheme, dimensions: tuple[int, int]) -> Page:
+    """A page of a new context, whose visitor is signed in at the installation of `url`. `dimensions`: of
+    the viewport.
+    """
+    width, height = dimensions
+    context = browser.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": height}, reduced_motion="reduce"
+    )
+    context.add_cookies([{"name": COOKIE, "value": session, "url": url}])
+    return context.new_page()
 
 
 def _visit(page: Page, url: str, found: Visits) -> None:

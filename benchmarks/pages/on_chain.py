@@ -67,6 +67,7 @@ def prepared(home: Path) -> Iterator[tuple[Settings, dict[str, str], str]]:
             "account_on_chain": "/account",
             "earnings": "/earnings",
             "earned": f"/earnings/receipts/{receipts[0]}",
+            "settled": f"/r/{receipts[0]}",
             "governance": "/governance",
             "proposal": f"/governance/{proposal}",
             "operators": "/operators",

@@ -66,7 +66,8 @@ export function checkSlices({ receipt, method, slices }: ReceiptFile): Check {
   if (attributionHash(method, slices) !== receipt.attributionHash) {
     return wrong("slices", "the shares are not those that were signed");
   }
-  return right("slices", `${slices.length} versions, shares by ${method}`);
+  const versions = slices.length === 1 ? "1 version" : `${slices.length} versions`;
+  return right("slices", `${versions}, shares by ${method}`);
 }
 
 /**

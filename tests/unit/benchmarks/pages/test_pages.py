@@ -15,7 +15,10 @@ def test_pages_are_light_without_faults_and_have_their_picture_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     screens = tmp_path / "screens"
-    assert main(["--json", "--adapters", "12", "--repeats", "2", "--screens", str(screens)]) == 0
+    readme = tmp_path / "readme"
+    folders = ["--screens", str(screens), "--readme", str(readme)]
+    assert main(["--json", "--adapters", "12", "--repeats", "2", *folders]) == 0
+    assert {path.name for path in readme.iterdir()} == {"catalogue.png", "receipt.png"}
     report = json.loads(capsys.readouterr().out)
     figures = report["figures"]
     assert 1 < figures["first_page_kb"] <= 150
