@@ -2,8 +2,10 @@
 
 import { prepareCalls } from "./calls.ts";
 import { prepareCopying } from "./copying.ts";
+import { prepareOnce } from "./once.ts";
 import { prepareSignIn } from "./sign-in.ts";
 
 prepareSignIn();
 prepareCopying();
 prepareCalls();
+prepareOnce();

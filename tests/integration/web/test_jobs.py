@@ -160,6 +160,15 @@ def test_a_job_is_estimated_without_a_script(api: Api, leases: Leases) -> None:
         assert (refused.status_code, "A job trains on a snapshot" in refused.text) == (400, True)
 
 
+def test_a_double_click_starts_one_job(page: Page, api: Api, as_payer: None, leases: Leases) -> None:
+    page.goto(f"{api.url}/jobs?snapshot={SNAPSHOT}")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    page.get_by_role("button", name="Start training").dblclick()
+    page.wait_for_url("**/jobs/ftjob-*")
+    assert sent == [f"{api.url}/jobs"]
+
+
 def test_signed_out_visitors_learn_what_to_do(api: Api) -> None:
     assert "Sign in to train" in httpx.get(f"{api.url}/jobs").text
     assert httpx.get(f"{api.url}/jobs/ftjob-none").status_code == 404
