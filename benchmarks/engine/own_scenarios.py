@@ -38,7 +38,9 @@ class OwnScenario:
 
 
 def lookup_scenarios() -> list[OwnScenario]:
-    """Texts that copy and texts that do not, with prompt lookup and without, in one process."""
+    """Texts that copy and texts that do not, with prompt lookup and without, in one process. Without the
+    prefix cache, in which whichever comes second would find its prompts.
+    """
     kinds = {"copying": (copying_text, 0.0), "not_copying": (telling_text, 1.0)}
 
     def scenario(kind: str, size: int, *, has_lookup: bool) -> OwnScenario:
@@ -48,7 +50,7 @@ def lookup_scenarios() -> list[OwnScenario]:
             return Texts([make(f"{repeat} {number}") for number in range(size)], temperature, has_lookup)
 
         name = f"{kind}{size}" if has_lookup else f"{kind}{size}_without"
-        return OwnScenario(LOOKUP, name, "texts", workload, {})
+        return OwnScenario(LOOKUP, name, "texts", workload, {"prefix-sharing": "off"})
 
     return [
         scenario(kind, size, has_lookup=has_lookup)

@@ -12,7 +12,7 @@ from benchmarks.engine.contestant import Run
 from benchmarks.engine.figures import ratios
 from benchmarks.engine.launcher import INVARIANT, OURS
 from benchmarks.engine.measure import Measurement
-from benchmarks.engine.own_scenarios import LOOKUP, RANKS
+from benchmarks.engine.own_scenarios import LOOKUP, RANKS, lookup_scenarios
 from benchmarks.engine.scenarios import (
     FORMATS,
     GROUPS,
@@ -141,6 +141,8 @@ def test_lookup_is_compared_on_the_same_texts_in_one_process(
         for has_lookup in (True, False)
     )
     assert with_lookup == without
+    # Whichever comes second must not find its prompts in the prefix cache.
+    assert {tuple(each.options.items()) for each in lookup_scenarios()} == {(("prefix-sharing", "off"),)}
 
 
 def test_a_mixed_batch_has_every_rank(suite_run: tuple[FakeLauncher, Suite, list[str]]) -> None:
