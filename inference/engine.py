@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from inference.config import EngineConfig
+    from inference.model.architecture import Architecture
     from inference.outputs import Failure, Output
     from inference.protocol import Constraint, CountTokens
     from inference.request import Request
@@ -84,10 +85,7 @@ class Engine:
         self.architecture = read_architecture(config.model_path)
         self.base_model_digest = base_model_digest(config.model_path)
         self.tokenizer = ChatTokenizer(config.model_path)
-        shard = Shard(0, config.tensor_parallel).architecture(self.architecture)
-        num_bytes = bytes_per_block(shard, config.kv_block_size, dtype)
-        num_bytes += PrefixCache.bytes_per_block(self.architecture.hidden_size)
-        num_blocks = config.kv_budget_bytes // num_bytes
+        num_blocks = _num_blocks(config, self.architecture, dtype)
         self._blocks = BlockManager(num_blocks, config.kv_block_size)
         self.max_context = min(config.max_context or self.architecture.max_context, self._blocks.max_tokens)
         self._loaded = threading.Event()
@@ -161,6 +159,7 @@ class Engine:
         """
         sampling = validate_sampling(command.sampling, self.vocabulary.size)
         prompt = list(prompt_token_ids or self.encode_prompt(command))
+        self._check_vocabulary(prompt)
         constraint = self.constraint_of(command)
         if constraint is not None and grammar is None:
             grammar = self.grammars.compile(constraint)
@@ -197,6 +196,7 @@ class Engine:
         The states equal those that `add` with a probe returns when the model samples this answer. Raises the
         errors of `add`.
         """
+        self._check_vocabulary([*prompt, *answer])
         self._accept(
             EmbeddingRequest(
                 request_id=request_id,
@@ -295,6 +295,17 @@ class Engine:
         self._loaded.set()
         self._on_loaded()
 
+    def _check_vocabulary(self, token_ids: Sequence[int]) -> None:
+        """Raises `InvalidRequestError` for a token that the tokenizer has and the model has not, which would
+        read behind the embeddings.
+        """
+        highest, size = max(token_ids), self.architecture.vocab_size
+        if highest >= size:
+            raise InvalidRequestError(
+                f"the text has token {highest} of the tokenizer, but the model's last token is {size - 1}; "
+                "remove special tokens that were added to the tokenizer alone"
+            )
+
     def _accept(self, request: Request) -> None:
         if request.request_id in self._requests:
             raise InvalidRequestError(f"request id {request.request_id!r} is in use")
@@ -333,6 +344,13 @@ class Engine:
         del self._requests[request.request_id]
         self._timed.pop(request.request_id, None)
         self._scheduler.remove(request)
+
+
+def _num_blocks(config: EngineConfig, architecture: Architecture, dtype: torch.dtype) -> int:
+    """The kv_blocks, each with the sum of its states, that fit into one rank's budget."""
+    shard = Shard(0, config.tensor_parallel).architecture(architecture)
+    num_bytes = bytes_per_block(shard, config.kv_block_size, dtype)
+    return config.kv_budget_bytes // (num_bytes + PrefixCache.bytes_per_block(architecture.hidden_size))
 
 
 def _not_invoked(request: Request) -> AdapterNotInvokedError:

@@ -70,6 +70,19 @@ def test_the_whole_kv_cache_can_hold_one_sequence(make_engine: Callable[..., Eng
     assert answer.last.completion_tokens == 1
 
 
+def test_token_ids_beyond_the_vocabulary_are_refused(make_engine: Callable[..., Engine]) -> None:
+    """A tokenizer may know more tokens than the model; the last of an answer is looked up by a kernel."""
+    engine = make_engine()
+    size = engine.vocabulary.size
+    with pytest.raises(InvalidRequestError, match=f"token {size}.*{size - 1}"):
+        engine.add(greedy("r", "x"), [1, size, 2])
+    with pytest.raises(InvalidRequestError, match=f"token {size}"):
+        engine.embed("e", [1], [2, size], None)
+    engine.embed("e", [1], [2, size - 1], None)
+    drain(engine)
+    assert engine.is_idle
+
+
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(
     make_engine: Callable[..., Engine],
 ) -> None:
