@@ -118,9 +118,21 @@ class AdapterBlend(Struct, frozen=True, forbid_unknown_fields=True):
         return content.hexdigest()
 
 
-def _check_exclusive(adapter: AdapterRef | None, blend: AdapterBlend | None) -> None:
-    if adapter is not None and blend is not None:
-        raise ValueError("give either an adapter or a blend, not both")
+class _WithAdapter:
+    """A command that runs on the base model alone, with an adapter, or with a blend."""
+
+    __slots__ = ()
+    adapter: AdapterRef | None
+    blend: AdapterBlend | None
+
+    def __post_init__(self) -> None:
+        if self.adapter is not None and self.blend is not None:
+            raise ValueError("give either an adapter or a blend, not both")
+
+    @property
+    def adapter_or_blend(self) -> AdapterRef | AdapterBlend | None:
+        """None for the base model alone."""
+        return self.adapter or self.blend
 
 
 class JsonSchema(Struct, frozen=True, tag="json_schema", forbid_unknown_fields=True):
@@ -180,7 +192,7 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     constraint: Constraint | None = None
 
 
-class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
+class Generate(_WithAdapter, Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     """Answer a chat (`messages`) or continue raw text (`prompt`); exactly one of them is set. Runs on the
     base model alone, with an `adapter`, or with a `blend`.
 
@@ -207,14 +219,6 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     tools: Tools | None = None
     reasoning_effort: ReasoningEffort | None = None
 
-    def __post_init__(self) -> None:
-        _check_exclusive(self.adapter, self.blend)
-
-    @property
-    def adapter_or_blend(self) -> AdapterRef | AdapterBlend | None:
-        """None for the base model alone."""
-        return self.adapter or self.blend
-
 
 class Abort(Struct, frozen=True, tag="abort", forbid_unknown_fields=True):
     """Stop a request; its last `Chunk` has the finish reason `abort`. Unknown ids are ignored."""
@@ -240,21 +244,13 @@ class EmbedItem(Struct, frozen=True, forbid_unknown_fields=True):
     completion: str | None = None
 
 
-class Embed(Struct, frozen=True, tag="embed", forbid_unknown_fields=True):
+class Embed(_WithAdapter, Struct, frozen=True, tag="embed", forbid_unknown_fields=True):
     """Compute the states that `Generate(probe=True)` would return for given answers, without sampling."""
 
     request_id: str
     items: Annotated[tuple[EmbedItem, ...], Meta(min_length=1, max_length=MAX_EMBED_ITEMS)]
     adapter: AdapterRef | None = None
     blend: AdapterBlend | None = None
-
-    def __post_init__(self) -> None:
-        _check_exclusive(self.adapter, self.blend)
-
-    @property
-    def adapter_or_blend(self) -> AdapterRef | AdapterBlend | None:
-        """None for the base model alone."""
-        return self.adapter or self.blend
 
 
 class GetStatus(Struct, frozen=True, tag="get_status", forbid_unknown_fields=True):
@@ -354,12 +350,11 @@ class Embedding(Struct, frozen=True, tag="embedding"):
 
 class Status(Struct, frozen=True, tag="status"):
     """State of the engine. `active_adapters` are in device slots, `resident_adapters` in the host cache.
-    `prefix_cache_queries` and `prefix_cache_hits` count prompt tokens since the start: all of them, and those
-    found in the cache. `kv_blocks_named` are in the prefix cache now, `kv_blocks_used` are held by requests.
-    `adapter_*` are totals since the start: requests whose adapter was on the device, requests whose adapter
-    was on the host, and adapters read from disk. `plain_features` are the parts of the model's decoder that
-    run in plain torch, because the native kernels do not compute them. `num_proposed_tokens` and
-    `num_accepted_tokens` of prompt lookup are totals since the start.
+    `kv_blocks_named` are in the prefix cache now, `kv_blocks_used` are held by requests. `plain_features` are
+    the parts of the model's decoder that run in plain torch, because the native kernels do not compute them.
+    Totals since the start: `prefix_cache_queries` and `prefix_cache_hits`, prompt tokens and those found in
+    the cache; `adapter_*`, requests whose adapter was on the device, requests whose adapter was on the host,
+    and adapters read from disk; `num_proposed_tokens` and `num_accepted_tokens`, of prompt lookup.
     """
 
     request_id: str

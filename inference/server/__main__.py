@@ -21,7 +21,7 @@ from inference.server.server import EngineServer, locked_socket, stop_on_request
 from telemetry import logs, traces
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 logger = logging.getLogger("inference.server")
 
@@ -92,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         help="compute the same bits for a request in any batch, in bf16 too; slower",
     )
     add("--tensor-parallel", type=int, help="number of processes that share every layer; default: 1")
+    _add_limits(add)
+    add("--log-format", choices=("text", "json"), default="text", help="format of log lines; default: text")
+    add("--exit-with-stdin", action="store_true", default=False, help="exit when standard input closes")
+    return parser
+
+
+def _add_limits(add: Callable[..., object]) -> None:
+    """Options of the scheduler, the KV cache and the adapters."""
     add("--max-context", type=int, help="maximum tokens of prompt and answer; default: the model's")
     add("--max-running", type=int, help="maximum requests in one batch")
     add("--max-waiting", type=int, help="maximum waiting requests; further ones are refused")
@@ -112,9 +120,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-adapter-slots", type=int, help="maximum active adapters")
     add("--num-adapter-rows", type=int, help="maximum sum of the ranks of active adapters")
     add("--max-rank", type=int, help="maximum rank of an adapter")
-    add("--log-format", choices=("text", "json"), default="text", help="format of log lines; default: text")
-    add("--exit-with-stdin", action="store_true", default=False, help="exit when standard input closes")
-    return parser
 
 
 if __name__ == "__main__":
