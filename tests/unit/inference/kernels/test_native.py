@@ -471,12 +471,12 @@ def test_products_that_are_not_ours_are_left_to_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "depth", "named"),
-    [({"amx_bf16", "avx512f"}, 1, "AVX-512"), ({"amx_bf16"}, None, "oneDNN")],
+    ("features", "function", "named"),
+    [({"amx_bf16", "avx512f"}, "multiply_widened", "AVX-512"), ({"amx_bf16"}, None, "oneDNN")],
 )
 def test_products_use_the_next_best_where_the_system_keeps_the_tile_registers(
     features: set[str],
-    depth: int | None,
+    function: str | None,
     named: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -485,7 +485,7 @@ def test_products_use_the_next_best_where_the_system_keeps_the_tile_registers(
     monkeypatch.setattr(library, "may_use_tiled", lambda: False, raising=False)
     monkeypatch.setattr(native, "load_library", lambda: library)
     products = NativeKernels(torch.bfloat16, cpu=Cpu("GenuineIntel", frozenset(features)))._products
-    assert (None if products is None else products.depth) == depth
+    assert (None if products is None else products.multiply.__name__) == function
     assert "AMX tile registers" in caplog.text
     assert named in caplog.text
 
