@@ -143,8 +143,8 @@ bench: setup ## run the benchmarks with --json; the engine's without its peers
 	@$(PY) -m benchmarks.training --json
 	@$(PY) -m benchmarks.pages --json
 
-pictures: setup ## the pictures of pages that the README shows
-	@$(PY) -m benchmarks.pages --adapters 10 --repeats 2 --readme docs/images
+pictures: setup ## the pictures of pages in README and guides
+	@$(PY) -m benchmarks.pages --adapters 10 --repeats 2 --pictures docs/images/pages
 
 screens: setup ## pictures of the pages in build/screens: light and dark, desktop and phone
 	@$(PY) -m benchmarks.pages --adapters 40 --repeats 2 --screens build/screens

@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seeded = stack.enter_context(_seeded(folder / "seeded", options.adapters))
         on_chain = stack.enter_context(_on_chain(folder / "on_chain"))
         report = _measure(seeded, on_chain, options.repeats, options.screens)
-        if options.readme is not None:
-            pictures.draw(seeded, on_chain, options.readme)
+        if options.pictures is not None:
+            pictures.draw(seeded, on_chain, options.pictures)
     report["adapters"] = options.adapters
     if options.json:
         sys.stdout.write(json.dumps(report) + "\n")
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--adapters", type=int, default=1000, help="adapters in the catalogue")
     parser.add_argument("--repeats", type=int, default=200, help="requests of each page")
     parser.add_argument("--screens", type=Path, help="folder for pictures of all pages")
-    parser.add_argument("--readme", type=Path, help="folder for the pictures of the README")
+    parser.add_argument("--pictures", type=Path, help="folder for the pictures of README and guides")
     return parser
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from backend.chain.local_node import ROOT
 from benchmarks.pages.__main__ import main
 
 if TYPE_CHECKING:
@@ -15,10 +16,11 @@ def test_pages_are_light_without_faults_and_have_their_picture_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     screens = tmp_path / "screens"
-    readme = tmp_path / "readme"
-    folders = ["--screens", str(screens), "--readme", str(readme)]
+    drawn = tmp_path / "pictures"
+    folders = ["--screens", str(screens), "--pictures", str(drawn)]
     assert main(["--json", "--adapters", "12", "--repeats", "2", *folders]) == 0
-    assert {path.name for path in readme.iterdir()} == {"catalogue.png", "receipt.png"}
+    shown = {path.name for path in (ROOT / "docs/images/pages").iterdir()}
+    assert {path.name for path in drawn.iterdir()} == shown
     report = json.loads(capsys.readouterr().out)
     figures = report["figures"]
     assert 1 < figures["first_page_kb"] <= 150
