@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from inference.errors import KernelBuildError
 from inference.kernels.build import load_library
 from inference.kernels.cpu import Arithmetic, has_int8_products, product_arithmetic, this_cpu
 from inference.kernels.memory import address_of
@@ -95,9 +96,9 @@ class NativeKernels(PortableKernels):
         """
         self.max_tokens = math.inf if batch_invariant else _MAX_NATIVE_TOKENS
         library = load_library()
-        self._functions = _functions(library, dtype)
         cpu = cpu or this_cpu()
         arithmetic = None if dtype != torch.bfloat16 else _arithmetic(library, cpu)
+        self._functions = _functions(library, dtype)
         self._products = None if arithmetic is None else Bfloat16Products(library, arithmetic)
         self._int8_products = None
         if arithmetic is not None and has_int8_products(cpu):
@@ -257,7 +258,12 @@ class _NativeLora(AdditiveLora):
 
 
 def _arithmetic(library: ctypes.CDLL, cpu: Cpu) -> Arithmetic | None:
+    """Raises `KernelBuildError` if the compiler does not know the CPU's instructions."""
     arithmetic = product_arithmetic(cpu)
+    if arithmetic is not None and not hasattr(library, f"multiply_{arithmetic}"):
+        raise KernelBuildError(
+            f"the compiler left out the {arithmetic} products: it does not know this CPU; use g++ 11 or newer"
+        )
     if arithmetic == "tiled":
         library.may_use_tiled.restype = ctypes.c_bool
         if not library.may_use_tiled():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -488,6 +489,19 @@ def test_products_use_the_next_best_where_the_system_keeps_the_tile_registers(
     assert (None if products is None else products.multiply.__name__) == function
     assert "AMX tile registers" in caplog.text
     assert named in caplog.text
+
+
+@pytest.mark.parametrize("features", [{"amx_bf16"}, {"avx512f", "avx512_bf16"}])
+def test_a_compiler_that_does_not_know_the_cpu_is_named(
+    features: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library then lacks the functions that use its instructions."""
+    monkeypatch.setattr(native, "load_library", SimpleNamespace)
+    monkeypatch.setattr(native, "this_cpu", lambda: Cpu("AuthenticAMD", frozenset(features)))
+    with pytest.raises(KernelBuildError, match=r"g\+\+ 11"):
+        select_kernels("native", torch.bfloat16, "cpu")
+    assert not isinstance(select_kernels("auto", torch.bfloat16, "cpu"), NativeKernels)
+    assert "g++ 11" in caplog.text
 
 
 def test_a_strided_tensor_is_refused() -> None:
