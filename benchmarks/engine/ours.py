@@ -84,7 +84,7 @@ class OurEngine:
 
     def chat(self, **fields: Any) -> Measurement:
         """Run all turns, one after the other."""
-        workload, clock = Chat(**fields), TokenClock()
+        workload, clock, before = Chat(**fields), TokenClock(), self._engine.status()
         said: list[list[int]] = [[] for _ in range(workload.num_chats)]
         for turn in range(workload.num_turns):
             seed = f"{workload.seed} {turn}"
@@ -95,10 +95,11 @@ class OurEngine:
             for chunk in _chunks(self._engine.run()):
                 clock.tokens(chunk.request_id, len(chunk.token_ids))
                 said[int(chunk.request_id.split()[1])] += chunk.token_ids
-        status = self._engine.status()
+        after = self._engine.status()
+        hits = after.prefix_cache_hits - before.prefix_cache_hits
         return clock.measurement(
             last_first_token_ms=1000 * clock.last_ttft,
-            cached_share=status.prefix_cache_hits / max(1, status.prefix_cache_queries),
+            cached_share=hits / max(1, after.prefix_cache_queries - before.prefix_cache_queries),
         )
 
     def profile(self, **fields: Any) -> Measurement:

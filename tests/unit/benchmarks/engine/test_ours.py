@@ -60,9 +60,11 @@ def test_texts_are_answered_with_lookup_or_without(ours: OurEngine, *, has_looku
 
 
 def test_a_chat_grows_by_question_and_answer(ours: OurEngine) -> None:
+    ours.batch(**asdict(Batch(prompts("before", 1), [None])))
     measured = ours.chat(**asdict(Chat("x", num_chats=2, num_turns=3, question_tokens=20, new_tokens=4)))
     assert measured.num_tokens == 2 * 3 * 4
-    assert 0 < measured.extra["cached_share"] < 1
+    # Each chat finds one block of 44 tokens, then two of 68.
+    assert measured.extra["cached_share"] == (16 + 32) / (20 + 44 + 68)
 
 
 def test_a_closed_loop_answers_every_request(ours: OurEngine, adapters: list[str]) -> None:
