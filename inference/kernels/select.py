@@ -57,7 +57,8 @@ def select_kernels(
         logger.warning("slower: the native kernels could not be built (%s)", error)
         return PortableKernels()
     if quantization == "int8" and not kernels.has_int8_products:
-        lack = f"products with int8 weights need bfloat16 and a CPU with AVX-512 VNNI; this is {dtype}"
+        found = "this CPU lacks it" if dtype == torch.bfloat16 else f"this is {dtype}"
+        lack = f"products with int8 weights need bfloat16 and a CPU with AVX-512 VNNI; {found}"
         if is_required:
             raise KernelBuildError(lack)
         logger.warning("slower: %s; plain torch computes them", lack)

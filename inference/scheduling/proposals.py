@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FIXED_ROWS = 32
 """The part of a step's time that does not depend on its tokens, mostly that of reading the weights, in rows.
-Measured for SmolLM2-135M in bf16 on two threads: see docs/engine.md."""
+Measured for SmolLM2-135M in bf16: see docs/engine.md."""
 MAX_PROPOSED = 16
 """Proposed tokens of a request in a step."""
 
