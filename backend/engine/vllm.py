@@ -42,6 +42,8 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 _METRIC = re.compile("(# (HELP|TYPE) )?vllm:")
 _EVENT = "data: "
 _END = "[DONE]"
+_REFUSED = frozenset({httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY})
+"""Faults of a request. Other client errors are those of the server's settings, such as its access control."""
 _OVERLOADED = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
 
 
@@ -238,7 +240,7 @@ class VllmEngine:
             )
         if status in _OVERLOADED:
             return Overloaded(f"vLLM is overloaded: {message}", details={"code": "overloaded"})
-        if 400 <= status < 500:
+        if status in _REFUSED:
             return InvalidInput(f"vLLM refuses the request: {message}", details={"code": "invalid_request"})
         log.warning("%s answers with status %d: %s", self._url, status, message)
         return _unavailable(f"its server answers with status {status}")

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         seeded = stack.enter_context(_seeded(folder / "seeded", options.adapters))
         on_chain = stack.enter_context(_on_chain(folder / "on_chain"))
-        report = _measure(seeded, on_chain, options.repeats, options.screens)
+        report = _measure(seeded, on_chain, options)
         if options.pictures is not None:
             pictures.draw(seeded, on_chain, options.pictures)
     report["adapters"] = options.adapters
@@ -56,16 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(seeded: Served, on_chain: Served, repeats: int, screens: Path | None) -> dict[str, Any]:
+def _measure(seeded: Served, on_chain: Served, options: argparse.Namespace) -> dict[str, Any]:
     """Times of the seeded installation's pages, and visits of all."""
+    screens: Path | None = options.screens
     if screens is not None:
         screens.mkdir(parents=True, exist_ok=True)
-    times = server_times([seeded.url + path for path in seeded.paths.values()], seeded.session, repeats)
+    timed = [seeded.url + path for name, path in seeded.paths.items() if _is_measured(name, options)]
+    times = server_times(timed, seeded.session, options.repeats)
     with chromium() as browser:
         visits = {
             name: visit(browser, served.url + path, served.session, screens, name)
             for served in (seeded, on_chain)
             for name, path in served.paths.items()
+            if _is_measured(name, options)
         }
     figures = {
         "first_page_kb": max(one.kilobytes for one in visits.values()),
@@ -90,6 +93,10 @@ def _measure(seeded: Served, on_chain: Served, repeats: int, screens: Path | Non
         "pages": pages,
         "machine": machine.describe(),
     }
+
+
+def _is_measured(name: str, options: argparse.Namespace) -> bool:
+    return not options.pages or name in options.pages
 
 
 def _percentiles(times: Sequence[float]) -> dict[str, float]:
@@ -119,8 +126,9 @@ def _on_chain(home: Path) -> Iterator[Served]:
 @contextmanager
 def _serving(settings: Settings) -> Iterator[str]:
     """An installation's API process: its URL."""
-    names = ("home", "api_port", "max_lag_seconds", "rpc_url", "confirmations")
-    environment = {f"LORALEDGER_{name.upper()}": str(getattr(settings, name)) for name in names}
+    names = ("home", "api_port", "max_lag_seconds", "rpc_url", "confirmations", "keystore_password_file")
+    values = {name: getattr(settings, name) for name in names}
+    environment = {f"LORALEDGER_{name.upper()}": str(v) for name, v in values.items() if v is not None}
     environment["LORALEDGER_ADDRESS_REQUESTS_PER_MINUTE"] = "0"
     command = [sys.executable, "-m", "backend.cli.main", "serve"]
     log_file = settings.home / "log"
@@ -152,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--adapters", type=int, default=1000, help="adapters in the catalogue")
     parser.add_argument("--repeats", type=int, default=200, help="requests of each page")
+    parser.add_argument("--pages", nargs="+", metavar="NAME", help="pages to measure; default: all")
     parser.add_argument("--screens", type=Path, help="folder for pictures of all pages")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures of README and guides")
     return parser

@@ -50,7 +50,15 @@ def prepared(home: Path) -> Iterator[tuple[Settings, dict[str, str], str]]:
         local = LocalMarket(ChainClient.connect(node.url, deployment))
         local.populate(DEPOSIT)
         _deposit(local)
-        settings = Settings(home=home, rpc_url=node.url, api_port=free_port(), confirmations=0)
+        password = home / "password"
+        password.write_text("of a market for pictures")
+        settings = Settings(
+            home=home,
+            rpc_url=node.url,
+            api_port=free_port(),
+            confirmations=0,
+            keystore_password_file=password,
+        )
         installation = Installation(settings)
         upgrade(installation.database.engine)
         installation.save_base_model(BaseModelInfo("tiny", some_hash("base"), ""))

@@ -71,7 +71,7 @@ def is_exported(folder: Path, base_name: str) -> bool:
         config = json.loads((folder / CONFIG_FILE).read_bytes())
     except (OSError, ValueError):
         return False
-    return bool(config["base_model_name_or_path"] == base_name)
+    return isinstance(config, dict) and config.get("base_model_name_or_path") == base_name
 
 
 def _check_plain(blend: Blend) -> None:

@@ -161,6 +161,7 @@ def test_answers_are_paid_and_audited_after_any_kill(tmp_path: Path) -> None:
         assert stack.run("vote", "list", "--json").strip() == "[]"
 
 
+@pytest.mark.deep
 def test_a_lost_chain_is_archived_and_the_new_one_is_governed(tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "up.log"
     with running(home, log) as stack:

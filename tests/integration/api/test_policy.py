@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,19 @@ from typer.testing import CliRunner
 from backend.chain.local_node import ROOT
 from backend.cli.main import app
 from backend.cli.operator import membership as membership_commands
-from backend.cli.operator import policy
+from backend.cli.operator import policy, replicas
 from backend.domain.content import cid_of
 from backend.domain.denials import FloorPrice, Reason, Subject
 from backend.domain.money import PRICE
+from backend.installation.installation import Installation
 from backend.services.operator.key_rotation import KeyRotation
 from backend.services.operator.membership import Membership
 from backend.services.operator.receipt_keys import ReceiptKeys
+from backend.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.integration.api.conftest import Api
     from tests.support.scripted_installation import ScriptedInstallation
@@ -103,7 +106,7 @@ def test_a_denied_payer_is_refused_before_any_work(api: Api) -> None:
 
 
 def test_every_command_of_the_guide_does_what_the_page_says(
-    installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch
+    installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     @contextmanager
     def opened() -> Iterator[Any]:
@@ -121,6 +124,8 @@ def test_every_command_of_the_guide_does_what_the_page_says(
 
     for module in (policy, membership_commands):
         monkeypatch.setattr(module, "open_installation", opened)
+    replicated = Installation(Settings(home=tmp_path, engine_replicas=2))
+    monkeypatch.setattr(replicas, "open_installation", lambda: nullcontext(replicated))
     said = []
     leaked = installation.receipt_key.account
     # The commands of this section need a chain: tests/integration/settlement/test_next_generation.py.
@@ -134,7 +139,9 @@ def test_every_command_of_the_guide_does_what_the_page_says(
         result = CliRunner().invoke(app, arguments[1:])
         assert result.exit_code == 0, (command, result.output, result.exception)
         said.append(result.output)
-    assert len(commands) == 7
+    assert len(commands) == 10
+    assert re.match(r"1 +down\n2 +down\n", said[7])
+    assert replicated.drained_replicas() == []
     assert "is queued" in said[0]
     assert f"retired key  {installation.receipt_key.account}\nnext key " in said[1]
     assert "floor price: 0.02 and 0.04 dollars per million prompt and completion tokens" in said[2]

@@ -188,7 +188,7 @@ def test_a_job_outlives_its_killed_worker_and_ends_as_if_nothing_had_happened(
 @pytest.mark.parametrize(
     ("num_kills", "epochs", "lease_seconds"),
     [
-        pytest.param(5, 8, 3, marks=pytest.mark.timeout(900)),
+        pytest.param(5, 8, 3, marks=[pytest.mark.deep, pytest.mark.timeout(900)]),
         pytest.param(50, 60, 10, marks=[pytest.mark.deep, pytest.mark.timeout(7200)]),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,8 @@ class Closing:
 
 def test_the_server_ends_only_after_running_answers_have_their_receipts() -> None:
     generate = Closing()
-    services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=generate)
+    sampling = SimpleNamespace(running=nullcontext)
+    services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=generate, live_agreements=sampling)
     with TestClient(create_app(services, Settings())) as client:
         assert client.get("/health").json() == {"status": "ok"}
         assert not generate.is_closed

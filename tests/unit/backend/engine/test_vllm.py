@@ -355,6 +355,15 @@ def test_refusals_of_the_server_say_whether_to_retry(
     assert "VLLM_LORA_RESOLVER_CACHE_DIR" in caplog.text
 
 
+def test_a_server_that_refuses_this_client_is_unavailable(
+    run: Callable[..., Any], vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECORDED, "no access", {"status": 401, "body": '{"error": "Unauthorized"}'})
+    vllm.completion = "no access"
+    with pytest.raises(Unavailable, match="status 401"):
+        run(chunks_of)
+
+
 def test_a_server_that_is_down_is_unavailable(adapters: VllmAdapters, served_model: Path) -> None:
     async def use() -> None:
         await VllmEngine("http://127.0.0.1:1", adapters, read_answer_parts(served_model)).count_tokens(

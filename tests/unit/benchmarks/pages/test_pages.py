@@ -3,22 +3,26 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from backend.chain.local_node import ROOT
 from benchmarks.pages.__main__ import main
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
+
+SOME = ("--pages", "catalogue", "receipt", "account_on_chain")
 
 
+@pytest.mark.parametrize("pages", [SOME, pytest.param((), marks=pytest.mark.deep)], ids=["some", "all"])
 def test_pages_are_light_without_faults_and_have_their_picture_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pages: tuple[str, ...]
 ) -> None:
     screens = tmp_path / "screens"
     drawn = tmp_path / "pictures"
     folders = ["--screens", str(screens), "--pictures", str(drawn)]
-    assert main(["--json", "--adapters", "12", "--repeats", "2", *folders]) == 0
+    assert main(["--json", "--adapters", "12", "--repeats", "2", *folders, *pages]) == 0
     shown = {path.name for path in (ROOT / "docs/images/pages").iterdir()}
     assert {path.name for path in drawn.iterdir()} == shown
     report = json.loads(capsys.readouterr().out)

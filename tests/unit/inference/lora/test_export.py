@@ -91,6 +91,9 @@ def test_a_folder_for_another_base_is_replaced(
     export_blend(blend, architecture, folder, "second")
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "second"
     assert [path.name for path in folder.parent.iterdir()] == ["d"]
+    for foreign in ("{}", "[]"):
+        (folder / "adapter_config.json").write_text(foreign)
+        assert not is_exported(folder, "second")
 
 
 def test_dora_is_refused(
