@@ -114,6 +114,7 @@ def shell(node: Node, tmp_path: Path) -> Iterator[Shell]:
     made.end()
 
 
+@pytest.mark.deep
 @pytest.mark.timeout(900)
 def test_every_command_of_the_guide_works_as_written(shell: Shell, node: Node) -> None:
     with_key, copy, plan, deploy, delegate, check, sources, *operate = commands()

@@ -153,7 +153,7 @@ def relay_of_farm(workers: WorkerProcesses, broker_url: str) -> Relay:
     return Relay(workers.database, lambda task, payload: app.send_task(task, kwargs=dict(payload)), ())
 
 
-@pytest.fixture(params=["files", "redis"])
+@pytest.fixture(params=["files", pytest.param("redis", marks=pytest.mark.deep)])
 def broker_url(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "files":
         yield ""

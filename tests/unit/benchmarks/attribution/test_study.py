@@ -52,6 +52,7 @@ def test_a_study_becomes_a_report_and_a_page(plan: Plan, tmp_path: Path) -> None
     assert MISSING.format("bench-attribution-games") in page(None)
 
 
+@pytest.mark.deep
 def test_another_machine_continues_a_study_from_its_truth(plan: Plan, tmp_path: Path) -> None:
     few = replace(plan, home=tmp_path / "elsewhere", num_subsets=1, num_repeats=0)
     train(few, ignore)

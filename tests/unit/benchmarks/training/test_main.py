@@ -5,12 +5,15 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from backend.chain.local_node import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.deep
 def test_the_report_has_what_was_measured_and_nothing_else(tiny_model: Path, tmp_path: Path) -> None:
     """By the command itself: its processes look their work up by module, and a command is none."""
     sizes = ["--megabytes", "0.3", "--near-megabytes", "0.2", "--rows", "16", "--repeats", "1"]
