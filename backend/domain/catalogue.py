@@ -57,7 +57,7 @@ class ModelQuery:
 
     `words`: case-folded; each occurs in the name, the card or a datanet's name. `licences`: SPDX expressions
     of which the model's is one. `max_price`: neither price is above it, in token units per million tokens.
-    `tag`: one of the card's, whatever the case of its ASCII letters.
+    `tag`: one of the card's; ASCII letters match in either case.
     """
 
     words: tuple[str, ...] = ()

@@ -200,7 +200,7 @@ class Replicas:
 
     def _failed(self, replica: _Replica, error: Unavailable) -> None:
         """An engine with a full queue is up: others may have room. So is one that cannot load an adapter:
-        whoever publishes a broken one must not take engines from the others.
+        a broken adapter must not take engines from the others.
         """
         if isinstance(error, Overloaded | AdapterUnavailable) or not replica.is_up:
             return

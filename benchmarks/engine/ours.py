@@ -58,7 +58,7 @@ class OurEngine:
         return clock.measurement()
 
     def texts(self, **fields: Any) -> Measurement:
-        """Answer messages with prompt lookup or without, whatever the engine's configuration says."""
+        """Answer messages with prompt lookup or without, as the workload says."""
         workload, clock, engine = Texts(**fields), TokenClock(), self._engine
         configured, before = engine.config, engine.status()
         engine.config = replace(configured, prompt_lookup=workload.prompt_lookup)

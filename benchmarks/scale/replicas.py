@@ -61,7 +61,7 @@ class Figures:
 
 
 class RoundRobin:
-    """The baseline: engines in turn, whatever the adapter."""
+    """The baseline: each request goes to the next engine, without regard to its adapter."""
 
     def __init__(self, engines: Sequence[EngineClient]) -> None:
         self._turns = itertools.cycle(engines)

@@ -1,6 +1,6 @@
 /**
  * Carries out what a page proposes: a form with `data-transaction` gets a proposal in words from its address,
- * which is shown before the wallet opens (backend/web/proposal.py). Whatever fails can be tried again in the
+ * which is shown before the wallet opens (backend/web/proposal.py). A step that fails can be tried again in the
  * dialog: it keeps what is signed and sent.
  */
 

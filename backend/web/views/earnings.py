@@ -154,7 +154,7 @@ def propose_payout(
         ways.insert(0, Way.sign(prepared.typed_data, "/payouts/relay", {"relay": change}))
     paid_to = account if wallet == ZERO_ACCOUNT else wallet
     terms = [("From now on", full_address(paid_to)), ("Until now", full_address(present))]
-    effect = "All later claims of this account are paid to that wallet, whoever sends them."
+    effect = "All later claims of this account are paid to that wallet, also if another account sends them."
     return propose(request, Proposal("Change the payout wallet", terms, effect, ways))
 
 

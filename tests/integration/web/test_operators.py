@@ -1,4 +1,4 @@
-"""Operators, their batches and disputes in words; and what this installation's operator is told to do."""
+"""Operators, their batches and disputes in words; and the advice to this installation's operator."""
 
 from __future__ import annotations
 
