@@ -21,7 +21,6 @@ from inference.protocol import (
     Abort,
     Chunk,
     Command,
-    CountTokens,
     Embed,
     Embedding,
     Error,
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.errors import DomainError
-    from inference.protocol import AdapterRef, EmbedItem, Message, ProbeStates, ReasoningEffort, Tools
+    from inference.protocol import AdapterRef, CountTokens, EmbedItem, ProbeStates
 
 E = TypeVar("E", bound=Event)
 
@@ -117,15 +116,9 @@ class EngineClient:
         if self._connection is not None:
             self._connection.send(Abort(request_id))
 
-    async def count_tokens(
-        self,
-        messages: Sequence[Message] = (),
-        prompt: str | None = None,
-        tools: Tools | None = None,
-        reasoning_effort: ReasoningEffort | None = None,
-    ) -> TokenCount:
+    async def count_tokens(self, request: CountTokens) -> TokenCount:
         """Count the prompt tokens that `generate` would report; the result has the model's context too."""
-        command = CountTokens(self._new_id(), tuple(messages), prompt, tools, reasoning_effort)
+        command = msgspec.structs.replace(request, request_id=self._new_id())
         return await self._ask(command, TokenCount, self._deadline_seconds)
 
     async def embed(self, items: Sequence[EmbedItem], adapter: AdapterRef | None = None) -> list[ProbeStates]:

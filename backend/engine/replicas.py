@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Hash32
     from backend.ports.engine import Engine
-    from inference.protocol import Chunk, Message, ReasoningEffort, TokenCount, Tools
+    from inference.protocol import Chunk, CountTokens, TokenCount
 
 log = logging.getLogger(__name__)
 
@@ -91,17 +91,11 @@ class Replicas:
                 task.cancel()
         await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
 
-    async def count_tokens(
-        self,
-        messages: Sequence[Message] = (),
-        prompt: str | None = None,
-        tools: Tools | None = None,
-        reasoning_effort: ReasoningEffort | None = None,
-    ) -> TokenCount:
+    async def count_tokens(self, request: CountTokens) -> TokenCount:
         """By the replica with the least load."""
         for replica in sorted(self._candidates(), key=lambda each: each.load):
             try:
-                return await replica.engine.count_tokens(messages, prompt, tools, reasoning_effort)
+                return await replica.engine.count_tokens(request)
             except Unavailable as error:
                 self._failed(replica, error)
         raise _none_left()

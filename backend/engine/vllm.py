@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from backend.domain.errors import DomainError
     from backend.engine.vllm_adapters import VllmAdapters
     from backend.engine.vllm_answer import AnswerParts
-    from inference.protocol import Generate, Message, ReasoningEffort, Tools
+    from inference.protocol import CountTokens, Generate
 
 T = TypeVar("T")
 
@@ -92,15 +92,9 @@ class VllmEngine:
         """Close the connections. The process that verifies adapters ends with this one."""
         await self._http.aclose()
 
-    async def count_tokens(
-        self,
-        messages: Sequence[Message] = (),
-        prompt: str | None = None,
-        tools: Tools | None = None,
-        reasoning_effort: ReasoningEffort | None = None,
-    ) -> TokenCount:
-        check_prompt(messages, tools, reasoning_effort)
-        found = await self._tokenize(messages, prompt)
+    async def count_tokens(self, request: CountTokens) -> TokenCount:
+        check_prompt(request)
+        found = await self._tokenize(request)
         return TokenCount("", len(found.tokens), found.max_model_len)
 
     async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
@@ -162,7 +156,7 @@ class VllmEngine:
         adapter = request.adapter_or_blend
         if adapter is not None:
             await self._adapters.prepare(adapter, base.root or base.id)
-        prompt = (await self._tokenize(request.messages, request.prompt)).tokens
+        prompt = (await self._tokenize(request)).tokens
         reader.prompt_tokens = len(prompt)
         body = completion_body(request, base.id if adapter is None else adapter.digest, prompt)
         async with self._stream(body) as response:
@@ -195,9 +189,9 @@ class VllmEngine:
         except UnsupportedModelError as error:
             raise InvalidInput(str(error), details={"code": error.code}) from error
 
-    async def _tokenize(self, messages: Sequence[Message], prompt: str | None) -> _Tokens:
+    async def _tokenize(self, request: CountTokens | Generate) -> _Tokens:
         base = await self._served_base()
-        content = await self._call("POST", "/tokenize", prompt_body(messages, prompt, base.id))
+        content = await self._call("POST", "/tokenize", prompt_body(request, base.id))
         return _decode(content, _Tokens)
 
     async def _served_base(self) -> _Card:

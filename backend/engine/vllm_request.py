@@ -12,7 +12,7 @@ from inference.protocol import JsonSchema, Options, Regex
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.protocol import Constraint, Generate, Message, ReasoningEffort, Tools
+    from inference.protocol import Constraint, CountTokens, Generate
 
 MAX_STOPS = 4
 UNSUPPORTED = "unsupported_by_engine"
@@ -21,35 +21,33 @@ NOT_SERVED = ("dora", "alora", "embedding_and_head_adapters", "tools", "reasonin
 """Kinds of adapters and parts of requests that are refused, as operators publish them."""
 
 
-def check_prompt(
-    messages: Sequence[Message], tools: Tools | None, reasoning_effort: ReasoningEffort | None
-) -> None:
+def check_prompt(request: CountTokens | Generate) -> None:
     """Errors: `InvalidInput`, `UnsupportedReasoning`."""
-    if tools is not None:
+    if request.tools is not None:
         raise _unsupported("tools", "tools")
-    if any(message.role == "tool" or message.tool_calls for message in messages):
+    if any(message.role == "tool" or message.tool_calls for message in request.messages):
         raise _unsupported("messages with calls of tools or their results", "messages")
-    if reasoning_effort is not None:
+    if request.reasoning_effort is not None:
         message = "This operator's engine (vLLM) does not serve reasoning efforts; omit it."
         raise UnsupportedReasoning(message, "reasoning_effort", {"code": "unsupported_reasoning"})
 
 
 def check_request(request: Generate) -> None:
     """Errors: as `check_prompt`, and `InvalidInput` for deadlines and for too many stop strings."""
-    check_prompt(request.messages, request.tools, request.reasoning_effort)
+    check_prompt(request)
     if request.deadline_ms is not None:
         raise _unsupported("deadlines of the engine", "deadline_ms")
     if len(request.sampling.stop) > MAX_STOPS:
         raise _unsupported(f"more than {MAX_STOPS} stop strings", "stop")
 
 
-def prompt_body(messages: Sequence[Message], prompt: str | None, model: str) -> dict[str, Any]:
+def prompt_body(request: CountTokens | Generate, model: str) -> dict[str, Any]:
     """Body of `POST /tokenize`: a chat ready for the assistant's turn, or raw text."""
-    if prompt is not None:
-        return {"model": model, "prompt": prompt, "add_special_tokens": True}
+    if request.prompt is not None:
+        return {"model": model, "prompt": request.prompt, "add_special_tokens": True}
     turns = [
         {"role": message.role, "content": message.content, **({"name": message.name} if message.name else {})}
-        for message in messages
+        for message in request.messages
     ]
     return {"model": model, "messages": turns, "add_generation_prompt": True, "add_special_tokens": False}
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from backend.domain.ids import Hash32
-    from inference.protocol import Chunk, Generate, Message, ReasoningEffort, TokenCount, Tools
+    from inference.protocol import Chunk, CountTokens, Generate, TokenCount
 
 
 class InvalidSchema(InvalidInput):
@@ -32,14 +32,10 @@ class AdapterUnavailable(Unavailable):
 class Engine(Protocol):
     """Errors of all methods: `Unavailable` where a retry may help, `InvalidInput` for a bad request."""
 
-    async def count_tokens(
-        self,
-        messages: Sequence[Message] = (),
-        prompt: str | None = None,
-        tools: Tools | None = None,
-        reasoning_effort: ReasoningEffort | None = None,
-    ) -> TokenCount:
-        """Count the prompt tokens of a chat or of raw text. Errors: `UnsupportedReasoning` too."""
+    async def count_tokens(self, request: CountTokens) -> TokenCount:
+        """Count the prompt tokens of a chat or of raw text. `request.request_id` is not used.
+        Errors: `UnsupportedReasoning` too.
+        """
         ...
 
     def generate(self, request: Generate) -> AsyncIterator[Chunk]:

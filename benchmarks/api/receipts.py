@@ -19,7 +19,7 @@ from backend.services.answers.request import AnswerRequest
 from backend.services.channels.admission import Payer
 from benchmarks.api import market
 from benchmarks.api.figures import Row, Timed
-from inference.protocol import Chunk, Generate, Message, ReasoningEffort, Sampling, TokenCount, Tools
+from inference.protocol import Chunk, Generate, Message, Sampling, TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Hash32
     from backend.ports.engine import Engine
     from benchmarks.api.market import ApiPayer
+    from inference.protocol import CountTokens
 
 NUM_CLIENTS = 200
 NUM_CONTRIBUTORS = 64
@@ -42,13 +43,7 @@ REQUEST = Generate(
 class MemoryEngine:
     """Implements `backend.ports.engine.Engine` with immediate answers."""
 
-    async def count_tokens(
-        self,
-        messages: Sequence[Message] = (),  # noqa: ARG002
-        prompt: str | None = None,  # noqa: ARG002
-        tools: Tools | None = None,  # noqa: ARG002
-        reasoning_effort: ReasoningEffort | None = None,  # noqa: ARG002
-    ) -> TokenCount:
+    async def count_tokens(self, request: CountTokens) -> TokenCount:  # noqa: ARG002
         return TokenCount("", PROMPT_TOKENS, 4096)
 
     async def generate(self, request: Generate) -> AsyncIterator[Chunk]:

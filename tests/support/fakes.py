@@ -23,16 +23,15 @@ from backend.services.accounts.claims import Claimable, NothingToClaim
 from backend.services.train.estimate import Tokenisation, TokenisedRow
 from inference.protocol import (
     Chunk,
+    CountTokens,
     FinishReason,
     Generate,
     JsonSchema,
     Message,
     ProbeStates,
-    ReasoningEffort,
     TokenCount,
     TokenLogprob,
     TokenLogprobs,
-    Tools,
 )
 from inference.tool_calls import HERMES, CallParser
 from tests.support.market import CHAIN_ID, some_account, some_hash
@@ -228,17 +227,12 @@ class ScriptedEngine:
         self._waking: dict[str, asyncio.Event] = {}
         self._aborted: set[str] = set()
 
-    async def count_tokens(
-        self,
-        messages: Sequence[Message] = (),
-        prompt: str | None = None,
-        tools: Tools | None = None,
-        reasoning_effort: ReasoningEffort | None = None,
-    ) -> TokenCount:
+    async def count_tokens(self, request: CountTokens) -> TokenCount:
         if self.is_gone:
             raise Unavailable("The engine is not running; try again.")
-        self.counted.append(messages if prompt is None else prompt)
-        texts = [message.content for message in messages] if prompt is None else [prompt]
+        self.counted.append(request.messages if request.prompt is None else request.prompt)
+        contents = [message.content for message in request.messages]
+        texts = contents if request.prompt is None else [request.prompt]
         return TokenCount("", sum(len(text.split()) for text in texts), self.max_context)
 
     async def metrics(self, deadline_seconds: float) -> str:
@@ -256,7 +250,7 @@ class ScriptedEngine:
             raise InvalidToolSchema("schema refused at f#: as the script has it", "tools")
         request_id = request.request_id
         waking = self._waking.setdefault(request_id, asyncio.Event())
-        prompt = (await self.count_tokens(request.messages, request.prompt)).num_tokens
+        prompt = (await self.count_tokens(CountTokens("", request.messages, request.prompt))).num_tokens
         words = self.words[: request.sampling.max_tokens]
         parser = None if request.tools is None else CallParser(HERMES)
         for number, word in enumerate(words, start=1):

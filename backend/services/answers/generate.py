@@ -186,7 +186,7 @@ class Generate:
     async def _load_context(self) -> int:
         """Tokens that prompt and answer share. Errors: `Unavailable`."""
         if self._max_context is None:
-            empty = (protocol.Message("user", ""),)
+            empty = protocol.CountTokens("", (protocol.Message("user", ""),))
             self._max_context = (await self._engine.count_tokens(empty)).max_context
         return self._max_context
 
@@ -199,7 +199,9 @@ class Generate:
                 param=request.prompt_param,
             )
         size = await self._engine.count_tokens(
-            message.messages, message.prompt, message.tools, message.reasoning_effort
+            protocol.CountTokens(
+                "", message.messages, message.prompt, message.tools, message.reasoning_effort
+            )
         )
         self._max_context = size.max_context
         return size

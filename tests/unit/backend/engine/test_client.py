@@ -17,7 +17,17 @@ from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.engine.client import EngineClient
 from backend.ports.engine import InvalidSchema
 from inference import protocol
-from inference.protocol import AdapterRef, Chunk, EmbedItem, Generate, JsonSchema, Message, Options, Sampling
+from inference.protocol import (
+    AdapterRef,
+    Chunk,
+    CountTokens,
+    EmbedItem,
+    Generate,
+    JsonSchema,
+    Message,
+    Options,
+    Sampling,
+)
 from inference.server import frames
 from telemetry import traces
 from tests.support.tracing import recorded
@@ -58,7 +68,7 @@ async def test_an_answer_streams_and_ends_with_counts_and_probe(
     chunks = [chunk async for chunk in client.generate(request)]
     assert [chunk.completion_tokens for chunk in chunks] == [1, 2, 3, 4, 5, 6]
     assert [chunk.finish_reason for chunk in chunks] == [None] * 5 + ["length"]
-    assert chunks[-1].prompt_tokens == (await client.count_tokens(HELLO)).num_tokens == 8
+    assert chunks[-1].prompt_tokens == (await client.count_tokens(CountTokens("", HELLO))).num_tokens == 8
     assert len(chunks[-1].probe.answer) == 64
     assert (await client.status()).active_adapters == [served_adapter.digest]
 
@@ -242,16 +252,18 @@ async def test_an_event_that_cannot_be_decoded_costs_its_own_request_only(tmp_pa
 
     async with served_by(tmp_path / "e.sock", answer) as client:
         bad, good = await asyncio.gather(
-            client.count_tokens(prompt="bad"), client.count_tokens(prompt="good"), return_exceptions=True
+            client.count_tokens(CountTokens("", prompt="bad")),
+            client.count_tokens(CountTokens("", prompt="good")),
+            return_exceptions=True,
         )
         assert isinstance(bad, Unavailable)
         assert good.num_tokens == 7
-        assert (await client.count_tokens(prompt="again")).num_tokens == 7
+        assert (await client.count_tokens(CountTokens("", prompt="again"))).num_tokens == 7
 
 
 async def test_questions_that_stay_unanswered_are_unavailable(tmp_path: Path) -> None:
     async with served_by(tmp_path / "e.sock", lambda _: None, deadline_seconds=0.05) as client:
-        for question in (client.status(), client.count_tokens(prompt="x")):
+        for question in (client.status(), client.count_tokens(CountTokens("", prompt="x"))):
             with pytest.raises(Unavailable, match=r"did not answer within 0\.05 s"):
                 await question
 
@@ -268,10 +280,10 @@ async def test_what_the_engine_does_not_read_is_not_kept_without_a_bound(
 
     path = tmp_path / "e.sock"
     async with await asyncio.start_unix_server(serve, path), EngineClient(path) as client:
-        first = asyncio.create_task(client.count_tokens(prompt="x" * 2_000_000))
+        first = asyncio.create_task(client.count_tokens(CountTokens("", prompt="x" * 2_000_000)))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await client.count_tokens(prompt="y")
+            await client.count_tokens(CountTokens("", prompt="y"))
         reads.set()
         with pytest.raises(Unavailable, match="ended during this request"):
             await first
@@ -292,7 +304,7 @@ async def test_a_prefix_is_cached_for_its_payer_and_probes_have_the_models_size(
     assert (len(chunks[-1].probe.answer), chunks[-1].probe.error) == (64, None)
     (*_, last) = [chunk async for chunk in client.generate(replace(request, probe_error=True))]
     assert (len(last.probe.answer), len(last.probe.error)) == (64, 64)
-    assert (await client.count_tokens(chat)).max_context == 512
+    assert (await client.count_tokens(CountTokens("", chat))).max_context == 512
     assert await client.active_adapters() == [f"0x{served_adapter.digest}"]
 
 
@@ -328,8 +340,9 @@ async def test_a_schema_and_logprobs_go_together(client: EngineClient) -> None:
 
 
 async def test_raw_text_is_continued_without_a_chat_template(client: EngineClient) -> None:
-    size = await client.count_tokens(prompt="Once upon")
-    assert size.num_tokens < (await client.count_tokens((Message("user", "Once upon"),))).num_tokens
+    size = await client.count_tokens(CountTokens("", prompt="Once upon"))
+    chat = await client.count_tokens(CountTokens("", (Message("user", "Once upon"),)))
+    assert size.num_tokens < chat.num_tokens
     request = Generate("c", prompt="Once upon", sampling=Sampling(max_tokens=2))
     chunks = [chunk async for chunk in client.generate(request)]
     assert chunks[-1].prompt_tokens == size.num_tokens

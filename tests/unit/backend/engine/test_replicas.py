@@ -9,7 +9,7 @@ from backend.domain.errors import Overloaded, Unavailable
 from backend.engine.replicas import ReplicaLimits, Replicas
 from backend.engine.routing import LOAD_FACTOR, place, ranked
 from backend.ports.engine import AdapterUnavailable
-from inference.protocol import AdapterRef, Chunk, Generate, TokenCount
+from inference.protocol import AdapterRef, Chunk, CountTokens, Generate, TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -136,7 +136,7 @@ def test_a_replica_that_is_down_costs_no_request_that_it_has_not_begun() -> None
         engines["a"].error = Unavailable("down")
         for i in range(20):
             assert await text(replicas, Generate(str(i), prompt="x", adapter=adapter(i))) != "a"
-        assert (await replicas.count_tokens(prompt="x")).num_tokens == 1
+        assert (await replicas.count_tokens(CountTokens("", prompt="x"))).num_tokens == 1
         engines["a"].error = None
         for _ in range(150):  # the watchdog asks it again
             if all(each.is_up for each in replicas._replicas):

@@ -26,6 +26,7 @@ from inference.protocol import (
     AdapterRef,
     BlendPart,
     Chunk,
+    CountTokens,
     Function,
     Generate,
     JsonSchema,
@@ -103,7 +104,7 @@ def test_cached_tokens_come_with_the_last_chunk(
 
 
 def test_counts_are_of_the_servers_tokenizer(run: Callable[..., Any]) -> None:
-    found = run(lambda engine: engine.count_tokens([Message("user", "hello")]))
+    found = run(lambda engine: engine.count_tokens(CountTokens("", (Message("user", "hello"),))))
     assert (found.num_tokens, found.max_context) == (8, 512)
 
 
@@ -367,7 +368,7 @@ def test_a_server_that_refuses_this_client_is_unavailable(
 def test_a_server_that_is_down_is_unavailable(adapters: VllmAdapters, served_model: Path) -> None:
     async def use() -> None:
         await VllmEngine("http://127.0.0.1:1", adapters, read_answer_parts(served_model)).count_tokens(
-            prompt="x"
+            CountTokens("", prompt="x")
         )
 
     with pytest.raises(Unavailable, match="does not answer"):
