@@ -41,13 +41,14 @@ def product_arithmetic(cpu: Cpu) -> Arithmetic | None:
     AMX multiplies tiles far faster than memory delivers weights. Without it, oneDNN uses AVX-512's
     instruction for pairs of bfloat16. Intel's cores run that at a quarter of the rate of fused
     multiply-adds, which compute half as many products, so widened floats are twice as fast; AMD's cores run
-    both at the same rate. The rule depends on the vendor and not on a measurement, because the three round
-    differently: a machine must not change its answers between starts.
+    both at the same rate. With AVX2 alone oneDNN has no products of bfloat16. The rule depends on the vendor
+    and not on a measurement, because the three round differently: a machine must not change its answers
+    between starts.
     """
     if "amx_bf16" in cpu.features:
         return "tiled"
     if "avx512f" not in cpu.features:
-        return None
+        return "widened" if {"avx2", "fma"} <= cpu.features else None
     is_paired = cpu.vendor == "AuthenticAMD" and "avx512_bf16" in cpu.features
     return "paired" if is_paired else "widened"
 

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from inference.kernels.int8 import Int8Weight
 
 _Pointer, _Index = ctypes.c_void_p, ctypes.c_int64
-_PANEL = 32  # adjacent outputs in a packed weight, kPanel in panels.h
 _DEPTH: dict[Arithmetic, int] = {"widened": 1, "paired": 2, "tiled": 32}  # inputs per step, kDepth there
-_INT8_OUTPUTS = 8 * _PANEL  # bytes, Int8Outputs in int8.h
+_INT8_OUTPUT_BYTES = 8  # of each output's scale and offset, Int8Outputs in int8.h
 _NONE = (ctypes.c_byte * 0)()
 
 
@@ -39,6 +38,8 @@ class _Products:
             *(_Pointer, _Index, _Pointer, _Index, _Pointer),
         )
         self.multiply.restype = None
+        library.panel_outputs.restype = _Index
+        self._panel = library.panel_outputs()
         self._memory = LargePages()
 
 
@@ -53,7 +54,7 @@ class Bfloat16Products(_Products):
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> NativeLinear:
         out, width = weight.shape
-        shape = -(-out // _PANEL), -(-width // self._depth) * self._depth, _PANEL
+        shape = -(-out // self._panel), -(-width // self._depth) * self._depth, self._panel
         packed = self._memory.zeros(shape, weight.dtype)
         self._pack(address_of(weight), out, width, address_of(packed))
         return NativeLinear(self, packed, bias, width, out)
@@ -71,7 +72,7 @@ class Int8Products(_Products):
 
     def projection(self, weight: Int8Weight, bias: Tensor | None) -> NativeLinear:
         out, padded = weight.values.shape
-        shape = -(-out // _PANEL), padded * _PANEL + _INT8_OUTPUTS
+        shape = -(-out // self._panel), (padded + _INT8_OUTPUT_BYTES) * self._panel
         packed = self._memory.zeros(shape, torch.int8)
         self._pack(address_of(weight.values), address_of(weight.scales), out, padded, address_of(packed))
         return NativeLinear(self, packed, bias, weight.width, out)

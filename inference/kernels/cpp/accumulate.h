@@ -7,12 +7,8 @@
 
 namespace loraledger {
 
-// Vectors of sums that stay in registers, of which AVX-512 has 32; elsewhere a vector takes several.
-#ifdef __AVX512F__
-constexpr Index kMaxSums = 16;
-#else
-constexpr Index kMaxSums = 4;
-#endif
+// Vectors of sums that stay in registers, of which AVX-512 has 32 and AVX2 16.
+constexpr Index kMaxSums = kLanes;
 
 // A vector's place in each of some lines: at `first` in the first one, `stride` further in the next.
 template <class T>

@@ -126,8 +126,8 @@ class RunningSoftmax {
 
    private:
     static Ints is_visible(Index i, Index low, Index high) {
-        static constexpr Ints kOrder = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        const Ints places = kOrder + static_cast<std::int32_t>(i);
+        Ints places;
+        for (Index lane = 0; lane < kLanes; ++lane) places[lane] = static_cast<std::int32_t>(i + lane);
         return (places >= static_cast<std::int32_t>(low)) & (places < static_cast<std::int32_t>(high));
     }
 

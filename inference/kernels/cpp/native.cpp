@@ -3,8 +3,8 @@
 // implemented for bfloat16 only, on the CPUs that `cpu.py` selects; otherwise oneDNN computes them.
 //
 // Portable C++ with the vector types of GCC and Clang, for any CPU that the compiler supports. Intrinsics are used only
-// where AVX-512 has an instruction that compilers do not select consistently: fused multiply-add, products and rounding
-// of bfloat16. The order of a row's sum depends only on the row's length, so a token's result does not depend on the
+// where AVX2 or AVX-512 has an instruction that compilers do not select consistently: fused multiply-add, products and
+// rounding of bfloat16. The order of a row's sum depends only on the row's length, so a token's result does not depend on the
 // other tokens of the batch.
 
 #include "attention.h"
@@ -70,6 +70,9 @@ LORALEDGER_KERNELS(Bfloat16, bfloat16)
 
 LORALEDGER_ATTENTION(float, Vectors<Single>, float32)
 LORALEDGER_ATTENTION(Bfloat16, Vectors<Single>, bfloat16)
+
+// Outputs of a panel, which depends on the width of vectors.
+extern "C" Index panel_outputs() { return kPanel; }
 
 #define LORALEDGER_PACK(ARITHMETIC, NAME)                                                                              \
     extern "C" void pack_##NAME(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {                       \

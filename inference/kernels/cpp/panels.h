@@ -132,8 +132,8 @@ template <class Arithmetic>
 struct Vectors : Arithmetic {
     using Element = typename Arithmetic::Element;
     using Weight = typename Arithmetic::Weight;
-    // Two sums per row: with two vectors of weights and one of states, 27 of 32 registers.
-    static constexpr Index kTileRows = 12;
+    // Two sums per row: with two vectors of weights and one of states, 27 of AVX-512's 32 registers, or 15 of AVX2's 16.
+    static constexpr Index kTileRows = kLanes == 16 ? 12 : 6;
 
     // `result` [num_rows, out] from a panel's first output on, of at most kTileRows rows.
     template <class Result>

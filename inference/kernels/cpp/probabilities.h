@@ -15,7 +15,7 @@ constexpr Index kLogitBlock = 16 * kLanes;
 // among them.
 class LargestElements {
    public:
-    static constexpr Index kMaxSize = kLanes;
+    static constexpr Index kMaxSize = 16;
 
     explicit LargestElements(Index size) : size_(size) {
         std::fill_n(values_, kMaxSize, -std::numeric_limits<float>::infinity());
@@ -85,10 +85,12 @@ void top_probabilities_of_row(const T* row, Index width, Index count, float* pro
         for (Index i = 0; i < size; i += kLanes) sums += exp_of_negative(load(block + i) - origin);
         total += sums;
     }
-    const Floats values = load(found.values());
-    const Floats shares = exp_of_negative(values - peak) / sum(total);
-    const Floats missing = broadcast(peak == kLowest ? std::numeric_limits<float>::quiet_NaN() : 0.0f) * sum(total);
-    store(values == kLowest ? missing : shares, probabilities, count);
+    const float sum_of_row = sum(total);
+    const Floats missing = broadcast(peak == kLowest ? std::numeric_limits<float>::quiet_NaN() : 0.0f) * sum_of_row;
+    for_each_vector(count, [&](Index i, Index lanes) {
+        const Floats values = load(found.values() + i), shares = exp_of_negative(values - peak) / sum_of_row;
+        store(values == kLowest ? missing : shares, probabilities + i, lanes);
+    });
     std::copy_n(found.places(), count, places);
 }
 

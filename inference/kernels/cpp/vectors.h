@@ -1,4 +1,4 @@
-// Vectors of sixteen floats, loaded from and stored to rows of float or bfloat16.
+// Vectors of floats as wide as the CPU's registers, loaded from and stored to rows of float or bfloat16.
 #pragma once
 
 #include <cmath>
@@ -6,7 +6,8 @@
 #include <cstring>
 #include <initializer_list>
 
-#ifdef __AVX512F__
+#if defined(__AVX2__) && defined(__FMA__)
+#define LORALEDGER_AVX2  // every CPU with AVX-512 has both
 #include <immintrin.h>
 #endif
 
@@ -27,7 +28,12 @@ inline float widen(Bfloat16 value) {
     return result;
 }
 
+// GCC keeps vectors wider than a register in memory.
+#ifdef __AVX512F__
 constexpr Index kLanes = 16;
+#else
+constexpr Index kLanes = 8;
+#endif
 
 typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef std::int32_t Ints __attribute__((vector_size(kLanes * 4)));
@@ -38,14 +44,20 @@ typedef std::uint16_t Halves __attribute__((vector_size(kLanes * 2)));
 inline Words widen(Halves bits) {
 #ifdef __AVX512F__
     return reinterpret_cast<Words>(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(bits)));
+#elif defined(LORALEDGER_AVX2)
+    return reinterpret_cast<Words>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(bits)));
 #else
     return __builtin_convertvector(bits, Words);
 #endif
 }
 
+// Of words that fit.
 inline Halves narrow(Words bits) {
 #ifdef __AVX512F__
     return reinterpret_cast<Halves>(_mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(bits)));
+#elif defined(LORALEDGER_AVX2)
+    const __m256i whole = reinterpret_cast<__m256i>(bits);
+    return reinterpret_cast<Halves>(_mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1)));
 #else
     return __builtin_convertvector(bits, Halves);
 #endif
@@ -88,17 +100,24 @@ inline Floats multiply_add(Floats a, Floats b, Floats c) {
 #ifdef __AVX512F__
     return reinterpret_cast<Floats>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
                                                     reinterpret_cast<__m512>(c)));
+#elif defined(LORALEDGER_AVX2)
+    return reinterpret_cast<Floats>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b),
+                                                    reinterpret_cast<__m256>(c)));
 #else
     return a * b + c;
 #endif
 }
 
-// Add halves repeatedly; both variants add in the same order.
+// Add halves repeatedly; all variants add in the same order.
 inline float sum(Floats lanes) {
+#ifdef LORALEDGER_AVX2
 #ifdef __AVX512F__
     const __m512d whole = reinterpret_cast<__m512d>(lanes);
     const __m256 eight = _mm256_add_ps(_mm256_castpd_ps(_mm512_castpd512_pd256(whole)),
                                        _mm256_castpd_ps(_mm512_extractf64x4_pd(whole, 1)));
+#else
+    const __m256 eight = reinterpret_cast<__m256>(lanes);
+#endif
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
@@ -115,6 +134,11 @@ inline float sum(Floats lanes) {
 inline float largest(Floats lanes) {
 #ifdef __AVX512F__
     return _mm512_reduce_max_ps(reinterpret_cast<__m512>(lanes));
+#elif defined(LORALEDGER_AVX2)
+    const __m256 eight = reinterpret_cast<__m256>(lanes);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 #else
     float value = lanes[0];
     for (Index lane = 1; lane < kLanes; ++lane) value = lanes[lane] > value ? lanes[lane] : value;
@@ -126,6 +150,9 @@ inline float largest(Floats lanes) {
 inline std::uint32_t lanes_above(Floats lanes, float bound) {
 #ifdef __AVX512F__
     return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(lanes), _mm512_set1_ps(bound), _CMP_GT_OQ);
+#elif defined(LORALEDGER_AVX2)
+    const __m256 above = _mm256_cmp_ps(reinterpret_cast<__m256>(lanes), _mm256_set1_ps(bound), _CMP_GT_OQ);
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(above));
 #else
     std::uint32_t bits = 0;
     for (Index lane = 0; lane < kLanes; ++lane) bits |= static_cast<std::uint32_t>(lanes[lane] > bound) << lane;

@@ -19,7 +19,8 @@ PAIRS = AVX512 | {"avx512_bf16"}
         (Cpu("AuthenticAMD", AVX512), "widened"),
         (Cpu("GenuineIntel", PAIRS), "widened"),
         (Cpu("GenuineIntel", PAIRS | {"amx_bf16"}), "tiled"),
-        (Cpu("AuthenticAMD", frozenset({"avx2"})), None),
+        (Cpu("AuthenticAMD", frozenset({"avx2", "fma"})), "widened"),
+        (Cpu("GenuineIntel", frozenset({"avx2"})), None),
         (Cpu("", frozenset()), None),
     ],
 )

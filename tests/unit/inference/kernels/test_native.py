@@ -484,6 +484,8 @@ def test_products_use_the_next_best_where_the_system_keeps_the_tile_registers(
 ) -> None:
     library = load_library()
     monkeypatch.setattr(library, "may_use_tiled", lambda: False, raising=False)
+    # Compiled only for CPUs with AMX; not called here.
+    monkeypatch.setattr(library, "multiply_tiled", None, raising=False)
     monkeypatch.setattr(native, "load_library", lambda: library)
     products = NativeKernels(torch.bfloat16, cpu=Cpu("GenuineIntel", frozenset(features)))._products
     assert (None if products is None else products.multiply.__name__) == function
