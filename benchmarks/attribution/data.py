@@ -8,11 +8,14 @@ import random
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from transformers import AutoTokenizer
+
 from benchmarks.attribution.sources import SOURCES
 from workers.training.rows import encode, preamble_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
     from typing import Any
 
     from benchmarks.attribution.sources import Source
@@ -27,6 +30,16 @@ NUM_PROMPTS = 5
 NUM_SPARE = 10
 """Further rows of each contributor, at most, which gaming compares rows of an attacker with."""
 MAX_LENGTH = 256
+PLAIN_TEMPLATE = """\
+{{ bos_token }}
+{%- for message in messages if message.role != "assistant" %}
+  {%- if message.role == "system" %}{{ message.content }}
+{% else %}
+Question: {{ message.content }}
+Answer:
+{% endif %}
+{%- endfor %}"""
+"""Chat template of base models that have none: one question after the system prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,14 @@ class Study:
     def rows_of(self, contributors: Sequence[int]) -> list[Example]:
         wanted = set(contributors)
         return [row for row in self.rows if row.contribution in wanted]
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a base model, with `PLAIN_TEMPLATE` if it has no chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    return tokenizer
 
 
 def read_study(name: str, tokenizer: Any) -> Study:

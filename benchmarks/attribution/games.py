@@ -11,8 +11,6 @@ import statistics
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoTokenizer
-
 from backend.domain.money import PPM
 from benchmarks.attribution.answers import answer_losses, generate_answers
 from benchmarks.attribution.attacks import ATTACKS, Setting, split
@@ -91,7 +89,7 @@ def play(plan: Plan, num_seeds: int, emit: Emit) -> list[Played]:
 
 def _play(plan: Plan, game: Game, emit: Emit) -> Played:
     num_contributors = len(plan.study.names)
-    tokenizer = AutoTokenizer.from_pretrained(plan.base.folder, local_files_only=True)
+    tokenizer = plan.tokenizer
     honest = _train(plan, Game(HONEST, None, game.seed), plan.study.rows, emit)
     added: list[Example] = []
     influence = None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from backend.domain.attribution import (
     DISTILLED_ERROR_METHOD,
@@ -177,7 +176,7 @@ def methods(signals: StudySignals, variants: Mapping[str, Signals]) -> dict[str,
 
 def report_gaming(plan: Plan, emit: Emit) -> dict[str, Any]:
     """By method and attack, over the study's generated answers. Errors: as `read_signals`."""
-    tokenizer = AutoTokenizer.from_pretrained(plan.base.folder, local_files_only=True)
+    tokenizer = plan.tokenizer
     rows, names = plan.study.rows, plan.study.names
     variants = {
         "answers padded": padded(rows, tokenizer, names, PADDING),

@@ -71,7 +71,12 @@ def _figures(report: Report) -> str:
     return "\n".join([costs, "", *(line for study in report["studies"] for line in _study(study))])
 
 
+def _small(report: Report) -> str:
+    return "\n".join(line for study in report["small_studies"] for line in _study(study)[2:])
+
+
 def _study(study: Report) -> list[str]:
+    """The first two lines are its heading."""
     config, counts = study["config"], study["num_by_kind"]
     licences = ", ".join(sorted(set(study["contributors"].values())))
     setup = (
@@ -231,6 +236,7 @@ def _gain(each: Mapping[str, float]) -> str:
 
 _WRITERS: Mapping[str, tuple[str, str, Callable[[Report], str]]] = {
     "figures": ("studies", "bench-attribution", _figures),
+    "small": ("small_studies", "bench-attribution-gemma", _small),
     "in-sample": ("studies", "bench-attribution", _in_sample),
     "packages": ("packages", "bench-attribution-packages", _packages),
     "gaming": ("gaming", "bench-attribution", _gaming),

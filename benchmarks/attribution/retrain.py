@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backend.domain.training import TrainingConfig
-from workers.training.fit import MIDWAY_FILE, fit, lora_model
+from workers.training.fit import MIDWAY_FILE, compute_dtype, fit, lora_model
 from workers.training.folders import lock_folder
 
 if TYPE_CHECKING:
@@ -77,11 +77,14 @@ def retrain_reference(run: Run, rows: Sequence[Example], base: Base, work: Path,
 
 
 def make_model(base: Base, seed: int = CONFIG.seed) -> Any:
-    """A new LoRA model with frozen weights in bf16 on every machine, so that runs of several ones compare."""
+    """A new LoRA model. Its frozen weights are rounded to bf16 on every machine, so that runs of several ones
+    compare; they are stored and multiplied in `compute_dtype`, since a CPU without instructions for bf16
+    takes nine times as long for its products.
+    """
     model = lora_model(base.folder, replace(CONFIG, seed=seed))
     for weight in model.parameters():
         if not weight.requires_grad:
-            weight.data = weight.data.to(torch.bfloat16)
+            weight.data = weight.data.to(torch.bfloat16).to(compute_dtype())
     return model
 
 

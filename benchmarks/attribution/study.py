@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoTokenizer
 
 from benchmarks.attribution.answers import answer_losses, make_answers
-from benchmarks.attribution.data import half_subsets, read_study
+from benchmarks.attribution.data import half_subsets, open_tokenizer, read_study
 from benchmarks.attribution.retrain import (
     Base,
     Run,
@@ -50,8 +49,12 @@ class Plan:
         return Base(folder, model_name(folder))
 
     @cached_property
+    def tokenizer(self) -> Any:
+        return open_tokenizer(self.base.folder)
+
+    @cached_property
     def study(self) -> Study:
-        return read_study(self.name, AutoTokenizer.from_pretrained(self.base.folder, local_files_only=True))
+        return read_study(self.name, self.tokenizer)
 
     @property
     def work(self) -> Path:

@@ -1,23 +1,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from backend.domain.attribution import DISTILLED_METHOD, ERROR_METHOD, GRADIENT_METHOD, ROWS_METHOD
 from benchmarks.attribution.__main__ import main
-from benchmarks.attribution.data import NUM_HELD_OUT, NUM_PROMPTS
+from benchmarks.attribution.data import NUM_HELD_OUT, NUM_PROMPTS, PLAIN_TEMPLATE, encode_row, open_tokenizer
 from benchmarks.attribution.page import CHART, KEPT, MISSING, PAGE, chart, page, read, write
 from benchmarks.attribution.report import combine, report_study
-from benchmarks.attribution.retrain import Run, planned, retrained
+from benchmarks.attribution.retrain import Run, make_model, planned, retrained
 from benchmarks.attribution.study import train
 from benchmarks.attribution.truth import OtherStudy
 from tests.unit.benchmarks.attribution.support import NUM_ROWS, ignore
 from workers.training.folders import lock_folder
-from workers.training.rows import last_answer
+from workers.training.rows import last_answer, preamble_ids
 
 if TYPE_CHECKING:
     from benchmarks.attribution.study import Plan
@@ -46,7 +48,8 @@ def test_a_study_becomes_a_report_and_a_page(plan: Plan, tmp_path: Path) -> None
     assert methods[GRADIENT_METHOD]["cost"] == report["serving_cost_stage"] < 1
     write(tmp_path, report)
     assert read(tmp_path) == report
-    text = page(report)
+    text = page({**report, "small_studies": [{**found, "base_model": "larger"}]})
+    assert "larger, rank 8" in text
     assert f"**{methods[GRADIENT_METHOD]['by_kind']['generated']['lds']:.2f}**" in text
     assert chart(found).count('class="point"') == len(methods)
     assert MISSING.format("bench-attribution-games") in page(None)
@@ -91,7 +94,8 @@ def test_the_page_matches_its_report(tmp_path: Path) -> None:
     docs = Path("docs")
     report = read(docs)
     write(tmp_path, report)
-    charts = [CHART.format(study["name"]) for study in report["studies"]] if report else []
+    studies = [*report["studies"], *report.get("small_studies", [])] if report else []
+    charts = [CHART.format(study["name"]) for study in studies]
     for name in (PAGE, *((KEPT, *charts) if report else ())):
         assert (tmp_path / name).read_bytes() == (docs / name).read_bytes()
 
@@ -102,6 +106,29 @@ def test_too_few_retrainings_make_no_report(plan: Plan) -> None:
     train(replace(plan, num_subsets=2, num_repeats=0), ignore)
     with pytest.raises(ValueError, match="2 retrainings are done"):
         report_study(plan, ignore)
+
+
+def test_a_base_model_without_a_chat_template_is_asked_in_plain_text(
+    plan: Plan, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "base", ignore=shutil.ignore_patterns("chat_template*"))
+    tokenizer = open_tokenizer(tmp_path / "base")
+    row = encode_row(0, {"prompt": "What of tides?", "completion": "They turn."}, "Answers.", tokenizer)
+    prompt, answer = last_answer(row)
+    assert tokenizer.decode(prompt) == "Answers.\nQuestion: What of tides?\nAnswer:\n"
+    assert tokenizer.decode(answer) == f"They turn.{tokenizer.eos_token}"
+    assert tokenizer.decode(preamble_ids(tokenizer, "Answers.")) == "Answers.\nQuestion: "
+    assert open_tokenizer(tiny_model).chat_template == plan.tokenizer.chat_template != PLAIN_TEMPLATE
+
+
+def test_frozen_weights_have_the_precision_of_bf16_on_every_machine(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("benchmarks.attribution.retrain.compute_dtype", lambda dtype=dtype: dtype)
+        frozen = [weight for weight in make_model(plan.base).parameters() if not weight.requires_grad]
+        assert all(weight.dtype == dtype for weight in frozen)
+        assert all(torch.equal(weight, weight.bfloat16().to(dtype)) for weight in frozen)
 
 
 def test_an_unknown_option_is_refused() -> None:
