@@ -23,8 +23,7 @@ class EngineConfig:
     dtype: DType = "bfloat16"
     quantization: Quantization = "none"  # of the decoder's linear layers and head
     device: str = "cpu"
-    num_threads: int = 2  # of each rank
-    tensor_parallel: int = 1  # number of processes that share every layer
+    num_threads: int = 2
     kernels: KernelBackend = "auto"
     batch_invariant: bool = False  # a request gets the same bits in any batch, at the cost of speed
     max_context: int | None = None  # None: the limit of the model and of the KV budget
@@ -44,17 +43,13 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         limits = ("max_running", "max_waiting", "max_waiting_tokens", "max_step_tokens")
-        for name in ("num_threads", "tensor_parallel", "kv_block_size", *limits):
+        for name in ("num_threads", "kv_block_size", *limits):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.quantization == "int8" and self.device != "cpu":
             raise ValueError(f"int8 weights are served on CPUs, not on {self.device}; choose none")
-        if self.tensor_parallel > 1 and (self.device != "cpu" or self.quantization != "none"):
-            raise ValueError("tensor_parallel supports weights in 16 or 32 bits, on CPUs")
-        if self.batch_invariant and (
-            self.device != "cpu" or self.kernels == "portable" or self.tensor_parallel > 1
-        ):
-            raise ValueError("batch_invariant needs native kernels on a CPU, and one rank")
+        if self.batch_invariant and (self.device != "cpu" or self.kernels == "portable"):
+            raise ValueError("batch_invariant needs native kernels on a CPU")
         if self.max_rank > self.num_adapter_rows:
             raise ValueError(f"max_rank {self.max_rank} exceeds num_adapter_rows {self.num_adapter_rows}")
         if self.num_adapter_slots < 1 or self.num_loader_threads < 1:

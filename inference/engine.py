@@ -18,15 +18,14 @@ from inference.errors import (
     InvalidRequestError,
     OverloadedError,
 )
-from inference.executor.leader import start_ranks
 from inference.kernels.onednn import limit_caches
 from inference.kernels.threads import set_num_threads
+from inference.lora.arena import AdapterArena
 from inference.lora.host import AdapterHost
 from inference.model.base_model import base_model_digest
 from inference.model.families import read_architecture
 from inference.model.kv_cache import bytes_per_block
 from inference.model.loader import BaseWeights
-from inference.model.shards import Shard
 from inference.model.sources import model_name
 from inference.outputs import OutputProcessor, make_chunk
 from inference.probe import ProbeSums
@@ -39,6 +38,7 @@ from inference.protocol import (
     Status,
 )
 from inference.request import EmbeddingRequest, GenerationRequest
+from inference.runner import load_runner
 from inference.sampling.grammar import GrammarCompiler
 from inference.sampling.state import SamplingState, validate_sampling
 from inference.sampling.vocabulary import Vocabulary
@@ -91,7 +91,10 @@ class Engine:
         self._loaded = threading.Event()
         self._on_loaded = on_loaded
         weights = BaseWeights.open(config.model_path, self.architecture, dtype, config.quantization)
-        self._followers, arena, self._runner = start_ranks(config, weights, self.max_context, num_blocks)
+        arena = AdapterArena(
+            self.architecture, config.num_adapter_rows, config.num_adapter_slots, dtype, config.device
+        )
+        self._runner = load_runner(config, weights, arena, self.max_context, num_blocks)
         self._adapters = AdapterHost(config, weights, self.base_model_digest, arena, self._wake)
         self._prefixes = PrefixCache(
             self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
@@ -289,7 +292,6 @@ class Engine:
 
     def close(self) -> None:
         self._adapters.registry.close()
-        self._followers.close()
 
     def _wake(self) -> None:
         self._loaded.set()
@@ -347,9 +349,8 @@ class Engine:
 
 
 def _num_blocks(config: EngineConfig, architecture: Architecture, dtype: torch.dtype) -> int:
-    """The kv_blocks, each with the sum of its states, that fit into one rank's budget."""
-    shard = Shard(0, config.tensor_parallel).architecture(architecture)
-    num_bytes = bytes_per_block(shard, config.kv_block_size, dtype)
+    """The kv_blocks, each with the sum of its states, that fit into the budget."""
+    num_bytes = bytes_per_block(architecture, config.kv_block_size, dtype)
     return config.kv_budget_bytes // (num_bytes + PrefixCache.bytes_per_block(architecture.hidden_size))
 
 

@@ -131,13 +131,6 @@ class ModelNotFoundError(InferenceError):
     code = "model_not_found"
 
 
-class RankLostError(InferenceError):
-    """A rank of tensor parallelism has ended or does not respond; the engine ends too."""
-
-    code = "rank_lost"
-    is_retryable = True
-
-
 class KernelBuildError(InferenceError):
     code = "kernels_unavailable"
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from inference.executor.runner import Runner
     from inference.probe import ProbeSums
     from inference.protocol import FinishReason, ProbeStates
     from inference.request import Request
+    from inference.runner import Runner
     from inference.sampling.vocabulary import Vocabulary
     from inference.scheduling.prefix_cache import PrefixCache
     from inference.scheduling.scheduler import Scheduler

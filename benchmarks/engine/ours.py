@@ -269,13 +269,11 @@ def main() -> None:
     parser.add_argument("--num-adapter-slots", type=int, default=32)
     parser.add_argument("--num-adapter-rows", type=int, default=1024)
     parser.add_argument("--adapter-budget-bytes", type=int, default=2**30)
-    parser.add_argument("--tensor-parallel", type=int, default=1, help="ranks, which share the threads")
     options = parser.parse_args()
     reserve_stdout()
     config = EngineConfig(
         options.model,
-        num_threads=max(1, options.threads // options.tensor_parallel),
-        tensor_parallel=options.tensor_parallel,
+        num_threads=options.threads,
         quantization=options.quantization,
         kernels="native",  # "auto" could fall back to portable kernels
         batch_invariant=options.batch_invariant == "yes",

@@ -18,14 +18,15 @@ import torch
 from torch.nn import functional
 
 from inference.config import EngineConfig
-from inference.executor.layout import Span, StepLayout
-from inference.executor.runner import load_runner
 from inference.kernels.threads import set_num_threads
 from inference.lora.segments import BASE_SLOT
-from inference.model.collective import SingleRank
 from inference.model.families import read_architecture
 from inference.model.loader import BaseWeights
 from inference.model.sources import resolve_model
+from inference.probe import ProbeSums
+from inference.request import EmbeddingRequest
+from inference.runner import load_runner
+from inference.scheduling.step import ScheduledRequest, Step
 from inference.tokenization.tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from inference.executor.runner import Runner
+    from inference.runner import Runner
 
 TEXTS = Path(__file__).parents[2] / "docs"
 WINDOW = 256  # tokens
@@ -48,7 +49,7 @@ REFERENCES = ("fp32", "bf16")
 
 
 class _NoAdapters:
-    """Implements `inference.executor.runner.AdapterSource`."""
+    """Implements `inference.runner.AdapterSource`."""
 
     def for_step(self, *_: Any) -> None:
         return None
@@ -93,7 +94,7 @@ def load(model: Path, name: str, num_threads: int) -> Runner:
     config = EngineConfig(model, num_threads=num_threads, **FORMATS[name])
     architecture, dtype = read_architecture(model), getattr(torch, config.dtype)
     weights = BaseWeights.open(model, architecture, dtype, config.quantization)
-    return load_runner(config, weights, _NoAdapters(), WINDOW, 1 + _NUM_BLOCKS, SingleRank())
+    return load_runner(config, weights, _NoAdapters(), WINDOW, 1 + _NUM_BLOCKS)
 
 
 def measure(runners: Mapping[str, Runner], windows: Sequence[Sequence[int]]) -> dict[str, dict[str, float]]:
@@ -123,7 +124,16 @@ def measure(runners: Mapping[str, Runner], windows: Sequence[Sequence[int]]) -> 
 def log_probabilities(runner: Runner, token_ids: Sequence[int]) -> Tensor:
     """Of every token after each of `token_ids`, [len(token_ids), vocab] in fp32."""
     count, blocks = len(token_ids), [*range(1, 1 + _NUM_BLOCKS)]
-    hidden = runner.compute(StepLayout([*token_ids], [Span(BASE_SLOT, count, count, blocks, 0)], blocks))
+    request = EmbeddingRequest(
+        request_id="",
+        token_ids=[*token_ids],
+        num_prompt_tokens=count,
+        adapter=None,
+        probe=ProbeSums(count),
+        last_token_id=None,
+        block_table=blocks,
+    )
+    hidden = runner.forward(Step([ScheduledRequest(request, count)], fresh_blocks=blocks))
     return runner.logits(hidden, range(count), [BASE_SLOT] * count).float().log_softmax(dim=1)
 
 

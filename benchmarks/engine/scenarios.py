@@ -59,10 +59,9 @@ GROUPS = (
     *("batch", "prompts", "profile", "zipf", "cold", "registry", "shapes", "formats"),
     *("lookup", "chat", "sizes", "ranks"),
 )
-# Of the weights, and of the processes that share them: options of our engine.
+# Of the weights: options of our engine.
 FORMATS = {
     "int8": {"quantization": "int8"},
-    "three ranks": {"tensor-parallel": "3"},  # two would not divide the bundled model's nine heads
 }
 _OWN_SCENARIOS = ("base", "lora32")
 
@@ -202,7 +201,7 @@ class Suite:
             self._batches(f"{OURS} {name}", adapters, model=shape.model)
 
     def _formats(self) -> None:
-        """The batch with weights in fewer bits, and divided among three processes."""
+        """The batch with weights in fewer bits."""
         for name, options in FORMATS.items():
             self._batches(f"{OURS} {name}", self._by_scenario(), **options)
 

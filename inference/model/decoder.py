@@ -12,7 +12,6 @@ import torch
 from torch.nn import functional
 
 from inference.kernels.interface import HeadNorms, StepLayer, StepModel
-from inference.model.collective import SingleRank
 from inference.model.experts import Experts
 from inference.model.rotary import RotaryTable
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
         StepDeltas,
     )
     from inference.model.architecture import Architecture, LayerSpec
-    from inference.model.collective import Collective
     from inference.model.kv_cache import KVCache
 
 
@@ -108,14 +106,11 @@ class Decoder:
         dtype: torch.dtype,
         device: str,
         kernels: Kernels,
-        collective: Collective,
     ) -> None:
-        """`architecture` and `weights` are one rank's share; `collective` sums over all ranks."""
         self._architecture = architecture
         self._weights = weights
         self._kernels = kernels
         self._gate = activation_gate(architecture, kernels)
-        self._collective, self._sum = collective, collective.all_reduce
         self._compiled: CompiledStep | None = None
         self._rotary = [
             RotaryTable(rope, architecture.rotary_dim, max_context, dtype, device)
@@ -128,7 +123,7 @@ class Decoder:
         """Let steps on `cache`, the only one from now on, run as one call of the kernels. False where these
         do not support the decoder.
         """
-        if not self._architecture.special_features and isinstance(self._collective, SingleRank):
+        if not self._architecture.special_features:
             self._compiled = self._kernels.compile_step(self._step_model(cache))
         return self._compiled is not None
 
@@ -185,7 +180,7 @@ class Decoder:
         )
         scale, window = self._architecture.attention_scale, self._architecture.layers[index].window
         mixed = batch.attention.attend(queries, pages, scale, window)
-        return self._sum(_project(layer.o, index, "o", mixed, batch.adapters))
+        return _project(layer.o, index, "o", mixed, batch.adapters)
 
     def _mlp(
         self, index: int, mlp: DenseMlp | Experts, states: Tensor, adapters: AdapterDeltas | None
@@ -193,7 +188,7 @@ class Decoder:
         if isinstance(mlp, Experts):
             return mlp(states)
         gate_up = _project(mlp.gate_up, index, "gate_up", states, adapters)
-        return self._sum(_project(mlp.down, index, "down", self._gate(gate_up), adapters))
+        return _project(mlp.down, index, "down", self._gate(gate_up), adapters)
 
     def _step_model(self, cache: KVCache) -> StepModel:
         weights, architecture = self._weights, self._architecture

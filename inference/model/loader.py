@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from inference.config import Quantization
     from inference.kernels.interface import Kernels, Projection
     from inference.model.architecture import Architecture
-    from inference.model.collective import Collective
-    from inference.model.shards import Shard
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -83,19 +81,15 @@ def load_decoder(
     max_context: int,
     device: str,
     kernels: Kernels,
-    collective: Collective,
     *,
     batch_invariant: bool = False,
 ) -> Decoder:
-    """Load the decoder of one rank, with its share of the linear layers and all other weights.
-
-    Raises `ModelNotFoundError`, `UnsupportedModelError`.
-    """
+    """Raises `ModelNotFoundError`, `UnsupportedModelError`."""
     architecture = weights.architecture
     shape = (architecture.vocab_size, architecture.hidden_size)
     embedding = weights.tensor(_EMBEDDING, *shape).to(device)
     head = embedding if architecture.has_tied_head else weights.tensor(_HEAD, *shape).to(device)
-    loader = _LayerLoader(weights, device, collective.shard, kernels, batch_invariant=batch_invariant)
+    loader = _LayerLoader(weights, device, kernels, batch_invariant=batch_invariant)
     decoder_weights = DecoderWeights(
         embedding=embedding,
         layers=[loader.layer(index) for index in range(architecture.num_layers)],
@@ -104,20 +98,14 @@ def load_decoder(
         output_embedding=head,
     )
     weights.checkpoint.check_all_used(ignored={_HEAD} if architecture.has_tied_head else ())
-    sharded = collective.shard.architecture(architecture)
-    return Decoder(sharded, decoder_weights, max_context, weights.dtype, device, kernels, collective)
+    return Decoder(architecture, decoder_weights, max_context, weights.dtype, device, kernels)
 
 
 class _LayerLoader:
-    """Loads one rank's share of the layers."""
-
-    def __init__(
-        self, weights: BaseWeights, device: str, shard: Shard, kernels: Kernels, *, batch_invariant: bool
-    ) -> None:
+    def __init__(self, weights: BaseWeights, device: str, kernels: Kernels, *, batch_invariant: bool) -> None:
         self._weights = weights
         self._architecture = weights.architecture
         self._device = device
-        self._shard = shard
         self._kernels = kernels
         self._batch_invariant = batch_invariant
 
@@ -176,10 +164,10 @@ class _LayerLoader:
         )
 
     def _fused(self, index: int, projection: str) -> Projection:
-        weights, shard = self._weights, self._shard
+        weights = self._weights
         linears = self._architecture.projections[projection]
-        matrices = [shard.weight(linear, weights.checkpoint_weight(index, linear)) for linear in linears]
-        found = [shard.bias(linear, weights.linear_bias(index, linear)) for linear in linears]
+        matrices = [weights.checkpoint_weight(index, linear) for linear in linears]
+        found = [weights.linear_bias(index, linear) for linear in linears]
         biases = [bias for bias in found if bias is not None]
         if biases and len(biases) != len(matrices):
             raise UnsupportedModelError(f"layer {index}: only some linear layers of {projection} have a bias")

@@ -91,7 +91,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compute the same bits for a request in any batch, in bf16 too; slower",
     )
-    add("--tensor-parallel", type=int, help="number of processes that share every layer; default: 1")
     _add_limits(add)
     add("--log-format", choices=("text", "json"), default="text", help="format of log lines; default: text")
     add("--exit-with-stdin", action="store_true", default=False, help="exit when standard input closes")

@@ -14,7 +14,7 @@ def test_rank_correlation_of_known_series() -> None:
     assert spearman(rising, rising**3) == pytest.approx(1)
     assert spearman(rising, -rising) == pytest.approx(-1)
     assert spearman(rising, np.ones(4)) == 0
-    # GlooGroup 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
+    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
     assert spearman(np.array([1.0, 5.0, 5.0, 9.0]), rising) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
 
 

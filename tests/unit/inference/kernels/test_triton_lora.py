@@ -44,7 +44,7 @@ def triton_lora() -> Iterator[Any]:
 
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[list[int], list[tuple[int, int]], int, int]:
-    """GlooGroup by slot, runs of (slot, number of tokens), in_features, out_features."""
+    """Ranks by slot, runs of (slot, number of tokens), in_features, out_features."""
     ranks = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     slots = st.integers(BASE_SLOT, len(ranks) - 1)
     runs = draw(st.lists(st.tuples(slots, st.integers(1, 35)), min_size=1, max_size=6))

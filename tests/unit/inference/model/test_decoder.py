@@ -14,7 +14,6 @@ from inference.kernels.interface import Segment, SequenceSpan
 from inference.kernels.native import NativeKernels
 from inference.kernels.threads import set_num_threads
 from inference.lora.arena import AdapterArena, StepAdapters
-from inference.model.collective import SingleRank
 from inference.model.decoder import DecoderInput
 from inference.model.families import read_architecture
 from inference.model.kv_cache import KVCache
@@ -43,7 +42,7 @@ class Compiled:
         self.kernels = kernels
         self.cache = KVCache(self.architecture, NUM_BLOCKS, BLOCK_SIZE, torch.bfloat16, "cpu")
         self.plain, self.decoder = (
-            load_decoder(weights, 512, "cpu", kernels, SingleRank(), batch_invariant=False) for _ in range(2)
+            load_decoder(weights, 512, "cpu", kernels, batch_invariant=False) for _ in range(2)
         )
         assert self.decoder.compile(self.cache)
         self.arena = AdapterArena(self.architecture, NUM_ROWS, 3, torch.bfloat16, "cpu")
@@ -112,7 +111,7 @@ def test_what_the_compiled_step_does_not_know_stays_with_the_single_kernels(
     path = make_model(tmp_path, family)
     weights = BaseWeights.open(path, read_architecture(path), torch.bfloat16)
     kernels = NativeKernels(torch.bfloat16)
-    decoder = load_decoder(weights, 512, "cpu", kernels, SingleRank(), batch_invariant=False)
+    decoder = load_decoder(weights, 512, "cpu", kernels, batch_invariant=False)
     assert not decoder.compile(KVCache(weights.architecture, 4, BLOCK_SIZE, torch.bfloat16, "cpu"))
 
 

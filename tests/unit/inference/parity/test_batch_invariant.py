@@ -64,7 +64,7 @@ def test_an_answer_has_the_same_log_probabilities_alone_and_in_a_crowd(
         assert answer.logprobs == together[key].logprobs
 
 
-@pytest.mark.parametrize("others", [{"kernels": "portable"}, {"tensor_parallel": 2}, {"device": "cuda"}])
+@pytest.mark.parametrize("others", [{"kernels": "portable"}, {"device": "cuda"}])
 def test_it_is_refused_where_it_cannot_be_kept(tiny_llama: Path, others: dict[str, str | int]) -> None:
     with pytest.raises(ValueError, match="batch_invariant needs"):
         EngineConfig(tiny_llama, batch_invariant=True, **others)

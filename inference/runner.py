@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from inference.executor.layout import build_layout
 from inference.kernels.interface import SequenceSpan
 from inference.kernels.select import select_kernels
 from inference.lora.segments import BASE_SLOT
@@ -16,33 +15,23 @@ from inference.model.kv_cache import KVCache
 from inference.model.loader import load_decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
     from inference.config import EngineConfig
-    from inference.executor.layout import StepLayout
     from inference.kernels.interface import Kernels
-    from inference.model.collective import Collective
     from inference.model.decoder import AdapterDeltas, Decoder
     from inference.model.loader import BaseWeights
-    from inference.scheduling.step import Step
+    from inference.scheduling.step import ScheduledRequest, Step
 
 logger = logging.getLogger(__name__)
 
 
 def load_runner(
-    config: EngineConfig,
-    weights: BaseWeights,
-    adapters: AdapterSource,
-    max_context: int,
-    num_blocks: int,
-    collective: Collective,
-    announce: Callable[[StepLayout], None] = lambda _: None,
+    config: EngineConfig, weights: BaseWeights, adapters: AdapterSource, max_context: int, num_blocks: int
 ) -> Runner:
-    """Load one rank's share of the model. `announce` is documented at `Runner`. Raises
-    `ModelNotFoundError`, `UnsupportedModelError`.
-    """
+    """Load the model. Raises `ModelNotFoundError`, `UnsupportedModelError`."""
     kernels = select_kernels(
         config.kernels,
         weights.dtype,
@@ -54,12 +43,11 @@ def load_runner(
         features = ", ".join(weights.architecture.special_features)
         logger.warning("slower: %s has %s, in plain torch", weights.architecture.family, features)
     decoder = load_decoder(
-        weights, max_context, config.device, kernels, collective, batch_invariant=config.batch_invariant
+        weights, max_context, config.device, kernels, batch_invariant=config.batch_invariant
     )
-    architecture = collective.shard.architecture(weights.architecture)
-    cache = KVCache(architecture, num_blocks, config.kv_block_size, weights.dtype, config.device)
+    cache = KVCache(weights.architecture, num_blocks, config.kv_block_size, weights.dtype, config.device)
     decoder.compile(cache)
-    return Runner(decoder, cache, adapters, kernels, announce)
+    return Runner(decoder, cache, adapters, kernels)
 
 
 class AdapterSource(Protocol):
@@ -79,41 +67,24 @@ class AdapterSource(Protocol):
 
 
 class Runner:
-    """Computes steps with one rank's share of the model."""
+    """Computes steps on the device."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        cache: KVCache,
-        adapters: AdapterSource,
-        kernels: Kernels,
-        announce: Callable[[StepLayout], None] = lambda _: None,
-    ) -> None:
-        """`announce` is called with the layout of each step before it is computed, to start it on other
-        ranks.
-        """
+    def __init__(self, decoder: Decoder, cache: KVCache, adapters: AdapterSource, kernels: Kernels) -> None:
         self._decoder = decoder
         self._cache = cache
         self._adapters = adapters
         self._kernels = kernels
         self._device = cache.device
-        self._announce = announce
 
+    @torch.inference_mode()
     def forward(self, step: Step) -> Tensor:
         """Final hidden states [num_tokens, hidden], in the order of `step.scheduled`.
 
         Sorts `step.scheduled` by slot, so that requests of one adapter form one segment.
         """
         step.scheduled.sort(key=lambda entry: entry.request.slot)
-        layout = build_layout(step)
-        self._announce(layout)
-        return self.compute(layout)
-
-    @torch.inference_mode()
-    def compute(self, layout: StepLayout) -> Tensor:
-        """Final hidden states [num_tokens, hidden]."""
-        self._cache.scrub(layout.fresh_blocks)
-        return self._decoder.forward(self._inputs(layout), self._cache)
+        self._cache.scrub(step.fresh_blocks)
+        return self._decoder.forward(self._inputs(step), self._cache)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor, rows: Sequence[int], slots: Sequence[int]) -> Tensor:
@@ -133,29 +104,38 @@ class Runner:
         """Largest value and its index in each row of `logits` [n, vocab]: [n] and [n]."""
         return self._kernels.argmax(logits)
 
-    def _inputs(self, layout: StepLayout) -> DecoderInput:
+    def _inputs(self, step: Step) -> DecoderInput:
+        """The tokens of all requests, concatenated without padding."""
+        token_ids: list[int] = []
         positions: list[int] = []
         kv_slots: list[int] = []
         spans: list[SequenceSpan] = []
         size = self._cache.block_size
-        for _, num_tokens, end, table, _ in layout.spans:
-            spans.append(SequenceSpan(len(positions), num_tokens, end, table))
-            span_positions = range(end - num_tokens, end)
-            positions += span_positions
-            kv_slots += [table[position // size] * size + position % size for position in span_positions]
+        for entry in step.scheduled:
+            request, table = entry.request, entry.request.block_table
+            start, end = request.num_computed, request.num_computed + entry.num_rows
+            spans.append(SequenceSpan(len(positions), entry.num_rows, end, table))
+            token_ids += request.token_ids[start : start + entry.num_tokens] + entry.proposal
+            positions += range(start, end)
+            kv_slots += [table[position // size] * size + position % size for position in range(start, end)]
+        adapter_spans = _adapter_spans(step.scheduled)
         return DecoderInput(
-            token_ids=torch.tensor(layout.token_ids, device=self._device),
+            token_ids=torch.tensor(token_ids, device=self._device),
             positions=torch.tensor(positions, device=self._device),
             kv_slots=torch.tensor(kv_slots, device=self._device),
             attention=self._kernels.attention_batch(spans),
-            adapters=self._adapters.for_step(_adapter_spans(layout), len(positions), self._kernels),
+            adapters=self._adapters.for_step(adapter_spans, len(positions), self._kernels),
         )
 
 
-def _adapter_spans(layout: StepLayout) -> Iterator[tuple[int, int]]:
-    """(slot, num_tokens) in the order of the batch."""
-    for span in layout.spans:
-        if span.num_base:
-            yield BASE_SLOT, span.num_base
-        if span.num_base < span.num_tokens:
-            yield span.slot, span.num_tokens - span.num_base
+def _adapter_spans(scheduled: Iterable[ScheduledRequest]) -> Iterator[tuple[int, int]]:
+    """(slot, num_tokens) in the order of the batch. An activated adapter leaves the prompt before its
+    invocation to the base model.
+    """
+    for entry in scheduled:
+        request = entry.request
+        num_base = min(entry.num_tokens, max(0, (request.num_base_tokens or 0) - request.num_computed))
+        if num_base:
+            yield BASE_SLOT, num_base
+        if num_base < entry.num_rows:
+            yield request.slot, entry.num_rows - num_base
