@@ -15,7 +15,7 @@ import msgspec
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
-from backend.ports.engine import InvalidSchema, InvalidToolSchema, UnsupportedReasoning
+from backend.ports.engine import EngineUnreachable, InvalidSchema, InvalidToolSchema, UnsupportedReasoning
 from inference.protocol import (
     MAX_EMBED_ITEMS,
     Abort,
@@ -181,7 +181,7 @@ class _Connection:
         try:
             return cls(*await asyncio.open_unix_connection(path))
         except OSError as error:
-            raise _unavailable(f"nothing answers on {path}") from error
+            raise _unavailable(f"nothing answers on {path}", EngineUnreachable) from error
 
     @asynccontextmanager
     async def events(self, command: Command) -> AsyncIterator[asyncio.Queue[Event | None]]:
@@ -250,8 +250,8 @@ async def _next(events: asyncio.Queue[Event | None], expected: type[E]) -> E:
     return event
 
 
-def _unavailable(reason: str) -> Unavailable:
-    return Unavailable(
+def _unavailable(reason: str, kind: type[Unavailable] = Unavailable) -> Unavailable:
+    return kind(
         f"the inference engine is not available: {reason}; try again shortly",
         details={"code": "engine_unavailable"},
     )

@@ -1,8 +1,8 @@
 """Several engines as one: implements `backend.ports.engine.Engine` over replicas of one base model.
 
 A request goes to the replica of its adapter (`backend.engine.routing`), so that each replica keeps its own
-part of the adapters in memory. A replica that fails costs the requests that it was answering, and no others.
-All methods run on one event loop.
+part of the adapters in memory. A replica that fails costs the requests that it was answering, and no others;
+a request that fails costs no replica. A single engine is one replica. All methods run on one event loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import DomainError, InvalidInput, Overloaded, Unavailable
 from backend.engine.metric_texts import merge
 from backend.engine.routing import LOAD_FACTOR, place, ranked
-from backend.ports.engine import AdapterUnavailable
+from backend.ports.engine import EngineUnreachable
 from inference.protocol import Generate, Sampling
 
 if TYPE_CHECKING:
@@ -30,14 +30,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
-MAX_DOWN_SECONDS = 15.0
+"""Time between two questions to a replica that is down."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLimits:
     """`stall_seconds`: a replica that answers none of its requests for so long is asked for one token, and
-    given up if that takes `probe_seconds` too. A replica that failed is asked again after a second, and then
-    after twice the time, up to `MAX_DOWN_SECONDS`.
+    given up if that takes `probe_seconds` too. One that fails at a request is asked at once.
     """
 
     stall_seconds: float = 60.0
@@ -51,15 +50,12 @@ class _Replica:
     engine: Engine
     load: int = 0
     progress_at: float = 0.0
-    num_failures: int = 0
-    retry_at: float = 0.0
+    is_up: bool = True
+    is_doubted: bool = False
+    """It failed at a request, which may be the request's fault."""
     waits: set[asyncio.Timeout] = field(default_factory=set)
     """Of the requests that wait for their next chunk."""
     probe: asyncio.Task[None] | None = None
-
-    @property
-    def is_up(self) -> bool:
-        return not self.num_failures
 
     def forget_probe(self, _ended: asyncio.Task[None]) -> None:
         self.probe = None
@@ -92,13 +88,15 @@ class Replicas:
         await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
 
     async def count_tokens(self, request: CountTokens) -> TokenCount:
-        """By the replica with the least load."""
+        """By the replica with the least load, or the next one if that fails."""
+        last = _none_left()
         for replica in sorted(self._candidates(), key=lambda each: each.load):
             try:
                 return await replica.engine.count_tokens(request)
             except Unavailable as error:
                 self._failed(replica, error)
-        raise _none_left()
+                last = error
+        raise last
 
     async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
         """Stream an answer. A replica that fails before the first chunk is replaced by the next one. Later
@@ -140,7 +138,9 @@ class Replicas:
         return list(dict.fromkeys(digest for each in lists for digest in each))
 
     async def metrics(self, deadline_seconds: float) -> str:
-        """The metrics of the replicas that answer, with the label `replica`."""
+        """The metrics of the replicas that answer, with the label `replica` if there are several."""
+        if len(self._replicas) == 1:
+            return await self._replicas[0].engine.metrics(deadline_seconds)
         found = await asyncio.gather(
             *(replica.engine.metrics(deadline_seconds) for replica in self._replicas), return_exceptions=True
         )
@@ -190,29 +190,32 @@ class Replicas:
                 finally:
                     replica.waits.discard(wait)
         except TimeoutError as error:
-            raise _unavailable(f"engine {replica.name} does not respond") from error
+            raise _unavailable("it does not respond") from error
 
     def _failed(self, replica: _Replica, error: Unavailable) -> None:
-        """An engine with a full queue is up: others may have room. So is one that cannot load an adapter:
-        a broken adapter must not take engines from the others.
+        """After a failure that may be the request's own, the watchdog finds out: neither a broken adapter nor
+        a prompt that a server fails at may take engines from the others. A full queue is no failure.
         """
-        if isinstance(error, Overloaded | AdapterUnavailable) or not replica.is_up:
+        if isinstance(error, Overloaded) or not replica.is_up:
             return
-        log.warning("engine %s is down: %s", replica.name, error)
-        self._postpone(replica)
+        if isinstance(error, EngineUnreachable):
+            self._lose(replica, _cause(error))
+        else:
+            log.warning("engine %s failed at a request: %s", replica.name, _cause(error))
+            replica.is_doubted = True
         self._start_watching()
 
-    def _postpone(self, replica: _Replica) -> None:
-        """The next probe of a replica that is down."""
-        replica.num_failures += 1
-        replica.retry_at = _now() + min(MAX_DOWN_SECONDS, 2.0 ** (replica.num_failures - 1))
+    def _lose(self, replica: _Replica, reason: str) -> None:
+        if replica.is_up:
+            log.warning("engine %s is down: %s", replica.name, reason)
+        replica.is_up = False
 
     def _start_watching(self) -> None:
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._watch_all(), name="engine-watchdog")
 
     async def _watch_all(self) -> None:
-        while any(each.load or not each.is_up for each in self._replicas):
+        while any(each.load or each.is_doubted or not each.is_up for each in self._replicas):
             for replica in self._replicas:
                 if replica.probe is None and self._needs_probe(replica):
                     replica.probe = asyncio.create_task(self._probe(replica))
@@ -220,8 +223,8 @@ class Replicas:
             await asyncio.sleep(WATCH_SECONDS)
 
     def _needs_probe(self, replica: _Replica) -> bool:
-        if not replica.is_up:
-            return _now() >= replica.retry_at
+        if replica.is_doubted or not replica.is_up:
+            return True
         return bool(replica.load) and _now() - replica.progress_at > self._limits.stall_seconds
 
     async def _probe(self, replica: _Replica) -> None:
@@ -234,26 +237,30 @@ class Replicas:
                         pass
         except Overloaded:
             self._works(replica)  # it answers, and its requests wait for their turns
-        except (TimeoutError, Unavailable):
-            if replica.is_up:
-                self._failed(replica, _unavailable("it generates no token"))
-            else:
-                self._postpone(replica)
+        except (TimeoutError, Unavailable) as error:
+            reason = "it generates no token" if isinstance(error, TimeoutError) else _cause(error)
+            self._lose(replica, reason)
             for wait in list(replica.waits):
                 wait.reschedule(_now())
         except DomainError:
             log.exception("engine %s refuses the watchdog's request", replica.name)
+            self._works(replica)
         else:
             self._works(replica)
 
     def _works(self, replica: _Replica) -> None:
         if not replica.is_up:
             log.info("engine %s is up", replica.name)
-        replica.num_failures, replica.progress_at = 0, _now()
+        replica.is_up, replica.is_doubted, replica.progress_at = True, False, _now()
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _cause(error: Exception) -> str:
+    """For the log: addresses and folders are left out of messages, which reach the API's clients."""
+    return repr(error.__cause__) if error.__cause__ is not None else str(error)
 
 
 def _none_left() -> Unavailable:

@@ -17,9 +17,9 @@ import msgspec
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
-from backend.engine.vllm_answer import AnswerReader, Part, unreadable
+from backend.engine.vllm_answer import AnswerReader, Part, failure
 from backend.engine.vllm_request import check_prompt, check_request, completion_body, prompt_body
-from backend.ports.engine import AdapterUnavailable, InvalidSchema
+from backend.ports.engine import EngineUnreachable, InvalidSchema
 from inference.errors import InvalidSchemaError, UnsupportedModelError
 from inference.protocol import Chunk, TokenCount
 
@@ -162,7 +162,7 @@ class VllmEngine:
         async with self._stream(body) as response:
             async for line in response.aiter_lines():
                 if line.startswith(_EVENT) and line != _EVENT + _END:
-                    yield _part(line.removeprefix(_EVENT), request)
+                    yield _part(line.removeprefix(_EVENT))
 
     @contextlib.asynccontextmanager
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
@@ -214,8 +214,9 @@ class VllmEngine:
             yield
         except httpx.RequestError as error:
             self._base = None  # the server may restart with another model
-            log.warning("%s does not answer: %r", self._url, error)
-            raise _unavailable("its server does not answer") from error
+            is_unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            kind = EngineUnreachable if is_unreachable else Unavailable
+            raise _unavailable("its server does not answer", kind) from error
 
     def _refusal(self, status: int, content: bytes) -> DomainError:
         """Messages reach the API's clients, so addresses and folders are in the log alone."""
@@ -228,10 +229,7 @@ class VllmEngine:
                 self._url,
                 message,
             )
-            return AdapterUnavailable(
-                "the inference engine does not find the adapter; try again shortly",
-                details={"code": "engine_unavailable"},
-            )
+            return _unavailable("its server does not find the adapter")
         if status in _OVERLOADED:
             return Overloaded(f"vLLM is overloaded: {message}", details={"code": "overloaded"})
         if status in _REFUSED:
@@ -256,11 +254,12 @@ def _decode(content: bytes, kind: type[T]) -> T:
         raise _unavailable(f"what its server answers cannot be decoded: {error}") from error
 
 
-def _part(event: str, request: Generate) -> Part:
+def _part(event: str) -> Part:
     try:
         part = msgspec.json.decode(event, type=Part)
     except msgspec.MsgspecError as error:
-        raise unreadable(request, f"sent an event that cannot be decoded: {error}") from error
+        # It may be the adapter's fault: weights that overflow make log-probabilities NaN, no number of JSON.
+        raise failure(f"sent an event that cannot be decoded: {error}") from error
     if part.error is not None:
         raise _unavailable(f"vLLM ended the answer: {part.error.message}")
     return part
@@ -274,8 +273,8 @@ def _message(content: bytes) -> str:
         return content[:200].decode(errors="replace")
 
 
-def _unavailable(reason: str) -> Unavailable:
-    return Unavailable(
+def _unavailable(reason: str, kind: type[Unavailable] = Unavailable) -> Unavailable:
+    return kind(
         f"the inference engine is not available: {reason}; try again shortly",
         details={"code": "engine_unavailable"},
     )

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from backend.domain.adapter_files import CONFIG_FILE
-from backend.domain.errors import InvalidInput
-from backend.ports.engine import AdapterUnavailable
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.processes.child import Child, ChildError, module_command
 from inference.protocol import AdapterBlend, AdapterRef
 
@@ -61,7 +60,7 @@ class VllmAdapters:
     async def prepare(self, adapter: AdapterRef | AdapterBlend, base_name: str) -> None:
         """Return once `root/<digest>` is there, for a server that names its base model `base_name`.
 
-        Errors: `InvalidInput` for an adapter that is refused, `AdapterUnavailable`.
+        Errors: `InvalidInput` for an adapter that is refused, `Unavailable`.
         """
         key = adapter.digest, base_name
         folder = self._root / adapter.digest
@@ -93,11 +92,11 @@ class VllmAdapters:
             raise InvalidInput(answer["message"], "model", {"code": answer["code"]})
 
     def _make_room(self) -> None:
-        """Delete the blends that were used least recently. Errors: `AdapterUnavailable` if all are in use."""
+        """Delete the blends that were used least recently. Errors: `Unavailable` if all are in use."""
         blends = sorted((folder.stat().st_mtime, folder) for folder in self._blends())
         for used_at, folder in blends[: max(0, len(blends) - MAX_BLENDS + 1)]:
             if used_at > time.time() - BLEND_SECONDS:
-                raise AdapterUnavailable(
+                raise Unavailable(
                     f"{MAX_BLENDS} different blends were used within the last hour, and no more are kept: "
                     "use one of them, or try again later"
                 )
@@ -116,9 +115,7 @@ class VllmAdapters:
             answer: dict[str, str] = child.receive(EXPORT_SECONDS)
         except ChildError as error:
             self._end_child()
-            raise AdapterUnavailable(
-                f"the process that verifies adapters failed: {error}; try again"
-            ) from error
+            raise Unavailable(f"the process that verifies adapters failed: {error}; try again") from error
         return answer
 
     def _running_child(self) -> Child:

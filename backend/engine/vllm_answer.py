@@ -9,7 +9,6 @@ from msgspec import Meta, Struct
 
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.engine.output_rows import TOP_TOKENS, OutputRows
-from backend.ports.engine import AdapterUnavailable
 from inference.protocol import Chunk, ProbeStates, TokenLogprob, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ class AnswerReader:
     def finished(self) -> Chunk:
         """The last chunk. Errors: `Unavailable` if the stream ended without one."""
         if self._last is None:
-            raise _ended("ended during this request")
+            raise failure("ended during this request")
         choice, logprobs, finish_reason = self._last
         return self._chunk(choice.text, choice.token_ids or [], logprobs, finish_reason)
 
@@ -164,14 +163,13 @@ class AnswerReader:
     def _logprobs(self, choice: Choice) -> list[TokenLogprobs] | None:
         """The log-probabilities that the request asks for; adds to the error vector on the way.
 
-        Errors: `unreadable` if they are not of the choice's tokens, or of no tokens of the base model.
+        Errors: `Unavailable` if they are not of the choice's tokens, or of no tokens of the base model.
         """
         try:
             return self._read_logprobs(choice)
         except (ValueError, LookupError):
             # Without its cause, which may quote the answer.
-            what = "returned log-probabilities that do not fit the answer's tokens"
-            raise unreadable(self._request, what) from None
+            raise failure("returned log-probabilities that do not fit the answer's tokens") from None
 
     def _read_logprobs(self, choice: Choice) -> list[TokenLogprobs] | None:
         if choice.logprobs is None:
@@ -212,17 +210,11 @@ def _finish_reason(choice: Choice) -> FinishReason:
         case "stop" | "length" | "abort":
             return choice.finish_reason
         case other:
-            raise _ended(f"ended an answer for the reason {other!r}")
+            raise failure(f"ended an answer for the reason {other!r}")
 
 
-def unreadable(request: Generate, what: str) -> Unavailable:
-    """The error of a server that `what`. With an adapter it may be the adapter's fault: weights that overflow
-    make log-probabilities NaN, which JSON has no number for.
-    """
-    return _ended(what, Unavailable if request.adapter_or_blend is None else AdapterUnavailable)
-
-
-def _ended(what: str, kind: type[Unavailable] = Unavailable) -> Unavailable:
-    return kind(
+def failure(what: str) -> Unavailable:
+    """The error of a server that `what`."""
+    return Unavailable(
         f"the inference engine (vLLM) {what}; try again shortly", details={"code": "engine_unavailable"}
     )

@@ -132,11 +132,8 @@ class Resources:
     def engine(self) -> Engine:
         from backend.engine.replicas import ReplicaLimits, Replicas
 
-        engines = self.engines
-        if len(engines) == 1:
-            return next(iter(engines.values()))
         stall = self.settings.engine_stall_seconds
-        return Replicas(engines, self.drained_replicas, ReplicaLimits(stall, probe_seconds=stall / 2))
+        return Replicas(self.engines, self.drained_replicas, ReplicaLimits(stall, probe_seconds=stall / 2))
 
     @cached_property
     def engines(self) -> dict[str, Engine]:

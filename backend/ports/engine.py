@@ -25,8 +25,8 @@ class UnsupportedReasoning(InvalidInput):
     """The model's chat template has no place for a reasoning effort."""
 
 
-class AdapterUnavailable(Unavailable):
-    """The engine is up and cannot serve this adapter now; other requests are served."""
+class EngineUnreachable(Unavailable):
+    """The engine accepts no connection, whatever the request. Other failures may be those of a request."""
 
 
 class Engine(Protocol):

@@ -8,7 +8,7 @@ import pytest
 from backend.domain.errors import Overloaded, Unavailable
 from backend.engine.replicas import ReplicaLimits, Replicas
 from backend.engine.routing import LOAD_FACTOR, place, ranked
-from backend.ports.engine import AdapterUnavailable
+from backend.ports.engine import EngineUnreachable
 from inference.protocol import AdapterRef, Chunk, CountTokens, Generate, TokenCount
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ class FakeEngine:
         self.hangs = False
         self.aborted: list[str] = []
         self.refused = asyncio.Event()
+        self.fails_at: str | None = None
+        """Text in the prompts at which it fails."""
+        self.probed = asyncio.Event()
 
     async def count_tokens(self, *_: Any) -> TokenCount:
         if self.error is not None:
@@ -40,6 +43,10 @@ class FakeEngine:
         if self.error is not None:
             self.refused.set()
             raise self.error
+        if request.request_id.startswith("probe"):
+            self.probed.set()
+        if self.fails_at is not None and self.fails_at in (request.prompt or ""):
+            raise Unavailable("it failed at this prompt")
         if self.hangs:
             await asyncio.Event().wait()
         self.served.append(request.request_id)
@@ -63,6 +70,15 @@ class FakeEngine:
 
 def adapter(number: int) -> AdapterRef:
     return AdapterRef(f"{number:064x}", "/nowhere")
+
+
+async def until(is_met: Callable[[], bool]) -> None:
+    """Wait for the watchdog."""
+    for _ in range(1500):
+        if is_met():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the watchdog did not act")
 
 
 async def text(replicas: Replicas, request: Generate) -> str:
@@ -133,15 +149,12 @@ def test_a_hot_adapter_uses_several_replicas_at_once() -> None:
 
 def test_a_replica_that_is_down_costs_no_request_that_it_has_not_begun() -> None:
     async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
-        engines["a"].error = Unavailable("down")
+        engines["a"].error = EngineUnreachable("down")
         for i in range(20):
             assert await text(replicas, Generate(str(i), prompt="x", adapter=adapter(i))) != "a"
         assert (await replicas.count_tokens(CountTokens("", prompt="x"))).num_tokens == 1
         engines["a"].error = None
-        for _ in range(150):  # the watchdog asks it again
-            if all(each.is_up for each in replicas._replicas):
-                break
-            await asyncio.sleep(0.1)
+        await until(lambda: all(each.is_up for each in replicas._replicas))
         names = {await text(replicas, Generate(str(i), prompt="x", adapter=adapter(i))) for i in range(20)}
         assert "a" in names
 
@@ -170,7 +183,7 @@ def test_a_full_replica_is_still_up_and_the_next_one_serves() -> None:
         with pytest.raises(Overloaded):
             await text(replicas, Generate("4", prompt="x"))
         for engine in engines.values():
-            engine.error = Unavailable("down")
+            engine.error = EngineUnreachable("down")
         with pytest.raises(Unavailable, match="down"):
             await text(replicas, Generate("5", prompt="x"))
         with pytest.raises(Unavailable, match="no engine is up"):
@@ -179,15 +192,42 @@ def test_a_full_replica_is_still_up_and_the_next_one_serves() -> None:
     run(test)
 
 
-def test_an_adapter_that_cannot_be_loaded_takes_no_replica_down() -> None:
+def test_a_request_that_fails_everywhere_takes_no_replica_down() -> None:
     async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
         for engine in engines.values():
-            engine.error = AdapterUnavailable("broken")
-        with pytest.raises(AdapterUnavailable):
-            await text(replicas, Generate("1", prompt="x", adapter=adapter(1)))
+            engine.fails_at = "bad"
+        with pytest.raises(Unavailable, match="failed at this prompt"):
+            await text(replicas, Generate("1", prompt="bad"))
+        assert all(each.is_up for each in replicas._replicas)
         for engine in engines.values():
-            engine.error = None
+            await engine.probed.wait()
+        await until(lambda: not any(each.is_doubted for each in replicas._replicas))
+        assert all(each.is_up for each in replicas._replicas)
         assert await text(replicas, Generate("2", prompt="x")) in NAMES
+
+    run(test)
+
+
+def test_a_replica_that_fails_at_each_request_is_down() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        engines["a"].fails_at = ""
+        for i in range(20):
+            assert await text(replicas, Generate(str(i), prompt="x", adapter=adapter(i))) != "a"
+        await until(lambda: [each.name for each in replicas._replicas if not each.is_up] == ["a"])
+        engines["a"].fails_at = None
+        await until(lambda: all(each.is_up for each in replicas._replicas))
+
+    run(test)
+
+
+def test_prompts_are_counted_by_the_next_replica_or_the_last_error_is_raised() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        engines["a"].error = Unavailable("no answer in 30 s")
+        assert (await replicas.count_tokens(CountTokens("", prompt="x"))).num_tokens == 1
+        for engine in engines.values():
+            engine.error = Overloaded("full")
+        with pytest.raises(Overloaded):
+            await replicas.count_tokens(CountTokens("", prompt="x"))
 
     run(test)
 

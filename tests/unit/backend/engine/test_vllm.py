@@ -15,11 +15,12 @@ import torch
 
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.engine import vllm_adapters
+from backend.engine.replicas import ReplicaLimits, Replicas
 from backend.engine.vllm import VllmEngine, check_any_server
 from backend.engine.vllm_adapters import ServedBase, VllmAdapters
 from backend.engine.vllm_answer import AnswerReader, Choice, Part, Usage, read_answer_parts
 from backend.engine.vllm_request import UNSUPPORTED
-from backend.ports.engine import AdapterUnavailable, InvalidSchema, UnsupportedReasoning
+from backend.ports.engine import EngineUnreachable, InvalidSchema, UnsupportedReasoning
 from inference.model.base_model import base_model_digest
 from inference.protocol import (
     AdapterBlend,
@@ -42,6 +43,8 @@ from tests.support.vllm import RECORDED, FakeVllm, fake_vllm
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
+
+    from backend.ports.engine import Engine
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def run(vllm: FakeVllm, adapters: VllmAdapters, served_model: Path) -> Callable[
     return run
 
 
-async def chunks_of(engine: VllmEngine, **fields: Any) -> list[Chunk]:
+async def chunks_of(engine: Engine, **fields: Any) -> list[Chunk]:
     request = Generate(**{"request_id": "r", "messages": (Message("user", "hello"),), **fields})
     return [chunk async for chunk in engine.generate(request)]
 
@@ -371,10 +374,36 @@ def test_a_server_that_is_down_is_unavailable(adapters: VllmAdapters, served_mod
             CountTokens("", prompt="x")
         )
 
-    with pytest.raises(Unavailable, match="does not answer"):
+    with pytest.raises(EngineUnreachable, match="does not answer"):
         asyncio.run(use())
     with pytest.raises(Unavailable):
         check_any_server(["http://127.0.0.1:1"], 1.0)
+
+
+def test_a_single_server_that_hangs_is_given_up_and_serves_again_when_it_answers(
+    run: Callable[..., Any], vllm: FakeVllm
+) -> None:
+    vllm.first_events = 0
+
+    async def use(engine: VllmEngine) -> list[Chunk]:
+        replicas = Replicas({vllm.url: engine}, limits=ReplicaLimits(stall_seconds=0.1, probe_seconds=0.1))
+        try:
+            with pytest.raises(Unavailable, match="does not respond") as caught:
+                await chunks_of(replicas)
+            assert caught.value.details["code"] == "engine_unavailable"
+            assert vllm.url not in caught.value.message
+            with pytest.raises(Unavailable, match="no engine is up"):
+                await chunks_of(replicas)
+            vllm.may_end.set()
+            for _ in range(1500):
+                if replicas._replicas[0].is_up:
+                    break
+                await asyncio.sleep(0.01)
+            return await chunks_of(replicas)
+        finally:
+            await replicas.close()
+
+    assert run(use)[-1].finish_reason == "length"
 
 
 def test_metrics_are_those_of_vllm_alone(run: Callable[..., Any]) -> None:
@@ -407,13 +436,13 @@ def test_an_adapter_is_verified_and_served_by_its_digest(
     assert caught.value.details["code"] == "adapter_digest_mismatch"
 
 
-def test_an_adapter_whose_answers_are_nan_blames_no_server(
+def test_an_adapter_whose_answers_are_nan_makes_no_server_unreachable(
     run: Callable[..., Any], vllm: FakeVllm, served_adapter: AdapterRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = re.sub(r'"token_logprobs":\[[^]]*\]', '"token_logprobs":[null]', RECORDED["logprobs"]["body"])
     monkeypatch.setitem(RECORDED, "nan", {"status": 200, "body": body})
     vllm.completion = "nan"
-    with pytest.raises(AdapterUnavailable, match="cannot be decoded"):
+    with pytest.raises(Unavailable, match="cannot be decoded"):
         run(lambda engine: chunks_of(engine, adapter=served_adapter, probe=True, probe_error=True))
 
 
@@ -437,11 +466,11 @@ def test_exports_that_wait_delay_nothing_else(
     asyncio.run(use())
 
 
-def test_an_adapter_that_ends_the_verifying_process_blames_no_server(
+def test_an_adapter_that_ends_the_verifying_process_is_unavailable(
     adapters: VllmAdapters, served_adapter: AdapterRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_adapters, "CHILD", "workers.no_such_module")
-    with pytest.raises(AdapterUnavailable):
+    with pytest.raises(Unavailable, match="verifies adapters failed"):
         asyncio.run(adapters.prepare(served_adapter, "base"))
 
 
@@ -456,7 +485,7 @@ def test_the_number_of_blends_on_disk_is_bounded(
         await adapters.prepare(served_adapter, "base")
         for blend in blends[:2]:
             await adapters.prepare(blend, "base")
-        with pytest.raises(AdapterUnavailable, match="2 different blends"):
+        with pytest.raises(Unavailable, match="2 different blends"):
             await adapters.prepare(blends[2], "base")
         for folder in folders[:2]:
             os.utime(folder, (0, 0))

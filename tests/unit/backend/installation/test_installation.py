@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.errors import NotFound
-from backend.engine.client import EngineClient
 from backend.engine.replicas import Replicas
 from backend.installation.installation import Installation
 from backend.settings import Settings
@@ -20,12 +19,14 @@ def test_attributors_prefer_distilled_maps_and_fall_back_to_uniform(tmp_path: Pa
 
 
 def test_own_engines_are_replicas_with_a_socket_each(tmp_path: Path) -> None:
-    assert isinstance(Installation(Settings(home=tmp_path)).engine, EngineClient)
     installation = Installation(Settings(home=tmp_path, engine_replicas=2))
-    assert isinstance(installation.engine, Replicas)
     assert list(installation.engines) == ["1", "2"]
     names = [path.name for path in installation.settings.engine_sockets]
     assert names == ["engine.sock", "engine-2.sock"]
+
+
+def test_a_single_engine_is_watched_as_a_replica(tmp_path: Path) -> None:
+    assert isinstance(Installation(Settings(home=tmp_path)).engine, Replicas)
 
 
 def test_replicas_are_drained_by_name(tmp_path: Path) -> None:
