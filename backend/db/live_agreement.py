@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, tuple_, update
 
 from backend.db.bulk import among, found_among, insert_all_absent
 from backend.db.mapping import from_row
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ONLY = 1
 """Primary key of the only row in `live_sampling`."""
 _CHUNK = 500
-"""Rows named in one statement; SQLite limits the number of its variables."""
+"""Rows read or named in one statement; SQLite limits the number of its variables."""
 _FIGURES = (Row.num_sampled, Row.num_measured, Row.num_unranked, Row.sum_ppm)
 _PENDING = select(LiveSampleRow.response_hash).where(among(LiveSampleRow.response_hash)).distinct()
 _ATTRIBUTED = (
@@ -66,10 +66,17 @@ class LiveAgreementStore:
         )
 
     def served(self, since: int, until: int) -> Iterator[tuple[int, Hash32]]:
-        """Sequence and response hash of each receipt or charge served from `since` to before `until`."""
-        query = select(ReceiptRow.sequence, ReceiptRow.response_hash)
-        rows = self._session.execute(query.where(ReceiptRow.served_at >= since, ReceiptRow.served_at < until))
-        return ((sequence, Hash32(response)) for sequence, response in rows)
+        """Sequence and response hash of each receipt or charge served from `since` to before `until`, in the
+        order of `served_at`. Reads `_CHUNK` at a time: after an outage they are any number.
+        """
+        place = tuple_(ReceiptRow.served_at, ReceiptRow.sequence)
+        columns = ReceiptRow.served_at, ReceiptRow.sequence, ReceiptRow.response_hash
+        query = select(*columns).where(ReceiptRow.served_at < until).order_by(*columns[:2]).limit(_CHUNK)
+        last = since, -1
+        while rows := self._session.execute(query.where(place > last)).all():
+            for _, sequence, response in rows:
+                yield sequence, Hash32(response)
+            last = rows[-1].served_at, rows[-1].sequence
 
     def sample(self, since: int, until: int, receipts: Sequence[int], lost_before: int) -> None:
         """Count as sampled those of these receipts, given by sequence, that are attributed: they are all that

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from array import array
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -235,9 +236,8 @@ class LiveAgreements:
     def _sample_by(self, block: BlockRef, since: int) -> None:
         with self._db.read() as tx:
             served = tx.live_agreements.served(since, block.timestamp)
-            sampled = [
-                receipt for receipt, answer in served if is_sampled(block.hash, answer, self._rate_ppm)
-            ]
+            chosen = (receipt for receipt, answer in served if is_sampled(block.hash, answer, self._rate_ppm))
+            sampled = array("q", chosen)  # 8 bytes each, however many a long outage leaves
         with self._db.begin() as tx:
             tx.live_agreements.sample(since, block.timestamp, sampled, self._now() - HELD_SECONDS)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backend.db import live_agreement
 from backend.domain.hashing import receipt_id
 from backend.domain.live_agreement import LiveAgreement
 from backend.domain.serving import NewReceipt
 from tests.support.market import Market, some_account, some_hash
 
 if TYPE_CHECKING:
+    import pytest
+
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Hash32, VersionId
     from backend.domain.receipt import SignedReceipt
@@ -66,6 +69,18 @@ def test_each_answer_is_sampled_and_measured_once(database: Database) -> None:
         assert tx.live_agreements.pending([answer for answer, _ in answers]) == set()
         by_version = tx.live_agreements.of(sorted({v for _, versions in answers for v in versions}))
     assert sum(one.num_measured for one in by_version.values()) == num_sampled
+
+
+def test_served_answers_are_read_in_pages(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    market = Market()
+    times = [10, 10, 11, 10, 11, 9, 12, 13]
+    answers = [serve(database, market, served_at)[0] for served_at in times]
+    expected = [answers[number] for number in (0, 1, 3, 2, 4, 6)]
+    for page in (1, 2, 3, 6, 7):
+        monkeypatch.setattr(live_agreement, "_CHUNK", page)
+        with database.read() as tx:
+            assert [answer for _, answer in tx.live_agreements.served(10, 13)] == expected
+            assert not list(tx.live_agreements.served(13, 13))
 
 
 def test_a_lost_sample_stays_missing_and_is_not_kept(database: Database) -> None:
