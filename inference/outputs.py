@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from inference.errors import InferenceError, NumericalError
+from inference.model.decoder import MAX_LOGIT_ROWS
 from inference.probe import ErrorProbe
 from inference.protocol import Chunk
 from inference.request import EmbeddingRequest, GenerationRequest
@@ -17,7 +18,7 @@ from inference.sampling.sampler import INVALID_TOKEN, SampledToken, sample_token
 from inference.scheduling.step import ComputedTokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -67,6 +68,11 @@ class _Run:
     request: GenerationRequest
     row: int
     proposal: list[int]
+
+    @property
+    def rows(self) -> range:
+        """The rows whose logits may be needed."""
+        return range(self.row, self.row + len(self.proposal) + 1)
 
     def is_right(self, place: int, output: Output) -> bool:
         """Whether the answer goes on with the token that is proposed in `place`."""
@@ -122,7 +128,9 @@ class OutputProcessor:
                 runs.append(_Run(request, rows.stop - 1, proposal))
             else:
                 outputs.append(self._finish_embedding(request))
-        return [*outputs, *self._extend_answers(runs, states)] if runs else outputs
+        for group in _group_by_rows(runs):
+            outputs += self._extend_answers(group, states)
+        return outputs
 
     def fail(self, request: Request, error: InferenceError) -> Failure:
         """End `request` with an error."""
@@ -161,8 +169,8 @@ class OutputProcessor:
         """Sample the next token of each run. While it is the proposed one, record the state that was computed
         for it and sample the token after it, as steps of one token each would do.
         """
-        rows = [run.row + place for run in runs for place in range(len(run.proposal) + 1)]
-        slots = [run.request.slot for run in runs for _ in range(len(run.proposal) + 1)]
+        rows = [row for run in runs for row in run.rows]
+        slots = [run.request.slot for run in runs for _ in run.rows]
         logits = self._runner.logits(states.in_model_dtype, rows, slots)
         logits_row = {row: number for number, row in enumerate(rows)}
         outputs: list[Output] = []
@@ -230,6 +238,20 @@ class OutputProcessor:
         self._remove(request)
         request.finish_reason = "stop"
         return make_chunk(request, None, "", states)
+
+
+def _group_by_rows(runs: Iterable[_Run]) -> Iterator[list[_Run]]:
+    """`runs` in order, in groups that need at most `MAX_LOGIT_ROWS` rows of logits each."""
+    group: list[_Run] = []
+    num_rows = 0
+    for run in runs:
+        num_rows += len(run.rows)
+        if num_rows > MAX_LOGIT_ROWS:
+            yield group
+            group, num_rows = [], len(run.rows)
+        group.append(run)
+    if group:
+        yield group
 
 
 def make_chunk(

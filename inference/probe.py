@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch.nn import functional
 
+from inference.model.decoder import MAX_LOGIT_ROWS
 from inference.protocol import ProbeStates
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 TOP_TOKENS = 8
 """Number of most likely tokens that an error vector includes."""
-_LOGIT_ROWS = 64  # computed at a time, because a row of logits is as wide as the vocabulary
 
 
 @dataclass(slots=True)
@@ -152,8 +152,8 @@ class ErrorProbe:
         """Add the errors of a given answer. `targets` are pairs of (position, token predicted from its
         state), `hidden` [n, hidden] the states of the positions from `start` on, under the adapter in `slot`.
         """
-        for first in range(0, len(targets), _LOGIT_ROWS):
-            chunk = targets[first : first + _LOGIT_ROWS]
+        for first in range(0, len(targets), MAX_LOGIT_ROWS):
+            chunk = targets[first : first + MAX_LOGIT_ROWS]
             rows = [position - start for position, _ in chunk]
             logits = self._head.logits(hidden, rows, [slot] * len(rows))
             likely = self._head.top_probabilities(logits, TOP_TOKENS)

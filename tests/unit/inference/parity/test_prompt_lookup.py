@@ -272,6 +272,50 @@ def test_a_copy_needs_fewer_steps(make_engine: Callable[..., Engine]) -> None:
     assert num_steps < 15
 
 
+@pytest.mark.parametrize("num_requests", [24, 70])
+def test_logits_are_computed_for_a_bounded_number_of_rows(
+    num_requests: int, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without proposals, whatever the step computes."""
+    options = {"batch_invariant": True, "kernels": "native", "max_running": num_requests}
+    looked_up, plain = (make_engine(prompt_lookup=lookup, **options) for lookup in (True, False))
+    commands = [
+        msgspec.structs.replace(
+            copying(seed=number, max_tokens=30, logit_bias={70: 100.0} if number % 4 else FEW),
+            request_id=str(number),
+        )
+        for number in range(num_requests)
+    ]
+    expected = run_all(plain, *commands)
+    counts, rows_of_steps = watch_logits(looked_up, monkeypatch)
+    found = run_all(looked_up, *commands)
+    assert max(rows_of_steps) > 64 >= max(counts)
+    assert looked_up.status().num_proposed_tokens > looked_up.status().num_accepted_tokens > num_requests
+    for key, answer in expected.items():
+        assert found[key].token_ids == answer.token_ids
+        assert probe_of(found[key]) == probe_of(answer)
+
+
+def watch_logits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
+    """The rows of each product with the head, and of each step."""
+    counts: list[int] = []
+    rows_of_steps: list[int] = []
+    logits, forward = engine._runner.logits, engine._runner.forward
+
+    def counted(hidden: torch.Tensor, rows: Sequence[int], slots: Sequence[int]) -> torch.Tensor:
+        counts.append(len(rows))
+        return logits(hidden, rows, slots)
+
+    def watched(step: Step) -> torch.Tensor:
+        if all(entry.request.num_answer_tokens for entry in step.scheduled):
+            rows_of_steps.append(step.num_tokens)
+        return forward(step)
+
+    monkeypatch.setattr(engine._runner, "logits", counted)
+    monkeypatch.setattr(engine._runner, "forward", watched)
+    return counts, rows_of_steps
+
+
 def test_a_proposal_on_which_an_adapter_overflows_changes_nothing(
     make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
