@@ -28,6 +28,8 @@ NUM_REPEATS = 12
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    if options.page:
+        return _write_page(options.page)
     # Read when torch starts its thread pools. Spinning threads would slow other processes down.
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -58,6 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if options.json:
         print(json.dumps(found, sort_keys=True, indent=1))
+    return 0
+
+
+def _write_page(folder: Path) -> int:
+    from benchmarks.attribution import page
+
+    report = page.read(folder)
+    if report is None:
+        print(f"error: {folder / page.KEPT} does not exist: run make bench-attribution", file=sys.stderr)
+        return 1
+    page.write(folder, report)
     return 0
 
 
@@ -116,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         help="retrain with attacks instead, on the first study, with this many seeds",
     )
     parser.add_argument("--docs", type=Path, help="folder for the page, its charts and its JSON")
+    parser.add_argument(
+        "--page", type=Path, metavar="DOCS", help="only write the page of this folder again, from its JSON"
+    )
     parser.add_argument(
         "--study",
         nargs="+",

@@ -174,13 +174,15 @@ def _attribute(
     from dattri_llm.gradient import ops
     from dattri_llm.utils.hashing import hash_sample
 
+    from workers.training.packing import is_bf16
+
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder, ops.compute_dtype("float32"):
         arguments = dattri_llm.AttributionArguments(
             folder,
             per_device_train_batch_size=1,
             per_device_eval_batch_size=1,
-            bf16=True,
+            bf16=is_bf16(model),
             use_cpu=True,
             max_grad_norm=None,
         )

@@ -24,14 +24,16 @@ NEW_KINDS = ("generated", "held-out")
 
 
 def write(folder: Path, report: Report | None) -> None:
-    """Write the page to `folder`, and with a report also its charts and JSON."""
+    """Write the page to `folder`, and with a report also its charts and JSON. The page follows from the
+    stored JSON, whose order of keys can differ from that of `report`.
+    """
     (folder / CHART).parent.mkdir(parents=True, exist_ok=True)
+    if report is not None:
+        (folder / KEPT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        report = read(folder) or {}
+        for study in (*report["studies"], *report.get("small_studies", [])):
+            (folder / CHART.format(study["name"])).write_text(chart(study), encoding="utf-8")
     (folder / PAGE).write_text(page(report), encoding="utf-8")
-    if report is None:
-        return
-    for study in (*report["studies"], *report.get("small_studies", [])):
-        (folder / CHART.format(study["name"])).write_text(chart(study), encoding="utf-8")
-    (folder / KEPT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -186,17 +188,19 @@ def _gaming(report: Report) -> str:
 def _games(report: Report) -> str:
     games = report["games"]
     attackers = ", ".join(f"{name} ({count} rows)" for name, count in games["attackers"].items())
+    num_seeds = games["num_seeds"]
     noise = ", ".join(
         f"{100 * games['noise'][name]:.1f} points with `{name}`" for name in GAME_METHODS if games["noise"]
     )
     setup = (
-        f"Study {games['study']}; attackers, or whose rows are copied: {attackers}; seeds of training: "
-        f"{games['num_seeds']}; {games['num_answers']} answers of each adapter."
+        f"The study is {games['study']}. These contributors attack, or have their rows copied: {attackers}. "
+        f"Adapters are trained with {num_seeds} {'seed' if num_seeds == 1 else 'seeds'}, and each gives "
+        f"{games['num_answers']} answers."
     )
     if noise:
         setup += (
-            f" Batches differ, so the part of a contributor that does nothing changes as well: on average by "
-            f"{noise}."
+            " Added rows change the batches of training, which alone moves the share of a contributor that "
+            f"does nothing: on average by {noise}. Smaller gains are noise."
         )
     rows = [
         [
@@ -213,7 +217,7 @@ def _games(report: Report) -> str:
         "games",
         "influence",
         *(f"`{name}`" for name in GAME_METHODS),
-        "rows: refused, reported, neither",
+        "added rows: refused, reported, passed",
     ]
     return "\n".join([setup, "", *_table(head, rows), ""])
 

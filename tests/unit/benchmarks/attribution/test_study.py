@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -98,6 +98,25 @@ def test_the_page_matches_its_report(tmp_path: Path) -> None:
     charts = [CHART.format(study["name"]) for study in studies]
     for name in (PAGE, *((KEPT, *charts) if report else ())):
         assert (tmp_path / name).read_bytes() == (docs / name).read_bytes()
+
+
+def test_a_page_is_written_again_from_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--page", str(tmp_path)]) == 1
+    assert "attribution.json does not exist" in capsys.readouterr().err
+    report = read(Path("docs"))
+    assert report is not None
+    # As measured, before the order of keys is that of the stored JSON.
+    write(tmp_path, _reversed(report))
+    written = (tmp_path / PAGE).read_bytes()
+    (tmp_path / PAGE).unlink()
+    assert main(["--page", str(tmp_path)]) == 0
+    assert (tmp_path / PAGE).read_bytes() == written == Path("docs", PAGE).read_bytes()
+
+
+def _reversed(found: Any) -> Any:
+    if not isinstance(found, dict):
+        return found
+    return {name: _reversed(found[name]) for name in reversed(found)}
 
 
 def test_too_few_retrainings_make_no_report(plan: Plan) -> None:
