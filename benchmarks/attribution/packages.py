@@ -1,8 +1,9 @@
 """Methods of the package `dattri-llm` on the studies: `make bench-attribution-packages`.
 
 The package scores pairs of a training row and an answer, from the same LoRA gradients at the same checkpoint
-as `gradient-ridge-3`; the rows' scores are added for each contributor. What retraining found is read from
-the studies' files, so only the reference is trained.
+as `gradient-ridge-3`; the rows' scores are added for each contributor. They are compared with the retrainings
+that the study's report is made from, so only the reference is trained. Each method is stored when it is done,
+and a run that was killed continues with the others.
 
 | method | as computed here |
 | --- | --- |
@@ -17,6 +18,7 @@ of TRAK's outputs |
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -56,24 +58,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from benchmarks.attribution import page
-    from benchmarks.attribution.study import Plan, train
+    from backend.domain.errors import DomainError
 
-    with redirect_stdout(sys.stderr):
-        old = (page.read(options.docs) if options.docs else None) or {}
-        found = dict(old.get("packages", {}))
-        for name in options.study:
-            plan = Plan(name, options.work, options.truth, 0, 0, options.threads)
-            train(plan, _show)
-            found[name] = {**found.get(name, {}), **measure_study(plan, options.methods, _show)}
-            if options.docs:
-                page.write(options.docs, {**old, "packages": found})
+    if importlib.util.find_spec("dattri_llm") is None:
+        print("error: dattri-llm is not installed: run make bench-attribution-packages", file=sys.stderr)
+        return 1
+    try:
+        with redirect_stdout(sys.stderr):
+            found = _measure(options)
+    except (DomainError, FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(json.dumps(found, sort_keys=True, indent=1))
     return 0
 
 
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    """By study and method, with what the report has already."""
+    from benchmarks.attribution import page
+    from benchmarks.attribution.study import Plan, train
+
+    report = page.read(options.docs)
+    studies = {each["name"]: each for each in (report["studies"] if report else ())}
+    if missing := set(options.study) - set(studies):
+        names = ", ".join(sorted(missing))
+        raise ValueError(f"{options.docs / page.KEPT} has no study {names}: run make bench-attribution")
+    found: dict[str, Any] = dict(report.get("packages", {})) if report else {}
+    for name in options.study:
+        done = found.setdefault(name, {})
+        plan = Plan(name, options.work, options.truth, studies[name]["num_halves"], 0, options.threads)
+        for method in options.methods or [each for each in METHODS if each not in done]:
+            train(plan, _show)
+            done |= measure_study(plan, [method], _show)
+            page.write(options.docs, {**(report or {}), "packages": found})
+    return found
+
+
 def measure_study(plan: Plan, methods: Sequence[str], emit: Emit) -> dict[str, Any]:
-    """By method: LDS, as paid, and processor seconds for each answer."""
+    """By method: LDS over the plan's halves, as paid, and processor seconds for each answer."""
     import numpy as np
 
     from backend.domain.attribution import ROWS_METHOD
@@ -85,7 +107,7 @@ def measure_study(plan: Plan, methods: Sequence[str], emit: Emit) -> dict[str, A
     chosen = [number for number, answer in enumerate(truth.answers) if answer.kind in KINDS]
     answers = [truth.answers[number].example for number in chosen]
     contributions = [row.contribution for row in plan.study.rows]
-    halves = [run.contributors for run in truth.losses if run.seed == 0]
+    halves = [half for half in plan.halves if Run(half, 0) in truth.losses]
     actual = -np.array([truth.losses[Run(half, 0)] for half in halves]).T[chosen]
     measured = score_methods(plan, plan.study.rows, answers, methods, emit)
     indicator = np.eye(len(plan.study.names))[contributions]
@@ -227,9 +249,13 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--docs", type=Path, help="folder of the page")
+    parser.add_argument(
+        "--docs", type=Path, default=Path("docs"), help="folder of the report and its page; default: docs"
+    )
     parser.add_argument("--study", nargs="+", choices=STUDIES, default=STUDIES, help="default: all")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=tuple(METHODS), help="default: all")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, help="default: those that the report does not have"
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads; default: 2")
     parser.add_argument("--work", type=Path, default=Path("build/bench/attribution"), help="scratch folder")
     parser.add_argument("--truth", type=Path, default=Path("docs/attribution"), help="what retraining found")
