@@ -55,5 +55,7 @@ def product_arithmetic(cpu: Cpu) -> Arithmetic | None:
 
 def has_int8_products(cpu: Cpu) -> bool:
     """Whether `cpu` multiplies integers of 8 bits by instructions that int8.h uses."""
-    needed = {"avx512f", "avx512_vnni"} | ({"amx_int8"} if "amx_bf16" in cpu.features else set())
+    if "avx512f" not in cpu.features:
+        return {"avx2", "fma"} <= cpu.features
+    needed = {"avx512_vnni"} | ({"amx_int8"} if "amx_bf16" in cpu.features else set())
     return needed <= cpu.features

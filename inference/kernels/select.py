@@ -58,7 +58,7 @@ def select_kernels(
         return PortableKernels()
     if quantization == "int8" and not kernels.has_int8_products:
         found = "this CPU lacks it" if dtype == torch.bfloat16 else f"this is {dtype}"
-        lack = f"products with int8 weights need bfloat16 and a CPU with AVX-512 VNNI; {found}"
+        lack = f"products with int8 weights need bfloat16 and a CPU with AVX2, or AVX-512 and VNNI; {found}"
         if is_required:
             raise KernelBuildError(lack)
         logger.warning("slower: %s; plain torch computes them", lack)

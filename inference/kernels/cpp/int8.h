@@ -1,18 +1,17 @@
 // Products of weights and states in 8 bits, as `inference/kernels/int8.py` defines them: sums of integers are exact, so
-// AMX, AVX-512 and plain torch give the same bits.
+// AMX, AVX-512, AVX2 and plain torch give the same bits.
 //
-// A packed panel has steps of kDepth inputs by kPanel outputs, each as two tile registers hold it: 16 rows of 16 outputs
-// by four adjacent inputs. A row of such a block is a vector for AVX-512's instruction too. Both instructions multiply
-// unsigned by signed numbers. States are therefore stored with 128 added, and sums begin with -128 times the sum of an
-// output's weights.
+// A packed panel has steps of kDepth inputs by kPanel outputs, each as two blocks: 16 rows of kLanes outputs by four
+// adjacent inputs. A row of a block is a vector of its weights, and with AVX-512 a block is a tile register of AMX, too.
 #pragma once
-
-#ifdef __AVX512VNNI__
 
 #include <vector>
 
 #include "products.h"
 #include "tiles.h"
+
+#if defined(__AVX512VNNI__) || (defined(LORALEDGER_AVX2) && !defined(__AVX512F__))
+#define LORALEDGER_INT8
 
 namespace loraledger {
 
@@ -28,7 +27,16 @@ inline Index panel_size<std::int8_t>(Index in) {
 }
 
 constexpr Index kInt8Depth = 64, kInt8Group = 4;
-constexpr Index kInt8Block = kInt8Depth * kLanes;  // one tile register
+constexpr Index kInt8Block = kInt8Depth * kLanes;
+constexpr Index kInt8Vectors = kInt8Depth / kLanes;  // of floats, in one step of a row
+
+// The instructions of AVX-512 and AMX multiply unsigned by signed numbers: states are stored with this added, and sums
+// begin with minus this times the sum of an output's weights.
+#ifdef __AVX512VNNI__
+constexpr std::int32_t kInt8Shift = 128;
+#else
+constexpr std::int32_t kInt8Shift = 0;
+#endif
 
 // Pack `values` [out, in], `in` whole steps, and `scales` [out] into `packed` [num_panels, panel_size].
 inline void pack_int8(const std::int8_t* values, const float* scales, Index out, Index in, std::int8_t* packed) {
@@ -42,9 +50,9 @@ inline void pack_int8(const std::int8_t* values, const float* scales, Index out,
             std::int8_t* lane = panel + output / kLanes * kInt8Block + output % kLanes * kInt8Group;
             for (Index input = 0; input < in; ++input) {
                 const Index within = input % kInt8Depth;
-                lane[input / kInt8Depth * 2 * kInt8Block + within / kInt8Group * kInt8Depth + within % kInt8Group] =
-                    row[input];
-                outputs.offsets[output] -= 128 * row[input];
+                lane[input / kInt8Depth * 2 * kInt8Block + within / kInt8Group * kInt8Group * kLanes +
+                     within % kInt8Group] = row[input];
+                outputs.offsets[output] -= kInt8Shift * row[input];
             }
             outputs.scales[output] = scales[p * kPanel + output];
         }
@@ -54,34 +62,34 @@ inline void pack_int8(const std::int8_t* values, const float* scales, Index out,
 
 // One stage of a Walsh-Hadamard transform within a vector: the sums and differences of lanes that are kHalf apart. The
 // products are exact.
-template <int kHalf>
-inline __m512 add_and_subtract(__m512 lanes) {
-    const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i partners = _mm512_xor_si512(places, _mm512_set1_epi32(kHalf));
-    const __mmask16 is_second = _mm512_test_epi32_mask(places, _mm512_set1_epi32(kHalf));
-    const __m512 signs = _mm512_mask_blend_ps(is_second, _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f));
-    return _mm512_fmadd_ps(lanes, signs, _mm512_permutexvar_ps(partners, lanes));
+template <Index kHalf>
+inline Floats add_and_subtract(Floats lanes) {
+    Ints partners;
+    Floats signs;
+    for (Index lane = 0; lane < kLanes; ++lane) {
+        partners[lane] = static_cast<std::int32_t>(lane ^ kHalf);
+        signs[lane] = (lane & kHalf) == 0 ? 1.0f : -1.0f;
+    }
+    return multiply_add(lanes, signs, __builtin_shuffle(lanes, partners));
 }
 
 // `rotate_rows` in int8.py, for one block of kInt8Depth numbers.
 inline void rotate_block(Floats* block) {
-    const auto combine = [&](Index first, Index second) {
-        const Floats sum = block[first] + block[second];
-        block[second] = block[first] - block[second];
-        block[first] = sum;
-    };
-    combine(0, 2);
-    combine(1, 3);
-    combine(0, 1);
-    combine(2, 3);
-    for (Index i = 0; i < 4; ++i) {
-        __m512 lanes = reinterpret_cast<__m512>(block[i]);
-        lanes = add_and_subtract<4>(add_and_subtract<8>(lanes));
-        block[i] = reinterpret_cast<Floats>(add_and_subtract<1>(add_and_subtract<2>(lanes)));
+    for (Index half = kInt8Vectors / 2; half > 0; half /= 2) {
+        for (Index i = 0; i < kInt8Vectors; ++i) {
+            if ((i & half) != 0) continue;
+            const Floats sum = block[i] + block[i + half];
+            block[i + half] = block[i] - block[i + half];
+            block[i] = sum;
+        }
+    }
+    for (Index i = 0; i < kInt8Vectors; ++i) {
+        if constexpr (kLanes == 16) block[i] = add_and_subtract<8>(block[i]);
+        block[i] = add_and_subtract<1>(add_and_subtract<2>(add_and_subtract<4>(block[i])));
     }
 }
 
-// Rotate `in` numbers and write them in 8 bits, with 128 added, up to a whole block; returns their scale:
+// Rotate `in` numbers and write them in 8 bits, with kInt8Shift added, up to a whole block; returns their scale:
 // `quantize_rows` in int8.py. Not finite if a number is not.
 inline float quantise_row(const Bfloat16* row, Index in, std::uint8_t* result) {
     static thread_local std::vector<Floats> memory;
@@ -93,27 +101,26 @@ inline float quantise_row(const Bfloat16* row, Index in, std::uint8_t* result) {
     for (Index i = 0; i < in; i += kInt8Depth) {
         Floats* block = rotated + i / kLanes;
         if (i + kInt8Depth <= in) {
-            for (Index v = 0; v < 4; ++v) block[v] = load(row + i + v * kLanes);
+            for (Index v = 0; v < kInt8Vectors; ++v) block[v] = load(row + i + v * kLanes);
         } else {
-            std::fill(block, block + 4, Floats{});
+            std::fill(block, block + kInt8Vectors, Floats{});
             for_each_vector(in - i, [&](Index j, Index count) { block[j / kLanes] = load(row + i + j, count); });
         }
         rotate_block(block);
-        for (Index v = 0; v < 4; ++v) {
+        for (Index v = 0; v < kInt8Vectors; ++v) {
             const Words bits = reinterpret_cast<Words>(block[v]) & 0x7fffffffu;
             peaks = bits > peaks ? bits : peaks;
         }
     }
-    const std::uint32_t bits = _mm512_reduce_max_epu32(reinterpret_cast<__m512i>(peaks));
+    std::uint32_t bits = 0;
+    for (Index lane = 0; lane < kLanes; ++lane) bits = std::max(bits, peaks[lane]);
     float peak;
     std::memcpy(&peak, &bits, sizeof peak);
     constexpr float kSmallest = 0x1p-100f;  // its reciprocal is finite
     peak = peak < kSmallest ? kSmallest : peak;
     const float steps = 127.0f / peak;
     for (Index v = 0; v < vectors; ++v) {
-        const __m512i rounded = _mm512_cvtps_epi32(reinterpret_cast<__m512>(rotated[v] * steps));
-        const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(rounded, _mm512_set1_epi32(128)));
-        std::memcpy(result + v * kLanes, &bytes, sizeof bytes);
+        store_bytes(nearest_integers(rotated[v] * steps) + kInt8Shift, result + v * kLanes);
     }
     return peak / 127.0f;
 }
@@ -162,9 +169,40 @@ struct Int8States {
     }
 };
 
-// In vectors of AVX-512.
+// A row of a block of weights, and its products with four inputs of a row of states.
+class Int8Weights {
+   public:
+#ifdef __AVX512VNNI__
+    explicit Int8Weights(const std::int8_t* line) : weights_(_mm512_load_si512(line)) {}
+
+    Ints add_products(Ints sums, std::int32_t states) const {
+        return reinterpret_cast<Ints>(
+            _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sums), _mm512_set1_epi32(states), weights_));
+    }
+
+   private:
+    __m512i weights_;
+#else
+    explicit Int8Weights(const std::int8_t* line)
+        : weights_(_mm256_load_si256(reinterpret_cast<const __m256i*>(line))), sizes_(_mm256_abs_epi8(weights_)) {}
+
+    // The instruction adds pairs of products of unsigned by signed numbers in 16 bits: two products of absolute values
+    // of up to 127 fit. The states get the weights' signs.
+    Ints add_products(Ints sums, std::int32_t states) const {
+        const __m256i with_signs = _mm256_sign_epi8(_mm256_set1_epi32(states), weights_);
+        const __m256i pairs = _mm256_maddubs_epi16(sizes_, with_signs);
+        return sums + reinterpret_cast<Ints>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+
+   private:
+    __m256i weights_, sizes_;
+#endif
+};
+
+// In vectors.
 struct Int8Vectors : Int8States {
-    static constexpr Index kTileRows = 12;
+    // The sums of more rows would not stay in registers.
+    static constexpr Index kTileRows = kLanes == 16 ? 12 : 4;
 
     void multiply(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
                   Bfloat16* result, Index out) const {
@@ -182,13 +220,10 @@ struct Int8Vectors : Int8States {
     template <Index kRows>
     static void multiply_tile(const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
                               Bfloat16* result, Index out) {
-        __m512i sums[kRows][2];
+        Ints sums[kRows][2];
         const std::int32_t* offsets = outputs_of(panel).offsets;
 #pragma GCC unroll 16
-        for (Index row = 0; row < kRows; ++row) {
-            sums[row][0] = _mm512_load_si512(offsets);
-            sums[row][1] = _mm512_load_si512(offsets + kLanes);
-        }
+        for (Index row = 0; row < kRows; ++row) std::memcpy(sums[row], offsets, sizeof sums[row]);
         for (Index input = 0; input < panel.in; input += kInt8Depth) {
             const std::int8_t* blocks = panel.weights + input * kPanel;
             for (Index group = 0; group < kInt8Depth; group += kInt8Group) {
@@ -197,22 +232,20 @@ struct Int8Vectors : Int8States {
                     __builtin_prefetch(line + 4 * kInt8Block, 0, 2);
                     __builtin_prefetch(line + 5 * kInt8Block, 0, 2);
                 }
-                const __m512i left = _mm512_load_si512(line), right = _mm512_load_si512(line + kInt8Block);
+                const Int8Weights left(line), right(line + kInt8Block);
 #pragma GCC unroll 16
                 for (Index row = 0; row < kRows; ++row) {
-                    std::int32_t four;
-                    std::memcpy(&four, rows + row * stride + input + group, sizeof four);
-                    const __m512i states = _mm512_set1_epi32(four);
-                    sums[row][0] = _mm512_dpbusd_epi32(sums[row][0], states, left);
-                    sums[row][1] = _mm512_dpbusd_epi32(sums[row][1], states, right);
+                    std::int32_t states;
+                    std::memcpy(&states, rows + row * stride + input + group, sizeof states);
+                    sums[row][0] = left.add_products(sums[row][0], states);
+                    sums[row][1] = right.add_products(sums[row][1], states);
                 }
             }
         }
-        alignas(64) std::int32_t stored[kPanel];
 #pragma GCC unroll 16
         for (Index row = 0; row < kRows; ++row) {
-            _mm512_store_si512(stored, sums[row][0]);
-            _mm512_store_si512(stored + kLanes, sums[row][1]);
+            std::int32_t stored[kPanel];
+            std::memcpy(stored, sums[row], sizeof stored);
             finish(stored, rows + row * stride, panel, initial.sums + row * initial.stride, result + row * out);
         }
     }

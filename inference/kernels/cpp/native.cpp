@@ -110,7 +110,7 @@ extern "C" bool may_use_tiled() { return request_tiles(); }
 #endif
 
 // Weights in 8 bits, named by the arithmetic that attention has on the same CPU.
-#ifdef __AVX512VNNI__
+#ifdef LORALEDGER_INT8
 extern "C" void pack_int8(const std::int8_t* values, const float* scales, Index out, Index in, std::int8_t* packed) {
     loraledger::pack_int8(values, scales, out, in, packed);
 }

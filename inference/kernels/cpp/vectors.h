@@ -91,6 +91,33 @@ inline void store(Floats lanes, Bfloat16* row, Index count = kLanes) {
     std::memcpy(row, &halves, count * sizeof *row);
 }
 
+// Round to nearest, ties to even, numbers below 2^22 in magnitude; any integer for NaN.
+inline Ints nearest_integers(Floats lanes) {
+#ifdef __AVX512F__
+    return reinterpret_cast<Ints>(_mm512_cvtps_epi32(reinterpret_cast<__m512>(lanes)));
+#elif defined(LORALEDGER_AVX2)
+    return reinterpret_cast<Ints>(_mm256_cvtps_epi32(reinterpret_cast<__m256>(lanes)));
+#else
+    constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    return __builtin_convertvector(lanes + kShift - kShift, Ints);
+#endif
+}
+
+// Store the lowest byte of each lane.
+inline void store_bytes(Ints lanes, std::uint8_t* row) {
+#ifdef __AVX512F__
+    const __m128i bytes = _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(lanes));
+    std::memcpy(row, &bytes, kLanes);
+#elif defined(LORALEDGER_AVX2)
+    const __m256i words = reinterpret_cast<__m256i>(lanes & 0xff);
+    const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    const __m128i bytes = _mm_packus_epi16(halves, halves);
+    std::memcpy(row, &bytes, kLanes);
+#else
+    for (Index lane = 0; lane < kLanes; ++lane) row[lane] = static_cast<std::uint8_t>(lanes[lane]);
+#endif
+}
+
 // Subtracts zero: adding it would turn -0 into 0, so the compiler could not omit the addition.
 inline Floats broadcast(float x) { return x - Floats{}; }
 

@@ -33,7 +33,9 @@ def test_products_in_8_bits_need_the_instructions_of_their_kernels() -> None:
     assert has_int8_products(Cpu("AuthenticAMD", vnni))
     assert has_int8_products(Cpu("GenuineIntel", vnni | {"amx_bf16", "amx_int8"}))
     assert not has_int8_products(Cpu("GenuineIntel", vnni | {"amx_bf16"}))
+    assert has_int8_products(Cpu("AuthenticAMD", frozenset({"avx2", "fma"})))
     assert not has_int8_products(Cpu("AuthenticAMD", PAIRS))
+    assert not has_int8_products(Cpu("", frozenset()))
 
 
 def test_without_tiles_the_other_instructions_remain() -> None:

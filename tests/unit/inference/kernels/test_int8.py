@@ -19,14 +19,14 @@ from inference.kernels.native_products import NativeLinear
 from inference.kernels.portable import PortableKernels
 from inference.kernels.select import select_kernels
 
-# Each kind of registers, and of attention, that this machine can run; none without AVX-512 VNNI.
+# Each kind of registers, and of attention, that this machine can run; none with AVX-512 but without VNNI.
 _WITHOUT_TILES = this_cpu().without_tiles()
 CPUS = [
     cpu
     for cpu in (Cpu("any", _WITHOUT_TILES.features), Cpu("AuthenticAMD", _WITHOUT_TILES.features), this_cpu())
     if has_int8_products(cpu)
 ]
-needs_int8 = pytest.mark.skipif(not CPUS, reason="no AVX-512 VNNI")
+needs_int8 = pytest.mark.skipif(not CPUS, reason="neither AVX2 nor AVX-512 with VNNI")
 SEEDS = st.integers(0, 2**31)
 
 
@@ -151,7 +151,7 @@ def test_without_the_instructions_the_definition_computes() -> None:
 def test_native_kernels_are_refused_by_name_where_they_lack_the_products(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pytest.raises(KernelBuildError, match="int8 weights need bfloat16 and a CPU with AVX-512 VNNI"):
+    with pytest.raises(KernelBuildError, match="bfloat16 and a CPU with AVX2, or AVX-512 and VNNI"):
         select_kernels("native", torch.float32, "cpu", "int8")
     assert isinstance(select_kernels("auto", torch.float32, "cpu", "int8"), NativeKernels)
     assert "plain torch computes them" in caplog.text

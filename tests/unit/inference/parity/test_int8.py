@@ -60,7 +60,7 @@ def test_an_engine_gives_the_tokens_of_the_definition(
         oracle.check_greedy(prompt, answers[key].token_ids, adapters[int(key)])
 
 
-@pytest.mark.skipif(not has_int8_products(this_cpu()), reason="no AVX-512 VNNI")
+@pytest.mark.skipif(not has_int8_products(this_cpu()), reason="neither AVX2 nor AVX-512 with VNNI")
 def test_a_compiled_step_in_bf16_has_the_bits_of_plain_products(
     tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
