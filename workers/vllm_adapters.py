@@ -1,11 +1,12 @@
 """Verifies adapters and writes them for a vLLM server: `python -m workers.vllm_adapters`.
 
 A child process of `backend.engine.vllm_adapters`: it answers one message with one. Adapters are untrusted,
-and reading them loads torch.
+and reading them loads torch. Its memory is limited to what the largest adapter that is served needs.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,16 @@ from inference.protocol import AdapterBlend, AdapterRef
 if TYPE_CHECKING:
     from inference.lora.adapter import Adapter
     from inference.lora.blend import Blend
+
+
+SPARE_BYTES = 256 << 20
+"""Memory beyond the matrices: buffers, parsed headers, and what the allocators do not give back."""
+ADAPTER_COPIES = 8
+"""An adapter's file, its matrices, stacked and transposed, and the bytes that are written, each at most in
+32 bits.
+"""
+WEIGHT_COPIES = 6
+"""DoRA's norms are computed from a weight of the base model, in 32 bits."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -40,6 +51,7 @@ class Export(msgspec.Struct, frozen=True):
 def main() -> None:
     parent = Parent()
     exporter = Exporter(msgspec.convert(parent.receive(), Start))
+    parent.limit_further_memory(exporter.needed_bytes())
     while True:
         parent.send(exporter.answer(msgspec.convert(parent.receive(), Export)))
 
@@ -61,9 +73,17 @@ class Exporter:
         self._max_rank = start.max_rank
         self._max_bytes = max_file_bytes(self._architecture, start.max_rank)
 
+    def needed_bytes(self) -> int:
+        """Most memory for an adapter or a blend of the highest rank."""
+        from inference.model.architecture import OUTER
+
+        linears = {*(linear for _, linear in self._architecture.linear_keys), *OUTER}
+        largest = max(math.prod(self._architecture.linear_shape(linear)) for linear in linears)
+        return SPARE_BYTES + ADAPTER_COPIES * self._max_bytes + WEIGHT_COPIES * 4 * largest
+
     def answer(self, message: Export) -> dict[str, str]:
         """Empty, or the code and the message of a refusal."""
-        from inference.errors import AdapterError
+        from inference.errors import AdapterError, AdapterTooLargeError
         from inference.lora.export import export_blend, is_exported
 
         folder = Path(message.folder)
@@ -73,6 +93,12 @@ class Exporter:
             export_blend(self._blend(message), self._architecture, folder, message.base_name)
         except AdapterError as error:
             return {"code": error.code, "message": str(error)}
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = f"reading it takes more than {self.needed_bytes() >> 20} MB of memory"
+            refusal = AdapterTooLargeError(folder.name, reason)
+            return {"code": refusal.code, "message": str(refusal)}
         return {}
 
     def _blend(self, message: Export) -> Blend:
@@ -87,6 +113,13 @@ class Exporter:
 
     def _load(self, ref: AdapterRef) -> Adapter:
         return self._loader.load(Path(ref.path), ref.digest, self._max_bytes)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Errors of torch are no `MemoryError`."""
+    return isinstance(error, MemoryError) or any(
+        sign in str(error) for sign in ("can't allocate memory", "bad_alloc")
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import threading
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 EXIT_ORPHANED = 75
+_STATM_DATA = 5  # pages of data and stack, in proc(5)
 
 
 class Parent:
@@ -38,6 +40,13 @@ class Parent:
         threading.Thread(target=self._read, name="parent", daemon=True).start()
         _set_limit(resource.RLIMIT_DATA, memory_bytes)
         _set_limit(resource.RLIMIT_CPU, cpu_seconds)
+
+    def limit_further_memory(self, num_bytes: int) -> None:
+        """From now on, `num_bytes` more private memory than the process has raise `MemoryError`. For children
+        that load libraries of unknown size before they read untrusted data.
+        """
+        pages = int(Path("/proc/self/statm").read_text().split()[_STATM_DATA])
+        _set_limit(resource.RLIMIT_DATA, pages * resource.getpagesize() + num_bytes)
 
     def receive(self) -> Any:
         """The parent's next message. Waits for it."""

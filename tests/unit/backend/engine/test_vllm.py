@@ -39,6 +39,7 @@ from inference.protocol import (
     Tools,
 )
 from tests.support.vllm import RECORDED, FakeVllm, fake_vllm
+from workers.vllm_adapters import Export, Exporter, Start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -472,6 +473,34 @@ def test_an_adapter_that_ends_the_verifying_process_is_unavailable(
     monkeypatch.setattr(vllm_adapters, "CHILD", "workers.no_such_module")
     with pytest.raises(Unavailable, match="verifies adapters failed"):
         asyncio.run(adapters.prepare(served_adapter, "base"))
+
+
+def test_an_adapter_that_takes_more_memory_than_any_may_is_refused(
+    served_model: Path, served_adapter: AdapterRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_adapters, "CHILD", "tests.support.memoryless_verifier")
+    base = ServedBase(served_model, base_model_digest(served_model), "float32", 1 << 14)
+    folder = shutil.copytree(served_adapter.path, tmp_path / "hostile")
+    os.truncate(folder / "adapter_model.safetensors", 64 << 20)
+    adapters = VllmAdapters(base, tmp_path / "cache")
+    try:
+        with pytest.raises(InvalidInput, match="do not fit into memory") as caught:
+            asyncio.run(adapters.prepare(AdapterRef(served_adapter.digest, str(folder)), "base"))
+    finally:
+        adapters.close()
+    assert caught.value.details["code"] == "adapter_too_large"
+
+
+def test_torch_without_memory_refuses_the_adapter(
+    served_model: Path, served_adapter: AdapterRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = Exporter(Start(str(served_model), base_model_digest(served_model), "float32", 32))
+    monkeypatch.setattr(exporter, "_blend", lambda _: torch.empty(1 << 50))
+    message = Export(str(tmp_path / served_adapter.digest), "base", adapter=served_adapter)
+    assert exporter.answer(message)["code"] == "adapter_too_large"
+    monkeypatch.setattr(exporter, "_blend", lambda _: torch.empty(-1))
+    with pytest.raises(RuntimeError, match="negative"):
+        exporter.answer(message)
 
 
 def test_the_number_of_blends_on_disk_is_bounded(
