@@ -1,27 +1,33 @@
 """Breaks a running market, part by part: `python -m tools.chaos [--kills N] [--only NAME] [--json]`.
 
-Clients ask without a pause. N times a random process is killed with SIGKILL at a random moment, then all of
-them at once; then the chain, the database and the disk fail, the chain reorganises, and an engine hangs.
-After each fault an answer must come within 30 s. Then, without traffic, every receipt must become final
-exactly once, and all balances must equal the chain's. Otherwise the exit code is 1.
+Clients ask without a pause, and a fine-tuning job runs. N times a random process is killed with SIGKILL at a
+random moment, then all of them at once; then each other fault of `tools.chaos.faults` strikes. After each an
+answer must come within 30 s; a later one is reported, and fails the run at its end. Then, without traffic,
+every job must have succeeded and every receipt become final exactly once, and all balances must equal the
+chain's, or the run ends there. The exit code is 1 unless all promises were kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tools.chaos.checks import Ledger, check_money, seconds_until_served, settle, token_funds
+from tools.chaos.errors import ChaosError
 from tools.chaos.faults import DISK_FULL, KILL_UP, KILLED, OTHERS, Fault, kill
-from tools.chaos.market import ChaosError, ChaosMarket
+from tools.chaos.market import ChaosMarket
+from tools.chaos.report import cpu_wait_seconds, table
 from tools.chaos.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -31,23 +37,34 @@ if TYPE_CHECKING:
 
 REPORT = Path("build", "chaos", "report.json")
 BASE_MODEL = "SmolLM2-135M-Instruct"
-MAX_CALM_SECONDS = 5.0
+MAX_CALM_SECONDS = 8.0
 """Longest time between the begin of the traffic and the fault."""
 KILLS_PER_SETTLEMENT = 10
+SETTLEMENTS_PER_JOB = 3
+"""A job computes for a minute or more, so it runs in every third group of kills."""
+GIVE_UP_LIMITS = 4
+"""A market that is not back after this many times the limit is not waited for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A fault and what followed. `receipts`, `charged`: all so far, once settled; None where the money was
-    counted after a later fault.
+    """A fault and what followed.
+
+    `usual_seconds`: median duration of an answer in this round before the fault; None without one.
+    `waiting_ppm`: part of the time until the answer in which a process of this machine waited for a
+    processor; None where the kernel does not say. `receipts`, `charged`, `jobs`: all so far, once settled;
+    None where the money was counted after a later fault.
     """
 
     fault: str
     back_after_seconds: float
+    usual_seconds: float | None
+    waiting_ppm: int | None
     answers: int
     failures: int
     receipts: int | None = None
     charged: int | None = None
+    jobs: int | None = None
 
 
 class Game:
@@ -64,21 +81,29 @@ class Game:
         market, traffic = self._market, self._traffic
         answers, failures = traffic.counts.answers, traffic.counts.failures
         with traffic:
+            if fault.with_job and not market.jobs.is_pending:
+                market.jobs.start()
             time.sleep(self._dice.uniform(0.5, MAX_CALM_SECONDS))
+            usual = traffic.usual_seconds
             fault.strike(market)
-            seconds = seconds_until_served(traffic, market.keys[0], self._limit)
-        ledger: Ledger | None = None
-        if must_settle:
-            ledger = settle(market)
-            check_money(market, traffic, ledger, self._before)
+            waited = cpu_wait_seconds()
+            seconds = seconds_until_served(traffic, market.keys[0], GIVE_UP_LIMITS * self._limit)
         return Round(
             fault.name,
             round(seconds, 1),
+            None if usual is None else round(usual, 2),
+            None if waited is None else round(1e6 * ((cpu_wait_seconds() or 0) - waited) / seconds),
             traffic.counts.answers - answers,
             traffic.counts.failures - failures,
-            None if ledger is None else ledger.receipts,
-            None if ledger is None else ledger.charged,
+            *(self._settle() if must_settle else ()),
         )
+
+    def _settle(self) -> tuple[int, int, int]:
+        """Receipts, their charges and jobs, once all are final and right. Errors: `ChaosError`."""
+        self._traffic.bills += self._market.jobs.finish()
+        ledger: Ledger = settle(self._market)
+        check_money(self._market, self._traffic, ledger, self._before)
+        return ledger.receipts, ledger.charged, ledger.jobs
 
 
 def faults(kills: int, seed: int, *, has_disk: bool) -> Iterator[tuple[Fault, bool]]:
@@ -87,7 +112,8 @@ def faults(kills: int, seed: int, *, has_disk: bool) -> Iterator[tuple[Fault, bo
     for number in range(kills):
         # Each process at least once, where there are as many kills.
         name = KILLED[number] if number < len(KILLED) else dice.choice(KILLED)
-        yield kill(name), (number + 1) % KILLS_PER_SETTLEMENT == 0 or number == kills - 1
+        with_job = number // KILLS_PER_SETTLEMENT % SETTLEMENTS_PER_JOB == 0
+        yield kill(name, with_job=with_job), (number + 1) % KILLS_PER_SETTLEMENT == 0 or number == kills - 1
     for fault in (KILL_UP, *OTHERS, *([DISK_FULL] if has_disk else [])):
         yield fault, True
 
@@ -110,12 +136,31 @@ def main() -> int:
     ]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the market too
     rounds, error = run(chosen, options)
+    late = [each.fault for each in rounds if each.back_after_seconds > options.limit]
+    if error is None and late:
+        error = f"back later than {options.limit:g} s after {', '.join(late)}"
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    report = {"rounds": [asdict(each) for each in rounds], "seed": options.seed, "error": error}
+    report = {**circumstances(options), "rounds": [asdict(each) for each in rounds], "error": error}
     REPORT.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(report["rounds"]))
     verdict = "all promises kept" if error is None else f"FAILED {error}"
     print(f"{len(rounds)} of {len(chosen)} faults, {verdict}; {REPORT}", file=sys.stderr)
     return 1 if error is not None or not chosen else 0
+
+
+def circumstances(options: argparse.Namespace) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return {
+        "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip(),
+        "seed": options.seed,
+        "kills": options.kills,
+        "limit_seconds": options.limit,
+        "processors": len(os.sched_getaffinity(0)),
+    }
 
 
 def run(chosen: list[tuple[Fault, bool]], options: argparse.Namespace) -> tuple[list[Round], str | None]:
@@ -141,7 +186,9 @@ def print_round(round_: Round, *, as_json: bool) -> None:
         print(json.dumps(asdict(round_)), flush=True)
         return
     money = (
-        "" if round_.receipts is None else f"  {round_.receipts} receipts final, {round_.charged} micro-units"
+        ""
+        if round_.receipts is None
+        else f"  {round_.receipts} receipts final, {round_.charged} micro-units, {round_.jobs} jobs"
     )
     print(
         f"{round_.fault:26} back after {round_.back_after_seconds:5.1f} s  {round_.answers:4} answers  "

@@ -13,7 +13,7 @@ from backend.cli.operator.demo.reconciliation import funds, reconcile
 from backend.domain.errors import DomainError
 from backend.installation.local_network import well_known_accounts
 from backend.installation.resources import utc_now
-from tools.chaos.market import ChaosError
+from tools.chaos.errors import ChaosError
 
 if TYPE_CHECKING:
     from backend.domain.figures import Figures
@@ -27,10 +27,11 @@ SETTLE_SECONDS = 240.0
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What the operator has stored: receipts and their charges, in micro-units."""
+    """What the operator has stored: receipts, their charges in micro-units, and receipts of training."""
 
     receipts: int
     charged: int
+    jobs: int
 
 
 def token_funds(market: ChaosMarket) -> dict[Account, int]:
@@ -66,7 +67,8 @@ def settle(market: ChaosMarket) -> Ledger:
                 pending = _pending(figures)
                 if not any(pending.values()):
                     charges = _charges(installation)
-                    return Ledger(len(charges), sum(charges.values()))
+                    trained = _charges(installation, market.jobs.account)
+                    return Ledger(len(charges), sum(charges.values()), len(trained))
                 reason = ", ".join(f"{count} {what}" for what, count in pending.items())
         except DomainError as error:
             reason = str(error)
@@ -88,6 +90,8 @@ def check_money(market: ChaosMarket, traffic: Traffic, ledger: Ledger, before: d
     """No receipt is lost or paid twice, and balances equal the chain's. Errors: `ChaosError`."""
     with closing(market.installation()) as installation:
         _check_bills(installation, traffic)
+        if ledger.jobs != market.jobs.num_succeeded:
+            raise ChaosError(f"{market.jobs.num_succeeded} jobs succeeded, and {ledger.jobs} were paid")
         found = reconcile(installation, market.channels, before)
         if not found.is_balanced:
             raise ChaosError(f"the accounts do not balance: {found}")
@@ -97,10 +101,11 @@ def check_money(market: ChaosMarket, traffic: Traffic, ledger: Ledger, before: d
             )
 
 
-def _charges(installation: Installation) -> dict[str, int]:
-    """Charge of each stored receipt by its id."""
+def _charges(installation: Installation, payer: Account | None = None) -> dict[str, int]:
+    """Charge of each stored receipt, or of those of one payer, by its id."""
+    query = text("SELECT id, charge FROM receipts WHERE :payer IS NULL OR payer = :payer")
     with installation.database.engine.connect() as connection:
-        rows = connection.execute(text("SELECT id, charge FROM receipts"))
+        rows = connection.execute(query, {"payer": payer})
         return {str(number): int(charge) for number, charge in rows}
 
 

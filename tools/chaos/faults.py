@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from tools.chaos.market import STALL_SECONDS, ChaosError
+from tools.chaos.errors import ChaosError
+from tools.chaos.market import STALL_SECONDS, children
+from workers.app import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,21 +20,32 @@ if TYPE_CHECKING:
 
     from tools.chaos.market import ChaosMarket
 
+T = TypeVar("T")
 KILLED = ("serve", "engine", "engine-2", "index", "send", "settle", "relay", "worker", "watch")
 GONE_SECONDS = {"chain gone": 60.0, "database gone": 30.0}
 FULL_SECONDS = 30.0
 REORG_BLOCKS = 8
+SLOW_SECONDS, DELAY_SECONDS = 60.0, 2.0
+"""How long the IPFS daemon is slow, and the delay of each piece of data."""
+SKEW_SECONDS, SKEWED_SECONDS = 600, 30.0
+"""By how much the clock is wrong, and for how long."""
+NO_MEMORY_SECONDS = 15.0
+WAIT_SECONDS = 120.0
+"""Longest wait for the state that a fault strikes."""
 _FILL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
+    """`with_job`: a fine-tuning job runs while it strikes."""
+
     name: str
     strike: Callable[[ChaosMarket], None]
+    with_job: bool = False
 
 
-def kill(name: str) -> Fault:
-    return Fault(f"kill -9 {name}", lambda market: market.kill(name))
+def kill(name: str, *, with_job: bool = False) -> Fault:
+    return Fault(f"kill -9 {name}", lambda market: market.kill(name), with_job)
 
 
 def kill_up(market: ChaosMarket) -> None:
@@ -93,11 +108,66 @@ def hung_engine(market: ChaosMarket) -> None:
         time.sleep(0.2)
 
 
-KILL_UP = Fault("kill -9 of all processes", kill_up)
+def slow_ipfs(market: ChaosMarket) -> None:
+    """Make each call of the IPFS daemon slow while batches and adapters are published."""
+    before = market.ipfs_proxy.num_delayed
+    market.ipfs_proxy.slow(DELAY_SECONDS)
+    time.sleep(SLOW_SECONDS)
+    market.ipfs_proxy.restore()
+    if market.ipfs_proxy.num_delayed == before:
+        raise ChaosError("nothing was slow: the market did not use its IPFS daemon")
+
+
+def skewed_clock(market: ChaosMarket, seconds: int) -> None:
+    """The wall clock of the operator's machine is wrong; those of chain, database and broker are right."""
+    market.clock.move(seconds)
+    time.sleep(SKEWED_SECONDS)
+    market.clock.move(0)
+
+
+def no_memory(market: ChaosMarket) -> None:
+    """Refuse all further memory to the worker and its training process, which must fail of it."""
+    worker = market.pid("worker")
+    (trainer,) = _await(lambda: children(worker), "the worker did not start to train")[:1]
+    unlimited = resource.prlimit(worker, resource.RLIMIT_DATA)
+    for pid in (trainer, worker):
+        resource.prlimit(pid, resource.RLIMIT_DATA, (0, unlimited[1]))
+    try:
+        _await(lambda: trainer not in children(worker), "training went on without memory")
+        time.sleep(NO_MEMORY_SECONDS)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # the supervisor has replaced it
+            resource.prlimit(worker, resource.RLIMIT_DATA, unlimited)
+
+
+def emptied_broker(market: ChaosMarket) -> None:
+    """Lose all messages while the worker is busy and a further job waits in the broker."""
+    _await(lambda: children(market.pid("worker")), "the worker did not start to train")
+    market.jobs.start()
+    _await(lambda: any(map(market.broker.llen, QUEUES)), "the broker got no message")
+    market.broker.flushall()
+
+
+def _await(probe: Callable[[], T], failure: str) -> T:
+    """The first true result of `probe`. Errors: `ChaosError`."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := probe()):
+        if time.monotonic() > deadline:
+            raise ChaosError(failure)
+        time.sleep(0.1)
+    return found
+
+
+KILL_UP = Fault("kill -9 of all processes", kill_up, with_job=True)
 DISK_FULL = Fault("disk full", disk_full)
 OTHERS = (
     Fault("chain gone", chain_gone),
     Fault("database gone", database_gone),
     Fault(f"reorganisation {REORG_BLOCKS} deep", reorganisation),
     Fault("hung engine", hung_engine),
+    Fault("slow IPFS", slow_ipfs),
+    Fault("clock 10 minutes ahead", lambda market: skewed_clock(market, SKEW_SECONDS)),
+    Fault("clock 10 minutes behind", lambda market: skewed_clock(market, -SKEW_SECONDS)),
+    Fault("worker out of memory", no_memory, with_job=True),
+    Fault("emptied broker", emptied_broker, with_job=True),
 )

