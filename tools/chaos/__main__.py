@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
 
 REPORT = Path("build", "chaos", "report.json")
-BASE_MODEL = "SmolLM2-135M-Instruct"
 MAX_CALM_SECONDS = 8.0
 """Longest time between the begin of the traffic and the fault."""
 KILLS_PER_SETTLEMENT = 10
@@ -74,7 +73,7 @@ class Game:
         self._market, self._limit = market, limit
         self._dice = random.Random(seed)  # noqa: S311 - repeatable by its seed
         self._before: dict[Account, int] = token_funds(market)
-        self._traffic = Traffic(market.facts["api"], BASE_MODEL, market.keys[1:])
+        self._traffic = Traffic(market.facts["api"], market.base_model, market.keys[1:])
 
     def play(self, fault: Fault, *, must_settle: bool) -> Round:
         """Errors: `ChaosError`."""
@@ -135,12 +134,17 @@ def main() -> int:
         if options.only in fault.name
     ]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the market too
-    rounds, error = run(chosen, options)
+    rounds, base_model, error = run(chosen, options)
     late = [each.fault for each in rounds if each.back_after_seconds > options.limit]
     if error is None and late:
         error = f"back later than {options.limit:g} s after {', '.join(late)}"
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    report = {**circumstances(options), "rounds": [asdict(each) for each in rounds], "error": error}
+    report = {
+        **circumstances(options),
+        "base_model": base_model,
+        "rounds": [asdict(each) for each in rounds],
+        "error": error,
+    }
     REPORT.write_text(json.dumps(report, indent=1) + "\n")
     print(table(report["rounds"]))
     verdict = "all promises kept" if error is None else f"FAILED {error}"
@@ -163,22 +167,24 @@ def circumstances(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run(chosen: list[tuple[Fault, bool]], options: argparse.Namespace) -> tuple[list[Round], str | None]:
-    """The rounds up to the first broken promise, and which it is."""
+def run(chosen: list[tuple[Fault, bool]], options: argparse.Namespace) -> tuple[list[Round], str, str | None]:
+    """The rounds up to the first broken promise, the base model, and which promise it is."""
     rounds: list[Round] = []
+    base_model = ""
     fault_name = "start"
     with tempfile.TemporaryDirectory(prefix="loraledger-chaos-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)  # as root, the database runs as another user
         try:
             with ChaosMarket(Path(folder), has_disk=not options.no_disk) as market:
+                base_model = market.base_model
                 game = Game(market, options.seed, options.limit)
                 for fault, must_settle in chosen:
                     fault_name = fault.name
                     rounds.append(game.play(fault, must_settle=must_settle))
                     print_round(rounds[-1], as_json=options.json)
         except ChaosError as error:
-            return rounds, f"{fault_name}: {error}"
-    return rounds, None
+            return rounds, base_model, f"{fault_name}: {error}"
+    return rounds, base_model, None
 
 
 def print_round(round_: Round, *, as_json: bool) -> None:

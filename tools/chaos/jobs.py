@@ -29,7 +29,7 @@ HYPERPARAMETERS: dict[str, Any] = {
     "alpha": 8,
     "steps": 4,
     "batch_size": 2,
-    "max_length": 96,
+    "max_length": 384,
     "checkpoint_steps": 2,
 }
 JOB_SECONDS = 600.0

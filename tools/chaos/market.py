@@ -95,6 +95,8 @@ class ChaosMarket:
         self._stack.callback(self._end)
         for index in PAYERS:
             with self.client(index) as client:
+                models = client.get("/v1/models")["data"]
+                self.base_model = next(str(each["id"]) for each in models if each["parent"] is None)
                 self.channels.append(deposit(client, DEPOSIT_UNITS))
                 self.keys += [create_key(client, f"chaos {number}") for number in range(2)]
         self.jobs = self._stack.enter_context(Jobs(self.client))
