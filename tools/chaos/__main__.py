@@ -27,7 +27,7 @@ from tools.chaos.checks import Ledger, check_money, seconds_until_served, settle
 from tools.chaos.errors import ChaosError
 from tools.chaos.faults import DISK_FULL, KILL_UP, KILLED, OTHERS, Fault, kill
 from tools.chaos.market import ChaosMarket
-from tools.chaos.report import cpu_wait_seconds, table
+from tools.chaos.report import CpuWait, table
 from tools.chaos.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ MAX_CALM_SECONDS = 8.0
 KILLS_PER_SETTLEMENT = 10
 SETTLEMENTS_PER_JOB = 3
 """A job computes for a minute or more, so it runs in every third group of kills."""
-GIVE_UP_LIMITS = 4
+GIVE_UP_LIMITS = 10
 """A market that is not back after this many times the limit is not waited for."""
 
 
@@ -84,14 +84,15 @@ class Game:
                 market.jobs.start()
             time.sleep(self._dice.uniform(0.5, MAX_CALM_SECONDS))
             usual = traffic.usual_seconds
-            fault.strike(market)
-            waited = cpu_wait_seconds()
-            seconds = seconds_until_served(traffic, market.keys[0], GIVE_UP_LIMITS * self._limit)
+            over_since = fault.strike(market)
+            waiting = CpuWait()
+            limit = GIVE_UP_LIMITS * self._limit
+            seconds = seconds_until_served(traffic, market.keys[0], limit, over_since)
         return Round(
             fault.name,
             round(seconds, 1),
             None if usual is None else round(usual, 2),
-            None if waited is None else round(1e6 * ((cpu_wait_seconds() or 0) - waited) / seconds),
+            waiting.ppm(),
             traffic.counts.answers - answers,
             traffic.counts.failures - failures,
             *(self._settle() if must_settle else ()),

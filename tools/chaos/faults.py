@@ -37,10 +37,12 @@ _FILL_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`with_job`: a fine-tuning job runs while it strikes."""
+    """`strike` returns once the fault is over; a number is the time (`time.monotonic`) since which it was.
+    `with_job`: a fine-tuning job runs meanwhile.
+    """
 
     name: str
-    strike: Callable[[ChaosMarket], None]
+    strike: Callable[[ChaosMarket], float | None]
     with_job: bool = False
 
 
@@ -48,10 +50,12 @@ def kill(name: str, *, with_job: bool = False) -> Fault:
     return Fault(f"kill -9 {name}", lambda market: market.kill(name), with_job)
 
 
-def kill_up(market: ChaosMarket) -> None:
+def kill_up(market: ChaosMarket) -> float:
     """All processes of the operator at once; they are started again as a service manager would."""
     market.kill_up()
+    killed_at = time.monotonic()
     market.up()
+    return killed_at
 
 
 def chain_gone(market: ChaosMarket) -> None:

@@ -26,6 +26,7 @@ from backend.client.deployments import read_deployment
 from backend.client.keystore import LocalKey
 from backend.client.payments import create_key, deposit
 from backend.client.signing import Wallet
+from backend.client.waiting import wait_until
 from backend.installation.installation import Installation
 from backend.settings import Settings
 from tools.chaos.clock import WallClock
@@ -95,12 +96,12 @@ class ChaosMarket:
         self._stack.callback(self._end)
         for index in PAYERS:
             with self.client(index) as client:
-                models = client.get("/v1/models")["data"]
-                self.base_model = next(str(each["id"]) for each in models if each["parent"] is None)
                 self.channels.append(deposit(client, DEPOSIT_UNITS))
                 self.keys += [create_key(client, f"chaos {number}") for number in range(2)]
         self.jobs = self._stack.enter_context(Jobs(self.client))
         self.channels.append(self.jobs.channel)
+        with self.client(PAYERS[0]) as client:
+            self.base_model = wait_until(lambda: _base_model(client), "the base model to be listed", 120)
 
     def _mount(self) -> None:
         options = ["-t", "tmpfs", "-o", f"size={DISK_MIB}m,mode=755", "chaos", str(self.disk)]
@@ -236,6 +237,11 @@ class ChaosMarket:
             self._up.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill_up()
+
+
+def _base_model(client: ApiClient) -> str | None:
+    models = client.get("/v1/models")["data"]
+    return next((str(each["id"]) for each in models if each["parent"] is None), None)
 
 
 def children(pid: int) -> list[int]:

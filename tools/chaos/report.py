@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,22 @@ if TYPE_CHECKING:
 _PRESSURE = Path("/proc/pressure/cpu")
 
 
-def cpu_wait_seconds() -> float | None:
-    """Time so far in which a process of this machine waited for a processor; None without Linux's PSI."""
+class CpuWait:
+    """Part of the time since its creation in which a process of this machine waited for a processor."""
+
+    def __init__(self) -> None:
+        self._began, self._waited = time.monotonic(), _cpu_wait_seconds()
+
+    def ppm(self) -> int | None:
+        """None where the kernel has no pressure stall information."""
+        waited = _cpu_wait_seconds()
+        if waited is None or self._waited is None:
+            return None
+        return round(1e6 * (waited - self._waited) / (time.monotonic() - self._began))
+
+
+def _cpu_wait_seconds() -> float | None:
+    """Total so far."""
     try:
         some = _PRESSURE.read_text().splitlines()[0]
     except OSError:
