@@ -1,4 +1,4 @@
-"""Breaks a running market, part by part: `python -m tools.chaos [--kills N] [--only NAME] [--json]`.
+"""Breaks a running market, part by part: `python -m tools.chaos [--kills N] [--only PATTERN] [--json]`.
 
 Clients ask without a pause, and a fine-tuning job runs. N times a random process is killed with SIGKILL at a
 random moment, then all of them at once; then each other fault of `tools.chaos.faults` strikes. After each an
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -125,15 +126,16 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="processes that are killed (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="of the random choices (default: 1)")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds until an answer (default: 30)")
-    parser.add_argument("--only", default="", help="only faults whose name contains this")
+    parser.add_argument("--only", default="", help="only faults with this pattern in their name")
     parser.add_argument("--no-disk", action="store_true", help="without the full disk, which needs root")
     parser.add_argument("--json", action="store_true", help="print one JSON object per fault")
     options = parser.parse_args()
     chosen = [
-        (fault, must_settle or bool(options.only))
-        for fault, must_settle in faults(options.kills, options.seed, has_disk=not options.no_disk)
-        if options.only in fault.name
+        each
+        for each in faults(options.kills, options.seed, has_disk=not options.no_disk)
+        if re.search(options.only, each[0].name)
     ]
+    chosen[-1:] = [(fault, True) for fault, _ in chosen[-1:]]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the market too
     rounds, base_model, error = run(chosen, options)
     late = [each.fault for each in rounds if each.back_after_seconds > options.limit]

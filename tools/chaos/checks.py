@@ -58,14 +58,20 @@ def settle(market: ChaosMarket) -> Ledger:
     API was making may still be there: they expire. Errors: `ChaosError`.
     """
     deadline = time.monotonic() + SETTLE_SECONDS
-    reason = "the database does not answer"
+    reason, head = "the database does not answer", None
     while time.monotonic() < deadline:
         try:
             with closing(market.installation()) as installation:
                 with installation.database.read() as tx:
                     figures = tx.figures(installation.operator.account, utc_now())
+                    indexed = tx.chain.cursor()
                 pending = _pending(figures)
-                if not any(pending.values()):
+                if any(pending.values()):
+                    head = None
+                elif head is None:
+                    # A batch may be on the chain, its transaction known, and its event not indexed yet.
+                    head = installation.chain.head().number
+                elif indexed is not None and indexed.number >= head:
                     charges = _charges(installation)
                     trained = _charges(installation, market.jobs.account)
                     return Ledger(len(charges), sum(charges.values()), len(trained))
