@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help setup contracts demo test test-deep test-gemma lint format bench screens pictures gas docs wheel lock clean
 .PHONY: bench-peers vllm bench-attribution bench-attribution-games bench-soak slither halmos coverage mutation attack
-.PHONY: audit chaos manifests bench-attribution-packages bench-attribution-gemma
+.PHONY: audit chaos fuzz manifests bench-attribution-packages bench-attribution-gemma
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -126,6 +126,9 @@ attack: setup ## eighteen attacks of a dishonest operator against `loraledger wa
 
 chaos: setup ## kill, cut off, fill up and hang a running market, and count its money; KILLS=n, needs root for the disk
 	@$(PY) -m tools.chaos --kills $(or $(KILLS),100)
+
+fuzz: setup ## fuzz the parsers of foreign bytes, an hour each; TARGET=name, MINUTES=n; stores what it reached in tests/corpora
+	@$(PY) -m tests.fuzz --keep --minutes $(or $(MINUTES),60) $(if $(TARGET),--target $(TARGET))
 
 wheel: ## build the wheel in dist/; see docs/wallets.md for the light install
 	@test -e $(PAGES) || echo "wheel: without the scripts of the pages, which only operators need: make setup builds them"

@@ -15,7 +15,9 @@ from backend.domain.errors import InvalidInput
 from backend.domain.hashing import accepted_hash, snapshot_id, to_bytes, version_id
 from backend.domain.ids import Account, DatanetId, SnapshotId, VersionId
 from backend.domain.merkle import Opening
+from backend.domain.receipt import MAX_SNAPSHOTS
 from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
+from backend.domain.split import MAX_SLICES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,8 +101,8 @@ class Documents(msgspec.Struct):
     """The proof of a receipt, the records of its versions, and the manifests of their snapshots."""
 
     proof: _Proof | None = None
-    versions: list[_Version] = []
-    snapshots: list[_Manifest] = []
+    versions: Annotated[list[_Version], msgspec.Meta(max_length=MAX_SLICES)] = []
+    snapshots: Annotated[list[_Manifest], msgspec.Meta(max_length=MAX_SLICES * MAX_SNAPSHOTS)] = []
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,7 +175,7 @@ class Hub:
         raw = b"".join(self._read(f"{path}?blobs=true", MAX_INFO_BYTES, reference.repository, reference))
         try:
             info = _INFO.decode(raw)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise NotAHub(f"{self._endpoint} is not a hub: it describes no repository ({error})") from error
         if reference.is_pinned and info.sha != reference.revision:
             raise NotAHub(f"{self._endpoint} answers with commit {info.sha}, not {reference.revision}")

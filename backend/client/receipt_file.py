@@ -82,7 +82,7 @@ def _decode(text: bytes) -> _File:
                 param="receipt",
             )
         return _DECODER.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"not a receipt in the API's format: {error}", param="receipt") from error
 
 

@@ -72,6 +72,9 @@ MAX_VALIDITY_SECONDS = 86_400
 """Longest validity of a signature that the market may choose."""
 MAX_UINT256 = (1 << 256) - 1
 _MAX_NAME_CHARACTERS = 64
+_MAX_DIGITS = len(str(MAX_UINT256))
+MAX_CALL_BYTES = 1 << 16
+"""Of call data that is decoded. Its pointers may name the same bytes many times: it grows with the square."""
 
 
 class SignatureRefused(Forbidden):
@@ -226,7 +229,9 @@ class Wallet:
         envelope = {"chain_id": self.deployment.chain_id, "to": to, "value": 0}
         _agreed(envelope, {name: stated.get(name) for name in envelope}, "transaction")
         data = str(stated.get("data")).lower()
-        args = _agreed(asked.args, decode_call(asked.contract, asked.function, data), asked.function)
+        args = asked.args
+        if len(data) <= 2 + 2 * MAX_CALL_BYTES or _has_chosen(args):
+            args = _agreed(args, decode_call(asked.contract, asked.function, data), asked.function)
         encoded = interface(asked.contract).function(asked.function, list(args)).encode(list(args.values()))
         _agreed("0x" + encoded.hex(), data, "transaction.data")  # nothing before, between or after
         return to, data, args
@@ -259,12 +264,14 @@ class Wallet:
 
 
 def decode_call(contract: str, function: str, data: str) -> Mapping[str, Any]:
-    """Arguments by name. Errors: `SignatureRefused` if the data is not a call of this function."""
+    """Arguments by name. Errors: `SignatureRefused` if the data is not a call of this function, or has more
+    than `MAX_CALL_BYTES`.
+    """
     from eth_abi.exceptions import DecodingError
 
     candidates = {f.selector: f for f in interface(contract).functions if f.name == function}
     try:
-        raw = bytes.fromhex(data.removeprefix("0x"))
+        raw = bytes.fromhex(data.removeprefix("0x")) if len(data) <= 2 + 2 * MAX_CALL_BYTES else b""
         return candidates[raw[:4]].decode_args(raw[4:])
     except (ValueError, KeyError, DecodingError, OverflowError):
         raise SignatureRefused(
@@ -305,6 +312,13 @@ def _agreed(asked: Any, proposed: Any, where: str) -> Any:
     return asked
 
 
+def _has_chosen(value: Any) -> bool:
+    """Whether the market chooses a part of the value."""
+    if isinstance(value, Mapping):
+        return any(map(_has_chosen, value.values()))
+    return isinstance(value, Chosen) or (isinstance(value, list) and any(map(_has_chosen, value)))
+
+
 def _chosen(chosen: Chosen, proposed: Any, where: str) -> Any:
     if chosen.fixed:
         found = _struct(proposed, where)
@@ -312,9 +326,11 @@ def _chosen(chosen: Chosen, proposed: Any, where: str) -> Any:
         return {**found, **_agreed(chosen.fixed, stated, where)}
     if chosen.most is None:
         return proposed
-    if not str(proposed).isdecimal() or int(proposed) > chosen.most:
+    text = str(proposed)
+    # Numbers of thousands of digits cannot be parsed.
+    if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) > chosen.most:
         raise _difference(where, f"at most {chosen.most}", proposed)
-    return int(proposed)
+    return int(text)
 
 
 def _shown(asked: Mapping[str, Any], agreed: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import codecs
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -166,9 +167,8 @@ class _Findings:
         """`object_pairs_hook` that reports repeated keys."""
         value = dict(items)
         if len(value) < len(items):
-            names = [name for name, _ in items]
-            for name in value:
-                if names.count(name) > 1:
+            for name, count in Counter(name for name, _ in items).items():
+                if count > 1:
                     self.add("duplicate_key", "appears more than once", _printable(name))
         return value
 

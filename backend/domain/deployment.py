@@ -61,7 +61,7 @@ def parse_deployment(text: bytes, source: str) -> Deployment:
         deployment = Deployment(
             int(raw["chain_id"]), int(raw["block_number"]), Hash32(raw["block_hash"]), addresses
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidInput(
             f"{source} is not a deployment file: {error!r}", param="deployment_file"
         ) from error

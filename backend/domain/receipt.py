@@ -26,6 +26,10 @@ def check_name(name: str) -> None:
         raise InvalidInput("A name has 1 to 32 characters out of a-z, 0-9 and '-'.", param="name")
 
 
+MAX_SNAPSHOTS = 4
+"""Snapshots that a version record can name."""
+
+
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
     """One adapter version in `AdapterRegistry`. Its id is the record's hash."""

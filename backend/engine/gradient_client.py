@@ -81,7 +81,7 @@ class GradientClient:
                 result = self._results.get(found.request_id)
                 if result is not None and not result.done():
                     result.set_result(found)
-        except (msgspec.MsgspecError, FrameTooLargeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, FrameTooLargeError):
             pass  # not the process that we know: the connection is given up
         finally:
             self._writer = None

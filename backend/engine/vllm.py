@@ -42,6 +42,8 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 _METRIC = re.compile("(# (HELP|TYPE) )?vllm:")
 _EVENT = "data: "
 _END = "[DONE]"
+_MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What the decoder raises for bytes that are not what they should be."""
 _REFUSED = frozenset({httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY})
 """Faults of a request. Other client errors are those of the server's settings, such as its access control."""
 _OVERLOADED = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
@@ -250,14 +252,14 @@ def check_any_server(urls: Sequence[str], seconds: float) -> None:
 def _decode(content: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.MsgspecError as error:
+    except _MALFORMED as error:
         raise _unavailable(f"what its server answers cannot be decoded: {error}") from error
 
 
 def _part(event: str) -> Part:
     try:
         part = msgspec.json.decode(event, type=Part)
-    except msgspec.MsgspecError as error:
+    except _MALFORMED as error:
         # It may be the adapter's fault: weights that overflow make log-probabilities NaN, no number of JSON.
         raise failure(f"sent an event that cannot be decoded: {error}") from error
     if part.error is not None:
@@ -269,7 +271,7 @@ def _message(content: bytes) -> str:
     """What vLLM says about a refused request."""
     try:
         return str(msgspec.json.decode(content, type=dict[str, Any])["error"]["message"])[:400]
-    except (msgspec.MsgspecError, KeyError, TypeError):
+    except (*_MALFORMED, KeyError, TypeError):
         return content[:200].decode(errors="replace")
 
 

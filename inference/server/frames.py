@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -24,6 +25,7 @@ class _Address(Struct):
     request_id: str = ""
 
 
+T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
 _commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 _events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
@@ -47,20 +49,28 @@ def encode_frame(message: Struct) -> bytes:
 
 def decode_command(body: bytes) -> Command:
     """Raises `msgspec.ValidationError` (naming the field) or `msgspec.DecodeError`."""
-    return _commands.decode(body)
+    return _decode(_commands, body)
 
 
 def decode_event(body: bytes) -> Event:
     """Raises `msgspec.MsgspecError`."""
-    return _events.decode(body)
+    return _decode(_events, body)
 
 
 def find_request_id(body: bytes) -> str:
     """The request id of a malformed message, or "" if it cannot be read either."""
     try:
-        return _addresses.decode(body).request_id
+        return _decode(_addresses, body).request_id
     except msgspec.MsgspecError:
         return ""
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """The library raises errors of Python's for text that is not UTF-8 and for too deep nesting."""
+    try:
+        return decoder.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"the message cannot be decoded: {error}") from error
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes | None:

@@ -103,7 +103,7 @@ class GradientServer:
                     continue
                 self._waiting.append(waiting)
                 self._is_waiting.set()
-        except (msgspec.MsgspecError, FrameTooLargeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, FrameTooLargeError) as error:
             log.warning("closing a connection: %s", error)
         finally:
             self._writers.discard(writer)

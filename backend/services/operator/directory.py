@@ -82,6 +82,14 @@ def _read_price(_kind: type, value: object) -> CardPrice:
 _CARD = msgspec.json.Decoder(Card, dec_hook=_read_price)
 
 
+def parse_operator_card(text: bytes) -> Card:
+    """Parse the card of another operator. Errors: `InvalidInput`."""
+    try:
+        return _CARD.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"not the card of an operator: {error}", param="card") from error
+
+
 @dataclass(slots=True)
 class Availability:
     """An operator's latest card and how it answered lately. `card` is None if the last request failed."""
@@ -190,8 +198,8 @@ class Operators:
             pieces = self._outbound.get(
                 url, accept="application/json", max_bytes=MAX_CARD_BYTES, seconds=REQUEST_SECONDS
             )
-            card = _CARD.decode(b"".join(pieces))
-        except (Unreachable, msgspec.DecodeError, InvalidInput, RecursionError):
+            card = parse_operator_card(b"".join(pieces))
+        except (Unreachable, InvalidInput):
             return None
         return card if card.account == operator.account else None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.receipt import MAX_SNAPSHOTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from backend.domain.training import TrainingJob
     from backend.ports.chain import ChainView
     from backend.services.market.adapter_folders import AdapterFolders
-
-MAX_SNAPSHOTS = 4
-"""Snapshots that a version record can name."""
 
 
 class InvalidParent(InvalidInput):

@@ -133,6 +133,7 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(server: doubl
         b"[]",
         b"{}",
         b"[" * 100_000,
+        b'{"sha":"\xff"}',
         json.dumps({"sha": "main", "siblings": []}).encode(),
         json.dumps({"sha": COMMIT, "siblings": [{"rfilename": "a"}]}).encode(),
         json.dumps({"sha": COMMIT, "siblings": [{"rfilename": 7, "size": 1, "blobId": COMMIT}]}).encode(),

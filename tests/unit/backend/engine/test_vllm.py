@@ -447,6 +447,15 @@ def test_an_adapter_whose_answers_are_nan_makes_no_server_unreachable(
         run(lambda engine: chunks_of(engine, adapter=served_adapter, probe=True, probe_error=True))
 
 
+def test_an_answer_that_nests_too_deep_is_refused(
+    run: Callable[..., Any], vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECORDED, "deep", {"status": 200, "body": 'data: {"x":' + "[" * 100_000 + "\n\n"})
+    vllm.completion = "deep"
+    with pytest.raises(Unavailable, match="cannot be decoded"):
+        run(chunks_of)
+
+
 def test_exports_that_wait_delay_nothing_else(
     adapters: VllmAdapters, monkeypatch: pytest.MonkeyPatch
 ) -> None:

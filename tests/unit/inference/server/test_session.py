@@ -75,10 +75,13 @@ async def run_session(
     encode_prompt: Callable[..., list[int]] = lambda *_: [1, 2],
     submit: Callable[..., None] = lambda *_: None,
     aborted: list[str] | None = None,
+    malformed: bytes = b"",
 ) -> tuple[session.Session, Writer]:
-    """Let a session handle `commands`, then hang up."""
+    """Let a session handle a frame that is `malformed`, if given, and `commands`, then hang up."""
     aborted = [] if aborted is None else aborted
     reader, writer = asyncio.StreamReader(), Writer()
+    if malformed:
+        reader.feed_data(len(malformed).to_bytes(4, "big") + malformed)
     for command in commands:
         reader.feed_data(frames.encode_frame(command))
     reader.feed_eof()
@@ -306,3 +309,14 @@ async def test_too_many_constraints_at_once_are_refused_as_retryable(
     (event,) = writer.events
     assert isinstance(event, protocol.Error)
     assert (event.request_id, event.code, event.retryable) == ("h", "overloaded", True)
+
+
+@pytest.mark.parametrize(
+    "malformed", [b"\xff", b"[]", b'{"type":"abort","request_id":"\xff"}', b'{"x":' + b"[" * 100_000]
+)
+async def test_a_malformed_frame_is_answered_and_the_connection_serves_on(malformed: bytes) -> None:
+    _, writer = await run_session(protocol.GetStatus("s"), malformed=malformed)
+    refused, status = writer.events
+    assert isinstance(refused, protocol.Error)
+    assert (refused.request_id, refused.code) == ("", "invalid_request")
+    assert status == a_status("s")
