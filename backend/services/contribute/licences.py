@@ -24,13 +24,19 @@ def parse_licence(expression: str) -> str:
         raise UnknownLicence("a licence is required: an SPDX expression such as MIT or CC-BY-4.0", "licence")
     from license_expression import ExpressionError  # type: ignore[import-untyped]
 
+    if len(expression) > MAX_CHARACTERS:
+        raise _unknown(expression, f"longer than {MAX_CHARACTERS} characters")
     try:
-        if len(expression) > MAX_CHARACTERS:
-            raise ExpressionError(f"longer than {MAX_CHARACTERS} characters")  # noqa: TRY301 - one way to fail
         return str(_licensing().parse(expression, validate=True, strict=True))
     except ExpressionError as error:
-        details = {"licence": expression[:MAX_CHARACTERS]}
-        raise UnknownLicence(f"not an SPDX licence expression: {error}", "licence", details) from error
+        raise _unknown(expression, str(error)) from error
+    except Exception as error:  # the library asserts, and raises errors of many types, such as for `(OR MIT)`
+        raise _unknown(expression, "its operators or parentheses are out of place") from error
+
+
+def _unknown(expression: str, why: str) -> UnknownLicence:
+    details = {"licence": expression[:MAX_CHARACTERS]}
+    return UnknownLicence(f"not an SPDX licence expression: {why}", "licence", details)
 
 
 def check_compatible(licence: str, accepted: str) -> None:
