@@ -84,7 +84,7 @@ def fuzz(target: Target, minutes: float) -> dict[str, Any]:
         "target": target.name,
         "began_at": began_at.isoformat(timespec="seconds"),
         "minutes": round((time.monotonic() - began) / 60, 1),
-        "executions": last(text, r"stat::number_of_executed_units: +(\d+)"),
+        "executions": last(text, r"#(\d+)\t"),
         "edges": last(text, r"cov: (\d+)"),
         "features": last(text, r"ft: (\d+)"),
         "finding": None if not status else str(inputs[0]) if inputs else f"status {status}; see {log}",
