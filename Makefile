@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup contracts demo test test-deep test-gemma lint format bench screens pictures gas docs wheel lock clean
+.PHONY: help setup contracts demo test test-contracts test-programs test-deep test-gemma lint format bench screens pictures gas docs wheel lock clean
 .PHONY: bench-peers vllm bench-attribution bench-attribution-games bench-soak slither halmos coverage mutation attack
 .PHONY: audit chaos fuzz manifests bench-attribution-packages bench-attribution-gemma
 
@@ -64,8 +64,16 @@ build/.contracts: $(SOURCES) hardhat.config.js node_modules/.installed
 demo: setup ## run the whole value loop on this machine; writes build/demo/report.json
 	@$(PY) -m backend.cli.main demo
 
-test: setup contracts .venv/.test-installed ## run the tests of up to 20 minutes: Solidity, TypeScript, then Python
-	@$(HARDHAT) test solidity
+test: setup contracts .venv/.test-installed ## run the tests of up to 20 minutes: Solidity beside TypeScript and Python
+	@echo "test: the contracts are tested at the same time; build/test-contracts.log has the output"
+	@$(MAKE) --no-print-directory --jobs 2 test-contracts test-programs
+
+# At a lower priority: Python's tests wait for processes and blocks, and leave a third of two cores unused.
+test-contracts:
+	@nice -n 10 $(HARDHAT) test solidity >build/test-contracts.log 2>&1 || { cat build/test-contracts.log; exit 1; }
+	@tail -n 5 build/test-contracts.log
+
+test-programs:
 	@$(NODE) --test --test-reporter=dot 'tests/unit/clients/typescript/*.test.ts'
 	@$(PY) -m pytest -q --numprocesses 2 --dist loadfile
 
