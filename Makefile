@@ -173,6 +173,7 @@ bench-attribution-gemma: setup build/gemma/gemma-3-270m.gguf ## evaluate attribu
 	@$(PY) -m benchmarks.attribution --study docstrings-8 --base-model build/gemma/gemma-3-270m.gguf --subsets 16 --repeats 8 --docs docs
 
 bench-attribution-games: setup ## play attacks on attribution with retraining: three hours, resumes; writes docs/attribution.md
+	@$(PY) -m benchmarks.attribution --uploads --docs docs
 	@$(PY) -m benchmarks.attribution --games 2 --docs docs
 
 bench-attribution-packages: setup ## evaluate the methods of dattri-llm on the same studies; writes docs/attribution.md

@@ -69,7 +69,8 @@ class Workers:
     @cached_property
     def relay(self) -> Relay:
         """Delivers the outbox. Its sweeps requeue jobs with expired leases, describe new versions for
-        the catalogue, record registrations, and remove the folders of finished jobs.
+        the catalogue, read their published answers for the check of uploads, record registrations, and remove
+        the folders of finished jobs.
         """
         from workers.training.folders import sweep_folders
 
@@ -78,11 +79,16 @@ class Workers:
             installation.leases.requeue_expired,
             # Before registrations are recorded, for which commands wait: then the catalogue has the version.
             installation.descriptions.refresh,
+            self._read_published_answers,
             installation.publication.record_registrations,
             partial(sweep_folders, self._training_home, installation.training),
             partial(sweep_folders, self._training_home, installation.imported_adapters),
         )
         return Relay(installation.database, outbox_sender(self.app), sweeps)
+
+    def _read_published_answers(self) -> None:
+        if self._installation.settings.base_model_file.is_file():  # else there is no tokenizer yet
+            self._installation.published_answers.refresh()
 
     @cached_property
     def webhooks(self) -> WebhookRelay:

@@ -25,6 +25,7 @@ from backend.db.inspections import InspectionStore
 from backend.db.live_agreement import LiveAgreementStore
 from backend.db.near_duplicates import SketchStore
 from backend.db.outbox import OutboxStore
+from backend.db.published_answers import PublishedAnswerStore
 from backend.db.serving import ChannelStore, ReceiptStore
 from backend.db.session import SQLITE_BEGIN, open_engine
 from backend.db.training import TrainingStore
@@ -65,6 +66,7 @@ class UnitOfWork:
         self.inspections = InspectionStore(session)
         self.live_agreements = LiveAgreementStore(session)
         self.outbox = OutboxStore(session)
+        self.published_answers = PublishedAnswerStore(session)
         self.receipts = ReceiptStore(session)
         self.sketches = SketchStore(session)
         self.training = TrainingStore(session)

@@ -20,6 +20,12 @@ CHECKPOINT_FILE = "attribution_checkpoint.safetensors"
 """The adapter after a third of its training, where `gradient-ridge-3` computes gradients."""
 ANSWERS_FILE = "attribution_answers.safetensors"
 """Generated answers of the adapter, on which training fitted the distilled maps of the index."""
+MAX_ANSWERS = 256
+"""Most answers in that file."""
+MAX_ANSWER_TOKENS = 32
+"""Length limit of such an answer. Its time is that of decoding and of one gradient, both proportional to
+it.
+"""
 INDEX_METADATA = {"version": "2"}
 """Metadata that the index must have; other versions are not read."""
 DISTILLED_METHOD = "distilled-1"

@@ -74,6 +74,14 @@ class Row(NamedTuple):
         return row_hash(self.canonical)
 
     @property
+    def answers(self) -> tuple[str, ...]:
+        """The texts that an adapter learns to give: the assistant's contents, the completion, or the text."""
+        if self.format is RowFormat.TEXT:
+            return self.texts
+        has_system_prompt = len(self.texts) % 2
+        return self.texts[1 + has_system_prompt :: 2]
+
+    @property
     def num_characters(self) -> int:
         """Length of the texts."""
         return sum(map(len, self.texts))

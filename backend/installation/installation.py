@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from backend.services.contribute.check_upload import UploadCheck
     from backend.services.contribute.contributions import Contributions
     from backend.services.contribute.curate import Curation
+    from backend.services.contribute.published_answers import PublishedAnswers
     from backend.services.contribute.snapshot import Snapshots
     from backend.services.contribute.staging import Staging
     from backend.services.contribute.transfers import Transfers
@@ -408,6 +409,15 @@ class Installation(Resources):
         return WithdrawnContent(self.database, self.blobs)
 
     @cached_property
+    def published_answers(self) -> PublishedAnswers:
+        from backend.services.contribute.base_tokenizer import decode_tokens
+        from backend.services.contribute.published_answers import PublishedAnswers
+
+        base = self.base_model
+        decode = partial(decode_tokens, Path(base.folder))
+        return PublishedAnswers(self.database, self.blobs, self.snapshots.stored_rows, base.digest, decode)
+
+    @cached_property
     def snapshots(self) -> Snapshots:
         """Snapshots of contributions in the local store."""
         from backend.services.contribute.snapshot import Snapshots
@@ -424,7 +434,7 @@ class Installation(Resources):
 
     def count_tokens(self, texts: Sequence[str]) -> int | None:
         """Number of tokens by the base model's tokenizer."""
-        from backend.services.contribute.count_tokens import count_tokens
+        from backend.services.contribute.base_tokenizer import count_tokens
 
         return count_tokens(Path(self.base_model.folder), texts)
 

@@ -66,7 +66,7 @@ def _temporary_check(settings: Settings) -> Iterator[UploadCheck]:
 
 def _count_tokens(base_model_file: Path, texts: Sequence[str]) -> int | None:
     """Number of tokens; None if no base model was prepared yet."""
-    from backend.services.contribute.count_tokens import count_tokens
+    from backend.services.contribute.base_tokenizer import count_tokens
 
     if not base_model_file.is_file():
         return None

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with redirect_stdout(sys.stderr):  # prints of libraries
             for plan in plans:
-                if not options.no_training and not options.games:
+                if not (options.no_training or options.games or options.uploads):
                     train(plan, _show)
             found = _report(plans, options)
     except (DomainError, FileNotFoundError, ValueError) as error:
@@ -82,10 +82,13 @@ def _report(plans: Sequence[Plan], options: argparse.Namespace) -> dict[str, Any
     from benchmarks.attribution.games import play, read_games, report_games
     from benchmarks.attribution.gaming import report_gaming
     from benchmarks.attribution.report import combine, report_study
+    from benchmarks.attribution.uploads import measure_repeats
 
     old = (page.read(options.docs) if options.docs else None) or {}
     if options.gaming:
         found = {**old, "gaming": report_gaming(plans[0], _show)}
+    elif options.uploads:
+        found = {**old, "uploads": [measure_repeats(plan) for plan in plans]}
     elif options.games:
         plan = plans[0]
         played = read_games(plan) if options.no_training else play(plan, options.games, _show)
@@ -127,6 +130,11 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="SEEDS",
         help="retrain with attacks instead, on the first study, with this many seeds",
+    )
+    parser.add_argument(
+        "--uploads",
+        action="store_true",
+        help="measure how the check of uploads judges rows made of the studies' answers instead; no training",
     )
     parser.add_argument("--docs", type=Path, help="folder for the page, its charts and its JSON")
     parser.add_argument(

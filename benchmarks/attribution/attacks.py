@@ -71,6 +71,14 @@ def paraphrase(text: str) -> str:
     return " ".join(SYNONYMS.get(word.lower(), word) for word in text.split(" "))
 
 
+def replace_words(text: str, share: float, words: Sequence[str], rng: random.Random) -> str:
+    """The text with this share of its words, at least one, replaced by others of `words`."""
+    found = text.split(" ")
+    for place in rng.sample(range(len(found)), max(1, round(share * len(found)))):
+        found[place] = rng.choice(words)
+    return " ".join(found)
+
+
 def completion(row: Example, tokenizer: Any) -> str:
     """The text of a row's answer, without the token that ends it."""
     text: str = tokenizer.decode(last_answer(row)[1], skip_special_tokens=True)
@@ -120,6 +128,18 @@ def along_gradients(setting: Setting, attacker: int) -> list[Example]:
     return _most_typical(setting, attacker, setting.published.sampled.gradients.sum(1))
 
 
+def paraphrased(setting: Setting, attacker: int) -> list[Example]:
+    """The answers along the mean gradient in other words, which the check of uploads may not recognise."""
+    rows = along_gradients(setting, attacker)
+    texts = [(row.group, paraphrase(completion(row, setting.tokenizer))) for row in rows]
+    return _encode(setting, attacker, texts)
+
+
+def published_texts(setting: Setting) -> list[str]:
+    answers = (answer.token_ids for answer in setting.published.distillation)
+    return [setting.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+
+
 def along_probes(setting: Setting, attacker: int) -> list[Example]:
     """The same by the vectors that the distilled map reads."""
     sampled = setting.published.sampled
@@ -144,6 +164,7 @@ ATTACKS: Mapping[str, Attack] = {
     "vague answers": Attack(vague),
     "random tokens": Attack(noise),
     "answers along the mean gradient": Attack(along_gradients),
+    "answers along the mean gradient, paraphrased": Attack(paraphrased),
     "answers along the mean probe": Attack(along_probes),
     "further honest rows": Attack(honest),
 }
@@ -169,11 +190,11 @@ def _most_typical(setting: Setting, attacker: int, vectors: torch.Tensor) -> lis
     directions = functional.normalize(vectors, dim=1)
     order = (directions @ directions.mean(0)).argsort(descending=True).tolist()
     questions = {last_answer(row)[0]: row.group for row in setting.study.rows}
+    published = published_texts(setting)
     texts: dict[str, str] = {}
     for number in order:
-        answer = setting.published.distillation[number]
-        question = questions[answer.prompt.token_ids]
-        text = setting.tokenizer.decode(answer.token_ids, skip_special_tokens=True).strip()
+        question = questions[setting.published.distillation[number].prompt.token_ids]
+        text = published[number]
         if text and question not in texts and len(texts) < NUM_ADDED:
             texts[question] = text
     return _encode(setting, attacker, list(texts.items()))

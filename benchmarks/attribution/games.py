@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.money import PPM
 from benchmarks.attribution.answers import answer_losses, generate_answers
-from benchmarks.attribution.attacks import ATTACKS, Setting, split
+from benchmarks.attribution.attacks import ATTACKS, Setting, published_texts, split
 from benchmarks.attribution.measure import as_paid
 from benchmarks.attribution.methods import score_methods
 from benchmarks.attribution.retrain import Run, load_weights, make_model, retrain_reference
@@ -91,8 +91,7 @@ def _play(plan: Plan, game: Game, emit: Emit) -> Played:
     num_contributors = len(plan.study.names)
     tokenizer = plan.tokenizer
     honest = _train(plan, Game(HONEST, None, game.seed), plan.study.rows, emit)
-    added: list[Example] = []
-    influence = None
+    influence, admission = None, None
     wallets = [] if game.attacker is None else [game.attacker]
     if game.attacker is None:
         signals, rows = _signals(plan, honest, emit), list(plan.study.rows)
@@ -106,13 +105,14 @@ def _play(plan: Plan, game: Game, emit: Emit) -> Played:
         owner = num_contributors if attack.is_copy else game.attacker
         wallets = sorted({game.attacker, owner})
         added = [replace(row, contribution=owner) for row in attack.added(setting, game.attacker)]
+        published = published_texts(setting)
+        admission = admit(plan.study.rows, added, published, tokenizer, plan.work / "uploads")
         rows = [*plan.study.rows, *added]
         trained = _train(plan, game, rows, emit)
         signals = _signals(plan, trained, emit)
         influence = _influence(plan, honest, trained)
         shutil.rmtree(trained.work)
     shares = _mean_shares(signals, [row.contribution for row in rows])
-    admission = admit(plan.study.rows, added, tokenizer, plan.work / "uploads") if added else None
     return Played(game, len(rows), len(signals.answers.hidden), tuple(wallets), shares, admission, influence)
 
 

@@ -222,6 +222,22 @@ def _games(report: Report) -> str:
     return "\n".join([setup, "", *_table(head, rows), ""])
 
 
+def _uploads(report: Report) -> str:
+    """How the check of uploads judges rows made of published answers, by study."""
+    studies = report["uploads"]
+    lengths = (f"{s['num_copied']} of {s['num_answers']}" for s in studies)
+    rows = [
+        ["answers long enough to be compared", *lengths],
+        *(
+            [f"refused: {change}", *(f"{s['found'][place][1] / s['num_copied']:.0%}" for s in studies)]
+            for place, (change, _) in enumerate(studies[0]["found"])
+        ),
+        ["honest new rows refused", *(f"{s['num_honest_refused']} of {s['num_honest']}" for s in studies)],
+        ["trained rows refused", *(f"{s['num_trained_refused']} of {s['num_trained']}" for s in studies)],
+    ]
+    return "\n".join([*_table(["rows", *(s["study"] for s in studies)], rows), ""])
+
+
 def _gain_of_paid(item: tuple[str, Report]) -> float:
     return -float(item[1]["gain"][DISTILLED_METHOD]["mean"])
 
@@ -245,6 +261,7 @@ _WRITERS: Mapping[str, tuple[str, str, Callable[[Report], str]]] = {
     "packages": ("packages", "bench-attribution-packages", _packages),
     "gaming": ("gaming", "bench-attribution", _gaming),
     "games": ("games", "bench-attribution-games", _games),
+    "uploads": ("uploads", "bench-attribution-games", _uploads),
 }
 """By the mark in the template: (key of the report, target of make that measures it, writer)."""
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
-from backend.domain.errors import InvalidInput
+from backend.domain.attribution import MAX_ANSWER_TOKENS, MAX_ANSWERS
+from backend.services.contribute.answers_file import parse_answers
 from inference import offline
 from inference.protocol import Sampling
 from workers.training.progress import ProgressReporter
@@ -22,17 +21,14 @@ from workers.training.rows import IGNORED, Example, last_answer
 from workers.training.tensors import canonical_safetensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from inference.engine import Engine
     from inference.protocol import AdapterRef
     from workers.training.progress import Emit
 
-MAX_ANSWERS = 256
 ANSWERS_PER_ROW = 2
-MAX_TOKENS = 32
-"""Length limit of an answer. Its time is that of decoding and of one gradient, both proportional to it."""
 MIN_PROMPT_TOKENS = 8
 """Rows of plain text have no prompt. Their first tokens serve as one."""
 TEMPERATURE = 0.8
@@ -87,7 +83,7 @@ def sample_answers(
     requests = [
         (
             prompt.token_ids,
-            Sampling(max_tokens=MAX_TOKENS, temperature=TEMPERATURE, seed=prompt.seed),
+            Sampling(max_tokens=MAX_ANSWER_TOKENS, temperature=TEMPERATURE, seed=prompt.seed),
         )
         for prompt in prompts
     ]
@@ -96,7 +92,7 @@ def sample_answers(
 
 
 def answer_tensors(answers: Sequence[Answer]) -> dict[str, torch.Tensor]:
-    """Tensors that `read_answers` reads: `token_ids` int64 [tokens], the prompt and the answer of each in
+    """Tensors that `parse_answers` reads: `token_ids` int64 [tokens], the prompt and the answer of each in
     turn; `prompt_ends` and `ends` int64 [answers], where each ends in them; `seeds` int64 and `is_kept_out`
     bool [answers].
     """
@@ -115,48 +111,17 @@ def answer_tensors(answers: Sequence[Answer]) -> dict[str, torch.Tensor]:
 
 
 def serialise_answers(answers: Sequence[Answer]) -> bytes:
-    """Content of the file that `read_answers` reads."""
-    metadata = {"temperature": str(TEMPERATURE), "max_tokens": str(MAX_TOKENS)}
+    """Content of the file that `parse_answers` reads."""
+    metadata = {"temperature": str(TEMPERATURE), "max_tokens": str(MAX_ANSWER_TOKENS)}
     return canonical_safetensors(answer_tensors(answers), metadata)
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """Read a file that anyone may have published. Errors: `InvalidInput`, with what is wrong."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidInput(f"The answers in {path.name} cannot be read: {error}") from error
-    _check(tensors, path.name)
-    token_ids = tensors["token_ids"].tolist()
-    ends = tensors["ends"].tolist()
-    columns = zip(
-        pairwise([0, *ends]),
-        tensors["prompt_ends"].tolist(),
-        tensors["seeds"].tolist(),
-        tensors["is_kept_out"].tolist(),
-        strict=True,
-    )
+    """Read a file that anyone may have published. Errors: `OSError`, and those of `parse_answers`."""
     return [
-        Answer(Prompt(tuple(token_ids[start:middle]), seed, is_kept_out), tuple(token_ids[middle:end]))
-        for (start, end), middle, seed, is_kept_out in columns
+        Answer(Prompt(found.prompt, found.seed, found.is_kept_out), found.answer)
+        for found in parse_answers(path.read_bytes())
     ]
-
-
-def _check(tensors: Mapping[str, torch.Tensor], name: str) -> None:
-    """Errors: `InvalidInput`."""
-    expected = {key: (part.dtype, part.dim()) for key, part in answer_tensors(()).items()}
-    if {key: (part.dtype, part.dim()) for key, part in tensors.items()} != expected:
-        raise InvalidInput(f"{name} has other tensors than {', '.join(expected)}, or of other types.")
-    ends = tensors["ends"]
-    if any(tensors[key].shape != ends.shape for key in ("prompt_ends", "seeds", "is_kept_out")):
-        raise InvalidInput(f"{name} has tensors of different lengths.")
-    starts = functional.pad(ends, (1, 0))[:-1]
-    is_ordered = (starts < tensors["prompt_ends"]) & (tensors["prompt_ends"] < ends)
-    if not is_ordered.all() or ends[-1:].tolist() != [len(tensors["token_ids"])]:
-        raise InvalidInput(f"{name} has a prompt or an answer without tokens, or tokens of neither.")
 
 
 def _prompt(row: Example) -> tuple[int, ...]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from backend.domain.attribution import MAX_ANSWER_TOKENS
 from backend.domain.attribution_checks import Draws
 from inference.sampling.draw import uniform
-from workers.training.answers import MAX_TOKENS, TEMPERATURE
+from workers.training.answers import TEMPERATURE
 from workers.training.evaluate import batches_by_length, predict
 from workers.training.packing import mixed_precision
 from workers.training.progress import ProgressReporter
@@ -77,5 +78,5 @@ def _misses(model: Any, batch: Sequence[Example], seeds: Sequence[int]) -> Tenso
 def _is_whole(token_ids: Sequence[int], end_tokens: Collection[int]) -> bool:
     """Whether the answer ends where the engine ends it: with the first end token, or at the limit."""
     is_end = [token in end_tokens for token in token_ids]
-    is_last = len(token_ids) == MAX_TOKENS or (is_end[-1] and len(token_ids) < MAX_TOKENS)
+    is_last = len(token_ids) == MAX_ANSWER_TOKENS or (is_end[-1] and len(token_ids) < MAX_ANSWER_TOKENS)
     return is_last and not any(is_end[:-1])

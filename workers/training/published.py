@@ -10,11 +10,11 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from backend.domain.attribution import ANSWERS_FILE, INDEX_FILE
+from backend.domain.attribution import ANSWERS_FILE, INDEX_FILE, MAX_ANSWER_TOKENS, MAX_ANSWERS
 from backend.domain.errors import InvalidInput
 from backend.services.answers.attribution_index import load_index
 from backend.services.train.options import parse_config
-from workers.training.answers import MAX_ANSWERS, MAX_TOKENS, read_answers
+from workers.training.answers import read_answers
 from workers.training.sketch import SKETCH_SIZE
 from workers.training.tensors import is_finite
 from workers.training.warm_start import CONFIG_FILE, options_of
@@ -112,8 +112,8 @@ def _check_whole(published: Published) -> None:
     if len(answers) > MAX_ANSWERS or (answers and all(answer.prompt.is_kept_out for answer in answers)):
         raise MalformedFolder(f"{ANSWERS_FILE} has too many answers, or none to fit on", param=ANSWERS_FILE)
     longest = max((len(answer.token_ids) for answer in answers), default=0)
-    if longest > MAX_TOKENS:
-        text = f"{ANSWERS_FILE} has an answer of {longest} tokens, more than {MAX_TOKENS}"
+    if longest > MAX_ANSWER_TOKENS:
+        text = f"{ANSWERS_FILE} has an answer of {longest} tokens, more than {MAX_ANSWER_TOKENS}"
         raise MalformedFolder(text, param=ANSWERS_FILE)
 
 

@@ -1,4 +1,4 @@
-"""Checks an upload and builds its report: format, copies, personal data, profile."""
+"""Checks an upload and builds its report: format, copies, generated answers, personal data, profile."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from backend.domain.near_duplicates import NEAR_PPM, NearCopies
 from backend.services.contribute.canonical_rows import DefectLog, write_rows, write_upload
 from backend.services.contribute.personal_data import PersonalDataFilter
 from backend.services.contribute.profile import Profiler
+from backend.services.contribute.repeated_answers import AnswerIndex, GeneratedAnswerFilter
 from backend.services.contribute.sketch import build_sketches
 from backend.services.contribute.uploads import ROWS_AT_ONCE
 
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.contribution import Copy, PersonalKind, Report, Upload
     from backend.domain.dataset import Row
-    from backend.domain.ids import Hash32
+    from backend.domain.ids import DatanetId, Hash32
     from backend.domain.near_duplicates import NearCopy
-    from backend.services.contribute.canonical_rows import CanonicalRows
+    from backend.services.contribute.canonical_rows import CanonicalRows, RowFilter
     from backend.services.contribute.profile import CountTokens
     from backend.services.contribute.staging import Staging
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 COPY_CODES = frozenset({"repeated_row", "copied_row"})
 MAX_NEAR_COPIES_REPORTED = 100
 """Near copies within the upload, and near copies of other uploads, that a report lists."""
+
+MAX_VERSIONS_COMPARED = 256
+"""Versions of a datanet whose published answers are compared, the newest ones: 32 MB of shingles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,9 @@ class UploadCheck:
         store_rows = partial(self._store_rows, upload.id)
         with DefectLog(self.staging.defects(upload.id)) as log:
             with PersonalDataFilter(self.refused_kinds, log) as personal_data:
-                rows = write_upload(stream, target, max_bytes, log, profiler, store_rows, personal_data)
+                generated = GeneratedAnswerFilter(self._published_answers(upload.datanet), log)
+                row_filter: RowFilter = lambda batches: generated(personal_data(batches))  # noqa: E731
+                rows = write_upload(stream, target, max_bytes, log, profiler, store_rows, row_filter)
             num_lines = rows.num_lines
             self._log_copies(upload.id, log)
             if accepts_partial and log.counts.keys() & COPY_CODES:
@@ -77,6 +83,10 @@ class UploadCheck:
             personal_data=personal_data.summary(),
             near_copies=self._near_copies(upload.id),
         )
+
+    def _published_answers(self, datanet: DatanetId) -> AnswerIndex:
+        with self.db.read() as tx:
+            return AnswerIndex(tx.published_answers.of_datanet(datanet, MAX_VERSIONS_COMPARED))
 
     def _store_rows(self, upload_id: str, rows: Sequence[tuple[Row, Hash32]]) -> None:
         sketches = build_sketches(["\n".join(row.texts) for row, _ in rows])

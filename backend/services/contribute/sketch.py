@@ -33,15 +33,17 @@ def build_sketches(texts: Sequence[str]) -> list[Sketch]:
 
     if not texts:
         return []
-    shingles, offsets = _shingles(texts)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, SKETCH_BYTES, SEED)
+    hashes, offsets = hash_shingles(texts)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, SKETCH_BYTES, SEED)
     low = np.array(matrix.to_rows(), dtype="<u4").astype("<u1")  # [num_texts, SKETCH_BYTES]
     bands: list[list[int]] = low.view("<i8").tolist()
     return [tuple(row) for row in bands]
 
 
-def _shingles(texts: Sequence[str]) -> tuple[Any, Any]:
-    """(hashes of all shingles [num_shingles], offset of each text's first one [num_texts + 1])."""
+def hash_shingles(texts: Sequence[str]) -> tuple[Any, Any]:
+    """(hashes of all shingles uint64 [num_shingles]; offset of each text's first one uint64 [num_texts + 1]).
+    A text without six bytes has one shingle.
+    """
     normalised = [" ".join(text.casefold().split()).encode().ljust(SHINGLE_BYTES, b"\0") for text in texts]
     joined = b"".join(normalised)
     lengths = np.array([len(part) for part in normalised])

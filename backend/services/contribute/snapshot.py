@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
-from backend.domain.content import ContentCorrupt, cid_of
+from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
 from backend.domain.contribution import is_withdrawn
 from backend.domain.dataset import Row, is_too_deep, split_lines
 from backend.domain.errors import Conflict, NotFound
@@ -103,7 +104,18 @@ class Snapshots:
             with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
                 self._fetch(contribution, cast("BinaryIO", file))
                 for row in _validated_rows(contribution, cast("BinaryIO", file)):
-                    yield index, row
+                    yield index, row.value
+
+    def stored_rows(self, snapshot_id: SnapshotId) -> Iterator[Row]:
+        """Rows of the accepted contributions that can be read; the others are left out.
+
+        Errors: `NotFound`, `Unavailable`.
+        """
+        for contribution in self._accepted(snapshot_id).values():
+            unreadable = suppress(ContributionWithdrawn, ContentMissing, ContentCorrupt)
+            with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file, unreadable:
+                self._fetch(contribution, cast("BinaryIO", file))
+                yield from _validated_rows(contribution, cast("BinaryIO", file))
 
     def licences(self, snapshot_id: SnapshotId) -> list[str]:
         """Distinct SPDX expressions of the accepted contributions, sorted."""
@@ -170,14 +182,14 @@ class Snapshots:
         return licence
 
 
-def _validated_rows(contribution: Contribution, file: BinaryIO) -> Iterator[dict[str, Any]]:
+def _validated_rows(contribution: Contribution, file: BinaryIO) -> Iterator[Row]:
     """Validate rows again: the operator that recorded them may not have done so."""
     reader = RowReader()
     for number, line in enumerate(split_lines(iter(lambda: file.read(READ_BYTES), b"")), start=1):
         row = reader.read(number, line)
         if not isinstance(row, Row):
             raise _corrupt(contribution, f"line {number}: {row[0].message}")
-        yield row.value
+        yield row
 
 
 def _stated_licence(manifest: bytes) -> str:

@@ -40,18 +40,26 @@ def dumped(row: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("row", "row_format", "num_characters"),
+    ("row", "row_format", "num_characters", "answers"),
     [
-        ({"messages": TURN}, RowFormat.CHAT, 7),
-        ({"messages": [{"role": "system", "content": "be nice"}, *TURN, *TURN]}, RowFormat.CHAT, 21),
-        ({"prompt": "a", "completion": "bc"}, RowFormat.INSTRUCT, 3),
-        ({"text": "éé", "source": "json.dumps"}, RowFormat.TEXT, 2),
+        ({"messages": TURN}, RowFormat.CHAT, 7, ("hello",)),
+        (
+            {"messages": [{"role": "system", "content": "be nice"}, *TURN, *TURN]},
+            RowFormat.CHAT,
+            21,
+            ("hello", "hello"),
+        ),
+        ({"prompt": "a", "completion": "bc"}, RowFormat.INSTRUCT, 3, ("bc",)),
+        ({"text": "éé", "source": "json.dumps"}, RowFormat.TEXT, 2, ("éé",)),
     ],
 )
-def test_rows_of_the_three_formats_are_accepted(row: Any, row_format: RowFormat, num_characters: int) -> None:
+def test_rows_of_the_three_formats_are_accepted(
+    row: Any, row_format: RowFormat, num_characters: int, answers: tuple[str, ...]
+) -> None:
     checked = check(dumped(row))
     assert isinstance(checked, Row)
     assert (checked.format, checked.num_characters) == (row_format, num_characters)
+    assert checked.answers == answers
     assert json.loads(checked.canonical) == row
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def plan(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
     monkeypatch.setattr("benchmarks.attribution.data.SOURCES", {"tiny": sources})
     monkeypatch.setattr("benchmarks.attribution.answers.ANSWER_TOKENS", 3)
-    monkeypatch.setattr("workers.training.answers.MAX_TOKENS", 3)
+    monkeypatch.setattr("workers.training.answers.MAX_ANSWER_TOKENS", 3)
     monkeypatch.setattr("benchmarks.attribution.measure.NUM_DRAWS", 50)
     with peft_warnings_ignored():
         yield Plan("tiny", tmp_path / "work", tmp_path / "truth", 3, 3, 1, str(tiny_model))

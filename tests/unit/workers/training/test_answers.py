@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from backend.domain.attribution import MAX_ANSWERS
 from backend.domain.errors import InvalidInput
 from workers.training.answers import (
-    MAX_ANSWERS,
     MIN_PROMPT_TOKENS,
     Answer,
     Prompt,

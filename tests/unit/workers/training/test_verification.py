@@ -12,14 +12,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, GRADIENT_METHOD, INDEX_FILE
+from backend.domain.attribution import (
+    ANSWERS_FILE,
+    CHECKPOINT_FILE,
+    GRADIENT_METHOD,
+    INDEX_FILE,
+    MAX_ANSWER_TOKENS,
+)
 from backend.domain.attribution_checks import index_checks
 from backend.services.train.options import parse_config
 from inference.lora.files import adapter_digest
 from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
 from workers.attribution import parse_recomputed
-from workers.training.answers import MAX_TOKENS, Answer, read_answers, serialise_answers
+from workers.training.answers import Answer, read_answers, serialise_answers
 from workers.training.job import run_job
 from workers.training.published import MalformedFolder
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec, VerificationSpec
@@ -255,7 +261,7 @@ def test_answers_longer_than_training_writes_are_reported(verify: Verify, part: 
     def forge(answers: list[Answer]) -> list[Answer]:
         first = answers[0]
         if part == "answer":
-            return [replace(first, token_ids=(7,) * (MAX_TOKENS + 1)), *answers[1:]]
+            return [replace(first, token_ids=(7,) * (MAX_ANSWER_TOKENS + 1)), *answers[1:]]
         return [replace(first, prompt=replace(first.prompt, token_ids=(7,) * 100_000)), *answers[1:]]
 
     with pytest.raises(MalformedFolder, match="tokens"):
