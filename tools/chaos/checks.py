@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tools.chaos.market import ChaosMarket
     from tools.chaos.traffic import Traffic
 
-SETTLE_SECONDS = 240.0
+SETTLE_SECONDS = 600.0
+"""Patience, no promise: on a busy machine the chain itself is slow."""
 
 
 @dataclass(frozen=True, slots=True)
