@@ -84,6 +84,7 @@ def fuzz(target: Target, minutes: float) -> dict[str, Any]:
         "target": target.name,
         "began_at": began_at.isoformat(timespec="seconds"),
         "minutes": round((time.monotonic() - began) / 60, 1),
+        "seconds_of_fuzzing": last(text, r"runs in (\d+) second"),
         "executions": last(text, r"#(\d+)\t"),
         "edges": last(text, r"cov: (\d+)"),
         "features": last(text, r"ft: (\d+)"),

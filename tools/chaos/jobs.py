@@ -66,6 +66,15 @@ class Jobs:
         """Errors: `DomainError`."""
         self._pending.append(actions.start_training(self._creator, self._snapshot, HYPERPARAMETERS))
 
+    @property
+    def num_trainings(self) -> int:
+        """How often the training of the oldest pending job was begun; 0 while the API does not answer."""
+        try:
+            events = self._creator.get(f"/v1/fine_tuning/jobs/{self._pending[0]}/events", limit=500)["data"]
+        except DomainError:
+            return 0
+        return sum(each["kind"] == "state" and each["data"].get("step") == "train" for each in events)
+
     def finish(self) -> list[Answer]:
         """Wait until all jobs have succeeded; returns the bill of each. Errors: `ChaosError`."""
         bills, deadline = [], time.monotonic() + JOB_SECONDS
