@@ -13,6 +13,7 @@ PrefixSharing = Literal["off", "payer", "all"]
 Quantization = Literal["none", "int8"]
 KernelBackend = Literal["auto", "native", "portable"]
 MIB = 1024 * 1024
+_FORMATS: dict[DType, str] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class EngineConfig:
     max_rank: int = 128
     adapter_budget_bytes: int = 1024 * MIB
     num_loader_threads: int = 2
+
+    @property
+    def weight_format(self) -> str:
+        """Of the linear layers and the head, as payers read it."""
+        return _FORMATS[self.dtype] if self.quantization == "none" else self.quantization
 
     def __post_init__(self) -> None:
         limits = ("max_running", "max_waiting", "max_waiting_tokens", "max_step_tokens")

@@ -287,6 +287,7 @@ class Engine:
             plain_features=self.architecture.special_features,
             num_proposed_tokens=self._outputs.num_proposed_tokens,
             num_accepted_tokens=self._outputs.num_accepted_tokens,
+            weight_format=self.config.weight_format,
             **adapters.counts,
         )
 

@@ -15,7 +15,13 @@ import msgspec
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
-from backend.ports.engine import EngineUnreachable, InvalidSchema, InvalidToolSchema, UnsupportedReasoning
+from backend.ports.engine import (
+    EngineState,
+    EngineUnreachable,
+    InvalidSchema,
+    InvalidToolSchema,
+    UnsupportedReasoning,
+)
 from inference.protocol import (
     MAX_EMBED_ITEMS,
     Abort,
@@ -132,9 +138,10 @@ class EngineClient:
     async def status(self) -> Status:
         return await self._ask(GetStatus(self._new_id()), Status, self._deadline_seconds)
 
-    async def active_adapters(self) -> Sequence[Hash32]:
-        """Digests of the adapters in device slots, which answer without a load."""
-        return [Hash32(f"0x{digest}") for digest in (await self.status()).active_adapters]
+    async def state(self) -> EngineState:
+        status = await self.status()
+        active = frozenset(Hash32(f"0x{digest}") for digest in status.active_adapters)
+        return EngineState(active, status.max_context, status.weight_format)
 
     async def metrics(self, deadline_seconds: float) -> str:
         """Return the engine's metrics in Prometheus' text format."""

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import DomainError, InvalidInput, Overloaded, Unavailable
+from backend.domain.ids import Hash32
 from backend.engine.metric_texts import merge
 from backend.engine.routing import LOAD_FACTOR, place, ranked
-from backend.ports.engine import EngineUnreachable
+from backend.ports.engine import EngineState, EngineUnreachable
 from inference.protocol import Generate, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 
-    from backend.domain.ids import Hash32
     from backend.ports.engine import Engine
     from inference.protocol import Chunk, CountTokens, TokenCount
 
@@ -126,16 +126,22 @@ class Replicas:
         if replica is not None:
             await replica.engine.abort(request_id)
 
-    async def active_adapters(self) -> Sequence[Hash32]:
-        """Of all replicas that are up."""
+    async def state(self) -> EngineState:
+        """Of all replicas that are up: the adapters of any, the context that all have, and the format of the
+        weights unless they differ.
+        """
         found = await asyncio.gather(
-            *(replica.engine.active_adapters() for replica in self._replicas if replica.is_up),
-            return_exceptions=True,
+            *(replica.engine.state() for replica in self._replicas if replica.is_up), return_exceptions=True
         )
-        lists = [each for each in found if not isinstance(each, BaseException)]
-        if not lists:
+        states = [each for each in found if not isinstance(each, BaseException)]
+        if not states:
             raise _none_left()
-        return list(dict.fromkeys(digest for each in lists for digest in each))
+        formats = {each.weight_format for each in states}
+        return EngineState(
+            frozenset[Hash32]().union(*(each.active_adapters for each in states)),
+            min((each.max_context for each in states if each.max_context is not None), default=None),
+            formats.pop() if len(formats) == 1 else None,
+        )
 
     async def metrics(self, deadline_seconds: float) -> str:
         """The metrics of the replicas that answer, with the label `replica` if there are several."""

@@ -19,7 +19,7 @@ from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
 from backend.engine.vllm_answer import AnswerReader, Part, failure
 from backend.engine.vllm_request import check_prompt, check_request, completion_body, prompt_body
-from backend.ports.engine import EngineUnreachable, InvalidSchema
+from backend.ports.engine import EngineState, EngineUnreachable, InvalidSchema
 from inference.errors import InvalidSchemaError, UnsupportedModelError
 from inference.protocol import Chunk, TokenCount
 
@@ -130,10 +130,11 @@ class VllmEngine:
         if request_id in self._aborts:
             self._aborts[request_id]()
 
-    async def active_adapters(self) -> Sequence[Hash32]:
-        """Digests of the adapters that the server has loaded."""
+    async def state(self) -> EngineState:
+        """A vLLM server does not state the format of its weights."""
         models = _decode(await self._call("GET", "/v1/models"), _Models)
-        return [Hash32(f"0x{card.id}") for card in models.data if card.parent and _DIGEST.fullmatch(card.id)]
+        loaded = (card.id for card in models.data if card.parent and _DIGEST.fullmatch(card.id))
+        return EngineState(frozenset(Hash32(f"0x{digest}") for digest in loaded), models.base.max_model_len)
 
     async def metrics(self, deadline_seconds: float) -> str:
         """The server's metrics with the prefix `vllm:`; those of its Python process are left out."""

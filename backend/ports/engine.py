@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from backend.domain.ids import Hash32
     from inference.protocol import Chunk, CountTokens, Generate, TokenCount
@@ -29,6 +30,18 @@ class EngineUnreachable(Unavailable):
     """The engine accepts no connection, whatever the request. Other failures may be those of a request."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What an engine serves now. An engine that is not reachable serves nothing."""
+
+    active_adapters: frozenset[Hash32] = frozenset()
+    """Digests of the adapters in device slots, which answer without a load."""
+    max_context: int | None = None
+    """Tokens that prompt and answer share."""
+    weight_format: str | None = None
+    """Of the base model: `fp32`, `bf16`, `fp16` or `int8`. None if the server does not state it."""
+
+
 class Engine(Protocol):
     """Errors of all methods: `Unavailable` where a retry may help, `InvalidInput` for a bad request."""
 
@@ -48,9 +61,7 @@ class Engine(Protocol):
         """End a request: its last chunk has the finish reason `abort`. Unknown ids are ignored."""
         ...
 
-    async def active_adapters(self) -> Sequence[Hash32]:
-        """Digests of the adapters in device slots, which answer without a load."""
-        ...
+    async def state(self) -> EngineState: ...
 
     async def metrics(self, deadline_seconds: float) -> str:
         """Return the engine's metrics in Prometheus' text format."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from backend.app import freeze_heap
 from backend.installation.installation import Installation
+from backend.ports.engine import EngineState
 from backend.services.answers.request import AnswerRequest
 from backend.services.channels.admission import Payer
 from benchmarks.api import market
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
-    from backend.domain.ids import Hash32
     from backend.ports.engine import Engine
     from benchmarks.api.market import ApiPayer
     from inference.protocol import CountTokens
@@ -52,8 +52,8 @@ class MemoryEngine:
     async def abort(self, request_id: str) -> None:
         """Do nothing: answers are immediate."""
 
-    async def active_adapters(self) -> Sequence[Hash32]:
-        return ()
+    async def state(self) -> EngineState:
+        return EngineState()
 
     async def metrics(self, deadline_seconds: float) -> str:  # noqa: ARG002
         return ""

@@ -18,7 +18,7 @@ from backend.domain.hashing import keccak, version_id
 from backend.domain.ids import Hash32
 from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
 from backend.domain.transactions import PreparedTransaction
-from backend.ports.engine import InvalidSchema, InvalidToolSchema
+from backend.ports.engine import EngineState, InvalidSchema, InvalidToolSchema
 from backend.services.accounts.claims import Claimable, NothingToClaim
 from backend.services.train.estimate import Tokenisation, TokenisedRow
 from inference.protocol import (
@@ -212,6 +212,7 @@ class ScriptedEngine:
         self.cached_prompt_tokens = 0
         self.token_ids = [1]
         """Of each word."""
+        self.weight_format: str | None = "bf16"
         self.counted: list[Sequence[Message] | str] = []
         self.breaks_after: int | None = None
         self.is_gone = False
@@ -280,10 +281,11 @@ class ScriptedEngine:
         self._aborted.add(request_id)
         self._waking.setdefault(request_id, asyncio.Event()).set()
 
-    async def active_adapters(self) -> Sequence[Hash32]:
+    async def state(self) -> EngineState:
         if self.is_gone:
             raise Unavailable("The engine is not running; try again.")
-        return [Hash32(f"0x{asked.adapter.digest}") for asked in self.requests if asked.adapter]
+        active = frozenset(Hash32(f"0x{asked.adapter.digest}") for asked in self.requests if asked.adapter)
+        return EngineState(active, self.max_context, self.weight_format)
 
     def wake(self) -> None:
         """Resume all waiting generations. Thread-safe."""

@@ -142,16 +142,16 @@ def prepare_deprecation(
 @router.get("/operators")
 async def list_operators(services: ServicesDep, paging: PagingDep) -> Page[OperatorView]:
     """List all registered operators, oldest first, with the most recent response of each."""
-    active = (await services.generate.engine_state()).active_adapters
-    found = await run_in_threadpool(services.operators.all, active)
+    engine = await services.generate.engine_state()
+    found = await run_in_threadpool(services.operators.all, engine)
     return paging.page_of_all(found, lambda one: one[0].account, lambda one: OperatorView.of(*one))
 
 
 @router.get("/operator")
 async def get_operator(services: ServicesDep) -> OperatorCardView:
     """Retrieve this operator's description: base models, prices and active adapters."""
-    active = (await services.generate.engine_state()).active_adapters
-    return OperatorCardView.model_validate(await run_in_threadpool(services.operators.card, active))
+    engine = await services.generate.engine_state()
+    return OperatorCardView.model_validate(await run_in_threadpool(services.operators.card, engine))
 
 
 @router.get("/operators/{operator}/batches")

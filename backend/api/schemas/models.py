@@ -7,7 +7,7 @@ from backend.domain.catalogue import USAGE_DAYS, Sort
 from backend.domain.content import cid_of
 from backend.domain.ids import ZERO_HASH
 from backend.domain.money import AMOUNT
-from backend.services.answers.generate import EngineState
+from backend.ports.engine import EngineState
 from backend.services.market.catalogue import ListedModel, Search
 
 
@@ -130,6 +130,12 @@ class ModelView(View):
     context_length: int | None = Field(
         description="Tokens that prompt and answer share; null while the engine is unreachable."
     )
+    weight_format: str | None = Field(
+        description="Format of the base model's weights in this operator's engine: `fp32`, `bf16`, `fp16`, "
+        "or `int8`, with which answers differ slightly (docs/engine.md). Null while the engine is "
+        "unreachable, if its server does not state it, as vLLM's, and while replicas differ. Prices do not "
+        "depend on it."
+    )
     prompt_price: Price
     completion_price: Price
     pricing: PricingView
@@ -178,6 +184,7 @@ class ModelView(View):
             snapshots=list(record.snapshots),
             licence=known.licence,
             context_length=engine.max_context,
+            weight_format=engine.weight_format,
             prompt_price=record.prompt_price,
             completion_price=record.completion_price,
             # A token costs as many micro-units as a million tokens cost token units.

@@ -108,7 +108,7 @@ class CardAgreementView(View):
 class OperatorCardView(View):
     """An operator's own description. `active_adapters`: digests of adapters that are loaded in its engine.
     `live_agreement`: null if it samples no answers. `not_served`: kinds of adapters and parts of requests
-    that its engine refuses, such as `dora` or `tools`.
+    that its engine refuses, such as `dora` or `tools`. `weight_format`: as of models.
     """
 
     account: str
@@ -116,6 +116,7 @@ class OperatorCardView(View):
     active_adapters: list[str]
     live_agreement: CardAgreementView | None
     not_served: list[str]
+    weight_format: str | None
 
 
 class OperatorView(View):

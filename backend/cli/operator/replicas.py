@@ -63,7 +63,7 @@ async def _states(installation: Installation) -> dict[str, str]:
 async def _state(engine: Engine) -> str:
     try:
         async with asyncio.timeout(PROBE_SECONDS):
-            await engine.active_adapters()
+            await engine.state()
     except (Unavailable, TimeoutError):
         return "down"
     return "up"

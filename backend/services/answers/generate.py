@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, Unavailable
+from backend.ports.engine import EngineState
 from backend.services.answers.answer import Answer, Final
 from backend.services.answers.blend import price
 from backend.services.answers.gradient_job import GradientJob
@@ -58,16 +59,6 @@ class GenerateLimits:
         return self.answer_seconds + self.close_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class EngineState:
-    """What the engine serves now."""
-
-    active_adapters: frozenset[Hash32]
-    """Digests of the loaded adapters."""
-    max_context: int | None
-    """Tokens that prompt and answer share; None while the engine is unreachable."""
-
-
 class Generate:
     def __init__(
         self,
@@ -109,9 +100,9 @@ class Generate:
     async def engine_state(self) -> EngineState:
         """What the engine serves now; nothing while it is unreachable."""
         try:
-            return EngineState(frozenset(await self._engine.active_adapters()), await self._load_context())
+            return await self._engine.state()
         except Unavailable:
-            return EngineState(frozenset(), None)
+            return EngineState()
 
     async def start(self, request: AnswerRequest) -> Answer:
         """Returns with the first chunk. Raises PaymentRequired, InvalidInput or Unavailable before it."""

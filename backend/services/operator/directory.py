@@ -19,11 +19,12 @@ from backend.domain.money import PRICE
 from backend.ports.outbound import Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import Account, Hash32
+    from backend.domain.ids import Account
     from backend.domain.registries import Operator
+    from backend.ports.engine import EngineState
     from backend.ports.outbound import OutboundHttp
     from backend.services.market.catalogue import Catalogue
 
@@ -73,6 +74,8 @@ class Card(msgspec.Struct, frozen=True):
     """None if no answer was sampled."""
     not_served: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(max_length=64)] = []
     """Kinds of adapters and parts of requests that the operator's engine refuses."""
+    weight_format: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    """Of the base model in the operator's engine, such as `bf16` or `int8`; None if it is not known."""
 
 
 def _read_price(_kind: type, value: object) -> CardPrice:
@@ -125,8 +128,8 @@ class Operators:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(MAX_CONCURRENT, "operator-cards")
 
-    def card(self, active: Collection[Hash32]) -> Card:
-        """Our own card. `active`: digests of the adapters that are loaded."""
+    def card(self, engine: EngineState) -> Card:
+        """Our own card."""
         base = self._catalogue.base()
         floor = self._catalogue.floor()
         offer = BaseOffer(
@@ -138,19 +141,26 @@ class Operators:
             CardPrice(floor.completion),
             CardPrice(self._training_price),
         )
-        return Card(self._own, [offer], sorted(active), self._agreement(), list(self._not_served))
+        return Card(
+            self._own,
+            [offer],
+            sorted(engine.active_adapters),
+            self._agreement(),
+            list(self._not_served),
+            engine.weight_format,
+        )
 
     def _agreement(self) -> CardAgreement | None:
         with self._db.read() as tx:
             live = tx.live_agreements.total()
         return CardAgreement(live.mean, live.num_measured, live.num_missing) if live.num_sampled else None
 
-    def all(self, active: Collection[Hash32]) -> list[tuple[Operator, Availability]]:
+    def all(self, engine: EngineState) -> list[tuple[Operator, Availability]]:
         """All registered operators with their availability; waits for those requested for the first time."""
         with self._db.read() as tx:
             known = tx.chain.operators()
         self._refresh([o for o in known if o.endpoint and o.account != self._own])
-        own = Availability(self.card(active))
+        own = Availability(self.card(engine))
         with self._lock:
             return [
                 (o, own if o.account == self._own else self._availability.get(_key(o), Availability()))

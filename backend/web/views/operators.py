@@ -13,8 +13,9 @@ from backend.api.schemas.common import AccountField
 from backend.api.schemas.registry import BatchView, OperatorView
 from backend.api.services import Services
 from backend.domain.errors import Forbidden, NotFound
-from backend.domain.ids import Account, Cid, Hash32
+from backend.domain.ids import Account, Cid
 from backend.domain.settlement import BatchState
+from backend.ports.engine import EngineState
 from backend.services.operator.overview import Overview
 from backend.web.rendering import render
 from backend.web.route import PageRoute
@@ -41,8 +42,8 @@ async def show_operators(request: Request, services: ServicesDep, paging: Paging
 async def show_operator(
     operator: AccountField, request: Request, services: ServicesDep, paging: PagingDep
 ) -> Response:
-    active = (await services.generate.engine_state()).active_adapters
-    return await run_in_threadpool(_operator_page, operator, request, services, paging, active)
+    engine = await services.generate.engine_state()
+    return await run_in_threadpool(_operator_page, operator, request, services, paging, engine)
 
 
 @router.get("/operate")
@@ -69,9 +70,9 @@ def _own_page(request: Request, services: Services, overview: Overview) -> Respo
 
 
 def _operator_page(
-    operator: str, request: Request, services: Services, paging: PagingDep, active: frozenset[Hash32]
+    operator: str, request: Request, services: Services, paging: PagingDep, engine: EngineState
 ) -> Response:
-    registered = services.operators.all(active)
+    registered = services.operators.all(engine)
     found = next((one for one in registered if one[0].account == operator), None)
     if found is None:
         raise NotFound(f"No operator {operator} is registered on the chain.", param="operator")

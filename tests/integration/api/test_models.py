@@ -45,15 +45,20 @@ def test_a_charge_follows_from_the_prices(api: Api) -> None:
     assert usage["cost"] == float(cost)
 
 
-def test_the_context_is_stated_while_the_engine_runs(api: Api) -> None:
+def test_context_and_format_of_the_weights_are_stated_while_the_engine_runs(api: Api) -> None:
+    engine = api.installation.engine
+    engine.weight_format = "int8"
     with api.http() as http:
-        assert http.get("/v1/models/tiny").json()["context_length"] == api.installation.engine.max_context
+        stated = http.get("/v1/models/tiny").json()
+        assert (stated["context_length"], stated["weight_format"]) == (engine.max_context, "int8")
+        assert http.get("/v1/operator").json()["weight_format"] == "int8"
 
 
 def test_models_are_listed_without_an_engine(api: Api) -> None:
     api.installation.engine.is_gone = True
     with api.http() as http:
-        assert {model["context_length"] for model in http.get("/v1/models").json()["data"]} == {None}
+        listed = http.get("/v1/models").json()["data"]
+    assert {(model["context_length"], model["weight_format"]) for model in listed} == {(None, None)}
 
 
 def described(api: Api) -> Api:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.engine.client import EngineClient
-from backend.ports.engine import InvalidSchema
+from backend.ports.engine import EngineState, InvalidSchema
 from inference import protocol
 from inference.protocol import (
     AdapterRef,
@@ -305,7 +305,7 @@ async def test_a_prefix_is_cached_for_its_payer_and_probes_have_the_models_size(
     (*_, last) = [chunk async for chunk in client.generate(replace(request, probe_error=True))]
     assert (len(last.probe.answer), len(last.probe.error)) == (64, 64)
     assert (await client.count_tokens(CountTokens("", chat))).max_context == 512
-    assert await client.active_adapters() == [f"0x{served_adapter.digest}"]
+    assert await client.state() == EngineState(frozenset({f"0x{served_adapter.digest}"}), 512, "fp32")
 
 
 async def test_penalties_and_biases_reach_the_sampler(client: EngineClient) -> None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.domain.errors import Overloaded, Unavailable
+from backend.domain.ids import Hash32
 from backend.engine.replicas import ReplicaLimits, Replicas
 from backend.engine.routing import LOAD_FACTOR, place, ranked
-from backend.ports.engine import EngineUnreachable
+from backend.ports.engine import EngineState, EngineUnreachable
 from inference.protocol import AdapterRef, Chunk, CountTokens, Generate, TokenCount
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class FakeEngine:
         self.error: Exception | None = None
         self.error_after_first: Exception | None = None
         self.hangs = False
+        self.weight_format: str | None = "int8"
         self.aborted: list[str] = []
         self.refused = asyncio.Event()
         self.fails_at: str | None = None
@@ -59,8 +61,8 @@ class FakeEngine:
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
 
-    async def active_adapters(self) -> list[str]:
-        return [f"0x{self.name}"]
+    async def state(self) -> EngineState:
+        return EngineState(frozenset({Hash32(f"0x{self.name}")}), ord(self.name), self.weight_format)
 
     async def metrics(self, _: float) -> str:
         if self.error is not None:
@@ -286,7 +288,11 @@ def test_aborts_metrics_and_adapters() -> None:
         for engine in engines.values():
             engine.may_end.set()
         await task
-        assert sorted(await replicas.active_adapters()) == [f"0x{name}" for name in NAMES]
+        state = await replicas.state()
+        assert state == EngineState(frozenset(f"0x{name}" for name in NAMES), ord("a"), "int8")
+        for other in ("bf16", None):
+            engines["b"].weight_format = other
+            assert (await replicas.state()).weight_format is None
         engines["d"].error = Unavailable("down")
         shown = await replicas.metrics(1.0)
         assert shown.count("# TYPE n gauge") == 1

@@ -112,6 +112,12 @@ def test_counts_are_of_the_servers_tokenizer(run: Callable[..., Any]) -> None:
     assert (found.num_tokens, found.max_context) == (8, 512)
 
 
+def test_its_state_is_what_the_server_lists(run: Callable[..., Any]) -> None:
+    state = run(lambda engine: engine.state())
+    assert (len(state.active_adapters), state.max_context, state.weight_format) == (3, 512, None)
+    assert {len(digest) for digest in state.active_adapters} == {66}
+
+
 def test_every_sampling_parameter_is_sent(run: Callable[..., Any], vllm: FakeVllm) -> None:
     sampling = Sampling(
         max_tokens=7,

@@ -8,6 +8,7 @@ import pytest
 from backend.api.schemas.registry import OperatorCardView
 from backend.domain.money import PRICE
 from backend.domain.registries import Operator
+from backend.ports.engine import EngineState
 from backend.ports.outbound import Unreachable
 from backend.services.operator.directory import REFRESH_SECONDS, Card, Operators
 from tests.support.market import some_account, some_hash
@@ -60,7 +61,7 @@ class DirectoryHarness:
         )
 
     def standing(self) -> Any:
-        return {o.account: s for o, s in self.operators.all(())}[OTHER]
+        return {o.account: s for o, s in self.operators.all(EngineState())}[OTHER]
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_an_operator_is_polled_at_intervals_and_its_uptime_counted(harness: Dire
     assert harness.outbound.asked == ["https://other/v1/operator"]
     harness.outbound.answers.clear()
     harness.now += REFRESH_SECONDS
-    harness.operators.all(())
+    harness.operators.all(EngineState())
     harness.operators._pool.shutdown()  # waits for the second request
     found = harness.standing()
     assert (found.card, found.latency_ms, found.uptime_ppm) == (None, None, 500_000)
@@ -108,10 +109,10 @@ def test_minimum_prices_of_a_card_are_optional(harness: DirectoryHarness) -> Non
 
 
 def test_a_card_is_read_as_the_api_serves_it(harness: DirectoryHarness) -> None:
-    own = harness.operators.card([some_hash("adapter")])
+    own = harness.operators.card(EngineState(frozenset({some_hash("adapter")}), 512, "int8"))
     served = OperatorCardView.model_validate(own).model_dump(mode="json") | {"account": OTHER}
     assert served["bases"][0]["training_price"] == PRICE.render(3)
-    assert served["not_served"] == ["dora"]
+    assert (served["not_served"], served["weight_format"]) == (["dora"], "int8")
     harness.answer(msgspec.json.encode(served))
     assert harness.standing().card == msgspec.structs.replace(own, account=OTHER)
 
@@ -127,7 +128,8 @@ def test_a_card_with_an_invalid_price_counts_as_no_answer(harness: DirectoryHarn
 
 def test_our_own_status_needs_no_request(harness: DirectoryHarness) -> None:
     adapter = some_hash("adapter")
-    own = {o.account: s for o, s in harness.operators.all({adapter})}[harness.installation.operator]
+    listed = {o.account: s for o, s in harness.operators.all(EngineState(frozenset({adapter})))}
+    own = listed[harness.installation.operator]
     assert own.card.active_adapters == [adapter]
     assert [(b.name, b.prompt_price, b.completion_price) for b in own.card.bases] == [("tiny", 1, 2)]
     assert [base.training_price for base in own.card.bases] == [3]
