@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.engine.launcher import LLAMA, LLAMA_F16, LLAMA_Q8, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
 from benchmarks.engine.measure import percentile, spread
-from benchmarks.engine.own_scenarios import LOOKUP
+from benchmarks.engine.own_scenarios import LOOKUP, WITHOUT_LOOKUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -100,7 +100,7 @@ def _with_and_without(
     runs: Mapping[Entry, Sequence[Run]], scenario: str
 ) -> tuple[Sequence[Run] | None, Sequence[Run] | None]:
     """The runs with prompt lookup, and those of the same texts without."""
-    return runs.get((LOOKUP, scenario)), runs.get((LOOKUP, f"{scenario}_without"))
+    return runs.get((LOOKUP, scenario)), runs.get((WITHOUT_LOOKUP, f"{scenario}_without"))
 
 
 def _fastest_16bit(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 LOOKUP = f"{OURS} lookup"
+WITHOUT_LOOKUP = f"{OURS} without lookup"
 SIZES = (1, 8, 32, 64)
 RANKS = (8, 16, 64)
 LOOKUP_SIZES = (1, 8, 32)
@@ -38,8 +39,8 @@ class OwnScenario:
 
 
 def lookup_scenarios() -> list[OwnScenario]:
-    """Texts that copy and texts that do not, with prompt lookup and without, in one process. Without the
-    prefix cache, in which whichever comes second would find its prompts.
+    """Texts that copy and texts that do not, by a process with prompt lookup and one without, in turn.
+    The prefix cache is off: batches of several sizes have the same prompts.
     """
     kinds = {"copying": (copying_text, 0.0), "not_copying": (telling_text, 1.0)}
 
@@ -47,10 +48,12 @@ def lookup_scenarios() -> list[OwnScenario]:
         make, temperature = kinds[kind]
 
         def workload(repeat: int) -> Texts:
-            return Texts([make(f"{repeat} {number}") for number in range(size)], temperature, has_lookup)
+            return Texts([make(f"{repeat} {number}") for number in range(size)], temperature)
 
-        name = f"{kind}{size}" if has_lookup else f"{kind}{size}_without"
-        return OwnScenario(LOOKUP, name, "texts", workload, {"prefix-sharing": "off"})
+        options = {"prefix-sharing": "off", "prompt-lookup": "yes" if has_lookup else "no"}
+        if has_lookup:
+            return OwnScenario(LOOKUP, f"{kind}{size}", "texts", workload, options)
+        return OwnScenario(WITHOUT_LOOKUP, f"{kind}{size}_without", "texts", workload, options)
 
     return [
         scenario(kind, size, has_lookup=has_lookup)

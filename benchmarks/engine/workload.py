@@ -65,7 +65,6 @@ class Texts:
 
     messages: list[str]
     temperature: float
-    prompt_lookup: bool
     new_tokens: int = 96
 
 

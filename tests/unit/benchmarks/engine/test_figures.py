@@ -8,7 +8,7 @@ from benchmarks.engine.contestant import Run
 from benchmarks.engine.figures import OURS_INT8, is_quiet, ratios, row
 from benchmarks.engine.launcher import LLAMA, LLAMA_F16, LLAMA_Q8, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
 from benchmarks.engine.measure import Measurement
-from benchmarks.engine.own_scenarios import LOOKUP
+from benchmarks.engine.own_scenarios import LOOKUP, WITHOUT_LOOKUP
 from benchmarks.engine.scenarios import Results
 
 
@@ -56,9 +56,9 @@ def test_every_bar_has_its_ratio() -> None:
     runs.runs |= {(name, "base"): [run()] for name in (OURS_INT8, LLAMA_Q8)}
     runs.runs |= {(OURS, f"profile_{kind}"): [run(**extra)] for kind in ("base", "lora32")}
     runs.runs |= {
-        (LOOKUP, f"{kind}8{side}"): [run()]
+        (contestant, f"{kind}8{side}"): [run()]
         for kind in ("copying", "not_copying")
-        for side in ("", "_without")
+        for contestant, side in ((LOOKUP, ""), (WITHOUT_LOOKUP, "_without"))
     }
     found = ratios(runs)
     assert {name: ratio.value for name, ratio in found.items() if ratio is not None} == {

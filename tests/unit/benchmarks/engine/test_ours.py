@@ -51,12 +51,10 @@ def test_a_batch_yields_every_token_of_every_prompt(ours: OurEngine, adapters: l
     assert measured.seconds >= max(measured.ttft_seconds)
 
 
-@pytest.mark.parametrize("has_lookup", [True, False])
-def test_texts_are_answered_with_lookup_or_without(ours: OurEngine, *, has_lookup: bool) -> None:
-    measured = ours.texts(**asdict(Texts(["ABABABABABAB"] * 2, 0.0, has_lookup, new_tokens=40)))
+def test_texts_are_answered_with_the_engines_prompt_lookup(ours: OurEngine) -> None:
+    measured = ours.texts(**asdict(Texts(["ABABABABABAB"] * 2, 0.0, new_tokens=40)))
     assert measured.num_tokens == 80
-    assert (measured.extra["proposed_tokens"] > 0) == has_lookup
-    assert measured.extra["accepted_tokens"] <= measured.extra["proposed_tokens"]
+    assert 0 <= measured.extra["accepted_tokens"] <= measured.extra["proposed_tokens"] > 0
 
 
 def test_a_chat_grows_by_question_and_answer(ours: OurEngine) -> None:

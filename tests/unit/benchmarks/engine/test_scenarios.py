@@ -12,7 +12,7 @@ from benchmarks.engine.contestant import Run
 from benchmarks.engine.figures import ratios
 from benchmarks.engine.launcher import INVARIANT, OURS
 from benchmarks.engine.measure import Measurement
-from benchmarks.engine.own_scenarios import LOOKUP, RANKS, lookup_scenarios
+from benchmarks.engine.own_scenarios import LOOKUP, RANKS, WITHOUT_LOOKUP, lookup_scenarios
 from benchmarks.engine.scenarios import (
     FORMATS,
     GROUPS,
@@ -130,19 +130,21 @@ def test_every_shape_and_format_has_rows_of_its_own(
     assert {each for batch in adapters for each in batch if each} == set(make_shape(SHAPES[0]).adapters)
 
 
-def test_lookup_is_compared_on_the_same_texts_in_one_process(
+def test_lookup_is_compared_on_the_same_texts(
     suite_run: tuple[FakeLauncher, Suite, list[str]],
 ) -> None:
     launcher, _, _ = suite_run
     texts = [(name, work) for name, task, work in launcher.calls if task == "texts"]
-    assert {name for name, _ in texts} == {LOOKUP}
     with_lookup, without = (
-        sorted(work.messages for _, work in texts if work.prompt_lookup == has_lookup)
-        for has_lookup in (True, False)
+        sorted(work.messages for name, work in texts if name == contestant)
+        for contestant in (LOOKUP, WITHOUT_LOOKUP)
     )
-    assert with_lookup == without
-    # Whichever comes second must not find its prompts in the prefix cache.
-    assert {tuple(each.options.items()) for each in lookup_scenarios()} == {(("prefix-sharing", "off"),)}
+    assert with_lookup == without != []
+    options = {each.contestant: each.options for each in lookup_scenarios()}
+    assert options == {
+        LOOKUP: {"prefix-sharing": "off", "prompt-lookup": "yes"},
+        WITHOUT_LOOKUP: {"prefix-sharing": "off", "prompt-lookup": "no"},
+    }
 
 
 def test_a_mixed_batch_has_every_rank(suite_run: tuple[FakeLauncher, Suite, list[str]]) -> None:
