@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.domain.errors import DomainError
 from tools.chaos.checks import Ledger, check_money, seconds_until_served, settle, token_funds
 from tools.chaos.errors import ChaosError
 from tools.chaos.faults import DISK_FULL, KILL_UP, KILLED, OTHERS, Fault, kill
@@ -185,7 +186,7 @@ def run(chosen: list[tuple[Fault, bool]], options: argparse.Namespace) -> tuple[
                     fault_name = fault.name
                     rounds.append(game.play(fault, must_settle=must_settle))
                     print_round(rounds[-1], as_json=options.json)
-        except ChaosError as error:
+        except (ChaosError, DomainError) as error:
             return rounds, base_model, f"{fault_name}: {error}"
     return rounds, base_model, None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -46,6 +47,8 @@ CONFIRMATIONS = 10
 """More than the deepest reorganisation: the indexer promises nothing beyond."""
 STALL_SECONDS = 10
 DISK_MIB = 2048
+KEPT_LOGS = Path("build", "chaos", "logs")
+"""Of a market that did not keep a promise."""
 MAIN = (sys.executable, "-m", "backend.cli.main")
 _STOP_SECONDS = 120
 
@@ -72,7 +75,10 @@ class ChaosMarket:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # they lie on a disk that is not there afterwards
+            shutil.copytree(self.home / "logs", KEPT_LOGS, dirs_exist_ok=True)
+            shutil.copy(self._folder / "up.log", KEPT_LOGS)
         self._stack.close()
 
     def _start(self) -> None:
