@@ -128,6 +128,8 @@ def make_adapter(
 
     torch.manual_seed(1000 + seed)
     substitutes = _SUBSTITUTES.get(json.loads((model / "config.json").read_text())["model_type"], {})
+    if substitutes:  # patterns would name layers that these checkpoints do not have
+        config = {key: value for key, value in config.items() if not key.endswith("_pattern")}
     lora = LoraConfig(
         r=rank,
         target_modules=sorted({substitutes.get(target, target) for target in targets}),
