@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from backend.services.accounts.earned_receipt import EarnedReceipts
     from backend.services.accounts.earnings import Earnings
     from backend.services.accounts.idempotency import Idempotency
+    from backend.services.accounts.local_funds import LocalFunds
     from backend.services.accounts.payouts import Payouts
     from backend.services.accounts.sessions import Sessions
     from backend.services.accounts.sign_in import SignIn
@@ -74,6 +75,7 @@ class Services:
     earnings: Earnings
     earned_receipts: EarnedReceipts
     payouts: Payouts
+    local_funds: LocalFunds
     governance: Governance
     webhooks: Endpoints
     blobs: BlobStore

@@ -12,6 +12,7 @@ from backend.installation.resources import utc_now
 from backend.services.accounts.earned_receipt import EarnedReceipts
 from backend.services.accounts.earnings import Earnings
 from backend.services.accounts.idempotency import Idempotency
+from backend.services.accounts.local_funds import LocalFunds
 from backend.services.accounts.payouts import Payouts
 from backend.services.audit.earnings import PublishedEntries
 from backend.services.channels.deposits import Deposits
@@ -61,6 +62,7 @@ def api_services(installation: Installation) -> Services:
         earnings=Earnings(db, installation.auditor, entries),
         earned_receipts=EarnedReceipts(db, installation.auditor, entries),
         payouts=Payouts(db, chain, installation.claims, account),
+        local_funds=LocalFunds(db, chain, account),
         governance=Governance(chain, db),
         webhooks=Endpoints(db, installation.outbound, installation.signing_secrets, utc_now),
         blobs=installation.blobs,

@@ -59,6 +59,7 @@ def add_pages(app: FastAPI, settings: Settings) -> None:
     app.state.assets = assets.read_assets()
     app.state.cookies = Cookies(is_secure=settings.origins[0].startswith("https:"))
     app.state.market_url = settings.origins[0]
+    app.state.node_url = settings.rpc_url
     if SCRIPT not in app.state.assets:
         log.warning("the scripts of the pages are not built: run `make setup`; until then, pages only read")
     pages = APIRouter(route_class=PageRoute, dependencies=[Depends(admit)], include_in_schema=False)

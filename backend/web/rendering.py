@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_block
 from starlette.responses import HTMLResponse
 
+from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.web import formats
 from backend.web.markdown import render_card
 from backend.web.visitor import form_token, get_visitor
@@ -32,6 +33,8 @@ def render(
     names = context | {"request": request, "status": status, "visitor": get_visitor(request)}
     names["form_token"] = lambda: form_token(request)
     names["chain_id"] = request.app.state.services.sign_in.chain_id
+    is_local = names["chain_id"] == LOCAL_CHAIN_ID
+    names["local_node"] = request.app.state.node_url if is_local else None  # elsewhere it may contain a key
     names["asset"] = lambda path: _asset_url(request, path)
     environment = _environment()
     if block is not None and is_fragment(request):

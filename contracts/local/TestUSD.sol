@@ -4,6 +4,7 @@ pragma solidity 0.8.34;
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {ERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Permit.sol";
 import {ERC3009} from "@openzeppelin/contracts/token/ERC20/extensions/draft-ERC3009.sol";
+import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 import {IReceiveWithAuthorization} from "../interfaces/IReceiveWithAuthorization.sol";
 
@@ -23,6 +24,12 @@ contract TestUSD is ERC20Permit, ERC3009, IReceiveWithAuthorization {
     /// @notice Mints `units` (10^-6 dollars) to `account`.
     function mint(address account, uint256 units) external {
         _mint(account, units);
+    }
+
+    /// @notice Mints `units` (10^-6 dollars) to `account`, and passes it the coin that comes with the call.
+    function fund(address payable account, uint256 units) external payable {
+        _mint(account, units);
+        Address.sendValue(account, msg.value);
     }
 
     /// @inheritdoc ERC3009

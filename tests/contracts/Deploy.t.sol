@@ -2,6 +2,7 @@
 pragma solidity 0.8.34;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {Errors} from "@openzeppelin/contracts/utils/Errors.sol";
 
 import {Generation} from "../../contracts/Generation.sol";
 import {OperatorRegistry} from "../../contracts/OperatorRegistry.sol";
@@ -88,6 +89,16 @@ contract DeployTest is Market {
         vm.chainId(chain);
         vm.expectRevert(abi.encodeWithSelector(TestUSD.NotALocalChain.selector, chain));
         new TestUSD();
+    }
+
+    function test_test_dollars_come_with_the_coin_that_is_sent_along(uint64 units, uint64 coin) external {
+        address payable newcomer = payable(accountOf("newcomer"));
+        vm.deal(address(this), coin);
+        usd.fund{value: coin}(newcomer, units);
+        vm.assertEq(usd.balanceOf(newcomer), units);
+        vm.assertEq(newcomer.balance, coin);
+        vm.expectRevert(abi.encodeWithSelector(Errors.FailedCall.selector));
+        usd.fund{value: 0}(payable(address(settlement)), units);
     }
 
     /// @dev The first set, with a window of the public profiles.

@@ -22,6 +22,7 @@ from backend.services.accounts.api_keys import ApiKeys
 from backend.services.accounts.earned_receipt import EarnedReceipts
 from backend.services.accounts.earnings import Earnings
 from backend.services.accounts.idempotency import Idempotency
+from backend.services.accounts.local_funds import LocalFunds
 from backend.services.accounts.payouts import Payouts
 from backend.services.accounts.sessions import Sessions
 from backend.services.accounts.sign_in import SignIn, SignInPolicy
@@ -308,6 +309,7 @@ class ScriptedInstallation:
             earnings=Earnings(self.db, unused, unused),
             earned_receipts=EarnedReceipts(self.db, unused, unused),
             payouts=Payouts(self.db, chain, claims, self.operator),
+            local_funds=LocalFunds(self.db, chain, self.operator),
             governance=Governance(chain, self.db),
             webhooks=Endpoints(self.db, outbound, self.signing_secrets, self.clock),
             blobs=self.blobs,

@@ -72,6 +72,14 @@ def relay_deposit(body: RelayDepositRequest, services: ServicesDep, wallet: Wall
     return TransactionQueued(transaction_id=queued)
 
 
+@router.post("/local-funds", status_code=status.HTTP_202_ACCEPTED)
+def request_local_funds(services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
+    """Have the operator of a local network send the caller 1,000 test dollars, and coin for gas, once. On
+    other chains: 403.
+    """
+    return TransactionQueued(transaction_id=services.local_funds.request(wallet.account))
+
+
 @router.post("/sessions/prepare")
 def prepare_grant(body: SessionTermsBody, services: ServicesDep, wallet: WalletDep) -> PreparedGrantView:
     """Prepare a session key without a deposit, or a higher cap or later expiry of an existing one."""

@@ -27,16 +27,17 @@ def enqueue_with_retry(
     key: str,
     most: int | None = None,
     seen: int | None = None,
+    value: int = 0,
 ) -> int:
-    """Row id of the newest attempt at `call` (contract, function). Queues a new one if all earlier ones
-    failed.
+    """Row id of the newest attempt at `call` (contract, function). Queues a new one, with `value` in wei, if
+    all earlier ones failed.
 
     After `most` failures the id is the last attempt's. `seen` as in `newest_attempt`. Errors: `Conflict` if
     the key has a pending attempt at another call, or with other arguments.
     """
     attempt_key, _ = newest_attempt(tx, key, seen, most)
     # Raises `Conflict` if the key was used for another call.
-    return tx.transactions.enqueue(lane, *call, args, attempt_key)
+    return tx.transactions.enqueue(lane, *call, args, attempt_key, value=value)
 
 
 def newest_attempt(

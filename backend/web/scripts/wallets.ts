@@ -66,10 +66,26 @@ export async function switchChain({ provider }: Wallet, chainId: number): Promis
     await provider.request({ method: "wallet_switchEthereumChain", params: [{ chainId: wanted }] });
   } catch (error) {
     if (codeOf(error) !== UNKNOWN_CHAIN) throw error;
+    await addLocalChain(provider, wanted);
+  }
+}
+
+/** Offers the wallet the local network, whose node the page names. Wallets know the chains of public markets. */
+async function addLocalChain(provider: Provider, chainId: string): Promise<void> {
+  const node = document.body.dataset["localNode"];
+  if (node === undefined) {
     throw new Error(
-      `The wallet does not know chain ${chainId}, which this market is on. Add it there first.`,
+      `The wallet does not know chain ${Number(chainId)}, which this market is on. Add it there first.`,
     );
   }
+  const chain = {
+    chainId,
+    chainName: "loraledger, local network",
+    nativeCurrency: { name: "Test ether", symbol: "ETH", decimals: 18 },
+    rpcUrls: [node],
+  };
+  await provider.request({ method: "wallet_addEthereumChain", params: [chain] });
+  await provider.request({ method: "wallet_switchEthereumChain", params: [{ chainId }] });
 }
 
 /** Signs a text (`personal_sign`). */

@@ -83,6 +83,7 @@ def _page(
         lead=LEAD,
         market_url=request.app.state.market_url,
         channel=channel,
+        can_get_funds=services.local_funds.are_open(account),
         parts=_parts(channel),
         now=int(datetime.now(UTC).timestamp()),
         transactions=services.registry.transactions(account, None, SHOWN_TRANSACTIONS),

@@ -18,7 +18,8 @@ from backend.domain.eip712 import build_typed_data
 from backend.domain.errors import Conflict
 from backend.domain.hashing import VOUCHER_TYPE
 from backend.domain.ids import Account
-from backend.domain.money import in_dollars, whole_units
+from backend.domain.money import COIN, UNIT, in_dollars, whole_units
+from backend.services.accounts.local_funds import UNITS, WEI
 from backend.services.channels.channels import ChannelView
 from backend.services.channels.deposits import SessionTerms
 from backend.web.formats import full_address, usd, when
@@ -75,6 +76,19 @@ def propose_deposit(
         ways.insert(0, Way.sign(prepared.typed_data, "/deposits/relay", signed))
     effect = "The tokens move from your wallet into your channel. What you do not spend, you can withdraw."
     return propose(request, Proposal(f"Deposit {in_dollars(form.amount)}", terms, effect, ways))
+
+
+@router.post("/funds")
+def propose_funds(request: Request, visitor: SignedInDep) -> Response:
+    """On the local network."""
+    terms = [
+        ("Dollars", usd(UNITS * UNIT)),
+        ("Coin for gas", f"{WEI / COIN} of the chain's coin"),
+        ("To", full_address(visitor.account)),
+    ]
+    effect = "Dollars and coin of this chain pay on this chain alone, and are worth nothing elsewhere."
+    ways = [Way.ask_operator("/local-funds", {})]
+    return propose(request, Proposal("Get test dollars", terms, effect, ways))
 
 
 @router.post("/session")

@@ -82,6 +82,7 @@ TABLE = {
     "POST /v1/channels/{channel}/vouchers": Rule(KEY, 404, VOUCHER),
     "POST /v1/deposits/prepare": Rule(SESSION),
     "POST /v1/deposits/relay": Rule(SESSION),
+    "POST /v1/local-funds": Rule(SESSION),
     "POST /v1/sessions/prepare": Rule(SESSION),
     "POST /v1/sessions/relay": Rule(SESSION),
     "POST /v1/sessions/revoke/prepare": Rule(SESSION),
