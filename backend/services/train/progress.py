@@ -24,6 +24,7 @@ class Progress:
     are kept; held-out losses begin with the base model's at step 0.
 
     `milestones`: events of the kinds in `MILESTONES`, in order. The pace is None before the first step.
+    `working`: the newest `working` event that no step follows.
     """
 
     train: tuple[tuple[int, float], ...]
@@ -33,12 +34,15 @@ class Progress:
     tokens_per_second: float | None
     eta_seconds: float | None
     milestones: tuple[JobEvent, ...]
+    working: JobEvent | None
 
 
 def read_progress(tx: UnitOfWork, job_id: str) -> Progress:
     """Of an existing job. A step that a killed worker had done counts once, as its successor did it."""
     steps = tx.training.sampled_events(job_id, "progress", MAX_POINTS)
     newest = steps[-1].data if steps else {}
+    working = tx.training.sampled_events(job_id, "working", 1)[-1:]
+    is_past = bool(working and steps) and steps[-1].seq > working[0].seq
     num_steps = int(newest.get("num_steps", 0))
     return Progress(
         train=_by_step((int(one.data["step"]), float(one.data["loss"])) for one in steps),
@@ -48,6 +52,7 @@ def read_progress(tx: UnitOfWork, job_id: str) -> Progress:
         tokens_per_second=newest.get("tokens_per_second"),
         eta_seconds=newest.get("eta_seconds"),
         milestones=tuple(tx.training.events(job_id, 0, None, MILESTONES)),
+        working=working[0] if working and not is_past else None,
     )
 
 

@@ -25,6 +25,7 @@ const KINDS = [
   "state",
   "dataset",
   "progress",
+  "working",
   "eval",
   "retry",
   "failed",

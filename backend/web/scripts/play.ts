@@ -27,13 +27,16 @@ interface Chunk {
 interface Question {
   readonly column: HTMLElement;
   readonly name: string;
-  readonly body: Readonly<Record<string, unknown>>;
+  /** The request's body, byte for byte: its hash is in the receipt. */
+  readonly body: string;
 }
 
 class Playground {
   readonly #form: HTMLFormElement;
   readonly #answers: HTMLElement;
   #running = new AbortController();
+  /** Addresses of the files that are offered now. */
+  readonly #files: string[] = [];
 
   constructor(form: HTMLFormElement, answers: HTMLElement) {
     this.#form = form;
@@ -51,6 +54,7 @@ class Playground {
     const button = this.#form.querySelector<HTMLButtonElement>("[data-ask]")!;
     this.#running = new AbortController();
     for (const column of this.#answers.querySelectorAll<HTMLElement>("[data-answer]")) column.hidden = true;
+    for (const file of this.#files.splice(0)) URL.revokeObjectURL(file);
     button.disabled = true;
     this.#stop.disabled = false;
     this.#answers.setAttribute("aria-busy", "true");
@@ -66,10 +70,10 @@ class Playground {
     if (right !== "") asked.push(this.#question("right", right, { model: right }));
     if (this.#isChecked("with_base")) asked.push(this.#question("base", base, { model: base }));
     if (this.#isChecked("with_blend") && right !== "") {
-      const weight = Number(this.#value("blend")) / 100;
+      const part = Number(this.#value("blend"));
       const blend = [
-        { model: left, weight },
-        { model: right, weight: 1 - weight },
+        { model: left, weight: part / 100 },
+        { model: right, weight: (100 - part) / 100 },
       ];
       asked.push(this.#question("blend", this.#blendWords(), { model: base, loraledger: { blend } }));
     }
@@ -77,19 +81,19 @@ class Playground {
   }
 
   #question(key: string, name: string, what: Readonly<Record<string, unknown>>): Question {
-    const body = {
+    const body = JSON.stringify({
       ...what,
       messages: [{ role: "user", content: this.#value("prompt") }],
       max_completion_tokens: Number(this.#value("max_tokens")),
       temperature: Number(this.#value("temperature")),
       stream: true,
-    };
+    });
     return { column: this.#answers.querySelector<HTMLElement>(`[data-answer=${key}]`)!, name, body };
   }
 
   async #answer({ column, name, body }: Question): Promise<void> {
     const part = (selector: string) => column.querySelector<HTMLElement>(selector)!;
-    for (const each of ["[data-said]", "[data-fault]", "[data-bill]", "[data-own]"])
+    for (const each of ["[data-said]", "[data-fault]", "[data-bill]", "[data-own]", "[data-files]"])
       part(each).replaceChildren();
     part("[data-name]").textContent = name.split("/").pop()!;
     column.hidden = false;
@@ -99,6 +103,7 @@ class Playground {
         part("[data-said]").append(chunk.choices?.[0]?.delta?.content ?? "");
         if (chunk.loraledger !== undefined) await this.#showBill(column, chunk.loraledger);
       }
+      this.#offerFiles(part("[data-files]"), body, part("[data-said]").textContent!);
     } catch (error) {
       part("[data-fault]").textContent = this.#running.signal.aborted
         ? "Stopped. What was generated until then is charged."
@@ -118,6 +123,20 @@ class Playground {
     const target = column.querySelector("[data-bill]")!;
     // Requests of one source wait for each other or are dropped; each column is its own.
     await htmx.ajax("GET", `/play/bills/${number}`, { source: target, target, swap: "innerHTML" });
+  }
+
+  /** What the receipt's page needs to check that the receipt is for this request and this answer. */
+  #offerFiles(place: HTMLElement, request: string, answer: string): void {
+    const link = (name: string, words: string, content: string) => {
+      const made = document.createElement("a");
+      made.href = URL.createObjectURL(new Blob([content]));
+      this.#files.push(made.href);
+      made.download = name;
+      made.textContent = words;
+      return made;
+    };
+    const links = [link("request.json", "request", request), " and ", link("answer.txt", "answer", answer)];
+    place.replaceChildren("Keep ", ...links, " to check the receipt against them.");
   }
 
   #showBlend(): void {
@@ -143,11 +162,11 @@ class Playground {
 }
 
 /** The chunks of a streamed answer. Errors: with the market's message. */
-async function* streamed(body: unknown, signal: AbortSignal): AsyncGenerator<Chunk> {
+async function* streamed(body: string, signal: AbortSignal): AsyncGenerator<Chunk> {
   const response = await fetch(`${SESSION_API}/chat/completions`, {
     method: "POST",
     headers: { "content-type": "application/json", ...formHeaders() },
-    body: JSON.stringify(body),
+    body,
     signal,
   });
   if (!response.ok) {

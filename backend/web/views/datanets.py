@@ -53,7 +53,7 @@ class ReviewForm(PageForm):
 @router.get("/datanets")
 def show_datanets(request: Request, services: ServicesDep, paging: PagingDep) -> Response:
     page = list_datanets(services, paging)
-    return render(request, "datanets.html", datanets=page.data, next_cursor=page.next_cursor)
+    return render(request, "datanets.html", "listed", datanets=page.data, next_cursor=page.next_cursor)
 
 
 @router.post("/datanets")
@@ -77,6 +77,7 @@ def show_datanet(
     return render(
         request,
         "datanet.html",
+        "snapshots",
         datanet=get_datanet(datanet, services),
         terms=_terms(services, identity),
         contributions=page.data,
@@ -85,6 +86,22 @@ def show_datanet(
         uploads=services.contributions.find(visitor.account, identity) if visitor else [],
         max_bytes=services.transfers.max_bytes,
     )
+
+
+@router.post("/d/{datanet}/snapshots")
+def propose_snapshot(
+    datanet: Number, request: Request, services: ServicesDep, visitor: SignedInDep
+) -> Response:
+    known = services.registry.own_datanet(visitor.account, DatanetId(datanet))
+    terms = [
+        ("Datanet", known.name),
+        ("Contributions", f"the accepted ones of the first {known.num_contributions}"),
+    ]
+    effect = (
+        "Anyone can train on the snapshot from then on. It cannot be changed; you can freeze others later."
+    )
+    way = Way.ask_operator(f"/datanets/{known.id}/snapshots", {"count": known.num_contributions})
+    return propose(request, Proposal("Freeze a snapshot", terms, effect, [way]))
 
 
 @router.get("/d/{datanet}/c/{content_hash}")

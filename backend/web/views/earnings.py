@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlencode
 
@@ -24,6 +25,7 @@ from backend.api.routers.earning_entries import (
 )
 from backend.api.schemas.common import AccountField, HashField
 from backend.api.schemas.earning_entries import CSV_COLUMNS, EarningEntryView
+from backend.domain.catalogue import CHART_DAYS
 from backend.domain.earnings import EarningsBy
 from backend.domain.errors import Conflict
 from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32, ReceiptId
@@ -36,9 +38,9 @@ from backend.web.route import PageRoute
 from backend.web.visitor import SignedInDep, Visitor, VisitorDep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from backend.services.accounts.earnings import EarningsPage
+    from backend.services.accounts.earnings import EarningsPage, Totals
 
 router = APIRouter(prefix="/earnings", route_class=PageRoute)
 SHOWN_ENTRIES = 25
@@ -84,6 +86,7 @@ def show_earnings(
         payout=services.payouts.wallet_of(account),
         by=by,
         summary=summary,
+        days=_last_days(summary.groups) if by is EarningsBy.DAY else [],
         entries=page.entries,
         unverifiable=page.unverifiable,
         subject=subject.parameters,
@@ -156,6 +159,13 @@ def propose_payout(
     terms = [("From now on", full_address(paid_to)), ("Until now", full_address(present))]
     effect = "All later claims of this account are paid to that wallet, also if another account sends them."
     return propose(request, Proposal("Change the payout wallet", terms, effect, ways))
+
+
+def _last_days(groups: Iterable[Totals]) -> list[tuple[date, int]]:
+    """What each of the last days credited, in micro-units."""
+    amounts, today = {group.key: group.amount for group in groups}, datetime.now(UTC).date()
+    days = (today - timedelta(days=ago) for ago in reversed(range(CHART_DAYS)))
+    return [(day, amounts.get(day.isoformat(), 0)) for day in days]
 
 
 def _wanted(visitor: Visitor, subject: Subject) -> Wanted:

@@ -42,7 +42,7 @@ def test_a_contribution_is_signed_reviewed_and_frozen(
     page.get_by_label("Name").fill("letters")
     page.get_by_label("Licences that it accepts").fill("MIT")
     page.get_by_label("What its rows are for").fill("Questions about letters.")
-    page.get_by_role("button", name="Create", exact=True).click()
+    page.get_by_role("button", name="Create the datanet").click()
     page.get_by_role("button", name="Send with the wallet").click()
     confirmed(page)
     page.reload()
@@ -75,12 +75,8 @@ def test_a_contribution_is_signed_reviewed_and_frozen(
     page.goto(datanet)
     num_snapshots = page.get_by_role("link", name="Train on it").count()
     page.get_by_role("button", name="Freeze a snapshot").click()
-    for _ in range(20):
-        page.wait_for_timeout(500)
-        page.reload()
-        if page.get_by_role("link", name="Train on it").count() > num_snapshots:
-            return
-    pytest.fail("the snapshot does not appear")
+    page.get_by_role("button", name="Have the operator send it").click()
+    expect(page.get_by_role("link", name="Train on it")).to_have_count(num_snapshots + 1)
 
 
 def test_an_adapter_from_elsewhere_is_registered(page: Page, market: PageMarket, reports: list[str]) -> None:

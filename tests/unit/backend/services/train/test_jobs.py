@@ -135,3 +135,15 @@ def test_progress_counts_a_repeated_step_once_and_has_few_points(
     assert (steps[-1], len(steps) <= 6) == (8, True)
     assert [one.kind for one in found.milestones] == ["state", "state"]
     assert harness.training.progress(harness.job().id).train == ()
+
+
+def test_progress_has_the_stage_of_a_job_until_a_step_follows(harness: JobHarness) -> None:
+    held, pace = harness.create_leased(), {"num_steps": 9, "tokens_per_second": 5.0, "eta_seconds": 2.0}
+    for stage in ("evaluation", "answers"):
+        for done in (1, 2):
+            harness.leases.record_event(held, "working", {"stage": stage, "done": done, "total": 2})
+        found = harness.training.progress(held.job.id).working
+        assert found is not None
+        assert found.data == {"stage": stage, "done": 2, "total": 2}
+    harness.leases.record_event(held, "progress", {"step": 1, "loss": 3.0, **pace})
+    assert harness.training.progress(held.job.id).working is None
