@@ -10,6 +10,7 @@ from backend.db.bulk import among, found_among, table_of
 from backend.db.disputes import DisputeStore
 from backend.db.event_log import EventLog
 from backend.db.mapping import from_row
+from backend.db.paging import in_chain_order
 from backend.db.tables import chain as t
 from backend.domain.channels import Channel, Grant
 from backend.domain.contribution import ReviewReason
@@ -143,8 +144,21 @@ class ChainStore:
     def operators(self) -> list[Operator]:
         return [_operator(row) for row in self._all(t.OperatorRow)]
 
+    def operators_after(self, after: str | None, limit: int) -> list[Operator]:
+        table = t.OperatorRow
+        last = None if after is None else (table.account, after)
+        return list(map(_operator, in_chain_order(self._session, select(table), table, last, limit)))
+
     def batches(self, operator: Account) -> list[CommittedBatch]:
         return DisputeStore(self._session).batches(operator, self.finalised(operator))
+
+    def recent_batches(self, operator: Account, after: str | None, limit: int) -> list[CommittedBatch]:
+        return DisputeStore(self._session).recent(operator, self.finalised(operator), after, limit)
+
+    def open_batches(self, operator: Account) -> list[CommittedBatch]:
+        final = self.finalised(operator)
+        found = DisputeStore(self._session).batches(operator, final, after=final)
+        return [batch for batch in found if batch.state is BatchState.COMMITTED]
 
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
         row = self._session.get(t.BatchRow, batch_hash)
@@ -160,13 +174,12 @@ class ChainStore:
         final = [batch for batch in batches if batch.state is BatchState.FINAL]
         return DisputeStore(self._session).settled(channel, final[-1]) if final else 0
 
-    def demands(self, batch_hash: Hash32) -> list[Demand]:
-        return DisputeStore(self._session).demands([batch_hash])
+    def demands(self, *batches: Hash32) -> list[Demand]:
+        return DisputeStore(self._session).demands(batches)
 
     def open_demands(self, operator: Account) -> list[Demand]:
-        pending = [b.hash for b in self.batches(operator) if b.state is BatchState.COMMITTED]
-        found = (one for one in DisputeStore(self._session).demands(pending) if one.is_open)
-        return sorted(found, key=lambda one: one.deadline)
+        pending = [batch.hash for batch in self.open_batches(operator)]
+        return sorted((one for one in self.demands(*pending) if one.is_open), key=lambda one: one.deadline)
 
     def answers(self, batch_hash: Hash32) -> list[DemandAnswer]:
         return DisputeStore(self._session).answers(batch_hash)
@@ -188,8 +201,13 @@ class ChainStore:
         row = self._session.get(t.ProposalRow, str(proposal))
         return None if row is None else _proposal(row)
 
-    def proposals(self) -> list[Proposal]:
-        return [_proposal(row) for row in self._all(t.ProposalRow)]
+    def proposals(self, after: str | None, limit: int, *, is_newest_first: bool = False) -> list[Proposal]:
+        table = t.ProposalRow
+        last = None if after is None else (table.id, after)
+        found = in_chain_order(
+            self._session, select(table), table, last, limit, is_newest_first=is_newest_first
+        )
+        return list(map(_proposal, found))
 
     def _all(self, table: type[Any], **where: Any) -> list[Any]:
         """Rows in chain order; conditions that are None are ignored."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from backend.db.mapping import from_row
+from backend.db.paging import in_chain_order
 from backend.db.projections import entity_of
 from backend.db.tables import chain as t
 from backend.domain.disputes.witnesses import Fault, Tree
@@ -43,7 +44,19 @@ class DisputeStore:
     def batches(self, operator: Account, final: int, after: int = 0) -> list[CommittedBatch]:
         """Batches with numbers above `after`. `final` is the number of the operator's newest final batch."""
         is_wanted = (t.BatchRow.operator == operator) & (t.BatchRow.number > after)
-        rows = self._ordered(t.BatchRow, is_wanted)
+        return self._read(operator, final, self._ordered(t.BatchRow, is_wanted))
+
+    def recent(self, operator: Account, final: int, after: str | None, limit: int) -> list[CommittedBatch]:
+        """Up to `limit` batches before the one with the hash `after`, newest first. Errors: `InvalidInput`
+        if it is no batch of the operator.
+        """
+        table = t.BatchRow
+        query = select(table).where(table.operator == operator)
+        last = None if after is None else (table.hash, after)
+        rows = in_chain_order(self._session, query, table, last, limit, is_newest_first=True)
+        return self._read(operator, final, rows)
+
+    def _read(self, operator: Account, final: int, rows: Iterable[t.BatchRow]) -> list[CommittedBatch]:
         voids = self._ordered(t.VoidRow, t.VoidRow.operator == operator)
         return [_batch(row, final, self._conviction(_void_of(row, voids))) for row in rows]
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 
 from backend.db.chain import ChainStore
-from backend.db.disputes import DisputeStore
 from backend.db.live_agreement import LiveAgreementStore
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.outbox import OutboxRow
@@ -16,7 +15,6 @@ from backend.db.tables.training import TrainingJobRow
 from backend.db.tables.transactions import TransactionRow
 from backend.db.usage import joined, summed
 from backend.domain.figures import Figures, Pending
-from backend.domain.settlement import BatchState
 from backend.domain.transactions import TransactionState
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Account
     from backend.domain.registries import Operator
-    from backend.domain.settlement import CommittedBatch
 
 _OPEN_STATES = (TransactionState.QUEUED, TransactionState.SENT, TransactionState.MINED)
 
@@ -36,7 +33,7 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
     chain = ChainStore(session)
     cursor, registered = chain.cursor(), chain.operator(operator)
     unsettled, unsettled_units = _unsettled(session, operator)
-    batches = _open_batches(session, operator, chain.finalised(operator))
+    batches = chain.open_batches(operator)
     demands = chain.open_demands(operator)
     return Figures(
         unsettled=unsettled,
@@ -91,11 +88,6 @@ def _to_sign(session: Session, operator: Operator) -> int:
 def _reserved(session: Session, now: datetime) -> int:
     lasts = ReservationRow.expires_at.is_(None) | (ReservationRow.expires_at > now)
     return joined(session.execute(select(*summed(ReservationRow.amount)).where(lasts)).one())
-
-
-def _open_batches(session: Session, operator: Account, final: int) -> list[CommittedBatch]:
-    found = DisputeStore(session).batches(operator, final, after=final)
-    return [batch for batch in found if batch.state is BatchState.COMMITTED]
 
 
 def _outbox(session: Session) -> Pending:

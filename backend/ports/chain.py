@@ -277,6 +277,16 @@ class ChainView(Protocol):
         """All batches of the operator, voided ones included, in order of commitment."""
         ...
 
+    def recent_batches(self, operator: Account, after: str | None, limit: int) -> list[CommittedBatch]:
+        """Up to `limit` of the operator's batches, voided ones included, newest first: those before the one
+        with the hash `after`. Errors: `InvalidInput` if it is none of them.
+        """
+        ...
+
+    def open_batches(self, operator: Account) -> list[CommittedBatch]:
+        """The operator's batches that are neither final nor void, in order of commitment."""
+        ...
+
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None: ...
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
@@ -289,8 +299,8 @@ class ChainView(Protocol):
         """Cumulative collected by final batches, which no refund reverts."""
         ...
 
-    def demands(self, batch_hash: Hash32) -> list[Demand]:
-        """All demands for leaves of this batch, in order."""
+    def demands(self, *batches: Hash32) -> list[Demand]:
+        """All demands for leaves of these batches, in order."""
         ...
 
     def open_demands(self, operator: Account) -> list[Demand]:
@@ -315,6 +325,16 @@ class ChainView(Protocol):
 
     def operators(self) -> list[Operator]: ...
 
+    def operators_after(self, after: str | None, limit: int) -> list[Operator]:
+        """Up to `limit` operators in order of registration: those after account `after`. Errors:
+        `InvalidInput` if it is none of them.
+        """
+        ...
+
     def proposal(self, proposal: int) -> Proposal | None: ...
 
-    def proposals(self) -> list[Proposal]: ...
+    def proposals(self, after: str | None, limit: int, *, is_newest_first: bool = False) -> list[Proposal]:
+        """Up to `limit` proposals, oldest or newest first: those that follow the one with the id `after`.
+        Errors: `InvalidInput` if there is no such proposal.
+        """
+        ...

@@ -21,8 +21,10 @@ from backend.settings import Settings
 from benchmarks.api import chain_events
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from backend.db.unit_of_work import UnitOfWork
     from backend.domain.ids import Account, ChannelId
     from backend.domain.receipt import VersionRecord
 
@@ -89,10 +91,7 @@ def seed(installation: Installation, num_contributors: int, *versions: VersionRe
     for payer, channel in channels.items():
         events += chain_events.channel_opened(payer, channel, market.operator, market.collector, expiry)
     with installation.database.begin() as tx:
-        cursor = BlockRef(
-            2, chain_events.some_hash("block 2"), chain_events.some_hash("block 1"), int(time.time())
-        )
-        tx.event_log.append([_event(number, *one) for number, one in enumerate(events)], cursor)
+        append_block(tx, events, 2)
         for channel in channels.values():
             tx.channels.add_held_key(channel, chain_events.session_key(channel))
     # Empty folders: without an attribution index all contributions count alike.
@@ -103,8 +102,13 @@ def seed(installation: Installation, num_contributors: int, *versions: VersionRe
     return SeededMarket(version_id(versions[0]), tuple(seeded))
 
 
-def _event(number: int, contract: str, name: str, args: dict[str, Any]) -> ChainEvent:
-    block = 2, chain_events.some_hash("block 2")
-    return ChainEvent(
-        *block, number, chain_events.some_hash("transaction"), int(time.time()), contract, name, args
-    )
+def append_block(tx: UnitOfWork, events: Sequence[chain_events.Event], number: int) -> None:
+    """Index a block with these events, which is of now."""
+    named, parent = (chain_events.some_hash(f"block {one}") for one in (number, number - 1))
+    block = BlockRef(number, named, parent, int(time.time()))
+    sent = chain_events.some_hash("transaction")
+    found = [
+        ChainEvent(block.number, block.hash, index, sent, block.timestamp, *event)
+        for index, event in enumerate(events)
+    ]
+    tx.event_log.append(found, block)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 METHOD = "distilled-1"
 NUM_CONTRIBUTORS = 7
+NUM_OPERATORS, NUM_BATCHES = 200, 1000
 DAY_SECONDS = 86_400
 SUBJECTS = (
     ("docstrings", "Writes docstrings for Python functions in the style of the standard library."),
@@ -90,10 +91,23 @@ def seed(installation: Installation, num_adapters: int) -> SeededPages:
         _pay(tx, installation.operator.account, records)
         receipt = _answered(installation, tx, records[0])
         works = work.seed(installation, tx, records[0].snapshots[0])
+        _add_operators(tx, installation.operator.account)
         session = work.session(installation, tx)
     adapter = f"/m/{records[0].creator}/{records[0].name}"
     paths = {"catalogue": "/", "adapter": adapter, "receipt": f"/r/{receipt}", "account": "/account"}
-    return SeededPages(paths | works, session)
+    settled = {"operators_of_many": "/operators", "batches_of_many": f"/o/{installation.operator.account}"}
+    return SeededPages(paths | works | settled, session)
+
+
+def _add_operators(tx: UnitOfWork, own: Account) -> None:
+    """Register the installation's operator and others, and have batches of the first become final."""
+    accounts = [own, *(chain_events.some_account(f"operator {number}") for number in range(NUM_OPERATORS))]
+    events: list[chain_events.Event] = [
+        ("OperatorRegistry", "Staked", {"operator": account, "amount": 10**15}) for account in accounts
+    ]
+    for number in range(2, NUM_BATCHES + 2):
+        events += chain_events.batch_committed(own, number)
+    market.append_block(tx, events, 3)
 
 
 def _pay(tx: UnitOfWork, operator: Account, records: list[VersionRecord]) -> None:

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from backend.chain.keys import LocalSigner
 from backend.domain.chain import BlockRef
-from backend.domain.errors import DomainError, Unavailable
+from backend.domain.errors import DomainError, InvalidInput, Unavailable
 from backend.domain.hashing import keccak, version_id
 from backend.domain.ids import Hash32
 from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
+from backend.domain.settlement import BatchState
 from backend.domain.transactions import PreparedTransaction
 from backend.ports.engine import EngineState, InvalidSchema, InvalidToolSchema
 from backend.services.accounts.claims import Claimable, NothingToClaim
@@ -67,6 +68,14 @@ class FakeClock:
 
     def pass_seconds(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+
+
+def rows_after(listed: Sequence[Any], names: Sequence[str], after: str | None, limit: int) -> list[Any]:
+    """Up to `limit` items that follow the one that `after` names."""
+    if after is not None and after not in names:
+        raise InvalidInput("not listed", param="after")
+    start = 0 if after is None else names.index(after) + 1
+    return list(listed[start : start + limit])
 
 
 @dataclass
@@ -132,8 +141,12 @@ class FakeChainView:
     def operators(self) -> list[Operator]:
         return self.operator_list
 
-    def proposals(self) -> list[Proposal]:
-        return self.proposal_list
+    def operators_after(self, after: str | None, limit: int) -> list[Operator]:
+        return rows_after(self.operator_list, [one.account for one in self.operator_list], after, limit)
+
+    def proposals(self, after: str | None, limit: int, *, is_newest_first: bool = False) -> list[Proposal]:
+        listed = self.proposal_list[:: -1 if is_newest_first else 1]
+        return rows_after(listed, [str(one.id) for one in listed], after, limit)
 
     def proposal(self, proposal: int) -> Proposal | None:
         return next((known for known in self.proposal_list if known.id == proposal), None)
@@ -176,6 +189,16 @@ class FakeChainView:
 
     def batches(self, operator: Account) -> list[Any]:
         return [batch for batch in self.committed if batch.operator == operator]
+
+    def recent_batches(self, operator: Account, after: str | None, limit: int) -> list[Any]:
+        listed = self.batches(operator)[::-1]
+        return rows_after(listed, [one.hash for one in listed], after, limit)
+
+    def open_batches(self, operator: Account) -> list[Any]:
+        return [batch for batch in self.batches(operator) if batch.state is BatchState.COMMITTED]
+
+    def demands(self, *batches: Hash32) -> list[Demand]:
+        return [found for found in self.demanded if found.batch_hash in batches]
 
     def register(self, record: VersionRecord, *, is_deprecated: bool = False) -> VersionId:
         number = version_id(record)

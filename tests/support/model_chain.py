@@ -155,8 +155,8 @@ class ModelChain:
         spans = (span for batch in final for span in self._spans_of[batch.hash])
         return max((span.until for span in spans if span.channel_id == channel), default=0)
 
-    def demands(self, batch_hash: Hash32) -> list[Demand]:
-        return [d for d in self.demanded if d.batch_hash == batch_hash]
+    def demands(self, *batches: Hash32) -> list[Demand]:
+        return [d for d in self.demanded if d.batch_hash in batches]
 
     def answers(self, batch_hash: Hash32) -> list[DemandAnswer]:
         return []

@@ -59,8 +59,8 @@ def prepare_delegation(
 @router.get("/proposals")
 def list_proposals(services: ServicesDep, paging: PagingDep) -> Page[ProposalView]:
     """List proposals, oldest first."""
-    found = services.governance.proposals()
-    return paging.page_of_all(found, lambda status: status.proposal.id, ProposalView.model_validate)
+    found = services.governance.proposals(paging.after, paging.limit + 1)
+    return paging.page(found, lambda status: status.proposal.id, ProposalView.model_validate)
 
 
 @router.post("/proposals/prepare")

@@ -143,8 +143,8 @@ def prepare_deprecation(
 async def list_operators(services: ServicesDep, paging: PagingDep) -> Page[OperatorView]:
     """List all registered operators, oldest first, with the most recent response of each."""
     engine = await services.generate.engine_state()
-    found = await run_in_threadpool(services.operators.all, engine)
-    return paging.page_of_all(found, lambda one: one[0].account, lambda one: OperatorView.of(*one))
+    found = await run_in_threadpool(services.operators.registered, engine, paging.after, paging.limit + 1)
+    return paging.page(found, lambda one: one[0].account, lambda one: OperatorView.of(*one))
 
 
 @router.get("/operator")
@@ -157,8 +157,8 @@ async def get_operator(services: ServicesDep) -> OperatorCardView:
 @router.get("/operators/{operator}/batches")
 def list_batches(operator: AccountField, services: ServicesDep, paging: PagingDep) -> Page[BatchView]:
     """List an operator's batches, newest first; void ones with the reason."""
-    found = services.registry.batches(Account(operator))
-    return paging.page_of_all(found, lambda listed: listed.batch.hash, BatchView.of)
+    found = services.registry.batches(Account(operator), paging.after, paging.limit + 1)
+    return paging.page(found, lambda listed: listed.batch.hash, BatchView.of)
 
 
 @router.get("/transactions")

@@ -12,7 +12,7 @@ from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.chain import Reverted
-from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.errors import InvalidInput, NotFound, Unavailable
 from backend.domain.hashing import keccak, to_hash
 from backend.domain.transactions import Call, as_json
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backend.db.unit_of_work import Database
+    from backend.domain.chain import BlockRef
     from backend.domain.governance import Proposal
     from backend.domain.ids import Account
     from backend.domain.transactions import PreparedTransaction
@@ -47,6 +48,10 @@ class ProposalState(StrEnum):
     QUEUED = "queued"
     EXPIRED = "expired"
     EXECUTED = "executed"
+
+
+ENDED = {ProposalState.CANCELED, ProposalState.DEFEATED, ProposalState.EXPIRED, ProposalState.EXECUTED}
+"""States that no later block changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class Governance:
     def __init__(self, chain: Chain, db: Database) -> None:
         self._chain = chain
         self._db = db
+        self._ended: dict[int, ProposalState] = {}
+        """States of proposals that had ended at a confirmed block: they are not read again."""
 
     def voting_power(self, account: Account) -> VotingPower:
         balance, delegate, votes = (
@@ -145,13 +152,20 @@ class Governance:
 
     def proposal(self, proposal_id: int) -> ProposalStatus:
         """Errors: `NotFound`, also before the proposal is confirmed."""
-        return self._status(self._get(proposal_id))
+        proposal, confirmed = self._find(proposal_id)
+        return self._status(proposal, confirmed)
 
-    def proposals(self) -> list[ProposalStatus]:
-        """Oldest first."""
-        with self._db.begin() as tx:
-            proposals = tx.chain.proposals()
-        return [self._status(proposal) for proposal in proposals]
+    def proposals(
+        self, after: str | None, limit: int, *, is_newest_first: bool = False
+    ) -> list[ProposalStatus]:
+        """Up to `limit` proposals, oldest or newest first: those that follow the one with the id `after`.
+
+        Errors: `InvalidInput` if there is no such proposal.
+        """
+        with self._db.read() as tx:
+            proposals = tx.chain.proposals(after, limit, is_newest_first=is_newest_first)
+            confirmed = tx.chain.cursor()
+        return [self._status(proposal, confirmed) for proposal in proposals]
 
     def parameters(self) -> Mapping[str, Any]:
         """The current set, by the names of the contract's `ParameterSet`."""
@@ -200,20 +214,41 @@ class Governance:
         """A past time: before the proposal's snapshot, the votes of now stand for it."""
         return min(status.proposal.vote_starts_at, self._chain.head().timestamp - 1)
 
-    def _get(self, proposal_id: int) -> Proposal:
-        with self._db.begin() as tx:
-            proposal = tx.chain.proposal(proposal_id)
+    def _find(self, proposal_id: int) -> tuple[Proposal, BlockRef | None]:
+        """The proposal, and the newest confirmed block. Errors: `NotFound`."""
+        with self._db.read() as tx:
+            proposal, confirmed = tx.chain.proposal(proposal_id), tx.chain.cursor()
         if proposal is None:
             raise NotFound(f"no proposal {proposal_id}", param="proposal_id")
-        return proposal
+        return proposal, confirmed
 
-    def _status(self, proposal: Proposal) -> ProposalStatus:
-        state = tuple(ProposalState)[self._chain.call(GOVERNOR, "state", proposal.id)]
+    def _status(self, proposal: Proposal, confirmed: BlockRef | None) -> ProposalStatus:
         calls = zip(proposal.targets, proposal.calldatas, strict=True)
-        return ProposalStatus(proposal, state, tuple(self._chain.decode(to, data) for to, data in calls))
+        decoded = tuple(self._chain.decode(to, data) for to, data in calls)
+        return ProposalStatus(proposal, self._state(proposal.id, confirmed), decoded)
+
+    def _state(self, proposal_id: int, confirmed: BlockRef | None) -> ProposalState:
+        """State at the latest block, which is read anew until the proposal has ended."""
+        if (ended := self._ended.get(proposal_id)) is not None:
+            return ended
+        state = self._read_state(proposal_id)
+        if state in ENDED and confirmed is not None and self._had_ended(proposal_id, state, confirmed):
+            self._ended[proposal_id] = state
+        return state
+
+    def _had_ended(self, proposal_id: int, state: ProposalState, confirmed: BlockRef) -> bool:
+        """Whether it was in this state at a block that no reorganisation is expected to remove."""
+        try:
+            return self._read_state(proposal_id, confirmed.number) is state
+        except (Reverted, Unavailable):  # not yet proposed there, or the node has dropped the block's state
+            return False
+
+    def _read_state(self, proposal_id: int, block: int | None = None) -> ProposalState:
+        state: int = self._chain.call(GOVERNOR, "state", proposal_id, block=block)
+        return tuple(ProposalState)[state]
 
     def _operation(self, proposal_id: int) -> tuple[Any, ...]:
         """Targets, values, call data and description's hash: the governor stores only their hash."""
-        proposal = self._get(proposal_id)
+        proposal, _ = self._find(proposal_id)
         hashed = to_hash(keccak(proposal.description.encode()))
         return list(proposal.targets), list(proposal.values), list(proposal.calldatas), hashed

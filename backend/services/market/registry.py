@@ -10,6 +10,7 @@ from backend.domain.contribution import decision
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import ascii_word, record_argument, to_hash
 from backend.domain.receipt import check_name
+from backend.domain.settlement import BatchState
 from backend.domain.transactions import TransactionState
 from backend.services.contribute.published import DESCRIPTION_FILE, MAX_DESCRIPTION_BYTES
 from backend.services.contribute.terms import TERMS_FILE, terms_file
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.registries import Contribution, Datanet
     from backend.domain.settlement import CommittedBatch, Demand
     from backend.domain.transactions import ChainTransaction, PreparedTransaction
-    from backend.ports.chain import Chain
+    from backend.ports.chain import Chain, ChainView
     from backend.ports.storage import BlobStore
 
 DATASETS = "DatasetRegistry"
@@ -101,15 +102,17 @@ class Registry:
         reviews = [decision(found.content_hash, reason)]
         return self._chain.prepare(DATASETS, "review", str(datanet), reviews, sender=curator)
 
-    def batches(self, operator: Account) -> list[ListedBatch]:
-        """All batches of the operator, voided ones included, newest first; empty for an unknown operator."""
+    def batches(self, operator: Account, after: str | None, limit: int) -> list[ListedBatch]:
+        """Up to `limit` batches of the operator, voided ones included, newest first: those before the one
+        with the hash `after`. Empty for an unknown operator. Errors: `InvalidInput` if it is none of them.
+        """
         with self._db.read() as tx:
-            demands = tx.chain.open_demands(operator)
-            batches = tx.chain.batches(operator)
-        return [
-            ListedBatch(batch, tuple(one for one in demands if one.batch_hash == batch.hash))
-            for batch in reversed(batches)
-        ]
+            return _listed(tx.chain, tx.chain.recent_batches(operator, after, limit))
+
+    def open_batches(self, operator: Account) -> list[ListedBatch]:
+        """The operator's batches that are neither final nor void, newest first."""
+        with self._db.read() as tx:
+            return _listed(tx.chain, tx.chain.open_batches(operator)[::-1])
 
     def transaction(self, transaction_id: int, account: Account) -> ChainTransaction:
         """A transaction sent for the account. Raises NotFound, also for those of other accounts: queued and
@@ -179,6 +182,14 @@ class Registry:
     def prepare_deprecation(self, record: VersionRecord) -> PreparedTransaction:
         check_name(record.name)
         return self._chain.prepare(ADAPTERS, "deprecate", record_argument(record), sender=record.creator)
+
+
+def _listed(chain: ChainView, batches: Sequence[CommittedBatch]) -> list[ListedBatch]:
+    pending = [batch.hash for batch in batches if batch.state is BatchState.COMMITTED]
+    demands = sorted((one for one in chain.demands(*pending) if one.is_open), key=lambda one: one.deadline)
+    return [
+        ListedBatch(batch, tuple(one for one in demands if one.batch_hash == batch.hash)) for batch in batches
+    ]
 
 
 def _as_indexed(transaction: ChainTransaction, cursor: BlockRef | None) -> ChainTransaction:

@@ -9,12 +9,12 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.money import PRICE
 from backend.ports.outbound import Unreachable
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CARD_PATH = "/v1/operator"
 MAX_CARD_BYTES = 1 << 20
 REQUEST_SECONDS, REFRESH_SECONDS = 3.0, 30.0
-MAX_REQUESTS, MAX_CONCURRENT = 100, 8
+MAX_CONCURRENT = 8
 NUM_OUTCOMES = 100
 """Latest requests from which an operator's uptime is computed."""
 
@@ -95,12 +95,16 @@ def parse_operator_card(text: bytes) -> Card:
 
 @dataclass(slots=True)
 class Availability:
-    """An operator's latest card and how it answered lately. `card` is None if the last request failed."""
+    """An operator's latest card and how it answered lately. `card` is None if the last request failed.
+    `request`: the one that is under way.
+    """
 
+    endpoint: str = ""
     card: Card | None = None
     latency_ms: int | None = None
     requested_at: float = float("-inf")
     outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=NUM_OUTCOMES))
+    request: Future[None] | None = None
 
     @property
     def uptime_ppm(self) -> int | None:
@@ -123,8 +127,7 @@ class Operators:
         self._not_served = not_served
         self._outbound, self._catalogue, self._own, self._clock = outbound, catalogue, own, clock
         self._training_price = training_price
-        self._availability: dict[tuple[Account, str], Availability] = {}
-        self._requests: dict[tuple[Account, str], Future[None]] = {}
+        self._availability: dict[Account, Availability] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(MAX_CONCURRENT, "operator-cards")
 
@@ -155,48 +158,62 @@ class Operators:
             live = tx.live_agreements.total()
         return CardAgreement(live.mean, live.num_measured, live.num_missing) if live.num_sampled else None
 
-    def all(self, engine: EngineState) -> list[tuple[Operator, Availability]]:
-        """All registered operators with their availability; waits for those requested for the first time."""
+    def get(self, operator: Account, engine: EngineState) -> tuple[Operator, Availability]:
+        """A registered operator, as from `registered`. Errors: `NotFound`."""
         with self._db.read() as tx:
-            known = tx.chain.operators()
-        self._refresh([o for o in known if o.endpoint and o.account != self._own])
-        own = Availability(self.card(engine))
-        with self._lock:
-            return [
-                (o, own if o.account == self._own else self._availability.get(_key(o), Availability()))
-                for o in known
-            ]
+            found = tx.chain.operator(operator)
+        if found is None:
+            raise NotFound(f"No operator {operator} is registered on the chain.", param="operator")
+        return self._with_availability([found], engine)[0]
 
-    def _refresh(self, operators: list[Operator]) -> None:
+    def registered(
+        self, engine: EngineState, after: str | None, limit: int
+    ) -> list[tuple[Operator, Availability]]:
+        """Up to `limit` registered operators, oldest first, with their availability: those after account
+        `after`. Waits for those that are requested for the first time.
+
+        Errors: `InvalidInput` if `after` is no operator.
+        """
+        with self._db.read() as tx:
+            found = tx.chain.operators_after(after, limit)
+        return self._with_availability(found, engine)
+
+    def _with_availability(
+        self, operators: Sequence[Operator], engine: EngineState
+    ) -> list[tuple[Operator, Availability]]:
+        others = [one for one in operators if one.account != self._own]
+        wait(self._refresh([one for one in others if one.endpoint]), timeout=REQUEST_SECONDS)
+        with self._lock:
+            known = [(one.account, self._of(one)) for one in others]
+            found = {account: replace(one, outcomes=one.outcomes.copy()) for account, one in known}
+        if len(others) < len(operators):
+            found[self._own] = Availability(card=self.card(engine))
+        return [(one, found[one.account]) for one in operators]
+
+    def _of(self, operator: Operator) -> Availability:
+        """What is known of the operator at its endpoint: at a new one, nothing yet."""
+        known = self._availability.get(operator.account)
+        if known is None or known.endpoint != operator.endpoint:
+            known = self._availability[operator.account] = Availability(operator.endpoint)
+        return known
+
+    def _refresh(self, operators: Sequence[Operator]) -> Sequence[Future[None]]:
+        """Request the cards that are due. Returns the requests of operators that were never asked before."""
         now = self._clock()
         with self._lock:
-            keys = {_key(o) for o in operators}
-            self._availability = {key: found for key, found in self._availability.items() if key in keys}
-            due = [
-                o
-                for o in operators
-                if _key(o) not in self._requests
-                and self._availability.setdefault(_key(o), Availability()).requested_at + REFRESH_SECONDS
-                <= now
-            ]
-            for operator in sorted(due, key=lambda o: self._availability[_key(o)].requested_at)[
-                :MAX_REQUESTS
-            ]:
-                self._requests[_key(operator)] = self._pool.submit(self._request, operator)
-            first = [
-                f
-                for key, f in self._requests.items()
-                if not self._availability.get(key, Availability()).outcomes
-            ]
-        wait(first, timeout=REQUEST_SECONDS)
+            for operator in operators:
+                known = self._of(operator)
+                if known.request is None and known.requested_at + REFRESH_SECONDS <= now:
+                    known.request = self._pool.submit(self._request, operator, known)
+            asked = [self._of(operator) for operator in operators]
+            return [one.request for one in asked if one.request is not None and not one.outcomes]
 
-    def _request(self, operator: Operator) -> None:
+    def _request(self, operator: Operator, found: Availability) -> None:
         started_at = self._clock()
         card = self._read_card(operator)
         ended_at = self._clock()
         with self._lock:
-            self._requests.pop(_key(operator), None)
-            found = self._availability.setdefault(_key(operator), Availability())
+            found.request = None
             found.card = card
             found.latency_ms = None if card is None else round((ended_at - started_at) * 1000)
             found.requested_at = ended_at
@@ -212,8 +229,3 @@ class Operators:
         except (Unreachable, InvalidInput):
             return None
         return card if card.account == operator.account else None
-
-
-def _key(operator: Operator) -> tuple[Account, str]:
-    """An operator with a new endpoint has no history."""
-    return operator.account, operator.endpoint

@@ -13,12 +13,13 @@ from pydantic import Field
 from starlette.responses import Response
 
 from backend.api.deps import ServicesDep
+from backend.api.paging import PagingDep
 from backend.api.routers.governance import ProposalId
 from backend.api.schemas.common import AccountField
 from backend.api.services import Services
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account
-from backend.services.market.governance import Ballot, ProposalState, ProposalStatus
+from backend.services.market.governance import ENDED, Ballot, ProposalState, ProposalStatus
 from backend.web.formats import full_address, title_of, votes
 from backend.web.forms import PageForm
 from backend.web.parameters import PARAMETERS
@@ -29,7 +30,6 @@ from backend.web.route import PageRoute
 from backend.web.visitor import SignedInDep, VisitorDep
 
 router = APIRouter(prefix="/governance", route_class=PageRoute)
-OPEN = {ProposalState.PENDING, ProposalState.ACTIVE, ProposalState.SUCCEEDED, ProposalState.QUEUED}
 
 
 class DelegateForm(PageForm):
@@ -62,13 +62,18 @@ class Step:
 
 
 @router.get("")
-def show_governance(request: Request, services: ServicesDep, visitor: VisitorDep) -> Response:
+def show_governance(
+    request: Request, services: ServicesDep, visitor: VisitorDep, paging: PagingDep
+) -> Response:
+    found = services.governance.proposals(paging.after, paging.limit + 1, is_newest_first=True)
+    page = paging.page(found, lambda status: status.proposal.id, lambda status: status)
     power = None if visitor is None else services.governance.voting_power(visitor.account)
     return render(
         request,
         "governance.html",
         "state",
-        proposals=services.governance.proposals()[::-1],
+        proposals=page.data,
+        next_cursor=page.next_cursor,
         values=services.governance.parameters(),
         parameters=PARAMETERS,
         power=power,
@@ -128,7 +133,7 @@ def show_proposal(
         proposal=status.proposal,
         calls=[_seen(services, call) for call in status.calls],
         quorum=services.governance.quorum(status),
-        is_open=status.state in OPEN,
+        is_open=status.state not in ENDED,
         parameters=PARAMETERS,
         timeline=_timeline(status, now),
         now=now,
@@ -203,7 +208,7 @@ def _timeline(status: ProposalStatus, now: int) -> list[Step]:
         Step("Voting begins, and votes are counted as of then", begin, now >= begin),
         Step("Voting ends", end, now >= end),
     ]
-    if state in {ProposalState.CANCELED, ProposalState.DEFEATED, ProposalState.EXPIRED}:
+    if state in ENDED and state is not ProposalState.EXECUTED:
         return [*steps, Step(state.capitalize(), None, True)]
     eta = proposal.executable_at or None
     return [

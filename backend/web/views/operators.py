@@ -12,9 +12,8 @@ from backend.api.routers.registry import list_batches, list_operators
 from backend.api.schemas.common import AccountField
 from backend.api.schemas.registry import BatchView, OperatorView
 from backend.api.services import Services
-from backend.domain.errors import Forbidden, NotFound
+from backend.domain.errors import Forbidden
 from backend.domain.ids import Account, Cid
-from backend.domain.settlement import BatchState
 from backend.ports.engine import EngineState
 from backend.services.operator.overview import Overview
 from backend.web.rendering import render
@@ -72,10 +71,7 @@ def _own_page(request: Request, services: Services, overview: Overview) -> Respo
 def _operator_page(
     operator: str, request: Request, services: Services, paging: PagingDep, engine: EngineState
 ) -> Response:
-    registered = services.operators.all(engine)
-    found = next((one for one in registered if one[0].account == operator), None)
-    if found is None:
-        raise NotFound(f"No operator {operator} is registered on the chain.", param="operator")
+    found = services.operators.get(Account(operator), engine)
     page = list_batches(operator, services, paging)
     return render(
         request,
@@ -89,8 +85,7 @@ def _operator_page(
 
 
 def _open_batches(services: Services, operator: Account) -> list[BatchView]:
-    listed = (BatchView.of(one) for one in services.registry.batches(operator))
-    return [one for one in listed if one.state == BatchState.COMMITTED]
+    return [BatchView.of(one) for one in services.registry.open_batches(operator)]
 
 
 def _is_stored(services: Services, cid: Cid) -> bool:

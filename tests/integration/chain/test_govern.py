@@ -53,7 +53,7 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
     wait(chain, 2)
     send(chain, OUTSIDER, governance.execute(OUTSIDER.account, proposed.proposal_id))
     indexer.catch_up()
-    (status,) = governance.proposals()
+    (status,) = governance.proposals(None, 2)
     assert status.state == ProposalState.EXECUTED
     assert (status.proposal.votes_for, status.proposal.votes_against) == (power.balance, 0)
     with database.read() as tx:

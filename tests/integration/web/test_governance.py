@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from html import unescape
 from typing import TYPE_CHECKING
 
+import httpx
 from playwright.sync_api import expect
 
+from tests.integration.api.test_paging import PROPOSAL
 from tests.support.page_guide import Guide
 from tests.support.page_market import confirmed
 from tools.local_market import PAYERS
@@ -13,6 +18,7 @@ from tools.local_market import PAYERS
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+    from tests.integration.api.conftest import Api
     from tests.support.page_market import PageMarket
 
 VOTER = PAYERS[1]
@@ -65,3 +71,17 @@ def test_a_voter_changes_the_fee_by_the_guide(page: Page, market: PageMarket) ->
     expect(aside.locator(".tag")).to_have_text("executed")
     assert market.market.chain.call("Parameters", "current")["feePpm"] == 20_000
     guide.end()
+
+
+def test_proposals_are_listed_in_pages_newest_first(api: Api) -> None:
+    proposals = [replace(PROPOSAL, id=number, description=f"Change {number}.") for number in range(1, 23)]
+    api.installation.view.proposal_list += proposals
+    path, met = "/governance", []
+    for _ in range(2):
+        html = httpx.get(f"{api.url}{path}").text
+        met += re.findall(r"Change (\d+)\.", html)
+        found = re.search(r'href="(/governance\?after=[^"]+)">Earlier', html)
+        path = unescape(found[1]) if found else ""
+    assert [int(number) for number in met] == list(range(22, 0, -1))
+    assert path == ""
+    assert httpx.get(f"{api.url}/governance?after=zz").status_code == 400

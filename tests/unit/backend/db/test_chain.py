@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from sqlalchemy import select
 
 from backend.db.tables.chain import EventRow
 from backend.domain.chain import BlockRef, ChainEvent
 from backend.domain.disputes.witnesses import Fault, Tree
+from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
 from backend.domain.settlement import BatchState, Demand, PaidSpan
 from tests.support.market import some_demand
@@ -272,6 +274,48 @@ def test_all_pending_batches_fall_with_the_one_that_was_convicted_and_their_numb
         ]
         assert tx.chain.batch(word(4)) == tx.chain.batches(OPERATOR)[3]
         assert tx.chain.batch(word(6)) is None
+
+
+def test_batches_are_read_in_pages_newest_first(database: Database) -> None:
+    with database.begin() as tx:
+        take_in(tx, committed(1, 1), committed(2, 9), committed(3, 3))
+        take_in(tx, *convicted(9, ALICE), voided(2, 3, 9), final(1, 1))
+        take_in(tx, committed(2, 4), committed(3, 5))
+    with database.read() as tx:
+        newest_first = tx.chain.batches(OPERATOR)[::-1]
+        assert tx.chain.recent_batches(OPERATOR, None, 9) == newest_first
+        assert tx.chain.recent_batches(OPERATOR, None, 2) == newest_first[:2]
+        assert tx.chain.recent_batches(OPERATOR, word(4), 2) == newest_first[2:4]
+        assert tx.chain.recent_batches(OPERATOR, word(1), 2) == []
+        assert [batch.hash for batch in tx.chain.open_batches(OPERATOR)] == [word(4), word(5)]
+        assert tx.chain.recent_batches(ALICE, None, 9) == tx.chain.open_batches(ALICE) == []
+        with pytest.raises(InvalidInput, match="not an id of this list"):
+            tx.chain.recent_batches(ALICE, word(4), 2)
+
+
+def proposed(number: int) -> tuple[str, str, dict[str, Any]]:
+    lists: dict[str, Any] = {name: [] for name in ("targets", "values", "signatures", "calldatas")}
+    instants = {"voteStart": 1, "voteEnd": 2}
+    args = {"proposalId": number, "proposer": ALICE, "description": f"Change {number}"}
+    return "MarketGovernor", "ProposalCreated", args | lists | instants
+
+
+def test_operators_and_proposals_are_read_in_pages(database: Database) -> None:
+    accounts = [OPERATOR, ALICE, BOB]
+    staked = [("OperatorRegistry", "Staked", {"operator": one, "amount": 1}) for one in accounts]
+    with database.begin() as tx:
+        take_in(tx, *staked[:2], proposed(7), proposed(2))
+        take_in(tx, staked[2], proposed(5))
+    with database.read() as tx:
+        assert [one.account for one in tx.chain.operators_after(None, 2)] == accounts[:2]
+        assert [one.account for one in tx.chain.operators_after(ALICE, 2)] == accounts[2:]
+        assert [one.id for one in tx.chain.proposals(None, 2)] == [7, 2]
+        assert [one.id for one in tx.chain.proposals("2", 2)] == [5]
+        assert [one.id for one in tx.chain.proposals(None, 2, is_newest_first=True)] == [5, 2]
+        assert [one.id for one in tx.chain.proposals("2", 2, is_newest_first=True)] == [7]
+        for read in (tx.chain.operators_after, tx.chain.proposals):
+            with pytest.raises(InvalidInput, match="not an id of this list"):
+                read("3", 2)
 
 
 def test_a_conviction_without_a_reward_has_no_challenger(database: Database) -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from backend.api.schemas.registry import OperatorCardView
+from backend.domain.errors import NotFound
 from backend.domain.money import PRICE
 from backend.domain.registries import Operator
 from backend.ports.engine import EngineState
@@ -61,7 +62,7 @@ class DirectoryHarness:
         )
 
     def standing(self) -> Any:
-        return {o.account: s for o, s in self.operators.all(EngineState())}[OTHER]
+        return self.operators.get(OTHER, EngineState())[1]
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_an_operator_is_polled_at_intervals_and_its_uptime_counted(harness: Dire
     assert harness.outbound.asked == ["https://other/v1/operator"]
     harness.outbound.answers.clear()
     harness.now += REFRESH_SECONDS
-    harness.operators.all(EngineState())
+    harness.standing()
     harness.operators._pool.shutdown()  # waits for the second request
     found = harness.standing()
     assert (found.card, found.latency_ms, found.uptime_ppm) == (None, None, 500_000)
@@ -128,10 +129,28 @@ def test_a_card_with_an_invalid_price_counts_as_no_answer(harness: DirectoryHarn
 
 def test_our_own_status_needs_no_request(harness: DirectoryHarness) -> None:
     adapter = some_hash("adapter")
-    listed = {o.account: s for o, s in harness.operators.all(EngineState(frozenset({adapter})))}
-    own = listed[harness.installation.operator]
+    page = harness.operators.registered(EngineState(frozenset({adapter})), None, 2)
+    own, _ = (found for _, found in page)
     assert own.card.active_adapters == [adapter]
     assert [(b.name, b.prompt_price, b.completion_price) for b in own.card.bases] == [("tiny", 1, 2)]
     assert [base.training_price for base in own.card.bases] == [3]
     assert [(b.min_prompt_price, b.min_completion_price) for b in own.card.bases] == [(1, 1)]
     assert harness.outbound.asked == ["https://other/v1/operator"]
+
+
+def test_only_the_operators_of_a_page_are_asked(harness: DirectoryHarness) -> None:
+    for number in range(3):
+        harness.settle(some_account(f"more {number}"), f"https://more-{number}")
+    page = harness.operators.registered(EngineState(), OTHER, 2)
+    assert [operator.endpoint for operator, _ in page] == ["https://more-0", "https://more-1"]
+    assert sorted(harness.outbound.asked) == [f"https://more-{number}/v1/operator" for number in range(2)]
+    with pytest.raises(NotFound, match="is registered"):
+        harness.operators.get(some_account("nobody"), EngineState())
+
+
+def test_an_operator_with_a_new_endpoint_has_no_history(harness: DirectoryHarness) -> None:
+    assert harness.standing().uptime_ppm == 0
+    view = harness.installation.view
+    view.operator_list[-1] = Operator(OTHER, "https://moved", (), 1)
+    harness.outbound.answers["https://moved/v1/operator"] = msgspec.json.encode(Card(OTHER, [], []))
+    assert harness.standing().uptime_ppm == 1_000_000
