@@ -29,8 +29,8 @@ from backend.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
+from backend.domain.idempotency import IdempotencyKeyReused
 from backend.metrics import ERRORS
-from backend.services.accounts.idempotency import IdempotencyKeyReused
 from backend.services.contribute.canonical_rows import UploadTooLarge
 from backend.services.contribute.transfers import ChecksumMismatch, TransferBusy
 from backend.services.webhooks.endpoints import EndpointUnreachable

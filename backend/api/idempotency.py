@@ -7,8 +7,9 @@ import hashlib
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from fastapi import Depends
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -31,9 +32,8 @@ from backend.api.deps import (
 )
 from backend.api.services import Services
 from backend.domain.errors import DomainError, InvalidInput
-from backend.domain.idempotency import IdempotentRequest, StoredResponse
+from backend.domain.idempotency import HEADER, IdempotentRequest, StoredResponse
 from backend.domain.ids import Hash32
-from backend.services.accounts.idempotency import HEADER
 
 F = TypeVar("F", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -57,6 +57,21 @@ def not_idempotent(endpoint: F) -> F:
     return endpoint
 
 
+def takes_key(endpoint: F) -> F:
+    """Mark an endpoint that has its effect once for each key by itself: it gets the key by `KeyDep`, and its
+    responses are not stored.
+    """
+    endpoint.takes_key = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+def get_key(request: Request) -> str | None:
+    return getattr(request.state, "idempotency_key", None)
+
+
+KeyDep = Annotated[str | None, Depends(get_key)]
+
+
 class IdempotentRoute(APIRoute):
     """Route class that honours `Idempotency-Key` on POST.
 
@@ -76,7 +91,11 @@ class IdempotentRoute(APIRoute):
                 return await handle(request)
             if not is_supported:
                 raise InvalidInput(f"This endpoint does not support {HEADER}.", param=HEADER)
-            return await _respond_once(request, text, handle, checks)
+            key = _read_key(text)
+            if getattr(self.endpoint, "takes_key", False):
+                request.state.idempotency_key = key
+                return await handle(request)
+            return await _respond_once(request, key, handle, checks)
 
         return handle_once
 
@@ -86,19 +105,23 @@ def accepts_key(route: APIRoute) -> bool:
     return "POST" in (route.methods or ()) and not getattr(route.endpoint, "not_idempotent", False)
 
 
-async def _respond_once(request: Request, text: str, handle: Handler, checks: Sequence[Check]) -> Response:
+def _read_key(text: str) -> str:
     match = _KEY.fullmatch(text)
     if match is None:
         raise InvalidInput(
             f"{HEADER} must be 1 to 255 visible ASCII characters without quotes and backslashes.",
             param=HEADER,
         )
+    return match[1]
+
+
+async def _respond_once(request: Request, key: str, handle: Handler, checks: Sequence[Check]) -> Response:
     services, credentials = get_services(request), await bearer(request)
     caller = await get_admitted(request, await run_in_threadpool(get_caller, services, credentials))
     for check in checks:
         check(caller)  # a replay needs the same permissions
     body = await request.body()
-    keyed = IdempotentRequest(caller.account, match[1], _fingerprint(request, body, caller))
+    keyed = IdempotentRequest(caller.account, key, _fingerprint(request, body, caller))
     started = await run_in_threadpool(services.idempotency.start, keyed)
     if isinstance(started, StoredResponse):
         return Response(started.body, started.status, REPLAYED, started.media_type)

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from backend.api.deps import depends_on, get_caller, get_wallet, require_metrics_token
 from backend.api.idempotency import IdempotentRoute, accepts_key
 from backend.api.schemas.answers import ErrorView
-from backend.services.accounts.idempotency import HEADER
+from backend.domain.idempotency import HEADER
 
 DESCRIPTION = """Errors have OpenAI's format with a stable `code`. Every response has `x-request-id`.
 Amounts of the payment token are objects, exact in micro-units and in dollars; integers of messages that are

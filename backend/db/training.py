@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, or_, select
 
 from backend.db.paging import newest_first
+from backend.db.session import insert_if_absent
 from backend.db.tables.training import TrainingEventRow, TrainingJobRow
 from backend.domain.errors import NotFound
 from backend.domain.ids import Account, Cid, Hash32, SnapshotId, VersionId
@@ -38,9 +39,11 @@ class TrainingStore:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def add(self, job: TrainingJob) -> None:
-        self._session.add(TrainingJobRow(id=job.id, **_columns(job)))
-        self._session.flush()
+    def add(self, job: TrainingJob) -> bool:
+        """Add the job unless its id exists. Whether it did; a concurrent transaction with the id is waited
+        for.
+        """
+        return insert_if_absent(self._session, TrainingJobRow, id=job.id, **_columns(job))
 
     def get(self, job_id: str) -> TrainingJob | None:
         row = self._session.get(TrainingJobRow, job_id)

@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backend.domain.errors import Conflict
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from backend.domain.ids import Account, Hash32
+
+
+HEADER = "Idempotency-Key"
+
+
+class IdempotencyKeyReused(Conflict):
+    """The key was used for another request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,8 @@ async def admit(request: Request, visitor: Annotated[Visitor | None, Depends(fin
     await get_rate_limits(request).admit(request, scopes)
     if request.method not in SAFE_METHODS:
         sent = request.headers.get(FORM_HEADER) or (await request.form()).get(FORM_FIELD)
-        check_form(request, str(sent or ""))
+        request.state.sent_form = str(sent or "")
+        check_form(request, request.state.sent_form)
 
 
 def get_visitor(request: Request) -> Visitor | None:
@@ -120,6 +121,11 @@ def form_token(request: Request) -> str:
         _set_later(request, FORM, secret, None)
     nonce = secrets.token_hex(16)
     return f"{nonce}.{_seal(secret, nonce)}"
+
+
+def rendered_form(request: Request) -> str:
+    """Names the rendering of the form that was sent: the same for a form that is sent again, and no other."""
+    return str(request.state.sent_form)
 
 
 def write_cookies(request: Request, response: Response) -> None:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
-from backend.api.idempotency import IdempotentRoute
+from backend.api.idempotency import IdempotentRoute, KeyDep, takes_key
 from backend.api.schemas.common import INTEGERS_END, CursorPage
 from backend.api.schemas.fine_tuning import (
     EVENT_ID,
@@ -40,12 +40,13 @@ def require_job(job_id: str, services: ServicesDep) -> None:
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
-def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> JobView:
+@takes_key
+def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep, key: KeyDep) -> JobView:
     """Train an adapter on a snapshot; `training_file` is OpenAI's name of `snapshot_id`. `model`: the base
     model, or an adapter to continue from, whose snapshots must be contained in the job's snapshot.
     """
     options = _options(body, services, wallet.account)
-    return _view(services, services.training.create(wallet.account, body.snapshot(), options))
+    return _view(services, services.training.create(wallet.account, body.snapshot(), options, key))
 
 
 @router.post("/estimate")

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict
-from backend.domain.idempotency import StoredResponse
+from backend.domain.idempotency import HEADER, IdempotencyKeyReused, StoredResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +19,8 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.idempotency import IdempotentRequest, RequestClaim
 
-HEADER = "Idempotency-Key"
 RETENTION = timedelta(hours=24)
 MAX_STORED_BYTES = 16 << 20
-
-
-class IdempotencyKeyReused(Conflict):
-    """The key was used for another request."""
 
 
 class RequestUnderWay(Conflict):

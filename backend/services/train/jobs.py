@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, Forbidden, NotFound
+from backend.domain.idempotency import HEADER, IdempotencyKeyReused
 from backend.domain.training import (
     EmptySnapshot,
     JobState,
@@ -35,16 +37,25 @@ class Training:
         self._payments = payments
         self._clock = clock
 
-    def create(self, creator: Account, snapshot_id: SnapshotId, config: Mapping[str, Any]) -> TrainingJob:
+    def create(
+        self,
+        creator: Account,
+        snapshot_id: SnapshotId,
+        config: Mapping[str, Any],
+        key: str | None = None,
+    ) -> TrainingJob:
         """Queue a job and reserve its maximum charge on the creator's channel.
 
+        `key`: the creator's name of this request. Repeated, it returns the job that the first one created, as
+        it is now; the id is derived from it, so that also requests at the same time create one job.
+
         Errors: `InvalidConfig`, `NotFound` for the snapshot or the parent, `EmptySnapshot`, `InvalidParent`,
-        those of `Payments.reserve`.
+        `IdempotencyKeyReused` if the key's job is another one, those of `Payments.reserve`.
         """
         parsed = parse_config(config)
         now = self._clock()
         job = TrainingJob(
-            id=f"ftjob-{uuid.uuid4().hex}",
+            id=f"ftjob-{uuid.uuid4().hex if key is None else _digest(creator, key)}",
             creator=creator,
             snapshot_id=snapshot_id,
             config=parsed,
@@ -53,11 +64,12 @@ class Training:
             lease=Lease(None, now),
         )
         with self._db.begin() as tx:
+            if not tx.training.add(job):
+                return _repeated(require_job(tx.training.get(job.id), job.id), job)
             check_snapshot(tx, snapshot_id)
             if parsed.parent is not None:
                 check_parent(tx, snapshot_id, parsed.parent)
             job = self._payments.reserve(tx, job, now)
-            tx.training.add(job)
             job = enqueue(tx, job, now)
             tx.training.add_event(job.id, "state", {"state": job.state.value}, now)
         return job
@@ -107,6 +119,19 @@ class Training:
             if job.is_over:
                 raise Conflict(f"{job_id} has already {job.state.value}", param="job_id")
             return finish(tx, job, JobState.CANCELLED, now)
+
+
+def _digest(creator: Account, key: str) -> str:
+    return hashlib.sha256(f"{creator} {key}".encode()).hexdigest()[:32]
+
+
+def _repeated(known: TrainingJob, wanted: TrainingJob) -> TrainingJob:
+    if (known.snapshot_id, known.config) != (wanted.snapshot_id, wanted.config):
+        raise IdempotencyKeyReused(
+            f"The key was used for {known.id}, which has another snapshot or other options; use a new key.",
+            param=HEADER,
+        )
+    return known
 
 
 def check_snapshot(tx: UnitOfWork, snapshot_id: SnapshotId) -> None:

@@ -2,10 +2,8 @@
 
 import { prepareCalls } from "./calls.ts";
 import { prepareCopying } from "./copying.ts";
-import { prepareOnce } from "./once.ts";
 import { prepareSignIn } from "./sign-in.ts";
 
 prepareSignIn();
 prepareCopying();
 prepareCalls();
-prepareOnce();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from decimal import Decimal
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ from backend.web.forms import PageForm
 from backend.web.proposal import Proposal, Way, propose
 from backend.web.rendering import render
 from backend.web.route import PageRoute
-from backend.web.visitor import FORM_FIELD, SignedInDep, Visitor, VisitorDep
+from backend.web.visitor import FORM_FIELD, SignedInDep, Visitor, VisitorDep, rendered_form
 
 router = APIRouter(prefix="/jobs", route_class=PageRoute)
 ROWS = 50
@@ -109,8 +110,13 @@ async def estimate(body: JobForm, request: Request, services: ServicesDep, visit
 
 
 @router.post("")
-async def create(body: JobForm, services: ServicesDep, visitor: SignedInDep) -> Response:
-    job = await run_in_threadpool(create_job, body, services, visitor.caller)
+async def create(body: JobForm, request: Request, services: ServicesDep, visitor: SignedInDep) -> Response:
+    """A form that is sent twice creates one job; with other options, for example after the browser's *Back*,
+    another one.
+    """
+    wanted = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    key = f"{rendered_form(request)} {wanted}"
+    job = await run_in_threadpool(create_job, body, services, visitor.caller, key)
     return RedirectResponse(f"/jobs/{job.id}", status.HTTP_303_SEE_OTHER)
 
 

@@ -101,6 +101,24 @@ def publish(leases: Leases, job_id: str, num_tokens: int) -> None:
             )
 
 
+def test_a_repeated_request_with_a_key_gets_its_job(api: Api) -> None:
+    wanted, path = {"snapshot_id": SNAPSHOT, "hyperparameters": {"rank": 4}}, "/v1/fine_tuning/jobs"
+    with api.http(api.session) as http:
+
+        def create(key: str, **changes: Any) -> Any:
+            return http.post(path, json=wanted | changes, headers={"idempotency-key": key})
+
+        job = create("one").json()["id"]
+        http.post(f"{path}/{job}/cancel")
+        again = create('"one"')
+        assert (again.status_code, again.json()["id"], again.json()["status"]) == (201, job, "cancelled")
+        other = create("one", seed=8)
+        assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+        assert create("a b").status_code == 400
+        assert create("two").json()["id"] != job
+        assert len(http.get(path).json()["data"]) == 2
+
+
 def test_who_cannot_pay_for_a_job_is_told_what_is_missing(api: Api) -> None:
     api.installation.fund(100)
     wanted = {"training_file": SNAPSHOT, "hyperparameters": {"n_epochs": 1, "max_length": 51}}

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.idempotency import IdempotentRequest, StoredResponse
+from backend.domain.idempotency import IdempotencyKeyReused, IdempotentRequest, StoredResponse
 from backend.services.accounts.idempotency import (
     MAX_STORED_BYTES,
     RETENTION,
     Idempotency,
-    IdempotencyKeyReused,
     OutcomeUnknown,
     RequestUnderWay,
 )

@@ -11,6 +11,7 @@ import pytest
 from backend.chain.keys import recover
 from backend.domain.errors import DomainError, PaymentRequired
 from backend.domain.hashing import response_bytes, salted_hash, to_bytes, version_id
+from backend.domain.idempotency import IdempotencyKeyReused
 from backend.domain.money import AMOUNT
 from backend.domain.rules import Rules
 from backend.domain.training import Dataset, JobState, Step
@@ -391,3 +392,45 @@ def test_the_bound_is_what_is_kept(harness: PaidTrainingHarness) -> None:
         job = harness.create(**options)
         assert job.payment is not None
         assert job.payment.max_tokens == max_trained_tokens(job.config, NUM_ROWS)
+
+
+def test_requests_with_one_key_at_once_create_and_reserve_one_job(any_harness: PaidTrainingHarness) -> None:
+    any_harness.installation.fund(MOST)
+    at_once = threading.Barrier(4)
+
+    def create(_: int) -> TrainingJob:
+        training = any_harness.training_with(any_harness.installation.payments)
+        at_once.wait()
+        return training.create(any_harness.installation.payer.account, SNAPSHOT, CONFIG, "once")
+
+    with ThreadPoolExecutor(4) as threads:
+        jobs = list(threads.map(create, range(4)))
+    assert len({job.id for job in jobs}) == len(any_harness.training.list()) == 1
+    assert jobs[0].payment is not None
+    assert any_harness.reserved == jobs[0].payment.max_charge
+    events = any_harness.training.events(jobs[0].id)
+    assert [event.kind for event in events] == ["state"]
+
+
+def test_a_repeated_request_gets_its_job_as_it_is_now(harness: PaidTrainingHarness) -> None:
+    harness.installation.fund(2 * MOST)
+    create, payer = harness.training.create, harness.installation.payer.account
+    job = create(payer, SNAPSHOT, CONFIG, "once")
+    harness.training.cancel(job.id, payer)
+    assert create(payer, SNAPSHOT, CONFIG, "once").state is JobState.CANCELLED
+    assert create(payer, SNAPSHOT, CONFIG, "twice").id != job.id
+    with pytest.raises(IdempotencyKeyReused, match=f"was used for {job.id}"):
+        create(payer, SNAPSHOT, CONFIG | {"epochs": 2}, "once")
+    assert len(harness.training.list()) == 2
+
+
+def test_a_key_whose_job_was_refused_can_be_used(harness: PaidTrainingHarness) -> None:
+    def create() -> None:
+        harness.training.create(harness.installation.payer.account, SNAPSHOT, CONFIG, "once")
+
+    harness.installation.fund(1)
+    with pytest.raises(PaymentRequired):
+        create()
+    harness.installation.fund(10**9)
+    create()
+    assert len(harness.training.list()) == 1
