@@ -15,6 +15,7 @@ import msgspec
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
+from backend.engine.metric_texts import checked
 from backend.ports.engine import (
     EngineState,
     EngineUnreachable,
@@ -145,7 +146,8 @@ class EngineClient:
 
     async def metrics(self, deadline_seconds: float) -> str:
         """Return the engine's metrics in Prometheus' text format."""
-        return (await self._ask(GetMetrics(self._new_id()), Metrics, deadline_seconds)).text
+        found = await self._ask(GetMetrics(self._new_id()), Metrics, deadline_seconds)
+        return checked(found.text, f"the engine at {self._socket_path}")
 
     async def _ask(self, command: Command, answer: type[E], deadline_seconds: float | None = None) -> E:
         try:

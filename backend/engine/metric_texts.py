@@ -1,4 +1,4 @@
-"""Metrics of several replicas as one text."""
+"""Metrics of engines in Prometheus' text format: checked, and of several replicas as one text."""
 
 from __future__ import annotations
 
@@ -9,8 +9,32 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from backend.ports.engine import MalformedMetrics
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+
+EXCERPT_CHARACTERS = 60
+
+
+def checked(text: str, server: str) -> str:
+    """The text, if it can be parsed. Errors: `MalformedMetrics`."""
+    if _is_readable(text):
+        return text
+    lines = enumerate(text.splitlines(), 1)
+    wrong = next(((number, line) for number, line in lines if not _is_readable(line)), None)
+    where = "" if wrong is None else f"; line {wrong[0]} is {wrong[1][:EXCERPT_CHARACTERS]!r}"
+    raise MalformedMetrics(f"The metrics of {server} are not in Prometheus' text format{where}.")
+
+
+def _is_readable(text: str) -> bool:
+    try:
+        for _ in text_string_to_metric_families(text):
+            pass
+    except ValueError:
+        return False
+    return True
 
 
 class _Merged(Collector):

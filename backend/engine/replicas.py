@@ -18,7 +18,7 @@ from backend.domain.errors import DomainError, InvalidInput, Overloaded, Unavail
 from backend.domain.ids import Hash32
 from backend.engine.metric_texts import merge
 from backend.engine.routing import LOAD_FACTOR, place, ranked
-from backend.ports.engine import EngineState, EngineUnreachable
+from backend.ports.engine import EngineState, EngineUnreachable, MalformedMetrics
 from inference.protocol import Generate, Sampling
 
 if TYPE_CHECKING:
@@ -144,7 +144,9 @@ class Replicas:
         )
 
     async def metrics(self, deadline_seconds: float) -> str:
-        """The metrics of the replicas that answer, with the label `replica` if there are several."""
+        """The metrics of the replicas that answer with readable ones, with the label `replica` if there are
+        several.
+        """
         if len(self._replicas) == 1:
             return await self._replicas[0].engine.metrics(deadline_seconds)
         found = await asyncio.gather(
@@ -152,8 +154,11 @@ class Replicas:
         )
         pairs = zip(self._replicas, found, strict=True)
         texts = {replica.name: text for replica, text in pairs if isinstance(text, str)}
+        malformed = [error for error in found if isinstance(error, MalformedMetrics)]
         if not texts:
-            raise _none_left()
+            raise malformed[0] if malformed else _none_left()
+        for error in malformed:
+            log.warning("%s", error)
         return merge(texts)
 
     def _candidates(self) -> set[_Replica]:

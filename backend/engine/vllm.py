@@ -17,6 +17,7 @@ import msgspec
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
+from backend.engine.metric_texts import checked
 from backend.engine.vllm_answer import AnswerReader, Part, failure
 from backend.engine.vllm_request import check_prompt, check_request, completion_body, prompt_body
 from backend.ports.engine import EngineState, EngineUnreachable, InvalidSchema
@@ -139,7 +140,8 @@ class VllmEngine:
     async def metrics(self, deadline_seconds: float) -> str:
         """The server's metrics with the prefix `vllm:`; those of its Python process are left out."""
         content = await self._call("GET", "/metrics", seconds=deadline_seconds)
-        lines = content.decode(errors="replace").splitlines(keepends=True)
+        text = checked(content.decode(errors="replace"), f"the server at {self._url}")
+        lines = text.splitlines(keepends=True)
         return "".join(line for line in lines if _METRIC.match(line))
 
     async def _read(

@@ -42,6 +42,10 @@ class EngineState:
     """Of the base model: `fp32`, `bf16`, `fp16` or `int8`. None if the server does not state it."""
 
 
+class MalformedMetrics(Unavailable):
+    """A server's metrics are not in Prometheus' text format; the message says which server and where."""
+
+
 class Engine(Protocol):
     """Errors of all methods: `Unavailable` where a retry may help, `InvalidInput` for a bad request."""
 
@@ -64,5 +68,5 @@ class Engine(Protocol):
     async def state(self) -> EngineState: ...
 
     async def metrics(self, deadline_seconds: float) -> str:
-        """Return the engine's metrics in Prometheus' text format."""
+        """Return the engine's metrics in Prometheus' text format. Errors: `MalformedMetrics` too."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backend.domain.errors import Unavailable
 from backend.domain.money import in_dollars
+from backend.ports.engine import MalformedMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -41,12 +43,14 @@ class Advice:
 @dataclass(frozen=True, slots=True)
 class Overview:
     """`status`: read from the contracts; None while the chain's node does not answer. `engine`: sums of its
-    metrics over all engines, by name; None while it does not answer. `at`: unix seconds.
+    metrics over all engines, by name; None while it does not answer, or where they cannot be read, which
+    `engine_fault` tells. `at`: unix seconds.
     """
 
     figures: Figures
     status: OperatorStatus | None
     engine: Mapping[str, float] | None
+    engine_fault: str | None
     at: int
     advice: tuple[Advice, ...]
 
@@ -74,9 +78,9 @@ class Overviews:
         now = self._clock()
         figures = await asyncio.to_thread(self._figures, now)
         status = await asyncio.to_thread(self._status)
-        engine = await self._read_engine()
+        engine, engine_fault = await self._read_engine()
         at = int(now.timestamp())
-        return Overview(figures, status, engine, at, tuple(advise(figures, status, at)))
+        return Overview(figures, status, engine, engine_fault, at, tuple(advise(figures, status, at)))
 
     def _figures(self, now: datetime) -> Figures:
         with self._db.read() as tx:
@@ -88,16 +92,27 @@ class Overviews:
         except Unavailable:
             return None
 
-    async def _read_engine(self) -> Mapping[str, float] | None:
+    async def _read_engine(self) -> tuple[Mapping[str, float] | None, str | None]:
+        """The sums, and what is wrong with the metrics."""
         try:
             text = await self._engine.metrics(ENGINE_SECONDS)
+        except MalformedMetrics as error:
+            return None, error.message
         except Unavailable:
-            return None
-        sums: defaultdict[str, float] = defaultdict(float)
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
+            return None, None
+        return _sums(text), None
+
+
+def _sums(metrics: str) -> Mapping[str, float]:
+    """Sums over all labels, by name; without samples that are no finite number, which servers write for
+    unknown.
+    """
+    sums: defaultdict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            if math.isfinite(sample.value):
                 sums[sample.name] += sample.value
-        return dict(sums)
+    return dict(sums)
 
 
 def advise(figures: Figures, status: OperatorStatus | None, at: int) -> Iterator[Advice]:

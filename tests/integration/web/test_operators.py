@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from backend.domain.disputes.witnesses import Fault, Tree
 from backend.domain.registries import Operator
 from backend.domain.settlement import BatchState, Conviction
+from backend.engine.metric_texts import checked
 from tests.integration.api.test_routers import a_batch
 from tests.integration.web.test_receipt import answered
 from tests.support.market import some_account, some_demand, some_hash
@@ -17,6 +18,7 @@ from tests.support.page_guide import Guide
 from tools.local_market import OPERATOR, PAYERS
 
 if TYPE_CHECKING:
+    import pytest
     from playwright.sync_api import Page
 
     from tests.integration.api.conftest import Api
@@ -76,6 +78,22 @@ def test_the_operator_sees_what_is_at_risk_and_what_to_do(page: Page, market: Pa
     expect(page.locator(".notice").first).to_contain_text("they answer demands by themselves")
     page.goto(f"{market.url}/o/{OPERATOR.account}")
     expect(page.get_by_role("link", name="stored here")).to_be_visible()
+
+
+def test_metrics_that_cannot_be_read_leave_the_rest_of_the_page(
+    page: Page, market: PageMarket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def metrics(_: float) -> str:
+        return checked("<html>", "the engine")
+
+    monkeypatch.setattr(market.operator.installation.engine, "metrics", metrics)
+    market.enter(page, OPERATOR)
+    page.goto(f"{market.url}/operate")
+    expect(page.locator(".notice").first).to_contain_text(
+        "not in Prometheus' text format; line 1 is '<html>'"
+    )
+    expect(page.locator("#overview")).to_contain_text("its metrics cannot be read")
+    expect(page.locator("#money")).to_be_visible()
 
 
 def test_the_operators_page_is_for_the_operator_alone(api: Api, page: Page, as_payer: None) -> None:

@@ -9,7 +9,7 @@ from backend.domain.errors import Overloaded, Unavailable
 from backend.domain.ids import Hash32
 from backend.engine.replicas import ReplicaLimits, Replicas
 from backend.engine.routing import LOAD_FACTOR, place, ranked
-from backend.ports.engine import EngineState, EngineUnreachable
+from backend.ports.engine import EngineState, EngineUnreachable, MalformedMetrics
 from inference.protocol import AdapterRef, Chunk, CountTokens, Generate, TokenCount
 
 if TYPE_CHECKING:
@@ -298,9 +298,14 @@ def test_aborts_metrics_and_adapters() -> None:
         assert shown.count("# TYPE n gauge") == 1
         assert 'n{kind="k",replica="a"} 97.0' in shown
         assert 'replica="d"' not in shown
+        engines["a"].error = MalformedMetrics("line 1")
+        assert 'replica="a"' not in await replicas.metrics(1.0)
         for engine in engines.values():
             engine.error = Unavailable("down")
         with pytest.raises(Unavailable):
+            await replicas.metrics(1.0)
+        engines["b"].error = MalformedMetrics("line 1")
+        with pytest.raises(MalformedMetrics):
             await replicas.metrics(1.0)
 
     run(test)

@@ -10,7 +10,8 @@ import pytest
 
 from backend.domain.errors import Unavailable
 from backend.domain.figures import Figures, Pending
-from backend.services.operator.overview import Overviews, advise
+from backend.engine.metric_texts import checked
+from backend.services.operator.overview import Overview, Overviews, advise
 from tests.support.fakes import FakeClock, ScriptedEngine
 from tests.support.market import some_account
 
@@ -65,4 +66,27 @@ def test_an_overview_needs_neither_node_nor_engine(sqlite_database: Database) ->
     assert (found.status, found.exposure) == (None, 0)
     assert found.engine == {"loraledger_scripted_engine": 1.0}
     engine.is_gone = True
-    assert asyncio.run(built.read()).engine is None
+    gone = asyncio.run(built.read())
+    assert (gone.engine, gone.engine_fault) == (None, None)
+
+
+class OtherMetrics(ScriptedEngine):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    async def metrics(self, deadline_seconds: float) -> str:
+        return checked(self.text, "the engine")
+
+
+def test_metrics_that_cannot_be_read_are_said_to_be_so(sqlite_database: Database) -> None:
+    def read(text: str) -> Overview:
+        parts = AwayMembership(), OtherMetrics(text), some_account("operator"), FakeClock()
+        return asyncio.run(Overviews(sqlite_database, *parts).read())  # type: ignore[arg-type]
+
+    found = read("queue 1\n<html>\n")
+    assert found.engine is None
+    assert found.engine_fault == (
+        "The metrics of the engine are not in Prometheus' text format; line 2 is '<html>'."
+    )
+    assert read('queue{engine="0"} 1\nqueue{engine="1"} NaN\nslots +Inf\n').engine == {"queue": 1}
