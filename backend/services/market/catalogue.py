@@ -12,7 +12,7 @@ from backend.domain.ids import ZERO_HASH, Account, Hash32, VersionId
 from backend.domain.money import PRICE, prices_in_dollars
 from backend.domain.receipt import NAME_PATTERN
 from backend.services.contribute.licences import is_met, parse_licence
-from backend.services.market.denials import check_answerable
+from backend.services.market.denials import check_answerable, without_denied_cards
 from backend.services.market.descriptions import usage_since
 
 if TYPE_CHECKING:
@@ -195,6 +195,7 @@ class Catalogue:
         for one in tx.contribution_totals.of_versions(versions):
             earned.setdefault(one.version_id, []).append(one)
         live = tx.live_agreements.of(versions)
+        found = without_denied_cards(tx, found)
         return [
             ListedModel(
                 model=self._model(listed.version),

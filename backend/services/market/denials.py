@@ -6,7 +6,7 @@ served answer is paid for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backend.domain.content import cid_of, decode_cid
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.domain.catalogue import ListedVersion
     from backend.domain.denials import FloorPrice
-    from backend.domain.ids import Account, Cid
+    from backend.domain.ids import Account, Cid, DatanetId
     from backend.domain.receipt import VersionRecord
+    from backend.domain.registries import Snapshot
     from backend.ports.chain import ChainView
     from backend.ports.storage import BlobStore
     from backend.services.market.adapter_folders import AdapterFolders
@@ -113,15 +115,52 @@ class Denials:
         self._folders.drop_exports(takedown.adapter)
         return True
 
-    def check_content(self, cid: Cid) -> None:
-        """Raise `ContentWithheld` if the content is denied."""
-        subject = Subject(Denied.CONTENT, f"0x{decode_cid(cid).digest.hex()}")
+    def why_withheld(self, cid: Cid, datanet: DatanetId | None = None) -> Reason | None:
+        """Why content is not shown: it is denied, or the datanet that it belongs to. None if neither is."""
+        subjects = [Subject(Denied.CONTENT, f"0x{decode_cid(cid).digest.hex()}")]
+        if datanet is not None:
+            subjects.append(Subject(Denied.DATANET, str(datanet)))
         with self._db.read() as tx:
-            denials = tx.denials.find([subject])
-        for denial in denials:
+            denials = tx.denials.find(subjects)
+        return denials[0].reason if denials else None
+
+    def check_content(self, cid: Cid, datanet: DatanetId | None = None) -> None:
+        """Raise `ContentWithheld` if `why_withheld` has a reason."""
+        if (reason := self.why_withheld(cid, datanet)) is not None:
+            raise ContentWithheld(f"{cid} is not served here: {reason}.", "cid", {"reason": reason})
+
+
+def check_trainable(tx: UnitOfWork, snapshot: Snapshot) -> None:
+    """Raise `ContentWithheld` if the snapshot's datanet or a content that it accepts is denied: its rows are
+    not shown, and adapters that are trained on it are not served.
+    """
+    denials = tx.denials.all()
+    if not denials:
+        return
+    accepted = set(snapshot.accepted)
+    contributions = (one for one in tx.chain.contributions(snapshot.datanet) if one.index in accepted)
+    subjects = {Subject(Denied.CONTENT, one.cid_digest) for one in contributions}
+    subjects.add(Subject(Denied.DATANET, str(snapshot.datanet)))
+    for denial in denials:
+        if denial.subject in subjects:
+            what = f"{denial.subject.kind} {denial.subject.id}"
             raise ContentWithheld(
-                f"{cid} is not served here: {denial.reason}.", "cid", {"reason": denial.reason}
+                f"This operator does not train on the snapshot because of its {what}: {denial.reason}.",
+                "snapshot_id",
+                {"reason": denial.reason, denial.subject.kind.value: denial.subject.id},
             )
+
+
+def without_denied_cards(tx: UnitOfWork, found: Sequence[ListedVersion]) -> list[ListedVersion]:
+    """The versions, without the cards whose folders are denied."""
+    folders = {Subject(Denied.CONTENT, one.version.record.cid_digest) for one in found}
+    denied = {Hash32(denial.subject.id) for denial in tx.denials.find(folders)}
+    return [
+        replace(one, description=replace(one.description, card=None))
+        if one.version.record.cid_digest in denied
+        else one
+        for one in found
+    ]
 
 
 def check_answerable(tx: UnitOfWork, record: VersionRecord, payer: Account | None) -> None:

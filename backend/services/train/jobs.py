@@ -14,6 +14,7 @@ from backend.domain.training import (
     Lease,
     TrainingJob,
 )
+from backend.services.market.denials import check_trainable
 from backend.services.train.options import parse_config
 from backend.services.train.parents import check_parent
 from backend.services.train.progress import Progress, read_progress
@@ -49,8 +50,9 @@ class Training:
         `key`: the creator's name of this request. Repeated, it returns the job that the first one created, as
         it is now; the id is derived from it, so that also requests at the same time create one job.
 
-        Errors: `InvalidConfig`, `NotFound` for the snapshot or the parent, `EmptySnapshot`, `InvalidParent`,
-        `IdempotencyKeyReused` if the key's job is another one, those of `Payments.reserve`.
+        Errors: `InvalidConfig`, `NotFound` for the snapshot or the parent, `EmptySnapshot`,
+        `ContentWithheld`, `InvalidParent`, `IdempotencyKeyReused` if the key's job is another one, those of
+        `Payments.reserve`.
         """
         parsed = parse_config(config)
         now = self._clock()
@@ -140,3 +142,4 @@ def check_snapshot(tx: UnitOfWork, snapshot_id: SnapshotId) -> None:
         raise NotFound(f"no snapshot {snapshot_id}, or it is not confirmed yet", param="snapshot_id")
     if not snapshot.accepted:
         raise EmptySnapshot(f"no contribution of snapshot {snapshot_id} was accepted", param="snapshot_id")
+    check_trainable(tx, snapshot)

@@ -16,7 +16,7 @@ from backend.domain.content import ContentMissing, cid_of
 from backend.domain.contribution import ReviewReason
 from backend.domain.errors import Forbidden
 from backend.domain.hashing import licence_text
-from backend.domain.ids import DatanetId, Hash32
+from backend.domain.ids import Cid, DatanetId, Hash32
 from backend.domain.registries import Contribution
 from backend.services.contribute.published import Terms, read_rows, read_terms
 from backend.web.formats import short_hash
@@ -72,14 +72,16 @@ def propose_datanet(
 def show_datanet(
     datanet: Number, request: Request, services: ServicesDep, paging: PagingDep, visitor: VisitorDep
 ) -> Response:
-    identity = DatanetId(datanet)
+    identity, known = DatanetId(datanet), get_datanet(datanet, services)
+    withheld = services.denials.why_withheld(Cid(known.cid), identity)
     page = list_recorded_contributions(datanet, services, paging)
     return render(
         request,
         "datanet.html",
         "snapshots",
-        datanet=get_datanet(datanet, services),
-        terms=_terms(services, identity),
+        datanet=known,
+        withheld=withheld,
+        terms=None if withheld else _terms(services, identity),
         contributions=page.data,
         next_cursor=page.next_cursor,
         snapshots=services.snapshots.of_datanet(identity)[: -MAX_SNAPSHOTS - 1 : -1],
@@ -183,7 +185,7 @@ def _terms(services: Services, datanet: DatanetId) -> Terms | None:
 def _rows(services: Services, contribution: Contribution, start: int) -> list[str] | None:
     """None if the contribution is not stored here. Errors: `ContentWithheld`."""
     cid = cid_of(contribution.cid_digest)
-    services.denials.check_content(cid)
+    services.denials.check_content(cid, contribution.datanet)
     if not services.is_local(cid):
         return None
     try:

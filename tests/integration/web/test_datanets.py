@@ -11,14 +11,16 @@ import pytest
 from playwright.sync_api import expect
 
 from backend.domain.content import cid_digest
+from backend.domain.denials import Denied, Reason, Subject
 from backend.domain.ids import DatanetId
-from backend.domain.registries import Datanet
+from backend.domain.registries import Contribution, Datanet
+from backend.services.contribute.staging import DATA_FILE
 from backend.services.contribute.terms import TERMS_FILE, terms_file
 from tests.integration.api.test_contributing_guide import play_recording
 from tests.integration.web.conftest import enter
 from tests.support.contributions import jsonl, sign
 from tests.support.fakes import some_key
-from tests.support.market import CHAIN_ID, some_account
+from tests.support.market import CHAIN_ID, some_account, some_hash
 from tests.support.page_guide import Guide
 from tests.support.page_wallet import PageWallet
 
@@ -165,3 +167,23 @@ def test_a_datanet_without_a_stored_description_shows_its_cid(api: Api) -> None:
     view.datanet_list[:] = [replace(one, cid_digest="0x" + "22" * 32) for one in view.datanet_list]
     page = httpx.get(f"{api.url}/d/{NET}").text
     assert "not stored at this operator" in page
+
+
+@pytest.mark.parametrize("kind", [Denied.DATANET, Denied.CONTENT])
+def test_what_is_denied_is_not_shown(api: Api, kind: Denied) -> None:
+    installation = api.installation
+    (known,) = installation.view.datanet_list
+    folder = installation.blobs.add_folder({DATA_FILE: jsonl(*GOOD)})
+    content = some_hash("rows")
+    facts = (some_account("contributor"), content, cid_digest(folder), some_hash("MIT"), 2, True, 0, 1, 1)
+    installation.view.recorded.append(Contribution(NET, 0, *facts))
+    pages = {f"{api.url}/d/{NET}": "Questions about letters", f"{api.url}/d/{NET}/c/{content}": "Another one"}
+    for page, words in pages.items():
+        assert words in httpx.get(page).text
+    for digest in (known.cid_digest, cid_digest(folder)):
+        installation.denials.deny(Subject(kind, str(NET) if kind is Denied.DATANET else digest), Reason.LEGAL)
+    answers = {page: httpx.get(page) for page in pages}
+    for page, words in pages.items():
+        assert words not in answers[page].text
+        assert "legal" in answers[page].text
+    assert [answer.status_code for answer in answers.values()] == [200, 451]

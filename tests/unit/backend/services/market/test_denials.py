@@ -16,6 +16,7 @@ from backend.domain.denials import (
     Subject,
 )
 from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.ids import DatanetId, SnapshotId
 from backend.services.channels.admission import Payer
 from backend.services.market.catalogue import ModelNotFound
 from tests.support.market import some_account, some_hash
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
+    from backend.domain.catalogue import Card
     from backend.domain.receipt import VersionRecord
 
 
@@ -153,3 +155,54 @@ def test_the_base_model_is_not_taken_down(installation: ScriptedInstallation) ->
         installation.denials.take_down(installation.catalogue.record("tiny"), Reason.LEGAL)
     with pytest.raises(ModelNotFound):
         installation.catalogue.record("nothing")
+
+
+def test_content_is_withheld_for_itself_or_for_its_datanet(installation: ScriptedInstallation) -> None:
+    denials, folder = installation.denials, installation.blobs.add_folder({"README.md": b"words"})
+    assert denials.why_withheld(folder, DatanetId(7)) is None
+    datanet = deny(installation, "datanet", "7", Reason.LICENCE)
+    assert denials.why_withheld(folder, DatanetId(7)) is Reason.LICENCE
+    assert denials.why_withheld(folder, DatanetId(8)) is denials.why_withheld(folder) is None
+    denials.allow(datanet)
+    deny(installation, "content", cid_digest(folder), Reason.HARMFUL)
+    assert denials.why_withheld(folder, DatanetId(7)) is Reason.HARMFUL
+
+
+def test_a_card_whose_folder_is_denied_is_not_shown(
+    installation: ScriptedInstallation, record: VersionRecord
+) -> None:
+    folder = installation.blobs.add_folder({"README.md": b"# A heading\n\nWords."})
+    shown = installation.view.register(replace(record, name="shown", cid_digest=cid_digest(folder)))
+    installation.descriptions.refresh()
+
+    def cards() -> list[Card | None]:
+        described = installation.catalogue.describe(installation.catalogue.resolve(shown))
+        return [
+            one.description.card
+            for one in (described, *installation.catalogue.find())
+            if one.model.id == shown
+        ]
+
+    assert [card.title for card in cards() if card is not None] == ["A heading"] * 2
+    deny(installation, "content", cid_digest(folder))
+    assert cards() == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject"), [("datanet", "7"), ("content", some_hash("folder 0"))], ids=["datanet", "content"]
+)
+def test_no_job_and_no_estimate_shows_rows_that_are_denied(
+    installation: ScriptedInstallation, kind: str, subject: str
+) -> None:
+    installation.record_rows(4)
+    snapshot, services = SnapshotId(some_hash("snapshot")), installation.services
+    assert services.estimates.estimate(snapshot, {}).examples
+    deny(installation, "content", some_hash("another folder"))
+    services.training.create(installation.payer.account, snapshot, {"epochs": 1, "max_length": 51})
+    deny(installation, kind, subject, Reason.LEGAL)
+    for refused in (
+        lambda: services.estimates.estimate(snapshot, {}),
+        lambda: services.training.create(installation.payer.account, snapshot, {}),
+    ):
+        with pytest.raises(ContentWithheld, match=f"because of its {kind} {subject}: legal"):
+            refused()
