@@ -25,6 +25,7 @@ _SCRIPT = """
 (() => {
   const provider = {
     async request({ method, params }) {
+      await window.walletIsOpen;
       const { result, error } = await window.askWallet(method, params ?? []);
       if (error) throw Object.assign(new Error(error.message), { code: error.code });
       return result;
@@ -51,7 +52,7 @@ class Refusal(Exception):
 class PageWallet:
     """`node` answers what is not the wallet's own: requests to its chain, `eth_sendTransaction` too, whose
     sender must be an account of the node. `declines`: methods it refuses; `others`: accounts that
-    it lists first.
+    it lists first. `hold` has it answer only after `release`.
     """
 
     signer: LocalSigner
@@ -64,6 +65,12 @@ class PageWallet:
     def install(self, page: Page) -> None:
         page.expose_function("askWallet", self._answer)
         page.add_init_script(_SCRIPT % NAME)
+
+    def hold(self, page: Page) -> None:
+        page.evaluate("() => { window.walletIsOpen = new Promise((ends) => (window.closeWallet = ends)); }")
+
+    def release(self, page: Page) -> None:
+        page.evaluate("() => window.closeWallet()")
 
     def _answer(self, method: str, params: list[Any]) -> dict[str, Any]:
         try:

@@ -4,11 +4,18 @@
  */
 
 import { get } from "./market.ts";
+import { findReplacement, type Replacement, type Sent } from "./replacement.ts";
+import { findWallets, type Wallet } from "./wallets.ts";
 
-/** `action`: in words; `path`: where this market answers its state. */
+/**
+ * `action`: in words; `path`: where this market answers its state. Of a transaction that the visitor's wallet sent:
+ * `sent`; once another one took its place, which is at `path` then: `replaced`.
+ */
 export interface Underway {
   readonly action: string;
   readonly path: string;
+  readonly sent?: Sent;
+  readonly replaced?: Replacement;
 }
 
 interface Found {
@@ -26,10 +33,20 @@ const WORDS: ReadonlyMap<string, string> = new Map([
 const MARKS = new Map([
   ["confirmed", "right"],
   ["failed", "wrong"],
+  ["cancelled", "wrong"],
+  ["replaced", "wrong"],
 ]);
 const FIRST_MS = 250;
 const LAST_MS = 10_000;
 const GROWTH = 1.5;
+
+const wallets: Wallet[] = [];
+findWallets((wallet) => wallets.push(wallet));
+
+/** Where this market answers the state of a transaction that a wallet sent. */
+export function pathOf(hash: string): string {
+  return `/transactions/${hash}`;
+}
 
 /** Lists and follows a transaction. Resolves once it is in a block; rejects if it failed there or is dismissed. */
 export function follow(one: Underway): Promise<void> {
@@ -38,32 +55,74 @@ export function follow(one: Underway): Promise<void> {
   return new Promise((resolve, reject) => void watch(one, row, resolve, reject));
 }
 
+/** Lists what was not sent, and why. */
+export function listFailure(action: string, reason: string): void {
+  show(rowOf({ action, path: "" }), "not sent", reason, "wrong");
+}
+
 /** Follows what was under way when the page was left. */
 export function followAgain(): void {
   for (const one of kept()) follow(one).catch(() => undefined); // its row says why
 }
 
 async function watch(
-  one: Underway,
+  begun: Underway,
   row: HTMLElement,
   mined: () => void,
   failed: (reason: Error) => void,
 ): Promise<void> {
+  let one = begun;
   for (let wait = FIRST_MS; row.isConnected; wait = Math.min(wait * GROWTH, LAST_MS)) {
     await untilVisible();
-    const { state, error } = await stateOf(one);
-    const words = error?.message ?? WORDS.get(state) ?? "";
+    const found = await stateOf(one);
+    if (found.state === "sent") one = await lookAfter(one);
+    row.dataset["path"] = one.path;
+    const { state, words } = inWords(one, found);
     show(row, state, words);
-    if (state === "mined" || state === "confirmed") mined();
-    if (MARKS.has(state)) {
+    const mark = MARKS.get(state);
+    if (state === "mined" || mark === "right") mined();
+    if (mark !== undefined) {
       keep(kept().filter(({ path }) => path !== one.path));
-      if (state === "failed") failed(new Error(words));
+      if (mark === "wrong") failed(new Error(words));
       document.body.dispatchEvent(new Event("transaction"));
       return;
     }
     await new Promise((resolve) => setTimeout(resolve, wait));
   }
   failed(new Error("You dismissed it, so this page does not know when it is in a block. Try again then."));
+}
+
+/** The transaction as the wallet's node knows it: with its nonce, or with the one that took its place. */
+async function lookAfter(one: Underway): Promise<Underway> {
+  if (one.sent === undefined) return one;
+  let found: Sent | Replacement;
+  try {
+    found = await findReplacement(wallets, Number(document.body.dataset["chainId"]), one.sent);
+  } catch {
+    return one; // the wallet does not answer now: it is asked again
+  }
+  const changed: Underway =
+    "kind" in found
+      ? { action: one.action, path: pathOf(found.hash), replaced: found }
+      : { ...one, sent: found };
+  keep(kept().map((kept) => (kept.path === one.path ? changed : kept)));
+  return changed;
+}
+
+/** The state that the list shows, and what it says about it. */
+function inWords({ replaced }: Underway, { state, error }: Found): { state: string; words: string } {
+  const words = error?.message ?? WORDS.get(state) ?? "";
+  if (replaced === undefined) return { state, words };
+  const { kind, hash } = replaced;
+  if (kind === "repeated") return { state, words: `Your wallet sent it again as ${hash}. ${words}` };
+  const what =
+    kind === "cancelled"
+      ? `You cancelled it in the wallet, by transaction ${hash}. Nothing was changed.`
+      : `Your wallet sent another transaction in its place: ${hash}. Start this one again if you still want it.`;
+  if (state === "confirmed" || state === "failed")
+    return { state: kind === "cancelled" ? "cancelled" : "replaced", words: what };
+  const until = kind === "cancelled" ? "cancelling" : "replacing";
+  return { state: until, words: `${what} Further blocks confirm that.` };
 }
 
 async function stateOf({ path }: Underway): Promise<Found> {
@@ -88,6 +147,7 @@ async function untilVisible(): Promise<void> {
 function rowOf(one: Underway): HTMLElement {
   const list = document.querySelector<HTMLElement>("#pending")!;
   const row = document.createElement("li");
+  row.dataset["path"] = one.path;
   const [title, state, words] = ["strong", "span", "span"].map((tag) => document.createElement(tag));
   title!.textContent = one.action;
   state!.className = "tag";
@@ -99,7 +159,7 @@ function rowOf(one: Underway): HTMLElement {
   button.textContent = "Dismiss";
   button.setAttribute("aria-label", `Dismiss: ${one.action}`);
   button.addEventListener("click", () => {
-    keep(kept().filter(({ path }) => path !== one.path));
+    keep(kept().filter(({ path }) => path !== row.dataset["path"]));
     row.remove();
     list.hidden = list.childElementCount === 0;
   });
@@ -110,8 +170,8 @@ function rowOf(one: Underway): HTMLElement {
   return row;
 }
 
-function show(row: HTMLElement, state: string, words: string): void {
-  row.dataset["state"] = MARKS.get(state) ?? "open";
+function show(row: HTMLElement, state: string, words: string, mark = MARKS.get(state) ?? "open"): void {
+  row.dataset["state"] = mark;
   row.querySelector(".tag")!.textContent = state;
   row.querySelector("[data-message]")!.textContent = words;
 }

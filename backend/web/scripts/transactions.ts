@@ -5,7 +5,8 @@
  */
 
 import { api, MarketAway, postForm, SESSION_API } from "./market.ts";
-import { follow, followAgain } from "./pending.ts";
+import { follow, followAgain, listFailure, pathOf } from "./pending.ts";
+import { newestBlock } from "./replacement.ts";
 import {
   buttonOf,
   connect,
@@ -30,11 +31,16 @@ const KEPT = "What is signed is kept in this window: try again here. Sent twice,
 class ProposalDialog {
   readonly #dialog: HTMLDialogElement;
   readonly #wallets: Wallet[] = [];
+  /** Number of the proposal that is shown; what began for an earlier one changes nothing in the dialog. */
   #latest = 0;
 
   constructor(dialog: HTMLDialogElement) {
     this.#dialog = dialog;
     findWallets((wallet) => this.#wallets.push(wallet));
+    dialog.addEventListener("close", () => {
+      this.#latest++;
+      this.#show("", "");
+    });
   }
 
   /** Shows what the form proposes. */
@@ -47,23 +53,29 @@ class ProposalDialog {
     this.#part("[data-own-wallets]").hidden = true;
     this.#dialog.showModal();
     const number = ++this.#latest;
-    void this.#run("The market prepares it…", async () => {
+    const isShown = () => number === this.#latest;
+    void this.#run(isShown, "The market prepares it…", async () => {
       const html = await postForm(form);
-      if (number !== this.#latest) return;
+      if (!isShown()) return;
       proposal.innerHTML = html; // rendered by this market, like the page; the policy runs no script in it
-      for (const button of proposal.querySelectorAll<HTMLButtonElement>("[data-way]")) this.#arm(button);
+      for (const button of proposal.querySelectorAll<HTMLButtonElement>("[data-way]"))
+        this.#arm(button, isShown);
       proposal.querySelector<HTMLElement>("[data-way]")?.focus();
     });
   }
 
-  #arm(button: HTMLButtonElement): void {
+  #arm(button: HTMLButtonElement, isShown: () => boolean): void {
     const { way, action } = button.dataset;
-    const carry = new Carrying(JSON.parse(way!) as Steps, action!, (words) => this.#say(words));
+    const say = (words: string) => {
+      if (isShown()) this.#say(words);
+    };
+    const carry = new Carrying(JSON.parse(way!) as Steps, action!, say, isShown);
+    const step = async () => {
+      await carry.out(() => this.#wallet());
+      if (isShown()) this.#dialog.close();
+    };
     button.addEventListener("click", () => {
-      void this.#run("", async () => {
-        await carry.out(() => this.#wallet());
-        this.#dialog.close();
-      });
+      void this.#run(isShown, "", step, action);
     });
   }
 
@@ -106,22 +118,39 @@ class ProposalDialog {
     });
   }
 
-  /** Runs a step with all buttons but *Close* disabled. A fault is shown, and the step can be repeated. */
-  async #run(words: string, step: () => Promise<void>): Promise<void> {
-    this.#part("[data-fault]").textContent = "";
-    this.#say(words);
-    const buttons = this.#dialog.querySelectorAll<HTMLButtonElement>("[data-way]");
-    for (const button of buttons) button.disabled = true;
+  /**
+   * Runs a step with all buttons but *Close* disabled. A fault is shown, and the step can be repeated. After *Close*,
+   * while a wallet is still open, the fault of an `action` is listed on the page.
+   */
+  async #run(
+    isShown: () => boolean,
+    words: string,
+    step: () => Promise<void>,
+    action?: string,
+  ): Promise<void> {
+    this.#show(words, "");
     this.#dialog.setAttribute("aria-busy", "true");
+    for (const button of this.#ways()) button.disabled = true;
+    let fault = "";
     try {
       await step();
     } catch (error) {
-      this.#part("[data-fault]").textContent = reasonOf(error);
-    } finally {
-      this.#say("");
-      this.#dialog.removeAttribute("aria-busy");
-      for (const button of buttons) button.disabled = false;
+      fault = reasonOf(error);
     }
+    if (isShown()) this.#show("", fault);
+    else if (fault !== "" && action !== undefined) listFailure(action, fault);
+  }
+
+  /** Ends a step: its buttons can be used again. */
+  #show(words: string, fault: string): void {
+    this.#say(words);
+    this.#part("[data-fault]").textContent = fault;
+    this.#dialog.removeAttribute("aria-busy");
+    for (const button of this.#ways()) button.disabled = false;
+  }
+
+  #ways(): NodeListOf<HTMLButtonElement> {
+    return this.#dialog.querySelectorAll<HTMLButtonElement>("[data-way]");
   }
 
   #say(words: string): void {
@@ -138,13 +167,15 @@ class Carrying {
   readonly #steps: Steps;
   readonly #action: string;
   readonly #say: (words: string) => void;
+  readonly #isShown: () => boolean;
   #numSent = 0;
   #signature: string | undefined;
 
-  constructor(steps: Steps, action: string, say: (words: string) => void) {
+  constructor(steps: Steps, action: string, say: (words: string) => void, isShown: () => boolean) {
     this.#steps = steps;
     this.#action = action;
     this.#say = say;
+    this.#isShown = isShown;
   }
 
   async out(find: () => Promise<Wallet>): Promise<void> {
@@ -153,7 +184,7 @@ class Carrying {
     if (typed_data !== undefined && this.#signature === undefined) {
       const wallet = await find();
       this.#say("Compare with what the wallet shows, and sign there.");
-      this.#signature = await signTypedData(wallet, document.body.dataset["account"]!, typed_data);
+      this.#signature = await whileOpen(signTypedData(wallet, document.body.dataset["account"]!, typed_data));
     }
     if (relay !== undefined) await this.#relay(relay);
   }
@@ -162,10 +193,19 @@ class Carrying {
     for (const [index, transaction] of transactions.entries()) {
       if (index < this.#numSent) continue;
       const part = transactions.length > 1 ? ` (${index + 1} of ${transactions.length})` : "";
+      if (!this.#isShown()) throw new Error(`You closed it before this part${part}. Start it again.`);
       this.#say(`Compare with what the wallet shows, and confirm it there${part}.`);
-      const { account, chainId } = document.body.dataset;
-      const hash = await sendTransaction(wallet, account!, Number(chainId), transaction);
-      const mined = follow({ action: `${this.#action}${part}`, path: `/transactions/${hash}` });
+      const account = document.body.dataset["account"]!;
+      const since = await newestBlock(wallet);
+      const hash = await whileOpen(
+        sendTransaction(wallet, account, Number(document.body.dataset["chainId"]), transaction),
+      );
+      const { to, data } = transaction;
+      const mined = follow({
+        action: `${this.#action}${part}`,
+        path: pathOf(hash),
+        sent: { hash, account, to, data, nonce: null, since },
+      });
       if (index + 1 < transactions.length) {
         this.#say(`Sent${part}. The next one follows once it is in a block.`);
         await mined;
@@ -192,7 +232,22 @@ class Carrying {
   }
 }
 
+let numOpen = 0;
+
+/** While the wallet is open, leaving the page asks first: what the wallet answers then is lost to the page. */
+async function whileOpen<T>(answer: Promise<T>): Promise<T> {
+  numOpen++;
+  try {
+    return await answer;
+  } finally {
+    numOpen--;
+  }
+}
+
 function start(): void {
+  window.addEventListener("beforeunload", (event) => {
+    if (numOpen > 0) event.preventDefault();
+  });
   const dialog = document.querySelector<HTMLDialogElement>("#transaction");
   if (dialog === null || document.body.dataset["account"] === undefined) return;
   const shown = new ProposalDialog(dialog);

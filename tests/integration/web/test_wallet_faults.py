@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
     from tests.support.page_market import PageMarket
+    from tests.support.page_wallet import PageWallet
 
 PAYER, OTHER = PAYERS
 UNITS = 5_000_000
@@ -77,6 +79,123 @@ def test_what_fails_is_tried_again_with_what_is_signed(page: Page, market: PageM
     page.unroute("**/session/v1/transactions/*")
     expect(row).to_have_attribute("data-state", "right")
     assert len(wallet.signed) == 1
+
+
+@dataclass
+class Replacing:
+    """A wallet whose next transaction waits for a block, so that it can be replaced."""
+
+    page: Page
+    market: PageMarket
+    wallet: PageWallet
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    hash: str = ""
+
+    def send(self) -> Locator:
+        """Start to withdraw. Returns the row of the transaction, which waits."""
+        node = self.wallet.node
+
+        def wait(method: str, params: list[Any]) -> Any:
+            assert node is not None
+            if method == "eth_sendTransaction":
+                self.sent.append(params[0])
+                self.market.market.rpc("evm_setAutomine", False)
+            return node(method, params)
+
+        self.wallet.node = wait
+        propose(self.page, self.market, "Withdraw", "1")
+        self.page.get_by_role("button", name=SEND).click()
+        row = self.page.locator("#pending li")
+        expect(row).to_contain_text("It waits for a block.")
+        assert wait_for(self._has_nonce)
+        self.hash = (row.get_attribute("data-path") or "").rpartition("/")[2]
+        return row
+
+    def _has_nonce(self) -> bool:
+        kept = self.page.evaluate("() => Object.values(localStorage).join()")
+        return re.search(r'"nonce":\d', kept) is not None
+
+    def replace(self, **changes: Any) -> str:
+        """Send another transaction with its nonce, in its place. Returns the hash."""
+        rpc, (sent,) = self.market.market.rpc, self.sent
+        waiting = rpc("eth_getTransactionByHash", self.hash)
+        fees = {name: hex(2 * int(waiting[name], 16)) for name in ("maxFeePerGas", "maxPriorityFeePerGas")}
+        fees["nonce"] = waiting["nonce"]
+        try:
+            return str(rpc("eth_sendTransaction", {**sent, **fees, **changes}))
+        finally:
+            rpc("evm_setAutomine", True)
+            rpc("evm_mine")
+
+
+def test_a_transaction_that_the_wallet_cancels_is_said_to_be_so(page: Page, market: PageMarket) -> None:
+    replacing = Replacing(page, market, market.enter(page, PAYER))
+    row = replacing.send()
+    page.reload()
+    expect(row).to_contain_text("It waits for a block.")
+    other = replacing.replace(to=PAYER.account, data="0x", gas=hex(21_000))
+    expect(row).to_have_attribute("data-state", "wrong")
+    expect(row.locator(".tag")).to_have_text("cancelled")
+    expect(row).to_contain_text(f"You cancelled it in the wallet, by transaction {other}")
+
+
+@pytest.mark.deep
+def test_a_transaction_in_the_place_of_another_one_is_named(page: Page, market: PageMarket) -> None:
+    replacing = Replacing(page, market, market.enter(page, PAYER))
+    row = replacing.send()
+    other = replacing.replace(to=OTHER.account, data="0x", value="0x1")
+    expect(row.locator(".tag")).to_have_text("replaced")
+    expect(row).to_contain_text(f"Your wallet sent another transaction in its place: {other}")
+
+
+def test_a_transaction_that_the_wallet_sends_again_is_followed(page: Page, market: PageMarket) -> None:
+    replacing = Replacing(page, market, market.enter(page, PAYER))
+    row = replacing.send()
+    other = replacing.replace()
+    expect(row).to_contain_text(f"Your wallet sent it again as {other}")
+    expect(row).to_have_attribute("data-state", "right")
+    row.get_by_role("button", name="Dismiss").click()
+    page.reload()
+    expect(row).to_have_count(0)
+
+
+def test_what_a_slow_wallet_answers_after_the_dialog_was_closed_is_listed(
+    page: Page, market: PageMarket
+) -> None:
+    wallet = market.enter(page, PAYER)
+    propose(page, market, "Deposit", "2")
+    page.get_by_role("button", name=SIGN).wait_for()
+    wallet.hold(page)
+    page.get_by_role("button", name=SIGN).click()
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("region", name="Deposit").get_by_label("Dollars").first.fill("3")
+    page.get_by_role("region", name="Deposit").get_by_role("button").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading")).to_contain_text("3 dollars")
+    wallet.release(page)
+    row = page.locator("#pending li")
+    expect(row).to_contain_text("Deposit 2 dollars")
+    expect(dialog.get_by_role("heading")).to_contain_text("3 dollars")
+    expect(dialog.get_by_role("button", name=SIGN)).to_be_enabled()
+    page.get_by_role("button", name="Close").click()
+    expect(row).to_have_attribute("data-state", "right")
+
+
+@pytest.mark.deep
+def test_a_wallet_that_declines_after_the_dialog_was_closed_is_listed(page: Page, market: PageMarket) -> None:
+    wallet = market.enter(page, PAYER)
+    wallet.declines = {"eth_signTypedData_v4"}
+    propose(page, market, "Deposit", "2")
+    page.get_by_role("button", name=SIGN).wait_for()
+    wallet.hold(page)
+    page.get_by_role("button", name=SIGN).click()
+    page.get_by_role("button", name="Close").click()
+    wallet.release(page)
+    row = page.locator("#pending li")
+    expect(row).to_contain_text("not sent")
+    expect(row).to_contain_text("You declined in the wallet.")
+    row.get_by_role("button", name="Dismiss").click()
+    expect(row).to_have_count(0)
 
 
 @pytest.mark.deep
