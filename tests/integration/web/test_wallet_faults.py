@@ -45,11 +45,17 @@ def fault(page: Page) -> Locator:
     return page.get_by_role("dialog").get_by_role("alert")
 
 
+def start(page: Page, region: str, dollars: str) -> None:
+    """Enter the dollars, and press the button below them."""
+    forms = page.get_by_role("region", name=region).locator("form")
+    form = forms.filter(has=page.get_by_label("Dollars")).first
+    form.get_by_label("Dollars").fill(dollars)
+    form.get_by_role("button").click()
+
+
 def propose(page: Page, market: PageMarket, region: str, dollars: str) -> None:
     page.goto(f"{market.url}/account")
-    form = page.get_by_role("region", name=region)
-    form.get_by_label("Dollars").first.fill(dollars)
-    form.get_by_role("button").first.click()
+    start(page, region, dollars)
 
 
 @pytest.mark.usefixtures("lost")
@@ -168,8 +174,7 @@ def test_what_a_slow_wallet_answers_after_the_dialog_was_closed_is_listed(
     wallet.hold(page)
     page.get_by_role("button", name=SIGN).click()
     page.get_by_role("button", name="Close").click()
-    page.get_by_role("region", name="Deposit").get_by_label("Dollars").first.fill("3")
-    page.get_by_role("region", name="Deposit").get_by_role("button").first.click()
+    start(page, "Deposit", "3")
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("heading")).to_contain_text("3 dollars")
     wallet.release(page)
