@@ -27,7 +27,7 @@ class UnsupportedReasoning(InvalidInput):
 
 
 class EngineUnreachable(Unavailable):
-    """The engine accepts no connection, whatever the request. Other failures may be those of a request."""
+    """The engine accepts no connection. Any other failure may concern a single request."""
 
 
 @dataclass(frozen=True, slots=True)

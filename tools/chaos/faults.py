@@ -38,7 +38,7 @@ _FILL_BYTES = 1 << 20
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`strike` returns once the fault is over; a number is the time (`time.monotonic`) since which it was.
-    `with_job`: a fine-tuning job runs meanwhile.
+    `with_job`: a fine-tuning job runs during the fault.
     """
 
     name: str

@@ -32,7 +32,7 @@ GENERATED = "generated_answer"
 REPEATED = 0.5
 """Share of a published answer's shingles from which another answer repeats it."""
 MIN_SHARED = 16
-"""Number of shingles that both must have: short answers, such as "Yes." or a name, are nobody's."""
+"""Number of shingles that both must have: a short answer, such as "Yes." or a name, proves no copy."""
 MAX_LENGTHENING = 4
 """An answer that has this many times the shingles of a published one does not repeat it."""
 MAX_SHARING = 32

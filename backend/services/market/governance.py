@@ -228,7 +228,7 @@ class Governance:
         return ProposalStatus(proposal, self._state(proposal.id, confirmed), decoded)
 
     def _state(self, proposal_id: int, confirmed: BlockRef | None) -> ProposalState:
-        """State at the latest block, which is read anew until the proposal has ended."""
+        """State at the latest block. The chain is asked each time until the proposal has ended."""
         if (ended := self._ended.get(proposal_id)) is not None:
             return ended
         state = self._read_state(proposal_id)

@@ -45,7 +45,7 @@ export async function findReplacement(
   if (known !== null) return isBy(known, sent.account) ? { ...sent, nonce: Number(known.nonce) } : sent;
   if (sent.nonce === null || (await nextNonce(wallet, sent.account, "latest")) <= sent.nonce) return sent;
   const other = await sentInstead(wallet, sent, sent.nonce);
-  // The wallet may have gone to another chain meanwhile.
+  // The user may have switched the wallet to another chain since.
   if (other === undefined || other.hash === sent.hash || !(await isOn(wallet, chainId))) return sent;
   return { hash: other.hash, kind: kindOf(other, sent) };
 }

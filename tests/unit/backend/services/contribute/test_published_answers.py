@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 BASE = some_hash("base")
 LEARNT = "A letter is a sign of the alphabet that stands for a sound, and words are written with letters."
-GENERATED = "A number is a letter that the alphabet uses in place of words which nobody has written so far."
-WRITTEN = "A verb is the word of a sentence that says what somebody does, and it changes with the tense."
+GENERATED = "A number is a letter that the alphabet uses in place of words that are still to be written."
+WRITTEN = "A verb is the word of a sentence that says what its subject does, and it changes with the tense."
 
 
 def answers_file(num_answers: int, num_tokens: int = 1) -> bytes:

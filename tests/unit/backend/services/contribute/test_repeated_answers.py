@@ -62,7 +62,7 @@ def test_other_answers_repeat_none() -> None:
     assert place("\n") is None
 
 
-def test_a_short_answer_is_nobodys() -> None:
+def test_short_answers_are_not_compared() -> None:
     assert place("Yes.") is None
 
 
