@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     *,
-    max_rows: Annotated[int, typer.Option(help="Most rows of each contribution.", min=16)] = 60,
+    max_rows: Annotated[int, typer.Option(help="Most rows of each contribution.", min=16)] = 36,
     report: Annotated[Path, typer.Option(help="File to write the report to.")] = REPORT,
 ) -> None:
     """Run the value loop on a local stack, and verify the result against the chain.
