@@ -17,16 +17,14 @@ if TYPE_CHECKING:
     from backend.chain.sender import Sender
     from backend.db.unit_of_work import Database
     from backend.domain.receipt import VersionRecord
+    from backend.installation.attribution import Attribution
     from backend.installation.base_model import Offer
-    from backend.ports.attribution import Attributor
     from backend.services.accounts.api_keys import ApiKeys
     from backend.services.accounts.balance_events import BalanceEvents
     from backend.services.accounts.claims import Claims
     from backend.services.accounts.sessions import Sessions
     from backend.services.accounts.sign_in import SignIn
     from backend.services.answers.generate import Generate, GenerateLimits
-    from backend.services.answers.gradient_stage import GradientStage
-    from backend.services.answers.live_agreement import LiveAgreements
     from backend.services.audit.auditor import Auditor
     from backend.services.audit.cases import Cases
     from backend.services.channels.admission import Admission, Market
@@ -167,7 +165,12 @@ class Installation(Resources):
 
         account, price = self.operator.account, self.settings.training_price
         return Operators(
-            self.database, self.outbound, self.catalogue, account, price, not_served=self.not_served
+            self.database,
+            self.outbound,
+            self.catalogue,
+            account,
+            price,
+            not_served=self.engines.not_served,
         )
 
     @cached_property
@@ -245,42 +248,10 @@ class Installation(Resources):
         )
 
     @cached_property
-    def gradient_stage(self) -> GradientStage | None:
-        """None unless the operator has chosen the stage."""
-        from backend.engine.gradient_client import GradientClient
-        from backend.services.answers.gradient_stage import GradientStage
-        from backend.services.channels.charges import Charges
+    def attribution(self) -> Attribution:
+        from backend.installation.attribution import Attribution
 
-        seconds = self.settings.gradient_seconds
-        if not seconds:
-            return None
-        charges = Charges(self.database, self.typed_domain("Settlement"), self.receipt_keys.in_use)
-        gradients = GradientClient(self.settings.gradients_socket)
-        return GradientStage(gradients, charges, seconds, self.live_agreements)
-
-    @cached_property
-    def live_agreements(self) -> LiveAgreements:
-        from backend.engine.gradient_client import GradientClient
-        from backend.services.answers.live_agreement import LiveAgreements
-
-        gradients, rate = GradientClient(self.settings.gradients_socket), self.settings.live_agreement_ppm
-        return LiveAgreements(self.database, self.chain.block, gradients, rate, utc_now)
-
-    @cached_property
-    def attributors(self) -> tuple[Attributor, ...]:
-        """In order of preference: the first that supports an answer attributes it (docs/adr/0016)."""
-        from backend.services.answers.attribution import (
-            Distilled,
-            DistilledError,
-            HiddenCosine,
-            Ridge,
-            Uniform,
-        )
-        from backend.services.answers.attribution_index import Indices
-
-        indices = Indices()
-        distilled = Distilled(indices), DistilledError(indices)
-        return *distilled, Ridge(indices, "error"), HiddenCosine(indices), Uniform()
+        return Attribution(self, lambda: self.receipt_keys)
 
     @cached_property
     def generate(self) -> Generate:
@@ -290,12 +261,12 @@ class Installation(Resources):
         return Generate(
             self.catalogue,
             self.adapter_folders,
-            self.engine,
+            self.engines.engine,
             self.admission,
-            Billing(self.database, self.attributors),
+            Billing(self.database, self.attribution.methods),
             self.limits,
-            self.gradient_stage,
-            self.live_agreements,
+            self.attribution.stage,
+            self.attribution.live_agreements,
         )
 
     @cached_property

@@ -7,9 +7,7 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import Conflict, InvalidInput, NotFound
@@ -19,16 +17,15 @@ from backend.installation.extras import require_extra
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
 
     from backend.chain.client import ChainClient
     from backend.chain.keystore import KeyStore
     from backend.db.unit_of_work import Database
     from backend.domain.deployment import Deployment
     from backend.domain.ids import Account, Cid
+    from backend.installation.engines import Engines
     from backend.installation.signing_keys import SigningKeys
     from backend.ports.chain import Signer, TransactionSigner
-    from backend.ports.engine import Engine
     from backend.ports.outbound import OutboundHttp
     from backend.ports.storage import BlobStore
     from backend.settings import Settings
@@ -129,66 +126,10 @@ class Resources:
         return OutboundClient(allows_private=is_local if allows is None else allows)
 
     @cached_property
-    def engine(self) -> Engine:
-        from backend.engine.replicas import ReplicaLimits, Replicas
+    def engines(self) -> Engines:
+        from backend.installation.engines import Engines
 
-        stall = self.settings.engine_stall_seconds
-        return Replicas(self.engines, self.drained_replicas, ReplicaLimits(stall, probe_seconds=stall / 2))
-
-    @cached_property
-    def engines(self) -> dict[str, Engine]:
-        """The replicas by name: vLLM servers by URL, own engines by number."""
-        from backend.engine.client import EngineClient
-
-        urls = self.settings.vllm_urls
-        if urls:
-            return self._vllm_engines(urls)
-        sockets = enumerate(self.settings.engine_sockets, start=1)
-        return {str(number): EngineClient(path) for number, path in sockets}
-
-    def drained_replicas(self) -> list[str]:
-        """Names of the replicas that get no new requests."""
-        try:
-            return [unquote(path.name) for path in self.settings.drained_folder.iterdir()]
-        except FileNotFoundError:
-            return []
-
-    def drain_replica(self, name: str) -> None:
-        """All API processes of this home notice it with their next request. Errors: `NotFound`."""
-        path = self._drained_file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-    def resume_replica(self, name: str) -> None:
-        """Undo `drain_replica`. Errors: `NotFound`."""
-        self._drained_file(name).unlink(missing_ok=True)
-
-    def _drained_file(self, name: str) -> Path:
-        if name not in self.engines:
-            raise NotFound(f"no replica {name!r}; there are {', '.join(self.engines)}", param="name")
-        return self.settings.drained_folder / quote(name, safe="")
-
-    @property
-    def not_served(self) -> tuple[str, ...]:
-        """Kinds of adapters and parts of requests that the engine refuses."""
-        if not self.settings.vllm_urls:
-            return ()
-        from backend.engine.vllm_request import NOT_SERVED
-
-        return NOT_SERVED
-
-    def _vllm_engines(self, urls: Sequence[str]) -> dict[str, Engine]:
-        """The vLLM servers by URL; they have this home's base model. Errors: `InvalidInput`, `NotFound`."""
-        require_extra("operator", "LORALEDGER_ENGINE_URLS")  # adapters are verified by the engine's loader
-        from backend.engine.vllm import VllmEngine
-        from backend.engine.vllm_adapters import ServedBase, VllmAdapters
-        from backend.engine.vllm_answer import read_answer_parts
-
-        settings, base = self.settings, self.base_model
-        folder, digest = Path(base.folder), base.digest.removeprefix("0x")
-        served = ServedBase(folder, digest, settings.engine_dtype, settings.vllm_max_rank)
-        adapters, parts = VllmAdapters(served, settings.vllm_folder), read_answer_parts(folder)
-        return {url: VllmEngine(url, adapters, parts) for url in urls}
+        return Engines(self.settings, lambda: self.base_model)
 
     @cached_property
     def base_model(self) -> BaseModelInfo:

@@ -82,7 +82,7 @@ class Recomputation:
         """One check for each slice with snapshots."""
         from backend.services.answers.positions import Positions
 
-        methods = self._installation.attributors
+        methods = self._installation.attribution.methods
         positions = Positions(self._installation.database)
         checks = []
         for part, record in zip(self._receipt.signed.slices, self._records(), strict=True):

@@ -42,21 +42,21 @@ def show(*, as_json: AsJson = False) -> None:
 def drain(name: Name) -> None:
     """Send a replica no new requests. Its answers go on; `show` and its log say when it is idle."""
     with open_installation() as installation:
-        installation.drain_replica(name)
+        installation.engines.drain(name)
 
 
 @replicas.command()
 def resume(name: Name) -> None:
     """Send a drained replica requests again."""
     with open_installation() as installation:
-        installation.resume_replica(name)
+        installation.engines.resume(name)
 
 
 async def _states(installation: Installation) -> dict[str, str]:
     engines = installation.engines
-    states = await asyncio.gather(*map(_state, engines.values()))
-    drained = installation.drained_replicas()
-    pairs = zip(engines, states, strict=True)
+    states = await asyncio.gather(*map(_state, engines.replicas.values()))
+    drained = engines.drained()
+    pairs = zip(engines.replicas, states, strict=True)
     return {name: f"{state}, drained" if name in drained else state for name, state in pairs}
 
 

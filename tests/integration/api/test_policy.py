@@ -141,7 +141,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(
         said.append(result.output)
     assert len(commands) == 10
     assert re.match(r"1 +down\n2 +down\n", said[7])
-    assert replicated.drained_replicas() == []
+    assert replicated.engines.drained() == []
     assert "is queued" in said[0]
     assert f"retired key  {installation.receipt_key.account}\nnext key " in said[1]
     assert "floor price: 0.02 and 0.04 dollars per million prompt and completion tokens" in said[2]

@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 
 def test_attributors_prefer_distilled_maps_and_fall_back_to_uniform(tmp_path: Path) -> None:
-    methods = [each.method for each in Installation(Settings(home=tmp_path)).attributors]
+    methods = [each.method for each in Installation(Settings(home=tmp_path)).attribution.methods]
     assert methods == ["distilled-1", "distilled-error-1", "error-ridge-1", "hidden-cosine-1", "uniform-1"]
 
 
 def test_own_engines_are_replicas_with_a_socket_each(tmp_path: Path) -> None:
     installation = Installation(Settings(home=tmp_path, engine_replicas=2))
-    assert list(installation.engines) == ["1", "2"]
+    assert list(installation.engines.replicas) == ["1", "2"]
     names = [path.name for path in installation.settings.engine_sockets]
     assert names == ["engine.sock", "engine-2.sock"]
 
 
 def test_a_single_engine_is_watched_as_a_replica(tmp_path: Path) -> None:
-    assert isinstance(Installation(Settings(home=tmp_path)).engine, Replicas)
+    assert isinstance(Installation(Settings(home=tmp_path)).engines.engine, Replicas)
 
 
 def test_replicas_are_drained_by_name(tmp_path: Path) -> None:
     installation = Installation(Settings(home=tmp_path, engine_replicas=2))
-    assert installation.drained_replicas() == []
-    installation.drain_replica("2")
-    assert Installation(installation.settings).drained_replicas() == ["2"]
-    installation.resume_replica("2")
-    installation.resume_replica("1")
-    assert installation.drained_replicas() == []
+    assert installation.engines.drained() == []
+    installation.engines.drain("2")
+    assert Installation(installation.settings).engines.drained() == ["2"]
+    installation.engines.resume("2")
+    installation.engines.resume("1")
+    assert installation.engines.drained() == []
     with pytest.raises(NotFound, match="there are 1, 2"):
-        installation.drain_replica("3")
+        installation.engines.drain("3")
 
 
 def test_urls_of_servers_are_checked() -> None:
