@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     engine_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Data type of the engine's weights and KV cache: `float32`, `bfloat16` or `float16`."""
     engine_quantization: Literal["none", "int8"] = "none"
-    """Weights of the base model's linear layers and head; adapters use `engine_dtype`."""
+    """Weights of the base model's linear layers and head, and of adapters."""
     engine_urls: str = ""
     """URLs of the vLLM servers that answer (docs/vllm.md), separated by commas: replicas of one base model.
     Empty: this project's own engine, `loraledger engine`."""

@@ -22,7 +22,7 @@ class EngineConfig:
 
     model_path: Path
     dtype: DType = "bfloat16"
-    quantization: Quantization = "none"  # of the decoder's linear layers and head
+    quantization: Quantization = "none"  # of the decoder's linear layers, head and adapters
     device: str = "cpu"
     num_threads: int = 2
     kernels: KernelBackend = "auto"
@@ -44,7 +44,7 @@ class EngineConfig:
 
     @property
     def weight_format(self) -> str:
-        """Of the linear layers and the head, as payers read it."""
+        """Of linear layers, head and adapters, as payers read it."""
         return _FORMATS[self.dtype] if self.quantization == "none" else self.quantization
 
     def __post_init__(self) -> None:

@@ -92,7 +92,11 @@ class Engine:
         self._on_loaded = on_loaded
         weights = BaseWeights.open(config.model_path, self.architecture, dtype, config.quantization)
         arena = AdapterArena(
-            self.architecture, config.num_adapter_rows, config.num_adapter_slots, dtype, config.device
+            self.architecture,
+            config.num_adapter_rows,
+            config.num_adapter_slots,
+            weights.adapter_dtype,
+            config.device,
         )
         self._runner = load_runner(config, weights, arena, self.max_context, num_blocks)
         self._adapters = AdapterHost(config, weights, self.base_model_digest, arena, self._wake)

@@ -352,8 +352,8 @@ class Status(Struct, frozen=True, tag="status"):
     """State of the engine. `active_adapters` are in device slots, `resident_adapters` in the host cache.
     `kv_blocks_named` are in the prefix cache now, `kv_blocks_used` are held by requests. `plain_features` are
     the parts of the model's decoder that run in plain torch, because the native kernels do not compute them.
-    `weight_format` is how the weights of the linear layers and the head are stored: `fp32`, `bf16`, `fp16` or
-    `int8`.
+    `weight_format` is how the weights of linear layers, head and adapters are stored: `fp32`, `bf16`, `fp16`
+    or `int8`.
     Totals since the start: `prefix_cache_queries` and `prefix_cache_hits`, prompt tokens and those found in
     the cache; `adapter_*`, requests whose adapter was on the device, requests whose adapter was on the host,
     and adapters read from disk; `num_proposed_tokens` and `num_accepted_tokens`, of prompt lookup.

@@ -85,6 +85,14 @@ class LoraTarget:
     shrink: Tensor  # [num_rows, in]
     expand: Tensor  # [num_rows, out]
     columns: slice
+    scales: Tensor | None = None  # [num_rows] fp32, of an arena in int8: of the product of a row of both
+
+    def factors(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """`shrink` and `expand` of `rows`, dequantised in fp32 if the arena is in int8."""
+        shrink, expand = self.shrink[rows], self.expand[rows]
+        if self.scales is None:
+            return shrink, expand
+        return shrink.float(), expand * self.scales[rows].unsqueeze(1)
 
 
 class Projection(Protocol):

@@ -56,7 +56,13 @@ _Pointer, _Index, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 class _LoraTarget(ctypes.Structure):
-    _fields_ = (("shrink", _Pointer), ("expand", _Pointer), ("out", _Index), ("column", _Index))
+    _fields_ = (
+        ("shrink", _Pointer),
+        ("expand", _Pointer),
+        ("scales", _Pointer),
+        ("out", _Index),
+        ("column", _Index),
+    )
 
 
 class _StoredMatrix(ctypes.Structure):
@@ -288,6 +294,7 @@ def _native_targets(targets: Sequence[LoraTarget]) -> ctypes.Array[_LoraTarget]:
             _LoraTarget(
                 address_of(target.shrink),
                 address_of(target.expand),
+                None if target.scales is None else address_of(target.scales),
                 target.expand.shape[1],
                 target.columns.start,
             )

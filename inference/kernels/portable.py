@@ -125,10 +125,11 @@ class StackedLora(AdditiveLora):
 
     def add(self, states: Tensor, targets: Sequence[LoraTarget], output: Tensor) -> None:
         for target in targets:
-            shrunk = functional.linear(states, target.shrink[self._rows])
+            shrink, expand = (factor.to(states.dtype) for factor in target.factors(self._rows))
+            shrunk = functional.linear(states, shrink)
             # Filled, not multiplied by 0: another adapter's overflow times zero would be NaN.
             shrunk.masked_fill_(self._mask.to(states.device), 0.0)
-            output[:, target.columns].addmm_(shrunk, target.expand[self._rows])
+            output[:, target.columns].addmm_(shrunk, expand)
 
     @cached_property
     def _mask(self) -> Tensor:
@@ -151,8 +152,9 @@ class SegmentedLora(AdditiveLora):
         for target in targets:
             for segment in self._segments:
                 tokens = slice(segment.start, segment.end)
-                shrunk = functional.linear(states[tokens], target.shrink[segment.rows])
-                output[tokens, target.columns].addmm_(shrunk, target.expand[segment.rows])
+                shrink, expand = (factor.to(states.dtype) for factor in target.factors(segment.rows))
+                shrunk = functional.linear(states[tokens], shrink)
+                output[tokens, target.columns].addmm_(shrunk, expand)
 
 
 def _largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Loads PEFT adapters: validates them and converts them to the engine's dtype, with all constants folded in.
+"""Loads PEFT adapters: validates them and converts them to the engine's format, with all constants folded in.
 
 Adapters are untrusted input. No code in them is executed, every byte is hashed before it is used, and an
 adapter that this engine cannot serve exactly is refused with an error that names the location.
@@ -10,12 +10,14 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from inference.errors import AdapterDigestMismatchError
 from inference.kernels.factors import PortableFactorReader
 from inference.lora.block import reserve
 from inference.lora.config import read_config
 from inference.lora.files import MAX_CONFIG_DEPTH, ReadBuffer, read_adapter_files
-from inference.lora.fold import fold, group_blocks
+from inference.lora.fold import add_dora_scales, group_blocks, quantize_blocks, read_blocks
 from inference.lora.header import LENGTH_BYTES, extract_header, max_header_bytes, read_header
 from inference.lora.strict_json import parse_object
 from inference.lora.tensors import TENSORS_PER_LINEAR, group_by_linear
@@ -39,7 +41,7 @@ _MAX_CACHED_LAYOUTS = 16  # one per rank, targets and saving library; bounds wha
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A validated adapter in the engine's dtype."""
+    """A validated adapter in the engine's dtype, or in int8."""
 
     digest: str
     blocks: Sequence[LoraBlock]  # each (layer, linear) is in one at most
@@ -77,7 +79,7 @@ class AdapterLoader:
         max_bytes: int | None = None,
         spare: list[Tensor] | None = None,
     ) -> Adapter:
-        """Read, verify against `expected_digest`, validate against the base model and convert to its dtype.
+        """Read, verify against `expected_digest`, validate against the base model and convert to its format.
 
         A weights file larger than `max_bytes` is not read. `spare` is the memory of evicted adapters, which
         is reused or freed. Raises a subclass of `AdapterError`.
@@ -87,8 +89,14 @@ class AdapterLoader:
             raise AdapterDigestMismatchError(str(folder), expected_digest, files.digest)
         header = extract_header(files.weights, self._max_tensors)
         config, specs = self._cached_block_specs(files.config, header, len(files.weights))
-        memory = reserve((sum(spec.size for spec in specs),), self._base.dtype, spare)
-        blocks, peak = fold(specs, files.weights, memory, self._base, self._reader)
+        size = (sum(spec.size for spec in specs),)
+        is_int8 = self._base.adapter_dtype == torch.int8
+        memory = reserve(size, self._base.dtype, None if is_int8 else spare)
+        blocks, peak = read_blocks(specs, files.weights, memory, self._reader)
+        if is_int8:
+            memory = reserve(size, torch.int8, spare)
+            blocks = quantize_blocks(specs, blocks, memory)
+        blocks = add_dora_scales(specs, blocks, files.weights, self._base)
         num_bytes = sum(block.num_bytes for block in blocks)
         return Adapter(expected_digest, blocks, num_bytes, peak, memory, config.invocation)
 

@@ -11,6 +11,8 @@ import functools
 import itertools
 from typing import TYPE_CHECKING
 
+import torch
+
 from inference.kernels.interface import LoraTarget, StepDeltas
 from inference.kernels.memory import lazy_zeros
 from inference.lora.dora import DoraScales
@@ -20,7 +22,6 @@ from inference.model.architecture import EMBEDDING, HEAD, OUTER
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    import torch
     from torch import Tensor
 
     from inference.kernels.interface import Kernels, LoraBatch, Projection, Segment
@@ -33,8 +34,8 @@ _MAX_CACHED_KEYS = 16  # sets of linear layers that the adapters of a step chang
 
 
 class AdapterArena:
-    """For each (layer, linear): shrink [num_rows, in_features] and expand [num_rows, out_features]. The
-    layers of one linear are contiguous, so that each block of an adapter is one copy.
+    """For each (layer, linear): shrink [num_rows, in_features], expand [num_rows, out_features] and, in int8,
+    scales [num_rows]. The layers of one linear are contiguous, so that each block of an adapter is one copy.
     """
 
     def __init__(
@@ -45,38 +46,44 @@ class AdapterArena:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
+        """`dtype` is that of the adapters' blocks."""
         self.num_rows = num_rows
         self.dora = DoraScales(architecture, num_slots, device)
         self._rows_by_slot: list[slice | None] = [None] * num_slots
         self._keys_by_slot: dict[int, frozenset[tuple[int, str]]] = {}
         self._shrink: dict[str, Tensor] = {}  # [num_layers, num_rows, in_features]
         self._expand: dict[str, Tensor] = {}
+        self._scales: dict[str, Tensor] = {}  # [num_layers, num_rows]; in int8 only
         self._targets: dict[tuple[int, str], LoraTarget] = {}
         self.targets_by_projection = functools.lru_cache(_MAX_CACHED_KEYS)(self._targets_by_projection)
         self._architecture, self._dtype, self._device = architecture, dtype, device
         self._layers = range(architecture.num_layers)
         self._projections = architecture.projections
         for linear in architecture.linears:
-            widths = architecture.linear_shape(linear)
-            shrink, expand = (
-                lazy_zeros((len(self._layers), num_rows, width), dtype, device, in_large_pages=True)
-                for width in widths
-            )
-            self._shrink[linear], self._expand[linear] = shrink, expand
             columns = architecture.fused_columns(linear)[1]
-            for layer in self._layers:
-                self._targets[layer, linear] = LoraTarget(shrink[layer], expand[layer], columns)
+            self._add(linear, self._layers, columns, in_large_pages=True)
+
+    def _add(self, linear: str, layers: range, columns: slice, *, in_large_pages: bool = False) -> None:
+        """Reserve the rows of `linear` in `layers`, whose memory is used once it is written to."""
+
+        def zeros(*width: int, dtype: torch.dtype) -> Tensor:
+            shape = (len(layers), self.num_rows, *width)
+            return lazy_zeros(shape, dtype, self._device, in_large_pages=in_large_pages)
+
+        widths = self._architecture.linear_shape(linear)
+        shrink, expand = (zeros(width, dtype=self._dtype) for width in widths)
+        self._shrink[linear], self._expand[linear] = shrink, expand
+        if self._dtype == torch.int8:
+            self._scales[linear] = zeros(dtype=torch.float32)
+        for layer in layers:
+            scales = self._scales[linear][layer] if linear in self._scales else None
+            self._targets[layer, linear] = LoraTarget(shrink[layer], expand[layer], columns, scales)
 
     def _add_outer(self, linear: str) -> None:
-        """Allocate the rows of embeddings or head, which are as wide as the vocabulary, for their first
+        """Reserve the rows of embeddings or head, which are as wide as the vocabulary, for their first
         adapter.
         """
-        widths = self._architecture.linear_shape(linear)
-        shrink, expand = (
-            lazy_zeros((1, self.num_rows, width), self._dtype, self._device) for width in widths
-        )
-        self._shrink[linear], self._expand[linear] = shrink, expand
-        self._targets[0, linear] = LoraTarget(shrink[0], expand[0], slice(0, widths[1]))
+        self._add(linear, range(1), slice(0, self._architecture.linear_shape(linear)[1]))
 
     @property
     def rows_by_slot(self) -> Sequence[slice | None]:
@@ -113,7 +120,11 @@ class AdapterArena:
             target = (layers, slice(end, end + block.rank))
             self._shrink[block.linear][target] = block.shrink[source]
             expand = block.expand[source]
-            self._expand[block.linear][target] = expand if weight == 1.0 else expand * weight
+            if block.scales is not None:
+                self._expand[block.linear][target] = expand
+                self._scales[block.linear][target] = block.scales[source] * weight
+            else:
+                self._expand[block.linear][target] = expand if weight == 1.0 else expand * weight
             ends[layers] = [end + block.rank] * (layers.stop - layers.start)
 
     def erase(self, slot: int) -> None:
@@ -195,8 +206,9 @@ class StepAdapters:
         for target in self._targets.get((0, EMBEDDING), ()):
             for segment in self._segments:
                 tokens = slice(segment.start, segment.end)
-                shrunk = target.shrink[segment.rows].index_select(1, token_ids[tokens])
-                embeddings[tokens].addmm_(shrunk.T, target.expand[segment.rows])
+                factors = target.factors(segment.rows)
+                shrink, expand = (factor.to(embeddings.dtype) for factor in factors)
+                embeddings[tokens].addmm_(shrink.index_select(1, token_ids[tokens]).T, expand)
 
     def head(self, linear: Projection, states: Tensor) -> Tensor:
         """The head `linear` of `states` [num_rows, hidden] with deltas, [num_rows, vocab]."""

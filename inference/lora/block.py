@@ -49,6 +49,7 @@ class LoraBlock:
     layers: range
     shrink: Tensor  # [num_layers, rank, in_features]
     expand: Tensor  # [num_layers, rank, out_features]
+    scales: Tensor | None = None  # [num_layers, rank] fp32, if both are in int8: `factors` says of what
     dora: DoraScale | None = None
 
     @property
@@ -62,7 +63,14 @@ class LoraBlock:
 
     @property
     def num_bytes(self) -> int:
-        return self.shrink.nbytes + self.expand.nbytes + (0 if self.dora is None else self.dora.num_bytes)
+        num_bytes = self.shrink.nbytes + self.expand.nbytes
+        num_bytes += 0 if self.scales is None else self.scales.nbytes
+        return num_bytes + (0 if self.dora is None else self.dora.num_bytes)
+
+    def factors(self, index: int) -> tuple[Tensor, Tensor]:
+        """`shrink` and `expand` of one layer in fp32, as they are served."""
+        shrink, expand = self.shrink[index].float(), self.expand[index].float()
+        return shrink, expand if self.scales is None else expand * self.scales[index].unsqueeze(1)
 
 
 def reserve(shape: tuple[int, ...], dtype: torch.dtype, spare: list[Tensor] | None = None) -> Tensor:

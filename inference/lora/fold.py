@@ -1,4 +1,4 @@
-"""Converts a file's tensors to blocks in the engine's dtype, with scaling and DoRA's magnitude folded in.
+"""Converts a file's tensors to blocks in the engine's format, with scaling and DoRA's magnitude folded in.
 
 A block is converted in one call: for hundreds of small matrices, the calls would take longer than the
 conversion.
@@ -14,10 +14,11 @@ import torch
 
 from inference.errors import AdapterNotFiniteError
 from inference.kernels.factors import StoredFactors
+from inference.kernels.int8 import quantize_rows
 from inference.lora.block import DoraScale, LoraBlock, reserve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -53,9 +54,13 @@ class BlockSpec:
         """Number of elements of A and B over all layers."""
         return math.prod(self.shrink_shape) + math.prod(self.expand_shape)
 
-    def block(self, shrink: Tensor, expand: Tensor) -> LoraBlock:
+    def block(self, memory: Tensor, scales: Tensor | None = None) -> LoraBlock:
+        """A block whose A and B are in `memory` [size]."""
+        shrink, expand = torch.split(memory, [math.prod(self.shrink_shape), math.prod(self.expand_shape)])
         first = self.specs[0]
-        return LoraBlock(first.linear, range(first.layer, first.layer + len(self.specs)), shrink, expand)
+        layers = range(first.layer, first.layer + len(self.specs))
+        factors = shrink.view(self.shrink_shape), expand.view(self.expand_shape)
+        return LoraBlock(first.linear, layers, *factors, scales)
 
 
 def group_blocks(linears: Iterable[LinearSpecs], config: AdapterConfig) -> list[BlockSpec]:
@@ -70,33 +75,55 @@ def group_blocks(linears: Iterable[LinearSpecs], config: AdapterConfig) -> list[
     return [BlockSpec.of(specs, scaling) for specs, scaling in groups]
 
 
-def fold(
-    block_specs: Sequence[BlockSpec],
-    weights: memoryview,
-    memory: Tensor,
-    base: BaseWeights,
-    reader: FactorReader,
+def read_blocks(
+    block_specs: Sequence[BlockSpec], weights: memoryview, memory: Tensor, reader: FactorReader
 ) -> tuple[list[LoraBlock], float]:
-    """Convert each of `block_specs` into `memory` [sum of their `size`]. `weights` is the whole file.
+    """Convert each of `block_specs` into `memory` [sum of their `size`], without DoRA's magnitude. `weights`
+    is the whole file.
 
     Returns the blocks and the largest absolute value of any `expand`. Raises `AdapterNotFiniteError`.
     """
-    blocks, peaks = [], []
-    for spec, chunk in zip(
-        block_specs, torch.split(memory, [each.size for each in block_specs]), strict=True
-    ):
-        shrink, expand = torch.split(chunk, [math.prod(spec.shrink_shape), math.prod(spec.expand_shape)])
-        block = spec.block(shrink.view(spec.shrink_shape), expand.view(spec.expand_shape))
-        # Measured after conversion: scaling or a narrower type can overflow what was finite in the file.
-        peaks.append(reader.read_factors(weights, spec.factors, block.shrink, block.expand))
-        blocks.append(block)
+    blocks = [spec.block(chunk) for spec, chunk in _chunks(block_specs, memory)]
+    # Measured after conversion: scaling or a narrower type can overflow what was finite in the file.
+    peaks = [
+        reader.read_factors(weights, spec.factors, block.shrink, block.expand)
+        for spec, block in zip(block_specs, blocks, strict=True)
+    ]
     if not all(math.isfinite(peak) for pair in peaks for peak in pair):
         raise _not_finite(block_specs, blocks)
-    scaled = [
+    return blocks, max(expand for _, expand in peaks)
+
+
+def quantize_blocks(
+    block_specs: Sequence[BlockSpec], blocks: Sequence[LoraBlock], memory: Tensor
+) -> list[LoraBlock]:
+    """The blocks in int8, in `memory` [sum of `size`]: each row of A and of B has the scale of
+    `inference.kernels.int8.quantize_rows`, and the block has the product of both.
+    """
+    quantized = []
+    for (spec, chunk), block in zip(_chunks(block_specs, memory), blocks, strict=True):
+        scales = reserve(block.shrink.shape[:2], torch.float32).fill_(1.0)
+        one = spec.block(chunk, scales)
+        for source, target in ((block.shrink, one.shrink), (block.expand, one.expand)):
+            values, factors = quantize_rows(source.flatten(0, 1).float())
+            target.copy_(values.view_as(target))
+            scales *= factors.view_as(scales)
+        quantized.append(one)
+    return quantized
+
+
+def add_dora_scales(
+    block_specs: Sequence[BlockSpec], blocks: Sequence[LoraBlock], weights: memoryview, base: BaseWeights
+) -> list[LoraBlock]:
+    """The blocks with DoRA's scales of their outputs. Raises `AdapterNotFiniteError`."""
+    return [
         replace(block, dora=_dora_scale(spec, block, weights, base))
         for spec, block in zip(block_specs, blocks, strict=True)
     ]
-    return scaled, max(expand for _, expand in peaks)
+
+
+def _chunks(block_specs: Sequence[BlockSpec], memory: Tensor) -> Iterator[tuple[BlockSpec, Tensor]]:
+    return zip(block_specs, torch.split(memory, [each.size for each in block_specs]), strict=True)
 
 
 def _not_finite(block_specs: Sequence[BlockSpec], blocks: Sequence[LoraBlock]) -> AdapterNotFiniteError:
@@ -119,8 +146,10 @@ def _dora_scale(
     if not magnitudes:
         return None
     read = (magnitude.read(weights).float() for magnitude in magnitudes)
-    layers = zip(spec.specs, block.shrink, block.expand, read, strict=True)
-    scales = [_layer_scale(*layer, base) for layer in layers]
+    scales = [
+        _layer_scale(specs, *block.factors(index), magnitude, base)
+        for index, (specs, magnitude) in enumerate(zip(spec.specs, read, strict=True))
+    ]
     # If only some layers have a bias, the others get an offset of zero.
     offsets = [torch.zeros_like(scale.factor) if scale.offset is None else scale.offset for scale in scales]
     has_bias = any(scale.offset is not None for scale in scales)
@@ -135,15 +164,15 @@ def _layer_scale(
     specs: LinearSpecs, shrink: Tensor, expand: Tensor, magnitude: Tensor, base: BaseWeights
 ) -> DoraScale:
     """PEFT's DoRA (https://arxiv.org/abs/2402.09353, section 4.3): scales each row of the adapted weight `W
-    + scaling * B A` to the length in `magnitude` [out_features]. The lengths are those of W, A and B in the
-    engine's dtype, so that they match the served weights.
+    + scaling * B A` to the length in `magnitude` [out_features]. The lengths are those of W, A and B as the
+    engine serves them.
     """
     weight, bias = base.linear(specs.layer, specs.linear), base.linear_bias(specs.layer, specs.linear)
-    down, up = shrink.float(), expand.float().T
+    up = expand.T
     norms = []
     for start in range(0, len(up), _NORM_ROWS):
         rows = slice(start, start + _NORM_ROWS)
-        adapted = torch.addmm(weight[rows].float(), up[rows], down)
+        adapted = torch.addmm(weight[rows].float(), up[rows], shrink)
         norms.append(torch.linalg.vector_norm(adapted, dim=1))
     factor = magnitude / torch.cat(norms)
     offset = None if bias is None else (1.0 - factor) * bias.float()

@@ -45,7 +45,7 @@ class AdapterHost:
         self.arena = arena
         self.slots = AdapterSlots(self.arena, config.num_adapter_slots)
         # Files hold at least 16 bits a weight, which limits how much larger A and B are in memory.
-        growth = max(1.0, base.dtype.itemsize / 2)
+        growth = max(1.0, base.adapter_dtype.itemsize / 2)
         self.registry = AdapterRegistry(
             load,
             config.adapter_budget_bytes,

@@ -46,6 +46,11 @@ class BaseWeights:
         """Raises `ModelNotFoundError`."""
         return cls(Checkpoint(folder), architecture, dtype, quantization)
 
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        """Of the A and B of adapters: int8 where the weights are."""
+        return self.dtype if self.quantization == "none" else torch.int8
+
     def linear(self, layer: int, name: str) -> Tensor:
         """Weight [out_features, in_features] of one linear layer, such as (3, "q_proj"), on the CPU. With
         quantisation, the dequantised weight. Read from the checkpoint at each call, so that no copy stays in

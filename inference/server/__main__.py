@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--quantization",
         choices=("none", "int8"),
-        help="weight format of the linear layers and head; int8 changes answers; default: none",
+        help="weight format of linear layers, head and adapters; int8 changes answers; default: none",
     )
     add("--device", help="torch device; default: cpu")
     add("--num-threads", type=int, help="torch threads")

@@ -131,10 +131,10 @@ class ModelView(View):
         description="Tokens that prompt and answer share; null while the engine is unreachable."
     )
     weight_format: str | None = Field(
-        description="Format of the base model's weights in this operator's engine: `fp32`, `bf16`, `fp16`, "
-        "or `int8`, with which answers differ slightly (docs/engine.md). Null while the engine is "
-        "unreachable, if its server does not state it, as vLLM's, and while replicas differ. Prices do not "
-        "depend on it."
+        description="Format of the weights of the base model and of adapters in this operator's engine: "
+        "`fp32`, `bf16`, `fp16`, or `int8`, with which answers differ slightly (docs/engine.md). Null while "
+        "the engine is unreachable, if its server does not state it, as vLLM's, and while replicas differ. "
+        "Prices do not depend on it."
     )
     prompt_price: Price
     completion_price: Price

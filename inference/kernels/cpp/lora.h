@@ -12,10 +12,13 @@
 namespace loraledger {
 
 // Number of elements that one call of `add_products` multiplies.
-template <class T>
-constexpr Index kStep = kLanes * static_cast<Index>(sizeof(float) / sizeof(T));
+template <class T, class Row>
+constexpr Index kStep = kLanes;
+template <>
+constexpr Index kStep<Bfloat16, Bfloat16> = 2 * kLanes;
 
-inline Floats add_products(Floats sums, const float* x, const float* row) {
+template <class T, class Row>
+Floats add_products(Floats sums, const T* x, const Row* row) {
     return multiply_add(load(x), load(row), sums);
 }
 
@@ -38,13 +41,14 @@ inline Floats add_products(Floats sums, const Bfloat16* x, const Bfloat16* row) 
 
 // result[t][r] = x[t] . rows[r], each of n elements, for kTokens by kRows at once: independent sums hide the latency
 // of additions, and each loaded vector is used several times. `ahead`: distance in bytes to the data to prefetch.
-template <Index kTokens, Index kRows, class T>
-void dots(const T* x, Index x_stride, const T* rows, Index n, Index ahead, float* result, Index result_stride) {
+template <Index kTokens, Index kRows, class T, class Row>
+void dots(const T* x, Index x_stride, const Row* rows, Index n, Index ahead, float* result, Index result_stride) {
+    constexpr Index kElements = kStep<T, Row>;
     Floats sums[kTokens][kRows] = {};
     Index i = 0;
-    for (; i + kStep<T> <= n; i += kStep<T>) {
+    for (; i + kElements <= n; i += kElements) {
         for (Index r = 0; r < kRows; ++r) {
-            const T* row = rows + r * n + i;
+            const Row* row = rows + r * n + i;
             if (ahead != 0) __builtin_prefetch(reinterpret_cast<const char*>(row) + ahead, 0, 2);
             for (Index t = 0; t < kTokens; ++t) sums[t][r] = add_products(sums[t][r], x + t * x_stride + i, row);
         }
@@ -52,7 +56,8 @@ void dots(const T* x, Index x_stride, const T* rows, Index n, Index ahead, float
     for (Index t = 0; t < kTokens; ++t) {
         for (Index r = 0; r < kRows; ++r) {
             if (i < n) {
-                T left[kStep<T>] = {}, right[kStep<T>] = {};
+                T left[kElements] = {};
+                Row right[kElements] = {};
                 std::copy(x + t * x_stride + i, x + t * x_stride + n, left);
                 std::copy(rows + r * n + i, rows + r * n + n, right);
                 sums[t][r] = add_products(sums[t][r], left, right);
@@ -66,8 +71,19 @@ void dots(const T* x, Index x_stride, const T* rows, Index n, Index ahead, float
 struct LoraTarget {
     const void* shrink;  // [rows, in]
     const void* expand;  // [rows, out]
+    const float* scales;  // [rows], of an arena in 8 bits; null: the arena has the type of the states
     Index out;
     Index column;
+
+    // Call f with a value of the type of the arena's elements.
+    template <class T, class F>
+    void dispatch_element(F f) const {
+        if (scales == nullptr) {
+            f(T{});
+        } else {
+            f(std::int8_t{});
+        }
+    }
 };
 
 // Tokens [start, end) with one adapter; mirrors `_LoraSegment` in native.py.
@@ -90,8 +106,8 @@ struct LoraUnit {
 
 // result[t][0..width) = initial[t][0..width) + sum over rows of weights[t][row] * rows[row][0..width), each element
 // rounded once. `initial` may alias `result`; with stride 0 it is one row for all tokens.
-template <Index kTokens, class T, class Result>
-void add_rows(const float* weights, const T* rows, Index row_stride, Index num_rows, Index width, Index ahead,
+template <Index kTokens, class Row, class Result>
+void add_rows(const float* weights, const Row* rows, Index row_stride, Index num_rows, Index width, Index ahead,
               const Result* initial, Index initial_stride, Result* result, Index result_stride) {
     Index at = 0;
     // kVectors vectors from `at` on; `count` is below kLanes only for the last vector of a row.
@@ -104,9 +120,9 @@ void add_rows(const float* weights, const T* rows, Index row_stride, Index num_r
             }
         }
         for (Index r = 0; r < num_rows; ++r) {
-            const T* row = rows + r * row_stride + at;
+            const Row* row = rows + r * row_stride + at;
             if (ahead != 0) {
-                for (Index j = 0; j < kVectors * kLanes; j += 64 / static_cast<Index>(sizeof(T))) {
+                for (Index j = 0; j < kVectors * kLanes; j += 64 / static_cast<Index>(sizeof(Row))) {
                     __builtin_prefetch(reinterpret_cast<const char*>(row + j) + ahead, 0, 2);
                 }
             }
@@ -131,47 +147,60 @@ void add_rows(const float* weights, const T* rows, Index row_stride, Index num_r
     if (at < width) add(std::integral_constant<Index, 1>(), width - at);
 }
 
-// Compute shrunk[t][r], [count, rank], of a unit's tokens.
-template <class T>
-void shrink_unit(const T* states, Index in, const LoraTarget& target, const LoraUnit& unit, float* shrunk) {
-    const Index rank = unit.rank;
-    const T* x = states + unit.start * in;
-    const T* shrink = static_cast<const T*>(target.shrink) + unit.first_row * in;
-    const Index ahead = unit.rows_ahead * in * static_cast<Index>(sizeof(T));
+// result[t][r] = x[t] . rows[r], [count, rank], of vectors of n elements. `ahead` is as in `dots`.
+template <class T, class Row>
+void shrink_tokens(const T* x, Index count, const Row* rows, Index rank, Index n, Index ahead, float* result) {
     Index t = 0;
-    for (; t + 2 <= unit.count; t += 2) {
+    for (; t + 2 <= count; t += 2) {
         Index r = 0;
         for (; r + 4 <= rank; r += 4) {
-            dots<2, 4>(x + t * in, in, shrink + r * in, in, t == 0 ? ahead : 0, shrunk + t * rank + r, rank);
+            dots<2, 4>(x + t * n, n, rows + r * n, n, t == 0 ? ahead : 0, result + t * rank + r, rank);
         }
-        for (; r < rank; ++r) dots<2, 1>(x + t * in, in, shrink + r * in, in, 0, shrunk + t * rank + r, rank);
+        for (; r < rank; ++r) dots<2, 1>(x + t * n, n, rows + r * n, n, 0, result + t * rank + r, rank);
     }
-    if (t < unit.count) {
+    if (t < count) {
         Index r = 0;
         // Two rows at a time: memory bounds one token, and delivers adjacent rows faster than eight at once.
         for (; r + 2 <= rank; r += 2) {
-            dots<1, 2>(x + t * in, in, shrink + r * in, in, t == 0 ? ahead : 0, shrunk + t * rank + r, rank);
+            dots<1, 2>(x + t * n, n, rows + r * n, n, t == 0 ? ahead : 0, result + t * rank + r, rank);
         }
-        for (; r < rank; ++r) dots<1, 1>(x + t * in, in, shrink + r * in, in, 0, shrunk + t * rank + r, rank);
+        for (; r < rank; ++r) dots<1, 1>(x + t * n, n, rows + r * n, n, 0, result + t * rank + r, rank);
     }
 }
 
-// Add the deltas of a unit's tokens to `output`.
+// Compute shrunk[t][r], [count, rank], of a unit's tokens, the scales of its rows included.
 template <class T>
-void expand_unit(const float* shrunk, const LoraTarget& target, const LoraUnit& unit, T* output, Index out_stride) {
-    const Index rank = unit.rank, out = target.out;
-    const Index ahead = unit.rows_ahead * out * static_cast<Index>(sizeof(T));
-    const T* expand = static_cast<const T*>(target.expand) + unit.first_row * out;
-    T* result = output + unit.start * out_stride + target.column;
-    Index t = 0;
-    for (; t + 4 <= unit.count; t += 4, result += 4 * out_stride) {
-        add_rows<4>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result, out_stride, result,
-                    out_stride);
+void shrink_unit(const T* states, Index in, const LoraTarget& target, const LoraUnit& unit, float* shrunk) {
+    target.dispatch_element<T>([&](auto kind) {
+        using Row = decltype(kind);
+        const Row* rows = static_cast<const Row*>(target.shrink) + unit.first_row * in;
+        const Index ahead = unit.rows_ahead * in * static_cast<Index>(sizeof(Row));
+        shrink_tokens(states + unit.start * in, unit.count, rows, unit.rank, in, ahead, shrunk);
+    });
+    if (target.scales == nullptr) return;
+    for (Index t = 0; t < unit.count; ++t) {
+        for (Index r = 0; r < unit.rank; ++r) shrunk[t * unit.rank + r] *= target.scales[unit.first_row + r];
     }
-    for (; t < unit.count; ++t, result += out_stride) {
-        add_rows<1>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result, out_stride, result,
-                    out_stride);
-    }
+}
+
+// result[t] = initial[t] plus the delta of token t, for `num_tokens` tokens of one adapter, whose `shrunk` states have
+// its `rank`, and for the `width` outputs from `first` of the target on. `rows_ahead` is as in `LoraUnit`.
+template <class T, class Result>
+void expand_tokens(const float* shrunk, Index num_tokens, const LoraTarget& target, Index first_row, Index rank,
+                   Index rows_ahead, Index first, Index width, const Result* initial, Index initial_stride,
+                   Result* result, Index result_stride) {
+    target.dispatch_element<T>([&](auto kind) {
+        using Row = decltype(kind);
+        const Row* rows = static_cast<const Row*>(target.expand) + first_row * target.out + first;
+        const Index ahead = rows_ahead * target.out * static_cast<Index>(sizeof(Row));
+        const auto add = [&](auto tokens, Index t) {
+            add_rows<tokens>(shrunk + t * rank, rows, target.out, rank, width, t == 0 ? ahead : 0,
+                             initial + t * initial_stride, initial_stride, result + t * result_stride, result_stride);
+        };
+        Index t = 0;
+        for (; t + 4 <= num_tokens; t += 4) add(std::integral_constant<Index, 4>(), t);
+        for (; t < num_tokens; ++t) add(std::integral_constant<Index, 1>(), t);
+    });
 }
 
 // The adapters of a step in one projection.
@@ -231,7 +260,9 @@ void add_lora(const T* states, Index in, const Deltas& deltas, T* output, Index 
             const LoraTarget& target = deltas.targets[unit.target];
             shrunk.resize(unit.count * unit.rank);
             shrink_unit(states, in, target, unit, shrunk.data());
-            expand_unit(shrunk.data(), target, unit, output, out_stride);
+            T* result = output + unit.start * out_stride + target.column;
+            expand_tokens<T>(shrunk.data(), unit.count, target, unit.first_row, unit.rank, unit.rows_ahead, 0, target.out,
+                             result, out_stride, result, out_stride);
         });
     }
 }

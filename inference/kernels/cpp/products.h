@@ -124,21 +124,10 @@ class Expansion {
     void initialise_target(Index s, Index p, const Window& window) const {
         const LoraTarget& target = deltas_.targets[p];
         const LoraSegment& segment = deltas_.segments[s];
-        const Bfloat16* rows =
-            static_cast<const Bfloat16*>(target.expand) + segment.first_row * target.out + window.first - target.column;
-        const Index width = window.last - window.first, num_tokens = window.last_token - window.first_token;
         const float* shrunk = shrunk_ + offset(p, s, window.first_token);
-        Index ahead = rows_ahead(deltas_.segments, deltas_.num_segments, s) * target.out;
-        ahead *= static_cast<Index>(sizeof *rows);
-        Index t = 0;
-        for (; t + 4 <= num_tokens; t += 4, ahead = 0) {
-            add_rows<4>(shrunk + t * segment.rank, rows, target.out, segment.rank, width, ahead, window.bias, 0,
-                        window.sums + t * window.stride, window.stride);
-        }
-        for (; t < num_tokens; ++t, ahead = 0) {
-            add_rows<1>(shrunk + t * segment.rank, rows, target.out, segment.rank, width, ahead, window.bias, 0,
-                        window.sums + t * window.stride, window.stride);
-        }
+        expand_tokens<Bfloat16>(shrunk, window.last_token - window.first_token, target, segment.first_row, segment.rank,
+                                rows_ahead(deltas_.segments, deltas_.num_segments, s), window.first - target.column,
+                                window.last - window.first, window.bias, 0, window.sums, window.stride);
     }
 
     // The first segment that ends after `token`.

@@ -39,6 +39,7 @@ typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef std::int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef std::uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef std::uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+typedef std::int8_t Bytes __attribute__((vector_size(kLanes)));
 
 // GCC's own conversions between vectors of different element sizes split and reassemble them.
 inline Words widen(Halves bits) {
@@ -74,6 +75,19 @@ inline Floats load(const Bfloat16* row, Index count = kLanes) {
     Halves bits = {};
     std::memcpy(&bits, row, count * sizeof *row);
     return reinterpret_cast<Floats>(widen(bits) << 16);
+}
+
+inline Floats load(const std::int8_t* row, Index count = kLanes) {
+    Bytes bytes = {};
+    std::memcpy(&bytes, row, count);
+#ifdef __AVX512F__
+    return reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(reinterpret_cast<__m128i>(bytes))));
+#elif defined(LORALEDGER_AVX2)
+    const __m128i whole = _mm_cvtsi64_si128(reinterpret_cast<long long>(bytes));
+    return reinterpret_cast<Floats>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(whole)));
+#else
+    return __builtin_convertvector(bytes, Floats);
+#endif
 }
 
 inline void store(Floats lanes, float* row, Index count = kLanes) { std::memcpy(row, &lanes, count * sizeof *row); }

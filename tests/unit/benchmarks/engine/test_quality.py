@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.engine.adapters import make_adapters
 from benchmarks.engine.quality import WINDOW, load, measure, spread_windows
 
 if TYPE_CHECKING:
@@ -27,3 +28,10 @@ def test_errors_are_measured_against_both_references(tiny_model: Path) -> None:
     assert 0 < report["int8"]["kl_bf16"] < 1e-2
     # Of random weights every token is nearly as likely as any other.
     assert report["int8"]["perplexity"] == pytest.approx(49_152, rel=0.5)
+
+
+def test_an_adapter_has_errors_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
+    (adapter,) = make_adapters(tmp_path, tiny_model, 1)
+    found = {name: load(tiny_model, name, 1, adapter) for name in ("fp32", "int8")}
+    report = measure(found | {"bf16": load(tiny_model, "fp32", 1)}, [range(40)])
+    assert report["fp32"]["kl_bf16"] > report["int8"]["kl_fp32"] > 0

@@ -119,6 +119,26 @@ def test_like_layers_are_one_block_in_one_stretch_of_memory(tiny_llama: Path, tm
     assert sides[0].untyped_storage().nbytes() == adapter.num_bytes
 
 
+def test_an_engine_in_int8_rounds_each_row_by_its_own_largest_value(tiny_llama: Path, tmp_path: Path) -> None:
+    architecture = read_architecture(tiny_llama)
+    formats = (torch.bfloat16, torch.float32)
+    write(tmp_path, architecture, dict.fromkeys(KEYS, (3, 2, formats)), 0)
+    exact = pairs(load(tmp_path, architecture, tiny_llama, torch.float32))
+    base = BaseWeights.open(tiny_llama, architecture, torch.float32, "int8")
+    adapter = AdapterLoader(base, "b" * 64, 8).load(tmp_path, adapter_digest(tmp_path))
+    for block in adapter.blocks:
+        assert {block.shrink.dtype, block.expand.dtype} == {torch.int8}
+        assert block.scales is not None
+        for index, key in enumerate(block.keys):
+            pair = exact[key]
+            shrink_step, expand_step = (side.abs().amax(1, keepdim=True) / 127 for side in pair[:2])
+            torch.testing.assert_close(block.scales[index].unsqueeze(1), shrink_step * expand_step)
+            assert ((block.shrink[index] * shrink_step - pair.shrink).abs() <= shrink_step * 0.501).all()
+            assert ((block.expand[index] * expand_step - pair.expand).abs() <= expand_step * 0.501).all()
+    numbers = sum(pair.shrink.numel() + pair.expand.numel() for pair in exact.values())
+    assert adapter.num_bytes == numbers + 3 * len(KEYS) * 4
+
+
 def resident_pages() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1])
 

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from inference.config import EngineConfig
 from inference.kernels.cpu import has_int8_products, this_cpu
-from inference.kernels.int8 import Int8Linear, Int8Weight
+from inference.kernels.int8 import Int8Linear, Int8Weight, quantize_rows
+from inference.protocol import AdapterBlend, BlendPart
 from tests.fixtures_engine import Oracle, greedy, make_adapter, make_model, run_all
 
 if TYPE_CHECKING:
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
     from inference.engine import Engine
     from inference.protocol import Generate
+    from tests.fixtures_engine import AnyAdapter
 
 
 class _Int8Layer(torch.nn.Linear):
-    """A linear layer whose `weight` is what the quantised one stands for."""
+    """A linear layer whose `weight` is what the quantised one stands for, plus the deltas of a blend."""
 
     def __init__(self, layer: torch.nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None)
@@ -30,7 +32,8 @@ class _Int8Layer(torch.nn.Linear):
         self.weight.data, self.bias = self.product.weight.dequantized, layer.bias
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.product(states.flatten(0, -2)).view(*states.shape[:-1], -1)
+        product = self.product(states.flatten(0, -2)).view(*states.shape[:-1], -1)
+        return product + states @ (self.weight - self.product.weight.dequantized).T
 
 
 class _Int8Oracle(Oracle):
@@ -41,20 +44,39 @@ class _Int8Oracle(Oracle):
                 model.set_submodule(name, _Int8Layer(layer))
         return model
 
+    def _load(self, adapter: AnyAdapter) -> Any:
+        """Adapters too: A by its rows, B by its columns, which the engine quantises after scaling."""
+        model = super()._load(adapter)
+        sides = [(name, each) for name, each in model.named_parameters() if ".lora_" in name]
+        for name, each in sides:
+            if ".lora_A." in name or ".lora_embedding_A." in name:
+                each.data = _dequantized(each.data)
+            elif ".lora_B." in name or ".lora_embedding_B." in name:
+                each.data = _dequantized(each.data.T).T.contiguous()
+        return model
+
+
+def _dequantized(rows: torch.Tensor) -> torch.Tensor:
+    values, scales = quantize_rows(rows)
+    return values * scales.unsqueeze(1)
+
 
 def test_an_engine_gives_the_tokens_of_the_definition(
     tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
-    """In fp32, with adapters on top, of which DoRA also measures the served weights."""
+    """In fp32, with adapters in int8, of which DoRA also measures the served weights."""
     model = make_model(tmp_path / "model", "qwen2")
-    adapters = [
+    plain, wide = make_adapter(tmp_path / "a", model), make_adapter(tmp_path / "b", model, rank=9, seed=2)
+    adapters: list[AnyAdapter] = [
         None,
-        make_adapter(tmp_path / "a", model),
-        make_adapter(tmp_path / "b", model, rank=9, seed=2),
+        plain,
+        wide,
         make_adapter(tmp_path / "c", model, use_dora=True, seed=3),
+        make_adapter(tmp_path / "d", model, targets=("embed_tokens", "lm_head", "up_proj"), seed=4),
+        AdapterBlend((BlendPart(plain, 0.7), BlendPart(wide, -1.5))),
     ]
     oracle, engine = _Int8Oracle(model), make_engine(model, quantization="int8")
-    prompts = {str(i): list(range(30, 30 + n)) for i, n in enumerate((1, 40, 7, 12))}
+    prompts = {str(i): list(range(30, 30 + n)) for i, n in enumerate((1, 40, 7, 12, 75, 9))}
     answers = run_all(engine, *(greedy(key, adapter=adapters[int(key)]) for key in prompts), prompts=prompts)
     for key, prompt in prompts.items():
         oracle.check_greedy(prompt, answers[key].token_ids, adapters[int(key)])
