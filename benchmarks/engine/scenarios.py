@@ -53,6 +53,7 @@ NUM_RESIDENTS = 120
 
 PREFILL_LENGTHS = (256, 1_000, 4_000)
 NUM_LONG_PROMPTS = 4
+MAX_LLAMA_PREFILL = 1_000  # four prompts of 4,000 tokens take llama.cpp minutes
 PREFILL_NEW_TOKENS = 2  # llama.cpp's benchmark computes at least one step after the prompts
 
 GROUPS = (
@@ -244,7 +245,12 @@ def batch_entries(*, has_peers: bool) -> list[Entry]:
 def prompt_entries(*, has_peers: bool) -> list[Entry]:
     """The contestants of each length of prompts."""
     names = (OURS, VLLM_BASE, LLAMA, LLAMA_F16) if has_peers else (OURS,)
-    return [(name, f"prefill{length}") for length in PREFILL_LENGTHS for name in names]
+    return [
+        (name, f"prefill{length}")
+        for length in PREFILL_LENGTHS
+        for name in names
+        if name not in (LLAMA, LLAMA_F16) or length <= MAX_LLAMA_PREFILL
+    ]
 
 
 def with_prompt_speed(run: Run, num_prompt_tokens: int) -> Run:

@@ -1,6 +1,7 @@
 """Writes docs/benchmarks.md and its chart: `python -m benchmarks.report engine.json --ledger ledger.json`.
 
-The reports are stored next to the page; a report that is not given is read from there. A report from a busy
+Several reports of the engine, each of other groups (`--only`), are merged if they are of one machine. The
+reports are stored next to the page; a report that is not given is read from there. A report from a busy
 machine is refused, unless `--out` names another folder.
 """
 
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.report.merge import ReportError, merge
 from benchmarks.report.page import CHART, PRICE_PER_HOUR, chart, page
 
 if TYPE_CHECKING:
@@ -23,19 +25,32 @@ PAGE, KEPT, KEPT_LEDGER = "benchmarks.md", "benchmarks.json", "benchmarks_ledger
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    reports: list[dict[str, Any] | None] = []
-    for given, kept in ((options.file, KEPT), (options.ledger, KEPT_LEDGER)):
-        file = given or options.out / kept
-        try:
-            report = json.loads(file.read_text()) if given or file.exists() else None
-        except (OSError, ValueError) as error:
-            return _refuse(f"{file} cannot be read as JSON: {error}")
-        if report is not None and not report.get("is_quiet") and options.out.resolve() == DOCS:
-            return _refuse(f"{file} comes from a busy machine; run again on an idle one, or give --out")
-        reports.append(report)
-    engine, ledger = reports
-    write(options.out, engine, options.price_per_hour, ledger)
+    must_be_quiet = options.out.resolve() == DOCS
+    try:
+        engines = _read(options.files, options.out / KEPT, must_be_quiet=must_be_quiet)
+        ledgers = _read(
+            [options.ledger] if options.ledger else [], options.out / KEPT_LEDGER, must_be_quiet=must_be_quiet
+        )
+        engine = merge(engines) if engines else None
+    except ReportError as error:
+        sys.stderr.write(f"benchmarks.report: {error}\n")
+        return 1
+    write(options.out, engine, options.price_per_hour, ledgers[0] if ledgers else None)
     return 0
+
+
+def _read(given: Sequence[Path], kept: Path, *, must_be_quiet: bool) -> list[dict[str, Any]]:
+    """The reports in `given`, else the one in `kept` if it exists. Raises `ReportError`."""
+    reports = []
+    for file in given or [kept] * kept.exists():
+        try:
+            report = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise ReportError(f"{file} cannot be read as JSON: {error}") from error
+        if must_be_quiet and not report.get("is_quiet"):
+            raise ReportError(f"{file} comes from a busy machine; run again on an idle one, or give --out")
+        reports.append(report)
+    return reports
 
 
 def write(
@@ -52,11 +67,6 @@ def write(
         (folder / CHART).write_text(chart(report))
 
 
-def _refuse(reason: str) -> int:
-    sys.stderr.write(f"benchmarks.report: {reason}\n")
-    return 1
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.report",
@@ -65,9 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add(
-        "file",
+        "files",
         type=Path,
-        nargs="?",
+        nargs="*",
+        metavar="file",
         help="JSON of `python -m benchmarks.engine`; default: the stored one, else no figures",
     )
     add("--ledger", type=Path, help="JSON of `python -m benchmarks.ledger`; default: likewise")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.engine.launcher import OURS
 from benchmarks.report.chart import Bar, bar_chart
-from benchmarks.report.cost import costs
 from benchmarks.report.ledger import ledger_section
 from benchmarks.report.table import table
 
@@ -29,16 +28,13 @@ LIMITS = (
 
 # By figure: its label and its target.
 BARS = {
-    "lora32_vs_vllm": ("32 different adapters: throughput against vLLM's CPU build", ">= 3"),
-    "lora32_vs_peft": ("32 different adapters: throughput against PEFT's mixed batch", ">= 9"),
-    "base_vs_llamacpp": ("no adapter: throughput against llama.cpp", ">= 1.0"),
-    "lora32_vs_base": ("32 different adapters against no adapter", ">= 0.80"),
-    "lora1_vs_base": ("one adapter for all against no adapter", ">= 0.92"),
-    "zipf1000_vs_5": ("1,000 adapters on disk against 5: throughput", ">= 0.90"),
+    "lora32_vs_vllm": ("32 different adapters: throughput against vLLM's CPU build", ">= 4.5"),
+    "lora32_vs_peft": ("32 different adapters: throughput against PEFT's mixed batch", ">= 12"),
+    "zipf1000_vs_5": ("1,000 adapters on disk against 5: throughput", ">= 0.85"),
     "zipf1000_p99_ttft_vs_5": ("1,000 adapters on disk against 5: p99 time to first token", "<= 2"),
     "cold_minus_warm_ms": (
         "first token of an adapter that is not loaded, minus that of a loaded one, ms",
-        "<= 50",
+        "<= 20",
     ),
     "base_vs_vllm": ("no adapter: throughput against vLLM without LoRA", ">= 1.3"),
     "base_vs_llamacpp_16bit": ("no adapter: throughput against llama.cpp's best 16-bit format", ">= 1.5"),
@@ -71,6 +67,11 @@ SCENARIOS = {
     "zipf1000": "1,000 adapters, Zipf",
 }
 
+# Without a target: these compare our engine with itself, so a faster base makes them worse.
+OWN_RATIOS = {
+    "lora32_vs_base": "32 different adapters against no adapter",
+    "lora1_vs_base": "one adapter for all against no adapter",
+}
 
 # Parts of a decode step, by their names in `benchmarks.engine.profile`.
 PARTS = {
@@ -105,7 +106,8 @@ def page(
     parts = [(HERE / "method.md").read_text()]
     parts += [_bars(figures)] if report is None else [_machine(report), _bars(figures)]
     if report is not None:
-        parts += [_rows(report), _profile(report), _adapter_work(report), _cost(report, price_per_hour)]
+        parts += [_rows(report), _prompts(report), _profile(report), _adapter_work(report)]
+        parts += [_cost(report, price_per_hour)]
     return "\n".join([*parts, ledger_section(ledger), (HERE / "not_measured.md").read_text()])
 
 
@@ -151,6 +153,14 @@ def _bars(figures: Mapping[str, Mapping[str, float] | None]) -> str:
         lines += [*table(["figure", "target", "measured", "range"], found), ""]
     if missing:
         lines += ["Not yet measured on an idle machine:", "", *missing, ""]
+    own = [(label, figures.get(name)) for name, label in OWN_RATIOS.items()]
+    ratios = [
+        f"{label}: {ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
+        for label, ratio in own
+        if ratio is not None
+    ]
+    if ratios:
+        lines += [f"Throughput without a target: {'; '.join(ratios)}.", ""]
     return "\n".join(lines)
 
 
@@ -198,6 +208,24 @@ def _unprofiled(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [row for row in report["rows"] if not row["scenario"].startswith(PROFILED)]
 
 
+def _prompts(report: Mapping[str, Any]) -> str:
+    speeds = {
+        (row["contestant"], row["scenario"]): row["prompt_tokens_per_second"]
+        for row in report["rows"]
+        if "prompt_tokens_per_second" in row
+    }
+    if not speeds:
+        return ""
+    scenarios = [name for name in SCENARIOS if any(scenario == name for _, scenario in speeds)]
+    contestants = dict.fromkeys(name for name, _ in speeds)
+    rows = [
+        [name, *(f"{speeds[name, scenario]['median']:,.0f}" for scenario in scenarios)]
+        for name in contestants
+    ]
+    head = ["prompt tokens/s", *(SCENARIOS[scenario] for scenario in scenarios)]
+    return "\n".join(["## Long prompts", "", *table(head, rows), ""])
+
+
 def _profile(report: Mapping[str, Any]) -> str:
     found = {
         row["scenario"].removeprefix(PROFILED): row
@@ -225,16 +253,16 @@ def _profile(report: Mapping[str, Any]) -> str:
         f"{known['adapters_mb']:.0f} MB per step."
     )
     if "base" in found:
-        text += _adapter_bound(found["base"]["step_ms"]["median"], known)
+        text += _adapter_bound(found["base"]["step_ms"]["median"], last["step_ms"]["median"], known)
     return "\n".join(["## Time of a decode step", "", text, "", *lines, ""])
 
 
-def _adapter_bound(step_ms: float, known: Mapping[str, float]) -> str:
-    """Upper bound of the speed with adapters, given a step of `step_ms` without and the bandwidth."""
+def _adapter_bound(step_ms: float, step_ms_of_32: float, known: Mapping[str, float]) -> str:
+    """Time of a distinct adapter, given a step of `step_ms` without and one of 32, and its lower bound."""
     reading_ms = known["adapters_mb"] / known["read_gb_s"]
     return (
-        f" At that rate they take {reading_ms:.1f} ms to read, which limits decoding with 32 adapters to "
-        f"{step_ms / (step_ms + reading_ms):.2f} of the speed without adapters."
+        f" At that rate they take {reading_ms:.1f} ms to read. Each distinct adapter costs a step "
+        f"{(step_ms_of_32 - step_ms) / 32:.2f} ms, of which {reading_ms / 32:.2f} ms are that reading."
     )
 
 
@@ -257,21 +285,29 @@ def _cost(report: Mapping[str, Any], price: float) -> str:
     speeds = {
         (row["contestant"], row["scenario"]): row["tokens_per_second"]["median"] for row in report["rows"]
     }
-    speed, many = speeds.get((OURS, "lora32")), report["ratios"]["zipf1000_vs_5"]
-    if speed is None or many is None:
+    found = [(name, speed) for (name, scenario), speed in speeds.items() if scenario == "lora32"]
+    many = report["ratios"]["zipf1000_vs_5"]
+    if not found or many is None:
         return ""
-    rows = [
-        [f"{cost.num_adapters:,}", f"{cost.shared:.3f}", f"{cost.dedicated:,.3f}"]
-        for cost in costs(price, speed, many)
-    ]
-    lines = table(["adapters", "one shared machine", "one machine each"], rows)
+    rows = [[name, SCENARIOS["lora32"], speed] for name, speed in found]
+    rows.insert(1, [OURS, "1,000 adapters", speeds[OURS, "lora32"] * min(1.0, many)])
+    lines = table(
+        ["engine", "adapters", "tokens/s", "cost of a million tokens"],
+        [
+            [name, adapters, f"{speed:,.0f}", f"{cost_of_million(price, speed):.3f}"]
+            for name, adapters, speed in rows
+        ],
+    )
     formula = (
-        f"At {price:.2f} per hour for this machine (`--price-per-hour`): price / (tokens per second x 3600) "
-        f"x 1,000,000. Shared: {speed:,.0f} tokens/s; with more adapters than fit a batch, times the ratio "
-        "of 1,000 adapters to 5. One machine each: the same demand divided over dedicated machines, "
-        "which are paid for while idle."
+        f"Each engine on this machine, at {price:.2f} per hour (`--price-per-hour`): price / (tokens per "
+        "second x 3600) x 1,000,000. With 1,000 adapters: the speed of 32 times the ratio of 1,000 to 5."
     )
     return "\n".join(["## Cost of a million tokens", "", formula, "", *lines, ""])
+
+
+def cost_of_million(price_per_hour: float, tokens_per_second: float) -> float:
+    """Cost of a million new tokens, in the currency of `price_per_hour`."""
+    return price_per_hour / (tokens_per_second * 3_600) * 1_000_000
 
 
 def _pair(latency: Mapping[str, float | None]) -> str:

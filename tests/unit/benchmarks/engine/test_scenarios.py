@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -106,9 +107,12 @@ def test_all_contestants_of_a_repeat_get_the_same_prompts_and_no_repeat_gets_the
     long = [prompts for prompts in batches if len(prompts) != NUM_PROMPTS]
     contestants = len(batch_entries(has_peers=True))
     assert [short.count(prompts) for prompts in short] == [contestants] * (3 * contestants)
-    entries = prompt_entries(has_peers=True)
-    of_a_length = len({name for name, _ in entries})
-    assert [long.count(prompts) for prompts in long] == [of_a_length] * (3 * len(entries))
+    by_length = Counter(
+        int(scenario.removeprefix("prefill")) for _, scenario in prompt_entries(has_peers=True)
+    )
+    assert by_length == {256: 4, 1_000: 4, 4_000: 2}
+    assert all(long.count(prompts) == by_length[len(prompts[0])] for prompts in long)
+    assert len(long) == 3 * by_length.total()
 
 
 def test_the_speed_of_prompts_counts_until_the_last_has_its_first_token() -> None:

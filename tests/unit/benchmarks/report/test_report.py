@@ -20,8 +20,7 @@ from benchmarks.ledger.load import Load
 from benchmarks.ledger.measure import ALL, NONE, RECEIPTS, Size
 from benchmarks.report.__main__ import DOCS, KEPT, KEPT_LEDGER, PAGE, main
 from benchmarks.report.chart import bar_chart
-from benchmarks.report.cost import costs
-from benchmarks.report.page import BARS, CHART, LIMITS, PARTS, WORK, chart, page
+from benchmarks.report.page import BARS, CHART, LIMITS, PARTS, WORK, chart, cost_of_million, page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,8 +75,9 @@ def test_without_a_report_every_figure_is_missing_and_none_is_given() -> None:
 
 def test_figures_are_given_with_their_range_and_the_others_named_as_missing(report: dict[str, Any]) -> None:
     text = page(report)
-    assert "against vLLM's CPU build | >= 3 | **4** | 4 to 4 |" in text
-    assert "- 32 different adapters: throughput against PEFT's mixed batch (target: >= 9)" in text
+    assert "against vLLM's CPU build | >= 4.5 | **4** | 4 to 4 |" in text
+    assert "- 32 different adapters: throughput against PEFT's mixed batch (target: >= 12)" in text
+    assert "32 different adapters against no adapter: 0.833 (0.833 to 0.833)." in text
     assert "Any GPU" in text
 
 
@@ -92,7 +92,7 @@ def test_a_profiled_step_is_reported_with_the_limits_of_the_machine(report: dict
     assert "| whole step | **12.0** | **12.0** |" in text
     assert "| attention | 2.0 | 2.0 |" in text
     assert "The rows of 32 adapters are 4 MB per step. At that rate they take 1.0 ms" in text
-    assert "to 0.92 of the speed without adapters." in text
+    assert "Each distinct adapter costs a step 0.00 ms, of which 0.03 ms are that reading." in text
     assert "| 900 |" not in text
 
 
@@ -121,17 +121,31 @@ def test_labels_are_escaped_and_an_empty_chart_is_refused() -> None:
         bar_chart("a < b", [])
 
 
-def test_shared_cost_follows_throughput_and_dedicated_cost_the_number_of_machines() -> None:
-    one, *_, thousand = costs(price_per_hour=3.6, tokens_per_second=1000, many_vs_few=0.5)
-    assert (one.shared, one.dedicated) == pytest.approx((1.0, 1.0))
-    assert (thousand.shared, thousand.dedicated) == pytest.approx((2.0, 2000.0))
+def test_the_cost_of_a_token_is_compared_with_other_engines_on_the_same_machine(
+    report: dict[str, Any],
+) -> None:
+    assert cost_of_million(price_per_hour=3.6, tokens_per_second=1000) == pytest.approx(1.0)
+    text = page(report, price_per_hour=3.6)
+    assert "| loraledger | 32 different adapters | 1,000 | 1.000 |" in text
+    assert "| loraledger | 1,000 adapters | 950 | 1.053 |" in text
+    assert "| vllm | 32 different adapters | 250 | 4.000 |" in text
+
+
+def test_long_prompts_have_a_table_of_their_own(report: dict[str, Any]) -> None:
+    assert "## Long prompts" not in page(report)
+    for name, speed in ((OURS, 2000.0), (LLAMA, 1500.0)):
+        measured = Measurement(1.0, 2, [0.1], [0.01, 0.02], 1, 1, {"prompt_tokens_per_second": speed})
+        report["rows"].append(row((name, "prefill1000"), [Run(measured, 0.01, 0)]))
+    text = page(report)
+    assert "| prompt tokens/s | 4 prompts of 1,000 tokens |" in text
+    assert "| llama.cpp | 1,500 |" in text
 
 
 def test_a_report_is_written_with_its_chart(report: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "engine.json").write_text(json.dumps(report))
     out = tmp_path / "docs"
     assert main([str(tmp_path / "engine.json"), "--out", str(out), "--price-per-hour", "0.5"]) == 0
-    assert "At 0.50 per hour" in (out / PAGE).read_text()
+    assert "at 0.50 per hour" in (out / PAGE).read_text()
     assert (out / CHART).exists()
     assert json.loads((out / KEPT).read_text()) == report
 
@@ -143,6 +157,33 @@ def test_a_report_of_a_busy_machine_never_reaches_the_docs(
     assert main([str(tmp_path / "engine.json")]) == 1
     assert "busy machine" in capsys.readouterr().err
     assert main([str(tmp_path / "engine.json"), "--out", str(tmp_path / "docs")]) == 0
+
+
+def test_reports_of_other_groups_are_merged(
+    report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = Measurement(1.0, 300, [0.1], [0.01, 0.02], 1, 1)
+    other = {
+        **report,
+        "rows": [row((OURS, "chat"), [Run(measured, 0.01, 0)])],
+        "ratios": dict.fromkeys(report["ratios"]) | {"lookup_copying": 2.0},
+        "ranges": dict.fromkeys(report["ranges"]) | {"lookup_copying": {"value": 2.0, "low": 1.5, "high": 3}},
+        "finished_at": "2030-01-02T00:00:00+00:00",
+    }
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, content in zip(files, (report, other), strict=True):
+        file.write_text(json.dumps(content))
+    out = ["--out", str(tmp_path / "docs")]
+    assert main([*map(str, files), *out]) == 0
+    merged = json.loads((tmp_path / "docs" / KEPT).read_text())
+    assert len(merged["rows"]) == len(SPEEDS) + 1
+    assert merged["ratios"] == report["ratios"] | {"lookup_copying": 2.0}
+    assert merged["finished_at"] == other["finished_at"]
+    assert main([str(files[0]), str(files[0]), *out]) == 1
+    assert "two reports have the row loraledger / base" in capsys.readouterr().err
+    files[1].write_text(json.dumps({**other, "num_threads": 1}))
+    assert main([*map(str, files), *out]) == 1
+    assert "the reports differ in num_threads: 2 and 1" in capsys.readouterr().err
 
 
 def ledger_report() -> dict[str, Any]:
