@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from backend.domain.contribution import PersonalKind
 from backend.domain.errors import InvalidInput
@@ -19,6 +21,59 @@ _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](
 _HTTP_URL = re.compile(r"https?://[^/?#\s]+/?")
 ACTORS_VARIABLES = frozenset({"LORALEDGER_MARKET", "LORALEDGER_DEPLOYMENT"})
 """Variables of actors' commands, which are no settings of an installation."""
+
+
+def _check_urls(urls: tuple[str, ...]) -> tuple[str, ...]:
+    for url in urls:
+        if not _HTTP_URL.fullmatch(url):
+            raise ValueError(f"{url!r} is no URL of a server, such as http://127.0.0.1:8001")
+    return tuple(url.rstrip("/") for url in urls)
+
+
+Price = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""Token units per million tokens."""
+
+
+class BaseEntry(BaseModel, extra="forbid", frozen=True):
+    """One base model of `Settings.bases`: its fields mean what the settings of a single base model do.
+
+    `prices`: per million prompt tokens, and completion tokens, of the model without an adapter. None: those
+    of `loraledger operator base --prices`. `training_price` None: the setting. `trains`: whether adapters of
+    it are trained and imported here.
+    """
+
+    model: str = Field(min_length=1)
+    replicas: int = Field(default=1, ge=1, le=64)
+    urls: tuple[str, ...] = ()
+    prices: tuple[Price, Price] | None = None
+    training_price: Price | None = None
+    trains: bool = True
+
+    @field_validator("urls")
+    @classmethod
+    def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return _check_urls(urls)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model that the settings name. `model`: as `Settings.base_model`. `sockets`: of its own engines
+    by their numbers, which count over all bases; none if vLLM servers at `urls` answer. `training_price`:
+    None if adapters of it are not trained here. `file`: its name, digest and folder, once it is prepared.
+    """
+
+    model: str
+    urls: tuple[str, ...]
+    sockets: dict[int, Path]
+    prices: tuple[int, int] | None
+    training_price: int | None
+    gradients_socket: Path
+    file: Path
+
+    @property
+    def label(self) -> str:
+        """The last part of `model`, by which an operator recognises it."""
+        return self.model.rstrip("/").rpartition("/")[2]
 
 
 class Settings(BaseSettings):
@@ -85,6 +140,11 @@ class Settings(BaseSettings):
     status after which `loraledger up` kills and restarts an own engine."""
     engine_replicas: int = Field(default=1, ge=1, le=64)
     """Number of own engines, each with `engine_threads` threads."""
+    bases: tuple[BaseEntry, ...] = Field(default=(), max_length=64)
+    """Several base models instead of `base_model`, as a JSON list of objects. `model` is required;
+    `replicas` (1), `urls`, `prices` (of the model alone, in and out), `training_price` and `trains` (true)
+    mean for one base what the settings mean for all: see docs/operating.md. Empty: `base_model`, with
+    `engine_replicas` or `engine_urls`."""
     vllm_adapters: Path | None = None
     """Folder from which the vLLM server reads adapters: its `VLLM_LORA_RESOLVER_CACHE_DIR`. Unset: `vllm`
     in `home`."""
@@ -161,18 +221,51 @@ class Settings(BaseSettings):
         """Where vLLM finds adapters by digest."""
         return self.vllm_adapters or self.home / "vllm"
 
-    @property
-    def vllm_urls(self) -> list[str]:
-        """URLs of the vLLM servers, without a slash at the end."""
-        return [url.rstrip("/") for url in _split(self.engine_urls)]
-
     @field_validator("engine_urls")
     @classmethod
     def _check_engine_urls(cls, urls: str) -> str:
-        for url in _split(urls):
-            if not _HTTP_URL.fullmatch(url):
-                raise ValueError(f"{url!r} is no URL of a server, such as http://127.0.0.1:8001")
-        return urls
+        return ",".join(_check_urls(tuple(_split(urls))))
+
+    @field_validator("bases")
+    @classmethod
+    def _check_bases(cls, bases: tuple[BaseEntry, ...], info: ValidationInfo) -> tuple[BaseEntry, ...]:
+        single = {"base_model": "", "engine_urls": "", "engine_replicas": 1}
+        given = [name for name, unset in single.items() if bases and info.data.get(name, unset) != unset]
+        if given:
+            raise ValueError(f"LORALEDGER_{given[0].upper()} is for a single base model: unset it")
+        for kind, names in (
+            ("base model", [base.model for base in bases]),
+            ("server", [url for base in bases for url in base.urls]),
+        ):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"the {kind} {twice!r} is named twice")
+        return bases
+
+    @property
+    def served(self) -> list[Base]:
+        """The base models, in the order of the settings; at least one."""
+        single = BaseEntry.model_construct(
+            model=self.base_model, replicas=self.engine_replicas, urls=tuple(_split(self.engine_urls))
+        )
+        found, sockets = [], enumerate(map(self._engine_socket, itertools.count(1)), start=1)
+        for number, entry in enumerate(self.bases or (single,), start=1):
+            own = dict(itertools.islice(sockets, 0 if entry.urls else entry.replicas))
+            price = self.training_price if entry.training_price is None else entry.training_price
+            base = Base(
+                model=entry.model,
+                urls=entry.urls,
+                sockets=own,
+                prices=entry.prices,
+                training_price=price if entry.trains else None,
+                gradients_socket=self.engine_socket.with_name(_numbered("gradients.sock", number)),
+                file=self.home / _numbered("base_model.json", number),
+            )
+            found.append(base)
+        return found
+
+    def _engine_socket(self, number: int) -> Path:
+        return self.engine_socket.with_name(_numbered("engine.sock", number))
 
     @field_validator("refused_personal_data")
     @classmethod
@@ -209,7 +302,9 @@ class Settings(BaseSettings):
 
     @property
     def engine_socket(self) -> Path:
-        """Relative to the working directory if the path is too long: the kernel takes about 100 bytes."""
+        """Of the first own engine. Relative to the working directory if the path is too long: the kernel
+        takes about 100 bytes.
+        """
         path = self.home / "run" / "engine.sock"
         if len(os.fsencode(path)) < _MAX_SOCKET_PATH:
             return path
@@ -221,31 +316,14 @@ class Settings(BaseSettings):
         return bool(self.gradient_seconds or self.live_agreement_ppm)
 
     @property
-    def engine_sockets(self) -> list[Path]:
-        """One for each own engine."""
-        first = self.engine_socket
-        others = (first.with_name(f"engine-{number}.sock") for number in range(2, self.engine_replicas + 1))
-        return [first, *others]
-
-    @property
     def drained_folder(self) -> Path:
         """Has a file for each replica that gets no new requests."""
         return self.home / "run" / "drained"
 
     @property
-    def gradients_socket(self) -> Path:
-        """Next to the engine's."""
-        return self.engine_socket.with_name("gradients.sock")
-
-    @property
     def deployment_file(self) -> Path:
         """Addresses and deployment block of the contracts."""
         return self.home / "deployment.json"
-
-    @property
-    def base_model_file(self) -> Path:
-        """Name, digest and folder of the served base model."""
-        return self.home / "base_model.json"
 
     @property
     def metrics_folder(self) -> Path:
@@ -261,6 +339,12 @@ class Settings(BaseSettings):
         return self.home / "ipfs"
 
 
+def _numbered(name: str, number: int) -> str:
+    """The name itself for the first, then `name-2.ext` and so on."""
+    stem, _, suffix = name.partition(".")
+    return name if number == 1 else f"{stem}-{number}.{suffix}"
+
+
 def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
@@ -274,5 +358,12 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = "; ".join(f"LORALEDGER_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(f"LORALEDGER_{_place(e['loc'])}: {e['msg']}" for e in error.errors())
         raise InvalidInput(f"malformed settings: {wrong}", param="settings") from error
+    except SettingsError as error:
+        raise InvalidInput("malformed settings: LORALEDGER_BASES is no JSON list", "settings") from error
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """The setting, with the place in it."""
+    return ".".join([str(location[0]).upper(), *map(str, location[1:])])

@@ -54,7 +54,7 @@ def settings_page() -> str:
 
 
 def _default(value: object) -> str:
-    return "" if value in ("", None) else f"`{value}`"
+    return "" if value in ("", None, ()) else f"`{value}`"
 
 
 def cli_page() -> str:

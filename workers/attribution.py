@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.attribution import INDEX_FILE
 from backend.domain.attribution_checks import Draws, MethodDifference, Recomputed, index_checks
 from backend.domain.content import ContentCorrupt, ContentMissing
-from backend.domain.errors import Unavailable
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.receipt_checks import Check
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from workers.training.dataset import write_rows
@@ -38,18 +38,21 @@ def verify_attribution(
     """
     if not record.snapshots:
         return [_open("the version names no snapshot, so its contributors' share goes to the treasury")]
-    if record.base_model != (served := installation.base_model.digest):
-        return [_open(f"it is for the base model {record.base_model}, this home has {served}")]
+    try:
+        base_folder = installation.base_of(record).folder
+    except InvalidInput as error:
+        return [_open(error.message)]
     folder = installation.adapter_folders.folder(record)
     if not (folder / INDEX_FILE).is_file():
         return [_open("its folder has no attribution index, so all contributions count alike")]
     with tempfile.TemporaryDirectory(prefix="loraledger-") as job:
-        return _compare(installation, record, folder, Path(job), on_event)
+        return _compare(installation, record, base_folder, folder, Path(job), on_event)
 
 
 def _compare(
     installation: Installation,
     record: VersionRecord,
+    base_folder: str,
     folder: Path,
     job: Path,
     on_event: Callable[[Message], None],
@@ -60,7 +63,7 @@ def _compare(
         adapter_folder=str(folder.resolve()),
         adapter_digest=record.adapter_digest.removeprefix("0x"),
         model_cache=str(installation.settings.model_cache.resolve()),
-        base_folder=installation.base_model.folder,
+        base_folder=base_folder,
         num_threads=installation.settings.trainer_threads,
         has_rows=missing is None,
     )

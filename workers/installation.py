@@ -44,19 +44,22 @@ class Workers:
         from workers.steps import Steps, TrainerOptions
 
         installation = self._installation
-        settings, base_folder = installation.settings, installation.base_model.folder
+        settings, infos = installation.settings, installation.base_models
         options = TrainerOptions(
             home=self._training_home,
             transfers=installation.transfers,
             model_cache=settings.model_cache,
             num_threads=settings.trainer_threads,
-            base_folder=base_folder,
+            base_folders={digest: info.folder for digest, info in infos.items()},
             fetch_parent=Parents(installation.database, installation.adapter_folders).fetch,
         )
         screening = JobScreening(
             installation.screening,
             installation.adapter_folders,
-            InspectionProcess(Path(base_folder), settings.trainer_threads),
+            {
+                digest: InspectionProcess(Path(info.folder), settings.trainer_threads)
+                for digest, info in infos.items()
+            },
         )
         return Steps(
             installation.leases,
@@ -87,7 +90,7 @@ class Workers:
         return Relay(installation.database, outbox_sender(self.app), sweeps)
 
     def _read_published_answers(self) -> None:
-        if self._installation.settings.base_model_file.is_file():  # else there is no tokenizer yet
+        if all(base.file.is_file() for base in self._installation.settings.served):  # else no tokenizer yet
             self._installation.published_answers.refresh()
 
     @cached_property
@@ -104,7 +107,8 @@ def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
 
     installation = Installation(settings)
     try:
-        if settings.training_price and QUEUE_BY_TASK["training.publish"] in queues:
+        has_prices = any(base.training_price for base in settings.served)
+        if has_prices and QUEUE_BY_TASK["training.publish"] in queues:
             _ = installation.receipt_key  # fail now if the key is missing, instead of after a job was trained
         workers = Workers(installation)
         work(workers.app, workers.steps, queues)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import Conflict, DomainError, Unavailable
+from backend.domain.errors import Conflict, DomainError, NotFound, Unavailable
 from backend.domain.training import Step, TrainingResult
 from backend.metrics import CHARGED_TOKENS, CHARGED_UNITS, TASKS
 from backend.services.train.leases import LeaseLost
@@ -23,10 +23,10 @@ from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, ImportSpec, T
 from workers.training.supervise import supervise, training_command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from backend.domain.ids import SnapshotId, VersionId
+    from backend.domain.ids import Hash32, SnapshotId, VersionId
     from backend.domain.training import Dataset, ImportedAdapter, TrainingJob
     from backend.ports.training import SnapshotRows
     from backend.services.contribute.transfers import Transfers
@@ -44,14 +44,15 @@ class DatasetChanged(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class TrainerOptions:
-    """`home` has one folder per job. `base_folder` empty: the bundled base model, cached in `model_cache`.
-    `transfers` has the uploaded files of imported adapters.
+    """`home` has one folder per job. `base_folders`: by the digest of the base model, the first one for jobs
+    that name none; an empty folder is the bundled base model, cached in `model_cache`. `transfers` has the
+    uploaded files of imported adapters.
     """
 
     home: Path
     model_cache: Path
     num_threads: int
-    base_folder: str = ""
+    base_folders: Mapping[Hash32, str]
     command: Callable[[Path], Sequence[str]] = field(default=training_command)
     fetch_parent: Callable[[VersionId], Parent] = field(default=reject_parent)
     transfers: Transfers = field(kw_only=True)
@@ -88,6 +89,7 @@ class Steps:
             if leased.job.imported is not None:
                 self._validate_import(leased, leased.job.imported, heartbeat)
                 return
+            self._base_folder(leased.job)  # fails the job now
             self._parent(leased.job)  # a parent that cannot be fetched fails the job now, before it is queued
             self._leases.complete_validation(leased, self._write_rows(leased.job))
 
@@ -110,6 +112,7 @@ class Steps:
         if not (folder / ADAPTER).is_dir():
             self._leases.retry_without_adapter(leased)
             return
+        self._base_folder(leased.job)  # fails the job now
         report = self._screening.report(leased.job, folder)
         self._leases.record_event(leased, "screening", {"message": report.message, **asdict(report)})
         _count_charge(self._leases.complete_publication(leased, self._publication.publish(folder / ADAPTER)))
@@ -136,7 +139,7 @@ class Steps:
             creator,
             imported.licence,
             model_cache,
-            options.base_folder,
+            self._base_folder(leased.job),
             options.num_threads,
             imported.about,
         )
@@ -178,11 +181,20 @@ class Steps:
             snapshots=_snapshots(job, parent),
             licences=tuple(self._snapshots.licences(job.snapshot_id)),
             model_cache=str(self._options.model_cache.resolve()),
-            base_folder=self._options.base_folder,
+            base_folder=self._base_folder(job),
             num_threads=self._options.num_threads,
             parent_folder="" if parent is None else str(parent.folder.resolve()),
             parent_base="" if parent is None else parent.record.base_model,
         )
+
+    def _base_folder(self, job: TrainingJob) -> str:
+        """Errors: `NotFound`."""
+        folders = self._options.base_folders
+        if job.base is None:
+            return next(iter(folders.values()))
+        if job.base not in folders:
+            raise NotFound(f"this operator does not serve the base model {job.base} any more", param="model")
+        return folders[job.base]
 
     def _folder(self, job: TrainingJob) -> Path:
         folder = self._options.home / job.id

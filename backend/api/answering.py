@@ -94,6 +94,9 @@ async def _models(services: Services, caller: Caller, body: ModelFields) -> tupl
         return await _model(services, caller, body.model), ()
     base = await services.generate.model(body.model, caller.account)
     if not base.is_base:
-        raise InvalidInput("With 'loraledger.blend', 'model' must be the base model.", param="model")
+        raise InvalidInput("With 'loraledger.blend', 'model' must be a base model.", param="model")
     weighted = [(await _model(services, caller, part.model), part.weight) for part in body.blend]
+    other = next((part for part, _ in weighted if part.record.base_model != base.record.base_model), None)
+    if other is not None:
+        raise InvalidInput(f"{other.name} is no adapter of the base model {base.name!r}.", param="model")
     return base, build_blend(weighted)

@@ -23,11 +23,11 @@ from backend.cli.registration import (
     register_published,
 )
 from backend.client.waiting import wait_until
-from backend.domain.adapter_files import MAX_BYTES
+from backend.domain.adapter_files import CONFIG_FILE, MAX_BYTES
 from backend.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from backend.client.api import ApiClient
     from backend.client.hub import HubAdapter
@@ -59,6 +59,10 @@ def publish(
     licence: Annotated[
         str, typer.Option(help="SPDX expression, such as Apache-2.0. Default: what the hub's card states.")
     ] = "",
+    model: Annotated[
+        str,
+        typer.Option(help="Base model that it is for. Default: the one that its configuration names."),
+    ] = "",
     description: Annotated[str, typer.Option(help="What it is for; goes into its card.")] = "",
     tag: Annotated[
         list[str] | None, typer.Option(help="Tag of its card; may be repeated. Default: the hub's.")
@@ -80,12 +84,14 @@ def publish(
             about |= {"source": str(found), "tags": tag or found.tags}
             about["licence"] = found.agreed_licence(licence)
             with actor.connect() as client:
-                _download(client, hub, found, Path(scratch))
-                done = _publish(client, Path(scratch), about)
+                bases = _bases(client)
+                _download(hub, found, Path(scratch), [model] if model else bases)
+                done = _publish(client, Path(scratch), about | _base(Path(scratch), model, bases))
         else:
             folder = _checked(Path(source), licence)
             with actor.connect() as client:
-                done = _publish(client, folder, about | {"licence": licence})
+                base = _base(folder, model, _bases(client))
+                done = _publish(client, folder, about | base | {"licence": licence})
     for line in _lines(done):
         typer.echo(line)
     if done["status"] != "succeeded":
@@ -191,12 +197,27 @@ def _find_on_hub(actor: Actor, source: str, endpoint: str) -> HubAdapter:
     return found
 
 
-def _download(client: ApiClient, endpoint: str, found: HubAdapter, folder: Path) -> None:
+def _download(endpoint: str, found: HubAdapter, folder: Path, bases: Sequence[str]) -> None:
     from backend.client.hub import Hub
 
-    models = client.get("/v1/models", limit=1)["data"]
     with Hub(endpoint, os.environ.get("HF_TOKEN", "")) as hub:
-        hub.download(found, folder, models[0]["root"] if models else "")
+        hub.download(found, folder, bases)
+
+
+def _bases(client: ApiClient) -> list[str]:
+    """Names of the base models that the market's operator serves."""
+    return [base["name"] for base in client.get("/v1/operator")["bases"]]
+
+
+def _base(folder: Path, model: str, bases: Sequence[str]) -> dict[str, str]:
+    """The field `model` of an import: the one asked for, or the served one that the configuration names."""
+    from backend.client.hub import matching_base, stated_base
+
+    try:
+        named = model or matching_base(stated_base((folder / CONFIG_FILE).read_bytes()), bases)
+    except ValueError:
+        named = None  # the market says what is wrong with it
+    return {"model": named} if named else {}
 
 
 def _checked(folder: Path, licence: str) -> Path:

@@ -37,7 +37,11 @@ ENDED = {"succeeded", "failed", "cancelled"}
 Snapshot = Annotated[str, typer.Argument(help="Id of the snapshot to train on.")]
 JobId = Annotated[str, typer.Argument(help="Id of the job, from `loraledger train list`.")]
 Parent = Annotated[
-    str, typer.Option("--model", help="Adapter to continue training from. Default: the base model.")
+    str,
+    typer.Option(
+        "--model",
+        help="Base model to train, or adapter to continue from. Default: the first base that is trained.",
+    ),
 ]
 Options = Annotated[
     list[str] | None,

@@ -22,7 +22,7 @@ from backend.domain.adapter_files import CONFIG_FILE, MAX_BYTES, MAX_TAGS, TAG_P
 from backend.domain.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 TIMEOUT_SECONDS = 60
@@ -191,15 +191,16 @@ class Hub:
         _check_files(found)
         return found
 
-    def download(self, adapter: HubAdapter, folder: Path, base_name: str) -> None:
-        """Write the adapter's two files to a folder; the weights only if the configuration names this base.
+    def download(self, adapter: HubAdapter, folder: Path, bases: Sequence[str]) -> None:
+        """Write the adapter's two files to a folder; the weights only if the configuration names one of these
+        base models.
 
         Errors: `HubAdapterRefused`, `HubFileChanged`, `NotFound`, `Unavailable`.
         """
         for name in MAX_BYTES:
             self._download(adapter, name, folder / name)
             if name == CONFIG_FILE:
-                _check_base(adapter, (folder / name).read_bytes(), base_name)
+                _check_base(adapter, (folder / name).read_bytes(), bases)
 
     def _download(self, adapter: HubAdapter, name: str, path: Path) -> None:
         file, url = adapter.files[name], f"/{adapter.repository}/resolve/{adapter.commit}/{name}"
@@ -267,17 +268,33 @@ def _check_files(adapter: HubAdapter) -> None:
             raise HubAdapterRefused(message, param=name)
 
 
-def _check_base(adapter: HubAdapter, config: bytes, base_name: str) -> None:
-    """Compare names without their owners: mirrors have other ones. The market compares shapes and digests."""
+def _check_base(adapter: HubAdapter, config: bytes, bases: Sequence[str]) -> None:
     try:
-        stated = json.loads(config).get("base_model_name_or_path")
-    except (ValueError, AttributeError, RecursionError) as error:
+        stated = stated_base(config)
+    except ValueError as error:
         raise HubAdapterRefused(f"{CONFIG_FILE} of {adapter} is no JSON object", param=CONFIG_FILE) from error
-    if isinstance(stated, str) and stated and _own_name(stated) != _own_name(base_name):
+    if stated and matching_base(stated, bases) is None:
+        served = " or ".join(map(repr, bases))
         raise HubAdapterRefused(
-            f"{adapter} is for the base model {stated[:100]!r}; this market serves {base_name!r}",
+            f"{adapter} is for the base model {stated[:100]!r}; this market serves {served}",
             param=CONFIG_FILE,
         )
+
+
+def stated_base(config: bytes) -> str:
+    """The base model that an adapter's configuration names, empty if none. Errors: `ValueError`."""
+    try:
+        stated = json.loads(config).get("base_model_name_or_path")
+    except (AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return stated if isinstance(stated, str) else ""
+
+
+def matching_base(stated: str, bases: Sequence[str]) -> str | None:
+    """The base model of this name. Names are compared without their owners: mirrors have other ones. The
+    market compares shapes and digests.
+    """
+    return next((base for base in bases if _own_name(base) == _own_name(stated)), None)
 
 
 def _own_name(model: str) -> str:

@@ -203,19 +203,21 @@ class CatalogueStore:
 
 
 def _newest(served: Served, denied_datanets: Sequence[int]) -> Subquery:
-    """Ids of the newest servable version of each name, and of the base model's newest record."""
+    """Ids of the newest servable version of each name, and of each base model's newest record."""
     denial, snapshot = table_of(DenialRow).c, table_of(SnapshotRow).c
     denied_adapters = select(denial.subject).where(denial.kind == Denied.ADAPTER)
     names_snapshot = cast(_v.record, Text).contains(snapshot.id)
     of_denied_datanet = exists().where(snapshot.datanet.in_(denied_datanets), names_snapshot)
     is_denied = or_(_v.adapter_digest.in_(denied_adapters), of_denied_datanet.correlate(VersionRow))
-    group = [_is_bare, *(case((_is_bare, ""), else_=column) for column in (_v.creator, _v.name))]
+    own = (case((_is_bare, ""), else_=column) for column in (_v.creator, _v.name))
+    group = [_is_bare, case((_is_bare, _v.base_model), else_=""), *own]
     rank = func.row_number().over(partition_by=group, order_by=(_v.block_number.desc(), _v.log_index.desc()))
-    base, floor = served.base, served.floor
-    is_our_base = and_(_v.creator == base.creator, _v.name != TRAINING_NAME)
+    floor = served.floor
+    ours = or_(*(and_(_v.base_model == base.digest, _v.creator == base.creator) for base in served.bases))
+    is_our_base = and_(ours, _v.name != TRAINING_NAME)
     ranked = (
         select(_v.id, rank.label("rank"))
-        .where(_v.base_model == base.digest, not_(_v.is_deprecated))
+        .where(_v.base_model.in_([base.digest for base in served.bases]), not_(_v.is_deprecated))
         .where(_v.prompt_price >= floor.prompt, _v.completion_price >= floor.completion)
         .where(or_(and_(_is_bare, is_our_base), and_(not_(_is_bare), not_(is_denied))))
         .subquery()
@@ -257,7 +259,8 @@ def _has_tag(tag: str) -> ColumnElement[bool]:
 
 
 def _conditions(query: ModelQuery, served: Served) -> list[ColumnElement[bool]]:
-    name = case((_is_bare, served.base.name.casefold()), else_=_v.creator + "/" + _v.name)
+    names = ((and_(_is_bare, _v.base_model == one.digest), one.name.casefold()) for one in served.bases)
+    name = case(*names, else_=_v.creator + "/" + _v.name)
     text = name + " " + func.coalesce(_d.search_text, "")
     found: list[ColumnElement[bool]] = [text.contains(word, autoescape=True) for word in query.words]
     if query.licences is not None:

@@ -32,16 +32,16 @@ class PublishedAnswerStore:
         self._session = session
 
     def unread(
-        self, base_model: Hash32, excluded: Collection[VersionId], limit: int
+        self, base_models: Collection[Hash32], excluded: Collection[VersionId], limit: int
     ) -> list[tuple[VersionId, VersionRecord]]:
-        """Versions of a base model whose folder is stored here, as its card was read, and whose answers are
-        not stored, oldest first.
+        """Versions of these base models whose folder is stored here, as its card was read, and whose answers
+        are not stored, oldest first.
         """
         query = (
             select(table_of(VersionRow))
             .join(DescriptionRow, _d.version_id == _v.id)
             .outerjoin(PublishedAnswersRow, _a.version_id == _v.id)
-            .where(_v.base_model == base_model, _d.card_due_at.is_(None), _a.version_id.is_(None))
+            .where(_v.base_model.in_(base_models), _d.card_due_at.is_(None), _a.version_id.is_(None))
             .where(not_(_v.id.in_(excluded)))
             .order_by(_v.block_number, _v.log_index)
             .limit(limit)

@@ -142,7 +142,7 @@ def _columns(job: TrainingJob) -> dict[str, Any]:
         "attempt": job.lease.attempt,
         "dataset": None if job.dataset is None else asdict(job.dataset),
         "adapter_digest": None if result is None else result.adapter_digest,
-        "base_model": None if result is None else result.base_model,
+        "base_model": job.base if result is None else result.base_model,
         "metrics": None if result is None else dict(result.metrics),
         "cid": job.cid,
         "version_id": job.version_id,
@@ -169,6 +169,7 @@ def _job(row: TrainingJobRow) -> TrainingJob:
         error=row.error,
         imported=None if row.imported_adapter is None else ImportedAdapter.load(row.imported_adapter),
         payment=None if row.payment is None else Payment(**row.payment),
+        base=None if row.base_model is None else Hash32(row.base_model),
     )
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from backend.domain.denials import FloorPrice
     from backend.domain.ids import Account, Hash32, VersionId
@@ -21,18 +21,23 @@ CHART_DAYS = 30
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """The engine's base model: sha-256 of its weights, its name, and the creator whose record prices it."""
+    """A base model that this operator serves: sha-256 of its weights, its name, and the creator whose record
+    prices it. `training_price`: token units per million trained tokens; None if adapters of it are not
+    trained here. `not_served`: kinds of adapters and parts of requests that its engines refuse.
+    """
 
     digest: Hash32
     name: str
     creator: Account
+    training_price: int | None = 0
+    not_served: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What this operator serves now. `active_adapters`: digests of those that the engine has loaded."""
+    """What this operator serves now. `active_adapters`: digests of those that an engine has loaded."""
 
-    base: BaseModel
+    bases: Sequence[BaseModel]
     floor: FloorPrice
     active_adapters: Collection[Hash32] = ()
 
@@ -53,7 +58,7 @@ class Sort(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ModelQuery:
     """Conditions on models, all of which must hold. The empty query has all models in the order of their
-    registration, the base model first.
+    registration, the base models first.
 
     `words`: case-folded; each occurs in the name, the card or a datanet's name. `licences`: SPDX expressions
     of which the model's is one. `max_price`: neither price is above it, in token units per million tokens.

@@ -200,6 +200,8 @@ class TrainingJob:
     imported: ImportedAdapter | None = None
     payment: Payment | None = None
     """None if training was free when the job was made."""
+    base: Hash32 | None = None
+    """Digest of the base model; None: the operator's first one, for jobs that name none."""
 
     @property
     def is_over(self) -> bool:

@@ -1,4 +1,4 @@
-"""Metrics of engines in Prometheus' text format: checked, and of several replicas as one text."""
+"""Metrics of engines in Prometheus' text format: checked, and several texts as one."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ class _Merged(Collector):
         yield from self._families.values()
 
 
-def merge(texts: Mapping[str, str]) -> str:
-    """One text in Prometheus' format from one for each replica, with the label `replica`: a text may name a
-    metric once only.
+def merge(texts: Mapping[str, str], label: str) -> str:
+    """One text in Prometheus' format from several, whose names become the values of `label`: a text may name
+    a metric once only.
     """
     families: dict[str, Metric] = {}
-    for replica, text in texts.items():
+    for name, text in texts.items():
         for family in text_string_to_metric_families(text):
             merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             for sample in family.samples:
-                merged.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
+                merged.add_sample(sample.name, {**sample.labels, label: name}, sample.value)
     registry = CollectorRegistry()
     registry.register(_Merged(families))
     return generate_latest(registry).decode()

@@ -159,7 +159,7 @@ class Replicas:
             raise malformed[0] if malformed else _none_left()
         for error in malformed:
             log.warning("%s", error)
-        return merge(texts)
+        return merge(texts, "replica")
 
     def _candidates(self) -> set[_Replica]:
         """Replicas that may get requests."""

@@ -25,7 +25,7 @@ from inference.errors import InvalidSchemaError, UnsupportedModelError
 from inference.protocol import Chunk, TokenCount
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from backend.domain.errors import DomainError
     from backend.engine.vllm_adapters import VllmAdapters
@@ -243,13 +243,12 @@ class VllmEngine:
         return _unavailable(f"its server answers with status {status}")
 
 
-def check_any_server(urls: Sequence[str], seconds: float) -> None:
-    """Errors: `Unavailable` unless a server answers within `seconds`, and its engine lives."""
-    for url in urls:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health", timeout=seconds, trust_env=False).is_success:
-                return
-    raise Unavailable("No vLLM server answers.")
+def answers(url: str, seconds: float) -> bool:
+    """Whether the server answers within `seconds`, and its engine lives."""
+    try:
+        return httpx.get(f"{url}/health", timeout=seconds, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _decode(content: bytes, kind: type[T]) -> T:

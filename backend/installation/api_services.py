@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 def api_services(installation: Installation) -> Services:
     """All services that the REST API calls."""
     db, chain, account = installation.database, installation.chain, installation.operator.account
+    engines = installation.engines
     entries = PublishedEntries(installation.cases_for(db))
     return Services(
         sign_in=installation.sign_in,
@@ -55,7 +56,7 @@ def api_services(installation: Installation) -> Services:
         estimates=installation.estimates,
         imported_adapters=installation.imported_adapters,
         operators=installation.operators,
-        overviews=Overviews(db, installation.membership, installation.engines.engine, account, utc_now),
+        overviews=Overviews(db, installation.membership, engines.by_base.values(), account, utc_now),
         denials=installation.denials,
         publication=installation.publication,
         claims=installation.claims,
@@ -67,7 +68,7 @@ def api_services(installation: Installation) -> Services:
         webhooks=Endpoints(db, installation.outbound, installation.signing_secrets, utc_now),
         blobs=installation.blobs,
         is_local=installation.is_local,
-        metrics=MetricsPage(db, installation.engines.engine, account).render,
+        metrics=MetricsPage(db, engines.by_name, account).render,
         metrics_token=cache(partial(load_metrics_token, installation.settings)),
         readiness=partial(faults, installation, PARTS),
     )

@@ -10,8 +10,10 @@ from backend.installation.resources import utc_now
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backend.domain.ids import Hash32
     from backend.installation.resources import Resources
     from backend.ports.attribution import Attributor
+    from backend.ports.gradients import Gradients
     from backend.services.answers.gradient_stage import GradientStage
     from backend.services.answers.live_agreement import LiveAgreements
     from backend.services.operator.receipt_keys import ReceiptKeys
@@ -41,7 +43,6 @@ class Attribution:
     @cached_property
     def stage(self) -> GradientStage | None:
         """None unless the operator has chosen the stage."""
-        from backend.engine.gradient_client import GradientClient
         from backend.services.answers.gradient_stage import GradientStage
         from backend.services.channels.charges import Charges
 
@@ -50,14 +51,18 @@ class Attribution:
             return None
         domain = resources.typed_domain("Settlement")
         charges = Charges(resources.database, domain, self._receipt_keys().in_use)
-        gradients = GradientClient(resources.settings.gradients_socket)
-        return GradientStage(gradients, charges, seconds, self.live_agreements)
+        return GradientStage(self._gradients(), charges, seconds, self.live_agreements)
 
     @cached_property
     def live_agreements(self) -> LiveAgreements:
-        from backend.engine.gradient_client import GradientClient
         from backend.services.answers.live_agreement import LiveAgreements
 
-        resources, settings = self._resources, self._resources.settings
-        gradients, rate = GradientClient(settings.gradients_socket), settings.live_agreement_ppm
-        return LiveAgreements(resources.database, resources.chain.block, gradients, rate, utc_now)
+        resources, rate = self._resources, self._resources.settings.live_agreement_ppm
+        return LiveAgreements(resources.database, resources.chain.block, self._gradients(), rate, utc_now)
+
+    def _gradients(self) -> dict[Hash32, Gradients]:
+        """New clients of the processes that compute gradients, by base model."""
+        from backend.engine.gradient_client import GradientClient
+
+        pairs = zip(self._resources.base_models, self._resources.settings.served, strict=True)
+        return {digest: GradientClient(base.gradients_socket) for digest, base in pairs}

@@ -1,4 +1,4 @@
-"""The engines of an installation, and which of them get requests."""
+"""The engines of an installation by base model, and which of them get requests."""
 
 from __future__ import annotations
 
@@ -13,35 +13,48 @@ from backend.installation.extras import require_extra
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from backend.domain.ids import Hash32
     from backend.installation.base_model import BaseModelInfo
     from backend.ports.engine import Engine
-    from backend.settings import Settings
+    from backend.settings import Base, Settings
 
 
 class Engines:
-    """Each is opened on first use. `base_model`: the prepared one, read if a vLLM server has it."""
+    """Each is opened on first use. `base_models`: the prepared ones, in the order of the settings."""
 
-    def __init__(self, settings: Settings, base_model: Callable[[], BaseModelInfo]) -> None:
-        self._settings, self._base_model = settings, base_model
+    def __init__(self, settings: Settings, base_models: Callable[[], Sequence[BaseModelInfo]]) -> None:
+        self._settings, self._base_models = settings, base_models
 
     @cached_property
-    def engine(self) -> Engine:
-        """All replicas as one engine."""
+    def by_base(self) -> dict[Hash32, Engine]:
+        """For each base model its replicas as one engine."""
         from backend.engine.replicas import ReplicaLimits, Replicas
 
         stall = self._settings.engine_stall_seconds
-        return Replicas(self.replicas, self.drained, ReplicaLimits(stall, probe_seconds=stall / 2))
+        limits = ReplicaLimits(stall, probe_seconds=stall / 2)
+        pairs = zip(self._base_models(), self._groups, strict=True)
+        return {info.digest: Replicas(group, self.drained, limits) for info, group in pairs}
 
     @cached_property
-    def replicas(self) -> dict[str, Engine]:
-        """The replicas by name: vLLM servers by URL, own engines by number."""
-        from backend.engine.client import EngineClient
+    def by_name(self) -> dict[str, Engine]:
+        """As `by_base`, by the names of the base models."""
+        names = (info.name for info in self._base_models())
+        return dict(zip(names, self.by_base.values(), strict=True))
 
-        urls = self._settings.vllm_urls
-        if urls:
-            return self._vllm_engines(urls)
-        sockets = enumerate(self._settings.engine_sockets, start=1)
-        return {str(number): EngineClient(path) for number, path in sockets}
+    @property
+    def replicas(self) -> dict[str, Engine]:
+        """All replicas by name: vLLM servers by URL, own engines by number."""
+        return {name: engine for group in self._groups for name, engine in group.items()}
+
+    def labels(self) -> dict[str, str]:
+        """For each replica what the settings call its base model."""
+        pairs = zip(self._groups, self._settings.served, strict=True)
+        return {name: base.label for group, base in pairs for name in group}
+
+    @cached_property
+    def _groups(self) -> list[dict[str, Engine]]:
+        """The replicas of each base model by name."""
+        return [self._group(place, base) for place, base in enumerate(self._settings.served)]
 
     def drained(self) -> list[str]:
         """Names of the replicas that get no new requests."""
@@ -60,10 +73,10 @@ class Engines:
         """Undo `drain`. Errors: `NotFound`."""
         self._drained_file(name).unlink(missing_ok=True)
 
-    @property
-    def not_served(self) -> tuple[str, ...]:
-        """Kinds of adapters and parts of requests that the engine refuses."""
-        if not self._settings.vllm_urls:
+    @staticmethod
+    def not_served(base: Base) -> tuple[str, ...]:
+        """Kinds of adapters and parts of requests that the engines of a base model refuse."""
+        if not base.urls:
             return ()
         from backend.engine.vllm_request import NOT_SERVED
 
@@ -74,15 +87,24 @@ class Engines:
             raise NotFound(f"no replica {name!r}; there are {', '.join(self.replicas)}", param="name")
         return self._settings.drained_folder / quote(name, safe="")
 
-    def _vllm_engines(self, urls: Sequence[str]) -> dict[str, Engine]:
-        """The vLLM servers by URL; they have this home's base model. Errors: `InvalidInput`, `NotFound`."""
+    def _group(self, place: int, base: Base) -> dict[str, Engine]:
+        """The replicas of the base model in this place of the settings, from 0.
+
+        Errors: `InvalidInput` and `NotFound`, for vLLM servers.
+        """
+        if base.urls:
+            return self._vllm_engines(base.urls, self._base_models()[place])
+        from backend.engine.client import EngineClient
+
+        return {str(number): EngineClient(path) for number, path in base.sockets.items()}
+
+    def _vllm_engines(self, urls: Sequence[str], base: BaseModelInfo) -> dict[str, Engine]:
         require_extra("operator", "LORALEDGER_ENGINE_URLS")  # adapters are verified by the engine's loader
         from backend.engine.vllm import VllmEngine
         from backend.engine.vllm_adapters import ServedBase, VllmAdapters
         from backend.engine.vllm_answer import read_answer_parts
 
-        settings, base = self._settings, self._base_model()
-        folder, digest = Path(base.folder), base.digest.removeprefix("0x")
+        settings, folder, digest = self._settings, Path(base.folder), base.digest.removeprefix("0x")
         served = ServedBase(folder, digest, settings.engine_dtype, settings.vllm_max_rank)
         adapters, parts = VllmAdapters(served, settings.vllm_folder), read_answer_parts(folder)
         return {url: VllmEngine(url, adapters, parts) for url in urls}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backend.chain.indexer import Indexer
     from backend.chain.sender import Sender
     from backend.db.unit_of_work import Database
-    from backend.domain.receipt import VersionRecord
+    from backend.domain.catalogue import BaseModel
     from backend.installation.attribution import Attribution
     from backend.installation.base_model import Offer
     from backend.services.accounts.api_keys import ApiKeys
@@ -124,12 +124,22 @@ class Installation(Resources):
         return Market(self.operator.account, settlement, self.typed_domain("Settlement"))
 
     @cached_property
-    def catalogue(self) -> Catalogue:
+    def bases(self) -> list[BaseModel]:
+        """The served base models, with what this operator offers of them."""
         from backend.domain.catalogue import BaseModel
+
+        account, refused = self.operator.account, self.engines.not_served
+        pairs = zip(self.base_models.values(), self.settings.served, strict=True)
+        return [
+            BaseModel(info.digest, info.name, account, base.training_price, refused(base))
+            for info, base in pairs
+        ]
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
         from backend.services.market.catalogue import Catalogue
 
-        base = BaseModel(self.base_model.digest, self.base_model.name, self.operator.account)
-        return Catalogue(self.database, base, utc_now)
+        return Catalogue(self.database, self.bases, utc_now)
 
     @cached_property
     def descriptions(self) -> Descriptions:
@@ -163,15 +173,7 @@ class Installation(Resources):
     def operators(self) -> Operators:
         from backend.services.operator.directory import Operators
 
-        account, price = self.operator.account, self.settings.training_price
-        return Operators(
-            self.database,
-            self.outbound,
-            self.catalogue,
-            account,
-            price,
-            not_served=self.engines.not_served,
-        )
+        return Operators(self.database, self.outbound, self.catalogue, self.operator.account)
 
     @cached_property
     def membership(self) -> Membership:
@@ -200,20 +202,27 @@ class Installation(Resources):
 
         return Offers(self.database, self.chain, self.operator.account)
 
-    def prepare_offer(self, prices: tuple[int, int]) -> Offer:
-        """Find and save the base model that the settings name, and build the records by which it is sold.
+    def prepare_offers(self, prices: tuple[int, int] | None = None) -> list[Offer]:
+        """Find and save the base models that the settings name, and build the records by which they are sold.
 
-        `prices`: of the model without an adapter, in token units per million prompt tokens, and completion
-        tokens. Errors: `InvalidInput`.
+        `prices`: of those whose prices no setting states, without an adapter, in token units per million
+        prompt tokens, and completion tokens. Errors: `InvalidInput`.
         """
-        from backend.installation.base_model import Offer, find_base_model
-        from backend.services.operator.offers import base_record
+        from backend.installation.base_model import check_distinct, find_base_model, offer
 
         require_extra("operator", "LORALEDGER_BASE_MODEL")  # reading a base model loads torch
-        info = find_base_model(self.settings)
-        base = base_record(self.operator.account, info.digest, info.name, prices)
-        self.save_base_model(info)
-        return Offer(info, base, self.training_record)
+        bases = self.settings.served
+        given = [base.prices or prices for base in bases]
+        stated = [each for each in given if each is not None]
+        if len(stated) < len(bases):
+            raise InvalidInput("state --prices, or `prices` of each base in LORALEDGER_BASES", param="prices")
+        infos = [find_base_model(base.model, self.settings.model_cache) for base in bases]
+        check_distinct(infos)
+        account = self.operator.account
+        offers = [offer(account, *each) for each in zip(infos, bases, stated, strict=True)]
+        for number, info in enumerate(infos, start=1):
+            self.save_base_model(info, number)
+        return offers
 
     def peers_for(self, db: Database) -> Peers:
         """The operators in this database's view of the chain."""
@@ -261,7 +270,7 @@ class Installation(Resources):
         return Generate(
             self.catalogue,
             self.adapter_folders,
-            self.engines.engine,
+            self.engines.by_base,
             self.admission,
             Billing(self.database, self.attribution.methods),
             self.limits,
@@ -384,9 +393,10 @@ class Installation(Resources):
         from backend.services.contribute.base_tokenizer import decode_tokens
         from backend.services.contribute.published_answers import PublishedAnswers
 
-        base = self.base_model
-        decode = partial(decode_tokens, Path(base.folder))
-        return PublishedAnswers(self.database, self.blobs, self.snapshots.stored_rows, base.digest, decode)
+        decoders = {
+            digest: partial(decode_tokens, Path(info.folder)) for digest, info in self.base_models.items()
+        }
+        return PublishedAnswers(self.database, self.blobs, self.snapshots.stored_rows, decoders)
 
     @cached_property
     def snapshots(self) -> Snapshots:
@@ -404,7 +414,7 @@ class Installation(Resources):
         return Snapshots(self.database, self.blobs, self.chain, self.operator.account, bring)
 
     def count_tokens(self, texts: Sequence[str]) -> int | None:
-        """Number of tokens by the base model's tokenizer."""
+        """Number of tokens by the first base model's tokenizer."""
         from backend.services.contribute.base_tokenizer import count_tokens
 
         return count_tokens(Path(self.base_model.folder), texts)
@@ -412,20 +422,12 @@ class Installation(Resources):
     # Training
 
     @cached_property
-    def training_record(self) -> VersionRecord | None:
-        """The record by which training is sold; None if it is free."""
-        from backend.domain.training_payment import training_record
-
-        price = self.settings.training_price
-        return training_record(self.operator.account, self.base_model.digest, price) if price else None
-
-    @cached_property
     def training_payments(self) -> Payments:
         """Opens a receipt key only when a receipt is signed."""
         from backend.services.train.payments import Payments
 
         max_lag = self.settings.max_lag_seconds
-        return Payments(self.market, self.training_record, self.receipt_keys.in_use, max_lag)
+        return Payments(self.market, self.bases, self.receipt_keys.in_use, max_lag)
 
     @cached_property
     def training(self) -> Training:
@@ -438,8 +440,9 @@ class Installation(Resources):
         from backend.installation.tokenizer import TokenizerProcess
         from backend.services.train.estimate import Estimates
 
-        tokenizer = TokenizerProcess(self.base_model.folder, self.settings.model_cache)
-        return Estimates(self.database, self.snapshots, tokenizer, self.training_payments.price)
+        cache, infos = self.settings.model_cache, self.base_models
+        tokenisers = {digest: TokenizerProcess(info.folder, cache) for digest, info in infos.items()}
+        return Estimates(self.database, self.snapshots, tokenisers, self.training_payments)
 
     @cached_property
     def leases(self) -> Leases:

@@ -75,12 +75,16 @@ def chain_command(settings: Settings, port: int) -> list[str]:
 def engine_command(
     settings: Settings, replica: int = 1, *, ends_with_stdin: bool = True
 ) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment of an engine process. `replica`: from 1 to `engine_replicas`."""
+    """Command line and environment of an engine process. `replica`: its number. Errors: `NotFound`."""
     from backend.engine.process import EngineProcess
 
+    base = next((each for each in settings.served if replica in each.sockets), None)
+    if base is None:
+        count = sum(len(each.sockets) for each in settings.served)
+        raise NotFound(f"no own engine {replica}: the settings name {count}", param="replica")
     process = EngineProcess(
-        socket_path=settings.engine_sockets[replica - 1],
-        model=settings.base_model or None,
+        socket_path=base.sockets[replica],
+        model=base.model or None,
         model_cache=settings.model_cache,
         num_threads=settings.engine_threads,
         options={
@@ -101,14 +105,20 @@ def engine_silence(socket_path: Path) -> Callable[[], float]:
 
 
 def gradients_command(
-    settings: Settings, *, ends_with_stdin: bool = True
+    settings: Settings, number: int = 1, *, ends_with_stdin: bool = True
 ) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment of the gradient stage's process."""
+    """Command line and environment of the process that computes gradients of one base model. `number`: the
+    base's place in the settings, from 1. Errors: `NotFound`.
+    """
     from backend.engine.process import EngineProcess
 
+    bases = settings.served
+    if number > len(bases):
+        raise NotFound(f"no base model {number}: the settings name {len(bases)}", param="base")
+    base = bases[number - 1]
     process = EngineProcess(
-        socket_path=settings.gradients_socket,
-        model=settings.base_model or None,
+        socket_path=base.gradients_socket,
+        model=base.model or None,
         model_cache=settings.model_cache,
         num_threads=settings.trainer_threads,
         options={"log_format": settings.log_format},
@@ -159,15 +169,15 @@ def prepare_chain(settings: Settings) -> Path | None:
     return archive
 
 
-def prepare_base(settings: Settings) -> BaseModelInfo:
-    """Prepare the base model, and queue the registrations of its record and of training's, where missing."""
+def prepare_bases(settings: Settings) -> list[BaseModelInfo]:
+    """Prepare the base models, and queue the registrations of their records and of training's, if missing."""
     installation = Installation(settings)
     try:
-        offer = installation.prepare_offer(BASE_PRICES)
-        installation.offers.register(offer.records)
+        offers = installation.prepare_offers(BASE_PRICES)
+        installation.offers.register([record for offer in offers for record in offer.records])
     finally:
         installation.close()
-    return offer.info
+    return [offer.info for offer in offers]
 
 
 def _is_deployed(settings: Settings) -> bool:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 import backend.metrics  # noqa: F401 - registers every metric, so that those at zero are rendered too
 from backend.chain.keys import read_or_create
 from backend.domain.errors import DomainError
+from backend.engine.metric_texts import merge
 from backend.installation.resources import utc_now
 from telemetry.metrics import shared_registry
 
@@ -108,20 +109,25 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
 class MetricsPage:
     """Renders all metrics in Prometheus' text format."""
 
-    def __init__(self, db: Database, engine: Engine, operator: Account) -> None:
-        self._db, self._engine, self._operator = db, engine, operator
+    def __init__(self, db: Database, engines: Mapping[str, Engine], operator: Account) -> None:
+        """`engines`: by the names of their base models. If there are several, their metrics have the label
+        `base`.
+        """
+        self._db, self._engines, self._operator = db, engines, operator
 
     async def render(self) -> bytes:
         """A part that does not respond has `loraledger_up` 0, and its metrics are left out, because stale
         values would hide the fault.
         """
         figures = await asyncio.to_thread(self._read_figures)
-        engine = await self._read_engine()
+        found = await asyncio.gather(*map(_read_engine, self._engines.values()))
+        texts = {name: text for name, text in zip(self._engines, found, strict=True) if text is not None}
+        up = {"database": figures is not None, "engine": len(texts) == len(self._engines)}
         registry = CollectorRegistry()
-        up = {"database": figures is not None, "engine": engine is not None}
-        registry.register(StateCollector(figures, up))
+        registry.register(StateCollector(figures, up, {name: name in texts for name in self._engines}))
         counted = generate_latest(shared_registry())
-        return b"".join((counted, generate_latest(registry), (engine or "").encode()))
+        engines = "".join(texts.values()) if len(self._engines) == 1 else merge(texts, "base")
+        return b"".join((counted, generate_latest(registry), engines.encode()))
 
     def _read_figures(self) -> Figures | None:
         try:
@@ -131,26 +137,30 @@ class MetricsPage:
             log.warning("cannot read metrics from the database: %s", error)
             return None
 
-    async def _read_engine(self) -> str | None:
-        try:
-            return await self._engine.metrics(ENGINE_SECONDS)
-        except DomainError as error:
-            log.warning("cannot read metrics from the engine: %s", error)
-            return None
-
 
 class StateCollector(Collector):
     """Gauges read for one scrape. Uses metric families because `Gauge`s are shared by all processes, and
     would reappear in later scrapes.
     """
 
-    def __init__(self, figures: Figures | None, up: Mapping[str, bool]) -> None:
-        self._figures, self._up = figures, up
+    def __init__(self, figures: Figures | None, up: Mapping[str, bool], bases: Mapping[str, bool]) -> None:
+        self._figures, self._up, self._bases = figures, up, bases
 
     def collect(self) -> Iterator[Metric]:
         yield _family("loraledger_up", "Whether a part responds.", "part", self._up)
+        yield _family(
+            "loraledger_base_up", "Whether an engine of a base model responds.", "base", self._bases
+        )
         if self._figures is not None:
             yield from _families(self._figures)
+
+
+async def _read_engine(engine: Engine) -> str | None:
+    try:
+        return await engine.metrics(ENGINE_SECONDS)
+    except DomainError as error:
+        log.warning("cannot read metrics from the engine: %s", error)
+        return None
 
 
 def load_metrics_token(settings: Settings) -> str:

@@ -19,7 +19,8 @@ def _check_can_settle(installation: Installation) -> None:
 
 
 def _check_is_sold(installation: Installation) -> None:
-    installation.catalogue.resolve(installation.base_model.name)
+    for base in installation.bases:
+        installation.catalogue.resolve(base.name)
     with installation.database.read() as tx:
         installation.training_payments.check_registered(tx.chain)
 
@@ -34,8 +35,8 @@ OPERATOR_PARTS: tuple[Part[Installation], ...] = (
     Part(
         "base",
         _check_is_sold,
-        "The records by which the base model is sold cannot be read.",
-        "Run `loraledger operator base --prices PROMPT COMPLETION` to register the prices of the base model "
-        "and of training on it; they are valid once `loraledger index` has indexed them.",
+        "The records by which the base models are sold cannot be read.",
+        "Run `loraledger operator base --prices PROMPT COMPLETION` to register the prices of the base "
+        "models and of training on them; they are valid once `loraledger index` has indexed them.",
     ),
 )

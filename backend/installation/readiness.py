@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backend.installation.resources import Resources
+    from backend.settings import Base
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,19 +78,26 @@ def _check_index_is_fresh(resources: Resources) -> None:
         check_fresh(tx.chain.cursor(), utc_now(), resources.settings.max_lag_seconds)
 
 
-def _check_engine_accepts(resources: Resources) -> None:
-    urls = resources.settings.vllm_urls
-    if urls:
-        from backend.engine.vllm import check_any_server
+def _check_engines_accept(resources: Resources) -> None:
+    """Errors: `Unavailable` unless an engine of each base model accepts a connection."""
+    bases = resources.settings.served
+    silent = [base.label for base in bases if not _accepts(base)]
+    if silent:
+        raise Unavailable(f"No engine of {', '.join(silent)} answers." if bases[1:] else "No engine answers.")
 
-        check_any_server(urls, ENGINE_SECONDS)
-        return
-    for path in resources.settings.engine_sockets:
+
+def _accepts(base: Base) -> bool:
+    """Whether an engine of the base model accepts a connection."""
+    if base.urls:
+        from backend.engine.vllm import answers
+
+        return any(answers(url, ENGINE_SECONDS) for url in base.urls)
+    for path in base.sockets.values():
         with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
             probe.settimeout(ENGINE_SECONDS)
             probe.connect(str(path))
-            return
-    raise Unavailable("No engine accepts a connection.")
+            return True
+    return False
 
 
 PARTS: tuple[Part[Resources], ...] = (
@@ -120,7 +128,7 @@ PARTS: tuple[Part[Resources], ...] = (
     ),
     Part(
         "engine",
-        _check_engine_accepts,
+        _check_engines_accept,
         "The engine accepts no connection.",
         "Check that `loraledger engine` is running, or a server of LORALEDGER_ENGINE_URLS, and its log; it "
         "accepts once the model is loaded.",

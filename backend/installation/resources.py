@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
-from backend.domain.errors import Conflict, InvalidInput, NotFound
+from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.hashing import TypedDomain
-from backend.installation.base_model import BaseModelInfo
+from backend.installation.base_model import BaseModelInfo, load_base_models, save_base_model
 from backend.installation.extras import require_extra
 
 if TYPE_CHECKING:
@@ -22,7 +20,8 @@ if TYPE_CHECKING:
     from backend.chain.keystore import KeyStore
     from backend.db.unit_of_work import Database
     from backend.domain.deployment import Deployment
-    from backend.domain.ids import Account, Cid
+    from backend.domain.ids import Account, Cid, Hash32
+    from backend.domain.receipt import VersionRecord
     from backend.installation.engines import Engines
     from backend.installation.signing_keys import SigningKeys
     from backend.ports.chain import Signer, TransactionSigner
@@ -129,24 +128,32 @@ class Resources:
     def engines(self) -> Engines:
         from backend.installation.engines import Engines
 
-        return Engines(self.settings, lambda: self.base_model)
+        return Engines(self.settings, lambda: list(self.base_models.values()))
 
     @cached_property
-    def base_model(self) -> BaseModelInfo:
-        """The served base model, from the file that `save_base_model` wrote. Errors: `NotFound`."""
-        path = self.settings.base_model_file
-        if not path.is_file():
-            raise NotFound(
-                f"no {path}: prepare the base model with `loraledger operator base --prices PROMPT "
-                "COMPLETION`; on the local network `loraledger up` does"
-            )
-        return BaseModelInfo(**json.loads(path.read_text()))
+    def base_models(self) -> dict[Hash32, BaseModelInfo]:
+        """The served base models by digest, in the order of the settings, from the files of
+        `save_base_model`. Errors: `NotFound` until all are prepared.
+        """
+        return load_base_models(self.settings)
 
-    def save_base_model(self, info: BaseModelInfo) -> None:
-        path = self.settings.base_model_file
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(asdict(info), indent=2) + "\n")
-        draft.replace(path)
+    @property
+    def base_model(self) -> BaseModelInfo:
+        """The first one. Errors: as of `base_models`."""
+        return next(iter(self.base_models.values()))
+
+    def base_of(self, record: VersionRecord) -> BaseModelInfo:
+        """The base model of a version. Errors: `InvalidInput` if it is not served here."""
+        found = self.base_models.get(record.base_model)
+        if found is None:
+            served = ", ".join(f"{info.name} ({info.digest})" for info in self.base_models.values())
+            text = f"the version is of base model {record.base_model}; served here: {served}"
+            raise InvalidInput(text, param="base_model")
+        return found
+
+    def save_base_model(self, info: BaseModelInfo, number: int = 1) -> None:
+        """Save the base model that the settings name in this place, from 1."""
+        save_base_model(info, self.settings.served[number - 1].file)
 
     # Keys
 

@@ -52,7 +52,7 @@ def _temporary_check(settings: Settings) -> Iterator[UploadCheck]:
     from backend.services.contribute.staging import Staging
 
     def count_tokens(texts: Sequence[str]) -> int | None:
-        return _count_tokens(settings.base_model_file, texts)
+        return _count_tokens(settings.served[0].file, texts)
 
     with tempfile.TemporaryDirectory(prefix="loraledger-check-") as folder:
         database = Database.open(f"sqlite:///{folder}/check.db")

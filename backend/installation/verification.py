@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from backend.api.schemas.sampling import ModelFields
     from backend.domain.ids import Hash32
     from backend.domain.receipt import Slice, VersionRecord
+    from backend.installation.base_model import BaseModelInfo
     from backend.installation.installation import Installation
     from backend.ports.engine import Engine
     from backend.services.receipts.reexecution import Reexecution
+    from backend.settings import Settings
     from inference.protocol import Generate
 
 STEP_SECONDS = 0.1
@@ -95,7 +97,8 @@ class Recomputation:
 
     async def _execute(self, body: bytes) -> Reexecution:
         request = self._request(body)
-        async with _separate_engine(self._installation) as engine:
+        base = self._installation.base_of(self._records()[0])
+        async with _separate_engine(self._installation.settings, base) as engine:
             return await reexecute(engine, request)
 
     def _request(self, body: bytes) -> Generate:
@@ -105,11 +108,8 @@ class Recomputation:
         request, weights = _parse_request(body)
         if len(records) != (len(weights) or 1):
             raise InvalidInput("the request names other adapters than the receipt", param="request")
-        served = self._installation.base_model.digest
         for record in records:
-            if record.base_model != served:
-                text = f"the answer is from base model {record.base_model}, but {served} is served here"
-                raise InvalidInput(text, param="base_model")
+            self._installation.base_of(record)
         sampling = request.sampling
         if sampling.temperature and sampling.seed is None:
             raise NotRepeatable("the answer was sampled at random without a seed", "request")
@@ -173,14 +173,13 @@ def _parse_request(body: bytes) -> tuple[Generate, list[float]]:
 
 
 @asynccontextmanager
-async def _separate_engine(installation: Installation) -> AsyncIterator[Engine]:
-    """Start an engine of this home's base model for one answer: outside a batch, its result is bitwise
+async def _separate_engine(settings: Settings, base: BaseModelInfo) -> AsyncIterator[Engine]:
+    """Start an engine of a base model for one answer: outside a batch, its result is bitwise
     reproducible.
     """
     from backend.engine.client import EngineClient
     from backend.engine.process import EngineProcess
 
-    settings = installation.settings
     options: dict[str, str | int] = {
         "dtype": settings.engine_dtype,
         "quantization": settings.engine_quantization,
@@ -189,7 +188,7 @@ async def _separate_engine(installation: Installation) -> AsyncIterator[Engine]:
     with tempfile.TemporaryDirectory(prefix="loraledger-") as folder:
         socket_path = Path(folder) / "engine.sock"
         started = EngineProcess(
-            socket_path, installation.base_model.folder, num_threads=settings.engine_threads, options=options
+            socket_path, base.folder, num_threads=settings.engine_threads, options=options
         )
         process = Child(
             started.arguments(), errors=None, output=subprocess.DEVNULL, environment=started.environment()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from backend.domain.ids import Hash32
     from inference.protocol import Chunk, CountTokens, Generate, TokenCount
@@ -40,6 +41,11 @@ class EngineState:
     """Tokens that prompt and answer share."""
     weight_format: str | None = None
     """Of the base model: `fp32`, `bf16`, `fp16` or `int8`. None if the server does not state it."""
+
+
+def active_adapters(engines: Mapping[Hash32, EngineState]) -> frozenset[Hash32]:
+    """Digests of the adapters that any of the engines has loaded."""
+    return frozenset(chain.from_iterable(state.active_adapters for state in engines.values()))
 
 
 class MalformedMetrics(Unavailable):

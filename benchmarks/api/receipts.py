@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from functools import cached_property
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
-    from backend.ports.engine import Engine
     from benchmarks.api.market import ApiPayer
     from inference.protocol import CountTokens
 
@@ -59,16 +57,11 @@ class MemoryEngine:
         return ""
 
 
-class InstallationWithMemoryEngine(Installation):
-    @cached_property
-    def engine(self) -> Engine:
-        return MemoryEngine()
-
-
 def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
     """Receipts per second, with `NUM_CLIENTS` concurrent requests on the channels of all payers."""
     market.create_home(folder / "home")
-    installation = InstallationWithMemoryEngine(market.build_settings(folder / "home"))
+    installation = Installation(market.build_settings(folder / "home"))
+    installation.engines.by_base = {installation.base_model.digest: MemoryEngine()}
     seeded = market.seed(installation, NUM_CONTRIBUTORS)
     try:
         timed = asyncio.run(_runs(installation, seeded, seconds, repeats))

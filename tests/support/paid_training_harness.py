@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.ids import Cid, SnapshotId
 from backend.domain.training import Dataset, Step, TrainingResult
-from backend.domain.training_payment import training_record
 from backend.services.train.jobs import Training
 from backend.services.train.leases import Leases
 from backend.services.train.payments import Payments
@@ -53,8 +52,8 @@ class PaidTrainingHarness:
     def selling_at(self, price: int) -> Payments:
         """Payments as after a restart with another training price."""
         market, key = self.installation.market, self.installation.receipt_key
-        record = training_record(market.operator, some_hash("base model"), price) if price else None
-        return Payments(market, record, lambda _: key, 60)
+        base = replace(self.installation.base, training_price=price)
+        return Payments(market, [base], lambda _: key, 60)
 
     def training_with(self, payments: Payments) -> Training:
         return Training(self.installation.db, payments, self.installation.clock)

@@ -14,7 +14,7 @@ from backend.domain.channels import Channel, Grant
 from backend.domain.content import cid_of
 from backend.domain.hashing import TypedDomain
 from backend.domain.ids import ZERO_HASH, DatanetId, SnapshotId, VersionId
-from backend.domain.receipt import VersionRecord
+from backend.domain.receipt import VersionRecord, own_record
 from backend.domain.registries import Contribution, Snapshot
 from backend.domain.training_payment import training_record
 from backend.outbound.client import OutboundClient
@@ -144,6 +144,9 @@ class ScriptedInstallation:
         self.vault_domain = TypedDomain(CHAIN_ID, some_account("PaymentVault"))
         self.market = Market(self.operator, self.settlement, self.domain)
         self.channel = self.market.channel(self.payer.account)
+        self.base = BaseModel(some_hash("base model"), "tiny", self.operator, TRAINING_PRICE)
+        self.engines = {self.base.digest: self.engine}
+        self.bases = [self.base]
         self.base_version, self.version = self._register()
         self._build(folder, chain or FakeChain())
 
@@ -187,6 +190,17 @@ class ScriptedInstallation:
                 )
             )
 
+    def serve_also(self, base: BaseModel, price: int) -> ScriptedEngine:
+        """Serve another base model too, by an engine of its own; its tokens cost `price` each way."""
+        self.bases.append(base)
+        engine = self.engines[base.digest] = ScriptedEngine()
+        priced = own_record(self.operator, base.digest, base.name, price, price)
+        self.view.register(priced)
+        if base.training_price:
+            self.view.register(training_record(self.operator, base.digest, base.training_price))
+        self._build(self.folder, FakeChain())
+        return engine
+
     def revoke_session(self) -> None:
         now = int(self.clock().timestamp())
         self.view.granted[self.channel] = [
@@ -200,13 +214,14 @@ class ScriptedInstallation:
         self.store.folders[cid_of(some_hash("folder"))] = lambda to: (to / CHECKPOINT_FILE).touch()
         gradients = FakeGradients()
         self.charges = Charges(self.db, self.domain, lambda _: self.receipt_key)
-        stage = GradientStage(gradients, self.charges, seconds, live_agreements)
+        stage = GradientStage({self.base.digest: gradients}, self.charges, seconds, live_agreements)
         self.generate = self.generating(60, stage, live_agreements)
         self.services = replace(self.services, generate=self.generate)
         return gradients
 
     def sampling(self, rate_ppm: int, gradients: Gradients | None = None) -> LiveAgreements:
-        return LiveAgreements(self.db, self.view.block, gradients or FakeGradients(), rate_ppm, self.clock)
+        by_base = {self.base.digest: gradients or FakeGradients()}
+        return LiveAgreements(self.db, self.view.block, by_base, rate_ppm, self.clock)
 
     def generating(
         self,
@@ -217,7 +232,7 @@ class ScriptedInstallation:
         return Generate(
             self.catalogue,
             self.folders,
-            self.engine,
+            self.engines,
             self.admitting,
             Billing(self.db, self.attributors),
             GenerateLimits(default_max_tokens=16, answer_seconds=answer_seconds),
@@ -260,8 +275,7 @@ class ScriptedInstallation:
         unused: Any = None
         transfers = Transfers(folder / "transfers", self.max_upload_bytes)
         check = UploadCheck(self.db, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
-        base = BaseModel(some_hash("base model"), "tiny", self.operator)
-        self.catalogue = Catalogue(self.db, base, self.clock)
+        self.catalogue = Catalogue(self.db, self.bases, self.clock)
         self.descriptions = Descriptions(self.db, self.blobs, self.clock)
         self.admitting = Admission(self.db, self.market, lambda _: self.receipt_key, self.clock, 900, 60)
         self.admission = BlockingAdmission(self.admitting)
@@ -269,7 +283,7 @@ class ScriptedInstallation:
         self.folders = AdapterFolders(store, self.folder / "adapters")
         self.denials = Denials(self.db, self.blobs, self.folders, self.clock)
         self.generate = self.generating(answer_seconds=60)
-        self.payments = Payments(self.market, self.training_record, lambda _: self.receipt_key, 60)
+        self.payments = Payments(self.market, self.bases, lambda _: self.receipt_key, 60)
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
         outbound = OutboundClient(allows_private=True)
         self.signing_secrets = SigningSecrets("the installation's webhook key")
@@ -293,16 +307,17 @@ class ScriptedInstallation:
             transfers=transfers,
             snapshots=Snapshots(self.db, self.blobs, chain, self.operator),
             training=Training(self.db, self.payments, self.clock),
-            estimates=Estimates(self.db, FakeRows(), FakeTokeniser(), self.payments.price),
+            estimates=Estimates(
+                self.db, FakeRows(), dict.fromkeys(self.engines, FakeTokeniser()), self.payments
+            ),
             imported_adapters=ImportedAdapters(self.db, transfers, self.clock),
             operators=Operators(
                 self.db,
                 outbound,
                 self.catalogue,
                 self.operator,
-                TRAINING_PRICE,
             ),
-            overviews=Overviews(self.db, unused, self.engine, self.operator, self.clock),
+            overviews=Overviews(self.db, unused, self.engines.values(), self.operator, self.clock),
             denials=self.denials,
             publication=Publication(self.db, self.blobs, chain, Screening(self.db), self.clock),
             claims=claims,

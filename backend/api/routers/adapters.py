@@ -20,8 +20,9 @@ def import_adapter(body: ImportAdapterRequest, services: ServicesDep, wallet: Wa
     reads it, compared with the registered versions of its base, and published with a model card. The
     transfers are deleted once the adapter is accepted.
     """
+    base = services.catalogue.require_base(body.model).digest
     return AdapterView.of(
-        services.imported_adapters.create(wallet.account, body.licence, body.files, body.about())
+        services.imported_adapters.create(wallet.account, body.licence, body.files, body.about(), base)
     )
 
 

@@ -24,7 +24,7 @@ from backend.api.schemas.fine_tuning import (
 )
 from backend.api.services import Services
 from backend.domain.errors import InvalidInput, NotFound
-from backend.domain.ids import Account
+from backend.domain.ids import Account, Hash32
 from backend.domain.training import TrainingJob
 from backend.services.market.catalogue import ModelNotFound
 
@@ -42,18 +42,19 @@ def require_job(job_id: str, services: ServicesDep) -> None:
 @router.post("", status_code=status.HTTP_201_CREATED)
 @takes_key
 def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep, key: KeyDep) -> JobView:
-    """Train an adapter on a snapshot; `training_file` is OpenAI's name of `snapshot_id`. `model`: the base
-    model, or an adapter to continue from, whose snapshots must be contained in the job's snapshot.
+    """Train an adapter on a snapshot; `training_file` is OpenAI's name of `snapshot_id`. `model`: a base
+    model, by default the first one that is trained, or an adapter to continue from, whose snapshots must be
+    contained in the job's snapshot.
     """
-    options = _options(body, services, wallet.account)
-    return _view(services, services.training.create(wallet.account, body.snapshot(), options, key))
+    options, base = _start(body, services, wallet.account)
+    return _view(services, services.training.create(wallet.account, body.snapshot(), options, key, base))
 
 
 @router.post("/estimate")
 def estimate_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> EstimateView:
     """Estimate the steps, tokens, cost and time of a job, and preview tokenised rows. No job is created."""
-    options = _options(body, services, wallet.account)
-    return EstimateView.model_validate(services.estimates.estimate(body.snapshot(), options))
+    options, base = _start(body, services, wallet.account)
+    return EstimateView.model_validate(services.estimates.estimate(body.snapshot(), options, base))
 
 
 @router.get("")
@@ -147,28 +148,34 @@ async def stream_events(
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _options(body: CreateJobRequest, services: Services, account: Account) -> dict[str, Any]:
-    """Options of the job, with the adapter `model` as the parent. Errors: `InvalidInput`, those of resolving
-    it.
+def _start(
+    body: CreateJobRequest, services: Services, account: Account
+) -> tuple[dict[str, Any], Hash32 | None]:
+    """Options of the job, with the adapter `model` as the parent, and the base model that `model` names.
+
+    Errors: `InvalidInput`, those of resolving it.
     """
     options = body.options()
-    if body.model in {None, services.catalogue.base_name}:
-        return options
+    if body.model is None:
+        return options, None
+    base = services.catalogue.find_base(body.model)
+    if base is not None:
+        return options, base.digest
     try:
-        model = services.catalogue.resolve(body.model or "", account)
+        model = services.catalogue.resolve(body.model, account)
     except ModelNotFound as error:
-        base = services.catalogue.base_name
+        bases = " or ".join(repr(each.name) for each in services.catalogue.bases)
         message = (
-            f"A job starts from the base model, {base!r}, or an adapter served here, not from {body.model!r}."
+            f"A job starts from the base model, {bases}, or an adapter served here, not from {body.model!r}."
         )
         raise InvalidInput(message, param="model") from error
     if options.setdefault("parent", model.id) != model.id:
         raise InvalidInput("model and parent name different adapters: give one of them.", param="parent")
-    return options
+    return options, None
 
 
 def _view(services: Services, job: TrainingJob) -> JobView:
-    return JobView.of(job, services.catalogue.base_name)
+    return JobView.of(job, services.catalogue.base_name(job.base))
 
 
 def _page(found: Sequence[V], limit: int) -> CursorPage[V]:

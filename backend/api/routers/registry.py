@@ -142,16 +142,16 @@ def prepare_deprecation(
 @router.get("/operators")
 async def list_operators(services: ServicesDep, paging: PagingDep) -> Page[OperatorView]:
     """List all registered operators, oldest first, with the most recent response of each."""
-    engine = await services.generate.engine_state()
-    found = await run_in_threadpool(services.operators.registered, engine, paging.after, paging.limit + 1)
+    engines = await services.generate.engine_states()
+    found = await run_in_threadpool(services.operators.registered, engines, paging.after, paging.limit + 1)
     return paging.page(found, lambda one: one[0].account, lambda one: OperatorView.of(*one))
 
 
 @router.get("/operator")
 async def get_operator(services: ServicesDep) -> OperatorCardView:
     """Retrieve this operator's description: base models, prices and active adapters."""
-    engine = await services.generate.engine_state()
-    return OperatorCardView.model_validate(await run_in_threadpool(services.operators.card, engine))
+    engines = await services.generate.engine_states()
+    return OperatorCardView.model_validate(await run_in_threadpool(services.operators.card, engines))
 
 
 @router.get("/operators/{operator}/batches")

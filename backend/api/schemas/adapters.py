@@ -11,11 +11,13 @@ from backend.domain.training import About, TrainingJob
 
 
 class ImportAdapterRequest(Schema):
-    """`files`: ids of complete transfers by file name, exactly `adapter_config.json` and
-    `adapter_model.safetensors`. `licence`: SPDX expression. Description, tags and `source`, such as a commit
-    of a hub, go into the card as statements of the creator, by which the adapter is found.
+    """`model`: name of the base model; needed where the operator serves several. `files`: ids of complete
+    transfers by file name, exactly `adapter_config.json` and `adapter_model.safetensors`. `licence`: SPDX
+    expression. Description, tags and `source`, such as a commit of a hub, go into the card as statements of
+    the creator, by which the adapter is found.
     """
 
+    model: str | None = None
     licence: str
     files: dict[str, str] = Field(
         max_length=16,

@@ -36,7 +36,7 @@ class ModelFilters(Schema):
     sort: Sort | None = Field(
         None,
         description="`newest`; `price`: the lowest completion price first; `quality` or `usage`: the highest "
-        "first. Default: the base model, then by registration.",
+        "first. Default: the base models, then by registration.",
     )
     after: str | None = Field(None, max_length=200, description="`next_cursor` of the previous page.")
     limit: int | None = Field(None, ge=1, le=MAX_ITEMS, description="Default: all models, without pages.")

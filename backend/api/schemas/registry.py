@@ -85,7 +85,8 @@ class SnapshotView(View):
 class BaseOfferView(View):
     """A base model and its prices; null where the operator publishes none. Adapters priced below
     `min_prompt_price` or `min_completion_price` are not served. `training_price` is of trained tokens, 0
-    where training is free.
+    where training is free, null where the operator trains no adapters of it. `not_served`: kinds of adapters
+    and parts of requests that its engines refuse, such as `dora` or `tools`. `weight_format`: as of models.
     """
 
     digest: str
@@ -95,6 +96,8 @@ class BaseOfferView(View):
     min_prompt_price: Price | None
     min_completion_price: Price | None
     training_price: Price | None
+    not_served: list[str]
+    weight_format: str | None
 
 
 class CardAgreementView(View):
@@ -106,17 +109,14 @@ class CardAgreementView(View):
 
 
 class OperatorCardView(View):
-    """An operator's own description. `active_adapters`: digests of adapters that are loaded in its engine.
-    `live_agreement`: null if it samples no answers. `not_served`: kinds of adapters and parts of requests
-    that its engine refuses, such as `dora` or `tools`. `weight_format`: as of models.
+    """An operator's own description. `active_adapters`: digests of adapters that are loaded in its engines.
+    `live_agreement`: null if it samples no answers.
     """
 
     account: str
     bases: list[BaseOfferView]
     active_adapters: list[str]
     live_agreement: CardAgreementView | None
-    not_served: list[str]
-    weight_format: str | None
 
 
 class OperatorView(View):

@@ -59,29 +59,28 @@ def engine(
     ] = None,
     *,
     replica: Annotated[
-        int, typer.Option(min=1, help="Which of LORALEDGER_ENGINE_REPLICAS engines this is.")
+        int, typer.Option(min=1, help="Number of the engine; numbers count over all base models.")
     ] = 1,
 ) -> None:
     """Run the engine that all API processes of an installation share, or one of several."""
     from backend.installation import local_network as local
     from backend.settings import load_settings
 
-    settings = load_settings()
-    if replica > settings.engine_replicas:
-        raise InvalidInput(
-            f"LORALEDGER_ENGINE_REPLICAS is {settings.engine_replicas}, so there is no replica {replica}",
-            param="replica",
-        )
-    argv, environment = local.engine_command(settings, replica, ends_with_stdin=False)
+    argv, environment = local.engine_command(load_settings(), replica, ends_with_stdin=False)
     os.execvpe(argv[0], [*argv, *(options or ())], environment)  # noqa: S606 - keeps the process id that a supervisor watches
 
 
-def gradients() -> None:
+def gradients(
+    *,
+    base: Annotated[
+        int, typer.Option(min=1, help="Place of the base model in LORALEDGER_BASES, from 1.")
+    ] = 1,
+) -> None:
     """Attribute answers by gradients, for LORALEDGER_GRADIENT_SECONDS and LORALEDGER_LIVE_AGREEMENT_PPM."""
     from backend.installation import local_network as local
     from backend.settings import load_settings
 
-    argv, environment = local.gradients_command(load_settings(), ends_with_stdin=False)
+    argv, environment = local.gradients_command(load_settings(), base, ends_with_stdin=False)
     os.execvpe(argv[0], argv, environment)  # noqa: S606 - keeps the process id that a supervisor watches
 
 

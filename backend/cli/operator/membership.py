@@ -75,30 +75,36 @@ def join(
 def base(
     *,
     prices: Annotated[
-        tuple[str, str],
+        tuple[str, str] | None,
         typer.Option(
             help="Prices of the base model without an adapter: dollars per million prompt tokens, and "
-            "completion tokens."
+            "completion tokens. Default: those of LORALEDGER_BASES."
         ),
-    ],
+    ] = None,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prepare the base model of LORALEDGER_BASE_MODEL, and register its prices and those of training on it,
-    where missing. May be repeated, also with other prices.
+    """Prepare the base models of LORALEDGER_BASE_MODEL or LORALEDGER_BASES, and register their prices and
+    those of training on them, where missing. May be repeated, also with other prices.
     """
-    prompt, completion = (parse_price(price, "--prices") for price in prices)
+    asked = None
+    if prices is not None:
+        asked = parse_price(prices[0], "--prices"), parse_price(prices[1], "--prices")
     with open_installation() as installation:
         installation.prepare_database()
-        offer, offers = installation.prepare_offer((prompt, completion)), installation.offers
-        offers.check(offer.base)
-        if not as_json:
-            for line in _offer_lines(offer):
-                typer.echo(line)
-        queued = offers.register(offer.records)
-        transactions = _follow(offers.transaction, queued, wait=wait, to_stderr=as_json)
+        found, offers = installation.prepare_offers(asked), installation.offers
+        for offer in found:
+            offers.check(offer.base)
+        described = []
+        for offer in found:
+            if not as_json:
+                for line in _offer_lines(offer):
+                    typer.echo(line)
+            queued = offers.register(offer.records)
+            transactions = _follow(offers.transaction, queued, wait=wait, to_stderr=as_json)
+            described.append(_offer_as_json(offer, transactions))
     if as_json:
-        print_json(_offer_as_json(offer, transactions))
+        print_json(described[0] if len(described) == 1 else described)
 
 
 @commands.command()
@@ -321,7 +327,7 @@ def _offer_lines(offer: Offer) -> Iterator[str]:
     prices = prices_in_dollars(base.prompt_price, base.completion_price)
     yield f"answers      {prices}, by version {version_id(base)}"
     if (training := offer.training) is None:
-        yield "training     free"
+        yield "training     free" if offer.trains else "training     not offered"
         return
     price = price_in_dollars(training.prompt_price)
     yield f"training     {price} trained, by version {version_id(training)}"
@@ -330,11 +336,15 @@ def _offer_lines(offer: Offer) -> Iterator[str]:
 def _offer_as_json(offer: Offer, transactions: Sequence[ChainTransaction]) -> dict[str, Any]:
     """Prices are objects, as in the API."""
     base, training = offer.base, offer.training
-    return asdict(offer.info) | {
+    info = offer.info
+    return {
+        "name": info.name,
+        "digest": info.digest,
+        "folder": info.folder,
         "prompt_price": PRICE.render(base.prompt_price),
         "completion_price": PRICE.render(base.completion_price),
         "version_id": version_id(base),
-        "training_price": PRICE.render(training.prompt_price if training else 0),
+        "training_price": PRICE.render(training.prompt_price if training else 0) if offer.trains else None,
         "training_version_id": version_id(training) if training else None,
         "transactions": [
             {

@@ -19,7 +19,7 @@ PROBE_SECONDS = 5.0
 
 Name = Annotated[str, typer.Argument(help="Name of the replica, as `loraledger replicas show` lists it.")]
 
-replicas = typer.Typer(help="Engines that serve one base model together.", no_args_is_help=True)
+replicas = typer.Typer(help="Engines that serve a base model together.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -28,14 +28,15 @@ def register(app: typer.Typer) -> None:
 
 @replicas.command()
 def show(*, as_json: AsJson = False) -> None:
-    """List the replicas: up, down or drained."""
+    """List the replicas, with their base models if there are several: up, down or drained."""
     with open_installation() as installation:
-        found = asyncio.run(_states(installation))
+        found, labels = asyncio.run(_states(installation)), installation.engines.labels()
     if as_json:
         print_json(found)
         return
+    has_several = len(set(labels.values())) > 1
     for name, state in found.items():
-        typer.echo(f"{name:30} {state}")
+        typer.echo(f"{name:30} {f'{labels[name]:30} ' if has_several else ''}{state}")
 
 
 @replicas.command()

@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Self, TextIO
 
 import typer
@@ -121,17 +122,10 @@ class Stack:
         if archive is not None:
             self.say(f"chain: a new chain; moved the data of the previous one to {archive}")
         self.say("base model: preparing (12 s the first time)")
-        base_model = local.prepare_base(self.settings)
-        self.say(f"base model: {base_model.name}, sha-256 {base_model.digest[2:14]}...")
-        models = []
-        if self.settings.engine_urls:
-            self.say(f"engine: {self.settings.engine_urls}")
-        else:
-            models += self._engines()
-        if self.settings.has_gradients:
-            command = local.gradients_command(self.settings)
-            models.append(self._model(GRADIENTS, self.settings.gradients_socket, command))
-        for service in (*models, *map(self._daemon, DAEMONS), self._api()):
+        for info, base in zip(local.prepare_bases(self.settings), self.settings.served, strict=True):
+            servers = f", served at {', '.join(base.urls)}" if base.urls else ""
+            self.say(f"base model: {info.name}, sha-256 {info.digest[2:14]}...{servers}")
+        for service in (*self._engines(), *self._gradients(), *map(self._daemon, DAEMONS), self._api()):
             if stop.is_set():
                 return
             self.say(f"{service.name}: starting")
@@ -163,7 +157,7 @@ class Stack:
         )
 
     def _model(self, name: str, socket: Path, command: tuple[list[str], dict[str, str]]) -> Service:
-        """A process that loads the base model and serves it on `socket`."""
+        """A process that loads a base model and serves it on `socket`."""
         argv, environment = command
         socket.parent.mkdir(parents=True, exist_ok=True)
         socket.unlink(missing_ok=True)
@@ -174,14 +168,28 @@ class Stack:
         from backend.installation import local_network as local
 
         services = []
-        for replica, path in enumerate(self.settings.engine_sockets, start=1):
-            name = ENGINE if replica == 1 else f"{ENGINE}-{replica}"
+        for replica, path in chain.from_iterable(base.sockets.items() for base in self.settings.served):
+            name = _numbered(ENGINE, replica)
             service = self._model(name, path, local.engine_command(self.settings, replica))
             silence = local.engine_silence(path)
             services.append(
                 dataclasses.replace(service, silence=silence, hang_seconds=self.settings.engine_stall_seconds)
             )
         return services
+
+    def _gradients(self) -> list[Service]:
+        """The processes that compute gradients, one for each base model, if the settings ask for them."""
+        from backend.installation import local_network as local
+
+        bases = self.settings.served if self.settings.has_gradients else []
+        return [
+            self._model(
+                _numbered(GRADIENTS, number),
+                base.gradients_socket,
+                local.gradients_command(self.settings, number),
+            )
+            for number, base in enumerate(bases, start=1)
+        ]
 
     def _daemon(self, name: str) -> Service:
         from backend.installation import local_network as local
@@ -203,6 +211,10 @@ class Stack:
             is_ready=lambda: is_own_api(self.api_url, token),
             stop_seconds=API_STOP_SECONDS,
         )
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
 
 
 def describe(stack: Stack) -> dict[str, Any]:

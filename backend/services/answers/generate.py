@@ -20,6 +20,7 @@ from inference import protocol
 from telemetry import traces
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from backend.domain.ids import Account, Hash32
@@ -64,19 +65,19 @@ class Generate:
         self,
         catalogue: Catalogue,
         adapters: AdapterFolders,
-        engine: Engine,
+        engines: Mapping[Hash32, Engine],
         admission: Admission,
         billing: Billing,
         limits: GenerateLimits,
         stage: GradientStage | None = None,
         live_agreements: LiveAgreements | None = None,
     ) -> None:
-        """`stage`: attributes charged answers by gradients; without one all receipts are signed at once.
-        `live_agreements`: measures a sample of the answers.
+        """`engines`: by the digest of their base model. `stage`: attributes charged answers by gradients;
+        without one all receipts are signed at once. `live_agreements`: measures a sample of the answers.
         """
         self._catalogue = catalogue
         self._adapters = adapters
-        self._engine = engine
+        self._engines = engines
         self._admission = admission
         self._billing = billing
         self._limits = limits
@@ -86,7 +87,7 @@ class Generate:
         self._fetchers = ThreadPoolExecutor(FETCHERS, "adapter-fetch")
         self._prepared: set[Path] = set()
         self._fetches: dict[Hash32, asyncio.Future[Path]] = {}
-        self._max_context: int | None = None
+        self._max_context: dict[Hash32, int] = {}
         self._running: dict[asyncio.Task[None], Answer] = {}
 
     @property
@@ -97,12 +98,10 @@ class Generate:
         """Raises as `Catalogue.resolve`."""
         return await asyncio.to_thread(self._catalogue.resolve, name, payer)
 
-    async def engine_state(self) -> EngineState:
-        """What the engine serves now; nothing while it is unreachable."""
-        try:
-            return await self._engine.state()
-        except Unavailable:
-            return EngineState()
+    async def engine_states(self) -> dict[Hash32, EngineState]:
+        """What the engines serve now, by base model; nothing while they are unreachable."""
+        states = await asyncio.gather(*map(_state, self._engines.values()))
+        return dict(zip(self._engines, states, strict=True))
 
     async def start(self, request: AnswerRequest) -> Answer:
         """Returns with the first chunk. Raises PaymentRequired, InvalidInput or Unavailable before it."""
@@ -161,7 +160,7 @@ class Generate:
         self, request: AnswerRequest, transcript: Transcript, reservation: Reservation, billed: BilledAnswer
     ) -> NewReceipt | NewCharge:
         """The receipt; or, for an answer that the stage attributes, the charge, whose receipt follows."""
-        job = GradientJob.of(request.message, transcript, billed.trained)
+        job = GradientJob.of(request.message, transcript, billed.trained, request.base)
         charged: NewReceipt | NewCharge
         if self._stage is not None and job is not None and self._stage.takes(job):
             seconds = self._stage.receipt_seconds
@@ -174,27 +173,27 @@ class Generate:
             self._live_agreements.hold(charged.interval, job, billed.scores)
         return charged
 
-    async def _load_context(self) -> int:
+    async def _load_context(self, base: Hash32) -> int:
         """Tokens that prompt and answer share. Errors: `Unavailable`."""
-        if self._max_context is None:
+        if base not in self._max_context:
             empty = protocol.CountTokens("", (protocol.Message("user", ""),))
-            self._max_context = (await self._engine.count_tokens(empty)).max_context
-        return self._max_context
+            self._max_context[base] = (await self._engines[base].count_tokens(empty)).max_context
+        return self._max_context[base]
 
     async def _size(self, request: AnswerRequest) -> protocol.TokenCount:
-        max_context = await self._load_context()
+        max_context = await self._load_context(request.base)
         message = request.message
         if request.num_bytes > max_context * MAX_BYTES_PER_TOKEN:
             raise ContextLengthExceeded(
                 f"The prompt has {request.num_bytes} bytes; prompt and answer share {max_context} tokens.",
                 param=request.prompt_param,
             )
-        size = await self._engine.count_tokens(
+        size = await self._engines[request.base].count_tokens(
             protocol.CountTokens(
                 "", message.messages, message.prompt, message.tools, message.reasoning_effort
             )
         )
-        self._max_context = size.max_context
+        self._max_context[request.base] = size.max_context
         return size
 
     def _fit(self, request: AnswerRequest, size: protocol.TokenCount) -> int:
@@ -216,7 +215,7 @@ class Generate:
             # The engine is aborted at the deadline; its output up to then is read and charged.
             async with asyncio.timeout_at(deadline + self._limits.close_seconds / 2):
                 messages = request.for_engine(answer.id, folders, probe_error=self._billing.needs_errors)
-                return folders, await transcribe(self._engine, messages, answer, deadline)
+                return folders, await transcribe(self._engines[request.base], messages, answer, deadline)
         except TimeoutError as error:
             raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
 
@@ -246,3 +245,10 @@ class Generate:
             self._billing.prepare(folder)
         self._prepared.add(folder)
         return folder
+
+
+async def _state(engine: Engine) -> EngineState:
+    try:
+        return await engine.state()
+    except Unavailable:
+        return EngineState()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
-    from backend.domain.ids import VersionId
+    from backend.domain.ids import Hash32, VersionId
     from backend.services.answers.billing import Trained
     from backend.services.answers.transcript import Transcript
     from inference.protocol import Generate
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GradientJob:
-    """`request`: without id and time, which its sender adds. `positions`: the accepted ones of the version of
-    each folder.
+    """`base`: the base model that answered. `request`: without id and time, which its sender adds.
+    `positions`: the accepted ones of the version of each folder.
     """
 
+    base: Hash32
     request: GradientRequest
     positions: Mapping[VersionId, Sequence[int]]
 
     @classmethod
-    def of(cls, message: Generate, transcript: Transcript, trained: Trained) -> Self | None:
+    def of(cls, message: Generate, transcript: Transcript, trained: Trained, base: Hash32) -> Self | None:
         """None if there is nothing to attribute, or if the engine returned tokens without their ids."""
         choices = zip(transcript.token_ids, transcript.last, strict=True)
         if not trained or not all(token_ids or not last.completion_tokens for token_ids, last in choices):
@@ -46,7 +47,7 @@ class GradientJob:
             tools=message.tools,
             reasoning_effort=message.reasoning_effort,
         )
-        return cls(request, {version: positions for version, (_, positions) in trained.items()})
+        return cls(base, request, {version: positions for version, (_, positions) in trained.items()})
 
     @property
     def num_tokens(self) -> int:

@@ -21,7 +21,7 @@ from backend.services.answers.gradient_job import attributed_by_gradient
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backend.domain.ids import VersionId
+    from backend.domain.ids import Hash32, VersionId
     from backend.domain.receipt import Attributed
     from backend.domain.serving import NewCharge
     from backend.ports.gradients import Gradients
@@ -40,12 +40,14 @@ class GradientStage:
 
     def __init__(
         self,
-        gradients: Gradients,
+        gradients: Mapping[Hash32, Gradients],
         charges: Charges,
         seconds: float,
         live_agreements: LiveAgreements | None = None,
     ) -> None:
-        """`live_agreements`: gets the scores, so that those of sampled answers are not computed again."""
+        """`gradients`: by the digest of their base model. `live_agreements`: gets the scores, so that those
+        of sampled answers are not computed again.
+        """
         self._gradients, self._charges, self._seconds = gradients, charges, seconds
         self._live_agreements = live_agreements
         self._running: set[asyncio.Task[None]] = set()
@@ -70,7 +72,8 @@ class GradientStage:
 
     async def close(self) -> None:
         """Sign what waits with its fallbacks."""
-        await self._gradients.close()
+        for gradients in self._gradients.values():
+            await gradients.close()
         if self._running:
             await asyncio.wait(set(self._running))
 
@@ -91,7 +94,7 @@ class GradientStage:
         request = replace(job.request, request_id=charge.id, seconds=self._seconds)
         try:
             async with asyncio.timeout(self._seconds):
-                scores = job.by_version(await self._gradients.scores(request))
+                scores = job.by_version(await self._gradients[job.base].scores(request))
             return scores, attributed_by_gradient(charge.fallback.slices, scores)
         except TimeoutError:
             log.warning("charge %s is not attributed by its gradient: it took too long", charge.id)

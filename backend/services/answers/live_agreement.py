@@ -75,12 +75,13 @@ class LiveAgreements:
         self,
         db: Database,
         block: Callable[[int], BlockRef | None],
-        gradients: Gradients,
+        gradients: Mapping[Hash32, Gradients],
         rate_ppm: int,
         clock: Callable[[], datetime],
     ) -> None:
-        """`block`: of the chain by its number, None above the head. `rate_ppm`: share of the answers that is
-        sampled, the same for all processes of a database; 0: none.
+        """`block`: of the chain by its number, None above the head. `gradients`: by the digest of their base
+        model. `rate_ppm`: share of the answers that is sampled, the same for all processes of a database; 0:
+        none.
         """
         self._db, self._block, self._gradients = db, block, gradients
         self._rate_ppm, self._clock = rate_ppm, clock
@@ -124,7 +125,8 @@ class LiveAgreements:
             yield
         finally:
             task.cancel()
-            await self._gradients.close()
+            for gradients in self._gradients.values():
+                await gradients.close()
             with suppress(asyncio.CancelledError):
                 await task
 
@@ -188,7 +190,7 @@ class LiveAgreements:
             job.request, request_id=f"live {answer}", seconds=GRADIENT_SECONDS, is_background=True
         )
         async with asyncio.timeout(GRADIENT_SECONDS):
-            scores = await self._gradients.scores(request)
+            scores = await self._gradients[job.base].scores(request)
         return _agreements(held.scores, job.by_version(scores))
 
     def _now(self) -> int:

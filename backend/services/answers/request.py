@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from backend.domain.ids import Hash32
     from backend.services.channels.admission import Payer
     from backend.services.market.catalogue import Model
 
@@ -48,6 +49,11 @@ class AnswerRequest:
     @property
     def parts(self) -> tuple[Part, ...]:
         return self.blend or (Part(self.model),)
+
+    @property
+    def base(self) -> Hash32:
+        """Digest of the base model that answers."""
+        return self.model.record.base_model
 
     @property
     def prompt_param(self) -> str:

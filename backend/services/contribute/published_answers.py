@@ -14,7 +14,7 @@ from backend.services.contribute.answers_file import parse_answers
 from backend.services.contribute.repeated_answers import AnswerIndex, shingle_answers, without_answers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from backend.db.unit_of_work import Database
     from backend.domain.dataset import Row
@@ -41,7 +41,8 @@ class StoredRows(Protocol):
 
 class PublishedAnswers:
     """Answers that repeat a row of the version's snapshots are left out: the adapter learnt them from their
-    contributor, who may contribute them again. `decode` is None for a base model without a fast tokenizer.
+    contributor, who may contribute them again. `decoders`: of tokens to texts, by base model; they return
+    None where it has no fast tokenizer.
 
     A killed process starts the version again that it was reading.
     """
@@ -51,12 +52,11 @@ class PublishedAnswers:
         db: Database,
         store: BlobStore,
         stored_rows: StoredRows,
-        base_model: Hash32,
-        decode: Callable[[Sequence[Sequence[int]]], list[str] | None],
+        decoders: Mapping[Hash32, Callable[[Sequence[Sequence[int]]], list[str] | None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db, self._store, self._stored_rows = db, store, stored_rows
-        self._base_model, self._decode, self._clock = base_model, decode, clock
+        self._decoders, self._clock = decoders, clock
         self._reading: Iterator[None] = iter(())
         self._retry_at: dict[VersionId, float] = {}
 
@@ -73,7 +73,7 @@ class PublishedAnswers:
         now = self._clock()
         self._retry_at = {version: due for version, due in self._retry_at.items() if due > now}
         with self._db.read() as tx:
-            unread = tx.published_answers.unread(self._base_model, tuple(self._retry_at), limit=1)
+            unread = tx.published_answers.unread(tuple(self._decoders), tuple(self._retry_at), limit=1)
         for version, record in unread:
             self._retry_at[version] = now + RETRY_SECONDS
             self._reading = self._read(version, record)
@@ -106,7 +106,8 @@ class PublishedAnswers:
     def _answers(self, version: VersionId, record: VersionRecord) -> AnswerShingles | None:
         """None if there is no tokenizer. A folder without usable answers has none."""
         try:
-            texts = self._decode(self._token_ids(record)) if record.snapshots else []
+            decode = self._decoders[record.base_model]
+            texts = decode(self._token_ids(record)) if record.snapshots else []
         except (ContentCorrupt, ContentUnsafe, InvalidInput) as error:
             log.warning("the published answers of %s are not compared: %s", version, error)
             texts = []

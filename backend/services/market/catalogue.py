@@ -108,27 +108,40 @@ EVERYTHING = Search()
 
 
 class Catalogue:
-    def __init__(self, db: Database, base: BaseModel, clock: Callable[[], datetime]) -> None:
+    def __init__(self, db: Database, bases: Sequence[BaseModel], clock: Callable[[], datetime]) -> None:
+        """`bases`: at least one, with different names and digests."""
         self._db = db
-        self._base = base
+        self.bases = tuple(bases)
+        self._by_digest = {base.digest: base for base in bases}
         self._clock = clock
 
-    @property
-    def base_name(self) -> str:
-        return self._base.name
+    def base_name(self, digest: Hash32 | None) -> str:
+        """Name of a base model: of the first one for None, the digest of one that is not served any more."""
+        base = self.bases[0] if digest is None else self._by_digest.get(digest)
+        return str(digest) if base is None else base.name
 
-    @property
-    def base_digest(self) -> Hash32:
-        return self._base.digest
+    def find_base(self, name: str) -> BaseModel | None:
+        """The base model of this name or digest, if it is served."""
+        return next((b for b in self.bases if name in (b.name, b.digest, b.digest.removeprefix("0x"))), None)
+
+    def require_base(self, name: str | None, param: str = "model") -> BaseModel:
+        """As `find_base`; None is the only one. Errors: `UnknownBase`."""
+        if name is None and len(self.bases) == 1:
+            return self.bases[0]
+        base = None if name is None else self.find_base(name)
+        if base is None:
+            fault = "Name the base model" if name is None else f"The base model {name!r} is not served here"
+            raise UnknownBase(f"{fault}: this operator serves {self._served_text()}.", param=param)
+        return base
 
     def floor(self) -> FloorPrice:
         with self._db.read() as tx:
             return tx.denials.floor()
 
-    def base(self) -> Model | None:
-        """The base model, if a record prices it."""
+    def base_model(self, base: BaseModel) -> Model | None:
+        """The base model without an adapter, if a record prices it."""
         with self._db.read() as tx:
-            found = self._newest_base(tx)
+            found = self._newest_base(tx, base)
         return None if found is None else self._model(found)
 
     def find(
@@ -139,16 +152,16 @@ class Catalogue:
         limit: int | None = None,
     ) -> list[ListedModel]:
         """Models that can be served now and that the search finds: the newest version of each name, and the
-        base model.
+        base models.
 
-        `active_adapters`: digests of those that the engine has loaded. `after`: last model of the page
+        `active_adapters`: digests of those that an engine has loaded. `after`: last model of the page
         before. Errors: `UnknownBase`, `UnknownLicence`; `InvalidInput` for too many words, and if `after` is
         not among those found.
         """
-        self._check_base(search.base)
+        bases = self.bases if search.base is None else (self.require_base(search.base, "base"),)
         licence = None if search.licence is None else parse_licence(search.licence)
         with self._db.read() as tx:
-            served = Served(self._base, tx.denials.floor(), active_adapters)
+            served = Served(bases, tx.denials.floor(), active_adapters)
             licences = None if licence is None else [x for x in tx.catalogue.licences() if is_met(x, licence)]
             words = _words(search.text)
             query = ModelQuery(words, licences, search.max_price, search.is_active, search.tag, search.sort)
@@ -164,7 +177,7 @@ class Catalogue:
             return self._listed(tx, [found])[0]
 
     def resolve(self, model: str, payer: Account | None = None) -> Model:
-        """Resolve `owner/name`, `owner/name@version prefix`, version id, adapter digest, or the base model's
+        """Resolve `owner/name`, `owner/name@version prefix`, version id, adapter digest, or a base model's
         name.
 
         Raises ModelNotFound, also for prices below the floor; ModelDenied; PayerDenied.
@@ -180,14 +193,8 @@ class Catalogue:
         with self._db.read() as tx:
             return self._get(tx, model).record
 
-    def _check_base(self, base: str | None) -> None:
-        names = {None, self._base.name, self._base.digest, self._base.digest.removeprefix("0x")}
-        if base not in names:
-            raise UnknownBase(
-                f"The base model {base!r} is not served here: this operator serves {self._base.name!r}, "
-                f"{self._base.digest}.",
-                param="base",
-            )
+    def _served_text(self) -> str:
+        return ", ".join(f"{base.name!r} ({base.digest})" for base in self.bases)
 
     def _listed(self, tx: UnitOfWork, found: Sequence[ListedVersion]) -> list[ListedModel]:
         earned: dict[VersionId, list[ContributionEarning]] = {}
@@ -216,35 +223,40 @@ class Catalogue:
         return found
 
     def _find(self, tx: UnitOfWork, model: str) -> RegisteredVersion | None:
-        return self._newest_base(tx) if model == self._base.name else _registered(tx.chain, model)
+        base = next((one for one in self.bases if one.name == model), None)
+        return _registered(tx.chain, model) if base is None else self._newest_base(tx, base)
 
-    def _newest_base(self, tx: UnitOfWork) -> RegisteredVersion | None:
-        floor, versions = tx.denials.floor(), tx.chain.versions(creator=self._base.creator)
-        return _newest([v for v in versions if _is_bare(v) and self._is_servable(v, floor)])
+    def _newest_base(self, tx: UnitOfWork, base: BaseModel) -> RegisteredVersion | None:
+        floor, versions = tx.denials.floor(), tx.chain.versions(creator=base.creator)
+        own = [v for v in versions if _is_bare(v) and v.record.base_model == base.digest]
+        return _newest([v for v in own if self._is_servable(v, floor)])
 
     def _is_servable(self, version: RegisteredVersion, floor: FloorPrice) -> bool:
         return self._is_known(version.record) and floor.allows(version.record)
 
     def _is_known(self, record: VersionRecord) -> bool:
-        """Whether the record is an adapter of our base model, or the configured creator's record of the bare
-        base model. Others may register that one at any price.
+        """Whether the record is an adapter of a served base model, or the configured creator's record of the
+        bare base model. Others may register that one at any price.
         """
-        is_other_bare = record.adapter_digest == ZERO_HASH and record.creator != self._base.creator
-        return record.base_model == self._base.digest and not is_other_bare and not record.is_training
+        base = self._by_digest.get(record.base_model)
+        if base is None or record.is_training:
+            return False
+        return record.adapter_digest != ZERO_HASH or record.creator == base.creator
 
     def _check_servable(self, version: RegisteredVersion, model: str, floor: FloorPrice) -> None:
         record = version.record
-        if record.base_model != self._base.digest:
+        base = self._by_digest.get(record.base_model)
+        if base is None:
             raise ModelNotFound(
                 f"The model {model!r} is for the base model {record.base_model}; "
-                f"this operator serves {self._base.digest}.",
+                f"this operator serves {self._served_text()}.",
                 param="model",
             )
         if record.is_training:
             raise ModelNotFound(f"The record {model!r} prices training and serves no answers.", param="model")
         if not self._is_known(record):
             raise ModelNotFound(
-                f"The model {model!r} is the base model without an adapter; here it is {self._base.name!r}.",
+                f"The model {model!r} is the base model without an adapter; here it is {base.name!r}.",
                 param="model",
             )
         if not floor.allows(record):
@@ -264,7 +276,7 @@ class Catalogue:
     def _model(self, version: RegisteredVersion) -> Model:
         record = version.record
         is_base = _is_bare(version)
-        name = self._base.name if is_base else record.full_name(version.id)
+        name = self.base_name(record.base_model) if is_base else record.full_name(version.id)
         return Model(version.id, record, name, version.is_deprecated, version.block_number)
 
 

@@ -16,13 +16,16 @@ import msgspec
 
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.money import PRICE
+from backend.ports.engine import active_adapters
 from backend.ports.outbound import Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import Account
+    from backend.domain.catalogue import BaseModel
+    from backend.domain.denials import FloorPrice
+    from backend.domain.ids import Account, Hash32
     from backend.domain.registries import Operator
     from backend.ports.engine import EngineState
     from backend.ports.outbound import OutboundHttp
@@ -54,6 +57,11 @@ class BaseOffer(msgspec.Struct, frozen=True):
     min_prompt_price: CardPrice | None = None
     min_completion_price: CardPrice | None = None
     training_price: CardPrice | None = None
+    """None: adapters of it are not trained."""
+    not_served: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(max_length=64)] = []
+    """Kinds of adapters and parts of requests that its engines refuse."""
+    weight_format: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    """Of its weights in the operator's engines, such as `bf16` or `int8`; None if it is not known."""
 
 
 class CardAgreement(msgspec.Struct, frozen=True):
@@ -72,10 +80,6 @@ class Card(msgspec.Struct, frozen=True):
     active_adapters: Annotated[list[_Hash], msgspec.Meta(max_length=10_000)]
     live_agreement: CardAgreement | None = None
     """None if no answer was sampled."""
-    not_served: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(max_length=64)] = []
-    """Kinds of adapters and parts of requests that the operator's engine refuses."""
-    weight_format: Annotated[str, msgspec.Meta(max_length=64)] | None = None
-    """Of the base model in the operator's engine, such as `bf16` or `int8`; None if it is not known."""
 
 
 def _read_price(_kind: type, value: object) -> CardPrice:
@@ -118,39 +122,32 @@ class Operators:
         outbound: OutboundHttp,
         catalogue: Catalogue,
         own: Account,
-        training_price: int,
         clock: Callable[[], float] = time.monotonic,
-        not_served: Sequence[str] = (),
     ) -> None:
-        """`not_served`: of our own card."""
         self._db = db
-        self._not_served = not_served
         self._outbound, self._catalogue, self._own, self._clock = outbound, catalogue, own, clock
-        self._training_price = training_price
         self._availability: dict[Account, Availability] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(MAX_CONCURRENT, "operator-cards")
 
-    def card(self, engine: EngineState) -> Card:
-        """Our own card."""
-        base = self._catalogue.base()
+    def card(self, engines: Mapping[Hash32, EngineState]) -> Card:
+        """Our own card. `engines`: by base model."""
         floor = self._catalogue.floor()
-        offer = BaseOffer(
-            self._catalogue.base_digest,
-            self._catalogue.base_name,
-            CardPrice(base.record.prompt_price) if base else None,
-            CardPrice(base.record.completion_price) if base else None,
+        offers = [self._offer(base, engines.get(base.digest), floor) for base in self._catalogue.bases]
+        return Card(self._own, offers, sorted(active_adapters(engines)), self._agreement())
+
+    def _offer(self, base: BaseModel, engine: EngineState | None, floor: FloorPrice) -> BaseOffer:
+        sold = self._catalogue.base_model(base)
+        return BaseOffer(
+            base.digest,
+            base.name,
+            CardPrice(sold.record.prompt_price) if sold else None,
+            CardPrice(sold.record.completion_price) if sold else None,
             CardPrice(floor.prompt),
             CardPrice(floor.completion),
-            CardPrice(self._training_price),
-        )
-        return Card(
-            self._own,
-            [offer],
-            sorted(engine.active_adapters),
-            self._agreement(),
-            list(self._not_served),
-            engine.weight_format,
+            None if base.training_price is None else CardPrice(base.training_price),
+            list(base.not_served),
+            engine.weight_format if engine else None,
         )
 
     def _agreement(self) -> CardAgreement | None:
@@ -158,16 +155,16 @@ class Operators:
             live = tx.live_agreements.total()
         return CardAgreement(live.mean, live.num_measured, live.num_missing) if live.num_sampled else None
 
-    def get(self, operator: Account, engine: EngineState) -> tuple[Operator, Availability]:
+    def get(self, operator: Account, engines: Mapping[Hash32, EngineState]) -> tuple[Operator, Availability]:
         """A registered operator, as from `registered`. Errors: `NotFound`."""
         with self._db.read() as tx:
             found = tx.chain.operator(operator)
         if found is None:
             raise NotFound(f"No operator {operator} is registered on the chain.", param="operator")
-        return self._with_availability([found], engine)[0]
+        return self._with_availability([found], engines)[0]
 
     def registered(
-        self, engine: EngineState, after: str | None, limit: int
+        self, engines: Mapping[Hash32, EngineState], after: str | None, limit: int
     ) -> list[tuple[Operator, Availability]]:
         """Up to `limit` registered operators, oldest first, with their availability: those after account
         `after`. Waits for those that are requested for the first time.
@@ -176,10 +173,10 @@ class Operators:
         """
         with self._db.read() as tx:
             found = tx.chain.operators_after(after, limit)
-        return self._with_availability(found, engine)
+        return self._with_availability(found, engines)
 
     def _with_availability(
-        self, operators: Sequence[Operator], engine: EngineState
+        self, operators: Sequence[Operator], engines: Mapping[Hash32, EngineState]
     ) -> list[tuple[Operator, Availability]]:
         others = [one for one in operators if one.account != self._own]
         wait(self._refresh([one for one in others if one.endpoint]), timeout=REQUEST_SECONDS)
@@ -187,7 +184,7 @@ class Operators:
             known = [(one.account, self._of(one)) for one in others]
             found = {account: replace(one, outcomes=one.outcomes.copy()) for account, one in known}
         if len(others) < len(operators):
-            found[self._own] = Availability(card=self.card(engine))
+            found[self._own] = Availability(card=self.card(engines))
         return [(one, found[one.account]) for one in operators]
 
     def _of(self, operator: Operator) -> Availability:

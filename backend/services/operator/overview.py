@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,7 +17,7 @@ from backend.domain.money import in_dollars
 from backend.ports.engine import MalformedMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from backend.db.unit_of_work import Database
     from backend.domain.figures import Figures
@@ -67,11 +68,11 @@ class Overviews:
         self,
         db: Database,
         membership: Membership,
-        engine: Engine,
+        engines: Collection[Engine],
         own: Account,
         clock: Callable[[], datetime],
     ) -> None:
-        self._db, self._membership, self._engine, self._clock = db, membership, engine, clock
+        self._db, self._membership, self._engines, self._clock = db, membership, engines, clock
         self.own = own
 
     async def read(self) -> Overview:
@@ -93,22 +94,26 @@ class Overviews:
             return None
 
     async def _read_engine(self) -> tuple[Mapping[str, float] | None, str | None]:
-        """The sums, and what is wrong with the metrics."""
-        try:
-            text = await self._engine.metrics(ENGINE_SECONDS)
-        except MalformedMetrics as error:
-            return None, error.message
-        except Unavailable:
-            return None, None
-        return _sums(text), None
+        """The sums over the engines that answer, and what is wrong with the metrics."""
+        found = await asyncio.gather(*map(_metrics, self._engines))
+        fault = next((error.message for error in found if isinstance(error, MalformedMetrics)), None)
+        texts = [text for text in found if isinstance(text, str)]
+        return (_sums(texts) if texts else None), fault
 
 
-def _sums(metrics: str) -> Mapping[str, float]:
+async def _metrics(engine: Engine) -> str | Unavailable:
+    try:
+        return await engine.metrics(ENGINE_SECONDS)
+    except Unavailable as error:
+        return error
+
+
+def _sums(texts: Iterable[str]) -> Mapping[str, float]:
     """Sums over all labels, by name; without samples that are no finite number, which servers write for
     unknown.
     """
     sums: defaultdict[str, float] = defaultdict(float)
-    for family in text_string_to_metric_families(metrics):
+    for family in chain.from_iterable(map(text_string_to_metric_families, texts)):
         for sample in family.samples:
             if math.isfinite(sample.value):
                 sums[sample.name] += sample.value

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import SnapshotId
+    from backend.domain.ids import Hash32, SnapshotId
     from backend.domain.training import TrainingConfig, TrainingJob
     from backend.ports.training import SnapshotRows
+    from backend.services.train.payments import Payments
 
     Rows = Sequence[tuple[int, Mapping[str, Any]]]
 
@@ -25,7 +26,7 @@ MAX_SAMPLE = 2_000
 """Rows that are tokenised. From larger snapshots a deterministic random sample is drawn."""
 NUM_EXAMPLES = 3
 NUM_JOBS = 20
-"""Newest jobs from which the speed of training is computed."""
+"""Newest jobs, of which those of the same base model tell the speed of training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +93,36 @@ class Estimate:
 
 
 class Estimates:
-    """`price`: token units per million tokens trained."""
+    """`tokenisers`: by the digest of their base model."""
 
-    def __init__(self, db: Database, snapshots: SnapshotRows, tokeniser: Tokeniser, price: int) -> None:
+    def __init__(
+        self,
+        db: Database,
+        snapshots: SnapshotRows,
+        tokenisers: Mapping[Hash32, Tokeniser],
+        payments: Payments,
+    ) -> None:
         self._db = db
         self._snapshots = snapshots
-        self._tokeniser = tokeniser
-        self._price = price
+        self._tokenisers = tokenisers
+        self._payments = payments
 
-    def estimate(self, snapshot_id: SnapshotId, options: Mapping[str, Any]) -> Estimate:
-        """Errors: those of `Training.create`, of reading the rows, and `Unavailable`."""
+    def estimate(
+        self, snapshot_id: SnapshotId, options: Mapping[str, Any], base: Hash32 | None = None
+    ) -> Estimate:
+        """`base`: as in `Training.create`.
+
+        Errors: those of `Training.create`, of reading the rows, and `Unavailable`.
+        """
         config = parse_config(options)
         with self._db.read() as tx:
+            base = self._payments.base_of(tx.chain, config, base)
             check_snapshot(tx, snapshot_id)
-            jobs = tx.training.find(None, NUM_JOBS)
+            jobs = [job for job in tx.training.find(None, NUM_JOBS) if job.base == base]
         sample, num_rows = _draw_sample(self._snapshots.rows(snapshot_id))
-        counts = self._tokeniser.tokenise(sample, config, NUM_EXAMPLES)
-        return _estimate(config, num_rows, len(sample), counts, _seconds_per_token(jobs), self._price)
+        counts = self._tokenisers[base].tokenise(sample, config, NUM_EXAMPLES)
+        seconds, price = _seconds_per_token(jobs), self._payments.price(base)
+        return _estimate(config, num_rows, len(sample), counts, seconds, price)
 
 
 def _estimate(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import Account
+    from backend.domain.ids import Account, Hash32
     from backend.domain.training import JobEvent
     from backend.services.contribute.transfers import Transfers
     from backend.services.train.transitions import Clock
@@ -55,9 +55,15 @@ class ImportedAdapters:
         self._clock = clock
 
     def create(
-        self, creator: Account, licence: str, transfers: Mapping[str, str], about: About = SAYS_NOTHING
+        self,
+        creator: Account,
+        licence: str,
+        transfers: Mapping[str, str],
+        about: About = SAYS_NOTHING,
+        base: Hash32 | None = None,
     ) -> TrainingJob:
-        """Queue validation and publication. `transfers` maps file names to completed transfers.
+        """Queue validation and publication. `transfers` maps file names to completed transfers. `base`:
+        digest of the base model that the adapter is for; None: of the first one.
 
         Errors: `UnknownLicence`, `UnexpectedFile`, `FileMissing`, `NotFound` for a transfer,
         `TransferUnfinished`, `UploadTooLarge`, `TooManyAdapters`.
@@ -76,6 +82,7 @@ class ImportedAdapters:
             created_at=now,
             lease=Lease(None, now),
             imported=imported,
+            base=base,
         )
         with self._db.begin() as tx:
             newest = tx.training.find(creator, 100, are_imported=True)

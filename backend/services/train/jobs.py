@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, Forbidden, NotFound
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
-    from backend.domain.ids import Account, SnapshotId
+    from backend.domain.ids import Account, Hash32, SnapshotId
     from backend.domain.training import JobEvent
     from backend.services.train.payments import Payments
     from backend.services.train.transitions import Clock
@@ -44,15 +45,17 @@ class Training:
         snapshot_id: SnapshotId,
         config: Mapping[str, Any],
         key: str | None = None,
+        base: Hash32 | None = None,
     ) -> TrainingJob:
         """Queue a job and reserve its maximum charge on the creator's channel.
 
         `key`: the creator's name of this request. Repeated, it returns the job that the first one created, as
-        it is now; the id is derived from it, so that also requests at the same time create one job.
+        it is now; the id is derived from it, so that also requests at the same time create one job. `base`:
+        digest of the base model; None: as `Payments.base_of`.
 
         Errors: `InvalidConfig`, `NotFound` for the snapshot or the parent, `EmptySnapshot`,
         `ContentWithheld`, `InvalidParent`, `IdempotencyKeyReused` if the key's job is another one, those of
-        `Payments.reserve`.
+        `Payments.base_of` and `Payments.reserve`.
         """
         parsed = parse_config(config)
         now = self._clock()
@@ -66,11 +69,13 @@ class Training:
             lease=Lease(None, now),
         )
         with self._db.begin() as tx:
+            base = self._payments.base_of(tx.chain, parsed, base)
+            job = replace(job, base=base)
             if not tx.training.add(job):
                 return _repeated(require_job(tx.training.get(job.id), job.id), job)
             check_snapshot(tx, snapshot_id)
             if parsed.parent is not None:
-                check_parent(tx, snapshot_id, parsed.parent)
+                check_parent(tx, snapshot_id, parsed.parent, base)
             job = self._payments.reserve(tx, job, now)
             job = enqueue(tx, job, now)
             tx.training.add_event(job.id, "state", {"state": job.state.value}, now)
@@ -128,7 +133,7 @@ def _digest(creator: Account, key: str) -> str:
 
 
 def _repeated(known: TrainingJob, wanted: TrainingJob) -> TrainingJob:
-    if (known.snapshot_id, known.config) != (wanted.snapshot_id, wanted.config):
+    if (known.snapshot_id, known.config, known.base) != (wanted.snapshot_id, wanted.config, wanted.base):
         raise IdempotencyKeyReused(
             f"The key was used for {known.id}, which has another snapshot or other options; use a new key.",
             param=HEADER,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database, UnitOfWork
-    from backend.domain.ids import SnapshotId, VersionId
+    from backend.domain.ids import Hash32, SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import Snapshot
     from backend.domain.training import TrainingJob
@@ -40,7 +40,7 @@ class Parents:
     def fetch(self, version: VersionId) -> Parent:
         """Fetch the adapter's folder. Errors: `NotFound`, those of `AdapterFolders.folder`."""
         with self._db.read() as tx:
-            record = _require_version(tx.chain, version)
+            record = require_version(tx.chain, version)
         return Parent(record, self._folders.folder(record))
 
 
@@ -53,16 +53,19 @@ def snapshots_of(tx: UnitOfWork, job: TrainingJob) -> tuple[SnapshotId, ...]:
         return ()
     if job.config.parent is None:
         return (job.snapshot_id,)
-    return merge_snapshots(job.snapshot_id, _require_version(tx.chain, job.config.parent))
+    return merge_snapshots(job.snapshot_id, require_version(tx.chain, job.config.parent))
 
 
-def check_parent(tx: UnitOfWork, snapshot_id: SnapshotId, version: VersionId) -> None:
-    """Errors: `NotFound`, `InvalidParent`.
+def check_parent(tx: UnitOfWork, snapshot_id: SnapshotId, version: VersionId, base: Hash32) -> None:
+    """`base`: the base model that the job trains. Errors: `NotFound`, `InvalidParent`.
 
     The job's snapshot must contain those of its parent. The new adapter's index then has a direction for
     every contributor of the parent, so that a warm start ends no contributor's attribution.
     """
-    record = _require_version(tx.chain, version)
+    record = require_version(tx.chain, version)
+    if record.base_model != base:
+        message = f"{version} is an adapter of base model {record.base_model}, not of {base}"
+        raise InvalidParent(message, param="parent")
     if not record.snapshots:
         raise InvalidParent(f"{version} is not an adapter with a snapshot", param="parent")
     num_named = len(merge_snapshots(snapshot_id, record))
@@ -76,7 +79,8 @@ def check_parent(tx: UnitOfWork, snapshot_id: SnapshotId, version: VersionId) ->
             raise InvalidParent(f"{message}: freeze a snapshot that does", param="snapshot_id")
 
 
-def _require_version(chain: ChainView, version: VersionId) -> VersionRecord:
+def require_version(chain: ChainView, version: VersionId) -> VersionRecord:
+    """The record of a job's parent. Errors: `NotFound`."""
     record = chain.version(version)
     if record is None:
         raise NotFound(f"no version {version}, or it is not confirmed yet", param="parent")

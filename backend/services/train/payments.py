@@ -10,7 +10,7 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import PaymentRequired, Unavailable
+from backend.domain.errors import InvalidInput, PaymentRequired, Unavailable
 from backend.domain.hashing import (
     attribution_hash,
     response_bytes,
@@ -23,19 +23,26 @@ from backend.domain.money import AMOUNT, PPM
 from backend.domain.receipt import Slice
 from backend.domain.serving import Reservation
 from backend.domain.training import Payment
-from backend.domain.training_payment import MAX_RECEIPT_TOKENS, max_trained_tokens, request_bytes
+from backend.domain.training_payment import (
+    MAX_RECEIPT_TOKENS,
+    max_trained_tokens,
+    request_bytes,
+    training_record,
+)
 from backend.services.channels.admission import Bill, Payer
 from backend.services.channels.balance import channel_balance
 from backend.services.channels.ledger import ChannelLedger, lacks
 from backend.services.train.options import InvalidConfig
+from backend.services.train.parents import require_version
 from telemetry import traces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from backend.db.unit_of_work import UnitOfWork
-    from backend.domain.ids import SnapshotId
+    from backend.domain.catalogue import BaseModel
+    from backend.domain.ids import Hash32, SnapshotId
     from backend.domain.receipt import VersionRecord
     from backend.domain.training import TrainingConfig, TrainingJob
     from backend.ports.chain import ChainView, Signer
@@ -49,53 +56,72 @@ class TrainingNotOffered(Unavailable):
     """The version record by which this operator sells training is not confirmed on the chain."""
 
 
+class NotTrained(InvalidInput):
+    """The operator trains no adapters of this base model."""
+
+
 class PaymentWithdrawn(PaymentRequired):
     """The job's channel no longer covers its reservation."""
 
 
 class Payments:
-    """`record` is the version record by which training is sold; None if it is free. `receipt_key` returns the
-    key in use by a view of the chain. It is called only to charge: processes that only create or queue jobs
-    have no key.
+    """`bases` are those that the operator serves, with the prices of training. `receipt_key` returns the key
+    in use by a view of the chain. It is called only to charge: processes that only create or queue jobs have
+    no key.
     """
 
     def __init__(
         self,
         market: Market,
-        record: VersionRecord | None,
+        bases: Sequence[BaseModel],
         receipt_key: Callable[[ChainView], Signer],
         max_lag_seconds: int,
     ) -> None:
         self._market = market
-        self._record = record
+        self._bases = {base.digest: base for base in bases}
+        self._records = {base.digest: _record(base) for base in bases if base.training_price is not None}
         self._receipt_key = receipt_key
         self._max_lag_seconds = max_lag_seconds
 
-    @property
-    def price(self) -> int:
-        """Token units per million tokens trained."""
-        return 0 if self._record is None else self._record.prompt_price
+    def base_of(self, chain: ChainView, config: TrainingConfig, base: Hash32 | None) -> Hash32:
+        """Digest of the base model that a job trains: `base`, else its parent's, else the first that is
+        trained.
+
+        Errors: `NotTrained`, `NotFound` for the parent.
+        """
+        if base is None and config.parent is not None:
+            base = require_version(chain, config.parent).base_model
+        if base is None:
+            base = next(iter(self._records or self._bases))
+        if base not in self._records:
+            named = self._bases[base].name if base in self._bases else base
+            offered = ", ".join(self._bases[each].name for each in self._records) or "none"
+            raise NotTrained(f"This operator does not train {named}; it trains: {offered}.", param="model")
+        return base
+
+    def price(self, base: Hash32) -> int:
+        """Token units per million tokens trained, of a base model from `base_of`."""
+        record = self._records[base]
+        return 0 if record is None else record.prompt_price
 
     def check_registered(self, chain: ChainView) -> None:
-        """Errors: `TrainingNotOffered` until the chain has the record."""
-        if self._record is not None and chain.version(version := version_id(self._record)) is None:
-            message = (
-                "The record by which this operator sells training is not confirmed yet; try again later."
-            )
-            raise TrainingNotOffered(message, details={"version_id": version})
+        """Errors: `TrainingNotOffered` until the chain has the records of all base models."""
+        for record in self._records.values():
+            _check_registered(chain, record)
 
     def reserve(self, tx: UnitOfWork, job: TrainingJob, now: datetime) -> TrainingJob:
         """Reserve the maximum charge on the creator's channel; return the job with its payment.
 
         Errors: `InvalidConfig` for more tokens than fit into a receipt, `TrainingNotOffered`, those of
-        `Admission.reserve`.
+        `base_of` and `Admission.reserve`.
         """
-        if self._record is None:
+        record = self._records[self.base_of(tx.chain, job.config, job.base)]
+        if record is None:
             return job
         channel = self._market.channel(job.creator)
-        self.check_registered(tx.chain)
+        _check_registered(tx.chain, record)
         max_tokens = _max_trained_tokens(tx.chain, job.snapshot_id, job.config)
-        payment = Payment(channel, version_id(self._record), self._record.prompt_price, max_tokens)
+        payment = Payment(channel, version_id(record), record.prompt_price, max_tokens)
         tx.channels.lock(channel)
         ledger = ChannelLedger.load(tx, [channel], [], now)
         ledger.check(channel, None, payment.max_charge, self._max_lag_seconds)
@@ -117,6 +143,18 @@ class Payments:
         data = {"receipt_id": receipt.id, "tokens": bill.prompt_tokens, "charge": str(bill.charge)}
         tx.training.add_event(job.id, "charged", data, now)
         return replace(job, payment=replace(payment, receipt_id=receipt.id))
+
+
+def _record(base: BaseModel) -> VersionRecord | None:
+    """The record by which training is sold; None if it is free."""
+    price = base.training_price
+    return training_record(base.creator, base.digest, price) if price else None
+
+
+def _check_registered(chain: ChainView, record: VersionRecord | None) -> None:
+    if record is not None and chain.version(version := version_id(record)) is None:
+        message = "The record by which this operator sells training is not confirmed yet; try again later."
+        raise TrainingNotOffered(message, details={"version_id": version})
 
 
 def release(tx: UnitOfWork, job: TrainingJob) -> None:

@@ -8,6 +8,7 @@ async function importAdapter(form: TransferForm): Promise<void> {
   for (const file of form.files) files[file.name] = await transferFile(file, form.show);
   const body = {
     files,
+    model: form.value("base"),
     licence: form.value("licence"),
     source: form.value("source"),
     description: form.value("description"),

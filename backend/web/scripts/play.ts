@@ -65,7 +65,7 @@ class Playground {
   }
 
   #questions(): Question[] {
-    const [left, right, base] = [this.#value("left"), this.#value("right"), this.#answers.dataset["base"]!];
+    const [left, right, base] = [this.#value("left"), this.#value("right"), this.#base()];
     const asked = [this.#question("left", left, { model: left })];
     if (right !== "") asked.push(this.#question("right", right, { model: right }));
     if (this.#isChecked("with_base")) asked.push(this.#question("base", base, { model: base }));
@@ -78,6 +78,12 @@ class Playground {
       asked.push(this.#question("blend", this.#blendWords(), { model: base, loraledger: { blend } }));
     }
     return asked;
+  }
+
+  /** Name of the left adapter's base model, or of the first one while there is no adapter. */
+  #base(): string {
+    const left = this.#form.querySelector<HTMLSelectElement>("select[name=left]")!;
+    return (left.selectedOptions[0] ?? this.#answers).dataset["base"]!;
   }
 
   #question(key: string, name: string, what: Readonly<Record<string, unknown>>): Question {

@@ -58,7 +58,7 @@ export class TransferForm {
   }
 
   value(name: string): string {
-    return this.form.querySelector<HTMLInputElement>(`input[name=${name}]`)!.value.trim();
+    return this.form.querySelector<HTMLInputElement | HTMLSelectElement>(`[name=${name}]`)!.value.trim();
   }
 
   get #status(): HTMLElement {

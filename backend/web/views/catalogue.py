@@ -42,5 +42,5 @@ async def show_catalogue(
         asked=asked,
         next_query=urlencode({**asked, "after": page.next_cursor}) if page.next_cursor else None,
         is_first=filters.after is None,
-        base_name=services.catalogue.base_name,
+        bases=[base.name for base in services.catalogue.bases],
     )

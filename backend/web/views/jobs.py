@@ -94,7 +94,7 @@ def show_jobs(
         adapters=adapters,
         snapshot=snapshot,
         model=model,
-        base_name=services.catalogue.base_name,
+        bases=[base.name for base in services.catalogue.bases],
         defaults=TrainingConfig(),
         ranges=RANGES,
         main_options=MAIN_OPTIONS,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -13,7 +15,7 @@ from backend.api.schemas.common import AccountField
 from backend.api.schemas.registry import BatchView, OperatorView
 from backend.api.services import Services
 from backend.domain.errors import Forbidden
-from backend.domain.ids import Account, Cid
+from backend.domain.ids import Account, Cid, Hash32
 from backend.ports.engine import EngineState
 from backend.services.operator.overview import Overview
 from backend.web.rendering import render
@@ -41,8 +43,8 @@ async def show_operators(request: Request, services: ServicesDep, paging: Paging
 async def show_operator(
     operator: AccountField, request: Request, services: ServicesDep, paging: PagingDep
 ) -> Response:
-    engine = await services.generate.engine_state()
-    return await run_in_threadpool(_operator_page, operator, request, services, paging, engine)
+    engines = await services.generate.engine_states()
+    return await run_in_threadpool(_operator_page, operator, request, services, paging, engines)
 
 
 @router.get("/operate")
@@ -69,9 +71,13 @@ def _own_page(request: Request, services: Services, overview: Overview) -> Respo
 
 
 def _operator_page(
-    operator: str, request: Request, services: Services, paging: PagingDep, engine: EngineState
+    operator: str,
+    request: Request,
+    services: Services,
+    paging: PagingDep,
+    engines: Mapping[Hash32, EngineState],
 ) -> Response:
-    found = services.operators.get(Account(operator), engine)
+    found = services.operators.get(Account(operator), engines)
     page = list_batches(operator, services, paging)
     return render(
         request,

@@ -15,6 +15,7 @@ from backend.api.schemas.models import ModelFilters
 from backend.api.services import Services
 from backend.domain.catalogue import Sort
 from backend.domain.ids import Hash32
+from backend.services.market.catalogue import ModelNotFound
 from backend.services.receipts.receipts import ReceiptView
 from backend.web.rendering import render
 from backend.web.route import PageRoute
@@ -32,24 +33,39 @@ async def show_playground(
 ) -> Response:
     wanted = ModelFilters.model_validate({"sort": Sort.USAGE, "limit": OFFERED})
     page = await list_models(services, wanted)
-    names = [one.id.partition("@")[0] for one in page.data if one.parent is not None]
+    bases = {one.id.partition("@")[0]: one.root for one in page.data if one.parent is not None}
+    names = list(bases)
     others = [name for name in names if name != left]
     chosen = left or next(iter(names), ""), right or next(iter(others if left else names[1:]), "")
-    return await run_in_threadpool(_playground, request, services, visitor, names, *chosen)
+    return await run_in_threadpool(_playground, request, services, visitor, bases, *chosen)
 
 
 def _playground(
-    request: Request, services: Services, visitor: Visitor | None, names: list[str], left: str, right: str
+    request: Request,
+    services: Services,
+    visitor: Visitor | None,
+    bases: dict[str, str],
+    left: str,
+    right: str,
 ) -> Response:
+    """`bases`: name of the base model of each suggested adapter."""
     return render(
         request,
         "play.html",
-        names=names,
+        bases=bases,
         left=left,
         right=right,
-        base_name=services.catalogue.base_name,
+        base=bases.get(left) or _base_of(services, left),
         free=services.channels.list(visitor.account)[0].balance.available if visitor else 0,
     )
+
+
+def _base_of(services: Services, model: str) -> str:
+    """Name of the base model of an adapter that is not suggested; of the first one if it is unknown."""
+    try:
+        return services.catalogue.base_name(services.catalogue.record(model).base_model)
+    except ModelNotFound:
+        return services.catalogue.base_name(None)
 
 
 @router.get("/bills/{number}")

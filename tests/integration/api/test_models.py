@@ -51,7 +51,7 @@ def test_context_and_format_of_the_weights_are_stated_while_the_engine_runs(api:
     with api.http() as http:
         stated = http.get("/v1/models/tiny").json()
         assert (stated["context_length"], stated["weight_format"]) == (engine.max_context, "int8")
-        assert http.get("/v1/operator").json()["weight_format"] == "int8"
+        assert http.get("/v1/operator").json()["bases"][0]["weight_format"] == "int8"
 
 
 def test_models_are_listed_without_an_engine(api: Api) -> None:

@@ -106,7 +106,7 @@ async def generate(
         made = Generate(
             installation.catalogue,
             AdapterFolders(store, tmp_path / "adapters"),
-            client,
+            {installation.base.digest: client},
             installation.admitting,
             Billing(installation.db, (HiddenCosine(Indices()), Uniform())),
             GenerateLimits(answer_seconds=240),

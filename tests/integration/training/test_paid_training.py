@@ -23,7 +23,7 @@ from backend.domain.training_payment import request_bytes
 from backend.domain.voucher import SignedVoucher, Voucher
 from backend.installation.api_services import api_services
 from backend.installation.base_model import BaseModelInfo
-from backend.installation.local_network import prepare_base
+from backend.installation.local_network import prepare_bases
 from backend.services.train.payments import TrainingNotOffered
 from inference.model.base_model import base_model_digest
 from tests.fixtures_engine import make_model
@@ -80,7 +80,7 @@ def test_training_is_paid_settled_and_audited_like_an_answer(
     running: RunningOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, market = running.installation, running.market
-    prepare_base(running.settings)
+    prepare_bases(running.settings)
     services = api_services(installation)
     operator = installation.operator.account
     deposit(market, CREATOR, operator, DEPOSIT)
@@ -93,7 +93,7 @@ def test_training_is_paid_settled_and_audited_like_an_answer(
     with pytest.raises(TrainingNotOffered):
         services.training.create(CREATOR.account, snapshot, {})
     running.pump()
-    prepare_base(running.settings)  # the next start registers nothing again
+    prepare_bases(running.settings)  # the next start registers nothing again
     running.pump()
 
     job = published(installation, services.training.create(CREATOR.account, snapshot, {}))

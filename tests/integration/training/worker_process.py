@@ -21,7 +21,7 @@ from backend.services.market.screening import Screening
 from backend.services.train.leases import Leases
 from backend.services.train.publication import Publication
 from backend.storage.embedded import EmbeddedStore
-from tests.unit.workers.support import PAID, InMemoryRows, letter_rows
+from tests.unit.workers.support import BASE, PAID, InMemoryRows, letter_rows
 from workers.app import create_app, work
 from workers.inspection import InspectionProcess
 from workers.relay import Relay
@@ -39,10 +39,11 @@ def main(home: Path) -> None:
     leases = Leases(database, PAID, seconds=setup["lease_seconds"])
     store, screening = EmbeddedStore(home / "ipfs"), Screening(database)
     publication = Publication(database, store, None, screening)  # type: ignore[arg-type]
-    inspection = InspectionProcess(Path(setup["base_folder"]))
-    job_screening = JobScreening(screening, AdapterFolders(store, home / "adapters"), inspection)
+    inspect = {BASE.digest: InspectionProcess(Path(setup["base_folder"]))}
+    job_screening = JobScreening(screening, AdapterFolders(store, home / "adapters"), inspect)
     transfers = Transfers(home / "transfers", 1 << 30)
-    options = TrainerOptions(home / "training", home / "cache", 1, setup["base_folder"], transfers=transfers)
+    base_folders = {BASE.digest: setup["base_folder"]}
+    options = TrainerOptions(home / "training", home / "cache", 1, base_folders, transfers=transfers)
     app = create_app(home, setup["broker_url"])
 
     def send(task: str, payload: Mapping[str, Any]) -> None:

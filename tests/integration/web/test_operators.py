@@ -86,7 +86,8 @@ def test_metrics_that_cannot_be_read_leave_the_rest_of_the_page(
     async def metrics(_: float) -> str:
         return checked("<html>", "the engine")
 
-    monkeypatch.setattr(market.operator.installation.engines.engine, "metrics", metrics)
+    [engine] = market.operator.installation.engines.by_base.values()
+    monkeypatch.setattr(engine, "metrics", metrics)
     market.enter(page, OPERATOR)
     page.goto(f"{market.url}/operate")
     expect(page.locator(".notice").first).to_contain_text(

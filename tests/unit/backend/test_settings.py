@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,58 @@ def test_what_is_no_origin_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, o
     with pytest.raises(InvalidInput, match="LORALEDGER_CORS_ORIGINS") as refused:
         load_settings()
     assert "is no origin" in str(refused.value)
+
+
+def test_bases_have_engines_prices_and_training_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of the page."""
+    found = re.search(r"```json\n(.*?)```", Path("docs/operating.md").read_text(), re.DOTALL)
+    assert found is not None
+    monkeypatch.setenv("LORALEDGER_BASES", found[1])
+    small, remote, large = load_settings().served
+    assert {number: path.name for number, path in small.sockets.items()} == {
+        1: "engine.sock",
+        2: "engine-2.sock",
+    }
+    assert (remote.urls, remote.sockets) == (("http://127.0.0.1:8001",), {})
+    assert {number: path.name for number, path in large.sockets.items()} == {3: "engine-3.sock"}
+    assert [base.prices for base in (small, remote, large)] == [
+        (200_000, 400_000),
+        (800_000, 1_600_000),
+        None,
+    ]
+    assert [base.training_price for base in (small, remote, large)] == [400_000, 1_600_000, None]
+    assert [base.file.name for base in (small, large)] == ["base_model.json", "base_model-3.json"]
+    assert [base.gradients_socket.name for base in (small, remote)] == ["gradients.sock", "gradients-2.sock"]
+
+
+def test_a_single_base_is_named_by_the_settings_of_one() -> None:
+    settings = Settings(base_model="/models/small", engine_replicas=2, training_price=3)
+    [base] = settings.served
+    assert (base.model, list(base.sockets), base.training_price) == ("/models/small", [1, 2], 3)
+    assert base.sockets[1] == settings.engine_socket
+
+
+@pytest.mark.parametrize(
+    ("bases", "others", "fault"),
+    [
+        ('[{"model": "a"}, {"model": "a"}]', {}, "the base model 'a' is named twice"),
+        (
+            '[{"model": "a", "urls": ["http://a:1"]}, {"model": "b", "urls": ["http://a:1/"]}]',
+            {},
+            "the server 'http://a:1' is named twice",
+        ),
+        ('[{"model": "a"}]', {"BASE_MODEL": "b"}, "LORALEDGER_BASE_MODEL is for a single base model"),
+        ('[{"model": "a"}]', {"ENGINE_REPLICAS": "2"}, "LORALEDGER_ENGINE_REPLICAS is for a single"),
+        ('[{"model": "a", "colour": "red"}]', {}, "LORALEDGER_BASES.0.colour: Extra inputs"),
+        ('[{"model": "a", "urls": ["a:1"]}]', {}, "'a:1' is no URL of a server"),
+        ("a, b", {}, "LORALEDGER_BASES is no JSON list"),
+    ],
+)
+def test_bases_that_cannot_be_meant_are_refused(
+    bases: str, others: dict[str, str], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORALEDGER_BASES", bases)
+    for name, value in others.items():
+        monkeypatch.setenv(f"LORALEDGER_{name}", value)
+    with pytest.raises(InvalidInput, match=re.escape(fault)):
+        load_settings()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backend.db.tables.chain import ChannelRow, CheckpointRow, ContributionRow, SnapshotRow
 from backend.db.tables.outbox import OutboxRow
+from backend.domain.catalogue import BaseModel
 from backend.domain.hashing import TypedDomain, accepted_hash, snapshot_id, version_id
 from backend.domain.ids import Account, DatanetId, Hash32
 from backend.domain.receipt import VersionRecord
@@ -40,8 +42,9 @@ RESULT = TrainingResult(Hash32("0x" + "ad" * 32), Hash32("0x" + "ba" * 32), METR
 OPERATOR, COLLECTOR = Account("0x" + "09" * 20), Account("0x" + "c0" * 20)
 MARKET = Market(OPERATOR, COLLECTOR, TypedDomain(31337, COLLECTOR))
 TRAINING = training_record(OPERATOR, RESULT.base_model, price=5)
-FREE = Payments(MARKET, None, lambda _: some_key("receipts"), 60)
-PAID = Payments(MARKET, TRAINING, lambda _: some_key("receipts"), 3600)
+BASE = BaseModel(RESULT.base_model, "tiny", OPERATOR)
+FREE = Payments(MARKET, [BASE], lambda _: some_key("receipts"), 60)
+PAID = Payments(MARKET, [replace(BASE, training_price=5)], lambda _: some_key("receipts"), 3600)
 NUM_ROWS = 12
 """Rows of each contribution."""
 

@@ -13,7 +13,7 @@ from backend.services.market.adapter_folders import AdapterFolders
 from backend.services.market.screening import Screening
 from backend.storage.embedded import EmbeddedStore
 from tests.fixtures_engine import make_adapter
-from tests.unit.workers.support import CREATOR
+from tests.unit.workers.support import BASE, CREATOR
 from workers.inspection import InspectionFailed, InspectionProcess
 from workers.screening import JobScreening
 from workers.training.inspection import as_json, inspect_adapter
@@ -41,7 +41,8 @@ JOB = TrainingJob(
 def job_screening(sqlite_database: Database, tiny_base: Path, tmp_path: Path) -> JobScreening:
     screening = Screening(sqlite_database)
     store = EmbeddedStore(tmp_path / "ipfs", is_durable=False)
-    return JobScreening(screening, AdapterFolders(store, tmp_path / "adapters"), InspectionProcess(tiny_base))
+    inspect = {BASE.digest: InspectionProcess(tiny_base)}
+    return JobScreening(screening, AdapterFolders(store, tmp_path / "adapters"), inspect)
 
 
 def test_an_adapter_without_an_inspection_file_is_inspected_in_a_separate_process(

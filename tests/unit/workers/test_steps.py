@@ -18,7 +18,15 @@ from backend.services.contribute.transfers import Transfers
 from backend.services.train.imported import ImportedAdapters
 from backend.services.train.leases import MAX_ATTEMPTS, Leases
 from backend.services.train.parents import Parent, reject_parent
-from tests.unit.workers.support import CREATOR, RESULT, InMemoryRows, JobHarness, letter_rows, transferred
+from tests.unit.workers.support import (
+    BASE,
+    CREATOR,
+    RESULT,
+    InMemoryRows,
+    JobHarness,
+    letter_rows,
+    transferred,
+)
 from workers.steps import Steps, TrainerOptions
 from workers.training.spec import ADAPTER, ROWS_FILE, UPLOADED, ImportSpec, TrainingSpec
 
@@ -96,7 +104,8 @@ class StepsHarness:
 
         bring = self.parents.__getitem__ if self.parents else reject_parent
         cache = self.folder / "cache"
-        options = TrainerOptions(self.folder, cache, 1, "", command, bring, transfers=self.transfers)
+        folders = {BASE.digest: ""}
+        options = TrainerOptions(self.folder, cache, 1, folders, command, bring, transfers=self.transfers)
         return Steps(self.leases, self.rows, FakeScreening(), self.store, options)  # type: ignore[arg-type]
 
     def create_import(self) -> TrainingJob:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.client.hub import Hub, HubAdapterRefused, HubFileChanged, HubReference, NotAHub
+from backend.client.hub import (
+    Hub,
+    HubAdapterRefused,
+    HubFileChanged,
+    HubReference,
+    NotAHub,
+    matching_base,
+    stated_base,
+)
 from backend.domain.adapter_files import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE
 from backend.domain.errors import DomainError, InvalidInput, NotFound, Unavailable
 from tests.support.hub import running_hub
@@ -59,7 +67,7 @@ def test_a_branch_is_resolved_to_a_commit_and_two_files_are_downloaded(
     assert (found.commit, found.licence, found.num_bytes) == (COMMIT, "apache-2.0", len(CONFIG) + 7)
     assert found.tags == ("verse", "7")
     assert str(found) == f"hf:owner/name@{COMMIT}"
-    hub.download(found, tmp_path, "tiny")
+    hub.download(found, tmp_path, ["other", "tiny"])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         name: FILES[name] for name in MAX_BYTES
     }
@@ -179,7 +187,7 @@ def test_what_is_downloaded_is_compared_with_the_commit(
     found = hub.find(HubReference("owner/name"))
     server.answers[f"/owner/name/resolve/{COMMIT}/{name}"] = 200, content
     with pytest.raises(error, match=name):
-        hub.download(found, tmp_path, "tiny")
+        hub.download(found, tmp_path, ["other", "tiny"])
 
 
 @pytest.mark.parametrize(
@@ -195,7 +203,7 @@ def test_the_weights_of_another_base_model_are_not_downloaded(
 ) -> None:
     server.files = FILES | {CONFIG_FILE: config}
     with pytest.raises(HubAdapterRefused, match=says):
-        hub.download(hub.find(HubReference("owner/name")), tmp_path, "other/huge")
+        hub.download(hub.find(HubReference("owner/name")), tmp_path, ["other/huge"])
     assert f"/owner/name/resolve/{COMMIT}/{WEIGHTS_FILE}" not in server.paths
 
 
@@ -226,3 +234,13 @@ def test_the_stated_licence_must_be_the_repositorys(
     with pytest.raises(InvalidInput) as refused:
         found.agreed_licence(stated)
     assert refused.value.param == "licence"
+
+
+def test_a_base_is_found_by_its_own_name() -> None:
+    bases = ["tiny", "Large-2B"]
+    assert matching_base("someone/large-2b", bases) == "Large-2B"
+    assert matching_base("/models/tiny/", bases) == "tiny"
+    assert matching_base("huge", bases) is None
+    assert stated_base(b'{"base_model_name_or_path": null}') == ""
+    with pytest.raises(ValueError, match="has no attribute"):
+        stated_base(b"[]")

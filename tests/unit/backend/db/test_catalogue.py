@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from backend.domain.catalogue import ListedVersion
 
 BASE = BaseModel(some_hash("base"), "Tiny-Base", some_account("operator"))
-SERVED = Served(BASE, FloorPrice(1, 1), [some_hash("adapter poems")])
+SERVED = Served([BASE], FloorPrice(1, 1), [some_hash("adapter poems")])
 LARGEST = (1 << 64) - 1
 
 

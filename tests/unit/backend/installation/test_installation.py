@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.errors import NotFound
+from backend.domain.errors import InvalidInput, NotFound
 from backend.engine.replicas import Replicas
+from backend.installation.base_model import BaseModelInfo, check_distinct
 from backend.installation.installation import Installation
-from backend.settings import Settings
+from backend.installation.local_network import engine_command, gradients_command
+from backend.settings import BaseEntry, Settings
+from tests.support.market import some_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+TINY = BaseModelInfo("tiny", some_hash("tiny"), "/models/tiny")
 
 
 def test_attributors_prefer_distilled_maps_and_fall_back_to_uniform(tmp_path: Path) -> None:
@@ -21,12 +27,14 @@ def test_attributors_prefer_distilled_maps_and_fall_back_to_uniform(tmp_path: Pa
 def test_own_engines_are_replicas_with_a_socket_each(tmp_path: Path) -> None:
     installation = Installation(Settings(home=tmp_path, engine_replicas=2))
     assert list(installation.engines.replicas) == ["1", "2"]
-    names = [path.name for path in installation.settings.engine_sockets]
-    assert names == ["engine.sock", "engine-2.sock"]
+    [base] = installation.settings.served
+    assert [path.name for path in base.sockets.values()] == ["engine.sock", "engine-2.sock"]
 
 
 def test_a_single_engine_is_watched_as_a_replica(tmp_path: Path) -> None:
-    assert isinstance(Installation(Settings(home=tmp_path)).engines.engine, Replicas)
+    installation = Installation(Settings(home=tmp_path))
+    installation.save_base_model(TINY)
+    assert isinstance(installation.engines.by_base[TINY.digest], Replicas)
 
 
 def test_replicas_are_drained_by_name(tmp_path: Path) -> None:
@@ -45,4 +53,47 @@ def test_urls_of_servers_are_checked() -> None:
     with pytest.raises(ValueError, match="no URL of a server"):
         Settings(engine_urls="127.0.0.1:8001")
     settings = Settings(engine_urls="http://a:1/, http://b:2")
-    assert settings.vllm_urls == ["http://a:1", "http://b:2"]
+    assert settings.served[0].urls == ("http://a:1", "http://b:2")
+
+
+def test_each_base_has_engines_of_its_own_which_are_numbered_through(tmp_path: Path) -> None:
+    bases = (BaseEntry(model="/models/tiny", replicas=2), BaseEntry(model="/models/large"))
+    installation = Installation(Settings(home=tmp_path, bases=bases))
+    large = BaseModelInfo("large", some_hash("large"), "/models/large", "/models/large")
+    installation.save_base_model(TINY)
+    installation.save_base_model(large, 2)
+    assert list(installation.engines.replicas) == ["1", "2", "3"]
+    assert list(installation.engines.by_base) == [TINY.digest, large.digest]
+    assert list(installation.engines.by_name) == ["tiny", "large"]
+    swapped = Installation(Settings(home=tmp_path, bases=bases[::-1]))
+    with pytest.raises(NotFound, match=r"base_model-2.json is of '/models/large', but the settings name"):
+        _ = swapped.base_models
+
+
+def test_two_bases_of_one_name_or_digest_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="two base models have the name 'tiny'"):
+        check_distinct([TINY, replace(TINY, digest=some_hash("large"))])
+    with pytest.raises(InvalidInput, match="two base models have the digest"):
+        check_distinct([TINY, replace(TINY, name="large")])
+
+
+def test_each_process_loads_the_base_of_its_number(tmp_path: Path) -> None:
+    bases = (BaseEntry(model="/models/tiny", replicas=2), BaseEntry(model="/models/large"))
+    settings = Settings(home=tmp_path, bases=bases)
+    for (command, _), socket, model in (
+        (engine_command(settings, 2), "engine-2.sock", "/models/tiny"),
+        (engine_command(settings, 3), "engine-3.sock", "/models/large"),
+        (gradients_command(settings, 2), "gradients-2.sock", "/models/large"),
+    ):
+        assert str(tmp_path / "run" / socket) in command
+        assert model in command
+    with pytest.raises(NotFound, match="no own engine 4: the settings name 3"):
+        engine_command(settings, 4)
+    with pytest.raises(NotFound, match="no base model 3: the settings name 2"):
+        gradients_command(settings, 3)
+
+
+def test_bases_without_prices_are_not_prepared(tmp_path: Path) -> None:
+    bases = (BaseEntry(model="/models/tiny", prices=(1, 2)), BaseEntry(model="/models/large"))
+    with pytest.raises(InvalidInput, match="state --prices, or `prices` of each base"):
+        Installation(Settings(home=tmp_path, bases=bases)).prepare_offers()

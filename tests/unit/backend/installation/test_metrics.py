@@ -21,7 +21,7 @@ UNBOUNDED = {"adapter", "model", "payer", "account", "channel", "key", "path", "
 
 
 def page_of(database: Database) -> MetricsPage:
-    return MetricsPage(database, ScriptedEngine(), some_account("operator"))
+    return MetricsPage(database, {"tiny": ScriptedEngine()}, some_account("operator"))
 
 
 async def scraped(page: MetricsPage) -> dict[str, list[Any]]:
@@ -56,13 +56,28 @@ async def test_unavailable_parts_are_reported_and_the_rest_is_rendered(tmp_path:
     engine = ScriptedEngine()
     engine.is_gone = True
     database = Database.open(f"sqlite:///{tmp_path}/a.db")
-    found = await scraped(MetricsPage(database, engine, some_account("operator")))
+    found = await scraped(MetricsPage(database, {"tiny": engine}, some_account("operator")))
     assert up(found) == {
         "database": 0,
         "engine": 0,
     }
     assert not set(STATE) & set(found), "old figures would look like good ones"
     assert "loraledger_http_requests" in found
+
+
+async def test_each_base_is_up_or_down_and_labels_its_metrics(sqlite_database: Database) -> None:
+    engines = {"tiny": ScriptedEngine(), "large": ScriptedEngine()}
+    page = MetricsPage(sqlite_database, engines, some_account("operator"))
+    found = await scraped(page)
+    assert [one.labels for one in found["loraledger_scripted_engine"]] == [
+        {"base": "tiny"},
+        {"base": "large"},
+    ]
+    engines["large"].is_gone = True
+    found = await scraped(page)
+    assert {one.labels["base"]: one.value for one in found["loraledger_base_up"]} == {"tiny": 1, "large": 0}
+    assert up(found)["engine"] == 0
+    assert [one.labels for one in found["loraledger_scripted_engine"]] == [{"base": "tiny"}]
 
 
 async def test_no_label_has_unbounded_values(sqlite_database: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections import namedtuple
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from backend.installation.base_model import BaseModelInfo
 from backend.installation.installation import Installation
 from backend.installation.operator_readiness import OPERATOR_PARTS
 from backend.installation.readiness import PARTS, faults
-from backend.settings import Settings
+from backend.settings import BaseEntry, Settings
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -38,8 +39,24 @@ def test_every_faulty_part_is_named_with_its_remedy(tmp_path: Path, caplog: pyte
 def test_a_vllm_server_that_is_down_is_a_fault_without_its_address(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, engine_urls="http://127.0.0.1:1, http://127.0.0.1:2/")
     found = faults(Installation(settings), PARTS)
-    assert found["engine"].startswith("No vLLM server answers.")
+    assert found["engine"].startswith("No engine answers.")
     assert "127.0.0.1" not in found["engine"]
+
+
+def test_bases_without_an_engine_are_named(tmp_path: Path) -> None:
+    bases = (
+        BaseEntry(model="a"),
+        BaseEntry(model="/models/b", urls=("http://127.0.0.1:1",)),
+        BaseEntry(model="c"),
+    )
+    settings = Settings(home=tmp_path, bases=bases)
+    path = settings.served[0].sockets[1]
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        found = faults(Installation(settings), PARTS)["engine"]
+    assert found.startswith("No engine of b, c answers.")
 
 
 def test_missing_requirements_on_the_chain_are_reported_with_their_remedy(

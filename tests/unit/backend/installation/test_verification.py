@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.domain.errors import InvalidInput
+from backend.installation.base_model import BaseModelInfo
+from backend.installation.resources import Resources
 from backend.installation.verification import Recomputation
 from backend.services.market.adapter_folders import adapter_ref
 from backend.services.receipts.reexecution import NotRepeatable
+from backend.settings import Settings
 from tests.support.market import Market, some_hash
 
 if TYPE_CHECKING:
@@ -34,8 +37,9 @@ class Again(Recomputation):
     """Recomputes the answer of a receipt that names these versions."""
 
     def __init__(self, *records: VersionRecord) -> None:
-        here = SimpleNamespace(digest=RECORD.base_model)
-        installation: Any = SimpleNamespace(base_model=here, adapter_folders=Folders())
+        installation: Any = Resources(Settings())
+        installation.base_models = {RECORD.base_model: BaseModelInfo("tiny", RECORD.base_model, "")}
+        installation.adapter_folders = Folders()
         shown: Any = SimpleNamespace(signed=MARKET.serve(MARKET.channels[0]))
         super().__init__(installation, shown, None, None)
         self._named = list(records)

@@ -75,9 +75,9 @@ class FakeInstallation:
     def deployment(self) -> Any:
         return SimpleNamespace(chain_id=31337)
 
-    def prepare_offer(self, prices: tuple[int, int]) -> Offer:
+    def prepare_offers(self, prices: tuple[int, int]) -> list[Offer]:
         self.asked.append(prices)
-        return self.offer
+        return [self.offer]
 
     # the services
 
@@ -271,7 +271,7 @@ def test_a_services_refusal_is_the_commands_error(installation: FakeInstallation
     "command",
     [
         *(["join", "--stake", "1e3"], ["join", "--stake", "0.0000001"], ["join"]),
-        *(["unstake", "-1"], ["unstake", "1,5"], ["base"], ["base", "--prices", "1"]),
+        *(["unstake", "-1"], ["unstake", "1,5"], ["base", "--prices", "1"]),
     ],
 )
 def test_invalid_arguments_are_wrong_usage(installation: FakeInstallation, command: list[str]) -> None:

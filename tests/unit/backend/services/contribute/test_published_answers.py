@@ -75,7 +75,7 @@ class Reader:
         harness = self.harness
         rows = harness.snapshots.stored_rows
         self.service = PublishedAnswers(
-            harness.database, harness.store, rows, BASE, self.decode, lambda: self.now
+            harness.database, harness.store, rows, {BASE: self.decode}, lambda: self.now
         )
 
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str] | None:

@@ -108,7 +108,7 @@ def test_the_base_model_is_a_version_of_the_operator(
         replace(base.record, creator=some_account("another creator"))
     )
     assert installation.catalogue.resolve("tiny").id == installation.base_version
-    assert installation.catalogue.base() == base
+    assert installation.catalogue.base_model(installation.base) == base
     models = [one.model for one in installation.catalogue.find()]
     assert models[0].name == "tiny"
     assert foreign_version not in [model.id for model in models]

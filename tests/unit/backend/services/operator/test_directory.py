@@ -13,7 +13,7 @@ from backend.ports.engine import EngineState
 from backend.ports.outbound import Unreachable
 from backend.services.operator.directory import REFRESH_SECONDS, Card, Operators
 from tests.support.market import some_account, some_hash
-from tests.support.scripted_installation import ScriptedInstallation
+from tests.support.scripted_installation import TRAINING_PRICE, ScriptedInstallation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,9 +46,7 @@ class DirectoryHarness:
             self.outbound,
             self.installation.catalogue,
             own,
-            3,
             lambda: self.now,
-            not_served=("dora",),
         )
         self.settle(own, "https://own")
         self.settle(OTHER, "https://other/")
@@ -62,7 +60,7 @@ class DirectoryHarness:
         )
 
     def standing(self) -> Any:
-        return self.operators.get(OTHER, EngineState())[1]
+        return self.operators.get(OTHER, {})[1]
 
 
 @pytest.fixture
@@ -110,10 +108,12 @@ def test_minimum_prices_of_a_card_are_optional(harness: DirectoryHarness) -> Non
 
 
 def test_a_card_is_read_as_the_api_serves_it(harness: DirectoryHarness) -> None:
-    own = harness.operators.card(EngineState(frozenset({some_hash("adapter")}), 512, "int8"))
+    base = harness.installation.base.digest
+    own = harness.operators.card({base: EngineState(frozenset({some_hash("adapter")}), 512, "int8")})
     served = OperatorCardView.model_validate(own).model_dump(mode="json") | {"account": OTHER}
-    assert served["bases"][0]["training_price"] == PRICE.render(3)
-    assert (served["not_served"], served["weight_format"]) == (["dora"], "int8")
+    [offer] = served["bases"]
+    assert offer["training_price"] == PRICE.render(TRAINING_PRICE)
+    assert (offer["not_served"], offer["weight_format"]) == ([], "int8")
     harness.answer(msgspec.json.encode(served))
     assert harness.standing().card == msgspec.structs.replace(own, account=OTHER)
 
@@ -129,11 +129,13 @@ def test_a_card_with_an_invalid_price_counts_as_no_answer(harness: DirectoryHarn
 
 def test_our_own_status_needs_no_request(harness: DirectoryHarness) -> None:
     adapter = some_hash("adapter")
-    page = harness.operators.registered(EngineState(frozenset({adapter})), None, 2)
+    page = harness.operators.registered(
+        {harness.installation.base.digest: EngineState(frozenset({adapter}))}, None, 2
+    )
     own, _ = (found for _, found in page)
     assert own.card.active_adapters == [adapter]
     assert [(b.name, b.prompt_price, b.completion_price) for b in own.card.bases] == [("tiny", 1, 2)]
-    assert [base.training_price for base in own.card.bases] == [3]
+    assert [base.training_price for base in own.card.bases] == [TRAINING_PRICE]
     assert [(b.min_prompt_price, b.min_completion_price) for b in own.card.bases] == [(1, 1)]
     assert harness.outbound.asked == ["https://other/v1/operator"]
 
@@ -141,11 +143,11 @@ def test_our_own_status_needs_no_request(harness: DirectoryHarness) -> None:
 def test_only_the_operators_of_a_page_are_asked(harness: DirectoryHarness) -> None:
     for number in range(3):
         harness.settle(some_account(f"more {number}"), f"https://more-{number}")
-    page = harness.operators.registered(EngineState(), OTHER, 2)
+    page = harness.operators.registered({}, OTHER, 2)
     assert [operator.endpoint for operator, _ in page] == ["https://more-0", "https://more-1"]
     assert sorted(harness.outbound.asked) == [f"https://more-{number}/v1/operator" for number in range(2)]
     with pytest.raises(NotFound, match="is registered"):
-        harness.operators.get(some_account("nobody"), EngineState())
+        harness.operators.get(some_account("nobody"), {})
 
 
 def test_an_operator_with_a_new_endpoint_has_no_history(harness: DirectoryHarness) -> None:

@@ -61,7 +61,7 @@ class AwayMembership:
 
 def test_an_overview_needs_neither_node_nor_engine(sqlite_database: Database) -> None:
     engine, membership = ScriptedEngine(), AwayMembership()
-    built = Overviews(sqlite_database, membership, engine, some_account("operator"), FakeClock())  # type: ignore[arg-type]
+    built = Overviews(sqlite_database, membership, [engine], some_account("operator"), FakeClock())  # type: ignore[arg-type]
     found = asyncio.run(built.read())
     assert (found.status, found.exposure) == (None, 0)
     assert found.engine == {"loraledger_scripted_engine": 1.0}
@@ -81,7 +81,7 @@ class OtherMetrics(ScriptedEngine):
 
 def test_metrics_that_cannot_be_read_are_said_to_be_so(sqlite_database: Database) -> None:
     def read(text: str) -> Overview:
-        parts = AwayMembership(), OtherMetrics(text), some_account("operator"), FakeClock()
+        parts = AwayMembership(), [OtherMetrics(text)], some_account("operator"), FakeClock()
         return asyncio.run(Overviews(sqlite_database, *parts).read())  # type: ignore[arg-type]
 
     found = read("queue 1\n<html>\n")

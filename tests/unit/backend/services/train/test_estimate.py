@@ -11,12 +11,12 @@ from backend.domain.training import EmptySnapshot, Step
 from backend.services.train import estimate as module
 from backend.services.train.estimate import Estimate, Estimates, Tokenisation, TokenisedRow
 from backend.services.train.options import InvalidConfig
-from tests.unit.workers.support import RESULT, InMemoryRows, JobHarness, letter_rows
+from tests.unit.workers.support import BASE, PAID, RESULT, TRAINING, InMemoryRows, JobHarness, letter_rows
 
 if TYPE_CHECKING:
     from backend.domain.training import TrainingConfig
 
-PRICE = 3
+PRICE = TRAINING.prompt_price
 SHOWN = TokenisedRow(0, ("What", "is?"), (False, True))
 
 
@@ -37,7 +37,7 @@ def estimated(
     harness: JobHarness, num_rows: int, tokeniser: Tokeniser | None = None, **options: Any
 ) -> Estimate:
     rows = InMemoryRows(letter_rows(num_rows))
-    estimates = Estimates(harness.database, rows, tokeniser or Tokeniser(), PRICE)
+    estimates = Estimates(harness.database, rows, {BASE.digest: tokeniser or Tokeniser()}, PAID)
     return estimates.estimate(harness.snapshot(True, True), options)
 
 
@@ -96,7 +96,7 @@ def test_nothing_usable_is_no_step(harness: JobHarness) -> None:
 def test_an_estimate_is_refused_for_the_same_reasons_as_a_job(harness: JobHarness) -> None:
     with pytest.raises(InvalidConfig):
         estimated(harness, 10, rank=0)
-    estimates = Estimates(harness.database, InMemoryRows(letter_rows()), Tokeniser(), PRICE)
+    estimates = Estimates(harness.database, InMemoryRows(letter_rows()), {BASE.digest: Tokeniser()}, PAID)
     with pytest.raises(NotFound):
         estimates.estimate(SnapshotId(Hash32("0x" + "00" * 32)), {})
     with pytest.raises(EmptySnapshot):

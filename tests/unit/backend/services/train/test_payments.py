@@ -338,7 +338,7 @@ def test_free_training_needs_no_channel_and_gives_no_receipt(harness: PaidTraini
     free = harness.selling_at(0)
     job = harness.training_with(free).create(harness.installation.payer.account, SNAPSHOT, CONFIG)
     harness.leases = harness.leases_with(free)
-    assert (job.payment, free.price) == (None, 0)
+    assert (job.payment, free.price(harness.installation.base.digest)) == (None, 0)
     assert harness.publish(job).state is JobState.SUCCEEDED
     assert (harness.reserved, harness.receipts) == (0, [])
 

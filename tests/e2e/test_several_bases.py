@@ -1,0 +1,124 @@
+"""Two base models under one `loraledger up`: answers, an imported and a trained adapter of each, a kill."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from backend.cli.operator.demo import actions
+from backend.cli.operator.demo.questions import Question, ask_all
+from backend.cli.snapshots import freeze
+from backend.client.payments import create_key, deposit
+from backend.client.registries import create_datanet
+from backend.client.waiting import wait_until
+from tests.e2e.test_stack import CONSUMER, DEPOSIT_UNITS, await_final, running
+from tests.fixtures_engine import make_model
+from tests.support.adapters import write_adapter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.client.api import ApiClient
+    from tests.e2e.test_stack import Stack
+
+pytestmark = [pytest.mark.deep, pytest.mark.timeout(1800)]
+CREATOR = 6
+NAMES = ("small", "large")
+OPTIONS = ("--set", "rank=4", "--set", "epochs=1", "--set", "batch_size=4", "--set", "max_length=64")
+
+
+def bases(folder: Path) -> dict[str, Path]:
+    """Two random models that differ in width."""
+    return {name: make_model(folder / name, hidden_size=64 * (1 + n)) for n, name in enumerate(NAMES)}
+
+
+def test_each_model_is_served_paid_and_trained_on_its_base(tmp_path: Path) -> None:
+    folders = bases(tmp_path)
+    entries = [
+        {"model": str(folders["small"]), "prices": [200_000, 400_000]},
+        {"model": str(folders["large"]), "prices": [800_000, 1_600_000], "replicas": 2},
+    ]
+    settings = {
+        "LORALEDGER_BASES": json.dumps(entries),
+        "LORALEDGER_ENGINE_DTYPE": "float32",
+        "LORALEDGER_ENGINE_THREADS": "1",
+        "LORALEDGER_TRAINER_THREADS": "1",
+    }
+    with running(tmp_path / "home", tmp_path / "up.log", **settings) as stack:
+        with stack.market(CONSUMER) as payer, stack.market(CREATOR) as creator:
+            deposit(payer, DEPOSIT_UNITS)
+            deposit(creator, DEPOSIT_UNITS)
+            key = create_key(payer, "bases")
+            assert {"engine", "engine-2", "engine-3"} <= stack.facts["processes"].keys()
+            imported = [_import(stack, folders, name, tmp_path / f"{name}-adapter") for name in NAMES]
+            trained = _train(stack, creator)
+            models = {one["id"]: one for one in payer.get("/v1/models")["data"]}
+            _are_answered(stack, payer, key, [*NAMES, *imported, *trained])
+            for name in NAMES:
+                listed = payer.get("/v1/models", base=name)["data"]
+                assert {one["root"] for one in listed} == {name}
+                assert len(listed) == 3
+            assert models["large"]["prompt_price"] != models["small"]["prompt_price"]
+            _survives_the_loss_of_a_replica(stack, key)
+        batches = json.loads(stack.run("audit", "--json"))
+        assert all(batch["is_right"] for batch in batches)
+        assert "every unit is right" in stack.run("audit")
+
+
+def _import(stack: Stack, folders: dict[str, Path], name: str, folder: Path) -> str:
+    """Import an adapter, whose configuration names its base; returns its name in the market."""
+    write_adapter(folder, folders[name])
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"base_model_name_or_path": f"someone/{name}"}
+    path.write_text(json.dumps(config))
+    adapter = stack.run("adapter", "publish", str(folder), "--licence", "MIT").split()[0]
+    terms = ("--name", f"imported-{name}", "--prices", "20", "40", "--yes")
+    return stack.run("adapter", "register", adapter, *terms).splitlines()[-1].split()[0]
+
+
+def _train(stack: Stack, creator: ApiClient) -> list[str]:
+    """Train both bases on one snapshot; returns the adapters' names in the market."""
+    rows = [
+        json.dumps({"prompt": f"What is item {n}?", "completion": f"Item {n} is number {n} of the list."})
+        for n in range(24)
+    ]
+    datanet = create_datanet(creator, "items", "A list of items.")
+    content = ["\n".join(rows).encode() + b"\n"]
+    actions.await_acceptance(creator, actions.contribute(creator, datanet, "items", "MIT", content))
+    snapshot = freeze(creator, datanet)
+    found = []
+    for name in NAMES:
+        job = stack.run("train", "create", snapshot, "--model", name, *OPTIONS).split()[0]
+        stack.run("train", "watch", job)
+        assert creator.get(f"/v1/fine_tuning/jobs/{job}")["model"] == name
+        # Random models need not get better by training.
+        terms = ("--name", f"trained-{name}", "--prices", "20", "40", "--accept-worse", "--yes")
+        found.append(stack.run("train", "register", job, *terms).splitlines()[-1].split()[0])
+    return found
+
+
+def _are_answered(stack: Stack, payer: ApiClient, key: str, models: list[str]) -> None:
+    """Each by its version, paid at its price, and final."""
+    answers = ask_all(stack.facts["api"], key, [Question(model, "What is item 3?", 8) for model in models])
+    for answer in answers:
+        receipt = await_final(payer, answer.receipt_id)
+        version = payer.get(f"/v1/models/{answer.question.model}")["version_id"]
+        assert [part["version_id"] for part in receipt["slices"]] == [version]
+        assert answer.charge > 0
+
+
+def _survives_the_loss_of_a_replica(stack: Stack, key: str) -> None:
+    """The other base answers meanwhile, and the supervisor brings the engine back."""
+    stack.kill("engine")
+    (answer,) = ask_all(stack.facts["api"], key, [Question("large", "What is item 4?", 8)])
+    assert answer.charge > 0
+
+    def is_back() -> bool | None:
+        return httpx.get(f"{stack.facts['api']}/ready").is_success or None
+
+    wait_until(is_back, "the engine of the first base", 120)
+    (answer,) = ask_all(stack.facts["api"], key, [Question("small", "What is item 4?", 8)])
+    assert answer.charge > 0
