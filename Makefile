@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help setup contracts demo test test-contracts test-programs test-deep test-gemma lint format bench screens pictures gas docs wheel lock clean
-.PHONY: bench-peers vllm bench-attribution bench-attribution-games bench-soak slither halmos coverage mutation attack
+.PHONY: bench-peers vllm ray bench-attribution bench-attribution-games bench-soak slither halmos coverage mutation attack
 .PHONY: audit chaos fuzz manifests bench-attribution-packages bench-attribution-gemma
 
 PYTHON ?= python3
@@ -165,6 +165,10 @@ bench-peers: setup ## install vLLM and llama.cpp in .peers for `python -m benchm
 
 vllm: setup ## install vLLM's CPU build in .peers for the deep tests of docs/vllm.md (1.5 GB)
 	@$(PY) -m benchmarks.peers --only-vllm
+
+ray: setup ## install Ray Serve in .peers for the deep test of docs/ray.md (100 MB)
+	@$(PY) -m venv .peers/ray
+	@.peers/ray/bin/python -m pip install --quiet --disable-pip-version-check 'ray[serve]==2.60.0'
 
 bench-attribution: setup ## evaluate attribution by retraining: an hour a study, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --docs docs

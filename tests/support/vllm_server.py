@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PAGE = ROOT / "docs" / "vllm.md"
 START_SECONDS = 900
-# Of the test alone: this build computes on a processor, which others use too.
-_ENVIRONMENT = {
+# Of the tests alone: this build computes on a processor, which others use too.
+ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
@@ -31,28 +31,30 @@ _ENVIRONMENT = {
 }
 
 
-def page_commands() -> list[str]:
-    """Code blocks of the page."""
-    return re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+def page_commands(page: Path = PAGE) -> list[str]:
+    """Code blocks of a page."""
+    return re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def start_script() -> str:
+    """The page's command, without torch.compile, which takes longer than a test."""
+    return page_commands()[0].rstrip() + " --enforce-eager --max-num-seqs 16\n"
+
+
+def page_variables(model: Path, adapters: Path, dtype: str) -> dict[str, str]:
+    """All but the port."""
+    assert VLLM_PYTHON.exists(), f"vLLM is missing: {VLLM_PYTHON}; install it by `make vllm`"
+    return {"MODEL": str(model), "ADAPTERS": str(adapters), "PYTHON": str(VLLM_PYTHON), "DTYPE": dtype}
 
 
 @contextmanager
 def vllm_server(model: Path, adapters: Path, dtype: str, log: Path) -> Iterator[dict[str, str]]:
     """Run a server for the block; yields the page's variables."""
-    assert VLLM_PYTHON.exists(), f"vLLM is missing: {VLLM_PYTHON}; install it by `make vllm`"
-    variables = {
-        "MODEL": str(model),
-        "ADAPTERS": str(adapters),
-        "PYTHON": str(VLLM_PYTHON),
-        "PORT": str(free_port()),
-        "DTYPE": dtype,
-    }
-    # Without torch.compile, which takes longer than the test.
-    start = page_commands()[0].rstrip() + " --enforce-eager --max-num-seqs 16\n"
+    variables = page_variables(model, adapters, dtype) | {"PORT": str(free_port())}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", start],
-            env=os.environ | _ENVIRONMENT | variables,
+            ["bash", "-euo", "pipefail", "-c", start_script()],
+            env=os.environ | ENVIRONMENT | variables,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
