@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from backend.settings import Settings
 
-CHAIN, ENGINE, GRADIENTS, API, WATCH = "chain", "engine", "gradients", "api", "watch"
-DAEMONS = ("index", "send", "relay", "worker", "settle", WATCH)
+CHAIN, ENGINE, GRADIENTS, INDEX, API, WATCH = "chain", "engine", "gradients", "index", "api", "watch"
+DAEMONS = ("send", "relay", "worker", "settle", WATCH)
+"""Started after the API: their starts take processor time, and no answer waits for them."""
 WATCH_SECONDS = 0.25
 API_STOP_SECONDS = 45
 """On shutdown the API waits for answers to end, then signs the receipts of the unfinished ones."""
@@ -53,7 +54,7 @@ def up(
         bool, typer.Option("--json", help="Print a JSON object each time the stack is ready.")
     ] = False,
 ) -> None:
-    """Run the local stack: chain, engine, indexer, sender, relay, worker, settler, watcher, API.
+    """Run the local stack: chain, engine, indexer, API, sender, relay, worker, settler, watcher.
 
     Hardhat, which runs the chain, is found in this folder's `node_modules` or npm's global ones. Ctrl-C stops
     the stack.
@@ -125,7 +126,8 @@ class Stack:
         for info, base in zip(local.prepare_bases(self.settings), self.settings.served, strict=True):
             servers = f", served at {', '.join(base.urls)}" if base.urls else ""
             self.say(f"base model: {info.name}, sha-256 {info.digest[2:14]}...{servers}")
-        for service in (*self._engines(), *self._gradients(), *map(self._daemon, DAEMONS), self._api()):
+        models = *self._engines(), *self._gradients()
+        for service in (*models, self._daemon(INDEX), self._api(), *map(self._daemon, DAEMONS)):
             if stop.is_set():
                 return
             self.say(f"{service.name}: starting")
