@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.engine.launcher import LLAMA, LLAMA_F16, LLAMA_Q8, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
+from benchmarks.engine.launcher import (
+    INT8,
+    LLAMA,
+    LLAMA_F16,
+    LLAMA_Q8,
+    OURS,
+    PEFT,
+    VLLM,
+    VLLM_BASE,
+    VLLM_EAGER,
+)
 from benchmarks.engine.measure import percentile, spread
 from benchmarks.engine.own_scenarios import LOOKUP, WITHOUT_LOOKUP
 
@@ -16,7 +26,6 @@ if TYPE_CHECKING:
     from benchmarks.engine.scenarios import Entry, Results
 
 MIB = 2**20
-OURS_INT8 = f"{OURS} int8"
 QUIET = 0.05  # CPU share of other processes above which a run is not representative
 
 
@@ -89,7 +98,7 @@ def ratios(results: Results) -> dict[str, Ratio | None]:
         "base_vs_vllm": _quotient(runs.get(base), runs.get((VLLM_BASE, "base"))),
         "prefill1000_vs_vllm": _quotient(runs.get(prompts), runs.get((VLLM_BASE, "prefill1000")), _prefill),
         "base_vs_llamacpp_16bit": _quotient(runs.get(base), _fastest_16bit(runs, "base", _throughput)),
-        "int8_vs_llamacpp_q8": _quotient(runs.get((OURS_INT8, "base")), runs.get((LLAMA_Q8, "base"))),
+        "int8_vs_llamacpp_q8": _quotient(runs.get((INT8, "base")), runs.get((LLAMA_Q8, "base"))),
         "prefill1000_vs_llamacpp_16bit": _quotient(
             runs.get(prompts), _fastest_16bit(runs, "prefill1000", _prefill), _prefill
         ),

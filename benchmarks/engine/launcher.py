@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OURS = "loraledger"
 INVARIANT = "loraledger batch-invariant"
+INT8 = "loraledger int8"
 VLLM = "vllm"
 VLLM_EAGER = "vllm eager"
 VLLM_BASE = "vllm without LoRA"
@@ -32,6 +33,7 @@ SETTINGS = {
     OURS: "bf16, native kernels, 32 slots, 1 GiB for adapters, 1 GiB for keys and values, "
     "no prompt lookup except in its own rows, threads that wait as in an installation",
     INVARIANT: "as loraledger, with `--batch-invariant`",
+    INT8: "as loraledger, with `--quantization int8`: base model and adapters",
     VLLM: "bf16, compiled, max_loras=32, max_num_seqs=32, 1 GiB for keys and values, threads bound to cores, "
     "Intel's OpenMP preloaded, engine in the measured process, no prefix cache (no prompt shares a prefix)",
     VLLM_EAGER: "as vllm, without torch.compile; which of the two is faster with LoRA depends on the CPU",

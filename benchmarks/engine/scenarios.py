@@ -6,12 +6,14 @@ machine that becomes slower or faster over time favours none.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.engine.adapters import num_weight_bytes
 from benchmarks.engine.launcher import (
+    INT8,
     INVARIANT,
     LLAMA,
     LLAMA_F16,
@@ -57,13 +59,9 @@ MAX_LLAMA_PREFILL = 1_000  # four prompts of 4,000 tokens take llama.cpp minutes
 PREFILL_NEW_TOKENS = 2  # llama.cpp's benchmark computes at least one step after the prompts
 
 GROUPS = (
-    *("batch", "prompts", "profile", "zipf", "cold", "registry", "shapes", "formats"),
-    *("lookup", "chat", "sizes", "ranks"),
+    *("batch", "prompts", "profile", "zipf", "cold", "registry"),
+    *("shapes", "lookup", "chat", "sizes", "ranks"),
 )
-# Of the weights: options of our engine.
-FORMATS = {
-    "int8": {"quantization": "int8"},
-}
 _OWN_SCENARIOS = ("base", "lora32")
 
 T = TypeVar("T")
@@ -107,7 +105,6 @@ class Suite:
             "cold": self._cold,
             "registry": self._registry,
             "shapes": self._shapes,
-            "formats": self._formats,
             "lookup": lambda: self._own(lookup_scenarios()),
             "chat": lambda: self._own(chat_scenarios()),
             "sizes": lambda: self._own(size_scenarios(self.adapters)),
@@ -124,6 +121,7 @@ class Suite:
         adapters = self._by_scenario()
         entries = batch_entries(has_peers=self.has_peers)
         self.launcher.contestant(INVARIANT, **{"batch-invariant": "yes"})
+        self.launcher.contestant(INT8, quantization="int8")
         for name, scenario in entries:
             self._measure(name, "batch", Batch(prompts("warm-up"), adapters[scenario]))
         for repeat in range(self.num_repeats):
@@ -201,11 +199,6 @@ class Suite:
             adapters["lora32"] = [*shape.adapters]
             self._batches(f"{OURS} {name}", adapters, model=shape.model)
 
-    def _formats(self) -> None:
-        """The batch with weights in fewer bits."""
-        for name, options in FORMATS.items():
-            self._batches(f"{OURS} {name}", self._by_scenario(), **options)
-
     def _own(self, scenarios: Sequence[OwnScenario]) -> None:
         """Run scenarios of our engine in turn; the first turn warms up."""
         for each in scenarios:
@@ -235,7 +228,7 @@ class Suite:
 
 def batch_entries(*, has_peers: bool) -> list[Entry]:
     """The contestants of each batch scenario."""
-    ours = [(OURS, "base"), (OURS, "lora1"), (OURS, "lora32"), (INVARIANT, "base"), (INVARIANT, "lora32")]
+    ours = [(OURS, "lora1"), *itertools.product((OURS, INVARIANT, INT8), _OWN_SCENARIOS)]
     vllm = [(name, scenario) for name in (VLLM, VLLM_EAGER) for scenario in ("lora1", "lora32")]
     llama = [(name, "base") for name in (LLAMA, LLAMA_F16, LLAMA_Q8)]
     theirs = [*vllm, (VLLM_BASE, "base"), (PEFT, "lora32"), *llama]
@@ -280,7 +273,6 @@ def num_adapters(groups: Sequence[str], num_repeats: int) -> int:
         "cold": 1 + 2 * NUM_LOADS * num_repeats,
         "registry": NUM_WARM_UP + NUM_RESIDENTS,
         "shapes": 0,  # they have adapters of their own
-        "formats": NUM_PROMPTS,
         "lookup": 0,
         "chat": 0,
         "sizes": max(SIZES),
@@ -300,7 +292,6 @@ def num_runs(groups: Sequence[str], num_repeats: int, *, has_peers: bool) -> int
         "cold": 1 + 2 * num_repeats,
         "registry": num_repeats,
         "shapes": len(SHAPES) * len(_OWN_SCENARIOS) * (num_repeats + 1),
-        "formats": len(FORMATS) * len(_OWN_SCENARIOS) * (num_repeats + 1),
         "lookup": len(lookup_scenarios()) * (num_repeats + 1),
         "chat": len(chat_scenarios()) * (num_repeats + 1),
         "sizes": 2 * len(SIZES) * (num_repeats + 1),

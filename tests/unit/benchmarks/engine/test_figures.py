@@ -5,8 +5,18 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.engine.contestant import Run
-from benchmarks.engine.figures import OURS_INT8, is_quiet, ratios, row
-from benchmarks.engine.launcher import LLAMA, LLAMA_F16, LLAMA_Q8, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
+from benchmarks.engine.figures import is_quiet, ratios, row
+from benchmarks.engine.launcher import (
+    INT8,
+    LLAMA,
+    LLAMA_F16,
+    LLAMA_Q8,
+    OURS,
+    PEFT,
+    VLLM,
+    VLLM_BASE,
+    VLLM_EAGER,
+)
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.own_scenarios import LOOKUP, WITHOUT_LOOKUP
 from benchmarks.engine.scenarios import Results
@@ -53,7 +63,7 @@ def test_every_bar_has_its_ratio() -> None:
     rest = ("ours_zipf5", "ours_zipf1000", "ours_cold", "ours_residents", "dense_base")
     prompts = ("ours_prefill1000", "dense_prefill1000", "llama_prefill1000")
     runs = played(**{name: [run(**extra)] for name in (*names, *rest, *prompts)})
-    runs.runs |= {(name, "base"): [run()] for name in (OURS_INT8, LLAMA_Q8)}
+    runs.runs |= {(name, "base"): [run()] for name in (INT8, LLAMA_Q8)}
     runs.runs |= {(OURS, f"profile_{kind}"): [run(**extra)] for kind in ("base", "lora32")}
     runs.runs |= {
         (contestant, f"{kind}8{side}"): [run()]

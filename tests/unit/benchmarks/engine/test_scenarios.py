@@ -15,7 +15,6 @@ from benchmarks.engine.launcher import INVARIANT, OURS
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.own_scenarios import LOOKUP, RANKS, WITHOUT_LOOKUP, lookup_scenarios
 from benchmarks.engine.scenarios import (
-    FORMATS,
     GROUPS,
     Results,
     Suite,
@@ -123,11 +122,11 @@ def test_the_speed_of_prompts_counts_until_the_last_has_its_first_token() -> Non
     }
 
 
-def test_every_shape_and_format_has_rows_of_its_own(
+def test_every_shape_has_rows_of_its_own(
     suite_run: tuple[FakeLauncher, Suite, list[str]],
 ) -> None:
     launcher, suite, _ = suite_run
-    for name in (*SHAPES, *FORMATS):
+    for name in SHAPES:
         for scenario in ("base", "lora32"):
             assert len(suite.results.runs[f"{OURS} {name}", scenario]) == 2
     adapters = [work.adapters for name, _, work in launcher.calls if name == f"{OURS} {SHAPES[0]}"]
