@@ -110,6 +110,7 @@ class Engine:
             self._queue_limits,
             config.max_running,
             config.max_step_tokens,
+            self._runner.fixed_rows,
             self._prefixes.name_prompt,
             clock,
         )

@@ -75,6 +75,7 @@ class Runner:
         self._adapters = adapters
         self._kernels = kernels
         self._device = cache.device
+        self.fixed_rows = kernels.fixed_rows
 
     @torch.inference_mode()
     def forward(self, step: Step) -> Tensor:

@@ -11,7 +11,7 @@ from benchmarks.report.ledger import ledger_section
 from benchmarks.report.table import table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 HERE = Path(__file__).parent
 CHART = "images/benchmarks.svg"
@@ -76,7 +76,7 @@ OWN_RATIOS = {
 # Parts of a decode step, by their names in `benchmarks.engine.profile`.
 PARTS = {
     "layers": "all layers in one call",
-    "products": "products of the base model, including adapter deltas computed in the same pass",
+    "products": "products of the base model outside that call, with the deltas computed in the same pass",
     "deltas": "adapter deltas computed in a separate pass",
     "attention": "attention",
     "row_operations": "norms, gates, rotary embedding",
@@ -108,7 +108,8 @@ def page(
     if report is not None:
         parts += [_rows(report), _prompts(report), _profile(report), _adapter_work(report)]
         parts += [_cost(report, price_per_hour)]
-    return "\n".join([*parts, ledger_section(ledger), (HERE / "not_measured.md").read_text()])
+    parts += [ledger_section(ledger), (HERE / "not_measured.md").read_text()]
+    return "\n".join(part for part in parts if part)
 
 
 def chart(report: Mapping[str, Any]) -> str:
@@ -234,7 +235,7 @@ def _profile(report: Mapping[str, Any]) -> str:
     }
     if not found:
         return ""
-    measured = [name for name in PARTS if all(f"{name}_ms" in row for row in found.values())]
+    measured = [name for name in PARTS if _is_measured(f"{name}_ms", found.values())]
     times = {name: [f"{row[f'{name}_ms']['median']:.1f}" for row in found.values()] for name in measured}
     whole = [f"**{row['step_ms']['median']:.1f}**" for row in found.values()]
     lines = table(
@@ -255,6 +256,12 @@ def _profile(report: Mapping[str, Any]) -> str:
     if "base" in found:
         text += _adapter_bound(found["base"]["step_ms"]["median"], last["step_ms"]["median"], known)
     return "\n".join(["## Time of a decode step", "", text, "", *lines, ""])
+
+
+def _is_measured(part: str, rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether every row has the part, and one spends time in it."""
+    found = [row.get(part) for row in rows]
+    return None not in found and any(round(each["median"], 1) for each in found if each)
 
 
 def _adapter_bound(step_ms: float, step_ms_of_32: float, known: Mapping[str, float]) -> str:

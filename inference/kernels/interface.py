@@ -178,6 +178,12 @@ class CompiledStep(Protocol):
 class Kernels(Protocol):
     """The decoder's operations. All tensors are contiguous and in the model's dtype unless said otherwise."""
 
+    @property
+    def fixed_rows(self) -> int:
+        """The part of a step's time that does not depend on its tokens, mostly that of reading the weights,
+        in rows: a step of R rows takes a time of this number + R.
+        """
+
     def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:
         """The product with `weight` [out, in], with `bias` [out] added before rounding; None where torch's
         product is faster. A token's bits depend neither on the number of tokens nor on its row.

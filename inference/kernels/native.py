@@ -47,6 +47,7 @@ _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _STORED = (torch.float32, torch.bfloat16, torch.float16)  # `Format` in factors.h
 DTYPES = frozenset(_SUFFIX)
 _ATTENTION_ARITHMETICS = ("paired", "tiled")  # those with attention of their own; the others use floats
+_FIXED_ROWS_OF_TILES = 32  # AMX computes a row in less time than others, next to that of reading the weights
 _MAX_LARGEST = 16  # `LargestElements::kMaxSize` in probabilities.h
 _MAX_CACHED_FACTORS = 1024  # adapters of one layout share theirs: between seven and a few hundred
 # The deltas of longer segments are products large enough for the library that computes the base model's.
@@ -109,6 +110,7 @@ class NativeKernels(PortableKernels):
         self._int8_products = None
         if arithmetic is not None and has_int8_products(cpu):
             self._int8_products = Int8Products(library, arithmetic)
+        self._has_tiles = arithmetic == "tiled"
         self._batch_invariant = batch_invariant
         self._attention = self._functions["attention"]
         if arithmetic in _ATTENTION_ARITHMETICS and not batch_invariant:
@@ -116,6 +118,10 @@ class NativeKernels(PortableKernels):
         # The sampler changes logits in float32.
         self._of_logits = {each: _functions(library, each) for each in (dtype, torch.float32)}
         self._targets: dict[tuple[LoraTarget, ...], ctypes.Array[_LoraTarget]] = {}
+
+    @property
+    def fixed_rows(self) -> int:
+        return _FIXED_ROWS_OF_TILES if self._has_tiles else super().fixed_rows
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:
         return None if self._products is None else self._products.projection(weight, bias)

@@ -34,11 +34,16 @@ if TYPE_CHECKING:
     )
 
 _MAX_STACKED_TOKENS = 64
+_FIXED_ROWS = 12
 _BLOCK = 256
 
 
 class PortableKernels:
     """See `inference.kernels.interface.Kernels`."""
+
+    @property
+    def fixed_rows(self) -> int:
+        return _FIXED_ROWS
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:  # noqa: ARG002  # of the interface
         return None

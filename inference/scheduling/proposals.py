@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from inference.request import GenerationRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inference.prompt_lookup import PromptLookup
     from inference.scheduling.block_manager import BlockManager
     from inference.scheduling.step import ScheduledRequest, Step
 
-FIXED_ROWS = 32
-"""The part of a step's time that does not depend on its tokens, mostly that of reading the weights, in rows.
-Measured for SmolLM2-135M in bf16: see docs/engine.md."""
 MAX_PROPOSED = 16
 """Proposed tokens of a request in a step."""
 
@@ -29,22 +28,30 @@ class _Proposal:
 
     entry: ScheduledRequest
     lookup: PromptLookup
-    limit: int
+    hit_rates: Sequence[float]  # of all tokens that may be proposed
     length: int = 0
+    probability: float = 1.0  # estimated, that the tokens up to `length` will be accepted
 
     @property
     def next_probability(self) -> float:
         """Estimated probability that one more token, and so all before it, would be accepted."""
-        hit_rate = self.lookup.hit_rate
-        return 0.0 if self.length == self.limit else float(hit_rate ** (self.length + 1))
+        if self.length == len(self.hit_rates):
+            return 0.0
+        return self.probability * self.hit_rates[self.length]
+
+    def extend(self) -> None:
+        """Propose one more token."""
+        self.probability = self.next_probability
+        self.length += 1
 
 
-def propose(step: Step, blocks: BlockManager, max_step_tokens: int) -> None:
+def propose(step: Step, blocks: BlockManager, max_step_tokens: int, fixed_rows: int) -> None:
     """Propose tokens for the entries of `step` that sample, the most probable ones first.
 
-    Computing R rows takes a time of `FIXED_ROWS` + R, and yields a token for each row that is accepted. So
-    one more row pays off while its probability exceeds R / (`FIXED_ROWS` + R): nearly always for a single
-    request, and hardly ever in a large batch or next to a chunk of a prompt.
+    Computing R rows takes a time of `fixed_rows` + R (`inference.kernels.interface.Kernels.fixed_rows`), and
+    yields a token for each row that is accepted. So one more row pays off while its probability exceeds R /
+    (`fixed_rows` + R): nearly always for a single request, and hardly ever in a large batch or next to a
+    chunk of a prompt.
     """
     proposals = [_proposal(entry) for entry in step.scheduled]
     heap = [(-each.next_probability, index, each) for index, each in enumerate(proposals) if each is not None]
@@ -52,9 +59,9 @@ def propose(step: Step, blocks: BlockManager, max_step_tokens: int) -> None:
     num_rows = step.num_tokens
     while heap and num_rows < max_step_tokens:
         probability, index, proposal = heap[0]
-        if -probability * (FIXED_ROWS + num_rows) <= num_rows:
+        if -probability * (fixed_rows + num_rows) <= num_rows:
             break
-        proposal.length += 1
+        proposal.extend()
         num_rows += 1
         heapq.heapreplace(heap, (-proposal.next_probability, index, proposal))
     for chosen in proposals:
@@ -71,7 +78,7 @@ def _proposal(entry: ScheduledRequest) -> _Proposal | None:
     limit = min(MAX_PROPOSED, request.max_tokens - request.num_answer_tokens - 1)
     if request.lookup is None or limit < 1 or not request.lookup.can_predict(request.token_ids):
         return None
-    return _Proposal(entry, request.lookup, limit)
+    return _Proposal(entry, request.lookup, request.lookup.hit_rates(request.token_ids, limit))
 
 
 def _reserve(step: Step, chosen: _Proposal, blocks: BlockManager) -> None:

@@ -66,17 +66,20 @@ class Scheduler:
         queue_limits: QueueLimits,
         max_running: int,
         max_step_tokens: int,
+        fixed_rows: int,
         name_prompt: Callable[[Request], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`queue_limits` counts the waiting requests. `name_prompt` names the kv_blocks of a request's prompt
-        once it is known where its adapter begins. `clock` returns monotonic seconds.
+        """`queue_limits` counts the waiting requests. `fixed_rows` is that of the kernels. `name_prompt`
+        names the kv_blocks of a request's prompt once it is known where its adapter begins. `clock` returns
+        monotonic seconds.
         """
         self._blocks = blocks
         self._slots = slots
         self._queue_limits = queue_limits
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
+        self._fixed_rows = fixed_rows
         self._name_prompt = name_prompt
         self._clock = clock
         self._running: list[Request] = []
@@ -133,7 +136,7 @@ class Scheduler:
             self._age()
             self._admit(step)
             self._prefetch()
-        propose(step, self._blocks, self._max_step_tokens)
+        propose(step, self._blocks, self._max_step_tokens, self._fixed_rows)
         return step
 
     def remove(self, request: Request) -> None:

@@ -85,7 +85,7 @@ class SchedulerHarness:
         limits = QueueLimits(10_000, 1_000_000)
         self._prefixes = PrefixCache(self.blocks, "payer", 1, "cpu")
         self.scheduler = Scheduler(
-            *(self.blocks, self.slots, limits, max_running, max_step_tokens, self._prefixes.name_prompt),
+            *(self.blocks, self.slots, limits, max_running, max_step_tokens, 32, self._prefixes.name_prompt),
             clock=lambda: self.now,
         )
         self.num_added = 0

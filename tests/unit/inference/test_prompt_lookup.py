@@ -43,16 +43,27 @@ def test_a_repetition_is_continued() -> None:
     assert lookup.predict(sequence, 7) == [1, 2, 3, 1, 2, 3, 1]
 
 
-def rate_after(prompt: list[int], answer: list[int]) -> float:
+def rates_after(prompt: list[int], answer: list[int], count: int = 1) -> list[float]:
+    """Of what follows `answer`, which ends with tokens that occurred before."""
     lookup = PromptLookup(len(prompt))
-    lookup.can_predict([*prompt, *answer])
-    return lookup.hit_rate
+    assert lookup.can_predict([*prompt, *answer])
+    return lookup.hit_rates([*prompt, *answer], count)
 
 
-def test_the_hit_rate_follows_the_answer_and_not_the_prompt() -> None:
+def test_hit_rates_follow_the_answer_and_not_the_prompt() -> None:
     cycle = [1, 2, 3, 4]
-    start = rate_after(cycle, [])
-    assert rate_after(cycle * 8, []) == start
-    assert rate_after(cycle, cycle * 8) > 0.95
-    assert rate_after(cycle, [*cycle, 9, *cycle, 8, *cycle, 7, *cycle, 6]) < start
-    assert rate_after(cycle, list(range(10, 50))) == start
+    (start,) = rates_after([*cycle, 9], cycle[:3])
+    assert rates_after([*cycle, 9, *cycle, 9, *cycle, 8], cycle[:3]) == [start]
+    (after_misses,) = rates_after([*cycle, 9], [*cycle[:3], 8, *cycle[:3], 7, *cycle[:3]])
+    assert after_misses < start
+    (after_hits,) = rates_after([*cycle, 9], [*cycle, 8, *cycle, 7, *cycle[:3]])
+    assert after_hits > start
+    assert rates_after([*cycle, 9], [*range(10, 50), *cycle[:3]]) == [start]
+
+
+def test_a_longer_match_makes_a_prediction_likelier() -> None:
+    """The prediction itself lengthens the match."""
+    passage = list(range(20))
+    assert rates_after([*passage, 99], passage[:3], 8) == [0.45, 0.6, 0.6, 0.75, 0.75, 0.75, 0.9, 0.9]
+    (long,) = rates_after([*passage, 99], [77, *passage[:12]])
+    assert long > 0.9

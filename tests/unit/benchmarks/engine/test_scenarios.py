@@ -11,7 +11,7 @@ import pytest
 from benchmarks.engine import scenarios
 from benchmarks.engine.contestant import Run
 from benchmarks.engine.figures import ratios
-from benchmarks.engine.launcher import INVARIANT, OURS
+from benchmarks.engine.launcher import INT8, INVARIANT, OURS
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.own_scenarios import LOOKUP, RANKS, WITHOUT_LOOKUP, lookup_scenarios
 from benchmarks.engine.scenarios import (
@@ -194,4 +194,4 @@ def test_without_peers_only_our_engine_runs(tiny_model: Path) -> None:
         cast("Launcher", launcher), tiny_model, [""] * 32, 1, False, Results(), print, make_shape, make_ranked
     )
     suite.run(["batch"])
-    assert {name for name, _, _ in launcher.calls} == {OURS, INVARIANT}
+    assert {name for name, _, _ in launcher.calls} == {OURS, INVARIANT, INT8}

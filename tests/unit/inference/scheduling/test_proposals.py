@@ -43,7 +43,7 @@ def decoding(blocks: BlockManager, *, copied: int = 60, max_tokens: int = 1000) 
 def lengths(step: Step, blocks: BlockManager, max_step_tokens: int = 512) -> list[int]:
     num_fresh = len(step.fresh_blocks)
     held = sum(len(entry.request.block_table) for entry in step.scheduled)
-    propose(step, blocks, max_step_tokens)
+    propose(step, blocks, max_step_tokens, fixed_rows=32)
     for entry in step.scheduled:
         end = entry.request.num_computed + entry.num_rows
         assert len(entry.request.block_table) * blocks.block_size >= end
@@ -82,7 +82,7 @@ def test_doubtful_predictions_are_proposed_in_a_small_batch_alone() -> None:
         return lengths(Step([decoding(blocks, copied=0) for _ in range(size)]), blocks)
 
     assert 0 < all_lengths(1)[0] < MAX_PROPOSED
-    assert not any(all_lengths(40))
+    assert not any(all_lengths(64))
 
 
 def test_a_prompts_chunk_is_not_extended_and_fills_the_step() -> None:
