@@ -23,6 +23,7 @@ from backend.services.contribute.transfers import Transfers
 from backend.services.train.imported import ImportedAdapters
 from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
+from inference.model.base_model import base_model_digest
 from tests.fixtures_engine import edit_adapter, make_adapter, make_model, peft_warnings_ignored
 from tests.support.servers import redis_server
 from tests.unit.workers.support import CREATOR, MARKET, PAID, TRAINING, JobHarness, transferred
@@ -60,6 +61,7 @@ class WorkerProcesses:
         setup = {
             "database_url": url,
             "base_folder": str(self.base_folder),
+            "base_digest": f"0x{base_model_digest(self.base_folder)}",
             "lease_seconds": lease_seconds,
             "broker_url": broker_url,
         }

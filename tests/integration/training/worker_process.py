@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from backend.db.unit_of_work import Database
+from backend.domain.ids import Hash32
 from backend.services.contribute.transfers import Transfers
 from backend.services.market.adapter_folders import AdapterFolders
 from backend.services.market.screening import Screening
@@ -39,10 +40,12 @@ def main(home: Path) -> None:
     leases = Leases(database, PAID, seconds=setup["lease_seconds"])
     store, screening = EmbeddedStore(home / "ipfs"), Screening(database)
     publication = Publication(database, store, None, screening)  # type: ignore[arg-type]
-    inspect = {BASE.digest: InspectionProcess(Path(setup["base_folder"]))}
+    # A job names the base of the test's prices, and then the one that its result is of.
+    digests = BASE.digest, Hash32(setup["base_digest"])
+    inspect = dict.fromkeys(digests, InspectionProcess(Path(setup["base_folder"])))
     job_screening = JobScreening(screening, AdapterFolders(store, home / "adapters"), inspect)
     transfers = Transfers(home / "transfers", 1 << 30)
-    base_folders = {BASE.digest: setup["base_folder"]}
+    base_folders = dict.fromkeys(digests, setup["base_folder"])
     options = TrainerOptions(home / "training", home / "cache", 1, base_folders, transfers=transfers)
     app = create_app(home, setup["broker_url"])
 
