@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help setup contracts demo test test-contracts test-programs test-deep test-gemma lint format bench screens pictures gas docs wheel lock clean
 .PHONY: bench-peers vllm ray bench-attribution bench-attribution-games bench-soak slither halmos coverage mutation attack
-.PHONY: audit chaos fuzz manifests bench-attribution-packages bench-attribution-gemma
+.PHONY: audit chaos fuzz manifests bench-attribution-packages bench-attribution-gemma bench-attribution-rounding
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -172,6 +172,7 @@ ray: setup ## install Ray Serve in .peers for the deep test of docs/ray.md (100 
 
 bench-attribution: setup ## evaluate attribution by retraining: an hour a study, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --docs docs
+	@$(PY) -m benchmarks.attribution --costs --threads 1 --docs docs
 
 bench-attribution-gemma: setup build/gemma/gemma-3-270m.gguf ## evaluate attribution on Gemma 3 270M, after you accept Google's terms of use; resumes
 	@$(PY) -m benchmarks.attribution --study docstrings-8 --base-model build/gemma/gemma-3-270m.gguf --subsets 16 --repeats 8 --docs docs
@@ -183,6 +184,9 @@ bench-attribution-games: setup ## play attacks on attribution with retraining: t
 bench-attribution-packages: setup ## evaluate the methods of dattri-llm on the same studies; writes docs/attribution.md
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target build/dattri dattri==0.3.0 dattri-llm==0.1.0
 	@PYTHONPATH=build/dattri $(PY) -m benchmarks.attribution.packages --docs docs
+
+bench-attribution-rounding: setup ## measure what rounding changes in an attribution index; writes docs/attribution.md
+	@$(PY) -m benchmarks.attribution.rounding --docs docs
 
 bench-soak: setup ## soak test of the engine under mixed load: 30 minutes, or MINUTES=n
 	@$(PY) -m benchmarks.soak --json --minutes $(or $(MINUTES),30)

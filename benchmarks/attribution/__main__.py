@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 STUDIES = ("docstrings", "fortunes", "instructions")
 SMALL_STUDIES = ("docstrings-8",)
 """For base models that take longer to train; reported apart."""
+COSTS = ("serving_cost_paid", "serving_cost_stage", "machine")
+"""Keys of the report that `--costs` measures."""
 NUM_SUBSETS = 24
 NUM_REPEATS = 12
 
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with redirect_stdout(sys.stderr):  # prints of libraries
             for plan in plans:
-                if not (options.no_training or options.games or options.uploads):
+                if not (options.no_training or options.games or options.uploads or options.costs):
                     train(plan, _show)
             found = _report(plans, options)
     except (DomainError, FileNotFoundError, ValueError) as error:
@@ -81,24 +83,30 @@ def _report(plans: Sequence[Plan], options: argparse.Namespace) -> dict[str, Any
     from benchmarks.attribution import page
     from benchmarks.attribution.games import play, read_games, report_games
     from benchmarks.attribution.gaming import report_gaming
-    from benchmarks.attribution.report import combine, report_study
+    from benchmarks.attribution.report import combine, measure_costs, report_study
     from benchmarks.attribution.uploads import measure_repeats
 
-    old = (page.read(options.docs) if options.docs else None) or {}
+    measured: dict[str, Any] = {}
+    costs: dict[str, Any] = {}
+    part: dict[str, Any] = {}
     if options.gaming:
-        found = {**old, "gaming": report_gaming(plans[0], _show)}
+        part = {"gaming": report_gaming(plans[0], _show)}
     elif options.uploads:
-        found = {**old, "uploads": [measure_repeats(plan) for plan in plans]}
+        part = {"uploads": [measure_repeats(plan) for plan in plans]}
     elif options.games:
         plan = plans[0]
         played = read_games(plan) if options.no_training else play(plan, options.games, _show)
-        found = {**old, "games": report_games(plan, played)}
+        part = {"games": report_games(plan, played)}
+    elif options.costs:
+        costs = measure_costs(plans[0], _show)
     else:
         measured = {plan.name: report_study(plan, _show) for plan in plans}
-        small = _merged(old.get("small_studies", []), measured, SMALL_STUDIES)
-        studies = _merged(old.get("studies", []), measured, STUDIES)
-        costs = combine(plans[0], studies, _show) if measured.keys() & set(STUDIES) else {}
-        found = {**old, **costs, "small_studies": small}
+    # Read only now, because other processes add their parts meanwhile.
+    old = (page.read(options.docs) if options.docs else None) or {}
+    studies = _merged(old.get("studies", []), measured, STUDIES)
+    small = _merged(old.get("small_studies", []), measured, SMALL_STUDIES)
+    costs = {name: old[name] for name in COSTS if name in old} | costs
+    found = {**old, **combine(studies, costs), "small_studies": small, **part}
     if options.docs:
         page.write(options.docs, found)
     return found
@@ -135,6 +143,11 @@ def _parser() -> argparse.ArgumentParser:
         "--uploads",
         action="store_true",
         help="measure how the check of uploads judges rows made of the studies' answers instead; no training",
+    )
+    parser.add_argument(
+        "--costs",
+        action="store_true",
+        help="measure what serving loses to attribution instead, on the first study; needs an idle machine",
     )
     parser.add_argument("--docs", type=Path, help="folder for the page, its charts and its JSON")
     parser.add_argument(

@@ -107,6 +107,16 @@ def read_study(name: str, tokenizer: Any) -> Study:
     )
 
 
+def contributed_rows(name: str) -> list[tuple[int, dict[str, str]]]:
+    """(contributor, row with `prompt` and `completion`) of each contributed row. Errors: as `read_study`."""
+    seen: set[str] = set()
+    return [
+        (place, row)
+        for place, source in enumerate(SOURCES[name]()[1])
+        for row in _chosen(source, seen)[0][: source.num_rows]
+    ]
+
+
 def _chosen(source: Source, seen: set[str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """(rows that the study uses, spare rows). No question and no answer of the study occurs twice; `seen` has
     those of earlier contributors.

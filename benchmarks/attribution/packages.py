@@ -90,7 +90,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         for method in options.methods or [each for each in METHODS if each not in done]:
             train(plan, _show)
             done |= measure_study(plan, [method], _show)
-            page.write(options.docs, {**(report or {}), "packages": found})
+            page.write(options.docs, {**(page.read(options.docs) or {}), "packages": found})
     return found
 
 

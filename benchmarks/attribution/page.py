@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.attribution import DISTILLED_METHOD, ERROR_METHOD, GRADIENT_METHOD
+from backend.domain.attribution_checks import AGREEMENT, DISTANCE, MEAN_MISS, MISS, MOVED_PPM
+from backend.domain.money import PPM
 from benchmarks.attribution.chart import Interval, interval_chart
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ GAME_METHODS = (DISTILLED_METHOD, GRADIENT_METHOD, ERROR_METHOD)
 """Methods that answers are paid by, which the attacks with retraining are reported of."""
 NEW_KINDS = ("generated", "held-out")
 """Kinds of answers that no run was trained on."""
+TARGETS = (0.72, 0.50, 0.10, 0.90)
+"""Of the project, for the rows of `_targets`."""
 
 
 def write(folder: Path, report: Report | None) -> None:
@@ -64,17 +69,69 @@ def chart(study: Report) -> str:
 
 
 def _figures(report: Report) -> str:
-    costs = (
+    return "\n".join([_costs(report), "", *(line for study in report["studies"] for line in _study(study))])
+
+
+def _costs(report: Report) -> str:
+    if "serving_cost_paid" not in report:
+        return "What serving loses to attribution has not been measured yet; run `make bench-attribution`."
+    return (
         f"Serving loses {report['serving_cost_paid']:.1%} of its throughput to the vectors that "
         f"`{report['paid_method']}` reads. The gradients of `{report['stage_method']}` on the same processor "
         f"would take {report['serving_cost_stage']:.0%} of it. {report['machine']['cpu']}, "
         f"{report['machine']['system']}."
     )
-    return "\n".join([costs, "", *(line for study in report["studies"] for line in _study(study))])
+
+
+def _targets(report: Report) -> str:
+    """What was reached of each target: by study, the median that the target is set for, and the target."""
+    studies, paid, stage = report["studies"], report["paid_method"], report["stage_method"]
+    if not all(study["ceiling"] for study in studies):
+        return "The ceiling has not been measured.\n"
+    found = {
+        f"`{paid}` as paid, generated, of the ceiling": [_part_paid(s, paid, "generated") for s in studies],
+        f"`{paid}` as paid, held-out, of the ceiling": [_part_paid(s, paid, "held-out") for s in studies],
+        f"`{paid}` as paid, generated: lead over counting rows": [
+            study["methods"][paid]["as_paid_detail"]["generated"]["lead"] for study in studies
+        ],
+        f"`{stage}`, generated, of the ceiling": [_part(s, stage, "generated") for s in studies],
+    }
+    rows = [
+        [text, *(f"{each:.2f}" for each in values), f"**{statistics.median(values):.3f}**", f"{target:.2f}"]
+        for (text, values), target in zip(found.items(), TARGETS, strict=True)
+    ]
+    return "\n".join([*_table(["", *(s["name"] for s in studies), "median", "target"], rows), ""])
+
+
+def _part_paid(study: Report, method: str, kind: str) -> float:
+    """Of the ceiling, as paid."""
+    return float(study["methods"][method]["as_paid"][kind] / study["ceiling"][kind])
+
+
+def _part(study: Report, method: str, kind: str) -> float:
+    """Of the ceiling, by the scores."""
+    return float(study["methods"][method]["by_kind"][kind]["lds"] / study["ceiling"][kind])
 
 
 def _small(report: Report) -> str:
-    return "\n".join(line for study in report["small_studies"] for line in _study(study)[2:])
+    lines = []
+    for study in report["small_studies"]:
+        lines += _study(study)[2:]
+        if study["ceiling"]:
+            lines += [_of_ceiling(study), ""]
+    return "\n".join(lines)
+
+
+def _of_ceiling(study: Report) -> str:
+    parts = {
+        f"`{DISTILLED_METHOD}` as paid": (_part_paid, DISTILLED_METHOD),
+        f"`{GRADIENT_METHOD}`": (_part, GRADIENT_METHOD),
+    }
+    found = []
+    for name, (of, method) in parts.items():
+        reached = (f"{of(study, method, kind):.2f} on {kind} answers" for kind in NEW_KINDS)
+        found.append(f"{name} reaches {' and '.join(reached)}")
+    return f"Of the ceiling, {', '.join(found)}."
 
 
 def _study(study: Report) -> list[str]:
@@ -254,14 +311,47 @@ def _gain(each: Mapping[str, float]) -> str:
     return mean if each["mean"] == each["worst"] else f"{mean} ({worst})"
 
 
+def _rounding(report: Report) -> str:
+    """What fp32 instead of bf16 changes in an index, by study, next to the tolerances."""
+    studies = report["rounding"]
+    first = next(iter(studies.values()))
+    rows = []
+    for place, each in enumerate(first["methods"]):
+        found = [study["methods"][place] for study in studies.values()]
+        moved = (f"{_percent(one['moved_ppm'])} ({_percent(one['most_moved_ppm'])})" for one in found)
+        rows.append([f"`{each['method']}`: of the pool", *moved, _percent(MOVED_PPM)])
+        distances = (f"{one['distance']:.3f}" for one in found)
+        rows.append([f"`{each['method']}`: of a vector's norm", *distances, f"{DISTANCE:g}"])
+    for method in first["agreements"]:
+        pairs = (study["agreements"][method] for study in studies.values())
+        rows.append([f"agreement of `{method}`", *(f"{a:.3f}, {b:.3f}" for a, b in pairs), f"{AGREEMENT:g}"])
+    draws = [study["draws"] for study in studies.values()]
+    rows += [
+        ["tokens not drawn again", *(f"{each['num_missed']} of {each['num_tokens']}" for each in draws), ""],
+        [
+            "missed by a probability of",
+            *(f"{each['mean_miss']:.4f} ({each['largest_miss']:.3f})" for each in draws),
+            f"{MEAN_MISS:g} ({MISS:g})",
+        ],
+    ]
+    cpus = " and ".join(sorted({study["cpu"] for study in studies.values()}))
+    return "\n".join([*_table(["", *studies, "tolerance"], rows), "", f"{cpus}.", ""])
+
+
+def _percent(ppm: int) -> str:
+    return f"{100 * ppm / PPM:.1f} %"
+
+
 _WRITERS: Mapping[str, tuple[str, str, Callable[[Report], str]]] = {
     "figures": ("studies", "bench-attribution", _figures),
+    "targets": ("studies", "bench-attribution", _targets),
     "small": ("small_studies", "bench-attribution-gemma", _small),
     "in-sample": ("studies", "bench-attribution", _in_sample),
     "packages": ("packages", "bench-attribution-packages", _packages),
     "gaming": ("gaming", "bench-attribution", _gaming),
     "games": ("games", "bench-attribution-games", _games),
     "uploads": ("uploads", "bench-attribution-games", _uploads),
+    "rounding": ("rounding", "bench-attribution-rounding", _rounding),
 }
 """By the mark in the template: (key of the report, target of make that measures it, writer)."""
 

@@ -68,27 +68,23 @@ def report_study(plan: Plan, emit: Emit) -> dict[str, Any]:
     }
 
 
-def combine(plan: Plan, studies: Sequence[dict[str, Any]], emit: Emit) -> dict[str, Any]:
-    """The report of `studies`. Costs are measured with the adapter of `plan`."""
-    costs = serving_costs(plan, emit)
+def measure_costs(plan: Plan, emit: Emit) -> dict[str, Any]:
+    """`serving_costs` with the adapter of `plan`, and the machine that they were measured on."""
+    return {**serving_costs(plan, emit), "machine": machine.describe()}
+
+
+def combine(studies: Sequence[dict[str, Any]], costs: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of `studies`. `costs` as from `measure_costs`; empty before they are measured."""
+    paid, stage = costs.get("serving_cost_paid"), costs.get("serving_cost_stage")
     by_method = {
         ROWS_METHOD: 0.0,
-        **dict.fromkeys(
-            (HIDDEN_METHOD, ERROR_METHOD, DISTILLED_METHOD, DISTILLED_ERROR_METHOD),
-            costs["serving_cost_paid"],
-        ),
-        GRADIENT_METHOD: costs["serving_cost_stage"],
+        **dict.fromkeys((HIDDEN_METHOD, ERROR_METHOD, DISTILLED_METHOD, DISTILLED_ERROR_METHOD), paid),
+        GRADIENT_METHOD: stage,
     }
     for study in studies:
         for name, each in study["methods"].items():
             each["cost"] = by_method.get(name)
-    return {
-        "paid_method": DISTILLED_METHOD,
-        "stage_method": GRADIENT_METHOD,
-        **costs,
-        "studies": studies,
-        "machine": machine.describe(),
-    }
+    return {"paid_method": DISTILLED_METHOD, "stage_method": GRADIENT_METHOD, "studies": studies, **costs}
 
 
 def _halves(truth: Truth, seed: int) -> list[tuple[int, ...]]:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from backend.domain.training import TrainingConfig
+    from inference.config import DType
     from inference.protocol import AdapterRef
     from workers.training.answers import Answer
     from workers.training.base import Base
@@ -132,8 +133,8 @@ def compute_index(
 
 
 @contextmanager
-def open_engine(base_folder: Path, num_threads: int) -> Iterator[Engine]:
-    engine = Engine(EngineConfig(base_folder, num_threads=num_threads))
+def open_engine(base_folder: Path, num_threads: int, dtype: DType = "bfloat16") -> Iterator[Engine]:
+    engine = Engine(EngineConfig(base_folder, dtype=dtype, num_threads=num_threads))
     try:
         yield engine
     finally:

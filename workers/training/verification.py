@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from backend.services.answers.attribution import ByIndex
     from backend.services.answers.attribution_index import AttributionIndex
+    from inference.config import DType
     from workers.training.answers import Answer, Prompt
     from workers.training.base import Base
     from workers.training.distil import Distilled as Fitted
@@ -118,7 +119,8 @@ def _measure(
     generated = [answer.example for answer in published.answers]
     adapter = AdapterRef(spec.adapter_digest, spec.adapter_folder)
     folder = Path(spec.adapter_folder)
-    with open_engine(base.folder, spec.num_threads) as engine:
+    dtype: DType = "float32" if spec.in_fp32 else "bfloat16"
+    with open_engine(base.folder, spec.num_threads, dtype) as engine:
         end_tokens = engine.vocabulary.end_token_ids
         check_sizes(published, engine.vocabulary.size, engine.architecture)
         try:
@@ -129,6 +131,8 @@ def _measure(
         except InferenceError as error:
             raise AdapterRefused(f"the engine refuses the adapter: {error}") from error
     model = lora_model(base.folder, published.config)
+    if spec.in_fp32:
+        model.float()
     load_weights(model, folder / CHECKPOINT_FILE)
     preamble = preamble_ids(base.tokenizer)
     rows, answers = (

@@ -13,7 +13,7 @@ from backend.domain.attribution import DISTILLED_METHOD, ERROR_METHOD, GRADIENT_
 from benchmarks.attribution.__main__ import main
 from benchmarks.attribution.data import NUM_HELD_OUT, NUM_PROMPTS, PLAIN_TEMPLATE, encode_row, open_tokenizer
 from benchmarks.attribution.page import CHART, KEPT, MISSING, PAGE, chart, page, read, write
-from benchmarks.attribution.report import combine, report_study
+from benchmarks.attribution.report import combine, measure_costs, report_study
 from benchmarks.attribution.retrain import Run, make_model, planned, retrained
 from benchmarks.attribution.study import train
 from benchmarks.attribution.truth import OtherStudy
@@ -43,7 +43,8 @@ def test_a_study_becomes_a_report_and_a_page(plan: Plan, tmp_path: Path) -> None
     methods = found["methods"]
     assert {ROWS_METHOD, ERROR_METHOD, DISTILLED_METHOD, GRADIENT_METHOD} <= set(methods)
     assert methods[ROWS_METHOD]["by_kind"]["generated"]["lead_interval"] == [0, 0]
-    report = json.loads(json.dumps(combine(plan, [found], ignore)))
+    assert "loses to attribution has not been measured" in page(combine([found], {}))
+    report = json.loads(json.dumps(combine([found], measure_costs(plan, ignore))))
     methods = report["studies"][0]["methods"]
     assert methods[GRADIENT_METHOD]["cost"] == report["serving_cost_stage"] < 1
     write(tmp_path, report)
