@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 RIDGES = (1.0, 3.0, 10.0)
 """Values of lambda that are compared."""
 CONSTANT = "mean gradient score"
+BY_PART = "gradient, preconditioned by part"
+"""The sum of the scores of each part of `signals.part_of`, which has a preconditioner of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +116,13 @@ def _gradient_variants(signals: StudySignals, contributions: Sequence[int]) -> d
         for place, depth in enumerate(DEPTHS)
     }
     rows, answers = signals.rows.gradients, signals.answers.gradients
-    return {
-        name: Scored(
-            ridge_scores(rows[:, parts].sum(1), contributions, answers[:, parts].sum(1), ridge),
-            is_variant=True,
-        )
-        for name, (parts, ridge) in variants.items()
-    }
+
+    def score(parts: Sequence[int], ridge: float) -> Floats:
+        return ridge_scores(rows[:, parts].sum(1), contributions, answers[:, parts].sum(1), ridge)
+
+    scores = {name: score(parts, ridge) for name, (parts, ridge) in variants.items()}
+    scores[BY_PART] = np.sum([score((part,), GRADIENT_RIDGE) for part in everything], axis=0)
+    return {name: Scored(each, is_variant=True) for name, each in scores.items()}
 
 
 def _numpy(scores: Tensor) -> Floats:
