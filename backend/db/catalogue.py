@@ -65,15 +65,16 @@ class CatalogueStore:
         after: VersionId | None = None,
         limit: int | None = None,
     ) -> list[ListedVersion]:
-        """The newest version of each name that can be served, and the base model's newest record.
+        """The newest version of each name that can be served, and the base model's newest record. Those whose
+        folder is denied are found by their names alone.
 
         `usage_since`: first day (since 1970-01-01) of which answers count. `after`: the last version of the
         page before. Errors: `InvalidInput` if `after` is not among those found.
         """
         usage = _usage(usage_since)
-        newest = _newest(served, self._denied_datanets())
+        newest = _newest(served, [int(datanet) for datanet in self._denied(Denied.DATANET)])
         found = _described(usage).where(_v.id.in_(select(newest.c.id)))
-        found = found.where(*_conditions(query, served))
+        found = found.where(*_conditions(query, served, self._denied(Denied.CONTENT)))
         keys, is_descending = _keys(query.sort, usage)
         if after is not None:
             found = found.where(self._follows(found, keys, after, is_descending=is_descending))
@@ -182,9 +183,8 @@ class CatalogueStore:
         newest = select(func.max(row.last_sequence)).scalar_subquery()
         self._session.execute(delete(row).where(row.day < before, row.last_sequence < newest))
 
-    def _denied_datanets(self) -> list[int]:
-        denied = select(DenialRow.subject).where(DenialRow.kind == Denied.DATANET)
-        return [int(subject) for subject in self._session.scalars(denied)]
+    def _denied(self, kind: Denied) -> Sequence[str]:
+        return self._session.scalars(select(DenialRow.subject).where(DenialRow.kind == kind)).all()
 
     def _follows(
         self, found: Select[Any], keys: Sequence[ColumnElement[Any]], after: VersionId, *, is_descending: bool
@@ -258,15 +258,18 @@ def _has_tag(tag: str) -> ColumnElement[bool]:
     return func.lower(cast(_d.card, Text)).like(f'%"tags": [%{quoted}%', escape="/")
 
 
-def _conditions(query: ModelQuery, served: Served) -> list[ColumnElement[bool]]:
+def _conditions(
+    query: ModelQuery, served: Served, denied_folders: Sequence[str]
+) -> list[ColumnElement[bool]]:
     names = ((and_(_is_bare, _v.base_model == one.digest), one.name.casefold()) for one in served.bases)
     name = case(*names, else_=_v.creator + "/" + _v.name)
-    text = name + " " + func.coalesce(_d.search_text, "")
+    is_denied = _v.record["cidDigest"].as_string().in_(denied_folders)
+    text = name + " " + case((is_denied, ""), else_=func.coalesce(_d.search_text, ""))
     found: list[ColumnElement[bool]] = [text.contains(word, autoescape=True) for word in query.words]
     if query.licences is not None:
         found.append(_d.licence.in_(query.licences))
     if query.tag is not None:
-        found.append(_has_tag(query.tag))
+        found += [_has_tag(query.tag), not_(is_denied)]
     if query.max_price is not None:
         found += [price <= query.max_price for price in (_v.prompt_price, _v.completion_price)]
     if query.is_active is not None:

@@ -89,6 +89,10 @@ class BlobStore(Protocol):
         """One verified block."""
         ...
 
+    def cids(self, cid: Cid) -> Iterator[Cid]:
+        """Of all blocks below `cid` and of itself, each once."""
+        ...
+
     def car(self, cid: Cid) -> Iterator[bytes]:
         """CARv1 of all blocks below `cid`, depth first, each once."""
         ...

@@ -62,6 +62,9 @@ class FolderStore(ABC):
     def block(self, cid: Cid) -> bytes:
         return self._reader_of(cid).block(decode_cid(cid))
 
+    def cids(self, cid: Cid) -> Iterator[Cid]:
+        return (Cid(str(one)) for one in self._reader_of(cid).cids(decode_cid(cid)))
+
     def car(self, cid: Cid) -> Iterator[bytes]:
         return self._reader_of(cid).car(cid)
 

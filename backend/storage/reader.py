@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.content import (
+    Codec,
     ContentCorrupt,
     ContentMissing,
     ContentUnsafe,
@@ -69,6 +70,18 @@ class TreeReader:
                 block = self.block(cid)
                 yield cid, block
                 pending.extend(link.cid for link in reversed(node_of(cid, block).links))
+
+    def cids(self, root: DecodedCid) -> Iterator[DecodedCid]:
+        """Of every block of the tree once. Reads the blocks that have links, and no file's content."""
+        seen: set[DecodedCid] = set()
+        pending = [root]
+        while pending:
+            cid = pending.pop()
+            if cid not in seen:
+                seen.add(cid)
+                yield cid
+                if cid.codec is Codec.DAG_PB:
+                    pending.extend(link.cid for link in self._node(cid).links)
 
     def open(self, cid: Cid, name: str) -> Iterator[bytes]:
         found = self._find(decode_cid(cid), name)

@@ -29,7 +29,7 @@ def get_block(
 ) -> Response:
     """Download a block (`format=raw`), or the DAG below it (`format=car`, CARv1, depth first)."""
     root = Cid(str(decode_cid(cid)))
-    services.denials.check_content(root)
+    services.denials.check_block(root)
     if not services.is_local(root):
         raise ContentMissing(f"{root} is not stored here.", "cid", {"cid": root})
     headers = {"cache-control": "public, max-age=29030400, immutable", "x-content-type-options": "nosniff"}

@@ -58,6 +58,8 @@ class Denials:
         self._db = db
         self._blobs, self._folders = blobs, folders
         self._clock = clock
+        self._denied_blocks: dict[Cid, frozenset[bytes]] = {}
+        """Digests of the blocks of denied folders that are stored here, by the folder."""
 
     def list(self) -> Sequence[Denial]:
         with self._db.read() as tx:
@@ -127,7 +129,31 @@ class Denials:
     def check_content(self, cid: Cid, datanet: DatanetId | None = None) -> None:
         """Raise `ContentWithheld` if `why_withheld` has a reason."""
         if (reason := self.why_withheld(cid, datanet)) is not None:
-            raise ContentWithheld(f"{cid} is not served here: {reason}.", "cid", {"reason": reason})
+            raise _withheld(cid, reason)
+
+    def check_block(self, cid: Cid) -> None:
+        """Raise `ContentWithheld` if the block belongs to denied content that is stored here.
+
+        Digests decide: a store finds a block under any codec.
+        """
+        digest = decode_cid(cid).digest
+        with self._db.read() as tx:
+            denials = [one for one in tx.denials.all() if one.subject.kind is Denied.CONTENT]
+        for denial in denials:
+            if digest in self._blocks_of(cid_of(Hash32(denial.subject.id))):
+                raise _withheld(cid, denial.reason)
+
+    def _blocks_of(self, folder: Cid) -> frozenset[bytes]:
+        if folder not in self._denied_blocks:
+            if not self._blobs.has(folder):
+                return frozenset({decode_cid(folder).digest})
+            blocks = self._blobs.cids(folder)
+            self._denied_blocks[folder] = frozenset(decode_cid(block).digest for block in blocks)
+        return self._denied_blocks[folder]
+
+
+def _withheld(cid: Cid, reason: Reason) -> ContentWithheld:
+    return ContentWithheld(f"{cid} is not served here: {reason}.", "cid", {"reason": reason})
 
 
 def check_trainable(tx: UnitOfWork, snapshot: Snapshot) -> None:

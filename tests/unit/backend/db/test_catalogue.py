@@ -134,6 +134,17 @@ def test_a_tag_is_matched_as_a_whole(market: Database, tag: str, expected: list[
     assert found(market, tag=tag) == expected
 
 
+def test_a_denied_folder_is_not_found_by_its_words(market: Database) -> None:
+    with market.begin() as tx:
+        for listed in tx.catalogue.find(SERVED, ModelQuery(), 0):
+            if listed.version.record.name in {"poems", "dear"}:
+                card = Card("A title", "", ("rhyme",), "")
+                tx.catalogue.put_card(listed.version.id, card, "sonnets", None)
+        tx.denials.put(Denial(Subject(Denied.CONTENT, some_hash("folder poems")), Reason.LEGAL, NOW))
+    assert found(market, words=("sonnets",)) == found(market, tag="rhyme") == ["dear"]
+    assert found(market, words=("poems",)) == ["poems"]
+
+
 def test_models_are_sorted(market: Database) -> None:
     with market.begin() as tx:
         usage = {"law": 5, "new": 7}

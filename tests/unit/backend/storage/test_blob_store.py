@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from backend.domain.content import (
 )
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.ids import Cid
+from backend.storage.car import read_car
 from backend.storage.dagpb import Kind, Link, Node, encode
 from backend.storage.embedded import EmbeddedStore
 from backend.storage.flatfs import key_of
@@ -134,6 +136,12 @@ def test_the_car_of_a_folder_imports_into_another_store(store: BlobStore, tmp_pa
 def test_one_block_can_be_asked_for(store: BlobStore) -> None:
     cid = store.add_folder({"a": b"x"})
     assert sha256(store.block(cid)).digest() == decode_cid(cid).digest
+
+
+def test_the_cids_of_a_folder_are_those_of_its_car(store: BlobStore) -> None:
+    cid = store.add_folder(FILES | {"long": b"x" * 600_000})
+    _, blocks = read_car(io.BytesIO(b"".join(store.car(cid))))
+    assert sorted(store.cids(cid)) == sorted(str(one) for one, _ in blocks)
 
 
 def test_absent_content_is_missing(store: BlobStore, tmp_path: Path) -> None:

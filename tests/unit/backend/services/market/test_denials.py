@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.content import ContentMissing, cid_digest
+from backend.domain.content import Codec, ContentMissing, DecodedCid, cid_digest, decode_cid
 from backend.domain.denials import (
     ContentWithheld,
     Denied,
@@ -16,7 +16,7 @@ from backend.domain.denials import (
     Subject,
 )
 from backend.domain.errors import InvalidInput, NotFound
-from backend.domain.ids import DatanetId, SnapshotId
+from backend.domain.ids import Cid, DatanetId, SnapshotId
 from backend.services.channels.admission import Payer
 from backend.services.market.catalogue import ModelNotFound
 from tests.support.market import some_account, some_hash
@@ -102,6 +102,23 @@ def test_a_denial_without_a_valid_subject_is_refused(kind: str, subject: str) ->
 def test_a_subject_that_is_not_denied_cannot_be_allowed(installation: ScriptedInstallation) -> None:
     with pytest.raises(NotFound):
         installation.denials.allow(Subject(Denied.DATANET, "7"))
+
+
+def test_no_block_of_a_denied_folder_is_served(installation: ScriptedInstallation) -> None:
+    folder = installation.blobs.add_folder({"rows": b"r" * 300_000})
+    other = installation.blobs.add_folder({"rows": b"s" * 300_000})
+    denied = Subject(Denied.CONTENT, cid_digest(folder))
+    installation.denials.deny(denied, Reason.LEGAL)
+    blocks = list(installation.blobs.cids(folder))
+    assert len(blocks) == 4
+    under_another_codec = Cid(str(DecodedCid(Codec.RAW, decode_cid(folder).digest)))
+    for cid in (*blocks, under_another_codec):
+        with pytest.raises(ContentWithheld, match="legal"):
+            installation.denials.check_block(cid)
+    for cid in installation.blobs.cids(other):
+        installation.denials.check_block(cid)
+    installation.denials.allow(denied)
+    installation.denials.check_block(blocks[-1])
 
 
 def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
