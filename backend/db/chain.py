@@ -22,7 +22,7 @@ from backend.domain.registries import Contribution, Datanet, Operator, Registere
 from backend.domain.settlement import BatchState, Claim, CommittedBatch, Demand, DemandAnswer, PaidSpan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
@@ -159,6 +159,9 @@ class ChainStore:
         final = self.finalised(operator)
         found = DisputeStore(self._session).batches(operator, final, after=final)
         return [batch for batch in found if batch.state is BatchState.COMMITTED]
+
+    def open_totals(self, operators: Collection[Account]) -> Mapping[Account, int]:
+        return DisputeStore(self._session).open_totals(operators)
 
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
         row = self._session.get(t.BatchRow, batch_hash)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from operator import gt
 from typing import TYPE_CHECKING
 
-from sqlalchemy import exists, select, tuple_
+from sqlalchemy import not_, select
 
 from backend.db.bulk import insert_all_absent
-from backend.db.tables.chain import BatchRow, VoidRow
+from backend.db.disputes import is_void
+from backend.db.tables.chain import BatchRow
 from backend.db.tables.earnings import ContributionTotalRow as Row
 from backend.domain.earnings import ContributionEarning
 from backend.domain.ids import Account, DatanetId, Hash32, VersionId
@@ -72,13 +72,10 @@ class ContributionTotalStore:
         """What each contribution has earned through each of the versions, from each operator, by the batches
         that are on the chain and not void.
         """
-        places = (tuple_(table.block_number, table.log_index) for table in (VoidRow, BatchRow))
-        is_covered = BatchRow.number.between(VoidRow.first, VoidRow.last)
-        is_void = exists().where(VoidRow.operator == BatchRow.operator, is_covered, gt(*places))
         query = (
             select(Row)
             .join(BatchRow, BatchRow.hash == Row.batch_hash)
-            .where(Row.version_id.in_(versions), ~is_void)
+            .where(Row.version_id.in_(versions), not_(is_void()))
             .order_by(Row.number)
         )
         newest = {(row.operator, *_key(row)): row for row in self._session.scalars(query)}

@@ -6,9 +6,11 @@ number. A leaf is demanded at most once.
 
 from __future__ import annotations
 
+from collections import Counter
+from operator import gt
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, exists, func, not_, select, tuple_
 
 from backend.db.mapping import from_row
 from backend.db.paging import in_chain_order
@@ -27,7 +29,7 @@ from backend.domain.settlement import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -55,6 +57,19 @@ class DisputeStore:
         last = None if after is None else (table.hash, after)
         rows = in_chain_order(self._session, query, table, last, limit, is_newest_first=True)
         return self._read(operator, final, rows)
+
+    def open_totals(self, operators: Collection[Account]) -> dict[Account, int]:
+        """See `ChainView`."""
+        query = (
+            select(t.BatchRow.operator, t.BatchRow.header)
+            .outerjoin(t.FinalityRow, t.FinalityRow.operator == t.BatchRow.operator)
+            .where(t.BatchRow.operator.in_(operators))
+            .where(t.BatchRow.number > func.coalesce(t.FinalityRow.number, 0), not_(is_void()))
+        )
+        totals: Counter[Account] = Counter()
+        for operator, header in self._session.execute(query):
+            totals[Account(operator)] += int(header["total"])
+        return totals
 
     def _read(self, operator: Account, final: int, rows: Iterable[t.BatchRow]) -> list[CommittedBatch]:
         voids = self._ordered(t.VoidRow, t.VoidRow.operator == operator)
@@ -148,6 +163,13 @@ class DisputeStore:
     def _ordered(self, table: type[Any], *where: Any) -> list[Any]:
         query = select(table).where(*where).order_by(table.block_number, table.log_index)
         return list(self._session.scalars(query))
+
+
+def is_void() -> ColumnElement[bool]:
+    """Whether a void after the `BatchRow` of a query covers its number."""
+    places = (tuple_(table.block_number, table.log_index) for table in (t.VoidRow, t.BatchRow))
+    is_covered = t.BatchRow.number.between(t.VoidRow.first, t.VoidRow.last)
+    return exists().where(t.VoidRow.operator == t.BatchRow.operator, is_covered, gt(*places))
 
 
 def _place(row: t.Projection) -> tuple[int, int]:

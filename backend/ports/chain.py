@@ -287,6 +287,10 @@ class ChainView(Protocol):
         """The operator's batches that are neither final nor void, in order of commitment."""
         ...
 
+    def open_totals(self, operators: Collection[Account]) -> Mapping[Account, int]:
+        """Micro-units of each operator's open batches; operators without any are absent."""
+        ...
+
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None: ...
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:

@@ -197,6 +197,10 @@ class FakeChainView:
     def open_batches(self, operator: Account) -> list[Any]:
         return [batch for batch in self.batches(operator) if batch.state is BatchState.COMMITTED]
 
+    def open_totals(self, operators: Collection[Account]) -> dict[Account, int]:
+        found = {one: self.open_batches(one) for one in operators}
+        return {one: sum(int(each.header["total"]) for each in batches) for one, batches in found.items()}
+
     def demands(self, *batches: Hash32) -> list[Demand]:
         return [found for found in self.demanded if found.batch_hash in batches]
 

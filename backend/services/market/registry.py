@@ -16,7 +16,7 @@ from backend.services.contribute.published import DESCRIPTION_FILE, MAX_DESCRIPT
 from backend.services.contribute.terms import TERMS_FILE, terms_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from backend.db.unit_of_work import Database
     from backend.domain.chain import BlockRef
@@ -113,6 +113,11 @@ class Registry:
         """The operator's batches that are neither final nor void, newest first."""
         with self._db.read() as tx:
             return _listed(tx.chain, tx.chain.open_batches(operator)[::-1])
+
+    def open_totals(self, operators: Collection[Account]) -> Mapping[Account, int]:
+        """Micro-units of each operator's batches that are neither final nor void."""
+        with self._db.read() as tx:
+            return tx.chain.open_totals(operators)
 
     def transaction(self, transaction_id: int, account: Account) -> ChainTransaction:
         """A transaction sent for the account. Raises NotFound, also for those of other accounts: queued and

@@ -34,6 +34,7 @@ async def show_operators(request: Request, services: ServicesDep, paging: Paging
         request,
         "operators.html",
         operators=page.data,
+        open_totals=services.registry.open_totals([Account(one.account) for one in page.data]),
         next_cursor=page.next_cursor,
         own=services.overviews.own,
     )

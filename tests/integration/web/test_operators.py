@@ -46,7 +46,9 @@ def test_a_dispute_is_explained_in_words(api: Api) -> None:
     assert "Fell with batch" in html
     assert "1 demand must be answered by" in html
     assert "not stored here" in html
-    assert "https://one.example" in httpx.get(f"{api.url}/operators").text
+    listed = httpx.get(f"{api.url}/operators").text
+    assert "https://one.example" in listed
+    assert "pending" in listed
     assert httpx.get(f"{api.url}/o/{some_account('nobody')}").status_code == 404
 
 

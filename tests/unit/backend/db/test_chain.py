@@ -287,7 +287,11 @@ def test_batches_are_read_in_pages_newest_first(database: Database) -> None:
         assert tx.chain.recent_batches(OPERATOR, None, 2) == newest_first[:2]
         assert tx.chain.recent_batches(OPERATOR, word(4), 2) == newest_first[2:4]
         assert tx.chain.recent_batches(OPERATOR, word(1), 2) == []
-        assert [batch.hash for batch in tx.chain.open_batches(OPERATOR)] == [word(4), word(5)]
+        pending = tx.chain.open_batches(OPERATOR)
+        assert [batch.hash for batch in pending] == [word(4), word(5)]
+        total = sum(int(batch.header["total"]) for batch in pending)
+        assert tx.chain.open_totals({OPERATOR, ALICE}) == {OPERATOR: total}
+        assert total > 0
         assert tx.chain.recent_batches(ALICE, None, 9) == tx.chain.open_batches(ALICE) == []
         with pytest.raises(InvalidInput, match="not an id of this list"):
             tx.chain.recent_batches(ALICE, word(4), 2)
