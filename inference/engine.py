@@ -293,6 +293,7 @@ class Engine:
             num_proposed_tokens=self._outputs.num_proposed_tokens,
             num_accepted_tokens=self._outputs.num_accepted_tokens,
             weight_format=self.config.weight_format,
+            num_adapter_slots=self.config.num_adapter_slots,
             **adapters.counts,
         )
 

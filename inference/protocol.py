@@ -349,7 +349,8 @@ class Embedding(Struct, frozen=True, tag="embedding"):
 
 
 class Status(Struct, frozen=True, tag="status"):
-    """State of the engine. `active_adapters` are in device slots, `resident_adapters` in the host cache.
+    """State of the engine. `active_adapters` are in device slots, of which there are `num_adapter_slots`;
+    `resident_adapters` are in the host cache.
     `kv_blocks_named` are in the prefix cache now, `kv_blocks_used` are held by requests. `plain_features` are
     the parts of the model's decoder that run in plain torch, because the native kernels do not compute them.
     `weight_format` is how the weights of linear layers, head and adapters are stored: `fp32`, `bf16`, `fp16`
@@ -381,6 +382,7 @@ class Status(Struct, frozen=True, tag="status"):
     num_proposed_tokens: int = 0
     num_accepted_tokens: int = 0
     weight_format: str | None = None
+    num_adapter_slots: int = 0
 
 
 class Metrics(Struct, frozen=True, tag="metrics"):

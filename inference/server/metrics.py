@@ -34,6 +34,7 @@ GAUGES: Mapping[str, tuple[str, Callable[[Status], float]]] = {
         lambda s: s.kv_blocks_used / max(s.kv_blocks_total, 1),
     ),
     "loraledger_engine_adapters_active": ("Adapters in device slots.", lambda s: len(s.active_adapters)),
+    "loraledger_engine_adapter_slots": ("Device slots for adapters.", lambda s: s.num_adapter_slots),
     "loraledger_engine_adapters_resident": (
         "Adapters in the host cache.",
         lambda s: len(s.resident_adapters),

@@ -112,7 +112,8 @@ def test_what_is_not_known_and_what_has_no_tokens_is_borne(metrics: EngineMetric
 
 
 def test_the_engines_own_counters_are_exported(metrics: EngineMetrics) -> None:
-    found = read(metrics, adapter_loads=3)
+    found = read(metrics, adapter_loads=3, num_adapter_slots=8)
+    assert found["loraledger_engine_adapter_slots"] == 8
     assert found["vllm:kv_cache_usage_perc"] == 0.25
     assert (found["vllm:num_requests_running"], found["vllm:num_requests_waiting"]) == (2, 3)
     assert (found["loraledger_engine_adapters_active"], found["loraledger_engine_adapters_resident"]) == (
