@@ -11,7 +11,7 @@ PY := .venv/bin/python
 NODE := node_modules/.bin/node
 HARDHAT := $(NODE) node_modules/hardhat/dist/src/cli.js
 PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --log-level warn clients/typescript tests/unit/clients \
-  backend/web/scripts backend/web/static/style.css
+  backend/web/scripts 'backend/web/static/*.css'
 SOURCES := $(shell find contracts -name '*.sol' 2>/dev/null)
 CLIENT := clients/typescript/build.mjs $(filter-out %/openapi.ts,$(wildcard clients/typescript/src/*.ts))
 PAGES := backend/web/static/built/page.js
@@ -155,10 +155,10 @@ bench: setup ## run the benchmarks with --json; the engine's without its peers
 	@$(PY) -m benchmarks.pages --json
 
 pictures: setup ## the pictures of pages in README and guides
-	@$(PY) -m benchmarks.pages --adapters 10 --repeats 2 --pictures docs/images/pages
+	@$(PY) -m benchmarks.pages --adapters 10 --proposals 1 --repeats 2 --pictures docs/images/pages
 
 screens: setup ## pictures of the pages in build/screens: light and dark, desktop and phone
-	@$(PY) -m benchmarks.pages --adapters 40 --repeats 2 --screens build/screens
+	@$(PY) -m benchmarks.pages --adapters 40 --proposals 3 --repeats 2 --screens build/screens
 
 bench-peers: setup ## install vLLM and llama.cpp in .peers for `python -m benchmarks.engine`
 	@$(PY) -m benchmarks.peers

@@ -2,8 +2,8 @@
 
 Real server processes with seeded databases; Chromium on this machine, signed in. Figures are the worst of
 all pages, over light and dark, desktop and phone. `first_page_kb` is what a first visit transfers, headers
-included. Times are from request to response on loopback, one request after another; without those of the
-pages that read the chain, which would be the times of a development node.
+included. Times are from request to response on loopback, one request after another. Pages that read the
+chain have theirs in the report alone: they depend on the node, here Hardhat's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import ChainMap
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         seeded = stack.enter_context(_seeded(folder / "seeded", options.adapters))
-        on_chain = stack.enter_context(_on_chain(folder / "on_chain"))
-        report = _measure(seeded, on_chain, options)
+        viewer, operator = stack.enter_context(_on_chain(folder / "on_chain", options.proposals))
+        report = _measure(seeded, (viewer, operator), options)
         if options.pictures is not None:
-            pictures.draw(seeded, on_chain, options.pictures)
+            pictures.draw(seeded, viewer, options.pictures)
     report["adapters"] = options.adapters
     if options.json:
         sys.stdout.write(json.dumps(report) + "\n")
@@ -56,17 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(seeded: Served, on_chain: Served, options: argparse.Namespace) -> dict[str, Any]:
-    """Times of the seeded installation's pages, and visits of all."""
+def _measure(seeded: Served, on_chain: tuple[Served, Served], options: argparse.Namespace) -> dict[str, Any]:
+    """Times and visits of all pages. Only times of the seeded installation's pages are figures."""
     screens: Path | None = options.screens
     if screens is not None:
         screens.mkdir(parents=True, exist_ok=True)
-    timed = [seeded.url + path for name, path in seeded.paths.items() if _is_measured(name, options)]
-    times = server_times(timed, seeded.session, options.repeats)
+    times, *others = (_server_times(served, options) for served in (seeded, *on_chain))
     with chromium() as browser:
         visits = {
             name: visit(browser, served.url + path, served.session, screens, name)
-            for served in (seeded, on_chain)
+            for served in (seeded, *on_chain)
             for name, path in served.paths.items()
             if _is_measured(name, options)
         }
@@ -81,7 +81,7 @@ def _measure(seeded: Served, on_chain: Served, options: argparse.Namespace) -> d
     pages = {
         name: {
             "kilobytes": round(one.kilobytes, 1),
-            **_percentiles(times.get(seeded.url + seeded.paths.get(name, ""), ())),
+            **_percentiles(ChainMap(times, *others)[name]),
             "violations": dict(one.violations),
             "console": one.console,
             "layout_shift": round(one.layout_shift, 4),
@@ -95,13 +95,18 @@ def _measure(seeded: Served, on_chain: Served, options: argparse.Namespace) -> d
     }
 
 
+def _server_times(served: Served, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Milliseconds of each request, by page."""
+    names = {served.url + path: name for name, path in served.paths.items() if _is_measured(name, options)}
+    times = server_times(list(names), served.session, options.repeats)
+    return {names[url]: values for url, values in times.items()}
+
+
 def _is_measured(name: str, options: argparse.Namespace) -> bool:
     return not options.pages or name in options.pages
 
 
 def _percentiles(times: Sequence[float]) -> dict[str, float]:
-    if not times:
-        return {}
     return {f"server_ms_p{number}": round(percentile(times, number), 1) for number in (50, 99)}
 
 
@@ -118,9 +123,11 @@ def _seeded(home: Path, num_adapters: int) -> Iterator[Served]:
 
 
 @contextmanager
-def _on_chain(home: Path) -> Iterator[Served]:
-    with on_chain.prepared(home) as (settings, paths, session), _serving(settings) as url:
-        yield Served(url, paths, session, settings.rpc_url)
+def _on_chain(home: Path, num_proposals: int) -> Iterator[tuple[Served, Served]]:
+    """A viewer's pages, and its operator's."""
+    with on_chain.prepared(home, num_proposals) as (settings, viewers, own), _serving(settings) as url:
+        viewer, operator = (Served(url, one.paths, one.session, settings.rpc_url) for one in (viewers, own))
+        yield viewer, operator
 
 
 @contextmanager
@@ -159,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--adapters", type=int, default=1000, help="adapters in the catalogue")
+    parser.add_argument("--proposals", type=int, default=200, help="proposals to change the market's rules")
     parser.add_argument("--repeats", type=int, default=200, help="requests of each page")
     parser.add_argument("--pages", nargs="+", metavar="NAME", help="pages to measure; default: all")
     parser.add_argument("--screens", type=Path, help="folder for pictures of all pages")

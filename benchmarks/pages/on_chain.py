@@ -20,6 +20,7 @@ from backend.installation.installation import Installation
 from backend.services.market.governance import Governance
 from backend.settings import Settings
 from benchmarks.pages import work
+from benchmarks.pages.market import SeededPages
 from tools.local_market import CONTRIBUTORS, LONG_AFTER, OPERATOR, PAYERS, LocalMarket, some_hash
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ Operators of other markets take two per cent. The **dispute window** gets longer
 
 
 @contextmanager
-def prepared(home: Path) -> Iterator[tuple[Settings, dict[str, str], str]]:
-    """A home whose chain runs: its settings, paths of the pages by name, and the viewer's cookie."""
+def prepared(home: Path, num_proposals: int) -> Iterator[tuple[Settings, SeededPages, SeededPages]]:
+    """A home whose chain runs: its settings, the viewer's pages, and the operator's."""
     home.mkdir()
     with LocalNode.start(home / "hardhat.log") as node:
         deployment = deploy_local(node.url)
@@ -65,10 +66,11 @@ def prepared(home: Path) -> Iterator[tuple[Settings, dict[str, str], str]]:
         installation.indexer.catch_up()
         with installation.database.begin() as tx:
             session = work.session(installation, tx, VIEWER.account)
+            own_session = work.session(installation, tx, OPERATOR.account)
         receipts = [_answer(installation, local) for _ in range(NUM_ANSWERS)]
         _settle(installation, local)
         _answer(installation, local)
-        proposal = _govern(local, Governance(local.chain, installation.database))
+        proposal = _govern(local, Governance(local.chain, installation.database), num_proposals)
         installation.indexer.catch_up()
         installation.close()
         paths = {
@@ -81,7 +83,7 @@ def prepared(home: Path) -> Iterator[tuple[Settings, dict[str, str], str]]:
             "operators": "/operators",
             "operator": f"/o/{OPERATOR.account}",
         }
-        yield settings, paths, session
+        yield settings, SeededPages(paths, session), SeededPages({"operate": "/operate"}, own_session)
         local.chain.close()
 
 
@@ -125,15 +127,16 @@ def _send_and_index(installation: Installation) -> None:
     installation.indexer.catch_up()
 
 
-def _govern(local: LocalMarket, governance: Governance) -> int:
-    """Propose a change, and vote for it. Returns the proposal's id."""
+def _govern(local: LocalMarket, governance: Governance, num_proposals: int) -> int:
+    """Propose changes, and vote for the newest. Returns its id."""
     for voter in (VOTER, VIEWER):
         local.send(voter, "MarketToken", "delegate", voter.account)
     local.pass_time(1)
-    changes = {"feePpm": 20_000, "disputeWindow": 60}
-    proposed = governance.propose_change(VOTER.account, changes, WHY)
-    prepared = proposed.transaction
-    local.rpc("eth_sendTransaction", {"from": VOTER.account, "to": prepared.to, "data": prepared.data})
+    for number in range(num_proposals, 0, -1):
+        changes = {"feePpm": 20_000, "disputeWindow": 60}
+        proposed = governance.propose_change(VOTER.account, changes, WHY + "\n" * number)
+        prepared = proposed.transaction
+        local.rpc("eth_sendTransaction", {"from": VOTER.account, "to": prepared.to, "data": prepared.data})
     local.pass_time(3)
     local.send(VOTER, "MarketGovernor", "castVoteWithReason", proposed.proposal_id, FOR, "cheaper")
     return proposed.proposal_id
