@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from backend.chain.client import ChainClient
 from backend.client.deployments import read_deployment
 from backend.domain.money import DOLLAR, UNIT
 from tests.e2e.test_stack import running
+from tests.support.adapters import write_adapter
 from tests.support.contributions import jsonl
 from tests.support.page_market import confirmed
 from tests.support.page_newcomer import Newcomer, newcomer
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
     from backend.domain.ids import Account
+    from tests.support.page_guide import Guide
 
 pytestmark = [pytest.mark.deep, pytest.mark.timeout(900)]
 TRAINING_SECONDS, SETTLEMENT_SECONDS = 400, 120
@@ -37,14 +40,20 @@ CHECKS = ("hash", "signature", "slices", "charge", "batch", "earnings", "content
 
 @dataclass(frozen=True, slots=True)
 class NewMarket:
-    """`url`: of its pages. `chain` reads what they claim."""
+    """`url`: of its pages. `chain` reads what they claim. `base`: folder of the base model."""
 
     url: str
     chain: ChainClient
+    base: Path
 
     def dollars(self, account: Account) -> int:
         """Token units in a wallet."""
         return int(self.chain.call("TestUSD", "balanceOf", account))
+
+    def random_adapter(self, place: Path) -> list[Path]:
+        """The files of an adapter that was not trained at the market."""
+        write_adapter(place / "random", self.base)
+        return sorted((place / "random").iterdir())
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +65,14 @@ def patience() -> None:
 @pytest.fixture
 def market(tmp_path: Path) -> Iterator[NewMarket]:
     with running(tmp_path / "home", tmp_path / "up.log") as stack:
-        deployment = read_deployment(Path(stack.facts["home"]) / "deployment.json")
-        chain = ChainClient.connect(stack.facts["rpc"], deployment)
-        yield NewMarket(stack.facts["api"], chain)
+        home = Path(stack.facts["home"])
+        chain = ChainClient.connect(stack.facts["rpc"], read_deployment(home / "deployment.json"))
+        base = Path(json.loads((home / "base_model.json").read_text())["folder"])
+        yield NewMarket(stack.facts["api"], chain, base)
         chain.close()
 
 
-def test_new_users_go_from_nothing_to_a_claimed_reward(market: NewMarket) -> None:
+def test_new_users_go_from_nothing_to_a_claimed_reward(market: NewMarket, tmp_path: Path) -> None:
     with ExitStack() as stack:
         browser = stack.enter_context(chromium())
         creator, contributor, payer = (stack.enter_context(newcomer(browser)) for _ in range(3))
@@ -76,19 +86,24 @@ def test_new_users_go_from_nothing_to_a_claimed_reward(market: NewMarket) -> Non
         ask_and_pay(payer, adapter)
         claim(contributor, market)
         assert market.chain.node.num_transactions(contributor.account) == 0, "its wallet only signed"
+        other = sell_from_elsewhere(creator, market.random_adapter(tmp_path))
+        compare(payer, adapter, other)
+
+
+def carry_out(guide: Guide, what: str, way: str) -> None:
+    """Open the dialog that explains `what`, choose the `way`, and wait for the effect."""
+    guide.step(what).click()
+    guide.step(way).click()
+    confirmed(guide.page)
 
 
 def get_dollars(person: Newcomer) -> None:
     page, guide = person.page, person.follow("2. Get dollars")
     guide.step("Account").click()
-    guide.step("Get test dollars").click()
-    guide.step("Have the operator send it").click()
-    confirmed(page)
+    carry_out(guide, "Get test dollars", "Have the operator send it")
     expect(page.get_by_role("button", name="Get test dollars")).to_have_count(0)
     page.get_by_role("region", name="Deposit").get_by_label("Dollars").fill("5")
-    guide.step("Deposit").click()
-    guide.step("Sign with the wallet").click()
-    confirmed(page)
+    carry_out(guide, "Deposit", "Sign with the wallet")
     expect(page.locator("#state .large")).to_have_text("$5.00 to spend now")
     guide.end()
 
@@ -100,9 +115,7 @@ def open_datanet(creator: Newcomer) -> str:
     page.get_by_label("Name").fill("words")
     page.get_by_label("Licences that it accepts").fill("MIT")
     page.get_by_label("What its rows are for").fill("What wordsmiths do.")
-    guide.step("Create the datanet").click()
-    guide.step("Send with the wallet").click()
-    confirmed(page)
+    carry_out(guide, "Create the datanet", "Send with the wallet")
     expect(page.get_by_role("link", name="words")).to_be_visible()
     guide.end()
     return "words"
@@ -118,9 +131,7 @@ def contribute(contributor: Newcomer, datanet: str) -> None:
     page.get_by_label("Drop a file here").set_input_files(file)
     page.get_by_label("Licence of the rows").fill("MIT")
     guide.step("Upload and check").click()
-    guide.step("Sign the contribution").click()
-    guide.step("Sign with the wallet").click()
-    confirmed(page)
+    carry_out(guide, "Sign the contribution", "Sign with the wallet")
     expect(page.get_by_role("heading", name="Accepted")).to_be_visible(timeout=60_000)
     guide.end()
 
@@ -129,27 +140,28 @@ def train_and_sell(creator: Newcomer, datanet: str) -> str:
     """Returns the adapter's name."""
     page, guide = creator.page, creator.follow("5. Train and sell an adapter")
     page.get_by_role("link", name=datanet).click()
-    guide.step("Freeze a snapshot").click()
-    page.get_by_role("button", name="Have the operator send it").click()
-    confirmed(page)
+    carry_out(guide, "Freeze a snapshot", "Have the operator send it")
     guide.step("Train on it").click()
     page.get_by_label("Epochs", exact=True).fill("3")
     page.get_by_label("Rank", exact=True).fill("4")
     page.get_by_label("Tokens of a row").fill("64")
     guide.step("Start training").click()
-    register = page.get_by_role("region", name="Register it")
-    expect(register).to_be_visible(timeout=TRAINING_SECONDS * 1000)
-    register.get_by_label("Name").fill("wordsmith")
-    register.get_by_label("million tokens in").fill("500")
-    register.get_by_label("million tokens out").fill("1500")
-    guide.step("Register").click()
-    guide.step("Send with the wallet").click()
-    confirmed(page)
+    fill_registration(page, "wordsmith")
+    carry_out(guide, "Register", "Send with the wallet")
     expect(page.locator("#registered").get_by_role("link")).to_be_visible()
     guide.step("Adapters").click()
     expect(page.get_by_role("link", name="wordsmith")).to_be_visible()
     guide.end()
     return "wordsmith"
+
+
+def fill_registration(page: Page, name: str) -> None:
+    """Once the adapter is published."""
+    register = page.get_by_role("region", name="Register it")
+    expect(register).to_be_visible(timeout=TRAINING_SECONDS * 1000)
+    register.get_by_label("Name").fill(name)
+    register.get_by_label("million tokens in").fill("500")
+    register.get_by_label("million tokens out").fill("1500")
 
 
 def ask_and_pay(payer: Newcomer, adapter: str) -> None:
@@ -208,9 +220,52 @@ def claim(contributor: Newcomer, market: NewMarket) -> None:
     units = int(Decimal(amount.get_attribute("value") or "0") * DOLLAR) // UNIT
     assert units > 0
     assert market.dollars(contributor.account) == 0
-    guide.step("Claim").click()
-    guide.step("Have the operator send it").click()
-    confirmed(page)
+    carry_out(guide, "Claim", "Have the operator send it")
     expect(page.get_by_role("cell", name="less than a token unit")).to_be_visible()
     assert market.dollars(contributor.account) == units
     guide.end()
+
+
+def sell_from_elsewhere(creator: Newcomer, files: list[Path]) -> str:
+    """Returns the adapter's name."""
+    page = creator.page
+    page.get_by_role("link", name="Train").click()
+    page.get_by_label("Both files").set_input_files(files)
+    page.get_by_role("region", name="Adapters from elsewhere").get_by_label("Licence").fill("MIT")
+    page.get_by_role("button", name="Upload and screen").click()
+    fill_registration(page, "random")
+    page.get_by_role("button", name="Register").click()
+    page.get_by_role("button", name="Send with the wallet").click()
+    confirmed(page)
+    expect(page.locator("#registered").get_by_role("link")).to_be_visible()
+    return "random"
+
+
+def compare(payer: Newcomer, adapter: str, other: str) -> None:
+    """Two adapters, their base and a blend of both answer at once. The blend's receipt is right."""
+    page = payer.page
+    page.get_by_role("link", name="Playground").click()
+    for label, name in (("One adapter", adapter), ("Another adapter", other)):
+        choice = page.get_by_label(label)
+        choice.select_option(label=choice.locator("option", has_text=name).text_content())
+    page.get_by_label("Prompt").fill("What does a wordsmith number 3 do?")
+    page.get_by_label("Most tokens").fill("24")
+    page.get_by_label("Ask a blend of both").check()
+    page.get_by_label("Blend:").fill("70")
+    page.get_by_role("button", name="Ask").click()
+    columns = page.locator("[data-answer]:visible")
+    expect(columns).to_have_count(4)
+    for column in columns.all():
+        expect(column.get_by_role("link", name="Receipt")).to_be_visible()
+        expect(column.locator("[data-said]")).to_have_text(re.compile(r"\S"))
+    blend = page.locator("[data-answer=blend]")
+    expect(blend.get_by_role("heading")).to_have_text("70 % of one, 30 % of the other")
+    blend.get_by_role("link", name="Receipt").click()
+    until(page, "final", SETTLEMENT_SECONDS)
+    parts = page.get_by_role("region", name="Whose data")
+    for name in (adapter, other):
+        expect(parts.get_by_role("link", name=name)).to_be_visible()
+    page.get_by_role("button", name=f"Check through {NAME}").click()
+    expect(page.locator("#checks")).to_have_attribute("data-verdict", re.compile("right|open"))
+    for check in CHECKS[:-1]:
+        expect(page.locator(f"[data-check={check}]")).to_have_attribute("data-state", "right")
