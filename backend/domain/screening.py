@@ -13,6 +13,7 @@ from backend.domain.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any, Self
 
     from backend.domain.ids import Account, Hash32, VersionId
 
@@ -91,6 +92,17 @@ class ScreeningReport:
     num_compared: int
     num_unknown: int
     """Registered versions of the base model that were not compared, as they could not be fetched or read."""
+
+    @classmethod
+    def load(cls, stored: Mapping[str, Any]) -> Self:
+        """From the data of a `screening` event."""
+        risk, nearest = stored["risk"], stored["nearest"]
+        return cls(
+            risk=None if risk is None else Risk(**risk),
+            nearest=None if nearest is None else Likeness(**nearest),
+            num_compared=stored["num_compared"],
+            num_unknown=stored["num_unknown"],
+        )
 
     @property
     def message(self) -> str:

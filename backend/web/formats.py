@@ -68,6 +68,12 @@ def title_of(text: str) -> str:
     return found if len(found) <= TITLE_LENGTH else f"{found[:TITLE_LENGTH]}…"
 
 
+def body_of(text: str) -> str:
+    """A Markdown text without the heading that is its title."""
+    first, _, rest = text.strip().partition("\n")
+    return rest if first.startswith("#") and rest.strip() else text
+
+
 def count(number: int) -> str:
     return f"{number:,}"
 
@@ -84,11 +90,14 @@ def commands(text: str) -> Markup:
     return Markup("").join(form.format(part) for form, part in zip(forms, parts, strict=True))
 
 
-def address(account: str) -> Markup:
-    """A picture and the shortened account; the whole one, with its checksum, in the title."""
+def address(account: str, name: str = "") -> Markup:
+    """A picture, the shortened account, and its `name` if it has one. The whole account, with its
+    checksum, is in the title.
+    """
     full = checksummed(Account(account))
-    return Markup('<span class="address" title="{}">{}<code>{}…{}</code></span>').format(
-        full, picture(account), full[:8], full[-6:]
+    named = Markup(' <span class="hint">{}</span>').format(name) if name else ""
+    return Markup('<span class="address" title="{}">{}<code>{}…{}</code>{}</span>').format(
+        full, picture(account), full[:8], full[-6:], named
     )
 
 
@@ -156,6 +165,7 @@ FILTERS: Mapping[str, Callable[..., object]] = {
         percent,
         votes,
         title_of,
+        body_of,
         count,
         counted,
         commands,

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2_fragments import render_block
 from starlette.responses import HTMLResponse
 
@@ -17,6 +17,8 @@ from backend.web.visitor import form_token, get_visitor
 
 if TYPE_CHECKING:
     from fastapi import Request
+    from jinja2.runtime import Context
+    from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -32,14 +34,24 @@ def render(
     """Render a page; if htmx asks, its `block` alone."""
     names = context | {"request": request, "status": status, "visitor": get_visitor(request)}
     names["form_token"] = lambda: form_token(request)
-    names["chain_id"] = request.app.state.services.sign_in.chain_id
+    services = request.app.state.services
+    names["chain_id"] = services.sign_in.chain_id
     is_local = names["chain_id"] == LOCAL_CHAIN_ID
     names["local_node"] = request.app.state.node_url if is_local else None  # elsewhere it may contain a key
+    names["known"] = {services.overviews.own: "this operator"}
+    if names["visitor"] is not None:
+        names["known"] |= {names["visitor"].account: "you"}
     names["asset"] = lambda path: _asset_url(request, path)
     environment = _environment()
     if block is not None and is_fragment(request):
         return HTMLResponse(render_block(environment, template, block, **names), status)
     return HTMLResponse(environment.get_template(template).render(**names), status)
+
+
+@pass_context
+def _named(context: Context, account: str) -> Markup:
+    """An address, and whose it is if that is known."""
+    return formats.address(account, context["known"].get(account, ""))
 
 
 def _asset_url(request: Request, path: str) -> str:
@@ -58,4 +70,5 @@ def _environment() -> Environment:
     )
     environment.filters.update(formats.FILTERS)
     environment.filters["card"] = render_card
+    environment.filters["named"] = _named
     return environment

@@ -60,6 +60,9 @@ class Card:
             ),
         )
         return [
+            f"Trained on {m['num_train_rows']} rows, whose contributors its answers pay. On held-out rows",
+            f"its loss is {m['eval_loss_adapter']:.2f}; the base model's is {m['eval_loss_base']:.2f}.",
+            "",
             f"Evaluated on {m['num_eval_rows']} held-out rows, whose source objects are in no training row"
             + ("," if self.spec.config.parent is None else " (but may be in those of its parent),"),
             "and on a fixed set of general questions, where a loss above the base model's shows forgetting.",

@@ -24,6 +24,7 @@ from backend.services.train.publication import Listing
 EVENT_ID = r"^(ftevent-[0-9a-z]{1,40}-)?[0-9]{1,18}$"
 MESSAGES = {
     "state": "The job is {state}.",
+    "ended": "The job has {state}.",
     "dataset": "The snapshot has {num_rows} rows.",
     "progress": "Step {step}/{num_steps}: training loss {loss:.4f}.",
     "checkpoint": "Saved a checkpoint at step {step}.",
@@ -36,7 +37,10 @@ MESSAGES = {
     "charged": "Charged {charge[usd]} dollars for {tokens} trained tokens: receipt {receipt_id}.",
     "registered": "The adapter is registered as {version_id}.",
 }
-"""Message of each kind of event, formatted with the data that the event's view has."""
+"""Message of each kind of event, formatted with the data that the event's view has; `ended` for the states
+that a job reaches by itself.
+"""
+ENDED = {JobState.SUCCEEDED, JobState.FAILED}
 LEVELS = {"failed": "error", "retry": "warn"}
 
 
@@ -307,11 +311,12 @@ class JobEventView(View):
         data = dict(event.data)
         if event.kind == "charged":
             data["charge"] = AMOUNT.render(int(data["charge"]))
+        message = MESSAGES["ended" if data.get("state") in ENDED else event.kind]
         return cls(
             id=f"ftevent-{event.job_id.rpartition('-')[2]}-{event.seq}",
             created_at=int(event.at.timestamp()),
             level=LEVELS.get(event.kind, "info"),
-            message=MESSAGES[event.kind].format_map(data),
+            message=message.format_map(data),
             type="metrics" if event.kind in {"progress", "eval"} else "message",
             seq=event.seq,
             kind=event.kind,

@@ -1,27 +1,20 @@
-/** Adds a button to each `[data-copy]` that copies its text. The attribute names the text for screen readers. */
+/** Enables each `button.copy`, which copies the text before it. Buttons are rendered disabled, in their place. */
 
 const SHOWN_MS = 2000;
 
 export function prepareCopying(): void {
-  document.addEventListener("htmx:after:swap", addButtons);
-  addButtons();
+  document.addEventListener("htmx:after:swap", enable);
+  enable();
 }
 
-function addButtons(): void {
-  for (const source of document.querySelectorAll<HTMLElement>("[data-copy]:not([data-has-button])")) {
-    source.dataset["hasButton"] = "";
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "copy";
-    button.textContent = "Copy";
-    button.setAttribute("aria-label", `Copy ${source.dataset["copy"] || "this"}`);
-    button.addEventListener("click", () => void copy(source, button));
-    const block = source.closest("pre") ?? source;
-    block.after(button);
+function enable(): void {
+  for (const button of document.querySelectorAll<HTMLButtonElement>("button.copy:disabled")) {
+    button.disabled = false;
+    button.addEventListener("click", () => void copy(button.previousElementSibling!, button));
   }
 }
 
-async function copy(source: HTMLElement, button: HTMLButtonElement): Promise<void> {
+async function copy(source: Element, button: HTMLButtonElement): Promise<void> {
   try {
     await navigator.clipboard.writeText(source.textContent ?? "");
     button.textContent = "Copied";

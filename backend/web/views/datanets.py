@@ -78,7 +78,7 @@ def show_datanet(
     return render(
         request,
         "datanet.html",
-        "snapshots",
+        "recorded",
         datanet=known,
         withheld=withheld,
         terms=None if withheld else _terms(services, identity),

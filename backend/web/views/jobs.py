@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request, status
 from fastapi.concurrency import run_in_threadpool
@@ -21,6 +21,7 @@ from backend.api.schemas.common import PriceInput
 from backend.api.schemas.fine_tuning import CreateJobRequest, JobEventView
 from backend.api.services import Services
 from backend.domain.money import PPM
+from backend.domain.screening import ScreeningReport
 from backend.domain.training import TrainingConfig
 from backend.services.train.options import RANGES
 from backend.services.train.publication import Listing
@@ -30,6 +31,11 @@ from backend.web.proposal import Proposal, Way, propose
 from backend.web.rendering import render
 from backend.web.route import PageRoute
 from backend.web.visitor import FORM_FIELD, SignedInDep, Visitor, VisitorDep, rendered_form
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from backend.domain.training import JobEvent
 
 router = APIRouter(prefix="/jobs", route_class=PageRoute)
 ROWS = 50
@@ -131,7 +137,8 @@ def show_job(job_id: str, request: Request, services: ServicesDep, visitor: Visi
         "live",
         job=job,
         progress=progress,
-        events=[JobEventView.of(one) for one in progress.milestones],
+        events=_views(progress.milestones),
+        report=_report(progress.milestones),
         is_own=visitor is not None and visitor.account == job.creator,
         is_over=job.finished_at is not None,
     )
@@ -147,7 +154,8 @@ def show_import(adapter_id: str, request: Request, services: ServicesDep, visito
         "import.html",
         "live",
         adapter=adapter,
-        events=[JobEventView.of(one) for one in events if one.kind != "working"],
+        events=_views(one for one in events if one.kind != "working"),
+        report=_report(events),
     )
 
 
@@ -172,6 +180,24 @@ def propose_import_registration(
 ) -> Response:
     services.imported_adapters.get(adapter_id, visitor.account)
     return _propose_registration(request, services, visitor, adapter_id, form)
+
+
+def _views(events: Iterable[JobEvent]) -> list[JobEventView]:
+    """Each state once: another event of the same state tells that another worker began the step."""
+    shown: list[JobEventView] = []
+    state = None
+    for event in events:
+        if event.kind != "state" or event.data["state"] != state:
+            shown.append(JobEventView.of(event))
+        if event.kind == "state":
+            state = event.data["state"]
+    return shown
+
+
+def _report(events: Iterable[JobEvent]) -> ScreeningReport | None:
+    """The newest comparison with registered versions; None before it."""
+    found = [event.data for event in events if event.kind == "screening"]
+    return ScreeningReport.load(found[-1]) if found else None
 
 
 def _propose_registration(

@@ -98,7 +98,7 @@ def test_it_is_brought_published_and_registered_by_its_creator(api: Api, http: h
     assert http.get("/v1/adapters").json()["data"] == [shown]
     messages = [event["message"] for event in http.get(f"{path}/events").json()["data"]]
     assert messages[0] == "The job is validating."
-    assert messages[-2:] == [f"The adapter is published as {cid}.", "The job is succeeded."]
+    assert messages[-2:] == [f"The adapter is published as {cid}.", "The job has succeeded."]
     page = http.get(f"{path}/events", params={"limit": 1}).json()
     rest = http.get(f"{path}/events", params={"after": page["next_cursor"]}).json()
     assert [event["message"] for event in page["data"] + rest["data"]] == messages

@@ -61,6 +61,7 @@ def test_a_contribution_is_signed_reviewed_and_frozen(
     confirmed(page)
     assert '"primaryType":"Contribution' in "".join(wallet.signed).replace(" ", "")
     expect(page.get_by_role("heading", name="Recorded on the chain")).to_be_visible()
+    expect(page.locator("#recorded tbody tr")).to_contain_text("you")
 
     curators_page.goto(datanet)
     rows = curators_page.locator("#contributions + table tbody tr")

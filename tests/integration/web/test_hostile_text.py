@@ -101,7 +101,7 @@ def train(api: Api) -> list[str]:
     installation = api.installation
     now = installation.clock()
     job = installation.services.training.create(installation.payer.account, SNAPSHOT, {"max_length": 16})
-    nearest = {"version": TEXT, "creator": installation.operator, "cosine": 0.95, "is_copy": True}
+    nearest = {"version": TEXT, "creator": installation.operator, "cosine": 0.95, "shared_ppm": 0}
     screening = {"risk": {"score": 1, "by": TEXT}, "nearest": nearest, "num_compared": 1, "num_unknown": 0}
     imported = ImportedAdapter(TEXT, {TEXT: TEXT}, About(TEXT, (TEXT,), TEXT))
     other = replace(job, id="adapter-hostile", imported=imported, payment=None)

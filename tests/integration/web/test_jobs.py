@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import expect
 
 from backend.domain.adapter_files import MAX_BYTES
-from backend.domain.ids import DatanetId
+from backend.domain.ids import DatanetId, VersionId
 from backend.domain.registries import Datanet
+from backend.domain.screening import Likeness, ScreeningReport
 from backend.domain.training import Step
 from backend.services.train.leases import Leases
 from tests.integration.api.test_adapters import published
@@ -74,11 +75,13 @@ def test_a_job_is_estimated_started_followed_and_ends_with_a_result(
     leases.complete_training(held, replace(RESULT, metrics={**RESULT.metrics, "num_trained_tokens": 60}))
     held = leases.acquire(job, Step.PUBLISH)
     assert held is not None
-    screening = {"message": "Compared with 1 version.", "risk": None, "nearest": None}
-    leases.record_event(held, "screening", {**screening, "num_compared": 1, "num_unknown": 0})
+    nearest = Likeness(VersionId(some_hash("other")), some_account("other"), 0.12, 0)
+    report = ScreeningReport(None, nearest, 1, 0)
+    leases.record_event(held, "screening", {"message": report.message, **asdict(report)})
     leases.complete_publication(held, CID)  # type: ignore[arg-type]
     expect(page.get_by_role("heading", name="Against its base")).to_be_visible()
     expect(page.get_by_role("link", name="receipt")).to_be_visible()
+    expect(page.get_by_role("region", name="What the gate found")).to_contain_text("cosine 0.12")
     page.get_by_label("Name").fill("poems")
     guide.step("Register").click()
     guide.end()

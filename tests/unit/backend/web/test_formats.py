@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from backend.domain.money import AMOUNT
 from backend.domain.sign_in_message import checksummed
-from backend.web.formats import address, percent, picture, price, usd, usd_short, when
+from backend.web.formats import address, body_of, percent, picture, price, title_of, usd, usd_short, when
 from tests.support.market import some_account
 
 
@@ -64,3 +64,16 @@ def test_an_account_has_its_checksum_and_a_picture_of_its_own() -> None:
 
 def test_times_are_in_utc() -> None:
     assert when(0) == '<time datetime="1970-01-01T00:00:00+00:00">1 Jan 1970, 00:00 UTC</time>'
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "body"),
+    [
+        ("\n# Lower the fee\n\nOthers do.", "Lower the fee", "\nOthers do."),
+        ("# Lower the fee", "Lower the fee", "# Lower the fee"),
+        ("Lower the fee\nOthers do.", "Lower the fee", "Lower the fee\nOthers do."),
+        ("", "Without a title", ""),
+    ],
+)
+def test_a_text_is_its_title_and_what_follows(text: str, title: str, body: str) -> None:
+    assert (title_of(text), body_of(text)) == (title, body)
