@@ -85,6 +85,7 @@ def _measure(seeded: Served, on_chain: tuple[Served, Served], options: argparse.
             "violations": dict(one.violations),
             "console": one.console,
             "layout_shift": round(one.layout_shift, 4),
+            "overflow": one.overflow,
         }
         for name, one in visits.items()
     }

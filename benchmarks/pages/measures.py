@@ -37,10 +37,13 @@ COOKIE = "loraledger_session"
 
 @dataclass(slots=True)
 class Visits:
-    """Of one page, over all schemes and sizes: the most bytes and the largest shift; all faults."""
+    """Of one page, over all schemes and sizes: the most bytes, the largest shift and overflow; all faults.
+    `overflow`: pixels of the page right of the screen.
+    """
 
     kilobytes: float = 0.0
     layout_shift: float = 0.0
+    overflow: int = 0
     console: list[str] = field(default_factory=list)
     violations: Counter[str] = field(default_factory=Counter)
 
@@ -92,6 +95,8 @@ def _visit(page: Page, url: str, found: Visits) -> None:
     )
     found.kilobytes = max(found.kilobytes, received[0] / 1000)
     found.layout_shift = max(found.layout_shift, float(page.evaluate("() => window.layoutShift")))
+    width = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    found.overflow = max(found.overflow, int(width))
 
 
 def server_times(urls: Sequence[str], session: str, repeats: int) -> dict[str, list[float]]:

@@ -212,7 +212,8 @@ def test_batches_claims_and_operators(database: Database) -> None:
 
 
 def committed(number: int, name: int) -> tuple[str, str, dict[str, Any]]:
-    args = {"operator": OPERATOR, "number": number, "batchHash": word(name), "header": {"number": number}}
+    header = {"number": number, "total": 10 * name}
+    args = {"operator": OPERATOR, "number": number, "batchHash": word(name), "header": header}
     return "Settlement", "BatchCommitted", args
 
 
@@ -289,9 +290,7 @@ def test_batches_are_read_in_pages_newest_first(database: Database) -> None:
         assert tx.chain.recent_batches(OPERATOR, word(1), 2) == []
         pending = tx.chain.open_batches(OPERATOR)
         assert [batch.hash for batch in pending] == [word(4), word(5)]
-        total = sum(int(batch.header["total"]) for batch in pending)
-        assert tx.chain.open_totals({OPERATOR, ALICE}) == {OPERATOR: total}
-        assert total > 0
+        assert tx.chain.open_totals({OPERATOR, ALICE}) == {OPERATOR: 10 * (4 + 5)}
         assert tx.chain.recent_batches(ALICE, None, 9) == tx.chain.open_batches(ALICE) == []
         with pytest.raises(InvalidInput, match="not an id of this list"):
             tx.chain.recent_batches(ALICE, word(4), 2)
