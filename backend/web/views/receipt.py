@@ -14,7 +14,7 @@ from backend.api.schemas.receipts import ReceiptDetail, ReceiptProofView
 from backend.api.schemas.registry import VersionView
 from backend.api.services import Services
 from backend.domain.errors import NotFound
-from backend.domain.ids import Hash32, VersionId
+from backend.domain.ids import ZERO_HASH, Hash32, VersionId
 from backend.domain.receipt import VersionRecord
 from backend.services.receipts.proofs import NotCommitted
 from backend.services.receipts.receipts import ReceiptView
@@ -50,6 +50,7 @@ def show_receipt(
         receipt=_detail(view, visitor),
         weights=view.weights(),
         models=[_model(services, part.version_id) for part in view.slices],
+        no_adapter=ZERO_HASH,
         batch_state=view.batch_state,
         checks=checks,
         settlement=services.deployment.address("Settlement"),
