@@ -37,7 +37,7 @@ def full() -> Figures:
 def exposed() -> dict[str, str]:
     """Every sample's name, and its family."""
     state = CollectorRegistry()
-    state.register(StateCollector(full(), {"database": True}))
+    state.register(StateCollector(full(), {"database": True}, {"base": True}))
     engine = EngineMetrics("tiny").render(Status("", "tiny", "", 1, [], [], 0, 0, 0, 0, 1, 0))
     text = generate_latest(REGISTRY).decode() + generate_latest(state).decode() + engine
     found = text_string_to_metric_families(text)
