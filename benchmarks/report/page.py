@@ -108,7 +108,8 @@ def page(
     if report is not None:
         parts += [_rows(report), _prompts(report), _profile(report), _adapter_work(report)]
         parts += [_cost(report, price_per_hour)]
-    parts += [ledger_section(ledger), (HERE / "not_measured.md").read_text()]
+    texts = ("below_target.md", "not_measured.md") if report is not None else ("not_measured.md",)
+    parts += [ledger_section(ledger), *((HERE / name).read_text() for name in texts)]
     return "\n".join(part for part in parts if part)
 
 
