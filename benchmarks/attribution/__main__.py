@@ -101,7 +101,7 @@ def _report(plans: Sequence[Plan], options: argparse.Namespace) -> dict[str, Any
         costs = measure_costs(plans[0], _show)
     else:
         measured = {plan.name: report_study(plan, _show) for plan in plans}
-    # Read only now, because other processes add their parts meanwhile.
+    # Read after the measurement, during which other processes may add parts to the report.
     old = (page.read(options.docs) if options.docs else None) or {}
     studies = _merged(old.get("studies", []), measured, STUDIES)
     small = _merged(old.get("small_studies", []), measured, SMALL_STUDIES)

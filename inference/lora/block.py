@@ -42,14 +42,15 @@ class DoraScale:
 @dataclass(frozen=True, slots=True)
 class LoraBlock:
     """The deltas of one linear in each of `layers`, which are neighbours and have one rank: `states @
-    shrink[i].T @ expand[i]`, the scaling folded into `expand`.
+    shrink[i].T @ expand[i]`, the scaling folded into `expand`. In int8 the states between both are multiplied
+    by `scales[i]`.
     """
 
     linear: str  # such as "q_proj"
     layers: range
     shrink: Tensor  # [num_layers, rank, in_features]
     expand: Tensor  # [num_layers, rank, out_features]
-    scales: Tensor | None = None  # [num_layers, rank] fp32, if both are in int8: `factors` says of what
+    scales: Tensor | None = None  # [num_layers, rank] fp32; None unless both are in int8
     dora: DoraScale | None = None
 
     @property

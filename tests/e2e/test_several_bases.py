@@ -111,7 +111,7 @@ def _are_answered(stack: Stack, payer: ApiClient, key: str, models: list[str]) -
 
 
 def _survives_the_loss_of_a_replica(stack: Stack, key: str) -> None:
-    """The other base answers meanwhile, and the supervisor brings the engine back."""
+    """The other base goes on answering, and the supervisor starts the engine again."""
     stack.kill("engine")
     (answer,) = ask_all(stack.facts["api"], key, [Question("large", "What is item 4?", 8)])
     assert answer.charge > 0
