@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
+SETTLE_SECONDS = 0.5
+"""Pause before a run: threads of the contestant that ran before spin on after their last product (Intel's
+OpenMP for 200 ms, KMP_BLOCKTIME), which would take processor time from a short run.
+"""
 
 
 class ContestantError(Exception):
@@ -68,6 +72,7 @@ class Contestant:
 
     def run(self, task: str, workload: Any) -> Run:
         """Run `task` on a workload dataclass in the child. Raises `ContestantError`."""
+        time.sleep(SETTLE_SECONDS)
         before = Usage.now(self._process.pid)
         self._send({"task": task, "workload": asdict(workload)})
         measurement = Measurement(**self._answer())
