@@ -228,7 +228,7 @@ struct Int8Vectors : Int8States {
             const std::int8_t* blocks = panel.weights + input * kPanel;
             for (Index group = 0; group < kInt8Depth; group += kInt8Group) {
                 const std::int8_t* line = blocks + group * kLanes;
-                if (panel.from_memory) {
+                if (panel.is_in_memory()) {
                     __builtin_prefetch(line + 4 * kInt8Block, 0, 2);
                     __builtin_prefetch(line + 5 * kInt8Block, 0, 2);
                 }
@@ -290,7 +290,7 @@ class Int8Tiled : public Tiled, public Int8Vectors {
         }
         for (Index input = 0; input < panel.in; input += kInt8Depth) {
             const std::int8_t* blocks = panel.weights + input * kPanel;
-            if (panel.from_memory) {
+            if (panel.is_in_memory()) {
                 for (Index i = 0; i < 2 * kInt8Block; i += 64) __builtin_prefetch(blocks + 2 * kInt8Block + i, 0, 2);
             }
             _tile_loadd(6, blocks, 64);

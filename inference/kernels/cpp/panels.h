@@ -19,8 +19,10 @@ constexpr Index kPanel = 2 * kLanes;
 template <class Weight>
 struct Panel {
     const Weight* weights;
-    Index in, count;   // inputs including padding, outputs without padding
-    bool from_memory;  // not in a cache yet
+    Index in, count;        // inputs including padding, outputs without padding
+    Index tile, num_tiles;  // which of the tiles of rows that are multiplied by the panel, one after the other
+
+    bool is_in_memory() const { return tile == 0; }  // and in no cache yet
 };
 
 // Initial values of sums: a row for each token, or with stride 0 one row for all.
@@ -160,11 +162,13 @@ struct Vectors : Arithmetic {
             sums[row][0] = load(initial.sums + row * initial.stride);
             sums[row][1] = load(initial.sums + row * initial.stride + kLanes);
         }
-        // Prefetch the next panel.
+        // Prefetch the next panel. Each tile takes its share, since all at once would wait for the memory.
         const Index ahead = panel.in * kPanel * static_cast<Index>(sizeof(Weight));
+        Index next = panel.tile;
         for (Index step = 0; step < panel.in / Arithmetic::kDepth; ++step) {
             const Weight* line = panel.weights + step * Arithmetic::kDepth * kPanel;
-            if (panel.from_memory) {
+            if (step == next) {
+                next += panel.num_tiles;
                 for (Index i = 0; i < Arithmetic::kDepth * kPanel; i += kPanel) {
                     __builtin_prefetch(reinterpret_cast<const char*>(line + i) + ahead, 0, 2);
                 }

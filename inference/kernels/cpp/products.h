@@ -216,9 +216,9 @@ void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index token
                 const Index column = p * kPanel, count = std::min(kPanel, out - column);
                 float widened_bias[kPanel] = {};
                 if (sums == nullptr) widen_bias(bias == nullptr ? nullptr : linear.bias + column, count, widened_bias);
-                Panel<Weight> panel{packed + p * size, padded, count, true};
-                for (Index tile = 0; tile < tiles; ++tile, panel.from_memory = false) {
-                    const Index from = num_rows * tile / tiles, to = num_rows * (tile + 1) / tiles;
+                Panel<Weight> panel{packed + p * size, padded, count, 0, tiles};
+                for (; panel.tile < tiles; ++panel.tile) {
+                    const Index from = num_rows * panel.tile / tiles, to = num_rows * (panel.tile + 1) / tiles;
                     const Initial initial =
                         sums == nullptr ? Initial{widened_bias, 0} : Initial{sums + from * width + column - left, width};
                     arithmetic.multiply(to - from, rows + from * stride, stride, panel, initial,

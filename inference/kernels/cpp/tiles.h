@@ -103,7 +103,7 @@ class Tiled {
         }
         for (Index input = 0; input < panel.in; input += kDepth) {
             const Bfloat16* blocks = panel.weights + input * kPanel;
-            if (panel.from_memory) {
+            if (panel.is_in_memory()) {
                 // The next step; the hardware prefetcher does the rest.
                 for (Index i = 0; i < 2 * kBlock; i += kDepth) __builtin_prefetch(blocks + 2 * kBlock + i, 0, 2);
             }
