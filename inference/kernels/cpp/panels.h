@@ -21,6 +21,7 @@ struct Panel {
     const Weight* weights;
     Index in, count;        // inputs including padding, outputs without padding
     Index tile, num_tiles;  // which of the tiles of rows that are multiplied by the panel, one after the other
+    const Weight* next;     // the panel that this thread reads next, or null
 
     bool is_in_memory() const { return tile == 0; }  // and in no cache yet
 };
@@ -163,9 +164,10 @@ struct Vectors : Arithmetic {
             sums[row][1] = load(initial.sums + row * initial.stride + kLanes);
         }
         // Prefetch the next panel. Each tile takes its share, since all at once would wait for the memory.
-        const Index ahead = panel.in * kPanel * static_cast<Index>(sizeof(Weight));
-        Index next = panel.tile;
-        for (Index step = 0; step < panel.in / Arithmetic::kDepth; ++step) {
+        const Index num_steps = panel.in / Arithmetic::kDepth;
+        const Index ahead = reinterpret_cast<const char*>(panel.next) - reinterpret_cast<const char*>(panel.weights);
+        Index next = panel.next == nullptr ? num_steps : panel.tile;
+        for (Index step = 0; step < num_steps; ++step) {
             const Weight* line = panel.weights + step * Arithmetic::kDepth * kPanel;
             if (step == next) {
                 next += panel.num_tiles;

@@ -190,12 +190,22 @@ inline PanelRange share_of_thread(Index start, Index count) {
     return {start + count * thread / threads, start + count * (thread + 1) / threads};
 }
 
+// The first panel of this thread's share of a weight.
+template <class Arithmetic>
+const typename Arithmetic::Weight* first_panel(const Linear& linear) {
+    const Index first = share_of_thread(0, num_panels(linear.out)).first;
+    const Index size = panel_size<typename Arithmetic::Weight>(round_up(linear.in, Arithmetic::kDepth));
+    return static_cast<const typename Arithmetic::Weight*>(linear.packed) + first * size;
+}
+
 // One thread's part of a product: `result` [tokens, out] for the outputs in `ranges`. Adds the bias, then an adapter's
 // rows, then the inputs, each in order, and rounds once. `expansion`: null without deltas; its states are shrunk.
-// Calls finish(first token, number of tokens) when a chunk of tokens has all outputs of `ranges`.
+// Calls finish(first token, number of tokens) when a chunk of tokens has all outputs of `ranges`. `following`: the panel
+// that the thread reads after them, of any weight, or null.
 template <class Arithmetic, class F>
 void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index tokens, const Linear& linear,
-                     const Expansion* expansion, std::initializer_list<PanelRange> ranges, Bfloat16* result, F finish) {
+                     const Expansion* expansion, std::initializer_list<PanelRange> ranges, Bfloat16* result, F finish,
+                     const typename Arithmetic::Weight* following) {
     const Index in = linear.in, out = linear.out;
     using Weight = typename Arithmetic::Weight;
     const Index padded = round_up(in, Arithmetic::kDepth), size = panel_size<Weight>(padded);
@@ -205,6 +215,11 @@ void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index token
         const Index tiles = round_up(num_rows, Arithmetic::kTileRows) / Arithmetic::kTileRows;
         Index stride;
         const auto* rows = Arithmetic::rows(states + start * in, num_rows, in, stride);
+        const auto panel_after = [&](const PanelRange* range, Index p) {
+            if (p + 1 < range->last) return packed + (p + 1) * size;
+            if (range + 1 != ranges.end()) return packed + range[1].first * size;
+            return start + num_rows < tokens ? packed + ranges.begin()->first * size : following;
+        };
         for (const PanelRange& range : ranges) {
             const Index left = range.first * kPanel, width = (range.last - range.first) * kPanel;
             const Bfloat16* bias = linear.bias == nullptr ? nullptr : linear.bias + left;
@@ -216,7 +231,7 @@ void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index token
                 const Index column = p * kPanel, count = std::min(kPanel, out - column);
                 float widened_bias[kPanel] = {};
                 if (sums == nullptr) widen_bias(bias == nullptr ? nullptr : linear.bias + column, count, widened_bias);
-                Panel<Weight> panel{packed + p * size, padded, count, 0, tiles};
+                Panel<Weight> panel{packed + p * size, padded, count, 0, tiles, panel_after(&range, p)};
                 for (; panel.tile < tiles; ++panel.tile) {
                     const Index from = num_rows * panel.tile / tiles, to = num_rows * (panel.tile + 1) / tiles;
                     const Initial initial =
@@ -245,7 +260,7 @@ void multiply(const Bfloat16* states, Index tokens, const Linear& linear, const 
         }
         Arithmetic arithmetic;
         multiply_panels(arithmetic, states, tokens, linear, has_deltas ? &expansion : nullptr,
-                        {share_of_thread(0, num_panels(linear.out))}, result, [](Index, Index) {});
+                        {share_of_thread(0, num_panels(linear.out))}, result, [](Index, Index) {}, nullptr);
     }
 }
 

@@ -122,14 +122,14 @@ class DecoderStep {
 
     void compute_layer(Index index, Thread& thread) {
         const StepLayer& layer = model_.layers[index];
-        project(index, kQkv, layer.qkv, states_, {share_of_thread(0, num_panels(layer.qkv.out))}, qkv_, thread);
+        const bool is_last = index + 1 == model_.num_layers;
+        project(index, kQkv, layer.qkv, &layer.o, states_, qkv_, thread);
         rotate(layer, thread);
         attend(layer, thread);
-        project(index, kO, layer.o, mixed_, {share_of_thread(0, num_panels(layer.o.out))}, delta_, thread);
+        project(index, kO, layer.o, &layer.gate_up, mixed_, delta_, thread);
         add_and_norm(delta_, layer.mlp_norm);
         gate(index, layer, thread);
-        project(index, kDown, layer.down, gated_, {share_of_thread(0, num_panels(layer.down.out))}, delta_, thread);
-        const bool is_last = index + 1 == model_.num_layers;
+        project(index, kDown, layer.down, is_last ? nullptr : &model_.layers[index + 1].qkv, gated_, delta_, thread);
         add_and_norm(delta_, is_last ? model_.final_norm : model_.layers[index + 1].attention_norm);
     }
 
@@ -170,34 +170,38 @@ class DecoderStep {
         if (width % kPanel == 0) {
             const PanelRange gates = share_of_thread(0, width / kPanel);
             const PanelRange ups = share_of_thread(width / kPanel, width / kPanel);
-            project(index, kGateUp, layer.gate_up, states_, {gates, ups}, gate_up_, thread,
+            project(index, kGateUp, layer.gate_up, &layer.down, states_, {gates, ups}, gate_up_, thread,
                     [&](Index start, Index count) {
                         gate_tokens(start, count, gates.first * kPanel, gates.last * kPanel);
                     });
         } else {
-            const PanelRange share = share_of_thread(0, num_panels(layer.gate_up.out));
-            project(index, kGateUp, layer.gate_up, states_, {share}, gate_up_, thread);
+            project(index, kGateUp, layer.gate_up, &layer.down, states_, gate_up_, thread);
 #pragma omp for
             for (Index t = 0; t < batch_.tokens; ++t) gate_tokens(t, 1, 0, width);
         }
     }
 
-    void project(Index layer, Projection projection, const Linear& linear, const Bfloat16* states,
-                 std::initializer_list<PanelRange> ranges, Bfloat16* result, Thread& thread) {
-        project(layer, projection, linear, states, ranges, result, thread, [](Index, Index) {});
+    // Compute this thread's share of a product. `next`: the weight of the product after it, or null.
+    void project(Index layer, Projection projection, const Linear& linear, const Linear* next, const Bfloat16* states,
+                 Bfloat16* result, Thread& thread) {
+        project(layer, projection, linear, next, states, {share_of_thread(0, num_panels(linear.out))}, result, thread,
+                [](Index, Index) {});
     }
 
     template <class F>
-    void project(Index layer, Projection projection, const Linear& linear, const Bfloat16* states,
+    void project(Index layer, Projection projection, const Linear& linear, const Linear* next, const Bfloat16* states,
                  std::initializer_list<PanelRange> ranges, Bfloat16* result, Thread& thread, F finish) {
+        const auto* following = next == nullptr ? nullptr : first_panel<Arithmetic>(*next);
         const Deltas own = deltas(layer, projection);
         if (own.num_targets != 0) {
             const Expansion expansion(own, linear.in, shrunk_);
             expansion.shrink(states);
 #pragma omp barrier
-            multiply_panels(thread.arithmetic, states, batch_.tokens, linear, &expansion, ranges, result, finish);
+            multiply_panels(thread.arithmetic, states, batch_.tokens, linear, &expansion, ranges, result, finish,
+                            following);
         } else {
-            multiply_panels(thread.arithmetic, states, batch_.tokens, linear, nullptr, ranges, result, finish);
+            multiply_panels(thread.arithmetic, states, batch_.tokens, linear, nullptr, ranges, result, finish,
+                            following);
         }
 #pragma omp barrier
     }
