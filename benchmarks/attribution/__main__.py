@@ -6,22 +6,18 @@ Adapters are trained on random halves of each study's contributors. What they fo
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.attribution.command import SMALL_STUDIES, STUDIES, add_truth, make_parser, run, show
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping, Sequence
 
     from benchmarks.attribution.study import Plan
 
-STUDIES = ("docstrings", "fortunes", "instructions")
-SMALL_STUDIES = ("docstrings-8",)
-"""For base models that take longer to train; reported apart."""
 COSTS = ("serving_cost_paid", "serving_cost_stage", "machine")
 """Keys of the report that `--costs` measures."""
 NUM_SUBSETS = 24
@@ -32,37 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.page:
         return _write_page(options.page)
-    # Read when torch starts its thread pools. Spinning threads would slow other processes down.
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from backend.domain.errors import DomainError
+    return run(lambda: _measure(options), options.threads, prints=options.json)
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.attribution.study import Plan, train
 
-    plans = [
-        Plan(
-            name,
-            options.work,
-            options.truth,
-            options.subsets,
-            options.repeats,
-            options.threads,
-            options.base_model,
-        )
-        for name in options.study
-    ]
-    try:
-        with redirect_stdout(sys.stderr):  # prints of libraries
-            for plan in plans:
-                if not (options.no_training or options.games or options.uploads or options.costs):
-                    train(plan, _show)
-            found = _report(plans, options)
-    except (DomainError, FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(found, sort_keys=True, indent=1))
-    return 0
+    sizes = options.subsets, options.repeats, options.threads
+    plans = [Plan(each, options.work, options.truth, *sizes, options.base_model) for each in options.study]
+    trains = not (options.no_training or options.games or options.uploads or options.costs)
+    for plan in plans if trains else ():
+        train(plan, show)
+    return _report(plans, options)
 
 
 def _write_page(folder: Path) -> int:
@@ -90,17 +67,17 @@ def _report(plans: Sequence[Plan], options: argparse.Namespace) -> dict[str, Any
     costs: dict[str, Any] = {}
     part: dict[str, Any] = {}
     if options.gaming:
-        part = {"gaming": report_gaming(plans[0], _show)}
+        part = {"gaming": report_gaming(plans[0], show)}
     elif options.uploads:
         part = {"uploads": [measure_repeats(plan) for plan in plans]}
     elif options.games:
         plan = plans[0]
-        played = read_games(plan) if options.no_training else play(plan, options.games, _show)
+        played = read_games(plan) if options.no_training else play(plan, options.games, show)
         part = {"games": report_games(plan, played)}
     elif options.costs:
-        costs = measure_costs(plans[0], _show)
+        costs = measure_costs(plans[0], show)
     else:
-        measured = {plan.name: report_study(plan, _show) for plan in plans}
+        measured = {plan.name: report_study(plan, show) for plan in plans}
     # Read after the measurement, during which other processes may add parts to the report.
     old = (page.read(options.docs) if options.docs else None) or {}
     studies = _merged(old.get("studies", []), measured, STUDIES)
@@ -119,67 +96,26 @@ def _merged(
     return [studies[name] for name in names if name in studies]
 
 
-def _show(kind: str, data: Mapping[str, Any]) -> None:
-    print(json.dumps({"kind": kind, **data}), file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.attribution",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--no-training", action="store_true", help="report on what was trained")
-    parser.add_argument("--gaming", action="store_true", help="measure gaming instead, on the first study")
-    parser.add_argument(
-        "--games",
-        type=int,
-        default=0,
-        metavar="SEEDS",
-        help="retrain with attacks instead, on the first study, with this many seeds",
-    )
-    parser.add_argument(
-        "--uploads",
-        action="store_true",
-        help="measure how the check of uploads judges rows made of the studies' answers instead; no training",
-    )
-    parser.add_argument(
-        "--costs",
-        action="store_true",
-        help="measure what serving loses to attribution instead, on the first study; needs an idle machine",
-    )
-    parser.add_argument("--docs", type=Path, help="folder for the page, its charts and its JSON")
-    parser.add_argument(
-        "--page", type=Path, metavar="DOCS", help="only write the page of this folder again, from its JSON"
-    )
-    parser.add_argument(
-        "--study",
-        nargs="+",
-        choices=(*STUDIES, *SMALL_STUDIES),
-        default=STUDIES,
-        help="default: the first three",
-    )
-    parser.add_argument("--base-model", default="", help="base model; default: the bundled one")
-    parser.add_argument(
-        "--subsets",
-        type=int,
-        default=NUM_SUBSETS,
-        help=f"number of retrainings on halves; default: {NUM_SUBSETS}",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=NUM_REPEATS,
-        help=f"halves to train again with another seed; default: {NUM_REPEATS}",
-    )
-    parser.add_argument("--threads", type=int, default=2, help="threads of each process; default: 2")
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/bench/attribution"), help="folder for files between runs"
-    )
-    parser.add_argument(
-        "--truth", type=Path, default=Path("docs/attribution"), help="folder for what retraining found"
-    )
+    parser = make_parser("benchmarks.attribution", __doc__, (*STUDIES, *SMALL_STUDIES))
+    add_truth(parser)
+    add = parser.add_argument
+    add("--base-model", default="", help="base model; default: the bundled one")
+    add("--subsets", type=int, default=NUM_SUBSETS, help=f"retrainings on halves; default: {NUM_SUBSETS}")
+    text = "halves to train again with another seed"
+    add("--repeats", type=int, default=NUM_REPEATS, help=f"{text}; default: {NUM_REPEATS}")
+    add("--no-training", action="store_true", help="report on what was trained")
+    text = "retrain with attacks instead, on the first study, with this many seeds"
+    add("--games", type=int, default=0, metavar="SEEDS", help=text)
+    add("--gaming", action="store_true", help="measure gaming instead, on the first study")
+    text = "measure how the check of uploads judges rows made of the studies' answers instead; no training"
+    add("--uploads", action="store_true", help=text)
+    text = "measure what serving loses to attribution instead, on the first study; needs an idle machine"
+    add("--costs", action="store_true", help=text)
+    add("--json", action="store_true", help="print one JSON object")
+    add("--docs", type=Path, help="folder for the page, its charts and its JSON")
+    text = "only write the page of this folder again, from its JSON"
+    add("--page", type=Path, metavar="DOCS", help=text)
     return parser
 
 

@@ -17,19 +17,17 @@ of TRAK's outputs |
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import os
 import sys
 import tempfile
 import time
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.attribution.command import add_docs, add_truth, make_parser, run, show
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from torch import Tensor
@@ -39,6 +37,8 @@ if TYPE_CHECKING:
     from workers.training.progress import Emit
     from workers.training.rows import Example
 
+PACKAGES = "packages"
+"""Key of the report."""
 KINDS = ("generated", "held-out")
 DAMPING = 0.1
 """Relative to the mean eigenvalue of each matrix that is inverted."""
@@ -56,21 +56,10 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from backend.domain.errors import DomainError
-
     if importlib.util.find_spec("dattri_llm") is None:
         print("error: dattri-llm is not installed: run make bench-attribution-packages", file=sys.stderr)
         return 1
-    try:
-        with redirect_stdout(sys.stderr):
-            found = _measure(options)
-    except (DomainError, FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(found, sort_keys=True, indent=1))
-    return 0
+    return run(lambda: _measure(options), options.threads)
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -78,19 +67,18 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.attribution import page
     from benchmarks.attribution.study import Plan, train
 
-    report = page.read(options.docs)
-    studies = {each["name"]: each for each in (report["studies"] if report else ())}
+    report = page.read(options.docs) or {}
+    studies = {each["name"]: each for each in report.get("studies", ())}
     if missing := set(options.study) - set(studies):
         names = ", ".join(sorted(missing))
         raise ValueError(f"{options.docs / page.KEPT} has no study {names}: run make bench-attribution")
-    found: dict[str, Any] = dict(report.get("packages", {})) if report else {}
+    found: dict[str, Any] = dict(report.get(PACKAGES, {}))
     for name in options.study:
-        done = found.setdefault(name, {})
+        done = found.get(name, {})
         plan = Plan(name, options.work, options.truth, studies[name]["num_halves"], 0, options.threads)
         for method in options.methods or [each for each in METHODS if each not in done]:
-            train(plan, _show)
-            done |= measure_study(plan, [method], _show)
-            page.write(options.docs, {**(page.read(options.docs) or {}), "packages": found})
+            train(plan, show)
+            found[name] = page.add(options.docs, PACKAGES, name, measure_study(plan, [method], show))
     return found
 
 
@@ -237,28 +225,13 @@ def _loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum")
 
 
-def _show(kind: str, data: Any) -> None:
-    print(json.dumps({"kind": kind, **data}), file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
-    from benchmarks.attribution.__main__ import STUDIES
-
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.attribution.packages",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--docs", type=Path, default=Path("docs"), help="folder of the report and its page; default: docs"
-    )
-    parser.add_argument("--study", nargs="+", choices=STUDIES, default=STUDIES, help="default: all")
+    parser = make_parser("benchmarks.attribution.packages", __doc__)
+    add_docs(parser)
+    add_truth(parser)
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, help="default: those that the report does not have"
     )
-    parser.add_argument("--threads", type=int, default=2, help="threads; default: 2")
-    parser.add_argument("--work", type=Path, default=Path("build/bench/attribution"), help="scratch folder")
-    parser.add_argument("--truth", type=Path, default=Path("docs/attribution"), help="what retraining found")
     return parser
 
 

@@ -36,7 +36,7 @@ def write(folder: Path, report: Report | None) -> None:
     if report is not None:
         (folder / KEPT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         report = read(folder) or {}
-        for study in (*report["studies"], *report.get("small_studies", [])):
+        for study in (*report.get("studies", []), *report.get("small_studies", [])):
             (folder / CHART.format(study["name"])).write_text(chart(study), encoding="utf-8")
     (folder / PAGE).write_text(page(report), encoding="utf-8")
 
@@ -45,6 +45,17 @@ def read(folder: Path) -> dict[str, Any] | None:
     """The report that `write` stored; None without one."""
     path = folder / KEPT
     found: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
+    return found
+
+
+def add(folder: Path, key: str, study: str, part: Report) -> dict[str, Any]:
+    """Add `part` to what the report in `folder` has of a study under `key`, and return all of it. The report
+    is read again, since other processes may have added to it.
+    """
+    report = read(folder) or {}
+    studies = report.get(key, {})
+    found = {**studies.get(study, {}), **part}
+    write(folder, {**report, key: {**studies, study: found}})
     return found
 
 

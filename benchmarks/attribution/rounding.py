@@ -7,16 +7,16 @@ verify` are at least twice the differences. Each study is stored when it is done
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
-from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.attribution.command import add_docs, make_parser, run, show
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
     from workers.training.progress import Emit
 
@@ -26,22 +26,18 @@ ROUNDING = "rounding"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from backend.domain.errors import DomainError
+    return run(lambda: _measure(options), options.threads)
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    """By study."""
     from benchmarks.attribution import page
 
-    try:
-        for name in options.study:
-            with redirect_stdout(sys.stderr):  # prints of libraries
-                found = measure_rounding(name, options.work / ROUNDING / name, options.threads, _show)
-            print(json.dumps(found, sort_keys=True, indent=1))
-            report = page.read(options.docs) or {}
-            page.write(options.docs, {**report, ROUNDING: {**report.get(ROUNDING, {}), name: found}})
-    except (DomainError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    found = {}
+    for name in options.study:
+        found[name] = measure_rounding(name, options.work / ROUNDING / name, options.threads, show)
+        page.add(options.docs, ROUNDING, name, found[name])
+    return found
 
 
 def measure_rounding(
@@ -86,24 +82,9 @@ def _train(name: str, job: Path, num_threads: int, emit: Emit, cache: str, base_
     run_job(spec, job, emit)
 
 
-def _show(kind: str, data: Any) -> None:
-    print(json.dumps({"kind": kind, **data}), file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
-    from benchmarks.attribution.__main__ import STUDIES
-
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.attribution.rounding",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--docs", type=Path, default=Path("docs"), help="folder of the report and its page; default: docs"
-    )
-    parser.add_argument("--study", nargs="+", choices=STUDIES, default=STUDIES, help="default: all")
-    parser.add_argument("--threads", type=int, default=2, help="threads; default: 2")
-    parser.add_argument("--work", type=Path, default=Path("build/bench/attribution"), help="scratch folder")
+    parser = make_parser("benchmarks.attribution.rounding", __doc__)
+    add_docs(parser)
     return parser
 
 
