@@ -1,7 +1,8 @@
 """Answers without end on the channel of a test's payer: `python answering_process.py FOLDER DATABASE_URL`.
 
 A line on standard output names each receipt, once its caller was notified that it is durable. With `charges`
-as third argument answers are charged first: a line `charge ID` names each charge, `receipt ID` each receipt.
+as third argument answers are charged first: a line `charge ID` names each charge, `receipt ID` each receipt
+that was signed for it. Meanwhile charges are also signed as settlement signs overdue ones.
 """
 
 from __future__ import annotations
@@ -19,45 +20,70 @@ from backend.domain.hashing import attribution_hash, slices_hash, to_hash
 from backend.domain.money import PPM
 from backend.domain.receipt import Attributed, Slice
 from backend.services.channels.admission import Bill, Payer
-from backend.services.channels.charges import Charges
+from backend.services.channels.charges import Charges, sign_overdue
 from tests.support.scripted_installation import ScriptedInstallation
 
 NUM_CLIENTS = 32
 BOUND, CHARGE = 7, 5
 FUNDS = 10**9
 RECEIPT_SECONDS = 60
+SETTLEMENT_SECONDS = 0.02
 
 
 def main(folder: Path, url: str, *, charges_first: bool) -> None:
     installation = ScriptedInstallation(folder, Database.open(url))
     installation.fund(FUNDS)
-    payer = Payer(installation.payer.account)
+    asyncio.run((charge_all if charges_first else answer_all)(installation))
+
+
+async def answer_all(installation: ScriptedInstallation) -> None:
+    await asyncio.gather(*(answer(installation) for _ in range(NUM_CLIENTS)))
+
+
+async def charge_all(installation: ScriptedInstallation) -> None:
     charges = Charges(installation.db, installation.domain, lambda _: installation.receipt_key)
+    clients = (charge_first(installation, charges) for _ in range(NUM_CLIENTS))
+    await asyncio.gather(sign_due(installation), *clients)
 
-    def say(text: str) -> None:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
 
-    async def client() -> None:
-        while True:
-            reservation = await installation.admitting.reserve(payer, BOUND)
-            stored = await installation.admitting.charge(payer, reservation, some_bill(installation))
-            say(stored.id)
+async def answer(installation: ScriptedInstallation) -> None:
+    payer = Payer(installation.payer.account)
+    while True:
+        reservation = await installation.admitting.reserve(payer, BOUND)
+        stored = await installation.admitting.charge(payer, reservation, some_bill(installation))
+        say(stored.id)
 
-    async def charged_first() -> None:
-        for number in itertools.count():
-            reservation = await installation.admitting.reserve(payer, BOUND)
-            bill = some_bill(installation)
-            charge = await installation.admitting.charge_first(payer, reservation, bill, RECEIPT_SECONDS)
-            say(f"charge {charge.id}")
-            attributed = Attributed("gradient", bill.slices) if number % 2 else None
-            say(f"receipt {await charges.sign(charge, attributed)}")
 
-    async def clients() -> None:
-        run = charged_first if charges_first else client
-        await asyncio.gather(*(run() for _ in range(NUM_CLIENTS)))
+async def charge_first(installation: ScriptedInstallation, charges: Charges) -> None:
+    payer = Payer(installation.payer.account)
+    for number in itertools.count():
+        reservation = await installation.admitting.reserve(payer, BOUND)
+        bill = some_bill(installation)
+        charge = await installation.admitting.charge_first(payer, reservation, bill, RECEIPT_SECONDS)
+        say(f"charge {charge.id}")
+        attributed = Attributed("gradient", bill.slices) if number % 2 else None
+        receipt = await charges.sign(charge, attributed)
+        if receipt is not None:
+            say(f"receipt {receipt}")
 
-    asyncio.run(clients())
+
+async def sign_due(installation: ScriptedInstallation) -> None:
+    """As settlement does, by a clock that is ahead: whatever is unsigned is due."""
+    now = int(installation.clock().timestamp()) + RECEIPT_SECONDS
+    key = installation.receipt_key
+
+    def sign() -> None:
+        with installation.begin() as tx:
+            sign_overdue(tx, installation.operator, installation.domain, lambda _: key, now)
+
+    while True:
+        await asyncio.to_thread(sign)
+        await asyncio.sleep(SETTLEMENT_SECONDS)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def some_bill(installation: ScriptedInstallation) -> Bill:
