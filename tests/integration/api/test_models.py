@@ -7,12 +7,15 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.client.errors import ApiError
 from backend.db.tables.live_agreement import LiveAgreementRow, LiveSampleRow
+from backend.domain.attribution import INDEX_FILE
 from backend.domain.content import cid_digest
 from backend.domain.hashing import licence_word
 from backend.domain.ids import SnapshotId
@@ -138,6 +141,36 @@ def test_a_model_has_its_card_and_only_alone_the_whole_text(api: Api) -> None:
     assert listed["card"] == card | {"text": None}
     assert alone == listed | {"card": card | {"text": "# Sonnets\n\nFourteen lines."}}
     assert (base["card"], base["metrics"], base["quality"], base["num_answers"]) == (None, {}, None, 0)
+
+
+def stating(api: Api, stated: dict[str, str]) -> str:
+    """A version whose index states agreements with the gradient."""
+    installation = api.installation
+    docs = installation.catalogue.record(installation.version)
+    index = save({"rows": np.ones(1, dtype=np.int64)}, stated)
+    cid = installation.blobs.add_folder({"README.md": b"# Measured", INDEX_FILE: index})
+    digest = some_hash("measured")
+    measured = replace(docs, name="measured", adapter_digest=digest, cid_digest=cid_digest(cid))
+    version: str = installation.view.register(measured)
+    installation.descriptions.refresh()
+    return version
+
+
+def test_a_model_has_the_agreement_that_its_folder_states(api: Api) -> None:
+    version = stating(
+        api,
+        {
+            "methods": "distilled-1 distilled-error-1",
+            "distilled_agreement": "0.5",
+            "distilled_error_agreement": "-0.25",
+            "num_kept_out": "12",
+        },
+    )
+    with api.http() as http:
+        measured = http.get(f"/v1/models/{version}").json()["agreement"]
+        other = http.get(f"/v1/models/{api.installation.version}").json()["agreement"]
+    assert measured == {"by_method": {"distilled-1": 0.5, "distilled-error-1": -0.25}, "num_answers": 12}
+    assert other is None
 
 
 def test_a_model_and_its_operator_have_the_live_agreement(api: Api) -> None:

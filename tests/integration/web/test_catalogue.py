@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from backend.web.views import adapter
-from tests.integration.api.test_models import described
+from tests.integration.api.test_models import described, stating
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -91,6 +91,15 @@ def test_an_adapter_shows_what_earned_most_and_everything_on_request(
     assert page.count("<span>Contribution ") == 1
     assert '<a href="?all=true#lineage">Show all 3</a>' in page
     assert httpx.get(f"{url}?all=true").text.count("<span>Contribution ") == 3
+
+
+def test_an_adapter_shows_the_agreement_that_its_folder_states(api: Api) -> None:
+    version = stating(api, {"methods": "distilled-1", "distilled_agreement": "0.5", "num_kept_out": "12"})
+    page = httpx.get(f"{api.url}/m/{version}").text
+    assert "<code>distilled-1</code>: 0.50" in page
+    assert "on 12 answers that the methods were not fitted to" in page
+    without = httpx.get(f"{api.url}/m/{api.installation.version}").text
+    assert "docs/attribution.md has the accuracy of each method" in without
 
 
 def test_errors_have_the_status_and_headers_of_the_api(api: Api) -> None:
