@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Drawn = Mapping[str, Mapping[str, Mapping[str, Floats]]]
+    """By method, kind of answer and part of `Series`: the LDS of all answers and halves, then that of each of
+    `NUM_DRAWS` bootstrap draws of both. They are the same for all methods, so that differences are paired.
+    """
 
 NUM_DRAWS = 2000
+SCORED, PAID = "scored", "paid"
+PARTS = (SCORED, PAID)
+"""Of `Series`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,32 +62,44 @@ def as_paid(scores: Floats) -> Floats:
     return paid
 
 
-def figures(
-    series: Mapping[str, Series], actual: Floats, kinds: Sequence[str], baseline: str, seed: int = 0
-) -> dict[str, dict[str, Any]]:
-    """For each method, by kind of answer: `lds` of its scores, and `paid`, of its shares, each with its
-    interval and the difference to the same of `baseline`.
-
-    `actual` is [answers, halves]. Intervals contain 95 % of `NUM_DRAWS` bootstrap draws of answers and
-    halves, which are the same for all methods, so that differences are paired.
-    """
-    values = {f"{name} {part}": getattr(each, part) for name, each in series.items() for part in _PARTS}
+def draw(series: Mapping[str, Series], actual: Floats, kinds: Sequence[str], seed: int = 0) -> Drawn:
+    """LDS of each method. `actual` is [answers, halves]."""
+    values = {(name, part): getattr(each, part) for name, each in series.items() for part in PARTS}
     drawn = _draws(values, actual, kinds, seed)
-    found: dict[str, dict[str, Any]] = {}
-    for name in series:
-        found[name] = {
-            kind: {
-                part: _figure(drawn[f"{name} {part}"][kind], drawn[f"{baseline} {part}"][kind])
-                for part in _PARTS
-            }
-            for kind in sorted(set(kinds))
+    return {
+        name: {kind: {part: drawn[name, part][kind] for part in PARTS} for kind in sorted(set(kinds))}
+        for name in series
+    }
+
+
+def figures(drawn: Drawn, baseline: str) -> dict[str, dict[str, Any]]:
+    """For each method, by kind of answer: `lds` of its scores, and `paid`, of its shares, each with the
+    interval of 95 % of the draws and the difference to the same of `baseline`.
+    """
+    return {
+        name: {
+            kind: {part: _figure(parts[part], drawn[baseline][kind][part]) for part in PARTS}
+            for kind, parts in by_kind.items()
         }
+        for name, by_kind in drawn.items()
+    }
+
+
+def differences(drawn: Drawn, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """By how much the LDS of the scores of each pair's first method exceeds that of its second, by kind."""
+    found = []
+    for method, other in pairs:
+        gaps = {kind: drawn[method][kind][SCORED] - drawn[other][kind][SCORED] for kind in drawn[method]}
+        by_kind = {
+            kind: {"lds": _rounded(gap[0]), "interval": _interval(gap[1:])} for kind, gap in gaps.items()
+        }
+        found.append({"method": method, "over": other, "by_kind": by_kind})
     return found
 
 
 def ceiling(first: Floats, second: Floats, kinds: Sequence[str], seed: int = 0) -> dict[str, dict[str, Any]]:
     """By kind: how well retrainings with one seed, [answers, halves], predict those with another."""
-    drawn = _draws({"": first}, second, kinds, seed)[""]
+    drawn = _draws({("", SCORED): first}, second, kinds, seed)["", SCORED]
     return {kind: {"lds": _rounded(each[0]), "interval": _interval(each[1:])} for kind, each in drawn.items()}
 
 
@@ -89,12 +108,9 @@ def aboutness(scores: Floats, contributors: Sequence[int]) -> float:
     return float((scores.argmax(1) == np.asarray(contributors)).mean())
 
 
-_PARTS = ("scored", "paid")
-
-
 def _draws(
-    predictions: Mapping[str, Floats], actual: Floats, kinds: Sequence[str], seed: int
-) -> dict[str, dict[str, Floats]]:
+    predictions: Mapping[tuple[str, str], Floats], actual: Floats, kinds: Sequence[str], seed: int
+) -> dict[tuple[str, str], dict[str, Floats]]:
     """By prediction and kind: the LDS of all answers and halves, then of each bootstrap draw of both."""
     rng = np.random.default_rng(seed)
     num_halves = actual.shape[1]
@@ -104,7 +120,7 @@ def _draws(
         kind: [each, *each[rng.integers(len(each), size=(NUM_DRAWS, len(each)))]]
         for kind, each in members.items()
     }
-    found: dict[str, dict[str, Floats]] = {}
+    found: dict[tuple[str, str], dict[str, Floats]] = {}
     for name, values in predictions.items():
         by_answer = [spearman(values[:, pick], actual[:, pick]) for pick in picks]
         found[name] = {

@@ -34,7 +34,11 @@ RIDGES = (1.0, 3.0, 10.0)
 """Values of lambda that are compared."""
 CONSTANT = "mean gradient score"
 BY_PART = "gradient, preconditioned by part"
-"""The sum of the scores of each part of `signals.part_of`, which has a preconditioner of its own."""
+"""The sum of the scores of each part of `signals.part_of`, which has a preconditioner of its own. Directions
+take as many times the space as there are parts.
+"""
+BY_PART_FOLDED = f"{BY_PART}, directions of the same size"
+"""The same of sketches that are smaller by the number of parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +125,24 @@ def _gradient_variants(signals: StudySignals, contributions: Sequence[int]) -> d
         return ridge_scores(rows[:, parts].sum(1), contributions, answers[:, parts].sum(1), ridge)
 
     scores = {name: score(parts, ridge) for name, (parts, ridge) in variants.items()}
-    scores[BY_PART] = np.sum([score((part,), GRADIENT_RIDGE) for part in everything], axis=0)
+    scores[BY_PART] = by_part_scores(rows, contributions, answers)
+    scores[BY_PART_FOLDED] = by_part_scores(fold(rows), contributions, fold(answers))
     return {name: Scored(each, is_variant=True) for name, each in scores.items()}
+
+
+def by_part_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Floats:
+    """The sum of the `ridge_scores` of each part of `rows` and `answers` [n, parts, size]."""
+    parts = zip(rows.unbind(1), answers.unbind(1), strict=True)
+    found = [ridge_scores(of_rows, contributions, asked, GRADIENT_RIDGE) for of_rows, asked in parts]
+    return np.asarray(np.sum(found, axis=0), dtype=np.float64)
+
+
+def fold(gradients: Tensor) -> Tensor:
+    """Sketches of `gradients` [n, parts, size] with all parts together in `size` numbers: [n, parts, size //
+    parts]. Each is what `CountSketch` gives for that size, since it places coordinates by a remainder.
+    """
+    num_rows, num_parts, size = gradients.shape
+    return gradients.view(num_rows, num_parts, num_parts, size // num_parts).sum(2)
 
 
 def _numpy(scores: Tensor) -> Floats:

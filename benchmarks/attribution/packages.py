@@ -87,7 +87,7 @@ def measure_study(plan: Plan, methods: Sequence[str], emit: Emit) -> dict[str, A
     import numpy as np
 
     from backend.domain.attribution import ROWS_METHOD
-    from benchmarks.attribution.measure import Series, as_paid, figures, predict
+    from benchmarks.attribution.measure import Series, as_paid, draw, figures, predict
     from benchmarks.attribution.methods import rows_scores
     from benchmarks.attribution.retrain import Run
 
@@ -104,7 +104,8 @@ def measure_study(plan: Plan, methods: Sequence[str], emit: Emit) -> dict[str, A
     series = {
         name: Series(predict(each, halves), predict(as_paid(each), halves)) for name, each in scores.items()
     }
-    found = figures(series, actual, [truth.answers[number].kind for number in chosen], ROWS_METHOD)
+    kinds = [truth.answers[number].kind for number in chosen]
+    found = figures(draw(series, actual, kinds), ROWS_METHOD)
     return {
         name: {
             "by_kind": found[name],

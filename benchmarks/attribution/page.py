@@ -114,6 +114,26 @@ def _targets(report: Report) -> str:
     return "\n".join([*_table(["", *(s["name"] for s in studies), "median", "target"], rows), ""])
 
 
+def _differences(report: Report) -> str:
+    """Paired differences between methods on answers that no run was trained on, by study."""
+    studies = report["studies"]
+    if not all("differences" in study for study in studies):
+        return f"{MISSING.format('bench-attribution')}\n"
+    rows = []
+    for place, pair in enumerate(studies[0]["differences"]):
+        names = [_name(studies[0], pair[part]) for part in ("method", "over")]
+        for kind in NEW_KINDS:
+            found = [study["differences"][place]["by_kind"][kind] for study in studies]
+            cells = (f"{each['lds']:+.2f} ({_interval(each['interval'])})" for each in found)
+            rows.append([f"{' over '.join(names)}, {kind}", *cells])
+    return "\n".join([*_table(["", *(study["name"] for study in studies)], rows), ""])
+
+
+def _name(study: Report, method: str) -> str:
+    """As code if receipts name the method."""
+    return method if study["methods"][method]["is_variant"] else f"`{method}`"
+
+
 def _part_paid(study: Report, method: str, kind: str) -> float:
     """Of the ceiling, as paid."""
     return float(study["methods"][method]["as_paid"][kind] / study["ceiling"][kind])
@@ -176,7 +196,7 @@ def _study(study: Report) -> list[str]:
                 "throughput lost",
                 "about",
             ],
-            [_row(name, each) for name, each in _ranked(study)],
+            [_row(study, name) for name, _ in _ranked(study)],
         ),
         "",
         _ceiling(study),
@@ -184,10 +204,11 @@ def _study(study: Report) -> list[str]:
     ]
 
 
-def _row(name: str, each: Report) -> list[str]:
+def _row(study: Report, name: str) -> list[str]:
+    each = study["methods"][name]
     generated, paid = each["by_kind"]["generated"], each["as_paid_detail"]["generated"]
     return [
-        name if each["is_variant"] else f"`{name}`",
+        _name(study, name),
         f"**{generated['lds']:.2f}** ({_interval(generated['interval'])})",
         f"{generated['lead']:+.2f} ({_interval(generated['lead_interval'])})",
         f"{paid['lds']:.2f}",
@@ -356,6 +377,7 @@ def _percent(ppm: int) -> str:
 _WRITERS: Mapping[str, tuple[str, str, Callable[[Report], str]]] = {
     "figures": ("studies", "bench-attribution", _figures),
     "targets": ("studies", "bench-attribution", _targets),
+    "differences": ("studies", "bench-attribution", _differences),
     "small": ("small_studies", "bench-attribution-gemma", _small),
     "in-sample": ("studies", "bench-attribution", _in_sample),
     "packages": ("packages", "bench-attribution-packages", _packages),

@@ -16,8 +16,17 @@ from backend.domain.attribution import (
     ROWS_METHOD,
 )
 from benchmarks.attribution.cost import serving_costs
-from benchmarks.attribution.measure import Series, aboutness, as_paid, ceiling, figures, predict
-from benchmarks.attribution.methods import score_methods
+from benchmarks.attribution.measure import (
+    Series,
+    aboutness,
+    as_paid,
+    ceiling,
+    differences,
+    draw,
+    figures,
+    predict,
+)
+from benchmarks.attribution.methods import BY_PART, BY_PART_FOLDED, score_methods
 from benchmarks.attribution.retrain import CONFIG, Run
 from benchmarks.attribution.signals import read_signals
 from benchmarks.attribution.truth import KINDS
@@ -33,6 +42,13 @@ if TYPE_CHECKING:
     from workers.training.progress import Emit
 
 MIN_HALVES = 3
+PAIRS = (
+    (DISTILLED_METHOD, ERROR_METHOD),
+    (GRADIENT_METHOD, DISTILLED_METHOD),
+    (BY_PART, GRADIENT_METHOD),
+    (BY_PART_FOLDED, GRADIENT_METHOD),
+)
+"""Methods whose difference is reported, besides that of each to counting rows."""
 
 
 def report_study(plan: Plan, emit: Emit) -> dict[str, Any]:
@@ -59,7 +75,7 @@ def report_study(plan: Plan, emit: Emit) -> dict[str, Any]:
         "num_repeats": len(repeated),
         "ceiling": {kind: top[kind]["lds"] for kind in KINDS if kind in top},
         "ceiling_interval": {kind: top[kind]["interval"] for kind in KINDS if kind in top},
-        "methods": _methods(methods, _gained(truth, halves, 0), halves, truth),
+        **_accuracy(methods, _gained(truth, halves, 0), halves, truth),
         "num_rows": len(study.rows),
         "contributors": dict(zip(study.names, study.licences, strict=True)),
         "study": study.digest,
@@ -96,18 +112,20 @@ def _gained(truth: Truth, halves: Sequence[tuple[int, ...]], seed: int) -> Float
     return -np.array([truth.losses[Run(half, seed)] for half in halves]).T
 
 
-def _methods(
+def _accuracy(
     methods: Mapping[str, Scored], actual: Floats, halves: Sequence[tuple[int, ...]], truth: Truth
 ) -> dict[str, Any]:
+    """`methods` and `differences` of the report."""
     kinds = [answer.kind for answer in truth.answers]
     series = {
         name: Series(predict(each.scores, halves), predict(as_paid(each.scores), halves))
         for name, each in methods.items()
     }
-    measured = figures(series, actual, kinds, ROWS_METHOD)
+    drawn = draw(series, actual, kinds)
+    measured = figures(drawn, ROWS_METHOD)
     about = np.array([answer.contributor for answer in truth.answers])
     generated = np.array([kind == "generated" for kind in kinds])
-    return {
+    found = {
         name: {
             "by_kind": {kind: found["scored"] for kind, found in measured[name].items()},
             "as_paid": {kind: found["paid"]["lds"] for kind, found in measured[name].items()},
@@ -117,3 +135,4 @@ def _methods(
         }
         for name, each in methods.items()
     }
+    return {"methods": found, "differences": differences(drawn, PAIRS)}

@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.attribution.data import half_subsets
-from benchmarks.attribution.measure import Series, aboutness, as_paid, ceiling, figures, predict, spearman
+from benchmarks.attribution.measure import (
+    Series,
+    aboutness,
+    as_paid,
+    ceiling,
+    differences,
+    draw,
+    figures,
+    predict,
+    spearman,
+)
 
 
 def test_rank_correlation_of_known_series() -> None:
@@ -37,7 +47,8 @@ def test_a_method_that_knows_the_truth_leads_and_noise_does_not() -> None:
         name: Series(predict(scores, halves), predict(as_paid(scores), halves))
         for name, scores in guesses.items()
     }
-    found = figures(series, actual, ["generated"] * 10 + ["held-out"] * 20, "noise")
+    drawn = draw(series, actual, ["generated"] * 10 + ["held-out"] * 20)
+    found = figures(drawn, "noise")
     assert set(found["best"]) == {"generated", "held-out"}
     best, noise = found["best"]["generated"]["scored"], found["noise"]["generated"]["scored"]
     assert best["lds"] > 0.9
@@ -46,6 +57,10 @@ def test_a_method_that_knows_the_truth_leads_and_noise_does_not() -> None:
     assert best["lead_interval"][0] > 0.5
     assert noise["lead_interval"] == [0, 0]
     assert 0.5 < found["best"]["held-out"]["paid"]["lds"] < best["lds"]  # what harms is not paid
+    ahead, behind = differences(drawn, [("best", "noise"), ("noise", "best")])
+    assert (ahead["method"], ahead["over"]) == ("best", "noise")
+    assert ahead["by_kind"]["generated"] == {"lds": best["lead"], "interval": best["lead_interval"]}
+    assert behind["by_kind"]["generated"]["interval"] == [-high for high in reversed(best["lead_interval"])]
 
 
 def test_the_ceiling_is_how_well_one_seed_predicts_another() -> None:

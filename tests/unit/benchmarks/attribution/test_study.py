@@ -22,6 +22,8 @@ from workers.training.folders import lock_folder
 from workers.training.rows import last_answer, preamble_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.attribution.study import Plan
 
 
@@ -99,6 +101,26 @@ def test_the_page_matches_its_report(tmp_path: Path) -> None:
     charts = [CHART.format(study["name"]) for study in studies]
     for name in (PAGE, *((KEPT, *charts) if report else ())):
         assert (tmp_path / name).read_bytes() == (docs / name).read_bytes()
+
+
+def test_the_readme_states_the_figures_of_the_report() -> None:
+    report = read(Path("docs"))
+    assert report is not None
+    studies = report["studies"]
+    paid, rows = (
+        [study["methods"][method]["as_paid"]["generated"] for study in studies]
+        for method in (report["paid_method"], ROWS_METHOD)
+    )
+    ceilings = [study["ceiling"]["generated"] for study in studies]
+    text = " ".join(Path("README.md").read_text().split())
+    assert f"reach rank correlations of {_listed(paid)} in three studies" in text
+    assert f"Counting rows reaches {_listed(rows)}; two retrainings" in text
+    assert f"different seeds agree at {_listed(ceilings)}." in text
+
+
+def _listed(values: Sequence[float]) -> str:
+    *first, last = (f"{value:.2f}" for value in values)
+    return f"{', '.join(first)} and {last}"
 
 
 def test_a_page_is_written_again_from_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
