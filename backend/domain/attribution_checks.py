@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MOVED_PPM = 30_000
 """Most of the pool that a published method may move away from the recomputed one, the mean over answers."""
-DISTANCE = 0.15
+DISTANCE = 0.2
 """Largest distance of a contribution's vector from the recomputed one, relative to that one's norm."""
 MEAN_MISS = 0.005
 """Largest mean probability by which the random numbers may miss their published tokens."""

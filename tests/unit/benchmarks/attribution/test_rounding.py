@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from backend.domain.attribution import DISTILLED_METHOD, GRADIENT_METHOD
-from benchmarks.attribution.page import page
-from benchmarks.attribution.rounding import measure_rounding
+from backend.domain.attribution_checks import AGREEMENT, DISTANCE, MEAN_MISS, MISS, MOVED_PPM
+from benchmarks.attribution.command import STUDIES
+from benchmarks.attribution.page import KEPT, page, read
+from benchmarks.attribution.rounding import ROUNDING, main, measure_rounding
 from tests.unit.benchmarks.attribution.support import NUM_ROWS, ignore
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from benchmarks.attribution.study import Plan
 
 
@@ -32,10 +33,41 @@ def test_an_index_in_bf16_differs_from_one_in_fp32_by_what_the_page_says(
     assert not found["rows"]
     assert found["draws"]["num_answers"] <= 2 * sum(NUM_ROWS.values())
     text = page({"rounding": {"tiny": found}})
-    assert (
-        f"| `{GRADIENT_METHOD}`: of a vector's norm | {methods[GRADIENT_METHOD]['distance']:.3f} | 0.15 |"
-        in text
-    )
+    distance = methods[GRADIENT_METHOD]["distance"]
+    assert f"| `{GRADIENT_METHOD}`: of a vector's norm | {distance:.3f} | {DISTANCE:g} |" in text
+
+
+def test_tolerances_are_at_least_twice_the_published_differences() -> None:
+    report = read(Path("docs"))
+    assert report is not None
+    assert set(report[ROUNDING]) == set(STUDIES)
+    for found in report[ROUNDING].values():
+        for method in found["methods"]:
+            assert 2 * method["distance"] <= DISTANCE
+            assert 2 * method["moved_ppm"] <= MOVED_PPM
+        for published, ours in found["agreements"].values():
+            assert 2 * abs(published - ours) <= AGREEMENT
+        assert 2 * found["draws"]["mean_miss"] <= MEAN_MISS
+        assert 2 * found["draws"]["largest_miss"] <= MISS
+
+
+def test_a_study_is_stored_before_the_next_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = read(Path("docs"))
+    assert report is not None
+    found = report.pop(ROUNDING)["docstrings"]
+    (tmp_path / KEPT).write_text(json.dumps(report))
+
+    def measure(name: str, *_: Any) -> Any:
+        if name == "docstrings":
+            return found
+        raise ValueError(f"{name} fails")
+
+    monkeypatch.setattr("benchmarks.attribution.rounding.measure_rounding", measure)
+    assert main(["--docs", str(tmp_path), "--study", "docstrings", "fortunes"]) == 1
+    assert "error: fortunes fails" in capsys.readouterr().err
+    assert read(tmp_path) == {**report, ROUNDING: {"docstrings": found}}
 
 
 def test_a_processor_that_trains_in_fp32_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
