@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     """Time limit of an answer, fetching its adapter included; keep it far below the vault's thaw period."""
     max_lag_seconds: int = Field(default=60, ge=1)
     """Greatest age of the last indexed block at which new answers start; keep it far below the vault's thaw
-    period."""
+    period, and well above `confirmations` blocks, by which the index is behind the chain."""
     batch_seconds: float = Field(default=5.0, gt=0)
     """Longest time from a batch's first receipt to its commit."""
     batch_receipts: int = Field(default=10_000, ge=1)

@@ -1,4 +1,4 @@
-"""Supervises child processes: starts them in order, restarts those that exit, stops them in reverse order."""
+"""Supervises child processes: starts them together, restarts those that exit, stops the newest first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_POLL_SECONDS = 0.05
 _HEALTHY_SECONDS = 30.0
 """A child that ran at least this long is restarted at once; others are restarted with backoff."""
 
@@ -36,6 +38,7 @@ class Service:
     stop_seconds: float = 10.0
     """Time from `stop_signal` to SIGKILL."""
     ready_seconds: float = 120.0
+    """Those of services that start together add up, because they share the processors."""
     silence: Callable[[], float] = lambda: 0.0
     """Seconds for which the running child has not responded; must not block."""
     hang_seconds: float = 60.0
@@ -70,16 +73,29 @@ class Supervisor:
     def __exit__(self, *_exc: object) -> None:
         self.stop()
 
-    def start(self, service: Service) -> None:
-        """Start `service` and wait until it is ready. Errors: `NotReady`."""
-        child = _Child(service, self._spawn(service), time.monotonic())
-        self._children[service.name] = child
-        deadline = time.monotonic() + service.ready_seconds
-        while not service.is_ready() or child.process.poll() is not None:
-            if child.process.poll() is not None or time.monotonic() > deadline:
-                log = self.log_of(service.name)
-                raise NotReady(f"{service.name} did not become ready; {log} ends with:\n{_tail(log)}")
-            time.sleep(0.05)
+    def start(self, *services: Service, stop: threading.Event | None = None) -> None:
+        """Start all `services` at once, and wait until each has been ready. Returns early once `stop` is set.
+
+        Errors: `NotReady` for the first that exits before it is ready, or is not ready in time. The others
+        keep running.
+        """
+        stop = stop or threading.Event()
+        deadline = time.monotonic() + sum(service.ready_seconds for service in services)
+        for service in services:
+            self._children[service.name] = _Child(service, self._spawn(service), time.monotonic())
+        waiting = [self._children[service.name] for service in services]
+        while waiting := [child for child in waiting if not self._is_ready(child, deadline)]:
+            if stop.wait(_POLL_SECONDS):
+                return
+
+    def _is_ready(self, child: _Child, deadline: float) -> bool:
+        """Errors: `NotReady` if the child cannot become ready any more."""
+        is_ready = child.service.is_ready()
+        has_exited = child.process.poll() is not None
+        if has_exited or (not is_ready and time.monotonic() > deadline):
+            name, log = child.service.name, self.log_of(child.service.name)
+            raise NotReady(f"{name} did not become ready; {log} ends with:\n{_tail(log)}")
+        return is_ready
 
     def is_running(self, name: str) -> bool:
         return name in self._children and self._children[name].process.poll() is None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CHAIN, ENGINE, GRADIENTS, INDEX, API, WATCH = "chain", "engine", "gradients", "index", "api", "watch"
 DAEMONS = ("send", "relay", "worker", "settle", WATCH)
-"""Started after the API: their starts take processor time, and no answer waits for them."""
+"""Started last: their starts take processor time, and no answer waits for them."""
 WATCH_SECONDS = 0.25
 API_STOP_SECONDS = 45
 """On shutdown the API waits for answers to end, then signs the receipts of the unfinished ones."""
@@ -92,7 +92,7 @@ class Ports:
 
 
 class Stack:
-    """The local services, started in the order of their dependencies."""
+    """The local services, in three stages: the chain, all that an answer needs, the other daemons."""
 
     def __init__(self, settings: Settings, say: Callable[[str], None], rpc_url: str = "") -> None:
         self.say = say
@@ -118,7 +118,9 @@ class Stack:
             self.say(f"chain: the node at {self.rpc_url}")
         else:
             self.say("chain: starting a Hardhat node")
-            self.supervisor.start(self._chain())
+            self.supervisor.start(self._chain(), stop=stop)
+            if stop.is_set():
+                return
         archive = local.prepare_chain(self.settings)
         if archive is not None:
             self.say(f"chain: a new chain; moved the data of the previous one to {archive}")
@@ -126,12 +128,13 @@ class Stack:
         for info, base in zip(local.prepare_bases(self.settings), self.settings.served, strict=True):
             servers = f", served at {', '.join(base.urls)}" if base.urls else ""
             self.say(f"base model: {info.name}, sha-256 {info.digest[2:14]}...{servers}")
-        models = *self._engines(), *self._gradients()
-        for service in (*models, self._daemon(INDEX), self._api(), *map(self._daemon, DAEMONS)):
+        # None of these needs another one to start: until the engines are ready, the API answers with 503.
+        serving = *self._engines(), *self._gradients(), self._daemon(INDEX), self._api()
+        for stage in (serving, tuple(map(self._daemon, DAEMONS))):
             if stop.is_set():
                 return
-            self.say(f"{service.name}: starting")
-            self.supervisor.start(service)
+            self.say(f"starting {', '.join(service.name for service in stage)}")
+            self.supervisor.start(*stage, stop=stop)
 
     def run(self, stop: threading.Event) -> bool:
         """Keep all services running. True once `stop` is set; False if the chain exited, losing its state."""
@@ -314,8 +317,8 @@ def _choose_ports(settings: Settings, rpc_url: str) -> Ports:
         is_set = "api_port" in settings.model_fields_set
         preferred = Ports(previous.chain, settings.api_port if is_set else previous.api)
         wait_seconds = ORPHAN_SECONDS
-    ports = free_port(preferred.chain, wait_seconds), free_port(preferred.api, wait_seconds)
-    chosen = Ports(*ports, rpc_url)
+    chain_port = preferred.chain if rpc_url else free_port(preferred.chain, wait_seconds)
+    chosen = Ports(chain_port, free_port(preferred.api, wait_seconds), rpc_url)
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(asdict(chosen)))
     draft.replace(path)

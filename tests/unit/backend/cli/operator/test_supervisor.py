@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,71 @@ def test_a_service_that_exits_before_it_is_ready_is_an_error_with_its_log(
     failing = [sys.executable, "-c", "raise SystemExit('no such port')"]
     with pytest.raises(NotReady, match="no such port"):
         supervisor.start(Service("failing", failing, is_ready=lambda: False))
+
+
+# Each waits until the other runs too: started one after the other, neither would become ready.
+MEETING = (
+    "import pathlib, sys, time\n"
+    "own, other, ready = map(pathlib.Path, sys.argv[1:])\n"
+    "own.touch()\n"
+    "while not other.exists(): time.sleep(0.01)\n"
+    "ready.touch()\n"
+    "time.sleep(600)"
+)
+
+
+def test_services_that_start_together_do_not_wait_for_each_other(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    services = [
+        Service(
+            own.name,
+            [sys.executable, "-c", MEETING, str(own), str(other), str(own.with_suffix(".ready"))],
+            is_ready=own.with_suffix(".ready").exists,
+        )
+        for own, other in ((a, b), (b, a))
+    ]
+    supervisor.start(*services)
+    assert supervisor.is_running("a")
+    assert supervisor.is_running("b")
+    assert a.with_suffix(".ready").exists()
+    assert b.with_suffix(".ready").exists()
+
+
+def test_the_service_that_fails_among_others_is_named_and_exit_stops_the_others(tmp_path: Path) -> None:
+    failing = [sys.executable, "-c", "raise SystemExit('no such port')"]
+    with Supervisor(tmp_path / "logs") as supervisor:
+        with pytest.raises(NotReady, match=r"^failing did not become ready; .*failing\.log (.|\n)*no such"):
+            supervisor.start(
+                Service("ready", SLEEPER),
+                Service("failing", failing, is_ready=lambda: False),
+                Service("loading", SLEEPER, is_ready=lambda: False),
+            )
+        pids = supervisor.pids()
+        assert pids.keys() == {"ready", "failing", "loading"}
+        assert supervisor.is_running("ready")
+        assert supervisor.is_running("loading")
+    assert not any(is_alive(pid) for pid in pids.values())
+
+
+def test_a_service_that_is_not_ready_in_the_time_of_all_is_an_error(supervisor: Supervisor) -> None:
+    with pytest.raises(NotReady, match=r"^loading did not become ready"):
+        supervisor.start(
+            Service("ready", SLEEPER, ready_seconds=0.0),
+            Service("loading", SLEEPER, is_ready=lambda: False, ready_seconds=0.0),
+        )
+
+
+def test_a_start_that_is_stopped_waits_for_no_service(supervisor: Supervisor) -> None:
+    stop = threading.Event()
+
+    def is_ready() -> bool:
+        stop.set()
+        return False
+
+    supervisor.start(Service("loading", SLEEPER, is_ready=is_ready), stop=stop)
+    assert supervisor.is_running("loading")
 
 
 def test_exit_stops_all_children_the_newest_first(tmp_path: Path) -> None:
