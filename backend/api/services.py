@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from backend.domain.deployment import Deployment
     from backend.domain.ids import Cid
+    from backend.domain.readiness import Fault
     from backend.ports.storage import BlobStore
     from backend.services.accounts.api_keys import ApiKeys
     from backend.services.accounts.claims import Claims
@@ -87,5 +88,5 @@ class Services:
     """Renders all metrics in Prometheus' text format."""
     metrics_token: Callable[[], str]
     """Bearer token that callers of `GET /metrics` must present."""
-    readiness: Callable[[], dict[str, str]]
+    readiness: Callable[[], dict[str, Fault]]
     """Faults by part; empty if all parts are ready."""

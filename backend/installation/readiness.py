@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from backend.domain.errors import DiskFull, DomainError, Unavailable
+from backend.domain.readiness import Fault
 from backend.installation.resources import utc_now
 from backend.services.channels.balance import check_fresh
 
@@ -27,6 +28,10 @@ LEAST_FREE_BYTES = 256 << 20
 ENGINE_SECONDS = 1.0
 
 
+class PartlyUnavailable(Unavailable):
+    """What fails is not needed by all requests."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part(Generic[T]):
     """A part of an installation, of which `probe` raises an exception if it is not ready.
@@ -40,19 +45,19 @@ class Part(Generic[T]):
     symptom: str
     remedy: str
 
-    def fault(self, subject: T) -> str | None:
-        """Describe what is wrong and what to do; None if the part is ready."""
+    def fault(self, subject: T) -> Fault | None:
+        """What is wrong and what to do; None if the part is ready."""
         try:
             self.probe(subject)
         except DomainError as error:
-            return f"{error.message} {self.remedy}"
+            return Fault(f"{error.message} {self.remedy}", isinstance(error, PartlyUnavailable))
         except Exception as error:  # noqa: BLE001 - any exception means that the part is not ready
             log.warning("%s is not ready: %s: %s", self.name, type(error).__name__, error)
-            return f"{self.symptom} {self.remedy}"
+            return Fault(f"{self.symptom} {self.remedy}")
         return None
 
 
-def faults(subject: T, parts: Sequence[Part[T]]) -> dict[str, str]:
+def faults(subject: T, parts: Sequence[Part[T]]) -> dict[str, Fault]:
     """Faults by part; empty if all parts are ready."""
     found = ((part.name, part.fault(subject)) for part in parts)
     return {name: fault for name, fault in found if fault is not None}
@@ -79,11 +84,17 @@ def _check_index_is_fresh(resources: Resources) -> None:
 
 
 def _check_engines_accept(resources: Resources) -> None:
-    """Errors: `Unavailable` unless an engine of each base model accepts a connection."""
+    """Errors: `Unavailable` if no engine accepts a connection; `PartlyUnavailable` if none of some base
+    models does.
+    """
     bases = resources.settings.served
     silent = [base.label for base in bases if not _accepts(base)]
+    if len(silent) == len(bases):
+        raise Unavailable("No engine answers.")
     if silent:
-        raise Unavailable(f"No engine of {', '.join(silent)} answers." if bases[1:] else "No engine answers.")
+        raise PartlyUnavailable(
+            f"No engine of {', '.join(silent)} answers: requests for it get 503, others are answered."
+        )
 
 
 def _accepts(base: Base) -> bool:

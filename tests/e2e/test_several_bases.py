@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -111,14 +111,22 @@ def _are_answered(stack: Stack, payer: ApiClient, key: str, models: list[str]) -
 
 
 def _survives_the_loss_of_a_replica(stack: Stack, key: str) -> None:
-    """The other base goes on answering, and the supervisor starts the engine again."""
+    """The market stays ready and names the base that is down, the other base goes on answering, and the
+    supervisor starts the engine again.
+    """
+
+    def health() -> dict[str, Any]:
+        found = httpx.get(f"{stack.facts['api']}/ready")
+        assert found.is_success
+        answer: dict[str, Any] = found.json()
+        return answer
+
     stack.kill("engine")
+    wait_until(lambda: "No engine of small" in health()["faults"].get("engine", "") or None, "the fault", 30)
+    assert health()["status"] == "degraded"
     (answer,) = ask_all(stack.facts["api"], key, [Question("large", "What is item 4?", 8)])
     assert answer.charge > 0
 
-    def is_back() -> bool | None:
-        return httpx.get(f"{stack.facts['api']}/ready").is_success or None
-
-    wait_until(is_back, "the engine of the first base", 120)
+    wait_until(lambda: health()["status"] == "ok" or None, "the engine of the first base", 120)
     (answer,) = ask_all(stack.facts["api"], key, [Question("small", "What is item 4?", 8)])
     assert answer.charge > 0

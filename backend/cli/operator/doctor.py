@@ -20,7 +20,8 @@ def doctor(*, as_json: AsJson = False) -> None:
     from backend.installation.readiness import PARTS, faults
 
     with open_installation() as installation:
-        found = faults(installation, PARTS) | faults(installation, OPERATOR_PARTS)
+        parts = faults(installation, PARTS) | faults(installation, OPERATOR_PARTS)
+    found = {name: fault.text for name, fault in parts.items()}
     if as_json:
         print_json(found)
     else:

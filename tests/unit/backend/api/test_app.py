@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from backend.api.app import MAX_BODY_BYTES, create_app
+from backend.domain.readiness import Fault
 from backend.settings import Settings
 
 SIGN_IN = SimpleNamespace(chain_id=31337)
@@ -31,17 +32,27 @@ def test_the_server_ends_only_after_running_answers_have_their_receipts() -> Non
     assert generate.is_closed
 
 
-def test_readiness_is_a_503_that_names_the_parts() -> None:
-    services: Any = SimpleNamespace(
-        sign_in=SIGN_IN, generate=Closing(), readiness=lambda: {"engine": "no socket"}
-    )
+@pytest.mark.parametrize(
+    ("faults", "status", "code"),
+    [
+        ({}, "ok", 200),
+        ({"engine": Fault("no socket")}, "unavailable", 503),
+        ({"engine": Fault("no socket of b", is_partial=True)}, "degraded", 200),
+        ({"disk": Fault("full"), "engine": Fault("no socket of b", is_partial=True)}, "unavailable", 503),
+    ],
+)
+def test_readiness_names_the_faults_and_is_a_503_if_nothing_can_be_answered(
+    faults: dict[str, Fault], status: str, code: int
+) -> None:
+    services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=Closing(), readiness=lambda: faults)
     answer = TestClient(create_app(services, Settings())).get("/ready")
-    assert answer.status_code == 503
-    assert answer.json() == {"status": "unavailable", "faults": {"engine": "no socket"}}
+    assert answer.status_code == code
+    texts = {name: fault.text for name, fault in faults.items()}
+    assert answer.json() == {"status": status, "faults": texts}
 
 
 def test_a_defect_is_a_500_without_internal_details(caplog: pytest.LogCaptureFixture) -> None:
-    def broken() -> dict[str, str]:
+    def broken() -> dict[str, Fault]:
         raise RuntimeError("secret path /etc/keys")
 
     services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=Closing(), readiness=broken)

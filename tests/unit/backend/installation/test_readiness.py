@@ -30,20 +30,23 @@ INSIDE = ("sql", "select", "no such table", "operationalerror", "errno", "traceb
 def test_every_faulty_part_is_named_with_its_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = faults(Installation(Settings(home=tmp_path)), PARTS)
     assert found.keys() == {"database", "chain", "indexer", "engine"}
+    texts = {name: fault.text for name, fault in found.items()}
     for part in PARTS:
-        assert found.get(part.name, part.remedy).endswith(part.remedy)
-    assert not [word for word in INSIDE for text in found.values() if word in text.lower()]
+        assert texts.get(part.name, part.remedy).endswith(part.remedy)
+    assert not [word for word in INSIDE for text in texts.values() if word in text.lower()]
+    assert not any(fault.is_partial for fault in found.values())
     assert "no such table" in caplog.text
 
 
 def test_a_vllm_server_that_is_down_is_a_fault_without_its_address(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, engine_urls="http://127.0.0.1:1, http://127.0.0.1:2/")
-    found = faults(Installation(settings), PARTS)
-    assert found["engine"].startswith("No engine answers.")
-    assert "127.0.0.1" not in found["engine"]
+    found = faults(Installation(settings), PARTS)["engine"]
+    assert found.text.startswith("No engine answers.")
+    assert "127.0.0.1" not in found.text
+    assert not found.is_partial
 
 
-def test_bases_without_an_engine_are_named(tmp_path: Path) -> None:
+def test_bases_without_an_engine_are_named_and_a_fault_of_their_requests_alone(tmp_path: Path) -> None:
     bases = (
         BaseEntry(model="a"),
         BaseEntry(model="/models/b", urls=("http://127.0.0.1:1",)),
@@ -52,11 +55,15 @@ def test_bases_without_an_engine_are_named(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, bases=bases)
     path = settings.served[0].sockets[1]
     path.parent.mkdir()
+    nothing = faults(Installation(settings), PARTS)["engine"]
+    assert nothing.text.startswith("No engine answers.")
+    assert not nothing.is_partial
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
         found = faults(Installation(settings), PARTS)["engine"]
-    assert found.startswith("No engine of b, c answers.")
+    assert found.text.startswith("No engine of b, c answers: requests for it get 503, others are answered.")
+    assert found.is_partial
 
 
 def test_missing_requirements_on_the_chain_are_reported_with_their_remedy(
@@ -66,11 +73,11 @@ def test_missing_requirements_on_the_chain_are_reported_with_their_remedy(
     found = faults(installation, OPERATOR_PARTS)
     assert found.keys() == {"operator", "base"}
     for part in OPERATOR_PARTS:
-        assert found[part.name].endswith(part.remedy)
+        assert found[part.name].text.endswith(part.remedy)
     status = SimpleNamespace(obstacles=("no stake covers a batch", "no gas"))
     installation.__dict__["membership"] = SimpleNamespace(status=lambda: status)
     found = faults(installation, OPERATOR_PARTS)
-    assert found["operator"].startswith(
+    assert found["operator"].text.startswith(
         "The operator cannot settle: no stake covers a batch; no gas. Run `loraledger"
     )
     status.obstacles = ()
@@ -93,20 +100,20 @@ def test_a_base_model_without_a_registered_record_is_a_fault(tmp_path: Path) -> 
 
 
 def base_fault(installation: Installation) -> str:
-    return faults(installation, OPERATOR_PARTS)["base"]
+    return faults(installation, OPERATOR_PARTS)["base"].text
 
 
 def test_a_database_url_with_a_password_is_not_shown(tmp_path: Path) -> None:
     url = "postgresql://market:secret@127.0.0.1:1/market"
     found = faults(Installation(Settings(home=tmp_path, database_url=url)), PARTS)
-    assert found["database"].startswith("The database of this installation is not reachable.")
+    assert found["database"].text.startswith("The database of this installation is not reachable.")
     assert "secret" not in str(found)
 
 
 def test_an_almost_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 10 << 20))
-    assert "has 10 MB left" in faults(Installation(Settings(home=tmp_path)), PARTS)["disk"]
+    assert "has 10 MB left" in faults(Installation(Settings(home=tmp_path)), PARTS)["disk"].text
 
 
 def test_a_missing_home_is_a_fault_of_the_disk(tmp_path: Path) -> None:
-    assert "is not accessible" in faults(Installation(Settings(home=tmp_path / "gone")), PARTS)["disk"]
+    assert "is not accessible" in faults(Installation(Settings(home=tmp_path / "gone")), PARTS)["disk"].text
