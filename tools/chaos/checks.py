@@ -11,11 +11,14 @@ from sqlalchemy import text
 
 from backend.cli.operator.demo.reconciliation import funds, reconcile
 from backend.domain.errors import DomainError
+from backend.domain.ids import ChannelId, Hash32
 from backend.installation.local_network import well_known_accounts
 from backend.installation.resources import utc_now
 from tools.chaos.errors import ChaosError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from backend.domain.figures import Figures
     from backend.domain.ids import Account
     from backend.installation.installation import Installation
@@ -27,12 +30,31 @@ SETTLE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
-    """What the operator has stored: receipts, their charges in micro-units, and receipts of training."""
+class StoredReceipt:
+    """A receipt as the operator has stored it; amounts in micro-units. `cumulative`: its channel's by it."""
 
-    receipts: int
-    charged: int
+    id: str | None
+    payer: str
+    channel_id: str
+    cumulative: int
+    charge: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the operator has stored, in the order of the charges. `jobs`: receipts of training."""
+
+    stored: Sequence[StoredReceipt]
     jobs: int
+
+    @property
+    def receipts(self) -> int:
+        return len(self.stored)
+
+    @property
+    def charged(self) -> int:
+        """In micro-units."""
+        return sum(each.charge for each in self.stored)
 
 
 def token_funds(market: ChaosMarket) -> dict[Account, int]:
@@ -41,10 +63,15 @@ def token_funds(market: ChaosMarket) -> dict[Account, int]:
         return funds(installation.chain, [each.account for each in well_known_accounts()])
 
 
-def seconds_until_served(traffic: Traffic, key: str, limit: float, since: float | None = None) -> float:
-    """Time until an answer comes, from now or `since`. Errors: `ChaosError` after `limit`."""
+def seconds_until_served(
+    traffic: Traffic, key: str, limit: float, check: Callable[[], None], since: float | None = None
+) -> float:
+    """Time until an answer comes, from now or `since`. Errors: `ChaosError` after `limit`, and those of
+    `check`, by which an answer can still come.
+    """
     began = since or time.monotonic()
     while not traffic.ask(key):
+        check()
         if time.monotonic() - began > limit:
             raise ChaosError(f"no answer within {limit:g} s after the fault")
         time.sleep(0.2)
@@ -54,7 +81,7 @@ def seconds_until_served(traffic: Traffic, key: str, limit: float, since: float 
     return taken
 
 
-def settle(market: ChaosMarket) -> Ledger:
+def settle(market: ChaosMarket) -> Totals:
     """Wait, without traffic, until every receipt is in a final batch. Reservations of answers that a killed
     API was making may still be there: they expire. Errors: `ChaosError`.
     """
@@ -73,9 +100,8 @@ def settle(market: ChaosMarket) -> Ledger:
                     # A batch may be on the chain, its transaction known, and its event not indexed yet.
                     head = installation.chain.head().number
                 elif indexed is not None and indexed.number >= head:
-                    charges = _charges(installation)
-                    trained = _charges(installation, market.jobs.account)
-                    return Ledger(len(charges), sum(charges.values()), len(trained))
+                    stored = _stored_receipts(installation)
+                    return Totals(stored, sum(each.payer == market.jobs.account for each in stored))
                 reason = ", ".join(f"{count} {what}" for what, count in pending.items())
         except DomainError as error:
             reason = str(error)
@@ -93,34 +119,60 @@ def _pending(figures: Figures) -> dict[str, int]:
     }
 
 
-def check_money(market: ChaosMarket, traffic: Traffic, ledger: Ledger, before: dict[Account, int]) -> None:
+def check_money(market: ChaosMarket, traffic: Traffic, totals: Totals, before: dict[Account, int]) -> None:
     """No receipt is lost or paid twice, and balances equal the chain's. Errors: `ChaosError`."""
     with closing(market.installation()) as installation:
-        _check_bills(installation, traffic)
-        if ledger.jobs != market.jobs.num_succeeded:
-            raise ChaosError(f"{market.jobs.num_succeeded} jobs succeeded, and {ledger.jobs} were paid")
+        check_bills(totals.stored, traffic)
+        if totals.jobs != market.jobs.num_succeeded:
+            raise ChaosError(f"{market.jobs.num_succeeded} jobs succeeded, and {totals.jobs} were paid")
+        collected = {
+            channel: int(installation.chain.call("PaymentVault", "channelOf", channel)["collected"])
+            for channel in market.channels
+        }
+        check_intervals(totals.stored, collected)
         found = reconcile(installation, market.channels, before)
         if not found.is_balanced:
             raise ChaosError(f"the accounts do not balance: {found}")
-        if found.collected != ledger.charged:
+
+
+def _stored_receipts(installation: Installation) -> list[StoredReceipt]:
+    with installation.database.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT id, payer, channel_id, cumulative, charge FROM receipts ORDER BY sequence")
+        )
+        return [StoredReceipt(*ids, int(cumulative), int(charge)) for *ids, cumulative, charge in rows]
+
+
+def check_intervals(stored: Sequence[StoredReceipt], collected: Mapping[ChannelId, int]) -> None:
+    """The receipts of each channel follow each other without a gap or an overlap, up to what the chain has
+    collected from it: each is paid exactly once. Errors: `ChaosError`.
+    """
+    ends: dict[str, int] = dict.fromkeys(collected, 0)
+    for each in stored:
+        begin = ends.get(each.channel_id, 0)
+        if each.cumulative != begin + each.charge:
             raise ChaosError(
-                f"receipts charge {ledger.charged} micro-units, the chain collected {found.collected}"
+                f"receipt {each.id} of {each.charge} micro-units ends at {each.cumulative} of channel "
+                f"{each.channel_id}, after one that ends at {begin}"
+            )
+        ends[each.channel_id] = each.cumulative
+    for channel, end in ends.items():
+        paid = collected.get(ChannelId(Hash32(channel)), 0)
+        if paid != end:
+            raise ChaosError(
+                f"receipts of channel {channel} charge {end} micro-units, and the chain collected {paid}"
             )
 
 
-def _charges(installation: Installation, payer: Account | None = None) -> dict[str, int]:
-    """Charge of each stored receipt, or of those of one payer, by its id."""
-    with installation.database.engine.connect() as connection:
-        rows = connection.execute(text("SELECT id, charge, payer FROM receipts"))
-        return {str(number): int(charge) for number, charge, by in rows if payer in (None, by)}
+def check_bills(receipts: Sequence[StoredReceipt], traffic: Traffic) -> None:
+    """Every answer that a client got whole has a receipt of its own with the charge of the bill.
 
-
-def _check_bills(installation: Installation, traffic: Traffic) -> None:
-    """Every answer that a client got whole has a receipt of its own with the charge of the bill."""
+    Errors: `ChaosError`.
+    """
     bills = {answer.receipt_id: answer.charge for answer in traffic.bills}
     if len(bills) < len(traffic.bills):
         raise ChaosError("two answers have one receipt")
-    stored = _charges(installation)
+    stored = {each.id: each.charge for each in receipts}
     lost = [number for number, charge in bills.items() if stored.get(number) != charge]
     if lost:
         raise ChaosError(f"{len(lost)} answers have lost their receipts, such as {lost[0]}")

@@ -54,7 +54,7 @@ def kill_up(market: ChaosMarket) -> float:
     """All processes of the operator at once; they are started again as a service manager would."""
     market.kill_up()
     killed_at = time.monotonic()
-    market.up()
+    market.begin_up()
     return killed_at
 
 

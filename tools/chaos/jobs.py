@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
 
 from backend.cli.operator.demo import actions
@@ -16,6 +17,7 @@ from backend.domain.errors import DomainError
 from backend.domain.money import AMOUNT
 from backend.services.contribute.docstrings import build_dataset
 from tools.chaos.errors import ChaosError
+from tools.chaos.traffic import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +46,8 @@ class Jobs:
 
     def __init__(self, client: Callable[[int], ApiClient]) -> None:
         self._pending: list[str] = []
+        self.refusals: Counter[str] = Counter()
+        """Requests for jobs that failed, by what the client saw."""
         self.num_succeeded = 0
         self._creator = client(CREATOR)
         self.account = self._creator.wallet.account
@@ -74,6 +78,7 @@ class Jobs:
             try:
                 job = self._creator.request("POST", "/v1/fine_tuning/jobs", json=body, headers=once)
             except DomainError as error:
+                self.refusals[f"{reason_of(error)} for a job"] += 1
                 print(f"a job was refused: {error}", file=sys.stderr, flush=True)
                 if time.monotonic() > deadline:
                     raise ChaosError(f"no job within {START_SECONDS:g} s: {error}") from error

@@ -48,7 +48,7 @@ CONFIRMATIONS = 10
 STALL_SECONDS = 10
 DISK_MIB = 2048
 KEPT_LOGS = Path("build", "chaos", "logs")
-"""Of a market that did not keep a promise."""
+"""Of the last market."""
 MAIN = (sys.executable, "-m", "backend.cli.main")
 _STOP_SECONDS = 120
 
@@ -61,6 +61,7 @@ class ChaosMarket:
 
     def __init__(self, folder: Path, *, has_disk: bool) -> None:
         self._folder, self._has_disk = folder, has_disk
+        self._up_log = folder / "up.log"
         self._stack = ExitStack()
         self.disk = folder / "disk"
         self.home = self.disk / "home"
@@ -71,15 +72,21 @@ class ChaosMarket:
         try:
             self._start()
         except BaseException:
-            self._stack.close()
+            self.__exit__()
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:  # they lie on a disk that is not there afterwards
-            shutil.copytree(self.home / "logs", KEPT_LOGS, dirs_exist_ok=True)
-            shutil.copy(self._folder / "up.log", KEPT_LOGS)
+    def __exit__(self, *_: object) -> None:
+        self._keep_logs()
         self._stack.close()
+
+    def _keep_logs(self) -> None:
+        """They lie on a disk that is not there afterwards."""
+        shutil.rmtree(KEPT_LOGS, ignore_errors=True)
+        KEPT_LOGS.mkdir(parents=True)
+        for log in (*self.home.glob("logs/*"), self._up_log):
+            if log.is_file():
+                shutil.copy(log, KEPT_LOGS)
 
     def _start(self) -> None:
         self.home.mkdir(parents=True)
@@ -98,8 +105,9 @@ class ChaosMarket:
         self.chain_proxy = self._stack.enter_context(Proxy(_server_at(self.node.url)))
         self.ipfs_proxy = self._stack.enter_context(Proxy(_server_at(self._ipfs)))
         self.database_proxy = self._stack.enter_context(Proxy(self._connect_database))
-        self.up()
+        self.begin_up()
         self._stack.callback(self._end)
+        self.await_up()
         for index in PAYERS:
             with self.client(index) as client:
                 self.channels.append(deposit(client, DEPOSIT_UNITS))
@@ -155,8 +163,8 @@ class ChaosMarket:
         connection.connect(f"{host}/.s.PGSQL.{port}")
         return connection
 
-    def up(self) -> None:
-        """Start the operator's processes, and wait until they are ready. Errors: `ChaosError`."""
+    def begin_up(self) -> None:
+        """Start the operator's processes."""
         user = self._database.get("user", "postgres")
         name = self._database.get("dbname", "postgres")
         self._environment = {
@@ -176,16 +184,29 @@ class ChaosMarket:
                 "LORALEDGER_MODEL_CACHE", str(Path.cwd() / ".loraledger" / "cache" / "models")
             ),
         }
-        log = self._folder / "up.log"
         command = [*MAIN, "up", "--json", "--rpc-url", f"http://127.0.0.1:{self.chain_proxy.port}"]
-        with log.open("ab") as errors:
+        with self._up_log.open("ab") as errors:
             self._up = subprocess.Popen(
                 command, env=self._environment, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
             )
+        self._is_up = False
+
+    def await_up(self) -> None:
+        """Wait until the processes have all started. Errors: `ChaosError`."""
+        if self._is_up:
+            return
         line = self._up.stdout.readline() if self._up.stdout is not None else b""
         if not line:
-            raise ChaosError(f"the market did not start; {log} ends with:\n{log.read_text()[-2000:]}")
+            self._up.wait()
+            self.check_up()
         self.facts: dict[str, Any] = json.loads(line)
+        self._is_up = True
+
+    def check_up(self) -> None:
+        """Errors: `ChaosError` if the processes' supervisor has ended."""
+        if self._up.poll() is not None:
+            text = self._up_log.read_text()[-2000:]
+            raise ChaosError(f"`loraledger up` has ended; {self._up_log} ends with:\n{text}")
 
     def kill_up(self) -> None:
         """SIGKILL to the supervisor, by which the kernel ends all its processes."""

@@ -1,16 +1,94 @@
-"""What a run has measured, for its report and its page."""
+"""What a run has measured: its report, which grows with each fault, and the table for its page."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import argparse
+    from collections.abc import Mapping, Sequence
 
 _PRESSURE = Path("/proc/pressure/cpu")
+NOT_ENDED = "the run did not reach its end"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A fault and what followed.
+
+    `usual_seconds`: median duration of an answer in this round before the fault; None without one.
+    `waiting_ppm`: part of the time until the answer in which a process of this machine waited for a
+    processor; None where the kernel does not say. `reasons`: failed requests by what their clients saw.
+    `receipts`, `charged` (micro-units), `jobs`: all so far, once settled; None where the money was counted
+    after a later fault.
+    """
+
+    fault: str
+    back_after_seconds: float
+    usual_seconds: float | None
+    waiting_ppm: int | None
+    answers: int
+    reasons: Mapping[str, int]
+    receipts: int | None = None
+    charged: int | None = None
+    jobs: int | None = None
+
+    @property
+    def failures(self) -> int:
+        return sum(self.reasons.values())
+
+
+class Report:
+    """Written to `path` after each fault, so that a run that is stopped keeps what it found."""
+
+    def __init__(self, path: Path, circumstances: Mapping[str, Any]) -> None:
+        self._path, self._circumstances = path, circumstances
+        self.base_model = ""
+        self.rounds: list[Round] = []
+
+    def add(self, round_: Round) -> None:
+        self.rounds.append(round_)
+        self.write(NOT_ENDED)
+
+    def write(self, error: str | None) -> None:
+        """`error`: the promise that was not kept, or why the run ended early."""
+        content = {
+            **self._circumstances,
+            "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "base_model": self.base_model,
+            "rounds": [asdict(each) for each in self.rounds],
+            "error": error,
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(".tmp")
+        draft.write_text(json.dumps(content, indent=1) + "\n")
+        draft.replace(self._path)
+
+
+def circumstances(options: argparse.Namespace, planned: int) -> dict[str, Any]:
+    """What a reader needs to repeat the run. `planned`: its number of faults."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return {
+        "began_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip(),
+        "seed": options.seed,
+        "kills": options.kills,
+        "only": options.only,
+        "planned": planned,
+        "limit_seconds": options.limit,
+        "processors": len(os.sched_getaffinity(0)),
+    }
 
 
 class CpuWait:
@@ -36,17 +114,23 @@ def _cpu_wait_seconds() -> float | None:
     return int(some.rpartition("total=")[2]) / 1e6
 
 
-def table(rounds: Sequence[dict[str, Any]]) -> str:
-    """Markdown: one line for each fault, with the seconds until an answer."""
+def table(rounds: Sequence[Round]) -> str:
+    """Markdown: one line for each fault, with the seconds until an answer, then why requests failed."""
     lines = [
         "| fault | times | back after, median (s) | longest (s) | answers | failed requests |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for fault in dict.fromkeys(each["fault"] for each in rounds):
-        same = [each for each in rounds if each["fault"] == fault]
-        seconds = [each["back_after_seconds"] for each in same]
-        answers, failures = (sum(each[name] for each in same) for name in ("answers", "failures"))
+    for fault in dict.fromkeys(each.fault for each in rounds):
+        same = [each for each in rounds if each.fault == fault]
+        seconds = [each.back_after_seconds for each in same]
+        answers, failures = sum(each.answers for each in same), sum(each.failures for each in same)
         lines.append(
             f"| {fault} | {len(same)} | {median(seconds):.1f} | {max(seconds):.1f} | {answers} | {failures} |"
         )
+    reasons: Counter[str] = Counter()
+    for each in rounds:
+        reasons.update(each.reasons)
+    if reasons:
+        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        lines += ["", f"Requests failed with: {counted}."]
     return "\n".join(lines)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Self
 
-from openai import OpenAIError
+from openai import APIConnectionError, APIError, APIStatusError, OpenAIError
 
 from backend.cli.operator.demo.questions import Question, ask_all
+from backend.client.errors import ApiError
 from backend.domain.errors import DomainError
 
 if TYPE_CHECKING:
@@ -24,10 +26,17 @@ PAUSE_SECONDS = 0.3
 MAX_TOKENS = 16
 
 
-@dataclass(slots=True)
-class Counts:
-    answers: int = 0
-    failures: int = 0
+def reason_of(error: Exception) -> str:
+    """What a client saw: status and code of the API's error, or that the connection failed."""
+    if isinstance(error, APIStatusError):
+        return f"{error.status_code} {error.code or 'without code'}"
+    if isinstance(error, ApiError):
+        return f"{error.details['status']} {error.details['code']}"
+    if isinstance(error, APIConnectionError):
+        return "no connection"
+    if isinstance(error, APIError):
+        return f"{error.code or 'an error'} in a stream"
+    return type(error).__name__
 
 
 @dataclass
@@ -38,9 +47,12 @@ class Traffic:
     model: str
     keys: Sequence[str]
     bills: list[Answer] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
+    num_answers: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Failed requests by `reason_of`."""
     durations: list[float] = field(default_factory=list)
     """Seconds of each answer since the context was opened."""
+    _counting: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -51,12 +63,14 @@ class Traffic:
         began = time.monotonic()
         try:
             (answer,) = ask_all(self.api_url, key, [question])
-        except (OpenAIError, DomainError, OSError):
-            self.counts.failures += 1
+        except (OpenAIError, DomainError, OSError) as error:
+            with self._counting:
+                self.reasons[reason_of(error)] += 1
             return False
-        self.bills.append(answer)
-        self.durations.append(time.monotonic() - began)
-        self.counts.answers += 1
+        with self._counting:
+            self.bills.append(answer)
+            self.durations.append(time.monotonic() - began)
+            self.num_answers += 1
         return True
 
     @property

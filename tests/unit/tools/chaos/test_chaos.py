@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -8,13 +9,22 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
+from openai import APIConnectionError, APIError, InternalServerError
 
+from backend.cli.operator.demo.questions import Answer, Question
+from backend.client.errors import ApiError
+from backend.domain.errors import Conflict
+from backend.domain.ids import ChannelId, Hash32
 from tools.chaos.__main__ import KILLS_PER_SETTLEMENT, faults
+from tools.chaos.checks import StoredReceipt, check_bills, check_intervals, seconds_until_served
 from tools.chaos.clock import WallClock
+from tools.chaos.errors import ChaosError
 from tools.chaos.faults import KILLED
 from tools.chaos.proxy import Proxy
-from tools.chaos.report import table
+from tools.chaos.report import NOT_ENDED, Report, Round, table
+from tools.chaos.traffic import Traffic, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,14 +124,93 @@ def test_the_wall_clock_of_a_running_program_moves_and_no_other_clock(tmp_path: 
             assert monotonic == pytest.approx(time.monotonic(), abs=60)
 
 
-def test_the_table_sums_up_each_fault() -> None:
-    seconds = {"kill -9 send": [1.0, 9.0, 2.0], "disk full": [4.5]}
+def a_round(fault: str, seconds: float, **reasons: int) -> Round:
+    return Round(fault, seconds, 0.5, 250_000, 3, reasons)
+
+
+def test_the_table_sums_up_each_fault_and_why_requests_failed() -> None:
     rounds = [
-        {"fault": fault, "back_after_seconds": each, "answers": 3, "failures": 1}
-        for fault, measured in seconds.items()
-        for each in measured
+        *(a_round("kill -9 send", seconds, refused=1) for seconds in (1.0, 9.0, 2.0)),
+        a_round("disk full", 4.5, refused=1, broken=5),
     ]
     assert table(rounds).splitlines()[2:] == [
         "| kill -9 send | 3 | 2.0 | 9.0 | 9 | 3 |",
-        "| disk full | 1 | 4.5 | 4.5 | 3 | 1 |",
+        "| disk full | 1 | 4.5 | 4.5 | 3 | 6 |",
+        "",
+        "Requests failed with: 5 broken, 4 refused.",
     ]
+    assert table([a_round("disk full", 4.5)]).splitlines()[-1] == "| disk full | 1 | 4.5 | 4.5 | 3 | 0 |"
+
+
+def test_a_run_that_is_stopped_keeps_what_it_found(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.json"
+    report = Report(path, {"seed": 1})
+    for count in (1, 2):
+        report.add(a_round("disk full", 4.5, refused=count))
+        written = json.loads(path.read_text())
+        assert written["seed"] == 1
+        assert written["error"] == NOT_ENDED
+        assert [each["reasons"] for each in written["rounds"]] == [{"refused": n + 1} for n in range(count)]
+    report.write(None)
+    assert json.loads(path.read_text())["error"] is None
+
+
+def test_a_failed_request_is_named_by_what_its_client_saw() -> None:
+    request = httpx.Request("POST", "http://127.0.0.1/v1/chat/completions")
+    body = {"code": "engine_unavailable"}
+    refused = InternalServerError("later", response=httpx.Response(503, request=request), body=body)
+    assert reason_of(refused) == "503 engine_unavailable"
+    assert reason_of(APIConnectionError(request=request)) == "no connection"
+    assert reason_of(APIError("later", request, body=body)) == "engine_unavailable in a stream"
+    stale = ApiError("POST /v1: later", details={"status": 503, "code": "view_stale"})
+    assert reason_of(stale) == "503 view_stale"
+    assert reason_of(Conflict("no bill")) == "Conflict"
+
+
+def receipt(end: int, charge: int, channel: str = "0xa", number: str | None = None) -> StoredReceipt:
+    return StoredReceipt(number or f"{channel}-{end}", "payer", channel, end, charge)
+
+
+def test_receipts_are_paid_once_if_they_follow_each_other_up_to_what_the_chain_collected() -> None:
+    a, b = (ChannelId(Hash32(name)) for name in ("0xa", "0xb"))
+    right = [receipt(5, 5), receipt(7, 7, "0xb"), receipt(5, 0), receipt(9, 4)]
+    check_intervals(right, {a: 9, b: 7})
+    for stored, collected in (
+        ([right[0], right[3], right[1]], {a: 9, b: 8}),  # the chain collected more
+        ([right[0], right[1]], {a: 5}),  # of a channel that nobody knows
+        ([right[0], right[1]], {a: 9, b: 7}),  # a lost one
+    ):
+        with pytest.raises(ChaosError, match="and the chain collected"):
+            check_intervals(stored, collected)
+    for stored in ([receipt(5, 5), receipt(5, 5)], [receipt(5, 5), receipt(10, 4)]):
+        with pytest.raises(ChaosError, match="after one that ends at 5"):
+            check_intervals(stored, {a: 5})
+
+
+def test_each_whole_answer_has_a_receipt_of_its_own() -> None:
+    def traffic(*bills: tuple[str, int]) -> Traffic:
+        answers = [Answer(Question("base", "?"), "!", number, charge) for number, charge in bills]
+        return Traffic("http://127.0.0.1:1", "base", [], bills=answers)
+
+    stored = [receipt(5, 5, number="r1"), receipt(9, 4, number="r2")]
+    check_bills(stored, traffic(("r1", 5)))
+    with pytest.raises(ChaosError, match="two answers have one receipt"):
+        check_bills(stored, traffic(("r1", 5), ("r1", 5)))
+    for lost in (("r3", 5), ("r2", 5)):
+        with pytest.raises(ChaosError, match="1 answers have lost their receipts, such as r"):
+            check_bills(stored, traffic(("r1", 5), lost))
+
+
+def test_an_answer_is_awaited_as_long_as_one_can_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    came = [False, False, True]
+    traffic = Traffic("http://127.0.0.1:1", "base", [])
+    monkeypatch.setattr(Traffic, "ask", lambda _self, _key: came.pop(0))
+    assert seconds_until_served(traffic, "key", 600, lambda: None) < 600
+    assert not came
+
+    def ended() -> None:
+        raise ChaosError("`loraledger up` has ended")
+
+    came = [False]
+    with pytest.raises(ChaosError, match="has ended"):
+        seconds_until_served(traffic, "key", 600, ended)

@@ -1,0 +1,76 @@
+"""Strikes faults under traffic, and checks the market after each."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+from backend.domain.money import in_dollars
+from tools.chaos.checks import Totals, check_money, seconds_until_served, settle, token_funds
+from tools.chaos.faults import KILLED
+from tools.chaos.report import CpuWait, Round
+from tools.chaos.traffic import Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tools.chaos.faults import Fault
+    from tools.chaos.market import ChaosMarket
+
+MAX_CALM_SECONDS = 8.0
+"""Longest time between the begin of the traffic and the fault."""
+GIVE_UP_LIMITS = 10
+"""A market that is not back after this many times the limit is not waited for."""
+
+
+class Game:
+    """`limit`: seconds in which an answer must come. `say` is called with a line of text."""
+
+    def __init__(self, market: ChaosMarket, seed: int, limit: float, say: Callable[[str], None]) -> None:
+        self._market, self._limit, self._say = market, limit, say
+        self._dice = random.Random(seed)  # noqa: S311 - repeatable by its seed
+        self._before = token_funds(market)
+        self._traffic = Traffic(market.facts["api"], market.base_model, market.keys[1:])
+
+    def play(self, fault: Fault, *, must_settle: bool) -> Round:
+        """Errors: `ChaosError`."""
+        market, traffic = self._market, self._traffic
+        answers, reasons = traffic.num_answers, traffic.reasons + market.jobs.refusals
+        with traffic:
+            if fault.with_job and not market.jobs.is_pending:
+                market.jobs.start()
+            time.sleep(self._dice.uniform(0.5, MAX_CALM_SECONDS))
+            usual = traffic.usual_seconds
+            over_since = fault.strike(market)
+            waiting = CpuWait()
+            limit = GIVE_UP_LIMITS * self._limit
+            seconds = seconds_until_served(traffic, market.keys[0], limit, market.check_up, over_since)
+            waited_ppm = waiting.ppm()
+            market.await_up()
+        totals = self._settle() if must_settle else None
+        return Round(
+            fault.name,
+            round(seconds, 1),
+            None if usual is None else round(usual, 2),
+            waited_ppm,
+            traffic.num_answers - answers,
+            dict(traffic.reasons + market.jobs.refusals - reasons),
+            *(() if totals is None else (totals.receipts, totals.charged, totals.jobs)),
+        )
+
+    def _settle(self) -> Totals:
+        """What was earned, once all is final and right. Errors: `ChaosError`."""
+        for name in KILLED:
+            self._market.pid(name)  # each runs again
+        if self._market.jobs.is_pending:
+            self._say("waiting for the fine-tuning jobs")
+        self._traffic.bills += self._market.jobs.finish()
+        self._say("waiting for every receipt to become final")
+        totals = settle(self._market)
+        check_money(self._market, self._traffic, totals, self._before)
+        self._say(
+            f"{totals.receipts} receipts are final, each once, for {in_dollars(totals.charged)}; "
+            f"{totals.jobs} jobs are paid; all balances equal the chain's"
+        )
+        return totals
