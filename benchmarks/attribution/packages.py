@@ -83,7 +83,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_study(plan: Plan, methods: Sequence[str], emit: Emit) -> dict[str, Any]:
-    """By method: LDS over the plan's halves, as paid, and processor seconds for each answer."""
+    """By method: LDS over the plan's halves, also as paid, and processor seconds for each answer."""
     import numpy as np
 
     from backend.domain.attribution import ROWS_METHOD
@@ -109,6 +109,7 @@ def measure_study(plan: Plan, methods: Sequence[str], emit: Emit) -> dict[str, A
     return {
         name: {
             "by_kind": found[name],
+            "num_halves": len(halves),
             "seconds_per_answer": round(each.seconds / (len(answers) + len(contributions)), 3),
         }
         for name, each in measured.items()

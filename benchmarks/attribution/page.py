@@ -25,7 +25,7 @@ GAME_METHODS = (DISTILLED_METHOD, GRADIENT_METHOD, ERROR_METHOD)
 NEW_KINDS = ("generated", "held-out")
 """Kinds of answers that no run was trained on."""
 TARGETS = (0.72, 0.50, 0.10, 0.90)
-"""Of the project, for the rows of `_targets`."""
+"""Of the project, for the first rows of `_targets`."""
 
 
 def write(folder: Path, report: Report | None) -> None:
@@ -107,9 +107,13 @@ def _targets(report: Report) -> str:
         ],
         f"`{stage}`, generated, of the ceiling": [_part(s, stage, "generated") for s in studies],
     }
+    variants = [each["method"] for each in studies[0].get("differences", ()) if each["over"] == stage]
+    for name in variants:
+        found[f"{name}, generated, of the ceiling"] = [_part(s, name, "generated") for s in studies]
+    targets = [*(f"{target:.2f}" for target in TARGETS), *("" for _ in variants)]
     rows = [
-        [text, *(f"{each:.2f}" for each in values), f"**{statistics.median(values):.3f}**", f"{target:.2f}"]
-        for (text, values), target in zip(found.items(), TARGETS, strict=True)
+        [text, *(f"{each:.2f}" for each in values), f"**{statistics.median(values):.3f}**", target]
+        for (text, values), target in zip(found.items(), targets, strict=True)
     ]
     return "\n".join([*_table(["", *(s["name"] for s in studies), "median", "target"], rows), ""])
 
@@ -253,6 +257,7 @@ def _packages(report: Report) -> str:
                 *(f"{each['by_kind'][kind]['scored']['lds']:.2f}" for kind in NEW_KINDS),
                 *(f"{each['by_kind'][kind]['paid']['lds']:.2f}" for kind in NEW_KINDS),
                 f"{each['seconds_per_answer']:.2f} s",
+                str(each["num_halves"]),
             ]
             for method, each in methods.items()
         ]
@@ -260,8 +265,17 @@ def _packages(report: Report) -> str:
             each = ours[name]["methods"][method]
             figures = (each["by_kind"][kind]["lds"] for kind in NEW_KINDS)
             paid = (each["as_paid"][kind] for kind in NEW_KINDS)
-            rows.append([f"`{method}`", *(f"{value:.2f}" for value in (*figures, *paid)), ""])
-        head = [name, "generated", "held-out", "as paid, generated", "as paid, held-out", "processor time"]
+            cells = (f"{value:.2f}" for value in (*figures, *paid))
+            rows.append([f"`{method}`", *cells, "", str(ours[name]["num_halves"])])
+        head = [
+            name,
+            "generated",
+            "held-out",
+            "as paid, generated",
+            "as paid, held-out",
+            "processor time",
+            "halves",
+        ]
         lines += [*_table(head, rows), ""]
     return "\n".join(lines)
 

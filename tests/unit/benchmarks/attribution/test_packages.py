@@ -55,6 +55,7 @@ def test_scores_of_rows_are_added_by_contributor(plan: Plan, monkeypatch: pytest
             "generated": pytest.approx(lds),
             "held-out": pytest.approx(lds),
         }
+    assert found["exact"]["num_halves"] == len(plan.halves)
     assert found["exact"]["seconds_per_answer"] == pytest.approx(7 / (len(of_rows) + 2), abs=1e-3)
 
 
