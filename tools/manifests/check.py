@@ -6,11 +6,14 @@ validated by the schemas of Kubernetes. The argument is the folder `deployments`
 """
 
 import itertools
+import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import compose_spec
 import helm_python
@@ -21,6 +24,71 @@ KUBERNETES = ("1.33", "1.37")
 """The oldest and the newest minor version whose schemas are checked."""
 REQUIRED = {"deployment": "{}", "settingsSecret": "settings", "keystoreSecret": "keystore"}
 SETTINGS = {"LORALEDGER_PUBLIC_URL": "https://market.example"}
+BASES = [
+    {"model": "owner/small", "replicas": 2, "prices": [200_000, 400_000]},
+    {"model": "owner/remote", "urls": ["http://vllm:8001"]},
+    {"model": "owner/large", "trains": False},
+]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Values beside the required ones, and what they render. `models`: the commands of the containers that
+    have a base model in memory, by container. `settings`: those of all processes, with the bases as a list.
+    """
+
+    values: dict[str, Any]
+    models: dict[str, list[str]]
+    settings: dict[str, Any]
+
+
+VARIANTS = (
+    Variant({}, {"engine": ["engine"]}, {}),
+    Variant(
+        {
+            "settings": SETTINGS,
+            "processes": ["index"],
+            "gradients": True,
+            "home": {"size": "1Gi", "storageClassName": "fast"},
+        },
+        {"engine": ["engine"], "gradients": ["gradients"]},
+        SETTINGS,
+    ),
+    Variant(
+        {"engineReplicas": 2},
+        {"engine": ["engine"], "engine-2": ["engine", "--replica", "2"]},
+        {"LORALEDGER_ENGINE_REPLICAS": "2"},
+    ),
+    Variant(
+        {"bases": BASES, "gradients": True, "settings": SETTINGS},
+        {
+            "engine": ["engine"],
+            "engine-2": ["engine", "--replica", "2"],
+            "engine-3": ["engine", "--replica", "3"],
+            "gradients": ["gradients"],
+            "gradients-2": ["gradients", "--base", "2"],
+            "gradients-3": ["gradients", "--base", "3"],
+        },
+        SETTINGS | {"LORALEDGER_BASES": BASES},
+    ),
+    Variant(
+        {
+            "settings": {"LORALEDGER_ENGINE_URLS": "http://vllm:8001"},
+            "volumes": [{"name": "vllm", "persistentVolumeClaim": {"claimName": "vllm"}}],
+            "volumeMounts": [{"name": "vllm", "mountPath": "/vllm"}],
+        },
+        {},
+        {"LORALEDGER_ENGINE_URLS": "http://vllm:8001"},
+    ),
+)
+REFUSED = (
+    ({"bases": [{"model": "owner/small", "replica": 2}]}, "replica"),
+    ({"bases": BASES, "settings": {"LORALEDGER_BASE_MODEL": "owner/small"}}, "LORALEDGER_BASE_MODEL"),
+    ({"bases": BASES, "engineReplicas": 2}, "engineReplicas"),
+    ({"settings": {"LORALEDGER_BASES": "[]"}}, "LORALEDGER_BASES"),
+    ({"settings": {"LORALEDGER_CONFIRMATIONS": 5}}, "LORALEDGER_CONFIRMATIONS"),
+)
+"""Values that must not render, and what the error names."""
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
 
@@ -55,34 +123,64 @@ def check_chart(folder: Path) -> list[str]:
         for message in helm_python.lint(str(folder), REQUIRED)["messages"]
         if message["severity"] > 1
     ]
-    variants = (
-        {},
-        {
-            "settings": SETTINGS,
-            "processes": ["index"],
-            "gradients": True,
-            "home": {"size": "1Gi", "storageClassName": "fast"},
-        },
-    )
-    for values, version in itertools.product(variants, KUBERNETES):
-        for name, text in render(folder, REQUIRED | values).items():
-            for document in filter(None, yaml.safe_load_all(text)):
-                try:
-                    kubernetes_validate.validate(document, version, strict=True)
-                except kubernetes_validate.ValidationError as error:
-                    faults.append(f"{name} on Kubernetes {version}: {error.message}")
-    for name in REQUIRED:
+    for variant in VARIANTS:
         try:
-            render(folder, {key: value for key, value in REQUIRED.items() if key != name})
+            rendered = render(folder, REQUIRED | variant.values)
         except helm_python.HelmError as error:
-            if f"{name}:" not in str(error):
-                faults.append(f"chart: without {name} the error does not name it: {error}")
+            faults.append(f"chart: it does not render with the values {variant.values}: {error}")
         else:
-            faults.append(f"chart: it renders without {name}")
+            faults += check_variant(variant, rendered)
+    for name in REQUIRED:
+        without = {key: value for key, value in REQUIRED.items() if key != name}
+        faults += check_refused(folder, without, f"{name}:")
+    for values, text in REFUSED:
+        faults += check_refused(folder, REQUIRED | values, text)
     return faults
 
 
-def render(folder: Path, values: dict[str, object]) -> dict[str, str]:
+def check_variant(variant: Variant, rendered: dict[str, str]) -> list[str]:
+    """Validate each object, and compare engines and settings with those that the values ask for."""
+    faults, objects = [], []
+    for name, text in rendered.items():
+        found = list(filter(None, yaml.safe_load_all(text)))
+        objects += found
+        for document, version in itertools.product(found, KUBERNETES):
+            try:
+                kubernetes_validate.validate(document, version, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                faults.append(f"{name} on Kubernetes {version}: {error.message}")
+    settings, models = settings_and_models(objects)
+    for what, given, expected in (
+        ("engines", models, variant.models),
+        ("settings", settings, variant.settings),
+    ):
+        if given != expected:
+            faults.append(f"chart: with the values {variant.values} the {what} are {given}, not {expected}")
+    return faults
+
+
+def settings_and_models(objects: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Settings of all processes, and the commands of the containers with a base model that serve."""
+    maps = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "ConfigMap"}
+    settings = dict(maps["market-settings"])
+    if "LORALEDGER_BASES" in settings:
+        settings["LORALEDGER_BASES"] = json.loads(settings["LORALEDGER_BASES"])
+    (pod,) = (each["spec"]["template"]["spec"] for each in objects if each["kind"] == "StatefulSet")
+    commands = {each["name"]: each["args"] for each in pod["containers"]}
+    models = {name: args for name, args in commands.items() if args[0] in {"engine", "gradients"}}
+    return settings, models
+
+
+def check_refused(folder: Path, values: dict[str, Any], text: str) -> list[str]:
+    """These values must not render, and the error must contain the text."""
+    try:
+        render(folder, values)
+    except helm_python.HelmError as error:
+        return [] if text in str(error) else [f"chart: the error of {values} does not name {text}: {error}"]
+    return [f"chart: it renders with the values {values}, without an error that names {text}"]
+
+
+def render(folder: Path, values: dict[str, Any]) -> dict[str, str]:
     """Manifests by the names of their templates."""
     with helm_python.Chart.load(str(folder)) as chart:
         rendered = chart.render(values, name="market", namespace="default")

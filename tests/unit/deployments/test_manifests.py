@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from backend.settings import Settings
+from backend.settings import BaseEntry, Settings
 from tests.support.images import Dockerfile
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +24,8 @@ OURS = re.compile(r"LORALEDGER_[A-Z0-9_]+")
 NO_SETTINGS = {"LORALEDGER_VERSION"}
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOYMENTS / "compose" / "compose.yaml").read_text())
 DOCKERFILE = Dockerfile(DEPLOYMENTS / "images" / "Dockerfile")
+VALUES: dict[str, Any] = yaml.safe_load((DEPLOYMENTS / "chart" / "values.yaml").read_text())
+SCHEMA: dict[str, Any] = json.loads((DEPLOYMENTS / "chart" / "values.schema.json").read_text())
 PROCESSES = {"serve", "index", "send", "settle", "relay", "watch", "engine", "worker", "gradients"}
 
 
@@ -39,16 +42,52 @@ def test_only_settings_that_exist_are_named(folder: str) -> None:
 
 
 def test_compose_runs_every_process_of_an_installation_once() -> None:
-    commands = [command for each in own_services().values() for command in each["command"]]
-    assert sorted(commands) == sorted(PROCESSES)
+    commands = {name: each["command"] for name, each in own_services().items() if "-" not in name}
+    assert sorted(commands.values()) == sorted([process] for process in PROCESSES)
 
 
-def test_only_the_gradient_process_waits_until_it_is_asked_for() -> None:
+def test_further_engines_and_gradient_processes_of_compose_have_their_own_number_and_socket() -> None:
+    services = own_services()
+    settings = Settings(bases=(BaseEntry(model="a"), BaseEntry(model="b")))
+    second = settings.served[1]
+    for name, option, socket in (
+        ("engine-2", "--replica", second.sockets[2]),
+        ("gradients-2", "--base", second.gradients_socket),
+    ):
+        kind = name.partition("-")[0]
+        assert services[name]["command"] == [kind, option, "2"]
+        assert services[name]["image"] == services[kind]["image"]
+        assert f"'run/{socket.name}'" in services[name]["healthcheck"]["test"][-1]
+
+
+def test_only_gradient_processes_and_further_engines_wait_until_they_are_asked_for() -> None:
     optional = {name: each["profiles"] for name, each in own_services().items() if "profiles" in each}
-    assert optional == {"gradients": ["gradients"]}
-    values = yaml.safe_load((DEPLOYMENTS / "chart" / "values.yaml").read_text())
-    assert values["gradients"] is False
-    assert "gradients" in values["resources"]
+    assert optional == {name: [name] for name in ("gradients", "engine-2", "gradients-2")}
+    assert VALUES["gradients"] is False
+    assert (VALUES["engineReplicas"], VALUES["bases"]) == (1, [])
+
+
+def test_the_chart_takes_base_models_as_the_setting_does() -> None:
+    bases = SCHEMA["properties"]["bases"]
+    assert bases["items"]["properties"].keys() == BaseEntry.model_fields.keys()
+    assert bases["items"]["required"] == [
+        name for name, field in BaseEntry.model_fields.items() if field.is_required()
+    ]
+    limits = Settings.model_json_schema()
+    assert bases["maxItems"] == limits["properties"]["bases"]["maxItems"]
+    for given, setting in (
+        (bases["items"]["properties"]["replicas"], limits["$defs"]["BaseEntry"]["properties"]["replicas"]),
+        (SCHEMA["properties"]["engineReplicas"], limits["properties"]["engine_replicas"]),
+    ):
+        assert [given["minimum"], given["maximum"]] == [setting["minimum"], setting["maximum"]]
+
+
+def test_the_chart_s_schema_has_each_of_its_values() -> None:
+    assert SCHEMA["properties"].keys() == VALUES.keys() | {"global"}
+    for name, value in VALUES.items():
+        if value and isinstance(value, dict):
+            assert SCHEMA["properties"][name]["properties"].keys() == value.keys()
+    assert SCHEMA["properties"]["processes"]["items"]["enum"] == VALUES["processes"]
 
 
 def test_processes_in_compose_cannot_write_outside_their_volume_or_gain_rights() -> None:
@@ -97,12 +136,11 @@ def test_the_server_s_image_has_no_torch_and_the_others_have() -> None:
 
 
 def test_the_chart_names_the_images_commands_and_version_of_this_project() -> None:
-    values = yaml.safe_load((DEPLOYMENTS / "chart" / "values.yaml").read_text())
     chart = yaml.safe_load((DEPLOYMENTS / "chart" / "Chart.yaml").read_text())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert chart["appVersion"] == version
-    assert set(values["processes"]) | {"serve", "engine", "worker", "gradients"} == PROCESSES
-    named = {values["images"][name] for name in ("server", "engine", "worker")}
+    assert set(VALUES["processes"]) | {"serve", "engine", "worker", "gradients"} == PROCESSES
+    named = {VALUES["images"][name] for name in ("server", "engine", "worker")}
     assert named == {each["image"].partition(":")[0] for each in own_services().values()}
 
 
@@ -134,6 +172,10 @@ class TestFormats:
                 '{{ default "any',
                 "settingsSecret",
             ),
+            ("chart/templates/_helpers.tpl", "if not .urls", "if true", "engine-4"),
+            ("chart/templates/_helpers.tpl", "(toJson .Values.bases)", '"[]"', "LORALEDGER_BASES"),
+            ("chart/values.schema.json", '"replicas":', '"replica":', "'replicas' not allowed"),
+            ("compose/compose.yaml", "profiles: [engine-2]", "profiles: engine-2", "compose.yaml"),
         ],
     )
     def test_a_fault_is_found(self, tmp_path: Path, file: str, old: str, new: str, fault: str) -> None:
