@@ -11,6 +11,7 @@ from benchmarks.report.chart import Bar, bar_chart
 from benchmarks.report.page import PRICE_PER_HOUR
 from benchmarks.report.table import table
 from benchmarks.scale.costs import OURS, VLLM, million_tokens
+from benchmarks.scale.measured import measured
 from benchmarks.scale.settlement import (
     CONTRIBUTORS,
     GWEI,
@@ -20,6 +21,7 @@ from benchmarks.scale.settlement import (
     claim_price,
     gas_dollars,
 )
+from benchmarks.scale.spread import median, spread
 from benchmarks.scale.study import CHOSEN, SEEDS
 
 if TYPE_CHECKING:
@@ -48,8 +50,10 @@ _COSTS = {
 }
 
 
-def page(study: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """`study`: as `benchmarks.scale.study.study` returns it; `report`: docs/benchmarks.json."""
+def page(study: Mapping[str, Any], report: Mapping[str, Any], replicas: Mapping[str, Any] | None) -> str:
+    """`study`: as `benchmarks.scale.study.study` returns it; `report`: docs/benchmarks.json; `replicas`: as
+    `benchmarks.scale.replicas.measure` returns it, or None.
+    """
     fields = {
         "assumptions": _assumptions(study["traffic"]),
         "costs": _lines(["", "value", "from"], _cost_rows(study["costs"])),
@@ -58,6 +62,7 @@ def page(study: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         "chosen": str(CHOSEN),
         "sizes": _runs(study, ("size",)),
         "sensitivity": _runs(study, ("traffic", "fleet")),
+        "measured": measured(replicas),
         "batches": _batches(),
         "data": _data(),
         "pending": _gigabytes(RECEIPTS_PER_DAY * bytes_per_receipt(64)),
@@ -74,7 +79,7 @@ def chart(study: Mapping[str, Any]) -> str:
     bars = [
         Bar(
             run["label"],
-            _median(run["ttft_p99"]),
+            median(run["ttft_p99"]),
             run["ttft_p99"][0],
             run["ttft_p99"][-1],
             "aff" in run["label"],
@@ -116,16 +121,7 @@ def _runs(study: Mapping[str, Any], groups: Sequence[str]) -> str:
 
 
 def _cells(run: Mapping[str, Any]) -> list[str]:
-    return [_spread(run[name], digits) for name, (_, digits) in _FIGURES.items()]
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    low, middle, high = (f"{value:,.{digits}f}" for value in (values[0], _median(values), values[-1]))
-    return middle if low == high else f"{middle} ({low} to {high})"
-
-
-def _median(values: Sequence[float]) -> float:
-    return values[len(values) // 2]
+    return [spread(run[name], digits) for name, (_, digits) in _FIGURES.items()]
 
 
 def _batches() -> str:

@@ -1,8 +1,9 @@
-"""Measures one, two and four engines behind the router: `python -m benchmarks.scale.replicas [--json]`.
+"""Measures one, two and four engines behind the router: `python -m benchmarks.scale.replicas --json`.
 
-Closed-loop clients request adapters by Zipf's law. The memory of an engine holds a part of the adapters.
-Each number of engines is measured with the router and with round robin; then one of several engines is killed
-under the same load, and the answers that failed are counted.
+Clients in a closed loop request adapters by Zipf's law; an engine's memory holds a part of the adapters. The
+router and round robin take turns on the same engines, each after requests that are not counted. At the end an
+engine is killed in the middle of a run. About eight minutes on two idle cores; a run that takes longer than
+five minutes fails. `python -m benchmarks.scale --render --replicas FILE` shows the JSON in docs/scale.md.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import random
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,210 +33,385 @@ from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters, num_weight_bytes
 from benchmarks.engine.measure import percentile
 from inference.lora.files import adapter_digest
-from inference.model.sources import resolve_model
+from inference.model.sources import model_name, resolve_model
 from inference.protocol import AdapterRef, Generate, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     from inference.protocol import Chunk
 
 NUMBERS = (1, 2, 4)
-START_SECONDS = 300.0
+START_SECONDS, RUN_SECONDS = 300.0, 300.0
+TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+"""Resolution of the engines' processor time."""
 WORK = Path("build", "bench")
+AFFINITY, ROUND_ROBIN = "affinity", "round robin"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`warm_up`: requests before each run, which are not counted. `resident`: adapters that fit into the
+    memory of one engine. `tokens`: of an answer.
+    """
+
+    adapters: int = 64
+    resident: int = 16
+    clients: int = 16
+    warm_up: int = 300
+    requests: int = 300
+    tokens: int = 16
+    repeats: int = 3
+
+    def each(self, refs: Sequence[AdapterRef], run: str, seed: int, count: int) -> Iterator[Generate]:
+        """Requests: the adapters follow from the seed. No run has a prompt of another one, which the engines
+        may still have in their prefix caches.
+        """
+        dice = random.Random(seed)  # noqa: S311 - repeatable
+        weights = [1 / rank for rank in range(1, len(refs) + 1)]
+        sampling = Sampling(max_tokens=self.tokens, temperature=0.0, ignore_eos=True)
+        for number in range(count):
+            (adapter,) = dice.choices(refs, weights)
+            text = f"{run}, request {number}: tell me about the number {dice.randrange(10**9)}."
+            yield Generate(f"{run}-{number}", prompt=text, adapter=adapter, sampling=sampling)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One run. `tokens_per_cpu_second`: over the engines' processor time. `loads`: adapters read from the
-    disk for each request. `failed`: answers that ended with an error.
+    """One run. `tokens_per_cpu_second`: over the engines' processor time. `hit_rate`: requests for which no
+    adapter was read from the disk. `imbalance`: requests of the busiest engine over the mean. `failed`:
+    answers that ended with an error. `other_cpu`: share of the machine that other processes used.
     """
 
-    engines: int
-    router: str
-    requests: int
     tokens_per_second: float
     tokens_per_cpu_second: float
     ttft_p50_ms: float
     ttft_p99_ms: float
-    loads: float
+    hit_rate: float
+    imbalance: float
+    failed: float
+    other_cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """A run in which the engine with most requests was killed. `running`: its requests at that moment;
+    `begun`: those of them that had a token. The rest is of all engines.
+    """
+
+    engines: int
+    requests: int
+    running: int
+    begun: int
     failed: int
+    tokens_per_second_before: float
+    tokens_per_second_after: float
+    ttft_p99_ms_before: float
+    ttft_p99_ms_after: float
+    other_cpu: float
+
+
+class Engine(EngineClient):
+    """A client of an engine process. `running`: its requests, and whether each has got a token."""
+
+    def __init__(self, child: Child, socket: Path) -> None:
+        super().__init__(socket)
+        self.child = child
+        self.running: dict[str, bool] = {}
+        self.num_requests = 0
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+        self.num_requests += 1
+        self.running[request.request_id] = False
+        try:
+            async with contextlib.aclosing(super().generate(request)) as chunks:
+                async for chunk in chunks:
+                    self.running[request.request_id] = True
+                    yield chunk
+        finally:
+            del self.running[request.request_id]
+
+    def cpu_seconds(self) -> float:
+        """Of the process since its start, which must be running."""
+        return machine.Usage.now(self.child.pid).process_seconds
 
 
 class RoundRobin:
     """The baseline: each request goes to the next engine, without regard to its adapter."""
 
-    def __init__(self, engines: Sequence[EngineClient]) -> None:
+    def __init__(self, engines: Sequence[Engine]) -> None:
         self._turns = itertools.cycle(engines)
 
     def generate(self, request: Generate) -> AsyncIterator[Chunk]:
         return next(self._turns).generate(request)
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    adapters: Sequence[AdapterRef]
-    clients: int
-    requests: int
-    tokens: int
-    seed: int = 1
-
-    def each(self) -> Iterator[Generate]:
-        """The requests, the same ones in every run."""
-        dice = random.Random(self.seed)  # noqa: S311 - repeatable
-        weights = [1 / rank for rank in range(1, len(self.adapters) + 1)]
-        sampling = Sampling(max_tokens=self.tokens, temperature=0.0, ignore_eos=True)
-        for number in range(self.requests):
-            (adapter,) = dice.choices(self.adapters, weights)
-            text = f"Request {number} is about {dice.random()}."
-            yield Generate(f"r{number}", prompt=text, adapter=adapter, sampling=sampling)
-
-
 @dataclass(slots=True)
-class _Answers:
-    tokens: int = 0
+class Answers:
+    """What the clients saw, with times of `time.perf_counter`. `chunks`: when tokens came, and how many.
+    `waits`: when a first token came, and after how many seconds.
+    """
+
+    chunks: list[tuple[float, int]] = field(default_factory=list)
+    waits: list[tuple[float, float]] = field(default_factory=list)
     failed: int = 0
-    waits: list[float] | None = None
 
+    def tokens_per_second(self, since: float, until: float) -> float:
+        tokens = sum(count for at, count in self.chunks if since < at <= until)
+        return round(tokens / (until - since), 1)
 
-class Fleet:
-    """Engine processes of one base model."""
-
-    def __init__(self, children: Sequence[Child], sockets: Sequence[Path]) -> None:
-        self.children, self._sockets = children, sockets
-
-    @contextlib.asynccontextmanager
-    async def clients(self) -> AsyncIterator[list[EngineClient]]:
-        async with contextlib.AsyncExitStack() as stack:
-            yield [await stack.enter_async_context(EngineClient(path)) for path in self._sockets]
-
-    def cpu_seconds(self) -> float:
-        return sum(machine.Usage.now(child.pid).process_seconds for child in self.children)
+    def wait_ms(self, percent: float, since: float, until: float) -> float:
+        """Percentile of the times to first tokens that came in this interval."""
+        waits = [wait for at, wait in self.waits if since < at <= until]
+        return round(1e3 * percentile(waits, percent), 1)
 
 
 @contextlib.contextmanager
-def fleet(number: int, model: Path, budget_bytes: int) -> Iterator[Fleet]:
-    """`number` engines with a thread and `budget_bytes` for adapters each, ready."""
+def processes(number: int, model: Path, resident: int) -> Iterator[list[tuple[Child, Path]]]:
+    """`number` engines with a thread and memory for `resident` adapters each, ready, with their sockets."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loraledger-")))
-        sockets = [folder / f"{each}.sock" for each in range(number)]
-        options: dict[str, str | int] = {"adapter_budget_bytes": budget_bytes, "kv_budget_bytes": 256 << 20}
-        children = []
-        for path in sockets:
-            process = EngineProcess(path, model, num_threads=1, options=options)
-            child = Child(process.arguments(), environment=process.environment())
-            children.append(stack.enter_context(child))
+        found = []
+        options: dict[str, str | int] = {
+            "adapter_budget_bytes": int(1.1 * resident * num_weight_bytes(model)),
+            "num_adapter_slots": resident,  # which hold copies, so that more would be in memory
+            "kv_budget_bytes": 256 << 20,
+        }
+        for each in range(1, number + 1):
+            socket = folder / f"{each}.sock"
+            process = EngineProcess(socket, model, num_threads=1, options=options)
+            child = Child(process.arguments(), environment=process.environment(), errors=None)
+            found.append((stack.enter_context(child), socket))
         deadline = time.monotonic() + START_SECONDS
-        while not all(path.exists() for path in sockets):
-            if time.monotonic() > deadline or any(child.status is not None for child in children):
-                raise RuntimeError("an engine did not start")
+        while not all(socket.exists() for _, socket in found):
+            ended = [child.status for child, _ in found if child.status is not None]
+            if ended or time.monotonic() > deadline:
+                reason = (
+                    f"ended with status {ended[0]}" if ended else f"is not ready after {START_SECONDS:g} s"
+                )
+                raise RuntimeError(f"one of {number} engines {reason}; its log is above")
             time.sleep(0.1)
-        yield Fleet(children, sockets)
+        yield found
 
 
-async def run(
-    engines: Fleet, load: Load, router: str, after_half: Callable[[], None] = lambda: None
-) -> Figures:
-    """Serve the load; `after_half` is called when half of the requests have begun."""
-    async with engines.clients() as clients:
-        named = {str(number): client for number, client in enumerate(clients)}
-        target: Any = Replicas(named) if router == "affinity" else RoundRobin(clients)
-        loads = await _num_loads(clients)
-        cpu, began = engines.cpu_seconds(), time.perf_counter()
-        answers = await _serve(target, load, after_half)
-        seconds, cpu = time.perf_counter() - began, engines.cpu_seconds() - cpu
-        found = await _num_loads(clients) - loads
-        if router == "affinity":
+class Bench:
+    """Runs the load on engines, which stay connected between runs."""
+
+    def __init__(self, load: Load, refs: Sequence[AdapterRef], engines: Sequence[Engine]) -> None:
+        self._load, self._refs, self._engines = load, refs, engines
+        self._runs = itertools.count()
+
+    async def measure(self, router: str, seed: int) -> Figures:
+        """One run after a warm-up. The adapters follow from the seed."""
+        async with self._router(router) as target:
+            await self._serve(target, 2 * seed, self._load.warm_up)
+            before = [each.num_requests for each in self._engines]
+            loads, usage, cpu = await self._num_loads(), _Usage(), self._cpu_seconds()
+            answers, began, ended = await self._serve(target, 2 * seed + 1, self._load.requests)
+            cpu = self._cpu_seconds() - cpu
+            loads = await self._num_loads() - loads
+        parts = [each.num_requests - num for each, num in zip(self._engines, before, strict=True)]
+        return Figures(
+            tokens_per_second=answers.tokens_per_second(began, ended),
+            tokens_per_cpu_second=round(
+                sum(count for _, count in answers.chunks) / max(cpu, TICK_SECONDS), 1
+            ),
+            ttft_p50_ms=answers.wait_ms(50, began, ended),
+            ttft_p99_ms=answers.wait_ms(99, began, ended),
+            hit_rate=round(1 - loads / self._load.requests, 3),
+            imbalance=round(max(parts) * len(parts) / sum(parts), 2),
+            failed=answers.failed,
+            other_cpu=usage.other_share(cpu),
+        )
+
+    async def measure_killed(self, seed: int) -> Killed:
+        """A run in the middle of which an engine is killed. It is the last one of these engines."""
+        running: list[bool] = []
+        moment, usage, cpu, survivors = 0.0, _Usage(), self._cpu_seconds(), list(self._engines)
+
+        async def kill() -> None:
+            nonlocal moment, cpu
+            victim = max(self._engines, key=lambda each: len(each.running))
+            running.extend(victim.running.values())
+            survivors.remove(victim)
+            cpu -= victim.cpu_seconds()  # what it used counts, and it cannot be asked afterwards
+            moment = time.perf_counter()
+            victim.child.kill()
+
+        async with self._router(AFFINITY) as target:
+            await self._serve(target, 2 * seed, self._load.warm_up)
+            answers, began, ended = await self._serve(target, 2 * seed + 1, self._load.requests, kill)
+        cpu = sum(each.cpu_seconds() for each in survivors) - cpu
+        return Killed(
+            engines=len(self._engines),
+            requests=self._load.requests,
+            running=len(running),
+            begun=sum(running),
+            failed=answers.failed,
+            tokens_per_second_before=answers.tokens_per_second(began, moment),
+            tokens_per_second_after=answers.tokens_per_second(moment, ended),
+            ttft_p99_ms_before=answers.wait_ms(99, began, moment),
+            ttft_p99_ms_after=answers.wait_ms(99, moment, ended),
+            other_cpu=usage.other_share(cpu),
+        )
+
+    @contextlib.asynccontextmanager
+    async def _router(self, name: str) -> AsyncIterator[Any]:
+        if name == ROUND_ROBIN:
+            yield RoundRobin(self._engines)
+            return
+        target = Replicas({str(number): each for number, each in enumerate(self._engines, start=1)})
+        try:
+            yield target
+        finally:
             await target.close()
-    waits = answers.waits or [0.0]
-    return Figures(
-        engines=len(clients),
-        router=router,
-        requests=load.requests,
-        tokens_per_second=round(answers.tokens / seconds, 1),
-        tokens_per_cpu_second=round(answers.tokens / cpu, 1),
-        ttft_p50_ms=round(1e3 * percentile(waits, 50), 1),
-        ttft_p99_ms=round(1e3 * percentile(waits, 99), 1),
-        loads=round(found / load.requests, 3),
-        failed=answers.failed,
-    )
+
+    async def _serve(
+        self, target: Any, seed: int, count: int, at_half: Callable[[], Awaitable[None]] | None = None
+    ) -> tuple[Answers, float, float]:
+        """The answers to `count` requests, and when the first was sent and the last ended."""
+        answers, name = Answers(), f"run {next(self._runs)}"
+        pending = enumerate(self._load.each(self._refs, name, seed, count))
+
+        async def client() -> None:
+            for number, request in pending:
+                if at_half is not None and number == count // 2:
+                    await at_half()
+                await _answer(target, request, answers)
+
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(RUN_SECONDS):
+                await asyncio.gather(*(client() for _ in range(self._load.clients)))
+        except TimeoutError as error:
+            reason = f"{name} of {count} requests took more than {RUN_SECONDS:g} s"
+            raise RuntimeError(f"{reason}; give fewer --requests, or an idle machine") from error
+        return answers, began, time.perf_counter()
+
+    async def _num_loads(self) -> int:
+        """Adapters that the engines have read so far."""
+        return sum([(await each.status()).adapter_loads for each in self._engines])
+
+    def _cpu_seconds(self) -> float:
+        return sum(each.cpu_seconds() for each in self._engines)
 
 
-async def _serve(target: Any, load: Load, after_half: Callable[[], None]) -> _Answers:
-    answers, pending = _Answers(waits=[]), load.each()
-
-    async def client() -> None:
-        for request in pending:
-            if request.request_id == f"r{load.requests // 2}":
-                after_half()
-            await _answer(target, request, answers)
-
-    await asyncio.gather(*(client() for _ in range(load.clients)))
-    return answers
-
-
-async def _answer(target: Any, request: Generate, answers: _Answers) -> None:
+async def _answer(target: Any, request: Generate, answers: Answers) -> None:
     began, is_first = time.perf_counter(), True
     try:
         async for chunk in target.generate(request):
-            if is_first and answers.waits is not None:
-                answers.waits.append(time.perf_counter() - began)
+            now = time.perf_counter()
+            if is_first:
+                answers.waits.append((now, now - began))
             is_first = False
-            answers.tokens += len(chunk.token_ids)
+            answers.chunks.append((now, len(chunk.token_ids)))
     except Unavailable:
         answers.failed += 1
 
 
-async def _num_loads(clients: Sequence[EngineClient]) -> int:
-    """Adapters that the engines which still run have read so far."""
-    total = 0
-    for client in clients:
-        with contextlib.suppress(Unavailable):
-            total += (await client.status()).adapter_loads
-    return total
+class _Usage:
+    """Use of the machine from now on."""
+
+    def __init__(self) -> None:
+        self._before = machine.Usage.now(os.getpid())
+
+    def other_share(self, engines_cpu: float) -> float:
+        """Share of the machine that neither this process nor the engines used, 0 to 1."""
+        now = machine.Usage.now(os.getpid())
+        seconds = (now.at - self._before.at) * (os.cpu_count() or 1)
+        return round(max(0.0, now.other_share_since(self._before) - engines_cpu / seconds), 3)
 
 
-def measure(model: Path, load: Load, resident: int, numbers: Sequence[int]) -> Iterator[Figures]:
-    """`resident`: adapters that fit into the memory of one engine."""
-    budget = int(1.1 * resident * num_weight_bytes(model))
+async def measure_engines(
+    load: Load, refs: Sequence[AdapterRef], engines: Sequence[Engine]
+) -> AsyncIterator[tuple[str, Figures | Killed]]:
+    """Each run with the name of its router. With one engine there is nothing to route."""
+    bench = Bench(load, refs, engines)
+    for repeat in range(load.repeats):
+        routers = [AFFINITY, ROUND_ROBIN] if len(engines) > 1 else [AFFINITY]
+        for router in routers if repeat % 2 == 0 else reversed(routers):
+            yield router, await bench.measure(router, repeat)
+    if len(engines) > 1:
+        yield AFFINITY, await bench.measure_killed(load.repeats)
+
+
+async def _measure(
+    load: Load, refs: Sequence[AdapterRef], started: Sequence[tuple[Child, Path]], found: dict[str, Any]
+) -> None:
+    """Add the runs on these engines to `found`, and print each."""
+    async with contextlib.AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(Engine(child, socket)) for child, socket in started]
+        async for router, figures in measure_engines(load, refs, engines):
+            row = asdict(figures)
+            print(json.dumps({"engines": len(engines), "router": router} | row), file=sys.stderr, flush=True)
+            if isinstance(figures, Killed):
+                found["killed"].append(row)
+            else:
+                _add(found["runs"], len(engines), router, row)
+
+
+def _add(runs: list[dict[str, Any]], engines: int, router: str, row: Mapping[str, float]) -> None:
+    """Add a repeat: each figure has its values in order."""
+    key: dict[str, Any] = {"engines": engines, "router": router}
+    known = next((run for run in runs if run.items() >= key.items()), None)
+    if known is None:
+        known = key | {name: [] for name in row}
+        runs.append(known)
+    for name, value in row.items():
+        known[name] = sorted([*known[name], value])
+
+
+def measure(model: Path, load: Load, numbers: Sequence[int], folder: Path = WORK) -> dict[str, Any]:
+    """All runs, as JSON. `folder`: of the adapters."""
+    folders = make_adapters(folder / "adapters", model, load.adapters)
+    refs = [AdapterRef(adapter_digest(folder), str(folder)) for folder in folders]
+    found: dict[str, Any] = {"model": model_name(model), "load": asdict(load), "machine": machine.describe()}
+    found |= {"runs": [], "killed": []}
     for number in numbers:
-        for router in ("round robin", "affinity"):
-            with fleet(number, model, budget) as engines:
-                yield asyncio.run(run(engines, load, router))
-        if number > 1:
-            with fleet(number, model, budget) as engines:
-                found = asyncio.run(run(engines, load, "affinity", engines.children[0].kill))
-                yield Figures(**{**asdict(found), "router": "affinity, one engine killed"})
+        with processes(number, model, load.resident) as started:
+            asyncio.run(_measure(load, refs, started, found))
+    found["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    return found
 
 
 def main() -> int:
     options = _parser().parse_args()
-    model = resolve_model(options.model, options.model_cache)
-    folders = make_adapters(WORK / "adapters", model, options.adapters)
-    refs = [AdapterRef(adapter_digest(folder), str(folder)) for folder in folders]
-    load = Load(refs, options.clients, options.requests, options.tokens)
-    rows = []
-    for row in measure(model, load, options.resident, options.engines):
-        rows.append(asdict(row))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    load = Load(**{name: getattr(options, name) for name in Load.__dataclass_fields__})
+    found = measure(resolve_model(options.model, options.model_cache), load, options.engines)
     if options.json:
-        print(json.dumps({"rows": rows, "machine": machine.describe(), "resident": options.resident}))
+        print(json.dumps(found))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.scale.replicas",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add, usual = parser.add_argument, Load()
     add("--model", default="", help="base model; default: bundled")
     add("--model-cache", type=Path, default=Path(".loraledger/cache/models"))
     add("--engines", type=int, nargs="+", default=NUMBERS, help="default: 1 2 4")
-    add("--adapters", type=int, default=64)
-    add("--resident", type=int, default=16, help="adapters that fit into an engine's memory")
-    add("--clients", type=int, default=16)
-    add("--requests", type=int, default=400)
-    add("--tokens", type=int, default=16, help="of an answer")
+    for name, text in {
+        "adapters": "adapters on disk",
+        "resident": "adapters that fit into an engine's memory",
+        "clients": "requests at a time",
+        "warm_up": "requests before each run, which are not counted",
+        "requests": "requests of a run",
+        "tokens": "tokens of an answer",
+        "repeats": "runs of each router",
+    }.items():
+        value = getattr(usual, name)
+        add(f"--{name.replace('_', '-')}", type=int, default=value, help=f"{text}; default: {value}")
     add("--json", action="store_true", help="print a JSON object at the end")
     return parser
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.scale.__main__ import DOCS, KEPT, PAGE, REPORT
+from benchmarks.scale.__main__ import DOCS, KEPT, PAGE, REPORT, stored_replicas
 from benchmarks.scale.costs import ReplicaCosts, read_costs
 from benchmarks.scale.fleet import Fleet, simulate
 from benchmarks.scale.page import CHART, chart, page
@@ -27,7 +27,7 @@ def kept() -> Any:
 
 def test_the_page_shows_the_stored_runs(report: Any, kept: Any) -> None:
     """After a change of the template, run `python -m benchmarks.scale --render`."""
-    assert (DOCS / PAGE).read_text() == page(kept, report)
+    assert (DOCS / PAGE).read_text() == page(kept, report, stored_replicas())
     assert (DOCS / CHART).read_text() == chart(kept)
 
 
