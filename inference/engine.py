@@ -20,7 +20,6 @@ from inference.errors import (
 )
 from inference.kernels.onednn import limit_caches
 from inference.kernels.threads import set_num_threads
-from inference.lora.arena import AdapterArena
 from inference.lora.host import AdapterHost
 from inference.model.base_model import base_model_digest
 from inference.model.families import read_architecture
@@ -46,6 +45,7 @@ from inference.scheduling.block_manager import BlockManager
 from inference.scheduling.prefix_cache import PrefixCache
 from inference.scheduling.queue_limits import QueueLimits
 from inference.scheduling.scheduler import Scheduler
+from inference.scheduling.step import StepLimits
 from inference.tokenization.detokenizer import TextStream
 from inference.tokenization.tokenizer import ChatTokenizer
 from inference.tool_calls import CallParser, call_grammar
@@ -85,45 +85,30 @@ class Engine:
         self.architecture = read_architecture(config.model_path)
         self.base_model_digest = base_model_digest(config.model_path)
         self.tokenizer = ChatTokenizer(config.model_path)
-        num_blocks = _num_blocks(config, self.architecture, dtype)
-        self._blocks = BlockManager(num_blocks, config.kv_block_size)
-        self.max_context = min(config.max_context or self.architecture.max_context, self._blocks.max_tokens)
-        self._loaded = threading.Event()
-        self._on_loaded = on_loaded
-        weights = BaseWeights.open(config.model_path, self.architecture, dtype, config.quantization)
-        arena = AdapterArena(
-            self.architecture,
-            config.num_adapter_rows,
-            config.num_adapter_slots,
-            weights.adapter_dtype,
-            config.device,
-        )
-        self._runner = load_runner(config, weights, arena, self.max_context, num_blocks)
-        self._adapters = AdapterHost(config, weights, self.base_model_digest, arena, self._wake)
-        self._prefixes = PrefixCache(
-            self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
-        )
-        self._queue_limits = QueueLimits(config.max_waiting, config.max_waiting_tokens)
-        self._scheduler = Scheduler(
-            self._blocks,
-            self._adapters,
-            self._queue_limits,
-            config.max_running,
-            config.max_step_tokens,
-            self._runner.fixed_rows,
-            self._prefixes.name_prompt,
-            clock,
-        )
-        self._shed: list[Failure] = []
-        self._clock = clock
-        self._timed: dict[str, Request] = {}  # the requests that have a deadline
-        self._requests: dict[str, Request] = {}
         end_token_ids = self.architecture.eos_token_ids | self.tokenizer.eos_token_ids
         self.vocabulary = Vocabulary(self.architecture.vocab_size, end_token_ids, self.tokenizer.to_json)
         self.grammars = GrammarCompiler(self.vocabulary)
+        num_blocks = _num_blocks(config, self.architecture, dtype)
+        self._blocks = BlockManager(num_blocks, config.kv_block_size)
+        self.max_context = min(config.max_context or self.architecture.max_context, self._blocks.max_tokens)
+        weights = BaseWeights.open(config.model_path, self.architecture, dtype, config.quantization)
+        self._adapters = AdapterHost(config, weights, self.base_model_digest, self._wake)
+        self._runner = load_runner(config, weights, self._adapters.arena, self.max_context, num_blocks)
+        hidden_size = self.architecture.hidden_size
+        self._prefixes = PrefixCache(self._blocks, config.prefix_sharing, hidden_size, config.device)
+        self._queue_limits = QueueLimits(config.max_waiting, config.max_waiting_tokens)
+        limits = StepLimits(config.max_running, config.max_step_tokens, self._runner.fixed_rows)
+        self._scheduler = Scheduler(
+            self._blocks, self._adapters, self._prefixes, self._queue_limits, limits, clock
+        )
         self._outputs = OutputProcessor(
             self._runner, self._scheduler, self._prefixes, self.vocabulary, self._remove
         )
+        self._on_loaded, self._loaded = on_loaded, threading.Event()
+        self._clock = clock
+        self._requests: dict[str, Request] = {}
+        self._timed: dict[str, Request] = {}  # the requests that have a deadline
+        self._shed: list[Failure] = []
         self._num_arrivals = 0
         self.is_stalled = False
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from inference.errors import AdapterError, AdapterTooLargeError
 from inference.kernels.select import select_factor_reader
 from inference.lora.adapter import Adapter, AdapterLoader, max_file_bytes
+from inference.lora.arena import AdapterArena
 from inference.lora.blend import Blend, build_blend, single_blend
 from inference.lora.registry import AdapterRegistry
 from inference.lora.segments import BASE_SLOT
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.config import EngineConfig
-    from inference.lora.arena import AdapterArena
     from inference.model.loader import BaseWeights
 
 
@@ -33,7 +33,6 @@ class AdapterHost:
         config: EngineConfig,
         base: BaseWeights,
         base_digest: str,
-        arena: AdapterArena,
         on_loaded: Callable[[], None],
     ) -> None:
         reader = select_factor_reader(config.kernels, base.dtype)
@@ -42,7 +41,13 @@ class AdapterHost:
         def load(ref: AdapterRef, max_bytes: int, spare: list[Tensor]) -> Adapter:
             return loader.load(Path(ref.path), ref.digest, max_bytes, spare)
 
-        self.arena = arena
+        self.arena = AdapterArena(
+            base.architecture,
+            config.num_adapter_rows,
+            config.num_adapter_slots,
+            base.adapter_dtype,
+            config.device,
+        )
         self.slots = AdapterSlots(self.arena, config.num_adapter_slots)
         # Files hold at least 16 bits a weight, which limits how much larger A and B are in memory.
         growth = max(1.0, base.adapter_dtype.itemsize / 2)

@@ -135,11 +135,8 @@ class Decoder:
         """Final hidden states after the last norm, [num_tokens, hidden]."""
         hidden = self._embed(batch)
         deltas = None if batch.adapters is None else batch.adapters.deltas
-        if self._compiled is None or (batch.adapters is not None and deltas is None):
-            return self._by_single_kernels(hidden, batch, cache)
-        return self._compiled.run(hidden, batch.positions, batch.kv_slots, batch.attention, deltas)
-
-    def _by_single_kernels(self, hidden: Tensor, batch: DecoderInput, cache: KVCache) -> Tensor:
+        if self._compiled is not None and (batch.adapters is None or deltas is not None):
+            return self._compiled.run(hidden, batch.positions, batch.kv_slots, batch.attention, deltas)
         layers = self._weights.layers
         next_norms = [*(layer.attention_norm for layer in layers[1:]), self._weights.final_norm]
         rotations = {index: table.rotation(batch.positions) for index, table in enumerate(self._rotary)}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from inference.prompt_lookup import PromptLookup
     from inference.scheduling.block_manager import BlockManager
-    from inference.scheduling.step import ScheduledRequest, Step
+    from inference.scheduling.step import ScheduledRequest, Step, StepLimits
 
 MAX_PROPOSED = 16
 """Proposed tokens of a request in a step."""
@@ -45,21 +45,20 @@ class _Proposal:
         self.length += 1
 
 
-def propose(step: Step, blocks: BlockManager, max_step_tokens: int, fixed_rows: int) -> None:
+def propose(step: Step, blocks: BlockManager, limits: StepLimits) -> None:
     """Propose tokens for the entries of `step` that sample, the most probable ones first.
 
-    Computing R rows takes a time of `fixed_rows` + R (`inference.kernels.interface.Kernels.fixed_rows`), and
-    yields a token for each row that is accepted. So one more row pays off while its probability exceeds R /
-    (`fixed_rows` + R): nearly always for a single request, and hardly ever in a large batch or next to a
-    chunk of a prompt.
+    Computing R rows takes a time of `limits.fixed_rows` + R, and yields a token for each row that is
+    accepted. So one more row pays off while its probability exceeds R / (`limits.fixed_rows` + R): nearly
+    always for a single request, and hardly ever in a large batch or next to a chunk of a prompt.
     """
     proposals = [_proposal(entry) for entry in step.scheduled]
     heap = [(-each.next_probability, index, each) for index, each in enumerate(proposals) if each is not None]
     heapq.heapify(heap)
     num_rows = step.num_tokens
-    while heap and num_rows < max_step_tokens:
+    while heap and num_rows < limits.max_tokens:
         probability, index, proposal = heap[0]
-        if -probability * (fixed_rows + num_rows) <= num_rows:
+        if -probability * (limits.fixed_rows + num_rows) <= num_rows:
             break
         proposal.extend()
         num_rows += 1

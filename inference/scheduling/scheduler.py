@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from inference.protocol import AdapterBlend, AdapterRef
     from inference.request import Request
     from inference.scheduling.block_manager import BlockManager
+    from inference.scheduling.prefix_cache import PrefixCache
     from inference.scheduling.queue_limits import QueueLimits
+    from inference.scheduling.step import StepLimits
 
 AGEING_SECONDS = 30.0
 """A request that has waited this long in a priority class moves up one class."""
@@ -63,24 +65,20 @@ class Scheduler:
         self,
         blocks: BlockManager,
         slots: SlotSource,
+        prefixes: PrefixCache,
         queue_limits: QueueLimits,
-        max_running: int,
-        max_step_tokens: int,
-        fixed_rows: int,
-        name_prompt: Callable[[Request], None],
+        limits: StepLimits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`queue_limits` counts the waiting requests. `fixed_rows` is that of the kernels. `name_prompt`
-        names the kv_blocks of a request's prompt once it is known where its adapter begins. `clock` returns
-        monotonic seconds.
+        """`queue_limits` counts the waiting requests, `limits` are those of each step. `prefixes` names the
+        kv_blocks of a request's prompt once it is known where its adapter begins. `clock` returns monotonic
+        seconds.
         """
         self._blocks = blocks
         self._slots = slots
+        self._prefixes = prefixes
         self._queue_limits = queue_limits
-        self._max_running = max_running
-        self._max_step_tokens = max_step_tokens
-        self._fixed_rows = fixed_rows
-        self._name_prompt = name_prompt
+        self._limits = limits
         self._clock = clock
         self._running: list[Request] = []
         self._preempted: list[Request] = []  # wait in front of all others
@@ -136,7 +134,7 @@ class Scheduler:
             self._age()
             self._admit(step)
             self._prefetch()
-        propose(step, self._blocks, self._max_step_tokens, self._fixed_rows)
+        propose(step, self._blocks, self._limits)
         return step
 
     def remove(self, request: Request) -> None:
@@ -174,7 +172,7 @@ class Scheduler:
             raise AssertionError("a waiting request holds kv_blocks or a slot")
 
     def _continue(self, request: Request, step: Step) -> None:
-        num_tokens = min(request.num_pending, self._max_step_tokens - step.num_tokens)
+        num_tokens = min(request.num_pending, self._limits.max_tokens - step.num_tokens)
         if num_tokens == 0:
             return
         fresh = self._blocks.grow(request.block_table, request.num_computed + num_tokens)
@@ -215,7 +213,7 @@ class Scheduler:
         """
         is_blocked = False
         while not is_blocked:
-            if len(self._running) >= self._max_running or step.num_tokens >= self._max_step_tokens:
+            if len(self._running) >= self._limits.max_running or step.num_tokens >= self._limits.max_tokens:
                 return
             request = next((each for each in self._candidates() if self._is_ready(each)), None)
             is_blocked = request is None or not self._try_start(request, step)
@@ -244,7 +242,7 @@ class Scheduler:
             if not request.locate(() if request.adapter is None else self._slots.invocation(request.adapter)):
                 step.refused.append(request)
                 return False
-            self._name_prompt(request)
+            self._prefixes.name_prompt(request)
         num_blocks = request.num_sharable // self._blocks.block_size
         shared = self._blocks.find(request.block_names[:num_blocks])
         if not self._blocks.can_hold(shared, request.num_tokens + 1):

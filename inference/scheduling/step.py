@@ -1,4 +1,4 @@
-"""The tokens of a step: those that are scheduled, and those that have been computed."""
+"""A step: its limits, the tokens that are scheduled, and those that have been computed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from inference.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """How much a step may hold, and how its time depends on its tokens."""
+
+    max_running: int  # requests
+    max_tokens: int
+    fixed_rows: int  # see `inference.kernels.interface.Kernels.fixed_rows`
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from inference.scheduling.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT
 from inference.scheduling.prefix_cache import PrefixCache
 from inference.scheduling.queue_limits import QueueLimits
 from inference.scheduling.scheduler import Scheduler
-from inference.scheduling.step import ComputedTokens
+from inference.scheduling.step import ComputedTokens, StepLimits
 from inference.tokenization.detokenizer import TextStream
 
 if TYPE_CHECKING:
@@ -82,10 +82,13 @@ class SchedulerHarness:
         self.now = 0.0
         self.blocks = BlockManager(num_blocks + 1, block_size=4)
         self.slots = FakeSlots(num_slots)
-        limits = QueueLimits(10_000, 1_000_000)
         self._prefixes = PrefixCache(self.blocks, "payer", 1, "cpu")
         self.scheduler = Scheduler(
-            *(self.blocks, self.slots, limits, max_running, max_step_tokens, 32, self._prefixes.name_prompt),
+            self.blocks,
+            self.slots,
+            self._prefixes,
+            QueueLimits(10_000, 1_000_000),
+            StepLimits(max_running, max_step_tokens, fixed_rows=32),
             clock=lambda: self.now,
         )
         self.num_added = 0
