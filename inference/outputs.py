@@ -61,8 +61,8 @@ class _States:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A request that samples. The state in `row` predicts its next token; the states in the rows after it
-    were computed as if these tokens were those of `proposal`.
+    """A request that samples. The state in `row` predicts its next token. Each following row has the state
+    after one more token of `proposal`, which counts only if those tokens are sampled.
     """
 
     request: GenerationRequest
@@ -75,7 +75,7 @@ class _Run:
         return range(self.row, self.row + len(self.proposal) + 1)
 
     def is_right(self, place: int, output: Output) -> bool:
-        """Whether the answer goes on with the token that is proposed in `place`."""
+        """Whether `output` is the token at `place` of the proposal, and does not end the answer."""
         if not isinstance(output, Chunk) or output.finish_reason is not None:
             return False
         return output.token_ids == self.proposal[place : place + 1]
@@ -191,7 +191,9 @@ class OutputProcessor:
     def _accept(self, tokens: Sequence[ComputedTokens], states: _States) -> None:
         self.num_accepted_tokens += len(tokens)
         for request, _ in tokens:
-            self._scheduler.charge_answer_token(request)  # for the next one, which this step samples too
+            self._scheduler.charge_answer_token(
+                request
+            )  # for the token after it, which this step samples too
         self._record(tokens, states)
 
     def _sample(self, requests: Sequence[GenerationRequest], logits: Tensor) -> list[Output]:

@@ -16,9 +16,9 @@ NGRAM = 3
 """Tokens that must have occurred before. With two, text that copies nothing has four times as many false
 matches."""
 _MATCH_LENGTHS = (3, 5, 8)
-"""Longest matches of the classes of predictions, without the last class: the longer the text before a token
-is equal to the earlier one, the likelier the token is, too."""
-_FIRST_HIT_RATES = (0.45, 0.6, 0.75, 0.9)  # of the classes; on copied lists with numbers they end near these
+"""Predictions are classed by the number of tokens before them that match the earlier text: the more match,
+the likelier the prediction is right. These are the largest numbers of all classes but the last."""
+_FIRST_HIT_RATES = (0.45, 0.6, 0.75, 0.9)  # of each class; close to those measured on copied lists of numbers
 _WEIGHT = 0.2  # of the latest prediction in the hit rate of its class
 
 

@@ -77,7 +77,7 @@ def current_gas_price(suggested: Fees) -> int:
 
 
 def raised(fees: Fees) -> Fees:
-    """Both fees an eighth higher, rounded up: pools accept a replacement from a tenth on."""
+    """Both fees raised by an eighth, rounded up: pools accept a replacement with fees a tenth higher."""
     return Fees(*(fee + -(-fee // 8) for fee in (fees.max_fee, fees.priority_fee)))
 
 

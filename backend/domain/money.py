@@ -25,7 +25,7 @@ COIN = 10**18
 """Wei in one coin of the chain."""
 
 _QUOTED = 60
-"""Most characters of an input that an error repeats."""
+"""Characters of an input that an error message quotes at most."""
 
 
 def mul_ppm_down(amount: int, ppm: int) -> int:
@@ -40,8 +40,8 @@ def mul_ppm_to_units_up(amount: int, ppm: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """How JSON has an integer of some unit: as an object with the integer and the same in dollars, both exact
-    and both strings. Where people type, a string of dollars does too.
+    """How JSON represents an integer of some unit: as an object with the integer and the same in dollars,
+    both exact and both strings. A string of dollars is accepted too, for input that people type.
     """
 
     name: str

@@ -104,7 +104,7 @@ class NativeStep:
     def _targets_of(
         self, targets: Mapping[tuple[int, str], tuple[LoraTarget, ...]]
     ) -> ctypes.Array[_Targets]:
-        """The arena caches the mappings of its steps, so that most steps pass one that is known."""
+        """The native form of `targets`. Most steps pass the same mapping, because the arena caches it."""
         if id(targets) not in self._targets:
             if len(self._targets) == _MAX_CACHED_TARGETS:
                 self._targets.clear()

@@ -1,4 +1,7 @@
-"""Executes the description of a decoder with single kernels: the definition of what it computes.
+"""Runs a decoder as its `Architecture` describes it, with one kernel call per operation.
+
+This defines what a decoder computes: a compiled step, which runs all layers in one call, returns the same
+bits.
 
 A batch is flat: the tokens of any number of sequences, without padding or a batch dimension.
 """

@@ -21,7 +21,7 @@ class StepLimits:
 @dataclass(slots=True)
 class ScheduledRequest:
     """A request of which `num_tokens` pending tokens are computed in this step, and after them the tokens of
-    `proposal`, which may turn out to follow.
+    `proposal`, which are predicted to follow.
     """
 
     request: Request
@@ -48,7 +48,9 @@ class Step:
     scheduled: list[ScheduledRequest] = field(default_factory=list)
     fresh_blocks: list[int] = field(default_factory=list)
     admitted: list[Request] = field(default_factory=list)  # those of `scheduled` that start with this step
-    refused: list[Request] = field(default_factory=list)  # they wait, and never invoke their adapters
+    refused: list[Request] = field(
+        default_factory=list
+    )  # waiting; their prompts lack the invocation of their adapters
 
     @property
     def num_tokens(self) -> int:

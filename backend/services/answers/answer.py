@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Final:
     """End of an answer: finish reason of each choice, and its receipt or charge, which is durable by then.
     `cached_prompt_tokens` of the prompt, which is charged in full, came from the engine's prefix cache.
-    `texts`: what the receipt commits to, where that is not the text that the reader got: with tools.
+    `texts`: those that the receipt commits to, of an answer with tools, whose reader gets calls instead.
     """
 
     finish_reasons: tuple[FinishReason, ...]

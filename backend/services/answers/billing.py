@@ -1,4 +1,4 @@
-"""Bills answers: what an answer costs, and which contributions it owes to which extent."""
+"""Bills answers: computes what an answer costs, and the share of each contribution in it."""
 
 from __future__ import annotations
 

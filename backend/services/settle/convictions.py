@@ -71,7 +71,7 @@ class Convictions:
     settlement: TypedDomain
     _quarantined: dict[Case, dict[ReceiptId, str]] = field(default_factory=dict)
     _halt_reasons: dict[Case, str] = field(default_factory=dict)
-    """Caches: a result takes much reading and hashing and never changes."""
+    """Caches: a result never changes, and computing it reads and hashes a whole batch."""
 
     def restrictions(self, tx: UnitOfWork) -> Restrictions:
         quarantined: dict[ReceiptId, str] = {}

@@ -180,9 +180,8 @@ class Settler:
         return Progress(step, candidate.batch.number, skipped=skipped)
 
     def _sign_overdue(self, now: int) -> None:
-        """Sign what the processes that charged it left unsigned, so that it can be settled.
-
-        Without a usable receipt key it stays unsigned: refunds, which need none, must go on.
+        """Sign overdue receipts of charges whose process ended before it signed them, so that they can be
+        settled. Without a usable receipt key they stay unsigned, and refunds, which need none, continue.
         """
         with self.db.read() as tx:
             is_any = bool(tx.charges.overdue(self.operator, now, 1))
@@ -248,8 +247,8 @@ class Settler:
         return True
 
     def _enqueue(self, tx: UnitOfWork, call: tuple[str, str], args: Sequence[Any], key: str) -> None:
-        """Enqueue a call whose effect the view does not show. If it was confirmed at or before the view's
-        cursor, a reorg removed it.
+        """Enqueue a call whose effect the view does not show. An earlier one that was confirmed at or before
+        the view's cursor was therefore removed by a reorg, and is sent again.
         """
         cursor = tx.chain.cursor()
         seen = None if cursor is None else cursor.number
