@@ -32,7 +32,8 @@ def api_services(installation: Installation) -> Services:
     """All services that the REST API calls."""
     db, chain, account = installation.database, installation.chain, installation.operator.account
     engines = installation.engines
-    entries = PublishedEntries(installation.cases_for(db))
+    audit = installation.audit
+    entries = PublishedEntries(audit.cases())
     return Services(
         sign_in=installation.sign_in,
         sessions=installation.sessions,
@@ -47,7 +48,7 @@ def api_services(installation: Installation) -> Services:
         deposits=Deposits(db, chain, installation.market, installation.keystore, utc_now),
         moves=Moves(db, chain, installation.market, utc_now, installation.settings.max_lag_seconds),
         receipts=Receipts(db),
-        proofs=installation.proofs,
+        proofs=audit.proofs,
         registry=Registry(db, chain, installation.blobs),
         contributions=installation.contributions,
         transfers=installation.transfers,
@@ -60,8 +61,8 @@ def api_services(installation: Installation) -> Services:
         denials=installation.denials,
         publication=installation.publication,
         claims=installation.claims,
-        earnings=Earnings(db, installation.auditor, entries),
-        earned_receipts=EarnedReceipts(db, installation.auditor, entries),
+        earnings=Earnings(db, audit.auditor, entries),
+        earned_receipts=EarnedReceipts(db, audit.auditor, entries),
         payouts=Payouts(db, chain, installation.claims, account),
         local_funds=LocalFunds(db, chain, account),
         governance=Governance(chain, db),

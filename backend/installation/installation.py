@@ -6,7 +6,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.errors import InvalidInput
+from backend.installation.audit import Audit
 from backend.installation.extras import require_extra
 from backend.installation.resources import Resources, utc_now
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from backend.chain.indexer import Indexer
     from backend.chain.sender import Sender
-    from backend.db.unit_of_work import Database
     from backend.domain.catalogue import BaseModel
     from backend.installation.attribution import Attribution
     from backend.installation.base_model import Offer
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from backend.services.accounts.sessions import Sessions
     from backend.services.accounts.sign_in import SignIn
     from backend.services.answers.generate import Generate, GenerateLimits
-    from backend.services.audit.auditor import Auditor
-    from backend.services.audit.cases import Cases
     from backend.services.channels.admission import Admission, Market
     from backend.services.channels.channels import Channels
     from backend.services.contribute.check_upload import UploadCheck
@@ -46,10 +44,7 @@ if TYPE_CHECKING:
     from backend.services.operator.key_rotation import KeyRotation
     from backend.services.operator.membership import Membership
     from backend.services.operator.offers import Offers
-    from backend.services.operator.peers import Peers
     from backend.services.operator.receipt_keys import ReceiptKeys
-    from backend.services.receipts.proofs import Proofs
-    from backend.services.receipts.verification import Verification
     from backend.services.settle.settler import Settler
     from backend.services.train.estimate import Estimates
     from backend.services.train.imported import ImportedAdapters
@@ -112,7 +107,7 @@ class Installation(Resources):
     def claims(self) -> Claims:
         from backend.services.accounts.claims import Claims
 
-        return Claims(self.database, self.auditor, self.chain, self.operator.account)
+        return Claims(self.database, self.audit.auditor, self.chain, self.operator.account)
 
     # Market
 
@@ -224,16 +219,6 @@ class Installation(Resources):
             self.save_base_model(info, number)
         return offers
 
-    def peers_for(self, db: Database) -> Peers:
-        """The operators in this database's view of the chain."""
-        from backend.services.operator.peers import Peers
-
-        try:
-            own = self.operator.account
-        except (InvalidInput, NotFound):  # an installation that only watches has no operator key
-            own = None
-        return Peers(db, self.outbound, self.blobs, own)
-
     # Answers and channels
 
     @cached_property
@@ -300,7 +285,7 @@ class Installation(Resources):
             db=self.database,
             chain=self.chain,
             blobs=self.blobs,
-            auditor=self.auditor,
+            auditor=self.audit.auditor,
             keys=self.keystore,
             receipt_key=self.receipt_keys.in_use,
             recover=recover,
@@ -312,42 +297,8 @@ class Installation(Resources):
         )
 
     @cached_property
-    def auditor(self) -> Auditor:
-        return self.auditor_for(self.database)
-
-    def auditor_for(self, db: Database) -> Auditor:
-        """Auditor of the batches in this database's view of the chain."""
-        from backend.services.audit.auditor import Auditor
-
-        return Auditor(db, self.cases_for(db))
-
-    def cases_for(self, db: Database, max_cached: int = 1) -> Cases:
-        """Cases of the batches in this database's view of the chain. Missing batch data is fetched from the
-        operators; `max_cached` cases are kept in memory.
-        """
-        from backend.chain.keys import recover
-        from backend.services.audit.cases import Cases
-
-        bring, settlement = self.peers_for(db).fetch, self.typed_domain("Settlement")
-        return Cases(self.chain, self.blobs, recover, settlement, max_cached, bring)
-
-    @cached_property
-    def proofs(self) -> Proofs:
-        from backend.services.receipts.proofs import Proofs
-
-        return Proofs(self.database, self.auditor, self.chain)
-
-    @cached_property
-    def verification(self) -> Verification:
-        """Verifies receipts offline: uses batch data of the local store, and fetches none from operators."""
-        from backend.chain.keys import recover
-        from backend.services.audit.auditor import Auditor
-        from backend.services.audit.cases import Cases
-        from backend.services.receipts.verification import Verification
-
-        settlement = self.typed_domain("Settlement")
-        auditor = Auditor(self.database, Cases(self.chain, self.blobs, recover, settlement))
-        return Verification(self.database, auditor, recover, settlement)
+    def audit(self) -> Audit:
+        return Audit(self, self.database)
 
     # Contributions
 

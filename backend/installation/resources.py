@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
-from backend.domain.errors import Conflict, InvalidInput
+from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
 from backend.installation.base_model import BaseModelInfo, load_base_models, save_base_model
 from backend.installation.extras import require_extra
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from backend.ports.chain import Signer, TransactionSigner
     from backend.ports.outbound import OutboundHttp
     from backend.ports.storage import BlobStore
+    from backend.services.operator.peers import Peers
     from backend.settings import Settings
 
 
@@ -123,6 +124,16 @@ class Resources:
         allows = self.settings.private_peers
         is_local = self.deployment.chain_id == LOCAL_CHAIN_ID
         return OutboundClient(allows_private=is_local if allows is None else allows)
+
+    def peers_for(self, db: Database) -> Peers:
+        """Fetches content from the other operators in this database's view of the chain."""
+        from backend.services.operator.peers import Peers
+
+        try:
+            own = self.operator.account
+        except (InvalidInput, NotFound):  # an installation that only watches has no operator key
+            own = None
+        return Peers(db, self.outbound, self.blobs, own)
 
     @cached_property
     def engines(self) -> Engines:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from backend.domain.batch_data import decode
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.money import GWEI
+from backend.installation.audit import Audit
 
 if TYPE_CHECKING:
     import threading
@@ -69,7 +70,7 @@ def open_watcher(
             guard=node_errors,
             db=db,
             chain=chain,
-            cases=installation.cases_for(db, MAX_CACHED_CASES),
+            cases=Audit(installation, db).cases(MAX_CACHED_CASES),
             judge=judge,
             challenge=_challenge(installation, transactions)
             if transactions and options.can_challenge
@@ -138,7 +139,7 @@ def _answers(
 ) -> Answers:
     from backend.services.watch.answers import Answers
 
-    auditor, coin_units = installation.auditor_for(db), installation.settings.watch_coin_units
+    auditor, coin_units = Audit(installation, db).auditor, installation.settings.watch_coin_units
     return Answers(db, auditor, installation.chain, transactions, own, coin_units)
 
 

@@ -118,7 +118,7 @@ def _settle(installation: Installation, local: LocalMarket) -> None:
     local.pass_time(local.chain.call("Parameters", "current")["disputeWindow"] + 1)
     local.send(VOTER, "Settlement", "finalise", [dict(committed.header)])
     installation.indexer.catch_up()
-    installation.auditor.follow(OPERATOR.account)
+    installation.audit.auditor.follow(OPERATOR.account)
 
 
 def _send_and_index(installation: Installation) -> None:

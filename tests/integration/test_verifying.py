@@ -73,7 +73,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     away.pump()
     home.pump()
     # Brings the batch's data, as `watch` does.
-    home.installation.auditor.follow(away.installation.operator.account)
+    home.installation.audit.auditor.follow(away.installation.operator.account)
 
     def connect(_actor: Actor) -> ApiClient:
         wallet = Wallet(LocalKey(local_private_key(PAYER)), away.installation.deployment, lambda _: None)
@@ -148,6 +148,6 @@ def _check_lies(operators: TwoOperators, folder: Path) -> None:
     assert other.execution(repeated).is_right is False
 
     forged = replace(shown, signed=replace(shown.signed, signature="0x" + "11" * 64 + "1b"))
-    found: dict[str, Any] = {c.name: c.is_right for c in installation.verification.checks(forged)}
+    found: dict[str, Any] = {c.name: c.is_right for c in installation.audit.verification.checks(forged)}
     assert found.pop("signature") is False
     assert set(found.values()) == {True}

@@ -52,7 +52,7 @@ class PageMarket:
         self.market.pass_time(self.market.chain.call("Parameters", "current")["disputeWindow"] + 1)
         self.market.send(PAYERS[1], "Settlement", "finalise", [dict(committed.header)])
         self._await(BatchState.FINAL)
-        self.operator.installation.auditor.follow(OPERATOR.account)
+        self.operator.installation.audit.auditor.follow(OPERATOR.account)
 
     def _await(self, state: BatchState) -> CommittedBatch:
         def find() -> CommittedBatch | None:

@@ -65,7 +65,7 @@ def _audit(operator: str, *, is_all: bool) -> dict[Account, list[Verdict]]:
         else:
             own = parse_account(installation, operator) if operator else installation.operator.account
             accounts = [own]
-        return {account: list(installation.auditor.audit(account)) for account in accounts}
+        return {account: list(installation.audit.auditor.audit(account)) for account in accounts}
 
 
 def _select(batch: int, account: Account, verdicts: list[Verdict]) -> list[Verdict]:

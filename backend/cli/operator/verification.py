@@ -37,7 +37,7 @@ def _checks(
 ) -> list[Check]:
     from backend.installation.verification import Recomputation
 
-    checks = list(installation.verification.checks(receipt))
+    checks = list(installation.audit.verification.checks(receipt))
     recomputation = Recomputation(installation, receipt, body, answer)
     content = recomputation.content()
     if content is not None:

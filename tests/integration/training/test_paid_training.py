@@ -102,7 +102,7 @@ def test_training_is_paid_settled_and_audited_like_an_answer(
     settled = installation.settler.run_once(is_forced=True)
     assert settled.skipped == {}
     running.pump()
-    ledger = installation.auditor.follow(operator)
+    ledger = installation.audit.auditor.follow(operator)
     assert ledger.collected == {channel: charge}
     assert sum(ledger.balances.values()) == charge
     with installation.database.read() as tx:

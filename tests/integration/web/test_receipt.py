@@ -59,7 +59,7 @@ class Paid:
     def settle(self) -> None:
         self.operator.installation.settler.run_once(is_forced=True)
         self.operator.pump()
-        self.operator.installation.auditor.follow(OPERATOR.account)
+        self.operator.installation.audit.auditor.follow(OPERATOR.account)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_what_contributors_earned_is_shown_once_a_batch_pays_them(page: Page, pa
     page.reload()
     amounts = page.locator(".tree .usd").all()
     shown = [int(Decimal(one.get_attribute("value") or "") * DOLLAR) for one in amounts]
-    auditor = paid.operator.installation.auditor
+    auditor = paid.operator.installation.audit.auditor
     batch = auditor.batch(OPERATOR.account, 1)
     owners = [CONTRIBUTORS[share.position].account for share in SHARES]
     assert shown == [sum(entry.value for entry in batch.entries_of(owner)) for owner in owners]

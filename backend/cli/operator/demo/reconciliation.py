@@ -56,7 +56,7 @@ def reconcile(
     `funds_before`: token balances before the first claim, in token units. Errors: `WrongBatch`.
     """
     chain, operator = installation.chain, installation.operator.account
-    ledger = installation.auditor.follow(operator)
+    ledger = installation.audit.auditor.follow(operator)
     accounts = sorted(ledger.balances)
     claimed = {a: int(chain.call("Settlement", "claimedOf", operator, a)) for a in accounts}
     now = funds(chain, accounts)
@@ -80,7 +80,11 @@ def verify_on_chain(
     installation: Installation, number: int, receipt: ReceiptId, accounts: Sequence[Account]
 ) -> dict[str, bool]:
     """Have the contract verify a receipt of the batch, and the latest entry of one of `accounts`."""
-    proofs, auditor, operator = installation.proofs, installation.auditor, installation.operator.account
+    proofs, auditor, operator = (
+        installation.audit.proofs,
+        installation.audit.auditor,
+        installation.operator.account,
+    )
     entries = (
         (earlier, entry)
         for earlier in range(number, 0, -1)

@@ -1,0 +1,55 @@
+"""Wires the audit of batches and of the receipts in them, by the view of the chain in one database."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+    from backend.installation.resources import Resources
+    from backend.services.audit.auditor import Auditor
+    from backend.services.audit.cases import Cases
+    from backend.services.receipts.proofs import Proofs
+    from backend.services.receipts.verification import Verification
+
+
+class Audit:
+    """Services of one view. All but `verification` fetch missing batch data from the operators."""
+
+    def __init__(self, resources: Resources, db: Database) -> None:
+        self._resources, self._db = resources, db
+
+    def cases(self, max_cached: int = 1) -> Cases:
+        """New cases of the batches, of which `max_cached` are kept in memory."""
+        from backend.chain.keys import recover
+        from backend.services.audit.cases import Cases
+
+        resources = self._resources
+        fetch, settlement = resources.peers_for(self._db).fetch, resources.typed_domain("Settlement")
+        return Cases(resources.chain, resources.blobs, recover, settlement, max_cached, fetch)
+
+    @cached_property
+    def auditor(self) -> Auditor:
+        from backend.services.audit.auditor import Auditor
+
+        return Auditor(self._db, self.cases())
+
+    @cached_property
+    def proofs(self) -> Proofs:
+        from backend.services.receipts.proofs import Proofs
+
+        return Proofs(self._db, self.auditor, self._resources.chain)
+
+    @cached_property
+    def verification(self) -> Verification:
+        """Verifies receipts offline: uses batch data of the local store, and fetches none from operators."""
+        from backend.chain.keys import recover
+        from backend.services.audit.auditor import Auditor
+        from backend.services.audit.cases import Cases
+        from backend.services.receipts.verification import Verification
+
+        resources = self._resources
+        settlement = resources.typed_domain("Settlement")
+        auditor = Auditor(self._db, Cases(resources.chain, resources.blobs, recover, settlement))
+        return Verification(self._db, auditor, recover, settlement)
