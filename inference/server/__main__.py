@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from inference.config import EngineConfig
 from inference.errors import InferenceError
 from inference.model.sources import resolve_model
-from inference.server.server import EngineServer, locked_socket, stop_on_request
+from inference.server.process import locked_socket, stop_on_request
+from inference.server.server import EngineServer
 from telemetry import logs, traces
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from inference.errors import InferenceError
 from inference.model.sources import resolve_model
-from inference.server.server import locked_socket, stop_on_request
+from inference.server.process import locked_socket, stop_on_request
 from telemetry import logs
 
 if TYPE_CHECKING:

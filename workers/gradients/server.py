@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import msgspec
 from backend.domain.errors import InvalidInput
 from backend.ports.gradients import MAX_TOKENS, GradientRequest, GradientScores
 from inference.server.frames import FrameTooLargeError, encode_frame, read_frame
+from inference.server.process import listen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,14 +67,8 @@ class GradientServer:
         self._stopped = asyncio.Event()
 
     async def serve(self, socket_path: Path) -> None:
-        """Serve until `stop`. The caller holds the socket's lock; a socket left by a killed process is
-        replaced.
-        """
-        old_mask = os.umask(0o177)
-        try:
-            server = await asyncio.start_unix_server(self._handle_connection, socket_path)
-        finally:
-            os.umask(old_mask)
+        """Serve until `stop`. The caller holds the socket's lock."""
+        server = await listen(socket_path, self._handle_connection)
         log.info("gradients ready on %s", socket_path)
         async with server:
             computing = asyncio.create_task(self._compute())
