@@ -19,7 +19,7 @@ from benchmarks.engine import machine
 from benchmarks.engine.figures import is_quiet
 from benchmarks.engine.measure import spread
 from benchmarks.ledger.measure import ALL, NONE, RECEIPTS, Size, measure
-from inference.model.sources import resolve_model
+from benchmarks.model_options import add_model_options, model_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    model = resolve_model(options.model, options.model_cache)
+    model = model_of(options)
     size = Size(options.clients, options.answers, options.tokens, options.repeats)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         report = report_of(measure(Path(folder), model, size, options.threads), size)
@@ -83,13 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--answers", type=int, default=size.num_answers, help="answers per run")
     add("--tokens", type=int, default=size.num_tokens, help="tokens per answer")
     add("--threads", type=int, default=2, help="threads of the engine")
-    add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
-    add(
-        "--model-cache",
-        type=Path,
-        default=Path(".loraledger/cache/models"),
-        help="folder of converted models",
-    )
+    add_model_options(parser)
     add("--folder", type=Path, help="scratch folder, on the disk to measure; default: the system's")
     return parser
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from backend.services.receipts.reexecution import MAX_ALTERNATIVES, ROUNDING_GAP, reexecution_from_chunks
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
+from benchmarks.model_options import add_model_options, model_of
 from benchmarks.reexecution.rates import base_model, honest, swapped, table
 from inference.config import EngineConfig
 from inference.engine import Engine
 from inference.lora.files import adapter_digest
-from inference.model.sources import resolve_model
 from inference.outputs import Failure
 from inference.protocol import AdapterRef, Generate, Message, Sampling
 
@@ -54,7 +54,7 @@ SERVED: dict[str, dict[str, Any]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     started_at = time.monotonic()
-    model = resolve_model(options.model, options.model_cache)
+    model = model_of(options)
     adapters = [
         AdapterRef(adapter_digest(folder), str(folder.resolve()))
         for folder in make_adapters(WORK, model, options.adapters)
@@ -122,13 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--adapters", type=int, default=3, help="number of adapters; default: 3")
     add("--tokens", type=int, default=24, help="limit of each answer; default: 24")
     add("--threads", type=int, default=2, help="threads of the engine; default: 2")
-    add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
-    add(
-        "--model-cache",
-        type=Path,
-        default=Path(".loraledger/cache/models"),
-        help="folder of converted models",
-    )
+    add_model_options(parser)
     return parser
 
 

@@ -22,13 +22,13 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
+from benchmarks.model_options import add_model_options, model_of
 from benchmarks.soak.hostile import make_hostile
 from benchmarks.soak.run import Observations, Soak, growth
 from benchmarks.soak.traffic import Traffic
 from inference.config import MIB, EngineConfig
 from inference.errors import InferenceError
 from inference.lora.files import adapter_digest
-from inference.model.sources import resolve_model
 from inference.protocol import AdapterRef
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console) -> Observations:
-    model = resolve_model(options.model, options.model_cache)
+    model = model_of(options)
     config = EngineConfig(
         model,
         num_threads=options.threads,
@@ -115,13 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=2, help="default: 2")
     add("--kv-mib", type=float, default=64, help="budget of the KV cache; default: 64")
     add("--adapter-mib", type=float, default=256, help="host cache of adapters; default: 256")
-    add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
-    add(
-        "--model-cache",
-        type=Path,
-        default=Path(".loraledger/cache/models"),
-        help="folder of converted models",
-    )
+    add_model_options(parser)
     return parser
 
 
