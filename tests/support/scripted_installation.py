@@ -75,13 +75,13 @@ if TYPE_CHECKING:
     from backend.ports.gradients import Gradients
     from backend.services.channels.admission import Bill, Payer
 
+from tests.support.chain_view import FakeChainView
 from tests.support.databases import CopiedViewDatabase
 from tests.support.fakes import (
     EXPIRY,
     ORIGIN,
     FakeBlobStore,
     FakeChain,
-    FakeChainView,
     FakeClaims,
     FakeClock,
     FakeContractWallets,
@@ -89,10 +89,10 @@ from tests.support.fakes import (
     FakeHeldKeys,
     FakeRows,
     FakeTokeniser,
-    ScriptedEngine,
     some_key,
 )
 from tests.support.market import CHAIN_ID, some_account, some_hash
+from tests.support.scripted_engine import ScriptedEngine
 from tests.support.terminal import scripted_deployment
 
 TRAINING_PRICE = 2
@@ -271,10 +271,7 @@ class ScriptedInstallation:
         return versions
 
     def _build(self, folder: Path, chain: Any) -> None:
-        claims: Any = FakeClaims()
-        unused: Any = None
-        transfers = Transfers(folder / "transfers", self.max_upload_bytes)
-        check = UploadCheck(self.db, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
+        self.transfers = Transfers(folder / "transfers", self.max_upload_bytes)
         self.catalogue = Catalogue(self.db, self.bases, self.clock)
         self.descriptions = Descriptions(self.db, self.blobs, self.clock)
         self.admitting = Admission(self.db, self.market, lambda _: self.receipt_key, self.clock, 900, 60)
@@ -284,10 +281,16 @@ class ScriptedInstallation:
         self.denials = Denials(self.db, self.blobs, self.folders, self.clock)
         self.generate = self.generating(answer_seconds=60)
         self.payments = Payments(self.market, self.bases, lambda _: self.receipt_key, 60)
+        self.signing_secrets = SigningSecrets("the installation's webhook key")
+        check = UploadCheck(self.db, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
+        self.services = self._services(chain, check)
+
+    def _services(self, chain: Any, check: UploadCheck) -> Services:
+        claims: Any = FakeClaims()
+        unused: Any = None
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
         outbound = OutboundClient(allows_private=True)
-        self.signing_secrets = SigningSecrets("the installation's webhook key")
-        self.services = Services(
+        return Services(
             sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             sessions=sessions,
             keys=ApiKeys(self.db, self.clock),
@@ -304,19 +307,14 @@ class ScriptedInstallation:
             proofs=Proofs(self.db, unused, chain),
             registry=Registry(self.db, chain, self.blobs),
             contributions=Contributions(self.db, self.blobs, chain, consent, check, self.operator),
-            transfers=transfers,
+            transfers=self.transfers,
             snapshots=Snapshots(self.db, self.blobs, chain, self.operator),
             training=Training(self.db, self.payments, self.clock),
             estimates=Estimates(
                 self.db, FakeRows(), dict.fromkeys(self.engines, FakeTokeniser()), self.payments
             ),
-            imported_adapters=ImportedAdapters(self.db, transfers, self.clock),
-            operators=Operators(
-                self.db,
-                outbound,
-                self.catalogue,
-                self.operator,
-            ),
+            imported_adapters=ImportedAdapters(self.db, self.transfers, self.clock),
+            operators=Operators(self.db, outbound, self.catalogue, self.operator),
             overviews=Overviews(self.db, unused, self.engines.values(), self.operator, self.clock),
             denials=self.denials,
             publication=Publication(self.db, self.blobs, chain, Screening(self.db), self.clock),

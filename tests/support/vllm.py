@@ -14,11 +14,25 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inference.protocol import Chunk, Generate, Message
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from backend.ports.engine import Engine
+
 RECORDED: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("vllm_answers.json").read_text())
 _NAMES = {"/v1/models": "models", "/tokenize": "tokenize", "/metrics": "metrics"}
+
+
+async def chunks_of(engine: Engine, **fields: Any) -> list[Chunk]:
+    request = Generate(**{"request_id": "r", "messages": (Message("user", "hello"),), **fields})
+    return [chunk async for chunk in engine.generate(request)]
+
+
+def recorded_events(name: str) -> list[dict[str, Any]]:
+    lines = RECORDED[name]["body"].split("\n\n")
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
 
 
 @dataclass

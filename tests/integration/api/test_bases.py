@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.ids import VersionId
     from tests.integration.api.conftest import Api
-    from tests.support.fakes import ScriptedEngine
+    from tests.support.scripted_engine import ScriptedEngine
 
 LARGE = some_hash("large base")
 LARGE_PRICE, LARGE_TRAINING = 7, 5

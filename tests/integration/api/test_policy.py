@@ -105,9 +105,10 @@ def test_a_denied_payer_is_refused_before_any_work(api: Api) -> None:
     assert ask(api).choices
 
 
-def test_every_command_of_the_guide_does_what_the_page_says(
-    installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def opened(installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of the policy and of the operator open `installation`."""
+
     @contextmanager
     def opened() -> Iterator[Any]:
         known = installation.services
@@ -124,19 +125,33 @@ def test_every_command_of_the_guide_does_what_the_page_says(
 
     for module in (policy, membership_commands):
         monkeypatch.setattr(module, "open_installation", opened)
-    replicated = Installation(Settings(home=tmp_path, engine_replicas=2))
-    monkeypatch.setattr(replicas, "open_installation", lambda: nullcontext(replicated))
+
+
+@pytest.fixture
+def replicated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Installation:
+    """What the commands of replicas open: an installation with two of them."""
+    found = Installation(Settings(home=tmp_path, engine_replicas=2))
+    monkeypatch.setattr(replicas, "open_installation", lambda: nullcontext(found))
+    return found
+
+
+def commands_of_guide() -> list[str]:
+    """Without a section whose commands need a chain: tests/integration/settlement/test_next_generation.py."""
+    left_out, flags = r"^## Moving to a new generation.*?(?=^## )", re.DOTALL | re.MULTILINE
+    guide = re.sub(left_out, "", GUIDE.read_text(), flags=flags)
+    return re.findall(r"^ *```sh\n(.*?)\n *```$", guide, flags)
+
+
+@pytest.mark.usefixtures("opened")
+def test_every_command_of_the_guide_does_what_the_page_says(
+    installation: ScriptedInstallation, replicated: Installation
+) -> None:
     said = []
-    leaked = installation.receipt_key.account
-    # The commands of this section need a chain: tests/integration/settlement/test_next_generation.py.
-    guide = re.sub(
-        r"^## Moving to a new generation.*?(?=^## )", "", GUIDE.read_text(), flags=re.DOTALL | re.MULTILINE
-    )
-    commands = re.findall(r"^ *```sh\n(.*?)\n *```$", guide, re.DOTALL | re.MULTILINE)
+    commands = commands_of_guide()
     for command in commands:
-        named = command.replace("$MODEL", installation.version).replace("$LEAKED_KEY", leaked)
-        arguments = shlex.split(named)
-        result = CliRunner().invoke(app, arguments[1:])
+        named = command.replace("$MODEL", installation.version)
+        named = named.replace("$LEAKED_KEY", installation.receipt_key.account)
+        result = CliRunner().invoke(app, shlex.split(named)[1:])
         assert result.exit_code == 0, (command, result.output, result.exception)
         said.append(result.output)
     assert len(commands) == 10

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from backend.domain.hashing import response_bytes, salted_hash, to_bytes
 from inference.protocol import JsonSchema, Message, ToolCall
-from tests.support.fakes import REFUSED_PARAMETERS
+from tests.support.scripted_engine import REFUSED_PARAMETERS
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api

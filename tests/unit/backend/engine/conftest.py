@@ -1,17 +1,23 @@
-"""A real engine process on a tiny random checkpoint."""
+"""A real engine process on a tiny random checkpoint, and an engine whose vLLM server is a double."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.engine.process import EngineProcess
+from backend.engine.vllm import VllmEngine
+from backend.engine.vllm_adapters import ServedBase, VllmAdapters
+from backend.engine.vllm_answer import read_answer_parts
+from inference.model.base_model import base_model_digest
 from tests.fixtures_engine import make_adapter, make_model
 from tests.support.engine import RunningEngine
+from tests.support.vllm import FakeVllm, fake_vllm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from inference.protocol import AdapterRef
@@ -43,3 +49,35 @@ def engine_socket(tiny_process: EngineProcess) -> Iterator[Path]:
     engine.end()
     assert engine.process.returncode == 0
     assert not engine.socket_path.exists()
+
+
+@pytest.fixture
+def vllm() -> Iterator[FakeVllm]:
+    with fake_vllm() as fake:
+        yield fake
+
+
+@pytest.fixture
+def adapters(served_model: Path, tmp_path: Path) -> Iterator[VllmAdapters]:
+    base = ServedBase(served_model, base_model_digest(served_model), "float32", 32)
+    found = VllmAdapters(base, tmp_path / "cache")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def run(vllm: FakeVllm, adapters: VllmAdapters, served_model: Path) -> Callable[..., Any]:
+    """Runs a coroutine function with a `VllmEngine`."""
+
+    def run(use: Callable[[VllmEngine], Awaitable[Any]]) -> Any:
+        async def main() -> Any:
+            engine = VllmEngine(vllm.url, adapters, read_answer_parts(served_model))
+            try:
+                async with asyncio.timeout(60):
+                    return await use(engine)
+            finally:
+                await engine.close()
+
+        return asyncio.run(main())
+
+    return run

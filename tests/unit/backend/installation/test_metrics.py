@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from backend.db.unit_of_work import Database
 from backend.installation.metrics import STATE, MetricsPage, load_metrics_token
 from backend.settings import Settings
-from tests.support.fakes import ScriptedEngine
 from tests.support.market import some_account
+from tests.support.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
     from pathlib import Path

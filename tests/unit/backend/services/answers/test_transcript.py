@@ -10,7 +10,7 @@ from backend.ports.attribution import Probe
 from backend.services.answers.answer import Answer
 from backend.services.answers.transcript import AnswerInterrupted, Transcript, transcribe
 from inference.protocol import Chunk, Generate, Message, ProbeStates, Sampling
-from tests.support.fakes import ScriptedEngine
+from tests.support.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

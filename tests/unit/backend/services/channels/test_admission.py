@@ -1,24 +1,18 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import random
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
 
 from backend.chain.keys import recover
-from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
-from backend.domain.hashing import receipt_id, slices_hash
-from backend.domain.money import AMOUNT, PPM
-from backend.domain.receipt import Slice
-from backend.services.channels.admission import Admission, Bill, Payer
+from backend.domain.errors import Unauthenticated, Unavailable
+from backend.domain.hashing import receipt_id
+from backend.domain.money import AMOUNT
+from backend.services.channels.admission import Admission, Payer
 from backend.services.channels.balance import ViewStale
 from backend.services.channels.ledger import (
     InsufficientAuthorisation,
@@ -27,67 +21,12 @@ from backend.services.channels.ledger import (
     SpendCapReached,
 )
 from backend.services.operator.receipt_keys import NoReceiptKey
+from tests.support.admission import available, bill, settle
 from tests.support.fakes import EXPIRY, NOW, some_key
-from tests.support.market import some_hash
-from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from pathlib import Path
-
-    from backend.db.unit_of_work import Database
-    from backend.domain.serving import NewReceipt, Reservation
     from backend.ports.chain import Signer
-T = TypeVar("T")
-NUMBERS = itertools.count()
-"""Salts make each request's hash its own."""
-
-
-@pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
-    return ScriptedInstallation(tmp_path, sqlite_database)
-
-
-@pytest.fixture
-def any_installation(tmp_path: Path, database: Database) -> ScriptedInstallation:
-    """On SQLite and on PostgreSQL."""
-    return ScriptedInstallation(tmp_path, database)
-
-
-@pytest.fixture
-def payer() -> Payer:
-    return Payer(some_key("payer").account)
-
-
-def bill(installation: ScriptedInstallation, charge: int) -> Bill:
-    slices = (Slice(installation.base_version, PPM, ()),)
-    return Bill(
-        charge=charge,
-        request_hash=some_hash(f"request {next(NUMBERS)}"),
-        response_hash=some_hash("response"),
-        slices=slices,
-        slices_hash=slices_hash(slices),
-        method="none",
-        attribution_hash=some_hash("attribution"),
-        prompt_tokens=1,
-        completion_tokens=1,
-        salt=some_hash("salt"),
-    )
-
-
-def settle(installation: ScriptedInstallation, payer: Payer, reservation: Reservation, charge: int) -> int:
-    """Cumulative of the receipt."""
-    stored = installation.admission.charge(payer, reservation, bill(installation, charge))
-    return stored.signed.receipt.cumulative
-
-
-async def at_once(coroutines: list[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
-    return await asyncio.gather(*coroutines, return_exceptions=True)
-
-
-def available(installation: ScriptedInstallation) -> int:
-    channel = installation.services.channels.get(installation.payer.account, installation.channel)
-    return channel.balance.available
+    from tests.support.scripted_installation import ScriptedInstallation
 
 
 def test_nothing_runs_without_a_deposit(installation: ScriptedInstallation, payer: Payer) -> None:
@@ -297,100 +236,6 @@ def test_a_key_revoked_in_between_does_not_reserve(installation: ScriptedInstall
     keys.revoke(installation.payer.account, key.id)
     with pytest.raises(Unauthenticated):
         installation.admission.reserve(Payer(installation.payer.account, key.id), 1)
-
-
-@pytest.mark.parametrize(("balance", "cap"), [(700, 10_000), (10_000, 700)])
-def test_two_hundred_requests_at_a_time_never_spend_more_than_balance_or_cap(
-    any_installation: ScriptedInstallation, payer: Payer, balance: int, cap: int
-) -> None:
-    installation = any_installation
-    installation.fund(balance, cap)
-    start = threading.Barrier(200)
-
-    def ask(charge: int) -> int:
-        """Where the answer's receipt ends; 0 for one that was refused."""
-        start.wait()
-        try:
-            reservation = installation.admission.reserve(payer, 7)
-        except PaymentRequired:
-            return 0
-        if charge:
-            return settle(installation, payer, reservation, charge)
-        installation.admission.release(reservation)
-        return 0
-
-    charges = [7, 5, 0, 3] * 50
-    with ThreadPoolExecutor(200) as threads:
-        ends = sorted(filter(None, threads.map(ask, charges)))
-    with installation.read() as tx:
-        stored = tx.receipts.unsettled(installation.channel, 0, 1000)
-    assert [signed.receipt.cumulative for signed in stored] == ends
-    assert [s.receipt.cumulative - s.receipt.charge for s in stored] == [0, *ends[:-1]]
-    assert max(ends) <= min(balance, cap)
-    assert available(installation) == min(balance, cap) - max(ends)
-
-
-def test_two_hundred_requests_at_a_time_never_spend_more_than_a_keys_cap(
-    any_installation: ScriptedInstallation,
-) -> None:
-    installation = any_installation
-    installation.fund(10_000)
-    key = installation.services.keys.create(installation.payer.account, "capped", spend_cap=350).key
-    payer = Payer(installation.payer.account, key.id)
-    asked = asyncio.run(at_once([installation.admitting.reserve(payer, 7) for _ in range(200)]))
-    kept = [found for found in asked if not isinstance(found, BaseException)]
-    assert len(kept) == 50
-    for reservation in kept:
-        settle(installation, payer, reservation, 6)
-    (known,) = installation.services.keys.list(installation.payer.account)
-    assert known.spent == 300
-    assert installation.admission.reserve(payer, 50)
-    with pytest.raises(SpendCapReached):
-        installation.admission.reserve(payer, 1)
-
-
-def test_concurrent_reservations_share_transactions(installation: ScriptedInstallation, payer: Payer) -> None:
-    installation.fund(10_000)
-    commits = []
-    event.listen(installation.database.engine, "commit", lambda _: commits.append(1))
-    asked = asyncio.run(at_once([installation.admitting.reserve(payer, 1) for _ in range(200)]))
-    assert not any(isinstance(found, BaseException) for found in asked)
-    assert len(commits) <= 3
-
-
-def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
-    any_installation: ScriptedInstallation,
-) -> None:
-    """Each has its groups of many channels; new lines are among them."""
-    installation = any_installation
-    payers = [some_key(f"payer {number}") for number in range(30)]
-    for payer in payers:
-        installation.payer, installation.channel = payer, installation.market.channel(payer.account)
-        installation.fund(1000)
-
-    async def answer(admission: Admission, payer: Payer) -> NewReceipt:
-        reservation = await admission.reserve(payer, 5)
-        return await admission.charge(payer, reservation, bill(installation, 5))
-
-    def process(seed: int) -> list[NewReceipt | BaseException]:
-        admission = Admission(
-            installation.db,
-            installation.market,
-            lambda _: installation.receipt_key,
-            installation.clock,
-            900,
-            60,
-        )
-        asking = [Payer(payer.account) for payer in payers] * 4
-        random.Random(seed).shuffle(asking)
-        return asyncio.run(at_once([answer(admission, payer) for payer in asking]))
-
-    with ThreadPoolExecutor(3) as processes:
-        answers = [found for group in processes.map(process, range(3)) for found in group]
-    assert [found for found in answers if isinstance(found, BaseException)] == []
-    with installation.read() as tx:
-        lines = tx.channels.charged([installation.market.channel(payer.account) for payer in payers])
-    assert list(lines.values()) == [3 * 4 * 5] * 30
 
 
 def test_a_signer_out_of_reach_fails_its_answer_and_no_other(

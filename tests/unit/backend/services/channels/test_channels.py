@@ -6,37 +6,12 @@ import pytest
 
 from backend.domain.errors import Conflict, Forbidden
 from backend.domain.voucher import SignedVoucher, Voucher
-from backend.services.channels.admission import (
-    Payer,
-)
+from tests.support.admission import available
 from tests.support.fakes import some_key
-from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from backend.db.unit_of_work import Database
-
-
-@pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
-    return ScriptedInstallation(tmp_path, sqlite_database)
-
-
-@pytest.fixture
-def any_installation(tmp_path: Path, database: Database) -> ScriptedInstallation:
-    """On SQLite and on PostgreSQL."""
-    return ScriptedInstallation(tmp_path, database)
-
-
-@pytest.fixture
-def payer() -> Payer:
-    return Payer(some_key("payer").account)
-
-
-def available(installation: ScriptedInstallation) -> int:
-    channel = installation.services.channels.get(installation.payer.account, installation.channel)
-    return channel.balance.available
+    from backend.services.channels.admission import Payer
+    from tests.support.scripted_installation import ScriptedInstallation
 
 
 def voucher(installation: ScriptedInstallation, signer: str, ceiling: int, waived: int = 0) -> SignedVoucher:

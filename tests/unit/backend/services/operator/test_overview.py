@@ -12,8 +12,9 @@ from backend.domain.errors import Unavailable
 from backend.domain.figures import Figures, Pending
 from backend.engine.metric_texts import checked
 from backend.services.operator.overview import Overview, Overviews, advise
-from tests.support.fakes import FakeClock, ScriptedEngine
+from tests.support.fakes import FakeClock
 from tests.support.market import some_account
+from tests.support.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database

@@ -11,7 +11,7 @@ from backend.domain.registries import Operator
 from backend.ports.outbound import UnexpectedStatus, Unreachable
 from backend.services.operator.peers import AWAY_SECONDS, LACKS_SECONDS, Peers
 from backend.storage.embedded import EmbeddedStore
-from tests.support.fakes import FakeChainView
+from tests.support.chain_view import FakeChainView
 from tests.support.market import some_account
 
 if TYPE_CHECKING:

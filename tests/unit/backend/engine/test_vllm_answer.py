@@ -1,0 +1,123 @@
+"""Answers of a vLLM server: log-probabilities, error vectors, and what cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import shutil
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from backend.domain.errors import InvalidInput, Unavailable
+from backend.engine.vllm import VllmEngine
+from backend.engine.vllm_answer import read_answer_parts
+from inference.protocol import AdapterRef, Chunk, Sampling
+from tests.support.vllm import RECORDED, FakeVllm, chunks_of, recorded_events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from backend.engine.vllm_adapters import VllmAdapters
+
+
+def test_logprobs_have_bytes_and_the_likeliest_tokens_in_order(
+    run: Callable[..., Any], vllm: FakeVllm
+) -> None:
+    vllm.completion = "logprobs"
+    chunks = run(lambda engine: chunks_of(engine, sampling=Sampling(logprobs=3)))
+    found = [each for chunk in chunks for each in chunk.logprobs]
+    assert len(found) == 4
+    for each in found:
+        assert len(each.top) == 3
+        assert [top.logprob for top in each.top] == sorted((top.logprob for top in each.top), reverse=True)
+        assert isinstance(each.chosen.token, bytes)
+
+
+def test_a_checkpoint_without_tokenizer_json_serves_no_logprobs(
+    vllm: FakeVllm, adapters: VllmAdapters, served_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(served_model, tmp_path / "model", ignore=lambda *_: {"tokenizer.json"})
+
+    async def main() -> list[Chunk]:
+        engine = VllmEngine(vllm.url, adapters, read_answer_parts(folder))
+        assert (await chunks_of(engine))[-1].finish_reason == "length"
+        return await chunks_of(engine, sampling=Sampling(logprobs=1))
+
+    with pytest.raises(InvalidInput, match=r"tokenizer\.json"):
+        asyncio.run(main())
+
+
+def test_the_error_vector_is_rebuilt_from_logprobs(
+    run: Callable[..., Any], vllm: FakeVllm, served_model: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    vllm.completion = "logprobs"
+    chunks = run(lambda engine: chunks_of(engine, probe=True, probe_error=True))
+    assert vllm.body_of("/v1/completions")["logprobs"] == 8
+    assert all(chunk.logprobs is None for chunk in chunks), "the client asked for none"
+    states = chunks[-1].probe
+    assert states is not None
+    assert (states.prompt, states.answer) == (None, None)
+    rows = load_file(served_model / "model.safetensors")["model.embed_tokens.weight"]
+    expected = torch.zeros(rows.shape[1])
+    for event in recorded_events("logprobs"):
+        for choice in event["choices"]:
+            pairs = sorted(choice["logprobs"]["top_logprobs"][0].items(), key=lambda pair: -pair[1])[:8]
+            for key, logprob in pairs:
+                expected += math.exp(logprob) * rows[int(key.removeprefix("token_id:"))]
+            expected -= rows[choice["token_ids"][0]]
+    assert states.error == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("models", '"id"', '"name"'),
+        ("models", '"data"', '"data": [], "others"'),
+        ("tokenize", '"tokens"', '"ids"'),
+        ("logprobs", "token_id:", "a secret "),
+        ("logprobs", '"token_ids":[', '"token_ids":[1000000,'),
+        ("logprobs", '"completion_tokens":', '"completion_tokens":-'),
+    ],
+)
+def test_answers_that_cannot_be_read_make_the_server_unavailable(
+    name: str,
+    old: str,
+    new: str,
+    run: Callable[..., Any],
+    vllm: FakeVllm,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = RECORDED[name]["body"].replace(old, new)
+    assert body != RECORDED[name]["body"]
+    monkeypatch.setitem(RECORDED, name, {"status": 200, "body": body})
+    vllm.completion = "logprobs"
+    with pytest.raises(Unavailable) as caught:
+        run(lambda engine: chunks_of(engine, probe=True, probe_error=True))
+    assert caught.value.details["code"] == "engine_unavailable"
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_adapter_whose_answers_are_nan_makes_no_server_unreachable(
+    run: Callable[..., Any], vllm: FakeVllm, served_adapter: AdapterRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = re.sub(r'"token_logprobs":\[[^]]*\]', '"token_logprobs":[null]', RECORDED["logprobs"]["body"])
+    monkeypatch.setitem(RECORDED, "nan", {"status": 200, "body": body})
+    vllm.completion = "nan"
+    with pytest.raises(Unavailable, match="cannot be decoded"):
+        run(lambda engine: chunks_of(engine, adapter=served_adapter, probe=True, probe_error=True))
+
+
+def test_an_answer_that_nests_too_deep_is_refused(
+    run: Callable[..., Any], vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECORDED, "deep", {"status": 200, "body": 'data: {"x":' + "[" * 100_000 + "\n\n"})
+    vllm.completion = "deep"
+    with pytest.raises(Unavailable, match="cannot be decoded"):
+        run(chunks_of)
