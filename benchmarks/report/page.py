@@ -221,7 +221,10 @@ def _prompts(report: Mapping[str, Any]) -> str:
     scenarios = [name for name in SCENARIOS if any(scenario == name for _, scenario in speeds)]
     contestants = dict.fromkeys(name for name, _ in speeds)
     rows = [
-        [name, *(f"{speeds[name, scenario]['median']:,.0f}" for scenario in scenarios)]
+        [
+            name,
+            *(f"{speeds[name, each]['median']:,.0f}" if (name, each) in speeds else "" for each in scenarios),
+        ]
         for name in contestants
     ]
     head = ["prompt tokens/s", *(SCENARIOS[scenario] for scenario in scenarios)]

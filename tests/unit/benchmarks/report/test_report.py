@@ -133,12 +133,13 @@ def test_the_cost_of_a_token_is_compared_with_other_engines_on_the_same_machine(
 
 def test_long_prompts_have_a_table_of_their_own(report: dict[str, Any]) -> None:
     assert "## Long prompts" not in page(report)
-    for name, speed in ((OURS, 2000.0), (LLAMA, 1500.0)):
+    for name, length, speed in ((OURS, 1000, 2000.0), (OURS, 4000, 1600.0), (LLAMA, 1000, 1500.0)):
         measured = Measurement(1.0, 2, [0.1], [0.01, 0.02], 1, 1, {"prompt_tokens_per_second": speed})
-        report["rows"].append(row((name, "prefill1000"), [Run(measured, 0.01, 0)]))
+        report["rows"].append(row((name, f"prefill{length}"), [Run(measured, 0.01, 0)]))
     text = page(report)
-    assert "| prompt tokens/s | 4 prompts of 1,000 tokens |" in text
-    assert "| llama.cpp | 1,500 |" in text
+    assert "| prompt tokens/s | 4 prompts of 1,000 tokens | 4 prompts of 4,000 tokens |" in text
+    assert "| loraledger | 2,000 | 1,600 |" in text
+    assert "| llama.cpp | 1,500 |  |" in text  # not run at this length
 
 
 def test_a_report_is_written_with_its_chart(report: dict[str, Any], tmp_path: Path) -> None:
