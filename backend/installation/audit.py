@@ -5,9 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from backend.ports.storage import fetch_nothing
+
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.installation.resources import Resources
+    from backend.ports.storage import FetchFolder
     from backend.services.audit.auditor import Auditor
     from backend.services.audit.cases import Cases
     from backend.services.receipts.proofs import Proofs
@@ -22,11 +25,14 @@ class Audit:
 
     def cases(self, max_cached: int = 1) -> Cases:
         """New cases of the batches, of which `max_cached` are kept in memory."""
+        return self._cases(max_cached, self._resources.peers_for(self._db).fetch)
+
+    def _cases(self, max_cached: int, fetch: FetchFolder) -> Cases:
         from backend.chain.keys import recover
         from backend.services.audit.cases import Cases
 
         resources = self._resources
-        fetch, settlement = resources.peers_for(self._db).fetch, resources.typed_domain("Settlement")
+        settlement = resources.typed_domain("Settlement")
         return Cases(resources.chain, resources.blobs, recover, settlement, max_cached, fetch)
 
     @cached_property
@@ -46,10 +52,7 @@ class Audit:
         """Verifies receipts offline: uses batch data of the local store, and fetches none from operators."""
         from backend.chain.keys import recover
         from backend.services.audit.auditor import Auditor
-        from backend.services.audit.cases import Cases
         from backend.services.receipts.verification import Verification
 
-        resources = self._resources
-        settlement = resources.typed_domain("Settlement")
-        auditor = Auditor(self._db, Cases(resources.chain, resources.blobs, recover, settlement))
-        return Verification(self._db, auditor, recover, settlement)
+        auditor = Auditor(self._db, self._cases(1, fetch_nothing))
+        return Verification(self._db, auditor, recover, self._resources.typed_domain("Settlement"))
