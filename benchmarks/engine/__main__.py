@@ -28,8 +28,8 @@ from benchmarks.engine.launcher import SETTINGS, Launcher
 from benchmarks.engine.scenarios import GROUPS, Results, Suite, num_adapters, num_runs
 from benchmarks.engine.shapes import make_shape
 from benchmarks.engine.workload import NUM_PROMPTS
+from benchmarks.model_options import add_model_options, model_of
 from inference.errors import InferenceError
-from inference.model.sources import resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, groups: Sequence[str], console: Console) ->
     has_peers = not options.without_peers
     if has_peers and "batch" in groups:
         peers.check()
-    model = resolve_model(options.model, options.model_cache)
+    model = model_of(options)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         Progress(*columns, console=console) as progress,
@@ -127,13 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", action="append", choices=GROUPS, help="run only this group; may be repeated")
     add("--without-peers", action="store_true", help="run our engine only; ratios to peers are null")
     add("--threads", type=_positive, default=2, help="threads of each contestant; default: 2")
-    add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
-    add(
-        "--model-cache",
-        type=Path,
-        default=Path(".loraledger/cache/models"),
-        help="folder of converted models",
-    )
+    add_model_options(parser)
     return parser
 
 

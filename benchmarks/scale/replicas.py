@@ -32,8 +32,9 @@ from backend.processes.child import Child
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters, num_weight_bytes
 from benchmarks.engine.measure import percentile
+from benchmarks.model_options import add_model_options, model_of
 from inference.lora.files import adapter_digest
-from inference.model.sources import model_name, resolve_model
+from inference.model.sources import model_name
 from inference.protocol import AdapterRef, Generate, Sampling
 
 if TYPE_CHECKING:
@@ -385,7 +386,7 @@ def measure(model: Path, load: Load, numbers: Sequence[int], folder: Path = WORK
 def main() -> int:
     options = _parser().parse_args()
     load = Load(**{name: getattr(options, name) for name in Load.__dataclass_fields__})
-    found = measure(resolve_model(options.model, options.model_cache), load, options.engines)
+    found = measure(model_of(options), load, options.engines)
     if options.json:
         print(json.dumps(found))
     return 0
@@ -398,8 +399,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add, usual = parser.add_argument, Load()
-    add("--model", default="", help="base model; default: bundled")
-    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"))
+    add_model_options(parser)
     add("--engines", type=int, nargs="+", default=NUMBERS, help="default: 1 2 4")
     for name, text in {
         "adapters": "adapters on disk",
