@@ -33,8 +33,9 @@ BASES = [
 
 @dataclass(frozen=True)
 class Variant:
-    """Values beside the required ones, and what they render. `models`: the commands of the containers that
-    have a base model in memory, by container. `settings`: those of all processes, with the bases as a list.
+    """Values that are added to the required ones, and what the chart renders from them. `models`: the
+    commands of the containers that have a base model in memory, by container. `settings`: those of all
+    processes, with the bases as a list.
     """
 
     values: dict[str, Any]

@@ -2,7 +2,7 @@
 
 A line on standard output names each receipt, once its caller was notified that it is durable. With `charges`
 as third argument answers are charged first: a line `charge ID` names each charge, `receipt ID` each receipt
-that was signed for it. Meanwhile charges are also signed as settlement signs overdue ones.
+that was signed for it. At the same time another task signs overdue charges, as the settler does.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ async def charge_first(installation: ScriptedInstallation, charges: Charges) -> 
 
 
 async def sign_due(installation: ScriptedInstallation) -> None:
-    """As settlement does, by a clock that is ahead: whatever is unsigned is due."""
+    """Sign all charges without a receipt, as the settler signs overdue ones. The clock is ahead, so that
+    every charge is overdue.
+    """
     now = int(installation.clock().timestamp()) + RECEIPT_SECONDS
     key = installation.receipt_key
 

@@ -177,7 +177,7 @@ def test_receipts_are_paid_once_if_they_follow_each_other_up_to_what_the_chain_c
     check_intervals(right, {a: 9, b: 7})
     for stored, collected in (
         ([right[0], right[3], right[1]], {a: 9, b: 8}),  # the chain collected more
-        ([right[0], right[1]], {a: 5}),  # of a channel that nobody knows
+        ([right[0], right[1]], {a: 5}),  # a receipt of a channel from which the chain collected nothing
         ([right[0], right[1]], {a: 9, b: 7}),  # a lost one
     ):
         with pytest.raises(ChaosError, match="and the chain collected"):
