@@ -16,30 +16,25 @@ import json
 import os
 import random
 import sys
-import tempfile
 import time
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Unavailable
-from backend.engine.client import EngineClient
-from backend.engine.process import EngineProcess
 from backend.engine.replicas import Replicas
-from backend.processes.child import Child
 from benchmarks.engine import machine
-from benchmarks.engine.adapters import make_adapters, num_weight_bytes
+from benchmarks.engine.adapters import make_adapters
 from benchmarks.engine.measure import percentile
 from benchmarks.model_options import add_model_options, model_of
+from benchmarks.scale.engines import Engine, RoundRobin, processes
 from inference.lora.files import adapter_digest
 from inference.model.sources import model_name
 from inference.protocol import AdapterRef, Generate, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import (
-        AsyncGenerator,
         AsyncIterator,
         Awaitable,
         Callable,
@@ -48,10 +43,10 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from inference.protocol import Chunk
+    from backend.processes.child import Child
 
 NUMBERS = (1, 2, 4)
-START_SECONDS, RUN_SECONDS = 300.0, 300.0
+RUN_SECONDS = 300.0
 TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 """Resolution of the engines' processor time."""
 WORK = Path("build", "bench")
@@ -120,41 +115,6 @@ class Killed:
     other_cpu: float
 
 
-class Engine(EngineClient):
-    """A client of an engine process. `running`: its requests, and whether each has got a token."""
-
-    def __init__(self, child: Child, socket: Path) -> None:
-        super().__init__(socket)
-        self.child = child
-        self.running: dict[str, bool] = {}
-        self.num_requests = 0
-
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
-        self.num_requests += 1
-        self.running[request.request_id] = False
-        try:
-            async with contextlib.aclosing(super().generate(request)) as chunks:
-                async for chunk in chunks:
-                    self.running[request.request_id] = True
-                    yield chunk
-        finally:
-            del self.running[request.request_id]
-
-    def cpu_seconds(self) -> float:
-        """Of the process since its start, which must be running."""
-        return machine.Usage.now(self.child.pid).process_seconds
-
-
-class RoundRobin:
-    """The baseline: each request goes to the next engine, without regard to its adapter."""
-
-    def __init__(self, engines: Sequence[Engine]) -> None:
-        self._turns = itertools.cycle(engines)
-
-    def generate(self, request: Generate) -> AsyncIterator[Chunk]:
-        return next(self._turns).generate(request)
-
-
 @dataclass(slots=True)
 class Answers:
     """What the clients saw, with times of `time.perf_counter`. `chunks`: when tokens came, and how many.
@@ -173,34 +133,6 @@ class Answers:
         """Percentile of the times to first tokens that came in this interval."""
         waits = [wait for at, wait in self.waits if since < at <= until]
         return round(1e3 * percentile(waits, percent), 1)
-
-
-@contextlib.contextmanager
-def processes(number: int, model: Path, resident: int) -> Iterator[list[tuple[Child, Path]]]:
-    """`number` engines with a thread and memory for `resident` adapters each, ready, with their sockets."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loraledger-")))
-        found = []
-        options: dict[str, str | int] = {
-            "adapter_budget_bytes": int(1.1 * resident * num_weight_bytes(model)),
-            "num_adapter_slots": resident,  # which hold copies, so that more would be in memory
-            "kv_budget_bytes": 256 << 20,
-        }
-        for each in range(1, number + 1):
-            socket = folder / f"{each}.sock"
-            process = EngineProcess(socket, model, num_threads=1, options=options)
-            child = Child(process.arguments(), environment=process.environment(), errors=None)
-            found.append((stack.enter_context(child), socket))
-        deadline = time.monotonic() + START_SECONDS
-        while not all(socket.exists() for _, socket in found):
-            ended = [child.status for child, _ in found if child.status is not None]
-            if ended or time.monotonic() > deadline:
-                reason = (
-                    f"ended with status {ended[0]}" if ended else f"is not ready after {START_SECONDS:g} s"
-                )
-                raise RuntimeError(f"one of {number} engines {reason}; its log is above")
-            time.sleep(0.1)
-        yield found
 
 
 class Bench:
