@@ -318,11 +318,13 @@ class Engine:
         Raises `OverloadedError` if its own payer would have the largest share.
         """
         while not self._queue_limits.has_room(request.num_tokens):
-            error = OverloadedError(self._queue_limits.num_requests, self._queue_limits.num_tokens)
             victim = self._scheduler.victim_for(request)
             if victim is None:
-                raise error
-            self._shed.append(self._outputs.fail(victim, error))
+                raise self._overloaded()
+            self._shed.append(self._outputs.fail(victim, self._overloaded()))
+
+    def _overloaded(self) -> OverloadedError:
+        return OverloadedError(self._queue_limits.num_requests, self._queue_limits.num_tokens)
 
     def _fail_overdue(self) -> Iterator[Failure]:
         now = self._clock()

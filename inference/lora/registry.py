@@ -177,14 +177,11 @@ class AdapterRegistry:
             load.future.add_done_callback(lambda _: self._on_loaded())
 
     def _finish(self, load: _Load, future: Future[Adapter]) -> None:
-        try:
-            adapter = future.result()
-        except AdapterError as error:
-            self._failures.append((load.ref, error))
+        error = future.exception()
+        if error is not None:
+            self._failures.append((load.ref, _refusal(load.ref, error)))
             return
-        except BaseException as error:  # noqa: BLE001  # an untrusted folder must not end the engine
-            self._failures.append((load.ref, AdapterError(load.ref.path, f"cannot be loaded: {error!r}")))
-            return
+        adapter = future.result()
         if self._evict_for(adapter.num_bytes, self._pins.arrival(adapter.digest)) is not None:
             self._resident[adapter.digest] = adapter
             self.resident_bytes += adapter.num_bytes
@@ -224,3 +221,12 @@ class AdapterRegistry:
         evicted = [self._resident.pop(digest) for digest in victims]
         self.resident_bytes -= sum(adapter.num_bytes for adapter in evicted)
         return evicted
+
+
+def _refusal(ref: AdapterRef, error: BaseException) -> AdapterError:
+    """The error of a load, without its traceback, whose frames refer to the adapter's tensors. An untrusted
+    folder must not end the engine, so an unexpected error refuses the adapter too.
+    """
+    if isinstance(error, AdapterError):
+        return error.with_traceback(None)
+    return AdapterError(ref.path, f"cannot be loaded: {error!r}")

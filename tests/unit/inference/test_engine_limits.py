@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,17 @@ def test_a_full_waiting_line_is_refused_as_retryable(make_engine: Callable[..., 
         engine.add(greedy("2"))
     assert refusal.value.is_retryable
     assert set(drain(engine)) == {"0", "1"}
+
+
+def test_a_refused_request_is_freed_at_once(
+    make_engine: Callable[..., Engine], without_garbage_collection: None
+) -> None:
+    engine = make_engine(max_running=1, max_waiting=1)
+    engine.add(greedy("0"))
+    refused = greedy("1")
+    with contextlib.suppress(OverloadedError):
+        engine.add(refused)
+    assert sys.getrefcount(refused) == 2  # this name and the argument
 
 
 def test_prompts_that_wait_have_a_bound_in_tokens(make_engine: Callable[..., Engine]) -> None:

@@ -35,6 +35,7 @@ class Loading:
         self._gate = threading.Event()
         self.loaded: list[str] = []
         self.num_bytes = SIZE
+        self.memory: list[weakref.ref[torch.Tensor]] = []
         self.registry = AdapterRegistry(self._load, budget_bytes, num_threads=2)
 
     def ref(self, name: str, size: int = SIZE) -> AdapterRef:
@@ -60,11 +61,12 @@ class Loading:
         assert self._gate.wait(10)
         name = Path(ref.path).name
         self.loaded.append(name)
+        memory = reserve((self.num_bytes,), torch.uint8, spare)
+        self.memory.append(weakref.ref(memory))
         if name == "b":
             raise AdapterCorruptError("x", "bad")
         if name == "c":
             raise Panic
-        memory = reserve((self.num_bytes,), torch.uint8, spare)
         return Adapter(ref.digest, (), self.num_bytes, 0.0, memory)
 
 
@@ -179,6 +181,19 @@ def test_an_unforeseen_error_of_a_load_is_the_adapters_own(loading: Callable[[in
     it.finish()
     ((_, error),) = it.registry.pop_failures()
     assert type(error) is AdapterError
+
+
+@pytest.mark.parametrize("name", ["b", "c"])
+def test_the_memory_of_a_refused_adapter_is_freed_at_once(
+    loading: Callable[[int], Loading], without_garbage_collection: None, name: str
+) -> None:
+    """Even while its error waits for a client, which may take long to read it."""
+    it = loading(5 * SIZE)
+    it.want(it.ref(name))
+    it.finish()
+    failures = it.registry.pop_failures()
+    assert len(failures) == 1
+    assert [memory() for memory in it.memory] == [None]
 
 
 def test_an_adapter_larger_than_the_budget_or_not_there_is_refused(
