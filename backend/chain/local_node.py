@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from backend.chain.rpc import Rpc
 from backend.domain.errors import NotFound, Unavailable
+from backend.processes.parent import die_with_parent
 
 if TYPE_CHECKING:
     from typing import Self
@@ -148,6 +149,7 @@ class LocalNode:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches only the parent, which stops its processes in order
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - it makes one system call
             )
         node = cls(process, f"http://127.0.0.1:{port}")
         try:

@@ -20,6 +20,7 @@ from backend.installation.installation import Installation
 from benchmarks.api import chain_events, market
 from benchmarks.api.figures import Row, Timed
 from benchmarks.api.node import START, block_hash
+from benchmarks.processes import start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +67,7 @@ def _run(home: Path, url: str) -> Timed:
 @contextmanager
 def _node(logs: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.api.node", str(logs)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with start(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             port = process.stdout.readline().strip() if process.stdout else ""
             if not port:

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from backend.installation.installation import Installation
 from benchmarks.api import market
 from benchmarks.api.figures import Row
 from benchmarks.engine.machine import Usage
+from benchmarks.processes import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,15 +88,10 @@ def _running(installation: Installation, *, is_lockstep: bool) -> Iterator[tuple
     names = ("home", "api_port", "max_lag_seconds")
     environment = {f"LORALEDGER_{name.upper()}": str(getattr(settings, name)) for name in names}
     with ExitStack() as stack, (settings.home / "log").open("wb") as log:
-        pids = []
-        for command in (["backend.cli.main", "serve"], [*engine, *(["--lockstep"] if is_lockstep else [])]):
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command], env=os.environ | environment, stdout=log, stderr=log
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            pids.append(process.pid)
-        yield pids[0], pids[1]
+        modules = (["backend.cli.main", "serve"], [*engine, *(["--lockstep"] if is_lockstep else [])])
+        commands = [[sys.executable, "-m", *module] for module in modules]
+        api, fake = [stack.enter_context(running(command, log, environment)) for command in commands]
+        yield api, fake
 
 
 def _measure_streams(

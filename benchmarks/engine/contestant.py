@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.engine.machine import Usage
 from benchmarks.engine.measure import Measurement
+from benchmarks.processes import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,8 +55,8 @@ class Contestant:
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [*command],
+            self._process = start(
+                command,
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
                 stdin=subprocess.PIPE,

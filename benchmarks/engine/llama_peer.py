@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.workload import Batch
+from benchmarks.processes import start
 
 
 class LlamaPeer:
@@ -49,7 +50,7 @@ class LlamaPeer:
 
 def _run(command: list[str]) -> tuple[str, int]:
     """Run the program; its standard output and peak memory in bytes. Raises `OSError` if it fails."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with start(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # noqa: S101 - `Popen` was given a pipe
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)

@@ -6,10 +6,8 @@ requested by a version without snapshots, so that the engine captures no probe.
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
@@ -30,6 +28,7 @@ from backend.installation.installation import Installation
 from benchmarks.api import chain_events, market
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.ledger.load import Load, Question, run_load
+from benchmarks.processes import running
 from inference.lora.files import adapter_digest
 from inference.model.families import read_architecture
 
@@ -129,15 +128,12 @@ def _running(
     commands["bare"] += ["--port", str(ports["bare"])]
     options = {"home": settings.home, "max_lag_seconds": settings.max_lag_seconds, "api_port": ports["serve"]}
     options |= {"address_requests_per_minute": 0}
-    environment = os.environ | {f"LORALEDGER_{name.upper()}": str(value) for name, value in options.items()}
+    environment = {f"LORALEDGER_{name.upper()}": str(value) for name, value in options.items()}
     with ExitStack() as stack, (settings.home / "log").open("wb") as log:
         pids = {}
         for name, command in commands.items():
             env = engine.environment() if name == "engine" else environment
-            process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            pids[name] = process.pid
+            pids[name] = stack.enter_context(running(command, log, env))
         _wait(installation, ports)
         yield ports, pids
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +28,7 @@ from benchmarks.engine import machine
 from benchmarks.pages import market, on_chain, pictures
 from benchmarks.pages.measures import percentile, server_times, visit
 from benchmarks.pages.pictures import Served
+from benchmarks.processes import running
 from tools.browser import chromium
 
 if TYPE_CHECKING:
@@ -140,15 +139,10 @@ def _serving(settings: Settings) -> Iterator[str]:
     environment["LORALEDGER_ADDRESS_REQUESTS_PER_MINUTE"] = "0"
     command = [sys.executable, "-m", "backend.cli.main", "serve"]
     log_file = settings.home / "log"
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
-        try:
-            url = f"http://{settings.api_host}:{settings.api_port}"
-            _wait(url, log_file)
-            yield url
-        finally:
-            process.kill()
-            process.wait()
+    with log_file.open("wb") as log, running(command, log, environment):
+        url = f"http://{settings.api_host}:{settings.api_port}"
+        _wait(url, log_file)
+        yield url
 
 
 def _wait(url: str, log: Path) -> None:

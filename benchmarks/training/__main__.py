@@ -26,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from backend.processes.parent import die_with_parent
 from benchmarks.engine import machine
 from benchmarks.training.data import MEGABYTE, Sizes, ValidationResult, measure
 from benchmarks.training.trainer import Comparison, Plan, measure_training
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _in_child(function: Callable[..., T], *arguments: object) -> T:
     """Call the function in a new process, because the peak memory of a process never decreases."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=die_with_parent) as pool:
         return pool.submit(function, *arguments).result()
 
 

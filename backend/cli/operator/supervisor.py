@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from backend.domain.errors import Unavailable
+from backend.processes.parent import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.05
 _HEALTHY_SECONDS = 30.0
 """A child that ran at least this long is restarted at once; others are restarted with backoff."""
@@ -150,14 +148,6 @@ class Supervisor:
 
 def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-
-
-def die_with_parent() -> None:
-    """Ask the kernel (Linux only) to kill this child when its parent exits, so that even a `kill -9` of the
-    parent leaves no orphan on the ports. To be called in the child before exec.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes], service: Service) -> None:

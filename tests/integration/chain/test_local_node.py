@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from backend.chain.local_node import LocalNode, command, wait_until_ready
 from backend.deployment.local import deploy_local
 from backend.domain.chain import ChainReplaced
 from backend.domain.errors import NotFound, Unavailable
+from tests.support.waiting import wait_for
 
 
 def test_a_restarted_node_is_another_chain(tmp_path: Path) -> None:
@@ -23,6 +26,20 @@ def test_a_restarted_node_is_another_chain(tmp_path: Path) -> None:
         with pytest.raises(ChainReplaced):
             client.check()
         client.close()
+
+
+def test_a_node_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom backend.chain.local_node import LocalNode\n"
+        "print(LocalNode.start(Path(sys.argv[1])).url, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "node.log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        port = int(parent.stdout.readline().rsplit(":", 1)[1])
+        parent.kill()
+    with socket.socket() as probe:
+        assert wait_for(lambda: probe.connect_ex(("127.0.0.1", port)))
 
 
 def test_a_port_in_use_is_refused(hardhat_node: LocalNode, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from backend.cli.operator.supervisor import die_with_parent
 from backend.cli.operator.up import end_running
 from backend.domain.errors import Unavailable
 from backend.installation.local_network import main_command
+from backend.processes.parent import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

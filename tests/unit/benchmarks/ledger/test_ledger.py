@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.chain.local_node import ROOT
 from benchmarks.ledger.__main__ import main, report_of
 from benchmarks.ledger.gas import Market, claim_dollars, gas_per_thousand, share_of_revenue
 from benchmarks.ledger.load import Load
 from benchmarks.ledger.measure import ALL, NONE, RECEIPTS, Size
+from tests.support.processes import is_running
+from tests.support.waiting import wait_for
+from tools.chaos.market import children
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +32,19 @@ def test_answers_are_timed_with_and_without_the_ledger(
     assert [row["name"] for row in report["rows"]] == [NONE, RECEIPTS, ALL]
     assert all(row["tokens_per_second"]["median"] > 0 for row in report["rows"])
     assert all(row["ttft_p50_ms"]["median"] > 0 for row in report["rows"])
+
+
+def test_a_terminated_run_leaves_no_processes(tiny_model: Path, tmp_path: Path) -> None:
+    options = ["--model", str(tiny_model), "--folder", str(tmp_path), "--threads", "1", "--answers", "100000"]
+    command = [sys.executable, "-m", "benchmarks.ledger", *options]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+        try:
+            assert wait_for(lambda: list(tmp_path.glob("**/engine.sock")), 60), "no engine has started"
+            engine_and_apis = children(process.pid)
+            assert len(engine_and_apis) == 3
+        finally:
+            process.terminate()
+    assert wait_for(lambda: not any(map(is_running, engine_and_apis)))
 
 
 def load(seconds: float, first_after: float) -> Load:

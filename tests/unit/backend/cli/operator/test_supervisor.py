@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.cli.operator.supervisor import NotReady, Service, Supervisor
+from tests.support.processes import is_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -182,12 +183,4 @@ def test_a_killed_supervisor_leaves_no_orphans(tmp_path: Path) -> None:
         child = int(process.stdout.readline())
         assert is_alive(child)
         process.kill()
-    eventually(lambda: not is_alive(child) or _is_zombie(child))
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    eventually(lambda: not is_running(child))
