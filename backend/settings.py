@@ -136,8 +136,8 @@ class Settings(BaseSettings):
     """URLs of the vLLM servers that answer (docs/vllm.md), separated by commas: replicas of one base model.
     Empty: this project's own engine, `loraledger engine`."""
     engine_stall_seconds: float = Field(default=60.0, ge=1)
-    """Time without a token after which a replica is asked for one and then given up, and time without a
-    status after which `loraledger up` kills and restarts an own engine."""
+    """Time without a token after which a replica is asked for one and then given up, and time after which an
+    own engine that has not responded ends itself, to be started again. Longer than its longest step."""
     engine_replicas: int = Field(default=1, ge=1, le=64)
     """Number of own engines, each with `engine_threads` threads."""
     bases: tuple[BaseEntry, ...] = Field(default=(), max_length=64)

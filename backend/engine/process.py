@@ -30,7 +30,7 @@ class EngineProcess:
     model: str | Path | None = None  # as `inference.model.sources.resolve_model` takes it
     model_cache: Path | None = None
     num_threads: int = 2
-    options: Mapping[str, str | int] = field(default_factory=dict)
+    options: Mapping[str, str | float] = field(default_factory=dict)
     ends_with_stdin: bool = True
     module: str = "inference.server"
     """Module of the command line; another one has the same options."""

@@ -91,6 +91,7 @@ def engine_command(
             "dtype": settings.engine_dtype,
             "quantization": settings.engine_quantization,
             "log_format": settings.log_format,
+            "stall_seconds": settings.engine_stall_seconds,
         },
         ends_with_stdin=ends_with_stdin,
     )
@@ -99,7 +100,7 @@ def engine_command(
 
 def engine_silence(socket_path: Path) -> Callable[[], float]:
     """Seconds for which an engine process has not responded, for its supervisor."""
-    from backend.engine.heartbeat import Heartbeat
+    from inference.server.heartbeat import Heartbeat
 
     return Heartbeat(socket_path).silence
 

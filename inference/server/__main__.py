@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from inference.config import EngineConfig
 from inference.errors import InferenceError
 from inference.model.sources import resolve_model
+from inference.server import watchdog
 from inference.server.process import locked_socket, stop_on_request
 from inference.server.server import EngineServer
 from telemetry import logs, traces
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _serve(options: argparse.Namespace) -> None:
     server = EngineServer(_config(options, resolve_model(options.model, options.model_cache)))
     stop_on_request(server.stop, at_end_of_stdin=options.exit_with_stdin)
+    watchdog.start(options.socket, options.stall_seconds)
     await server.serve(options.socket)
 
 
@@ -93,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
         help="compute the same bits for a request in any batch, in bf16 too; slower",
     )
     _add_limits(add)
+    add(
+        "--stall-seconds",
+        type=float,
+        default=60.0,
+        help="time without a response after which the process ends, to be started again; default: 60",
+    )
     add("--log-format", choices=("text", "json"), default="text", help="format of log lines; default: text")
     add("--exit-with-stdin", action="store_true", default=False, help="exit when standard input closes")
     return parser

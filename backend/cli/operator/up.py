@@ -34,6 +34,8 @@ WATCH_SECONDS = 0.25
 API_STOP_SECONDS = 45
 """On shutdown the API waits for answers to end, then signs the receipts of the unfinished ones."""
 END_SECONDS = 90
+HANG_GRACE_SECONDS = 10.0
+"""Time that an engine has to end itself when it hangs, which says where, before it is killed."""
 ORPHAN_SECONDS = 10.0
 """Time that the children of a killed `up` may take to exit and free their ports."""
 
@@ -169,17 +171,15 @@ class Stack:
         return Service(name, argv, self._environment() | environment, is_ready=socket.exists)
 
     def _engines(self) -> list[Service]:
-        """The engines, which are killed and started again when they hang."""
+        """The engines, which are killed and started again when they hang and do not end themselves."""
         from backend.installation import local_network as local
 
-        services = []
+        services, hang_seconds = [], self.settings.engine_stall_seconds + HANG_GRACE_SECONDS
         for replica, path in chain.from_iterable(base.sockets.items() for base in self.settings.served):
             name = _numbered(ENGINE, replica)
             service = self._model(name, path, local.engine_command(self.settings, replica))
             silence = local.engine_silence(path)
-            services.append(
-                dataclasses.replace(service, silence=silence, hang_seconds=self.settings.engine_stall_seconds)
-            )
+            services.append(dataclasses.replace(service, silence=silence, hang_seconds=hang_seconds))
         return services
 
     def _gradients(self) -> list[Service]:

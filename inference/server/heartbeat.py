@@ -1,4 +1,4 @@
-"""Whether an engine process still works, for the supervisor that owns it."""
+"""Whether an engine process still works, for itself and for the supervisor that owns it."""
 
 from __future__ import annotations
 
