@@ -69,11 +69,13 @@ class Base:
     training_price: int | None
     gradients_socket: Path
     file: Path
+    vllm_folder: Path
+    """Where its vLLM servers find adapters by digest."""
 
     @property
     def label(self) -> str:
         """The last part of `model`, by which an operator recognises it."""
-        return self.model.rstrip("/").rpartition("/")[2]
+        return _last_part(self.model)
 
 
 class Settings(BaseSettings):
@@ -146,8 +148,8 @@ class Settings(BaseSettings):
     mean for one base what the settings mean for all: see docs/operating.md. Empty: `base_model`, with
     `engine_replicas` or `engine_urls`."""
     vllm_adapters: Path | None = None
-    """Folder from which the vLLM server reads adapters: its `VLLM_LORA_RESOLVER_CACHE_DIR`. Unset: `vllm`
-    in `home`."""
+    """Folder from which the vLLM server reads adapters: its `VLLM_LORA_RESOLVER_CACHE_DIR`. With several base
+    models it has a folder for the servers of each, by the last part of `model`. Unset: `vllm` in `home`."""
     vllm_max_rank: int = Field(default=64, ge=1, le=512)
     """Highest rank of an adapter, and of the ranks of a blend together: the vLLM server's
     `--max-lora-rank`."""
@@ -216,11 +218,6 @@ class Settings(BaseSettings):
     def db_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home / 'loraledger.db'}"
 
-    @property
-    def vllm_folder(self) -> Path:
-        """Where vLLM finds adapters by digest."""
-        return self.vllm_adapters or self.home / "vllm"
-
     @field_validator("engine_urls")
     @classmethod
     def _check_engine_urls(cls, urls: str) -> str:
@@ -260,9 +257,17 @@ class Settings(BaseSettings):
                 training_price=price if entry.trains else None,
                 gradients_socket=self.engine_socket.with_name(_numbered("gradients.sock", number)),
                 file=self.home / _numbered("base_model.json", number),
+                vllm_folder=self._vllm_folder(entry),
             )
             found.append(base)
         return found
+
+    def _vllm_folder(self, entry: BaseEntry) -> Path:
+        """Of its own for each of several base models: what is written there names the server's model, and one
+        adapter may be registered for two base models of the same shape.
+        """
+        root = self.vllm_adapters or self.home / "vllm"
+        return root / _last_part(entry.model) if self.bases else root
 
     def _engine_socket(self, number: int) -> Path:
         return self.engine_socket.with_name(_numbered("engine.sock", number))
@@ -337,6 +342,10 @@ class Settings(BaseSettings):
     @property
     def blocks(self) -> Path:
         return self.home / "ipfs"
+
+
+def _last_part(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2]
 
 
 def _numbered(name: str, number: int) -> str:

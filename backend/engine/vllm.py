@@ -230,7 +230,7 @@ class VllmEngine:
             self._base = None
             log.error(
                 "%s does not find a model: %s Its VLLM_LORA_RESOLVER_CACHE_DIR must be the folder of "
-                "LORALEDGER_VLLM_ADAPTERS (docs/vllm.md)",
+                "LORALEDGER_VLLM_ADAPTERS, or with several base models that of the base in it (docs/vllm.md)",
                 self._url,
                 message,
             )

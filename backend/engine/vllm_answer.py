@@ -83,7 +83,7 @@ def read_answer_parts(folder: Path) -> AnswerParts:
         )
         return AnswerParts(OutputRows(folder), vocabulary, GrammarCompiler(vocabulary))
     except InferenceError as error:
-        raise InvalidInput(f"LORALEDGER_ENGINE_URLS: {error}", "engine_urls") from error
+        raise InvalidInput(f"A base model that vLLM serves: {error}", "model") from error
 
 
 def _read_tokenizer(folder: Path) -> str:

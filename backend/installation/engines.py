@@ -93,18 +93,19 @@ class Engines:
         Errors: `InvalidInput` and `NotFound`, for vLLM servers.
         """
         if base.urls:
-            return self._vllm_engines(base.urls, self._base_models()[place])
+            return self._vllm_engines(base, self._base_models()[place])
         from backend.engine.client import EngineClient
 
         return {str(number): EngineClient(path) for number, path in base.sockets.items()}
 
-    def _vllm_engines(self, urls: Sequence[str], base: BaseModelInfo) -> dict[str, Engine]:
-        require_extra("operator", "LORALEDGER_ENGINE_URLS")  # adapters are verified by the engine's loader
+    def _vllm_engines(self, base: Base, info: BaseModelInfo) -> dict[str, Engine]:
+        setting = "LORALEDGER_BASES" if self._settings.bases else "LORALEDGER_ENGINE_URLS"
+        require_extra("operator", setting)  # adapters are verified by the engine's loader
         from backend.engine.vllm import VllmEngine
         from backend.engine.vllm_adapters import ServedBase, VllmAdapters
         from backend.engine.vllm_answer import read_answer_parts
 
-        settings, folder, digest = self._settings, Path(base.folder), base.digest.removeprefix("0x")
+        settings, folder, digest = self._settings, Path(info.folder), info.digest.removeprefix("0x")
         served = ServedBase(folder, digest, settings.engine_dtype, settings.vllm_max_rank)
-        adapters, parts = VllmAdapters(served, settings.vllm_folder), read_answer_parts(folder)
-        return {url: VllmEngine(url, adapters, parts) for url in urls}
+        adapters, parts = VllmAdapters(served, base.vllm_folder), read_answer_parts(folder)
+        return {url: VllmEngine(url, adapters, parts) for url in base.urls}

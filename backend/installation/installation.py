@@ -147,8 +147,8 @@ class Installation(Resources):
         from backend.services.market.adapter_folders import AdapterFolders
 
         peers = self.peers_for(self.database)
-        root, exports = self.settings.home / "adapters", self.settings.vllm_folder
-        return AdapterFolders(self.blobs, root, peers.fetch, exports)
+        exports = [base.vllm_folder for base in self.settings.served]
+        return AdapterFolders(self.blobs, self.settings.home / "adapters", peers.fetch, exports)
 
     @cached_property
     def denials(self) -> Denials:

@@ -141,7 +141,7 @@ PARTS: tuple[Part[Resources], ...] = (
         "engine",
         _check_engines_accept,
         "The engine accepts no connection.",
-        "Check that `loraledger engine` is running, or a server of LORALEDGER_ENGINE_URLS, and its log; it "
+        "Check that `loraledger engine`, or the base model's vLLM server, is running, and its log; it "
         "accepts once the model is loaded.",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -14,11 +15,13 @@ from backend.cli.snapshots import freeze
 from backend.client.payments import create_key, deposit
 from backend.client.registries import create_datanet
 from backend.client.waiting import wait_until
+from backend.domain.money import PRICE
 from tests.e2e.test_stack import CONSUMER, DEPOSIT_UNITS, await_final, running
 from tests.fixtures_engine import make_model
 from tests.support.adapters import write_adapter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from backend.client.api import ApiClient
@@ -54,9 +57,9 @@ def test_each_model_is_served_paid_and_trained_on_its_base(tmp_path: Path) -> No
             key = create_key(payer, "bases")
             assert {"engine", "engine-2", "engine-3"} <= stack.facts["processes"].keys()
             imported = [_import(stack, folders, name, tmp_path / f"{name}-adapter") for name in NAMES]
-            trained = _train(stack, creator)
+            trained = train(stack, creator, NAMES)
             models = {one["id"]: one for one in payer.get("/v1/models")["data"]}
-            _are_answered(stack, payer, key, [*NAMES, *imported, *trained])
+            are_answered(stack, payer, key, [*NAMES, *imported, *trained])
             for name in NAMES:
                 listed = payer.get("/v1/models", base=name)["data"]
                 assert {one["root"] for one in listed} == {name}
@@ -79,8 +82,8 @@ def _import(stack: Stack, folders: dict[str, Path], name: str, folder: Path) -> 
     return stack.run("adapter", "register", adapter, *terms).splitlines()[-1].split()[0]
 
 
-def _train(stack: Stack, creator: ApiClient) -> list[str]:
-    """Train both bases on one snapshot; returns the adapters' names in the market."""
+def train(stack: Stack, creator: ApiClient, names: Sequence[str]) -> list[str]:
+    """Train an adapter of each base on one snapshot; returns the adapters' names in the market."""
     rows = [
         json.dumps({"prompt": f"What is item {n}?", "completion": f"Item {n} is number {n} of the list."})
         for n in range(24)
@@ -90,7 +93,7 @@ def _train(stack: Stack, creator: ApiClient) -> list[str]:
     actions.await_acceptance(creator, actions.contribute(creator, datanet, "items", "MIT", content))
     snapshot = freeze(creator, datanet)
     found = []
-    for name in NAMES:
+    for name in names:
         job = stack.run("train", "create", snapshot, "--model", name, *OPTIONS).split()[0]
         stack.run("train", "watch", job)
         assert creator.get(f"/v1/fine_tuning/jobs/{job}")["model"] == name
@@ -100,33 +103,51 @@ def _train(stack: Stack, creator: ApiClient) -> list[str]:
     return found
 
 
-def _are_answered(stack: Stack, payer: ApiClient, key: str, models: list[str]) -> None:
-    """Each by its version, paid at its price, and final."""
+def are_answered(
+    stack: Stack, payer: ApiClient, key: str, models: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Each by its version, paid at its price, and final; returns the receipts by model."""
     answers = ask_all(stack.facts["api"], key, [Question(model, "What is item 3?", 8) for model in models])
+    receipts = {}
     for answer in answers:
-        receipt = await_final(payer, answer.receipt_id)
-        version = payer.get(f"/v1/models/{answer.question.model}")["version_id"]
-        assert [part["version_id"] for part in receipt["slices"]] == [version]
-        assert answer.charge > 0
+        model, found = answer.question.model, await_final(payer, answer.receipt_id)
+        listed, receipt = payer.get(f"/v1/models/{model}"), found["receipt"]
+        assert [part["version_id"] for part in found["slices"]] == [listed["version_id"]]
+        prices = [PRICE.parse(listed[kind]) for kind in ("prompt_price", "completion_price")]
+        tokens = [receipt["prompt_tokens"], receipt["completion_tokens"]]
+        assert answer.charge == sum(map(operator.mul, prices, tokens)) > 0
+        receipts[model] = found
+    return receipts
+
+
+def health(stack: Stack) -> dict[str, Any]:
+    """What `/ready` says of a market that can answer some base."""
+    found = httpx.get(f"{stack.facts['api']}/ready")
+    assert found.is_success
+    answer: dict[str, Any] = found.json()
+    return answer
+
+
+def await_fault(stack: Stack, base: str) -> None:
+    """The market becomes degraded, and names the base that is down."""
+
+    def is_named() -> bool | None:
+        return f"No engine of {base} answers" in health(stack)["faults"].get("engine", "") or None
+
+    wait_until(is_named, "the fault", 30)
+    assert health(stack)["status"] == "degraded"
+
+
+def await_all_bases(stack: Stack) -> None:
+    wait_until(lambda: health(stack)["status"] == "ok" or None, "an engine of each base", 120)
 
 
 def _survives_the_loss_of_a_replica(stack: Stack, key: str) -> None:
-    """The market stays ready and names the base that is down, the other base goes on answering, and the
-    supervisor starts the engine again.
-    """
-
-    def health() -> dict[str, Any]:
-        found = httpx.get(f"{stack.facts['api']}/ready")
-        assert found.is_success
-        answer: dict[str, Any] = found.json()
-        return answer
-
+    """The other base goes on answering, and the supervisor starts the engine again."""
     stack.kill("engine")
-    wait_until(lambda: "No engine of small" in health()["faults"].get("engine", "") or None, "the fault", 30)
-    assert health()["status"] == "degraded"
+    await_fault(stack, "small")
     (answer,) = ask_all(stack.facts["api"], key, [Question("large", "What is item 4?", 8)])
     assert answer.charge > 0
-
-    wait_until(lambda: health()["status"] == "ok" or None, "the engine of the first base", 120)
+    await_all_bases(stack)
     (answer,) = ask_all(stack.facts["api"], key, [Question("small", "What is item 4?", 8)])
     assert answer.charge > 0

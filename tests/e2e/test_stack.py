@@ -32,6 +32,8 @@ from tests.support.collector import Collector
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from prometheus_client.samples import Sample
+
     from tests.support.collector import Sent
 
 CONSUMER, DEPOSIT_UNITS = 7, 5_000_000
@@ -136,7 +138,7 @@ def test_answers_are_paid_and_audited_after_any_kill(tmp_path: Path) -> None:
         _is_traced(collector)
         _is_logged(home, collector)
         for _ in range(2):  # what a scrape shows must not be in the next one again
-            _is_counted(stack, home)
+            _is_counted(stack)
 
         for part in ("send", "index", "settle", "relay"):
             stack.kill(part)
@@ -276,13 +278,19 @@ def _is_logged(home: Path, collector: Collector) -> None:
     assert ANSWER in collector.trace(answered["trace_id"])
 
 
-def _is_counted(stack: Stack, home: Path) -> None:
-    url, token = f"{stack.facts['api']}/metrics", (home / "metrics-token").read_text()
+def scrape(stack: Stack) -> dict[str, list[Sample]]:
+    """Samples of the market's metrics by family."""
+    url, token = f"{stack.facts['api']}/metrics", Path(stack.facts["home"], "metrics-token").read_text()
     assert httpx.get(url).status_code == 401
-    text = httpx.get(url, headers={"authorization": f"Bearer {token}"}).text
+    text = httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=30).text
     families = list(text_string_to_metric_families(text))
     found = {family.name: family.samples for family in families}
     assert len(found) == len(families), "a family that comes twice is refused by Prometheus"
+    return found
+
+
+def _is_counted(stack: Stack) -> None:
+    found = scrape(stack)
     assert {sample.labels["part"]: sample.value for sample in found["loraledger_up"]} == {
         "database": 1,
         "engine": 1,

@@ -31,7 +31,7 @@ from inference.model.sources import resolve_model
 from inference.protocol import AdapterBlend, AdapterRef, Generate, JsonSchema, Sampling
 from tests.fixtures_engine import Oracle, make_model
 from tests.support.parity import KINDS, blend, make_kinds
-from tests.support.vllm_server import page_commands, vllm_server
+from tests.support.vllm_server import POINT, page_settings, vllm_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,7 +196,7 @@ def test_the_value_loop_runs_on_vllm_by_settings_alone(tmp_path: Path) -> None:
             vllm_server(model, tmp_path / "adapters", "bfloat16", tmp_path / "vllm.log")
         )
         environment = {
-            **_exported(variables),
+            **page_settings(POINT, variables),
             "LORALEDGER_MODEL_CACHE": cache,
             "LORALEDGER_BATCH_SECONDS": "3",
         }
@@ -214,20 +214,6 @@ def test_the_value_loop_runs_on_vllm_by_settings_alone(tmp_path: Path) -> None:
         assert methods & {DISTILLED_ERROR_METHOD, ERROR_METHOD}, methods
         assert any((tmp_path / "adapters").iterdir())
         _check_page(home, environment, facts)
-
-
-def _exported(variables: dict[str, str]) -> dict[str, str]:
-    """What the page's second block exports."""
-    script = page_commands()[1].replace("loraledger doctor", "env")
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        env={"PATH": os.defpath, **variables},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    pairs = (line.partition("=") for line in done.stdout.splitlines())
-    return {name: value for name, _, value in pairs if name.startswith("LORALEDGER_")}
 
 
 def _check_page(home: Path, environment: dict[str, str], facts: dict[str, Any]) -> None:

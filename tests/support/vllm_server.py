@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+POINT, POINT_AMONG_SEVERAL = 1, 2
+"""Numbers of the page's blocks with settings."""
 PAGE = ROOT / "docs" / "vllm.md"
 START_SECONDS = 900
 # Of the tests alone: this build computes on a processor, which others use too.
@@ -47,10 +49,26 @@ def page_variables(model: Path, adapters: Path, dtype: str) -> dict[str, str]:
     return {"MODEL": str(model), "ADAPTERS": str(adapters), "PYTHON": str(VLLM_PYTHON), "DTYPE": dtype}
 
 
+def page_settings(number: int, variables: dict[str, str]) -> dict[str, str]:
+    """What a block of the page exports before it runs `loraledger doctor`."""
+    script = page_commands()[number].replace("loraledger doctor", "env --null")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env={"PATH": os.defpath, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pairs = (variable.partition("=") for variable in done.stdout.split("\0"))
+    return {name: value for name, _, value in pairs if name.startswith("LORALEDGER_")}
+
+
 @contextmanager
-def vllm_server(model: Path, adapters: Path, dtype: str, log: Path) -> Iterator[dict[str, str]]:
-    """Run a server for the block; yields the page's variables."""
-    variables = page_variables(model, adapters, dtype) | {"PORT": str(free_port())}
+def vllm_server(
+    model: Path, adapters: Path, dtype: str, log: Path, port: int | None = None
+) -> Iterator[dict[str, str]]:
+    """Run a server for the block; yields the page's variables. Without `port`, a free one."""
+    variables = page_variables(model, adapters, dtype) | {"PORT": str(port or free_port())}
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", start_script()],

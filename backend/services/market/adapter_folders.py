@@ -14,6 +14,7 @@ from backend.ports.storage import fetch_nothing
 from inference.protocol import AdapterRef
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from backend.domain.ids import Cid, Hash32
@@ -26,8 +27,8 @@ class AdapterMissing(Unavailable):
 
 
 class AdapterFolders:
-    """`fetch_folder` fetches a folder that the store lacks. `exports`: folders that were written for a vLLM
-    server, each with the digests of its adapters in `exported_from` of its configuration.
+    """`fetch_folder` fetches a folder that the store lacks. `exports`: where folders are written for vLLM
+    servers, each with the digests of its adapters in `exported_from` of its configuration.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class AdapterFolders:
         store: BlobStore,
         root: Path,
         fetch_folder: FetchFolder = fetch_nothing,
-        exports: Path | None = None,
+        exports: Sequence[Path] = (),
     ) -> None:
         self._store, self._fetch_folder = store, fetch_folder
         self._root, self._exports = root, exports
@@ -70,9 +71,7 @@ class AdapterFolders:
         may use it.
         """
         digest = adapter.removeprefix("0x")
-        if self._exports is None or not self._exports.is_dir():
-            return
-        for folder in list(self._exports.iterdir()):
+        for folder in [each for root in self._exports if root.is_dir() for each in root.iterdir()]:
             try:
                 parts = json.loads((folder / CONFIG_FILE).read_bytes())["exported_from"]
             except (OSError, ValueError, KeyError):

@@ -111,6 +111,7 @@ def test_bases_have_engines_prices_and_training_of_their_own(monkeypatch: pytest
     assert [base.training_price for base in (small, remote, large)] == [400_000, 1_600_000, None]
     assert [base.file.name for base in (small, large)] == ["base_model.json", "base_model-3.json"]
     assert [base.gradients_socket.name for base in (small, remote)] == ["gradients.sock", "gradients-2.sock"]
+    assert remote.vllm_folder == Path(".loraledger", "vllm", "large")
 
 
 def test_a_single_base_is_named_by_the_settings_of_one() -> None:
@@ -118,6 +119,7 @@ def test_a_single_base_is_named_by_the_settings_of_one() -> None:
     [base] = settings.served
     assert (base.model, list(base.sockets), base.training_price) == ("/models/small", [1, 2], 3)
     assert base.sockets[1] == settings.engine_socket
+    assert base.vllm_folder == settings.home / "vllm"
 
 
 @pytest.mark.parametrize(

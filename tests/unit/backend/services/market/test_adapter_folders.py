@@ -59,7 +59,8 @@ def test_exports_of_an_adapter_are_dropped_with_its_blends(tmp_path: Path) -> No
         (exports / name).mkdir(parents=True)
         (exports / name / "adapter_config.json").write_text(json.dumps({"exported_from": parts}))
     (exports / ".draft-x").mkdir()
-    folders = AdapterFolders(FakeBlobStore(), tmp_path / "adapters", exports=exports)  # type: ignore[arg-type]
+    roots = [tmp_path / "unused", exports]
+    folders = AdapterFolders(FakeBlobStore(), tmp_path / "adapters", exports=roots)  # type: ignore[arg-type]
     for _ in range(2):
         folders.drop_exports(Hash32(f"0x{taken}"))
     assert sorted(path.name for path in exports.iterdir()) == [".draft-x", other]
