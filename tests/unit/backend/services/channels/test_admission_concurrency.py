@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from sqlalchemy import event
 
+from backend.db.unit_of_work import Database
 from backend.domain.errors import PaymentRequired
 from backend.services.channels.admission import Admission, Payer
-from backend.services.channels.ledger import SpendCapReached
+from backend.services.channels.ledger import InsufficientBalance, SpendCapReached
 from tests.support.admission import available, bill, settle
+from tests.support.databases import ViewDatabase
 from tests.support.fakes import some_key
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from backend.domain.serving import NewReceipt
+    from backend.domain.serving import NewReceipt, Reservation
     from tests.support.scripted_installation import ScriptedInstallation
 T = TypeVar("T")
 
@@ -86,6 +88,48 @@ def test_concurrent_reservations_share_transactions(installation: ScriptedInstal
     asked = asyncio.run(at_once([installation.admitting.reserve(payer, 1) for _ in range(200)]))
     assert not any(isinstance(found, BaseException) for found in asked)
     assert len(commits) <= 3
+
+
+@pytest.mark.parametrize(("balance", "cap"), [(700, 10_000), (10_000, 700)])
+def test_processes_that_share_a_database_never_spend_more_than_balance_or_cap(
+    any_installation: ScriptedInstallation, balance: int, cap: int
+) -> None:
+    """Each has its connections and groups, and all reserve on one channel, with one key, at once."""
+    installation = any_installation
+    installation.fund(balance)
+    key = installation.services.keys.create(installation.payer.account, "capped", spend_cap=cap).key
+    payer = Payer(installation.payer.account, key.id)
+    start = threading.Barrier(4)
+
+    def process(_: int) -> list[Reservation | BaseException]:
+        database = Database.open(installation.db.engine.url)
+        admission = Admission(
+            ViewDatabase(database, installation.view),
+            installation.market,
+            lambda _: installation.receipt_key,
+            installation.clock,
+            900,
+            60,
+        )
+
+        async def ask() -> list[Reservation | BaseException]:
+            start.wait()
+            found: list[Reservation | BaseException] = []
+            for _ in range(8):
+                found += await at_once([admission.reserve(payer, 7) for _ in range(5)])
+            return found
+
+        reserved = asyncio.run(ask())
+        database.close()
+        return reserved
+
+    with ThreadPoolExecutor(4) as processes:
+        asked = [found for group in processes.map(process, range(4)) for found in group]
+    refusals = [found for found in asked if isinstance(found, BaseException)]
+    assert len(asked) - len(refusals) == 100
+    assert {type(refusal) for refusal in refusals} == {
+        InsufficientBalance if balance == 700 else SpendCapReached
+    }
 
 
 def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
