@@ -170,15 +170,16 @@ class Settings(BaseSettings):
     training_price: int = Field(default=400_000, ge=0, lt=1 << 63)
     """Price of a million trained tokens, in token units. 0: training is free and needs no channel."""
     key_requests_per_minute: int = Field(default=1000, ge=0)
-    """Rate limit of one API key, for each API process. 0: no limit."""
+    """Rate limit of one API key. On PostgreSQL all API processes count together, on SQLite each by itself.
+    0: no limit."""
     wallet_requests_per_minute: int = Field(default=5000, ge=0)
-    """Rate limit of one account with all its keys, for each API process. 0: no limit."""
+    """Rate limit of one account with all its keys, counted likewise. 0: no limit."""
     address_requests_per_minute: int = Field(default=1000, ge=0)
-    """Rate limit of unauthenticated requests from one network address, for each API process. 0: no limit."""
+    """Rate limit of unauthenticated requests from one network address, counted likewise. 0: no limit."""
     key_tokens_per_minute: int = Field(default=2_000_000, ge=0)
-    """Limit of prompt and completion tokens of one API key, for each API process. 0: no limit."""
+    """Limit of prompt and completion tokens of one API key, counted likewise. 0: no limit."""
     wallet_tokens_per_minute: int = Field(default=10_000_000, ge=0)
-    """Limit of prompt and completion tokens of one account with all its keys, for each API process. 0: no
+    """Limit of prompt and completion tokens of one account with all its keys, counted likewise. 0: no
     limit."""
     answer_seconds: float = Field(default=180.0, gt=0)
     """Time limit of an answer, fetching its adapter included; keep it far below the vault's thaw period."""

@@ -36,14 +36,19 @@ def postgres_uri() -> Iterator[str]:
         yield uri
 
 
+@pytest.fixture
+def postgres_url(postgres_uri: str) -> Iterator[str]:
+    """An empty database on PostgreSQL."""
+    with postgres_schema(postgres_uri) as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'test.db'}"
-        return
-    with postgres_schema(request.getfixturevalue("postgres_uri")) as url:
-        yield url
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    return str(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture
@@ -51,6 +56,16 @@ def database(database_url: str) -> Iterator[Database]:
     """A database with all tables, on each of the engines we support."""
     load_all()
     opened = Database.open(database_url)
+    Base.metadata.create_all(opened.engine)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[Database]:
+    """A database with all tables, for tests of what only PostgreSQL does."""
+    load_all()
+    opened = Database.open(postgres_url)
     Base.metadata.create_all(opened.engine)
     yield opened
     opened.close()

@@ -70,7 +70,7 @@ async def respond(
 ) -> Response:
     """Start the answer and send it. `render` gets the answer, and the name that the model was resolved to."""
     limits = get_rate_limits(request)
-    await limits.check_tokens(caller.rate_limit_scopes)
+    limits.check_tokens(request)
     try:
         answer = await while_connected(request, services.generate.start(asked))
         limits.count_tokens(caller.rate_limit_scopes, answer)

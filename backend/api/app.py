@@ -15,7 +15,6 @@ from backend.api import errors
 from backend.api.deps import reject_nul, set_chain_id
 from backend.api.middleware import BodyLimit, RequestId, RequestMetrics, UnhandledErrors
 from backend.api.openapi import build_document
-from backend.api.rate_limits import RateLimits
 from backend.api.routers import (
     adapters,
     attribution,
@@ -90,7 +89,6 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     app.state.upload_slots = UploadSlots(MAX_UPLOADS)
     app.state.transfer_slots = UploadSlots(MAX_TRANSFER_CHUNKS)
     app.state.recordings = set()
-    app.state.rate_limits = RateLimits(settings)
     errors.install(app)
     routers = tuple(module.router for module in ROUTERS)
     for router in routers:
@@ -124,4 +122,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         services: Services = app.state.services
         await services.generate.close()
+        await services.rate_limits.close()
         await asyncio.gather(*app.state.recordings, return_exceptions=True)

@@ -40,12 +40,12 @@ class Caller:
         return {"wallet": str(self.account), **key}
 
 
-def get_rate_limits(request: Request) -> RateLimits:
-    return cast("RateLimits", request.app.state.rate_limits)
-
-
 def get_services(request: Request) -> Services:
     return cast("Services", request.app.state.services)
+
+
+def get_rate_limits(request: Request) -> RateLimits:
+    return get_services(request).rate_limits
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

@@ -1,32 +1,36 @@
 """Rate limits per minute: requests by key, wallet or address, and tokens by key or wallet.
 
-The library `limits` counts in fixed windows in this process's memory: N API processes allow N times the rate.
+The API processes of a PostgreSQL database count together; on SQLite each counts by itself.
 Tokens are counted when an answer ends, so answers that are in progress when the limit is reached exceed it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from limits import RateLimitItem, RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.requests import Request
 
 from backend.domain.errors import DomainError
+from backend.domain.rate_limits import Count
 from backend.metrics import ANSWERS, CHARGED_TOKENS, CHARGED_UNITS
 
 if TYPE_CHECKING:
     from backend.domain.receipt import Charge, Receipt
+    from backend.services.accounts.rate_counts import RateCounts
     from backend.services.answers.answer import Answer
     from backend.settings import Settings
 
+log = logging.getLogger(__name__)
+
 REQUESTS, TOKENS = "requests", "tokens"
+MAX_KEY_CHARS = 200
+"""Ids, accounts and IP addresses are shorter. What a proxy passes on as an address may be anything."""
+CLOSE_SECONDS = 2.0
 
 Scopes = Mapping[str, str]
 """Identities that are limited: the API key's id (`key`), its account (`wallet`), or the IP address
@@ -45,8 +49,19 @@ class Window:
     kind: str
     scope: str
     limit: int
-    remaining: int
-    reset_seconds: int
+    count: Count
+
+    @property
+    def remaining(self) -> int:
+        return max(self.limit - self.count.total, 0)
+
+    @property
+    def is_exceeded(self) -> bool:
+        return self.count.total > self.limit
+
+    @property
+    def reset_seconds(self) -> int:
+        return math.ceil(self.count.seconds_left)
 
     def headers(self) -> dict[str, str]:
         """OpenAI's header names; the time to the next window in its notation, such as `42s`."""
@@ -72,8 +87,8 @@ class Window:
 class RateLimits:
     """Used from one event loop. A rate of 0 disables the limit."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+    def __init__(self, settings: Settings, counts: RateCounts) -> None:
+        self._counts = counts
         rates = {
             (REQUESTS, "key"): settings.key_requests_per_minute,
             (REQUESTS, "wallet"): settings.wallet_requests_per_minute,
@@ -81,64 +96,70 @@ class RateLimits:
             (TOKENS, "key"): settings.key_tokens_per_minute,
             (TOKENS, "wallet"): settings.wallet_tokens_per_minute,
         }
-        self._rates = {
-            kind_and_scope: RateLimitItemPerMinute(rate) for kind_and_scope, rate in rates.items() if rate
-        }
+        self._rates = {kind_and_scope: rate for kind_and_scope, rate in rates.items() if rate}
         self._counting: set[asyncio.Task[None]] = set()
 
     async def admit(self, request: Request, scopes: Scopes) -> None:
         """Count a request once, even if called again for it, and set the response's rate limit headers.
-        Raises RateLimitExceeded.
+        Raises RateLimitExceeded and DatabaseUnavailable.
         """
-        if getattr(request.state, "is_counted", False):
+        if hasattr(request.state, "rate_windows"):
             return
-        request.state.is_counted = True
-        exceeded = await self._count(REQUESTS, scopes, 1)
+        windows = request.state.rate_windows = await self._count({REQUESTS: 1, TOKENS: 0}, scopes)
         request.state.headers = getattr(request.state, "headers", {}) | {
             name: value
             for kind in (REQUESTS, TOKENS)
-            for name, value in _tightest(await self._windows(kind, scopes)).items()
+            for name, value in _tightest(window for window in windows if window.kind == kind).items()
         }
-        if exceeded:
-            raise exceeded[0].refusal()
+        for window in windows:
+            if window.kind == REQUESTS and window.is_exceeded:
+                raise window.refusal()
 
-    async def check_tokens(self, scopes: Scopes) -> None:
-        """Raises RateLimitExceeded if no tokens are left."""
-        for window in await self._windows(TOKENS, scopes):
-            if not window.remaining:
+    def check_tokens(self, request: Request) -> None:
+        """Raises RateLimitExceeded if the caller had no tokens left when the request was admitted."""
+        for window in request.state.rate_windows:
+            if window.kind == TOKENS and not window.remaining:
                 raise window.refusal()
 
     def count_tokens(self, scopes: Scopes, answer: Answer) -> None:
         """Count the tokens that an answer is charged for, once it ends, even if the client disconnects."""
 
         async def count() -> None:
-            if (charged := await answer.ended()) is not None:
-                interval = charged.interval
-                _count(interval)
-                await self._count(TOKENS, scopes, interval.prompt_tokens + interval.completion_tokens)
+            if (charged := await answer.ended()) is None:
+                return
+            interval = charged.interval
+            _count(interval)
+            num_tokens = interval.prompt_tokens + interval.completion_tokens
+            try:
+                await self._count({TOKENS: num_tokens}, scopes)
+            except DomainError as error:  # the answer is charged all the same
+                log.warning("%d tokens of an answer count towards no rate limit: %s", num_tokens, error)
 
         task = asyncio.create_task(count())
         self._counting.add(task)
         task.add_done_callback(self._counting.discard)
 
-    async def _count(self, kind: str, scopes: Scopes, amount: int) -> list[Window]:
-        """Returns the windows that are exceeded."""
-        exceeded = []
-        for scope, rate in self._rates_of(kind, scopes):
-            if not await self._limiter.hit(rate, kind, scope, scopes[scope], cost=amount):
-                exceeded.append(await self._window(kind, scope, scopes[scope], rate))
-        return exceeded
+    async def close(self) -> None:
+        """Wait until the tokens of the answers that have ended are counted."""
+        if self._counting:
+            await asyncio.wait(set(self._counting), timeout=CLOSE_SECONDS)
 
-    async def _windows(self, kind: str, scopes: Scopes) -> list[Window]:
-        rates = self._rates_of(kind, scopes)
-        return [await self._window(kind, scope, scopes[scope], rate) for scope, rate in rates]
+    async def _count(self, amounts: Mapping[str, int], scopes: Scopes) -> list[Window]:
+        """Add the amount of each kind to the counts of these scopes that are limited."""
+        limited = [
+            (_key(kind, scope, scopes[scope]), kind, scope, self._rates[kind, scope])
+            for kind in amounts
+            for scope in scopes
+            if (kind, scope) in self._rates
+        ]
+        if not limited:
+            return []
+        counts = await self._counts.add({key: amounts[kind] for key, kind, _, _ in limited})
+        return [Window(kind, scope, limit, counts[key]) for key, kind, scope, limit in limited]
 
-    async def _window(self, kind: str, scope: str, name: str, rate: RateLimitItem) -> Window:
-        ends_at, remaining = await self._limiter.get_window_stats(rate, kind, scope, name)
-        return Window(kind, scope, rate.amount, remaining, max(math.ceil(ends_at - time.time()), 0))
 
-    def _rates_of(self, kind: str, scopes: Scopes) -> list[tuple[str, RateLimitItem]]:
-        return [(scope, self._rates[kind, scope]) for scope in scopes if (kind, scope) in self._rates]
+def _key(kind: str, scope: str, name: str) -> str:
+    return f"{kind} {scope} {name}"[:MAX_KEY_CHARS]
 
 
 def _count(charged: Receipt | Charge) -> None:
@@ -148,6 +169,6 @@ def _count(charged: Receipt | Charge) -> None:
     CHARGED_TOKENS.labels("completion").inc(charged.completion_tokens)
 
 
-def _tightest(windows: list[Window]) -> dict[str, str]:
+def _tightest(windows: Iterable[Window]) -> dict[str, str]:
     found = min(windows, key=lambda window: window.remaining, default=None)
     return found.headers() if found else {}

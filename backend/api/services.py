@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from backend.api.rate_limits import RateLimits
     from backend.domain.deployment import Deployment
     from backend.domain.ids import Cid
     from backend.domain.readiness import Fault
@@ -50,6 +51,7 @@ class Services:
     sign_in: SignIn
     sessions: Sessions
     keys: ApiKeys
+    rate_limits: RateLimits
     deployment: Deployment
     catalogue: Catalogue
     lineages: Lineages

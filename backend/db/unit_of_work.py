@@ -26,6 +26,7 @@ from backend.db.live_agreement import LiveAgreementStore
 from backend.db.near_duplicates import SketchStore
 from backend.db.outbox import OutboxStore
 from backend.db.published_answers import PublishedAnswerStore
+from backend.db.rate_counts import RateCountStore
 from backend.db.serving import ChannelStore, ReceiptStore
 from backend.db.session import SQLITE_BEGIN, open_engine
 from backend.db.training import TrainingStore
@@ -67,6 +68,7 @@ class UnitOfWork:
         self.live_agreements = LiveAgreementStore(session)
         self.outbox = OutboxStore(session)
         self.published_answers = PublishedAnswerStore(session)
+        self.rate_counts = RateCountStore(session)
         self.receipts = ReceiptStore(session)
         self.sketches = SketchStore(session)
         self.training = TrainingStore(session)
@@ -117,6 +119,24 @@ class Database:
                 yield UnitOfWork(session)
         except DRIVER_ERRORS as error:
             _raise_translated(error)
+
+    @contextmanager
+    def single_statements(self) -> Iterator[UnitOfWork]:
+        """Each statement is a transaction of its own: one round trip, and no lock is held between statements.
+
+        Errors: as of `begin`.
+        """
+        engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            with Session(engine) as session:
+                yield UnitOfWork(session)
+        except DRIVER_ERRORS as error:
+            _raise_translated(error)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the processes of several machines may use it: PostgreSQL, not a file of SQLite."""
+        return self.engine.dialect.name == "postgresql"
 
     @contextmanager
     def event_log(self) -> Iterator[EventLog]:

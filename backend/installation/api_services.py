@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
+from backend.api.rate_limits import RateLimits
 from backend.api.services import Services
 from backend.installation.metrics import MetricsPage, load_metrics_token
 from backend.installation.readiness import PARTS, faults
@@ -38,6 +39,7 @@ def api_services(installation: Installation) -> Services:
         sign_in=installation.sign_in,
         sessions=installation.sessions,
         keys=installation.api_keys,
+        rate_limits=RateLimits(installation.settings, installation.rate_counts),
         deployment=installation.deployment,
         catalogue=installation.catalogue,
         lineages=Lineages(db, utc_now),

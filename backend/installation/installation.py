@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backend.services.accounts.api_keys import ApiKeys
     from backend.services.accounts.balance_events import BalanceEvents
     from backend.services.accounts.claims import Claims
+    from backend.services.accounts.rate_counts import RateCounts
     from backend.services.accounts.sessions import Sessions
     from backend.services.accounts.sign_in import SignIn
     from backend.services.answers.generate import Generate, GenerateLimits
@@ -102,6 +103,13 @@ class Installation(Resources):
 
         policy = SignInPolicy(self.settings.origins, self.deployment.chain_id)
         return SignIn(self.database, self.sessions, self.consent, utc_now, policy)
+
+    @cached_property
+    def rate_counts(self) -> RateCounts:
+        """On PostgreSQL all API processes count together; on SQLite each counts by itself."""
+        from backend.services.accounts.rate_counts import MemoryCounts, SharedCounts
+
+        return SharedCounts(self.database) if self.database.is_shared else MemoryCounts()
 
     @cached_property
     def claims(self) -> Claims:

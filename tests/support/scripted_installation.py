@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from backend.api.rate_limits import RateLimits
 from backend.api.services import Services
 from backend.chain.keys import recover
 from backend.domain.attribution import CHECKPOINT_FILE
@@ -24,6 +25,7 @@ from backend.services.accounts.earnings import Earnings
 from backend.services.accounts.idempotency import Idempotency
 from backend.services.accounts.local_funds import LocalFunds
 from backend.services.accounts.payouts import Payouts
+from backend.services.accounts.rate_counts import MemoryCounts
 from backend.services.accounts.sessions import Sessions
 from backend.services.accounts.sign_in import SignIn, SignInPolicy
 from backend.services.answers.attribution import HiddenCosine, Uniform
@@ -62,6 +64,7 @@ from backend.services.train.publication import Publication
 from backend.services.transactions.consent import Consent
 from backend.services.webhooks.endpoints import Endpoints
 from backend.services.webhooks.signing import SigningSecrets
+from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
 
 if TYPE_CHECKING:
@@ -294,6 +297,7 @@ class ScriptedInstallation:
             sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             sessions=sessions,
             keys=ApiKeys(self.db, self.clock),
+            rate_limits=RateLimits(Settings(), MemoryCounts()),
             deployment=scripted_deployment(),
             catalogue=self.catalogue,
             lineages=Lineages(self.db, self.clock),

@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.api.rate_limits import RateLimits
+from backend.services.accounts.rate_counts import MemoryCounts
 from backend.settings import Settings
 from tests.integration.api.test_how_to import installation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fastapi import FastAPI
 
     from tests.integration.api.conftest import Api
@@ -32,17 +32,16 @@ NO_RATES: Any = {name: 0 for name in Settings.model_fields if name.endswith("_pe
 
 
 @pytest.fixture
-def fuzzed(api: Api, server: tuple[FastAPI, str]) -> Iterator[Api]:
+def fuzzed(api: Api, server: tuple[FastAPI, str]) -> Api:
     """Every name is a model's, the channel is funded, and rate limits are off."""
-    app, usual = server[0], server[0].state.rate_limits
-    app.state.rate_limits = RateLimits(Settings(**NO_RATES))
-    built = api.installation
+    app, built = server[0], api.installation
+    unlimited = RateLimits(Settings(**NO_RATES), MemoryCounts())
+    app.state.services = replace(app.state.services, rate_limits=unlimited)
     built.fund(10**15)
     built.view.snapshots.clear()  # their contributions are not recorded
     resolve = built.catalogue.resolve
     built.catalogue.resolve = lambda *_: resolve("tiny")  # type: ignore[method-assign]
-    yield api
-    app.state.rate_limits = usual
+    return api
 
 
 def fuzz(api: Api, folder: Path, examples: int, *selection: str) -> subprocess.CompletedProcess[str]:

@@ -1,41 +1,63 @@
-"""Rate limits of requests and tokens by key, wallet and address."""
+"""Rate limits of requests and tokens by key, wallet and address, in one process and in several."""
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import openai
 import pytest
+from starlette.requests import Request
 
-from backend.api.rate_limits import RateLimits
+from backend.api.rate_limits import RateLimitExceeded, RateLimits
+from backend.db.unit_of_work import Database
+from backend.domain.errors import DatabaseUnavailable
+from backend.services.accounts.rate_counts import MemoryCounts, SharedCounts
 from backend.settings import Settings
-from tests.integration.api.conftest import sign_in
+from tests.integration.api.conftest import running_server, sign_in
 from tests.support.fakes import some_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
 
     from fastapi import FastAPI
 
+    from backend.domain.rate_limits import Count
+    from backend.services.accounts.rate_counts import RateCounts
     from tests.integration.api.conftest import Api
 
 Limit = Callable[..., None]
+PROGRAM = Path(__file__).with_name("counting_process.py")
 
 
 @pytest.fixture
-def limit(server: tuple[FastAPI, str]) -> Iterator[Limit]:
-    """Sets rates, from nothing counted on; those before come back."""
-    app, _ = server
-    usual = app.state.rate_limits
+def counts(database: Database) -> RateCounts:
+    """Those of an installation on SQLite and on PostgreSQL."""
+    return SharedCounts(database) if database.is_shared else MemoryCounts()
+
+
+@pytest.fixture
+def limit(api: Api, server: tuple[FastAPI, str], counts: RateCounts) -> Limit:
+    """Sets rates, from nothing counted on."""
 
     def set_rates(**rates: int) -> None:
-        off = dict.fromkeys((name for name in Settings.model_fields if name.endswith("_per_minute")), 0)
-        app.state.rate_limits = RateLimits(Settings(**(off | rates)))
+        limits = RateLimits(some_rates(**rates), counts)
+        server[0].state.services = replace(api.installation.services, rate_limits=limits)
 
-    yield set_rates
-    app.state.rate_limits = usual
+    return set_rates
+
+
+def some_rates(**rates: int) -> Settings:
+    """These rates, and no other limits."""
+    off = dict.fromkeys((name for name in Settings.model_fields if name.endswith("_per_minute")), 0)
+    return Settings(**(off | rates))
 
 
 def ask(api: Api) -> openai.types.chat.ChatCompletion:
@@ -139,3 +161,95 @@ def test_no_rates_are_no_limits(api: Api, limit: Limit) -> None:
         shown = http.get("/v1/auth/me")
     assert shown.status_code == 200
     assert not [name for name in shown.headers if name.startswith("x-ratelimit")]
+
+
+def test_processes_admit_no_more_than_one_would(postgres_database: Database) -> None:
+    url = postgres_database.engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, str(PROGRAM), url, "250", "150"]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(3)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()  # all have imported what they need
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        admitted = [int(process.communicate()[0]) for process in processes]
+    assert sum(admitted) == 250, admitted
+
+
+def test_tokens_of_one_api_process_count_at_the_other(
+    api: Api, server: tuple[FastAPI, str], postgres_database: Database
+) -> None:
+    def process() -> RateLimits:
+        return RateLimits(some_rates(key_tokens_per_minute=9), SharedCounts(postgres_database))
+
+    with running_server(Settings()) as (other_app, other_url):
+        other_app.state.services = replace(api.installation.services, rate_limits=process())
+        server[0].state.services = replace(api.installation.services, rate_limits=process())
+        other = replace(api, url=other_url)
+        for asked, shown, left in ((api, other, "4"), (other, api, "0")):
+            ask(asked)
+            with shown.http() as http:
+                for _ in range(600):
+                    if http.get("/v1/auth/me").headers["x-ratelimit-remaining-tokens"] == left:
+                        break
+                else:
+                    pytest.fail("the tokens were never counted at the other process")
+        for each in (api, other):
+            with pytest.raises(openai.RateLimitError):
+                ask(each)
+
+
+def test_without_the_database_a_request_is_refused_and_not_admitted(
+    api: Api, server: tuple[FastAPI, str]
+) -> None:
+    away = SharedCounts(Database.open("postgresql://market:secret@127.0.0.1:1/market"))
+    limits = RateLimits(some_rates(wallet_requests_per_minute=5), away)
+    server[0].state.services = replace(api.installation.services, rate_limits=limits)
+    with api.http() as http:
+        refused = http.get("/v1/auth/me")
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (503, "database_unavailable")
+    assert "secret" not in refused.text
+    with pytest.raises(openai.InternalServerError, match="not reachable"):
+        ask(api)
+    assert not api.installation.engine.requests
+
+
+def test_an_answer_is_sent_even_if_its_tokens_cannot_be_counted(
+    api: Api,
+    limit: Limit,
+    counts: RateCounts,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limit(key_tokens_per_minute=100)
+    add = counts.add
+
+    async def away(amounts: Mapping[str, int]) -> dict[str, Count]:
+        if any(amounts.values()):
+            raise DatabaseUnavailable("The database of this installation is not reachable.")
+        return await add(amounts)
+
+    monkeypatch.setattr(counts, "add", away)
+    assert ask(api).usage
+    assert "5 tokens of an answer count towards no rate limit" in caplog.text
+
+
+def test_an_address_of_any_length_is_counted(postgres_database: Database) -> None:
+    """A proxy may pass on anything as an address."""
+    limits = RateLimits(some_rates(address_requests_per_minute=1), SharedCounts(postgres_database))
+
+    async def admit() -> None:
+        await limits.admit(Request({"type": "http", "state": {}}), {"address": "9" * 100_000})
+
+    asyncio.run(admit())
+    with pytest.raises(RateLimitExceeded):
+        asyncio.run(admit())

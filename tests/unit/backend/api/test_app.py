@@ -23,13 +23,16 @@ class Closing:
 
 
 def test_the_server_ends_only_after_running_answers_have_their_receipts() -> None:
-    generate = Closing()
+    generate, rate_limits = Closing(), Closing()
     sampling = SimpleNamespace(running=nullcontext)
-    services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=generate, live_agreements=sampling)
+    services: Any = SimpleNamespace(
+        sign_in=SIGN_IN, generate=generate, rate_limits=rate_limits, live_agreements=sampling
+    )
     with TestClient(create_app(services, Settings())) as client:
         assert client.get("/health").json() == {"status": "ok"}
         assert not generate.is_closed
     assert generate.is_closed
+    assert rate_limits.is_closed
 
 
 @pytest.mark.parametrize(
