@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
 
-from benchmarks.api import batch, events, gateway, receipts
+from benchmarks.api import batch, events, gateway, limits, receipts
 from benchmarks.engine import machine
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[Measure, float]] = {
     "receipts": (receipts.measure, 10),
     "events": (events.measure, 10),
     "gateway": (gateway.measure, 60),
+    "limits": (limits.measure, 10),
     "batch": (batch.measure, 0),
 }
 """Measurements, each with the seconds of one repeat; a batch has no time limit."""

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from benchmarks.api import __main__ as command
-from benchmarks.api import events, gateway, receipts
+from benchmarks.api import events, gateway, limits, receipts
 from benchmarks.api.figures import Row
 
 if TYPE_CHECKING:
@@ -39,6 +39,18 @@ def test_every_token_is_heard_through_the_real_server(
     }
     assert rows["gateway_p50_ms"].details["tokens"] == [3 * 10]
     assert 0 < rows["gateway_p50_ms"].value <= rows["gateway_p99_ms"].value
+
+
+def test_requests_of_apis_with_and_without_limits_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "NUM_CLIENTS", 2)
+    rows = {row.name: row for row in limits.measure(tmp_path, seconds=0.5, repeats=1)}
+    assert set(rows) == {"limits_request_us", "limits_answer_us"}
+    for row in rows.values():
+        for api in ("off", "on"):
+            assert row.details[f"{api}_requests_s"][0] > 0
+            assert row.details[f"{api}_api_us"][0] > 0
 
 
 def test_the_report_has_the_figures_and_their_rows(

