@@ -128,7 +128,7 @@ class RateLimits:
             if (charged := await answer.ended()) is None:
                 return
             interval = charged.interval
-            _count(interval)
+            _record(interval)
             num_tokens = interval.prompt_tokens + interval.completion_tokens
             try:
                 await self._count({TOKENS: num_tokens}, scopes)
@@ -162,7 +162,7 @@ def _key(kind: str, scope: str, name: str) -> str:
     return f"{kind} {scope} {name}"[:MAX_KEY_CHARS]
 
 
-def _count(charged: Receipt | Charge) -> None:
+def _record(charged: Receipt | Charge) -> None:
     ANSWERS.inc()
     CHARGED_UNITS.inc(charged.charge)
     CHARGED_TOKENS.labels("prompt").inc(charged.prompt_tokens)
