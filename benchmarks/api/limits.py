@@ -125,9 +125,8 @@ def _loads(
 
 def _load(port: int, pids: tuple[int, int], database: int, requests: Sequence[bytes], seconds: float) -> Load:
     def used() -> tuple[float, float, float]:
-        with_children = [database, *_children(database)]
         api, engine = map(_seconds, pids)
-        return api, engine, sum(map(_seconds, with_children))
+        return api, engine, _seconds_with_children(database)
 
     load, before, used_before = Load(), Usage.now(os.getpid()), used()
     asyncio.run(_run_clients(port, requests, before.at + seconds, load.delays))
@@ -224,6 +223,10 @@ def _seconds(pid: int) -> float:
     return Usage.now(pid).process_seconds
 
 
-def _children(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in children.split()]
+def _seconds_with_children(pid: int) -> float:
+    """Of a process and its children. Those that have ended meanwhile count as the process's own."""
+    children = 0.0
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            children += _seconds(int(child))
+    return children + _seconds(pid)
