@@ -84,6 +84,12 @@ def rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def anonymous_bytes() -> int:
+    """Resident memory of this process without the pages of files."""
+    status = Path("/proc/self/status").read_text()
+    return sum(int(status.partition(f"{name}:")[2].split()[0]) for name in ("RssAnon", "RssShmem")) * 1024
+
+
 def peak_rss_bytes() -> int:
     """Peak resident memory of this process."""
     status = Path("/proc/self/status").read_text()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.engine.measure import percentile, rss_bytes
+from benchmarks.engine.measure import anonymous_bytes, percentile
 from benchmarks.soak.ledger import RequestLedger
 from inference.engine import Engine
 from inference.errors import OverloadedError
@@ -33,7 +33,7 @@ class Observations:
     ledger: RequestLedger
     num_steps: int = 0
     num_integrity_checks: int = 0
-    rss_bytes: list[int] = field(default_factory=list)
+    anonymous_bytes: list[int] = field(default_factory=list)
     num_files: list[int] = field(default_factory=list)
     num_preemptions: int = 0
     max_waiting: int = 0
@@ -49,7 +49,7 @@ class Observations:
         first, last = _first_and_last(self.num_files)
         if last - first > MAX_MORE_FILES:
             found.append(f"open files grew from {first:.0f} to {last:.0f}")
-        grown = growth(self.rss_bytes)
+        grown = growth(self.anonymous_bytes)
         if checks_memory and grown > MAX_GROWTH:
             found.append(f"memory grew by {grown:.1%}, more than {MAX_GROWTH:.0%}")
         return found
@@ -118,7 +118,7 @@ class Soak:
 
     def _sample(self) -> None:
         status = self._engine.status()
-        self._observations.rss_bytes.append(rss_bytes())
+        self._observations.anonymous_bytes.append(anonymous_bytes())
         self._observations.num_files.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
         self._observations.num_preemptions = status.num_preemptions
         self._observations.max_waiting = max(self._observations.max_waiting, status.num_waiting)

@@ -83,7 +83,7 @@ def test_clients_give_up_after_as_many_tokens_as_they_planned(ledger: RequestLed
 def test_lost_requests_and_growing_memory_are_failures(ledger: RequestLedger) -> None:
     ledger.accept(planned())
     ledger.counts["answered"] = 1
-    observed = Observations(ledger, rss_bytes=[*range(1000, 1100)], num_files=[7] * 50 + [70] * 50)
+    observed = Observations(ledger, anonymous_bytes=[*range(1000, 1100)], num_files=[7] * 50 + [70] * 50)
     lost, grown, files = sorted(observed.failures())
     assert "1 requests were accepted and never ended" in lost
     assert "memory grew by 4" in grown
@@ -92,7 +92,7 @@ def test_lost_requests_and_growing_memory_are_failures(ledger: RequestLedger) ->
 
 def test_memory_is_not_checked_while_caches_fill(ledger: RequestLedger) -> None:
     ledger.counts["answered"] = 1
-    observed = Observations(ledger, rss_bytes=[*range(1000, 1100)])
+    observed = Observations(ledger, anonymous_bytes=[*range(1000, 1100)])
     assert observed.failures(checks_memory=False) == []
 
 
