@@ -11,8 +11,9 @@ import torch
 
 from backend.domain.attribution import DISTILLED_METHOD, ERROR_METHOD, GRADIENT_METHOD, ROWS_METHOD
 from benchmarks.attribution.__main__ import main
+from benchmarks.attribution.accuracy_tables import CHART
 from benchmarks.attribution.data import NUM_HELD_OUT, NUM_PROMPTS, PLAIN_TEMPLATE, encode_row, open_tokenizer
-from benchmarks.attribution.page import CHART, KEPT, MISSING, PAGE, chart, page, read, write
+from benchmarks.attribution.page import KEPT, MISSING, PAGE, chart, page, read, write
 from benchmarks.attribution.report import combine, measure_costs, report_study
 from benchmarks.attribution.retrain import Run, make_model, planned, retrained
 from benchmarks.attribution.study import train
