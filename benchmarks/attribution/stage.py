@@ -32,9 +32,9 @@ from backend.ports.gradients import GradientRequest
 from backend.processes.child import Child
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
+from benchmarks.model_options import add_model_options, model_of
 from benchmarks.reexecution.__main__ import QUESTIONS
 from inference.lora.files import adapter_digest
-from inference.model.sources import resolve_model
 from inference.protocol import AdapterRef, Generate, Message, Sampling
 from workers.training.sketch import SKETCH_SIZE
 
@@ -62,7 +62,7 @@ class Turn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    model = resolve_model(options.model, options.model_cache)
+    model = model_of(options)
     folders = [_indexed(folder) for folder in make_adapters(WORK, model, options.adapters)]
     adapters = [AdapterRef(adapter_digest(folder), str(folder.resolve())) for folder in folders]
     requests = [
@@ -208,8 +208,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure what the gradient stage costs in serving.",
     )
     add = parser.add_argument
-    add("--model", default="", help="base model; default: bundled")
-    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"))
+    add_model_options(parser)
     add("--answers", type=int, default=32)
     add("--tokens", type=int, default=64, help="tokens of an answer")
     add("--adapters", type=int, default=4)
