@@ -11,7 +11,8 @@ transformers with its defaults on the same rows (`benchmarks.training.trainer`);
 worse.
 
 `foreign_share` is the CPU share of other processes. `by_processor` has the same rates by processor time,
-`training` and `capture` the figures of every run.
+`training` and `capture` the figures of every run. `hours_per_million_tokens` has the processor hours that
+training, index and distillation take for a million trained tokens, the unit of the price of training.
 """
 
 from __future__ import annotations
@@ -75,9 +76,11 @@ def _report(
     figures = {name: round(rate.by_clock, 2) for name, rate in rates.items()}
     figures["validate_peak_mb"] = round(validation.peak_megabytes, 1)
     by_processor = {name: round(rate.by_processor, 2) for name, rate in rates.items()}
+    hours: dict[str, float] = {}
     if overhead is not None:
         figures["capture_overhead"] = round(overhead.of_capture, 3)
         figures["distil_overhead"] = round(overhead.of_distillation, 3)
+        hours = {name: round(each, 3) for name, each in overhead.hours_per_million_tokens().items()}
     if comparison is not None and comparison.is_no_worse:
         figures["train_vs_plain_trainer"] = round(comparison.by_clock, 2)
         by_processor["train_vs_plain_trainer"] = round(comparison.by_processor, 2)
@@ -86,6 +89,7 @@ def _report(
         "by_processor": by_processor,
         "training": None if comparison is None else asdict(comparison),
         "capture": None if overhead is None else asdict(overhead),
+        "hours_per_million_tokens": hours,
         "foreign_share": round(foreign_share, 3),
         "machine": machine.describe(),
     }

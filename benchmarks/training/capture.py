@@ -45,6 +45,8 @@ PACKAGES = ("json", "asyncio", "collections", "email", "logging", "unittest")
 class Overhead:
     """Processor seconds by repeat. Loading models is not included."""
 
+    trained_tokens: int
+    """Of a repeat, in all epochs."""
     training: tuple[float, ...]
     capture: tuple[float, ...]
     distillation: tuple[float, ...]
@@ -57,6 +59,18 @@ class Overhead:
     @property
     def of_distillation(self) -> float:
         return self._median(self.distillation)
+
+    def hours_per_million_tokens(self) -> dict[str, float]:
+        """Processor hours of each stage for a million trained tokens, the unit of the price of training:
+        median over the repeats.
+        """
+        stages = {
+            "training": self.training,
+            "capture": self.capture,
+            "distillation": self.distillation,
+        }
+        scale = 1e6 / 3600 / self.trained_tokens
+        return {name: scale * statistics.median(seconds) for name, seconds in stages.items()}
 
     def _median(self, stage: Sequence[float]) -> float:
         return statistics.median(s / t for s, t in zip(stage, self.training, strict=True))
@@ -90,7 +104,8 @@ def measure_capture(
     setup = _Setup(base, config, examples, preamble, num_threads, work / "capture")
     turns = [_turn(setup) for _ in range(repeats)]
     training, capture, distillation = (tuple(stage) for stage in zip(*turns, strict=True))
-    return Overhead(training, capture, distillation)
+    trained_tokens = round(config.epochs * sum(row.num_trained for row in examples))
+    return Overhead(trained_tokens, training, capture, distillation)
 
 
 def _turn(setup: _Setup) -> tuple[float, float, float]:

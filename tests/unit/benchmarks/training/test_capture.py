@@ -19,5 +19,10 @@ def test_all_stages_are_measured_on_the_same_rows(tiny_model: Path, tmp_path: Pa
 
 
 def test_each_repeat_is_compared_with_itself() -> None:
-    overhead = Overhead(training=(10, 20, 90), capture=(5, 4, 9), distillation=(1, 2, 90))
+    overhead = Overhead(1_000, training=(10, 20, 90), capture=(5, 4, 9), distillation=(1, 2, 90))
     assert (overhead.of_capture, overhead.of_distillation) == (0.2, 0.1)
+
+
+def test_each_stage_is_related_to_the_unit_that_is_priced() -> None:
+    overhead = Overhead(1_000_000, training=(7200,), capture=(3600,), distillation=(900,))
+    assert overhead.hours_per_million_tokens() == {"training": 2, "capture": 1, "distillation": 0.25}

@@ -26,5 +26,7 @@ def test_the_report_has_what_was_measured_and_nothing_else(tiny_model: Path, tmp
     assert all(value > 0 for value in report["figures"].values())
     assert all(value > 0 for value in report["by_processor"].values())
     assert [len(runs) for runs in report["training"].values()] == [1, 1]
-    assert [len(seconds) for seconds in report["capture"].values()] == [1, 1, 1]
+    stages = {"training", "capture", "distillation"}
+    assert [len(report["capture"][stage]) for stage in stages] == [1, 1, 1]
+    assert set(report["hours_per_million_tokens"]) == stages
     assert 0 <= report["foreign_share"] <= 1
