@@ -187,14 +187,14 @@ def in_sample(report: Report) -> str:
 
 
 def packages(report: Report) -> str:
-    """Methods of packages next to the product's, by study."""
+    """Methods of a package next to the product's, by study."""
     lines = []
     ours = {study["name"]: study for study in report["studies"]}
     for name, methods in report["packages"].items():
         rows = [
             [
                 method,
-                *(f"{each['by_kind'][kind]['scored']['lds']:.2f}" for kind in NEW_KINDS),
+                *(_with_interval(each["by_kind"][kind]["scored"]) for kind in NEW_KINDS),
                 *(f"{each['by_kind'][kind]['paid']['lds']:.2f}" for kind in NEW_KINDS),
                 f"{each['seconds_per_answer']:.2f} s",
                 str(each["num_halves"]),
@@ -203,10 +203,9 @@ def packages(report: Report) -> str:
         ]
         for method in (GRADIENT_METHOD, DISTILLED_METHOD):
             each = ours[name]["methods"][method]
-            figures = (each["by_kind"][kind]["lds"] for kind in NEW_KINDS)
-            paid = (each["as_paid"][kind] for kind in NEW_KINDS)
-            cells = (f"{value:.2f}" for value in (*figures, *paid))
-            rows.append([f"`{method}`", *cells, "", str(ours[name]["num_halves"])])
+            figures = (_with_interval(each["by_kind"][kind]) for kind in NEW_KINDS)
+            paid = (f"{each['as_paid'][kind]:.2f}" for kind in NEW_KINDS)
+            rows.append([f"`{method}`", *figures, *paid, "", str(ours[name]["num_halves"])])
         head = [
             name,
             "generated",
@@ -218,6 +217,10 @@ def packages(report: Report) -> str:
         ]
         lines += [*table(head, rows), ""]
     return "\n".join(lines)
+
+
+def _with_interval(figure: Report) -> str:
+    return f"{figure['lds']:.2f} ({_interval(figure['interval'])})"
 
 
 def ranked(study: Report) -> list[tuple[str, Report]]:

@@ -3,14 +3,15 @@
 The package scores pairs of a training row and an answer, from the same LoRA gradients at the same checkpoint
 as `gradient-ridge-3`; the rows' scores are added for each contributor. They are compared with the retrainings
 that the study's report is made from, so only the reference is trained. Each method is stored when it is done,
-and a run that was killed continues with the others.
+and a run that was killed continues with the others. A method that was measured over fewer retrainings than
+the study now has is measured again.
 
 | method | as computed here |
 | --- | --- |
 | TracIn | dot product of gradients at one checkpoint; at the two, their sum |
 | cosine | the same of unit gradients |
-| LoGra | gradients projected to 8 x 8 for each module, K-FAC's inverse |
-| LoGra, EK-FAC | the same with the eigenvalues that the projected gradients have |
+| LoGra | gradients projected to 8 x 8 for each module, times their inverse covariance |
+| LoGra, EK-FAC | the same projection; the covariance has the eigenvectors of K-FAC |
 | TRAK | 64 random coordinates of each module's gradient, times their inverse covariance; without the weights
 of TRAK's outputs |
 """
@@ -28,7 +29,7 @@ from benchmarks.attribution.command import add_docs, add_truth, make_parser, run
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -74,12 +75,17 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"{options.docs / page.KEPT} has no study {names}: run make bench-attribution")
     found: dict[str, Any] = dict(report.get(PACKAGES, {}))
     for name in options.study:
-        done = found.get(name, {})
-        plan = Plan(name, options.work, options.truth, studies[name]["num_halves"], 0, options.threads)
-        for method in options.methods or [each for each in METHODS if each not in done]:
+        num_halves = studies[name]["num_halves"]
+        plan = Plan(name, options.work, options.truth, num_halves, 0, options.threads)
+        for method in options.methods or open_methods(found.get(name, {}), num_halves):
             train(plan, show)
             found[name] = page.add(options.docs, PACKAGES, name, measure_study(plan, [method], show))
     return found
+
+
+def open_methods(done: Mapping[str, Any], num_halves: int) -> list[str]:
+    """The methods that `done`, the report of a study, does not have over `num_halves` retrainings."""
+    return [name for name in METHODS if name not in done or done[name]["num_halves"] != num_halves]
 
 
 def measure_study(plan: Plan, methods: Sequence[str], emit: Emit) -> dict[str, Any]:
@@ -150,7 +156,8 @@ def _cosine(model: Any, rows: Sequence[Example], answers: Sequence[Example]) -> 
 
 
 def _logra(model: Any, rows: Sequence[Example], answers: Sequence[Example]) -> Measured:
-    return _attribute("KFACAttributor", _RELATIVE, model, rows, answers, **_projected("logra", LOGRA_SIZE))
+    capture = {"capture_style": "materialized", **_projected("logra", LOGRA_SIZE)}
+    return _attribute("KFACAttributor", _COVARIANCES, model, rows, answers, **capture)
 
 
 def _ekfac(model: Any, rows: Sequence[Example], answers: Sequence[Example]) -> Measured:
@@ -158,11 +165,12 @@ def _ekfac(model: Any, rows: Sequence[Example], answers: Sequence[Example]) -> M
 
 
 def _trak(model: Any, rows: Sequence[Example], answers: Sequence[Example]) -> Measured:
-    options = {**_RELATIVE, "covariances_at_capture": False}  # what is captured has no factors
-    return _attribute("KFACAttributor", options, model, rows, answers, **_projected("mask", TRAK_SIZE))
+    return _attribute("KFACAttributor", _COVARIANCES, model, rows, answers, **_projected("mask", TRAK_SIZE))
 
 
 _RELATIVE = {"damping": DAMPING, "relative_damping": True}
+_COVARIANCES = {**_RELATIVE, "covariances_at_capture": False}
+"""Of `KFACAttributor`, which takes the whole covariance of what is captured without factors."""
 METHODS = {"TracIn": _tracin, "cosine": _cosine, "LoGra": _logra, "LoGra, EK-FAC": _ekfac, "TRAK": _trak}
 
 
@@ -232,7 +240,10 @@ def _parser() -> argparse.ArgumentParser:
     add_docs(parser)
     add_truth(parser)
     parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, help="default: those that the report does not have"
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        help="default: those that the report lacks over all halves",
     )
     return parser
 

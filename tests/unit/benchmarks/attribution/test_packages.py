@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from benchmarks.attribution.packages import Measured, main, measure_study
+from benchmarks.attribution.packages import METHODS, Measured, main, measure_study, open_methods
 from benchmarks.attribution.retrain import Run
-from benchmarks.attribution.truth import Answer, Truth, add_runs
+from benchmarks.attribution.truth import KINDS, Answer, Truth, add_runs
 from tests.unit.benchmarks.attribution.support import ignore
 from workers.training.rows import last_answer
 
@@ -27,7 +27,7 @@ def retrained(plan: Plan) -> tuple[tuple[Answer, ...], Floats]:
     """Answers, and the influence [answers, contributors] that the stored retrainings have without noise."""
     answers = tuple(
         Answer(kind, row.contribution, None, *last_answer(row))
-        for kind, row in zip(("generated", "held-out", "in-sample"), plan.study.held_out, strict=False)
+        for kind, row in zip(KINDS, plan.study.held_out, strict=False)
     )
     influence = np.random.default_rng(1).uniform(1, 9, (len(answers), len(plan.study.names)))
     losses = {Run(half, 0): (-influence[:, list(half)].sum(1)).tolist() for half in plan.halves}
@@ -57,6 +57,12 @@ def test_scores_of_rows_are_added_by_contributor(plan: Plan, monkeypatch: pytest
         }
     assert found["exact"]["num_halves"] == len(plan.halves)
     assert found["exact"]["seconds_per_answer"] == pytest.approx(7 / (len(of_rows) + 2), abs=1e-3)
+
+
+def test_a_method_is_measured_again_when_the_study_has_more_retrainings() -> None:
+    done = {name: {"num_halves": 24} for name in METHODS} | {"TRAK": {"num_halves": 20}}
+    assert open_methods(done, 24) == ["TRAK"]
+    assert open_methods({}, 24) == list(METHODS)
 
 
 def test_what_is_missing_is_said(
