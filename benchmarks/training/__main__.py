@@ -42,6 +42,8 @@ T = TypeVar("T")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    # As in the process that trains: threads that spin would count as processor time, and slow others down.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sizes = Sizes(int(options.megabytes * MEGABYTE), int(options.near_megabytes * MEGABYTE))
     models = options.work / "models"
     plan = Plan(options.rows, options.repeats, options.threads, options.epochs, models, options.base_model)
