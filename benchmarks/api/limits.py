@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.local_node import free_port
 from backend.client.waiting import wait_until
 from backend.installation.installation import Installation
+from benchmarks import processes
 from benchmarks.api import market
 from benchmarks.api.figures import Row
 from benchmarks.engine.machine import Usage
@@ -192,10 +192,7 @@ def serving(installation: Installation, apis: Mapping[str, Mapping[str, object]]
         def start(module: str, *arguments: str, **own: object) -> int:
             named = {f"LORALEDGER_{name.upper()}": str(value) for name, value in (common | own).items()}
             command = [sys.executable, "-m", module, *arguments]
-            process = subprocess.Popen(command, env=os.environ | named, stdout=log, stderr=log)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process.pid
+            return stack.enter_context(processes.running(command, log, named))
 
         pids = {
             name: start("backend.cli.main", "serve", api_port=ports[name], **own)
