@@ -2,9 +2,10 @@
 
 With G [rows, size] the rows' gradients and 1_c the indicator of the rows of contribution c, its direction is
 v_c = G^T (G G^T + lambda m I)^-1 1_c, m being the mean of the diagonal of G G^T. This kernel ridge regression
-removes what rows have in common. The influence of c on an answer with gradient g is v_c . g. Sources: TRAK
-(Park et al. 2023), whose estimator this is at one checkpoint and without its output weights; the damping in
-proportion to the mean square of the gradients is that of DataInf (Kwon et al. 2024).
+shrinks what many rows have in common. The influence of c on an answer with gradient g is v_c . g. Sources:
+TRAK (Park et al. 2023), whose estimator has this form; here it is at one checkpoint, with gradients of the
+loss itself, without output weights and with more damping, in proportion to the mean square of the gradients
+as in DataInf (Kwon et al. 2024).
 """
 
 from __future__ import annotations
