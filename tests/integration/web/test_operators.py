@@ -60,7 +60,7 @@ def test_the_operator_sees_what_is_at_risk_and_what_to_do(page: Page, market: Pa
     guide.step("Operate").click()
     guide.end()
     expect(page.get_by_role("heading", name="To do")).to_be_visible()
-    expect(page.locator("#overview")).to_contain_text("Check that loraledger engine is running")
+    expect(page.locator("#overview")).to_contain_text("Check that loraledger engine, or the base model")
     expect(page.locator("#overview")).to_contain_text("in 0 receipts")
     answered(market.market, installation.database)
     page.reload()
