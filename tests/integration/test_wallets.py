@@ -41,7 +41,8 @@ UNITS = 5_000_000
 @pytest.fixture
 def operators(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[TwoOperators]:
     """The daemons of `away` run."""
-    folder = tmp_path / "operators"
+    # Short: the path of a socket of 100 bytes or more is relative, and `elsewhere` is another directory.
+    folder = tmp_path / "two"
     folder.mkdir()
     with ExitStack() as stack:
         found = TwoOperators(chain, hardhat_node.url, folder, stack)
