@@ -131,11 +131,11 @@ def _load(port: int, pids: tuple[int, int], database: int, requests: Sequence[by
     load, before, used_before = Load(), Usage.now(os.getpid()), used()
     asyncio.run(_run_clients(port, requests, before.at + seconds, load.delays))
     after = Usage.now(os.getpid())
-    own = [now - was for now, was in zip(used(), used_before, strict=True)]
-    load.api_seconds, _, load.database_seconds = own
+    spent = [total - before_run for total, before_run in zip(used(), used_before, strict=True)]
+    load.api_seconds, _, load.database_seconds = spent
     load.wall_seconds = after.at - before.at
     capacity = load.wall_seconds * (os.cpu_count() or 1)
-    load.other_cpu = max(after.other_share_since(before) - sum(own) / capacity, 0.0)
+    load.other_cpu = max(after.other_share_since(before) - sum(spent) / capacity, 0.0)
     return load
 
 
@@ -221,7 +221,9 @@ def _seconds(pid: int) -> float:
 
 
 def _seconds_with_children(pid: int) -> float:
-    """Of a process and its children. Those that have ended meanwhile count as the process's own."""
+    """Processor seconds of a process and its running children. Linux adds those of ended children to the
+    process.
+    """
     children = 0.0
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with suppress(FileNotFoundError, ProcessLookupError):

@@ -11,7 +11,9 @@ from backend.db.base import Base, UtcDateTime
 
 
 class RateCountRow(Base):
-    """`count` of what was counted under `key` until `ends_at`. A key's first count after that begins anew."""
+    """The requests or tokens counted under `key` in the window that ends at `ends_at`. The first count after
+    that starts the next window from zero.
+    """
 
     __tablename__ = "rate_counts"
 
@@ -20,7 +22,7 @@ class RateCountRow(Base):
     ends_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
-# Not in the write-ahead log: no count waits for the disk. A crash of the database empties the table, which
-# gives everyone the rest of a minute anew.
+# An unlogged table skips the write-ahead log, so that no count waits for the disk. PostgreSQL truncates it
+# after a crash, which starts every caller's window from zero.
 _SET_UNLOGGED: DDL = DDL("ALTER TABLE rate_counts SET UNLOGGED")  # type: ignore[no-untyped-call]
 event.listen(RateCountRow.__table__, "after_create", _SET_UNLOGGED.execute_if(dialect="postgresql"))

@@ -1,4 +1,4 @@
-"""An engine process that hangs ends itself, whoever started it."""
+"""An engine process that hangs exits by itself."""
 
 from __future__ import annotations
 
