@@ -43,11 +43,12 @@ def with_reference(page: str, document: Json) -> str:
 
 def error_codes() -> dict[str, tuple[int, str]]:
     """HTTP status and meaning of every error code that the API returns."""
-    found = dict(OWN_CODES)
+    found: dict[str, tuple[int, str]] = {}
     for kind in _error_classes():
         text = " ".join((kind.__doc__ or "").split())
-        found[kind.__new__(kind).code] = (int(status_of_kind(kind)), text)
-    return found
+        # Parents come before their children, of which some have their code.
+        found.setdefault(kind.__new__(kind).code, (int(status_of_kind(kind)), text))
+    return {**OWN_CODES, **found}
 
 
 def _error_classes() -> Iterable[type[DomainError]]:

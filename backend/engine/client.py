@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 
-from backend.domain.errors import InvalidInput, Overloaded, Unavailable
+from backend.domain.errors import InvalidInput, Overloaded
 from backend.domain.ids import Hash32
 from backend.engine.metric_texts import checked
 from backend.ports.engine import (
     EngineState,
+    EngineUnavailable,
     EngineUnreachable,
     InvalidSchema,
     InvalidToolSchema,
@@ -72,9 +73,8 @@ _MAX_UNSENT_BYTES = 4 * MAX_FRAME_BYTES  # the engine reads the next command onc
 class EngineClient:
     """Connects on first use, and reconnects after the engine restarts.
 
-    Errors of all methods: `Unavailable` where the same call may succeed later (the engine is down, restarts
-    during the call, or is `Overloaded`), `InvalidInput` where the request itself is at fault;
-    `details["code"]` is the engine's error code.
+    Errors of all methods: `EngineUnavailable` or `Overloaded` where the same call may succeed later,
+    `InvalidInput` where the request itself is at fault; `details["code"]` is the engine's error code.
     """
 
     def __init__(self, socket_path: Path, deadline_seconds: float = 30.0) -> None:
@@ -154,7 +154,7 @@ class EngineClient:
             async with asyncio.timeout(deadline_seconds):
                 return await self._answer(command, answer)
         except TimeoutError as error:
-            raise _unavailable(f"it did not answer within {deadline_seconds:g} s") from error
+            raise EngineUnavailable.because(f"it did not answer within {deadline_seconds:g} s") from error
 
     async def _answer(self, command: Command, answer: type[E]) -> E:
         connection = await self._connected()
@@ -190,7 +190,7 @@ class _Connection:
         try:
             return cls(*await asyncio.open_unix_connection(path))
         except OSError as error:
-            raise _unavailable(f"nothing answers on {path}", EngineUnreachable) from error
+            raise EngineUnreachable.because("nothing answers on its socket") from error
 
     @asynccontextmanager
     async def events(self, command: Command) -> AsyncIterator[asyncio.Queue[Event | None]]:
@@ -251,19 +251,14 @@ def _decode(body: bytes) -> Event:
 async def _next(events: asyncio.Queue[Event | None], expected: type[E]) -> E:
     event = await events.get()
     if event is None:
-        raise _unavailable("it ended during this request")
+        raise EngineUnavailable.because("it ended during this request")
     if isinstance(event, Error):
         raise _domain_error(event)
     if not isinstance(event, expected):
-        raise _unavailable(f"it answered with {type(event).__name__} instead of {expected.__name__}")
+        raise EngineUnavailable.because(
+            f"it answered with {type(event).__name__} instead of {expected.__name__}"
+        )
     return event
-
-
-def _unavailable(reason: str, kind: type[Unavailable] = Unavailable) -> Unavailable:
-    return kind(
-        f"the inference engine is not available: {reason}; try again shortly",
-        details={"code": "engine_unavailable"},
-    )
 
 
 def _domain_error(error: Error) -> DomainError:
@@ -273,4 +268,4 @@ def _domain_error(error: Error) -> DomainError:
     if error.code in _REFUSALS:
         kind, param = _REFUSALS[error.code]
         return kind(error.message, param, details)
-    return (Unavailable if error.retryable else InvalidInput)(error.message, details=details)
+    return (EngineUnavailable if error.retryable else InvalidInput)(error.message, details=details)

@@ -18,7 +18,7 @@ from backend.domain.errors import DomainError, InvalidInput, Overloaded, Unavail
 from backend.domain.ids import Hash32
 from backend.engine.metric_texts import merge
 from backend.engine.routing import LOAD_FACTOR, place, ranked
-from backend.ports.engine import EngineState, EngineUnreachable, MalformedMetrics
+from backend.ports.engine import EngineState, EngineUnavailable, EngineUnreachable, MalformedMetrics
 from inference.protocol import Generate, Sampling
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Replicas:
 
     async def count_tokens(self, request: CountTokens) -> TokenCount:
         """By the replica with the least load, or the next one if that fails."""
-        last = _none_left()
+        last: Unavailable = _none_left()
         for replica in sorted(self._candidates(), key=lambda each: each.load):
             try:
                 return await replica.engine.count_tokens(request)
@@ -201,7 +201,7 @@ class Replicas:
                 finally:
                     replica.waits.discard(wait)
         except TimeoutError as error:
-            raise _unavailable("it does not respond") from error
+            raise EngineUnavailable.because("it does not respond") from error
 
     def _failed(self, replica: _Replica, error: Unavailable) -> None:
         """After a failure that may be the request's own, the watchdog finds out: neither a broken adapter nor
@@ -274,12 +274,5 @@ def _cause(error: Exception) -> str:
     return repr(error.__cause__) if error.__cause__ is not None else str(error)
 
 
-def _none_left() -> Unavailable:
-    return _unavailable("no engine is up")
-
-
-def _unavailable(reason: str) -> Unavailable:
-    return Unavailable(
-        f"the inference engine is not available: {reason}; try again shortly",
-        details={"code": "engine_unavailable"},
-    )
+def _none_left() -> EngineUnavailable:
+    return EngineUnavailable.because("no engine is up")

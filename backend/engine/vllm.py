@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import msgspec
 
-from backend.domain.errors import InvalidInput, Overloaded, Unavailable
+from backend.domain.errors import InvalidInput, Overloaded
 from backend.domain.ids import Hash32
 from backend.engine.metric_texts import checked
 from backend.engine.vllm_answer import AnswerReader, Part, failure
 from backend.engine.vllm_request import check_prompt, check_request, completion_body, prompt_body
-from backend.ports.engine import EngineState, EngineUnreachable, InvalidSchema
+from backend.ports.engine import EngineState, EngineUnavailable, EngineUnreachable, InvalidSchema
 from inference.errors import InvalidSchemaError, UnsupportedModelError
 from inference.protocol import Chunk, TokenCount
 
@@ -62,10 +62,10 @@ class _Models(msgspec.Struct, frozen=True):
 
     @property
     def base(self) -> _Card:
-        """Errors: `Unavailable` if the server names none."""
+        """Errors: `EngineUnavailable` if the server names none."""
         found = next((card for card in self.data if card.parent is None), None)
         if found is None:
-            raise _unavailable("its server has no base model")
+            raise EngineUnavailable.because("its server has no base model")
         return found
 
 
@@ -220,8 +220,8 @@ class VllmEngine:
         except httpx.RequestError as error:
             self._base = None  # the server may restart with another model
             is_unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            kind = EngineUnreachable if is_unreachable else Unavailable
-            raise _unavailable("its server does not answer", kind) from error
+            kind = EngineUnreachable if is_unreachable else EngineUnavailable
+            raise kind.because("its server does not answer") from error
 
     def _refusal(self, status: int, content: bytes) -> DomainError:
         """Messages reach the API's clients, so addresses and folders are in the log alone."""
@@ -234,13 +234,13 @@ class VllmEngine:
                 self._url,
                 message,
             )
-            return _unavailable("its server does not find the adapter")
+            return EngineUnavailable.because("its server does not find the adapter")
         if status in _OVERLOADED:
             return Overloaded(f"vLLM is overloaded: {message}", details={"code": "overloaded"})
         if status in _REFUSED:
             return InvalidInput(f"vLLM refuses the request: {message}", details={"code": "invalid_request"})
         log.warning("%s answers with status %d: %s", self._url, status, message)
-        return _unavailable(f"its server answers with status {status}")
+        return EngineUnavailable.because(f"its server answers with status {status}")
 
 
 def answers(url: str, seconds: float) -> bool:
@@ -255,7 +255,7 @@ def _decode(content: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
     except _MALFORMED as error:
-        raise _unavailable(f"what its server answers cannot be decoded: {error}") from error
+        raise EngineUnavailable.because(f"what its server answers cannot be decoded: {error}") from error
 
 
 def _part(event: str) -> Part:
@@ -265,7 +265,7 @@ def _part(event: str) -> Part:
         # It may be the adapter's fault: weights that overflow make log-probabilities NaN, no number of JSON.
         raise failure(f"sent an event that cannot be decoded: {error}") from error
     if part.error is not None:
-        raise _unavailable(f"vLLM ended the answer: {part.error.message}")
+        raise EngineUnavailable.because(f"vLLM ended the answer: {part.error.message}")
     return part
 
 
@@ -275,10 +275,3 @@ def _message(content: bytes) -> str:
         return str(msgspec.json.decode(content, type=dict[str, Any])["error"]["message"])[:400]
     except (*_MALFORMED, KeyError, TypeError):
         return content[:200].decode(errors="replace")
-
-
-def _unavailable(reason: str, kind: type[Unavailable] = Unavailable) -> Unavailable:
-    return kind(
-        f"the inference engine is not available: {reason}; try again shortly",
-        details={"code": "engine_unavailable"},
-    )

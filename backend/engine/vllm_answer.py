@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from msgspec import Meta, Struct
 
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import InvalidInput
 from backend.engine.output_rows import TOP_TOKENS, OutputRows
+from backend.ports.engine import EngineUnavailable
 from inference.protocol import Chunk, ProbeStates, TokenLogprob, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class AnswerReader:
                 yield self._chunk(choice.text, choice.token_ids or [], logprobs)
 
     def finished(self) -> Chunk:
-        """The last chunk. Errors: `Unavailable` if the stream ended without one."""
+        """The last chunk. Errors: `EngineUnavailable` if the stream ended without one."""
         if self._last is None:
             raise failure("ended during this request")
         choice, logprobs, finish_reason = self._last
@@ -163,7 +164,7 @@ class AnswerReader:
     def _logprobs(self, choice: Choice) -> list[TokenLogprobs] | None:
         """The log-probabilities that the request asks for; adds to the error vector on the way.
 
-        Errors: `Unavailable` if they are not of the choice's tokens, or of no tokens of the base model.
+        Errors: `EngineUnavailable` if they are not of the choice's tokens, or of no tokens of the base model.
         """
         try:
             return self._read_logprobs(choice)
@@ -213,8 +214,6 @@ def _finish_reason(choice: Choice) -> FinishReason:
             raise failure(f"ended an answer for the reason {other!r}")
 
 
-def failure(what: str) -> Unavailable:
+def failure(what: str) -> EngineUnavailable:
     """The error of a server that `what`."""
-    return Unavailable(
-        f"the inference engine (vLLM) {what}; try again shortly", details={"code": "engine_unavailable"}
-    )
+    return EngineUnavailable(f"the inference engine (vLLM) {what}; try again shortly")

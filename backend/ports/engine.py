@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from backend.domain.errors import InvalidInput, Unavailable
 
@@ -27,8 +27,21 @@ class UnsupportedReasoning(InvalidInput):
     """The model's chat template has no place for a reasoning effort."""
 
 
-class EngineUnreachable(Unavailable):
+class EngineUnavailable(Unavailable):
+    """The engine is down, restarts, or ended during the request. Clients may retry."""
+
+    @classmethod
+    def because(cls, reason: str) -> Self:
+        return cls(f"the inference engine is not available: {reason}; try again shortly")
+
+
+class EngineUnreachable(EngineUnavailable):
     """The engine accepts no connection. Any other failure may concern a single request."""
+
+    @property
+    def code(self) -> str:
+        """The difference matters to the watchdog, not to clients."""
+        return "engine_unavailable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from backend.domain.errors import Unavailable
 from backend.domain.ids import Hash32
-from backend.ports.engine import EngineState, InvalidSchema, InvalidToolSchema
+from backend.ports.engine import EngineState, EngineUnavailable, InvalidSchema, InvalidToolSchema
 from inference.protocol import (
     Chunk,
     CountTokens,
@@ -76,7 +75,7 @@ class ScriptedEngine:
 
     async def count_tokens(self, request: CountTokens) -> TokenCount:
         if self.is_gone:
-            raise Unavailable("The engine is not running; try again.")
+            raise EngineUnavailable("The engine is not running; try again.")
         self.counted.append(request.messages if request.prompt is None else request.prompt)
         contents = [message.content for message in request.messages]
         texts = contents if request.prompt is None else [request.prompt]
@@ -84,7 +83,7 @@ class ScriptedEngine:
 
     async def metrics(self, deadline_seconds: float) -> str:
         if self.is_gone:
-            raise Unavailable("The engine is not running; try again.")
+            raise EngineUnavailable("The engine is not running; try again.")
         return "loraledger_scripted_engine 1.0\n"
 
     async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
@@ -102,7 +101,7 @@ class ScriptedEngine:
         parser = None if request.tools is None else CallParser(HERMES)
         for number, word in enumerate(words, start=1):
             if number - 1 == self.breaks_after:
-                raise Unavailable("The engine stopped; nothing was charged, try again.")
+                raise EngineUnavailable("The engine stopped; nothing was charged, try again.")
             if number - 1 == self.waits_after_of.get(request_id, self.waits_after):
                 self._loop = asyncio.get_running_loop()
                 self.is_waiting.set()
@@ -129,7 +128,7 @@ class ScriptedEngine:
 
     async def state(self) -> EngineState:
         if self.is_gone:
-            raise Unavailable("The engine is not running; try again.")
+            raise EngineUnavailable("The engine is not running; try again.")
         active = frozenset(Hash32(f"0x{asked.adapter.digest}") for asked in self.requests if asked.adapter)
         return EngineState(active, self.max_context, self.weight_format)
 

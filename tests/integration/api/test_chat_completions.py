@@ -191,7 +191,7 @@ def test_an_engine_that_breaks_mid_stream_says_so_and_charges_nothing(api: Api) 
     api.installation.engine.breaks_after = 2
     with pytest.raises(openai.APIError) as caught:
         list(api.openai.chat.completions.create(**chat(api), stream=True))
-    assert caught.value.code == "unavailable"
+    assert caught.value.code == "engine_unavailable"
     assert receipts(api) == []
 
 

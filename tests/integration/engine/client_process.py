@@ -31,7 +31,7 @@ async def main(socket_path: Path) -> None:
                     say("began")
             say("answered")
         except Unavailable as error:
-            say(str(error.details["code"]))
+            say(error.code)
             await asyncio.sleep(RETRY_SECONDS)
 
 

@@ -100,7 +100,7 @@ def test_answers_that_cannot_be_read_make_the_server_unavailable(
     vllm.completion = "logprobs"
     with pytest.raises(Unavailable) as caught:
         run(lambda engine: chunks_of(engine, probe=True, probe_error=True))
-    assert caught.value.details["code"] == "engine_unavailable"
+    assert caught.value.code == "engine_unavailable"
     assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
