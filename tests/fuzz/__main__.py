@@ -1,8 +1,9 @@
 """Fuzzes the parsers of foreign bytes: `python -m tests.fuzz [--target NAME] [--minutes N] [--keep]`.
 
 Installs atheris under build/fuzz. Each target begins with its seeds and its corpora of build/fuzz and
-tests/corpora, and ends at its first finding, whose input it names. `--keep` stores the smallest inputs of its
-corpus in tests/corpora. All runs are in build/fuzz/report.json. Exit status 1 with findings.
+tests/corpora. It ends at its first finding, whose input it names, after `--minutes` of processor time, or
+when it has reached no new feature of libFuzzer for `--plateau` minutes of it. `--keep` stores the smallest
+inputs of its corpus in tests/corpora. All runs are in build/fuzz/report.json. Exit status 1 with findings.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tests.fuzz.targets import CORPORA, TARGETS
 
@@ -29,9 +31,13 @@ if TYPE_CHECKING:
 ATHERIS = "atheris==3.0.0"
 BUILD = Path("build", "fuzz")
 PACKAGES, REPORT = BUILD / "packages", BUILD / "report.json"
-MINUTES = 60.0
+MINUTES, PLATEAU = 60.0, 10.0
+"""Of processor time, so that a busy machine does not shorten a run."""
 LIMITS = ("-timeout=60", "-rss_limit_mb=4096")
 """Of one input; `tests.fuzz.target` has narrower ones."""
+INTERRUPTED = 72
+"""Exit status of libFuzzer after a signal that ends it."""
+POLL_SECONDS = 1.0
 MAX_KEPT_BYTES = 8_000
 """Of a target's corpus in the repository, without what found something."""
 FOUND = "found-"
@@ -44,12 +50,15 @@ def main() -> int:
     )
     parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="default: all in turn")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of each target (default: 60)")
+    parser.add_argument(
+        "--plateau", type=float, default=PLATEAU, help="minutes without a new feature (default: 10)"
+    )
     parser.add_argument("--keep", action="store_true", help="store the smallest inputs in tests/corpora")
     options = parser.parse_args()
     install()
     findings = 0
     for name in options.target or TARGETS:
-        run = fuzz(TARGETS[name], options.minutes)
+        run = fuzz(TARGETS[name], options.minutes, options.plateau)
         record(run)
         print(json.dumps(run), flush=True)
         findings += run["finding"] is not None
@@ -64,7 +73,7 @@ def install() -> None:
         subprocess.run([*pip, "--target", str(PACKAGES), ATHERIS], check=True)
 
 
-def fuzz(target: Target, minutes: float) -> dict[str, Any]:
+def fuzz(target: Target, minutes: float, plateau: float) -> dict[str, Any]:
     """Run one target; returns what it did, and the input of a finding."""
     corpus, found = BUILD / "corpus" / target.name, BUILD / "findings"
     corpus.mkdir(parents=True, exist_ok=True)
@@ -74,31 +83,60 @@ def fuzz(target: Target, minutes: float) -> dict[str, Any]:
     prefix, log = found / f"{target.name}-", BUILD / f"{target.name}.log"
     for old in found.glob(f"{prefix.name}*"):
         old.unlink()
-    limits = (*LIMITS, f"-max_len={target.max_bytes}", f"-max_total_time={max(round(60 * minutes), 1)}")
     folders = [str(corpus), *map(str, [CORPORA / target.name] if (CORPORA / target.name).is_dir() else [])]
-    began_at, began = datetime.now(UTC), time.monotonic()
-    status = child(target, [*folders, *limits, f"-artifact_prefix={prefix}", "-print_final_stats=1"], log)
+    options = (*LIMITS, f"-max_len={target.max_bytes}", f"-artifact_prefix={prefix}")
+    began_at = datetime.now(UTC)
+    with log.open("wb") as output, child(target, [*folders, *options], output) as process:
+        spent, since_new = wait(process, log, 60 * minutes, 60 * plateau)
     text = log.read_text(errors="replace")
+    status = process.returncode
     inputs = sorted(found.glob(f"{prefix.name}*"))
     return {
         "target": target.name,
         "began_at": began_at.isoformat(timespec="seconds"),
-        "minutes": round((time.monotonic() - began) / 60, 1),
-        "seconds_of_fuzzing": last(text, r"runs in (\d+) second"),
+        "processor_minutes": round(spent / 60, 1),
+        "minutes_since_new": round(since_new / 60, 1),
         "executions": last(text, r"#(\d+)\t"),
         "edges": last(text, r"cov: (\d+)"),
         "features": last(text, r"ft: (\d+)"),
-        "finding": None if not status else str(inputs[0]) if inputs else f"status {status}; see {log}",
+        "finding": None
+        if status == INTERRUPTED
+        else str(inputs[0])
+        if inputs
+        else f"status {status}; see {log}",
     }
 
 
-def child(target: Target, options: Sequence[str], log: Path) -> int:
-    """Exit status of the process of one target, whose output goes to `log`."""
+def child(target: Target, options: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """The process of one target."""
     paths = [str(PACKAGES), os.environ.get("PYTHONPATH", ""), str(Path.cwd())]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-m", "tests.fuzz.child", target.run.__module__, target.name, *options]
-    with log.open("wb") as output:
-        return subprocess.run(command, env=environment, stdout=output, stderr=output, check=False).returncode
+    return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+
+
+def wait(process: subprocess.Popen[bytes], log: Path, limit: float, plateau: float) -> tuple[float, float]:
+    """Wait until the process ends, and end it at its limits. Returns the seconds of processor time that it
+    took, and those since it reached a new feature.
+    """
+    spent = new_at = 0.0
+    features = 0
+    while process.poll() is None:
+        spent = processor_seconds(process.pid)
+        reached = last(log.read_text(errors="replace"), r"ft: (\d+)")
+        if reached > features:
+            features, new_at = reached, spent
+        if spent >= limit or spent - new_at >= plateau:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+        time.sleep(POLL_SECONDS)
+    return spent, spent - new_at
+
+
+def processor_seconds(pid: int) -> float:
+    """Of a process, by Linux' proc(5): fields 14 and 15, after the name in brackets."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def last(text: str, pattern: str) -> int:
