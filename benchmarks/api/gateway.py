@@ -10,30 +10,27 @@ import asyncio
 import json
 import os
 import re
-import sys
 import time
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
-from backend.chain.local_node import free_port
-from backend.domain.errors import Unavailable
 from backend.installation.installation import Installation
 from benchmarks.api import market
 from benchmarks.api.figures import Row
+from benchmarks.api.serving import serving
 from benchmarks.engine.machine import Usage
-from benchmarks.processes import running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from benchmarks.api.market import ApiPayer, SeededMarket
+    from benchmarks.api.serving import Running
 
 NUM_STREAMS, TOKENS_PER_SECOND = 50, 20
 NUM_CONTRIBUTORS = 64
-START_SECONDS = 120.0
+API = "api"
 _SENT_AT = re.compile(rb'"content":"(\d+) ')
 
 
@@ -55,11 +52,11 @@ def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
     for name, is_lockstep in (("gateway", False), ("gateway_lockstep", True)):
         home = folder / name
         market.create_home(home)
-        installation = Installation(market.build_settings(home, api_port=free_port()))
+        installation = Installation(market.build_settings(home))
         seeded = market.seed(installation, NUM_CONTRIBUTORS)
         installation.close()
-        with _running(installation, is_lockstep=is_lockstep) as (api, engine):
-            measured = [_measure_streams(installation, seeded, seconds, api, engine) for _ in range(repeats)]
+        with serving(installation, {API: {}}, TOKENS_PER_SECOND, is_lockstep=is_lockstep) as running:
+            measured = [_measure_streams(running, seeded, seconds) for _ in range(repeats)]
         rows += _rows(name, measured, seconds)
     return rows
 
@@ -79,29 +76,12 @@ def _rows(name: str, measured: Sequence[TokenDelays], seconds: float) -> list[Ro
     ]
 
 
-@contextmanager
-def _running(installation: Installation, *, is_lockstep: bool) -> Iterator[tuple[int, int]]:
-    """Process ids of API and engine."""
-    settings = installation.settings
-    settings.engine_socket.parent.mkdir(parents=True)
-    engine = ["benchmarks.api.engine", str(settings.engine_socket), str(TOKENS_PER_SECOND)]
-    names = ("home", "api_port", "max_lag_seconds")
-    environment = {f"LORALEDGER_{name.upper()}": str(getattr(settings, name)) for name in names}
-    with ExitStack() as stack, (settings.home / "log").open("wb") as log:
-        modules = (["backend.cli.main", "serve"], [*engine, *(["--lockstep"] if is_lockstep else [])])
-        commands = [[sys.executable, "-m", *module] for module in modules]
-        api, fake = [stack.enter_context(running(command, log, environment)) for command in commands]
-        yield api, fake
-
-
-def _measure_streams(
-    installation: Installation, seeded: SeededMarket, seconds: float, api: int, engine: int
-) -> TokenDelays:
+def _measure_streams(running: Running, seeded: SeededMarket, seconds: float) -> TokenDelays:
     found = TokenDelays()
-    asyncio.run(_until_ready(installation))
-    before, api_before, engine_before = (Usage.now(pid) for pid in (os.getpid(), api, engine))
-    asyncio.run(_streams(installation, seeded, seconds, found))
-    after, api_after, engine_after = (Usage.now(pid) for pid in (os.getpid(), api, engine))
+    processes = os.getpid(), running.pids[API], running.engine
+    before, api_before, engine_before = map(Usage.now, processes)
+    asyncio.run(_streams(running.ports[API], seeded, seconds, found))
+    after, api_after, engine_after = map(Usage.now, processes)
     found.api_cpu_seconds = api_after.process_seconds - api_before.process_seconds
     own = found.api_cpu_seconds + engine_after.process_seconds - engine_before.process_seconds
     capacity = (after.at - before.at) * (os.cpu_count() or 1)
@@ -109,40 +89,18 @@ def _measure_streams(
     return found
 
 
-async def _until_ready(installation: Installation) -> None:
-    settings = installation.settings
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            for connection in (
-                await asyncio.open_connection(settings.api_host, settings.api_port),
-                await asyncio.open_unix_connection(settings.engine_socket),
-            ):
-                connection[1].close()
-        except OSError:
-            await asyncio.sleep(0.1)
-        else:
-            return
-    raise Unavailable((settings.home / "log").read_text() or "API and engine did not start")
-
-
-async def _streams(
-    installation: Installation, seeded: SeededMarket, seconds: float, found: TokenDelays
-) -> None:
+async def _streams(port: int, seeded: SeededMarket, seconds: float, found: TokenDelays) -> None:
     async def one(number: int, payer: ApiPayer) -> None:
         await asyncio.sleep(number / NUM_STREAMS / TOKENS_PER_SECOND)
-        await _stream(installation, seeded.model, payer, int(seconds * TOKENS_PER_SECOND), found)
+        await _stream(port, seeded.model, payer, int(seconds * TOKENS_PER_SECOND), found)
 
     async with asyncio.TaskGroup() as tasks:
         for number, payer in enumerate(seeded.payers[:NUM_STREAMS]):
             tasks.create_task(one(number, payer))
 
 
-async def _stream(
-    installation: Installation, model: str, payer: ApiPayer, num_tokens: int, found: TokenDelays
-) -> None:
-    settings = installation.settings
-    reader, writer = await asyncio.open_connection(settings.api_host, settings.api_port)
+async def _stream(port: int, model: str, payer: ApiPayer, num_tokens: int, found: TokenDelays) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     asked = {"model": model, "stream": True, "max_tokens": num_tokens}
     body = json.dumps(asked | {"messages": [{"role": "user", "content": "What time is it?"}]})
     head = (

@@ -8,45 +8,32 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 import tempfile
 import time
 import warnings
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.local_node import free_port
-from backend.client.waiting import wait_until
 from backend.installation.installation import Installation
-from benchmarks import processes
 from benchmarks.api import market
 from benchmarks.api.figures import Row
+from benchmarks.api.serving import serving
 from benchmarks.engine.machine import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from benchmarks.api.market import ApiPayer
+    from benchmarks.api.serving import Running
 
 NUM_CLIENTS = 16
 NUM_CONTRIBUTORS = 8
 TOKENS_PER_SECOND = 1000
-START_SECONDS = 120.0
 OFF, ON = "off", "on"
 LIMITS = [f"{scope}_{kind}_per_minute" for scope in ("key", "wallet") for kind in ("requests", "tokens")]
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """Ports and process ids of APIs by name, and the process id of the engine."""
-
-    ports: Mapping[str, int]
-    pids: Mapping[str, int]
-    engine: int
 
 
 @dataclass(slots=True)
@@ -78,9 +65,8 @@ def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
         seeded = market.seed(installation, NUM_CONTRIBUTORS)
         installation.close()
         payers, answer = seeded.payers[:NUM_CLIENTS], {"model": seeded.model, "prompt": "?", "max_tokens": 1}
-        with serving(
-            installation, {OFF: dict.fromkeys(LIMITS, 0), ON: dict.fromkeys(LIMITS, 10**9)}
-        ) as running:
+        apis = {OFF: dict.fromkeys(LIMITS, 0), ON: dict.fromkeys(LIMITS, 10**9)}
+        with serving(installation, apis, TOKENS_PER_SECOND) as running:
             for name, path, body in (
                 ("request", "GET /v1/auth/me", ""),
                 ("answer", "POST /v1/completions", json.dumps(answer)),
@@ -178,42 +164,6 @@ def _postgres() -> Iterator[tuple[str, int]]:
             yield server.get_uri(), int((data / "postmaster.pid").read_text().split("\n")[0])
         finally:
             server.cleanup()
-
-
-@contextmanager
-def serving(installation: Installation, apis: Mapping[str, Mapping[str, object]]) -> Iterator[Running]:
-    """Run a fake engine, and an API for each name, with its settings besides those of the installation."""
-    settings = installation.settings
-    settings.engine_socket.parent.mkdir(parents=True)
-    ports = {name: free_port() for name in apis}
-    common = {name: getattr(settings, name) for name in ("home", "database_url", "max_lag_seconds")}
-    with ExitStack() as stack, (settings.home / "log").open("wb") as log:
-
-        def start(module: str, *arguments: str, **own: object) -> int:
-            named = {f"LORALEDGER_{name.upper()}": str(value) for name, value in (common | own).items()}
-            command = [sys.executable, "-m", module, *arguments]
-            return stack.enter_context(processes.running(command, log, named))
-
-        pids = {
-            name: start("backend.cli.main", "serve", api_port=ports[name], **own)
-            for name, own in apis.items()
-        }
-        socket = settings.engine_socket
-        engine = start("benchmarks.api.engine", str(socket), str(TOKENS_PER_SECOND))
-        for port in ports.values():
-            wait_until(partial(_listens, port), f"an API; see {log.name}", START_SECONDS)
-        wait_until(lambda: socket.exists() or None, f"the engine; see {log.name}", START_SECONDS)
-        yield Running(ports, pids, engine)
-
-
-def _listens(port: int) -> bool | None:
-    async def connect() -> None:
-        (await asyncio.open_connection("127.0.0.1", port))[1].close()
-
-    with suppress(OSError):
-        asyncio.run(connect())
-        return True
-    return None
 
 
 def _seconds(pid: int) -> float:

@@ -7,11 +7,10 @@ requested by a version without snapshots, so that the engine captures no probe.
 from __future__ import annotations
 
 import shutil
-import socket
 import sys
-import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from safetensors.numpy import save_file
 from backend.chain.local_node import free_port
 from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
 from backend.domain.content import cid_of
-from backend.domain.errors import Unavailable
 from backend.domain.hashing import version_id
 from backend.domain.ids import Hash32
 from backend.engine.process import EngineProcess
@@ -28,19 +26,17 @@ from backend.installation.installation import Installation
 from benchmarks.api import chain_events, market
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.ledger.load import Load, Question, run_load
-from benchmarks.processes import running
+from benchmarks.processes import await_listeners, running
 from inference.lora.files import adapter_digest
 from inference.model.families import read_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from backend.domain.receipt import VersionRecord
     from benchmarks.api.market import SeededMarket
 
 NUM_CONTRIBUTORS = 64
-START_SECONDS = 180.0
 NONE, RECEIPTS, ALL = "neither", "receipts", "receipts and attribution"
 
 
@@ -134,22 +130,8 @@ def _running(
         for name, command in commands.items():
             env = engine.environment() if name == "engine" else environment
             pids[name] = stack.enter_context(running(command, log, env))
-        _wait(installation, ports)
+        await_listeners([*ports.values(), settings.engine_socket], Path(log.name))
         yield ports, pids
-
-
-def _wait(installation: Installation, ports: dict[str, int]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    engine = str(installation.settings.engine_socket)
-    addresses: list[tuple[int, Any]] = [(socket.AF_INET, ("127.0.0.1", port)) for port in ports.values()]
-    for family, address in [*addresses, (socket.AF_UNIX, engine)]:
-        while True:
-            with socket.socket(family) as probe:
-                if probe.connect_ex(address) == 0:
-                    break
-            if time.monotonic() > deadline:
-                raise Unavailable((installation.settings.home / "log").read_text() or "nothing started")
-            time.sleep(0.1)
 
 
 def _check(installation: Installation, seeded: SeededMarket, num_receipts: int) -> None:
