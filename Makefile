@@ -135,7 +135,7 @@ attack: setup ## eighteen attacks of a dishonest operator against `loraledger wa
 chaos: setup ## kill, cut off, fill up and hang a running market, and count its money; KILLS=n, needs root for the disk
 	@$(PY) -m tools.chaos --kills $(or $(KILLS),100)
 
-fuzz: setup ## fuzz the parsers of foreign bytes, an hour each; TARGET=name, MINUTES=n; stores what it reached in tests/corpora
+fuzz: setup ## fuzz the parsers of foreign bytes, up to an hour of processor time each; TARGET=name, MINUTES=n; stores what it reached in tests/corpora
 	@$(PY) -m tests.fuzz --keep --minutes $(or $(MINUTES),60) $(if $(TARGET),--target $(TARGET))
 
 wheel: ## build the wheel in dist/; see docs/wallets.md for the light install
