@@ -9,7 +9,7 @@ import httpx
 
 from backend.installation.installation import Installation
 from benchmarks.api import market
-from benchmarks.api.limits import serving
+from benchmarks.api.serving import serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +30,9 @@ def test_a_limit_holds_across_api_processes(tmp_path: Path, postgres_url: str) -
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as api:
             return [api.get("/v1/auth/me").status_code for _ in range(NUM_REQUESTS)]
 
-    with serving(installation, {"one": rates, "two": rates}) as running, ThreadPoolExecutor() as clients:
+    with (
+        serving(installation, {"one": rates, "two": rates}, tokens_per_second=1000) as running,
+        ThreadPoolExecutor() as clients,
+    ):
         found = [status for group in clients.map(statuses, running.ports.values()) for status in group]
     assert sorted(found) == [200] * RATE + [429] * (2 * NUM_REQUESTS - RATE)
