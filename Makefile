@@ -77,7 +77,7 @@ test-programs:
 	@$(NODE) --test --test-reporter=dot 'tests/unit/clients/typescript/*.test.ts'
 	@$(PY) -m pytest -q --numprocesses 2 --dist loadfile
 
-test-deep: setup contracts .venv/.test-installed ## run the long tests: kill loops, sizes, forty times the fuzzing
+test-deep: setup contracts .venv/.test-installed ## run the long tests: kill loops, sizes, ten times the fuzzing
 	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
 	@$(PY) -m pytest -q -m deep
 
@@ -135,7 +135,7 @@ attack: setup ## eighteen attacks of a dishonest operator against `loraledger wa
 chaos: setup ## kill, cut off, fill up and hang a running market, and count its money; KILLS=n, needs root for the disk
 	@$(PY) -m tools.chaos --kills $(or $(KILLS),100)
 
-fuzz: setup ## fuzz the parsers of foreign bytes, up to an hour of processor time each; TARGET=name, MINUTES=n; stores what it reached in tests/corpora
+fuzz: setup ## fuzz the parsers of foreign bytes, an hour of processor time each; TARGET=name, MINUTES=n; stores what it reached in tests/corpora
 	@$(PY) -m tests.fuzz --keep --minutes $(or $(MINUTES),60) $(if $(TARGET),--target $(TARGET))
 
 wheel: ## build the wheel in dist/; see docs/wallets.md for the light install
