@@ -1,9 +1,10 @@
 """Fuzzes the parsers of foreign bytes: `python -m tests.fuzz [--target NAME] [--minutes N] [--keep]`.
 
 Installs atheris under build/fuzz. Each target begins with its seeds and its corpora of build/fuzz and
-tests/corpora. It ends at its first finding, whose input it names, after `--minutes` of processor time, or
-when it has reached no new feature of libFuzzer for `--plateau` minutes of it. `--keep` stores the smallest
-inputs of its corpus in tests/corpora. All runs are in build/fuzz/report.json. Exit status 1 with findings.
+tests/corpora. It ends at its first finding, whose input it names, after `--minutes` of processor time, or,
+with `--plateau`, when it reaches no new feature of libFuzzer for so many minutes of it. `--keep` stores the
+smallest inputs of its corpus in tests/corpora. All runs are in build/fuzz/report.json. Exit status 1 with
+findings.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 ATHERIS = "atheris==3.0.0"
 BUILD = Path("build", "fuzz")
 PACKAGES, REPORT = BUILD / "packages", BUILD / "report.json"
-MINUTES, PLATEAU = 60.0, 10.0
+MINUTES = 60.0
 """Of processor time, so that a busy machine does not shorten a run."""
 LIMITS = ("-timeout=60", "-rss_limit_mb=4096")
 """Of one input; `tests.fuzz.target` has narrower ones."""
@@ -51,7 +53,7 @@ def main() -> int:
     parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="default: all in turn")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of each target (default: 60)")
     parser.add_argument(
-        "--plateau", type=float, default=PLATEAU, help="minutes without a new feature (default: 10)"
+        "--plateau", type=float, default=math.inf, help="end after so many minutes without a new feature"
     )
     parser.add_argument("--keep", action="store_true", help="store the smallest inputs in tests/corpora")
     options = parser.parse_args()
@@ -89,8 +91,6 @@ def fuzz(target: Target, minutes: float, plateau: float) -> dict[str, Any]:
     with log.open("wb") as output, child(target, [*folders, *options], output) as process:
         spent, since_new = wait(process, log, 60 * minutes, 60 * plateau)
     text = log.read_text(errors="replace")
-    status = process.returncode
-    inputs = sorted(found.glob(f"{prefix.name}*"))
     return {
         "target": target.name,
         "began_at": began_at.isoformat(timespec="seconds"),
@@ -99,12 +99,14 @@ def fuzz(target: Target, minutes: float, plateau: float) -> dict[str, Any]:
         "executions": last(text, r"#(\d+)\t"),
         "edges": last(text, r"cov: (\d+)"),
         "features": last(text, r"ft: (\d+)"),
-        "finding": None
-        if status == INTERRUPTED
-        else str(inputs[0])
-        if inputs
-        else f"status {status}; see {log}",
+        "finding": None if process.returncode == INTERRUPTED else finding(process.returncode, prefix, log),
     }
+
+
+def finding(status: int, prefix: Path, log: Path) -> str:
+    """The input that ended a process, or the exit status of one that ended without naming an input."""
+    inputs = sorted(prefix.parent.glob(f"{prefix.name}*"))
+    return str(inputs[0]) if inputs else f"status {status}; see {log}"
 
 
 def child(target: Target, options: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
