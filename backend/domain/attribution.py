@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 INDEX_FILE = "attribution.safetensors"
 """File in an adapter's folder, written by training: one direction per contribution and method."""
 CHECKPOINT_FILE = "attribution_checkpoint.safetensors"
-"""The adapter after a third of its training, where `gradient-ridge-3` computes gradients."""
+"""The adapter after a third of its training, where `gradient-ridge-4` computes gradients."""
 ANSWERS_FILE = "attribution_answers.safetensors"
 """Generated answers of the adapter, on which training fitted the distilled maps of the index."""
 MAX_ANSWERS = 256
@@ -32,9 +32,9 @@ DISTILLED_METHOD = "distilled-1"
 """Predicts the scores of `GRADIENT_METHOD` from the mean hidden state and the error vector of an answer."""
 DISTILLED_ERROR_METHOD = "distilled-error-1"
 """The same from the error vector alone, for engines that return nothing else."""
-GRADIENT_METHOD = "gradient-ridge-3"
-"""Version 1 included gradients of the chat template's preamble, version 2 had another lambda: their scores
-are not comparable.
+GRADIENT_METHOD = "gradient-ridge-4"
+"""Version 1 included gradients of the chat template's preamble, version 2 had another lambda, and version 3
+one preconditioner for all modules: their scores are not comparable.
 """
 ERROR_METHOD = "error-ridge-1"
 HIDDEN_METHOD = "hidden-cosine-1"

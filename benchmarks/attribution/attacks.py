@@ -122,10 +122,12 @@ def noise(setting: Setting, attacker: int) -> list[Example]:
 
 
 def along_gradients(setting: Setting, attacker: int) -> list[Example]:
-    """The published answers whose gradients are most like the mean of all: a row like that should be paid by
-    every answer.
+    """The published answers whose gradients are most like the mean of all, parts in units of their root mean
+    square, as they are damped: a row like that should be paid by every answer.
     """
-    return _most_typical(setting, attacker, setting.published.sampled.gradients.sum(1))
+    gradients = setting.published.sampled.gradients
+    sizes = gradients.square().mean((0, 2), keepdim=True).sqrt()
+    return _most_typical(setting, attacker, (gradients / sizes).flatten(1))
 
 
 def paraphrased(setting: Setting, attacker: int) -> list[Example]:

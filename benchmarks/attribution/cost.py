@@ -15,7 +15,7 @@ from inference.protocol import Generate, Sampling
 from workers.training.gradients import sketch_row_gradients
 from workers.training.index import load_adapter, open_engine
 from workers.training.rows import IGNORED, Example, last_answer
-from workers.training.sketch import CountSketch
+from workers.training.sketch import PartSketch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def _gradient_seconds(
         Example(0, "", (*prompt, *answer), (*(IGNORED for _ in prompt), *answer))
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    sketch = CountSketch()
+    sketch = PartSketch(model.config.num_hidden_layers)
     for _ in sketch_row_gradients(model, rows[:1], plan.study.preamble, sketch, emit):  # draws its tables
         pass
     began = time.process_time()

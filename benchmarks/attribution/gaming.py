@@ -24,10 +24,17 @@ from backend.domain.attribution import (
 from backend.domain.money import PPM
 from benchmarks.attribution.attacks import NUM_WALLETS, paraphrase
 from benchmarks.attribution.measure import as_paid
-from benchmarks.attribution.methods import cosine_scores, distilled_scores, ridge_scores, rows_scores
+from benchmarks.attribution.methods import (
+    cosine_scores,
+    distilled_scores,
+    gradient_scores,
+    ridge_scores,
+    rows_scores,
+)
 from benchmarks.attribution.signals import read_signals, read_variants
-from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE
+from workers.training.influence import ERROR_RIDGE
 from workers.training.rows import encode, last_answer
+from workers.training.sketch import NUM_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -146,16 +153,17 @@ def methods(signals: StudySignals, variants: Mapping[str, Signals]) -> dict[str,
     def of(read: Callable[[Signals], Tensor], score: Callable[[Tensor, Sequence[int]], Floats]) -> Method:
         return Method(score, read(signals.rows), {name: read(each) for name, each in variants.items()})
 
-    def gradient_scores(rows: Tensor, whose: Sequence[int], of_answers: Signals) -> Floats:
-        return ridge_scores(rows, whose, of_answers.gradients.sum(1), GRADIENT_RIDGE)
+    def by_gradient(rows: Tensor, whose: Sequence[int], of_answers: Signals) -> Floats:
+        """`rows` [rows, parts * part size]."""
+        return gradient_scores(rows.view(len(rows), NUM_PARTS, -1), whose, of_answers.gradients)
 
     def distilled(name: str) -> Method:
         def score(rows: Tensor, whose: Sequence[int]) -> Floats:
             errors, gradients = rows[:, :size], rows[:, size:]
-            targets = gradient_scores(gradients, whose, signals.sampled)
+            targets = by_gradient(gradients, whose, signals.sampled)
             return distilled_scores(signals, targets, errors, whose)[name]
 
-        return of(lambda each: torch.cat([each.error, each.gradients.sum(1)], dim=1), score)
+        return of(lambda each: torch.cat([each.error, each.gradients.flatten(1)], dim=1), score)
 
     def error_scores(rows: Tensor, whose: Sequence[int]) -> Floats:
         return ridge_scores(rows, whose, answers.error, ERROR_RIDGE)
@@ -169,7 +177,7 @@ def methods(signals: StudySignals, variants: Mapping[str, Signals]) -> dict[str,
         DISTILLED_ERROR_METHOD: distilled(DISTILLED_ERROR_METHOD),
         DISTILLED_METHOD: distilled(DISTILLED_METHOD),
         GRADIENT_METHOD: of(
-            lambda each: each.gradients.sum(1), lambda rows, whose: gradient_scores(rows, whose, answers)
+            lambda each: each.gradients.flatten(1), lambda rows, whose: by_gradient(rows, whose, answers)
         ),
     }
 

@@ -18,9 +18,9 @@ from backend.domain.attribution import (
     ROWS_METHOD,
 )
 from backend.services.answers.distilled import distilled_features, error_features
-from benchmarks.attribution.signals import DEPTHS
 from workers.training.index import distil_scores, hidden_index
 from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE, directions
+from workers.training.sketch import DEPTHS, PART_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,17 +28,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmarks.attribution.measure import Floats
-    from benchmarks.attribution.signals import Signals, StudySignals
+    from benchmarks.attribution.signals import StudySignals
 
 RIDGES = (1.0, 3.0, 10.0)
 """Values of lambda that are compared."""
 CONSTANT = "mean gradient score"
-BY_PART = "gradient, preconditioned by part"
-"""The sum of the scores of each part of `signals.part_of`, which has a preconditioner of its own. Directions
-take as many times the space as there are parts.
-"""
-BY_PART_FOLDED = f"{BY_PART}, directions of the same size"
-"""The same of sketches that are smaller by the number of parts."""
+ONE_PRECONDITIONER = "gradient, one preconditioner"
+"""That of all parts together, as in `gradient-ridge-3`, with the same sketches."""
+FOLDED_SIZE = PART_SIZE // 4
+FOLDED = "gradient, sketches of a quarter of the size"
+"""Directions take the space of those of `gradient-ridge-3`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,9 @@ class Scored:
 
 def score_methods(signals: StudySignals, contributions: Sequence[int]) -> dict[str, Scored]:
     """`contributions` has the contributor of each row."""
-    of_sampled = _gradient_scores(signals.rows, contributions, signals.sampled)
-    gradient = _gradient_scores(signals.rows, contributions, signals.answers)
+    of_rows = signals.rows.gradients
+    of_sampled = gradient_scores(of_rows, contributions, signals.sampled.gradients)
+    gradient = gradient_scores(of_rows, contributions, signals.answers.gradients)
     methods = {
         ROWS_METHOD: rows_scores(contributions, len(gradient)),
         HIDDEN_METHOD: cosine_scores(signals.rows.hidden, contributions, signals.answers.hidden),
@@ -76,7 +76,7 @@ def rows_scores(contributions: Sequence[int], num_answers: int) -> Floats:
 
 
 def ridge_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor, ridge: float) -> Floats:
-    """By the formula of `gradient-ridge-3` and `error-ridge-1`, for any signal."""
+    """By the formula of `error-ridge-1`, for any signal [n, size]."""
     return _numpy(answers @ directions(rows, contributions, ridge)[1].T)
 
 
@@ -87,8 +87,13 @@ def cosine_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -
     return _numpy((1 + answered @ index["hidden.vectors"].T) / 2)
 
 
-def _gradient_scores(rows: Signals, contributions: Sequence[int], answers: Signals) -> Floats:
-    return ridge_scores(rows.gradients.sum(1), contributions, answers.gradients.sum(1), GRADIENT_RIDGE)
+def gradient_scores(
+    rows: Tensor, contributions: Sequence[int], answers: Tensor, ridge: float = GRADIENT_RIDGE
+) -> Floats:
+    """By the formula of `gradient-ridge-4`; `rows` and `answers` [n, parts, part size]."""
+    parts = zip(rows.unbind(1), answers.unbind(1), strict=True)
+    found = [ridge_scores(of_rows, contributions, asked, ridge) for of_rows, asked in parts]
+    return np.asarray(np.sum(found, axis=0), dtype=np.float64)
 
 
 def distilled_scores(
@@ -111,38 +116,31 @@ def distilled_scores(
 
 
 def _gradient_variants(signals: StudySignals, contributions: Sequence[int]) -> dict[str, Scored]:
-    everything = tuple(range(signals.rows.gradients.shape[1]))
-    others = [ridge for ridge in RIDGES if ridge != GRADIENT_RIDGE]
-    variants = {f"gradient, lambda {ridge:g}": (everything, ridge) for ridge in others}
-    variants["gradient of o_proj alone"] = (everything[::2], GRADIENT_RIDGE)
-    variants |= {
-        f"gradient of the last {depth} blocks": (everything[: 2 * (place + 1)], GRADIENT_RIDGE)
+    rows, answers = signals.rows.gradients, signals.answers.gradients
+    everything = tuple(range(rows.shape[1]))
+    parts = {"gradient of o_proj alone": everything[::2]} | {
+        f"gradient of the last 1/{depth} of the blocks": everything[: 2 * (place + 1)]
         for place, depth in enumerate(DEPTHS)
     }
-    rows, answers = signals.rows.gradients, signals.answers.gradients
-
-    def score(parts: Sequence[int], ridge: float) -> Floats:
-        return ridge_scores(rows[:, parts].sum(1), contributions, answers[:, parts].sum(1), ridge)
-
-    scores = {name: score(parts, ridge) for name, (parts, ridge) in variants.items()}
-    scores[BY_PART] = by_part_scores(rows, contributions, answers)
-    scores[BY_PART_FOLDED] = by_part_scores(fold(rows), contributions, fold(answers))
+    scores = {
+        name: gradient_scores(rows[:, chosen], contributions, answers[:, chosen])
+        for name, chosen in parts.items()
+    }
+    for ridge in RIDGES:
+        if ridge != GRADIENT_RIDGE:
+            name = f"gradient, lambda {ridge:g}"
+            scores[name] = gradient_scores(rows, contributions, answers, ridge)
+    together = (rows.flatten(1), contributions, answers.flatten(1))
+    scores[ONE_PRECONDITIONER] = ridge_scores(*together, GRADIENT_RIDGE)
+    scores[FOLDED] = gradient_scores(fold(rows), contributions, fold(answers))
     return {name: Scored(each, is_variant=True) for name, each in scores.items()}
 
 
-def by_part_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Floats:
-    """The sum of the `ridge_scores` of each part of `rows` and `answers` [n, parts, size]."""
-    parts = zip(rows.unbind(1), answers.unbind(1), strict=True)
-    found = [ridge_scores(of_rows, contributions, asked, GRADIENT_RIDGE) for of_rows, asked in parts]
-    return np.asarray(np.sum(found, axis=0), dtype=np.float64)
-
-
 def fold(gradients: Tensor) -> Tensor:
-    """Sketches of `gradients` [n, parts, size] with all parts together in `size` numbers: [n, parts, size //
-    parts]. Each is what `CountSketch` gives for that size, since it places coordinates by a remainder.
+    """Sketches of `gradients` [n, parts, size] in `FOLDED_SIZE` numbers a part. Each is what `CountSketch`
+    gives for that size, since it places coordinates by a remainder.
     """
-    num_rows, num_parts, size = gradients.shape
-    return gradients.view(num_rows, num_parts, num_parts, size // num_parts).sum(2)
+    return torch.stack(torch.split(gradients, FOLDED_SIZE, dim=2)).sum(0)
 
 
 def _numpy(scores: Tensor) -> Floats:

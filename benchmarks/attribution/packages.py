@@ -1,7 +1,7 @@
 """Methods of the package `dattri-llm` on the studies: `make bench-attribution-packages`.
 
 The package scores pairs of a training row and an answer, from the same LoRA gradients at the same checkpoint
-as `gradient-ridge-3`; the rows' scores are added for each contributor. They are compared with the retrainings
+as `gradient-ridge-4`; the rows' scores are added for each contributor. They are compared with the retrainings
 that the study's report is made from, so only the reference is trained. Each method is stored when it is done,
 and a run that was killed continues with the others. A method that was measured over fewer retrainings than
 the study now has is measured again.

@@ -26,7 +26,7 @@ from benchmarks.attribution.measure import (
     figures,
     predict,
 )
-from benchmarks.attribution.methods import BY_PART, BY_PART_FOLDED, score_methods
+from benchmarks.attribution.methods import ONE_PRECONDITIONER, score_methods
 from benchmarks.attribution.retrain import CONFIG, Run
 from benchmarks.attribution.signals import read_signals
 from benchmarks.attribution.truth import KINDS
@@ -45,8 +45,7 @@ MIN_HALVES = 3
 PAIRS = (
     (DISTILLED_METHOD, ERROR_METHOD),
     (GRADIENT_METHOD, DISTILLED_METHOD),
-    (BY_PART, GRADIENT_METHOD),
-    (BY_PART_FOLDED, GRADIENT_METHOD),
+    (GRADIENT_METHOD, ONE_PRECONDITIONER),
 )
 """Methods whose difference is reported, besides that of each to counting rows."""
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -18,10 +16,10 @@ from inference.lora.files import adapter_digest
 from inference.protocol import AdapterRef
 from workers.training.answers import plan_prompts, read_answers, sample_answers, serialise_answers
 from workers.training.base import open_base
-from workers.training.gradients import sketch_row_gradients
+from workers.training.gradients import row_gradients
 from workers.training.index import answer_states, load_adapter, open_engine
 from workers.training.job import save_adapter
-from workers.training.sketch import SKETCH_SEED, SKETCH_SIZE, CountSketch
+from workers.training.sketch import DEPTHS, NUM_PARTS, PART_SIZE, SKETCH_SEED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,18 +32,14 @@ if TYPE_CHECKING:
     from workers.training.progress import Emit
     from workers.training.rows import Example
 
-_BLOCK = re.compile(r"\.layers\.(\d+)\.")
-DEPTHS = (4, 8, 16)
-"""Variants of the gradient take it in this many of the last blocks."""
-
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """Of rows or answers. `gradients` has a sketch for each part of `part_of`, whose sum is the method's."""
+    """Of rows or answers."""
 
     hidden: Tensor  # [n, hidden] mean final state over the answer
     error: Tensor  # [n, hidden] sum over the answer of W^T (p - y)
-    gradients: Tensor  # [n, parts, sketch size]
+    gradients: Tensor  # [n, parts, part size] sketches
 
     def select(self, chosen: Tensor) -> Signals:
         """Those of which `chosen` bool [n] is true."""
@@ -73,33 +67,6 @@ class StudySignals:
     answers: Signals
     sampled: Signals
     distillation: Sequence[SampledAnswer]
-
-
-class PartSketch(CountSketch):
-    """Sketches the gradients of `o_proj` and of the other modules apart, by depth. The parts of a row sum to
-    its `CountSketch`, since that is linear.
-    """
-
-    def __init__(self, num_blocks: int) -> None:
-        super().__init__()
-        self._num_blocks = num_blocks
-
-    def zeros(self, num_rows: int) -> Tensor:
-        return torch.zeros(num_rows, NUM_PARTS * SKETCH_SIZE)
-
-    def add(self, sums: Tensor, module: str, gradients: Tensor) -> None:
-        start = part_of(module, self._num_blocks) * SKETCH_SIZE
-        super().add(sums[:, start : start + SKETCH_SIZE], module, gradients)
-
-
-NUM_PARTS = 2 * (len(DEPTHS) + 1)
-
-
-def part_of(module: str, num_blocks: int) -> int:
-    """Even for `o_proj`; part // 2 is the number of `DEPTHS` that leave the module's block out."""
-    block = int(_BLOCK.findall(module)[0])
-    is_outside = sum(block < num_blocks - depth for depth in DEPTHS)
-    return 2 * is_outside + (not module.endswith(".o_proj"))
 
 
 def read_signals(trained: Trained, answers: Sequence[Example], emit: Emit) -> StudySignals:
@@ -164,25 +131,15 @@ def _compute(trained: Trained, parts: Mapping[str, Sequence[Example]], emit: Emi
     model = make_model(trained.base)
     load_adapter(model, midway_file(trained.work).read_bytes())
     for part, examples in parts.items():
-        tensors[f"{part}.gradients"] = part_gradients(model, examples, trained.preamble, emit)
+        found = row_gradients(model, examples, trained.preamble, emit)
+        tensors[f"{part}.gradients"] = found.view(-1, NUM_PARTS, PART_SIZE)
     return tensors
-
-
-def part_gradients(model: Any, examples: Sequence[Example], preamble: Sequence[int], emit: Emit) -> Tensor:
-    """Sketched gradients [examples, parts, size] at the weights of `model`."""
-    sketch = PartSketch(model.config.num_hidden_layers)
-    found = {
-        row: sketched[place]
-        for batch, sketched in sketch_row_gradients(model, examples, preamble, sketch, emit)
-        for place, row in enumerate(batch)
-    }
-    return torch.stack([found[row] for row in examples]).view(len(examples), NUM_PARTS, SKETCH_SIZE)
 
 
 def _key(parts: Mapping[str, Sequence[Example]]) -> str:
     """Digest of what signals are of."""
     rows = [(name, [row.token_ids for row in examples]) for name, examples in parts.items()]
-    return hashlib.sha256(repr((SKETCH_SEED, SKETCH_SIZE, DEPTHS, rows)).encode()).hexdigest()
+    return hashlib.sha256(repr((SKETCH_SEED, PART_SIZE, DEPTHS, rows)).encode()).hexdigest()
 
 
 def _read_key(file: Path) -> str:

@@ -25,7 +25,7 @@ from workers.training.gradients import sketch_row_gradients
 from workers.training.index import load_adapter
 from workers.training.packing import ATTENTION
 from workers.training.rows import IGNORED, Example, preamble_ids
-from workers.training.sketch import CountSketch
+from workers.training.sketch import PartSketch
 from workers.training.tensors import is_finite
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Scorer:
         self._base.config.use_cache = False
         self._indices = Indices(with_gradients=True)
         self._ridge = Ridge(self._indices, "gradient")
-        self._sketch = CountSketch()
+        self._sketch = PartSketch(self._base.config.num_hidden_layers)
 
     def answer(self, request: GradientRequest) -> Answer:
         """Errors: `InvalidInput` if the chat template refuses the prompt."""

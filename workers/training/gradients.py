@@ -20,6 +20,7 @@ from workers.training.packing import row_indices
 from workers.training.preamble import compute_preamble
 from workers.training.progress import ProgressReporter
 from workers.training.rows import computed_positions
+from workers.training.sketch import PartSketch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,15 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 1024
 """Limits the activations of all layers, which the backward pass needs."""
 _ADAPTER = "default"
+
+
+def row_gradients(model: Any, rows: Sequence[Example], preamble: Sequence[int], emit: Emit) -> Tensor:
+    """The `PartSketch` of each row's gradient [rows, `SKETCH_SIZE`] fp32; see `sketch_row_gradients`."""
+    sketch = PartSketch(model.config.num_hidden_layers)
+    found: dict[Example, Tensor] = {}
+    for batch, sketched in sketch_row_gradients(model, rows, preamble, sketch, emit):
+        found.update(zip(batch, sketched, strict=True))
+    return torch.stack([found[row] for row in rows]) if rows else sketch.zeros(0)
 
 
 def sketch_row_gradients(

@@ -6,8 +6,9 @@ comparable, and an adapter that the engine refuses fails here and not at its fir
 
 Method error-ridge-1: the state of a row is the sum of its answer's error vectors, from the same pass.
 
-Method gradient-ridge-3: the state of a row is the sketched gradient of its loss at the checkpoint after a
-third of training; see `workers.training.gradients` and `workers.training.influence`.
+Method gradient-ridge-4: the state of a row is the sketched gradient of its loss at the checkpoint after a
+third of training, of each part of the modules apart; see `workers.training.gradients` and
+`workers.training.influence`.
 
 Methods distilled-1 and distilled-error-1: maps from the states of an answer to its scores by gradient, fitted
 on generated answers; see `workers.training.distil`.
@@ -45,11 +46,11 @@ from inference.config import EngineConfig
 from inference.engine import Engine
 from workers.training.distil import STRENGTHS, distil
 from workers.training.fit import lora_model
-from workers.training.gradients import sketch_row_gradients
-from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE, directions
+from workers.training.gradients import row_gradients
+from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE, directions, gradient_directions
 from workers.training.progress import ProgressReporter
 from workers.training.rows import last_answer, preamble_ids
-from workers.training.sketch import SKETCH_SEED, CountSketch
+from workers.training.sketch import SKETCH_SEED
 from workers.training.tensors import canonical_safetensors
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def compute_index(
     [n, hidden] of unit norm, `hidden.centre` float32 [hidden], `error.vectors` float32 [n, hidden],
     `gradient.vectors` float32 [n, sketch size], `distilled.weights` float32 [n, 2 * hidden],
     `distilled_error.weights` float32 [n, hidden], and `distilled.bias` and `distilled_error.bias` float32
-    [n]. Takes 16 kB of memory per row, and a batch's activations.
+    [n]. Takes 64 kB of memory per row, and a batch's activations.
 
     Errors: `inference.errors.InferenceError` if the engine refuses the adapter.
     """
@@ -165,22 +166,15 @@ def capture_gradients(
     """The direction of each contribution, by rising position, fp32 [n, sketch size], from the gradients of
     its rows at the weights of `model`. `preamble` is as `preamble_ids` returns it.
     """
-    sketches: list[torch.Tensor] = []
-    contributions: list[int] = []
-    for batch, sketched in sketch_row_gradients(model, rows, preamble, CountSketch(), emit):
-        sketches.append(sketched)
-        contributions += [row.contribution for row in batch]
-    return directions(torch.cat(sketches), contributions, GRADIENT_RIDGE)[1]
+    gradients = row_gradients(model, rows, preamble, emit)
+    return gradient_directions(gradients, [row.contribution for row in rows])
 
 
 def score_by_gradient(
     model: Any, vectors: torch.Tensor, answers: Sequence[Example], preamble: Sequence[int], emit: Emit
 ) -> torch.Tensor:
     """Scores fp64 [answers, n] of the contributions with directions `vectors` [n, sketch size]."""
-    found: dict[Example, torch.Tensor] = {}
-    for batch, sketched in sketch_row_gradients(model, answers, preamble, CountSketch(), emit):
-        found.update(zip(batch, sketched.double() @ vectors.double().T, strict=True))
-    return torch.stack([found[answer] for answer in answers])
+    return row_gradients(model, answers, preamble, emit).double() @ vectors.double().T
 
 
 def distil_scores(

@@ -10,7 +10,13 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from backend.domain.attribution import ANSWERS_FILE, INDEX_FILE, MAX_ANSWER_TOKENS, MAX_ANSWERS
+from backend.domain.attribution import (
+    ANSWERS_FILE,
+    GRADIENT_METHOD,
+    INDEX_FILE,
+    MAX_ANSWER_TOKENS,
+    MAX_ANSWERS,
+)
 from backend.domain.errors import InvalidInput
 from backend.services.answers.attribution_index import load_index
 from backend.services.train.options import parse_config
@@ -107,7 +113,10 @@ def _check_whole(published: Published) -> None:
     if gradient is not None and gradient.shape[1] != SKETCH_SIZE:
         raise MalformedFolder(f"{INDEX_FILE} has gradients of another size", param=INDEX_FILE)
     if published.index.maps and not (answers and published.has_options and gradient is not None):
-        text = f"{INDEX_FILE} has maps, but not the answers, gradients or options that they follow from"
+        text = (
+            f"{INDEX_FILE} has maps, but not the answers, options and directions of {GRADIENT_METHOD} that "
+            "they follow from"
+        )
         raise MalformedFolder(text, param=INDEX_FILE)
     if len(answers) > MAX_ANSWERS or (answers and all(answer.prompt.is_kept_out for answer in answers)):
         raise MalformedFolder(f"{ANSWERS_FILE} has too many answers, or none to fit on", param=ANSWERS_FILE)

@@ -26,12 +26,11 @@ from workers.training.answers import plan_prompts
 from workers.training.base import open_base
 from workers.training.draws import check_draws
 from workers.training.fit import lora_model
-from workers.training.gradients import sketch_row_gradients
+from workers.training.gradients import row_gradients
 from workers.training.index import MAPS, answer_states, distil_scores, hidden_index, open_engine
-from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE, directions
+from workers.training.influence import ERROR_RIDGE, directions, gradient_directions
 from workers.training.published import check_sizes, load_weights, read_published
 from workers.training.rows import hold_out, preamble_ids, read_examples
-from workers.training.sketch import SKETCH_SIZE, CountSketch
 from workers.training.spec import ROWS_FILE
 from workers.training.warm_start import WEIGHTS_FILE
 
@@ -66,7 +65,7 @@ class _States:
     gradient: Tensor
 
     def probes(self, count: int) -> Iterator[Probe]:
-        columns = (part[:count].tolist() for part in (self.hidden, self.error, self.gradient))
+        columns = (part[:count].numpy() for part in (self.hidden, self.error, self.gradient))
         return (Probe(*vectors) for vectors in zip(*columns, strict=True))
 
 
@@ -136,7 +135,7 @@ def _measure(
     load_weights(model, folder / CHECKPOINT_FILE)
     preamble = preamble_ids(base.tokenizer)
     rows, answers = (
-        _States(*pair, _sketches(model, each, preamble, emit))
+        _States(*pair, row_gradients(model, each, preamble, emit))
         for pair, each in zip(states, (train, generated), strict=True)
     )
     draws = None
@@ -144,14 +143,6 @@ def _measure(
         load_weights(model, folder / WEIGHTS_FILE)
         draws = check_draws(model, published.answers, end_tokens, emit)
     return rows, answers, draws
-
-
-def _sketches(model: Any, examples: Sequence[Example], preamble: Sequence[int], emit: Emit) -> Tensor:
-    """Sketched gradients [examples, size] fp32, in the order of `examples`."""
-    found: dict[Example, Tensor] = {}
-    for batch, sketched in sketch_row_gradients(model, examples, preamble, CountSketch(), emit):
-        found.update(zip(batch, sketched, strict=True))
-    return torch.stack([found[each] for each in examples]) if examples else torch.zeros(0, SKETCH_SIZE)
 
 
 def _directions(rows: _States, train: Sequence[Example]) -> dict[str, Any]:
@@ -164,7 +155,7 @@ def _directions(rows: _States, train: Sequence[Example]) -> dict[str, Any]:
         "hidden": hidden["hidden.vectors"],
         "centre": hidden["hidden.centre"],
         "error": directions(rows.error, contributions, ERROR_RIDGE)[1],
-        "gradient": directions(rows.gradient, contributions, GRADIENT_RIDGE)[1],
+        "gradient": gradient_directions(rows.gradient, contributions),
     }
     return {name: tensor.numpy() for name, tensor in found.items()}
 

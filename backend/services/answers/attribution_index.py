@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _ROUNDING = 1e-3
 _ENTRY_BYTES = 1024
+_ITEM_BYTES = {"F32": 4, "I64": 8}
 _TENSORS = ("positions", "rows", "hidden.vectors", "hidden.centre", "error.vectors")
 _GRADIENTS = "gradient.vectors"
 _MAPS = {DISTILLED_METHOD: "distilled", DISTILLED_ERROR_METHOD: "distilled_error"}
@@ -97,13 +99,10 @@ class Indices:
 
 
 def load_index(path: Path, max_bytes: int | None = None, *, with_gradients: bool = False) -> AttributionIndex:
-    """Raises InvalidInput if the file is too large or no index of this version. Gradients and maps of methods
-    that this version does not know are not read.
+    """Raises InvalidInput if the tensors to read have more than `max_bytes`, or are no index of this version.
+    Gradients and maps of methods that this version does not know are not read.
     """
-    num_bytes = path.stat().st_size
-    if max_bytes is not None and num_bytes > max_bytes:
-        raise InvalidInput(f"The attribution index has {num_bytes} bytes, more than {max_bytes}.")
-    tensors = _read(path, with_gradients=with_gradients)
+    tensors = _read(path, max_bytes, with_gradients=with_gradients)
     index = AttributionIndex(
         positions=tensors["positions"],
         rows=tensors["rows"],
@@ -119,7 +118,7 @@ def load_index(path: Path, max_bytes: int | None = None, *, with_gradients: bool
     return index
 
 
-def _read(path: Path, *, with_gradients: bool) -> dict[str, Any]:
+def _read(path: Path, max_bytes: int | None, *, with_gradients: bool) -> dict[str, Any]:
     """Tensors of the methods that the metadata name. Raises InvalidInput."""
     from safetensors import SafetensorError, safe_open
 
@@ -127,7 +126,11 @@ def _read(path: Path, *, with_gradients: bool) -> dict[str, Any]:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             names = _names(metadata.get("methods", "").split(), with_gradients=with_gradients)
-            tensors = {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
+            found = [name for name in names if name in file.keys()]  # noqa: SIM118
+            num_bytes = sum(map(_num_bytes, map(file.get_slice, found)))
+            if max_bytes is not None and num_bytes > max_bytes:
+                raise InvalidInput(f"The attribution index has {num_bytes} bytes, more than {max_bytes}.")
+            tensors = {name: file.get_tensor(name) for name in found}
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:  # types that numpy lacks
         raise InvalidInput(f"The attribution index cannot be read: {error}") from error
     if any(metadata.get(name) != value for name, value in INDEX_METADATA.items()):
@@ -135,6 +138,12 @@ def _read(path: Path, *, with_gradients: bool) -> dict[str, Any]:
     if len(tensors) != len(names):
         raise InvalidInput(f"The attribution index lacks {sorted(set(names) - set(tensors))}.")
     return tensors
+
+
+def _num_bytes(tensor: Any) -> int:
+    """Size of a slice of safetensors. Other types than an index has are refused later; none is larger."""
+    num_items: int = math.prod(tensor.get_shape())
+    return num_items * _ITEM_BYTES.get(tensor.get_dtype(), 8)
 
 
 def _names(methods: Collection[str], *, with_gradients: bool) -> list[str]:

@@ -26,7 +26,7 @@ from workers.training.gradients import sketch_row_gradients
 from workers.training.index import load_adapter
 from workers.training.job import run_job
 from workers.training.rows import IGNORED, Example, preamble_ids
-from workers.training.sketch import CountSketch
+from workers.training.sketch import SKETCH_SIZE, PartSketch
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec
 
 if TYPE_CHECKING:
@@ -78,15 +78,16 @@ def answers(scorer: Scorer) -> list[Answer]:
 
 
 def expected(tiny_base: Path, folder: Path, answer: Answer) -> dict[int, float]:
-    """The formula of `gradient-ridge-3` on a model of its own, one choice after the other."""
+    """The formula of `gradient-ridge-4` on a model of its own, one choice after the other."""
     model = lora_model(tiny_base, parse_config(CONFIG))
     load_adapter(model, (folder / CHECKPOINT_FILE).read_bytes())
     preamble = preamble_ids(AutoTokenizer.from_pretrained(tiny_base))
-    total = torch.zeros(CountSketch().size)
+    sketch = PartSketch(model.config.num_hidden_layers)
+    total = torch.zeros(SKETCH_SIZE)
     for choice in answer.choices:
         labels = (*[IGNORED] * len(answer.prompt), *choice)
         row = Example(0, "", (*answer.prompt, *choice), labels)
-        ((_, sketched),) = sketch_row_gradients(model, [row], preamble, CountSketch(), lambda *_: None)
+        ((_, sketched),) = sketch_row_gradients(model, [row], preamble, sketch, lambda *_: None)
         total += sketched[0]
     index = load_index(folder / INDEX_FILE, with_gradients=True)
     scores = index.gradient.astype(np.float64) @ total.numpy().astype(np.float64)

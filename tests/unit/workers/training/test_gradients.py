@@ -15,7 +15,7 @@ from workers.training import packing
 from workers.training.fit import lora_model
 from workers.training.gradients import sketch_row_gradients
 from workers.training.rows import IGNORED, Example, computed_positions, encode
-from workers.training.sketch import CountSketch
+from workers.training.sketch import CountSketch, PartSketch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +36,10 @@ class Everything(CountSketch):
     def add(self, sums: torch.Tensor, module: str, gradients: torch.Tensor) -> None:
         assert module not in self.seen[-1]
         self.seen[-1][module] = gradients
+
+
+def sketch_of(model: Any) -> PartSketch:
+    return PartSketch(model.config.num_hidden_layers)
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +145,7 @@ def test_the_same_rows_give_the_same_bits_and_leave_the_model_as_it_was(
     model = lora_model(tiny_base, parse_config({"rank": 4}))
     before = {name: (weight.requires_grad, weight.clone()) for name, weight in model.named_parameters()}
     sketches = [
-        torch.cat([found for _, found in sketch_row_gradients(model, rows, (), CountSketch(), ignore)])
+        torch.cat([found for _, found in sketch_row_gradients(model, rows, (), sketch_of(model), ignore)])
         for _ in range(2)
     ]
     assert torch.equal(*sketches)
@@ -158,10 +162,10 @@ def test_batches_are_small_for_any_number_of_rows(
 ) -> None:
     monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 64)
     model = make_model(tiny_base)
-    batches = list(sketch_row_gradients(model, rows, (), CountSketch(), ignore))
+    batches = list(sketch_row_gradients(model, rows, (), sketch_of(model), ignore))
     assert len(batches) > 3
     alone = {row: found[place] for batch, found in batches for place, row in enumerate(batch)}
     monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 10_000)
-    ((together, found),) = sketch_row_gradients(model, rows, (), CountSketch(), ignore)
+    ((together, found),) = sketch_row_gradients(model, rows, (), sketch_of(model), ignore)
     for place, row in enumerate(together):
         torch.testing.assert_close(found[place], alone[row], rtol=1e-3, atol=1e-4)

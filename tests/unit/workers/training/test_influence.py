@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.training.influence import directions
+from workers.training.influence import GRADIENT_RIDGE, directions, gradient_directions
+from workers.training.sketch import NUM_PARTS, PART_SIZE, SKETCH_SIZE
 
 
 def plain(gradients: torch.Tensor, contributions: list[int], ridge: float) -> torch.Tensor:
@@ -53,3 +54,16 @@ def test_rows_without_gradients_point_nowhere() -> None:
     named, found = directions(torch.zeros(3, 4), [2, 0, 2], 1.0)
     assert named == [0, 2]
     assert found.tolist() == [[0.0] * 4] * 2
+
+
+def test_each_part_of_a_gradient_has_a_direction_of_its_own() -> None:
+    """A part without gradients, such as of modules that an adapter does not have, scores nothing."""
+    torch.manual_seed(0)
+    parts = torch.randn(4, NUM_PARTS, PART_SIZE)
+    parts[:, 1] *= 1000
+    parts[:, 2] = 0
+    found = gradient_directions(parts.flatten(1), [5, 0, 5, 0])
+    assert found.shape == (2, SKETCH_SIZE)
+    for number, part in enumerate(found.view(2, NUM_PARTS, PART_SIZE).unbind(1)):
+        assert torch.equal(part, directions(parts[:, number], [5, 0, 5, 0], GRADIENT_RIDGE)[1])
+    assert not found.view(2, NUM_PARTS, PART_SIZE)[:, 2].any()

@@ -27,6 +27,7 @@ from workers.training.fit import NonFiniteLoss, fit, lora_model
 from workers.training.job import run_job
 from workers.training.rows import Example, UnusableRows, encode, general_examples
 from workers.training.run import _train
+from workers.training.sketch import SKETCH_SIZE
 from workers.training.spec import ADAPTER, CHECKPOINTS, COMPLETE, RESULT_FILE, ROWS_FILE, TrainingSpec
 from workers.training.warm_start import ParentMismatch
 
@@ -116,7 +117,11 @@ def test_a_job_leaves_a_folder_that_engine_and_attributor_read(make_job: Any, ti
     index = load_index(adapter / INDEX_FILE, with_gradients=True)
     assert index.positions.tolist() == [0, 1]
     assert index.rows.sum() == 22
-    assert (index.hidden.shape, index.error.shape, index.gradient.shape) == ((2, 64), (2, 64), (2, 4096))
+    assert (index.hidden.shape, index.error.shape, index.gradient.shape) == (
+        (2, 64),
+        (2, 64),
+        (2, SKETCH_SIZE),
+    )
     assert metrics["midway_step"] == 4
     with safe_open(adapter / INDEX_FILE, framework="pt") as file:
         assert float(file.metadata()["distilled_agreement"]) == metrics["distilled_agreement"]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.training.sketch import CountSketch
+from workers.training.sketch import NUM_PARTS, CountSketch, PartSketch, part_of
 
 
 def sketched(sketch: CountSketch, gradients: torch.Tensor, module: str = "layer") -> torch.Tensor:
@@ -65,3 +65,36 @@ def test_dot_products_survive_on_average() -> None:
 def test_a_size_that_is_no_power_of_two_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
         CountSketch(size=size)
+
+
+def test_parts_are_sketched_apart() -> None:
+    torch.manual_seed(0)
+    modules = [f"layers.{block}.{name}" for block in (0, 9, 13, 15) for name in ("o_proj", "up_proj")]
+    modules = [f"model.{module}" for module in modules]
+    assert sorted(part_of(module, 16) for module in modules) == list(range(NUM_PARTS))
+    gradients = {module: torch.randn(3, 5, 6) for module in modules}
+    whole, alone = PartSketch(16, size=8), CountSketch(size=8)
+    sums = whole.zeros(3)
+    for module, each in gradients.items():
+        whole.add(sums, module, each)
+    for module, each in gradients.items():
+        expected = alone.zeros(3)
+        alone.add(expected, module, each)
+        assert torch.equal(sums.view(3, NUM_PARTS, 8)[:, part_of(module, 16)], expected)
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "counts"),
+    [(30, [4, 4, 7, 15]), (18, [3, 2, 4, 9]), (32, [4, 4, 8, 16]), (2, [1, 0, 0, 1]), (1, [1, 0, 0, 0])],
+)
+def test_depths_are_fractions_of_the_blocks(num_blocks: int, counts: list[int]) -> None:
+    """By rising distance from the last block."""
+    parts = [part_of(f"model.layers.{block}.mlp.up_proj", num_blocks) // 2 for block in range(num_blocks)]
+    assert [parts.count(depth) for depth in range(4)] == counts
+    assert parts == sorted(parts, reverse=True)
+
+
+def test_the_attention_output_is_a_part_of_its_own() -> None:
+    names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.down_proj")
+    assert {part_of(f"base_model.model.model.layers.29.{name}", 30) for name in names} == {1}
+    assert part_of("base_model.model.model.layers.29.self_attn.o_proj", 30) == 0

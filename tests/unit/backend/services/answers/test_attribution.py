@@ -90,7 +90,7 @@ def test_gradients_are_not_scored_unless_they_are_loaded(tmp_path: Path) -> None
     assert Ridge(Indices(), "gradient").scores(tmp_path, POSITIONS, PROBE) is None
 
 
-@pytest.mark.parametrize("methods", ["gradient-ridge-1 error-ridge-1", "error-ridge-1", None])
+@pytest.mark.parametrize("methods", ["gradient-ridge-3 error-ridge-1", "error-ridge-1", None])
 def test_gradients_that_another_method_took_are_not_scored_by(tmp_path: Path, methods: str | None) -> None:
     write_index(tmp_path, metadata=INDEX_METADATA | ({"methods": methods} if methods else {}))
     indices = Indices(with_gradients=True)
@@ -341,3 +341,10 @@ def test_indices_in_memory_stay_within_their_bytes(tmp_path: Path) -> None:
 def test_an_index_above_the_budget_is_not_read(tmp_path: Path) -> None:
     write_index(tmp_path)
     assert HiddenCosine(Indices(max_bytes=100)).scores(tmp_path, POSITIONS, PROBE) is None
+
+
+def test_the_budget_does_not_count_gradients_that_are_not_read(tmp_path: Path) -> None:
+    write_index(tmp_path, **{"gradient.vectors": np.ones((3, 1000), np.float32)})
+    assert load_index(tmp_path / INDEX_FILE, 1000).gradient is None
+    with pytest.raises(InvalidInput, match="bytes, more than 1000"):
+        load_index(tmp_path / INDEX_FILE, 1000, with_gradients=True)
