@@ -152,7 +152,7 @@ def train(creator: Person, datanet: int) -> str:
     assert "2 dollars can be spent" in creator.run("deposit", "2", "--yes")
     snapshot = creator.run("snapshot", "create", str(datanet)).strip()
     options = ("--set", "rank=4", "--set", "epochs=1", "--set", "max_length=64")
-    assert "dollars are reserved" in creator.run("train", "estimate", snapshot, *options)
+    assert "dollars on the channel until the job ends" in creator.run("train", "estimate", snapshot, *options)
     job = creator.run("train", "create", snapshot, *options, "--max-cost", "1", "--yes").split()[0]
     assert f"{job} succeeded" in creator.run("train", "watch", job)
     terms = ("--name", "words", "--prices", "500", "1500", "--accept-worse")
