@@ -98,7 +98,7 @@ def compute_index(
     [n, hidden] of unit norm, `hidden.centre` float32 [hidden], `error.vectors` float32 [n, hidden],
     `gradient.vectors` float32 [n, sketch size], `distilled.weights` float32 [n, 2 * hidden],
     `distilled_error.weights` float32 [n, hidden], and `distilled.bias` and `distilled_error.bias` float32
-    [n]. Takes 64 kB of memory per row, and a batch's activations.
+    [n]. Takes 128 kB of memory per row, and a batch's activations.
 
     Errors: `inference.errors.InferenceError` if the engine refuses the adapter.
     """
