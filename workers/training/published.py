@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from backend.domain.attribution import (
     ANSWERS_FILE,
+    EARLIER_GRADIENT_METHODS,
     GRADIENT_METHOD,
     INDEX_FILE,
     MAX_ANSWER_TOKENS,
@@ -42,6 +43,10 @@ class MalformedFolder(InvalidInput):
     """A file of the adapter's folder is not what training writes; `param` names it."""
 
 
+class EarlierGradient(InvalidInput):
+    """The index follows from one of `EARLIER_GRADIENT_METHODS`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """`config` has the adapter's own shape, and the options of its training if the index states them."""
@@ -55,7 +60,7 @@ class Published:
 
 
 def read_published(folder: Path) -> Published:
-    """Errors: `MalformedFolder`."""
+    """Errors: `MalformedFolder`, `EarlierGradient`."""
     try:
         index = load_index(folder / INDEX_FILE, with_gradients=True)
         with safe_open(folder / INDEX_FILE, framework="np") as file:
@@ -107,8 +112,14 @@ def check_sizes(published: Published, vocab_size: int, base: Architecture) -> No
 def _check_whole(published: Published) -> None:
     """What a map is verified by must be there, so that none escapes verification by leaving it out.
 
-    Errors: `MalformedFolder`.
+    Errors: `MalformedFolder`, `EarlierGradient`.
     """
+    methods = set(published.metadata.get("methods", "").split())
+    if earlier := sorted(methods & EARLIER_GRADIENT_METHODS):
+        raise EarlierGradient(
+            f"{INDEX_FILE} follows from {earlier[-1]}, which this release does not compute: verify it with "
+            "the release that trained it"
+        )
     answers, gradient = published.answers, published.index.gradient
     if gradient is not None and gradient.shape[1] != SKETCH_SIZE:
         raise MalformedFolder(f"{INDEX_FILE} has gradients of another size", param=INDEX_FILE)

@@ -72,7 +72,7 @@ class _States:
 def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[str, Any]:
     """Fields of `Recomputed`, as JSON. `folder` has the snapshot's rows, if `spec` says so.
 
-    Errors: `MalformedFolder`; `AdapterRefused` by the engine; `UnusableRows`.
+    Errors: `MalformedFolder`, `EarlierGradient`; `AdapterRefused` by the engine; `UnusableRows`.
     """
     torch.set_num_threads(spec.num_threads)
     base = open_base(spec.base_folder, spec.model_cache)

@@ -125,6 +125,15 @@ def pay_the_first(folder: Path) -> None:
     save_file(tensors, path, metadata)
 
 
+def age(folder: Path) -> None:
+    """As if training had computed the index from an earlier version of the gradient."""
+    path = folder / INDEX_FILE
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    methods = metadata["methods"].replace(GRADIENT_METHOD, "gradient-ridge-3")
+    save_file(load_file(path), path, metadata | {"methods": methods})
+
+
 def test_a_forged_map_is_refused_and_missing_parts_are_named(
     running: RunningOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +161,9 @@ def test_a_forged_map_is_refused_and_missing_parts_are_named(
     assert found["distilled-1"]
     assert GRADIENT_METHOD not in found
 
+    shutil.copy(job / ADAPTER / INDEX_FILE, forged)
+    age(forged)
+    assert verify(register(running, forged, digest, name="earlier")) == (3, {"attribution": None})
     (forged / INDEX_FILE).write_bytes(b"no tensors")
     assert verify(register(running, forged, digest, name="broken")) == (1, {"attribution": False})
     (forged / INDEX_FILE).unlink()

@@ -27,7 +27,7 @@ from tests.unit.workers.support import letter_rows
 from workers.attribution import parse_recomputed
 from workers.training.answers import Answer, read_answers, serialise_answers
 from workers.training.job import run_job
-from workers.training.published import MalformedFolder
+from workers.training.published import EarlierGradient, MalformedFolder
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec, VerificationSpec
 from workers.training.verification import NO_ANSWERS, NO_OPTIONS, recompute_index
 
@@ -239,6 +239,14 @@ def test_a_map_without_what_it_follows_from_is_reported(verify: Verify) -> None:
     for hide in (hide_options, hide_gradients):
         with pytest.raises(MalformedFolder, match="follow from"):
             verify(lambda folder, hide=hide: change(folder / INDEX_FILE, hide))
+
+
+def test_an_index_of_an_earlier_gradient_is_neither_right_nor_wrong(verify: Verify) -> None:
+    def age(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        metadata["methods"] = metadata["methods"].replace(GRADIENT_METHOD, "gradient-ridge-3")
+
+    with pytest.raises(EarlierGradient, match="gradient-ridge-3, which this release does not compute"):
+        verify(lambda folder: change(folder / INDEX_FILE, age))
 
 
 @pytest.mark.parametrize("name", [INDEX_FILE, ANSWERS_FILE, CHECKPOINT_FILE])
