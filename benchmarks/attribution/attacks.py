@@ -123,10 +123,10 @@ def noise(setting: Setting, attacker: int) -> list[Example]:
 
 def along_gradients(setting: Setting, attacker: int) -> list[Example]:
     """The published answers whose gradients are most like the mean of all, parts in units of their root mean
-    square, as they are damped: a row like that should be paid by every answer.
+    square, so that each counts: a row like that should be paid by every answer.
     """
     gradients = setting.published.sampled.gradients
-    sizes = gradients.square().mean((0, 2), keepdim=True).sqrt()
+    sizes = gradients.square().mean((0, 2), keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     return _most_typical(setting, attacker, (gradients / sizes).flatten(1))
 
 

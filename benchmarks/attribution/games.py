@@ -244,6 +244,11 @@ def read_games(plan: Plan) -> list[Played]:
         return []
     found = json.loads(path.read_bytes())
     require_study(found, path, plan.study.digest, plan.base.name)
+    return parse_games(found)
+
+
+def parse_games(stored: Mapping[str, Any]) -> list[Played]:
+    """The games of a file that `play` wrote."""
     return [
         Played(
             Game(**each["game"]),
@@ -254,7 +259,7 @@ def read_games(plan: Plan) -> list[Played]:
             each["admission"] and Admission(**each["admission"]),
             each["influence"],
         )
-        for each in found["games"]
+        for each in stored["games"]
     ]
 
 

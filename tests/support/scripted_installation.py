@@ -6,10 +6,12 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from safetensors.numpy import save_file
+
 from backend.api.rate_limits import RateLimits
 from backend.api.services import Services
 from backend.chain.keys import recover
-from backend.domain.attribution import CHECKPOINT_FILE
+from backend.domain.attribution import CHECKPOINT_FILE, GRADIENT_METHOD, INDEX_FILE
 from backend.domain.catalogue import BaseModel
 from backend.domain.channels import Channel, Grant
 from backend.domain.content import cid_of
@@ -213,8 +215,8 @@ class ScriptedInstallation:
     def use_gradient_stage(
         self, seconds: float = 60, live_agreements: LiveAgreements | None = None
     ) -> FakeGradients:
-        """From now on answers of the adapter, which gets a checkpoint, are attributed by gradients."""
-        self.store.folders[cid_of(some_hash("folder"))] = lambda to: (to / CHECKPOINT_FILE).touch()
+        """From now on answers of the adapter, which gets what gradients need, are attributed by them."""
+        self.store.folders[cid_of(some_hash("folder"))] = _write_gradients
         gradients = FakeGradients()
         self.charges = Charges(self.db, self.domain, lambda _: self.receipt_key)
         stage = GradientStage({self.base.digest: gradients}, self.charges, seconds, live_agreements)
@@ -335,3 +337,9 @@ class ScriptedInstallation:
             metrics_token=lambda: METRICS_TOKEN,
             readiness=dict,
         )
+
+
+def _write_gradients(folder: Path) -> None:
+    """What `has_gradients` needs."""
+    (folder / CHECKPOINT_FILE).touch()
+    save_file({}, folder / INDEX_FILE, {"methods": GRADIENT_METHOD})

@@ -40,10 +40,14 @@ _ADAPTER = "default"
 def row_gradients(model: Any, rows: Sequence[Example], preamble: Sequence[int], emit: Emit) -> Tensor:
     """The `PartSketch` of each row's gradient [rows, `SKETCH_SIZE`] fp32; see `sketch_row_gradients`."""
     sketch = PartSketch(model.config.num_hidden_layers)
-    found: dict[Example, Tensor] = {}
+    found = sketch.zeros(len(rows))
+    places: dict[Example, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row, []).append(place)
     for batch, sketched in sketch_row_gradients(model, rows, preamble, sketch, emit):
-        found.update(zip(batch, sketched, strict=True))
-    return torch.stack([found[row] for row in rows]) if rows else sketch.zeros(0)
+        for row, each in zip(batch, sketched, strict=True):
+            found[places[row]] = each
+    return found
 
 
 def sketch_row_gradients(

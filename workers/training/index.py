@@ -7,7 +7,7 @@ comparable, and an adapter that the engine refuses fails here and not at its fir
 Method error-ridge-1: the state of a row is the sum of its answer's error vectors, from the same pass.
 
 Method gradient-ridge-4: the state of a row is the sketched gradient of its loss at the checkpoint after a
-third of training, of each part of the modules apart; see `workers.training.gradients` and
+third of training, sketched for each part of the modules; see `workers.training.gradients` and
 `workers.training.influence`.
 
 Methods distilled-1 and distilled-error-1: maps from the states of an answer to its scores by gradient, fitted
@@ -98,7 +98,7 @@ def compute_index(
     [n, hidden] of unit norm, `hidden.centre` float32 [hidden], `error.vectors` float32 [n, hidden],
     `gradient.vectors` float32 [n, sketch size], `distilled.weights` float32 [n, 2 * hidden],
     `distilled_error.weights` float32 [n, hidden], and `distilled.bias` and `distilled_error.bias` float32
-    [n]. Takes 128 kB of memory per row, and a batch's activations.
+    [n]. Takes 64 kB of memory per row, and a batch's activations.
 
     Errors: `inference.errors.InferenceError` if the engine refuses the adapter.
     """

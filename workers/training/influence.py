@@ -6,8 +6,8 @@ shrinks what many rows have in common. The influence of c on an answer with grad
 TRAK (Park et al. 2023), whose estimator has this form; here it is at one checkpoint, with gradients of the
 loss itself, without output weights and with more damping, in proportion to the mean square of the gradients
 as in DataInf (Kwon et al. 2024). Gradients have a direction for each part of the modules, as K-FAC (Martens,
-Grosse 2015) has a preconditioner for each layer, and the parts' scores are added. With one for all modules,
-those with the largest gradients decide.
+Grosse 2015) has a preconditioner for each layer, and the parts' scores are added. With one
+preconditioner for all modules, those with the largest gradients decide.
 """
 
 from __future__ import annotations
@@ -29,16 +29,14 @@ ERROR_RIDGE = 1.0
 """lambda of error vectors. Values from 0.3 to 3 gave similar results on a few hundred rows."""
 
 
-def gradient_directions(
-    sketches: Tensor, contributions: Sequence[int], ridge: float = GRADIENT_RIDGE
-) -> Tensor:
+def gradient_directions(sketches: Tensor, contributions: Sequence[int]) -> Tensor:
     """Directions [contributions, parts * part size] fp32 of `gradient-ridge-4`, by rising contribution.
 
     `sketches` [rows, parts * part size] are of `PartSketch`. The product with an answer's sketch is the sum
     of the parts' scores.
     """
     parts = torch.split(sketches, PART_SIZE, dim=1)
-    return torch.cat([directions(part, contributions, ridge)[1] for part in parts], dim=1)
+    return torch.cat([directions(part, contributions, GRADIENT_RIDGE)[1] for part in parts], dim=1)
 
 
 def directions(gradients: Tensor, contributions: Sequence[int], ridge: float) -> tuple[list[int], Tensor]:

@@ -43,10 +43,6 @@ class MalformedFolder(InvalidInput):
     """A file of the adapter's folder is not what training writes; `param` names it."""
 
 
-class EarlierGradient(InvalidInput):
-    """The index follows from one of `EARLIER_GRADIENT_METHODS`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Published:
     """`config` has the adapter's own shape, and the options of its training if the index states them."""
@@ -57,10 +53,12 @@ class Published:
     has_options: bool
     answers: Sequence[Answer]
     """Empty for adapters that were trained before answers were published."""
+    earlier_gradient: str | None
+    """Which of `EARLIER_GRADIENT_METHODS` the index has instead of `GRADIENT_METHOD`, if any."""
 
 
 def read_published(folder: Path) -> Published:
-    """Errors: `MalformedFolder`, `EarlierGradient`."""
+    """Errors: `MalformedFolder`."""
     try:
         index = load_index(folder / INDEX_FILE, with_gradients=True)
         with safe_open(folder / INDEX_FILE, framework="np") as file:
@@ -70,7 +68,8 @@ def read_published(folder: Path) -> Published:
         answers = read_answers(path) if path.is_file() else []
     except _UNREADABLE as error:
         raise MalformedFolder(f"a file of the adapter's folder cannot be used: {error}") from error
-    published = Published(index, metadata, config, has_options, answers)
+    earlier = _earlier_gradient(metadata.get("methods", "").split())
+    published = Published(index, metadata, config, has_options, answers, earlier)
     _check_whole(published)
     return published
 
@@ -112,18 +111,13 @@ def check_sizes(published: Published, vocab_size: int, base: Architecture) -> No
 def _check_whole(published: Published) -> None:
     """What a map is verified by must be there, so that none escapes verification by leaving it out.
 
-    Errors: `MalformedFolder`, `EarlierGradient`.
+    Errors: `MalformedFolder`.
     """
-    methods = set(published.metadata.get("methods", "").split())
-    if earlier := sorted(methods & EARLIER_GRADIENT_METHODS):
-        raise EarlierGradient(
-            f"{INDEX_FILE} follows from {earlier[-1]}, which this release does not compute: verify it with "
-            "the release that trained it"
-        )
     answers, gradient = published.answers, published.index.gradient
+    has_gradient = gradient is not None or published.earlier_gradient is not None
     if gradient is not None and gradient.shape[1] != SKETCH_SIZE:
         raise MalformedFolder(f"{INDEX_FILE} has gradients of another size", param=INDEX_FILE)
-    if published.index.maps and not (answers and published.has_options and gradient is not None):
+    if published.index.maps and not (answers and published.has_options and has_gradient):
         text = (
             f"{INDEX_FILE} has maps, but not the answers, options and directions of {GRADIENT_METHOD} that "
             "they follow from"
@@ -135,6 +129,12 @@ def _check_whole(published: Published) -> None:
     if longest > MAX_ANSWER_TOKENS:
         text = f"{ANSWERS_FILE} has an answer of {longest} tokens, more than {MAX_ANSWER_TOKENS}"
         raise MalformedFolder(text, param=ANSWERS_FILE)
+
+
+def _earlier_gradient(methods: Sequence[str]) -> str | None:
+    if GRADIENT_METHOD in methods:
+        return None
+    return max(EARLIER_GRADIENT_METHODS.intersection(methods), default=None)
 
 
 def _config(folder: Path, metadata: Mapping[str, str]) -> tuple[TrainingConfig, bool]:

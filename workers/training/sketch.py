@@ -82,7 +82,12 @@ class PartSketch(CountSketch):
 def part_of(module: str, num_blocks: int) -> int:
     """Even for the attention's output (`o_proj`), odd for other modules; part // 2 is the number of `DEPTHS`
     that leave the module's block out. By fractions, models of any depth have the same parts.
+
+    Errors: `ValueError` for a module outside the blocks.
     """
-    blocks_above = num_blocks - 1 - int(_BLOCK.findall(module)[0])
+    found = _BLOCK.search(module)
+    if found is None:
+        raise ValueError(f"{module} is in no block of the decoder")
+    blocks_above = num_blocks - 1 - int(found[1])
     num_outside = sum(blocks_above * depth >= num_blocks for depth in DEPTHS)
     return 2 * num_outside + (not module.endswith(".o_proj"))

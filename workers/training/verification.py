@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 MAX_ROWS_COMPARED = 256
 """Rows whose answers both indices attribute, in addition to the generated answers."""
 NO_OPTIONS = "the index does not state the options of its training, which tell which rows were trained on"
+EARLIER_GRADIENT = "it follows from {}, which only the release that trained the adapter computes"
 NO_ANSWERS = "the folder has no generated answers: the adapter was trained before they were published"
 
 
@@ -72,7 +73,7 @@ class _States:
 def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[str, Any]:
     """Fields of `Recomputed`, as JSON. `folder` has the snapshot's rows, if `spec` says so.
 
-    Errors: `MalformedFolder`, `EarlierGradient`; `AdapterRefused` by the engine; `UnusableRows`.
+    Errors: `MalformedFolder`; `AdapterRefused` by the engine; `UnusableRows`.
     """
     torch.set_num_threads(spec.num_threads)
     base = open_base(spec.base_folder, spec.model_cache)
@@ -108,6 +109,9 @@ def _unchecked(spec: VerificationSpec, published: Published) -> dict[str, str]:
         found["rows"] = NO_OPTIONS
     if not published.answers:
         found["answers"] = NO_ANSWERS
+    if (earlier := published.earlier_gradient) is not None:
+        maps = [method for method, part in MAPS.items() if getattr(published.index, part) is not None]
+        found |= dict.fromkeys([earlier, *maps], EARLIER_GRADIENT.format(earlier))
     return found
 
 

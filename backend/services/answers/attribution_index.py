@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.attribution import (
+    CHECKPOINT_FILE,
     DISTILLED_ERROR_METHOD,
     DISTILLED_METHOD,
     GRADIENT_METHOD,
@@ -56,6 +57,20 @@ class AttributionIndex:
         tensors = (self.positions, self.rows, self.hidden, self.centre, self.error, self.gradient)
         size = sum(int(tensor.nbytes) for tensor in tensors if tensor is not None)
         return size + sum(each.num_bytes for each in self.maps)
+
+
+def has_gradients(adapter_folder: Path) -> bool:
+    """Whether `GRADIENT_METHOD` can attribute answers of the adapter: its checkpoint is there, and its index
+    is of this method.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(adapter_folder / INDEX_FILE, framework="np") as file:
+            methods = (file.metadata() or {}).get("methods", "").split()
+    except (OSError, SafetensorError):
+        return False
+    return GRADIENT_METHOD in methods and (adapter_folder / CHECKPOINT_FILE).is_file()
 
 
 class Indices:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from backend.domain.attribution import CHECKPOINT_FILE
 from backend.domain.errors import DomainError
 from backend.ports.gradients import MAX_TOKENS
+from backend.services.answers.attribution_index import has_gradients
 from backend.services.answers.gradient_job import attributed_by_gradient
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ class GradientStage:
 
     def takes(self, job: GradientJob) -> bool:
         """Whether the stage attributes this answer. Otherwise it gets its receipt at once: it has a
-        version without a checkpoint, or too many tokens, or there is no room.
+        version without gradients of the current method, or too many tokens, or there is no room.
         """
         if job.num_tokens > MAX_TOKENS or len(self._running) >= MAX_WAITING:
             return False
-        return all((Path(folder) / CHECKPOINT_FILE).is_file() for folder in job.request.folders)
+        return all(has_gradients(Path(folder)) for folder in job.request.folders)
 
     def start(self, charge: NewCharge, job: GradientJob) -> None:
         """Attribute the answer and sign its receipt, in the background."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 from backend.domain.attribution import DISTILLED_METHOD, ROWS_METHOD
 from backend.domain.money import PPM
 from benchmarks.attribution.attacks import ATTACKS, NUM_WALLETS, VAGUE, Attack, paraphrase, split, vague
-from benchmarks.attribution.games import HONEST, TEN_WALLETS, Game, Played, gains, noise, play
+from benchmarks.attribution.games import HONEST, TEN_WALLETS, Game, Played, gains, noise, parse_games, play
+from benchmarks.attribution.page import read
 from benchmarks.attribution.truth import OtherStudy
 from benchmarks.attribution.uploads import Admission
 from tests.unit.benchmarks.attribution.support import NUM_ROWS, ignore
@@ -24,12 +27,17 @@ def two_copies(setting: Setting, attacker: int) -> list[Example]:
     return setting.study.rows_of([attacker])[:2]
 
 
-def by_probe(setting: Setting, attacker: int) -> list[Example]:
-    return ATTACKS["answers along the mean probe"].added(setting, attacker)
+def test_the_published_table_is_that_of_the_stored_games() -> None:
+    played = parse_games(json.loads(Path("docs/attribution/docstrings-gaming.json").read_bytes()))
+    report = read(Path("docs"))
+    assert report is not None
+    assert report["games"]["attacks"] == gains(played)
+    assert report["games"]["noise"] == noise(played)
 
 
 def test_attacks_are_played_once_and_earn_shares(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    attacks = {"copy": Attack(two_copies, is_copy=True), "answers along the mean probe": Attack(by_probe)}
+    along = ("answers along the mean gradient", "answers along the mean probe")
+    attacks = {"copy": Attack(two_copies, is_copy=True), **{name: ATTACKS[name] for name in along}}
     monkeypatch.setattr("benchmarks.attribution.games.ATTACKS", attacks)
     monkeypatch.setattr("benchmarks.attribution.games.RANKS", (0.0,))
     monkeypatch.setattr("benchmarks.attribution.attacks.NUM_ADDED", 3)

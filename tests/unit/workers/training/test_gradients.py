@@ -13,9 +13,9 @@ from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
 from workers.training import packing
 from workers.training.fit import lora_model
-from workers.training.gradients import sketch_row_gradients
+from workers.training.gradients import row_gradients, sketch_row_gradients
 from workers.training.rows import IGNORED, Example, computed_positions, encode
-from workers.training.sketch import CountSketch, PartSketch
+from workers.training.sketch import SKETCH_SIZE, CountSketch, PartSketch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -169,3 +169,14 @@ def test_batches_are_small_for_any_number_of_rows(
     ((together, found),) = sketch_row_gradients(model, rows, (), sketch_of(model), ignore)
     for place, row in enumerate(together):
         torch.testing.assert_close(found[place], alone[row], rtol=1e-3, atol=1e-4)
+
+
+def test_row_gradients_are_in_the_order_of_the_rows(tiny_base: Path, rows: Sequence[Example]) -> None:
+    model = make_model(tiny_base)
+    given = [*rows, rows[0]]
+    found = row_gradients(model, given, (), ignore)
+    assert found.shape == (len(given), SKETCH_SIZE)
+    for row, each in zip(given, found, strict=True):
+        ((_, alone),) = sketch_row_gradients(model, [row], (), sketch_of(model), ignore)
+        torch.testing.assert_close(each, alone[0], rtol=1e-3, atol=1e-4)
+    assert row_gradients(model, [], (), ignore).shape == (0, SKETCH_SIZE)

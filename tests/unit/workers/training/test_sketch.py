@@ -98,3 +98,8 @@ def test_the_attention_output_is_a_part_of_its_own() -> None:
     names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.down_proj")
     assert {part_of(f"base_model.model.model.layers.29.{name}", 30) for name in names} == {1}
     assert part_of("base_model.model.model.layers.29.self_attn.o_proj", 30) == 0
+
+
+def test_a_module_outside_the_blocks_has_no_part() -> None:
+    with pytest.raises(ValueError, match="lm_head is in no block"):
+        part_of("base_model.model.lm_head", 30)

@@ -27,7 +27,7 @@ from tests.unit.workers.support import letter_rows
 from workers.attribution import parse_recomputed
 from workers.training.answers import Answer, read_answers, serialise_answers
 from workers.training.job import run_job
-from workers.training.published import EarlierGradient, MalformedFolder
+from workers.training.published import MalformedFolder
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec, VerificationSpec
 from workers.training.verification import NO_ANSWERS, NO_OPTIONS, recompute_index
 
@@ -241,12 +241,27 @@ def test_a_map_without_what_it_follows_from_is_reported(verify: Verify) -> None:
             verify(lambda folder, hide=hide: change(folder / INDEX_FILE, hide))
 
 
-def test_an_index_of_an_earlier_gradient_is_neither_right_nor_wrong(verify: Verify) -> None:
-    def age(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-        metadata["methods"] = metadata["methods"].replace(GRADIENT_METHOD, "gradient-ridge-3")
+def name_gradients(folder: Path, names: str) -> None:
+    def rename(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        metadata["methods"] = metadata["methods"].replace(GRADIENT_METHOD, names)
 
-    with pytest.raises(EarlierGradient, match="gradient-ridge-3, which this release does not compute"):
-        verify(lambda folder: change(folder / INDEX_FILE, age))
+    change(folder / INDEX_FILE, rename)
+
+
+def test_all_but_gradient_and_maps_of_an_earlier_index_is_judged(verify: Verify) -> None:
+    results = verify(lambda folder: name_gradients(folder, "gradient-ridge-3"))
+    opened = {"gradient-ridge-3", "distilled-1", "distilled-error-1"}
+    assert {name for name, is_right in results.items() if is_right is None} == opened
+    assert results.keys() >= {"rows", "prompts", "answers", "error-ridge-1", "hidden-cosine-1"}
+    assert not wrong(results)
+
+
+def test_an_index_with_gradients_of_both_versions_is_judged_by_the_current_one(verify: Verify) -> None:
+    def forge(folder: Path) -> None:
+        forge_index(distilled__weights=pay_the_first)(folder)
+        name_gradients(folder, f"gradient-ridge-3 {GRADIENT_METHOD}")
+
+    assert "distilled-1" in wrong(verify(forge))
 
 
 @pytest.mark.parametrize("name", [INDEX_FILE, ANSWERS_FILE, CHECKPOINT_FILE])

@@ -9,8 +9,9 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from safetensors.numpy import save_file
 
-from backend.domain.attribution import GRADIENT_METHOD, shares_from_scores
+from backend.domain.attribution import CHECKPOINT_FILE, GRADIENT_METHOD, INDEX_FILE, shares_from_scores
 from backend.domain.denials import ModelWithheld, Reason
 from backend.domain.errors import Unavailable
 from backend.domain.serving import NewCharge
@@ -205,10 +206,19 @@ async def test_an_answer_whose_token_ids_are_unknown_has_its_receipt_at_once(
     assert gradients.requests == []
 
 
-async def test_a_version_without_a_checkpoint_has_its_receipt_at_once(
-    installation: ScriptedInstallation, gradients: FakeGradients
+@pytest.mark.parametrize("lacks", ["checkpoint", "index", "current gradient"])
+async def test_a_version_that_lacks_what_gradients_need_has_its_receipt_at_once(
+    installation: ScriptedInstallation, gradients: FakeGradients, lacks: str
 ) -> None:
-    installation.store.folders.clear()
+    def write(folder: Path) -> None:
+        if lacks != "checkpoint":
+            (folder / CHECKPOINT_FILE).touch()
+        if lacks != "index":
+            method = "gradient-ridge-3" if lacks == "current gradient" else GRADIENT_METHOD
+            save_file({}, folder / INDEX_FILE, {"methods": method})
+
+    (cid,) = installation.store.folders
+    installation.store.folders[cid] = write
     answer = await answered(installation)
     assert answer.final.receipt.signed.method == FALLBACK
     assert gradients.requests == []

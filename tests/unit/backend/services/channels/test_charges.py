@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.chain.keys import recover
+from backend.domain.attribution import DISTILLED_METHOD, GRADIENT_METHOD
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import attribution_hash, charge_id, receipt_id, slices_hash, to_hash
 from backend.domain.money import PPM
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 FUNDS, BOUND, SECONDS = 10**6, 50, 60
 NUMBERS = itertools.count()
 """Salts make each request's hash its own."""
-FALLBACK, GRADIENT = "distilled-1", "gradient-ridge-3"
+FALLBACK, GRADIENT = DISTILLED_METHOD, GRADIENT_METHOD
 
 
 @pytest.fixture
