@@ -151,6 +151,14 @@ def test_a_forged_map_is_refused_and_missing_parts_are_named(
     assert code == 1
     assert [name for name, is_right in found.items() if is_right is False] == ["distilled-1"]
 
+    shutil.copy(job / ADAPTER / INDEX_FILE, forged)
+    age(forged)
+    code, found = verify(register(running, forged, digest, name="earlier"))
+    opened = {name for name, is_right in found.items() if is_right is None}
+    assert (code, opened) == (3, {"gradient-ridge-3", "distilled-1", "distilled-error-1"})
+    assert found["rows"]
+    assert found["error-ridge-1"]
+
     with monkeypatch.context() as patch:
         patch.setattr("workers.attribution.training_command", lambda _: [sys.executable, "-c", "exit(1)"])
         assert verify(honest) == (3, {"attribution": None})
@@ -161,9 +169,6 @@ def test_a_forged_map_is_refused_and_missing_parts_are_named(
     assert found["distilled-1"]
     assert GRADIENT_METHOD not in found
 
-    shutil.copy(job / ADAPTER / INDEX_FILE, forged)
-    age(forged)
-    assert verify(register(running, forged, digest, name="earlier")) == (3, {"attribution": None})
     (forged / INDEX_FILE).write_bytes(b"no tensors")
     assert verify(register(running, forged, digest, name="broken")) == (1, {"attribution": False})
     (forged / INDEX_FILE).unlink()
