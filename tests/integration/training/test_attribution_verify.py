@@ -53,13 +53,25 @@ class WithdrawnRows(InMemoryRows):
         raise ContributionWithdrawn("contribution 2 of datanet 1 was withdrawn: freeze a new snapshot")
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="module")
+def trained(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(folder of an adapter of `ROWS`, its digest). Tests do not change it."""
+    job = tmp_path_factory.mktemp("training") / "job"
+    digest: str = train(job, model)["adapter_digest"]
+    return job / ADAPTER, digest
+
+
 @pytest.fixture
 def running(
-    chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chain: ChainClient, hardhat_node: LocalNode, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RunningOperator]:
     market = LocalMarket(chain)
     market._contribute()
-    model = make_model(tmp_path / "model")
     facts = BaseModelInfo("model", to_hash(bytes.fromhex(base_model_digest(model))), str(model))
     url = "http://127.0.0.1:1"
     made = RunningOperator(
@@ -134,31 +146,35 @@ def age(folder: Path) -> None:
     save_file(load_file(path), path, metadata | {"methods": methods})
 
 
-def test_a_forged_map_is_refused_and_missing_parts_are_named(
-    running: RunningOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = tmp_path / "job"
-    digest = train(job, tmp_path / "model")["adapter_digest"]
-    honest = register(running, job / ADAPTER, digest)
-    code, found = verify(honest)
+def test_a_forged_map_is_refused(running: RunningOperator, trained: tuple[Path, str], tmp_path: Path) -> None:
+    folder, digest = trained
+    code, found = verify(register(running, folder, digest))
     assert (code, set(found.values())) == (0, {True})
     assert found.keys() >= {"rows", "distilled-1", GRADIENT_METHOD, "prompts", "answers"}
 
-    forged = tmp_path / "forged"
-    shutil.copytree(job / ADAPTER, forged)
+    forged = shutil.copytree(folder, tmp_path / "forged")
     pay_the_first(forged)
     code, found = verify(register(running, forged, digest, name="forged"))
     assert code == 1
     assert [name for name, is_right in found.items() if is_right is False] == ["distilled-1"]
 
-    shutil.copy(job / ADAPTER / INDEX_FILE, forged)
-    age(forged)
-    code, found = verify(register(running, forged, digest, name="earlier"))
+
+def test_an_index_of_an_earlier_gradient_is_judged_in_part(
+    running: RunningOperator, trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    aged = shutil.copytree(trained[0], tmp_path / "aged")
+    age(aged)
+    code, found = verify(register(running, aged, trained[1]))
     opened = {name for name, is_right in found.items() if is_right is None}
     assert (code, opened) == (3, {"gradient-ridge-3", "distilled-1", "distilled-error-1"})
     assert found["rows"]
     assert found["error-ridge-1"]
 
+
+def test_what_cannot_be_checked_is_named(
+    running: RunningOperator, trained: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = register(running, *trained)
     with monkeypatch.context() as patch:
         patch.setattr("workers.attribution.training_command", lambda _: [sys.executable, "-c", "exit(1)"])
         assert verify(honest) == (3, {"attribution": None})
@@ -169,16 +185,20 @@ def test_a_forged_map_is_refused_and_missing_parts_are_named(
     assert found["distilled-1"]
     assert GRADIENT_METHOD not in found
 
-    (forged / INDEX_FILE).write_bytes(b"no tensors")
-    assert verify(register(running, forged, digest, name="broken")) == (1, {"attribution": False})
-    (forged / INDEX_FILE).unlink()
-    without = register(running, forged, digest, name="without")
+    other = Hash32("0x" + "ab" * 32)
+    version = register(running, *trained, name="other", base_model=other)
+    assert verify(version) == (3, {"attribution": None})
+
+
+def test_a_broken_index_is_wrong_and_a_missing_one_is_named(
+    running: RunningOperator, trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, digest = shutil.copytree(trained[0], tmp_path / "adapter"), trained[1]
+    (folder / INDEX_FILE).write_bytes(b"no tensors")
+    assert verify(register(running, folder, digest, name="broken")) == (1, {"attribution": False})
+    (folder / INDEX_FILE).unlink()
+    without = register(running, folder, digest, name="without")
     assert verify(without) == (3, {"attribution": None})
     shown = CliRunner().invoke(app, command(without)).stdout
     assert "open   attribution: cannot be checked: its folder has no attribution index" in shown
     assert "Not checked: that the adapter and its checkpoint result from training" in shown
-    other = Hash32("0x" + "ab" * 32)
-    assert verify(register(running, forged, digest, name="other", base_model=other)) == (
-        3,
-        {"attribution": None},
-    )

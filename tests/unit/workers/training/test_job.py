@@ -117,11 +117,8 @@ def test_a_job_leaves_a_folder_that_engine_and_attributor_read(make_job: Any, ti
     index = load_index(adapter / INDEX_FILE, with_gradients=True)
     assert index.positions.tolist() == [0, 1]
     assert index.rows.sum() == 22
-    assert (index.hidden.shape, index.error.shape, index.gradient.shape) == (
-        (2, 64),
-        (2, 64),
-        (2, SKETCH_SIZE),
-    )
+    assert index.hidden.shape == index.error.shape == (2, 64)
+    assert index.gradient.shape == (2, SKETCH_SIZE)
     assert metrics["midway_step"] == 4
     with safe_open(adapter / INDEX_FILE, framework="pt") as file:
         assert float(file.metadata()["distilled_agreement"]) == metrics["distilled_agreement"]
