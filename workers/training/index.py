@@ -6,8 +6,8 @@ comparable, and an adapter that the engine refuses fails here and not at its fir
 
 Method error-ridge-1: the state of a row is the sum of its answer's error vectors, from the same pass.
 
-Method gradient-ridge-4: the state of a row is the sketched gradient of its loss at the checkpoint after a
-third of training, sketched for each part of the modules; see `workers.training.gradients` and
+Method gradient-ridge-4: the state of a row is the gradient of its loss at the checkpoint after a third of
+training, sketched for each part of the modules; see `workers.training.gradients` and
 `workers.training.influence`.
 
 Methods distilled-1 and distilled-error-1: maps from the states of an answer to its scores by gradient, fitted
