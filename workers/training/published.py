@@ -53,8 +53,14 @@ class Published:
     has_options: bool
     answers: Sequence[Answer]
     """Empty for adapters that were trained before answers were published."""
-    earlier_gradient: str | None
-    """Which of `EARLIER_GRADIENT_METHODS` the index has instead of `GRADIENT_METHOD`, if any."""
+
+    @property
+    def earlier_gradient(self) -> str | None:
+        """Which of `EARLIER_GRADIENT_METHODS` the index has instead of `GRADIENT_METHOD`, if any."""
+        methods = self.metadata.get("methods", "").split()
+        if GRADIENT_METHOD in methods:
+            return None
+        return max(EARLIER_GRADIENT_METHODS.intersection(methods), default=None)
 
 
 def read_published(folder: Path) -> Published:
@@ -68,8 +74,7 @@ def read_published(folder: Path) -> Published:
         answers = read_answers(path) if path.is_file() else []
     except _UNREADABLE as error:
         raise MalformedFolder(f"a file of the adapter's folder cannot be used: {error}") from error
-    earlier = _earlier_gradient(metadata.get("methods", "").split())
-    published = Published(index, metadata, config, has_options, answers, earlier)
+    published = Published(index, metadata, config, has_options, answers)
     _check_whole(published)
     return published
 
@@ -129,12 +134,6 @@ def _check_whole(published: Published) -> None:
     if longest > MAX_ANSWER_TOKENS:
         text = f"{ANSWERS_FILE} has an answer of {longest} tokens, more than {MAX_ANSWER_TOKENS}"
         raise MalformedFolder(text, param=ANSWERS_FILE)
-
-
-def _earlier_gradient(methods: Sequence[str]) -> str | None:
-    if GRADIENT_METHOD in methods:
-        return None
-    return max(EARLIER_GRADIENT_METHODS.intersection(methods), default=None)
 
 
 def _config(folder: Path, metadata: Mapping[str, str]) -> tuple[TrainingConfig, bool]:
