@@ -153,7 +153,7 @@ def test_adapters_in_slots_do_not_keep_a_cold_one_out_of_the_host_cache(
     engine.add(greedy("cold", adapter=cold, max_tokens=8))
     num_hot, num_after = 4, 0
     for output in engine.run():
-        assert num_hot < 200
+        assert num_hot < 10_000  # more than are answered during any load
         num_after += output.request_id == "cold"
         if output.finish_reason and output.request_id != "cold" and not num_after:
             engine.add(greedy(f"hot{num_hot}", adapter=hot, max_tokens=8))
@@ -164,21 +164,24 @@ def test_adapters_in_slots_do_not_keep_a_cold_one_out_of_the_host_cache(
 def test_a_hot_adapter_does_not_shut_out_the_others(
     llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine]
 ) -> None:
-    """One slot, and a hot adapter with steady traffic: the other's requests still get their turn."""
+    """One slot, and a hot adapter with steady traffic: once the other adapter is loaded, however long that
+    takes, its request gets the slot after the two that run.
+    """
     engine = make_engine(max_running=2, num_adapter_slots=1)
     hot, cold = llama_adapters[0], llama_adapters[1]
+    run_all(engine, greedy("loads", adapter=hot, max_tokens=1))
     for i in range(4):
         engine.add(greedy(f"hot{i}", adapter=hot, max_tokens=8))
     engine.add(greedy("cold", adapter=cold, max_tokens=8))
-    num_hot = 4
-    finished: list[str] = []
+    num_hot, num_before_cold, is_cold_done = 4, 0, False
     for output in engine.run():
-        if output.finish_reason and output.request_id.startswith("hot") and "cold" not in finished:
+        is_cold_done |= output.request_id == "cold" and output.finish_reason is not None
+        if output.finish_reason and not is_cold_done:
+            num_before_cold += cold.digest in engine.status().resident_adapters
+            assert num_before_cold <= 2
             engine.add(greedy(f"hot{num_hot}", adapter=hot, max_tokens=8))
             num_hot += 1
-        if output.finish_reason:
-            finished.append(output.request_id)
-    assert finished.index("cold") <= 6
+    assert is_cold_done
 
 
 def test_an_adapter_that_is_hot_in_its_slot_is_not_read_again_when_it_loses_it(
