@@ -288,6 +288,11 @@ def run_all(
     return drain(engine)
 
 
+def load_adapters(engine: Engine, *adapters: AdapterRef) -> None:
+    """Read adapters into the host cache, so that requests run together, however long reading takes."""
+    run_all(engine, *(greedy(adapter.digest, adapter=adapter, max_tokens=1) for adapter in adapters))
+
+
 def drain(engine: Engine) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for output in engine.run():

@@ -16,6 +16,7 @@ from inference.protocol import AdapterRef
 from tests.fixtures_engine import (
     drain,
     greedy,
+    load_adapters,
     make_adapter,
     read_tensors,
     rewrite_tensors,
@@ -169,7 +170,7 @@ def test_a_hot_adapter_does_not_shut_out_the_others(
     """
     engine = make_engine(max_running=2, num_adapter_slots=1)
     hot, cold = llama_adapters[0], llama_adapters[1]
-    run_all(engine, greedy("loads", adapter=hot, max_tokens=1))
+    load_adapters(engine, hot)
     for i in range(4):
         engine.add(greedy(f"hot{i}", adapter=hot, max_tokens=8))
     engine.add(greedy("cold", adapter=cold, max_tokens=8))

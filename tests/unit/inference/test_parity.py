@@ -10,7 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.protocol import EmbedItem
-from tests.fixtures_engine import FAMILIES, Oracle, drain, greedy, make_adapter, make_model, run_all
+from tests.fixtures_engine import (
+    FAMILIES,
+    Oracle,
+    drain,
+    greedy,
+    load_adapters,
+    make_adapter,
+    make_model,
+    run_all,
+)
 from tests.support.parity import check_batch, prompts_of
 
 if TYPE_CHECKING:
@@ -114,6 +123,7 @@ def test_preemption_changes_nothing(
 ) -> None:
     engine = make_engine(kv_budget_bytes=30 * 2048, kv_block_size=4)  # 116 tokens
     lengths = [20, 33, 8, 25, 40, 12, 30, 22, 9]
+    load_adapters(engine, *llama_adapters)
     check_batch(engine, llama_oracle, prompts_of(lengths), [None, *llama_adapters], 24)
     assert engine.status().num_preemptions > 0
 
@@ -157,6 +167,7 @@ def test_probe_equals_the_means_of_the_references_states(
     engine = make_engine(max_step_tokens=max_step_tokens, kv_budget_bytes=20 * 2048, kv_block_size=4)
     prompts = prompts_of([21, 34, 13, 30])
     adapters = [None, *llama_adapters[:3]]
+    load_adapters(engine, *llama_adapters[:3])
     commands = [
         greedy(k, adapter=adapters[int(k)], max_tokens=20, probe=True, probe_error=True) for k in prompts
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from inference.errors import AdapterBlendError, AdapterNotInvokedError
-from tests.fixtures_engine import ALL_LINEAR, edit_adapter, make_adapter, run_all
+from tests.fixtures_engine import ALL_LINEAR, edit_adapter, load_adapters, make_adapter, run_all
 from tests.support.parity import blend, check_batch, make_kinds, prompts_of, request
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def test_activated_adapters_in_a_mixed_batch(
 ) -> None:
     engine = make_engine(**limits)
     adapters = [activated[0], None, activated[1], llama_adapters[0]]
+    load_adapters(engine, *activated[:2], llama_adapters[0])
     prompts = invoked([20, 33, 8, 25, 40, 12, 30, 22, 9, 17], [*FIRST, *SECOND])
     check_batch(engine, llama_oracle, prompts, adapters, max_tokens=16)
     if "kv_budget_bytes" in limits:
