@@ -196,7 +196,7 @@ class Wallet:
         if proposed is None and any(isinstance(value, Chosen) for value in asked.fields.values()):
             raise SignatureRefused("the market proposes no typed data; nothing was signed")
         stated = {} if proposed is None else _struct(proposed, "the typed data")
-        fields = asked.fields if proposed is None else _agreed(asked.fields, stated.get("message"), "message")
+        fields = asked.fields if proposed is None else _message(asked.fields, stated.get("message"))
         typed_data = build_typed_data(self._domain(contract, stated), asked.declaration, as_json(fields))
         if proposed is not None:
             _agreed(typed_data, stated, "typed data")
@@ -288,6 +288,17 @@ def _signable(typed_data: dict[str, Any]) -> SignableMessage:
         return encode_typed_data(full_message=typed_data)
     except (ValueError, TypeError, OverflowError, EncodingError):
         raise SignatureRefused("a value of the market does not fit its type; nothing was signed") from None
+
+
+def _message(asked: Mapping[str, Any], proposed: Any) -> Mapping[str, Any]:
+    """The fields to sign, as of `_agreed`: those that the market chooses are strings or integers, as JSON has
+    the atomic types of EIP-712. Errors: `SignatureRefused`.
+    """
+    fields: Mapping[str, Any] = _agreed(asked, proposed, "message")
+    for name, value in asked.items():
+        if isinstance(value, Chosen) and not isinstance(fields[name], str | int):
+            raise SignatureRefused(f"message.{name} of the market is malformed; nothing was signed")
+    return fields
 
 
 def _agreed(asked: Any, proposed: Any, where: str) -> Any:

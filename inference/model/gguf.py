@@ -83,10 +83,11 @@ def _examine(path: Path) -> tuple[torch.dtype, int]:
     bf16 is precise enough for quantised weights; weights in full precision keep theirs.
     """
     import torch
-    from gguf import GGUFReader
+
+    from inference.model.gguf_reader import BoundedGGUFReader
 
     try:
-        reader = GGUFReader(path)
+        reader = BoundedGGUFReader(path)
         kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
         fields = {name: field.contents() for name, field in reader.fields.items() if _is_relevant(name)}
     except Exception as error:  # as above

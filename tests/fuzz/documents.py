@@ -24,6 +24,7 @@ from backend.services.contribute.licences import UnknownLicence, parse_licence
 from backend.services.contribute.terms import TERMS_FILE, UnreadableTerms, accepted_licence, terms_file
 from backend.services.market.cards import read_card
 from backend.services.operator.directory import parse_operator_card
+from tests.fuzz.mutations import json_values
 from tests.fuzz.target import Target
 from tests.support.market import CHAIN_ID, Market, some_account, some_hash
 from tests.support.receipt_files import receipt_file
@@ -162,12 +163,12 @@ def voucher_seeds() -> list[bytes]:
 
 
 TARGETS = (
-    Target("receipt", receipt, receipt_seeds),
+    Target("receipt", receipt, receipt_seeds, mutate=json_values),
     Target("batch", batch, batch_seeds),
-    Target("terms", terms, terms_seeds),
+    Target("terms", terms, terms_seeds, mutate=json_values),
     Target("licence", licence, licence_seeds, max_bytes=256),
     Target("card", card, card_seeds),
-    Target("operator_card", operator_card, operator_card_seeds),
-    Target("deployment", deployment, deployment_seeds, max_bytes=1024),
-    Target("voucher", voucher, voucher_seeds, max_bytes=512),
+    Target("operator_card", operator_card, operator_card_seeds, mutate=json_values),
+    Target("deployment", deployment, deployment_seeds, max_bytes=1024, mutate=json_values),
+    Target("voucher", voucher, voucher_seeds, max_bytes=512, mutate=json_values),
 )

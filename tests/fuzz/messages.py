@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from inference.server.frames import (
     find_request_id,
     read_frame,
 )
+from tests.fuzz.mutations import behind, framed, json_values, words
 from tests.fuzz.target import Bytes, Target
 from tests.support.market import some_account, some_hash
 
@@ -196,7 +198,13 @@ def frames(data: bytes) -> None:
                         assert decode(encode_frame(message)[4:]) == message
                 find_request_id(body)
 
-    asyncio.run(read())
+    _loop().run_until_complete(read())
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One for all inputs: a new one takes longer than most of them."""
+    return asyncio.new_event_loop()
 
 
 def frames_seeds() -> list[bytes]:
@@ -227,8 +235,8 @@ def _json(data: bytes) -> Any:
 
 TARGETS = (
     Target("sign_in", sign_in, sign_in_seeds, max_bytes=2048),
-    Target("typed_data", typed_data, typed_data_seeds, max_bytes=6000),
-    Target("call_data", call_data, call_data_seeds, max_bytes=2048),
-    Target("frames", frames, frames_seeds),
+    Target("typed_data", typed_data, typed_data_seeds, max_bytes=6000, mutate=behind(1, json_values)),
+    Target("call_data", call_data, call_data_seeds, max_bytes=2048, mutate=behind(5, words)),
+    Target("frames", frames, frames_seeds, mutate=framed(4, "big", json_values)),
     Target("cursors", cursors, cursors_seeds, max_bytes=200),
 )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.fuzz.mutations import Mutation
+
 MAX_CPU_SECONDS = 3.0
 MAX_GROWTH_KIB = 512 << 10
 
@@ -20,12 +22,15 @@ class Exhausted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`run` raises only what is a finding. `seeds`: valid inputs to begin with. `max_bytes`: of an input."""
+    """`run` raises only what is a finding. `seeds`: valid inputs to begin with. `max_bytes`: of an input.
+    `mutate`: a mutation that is applied half of the time, instead of libFuzzer's.
+    """
 
     name: str
     run: Callable[[bytes], object]
     seeds: Callable[[], list[bytes]]
     max_bytes: int = 4096
+    mutate: Mutation | None = None
 
 
 def check(target: Target, data: bytes) -> None:

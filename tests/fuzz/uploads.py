@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import io
+import resource
 import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backend.api.tus import parse_checksum, parse_metadata
 from backend.domain.dataset import LineChecker, split_lines
 from backend.domain.errors import InvalidInput
 from backend.services.contribute.parquet_rows import main
 from backend.services.contribute.read_rows import RowReader
+from tests.fuzz.mutations import behind, json_lines
 from tests.fuzz.target import Bytes, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PARQUET_BYTES = 256 << 20
+STATM_DATA = 5  # pages of data and stack, in proc(5)
 
 
 def jsonl(data: bytes) -> None:
@@ -35,15 +45,27 @@ def jsonl_seeds() -> list[bytes]:
 
 
 def parquet(data: bytes) -> None:
-    """What the child process runs. What it writes are whole lines."""
+    """What the child process runs, within a limit of memory as there. What it writes are whole lines."""
     with tempfile.NamedTemporaryFile(prefix="loraledger-fuzz-") as file:
         file.write(data)
         file.flush()
         out = io.BytesIO()
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), _limited_memory():
             main(file.name, out)
     lines = out.getvalue()
     assert not lines or lines.endswith(b"\n")
+
+
+@contextlib.contextmanager
+def _limited_memory() -> Iterator[None]:
+    """Raise `MemoryError` for more than the child process has left once it has loaded its libraries."""
+    pages = int(Path("/proc/self/statm").read_text().split()[STATM_DATA])
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + PARQUET_BYTES, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def parquet_seeds() -> list[bytes]:
@@ -78,7 +100,7 @@ def tus_seeds() -> list[bytes]:
 
 
 TARGETS = (
-    Target("jsonl", jsonl, jsonl_seeds, max_bytes=8192),
+    Target("jsonl", jsonl, jsonl_seeds, max_bytes=8192, mutate=behind(1, json_lines)),
     Target("parquet", parquet, parquet_seeds),
     Target("tus", tus, tus_seeds, max_bytes=1100),
 )

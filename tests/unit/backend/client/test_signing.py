@@ -187,8 +187,12 @@ def empty(container: Any, name: str | int) -> None:
     container[name] = None
 
 
+def halve(container: Any, name: str | int) -> None:
+    container[name] = 0.5
+
+
 @pytest.mark.parametrize("name", ["deposit", "grant", "move", "contribute"])
-@pytest.mark.parametrize("change", [bump, drop, add, empty])
+@pytest.mark.parametrize("change", [bump, drop, add, empty, halve])
 def test_every_other_field_of_a_message_is_refused(name: str, change: Callable[[Any, Any], None]) -> None:
     path, honest, ask, _ = asks()[name]
     chosen = asks()[name][3]

@@ -108,6 +108,16 @@ def test_a_number_of_tensors_that_cannot_be_is_refused(tiny_gguf: Path, tmp_path
         resolve_model(str(tiny_gguf), tmp_path / "cache")
 
 
+def test_an_array_of_more_items_than_the_file_has_bytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    key, array, of_bytes = struct.pack("<Q1s", 1, b"a"), 9, 0
+    path.write_bytes(
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + struct.pack("<IIQ", array, of_bytes, 2**60)
+    )
+    with pytest.raises(ModelNotFoundError, match="it ends before the value at byte 49"):
+        resolve_model(str(path), tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
