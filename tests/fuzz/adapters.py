@@ -20,7 +20,7 @@ from inference.lora.header import extract_header, read_header
 from inference.model.families import read_architecture
 from inference.model.gguf import _examine
 from inference.model.loader import BaseWeights
-from tests.fuzz.mutations import framed, json_values
+from tests.fuzz.mutations import framed, json_values, safetensors
 from tests.fuzz.target import Bytes, Target
 
 MAX_TENSORS = 8
@@ -150,10 +150,10 @@ def gguf_seeds() -> list[bytes]:
     return found
 
 
-WEIGHTS = framed(8, "little", json_values, lambda data, _: data)
-"""Changes the header of a safetensors file."""
 TARGETS = (
-    Target("safetensors_header", header, header_seeds, max_bytes=2048, mutate=WEIGHTS),
-    Target("adapter", adapter, adapter_seeds, max_bytes=6000, mutate=framed(2, "big", json_values, WEIGHTS)),
+    Target("safetensors_header", header, header_seeds, max_bytes=2048, mutate=safetensors),
+    Target(
+        "adapter", adapter, adapter_seeds, max_bytes=6000, mutate=framed(2, "big", json_values, safetensors)
+    ),
     Target("gguf", gguf, gguf_seeds, max_bytes=2048),
 )

@@ -28,6 +28,12 @@ INSTRUMENTED = {
         "boolean",
         "license_expression",
     ],
+    "tests.fuzz.indices": [
+        "backend.domain.attribution",
+        "backend.services.answers",
+        "backend.services.contribute.answers_file",
+        "backend.services.market.agreements",
+    ],
     "tests.fuzz.messages": [
         "backend.api.paging",
         "backend.chain.contracts",

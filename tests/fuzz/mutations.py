@@ -76,6 +76,11 @@ def words(data: bytes, random: Random) -> bytes:
     return data[:start] + random.choice((number, copied)) + data[start + WORD_BYTES :]
 
 
+def safetensors(data: bytes, random: Random) -> bytes:
+    """Change the header of a safetensors file."""
+    return framed(8, "little", json_values, lambda tensors, _: tensors)(data, random)
+
+
 def _changed(document: Any, random: Random) -> Any:
     """The document with one value changed, removed or added."""
     places = list(_places(document))

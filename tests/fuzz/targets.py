@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.fuzz import adapters, content, documents, messages, uploads
+from tests.fuzz import adapters, content, documents, indices, messages, uploads
 
 if TYPE_CHECKING:
     from tests.fuzz.target import Target
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (adapters, content, documents, messages, uploads)
+    for module in (adapters, content, documents, indices, messages, uploads)
     for target in module.TARGETS
 }
 CORPORA = Path(__file__).parents[1] / "corpora"
