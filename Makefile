@@ -177,7 +177,7 @@ bench-attribution: setup ## evaluate attribution by retraining: an hour a study,
 bench-attribution-gemma: setup build/gemma/gemma-3-270m.gguf ## evaluate attribution on Gemma 3 270M, after you accept Google's terms of use; resumes
 	@$(PY) -m benchmarks.attribution --study docstrings-8 --base-model build/gemma/gemma-3-270m.gguf --subsets 16 --repeats 8 --docs docs
 
-bench-attribution-games: setup ## play attacks on attribution with retraining: three hours, resumes; writes docs/attribution.md
+bench-attribution-games: setup ## play attacks on attribution with retraining: one to two hours, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --uploads --docs docs
 	@$(PY) -m benchmarks.attribution --games 2 --docs docs
 

@@ -62,7 +62,7 @@ class _Replica:
 
 
 class Replicas:
-    """Errors of all methods: as of the replicas; `Unavailable` if none is up."""
+    """Errors of all methods: as of the replicas; `EngineUnavailable` if none is up."""
 
     def __init__(
         self,

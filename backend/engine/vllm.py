@@ -75,8 +75,8 @@ class _Tokens(msgspec.Struct, frozen=True):
 
 
 class VllmEngine:
-    """Errors of all methods: `Unavailable` where the same call may succeed later, `InvalidInput` where the
-    request itself is at fault, or asks for what vLLM does not keep.
+    """Errors of all methods: `EngineUnavailable` where the same call may succeed later, `InvalidInput` where
+    the request itself is at fault, or asks for what vLLM does not keep.
     """
 
     def __init__(self, url: str, adapters: VllmAdapters, parts: AnswerParts) -> None:

@@ -112,7 +112,9 @@ def finding(status: int, prefix: Path, log: Path) -> str:
 def child(target: Target, options: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     """The process of one target."""
     paths = [str(PACKAGES), os.environ.get("PYTHONPATH", ""), str(Path.cwd())]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    # Other pools of Arrow reserve memory, which a limit on what a parser takes would count before.
+    environment = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-m", "tests.fuzz.child", target.run.__module__, target.name, *options]
     return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
