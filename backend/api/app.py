@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from backend.api.services import Services
     from backend.settings import Settings
 
-RECURSION_LIMIT = 1000
 MAX_BODY_BYTES = 4 << 20
 """Limit of every body except uploads. JSON is read into memory whole, before authentication."""
 FORM_BYTES = 64 << 10
@@ -71,9 +69,6 @@ ROUTERS = (
 
 
 def create_app(services: Services, settings: Settings) -> FastAPI:
-    # py_ecc, a dependency of eth-account, raises the limit a hundredfold: nested JSON would then overflow the
-    # C stack and crash the process instead of being rejected.
-    sys.setrecursionlimit(RECURSION_LIMIT)
     app = FastAPI(
         title="loraledger",
         summary="LoRA adapters paid per token, with revenue shared among the contributors of their data.",

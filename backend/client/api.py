@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from backend.client.errors import ApiError, NotAMarket, reading_answer
+from backend.client.errors import Answer, ApiError, NotAMarket, reading_answer
 from backend.client.sessions import Tokens
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
@@ -77,7 +77,8 @@ class PublicClient:
         page = {"next_cursor": ""}
         while (cursor := page["next_cursor"]) is not None:
             page = self.get(path, limit=100, **params, **({"after": cursor} if cursor else {}))
-            found += page["data"]
+            with reading_answer():
+                found += page["data"]
         return found
 
 
@@ -138,7 +139,7 @@ class ApiClient(PublicClient):
                 if not text or text == "[DONE]":
                     continue
                 with reading_answer():
-                    event = json.loads(text)
+                    event = json.loads(text, object_hook=Answer)
                     failure = _api_error(response, event["error"]) if "error" in event else None
                 if failure is not None:
                     raise failure
@@ -272,8 +273,8 @@ def market_url(text: str) -> str:
 def parse_json(response: httpx.Response) -> Any:
     """Errors: `NotAMarket`."""
     try:
-        return response.json()
-    except ValueError:
+        return response.json(object_hook=Answer)
+    except (ValueError, RecursionError):
         raise _not_a_market(response) from None
 
 
@@ -313,6 +314,6 @@ def _where(response: httpx.Response) -> str:
 def _error_body(response: httpx.Response) -> dict[str, Any] | None:
     try:
         body = response.json()["error"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return body if isinstance(body, dict) else None

@@ -83,13 +83,14 @@ def claim(client: ApiClient, earning: Mapping[str, Any], account: Account, *, is
     """Claim an account's earnings from one operator, an item of `/v1/earnings`. They are paid to its payout
     wallet. The operator sends the claim, or with `is_own_gas` this wallet.
     """
-    operator = Account(earning["operator"])
+    with reading_answer():
+        operator, claimable = Account(earning["operator"]), in_dollars(AMOUNT.read(earning["claimable"]))
     body = {"operator": operator, "account": account}
     if not is_own_gas:
         client.wait_confirmed(client.post("/v1/claims/relay", body))
         return
     terms = (
-        ("amount", f"{in_dollars(AMOUNT.read(earning['claimable']))}, as the market states it"),
+        ("amount", f"{claimable}, as the market states it"),
         ("from", f"operator {operator}"),
         ("to", f"the payout wallet of {account}"),
     )

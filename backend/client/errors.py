@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+READING_ERRORS = (
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+    *(RecursionError, InvalidInput),
+)
+"""What reading a value of another form raises."""
 
 
 class ApiError(Conflict):
@@ -19,10 +26,19 @@ class NotAMarket(InvalidInput):
     """The server at the market's URL is not the API of a market."""
 
 
+class Answer(dict[str, Any]):
+    """An object of a market's JSON. Errors: `NotAMarket` for a member that it lacks."""
+
+    def __missing__(self, name: str) -> Any:
+        raise NotAMarket(f"an answer of the market has no {name!r}; is this the URL of a market?")
+
+
 @contextmanager
-def reading_answer() -> Iterator[None]:
-    """Turn what reading a malformed answer raises into `NotAMarket`. Usable as a decorator."""
+def reading_answer(so_far: str = "nothing was signed") -> Iterator[None]:
+    """Turn what reading a malformed answer raises into `NotAMarket`, which says what was done `so_far`.
+    Usable as a decorator.
+    """
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, InvalidInput) as error:
-        raise NotAMarket(f"an answer of the market is malformed: {error!r}; nothing was signed") from error
+    except READING_ERRORS as error:
+        raise NotAMarket(f"an answer of the market is malformed: {error!r}; {so_far}") from error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from eth_abi.abi import default_codec
 
 from backend.chain.contracts import encode_call, interface
+from backend.client.errors import reading_answer
 from backend.client.signing import AskedCall, SignatureRefused, Statement, decode_call
 from backend.domain.hashing import keccak, to_hash
 
@@ -45,6 +46,8 @@ def propose(client: ApiClient, changes: Mapping[str, int | str], description: st
     description = description or "Set " + ", ".join(f"{name} to {value}" for name, value in changes.items())
     body = {"changes": dict(changes), "description": description}
     prepared = client.post("/v1/governance/parameters/prepare", body)
+    with reading_answer():
+        transaction = prepared["transaction"]
     with client.wallet.node() as node:
         node.check()
         number, current = node.read(PARAMETERS, "currentId"), node.read(PARAMETERS, "current")
@@ -57,7 +60,7 @@ def propose(client: ApiClient, changes: Mapping[str, int | str], description: st
     }
     terms = tuple((name, f"{value}, now {current.get(name)}") for name, value in changes.items())
     statement = Statement("Propose", (*terms, ("description", description)))
-    client.wallet.send(AskedCall(statement, GOVERNOR, "propose", args), prepared["transaction"])
+    client.wallet.send(AskedCall(statement, GOVERNOR, "propose", args), transaction)
     return str(_proposal_id({**args, "descriptionHash": to_hash(keccak(description.encode()))}))
 
 
@@ -84,7 +87,9 @@ def _send_operation(client: ApiClient, proposal: str, function: str, prepared: M
     """The governor knows a proposal by the hash of its calls: they are the market's to state, and must hash
     to the proposal that was asked for.
     """
-    args = decode_call(GOVERNOR, function, str(prepared["data"]))
+    with reading_answer():
+        data = str(prepared["data"])
+    args = decode_call(GOVERNOR, function, data)
     if str(_proposal_id(args)) != proposal:
         raise SignatureRefused(f"the market prepared another proposal than {proposal}; nothing was signed")
     calls = zip(args["targets"], args["calldatas"], strict=True)

@@ -96,14 +96,16 @@ def deposit(client: ApiClient, units: int) -> ChannelId:
     session = {"expiry": expiry, "cap": AMOUNT.render(cap)}
     body = {"amount": AMOUNT.render(units * UNIT), "session": session}
     prepared = client.post("/v1/deposits/prepare", body)
-    if prepared.get("relay") is None:
+    with reading_answer():
+        relay, typed_data = prepared.get("relay"), prepared.get("typed_data")
+    if relay is None:
         raise Conflict(
             "the payment token does not support deposits by signature: send the transactions that "
             "POST /v1/deposits/prepare returns"
         )
-    asked = _asked_deposit(client, channel, units, prepared["relay"], cap, expiry)
-    signature = client.wallet.sign(asked, prepared.get("typed_data"))
-    queued = client.post("/v1/deposits/relay", {"relay": prepared["relay"], "signature": signature})
+    asked = _asked_deposit(client, channel, units, relay, cap, expiry)
+    signature = client.wallet.sign(asked, typed_data)
+    queued = client.post("/v1/deposits/relay", {"relay": relay, "signature": signature})
     client.wait_confirmed(queued)
     return channel.id
 
@@ -140,14 +142,15 @@ def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, e
     """Let a session key sign vouchers up to the cumulative `cap`; returns once the market accepts them."""
     terms = {"key": key, "cap": AMOUNT.render(cap), "expiry": expiry}
     prepared = client.post("/v1/sessions/prepare", terms)
+    with reading_answer():
+        typed_data, nonce = prepared["typed_data"], prepared["typed_data"]["message"]["nonce"]
     fields = {"channelId": channel.id, "key": key, "cap": cap, "expiry": expiry, "nonce": NONCE}
     words = (
         ("channel", f"{channel.id} with operator {channel.operator}"),
         *_session_terms(key, cap, expiry),
     )
     asked = AskedMessage(Statement("Grant a session key", words), GRANT_TYPE, fields)
-    signature = client.wallet.sign(asked, prepared.get("typed_data"))
-    nonce = prepared["typed_data"]["message"]["nonce"]
+    signature = client.wallet.sign(asked, typed_data)
     relayed = {"grant": {**terms, "cap": str(cap)}, "nonce": nonce, "signature": signature}
     client.wait_confirmed(client.post("/v1/sessions/relay", relayed))
 
@@ -176,7 +179,8 @@ def post_paid(
     except ApiError as error:
         if error.details["code"] != NEEDS_VOUCHER:
             raise
-        required = AMOUNT.read(error.details["required"])
+        with reading_answer():
+            required = AMOUNT.read(error.details["required"])
     if most is not None and required > most:
         raise SignatureRefused(
             f"the market asks for a voucher over {in_dollars(required)}, more than {in_dollars(most)}; "
@@ -235,11 +239,14 @@ def move(client: ApiClient, new_collector: Account, most: int | None = None) -> 
     }
     body = {"new_collector": new_collector, "max_amount": AMOUNT.render(limit)}
     prepared = client.post("/v1/moves/prepare", body)
+    with reading_answer():
+        typed_data, stated = prepared["typed_data"], prepared["move"]
     asked = AskedMessage(Statement("Move a balance", terms), MOVE_TYPE, fields)
-    signature = client.wallet.sign(asked, prepared["typed_data"])
-    queued = client.post("/v1/moves/relay", {"move": prepared["move"], "signature": signature})
+    signature = client.wallet.sign(asked, typed_data)
+    queued = client.post("/v1/moves/relay", {"move": stated, "signature": signature})
     client.wait_confirmed(queued)
-    return AMOUNT.read(queued["amount"])
+    with reading_answer("the balance was moved"):
+        return AMOUNT.read(queued["amount"])
 
 
 def thaw(client: ApiClient, amount: int) -> Mined:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from contextlib import contextmanager
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from backend.client.keystore import LocalKey
@@ -12,6 +14,7 @@ from backend.client.signing import Statement, Wallet
 from backend.domain.deployment import Deployment
 from backend.domain.hashing import channel_id, keccak
 from backend.domain.money import AMOUNT
+from tests.fuzz.mutations import json_values
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -124,6 +127,13 @@ def changed(answer: Any, path: Path, change: Callable[[Any, str | int], None]) -
         inner = inner[step]
     change(inner, path[-1])
     return found
+
+
+def with_changed_values(answers: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The answers with some values of one of them changed, removed or added at random."""
+    random = Random(seed)
+    path = random.choice(sorted(answers))
+    return answers | {path: json.loads(json_values(json.dumps(answers[path]).encode(), random))}
 
 
 def bump(container: Any, name: str | int) -> None:

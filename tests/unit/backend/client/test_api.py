@@ -81,6 +81,21 @@ def test_a_server_that_is_no_market_is_named(status: int, kind: str, body: str, 
     assert url in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "body", ["{}", '{"object": "list"}', "[]", '{"data": 7, "next_cursor": null}', "[" * 10**5]
+)
+def test_a_list_of_another_form_is_no_markets(body: str) -> None:
+    with answering(200, JSON, body) as url, client_of(url) as client, pytest.raises(NotAMarket):
+        client.list_all("/v1/models")
+
+
+def test_a_member_that_an_answer_lacks_is_named() -> None:
+    with answering(200, JSON, '{"data": [{"id": "model"}]}') as url, client_of(url) as client:
+        (model,) = client.get("/v1/models")["data"]
+        with pytest.raises(NotAMarket, match="no 'digest'; is this the URL of a market"):
+            _ = model["digest"]
+
+
 def test_a_redirect_is_not_followed_but_named() -> None:
     with (
         answering(301, PAGE, "", location="https://elsewhere.example/") as url,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,7 @@ from tests.support.hostile_market import (
     changed,
     leaves,
     stated_channel,
+    with_changed_values,
 )
 from tests.support.market import some_account, some_hash
 
@@ -217,6 +220,19 @@ def test_what_was_asked_for_is_signed_with_the_values_that_the_market_may_choose
         [statement] = market.statements
         assert ("chain", f"eip155:{CHAIN}") in statement.terms
         assert "signature" in market.posted[-1][1]
+
+
+@pytest.mark.parametrize("name", ["deposit", "grant", "move", "contribute"])
+def test_answers_with_any_other_values_are_refused_or_signed_as_asked(name: str) -> None:
+    path, honest, ask, _ = asks()[name]
+    outcomes = Counter[bool]()
+    for seed in range(200):
+        market = Market(with_changed_values({"/v1/channels": stated_channel(), path: honest()}, seed))
+        with suppress(SignatureRefused, NotAMarket, Conflict):
+            ask(market)
+        outcomes[market.has_signed()] += 1
+        assert len(market.statements) <= 1
+    assert min(outcomes[True], outcomes[False]) > 0
 
 
 @pytest.mark.parametrize("answer", [{}, {"relay": {}}, deposit_answer() | {"typed_data": None}, {"relay": 7}])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.chain.contracts import encode_call
 from backend.client import earnings, governance, payments, registries
+from backend.client.errors import NotAMarket
 from backend.client.signing import AskedCall, SignatureRefused, Statement, Wallet
 from backend.domain.deployment import Deployment
 from backend.domain.errors import InvalidInput
@@ -25,6 +27,7 @@ from tests.support.hostile_market import (
     changed,
     leaves,
     stated_channel,
+    with_changed_values,
 )
 from tests.support.market import some_account, some_hash
 
@@ -199,6 +202,19 @@ def test_another_transaction_is_refused(name: str, change: dict[str, Any]) -> No
     with pytest.raises(SignatureRefused):
         ask(market)
     assert not market.has_signed()
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_answers_with_any_other_values_are_refused_or_sent_as_asked(name: str) -> None:
+    _, expected, ask, chosen = SENT[name]
+    for seed in range(50):
+        market = prepared(name, call(*expected))
+        market.answers = with_changed_values(market.answers, seed)
+        with suppress(SignatureRefused, NotAMarket):
+            ask(market)
+        for sent in market.chain.sent:
+            assert sent["to"] == ADDRESSES[expected[0]]
+            assert chosen or sent["data"] == call(*expected)["data"]
 
 
 @pytest.mark.parametrize("more", ["00", "11" * 32])
