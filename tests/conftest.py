@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from backend.domain.deployment import Deployment
 
 
+# By default httpx gives up after 5 s, within which a busy machine may not answer.
+httpx._config.DEFAULT_TIMEOUT_CONFIG.read = 60.0
 # Deterministic examples, without deadlines.
 settings.register_profile(
     "steady", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
