@@ -3,8 +3,8 @@
 Installs atheris under build/fuzz. Each target begins with its seeds and its corpora of build/fuzz and
 tests/corpora. It ends at its first finding, whose input it names, after `--minutes` of processor time, or,
 with `--plateau`, when it reaches no new feature of libFuzzer for so many minutes of it. `--keep` stores the
-smallest inputs of its corpus in tests/corpora. All runs are in build/fuzz/report.json. Exit status 1 with
-findings.
+smallest inputs of its corpus in tests/corpora. All runs are in build/fuzz/report.json, also one that is
+interrupted. Exit status 1 with findings.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="store the smallest inputs in tests/corpora")
     options = parser.parse_args()
     install()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     findings = 0
     for name in options.target or TARGETS:
         run = fuzz(TARGETS[name], options.minutes, options.plateau)
@@ -66,6 +68,8 @@ def main() -> int:
         findings += run["finding"] is not None
         if options.keep and run["finding"] is None:
             keep(TARGETS[name])
+        if run["is_interrupted"]:
+            break
     return 1 if findings else 0
 
 
@@ -89,17 +93,18 @@ def fuzz(target: Target, minutes: float, plateau: float) -> dict[str, Any]:
     options = (*LIMITS, f"-max_len={target.max_bytes}", f"-artifact_prefix={prefix}")
     began_at = datetime.now(UTC)
     with log.open("wb") as output, child(target, [*folders, *options], output) as process:
-        spent, since_new = wait(process, log, 60 * minutes, 60 * plateau)
+        progress = wait(process, target.name, log, 60 * minutes, 60 * plateau)
     text = log.read_text(errors="replace")
     return {
         "target": target.name,
         "began_at": began_at.isoformat(timespec="seconds"),
-        "processor_minutes": round(spent / 60, 1),
-        "minutes_since_new": round(since_new / 60, 1),
+        "processor_minutes": round(progress.spent / 60, 1),
+        "minutes_since_new": round((progress.spent - progress.new_at) / 60, 1),
         "executions": last(text, r"#(\d+)\t"),
         "edges": last(text, r"cov: (\d+)"),
         "features": last(text, r"ft: (\d+)"),
         "finding": None if process.returncode == INTERRUPTED else finding(process.returncode, prefix, log),
+        "is_interrupted": progress.is_interrupted,
     }
 
 
@@ -119,22 +124,45 @@ def child(target: Target, options: Sequence[str], output: IO[bytes]) -> subproce
     return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
 
-def wait(process: subprocess.Popen[bytes], log: Path, limit: float, plateau: float) -> tuple[float, float]:
-    """Wait until the process ends, and end it at its limits. Returns the seconds of processor time that it
-    took, and those since it reached a new feature.
-    """
-    spent = new_at = 0.0
-    features = 0
-    while process.poll() is None:
-        spent = processor_seconds(process.pid)
-        reached = last(log.read_text(errors="replace"), r"ft: (\d+)")
-        if reached > features:
-            features, new_at = reached, spent
-        if spent >= limit or spent - new_at >= plateau:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-        time.sleep(POLL_SECONDS)
-    return spent, spent - new_at
+@dataclass(slots=True)
+class Progress:
+    """Seconds of processor time: those spent, and those until the latest new feature."""
+
+    spent: float = 0.0
+    new_at: float = 0.0
+    features: int = 0
+    is_interrupted: bool = False
+
+    def update(self, pid: int, text: str) -> None:
+        self.spent = processor_seconds(pid)
+        if (reached := last(text, r"ft: (\d+)")) > self.features:
+            self.features, self.new_at = reached, self.spent
+
+
+def wait(process: subprocess.Popen[bytes], name: str, log: Path, limit: float, plateau: float) -> Progress:
+    """Wait until the process ends, and end it at its limits, or when this process is interrupted."""
+    progress = Progress()
+    try:
+        while process.poll() is None:
+            progress.update(process.pid, log.read_text(errors="replace"))
+            show(name, progress, limit)
+            if progress.spent >= limit or progress.spent - progress.new_at >= plateau:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        progress.is_interrupted = True
+    return progress
+
+
+def show(name: str, progress: Progress, limit: float) -> None:
+    """Draw the progress in the last line of a terminal."""
+    if sys.stderr.isatty():
+        spent, of, new = (f"{seconds / 60:.0f}" for seconds in (progress.spent, limit, progress.new_at))
+        text = f"{name}: {spent} of {of} min, {progress.features} features, the latest at {new} min"
+        print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
 
 
 def processor_seconds(pid: int) -> float:
