@@ -122,14 +122,11 @@ class ChainClient:
 
     def decode(self, to: Account, data: str) -> Mapping[str, Any]:
         names = {address: name for name, address in self.deployment.addresses.items()}
-        raw = bytes.fromhex(data[2:])
-        if to in names and (entry := interface(names[to]).by_selector(raw[:4])):
-            return {
-                "contract": names[to],
-                "function": entry.name,
-                "args": as_json(entry.decode_args(raw[4:])),
-            }
-        return {"to": to, "data": data}
+        call = interface(names[to]).decode_call(bytes.fromhex(data[2:])) if to in names else None
+        if call is None:
+            return {"to": to, "data": data}
+        function, args = call
+        return {"contract": names[to], "function": function, "args": as_json(args)}
 
     def called(self, tx_hash: Hash32) -> Mapping[str, Any] | None:
         call = self.node.transaction(tx_hash)

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
 from eth_abi.abi import default_codec
-from eth_abi.exceptions import EncodingError
+from eth_abi.exceptions import DecodingError, EncodingError
 from eth_utils.abi import (
     abi_to_signature,
     collapse_if_tuple,
@@ -63,6 +63,9 @@ PAYMENT_TOKEN_ABI = [
 ]
 """The functions of a payment token that we call: ERC-20, ERC-5267, and those of EIP-2612 and EIP-3009."""
 
+UNDECODABLE = (DecodingError, OverflowError)
+"""What decoding raises for bytes that others chose and that are not of the types."""
+
 Parameter = dict[str, Any]
 """One input or output of an ABI entry: `name`, `type`, and for a tuple its `components`."""
 
@@ -101,7 +104,7 @@ class Entry:
         return self.decode_args(encode(self.inputs, args, self.signature))
 
     def decode_args(self, data: bytes) -> dict[str, Any]:
-        """Arguments by name."""
+        """Arguments by name. Errors: `UNDECODABLE`."""
         return _named(self.inputs, decode(self.inputs, data))
 
     def decode_result(self, data: bytes) -> Any:
@@ -156,6 +159,16 @@ class Interface:
     def by_selector(self, selector: bytes) -> Entry | None:
         return next((f for f in self.functions if f.selector == selector), None)
 
+    def decode_call(self, data: bytes) -> tuple[str, dict[str, Any]] | None:
+        """Name of the function and arguments of call data; None if the contract has no such function, or they
+        cannot be decoded.
+        """
+        entry = self.by_selector(data[:4])
+        try:
+            return None if entry is None else (entry.name, entry.decode_args(data[4:]))
+        except UNDECODABLE:
+            return None
+
     def selector(self, name: str) -> bytes:
         """The selector of a function that is not overloaded."""
         (function,) = [f for f in self.functions if f.name == name]
@@ -192,10 +205,13 @@ def decode_revert(contract: str, function: str, data: bytes, message: str = "") 
     entry = all_errors().get(data[:4])
     where = f"{contract}.{function}"
     details: dict[str, Any] = {"contract": contract, "function": function}
+    try:
+        args = {} if entry is None else entry.decode_args(data[4:])
+    except UNDECODABLE:
+        entry = None
     if entry is None:
         details["data"] = "0x" + data.hex()
         return Reverted(f"{where} reverted: {message or 'no reason given'}", details=details)
-    args = entry.decode_args(data[4:])
     listed = ", ".join(f"{name} {value}" for name, value in args.items())
     text = f"{where} reverted: {entry.name}" + (f" ({listed})" if listed else "")
     details |= {"error": entry.name, "args": args}
@@ -213,9 +229,11 @@ def encode(parameters: list[Parameter], args: Sequence[Any], where: str) -> byte
 
 
 def decode(parameters: list[Parameter], data: bytes) -> list[Any]:
-    # Strings are decoded as bytes: a contract may hold invalid UTF-8, which must not stop the indexer.
+    # Strings are decoded as bytes: a contract may hold invalid UTF-8, which must not stop the indexer. As in
+    # Solidity, padding may have any value.
     types = [collapse_if_tuple(p).replace("string", "bytes") for p in parameters]
-    return [_from_abi(p, v) for p, v in zip(parameters, default_codec.decode(types, data), strict=True)]
+    values = default_codec.decode(types, data, strict=False)
+    return [_from_abi(p, v) for p, v in zip(parameters, values, strict=True)]
 
 
 def _named(parameters: list[Parameter], values: Sequence[Any]) -> dict[str, Any]:

@@ -181,7 +181,23 @@ class Actor:
 
 def acting(default_user: int) -> Callable[[Command], Command]:
     """Give a command the options of an actor; they reach it as its parameter `actor`."""
-    return taking("actor", OPTIONS, lambda chosen: Actor(default_user, **chosen), DEFAULTS)
+    give = taking("actor", OPTIONS, lambda chosen: Actor(default_user, **chosen), DEFAULTS)
+    return lambda command: give(_showing_answers(command))
+
+
+def _showing_answers(command: Command) -> Command:
+    """Raise `NotAMarket` where the market answers in another form than the command shows."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **values: Any) -> None:
+        from backend.client.errors import READING_ERRORS, NotAMarket
+
+        try:
+            command(*args, **values)
+        except READING_ERRORS as error:
+            raise NotAMarket(f"what the market answered cannot be shown: {error!r}") from error
+
+    return run
 
 
 def taking(

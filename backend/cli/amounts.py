@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -58,10 +59,11 @@ def detail(value: object) -> str:
         return ", ".join(map(detail, value))
     if not isinstance(value, Mapping):
         return str(value)
-    if value.keys() == {AMOUNT.unit, AMOUNT.dollars}:
-        return dollars(value)
-    if value.keys() == {PRICE.unit, PRICE.dollars}:
-        return price(value)
+    with suppress(InvalidInput):  # a market may state an amount that is none
+        if value.keys() == {AMOUNT.unit, AMOUNT.dollars}:
+            return dollars(value)
+        if value.keys() == {PRICE.unit, PRICE.dollars}:
+            return price(value)
     return ", ".join(f"{name} {detail(part)}" for name, part in value.items())
 
 

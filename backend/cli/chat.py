@@ -11,6 +11,7 @@ from backend.cli.actor import Actor, acting, printable
 from backend.cli.amounts import dollars, parse_price, prices
 from backend.cli.output import AsJson, note_if_empty, print_json
 from backend.cli.payments import PAYER
+from backend.client.errors import Answer
 from backend.domain.catalogue import Sort
 from backend.domain.errors import InvalidInput
 
@@ -106,7 +107,7 @@ def chat(
         request["loraledger"] = {"blend": [_parse_blend(each) for each in blend]}
     with actor.connect() as client:
         if stream:
-            last: dict[str, Any] = {}
+            last: dict[str, Any] = Answer()
             for last in client.stream("/v1/chat/completions", request | {"stream": True}):
                 typer.echo("".join(c["delta"].get("content") or "" for c in last["choices"]), nl=False)
         else:

@@ -22,6 +22,7 @@ from backend.cli import (
     wallets,
     webhooks,
 )
+from backend.cli.actor import printable
 from backend.cli.amounts import detail
 from backend.cli.extras import DEMO, OPERATOR, SERVER, needing
 from backend.cli.operator import (
@@ -71,9 +72,9 @@ def main() -> None:
     try:
         app()
     except DomainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        for name, value in error.details.items():
-            print(f"  {name}: {detail(value)}", file=sys.stderr)
+        details = (f"  {name}: {detail(value)}" for name, value in error.details.items())
+        for line in (f"error: {error}", *details):
+            print("\n".join(map(printable, line.split("\n"))), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

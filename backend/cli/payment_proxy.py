@@ -16,8 +16,10 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from backend.client.api import error_body, parse_json
+from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.payments import asked_voucher
-from backend.domain.errors import PaymentRequired, Unavailable
+from backend.domain.errors import DomainError, PaymentRequired, Unavailable
 from backend.domain.money import AMOUNT, in_dollars
 from backend.loopback import LocalCallersOnly
 
@@ -95,7 +97,7 @@ class PaymentProxy:
         try:
             upstream = await self._request_paid(request, await request.body())
             response = _to_response(upstream)
-        except (PaymentRequired, Unavailable) as error:
+        except DomainError as error:
             response = _error_response(error)
         try:
             await response(request.scope, receive, send)  # returns early if the client disconnects
@@ -117,10 +119,12 @@ class PaymentProxy:
                 await response.aread()
             except httpx.TransportError as error:
                 raise Unavailable(f"The gateway is not reachable: {error}") from error
-            refusal = _error_body(response)
+            refusal = error_body(response) or {}
             if refusal.get("code") != NEEDS_VOUCHER:
                 return response
-            await self._authorise(AMOUNT.read(refusal["details"]["required"]))
+            with reading_answer():
+                required = AMOUNT.read(refusal["details"]["required"])
+            await self._authorise(required)
         return response
 
     async def _authorise(self, required: int) -> None:
@@ -128,8 +132,11 @@ class PaymentProxy:
         signer, path = self._signer, f"/v1/channels/{self._signer.channel_id}"
         async with self._signing:
             channel = await self._call("GET", path)
-            charged, reserved = AMOUNT.read(channel["charged"]), AMOUNT.read(channel["reserved"])
-            if AMOUNT.read(channel["cap"]) >= charged + reserved + required:
+            with reading_answer(UNSIGNED):
+                charged, reserved, cap = (
+                    AMOUNT.read(channel[name]) for name in ("charged", "reserved", "cap")
+                )
+            if cap >= charged + reserved + required:
                 return  # a voucher for a concurrent request covers this one too
             cumulative = min(charged + signer.step * max(self._num_running, 1), signer.max_cumulative)
             if cumulative < charged + reserved + required:
@@ -148,16 +155,15 @@ class PaymentProxy:
             voucher = {"max_cumulative": str(cumulative), "signature": signature}
             await self._call("POST", f"{path}/vouchers", voucher)
 
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         try:
             response = await self._http.request(method, path, json=body)
         except httpx.TransportError as error:
             raise Unavailable(f"The gateway is not reachable: {error}") from error
         if not response.is_success:
-            message = _error_body(response).get("message", "")
+            message = (error_body(response) or {}).get("message", "")
             raise Unavailable(f"The gateway refuses {method} {path}: {message}")
-        found: dict[str, Any] = response.json()
-        return found
+        return parse_json(response)
 
 
 class _ForwardedResponse(Response):
@@ -180,15 +186,7 @@ def _to_response(upstream: httpx.Response) -> Response:
     return StreamingResponse(upstream.aiter_raw(), status, headers)
 
 
-def _error_body(response: httpx.Response) -> dict[str, Any]:
-    try:
-        found = response.json()["error"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _error_response(error: PaymentRequired | Unavailable) -> Response:
+def _error_response(error: DomainError) -> Response:
     is_money = isinstance(error, PaymentRequired)
     body = {
         "message": error.message,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from backend.client.signing import Wallet
 
 TIMEOUT_SECONDS = 60
+QUEUED = "the market has queued the transaction"
+"""What `reading_answer` says after a transaction was signed and relayed."""
 RENEW_BEFORE = timedelta(seconds=60)
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -67,6 +69,8 @@ class PublicClient:
         except httpx.RequestError as error:
             hint = "is `loraledger up` running?" if self._is_own else "is this the URL of a market?"
             raise Unavailable(f"the API at {self.api_url} is not reachable ({error}); {hint}") from error
+        except (httpx.InvalidURL, ValueError, RecursionError) as error:
+            raise InvalidInput(f"the request {method} {path[:100]!r} cannot be encoded: {error}") from error
 
     def get(self, path: str, **params: Any) -> Any:
         return self.request("GET", path, params=params or None)
@@ -164,7 +168,7 @@ class ApiClient(PublicClient):
             return self.sign_in()
         self._file = session
         self._use(kept)
-        if datetime.fromisoformat(kept.expires_at) - RENEW_BEFORE < datetime.now(UTC):
+        if kept.expires < datetime.now(UTC) + RENEW_BEFORE:
             self._renew_session()
         return self
 
@@ -214,7 +218,7 @@ class ApiClient(PublicClient):
 
     def _take(self, session: dict[str, Any]) -> None:
         """Use the tokens of a response, and keep them."""
-        with reading_answer():
+        with reading_answer("the sign-in was signed"):
             tokens = Tokens(*(str(session[name]) for name in ("token", "refresh_token", "expires_at")))
         self._use(tokens)
         if self._file is not None:
@@ -231,14 +235,17 @@ class ApiClient(PublicClient):
 
         Errors: `Conflict` if it fails.
         """
+        with reading_answer(QUEUED):
+            number = str(queued["transaction_id"])
 
         def confirmed() -> dict[str, Any] | None:
-            transaction: dict[str, Any] = self.get(f"/v1/transactions/{queued['transaction_id']}")
-            if transaction["state"] == "failed":
-                raise Conflict(f"the transaction failed: {transaction['error']}")
-            return transaction if transaction["state"] == "confirmed" else None
+            with reading_answer(QUEUED):
+                transaction: dict[str, Any] = self.get(f"/v1/transactions/{number}")
+                if transaction["state"] == "failed":
+                    raise Conflict(f"the transaction failed: {transaction['error']}")
+                return transaction if transaction["state"] == "confirmed" else None
 
-        return wait_until(confirmed, f"transaction {queued['transaction_id']} to be confirmed", seconds)
+        return wait_until(confirmed, f"transaction {number} to be confirmed", seconds)
 
 
 def _bounded(response: httpx.Response, max_bytes: int) -> Iterator[bytes]:
@@ -280,7 +287,7 @@ def parse_json(response: httpx.Response) -> Any:
 
 def response_error(response: httpx.Response) -> ApiError | NotAMarket | Unavailable:
     """The error that a response without success stands for."""
-    error = _error_body(response)
+    error = error_body(response)
     if error is not None:
         return _api_error(response, error)
     if response.is_server_error:
@@ -290,7 +297,9 @@ def response_error(response: httpx.Response) -> ApiError | NotAMarket | Unavaila
 
 def _api_error(response: httpx.Response, error: dict[str, Any]) -> ApiError:
     text = f"{response.request.method} {response.url.path}: {error.get('message', '')}"
-    details = {"status": response.status_code, "code": error.get("code"), **(error.get("details") or {})}
+    stated = error.get("details")
+    details = {"status": response.status_code, "code": error.get("code")}
+    details |= stated if isinstance(stated, dict) else {}
     return ApiError(text, param=error.get("param"), details=details)
 
 
@@ -311,7 +320,7 @@ def _where(response: httpx.Response) -> str:
     return f"{response.url.scheme}://{response.url.netloc.decode()}"
 
 
-def _error_body(response: httpx.Response) -> dict[str, Any] | None:
+def error_body(response: httpx.Response) -> dict[str, Any] | None:
     try:
         body = response.json()["error"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from backend.client.errors import reading_answer
+from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import NONCE, AskedMessage, Chosen, SignatureRefused, Statement, deadline
 from backend.client.transfers import PIECE_BYTES, transfer
 from backend.domain.dataset import LineChecker, Row, split_lines
@@ -79,7 +79,7 @@ def submit(
     The signature names the datanet, the licence, and with a `file` exactly its rows. Errors:
     `SignatureRefused`.
     """
-    with reading_answer():
+    with reading_answer(UNSIGNED):
         stated, path = str(draft["report"]["licence"]), f"/v1/contributions/{draft['id']}"
         num_rows = int(draft["report"]["num_rows"]) if file is None else file.num_rows
     if _letters(stated) != _letters(licence):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backend.client.errors import reading_answer
+from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import AskedCall, Chosen, Statement
 from backend.domain.ids import Account
 from backend.domain.money import AMOUNT, in_dollars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    import httpx
 
     from backend.client.api import ApiClient
 
@@ -50,11 +52,16 @@ def entries_csv(
     response = client.send("GET", ENTRIES, params={"format": "csv", "limit": PAGE, **filters})
     if unverifiable := response.headers.get("x-unverifiable-operators"):
         notice(unverifiable.split(","))
-    yield response.text
+    yield _csv(response)
     while following := response.links.get("next", {}).get("url"):
         # Only the query of the link is used, so that the market cannot choose another path.
         response = client.send("GET", f"{ENTRIES}?{following.partition('?')[2]}")
-        yield response.text.partition("\r\n")[2]
+        yield _csv(response).partition("\r\n")[2]
+
+
+def _csv(response: httpx.Response) -> str:
+    """The market's CSV is UTF-8, whatever its header states."""
+    return response.content.decode(errors="replace")
 
 
 def summary(client: ApiClient, by: str, **filters: Any) -> dict[str, Any]:
@@ -83,7 +90,7 @@ def claim(client: ApiClient, earning: Mapping[str, Any], account: Account, *, is
     """Claim an account's earnings from one operator, an item of `/v1/earnings`. They are paid to its payout
     wallet. The operator sends the claim, or with `is_own_gas` this wallet.
     """
-    with reading_answer():
+    with reading_answer(UNSIGNED):
         operator, claimable = Account(earning["operator"]), in_dollars(AMOUNT.read(earning["claimable"]))
     body = {"operator": operator, "account": account}
     if not is_own_gas:

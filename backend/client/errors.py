@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-READING_ERRORS = (
-    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
-    *(RecursionError, InvalidInput),
-)
+READING_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading a value of another form raises."""
+
+
+UNSIGNED = "nothing was signed"
+"""What `reading_answer` says before a signature."""
 
 
 class ApiError(Conflict):
@@ -34,11 +36,19 @@ class Answer(dict[str, Any]):
 
 
 @contextmanager
-def reading_answer(so_far: str = "nothing was signed") -> Iterator[None]:
+def reading_answer(so_far: str = "") -> Iterator[None]:
     """Turn what reading a malformed answer raises into `NotAMarket`, which says what was done `so_far`.
     Usable as a decorator.
     """
     try:
         yield
-    except READING_ERRORS as error:
-        raise NotAMarket(f"an answer of the market is malformed: {error!r}; {so_far}") from error
+    except (*READING_ERRORS, InvalidInput) as error:
+        is_clear = isinstance(error, NotAMarket)
+        text = str(error) if is_clear else f"an answer of the market is malformed: {error!r}"
+        raise NotAMarket("; ".join(filter(None, (text, so_far)))) from error
+
+
+def sent_back(value: Any) -> Any:
+    """A part of an answer that the market gets back. Errors: `ValueError` if it cannot be encoded."""
+    json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    return value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from backend.client.errors import ApiError
+from backend.client.errors import ApiError, reading_answer
 from backend.domain.batch import MAX_SPANS, SPAN_BYTES, Header, Span, unpack_spans
 from backend.domain.disputes.witnesses import record_from_chain
 from backend.domain.entries import Entry
@@ -139,9 +139,10 @@ def parse_evidence(documents: Documents) -> Evidence:
 
 def fetch_evidence(client: ApiClient, receipt: Mapping[str, Any]) -> dict[str, Any]:
     """Documents about a receipt from the market that issued it; `proof` is missing before its batch."""
-    versions = [client.get(f"/v1/versions/{part['version_id']}") for part in receipt["slices"]]
-    named = {snapshot for version in versions for snapshot in version["record"]["snapshots"]}
-    snapshots = [client.get(f"/v1/snapshots/{snapshot}/manifest") for snapshot in sorted(named)]
+    with reading_answer():
+        versions = [client.get(f"/v1/versions/{part['version_id']}") for part in receipt["slices"]]
+        named = {str(snapshot) for version in versions for snapshot in version["record"]["snapshots"]}
+        snapshots = [client.get(f"/v1/snapshots/{snapshot}/manifest") for snapshot in sorted(named)]
     found = {"versions": versions, "snapshots": snapshots}
     try:
         return found | {"proof": client.get(f"/v1/receipts/{receipt['id']}/proof")}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from eth_abi.abi import default_codec
 
 from backend.chain.contracts import encode_call, interface
-from backend.client.errors import reading_answer
+from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import AskedCall, SignatureRefused, Statement, decode_call
 from backend.domain.hashing import keccak, to_hash
 
@@ -46,7 +46,7 @@ def propose(client: ApiClient, changes: Mapping[str, int | str], description: st
     description = description or "Set " + ", ".join(f"{name} to {value}" for name, value in changes.items())
     body = {"changes": dict(changes), "description": description}
     prepared = client.post("/v1/governance/parameters/prepare", body)
-    with reading_answer():
+    with reading_answer(UNSIGNED):
         transaction = prepared["transaction"]
     with client.wallet.node() as node:
         node.check()
@@ -87,10 +87,10 @@ def _send_operation(client: ApiClient, proposal: str, function: str, prepared: M
     """The governor knows a proposal by the hash of its calls: they are the market's to state, and must hash
     to the proposal that was asked for.
     """
-    with reading_answer():
+    with reading_answer(UNSIGNED):
         data = str(prepared["data"])
     args = decode_call(GOVERNOR, function, data)
-    if str(_proposal_id(args)) != proposal:
+    if len(args["targets"]) != len(args["calldatas"]) or str(_proposal_id(args)) != proposal:
         raise SignatureRefused(f"the market prepared another proposal than {proposal}; nothing was signed")
     calls = zip(args["targets"], args["calldatas"], strict=True)
     terms = tuple(("call", _describe(client.wallet, target, data)) for target, data in calls)
@@ -108,11 +108,11 @@ def _proposal_id(args: Mapping[str, Any]) -> int:
 
 
 def _describe(wallet: Wallet, target: str, data: str) -> str:
-    """A call of a proposal in words; calls of unknown contracts as they are."""
+    """A call of a proposal in words; calls of unknown contracts, and malformed ones, as they are."""
     names = {str(address): name for name, address in wallet.deployment.addresses.items()}
-    raw = bytes.fromhex(data[2:])
-    function = interface(names[target]).by_selector(raw[:4]) if names.get(target) in GOVERNED else None
-    if function is None:
+    is_governed = names.get(target) in GOVERNED
+    call = interface(names[target]).decode_call(bytes.fromhex(data[2:])) if is_governed else None
+    if call is None:
         return f"{target} with {data}"
-    args = ", ".join(f"{name} {value}" for name, value in function.decode_args(raw[4:]).items())
-    return f"{names[target]}.{function.name} ({args})"
+    function, args = call
+    return f"{names[target]}.{function} ({', '.join(f'{name} {value}' for name, value in args.items())})"

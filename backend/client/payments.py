@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from backend.client.errors import ApiError, reading_answer
+from backend.client.errors import UNSIGNED, ApiError, reading_answer, sent_back
 from backend.client.signing import NONCE, AskedCall, AskedMessage, SignatureRefused, Statement, deadline
 from backend.domain.errors import Conflict
 from backend.domain.hashing import (
@@ -57,7 +57,7 @@ class Channel:
         return self.collected + self.balance - self.thawing
 
 
-@reading_answer()
+@reading_answer(UNSIGNED)
 def own_channel(client: ApiClient) -> Channel:
     """The channel's id is computed here. Errors: `SignatureRefused` if the market names another one, or
     another collector than the pinned `Settlement`.
@@ -96,8 +96,8 @@ def deposit(client: ApiClient, units: int) -> ChannelId:
     session = {"expiry": expiry, "cap": AMOUNT.render(cap)}
     body = {"amount": AMOUNT.render(units * UNIT), "session": session}
     prepared = client.post("/v1/deposits/prepare", body)
-    with reading_answer():
-        relay, typed_data = prepared.get("relay"), prepared.get("typed_data")
+    with reading_answer(UNSIGNED):
+        relay, typed_data = sent_back(prepared.get("relay")), prepared.get("typed_data")
     if relay is None:
         raise Conflict(
             "the payment token does not support deposits by signature: send the transactions that "
@@ -110,7 +110,7 @@ def deposit(client: ApiClient, units: int) -> ChannelId:
     return channel.id
 
 
-@reading_answer()
+@reading_answer(UNSIGNED)
 def _asked_deposit(
     client: ApiClient, channel: Channel, units: int, relay: Mapping[str, Any], cap: int, expiry: int
 ) -> AskedMessage:
@@ -142,8 +142,9 @@ def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, e
     """Let a session key sign vouchers up to the cumulative `cap`; returns once the market accepts them."""
     terms = {"key": key, "cap": AMOUNT.render(cap), "expiry": expiry}
     prepared = client.post("/v1/sessions/prepare", terms)
-    with reading_answer():
-        typed_data, nonce = prepared["typed_data"], prepared["typed_data"]["message"]["nonce"]
+    with reading_answer(UNSIGNED):
+        typed_data = prepared["typed_data"]
+        nonce = sent_back(typed_data["message"]["nonce"])
     fields = {"channelId": channel.id, "key": key, "cap": cap, "expiry": expiry, "nonce": NONCE}
     words = (
         ("channel", f"{channel.id} with operator {channel.operator}"),
@@ -179,7 +180,7 @@ def post_paid(
     except ApiError as error:
         if error.details["code"] != NEEDS_VOUCHER:
             raise
-        with reading_answer():
+        with reading_answer(UNSIGNED):
             required = AMOUNT.read(error.details["required"])
     if most is not None and required > most:
         raise SignatureRefused(
@@ -239,8 +240,8 @@ def move(client: ApiClient, new_collector: Account, most: int | None = None) -> 
     }
     body = {"new_collector": new_collector, "max_amount": AMOUNT.render(limit)}
     prepared = client.post("/v1/moves/prepare", body)
-    with reading_answer():
-        typed_data, stated = prepared["typed_data"], prepared["move"]
+    with reading_answer(UNSIGNED):
+        typed_data, stated = prepared["typed_data"], sent_back(prepared["move"])
     asked = AskedMessage(Statement("Move a balance", terms), MOVE_TYPE, fields)
     signature = client.wallet.sign(asked, typed_data)
     queued = client.post("/v1/moves/relay", {"move": stated, "signature": signature})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from backend.client.errors import reading_answer
 from backend.domain.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ def fetch_receipt(client: PublicClient, number: str, say: Callable[[str], None])
     Errors: `Unavailable` if the receipt is overdue.
     """
     is_said = False
-    while (found := client.get(f"/v1/receipts/{number}")).get("status") == "pending":
-        due = int(found["signed"]["receipt_by"])
+    while (due := _due(found := client.get(f"/v1/receipts/{number}"))) is not None:
         if time.time() > due + GRACE_SECONDS:
             raise Unavailable(
                 f"The receipt of charge {number} was due at {_utc(due)} and is not signed: the operator's "
@@ -35,6 +35,16 @@ def fetch_receipt(client: PublicClient, number: str, say: Callable[[str], None])
             is_said = True
         time.sleep(POLL_SECONDS)
     return dict(found)
+
+
+def _due(found: Any) -> int | None:
+    """When a pending receipt is signed at the latest; None for a receipt."""
+    with reading_answer():
+        if found.get("status") != "pending":
+            return None
+        due = int(found["signed"]["receipt_by"])
+        time.gmtime(due)
+        return due
 
 
 def _utc(seconds: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import AskedCall, Chosen, Statement
 from backend.client.waiting import wait_until
 from backend.domain.hashing import ascii_word, to_hash
@@ -41,7 +42,8 @@ def create_datanet(client: ApiClient, name: str, description: str = "", licence:
 
     `description`: Markdown, published. `licence`: SPDX expression of the licences that it accepts, or any.
     """
-    known = {datanet["id"] for datanet in client.list_all(DATANETS)}
+    with reading_answer(UNSIGNED):
+        known = {datanet["id"] for datanet in client.list_all(DATANETS)}
     body = {"name": name, "description": description, "licence": licence}
     prepared = client.post(f"{DATANETS}/prepare", body)
     args = {"name": to_hash(ascii_word(name)), "cidDigest": Chosen("folder of the description")}
@@ -51,8 +53,9 @@ def create_datanet(client: ApiClient, name: str, description: str = "", licence:
     created = (name, client.wallet.account)
 
     def new_id() -> int | None:
-        new = (datanet for datanet in client.list_all(DATANETS) if datanet["id"] not in known)
-        return next((one["id"] for one in new if (one["name"], one["creator"]) == created), None)
+        with reading_answer("the transaction was sent"):
+            new = (datanet for datanet in client.list_all(DATANETS) if datanet["id"] not in known)
+            return next((one["id"] for one in new if (one["name"], one["creator"]) == created), None)
 
     return wait_until(new_id, f"datanet {name} to be indexed", INDEXED_SECONDS)
 

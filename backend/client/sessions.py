@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,15 @@ class Tokens:
     token: str
     refresh_token: str
     expires_at: str
+
+    def __post_init__(self) -> None:
+        """Errors: `ValueError` for another form of time."""
+        if self.expires.tzinfo is None:
+            raise ValueError(f"{self.expires_at} has no time zone")
+
+    @property
+    def expires(self) -> datetime:
+        return datetime.fromisoformat(self.expires_at)
 
 
 class SessionFile:

@@ -6,6 +6,8 @@ import hashlib
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
+from backend.client.errors import reading_answer
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -24,16 +26,19 @@ def transfer(client: ApiClient, path: Path, on_progress: Callable[[int, int], No
     `ApiError`, `Unavailable`; the installation keeps acknowledged pieces for a day.
     """
     digest = _digest(path)
-    earlier = [each for each in client.get("/v1/transfers")["data"] if each["sha256"] == digest]
+    with reading_answer():
+        earlier = [each for each in client.get("/v1/transfers")["data"] if each["sha256"] == digest]
     current: dict[str, Any] = earlier[0] if earlier else _create(client, path, digest)
-    size, offset = current["num_bytes"], current["offset"]
+    size = path.stat().st_size
+    with reading_answer():
+        offset, number = max(0, int(current["offset"])), str(current["id"])
     with path.open("rb") as file:
         while True:
             on_progress(offset, size)
             if offset >= size:
-                return str(current["id"])
+                return number
             file.seek(offset)
-            offset = _send(client, current["id"], offset, file.read(PIECE_BYTES))
+            offset = _send(client, number, offset, file.read(PIECE_BYTES))
 
 
 def _create(client: ApiClient, path: Path, digest: str) -> dict[str, Any]:
@@ -53,7 +58,11 @@ def _send(client: ApiClient, transfer_id: str, offset: int, piece: bytes) -> int
         "Upload-Checksum": f"sha256 {checksum}",
     }
     response = client.send("PATCH", f"/v1/transfers/{transfer_id}", headers=TUS | headers, content=piece)
-    return int(response.headers["Upload-Offset"])
+    with reading_answer():
+        reached = int(response.headers["Upload-Offset"])
+        if not offset < reached <= offset + len(piece):
+            raise ValueError(f"Upload-Offset {reached} after {len(piece)} bytes at {offset}")
+        return reached
 
 
 def _digest(path: Path) -> str:

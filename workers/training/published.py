@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from workers.training.answers import Answer
 
 
-_UNREADABLE = (InvalidInput, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_UNREADABLE = (
+    *(InvalidInput, OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
 
 
 class MalformedFolder(InvalidInput):

@@ -50,6 +50,10 @@ class ProposalState(StrEnum):
     EXECUTED = "executed"
 
 
+MAX_DECODED_BYTES = 1 << 14
+"""Longer call data of proposals are not decoded. Their pointers may name the same bytes many times: what is
+decoded grows with the square.
+"""
 ENDED = {ProposalState.CANCELED, ProposalState.DEFEATED, ProposalState.EXPIRED, ProposalState.EXECUTED}
 """States that no later block changes."""
 
@@ -70,7 +74,9 @@ class ProposalStatus:
     proposal: Proposal
     state: ProposalState
     calls: tuple[Mapping[str, Any], ...]
-    """`{"contract", "function", "args"}` each; `{"to", "data"}` for calls of other contracts."""
+    """`{"contract", "function", "args"}` each; `{"to", "data"}` for calls of other contracts, and for data
+    that cannot be decoded or are long.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +230,12 @@ class Governance:
 
     def _status(self, proposal: Proposal, confirmed: BlockRef | None) -> ProposalStatus:
         calls = zip(proposal.targets, proposal.calldatas, strict=True)
-        decoded = tuple(self._chain.decode(to, data) for to, data in calls)
+        decoded = tuple(self._decode(to, data) for to, data in calls)
         return ProposalStatus(proposal, self._state(proposal.id, confirmed), decoded)
+
+    def _decode(self, to: Account, data: str) -> Mapping[str, Any]:
+        is_long = len(data) > 2 + 2 * MAX_DECODED_BYTES
+        return {"to": to, "data": data} if is_long else self._chain.decode(to, data)
 
     def _state(self, proposal_id: int, confirmed: BlockRef | None) -> ProposalState:
         """State at the latest block. The chain is asked each time until the proposal has ended."""

@@ -73,7 +73,11 @@ def _translate_openai_names(raw: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(factor, bool) or not isinstance(factor, int | float):
             message = f"learning_rate_multiplier must be a number, not {factor!r}"
             raise InvalidConfig(message, param="learning_rate_multiplier")
-        named["learning_rate"] = factor * TrainingConfig().learning_rate
+        try:
+            named["learning_rate"] = factor * TrainingConfig().learning_rate
+        except OverflowError:
+            message = "learning_rate_multiplier is larger than any learning rate"
+            raise InvalidConfig(message, param="learning_rate_multiplier") from None
     return named
 
 

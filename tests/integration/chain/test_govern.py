@@ -9,7 +9,7 @@ from backend.chain.keys import local_account
 from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.transactions import Call
-from backend.services.market.governance import Ballot, Governance, ProposalState
+from backend.services.market.governance import MAX_DECODED_BYTES, Ballot, Governance, ProposalState
 from tests.support.wallet import send
 
 if TYPE_CHECKING:
@@ -62,6 +62,25 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
     assert latest is not None
     assert (first.fee_ppm, latest.fee_ppm, latest.id) == (50_000, 20_000, 1)
     assert chain.call("Parameters", "current") == before | {"feePpm": latest.fee_ppm}
+
+
+def test_calls_that_cannot_be_decoded_are_shown_as_they_are(chain: ChainClient, database: Database) -> None:
+    """Anyone with enough votes can propose them, and the other proposals stay in the list."""
+    governance = Governance(chain, database)
+    send(chain, VOTER, governance.delegate(VOTER.account))
+    wait(chain, 1)
+    parameters = chain.address("Parameters")
+    pause = chain.prepare("Parameters", "pauseCommits", 1).data
+    datas = [pause, pause[:12], pause + "00" * MAX_DECODED_BYTES]
+    proposed = chain.prepare(
+        "MarketGovernor", "propose", [parameters] * 3, [0] * 3, datas, "Pause", sender=VOTER.account
+    )
+    send(chain, VOTER, proposed)
+    Indexer(chain, database.event_log, chain.deployment, confirmations=0).catch_up()
+    (status,) = governance.proposals(None, 2)
+    decoded, *others = status.calls
+    assert (decoded["contract"], decoded["function"]) == ("Parameters", "pauseCommits")
+    assert others == [{"to": parameters, "data": data} for data in datas[1:]]
 
 
 def test_without_delegated_votes_a_proposal_is_refused(chain: ChainClient, sqlite_database: Database) -> None:

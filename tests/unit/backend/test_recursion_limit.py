@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
-import json, sys
+import sys
 limit = sys.getrecursionlimit()
+import {first}
 import backend.chain.rpc, backend.client.signing, eth_account, py_ecc.bls, web3
 from backend.domain.deployment import parse_deployment
 from backend.domain.errors import InvalidInput
@@ -20,7 +23,9 @@ for text in (b"[" * 1_000_000, b'{"a":' * 1_000_000):
 """
 
 
-def test_json_that_nests_deep_is_refused_and_does_not_end_the_process() -> None:
-    found = subprocess.run([sys.executable, "-c", CODE], check=False, capture_output=True, text=True)
+@pytest.mark.parametrize("first", ["backend", "eth_account"])
+def test_json_that_nests_deep_is_refused_and_does_not_end_the_process(first: str) -> None:
+    code = CODE.replace("{first}", first)
+    found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("the record is not a deployment file: RecursionError") == 2

@@ -92,6 +92,29 @@ def test_unknown_revert_data_is_an_error_with_its_bytes(data: bytes) -> None:
         assert "the node's words" in error.message
 
 
+def test_revert_data_that_cannot_be_decoded_are_kept_as_they_are() -> None:
+    known = next(e for e in all_errors().values() if e.name == "CapExceeded")
+    error = decode_revert("Settlement", "commit", known.selector + b"\1")
+    assert (error.error, error.details["data"]) == ("", "0x" + known.selector.hex() + "01")
+
+
+def test_call_data_that_cannot_be_decoded_are_no_call() -> None:
+    parameters = interface("Parameters")
+    pause = parameters.function("pauseCommits", (1,))
+    assert parameters.decode_call(pause.encode((1,))) == ("pauseCommits", {"duration": 1})
+    assert parameters.decode_call(pause.selector + b"\1") is None
+    assert parameters.decode_call(b"\0\0\0\0") is None
+    relay = interface("MarketGovernor").function("relay", (ACCOUNT, 0, b""))
+    huge = relay.selector + b"\xff" * 128
+    assert interface("MarketGovernor").decode_call(huge) is None
+
+
+def test_padding_may_have_any_value_as_in_solidity() -> None:
+    relay = interface("MarketGovernor").function("relay", (ACCOUNT, 0, b"a"))
+    data = relay.encode((ACCOUNT, 0, b"a"))
+    assert relay.decode_args(data[4:-1] + b"\xff") == relay.decode_args(data[4:])
+
+
 def test_invalid_utf8_is_decoded_with_replacements() -> None:
     event = next(e for e in interface("OperatorRegistry").events.values() if e.name == "EndpointChanged")
     data = (32).to_bytes(32, "big") + (3).to_bytes(32, "big") + b"\xff\x00a".ljust(32, b"\0")
