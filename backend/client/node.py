@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -158,9 +159,9 @@ class Node:
             raise Unavailable(
                 f"the node {self.name} is not reachable ({error}); name another one with --rpc-url"
             ) from error
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
-        if not isinstance(answer, dict) or not answer.keys() & {"error", "result"}:
+        if not isinstance(answer, dict) or not (answer.get("error") or "result" in answer):
             raise Unavailable(f"{self.name} does not speak JSON-RPC; is it the URL of a node?")
         if answer.get("error"):
             raise _refusal(self.name, method, answer["error"])
@@ -173,5 +174,6 @@ def _refusal(name: str, method: str, error: Any) -> NodeRefusal:
     data = stated.get("data")
     data = data.get("data") if isinstance(data, dict) else data
     if isinstance(data, str) and data.startswith("0x"):
-        found.revert_data = bytes.fromhex(data[2:])
+        with suppress(ValueError):
+            found.revert_data = bytes.fromhex(data[2:])
     return found

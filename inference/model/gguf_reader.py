@@ -1,4 +1,4 @@
-"""Reads the metadata of a GGUF file in time and memory that its size bounds."""
+"""Reads the metadata of a GGUF file in time and memory that grow with its size."""
 
 from __future__ import annotations
 

@@ -63,6 +63,8 @@ def framed(
         if end < len(data) and random.random() < 0.5:
             return data[:end] + (rest or mutate)(data[end:], random)
         changed = body(data[size:end], random)
+        if len(changed) >= 1 << 8 * size:
+            return data
         return len(changed).to_bytes(size, order) + changed + data[end:]
 
     return mutate

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 from backend.client.keystore import LocalKey
 from backend.client.node import Mined
 from backend.client.signing import Statement, Wallet
@@ -85,6 +87,7 @@ class Market:
         yield self.chain
 
     def post(self, path: str, body: Any = None) -> Any:
+        httpx.Request("POST", f"http://market{path}", json=body)  # as a client encodes it
         self.posted.append((path, body))
         return copy.deepcopy(self.answers.get(path, {}))
 

@@ -24,6 +24,7 @@ from backend.domain.hashing import keccak
 from backend.domain.ids import Account
 from backend.domain.money import AMOUNT
 from backend.loopback import listen
+from tests.support.answering import JSON, answering
 from tests.support.fakes import EXPIRY
 from tests.support.market import some_account
 from tests.support.terminal import payer_client, scripted_deployment
@@ -182,6 +183,26 @@ def test_only_models_and_answers_are_passed_on(api: Api, signer: VoucherSigner) 
         for path in ("/v1/keys", "/v1/receipts", "/v1/channels", "/health"):
             assert httpx.get(url + path).status_code == 404
         assert httpx.delete(f"{url}/v1/models").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (402, '{"error": {"code": "insufficient_authorisation"}}'),
+        (402, '{"error": {"code": "insufficient_authorisation", "details": {"required": 7}}}'),
+        (402, "[" * 100_000),
+        (200, "<html>"),
+    ],
+)
+def test_answers_of_another_form_do_not_end_the_proxy(
+    api: Api, signer: VoucherSigner, status: int, body: str
+) -> None:
+    asked = {"model": api.installation.version, "messages": HELLO}
+    with answering(status, JSON, body) as gateway, proxied(api, signer, gateway) as url:
+        for _ in range(2):
+            answer = httpx.post(f"{url}/v1/chat/completions", json=asked)
+            assert answer.status_code in {200, 402, 503}
+    assert channel(api)["cap"] == AMOUNT.render(0)
 
 
 def test_an_unreachable_gateway_is_reported(api: Api, signer: VoucherSigner) -> None:

@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 from backend.cli import actor as actor_module
 from backend.cli.actor import OPTIONS, Actor, acting, read_password
 from backend.cli.main import app
+from backend.client.errors import NotAMarket
 from backend.client.keystore import Keystores, LocalKey
 from backend.client.signing import Statement
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.installation.local_network import well_known_accounts
+from tests.support.answering import JSON, answering
 from tests.support.market import some_account, some_hash
 from tests.support.quick_keys import encrypt_quickly
-from tests.unit.backend.client.test_api import JSON, answering
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -150,6 +151,13 @@ def test_every_actors_command_has_the_options() -> None:
     }
     for name in acting_commands:
         assert {option.name for option in commands[name].params} >= OPTIONS.keys()
+
+
+def test_an_answer_of_another_form_is_an_error_of_the_market() -> None:
+    with answering(200, JSON, '{"data": [7], "next_cursor": null}') as url:
+        result = CliRunner().invoke(app, ["datanet", "list", "--market", url])
+    assert isinstance(result.exception, NotAMarket)
+    assert "cannot be shown: TypeError" in str(result.exception)
 
 
 def test_what_is_public_is_read_without_a_wallet_and_without_the_markets_record() -> None:

@@ -34,3 +34,4 @@ def test_a_detail_of_an_error_is_text() -> None:
     assert detail(missing) == "balance 1 dollar, authorisation 0.1 dollars"
     assert detail({"line": 3}) == "line 3"
     assert detail("0xab") == "0xab"
+    assert detail({"micro_units": "x", "usd": "y"}) == "micro_units x, usd y"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.deployment import Deployment
+from tests.support.answering import JSON, answering
 from tests.support.market import some_account, some_hash
 
 HEAVY = ("torch", "transformers", "web3", "sqlalchemy", "fastapi", "celery", "openai", "httpx")
@@ -43,6 +45,15 @@ def test_a_part_without_an_installation_says_what_to_do(command: str, tmp_path: 
     assert result.returncode == 1
     assert "loraledger up" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_error_does_not_move_the_terminals_cursor() -> None:
+    body = json.dumps({"error": {"message": "\x1b[2J", "details": {"id": "\x1b[H", "list": [1]}}})
+    with answering(400, JSON, body) as url:
+        result = run("datanet", "list", "--market", url)
+    assert result.returncode == 1
+    assert "GET /v1/datanets: ?[2J\n" in result.stderr
+    assert "  id: ?[H\n" in result.stderr
 
 
 def test_pulling_an_adapter_into_an_empty_home_asks_to_index_the_chain(tmp_path: Path) -> None:

@@ -3,60 +3,30 @@
 from __future__ import annotations
 
 import json
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.client.api import ApiClient, market_url
 from backend.client.errors import ApiError, NotAMarket
-from backend.client.keystore import LocalKey
+from backend.client.keystore import LocalKey, write_privately
+from backend.client.pending_receipts import fetch_receipt
+from backend.client.sessions import SessionFile
 from backend.client.signing import Wallet
+from backend.client.transfers import transfer
 from backend.domain.deployment import Deployment
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import keccak
+from tests.support.answering import JSON, PAGE, answering
 from tests.support.market import CHAIN_ID, some_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@contextmanager
-def answering(status: int, kind: str, body: str, **headers: str) -> Iterator[str]:
-    """A server that answers every request so; yields its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
-            self.send_response(status)
-            for name, value in {"content-type": kind, "content-length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        do_GET = do_POST  # noqa: N815 - the base class's name
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    from pathlib import Path
 
 
 def client_of(url: str) -> ApiClient:
     deployment = Deployment(CHAIN_ID, 1, some_hash("block"), {})
     return ApiClient(url, Wallet(LocalKey(keccak(b"payer")), deployment, pytest.fail))
-
-
-PAGE, JSON = "text/html; charset=utf-8", "application/json"
 
 
 @pytest.mark.parametrize(
@@ -139,6 +109,65 @@ def test_a_stream_that_breaks_or_is_malformed_is_reported(
         pytest.raises(error, match=why),
     ):
         list(client.stream("/v1/chat/completions", {}))
+
+
+@pytest.mark.parametrize("details", ["y", ["y"], 7])
+def test_details_of_another_form_are_left_out(details: Any) -> None:
+    error = {"message": "no", "code": "refused", "details": details}
+    with (
+        answering(400, JSON, json.dumps({"error": error})) as url,
+        client_of(url) as client,
+        pytest.raises(ApiError, match="no") as refused,
+    ):
+        client.get("/v1/models")
+    assert refused.value.details == {"status": 400, "code": "refused"}
+
+
+@pytest.mark.parametrize("path", ["/v1/\n", "/v1/" + "a" * 70_000, "/v1/\ud800"])
+def test_an_address_that_cannot_be_encoded_is_refused(path: str) -> None:
+    with client_of("http://127.0.0.1:9") as client, pytest.raises(InvalidInput, match="cannot be encoded"):
+        client.get(path)
+
+
+@pytest.mark.parametrize("queued", ["[]", "", '{"transaction_id": "a\\nb"}', '{"transaction_id": 7}'])
+def test_a_queued_transaction_of_another_form_is_refused(queued: str) -> None:
+    with (
+        answering(200, JSON, queued) as url,
+        client_of(url) as client,
+        pytest.raises(NotAMarket, match="the market has queued the transaction"),
+    ):
+        client.wait_confirmed(client.post("/v1/deposits/relay"))
+
+
+@pytest.mark.parametrize("expires_at", ["soon", "2026-01-01", 7])
+def test_a_session_must_say_when_it_ends(expires_at: Any, tmp_path: Path) -> None:
+    answer = {"token": "t", "refresh_token": "r", "expires_at": expires_at}
+    with answering(200, JSON, json.dumps(answer)) as url, client_of(url) as client:
+        with pytest.raises(NotAMarket, match="the sign-in was signed"):
+            client._take(client.post("/v1/auth/sessions"))
+        session = SessionFile(url, client.wallet.account, tmp_path)
+    write_privately(session._path, json.dumps(answer))
+    assert session.load() is None
+
+
+@pytest.mark.parametrize(
+    "answer", ["[]", '{"status": "pending"}', '{"status": "pending", "signed": {"receipt_by": 1e300}}']
+)
+def test_a_pending_receipt_of_another_form_is_refused(answer: str) -> None:
+    with answering(200, JSON, answer) as url, client_of(url) as client, pytest.raises(NotAMarket):
+        fetch_receipt(client, "charge-1", pytest.fail)
+
+
+@pytest.mark.parametrize("reached", ["x", "-1", "0", "9"])
+def test_a_transfer_must_go_on(reached: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    body = '{"data": [], "id": "t", "offset": 0, "num_bytes": 3}'
+    with (
+        answering(200, JSON, body, **{"Upload-Offset": reached}) as url,
+        client_of(url) as client,
+        pytest.raises(NotAMarket, match=r"Upload-Offset|invalid literal"),
+    ):
+        transfer(client, tmp_path / "rows.jsonl", lambda *_: None)
 
 
 def test_an_error_of_the_api_keeps_its_code() -> None:

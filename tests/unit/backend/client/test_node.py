@@ -10,12 +10,12 @@ import pytest
 from backend.chain.keys import local_account
 from backend.chain.local_keys import local_private_key
 from backend.client.keystore import LocalKey
-from backend.client.node import Node, NoGas, WrongChain
+from backend.client.node import Node, NodeRefusal, NoGas, WrongChain
 from backend.client.signing import AskedCall, Statement, Wallet
 from backend.domain.chain import Reverted
 from backend.domain.errors import Unavailable
+from tests.support.answering import JSON, PAGE, answering
 from tests.support.market import some_account, some_hash
-from tests.unit.backend.client.test_api import JSON, PAGE, answering
 
 if TYPE_CHECKING:
     from backend.chain.client import ChainClient
@@ -83,7 +83,10 @@ def test_a_function_is_read(hardhat_node: LocalNode, chain: ChainClient) -> None
         assert node.read("Parameters", "current") == chain.call("Parameters", "current")
 
 
-@pytest.mark.parametrize(("kind", "body"), [(PAGE, "<html>"), (JSON, "[]"), (JSON, "{}")])
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [(PAGE, "<html>"), (JSON, "[]"), (JSON, "{}"), (JSON, '{"error": null}'), (JSON, "[" * 100_000)],
+)
 def test_a_server_that_is_no_node_is_named(kind: str, body: str, deployment: Deployment) -> None:
     with (
         answering(200, kind, body) as url,
@@ -92,6 +95,17 @@ def test_a_server_that_is_no_node_is_named(kind: str, body: str, deployment: Dep
     ):
         node.check()
     assert "secret-key" not in str(refused.value)
+
+
+def test_revert_data_of_another_form_are_left_out(deployment: Deployment) -> None:
+    body = '{"error": {"message": "no", "data": "0xabc"}}'
+    with (
+        answering(200, JSON, body) as url,
+        Node(url, deployment) as node,
+        pytest.raises(NodeRefusal, match="no") as refused,
+    ):
+        node.check()
+    assert refused.value.revert_data == b""
 
 
 def test_a_node_that_is_not_there_is_named(deployment: Deployment) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.client import contributions, payments
-from backend.client.errors import ApiError, NotAMarket
+from backend.client.errors import UNSIGNED, ApiError, NotAMarket
 from backend.client.signing import SignatureRefused, Statement, Wallet
 from backend.domain.deployment import Deployment
 from backend.domain.eip712 import build_typed_data
@@ -223,16 +222,30 @@ def test_what_was_asked_for_is_signed_with_the_values_that_the_market_may_choose
 
 
 @pytest.mark.parametrize("name", ["deposit", "grant", "move", "contribute"])
-def test_answers_with_any_other_values_are_refused_or_signed_as_asked(name: str) -> None:
+def test_answers_with_any_other_values_are_refused_or_signed_once(name: str) -> None:
     path, honest, ask, _ = asks()[name]
     outcomes = Counter[bool]()
     for seed in range(200):
         market = Market(with_changed_values({"/v1/channels": stated_channel(), path: honest()}, seed))
-        with suppress(SignatureRefused, NotAMarket, Conflict):
+        said = ""
+        try:
             ask(market)
+        except (SignatureRefused, NotAMarket, Conflict) as error:
+            said = str(error)
+        assert not (market.has_signed() and UNSIGNED in said)
         outcomes[market.has_signed()] += 1
         assert len(market.statements) <= 1
     assert min(outcomes[True], outcomes[False]) > 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800"])
+def test_what_cannot_be_sent_back_is_not_signed(value: Any) -> None:
+    answer = deposit_answer()
+    answer["relay"]["more"] = value
+    market = Market({"/v1/channels": stated_channel(), DEPOSIT: answer})
+    with pytest.raises(NotAMarket, match=UNSIGNED):
+        payments.deposit(market, UNITS)  # type: ignore[arg-type]
+    assert not market.has_signed()
 
 
 @pytest.mark.parametrize("answer", [{}, {"relay": {}}, deposit_answer() | {"typed_data": None}, {"relay": 7}])

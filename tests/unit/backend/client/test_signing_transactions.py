@@ -205,7 +205,7 @@ def test_another_transaction_is_refused(name: str, change: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("name", SENT)
-def test_answers_with_any_other_values_are_refused_or_sent_as_asked(name: str) -> None:
+def test_answers_with_any_other_values_are_refused_or_sent_to_the_contract(name: str) -> None:
     _, expected, ask, chosen = SENT[name]
     for seed in range(50):
         market = prepared(name, call(*expected))

@@ -75,6 +75,7 @@ def test_openais_names_stand_for_ours() -> None:
         {"learning_rate_multiplier": 1, "learning_rate": 0.001},
         {"learning_rate_multiplier": "fast"},
         {"learning_rate_multiplier": True},
+        {"learning_rate_multiplier": 10**400},
     ],
 )
 def test_openais_names_are_checked_too(raw: dict[str, Any]) -> None:
