@@ -218,7 +218,7 @@ class ApiClient(PublicClient):
 
     def _take(self, session: dict[str, Any]) -> None:
         """Use the tokens of a response, and keep them."""
-        with reading_answer("the sign-in was signed"):
+        with reading_answer("the sign-in message was signed"):
             tokens = Tokens(*(str(session[name]) for name in ("token", "refresh_token", "expires_at")))
         self._use(tokens)
         if self._file is not None:

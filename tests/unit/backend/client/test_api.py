@@ -143,7 +143,7 @@ def test_a_queued_transaction_of_another_form_is_refused(queued: str) -> None:
 def test_a_session_must_say_when_it_ends(expires_at: Any, tmp_path: Path) -> None:
     answer = {"token": "t", "refresh_token": "r", "expires_at": expires_at}
     with answering(200, JSON, json.dumps(answer)) as url, client_of(url) as client:
-        with pytest.raises(NotAMarket, match="the sign-in was signed"):
+        with pytest.raises(NotAMarket, match="the sign-in message was signed"):
             client._take(client.post("/v1/auth/sessions"))
         session = SessionFile(url, client.wallet.account, tmp_path)
     write_privately(session._path, json.dumps(answer))
