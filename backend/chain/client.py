@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.contracts import interface
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
-from backend.chain.transactions import call_error, current_gas_price
+from backend.chain.transactions import TX_GAS_CAP, call_error, current_gas_price
 from backend.domain.chain import ChainEvent, ChainReplaced, Reverted
 from backend.domain.transactions import PreparedTransaction, as_json
 
@@ -137,12 +137,18 @@ class ChainClient:
         return None if mined is None else (mined.block_number, mined.is_success)
 
     def estimate_gas(self, contract: str, function: str, data: bytes, sender: Account, value: int = 0) -> int:
-        """Gas limit with a margin, on the state after the pending transactions. Errors: `Reverted`."""
+        """Gas limit with a margin, on the state after the pending transactions.
+
+        Errors: `Reverted`, also for a call that needs more than a transaction may have: it would use up a
+        nonce and never be mined.
+        """
         try:
             gas = self.node.estimate_gas(self.address(contract), data, sender, value)
         except RpcError as error:
             raise call_error(contract, function, error) from error
-        return gas * (100 + GAS_MARGIN_PERCENT) // 100
+        if gas > TX_GAS_CAP:
+            raise Reverted(f"{contract}.{function} needs {gas} gas; a transaction may have {TX_GAS_CAP}")
+        return min(gas * (100 + GAS_MARGIN_PERCENT) // 100, TX_GAS_CAP)
 
     def check(self) -> None:
         """Errors: `ChainReplaced` if the node is on another chain than the deployment."""

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from backend.ports.chain import TransactionSigner
 
 
+TX_GAS_CAP = 1 << 24
+"""Highest gas limit of a transaction (EIP-7825)."""
+OUT_OF_GAS = "gas required exceeds"
+"""What geth, and nodes that follow it, say of a call for which no gas limit is enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnsignedTransaction:
     """The fields that a key signs."""
@@ -102,6 +108,8 @@ def capped(fees: Fees, ceiling: int | None) -> Fees:
 
 def call_error(contract: str, function: str, error: RpcError) -> Reverted | Unavailable:
     """The domain error of a call that the node refused: `Unavailable` if the node could not run it."""
+    if OUT_OF_GAS in error.message.lower():
+        return Reverted(f"{contract}.{function} cannot run: {error.message}")
     if error.is_revert:
         return decode_revert(contract, function, error.revert_data, error.message)
     return Unavailable(f"the node cannot run {contract}.{function}: {error.message}")

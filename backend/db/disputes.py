@@ -93,7 +93,11 @@ class DisputeStore:
         )
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
-        """Spans that the batch collected: the `Collected` events directly before the batch's own event."""
+        """Spans that the batch collected: the `Collected` events directly before its own event.
+
+        An operator that is a contract can collect for itself before, in the same transaction. Those channels
+        have another collector than the last one, whose collector is the batch's contract.
+        """
         batch = self._session.get(t.BatchRow, batch_hash)
         if batch is None:
             return ()
@@ -101,24 +105,23 @@ class DisputeStore:
             t.EventRow.block_number == batch.block_number, t.EventRow.log_index < batch.log_index
         )
         spans: list[PaidSpan] = []
+        collectors = set[str]()
         for event in self._session.scalars(before.order_by(t.EventRow.log_index.desc())):
             is_next = event.log_index == batch.log_index - 1 - len(spans)
-            span = self._span(event, batch) if is_next else None
-            if span is None:
+            channel = self._collected_from(event, batch) if is_next else None
+            if channel is None or len(collectors | {channel.collector}) > 1:
                 break
-            spans.insert(0, span)
+            collectors.add(channel.collector)
+            ids, args = (ChannelId(Hash32(channel.id)), Account(channel.payer)), event.args
+            spans.insert(0, PaidSpan(*ids, args["before"], args["from"], args["until"]))
         return tuple(spans)
 
-    def _span(self, event: t.EventRow, batch: t.BatchRow) -> PaidSpan | None:
-        """The span of a `Collected` event of this batch's operator; None for any other event."""
+    def _collected_from(self, event: t.EventRow, batch: t.BatchRow) -> t.ChannelRow | None:
+        """The channel of a `Collected` event of this batch's operator; None for any other event."""
         if (event.contract, event.name, event.tx_hash) != ("PaymentVault", "Collected", batch.tx_hash):
             return None
-        args = event.args
-        channel = self._session.get(t.ChannelRow, args["channelId"])
-        if channel is None or channel.operator != batch.operator:
-            return None
-        ids = ChannelId(Hash32(channel.id)), Account(channel.payer)
-        return PaidSpan(*ids, args["before"], args["from"], args["until"])
+        channel = self._session.get(t.ChannelRow, event.args["channelId"])
+        return channel if channel is not None and channel.operator == batch.operator else None
 
     def settled(self, channel: ChannelId, final: CommittedBatch) -> int:
         """Cumulative amount collected from the channel up to and including batch `final`."""

@@ -11,7 +11,7 @@ import rlp
 from backend.chain.contracts import encode_call, interface
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
-from backend.chain.transactions import UnsignedTransaction, call_error, replacement_fees, sign
+from backend.chain.transactions import TX_GAS_CAP, UnsignedTransaction, call_error, replacement_fees, sign
 from backend.deployment.builds import load_build
 from backend.deployment.journal import Journal, Step
 from backend.domain.chain import Reverted
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 MINED_SECONDS = 300
 MAX_PAUSE_SECONDS = 2.0
-TX_GAS_CAP = 1 << 24
-"""Highest gas limit of a transaction (EIP-7825)."""
 
 
 class Deployer:

@@ -118,6 +118,8 @@ def _parse(number: int, line: bytes, read: Callable[[Any], T], write: Callable[[
 
 
 def _json(line: bytes) -> Any:
+    if len(line) > MAX_LINE:
+        raise ValueError(f"longer than {MAX_LINE} bytes")
     if line.count(b"[") + line.count(b"{") > MAX_BRACKETS:
         raise ValueError("too many brackets")
     return json.loads(line)

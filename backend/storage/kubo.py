@@ -83,8 +83,16 @@ class KuboStore(FolderStore):
             raise ContentCorrupt(f"the daemon did not pin {root}", details={"answer": answer.as_json()})
 
     def _fetch(self, cid: DecodedCid) -> bytes:
-        with self._errors():
-            block: bytes = self._client.block.get(str(cid))
+        """A daemon searches for a block that it lacks until the request times out."""
+        from ipfshttpclient import exceptions
+
+        try:
+            with self._errors():
+                block: bytes = self._client.block.get(str(cid))
+        except Unavailable as error:
+            if isinstance(error.__cause__, exceptions.TimeoutError):
+                raise ContentMissing(f"IPFS does not find {cid} in time") from error
+            raise
         return block
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import tree_of_receipts
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from backend.domain.disputes.witnesses import Lookup
     from backend.domain.judging.case import Case
     from backend.domain.receipt import SignedReceipt
+
+
+MAX_UNKNOWN = 4096
+"""Unknown receipts that are demanded at a time, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +59,16 @@ class KnownReceipts:
     def num_answered(self) -> int:
         return len(self._answered)
 
-    def missing(self) -> list[int]:
-        """Indices of the unknown receipts."""
-        return [i for i in range(self.root.count) if i not in self._known and i not in self._answered]
+    def missing(self, most: int) -> list[int]:
+        """Indices of the first unknown receipts. A header may state four billion."""
+        places = range(self.root.count)
+        return list(islice((i for i in places if i not in self._known and i not in self._answered), most))
 
     def next_keys(self) -> tuple[int, ...]:
         """Unknown receipts to demand: at first a sample, which locates where the published ones differ."""
-        missing = self.missing()
         if self._answered or self._comparable_tree() is None:
-            return tuple(missing)
+            return tuple(self.missing(MAX_UNKNOWN))
+        missing = self.missing(len(self.published))
         return tuple(missing[place] for place in spread_evenly(len(missing)))
 
     def is_answered(self, index: int) -> bool:
@@ -81,14 +87,12 @@ class KnownReceipts:
     def receipts(self) -> Iterator[KnownReceipt]:
         """The known receipts, by rising index."""
         prefix = 0
-        for index in range(self.root.count):
+        for index in sorted(self._known | self._answered.keys()):
             if index in self._answered:
                 answer = self._answered[index]
                 signed, opening = answer.signed, answer.witness.opening
-            elif index in self._known:
-                signed, opening = self.published[index], self._open(index)
             else:
-                continue
+                signed, opening = self.published[index], self._open(index)
             if not self.is_published:
                 prefix = self.root.open_key(int(receipt_id(signed.receipt), 16), opening)
             yield KnownReceipt(index, signed, opening, prefix)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.batch import Span
 from backend.domain.batch_data import FILE_NAME, MAX_LINE, BatchName, MalformedBatch, decode
-from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
+from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
 from backend.domain.errors import InvalidInput
 from backend.domain.judging.case import Finding
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from backend.ports.chain import ChainView, Recover
     from backend.ports.storage import BlobStore
 
+MAX_DATA_BYTES = 512 << 20
+"""As much as 25,000 receipts with the longest lists take."""
 BatchReceipts = tuple["tuple[SignedReceipt, ...] | None", "Finding | None"]
 """The receipts, or the finding that explains why there are none."""
 
@@ -33,7 +35,7 @@ def read_batch_data(header: Header, blobs: BlobStore, settlement: TypedDomain) -
         name, receipts = decode(blobs.read(cid, FILE_NAME))
     except (ContentMissing, ContentCorrupt) as error:
         return None, Finding("data_missing", f"the batch data {cid}: {error}")
-    except MalformedBatch as error:
+    except (MalformedBatch, ContentUnsafe) as error:
         return None, Finding("data_malformed", str(error))
     expected = BatchName(settlement.chain_id, settlement.contract, header.operator, header.number)
     if name != expected:
@@ -44,8 +46,8 @@ def read_batch_data(header: Header, blobs: BlobStore, settlement: TypedDomain) -
 
 
 def max_bytes(header: Header) -> int:
-    """Maximum size of the batch's data."""
-    return MAX_LINE * (header.receipts_count + 1)
+    """Maximum size of the batch's data, whose header may state four billion receipts."""
+    return min(MAX_LINE * (header.receipts_count + 1), MAX_DATA_BYTES)
 
 
 def spans_of(view: ChainView, batch_hash: Hash32) -> tuple[Span, ...]:

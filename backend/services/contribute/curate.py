@@ -8,8 +8,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from backend.domain.content import cid_digest
 from backend.domain.contribution import ReviewReason, UploadState, decision
 from backend.domain.errors import Unavailable
+from backend.domain.hashing import licence_word
 from backend.domain.webhooks import EventType
 from backend.services.contribute.uploads import (
     apply_chain_state,
@@ -139,7 +141,7 @@ class Curation:
         """Enqueue the decision. A repeated decision is the same transaction, unless that one failed."""
         if upload.state is UploadState.WITHDRAWING:
             reason = ReviewReason.WITHDRAWN
-        elif recorded.is_accepted is None:
+        elif recorded.is_accepted is None and _is_as_checked(recorded, upload):
             reason = ReviewReason.NONE
         else:
             return
@@ -147,3 +149,14 @@ class Curation:
         call, args = (REGISTRY, "review"), [str(datanet), [decision(content_hash, reason)]]
         key = f"review:{datanet}:{content_hash}:{reason}"
         enqueue_with_retry(tx, curator, call, args, key, MOST_ATTEMPTS)
+
+
+def _is_as_checked(recorded: Contribution, upload: Upload) -> bool:
+    """Whether the chain has what was checked. A contributor can record the same rows first, under another
+    folder, licence or number; then people decide.
+    """
+    report = upload.report
+    if report.cid is None:
+        return False
+    checked = (cid_digest(report.cid), licence_word(report.licence), report.num_rows)
+    return (recorded.cid_digest, recorded.licence, recorded.num_rows) == checked

@@ -155,7 +155,11 @@ class Snapshots:
         if is_withdrawn(contribution):
             where = f"contribution {contribution.index} of datanet {contribution.datanet}"
             raise ContributionWithdrawn(f"{where} was withdrawn: freeze a new snapshot", "snapshot_id")
+        num_bytes = 0
         for chunk in self._open(contribution, DATA_FILE):
+            num_bytes += len(chunk)
+            if num_bytes > MAX_CONTRIBUTION_BYTES:
+                raise _corrupt(contribution, f"its rows have more than {MAX_CONTRIBUTION_BYTES} bytes")
             digest.update(chunk)
             file.write(chunk)
         if "0x" + digest.hexdigest() != contribution.content_hash:

@@ -42,7 +42,8 @@ def _metadata(front_matter: str) -> Mapping[str, Any]:
 def _tags(metadata: Mapping[str, Any]) -> Iterator[str]:
     tags = metadata.get("tags")
     for tag in tags[:MAX_TAGS] if isinstance(tags, list) else ():
-        if isinstance(tag, str) and (text := tag.strip()[:MAX_TAG]):
+        # YAML's escapes add characters that the front matter does not have.
+        if isinstance(tag, str) and (text := " ".join(_printable(tag).split())[:MAX_TAG]):
             yield text
 
 

@@ -103,7 +103,9 @@ class Watcher:
             stop.wait(pause)
 
     def run_once(self) -> Iterator[News]:
-        """One pass; yields each report once. Errors: `Unavailable`; `ChainReplaced`."""
+        """One pass; yields each report once. Errors: `ChainReplaced`; `Unavailable`, once it has tried all
+        operators, because what one of them publishes may be the reason.
+        """
         with self.guard():
             if self.carry_on is not None:
                 self.carry_on()
@@ -112,9 +114,15 @@ class Watcher:
                 known = [operator.account for operator in tx.chain.operators()]
         operators = [one for one in known if self.only in (None, one)]
         to_answer = operators if self.answers_for_all else [one for one in operators if one == self.own]
+        unavailable: Unavailable | None = None
         for step, accounts in ((self._answer, to_answer), (self._watch, operators)):
             for operator in accounts:
-                yield from self._new(self._isolated(step, operator))
+                try:
+                    yield from self._new(self._isolated(step, operator))
+                except Unavailable as error:
+                    unavailable = error
+        if unavailable is not None:
+            raise unavailable
 
     def _head(self) -> BlockRef:
         with self.guard():
