@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,11 +10,13 @@ from eth_account import Account as EthAccount
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.chain.client import ChainClient
 from backend.chain.contracts import all_errors
 from backend.chain.keys import LocalSigner
 from backend.chain.node import Fees, TxReceipt
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import (
+    TX_GAS_CAP,
     UnsignedTransaction,
     call_error,
     current_gas_price,
@@ -174,3 +177,24 @@ def test_a_failure_that_cannot_be_reproduced_says_so() -> None:
 def test_other_errors_are_stored_by_their_class() -> None:
     fields = error_fields(InvalidInput("no such function", details={"known": []}))
     assert fields == {"error": "InvalidInput", "message": "no such function", "args": {"known": []}}
+
+
+def test_a_call_that_no_gas_limit_suffices_for_is_refused_and_not_tried_again() -> None:
+    error = RpcError("eth_estimateGas", {"message": "gas required exceeds allowance (16777216)"})
+    assert isinstance(call_error("Settlement", "commit", error), Reverted)
+    other = RpcError("eth_estimateGas", {"message": "the state is not available"})
+    assert isinstance(call_error("Settlement", "commit", other), Unavailable)
+
+
+def test_no_gas_limit_is_above_that_of_a_transaction() -> None:
+    """A transaction above it is never mined, and blocks those with later nonces."""
+
+    def limit(needed: int) -> int:
+        node = SimpleNamespace(estimate_gas=lambda *_: needed)
+        client: Any = SimpleNamespace(node=node, address=some_account)
+        return ChainClient.estimate_gas(client, "Settlement", "commit", b"", some_account("operator"))
+
+    assert limit(100) == 125
+    assert limit(14_000_000) == limit(TX_GAS_CAP) == TX_GAS_CAP
+    with pytest.raises(Reverted, match="a transaction may have 16777216"):
+        limit(TX_GAS_CAP + 1)

@@ -335,8 +335,10 @@ def collected(channel: int, before: int, start: int, until: int) -> tuple[str, s
     return "PaymentVault", "Collected", {"channelId": word(channel), **span}
 
 
-def deposited(channel: int, operator: Account) -> list[tuple[str, str, dict[str, Any]]]:
-    on, parties = {"channelId": word(channel)}, {"payer": ALICE, "operator": operator, "collector": BOB}
+def deposited(
+    channel: int, operator: Account, collector: Account = BOB
+) -> list[tuple[str, str, dict[str, Any]]]:
+    on, parties = {"channelId": word(channel)}, {"payer": ALICE, "operator": operator, "collector": collector}
     return [
         ("PaymentVault", "ChannelOpened", {**on, **parties}),
         ("PaymentVault", "Deposited", {**on, "amount": 100}),
@@ -365,6 +367,18 @@ def test_the_spans_of_a_batch_are_its_own_collections_with_their_payers(database
         assert [span.until for span in tx.chain.spans(word(2))] == [6]
         assert tx.chain.spans(word(9)) == ()
         assert spans[0].refund == {"payer": ALICE, "before": 0, "from": 2, "until": 8}
+
+
+def test_collections_of_an_operator_for_itself_are_no_spans_of_its_batch(database: Database) -> None:
+    """An operator that is a contract can make them directly before, in the same transaction."""
+    with database.begin() as tx:
+        take_in(tx, *deposited(1, OPERATOR), *deposited(2, OPERATOR, OPERATOR))
+        take_in(tx, collected(2, 0, 0, 9), collected(1, 0, 2, 8), committed(1, 1))
+    with database.begin() as tx:
+        for row in tx.session.scalars(select(EventRow)):
+            row.tx_hash = word(1002)
+    with database.read() as tx:
+        assert [span.channel_id for span in tx.chain.spans(word(1))] == [word(1)]
 
 
 def test_a_channel_after_a_refund_is_as_it_was_before_the_collection(database: Database) -> None:

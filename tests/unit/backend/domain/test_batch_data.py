@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.batch_data import BatchName, MalformedBatch, decode, encode
+from backend.domain.batch_data import MAX_LINE, BatchName, MalformedBatch, decode, encode
 from tests.support.market import CHAIN_ID, Market
 
 MARKET = Market(5)
@@ -71,6 +71,7 @@ def spoiled(line: int, old: str, new: str) -> bytes:
         (3, '"slices":[', '"slices":[[],'),
         (3, '"method":"', '"method":"two words'),
         (4, "{", "[" * 5000),
+        (4, '"method":"', '"method":"' + "m" * MAX_LINE),
         (4, "}\n", "}"),
         (5, "}\n", "}"),
         (5, "{", "null"),

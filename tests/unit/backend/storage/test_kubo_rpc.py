@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import ipfshttpclient
 import pytest
+from ipfshttpclient import exceptions
 
-from backend.domain.content import Codec, ContentCorrupt, DecodedCid
+from backend.domain.content import Codec, ContentCorrupt, ContentMissing, DecodedCid
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import Cid
+from backend.storage.folders import folder_cid
 from backend.storage.kubo import KuboStore, to_multiaddr
 from backend.storage.kubo_rpc import kubo_rpc
 
@@ -142,6 +144,19 @@ def test_a_daemon_that_pins_something_else_is_found_out(
     monkeypatch.setattr("backend.storage.embedded.EmbeddedStore.import_car", lambda _self, _car: other)
     with pytest.raises(ContentCorrupt):
         kubo.add_folder({"a": b"x"})
+
+
+def test_content_that_a_daemon_does_not_find_in_time_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon searches for it without an end."""
+    store = KuboStore("http://127.0.0.1:9", timeout_seconds=2)
+
+    def search(_cid: str) -> bytes:
+        raise exceptions.TimeoutError(None)
+
+    monkeypatch.setattr(store._client.block, "get", search)
+    with pytest.raises(ContentMissing, match="in time"):
+        store.read(folder_cid({"a": b"x"}), "a")
+    store.close()
 
 
 def test_no_daemon_is_unavailable() -> None:

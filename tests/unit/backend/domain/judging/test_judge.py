@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from backend.domain.batch import CommitTerms, OperatorLedger
 from backend.domain.disputes.proofs import holds
-from backend.domain.judging.case import Right, Wrong
+from backend.domain.disputes.witnesses import Tree
+from backend.domain.judging.case import Right, Undecided, Wrong
+from backend.domain.judging.judge import judge
+from backend.domain.judging.known_receipts import MAX_UNKNOWN
 from tests.support.batch_factory import BatchFactory, in_memory_factory
 from tests.support.corruption import ALL, PUBLISHING
 from tests.support.dishonest_operator import (
@@ -104,6 +107,20 @@ def assert_caught(random: Random, corruptions: list[Corruption], count: int, *, 
         assert isinstance(outcome.end, Right)
         return
     assert_convicted(outcome, disputed)
+
+
+@pytest.mark.parametrize("is_published", [True, False])
+def test_a_header_that_states_four_billion_receipts_is_judged_at_once(is_published: bool) -> None:
+    """The contract accepts any number; memory and time follow what is published."""
+    draft, _, ledger = honest(Random(5), 3, has_parent=False)
+    if not is_published:
+        draft.published = None
+    case = case_of(draft.commit(CommitTerms(AT, AT + 60)), ledger)
+    many = replace(case, header=replace(case.header, receipts_count=(1 << 32) - 1))
+    judged = judge(many, FACTORY, FACTORY.terms, FACTORY.is_signed)
+    assert isinstance(judged, Undecided)
+    keys = [key for tree, group in judged.demands if tree is Tree.RECEIPTS for key in group]
+    assert keys == list(range(MAX_UNKNOWN))
 
 
 def test_one_withheld_receipt_among_many_is_found_by_few_demands() -> None:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from backend.domain.batch import CommitTerms
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
-from backend.domain.content import ContentMissing, cid_digest
+from backend.domain.content import ContentMissing, ContentUnsafe, cid_digest
 from backend.domain.settlement import BatchState, CommittedBatch
 from backend.services.audit.cases import RETRY_SECONDS, Cases
+from backend.services.audit.published import MAX_DATA_BYTES, read_batch_data
 from backend.storage.folders import folder_cid
 from tests.support.market import CHAIN_ID, Market, recover, some_hash
 
@@ -17,12 +21,16 @@ if TYPE_CHECKING:
 class FakeBlobStore:
     """Stores one folder after it is added, and counts lookups."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int | None = None) -> None:
+        """`size`: what every folder states of its file."""
         self.files: dict[Cid, bytes] = {}
         self.num_looks = 0
+        self._size = size
 
     def names(self, cid: Cid) -> dict[str, int]:
         self.num_looks += 1
+        if self._size is not None:
+            return {FILE_NAME: self._size}
         if cid not in self.files:
             raise ContentMissing(f"no {cid}")
         return {FILE_NAME: len(self.files[cid])}
@@ -69,3 +77,23 @@ def test_data_that_is_missing_is_asked_for_again_after_a_while_and_kept_once_it_
     now[0] += RETRY_SECONDS + 1
     assert receipts() == batch.receipts
     assert store.num_looks == 2
+
+
+class UnsafeStore(FakeBlobStore):
+    def names(self, cid: Cid) -> dict[str, int]:
+        raise ContentUnsafe("a name leads outside")
+
+
+@pytest.mark.parametrize(
+    ("store", "why"),
+    [(UnsafeStore(), "leads outside"), (FakeBlobStore(MAX_DATA_BYTES + 1), "larger than")],
+)
+def test_data_that_no_market_reads_are_malformed_and_demanded(store: FakeBlobStore, why: str) -> None:
+    market = Market()
+    header = market.batch(market.receipts(3)).header(CommitTerms(1, 2), cid_digest(folder_cid({"a": b""})))
+    header = replace(header, receipts_count=(1 << 32) - 1)
+    receipts, finding = read_batch_data(header, store, market.domain)  # type: ignore[arg-type]
+    assert receipts is None
+    assert finding is not None
+    assert finding.what == "data_malformed"
+    assert why in finding.message

@@ -10,6 +10,7 @@ from backend.db.tables.contributions import RowHashRow
 from backend.domain.contribution import ReviewReason, UploadState
 from backend.services.contribute.curate import Curation
 from backend.services.transactions.retry import MOST_ATTEMPTS
+from backend.storage.folders import folder_cid
 from tests.support.contributions import ALICE, BOB, NET, ROWS, ContributionHarness
 from tests.support.webhooks import events_of, register
 
@@ -44,6 +45,20 @@ def test_a_recorded_contribution_is_accepted_once(harness: ContributionHarness) 
     assert harness.curation.advance() == 1
     found = harness.contributions.status(upload.id)
     assert (found.state, found.index) == (UploadState.ACCEPTED, 0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"cid": folder_cid({"data.jsonl": b"other"})}, {"licence": "0BSD"}, {"num_rows": 9}]
+)
+def test_a_record_of_something_else_than_was_checked_is_left_to_people(
+    harness: ContributionHarness, change: dict[str, Any]
+) -> None:
+    """The contributor records the same rows before the market does, with a folder of its own."""
+    upload = harness.submit()
+    harness.record(replace(upload, report=replace(upload.report, **change)), 0)
+    harness.curation.advance()
+    assert state(harness, upload.id) is UploadState.RECORDED
+    assert [function for function, _ in harness.queued()] == ["contributeWithSig"]
 
 
 def test_status_follows_the_chain_before_curation_advances(harness: ContributionHarness) -> None:

@@ -44,6 +44,7 @@ def test_hostile_text_is_bounded_and_has_no_control_characters() -> None:
     assert len(card.tags) == MAX_TAGS
     assert len(card.summary) == MAX_SUMMARY
     assert all(c.isprintable() or c in "\n\t" for c in str(card.text))
+    assert read_card(b'---\ntags: ["a\\0b\\e", "\\0"]\n---\nText').tags == ("ab",)
 
 
 def test_a_file_without_front_matter_is_all_text() -> None:

@@ -5,6 +5,8 @@ from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from backend.domain.chain import BlockRef
 from backend.domain.errors import Unavailable
 from backend.services.watch.watcher import MAX_PAUSE_SECONDS, Watcher
@@ -12,8 +14,6 @@ from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pytest
 
 
 class StopAfter(threading.Event):
@@ -94,6 +94,22 @@ def test_an_operator_that_cannot_be_watched_is_named_and_the_others_are_watched(
     (news,) = harness.watcher.run_once()
     assert (news.what, news.operator, news.is_bad) == ("unjudged", some_account("bad"), True)
     assert seen == [some_account("good")]
+
+
+def test_what_is_unavailable_for_one_operator_does_not_end_the_pass(caplog: pytest.LogCaptureFixture) -> None:
+    """What an operator publishes can be the reason, such as a proof that no node runs."""
+    harness, seen = WatcherHarness("bad", "good"), []
+
+    def watch(operator: str) -> Iterator[Any]:
+        seen.append(operator)
+        if operator == some_account("bad"):
+            raise Unavailable("the node cannot run it")
+        return iter(())
+
+    harness.watcher._watch = watch  # type: ignore[method-assign, assignment]
+    with pytest.raises(Unavailable, match="the node cannot run it"):
+        list(harness.watcher.run_once())
+    assert seen == [some_account("bad"), some_account("good")]
 
 
 def test_one_operator_alone_can_be_watched() -> None:
