@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Cid
 
+    Nodes = Callable[[DecodedCid], Node]
+
 MAX_BLOCK_BYTES = 2 << 20
 """The largest block that IPFS peers exchange."""
+NUM_KEPT_NODES = 8
+"""Decoded nodes that an operation keeps; each may have 45,000 links."""
 MAX_ENTRIES = 100_000
 """Limit of files and folders below one folder: a few crafted blocks could expand exponentially."""
 
@@ -85,16 +90,17 @@ class TreeReader:
 
     def open(self, cid: Cid, name: str) -> Iterator[bytes]:
         found = self._find(decode_cid(cid), name)
-        node = self._node(found)
+        nodes = self._nodes()
+        node = nodes(found)
         if node.kind is Kind.FOLDER:
             raise ContentMissing(f"{name!r} in {cid} is a folder", "name", {"cid": cid, "name": name})
-        return self._chunks(found, node.size, 0)
+        return _chunks(nodes, found, node.size, 0)
 
     def entries(self, cid: Cid) -> list[Entry]:
         """Files and folders below the folder, a folder before its contents."""
-        root = decode_cid(cid)
+        root, nodes = decode_cid(cid), self._nodes()
         found: list[Entry] = []
-        for entry in self._walk(root, self._node(root), "", 0):
+        for entry in _walk(nodes, root, "", 0):
             if len(found) == MAX_ENTRIES:
                 raise ContentUnsafe(
                     f"{cid} has more than {MAX_ENTRIES} files and folders", "cid", {"cid": cid}
@@ -112,9 +118,10 @@ class TreeReader:
             raise Conflict(f"{destination} exists already", "destination")
         destination.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+        nodes = self._nodes()
         try:
             for entry in entries:
-                self._write(entry, draft)
+                _write(nodes, entry, draft)
             draft.chmod(0o755)
             draft.rename(destination)
         except BaseException:
@@ -127,17 +134,6 @@ class TreeReader:
         for below, block in self.blocks(root):
             yield car_section(below, block)
 
-    def _write(self, entry: Entry, root: Path) -> None:
-        target = root / entry.path
-        if entry.size is None:
-            target.mkdir()
-            return
-        with target.open("xb") as file:
-            for chunk in self._chunks(entry.cid, entry.size, 0):
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-
     def _find(self, folder: DecodedCid, name: str) -> DecodedCid:
         current = folder
         for part in name.split("/") if name else ():
@@ -148,39 +144,57 @@ class TreeReader:
             current = links[part]
         return current
 
-    def _walk(self, folder: DecodedCid, node: Node, prefix: str, depth: int) -> Iterator[Entry]:
-        if depth > MAX_DEPTH:
-            raise ContentUnsafe(f"{folder} is nested more than {MAX_DEPTH} deep", "cid")
-        for name, cid in _entries_of(folder, node).items():
-            below = self._node(cid)
-            if below.kind is Kind.FOLDER:
-                yield Entry(prefix + name, cid, None)
-                yield from self._walk(cid, below, f"{prefix}{name}/", depth + 1)
-            else:
-                yield Entry(prefix + name, cid, below.size)
-
     def _node(self, cid: DecodedCid) -> Node:
         return node_of(cid, self.block(cid))
 
-    def _chunks(self, cid: DecodedCid, size: int, depth: int) -> Iterator[bytes]:
-        """The `size` bytes of a file. Every child must have the size that its parent states, and none may be
-        empty, so crafted blocks cannot expand to more than the size of the root.
-        """
-        node = self._node(cid)
-        child_sizes = node.block_sizes
-        is_valid = (
-            node.kind is not Kind.FOLDER
-            and depth <= MAX_DEPTH
-            and len(child_sizes) == len(node.links)
-            and node.size == size == len(node.data) + sum(child_sizes)
-            and all(child_sizes)
-        )
-        if not is_valid:
-            raise ContentCorrupt(f"file node {cid} contradicts its size", details={"cid": str(cid)})
-        if node.data:
-            yield node.data
-        for link, child_size in zip(node.links, child_sizes, strict=True):
-            yield from self._chunks(link.cid, child_size, depth + 1)
+    def _nodes(self) -> Nodes:
+        """Nodes for one operation, which keeps the latest: a folder may name one large block very often."""
+        return lru_cache(NUM_KEPT_NODES)(self._node)
+
+
+def _write(nodes: Nodes, entry: Entry, root: Path) -> None:
+    target = root / entry.path
+    if entry.size is None:
+        target.mkdir()
+        return
+    with target.open("xb") as file:
+        for chunk in _chunks(nodes, entry.cid, entry.size, 0):
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _walk(nodes: Nodes, folder: DecodedCid, prefix: str, depth: int) -> Iterator[Entry]:
+    if depth > MAX_DEPTH:
+        raise ContentUnsafe(f"{folder} is nested more than {MAX_DEPTH} deep", "cid")
+    for name, cid in _entries_of(folder, nodes(folder)).items():
+        below = nodes(cid)
+        if below.kind is Kind.FOLDER:
+            yield Entry(prefix + name, cid, None)
+            yield from _walk(nodes, cid, f"{prefix}{name}/", depth + 1)
+        else:
+            yield Entry(prefix + name, cid, below.size)
+
+
+def _chunks(nodes: Nodes, cid: DecodedCid, size: int, depth: int) -> Iterator[bytes]:
+    """The `size` bytes of a file. Every child must have the size that its parent states, and none may be
+    empty, so crafted blocks cannot expand to more than the size of the root.
+    """
+    node = nodes(cid)
+    child_sizes = node.block_sizes
+    is_valid = (
+        node.kind is not Kind.FOLDER
+        and depth <= MAX_DEPTH
+        and len(child_sizes) == len(node.links)
+        and node.size == size == len(node.data) + sum(child_sizes)
+        and all(child_sizes)
+    )
+    if not is_valid:
+        raise ContentCorrupt(f"file node {cid} contradicts its size", details={"cid": str(cid)})
+    if node.data:
+        yield node.data
+    for link, child_size in zip(node.links, child_sizes, strict=True):
+        yield from _chunks(nodes, link.cid, child_size, depth + 1)
 
 
 def _entries_of(cid: DecodedCid, node: Node) -> dict[str, DecodedCid]:
