@@ -60,7 +60,7 @@ def entries_csv(
 
 
 def _csv(response: httpx.Response) -> str:
-    """The market's CSV is UTF-8, whatever its header states."""
+    """Decode the body as UTF-8, which the API sends, and ignore the charset of the header."""
     return response.content.decode(errors="replace")
 
 

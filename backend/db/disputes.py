@@ -105,13 +105,13 @@ class DisputeStore:
             t.EventRow.block_number == batch.block_number, t.EventRow.log_index < batch.log_index
         )
         spans: list[PaidSpan] = []
-        collectors = set[str]()
+        collector = None
         for event in self._session.scalars(before.order_by(t.EventRow.log_index.desc())):
             is_next = event.log_index == batch.log_index - 1 - len(spans)
             channel = self._collected_from(event, batch) if is_next else None
-            if channel is None or len(collectors | {channel.collector}) > 1:
+            if channel is None or collector not in {None, channel.collector}:
                 break
-            collectors.add(channel.collector)
+            collector = channel.collector
             ids, args = (ChannelId(Hash32(channel.id)), Account(channel.payer)), event.args
             spans.insert(0, PaidSpan(*ids, args["before"], args["from"], args["until"]))
         return tuple(spans)

@@ -86,13 +86,11 @@ class KuboStore(FolderStore):
         """A daemon searches for a block that it lacks until the request times out."""
         from ipfshttpclient import exceptions
 
-        try:
-            with self._errors():
+        with self._errors():
+            try:
                 block: bytes = self._client.block.get(str(cid))
-        except Unavailable as error:
-            if isinstance(error.__cause__, exceptions.TimeoutError):
+            except exceptions.TimeoutError as error:
                 raise ContentMissing(f"IPFS does not find {cid} in time") from error
-            raise
         return block
 
     @contextmanager

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PARQUET_BYTES = 256 << 20
+"""Of 512 MiB that the child process may have, libraries included."""
 STATM_DATA = 5  # pages of data and stack, in proc(5)
 
 

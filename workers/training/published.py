@@ -37,8 +37,14 @@ if TYPE_CHECKING:
 
 
 _UNREADABLE = (
-    *(InvalidInput, OSError, ValueError, LookupError, TypeError, AttributeError),
-    *(ArithmeticError, RecursionError),
+    InvalidInput,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
 )
 
 
