@@ -17,7 +17,7 @@ from backend.domain.ids import Account, Hash32, VersionId
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 FILE_NAME = "batch.jsonl"
 FORMAT = "loraledger-batch-1"
@@ -65,13 +65,30 @@ def encode(name: BatchName, receipts: Iterable[SignedReceipt]) -> bytes:
 
 def decode(data: bytes) -> tuple[BatchName, tuple[SignedReceipt, ...]]:
     """The inverse of `encode`. Errors: `MalformedBatch` for all other bytes."""
-    lines = [line + b"\n" for line in data.split(b"\n")]
-    if lines.pop() != b"\n":
-        raise MalformedBatch("the batch data does not end with a newline", "data", {"line": len(lines) + 1})
-    lines = lines or [b""]
-    name = _parse(1, lines[0], _read_name, _name_line)
-    receipts = (_parse(n, line, _read_receipt, _receipt_line) for n, line in enumerate(lines[1:], 2))
-    return name, tuple(receipts)
+    return decode_chunks([data])
+
+
+def decode_chunks(chunks: Iterable[bytes]) -> tuple[BatchName, tuple[SignedReceipt, ...]]:
+    """`decode` of a file in chunks, of which it holds one at a time. Errors: as `decode`, and those of
+    iterating.
+    """
+    lines = _lines(chunks)
+    name = _parse(*next(lines, (1, b"")), _read_name, _name_line)
+    return name, tuple(_parse(number, line, _read_receipt, _receipt_line) for number, line in lines)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Each line's number, from 1, and its bytes. Errors: `MalformedBatch`."""
+    number, rest = 1, b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield number, line + b"\n"
+            number += 1
+        if len(rest) > MAX_LINE:
+            yield number, rest  # refused: lines are shorter
+    if rest:
+        raise MalformedBatch("the batch data does not end with a newline", "data", {"line": number})
 
 
 def _name_line(name: BatchName) -> bytes:

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.batch_data import MAX_LINE, BatchName, MalformedBatch, decode, encode
+from backend.domain.batch_data import MAX_LINE, BatchName, MalformedBatch, decode, decode_chunks, encode
 from tests.support.market import CHAIN_ID, Market
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MARKET = Market(5)
 RECEIPTS = tuple(MARKET.receipts(4))
@@ -87,3 +91,24 @@ def test_data_that_is_not_canonical_is_refused_with_its_line(line: int, old: str
 def test_other_files_are_refused(data: bytes) -> None:
     with pytest.raises(MalformedBatch):
         decode(data)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 4096, len(DATA)])
+def test_chunks_of_any_size_are_decoded_alike(size: int) -> None:
+    chunks = (DATA[start : start + size] for start in range(0, len(DATA), size))
+    assert decode_chunks(chunks) == (NAME, RECEIPTS)
+
+
+def test_a_line_without_end_is_refused_before_the_rest_is_read() -> None:
+    read = []
+
+    def chunks() -> Iterator[bytes]:
+        yield DATA[: DATA.index(b"\n") + 1]
+        for number in range(100):
+            read.append(number)
+            yield b"[" * MAX_LINE
+
+    with pytest.raises(MalformedBatch) as caught:
+        decode_chunks(chunks())
+    assert caught.value.details["line"] == 2
+    assert len(read) == 2
