@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.contracts import interface
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
-from backend.chain.transactions import TX_GAS_CAP, call_error, current_gas_price
+from backend.chain.transactions import (
+    RELAYED,
+    RELAYED_GAS_CAP,
+    TX_GAS_CAP,
+    call_error,
+    current_gas_price,
+)
 from backend.domain.chain import ChainEvent, ChainReplaced, Reverted
 from backend.domain.transactions import PreparedTransaction, as_json
 
@@ -139,16 +145,17 @@ class ChainClient:
     def estimate_gas(self, contract: str, function: str, data: bytes, sender: Account, value: int = 0) -> int:
         """Gas limit with a margin, on the state after the pending transactions.
 
-        Errors: `Reverted`, also for a call that needs more than a transaction may have: it would use up a
-        nonce and never be mined.
+        Errors: `Reverted`, also for a call that needs more than it may have: more than a transaction may have
+        would use up a nonce and never be mined.
         """
         try:
             gas = self.node.estimate_gas(self.address(contract), data, sender, value)
         except RpcError as error:
             raise call_error(contract, function, error) from error
-        if gas > TX_GAS_CAP:
-            raise Reverted(f"{contract}.{function} needs {gas} gas; a transaction may have {TX_GAS_CAP}")
-        return min(gas * (100 + GAS_MARGIN_PERCENT) // 100, TX_GAS_CAP)
+        cap = RELAYED_GAS_CAP if function in RELAYED else TX_GAS_CAP
+        if gas > cap:
+            raise Reverted(f"{contract}.{function} needs {gas} gas; its transaction may have {cap}")
+        return min(gas * (100 + GAS_MARGIN_PERCENT) // 100, cap)
 
     def check(self) -> None:
         """Errors: `ChainReplaced` if the node is on another chain than the deployment."""

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.chain.client import ChainClient
-from backend.chain.contracts import all_errors
+from backend.chain.contracts import all_errors, interface
 from backend.chain.keys import LocalSigner
 from backend.chain.node import Fees, TxReceipt
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import (
+    RELAYED,
+    RELAYED_GAS_CAP,
     TX_GAS_CAP,
     UnsignedTransaction,
     call_error,
@@ -189,12 +191,22 @@ def test_a_call_that_no_gas_limit_suffices_for_is_refused_and_not_tried_again() 
 def test_no_gas_limit_is_above_that_of_a_transaction() -> None:
     """A transaction above it is never mined, and blocks those with later nonces."""
 
-    def limit(needed: int) -> int:
+    def limit(needed: int, function: str = "commit") -> int:
         node = SimpleNamespace(estimate_gas=lambda *_: needed)
         client: Any = SimpleNamespace(node=node, address=some_account)
-        return ChainClient.estimate_gas(client, "Settlement", "commit", b"", some_account("operator"))
+        return ChainClient.estimate_gas(client, "Settlement", function, b"", some_account("operator"))
 
     assert limit(100) == 125
     assert limit(14_000_000) == limit(TX_GAS_CAP) == TX_GAS_CAP
-    with pytest.raises(Reverted, match="a transaction may have 16777216"):
+    with pytest.raises(Reverted, match="its transaction may have 16777216"):
         limit(TX_GAS_CAP + 1)
+    assert limit(900_000, "grantSessionWithSig") == RELAYED_GAS_CAP
+    with pytest.raises(Reverted, match="its transaction may have 1000000"):
+        limit(RELAYED_GAS_CAP + 1, "grantSessionWithSig")
+
+
+def test_every_call_with_a_signature_of_another_account_has_the_lower_gas_limit() -> None:
+    contracts = ("DatasetRegistry", "PaymentVault", "Settlement")
+    names = {function.name for contract in contracts for function in interface(contract).functions}
+    signed = {name for name in names if name.endswith(("WithSig", "WithAuthorization"))}
+    assert signed - {"contributeManyWithSig"} | {"moveBalance"} == RELAYED
