@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_RANGE = 5_000
-"""Blocks per request, at most."""
+FIRST_RANGE, MAX_RANGE = 100, 5_000
+"""Blocks of the first request, and of any: few at first, because blocks may have been filled with events."""
 MANY_EVENTS = 20_000
 """A range with more events halves the next one, because writing it blocks all other writers of SQLite."""
 SLOW_SECONDS = 5.0
@@ -48,7 +48,7 @@ class Indexer:
         self._before_first = deployment.block_number - 1
         self._confirmations = confirmations
         self._clock = clock
-        self._range = MAX_RANGE
+        self._range = FIRST_RANGE
 
     def run_once(self) -> bool:
         """Roll back dropped blocks, or else index the next range. Returns False if there is nothing to do.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.chain.indexer import MAX_RANGE, Indexer
+from backend.chain.indexer import FIRST_RANGE, MAX_RANGE, Indexer
 from backend.chain.rpc import RpcError
 from backend.domain.chain import BlockRef, ChainEvent, ChainReplaced
 from backend.domain.deployment import Deployment
@@ -127,7 +127,7 @@ def test_refused_ranges_are_halved_and_grow_again(memory: Database) -> None:
         [n for n in chain.requested_sizes if n > 10],
         [n for n in chain.requested_sizes if n <= 10],
     )
-    assert refused[:4] == [101, 50, 25, 12]
+    assert refused[:4] == [100, 50, 25, 12]
     assert accepted[0] == 6
     assert len(accepted) < 101 / 5
 
@@ -145,19 +145,22 @@ def test_slow_answers_shorten_the_range(memory: Database) -> None:
     slow = Indexer(chain, memory.event_log, chain.deployment, 0, clock=lambda: next(ticks))
     assert slow.run_once()
     assert slow.run_once()
-    assert chain.requested_sizes == [MAX_RANGE, MAX_RANGE // 2]
+    assert chain.requested_sizes == [FIRST_RANGE, FIRST_RANGE // 2]
+
+
+def test_the_first_request_is_for_few_blocks_and_each_success_doubles_the_next(memory: Database) -> None:
+    chain = FakeChain()
+    chain.mine(1000)
+    indexer(chain, memory).catch_up()
+    assert chain.requested_sizes == [100, 200, 400, 301]
 
 
 def test_many_events_shorten_the_range(memory: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.chain.indexer.MANY_EVENTS", 100)
+    monkeypatch.setattr("backend.chain.indexer.MANY_EVENTS", 40)
     chain = FakeChain()
     chain.mine(1000)
-    following = indexer(chain, memory)
-    following.catch_up()
-    assert chain.requested_sizes[0] == 1001
-    chain.mine(MAX_RANGE)
-    following.catch_up()
-    assert chain.requested_sizes[1:4] == [MAX_RANGE // 2, MAX_RANGE // 4, MAX_RANGE // 8]
+    indexer(chain, memory).catch_up()
+    assert chain.requested_sizes[:5] == [100, 50, 25, 50, 25]
     assert state(memory)[1] == chain.head().number
 
 
