@@ -132,9 +132,11 @@ class OutboundClient:
 
     def addresses(self, host: str, port: int, seconds: float) -> list[str]:
         """Checked addresses. Errors: `AddressRefused`, `Unreachable`; `httpcore2.ConnectTimeout`."""
+        answer = self._resolvers.submit(self._resolve, host, port)
         try:
-            found = self._resolvers.submit(self._resolve, host, port).result(timeout=max(seconds, 0))
+            found = answer.result(timeout=max(seconds, 0))
         except TimeoutError as error:
+            answer.cancel()  # or it would delay later look-ups, if it has not begun
             raise httpcore2.ConnectTimeout(f"resolving {host}") from error
         except (OSError, UnicodeError) as error:
             raise Unreachable(f"The host {host!r} cannot be resolved: {error}") from error

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpcore2
 import pytest
 
-from backend.outbound.client import OutboundClient
+from backend.outbound.client import NUM_RESOLVER_THREADS, OutboundClient
 from backend.ports.outbound import AddressRefused, Posted, Unreachable
+from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -226,6 +228,28 @@ def test_a_look_up_that_hangs_ends_at_the_deadline() -> None:
             fetch(OutboundClient(resolve=resolve), at(80, "slow.example"), seconds=0.1)
     finally:
         may_end.set()
+
+
+def test_look_ups_that_nobody_waits_for_any_more_do_not_begin() -> None:
+    may_end, looked_up = threading.Event(), []
+
+    def resolve(host: str, _port: int) -> Sequence[str]:
+        looked_up.append(host)
+        may_end.wait(60)
+        return ["127.0.0.1"]
+
+    client = OutboundClient(allows_private=True, resolve=resolve)
+    with ThreadPoolExecutor(NUM_RESOLVER_THREADS) as requests:
+        for number in range(NUM_RESOLVER_THREADS):
+            requests.submit(client.check, f"https://{number}.example/", seconds=60)
+        try:
+            assert wait_for(lambda: len(looked_up) == NUM_RESOLVER_THREADS)
+            with pytest.raises(Unreachable, match="was not resolved within"):
+                client.check("https://late.example/", seconds=0)
+        finally:
+            may_end.set()
+    client.check("https://honest.example/", seconds=60)
+    assert looked_up[NUM_RESOLVER_THREADS:] == ["honest.example"]
 
 
 def test_an_answer_that_is_no_http_is_unreachable() -> None:
