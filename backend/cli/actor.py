@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from backend.cli.output import echo
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -172,10 +173,10 @@ class Actor:
         return stack.api_url, Wallet(key, deployment, lambda _: None, stack.node_url)
 
     def _approve(self, statement: Statement) -> None:
-        typer.echo(f"{statement.action}:", err=True)
+        echo(f"{statement.action}:", err=True)
         width = max(len(name) for name, _ in statement.terms)
         for name, value in statement.terms:
-            typer.echo(f"  {name:{width}}  {printable(value)}", err=True)
+            echo(f"  {name:{width}}  {value}", err=True)
         self.confirm("Sign it?")
 
 
@@ -261,9 +262,4 @@ def read_secret(file: Path | None, prompt: str, option: str, *, is_new: bool = F
 
 
 def _notice(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def printable(text: str) -> str:
-    """Values of a market must not move the terminal's cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    echo(text, err=True)

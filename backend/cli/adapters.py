@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting, printable
+from backend.cli.actor import Actor, acting
 from backend.cli.amounts import detail
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.cli.progress import transfer_with_progress
 from backend.cli.registration import (
     DEFAULT_SHARES,
@@ -93,7 +93,7 @@ def publish(
                 base = _base(folder, model, _bases(client))
                 done = _publish(client, folder, about | base | {"licence": licence})
     for line in _lines(done):
-        typer.echo(line)
+        echo(line)
     if done["status"] != "succeeded":
         raise typer.Exit(1)
 
@@ -114,7 +114,7 @@ def export(
 
     with actor.connect() as client:
         done = export_adapter(client, adapter, folder)
-    typer.echo(f"version {done.version}, digest {done.digest}, published as {done.cid}: written to {folder}")
+    echo(f"version {done.version}, digest {done.digest}, published as {done.cid}: written to {folder}")
 
 
 @commands.command("register")
@@ -151,7 +151,7 @@ def status(
     note_if_empty(found, "no adapters published by this wallet; `loraledger adapter publish` imports one")
     for adapter in found:
         for line in _lines(adapter):
-            typer.echo(line)
+            echo(line)
 
 
 @commands.command("list")
@@ -165,7 +165,7 @@ def list_adapters(*, actor: Actor, as_json: AsJson = False) -> None:
         return
     note_if_empty(found, "no adapters are served here yet")
     for model in found:
-        typer.echo(f"{model['id']}  {model['digest']}  {model['licence'] or 'licence unknown'}")
+        echo(f"{model['id']}  {model['digest']}  {model['licence'] or 'licence unknown'}")
 
 
 @commands.command("show")
@@ -179,9 +179,9 @@ def show_adapter(adapter: Registered, *, actor: Actor, as_json: AsJson = False) 
         return
     text = ((found.get("card") or {}).pop("text", "") or "").splitlines()
     for name, value in found.items():
-        typer.echo(printable(f"{name}: {detail(value)}"))
+        echo(f"{name}: {detail(value)}")
     for line in text:
-        typer.echo(f"  {printable(line)}")
+        echo(f"  {line}")
 
 
 def _find_on_hub(actor: Actor, source: str, endpoint: str) -> HubAdapter:
@@ -191,7 +191,7 @@ def _find_on_hub(actor: Actor, source: str, endpoint: str) -> HubAdapter:
     reference = HubReference.parse(source)
     with Hub(endpoint, os.environ.get("HF_TOKEN", "")) as hub:
         found = hub.find(reference)
-    typer.echo(f"{found}: {found.num_bytes:,} bytes, licence {found.licence or 'not stated'}")
+    echo(f"{found}: {found.num_bytes:,} bytes, licence {found.licence or 'not stated'}")
     if not reference.is_pinned:
         actor.confirm(f"Publish this commit of {reference.revision}?")
     return found
@@ -235,7 +235,7 @@ def _publish(client: ApiClient, folder: Path, about: Mapping[str, Any]) -> dict[
     files = {name: transfer_with_progress(client, folder / name) for name in MAX_BYTES}
     adapter = client.post("/v1/adapters", {**about, "files": files})
     not_sent = f"; not uploaded: {', '.join(skipped)}" if skipped else ""
-    typer.echo(f"{adapter['id']} is {adapter['status']}{not_sent}")
+    echo(f"{adapter['id']} is {adapter['status']}{not_sent}")
     return _follow(client, adapter["id"])
 
 
@@ -249,14 +249,14 @@ def _follow(client: ApiClient, adapter_id: str) -> dict[str, Any]:
         events = client.list_all(f"{path}/events")
         for event in events[num_shown:]:
             if event["kind"] in {"screening", "retry", "working"}:
-                typer.echo(event["message"])
+                echo(event["message"])
         num_shown = len(events)
         return adapter if adapter["finished_at"] is not None else None
 
     try:
         return wait_until(finished, f"{adapter_id} to be published", PUBLISH_SECONDS)
     except KeyboardInterrupt:
-        typer.echo(f"publication continues; follow it: `loraledger adapter status {adapter_id}`", err=True)
+        echo(f"publication continues; follow it: `loraledger adapter status {adapter_id}`", err=True)
         raise
 
 

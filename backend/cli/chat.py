@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting, printable
+from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_price, prices
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, echo, echo_part, note_if_empty, print_json
 from backend.cli.payments import PAYER
 from backend.client.errors import Answer
 from backend.domain.catalogue import Sort
@@ -57,7 +57,7 @@ def models(
     note_if_empty(found, "no model matches")
     for model in found:
         for line in _lines(model):
-            typer.echo(line)
+            echo(line)
 
 
 def _lines(model: Mapping[str, Any]) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _lines(model: Mapping[str, Any]) -> Iterator[str]:
         facts.append(f"{method} agrees with gradients at {agreement:.2f}")
     yield f"  {', '.join(facts)}"
     if model["card"] and model["card"]["summary"]:
-        yield f"  {printable(model['card']['summary'])}"
+        yield f"  {model['card']['summary']}"
 
 
 @acting(PAYER)
@@ -109,15 +109,15 @@ def chat(
         if stream:
             last: dict[str, Any] = Answer()
             for last in client.stream("/v1/chat/completions", request | {"stream": True}):
-                typer.echo("".join(c["delta"].get("content") or "" for c in last["choices"]), nl=False)
+                echo_part("".join(c["delta"].get("content") or "" for c in last["choices"]))
         else:
             last = client.post("/v1/chat/completions", request)
-            typer.echo(last["choices"][0]["message"]["content"], nl=False)
+            echo_part(last["choices"][0]["message"]["content"])
     bill = last["loraledger"]
-    typer.echo()
+    echo()
     number = bill.get("receipt_id")
     receipt = f"receipt {number}" if number else f"charge {bill['charge_id']}, its receipt follows"
-    typer.echo(f"{dollars(bill['charge'])}; {receipt}", err=True)
+    echo(f"{dollars(bill['charge'])}; {receipt}", err=True)
 
 
 def _parse_blend(text: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.output import AsJson, counted, note_if_empty, print_json
+from backend.cli.output import AsJson, counted, echo, note_if_empty, print_json
 from backend.cli.progress import transferring
 from backend.cli.reports import print_report
 
@@ -51,12 +51,12 @@ def push(
             hint = (
                 f"; --accept-partial contributes the {counted(num_valid, 'valid row')}" if num_valid else ""
             )
-            typer.echo(f"refused; nothing was stored{hint}")
+            echo(f"refused; nothing was stored{hint}")
             raise typer.Exit(1)
         is_partial = accept_partial and upload["report"]["num_left_out"]
         file = None if is_partial else canonical_file(rows)
         submitted = submit(client, upload, datanet=datanet, licence=licence, file=file)
-    typer.echo(f"{submitted['id']} is {submitted['state']}; follow it with `loraledger data status`")
+    echo(f"{submitted['id']} is {submitted['state']}; follow it with `loraledger data status`")
 
 
 @commands.command()
@@ -81,13 +81,11 @@ def status(
     note_if_empty(found, "no uploads; `loraledger data push` contributes a file")
     for upload in found:
         index = "" if upload["index"] is None else f", contribution {upload['index']}"
-        typer.echo(
-            f"{upload['id']} {upload['state']}{index} in datanet {upload['datanet']}: {upload['name']}"
-        )
+        echo(f"{upload['id']} {upload['state']}{index} in datanet {upload['datanet']}: {upload['name']}")
         if upload["reason"] is not None:
-            typer.echo(f"  curators' reason: {upload['reason_name'] or 'unknown'} [{upload['reason']}]")
+            echo(f"  curators' reason: {upload['reason_name'] or 'unknown'} [{upload['reason']}]")
         if upload["error"]:
-            typer.echo(f"  not recorded: {upload['error']['message']}")
+            echo(f"  not recorded: {upload['error']['message']}")
         if upload_id:
             print_report(upload["report"], as_json=False)
 
@@ -105,4 +103,4 @@ def withdraw(
     actor.confirm("Withdraw it? Its rows earn nothing from adapters trained from now on.")
     with actor.connect() as client:
         upload = contributions.withdraw(client, upload_id)
-    typer.echo(f"{upload['id']} is {upload['state']}; follow it with `loraledger data status`")
+    echo(f"{upload['id']} is {upload['state']}; follow it with `loraledger data status`")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.output import AsJson, counted, note_if_empty, print_json
+from backend.cli.output import AsJson, counted, echo, note_if_empty, print_json
 
 CREATOR = 6
 
@@ -33,7 +33,7 @@ def create(
     from backend.client.registries import create_datanet
 
     with actor.connect() as client:
-        typer.echo(create_datanet(client, name, description, licence))
+        echo(str(create_datanet(client, name, description, licence)))
 
 
 @commands.command("list")
@@ -48,4 +48,4 @@ def list_datanets(*, actor: Actor, as_json: AsJson = False) -> None:
     note_if_empty(found, "no datanets yet; `loraledger datanet create` creates one")
     for datanet in found:
         number = counted(datanet["num_contributions"], "contribution")
-        typer.echo(f"{datanet['id']}  {datanet['name']} by {datanet['creator']}: {number}")
+        echo(f"{datanet['id']}  {datanet['name']} by {datanet['creator']}: {number}")

@@ -10,7 +10,7 @@ import typer
 
 from backend.cli.actor import Actor, acting, taking
 from backend.cli.amounts import dollars
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.domain.earnings import EarningsBy, EarningState
 from backend.domain.money import AMOUNT, PPM
 
@@ -111,7 +111,7 @@ def list_entries(
     note_if_empty(found, "no entries")
     for entry in found:
         paid_for = "" if entry["contribution"] is None else f" {entry['datanet']}/{entry['contribution']}"
-        typer.echo(
+        echo(
             f"{entry['receipt_id']}  {dollars(entry['amount']):>22}  {entry['state']:<7}  "
             f"{entry['role']}{paid_for} of {entry['adapter']}"
         )
@@ -132,19 +132,19 @@ def show_receipt(
     if as_json:
         print_json(found)
         return
-    typer.echo(
+    echo(
         f"{dollars(found['amount'])} {found['state']}, {_percent(found['ppm'])} of {dollars(found['charge'])}"
         f" for {found['prompt_tokens']} prompt and {found['completion_tokens']} completion tokens"
     )
     for one in found["slices"]:
-        typer.echo(f"{one['adapter']}, weight {_percent(one['weight_ppm'])}: {dollars(one['charge'])}")
+        echo(f"{one['adapter']}, weight {_percent(one['weight_ppm'])}: {dollars(one['charge'])}")
         for part in one["parts"]:
-            typer.echo(f"  {_part(part, found['account'])}")
-    typer.echo(f"method    {found['method']}")
-    typer.echo(f"accuracy  {_accuracy(found)}")
-    typer.echo(f"batch     {found['batch']} of operator {found['operator']}: {found['batch_state']}")
-    typer.echo(f"data      {found['data_cid']}")
-    typer.echo(f"proof     {found['proof_url'] or 'the operator states no URL'}")
+            echo(f"  {_part(part, found['account'])}")
+    echo(f"method    {found['method']}")
+    echo(f"accuracy  {_accuracy(found)}")
+    echo(f"batch     {found['batch']} of operator {found['operator']}: {found['batch_state']}")
+    echo(f"data      {found['data_cid']}")
+    echo(f"proof     {found['proof_url'] or 'the operator states no URL'}")
 
 
 @acting(CONTRIBUTOR)
@@ -169,9 +169,9 @@ def claim(
         due = [each for each in found if AMOUNT.read(each["claimable"])]
         for earning in due:
             calls.claim(client, earning, account, is_own_gas=is_own)
-            typer.echo(f"{dollars(earning['claimable'])} claimed from {earning['operator']}")
+            echo(f"{dollars(earning['claimable'])} claimed from {earning['operator']}")
     if not due:
-        typer.echo("nothing to claim")
+        echo("nothing to claim")
 
 
 def _refuse_options(context: typer.Context) -> None:
@@ -190,7 +190,7 @@ def _show_claimable(actor: Actor, filters: Mapping[str, str], *, as_json: bool) 
     note_if_empty(found, "nothing earned in final batches yet")
     for earning in found:
         reason = f" ({earning['unverifiable']})" if earning["unverifiable"] else ""
-        typer.echo(
+        echo(
             f"operator {earning['operator']}: {dollars(earning['claimable'])} to claim, "
             f"{dollars(earning['cumulative'])} earned, {dollars(earning['claimed'])} claimed{reason}"
         )
@@ -214,7 +214,7 @@ def _show_summary(
             states = [state for state in SUMMED[1:] if AMOUNT.read(group[state])]
             parts = ", ".join(f"{dollars(group[state])} {state}" for state in states)
             name = group["adapter"] or group["key"] or "no contribution"
-            typer.echo(f"{name}: {parts or dollars(group['amount'])}, entries: {group['num_entries']:,}")
+            echo(f"{name}: {parts or dollars(group['amount'])}, entries: {group['num_entries']:,}")
 
 
 def _write_csv(by: EarningsBy, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -251,4 +251,4 @@ def _percent(ppm: int) -> str:
 
 def _warn(operators: Iterable[str]) -> None:
     for operator in operators:
-        typer.echo(f"without the newest batches of {operator}, which the market cannot verify", err=True)
+        echo(f"without the newest batches of {operator}, which the market cannot verify", err=True)

@@ -8,7 +8,7 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.cli.payments import PAYER
 from backend.domain.auth import Scope
 from backend.domain.money import AMOUNT
@@ -44,7 +44,7 @@ def create(
     limits = {"models": model, "scopes": scope, "spend_cap": cap}
     body = {"name": name} | {limit: value for limit, value in limits.items() if value}
     with actor.connect() as client:
-        typer.echo(client.post("/v1/keys", body)["secret"])
+        echo(client.post("/v1/keys", body)["secret"])
 
 
 @commands.command("list")
@@ -62,7 +62,7 @@ def list_keys(*, actor: Actor, as_json: AsJson = False) -> None:
         cap = "" if key["spend_cap"] is None else f" of {dollars(key['spend_cap'])}"
         models = ", ".join(key["models"] or ["all models"])
         spent = f"{dollars(key['spent'])}{cap} spent"
-        typer.echo(f"{key['id']}  {state}  {key['hint']}...  {key['name']}: {spent}; {models}")
+        echo(f"{key['id']}  {state}  {key['hint']}...  {key['name']}: {spent}; {models}")
 
 
 @commands.command()
@@ -75,4 +75,4 @@ def revoke(
     """Revoke a key; effective at once."""
     with actor.connect() as client:
         client.delete(f"/v1/keys/{key}")
-    typer.echo(f"{key} is revoked")
+    echo(f"{key} is revoked")

@@ -22,7 +22,6 @@ from backend.cli import (
     wallets,
     webhooks,
 )
-from backend.cli.actor import printable
 from backend.cli.amounts import detail
 from backend.cli.extras import DEMO, OPERATOR, SERVER, needing
 from backend.cli.operator import (
@@ -41,6 +40,7 @@ from backend.cli.operator import (
     watch,
 )
 from backend.cli.operator.demo import command as demo
+from backend.cli.output import printable
 from backend.domain.errors import DomainError
 
 app = typer.Typer(

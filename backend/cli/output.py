@@ -1,8 +1,9 @@
-"""What commands print: JSON, notes about empty lists, counts and times."""
+"""What commands print: lines, JSON, notes about empty lists, counts and times."""
 
 from __future__ import annotations
 
 import json
+import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,21 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def echo(line: str = "", *, err: bool = False) -> None:
+    """Print one line. Texts of a market must neither move the terminal's cursor nor begin other lines."""
+    typer.echo(printable(line), err=err)
+
+
+def printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def echo_part(text: str) -> None:
+    """Print a part of a text of several lines, in any script, without control characters."""
+    shown = ("?" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+    typer.echo("".join(shown), nl=False)
+
+
 def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2))
 
@@ -21,7 +37,7 @@ def print_json(value: object) -> None:
 def note_if_empty(found: Sized, note: str) -> None:
     """Say on standard error that there is nothing to list; standard output stays empty for programs."""
     if not found:
-        typer.echo(note, err=True)
+        echo(note, err=True)
 
 
 def counted(number: int, noun: str) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, parse_units
-from backend.cli.output import AsJson, in_utc, note_if_empty, print_json
+from backend.cli.output import AsJson, echo, in_utc, note_if_empty, print_json
 from backend.client.errors import ApiError
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
@@ -47,7 +47,7 @@ def deposit(
     with actor.connect() as client:
         channel_id = calls.deposit(client, units)
         channel = client.get(f"/v1/channels/{channel_id}")
-    typer.echo(f"channel {channel_id}: {dollars(channel['available'])} can be spent")
+    echo(f"channel {channel_id}: {dollars(channel['available'])} can be spent")
 
 
 @acting(PAYER)
@@ -63,7 +63,7 @@ def balance(*, actor: Actor, as_json: AsJson = False) -> None:
         names = ("balance", "available", "thawing", "moving")
         amounts = ", ".join(f"{name} {dollars(channel[name])}" for name in names)
         until = f"; can be withdrawn from {in_utc(channel['thawed_at'])} on" if channel["thawed_at"] else ""
-        typer.echo(f"channel {channel['id']}: {amounts}{until}")
+        echo(f"channel {channel['id']}: {amounts}{until}")
 
 
 @acting(PAYER)
@@ -86,7 +86,7 @@ def move(
     with actor.connect() as client:
         account = account_of(collector, client.wallet.deployment.chain_id)
         moved = calls.move(client, account, most)
-    typer.echo(f"moved {in_dollars(moved)} to the channel under {account}")
+    echo(f"moved {in_dollars(moved)} to the channel under {account}")
 
 
 @acting(PAYER)
@@ -110,11 +110,11 @@ def withdraw(
         if thawing is not None:
             with _explained():
                 calls.thaw(client, thawing)
-            typer.echo(f"thawing {in_dollars(thawing)}; `loraledger balance` shows when it can be withdrawn")
+            echo(f"thawing {in_dollars(thawing)}; `loraledger balance` shows when it can be withdrawn")
         if thawing is not None and not wait:
             return
         tx_hash = wait_until(lambda: _try_withdraw(client, retry=wait), "the money to thaw", THAW_SECONDS)
-        typer.echo(f"withdrawn in transaction {tx_hash}")
+        echo(f"withdrawn in transaction {tx_hash}")
 
 
 def _try_withdraw(client: ApiClient, *, retry: bool) -> str | None:

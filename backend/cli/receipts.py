@@ -13,7 +13,7 @@ import typer
 from backend.cli.actor import Actor, DeploymentOption, acting, taking
 from backend.cli.amounts import dollars
 from backend.cli.extras import OPERATOR, is_installed, require
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def list_receipts(*, actor: Actor, as_json: AsJson = False) -> None:
     note_if_empty(found, "no receipts yet; each answer has one")
     for receipt in found:
         batch = "no batch yet" if receipt["batch"] is None else f"batch {receipt['batch']}"
-        typer.echo(f"{receipt['id']}  {dollars(receipt['charge']):>22}  {batch}")
+        echo(f"{receipt['id']}  {dollars(receipt['charge']):>22}  {batch}")
 
 
 @commands.command("show")
@@ -86,14 +86,14 @@ def show_receipt(
     from backend.client.pending_receipts import fetch_receipt
 
     with actor.connect() as client:
-        found = fetch_receipt(client, receipt, lambda text: typer.echo(text, err=True))
+        found = fetch_receipt(client, receipt, lambda text: echo(text, err=True))
         if out is not None:
             found["evidence"] = fetch_evidence(client, found)
     if out is None:
         print_json(found)
     else:
         out.write_text(json.dumps(found, indent=2) + "\n")
-        typer.echo(f"written to {out}")
+        echo(f"written to {out}")
 
 
 @commands.command()
@@ -148,7 +148,7 @@ def _report(checks: list[Check], *, as_json: bool) -> None:
         print_json([asdict(check) for check in checks])
     else:
         for check in checks:
-            typer.echo(f"{RESULTS[check.is_right]:6} {check.name:12} {check.message}")
+            echo(f"{RESULTS[check.is_right]:6} {check.name:12} {check.message}")
     if any(check.is_right is False for check in checks):
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.amounts import parse_price
+from backend.cli.output import echo
 from backend.client.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -48,12 +49,12 @@ def register_published(client: ApiClient, path: str, listing: Listing, **accepte
 
     prepared = client.post(f"{path}/registration/prepare", {**listing.body, **accepted})
     for line in _screening_lines(prepared["screening"]):
-        typer.echo(line)
+        echo(line)
     register_version(client, listing, prepared["transaction"])
     version = wait_until(
         lambda: client.get(path)["version_id"], f"{listing.name} to be registered", REGISTER_SECONDS
     )
-    typer.echo(f"{client.wallet.account}/{listing.name} is version {version}")
+    echo(f"{client.wallet.account}/{listing.name} is version {version}")
 
 
 def _screening_lines(report: Mapping[str, Any] | None) -> Iterator[str]:

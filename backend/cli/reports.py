@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from backend.cli.output import counted, print_json
+from backend.cli.output import counted, echo, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,7 +14,8 @@ def print_report(report: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        typer.echo("\n".join(report_lines(report)))
+        for line in report_lines(report):
+            echo(line)
 
 
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:

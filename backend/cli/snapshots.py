@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
+from backend.cli.output import echo
 
 if TYPE_CHECKING:
     from backend.client.api import ApiClient
@@ -32,7 +33,7 @@ def create(
 ) -> None:
     """Freeze the accepted contributions of a datanet; prints the snapshot's id once it can be trained on."""
     with actor.connect() as client:
-        typer.echo(freeze(client, datanet, count))
+        echo(freeze(client, datanet, count))
 
 
 def freeze(client: ApiClient, datanet: int, count: int | None = None) -> str:

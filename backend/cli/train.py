@@ -9,7 +9,7 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, price
-from backend.cli.output import AsJson, note_if_empty, print_json
+from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.cli.registration import (
     DEFAULT_SHARES,
     AcceptCopy,
@@ -72,7 +72,8 @@ def estimate(
     if as_json:
         print_json(found)
     else:
-        typer.echo("\n".join(_estimate_lines(found)))
+        for line in _estimate_lines(found):
+            echo(line)
 
 
 @commands.command()
@@ -101,7 +102,7 @@ def create(
         if most is not None:
             _refuse_dearer(client, body, most)
         job = post_paid(client, JOBS, body, most=most, say=_say_voucher)
-    typer.echo(f"{job['id']} is {job['status']}; {_cost(job)}")
+    echo(f"{job['id']} is {job['status']}; {_cost(job)}")
 
 
 @commands.command("list")
@@ -115,7 +116,7 @@ def list_jobs(*, actor: Actor, as_json: AsJson = False) -> None:
         return
     note_if_empty(found, "no jobs; `loraledger train create` creates one")
     for job in found:
-        typer.echo(f"{job['id']} {job['status']}; {_cost(job)}")
+        echo(f"{job['id']} {job['status']}; {_cost(job)}")
 
 
 @commands.command()
@@ -124,9 +125,9 @@ def watch(job_id: JobId, *, actor: Actor) -> None:
     """Print a job's events until it ends. Exit code 1 if it does not succeed."""
     with actor.connect() as client:
         for event in _events(client, job_id):
-            typer.echo(event["message"])
+            echo(event["message"])
         job = client.get(f"{JOBS}/{job_id}")
-    typer.echo(f"{job['id']} {job['status']}; {_cost(job)}")
+    echo(f"{job['id']} {job['status']}; {_cost(job)}")
     if job["status"] != "succeeded":
         raise typer.Exit(1)
 
@@ -137,7 +138,7 @@ def cancel(job_id: JobId, *, actor: Actor) -> None:
     """Cancel a job; nothing is charged for it."""
     with actor.connect() as client:
         job = client.post(f"{JOBS}/{job_id}/cancel")
-    typer.echo(f"{job['id']} is {job['status']}; {_cost(job)}")
+    echo(f"{job['id']} is {job['status']}; {_cost(job)}")
 
 
 @commands.command("register")
@@ -175,7 +176,7 @@ def _refuse_dearer(client: ApiClient, body: Mapping[str, Any], most: int) -> Non
 
 
 def _say_voucher(cumulative: int) -> None:
-    typer.echo(f"signed a voucher for {in_dollars(cumulative)} in all on this channel", err=True)
+    echo(f"signed a voucher for {in_dollars(cumulative)} in all on this channel", err=True)
 
 
 def _body(snapshot: str, model: str, options: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.output import AsJson, in_utc, note_if_empty, print_json
+from backend.cli.output import AsJson, echo, in_utc, note_if_empty, print_json
 
 if TYPE_CHECKING:
     from backend.client.node import Mined
@@ -36,7 +36,7 @@ def list_proposals(*, actor: Actor, as_json: AsJson = False) -> None:
     for proposal in proposals:
         is_open = proposal["state"] in {"pending", "active"}
         until = f"; votes count until {in_utc(proposal['vote_ends_at'])}" if is_open else ""
-        typer.echo(f"{proposal['id']}  {proposal['state']:10} {proposal['description']}{until}")
+        echo(f"{proposal['id']}  {proposal['state']:10} {proposal['description']}{until}")
 
 
 @commands.command("show")
@@ -74,7 +74,7 @@ def propose(
 
     parsed = dict(map(_parse_change, changes))
     with actor.connect() as client:
-        typer.echo(governance.propose(client, parsed, description))
+        echo(governance.propose(client, parsed, description))
 
 
 @commands.command()
@@ -121,4 +121,4 @@ def _parse_change(change: str) -> tuple[str, int | str]:
 
 
 def _say(mined: Mined) -> None:
-    typer.echo(f"mined in block {mined.block_number}")
+    echo(f"mined in block {mined.block_number}")

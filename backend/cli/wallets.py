@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.actor import Actor, PasswordFile, acting, read_password, read_secret, session_file
-from backend.cli.output import note_if_empty
+from backend.cli.output import echo, note_if_empty
 from backend.domain.errors import InvalidInput
 
 PAYER = 7
@@ -42,7 +42,7 @@ def new(name: Name, *, password_file: PasswordFile = None) -> None:
     keystores = Keystores()
     keystores.refuse_existing(name)
     password = read_password(password_file, "New password", is_new=True)
-    typer.echo(keystores.add(name, os.urandom(32), password).account)
+    echo(keystores.add(name, os.urandom(32), password).account)
 
 
 @commands.command("import")
@@ -54,7 +54,7 @@ def import_wallet(name: Name, *, key_file: KeyFile = None, password_file: Passwo
     keystores.refuse_existing(name)
     private_key = parse_private_key(read_secret(key_file, "Private key, 64 hex digits", "--key-file"))
     password = read_password(password_file, "New password", is_new=True)
-    typer.echo(keystores.add(name, private_key, password).account)
+    echo(keystores.add(name, private_key, password).account)
 
 
 @commands.command("list")
@@ -69,9 +69,9 @@ def list_wallets() -> None:
         try:
             account = stated_account(read_keystore(keystores.path(name)))
         except InvalidInput as error:
-            typer.echo(f"{name}  {error}")
+            echo(f"{name}  {error}")
         else:
-            typer.echo(f"{name}  {account or 'account not named in the file'}")
+            echo(f"{name}  {account or 'account not named in the file'}")
 
 
 @commands.command()
@@ -86,7 +86,7 @@ def fund(
     from backend.domain.deployment import LOCAL_CHAIN_ID
 
     LocalStack().fund(account_of(recipient, LOCAL_CHAIN_ID))
-    typer.echo(f"{recipient} received 1,000 dollars, 50,000 votes and one coin for gas")
+    echo(f"{recipient} received 1,000 dollars, 50,000 votes and one coin for gas")
 
 
 @commands.command()
@@ -95,7 +95,7 @@ def address(name: Name, *, password_file: PasswordFile = None) -> None:
     from backend.client.keystore import Keystores, StoredKey
 
     path = Keystores().existing(name)
-    typer.echo(StoredKey(path, lambda: read_password(password_file, f"Password of {name}")).account)
+    echo(StoredKey(path, lambda: read_password(password_file, f"Password of {name}")).account)
 
 
 @acting(PAYER)
@@ -103,7 +103,7 @@ def login(*, actor: Actor) -> None:
     """Sign in at a market and keep the session, for up to 30 days: other commands then sign in no more."""
     with actor.client() as client:
         client.sign_in().keep_session(session_file(client))
-        typer.echo(f"{client.wallet.account} is signed in at {client.api_url}")
+        echo(f"{client.wallet.account} is signed in at {client.api_url}")
 
 
 @acting(PAYER)
@@ -111,4 +111,4 @@ def logout(*, actor: Actor) -> None:
     """End the kept session, here and at the market."""
     with actor.client() as client:
         client.sign_out(session_file(client))
-        typer.echo(f"{client.wallet.account} is signed out at {client.api_url}")
+        echo(f"{client.wallet.account} is signed out at {client.api_url}")

@@ -8,7 +8,7 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars
-from backend.cli.output import AsJson, counted, in_utc, note_if_empty, print_json
+from backend.cli.output import AsJson, counted, echo, in_utc, note_if_empty, print_json
 from backend.cli.payments import PAYER
 from backend.domain.money import AMOUNT
 from backend.domain.webhooks import EventType
@@ -68,10 +68,10 @@ def list_endpoints(*, actor: Actor, as_json: AsJson = False) -> None:
     note_if_empty(found, "no webhook endpoints; `loraledger webhook add` registers one")
     for endpoint in found:
         state = "enabled " if endpoint["is_enabled"] else "disabled"
-        typer.echo(f"{endpoint['id']}  {state}  {endpoint['url']}  {endpoint['name']}")
-        typer.echo("  " + ", ".join(_event(name, endpoint) for name in endpoint["event_types"]))
+        echo(f"{endpoint['id']}  {state}  {endpoint['url']}  {endpoint['name']}")
+        echo("  " + ", ".join(_event(name, endpoint) for name in endpoint["event_types"]))
         if endpoint["disabled_reason"]:
-            typer.echo(f"  {endpoint['disabled_reason']}")
+            echo(f"  {endpoint['disabled_reason']}")
 
 
 @commands.command("test")
@@ -85,7 +85,7 @@ def send_sample(
     """Send a signed sample event now, and show what the endpoint answers."""
     with actor.connect() as client:
         found = client.post(f"{PATH}/{endpoint}/test", {"event_type": event})
-    typer.echo(found["error"] or f"The endpoint answered with status {found['status_code']}.")
+    echo(found["error"] or f"The endpoint answered with status {found['status_code']}.")
     if found["error"]:
         raise typer.Exit(1)
 
@@ -101,9 +101,9 @@ def deliveries(endpoint: Endpoint, *, actor: Actor, as_json: AsJson = False) -> 
         return
     note_if_empty(found, "no deliveries in the last 30 days")
     for each in found:
-        typer.echo(f"{each['id']}  {in_utc(each['created_at'])}  {each['event_type']}  {_progress(each)}")
+        echo(f"{each['id']}  {in_utc(each['created_at'])}  {each['event_type']}  {_progress(each)}")
         if each["error"]:
-            typer.echo(f"  {each['error']}")
+            echo(f"  {each['error']}")
 
 
 @commands.command()
@@ -128,7 +128,7 @@ def enable(endpoint: Endpoint, *, actor: Actor) -> None:
     """Enable an endpoint again. Events of the time in which it was disabled are not sent."""
     with actor.connect() as client:
         client.post(f"{PATH}/{endpoint}", {"is_enabled": True})
-    typer.echo(f"{endpoint} is enabled")
+    echo(f"{endpoint} is enabled")
 
 
 @commands.command()
@@ -137,12 +137,12 @@ def remove(endpoint: Endpoint, *, actor: Actor) -> None:
     """Delete an endpoint; effective at once."""
     with actor.connect() as client:
         client.delete(f"{PATH}/{endpoint}")
-    typer.echo(f"{endpoint} is deleted")
+    echo(f"{endpoint} is deleted")
 
 
 def _show_secret(endpoint: Mapping[str, Any]) -> None:
-    typer.echo(f"{endpoint['id']} calls {endpoint['url']}", err=True)
-    typer.echo(endpoint["signing_secret"])
+    echo(f"{endpoint['id']} calls {endpoint['url']}", err=True)
+    echo(endpoint["signing_secret"])
 
 
 def _event(name: str, endpoint: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.cli.operator.session import open_installation
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, echo, print_json
 
 if TYPE_CHECKING:
     from workers.training.supervise import Message
@@ -58,8 +58,8 @@ def verify(
         print_json([asdict(check) for check in checks])
     else:
         for check in checks:
-            typer.echo(f"{RESULTS[check.is_right]:6} {check.name}: {check.message}")
-        typer.echo(LIMITS)
+            echo(f"{RESULTS[check.is_right]:6} {check.name}: {check.message}")
+        echo(LIMITS)
     if any(check.is_right is False for check in checks):
         raise typer.Exit(1)
     if any(check.is_right is None for check in checks):
@@ -68,4 +68,4 @@ def verify(
 
 def _report(event: Message) -> None:
     if event.kind == "working":
-        typer.echo(f"{event.data['stage']}: {event.data['done']} of {event.data['total']}", err=True)
+        echo(f"{event.data['stage']}: {event.data['done']} of {event.data['total']}", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.cli.operator.session import open_installation, parse_account
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, echo, print_json
 from backend.domain.errors import InvalidInput
 from backend.domain.money import in_dollars
 
@@ -78,10 +78,10 @@ def _select(batch: int, account: Account, verdicts: list[Verdict]) -> list[Verdi
 
 def _print(account: Account, verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
-        typer.echo(_as_line(verdict))
-    typer.echo(f"{len(verdicts)} batches of {account}")
+        echo(_as_line(verdict))
+    echo(f"{len(verdicts)} batches of {account}")
     for each in NOT_CHECKED:
-        typer.echo(f"not checked: {each}")
+        echo(f"not checked: {each}")
 
 
 def _as_json(verdict: Verdict) -> dict[str, object]:

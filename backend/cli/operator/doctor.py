@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from backend.cli.operator.session import open_installation
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, echo, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +26,6 @@ def doctor(*, as_json: AsJson = False) -> None:
         print_json(found)
     else:
         for name in [*(part.name for part in PARTS), *(part.name for part in OPERATOR_PARTS)]:
-            typer.echo(f"{name:9} {found.get(name, 'ok')}")
+            echo(f"{name:9} {found.get(name, 'ok')}")
     if found:
         raise typer.Exit(1)

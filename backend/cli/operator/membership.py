@@ -11,7 +11,7 @@ import typer
 
 from backend.cli.amounts import parse_price, parse_units
 from backend.cli.operator.session import open_installation, parse_account
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, echo, print_json
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id
@@ -52,9 +52,9 @@ def show_operator(*, as_json: AsJson = False) -> None:
         print_json(_as_json(status))
     else:
         for name, text in _lines(status):
-            typer.echo(f"{name:12} {text}")
+            echo(f"{name:12} {text}")
     for obstacle in status.obstacles:
-        typer.echo(f"cannot settle: {obstacle}", err=True)
+        echo(f"cannot settle: {obstacle}", err=True)
     if status.obstacles:
         raise typer.Exit(1)
 
@@ -99,7 +99,7 @@ def base(
         for offer in found:
             if not as_json:
                 for line in _offer_lines(offer):
-                    typer.echo(line)
+                    echo(line)
             queued = offers.register(offer.records)
             transactions = _follow(offers.transaction, queued, wait=wait, to_stderr=as_json)
             described.append(_offer_as_json(offer, transactions))
@@ -188,7 +188,7 @@ def rotate_key(
         print_json(_rotation_as_json(rotation))
         return
     for line in _rotation_lines(rotation):
-        typer.echo(line)
+        echo(line)
 
 
 @contextmanager
@@ -208,9 +208,9 @@ def _follow(
 ) -> list[ChainTransaction]:
     """Print the transactions; with `wait`, also how each ended. Errors: `Conflict` for one that failed."""
     for each in queued:
-        typer.echo(f"transaction {each.id}, {each.contract}.{each.function}, is {each.state}", err=to_stderr)
+        echo(f"transaction {each.id}, {each.contract}.{each.function}, is {each.state}", err=to_stderr)
     if not queued:
-        typer.echo("nothing to do", err=to_stderr)
+        echo("nothing to do", err=to_stderr)
     if not wait:
         return list(queued)
     return [_wait_confirmed(find, each.id, to_stderr=to_stderr) for each in queued]
@@ -228,7 +228,7 @@ def _wait_confirmed(
 
     what = f"transaction {transaction} to be confirmed: check that `loraledger send` is running"
     confirmed = wait_until(probe, what, CONFIRMED_SECONDS)
-    typer.echo(
+    echo(
         f"transaction {confirmed.id}, {confirmed.contract}.{confirmed.function}, is confirmed: "
         f"{confirmed.hash}",
         err=to_stderr,

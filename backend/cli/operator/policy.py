@@ -10,7 +10,7 @@ import typer
 
 from backend.cli.amounts import parse_price
 from backend.cli.operator.session import open_installation, parse_account
-from backend.cli.output import AsJson, print_json
+from backend.cli.output import AsJson, echo, print_json
 from backend.domain.denials import Denied, FloorPrice, Reason, Subject
 from backend.domain.money import PRICE, prices_in_dollars
 
@@ -41,7 +41,7 @@ def deny(kind: Kind, subject: SubjectId, *, reason: Why = Reason.POLICY) -> None
     """
     with open_installation() as installation:
         denial = installation.denials.deny(_parse_subject(installation, kind, subject), reason)
-    typer.echo(_as_line(denial))
+    echo(_as_line(denial))
 
 
 @commands.command()
@@ -50,7 +50,7 @@ def allow(kind: Kind, subject: SubjectId) -> None:
     with open_installation() as installation:
         parsed = _parse_subject(installation, kind, subject)
         installation.denials.allow(parsed)
-    typer.echo(f"{parsed.kind} {parsed.id} is no longer denied")
+    echo(f"{parsed.kind} {parsed.id} is no longer denied")
 
 
 @commands.command("list")
@@ -62,7 +62,7 @@ def list_denials(*, as_json: AsJson = False) -> None:
         print_json([_as_json(denial) for denial in denials])
         return
     for denial in denials:
-        typer.echo(_as_line(denial))
+        echo(_as_line(denial))
 
 
 @commands.command()
@@ -85,7 +85,7 @@ def floor(
     if as_json:
         print_json({name: PRICE.render(price) for name, price in asdict(floor_price).items()})
         return
-    typer.echo(f"floor price: {prices_in_dollars(floor_price.prompt, floor_price.completion)}")
+    echo(f"floor price: {prices_in_dollars(floor_price.prompt, floor_price.completion)}")
 
 
 @commands.command()
@@ -100,15 +100,15 @@ def takedown(
     """
     with open_installation() as installation:
         takedown = installation.denials.take_down(installation.catalogue.record(model), reason)
-        typer.echo(
+        echo(
             f"adapter {takedown.adapter} is denied ({reason}); deleted from the store: "
             f"{', '.join(takedown.contents)}"
         )
         if not installation.denials.drop_copies(takedown):
-            typer.echo(f"waiting for {len(takedown.running)} running answers")
+            echo(f"waiting for {len(takedown.running)} running answers")
             while not installation.denials.drop_copies(takedown):
                 time.sleep(POLL_SECONDS)
-    typer.echo("all local copies are deleted")
+    echo("all local copies are deleted")
 
 
 def _parse_subject(installation: Installation, kind: str, subject: str) -> Subject:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.cli.operator.session import parse_account
+from backend.cli.output import echo
 from backend.domain.errors import Conflict
 from telemetry import logs
 
@@ -84,7 +85,7 @@ def watch(
     is_wrong = False
     for news in _news(_override(load_settings(), limits), options, operator, once=once):
         is_wrong |= news.is_bad
-        typer.echo(_as_json(news) if as_json else _as_line(news))
+        echo(_as_json(news) if as_json else _as_line(news))
     if once and is_wrong:
         raise typer.Exit(1)
 
@@ -120,7 +121,7 @@ def withdraw_credit() -> None:
         installation.close()
     if not result.is_done:
         raise Conflict(f"the credit was not withdrawn: {result.error}")
-    typer.echo(f"withdrawn in transaction {result.tx_hash}")
+    echo(f"withdrawn in transaction {result.tx_hash}")
 
 
 def _stop_on_signals(form: logs.Format) -> threading.Event:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.cli.output import counted, note_if_empty
+from backend.cli.output import counted, echo, echo_part, note_if_empty
 
 if TYPE_CHECKING:
     import pytest
@@ -12,6 +12,14 @@ def test_an_empty_list_is_noted_where_programs_do_not_read(capsys: pytest.Captur
     note_if_empty(["a job"], "no jobs")
     note_if_empty([], "no jobs")
     assert capsys.readouterr() == ("", "no jobs\n")
+
+
+def test_texts_of_a_market_neither_control_the_terminal_nor_begin_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    echo("\x1b[2Ja name\n1,000 dollars\x9b31m")
+    echo_part("one\n\ttwo\x1b]0;title\x07 👩‍🔬\n")
+    assert capsys.readouterr().out == "?[2Ja name?1,000 dollars?31m\none\n\ttwo?]0;title? 👩‍🔬\n"
 
 
 def test_numbers_are_written_with_their_noun() -> None:
