@@ -22,7 +22,7 @@ from backend.domain.registries import Contribution, Datanet, Operator, Registere
 from backend.domain.settlement import BatchState, Claim, CommittedBatch, Demand, DemandAnswer, PaidSpan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
@@ -46,11 +46,12 @@ class ChainStore:
 
     def datanet(self, datanet: DatanetId) -> Datanet | None:
         row = self._session.get(t.DatanetRow, datanet)
-        return None if row is None else _datanet(row, self._num_contributions().get(row.id, 0))
+        return None if row is None else self._datanets([row])[0]
 
-    def datanets(self) -> list[Datanet]:
-        counts = self._num_contributions()
-        return [_datanet(row, counts.get(row.id, 0)) for row in self._all(t.DatanetRow)]
+    def datanets(self, after: int | None, limit: int) -> list[Datanet]:
+        table = t.DatanetRow
+        last = None if after is None else (table.id, after)
+        return self._datanets(list(in_chain_order(self._session, select(table), table, last, limit)))
 
     def contribution(self, datanet: DatanetId, index: int) -> Contribution | None:
         row = self._admitted(datanet, index)
@@ -60,10 +61,16 @@ class ChainStore:
         row = self._session.get(t.ContributionRow, (datanet, content_hash))
         return None if row is None else from_row(Contribution, row)
 
-    def contributions(self, datanet: DatanetId) -> list[Contribution]:
-        row = t.ContributionRow
-        query = select(row).filter_by(datanet=datanet).order_by(row.block_number, row.log_index)
-        return [from_row(Contribution, found) for found in self._session.scalars(query)]
+    def contributions(
+        self, datanet: DatanetId, after: str | None = None, limit: int | None = None
+    ) -> list[Contribution]:
+        table = t.ContributionRow
+        query = select(table).filter_by(datanet=datanet)
+        last = None if after is None else (table.content_hash, after)
+        return [
+            from_row(Contribution, found)
+            for found in in_chain_order(self._session, query, table, last, limit)
+        ]
 
     def withdrawn_contents(self) -> set[Hash32]:
         row = t.ContributionRow
@@ -76,10 +83,11 @@ class ChainStore:
         row = self._session.get(t.SnapshotRow, snapshot)
         return None if row is None else _snapshot(row)
 
-    def snapshots_of(self, datanet: DatanetId) -> list[Snapshot]:
-        row = t.SnapshotRow
-        query = select(row).filter_by(datanet=datanet).order_by(row.block_number, row.log_index)
-        return [_snapshot(found) for found in self._session.scalars(query)]
+    def newest_snapshots(self, datanet: DatanetId, limit: int) -> list[Snapshot]:
+        table = t.SnapshotRow
+        query = select(table).filter_by(datanet=datanet)
+        found = in_chain_order(self._session, query, table, None, limit, is_newest_first=True)
+        return list(map(_snapshot, found))
 
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
         row = self._session.get(t.SnapshotRow, snapshot)
@@ -101,10 +109,19 @@ class ChainStore:
         )
         return self._session.scalar(event)
 
-    def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
+    def versions(
+        self,
+        creator: Account | None = None,
+        name: str | None = None,
+        adapter_digest: Hash32 | None = None,
+        base_model: Hash32 | None = None,
+    ) -> list[RegisteredVersion]:
+        rows = self._all(
+            t.VersionRow, creator=creator, name=name, adapter_digest=adapter_digest, base_model=base_model
+        )
         return [
             RegisteredVersion(VersionId(Hash32(row.id)), record_of(row), row.is_deprecated, row.block_number)
-            for row in self._all(t.VersionRow, creator=creator, name=name)
+            for row in rows
         ]
 
     def channel(self, channel: ChannelId) -> Channel | None:
@@ -142,7 +159,10 @@ class ChainStore:
         return None if row is None else _operator(row)
 
     def operators(self) -> list[Operator]:
-        return [_operator(row) for row in self._all(t.OperatorRow)]
+        row = t.OperatorRow
+        is_obliged = (row.stake > 0) | row.account.in_(select(t.BatchRow.operator))
+        query = select(row).where(is_obliged).order_by(row.block_number, row.log_index)
+        return list(map(_operator, self._session.scalars(query)))
 
     def operators_after(self, after: str | None, limit: int) -> list[Operator]:
         table = t.OperatorRow
@@ -165,8 +185,9 @@ class ChainStore:
 
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
         row = self._session.get(t.BatchRow, batch_hash)
-        known = [] if row is None else self.batches(Account(row.operator))
-        return next((batch for batch in known if batch.hash == batch_hash), None)
+        if row is None:
+            return None
+        return DisputeStore(self._session).batch(row, self.finalised(Account(row.operator)))
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
         return DisputeStore(self._session).spans(batch_hash)
@@ -220,14 +241,12 @@ class ChainStore:
     def _admitted(self, datanet: int, index: int) -> t.ContributionRow | None:
         return self._session.scalar(select(t.ContributionRow).filter_by(datanet=datanet, index=index))
 
-    def _num_contributions(self) -> dict[int, int]:
+    def _datanets(self, rows: Sequence[t.DatanetRow]) -> list[Datanet]:
         row = t.ContributionRow
         admitted = select(row.datanet, func.count(row.index).label("num")).group_by(row.datanet)
-        return {row.datanet: row.num for row in self._session.execute(admitted)}
-
-
-def _datanet(row: t.DatanetRow, num_contributions: int) -> Datanet:
-    return from_row(Datanet, row, num_contributions=num_contributions)
+        found = self._session.execute(admitted.where(row.datanet.in_([one.id for one in rows])))
+        counts = {one.datanet: one.num for one in found}
+        return [from_row(Datanet, one, num_contributions=counts.get(one.id, 0)) for one in rows]
 
 
 def _snapshot(row: t.SnapshotRow) -> Snapshot:

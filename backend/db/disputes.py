@@ -48,6 +48,9 @@ class DisputeStore:
         is_wanted = (t.BatchRow.operator == operator) & (t.BatchRow.number > after)
         return self._read(operator, final, self._ordered(t.BatchRow, is_wanted))
 
+    def batch(self, row: t.BatchRow, final: int) -> CommittedBatch:
+        return self._read(Account(row.operator), final, [row])[0]
+
     def recent(self, operator: Account, final: int, after: str | None, limit: int) -> list[CommittedBatch]:
         """Up to `limit` batches before the one with the hash `after`, newest first. Errors: `InvalidInput`
         if it is no batch of the operator.

@@ -35,13 +35,13 @@ def in_chain_order(
     session: Session,
     query: Select[Any],
     table: Any,
-    after: tuple[Any, str] | None,
-    limit: int,
+    after: tuple[Any, Any] | None,
+    limit: int | None,
     *,
     is_newest_first: bool = False,
 ) -> Iterable[Any]:
-    """Up to `limit` rows of `query`, whose `table` is a projection of the chain, by their place on the chain.
-    `after`: a column and its value in the row that they follow.
+    """Up to `limit` rows (None: all) of `query`, whose `table` is a projection of the chain, by their place
+    on the chain. `after`: a column and its value in the row that they follow.
 
     Errors: `InvalidInput` if `query` does not include that row.
     """

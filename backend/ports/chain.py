@@ -223,7 +223,11 @@ class ChainView(Protocol):
 
     def datanet(self, datanet: DatanetId) -> Datanet | None: ...
 
-    def datanets(self) -> list[Datanet]: ...
+    def datanets(self, after: int | None, limit: int) -> list[Datanet]:
+        """Up to `limit` datanets in order of creation: those after datanet `after`. Errors: `InvalidInput` if
+        there is no such datanet.
+        """
+        ...
 
     def contribution(self, datanet: DatanetId, index: int) -> Contribution | None:
         """The admitted contribution with the index."""
@@ -231,8 +235,12 @@ class ChainView(Protocol):
 
     def contribution_with(self, datanet: DatanetId, content_hash: Hash32) -> Contribution | None: ...
 
-    def contributions(self, datanet: DatanetId) -> list[Contribution]:
-        """The datanet's contributions in order of recording, admitted or not."""
+    def contributions(
+        self, datanet: DatanetId, after: str | None = None, limit: int | None = None
+    ) -> list[Contribution]:
+        """Up to `limit` (None: all) of the datanet's contributions in order of recording, admitted or not:
+        those after the content hash `after`. Errors: `InvalidInput` if it is of none of them.
+        """
         ...
 
     def withdrawn_contents(self) -> set[Hash32]:
@@ -241,8 +249,8 @@ class ChainView(Protocol):
 
     def snapshot(self, snapshot: SnapshotId) -> Snapshot | None: ...
 
-    def snapshots_of(self, datanet: DatanetId) -> list[Snapshot]:
-        """The datanet's snapshots, oldest first."""
+    def newest_snapshots(self, datanet: DatanetId, limit: int) -> list[Snapshot]:
+        """Up to `limit` of the datanet's snapshots, newest first."""
         ...
 
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
@@ -255,8 +263,14 @@ class ChainView(Protocol):
         """Time of registration in unix seconds; None if the version is not registered."""
         ...
 
-    def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
-        """In order of registration."""
+    def versions(
+        self,
+        creator: Account | None = None,
+        name: str | None = None,
+        adapter_digest: Hash32 | None = None,
+        base_model: Hash32 | None = None,
+    ) -> list[RegisteredVersion]:
+        """Versions with these fields, in order of registration."""
         ...
 
     def channel(self, channel: ChannelId) -> Channel | None: ...
@@ -327,7 +341,9 @@ class ChainView(Protocol):
 
     def operator(self, operator: Account) -> Operator | None: ...
 
-    def operators(self) -> list[Operator]: ...
+    def operators(self) -> list[Operator]:
+        """Operators with a stake or a batch, in order of registration. Anyone can register without either."""
+        ...
 
     def operators_after(self, after: str | None, limit: int) -> list[Operator]:
         """Up to `limit` operators in order of registration: those after account `after`. Errors:

@@ -15,7 +15,7 @@ from tests.support.fakes import FakeClock
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from backend.domain.channels import Channel, Grant
     from backend.domain.governance import Proposal
@@ -24,12 +24,19 @@ if TYPE_CHECKING:
     from backend.domain.settlement import Demand
 
 
-def rows_after(listed: Sequence[Any], names: Sequence[str], after: str | None, limit: int) -> list[Any]:
-    """Up to `limit` items that follow the one that `after` names."""
+def rows_after(
+    listed: Sequence[Any], names: Sequence[str], after: str | None, limit: int | None
+) -> list[Any]:
+    """Up to `limit` items (None: all) that follow the one that `after` names."""
     if after is not None and after not in names:
         raise InvalidInput("not listed", param="after")
     start = 0 if after is None else names.index(after) + 1
-    return list(listed[start : start + limit])
+    return list(listed[start : None if limit is None else start + limit])
+
+
+def has_fields(record: VersionRecord, wanted: Mapping[str, Any]) -> bool:
+    """Whether the record has these values; None stands for any."""
+    return all(value in (None, getattr(record, name)) for name, value in wanted.items())
 
 
 @dataclass
@@ -73,17 +80,21 @@ class FakeChainView:
         names = (some_hash(f"block {number}") for number in (self.block_number, self.block_number - 1))
         return BlockRef(self.block_number, *names, instant)
 
-    def datanets(self) -> list[Datanet]:
-        return self.datanet_list
+    def datanets(self, after: int | None, limit: int) -> list[Datanet]:
+        last = None if after is None else str(after)
+        return rows_after(self.datanet_list, [str(one.id) for one in self.datanet_list], last, limit)
 
     def datanet(self, datanet: DatanetId) -> Datanet | None:
         return next((known for known in self.datanet_list if known.id == datanet), None)
 
-    def contributions(self, datanet: DatanetId) -> list[Contribution]:
-        return [known for known in self.recorded if known.datanet == datanet]
+    def contributions(
+        self, datanet: DatanetId, after: str | None = None, limit: int | None = None
+    ) -> list[Contribution]:
+        found = [known for known in self.recorded if known.datanet == datanet]
+        return rows_after(found, [one.content_hash for one in found], after, limit)
 
-    def snapshots_of(self, datanet: DatanetId) -> list[Snapshot]:
-        return [known for known in self.snapshots.values() if known.datanet == datanet]
+    def newest_snapshots(self, datanet: DatanetId, limit: int) -> list[Snapshot]:
+        return [known for known in self.snapshots.values() if known.datanet == datanet][: -limit - 1 : -1]
 
     def contribution_with(self, datanet: DatanetId, content_hash: Hash32) -> Contribution | None:
         found = (known for known in self.contributions(datanet) if known.content_hash == content_hash)
@@ -134,12 +145,8 @@ class FakeChainView:
     def version(self, version: VersionId) -> VersionRecord | None:
         return next((v.record for v in self.versions_list if v.id == version), None)
 
-    def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
-        return [
-            v
-            for v in self.versions_list
-            if creator in (None, v.record.creator) and name in (None, v.record.name)
-        ]
+    def versions(self, **wanted: Any) -> list[RegisteredVersion]:
+        return [v for v in self.versions_list if has_fields(v.record, wanted)]
 
     def batches(self, operator: Account) -> list[Any]:
         return [batch for batch in self.committed if batch.operator == operator]

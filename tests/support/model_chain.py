@@ -25,6 +25,7 @@ from backend.domain.settlement import (
 )
 from backend.domain.transactions import PreparedTransaction
 from backend.domain.voucher import Voucher
+from tests.support.chain_view import has_fields
 from tests.support.market import CHAIN_ID, Market, recover, some_account, some_hash
 
 if TYPE_CHECKING:
@@ -94,11 +95,11 @@ class ModelChain:
 
     head = cursor
 
-    def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
+    def versions(self, **wanted: Any) -> list[RegisteredVersion]:
         return [
             RegisteredVersion(version, record, is_deprecated=False, block_number=1)
             for version, record in self.market.records.items()
-            if creator in (None, record.creator) and name in (None, record.name)
+            if has_fields(record, wanted)
         ]
 
     def channel(self, channel: ChannelId) -> Channel | None:

@@ -48,9 +48,8 @@ LAST_STATES = {TransactionState.CONFIRMED, TransactionState.FAILED}
 @router.get("/datanets")
 def list_datanets(services: ServicesDep, paging: PagingDep) -> Page[DatanetView]:
     """List datanets, oldest first."""
-    return paging.page_of_all(
-        services.registry.datanets(), lambda datanet: datanet.id, DatanetView.model_validate
-    )
+    found = services.registry.datanets(paging.after_number, paging.limit + 1)
+    return paging.page(found, lambda datanet: datanet.id, DatanetView.model_validate)
 
 
 @router.post("/datanets/prepare")
@@ -73,10 +72,8 @@ def list_recorded_contributions(
     datanet: Number, services: ServicesDep, paging: PagingDep
 ) -> Page[RecordedContribution]:
     """List the contributions that the registry has recorded, in order of recording."""
-    found = services.registry.contributions(DatanetId(datanet))
-    return paging.page_of_all(
-        found, lambda recorded: recorded.content_hash, RecordedContribution.model_validate
-    )
+    found = services.registry.contributions(DatanetId(datanet), paging.after, paging.limit + 1)
+    return paging.page(found, lambda recorded: recorded.content_hash, RecordedContribution.model_validate)
 
 
 @router.post("/datanets/{datanet}/contributions/{content_hash}/review/prepare")

@@ -89,10 +89,10 @@ class Snapshots:
         with self._db.read() as tx:
             return _snapshot(tx, snapshot_id)
 
-    def of_datanet(self, datanet: DatanetId) -> list[Snapshot]:
-        """The datanet's snapshots on the chain, oldest first."""
+    def newest(self, datanet: DatanetId, limit: int) -> list[Snapshot]:
+        """Up to `limit` of the datanet's snapshots on the chain, newest first."""
         with self._db.read() as tx:
-            return tx.chain.snapshots_of(datanet)
+            return tx.chain.newest_snapshots(datanet, limit)
 
     def rows(self, snapshot_id: SnapshotId) -> Iterator[tuple[int, dict[str, Any]]]:
         """(contribution index, row) of all accepted contributions, in order of indices and lines.

@@ -304,19 +304,21 @@ def versions_named(chain: ChainView, adapter: str) -> list[VersionId]:
     """All registered versions that a name may mean: every version of `owner/name`, those of
     `owner/name@version prefix`, the one of a version id, or those of an adapter digest. Raises ModelNotFound.
     """
-    found: list[RegisteredVersion] = []
+    found: list[VersionId] = []
     if match := _HASH.fullmatch(adapter):
-        wanted = "0x" + match[1]
-        found = [v for v in chain.versions() if wanted in (v.id, v.record.adapter_digest)]
+        wanted = Hash32("0x" + match[1])
+        found = [v.id for v in chain.versions(adapter_digest=wanted)]
+        if chain.version(VersionId(wanted)) is not None:
+            found.append(VersionId(wanted))
     elif match := _NAMED.fullmatch(adapter):
         named = chain.versions(creator=Account(match[1]), name=match[2])
-        found = [v for v in named if v.id[2:].startswith(match[3] or "")]
+        found = [v.id for v in named if v.id[2:].startswith(match[3] or "")]
     if not found:
         raise ModelNotFound(
             f"No adapter {adapter!r} is registered: name `owner/name`, `owner/name@version` or a version id.",
             param="adapter",
         )
-    return [version.id for version in found]
+    return found
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -351,7 +353,7 @@ def _by_hash(chain: ChainView, value: Hash32) -> RegisteredVersion | None:
     if known is not None:
         versions = chain.versions(creator=known.creator, name=known.name)
         return next((v for v in versions if v.id == value), None)
-    matches = [v for v in chain.versions() if v.record.adapter_digest == value]
+    matches = chain.versions(adapter_digest=value)
     # Copies are registered later: a digest resolves to versions of the creator who registered it first.
     return _newest([v for v in matches if v.record.creator == matches[0].record.creator])
 

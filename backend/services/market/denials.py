@@ -96,8 +96,8 @@ class Denials:
             raise NotFound("The base model has no adapter to take down.", param="model")
         now = self._clock()
         with self._db.begin() as tx:
-            versions = [v.record for v in tx.chain.versions()]
-            digests = {v.cid_digest for v in versions if v.adapter_digest == record.adapter_digest}
+            versions = tx.chain.versions(adapter_digest=record.adapter_digest)
+            digests = {version.record.cid_digest for version in versions}
             tx.denials.put(Denial(Subject(Denied.ADAPTER, record.adapter_digest), reason, now))
             for digest in digests:
                 tx.denials.put(Denial(Subject(Denied.CONTENT, digest), reason, now))

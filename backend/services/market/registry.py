@@ -48,9 +48,10 @@ class Registry:
         self._chain = chain
         self._store = store
 
-    def datanets(self) -> list[Datanet]:
+    def datanets(self, after: int | None, limit: int) -> list[Datanet]:
+        """Up to `limit` datanets after datanet `after`, oldest first. Errors: `InvalidInput`."""
         with self._db.read() as tx:
-            return tx.chain.datanets()
+            return tx.chain.datanets(after, limit)
 
     def datanet(self, datanet: DatanetId) -> Datanet:
         with self._db.read() as tx:
@@ -72,11 +73,13 @@ class Registry:
             )
         return found
 
-    def contributions(self, datanet: DatanetId) -> list[Contribution]:
-        """The datanet's contributions in order of recording. Errors: `NotFound`."""
+    def contributions(self, datanet: DatanetId, after: str | None, limit: int) -> list[Contribution]:
+        """Up to `limit` of the datanet's contributions in order of recording: those after the content hash
+        `after`. Errors: `NotFound`, `InvalidInput`.
+        """
         self.datanet(datanet)
         with self._db.read() as tx:
-            return tx.chain.contributions(datanet)
+            return tx.chain.contributions(datanet, after, limit)
 
     def contribution(self, datanet: DatanetId, content_hash: Hash32) -> Contribution:
         """A recorded contribution. Errors: `NotFound`."""

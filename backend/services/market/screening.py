@@ -118,8 +118,8 @@ def _versions(tx: UnitOfWork, base_model: Hash32) -> list[RegisteredVersion]:
     """Versions with an adapter, in order of registration."""
     return [
         version
-        for version in tx.chain.versions()
-        if version.record.base_model == base_model and int(version.record.adapter_digest, 16)
+        for version in tx.chain.versions(base_model=base_model)
+        if int(version.record.adapter_digest, 16)
     ]
 
 

@@ -84,7 +84,7 @@ def show_datanet(
         terms=None if withheld else _terms(services, identity),
         contributions=page.data,
         next_cursor=page.next_cursor,
-        snapshots=services.snapshots.of_datanet(identity)[: -MAX_SNAPSHOTS - 1 : -1],
+        snapshots=services.snapshots.newest(identity, MAX_SNAPSHOTS),
         uploads=services.contributions.find(visitor.account, identity) if visitor else [],
         max_bytes=services.transfers.max_bytes,
     )

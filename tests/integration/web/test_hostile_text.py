@@ -68,7 +68,7 @@ def publish(api: Api) -> str:
         replace(one, licence=licence_word(SCRIPT[:31]), reason=255) for one in installation.view.recorded
     ]
     known = hostile_datanet(api)
-    installation.view.datanets = lambda: [known]  # type: ignore[method-assign]
+    installation.view.datanets = lambda *_: [known]  # type: ignore[method-assign]
     installation.view.datanet = lambda _: known  # type: ignore[method-assign]
     installation.descriptions.refresh()
     return f"/m/{version}"

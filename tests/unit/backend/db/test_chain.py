@@ -83,11 +83,13 @@ def test_datanets_contributions_and_snapshots(database: Database) -> None:
         take_in(tx, admitted(7, 2), admitted(5, 257))
         take_in(tx, ("DatasetRegistry", "SnapshotFrozen", frozen))
     with database.read() as tx:
-        (datanet,) = tx.chain.datanets()
+        (datanet,) = tx.chain.datanets(None, 2)
+        assert tx.chain.datanets(datanet.id, 2) == []
         assert tx.chain.datanet(DATANET) == datanet
         assert (datanet.name, datanet.creator, datanet.num_contributions) == ("law?", ALICE, 4)
         found = tx.chain.contributions(DATANET)
         assert [one.content_hash for one in found] == [word(n) for n in (9, 5, 8, 7, 6)]
+        assert tx.chain.contributions(DATANET, word(5), 2) == found[2:4]
         assert [one.index for one in found] == [0, 257, 1, 2, None]
         assert [one.is_accepted for one in found] == [True, None, False, None, False]
         second = found[2]
@@ -319,6 +321,20 @@ def test_operators_and_proposals_are_read_in_pages(database: Database) -> None:
         for read in (tx.chain.operators_after, tx.chain.proposals):
             with pytest.raises(InvalidInput, match="not an id of this list"):
                 read("3", 2)
+
+
+def test_operators_with_neither_stake_nor_batch_are_left_out(database: Database) -> None:
+    """Anyone can state a URL, for a transaction's price."""
+    endpoints = [
+        ("OperatorRegistry", "EndpointChanged", {"operator": one, "endpoint": "https://a"})
+        for one in (ALICE, BOB, OPERATOR)
+    ]
+    with database.begin() as tx:
+        take_in(tx, *endpoints, ("OperatorRegistry", "Staked", {"operator": BOB, "amount": 1}))
+        take_in(tx, committed(1, 1))
+    with database.read() as tx:
+        assert [one.account for one in tx.chain.operators()] == [BOB, OPERATOR]
+        assert [one.account for one in tx.chain.operators_after(None, 9)] == [ALICE, BOB, OPERATOR]
 
 
 def test_a_conviction_without_a_reward_has_no_challenger(database: Database) -> None:
