@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from backend.installation.resources import Resources
     from backend.ports.storage import FetchFolder
     from backend.services.audit.auditor import Auditor
+    from backend.services.audit.background import BackgroundAudits
     from backend.services.audit.cases import Cases
     from backend.services.receipts.proofs import Proofs
     from backend.services.receipts.verification import Verification
@@ -40,6 +41,12 @@ class Audit:
         from backend.services.audit.auditor import Auditor
 
         return Auditor(self._db, self.cases())
+
+    @cached_property
+    def background(self) -> BackgroundAudits:
+        from backend.services.audit.background import BackgroundAudits
+
+        return BackgroundAudits(self._db, self.auditor)
 
     @cached_property
     def proofs(self) -> Proofs:

@@ -36,6 +36,7 @@ from backend.services.answers.billing import Billing
 from backend.services.answers.generate import Generate, GenerateLimits
 from backend.services.answers.gradient_stage import GradientStage
 from backend.services.answers.live_agreement import LiveAgreements
+from backend.services.audit.background import BackgroundAudits
 from backend.services.channels.admission import Admission, Market
 from backend.services.channels.channels import Channels
 from backend.services.channels.charges import Charges
@@ -293,6 +294,7 @@ class ScriptedInstallation:
     def _services(self, chain: Any, check: UploadCheck) -> Services:
         claims: Any = FakeClaims()
         unused: Any = None
+        audits = BackgroundAudits(self.db, unused)
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
         outbound = OutboundClient(allows_private=True)
         return Services(
@@ -325,8 +327,8 @@ class ScriptedInstallation:
             denials=self.denials,
             publication=Publication(self.db, self.blobs, chain, Screening(self.db), self.clock),
             claims=claims,
-            earnings=Earnings(self.db, unused, unused),
-            earned_receipts=EarnedReceipts(self.db, unused, unused),
+            earnings=Earnings(self.db, audits, unused),
+            earned_receipts=EarnedReceipts(self.db, audits, unused),
             payouts=Payouts(self.db, chain, claims, self.operator),
             local_funds=LocalFunds(self.db, chain, self.operator),
             governance=Governance(chain, self.db),

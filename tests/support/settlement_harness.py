@@ -21,6 +21,7 @@ from backend.services.accounts.claims import Claims
 from backend.services.accounts.earned_receipt import EarnedReceipts
 from backend.services.accounts.earnings import Earnings
 from backend.services.audit.auditor import Auditor
+from backend.services.audit.background import BackgroundAudits
 from backend.services.audit.cases import Cases
 from backend.services.audit.earnings import PublishedEntries
 from backend.services.channels.admission import Market as AdmissionMarket
@@ -155,6 +156,9 @@ class SettlementHarness:
         cases = Cases(self.chain, self.blobs, recover, self.market.domain)
         return Auditor(self.db, cases)
 
+    def audits(self) -> BackgroundAudits:
+        return BackgroundAudits(self.db, self.auditor(), wait_seconds=60)
+
     def settler(self, **changes: Any) -> Settler:
         parts: dict[str, Any] = {
             "operator": self.market.operator,
@@ -193,13 +197,13 @@ class SettlementHarness:
         sign_in(self.database, account)
 
     def earnings(self) -> Earnings:
-        return Earnings(self.db, self.auditor(), self.published())
+        return Earnings(self.db, self.audits(), self.published())
 
     def earned_receipts(self) -> EarnedReceipts:
-        return EarnedReceipts(self.db, self.auditor(), self.published())
+        return EarnedReceipts(self.db, self.audits(), self.published())
 
     def published(self) -> PublishedEntries:
-        return PublishedEntries(Cases(self.chain, self.blobs, recover, self.market.domain))
+        return PublishedEntries(self.db, Cases(self.chain, self.blobs, recover, self.market.domain))
 
     def claims(self) -> Claims:
-        return Claims(self.db, self.auditor(), self.chain, self.market.operator)
+        return Claims(self.db, self.audits(), self.chain, self.market.operator)

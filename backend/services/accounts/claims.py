@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backend.domain.settlement import CommittedBatch
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
-    from backend.services.audit.auditor import Auditor
+    from backend.services.audit.background import BackgroundAudits
 
 MIN_RELAYED_UNITS = 10
 """The operator pays the gas of a relayed claim: the earner's own wallet sends smaller ones."""
@@ -69,6 +69,12 @@ class _Verified:
     error: DomainError | None = None
     """Why the latest final batch is not verified; None if it is, or if there is none."""
 
+    @property
+    def is_latest(self) -> bool:
+        """Whether nothing final is left to verify."""
+        newest = self.batches[-1].hash if self.batches else None
+        return newest == (None if self.ledger is None else self.ledger.hash)
+
 
 class Claims:
     """Claims of any account's earnings from any operator. Relayed claims are sent by `lane`."""
@@ -76,11 +82,11 @@ class Claims:
     def __init__(
         self,
         db: Database,
-        auditor: Auditor,
+        audits: BackgroundAudits,
         chain: Chain,
         lane: Account,
     ) -> None:
-        self._db, self._auditor = db, auditor
+        self._db, self._audits = db, audits
         self._chain, self._lane = chain, lane
 
     def claimable(self, account: Account) -> list[Claimable]:
@@ -90,7 +96,8 @@ class Claims:
         """
         with self._db.read() as tx:
             operators = [operator.account for operator in tx.chain.operators()]
-        found = (self._claimable(operator, account) for operator in operators)
+        verified = self._verified(operators)
+        found = (self._claimable(operator, account, verified[operator]) for operator in operators)
         return [one for one in found if one is not None]
 
     def prepare(
@@ -115,8 +122,7 @@ class Claims:
             tx.transactions.record_request(account, queued)
             return queued
 
-    def _claimable(self, operator: Account, account: Account) -> Claimable | None:
-        verified = self._verified(operator)
+    def _claimable(self, operator: Account, account: Account, verified: _Verified) -> Claimable | None:
         claimed = self._claimed(operator, account)
         earned = verified.ledger.balances.get(account, 0) if verified.ledger else 0
         if not earned and verified.error is None:
@@ -130,7 +136,7 @@ class Claims:
 
     def _request(self, operator: Account, account: Account, min_units: int) -> tuple[dict[str, Any], Hash32]:
         """The `Claim` of `Settlement.claim`, and the hash of the batch whose balances it opens."""
-        verified = self._verified(operator)
+        verified = self._verified([operator])[operator]
         if verified.ledger is None and verified.error is not None:
             raise verified.error
         earned = verified.ledger.balances.get(account, 0) if verified.ledger else 0
@@ -147,31 +153,29 @@ class Claims:
         request = {"header": dict(header), "account": account, "opening": ledger.open_balance(account).abi}
         return request, ledger.hash
 
-    def _verified(self, operator: Account) -> _Verified:
-        """The operator's latest final batch whose balances are verified.
+    def _verified(self, operators: Sequence[Account]) -> dict[Account, _Verified]:
+        """By operator: its latest final batch whose balances are verified.
 
         Any final batch can be claimed against: one that is wrong, or whose data is missing, withholds nothing
         that earlier ones credited.
         """
         with self._db.read() as tx:
-            batches = final_batches(tx, operator)
-        if not batches:
-            return _Verified((), None)
-        ledger, error = self._mirrored(batches), None
-        if ledger is None or ledger.hash != batches[-1].hash:
-            try:
-                self._auditor.follow(operator)
-            except DomainError as found:
-                error = found
-            ledger = self._mirrored(batches)
-        is_latest = ledger is not None and ledger.hash == batches[-1].hash
-        if not is_latest and error is None:
-            error = Unavailable(f"the balances of {operator} changed during the audit; try again")
-        return _Verified(tuple(batches), ledger, None if is_latest else error)
-
-    def _mirrored(self, batches: Sequence[CommittedBatch]) -> OperatorLedger | None:
+            found = {operator: _newest_verified(tx, operator) for operator in operators}
+        behind = [operator for operator, verified in found.items() if not verified.is_latest]
+        failed = self._audits.follow(behind)
         with self._db.read() as tx:
-            return latest_verified(tx, batches)
+            for operator in behind:
+                verified = _newest_verified(tx, operator)
+                error = failed.get(operator) or Unavailable(
+                    f"the balances of {operator} changed during the audit; try again"
+                )
+                found[operator] = verified if verified.is_latest else replace(verified, error=error)
+        return found
+
+
+def _newest_verified(tx: UnitOfWork, operator: Account) -> _Verified:
+    batches = final_batches(tx, operator)
+    return _Verified(tuple(batches), latest_verified(tx, batches))
 
 
 def final_batches(tx: UnitOfWork, operator: Account) -> list[CommittedBatch]:

@@ -22,7 +22,7 @@ from backend.services.audit.auditor import not_void
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from backend.db.unit_of_work import UnitOfWork
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.settlement import CommittedBatch
     from backend.services.audit.earnings import PublishedEntries
 
@@ -91,7 +91,8 @@ class Credited:
 
 
 class CreditWalk:
-    """Iterates over the credits that a query wants.
+    """Iterates over the credits that a query wants. No transaction is open while it reads batch data, which
+    may have to be fetched.
 
     Afterwards `rest` is where the next walk continues; None unless this one reached the limit of what it
     reads. `found` are the credits that were read and can be stored, empty ones too, which are then read once.
@@ -99,12 +100,12 @@ class CreditWalk:
 
     def __init__(
         self,
-        tx: UnitOfWork,
+        db: Database,
         published: PublishedEntries,
         query: EarningsQuery,
         start: Position | None = None,
     ) -> None:
-        self._tx, self._published, self._query, self._start = tx, published, query, start
+        self._db, self._published, self._query, self._start = db, published, query, start
         self._num_read = 0
         self.rest: Position | None = None
         self.found: list[tuple[Credit, Sequence[Earning]]] = []
@@ -116,7 +117,8 @@ class CreditWalk:
     def __iter__(self) -> Iterator[Credited]:
         """Errors: `StaleCursor`; `Unavailable` if a batch's data is missing."""
         query, start = self._query, self._start
-        operators = sorted(operator.account for operator in self._tx.chain.operators())
+        with self._db.read() as tx:
+            operators = sorted(operator.account for operator in tx.chain.operators())
         walk = self._void if query.state is EarningState.VOID else self._valid
         for operator in operators:
             is_passed = start is not None and operator < start.operator
@@ -127,12 +129,13 @@ class CreditWalk:
 
     def _valid(self, operator: Account, begin: Position | None) -> Iterator[Credited]:
         """Credits of the batches that are verified. No batch below a balance of zero credits the account."""
-        batches = not_void(self._tx.chain.batches(operator))
-        num_verified, balance = verified(self._tx, batches, self._query.account)
+        with self._db.read() as tx:
+            batches = not_void(tx.chain.batches(operator))
+            num_verified, balance = verified(tx, batches, self._query.account)
+            stored = tx.earnings.credits(self._query.account, operator)
+            paid = claimed(tx, operator, self._query.account)
         batches = batches[:num_verified]
-        stored = self._tx.earnings.credits(self._query.account, operator)
         older = _older_balances(batches, stored)
-        paid = claimed(self._tx, operator, self._query.account)
         top, is_certain = len(batches) - 1, True
         if begin is not None:
             top = _index(batches, begin)
@@ -156,8 +159,9 @@ class CreditWalk:
 
     def _void(self, operator: Account, begin: Position | None) -> Iterator[Credited]:
         """What void batches would have credited. Those with data that is missing or wrong are left out."""
-        batches = [b for b in self._tx.chain.batches(operator) if b.state is BatchState.VOID]
-        stored = self._tx.earnings.credits(self._query.account, operator)
+        with self._db.read() as tx:
+            batches = [b for b in tx.chain.batches(operator) if b.state is BatchState.VOID]
+            stored = tx.earnings.credits(self._query.account, operator)
         top = len(batches) - 1 if begin is None else _index(batches, begin)
         for number in range(top, -1, -1):
             batch = batches[number]
@@ -184,7 +188,7 @@ class CreditWalk:
                 return None
             self._num_read += num_receipts
             account = self._query.account
-            earnings = tuple(self._published.of(self._tx.chain, batch, account))
+            earnings = tuple(self._published.of(batch, account))
             credit = Credit(
                 account=account,
                 operator=batch.operator,

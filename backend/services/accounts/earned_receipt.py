@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Cid, DatanetId, ReceiptId, VersionId
     from backend.domain.receipt import SignedReceipt, Slice
     from backend.domain.settlement import CommittedBatch
-    from backend.services.audit.auditor import Auditor
+    from backend.services.audit.background import BackgroundAudits
     from backend.services.audit.earnings import PublishedEntries
 
 
@@ -112,8 +112,8 @@ class EarnedReceipt:
 
 
 class EarnedReceipts:
-    def __init__(self, db: Database, auditor: Auditor, published: PublishedEntries) -> None:
-        self._db, self._auditor, self._published = db, auditor, published
+    def __init__(self, db: Database, audits: BackgroundAudits, published: PublishedEntries) -> None:
+        self._db, self._audits, self._published = db, audits, published
 
     def get(self, account: Account, receipt: ReceiptId) -> EarnedReceipt:
         """Errors: `NotFound` for a receipt that is not stored here and paid no account that signed in here;
@@ -124,9 +124,11 @@ class EarnedReceipts:
             batches = not_void(tx.chain.batches(batch.operator))
             num_verified, _ = verified(tx, batches, account)
         if batch.state is not BatchState.VOID and batch.number > num_verified:
-            self._auditor.follow(batch.operator)
+            failed = self._audits.follow([batch.operator])
+            if batch.operator in failed:
+                raise failed[batch.operator]
+        signed = self._signed(batch, receipt)
         with self._db.read() as tx:
-            signed = self._signed(batch, receipt)
             found = EarnedReceipt(
                 receipt_id=receipt,
                 account=account,

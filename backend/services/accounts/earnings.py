@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.earnings import EarningsBy, EarningState
-from backend.domain.errors import DomainError
 from backend.domain.ids import Hash32, VersionId
 from backend.services.accounts.credit_walk import Credited, CreditWalk, Position
 from backend.services.market.catalogue import versions_named
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from backend.domain.earnings import Credit, Earning
     from backend.domain.ids import Account
     from backend.services.accounts.credit_walk import EarningsQuery
-    from backend.services.audit.auditor import Auditor
+    from backend.services.audit.background import BackgroundAudits
     from backend.services.audit.earnings import PublishedEntries
 
 MAX_BATCHES = 500
@@ -94,8 +93,8 @@ class EarningsSummary:
 class Earnings:
     """Entries of any account from any operator: they are public."""
 
-    def __init__(self, db: Database, auditor: Auditor, published: PublishedEntries) -> None:
-        self._db, self._auditor, self._published = db, auditor, published
+    def __init__(self, db: Database, audits: BackgroundAudits, published: PublishedEntries) -> None:
+        self._db, self._audits, self._published = db, audits, published
 
     def versions(self, adapter: str) -> frozenset[VersionId]:
         """Versions that `adapter` may mean, see `versions_named`. Errors: `ModelNotFound`."""
@@ -109,16 +108,15 @@ class Earnings:
         Errors: `StaleCursor`; `Unavailable` if data of a verified batch is missing.
         """
         unverifiable = self._follow(query)
-        with self._db.read() as tx:
-            walk = CreditWalk(tx, self._published, query, start)
-            found, names = [], Names(tx)
-            for chunk in _chunks(walk, limit):
+        walk, found, names = CreditWalk(self._db, self._published, query, start), [], Names()
+        for chunk in _chunks(walk, limit):
+            with self._db.read() as tx:
                 found += [
-                    ListedEarning(credited.credit, credited.state, earning, names.of(earning.version_id))
+                    ListedEarning(credited.credit, credited.state, earning, names.of(tx, earning.version_id))
                     for credited, earning in self._expanded(tx, query, chunk, start, limit)
                 ]
-                if len(found) > limit:
-                    break
+            if len(found) > limit:
+                break
         self._keep(walk)
         rest = _position(found[limit - 1]) if len(found) > limit else walk.rest
         return EarningsPage(tuple(found[:limit]), rest, unverifiable)
@@ -129,12 +127,13 @@ class Earnings:
         Errors: as `entries`.
         """
         unverifiable = self._follow(query)
+        walk, names = CreditWalk(self._db, self._published, query, start), Names()
+        credited = list(walk)
+        groups: dict[str | None, Totals] = {}
         with self._db.read() as tx:
-            walk, names = CreditWalk(tx, self._published, query, start), Names(tx)
-            groups: dict[str | None, Totals] = {}
-            for key, num_entries, amount, state in self._sums(tx, query, by, list(walk)):
+            for key, num_entries, amount, state in self._sums(tx, query, by, credited):
                 if key not in groups:
-                    adapter = names.of(key) if by is EarningsBy.ADAPTER and key else None
+                    adapter = names.of(tx, key) if by is EarningsBy.ADAPTER and key else None
                     groups[key] = Totals(key, adapter)
                 groups[key].add(num_entries, amount, state)
         self._keep(walk)
@@ -144,14 +143,9 @@ class Earnings:
         """Audit batches that are not audited yet."""
         with self._db.read() as tx:
             operators = [operator.account for operator in tx.chain.operators()]
-        failed = []
-        for operator in operators:
-            if query.operator in (None, operator):
-                try:
-                    self._auditor.follow(operator)
-                except DomainError as error:
-                    failed.append(Unverifiable(operator, error.message))
-        return tuple(failed)
+        wanted = [operator for operator in operators if query.operator in (None, operator)]
+        failed = self._audits.follow(wanted)
+        return tuple(Unverifiable(operator, error.message) for operator, error in failed.items())
 
     def _keep(self, walk: CreditWalk) -> None:
         """Store what the walk read, if the account signed in here."""
@@ -209,16 +203,15 @@ class Earnings:
 
 
 class Names:
-    """Full names of adapter versions."""
+    """Full names of adapter versions, each looked up once."""
 
-    def __init__(self, tx: UnitOfWork) -> None:
-        self._tx = tx
+    def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
-    def of(self, version: str) -> str:
+    def of(self, tx: UnitOfWork, version: str) -> str:
         if version not in self._known:
             id_ = VersionId(Hash32(version))
-            record = self._tx.chain.version(id_)
+            record = tx.chain.version(id_)
             self._known[version] = version if record is None else record.full_name(id_)
         return self._known[version]
 

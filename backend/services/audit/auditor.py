@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Batch, Header, OperatorLedger
-from backend.domain.errors import Conflict, NotFound
+from backend.domain.errors import Conflict, NotFound, Unavailable
 from backend.domain.judging.case import Finding, Right, Undecided, Wrong
 from backend.domain.judging.judge import judge
 from backend.domain.settlement import BatchState
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView
     from backend.services.audit.cases import Cases
+    from backend.services.audit.published import BatchReceipts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +69,27 @@ class Auditor:
         """Verdicts from the operator's first batch on, up to the first wrong one that is not final: it can be
         voided with all pending ones. After a wrong batch that is final, the ledger is not known.
 
-        Errors: `Unavailable` if the store of batch data cannot be reached.
+        Errors: `Unavailable` if the store of batch data cannot be reached, or a reorganisation removed a
+        batch meanwhile.
         """
         with self._db.read() as tx:
-            ledger: OperatorLedger | None = OperatorLedger()
-            parent = None
-            for committed in not_void(tx.chain.batches(operator)):
-                verdict, batch = self._judge(tx.chain, ledger, parent, committed)
-                yield verdict
-                if batch is None and committed.state is not BatchState.FINAL:
-                    return
-                ledger = None if batch is None else batch.after(verdict.header)
-                parent = committed
+            batches = not_void(tx.chain.batches(operator))
+        ledger: OperatorLedger | None = OperatorLedger()
+        parent = None
+        for committed in batches:
+            data = self._data(committed)
+            with self._db.read() as tx:
+                verdict, batch = self._judge(tx.chain, ledger, parent, committed, data)
+            yield verdict
+            if batch is None and committed.state is not BatchState.FINAL:
+                return
+            ledger = None if batch is None else batch.after(verdict.header)
+            parent = committed
+
+    def is_current(self, tx: UnitOfWork, operator: Account) -> bool:
+        """Whether the operator's newest batch is audited, so that `follow` has nothing to do."""
+        batches = not_void(tx.chain.batches(operator))
+        return not batches or tx.batches.ledger(operator, batches[-1].hash) is not None
 
     def follow(self, operator: Account) -> OperatorLedger:
         """The ledger after the operator's newest batch; audits the batches since the last call.
@@ -89,18 +99,20 @@ class Auditor:
         with self._db.read() as tx:
             batches = not_void(tx.chain.batches(operator))
             ledger, known = _resume(tx, operator, batches)
-            valid = {one.hash for one in batches}
-            final = max((one.number for one in batches if one.state is BatchState.FINAL), default=0)
-            for number in range(known, len(batches)):
-                batch, ledger = self._right(tx.chain, ledger, batches, number)
-                found = credits_of(tx, batch, Header.from_chain(batches[number].header), ledger)
+        valid = {one.hash for one in batches}
+        final = max((one.number for one in batches if one.state is BatchState.FINAL), default=0)
+        for place in range(known, len(batches)):
+            data = self._data(batches[place])
+            with self._db.read() as tx:
+                batch, ledger = self._right(tx.chain, ledger, batches, place, data)
+                found = credits_of(tx, batch, Header.from_chain(batches[place].header), ledger)
                 earned = earned_by_contribution(tx.chain, batch)
-                with self._db.begin() as mirror:
-                    if not mirror.batches.save_ledger(operator, ledger):
-                        continue  # another process has mirrored the batch, with all that follows
-                    mirror.earnings.add(found)
-                    mirror.contribution_totals.add(operator, batch.number, ledger.hash, earned, valid)
-                    mirror.contribution_totals.prune(operator, final, valid, earned)
+            with self._db.begin() as mirror:
+                if not mirror.batches.save_ledger(operator, ledger):
+                    continue  # another process has mirrored the batch, with all that follows
+                mirror.earnings.add(found)
+                mirror.contribution_totals.add(operator, batch.number, ledger.hash, earned, valid)
+                mirror.contribution_totals.prune(operator, final, valid, earned)
         if known < len(batches):
             with self._db.begin() as mirror:
                 mirror.batches.prune_ledgers(operator, newest_final(batches))
@@ -115,16 +127,27 @@ class Auditor:
             if not batches or batches[-1].number != number:
                 raise NotFound(f"{operator} has no batch {number}", "number")
             ledger, known = _resume(tx, operator, batches[:-1])
-            for place in range(known, len(batches) - 1):
-                ledger = self._right(tx.chain, ledger, batches, place)[1]
-            return self._right(tx.chain, ledger, batches, len(batches) - 1)[0]
+        for place in range(known, len(batches)):
+            data = self._data(batches[place])
+            with self._db.read() as tx:
+                batch, ledger = self._right(tx.chain, ledger, batches, place, data)
+        return batch
+
+    def _data(self, committed: CommittedBatch) -> BatchReceipts:
+        """See `Cases.receipts`: no transaction may be open meanwhile."""
+        return self._cases.receipts(Header.from_chain(committed.header))
 
     def _right(
-        self, chain: ChainView, ledger: OperatorLedger, batches: Sequence[CommittedBatch], place: int
+        self,
+        chain: ChainView,
+        ledger: OperatorLedger,
+        batches: Sequence[CommittedBatch],
+        place: int,
+        data: BatchReceipts,
     ) -> tuple[Batch, OperatorLedger]:
-        """The batch and the ledger after it. Errors: `WrongBatch`."""
+        """The batch and the ledger after it. Errors: `WrongBatch`; as `_judge`."""
         parent = batches[place - 1] if place else None
-        verdict, batch = self._judge(chain, ledger, parent, batches[place])
+        verdict, batch = self._judge(chain, ledger, parent, batches[place], data)
         if batch is None:
             raise _wrong_batch(verdict)
         return batch, batch.after(verdict.header)
@@ -135,12 +158,15 @@ class Auditor:
         ledger: OperatorLedger | None,
         parent: CommittedBatch | None,
         committed: CommittedBatch,
+        data: BatchReceipts,
     ) -> tuple[Verdict, Batch | None]:
-        """The verdict, and the batch if it is right."""
+        """The verdict, and the batch if it is right. Errors: `Unavailable` if a reorganisation removed it."""
+        if chain.batch(committed.hash) is None:
+            raise Unavailable(f"the chain replaced batch {committed.hash} during the audit; try again")
         header = Header.from_chain(committed.header)
         if header.hash != committed.hash:
             return Verdict(header, Finding("hash", f"the header is not that of {committed.hash}")), None
-        judged = self._judgement(chain, committed, ledger, parent)
+        judged = self._judgement(chain, committed, ledger, parent, data)
         if isinstance(judged, Right):
             return Verdict(header, None), judged.batch
         if isinstance(judged, Wrong):
@@ -153,12 +179,13 @@ class Auditor:
         committed: CommittedBatch,
         ledger: OperatorLedger | None,
         parent: CommittedBatch | None,
+        data: BatchReceipts,
     ) -> Judgement:
         number = int(committed.header["parameterSet"])
         terms = chain.parameter_set(number)
         if terms is None:
             return Undecided(Finding("parameter_set", f"there is no parameter set {number}"), ())
-        case = self._cases.case(chain, committed, parent, ledger)
+        case = self._cases.case(chain, committed, parent, ledger, data)
         header = case.header
         is_signed = self._cases.is_signed(chain, header.operator, header.committed_at)
         return judge(case, chain, terms, is_signed)

@@ -59,11 +59,12 @@ class Cases:
         batch: CommittedBatch,
         parent: CommittedBatch | None,
         ledger: OperatorLedger | None,
+        data: BatchReceipts,
         evidence: Sequence[SignedReceipt] = (),
     ) -> Case:
-        """`ledger`: the one after `parent`, None if it is unknown. Errors: `Unavailable`."""
+        """`ledger`: the one after `parent`, None if it is unknown. `data`: what `receipts` returned."""
         header = Header.from_chain(batch.header)
-        receipts, withheld = self.receipts(header)
+        receipts, withheld = data
         return Case(
             header=header,
             parent=None if parent is None else Header.from_chain(parent.header),
@@ -81,8 +82,11 @@ class Cases:
         return signed_by_keys_of(operator, view, self._recover, self._settlement, committed_at)
 
     def receipts(self, header: Header) -> BatchReceipts:
-        """The published receipts of a batch, cached. After a failure they are not read again for
-        `RETRY_SECONDS`: a store may search long for missing content.
+        """The published receipts of a batch, cached. To fetch them may take minutes: call this outside of
+        transactions. After a failure they are not read again for `RETRY_SECONDS`: a store may search long for
+        missing content.
+
+        Errors: `Unavailable` if the store of batch data cannot be reached.
         """
         until, found = self._cache.get(header.hash, (0.0, None))
         if found is None or (found[0] is None and until < self._clock()):

@@ -18,7 +18,7 @@ from backend.domain.rules import Rules, from_position
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.unit_of_work import UnitOfWork
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.batch import Batch, Entries, OperatorLedger
     from backend.domain.earnings import ContributionKey
     from backend.domain.entries import Entry
@@ -111,11 +111,11 @@ class Lookup:
 class PublishedEntries:
     """Entries from the public data of batches. The latest batch is cached: pages follow each other."""
 
-    def __init__(self, cases: Cases) -> None:
-        self._cases = cases
+    def __init__(self, db: Database, cases: Cases) -> None:
+        self._db, self._cases = db, cases
         self._latest: tuple[Hash32, tuple[SignedReceipt, ...], Entries] | None = None
 
-    def of(self, chain: ChainView, batch: CommittedBatch, account: Account) -> list[Earning]:
+    def of(self, batch: CommittedBatch, account: Account) -> list[Earning]:
         """The account's entries, of a tree with the root that the chain has.
 
         Errors: as `receipts`; `Conflict` if the data makes another tree.
@@ -123,13 +123,18 @@ class PublishedEntries:
         latest = self._latest
         if latest is None or latest[0] != batch.hash:
             receipts = self.receipts(batch)
-            self._latest = latest = batch.hash, receipts, _entries(chain, batch, receipts)
+            with self._db.read() as tx:
+                self._latest = latest = batch.hash, receipts, _entries(tx.chain, batch, receipts)
         _, receipts, entries = latest
-        lookup = Lookup(chain, receipts)
-        return [lookup.earning(entry) for entry in find_entries(entries.keys, entries.tree, account)]
+        with self._db.read() as tx:
+            lookup = Lookup(tx.chain, receipts)
+            return [lookup.earning(entry) for entry in find_entries(entries.keys, entries.tree, account)]
 
     def receipts(self, batch: CommittedBatch) -> tuple[SignedReceipt, ...]:
-        """Receipts of the batch, in order. Errors: `Unavailable` if no published data is the batch's."""
+        """Receipts of the batch, in order, which may have to be fetched: call this outside of transactions.
+
+        Errors: `Unavailable` if no published data is the batch's.
+        """
         found, reason = self._cases.receipts(Header.from_chain(batch.header))
         if found is None:
             text = f"the entries of batch {batch.number} of {batch.operator} cannot be read"

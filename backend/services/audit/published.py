@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Span
-from backend.domain.batch_data import FILE_NAME, MAX_LINE, BatchName, MalformedBatch, decode
+from backend.domain.batch_data import FILE_NAME, MAX_LINE, BatchName, MalformedBatch, decode_chunks
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
 from backend.domain.errors import InvalidInput
 from backend.domain.judging.case import Finding
@@ -32,7 +32,7 @@ def read_batch_data(header: Header, blobs: BlobStore, settlement: TypedDomain) -
         # Limits memory: the data is published by other operators.
         if blobs.names(cid).get(FILE_NAME, 0) > max_bytes(header):
             return None, Finding("data_malformed", "the batch data is larger than its receipts can be")
-        name, receipts = decode(blobs.read(cid, FILE_NAME))
+        name, receipts = decode_chunks(blobs.open(cid, FILE_NAME))
     except (ContentMissing, ContentCorrupt) as error:
         return None, Finding("data_missing", f"the batch data {cid}: {error}")
     except (MalformedBatch, ContentUnsafe) as error:

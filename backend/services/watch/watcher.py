@@ -9,6 +9,7 @@ the state of the chain, and from the outbox of what was sent.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,10 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 MAX_PAUSE_SECONDS = 60.0
 """Maximum pause between attempts while node or store are unreachable; pauses double from `POLL_SECONDS`."""
+TURN_SECONDS = 60.0
+"""After so much time a pass turns to the next operator, and the next pass goes on with this one: an operator
+may serve each of many batches slowly.
+"""
 PATIENCE_PART = 16
 """Batch data counts as withheld if it is missing after this fraction of the dispute window."""
 
@@ -74,6 +79,10 @@ class Watcher:
     """One pass of the sender: keeps on sending what earlier passes queued."""
     evidence: Callable[[], Sequence[SignedReceipt]] = tuple
     """Receipts signed by operators, from other sources."""
+    clock: Callable[[], float] = time.monotonic
+    _turn_ends_at: float = 0.0
+    _is_unfinished: bool = False
+    """Whether the latest pass left something to the next one."""
     _reported: set[tuple[object, ...]] = field(default_factory=set)
     _open: dict[Hash32, tuple[tuple[object, ...], Judgement]] = field(default_factory=dict)
     """For batches that are not right: the data known at the last judgement, and the judgement."""
@@ -85,13 +94,15 @@ class Watcher:
     """Final batches that are not right. They cannot be challenged, and later batches have no ledger."""
 
     def run(self, stop: threading.Event) -> Iterator[News]:
-        """One pass per block until `stop` is set. Waits while node or store are unreachable."""
+        """One pass per block until `stop` is set, more while one is unfinished. Waits while node or store are
+        unreachable.
+        """
         pause, logged, seen = POLL_SECONDS, "", None
         while not stop.is_set():
             try:
                 head = self._head()
-                if head != seen:
-                    for one in self.run_once():
+                if head != seen or self._is_unfinished:
+                    for one in self._pass():
                         yield one
                         if stop.is_set():
                             return
@@ -103,9 +114,16 @@ class Watcher:
             stop.wait(pause)
 
     def run_once(self) -> Iterator[News]:
-        """One pass; yields each report once. Errors: `ChainReplaced`; `Unavailable`, once it has tried all
-        operators, because what one of them publishes may be the reason.
+        """Passes until one is finished; yields each report once. Errors: as of `_pass`."""
+        self._is_unfinished = True
+        while self._is_unfinished:
+            yield from self._pass()
+
+    def _pass(self) -> Iterator[News]:
+        """Errors: `ChainReplaced`; `Unavailable`, once it has tried all operators, because what one of them
+        publishes may be the reason.
         """
+        self._is_unfinished = False
         with self.guard():
             if self.carry_on is not None:
                 self.carry_on()
@@ -117,6 +135,7 @@ class Watcher:
         unavailable: Unavailable | None = None
         for step, accounts in ((self._answer, to_answer), (self._watch, operators)):
             for operator in accounts:
+                self._turn_ends_at = self.clock() + TURN_SECONDS
                 try:
                     yield from self._new(self._isolated(step, operator))
                 except Unavailable as error:
@@ -203,7 +222,8 @@ class Watcher:
             yield found
         for place in range(start, len(batches)):
             batch, parent = batches[place], batches[place - 1] if place else None
-            case = self.cases.case(tx.chain, batch, parent, ledger, self.evidence())
+            data = self.cases.receipts(Header.from_chain(batch.header))
+            case = self.cases.case(tx.chain, batch, parent, ledger, data, self.evidence())
             judgement, ledger = self._judgement(tx, case), None
             if isinstance(judgement, Right):
                 self._cleared[batch.hash] = len(self.evidence())
@@ -211,6 +231,10 @@ class Watcher:
             elif batch.state is BatchState.FINAL:
                 self._beyond.add(batch.hash)
             yield batch, judgement
+            # Only after a batch that needs not be read again: so each pass gets further.
+            if ledger is not None and batch != batches[-1] and self.clock() > self._turn_ends_at:
+                self._is_unfinished = True
+                return
 
     def _resume(self, tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> tuple[OperatorLedger | None, int]:
         """The newest stored ledger, and the index of the batch after it."""

@@ -18,6 +18,7 @@ from backend.domain.serving import NewReceipt
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.accounts.claims import Claims
 from backend.services.audit.auditor import Auditor
+from backend.services.audit.background import BackgroundAudits
 from backend.services.audit.cases import Cases
 from backend.services.receipts.proofs import Proofs
 from backend.services.settle.settler import Pace, Settler
@@ -83,6 +84,9 @@ class LiveMarket(LocalMarket):
         db = database or self.database
         return Auditor(db, Cases(self.chain, self.blobs, recover, self.settlement))
 
+    def audits(self) -> BackgroundAudits:
+        return BackgroundAudits(self.database, self.auditor(), wait_seconds=60)
+
     def settler(self) -> Settler:
         return Settler(
             operator=OPERATOR.account,
@@ -101,8 +105,7 @@ class LiveMarket(LocalMarket):
         )
 
     def claims(self) -> Claims:
-        db = self.database
-        return Claims(db, self.auditor(), self.chain, OPERATOR.account)
+        return Claims(self.database, self.audits(), self.chain, OPERATOR.account)
 
     def proofs(self) -> Proofs:
         return Proofs(self.database, self.auditor(), self.chain)

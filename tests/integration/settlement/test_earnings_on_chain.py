@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 
 def published(market: LiveMarket) -> PublishedEntries:
-    return PublishedEntries(Cases(market.chain, market.blobs, recover, market.settlement))
+    return PublishedEntries(market.database, Cases(market.chain, market.blobs, recover, market.settlement))
 
 
 def earnings(market: LiveMarket) -> Earnings:
-    return Earnings(market.database, market.auditor(), published(market))
+    return Earnings(market.database, market.audits(), published(market))
 
 
 def total(market: LiveMarket, account: Account) -> Totals:
@@ -96,6 +96,6 @@ def test_credits_of_batches_that_were_settled_again_are_claimed_to_the_unit(mark
             (claim,) = tx.chain.claims(account)
         assert total(market, account).claimed // UNIT * UNIT == claim.cumulative
         page = earnings(market).entries(EarningsQuery(account), None, 1)
-        receipts = EarnedReceipts(market.database, market.auditor(), published(market))
+        receipts = EarnedReceipts(market.database, market.audits(), published(market))
         shown = receipts.get(account, page.entries[0].earning.receipt_id)
         assert shown.state is EarningState.CLAIMED

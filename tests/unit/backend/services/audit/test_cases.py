@@ -8,13 +8,14 @@ import pytest
 from backend.domain.batch import CommitTerms
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.content import ContentMissing, ContentUnsafe, cid_digest
-from backend.domain.settlement import BatchState, CommittedBatch
 from backend.services.audit.cases import RETRY_SECONDS, Cases
 from backend.services.audit.published import MAX_DATA_BYTES, read_batch_data
 from backend.storage.folders import folder_cid
-from tests.support.market import CHAIN_ID, Market, recover, some_hash
+from tests.support.market import CHAIN_ID, Market, recover
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from backend.domain.ids import Cid
 
 
@@ -35,23 +36,8 @@ class FakeBlobStore:
             raise ContentMissing(f"no {cid}")
         return {FILE_NAME: len(self.files[cid])}
 
-    def read(self, cid: Cid, name: str) -> bytes:
-        return self.files[cid]
-
-
-class FakeView:
-    """A view of a batch without demands."""
-
-    def spans(self, batch_hash: str) -> tuple[()]:
-        return ()
-
-    def demands(self, batch_hash: str) -> list[Any]:
-        return []
-
-    answers = demands
-
-    def claimed(self, operator: str) -> dict[Any, int]:
-        return {}
+    def open(self, cid: Cid, name: str) -> Iterator[bytes]:
+        yield self.files[cid]
 
 
 def test_data_that_is_missing_is_asked_for_again_after_a_while_and_kept_once_it_is_there() -> None:
@@ -60,14 +46,11 @@ def test_data_that_is_missing_is_asked_for_again_after_a_while_and_kept_once_it_
     data = encode(BatchName(CHAIN_ID, market.settlement, market.operator, 1), batch.receipts)
     cid = folder_cid({FILE_NAME: data})
     header = batch.header(CommitTerms(1, 2), cid_digest(cid))
-    committed = CommittedBatch(
-        market.operator, 1, header.hash, header.abi, BatchState.COMMITTED, some_hash("tx"), 1
-    )
     unused: Any = None
     cases = Cases(unused, store, recover, market.domain, clock=lambda: now[0])  # type: ignore[arg-type]
 
     def receipts() -> Any:
-        return cases.case(FakeView(), committed, None, None).receipts  # type: ignore[arg-type]
+        return cases.receipts(header)[0]
 
     assert (receipts(), receipts(), store.num_looks) == (None, None, 1)
     store.files[cid] = data

@@ -6,14 +6,24 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import delete
 
+from backend.db.tables.settlement import LedgerRow
 from backend.domain.chain import BlockRef
 from backend.domain.errors import Unavailable
-from backend.services.watch.watcher import MAX_PAUSE_SECONDS, Watcher
-from tests.support.market import some_account, some_hash
+from backend.domain.judging.judge import judge
+from backend.services.audit.cases import Cases
+from backend.services.watch.watcher import MAX_PAUSE_SECONDS, TURN_SECONDS, Watcher
+from tests.support.market import recover, some_account, some_hash
+from tests.support.settlement_harness import SettlementHarness
+from tests.support.settlement_steps import settle_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.domain.batch import Header
+    from backend.services.audit.published import BatchReceipts
 
 
 class StopAfter(threading.Event):
@@ -118,3 +128,32 @@ def test_one_operator_alone_can_be_watched() -> None:
     harness.watcher._watch = lambda operator: iter(seen.append(operator) or ())  # type: ignore[method-assign]
     list(harness.watcher.run_once())
     assert seen == [some_account("other")]
+
+
+def test_an_operator_with_many_slow_batches_is_left_for_the_others_and_goes_on_in_the_next_pass(
+    tmp_path: Path,
+) -> None:
+    harness, now, passes = SettlementHarness(tmp_path), [0.0], []
+
+    class SlowCases(Cases):
+        def receipts(self, header: Header) -> BatchReceipts:
+            now[0] += TURN_SECONDS + 1
+            return super().receipts(header)
+
+    settle_batches(harness, 3)
+    with harness.begin() as tx:  # as in a watcher's own database, where nothing is judged yet
+        tx.session.execute(delete(LedgerRow))
+    watcher = Watcher(
+        follow=lambda: passes.append(1),
+        guard=nullcontext,
+        db=harness.db,
+        chain=harness.chain,
+        cases=SlowCases(harness.chain, harness.blobs, recover, harness.market.domain),
+        judge=judge,
+        clock=lambda: now[0],
+    )
+    stop = StopAfter(5)
+    found = list(watcher.run(stop))
+    assert [(one.what, one.number) for one in found] == [("right", 1), ("right", 2), ("right", 3)]
+    assert len(passes) == 3
+    harness.database.close()
