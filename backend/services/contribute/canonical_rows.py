@@ -42,8 +42,8 @@ StoreRows = Callable[[Sequence[tuple[Row, Hash32]]], None]
 """Stores rows with their hashes, in order."""
 RowFilter = Callable[[Iterable[Sequence[tuple[Row, Hash32]]]], Iterable[Sequence[tuple[Row, Hash32]]]]
 """Takes batches of rows, and returns of each batch the rows that may be contributed."""
-CHARACTERS_AT_ONCE = 1 << 20
-"""Characters after which a batch of rows ends; its last row may exceed them."""
+BYTES_AT_ONCE = 1 << 20
+"""Bytes after which a batch of rows ends; its last row may exceed them."""
 
 
 class UploadTooLarge(InvalidInput):
@@ -184,15 +184,15 @@ class _Lines:
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[tuple[Row, Hash32]]]:
-    """Batches of rows with their hashes, limited in rows and characters."""
+    """Batches of rows with their hashes, limited in rows and bytes."""
     batch: list[tuple[Row, Hash32]] = []
-    num_characters = 0
+    num_bytes = 0
     for row in rows:
         batch.append((row, row.hash))
-        num_characters += row.num_characters
-        if len(batch) == ROWS_AT_ONCE or num_characters >= CHARACTERS_AT_ONCE:
+        num_bytes += len(row.canonical)
+        if len(batch) == ROWS_AT_ONCE or num_bytes >= BYTES_AT_ONCE:
             yield batch
-            batch, num_characters = [], 0
+            batch, num_bytes = [], 0
     yield batch
 
 

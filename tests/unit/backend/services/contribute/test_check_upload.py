@@ -101,7 +101,7 @@ def test_a_band_that_all_rows_share_is_not_compared_row_by_row(any_world: Contri
 def test_portions_of_an_upload_are_compared_with_each_other(
     any_world: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.services.contribute.canonical_rows.CHARACTERS_AT_ONCE", 10)
+    monkeypatch.setattr("backend.services.contribute.canonical_rows.BYTES_AT_ONCE", 10)
     monkeypatch.setattr("backend.services.contribute.uploads.ROWS_AT_ONCE", 1)
     first = any_world.submit(texts(LONG, OTHER, LONG.upper()), ALICE)
     assert first.report.near_copies is not None
