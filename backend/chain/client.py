@@ -8,14 +8,13 @@ from backend.chain.contracts import interface
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import (
-    RELAYED,
-    RELAYED_GAS_CAP,
+    SIGNED_CALL_GAS_CAP,
     TX_GAS_CAP,
     call_error,
     current_gas_price,
 )
 from backend.domain.chain import ChainEvent, ChainReplaced, Reverted
-from backend.domain.transactions import PreparedTransaction, as_json
+from backend.domain.transactions import SIGNED_CALLS, PreparedTransaction, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,11 +147,11 @@ class ChainClient:
         Errors: `Reverted`, also for a call that needs more than it may have: more than a transaction may have
         would use up a nonce and never be mined.
         """
+        cap = SIGNED_CALL_GAS_CAP if function in SIGNED_CALLS else TX_GAS_CAP
         try:
-            gas = self.node.estimate_gas(self.address(contract), data, sender, value)
+            gas = self.node.estimate_gas(self.address(contract), data, sender, value, cap)
         except RpcError as error:
             raise call_error(contract, function, error) from error
-        cap = RELAYED_GAS_CAP if function in RELAYED else TX_GAS_CAP
         if gas > cap:
             raise Reverted(f"{contract}.{function} needs {gas} gas; its transaction may have {cap}")
         return min(gas * (100 + GAS_MARGIN_PERCENT) // 100, cap)

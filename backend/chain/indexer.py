@@ -115,7 +115,7 @@ class Indexer:
     def _read(self, first: int, last: BlockRef) -> list[ChainEvent] | None:
         """Events of the range; None if the node refuses so many blocks.
 
-        A refusal halves the next range, a success doubles it.
+        A refusal halves the next range, a whole range that succeeds doubles it.
         """
         started = self._clock()
         try:
@@ -131,8 +131,14 @@ class Indexer:
             log.info("node refuses %d blocks: %s", num_blocks, error)
             return None
         is_slow = self._clock() - started > SLOW_SECONDS
-        is_large = is_slow or len(events) > MANY_EVENTS
-        self._range = max(self._range // 2, 1) if is_large else min(self._range * 2, MAX_RANGE)
+        if is_slow or len(events) > MANY_EVENTS:
+            self._range = max(self._range // 2, 1)
+        elif last.number - first + 1 < self._range:
+            self._range = min(
+                self._range, FIRST_RANGE
+            )  # at the head: the next range may be one after an outage
+        else:
+            self._range = min(self._range * 2, MAX_RANGE)
         return events
 
     def _rewind(self, cursor: BlockRef) -> None:

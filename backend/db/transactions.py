@@ -14,6 +14,7 @@ from backend.db.tables.transactions import AttemptRow, NonceLane, RequestRow, Tr
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.ids import Account, Hash32
 from backend.domain.transactions import (
+    RELAYED_CALLS,
     ChainTransaction,
     OpenTransaction,
     TransactionAttempt,
@@ -133,7 +134,7 @@ class TransactionStore:
         row = self._session.scalar(
             select(TransactionRow)
             .filter_by(lane=lane, state=State.QUEUED)
-            .order_by(TransactionRow.id)
+            .order_by(TransactionRow.function.in_(RELAYED_CALLS), TransactionRow.id)
             .limit(1)
         )
         return None if row is None else _transaction(row)

@@ -1,9 +1,11 @@
-"""Signatures of secp256k1 keys as the contracts accept them: 65 bytes r, s, v in 0x-hex."""
+"""Signatures of secp256k1 keys as the contracts accept them: 65 bytes r, s, v in 0x-hex; and of contracts."""
 
 from __future__ import annotations
 
 from backend.domain.errors import InvalidInput
 
+MAX_SIGNATURE_BYTES = 4096
+"""Signatures of contract wallets are longer than 65 bytes; the operator pays for their calldata."""
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 
@@ -25,3 +27,17 @@ def parse_signature(text: str) -> tuple[bytes, int]:
 
 def malformed_signature(why: str) -> InvalidInput:
     return InvalidInput(f"malformed signature: {why}", param="signature")
+
+
+def signature_hex(signature: str) -> str:
+    """A signature that a contract wallet may accept, as 0x-hex. Errors: `InvalidInput`."""
+    digits = signature.removeprefix("0x")
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError:
+        raw = b""
+    if not 0 < len(raw) <= MAX_SIGNATURE_BYTES:
+        raise InvalidInput(
+            f"The signature must be hex of 1 to {MAX_SIGNATURE_BYTES} bytes.", param="signature"
+        )
+    return "0x" + raw.hex()

@@ -13,6 +13,20 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Account, Hash32
 
+SIGNED_CALLS = frozenset(
+    {
+        "contributeWithSig",
+        "depositWithAuthorization",
+        "grantSessionWithSig",
+        "moveBalance",
+        "revokeSessionWithSig",
+        "setPayoutWalletWithSig",
+    }
+)
+"""Functions that check the signature of an account for which an operator sends the call."""
+RELAYED_CALLS = SIGNED_CALLS | {"claim"}
+"""Functions that operators call for others. Their own calls are sent first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

@@ -160,7 +160,9 @@ class SendQueue(Protocol):
         """Keys with transactions that are not over."""
         ...
 
-    def first_queued(self, lane: Account) -> ChainTransaction | None: ...
+    def first_queued(self, lane: Account) -> ChainTransaction | None:
+        """The oldest, but relayed calls after the operator's own: anyone may have many of them relayed."""
+        ...
 
     def open(self, lane: Account) -> list[OpenTransaction]:
         """Sent or mined and not yet confirmed, by rising nonce."""
@@ -243,8 +245,10 @@ class ChainView(Protocol):
         """
         ...
 
-    def withdrawn_contents(self) -> set[Hash32]:
-        """Digests of folders whose contributions were all withdrawn."""
+    def withdrawn_contents(self) -> dict[Hash32, set[Hash32]]:
+        """Digests of the folders that withdrawn contributions name, and no other, with the content hashes of
+        these. A contribution can name any folder.
+        """
         ...
 
     def snapshot(self, snapshot: SnapshotId) -> Snapshot | None: ...

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.eip712 import build_typed_data
 from backend.domain.hashing import PAYOUT_TYPE, TypedDomain
 from backend.domain.money import AMOUNT, UNIT, in_dollars
+from backend.domain.signatures import signature_hex
 from backend.services.accounts.claims import NothingToClaim
 from backend.services.transactions.retry import enqueue_with_retry
 
@@ -80,14 +81,16 @@ class Payouts:
         Errors: `NothingToClaim` if the account can claim less than `min_units` token units, which is not
         worth the gas; `Reverted`, and nothing is queued, if the contract would revert.
         """
-        claimable = sum(found.claimable for found in self._claims.claimable(account))
+        found = self._claims.claimable(account)
+        claimable = sum(one.claimable for one in found)
         if claimable < (minimum := min_units * UNIT):
+            reasons = "".join(f"; not counted: {one.unverifiable}" for one in found if one.unverifiable)
             raise NothingToClaim(
                 f"{account} can claim {in_dollars(claimable)}; a change is relayed from "
-                f"{in_dollars(minimum)} on, below that the account's wallet sends it",
+                f"{in_dollars(minimum)} on, below that the account's wallet sends it{reasons}",
                 details={"claimable": AMOUNT.render(claimable), "minimum": AMOUNT.render(minimum)},
             )
-        args = [account, wallet, str(nonce), str(deadline), signature]
+        args = [account, wallet, str(nonce), str(deadline), signature_hex(signature)]
         call, key = (SETTLEMENT, "setPayoutWalletWithSig"), f"payout:{account}:{nonce}:{wallet}"
         with self._db.begin() as tx:
             is_known = tx.transactions.by_key(f"{key}:0") is not None

@@ -21,6 +21,7 @@ from backend.domain.hashing import (
 )
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 from backend.domain.money import AMOUNT, UNIT, in_dollars
+from backend.domain.signatures import signature_hex
 from backend.services.channels.balance import channel_balance, latest_time, usable_grants
 from backend.services.transactions.payment_token import PaymentToken
 from backend.services.transactions.retry import enqueue_with_retry
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 AUTHORIZATION_SECONDS = 3600
 MIN_RELAYED_UNITS = 1_000
 """The operator pays the gas of a relayed deposit: the payer's wallet sends smaller ones itself."""
-MAX_SIGNATURE_BYTES = 4096
-"""Signatures of contract wallets are longer than 65 bytes; the operator pays for their calldata."""
 KEY_WAIT_SECONDS = 10
 VAULT = "PaymentVault"
 MAX_UINT128 = (1 << 128) - 1
@@ -177,7 +176,7 @@ class Deposits:
     def relay_grant(self, payer: Account, grant: Grant, nonce: int, signature: str) -> int:
         self._funded_channel(payer)
         channel_key = (payer, self._market.operator, self._market.collector)
-        args = [*channel_key, grant.as_argument(), str(nonce), signature]
+        args = [*channel_key, grant.as_argument(), str(nonce), signature_hex(signature)]
         return self._relay(payer, "grantSessionWithSig", args, f"grant:{payer}:{nonce}:{grant.key}")
 
     def prepare_revocation(
@@ -190,7 +189,8 @@ class Deposits:
 
     def relay_revocation(self, payer: Account, key: Account, nonce: int, signature: str) -> int:
         self._funded_channel(payer)
-        args = [payer, self._market.operator, self._market.collector, key, str(nonce), signature]
+        channel_key = (payer, self._market.operator, self._market.collector)
+        args = [*channel_key, key, str(nonce), signature_hex(signature)]
         return self._relay(payer, "revokeSessionWithSig", args, f"revoke:{payer}:{nonce}:{key}")
 
     def prepare_thaw(self, payer: Account, amount: int) -> PreparedTransaction:
@@ -318,17 +318,3 @@ class Deposits:
 def _nonce(channel: ChannelId, deposit: RelayedDeposit) -> Hash32:
     grant = deposit.grant
     return deposit_nonce(channel, grant.key, grant.cap, grant.expiry, deposit.salt)
-
-
-def signature_hex(signature: str) -> str:
-    """The signature as 0x-hex. Errors: `InvalidInput`."""
-    digits = signature.removeprefix("0x")
-    try:
-        raw = bytes.fromhex(digits)
-    except ValueError:
-        raw = b""
-    if not 0 < len(raw) <= MAX_SIGNATURE_BYTES:
-        raise InvalidInput(
-            f"The signature must be hex of 1 to {MAX_SIGNATURE_BYTES} bytes.", param="signature"
-        )
-    return "0x" + raw.hex()

@@ -18,6 +18,7 @@ from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.hashing import MOVE_TYPE, TypedDomain, to_hash
 from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.money import AMOUNT, UNIT, in_dollars
+from backend.domain.signatures import signature_hex
 from backend.domain.voucher import ChannelMove
 from backend.services.channels.balance import channel_balance, check_fresh, pending_moves
 from backend.services.channels.deposits import (
@@ -26,7 +27,6 @@ from backend.services.channels.deposits import (
     NO_GRANT,
     VAULT,
     Grant,
-    signature_hex,
 )
 from backend.services.transactions.retry import enqueue_with_retry, newest_attempt
 

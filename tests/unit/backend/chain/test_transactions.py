@@ -16,8 +16,7 @@ from backend.chain.keys import LocalSigner
 from backend.chain.node import Fees, TxReceipt
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import (
-    RELAYED,
-    RELAYED_GAS_CAP,
+    SIGNED_CALL_GAS_CAP,
     TX_GAS_CAP,
     UnsignedTransaction,
     call_error,
@@ -31,6 +30,7 @@ from backend.chain.transactions import (
 from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import keccak, to_bytes, to_hash
+from backend.domain.transactions import SIGNED_CALLS
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -200,13 +200,13 @@ def test_no_gas_limit_is_above_that_of_a_transaction() -> None:
     assert limit(14_000_000) == limit(TX_GAS_CAP) == TX_GAS_CAP
     with pytest.raises(Reverted, match="its transaction may have 16777216"):
         limit(TX_GAS_CAP + 1)
-    assert limit(900_000, "grantSessionWithSig") == RELAYED_GAS_CAP
+    assert limit(900_000, "grantSessionWithSig") == SIGNED_CALL_GAS_CAP
     with pytest.raises(Reverted, match="its transaction may have 1000000"):
-        limit(RELAYED_GAS_CAP + 1, "grantSessionWithSig")
+        limit(SIGNED_CALL_GAS_CAP + 1, "grantSessionWithSig")
 
 
 def test_every_call_with_a_signature_of_another_account_has_the_lower_gas_limit() -> None:
     contracts = ("DatasetRegistry", "PaymentVault", "Settlement")
     names = {function.name for contract in contracts for function in interface(contract).functions}
     signed = {name for name in names if name.endswith(("WithSig", "WithAuthorization"))}
-    assert signed - {"contributeManyWithSig"} | {"moveBalance"} == RELAYED
+    assert signed - {"contributeManyWithSig"} | {"moveBalance"} == SIGNED_CALLS

@@ -108,6 +108,22 @@ def test_a_requeued_transaction_forgets_nonce_and_attempts(database: Database) -
         assert tx.transactions.open(LANE) == []
 
 
+def test_relayed_calls_are_sent_after_the_operators_own(database: Database) -> None:
+    """Anyone may have many relayed; a commit must not wait for them."""
+    with database.begin() as tx:
+        for number, function in enumerate(("claim", "grantSessionWithSig", "commit", "finalise")):
+            tx.transactions.enqueue(LANE, "Settlement", function, [], f"key {number}")
+    sent = []
+    with database.begin() as tx:
+        tx.transactions.lock_lane(LANE)
+        for nonce in range(4):
+            queued = tx.transactions.first_queued(LANE)
+            assert queued is not None
+            sent.append(queued.function)
+            tx.transactions.assign_nonce(LANE, queued.id, nonce, gas=1)
+    assert sent == ["commit", "finalise", "claim", "grantSessionWithSig"]
+
+
 def test_a_transaction_may_be_sent_for_several_accounts(database: Database) -> None:
     ids, (mine, yours) = (
         [enqueue(database, key) for key in "abc"],
