@@ -72,12 +72,18 @@ class ChainStore:
             for found in in_chain_order(self._session, query, table, last, limit)
         ]
 
-    def withdrawn_contents(self) -> set[Hash32]:
+    def withdrawn_contents(self) -> dict[Hash32, set[Hash32]]:
         row = t.ContributionRow
         is_back = and_(row.is_accepted.is_(False), row.reason == ReviewReason.WITHDRAWN)
-        back = set(self._session.scalars(select(row.cid_digest).where(is_back)))
+        back: dict[Hash32, set[Hash32]] = {}
+        for digest, content_hash in self._session.execute(
+            select(row.cid_digest, row.content_hash).where(is_back)
+        ):
+            back.setdefault(Hash32(digest), set()).add(Hash32(content_hash))
         again = select(row.cid_digest).where(row.cid_digest.in_(back), not_(func.coalesce(is_back, false())))
-        return {Hash32(digest) for digest in back.difference(self._session.scalars(again))}
+        for digest in set(self._session.scalars(again)):
+            del back[Hash32(digest)]
+        return back
 
     def snapshot(self, snapshot: SnapshotId) -> Snapshot | None:
         row = self._session.get(t.SnapshotRow, snapshot)

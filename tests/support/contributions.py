@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database
     from backend.domain.contribution import Upload
-    from backend.domain.ids import SnapshotId
+    from backend.domain.ids import Cid, SnapshotId
 
 OPERATOR = local_account(1)
 ALICE, BOB = local_account(3), local_account(4)
@@ -126,17 +126,24 @@ class ContributionHarness:
         return self.contributions.submit(upload.id, self.sign(upload, signer))
 
     def record(
-        self, upload: Upload, index: int | None = 0, *, is_accepted: bool | None = None, reason: int = 0
+        self,
+        upload: Upload,
+        index: int | None = 0,
+        *,
+        is_accepted: bool | None = None,
+        reason: int = 0,
+        cid: Cid | None = None,
     ) -> None:
-        """Index the contribution's record, or the decision on it."""
+        """Index the contribution's record, or the decision on it. `cid`: the folder it names, if another."""
         report = upload.report
-        assert report.cid is not None
+        folder = cid or report.cid
+        assert folder is not None
         row = ContributionRow(
             datanet=NET,
             index=index,
             contributor=upload.account,
             content_hash=report.content_hash,
-            cid_digest=cid_digest(report.cid),
+            cid_digest=cid_digest(folder),
             licence=licence_word(report.licence),
             num_rows=report.num_rows,
             is_accepted=is_accepted,

@@ -176,18 +176,30 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
     settler, curation = installation.settler, installation.curation
     last_status = ""
     while not stop.is_set():
+        problems = _errors_of(
+            curation.advance, installation.transfers.sweep, installation.withdrawn_content.sweep
+        )
         try:
-            curation.advance()
-            installation.transfers.sweep()
-            installation.withdrawn_content.sweep()
             progress = settler.run_once()
             status = " ".join(filter(None, [progress.step, progress.reason, *progress.skipped.values()]))
         except DomainError as error:
             status = f"waits: {error}"
+        status = "; ".join([status, *problems])
         if status != last_status:  # logged on change only: the loop runs twice a second
             log.info("settler %s", status)
             last_status = status
         stop.wait(SETTLE_SECONDS)
+
+
+def _errors_of(*tasks: Callable[[], object]) -> list[str]:
+    """Run tasks that must not keep the settler from its work."""
+    errors = []
+    for task in tasks:
+        try:
+            task()
+        except DomainError as error:
+            errors.append(str(error))
+    return errors
 
 
 def _run(name: str, body: Callable[[Installation, threading.Event], None]) -> None:

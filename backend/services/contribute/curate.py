@@ -45,6 +45,8 @@ UNSUBMITTED = (UploadState.CHECKING, UploadState.INVALID, UploadState.DRAFT)
 """States before submission."""
 PENDING = (UploadState.SUBMITTED, UploadState.RECORDED, UploadState.WITHDRAWING)
 """States that the chain ends."""
+MAX_ADVANCED = 100
+"""Uploads of one call: the settler waits for it."""
 _EVENTS = {
     UploadState.ACCEPTED: EventType.CONTRIBUTION_ACCEPTED,
     UploadState.REJECTED: EventType.CONTRIBUTION_REJECTED,
@@ -68,10 +70,12 @@ class Curation:
         self._staging = staging
         self._curator = curator
         self._now = now
+        self._next = 0
+        """Where the next call goes on among the pending uploads."""
 
     def advance(self) -> int:
-        """Update uploads from the chain, accept recorded ones, and delete those not submitted within a day.
-        Returns the number of changes.
+        """Update uploads from the chain, accept recorded ones, and delete those not submitted within a day:
+        at most `MAX_ADVANCED` of each, others at the next call. Returns the number of changes.
 
         To be called periodically. It may be killed at any point, and may run concurrently.
         """
@@ -79,7 +83,10 @@ class Curation:
         with self._db.read() as tx:
             pending = tx.contributions.in_states(PENDING)
             expired = tx.contributions.in_states(UNSUBMITTED, before=abandoned)
-        return sum(map(self._delete, expired)) + sum(map(self._advance, pending))
+        start = self._next if self._next < len(pending) else 0
+        self._next = start + MAX_ADVANCED
+        pending = pending[start : self._next]
+        return sum(map(self._delete, expired[:MAX_ADVANCED])) + sum(map(self._advance, pending))
 
     def _delete(self, upload_id: str) -> bool:
         with self._db.begin() as tx:
@@ -140,6 +147,8 @@ class Curation:
     def _decide(self, tx: UnitOfWork, upload: Upload, recorded: Contribution, curator: Account) -> None:
         """Enqueue the decision. A repeated decision is the same transaction, unless that one failed."""
         if upload.state is UploadState.WITHDRAWING:
+            if not _names_its_folder(recorded, upload):
+                return
             reason = ReviewReason.WITHDRAWN
         elif recorded.is_accepted is None and _is_as_checked(recorded, upload):
             reason = ReviewReason.NONE
@@ -156,7 +165,11 @@ def _is_as_checked(recorded: Contribution, upload: Upload) -> bool:
     folder, licence or number; then people decide.
     """
     report = upload.report
-    if report.cid is None:
-        return False
-    checked = (cid_digest(report.cid), licence_word(report.licence), report.num_rows)
-    return (recorded.cid_digest, recorded.licence, recorded.num_rows) == checked
+    checked = (licence_word(report.licence), report.num_rows)
+    return (recorded.licence, recorded.num_rows) == checked and _names_its_folder(recorded, upload)
+
+
+def _names_its_folder(recorded: Contribution, upload: Upload) -> bool:
+    """Whether the record names the folder of these rows, and not one of others, which would be deleted."""
+    cid = upload.report.cid
+    return cid is not None and recorded.cid_digest == cid_digest(cid)

@@ -209,3 +209,19 @@ def test_a_copy_that_another_contribution_holds_too_stays(any_world: Contributio
     WithdrawnContent(any_world.database, any_world.store).sweep()
     assert upload.report.cid is not None
     assert any_world.store.has(upload.report.cid)
+
+
+def test_a_folder_of_others_that_a_withdrawn_contribution_names_stays(any_world: ContributionHarness) -> None:
+    """Anyone can record a contribution of any folder, such as the data of another operator's batch."""
+    victim = any_world.store.add_folder({"batch.jsonl": b"receipts"})
+    other_rows = any_world.store.add_folder({"data.jsonl": b"rows of another\n"})
+    for number, cid in enumerate((victim, other_rows)):
+        upload = accepted(any_world, jsonl({"text": f"mine {number}"}), number)
+        any_world.contributions.withdraw(upload.id)
+        any_world.record(upload, number, is_accepted=None, cid=cid)
+        any_world.curation.advance()
+        reviews = [args for function, args in any_world.queued() if function == "review"]
+        assert all("'7'" not in str(args) for args in reviews)
+        any_world.record(upload, number, is_accepted=False, reason=ReviewReason.WITHDRAWN, cid=cid)
+        WithdrawnContent(any_world.database, any_world.store).sweep()
+        assert any_world.store.has(cid)
