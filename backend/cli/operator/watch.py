@@ -38,7 +38,10 @@ Answer = Annotated[
     ),
 ]
 Once = Annotated[
-    bool, typer.Option("--once", help="Make one pass. Exit code 1 if a batch is wrong or its data withheld.")
+    bool,
+    typer.Option(
+        "--once", help="End at the newest batches. Exit code 1 if a batch is wrong or its data withheld."
+    ),
 ]
 MaxBond = Annotated[
     int | None,

@@ -104,9 +104,9 @@ class Answers:
 
     def calls(self, committed: CommittedBatch, demands: Sequence[Demand]) -> Iterator[Call]:
         """The answering calls, in order. Errors: `AnswersUnknown`; `Unavailable`."""
+        batch = self._batch(committed)
         with self._db.read() as tx:
             parent = tx.chain.batch(committed.header["parent"])
-            batch = self._batch(committed)
             header, parent_header = dict(committed.header), dict((parent or committed).header)
             for one in demands:
                 if one.tree is Tree.RECEIPTS:

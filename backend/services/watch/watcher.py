@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain
     from backend.services.audit.cases import Cases
+    from backend.services.audit.published import BatchReceipts
     from backend.services.watch.answers import Answers
     from backend.services.watch.challenge import Challenge
 
@@ -81,8 +82,12 @@ class Watcher:
     """Receipts signed by operators, from other sources."""
     clock: Callable[[], float] = time.monotonic
     _turn_ends_at: float = 0.0
-    _is_unfinished: bool = False
-    """Whether the latest pass left something to the next one."""
+    _unfinished: set[Account] = field(default_factory=set)
+    """Operators whose newest batch the latest pass did not reach."""
+    _reached: dict[Account, dict[Hash32, BatchReceipts | None]] = field(default_factory=dict)
+    """Of each operator, the batches that passes have reached since they last began with the oldest; with the
+    finding for data that is missing, which is not asked for again before all were reached.
+    """
     _reported: set[tuple[object, ...]] = field(default_factory=set)
     _open: dict[Hash32, tuple[tuple[object, ...], Judgement]] = field(default_factory=dict)
     """For batches that are not right: the data known at the last judgement, and the judgement."""
@@ -101,47 +106,76 @@ class Watcher:
         while not stop.is_set():
             try:
                 head = self._head()
-                if head != seen or self._is_unfinished:
-                    for one in self._pass():
+                if head != seen or self._unfinished:
+                    for one in self._turns(self._operators()):
                         yield one
                         if stop.is_set():
                             return
                 pause, logged, seen = POLL_SECONDS, "", head
             except Unavailable as error:
+                seen = None
                 if str(error) != logged:  # log each error once, not every minute
                     log.warning("watcher waits: %s", error)
                 pause, logged = min(2 * pause, MAX_PAUSE_SECONDS), str(error)
             stop.wait(pause)
 
     def run_once(self) -> Iterator[News]:
-        """Passes until one is finished; yields each report once. Errors: as of `_pass`."""
-        self._is_unfinished = True
-        while self._is_unfinished:
-            yield from self._pass()
+        """Passes until the newest batch of each operator is reached; yields each report once.
 
-    def _pass(self) -> Iterator[News]:
-        """Errors: `ChainReplaced`; `Unavailable`, once it has tried all operators, because what one of them
-        publishes may be the reason.
+        Errors: as of `_pass`, in the end.
         """
-        self._is_unfinished = False
+        unavailable: Unavailable | None = None
+        while True:
+            operators = self._operators()
+            try:
+                yield from self._turns(operators)
+            except Unavailable as error:
+                unavailable = error
+            if not self._unfinished:
+                break
+        if unavailable is not None:
+            raise unavailable
+
+    def _operators(self) -> list[Account]:
+        """Updates the view. Errors: `ChainReplaced`, `Unavailable`."""
         with self.guard():
             if self.carry_on is not None:
                 self.carry_on()
             self.follow()
             with self.db.read() as tx:
                 known = [operator.account for operator in tx.chain.operators()]
-        operators = [one for one in known if self.only in (None, one)]
-        to_answer = operators if self.answers_for_all else [one for one in operators if one == self.own]
+        return [one for one in known if self.only in (None, one)]
+
+    def _turns(self, operators: Sequence[Account]) -> Iterator[News]:
+        """One pass. Errors: `ChainReplaced`; `Unavailable`, once it has tried all operators, because what one
+        of them publishes may be the reason.
+        """
         unavailable: Unavailable | None = None
-        for step, accounts in ((self._answer, to_answer), (self._watch, operators)):
-            for operator in accounts:
-                self._turn_ends_at = self.clock() + TURN_SECONDS
-                try:
-                    yield from self._new(self._isolated(step, operator))
-                except Unavailable as error:
-                    unavailable = error
+        for step, operator in self._schedule(operators):
+            self._turn_ends_at = self.clock() + TURN_SECONDS
+            try:
+                yield from self._new(self._isolated(step, operator))
+            except Unavailable as error:
+                unavailable = error
         if unavailable is not None:
             raise unavailable
+
+    def _schedule(
+        self, operators: Sequence[Account]
+    ) -> Iterator[tuple[Callable[[Account], Iterator[News]], Account]]:
+        """Demands first, because an answer that comes too late costs stake; those on `own` again after slow
+        turns of others.
+        """
+        for operator in operators:
+            if self.answers_for_all or operator == self.own:
+                yield self._answer, operator
+        answered_at = self.clock()
+        for operator in operators:
+            is_due = self.clock() > answered_at + TURN_SECONDS
+            if self.own is not None and self.own in operators and is_due:
+                yield self._answer, self.own
+                answered_at = self.clock()
+            yield self._watch, operator
 
     def _head(self) -> BlockRef:
         with self.guard():
@@ -159,7 +193,9 @@ class Watcher:
             yield News("unjudged", operator, 0, ZERO_HASH, f"cannot be watched: {error}")
 
     def _answer(self, operator: Account) -> Iterator[News]:
-        return iter(()) if self.answers is None else self.answers.answer(operator)
+        if self.answers is not None:
+            self.follow()
+            yield from self.answers.answer(operator)
 
     def _new(self, found: Iterator[News]) -> Iterator[News]:
         for one in found:
@@ -181,7 +217,10 @@ class Watcher:
             yield from retirements(tx.chain, self.cases, operator, self.evidence())
             pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)
             yield from (news(batch, "right", _sums(batch)) for batch in pending)
-            for batch, judgement in self._judgements(tx, batches, ledger, start):
+            if operator not in self._unfinished:
+                self._reached[operator] = {}
+            self._unfinished.discard(operator)
+            for batch, judgement in self._judgements(tx, batches, ledger, start, self._reached[operator]):
                 yield from self._act(tx, batch, judgement, challenge)
                 if isinstance(judgement, Wrong) and batch.state is not BatchState.FINAL:
                     break  # a conviction voids all pending batches
@@ -215,14 +254,21 @@ class Watcher:
     # --- judging, each batch on the ledger of the one before ---
 
     def _judgements(
-        self, tx: UnitOfWork, batches: Sequence[CommittedBatch], ledger: OperatorLedger | None, start: int
+        self,
+        tx: UnitOfWork,
+        batches: Sequence[CommittedBatch],
+        ledger: OperatorLedger | None,
+        start: int,
+        reached: dict[Hash32, BatchReceipts | None],
     ) -> Iterator[tuple[CommittedBatch, Judgement]]:
-        """Judge the batches from index `start` on; `ledger` is the one before it."""
+        """Judge the batches from index `start` on, until the turn is over; `ledger` is the one before it."""
         if (found := self._below_claimed(tx, batches[:start])) is not None:
             yield found
         for place in range(start, len(batches)):
             batch, parent = batches[place], batches[place - 1] if place else None
-            data = self.cases.receipts(Header.from_chain(batch.header))
+            is_reached = batch.hash in reached
+            data = reached.get(batch.hash) or self.cases.receipts(Header.from_chain(batch.header))
+            reached[batch.hash] = None if data[0] is not None else data
             case = self.cases.case(tx.chain, batch, parent, ledger, data, self.evidence())
             judgement, ledger = self._judgement(tx, case), None
             if isinstance(judgement, Right):
@@ -231,9 +277,9 @@ class Watcher:
             elif batch.state is BatchState.FINAL:
                 self._beyond.add(batch.hash)
             yield batch, judgement
-            # Only after a batch that needs not be read again: so each pass gets further.
-            if ledger is not None and batch != batches[-1] and self.clock() > self._turn_ends_at:
-                self._is_unfinished = True
+            # Not after one that an earlier pass reached, so that each pass gets further.
+            if not is_reached and batch != batches[-1] and self.clock() > self._turn_ends_at:
+                self._unfinished.add(batch.operator)
                 return
 
     def _resume(self, tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> tuple[OperatorLedger | None, int]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter, deque
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ from sqlalchemy import delete
 
 from backend.db.tables.settlement import LedgerRow
 from backend.domain.chain import BlockRef
+from backend.domain.content import cid_of
 from backend.domain.errors import Unavailable
 from backend.domain.judging.judge import judge
+from backend.domain.registries import Operator
 from backend.services.audit.cases import Cases
 from backend.services.watch.watcher import MAX_PAUSE_SECONDS, TURN_SECONDS, Watcher
 from tests.support.market import recover, some_account, some_hash
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.batch import Header
+    from backend.domain.ids import Account
     from backend.services.audit.published import BatchReceipts
+    from backend.services.watch.news import News
 
 
 class StopAfter(threading.Event):
@@ -130,30 +135,92 @@ def test_one_operator_alone_can_be_watched() -> None:
     assert seen == [some_account("other")]
 
 
-def test_an_operator_with_many_slow_batches_is_left_for_the_others_and_goes_on_in_the_next_pass(
-    tmp_path: Path,
-) -> None:
-    harness, now, passes = SettlementHarness(tmp_path), [0.0], []
+class SlowMarket:
+    """Three batches of one operator, each of whose data takes longer than a turn to read."""
 
-    class SlowCases(Cases):
-        def receipts(self, header: Header) -> BatchReceipts:
-            now[0] += TURN_SECONDS + 1
-            return super().receipts(header)
+    def __init__(self, folder: Path) -> None:
+        self.harness, self.now = SettlementHarness(folder), 0.0
+        self.passes, self.read = 0, Counter[int]()
+        settle_batches(self.harness, 3)
+        with self.harness.begin() as tx:  # as in a watcher's own database, where nothing is judged yet
+            tx.session.execute(delete(LedgerRow))
+        market = self
 
-    settle_batches(harness, 3)
-    with harness.begin() as tx:  # as in a watcher's own database, where nothing is judged yet
-        tx.session.execute(delete(LedgerRow))
-    watcher = Watcher(
-        follow=lambda: passes.append(1),
-        guard=nullcontext,
-        db=harness.db,
-        chain=harness.chain,
-        cases=SlowCases(harness.chain, harness.blobs, recover, harness.market.domain),
-        judge=judge,
-        clock=lambda: now[0],
-    )
-    stop = StopAfter(5)
-    found = list(watcher.run(stop))
+        class SlowCases(Cases):
+            def receipts(self, header: Header) -> BatchReceipts:
+                market.now += TURN_SECONDS + 1
+                market.read[header.number] += 1
+                return super().receipts(header)
+
+        harness = self.harness
+        self.watcher = Watcher(
+            follow=self._follow,
+            guard=nullcontext,
+            db=harness.db,
+            chain=harness.chain,
+            cases=SlowCases(harness.chain, harness.blobs, recover, harness.market.domain),
+            judge=judge,
+            clock=lambda: self.now,
+        )
+
+    def _follow(self) -> None:
+        self.passes += 1
+
+    def withhold(self, number: int) -> None:
+        self.harness.blobs.forget(cid_of(self.harness.chain.committed[number - 1].header["dataDigest"]))
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[SlowMarket]:
+    market = SlowMarket(tmp_path)
+    yield market
+    market.harness.database.close()
+
+
+def test_an_operator_with_slow_batches_goes_on_in_the_next_pass(slow: SlowMarket) -> None:
+    found = list(slow.watcher.run(StopAfter(5)))
     assert [(one.what, one.number) for one in found] == [("right", 1), ("right", 2), ("right", 3)]
-    assert len(passes) == 3
-    harness.database.close()
+    assert slow.passes == 3
+
+
+def test_slow_batches_after_one_that_is_withheld_take_turns_too(slow: SlowMarket) -> None:
+    slow.withhold(1)
+    list(slow.watcher.run_once())
+    assert slow.passes == 3
+    assert slow.read[1] == 1, "what is missing is not asked for again before the others were read"
+    list(slow.watcher.run_once())
+    assert slow.read[1] == 2
+
+
+def test_what_is_unavailable_in_one_pass_does_not_end_a_single_run(slow: SlowMarket) -> None:
+    broken, calls = some_account("broken"), []
+    slow.harness.chain.others.append(Operator(broken, "", (), 1))
+    watch = slow.watcher._watch
+
+    def unavailable(operator: Account) -> Iterator[News]:
+        if operator == broken:
+            calls.append(operator)
+            raise Unavailable("the node cannot run it")
+        return watch(operator)
+
+    slow.watcher._watch = unavailable  # type: ignore[method-assign]
+    found: deque[News] = deque()
+    with pytest.raises(Unavailable, match="the node cannot run it"):
+        found.extend(slow.watcher.run_once())  # keeps what precedes the error
+    assert [one.number for one in found] == [1, 2, 3]
+    assert len(calls) == 3
+
+
+def test_demands_on_the_own_operator_are_answered_again_after_slow_turns(slow: SlowMarket) -> None:
+    own, answered = some_account("own"), []
+    slow.harness.chain.others.append(Operator(own, "", (), 1))
+
+    class Answers:
+        def answer(self, operator: Account) -> Iterator[News]:
+            answered.append((operator, slow.read.total()))
+            return iter(())
+
+    operators = [slow.harness.market.operator, some_account("next"), own]
+    slow.watcher.own, slow.watcher.answers = own, Answers()  # type: ignore[assignment]
+    list(slow.watcher._turns(operators))
+    assert answered == [(own, 0), (own, 1)]
