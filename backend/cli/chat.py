@@ -112,7 +112,7 @@ def chat(
                 echo_part("".join(c["delta"].get("content") or "" for c in last["choices"]))
         else:
             last = client.post("/v1/chat/completions", request)
-            echo_part(last["choices"][0]["message"]["content"])
+            echo_part(last["choices"][0]["message"]["content"] or "")
     bill = last["loraledger"]
     echo()
     number = bill.get("receipt_id")

@@ -170,6 +170,8 @@ def claim(
         for earning in due:
             calls.claim(client, earning, account, is_own_gas=is_own)
             echo(f"{dollars(earning['claimable'])} claimed from {earning['operator']}")
+    for reason in filter(None, (each["unverifiable"] for each in found)):
+        echo(f"not counted: {reason}", err=True)
     if not due:
         echo("nothing to claim")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import unicodedata
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sized
 
+_UNSAFE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -20,14 +21,16 @@ def echo(line: str = "", *, err: bool = False) -> None:
     typer.echo(printable(line), err=err)
 
 
-def printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def echo_part(text: str) -> None:
-    """Print a part of a text of several lines, in any script, without control characters."""
-    shown = ("?" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
-    typer.echo("".join(shown), nl=False)
+    """Print a part of a text of several lines."""
+    typer.echo(printable(text, kept="\n\r\t"), nl=False)
+
+
+def printable(text: str, kept: str = "") -> str:
+    """The text with `?` for control characters, line separators and those that reverse the direction of
+    others, except those `kept`.
+    """
+    return _UNSAFE.sub(lambda found: found[0] if found[0] in kept else "?", text)
 
 
 def print_json(value: object) -> None:

@@ -65,6 +65,11 @@ class BatchStore:
             collected={ChannelId(Hash32(channel)): int(until) for channel, until in row.collected.items()},
         )
 
+    def has_ledger(self, operator: Account, batch_hash: Hash32) -> bool:
+        """Whether `ledger` finds one."""
+        query = select(LedgerRow.batch_hash).filter_by(batch_hash=batch_hash, operator=operator)
+        return self._session.scalar(query) is not None
+
     def save_ledger(self, operator: Account, ledger: OperatorLedger) -> bool:
         """Store the ledger after a batch, unless it is stored. Whether it was new: of two processes that
         follow an operator at once, the second waits for the first, and then finds its ledger.

@@ -79,15 +79,17 @@ def decode_chunks(chunks: Iterable[bytes]) -> tuple[BatchName, tuple[SignedRecei
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """Each line's number, from 1, and its bytes. Errors: `MalformedBatch`."""
-    number, rest = 1, b""
+    number, pending = 1, bytearray()
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
+        *lines, rest = chunk.split(b"\n")
         for line in lines:
-            yield number, line + b"\n"
+            yield number, bytes(pending) + line + b"\n"
+            pending.clear()
             number += 1
-        if len(rest) > MAX_LINE:
-            yield number, rest  # refused: lines are shorter
-    if rest:
+        pending += rest
+        if len(pending) > MAX_LINE:
+            yield number, bytes(pending)  # refused: lines are shorter
+    if pending:
         raise MalformedBatch("the batch data does not end with a newline", "data", {"line": number})
 
 

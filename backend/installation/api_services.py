@@ -34,7 +34,7 @@ def api_services(installation: Installation) -> Services:
     db, chain, account = installation.database, installation.chain, installation.operator.account
     engines = installation.engines
     audit = installation.audit
-    entries = PublishedEntries(db, audit.cases())
+    entries = PublishedEntries(db, audit.cases(), audit.background)
     return Services(
         sign_in=installation.sign_in,
         sessions=installation.sessions,
@@ -63,8 +63,8 @@ def api_services(installation: Installation) -> Services:
         denials=installation.denials,
         publication=installation.publication,
         claims=installation.claims,
-        earnings=Earnings(db, audit.background, entries),
-        earned_receipts=EarnedReceipts(db, audit.background, entries),
+        earnings=Earnings(db, audit.audits, entries),
+        earned_receipts=EarnedReceipts(db, audit.audits, entries),
         payouts=Payouts(db, chain, installation.claims, account),
         local_funds=LocalFunds(db, chain, account),
         governance=Governance(chain, db),

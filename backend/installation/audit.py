@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from backend.installation.resources import Resources
     from backend.ports.storage import FetchFolder
     from backend.services.audit.auditor import Auditor
-    from backend.services.audit.background import BackgroundAudits
+    from backend.services.audit.background import Background, BackgroundAudits
     from backend.services.audit.cases import Cases
     from backend.services.receipts.proofs import Proofs
     from backend.services.receipts.verification import Verification
@@ -43,10 +43,16 @@ class Audit:
         return Auditor(self._db, self.cases())
 
     @cached_property
-    def background(self) -> BackgroundAudits:
+    def background(self) -> Background:
+        from backend.services.audit.background import Background
+
+        return Background()
+
+    @cached_property
+    def audits(self) -> BackgroundAudits:
         from backend.services.audit.background import BackgroundAudits
 
-        return BackgroundAudits(self._db, self.auditor)
+        return BackgroundAudits(self._db, self.auditor, self.background)
 
     @cached_property
     def proofs(self) -> Proofs:

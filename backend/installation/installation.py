@@ -115,7 +115,7 @@ class Installation(Resources):
     def claims(self) -> Claims:
         from backend.services.accounts.claims import Claims
 
-        return Claims(self.database, self.audit.background, self.chain, self.operator.account)
+        return Claims(self.database, self.audit.audits, self.chain, self.operator.account)
 
     # Market
 

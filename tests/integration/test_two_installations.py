@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
 from tests.integration.api.conftest import sign_in
 from tests.support.running_operator import RunningOperator, listening, new_operator, serving
 from tests.support.two_operators import TwoOperators
+from tests.support.waiting import wait_for
 from tools.local_market import CONTRIBUTORS, OPERATOR, LocalMarket, some_hash
 from workers.training.dataset import write_rows
 
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.chain.keys import LocalSigner
     from backend.chain.local_node import LocalNode
-    from backend.domain.ids import Cid, Hash32, SnapshotId
+    from backend.domain.ids import Account, Cid, Hash32, SnapshotId
+    from backend.services.accounts.claims import Claimable
 
 
 @pytest.fixture
@@ -82,13 +85,20 @@ def test_an_adapter_of_one_operator_is_served_by_the_other_and_its_contributors_
     home.pump()
     for contributor in (CONTRIBUTORS[0].account, CONTRIBUTORS[2].account):
         before = operators.market.dollars(contributor)
-        (earned,) = home.installation.claims.claimable(contributor)
+        earned = wait_for(partial(audited_earnings, operators, contributor))
+        assert earned is not None
         assert earned.operator == operator
         assert earned.units > 0
         home.installation.claims.relay(operator, contributor)
         home.pump()
         assert operators.market.dollars(contributor) == before + earned.units
     assert_explained(operators, bill["receipt_id"], CONTRIBUTORS[0])
+
+
+def audited_earnings(operators: TwoOperators, contributor: Account) -> Claimable | None:
+    """What the contributor can claim, once `home` has fetched and audited the batch."""
+    (found,) = operators.home.installation.claims.claimable(contributor)
+    return found if found.unverifiable is None else None
 
 
 def assert_explained(operators: TwoOperators, receipt: str, contributor: LocalSigner) -> None:

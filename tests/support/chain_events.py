@@ -94,3 +94,10 @@ def demanded(name: int, batch: int, deadline: int) -> Event:
 def answered(name: int, batch: int, call: str) -> Event:
     ids = {"leafId": word(name), "operator": OPERATOR, "batchHash": word(batch)}
     return "Disputes", "Answered", {**ids, "call": call}
+
+
+def proposed(number: int) -> Event:
+    lists: dict[str, Any] = {name: [] for name in ("targets", "values", "signatures", "calldatas")}
+    instants = {"voteStart": 1, "voteEnd": 2}
+    args = {"proposalId": number, "proposer": ALICE, "description": f"Change {number}"}
+    return "MarketGovernor", "ProposalCreated", args | lists | instants

@@ -36,7 +36,7 @@ from backend.services.answers.billing import Billing
 from backend.services.answers.generate import Generate, GenerateLimits
 from backend.services.answers.gradient_stage import GradientStage
 from backend.services.answers.live_agreement import LiveAgreements
-from backend.services.audit.background import BackgroundAudits
+from backend.services.audit.background import Background, BackgroundAudits
 from backend.services.channels.admission import Admission, Market
 from backend.services.channels.channels import Channels
 from backend.services.channels.charges import Charges
@@ -294,7 +294,7 @@ class ScriptedInstallation:
     def _services(self, chain: Any, check: UploadCheck) -> Services:
         claims: Any = FakeClaims()
         unused: Any = None
-        audits = BackgroundAudits(self.db, unused)
+        audits = BackgroundAudits(self.db, unused, Background())
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
         outbound = OutboundClient(allows_private=True)
         return Services(

@@ -21,7 +21,7 @@ from backend.services.accounts.claims import Claims
 from backend.services.accounts.earned_receipt import EarnedReceipts
 from backend.services.accounts.earnings import Earnings
 from backend.services.audit.auditor import Auditor
-from backend.services.audit.background import BackgroundAudits
+from backend.services.audit.background import Background, BackgroundAudits
 from backend.services.audit.cases import Cases
 from backend.services.audit.earnings import PublishedEntries
 from backend.services.channels.admission import Market as AdmissionMarket
@@ -157,7 +157,7 @@ class SettlementHarness:
         return Auditor(self.db, cases)
 
     def audits(self) -> BackgroundAudits:
-        return BackgroundAudits(self.db, self.auditor(), wait_seconds=60)
+        return BackgroundAudits(self.db, self.auditor(), Background(wait_seconds=60))
 
     def settler(self, **changes: Any) -> Settler:
         parts: dict[str, Any] = {
@@ -203,7 +203,8 @@ class SettlementHarness:
         return EarnedReceipts(self.db, self.audits(), self.published())
 
     def published(self) -> PublishedEntries:
-        return PublishedEntries(self.db, Cases(self.chain, self.blobs, recover, self.market.domain))
+        cases = Cases(self.chain, self.blobs, recover, self.market.domain)
+        return PublishedEntries(self.db, cases, Background(wait_seconds=60))
 
     def claims(self) -> Claims:
         return Claims(self.db, self.audits(), self.chain, self.market.operator)

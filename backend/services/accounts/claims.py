@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
@@ -69,12 +69,6 @@ class _Verified:
     error: DomainError | None = None
     """Why the latest final batch is not verified; None if it is, or if there is none."""
 
-    @property
-    def is_latest(self) -> bool:
-        """Whether nothing final is left to verify."""
-        newest = self.batches[-1].hash if self.batches else None
-        return newest == (None if self.ledger is None else self.ledger.hash)
-
 
 class Claims:
     """Claims of any account's earnings from any operator. Relayed claims are sent by `lane`."""
@@ -96,8 +90,8 @@ class Claims:
         """
         with self._db.read() as tx:
             operators = [operator.account for operator in tx.chain.operators()]
-        verified = self._verified(operators)
-        found = (self._claimable(operator, account, verified[operator]) for operator in operators)
+        failed = self._follow(operators)
+        found = (self._claimable(operator, account, failed.get(operator)) for operator in operators)
         return [one for one in found if one is not None]
 
     def prepare(
@@ -122,13 +116,14 @@ class Claims:
             tx.transactions.record_request(account, queued)
             return queued
 
-    def _claimable(self, operator: Account, account: Account, verified: _Verified) -> Claimable | None:
+    def _claimable(self, operator: Account, account: Account, error: DomainError | None) -> Claimable | None:
+        verified = self._verified(operator, error)
         claimed = self._claimed(operator, account)
         earned = verified.ledger.balances.get(account, 0) if verified.ledger else 0
         if not earned and verified.error is None:
             return None
-        error = verified.error.message if verified.error else None
-        return Claimable(operator, account, max(earned, claimed), claimed, unverifiable=error)
+        reason = verified.error.message if verified.error else None
+        return Claimable(operator, account, max(earned, claimed), claimed, unverifiable=reason)
 
     def _claimed(self, operator: Account, account: Account) -> int:
         with self._db.read() as tx:
@@ -136,12 +131,14 @@ class Claims:
 
     def _request(self, operator: Account, account: Account, min_units: int) -> tuple[dict[str, Any], Hash32]:
         """The `Claim` of `Settlement.claim`, and the hash of the batch whose balances it opens."""
-        verified = self._verified([operator])[operator]
+        verified = self._verified(operator, self._follow([operator]).get(operator))
         if verified.ledger is None and verified.error is not None:
             raise verified.error
         earned = verified.ledger.balances.get(account, 0) if verified.ledger else 0
         amount, minimum = max(earned - self._claimed(operator, account), 0), min_units * UNIT
         if verified.ledger is None or amount < minimum:
+            if isinstance(verified.error, Unavailable):
+                raise verified.error  # there may be more in the batches that are not verified yet
             least = in_dollars(minimum)
             text = f"{account} has {in_dollars(amount)} to claim from {operator}, less than {least}"
             if amount >= UNIT:
@@ -153,29 +150,30 @@ class Claims:
         request = {"header": dict(header), "account": account, "opening": ledger.open_balance(account).abi}
         return request, ledger.hash
 
-    def _verified(self, operators: Sequence[Account]) -> dict[Account, _Verified]:
-        """By operator: its latest final batch whose balances are verified.
+    def _follow(self, operators: Sequence[Account]) -> dict[Account, DomainError]:
+        """Audit operators whose latest final batch is not verified. Returns why some still are not."""
+        with self._db.read() as tx:
+            behind = [operator for operator in operators if not _is_verified(tx, operator)]
+        return self._audits.follow(behind)
+
+    def _verified(self, operator: Account, error: DomainError | None) -> _Verified:
+        """The operator's latest final batch whose balances are verified. `error`: of an audit of it.
 
         Any final batch can be claimed against: one that is wrong, or whose data is missing, withholds nothing
         that earlier ones credited.
         """
         with self._db.read() as tx:
-            found = {operator: _newest_verified(tx, operator) for operator in operators}
-        behind = [operator for operator, verified in found.items() if not verified.is_latest]
-        failed = self._audits.follow(behind)
-        with self._db.read() as tx:
-            for operator in behind:
-                verified = _newest_verified(tx, operator)
-                error = failed.get(operator) or Unavailable(
-                    f"the balances of {operator} changed during the audit; try again"
-                )
-                found[operator] = verified if verified.is_latest else replace(verified, error=error)
-        return found
+            batches = final_batches(tx, operator)
+            ledger = latest_verified(tx, batches)
+        if not batches or (ledger is not None and ledger.hash == batches[-1].hash):
+            return _Verified(tuple(batches), ledger)
+        error = error or Unavailable(f"the balances of {operator} changed during the audit; try again")
+        return _Verified(tuple(batches), ledger, error)
 
 
-def _newest_verified(tx: UnitOfWork, operator: Account) -> _Verified:
+def _is_verified(tx: UnitOfWork, operator: Account) -> bool:
     batches = final_batches(tx, operator)
-    return _Verified(tuple(batches), latest_verified(tx, batches))
+    return not batches or tx.batches.has_ledger(operator, batches[-1].hash)
 
 
 def final_batches(tx: UnitOfWork, operator: Account) -> list[CommittedBatch]:

@@ -16,7 +16,7 @@ from backend.domain.settlement import BatchState
 from backend.services.audit.earnings import credits_of, earned_by_contribution
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.disputes.proofs import Proof
@@ -69,16 +69,17 @@ class Auditor:
         """Verdicts from the operator's first batch on, up to the first wrong one that is not final: it can be
         voided with all pending ones. After a wrong batch that is final, the ledger is not known.
 
-        Errors: `Unavailable` if the store of batch data cannot be reached, or a reorganisation removed a
-        batch meanwhile.
+        Errors: `Unavailable` if the store of batch data cannot be reached, or a batch was voided or removed
+        by a reorganisation meanwhile.
         """
         with self._db.read() as tx:
             batches = not_void(tx.chain.batches(operator))
         ledger: OperatorLedger | None = OperatorLedger()
         parent = None
-        for committed in batches:
-            data = self._data(committed)
+        for known in batches:
+            data = self._data(known)
             with self._db.read() as tx:
+                committed = _as_it_is_now(tx.chain, known)
                 verdict, batch = self._judge(tx.chain, ledger, parent, committed, data)
             yield verdict
             if batch is None and committed.state is not BatchState.FINAL:
@@ -89,10 +90,11 @@ class Auditor:
     def is_current(self, tx: UnitOfWork, operator: Account) -> bool:
         """Whether the operator's newest batch is audited, so that `follow` has nothing to do."""
         batches = not_void(tx.chain.batches(operator))
-        return not batches or tx.batches.ledger(operator, batches[-1].hash) is not None
+        return not batches or tx.batches.has_ledger(operator, batches[-1].hash)
 
-    def follow(self, operator: Account) -> OperatorLedger:
-        """The ledger after the operator's newest batch; audits the batches since the last call.
+    def follow(self, operator: Account, is_turn_over: Callable[[], bool] = lambda: False) -> OperatorLedger:
+        """The ledger after the operator's newest batch; audits the batches since the last call. After a batch
+        with which `is_turn_over`, the ledger after that one.
 
         Errors: `WrongBatch`; `Unavailable` as `audit`.
         """
@@ -113,6 +115,8 @@ class Auditor:
                 mirror.earnings.add(found)
                 mirror.contribution_totals.add(operator, batch.number, ledger.hash, earned, valid)
                 mirror.contribution_totals.prune(operator, final, valid, earned)
+            if is_turn_over():
+                break
         if known < len(batches):
             with self._db.begin() as mirror:
                 mirror.batches.prune_ledgers(operator, newest_final(batches))
@@ -134,7 +138,7 @@ class Auditor:
         return batch
 
     def _data(self, committed: CommittedBatch) -> BatchReceipts:
-        """See `Cases.receipts`: no transaction may be open meanwhile."""
+        """See `Cases.receipts`; read before a transaction begins."""
         return self._cases.receipts(Header.from_chain(committed.header))
 
     def _right(
@@ -145,9 +149,10 @@ class Auditor:
         place: int,
         data: BatchReceipts,
     ) -> tuple[Batch, OperatorLedger]:
-        """The batch and the ledger after it. Errors: `WrongBatch`; as `_judge`."""
+        """The batch and the ledger after it. Errors: `WrongBatch`; as `_as_it_is_now`."""
         parent = batches[place - 1] if place else None
-        verdict, batch = self._judge(chain, ledger, parent, batches[place], data)
+        committed = _as_it_is_now(chain, batches[place])
+        verdict, batch = self._judge(chain, ledger, parent, committed, data)
         if batch is None:
             raise _wrong_batch(verdict)
         return batch, batch.after(verdict.header)
@@ -160,9 +165,7 @@ class Auditor:
         committed: CommittedBatch,
         data: BatchReceipts,
     ) -> tuple[Verdict, Batch | None]:
-        """The verdict, and the batch if it is right. Errors: `Unavailable` if a reorganisation removed it."""
-        if chain.batch(committed.hash) is None:
-            raise Unavailable(f"the chain replaced batch {committed.hash} during the audit; try again")
+        """The verdict, and the batch if it is right."""
         header = Header.from_chain(committed.header)
         if header.hash != committed.hash:
             return Verdict(header, Finding("hash", f"the header is not that of {committed.hash}")), None
@@ -194,6 +197,18 @@ class Auditor:
 def not_void(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
     """The batches that are not void, in order."""
     return [batch for batch in batches if batch.state is not BatchState.VOID]
+
+
+def _as_it_is_now(chain: ChainView, batch: CommittedBatch) -> CommittedBatch:
+    """A batch of an earlier view: it may have become final, and claims may have followed. Errors:
+    `Unavailable` if it is not valid any more.
+    """
+    found = chain.batch(batch.hash)
+    if found is None or found.state is BatchState.VOID:
+        raise Unavailable(
+            f"batch {batch.number} of {batch.operator} became invalid during the audit; try again"
+        )
+    return found
 
 
 def newest_final(batches: Sequence[CommittedBatch]) -> Iterator[Hash32]:

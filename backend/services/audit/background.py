@@ -1,8 +1,7 @@
-"""Audits that requests start and wait for briefly.
+"""Work that requests start and wait for briefly: audits, which may fetch operators' data for minutes.
 
-To fetch an operator's batch data may take minutes. So an audit runs in a thread, one at a time for each
-operator, and a request that needs the result waits until the audit has taken `WAIT_SECONDS`. A failed audit
-is repeated once as much time as it took has passed: such an operator takes at most half of a thread's time.
+It runs in threads, in turns, one piece of work at a time for each key. A request waits for it until it has
+taken `WAIT_SECONDS`. What failed is repeated once as much time as the failure took has passed.
 """
 
 from __future__ import annotations
@@ -10,94 +9,144 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
-from queue import SimpleQueue
+from collections import deque
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import DomainError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Account
     from backend.services.audit.auditor import Auditor
 
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 10.0
+TURN_SECONDS = 10.0
+"""After so much time an audit waits for others that wait, and goes on with the next batch afterwards."""
 MAX_THREADS = 4
-"""Maximum number of operators that are audited at the same time."""
+MAX_REMEMBERED = 1000
+"""Failures that are remembered, beyond those that may not be repeated yet."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Audit:
-    """An audit of one operator. `repeat_at`: when it may be repeated after a failure."""
+class Work:
+    """Work for a key. `turn` does a part of it, and returns whether it is done. `repeat_at`: when work that
+    failed may be repeated.
+    """
 
-    operator: Account
+    turn: Callable[[], bool]
     began_at: float
     is_done: threading.Event = field(default_factory=threading.Event)
     error: DomainError | None = None
     repeat_at: float = 0.0
 
 
-class BackgroundAudits:
-    """Threads start as they are needed and end with the process. Thread-safe."""
+class Background:
+    """Threads start as they are needed and end when nothing is left to do. Thread-safe."""
 
     def __init__(
-        self,
-        db: Database,
-        auditor: Auditor,
-        wait_seconds: float = WAIT_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
+        self, wait_seconds: float = WAIT_SECONDS, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._db, self._auditor, self._wait_seconds, self._clock = db, auditor, wait_seconds, clock
+        self._wait_seconds, self.clock = wait_seconds, clock
         self._lock = threading.Lock()
-        self._latest: dict[Account, _Audit] = {}
-        self._queue: SimpleQueue[_Audit] = SimpleQueue()
+        self._latest: dict[Hashable, Work] = {}
+        """By key: work that waits, runs or failed."""
+        self._waiting: deque[tuple[Hashable, Work]] = deque()
         self._num_threads = 0
+
+    def start(self, key: Hashable, turn: Callable[[], bool]) -> Work:
+        """The key's work that waits, runs or failed a short while ago, else new work."""
+        with self._lock:
+            latest, now = self._latest.get(key), self.clock()
+            if latest is not None and (not latest.is_done.is_set() or now < latest.repeat_at):
+                return latest
+            if self._num_threads < MAX_THREADS:
+                threading.Thread(target=self._run, name="audit", daemon=True).start()
+                self._num_threads += 1
+            work = self._latest[key] = Work(turn, now)
+            self._waiting.append((key, work))
+            return work
+
+    def error(self, work: Work, asked_at: float) -> DomainError | None:
+        """Why work failed, or `Unavailable` if it takes longer than a request waits; None if it is done.
+
+        A request waits from when it asked, and for work that others began before from then.
+        """
+        left = min(work.began_at, asked_at) + self._wait_seconds - self.clock()
+        if not work.is_done.wait(max(left, 0)):
+            return Unavailable("data is still being fetched and audited; try again")
+        return None if work.error is None else replace(work.error)  # each request raises its own
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._num_threads -= 1
+                    return
+                key, work = self._waiting.popleft()
+            self._take_turn(key, work)
+
+    def _take_turn(self, key: Hashable, work: Work) -> None:
+        began_at, error = self.clock(), None
+        try:
+            is_done = work.turn()
+        except DomainError as found:
+            # A copy has no traceback, which would keep the data that was read.
+            is_done, error = True, replace(found)
+        except Exception:
+            log.exception("background work for %s failed", key)
+            is_done, error = True, Unavailable("it cannot be audited; the log of this installation says why")
+        with self._lock:
+            if not is_done:
+                self._waiting.append((key, work))
+                return
+            self._finish(key, work, error, began_at)
+
+    def _finish(self, key: Hashable, work: Work, error: DomainError | None, began_at: float) -> None:
+        now = self.clock()
+        if error is None:
+            del self._latest[key]
+        else:
+            work.error, work.repeat_at = error, 2 * now - began_at
+        if len(self._latest) > MAX_REMEMBERED:
+            self._latest = {
+                known: one
+                for known, one in self._latest.items()
+                if not one.is_done.is_set() or now < one.repeat_at
+            }
+        work.is_done.set()
+
+
+class BackgroundAudits:
+    """Audits operators' batches in the background."""
+
+    def __init__(self, db: Database, auditor: Auditor, background: Background) -> None:
+        self._db, self._auditor, self._background = db, auditor, background
 
     def follow(self, operators: Iterable[Account]) -> dict[Account, DomainError]:
         """Audit what these operators have committed since. Returns why the newest batches of some of them are
         not audited: `WrongBatch`, or `Unavailable` while their data is missing or still fetched.
         """
+        asked_at = self._background.clock()
+        failed: dict[Account, DomainError] = {}
+        left = list(operators)
+        while behind := self._behind(left):  # again, for what was committed since an audit began
+            started = [(one, self._background.start(one, partial(self._turn, one))) for one in behind]
+            results = [(one, self._background.error(work, asked_at)) for one, work in started]
+            failed |= {operator: error for operator, error in results if error is not None}
+            left = [operator for operator, error in results if error is None]
+        return failed
+
+    def _behind(self, operators: Iterable[Account]) -> list[Account]:
         with self._db.read() as tx:
-            behind = [operator for operator in operators if not self._auditor.is_current(tx, operator)]
-        audits = [self._audit(operator) for operator in behind]
-        results = ((audit.operator, self._result(audit)) for audit in audits)
-        return {operator: error for operator, error in results if error is not None}
+            return [operator for operator in operators if not self._auditor.is_current(tx, operator)]
 
-    def _audit(self, operator: Account) -> _Audit:
-        """The audit that runs or failed a short while ago, or a new one."""
-        with self._lock:
-            latest, now = self._latest.get(operator), self._clock()
-            if latest is not None and (not latest.is_done.is_set() or now < latest.repeat_at):
-                return latest
-            audit = self._latest[operator] = _Audit(operator, now)
-            self._queue.put(audit)
-            if self._num_threads < MAX_THREADS:
-                self._num_threads += 1
-                threading.Thread(target=self._run, name=f"audit-{self._num_threads}", daemon=True).start()
-            return audit
-
-    def _result(self, audit: _Audit) -> DomainError | None:
-        left = audit.began_at + self._wait_seconds - self._clock()
-        if audit.is_done.wait(max(left, 0)):
-            return audit.error
-        return Unavailable(f"the batches of {audit.operator} are still being fetched and audited; try again")
-
-    def _run(self) -> None:
-        while True:
-            audit = self._queue.get()
-            began_at = self._clock()
-            try:
-                self._auditor.follow(audit.operator)
-            except DomainError as error:
-                audit.error = error
-            except Exception as error:
-                log.exception("%s cannot be audited", audit.operator)
-                audit.error = Unavailable(f"the batches of {audit.operator} cannot be audited: {error}")
-            if audit.error is not None:
-                ended_at = self._clock()
-                audit.repeat_at = ended_at + (ended_at - began_at)
-            audit.is_done.set()
+    def _turn(self, operator: Account) -> bool:
+        ends_at = self._background.clock() + TURN_SECONDS
+        self._auditor.follow(operator, lambda: self._background.clock() > ends_at)
+        return not self._behind([operator])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ class Cases:
         self._chain, self._blobs, self._clock = chain, blobs, clock
         self._recover, self._settlement, self._cache_size = recover, settlement, cache_size
         self._fetch_folder = fetch_folder
+        self._lock = threading.Lock()
         self._cache: dict[Hash32, tuple[float, BatchReceipts]] = {}
         self._decoded: dict[tuple[Hash32, int], Lookup | AnsweredReceipt] = {}
 
@@ -82,9 +84,8 @@ class Cases:
         return signed_by_keys_of(operator, view, self._recover, self._settlement, committed_at)
 
     def receipts(self, header: Header) -> BatchReceipts:
-        """The published receipts of a batch, cached. To fetch them may take minutes: call this outside of
-        transactions. After a failure they are not read again for `RETRY_SECONDS`: a store may search long for
-        missing content.
+        """The published receipts of a batch, cached. To fetch them may take minutes. After a failure they are
+        not read again for `RETRY_SECONDS`: a store may search long for missing content.
 
         Errors: `Unavailable` if the store of batch data cannot be reached.
         """
@@ -92,10 +93,15 @@ class Cases:
         if found is None or (found[0] is None and until < self._clock()):
             self._fetch_folder(cid_of(header.data_digest), max_bytes(header), header.operator)
             found = read_batch_data(header, self._blobs, self._settlement)
-            while len(self._cache) >= self._cache_size:
-                self._cache.pop(next(iter(self._cache)), None)  # requests read on several threads
-            self._cache[header.hash] = (self._clock() + RETRY_SECONDS, found)
+            with self._lock:
+                while len(self._cache) >= self._cache_size:
+                    del self._cache[next(iter(self._cache))]
+                self._cache[header.hash] = (self._clock() + RETRY_SECONDS, found)
         return found
+
+    def is_stored(self, header: Header) -> bool:
+        """Whether the store has the batch's data, so that none is fetched."""
+        return self._blobs.has(cid_of(header.data_digest))
 
     def _answers(
         self, view: ChainView, batch_hash: Hash32

@@ -6,6 +6,7 @@ accounts are read from the batch's data when they are wanted.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Header, entries_of
@@ -14,6 +15,7 @@ from backend.domain.entries import find_entries
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules, from_position
+from backend.domain.settlement import BatchState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView
+    from backend.services.audit.background import Background
     from backend.services.audit.cases import Cases
 
 
@@ -111,8 +114,8 @@ class Lookup:
 class PublishedEntries:
     """Entries from the public data of batches. The latest batch is cached: pages follow each other."""
 
-    def __init__(self, db: Database, cases: Cases) -> None:
-        self._db, self._cases = db, cases
+    def __init__(self, db: Database, cases: Cases, background: Background) -> None:
+        self._db, self._cases, self._background = db, cases, background
         self._latest: tuple[Hash32, tuple[SignedReceipt, ...], Entries] | None = None
 
     def of(self, batch: CommittedBatch, account: Account) -> list[Earning]:
@@ -131,15 +134,26 @@ class PublishedEntries:
             return [lookup.earning(entry) for entry in find_entries(entries.keys, entries.tree, account)]
 
     def receipts(self, batch: CommittedBatch) -> tuple[SignedReceipt, ...]:
-        """Receipts of the batch, in order, which may have to be fetched: call this outside of transactions.
+        """Receipts of the batch, in order. Data that the store lacks is fetched in the background; that of a
+        void batch, which credits nothing, is not.
 
-        Errors: `Unavailable` if no published data is the batch's.
+        Errors: `Unavailable` if no published data is the batch's, or it is still being fetched.
         """
-        found, reason = self._cases.receipts(Header.from_chain(batch.header))
-        if found is None:
-            text = f"the entries of batch {batch.number} of {batch.operator} cannot be read"
-            raise Unavailable(f"{text}: {reason.message if reason else 'no data'}")
-        return found
+        header, text = Header.from_chain(batch.header), "no operator serves its data"
+        if not self._cases.is_stored(header) and batch.state is not BatchState.VOID:
+            work = self._background.start(batch.hash, partial(self._fetch, header))
+            if (error := self._background.error(work, self._background.clock())) is not None:
+                text = error.message
+        if self._cases.is_stored(header):
+            found, reason = self._cases.receipts(header)
+            if found is not None:
+                return found
+            text = reason.message if reason else text
+        raise Unavailable(f"the entries of batch {batch.number} of {batch.operator} cannot be read: {text}")
+
+    def _fetch(self, header: Header) -> bool:
+        self._cases.receipts(header)
+        return True
 
 
 def _entries(chain: ChainView, batch: CommittedBatch, receipts: Sequence[SignedReceipt]) -> Entries:

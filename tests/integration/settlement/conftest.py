@@ -18,7 +18,7 @@ from backend.domain.serving import NewReceipt
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.accounts.claims import Claims
 from backend.services.audit.auditor import Auditor
-from backend.services.audit.background import BackgroundAudits
+from backend.services.audit.background import Background, BackgroundAudits
 from backend.services.audit.cases import Cases
 from backend.services.receipts.proofs import Proofs
 from backend.services.settle.settler import Pace, Settler
@@ -85,7 +85,7 @@ class LiveMarket(LocalMarket):
         return Auditor(db, Cases(self.chain, self.blobs, recover, self.settlement))
 
     def audits(self) -> BackgroundAudits:
-        return BackgroundAudits(self.database, self.auditor(), wait_seconds=60)
+        return BackgroundAudits(self.database, self.auditor(), Background(wait_seconds=60))
 
     def settler(self) -> Settler:
         return Settler(

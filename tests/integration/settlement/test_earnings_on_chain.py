@@ -13,6 +13,7 @@ from backend.services.accounts.credit_walk import EarningsQuery
 from backend.services.accounts.earned_receipt import EarnedReceipts
 from backend.services.accounts.earnings import Earnings, EarningsBy
 from backend.services.audit.auditor import not_void
+from backend.services.audit.background import Background
 from backend.services.audit.cases import Cases
 from backend.services.audit.earnings import PublishedEntries
 from tests.integration.settlement.conftest import WINDOW
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 
 def published(market: LiveMarket) -> PublishedEntries:
-    return PublishedEntries(market.database, Cases(market.chain, market.blobs, recover, market.settlement))
+    cases = Cases(market.chain, market.blobs, recover, market.settlement)
+    return PublishedEntries(market.database, cases, Background(wait_seconds=60))
 
 
 def earnings(market: LiveMarket) -> Earnings:

@@ -113,8 +113,14 @@ def register(client: ApiClient, name: str, job: dict[str, Any]) -> Adapter:
 
 def claim(client: ApiClient) -> int:
     """Claim all earnings large enough to be relayed; returns the micro-units claimed."""
+
+    def audited() -> tuple[list[dict[str, Any]]] | None:
+        found = client.list_all("/v1/earnings")
+        return None if any(earning["unverifiable"] for earning in found) else (found,)
+
     claimed = 0
-    for earning in client.list_all("/v1/earnings"):
+    (found,) = wait_until(audited, "the batches to be audited", CHAIN_SECONDS)
+    for earning in found:
         claimable = AMOUNT.read(earning["claimable"])
         if claimable >= MIN_RELAYED_UNITS * UNIT:
             claim_earning(client, earning, client.wallet.account, is_own_gas=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +15,7 @@ from tests.support.chain_events import (
     OPERATOR,
     Event,
     committed,
+    proposed,
     take_in,
     text,
     word,
@@ -192,13 +193,6 @@ def test_batches_claims_and_operators(database: Database) -> None:
         assert tx.chain.claims(BOB) == []
         assert tx.chain.claimed(OPERATOR) == {ALICE: known.cumulative}
         assert tx.chain.claimed(ALICE) == {}
-
-
-def proposed(number: int) -> Event:
-    lists: dict[str, Any] = {name: [] for name in ("targets", "values", "signatures", "calldatas")}
-    instants = {"voteStart": 1, "voteEnd": 2}
-    args = {"proposalId": number, "proposer": ALICE, "description": f"Change {number}"}
-    return "MarketGovernor", "ProposalCreated", args | lists | instants
 
 
 def test_operators_and_proposals_are_read_in_pages(database: Database) -> None:

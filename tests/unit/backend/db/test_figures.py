@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.figures import Pending
 from backend.domain.hashing import receipt_id
 from backend.domain.serving import NewReceipt, Reservation
+from tests.support.chain_events import OPERATOR, committed, demanded, take_in, voided
 from tests.support.market import Market, some_account, some_hash
-from tests.unit.backend.db.test_chain import OPERATOR, committed, demanded, take_in, voided
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database

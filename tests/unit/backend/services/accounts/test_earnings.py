@@ -281,7 +281,7 @@ def test_missing_data_of_a_verified_batch_is_named(harness: SettlementHarness) -
     settle_batches(harness, 1)
     harness.auditor().follow(OPERATOR)
     forget_data(harness)
-    with pytest.raises(Unavailable, match=r"entries of batch 1 of .* cannot be read: the batch data"):
+    with pytest.raises(Unavailable, match=r"entries of batch 1 of .* cannot be read: no operator serves"):
         harness.earnings().entries(EarningsQuery(TREASURY), None, 10)
 
 

@@ -12,14 +12,14 @@ import pytest
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.services.accounts.credit_walk import EarningsQuery
-from backend.services.audit.background import MAX_THREADS, BackgroundAudits
+from backend.services.audit.background import MAX_THREADS, Background, BackgroundAudits, Work
 from tests.support.market import some_account
 from tests.support.settlement_harness import SettlementHarness
 from tests.support.settlement_steps import settle_batches
 from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from backend.domain.ids import Account, Cid
@@ -43,12 +43,12 @@ class ScriptedAuditor:
         self.lock = threading.Lock()
         self.audited: list[Account] = []
         self.current: set[Account] = set()
-        self.num_running = self.most_running = 0
+        self.num_running = self.most_running = self.commits = 0
 
-    def is_current(self, _: object, operator: Account) -> bool:
+    def is_current(self, tx: object, operator: Account) -> bool:
         return operator in self.current
 
-    def follow(self, operator: Account) -> None:
+    def follow(self, operator: Account, is_turn_over: Callable[[], bool]) -> None:
         with self.lock:
             self.audited.append(operator)
             self.num_running += 1
@@ -64,31 +64,43 @@ class ScriptedAuditor:
 
 def audits_of(auditor: Any, wait_seconds: float = 60, **options: Any) -> BackgroundAudits:
     database: Any = FakeDatabase()
-    return BackgroundAudits(database, auditor, wait_seconds, **options)
+    return BackgroundAudits(database, auditor, Background(wait_seconds, **options))
 
 
-def test_an_operator_whose_data_is_slow_delays_no_other_operator() -> None:
+def test_operators_whose_data_is_slow_delay_no_other_operator() -> None:
     auditor = ScriptedAuditor()
-    audits = audits_of(auditor, wait_seconds=0)
-    failed = audits.follow([SLOW])
-    assert isinstance(failed[SLOW], Unavailable)
-    assert "still being fetched" in failed[SLOW].message
-    patient = audits_of(auditor)
-    assert patient.follow([HONEST]) == {}
-    assert audits.follow([SLOW]).keys() == {SLOW}
+    background = Background(wait_seconds=0)
+    database: Any = FakeDatabase()
+    hurried = BackgroundAudits(database, auditor, background)  # type: ignore[arg-type]
+    for _ in range(2):
+        failed = hurried.follow([SLOW])
+        assert isinstance(failed[SLOW], Unavailable)
+        assert "still being fetched" in failed[SLOW].message
+    assert wait_for(lambda: auditor.audited == [SLOW])
+    hurried.follow([HONEST])
+    assert wait_for(lambda: HONEST in auditor.current)
+    assert hurried.follow([HONEST, SLOW]).keys() == {SLOW}
     assert auditor.audited == [SLOW, HONEST]
     auditor.release.set()
 
 
-def test_one_audit_of_an_operator_runs_at_a_time_and_requests_share_it() -> None:
-    auditor = ScriptedAuditor()
-    audits = audits_of(auditor)
+def test_requests_share_one_audit_of_an_operator() -> None:
+    started = []
+
+    class Counting(Background):
+        def start(self, key: Hashable, turn: Callable[[], bool]) -> Work:
+            work = super().start(key, turn)
+            started.append(work)
+            return work
+
+    auditor, database = ScriptedAuditor(), FakeDatabase()
+    audits = BackgroundAudits(database, auditor, Counting(wait_seconds=60))  # type: ignore[arg-type]
     with ThreadPoolExecutor(8) as requests:
         answers = [requests.submit(audits.follow, [SLOW]) for _ in range(8)]
-        assert wait_for(lambda: auditor.audited)
+        assert wait_for(lambda: len(started) == 8)
         auditor.release.set()
         assert [answer.result() for answer in answers] == [{}] * 8
-    assert auditor.most_running == 1
+    assert auditor.audited == [SLOW]
 
 
 def test_no_more_operators_than_the_limit_are_audited_at_the_same_time() -> None:
@@ -102,32 +114,78 @@ def test_no_more_operators_than_the_limit_are_audited_at_the_same_time() -> None
     assert auditor.most_running == MAX_THREADS
 
 
+def test_operators_with_many_batches_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.services.audit.background.MAX_THREADS", 1)
+
+    class Long(ScriptedAuditor):
+        def follow(self, operator: Account, is_turn_over: Callable[[], bool]) -> None:
+            """Three turns for each operator."""
+            self.release.wait()
+            self.audited.append(operator)
+            if self.audited.count(operator) == 3:
+                self.current.add(operator)
+
+    operators, auditor = [some_account(f"long {number}") for number in range(3)], Long()
+    audits = audits_of(auditor)
+    with ThreadPoolExecutor(3) as requests:
+        answers = []
+        for number, operator in enumerate(operators, start=1):
+            answers.append(requests.submit(audits.follow, [operator]))
+            assert wait_for(lambda number=number: len(audits._background._latest) == number)
+        auditor.release.set()
+        assert [answer.result() for answer in answers] == [{}] * 3
+    assert auditor.audited == operators * 3
+
+
+def test_what_was_committed_after_an_audit_began_is_audited_too() -> None:
+    class Late(ScriptedAuditor):
+        def follow(self, operator: Account, is_turn_over: Callable[[], bool]) -> None:
+            super().follow(operator, is_turn_over)
+            self.commits = max(self.commits - 1, 0)
+
+        def is_current(self, tx: object, operator: Account) -> bool:
+            is_worker = threading.current_thread().name == "audit"
+            return operator in self.current and (is_worker or not self.commits)
+
+    auditor = Late()
+    auditor.commits = 3
+    assert audits_of(auditor).follow([HONEST]) == {}
+    assert auditor.audited == [HONEST] * 3
+
+
 def test_an_audit_that_failed_is_repeated_after_as_much_time_as_it_took() -> None:
     now = [0.0]
 
     class Failing(ScriptedAuditor):
-        def follow(self, operator: Account) -> None:
+        def follow(self, operator: Account, is_turn_over: Callable[[], bool]) -> None:
             now[0] += 30
-            super().follow(operator)
+            super().follow(operator, is_turn_over)
 
     auditor = Failing({WRONG: Conflict("the batch is wrong")})
     audits = audits_of(auditor, clock=lambda: now[0])
-    for _ in range(3):
-        assert audits.follow([WRONG])[WRONG].message == "the batch is wrong"
+    errors = [audits.follow([WRONG])[WRONG] for _ in range(3)]
+    assert [error.message for error in errors] == ["the batch is wrong"] * 3
+    assert all(error.__traceback__ is None for error in errors), "it would keep the batch's data"
+    assert len(set(map(id, errors))) == 3, "each request raises its own"
     assert auditor.audited == [WRONG]
     now[0] += 30
     del auditor.errors[WRONG]
-    assert audits.follow([WRONG]) == {}
     assert audits.follow([WRONG]) == {}
     assert auditor.audited == [WRONG, WRONG]
 
 
 def test_an_unexpected_failure_is_told_as_one_of_that_operator() -> None:
-    audits = audits_of(ScriptedAuditor({WRONG: KeyError("receipts")}))
-    failed = audits.follow([HONEST, WRONG])
+    failed = audits_of(ScriptedAuditor({WRONG: KeyError("secret")})).follow([HONEST, WRONG])
     assert failed.keys() == {WRONG}
     assert isinstance(failed[WRONG], Unavailable)
     assert "cannot be audited" in failed[WRONG].message
+    assert "secret" not in failed[WRONG].message
+
+
+def test_threads_end_when_nothing_is_left_to_do() -> None:
+    before = set(threading.enumerate())
+    assert audits_of(ScriptedAuditor(slow=())).follow([SLOW, HONEST]) == {}
+    assert wait_for(lambda: not set(threading.enumerate()) - before)
 
 
 # --- no connection of the database is held while data is fetched ---

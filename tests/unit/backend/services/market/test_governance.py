@@ -8,7 +8,7 @@ import pytest
 
 from backend.domain.errors import Unavailable
 from backend.services.market.governance import Governance, ProposalState
-from tests.unit.backend.db.test_chain import proposed, take_in
+from tests.support.chain_events import proposed, take_in
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
