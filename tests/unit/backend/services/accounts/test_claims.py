@@ -1,22 +1,27 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.domain.batch import Header
+from backend.domain.errors import Unavailable
 from backend.domain.money import AMOUNT, UNIT
 from backend.domain.registries import Operator
-from backend.services.accounts.claims import NothingToClaim
-from backend.services.audit.auditor import WrongBatch
+from backend.services.accounts.claims import Claims, NothingToClaim
+from backend.services.audit.auditor import Auditor, WrongBatch
+from backend.services.audit.background import Background, BackgroundAudits
 from tests.support.market import some_account, some_hash
 from tests.support.settlement_harness import SettlementHarness
+from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from backend.domain.batch import OperatorLedger
     from backend.domain.ids import Account
 
 
@@ -174,3 +179,31 @@ def test_finding5_a_batch_that_becomes_final_in_between_does_not_fail_a_claim(
     finalise(harness, 12)
     assert harness.chain.final == 2
     assert len(harness.chain.claims(account)) == 1
+
+
+def test_a_claim_waits_for_an_audit_and_is_not_taken_for_an_empty_one(harness: SettlementHarness) -> None:
+    finalise(harness, 12)
+    account, operator = next(iter(earners(harness))), harness.market.operator
+    harness.claims().relay(operator, account)
+    harness.mine()
+    finalise(harness, 12)
+    may_end = threading.Event()
+
+    class SlowAuditor(Auditor):
+        def follow(self, *arguments: Any) -> OperatorLedger:
+            may_end.wait(60)
+            return super().follow(*arguments)
+
+    auditor = SlowAuditor(harness.db, harness.auditor()._cases)
+    audits = BackgroundAudits(harness.db, auditor, Background(wait_seconds=0))
+    claims = Claims(harness.db, audits, harness.chain, operator)
+    try:
+        (found,) = claims.claimable(account)
+        assert "still being fetched" in str(found.unverifiable)
+        with pytest.raises(Unavailable, match="still being fetched"):
+            claims.relay(operator, account, min_units=10**9)
+    finally:
+        may_end.set()
+    wait_for(lambda: claims.claimable(account)[0].unverifiable is None)
+    claims.relay(operator, account)
+    assert harness.mine() == 1

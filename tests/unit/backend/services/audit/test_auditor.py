@@ -13,8 +13,10 @@ from backend.domain.batch_data import FILE_NAME, BatchName, decode, encode
 from backend.domain.content import cid_digest, cid_of
 from backend.domain.disputes.proofs import BadReceiptProof, holds
 from backend.domain.disputes.witnesses import Tree
+from backend.domain.errors import Unavailable
 from backend.domain.hashing import to_hash
 from backend.domain.ids import ZERO_HASH
+from backend.domain.settlement import BatchState
 from backend.services.audit.auditor import Verdict, WrongBatch
 from tests.support.market import CHAIN_ID, Key, in_order
 from tests.support.settlement_harness import SettlementHarness
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from backend.domain.judging.case import Finding
     from backend.domain.receipt import SignedReceipt
+    from backend.services.audit.published import BatchReceipts
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +297,29 @@ def test_following_stops_at_a_wrong_batch_with_its_verdict(harness: SettlementHa
 def test_the_order_of_a_batch_is_that_of_channel_and_line(harness: SettlementHarness) -> None:
     _, receipts = decode(data_of(harness))
     assert list(receipts) == in_order(receipts)
+
+
+@pytest.mark.parametrize("is_void", [False, True])
+def test_a_batch_is_judged_as_it_is_when_its_data_was_read(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch, *, is_void: bool
+) -> None:
+    """It can become final meanwhile, and claims follow; or void."""
+    operator, committed = harness.market.operator, harness.chain.committed
+    earner, earned = max(harness.auditor().follow(operator).balances.items(), key=lambda item: item[1])
+    auditor = harness.auditor()
+    receipts = auditor._cases.receipts
+
+    def read(header: Header) -> BatchReceipts:
+        if header.number == 1 and is_void:
+            committed[:] = [replace(batch, state=BatchState.VOID) for batch in committed]
+        elif header.number == 1:
+            monkeypatch.setattr(harness.chain, "final", 2)
+            monkeypatch.setattr(harness.chain, "claimed", lambda _: {earner: earned})
+        return receipts(header)
+
+    monkeypatch.setattr(auditor._cases, "receipts", read)
+    if is_void:
+        with pytest.raises(Unavailable, match="became invalid"):
+            list(auditor.audit(operator))
+    else:
+        assert all(verdict.is_right for verdict in auditor.audit(operator))
