@@ -253,4 +253,4 @@ def _percent(ppm: int) -> str:
 
 def _warn(operators: Iterable[str]) -> None:
     for operator in operators:
-        echo(f"without the newest batches of {operator}, which the market cannot verify", err=True)
+        echo(f"without the newest batches of {operator}: the market cannot verify them now", err=True)

@@ -26,8 +26,8 @@ class EarningView(View):
     unclaimed: Amount
     claimable: Amount = Field(description="What a claim pays now: the unclaimed amount in whole token units.")
     unverifiable: str | None = Field(
-        description="Why the balances of this operator's latest final batch cannot be verified here; null if "
-        "they can. The amounts are then those of an earlier one."
+        description="Why the balances of this operator's latest final batch cannot be verified here, or not "
+        "yet; null if they are. The amounts are then those of an earlier one."
     )
 
 

@@ -25,6 +25,8 @@ RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car"
 MAX_ASKED = 8
 """Maximum number of operators asked for one content."""
 BLOCK_SECONDS, TREE_SECONDS = 5.0, 150.0
+FETCH_SECONDS = 200.0
+"""After so much time no other operator is asked for the same content: several may serve slowly."""
 MAX_BLOCK_BYTES = 2 << 20
 LACKS_SECONDS, AWAY_SECONDS = 10.0, 30.0
 """Backoff for one content after an operator lacked it, and for all contents after it did not answer."""
@@ -59,7 +61,10 @@ class Peers:
         """
         if self._blobs.has(cid):
             return
+        ends_at = self._clock() + FETCH_SECONDS
         for operator in self._candidates(cid, first):
+            if self._clock() > ends_at:
+                return
             try:
                 self._fetch_from(operator.endpoint.rstrip("/"), cid, max_bytes)
             except UnexpectedStatus:

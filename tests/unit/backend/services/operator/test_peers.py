@@ -9,7 +9,7 @@ import pytest
 from backend.domain.content import ContentMissing
 from backend.domain.registries import Operator
 from backend.ports.outbound import UnexpectedStatus, Unreachable
-from backend.services.operator.peers import AWAY_SECONDS, LACKS_SECONDS, Peers
+from backend.services.operator.peers import AWAY_SECONDS, FETCH_SECONDS, LACKS_SECONDS, Peers
 from backend.storage.embedded import EmbeddedStore
 from tests.support.chain_view import FakeChainView
 from tests.support.market import some_account
@@ -153,3 +153,17 @@ def test_the_size_of_a_fetch_is_bounded_independently_of_the_chain(harness: Peer
     harness.settle("one", gateway(harness.theirs))
     harness.peers.fetch(cid, 1 << 60)
     assert max(max_bytes for _, _, max_bytes in harness.outbound.asked) == 4 << 30
+
+
+def test_slow_peers_end_a_fetch_after_a_while(harness: PeersHarness) -> None:
+    cid = harness.theirs.add_folder(FILES)
+
+    def slow(_cid: str, _kind: str) -> Iterator[bytes]:
+        harness.now += FETCH_SECONDS * 0.6
+        raise Unreachable("no answer in time")
+
+    for stake, name in enumerate(("third", "second", "first"), start=1):
+        harness.settle(name, slow, stake)
+    harness.peers.fetch(cid, 10**6)
+    assert harness.names() == ["first", "second"]
+    assert not harness.ours.has(cid)
