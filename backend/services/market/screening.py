@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
 from backend.domain.errors import DomainError, NotFound, Unavailable
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_INSPECTED = 16
 """Maximum number of versions that one `inspect_versions` fetches and inspects."""
+INSPECT_SECONDS = 120.0
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,10 @@ Inspect: TypeAlias = "Callable[[Path], Inspection]"
 class Screening:
     """Reports compare stored inspections: of adapters trained here and of registered versions."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, db: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db, self._clock = db, clock
+        self._failures: Counter[Hash32] = Counter()
+        """By adapter digest, how often this process could not inspect it."""
 
     def add(self, inspection: Inspection) -> None:
         """Store an inspection. Idempotent."""
@@ -51,7 +56,9 @@ class Screening:
     def inspect_versions(self, base_model: Hash32, folders: AdapterFolders, inspect: Inspect) -> int:
         """Fetch and inspect versions without an inspection, newest first; returns the number inspected.
 
-        Versions that cannot be fetched are tried again next time; those that the engine refuses are not.
+        Versions that cannot be fetched are tried again next time, after the others; those that the engine
+        refuses are not. The job that is published waits for at most `INSPECT_SECONDS` and one more version:
+        anyone can register many that are served slowly.
         """
         with self._db.read() as tx:
             known = tx.inspections.digests(base_model)
@@ -60,8 +67,12 @@ class Screening:
                 for v in _versions(tx, base_model)
                 if v.record.adapter_digest not in known
             }
-        num_inspected = 0
-        for version in list(reversed(unknown.values()))[:MAX_INSPECTED]:
+        num_inspected, ends_at = 0, self._clock() + INSPECT_SECONDS
+        newest_first = reversed(unknown.values())
+        wanted = sorted(newest_first, key=lambda version: self._failures[version.record.adapter_digest])
+        for version in wanted[:MAX_INSPECTED]:
+            if self._clock() > ends_at:
+                break
             record = version.record
             try:
                 self.add(inspect(folders.folder(record)))
@@ -70,6 +81,7 @@ class Screening:
                 self.add(Inspection(record.adapter_digest, base_model, b"", {}))
             except (DomainError, OSError) as error:
                 log.info("version %s cannot be inspected now: %s", version.id, error)
+                self._failures[record.adapter_digest] += 1
                 continue
             num_inspected += 1
         return num_inspected

@@ -9,7 +9,7 @@ from backend.db.tables.chain import VersionRow
 from backend.domain.errors import NotFound, Unavailable
 from backend.domain.ids import Account, Hash32
 from backend.domain.screening import MIN_KNOWN, SKETCHED, AdapterRefused, Inspection
-from backend.services.market.screening import Screening
+from backend.services.market.screening import INSPECT_SECONDS, Screening
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -196,3 +196,30 @@ def test_versions_of_other_operators_are_inspected_once_and_missing_ones_reporte
     registry.screening.add(inspection(9, update(9)))
     report = registry.screening.report(digest(9), BOB)
     assert (report.num_compared, report.num_unknown) == (1, 2)
+
+
+def test_versions_that_are_served_slowly_hide_no_others_and_delay_a_job_for_a_limited_time(
+    registry: Registry,
+) -> None:
+    now, asked = [0.0], []
+
+    class Slow:
+        """Folders of versions above 1 take longer than a job waits, and fail."""
+
+        def folder(self, record: Any) -> int:
+            number = int(record.adapter_digest, 16)
+            asked.append(number)
+            if number > 1:
+                now[0] += 0.6 * INSPECT_SECONDS
+                raise Unavailable("no operator serves it")
+            return number
+
+    screening = Screening(registry.database, lambda: now[0])
+    for number in (1, 2, 3, 4, 5):
+        registry.register(number)
+
+    def inspect(_path: Path) -> Inspection:
+        return inspection(1, update(1))
+
+    assert [screening.inspect_versions(BASE, Slow(), inspect) for _ in range(3)] == [0, 0, 1]  # type: ignore[arg-type]
+    assert asked == [5, 4, 3, 2, 1, 5, 4]
