@@ -122,7 +122,7 @@ class Watcher:
     def run_once(self) -> Iterator[News]:
         """Passes until the newest batch of each operator is reached; yields each report once.
 
-        Errors: as of `_pass`, in the end.
+        Errors: as of `_operators` and, in the end, of `_turns`.
         """
         unavailable: Unavailable | None = None
         while True:
@@ -151,6 +151,7 @@ class Watcher:
         of them publishes may be the reason.
         """
         unavailable: Unavailable | None = None
+        self._unfinished.intersection_update(operators)
         for step, operator in self._schedule(operators):
             self._turn_ends_at = self.clock() + TURN_SECONDS
             try:
@@ -206,6 +207,9 @@ class Watcher:
 
     def _watch(self, operator: Account) -> Iterator[News]:
         challenge = None if operator == self.own else self.challenge
+        if operator not in self._unfinished:
+            self._reached[operator] = {}
+        self._unfinished.discard(operator)
         with self.db.read() as tx:
             if challenge is not None:
                 late = list(challenge.expire(tx.chain, operator))
@@ -217,9 +221,6 @@ class Watcher:
             yield from retirements(tx.chain, self.cases, operator, self.evidence())
             pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)
             yield from (news(batch, "right", _sums(batch)) for batch in pending)
-            if operator not in self._unfinished:
-                self._reached[operator] = {}
-            self._unfinished.discard(operator)
             for batch, judgement in self._judgements(tx, batches, ledger, start, self._reached[operator]):
                 yield from self._act(tx, batch, judgement, challenge)
                 if isinstance(judgement, Wrong) and batch.state is not BatchState.FINAL:

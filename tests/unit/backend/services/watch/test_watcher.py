@@ -224,3 +224,16 @@ def test_demands_on_the_own_operator_are_answered_again_after_slow_turns(slow: S
     slow.watcher.own, slow.watcher.answers = own, Answers()  # type: ignore[assignment]
     list(slow.watcher._turns(operators))
     assert answered == [(own, 0), (own, 1)]
+
+
+def test_a_single_run_ends_if_an_operator_fails_or_is_gone_after_an_unfinished_turn(slow: SlowMarket) -> None:
+    operator, resumed = slow.harness.market.operator, []
+
+    def broken(tx: Any, *_: object) -> Any:
+        resumed.append(tx)
+        raise ArithmeticError("out of this world")
+
+    slow.watcher._unfinished = {operator, some_account("gone")}
+    slow.watcher._resume = broken  # type: ignore[method-assign]
+    (news,) = slow.watcher.run_once()
+    assert (news.what, len(resumed)) == ("unjudged", 1)
