@@ -33,7 +33,7 @@ class UploadsBusy(Unavailable):
 
 
 class UploadStalled(InvalidInput):
-    """The client stopped sending before the end of the body."""
+    """The client stopped sending before the end of the body, or sends less than 4 KiB a second."""
 
 
 class UploadSlots:
