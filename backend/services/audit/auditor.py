@@ -69,8 +69,8 @@ class Auditor:
         """Verdicts from the operator's first batch on, up to the first wrong one that is not final: it can be
         voided with all pending ones. After a wrong batch that is final, the ledger is not known.
 
-        Errors: `Unavailable` if the store of batch data cannot be reached, or a batch was voided or removed
-        by a reorganisation meanwhile.
+        Errors: `Unavailable` if the store of batch data cannot be reached, or if a batch becomes void or a
+        reorganisation removes it during the audit.
         """
         with self._db.read() as tx:
             batches = not_void(tx.chain.batches(operator))

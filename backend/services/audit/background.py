@@ -75,7 +75,7 @@ class Background:
     def error(self, work: Work, asked_at: float) -> DomainError | None:
         """Why work failed, or `Unavailable` if it takes longer than a request waits; None if it is done.
 
-        A request waits from when it asked, and for work that others began before from then.
+        The time that a request waits counts from `asked_at`, or from when another request began the work.
         """
         left = min(work.began_at, asked_at) + self._wait_seconds - self.clock()
         if not work.is_done.wait(max(left, 0)):

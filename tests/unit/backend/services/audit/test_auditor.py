@@ -303,7 +303,7 @@ def test_the_order_of_a_batch_is_that_of_channel_and_line(harness: SettlementHar
 def test_a_batch_is_judged_as_it_is_when_its_data_was_read(
     harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch, *, is_void: bool
 ) -> None:
-    """It can become final meanwhile, and claims follow; or void."""
+    """While its data is read, a batch can become final, and accounts claim from it; or it becomes void."""
     operator, committed = harness.market.operator, harness.chain.committed
     earner, earned = max(harness.auditor().follow(operator).balances.items(), key=lambda item: item[1])
     auditor = harness.auditor()
