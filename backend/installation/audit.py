@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from backend.installation.resources import Resources
     from backend.ports.storage import FetchFolder
     from backend.services.audit.auditor import Auditor
-    from backend.services.audit.background import Background, BackgroundAudits
+    from backend.services.audit.background import BackgroundAudits
     from backend.services.audit.cases import Cases
+    from backend.services.background import Background
     from backend.services.receipts.proofs import Proofs
     from backend.services.receipts.verification import Verification
 
@@ -44,7 +45,7 @@ class Audit:
 
     @cached_property
     def background(self) -> Background:
-        from backend.services.audit.background import Background
+        from backend.services.background import Background
 
         return Background()
 

@@ -36,7 +36,8 @@ from backend.services.answers.billing import Billing
 from backend.services.answers.generate import Generate, GenerateLimits
 from backend.services.answers.gradient_stage import GradientStage
 from backend.services.answers.live_agreement import LiveAgreements
-from backend.services.audit.background import Background, BackgroundAudits
+from backend.services.audit.background import BackgroundAudits
+from backend.services.background import Background
 from backend.services.channels.admission import Admission, Market
 from backend.services.channels.channels import Channels
 from backend.services.channels.charges import Charges

@@ -21,9 +21,10 @@ from backend.services.accounts.claims import Claims
 from backend.services.accounts.earned_receipt import EarnedReceipts
 from backend.services.accounts.earnings import Earnings
 from backend.services.audit.auditor import Auditor
-from backend.services.audit.background import Background, BackgroundAudits
+from backend.services.audit.background import BackgroundAudits
 from backend.services.audit.cases import Cases
 from backend.services.audit.earnings import PublishedEntries
+from backend.services.background import Background
 from backend.services.channels.admission import Market as AdmissionMarket
 from backend.services.channels.channels import Channels
 from backend.services.settle.convictions import Convictions

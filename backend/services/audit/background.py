@@ -1,125 +1,21 @@
-"""Work that requests start and wait for briefly: audits, which may fetch operators' data for minutes.
-
-It runs in threads, in turns, one piece of work at a time for each key. A request waits for it until it has
-taken `WAIT_SECONDS`. What failed is repeated once as much time as the failure took has passed.
-"""
+"""Audits that requests start and wait for briefly: they may fetch operators' data for minutes."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections import deque
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import DomainError, Unavailable
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Iterable
 
     from backend.db.unit_of_work import Database
+    from backend.domain.errors import DomainError
     from backend.domain.ids import Account
     from backend.services.audit.auditor import Auditor
+    from backend.services.background import Background
 
-WAIT_SECONDS = 10.0
 TURN_SECONDS = 10.0
 """After so much time an audit waits for others that wait, and goes on with the next batch afterwards."""
-MAX_THREADS = 4
-MAX_REMEMBERED = 1000
-"""Failures that are remembered, beyond those that may not be repeated yet."""
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Work:
-    """Work for a key. `turn` does a part of it, and returns whether it is done. `repeat_at`: when work that
-    failed may be repeated.
-    """
-
-    turn: Callable[[], bool]
-    began_at: float
-    is_done: threading.Event = field(default_factory=threading.Event)
-    error: DomainError | None = None
-    repeat_at: float = 0.0
-
-
-class Background:
-    """Threads start as they are needed and end when nothing is left to do. Thread-safe."""
-
-    def __init__(
-        self, wait_seconds: float = WAIT_SECONDS, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._wait_seconds, self.clock = wait_seconds, clock
-        self._lock = threading.Lock()
-        self._latest: dict[Hashable, Work] = {}
-        """By key: work that waits, runs or failed."""
-        self._waiting: deque[tuple[Hashable, Work]] = deque()
-        self._num_threads = 0
-
-    def start(self, key: Hashable, turn: Callable[[], bool]) -> Work:
-        """The key's work that waits, runs or failed a short while ago, else new work."""
-        with self._lock:
-            latest, now = self._latest.get(key), self.clock()
-            if latest is not None and (not latest.is_done.is_set() or now < latest.repeat_at):
-                return latest
-            if self._num_threads < MAX_THREADS:
-                threading.Thread(target=self._run, name="audit", daemon=True).start()
-                self._num_threads += 1
-            work = self._latest[key] = Work(turn, now)
-            self._waiting.append((key, work))
-            return work
-
-    def error(self, work: Work, asked_at: float) -> DomainError | None:
-        """Why work failed, or `Unavailable` if it takes longer than a request waits; None if it is done.
-
-        The time that a request waits counts from `asked_at`, or from when another request began the work.
-        """
-        left = min(work.began_at, asked_at) + self._wait_seconds - self.clock()
-        if not work.is_done.wait(max(left, 0)):
-            return Unavailable("data is still being fetched and audited; try again")
-        return None if work.error is None else replace(work.error)  # each request raises its own
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._num_threads -= 1
-                    return
-                key, work = self._waiting.popleft()
-            self._take_turn(key, work)
-
-    def _take_turn(self, key: Hashable, work: Work) -> None:
-        began_at, error = self.clock(), None
-        try:
-            is_done = work.turn()
-        except DomainError as found:
-            # A copy has no traceback, which would keep the data that was read.
-            is_done, error = True, replace(found)
-        except Exception:
-            log.exception("background work for %s failed", key)
-            is_done, error = True, Unavailable("it cannot be audited; the log of this installation says why")
-        with self._lock:
-            if not is_done:
-                self._waiting.append((key, work))
-                return
-            self._finish(key, work, error, began_at)
-
-    def _finish(self, key: Hashable, work: Work, error: DomainError | None, began_at: float) -> None:
-        now = self.clock()
-        if error is None:
-            del self._latest[key]
-        else:
-            work.error, work.repeat_at = error, 2 * now - began_at
-        if len(self._latest) > MAX_REMEMBERED:
-            self._latest = {
-                known: one
-                for known, one in self._latest.items()
-                if not one.is_done.is_set() or now < one.repeat_at
-            }
-        work.is_done.set()
 
 
 class BackgroundAudits:

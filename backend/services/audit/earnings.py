@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView
-    from backend.services.audit.background import Background
     from backend.services.audit.cases import Cases
+    from backend.services.background import Background
 
 
 def credits_of(

@@ -18,8 +18,9 @@ from backend.domain.serving import NewReceipt
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.accounts.claims import Claims
 from backend.services.audit.auditor import Auditor
-from backend.services.audit.background import Background, BackgroundAudits
+from backend.services.audit.background import BackgroundAudits
 from backend.services.audit.cases import Cases
+from backend.services.background import Background
 from backend.services.receipts.proofs import Proofs
 from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore

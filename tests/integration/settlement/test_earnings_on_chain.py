@@ -13,9 +13,9 @@ from backend.services.accounts.credit_walk import EarningsQuery
 from backend.services.accounts.earned_receipt import EarnedReceipts
 from backend.services.accounts.earnings import Earnings, EarningsBy
 from backend.services.audit.auditor import not_void
-from backend.services.audit.background import Background
 from backend.services.audit.cases import Cases
 from backend.services.audit.earnings import PublishedEntries
+from backend.services.background import Background
 from tests.integration.settlement.conftest import WINDOW
 from tests.integration.settlement.test_voids_on_chain import (
     OPERATOR,

@@ -12,7 +12,8 @@ from backend.domain.money import AMOUNT, UNIT
 from backend.domain.registries import Operator
 from backend.services.accounts.claims import Claims, NothingToClaim
 from backend.services.audit.auditor import Auditor, WrongBatch
-from backend.services.audit.background import Background, BackgroundAudits
+from backend.services.audit.background import BackgroundAudits
+from backend.services.background import Background
 from tests.support.market import some_account, some_hash
 from tests.support.settlement_harness import SettlementHarness
 from tests.support.waiting import wait_for

@@ -12,7 +12,8 @@ import pytest
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.services.accounts.credit_walk import EarningsQuery
-from backend.services.audit.background import MAX_THREADS, Background, BackgroundAudits, Work
+from backend.services.audit.background import BackgroundAudits
+from backend.services.background import MAX_THREADS, Background, Work
 from tests.support.market import some_account
 from tests.support.settlement_harness import SettlementHarness
 from tests.support.settlement_steps import settle_batches
@@ -115,7 +116,7 @@ def test_no_more_operators_than_the_limit_are_audited_at_the_same_time() -> None
 
 
 def test_operators_with_many_batches_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.services.audit.background.MAX_THREADS", 1)
+    monkeypatch.setattr("backend.services.background.MAX_THREADS", 1)
 
     class Long(ScriptedAuditor):
         def follow(self, operator: Account, is_turn_over: Callable[[], bool]) -> None:
@@ -144,7 +145,7 @@ def test_what_was_committed_after_an_audit_began_is_audited_too() -> None:
             self.commits = max(self.commits - 1, 0)
 
         def is_current(self, tx: object, operator: Account) -> bool:
-            is_worker = threading.current_thread().name == "audit"
+            is_worker = threading.current_thread().name == "background"
             return operator in self.current and (is_worker or not self.commits)
 
     auditor = Late()
@@ -178,7 +179,7 @@ def test_an_unexpected_failure_is_told_as_one_of_that_operator() -> None:
     failed = audits_of(ScriptedAuditor({WRONG: KeyError("secret")})).follow([HONEST, WRONG])
     assert failed.keys() == {WRONG}
     assert isinstance(failed[WRONG], Unavailable)
-    assert "cannot be audited" in failed[WRONG].message
+    assert "reading its data failed" in failed[WRONG].message
     assert "secret" not in failed[WRONG].message
 
 
