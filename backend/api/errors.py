@@ -33,6 +33,7 @@ from backend.domain.idempotency import IdempotencyKeyReused
 from backend.metrics import ERRORS
 from backend.services.contribute.canonical_rows import UploadTooLarge
 from backend.services.contribute.transfers import ChecksumMismatch, TransferBusy
+from backend.services.transactions.relays import RelayBudgetSpent
 from backend.services.webhooks.endpoints import EndpointUnreachable
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ STATUS: Mapping[type[DomainError], int] = {
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     RateLimitExceeded: HTTPStatus.TOO_MANY_REQUESTS,
+    RelayBudgetSpent: HTTPStatus.TOO_MANY_REQUESTS,
     UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     DiskFull: HTTPStatus.INSUFFICIENT_STORAGE,
     ChecksumMismatch: CHECKSUM_MISMATCH,

@@ -7,14 +7,9 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.contracts import interface
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
-from backend.chain.transactions import (
-    SIGNED_CALL_GAS_CAP,
-    TX_GAS_CAP,
-    call_error,
-    current_gas_price,
-)
+from backend.chain.transactions import TX_GAS_CAP, call_error, current_gas_price
 from backend.domain.chain import ChainEvent, ChainReplaced, Reverted
-from backend.domain.transactions import SIGNED_CALLS, PreparedTransaction, as_json
+from backend.domain.transactions import SIGNED_CALL_GAS_CAP, SIGNED_CALLS, PreparedTransaction, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 TX_GAS_CAP = 1 << 24
 """Highest gas limit of a transaction (EIP-7825)."""
-SIGNED_CALL_GAS_CAP = 1_000_000
-"""The same of `SIGNED_CALLS`: if the account that signed is a contract (EIP-1271), the check of its signature
-may use all the gas that it is given, at this operator's cost.
-"""
 OUT_OF_GAS = "gas required exceeds"
 """What geth, and nodes that follow it, say of a call for which no gas limit is enough."""
 

@@ -13,9 +13,10 @@ from backend.db.tables.outbox import OutboxRow
 from backend.db.tables.serving import ReceiptRow, ReservationRow
 from backend.db.tables.training import TrainingJobRow
 from backend.db.tables.transactions import TransactionRow
+from backend.db.transactions import TransactionStore
 from backend.db.usage import joined, summed
 from backend.domain.figures import Figures, Pending
-from backend.domain.transactions import TransactionState
+from backend.domain.transactions import RELAY_PERIOD, TransactionState
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -49,6 +50,7 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
         stake_units=0 if registered is None else registered.stake,
         outbox=_outbox(session),
         transactions=_transactions(session),
+        relayed_gas=TransactionStore(session).relayed(operator, now - RELAY_PERIOD)[0],
         jobs=_jobs(session),
         live_agreement=LiveAgreementStore(session).total(),
         receipts_to_sign=0 if registered is None else _to_sign(session, registered),

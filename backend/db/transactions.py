@@ -49,10 +49,12 @@ class TransactionStore:
         idempotency_key: str,
         fee_ceiling: int | None = None,
         value: int = 0,
+        gas: int | None = None,
     ) -> int:
         """Queue a call and return its id. The same key with the same call returns the same id.
 
-        `value` in wei goes with the call; a known call keeps its own. `fee_ceiling` in wei per gas limits its
+        `value` in wei goes with the call, and `gas` is an estimate of its gas limit; a known call keeps its
+        own. `fee_ceiling` in wei per gas limits its
         fees, None sets no limit of its own; the newest one counts. Errors: `Conflict` if the key was used
         with another call.
         """
@@ -63,6 +65,7 @@ class TransactionStore:
             **call,
             idempotency_key=idempotency_key,
             value=str(value),
+            gas=gas,
             state=State.QUEUED,
             created_at=datetime.now(UTC),
             trace=traces.current_traceparent(),
@@ -121,6 +124,22 @@ class TransactionStore:
             query = query.where(TransactionRow.id < before)
         rows = self._session.scalars(query.order_by(TransactionRow.id.desc()).limit(limit))
         return [_transaction(row) for row in rows]
+
+    def relayed(
+        self, lane: Account, since: datetime, account: Account | None = None
+    ) -> tuple[int, datetime | None]:
+        """Gas limits of the transactions since then that the lane sent, or is to send, for others; of one
+        account's, unless it is None. And when the first of them was queued.
+        """
+        query = select(func.sum(TransactionRow.gas), func.min(TransactionRow.created_at))
+        query = query.where(TransactionRow.lane == lane, TransactionRow.created_at > since)
+        query = query.where(TransactionRow.function.in_(RELAYED_CALLS))
+        query = query.where((TransactionRow.state != State.FAILED) | TransactionRow.nonce.is_not(None))
+        if account is not None:
+            query = query.join(RequestRow, RequestRow.transaction_id == TransactionRow.id)
+            query = query.where(RequestRow.account == account)
+        gas, first_at = self._session.execute(query).one()
+        return int(gas or 0), first_at
 
     def lanes(self) -> list[Account]:
         """Keys that have something to send or to watch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,14 @@ SIGNED_CALLS = frozenset(
     }
 )
 """Functions that check the signature of an account for which an operator sends the call."""
+SIGNED_CALL_GAS_CAP = 1_000_000
+"""Highest gas limit of their transactions: if the account that signed is a contract (EIP-1271), the check of
+its signature may use all the gas that it is given, at this operator's cost.
+"""
 RELAYED_CALLS = SIGNED_CALLS | {"claim"}
 """Functions that operators call for others. Their own calls are sent first."""
+RELAY_PERIOD = timedelta(hours=24)
+"""For which an operator limits the gas of the calls for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,7 @@ class ChainTransaction:
     """`traceparent` of the request that queued it (W3C Trace Context)."""
     value: int = 0  # wei
     gas: int | None = None
-    """Gas limit; None while queued."""
+    """Gas limit. While queued, that of a relayed transaction is an estimate, and others have None."""
     fee_ceiling: int | None = None
     """Highest fee that it may offer, in wei per gas; None: that of all transactions."""
 

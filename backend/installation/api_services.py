@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def api_services(installation: Installation) -> Services:
     """All services that the REST API calls."""
     db, chain, account = installation.database, installation.chain, installation.operator.account
-    engines = installation.engines
+    engines, market, relays = installation.engines, installation.market, installation.relays
     audit = installation.audit
     entries = PublishedEntries(db, audit.cases(), audit.background)
     return Services(
@@ -47,8 +47,8 @@ def api_services(installation: Installation) -> Services:
         live_agreements=installation.attribution.live_agreements,
         idempotency=Idempotency(db, utc_now, installation.limits.longest_seconds),
         channels=installation.channels,
-        deposits=Deposits(db, chain, installation.market, installation.keystore, utc_now),
-        moves=Moves(db, chain, installation.market, utc_now, installation.settings.max_lag_seconds),
+        deposits=Deposits(db, chain, market, relays, installation.keystore, utc_now),
+        moves=Moves(db, chain, market, relays, utc_now, installation.settings.max_lag_seconds),
         receipts=Receipts(db),
         proofs=audit.proofs,
         registry=Registry(db, chain, installation.blobs),
@@ -65,7 +65,7 @@ def api_services(installation: Installation) -> Services:
         claims=installation.claims,
         earnings=Earnings(db, audit.audits, entries),
         earned_receipts=EarnedReceipts(db, audit.audits, entries),
-        payouts=Payouts(db, chain, installation.claims, account),
+        payouts=Payouts(chain, installation.claims, relays),
         local_funds=LocalFunds(db, chain, account),
         governance=Governance(chain, db),
         webhooks=Endpoints(db, installation.outbound, installation.signing_secrets, utc_now),

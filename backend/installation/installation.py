@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from backend.services.train.payments import Payments
     from backend.services.train.publication import Publication
     from backend.services.transactions.consent import Consent
+    from backend.services.transactions.relays import Relays
     from backend.services.webhooks.delivery import Deliveries
     from backend.services.webhooks.signing import SigningSecrets
 
@@ -115,7 +116,14 @@ class Installation(Resources):
     def claims(self) -> Claims:
         from backend.services.accounts.claims import Claims
 
-        return Claims(self.database, self.audit.audits, self.chain, self.operator.account)
+        return Claims(self.database, self.audit.audits, self.chain, self.relays)
+
+    @cached_property
+    def relays(self) -> Relays:
+        from backend.services.transactions.relays import Relays
+
+        lane, budget = self.operator.account, self.settings.relay_budget
+        return Relays(self.database, self.chain, lane, budget, utc_now)
 
     # Market
 
@@ -332,8 +340,8 @@ class Installation(Resources):
     def contributions(self) -> Contributions:
         from backend.services.contribute.contributions import Contributions
 
-        account = self.operator.account
-        return Contributions(self.database, self.blobs, self.chain, self.consent, self.upload_check, account)
+        parts = self.consent, self.upload_check, self.relays
+        return Contributions(self.database, self.blobs, self.chain, *parts)
 
     @cached_property
     def curation(self) -> Curation:

@@ -92,6 +92,10 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
         "Sampled answers whose agreement with the gradient was not measured, or not yet.",
         lambda f: f.live_agreement.num_missing,
     ),
+    "loraledger_relayed_gas": (
+        "Gas limits of the transactions relayed for other accounts in the last 24 hours.",
+        lambda f: f.relayed_gas,
+    ),
     "loraledger_outbox_messages": ("Messages pending in the outbox.", lambda f: f.outbox.count),
     "loraledger_outbox_oldest_timestamp_seconds": (
         "Time of the oldest pending message in the outbox.",

@@ -16,7 +16,8 @@ from backend.domain.content import cid_digest
 from backend.domain.contribution import PersonalKind
 from backend.domain.hashing import accepted_hash, keccak, licence_word, snapshot_id
 from backend.domain.ids import Account, DatanetId, Hash32
-from backend.domain.transactions import TransactionState
+from backend.domain.money import GWEI
+from backend.domain.transactions import PreparedTransaction, TransactionState
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.curate import Curation
@@ -25,6 +26,7 @@ from backend.services.contribute.staging import Staging
 from backend.services.transactions.consent import Consent
 from backend.storage.embedded import EmbeddedStore
 from tests.support.fakes import FakeContractWallets
+from tests.support.relays import relays_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,6 +77,14 @@ class FakeChain:
         assert contract == "DatasetRegistry"
         return REGISTRY
 
+    def gas_price(self) -> int:
+        return GWEI
+
+    def prepare(
+        self, contract: str, function: str, *args: Any, sender: Account | None = None
+    ) -> PreparedTransaction:
+        return PreparedTransaction(self.chain_id, self.address(contract), "0x", 0, {"args": args}, 200_000)
+
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
         if function == "previewSnapshot":
             return self.preview
@@ -96,7 +106,7 @@ class ContributionHarness:
             self.chain,
             Consent(recover, FakeContractWallets()),
             check,
-            OPERATOR.account,
+            relays_of(database, self.chain, OPERATOR.account),  # type: ignore[arg-type]
             lambda: self.now,
         )
         self.contributions = Contributions(database, *parts)  # type: ignore[arg-type]

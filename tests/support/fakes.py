@@ -12,6 +12,7 @@ from backend.chain.keys import LocalSigner
 from backend.domain.chain import BlockRef
 from backend.domain.errors import DomainError, Unavailable
 from backend.domain.hashing import keccak
+from backend.domain.money import GWEI
 from backend.domain.transactions import PreparedTransaction
 from backend.services.accounts.claims import Claimable, NothingToClaim
 from backend.services.train.estimate import Tokenisation, TokenisedRow
@@ -136,6 +137,9 @@ class FakeChain:
             "state": 1,
         }
         return answers[function]
+
+    def gas_price(self) -> int:
+        return GWEI
 
     def decode(self, to: Account, data: str) -> dict[str, Any]:
         return {"to": to, "data": data}

@@ -12,7 +12,7 @@ from backend.domain.channels import Channel, Grant
 from backend.domain.hashing import TypedDomain, to_bytes
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
 from backend.domain.merkle import BALANCES_TAG, Opening, resolve
-from backend.domain.money import UNIT
+from backend.domain.money import GWEI, UNIT
 from backend.domain.registries import Operator, RegisteredVersion
 from backend.domain.settlement import (
     BatchState,
@@ -188,7 +188,10 @@ class ModelChain:
     ) -> PreparedTransaction:
         if sender is not None:
             self.execute(function, args, is_simulated=True)
-        return PreparedTransaction(CHAIN_ID, some_account(contract), "0x", 0, {"args": args}, None)
+        return PreparedTransaction(CHAIN_ID, some_account(contract), "0x", 0, {"args": args}, 200_000)
+
+    def gas_price(self) -> int:
+        return GWEI
 
     def num_open(self, batch_hash: Hash32) -> int:
         return sum(d.is_open for d in self.demands(batch_hash))

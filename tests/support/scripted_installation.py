@@ -99,6 +99,7 @@ from tests.support.fakes import (
     some_key,
 )
 from tests.support.market import CHAIN_ID, some_account, some_hash
+from tests.support.relays import relays_of
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.terminal import scripted_deployment
 
@@ -297,7 +298,7 @@ class ScriptedInstallation:
         unused: Any = None
         audits = BackgroundAudits(self.db, unused, Background())
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
-        outbound = OutboundClient(allows_private=True)
+        outbound, relays = OutboundClient(allows_private=True), relays_of(self.db, chain, self.operator)
         return Services(
             sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             sessions=sessions,
@@ -310,12 +311,12 @@ class ScriptedInstallation:
             live_agreements=self.sampling(rate_ppm=0),
             idempotency=Idempotency(self.db, self.clock, answer_seconds=80),
             channels=Channels(self.db, self.market, self.vault_domain, recover, self.clock, lambda _: ()),
-            deposits=Deposits(self.db, chain, self.market, self.held_keys, self.clock),
-            moves=Moves(self.db, chain, self.market, self.clock, 60),
+            deposits=Deposits(self.db, chain, self.market, relays, self.held_keys, self.clock),
+            moves=Moves(self.db, chain, self.market, relays, self.clock, 60),
             receipts=Receipts(self.db),
             proofs=Proofs(self.db, unused, chain),
             registry=Registry(self.db, chain, self.blobs),
-            contributions=Contributions(self.db, self.blobs, chain, consent, check, self.operator),
+            contributions=Contributions(self.db, self.blobs, chain, consent, check, relays),
             transfers=self.transfers,
             snapshots=Snapshots(self.db, self.blobs, chain, self.operator),
             training=Training(self.db, self.payments, self.clock),
@@ -330,7 +331,7 @@ class ScriptedInstallation:
             claims=claims,
             earnings=Earnings(self.db, audits, unused),
             earned_receipts=EarnedReceipts(self.db, audits, unused),
-            payouts=Payouts(self.db, chain, claims, self.operator),
+            payouts=Payouts(chain, claims, relays),
             local_funds=LocalFunds(self.db, chain, self.operator),
             governance=Governance(chain, self.db),
             webhooks=Endpoints(self.db, outbound, self.signing_secrets, self.clock),

@@ -34,6 +34,7 @@ from tests.support.auth import sign_in
 from tests.support.databases import ViewDatabase
 from tests.support.market import Key, Market, recover, some_hash
 from tests.support.model_chain import THAW_SECONDS, ModelChain
+from tests.support.relays import relays_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -208,4 +209,5 @@ class SettlementHarness:
         return PublishedEntries(self.db, cases, Background(wait_seconds=60))
 
     def claims(self) -> Claims:
-        return Claims(self.db, self.audits(), self.chain, self.market.operator)
+        relays = relays_of(self.db, self.chain, self.market.operator)  # type: ignore[arg-type]
+        return Claims(self.db, self.audits(), self.chain, relays)

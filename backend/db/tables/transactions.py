@@ -29,6 +29,7 @@ class TransactionRow(Base):
         UniqueConstraint("lane", "nonce"),
         CheckConstraint("state IN ('queued', 'sent', 'mined', 'confirmed', 'failed')", name="state"),
         Index("ix_transactions_lane_state", "lane", "state"),
+        Index("ix_transactions_lane_created_at", "lane", "created_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -40,6 +41,7 @@ class TransactionRow(Base):
     state: Mapped[str] = mapped_column(String(16), default="queued")
     nonce: Mapped[int | None] = mapped_column(BigInteger)
     gas: Mapped[int | None] = mapped_column(BigInteger)
+    """Gas limit, or an estimate of it while the transaction is queued."""
     value: Mapped[str] = mapped_column(FEE, default="0")
     """Wei that the transaction carries."""
     fee_ceiling: Mapped[str | None] = mapped_column(FEE)

@@ -9,7 +9,6 @@ from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.money import AMOUNT, UNIT, in_dollars
 from backend.domain.settlement import BatchState
 from backend.services.audit.auditor import not_void
-from backend.services.transactions.retry import enqueue_with_retry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.services.audit.background import BackgroundAudits
+    from backend.services.transactions.relays import Relays
 
 MIN_RELAYED_UNITS = 10
 """The operator pays the gas of a relayed claim: the earner's own wallet sends smaller ones."""
@@ -71,17 +71,11 @@ class _Verified:
 
 
 class Claims:
-    """Claims of any account's earnings from any operator. Relayed claims are sent by `lane`."""
+    """Claims of any account's earnings from any operator."""
 
-    def __init__(
-        self,
-        db: Database,
-        audits: BackgroundAudits,
-        chain: Chain,
-        lane: Account,
-    ) -> None:
+    def __init__(self, db: Database, audits: BackgroundAudits, chain: Chain, relays: Relays) -> None:
         self._db, self._audits = db, audits
-        self._chain, self._lane = chain, lane
+        self._chain, self._relays = chain, relays
 
     def claimable(self, account: Account) -> list[Claimable]:
         """What the account can claim from each operator that credited it in a final batch.
@@ -107,14 +101,12 @@ class Claims:
     def relay(self, operator: Account, account: Account, min_units: int = 1) -> int:
         """Enqueue the claim as our own transaction; returns its row id. It pays the account's payout wallet.
 
-        Errors: `NothingToClaim` below `min_units` token units.
+        Errors, after which nothing is queued: `NothingToClaim` below `min_units` token units; those of
+        `Relays.relay`.
         """
         request, batch_hash = self._request(operator, account, min_units)
-        call, key = ("Settlement", "claim"), f"claim:{batch_hash}:{account}"
-        with self._db.begin() as tx:
-            queued = enqueue_with_retry(tx, self._lane, call, [request], key)
-            tx.transactions.record_request(account, queued)
-            return queued
+        key = f"claim:{batch_hash}:{account}"
+        return self._relays.relay(account, ("Settlement", "claim"), [request], key)
 
     def _claimable(self, operator: Account, account: Account, error: DomainError | None) -> Claimable | None:
         verified = self._verified(operator, error)

@@ -10,14 +10,13 @@ from backend.domain.hashing import PAYOUT_TYPE, TypedDomain
 from backend.domain.money import AMOUNT, UNIT, in_dollars
 from backend.domain.signatures import signature_hex
 from backend.services.accounts.claims import NothingToClaim
-from backend.services.transactions.retry import enqueue_with_retry
 
 if TYPE_CHECKING:
-    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.services.accounts.claims import Claims
+    from backend.services.transactions.relays import Relays
 
 SETTLEMENT = "Settlement"
 DEADLINE_SECONDS = 3600
@@ -36,16 +35,10 @@ class PreparedPayout:
 
 
 class Payouts:
-    """`lane` is the operator's account, which relays changes for accounts whose claims it would relay."""
+    """Relays changes for accounts whose claims the operator would relay."""
 
-    def __init__(
-        self,
-        db: Database,
-        chain: Chain,
-        claims: Claims,
-        lane: Account,
-    ) -> None:
-        self._db, self._chain, self._claims, self._lane = db, chain, claims, lane
+    def __init__(self, chain: Chain, claims: Claims, relays: Relays) -> None:
+        self._chain, self._claims, self._relays = chain, claims, relays
 
     def wallet_of(self, account: Account) -> Account:
         """The account's payout wallet: the account itself unless it set another one."""
@@ -78,8 +71,8 @@ class Payouts:
     ) -> int:
         """Queue the change; returns the transaction's id.
 
-        Errors: `NothingToClaim` if the account can claim less than `min_units` token units, which is not
-        worth the gas; `Reverted`, and nothing is queued, if the contract would revert.
+        Errors, after which nothing is queued: `NothingToClaim` if the account can claim less than `min_units`
+        token units, which is not worth the gas; those of `Relays.relay`.
         """
         found = self._claims.claimable(account)
         claimable = sum(one.claimable for one in found)
@@ -92,11 +85,4 @@ class Payouts:
             )
         args = [account, wallet, str(nonce), str(deadline), signature_hex(signature)]
         call, key = (SETTLEMENT, "setPayoutWalletWithSig"), f"payout:{account}:{nonce}:{wallet}"
-        with self._db.begin() as tx:
-            is_known = tx.transactions.by_key(f"{key}:0") is not None
-        if not is_known:  # refuse what would revert, before the operator pays for it
-            self._chain.prepare(*call, *args, sender=self._lane)
-        with self._db.begin() as tx:
-            queued = enqueue_with_retry(tx, self._lane, call, args, key)
-            tx.transactions.record_request(account, queued)
-            return queued
+        return self._relays.relay(account, call, args, key)

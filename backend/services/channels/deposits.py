@@ -24,7 +24,6 @@ from backend.domain.money import AMOUNT, UNIT, in_dollars
 from backend.domain.signatures import signature_hex
 from backend.services.channels.balance import channel_balance, latest_time, usable_grants
 from backend.services.transactions.payment_token import PaymentToken
-from backend.services.transactions.retry import enqueue_with_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain, SessionKeys
     from backend.services.channels.admission import Market
+    from backend.services.transactions.relays import Relays
 
 AUTHORIZATION_SECONDS = 3600
 MIN_RELAYED_UNITS = 1_000
@@ -110,12 +110,14 @@ class Deposits:
         db: Database,
         chain: Chain,
         market: Market,
+        relays: Relays,
         held_keys: SessionKeys,
         clock: Callable[[], datetime],
     ) -> None:
         self._db = db
         self._chain = chain
         self._market = market
+        self._relays = relays
         self._held_keys = held_keys
         self._clock = clock
         self._token = PaymentToken(chain)
@@ -142,7 +144,7 @@ class Deposits:
         """Queue the deposit; returns the transaction's id. `signature` is the payer's, or one that its
         contract wallet accepts (EIP-1271), if the token asks such wallets as USDC does.
 
-        Raises Reverted, and queues nothing, if the vault would revert.
+        Errors, after which nothing is queued: `InvalidInput` below the minimum; those of `Relays.relay`.
         """
         if deposit.units < MIN_RELAYED_UNITS:
             raise InvalidInput(
@@ -207,14 +209,7 @@ class Deposits:
         return self._chain.prepare(VAULT, function, *counterparty, *args, sender=payer)
 
     def _relay(self, payer: Account, function: str, args: list[Any], key: str) -> int:
-        with self._db.read() as tx:
-            is_known = tx.transactions.by_key(f"{key}:0") is not None
-        if not is_known:  # refuse what would revert, before the operator pays for it
-            self._chain.prepare(VAULT, function, *args, sender=self._market.operator)
-        with self._db.begin() as tx:
-            queued = enqueue_with_retry(tx, self._market.operator, (VAULT, function), args, key)
-            tx.transactions.record_request(payer, queued)
-            return queued
+        return self._relays.relay(payer, (VAULT, function), args, key)
 
     def _transactions(self, payer: Account, units: int, grant: Grant) -> tuple[PreparedTransaction, ...]:
         vault = self._chain.address(VAULT)

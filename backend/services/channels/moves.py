@@ -7,7 +7,7 @@ until when.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from backend.services.channels.deposits import (
     VAULT,
     Grant,
 )
-from backend.services.transactions.retry import enqueue_with_retry, newest_attempt
+from backend.services.transactions.retry import newest_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from backend.ports.chain import Chain
     from backend.services.channels.admission import Market
     from backend.services.channels.balance import ChannelBalance
+    from backend.services.transactions.relays import Relays
 
 MOVE = (VAULT, "moveBalance")
 MOVE_SECONDS = 3600
@@ -78,12 +79,14 @@ class Moves:
         db: Database,
         chain: Chain,
         market: Market,
+        relays: Relays,
         clock: Callable[[], datetime],
         max_lag_seconds: int,
     ) -> None:
         self._db = db
         self._chain = chain
         self._market = market
+        self._relays = relays
         self._clock = clock
         self._max_lag_seconds = max_lag_seconds
 
@@ -113,27 +116,25 @@ class Moves:
         request again returns the same move, or another attempt once its transaction has failed.
 
         Errors, after which nothing is queued: `InvalidInput`, `ViewStale`, `MovePending`, `NothingToMove`;
-        `Reverted` if the vault would revert.
+        those of `Relays.relay`.
         """
         self._check(terms)
-        operator, channel = self._market.operator, self._market.channel(payer)
+        channel = self._market.channel(payer)
         consent, signature = self._consent(payer, terms), signature_hex(signature)
         key = f"move:{to_hash(self._domain.move_digest(consent))}"
         with self._db.read() as tx:
             if known := _known(tx, channel, key):
                 return known
             amount = _spare(self._balance(tx, channel, terms.nonce), terms)
-        # Refuse what would revert before the operator pays for it, and outside of the transaction.
-        self._chain.prepare(*MOVE, *_arguments(consent, amount, signature), sender=operator)
+        relay = self._relays.prepare(payer, MOVE, _arguments(consent, amount, signature), key)
         with self._db.begin() as tx:
             tx.channels.lock(channel)
             if known := _known(tx, channel, key):
                 return known
             amount = _spare(self._balance(tx, channel, terms.nonce), terms)
-            queued = enqueue_with_retry(tx, operator, MOVE, _arguments(consent, amount, signature), key)
-            move = Move(channel, terms.nonce, amount, terms.deadline, queued)
+            relay = replace(relay, args=_arguments(consent, amount, signature))
+            move = Move(channel, terms.nonce, amount, terms.deadline, self._relays.queue(tx, relay))
             tx.channels.add_move(move)
-            tx.transactions.record_request(payer, queued)
         return move
 
     @property

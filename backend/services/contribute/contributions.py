@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from backend.ports.storage import BlobStore
     from backend.services.contribute.check_upload import UploadCheck
     from backend.services.transactions.consent import Consent
+    from backend.services.transactions.relays import Relays
 
 
 REGISTRY = "DatasetRegistry"
@@ -65,7 +66,7 @@ class CopiedRows(Conflict):
 
 
 class Contributions:
-    """`relayer` is the operator's account that sends the transactions."""
+    """Uploads of accounts, and the contributions that they become."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class Contributions:
         chain: Chain,
         consent: Consent,
         check: UploadCheck,
-        relayer: Account,
+        relays: Relays,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
@@ -83,7 +84,7 @@ class Contributions:
         self._consent = consent
         self._checking = check
         self._staging = check.staging
-        self._relayer = relayer
+        self._relays = relays
         self._now = now
 
     def upload(
@@ -191,7 +192,8 @@ class Contributions:
         """Publish the blocks and relay the contributor's signature. Idempotent.
 
         Errors, which change nothing: `NotFound`; `Conflict` unless a draft whose typed data was requested;
-        `WrongSignature`; `SignatureExpired`; `CopiedRows`; `Unavailable` if the store cannot be reached.
+        `WrongSignature`; `SignatureExpired`; `CopiedRows`; `Unavailable` if the store cannot be reached;
+        those of `Relays.relay`.
         """
         upload = self.status(upload_id)
         if upload.transaction_id is not None:
@@ -242,6 +244,12 @@ class Contributions:
 
     def _relay(self, upload: Upload, signature: str) -> Upload:
         """Enqueue the transaction. All rows must be claimed."""
+        signed = signed_contribution(upload, signature)
+        key = f"contribute:{upload.id}:{signed['nonce']}:{signed['deadline']}"
+        call = REGISTRY, "contributeWithSig"
+        # It fails in a simulation while earlier contributions of the account are queued.
+        is_next = int(self._chain.call(REGISTRY, "nonces", upload.account)) == int(signed["nonce"])
+        relay = self._relays.prepare(upload.account, call, [signed], key, is_simulated=is_next)
         with self._db.begin() as tx:
             draft = _draft(tx, upload.id)
             if draft.signing_request != upload.signing_request:
@@ -250,10 +258,7 @@ class Contributions:
                 )
             if not tx.contributions.has_claimed_all(upload.id):
                 raise Conflict(f"upload {upload.id} was submitted concurrently: submit it again")
-            signed = signed_contribution(draft, signature)
-            key = f"contribute:{upload.id}:{signed['nonce']}:{signed['deadline']}"
-            transaction = tx.transactions.enqueue(self._relayer, REGISTRY, "contributeWithSig", [signed], key)
-            tx.transactions.record_request(upload.account, transaction)
+            transaction = self._relays.queue(tx, relay)
             submitted = replace(draft, state=UploadState.SUBMITTED, transaction_id=transaction, error=None)
             tx.contributions.save(submitted)
         return submitted

@@ -38,6 +38,7 @@ from backend.services.channels.ledger import InsufficientAuthorisation
 from tests.support.contract_wallets import owned_by, place
 from tests.support.fakes import FakeHeldKeys, some_key
 from tests.support.market import some_account, some_hash
+from tests.support.relays import relays_of
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -82,7 +83,8 @@ class DepositHarness:
         def clock() -> datetime:
             return datetime.fromtimestamp(chain.head().timestamp, UTC)
 
-        self.deposits = Deposits(database, chain, market, self.held_keys, clock)
+        relays = relays_of(database, chain, OPERATOR.account)
+        self.deposits = Deposits(database, chain, market, relays, self.held_keys, clock)
         self.channels = Channels(database, market, self.vouchers, recover, clock, lambda _: ())
         self.admission = Admission(database, market, lambda _: some_key("receipts"), clock, 900, 60)
         self.sender = Sender(chain, database.send_queue, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)

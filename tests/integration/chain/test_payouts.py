@@ -14,6 +14,7 @@ from backend.services.accounts.claims import NothingToClaim
 from backend.services.accounts.payouts import Payouts
 from tests.support.fakes import FakeClaims
 from tests.support.market import some_account
+from tests.support.relays import relays_of
 from tools.local_market import CONTRIBUTORS, OPERATOR
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ ACCOUNT, COLD = CONTRIBUTORS[0], some_account("cold wallet")
 @pytest.fixture
 def payouts(chain: ChainClient, sqlite_database: Database) -> Payouts:
     claims: Any = FakeClaims()  # 45 units
-    return Payouts(sqlite_database, chain, claims, OPERATOR.account)
+    return Payouts(chain, claims, relays_of(sqlite_database, chain, OPERATOR.account))
 
 
 def test_a_signature_changes_the_wallet_and_the_account_pays_no_gas(

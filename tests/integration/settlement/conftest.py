@@ -24,6 +24,7 @@ from backend.services.background import Background
 from backend.services.receipts.proofs import Proofs
 from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore
+from tests.support.relays import relays_of
 from tools.local_market import CONTRIBUTORS, OPERATOR, PAYERS, LocalMarket
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class LiveMarket(LocalMarket):
         )
 
     def claims(self) -> Claims:
-        return Claims(self.database, self.audits(), self.chain, OPERATOR.account)
+        relays = relays_of(self.database, self.chain, OPERATOR.account)
+        return Claims(self.database, self.audits(), self.chain, relays)
 
     def proofs(self) -> Proofs:
         return Proofs(self.database, self.auditor(), self.chain)

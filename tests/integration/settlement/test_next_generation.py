@@ -34,6 +34,7 @@ from backend.services.operator.receipt_keys import ReceiptKeys
 from backend.services.settle.settler import Step
 from tests.integration.settlement.conftest import DEPOSIT, PAYER, SESSION_KEY, WINDOW
 from tests.support.fakes import FakeHeldKeys
+from tests.support.relays import relays_of
 from tools.local_market import CREATOR, LONG_AFTER, OPERATOR
 
 GUIDE = ROOT / "docs" / "operating.md"
@@ -69,7 +70,8 @@ class Migration:
     def __init__(self, market: LiveMarket) -> None:
         self.market, self.next = market, deploy_next_generation(market.chain)
         channels = Market(OPERATOR.account, market.settlement.contract, market.settlement)
-        self.moves = Moves(market.database, market.chain, channels, self._now, 60)
+        relays = relays_of(market.database, market.chain, OPERATOR.account)
+        self.moves = Moves(market.database, market.chain, channels, relays, self._now, 60)
         keys = ReceiptKeys(OPERATOR.account, lambda: market.receipt_key, FakeHeldKeys)
         registry = TypedDomain(market.chain.chain_id, market.chain.address("OperatorRegistry"))
         self.membership = Membership(market.database, market.chain, OPERATOR.account, keys, registry)

@@ -28,6 +28,7 @@ from backend.storage.embedded import EmbeddedStore
 from tests.support.contract_wallets import owned_by, place
 from tests.support.contributions import sign
 from tests.support.market import some_account
+from tests.support.relays import relays_of
 from tests.support.wallet import send
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Installation:
         staging, lane = Staging(home / "uploads", 1 << 20), OPERATOR.account
         check = UploadCheck(database, staging, lambda _texts: None, frozenset())
         consent = Consent(recover, WalletCalls(chain.node))
-        self.contributions = Contributions(database, self.store, chain, consent, check, lane)
+        relays = relays_of(database, chain, lane)
+        self.contributions = Contributions(database, self.store, chain, consent, check, relays)
         self.curation = Curation(database, self.store, staging, lane)
         self.snapshots = Snapshots(database, self.store, chain, lane)
         self.registry = Registry(database, chain, self.store)  # type: ignore[arg-type]

@@ -16,7 +16,6 @@ from backend.chain.keys import LocalSigner
 from backend.chain.node import Fees, TxReceipt
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import (
-    SIGNED_CALL_GAS_CAP,
     TX_GAS_CAP,
     UnsignedTransaction,
     call_error,
@@ -30,7 +29,7 @@ from backend.chain.transactions import (
 from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import keccak, to_bytes, to_hash
-from backend.domain.transactions import SIGNED_CALLS
+from backend.domain.transactions import SIGNED_CALL_GAS_CAP, SIGNED_CALLS
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from backend.services.audit.auditor import Auditor, WrongBatch
 from backend.services.audit.background import BackgroundAudits
 from backend.services.background import Background
 from tests.support.market import some_account, some_hash
+from tests.support.relays import relays_of
 from tests.support.settlement_harness import SettlementHarness
 from tests.support.waiting import wait_for
 
@@ -197,7 +198,7 @@ def test_a_claim_waits_for_an_audit_and_is_not_taken_for_an_empty_one(harness: S
 
     auditor = SlowAuditor(harness.db, harness.auditor()._cases)
     audits = BackgroundAudits(harness.db, auditor, Background(wait_seconds=0))
-    claims = Claims(harness.db, audits, harness.chain, operator)
+    claims = Claims(harness.db, audits, harness.chain, relays_of(harness.db, harness.chain, operator))  # type: ignore[arg-type]
     try:
         (found,) = claims.claimable(account)
         assert "still being fetched" in str(found.unverifiable)

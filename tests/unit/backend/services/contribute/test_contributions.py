@@ -283,7 +283,7 @@ def test_a_crash_before_the_commit_leaves_a_draft_to_submit_again(
     upload = harness.upload()
     signature = harness.sign(upload)
 
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
