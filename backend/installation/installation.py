@@ -322,13 +322,16 @@ class Installation(Resources):
     def staging(self) -> Staging:
         from backend.services.contribute.staging import Staging
 
-        return Staging(self.settings.home / "uploads", self.settings.max_upload_bytes)
+        settings = self.settings
+        return Staging(settings.home / "uploads", settings.max_upload_bytes, settings.reserved_disk_bytes)
 
     @cached_property
     def transfers(self) -> Transfers:
         from backend.services.contribute.transfers import Transfers
 
-        return Transfers(self.settings.home / "transfers", self.settings.max_upload_bytes)
+        settings = self.settings
+        folder, reserved = settings.home / "transfers", settings.reserved_disk_bytes
+        return Transfers(folder, settings.max_upload_bytes, reserved=reserved)
 
     @cached_property
     def upload_check(self) -> UploadCheck:

@@ -175,6 +175,7 @@ class ChaosMarket:
             "LORALEDGER_BROKER_URL": self._broker_url,
             "LORALEDGER_IPFS_API": f"http://127.0.0.1:{self.ipfs_proxy.port}",
             "LORALEDGER_CONFIRMATIONS": str(CONFIRMATIONS),
+            "LORALEDGER_RESERVED_DISK_BYTES": "0",  # the disk is small
             "LORALEDGER_TRAINER_THREADS": "1",
             "LORALEDGER_ENGINE_REPLICAS": "2",
             "LORALEDGER_ENGINE_THREADS": "1",

@@ -51,7 +51,7 @@ class UploadCheck:
         nothing can be contributed: because of any defect, or, if `accepts_partial`, because no valid row is
         left.
 
-        Errors: those of `write_upload`, and what `stream` raises.
+        Errors: those of `write_upload`, `DiskFull`, and what `stream` raises.
         """
         self.staging.open(upload.id)
         profiler = Profiler(self.count_tokens)
@@ -61,7 +61,8 @@ class UploadCheck:
             with PersonalDataFilter(self.refused_kinds, log) as personal_data:
                 generated = GeneratedAnswerFilter(self._published_answers(upload.datanet), log)
                 row_filter: RowFilter = lambda batches: generated(personal_data(batches))  # noqa: E731
-                rows = write_upload(stream, target, max_bytes, log, profiler, store_rows, row_filter)
+                limited = self.staging.space.limit(stream)
+                rows = write_upload(limited, target, max_bytes, log, profiler, store_rows, row_filter)
             num_lines = rows.num_lines
             self._log_copies(upload.id, log)
             if accepts_partial and log.counts.keys() & COPY_CODES:
@@ -89,6 +90,7 @@ class UploadCheck:
             return AnswerIndex(tx.published_answers.of_datanet(datanet, MAX_VERSIONS_COMPARED))
 
     def _store_rows(self, upload_id: str, rows: Sequence[tuple[Row, Hash32]]) -> None:
+        self.staging.space.require()  # a Parquet file may expand
         sketches = build_sketches(["\n".join(row.texts) for row, _ in rows])
         with self.db.begin() as tx:
             tx.contributions.add_rows(upload_id, [(row.line, row_hash) for row, row_hash in rows])

@@ -192,13 +192,14 @@ class Contributions:
         """Publish the blocks and relay the contributor's signature. Idempotent.
 
         Errors, which change nothing: `NotFound`; `Conflict` unless a draft whose typed data was requested;
-        `WrongSignature`; `SignatureExpired`; `CopiedRows`; `Unavailable` if the store cannot be reached;
-        those of `Relays.relay`.
+        `WrongSignature`; `SignatureExpired`; `CopiedRows`; `DiskFull`; `Unavailable` if the store cannot be
+        reached; those of `Relays.relay`.
         """
         upload = self.status(upload_id)
         if upload.transaction_id is not None:
             return upload
         self._verify(upload, signature)
+        self._staging.space.require(upload.report.num_bytes)
         cid = self._store.add_folder(self._staging.published_folder(upload))
         if cid != upload.report.cid:
             raise ContentCorrupt(f"the rows of upload {upload.id} changed on disk: upload them again")

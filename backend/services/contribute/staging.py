@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.dataset import canonical_row
 from backend.domain.errors import NotFound
+from backend.services.contribute.disk_space import DiskSpace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,11 +21,14 @@ DEFECTS_FILE = "defects.jsonl"
 
 
 class Staging:
-    """One folder per upload below `root`, with its canonical rows, at most `max_bytes`, and its defects."""
+    """One folder per upload below `root`, with its canonical rows, at most `max_bytes`, and its defects.
+    Uploads leave `reserved` bytes of the disk free.
+    """
 
-    def __init__(self, root: Path, max_bytes: int) -> None:
+    def __init__(self, root: Path, max_bytes: int, reserved: int = 0) -> None:
         self._root = root
         self.max_bytes = max_bytes
+        self.space = DiskSpace(root, reserved)
 
     def open(self, upload_id: str) -> None:
         """Create an empty folder; delete that of an earlier attempt."""

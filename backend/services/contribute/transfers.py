@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DiskFull, InvalidInput, NotFound
 from backend.services.contribute.canonical_rows import UploadTooLarge
+from backend.services.contribute.disk_space import DiskSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -100,12 +101,17 @@ class Checksum:
 
 
 class Transfers:
-    """Transfers of files of at most `max_bytes`, in folders below `root`."""
+    """Transfers of files of at most `max_bytes`, in folders below `root`. They leave `reserved` bytes of the
+    disk free.
+    """
 
-    def __init__(self, root: Path, max_bytes: int, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, root: Path, max_bytes: int, now: Callable[[], float] = time.time, reserved: int = 0
+    ) -> None:
         self._root = root
         self._now = now
         self.max_bytes = max_bytes
+        self.space = DiskSpace(root, reserved)
 
     def create(
         self, account: Account, num_bytes: int, name: str = "", sha256: str | None = None, metadata: str = ""
@@ -118,9 +124,8 @@ class Transfers:
             raise TooManyTransfers(f"the account has {MAX_TRANSFERS} transfers: finish or delete one")
         transfer_id = f"transfer-{secrets.token_hex(16)}"
         transfer = Transfer(transfer_id, account, name, num_bytes, sha256, metadata, self._now())
+        self.space.require(num_bytes)
         self._root.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(self._root).free < num_bytes:
-            raise DiskFull("the disk has less free space than the file needs")
         with _raise_disk_full():
             (self._root / transfer_id).mkdir()
             (self._root / transfer_id / "data").touch()
@@ -190,7 +195,7 @@ class Transfers:
         hasher = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
         written = transfer.offset
         try:
-            for chunk in _limit(stream, transfer.num_bytes - written):
+            for chunk in _limit(self.space.limit(stream), transfer.num_bytes - written):
                 _write(file, chunk)
                 written += len(chunk)
                 if hasher is not None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 SAYS_NOTHING = About()
 MAX_PENDING = 4
 """Unfinished imports per creator."""
+COPIES = 3
+"""Of an import's files while it is published: the job's, the adapter's, and that of the block store."""
 
 
 class UnexpectedFile(InvalidInput):
@@ -66,12 +68,12 @@ class ImportedAdapters:
         digest of the base model that the adapter is for; None: of the first one.
 
         Errors: `UnknownLicence`, `UnexpectedFile`, `FileMissing`, `NotFound` for a transfer,
-        `TransferUnfinished`, `UploadTooLarge`, `TooManyAdapters`.
+        `TransferUnfinished`, `UploadTooLarge`, `DiskFull`, `TooManyAdapters`.
         """
         imported = ImportedAdapter(parse_licence(licence), dict(transfers), about)
         _check_names(transfers)
-        for name, transfer_id in transfers.items():
-            self._check_transfer(creator, name, transfer_id)
+        sizes = [self._check_transfer(creator, name, transfer_id) for name, transfer_id in transfers.items()]
+        self._transfers.space.require(COPIES * sum(sizes))
         now = self._clock()
         job = TrainingJob(
             id=f"adapter-{uuid.uuid4().hex}",
@@ -124,7 +126,8 @@ class ImportedAdapters:
                 raise Conflict(f"{adapter_id} has already {job.state.value}", param="adapter_id")
             return finish(tx, job, JobState.CANCELLED, self._clock())
 
-    def _check_transfer(self, creator: Account, name: str, transfer_id: str) -> None:
+    def _check_transfer(self, creator: Account, name: str, transfer_id: str) -> int:
+        """The file's bytes."""
         transfer = self._transfers.get(creator, transfer_id)
         if transfer.num_bytes > MAX_BYTES[name]:
             details = {"max_bytes": MAX_BYTES[name]}
@@ -133,6 +136,7 @@ class ImportedAdapters:
         if transfer.offset < transfer.num_bytes:
             missing = transfer.num_bytes - transfer.offset
             raise TransferUnfinished(f"{missing} bytes of {name} are not uploaded yet", name)
+        return transfer.num_bytes
 
 
 def _check_names(transfers: Mapping[str, str]) -> None:

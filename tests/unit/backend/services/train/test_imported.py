@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backend.domain.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-from backend.domain.errors import Conflict, DomainError, NotFound
+from backend.domain.errors import Conflict, DiskFull, DomainError, NotFound
 from backend.domain.ids import ZERO_HASH
 from backend.domain.training import JobState, Step
 from backend.services.contribute.canonical_rows import UploadTooLarge
 from backend.services.contribute.licences import UnknownLicence
 from backend.services.contribute.transfers import Transfers, TransferUnfinished
 from backend.services.train.imported import (
+    COPIES,
     MAX_PENDING,
     FileMissing,
     ImportedAdapters,
@@ -183,3 +185,14 @@ def test_pages_go_on_behind_the_last_one(counter: Counter) -> None:
     second = counter.create()
     assert [job.id for job in counter.adapters.list(CREATOR, 1)] == [second.id]
     assert [job.id for job in counter.adapters.list(CREATOR, 1, second.id)] == [first.id]
+
+
+def test_an_import_whose_copies_do_not_fit_is_refused(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_bytes = sum(counter.transfers.get(CREATOR, each).num_bytes for each in counter.files.values())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=COPIES * num_bytes - 1))
+    with pytest.raises(DiskFull):
+        counter.create()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=COPIES * num_bytes))
+    counter.create()

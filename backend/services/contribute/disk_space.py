@@ -1,0 +1,33 @@
+"""Disk space for uploads. They leave some to the rest of the installation, which must not stop for them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import DiskFull
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpace:
+    """Space for uploads on the disk of `folder`, which need not exist yet: all but `reserved` bytes."""
+
+    folder: Path
+    reserved: int = 0
+
+    def require(self, num_bytes: int = 0) -> None:
+        """Errors: `DiskFull` if there is no space for so many bytes."""
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        if shutil.disk_usage(existing).free - self.reserved < num_bytes:
+            raise DiskFull("the disk has no space for more uploads; its operator must free some")
+
+    def limit(self, stream: Iterable[bytes]) -> Iterator[bytes]:
+        """The stream, while there is space for it. Errors: as of `require`."""
+        for chunk in stream:
+            self.require(len(chunk))
+            yield chunk
