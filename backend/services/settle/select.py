@@ -162,8 +162,18 @@ def select(
 
 
 def _best(receipts: _ChannelReceipts, authorities: Iterable[Authority]) -> Selection | None:
-    """The selection with the highest cumulative; on a tie the one by a voucher."""
-    return max(map(receipts.select, authorities), key=lambda selection: selection.until, default=None)
+    """The selection with the highest cumulative; on a tie the one by a voucher.
+
+    Authorities that begin at the same cumulative differ only in how far they reach, so the one with the
+    highest ceiling stands for all: a payer with many keys does not multiply the work.
+    """
+    widest: dict[tuple[int, bool], Authority] = {}
+    for authority in authorities:
+        kind = receipts.start(authority), authority.can_waive
+        if kind not in widest or authority.ceiling > widest[kind].ceiling:
+            widest[kind] = authority
+    selections = map(receipts.select, widest.values())
+    return max(selections, key=lambda selection: selection.until, default=None)
 
 
 def _authorities(
@@ -199,8 +209,12 @@ class _ChannelReceipts:
     validator: Validator
     limit: int
 
+    def start(self, authority: Authority) -> int:
+        """Cumulative at which the authority's collection begins."""
+        return max(self.before, authority.waived_until)
+
     def select(self, authority: Authority) -> Selection:
-        start = cumulative = max(self.before, authority.waived_until)
+        start = cumulative = self.start(authority)
         selected: list[SignedReceipt] = []
         reason = ""
         for signed in self.tx.receipts.unsettled(self.channel.id, start, self.limit):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backend.services.settle.select import Authority, Selection, _ChannelReceipts
 from tests.support.market import Key
 from tests.support.model_chain import THAW_SECONDS
 from tests.support.settlement_steps import assert_all_settled, settle, settled
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.support.settlement_harness import SettlementHarness
 
 
@@ -46,6 +49,27 @@ def test_a_voucher_that_promises_more_than_its_key_may_does_not_hide_the_payers_
     harness.sign_voucher(channel, 1 << 127, signer=session)
     harness.sign_voucher(channel, receipts[0].receipt.cumulative)
     settle(harness)
+    assert_all_settled(harness, receipts)
+
+
+def test_many_keys_of_a_payer_do_not_multiply_the_work(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, tried = harness.market.channels[0], []
+    select = _ChannelReceipts.select
+
+    def counted(self: _ChannelReceipts, authority: Authority) -> Selection:
+        tried.append(authority)
+        return select(self, authority)
+
+    monkeypatch.setattr(_ChannelReceipts, "select", counted)
+    receipts = [harness.serve(channel, is_paid=False) for _ in range(3)]
+    for number in range(20):
+        key = Key(f"kept by the payer {number}")
+        harness.grant(channel, cap=10**9, key=key)
+        harness.sign_voucher(channel, receipts[number % 3].receipt.cumulative, signer=key)
+    settle(harness, rounds=1)
+    assert len(tried) == 1
     assert_all_settled(harness, receipts)
 
 
