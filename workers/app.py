@@ -19,9 +19,12 @@ QUEUE_BY_TASK = {
     "training.validate": "publish",
     "training.train": "train",
     "training.publish": "publish",
+    "import.validate": "import",
+    "import.publish": "import",
 }
 """Task names are outbox topics. Training has its own queue, so that with a second worker validation and
-publication need not wait for it.
+publication need not wait for it. So have imports, which are free: a worker takes from its queues in turn, and
+many imports delay a job that is paid for by one of them.
 """
 QUEUES = tuple(sorted(set(QUEUE_BY_TASK.values())))
 POLL_SECONDS = 0.5
@@ -58,15 +61,15 @@ def create_app(home: Path, broker_url: str = "") -> Celery:
 
 
 def add_tasks(app: Celery, steps: Steps) -> None:
-    """Add one task per step. It takes a job's id and is idempotent, as messages may be delivered twice."""
-    for step in Step:
+    """Add an idempotent task for each topic: messages, which have a job's id, may be delivered twice."""
+    for name in QUEUE_BY_TASK:
 
-        def task(self: Task, job_id: str, step: Step = step) -> None:
+        def task(self: Task, job_id: str, name: str = name) -> None:
             asked_by = self.request.get(traces.TRACEPARENT)
-            with traces.span(f"process training.{step.value}", asked_by, job__id=job_id):
-                steps.run(step, job_id)
+            with traces.span(f"process {name}", asked_by, job__id=job_id):
+                steps.run(Step(name.partition(".")[2]), job_id)
 
-        app.task(task, name=f"training.{step.value}", bind=True)
+        app.task(task, name=name, bind=True)
 
 
 def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:

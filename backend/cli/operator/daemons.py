@@ -87,7 +87,7 @@ def gradients(
 def worker(
     queue: Annotated[
         list[str] | None,
-        typer.Option(help="Queue to work on, train or publish; may be repeated. Default: all."),
+        typer.Option(help="Queue to work on: train, publish or import; may be repeated. Default: all."),
     ] = None,
 ) -> None:
     """Run training and publishing tasks."""

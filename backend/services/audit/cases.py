@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from backend.services.audit.published import BatchReceipts
 
 RETRY_SECONDS = 2.0
+MAX_DECODED = 4096
+"""Answers to demands that are kept decoded."""
 
 
 class Cases:
@@ -111,10 +113,13 @@ class Cases:
 
     def _decode(self, answered: DemandAnswer) -> Lookup | AnsweredReceipt:
         place = (answered.leaf_id, answered.block_number)
-        if place not in self._decoded:
-            args = self._chain.decode(self._chain.address("Disputes"), answered.call)["args"]
-            is_receipt = "witness" in args
-            self._decoded[place] = (
-                AnsweredReceipt.from_chain(args) if is_receipt else Lookup.from_chain(args["lookup"])
-            )
-        return self._decoded[place]
+        if (known := self._decoded.get(place)) is not None:
+            return known
+        args = self._chain.decode(self._chain.address("Disputes"), answered.call)["args"]
+        is_receipt = "witness" in args
+        decoded = AnsweredReceipt.from_chain(args) if is_receipt else Lookup.from_chain(args["lookup"])
+        with self._lock:
+            while len(self._decoded) >= MAX_DECODED:
+                del self._decoded[next(iter(self._decoded))]
+            self._decoded[place] = decoded
+        return decoded

@@ -58,7 +58,8 @@ def enqueue(
     tx.training.save(job)
     if job.step is not None:
         key = f"{job.id}:{job.step.value}:{int(now.timestamp() * 1000)}"
-        tx.outbox.add(f"training.{job.step.value}", {"job_id": job.id}, key)
+        kind = "training" if job.imported is None else "import"
+        tx.outbox.add(f"{kind}.{job.step.value}", {"job_id": job.id}, key)
     return job
 
 

@@ -357,7 +357,7 @@ def test_an_imported_adapter_is_validated_and_published_without_training(
     harness.run(job.id, Step.TRAIN, Step.PUBLISH)
     done = harness.imports.get(job.id)
     assert (done.state, done.result, done.cid) == (JobState.SUCCEEDED, RESULT, CID)
-    assert harness.jobs.offers() == [("training.validate", job.id), ("training.publish", job.id)]
+    assert harness.jobs.offers() == [("import.validate", job.id), ("import.publish", job.id)]
     kinds = [event.kind for event in harness.imports.events(job.id, CREATOR)]
     assert kinds.index("screening") < kinds.index("published")
 

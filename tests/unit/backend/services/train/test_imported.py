@@ -58,7 +58,7 @@ def test_an_imported_adapter_awaits_validation_and_names_no_snapshot(counter: Co
     assert (job.state, job.step, job.snapshot_id) == (JobState.VALIDATING, Step.VALIDATE, ZERO_HASH)
     assert job.imported is not None
     assert (job.imported.licence, job.imported.transfers) == ("MIT", counter.files)
-    assert counter.harness.offers() == [("training.validate", job.id)]
+    assert counter.harness.offers() == [("import.validate", job.id)]
 
 
 def test_trainings_and_foreign_adapters_are_not_taken_for_each_other(counter: Counter) -> None:
