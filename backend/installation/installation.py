@@ -162,9 +162,10 @@ class Installation(Resources):
     def adapter_folders(self) -> AdapterFolders:
         from backend.services.market.adapter_folders import AdapterFolders
 
-        peers = self.peers_for(self.database)
-        exports = [base.vllm_folder for base in self.settings.served]
-        return AdapterFolders(self.blobs, self.settings.home / "adapters", peers.fetch, exports)
+        settings, peers = self.settings, self.peers_for(self.database)
+        exports = [base.vllm_folder for base in settings.served]
+        parts = settings.home / "adapters", peers.fetch, exports, settings.reserved_disk_bytes
+        return AdapterFolders(self.blobs, *parts)
 
     @cached_property
     def denials(self) -> Denials:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.dataset import canonical_row
 from backend.domain.errors import NotFound
-from backend.services.contribute.disk_space import DiskSpace
+from backend.services.disk_space import DiskSpace
 
 if TYPE_CHECKING:
     from pathlib import Path

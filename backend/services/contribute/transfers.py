@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DiskFull, InvalidInput, NotFound
 from backend.services.contribute.canonical_rows import UploadTooLarge
-from backend.services.contribute.disk_space import DiskSpace
+from backend.services.disk_space import DiskSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -11,6 +11,7 @@ from backend.domain.adapter_files import CONFIG_FILE, MAX_ADAPTER_BYTES
 from backend.domain.content import ContentMissing, cid_of
 from backend.domain.errors import Unavailable
 from backend.ports.storage import fetch_nothing
+from backend.services.disk_space import DiskSpace
 from inference.protocol import AdapterRef
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class AdapterMissing(Unavailable):
 
 
 class AdapterFolders:
-    """`fetch_folder` fetches a folder that the store lacks. `exports`: where folders are written for vLLM
+    """`fetch_folder` fetches a folder that the store lacks. Folders leave `reserved` bytes of the disk free.
+    `exports`: where folders are written for vLLM
     servers, each with the digests of its adapters in `exported_from` of its configuration.
     """
 
@@ -37,9 +39,10 @@ class AdapterFolders:
         root: Path,
         fetch_folder: FetchFolder = fetch_nothing,
         exports: Sequence[Path] = (),
+        reserved: int = 0,
     ) -> None:
         self._store, self._fetch_folder = store, fetch_folder
-        self._root, self._exports = root, exports
+        self._root, self._exports, self._space = root, exports, DiskSpace(root, reserved)
         self._lock = threading.Lock()
         self._fetching: dict[Cid, threading.Lock] = {}
 
@@ -49,7 +52,9 @@ class AdapterFolders:
         return path if path.is_dir() else None
 
     def folder(self, record: VersionRecord) -> Path:
-        """The folder; blocks while it is fetched. Raises AdapterMissing, ContentCorrupt or ContentUnsafe."""
+        """The folder; blocks while it is fetched. Raises AdapterMissing, ContentCorrupt, ContentUnsafe or
+        DiskFull.
+        """
         cid = cid_of(record.cid_digest)
         path = self._path(record)
         if not path.is_dir():
@@ -95,6 +100,7 @@ class AdapterFolders:
                 self._fetching.pop(cid, None)
 
     def _download(self, cid: Cid, path: Path) -> None:
+        self._space.require()
         self._fetch_folder(cid, MAX_ADAPTER_BYTES)
         try:
             self._store.fetch_folder(cid, path, max_bytes=MAX_ADAPTER_BYTES)

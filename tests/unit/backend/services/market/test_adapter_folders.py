@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backend.domain.content import cid_of
+from backend.domain.errors import DiskFull
 from backend.domain.ids import Hash32
 from backend.services.market.adapter_folders import AdapterFolders, AdapterMissing, adapter_ref
 from backend.storage.embedded import EmbeddedStore
@@ -50,6 +52,21 @@ def test_a_missing_folder_can_be_requested_again(tmp_path: Path, record: Version
         with pytest.raises(AdapterMissing) as caught:
             folders.folder(record)
     assert caught.value.details["cid"] == cid_of(record.cid_digest)
+
+
+def test_a_folder_is_fetched_only_while_the_disk_has_space_and_a_cached_one_is_served(
+    tmp_path: Path, record: VersionRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, store = SimpleNamespace(free=99), FakeBlobStore()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
+    folders = AdapterFolders(store, tmp_path / "adapters", reserved=100)  # type: ignore[arg-type]
+    with pytest.raises(DiskFull):
+        folders.folder(record)
+    disk.free = 100
+    found = folders.folder(record)
+    disk.free = 0
+    assert folders.folder(record) == found
+    assert store.num_fetches == 1
 
 
 def test_exports_of_an_adapter_are_dropped_with_its_blends(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Disk space for uploads. They leave some to the rest of the installation, which must not stop for them."""
+"""Disk space for what anyone can have stored here. It leaves some to the rest of the installation, which must
+not stop for it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
-    """Space for uploads on the disk of `folder`, which need not exist yet: all but `reserved` bytes."""
+    """Space on the disk of `folder`, which need not exist yet: all but `reserved` bytes."""
 
     folder: Path
     reserved: int = 0
@@ -24,7 +26,7 @@ class DiskSpace:
         """Errors: `DiskFull` if there is no space for so many bytes."""
         existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         if shutil.disk_usage(existing).free - self.reserved < num_bytes:
-            raise DiskFull("the disk has no space for more uploads; its operator must free some")
+            raise DiskFull("the disk of this installation is nearly full; its operator must free space")
 
     def limit(self, stream: Iterable[bytes]) -> Iterator[bytes]:
         """The stream, while there is space for it. Errors: as of `require`."""

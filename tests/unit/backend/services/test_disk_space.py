@@ -11,8 +11,8 @@ import pytest
 
 from backend.domain.contribution import UploadState
 from backend.domain.errors import DiskFull
-from backend.services.contribute.disk_space import DiskSpace
 from backend.services.contribute.transfers import Transfers
+from backend.services.disk_space import DiskSpace
 from tests.support.contributions import ALICE, ROWS, ContributionHarness
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_an_upload_ends_where_the_reserve_begins_and_leaves_nothing(
             yield row % (number, b"word " * 20)
 
     disk.free = RESERVED + 500 * 10**6
-    with pytest.raises(DiskFull, match="operator must free some"):
+    with pytest.raises(DiskFull, match="operator must free space"):
         harness.upload(stream())
     assert disk.free > 0
     assert harness.contributions.find() == []
