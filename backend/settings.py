@@ -193,9 +193,10 @@ class Settings(BaseSettings):
     """Longest time from a batch's first receipt to its commit."""
     batch_receipts: int = Field(default=10_000, ge=1)
     """Most receipts of a batch; it is committed at once when that many are pending."""
-    relay_budget: int = Field(default=100_000_000, ge=0)
+    relay_budget: int | None = Field(default=None, ge=0)
     """Most that transactions which the operator sends for others may cost in 24 hours, in gwei of the chain's
-    coin: their gas limits at the present price of gas. One account may use a tenth."""
+    coin: their gas limits at the present price of gas. One account may use a tenth. Unset: 100000000, which
+    is 0.1 coin, and no limit on the local network (chain 31337)."""
 
     log_format: Literal["text", "json"] = "text"
     """Format of the log: text lines, or one JSON object a line with request and trace id."""

@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import InvalidInput
 from backend.installation.audit import Audit
 from backend.installation.extras import require_extra
@@ -120,10 +121,12 @@ class Installation(Resources):
 
     @cached_property
     def relays(self) -> Relays:
-        from backend.services.transactions.relays import Relays
+        from backend.services.transactions.relays import PUBLIC_BUDGET, Relays
 
-        lane, budget = self.operator.account, self.settings.relay_budget
-        return Relays(self.database, self.chain, lane, budget, utc_now)
+        budget = self.settings.relay_budget
+        if budget is None and self.deployment.chain_id != LOCAL_CHAIN_ID:
+            budget = PUBLIC_BUDGET
+        return Relays(self.database, self.chain, self.operator.account, budget, utc_now)
 
     # Market
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
     from backend.ports.chain import Chain
 
+PUBLIC_BUDGET = 100_000_000
+"""Gwei, of installations that set no budget, except on the local network."""
 ACCOUNT_SHARE = 10
 """One account may use a tenth of the budget."""
 
@@ -46,14 +48,15 @@ class Relay:
 
 class Relays:
     """Relayed transactions may cost `budget` gwei in 24 hours: their gas limits at the present price of gas.
-    `lane` is the operator's account that sends them.
+    None: no limit. `lane` is the operator's account that sends them.
     """
 
     def __init__(
-        self, db: Database, chain: Chain, lane: Account, budget: int, clock: Callable[[], datetime]
+        self, db: Database, chain: Chain, lane: Account, budget: int | None, clock: Callable[[], datetime]
     ) -> None:
         self._db, self._chain, self._lane = db, chain, lane
-        self._budget, self._clock = budget * GWEI, clock
+        self._budget = None if budget is None else budget * GWEI
+        self._clock = clock
 
     def relay(self, account: Account, call: tuple[str, str], args: Sequence[Any], key: str) -> int:
         """Queue a call (contract, function); returns the id of its transaction. Errors: of `prepare` and
@@ -105,6 +108,8 @@ class Relays:
     def _check_budget(self, tx: UnitOfWork, relay: Relay) -> None:
         if relay.gas is None:
             raise Unavailable("the earlier transaction failed just now; try again")
+        if self._budget is None:
+            return
         since = self._clock() - RELAY_PERIOD
         for account, budget in ((relay.account, self._budget // ACCOUNT_SHARE), (None, self._budget)):
             gas, first_at = tx.transactions.relayed(self._lane, since, account)

@@ -48,12 +48,12 @@ class FakeChain:
 
 
 class Harness:
-    """Relays with a budget of `num` calls in 24 hours."""
+    """Relays with a budget of `num` calls in 24 hours; None: without one."""
 
-    def __init__(self, database: Database, num: int) -> None:
+    def __init__(self, database: Database, num: int | None) -> None:
         self.database, self.chain, self.now = database, FakeChain(), datetime.now(UTC)
         chain: Any = self.chain
-        self.relays = Relays(database, chain, LANE, num * GAS, lambda: self.now)
+        self.relays = Relays(database, chain, LANE, None if num is None else num * GAS, lambda: self.now)
 
     def relay(self, account: str, key: str, args: Sequence[Any] = ("a",)) -> int:
         return self.relays.relay(some_account(account), GRANT, args, key)
@@ -99,6 +99,11 @@ def test_the_budget_is_in_coins_at_the_present_price_of_gas(database: Database) 
         harness.relay("payer", "second")
     harness.chain.gas_price_gwei = 1
     harness.relay("payer", "second")
+
+
+def test_without_a_budget_everything_is_relayed(database: Database) -> None:
+    harness = Harness(database, None)
+    assert len({harness.relay("payer", f"key {number}") for number in range(30)}) == 30
 
 
 def test_a_budget_of_nothing_relays_nothing(database: Database) -> None:
