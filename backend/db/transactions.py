@@ -53,10 +53,10 @@ class TransactionStore:
     ) -> int:
         """Queue a call and return its id. The same key with the same call returns the same id.
 
-        `value` in wei goes with the call, and `gas` is an estimate of its gas limit; a known call keeps its
-        own. `fee_ceiling` in wei per gas limits its
-        fees, None sets no limit of its own; the newest one counts. Errors: `Conflict` if the key was used
-        with another call.
+        `value` in wei goes with the call, and `gas` estimates its gas limit; a known call keeps its own.
+        `fee_ceiling` in wei per gas limits its fees, None sets no limit of its own; the newest one counts.
+
+        Errors: `Conflict` if the key was used with another call.
         """
         call = {"lane": lane, "contract": contract, "function": function, "args": as_json(list(args))}
         insert_if_absent(

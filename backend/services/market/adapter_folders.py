@@ -29,8 +29,8 @@ class AdapterMissing(Unavailable):
 
 class AdapterFolders:
     """`fetch_folder` fetches a folder that the store lacks. Folders leave `reserved` bytes of the disk free.
-    `exports`: where folders are written for vLLM
-    servers, each with the digests of its adapters in `exported_from` of its configuration.
+    `exports`: where folders are written for vLLM servers, each with the digests of its adapters in
+    `exported_from` of its configuration.
     """
 
     def __init__(
