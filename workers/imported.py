@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -24,23 +25,30 @@ class FilesMissing(NotFound):
 def fetch_files(transfers: Transfers, creator: Account, adapter: ImportedAdapter, folder: Path) -> None:
     """Write the files to `folder / UPLOADED`, atomically. Idempotent.
 
-    Errors: `FilesMissing`, `DigestMismatch`.
+    Errors: `FilesMissing`, `DigestMismatch`, `DiskFull`.
     """
     if (folder / UPLOADED).is_dir():
         return
     # A unique name: a worker that lost its lease may still be writing.
     scratch = Path(tempfile.mkdtemp(prefix=f"{UPLOADED}.", dir=folder))
-    for name, transfer_id in adapter.transfers.items():
-        try:
-            content = transfers.content(creator, transfer_id)
-        except NotFound as error:
-            raise FilesMissing(f"{name} is not stored any more: upload it again", param=name) from error
-        with (scratch / name).open("xb") as file:
-            for chunk in content:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-    scratch.rename(folder / UPLOADED)
+    try:
+        for name, transfer_id in adapter.transfers.items():
+            _copy(transfers, creator, transfer_id, scratch / name)
+        scratch.rename(folder / UPLOADED)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _copy(transfers: Transfers, creator: Account, transfer_id: str, path: Path) -> None:
+    try:
+        content = transfers.content(creator, transfer_id)
+    except NotFound as error:
+        raise FilesMissing(f"{path.name} is not stored any more: upload it again", param=path.name) from error
+    with path.open("xb") as file:
+        for chunk in transfers.space.limit(content):
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def delete_files(transfers: Transfers, creator: Account, adapter: ImportedAdapter) -> None:

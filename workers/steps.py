@@ -115,6 +115,8 @@ class Steps:
         self._base_folder(leased.job)  # fails the job now
         report = self._screening.report(leased.job, folder)
         self._leases.record_event(leased, "screening", {"message": report.message, **asdict(report)})
+        if leased.job.imported is not None:
+            self._options.transfers.space.require()
         _count_charge(self._leases.complete_publication(leased, self._publication.publish(folder / ADAPTER)))
         if leased.job.imported is not None:  # again: a worker may have been killed after validation
             delete_files(self._options.transfers, leased.job.creator, leased.job.imported)

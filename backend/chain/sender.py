@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from backend.chain.contracts import encode_call
@@ -27,7 +28,7 @@ from backend.chain.transactions import (
 )
 from backend.domain.errors import DomainError, Unavailable
 from backend.domain.money import GWEI
-from backend.domain.transactions import TransactionAttempt
+from backend.domain.transactions import RELAY_PERIOD, RELAYED_CALLS, TransactionAttempt
 from backend.metrics import GAS_PRICE_WEI, OPERATOR_WEI, TRANSACTIONS
 from telemetry import traces
 
@@ -53,6 +54,8 @@ MAX_UNMINED = 64
 FILLER_GAS = 21_000
 FEE_CEILING = 1_000 * GWEI
 """Highest `maxFeePerGas` of a replacement without a ceiling of its own, in wei."""
+RELAYS_WAIT_SECONDS = 30.0
+"""Interval between looks at whether the budget suffices for relayed calls again."""
 GAS_METRICS_SECONDS = 30.0
 """Interval between updates of the metrics about gas."""
 
@@ -60,7 +63,9 @@ GAS_METRICS_SECONDS = 30.0
 class Sender:
     """Several senders may run at once on one database.
 
-    `signers` returns the signer of a lane, or None if another process has that key.
+    `signers` returns the signer of a lane, or None if another process has that key. Calls that are relayed
+    for others wait while the gas of 24 hours, at the present price, would exceed `relay_budget` wei; None: no
+    limit.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Sender:
         signers: Callable[[Account], TransactionSigner | None],
         confirmations: int,
         stuck_blocks: int = STUCK_BLOCKS,
+        relay_budget: int | None = None,
     ) -> None:
         self._client = client
         self._node = client.node
@@ -77,7 +83,8 @@ class Sender:
         self._signers = signers
         self._confirmations = confirmations
         self._stuck_blocks = stuck_blocks
-        self._metrics_due_at = 0.0
+        self._relay_budget = relay_budget
+        self._metrics_due_at = self._relays_due_at = 0.0
 
     def run_once(self) -> None:
         """Check on the transactions that were sent, then send the queued ones. Errors: `Unavailable`."""
@@ -242,15 +249,30 @@ class Sender:
                     return  # it may depend on an unmined transaction: estimate again afterwards
                 self._reject(signer, transaction, error)
                 continue
+            if transaction.function in RELAYED_CALLS and not self._may_relay(signer.account, gas):
+                return  # the operator's own calls come first in the queue
             attempt = self._sign_next(signer, transaction, gas)
             if attempt is not None:
                 self._broadcast(attempt)
+
+    def _may_relay(self, lane: Account, gas: int) -> bool:
+        if self._relay_budget is None:
+            return True
+        with self._queue() as queue:
+            spent = queue.signed_relays(lane, datetime.now(UTC) - RELAY_PERIOD)
+        if (spent + gas) * self._client.gas_price() <= self._relay_budget:
+            return True
+        log.warning("relayed transactions wait: the gas of 24 hours has reached LORALEDGER_RELAY_BUDGET")
+        self._relays_due_at = time.monotonic() + RELAYS_WAIT_SECONDS
+        return False
 
     def _first_queued(self, lane: Account) -> tuple[ChainTransaction, bool] | None:
         """The next transaction to send, and whether the lane has unmined ones."""
         with self._queue() as queue:
             queued = queue.first_queued(lane)
             num_unmined = queue.num_unmined(lane)
+        if queued is not None and queued.function in RELAYED_CALLS and time.monotonic() < self._relays_due_at:
+            return None
         return None if queued is None or num_unmined >= MAX_UNMINED else (queued, num_unmined > 0)
 
     def _estimate(self, transaction: ChainTransaction) -> int:

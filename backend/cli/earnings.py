@@ -154,7 +154,8 @@ def claim(
     is_own: Annotated[
         bool,
         typer.Option(
-            "--own-gas", help="Send from the wallet, for amounts too small for the operator to relay."
+            "--own-gas",
+            help="Send from the wallet: for amounts too small for the operator to relay, or beyond its budget.",
         ),
     ] = False,
     actor: Actor,

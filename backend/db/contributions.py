@@ -85,6 +85,13 @@ class UploadStore:
         )
         return [_upload(row) for row in newest_first(self._session, query, UploadRow, after, limit)]
 
+    def is_shared(self, upload: Upload) -> bool:
+        """Whether another upload has the same folder, which names account and datanet."""
+        query = select(UploadRow.id).filter_by(account=upload.account, datanet=upload.datanet)
+        query = query.where(UploadRow.id != upload.id)
+        query = query.where(UploadRow.report["cid"].as_string() == upload.report.cid)
+        return self._session.scalar(query.limit(1)) is not None
+
     def in_states(self, states: Iterable[UploadState], before: datetime | None = None) -> list[str]:
         """Ids of uploads in these states, oldest first; with `before`, only those created before it."""
         query = select(UploadRow.id).where(UploadRow.state.in_(list(states)))

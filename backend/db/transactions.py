@@ -26,6 +26,7 @@ from telemetry import traces
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
 
@@ -128,18 +129,21 @@ class TransactionStore:
     def relayed(
         self, lane: Account, since: datetime, account: Account | None = None
     ) -> tuple[int, datetime | None]:
-        """Gas limits of the transactions since then that the lane sent, or is to send, for others; of one
-        account's, unless it is None. And when the first of them was queued.
+        """Gas limits of the transactions for others that the lane signed since then, or is to sign; of one
+        account's, unless it is None. And when the first of them was signed.
         """
-        query = select(func.sum(TransactionRow.gas), func.min(TransactionRow.created_at))
-        query = query.where(TransactionRow.lane == lane, TransactionRow.created_at > since)
-        query = query.where(TransactionRow.function.in_(RELAYED_CALLS))
-        query = query.where((TransactionRow.state != State.FAILED) | TransactionRow.nonce.is_not(None))
+        is_queued = TransactionRow.state == State.QUEUED
+        query = _relays(lane).where((TransactionRow.signed_at > since) | is_queued)
         if account is not None:
             query = query.join(RequestRow, RequestRow.transaction_id == TransactionRow.id)
             query = query.where(RequestRow.account == account)
         gas, first_at = self._session.execute(query).one()
         return int(gas or 0), first_at
+
+    def signed_relays(self, lane: Account, since: datetime) -> int:
+        """Gas limits of the transactions for others that the lane signed since then."""
+        gas, _ = self._session.execute(_relays(lane).where(TransactionRow.signed_at > since)).one()
+        return int(gas or 0)
 
     def lanes(self) -> list[Account]:
         """Keys that have something to send or to watch."""
@@ -196,7 +200,7 @@ class TransactionStore:
         lane_row = self._lane(lane)
         nonce = max(chain_nonce, lane_row.next_nonce if self._is_busy(lane) else self._num_used(lane))
         lane_row.next_nonce = nonce + 1
-        row.nonce, row.gas, row.state = nonce, gas, State.SENT
+        row.nonce, row.gas, row.state, row.signed_at = nonce, gas, State.SENT, datetime.now(UTC)
         self._session.flush()
         return nonce
 
@@ -260,9 +264,8 @@ class TransactionStore:
 
     def requeue(self, transaction_id: int) -> None:
         """Queue it again: a transaction sent elsewhere used its nonce, so it can never be mined."""
-        self._set(
-            transaction_id, state=State.QUEUED, nonce=None, tx_hash=None, block_number=None, block_hash=None
-        )
+        unsent = {"nonce": None, "signed_at": None, "tx_hash": None, "block_number": None, "block_hash": None}
+        self._set(transaction_id, state=State.QUEUED, **unsent)
         self._session.execute(delete(AttemptRow).where(AttemptRow.transaction_id == transaction_id))
 
     def _set(self, transaction_id: int, **values: Any) -> None:
@@ -301,6 +304,11 @@ class TransactionStore:
                 )
                 attempts[a.transaction_id].append(attempt)
         return [_open(row, attempts[row.id]) for row in rows]
+
+
+def _relays(lane: Account) -> Select[int | None, datetime | None]:
+    query = select(func.sum(TransactionRow.gas), func.min(TransactionRow.signed_at))
+    return query.where(TransactionRow.lane == lane, TransactionRow.function.in_(RELAYED_CALLS))
 
 
 def _open(row: TransactionRow, attempts: Sequence[TransactionAttempt]) -> OpenTransaction:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import InvalidInput
+from backend.domain.money import GWEI
 from backend.installation.audit import Audit
 from backend.installation.extras import require_extra
 from backend.installation.resources import Resources, utc_now
@@ -60,6 +61,10 @@ if TYPE_CHECKING:
     from backend.services.webhooks.signing import SigningSecrets
 
 
+PUBLIC_RELAY_BUDGET = 100_000_000
+"""Gwei, where no budget is set and the chain's coin has a price."""
+
+
 class Installation(Resources):
     """One installation: the resources that its settings name, and every service on top of them."""
 
@@ -75,7 +80,17 @@ class Installation(Resources):
     def sender(self) -> Sender:
         from backend.chain.sender import Sender
 
-        return Sender(self.chain, self.database.send_queue, self.signer_of, self.settings.confirmations)
+        confirmations, budget = self.settings.confirmations, self.relay_budget
+        queue, signers = self.database.send_queue, self.signer_of
+        return Sender(self.chain, queue, signers, confirmations, relay_budget=budget)
+
+    @cached_property
+    def relay_budget(self) -> int | None:
+        """Wei that relayed transactions may cost in 24 hours; None: no limit."""
+        gwei = self.settings.relay_budget
+        if gwei is None and self.deployment.chain_id != LOCAL_CHAIN_ID:
+            gwei = PUBLIC_RELAY_BUDGET
+        return None if gwei is None else gwei * GWEI
 
     # Accounts
 
@@ -121,12 +136,9 @@ class Installation(Resources):
 
     @cached_property
     def relays(self) -> Relays:
-        from backend.services.transactions.relays import PUBLIC_BUDGET, Relays
+        from backend.services.transactions.relays import Relays
 
-        budget = self.settings.relay_budget
-        if budget is None and self.deployment.chain_id != LOCAL_CHAIN_ID:
-            budget = PUBLIC_BUDGET
-        return Relays(self.database, self.chain, self.operator.account, budget, utc_now)
+        return Relays(self.database, self.chain, self.operator.account, self.relay_budget, utc_now)
 
     # Market
 

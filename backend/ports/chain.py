@@ -9,6 +9,7 @@ from backend.domain.ids import Account
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
 
     from backend.domain.chain import BlockRef, ChainEvent
     from backend.domain.channels import Channel, Grant
@@ -162,6 +163,10 @@ class SendQueue(Protocol):
 
     def first_queued(self, lane: Account) -> ChainTransaction | None:
         """The oldest, but relayed calls after the operator's own: anyone may have many of them relayed."""
+        ...
+
+    def signed_relays(self, lane: Account, since: datetime) -> int:
+        """Gas limits of the relayed calls that the lane signed since then."""
         ...
 
     def open(self, lane: Account) -> list[OpenTransaction]:

@@ -22,10 +22,15 @@ class DiskSpace:
     folder: Path
     reserved: int = 0
 
+    @property
+    def left(self) -> int:
+        """Bytes; negative if less than the reserve is free."""
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        return shutil.disk_usage(existing).free - self.reserved
+
     def require(self, num_bytes: int = 0) -> None:
         """Errors: `DiskFull` if there is no space for so many bytes."""
-        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        if shutil.disk_usage(existing).free - self.reserved < num_bytes:
+        if self.left < num_bytes:
             raise DiskFull("the disk of this installation is nearly full; its operator must free space")
 
     def limit(self, stream: Iterable[bytes]) -> Iterator[bytes]:

@@ -68,6 +68,7 @@ class FakeChain:
     chain_id: int = 31337
     timestamp: int = 0
     preview: tuple[Any, Any] = ("", "")
+    simulated: list[Any] = field(default_factory=list)
 
     def head(self) -> BlockRef:
         block = Hash32("0x" + "00" * 32)
@@ -83,6 +84,7 @@ class FakeChain:
     def prepare(
         self, contract: str, function: str, *args: Any, sender: Account | None = None
     ) -> PreparedTransaction:
+        self.simulated.append(args)
         return PreparedTransaction(self.chain_id, self.address(contract), "0x", 0, {"args": args}, 200_000)
 
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
@@ -100,13 +102,14 @@ class ContributionHarness:
         self.chain = FakeChain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
         self.staging = Staging(folder / "uploads", MAX_BYTES)
+        self.relays = relays_of(database, self.chain, OPERATOR.account)  # type: ignore[arg-type]
         check = UploadCheck(database, self.staging, count_words, REFUSED)
         parts = (
             self.store,
             self.chain,
             Consent(recover, FakeContractWallets()),
             check,
-            relays_of(database, self.chain, OPERATOR.account),  # type: ignore[arg-type]
+            self.relays,
             lambda: self.now,
         )
         self.contributions = Contributions(database, *parts)  # type: ignore[arg-type]

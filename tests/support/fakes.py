@@ -171,7 +171,7 @@ class FakeClaims:
     def prepare(self, operator: Account, account: Account, sender: Account) -> PreparedTransaction:
         return FakeChain().prepare("Settlement", "claim", sender=sender)
 
-    def relay(self, operator: Account, account: Account, min_units: int) -> int:
+    def relay(self, operator: Account, account: Account, min_units: int, requester: Account) -> int:
         (found,) = self.claimable(account)
         if found.units < min_units:
             raise NothingToClaim(f"{account} has less than {min_units} units from {operator}")

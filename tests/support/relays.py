@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from backend.domain.money import COIN
 from backend.services.transactions.relays import Relays
 
 if TYPE_CHECKING:
@@ -13,5 +14,5 @@ if TYPE_CHECKING:
     from backend.ports.chain import Chain
 
 
-def relays_of(database: Database, chain: Chain, lane: Account, budget: int = 10**9) -> Relays:
+def relays_of(database: Database, chain: Chain, lane: Account, budget: int = COIN) -> Relays:
     return Relays(database, chain, lane, budget, lambda: datetime.now(UTC))

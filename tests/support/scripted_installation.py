@@ -298,7 +298,8 @@ class ScriptedInstallation:
         unused: Any = None
         audits = BackgroundAudits(self.db, unused, Background())
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
-        outbound, relays = OutboundClient(allows_private=True), relays_of(self.db, chain, self.operator)
+        outbound = OutboundClient(allows_private=True)
+        self.relays = relays = relays_of(self.db, chain, self.operator)
         return Services(
             sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             sessions=sessions,

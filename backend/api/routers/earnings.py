@@ -48,7 +48,8 @@ def prepare_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) 
 def relay_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
     """Have the operator send a claim, if its amount is worth the gas."""
     account = Account(body.account or wallet.account)
-    queued = services.claims.relay(Account(body.operator), account, MIN_RELAYED_UNITS)
+    operator = Account(body.operator)
+    queued = services.claims.relay(operator, account, MIN_RELAYED_UNITS, requester=wallet.account)
     return TransactionQueued(transaction_id=queued)
 
 

@@ -29,7 +29,7 @@ class TransactionRow(Base):
         UniqueConstraint("lane", "nonce"),
         CheckConstraint("state IN ('queued', 'sent', 'mined', 'confirmed', 'failed')", name="state"),
         Index("ix_transactions_lane_state", "lane", "state"),
-        Index("ix_transactions_lane_created_at", "lane", "created_at"),
+        Index("ix_transactions_lane_signed_at", "lane", "signed_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -51,6 +51,8 @@ class TransactionRow(Base):
     block_hash: Mapped[str | None] = mapped_column(HASH)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    signed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When it got its nonce."""
     trace: Mapped[str | None] = mapped_column(String(55))
     """`traceparent` of the request that queued the transaction."""
 

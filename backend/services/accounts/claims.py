@@ -98,15 +98,18 @@ class Claims:
         request, _ = self._request(operator, account, min_units=1)
         return self._chain.prepare("Settlement", "claim", request, sender=sender)
 
-    def relay(self, operator: Account, account: Account, min_units: int = 1) -> int:
-        """Enqueue the claim as our own transaction; returns its row id. It pays the account's payout wallet.
+    def relay(
+        self, operator: Account, account: Account, min_units: int = 1, requester: Account | None = None
+    ) -> int:
+        """Enqueue the claim as our own transaction; returns its row id. It pays the account's payout wallet
+        and is relayed for `requester`, by default the account.
 
         Errors, after which nothing is queued: `NothingToClaim` below `min_units` token units; those of
         `Relays.relay`.
         """
         request, batch_hash = self._request(operator, account, min_units)
         key = f"claim:{batch_hash}:{account}"
-        return self._relays.relay(account, ("Settlement", "claim"), [request], key)
+        return self._relays.relay(requester or account, ("Settlement", "claim"), [request], key)
 
     def _claimable(self, operator: Account, account: Account, error: DomainError | None) -> Claimable | None:
         verified = self._verified(operator, error)

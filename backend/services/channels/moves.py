@@ -128,6 +128,7 @@ class Moves:
             amount = _spare(self._balance(tx, channel, terms.nonce), terms)
         relay = self._relays.prepare(payer, MOVE, _arguments(consent, amount, signature), key)
         with self._db.begin() as tx:
+            self._relays.lock(tx)
             tx.channels.lock(channel)
             if known := _known(tx, channel, key):
                 return known

@@ -44,12 +44,14 @@ if TYPE_CHECKING:
     from backend.ports.storage import BlobStore
     from backend.services.contribute.check_upload import UploadCheck
     from backend.services.transactions.consent import Consent
-    from backend.services.transactions.relays import Relays
+    from backend.services.transactions.relays import Relay, Relays
 
 
 REGISTRY = "DatasetRegistry"
 SIGNING_SECONDS = 3600
 """Time that a contributor has to sign."""
+CONTRIBUTION_GAS = 250_000
+"""Estimate of the gas limit of a contribution that cannot be simulated yet."""
 MAX_NAME_CHARACTERS = 100
 
 
@@ -199,13 +201,14 @@ class Contributions:
         if upload.transaction_id is not None:
             return upload
         self._verify(upload, signature)
+        relay = self._prepare_relay(upload, signature)  # publish nothing that is refused
         self._staging.space.require(upload.report.num_bytes)
         cid = self._store.add_folder(self._staging.published_folder(upload))
         if cid != upload.report.cid:
             raise ContentCorrupt(f"the rows of upload {upload.id} changed on disk: upload them again")
         try:
             self._claim(upload_id)
-            return self._relay(upload, signature)
+            return self._submit(upload, relay)
         except BaseException:
             release_rows(self._db, upload_id)
             raise
@@ -243,14 +246,16 @@ class Contributions:
             with self._db.read() as tx:
                 raise _copied_rows_error(list(tx.contributions.copies(upload_id)))
 
-    def _relay(self, upload: Upload, signature: str) -> Upload:
-        """Enqueue the transaction. All rows must be claimed."""
+    def _prepare_relay(self, upload: Upload, signature: str) -> Relay:
         signed = signed_contribution(upload, signature)
         key = f"contribute:{upload.id}:{signed['nonce']}:{signed['deadline']}"
-        call = REGISTRY, "contributeWithSig"
-        # It fails in a simulation while earlier contributions of the account are queued.
-        is_next = int(self._chain.call(REGISTRY, "nonces", upload.account)) == int(signed["nonce"])
-        relay = self._relays.prepare(upload.account, call, [signed], key, is_simulated=is_next)
+        # A later nonce than the next one waits for the account's earlier contributions.
+        is_later = int(signed["nonce"]) > int(self._chain.call(REGISTRY, "nonces", upload.account))
+        gas = CONTRIBUTION_GAS if is_later else None
+        return self._relays.prepare(upload.account, (REGISTRY, "contributeWithSig"), [signed], key, gas)
+
+    def _submit(self, upload: Upload, relay: Relay) -> Upload:
+        """Enqueue the transaction. All rows must be claimed."""
         with self._db.begin() as tx:
             draft = _draft(tx, upload.id)
             if draft.signing_request != upload.signing_request:

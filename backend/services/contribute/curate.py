@@ -94,10 +94,23 @@ class Curation:
             if upload is None or upload.state not in UNSUBMITTED:
                 return False
             tx.contributions.save(replace(upload, state=UploadState.INVALID))  # no longer submittable
+            is_needed = _is_needed(tx, upload)
+        if not is_needed and not self._forget(upload):
+            return False
         delete_rows(self._db, upload_id)
         with self._db.begin() as tx:
             tx.contributions.remove(upload_id)
         self._staging.drop(upload_id)
+        return True
+
+    def _forget(self, upload: Upload) -> bool:
+        """Delete what a submission that was refused had published; whether that succeeded."""
+        try:
+            if upload.report.cid is not None and self._is_stored(upload):
+                self._store.forget(upload.report.cid)
+        except Unavailable as error:
+            log.warning("upload %s: %s", upload.id, error)
+            return False
         return True
 
     def _advance(self, upload_id: str) -> bool:
@@ -158,6 +171,16 @@ class Curation:
         call, args = (REGISTRY, "review"), [str(datanet), [decision(content_hash, reason)]]
         key = f"review:{datanet}:{content_hash}:{reason}"
         enqueue_with_retry(tx, curator, call, args, key, MOST_ATTEMPTS)
+
+
+def _is_needed(tx: UnitOfWork, upload: Upload) -> bool:
+    """Whether the folder of an upload that was not submitted is also that of another upload, or recorded."""
+    cid = upload.report.cid
+    if cid is None:
+        return False
+    recorded = find_recorded(tx, upload)
+    is_recorded = recorded is not None and _names_its_folder(recorded, upload)
+    return is_recorded or tx.contributions.is_shared(upload)
 
 
 def _is_as_checked(recorded: Contribution, upload: Upload) -> bool:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from backend.ports.storage import BlobStore, FetchFolder
 
 
+SHARES = 8
+"""Of the disk space: four fetches at a time, each with a copy in the store and one in the cache."""
+MIN_SPACE = 64 << 20
+"""With less, no adapter is fetched."""
+
+
 class AdapterMissing(Unavailable):
     """The version is registered, but no reachable operator holds its folder."""
 
@@ -100,10 +106,11 @@ class AdapterFolders:
                 self._fetching.pop(cid, None)
 
     def _download(self, cid: Cid, path: Path) -> None:
-        self._space.require()
-        self._fetch_folder(cid, MAX_ADAPTER_BYTES)
+        self._space.require(MIN_SPACE)
+        max_bytes = min(MAX_ADAPTER_BYTES, self._space.left // SHARES)
+        self._fetch_folder(cid, max_bytes)
         try:
-            self._store.fetch_folder(cid, path, max_bytes=MAX_ADAPTER_BYTES)
+            self._store.fetch_folder(cid, path, max_bytes=max_bytes)
         except ContentMissing as error:
             raise AdapterMissing(
                 f"No reachable operator has the adapter's folder {cid} now; nothing was charged, try again.",

@@ -42,6 +42,13 @@ class Authority(Protocol):
         """Whether the operator may waive quarantined receipts, that is, forgo their charge."""
         ...
 
+    @property
+    def rank(self) -> int:
+        """Of authorities that reach equally far the one with the highest rank is used: the payer's signature,
+        which does not end, before those of session keys, and a voucher before one that we sign.
+        """
+        ...
+
     def voucher(self, span: Span, vault: TypedDomain) -> SignedVoucher: ...
 
 
@@ -52,6 +59,10 @@ class VoucherAuthority:
     signed: SignedVoucher
     cap: int | None = None
     can_waive: ClassVar[bool] = False
+
+    @property
+    def rank(self) -> int:
+        return 2 if self.cap is None else 1
 
     @property
     def ceiling(self) -> int:
@@ -73,6 +84,7 @@ class SessionKeyAuthority:
     cap: int
     key: Signer
     can_waive: ClassVar[bool] = True
+    rank: ClassVar[int] = 0
 
     @property
     def ceiling(self) -> int:
@@ -162,24 +174,24 @@ def select(
 
 
 def _best(receipts: _ChannelReceipts, authorities: Iterable[Authority]) -> Selection | None:
-    """The selection with the highest cumulative; on a tie the one by a voucher.
+    """The selection with the highest cumulative; on a tie the one by the authority of the highest rank.
 
-    Authorities that begin at the same cumulative differ only in how far they reach, so the one with the
-    highest ceiling stands for all: a payer with many keys does not multiply the work.
+    Authorities of one rank that begin at the same cumulative differ in how far they reach, so the one with
+    the highest ceiling stands for all: a payer with many keys does not multiply the work.
     """
-    widest: dict[tuple[int, bool], Authority] = {}
+    widest: dict[tuple[int, int], Authority] = {}
     for authority in authorities:
-        kind = receipts.start(authority), authority.can_waive
+        kind = receipts.start(authority), authority.rank
         if kind not in widest or authority.ceiling > widest[kind].ceiling:
             widest[kind] = authority
     selections = map(receipts.select, widest.values())
-    return max(selections, key=lambda selection: selection.until, default=None)
+    return max(selections, key=lambda found: (found.until, found.authority.rank), default=None)
 
 
 def _authorities(
     tx: UnitOfWork, channel: Channel, keys: SessionKeys, over_before: int
 ) -> Iterator[Authority]:
-    """All authorities that the vault accepts, vouchers first. Expired and revoked keys are included: what was
+    """All authorities that the vault accepts. Expired and revoked keys are included: what was
     charged before their end can be collected until the thaw has passed.
     """
     grants = {grant.key: grant for grant in tx.chain.grants(channel.id) if _end(grant) >= over_before}

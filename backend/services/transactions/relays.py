@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import DomainError, Unavailable
 from backend.domain.money import GWEI
-from backend.domain.transactions import RELAY_PERIOD, SIGNED_CALL_GAS_CAP
+from backend.domain.transactions import RELAY_PERIOD
 from backend.services.transactions.retry import newest_attempt
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
     from backend.ports.chain import Chain
 
-PUBLIC_BUDGET = 100_000_000
-"""Gwei, of installations that set no budget, except on the local network."""
 ACCOUNT_SHARE = 10
 """One account may use a tenth of the budget."""
+RETRY_AFTER = timedelta(hours=1)
+"""Where nothing was relayed that time frees: the price of gas must fall."""
 
 
 class RelayBudgetSpent(DomainError):
@@ -47,16 +48,16 @@ class Relay:
 
 
 class Relays:
-    """Relayed transactions may cost `budget` gwei in 24 hours: their gas limits at the present price of gas.
-    None: no limit. `lane` is the operator's account that sends them.
+    """Relayed transactions may cost `budget` wei in 24 hours: their gas limits at the present price of gas.
+    None: no limit. The sender holds them to it; here they are refused in time to be sent otherwise. `lane` is
+    the operator's account that sends them.
     """
 
     def __init__(
         self, db: Database, chain: Chain, lane: Account, budget: int | None, clock: Callable[[], datetime]
     ) -> None:
         self._db, self._chain, self._lane = db, chain, lane
-        self._budget = None if budget is None else budget * GWEI
-        self._clock = clock
+        self._budget, self._clock = budget, clock
 
     def relay(self, account: Account, call: tuple[str, str], args: Sequence[Any], key: str) -> int:
         """Queue a call (contract, function); returns the id of its transaction. Errors: of `prepare` and
@@ -72,22 +73,28 @@ class Relays:
         call: tuple[str, str],
         args: Sequence[Any],
         key: str,
-        *,
-        is_simulated: bool = True,
+        gas: int | None = None,
     ) -> Relay:
-        """Without simulation, for a call that depends on another one that is queued, its gas counts as the
-        most that it may have.
+        """Simulate the call. With `gas`, an estimate, it is not simulated: it depends on another one that is
+        not mined yet.
 
-        Errors: `Reverted` if the call would fail; the operator would pay for that.
+        Errors: `Reverted` if the call would fail, which the operator would pay for; `RelayBudgetSpent`.
         """
         with self._db.read() as tx:
             _, known = newest_attempt(tx, key, None)
-        gas = None
-        if known is None and is_simulated:
+        if known is None and gas is None:
             gas = self._chain.prepare(*call, *args, sender=self._lane).gas or 0
-        elif known is None:
-            gas = SIGNED_CALL_GAS_CAP
-        return Relay(account, *call, args, key, gas, self._chain.gas_price())
+        relay = Relay(account, *call, args, key, gas if known is None else None, self._chain.gas_price())
+        if known is None:
+            with self._db.read() as tx:
+                self._check_budget(tx, relay)
+        return relay
+
+    def lock(self, tx: UnitOfWork) -> None:
+        """Lock the lane, as `queue` does: the sender may hold it while a remote key signs, so it is locked
+        before anything that others wait for.
+        """
+        tx.transactions.lock_lane(self._lane)
 
     def queue(self, tx: UnitOfWork, relay: Relay) -> int:
         """Queue a prepared relay; returns the id of its transaction, which is an earlier one's while that has
@@ -95,7 +102,7 @@ class Relays:
 
         Errors: `RelayBudgetSpent`; `Conflict` if the key stands for another call.
         """
-        tx.transactions.lock_lane(self._lane)  # else concurrent relays could together exceed the budget
+        self.lock(tx)  # else concurrent relays could together exceed the budget
         key, known = newest_attempt(tx, relay.key, None)
         if known is None:
             self._check_budget(tx, relay)
@@ -114,11 +121,15 @@ class Relays:
         for account, budget in ((relay.account, self._budget // ACCOUNT_SHARE), (None, self._budget)):
             gas, first_at = tx.transactions.relayed(self._lane, since, account)
             if (gas + relay.gas) * relay.gas_price > budget:
-                who = "all accounts" if account is None else str(account)
-                wait = RELAY_PERIOD if first_at is None else first_at - since
-                raise RelayBudgetSpent(
-                    f"The gas of transactions that are relayed for {who} may cost {budget // GWEI:,} gwei in "
-                    "24 hours, and this one would exceed that: send it with the account's own wallet, or try "
-                    "again later.",
-                    details={"retry_after_seconds": max(math.ceil(wait.total_seconds()), 1)},
-                )
+                wait = RETRY_AFTER if first_at is None else first_at - since
+                raise _spent(relay, account, budget, wait)
+
+
+def _spent(relay: Relay, account: Account | None, budget: int, wait: timedelta) -> RelayBudgetSpent:
+    who = "all accounts" if account is None else str(account)
+    return RelayBudgetSpent(
+        f"This operator pays {budget // GWEI:,} gwei in 24 hours for the gas of transactions that it sends "
+        f"for {who}, and {relay.function} would exceed that. Try again later, or send the transaction from "
+        "the account's own wallet, where the operator prepares it for that too.",
+        details={"retry_after_seconds": max(math.ceil(wait.total_seconds()), 1)},
+    )

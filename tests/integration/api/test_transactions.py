@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.api.routers import registry
+from backend.domain.money import GWEI
 from backend.domain.transactions import TransactionAttempt
+from backend.services.transactions.relays import ACCOUNT_SHARE
 from tests.integration.api.conftest import sign_in
 from tests.support.fakes import some_key
 from tests.support.market import some_account, some_hash
@@ -35,6 +37,23 @@ def relay_grant(api: Api, nonce: int = 0) -> int:
         answer = http.post("/v1/sessions/relay", json=relayed)
     assert answer.status_code == 202, answer.text
     return int(answer.json()["transaction_id"])
+
+
+def test_beyond_the_relay_budget_a_wallet_is_told_when_to_try_again(api: Api) -> None:
+    api.installation.relays._budget = 21_000 * GWEI * ACCOUNT_SHARE
+    relay_grant(api)
+    grant = {"key": some_account("key"), "cap": "9", "expiry": 4_000_000_000}
+    relayed = {"grant": grant, "nonce": "1", "signature": "0x" + "ab" * 65}
+    with api.http(api.session) as http:
+        answer = http.post("/v1/sessions/relay", json=relayed)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["type"]) == (
+        429,
+        "relay_budget_spent",
+        "rate_limit_error",
+    )
+    assert int(answer.headers["retry-after"]) > 1
+    assert "grantSessionWithSig would exceed that. Try again later" in error["message"]
 
 
 def test_a_wallet_sees_the_transactions_that_are_sent_for_it(api: Api) -> None:

@@ -96,6 +96,33 @@ def test_wrong_arguments_fail_without_stopping_the_lane(
     assert state(sqlite_database, right).state == TransactionState.SENT
 
 
+def test_relayed_calls_wait_for_the_budget_and_own_calls_do_not(
+    chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("backend.chain.sender", "backend.db.transactions"):
+        monkeypatch.setattr(f"{module}.RELAYED_CALLS", frozenset({"mint"}))
+    monkeypatch.setattr("backend.chain.sender.RELAYS_WAIT_SECONDS", 0)
+    relayed = [enqueue(sqlite_database, f"relayed {number}") for number in range(3)]
+
+    def run(budget: int | None) -> list[bool]:
+        database_queue = sqlite_database.send_queue
+        Sender(chain, database_queue, SIGNERS.get, CONFIRMATIONS, relay_budget=budget).run_once()
+        return [state(sqlite_database, each).state == TransactionState.QUEUED for each in relayed]
+
+    assert run(0) == [True] * 3
+    own = enqueue(sqlite_database, "own", "TestUSD", "approve", USER.account, 1)
+    assert run(0) == [True] * 3
+    assert state(sqlite_database, own).state == TransactionState.SENT
+    assert run(10**18) == [False] * 3
+    (gas,) = {state(sqlite_database, each).gas for each in relayed[1:]}
+    assert gas is not None
+    late = enqueue(sqlite_database, "late")
+    spent = sum(state(sqlite_database, each).gas or 0 for each in relayed)
+    relayed = [late]
+    assert run(spent * chain.gas_price()) == [True]
+    assert run((spent + 2 * gas) * chain.gas_price()) == [False]
+
+
 @pytest.mark.parametrize("is_broadcast", [True, False])
 def test_a_sender_killed_around_the_broadcast_sends_exactly_once(
     chain: ChainClient, database: Database, monkeypatch: pytest.MonkeyPatch, is_broadcast: bool

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.contribution import Upload
     from backend.domain.deployment import Deployment
+    from backend.domain.transactions import PreparedTransaction
 
 OPERATOR, ALICE, BOB = local_account(1), local_account(3), local_account(4)
 CONFIRMATIONS = 1
@@ -118,25 +119,48 @@ def test_docstrings_become_accepted_contributions_and_a_snapshots_rows(market: I
     assert market.snapshots.licences(freezing.snapshot_id) == ["MIT", "PSF-2.0"]
 
 
-def test_content_that_another_account_recorded_first_returns_as_a_draft(market: Installation) -> None:
-    upload = market.upload(ALICE, [b'{"text": "mine"}'], "MIT")
+def recorded_by_bob(market: Installation, upload: Upload) -> PreparedTransaction:
+    """Bob's contribution of the same content, for his wallet."""
     report = upload.report
     assert report.cid is not None
-    first = {
+    contribution = {
         "datanetId": str(NET),
         "contentHash": report.content_hash,
         "cidDigest": cid_digest(report.cid),
         "licence": licence_word("MIT"),
         "rows": "1",
     }
-    market.send("contribute", first, lane=BOB)
-    market._sender.run_once()
+    return market.chain.prepare("DatasetRegistry", "contribute", contribution, sender=BOB.account)
+
+
+def test_content_that_another_account_records_first_returns_as_a_draft(market: Installation) -> None:
+    upload = market.upload(ALICE, [b'{"text": "mine"}'], "MIT")
     market.submit(ALICE, upload)
+    send(market.chain, BOB, recorded_by_bob(market, upload))
     market.settle()
     draft = market.contributions.status(upload.id)
     assert draft.state is UploadState.DRAFT
     assert draft.error is not None
     assert draft.error["error"] == "ContentAlreadyRecorded"
+
+
+def test_a_contribution_that_would_fail_is_neither_published_nor_sent(market: Installation) -> None:
+    upload = market.upload(ALICE, [b'{"text": "mine"}'], "MIT")
+    send(market.chain, BOB, recorded_by_bob(market, upload))
+    with pytest.raises(Reverted) as refused:
+        market.submit(ALICE, upload)
+    assert refused.value.error == "ContentAlreadyRecorded"
+    assert market.contributions.status(upload.id).state is UploadState.DRAFT
+    assert upload.report.cid is not None
+    assert not market.store.has(upload.report.cid)
+
+
+def test_several_contributions_can_be_submitted_before_the_first_is_mined(market: Installation) -> None:
+    uploads = [market.upload(ALICE, [b'{"text": "%d"}' % number], "MIT") for number in range(3)]
+    submitted = [market.submit(ALICE, upload) for upload in uploads]
+    market.settle()
+    states = [market.contributions.status(upload.id).state for upload in submitted]
+    assert set(states) <= {UploadState.RECORDED, UploadState.ACCEPTED}
 
 
 def test_a_curators_rejection_reaches_the_contributor_and_later_snapshots(market: Installation) -> None:

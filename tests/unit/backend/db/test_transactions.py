@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -122,6 +123,26 @@ def test_relayed_calls_are_sent_after_the_operators_own(database: Database) -> N
             sent.append(queued.function)
             tx.transactions.assign_nonce(LANE, queued.id, nonce, gas=1)
     assert sent == ["commit", "finalise", "claim", "grantSessionWithSig"]
+
+
+def test_relayed_gas_counts_what_is_queued_and_a_day_of_what_is_signed(database: Database) -> None:
+    now = datetime.now(UTC)
+    with database.begin() as tx:
+        tx.transactions.lock_lane(LANE)
+        for number, function in enumerate(("claim", "grantSessionWithSig", "claim", "commit")):
+            tx.transactions.enqueue(LANE, "Settlement", function, [], f"key {number}", gas=10**number)
+        for nonce in range(2):  # `commit` is first
+            queued = tx.transactions.first_queued(LANE)
+            assert queued is not None
+            tx.transactions.assign_nonce(LANE, queued.id, nonce, gas=5)
+        before, after = now - timedelta(hours=1), now + timedelta(hours=1)
+        signed_at = tx.transactions.relayed(LANE, before)[1]
+        assert signed_at is not None
+        assert before < signed_at < after
+        assert tx.transactions.relayed(LANE, before) == (5 + 10 + 100, signed_at)
+        assert tx.transactions.signed_relays(LANE, before) == 5
+        assert tx.transactions.relayed(LANE, after) == (10 + 100, None)
+        assert tx.transactions.signed_relays(LANE, after) == 0
 
 
 def test_a_transaction_may_be_sent_for_several_accounts(database: Database) -> None:

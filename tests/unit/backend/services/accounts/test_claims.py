@@ -79,6 +79,17 @@ def test_only_the_increase_is_claimed_the_next_time(harness: SettlementHarness) 
     assert 0 <= earners(harness)[account] - paid < UNIT
 
 
+def test_a_claim_is_relayed_for_who_asks_and_pays_the_account(harness: SettlementHarness) -> None:
+    finalise(harness, 12)
+    account, stranger = next(iter(earners(harness))), some_account("stranger")
+    queued = harness.claims().relay(harness.market.operator, account, requester=stranger)
+    with harness.db.read() as tx:
+        assert tx.transactions.is_requested(stranger, queued)
+        assert not tx.transactions.is_requested(account, queued), "else strangers use up its share"
+    harness.mine()
+    assert harness.chain.claims(account)
+
+
 def test_the_same_claim_is_sent_once(harness: SettlementHarness) -> None:
     finalise(harness, 12)
     account = next(iter(earners(harness)))

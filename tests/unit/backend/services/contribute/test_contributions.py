@@ -13,6 +13,7 @@ from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, U
 from backend.domain.hashing import keccak
 from backend.services.contribute.contributions import CopiedRows, SignatureExpired, WrongSignature
 from backend.services.contribute.uploads import release_rows
+from backend.services.transactions.relays import RelayBudgetSpent
 from tests.support.contributions import ALICE, BOB, NET, ROWS, ContributionHarness
 
 if TYPE_CHECKING:
@@ -183,6 +184,28 @@ def test_submitting_publishes_and_queues_one_transaction(any_world: Contribution
     assert argument["contribution"]["contentHash"] == submitted.report.content_hash
     assert argument["signature"] == signature
     assert argument["nonce"] == "0"
+
+
+def test_a_submission_beyond_the_relay_budget_changes_nothing(harness: ContributionHarness) -> None:
+    upload = harness.upload()
+    signature = harness.sign(upload)
+    harness.relays._budget = 0
+    with pytest.raises(RelayBudgetSpent):
+        harness.contributions.submit(upload.id, signature)
+    assert (harness.store.pins(), harness.queued()) == ([], [])
+    harness.relays._budget = None
+    assert harness.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
+
+
+@pytest.mark.parametrize(("on_chain", "is_simulated"), [(-1, False), (0, True), (1, True)])
+def test_a_contribution_is_simulated_unless_it_waits_for_an_earlier_one(
+    harness: ContributionHarness, on_chain: int, is_simulated: bool
+) -> None:
+    upload = harness.upload()
+    signature = harness.sign(upload)  # with nonce 0
+    harness.chain.nonces[ALICE.account] = on_chain
+    harness.contributions.submit(upload.id, signature)
+    assert bool(harness.chain.simulated) is is_simulated
 
 
 @pytest.mark.parametrize(

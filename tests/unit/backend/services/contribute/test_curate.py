@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
+    from backend.domain.contribution import Upload
+    from backend.domain.ids import Cid
 
 
 @pytest.fixture
@@ -176,6 +178,41 @@ def test_unsubmitted_uploads_are_deleted_after_a_day(harness: ContributionHarnes
     assert [path.name for path in (harness.folder / "uploads").iterdir()] == [submitted.id]
     with harness.database.read() as tx:
         assert {row.upload_id for row in tx.session.query(RowHashRow)} == {submitted.id}
+
+
+def publish_without_submitting(harness: ContributionHarness, upload: Upload) -> Cid:
+    """As a submission does that ends before its transaction is queued."""
+    return harness.store.add_folder(harness.staging.published_folder(upload))
+
+
+def test_what_an_unfinished_submission_published_is_deleted_with_its_upload(
+    harness: ContributionHarness,
+) -> None:
+    cid = publish_without_submitting(harness, harness.upload())
+    harness.now += 86_401
+    assert harness.curation.advance() == 1
+    assert not harness.store.has(cid)
+
+
+def test_a_folder_that_another_upload_has_stays(harness: ContributionHarness) -> None:
+    draft = harness.upload()
+    cid = publish_without_submitting(harness, draft)
+    harness.now += 86_401
+    again = harness.upload()
+    assert again.report.cid == cid
+    harness.curation.advance()
+    assert [upload.id for upload in harness.contributions.find()] == [again.id]
+    assert harness.store.has(cid)
+
+
+def test_a_folder_that_was_recorded_elsewhere_stays(harness: ContributionHarness) -> None:
+    draft = harness.upload()
+    cid = publish_without_submitting(harness, draft)
+    harness.record(draft, 0)
+    harness.now += 86_401
+    harness.curation.advance()
+    assert harness.contributions.find() == []
+    assert harness.store.has(cid)
 
 
 def test_an_upload_that_is_submitted_at_the_last_moment_stays(

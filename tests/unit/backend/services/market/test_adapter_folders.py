@@ -10,7 +10,7 @@ import pytest
 from backend.domain.content import cid_of
 from backend.domain.errors import DiskFull
 from backend.domain.ids import Hash32
-from backend.services.market.adapter_folders import AdapterFolders, AdapterMissing, adapter_ref
+from backend.services.market.adapter_folders import MIN_SPACE, AdapterFolders, AdapterMissing, adapter_ref
 from backend.storage.embedded import EmbeddedStore
 from tests.support.fakes import FakeBlobStore
 from tests.support.market import Market
@@ -57,12 +57,12 @@ def test_a_missing_folder_can_be_requested_again(tmp_path: Path, record: Version
 def test_a_folder_is_fetched_only_while_the_disk_has_space_and_a_cached_one_is_served(
     tmp_path: Path, record: VersionRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk, store = SimpleNamespace(free=99), FakeBlobStore()
+    disk, store = SimpleNamespace(free=MIN_SPACE + 99), FakeBlobStore()
     monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
     folders = AdapterFolders(store, tmp_path / "adapters", reserved=100)  # type: ignore[arg-type]
     with pytest.raises(DiskFull):
         folders.folder(record)
-    disk.free = 100
+    disk.free = MIN_SPACE + 100
     found = folders.folder(record)
     disk.free = 0
     assert folders.folder(record) == found
