@@ -155,7 +155,7 @@ def claim(
         bool,
         typer.Option(
             "--own-gas",
-            help="Send from the wallet: for amounts too small for the operator to relay, or beyond its budget.",
+            help="Send from the wallet: amounts too small for the operator to relay, or beyond its budget.",
         ),
     ] = False,
     actor: Actor,
