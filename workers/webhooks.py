@@ -12,7 +12,7 @@ from workers.sweeps import SWEEP_SECONDS, run_sweeps
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Future
 
     from backend.domain.webhooks import WebhookDelivery
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 NUM_THREADS = 16
 """Endpoints that are called at once. One that does not answer holds a thread for 15 seconds."""
+MAX_SLOW = 4
+"""Threads for endpoints whose last delivery took longer than `SLOW_SECONDS`, whether it succeeded or not."""
+SLOW_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +35,8 @@ class WebhookRelay:
         self._sweeps = (*sweeps, deliveries.forget_ended)
         self._running: dict[str, Future[None]] = {}
         """Deliveries that are being sent, by endpoint."""
+        self._slow: set[str] = set()
+        """Endpoints whose last delivery was slow."""
 
     def run(self, stop: threading.Event) -> None:
         """Run until `stop` is set and the started deliveries have ended."""
@@ -49,16 +54,25 @@ class WebhookRelay:
     def start_due(self, pool: ThreadPoolExecutor) -> int:
         """Start due deliveries, at most one for each endpoint; returns their number."""
         self._running = {endpoint: sent for endpoint, sent in self._running.items() if not sent.done()}
-        claimed = self._deliveries.claim(NUM_THREADS - len(self._running), tuple(self._running))
+        quick = self._start(pool, NUM_THREADS, tuple(self._slow))
+        return quick + self._start(pool, MAX_SLOW - len(self._slow & self._running.keys()))
+
+    def _start(self, pool: ThreadPoolExecutor, limit: int, left_out: Collection[str] = ()) -> int:
+        free = min(limit, NUM_THREADS - len(self._running))
+        claimed = self._deliveries.claim(free, (*self._running, *left_out)) if free > 0 else []
         for delivery in claimed:
             self._running[delivery.endpoint_id] = pool.submit(self._send, delivery)
         return len(claimed)
 
     def _send(self, delivery: WebhookDelivery) -> None:
+        began_at = time.monotonic()
         try:
             outcome = self._deliveries.send(delivery)
         except Exception:  # it is claimed, and sent again once the claim expires
             log.exception("webhook %s was not recorded", delivery.id)
             return
+        finally:
+            is_slow = time.monotonic() - began_at > SLOW_SECONDS
+            (self._slow.add if is_slow else self._slow.discard)(delivery.endpoint_id)
         if outcome is not None:
             WEBHOOKS.labels(outcome.value).inc()

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from subprocess import Popen
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from workers.webhooks import WebhookRelay
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from backend.db.unit_of_work import Database
 
@@ -38,6 +41,39 @@ def test_a_slow_endpoint_holds_back_no_other_and_gets_one_request_at_a_time(
         slow.may_answer.set()
         assert wait_for(lambda: relay.start_due(pool) == 1)
         assert wait_for(lambda: len(set(slow.ids)) == 2)
+
+
+def test_slow_endpoints_share_a_few_threads_though_they_answer(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.webhooks.NUM_THREADS", 3)
+    monkeypatch.setattr("workers.webhooks.MAX_SLOW", 1)
+    monkeypatch.setattr("workers.webhooks.SLOW_SECONDS", 0.2)
+    harness = WebhookHarness(sqlite_database)
+    relay = WebhookRelay(harness.deliveries, ())
+    with ExitStack() as stack:
+        slow = [stack.enter_context(receiving()) for _ in range(3)]
+        pool = stack.enter_context(ThreadPoolExecutor(3))
+        for receiver in slow:
+            receiver.may_answer.clear()
+            harness.register(receiver.url)
+        harness.emit()
+        assert relay.start_due(pool) == 3
+        time.sleep(0.3)
+        for receiver in slow:
+            receiver.may_answer.set()
+        assert wait_for(lambda: all(sent.done() for sent in relay._running.values()))
+        for receiver in slow:
+            receiver.may_answer.clear()
+        quick = stack.enter_context(receiving())
+        harness.register(quick.url)
+        harness.emit()
+        assert relay.start_due(pool) == 2, "the quick one, and one of the slow ones"
+        assert wait_for(lambda: len(quick.requests) == 1)
+        assert relay.start_due(pool) == 0
+        for receiver in slow:
+            receiver.may_answer.set()
+        assert wait_for(lambda: relay.start_due(pool) == 1), "the next slow one"
 
 
 def test_a_killed_relay_s_delivery_is_sent_again_with_the_same_id(
