@@ -125,7 +125,7 @@ class Engine:
     def encode_prompt(self, command: Generate | CountTokens) -> list[int]:
         """Raises as `ChatTokenizer.encode_prompt`."""
         return self.tokenizer.encode_prompt(
-            command.messages, command.prompt, command.tools, command.reasoning_effort
+            command.messages, command.prompt, command.tools, command.reasoning_effort, self.max_context
         )
 
     def constraint_of(self, command: Generate) -> Constraint | CallGrammar | None:

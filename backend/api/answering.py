@@ -55,6 +55,7 @@ async def answer_request(
         body=await request.body(),
         num_choices=body.num_choices,
         seconds=body.seconds,
+        is_streamed=bool(body.stream),
         id_prefix=id_prefix,
     )
 

@@ -81,8 +81,8 @@ class Completion:
         return self._object(self._format.complete_object, choices) | bill(final)
 
     async def events(self) -> AsyncIterator[str]:
-        """Server-sent events. The last chunk before `[DONE]` has the bill; with `includes_usage` it has no
-        choices.
+        """Server-sent events. The last chunk before `[DONE]`, or before the error of an answer that is
+        charged up to there, has the bill; with `includes_usage` it has no choices.
         """
         try:
             for index in range(self._options.num_choices):
@@ -101,7 +101,7 @@ class Completion:
             else:
                 yield self._chunk([last], bill(final))
             self.is_complete = True
-            yield DONE
+            yield DONE if final.error is None else event(domain_error_body(final.error))
         except DomainError as error:
             yield event(domain_error_body(error))
         except Exception:  # the status is already sent: the error goes into the stream

@@ -48,7 +48,9 @@ class ResponseRendering:
         return self._response(self.answer.final)
 
     async def events(self) -> AsyncIterator[str]:
-        """Server-sent events. The last one has the response with the bill."""
+        """Server-sent events. The last one has the response with the bill; the error of an answer that is
+        charged up to there follows it.
+        """
         try:
             for name in ("response.created", "response.in_progress"):
                 yield self._event({"type": name, "response": self._response(None)})
@@ -61,6 +63,8 @@ class ResponseRendering:
             response = self._response(final)
             yield self._event({"type": f"response.{response['status']}", "response": response})
             self.is_complete = True
+            if final.error is not None:
+                yield self._error(domain_error_body(final.error))
         except DomainError as error:
             yield self._error(domain_error_body(error))
         except Exception:  # the status is already sent: the error goes into the stream

@@ -97,7 +97,8 @@ def _draw_ranked(
     mass = cumulative.gather(1, last).masked_fill(has_all, 1.0)
     target = mass * _column(ranked, [samplings[row].top_p for row in rows])
     is_kept = (cumulative - ranked < target) & (torch.arange(width, device=ranked.device) <= last)
-    num_kept = is_kept.sum(dim=-1, keepdim=True)
+    # At least one: a tiny top-p may round to zero in fp32.
+    num_kept = is_kept.sum(dim=-1, keepdim=True).clamp_min(1)
     total = cumulative.gather(1, num_kept - 1)
     index = torch.searchsorted(
         cumulative, total * _column(ranked, [numbers[row] for row in rows]), right=True

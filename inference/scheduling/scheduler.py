@@ -209,13 +209,14 @@ class Scheduler:
     def _admit(self, step: Step) -> None:
         """Start waiting requests. Requests whose adapters are still loading are skipped. A request that
         lacks only kv_blocks or a slot blocks all requests behind it, which would otherwise keep taking what
-        it waits for.
+        it waits for. A request that is refused blocks none, and its prompt counts as served to its payer.
         """
         is_blocked = False
         while not is_blocked:
             if len(self._running) >= self._limits.max_running or step.num_tokens >= self._limits.max_tokens:
                 return
-            request = next((each for each in self._candidates() if self._is_ready(each)), None)
+            candidates = (each for each in self._candidates() if each not in step.refused)
+            request = next((each for each in candidates if self._is_ready(each)), None)
             is_blocked = request is None or not self._try_start(request, step)
 
     def _candidates(self) -> Iterator[Request]:
@@ -238,10 +239,12 @@ class Scheduler:
                 self._slots.prefetch(request.adapter)
 
     def _try_start(self, request: Request, step: Step) -> bool:
+        """Start or refuse the request; False if it has to wait."""
         if request.num_base_tokens is None:
             if not request.locate(() if request.adapter is None else self._slots.invocation(request.adapter)):
                 step.refused.append(request)
-                return False
+                self._queues[request.priority].charge(request, PROMPT_WEIGHT * request.num_tokens)
+                return True
             self._prefixes.name_prompt(request)
         num_blocks = request.num_sharable // self._blocks.block_size
         shared = self._blocks.find(request.block_names[:num_blocks])

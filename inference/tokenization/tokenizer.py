@@ -6,7 +6,12 @@ import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from inference.errors import InvalidRequestError, ModelNotFoundError, UnsupportedReasoningError
+from inference.errors import (
+    ContextLengthExceededError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnsupportedReasoningError,
+)
 from inference.protocol import Function, Message, ToolCall, Tools
 from inference.tool_calls import HERMES, LLAMA, CallSyntax, as_plain_chat, function_schemas
 
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
 
     from inference.protocol import EmbedItem, ReasoningEffort
 
+MAX_CHARS_PER_TOKEN = 32
+"""On average over a prompt; texts that are longer for their tokens are refused."""
 _PROBE_CALL = ToolCall("probe_function", '{"probe_argument": 1}')
 _PROBE_TOOLS = Tools((Function("probe_function", "{}", "probe description"),))
 _PROBE_CHAT = (
@@ -74,20 +81,25 @@ class ChatTokenizer:
         prompt: str | None,
         tools: Tools | None = None,
         reasoning_effort: ReasoningEffort | None = None,
+        max_context: int | None = None,
     ) -> list[int]:
         """Token ids of a chat, ready for the assistant's turn, or of a raw prompt.
 
         Raises `InvalidRequestError` unless exactly one is given, or if the template refuses the chat;
-        `UnsupportedReasoningError`.
+        `UnsupportedReasoningError`; `ContextLengthExceededError` for a text that is far too long for
+        `max_context` tokens, before it is encoded.
         """
         if (prompt is None) == (not messages):
             raise InvalidRequestError("give either messages or a prompt")
         if prompt is not None:
             if tools is not None or reasoning_effort is not None:
                 raise InvalidRequestError("tools and a reasoning effort need messages, not a prompt")
-            token_ids = self._encode(prompt, is_start=True)
+            text = prompt
         else:
-            token_ids = self._encode_chat(messages, tools, reasoning_effort)
+            text = self._render_chat(messages, tools, reasoning_effort)
+        if max_context is not None and len(text) > max_context * MAX_CHARS_PER_TOKEN:
+            raise ContextLengthExceededError(len(text) // MAX_CHARS_PER_TOKEN, max_context)
+        token_ids = self._encode(text, is_start=prompt is not None)
         if not token_ids:
             raise InvalidRequestError("the prompt is empty")
         return token_ids
@@ -103,14 +115,14 @@ class ChatTokenizer:
         """Text of `token_ids`, without special tokens."""
         return cast("str", self._backend.decode(list(token_ids), skip_special_tokens=True))
 
-    def _encode_chat(
+    def _render_chat(
         self, messages: Sequence[Message], tools: Tools | None, reasoning_effort: ReasoningEffort | None
-    ) -> list[int]:
+    ) -> str:
         has_calls = tools is not None or any(each.tool_calls or each.role == "tool" for each in messages)
         if has_calls and self._template_syntax is None:
             messages, tools = as_plain_chat(messages, tools), None
         options = self._reasoning(reasoning_effort)
-        return self._encode(self._render(messages, tools, **options), is_start=False)
+        return self._render(messages, tools, **options)
 
     def _reasoning(self, effort: ReasoningEffort | None) -> dict[str, Any]:
         """The template's variables for a reasoning effort. Raises `UnsupportedReasoningError`."""
@@ -142,7 +154,9 @@ class ChatTokenizer:
         return cast("str", rendered)
 
     def _encode(self, text: str, *, is_start: bool) -> list[int]:
-        return cast("list[int]", self._backend.encode(text, add_special_tokens=is_start).ids)
+        # A batch releases the GIL, which the engine's thread needs meanwhile; a single text does not.
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=is_start)
+        return cast("list[int]", encoding.ids)
 
 
 def _turn(message: Message) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class SchedulerHarness:
             StepLimits(max_running, max_step_tokens, fixed_rows=32),
             clock=lambda: self.now,
         )
-        self.num_added = 0
+        self.num_added = self.num_refused = 0
         self.served: Counter[tuple[str, str | None]] = Counter()
         """Weighted tokens of each payer under each adapter."""
         self._contents: dict[int, tuple[object, ...]] = {}
@@ -126,6 +126,9 @@ class SchedulerHarness:
     def step(self) -> dict[str, int]:
         """Run one step and remove finished requests; returns the scheduled tokens by request id."""
         step = self.scheduler.schedule()
+        for request in step.refused:
+            self.scheduler.remove(request)
+            self.num_refused += 1
         self._begin(step)
         for entry in step.scheduled:
             self._write(entry.request, entry.request.num_computed + entry.num_tokens)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32
 from backend.ports.engine import EngineState, EngineUnavailable, InvalidSchema, InvalidToolSchema
 from inference.protocol import (
@@ -60,6 +61,8 @@ class ScriptedEngine:
         self.weight_format: str | None = "bf16"
         self.counted: list[Sequence[Message] | str] = []
         self.breaks_after: int | None = None
+        self.gives_up_after: int | None = None
+        """Words after which the constraint is too complex to follow."""
         self.is_gone = False
         self.waits_after: int | None = None
         self.waits_after_of: dict[str, int] = {}
@@ -102,6 +105,8 @@ class ScriptedEngine:
         for number, word in enumerate(words, start=1):
             if number - 1 == self.breaks_after:
                 raise EngineUnavailable("The engine stopped; nothing was charged, try again.")
+            if number - 1 == self.gives_up_after:
+                raise InvalidInput("the constraint is too complex", details={"code": "grammar_too_complex"})
             if number - 1 == self.waits_after_of.get(request_id, self.waits_after):
                 self._loop = asyncio.get_running_loop()
                 self.is_waiting.set()

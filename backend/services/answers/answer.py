@@ -11,6 +11,7 @@ from backend.domain.serving import NewCharge
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from backend.domain.errors import DomainError
     from backend.domain.serving import NewReceipt
     from inference.protocol import Chunk, FinishReason
 
@@ -20,12 +21,14 @@ class Final:
     """End of an answer: finish reason of each choice, and its receipt or charge, which is durable by then.
     `cached_prompt_tokens` of the prompt, which is charged in full, came from the engine's prefix cache.
     `texts`: those that the receipt commits to, of an answer with tools, whose reader gets calls instead.
+    `error`: why a streamed answer ended in the middle; what was streamed before is charged.
     """
 
     finish_reasons: tuple[FinishReason, ...]
     charged: NewReceipt | NewCharge
     cached_prompt_tokens: int = 0
     texts: tuple[str, ...] = ()
+    error: DomainError | None = None
 
     @property
     def receipt(self) -> NewReceipt:

@@ -7,10 +7,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import DomainError, InvalidInput, Unavailable
 from backend.ports.engine import EngineState
 from backend.services.answers.answer import Answer, Final
 from backend.services.answers.blend import price
@@ -154,7 +154,8 @@ class Generate:
             await self._admission.release(reservation)
             raise
         texts = () if request.message.tools is None else transcript.texts
-        return Final(transcript.finish_reasons, charged, transcript.cached_prompt_tokens, texts)
+        reasons, cached = transcript.finish_reasons, transcript.cached_prompt_tokens
+        return Final(reasons, charged, cached, texts, _charged(transcript.error))
 
     async def _charge(
         self, request: AnswerRequest, transcript: Transcript, reservation: Reservation, billed: BilledAnswer
@@ -215,7 +216,8 @@ class Generate:
             # The engine is aborted at the deadline; its output up to then is read and charged.
             async with asyncio.timeout_at(deadline + self._limits.close_seconds / 2):
                 messages = request.for_engine(answer.id, folders, probe_error=self._billing.needs_errors)
-                return folders, await transcribe(self._engines[request.base], messages, answer, deadline)
+                engine, is_streamed = self._engines[request.base], request.is_streamed
+                return folders, await transcribe(engine, messages, answer, deadline, is_streamed=is_streamed)
         except TimeoutError as error:
             raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
 
@@ -245,6 +247,11 @@ class Generate:
             self._billing.prepare(folder)
         self._prepared.add(folder)
         return folder
+
+
+def _charged(error: DomainError | None) -> DomainError | None:
+    text = "the answer ends here, and what was streamed before is charged"
+    return None if error is None else replace(error, message=f"{error.message}; {text}")
 
 
 async def _state(engine: Engine) -> EngineState:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from backend.services.market.catalogue import Model
 
 SEEDS_END = 1 << 63
+TEMPLATE_BYTES = 8
+"""That a chat template adds to each text, at least about so many."""
 
 Folders: TypeAlias = "tuple[Path | None, ...]"
 """Adapter folders of a request's parts; None for the base model."""
@@ -32,7 +34,7 @@ class AnswerRequest:
     `message` has prompt, sampling and priority; its id, adapters, probe and payer are set for each choice.
     `body`: the HTTP request's bytes, which the receipt commits to. `num_choices` answers are generated, of up
     to `max_tokens` each; the prompt is charged once. With a seed, choice i uses seed + i. `seconds`: the
-    client's time limit for the whole answer.
+    client's time limit for the whole answer. `is_streamed`: the client gets each chunk at once.
     """
 
     payer: Payer
@@ -41,6 +43,7 @@ class AnswerRequest:
     body: bytes
     num_choices: int = 1
     seconds: float | None = None
+    is_streamed: bool = False
     blend: tuple[Part, ...] = ()
     """Adapters that answer together; `model` is then the base model."""
     id_prefix: str = "chatcmpl-"
@@ -61,15 +64,17 @@ class AnswerRequest:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the prompt's texts."""
+        """Bytes of the prompt's texts, with some for what a chat template adds to each part."""
         message = self.message
         texts = [message.prompt or ""]
         for each in message.messages:
-            texts += [each.content, *(call.arguments for call in each.tool_calls)]
+            texts += [each.content, each.name or ""]
+            for call in each.tool_calls:
+                texts += [call.name, call.arguments]
         if message.tools is not None:
             for function in message.tools.functions:
-                texts += [function.description, function.parameters]
-        return sum(len(text.encode()) for text in texts)
+                texts += [function.name, function.description, function.parameters]
+        return sum(len(text.encode()) for text in texts) + TEMPLATE_BYTES * (len(texts) - 1)
 
     def limited(self, max_tokens: int) -> Self:
         """The same request with this number of tokens for each choice."""

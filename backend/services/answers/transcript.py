@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from inference.protocol import Chunk, FinishReason, Generate
 
 ABORT_AGAIN_SECONDS = 0.5
-_Choice: TypeAlias = "tuple[str, Chunk, tuple[int, ...]]"
-"""Text, last chunk and token ids."""
+_Choice: TypeAlias = "tuple[str, Chunk, tuple[int, ...], DomainError | None]"
+"""Text, last chunk, token ids, and why the engine did not go on."""
 
 
 class AnswerInterrupted(Unavailable):
@@ -29,11 +29,16 @@ class AnswerInterrupted(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """The text of each choice, its last chunk and its token ids."""
+    """The text of each choice, its last chunk, its token ids, and why it ended in the middle, if it did."""
 
     texts: tuple[str, ...]
     last: tuple[Chunk, ...]
     token_ids: tuple[tuple[int, ...], ...] = ()
+    errors: tuple[DomainError | None, ...] = ()
+
+    @property
+    def error(self) -> DomainError | None:
+        return next((error for error in self.errors if error is not None), None)
 
     @property
     def prompt_tokens(self) -> int:
@@ -75,15 +80,26 @@ def _weighted_sum(vectors: Sequence[tuple[Sequence[float], float]]) -> list[floa
 
 
 async def transcribe(
-    engine: Engine, requests: Sequence[Generate], answer: Answer, deadline: float
+    engine: Engine,
+    requests: Sequence[Generate],
+    answer: Answer,
+    deadline: float,
+    *,
+    is_streamed: bool = False,
 ) -> Transcript:
     """Run all `requests` concurrently, one per choice. They are aborted at `deadline` (the loop's time) or
-    when the reader disconnects; output up to then counts. If a choice fails, the others are cancelled and its
-    error is raised.
+    when the reader disconnects; output up to then counts.
+
+    If a choice fails, the others are cancelled and its error is raised. But if the reader got the beginning
+    already (`is_streamed`), and request or adapter are the cause, the choice ends there and counts: a schema
+    that fails at the end would give free answers.
     """
     if answer.is_abandoned:
         raise AnswerInterrupted("The client disconnected before the answer began; nothing was charged.")
-    choices = [_choice(engine, request, index, answer, deadline) for index, request in enumerate(requests)]
+    choices = [
+        _choice(engine, request, index, answer, deadline, is_streamed=is_streamed)
+        for index, request in enumerate(requests)
+    ]
     found = [await choices[0]] if len(choices) == 1 else await _all(choices)
     transcript = Transcript(*map(tuple, zip(*found, strict=True)))
     if not transcript.completion_tokens:
@@ -102,7 +118,9 @@ async def _all(choices: Sequence[Coroutine[Any, Any, _Choice]]) -> list[_Choice]
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _choice(engine: Engine, request: Generate, index: int, answer: Answer, deadline: float) -> _Choice:
+async def _choice(
+    engine: Engine, request: Generate, index: int, answer: Answer, deadline: float, *, is_streamed: bool
+) -> _Choice:
     texts: list[str] = []
     token_ids: list[int] = []
     last: Chunk | None = None
@@ -116,9 +134,13 @@ async def _choice(engine: Engine, request: Generate, index: int, answer: Answer,
     except asyncio.CancelledError:
         await _abort(engine, request.request_id)
         raise
+    except DomainError as error:
+        if last is None or not is_streamed or isinstance(error, Unavailable):
+            raise
+        return "".join(texts), last, tuple(token_ids), error
     if last is None or last.finish_reason is None:
         raise AnswerInterrupted("The engine stopped in the middle of the answer; nothing was charged.")
-    return "".join(texts), last, tuple(token_ids)
+    return "".join(texts), last, tuple(token_ids), None
 
 
 @contextlib.contextmanager

@@ -195,6 +195,23 @@ def test_an_engine_that_breaks_mid_stream_says_so_and_charges_nothing(api: Api) 
     assert receipts(api) == []
 
 
+def test_a_stream_that_its_own_schema_ends_is_charged_up_to_there(api: Api) -> None:
+    api.installation.engine.gives_up_after = 2
+    with api.http() as http:
+        lines = http.post("/v1/chat/completions", json=chat(api, stream=True)).text.split("\n")
+    *_, billed, last = events(lines)
+    assert billed["usage"]["completion_tokens"] == 2
+    assert last["error"]["message"] == (
+        "the constraint is too complex; the answer ends here, and what was streamed before is charged"
+    )
+    assert [each["id"] for each in receipts(api)] == [billed["loraledger"]["receipt_id"]]
+    with pytest.raises(openai.APIError, match="too complex"):
+        list(api.openai.chat.completions.create(**chat(api), stream=True))
+    with pytest.raises(openai.BadRequestError):
+        api.openai.chat.completions.create(**chat(api))
+    assert len(receipts(api)) == 2, "nothing of the last one was sent"
+
+
 def test_a_broken_stream_has_no_done(api: Api) -> None:
     api.installation.engine.breaks_after = 2
     with api.http() as http:

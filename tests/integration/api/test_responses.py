@@ -207,6 +207,14 @@ def test_a_stream_that_breaks_raises_and_costs_nothing(api: Api) -> None:
         assert http.get("/v1/receipts").json()["data"] == []
 
 
+def test_a_stream_that_its_own_schema_ends_is_charged_up_to_there(api: Api) -> None:
+    api.installation.engine.gives_up_after = 2
+    with pytest.raises(openai.APIError, match="what was streamed before is charged"):
+        list(ask(api, stream=True))
+    with api.http() as http:
+        assert len(http.get("/v1/receipts").json()["data"]) == 1
+
+
 def test_a_retried_request_gets_the_same_response(api: Api) -> None:
     headers = {"idempotency-key": "one"}
     first, second = (list(ask(api, stream=True, extra_headers=headers)) for _ in range(2))

@@ -63,6 +63,12 @@ def test_top_p_looks_past_the_first_few_hundred_of_a_flat_distribution(vocab: in
     assert len({int(token_id) // 256 for token_id in drawn}) > 8
 
 
+@pytest.mark.parametrize("top_p", [5e-324, 1e-46, 1e-38, 1e-9])
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"min_p": 0.1}])
+def test_a_tiny_top_p_leaves_the_most_likely_token(top_p: float, options: dict[str, Any]) -> None:
+    assert shares(LOGITS, 5, top_p=top_p, **options).tolist() == [0, 1, 0, 0]
+
+
 def test_a_tiny_temperature_does_not_overflow() -> None:
     assert shares(LOGITS * 1e4, 5, temperature=1e-6).tolist() == [0, 1, 0, 0]
 

@@ -54,6 +54,19 @@ def test_a_loading_adapter_does_not_delay_other_requests() -> None:
     assert set(last) == {"slow0"}
 
 
+def test_refused_requests_hold_back_no_other_and_count_as_served() -> None:
+    harness = SchedulerHarness(max_running=4)
+    harness.slots.invocations["activated"] = (7,)
+    for _ in range(3):
+        harness.add(5, "activated", payer="flood")
+    harness.add(2, payer="other")
+    assert harness.step() == {"None3": 2}
+    for _ in range(5):
+        harness.step()
+    assert harness.num_refused == 3
+    assert harness.scheduler._queues[0]._payers._served["flood"] == 3 * 5 * PROMPT_WEIGHT
+
+
 def test_an_adapter_without_a_slot_holds_back_later_arrivals() -> None:
     harness = SchedulerHarness(num_slots=1)
     harness.add(2, "a", max_tokens=3)

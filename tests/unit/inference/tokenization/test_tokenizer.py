@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from inference.errors import InvalidRequestError, UnsupportedReasoningError
+from inference.errors import (
+    ContextLengthExceededError,
+    InvalidRequestError,
+    UnsupportedReasoningError,
+)
 from inference.protocol import Function, Message, ToolCall, Tools
-from inference.tokenization.tokenizer import ChatTokenizer
+from inference.tokenization.tokenizer import MAX_CHARS_PER_TOKEN, ChatTokenizer
 from inference.tool_calls import HERMES, LLAMA
 from tests.fixtures_engine import CHAT_TEMPLATE, make_tokenizer
 
@@ -115,3 +119,18 @@ def test_a_reasoning_effort_goes_to_templates_that_have_it(tmp_path: Path) -> No
         without.encode_prompt(ask, None, None, "low")
     with pytest.raises(InvalidRequestError, match="need messages"):
         without.encode_prompt((), "x", TOOLS)
+
+
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_a_text_that_is_far_too_long_is_refused_before_it_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_chat: bool
+) -> None:
+    """Thousands of calls are short, but the template makes megabytes of them."""
+    known = tokenizer(tmp_path, QWEN)
+    calls = (CALL,) * (10 * MAX_CHARS_PER_TOKEN)
+    chat = (Message("user", "Hot?"), Message("assistant", "", calls)) if is_chat else ()
+    prompt = None if is_chat else "x" * (10 * MAX_CHARS_PER_TOKEN + 1)
+    assert known.encode_prompt(chat, prompt)
+    monkeypatch.setattr(known, "_encode", None)
+    with pytest.raises(ContextLengthExceededError, match="the context holds 10"):
+        known.encode_prompt(chat, prompt, max_context=10)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.errors import Unavailable
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.ports.attribution import Probe
 from backend.services.answers.answer import Answer
 from backend.services.answers.transcript import AnswerInterrupted, Transcript, transcribe
@@ -22,10 +22,15 @@ def messages(count: int) -> list[Generate]:
 
 
 async def run(
-    engine: ScriptedEngine, requests: Sequence[Generate], answer: Answer, seconds: float = 60
+    engine: ScriptedEngine,
+    requests: Sequence[Generate],
+    answer: Answer,
+    seconds: float = 60,
+    *,
+    is_streamed: bool = False,
 ) -> Transcript:
     deadline = asyncio.get_running_loop().time() + seconds
-    return await transcribe(engine, requests, answer, deadline)
+    return await transcribe(engine, requests, answer, deadline, is_streamed=is_streamed)
 
 
 async def test_every_choice_is_read_to_its_end() -> None:
@@ -43,6 +48,23 @@ async def test_a_choice_that_breaks_ends_the_others() -> None:
     with pytest.raises(Unavailable):
         await run(engine, messages(2), Answer("a"))
     assert "chat-1" in engine.aborted
+
+
+async def test_a_streamed_choice_that_its_request_ends_counts_up_to_there() -> None:
+    engine = ScriptedEngine()
+    engine.gives_up_after = 2
+    found = await run(engine, messages(2), Answer("a"), is_streamed=True)
+    assert found.texts == ("Hello there",) * 2
+    assert (found.completion_tokens, found.finish_reasons) == (4, ("abort", "abort"))
+    assert isinstance(found.error, InvalidInput)
+
+
+@pytest.mark.parametrize(("gives_up_after", "is_streamed"), [(2, False), (0, True)])
+async def test_what_nobody_got_does_not_count(gives_up_after: int, is_streamed: bool) -> None:
+    engine = ScriptedEngine()
+    engine.gives_up_after = gives_up_after
+    with pytest.raises(InvalidInput):
+        await run(engine, messages(2), Answer("a"), is_streamed=is_streamed)
 
 
 async def test_disconnecting_before_one_choice_begins_charges_the_others() -> None:
