@@ -74,22 +74,30 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._cache: OrderedDict[Constraint | CallGrammar, Grammar | InvalidSchemaError] = OrderedDict()
 
+    def cached(self, constraint: Constraint | CallGrammar) -> Grammar | None:
+        """The grammar of a constraint that was compiled lately, at once. Raises as `compile`."""
+        with self._lock:
+            found = self._cache.get(constraint)
+            if found is None or (isinstance(found, Grammar) and found.is_exhausted):
+                return None
+            self._cache.move_to_end(constraint)
+        return _unless_refused(found)
+
     def compile(self, constraint: Constraint | CallGrammar) -> Grammar:
         """Compile a constraint, which takes up to a second of CPU time in another process unless it is
         cached.
 
         Raises `InvalidSchemaError`, `InvalidToolSchemaError`, `UnsupportedModelError`.
         """
+        if (cached := self.cached(constraint)) is not None:
+            return cached
+        found = self._compile(constraint)
         with self._lock:
-            found = self._cache.pop(constraint, None)
-            if found is None or (isinstance(found, Grammar) and found.is_exhausted):
-                found = self._compile(constraint)
             self._cache[constraint] = found
+            self._cache.move_to_end(constraint)
             if len(self._cache) > _MAX_CACHED:
                 self._cache.popitem(last=False)
-        if isinstance(found, InvalidSchemaError):
-            raise type(found)(found.where, found.reason)
-        return found
+        return _unless_refused(found)
 
     def _compile(self, constraint: Constraint | CallGrammar) -> Grammar | InvalidSchemaError:
         message = msgspec.to_builtins(constraint)
@@ -102,6 +110,12 @@ class GrammarCompiler:
         if matcher.is_error():
             return _refusal(constraint, None, matcher.get_error().partition("\n")[0])
         return Grammar(matcher, self._vocabulary)
+
+
+def _unless_refused(found: Grammar | InvalidSchemaError) -> Grammar:
+    if isinstance(found, InvalidSchemaError):
+        raise type(found)(found.where, found.reason)
+    return found
 
 
 def _refusal(constraint: Constraint | CallGrammar, where: str | None, reason: str) -> InvalidSchemaError:

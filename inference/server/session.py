@@ -26,6 +26,7 @@ from inference.protocol import (
     TokenCount,
 )
 from inference.server import frames
+from inference.server.compilations import Compilations
 from inference.server.engine_thread import abort_job
 from inference.server.frames import FrameTooLargeError
 
@@ -35,15 +36,14 @@ if TYPE_CHECKING:
 
     from inference.engine import Engine
     from inference.outputs import Output
-    from inference.protocol import Command, Constraint, Event
+    from inference.protocol import Command, Event
     from inference.sampling.grammar import Grammar
     from inference.server.engine_thread import EngineThread
-    from inference.tool_calls import CallGrammar
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_MAX_COMPILING = 64  # constraints of one client that are compiled or wait for it
+_MAX_COMPILING = 1024  # requests of one client that wait for their constraints
 _MAX_UNSENT_BYTES = 2 * frames.MAX_FRAME_BYTES  # a client that leaves more than this unread is disconnected
 
 
@@ -65,7 +65,7 @@ class Session:
         self._number = number
         self._engine_thread = engine_thread
         self._tokenizers = tokenizers
-        self._compilers = compilers
+        self._compilations = Compilations(compilers)
         self._reader = reader
         self._writer = writer
         self._routes: dict[str, Callable[[Output], None]] = {}
@@ -85,6 +85,7 @@ class Session:
         finally:
             for task in self._compiling.values():
                 task.cancel()
+            self._compilations.cancel()
             for engine_id in self._routes.keys() - self._aborted:
                 self._engine_thread.post(abort_job(engine_id))
             self._routes.clear()
@@ -163,15 +164,17 @@ class Session:
             self._engine_thread.metrics.set_parent_span(engine_id, command.traceparent)
 
         constraint = engine.constraint_of(command)
-        if constraint is None:
-            accept(None)
+        grammar = None if constraint is None else engine.grammars.cached(constraint)
+        if constraint is None or grammar is not None:
+            accept(grammar)
         else:
-            self._compile(command.request_id, constraint, accept)
+            compilation = self._compilations.start(engine.grammars.compile, constraint, command.payer)
+            self._accept_later(command.request_id, compilation, accept)
 
-    def _compile(
-        self, request_id: str, constraint: Constraint | CallGrammar, accept: Callable[[Grammar], None]
+    def _accept_later(
+        self, request_id: str, compilation: asyncio.Future[Grammar], accept: Callable[[Grammar], None]
     ) -> None:
-        """Compile the constraint in the background, which may take a second or more."""
+        """Accept the request once its constraint is compiled, which may take a second or more."""
         engine_id = self._engine_id(request_id)
         if engine_id in self._compiling:
             raise InferenceError(f"request id {request_id!r} is in use")
@@ -179,8 +182,7 @@ class Session:
             raise OverloadedError(len(self._compiling))
 
         async def compile_and_accept() -> None:
-            grammars, loop = self._engine_thread.engine.grammars, asyncio.get_running_loop()
-            accept(await loop.run_in_executor(self._compilers, grammars.compile, constraint))
+            accept(await asyncio.shield(compilation))
             if engine_id in self._aborted_compilations:
                 self._abort(engine_id)
 

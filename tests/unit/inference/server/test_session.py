@@ -24,7 +24,7 @@ from inference.protocol import (
     Regex,
     Sampling,
 )
-from inference.server import frames, session
+from inference.server import compilations, frames, session
 from inference.server.engine_thread import SubmissionLimit
 from inference.server.metrics import EngineMetrics
 
@@ -209,7 +209,7 @@ class Recorder:
 
     def __init__(self, compile_: Callable[[object], Any]) -> None:
         self.max_context = 9
-        self.grammars = SimpleNamespace(compile=compile_)
+        self.grammars = SimpleNamespace(compile=compile_, cached=lambda _: None)
         self.done: list[str] = []
         self.engine = self
         self.metrics = EngineMetrics("tiny")
@@ -303,12 +303,50 @@ async def test_a_request_aborted_while_its_constraint_is_compiled_ends_as_soon_a
 async def test_too_many_constraints_at_once_are_refused_as_retryable(
     last_is_handled: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_MAX_COMPILING", 1)
-    more = Generate("h", prompt="x", sampling=CONSTRAINED.sampling)
+    monkeypatch.setattr(compilations, "MAX_IN_ALL", 1)
+    more = Generate("h", prompt="x", sampling=Sampling(constraint=Regex("b")))
     _, writer = await run_compiling(lambda _: last_is_handled.wait(60), CONSTRAINED, more, Abort("unknown"))
     (event,) = writer.events
     assert isinstance(event, protocol.Error)
     assert (event.request_id, event.code, event.retryable) == ("h", "overloaded", True)
+
+
+async def test_requests_with_one_constraint_share_its_compilation(
+    last_is_handled: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilations, "MAX_IN_ALL", 1)
+    compiled = []
+
+    def compile_(constraint: object) -> object:
+        last_is_handled.wait(60)
+        compiled.append(constraint)
+        return constraint
+
+    more = [Generate(f"h{number}", prompt="x", sampling=CONSTRAINED.sampling) for number in range(3)]
+    recorder, writer = await run_compiling(compile_, CONSTRAINED, *more, Abort("unknown"))
+    assert (writer.events, recorder.done) == ([], ["add"] * 4)
+    assert compiled == [CONSTRAINED.sampling.constraint]
+
+
+async def test_one_payer_cannot_have_others_wait_for_all_its_constraints(
+    last_is_handled: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilations, "MAX_OF_PAYER", 2)
+    flood = [
+        Generate(f"f{n}", prompt="x", payer="flood", sampling=Sampling(constraint=Regex(f"f{n}")))
+        for n in range(4)
+    ]
+    other = Generate("o", prompt="x", payer="other", sampling=CONSTRAINED.sampling)
+    recorder, writer = await run_compiling(
+        lambda _: last_is_handled.wait(60), *flood, other, Abort("unknown")
+    )
+    assert [
+        (event.request_id, event.code) for event in writer.events if isinstance(event, protocol.Error)
+    ] == [
+        ("f2", "overloaded"),
+        ("f3", "overloaded"),
+    ]
+    assert recorder.done == ["add"] * 3
 
 
 @pytest.mark.parametrize(
