@@ -30,6 +30,10 @@ class Attributor(Protocol):
     @property
     def method(self) -> str: ...
 
+    def is_prepared(self, adapter_folder: Path) -> bool:
+        """Whether scoring an answer of the adapter loads nothing."""
+        ...
+
     def prepare(self, adapter_folder: Path) -> None:
         """Load what scoring needs, before an answer begins. An unusable index is logged here and does not
         fail the answer: it is the creator's fault, not the payer's or the contributors'.

@@ -42,6 +42,9 @@ class ByIndex:
     def __init__(self, indices: Indices) -> None:
         self._indices = indices
 
+    def is_prepared(self, adapter_folder: Path) -> bool:
+        return self._indices.is_loaded(adapter_folder)
+
     def prepare(self, adapter_folder: Path) -> None:
         self._indices.get(adapter_folder)
 
@@ -140,6 +143,9 @@ class Uniform:
     """Equal scores: for versions without an index, and answers that ended without a probe."""
 
     method = UNIFORM_METHOD
+
+    def is_prepared(self, adapter_folder: Path) -> bool:  # noqa: ARG002
+        return True
 
     def prepare(self, adapter_folder: Path) -> None:
         """Needs nothing."""

@@ -84,6 +84,13 @@ class Indices:
         self._cache: OrderedDict[Path, AttributionIndex | None] = OrderedDict()
         self._lock = threading.Lock()
 
+    def is_loaded(self, adapter_folder: Path) -> bool:
+        """Whether `get` answers at once."""
+        path = adapter_folder / INDEX_FILE
+        with self._lock:
+            is_cached = path in self._cache
+        return is_cached or not path.is_file()
+
     def get(self, adapter_folder: Path) -> AttributionIndex | None:
         """The index; None if there is none, or if it is unusable, which is logged once."""
         path = adapter_folder / INDEX_FILE

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -52,6 +54,7 @@ class Billing:
     def __init__(self, db: Database, attributors: Sequence[Attributor]) -> None:
         self._positions = Positions(db)
         self._attributors = attributors
+        self._loader = ThreadPoolExecutor(1, "indices")
         self._bills: GroupCommit[_Answered, BilledAnswer] = GroupCommit(self._bill_all, "bills")
 
     def prepare(self, adapter_folder: Path) -> None:
@@ -66,6 +69,16 @@ class Billing:
 
     async def bill(self, request: AnswerRequest, folders: Folders, transcript: Transcript) -> BilledAnswer:
         """Errors: `Unavailable` if a snapshot is not indexed, `InvalidInput` if no method applies."""
+        trained = [
+            folder
+            for part, folder in zip(request.parts, folders, strict=True)
+            if folder is not None and part.model.record.snapshots
+        ]
+        if not all(one.is_prepared(folder) for one in self._attributors for folder in trained):
+            # Another index took its place meanwhile. All bills wait for the thread that computes them.
+            loop = asyncio.get_running_loop()
+            for folder in trained:
+                await loop.run_in_executor(self._loader, self.prepare, folder)
         return await self._bills.submit((request, folders, transcript))
 
     def _bill_all(self, answers: Sequence[_Answered]) -> list[BilledAnswer | Exception]:

@@ -21,6 +21,7 @@ from backend.domain.hashing import (
     to_bytes,
 )
 from backend.domain.ids import SnapshotId
+from backend.services.answers.attribution import Uniform
 from backend.services.answers.generate import (
     FETCHERS,
     MAX_BYTES_PER_TOKEN,
@@ -395,4 +396,36 @@ async def test_an_answer_that_takes_too_long_is_cut_off_and_charged_so_far(
     assert await text_of(answer) == "Hello there"
     assert answer.final.finish_reasons == ("abort",)
     assert answer.final.receipt.signed.receipt.completion_tokens == 2
+    await generate.close()
+
+
+class EvictedIndex(Uniform):
+    """A method whose index is no longer in memory, and loads slowly, once `is_evicted`."""
+
+    def __init__(self) -> None:
+        self.is_evicted, self.may_load = False, threading.Event()
+
+    def is_prepared(self, adapter_folder: Path) -> bool:
+        return not self.is_evicted
+
+    def prepare(self, adapter_folder: Path) -> None:
+        if self.is_evicted:
+            self.may_load.wait(60)
+
+
+async def test_a_bill_that_waits_for_an_index_delays_no_other(
+    installation: ScriptedInstallation,
+) -> None:
+    method = EvictedIndex()
+    installation.attributors = (method,)
+    generate = installation.generating(answer_seconds=60)
+    assert await text_of(await generate.start(request(installation, installation.version)))
+    method.is_evicted = True
+    slow = await generate.start(request(installation, installation.version))
+    quick = await generate.start(request(installation, "tiny"))
+    assert await text_of(quick)
+    assert len(receipts(installation)) == 2
+    method.may_load.set()
+    assert await text_of(slow)
+    assert len(receipts(installation)) == 3
     await generate.close()

@@ -69,6 +69,9 @@ class OneMethod:
     def __init__(self) -> None:
         self.scored = PROBED
 
+    def is_prepared(self, _: Path) -> bool:
+        return True
+
     def prepare(self, adapter_folder: Path) -> None:
         """Needs nothing."""
 

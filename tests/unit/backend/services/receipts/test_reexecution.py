@@ -94,6 +94,9 @@ class Scores:
     method: str
     found: tuple[float, float]
 
+    def is_prepared(self, _: Path) -> bool:
+        return True
+
     def prepare(self, adapter_folder: Path) -> None:
         pass
 
