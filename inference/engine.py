@@ -155,7 +155,7 @@ class Engine:
         self._check_vocabulary(prompt)
         constraint = self.constraint_of(command)
         if constraint is not None and grammar is None:
-            grammar = self.grammars.compile(constraint)
+            grammar = self.grammars.compile(constraint, command.payer)
         if sampling.logprobs is not None:
             self.vocabulary.warm_up()
         self._accept(

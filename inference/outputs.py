@@ -38,6 +38,8 @@ class Failure:
 
     request_id: str
     error: InferenceError
+    last: Chunk | None = None
+    """What of the answer was still held back, with its probe, if its request is the cause."""
 
 
 Output = Chunk | Failure
@@ -210,7 +212,7 @@ class OutputProcessor:
     def _append(self, request: GenerationRequest, token: SampledToken) -> Output:
         state = request.sampling
         if token.token_id == INVALID_TOKEN:
-            return self.fail(request, state.error or NumericalError(request.adapter_digest))
+            return self._fail_answer(request, state.error)
         request.token_ids.append(token.token_id)
         state.push(token.token_id)
         is_end = token.token_id in self._vocabulary.end_token_ids and not state.sampling.ignore_eos
@@ -220,6 +222,15 @@ class OutputProcessor:
         if request.num_answer_tokens >= request.max_tokens:
             return self._finish(request, "length", token, text)
         return make_chunk(request, token, text)
+
+    def _fail_answer(self, request: GenerationRequest, error: InferenceError | None) -> Failure:
+        if error is None:
+            return self.fail(request, NumericalError(request.adapter_digest))
+        states = request.probe_states()
+        probe = states if states is not None and states.is_finite else None
+        last = make_chunk(request, None, request.text.flush(), probe) if request.num_answer_tokens else None
+        self.fail(request, error)
+        return Failure(request.request_id, error, last)
 
     def _finish(
         self, request: GenerationRequest, reason: FinishReason, token: SampledToken, text: str

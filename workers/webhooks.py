@@ -24,6 +24,8 @@ NUM_THREADS = 16
 MAX_SLOW = 4
 """Threads for endpoints whose last delivery took longer than `SLOW_SECONDS`, whether it succeeded or not."""
 SLOW_SECONDS = 2.0
+MAX_REMEMBERED = 1000
+"""Slow endpoints; some may have been deleted since."""
 log = logging.getLogger(__name__)
 
 
@@ -54,8 +56,12 @@ class WebhookRelay:
     def start_due(self, pool: ThreadPoolExecutor) -> int:
         """Start due deliveries, at most one for each endpoint; returns their number."""
         self._running = {endpoint: sent for endpoint, sent in self._running.items() if not sent.done()}
-        quick = self._start(pool, NUM_THREADS, tuple(self._slow))
-        return quick + self._start(pool, MAX_SLOW - len(self._slow & self._running.keys()))
+        if len(self._slow) > MAX_REMEMBERED:
+            self._slow.clear()
+        num_slow = len(self._slow & self._running.keys())
+        num_quick = len(self._running) - num_slow
+        quick = self._start(pool, NUM_THREADS - MAX_SLOW - num_quick, tuple(self._slow))
+        return quick + self._start(pool, MAX_SLOW - num_slow)
 
     def _start(self, pool: ThreadPoolExecutor, limit: int, left_out: Collection[str] = ()) -> int:
         free = min(limit, NUM_THREADS - len(self._running))

@@ -83,13 +83,16 @@ class ResponseRendering:
 
     def _response(self, final: Final | None) -> dict[str, Any]:
         reason = None if final is None else _reason(final)
+        error = None if final is None else final.error
         status = "in_progress" if final is None else "completed" if reason is None else "incomplete"
+        if error is not None:
+            reason, status = None, "failed"
         return {
             "id": self.answer.id,
             "object": "response",
             "created_at": self._created_at,
             "status": status,
-            "error": None,
+            "error": None if error is None else {"code": error.code, "message": error.message},
             "incomplete_details": None if reason is None else {"reason": reason},
             "model": self._model,
             "output": self._output.items,

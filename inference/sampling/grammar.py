@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 from llguidance import LLMatcher
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from inference.protocol import Constraint
     from inference.sampling.vocabulary import Vocabulary
 
-_MAX_CACHED = 32
+AnyConstraint: TypeAlias = "Constraint | CallGrammar"
+K = TypeVar("K")
+V = TypeVar("V")
+
+_MAX_CACHED = 64
+_MAX_CHECKED = 1024
 _MAX_SECONDS = 20  # of wall time; the effective limit is on CPU time
 
 
 class Grammar:
-    """A compiled constraint. All requests with it share its automaton, which grows during answers.
+    """A compiled constraint of one payer. All its requests share the automaton, which grows during answers.
 
     When one request drives the shared automaton over its limits, all its requests fail, and the grammar
     cannot be used again.
@@ -67,41 +72,54 @@ class GrammarState:
 
 
 class GrammarCompiler:
-    """Compiles constraints, on any thread, and caches the latest ones."""
+    """Compiles constraints, on any thread, and caches the latest ones.
+
+    Each payer has grammars of its own, so that only its own answers can drive an automaton over its limits.
+    What all share is the check of a constraint in another process, which takes longest.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._lock = threading.Lock()
-        self._cache: OrderedDict[Constraint | CallGrammar, Grammar | InvalidSchemaError] = OrderedDict()
+        self._compiling = threading.Lock()
+        """Held during a compilation: concurrent ones would take the memory of as many processes."""
+        self._checked: OrderedDict[AnyConstraint, InvalidSchemaError | None] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, AnyConstraint], Grammar] = OrderedDict()
 
-    def cached(self, constraint: Constraint | CallGrammar) -> Grammar | None:
-        """The grammar of a constraint that was compiled lately, at once. Raises as `compile`."""
+    def cached(self, constraint: AnyConstraint, payer: str = "") -> Grammar | None:
+        """The payer's grammar of a constraint that was compiled lately, at once. Raises as `compile`."""
         with self._lock:
-            found = self._cache.get(constraint)
-            if found is None or (isinstance(found, Grammar) and found.is_exhausted):
+            if (refused := self._checked.get(constraint)) is not None:
+                raise type(refused)(refused.where, refused.reason)
+            found = self._cache.get((payer, constraint))
+            if found is None or found.is_exhausted:
                 return None
-            self._cache.move_to_end(constraint)
-        return _unless_refused(found)
+            self._cache.move_to_end((payer, constraint))
+            return found
 
-    def compile(self, constraint: Constraint | CallGrammar) -> Grammar:
-        """Compile a constraint, which takes up to a second of CPU time in another process unless it is
-        cached.
+    def compile(self, constraint: AnyConstraint, payer: str = "") -> Grammar:
+        """Compile a constraint, which takes up to a second of CPU time in another process unless it was
+        checked lately, and up to as much here.
 
         Raises `InvalidSchemaError`, `InvalidToolSchemaError`, `UnsupportedModelError`.
         """
-        if (cached := self.cached(constraint)) is not None:
-            return cached
-        found = self._compile(constraint)
+        with self._compiling:
+            if (cached := self.cached(constraint, payer)) is not None:
+                return cached
+            with self._lock:
+                is_checked = constraint in self._checked
+            found = self._compile(constraint, is_checked=is_checked)
+        refused = found if isinstance(found, InvalidSchemaError) else None
         with self._lock:
-            self._cache[constraint] = found
-            self._cache.move_to_end(constraint)
-            if len(self._cache) > _MAX_CACHED:
-                self._cache.popitem(last=False)
-        return _unless_refused(found)
+            _keep(self._checked, constraint, refused, _MAX_CHECKED)
+            if isinstance(found, Grammar):
+                _keep(self._cache, (payer, constraint), found, _MAX_CACHED)
+                return found
+        raise type(found)(found.where, found.reason)
 
-    def _compile(self, constraint: Constraint | CallGrammar) -> Grammar | InvalidSchemaError:
+    def _compile(self, constraint: AnyConstraint, *, is_checked: bool) -> Grammar | InvalidSchemaError:
         message = msgspec.to_builtins(constraint)
-        refused = _check(message)
+        refused = None if is_checked else _check(message)
         if refused is not None:
             return _refusal(constraint, *refused)
         grammar = grammar_check.grammar_of(message)
@@ -112,13 +130,14 @@ class GrammarCompiler:
         return Grammar(matcher, self._vocabulary)
 
 
-def _unless_refused(found: Grammar | InvalidSchemaError) -> Grammar:
-    if isinstance(found, InvalidSchemaError):
-        raise type(found)(found.where, found.reason)
-    return found
+def _keep(cache: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    if len(cache) > most:
+        cache.popitem(last=False)
 
 
-def _refusal(constraint: Constraint | CallGrammar, where: str | None, reason: str) -> InvalidSchemaError:
+def _refusal(constraint: AnyConstraint, where: str | None, reason: str) -> InvalidSchemaError:
     """`where` is None if it is unknown. Locations in the schema of a text begin with `#`, those in the schema
     of a function with its name.
     """

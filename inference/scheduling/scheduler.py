@@ -33,6 +33,7 @@ AGEING_SECONDS = 30.0
 """A request that has waited this long in a priority class moves up one class."""
 _AGEING_PERIOD_SECONDS = 1.0
 _NUM_PREFETCHED = 16
+_MAX_REFUSED = 16  # of one step
 """Number of requests at the front of the queue whose adapters are loaded while they wait."""
 
 
@@ -214,6 +215,8 @@ class Scheduler:
         is_blocked = False
         while not is_blocked:
             if len(self._running) >= self._limits.max_running or step.num_tokens >= self._limits.max_tokens:
+                return
+            if len(step.refused) == _MAX_REFUSED:  # each is looked for among all that wait
                 return
             candidates = (each for each in self._candidates() if each not in step.refused)
             request = next((each for each in candidates if self._is_ready(each)), None)

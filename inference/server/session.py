@@ -148,10 +148,11 @@ class Session:
         prompt = await self._in_thread(lambda: engine.encode_prompt(command))
 
         def route(output: Output) -> None:
+            chunk = output.last if isinstance(output, Failure) else output
+            if chunk is not None:
+                self._send(msgspec.structs.replace(chunk, request_id=command.request_id))
             if isinstance(output, Failure):
                 self._send(_error(command.request_id, output.error))
-            else:
-                self._send(msgspec.structs.replace(output, request_id=command.request_id))
 
         # Without the text, which may be much longer than its tokens: the queue's limits count only tokens.
         inner = msgspec.structs.replace(command, request_id=engine_id, messages=(), prompt=None)
@@ -164,7 +165,7 @@ class Session:
             self._engine_thread.metrics.set_parent_span(engine_id, command.traceparent)
 
         constraint = engine.constraint_of(command)
-        grammar = None if constraint is None else engine.grammars.cached(constraint)
+        grammar = None if constraint is None else engine.grammars.cached(constraint, command.payer)
         if constraint is None or grammar is not None:
             accept(grammar)
         else:

@@ -98,7 +98,7 @@ class ChatTokenizer:
         else:
             text = self._render_chat(messages, tools, reasoning_effort)
         if max_context is not None and len(text) > max_context * MAX_CHARS_PER_TOKEN:
-            raise ContextLengthExceededError(len(text) // MAX_CHARS_PER_TOKEN, max_context)
+            raise ContextLengthExceededError(-(-len(text) // MAX_CHARS_PER_TOKEN), max_context)
         token_ids = self._encode(text, is_start=prompt is not None)
         if not token_ids:
             raise InvalidRequestError("the prompt is empty")

@@ -7,6 +7,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from msgspec.structs import replace
+
 from backend.domain.errors import DomainError, Unavailable
 from backend.ports.attribution import Probe
 from backend.services.answers.attribution import answer_probe
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
     from inference.protocol import Chunk, FinishReason, Generate
 
 ABORT_AGAIN_SECONDS = 0.5
-_Choice: TypeAlias = "tuple[str, Chunk, tuple[int, ...], DomainError | None]"
-"""Text, last chunk, token ids, and why the engine did not go on."""
+CAUSED_BY_REQUEST = "grammar_too_complex"
+"""Code of the engine's errors in the middle of an answer whose cause is the request alone."""
+_Choice: TypeAlias = "tuple[str, Chunk | None, tuple[int, ...], DomainError | None]"
+"""Text, last chunk, if any, token ids, and why the engine did not go on."""
 
 
 class AnswerInterrupted(Unavailable):
@@ -56,7 +60,10 @@ class Transcript:
 
     @property
     def finish_reasons(self) -> tuple[FinishReason, ...]:
-        return tuple(chunk.finish_reason or "abort" for chunk in self.last)
+        reasons = [chunk.finish_reason or "abort" for chunk in self.last]
+        errors = self.errors or [None] * len(reasons)
+        # A choice that its request ended is cut off, as one that is too long.
+        return tuple("length" if error else reason for reason, error in zip(reasons, errors, strict=True))
 
     @property
     def probe(self) -> Probe:
@@ -90,9 +97,9 @@ async def transcribe(
     """Run all `requests` concurrently, one per choice. They are aborted at `deadline` (the loop's time) or
     when the reader disconnects; output up to then counts.
 
-    If a choice fails, the others are cancelled and its error is raised. But if the reader got the beginning
-    already (`is_streamed`), and request or adapter are the cause, the choice ends there and counts: a schema
-    that fails at the end would give free answers.
+    If a choice fails, the others are cancelled and its error is raised. But a choice whose reader has the
+    beginning already (`is_streamed`), and which its own request ends, counts up to there: a schema that fails
+    at the end would give free answers.
     """
     if answer.is_abandoned:
         raise AnswerInterrupted("The client disconnected before the answer began; nothing was charged.")
@@ -101,10 +108,20 @@ async def transcribe(
         for index, request in enumerate(requests)
     ]
     found = [await choices[0]] if len(choices) == 1 else await _all(choices)
-    transcript = Transcript(*map(tuple, zip(*found, strict=True)))
+    transcript = _joined(found)
     if not transcript.completion_tokens:
         raise AnswerInterrupted("The engine stopped before the answer began; nothing was charged.")
     return transcript
+
+
+def _joined(found: Sequence[_Choice]) -> Transcript:
+    """Errors: that of the first choice, if none has begun."""
+    texts, chunks, token_ids, errors = zip(*found, strict=True)
+    begun = next((chunk for chunk in chunks if chunk is not None), None)
+    if begun is None:
+        raise next(error for error in errors if error is not None)
+    nothing = replace(begun, text="", token_ids=[], completion_tokens=0, probe=None, finish_reason="abort")
+    return Transcript(texts, tuple(chunk or nothing for chunk in chunks), token_ids, errors)
 
 
 async def _all(choices: Sequence[Coroutine[Any, Any, _Choice]]) -> list[_Choice]:
@@ -135,7 +152,7 @@ async def _choice(
         await _abort(engine, request.request_id)
         raise
     except DomainError as error:
-        if last is None or not is_streamed or isinstance(error, Unavailable):
+        if not is_streamed or error.details.get("code") != CAUSED_BY_REQUEST:
             raise
         return "".join(texts), last, tuple(token_ids), error
     if last is None or last.finish_reason is None:

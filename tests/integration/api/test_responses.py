@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -209,8 +210,12 @@ def test_a_stream_that_breaks_raises_and_costs_nothing(api: Api) -> None:
 
 def test_a_stream_that_its_own_schema_ends_is_charged_up_to_there(api: Api) -> None:
     api.installation.engine.gives_up_after = 2
+    seen: list[Any] = []
     with pytest.raises(openai.APIError, match="what was streamed before is charged"):
-        list(ask(api, stream=True))
+        collections.deque(map(seen.append, ask(api, stream=True)), maxlen=0)
+    assert seen[-1].type == "response.failed"
+    assert seen[-1].response.error.message.startswith("the constraint is too complex")
+    assert seen[-1].response.usage.output_tokens == 2
     with api.http() as http:
         assert len(http.get("/v1/receipts").json()["data"]) == 1
 

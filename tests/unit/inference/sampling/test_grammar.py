@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from llguidance import LLParserLimits
 
 from inference.errors import GrammarTooComplexError, InvalidRequestError, InvalidSchemaError
-from inference.protocol import Constraint, Generate, JsonSchema, Options, Regex, Sampling
+from inference.outputs import Failure
+from inference.protocol import Chunk, Constraint, Generate, JsonSchema, Options, Regex, Sampling
 from inference.sampling import grammar, grammar_check
 from inference.sampling.grammar import GrammarCompiler
 from tests.fixtures_engine import make_model, run_all
@@ -181,7 +182,8 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_grammars_and_refusals_are_kept_by_content_up_to_a_number(
     checks: list[str], make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grammar, "_MAX_CACHED", 2)
+    monkeypatch.setattr(grammar, "_MAX_CACHED", 1)
+    monkeypatch.setattr(grammar, "_MAX_CHECKED", 2)
     compiler = GrammarCompiler(make_engine().vocabulary)
     for pattern in ("a", "[", "a", "[", "b", "a"):
         if pattern == "[":
@@ -205,7 +207,38 @@ def test_a_grammar_that_explodes_fails_its_requests_and_is_compiled_again(
     assert isinstance(answers["r"].error, GrammarTooComplexError)
     assert answers["i"].last.finish_reason == "length"
     assert not engine.grammars.compile(long).is_exhausted
-    assert checks == [long.pattern] * 2
+    assert checks == [long.pattern]
+
+
+def test_one_payer_cannot_exhaust_the_grammar_of_another(
+    checks: list[str], make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar_check, "limits", lambda: LLParserLimits(max_lexer_states=40))
+    engine = make_engine()
+    long = Regex("[a-z]{90}")
+    engine.add(Generate("r", prompt="x", payer="one", sampling=Sampling(max_tokens=100, constraint=long)))
+    other = engine.grammars.compile(long, "other")
+    assert any(isinstance(output, Failure) for output in engine.run())
+    assert engine.grammars.compile(long, "other") is other
+    assert not other.is_exhausted
+    assert checks == [long.pattern], "payers share the check"
+
+
+def test_an_answer_that_its_grammar_ends_has_a_last_chunk_with_what_was_held_back(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar_check, "limits", lambda: LLParserLimits(max_lexer_states=40))
+    engine = make_engine()
+    sampling = Sampling(max_tokens=100, constraint=Regex("[a-z]{90}"), stop=("q" * 200,))
+    engine.add(Generate("r", prompt="x", sampling=sampling, probe=True))
+    outputs = list(engine.run())
+    failure = outputs[-1]
+    assert isinstance(failure, Failure)
+    assert failure.last is not None
+    chunks = [output for output in outputs if isinstance(output, Chunk)]
+    assert failure.last.completion_tokens == len(chunks) > 0
+    assert failure.last.probe is not None
+    assert failure.last.finish_reason is None
 
 
 def test_a_schema_that_crashes_the_compiler_is_refused(make_engine: Callable[..., Engine]) -> None:

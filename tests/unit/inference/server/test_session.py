@@ -207,9 +207,9 @@ async def test_an_output_without_a_receiver_is_dropped() -> None:
 class Recorder:
     """An engine that notes what is done to it; jobs run as they are posted."""
 
-    def __init__(self, compile_: Callable[[object], Any]) -> None:
+    def __init__(self, compile_: Callable[..., Any]) -> None:
         self.max_context = 9
-        self.grammars = SimpleNamespace(compile=compile_, cached=lambda _: None)
+        self.grammars = SimpleNamespace(compile=compile_, cached=lambda *_: None)
         self.done: list[str] = []
         self.engine = self
         self.metrics = EngineMetrics("tiny")
@@ -233,9 +233,7 @@ class Recorder:
         self.done.append("abort")
 
 
-async def run_compiling(
-    compile_: Callable[[object], Any], *commands: protocol.Command
-) -> tuple[Recorder, Writer]:
+async def run_compiling(compile_: Callable[..., Any], *commands: protocol.Command) -> tuple[Recorder, Writer]:
     """A session whose client hangs up when no constraint is being compiled any more."""
     reader, writer, recorder = asyncio.StreamReader(), Writer(), Recorder(compile_)
     with ThreadPoolExecutor(1) as tokenizers, ThreadPoolExecutor(1) as compilers:
@@ -245,7 +243,8 @@ async def run_compiling(
             reader.feed_data(frames.encode_frame(command))
         while not it._compiling:  # noqa: ASYNC110 -- nothing tells when a command has been read
             await asyncio.sleep(0)
-        await asyncio.gather(*it._compiling.values())
+        while it._compiling:
+            await asyncio.gather(*it._compiling.values())
         done = list(recorder.done)
         reader.feed_eof()
         await running
@@ -274,7 +273,7 @@ async def test_other_commands_are_answered_while_a_constraint_is_compiled(
     last_is_handled: threading.Event,
 ) -> None:
     recorder, writer = await run_compiling(
-        lambda _: last_is_handled.wait(60), CONSTRAINED, CountTokens("c", prompt="x"), Abort("unknown")
+        lambda *_: last_is_handled.wait(60), CONSTRAINED, CountTokens("c", prompt="x"), Abort("unknown")
     )
     assert last_is_handled.is_set()
     assert [type(event) for event in writer.events] == [protocol.TokenCount]
@@ -282,7 +281,7 @@ async def test_other_commands_are_answered_while_a_constraint_is_compiled(
 
 
 async def test_a_refused_constraint_is_its_requests_own_error() -> None:
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise InvalidSchemaError("#/items", "bad")
 
     recorder, writer = await run_compiling(refuse, CONSTRAINED)
@@ -296,16 +295,16 @@ async def test_a_refused_constraint_is_its_requests_own_error() -> None:
 async def test_a_request_aborted_while_its_constraint_is_compiled_ends_as_soon_as_it_has_begun(
     last_is_handled: threading.Event,
 ) -> None:
-    recorder, _ = await run_compiling(lambda _: last_is_handled.wait(60), CONSTRAINED, Abort("g"))
+    recorder, _ = await run_compiling(lambda *_: last_is_handled.wait(60), CONSTRAINED, Abort("g"))
     assert recorder.done == ["add", "abort"]
 
 
 async def test_too_many_constraints_at_once_are_refused_as_retryable(
     last_is_handled: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compilations, "MAX_IN_ALL", 1)
+    monkeypatch.setattr(compilations, "MAX_OF_PAYER", 1)
     more = Generate("h", prompt="x", sampling=Sampling(constraint=Regex("b")))
-    _, writer = await run_compiling(lambda _: last_is_handled.wait(60), CONSTRAINED, more, Abort("unknown"))
+    _, writer = await run_compiling(lambda *_: last_is_handled.wait(60), CONSTRAINED, more, Abort("unknown"))
     (event,) = writer.events
     assert isinstance(event, protocol.Error)
     assert (event.request_id, event.code, event.retryable) == ("h", "overloaded", True)
@@ -314,10 +313,10 @@ async def test_too_many_constraints_at_once_are_refused_as_retryable(
 async def test_requests_with_one_constraint_share_its_compilation(
     last_is_handled: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compilations, "MAX_IN_ALL", 1)
+    monkeypatch.setattr(compilations, "MAX_OF_PAYER", 1)
     compiled = []
 
-    def compile_(constraint: object) -> object:
+    def compile_(constraint: object, _payer: str) -> object:
         last_is_handled.wait(60)
         compiled.append(constraint)
         return constraint
@@ -328,25 +327,21 @@ async def test_requests_with_one_constraint_share_its_compilation(
     assert compiled == [CONSTRAINED.sampling.constraint]
 
 
-async def test_one_payer_cannot_have_others_wait_for_all_its_constraints(
-    last_is_handled: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compilations, "MAX_OF_PAYER", 2)
+async def test_payers_take_turns_with_their_constraints(last_is_handled: threading.Event) -> None:
+    compiled = []
+
+    def compile_(_: object, payer: str) -> None:
+        last_is_handled.wait(60)
+        compiled.append(payer)
+
     flood = [
         Generate(f"f{n}", prompt="x", payer="flood", sampling=Sampling(constraint=Regex(f"f{n}")))
         for n in range(4)
     ]
     other = Generate("o", prompt="x", payer="other", sampling=CONSTRAINED.sampling)
-    recorder, writer = await run_compiling(
-        lambda _: last_is_handled.wait(60), *flood, other, Abort("unknown")
-    )
-    assert [
-        (event.request_id, event.code) for event in writer.events if isinstance(event, protocol.Error)
-    ] == [
-        ("f2", "overloaded"),
-        ("f3", "overloaded"),
-    ]
-    assert recorder.done == ["add"] * 3
+    recorder, writer = await run_compiling(compile_, *flood, other, Abort("unknown"))
+    assert (writer.events, recorder.done) == ([], ["add"] * 5)
+    assert compiled == ["flood", "other", "flood", "flood", "flood"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from inference.protocol import Chunk, Generate, Message, ProbeStates, Sampling
 from tests.support.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 
 def messages(count: int) -> list[Generate]:
@@ -55,8 +55,36 @@ async def test_a_streamed_choice_that_its_request_ends_counts_up_to_there() -> N
     engine.gives_up_after = 2
     found = await run(engine, messages(2), Answer("a"), is_streamed=True)
     assert found.texts == ("Hello there",) * 2
-    assert (found.completion_tokens, found.finish_reasons) == (4, ("abort", "abort"))
+    assert (found.completion_tokens, found.finish_reasons) == (4, ("length", "length"))
     assert isinstance(found.error, InvalidInput)
+
+
+async def test_a_choice_that_never_began_costs_nothing_and_frees_no_other() -> None:
+    class Engine(ScriptedEngine):
+        async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
+            if request.request_id == "chat-1":
+                raise InvalidInput("the constraint is too complex", details={"code": "grammar_too_complex"})
+            async for chunk in super().generate(request):
+                yield chunk
+
+    found = await run(Engine(), messages(2), Answer("a"), is_streamed=True)
+    assert found.texts == ("Hello there, world.", "")
+    assert (found.prompt_tokens, found.completion_tokens) == (2, 4)
+    assert found.finish_reasons == ("stop", "length")
+    assert isinstance(found.error, InvalidInput)
+
+
+async def test_other_errors_in_a_stream_are_not_charged() -> None:
+    """The model left the numeric range: of the adapter's creator, or of the operator."""
+
+    class Engine(ScriptedEngine):
+        async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
+            async for chunk in super().generate(request):
+                yield chunk
+                raise InvalidInput("not a number", details={"code": "numerical_error"})
+
+    with pytest.raises(InvalidInput):
+        await run(Engine(), messages(1), Answer("a"), is_streamed=True)
 
 
 @pytest.mark.parametrize(("gives_up_after", "is_streamed"), [(2, False), (0, True)])
