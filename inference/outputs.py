@@ -134,12 +134,12 @@ class OutputProcessor:
             outputs += self._extend_answers(group, states)
         return outputs
 
-    def fail(self, request: Request, error: InferenceError) -> Failure:
-        """End `request` with an error."""
+    def fail(self, request: Request, error: InferenceError, last: Chunk | None = None) -> Failure:
+        """End `request` with an error, after its `last` chunk."""
         self._remove(request)
         if isinstance(error, NumericalError):
             self._prefixes.invalidate(request)
-        return Failure(request.request_id, error)
+        return Failure(request.request_id, error, last)
 
     def _retry(self, request: Request) -> None:
         """Compute a request again without proposals. A token that is never sampled may drive an adapter to
@@ -229,8 +229,7 @@ class OutputProcessor:
         states = request.probe_states()
         probe = states if states is not None and states.is_finite else None
         last = make_chunk(request, None, request.text.flush(), probe) if request.num_answer_tokens else None
-        self.fail(request, error)
-        return Failure(request.request_id, error, last)
+        return self.fail(request, error, last)
 
     def _finish(
         self, request: GenerationRequest, reason: FinishReason, token: SampledToken, text: str

@@ -55,7 +55,7 @@ FILLER_GAS = 21_000
 FEE_CEILING = 1_000 * GWEI
 """Highest `maxFeePerGas` of a replacement without a ceiling of its own, in wei."""
 RELAYS_WAIT_SECONDS = 30.0
-"""Interval between looks at whether the budget suffices for relayed calls again."""
+"""Interval between checks of the relay budget while relayed calls wait."""
 GAS_METRICS_SECONDS = 30.0
 """Interval between updates of the metrics about gas."""
 

@@ -32,7 +32,7 @@ its signature may use all the gas that it is given, at this operator's cost.
 RELAYED_CALLS = SIGNED_CALLS | {"claim"}
 """Functions that operators call for others. Their own calls are sent first."""
 RELAY_PERIOD = timedelta(hours=24)
-"""For which an operator limits the gas of the calls for others."""
+"""Period of the gas budget for relayed calls."""
 
 
 @dataclass(frozen=True, slots=True)

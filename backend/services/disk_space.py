@@ -1,5 +1,5 @@
-"""Disk space for what anyone can have stored here. It leaves some to the rest of the installation, which must
-not stop for it.
+"""Limits uploads and fetched content to the disk space beyond a reserve, which keeps the rest of the
+installation running.
 """
 
 from __future__ import annotations

@@ -74,15 +74,15 @@ class GrammarState:
 class GrammarCompiler:
     """Compiles constraints, on any thread, and caches the latest ones.
 
-    Each payer has grammars of its own, so that only its own answers can drive an automaton over its limits.
-    What all share is the check of a constraint in another process, which takes longest.
+    Each payer has its own grammars, so that only its own answers can drive an automaton over its limits. All
+    payers share the check of a constraint in another process, the slowest part.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._lock = threading.Lock()
         self._compiling = threading.Lock()
-        """Held during a compilation: concurrent ones would take the memory of as many processes."""
+        """Held during a compilation, so that at most one child process runs."""
         self._checked: OrderedDict[AnyConstraint, InvalidSchemaError | None] = OrderedDict()
         self._cache: OrderedDict[tuple[str, AnyConstraint], Grammar] = OrderedDict()
 
@@ -109,12 +109,12 @@ class GrammarCompiler:
             with self._lock:
                 is_checked = constraint in self._checked
             found = self._compile(constraint, is_checked=is_checked)
-        refused = found if isinstance(found, InvalidSchemaError) else None
-        with self._lock:
-            _keep(self._checked, constraint, refused, _MAX_CHECKED)
-            if isinstance(found, Grammar):
-                _keep(self._cache, (payer, constraint), found, _MAX_CACHED)
-                return found
+            refused = found if isinstance(found, InvalidSchemaError) else None
+            with self._lock:
+                _keep(self._checked, constraint, refused, _MAX_CHECKED)
+                if isinstance(found, Grammar):
+                    _keep(self._cache, (payer, constraint), found, _MAX_CACHED)
+                    return found
         raise type(found)(found.where, found.reason)
 
     def _compile(self, constraint: AnyConstraint, *, is_checked: bool) -> Grammar | InvalidSchemaError:

@@ -33,8 +33,9 @@ AGEING_SECONDS = 30.0
 """A request that has waited this long in a priority class moves up one class."""
 _AGEING_PERIOD_SECONDS = 1.0
 _NUM_PREFETCHED = 16
-_MAX_REFUSED = 16  # of one step
 """Number of requests at the front of the queue whose adapters are loaded while they wait."""
+_MAX_REFUSED = 16
+"""Number of requests that one step refuses."""
 
 
 class SlotSource(Protocol):

@@ -87,6 +87,6 @@ def _copy(done: Compiled, to: Compiled) -> None:
         to.set_exception(InferenceError("the engine is stopping"))
     elif (error := done.exception()) is not None:
         to.set_exception(error)
-        to.exception()  # retrieved, also if nobody waits for it any more
+        to.exception()  # marks the error as retrieved: asyncio would log it if no request awaits it
     else:
         to.set_result(done.result())

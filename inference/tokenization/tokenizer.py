@@ -154,7 +154,7 @@ class ChatTokenizer:
         return cast("str", rendered)
 
     def _encode(self, text: str, *, is_start: bool) -> list[int]:
-        # A batch releases the GIL, which the engine's thread needs meanwhile; a single text does not.
+        # `encode_batch_fast` releases the GIL, so that the engine's thread keeps running; `encode` holds it.
         (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=is_start)
         return cast("list[int]", encoding.ids)
 

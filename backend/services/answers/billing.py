@@ -75,7 +75,7 @@ class Billing:
             if folder is not None and part.model.record.snapshots
         ]
         if not all(one.is_prepared(folder) for one in self._attributors for folder in trained):
-            # Another index took its place meanwhile. All bills wait for the thread that computes them.
+            # The cache evicted the index. Loading it in the thread that computes all bills would delay them.
             loop = asyncio.get_running_loop()
             for folder in trained:
                 await loop.run_in_executor(self._loader, self.prepare, folder)

@@ -191,8 +191,8 @@ def _best(receipts: _ChannelReceipts, authorities: Iterable[Authority]) -> Selec
 def _authorities(
     tx: UnitOfWork, channel: Channel, keys: SessionKeys, over_before: int
 ) -> Iterator[Authority]:
-    """All authorities that the vault accepts. Expired and revoked keys are included: what was
-    charged before their end can be collected until the thaw has passed.
+    """All authorities that the vault accepts. Expired and revoked keys are included: what was charged before
+    their end can be collected until the thaw has passed.
     """
     grants = {grant.key: grant for grant in tx.chain.grants(channel.id) if _end(grant) >= over_before}
     for voucher in tx.channels.vouchers(channel.id):

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 ACCOUNT_SHARE = 10
 """One account may use a tenth of the budget."""
 RETRY_AFTER = timedelta(hours=1)
-"""Where nothing was relayed that time frees: the price of gas must fall."""
+"""If no signed transaction leaves the period, the price of gas has to fall first."""
 
 
 class RelayBudgetSpent(DomainError):
-    """The operator relays no more transactions for now; the account's own wallet can send most of them."""
+    """The gas of relayed transactions has reached the operator's budget, or the account's share of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Relay:
     gas: int | None
     """Estimated gas limit of its transaction; None if that is already queued."""
     gas_price: int
-    """Wei."""
+    """Wei; 0 if the transaction is already queued."""
 
 
 class Relays:
     """Relayed transactions may cost `budget` wei in 24 hours: their gas limits at the present price of gas.
-    None: no limit. The sender holds them to it; here they are refused in time to be sent otherwise. `lane` is
-    the operator's account that sends them.
+    None: no limit. `backend.chain.sender` enforces the budget; this class refuses early, so that the account
+    can send the transaction itself. `lane` is the operator's account that sends them.
     """
 
     def __init__(
@@ -82,12 +82,13 @@ class Relays:
         """
         with self._db.read() as tx:
             _, known = newest_attempt(tx, key, None)
-        if known is None and gas is None:
+        if known is not None:
+            return Relay(account, *call, args, key, gas=None, gas_price=0)
+        if gas is None:
             gas = self._chain.prepare(*call, *args, sender=self._lane).gas or 0
-        relay = Relay(account, *call, args, key, gas if known is None else None, self._chain.gas_price())
-        if known is None:
-            with self._db.read() as tx:
-                self._check_budget(tx, relay)
+        relay = Relay(account, *call, args, key, gas, self._chain.gas_price())
+        with self._db.read() as tx:
+            self._check_budget(tx, relay)
         return relay
 
     def lock(self, tx: UnitOfWork) -> None:
