@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
 """Time between two questions to a replica that is down."""
+MAX_FAILURES = 2
+"""Replicas that may fail at the same request: one that ends its engine must not end all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +92,27 @@ class Replicas:
     async def count_tokens(self, request: CountTokens) -> TokenCount:
         """By the replica with the least load, or the next one if that fails."""
         last: Unavailable = _none_left()
+        failures = 0
         for replica in sorted(self._candidates(), key=lambda each: each.load):
             try:
                 return await replica.engine.count_tokens(request)
             except Unavailable as error:
                 self._failed(replica, error)
                 last = error
+                failures += _concerns_request(error)
+                if failures == MAX_FAILURES:
+                    break
         raise last
 
     async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
-        """Stream an answer. A replica that fails before the first chunk is replaced by the next one. Later
-        the answer fails, because another replica would sample other tokens.
+        """Stream an answer. A replica that fails before the first chunk is replaced by the next one, until
+        `MAX_FAILURES` have failed at the request. Later the answer fails, because another replica would
+        sample other tokens.
         """
         if request.request_id in self._running:
             raise InvalidInput(f"request id {request.request_id!r} is in use", "request_id")
         tried: set[str] = set()
+        failures = 0
         while True:
             replica = self._choose(request, tried)
             has_begun = False
@@ -116,7 +124,9 @@ class Replicas:
             except Unavailable as error:
                 self._failed(replica, error)
                 tried.add(replica.name)
-                if has_begun or all(each.name in tried for each in self._candidates()):
+                failures += _concerns_request(error)
+                is_last = failures == MAX_FAILURES or all(each.name in tried for each in self._candidates())
+                if has_begun or is_last:
                     raise
             else:
                 return
@@ -267,6 +277,11 @@ class Replicas:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _concerns_request(error: Unavailable) -> bool:
+    """Whether the replica may have failed because of the request. One that is down or full did not see it."""
+    return not isinstance(error, EngineUnreachable | Overloaded)
 
 
 def _cause(error: Exception) -> str:

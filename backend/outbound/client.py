@@ -32,6 +32,8 @@ MAX_ADDRESSES = 4
 """Addresses of one host that are tried."""
 NUM_RESOLVER_THREADS = 16
 """Started as needed: a look-up that hangs holds one, and the others go on."""
+START_SECONDS = 10.0
+"""After which a body must have arrived at its minimum rate."""
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 _SECONDS = re.compile(rb"[0-9]{1,6}")
 
@@ -66,9 +68,12 @@ class OutboundClient:
     def _tls(self) -> ssl.SSLContext:
         return httpcore2.default_ssl_context()
 
-    def get(self, url: str, *, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
+    def get(
+        self, url: str, *, accept: str, max_bytes: int, seconds: float, min_rate: int = 0
+    ) -> Iterator[bytes]:
         headers = {"accept": accept, "accept-encoding": "identity"}
-        with self._request("GET", url, parse_url(url), headers, seconds) as response:
+        deadline = _Deadline(seconds, min_rate)
+        with self._request("GET", url, parse_url(url), headers, deadline) as response:
             if response.status != HTTPStatus.OK:
                 text = f"{url} answered with status {response.status}."
                 raise UnexpectedStatus(text, details={"status": response.status})
@@ -77,10 +82,11 @@ class OutboundClient:
                 received += len(chunk)
                 if received > max_bytes:
                     raise Unreachable(f"{url} sent more than {max_bytes} bytes.")
+                deadline.extend(received)
                 yield chunk
 
     def post(self, url: str, *, body: bytes, headers: Mapping[str, str], seconds: float) -> Posted:
-        with self._request("POST", url, self._encrypted(url), headers, seconds, body) as response:
+        with self._request("POST", url, self._encrypted(url), headers, _Deadline(seconds), body) as response:
             waits = [value for name, value in response.headers if name.lower() == b"retry-after"]
             wait = waits[0] if waits else b""
             return Posted(response.status, int(wait) if _SECONDS.fullmatch(wait) else None)
@@ -108,11 +114,10 @@ class OutboundClient:
         url: str,
         parsed: httpcore2.URL,
         headers: Mapping[str, str],
-        seconds: float,
+        deadline: _Deadline,
         body: bytes | None = None,
     ) -> Iterator[httpcore2.Response]:
         """The answer, whose body is not read yet. `parsed`: the parsed `url`."""
-        deadline = time.monotonic() + seconds
         sent: list[tuple[bytes | str, bytes | str]] = [("host", _host_header(parsed)), *headers.items()]
         if body is not None:
             sent.append(("content-length", str(len(body))))
@@ -126,7 +131,7 @@ class OutboundClient:
             ):
                 yield response
         except httpcore2.TimeoutException as error:
-            raise Unreachable(f"{url} did not answer within {seconds:.0f} s.") from error
+            raise Unreachable(f"{url} {deadline.missed}.") from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError, ValueError) as error:
             raise Unreachable(f"{url} cannot be reached: {error}") from error
 
@@ -168,10 +173,45 @@ def _host_header(url: httpcore2.URL) -> bytes:
     return host if url.port is None else b"%b:%d" % (host, url.port)
 
 
+class _Deadline:
+    """Of one request: `seconds` after its start; earlier if its body arrives at less than `min_rate` bytes
+    per second.
+    """
+
+    def __init__(self, seconds: float, min_rate: int = 0) -> None:
+        self._seconds, self._min_rate = seconds, min_rate
+        self._began, self._received = time.monotonic(), 0
+
+    def extend(self, received: int) -> None:
+        """So many bytes of the body have arrived."""
+        self._received = received
+
+    @property
+    def remaining(self) -> float:
+        """Seconds. Errors: `httpcore2.ReadTimeout` after the deadline."""
+        seconds = self._began + self._limit - time.monotonic()
+        if seconds <= 0:
+            raise httpcore2.ReadTimeout("the deadline has passed")
+        return seconds
+
+    @property
+    def missed(self) -> str:
+        """What a server did that missed the deadline."""
+        if self._limit < self._seconds:
+            return f"sent less than {self._min_rate} bytes per second"
+        return f"did not answer within {self._seconds:.0f} s"
+
+    @property
+    def _limit(self) -> float:
+        if not self._min_rate:
+            return self._seconds
+        return min(self._seconds, START_SECONDS + self._received / self._min_rate)
+
+
 class _CheckedNetwork(httpcore2.NetworkBackend):
     """Connects to checked addresses only, within the deadline."""
 
-    def __init__(self, client: OutboundClient, deadline: float) -> None:
+    def __init__(self, client: OutboundClient, deadline: _Deadline) -> None:
         self._client = client
         self._deadline = deadline
 
@@ -183,10 +223,10 @@ class _CheckedNetwork(httpcore2.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        addresses = self._client.addresses(host, port, _remaining(self._deadline))
+        addresses = self._client.addresses(host, port, self._deadline.remaining)
         for number, address in enumerate(addresses, start=1):
             try:
-                seconds = _remaining(self._deadline) / (len(addresses) - number + 1)
+                seconds = self._deadline.remaining / (len(addresses) - number + 1)
                 stream = self._client.connect(address, port, seconds, socket_options)
                 return _DeadlineStream(stream, self._deadline)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
@@ -198,15 +238,15 @@ class _CheckedNetwork(httpcore2.NetworkBackend):
 class _DeadlineStream(httpcore2.NetworkStream):
     """A connection whose reads and writes share one deadline, so that a slow peer cannot extend it."""
 
-    def __init__(self, stream: httpcore2.NetworkStream, deadline: float) -> None:
+    def __init__(self, stream: httpcore2.NetworkStream, deadline: _Deadline) -> None:
         self._stream = stream
         self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        return self._stream.read(max_bytes, _remaining(self._deadline))
+        return self._stream.read(max_bytes, self._deadline.remaining)
 
     def write(self, buffer: Any, timeout: float | None = None) -> None:  # noqa: ARG002
-        self._stream.write(buffer, _remaining(self._deadline))
+        self._stream.write(buffer, self._deadline.remaining)
 
     def start_tls(
         self,
@@ -214,7 +254,7 @@ class _DeadlineStream(httpcore2.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore2.NetworkStream:
-        stream = self._stream.start_tls(ssl_context, server_hostname, _remaining(self._deadline))
+        stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.remaining)
         return _DeadlineStream(stream, self._deadline)
 
     def close(self) -> None:
@@ -222,11 +262,3 @@ class _DeadlineStream(httpcore2.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
-
-
-def _remaining(deadline: float) -> float:
-    """Seconds until the deadline. Errors: `httpcore2.ReadTimeout` after it."""
-    seconds = deadline - time.monotonic()
-    if seconds <= 0:
-        raise httpcore2.ReadTimeout("the deadline has passed")
-    return seconds

@@ -35,11 +35,14 @@ class Posted:
 class OutboundHttp(Protocol):
     """The only HTTP client for untrusted URLs. Response bodies are untrusted too."""
 
-    def get(self, url: str, *, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
+    def get(
+        self, url: str, *, accept: str, max_bytes: int, seconds: float, min_rate: int = 0
+    ) -> Iterator[bytes]:
         """Stream the body of a 200. The request is sent when the first chunk is requested.
 
         Errors: `AddressRefused`; `UnexpectedStatus`, also for redirects; `Unreachable`, also if the body
-        exceeds `max_bytes`, or if name resolution and transfer together take longer than `seconds`.
+        exceeds `max_bytes`, if name resolution and transfer together take longer than `seconds`, or if the
+        body falls short of `min_rate` bytes per second by more than a start of a few seconds.
         """
         ...
 

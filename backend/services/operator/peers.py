@@ -13,7 +13,7 @@ from backend.domain.content import ContentCorrupt, decode_cid, verify_block
 from backend.ports.outbound import UnexpectedStatus, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, Cid
@@ -25,6 +25,8 @@ RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car"
 MAX_ASKED = 8
 """Maximum number of operators asked for one content."""
 BLOCK_SECONDS, TREE_SECONDS = 5.0, 150.0
+MIN_TREE_RATE = 256 << 10
+"""Bytes per second. Few trees are fetched at a time, and those of slow operators must not hold up others."""
 FETCH_SECONDS = 200.0
 """After so much time no other operator is asked for the same content: several may serve slowly."""
 MAX_BLOCK_BYTES = 2 << 20
@@ -88,13 +90,13 @@ class Peers:
     def _fetch_from(self, endpoint: str, cid: Cid, max_bytes: int) -> None:
         """Fetch the root block first: it shows cheaply whether the operator has the folder."""
         url = f"{endpoint}/ipfs/{cid}?format="
-        root = self._get(f"{url}raw", RAW, MAX_BLOCK_BYTES, BLOCK_SECONDS)
+        root = self._outbound.get(f"{url}raw", accept=RAW, max_bytes=MAX_BLOCK_BYTES, seconds=BLOCK_SECONDS)
         verify_block(decode_cid(cid), b"".join(root))
         limit = min(max(OVERHEAD * max_bytes, MIN_TREE_BYTES), MAX_TREE_BYTES)
-        self._blobs.add_car(cid, self._get(f"{url}car", CAR, limit, TREE_SECONDS))
-
-    def _get(self, url: str, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
-        return self._outbound.get(url, accept=accept, max_bytes=max_bytes, seconds=seconds)
+        tree = self._outbound.get(
+            f"{url}car", accept=CAR, max_bytes=limit, seconds=TREE_SECONDS, min_rate=MIN_TREE_RATE
+        )
+        self._blobs.add_car(cid, tree)
 
     def _back_off(self, operator: Account, cid: Cid | None, seconds: float) -> None:
         now = self._clock()

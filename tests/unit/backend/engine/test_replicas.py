@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,9 +35,12 @@ class FakeEngine:
         self.refused = asyncio.Event()
         self.fails_at: str | None = None
         """Text in the prompts at which it fails."""
+        self.has_failed = False
+        self.num_counts = 0
         self.probed = asyncio.Event()
 
     async def count_tokens(self, *_: Any) -> TokenCount:
+        self.num_counts += 1
         if self.error is not None:
             raise self.error
         return TokenCount("", 1, 10)
@@ -48,6 +52,7 @@ class FakeEngine:
         if request.request_id.startswith("probe"):
             self.probed.set()
         if self.fails_at is not None and self.fails_at in (request.prompt or ""):
+            self.has_failed = True
             raise Unavailable("it failed at this prompt")
         if self.hangs:
             await asyncio.Event().wait()
@@ -194,15 +199,17 @@ def test_a_full_replica_is_still_up_and_the_next_one_serves() -> None:
     run(test)
 
 
-def test_a_request_that_fails_everywhere_takes_no_replica_down() -> None:
+def test_a_request_that_fails_everywhere_reaches_two_replicas_and_takes_none_down() -> None:
     async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
         for engine in engines.values():
             engine.fails_at = "bad"
         with pytest.raises(Unavailable, match="failed at this prompt"):
             await text(replicas, Generate("1", prompt="bad"))
+        failed = [name for name, engine in engines.items() if engine.has_failed]
+        assert len(failed) == 2
         assert all(each.is_up for each in replicas._replicas)
-        for engine in engines.values():
-            await engine.probed.wait()
+        for name in failed:
+            await engines[name].probed.wait()
         await until(lambda: not any(each.is_doubted for each in replicas._replicas))
         assert all(each.is_up for each in replicas._replicas)
         assert await text(replicas, Generate("2", prompt="x")) in NAMES
@@ -222,10 +229,26 @@ def test_a_replica_that_fails_at_each_request_is_down() -> None:
     run(test)
 
 
+def test_replicas_that_are_down_or_full_do_not_count_as_failed_at_the_request() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        *unavailable, last = NAMES
+        errors = itertools.cycle([EngineUnreachable("down"), Overloaded("full")])
+        for name in unavailable:
+            engines[name].error = next(errors)
+        assert await text(replicas, Generate("1", prompt="x")) == last
+
+    run(test)
+
+
 def test_prompts_are_counted_by_the_next_replica_or_the_last_error_is_raised() -> None:
     async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
         engines["a"].error = Unavailable("no answer in 30 s")
         assert (await replicas.count_tokens(CountTokens("", prompt="x"))).num_tokens == 1
+        for engine in engines.values():
+            engine.error, engine.num_counts = Unavailable("it ended"), 0
+        with pytest.raises(Unavailable, match="it ended"):
+            await replicas.count_tokens(CountTokens("", prompt="x"))
+        assert sum(engine.num_counts for engine in engines.values()) == 2
         for engine in engines.values():
             engine.error = Overloaded("full")
         with pytest.raises(Overloaded):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpcore2
@@ -214,6 +216,41 @@ def test_an_answer_that_trickles_ends_at_the_deadline(head: bytes) -> None:
         with pytest.raises(Unreachable, match="did not answer within"):
             fetch(OutboundClient(allows_private=True), at(port), seconds=0.3)
         has_ended.set()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "passed", "error"),
+    [
+        (100, 69, None),
+        (100, 71, "sent less than 10 bytes per second"),
+        (50, 49, None),
+        (50, 51, "did not answer within 50 s"),
+    ],
+)
+def test_a_body_must_keep_its_minimum_rate_after_the_start(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, passed: float, error: str | None
+) -> None:
+    """600 bytes come at once, which is enough for 60 s after the first ten."""
+    now = time.monotonic()
+    monkeypatch.setattr("backend.outbound.client.time", SimpleNamespace(monotonic=lambda: now))
+    may_end = threading.Event()
+
+    def play(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(HEAD + b"content-length: 605\r\n\r\n" + b"x" * 600)
+        may_end.wait()
+        connection.sendall(b"hello")
+
+    with server(play) as port:
+        limits = {"max_bytes": 1000, "seconds": seconds, "min_rate": 10}
+        body = OutboundClient(allows_private=True).get(at(port), accept="*/*", **limits)
+        received = b""
+        while len(received) < 600:
+            received += next(body)
+        now += passed
+        may_end.set()
+        with pytest.raises(Unreachable, match=error) if error else nullcontext():
+            assert b"".join(body) == b"hello"
 
 
 def test_a_look_up_that_hangs_ends_at_the_deadline() -> None:

@@ -30,7 +30,7 @@ class FakeOutbound:
         self.gateways: dict[str, Callable[[str, str], Iterator[bytes]]] = {}
         self.asked: list[tuple[str, str, int]] = []
 
-    def get(self, url: str, *, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
+    def get(self, url: str, *, accept: str, max_bytes: int, **_limits: float) -> Iterator[bytes]:
         endpoint, _, rest = url.partition("/ipfs/")
         cid, _, kind = rest.partition("?format=")
         self.asked.append((endpoint, kind, max_bytes))
