@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, func, select, update
 
 from backend.db.session import insert_if_absent
 from backend.db.tables.idempotency import IdempotentRequestRow as Row
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from backend.domain.idempotency import IdempotentRequest
+    from backend.domain.ids import Account
 
 
 class IdempotencyStore:
@@ -44,8 +45,15 @@ class IdempotencyStore:
         return RequestClaim(Hash32(row.fingerprint), row.claim, row.started_at, answer)
 
     def store(self, request: IdempotentRequest, claim: str, answer: StoredResponse) -> None:
-        values = {"status": answer.status, "media_type": answer.media_type, "body": answer.body}
+        body = answer.body
+        values = {"status": answer.status, "media_type": answer.media_type, "body": body}
+        values["num_bytes"] = len(body or b"")
         self._session.execute(update(Row).where(_is(request, claim)).values(values))
+
+    def stored_bytes(self, account: Account) -> int:
+        """Of all stored responses of the account."""
+        total = select(func.coalesce(func.sum(Row.num_bytes), 0)).where(Row.account == account)
+        return int(self._session.scalars(total).one())
 
     def release(self, request: IdempotentRequest, claim: str) -> None:
         self._session.execute(delete(Row).where(_is(request, claim)))

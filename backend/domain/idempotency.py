@@ -31,7 +31,7 @@ class IdempotentRequest:
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A stored answer. `body` is None if it was too large to store."""
+    """A stored answer. `body` is None if it was too large, or those of its account were."""
 
     status: int
     media_type: str

@@ -6,6 +6,7 @@ Source: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 RETENTION = timedelta(hours=24)
 MAX_STORED_BYTES = 16 << 20
+"""Of one response."""
+MAX_ACCOUNT_BYTES = 256 << 20
+"""Of all responses of an account. A response may repeat much more of its request than it is charged for."""
+_NOT_STORED = (
+    f"was too large to store: one may have {MAX_STORED_BYTES >> 20} MiB, and those of an account "
+    f"{MAX_ACCOUNT_BYTES >> 20} MiB a day"
+)
 
 
 class RequestUnderWay(Conflict):
@@ -28,7 +36,9 @@ class RequestUnderWay(Conflict):
 
 
 class OutcomeUnknown(Conflict):
-    """The server stopped during the request, or its answer was too large to store."""
+    """The server stopped during the request, or its answer was too large to store, alone or with the
+    account's others of the day.
+    """
 
 
 class Idempotency:
@@ -62,10 +72,14 @@ class Idempotency:
         return self._answer(request, known, now)
 
     def store(self, request: IdempotentRequest, claim: str, answer: StoredResponse) -> None:
-        """Store the response until `RETENTION` after the start; without a body of over `MAX_STORED_BYTES`."""
-        if len(answer.body or b"") > MAX_STORED_BYTES:
-            answer = StoredResponse(answer.status, answer.media_type, None)
+        """Store the response until `RETENTION` after the start; without its body if that has more than
+        `MAX_STORED_BYTES`, or the account's bodies more than `MAX_ACCOUNT_BYTES`.
+        """
+        size = len(answer.body or b"")
         with self._db.begin() as tx:
+            left = MAX_ACCOUNT_BYTES - tx.idempotency.stored_bytes(request.account)
+            if size > min(MAX_STORED_BYTES, left):
+                answer = replace(answer, body=None)
             tx.idempotency.store(request, claim, answer)
 
     def release(self, request: IdempotentRequest, claim: str) -> None:
@@ -81,7 +95,7 @@ class Idempotency:
                 details={"retry_after_seconds": 1},
             )
         if known.answer is None or known.answer.body is None:
-            reason = "is unknown" if known.answer is None else "was too large to store"
+            reason = "is unknown" if known.answer is None else _NOT_STORED
             raise OutcomeUnknown(
                 f"The outcome of the request with the key {request.key!r} {reason}. It is not run again: see "
                 "/v1/receipts for what was charged, and use a new key.",

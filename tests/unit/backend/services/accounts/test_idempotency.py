@@ -91,6 +91,26 @@ def test_an_answer_too_large_is_not_run_again_either(idempotency: Idempotency) -
         idempotency.start(asks())
 
 
+def test_the_answers_of_one_account_have_a_limit_together(
+    idempotency: Idempotency, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "backend.services.accounts.idempotency.MAX_ACCOUNT_BYTES", 2 * len(ANSWER.body or b"")
+    )
+    for number in range(3):
+        request = asks(key=f"key {number}")
+        idempotency.store(request, str(idempotency.start(request)), ANSWER)
+    assert [idempotency.start(asks(key=f"key {number}")) for number in range(2)] == [ANSWER, ANSWER]
+    with pytest.raises(OutcomeUnknown, match="too large to store"):
+        idempotency.start(asks(key="key 2"))
+    other = asks(account="another")
+    idempotency.store(other, str(idempotency.start(other)), ANSWER)
+    assert idempotency.start(other) == ANSWER
+    clock.pass_seconds(RETENTION.total_seconds() + 1)
+    idempotency.store(asks(), str(idempotency.start(asks())), ANSWER)
+    assert idempotency.start(asks()) == ANSWER
+
+
 def test_keys_are_forgotten_after_a_day(idempotency: Idempotency, clock: FakeClock) -> None:
     idempotency.store(asks(), str(idempotency.start(asks())), ANSWER)
     clock.pass_seconds(RETENTION.total_seconds())
