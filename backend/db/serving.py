@@ -22,7 +22,7 @@ from backend.db.tables.serving import (
     VoucherRow,
 )
 from backend.db.tables.transactions import TransactionRow
-from backend.db.usage import usage_by_day
+from backend.db.usage import joined, summed, usage_by_day
 from backend.domain.channels import Move
 from backend.domain.errors import Conflict
 from backend.domain.hashing import pack_list
@@ -199,7 +199,7 @@ class ReceiptStore:
         """
         oldest = func.min(ReceiptRow.served_at)
         rows = self._session.execute(
-            select(ReceiptRow.channel_id, func.count(), oldest)
+            select(ReceiptRow.channel_id, func.count(), oldest, *summed(ReceiptRow.charge))
             .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
             .where(ReceiptRow.operator == operator, ReceiptRow.batch.is_(None), ReceiptRow.charge > 0)
             .where(_IS_READY)
@@ -207,7 +207,10 @@ class ReceiptStore:
             .group_by(ReceiptRow.channel_id)
             .order_by(oldest, ReceiptRow.channel_id)
         )
-        return [Backlog(ChannelId(Hash32(channel)), count, since) for channel, count, since in rows]
+        return [
+            Backlog(ChannelId(Hash32(channel)), count, joined(amounts), since)
+            for channel, count, since, *amounts in rows
+        ]
 
     def unsettled(self, channel: ChannelId, after: int, limit: int) -> Sequence[SignedReceipt]:
         """The first `limit` unsettled, ready receipts of the channel above the cumulative `after`, rising."""

@@ -16,6 +16,8 @@ PPM = 1_000_000
 """The whole, in ppm."""
 UNIT = 1_000_000
 """Micro-units in a token unit."""
+MAX_AMOUNT = (1 << 128) - 1
+"""Micro-units that the contracts can hold."""
 DOLLAR = 10**12
 """Micro-units in a dollar: the payment token has six decimals."""
 
@@ -36,6 +38,11 @@ def mul_ppm_down(amount: int, ppm: int) -> int:
 def mul_ppm_to_units_up(amount: int, ppm: int) -> int:
     """`ppm` of micro-units in whole token units, rounded up."""
     return -(-amount * ppm // (PPM * UNIT))
+
+
+def most_covered(stake: int, ppm: int) -> int:
+    """The largest amount of which a stake is `ppm`, rounded up to whole token units; all in micro-units."""
+    return MAX_AMOUNT if ppm == 0 else min(MAX_AMOUNT, stake // UNIT * PPM * UNIT // ppm)
 
 
 @dataclass(frozen=True, slots=True)

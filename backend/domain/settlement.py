@@ -156,6 +156,7 @@ class Backlog:
 
     channel_id: ChannelId
     num_receipts: int
+    amount: int  # micro-units
     oldest_served_at: int  # unix seconds
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import InvalidInput
-from backend.domain.money import GWEI
+from backend.domain.money import GWEI, UNIT
 from backend.installation.audit import Audit
 from backend.installation.extras import require_extra
 from backend.installation.resources import Resources, utc_now
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from backend.services.operator.membership import Membership
     from backend.services.operator.offers import Offers
     from backend.services.operator.receipt_keys import ReceiptKeys
+    from backend.services.settle.pace import Pace
     from backend.services.settle.settler import Settler
     from backend.services.train.estimate import Estimates
     from backend.services.train.imported import ImportedAdapters
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
     from backend.services.webhooks.signing import SigningSecrets
 
 
+PUBLIC_MIN_COLLECTED = 100_000
+"""Token units, where no least amount is set and gas has a price."""
 PUBLIC_RELAY_BUDGET = 100_000_000
 """Gwei, where no budget is set and the chain's coin has a price."""
 
@@ -310,7 +313,7 @@ class Installation(Resources):
     @cached_property
     def settler(self) -> Settler:
         from backend.chain.keys import recover
-        from backend.services.settle.settler import Pace, Settler
+        from backend.services.settle.settler import Settler
 
         return Settler(
             operator=self.operator.account,
@@ -323,10 +326,19 @@ class Installation(Resources):
             recover=recover,
             vault=self.typed_domain("PaymentVault"),
             settlement=self.typed_domain("Settlement"),
-            pace=Pace(self.settings.batch_seconds, self.settings.batch_receipts),
+            pace=self._pace,
             clock=self.chain_now,
             thaw_seconds=int(self.chain.call("PaymentVault", "thawSeconds")),
         )
+
+    @property
+    def _pace(self) -> Pace:
+        from backend.services.settle.pace import Pace
+
+        settings, units = self.settings, self.settings.min_collected
+        if units is None:
+            units = 0 if self.deployment.chain_id == LOCAL_CHAIN_ID else PUBLIC_MIN_COLLECTED
+        return Pace(settings.batch_seconds, settings.batch_receipts, units * UNIT)
 
     @cached_property
     def audit(self) -> Audit:

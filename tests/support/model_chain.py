@@ -12,7 +12,7 @@ from backend.domain.channels import Channel, Grant
 from backend.domain.hashing import TypedDomain, to_bytes
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
 from backend.domain.merkle import BALANCES_TAG, Opening, resolve
-from backend.domain.money import GWEI, UNIT
+from backend.domain.money import GWEI, UNIT, mul_ppm_to_units_up
 from backend.domain.registries import Operator, RegisteredVersion
 from backend.domain.settlement import (
     BatchState,
@@ -65,6 +65,8 @@ class ModelChain:
     demanded: list[Demand] = field(default_factory=list)
     calls: dict[Hash32, Any] = field(default_factory=dict)
     """Decoded calls by transaction."""
+    cover: int = 10**18
+    """Of the stake, what covers batches."""
     is_lagging: bool = False
     """While true the projections miss the newest batch."""
 
@@ -176,12 +178,26 @@ class ModelChain:
 
     # Chain
 
-    def call(self, contract: str, function: str, argument: Any) -> Any:
-        """The views that settlement calls: `OperatorRegistry.retiredAt` and `Disputes.demandsOn`."""
-        if (contract, function) == ("Disputes", "demandsOn"):
-            return self.num_open(argument), 0, 0
-        assert (contract, function) == ("OperatorRegistry", "retiredAt")
-        return (self.retired | self.unindexed).get(argument, 0)
+    def call(self, contract: str, function: str, *args: Any) -> Any:
+        """The views that settlement calls."""
+        match contract, function:
+            case "Disputes", "demandsOn":
+                return self.num_open(args[0]), 0, 0
+            case "OperatorRegistry", "retiredAt":
+                return (self.retired | self.unindexed).get(args[0], 0)
+            case "OperatorRegistry", "coverOf":
+                return self.cover, 0
+            case "PaymentVault", "potOf":
+                return self.pot
+        raise AssertionError((contract, function))
+
+    def address(self, contract: str) -> Account:
+        return some_account(contract)
+
+    @property
+    def pot(self) -> int:
+        """What the standing batches collected."""
+        return sum(int(batch.header["total"]) for batch in self.standing())
 
     def prepare(
         self, contract: str, function: str, *args: Any, sender: Account | None = None
@@ -284,6 +300,9 @@ class ModelChain:
             raise refuse("TotalMismatch")
         before = Header.from_chain(last.header) if last else None
         values = {name: int(v) if not str(v).startswith("0x") else v for name, v in commitment.items()}
+        needed = UNIT * mul_ppm_to_units_up(self.pot + values["total"], self.sets[-1].stake_cover_ppm)
+        if needed > self.cover:
+            raise refuse("StakeTooLow", cover=self.cover, needed=needed)
         header = {
             **values,
             "operator": self.market.operator,

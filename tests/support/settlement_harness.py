@@ -28,7 +28,8 @@ from backend.services.background import Background
 from backend.services.channels.admission import Market as AdmissionMarket
 from backend.services.channels.channels import Channels
 from backend.services.settle.convictions import Convictions
-from backend.services.settle.settler import Pace, Settler
+from backend.services.settle.pace import Pace
+from backend.services.settle.settler import Settler
 from backend.storage.embedded import EmbeddedStore
 from tests.support.auth import sign_in
 from tests.support.databases import ViewDatabase

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ENGINE_SECONDS = 5.0
 
 # Limits of the alerts of deployments/monitoring, for what the database shows.
-UNSETTLED_SECONDS = 3600
+UNSETTLED_SECONDS = 90_000
 TRANSACTION_SECONDS = 900
 OUTBOX_SECONDS = 600
 
@@ -138,7 +138,7 @@ def advise(figures: Figures, status: OperatorStatus | None, at: int) -> Iterator
         )
     if _age(figures.unsettled.oldest_at, at) > UNSETTLED_SECONDS:
         yield Advice(
-            f"Receipts of {in_dollars(figures.unsettled_units)} wait for a batch for more than an hour.",
+            f"Receipts of {in_dollars(figures.unsettled_units)} wait for a batch for more than a day.",
             "Check `loraledger settle` and its log: a charge is lost if its voucher expires.",
         )
     if figures.unsettled_units + figures.float_units > figures.stake_units:

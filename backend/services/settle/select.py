@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from backend.domain.batch import MAX_SPANS
 from backend.domain.hashing import to_bytes
+from backend.domain.money import in_dollars
 from backend.domain.voucher import SignedVoucher, Voucher
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import ChannelId
     from backend.domain.receipt import SignedReceipt
+    from backend.domain.settlement import Backlog
     from backend.ports.chain import SessionKeys, Signer
+    from backend.services.settle.pace import BatchLimits
     from backend.services.settle.validate import Validator
 
 _NO_VOUCHER = "no voucher and no held session key covers its next receipt"
@@ -114,6 +117,11 @@ class Selection:
     def until(self) -> int:
         return self.receipts[-1].receipt.cumulative if self.receipts else -1
 
+    @property
+    def amount(self) -> int:
+        """Micro-units that are collected."""
+        return sum(signed.receipt.charge for signed in self.receipts)
+
     def collection(self, span: Span, vault: TypedDomain) -> dict[str, Any]:
         """The vault's `Collection`."""
         signed = self.authority.voucher(span, vault)
@@ -138,30 +146,30 @@ def compact(signature: str) -> tuple[str, str]:
 
 def select(
     tx: UnitOfWork,
+    backlogs: Sequence[Backlog],
     ledger: OperatorLedger,
     validator: Validator,
     keys: SessionKeys,
-    limit: int,
-    over_before: int,
+    limits: BatchLimits,
 ) -> tuple[dict[ChannelId, Selection], dict[ChannelId, str]]:
-    """Select at most `limit` receipts from at most 256 channels, longest waiting first; also returns the
-    reasons for channels that are left out.
+    """Select receipts of at most 256 channels, in the order of their backlogs; also returns the reasons for
+    channels that are left out.
 
-    Session keys that ended before `over_before` (now less the vault's thaw, unix seconds) collect nothing.
+    A channel of which the stake covers nothing is left out, so that one large charge never blocks the others.
     """
     selections: dict[ChannelId, Selection] = {}
     skipped: dict[ChannelId, str] = {}
-    for backlog in tx.receipts.backlogs(validator.operator):
-        if limit <= 0 or len(selections) == MAX_SPANS:
+    for backlog in backlogs:
+        if limits.receipts <= 0 or len(selections) == MAX_SPANS:
             break
         channel = tx.chain.channel(backlog.channel_id)
         if channel is None:
             skipped[backlog.channel_id] = "the channel is not indexed"
             continue
         before = ledger.collected.get(channel.id, 0)
-        found = _authorities(tx, channel, keys, over_before)
+        found = _authorities(tx, channel, keys, limits.keys_since)
         usable = (authority for authority in found if authority.ceiling > before)
-        selection = _best(_ChannelReceipts(tx, channel, before, validator, limit), usable)
+        selection = _best(_ChannelReceipts(tx, channel, before, validator, limits), usable)
         if selection is None:
             skipped[backlog.channel_id] = _NO_VOUCHER
             continue
@@ -169,7 +177,7 @@ def select(
             skipped[backlog.channel_id] = selection.reason
         if selection.receipts:
             selections[backlog.channel_id] = selection
-            limit -= len(selection.receipts)
+            limits = limits.without(len(selection.receipts), selection.amount)
     return selections, skipped
 
 
@@ -188,13 +196,11 @@ def _best(receipts: _ChannelReceipts, authorities: Iterable[Authority]) -> Selec
     return max(selections, key=lambda found: (found.until, found.authority.rank), default=None)
 
 
-def _authorities(
-    tx: UnitOfWork, channel: Channel, keys: SessionKeys, over_before: int
-) -> Iterator[Authority]:
+def _authorities(tx: UnitOfWork, channel: Channel, keys: SessionKeys, keys_since: int) -> Iterator[Authority]:
     """All authorities that the vault accepts. Expired and revoked keys are included: what was charged before
     their end can be collected until the thaw has passed.
     """
-    grants = {grant.key: grant for grant in tx.chain.grants(channel.id) if _end(grant) >= over_before}
+    grants = {grant.key: grant for grant in tx.chain.grants(channel.id) if _end(grant) >= keys_since}
     for voucher in tx.channels.vouchers(channel.id):
         if voucher.signer == channel.payer:
             yield VoucherAuthority(voucher.signed)
@@ -219,7 +225,7 @@ class _ChannelReceipts:
     channel: Channel
     before: int
     validator: Validator
-    limit: int
+    limits: BatchLimits
 
     def start(self, authority: Authority) -> int:
         """Cumulative at which the authority's collection begins."""
@@ -229,7 +235,7 @@ class _ChannelReceipts:
         start = cumulative = self.start(authority)
         selected: list[SignedReceipt] = []
         reason = ""
-        for signed in self.tx.receipts.unsettled(self.channel.id, start, self.limit):
+        for signed in self.tx.receipts.unsettled(self.channel.id, start, self.limits.receipts):
             if self._is_waived(signed, cumulative, selected, authority):
                 start = cumulative = signed.receipt.cumulative
                 continue
@@ -259,4 +265,9 @@ class _ChannelReceipts:
             return _NO_VOUCHER
         if receipt.cumulative - start > self.channel.balance:
             return f"its balance of {self.channel.balance} does not cover its next receipt"
+        if receipt.cumulative - start > self.limits.amount:
+            return (
+                f"the stake covers {in_dollars(self.limits.amount)} more, and its next receipt needs "
+                f"{in_dollars(receipt.cumulative - start)}: `loraledger operator join` adds stake"
+            )
         return self.validator.rejection(signed)

@@ -35,6 +35,7 @@ from backend.domain.rules import Rules
 from backend.domain.settlement import BatchRecord
 from backend.services.channels.charges import sign_overdue
 from backend.services.settle.convictions import Convictions, receipts_of
+from backend.services.settle.pace import BatchLimits, Pace, amount_covered
 from backend.services.settle.retired_keys import pending_retirement, recent_retirement, sign_again
 from backend.services.settle.select import Selection, select
 from backend.services.settle.status import adopt, next_due, outstanding_refunds, unrecorded, update_records
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from backend.domain.batch import OperatorLedger
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId, Hash32
-    from backend.domain.settlement import CommittedBatch
+    from backend.domain.parameters import ParameterSet
+    from backend.domain.settlement import Backlog, CommittedBatch
     from backend.ports.chain import Chain, ChainView, Recover, SessionKeys, Signer
     from backend.ports.storage import BlobStore
     from backend.services.audit.auditor import Auditor
@@ -66,18 +68,9 @@ _BATCH_REVERTS = {
     "ParameterSetNotCurrent",
     "ParameterSetUnknown",
     "CommitsArePaused",
-    "StakeTooLow",
     "RefundsOutstanding",
 }
 """Reverts of a commit that do not depend on the selected channels."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """A batch is due once a receipt is `seconds` old or `receipts` are unsettled, which is also its limit."""
-
-    seconds: float
-    receipts: int
 
 
 class Step(StrEnum):
@@ -171,9 +164,11 @@ class Settler:
         with self.db.read() as tx:
             if reason := pending_retirement(tx, self.operator):
                 return Progress(Step.RETIRING, reason=reason)
-            if not (is_forced or self._is_due(tx)):
+            backlogs = tx.receipts.backlogs(self.operator)
+            due = backlogs if is_forced else self.pace.due(backlogs, self.clock(), self.thaw_seconds)
+            if not due:
                 return Progress(Step.IDLE)
-            candidate, skipped = self._next(tx, ledger)
+            candidate, skipped = self._next(tx, ledger, due)
         if isinstance(candidate, Progress):
             return candidate
         step = Step.COMMITTING if self._commit(candidate) else Step.WAITING
@@ -266,14 +261,8 @@ class Settler:
             with self.db.begin() as tx:
                 log.info("batch %d is valid, with %d of our receipts", batch.number, adopt(tx, batch, ids))
 
-    def _is_due(self, tx: UnitOfWork) -> bool:
-        backlogs = tx.receipts.backlogs(self.operator)
-        if sum(backlog.num_receipts for backlog in backlogs) >= self.pace.receipts:
-            return True
-        return any(self.clock() - b.oldest_served_at >= self.pace.seconds for b in backlogs)
-
     def _next(
-        self, tx: UnitOfWork, ledger: OperatorLedger
+        self, tx: UnitOfWork, ledger: OperatorLedger, backlogs: Sequence[Backlog]
     ) -> tuple[Candidate | Progress, dict[ChannelId, str]]:
         """The next batch to commit, and the channels left out with the reasons."""
         if reason := recent_retirement(self.chain, tx.chain, self.operator):
@@ -281,12 +270,16 @@ class Settler:
         restrictions = self._convictions.restrictions(tx)
         if restrictions.halt_reason:
             return Progress(Step.REFUSED, ledger.number + 1, restrictions.halt_reason), {}
+        terms = tx.chain.latest_parameter_set()
+        if terms is None:
+            return Progress(Step.REFUSED, reason="the parameters are not indexed yet"), {}
         quarantined = restrictions.quarantined
         now = self.clock()
         validator = Validator(self.operator, tx.chain, self.recover, self.settlement, quarantined, now)
-        over_before = now - self.thaw_seconds
-        selections, skipped = select(tx, ledger, validator, self.keys, self.pace.receipts, over_before)
-        return self._build(tx, ledger, selections, skipped), skipped
+        covered = amount_covered(self.chain, self.operator, terms.stake_cover_ppm)
+        limits = BatchLimits(self.pace.receipts, covered, now - self.thaw_seconds)
+        selections, skipped = select(tx, backlogs, ledger, validator, self.keys, limits)
+        return self._build(tx, ledger, terms, selections, skipped), skipped
 
     @cached_property
     def _convictions(self) -> Convictions:
@@ -296,6 +289,7 @@ class Settler:
         self,
         tx: UnitOfWork,
         ledger: OperatorLedger,
+        terms: ParameterSet,
         selections: dict[ChannelId, Selection],
         skipped: dict[ChannelId, str],
     ) -> Candidate | Progress:
@@ -303,9 +297,6 @@ class Settler:
 
         If a revert names no channel, bisection finds it, so that one channel never blocks the others.
         """
-        terms = tx.chain.latest_parameter_set()
-        if terms is None:
-            return Progress(Step.REFUSED, reason="the parameters are not indexed yet")
         rules = Rules(tx.chain)
         deferred: dict[ChannelId, Selection] = {}
         while selections or deferred:

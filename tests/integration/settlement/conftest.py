@@ -22,7 +22,8 @@ from backend.services.audit.background import BackgroundAudits
 from backend.services.audit.cases import Cases
 from backend.services.background import Background
 from backend.services.receipts.proofs import Proofs
-from backend.services.settle.settler import Pace, Settler
+from backend.services.settle.pace import Pace
+from backend.services.settle.settler import Settler
 from backend.storage.embedded import EmbeddedStore
 from tests.support.relays import relays_of
 from tools.local_market import CONTRIBUTORS, OPERATOR, PAYERS, LocalMarket

@@ -8,10 +8,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.domain.errors import InvalidInput
-from backend.domain.money import AMOUNT, PRICE, UNIT, Notation, in_dollars, price_in_dollars, whole_units
+from backend.domain.money import (
+    AMOUNT,
+    MAX_AMOUNT,
+    PPM,
+    PRICE,
+    UNIT,
+    Notation,
+    in_dollars,
+    most_covered,
+    mul_ppm_to_units_up,
+    price_in_dollars,
+    whole_units,
+)
 
 DOLLAR = 10**12
 LARGEST = "340282366920938463463374607.431768211455"
+
+
+@given(stake=st.integers(0, 10**24), ppm=st.integers(1, PPM))
+def test_a_stake_covers_this_amount_and_no_more(stake: int, ppm: int) -> None:
+    most = most_covered(stake, ppm)
+    assert UNIT * mul_ppm_to_units_up(most, ppm) <= stake
+    assert UNIT * mul_ppm_to_units_up(most + 1, ppm) > stake
+
+
+def test_the_stake_covers_no_more_than_the_contracts_can_hold() -> None:
+    assert most_covered(0, 0) == most_covered(1 << 127, 1) == MAX_AMOUNT
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backend.domain.money import PPM, UNIT
 from backend.services.settle.select import Authority, Selection, _ChannelReceipts
+from backend.services.settle.settler import Step
 from tests.support.market import Key
 from tests.support.model_chain import THAW_SECONDS
 from tests.support.settlement_steps import assert_all_settled, settle, settled
@@ -13,6 +15,7 @@ from tests.support.settlement_steps import assert_all_settled, settle, settled
 if TYPE_CHECKING:
     import pytest
 
+    from backend.domain.ids import ChannelId
     from tests.support.settlement_harness import SettlementHarness
 
 
@@ -103,6 +106,45 @@ def test_no_more_is_collected_than_the_channel_holds(harness: SettlementHarness)
     assert "balance" in harness.settler().run_once(is_forced=True).skipped[channel]
     harness.mine()
     assert settled(harness) == [one]
+
+
+def test_a_charge_that_the_stake_does_not_cover_holds_up_no_other_channel(harness: SettlementHarness) -> None:
+    receipts = sorted(map(harness.serve, harness.market.channels), key=lambda signed: signed.receipt.charge)
+    *others, large = receipts
+    cover(harness, large.receipt.charge - 1)
+    skipped: dict[ChannelId, str] = {}
+    for _ in others:  # the stake may cover one only
+        skipped |= harness.settler().run_once(is_forced=True).skipped
+        harness.mine()
+        cover(harness, large.receipt.charge - 1)
+    assert {signed.receipt.channel_id for signed in settled(harness)} == set(harness.market.channels) - {
+        large.receipt.channel_id
+    }
+    assert "operator join" in skipped[large.receipt.channel_id]
+    cover(harness, large.receipt.charge)
+    settle(harness)
+    assert_all_settled(harness, receipts)
+
+
+def test_the_receipts_of_a_channel_are_collected_as_far_as_the_stake_covers_them(
+    harness: SettlementHarness,
+) -> None:
+    channel = harness.market.channels[0]
+    receipts = [harness.serve(channel) for _ in range(4)]
+    cover(harness, sum(signed.receipt.charge for signed in receipts[:2]))
+    assert harness.settler().run_once(is_forced=True).step is Step.COMMITTING
+    harness.mine()
+    assert settled(harness) == receipts[:2]
+    assert harness.settler().run_once(is_forced=True).step is Step.IDLE
+    cover(harness, receipts[2].receipt.charge + receipts[3].receipt.charge)
+    settle(harness)
+    assert_all_settled(harness, receipts)
+
+
+def cover(harness: SettlementHarness, amount: int) -> None:
+    """Have the stake cover exactly so much more: one token unit of stake for each micro-unit."""
+    harness.chain.sets[-1] = replace(harness.chain.sets[-1], stake_cover_ppm=PPM * UNIT)
+    harness.chain.cover = UNIT * (harness.chain.pot + amount)
 
 
 def test_a_lost_receipt_stops_its_channel_until_the_payer_waives_it(harness: SettlementHarness) -> None:

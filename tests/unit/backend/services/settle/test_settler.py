@@ -10,7 +10,8 @@ from sqlalchemy import select
 from backend.db.tables.transactions import TransactionRow
 from backend.domain.batch import Header
 from backend.services.audit.auditor import WrongBatch
-from backend.services.settle.settler import Pace, Step
+from backend.services.settle.pace import PATIENCE_SECONDS, Pace
+from backend.services.settle.settler import Step
 from tests.support.settlement_harness import SettlementHarness
 from tests.support.settlement_steps import (
     CrashingDatabase,
@@ -69,6 +70,32 @@ def test_a_batch_is_due_once_its_oldest_receipt_is_old_enough(harness: Settlemen
     harness.serve()
     harness.chain.time = harness.market.served_at + 5
     assert harness.settler().run_once().step is Step.COMMITTING
+
+
+def test_channels_that_owe_little_wait_for_a_day(harness: SettlementHarness) -> None:
+    receipts = sorted(map(harness.serve, harness.market.channels), key=lambda signed: signed.receipt.charge)
+    settler = harness.settler(pace=Pace(5, 100, receipts[-1].receipt.charge), thaw_seconds=10**6)
+    harness.chain.time = harness.market.served_at + 5
+    settler.run_once()
+    harness.mine()
+    assert settled(harness) == receipts[-1:]
+    harness.chain.time = harness.market.served_at + PATIENCE_SECONDS - 1
+    assert settler.run_once().step is Step.IDLE
+    harness.chain.time += 1
+    settler.run_once()
+    harness.mine()
+    assert_all_settled(harness, receipts)
+
+
+def test_channels_that_owe_little_are_collected_long_before_their_thaw_ends(
+    harness: SettlementHarness,
+) -> None:
+    harness.serve()
+    settler = harness.settler(pace=Pace(5, 100, 1 << 127), thaw_seconds=800)
+    harness.chain.time = harness.market.served_at + 99
+    assert settler.run_once().step is Step.IDLE
+    harness.chain.time += 1
+    assert settler.run_once().step is Step.COMMITTING
 
 
 def test_the_data_is_public_before_the_commit_is_queued(harness: SettlementHarness) -> None:
