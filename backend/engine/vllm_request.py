@@ -95,7 +95,9 @@ def completion_body(request: Generate, model: str, token_ids: Sequence[int]) -> 
 def _structure(constraint: Constraint) -> dict[str, Any]:
     match constraint:
         case JsonSchema(schema):
-            return {"json": schema}
+            from inference.sampling.grammar_check import schema_with_options
+
+            return {"json": schema_with_options(schema)}
         case Regex(pattern):
             return {"regex": pattern}
         case Options(options):

@@ -83,6 +83,13 @@ def grammar_of(constraint: dict[str, Any]) -> str:
             return LLMatcher.grammar_from_lark(f"start: {options}")
 
 
+def schema_with_options(text: str) -> str:
+    """The schema as text with our options in place of its own, for a server that compiles it by llguidance.
+    Raises `Refused`.
+    """
+    return _with_options(_parse(text))
+
+
 def check(constraint: dict[str, Any]) -> None:
     """Raises `Refused`. May crash or never return."""
     grammar = grammar_of(constraint)
@@ -156,7 +163,11 @@ def _literal(text: str) -> str:
 
 
 def _json_rule(schema: dict[str, Any]) -> str:
-    return f"%json {json.dumps({**schema, _OPTIONS_KEY: _JSON_OPTIONS}, ensure_ascii=False)}"
+    return f"%json {_with_options(schema)}"
+
+
+def _with_options(schema: dict[str, Any]) -> str:
+    return json.dumps({**schema, _OPTIONS_KEY: _JSON_OPTIONS}, ensure_ascii=False)
 
 
 def _parse(text: str, name: str = "") -> dict[str, Any]:

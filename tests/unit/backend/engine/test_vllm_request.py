@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.domain.errors import InvalidInput
-from backend.engine.vllm_request import UNSUPPORTED
+from backend.engine.vllm_request import UNSUPPORTED, completion_body
 from backend.ports.engine import InvalidSchema, UnsupportedReasoning
-from inference.protocol import Function, JsonSchema, Message, Options, Regex, Sampling, ToolCall, Tools
+from inference.protocol import (
+    Function,
+    Generate,
+    JsonSchema,
+    Message,
+    Options,
+    Regex,
+    Sampling,
+    ToolCall,
+    Tools,
+)
 from tests.support.vllm import FakeVllm, chunks_of
 
 if TYPE_CHECKING:
@@ -66,6 +77,27 @@ def test_constraints_are_checked_as_by_our_engine(run: Callable[..., Any], vllm:
     assert not any(path == "/v1/completions" for path, _ in vllm.requests)
     run(lambda engine: chunks_of(engine, sampling=Sampling(constraint=Regex("[a-z]+"))))
     assert vllm.body_of("/v1/completions")["structured_outputs"] == {"regex": "[a-z]+"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "rest"),
+    [
+        ({"type": "string", "x-guidance": {"whitespace_pattern": "[ ]{1,32700}"}}, {"type": "string"}),
+        ({"type": "integer"}, {"type": "integer"}),
+        (True, {}),
+    ],
+)
+def test_schemas_are_sent_with_the_options_of_our_engine(schema: Any, rest: dict[str, Any]) -> None:
+    sampling = Sampling(constraint=JsonSchema(json.dumps(schema)))
+    body = completion_body(Generate("r", prompt="x", sampling=sampling), "base", [1])
+    sent = json.loads(body["structured_outputs"]["json"])
+    assert sent.pop("x-guidance") == {
+        "whitespace_pattern": "[ \\t\\n\\r]{1,16}",
+        "json_allowed_escapes": 'nrbtf\\"',
+        "coerce_one_of": False,
+        "lenient": False,
+    }
+    assert sent == rest
 
 
 @pytest.mark.parametrize(
