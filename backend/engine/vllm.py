@@ -20,8 +20,7 @@ from backend.domain.ids import Hash32
 from backend.engine.metric_texts import checked
 from backend.engine.vllm_answer import AnswerReader, Part, failure
 from backend.engine.vllm_request import check_prompt, check_request, completion_body, prompt_body
-from backend.ports.engine import EngineState, EngineUnavailable, EngineUnreachable, InvalidSchema
-from inference.errors import InvalidSchemaError, UnsupportedModelError
+from backend.ports.engine import EngineState, EngineUnavailable, EngineUnreachable
 from inference.protocol import Chunk, TokenCount
 
 if TYPE_CHECKING:
@@ -92,8 +91,11 @@ class VllmEngine:
         """By request id: what ends a running request."""
 
     async def close(self) -> None:
-        """Close the connections. The process that verifies adapters ends with this one."""
+        """Close the connections, and end the check of constraints, which replicas share. The process that
+        verifies adapters ends with this one.
+        """
         await self._http.aclose()
+        self._parts.constraints.close()
 
     async def count_tokens(self, request: CountTokens) -> TokenCount:
         check_prompt(request)
@@ -180,19 +182,11 @@ class VllmEngine:
                 yield response
 
     async def _prepare(self, request: Generate) -> None:
-        """Refuse constraints that our engine would refuse: keywords that cannot be enforced are never
-        ignored. Threads, because reading a vocabulary takes half a second, and a schema as long.
-        """
-        sampling = request.sampling
-        try:
-            if sampling.logprobs is not None:
-                await asyncio.to_thread(self._parts.vocabulary.warm_up)
-            if sampling.constraint is not None:
-                await asyncio.to_thread(self._parts.grammars.compile, sampling.constraint)
-        except InvalidSchemaError as error:
-            raise InvalidSchema(str(error), "response_format", {"code": error.code}) from error
-        except UnsupportedModelError as error:
-            raise InvalidInput(str(error), details={"code": error.code}) from error
+        sampling, constraints = request.sampling, self._parts.constraints
+        if sampling.logprobs is not None:
+            await constraints.read_vocabulary()
+        if sampling.constraint is not None:
+            await constraints.check(sampling.constraint, request.payer)
 
     async def _tokenize(self, request: CountTokens | Generate) -> _Tokens:
         base = await self._served_base()

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from backend.engine.vllm_constraints import Constraints
     from inference.protocol import FinishReason, Generate
-    from inference.sampling.grammar import GrammarCompiler
     from inference.sampling.vocabulary import Vocabulary
 
 _ID_PREFIX = "token_id:"
@@ -67,14 +67,14 @@ class AnswerParts:
 
     rows: OutputRows
     vocabulary: Vocabulary
-    grammars: GrammarCompiler
+    constraints: Constraints
 
 
 def read_answer_parts(folder: Path) -> AnswerParts:
     """Errors: `InvalidInput` if the checkpoint cannot be read."""
+    from backend.engine.vllm_constraints import Constraints
     from inference.errors import InferenceError
     from inference.model.families import read_architecture
-    from inference.sampling.grammar import GrammarCompiler
     from inference.sampling.vocabulary import Vocabulary
 
     try:
@@ -82,7 +82,7 @@ def read_answer_parts(folder: Path) -> AnswerParts:
         vocabulary = Vocabulary(
             architecture.vocab_size, architecture.eos_token_ids, lambda: _read_tokenizer(folder)
         )
-        return AnswerParts(OutputRows(folder), vocabulary, GrammarCompiler(vocabulary))
+        return AnswerParts(OutputRows(folder), vocabulary, Constraints(vocabulary))
     except InferenceError as error:
         raise InvalidInput(f"A base model that vLLM serves: {error}", "model") from error
 
