@@ -2,7 +2,9 @@
 
 A request goes to the replica of its adapter (`backend.engine.routing`), so that each replica keeps its own
 part of the adapters in memory. A replica that fails costs the requests that it was answering, and no others;
-a request that fails costs no replica. A single engine is one replica. All methods run on one event loop.
+a request that fails costs no replica. Errors of replicas are `EngineUnavailable` and `Overloaded`; any other
+concerns the request alone, and is raised at once. A single engine is one replica. All methods run on one
+event loop.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import DomainError, InvalidInput, Overloaded, Unavailable
+from backend.domain.errors import DomainError, InvalidInput, Overloaded
 from backend.domain.ids import Hash32
 from backend.engine.metric_texts import merge
 from backend.engine.routing import LOAD_FACTOR, place, ranked
@@ -38,7 +40,8 @@ MAX_FAILURES = 2
 @dataclass(frozen=True, slots=True)
 class ReplicaLimits:
     """`stall_seconds`: a replica that answers none of its requests for so long is asked for one token, and
-    given up if that takes `probe_seconds` too. One that fails at a request is asked at once.
+    given up if none of its requests gets one within `probe_seconds` either. One that fails at a request is
+    asked at once.
     """
 
     stall_seconds: float = 60.0
@@ -52,6 +55,7 @@ class _Replica:
     engine: Engine
     load: int = 0
     progress_at: float = 0.0
+    num_chunks: int = 0
     is_up: bool = True
     is_doubted: bool = False
     """It failed at a request, which may be the request's fault."""
@@ -91,12 +95,12 @@ class Replicas:
 
     async def count_tokens(self, request: CountTokens) -> TokenCount:
         """By the replica with the least load, or the next one if that fails."""
-        last: Unavailable = _none_left()
+        last: EngineUnavailable | Overloaded = _none_left()
         failures = 0
         for replica in sorted(self._candidates(), key=lambda each: each.load):
             try:
                 return await replica.engine.count_tokens(request)
-            except Unavailable as error:
+            except (EngineUnavailable, Overloaded) as error:
                 self._failed(replica, error)
                 last = error
                 failures += _concerns_request(error)
@@ -121,7 +125,7 @@ class Replicas:
                     async for chunk in chunks:
                         has_begun = True
                         yield chunk
-            except Unavailable as error:
+            except (EngineUnavailable, Overloaded) as error:
                 self._failed(replica, error)
                 tried.add(replica.name)
                 failures += _concerns_request(error)
@@ -195,7 +199,9 @@ class Replicas:
         try:
             async with contextlib.aclosing(replica.engine.generate(request)) as chunks:  # type: ignore[type-var]
                 while (chunk := await self._next(replica, chunks)) is not None:
-                    replica.progress_at = _now()
+                    if chunk.finish_reason != "abort":  # that one needs no server which works
+                        replica.progress_at = _now()
+                        replica.num_chunks += 1
                     yield chunk
         finally:
             replica.load -= 1
@@ -213,7 +219,7 @@ class Replicas:
         except TimeoutError as error:
             raise EngineUnavailable.because("it does not respond") from error
 
-    def _failed(self, replica: _Replica, error: Unavailable) -> None:
+    def _failed(self, replica: _Replica, error: EngineUnavailable | Overloaded) -> None:
         """After a failure that may be the request's own, the watchdog finds out: neither a broken adapter nor
         a prompt that a server fails at may take engines from the others. A full queue is no failure.
         """
@@ -249,8 +255,11 @@ class Replicas:
         return bool(replica.load) and _now() - replica.progress_at > self._limits.stall_seconds
 
     async def _probe(self, replica: _Replica) -> None:
-        """Ask for one token; give up the replica, with all its requests, if it comes too late."""
+        """Ask for one token; give up the replica, with all its requests, if neither this request nor another
+        one gets it in time: a server that serves first come, first served may have a long queue.
+        """
         request = Generate(f"probe-{next(self._numbers)}", prompt="x", sampling=Sampling(max_tokens=1))
+        num_chunks = replica.num_chunks
         try:
             async with asyncio.timeout(self._limits.probe_seconds):
                 async with contextlib.aclosing(replica.engine.generate(request)) as chunks:  # type: ignore[type-var]
@@ -258,16 +267,23 @@ class Replicas:
                         pass
         except Overloaded:
             self._works(replica)  # it answers, and its requests wait for their turns
-        except (TimeoutError, Unavailable) as error:
-            reason = "it generates no token" if isinstance(error, TimeoutError) else _cause(error)
-            self._lose(replica, reason)
-            for wait in list(replica.waits):
-                wait.reschedule(_now())
+        except EngineUnavailable as error:
+            self._give_up(replica, _cause(error))
+        except TimeoutError:
+            if replica.num_chunks > num_chunks:
+                self._works(replica)
+            else:
+                self._give_up(replica, "it generates no token")
         except DomainError:
             log.exception("engine %s refuses the watchdog's request", replica.name)
             self._works(replica)
         else:
             self._works(replica)
+
+    def _give_up(self, replica: _Replica, reason: str) -> None:
+        self._lose(replica, reason)
+        for wait in list(replica.waits):
+            wait.reschedule(_now())
 
     def _works(self, replica: _Replica) -> None:
         if not replica.is_up:
@@ -279,7 +295,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _concerns_request(error: Unavailable) -> bool:
+def _concerns_request(error: EngineUnavailable | Overloaded) -> bool:
     """Whether the replica may have failed because of the request. One that is down or full did not see it."""
     return not isinstance(error, EngineUnreachable | Overloaded)
 

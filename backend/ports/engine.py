@@ -66,7 +66,9 @@ class MalformedMetrics(Unavailable):
 
 
 class Engine(Protocol):
-    """Errors of all methods: `Unavailable` where a retry may help, `InvalidInput` for a bad request."""
+    """Errors of all methods: `EngineUnavailable` and `Overloaded` where another engine may answer, another
+    `Unavailable` where only a later retry may help, `InvalidInput` for a bad request.
+    """
 
     async def count_tokens(self, request: CountTokens) -> TokenCount:
         """Count the prompt tokens of a chat or of raw text. `request.request_id` is not used.

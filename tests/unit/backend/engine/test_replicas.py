@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.errors import Overloaded, Unavailable
+from backend.domain.errors import DiskFull, Overloaded, Unavailable
 from backend.domain.ids import Hash32
 from backend.engine.replicas import ReplicaLimits, Replicas
 from backend.engine.routing import LOAD_FACTOR, place, ranked
-from backend.ports.engine import EngineState, EngineUnreachable, MalformedMetrics
+from backend.ports.engine import EngineState, EngineUnavailable, EngineUnreachable, MalformedMetrics
 from inference.protocol import AdapterRef, Chunk, CountTokens, Generate, TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from inference.protocol import FinishReason
 
 NAMES = ("a", "b", "c", "d")
 
@@ -30,6 +32,7 @@ class FakeEngine:
         self.error: Exception | None = None
         self.error_after_first: Exception | None = None
         self.hangs = False
+        self.finish_reason: FinishReason = "stop"
         self.weight_format: str | None = "int8"
         self.aborted: list[str] = []
         self.refused = asyncio.Event()
@@ -53,7 +56,7 @@ class FakeEngine:
             self.probed.set()
         if self.fails_at is not None and self.fails_at in (request.prompt or ""):
             self.has_failed = True
-            raise Unavailable("it failed at this prompt")
+            raise EngineUnavailable("it failed at this prompt")
         if self.hangs:
             await asyncio.Event().wait()
         self.served.append(request.request_id)
@@ -61,7 +64,7 @@ class FakeEngine:
         if self.error_after_first is not None:
             raise self.error_after_first
         await self.may_end.wait()
-        yield Chunk(request.request_id, "", [], 1, 1, "stop")
+        yield Chunk(request.request_id, "", [], 1, 1, self.finish_reason)
 
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
@@ -171,7 +174,7 @@ def test_a_replica_that_is_down_costs_no_request_that_it_has_not_begun() -> None
 def test_an_answer_that_has_begun_fails_with_its_replica() -> None:
     async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
         for engine in engines.values():
-            engine.error_after_first = Unavailable("it ended during this request")
+            engine.error_after_first = EngineUnavailable("it ended during this request")
         with pytest.raises(Unavailable, match="ended during"):
             await text(replicas, Generate("r", prompt="x"))
 
@@ -240,12 +243,46 @@ def test_replicas_that_are_down_or_full_do_not_count_as_failed_at_the_request() 
     run(test)
 
 
+def test_an_error_that_says_nothing_about_the_engine_is_raised_at_once() -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        for engine in engines.values():
+            engine.error = DiskFull("no space for the adapter")
+        with pytest.raises(DiskFull):
+            await text(replicas, Generate("1", prompt="x"))
+        assert [engine.refused.is_set() for engine in engines.values()].count(True) == 1
+        assert not any(each.is_doubted for each in replicas._replicas)
+
+    run(test)
+
+
+@pytest.mark.parametrize(("finish_reason", "is_up"), [("stop", True), ("abort", False)])
+def test_a_doubted_replica_stays_up_while_other_answers_get_tokens(
+    finish_reason: FinishReason, is_up: bool
+) -> None:
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        engine, replica = engines["a"], replicas._replicas[0]
+        engine.may_end.clear()
+        engine.finish_reason, engine.fails_at = finish_reason, "bad"
+        chunks = replicas.generate(Generate("1", prompt="x"))
+        await anext(chunks)
+        engine.hangs = True  # for requests that begin now: the queue is long
+        with pytest.raises(EngineUnavailable):
+            await text(replicas, Generate("2", prompt="bad"))
+        await engine.probed.wait()
+        engine.may_end.set()
+        assert (await anext(chunks)).finish_reason == finish_reason
+        await until(lambda: not replica.is_up or not replica.is_doubted)
+        assert replica.is_up == is_up
+
+    run(test, ReplicaLimits(probe_seconds=0.5), drained=set(NAMES[1:]))
+
+
 def test_prompts_are_counted_by_the_next_replica_or_the_last_error_is_raised() -> None:
     async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
-        engines["a"].error = Unavailable("no answer in 30 s")
+        engines["a"].error = EngineUnavailable("no answer in 30 s")
         assert (await replicas.count_tokens(CountTokens("", prompt="x"))).num_tokens == 1
         for engine in engines.values():
-            engine.error, engine.num_counts = Unavailable("it ended"), 0
+            engine.error, engine.num_counts = EngineUnavailable("it ended"), 0
         with pytest.raises(Unavailable, match="it ended"):
             await replicas.count_tokens(CountTokens("", prompt="x"))
         assert sum(engine.num_counts for engine in engines.values()) == 2
