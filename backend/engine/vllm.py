@@ -162,7 +162,7 @@ class VllmEngine:
         base = await self._served_base()
         adapter = request.adapter_or_blend
         if adapter is not None:
-            await self._adapters.prepare(adapter, base.root or base.id)
+            await self._adapters.prepare(adapter, base.root or base.id, request.payer)
         prompt = (await self._tokenize(request)).tokens
         reader.prompt_tokens = len(prompt)
         body = completion_body(request, base.id if adapter is None else adapter.digest, prompt)

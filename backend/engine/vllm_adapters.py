@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from backend.processes.child import Child, ChildError, module_command
 from inference.protocol import AdapterBlend, AdapterRef
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 CHILD = "workers.vllm_adapters"
@@ -30,6 +31,8 @@ MAX_BLENDS = 256
 """Blends on disk. Payers choose the weights, so that the number of different blends has no bound."""
 BLEND_SECONDS = 3600.0
 """A blend stays for so long after its last use: longer than an answer waits for the server to load it."""
+MAX_BLENDS_OF_PAYER = 16
+"""Blends on disk that one payer had written and uses, so that others find room for theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +52,25 @@ class VllmAdapters:
     it. A child process verifies them.
     """
 
-    def __init__(self, base: ServedBase, root: Path) -> None:
-        self._base, self._root = base, root.resolve()
+    def __init__(self, base: ServedBase, root: Path, require_space: Callable[[], None]) -> None:
+        """`require_space` raises `DiskFull` if the disk of `root` has no space to spare."""
+        self._base, self._root, self._require_space = base, root.resolve(), require_space
         self._exports: dict[tuple[str, str], asyncio.Future[None]] = {}
         # A thread of its own: exports that wait must not delay receipts, which use the loop's executor.
         self._exporter = ThreadPoolExecutor(1, "vllm-export")
         self._child: Child | None = None
         self._served: set[tuple[str, str]] = set()
+        self._uses = _BlendUses()
 
-    async def prepare(self, adapter: AdapterRef | AdapterBlend, base_name: str) -> None:
+    async def prepare(self, adapter: AdapterRef | AdapterBlend, base_name: str, payer: str) -> None:
         """Return once `root/<digest>` is there, for a server that names its base model `base_name`.
 
         Errors: `InvalidInput` for an adapter that is refused, `Unavailable`.
         """
         key = adapter.digest, base_name
         folder = self._root / adapter.digest
+        if isinstance(adapter, AdapterBlend):
+            self._uses.add(payer, adapter.digest, is_written=folder.is_dir())
         if key in self._served and folder.is_dir():
             if isinstance(adapter, AdapterBlend):
                 os.utime(folder)
@@ -84,8 +91,10 @@ class VllmAdapters:
     def _export(self, adapter: AdapterRef | AdapterBlend, base_name: str) -> None:
         kind = "adapter" if isinstance(adapter, AdapterRef) else "blend"
         folder = self._root / adapter.digest
-        if isinstance(adapter, AdapterBlend) and not folder.is_dir():
-            self._make_room()
+        if not folder.is_dir():
+            if isinstance(adapter, AdapterBlend):
+                self._make_room()
+            self._require_space()
         message = {"folder": str(folder), "base_name": base_name}
         answer = self._ask({**message, kind: msgspec.to_builtins(adapter)})
         if answer:
@@ -130,3 +139,27 @@ class VllmAdapters:
         if self._child is not None:
             self._child.end()
             self._child = None
+
+
+class _BlendUses:
+    """When each payer last used the blends that it had written, if within `BLEND_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._used_at: OrderedDict[tuple[str, str], float] = OrderedDict()
+        """By payer and digest, least recently used first."""
+
+    def add(self, payer: str, digest: str, *, is_written: bool) -> None:
+        """Errors: `Unavailable` if the blend is not written yet, and the payer uses too many others."""
+        now = time.monotonic()
+        while self._used_at and next(iter(self._used_at.values())) < now - BLEND_SECONDS:
+            self._used_at.popitem(last=False)
+        if (payer, digest) not in self._used_at:
+            if is_written:
+                return
+            if sum(each == payer for each, _ in self._used_at) >= MAX_BLENDS_OF_PAYER:
+                raise Unavailable(
+                    f"you asked for {MAX_BLENDS_OF_PAYER} different new blends within the last hour, and no "
+                    "more are kept for one payer: use one of them, or try again later"
+                )
+        self._used_at[payer, digest] = now
+        self._used_at.move_to_end((payer, digest))

@@ -104,8 +104,11 @@ class Engines:
         from backend.engine.vllm import VllmEngine
         from backend.engine.vllm_adapters import ServedBase, VllmAdapters
         from backend.engine.vllm_answer import read_answer_parts
+        from backend.services.disk_space import DiskSpace
 
         settings, folder, digest = self._settings, Path(info.folder), info.digest.removeprefix("0x")
         served = ServedBase(folder, digest, settings.engine_dtype, settings.vllm_max_rank)
-        adapters, parts = VllmAdapters(served, base.vllm_folder), read_answer_parts(folder)
+        space = DiskSpace(base.vllm_folder, settings.reserved_disk_bytes)
+        adapters = VllmAdapters(served, base.vllm_folder, space.require)
+        parts = read_answer_parts(folder)
         return {url: VllmEngine(url, adapters, parts) for url in base.urls}

@@ -55,7 +55,7 @@ class Cluster:
         found = _bash(f'{POINT}echo "$LORALEDGER_ENGINE_URLS"', folder, variables)
         self.urls = found.strip().split(",")
         base = ServedBase(model, base_model_digest(model), "float32", 64)
-        self.adapters = VllmAdapters(base, Path(variables["ADAPTERS"]))
+        self.adapters = VllmAdapters(base, Path(variables["ADAPTERS"]), lambda: None)
 
     @asynccontextmanager
     async def replicas(self) -> AsyncIterator[Replicas]:

@@ -81,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # vLLM's attention for processors has no kernel for heads of 16.
     model = make_model(folder / "model", head_dim=32)
     base = ServedBase(model, base_model_digest(model), "float32", 64)
-    adapters = VllmAdapters(base, folder / "adapters")
+    adapters = VllmAdapters(base, folder / "adapters", lambda: None)
     with vllm_server(model, folder / "adapters", "float32", folder / "vllm.log") as variables:
         url = f"http://127.0.0.1:{variables['PORT']}"
         yield Server(model, url, adapters, make_kinds(folder / "kinds", model))

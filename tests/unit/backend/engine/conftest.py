@@ -60,7 +60,7 @@ def vllm() -> Iterator[FakeVllm]:
 @pytest.fixture
 def adapters(served_model: Path, tmp_path: Path) -> Iterator[VllmAdapters]:
     base = ServedBase(served_model, base_model_digest(served_model), "float32", 32)
-    found = VllmAdapters(base, tmp_path / "cache")
+    found = VllmAdapters(base, tmp_path / "cache", lambda: None)
     yield found
     found.close()
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import DiskFull, InvalidInput, Unavailable
 from backend.engine import vllm_adapters
 from backend.engine.vllm_adapters import ServedBase, VllmAdapters
+from backend.services.disk_space import DiskSpace
 from inference.model.base_model import base_model_digest
 from inference.protocol import AdapterBlend, AdapterRef, BlendPart
 from tests.support.vllm import FakeVllm, chunks_of
@@ -57,7 +58,7 @@ def test_exports_that_wait_delay_nothing_else(
 
     async def use() -> None:
         refs = [AdapterRef(f"{number:064x}", "/nowhere") for number in range(64)]
-        exports = [asyncio.create_task(adapters.prepare(ref, "base")) for ref in refs]
+        exports = [asyncio.create_task(adapters.prepare(ref, "base", "payer")) for ref in refs]
         await asyncio.sleep(0)
         try:
             async with asyncio.timeout(10):
@@ -74,7 +75,7 @@ def test_an_adapter_that_ends_the_verifying_process_is_unavailable(
 ) -> None:
     monkeypatch.setattr(vllm_adapters, "CHILD", "workers.no_such_module")
     with pytest.raises(Unavailable, match="verifies adapters failed"):
-        asyncio.run(adapters.prepare(served_adapter, "base"))
+        asyncio.run(adapters.prepare(served_adapter, "base", "payer"))
 
 
 def test_an_adapter_that_takes_more_memory_than_any_may_is_refused(
@@ -84,10 +85,10 @@ def test_an_adapter_that_takes_more_memory_than_any_may_is_refused(
     base = ServedBase(served_model, base_model_digest(served_model), "float32", 1 << 14)
     folder = shutil.copytree(served_adapter.path, tmp_path / "hostile")
     os.truncate(folder / "adapter_model.safetensors", 64 << 20)
-    adapters = VllmAdapters(base, tmp_path / "cache")
+    adapters = VllmAdapters(base, tmp_path / "cache", lambda: None)
     try:
         with pytest.raises(InvalidInput, match="do not fit into memory") as caught:
-            asyncio.run(adapters.prepare(AdapterRef(served_adapter.digest, str(folder)), "base"))
+            asyncio.run(adapters.prepare(AdapterRef(served_adapter.digest, str(folder)), "base", "payer"))
     finally:
         adapters.close()
     assert caught.value.details["code"] == "adapter_too_large"
@@ -113,16 +114,51 @@ def test_the_number_of_blends_on_disk_is_bounded(
     folders = [tmp_path / "cache" / blend.digest for blend in blends]
 
     async def use() -> None:
-        await adapters.prepare(served_adapter, "base")
+        await adapters.prepare(served_adapter, "base", "payer")
         for blend in blends[:2]:
-            await adapters.prepare(blend, "base")
+            await adapters.prepare(blend, "base", "payer")
         with pytest.raises(Unavailable, match="2 different blends"):
-            await adapters.prepare(blends[2], "base")
+            await adapters.prepare(blends[2], "base", "payer")
         for folder in folders[:2]:
             os.utime(folder, (0, 0))
-        await adapters.prepare(blends[0], "base")
-        await adapters.prepare(blends[2], "base")
+        await adapters.prepare(blends[0], "base", "payer")
+        await adapters.prepare(blends[2], "base", "payer")
 
     asyncio.run(use())
     assert [folder.is_dir() for folder in folders] == [True, False, True]
     assert (tmp_path / "cache" / served_adapter.digest).is_dir()
+
+
+def test_a_payer_has_few_blends_written_and_leaves_room_to_others(
+    adapters: VllmAdapters, served_adapter: AdapterRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_adapters, "MAX_BLENDS_OF_PAYER", 2)
+    blends = [AdapterBlend((BlendPart(served_adapter, 1 / number),)) for number in (2, 3, 4, 5)]
+
+    async def use() -> None:
+        for blend in (*blends[:2], *blends[:2]):
+            await adapters.prepare(blend, "base", "many")
+        with pytest.raises(Unavailable, match="you asked for 2 different new blends"):
+            await adapters.prepare(blends[2], "base", "many")
+        await adapters.prepare(blends[2], "base", "other")
+        await adapters.prepare(blends[2], "base", "many")  # it is written
+        with pytest.raises(Unavailable):
+            await adapters.prepare(blends[3], "base", "many")
+        monkeypatch.setattr(vllm_adapters, "BLEND_SECONDS", -1)
+        await adapters.prepare(blends[3], "base", "many")
+
+    asyncio.run(use())
+
+
+def test_adapters_are_not_written_into_the_reserved_space(
+    served_model: Path, served_adapter: AdapterRef, tmp_path: Path
+) -> None:
+    base = ServedBase(served_model, base_model_digest(served_model), "float32", 32)
+    root = tmp_path / "cache"
+    full = VllmAdapters(base, root, DiskSpace(root, reserved=1 << 60).require)
+    try:
+        with pytest.raises(DiskFull, match="nearly full"):
+            asyncio.run(full.prepare(served_adapter, "base", "payer"))
+    finally:
+        full.close()
+    assert not (root / served_adapter.digest).exists()
