@@ -153,7 +153,8 @@ class VllmEngine:
             async for part in self._parts_of(request, reader):
                 for chunk in reader.push(part):
                     events.put_nowait(chunk)
-            events.put_nowait(reader.finished())
+            for chunk in reader.end():
+                events.put_nowait(chunk)
         except Exception as error:  # noqa: BLE001 - raised where the answer is read
             events.put_nowait(error)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import DecodeError, Meta, Raw, Struct
+from msgspec.json import decode
+from msgspec.structs import replace
 
 from backend.domain.errors import InvalidInput
 from backend.engine.output_rows import TOP_TOKENS, OutputRows
 from backend.ports.engine import EngineUnavailable
-from inference.protocol import Chunk, ProbeStates, TokenLogprob, TokenLogprobs
+from inference.errors import GrammarTooComplexError
+from inference.protocol import Chunk, JsonSchema, ProbeStates, TokenLogprob, TokenLogprobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,6 +40,8 @@ class Choice(Struct, frozen=True):
     token_ids: list[_Count] | None = None
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    """The stop string that ended the answer, or the id of an end token other than the usual one."""
 
 
 class PromptDetails(Struct, frozen=True):
@@ -99,7 +104,7 @@ def _read_tokenizer(folder: Path) -> str:
 
 
 class AnswerReader:
-    """Counts an answer's tokens, and sums its error vector."""
+    """Counts an answer's tokens, sums its error vector, and says whether its schema cut it off."""
 
     def __init__(self, request: Generate, parts: AnswerParts) -> None:
         self._request, self._parts = request, parts
@@ -107,6 +112,7 @@ class AnswerReader:
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._error: Any = None  # [hidden] fp32
+        self._texts: list[str] = []
         self._last: tuple[Choice, list[TokenLogprobs] | None, FinishReason] | None = None
 
     def push(self, part: Part) -> Iterator[Chunk]:
@@ -117,13 +123,43 @@ class AnswerReader:
             details = part.usage.prompt_tokens_details
             self._cached_tokens = (details.cached_tokens if details else None) or self._cached_tokens
         for choice in part.choices:
+            self._texts.append(choice.text)
             logprobs = self._logprobs(choice)
             if choice.finish_reason is not None:
                 self._last = choice, logprobs, _finish_reason(choice)
             else:
                 yield self._chunk(choice.text, choice.token_ids or [], logprobs)
 
-    def finished(self) -> Chunk:
+    def end(self) -> Iterator[Chunk]:
+        """The last chunk. Errors: as of `_finished`; after the chunk, as from our engine, `InvalidInput` if
+        the answer's schema was too complex to follow to its end.
+        """
+        last = self._finished()
+        if not self._is_cut_off():
+            yield last
+            return
+        yield replace(last, finish_reason=None)
+        error = GrammarTooComplexError("vLLM ended the answer before its JSON was complete")
+        raise InvalidInput(str(error), details={"code": error.code})
+
+    def _is_cut_off(self) -> bool:
+        """Whether the answer's end is not that of its JSON: once a grammar exceeds its limits, vLLM allows no
+        token but the end.
+        """
+        if self._last is None or not isinstance(self._request.sampling.constraint, JsonSchema):
+            return False
+        choice, _, finish_reason = self._last
+        if finish_reason != "stop" or isinstance(choice.stop_reason, str):
+            return False
+        try:
+            decode("".join(self._texts), type=Raw)
+        except DecodeError:
+            return True
+        except RecursionError:  # it nests too deep to be read here
+            return False
+        return False
+
+    def _finished(self) -> Chunk:
         """The last chunk. Errors: `EngineUnavailable` if the stream ended without one."""
         if self._last is None:
             raise failure("ended during this request")
@@ -134,7 +170,7 @@ class AnswerReader:
         """The last chunk of a request that its client ends now. A chunk that is held back is counted, so it
         is the last one then.
         """
-        return self._chunk("", [], None, "abort") if self._last is None else self.finished()
+        return self._chunk("", [], None, "abort") if self._last is None else self._finished()
 
     def _chunk(
         self,

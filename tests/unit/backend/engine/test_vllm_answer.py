@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
 import shutil
@@ -14,8 +15,8 @@ import torch
 
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.engine.vllm import VllmEngine
-from backend.engine.vllm_answer import read_answer_parts
-from inference.protocol import AdapterRef, Chunk, Sampling
+from backend.engine.vllm_answer import AnswerReader, Choice, Part, Usage, read_answer_parts
+from inference.protocol import AdapterRef, Chunk, Generate, JsonSchema, Sampling
 from tests.support.vllm import RECORDED, FakeVllm, chunks_of, recorded_events
 
 if TYPE_CHECKING:
@@ -112,6 +113,53 @@ def test_an_adapter_whose_answers_are_nan_makes_no_server_unreachable(
     vllm.completion = "nan"
     with pytest.raises(Unavailable, match="cannot be decoded"):
         run(lambda engine: chunks_of(engine, adapter=served_adapter, probe=True, probe_error=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "stop_reason", "is_cut_off"),
+    [
+        ('{"a": 1}', None, False),
+        ("[" * 10_000 + "]" * 10_000, None, False),
+        ('{"a": ', None, True),
+        ('{"a": ', "end", False),
+    ],
+)
+def test_an_answer_that_its_schema_cuts_off_fails_after_its_last_chunk(
+    text: str, stop_reason: str | None, is_cut_off: bool, served_model: Path
+) -> None:
+    request = Generate("r", prompt="x", sampling=Sampling(constraint=JsonSchema("{}"), stop=("end",)))
+    reader = AnswerReader(request, read_answer_parts(served_model))
+    assert [chunk.text for chunk in reader.push(Part([Choice(text, [1])], Usage(3, 1)))] == [text]
+    assert not list(reader.push(Part([Choice("", [2], None, "stop", stop_reason)], Usage(3, 2))))
+    end = reader.end()
+    last = next(end)
+    assert (last.completion_tokens, last.finish_reason) == (2, None if is_cut_off else "stop")
+    if is_cut_off:
+        with pytest.raises(InvalidInput, match="too complex") as caught:
+            next(end)
+        assert caught.value.details["code"] == "grammar_too_complex"
+    else:
+        assert not list(end)
+
+
+def test_the_engine_returns_the_cut_off_answer_before_its_error(
+    run: Callable[..., Any], vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = {"text": '{"a": ', "token_ids": [1], "finish_reason": "stop", "stop_reason": None}
+    event = {"choices": [choice], "usage": {"prompt_tokens": 4, "completion_tokens": 1}}
+    monkeypatch.setitem(RECORDED, "cut off", {"status": 200, "body": f"data: {json.dumps(event)}\n\n"})
+    vllm.completion = "cut off"
+
+    async def use(engine: VllmEngine) -> Chunk:
+        sampling = Sampling(constraint=JsonSchema("{}"))
+        chunks = engine.generate(Generate("r", prompt="x", sampling=sampling))
+        last = await anext(chunks)
+        with pytest.raises(InvalidInput, match="too complex"):
+            await anext(chunks)
+        return last
+
+    last = run(use)
+    assert (last.text, last.completion_tokens, last.finish_reason) == ('{"a": ', 1, None)
 
 
 def test_an_answer_that_nests_too_deep_is_refused(
