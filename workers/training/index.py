@@ -51,6 +51,7 @@ from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE, directions, 
 from workers.training.progress import ProgressReporter
 from workers.training.rows import last_answer, preamble_ids
 from workers.training.sketch import SKETCH_SEED
+from workers.training.split import SPLIT
 from workers.training.tensors import canonical_safetensors
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def compute_index(
         "sketch_seed": str(SKETCH_SEED),
         "lambda": str(GRADIENT_RIDGE),
         "config": json.dumps(asdict(config), sort_keys=True),
+        "split": SPLIT,
         **{f"{MAPS[method]}_strength": str(found.strength) for method, found in maps.items()},
         **{name: str(value) for name, value in evidence.items()},
     }

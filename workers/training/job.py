@@ -25,7 +25,7 @@ from workers.training.evaluate import mean_loss
 from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
 from workers.training.index import compute_index, open_engine
 from workers.training.inspection import as_json, inspect_adapter
-from workers.training.rows import UnusableRows, general_examples, hold_out, read_examples
+from workers.training.rows import UnusableRows, general_examples, read_examples
 from workers.training.spec import (
     ADAPTER,
     CHECKPOINTS,
@@ -34,6 +34,7 @@ from workers.training.spec import (
     ROWS_FILE,
     write_json,
 )
+from workers.training.split import hold_out
 from workers.training.warm_start import ParentMismatch, load_parent
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from backend.services.answers.attribution_index import load_index
 from backend.services.train.options import parse_config
 from workers.training.answers import read_answers
 from workers.training.sketch import SKETCH_SIZE
+from workers.training.split import SPLIT
 from workers.training.tensors import is_finite
 from workers.training.warm_start import CONFIG_FILE, options_of
 
@@ -62,6 +63,11 @@ class Published:
     has_options: bool
     answers: Sequence[Answer]
     """Empty for adapters that were trained before answers were published."""
+
+    @property
+    def has_rule_of_split(self) -> bool:
+        """Whether the options tell which rows were trained, by the rule of `hold_out`."""
+        return self.has_options and self.metadata.get("split") == SPLIT
 
     @property
     def earlier_gradient(self) -> str | None:

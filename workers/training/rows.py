@@ -1,8 +1,7 @@
-"""Turns rows into tokens: chat template, loss mask, held-out split, packing, order of batches. No tensors."""
+"""Turns rows into tokens: chat template, loss mask, packing, order of batches. No tensors."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import sys
@@ -128,49 +127,6 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     if "prompt" in row:
         return _exchange(row["prompt"].strip(), row["completion"].strip())
     return []
-
-
-def hold_out(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(train, held out). Rows that share a group or a question are never split. The choice depends on the
-    seed and the groups' names only.
-
-    Errors: `UnusableRows` if all rows belong together.
-    """
-    group_of = merge_groups(examples)
-
-    def draw(group: str) -> bytes:
-        return hashlib.sha256(f"{seed}:{group}".encode()).digest()
-
-    groups = sorted(set(group_of.values()), key=draw)
-    if len(groups) < 2:
-        raise UnusableRows(
-            "all rows share a source object or a question: none can be held out to evaluate the adapter"
-        )
-    num_held_out = max(1, round(fraction * len(groups)))
-    held_out = set(groups[:num_held_out])
-    return (
-        [example for example in examples if group_of[example.group] not in held_out],
-        [example for example in examples if group_of[example.group] in held_out],
-    )
-
-
-def merge_groups(examples: Sequence[Example]) -> dict[str, str]:
-    """Map each group to the smallest name among the groups linked with it by equal questions (union-find)."""
-    parents: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(node: tuple[str, str]) -> tuple[str, str]:
-        parents.setdefault(node, node)
-        while parents[node] != node:
-            parents[node] = parents[parents[node]]
-            node = parents[node]
-        return node
-
-    for example in examples:
-        # "group" sorts before "question", so a root is always a group.
-        group = root(("group", example.group))
-        question = root(("question", example.question)) if example.question else group
-        parents[max(group, question)] = min(group, question)
-    return {example.group: root(("group", example.group))[1] for example in examples}
 
 
 def pack_rows(examples: Sequence[Example], max_length: int) -> list[tuple[Example, ...]]:

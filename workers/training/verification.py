@@ -30,8 +30,9 @@ from workers.training.gradients import row_gradients
 from workers.training.index import MAPS, answer_states, distil_scores, hidden_index, open_engine
 from workers.training.influence import ERROR_RIDGE, directions, gradient_directions
 from workers.training.published import check_sizes, load_weights, read_published
-from workers.training.rows import hold_out, preamble_ids, read_examples
+from workers.training.rows import preamble_ids, read_examples
 from workers.training.spec import ROWS_FILE
+from workers.training.split import hold_out
 from workers.training.warm_start import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 MAX_ROWS_COMPARED = 256
 """Rows whose answers both indices attribute, in addition to the generated answers."""
 NO_OPTIONS = "the index does not state the options of its training, which tell which rows were trained on"
+EARLIER_SPLIT = (
+    "the adapter was trained when rows were held out by another rule, so the trained ones are not known"
+)
 EARLIER_GRADIENT = "it follows from {}, which only the release that trained the adapter computes"
 NO_ANSWERS = "the folder has no generated answers: the adapter was trained before they were published"
 
@@ -80,7 +84,7 @@ def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[st
     published = read_published(Path(spec.adapter_folder))
     train: list[Example] = []
     held_out: list[Example] = []
-    if spec.has_rows and published.has_options:
+    if spec.has_rows and published.has_rule_of_split:
         config = published.config
         examples = read_examples(folder / ROWS_FILE, base.tokenizer, config.max_length, config.loss_on)
         train, held_out = hold_out(examples, config.eval_fraction, config.seed)
@@ -105,8 +109,8 @@ def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[st
 def _unchecked(spec: VerificationSpec, published: Published) -> dict[str, str]:
     """Why parts cannot be computed, apart from missing rows, which the parent process reports."""
     found = {}
-    if spec.has_rows and not published.has_options:
-        found["rows"] = NO_OPTIONS
+    if spec.has_rows and not published.has_rule_of_split:
+        found["rows"] = EARLIER_SPLIT if published.has_options else NO_OPTIONS
     if not published.answers:
         found["answers"] = NO_ANSWERS
     if (earlier := published.earlier_gradient) is not None:

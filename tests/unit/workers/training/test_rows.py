@@ -12,11 +12,8 @@ from tests.fixtures_engine import CHAT_TEMPLATE, EOS
 from workers.training.rows import (
     IGNORED,
     Example,
-    UnusableRows,
     computed_positions,
     encode,
-    hold_out,
-    merge_groups,
     pack_rows,
     plan_batches,
     preamble_ids,
@@ -92,48 +89,6 @@ def test_a_row_of_nothing_but_its_first_token_is_left_out(tokenizer: Any, tmp_pa
     path.write_text("".join(json.dumps({"contribution": i, "row": row}) + "\n" for i, row in enumerate(rows)))
     (kept,) = read_examples(path, tokenizer, 30)
     assert (kept.contribution, kept.num_trained) == (1, 1)
-
-
-def test_rows_about_one_object_stay_on_one_side() -> None:
-    rows = [example(f"object {i // 3}", i) for i in range(60)]
-    train, held_out = hold_out(rows, 0.1, seed=1)
-    assert len(held_out) == 6
-    assert not {row.group for row in train} & {row.group for row in held_out}
-    assert sorted([*train, *held_out], key=lambda row: row.contribution) == rows
-
-
-def test_the_same_question_stays_on_one_side_with_and_without_a_source(tokenizer: Any) -> None:
-    def row(i: int, question: str, **source: str) -> Example:
-        return encode(i, {"prompt": question, "completion": "A.", **source}, tokenizer, 100)
-
-    rows = [row(i, f"What is {i // 3}?", source=f"object {i // 3}") for i in range(60)]
-    bare = [row(100 + i, f" what  IS {i}? ") for i in range(20)]
-    texts = [encode(200, {"text": "Once.", **source}, tokenizer, 9) for source in ({}, {"source": "s"})]
-    train, held_out = hold_out([*rows, *bare, *texts], 0.2, seed=1)
-    assert (len(train), len(held_out)) == (66, 16)
-    assert not {row.question for row in train} & {row.question for row in held_out}
-    assert not {row.group for row in train} & {row.group for row in held_out}
-
-
-def test_groups_are_joined_over_any_number_of_links() -> None:
-    def row(group: str, question: str) -> Example:
-        return Example(0, group, (1, 2), (IGNORED, 2), question)
-
-    chain = [row("d", "4"), row("b", "2"), row("c", "3"), row("b", "3"), row("a", "2"), row("c", "4")]
-    expected = {"a": "a", "b": "a", "c": "a", "d": "a", "e": "e", "f": "f"}
-    assert merge_groups([*chain, row("e", ""), row("f", "")]) == expected
-
-
-def test_the_held_out_rows_depend_on_names_and_seed_and_not_on_order() -> None:
-    rows = [example(f"object {i}") for i in range(40)]
-    first = {row.group for row in hold_out(rows, 0.2, 1)[1]}
-    assert {row.group for row in hold_out(rows[::-1], 0.2, 1)[1]} == first
-    assert {row.group for row in hold_out(rows, 0.2, 2)[1]} != first
-
-
-def test_a_single_object_cannot_be_measured() -> None:
-    with pytest.raises(UnusableRows):
-        hold_out([example("a"), example("a")], 0.5, 0)
 
 
 @given(
