@@ -62,7 +62,7 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     if spec.parent_base not in {"", "0x" + base.digest}:
         message = f"the parent's base model is {spec.parent_base}, this worker's is 0x{base.digest}"
         raise ParentMismatch(message, param="parent")
-    train, held_out = _split(spec, folder / ROWS_FILE, base)
+    train, held_out = _split(spec, folder / ROWS_FILE, base, emit)
     scratch = folder / f"{ADAPTER}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
     metrics = _train(spec, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
@@ -110,10 +110,10 @@ def _environment() -> dict[str, str]:
     return {**versions(), "dtype": str(compute_dtype()).removeprefix("torch.")}
 
 
-def _split(spec: TrainingSpec, rows: Path, base: Base) -> tuple[list[Example], list[Example]]:
+def _split(spec: TrainingSpec, rows: Path, base: Base, emit: Emit) -> tuple[list[Example], list[Example]]:
     """(train, held out)."""
     config = spec.config
-    examples = read_examples(rows, base.tokenizer, config.max_length, config.loss_on)
+    examples = read_examples(rows, base.tokenizer, config.max_length, emit, config.loss_on)
     if not examples:
         raise UnusableRows(f"no row has an answer within {config.max_length} tokens", param="max_length")
     return hold_out(examples, config.eval_fraction, config.seed)

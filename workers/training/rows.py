@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from backend.domain.errors import InvalidInput
+from workers.training.progress import ProgressReporter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from workers.training.progress import Emit
 
 LossOn = Literal["completions", "all"]
 GENERAL_FILE = Path(__file__).with_name("general.jsonl")
@@ -49,15 +52,19 @@ class Example:
 
 
 def read_examples(
-    path: Path, tokenizer: Any, max_length: int, loss_on: LossOn = "completions"
+    path: Path, tokenizer: Any, max_length: int, emit: Emit, loss_on: LossOn = "completions"
 ) -> list[Example]:
     """Tokenise lines `{"contribution": index, "row": {...}}`; omit rows without labels in `max_length`."""
-    with path.open(encoding="utf-8") as file:
-        lines = (json.loads(line) for line in file)
-        examples = [
-            encode(line["contribution"], line["row"], tokenizer, max_length, loss_on) for line in lines
-        ]
-    return [example for example in examples if example.num_trained > 0]
+    examples = []
+    with path.open("rb") as file:
+        progress = ProgressReporter(emit, "reading", sum(1 for _ in file))
+        file.seek(0)
+        for line in map(json.loads, file):
+            example = encode(line["contribution"], line["row"], tokenizer, max_length, loss_on)
+            if example.num_trained > 0:
+                examples.append(example)
+            progress.advance()
+    return examples
 
 
 def general_examples(tokenizer: Any) -> list[Example]:
@@ -73,13 +80,17 @@ def encode(
     max_length: int,
     loss_on: LossOn = "completions",
 ) -> Example:
-    """Tokenise each segment on its own, as the engine does with a prompt and its answer."""
+    """Tokenise each segment on its own, as the engine does with a prompt and its answer. Segments beyond
+    `max_length` are not rendered: the work of a conversation grows with the square of its rendered turns.
+    """
     token_ids: list[int] = []
     labels: list[int] = []
     for text, is_trained in _segments(row, tokenizer):
         ids = tokenizer.encode(text, add_special_tokens=False)
         token_ids += ids
         labels += ids if is_trained or loss_on == "all" else [IGNORED] * len(ids)
+        if len(token_ids) >= max_length:
+            break
     question = " ".join(unicodedata.normalize("NFKC", _question(row)).casefold().split())
     return Example(
         contribution, _group(row), tuple(token_ids[:max_length]), tuple(labels[:max_length]), question

@@ -6,7 +6,6 @@ A child process of `backend.installation.tokenizer`: it receives one message and
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +32,17 @@ def main() -> None:
 
 def tokenise_rows(request: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     """The fields of `backend.services.train.estimate.Tokenisation`, as JSON."""
-    whole = [
-        encode(contribution, row, tokenizer, sys.maxsize, request["loss_on"])
+    # One token beyond the limit tells which rows are cut.
+    longer = [
+        encode(contribution, row, tokenizer, request["max_length"] + 1, request["loss_on"])
         for contribution, row in request["rows"]
     ]
-    cut = [_truncate(example, request["max_length"]) for example in whole]
+    cut = [_truncate(example, request["max_length"]) for example in longer]
     usable = [example for example in cut if example.num_trained > 0]
     lengths = [len(example.token_ids) for example in usable]
     return {
         "num_usable": len(usable),
-        "num_cut": sum(len(example.token_ids) > request["max_length"] for example in whole),
+        "num_cut": sum(len(example.token_ids) > request["max_length"] for example in longer),
         "num_tokens": sum(lengths),
         "num_trained": sum(example.num_trained for example in usable),
         "num_sequences": len(pack_rows(usable, request["max_length"])) if request["packing"] else len(usable),

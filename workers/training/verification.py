@@ -86,7 +86,7 @@ def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[st
     held_out: list[Example] = []
     if spec.has_rows and published.has_rule_of_split:
         config = published.config
-        examples = read_examples(folder / ROWS_FILE, base.tokenizer, config.max_length, config.loss_on)
+        examples = read_examples(folder / ROWS_FILE, base.tokenizer, config.max_length, emit, config.loss_on)
         train, held_out = hold_out(examples, config.eval_fraction, config.seed)
     rows, answers, draws = _measure(base, spec, published, train, emit)
     found = Recomputed((), draws=draws, unchecked=_unchecked(spec, published))

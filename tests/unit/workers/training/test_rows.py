@@ -21,7 +21,16 @@ from workers.training.rows import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text("ab \n", max_size=9)}
+    ),
+    min_size=1,
+    max_size=12,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +41,10 @@ def tokenizer(tiny_base: Path) -> Any:
 def learnt(example: Example, tokenizer: Any) -> str:
     text: str = tokenizer.decode([label for label in example.labels if label != IGNORED])
     return text
+
+
+def ignore(kind: str, data: Mapping[str, Any]) -> None:
+    pass
 
 
 def example(group: str, contribution: int = 0) -> Example:
@@ -70,6 +83,57 @@ def test_every_answer_of_a_conversation_is_learnt_and_nothing_else(tokenizer: An
     assert tokenizer.decode(row.token_ids) == whole
 
 
+def encode_whole(row: Mapping[str, Any], tokenizer: Any, loss_on: str) -> tuple[list[int], list[int]]:
+    """(tokens, labels) of a whole conversation."""
+    messages = [{**message, "content": message["content"].strip()} for message in row["messages"]]
+    token_ids: list[int] = []
+    labels: list[int] = []
+    rendered = ""
+    for turn in [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]:
+        prefix = tokenizer.apply_chat_template(messages[:turn], tokenize=False, add_generation_prompt=True)
+        answer = messages[turn]["content"] + EOS
+        for text, is_trained in ((prefix.removeprefix(rendered), loss_on == "all"), (answer, True)):
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            token_ids += ids
+            labels += ids if is_trained else [IGNORED] * len(ids)
+        rendered = prefix + answer
+    return token_ids, labels
+
+
+@given(MESSAGES, st.integers(1, 80), st.sampled_from(["completions", "all"]))
+def test_a_cut_conversation_is_the_beginning_of_the_whole_one(
+    tokenizer: Any, messages: list[dict[str, str]], max_length: int, loss_on: Any
+) -> None:
+    conversation = {"messages": [{"role": "user", "content": "a?"}, *messages]}
+    row = encode(0, conversation, tokenizer, max_length, loss_on)
+    token_ids, labels = encode_whole(conversation, tokenizer, loss_on)
+    assert row.token_ids == tuple(token_ids[:max_length])
+    assert row.labels == tuple(labels[:max_length])
+
+
+def test_turns_beyond_the_limit_are_not_rendered(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    render = tokenizer.apply_chat_template
+
+    def count(messages: list[dict[str, str]], **options: Any) -> Any:
+        lengths.append(len(messages))
+        return render(messages, **options)
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", count)
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant")] * 1000
+    assert len(encode(0, {"messages": turns}, tokenizer, 12).token_ids) == 12
+    assert lengths == [1, 3]  # each turn has three tokens
+
+
+def test_reading_gives_signs_of_life(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.training.progress.INTERVAL_SECONDS", 0.0)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"contribution": 0, "row": {"text": "a"}}\n' * 2)
+    signs: list[Mapping[str, Any]] = []
+    read_examples(path, tokenizer, 30, lambda _kind, data: signs.append(data))
+    assert signs == [{"stage": "reading", "done": done, "total": 2} for done in (1, 2)]
+
+
 def test_plain_text_is_learnt_whole(tokenizer: Any) -> None:
     row = encode(0, {"text": "Once."}, tokenizer, 100)
     assert learnt(row, tokenizer) == f"Once.{EOS}"
@@ -79,7 +143,7 @@ def test_a_row_whose_answer_lies_beyond_the_limit_is_left_out(tokenizer: Any, tm
     rows = [{"prompt": "x" * 50, "completion": "y"}, {"prompt": "x", "completion": "y" * 50}]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"contribution": i, "row": row}) + "\n" for i, row in enumerate(rows)))
-    (kept,) = read_examples(path, tokenizer, 30)
+    (kept,) = read_examples(path, tokenizer, 30, ignore)
     assert (kept.contribution, len(kept.token_ids)) == (1, 30)
 
 
@@ -87,7 +151,7 @@ def test_a_row_of_nothing_but_its_first_token_is_left_out(tokenizer: Any, tmp_pa
     path = tmp_path / "rows.jsonl"
     rows = [{"text": ""}, {"text": "a"}]
     path.write_text("".join(json.dumps({"contribution": i, "row": row}) + "\n" for i, row in enumerate(rows)))
-    (kept,) = read_examples(path, tokenizer, 30)
+    (kept,) = read_examples(path, tokenizer, 30, ignore)
     assert (kept.contribution, kept.num_trained) == (1, 1)
 
 
