@@ -92,6 +92,14 @@ class Row(NamedTuple):
         return value
 
 
+def messages_of(row: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """The messages of a chat or instruct row; none for plain text."""
+    if "prompt" in row:
+        contents = zip(("user", "assistant"), (row["prompt"], row["completion"]), strict=True)
+        return [{"role": role, "content": content} for role, content in contents]
+    return list(row.get("messages", ()))
+
+
 def canonical_row(row: Mapping[str, Any]) -> bytes:
     """Canonical JSON of a row. The canonical form of a contribution is its rows, each with a newline."""
     text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import Overloaded, Unavailable
+from backend.domain.errors import Unavailable
 from backend.processes.child import Child, ChildError, module_command
 from backend.services.train.estimate import Tokenisation, TokenisedRow
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 CHILD = "workers.training.tokenise"
 MAX_SECONDS = 120.0
-WAIT_SECONDS = 30.0
 
 
 class TokenizerFailed(Unavailable):
@@ -27,26 +25,16 @@ class TokenizerFailed(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class TokenizerProcess:
-    """Implements `backend.services.train.estimate.Tokeniser`. Runs one child process at a time, because each
-    loads a model's libraries into memory. `base_folder` empty: the bundled base model, in `model_cache`.
+    """Implements `backend.services.train.estimate.Tokeniser`. `base_folder` empty: the bundled base model, in
+    `model_cache`.
     """
 
     base_folder: str
     model_cache: Path
     seconds: float = MAX_SECONDS
-    wait_seconds: float = WAIT_SECONDS
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tokenise(self, rows: Rows, config: TrainingConfig, num_examples: int) -> Tokenisation:
-        """Errors: `Overloaded`, `TokenizerFailed`."""
-        if not self._lock.acquire(timeout=self.wait_seconds):
-            raise Overloaded("other estimates are running; try again in a moment")
-        try:
-            return self._run(rows, config, num_examples)
-        finally:
-            self._lock.release()
-
-    def _run(self, rows: Rows, config: TrainingConfig, num_examples: int) -> Tokenisation:
+        """Errors: `TokenizerFailed`."""
         request = {
             "base_folder": self.base_folder,
             "model_cache": str(self.model_cache.resolve()),
@@ -54,12 +42,12 @@ class TokenizerProcess:
             "loss_on": config.loss_on,
             "packing": config.packing,
             "num_examples": num_examples,
-            "rows": rows,
+            "num_rows": len(rows),
         }
         try:
             # Its error output is discarded: it could contain a row.
             with Child(module_command(CHILD), seconds=self.seconds) as child:
-                child.send(request)
+                child.send(request, *rows)
                 result = child.receive()
         except (ChildError, OSError) as error:
             raise TokenizerFailed("the rows could not be tokenised; try again later") from error

@@ -17,6 +17,14 @@ class SnapshotRows(Protocol):
         """(contribution index, row) of every accepted contribution, in canonical order."""
         ...
 
+    def rows_at(
+        self, snapshot_id: SnapshotId, places: Sequence[int]
+    ) -> Iterable[tuple[int, Mapping[str, Any]]]:
+        """The rows at rising places, counted from 0 by the numbers of rows that contributions state. What a
+        contribution states and does not have is left out.
+        """
+        ...
+
     def licences(self, snapshot_id: SnapshotId) -> Sequence[str]:
         """SPDX expressions of the accepted contributions, each once."""
         ...

@@ -179,10 +179,13 @@ class FakeClaims:
 
 
 class FakeRows:
-    """Implements `backend.ports.training.SnapshotRows`."""
+    """Implements `backend.ports.training.SnapshotRows`, with as many rows as are asked for."""
 
     def rows(self, _snapshot_id: SnapshotId) -> list[tuple[int, dict[str, str]]]:
         return [(place % 2, {"prompt": f"What is {place}?", "completion": "It is."}) for place in range(40)]
+
+    def rows_at(self, _snapshot_id: SnapshotId, places: Sequence[int]) -> list[tuple[int, dict[str, str]]]:
+        return [(place % 2, {"prompt": f"What is {place}?", "completion": "It is."}) for place in places]
 
     def licences(self, _snapshot_id: SnapshotId) -> list[str]:
         return ["MIT"]
@@ -194,7 +197,7 @@ class FakeTokeniser:
     def tokenise(self, rows: Rows, config: TrainingConfig, num_examples: int) -> Tokenisation:
         shown = []
         for contribution, row in rows:
-            asked, said = row["prompt"].split(), row["completion"].split()
+            asked, said = (message["content"].split() for message in row["messages"])
             learnt = [False] * len(asked) + [True] * len(said)
             shown.append(TokenisedRow(contribution, [*asked, *said], learnt))
         tokens, learnt_tokens = (sum(len(row.tokens) for row in shown), sum(sum(r.is_trained) for r in shown))

@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from backend.domain.dataset import messages_of
 from backend.domain.errors import InvalidInput
 from workers.training.progress import ProgressReporter
 
@@ -133,11 +134,7 @@ def last_answer(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """The messages of a chat or instruct row; none for plain text. Contents are stripped, as templates do."""
-    if "messages" in row:
-        return [{"role": m["role"], "content": m["content"].strip()} for m in row["messages"]]
-    if "prompt" in row:
-        return _exchange(row["prompt"].strip(), row["completion"].strip())
-    return []
+    return [{"role": m["role"], "content": m["content"].strip()} for m in messages_of(row)]
 
 
 def pack_rows(examples: Sequence[Example], max_length: int) -> list[tuple[Example, ...]]:

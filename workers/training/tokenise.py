@@ -1,6 +1,7 @@
 """Tokenises rows as training does, for estimates: `python -m workers.training.tokenise`.
 
-A child process of `backend.installation.tokenizer`: it receives one message and sends one.
+A child process of `backend.installation.tokenizer`: it receives one message and one more for each row,
+and sends one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = Parent()
     request = parent.receive()
+    request["rows"] = [parent.receive() for _ in range(request["num_rows"])]
     from transformers import AutoTokenizer
 
     from inference.model.sources import resolve_model

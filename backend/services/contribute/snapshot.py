@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
 from backend.domain.contribution import is_withdrawn
@@ -20,7 +22,7 @@ from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
 from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_with_retry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import BinaryIO
 
     from backend.db.unit_of_work import Database, UnitOfWork
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from backend.ports.storage import BlobStore, FetchFolder
 
 
+T = TypeVar("T")
 REGISTRY = "DatasetRegistry"
 MAX_CONTRIBUTION_BYTES = 4 << 30
 """Limit of what is fetched for one contribution of another operator."""
@@ -101,10 +104,22 @@ class Snapshots:
         Errors: `NotFound`, `ContributionWithdrawn`, `ContentMissing`, `ContentCorrupt`, `Unavailable`.
         """
         for index, contribution in self._accepted(snapshot_id).items():
-            with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
-                self._fetch(contribution, cast("BinaryIO", file))
-                for row in _validated_rows(contribution, cast("BinaryIO", file)):
-                    yield index, row.value
+            for row in self._read(contribution):
+                yield index, row.value
+
+    def rows_at(self, snapshot_id: SnapshotId, places: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """As in the port. Contributions without any of the rows are not fetched, and other rows not parsed.
+
+        Errors: those of `rows`.
+        """
+        start = first = 0
+        for index, contribution in self._accepted(snapshot_id).items():
+            last = bisect_left(places, start + contribution.num_rows)
+            lines = [place - start for place in places[first:last]]
+            start, first = start + contribution.num_rows, last
+            _refuse_withdrawn(contribution)
+            for row in self._read(contribution, lines) if lines else ():
+                yield index, row.value
 
     def stored_rows(self, snapshot_id: SnapshotId) -> Iterator[Row]:
         """Rows of the accepted contributions that can be read; the others are left out.
@@ -112,10 +127,8 @@ class Snapshots:
         Errors: `NotFound`, `Unavailable`.
         """
         for contribution in self._accepted(snapshot_id).values():
-            unreadable = suppress(ContributionWithdrawn, ContentMissing, ContentCorrupt)
-            with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file, unreadable:
-                self._fetch(contribution, cast("BinaryIO", file))
-                yield from _validated_rows(contribution, cast("BinaryIO", file))
+            with suppress(ContributionWithdrawn, ContentMissing, ContentCorrupt):
+                yield from self._read(contribution)
 
     def licences(self, snapshot_id: SnapshotId) -> list[str]:
         """Distinct SPDX expressions of the accepted contributions, sorted."""
@@ -150,11 +163,17 @@ class Snapshots:
             recorded = {c.index: c for c in tx.chain.contributions(snapshot.datanet)}
         return {index: recorded[index] for index in snapshot.accepted}
 
+    def _read(self, contribution: Contribution, lines: Sequence[int] | None = None) -> Iterator[Row]:
+        """The contribution's rows, or those of these lines, counted from 0 and rising."""
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
+            file = cast("BinaryIO", spool)
+            self._fetch(contribution, file)
+            numbered = enumerate(split_lines(iter(lambda: file.read(READ_BYTES), b"")), start=1)
+            yield from _validated_rows(contribution, numbered if lines is None else _pick(numbered, lines))
+
     def _fetch(self, contribution: Contribution, file: BinaryIO) -> None:
         digest = sha256()
-        if is_withdrawn(contribution):
-            where = f"contribution {contribution.index} of datanet {contribution.datanet}"
-            raise ContributionWithdrawn(f"{where} was withdrawn: freeze a new snapshot", "snapshot_id")
+        _refuse_withdrawn(contribution)
         num_bytes = 0
         for chunk in self._open(contribution, DATA_FILE):
             num_bytes += len(chunk)
@@ -186,14 +205,24 @@ class Snapshots:
         return licence
 
 
-def _validated_rows(contribution: Contribution, file: BinaryIO) -> Iterator[Row]:
+def _validated_rows(
+    contribution: Contribution, numbered: Iterable[tuple[int, bytes | None]]
+) -> Iterator[Row]:
     """Validate rows again: the operator that recorded them may not have done so."""
     reader = RowReader()
-    for number, line in enumerate(split_lines(iter(lambda: file.read(READ_BYTES), b"")), start=1):
+    for number, line in numbered:
         row = reader.read(number, line)
         if not isinstance(row, Row):
             raise _corrupt(contribution, f"line {number}: {row[0].message}")
         yield row
+
+
+def _pick(lines: Iterator[T], places: Iterable[int]) -> Iterator[T]:
+    """The lines at rising places, as far as there are any."""
+    num_passed = 0
+    for place in places:
+        yield from islice(lines, place - num_passed, place - num_passed + 1)
+        num_passed = place + 1
 
 
 def _stated_licence(manifest: bytes) -> str:
@@ -204,6 +233,12 @@ def _stated_licence(manifest: bytes) -> str:
     except (ValueError, LookupError, TypeError):
         return ""
     return licence if isinstance(licence, str) and licence.isascii() else ""
+
+
+def _refuse_withdrawn(contribution: Contribution) -> None:
+    if is_withdrawn(contribution):
+        where = f"contribution {contribution.index} of datanet {contribution.datanet}"
+        raise ContributionWithdrawn(f"{where} was withdrawn: freeze a new snapshot", "snapshot_id")
 
 
 def _snapshot(tx: UnitOfWork, snapshot_id: SnapshotId) -> Snapshot:

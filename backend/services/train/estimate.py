@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from backend.domain.dataset import messages_of
+from backend.domain.errors import Overloaded
 from backend.domain.training_payment import max_trained_tokens
 from backend.services.train.jobs import check_snapshot
 from backend.services.train.options import parse_config
+from backend.services.train.payments import stated_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Hash32, SnapshotId
@@ -23,7 +27,11 @@ if TYPE_CHECKING:
     Rows = Sequence[tuple[int, Mapping[str, Any]]]
 
 MAX_SAMPLE = 2_000
-"""Rows that are tokenised. From larger snapshots a deterministic random sample is drawn."""
+"""Rows that are tokenised."""
+MAX_SAMPLE_CHARACTERS = 16 << 20
+"""Characters that are tokenised: of long rows there are fewer in the sample."""
+CHARACTERS_PER_TOKEN = 16
+"""More than the tokens of a row have on average, so that its beginning has all tokens that training reads."""
 NUM_EXAMPLES = 3
 NUM_JOBS = 20
 """Newest jobs, of which those of the same base model tell the speed of training."""
@@ -60,8 +68,10 @@ class Tokeniser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Estimate of a job. All counts except `num_rows` are extrapolated if the snapshot is larger than the
-    sample.
+    """Estimate of a job. `num_rows` is what the snapshot's contributions state. All other counts are
+    extrapolated if the snapshot is larger than the sample: one row of each of as many equal parts of the
+    snapshot as fit in `MAX_SAMPLE` and `MAX_SAMPLE_CHARACTERS`, drawn at random, the same each time. A row
+    that is stated and does not exist counts as left out.
 
     `num_tokens` go through the model and `num_trained_tokens` carry loss, counted once per epoch. `seconds`
     is based on the speed of the newest jobs; None if none has succeeded. Tokens with loss are paid for, at
@@ -93,7 +103,9 @@ class Estimate:
 
 
 class Estimates:
-    """`tokenisers`: by the digest of their base model."""
+    """`tokenisers`: by the digest of their base model. Makes one estimate at a time: each takes the memory of
+    a sample and of a model's libraries.
+    """
 
     def __init__(
         self,
@@ -106,23 +118,38 @@ class Estimates:
         self._snapshots = snapshots
         self._tokenisers = tokenisers
         self._payments = payments
+        self._slot = threading.Lock()
 
     def estimate(
         self, snapshot_id: SnapshotId, options: Mapping[str, Any], base: Hash32 | None = None
     ) -> Estimate:
         """`base`: as in `Training.create`.
 
-        Errors: those of `Training.create`, of reading the rows, and `Unavailable`.
+        Errors: those of `Training.create`, of reading the rows, `Overloaded`, and `Unavailable`.
         """
         config = parse_config(options)
         with self._db.read() as tx:
             base = self._payments.base_of(tx.chain, config, base)
             check_snapshot(tx, snapshot_id)
             jobs = [job for job in tx.training.find(None, NUM_JOBS) if job.base == base]
-        sample, num_rows = _draw_sample(self._snapshots.rows(snapshot_id))
-        counts = self._tokenisers[base].tokenise(sample, config, NUM_EXAMPLES)
+            num_rows = stated_rows(tx.chain, snapshot_id)
+        if not self._slot.acquire(blocking=False):
+            raise Overloaded("another estimate is being made: try again in a few seconds")
+        try:
+            places = _draw_places(num_rows, config.max_length)
+            counts = self._tokenise(snapshot_id, places, config, self._tokenisers[base])
+        finally:
+            self._slot.release()
         seconds, price = _seconds_per_token(jobs), self._payments.price(base)
-        return _estimate(config, num_rows, len(sample), counts, seconds, price)
+        return _estimate(config, num_rows, len(places), counts, seconds, price)
+
+    def _tokenise(
+        self, snapshot_id: SnapshotId, places: Sequence[int], config: TrainingConfig, tokeniser: Tokeniser
+    ) -> Tokenisation:
+        size = CHARACTERS_PER_TOKEN * config.max_length
+        rows = self._snapshots.rows_at(snapshot_id, places)
+        sample = [(contribution, beginning_of(row, size)) for contribution, row in rows]
+        return tokeniser.tokenise(sample, config, NUM_EXAMPLES)
 
 
 def _estimate(
@@ -133,7 +160,7 @@ def _estimate(
     seconds_per_token: float | None,
     price: int,
 ) -> Estimate:
-    scale = num_rows / num_sampled
+    scale = num_rows / max(1, num_sampled)
     num_usable = round(counts.num_usable * scale)
     num_eval = min(num_usable, max(1, round(config.eval_fraction * num_usable)))
     trained = (num_usable - num_eval) / max(1, num_usable) * scale
@@ -158,18 +185,32 @@ def _estimate(
     )
 
 
-def _draw_sample(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Rows, int]:
-    """(uniform sample, number of rows), by reservoir sampling."""
+def _draw_places(num_rows: int, max_length: int) -> Sequence[int]:
+    """Places of the sample's rows, rising."""
     draw = random.Random(0)  # noqa: S311 - the same sample each time, not a secret
-    sample: list[tuple[int, Mapping[str, Any]]] = []
-    num_rows = 0
-    for row in rows:
-        num_rows += 1
-        if len(sample) < MAX_SAMPLE:
-            sample.append(row)
-        elif (index := draw.randrange(num_rows)) < MAX_SAMPLE:
-            sample[index] = row
-    return sample, num_rows
+    num_parts = min(num_rows, MAX_SAMPLE, MAX_SAMPLE_CHARACTERS // (CHARACTERS_PER_TOKEN * max_length))
+    return [
+        draw.randrange(part * num_rows // num_parts, (part + 1) * num_rows // num_parts)
+        for part in range(num_parts)
+    ]
+
+
+def beginning_of(row: Mapping[str, Any], size: int) -> Mapping[str, Any]:
+    """The row's first characters, with the tokens that training reads of it. A message counts as
+    `CHARACTERS_PER_TOKEN` more: templates and ends of turns add tokens.
+    """
+    if "text" in row:
+        return {"text": row["text"][:size]}
+    messages: list[Mapping[str, str]] = []
+    for message in messages_of(row):
+        content = message["content"].strip()[:size]
+        messages.append({"role": message["role"], "content": content})
+        size -= len(content) + CHARACTERS_PER_TOKEN
+        if size <= 0:
+            break
+    if messages[-1]["role"] != "assistant":  # a conversation is read up to its last answer
+        messages.append({"role": "assistant", "content": ""})
+    return {"messages": messages}
 
 
 def _seconds_per_token(jobs: Sequence[TrainingJob]) -> float | None:

@@ -177,7 +177,7 @@ def uncovered_payment(tx: UnitOfWork, job: TrainingJob, now: datetime) -> Paymen
 
 
 def _max_trained_tokens(chain: ChainView, snapshot_id: SnapshotId, config: TrainingConfig) -> int:
-    most = max_trained_tokens(config, _num_rows(chain, snapshot_id))
+    most = max_trained_tokens(config, stated_rows(chain, snapshot_id))
     if most > MAX_RECEIPT_TOKENS:
         name = "steps" if config.steps else "epochs"
         message = f"the job may train {most} tokens, more than the {MAX_RECEIPT_TOKENS} of a receipt"
@@ -185,7 +185,7 @@ def _max_trained_tokens(chain: ChainView, snapshot_id: SnapshotId, config: Train
     return most
 
 
-def _num_rows(chain: ChainView, snapshot_id: SnapshotId) -> int:
+def stated_rows(chain: ChainView, snapshot_id: SnapshotId) -> int:
     """Rows of the accepted contributions, as stated on the chain."""
     snapshot = chain.snapshot(snapshot_id)
     if snapshot is None:

@@ -66,7 +66,7 @@ def test_a_job_shows_what_is_kept_and_then_what_it_cost(client: OpenAI, api: Api
         job = http.post("/v1/fine_tuning/jobs", json=wanted).json()
         kept, most = job["payment"], NUM_ROWS * 50 * TRAINING_PRICE
         assert estimate["price"] == kept["price"] == PRICE.render(TRAINING_PRICE)
-        assert estimate["charge"] == AMOUNT.render(72 * TRAINING_PRICE)
+        assert estimate["charge"] == AMOUNT.render(36 * TRAINING_PRICE)
         assert (kept["max_charge"], kept["charge"], kept["receipt_id"]) == (AMOUNT.render(most), None, None)
         channel = http.get("/v1/channels").json()["data"][0]
         assert (channel["id"], channel["available"]) == (kept["channel_id"], AMOUNT.render(FUNDS - most))

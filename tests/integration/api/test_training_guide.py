@@ -72,10 +72,10 @@ def test_every_snippet_runs(
     job = api.installation.services.training.get(json.loads((tmp_path / "request.json").read_bytes())["id"])
     assert (tmp_path / "request.json").read_bytes() == request_bytes(job)
     for line in (
-        "0 10 ",
+        "0 6 ",
         "given  'What'",
         "trained 'is.'",
-        "about 0.000000000288 dollars, with 0.00000003056 reserved",
+        "about 0.000000000144 dollars, with 0.00000001528 reserved",
         "at most 0.00000001528 dollars",
         "continues from 0x",
         "validating_files",
@@ -109,8 +109,8 @@ def test_every_command_does_what_the_page_says(api: Api) -> None:
         typed = command.replace("$SNAPSHOT", some_hash("snapshot"))
         said.append(type_in(typed.replace("$JOB", jobs[0].id if jobs else "")))
     estimated, created, listed, watched, _, cancelled = said
-    assert "36 rows to train on, 4 held out" in estimated
-    assert "about 0.000000000288 dollars, at 0.000002 dollars per million tokens" in estimated
+    assert "18 rows to train on, 2 held out" in estimated
+    assert "about 0.000000000144 dollars, at 0.000002 dollars per million tokens" in estimated
     assert "at most 0.00000001528 dollars" in created
     assert "validating_files; at most" in listed
     assert "The job is validating." in watched

@@ -64,6 +64,11 @@ class InMemoryRows:
     def rows(self, snapshot_id: SnapshotId) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield from self.content
 
+    def rows_at(
+        self, snapshot_id: SnapshotId, places: Sequence[int]
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        yield from (self.content[place] for place in places if place < len(self.content))
+
     def licences(self, snapshot_id: SnapshotId) -> list[str]:
         return ["MIT"]
 
@@ -99,7 +104,8 @@ class JobHarness:
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    def snapshot(self, *accepted: bool) -> SnapshotId:
+    def snapshot(self, *accepted: bool, num_rows: int = NUM_ROWS) -> SnapshotId:
+        """`num_rows`: of each contribution, as it states."""
         digest = accepted_hash(accepted)
         frozen = snapshot_id(DatanetId(1), len(accepted), digest)
         words = sum(1 << i for i, bit in enumerate(accepted) if bit).to_bytes(32, "big")
@@ -110,7 +116,7 @@ class JobHarness:
         with self.database.begin() as tx:
             tx.session.merge(row)
             for index in range(len(accepted)):
-                tx.session.merge(_recorded(index))
+                tx.session.merge(_recorded(index, num_rows))
         return frozen
 
     def fund(self, amount: int) -> None:
@@ -163,11 +169,11 @@ class JobHarness:
             return [(row.topic, row.payload["job_id"]) for row in rows]
 
 
-def _recorded(index: int) -> ContributionRow:
+def _recorded(index: int, num_rows: int) -> ContributionRow:
     word = f"0x{index:064x}"
     row = ContributionRow(
         datanet=1, index=index, contributor=OTHER_CREATOR, content_hash=word, cid_digest=word
     )
-    row.licence, row.num_rows, row.is_accepted, row.reason, row.recorded_at = word, NUM_ROWS, True, 0, 1
+    row.licence, row.num_rows, row.is_accepted, row.reason, row.recorded_at = word, num_rows, True, 0, 1
     row.block_number, row.log_index = 1, index
     return row

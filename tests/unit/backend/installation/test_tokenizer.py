@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.errors import Overloaded
 from backend.domain.training import TrainingConfig
 from backend.installation import tokenizer
 from backend.installation.tokenizer import TokenizerFailed, TokenizerProcess
@@ -36,9 +35,3 @@ def test_a_process_that_dies_or_hangs_is_an_error(
     monkeypatch.setattr(tokenizer, "CHILD", "no_such_module")
     with pytest.raises(TokenizerFailed):
         TokenizerProcess(str(base), tmp_path).tokenise(ROWS, TrainingConfig(), 1)
-
-
-def test_waiting_for_another_process_is_bounded(tmp_path: Path) -> None:
-    process = TokenizerProcess("", tmp_path, wait_seconds=0.01)
-    with process._lock, pytest.raises(Overloaded):
-        process.tokenise(ROWS, TrainingConfig(), 1)

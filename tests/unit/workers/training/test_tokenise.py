@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from transformers import AutoTokenizer
 
+from backend.services.train.estimate import CHARACTERS_PER_TOKEN, beginning_of
 from tests.fixtures_engine import EOS
+from workers.training.rows import encode
 from workers.training.tokenise import tokenise_rows
 
 if TYPE_CHECKING:
@@ -48,3 +51,18 @@ def test_no_prediction_is_made_of_a_first_token(tiny_base: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_no_more_rows_are_shown_than_asked_for(tiny_base: Path, count: int) -> None:
     assert len(asked(tiny_base, num_examples=count)["examples"]) == min(count, 2)
+
+
+@pytest.mark.parametrize("max_length", [16, 100])
+def test_the_beginning_of_a_row_has_all_tokens_that_training_reads(tiny_base: Path, max_length: int) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    draw = random.Random(1)
+    for _ in range(200):
+        roles = [*draw.choice([[], ["system"]]), *["user", "assistant"] * draw.randrange(1, 40)]
+        contents = [f" {'a b' * int(draw.paretovariate(0.5) % 999)}c " for _ in roles]
+        messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
+        rows: list[Any] = [{"messages": messages}, {"prompt": contents[0], "completion": contents[1]}]
+        for row in [*rows, {"text": contents[0]}]:
+            beginning = beginning_of(row, CHARACTERS_PER_TOKEN * max_length)
+            one, other = (encode(0, each, tokenizer, max_length + 1) for each in (row, beginning))
+            assert (one.token_ids, one.labels) == (other.token_ids, other.labels)

@@ -44,6 +44,33 @@ def test_rows_are_those_of_accepted_contributions_in_order(harness: Contribution
     assert list(harness.snapshots.rows(snapshot)) == [(0, {"text": "one"}), (2, {"text": "three"})]
 
 
+def test_rows_at_places_are_counted_by_what_contributions_state(harness: ContributionHarness) -> None:
+    upload = harness.upload(b"".join(b'{"text":"%d"}\n' % i for i in range(9)))
+    upload = harness.contributions.submit(upload.id, harness.sign(upload))
+    harness.record(upload, 0, is_accepted=True)
+    overstated = replace(other := submit(harness, "one"), report=replace(other.report, num_rows=5))
+    harness.record(overstated, 1, is_accepted=True)
+    harness.record(submit(harness, "two"), 2, is_accepted=True)
+    snapshot = harness.freeze(True, True, True)
+
+    def found(*places: int) -> list[tuple[int, str]]:
+        return [(index, row["text"]) for index, row in harness.snapshots.rows_at(snapshot, places)]
+
+    assert found(0, 3, 4, 8) == [(0, "0"), (0, "3"), (0, "4"), (0, "8")]
+    assert found(2, 9, 10, 13, 14) == [(0, "2"), (1, "one"), (2, "two")]
+    assert found() == found(10) == found(15) == []
+
+
+def test_contributions_without_a_row_at_the_places_are_not_read(harness: ContributionHarness) -> None:
+    files: dict[str, bytes | Path] = {"data.jsonl": b'{"text":"other"}\n', "contribution.json": b"{}\n"}
+    record_forged(harness, submit(harness, "one"), files)
+    harness.record(submit(harness, "two"), 1, is_accepted=True)
+    snapshot = harness.freeze(True, True)
+    assert list(harness.snapshots.rows_at(snapshot, [1])) == [(1, {"text": "two"})]
+    with pytest.raises(ContentCorrupt):
+        list(harness.snapshots.rows_at(snapshot, [0]))
+
+
 def test_licences_come_from_the_chain_and_long_ones_from_the_manifest(harness: ContributionHarness) -> None:
     assert harness.snapshots.licences(three_recorded(harness)) == [LONG_LICENCE, "MIT"]
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.errors import NotFound
+from backend.domain.errors import NotFound, Overloaded
 from backend.domain.ids import Hash32, SnapshotId
 from backend.domain.training import EmptySnapshot, Step
 from backend.services.train import estimate as module
@@ -24,11 +25,11 @@ class Tokeniser:
     """10 tokens a row, 4 of them learnt; one row in ten is left out."""
 
     def __init__(self, rows_per_sequence: int = 1) -> None:
-        self.num_asked = 0
+        self.rows: Any = []
         self.rows_per_sequence = rows_per_sequence
 
     def tokenise(self, rows: Any, config: TrainingConfig, num_examples: int) -> Tokenisation:
-        self.num_asked = len(rows)
+        self.rows = rows
         usable = len(rows) * 9 // 10
         return Tokenisation(usable, 3, 10 * usable, 4 * usable, usable // self.rows_per_sequence, (SHOWN,))
 
@@ -36,9 +37,16 @@ class Tokeniser:
 def estimated(
     harness: JobHarness, num_rows: int, tokeniser: Tokeniser | None = None, **options: Any
 ) -> Estimate:
-    rows = InMemoryRows(letter_rows(num_rows))
-    estimates = Estimates(harness.database, rows, {BASE.digest: tokeniser or Tokeniser()}, PAID)
-    return estimates.estimate(harness.snapshot(True, True), options)
+    return estimated_of(harness, letter_rows(num_rows), num_rows, tokeniser, **options)
+
+
+def estimated_of(
+    harness: JobHarness, rows: Any, num_rows: int, tokeniser: Tokeniser | None = None, **options: Any
+) -> Estimate:
+    """`num_rows`: what the contribution states."""
+    tokenisers = {BASE.digest: tokeniser or Tokeniser()}
+    estimates = Estimates(harness.database, InMemoryRows(rows), tokenisers, PAID)
+    return estimates.estimate(harness.snapshot(True, num_rows=num_rows), options)
 
 
 def test_steps_and_tokens_are_those_of_the_rows_that_are_trained_on(harness: JobHarness) -> None:
@@ -72,9 +80,60 @@ def test_more_rows_than_the_sample_are_projected(
     monkeypatch.setattr(module, "MAX_SAMPLE", 50)
     tokeniser = Tokeniser()
     found = estimated(harness, 500, tokeniser)
-    assert tokeniser.num_asked == 50
+    assert len(tokeniser.rows) == 50
     assert (found.num_rows, found.num_left_out, found.num_train_rows) == (500, 50, 405)
     assert found.num_tokens == 2 * 4050
+
+
+def test_the_sample_has_one_row_of_each_equal_part(
+    harness: JobHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SAMPLE", 50)
+    rows = [(place, {"text": str(place)}) for place in range(500)]
+    drawn = [Tokeniser(), Tokeniser()]
+    for tokeniser in drawn:
+        estimated_of(harness, rows, 500, tokeniser)
+    places = [place for place, _ in drawn[0].rows]
+    assert [place // 10 for place in places] == list(range(50))
+    assert len({place % 10 for place in places}) > 5
+    assert drawn[0].rows == drawn[1].rows
+
+
+def test_rows_that_are_stated_and_do_not_exist_are_left_out(harness: JobHarness) -> None:
+    found = estimated_of(harness, letter_rows(50), 100)
+    assert (found.num_rows, found.num_left_out, found.num_train_rows) == (100, 55, 41)
+    assert estimated_of(harness, [], 100).num_steps == estimated_of(harness, [], 0).num_steps == 0
+
+
+def test_of_long_rows_fewer_are_drawn_and_no_more_than_their_beginning(harness: JobHarness) -> None:
+    long = "x" * 100_000
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant")] * 1000
+    shapes: list[Any] = [{"prompt": long, "completion": long}, {"text": long}, {"messages": turns}]
+    tokeniser = Tokeniser()
+    estimated_of(harness, [(0, row) for row in shapes * 2000], 6000, tokeniser, max_length=16)
+    assert len(tokeniser.rows) == 2000
+    beginnings = [json.dumps(row) for _, row in tokeniser.rows]
+    assert max(map(len, beginnings)) < 1000
+    estimated_of(harness, [(0, row) for row in shapes * 2000], 6000, tokeniser, max_length=8192, batch_size=8)
+    assert len(tokeniser.rows) == 128
+
+
+def test_rows_are_not_read_while_another_estimate_is_made(harness: JobHarness) -> None:
+    refused: list[str] = []
+
+    class Nested(Tokeniser):
+        def tokenise(self, rows: Any, config: TrainingConfig, num_examples: int) -> Tokenisation:
+            with pytest.raises(Overloaded) as error:
+                estimates.estimate(snapshot, {})
+            refused.append(error.value.message)
+            return super().tokenise(rows, config, num_examples)
+
+    snapshot = harness.snapshot(True, num_rows=10)
+    rows = InMemoryRows(letter_rows(10))
+    estimates = Estimates(harness.database, rows, {BASE.digest: Nested()}, PAID)
+    for _ in range(2):
+        assert estimates.estimate(snapshot, {}).num_rows == 10
+    assert refused == ["another estimate is being made: try again in a few seconds"] * 2
 
 
 def test_the_time_is_that_of_the_jobs_before(harness: JobHarness) -> None:
