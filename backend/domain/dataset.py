@@ -11,6 +11,7 @@ import codecs
 import json
 import math
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
@@ -71,7 +72,12 @@ class Row(NamedTuple):
 
     @property
     def hash(self) -> Hash32:
-        return row_hash(self.canonical)
+        """Hash of what training reads: roles and texts. Copies have it too that differ in `source`, in spaces
+        around texts, in the composition of characters, or in being a prompt with completion and not a chat.
+        """
+        # The number of texts tells the roles: one is a text, and an odd number begins with a system prompt.
+        texts = [unicodedata.normalize("NFC", text).strip() for text in self.texts]
+        return Hash32("0x" + sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest())
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -104,10 +110,6 @@ def canonical_row(row: Mapping[str, Any]) -> bytes:
     """Canonical JSON of a row. The canonical form of a contribution is its rows, each with a newline."""
     text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
-
-
-def row_hash(canonical: bytes) -> Hash32:
-    return Hash32("0x" + sha256(canonical).hexdigest())
 
 
 def split_lines(stream: Iterable[bytes], max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +16,6 @@ from backend.domain.dataset import (
     Row,
     RowFormat,
     canonical_row,
-    row_hash,
     split_lines,
 )
 
@@ -144,7 +142,39 @@ def test_the_canonical_form_does_not_depend_on_the_spelling() -> None:
     assert isinstance(one, Row)
     assert isinstance(two, Row)
     assert one.canonical == two.canonical == '{"source":"s","text":"é\\n"}'.encode()
-    assert one.hash == "0x" + sha256(one.canonical).hexdigest()
+
+
+def row_of(value: Any) -> Row:
+    checked = check(dumped(value))
+    assert isinstance(checked, Row)
+    return checked
+
+
+def chat(*contents: str) -> dict[str, Any]:
+    roles = ["system"] * (len(contents) % 2) + ["user", "assistant"] * (len(contents) // 2)
+    return {"messages": [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]}
+
+
+def test_rows_that_training_reads_alike_have_one_hash() -> None:
+    asked = {"prompt": "é?", "completion": "b"}
+    copies = [
+        {**asked, "prompt": " é?\n"},
+        {**asked, "completion": "b\u2003"},
+        {**asked, "prompt": "e\u0301?"},
+        {**asked, "source": "elsewhere"},
+        chat("é?", " b"),
+    ]
+    assert {row_of(copy).hash for copy in copies} == {row_of(asked).hash}
+    assert row_of({"text": "a "}).hash == row_of({"text": "a", "source": "s"}).hash
+
+
+def test_rows_that_training_reads_differently_have_different_hashes() -> None:
+    rows = [
+        *[chat("a", "b"), chat("a", "B"), chat("a b", "b"), chat("ab", "b"), chat("b", "a")],
+        *[chat("a", "a", "b"), chat("a", "b", "a", "b"), chat('a", "b', "b"), chat("a", 'b", "b')],
+        *[{"text": "a"}, {"text": "ab"}, {"text": '["a", "b"]'}],
+    ]
+    assert len({row_of(row).hash for row in rows}) == len(rows)
 
 
 @given(st.dictionaries(st.text(), st.text()))
@@ -155,7 +185,6 @@ def test_the_canonical_form_of_the_canonical_form_is_itself(row: dict[str, str])
         return
     assert canonical_row(json.loads(canonical)) == canonical
     assert b"\n" not in canonical
-    assert len(row_hash(canonical)) == 66
 
 
 @given(st.binary(max_size=200))

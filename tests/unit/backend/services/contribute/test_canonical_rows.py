@@ -8,7 +8,7 @@ import lzma
 import tracemalloc
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -169,6 +169,28 @@ def test_rows_of_a_submitted_contribution_are_refused_with_whose_they_are(
     any_world.curation.advance()
     again = any_world.upload(ROWS, BOB)
     assert f"line 1 of contribution 0 by {ALICE.account}" in again.report.defects[0].message
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": "What is a? ", "completion": "A letter."},
+        {"prompt": "What is a?", "completion": "A letter.", "source": "elsewhere"},
+        {
+            "messages": [
+                {"role": "user", "content": "What is a?"},
+                {"role": "assistant", "content": "\nA letter."},
+            ]
+        },
+    ],
+)
+def test_a_copy_with_another_source_or_other_spaces_is_refused(
+    harness: ContributionHarness, changed: dict[str, Any]
+) -> None:
+    harness.submit()
+    copy = harness.upload(jsonl(changed, {**changed, "source": "another"}), BOB)
+    found = [(defect.line, defect.code) for defect in copy.report.defects]
+    assert found == [(2, "repeated_row"), (1, "copied_row"), (2, "copied_row")]
 
 
 @pytest.mark.deep
