@@ -9,6 +9,7 @@ from sqlalchemy import func, or_, select
 
 from backend.db.paging import newest_first
 from backend.db.session import insert_if_absent
+from backend.db.tables.chain import VersionRow
 from backend.db.tables.training import TrainingEventRow, TrainingJobRow
 from backend.domain.errors import NotFound
 from backend.domain.ids import Account, Cid, Hash32, SnapshotId, VersionId
@@ -92,12 +93,23 @@ class TrainingStore:
                 found.setdefault(job.result.adapter_digest, []).append(job)
         return found
 
-    def unregistered(self) -> list[TrainingJob]:
-        """Jobs that are published but not yet registered on the chain."""
-        query = select(TrainingJobRow).where(
-            TrainingJobRow.state == JobState.SUCCEEDED, TrainingJobRow.version_id.is_(None)
+    def registrations(self) -> list[tuple[str, Cid, VersionId, Hash32]]:
+        """Published jobs without a version, each with the versions of its creator that have its weights: job,
+        its folder, version, digest of that version's folder. Earlier versions come first.
+        """
+        job, version = TrainingJobRow, VersionRow
+        has_its_weights = (version.creator == job.creator) & (version.adapter_digest == job.adapter_digest)
+        query = (
+            select(job.id, job.cid, version.id, version.record["cidDigest"].as_string())
+            .join(version, has_its_weights)
+            .where(job.state == JobState.SUCCEEDED, job.version_id.is_(None), job.cid.is_not(None))
+            .order_by(version.block_number, version.log_index)
         )
-        return [_job(row) for row in self._session.scalars(query)]
+        found = self._session.execute(query)
+        return [
+            (job_id, Cid(cid or ""), VersionId(Hash32(version_id)), Hash32(digest))
+            for job_id, cid, version_id, digest in found
+        ]
 
     def add_event(self, job_id: str, kind: str, data: Mapping[str, Any], at: datetime) -> JobEvent:
         # The writer holds the lock of the job's row, so the number is unique.
@@ -116,6 +128,19 @@ class TrainingStore:
             query = query.where(TrainingEventRow.kind.in_(kinds))
         rows = self._session.scalars(query.order_by(TrainingEventRow.seq).limit(limit))
         return [_event(row) for row in rows]
+
+    def checkpoints(self, job_id: str, limit: int, after_step: int | None = None) -> list[JobEvent]:
+        """Checkpoint events, newest first; those that follow the checkpoint of a step. Errors: `NotFound`."""
+        row = TrainingEventRow
+        query = select(row).where(row.job_id == job_id, row.kind == "checkpoint")
+        if after_step is not None:
+            # A worker without the files of a killed one reaches its steps again. A list ends all the same.
+            of_step = query.where(row.data["step"].as_integer() == after_step)
+            first = self._session.scalar(of_step.with_only_columns(func.min(row.seq)))
+            if first is None:
+                raise NotFound(f"{job_id} has no checkpoint of step {after_step}", param="after")
+            query = query.where(row.seq < first)
+        return [_event(found) for found in self._session.scalars(query.order_by(row.seq.desc()).limit(limit))]
 
     def sampled_events(self, job_id: str, kind: str, count: int) -> list[JobEvent]:
         """About `count` events of a kind, evenly distributed, and the last one; in order."""

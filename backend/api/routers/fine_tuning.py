@@ -13,6 +13,7 @@ from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute, KeyDep, takes_key
 from backend.api.schemas.common import INTEGERS_END, CursorPage
 from backend.api.schemas.fine_tuning import (
+    CHECKPOINT_ID,
     EVENT_ID,
     CheckpointView,
     CreateJobRequest,
@@ -21,6 +22,7 @@ from backend.api.schemas.fine_tuning import (
     JobView,
     RegistrationRequest,
     RegistrationView,
+    checkpoint_id,
 )
 from backend.api.services import Services
 from backend.domain.errors import InvalidInput, NotFound
@@ -114,18 +116,17 @@ def list_events(
 def list_checkpoints(
     job_id: str,
     services: ServicesDep,
-    after: Annotated[str | None, Query(max_length=80)] = None,
+    after: Annotated[str | None, Query(pattern=CHECKPOINT_ID)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 10,
 ) -> CursorPage[CheckpointView]:
     """List checkpoints, newest first. A worker that takes over a job resumes from the latest. Checkpoints are
     not served.
     """
-    found = [CheckpointView.of(event) for event in services.training.checkpoints(job_id)]
-    ids = [checkpoint.id for checkpoint in found]
-    if after is not None and after not in ids:
-        raise NotFound(f"No checkpoint {after}.", param="after")
-    start = 0 if after is None else ids.index(after) + 1
-    return _page(found[start : start + limit + 1], limit)
+    step = None if after is None else int(after.rpartition("-")[2])
+    if step is not None and after != checkpoint_id(job_id, step):
+        raise NotFound(f"{after} is no checkpoint of {job_id}.", param="after")
+    found = services.training.checkpoints(job_id, limit + 1, step)
+    return _page([CheckpointView.of(event) for event in found], limit)
 
 
 @router.get(

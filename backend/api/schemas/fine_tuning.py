@@ -22,6 +22,7 @@ from backend.domain.training import JobEvent, JobState, Payment, TrainingConfig,
 from backend.services.train.publication import Listing
 
 EVENT_ID = r"^(ftevent-[0-9a-z]{1,40}-)?[0-9]{1,18}$"
+CHECKPOINT_ID = r"^ftckpt-[0-9a-z]{1,40}-[0-9]{1,9}$"
 MESSAGES = {
     "state": "The job is {state}.",
     "ended": "The job has {state}.",
@@ -342,13 +343,17 @@ class CheckpointView(View):
         step = event.data["step"]
         losses = {"train_loss": event.data["loss"]} if "loss" in event.data else {}
         return cls(
-            id=f"ftckpt-{event.job_id.removeprefix('ftjob-')}-{step}",
+            id=checkpoint_id(event.job_id, step),
             created_at=int(event.at.timestamp()),
             fine_tuning_job_id=event.job_id,
             fine_tuned_model_checkpoint=f"{event.job_id}:step-{step}",
             step_number=step,
             metrics={"step": step, **losses},
         )
+
+
+def checkpoint_id(job_id: str, step: int) -> str:
+    return f"ftckpt-{job_id.removeprefix('ftjob-')}-{step}"
 
 
 def _hyperparameters(config: TrainingConfig) -> dict[str, Any]:

@@ -99,11 +99,14 @@ class Training:
             require_job(tx.training.get(job_id), job_id)
             return tx.training.events(job_id, after, limit)
 
-    def checkpoints(self, job_id: str) -> Sequence[JobEvent]:
-        """The job's checkpoint events, newest first. Errors: `NotFound`."""
+    def checkpoints(self, job_id: str, limit: int, after_step: int | None = None) -> Sequence[JobEvent]:
+        """The job's checkpoint events, newest first; those that follow the checkpoint of a step.
+
+        Errors: `NotFound`.
+        """
         with self._db.read() as tx:
             require_job(tx.training.get(job_id), job_id)
-            return tx.training.events(job_id, 0, None, {"checkpoint"})[::-1]
+            return tx.training.checkpoints(job_id, limit, after_step)
 
     def progress(self, job_id: str) -> Progress:
         """Errors: `NotFound`."""

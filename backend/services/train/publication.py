@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, Cid, VersionId
     from backend.domain.screening import ScreeningReport
     from backend.domain.training import TrainingJob
@@ -177,13 +177,14 @@ class Publication:
             return None
 
     def record_registrations(self) -> int:
-        """Set the version of published jobs whose registration is confirmed; return their number."""
+        """Set the version of published jobs whose registration is confirmed: their creator's first one with
+        these weights and this folder. Return their number.
+        """
         now = self._clock()
         num_recorded = 0
         with self._db.begin() as tx:
-            for pending in tx.training.unregistered():
-                version = _registered_version(tx, pending)
-                job = tx.training.locked(pending.id) if version is not None else None
+            for job_id, cid, version, folder in tx.training.registrations():
+                job = tx.training.locked(job_id) if cid_digest(cid) == folder else None
                 if job is None or job.version_id is not None:
                     continue
                 tx.training.save(replace(job, version_id=version))
@@ -199,17 +200,6 @@ class Publication:
         if job.creator != account:
             raise Forbidden(f"only the creator of {job_id} may register its adapter", param="job_id")
         return job
-
-
-def _registered_version(tx: UnitOfWork, job: TrainingJob) -> VersionId | None:
-    """The first version of the creator with these weights and this folder."""
-    if job.result is None or job.cid is None:
-        return None
-    content = (job.result.adapter_digest, cid_digest(job.cid))
-    for version in tx.chain.versions(creator=job.creator):
-        if (version.record.adapter_digest, version.record.cid_digest) == content:
-            return version.id
-    return None
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from openai import BadRequestError, ConflictError, OpenAI
+from openai import BadRequestError, ConflictError, NotFoundError, OpenAI
 
 from backend.domain.hashing import version_id
 from backend.domain.ids import Cid
@@ -173,6 +173,12 @@ def test_checkpoints_come_newest_first_with_their_losses(client: OpenAI, leases:
     assert [checkpoint.step_number for checkpoint in found] == [60, 40, 20]
     assert found[0].metrics.train_loss == pytest.approx(2.4)
     assert found[0].fine_tuning_job_id == job.id
+    page = jobs.checkpoints.list(job.id, after=found[0].id, limit=1)
+    assert ([checkpoint.step_number for checkpoint in page.data], page.has_more) == ([40], True)
+    other = jobs.create(model="tiny", training_file=SNAPSHOT)
+    for unknown in (found[0].id + "0", found[0].id.replace(job.id[6:], other.id[6:])):
+        with pytest.raises(NotFoundError):
+            jobs.checkpoints.list(job.id, after=unknown)
 
 
 def test_a_failed_job_says_why_in_openais_shape(client: OpenAI, leases: Leases) -> None:

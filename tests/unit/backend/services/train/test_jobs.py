@@ -147,3 +147,19 @@ def test_progress_has_the_stage_of_a_job_until_a_step_follows(harness: JobHarnes
         assert found.data == {"stage": stage, "done": 2, "total": 2}
     harness.leases.record_event(held, "progress", {"step": 1, "loss": 3.0, **pace})
     assert harness.training.progress(held.job.id).working is None
+
+
+def test_a_walk_through_checkpoints_ends_though_a_killed_workers_steps_were_done_again(
+    harness: JobHarness,
+) -> None:
+    held = harness.create_leased()
+    for step in (20, 40, 20, 40, 60):
+        harness.leases.record_event(held, "checkpoint", {"step": step})
+        harness.leases.record_event(held, "progress", {"step": step})
+    met: list[int] = []
+    while page := harness.training.checkpoints(held.job.id, 1, met[-1] if met else None):
+        met += [event.data["step"] for event in page]
+    assert met == [60, 40, 20]
+    assert [event.data["step"] for event in harness.training.checkpoints(held.job.id, 4)] == [60, 40, 20, 40]
+    with pytest.raises(NotFound):
+        harness.training.checkpoints(held.job.id, 1, 30)

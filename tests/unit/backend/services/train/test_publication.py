@@ -271,6 +271,16 @@ def test_a_new_price_is_another_version_and_the_job_keeps_its_first(harness: Pub
     assert harness.jobs.training.get(job.id).version_id == version
 
 
+def test_jobs_whose_creator_registered_no_such_weights_are_not_read(harness: PublicationHarness) -> None:
+    harness.publish()
+    other = harness.publish(TrainingResult(Hash32("0x" + "99" * 32), RESULT.base_model, RESULT.metrics))
+    version = harness.confirm(other)
+    with harness.jobs.database.read() as tx:
+        found = tx.training.registrations()
+    assert other.cid is not None
+    assert found == [(other.id, other.cid, version, cid_digest(other.cid))]
+
+
 def test_another_creators_version_with_other_weights_is_not_ours(harness: PublicationHarness) -> None:
     job = harness.publish()
     other = harness.publish(TrainingResult(Hash32("0x" + "99" * 32), RESULT.base_model, RESULT.metrics))
