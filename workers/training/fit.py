@@ -220,7 +220,8 @@ def _arguments(config: TrainingConfig, num_steps: int, checkpoints: Path, *, bf1
         per_device_train_batch_size=1,  # an item is a whole batch
         train_sampling_strategy="sequential",
         learning_rate=config.learning_rate,
-        lr_scheduler_type=config.scheduler,
+        # transformers' own "constant" ignores the warm-up.
+        lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
         warmup_steps=round(config.warmup_fraction * num_steps),
         weight_decay=0.0,
         max_grad_norm=1.0,

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from transformers import get_scheduler
 
 from backend.domain.training import TrainingConfig
 from inference.kernels.cpu import Cpu
 from tests.fixtures_engine import peft_warnings_ignored
-from workers.training.fit import compute_dtype, lora_model
+from workers.training.fit import _arguments, compute_dtype, lora_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,3 +44,28 @@ def test_trained_weights_are_fp32_for_any_dtype_of_the_base(
     for weight in model.parameters():
         dtypes[weight.requires_grad].add(weight.dtype)
     assert dtypes == {True: {torch.float32}, False: {torch.bfloat16}}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "factors"),
+    [
+        ("constant", [0.0, 0.5, 1.0, 1.0]),
+        ("linear", [0.0, 0.5, 1.0, 0.5]),
+        ("cosine", [0.0, 0.5, 1.0, 0.5]),
+    ],
+)
+def test_every_scheduler_warms_up(tmp_path: Path, scheduler: Any, factors: list[float]) -> None:
+    config = TrainingConfig(scheduler=scheduler, warmup_fraction=0.5, learning_rate=1.0)
+    arguments = _arguments(config, 4, tmp_path, bf16=False)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=arguments.learning_rate)
+    warmup = arguments.get_warmup_steps(4)
+    schedule = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup, 4)
+    found = []
+    for _ in factors:
+        found += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    assert found == pytest.approx(factors)
+    unheated = _arguments(replace(config, warmup_fraction=0.0), 4, tmp_path, bf16=False)
+    schedule = get_scheduler(unheated.lr_scheduler_type, optimizer, unheated.get_warmup_steps(4), 4)
+    assert schedule.get_last_lr() == [1.0]
