@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear layers of the decoder, which an adapter may target."""
 MAX_BATCH_TOKENS = 65_536
-"""Limit of `batch_size * max_length`. It bounds the memory and the duration of an optimizer step."""
+"""Limit of `batch_size * max_length`. It bounds the duration of an optimizer step."""
 
 
 class EmptySnapshot(InvalidInput):

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from backend.domain.errors import InvalidInput
 from inference.kernels.cpu import product_arithmetic, this_cpu
 from inference.model.families import read_architecture
+from workers.training.evaluate import batches_by_length
 from workers.training.packing import ATTENTION, collate, is_bf16
 from workers.training.rows import pack_rows, plan_batches
 from workers.training.spec import COMPLETE
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from workers.training.progress import Emit
     from workers.training.rows import Example
 
+MICRO_BATCH_TOKENS = 2048
+"""Tokens of a step that are computed at once, each row counted as long as the longest. They bound a step's
+memory whatever the job's `batch_size`: about 5 GB for SmolLM2-135M in fp32. A batch of the default size is
+smaller.
+"""
 MIDWAY_FILE = "midway.safetensors"
 """In the folder of checkpoints: the adapter in bf16 after a third of training, for attribution."""
 
@@ -111,7 +117,7 @@ def fit(
         EarlyStop(config.early_stopping, stopping_rows, checkpoints, emit) if config.early_stopping else None
     )
     midway = _Midway(midway_step(len(plan)), checkpoints / MIDWAY_FILE)
-    trainer = Trainer(
+    trainer = _Trainer(
         model=model,
         args=_arguments(config, len(plan), checkpoints, bf16=is_bf16(model)),
         train_dataset=_Batches(batches),
@@ -137,7 +143,27 @@ def fit(
     )
 
 
-class _Batches(Dataset[dict[str, torch.Tensor]]):
+def micro_batches(rows: Sequence[Example]) -> list[Sequence[Example]]:
+    """The rows of a step in parts of at most `MICRO_BATCH_TOKENS` tokens or one row."""
+    if len(rows) * max(len(row.token_ids) for row in rows) <= MICRO_BATCH_TOKENS:
+        return [rows]
+    return list(batches_by_length(rows, MICRO_BATCH_TOKENS))
+
+
+class _Trainer(Trainer):
+    """Computes a step one micro-batch after the other and adds up their gradients. Each loss is a sum divided
+    by the number of the whole step's trained tokens, so only the rounding depends on the division.
+    """
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        losses = [
+            super(_Trainer, self).training_step(model, part, num_items_in_batch)
+            for part in inputs["micro_batches"]
+        ]
+        return torch.stack(losses).sum()
+
+
+class _Batches(Dataset[dict[str, Any]]):
     """One item per optimizer step, in order, so that a resumed Trainer only skips items."""
 
     def __init__(self, batches: Sequence[Sequence[Example]]) -> None:
@@ -146,8 +172,10 @@ class _Batches(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        return collate(self._batches[step])
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        """The whole batch, whose trained tokens the Trainer counts, and the parts that it computes."""
+        rows = self._batches[step]
+        return {**collate(rows), "micro_batches": [collate(part) for part in micro_batches(rows)]}
 
 
 class _Progress(TrainerCallback):

@@ -5,15 +5,32 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from transformers import get_scheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import get_peft_model_state_dict
+from transformers import AutoTokenizer, get_scheduler
 
 from backend.domain.training import TrainingConfig
 from inference.kernels.cpu import Cpu
 from tests.fixtures_engine import peft_warnings_ignored
-from workers.training.fit import _arguments, compute_dtype, lora_model
+from tests.unit.workers.support import letter_rows
+from workers.training.fit import (
+    MICRO_BATCH_TOKENS,
+    _arguments,
+    compute_dtype,
+    fit,
+    lora_model,
+    micro_batches,
+)
+from workers.training.rows import Example, encode
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def letters(base: Path) -> list[Example]:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    return [encode(contribution, row, tokenizer, 192) for contribution, row in letter_rows()]
 
 
 @pytest.mark.parametrize(
@@ -69,3 +86,49 @@ def test_every_scheduler_warms_up(tmp_path: Path, scheduler: Any, factors: list[
     unheated = _arguments(replace(config, warmup_fraction=0.0), 4, tmp_path, bf16=False)
     schedule = get_scheduler(unheated.lr_scheduler_type, optimizer, unheated.get_warmup_steps(4), 4)
     assert schedule.get_last_lr() == [1.0]
+
+
+def test_a_step_in_micro_batches_gives_the_weights_of_one_in_a_whole(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.training.fit.compute_dtype", lambda: torch.float32)
+    rows = letters(tiny_base)
+    config = TrainingConfig(batch_size=12, steps=4, loss_on="all")
+
+    def trained(name: str) -> tuple[dict[str, torch.Tensor], list[float]]:
+        losses: list[float] = []
+        with peft_warnings_ignored():
+            model = lora_model(tiny_base, config)
+            fit(
+                model,
+                rows,
+                config,
+                tmp_path / name,
+                lambda kind, data: losses.append(data["loss"]) if kind == "progress" else None,
+            )
+        return get_peft_model_state_dict(model), losses
+
+    weights, losses = trained("whole")
+    monkeypatch.setattr("workers.training.fit.MICRO_BATCH_TOKENS", 3 * max(len(r.token_ids) for r in rows))
+    assert len(micro_batches(rows[:12])) >= 4
+    in_parts, losses_in_parts = trained("parts")
+    assert losses_in_parts == pytest.approx(losses, rel=1e-4)
+    for name, weight in weights.items():
+        torch.testing.assert_close(in_parts[name], weight, rtol=1e-3, atol=1e-4)
+
+
+@given(lengths=st.lists(st.integers(2, 2 * MICRO_BATCH_TOKENS), min_size=1, max_size=50))
+def test_what_a_step_computes_at_once_is_bounded_whatever_its_batch(lengths: list[int]) -> None:
+    rows = [Example(i, "g", (1,) * length, (1,) * length) for i, length in enumerate(lengths)]
+    parts = micro_batches(rows)
+    assert sorted(row.contribution for part in parts for row in part) == list(range(len(rows)))
+    for part in parts:
+        padded = len(part) * max(len(row.token_ids) for row in part)
+        assert padded <= MICRO_BATCH_TOKENS or len(part) == 1
+
+
+def test_a_batch_of_the_default_size_is_computed_at_once_in_its_order() -> None:
+    default = TrainingConfig()
+    rows = [Example(i, "g", (1,) * (default.max_length - i), (1,) * 9) for i in (3, 1, 7, 0, 2, 4, 5, 6)]
+    assert len(rows) == default.batch_size
+    assert micro_batches(rows) == [rows]
