@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from backend.processes.parent import Parent
+from backend.processes.parent import Parent, is_out_of_memory
 from inference.protocol import AdapterBlend, AdapterRef
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Exporter:
         except AdapterError as error:
             return {"code": error.code, "message": str(error)}
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = f"reading it takes more than {self.needed_bytes() >> 20} MB of memory"
             refusal = AdapterTooLargeError(folder.name, reason)
@@ -113,13 +113,6 @@ class Exporter:
 
     def _load(self, ref: AdapterRef) -> Adapter:
         return self._loader.load(Path(ref.path), ref.digest, self._max_bytes)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Errors of torch are no `MemoryError`."""
-    return isinstance(error, MemoryError) or any(
-        sign in str(error) for sign in ("can't allocate memory", "bad_alloc")
-    )
 
 
 if __name__ == "__main__":

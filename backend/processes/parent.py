@@ -23,6 +23,14 @@ _PR_SET_PDEATHSIG = 1
 _STATM_DATA = 5  # pages of data and stack, in proc(5)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, such as at a limit of `Parent`. Errors of torch are no `MemoryError`."""
+    signs = ("can't allocate memory", "bad_alloc", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    )
+
+
 def die_with_parent() -> None:
     """Ask the kernel (Linux only) to kill this child when its parent exits, so that even a `kill -9` of the
     parent leaves no orphan on the ports. To be called in the child before exec.
@@ -80,5 +88,9 @@ class Parent:
 
 
 def _set_limit(which: int, value: int | None) -> None:
-    if value is not None:
-        resource.setrlimit(which, (value, value))
+    if value is None:
+        return
+    most = resource.getrlimit(which)[1]
+    if most != resource.RLIM_INFINITY:
+        value = min(value, most)  # no process may raise its limit
+    resource.setrlimit(which, (value, value))

@@ -135,8 +135,9 @@ def no_memory(market: ChaosMarket) -> None:
     (trainer,) = _await(lambda: children(worker), "the worker did not start to train")[:1]
     unlimited = resource.prlimit(worker, resource.RLIMIT_DATA)
     for pid in (trainer, worker):
+        _, most = resource.prlimit(pid, resource.RLIMIT_DATA)
         # Linux ignores a limit of 0.
-        resource.prlimit(pid, resource.RLIMIT_DATA, (resource.getpagesize(), unlimited[1]))
+        resource.prlimit(pid, resource.RLIMIT_DATA, (resource.getpagesize(), most))
     try:
         time.sleep(NO_MEMORY_SECONDS)
     finally:

@@ -18,6 +18,7 @@ from backend.domain.errors import DomainError
 from backend.processes.parent import Parent
 from workers.training.disk_full import disk_full_error
 from workers.training.folders import lock_folder
+from workers.training.memory import memory_limit, out_of_memory_error
 from workers.training.spec import (
     ADAPTER,
     IMPORT_FILE,
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         help="folder with spec.json and rows.jsonl, import.json, or verification.json",
     )
     folder: Path = parser.parse_args(argv).job
-    parent = Parent()
+    parent = Parent(memory_bytes=memory_limit())
 
     def emit(kind: str, data: Mapping[str, Any]) -> None:
         parent.send({"kind": kind, "data": dict(data)})
@@ -57,7 +58,8 @@ def _train(folder: Path, emit: Any) -> int:
         try:
             _run_job(folder, emit)
         except Exception as error:
-            failure = error if isinstance(error, DomainError) else disk_full_error(error, folder)
+            known = error if isinstance(error, DomainError) else None
+            failure = known or disk_full_error(error, folder) or out_of_memory_error(error)
             if failure is None:
                 raise
             emit("failed", {"code": failure.code, "message": failure.message, **failure.details})
