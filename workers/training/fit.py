@@ -13,7 +13,15 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 
 from backend.domain.errors import InvalidInput
 from inference.kernels.cpu import product_arithmetic, this_cpu
@@ -25,7 +33,7 @@ from workers.training.spec import COMPLETE
 from workers.training.stopping import EarlyStop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from backend.domain.training import TrainingConfig
@@ -125,14 +133,11 @@ def fit(
         callbacks=[progress, *([stop] if stop else []), midway],
     )
     trainer.remove_callback(_printer())
-    newest = _newest_checkpoint(checkpoints)
-    with disable_input_dtype_casting(model, active=is_bf16(model)):
-        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-    _check_weights(model, len(plan))
+    log = _run(trainer, model, stop, _newest_checkpoint(checkpoints))
     num_steps = stop.last_step if stop else len(plan)
     if stop:
         stop.restore_best(model)
-    losses = [e["loss"] for e in trainer.state.log_history if "loss" in e and e["step"] <= num_steps]
+    losses = [e["loss"] for e in log if "loss" in e and e["step"] <= num_steps]
     tail = losses[-max(1, len(losses) // 10) :]
     return FitSummary(
         train_loss=sum(tail) / len(tail),
@@ -141,6 +146,20 @@ def fit(
         midway_step=min(midway_step(len(plan)), num_steps),
         kept_step=stop.best_step if stop else num_steps,
     )
+
+
+def _run(
+    trainer: Trainer, model: Any, stop: EarlyStop | None, newest: Path | None
+) -> Sequence[Mapping[str, float]]:
+    """Train from checkpoint `newest` to the end; returns the log of all steps."""
+    if stop is not None and newest is not None:
+        stop.resume(_step(newest))
+        if stop.is_over:  # the Trainer would take one step more
+            return TrainerState.load_from_json(str(newest / TRAINER_STATE_NAME)).log_history
+    with disable_input_dtype_casting(model, active=is_bf16(model)):
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    _check_weights(model, trainer.state.max_steps)
+    return trainer.state.log_history
 
 
 def micro_batches(rows: Sequence[Example]) -> list[Sequence[Example]]:
@@ -275,11 +294,15 @@ def _printer() -> Any:
 
 def _newest_checkpoint(checkpoints: Path) -> Path | None:
     """Also removes incomplete checkpoints, so that the Trainer's rotation does not count them."""
-    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    found = sorted(checkpoints.glob("checkpoint-*"), key=_step)
     complete = [path for path in found if (path / COMPLETE).exists()]
     for path in set(found) - set(complete):
         shutil.rmtree(path)
     return complete[-1] if complete else None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[1])
 
 
 def _check_weights(model: Any, step: int) -> None:

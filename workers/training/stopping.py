@@ -28,7 +28,7 @@ class EarlyStop(TrainerCallback):
     """Evaluates the adapter at every checkpoint, saves the best one in `folder`, and ends training after
     `patience` evaluations without a lower loss.
 
-    A resumed run loads the losses up to its checkpoint, so it stops at the same step.
+    A resumed run loads the losses up to its checkpoint with `resume`, so it stops at the same step.
     """
 
     def __init__(self, patience: int, rows: Sequence[Example], folder: Path, emit: Emit) -> None:
@@ -49,19 +49,22 @@ class EarlyStop(TrainerCallback):
     def restore_best(self, model: Any) -> None:
         set_peft_model_state_dict(model, load_file(self._folder / BEST_FILE))
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def resume(self, step: int) -> None:
+        """Load the losses of an earlier run up to `step`, from which training resumes."""
         path = self._folder / LOSSES_FILE
-        if state.global_step and path.exists():
-            saved = {int(step): loss for step, loss in json.loads(path.read_bytes()).items()}
-            self._losses = {step: loss for step, loss in saved.items() if step <= state.global_step}
+        if path.exists():
+            saved = {int(at): loss for at, loss in json.loads(path.read_bytes()).items()}
+            self._losses = {at: loss for at, loss in saved.items() if at <= step}
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         step = state.global_step
-        if not self._is_over() and (step % args.save_steps == 0 or step == state.max_steps):
+        if not self.is_over and (step % args.save_steps == 0 or step == state.max_steps):
             self._measure(model, step)
-        control.should_training_stop |= self._is_over()
+        control.should_training_stop |= self.is_over
 
-    def _is_over(self) -> bool:
+    @property
+    def is_over(self) -> bool:
+        """Whether training has ended before its last step."""
         since_best = [step for step in self._losses if step > self.best_step]
         return len(since_best) >= self._patience
 

@@ -102,10 +102,14 @@ class Leases:
         return True
 
     def record_event(self, leased: LeasedJob, kind: str, data: Mapping[str, Any]) -> None:
-        """Add a job event. Errors: `LeaseLost`, as for all methods below."""
+        """Add a job event. A checkpoint beyond the last one is progress, after which attempts count anew.
+
+        Errors: `LeaseLost`, as for all methods below.
+        """
         with self._locked(leased) as (tx, job):
+            last = tx.training.checkpoints(job.id, 1) if kind == "checkpoint" else []
             tx.training.add_event(job.id, kind, data, self._clock())
-            if kind == "checkpoint":
+            if kind == "checkpoint" and all(data["step"] > checkpoint.data["step"] for checkpoint in last):
                 tx.training.save(replace(job, lease=replace(job.lease, attempt=1)))
 
     def release(self, leased: LeasedJob, error: str | None = None) -> None:

@@ -313,6 +313,29 @@ def test_a_killed_training_stops_where_it_would_have(make_job: Any, killed_behin
     assert contents(killed / ADAPTER) == contents(folder / ADAPTER)
 
 
+def test_a_training_that_has_stopped_takes_no_further_step_when_its_job_is_resumed(make_job: Any) -> None:
+    spec, folder = make_job("whole", **STOPPING)
+    run_job(spec, folder, ignore)
+    _, killed = make_job("killed", **STOPPING)
+    num_killed = 0
+    progressed: list[str] = []
+
+    def kill(kind: str, data: Mapping[str, Any]) -> None:
+        nonlocal num_killed
+        if num_killed and kind in {"progress", "checkpoint"}:
+            progressed.append(kind)
+        if kind == "eval" and data["model"] == "adapter":
+            num_killed += 1
+            raise Killed
+
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run_job(spec, killed, kill)
+    run_job(spec, killed, ignore)
+    assert (num_killed, progressed) == (2, [])
+    assert contents(killed / ADAPTER) == contents(folder / ADAPTER)
+
+
 def test_one_held_out_source_cannot_both_decide_and_measure(make_job: Any) -> None:
     spec, folder = make_job(rows=letter_rows(4), early_stopping=1)
     with pytest.raises(UnusableRows, match="early_stopping") as refused:

@@ -111,11 +111,22 @@ def test_a_step_that_kills_its_workers_is_given_up(harness: JobHarness) -> None:
 
 def test_a_step_that_gets_further_each_time_is_not_given_up(harness: JobHarness) -> None:
     job = harness.job()
-    for _ in range(2 * MAX_ATTEMPTS):
+    for step in range(2 * MAX_ATTEMPTS):
         held = harness.leases.acquire(job.id, Step.VALIDATE)
         assert held is not None
-        harness.leases.record_event(held, "checkpoint", {"step": 1})
+        harness.leases.record_event(held, "checkpoint", {"step": step})
         harness.wait(31)
+
+
+def test_a_step_that_reaches_the_same_checkpoint_each_time_is_given_up(harness: JobHarness) -> None:
+    job = harness.job()
+    for _ in range(MAX_ATTEMPTS):
+        held = harness.leases.acquire(job.id, Step.VALIDATE)
+        assert held is not None
+        harness.leases.record_event(held, "checkpoint", {"step": 7})
+        harness.wait(31)
+    assert harness.leases.acquire(job.id, Step.VALIDATE) is None
+    assert harness.training.get(job.id).state is JobState.FAILED
 
 
 def test_work_given_back_by_a_stopping_worker_does_not_count_as_an_attempt(harness: JobHarness) -> None:
