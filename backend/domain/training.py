@@ -31,7 +31,7 @@ class TrainingConfig:
 
     Lengths are in tokens. `warmup_fraction` is a fraction of the steps, `eval_fraction` of the rows.
     `checkpoint_steps` bounds the optimizer steps that a killed worker loses. A positive `steps` overrides
-    `epochs`. `early_stopping` ends training after that number of consecutive checkpoints without a lower
+    `epochs`. `early_stopping` ends training after that number of consecutive evaluations without a lower
     loss (0: never). Training starts from the weights of version `parent`, if given. `packing` fills each
     sequence of `max_length` with several rows, which do not attend to each other. `loss_on` "all" also trains
     on the tokens of users and systems.

@@ -30,7 +30,7 @@ from workers.training.evaluate import batches_by_length
 from workers.training.packing import ATTENTION, collate, is_bf16
 from workers.training.rows import pack_rows, plan_batches
 from workers.training.spec import COMPLETE
-from workers.training.stopping import EarlyStop
+from workers.training.stopping import EarlyStop, evaluation_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,17 +120,18 @@ def fit(
     sequences = pack_rows(examples, config.max_length) if config.packing else [(e,) for e in examples]
     plan = plan_batches(len(sequences), config.batch_size, config.epochs, config.seed, config.steps)
     batches = [[e for index in step for e in sequences[index]] for step in plan]
-    progress = _Progress([sum(len(e.token_ids) for e in rows) for rows in batches], emit)
-    stop = (
-        EarlyStop(config.early_stopping, stopping_rows, checkpoints, emit) if config.early_stopping else None
-    )
+    step_tokens = [sum(len(e.token_ids) for e in rows) for rows in batches]
+    stop = None
+    if config.early_stopping:
+        interval = evaluation_interval(stopping_rows, step_tokens, config.checkpoint_steps)
+        stop = EarlyStop(config.early_stopping, interval, stopping_rows, checkpoints, emit)
     midway = _Midway(midway_step(len(plan)), checkpoints / MIDWAY_FILE)
     trainer = _Trainer(
         model=model,
         args=_arguments(config, len(plan), checkpoints, bf16=is_bf16(model)),
         train_dataset=_Batches(batches),
         data_collator=lambda items: items[0],
-        callbacks=[progress, *([stop] if stop else []), midway],
+        callbacks=[_Progress(step_tokens, emit), *([stop] if stop else []), midway],
     )
     trainer.remove_callback(_printer())
     log = _run(trainer, model, stop, _newest_checkpoint(checkpoints))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 import time
 from dataclasses import asdict
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from workers.training.spec import TrainingSpec
 
 
+MAX_STOPPING_ROWS = 256
+"""Rows on which early stopping measures the loss."""
 MAX_LOSS = 700.0
 """In nats. The perplexity of a larger loss overflows a float. Random guesses have a loss of about 11."""
 
@@ -167,12 +170,15 @@ def _split_stopping_rows(
     if not config.early_stopping:
         return (), held_out
     try:
-        return hold_out(held_out, 0.5, config.seed)
+        stopping, evaluated = hold_out(held_out, 0.5, config.seed)
     except UnusableRows as error:
         text = (
             "early_stopping splits the held-out rows by source, but they have only one: raise eval_fraction"
         )
         raise UnusableRows(text, param="early_stopping") from error
+    if len(stopping) > MAX_STOPPING_ROWS:
+        stopping = random.Random(f"{config.seed}:stopping").sample(stopping, MAX_STOPPING_ROWS)  # noqa: S311
+    return stopping, evaluated
 
 
 def _check_loss(name: str, loss: float) -> float:

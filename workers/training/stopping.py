@@ -24,15 +24,28 @@ BEST_FILE = "best.safetensors"
 LOSSES_FILE = "losses.json"
 
 
+def evaluation_interval(rows: Sequence[Example], step_tokens: Sequence[int], checkpoint_steps: int) -> int:
+    """Steps between two evaluations on `rows`: the fewest checkpoints in which training has as many tokens as
+    the rows. A forward pass takes a third of a step, so evaluation costs at most a third of training.
+    """
+    num_tokens = sum(len(row.token_ids) for row in rows)
+    between_checkpoints = checkpoint_steps * sum(step_tokens) / len(step_tokens)
+    return checkpoint_steps * math.ceil(num_tokens / between_checkpoints)
+
+
 class EarlyStop(TrainerCallback):
-    """Evaluates the adapter at every checkpoint, saves the best one in `folder`, and ends training after
-    `patience` evaluations without a lower loss.
+    """Evaluates the adapter every `interval` steps and at the end, saves the best one in `folder`, and ends
+    training after `patience` evaluations without a lower loss.
 
     A resumed run loads the losses up to its checkpoint with `resume`, so it stops at the same step.
     """
 
-    def __init__(self, patience: int, rows: Sequence[Example], folder: Path, emit: Emit) -> None:
+    def __init__(
+        self, patience: int, interval: int, rows: Sequence[Example], folder: Path, emit: Emit
+    ) -> None:
+        """`interval`: from `evaluation_interval`, so that training ends at a checkpoint."""
         self._patience = patience
+        self._interval = interval
         self._rows = rows
         self._folder = folder
         self._emit = emit
@@ -58,7 +71,7 @@ class EarlyStop(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         step = state.global_step
-        if not self.is_over and (step % args.save_steps == 0 or step == state.max_steps):
+        if not self.is_over and (step % self._interval == 0 or step == state.max_steps):
             self._measure(model, step)
         control.should_training_stop |= self.is_over
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -334,6 +335,32 @@ def test_a_training_that_has_stopped_takes_no_further_step_when_its_job_is_resum
     run_job(spec, killed, ignore)
     assert (num_killed, progressed) == (2, [])
     assert contents(killed / ADAPTER) == contents(folder / ADAPTER)
+
+
+def test_early_stopping_evaluates_no_more_tokens_than_are_trained(make_job: Any) -> None:
+    options = {"batch_size": 1, "checkpoint_steps": 1, "eval_fraction": 0.5, "epochs": 2}
+    spec, folder = make_job(**STOPPING | options | {"early_stopping": 100})
+    events: list[tuple[str, Mapping[str, Any]]] = []
+    run_job(spec, folder, lambda kind, data: events.append((kind, data)))
+    evaluated = [data["model"] for kind, data in events if kind == "eval"]
+    steps = [int(model[5:]) for model in evaluated if model.startswith("step-")]
+    assert steps[-1] == 24
+    assert all(later - earlier >= 5 for earlier, later in pairwise([0, *steps[:-1]]))  # on 6 short rows
+
+
+def test_early_stopping_decides_by_a_draw_of_the_rows(make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.training.job.MAX_STOPPING_ROWS", 2)
+    seen: list[frozenset[Example]] = []
+
+    def measure(_model: Any, rows: list[Example], *_: Any) -> float:
+        seen.append(frozenset(rows))
+        return 1.0
+
+    monkeypatch.setattr("workers.training.stopping.mean_loss", measure)
+    spec, folder = make_job(**STOPPING | {"epochs": 1})
+    run_job(spec, folder, ignore)
+    assert {len(rows) for rows in seen} == {2}
+    assert len(set(seen)) == 1
 
 
 def test_one_held_out_source_cannot_both_decide_and_measure(make_job: Any) -> None:
