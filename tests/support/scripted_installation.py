@@ -164,8 +164,18 @@ class ScriptedInstallation:
     def read(self) -> AbstractContextManager[UnitOfWork]:
         return self.db.read()
 
-    def fund(self, balance: int, cap: int | None = None, *, thawing: int = 0, collected: int = 0) -> None:
-        """A channel with this balance and a held session key up to `cap` (default: all of it)."""
+    def fund(
+        self,
+        balance: int,
+        cap: int | None = None,
+        *,
+        thawing: int = 0,
+        thawed_at: int | None = None,
+        collected: int = 0,
+    ) -> None:
+        """A channel with this balance and a held session key up to `cap` (default: all of it). What thaws has
+        long to go unless `thawed_at` is given.
+        """
         self.view.channels[self.channel] = Channel(
             id=self.channel,
             payer=self.payer.account,
@@ -174,7 +184,7 @@ class ScriptedInstallation:
             balance=balance,
             collected=collected,
             thawing=thawing,
-            thawed_at=0,
+            thawed_at=(EXPIRY if thawing else 0) if thawed_at is None else thawed_at,
         )
         with self.begin() as tx:
             held = tx.channels.held_keys(self.channel)

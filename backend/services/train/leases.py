@@ -23,7 +23,7 @@ from backend.domain.training import (
     TrainingResult,
 )
 from backend.domain.training_payment import max_trained_tokens
-from backend.services.train.payments import uncovered_payment
+from backend.services.train.payments import uncovered_charge, uncovered_payment
 from backend.services.train.transitions import enqueue, fail, finish, utc_now
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 5
 """Attempts of a step after which the job fails: such a step may crash its workers."""
+_COVER_BY_STEP = {Step.TRAIN: uncovered_payment, Step.PUBLISH: uncovered_charge}
+"""What the job's channel must cover for a step to start."""
 
 
 class RowsDiffer(Conflict):
@@ -79,7 +81,8 @@ class Leases:
             if job.lease.attempt >= MAX_ATTEMPTS:
                 fail(tx, job, _attempts_exhausted(step), now)
                 return None
-            if step is Step.TRAIN and (error := uncovered_payment(tx, job, now)) is not None:
+            uncovered = _COVER_BY_STEP.get(step)
+            if uncovered is not None and (error := uncovered(tx, job, now)) is not None:
                 fail(tx, job, {"code": error.code, "message": error.message, **error.details}, now)
                 return None
             owner, attempt = str(uuid.uuid4()), job.lease.attempt + 1
@@ -161,7 +164,7 @@ class Leases:
             tx.training.add_event(job.id, "state", {"state": state.value}, now)
 
     def complete_publication(self, leased: LeasedJob, cid: Cid) -> TrainingJob:
-        """Finish the job and charge for it."""
+        """Finish the job and charge for it. Errors: `PaymentWithdrawn`, after which nothing has changed."""
         now = self._clock()
         with self._locked(leased) as (tx, job):
             tx.training.add_event(job.id, "published", {"cid": cid}, now)

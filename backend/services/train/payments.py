@@ -30,21 +30,21 @@ from backend.domain.training_payment import (
     training_record,
 )
 from backend.services.channels.admission import Bill, Payer
-from backend.services.channels.balance import channel_balance
+from backend.services.channels.balance import channel_balance, latest_time
 from backend.services.channels.ledger import ChannelLedger, lacks
 from backend.services.train.options import InvalidConfig
 from backend.services.train.parents import require_version
 from telemetry import traces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from backend.db.unit_of_work import UnitOfWork
     from backend.domain.catalogue import BaseModel
     from backend.domain.ids import Hash32, SnapshotId
     from backend.domain.receipt import VersionRecord
-    from backend.domain.training import TrainingConfig, TrainingJob
+    from backend.domain.training import TrainingConfig, TrainingJob, TrainingResult
     from backend.ports.chain import ChainView, Signer
     from backend.services.channels.admission import Market
 
@@ -130,11 +130,16 @@ class Payments:
         return replace(job, payment=payment)
 
     def charge(self, tx: UnitOfWork, job: TrainingJob, now: datetime) -> TrainingJob:
-        """Charge for the trained tokens; return the job with its receipt. To be called once per job."""
+        """Charge for the trained tokens; return the job with its receipt. To be called once per job.
+
+        Errors: `PaymentWithdrawn`.
+        """
         payment = job.payment
         if payment is None:
             return job
         tx.channels.lock(payment.channel_id)
+        if (error := uncovered_charge(tx, job, now)) is not None:
+            raise error
         ledger = ChannelLedger.load(tx, [payment.channel_id], [], now)
         reservation, bill = _reservation(job.id, payment), _bill(job, payment)
         payer, key, trace = Payer(job.creator), self._receipt_key(tx.chain), traces.current_traceparent()
@@ -169,11 +174,27 @@ def uncovered_payment(tx: UnitOfWork, job: TrainingJob, now: datetime) -> Paymen
     if job.payment is None:
         return None
     missing = channel_balance(tx, job.payment.channel_id, now).missing(0)
-    if not missing:
+    return _withdrawn(missing, "what was reserved when the job was created") if missing else None
+
+
+def uncovered_charge(tx: UnitOfWork, job: TrainingJob, now: datetime) -> PaymentWithdrawn | None:
+    """The reason not to publish, if the channel no longer holds the job's charge. What still thaws counts: it
+    can be collected until then.
+    """
+    if job.payment is None:
         return None
-    message = f"the channel lacks {lacks(missing)} for what was reserved when the job was created"
+    balance = channel_balance(tx, job.payment.channel_id, now)
+    channel = tx.chain.channel(job.payment.channel_id)
+    if channel is not None and channel.thawed_at > latest_time(tx.chain.cursor(), now).timestamp():
+        balance = replace(balance, thawing=0)
+    lack = balance.charged + _trained(job)[1] * job.payment.price - balance.funded
+    return _withdrawn({"balance": lack}, "what was trained") if lack > 0 else None
+
+
+def _withdrawn(missing: Mapping[str, int], use: str) -> PaymentWithdrawn:
     details = {name: AMOUNT.render(lack) for name, lack in missing.items()}
-    return PaymentWithdrawn(f"{message}: add it and create the job again", details={"missing": details})
+    message = f"the channel lacks {lacks(missing)} for {use}: add it and create the job again"
+    return PaymentWithdrawn(message, details={"missing": details})
 
 
 def _max_trained_tokens(chain: ChainView, snapshot_id: SnapshotId, config: TrainingConfig) -> int:
@@ -200,16 +221,21 @@ def _reservation(job_id: str, payment: Payment) -> Reservation:
     return Reservation(number, payment.channel_id, None, payment.max_charge, None)
 
 
-def _bill(job: TrainingJob, payment: Payment) -> Bill:
+def _trained(job: TrainingJob) -> tuple[TrainingResult, int]:
+    """(the job's result, the number of its trained tokens)."""
     if job.result is None:
         raise ValueError(f"{job.id} has not been trained")
-    tokens = int(job.result.metrics["num_trained_tokens"])
+    return job.result, int(job.result.metrics["num_trained_tokens"])
+
+
+def _bill(job: TrainingJob, payment: Payment) -> Bill:
+    result, tokens = _trained(job)
     slices = (Slice(payment.version_id, PPM, ()),)
     salt = secrets.token_bytes(32)
     return Bill(
         charge=tokens * payment.price,
         request_hash=salted_hash(salt, request_bytes(job)),
-        response_hash=salted_hash(salt, response_bytes([job.result.adapter_digest])),
+        response_hash=salted_hash(salt, response_bytes([result.adapter_digest])),
         slices=slices,
         slices_hash=slices_hash(slices),
         method=METHOD,

@@ -22,7 +22,7 @@ from backend.services.channels.balance import ViewStale
 from backend.services.channels.ledger import InsufficientAuthorisation, InsufficientBalance
 from backend.services.train.leases import LeaseLost, RowsDiffer
 from backend.services.train.options import InvalidConfig
-from backend.services.train.payments import TrainingNotOffered
+from backend.services.train.payments import PaymentWithdrawn, TrainingNotOffered
 from tests.support.market import some_account, some_hash
 from tests.support.paid_training_harness import (
     CID,
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database
     from backend.domain.training import TrainingJob
+
+
+CHARGE = TOKENS * TRAINING_PRICE
 
 
 @pytest.fixture
@@ -307,6 +310,62 @@ def test_money_that_starts_to_thaw_during_training_still_pays_for_it(harness: Pa
     job = harness.create()
     harness.train(job)
     harness.installation.fund(MOST, thawing=MOST)
+    harness.leases.complete_publication(harness.lease(job, Step.PUBLISH), CID)
+    assert len(harness.receipts) == 1
+
+
+def withdrawn(harness: PaidTrainingHarness) -> None:
+    harness.installation.fund(CHARGE - 1, MOST)
+
+
+def thawed(harness: PaidTrainingHarness) -> None:
+    """The payer can withdraw it before the receipt is settled."""
+    now = int(harness.installation.clock().timestamp())
+    harness.installation.fund(MOST, thawing=MOST - CHARGE + 1, thawed_at=now)
+
+
+@pytest.mark.parametrize("take", [withdrawn, thawed])
+def test_an_adapter_whose_charge_left_during_training_is_not_published(
+    harness: PaidTrainingHarness, take: Callable[[PaidTrainingHarness], None]
+) -> None:
+    harness.installation.fund(MOST)
+    job = harness.create()
+    harness.train(job)
+    take(harness)
+    assert harness.leases.acquire(job.id, Step.PUBLISH) is None
+    found = harness.training.get(job.id)
+    assert (found.state, found.cid) == (JobState.FAILED, None)
+    assert found.error is not None
+    assert found.error["code"] == "payment_withdrawn"
+    assert found.error["missing"] == {"balance": AMOUNT.render(1)}
+    assert (harness.reserved, harness.receipts) == (0, [])
+
+
+@pytest.mark.parametrize("take", [withdrawn, thawed])
+def test_money_that_leaves_while_the_adapter_is_published_changes_nothing_until_the_job_fails(
+    any_harness: PaidTrainingHarness, take: Callable[[PaidTrainingHarness], None]
+) -> None:
+    harness = any_harness
+    harness.installation.fund(MOST)
+    job = harness.create()
+    harness.train(job)
+    held = harness.lease(job, Step.PUBLISH)
+    take(harness)
+    for _ in range(2):
+        with pytest.raises(PaymentWithdrawn):
+            harness.leases.complete_publication(held, CID)
+        assert harness.training.get(job.id).state is JobState.RUNNING
+        assert (harness.reserved, harness.receipts) == (MOST, [])
+    harness.leases.fail(held, {"code": "payment_withdrawn", "message": "gone"})
+    assert "published" not in {event.kind for event in harness.training.events(job.id)}
+    assert (harness.reserved, harness.receipts) == (0, [])
+
+
+def test_of_what_was_reserved_only_the_charge_must_be_left(harness: PaidTrainingHarness) -> None:
+    harness.installation.fund(MOST)
+    job = harness.create()
+    harness.train(job)
+    harness.installation.fund(CHARGE, MOST)
     harness.leases.complete_publication(harness.lease(job, Step.PUBLISH), CID)
     assert len(harness.receipts) == 1
 
