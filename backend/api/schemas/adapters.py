@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from backend.api.schemas.common import PrintableText, Schema, View
+from backend.api.schemas.common import Entries, Items, PrintableText, Schema, View
 from backend.api.schemas.fine_tuning import JobErrorView
 from backend.domain.adapter_files import MAX_TAGS, TAG_PATTERN
 from backend.domain.training import About, TrainingJob
@@ -19,12 +19,12 @@ class ImportAdapterRequest(Schema):
 
     model: str | None = None
     licence: str
-    files: dict[str, str] = Field(
+    files: Entries[str, str] = Field(
         max_length=16,
         examples=[{"adapter_config.json": "transfer-...", "adapter_model.safetensors": "transfer-..."}],
     )
     description: PrintableText = Field("", max_length=4000)
-    tags: list[Annotated[str, Field(pattern=f"^{TAG_PATTERN}$")]] = Field(default=[], max_length=MAX_TAGS)
+    tags: Items[Annotated[str, Field(pattern=f"^{TAG_PATTERN}$")]] = Field(default=[], max_length=MAX_TAGS)
     source: Annotated[str, Field(pattern="^[!-~]*$")] = Field("", max_length=300)
 
     def about(self) -> About:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AliasPath, Field
 
-from backend.api.schemas.common import AccountField, Amount, AmountInput, Schema, View
+from backend.api.schemas.common import AccountField, Amount, AmountInput, Items, Schema, View
 from backend.domain.auth import Scope
 from backend.services.accounts.api_keys import MAX_MODELS
 
@@ -61,8 +61,8 @@ class CreateKeyRequest(Schema):
 
     name: str
     spend_cap: AmountInput | None = None
-    scopes: Annotated[list[Scope], Field(min_length=1)] = sorted(Scope)
-    models: Annotated[list[ModelName], Field(min_length=1, max_length=MAX_MODELS)] | None = None
+    scopes: Annotated[Items[Scope], Field(min_length=1)] = sorted(Scope)
+    models: Annotated[Items[ModelName], Field(min_length=1, max_length=MAX_MODELS)] | None = None
 
 
 class KeyView(View):

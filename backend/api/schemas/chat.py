@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from backend.api.schemas.common import Items
 from backend.api.schemas.sampling import (
     PRIORITIES,
     AnswerFields,
@@ -60,9 +61,9 @@ class ChatMessage(Strict):
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    tool_calls: Annotated[list[ChatToolCall], Field(max_length=128)] | None = None
+    tool_calls: Annotated[Items[ChatToolCall], Field(max_length=128)] | None = None
     tool_call_id: Annotated[CallId | None, Field(validate_default=True)] = None
-    content: Annotated[Text | list[TextPart] | None, Field(validate_default=True)] = None
+    content: Annotated[Text | Items[TextPart] | None, Field(validate_default=True)] = None
     refusal: None = None
 
     @field_validator("tool_calls")
@@ -119,12 +120,12 @@ class ChatCompletionRequest(AnswerFields):
     once and for the tokens of all choices. `reasoning_effort`: only for models whose chat template has it.
     """
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)]
+    messages: Annotated[Items[ChatMessage], Field(min_length=1, max_length=1024)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[ChatTool], MaxTools] | None = None
+    tools: Annotated[Items[ChatTool], MaxTools] | None = None
     tool_choice: ToolMode | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: ReasoningEffort | None = None

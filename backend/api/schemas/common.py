@@ -16,6 +16,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     WithJsonSchema,
+    model_validator,
 )
 from typing_extensions import TypeAliasType
 
@@ -25,6 +26,13 @@ from backend.domain.errors import InvalidInput
 from backend.domain.money import AMOUNT, PRICE, Notation
 
 T = TypeVar("T")
+V = TypeVar("V")
+Items = Annotated[list[T], Field(fail_fast=True)]
+"""A list of a request body. Validation ends at the first wrong item: one error is shown, and a body of a few
+megabytes could have hundreds of thousands.
+"""
+Entries = Annotated[dict[T, V], Field(fail_fast=True)]
+"""A dictionary of a request body, likewise."""
 chain_id: ContextVar[int] = ContextVar("chain_id")
 """Chain id of the installation. Accounts in CAIP-10 form must be on this chain."""
 CONTRADICTION = "contradiction"
@@ -194,6 +202,19 @@ class Schema(BaseModel):
     """A request body. Unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_further_unknown_fields(cls, body: Any) -> Any:
+        """Of many unknown fields keep the first, whose error is shown, because each would be an error. An
+        object without more keys than there are fields has few.
+        """
+        fields = cls.__pydantic_fields__  # the property `model_fields` is slow, and bodies have many objects
+        if not isinstance(body, dict) or len(body) <= len(fields):
+            return body
+        names = {field.alias or name for name, field in fields.items()}
+        unknown = next(name for name in body if name not in names)
+        return {name: body[name] for name in (*names, unknown) if name in body}
 
 
 class View(BaseModel):

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from backend.api.schemas.common import Items
 from backend.api.schemas.sampling import AnswerFields, Text
 from inference.protocol import MAX_TOP_LOGPROBS, Generate
 
@@ -19,7 +20,7 @@ class CompletionRequest(AnswerFields):
     token.
     """
 
-    prompt: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1, max_length=1)]
+    prompt: NonEmpty | Annotated[Items[NonEmpty], Field(min_length=1, max_length=1)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     def to_generate(self, default_max_tokens: int) -> Generate:  # noqa: ARG002 - OpenAI sets this one's default

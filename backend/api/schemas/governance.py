@@ -4,7 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasPath, Field
 
-from backend.api.schemas.common import AccountField, IntString, PreparedTransactionView, Schema, View
+from backend.api.schemas.common import (
+    AccountField,
+    Entries,
+    IntString,
+    Items,
+    PreparedTransactionView,
+    Schema,
+    View,
+)
 from backend.domain.transactions import Call
 from backend.services.market.governance import Ballot, VotingPower
 
@@ -37,14 +45,14 @@ class CallBody(Schema):
 
     contract: str
     function: str
-    args: list[Any] = Field(default_factory=list)
+    args: Items[Any] = Field(default_factory=list)
 
     def call(self) -> Call:
         return Call(self.contract, self.function, tuple(self.args))
 
 
 class ProposeRequest(Schema):
-    calls: Annotated[list[CallBody], Field(min_length=1, max_length=16)]
+    calls: Annotated[Items[CallBody], Field(min_length=1, max_length=16)]
     description: Annotated[str, Field(min_length=1, max_length=1 << 16)]
 
 
@@ -53,7 +61,7 @@ class ChangeRequest(Schema):
     `description`: default: what the changes are.
     """
 
-    changes: Annotated[dict[str, int | AccountField], Field(min_length=1)]
+    changes: Annotated[Entries[str, int | AccountField], Field(min_length=1)]
     description: Annotated[str, Field(max_length=1 << 16)] = ""
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from backend.api.schemas.common import Amount, CidOfDigest, HashField, Price, PriceInput, Schema, View
+from backend.api.schemas.common import Amount, CidOfDigest, HashField, Items, Price, PriceInput, Schema, View
 from backend.domain.batch import Header
 from backend.domain.content import cid_of
 from backend.domain.contribution import ReviewReason
@@ -220,7 +220,7 @@ class VersionRecordBody(Schema):
     adapter_digest: HashField
     cid_digest: HashField
     base_model: HashField
-    snapshots: Annotated[list[HashField], Field(max_length=4)]
+    snapshots: Annotated[Items[HashField], Field(max_length=4)]
     prompt_price: PriceInput
     completion_price: PriceInput
     operator_ppm: Ppm

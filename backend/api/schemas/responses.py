@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from backend.api.schemas.common import Items
 from backend.api.schemas.sampling import (
     PRIORITIES,
     Metadata,
@@ -52,7 +53,7 @@ class ContentPart(Strict):
 
     type: Literal["input_text", "output_text"]
     text: Text
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    annotations: Annotated[Items[Any], Field(max_length=0)] | None = None
 
 
 def _shape(value: Any) -> str:
@@ -61,7 +62,7 @@ def _shape(value: Any) -> str:
 
 
 TextOrParts = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[list[ContentPart], Tag("list")], Discriminator(_shape)
+    Annotated[Text, Tag("text")] | Annotated[Items[ContentPart], Tag("list")], Discriminator(_shape)
 ]
 
 
@@ -155,13 +156,13 @@ class ResponsesRequest(ModelFields):
 
     input: Annotated[
         Annotated[Text, Field(min_length=1), Tag("text")]
-        | Annotated[list[InputItem], Field(min_length=1, max_length=1024), Tag("list")],
+        | Annotated[Items[InputItem], Field(min_length=1, max_length=1024), Tag("list")],
         Discriminator(_shape),
     ]
     instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     text: TextOptions | None = None
-    tools: Annotated[list[FunctionTool], MaxTools] | None = None
+    tools: Annotated[Items[FunctionTool], MaxTools] | None = None
     tool_choice: ToolMode | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
@@ -169,7 +170,7 @@ class ResponsesRequest(ModelFields):
     metadata: Metadata = None
     background: Literal[False] | None = None
     conversation: None = None
-    include: Annotated[list[str], Field(max_length=0)] | None = None
+    include: Annotated[Items[str], Field(max_length=0)] | None = None
     previous_response_id: None = None
     prompt: None = None
     store: Literal[False] | None = None

@@ -6,10 +6,10 @@ import json
 from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from backend.api.schemas.common import CONTRADICTION, UNSUPPORTED_VALUE
+from backend.api.schemas.common import CONTRADICTION, UNSUPPORTED_VALUE, Entries, Items, Schema
 from backend.domain.split import MAX_SLICES
 from inference.protocol import MAX_GRAMMAR_LENGTH, Generate, Sampling
 
@@ -26,7 +26,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Text = Annotated[str, Field(max_length=1 << 20)]
 Metadata = (
     Annotated[
-        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+        Entries[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
         Field(max_length=16),
     ]
     | None
@@ -41,10 +41,10 @@ def response_tier(tier: ServiceTier) -> Literal["default", "flex"] | None:
     return "default" if tier == "auto" else tier
 
 
-class Strict(BaseModel):
-    """Rejects unknown parameters and inexact JSON types: an ignored parameter would give a wrong answer."""
+class Strict(Schema):
+    """Rejects inexact JSON types too: an ignored parameter would give a wrong answer."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
 
 def contradiction(param: str, message: str) -> PydanticCustomError:
@@ -122,7 +122,7 @@ class Extension(Strict):
     """
 
     deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
-    blend: Annotated[list[BlendPart], Field(min_length=1, max_length=MAX_SLICES)] | None = None
+    blend: Annotated[Items[BlendPart], Field(min_length=1, max_length=MAX_SLICES)] | None = None
 
 
 class ModelFields(Strict):
@@ -166,12 +166,12 @@ class ModelFields(Strict):
 class AnswerFields(ModelFields):
     """Parameters of both completion endpoints."""
 
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: str | Annotated[Items[str], Field(max_length=4)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: (
         Annotated[
-            dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+            Entries[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
             Field(max_length=1024),
         ]
         | None

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from backend.api.schemas.common import Amount, AmountInput, Schema, UnixTime, View
+from backend.api.schemas.common import Amount, AmountInput, Items, Schema, UnixTime, View
 from backend.domain.webhooks import DeliveryState, EventType
 from backend.services.webhooks.endpoints import EndpointOptions
 
-EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=len(EventType))]
+EventTypes = Annotated[Items[EventType], Field(min_length=1, max_length=len(EventType))]
 LOW_BALANCE = "`channel.balance_low` is sent when less than this is available. Default: 1 dollar."
 MIN_EARNINGS = (
     "`earnings.claimable` is sent each time that at least this became claimable. Default: 0.01 dollars."

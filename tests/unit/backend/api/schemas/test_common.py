@@ -1,15 +1,23 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from backend.api.app import ROUTERS
 from backend.api.errors import describe_fault
 from backend.api.schemas.channels import DepositRequest
+from backend.api.schemas.chat import ChatCompletionRequest
 from backend.api.schemas.common import Amount, AmountInput, Price, PriceInput, Schema, View
 from backend.api.schemas.fine_tuning import RegistrationRequest
 from backend.domain.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANY = 100
+Json = dict[str, Any]
 
 
 class Asked(Schema):
@@ -78,3 +86,63 @@ def test_a_deposit_is_of_whole_units() -> None:
     with pytest.raises(InvalidInput) as refused:
         DepositRequest.model_validate({"amount": "0.0000005"}).units  # noqa: B018 - reading it raises
     assert refused.value.param == "amount"
+
+
+def bodies() -> Iterator[type[BaseModel]]:
+    """The schemas of all request bodies."""
+    for module in ROUTERS:
+        for route in module.router.routes:
+            if (field := getattr(route, "body_field", None)) is not None:
+                yield field.field_info.annotation
+
+
+def hostile(schema: Json, defs: Json) -> Any:
+    """A value that is wrong in as many places as possible: lists and objects of many wrong items."""
+    if "const" in schema or schema.get("type") == "null":
+        return schema.get("const")
+    if "$ref" in schema:
+        return hostile(defs[schema["$ref"].removeprefix("#/$defs/")], defs)
+    for options in (schema[kind] for kind in ("anyOf", "oneOf") if kind in schema):
+        return max((hostile(option, defs) for option in options), key=num_lists)
+    if schema.get("type") == "array":
+        return [hostile(schema["items"], defs)] * min(MANY, schema.get("maxItems", MANY))
+    if "properties" in schema:
+        return {name: hostile(field, defs) for name, field in schema["properties"].items()}
+    return {str(number): {"wrong": 0} for number in range(MANY)}
+
+
+def num_lists(value: Any) -> int:
+    if isinstance(value, list):
+        return 1 + sum(map(num_lists, value[:1]))
+    return sum(map(num_lists, value.values())) if isinstance(value, dict) else 0
+
+
+def with_unknown_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        unknown = dict.fromkeys((f"unknown {number}" for number in range(MANY)), 0)
+        return {key: with_unknown_keys(item) for key, item in value.items()} | unknown
+    return [with_unknown_keys(value[0])] * len(value) if value and isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("body", list(bodies()), ids=lambda body: body.__name__)
+def test_a_body_that_is_wrong_in_many_places_has_few_errors(body: type[BaseModel]) -> None:
+    schema = TypeAdapter(body).json_schema()
+    value = hostile(schema, schema.get("$defs", {}))
+    for sent in (value, with_unknown_keys(value), with_unknown_keys({})):
+        with pytest.raises(ValidationError) as refused:
+            body.model_validate(sent)
+        assert refused.value.error_count() < MANY
+
+
+def test_of_many_unknown_fields_the_first_is_named() -> None:
+    part = {"type": "text", "text": "a"} | dict.fromkeys(("y", "x", *map(str, range(MANY))), 0)
+    body = {"model": "m", "messages": [{"role": "user", "content": [part, {}]}, {}]}
+    with pytest.raises(ValidationError) as refused:
+        ChatCompletionRequest.model_validate(body)
+    faults = [fault | {"loc": ("body", *fault["loc"])} for fault in refused.value.errors()]
+    unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
+    assert describe_fault(unknown, body) == (
+        "The parameter 'messages.0.content.0.y' is unknown.",
+        "unknown_parameter",
+        "messages.0.content.0.y",
+    )
