@@ -173,8 +173,8 @@ class Settings(BaseSettings):
     training_price: int = Field(default=400_000, ge=0, lt=1 << 63)
     """Price of a million trained tokens, in token units. 0: training is free and needs no channel."""
     key_requests_per_minute: int = Field(default=1000, ge=0)
-    """Rate limit of one API key. On PostgreSQL all API processes count together, on SQLite each by itself.
-    0: no limit."""
+    """Rate limit of one API key. A body counts as a request for each 64 KiB, except for uploads. On
+    PostgreSQL all API processes count together, on SQLite each by itself. 0: no limit."""
     wallet_requests_per_minute: int = Field(default=5000, ge=0)
     """Rate limit of one account with all its keys, counted likewise. 0: no limit."""
     address_requests_per_minute: int = Field(default=1000, ge=0)

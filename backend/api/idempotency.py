@@ -116,11 +116,10 @@ def _read_key(text: str) -> str:
 
 
 async def _respond_once(request: Request, key: str, handle: Handler, checks: Sequence[Check]) -> Response:
-    services, credentials = get_services(request), await bearer(request)
+    services, credentials, body = get_services(request), await bearer(request), await request.body()
     caller = await get_admitted(request, await run_in_threadpool(get_caller, services, credentials))
     for check in checks:
         check(caller)  # a replay needs the same permissions
-    body = await request.body()
     keyed = IdempotentRequest(caller.account, key, _fingerprint(request, body, caller))
     started = await run_in_threadpool(services.idempotency.start, keyed)
     if isinstance(started, StoredResponse):

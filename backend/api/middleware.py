@@ -125,7 +125,9 @@ class UnhandledErrors:
 
 
 class BodyLimit:
-    """Rejects bodies above `limit_of(method, path)` bytes, by their `content-length` or as they arrive."""
+    """Rejects bodies above `limit_of(method, path)` bytes, by their `content-length` or as they arrive. What
+    has arrived is in `request.state.body_bytes`.
+    """
 
     def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], int]) -> None:
         self._app = app
@@ -148,6 +150,7 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
+            scope.setdefault("state", {})["body_bytes"] = received
             if received > limit:
                 raise HTTPException(413, text)  # body parsers propagate only this type unchanged
             return message

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REQUESTS, TOKENS = "requests", "tokens"
+REQUEST_BYTES = 64 << 10
+"""A body counts as a request for each of these, because reading and validating it holds up all others."""
 MAX_KEY_CHARS = 200
 """Ids, accounts and IP addresses are shorter. What a proxy passes on as an address may be anything."""
 CLOSE_SECONDS = 2.0
@@ -101,11 +103,13 @@ class RateLimits:
 
     async def admit(self, request: Request, scopes: Scopes) -> None:
         """Count a request once, even if called again for it, and set the response's rate limit headers.
+        A large body counts as several requests. Uploads count as one: they are read once they are admitted.
         Raises RateLimitExceeded and DatabaseUnavailable.
         """
         if hasattr(request.state, "rate_windows"):
             return
-        windows = request.state.rate_windows = await self._count({REQUESTS: 1, TOKENS: 0}, scopes)
+        num_requests = max(1, math.ceil(getattr(request.state, "body_bytes", 0) / REQUEST_BYTES))
+        windows = request.state.rate_windows = await self._count({REQUESTS: num_requests, TOKENS: 0}, scopes)
         request.state.headers = getattr(request.state, "headers", {}) | {
             name: value
             for kind in (REQUESTS, TOKENS)
@@ -145,7 +149,9 @@ class RateLimits:
             await asyncio.wait(set(self._counting), timeout=CLOSE_SECONDS)
 
     async def _count(self, amounts: Mapping[str, int], scopes: Scopes) -> list[Window]:
-        """Add the amount of each kind to the counts of these scopes that are limited."""
+        """Add the amount of each kind to the counts of these scopes that are limited, at most the limit: with
+        nothing else counted, a single request is always admitted.
+        """
         limited = [
             (_key(kind, scope, scopes[scope]), kind, scope, self._rates[kind, scope])
             for kind in amounts
@@ -154,7 +160,7 @@ class RateLimits:
         ]
         if not limited:
             return []
-        counts = await self._counts.add({key: amounts[kind] for key, kind, _, _ in limited})
+        counts = await self._counts.add({key: min(amounts[kind], rate) for key, kind, _, rate in limited})
         return [Window(kind, scope, limit, counts[key]) for key, kind, scope, limit in limited]
 
 

@@ -16,7 +16,7 @@ import openai
 import pytest
 from starlette.requests import Request
 
-from backend.api.rate_limits import RateLimitExceeded, RateLimits
+from backend.api.rate_limits import REQUEST_BYTES, RateLimitExceeded, RateLimits
 from backend.db.unit_of_work import Database
 from backend.domain.errors import DatabaseUnavailable
 from backend.services.accounts.rate_counts import MemoryCounts, SharedCounts
@@ -25,7 +25,7 @@ from tests.integration.api.conftest import running_server, sign_in
 from tests.support.fakes import some_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from fastapi import FastAPI
 
@@ -143,6 +143,41 @@ def test_a_replay_counts_as_one_request(api: Api, limit: Limit) -> None:
             for _ in range(2)
         ]
     assert [each.headers["x-ratelimit-remaining-requests"] for each in found] == ["9", "8"]
+
+
+def test_a_body_counts_as_a_request_for_each_64_kib(api: Api, limit: Limit) -> None:
+    limit(wallet_requests_per_minute=100)
+    body = b'{"model": ""}' + b" " * (3 * REQUEST_BYTES)
+    headers = {"content-type": "application/json"}
+    with api.http() as http:
+        sent: list[bytes | Iterator[bytes]] = [body, body[:REQUEST_BYTES], iter((body,))]
+        left = [
+            http.post("/v1/completions", content=each, headers=headers).headers[
+                "x-ratelimit-remaining-requests"
+            ]
+            for each in sent
+        ]
+        keyed = http.post("/v1/completions", content=body, headers=headers | {"idempotency-key": "a"})
+    assert left == ["96", "95", "91"]  # the last has no content-length
+    assert keyed.headers["x-ratelimit-remaining-requests"] == "87"
+
+
+def test_one_body_is_no_more_than_a_limit(api: Api, limit: Limit) -> None:
+    """It is not refused in each minute anew."""
+    limit(key_requests_per_minute=2, wallet_requests_per_minute=9)
+    with api.http() as http:
+        found = [
+            http.post("/v1/completions", content=b" " * (4 * REQUEST_BYTES)).status_code for _ in range(2)
+        ]
+    assert found == [400, 429]
+
+
+def test_an_upload_counts_as_one_request(api: Api, limit: Limit) -> None:
+    limit(wallet_requests_per_minute=10)
+    where = {"datanet": 7, "name": "letters", "licence": "MIT"}
+    with api.http(api.session) as http:
+        answer = http.post("/v1/contributions", params=where, content=b" " * (REQUEST_BYTES + 100))
+    assert answer.headers["x-ratelimit-remaining-requests"] == "9"
 
 
 def test_strangers_are_counted_by_address(api: Api, limit: Limit) -> None:
