@@ -178,7 +178,8 @@ class Settings(BaseSettings):
     wallet_requests_per_minute: int = Field(default=5000, ge=0)
     """Rate limit of one account with all its keys, counted likewise. 0: no limit."""
     address_requests_per_minute: int = Field(default=1000, ge=0)
-    """Rate limit of unauthenticated requests from one network address, counted likewise. 0: no limit."""
+    """Rate limit of requests without a valid token, and to public endpoints, from one network address (IPv6:
+    from one /64), counted likewise; content (`/ipfs/`) has ten times as many. 0: no limit."""
     key_tokens_per_minute: int = Field(default=2_000_000, ge=0)
     """Limit of prompt and completion tokens of one API key, counted likewise. 0: no limit."""
     wallet_tokens_per_minute: int = Field(default=10_000_000, ge=0)

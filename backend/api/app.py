@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
 
 from backend.api import errors
-from backend.api.deps import reject_nul, set_chain_id
+from backend.api.deps import PUBLIC, reject_nul, set_chain_id
 from backend.api.middleware import BodyLimit, RequestId, RequestMetrics, UnhandledErrors
 from backend.api.openapi import build_document
 from backend.api.routers import (
@@ -37,6 +38,7 @@ from backend.api.routers import (
     usage,
     webhooks,
 )
+from backend.api.streams import OpenStreams
 from backend.api.uploads import UploadSlots
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ MAX_UPLOADS = 8
 """Concurrent uploads."""
 MAX_TRANSFER_CHUNKS = 16
 """Concurrent chunks of resumable transfers."""
+MAX_STREAMS = 32
+"""Event streams that one network address may have open."""
 UPLOADS = {("POST", "/v1/contributions"), ("POST", "/v1/files")}
 TRANSFER_CHUNK = ("PATCH", "/v1/transfers/")
 ROUTERS = (
@@ -76,19 +80,20 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         dependencies=[Depends(reject_nul), Depends(set_chain_id)],
         # Spans only, and only if `telemetry.traces` was started; metrics are in `backend.metrics`.
         telemetry={"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
-        docs_url=None,  # its page loads third-party scripts; the document itself is at /openapi.json
-        redoc_url=None,
+        openapi_url=None,  # its route has no rate limit, and its pages load third-party scripts
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
     app.state.upload_slots = UploadSlots(MAX_UPLOADS)
     app.state.transfer_slots = UploadSlots(MAX_TRANSFER_CHUNKS)
+    app.state.event_streams = OpenStreams(MAX_STREAMS)
     app.state.recordings = set()
     errors.install(app)
     routers = tuple(module.router for module in ROUTERS)
     for router in routers:
         app.include_router(router)
     app.openapi = cache(partial(build_document, app, routers))  # type: ignore[method-assign]
+    app.add_api_route("/openapi.json", _get_document, include_in_schema=False, dependencies=PUBLIC)
 
     def limit_of(method: str, path: str) -> int:
         is_large = (method, path) in UPLOADS or (method, path[: len(TRANSFER_CHUNK[1])]) == TRANSFER_CHUNK
@@ -108,6 +113,10 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             max_age=PREFLIGHT_SECONDS,
         )
     return app
+
+
+def _get_document(request: Request) -> JSONResponse:
+    return JSONResponse(request.app.openapi())
 
 
 @asynccontextmanager

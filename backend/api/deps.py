@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -62,10 +65,7 @@ async def set_chain_id(services: ServicesDep) -> None:
     chain_id.set(services.sign_in.chain_id)
 
 
-def get_caller(
-    services: ServicesDep,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-) -> Caller:
+def _caller(services: Services, credentials: HTTPAuthorizationCredentials | None) -> Caller:
     if credentials is None:
         raise Unauthenticated("Send 'Authorization: Bearer' with an API key or a session token.")
     token = credentials.credentials
@@ -75,7 +75,50 @@ def get_caller(
     return Caller(services.sessions.of(token).account, None, token)
 
 
-async def get_admitted(request: Request, caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
+def address_of(request: Request) -> str:
+    """The network address that a request is counted by; of IPv6 the /64, all of which one host may use."""
+    host = request.client.host if request.client else ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host  # a proxy may pass on anything
+    if not isinstance(address, IPv6Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((int(address), 64), strict=False))
+
+
+async def limit_by_address(request: Request) -> None:
+    """Rate limit of endpoints that need no authentication."""
+    await get_rate_limits(request).admit(request, {"address": address_of(request)})
+
+
+PUBLIC = (Depends(limit_by_address),)
+"""Dependencies of endpoints that need no authentication."""
+
+
+async def limit_peer(request: Request) -> None:
+    """Rate limit of published content, which other operators and watchers fetch."""
+    await get_rate_limits(request).admit(request, {"peer": address_of(request)})
+
+
+async def hold_stream(request: Request) -> AsyncIterator[None]:
+    """Dependency of event streams: holds one of the caller's few until the response ends."""
+    with request.app.state.event_streams.hold(address_of(request)):
+        yield
+
+
+async def get_admitted(
+    request: Request,
+    services: ServicesDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+) -> Caller:
+    try:
+        caller = await run_in_threadpool(_caller, services, credentials)
+    except Unauthenticated:
+        await limit_by_address(request)
+        raise
     await get_rate_limits(request).admit(request, caller.rate_limit_scopes)
     return caller
 
@@ -101,12 +144,6 @@ def get_account_caller(caller: AdmittedDep) -> Caller:
 
 AnswersCallerDep = Annotated[Caller, Depends(get_answers_caller)]
 CallerDep = Annotated[Caller, Depends(get_account_caller)]
-
-
-async def limit_by_address(request: Request) -> None:
-    """Rate limit of endpoints that need no authentication."""
-    address = request.client.host if request.client else ""
-    await get_rate_limits(request).admit(request, {"address": address})
 
 
 def get_wallet(caller: AdmittedDep) -> Caller:

@@ -26,7 +26,6 @@ from backend.api.deps import (
     get_account_caller,
     get_admitted,
     get_answers_caller,
-    get_caller,
     get_services,
     get_wallet,
 )
@@ -117,7 +116,7 @@ def _read_key(text: str) -> str:
 
 async def _respond_once(request: Request, key: str, handle: Handler, checks: Sequence[Check]) -> Response:
     services, credentials, body = get_services(request), await bearer(request), await request.body()
-    caller = await get_admitted(request, await run_in_threadpool(get_caller, services, credentials))
+    caller = await get_admitted(request, services, credentials)
     for check in checks:
         check(caller)  # a replay needs the same permissions
     keyed = IdempotentRequest(caller.account, key, _fingerprint(request, body, caller))

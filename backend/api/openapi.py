@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from backend.api.deps import depends_on, get_caller, get_wallet, require_metrics_token
+from backend.api.deps import depends_on, get_admitted, get_wallet, require_metrics_token
 from backend.api.idempotency import IdempotentRoute, accepts_key
 from backend.api.schemas.answers import ErrorView
 from backend.domain.idempotency import HEADER
@@ -60,7 +60,7 @@ def caller_of(route: APIRoute) -> str:
         return "operator"
     if depends_on(route.dependant, get_wallet):
         return "session"
-    return "key" if depends_on(route.dependant, get_caller) else "anyone"
+    return "key" if depends_on(route.dependant, get_admitted) else "anyone"
 
 
 def _complete(operation: dict[str, Any], route: APIRoute) -> None:

@@ -1,4 +1,4 @@
-"""Rate limits per minute: requests by key, wallet or address, and tokens by key or wallet.
+"""Rate limits per minute: requests by key, wallet, address or peer, and tokens by key or wallet.
 
 The API processes of a PostgreSQL database count together; on SQLite each counts by itself.
 Tokens are counted when an answer ends, so answers that are in progress when the limit is reached exceed it.
@@ -30,13 +30,17 @@ log = logging.getLogger(__name__)
 REQUESTS, TOKENS = "requests", "tokens"
 REQUEST_BYTES = 64 << 10
 """A body counts as a request for each of these, because reading and validating it holds up all others."""
+PEER_FACTOR = 10
+"""Content has this many times the limit of an address: a watcher that catches up reads thousands of batches,
+and takes those that are refused for withheld.
+"""
 MAX_KEY_CHARS = 200
 """Ids, accounts and IP addresses are shorter. What a proxy passes on as an address may be anything."""
 CLOSE_SECONDS = 2.0
 
 Scopes = Mapping[str, str]
 """Identities that are limited: the API key's id (`key`), its account (`wallet`), or the IP address
-(`address`).
+(`address`; `peer` where content is fetched).
 """
 
 
@@ -95,6 +99,7 @@ class RateLimits:
             (REQUESTS, "key"): settings.key_requests_per_minute,
             (REQUESTS, "wallet"): settings.wallet_requests_per_minute,
             (REQUESTS, "address"): settings.address_requests_per_minute,
+            (REQUESTS, "peer"): PEER_FACTOR * settings.address_requests_per_minute,
             (TOKENS, "key"): settings.key_tokens_per_minute,
             (TOKENS, "wallet"): settings.wallet_tokens_per_minute,
         }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
-from backend.api.deps import Caller, ServicesDep, get_rate_limits
+from backend.api.deps import Caller, ServicesDep, address_of, get_rate_limits
 from backend.domain.errors import Forbidden, Unauthenticated
 from backend.domain.ids import Account
 
@@ -89,8 +89,7 @@ def find_visitor(request: Request, services: ServicesDep) -> Visitor | None:
 async def admit(request: Request, visitor: Annotated[Visitor | None, Depends(find_visitor)]) -> None:
     """Dependency of every page: rate limits, and the token of requests that change something."""
     request.state.visitor = visitor
-    address = request.client.host if request.client else ""
-    scopes = {"address": address} if visitor is None else {"wallet": str(visitor.account)}
+    scopes = {"address": address_of(request)} if visitor is None else {"wallet": str(visitor.account)}
     await get_rate_limits(request).admit(request, scopes)
     if request.method not in SAFE_METHODS:
         sent = request.headers.get(FORM_HEADER) or (await request.form()).get(FORM_FIELD)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, status
+from fastapi import APIRouter, status
 
-from backend.api.deps import AdmittedDep, ServicesDep, WalletDep, limit_by_address
+from backend.api.deps import PUBLIC, AdmittedDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute, not_idempotent
 from backend.api.paging import PagingDep
 from backend.api.schemas.auth import (
@@ -25,23 +25,21 @@ from backend.domain.ids import Account
 router = APIRouter(prefix="/v1", tags=["auth"], route_class=IdempotentRoute)
 
 
-@router.post(
-    "/auth/challenges", status_code=status.HTTP_201_CREATED, dependencies=[Depends(limit_by_address)]
-)
+@router.post("/auth/challenges", status_code=status.HTTP_201_CREATED, dependencies=PUBLIC)
 @not_idempotent
 def create_challenge(body: ChallengeRequest, services: ServicesDep) -> ChallengeView:
     """Create the message that the wallet signs to sign in."""
     return ChallengeView.model_validate(services.sign_in.challenge(Account(body.account)))
 
 
-@router.post("/auth/sessions", status_code=status.HTTP_201_CREATED, dependencies=[Depends(limit_by_address)])
+@router.post("/auth/sessions", status_code=status.HTTP_201_CREATED, dependencies=PUBLIC)
 @not_idempotent
 def create_session(body: SignInRequest, services: ServicesDep) -> SignInView:
     """Sign in with a signed challenge."""
     return SignInView.model_validate(services.sign_in.sign_in(body.message, body.signature))
 
 
-@router.post("/auth/refresh", dependencies=[Depends(limit_by_address)])
+@router.post("/auth/refresh", dependencies=PUBLIC)
 @not_idempotent
 def refresh_session(body: RefreshRequest, services: ServicesDep) -> SignInView:
     """Exchange a refresh token for the next pair of tokens. The same token returns the same pair within a

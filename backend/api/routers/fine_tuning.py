@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Header, Query, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.deps import PUBLIC, CallerDep, ServicesDep, WalletDep, hold_stream
 from backend.api.idempotency import IdempotentRoute, KeyDep, takes_key
 from backend.api.schemas.common import INTEGERS_END, CursorPage
 from backend.api.schemas.fine_tuning import (
@@ -71,7 +71,7 @@ def list_jobs(
     return _page([_view(services, job) for job in found], limit)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", dependencies=PUBLIC)
 def get_job(job_id: str, services: ServicesDep) -> JobView:
     """Retrieve a job."""
     return _view(services, services.training.get(job_id))
@@ -100,7 +100,7 @@ def prepare_registration(
     return RegistrationView.model_validate(registration)
 
 
-@router.get("/{job_id}/events")
+@router.get("/{job_id}/events", dependencies=PUBLIC)
 def list_events(
     job_id: str,
     services: ServicesDep,
@@ -112,7 +112,7 @@ def list_events(
     return _page([JobEventView.of(event) for event in found], limit)
 
 
-@router.get("/{job_id}/checkpoints")
+@router.get("/{job_id}/checkpoints", dependencies=PUBLIC)
 def list_checkpoints(
     job_id: str,
     services: ServicesDep,
@@ -130,7 +130,9 @@ def list_checkpoints(
 
 
 @router.get(
-    "/{job_id}/events/stream", response_class=EventSourceResponse, dependencies=[Depends(require_job)]
+    "/{job_id}/events/stream",
+    response_class=EventSourceResponse,
+    dependencies=[*PUBLIC, Depends(hold_stream), Depends(require_job)],
 )
 async def stream_events(
     job_id: str,

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from fastapi import Path as PathParameter
 from pydantic import AfterValidator
 
-from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.deps import PUBLIC, CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
 from backend.api.paging import PagingDep
 from backend.api.schemas.common import AccountField, Page, PreparedTransactionView
@@ -56,7 +56,7 @@ def prepare_delegation(
     return PreparedTransactionView.model_validate(services.governance.delegate(wallet.account, to))
 
 
-@router.get("/proposals")
+@router.get("/proposals", dependencies=PUBLIC)
 def list_proposals(services: ServicesDep, paging: PagingDep) -> Page[ProposalView]:
     """List proposals, oldest first."""
     found = services.governance.proposals(paging.after, paging.limit + 1)
@@ -80,7 +80,7 @@ def prepare_change(body: ChangeRequest, services: ServicesDep, wallet: WalletDep
     )
 
 
-@router.get("/proposals/{proposal_id}")
+@router.get("/proposals/{proposal_id}", dependencies=PUBLIC)
 def get_proposal(proposal_id: ProposalId, services: ServicesDep) -> ProposalView:
     """Retrieve a proposal with its state."""
     return ProposalView.model_validate(services.governance.proposal(int(proposal_id)))

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response, StreamingResponse
 
-from backend.api.deps import ServicesDep
+from backend.api.deps import ServicesDep, limit_peer
 from backend.domain.content import ContentMissing, decode_cid
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Cid
 
-router = APIRouter(tags=["ipfs"])
+router = APIRouter(tags=["ipfs"], dependencies=[Depends(limit_peer)])
 
 RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car"
 

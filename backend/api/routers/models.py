@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 
-from backend.api.deps import ServicesDep
+from backend.api.deps import PUBLIC, ServicesDep
 from backend.api.paging import QueryCursors
 from backend.api.schemas.common import Page
 from backend.api.schemas.models import ModelFilters, ModelView
@@ -18,7 +18,7 @@ from backend.domain.ids import Hash32, VersionId
 from backend.ports.engine import EngineState, active_adapters
 from backend.services.market.catalogue import ListedModel
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=PUBLIC)
 
 
 @router.get("")

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, status
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from backend.api.deps import CallerDep, ServicesDep, WalletDep, get_admitted
+from backend.api.deps import PUBLIC, CallerDep, ServicesDep, WalletDep, get_admitted, hold_stream
 from backend.api.idempotency import IdempotentRoute
 from backend.api.paging import PagingDep
 from backend.api.schemas.common import (
@@ -45,7 +45,7 @@ POLL_SECONDS = 0.5
 LAST_STATES = {TransactionState.CONFIRMED, TransactionState.FAILED}
 
 
-@router.get("/datanets")
+@router.get("/datanets", dependencies=PUBLIC)
 def list_datanets(services: ServicesDep, paging: PagingDep) -> Page[DatanetView]:
     """List datanets, oldest first."""
     found = services.registry.datanets(paging.after_number, paging.limit + 1)
@@ -61,13 +61,13 @@ def prepare_datanet(
     return PreparedTransactionView.model_validate(prepared)
 
 
-@router.get("/datanets/{datanet}")
+@router.get("/datanets/{datanet}", dependencies=PUBLIC)
 def get_datanet(datanet: Number, services: ServicesDep) -> DatanetView:
     """Retrieve a datanet."""
     return DatanetView.model_validate(services.registry.datanet(DatanetId(datanet)))
 
 
-@router.get("/datanets/{datanet}/contributions")
+@router.get("/datanets/{datanet}/contributions", dependencies=PUBLIC)
 def list_recorded_contributions(
     datanet: Number, services: ServicesDep, paging: PagingDep
 ) -> Page[RecordedContribution]:
@@ -97,19 +97,19 @@ def create_snapshot(
     return PendingSnapshotView.model_validate(services.snapshots.freeze(known.id, count))
 
 
-@router.get("/snapshots/{snapshot}")
+@router.get("/snapshots/{snapshot}", dependencies=PUBLIC)
 def get_snapshot(snapshot: HashField, services: ServicesDep) -> SnapshotView:
     """Retrieve a snapshot."""
     return SnapshotView.model_validate(services.snapshots.get(SnapshotId(Hash32(snapshot))))
 
 
-@router.get("/snapshots/{snapshot}/manifest")
+@router.get("/snapshots/{snapshot}/manifest", dependencies=PUBLIC)
 def get_manifest(snapshot: HashField, services: ServicesDep) -> dict[str, Any]:
     """Retrieve everything needed to fetch and verify the snapshot's rows."""
     return services.snapshots.manifest(SnapshotId(Hash32(snapshot)))
 
 
-@router.get("/versions/{version}")
+@router.get("/versions/{version}", dependencies=PUBLIC)
 def get_version(version: HashField, services: ServicesDep) -> VersionView:
     """Retrieve the record of a registered version by its id."""
     version_id = VersionId(Hash32(version))
@@ -136,7 +136,7 @@ def prepare_deprecation(
     )
 
 
-@router.get("/operators")
+@router.get("/operators", dependencies=PUBLIC)
 async def list_operators(services: ServicesDep, paging: PagingDep) -> Page[OperatorView]:
     """List all registered operators, oldest first, with the most recent response of each."""
     engines = await services.generate.engine_states()
@@ -144,14 +144,14 @@ async def list_operators(services: ServicesDep, paging: PagingDep) -> Page[Opera
     return paging.page(found, lambda one: one[0].account, lambda one: OperatorView.of(*one))
 
 
-@router.get("/operator")
+@router.get("/operator", dependencies=PUBLIC)
 async def get_operator(services: ServicesDep) -> OperatorCardView:
     """Retrieve this operator's description: base models, prices and active adapters."""
     engines = await services.generate.engine_states()
     return OperatorCardView.model_validate(await run_in_threadpool(services.operators.card, engines))
 
 
-@router.get("/operators/{operator}/batches")
+@router.get("/operators/{operator}/batches", dependencies=PUBLIC)
 def list_batches(operator: AccountField, services: ServicesDep, paging: PagingDep) -> Page[BatchView]:
     """List an operator's batches, newest first; void ones with the reason."""
     found = services.registry.batches(Account(operator), paging.after, paging.limit + 1)
@@ -179,7 +179,7 @@ def require_transaction(transaction_id: Number, services: ServicesDep, caller: C
 @router.get(
     "/transactions/{transaction_id}/events/stream",
     response_class=EventSourceResponse,
-    dependencies=[Depends(get_admitted), Depends(require_transaction)],
+    dependencies=[Depends(get_admitted), Depends(hold_stream), Depends(require_transaction)],
 )
 async def stream_transaction(
     transaction_id: Number, services: ServicesDep, caller: CallerDep

@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Request, Response, status
 from starlette.exceptions import HTTPException
 
-from backend.api.deps import ServicesDep, WalletDep
+from backend.api.deps import PUBLIC, ServicesDep, WalletDep
 from backend.api.schemas.common import INTEGERS_END, Page
 from backend.api.schemas.transfers import TransferView
 from backend.api.tus import (
@@ -30,7 +30,7 @@ Length = Annotated[int, Header(ge=0, lt=INTEGERS_END)]
 CHUNK_BODY = {"required": True, "content": {CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
-@router.options("", status_code=status.HTTP_204_NO_CONTENT, response_class=Response)
+@router.options("", status_code=status.HTTP_204_NO_CONTENT, response_class=Response, dependencies=PUBLIC)
 def get_transfer_capabilities(services: ServicesDep) -> Response:
     """Supported version and extensions of the tus protocol."""
     return Response(status_code=204, headers=capabilities(services.transfers.max_bytes))

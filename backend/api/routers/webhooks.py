@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, status
 
-from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.deps import PUBLIC, CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute, not_idempotent
 from backend.api.paging import PagingDep
 from backend.api.schemas.common import CursorPage, Page
@@ -28,7 +28,7 @@ from backend.services.webhooks.endpoints import EndpointWithSecret
 router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=IdempotentRoute)
 
 
-@router.get("/webhook_event_types")
+@router.get("/webhook_event_types", dependencies=PUBLIC)
 def list_webhook_event_types() -> EventTypesView:
     """List the event types that an endpoint can ask for."""
     return EventTypesView(data=list(EventType))

@@ -237,9 +237,9 @@ def things(api: Api) -> dict[str, str]:
     }
 
 
-def statuses(
+def responses(
     api: Api, things: dict[str, str], token: str | None, which: Callable[[Rule], bool]
-) -> dict[str, int]:
+) -> dict[str, httpx.Response]:
     """What the caller is answered, by route."""
     found = {}
     headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -248,10 +248,32 @@ def statuses(
             if which(rule):
                 method, path = route.split()
                 body = rule.body if method == "POST" else None
-                answer = http.request(method, path.format(**things), json=body, headers=rule.headers)
-                found[route] = answer.status_code
+                found[route] = http.request(method, path.format(**things), json=body, headers=rule.headers)
+    return found
+
+
+def statuses(
+    api: Api, things: dict[str, str], token: str | None, which: Callable[[Rule], bool]
+) -> dict[str, int]:
+    found = {route: answer.status_code for route, answer in responses(api, things, token, which).items()}
     assert max(found.values()) < 500, found
     return found
+
+
+UNLIMITED = {
+    "GET /health": "load balancers and orchestrators ask it",
+    "GET /ready": "likewise",
+    "GET /metrics": "Prometheus asks it, with a token",
+}
+
+
+@pytest.mark.parametrize("token", [None, "llk_unknown"])
+def test_what_strangers_send_counts_towards_a_limit(
+    api: Api, things: dict[str, str], token: str | None
+) -> None:
+    found = responses(api, things, token, lambda _: True)
+    counted = {route for route, each in found.items() if "x-ratelimit-remaining-requests" in each.headers}
+    assert set(found) - counted == set(UNLIMITED)
 
 
 def test_every_route_stands_in_the_table(server: tuple[FastAPI, str]) -> None:

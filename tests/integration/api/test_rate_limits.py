@@ -17,12 +17,14 @@ import pytest
 from starlette.requests import Request
 
 from backend.api.rate_limits import REQUEST_BYTES, RateLimitExceeded, RateLimits
+from backend.api.streams import OpenStreams
 from backend.db.unit_of_work import Database
 from backend.domain.errors import DatabaseUnavailable
 from backend.services.accounts.rate_counts import MemoryCounts, SharedCounts
 from backend.settings import Settings
 from tests.integration.api.conftest import running_server, sign_in
 from tests.support.fakes import some_key
+from tests.support.market import some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -188,6 +190,43 @@ def test_strangers_are_counted_by_address(api: Api, limit: Limit) -> None:
     ]
     assert found == [201, 201, 429]
     assert httpx.get(f"{api.url}/health").status_code == 200
+
+
+def test_a_token_that_is_none_is_counted_by_address(api: Api, limit: Limit) -> None:
+    limit(address_requests_per_minute=2)
+    with api.http("llk_unknown") as stranger, api.http() as payer:
+        assert [stranger.get("/v1/auth/me").status_code for _ in range(3)] == [401, 401, 429]
+        assert stranger.get("/v1/models").status_code == 429
+        assert payer.get("/v1/auth/me").status_code == 200
+
+
+def test_peers_read_ten_times_as_much_content_as_an_address_asks_for_other_things(
+    api: Api, limit: Limit
+) -> None:
+    limit(address_requests_per_minute=1)
+    path = f"/ipfs/{api.installation.blobs.add_folder({'a.txt': b'kept'})}?format=raw"
+    with api.http() as http:
+        assert [http.get("/v1/models").status_code for _ in range(2)] == [200, 429]
+        assert [http.get(path).status_code for _ in range(11)] == [200] * 10 + [429]
+
+
+def test_few_event_streams_of_an_address_are_open_at_once(
+    api: Api, server: tuple[FastAPI, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server[0].state, "event_streams", OpenStreams(1))
+    with api.http(api.session) as http:
+        job = http.post("/v1/fine_tuning/jobs", json={"snapshot_id": some_hash("snapshot")}).json()["id"]
+        path = f"/v1/fine_tuning/jobs/{job}/events/stream"
+        assert http.get("/v1/fine_tuning/jobs/none/events/stream").status_code == 404  # holds none
+        with http.stream("GET", path) as first:
+            assert first.status_code == 200
+            refused = http.get(path)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_streams")
+        http.post(f"/v1/fine_tuning/jobs/{job}/cancel")
+        for _ in range(600):
+            if http.get(path).status_code == 200:
+                return
+    pytest.fail("the stream was held after its client had hung up")
 
 
 def test_no_rates_are_no_limits(api: Api, limit: Limit) -> None:
