@@ -156,7 +156,8 @@ def _run(
     if stop is not None and newest is not None:
         stop.resume(_step(newest))
         if stop.is_over:  # the Trainer would take one step more
-            return TrainerState.load_from_json(str(newest / TRAINER_STATE_NAME)).log_history
+            state: TrainerState = TrainerState.load_from_json(str(newest / TRAINER_STATE_NAME))
+            return state.log_history
     with disable_input_dtype_casting(model, active=is_bf16(model)):
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     _check_weights(model, trainer.state.max_steps)
