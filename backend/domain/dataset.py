@@ -76,8 +76,12 @@ class Row(NamedTuple):
         around texts, in the composition of characters, or in being a prompt with completion and not a chat.
         """
         # The number of texts tells the roles: one is a text, and an odd number begins with a system prompt.
-        texts = [unicodedata.normalize("NFC", text).strip() for text in self.texts]
-        return Hash32("0x" + sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest())
+        digest = sha256()
+        for text in self.texts:
+            content = unicodedata.normalize("NFC", text).strip().encode()
+            digest.update(b"%d:" % len(content))
+            digest.update(content)
+        return Hash32("0x" + digest.hexdigest())
 
     @property
     def answers(self) -> tuple[str, ...]:
