@@ -46,11 +46,17 @@ from inference.config import EngineConfig
 from inference.engine import Engine
 from workers.training.distil import STRENGTHS, distil
 from workers.training.fit import lora_model
-from workers.training.gradients import row_gradients
-from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE, directions, gradient_directions
+from workers.training.gradients import row_gradients, sketch_row_gradients
+from workers.training.influence import (
+    ERROR_RIDGE,
+    GRADIENT_RIDGE,
+    directions,
+    gradient_directions,
+    stream_gradient_directions,
+)
 from workers.training.progress import ProgressReporter
 from workers.training.rows import last_answer, preamble_ids
-from workers.training.sketch import SKETCH_SEED
+from workers.training.sketch import SKETCH_SEED, SKETCH_SIZE, PartSketch
 from workers.training.split import SPLIT
 from workers.training.tensors import canonical_safetensors
 
@@ -66,6 +72,8 @@ if TYPE_CHECKING:
     from workers.training.progress import Emit
     from workers.training.rows import Example
 
+CHUNK_ROWS = 4096
+"""Rows whose states as lists, or whose sketches, are in memory at once: a few hundred MB."""
 MAPS = {DISTILLED_METHOD: "distilled", DISTILLED_ERROR_METHOD: "distilled_error"}
 """Method -> prefix of its map's names in the index."""
 
@@ -80,6 +88,13 @@ class Index:
 
     def serialise(self) -> bytes:
         return canonical_safetensors(dict(self.tensors), dict(self.metadata))
+
+
+def index_bytes(num_rows: int, num_contributions: int, hidden_size: int) -> int:
+    """Memory for the index of an adapter: four vectors of states for each row, and for each contribution the
+    sums and the direction of its sketches, at most 16 bytes for each of their coordinates.
+    """
+    return 16 * (num_rows * hidden_size + num_contributions * SKETCH_SIZE)
 
 
 def compute_index(
@@ -99,7 +114,7 @@ def compute_index(
     [n, hidden] of unit norm, `hidden.centre` float32 [hidden], `error.vectors` float32 [n, hidden],
     `gradient.vectors` float32 [n, sketch size], `distilled.weights` float32 [n, 2 * hidden],
     `distilled_error.weights` float32 [n, hidden], and `distilled.bias` and `distilled_error.bias` float32
-    [n]. Takes 64 kB of memory per row, and a batch's activations.
+    [n]. `index_bytes` says how much memory that takes, apart from a batch's activations.
 
     Errors: `inference.errors.InferenceError` if the engine refuses the adapter.
     """
@@ -157,9 +172,13 @@ def answer_states(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(mean states, summed error vectors) of each example's answer, both [examples, hidden] fp32."""
     progress = ProgressReporter(emit, stage, len(examples))
-    pairs = [last_answer(example) for example in examples]
-    probes = offline.embed_tokens(engine, pairs, adapter, progress.advance)
-    return torch.tensor([each.answer for each in probes]), torch.tensor([each.error for each in probes])
+    answers, errors = [], []
+    for start in range(0, max(1, len(examples)), CHUNK_ROWS):
+        pairs = [last_answer(example) for example in examples[start : start + CHUNK_ROWS]]
+        probes = offline.embed_tokens(engine, pairs, adapter, progress.advance)
+        answers.append(torch.tensor([each.answer for each in probes]))
+        errors.append(torch.tensor([each.error for each in probes]))
+    return torch.cat(answers), torch.cat(errors)
 
 
 def capture_gradients(
@@ -168,8 +187,29 @@ def capture_gradients(
     """The direction of each contribution, by rising position, fp32 [n, sketch size], from the gradients of
     its rows at the weights of `model`. `preamble` is as `preamble_ids` returns it.
     """
-    gradients = row_gradients(model, rows, preamble, emit)
-    return gradient_directions(gradients, [row.contribution for row in rows])
+    contributions = [row.contribution for row in rows]
+    if len(rows) <= CHUNK_ROWS:
+        return gradient_directions(row_gradients(model, rows, preamble, emit), contributions)
+    chunks = _sketch_chunks(model, rows, preamble, emit)
+    return stream_gradient_directions(chunks, len(set(contributions)))
+
+
+def _sketch_chunks(
+    model: Any, rows: Sequence[Example], preamble: Sequence[int], emit: Emit
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield (sketches of some rows, the places of their contributions among all), `CHUNK_ROWS` at a time."""
+    places = {each: place for place, each in enumerate(sorted({row.contribution for row in rows}))}
+    sketch = PartSketch(model.config.num_hidden_layers)
+    sketches: list[torch.Tensor] = []
+    found: list[int] = []
+    for batch, sketched in sketch_row_gradients(model, rows, preamble, sketch, emit):
+        sketches.append(sketched)
+        found += [places[row.contribution] for row in batch]
+        if len(found) >= CHUNK_ROWS:
+            yield torch.cat(sketches), torch.tensor(found)
+            sketches, found = [], []
+    if found:
+        yield torch.cat(sketches), torch.tensor(found)
 
 
 def score_by_gradient(

@@ -15,11 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
-from workers.training.sketch import PART_SIZE
+from workers.training.sketch import NUM_PARTS, PART_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -39,6 +40,17 @@ def gradient_directions(sketches: Tensor, contributions: Sequence[int]) -> Tenso
     return torch.cat([directions(part, contributions, GRADIENT_RIDGE)[1] for part in parts], dim=1)
 
 
+def stream_gradient_directions(batches: Iterable[tuple[Tensor, Tensor]], num_contributions: int) -> Tensor:
+    """`gradient_directions` of rows that arrive in batches: their sketches, and the place of each row's
+    contribution among all. Equal to it within the rounding of fp64.
+    """
+    parts = [DirectionSums(PART_SIZE, num_contributions) for _ in range(NUM_PARTS)]
+    for sketches, places in batches:
+        for part, columns in zip(parts, torch.split(sketches, PART_SIZE, dim=1), strict=True):
+            part.add(columns, places)
+    return torch.cat([part.directions(GRADIENT_RIDGE) for part in parts], dim=1)
+
+
 def directions(gradients: Tensor, contributions: Sequence[int], ridge: float) -> tuple[list[int], Tensor]:
     """(contributions in ascending order, their directions [contributions, size] fp32).
 
@@ -46,19 +58,43 @@ def directions(gradients: Tensor, contributions: Sequence[int], ridge: float) ->
     fp64 with the smaller Gram matrix: G^T (G G^T + a I)^-1 = (G^T G + a I)^-1 G^T. All directions are zero if
     all gradients are.
     """
+    num_rows, size = gradients.shape
+    ordered, places = torch.unique(torch.tensor(contributions), return_inverse=True)
+    if num_rows > size:
+        sums = DirectionSums(size, len(ordered))
+        for batch in zip(torch.split(gradients, size), torch.split(places, size), strict=True):
+            sums.add(*batch)
+        return ordered.tolist(), sums.directions(ridge)
     rows = gradients.double()
-    ordered = sorted(set(contributions))
-    columns = {contribution: column for column, contribution in enumerate(ordered)}
-    indicators = torch.zeros(len(rows), len(ordered), dtype=torch.float64)
-    indicators[torch.arange(len(rows)), torch.tensor([columns[each] for each in contributions])] = 1
-    damping = ridge * float(rows.square().sum()) / len(rows)
+    damping = ridge * float(rows.square().sum()) / num_rows
     if damping == 0:
-        return ordered, torch.zeros(len(ordered), rows.shape[1])
-    if len(rows) <= rows.shape[1]:
-        solved = rows.T @ _solve(rows @ rows.T, indicators, damping)
-    else:
-        solved = _solve(rows.T @ rows, rows.T @ indicators, damping)
-    return ordered, solved.T.float().contiguous()
+        return ordered.tolist(), torch.zeros(len(ordered), size)
+    indicators = functional.one_hot(places, len(ordered)).double()
+    solved = rows.T @ _solve(rows @ rows.T, indicators, damping)
+    return ordered.tolist(), solved.T.float().contiguous()
+
+
+class DirectionSums:
+    """G^T G and G^T 1_c of rows that arrive in batches: the memory does not grow with their number."""
+
+    def __init__(self, size: int, num_contributions: int) -> None:
+        self._gram = torch.zeros(size, size, dtype=torch.float64)
+        self._sums = torch.zeros(num_contributions, size, dtype=torch.float64)
+        self._num_rows = 0
+
+    def add(self, gradients: Tensor, places: Tensor) -> None:
+        """`gradients` [rows, size]; `places` int64 [rows]: the number of each row's contribution."""
+        rows = gradients.double()
+        self._gram.addmm_(rows.T, rows)
+        self._sums.index_add_(0, places, rows)
+        self._num_rows += len(rows)
+
+    def directions(self, ridge: float) -> Tensor:
+        """[contributions, size] fp32, as by `directions`. To be called once."""
+        damping = ridge * float(self._gram.trace()) / self._num_rows
+        if damping == 0:
+            return torch.zeros(self._sums.shape)
+        return _solve(self._gram, self._sums.T, damping).T.float().contiguous()
 
 
 def _solve(gram: Tensor, right: Tensor, damping: float) -> Tensor:

@@ -17,6 +17,7 @@ from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, INDEX_FILE
 from backend.domain.screening import AdapterRefused
 from inference.errors import InferenceError
 from inference.lora.files import adapter_digest
+from inference.model.families import read_architecture
 from inference.model.sources import model_name
 from inference.protocol import AdapterRef
 from workers.training.answers import plan_prompts, sample_answers, serialise_answers
@@ -24,8 +25,9 @@ from workers.training.base import open_base
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
 from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
-from workers.training.index import compute_index, open_engine
+from workers.training.index import compute_index, index_bytes, open_engine
 from workers.training.inspection import as_json, inspect_adapter
+from workers.training.memory import OutOfMemory, machine_memory, memory_limit
 from workers.training.rows import UnusableRows, general_examples, read_examples
 from workers.training.spec import (
     ADAPTER,
@@ -57,7 +59,8 @@ MAX_LOSS = 700.0
 def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     """Write `adapter/` and `result.json` to `folder`. May be killed at any point and run again.
 
-    Errors: `UnusableRows`, `ParentMismatch`, `NonFiniteLoss`, `backend.domain.screening.AdapterRefused`.
+    Errors: `UnusableRows`, `OutOfMemory`, `ParentMismatch`, `NonFiniteLoss`,
+    `backend.domain.screening.AdapterRefused`.
     """
     started = time.monotonic()
     torch.set_num_threads(spec.num_threads)
@@ -66,6 +69,7 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
         message = f"the parent's base model is {spec.parent_base}, this worker's is 0x{base.digest}"
         raise ParentMismatch(message, param="parent")
     train, held_out = _split(spec, folder / ROWS_FILE, base, emit)
+    _check_index_fits(train, base)
     scratch = folder / f"{ADAPTER}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
     metrics = _train(spec, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
@@ -120,6 +124,18 @@ def _split(spec: TrainingSpec, rows: Path, base: Base, emit: Emit) -> tuple[list
     if not examples:
         raise UnusableRows(f"no row has an answer within {config.max_length} tokens", param="max_length")
     return hold_out(examples, config.eval_fraction, config.seed)
+
+
+def _check_index_fits(train: Sequence[Example], base: Base) -> None:
+    """Errors: `OutOfMemory`, now and not after the job has been trained."""
+    num_contributions = len({row.contribution for row in train})
+    needed = index_bytes(len(train), num_contributions, read_architecture(base.folder).hidden_size)
+    given = memory_limit() or machine_memory()
+    if needed > given:
+        what = f"the attribution index of {len(train)} rows of {num_contributions} contributions"
+        bound = f"more than the {given / 1e9:.1f} GB that this worker gives a job: train on fewer rows"
+        message = f"{what} needs {needed / 1e9:.1f} GB of memory, {bound}"
+        raise OutOfMemory(message, param="snapshot_id")
 
 
 def _train(

@@ -5,7 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.training.influence import GRADIENT_RIDGE, directions, gradient_directions
+from workers.training.influence import (
+    GRADIENT_RIDGE,
+    directions,
+    gradient_directions,
+    stream_gradient_directions,
+)
 from workers.training.sketch import NUM_PARTS, PART_SIZE, SKETCH_SIZE
 
 
@@ -67,3 +72,12 @@ def test_each_part_of_a_gradient_has_a_direction_of_its_own() -> None:
     for number, part in enumerate(found.view(2, NUM_PARTS, PART_SIZE).unbind(1)):
         assert torch.equal(part, directions(parts[:, number], [5, 0, 5, 0], GRADIENT_RIDGE)[1])
     assert not found.view(2, NUM_PARTS, PART_SIZE)[:, 2].any()
+
+
+def test_rows_in_batches_give_the_directions_of_all_at_once() -> None:
+    torch.manual_seed(0)
+    sketches, contributions = torch.randn(9, SKETCH_SIZE) + 0.1, [3, 1, 3, 8, 1, 1, 3, 8, 8]
+    places = torch.tensor([1, 0, 1, 2, 0, 0, 1, 2, 2])
+    batches = zip(torch.split(sketches, 4), torch.split(places, 4), strict=True)
+    streamed = stream_gradient_directions(batches, 3)
+    torch.testing.assert_close(streamed, gradient_directions(sketches, contributions))

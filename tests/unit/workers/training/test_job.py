@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from transformers import AutoTokenizer
 
 from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, INDEX_FILE
@@ -25,7 +25,9 @@ from tests.unit.workers.support import letter_rows
 from workers.training.answers import read_answers
 from workers.training.evaluate import BATCH_TOKENS, batches_by_length, mean_loss
 from workers.training.fit import NonFiniteLoss, fit, lora_model
+from workers.training.gradients import row_gradients
 from workers.training.job import run_job
+from workers.training.memory import OutOfMemory
 from workers.training.rows import Example, UnusableRows, encode, general_examples
 from workers.training.run import _train
 from workers.training.sketch import SKETCH_SIZE
@@ -471,6 +473,38 @@ def test_rows_without_an_answer_in_reach_are_refused(make_job: Any) -> None:
     with pytest.raises(UnusableRows) as refusal:
         run_job(spec, folder, ignore)
     assert refusal.value.param == "max_length"
+
+
+def test_an_index_of_many_rows_is_computed_in_chunks(
+    make_job: Any, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.training.index.CHUNK_ROWS", 5)
+    gradients_of: list[int] = []
+
+    def counted(model: Any, rows: list[Example], *others: Any) -> torch.Tensor:
+        gradients_of.append(len(rows))
+        return row_gradients(model, rows, *others)
+
+    monkeypatch.setattr("workers.training.index.row_gradients", counted)
+    spec, folder = make_job("chunks")
+    run_job(spec, folder, ignore)
+    assert gradients_of == [44]  # of the generated answers, whose number is bounded
+    whole, chunks = load(undisturbed[INDEX_FILE]), load_file(folder / ADAPTER / INDEX_FILE)
+    assert chunks.keys() == whole.keys()
+    for name, tensor in whole.items():
+        difference = (chunks[name] - tensor).double().norm() / tensor.double().norm()
+        assert difference < 0.02, name
+
+
+def test_rows_whose_index_does_not_fit_into_memory_are_refused_before_training(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.training.job.memory_limit", lambda: 500_000)
+    spec, folder = make_job()
+    with pytest.raises(OutOfMemory, match="22 rows of 2 contributions") as refused:
+        run_job(spec, folder, ignore)
+    assert refused.value.code == "out_of_memory"
+    assert not (folder / CHECKPOINTS).exists()
 
 
 def test_an_adapter_that_the_engine_cannot_serve_is_not_published(
