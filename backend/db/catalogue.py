@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Select, Subquery
     from sqlalchemy.orm import Session
 
+    from backend.domain.denials import FloorPrice
 
 _LEAST = -1e300
 """In place of an unknown quality, so that keys compare without NULLs."""
@@ -51,6 +52,8 @@ _LONG = {"card_text", "search_text"}
 
 _v, _d, _e = (table_of(entity).c for entity in (VersionRow, DescriptionRow, EventRow))
 _is_bare = _v.adapter_digest == ZERO_HASH
+_OWN = _v.own_prompt_price, _v.own_completion_price
+_OTHERS = _v.operator_prompt_price, _v.operator_completion_price
 
 
 class CatalogueStore:
@@ -212,17 +215,22 @@ def _newest(served: Served, denied_datanets: Sequence[int]) -> Subquery:
     own = (case((_is_bare, ""), else_=column) for column in (_v.creator, _v.name))
     group = [_is_bare, case((_is_bare, _v.base_model), else_=""), *own]
     rank = func.row_number().over(partition_by=group, order_by=(_v.block_number.desc(), _v.log_index.desc()))
-    floor = served.floor
     ours = or_(*(and_(_v.base_model == base.digest, _v.creator == base.creator) for base in served.bases))
     is_our_base = and_(ours, _v.name != TRAINING_NAME)
     ranked = (
         select(_v.id, rank.label("rank"))
         .where(_v.base_model.in_([base.digest for base in served.bases]), not_(_v.is_deprecated))
-        .where(_v.prompt_price >= floor.prompt, _v.completion_price >= floor.completion)
+        .where(case((ours, _reaches(served.floor, *_OWN)), else_=_reaches(served.floor, *_OTHERS)))
         .where(or_(and_(_is_bare, is_our_base), and_(not_(_is_bare), not_(is_denied))))
         .subquery()
     )
     return select(ranked.c.id).where(ranked.c.rank == 1).subquery()
+
+
+def _reaches(
+    floor: FloorPrice, prompt: ColumnElement[int], completion: ColumnElement[int]
+) -> ColumnElement[bool]:
+    return and_(prompt >= floor.prompt, completion >= floor.completion)
 
 
 def _described(usage: Subquery) -> Select[Any]:

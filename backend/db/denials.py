@@ -59,6 +59,9 @@ class DenialStore:
         row = self._session.get(FloorRow, _FLOOR)
         return FloorPrice() if row is None else FloorPrice(row.prompt, row.completion)
 
+    def is_floor_set(self) -> bool:
+        return self._session.get(FloorRow, _FLOOR) is not None
+
     def set_floor(self, floor: FloorPrice) -> None:
         self._session.merge(FloorRow(id=_FLOOR, prompt=floor.prompt, completion=floor.completion))
         self._session.flush()

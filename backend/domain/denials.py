@@ -13,6 +13,7 @@ from backend.domain.money import price_in_dollars
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from backend.domain.ids import Account
     from backend.domain.receipt import VersionRecord
 
 
@@ -97,7 +98,9 @@ MAX_FLOOR = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class FloorPrice:
-    """Lowest prices at which this operator serves, in token units per million tokens.
+    """The least that this operator serves for, in token units per million tokens: what it earns itself of the
+    prices, before the protocol's fee. The prices alone bound nothing: a payer who registers an adapter again
+    gets back what the record gives to its creator.
 
     Errors: `InvalidInput` outside 0 to `MAX_FLOOR`.
     """
@@ -111,5 +114,6 @@ class FloorPrice:
                 most = price_in_dollars(MAX_FLOOR)
                 raise InvalidInput(f"the floor of {param} tokens must be between 0 and {most}", param)
 
-    def allows(self, record: VersionRecord) -> bool:
-        return record.prompt_price >= self.prompt and record.completion_price >= self.completion
+    def allows(self, record: VersionRecord, operator: Account) -> bool:
+        prompt, completion = record.operator_prices(operator)
+        return prompt >= self.prompt and completion >= self.completion

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import ZERO_HASH
-from backend.domain.money import PPM
+from backend.domain.money import PPM, mul_ppm_down
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId, Hash32, SnapshotId, VersionId
@@ -48,6 +48,13 @@ class VersionRecord:
     def full_name(self, version: VersionId) -> str:
         """`owner/name@version`, which the catalogue resolves; `version` is the record's id."""
         return f"{self.creator}/{self.name}@{version[2:14]}"
+
+    def operator_prices(self, operator: Account) -> tuple[int, int]:
+        """What this operator earns for a million prompt tokens, and completion tokens, before the protocol's
+        fee and rounded down to token units: its share of the prices, and the creator's if it is the creator.
+        """
+        ppm = self.operator_ppm + (self.creator_ppm if self.creator == operator else 0)
+        return mul_ppm_down(self.prompt_price, ppm), mul_ppm_down(self.completion_price, ppm)
 
     @property
     def is_training(self) -> bool:

@@ -175,6 +175,7 @@ def prepare_bases(settings: Settings) -> list[BaseModelInfo]:
     installation = Installation(settings)
     try:
         offers = installation.prepare_offers(BASE_PRICES)
+        installation.offers.set_first_floor([offer.base for offer in offers])
         installation.offers.register([record for offer in offers for record in offer.records])
     finally:
         installation.close()

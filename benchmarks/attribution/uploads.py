@@ -154,7 +154,8 @@ def _changes(trained: Sequence[str]) -> Mapping[str, Callable[[str], str]]:
 
 
 def _publish(database: Database, answers: AnswerShingles) -> None:
-    record = {"adapterDigest": ZERO_HASH, "baseModel": ZERO_HASH, "promptPrice": 0, "completionPrice": 0}
+    zeros = dict.fromkeys(("promptPrice", "completionPrice", "operatorPpm", "creatorPpm"), 0)
+    record = {"adapterDigest": ZERO_HASH, "baseModel": ZERO_HASH, **zeros}
     version = VersionRow(
         id=VERSION, creator="0x" + "22" * 20, name="honest", record=record, is_deprecated=False
     )

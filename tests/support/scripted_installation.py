@@ -268,8 +268,8 @@ class ScriptedInstallation:
             snapshots=(),
             prompt_price=1,
             completion_price=2,
-            operator_ppm=200_000,
-            creator_ppm=0,
+            operator_ppm=500_000,
+            creator_ppm=500_000,
         )
         snapshot = SnapshotId(some_hash("snapshot"))
         self.view.snapshots[snapshot] = Snapshot(snapshot, DatanetId(7), 4, some_hash("bits"), (0, 1, 3), 1)
@@ -282,6 +282,8 @@ class ScriptedInstallation:
             snapshots=(snapshot,),
             prompt_price=10,
             completion_price=20,
+            operator_ppm=200_000,
+            creator_ppm=0,
         )
         self.training_record = training_record(self.operator, base.base_model, TRAINING_PRICE)
         versions = self.view.register(base), self.view.register(adapter)

@@ -21,6 +21,7 @@ from backend.domain.transactions import TransactionState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from backend.domain.denials import FloorPrice
     from backend.domain.transactions import ChainTransaction
     from backend.installation.base_model import Offer
     from backend.services.operator.key_rotation import KeyRotation, Rotation
@@ -85,7 +86,8 @@ def base(
     as_json: AsJson = False,
 ) -> None:
     """Prepare the base models of LORALEDGER_BASE_MODEL or LORALEDGER_BASES, and register their prices and
-    those of training on them, where missing. May be repeated, also with other prices.
+    those of training on them, where missing. May be repeated, also with other prices. The first time it sets
+    the floor price (`loraledger policy floor`) to a fifth of the lowest prices.
     """
     asked = None
     if prices is not None:
@@ -95,14 +97,18 @@ def base(
         found, offers = installation.prepare_offers(asked), installation.offers
         for offer in found:
             offers.check(offer.base)
+        floor = offers.set_first_floor([offer.base for offer in found])
         described = []
+        if not as_json:
+            lowest = prices_in_dollars(floor.prompt, floor.completion)
+            echo(f"floor price  {lowest}, of what the operator earns")
         for offer in found:
             if not as_json:
                 for line in _offer_lines(offer):
                     echo(line)
             queued = offers.register(offer.records)
             transactions = _follow(offers.transaction, queued, wait=wait, to_stderr=as_json)
-            described.append(_offer_as_json(offer, transactions))
+            described.append(_offer_as_json(offer, floor, transactions))
     if as_json:
         print_json(described[0] if len(described) == 1 else described)
 
@@ -333,7 +339,9 @@ def _offer_lines(offer: Offer) -> Iterator[str]:
     yield f"training     {price} trained, by version {version_id(training)}"
 
 
-def _offer_as_json(offer: Offer, transactions: Sequence[ChainTransaction]) -> dict[str, Any]:
+def _offer_as_json(
+    offer: Offer, floor: FloorPrice, transactions: Sequence[ChainTransaction]
+) -> dict[str, Any]:
     """Prices are objects, as in the API."""
     base, training = offer.base, offer.training
     info = offer.info
@@ -343,6 +351,8 @@ def _offer_as_json(offer: Offer, transactions: Sequence[ChainTransaction]) -> di
         "folder": info.folder,
         "prompt_price": PRICE.render(base.prompt_price),
         "completion_price": PRICE.render(base.completion_price),
+        "min_prompt_price": PRICE.render(floor.prompt),
+        "min_completion_price": PRICE.render(floor.completion),
         "version_id": version_id(base),
         "training_price": PRICE.render(training.prompt_price if training else 0) if offer.trains else None,
         "training_version_id": version_id(training) if training else None,

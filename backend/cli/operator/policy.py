@@ -71,12 +71,16 @@ def floor(
     prices: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            help="Dollars per million prompt tokens, and completion tokens. Default: show the current."
+            help="Dollars that the operator itself earns per million prompt tokens, and completion tokens. "
+            "Default: show the current."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set the floor price: versions with lower prices are refused, from the next request on."""
+    """Set the floor price: versions with which the operator would earn less are refused, from the next
+    request on. It earns its share of their prices, and the creator's of its own; the protocol's fee is not
+    deducted.
+    """
     wanted = None if prices is None else FloorPrice(*(parse_price(price, "--prices") for price in prices))
     with open_installation() as installation:
         if wanted is not None:
@@ -85,7 +89,8 @@ def floor(
     if as_json:
         print_json({name: PRICE.render(price) for name, price in asdict(floor_price).items()})
         return
-    echo(f"floor price: {prices_in_dollars(floor_price.prompt, floor_price.completion)}")
+    lowest = prices_in_dollars(floor_price.prompt, floor_price.completion)
+    echo(f"floor price: {lowest}, of what the operator earns")
 
 
 @commands.command()

@@ -12,6 +12,7 @@ from sqlalchemy import JSON, BigInteger, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from backend.db.base import ACCOUNT, HASH, Amount, Base
+from backend.domain.money import mul_ppm_down
 
 UINT256 = String(78)
 """Decimal digits. Never compared in SQL."""
@@ -113,11 +114,21 @@ class VersionRow(Projection):
     base_model: Mapped[str] = mapped_column(HASH)
     prompt_price: Mapped[int] = mapped_column(Amount)
     completion_price: Mapped[int] = mapped_column(Amount)
+    # `VersionRecord.operator_prices` of an operator that is not the creator, and of one that is.
+    operator_prompt_price: Mapped[int] = mapped_column(Amount)
+    operator_completion_price: Mapped[int] = mapped_column(Amount)
+    own_prompt_price: Mapped[int] = mapped_column(Amount)
+    own_completion_price: Mapped[int] = mapped_column(Amount)
 
     @validates("record")
     def _copy_fields(self, _name: str, record: dict[str, Any]) -> dict[str, Any]:
         self.adapter_digest, self.base_model = record["adapterDigest"], record["baseModel"]
-        self.prompt_price, self.completion_price = record["promptPrice"], record["completionPrice"]
+        self.prompt_price, self.completion_price = prices = record["promptPrice"], record["completionPrice"]
+        operator, own = record["operatorPpm"], record["operatorPpm"] + record["creatorPpm"]
+        self.operator_prompt_price, self.operator_completion_price = (
+            mul_ppm_down(p, operator) for p in prices
+        )
+        self.own_prompt_price, self.own_completion_price = (mul_ppm_down(p, own) for p in prices)
         return record
 
 

@@ -42,7 +42,7 @@ class UnknownBase(InvalidInput):
 
 
 class PriceBelowFloor(ModelNotFound):
-    """The version's price per token is below this operator's floor price."""
+    """What this operator would earn of the version's prices is below its floor price. `details` has both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,8 @@ class Catalogue:
         return _newest([v for v in own if self._is_servable(v, floor)])
 
     def _is_servable(self, version: RegisteredVersion, floor: FloorPrice) -> bool:
-        return self._is_known(version.record) and floor.allows(version.record)
+        record = version.record
+        return self._is_known(record) and floor.allows(record, self._by_digest[record.base_model].creator)
 
     def _is_known(self, record: VersionRecord) -> bool:
         """Whether the record is an adapter of a served base model, or the configured creator's record of the
@@ -259,25 +260,30 @@ class Catalogue:
                 f"The model {model!r} is the base model without an adapter; here it is {base.name!r}.",
                 param="model",
             )
-        if not floor.allows(record):
-            prices = prices_in_dollars(record.prompt_price, record.completion_price)
-            lowest = prices_in_dollars(floor.prompt, floor.completion)
-            raise PriceBelowFloor(
-                f"The model {model!r} costs {prices}; this operator's floor is {lowest}.",
-                param="model",
-                details={
-                    "prompt_price": PRICE.render(record.prompt_price),
-                    "completion_price": PRICE.render(record.completion_price),
-                    "floor_prompt_price": PRICE.render(floor.prompt),
-                    "floor_completion_price": PRICE.render(floor.completion),
-                },
-            )
+        if not floor.allows(record, base.creator):
+            raise _below_floor(record, model, base.creator, floor)
 
     def _model(self, version: RegisteredVersion) -> Model:
         record = version.record
         is_base = _is_bare(version)
         name = self.base_name(record.base_model) if is_base else record.full_name(version.id)
         return Model(version.id, record, name, version.is_deprecated, version.block_number)
+
+
+def _below_floor(record: VersionRecord, model: str, operator: Account, floor: FloorPrice) -> PriceBelowFloor:
+    earned = record.operator_prices(operator)
+    rest = "" if record.creator == operator else f", {record.operator_ppm:,} ppm of the model's prices"
+    return PriceBelowFloor(
+        f"This operator would earn {prices_in_dollars(*earned)} with the model {model!r}{rest}; it serves "
+        f"none for less than {prices_in_dollars(floor.prompt, floor.completion)}.",
+        param="model",
+        details={
+            "operator_prompt_price": PRICE.render(earned[0]),
+            "operator_completion_price": PRICE.render(earned[1]),
+            "floor_prompt_price": PRICE.render(floor.prompt),
+            "floor_completion_price": PRICE.render(floor.completion),
+        },
+    )
 
 
 def adapter_record(db: Database, adapter: str) -> VersionRecord:

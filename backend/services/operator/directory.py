@@ -46,8 +46,8 @@ class CardPrice(int):
 
 
 class BaseOffer(msgspec.Struct, frozen=True):
-    """A served base model with its prices: of the model without an adapter, the floor for adapters, and of
-    training.
+    """A served base model with its prices: of the model without an adapter, the floor for what the operator
+    earns of adapters' prices, and of training.
     """
 
     digest: _Hash

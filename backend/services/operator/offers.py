@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from backend.domain.denials import FloorPrice
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.hashing import record_argument, version_id
 from backend.domain.ids import ZERO_HASH
@@ -25,6 +26,10 @@ REGISTRY = "AdapterRegistry"
 MAX_NAME = 32
 MAX_PRICE = (1 << 63) - 1
 """Maximum price in an operator's card."""
+FLOOR_DIVISOR = 5
+"""Of the base model's prices to the first floor price, which an adapter at these prices then reaches by the
+shares that the terminal and the pages propose.
+"""
 
 
 def base_record(operator: Account, base_model: Hash32, name: str, prices: tuple[int, int]) -> VersionRecord:
@@ -59,7 +64,7 @@ class Offers:
         with self._db.read() as tx:
             floor = tx.denials.floor()
             known = [one.record for one in tx.chain.versions(creator=self._own) if not one.is_deprecated]
-        if not floor.allows(record):
+        if not floor.allows(record, self._own):
             lowest = prices_in_dollars(floor.prompt, floor.completion)
             raise Conflict(
                 f"The floor price here is {lowest}: raise the price or change the floor (`loraledger policy "
@@ -75,6 +80,17 @@ class Offers:
                 f"{price_in_dollars(1)} suffices.",
                 param="prices",
             )
+
+    def set_first_floor(self, bases: Sequence[VersionRecord]) -> FloorPrice:
+        """Set the floor price if it was never set: a fraction of what the cheapest of these records of base
+        models earn. Returns the floor price.
+        """
+        earned = [record.operator_prices(self._own) for record in bases]
+        first = FloorPrice(*(max(1, min(prices) // FLOOR_DIVISOR) for prices in zip(*earned, strict=True)))
+        with self._db.begin() as tx:
+            if not tx.denials.is_floor_set():
+                tx.denials.set_floor(first)
+            return tx.denials.floor()
 
     def register(self, records: Sequence[VersionRecord]) -> list[ChainTransaction]:
         """Register the records that are not registered yet.

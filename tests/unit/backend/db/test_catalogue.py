@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ from backend.domain.denials import Denial, Denied, FloorPrice, Reason, Subject
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import receipt_id
 from backend.domain.ids import ZERO_HASH, Hash32, VersionId
+from backend.domain.money import PPM
 from backend.domain.receipt import TRAINING_NAME
 from backend.domain.serving import NewReceipt
 from tests.support.fakes import NOW
@@ -42,8 +44,8 @@ def register(tx: UnitOfWork, name: str, prices: tuple[int, int] = (10, 20), **ch
         "snapshots": [some_hash(f"snapshot {name}")],
         "promptPrice": prices[0],
         "completionPrice": prices[1],
-        "operatorPpm": 0,
-        "creatorPpm": 0,
+        "operatorPpm": 200_000,
+        "creatorPpm": 300_000,
     }
     values = {"creator": some_account("creator"), "name": name, "is_deprecated": False, **changes}
     row = VersionRow(id=f"0x{number:064x}", record=raw | values.pop("record", {}), **values)
@@ -198,6 +200,22 @@ def test_versions_that_are_not_served_are_not_listed(market: Database) -> None:
     assert found(market) == ["base-2", "poems", "code", "dear", "new"]
     with market.read() as tx:
         assert tx.catalogue.find(SERVED, ModelQuery(), 0)[0].version.id == newest
+
+
+def test_the_floor_is_the_same_in_the_list_and_for_a_request(database: Database) -> None:
+    dice = Random(7)
+    with database.begin() as tx:
+        for number in range(200):
+            operator = dice.randint(0, PPM)
+            shares = {"operatorPpm": operator, "creatorPpm": dice.randint(0, PPM - operator)}
+            prices = (dice.choice((dice.randint(0, 40), LARGEST)), dice.randint(0, 40))
+            creator = dice.choice((BASE.creator, some_account("creator")))
+            register(tx, f"n{number}", prices, creator=creator, record=shares)
+        records = [one.record for one in tx.chain.versions()]
+    for floor in (FloorPrice(0, 0), FloorPrice(1, 1), FloorPrice(10, 3), FloorPrice(2**63 - 1, 5)):
+        served = {one.name for one in records if floor.allows(one, BASE.creator)}
+        assert set(found(database, replace(SERVED, floor=floor))) == served
+    assert 0 < len(served) < len(records)
 
 
 def test_any_registered_version_can_be_described(market: Database) -> None:

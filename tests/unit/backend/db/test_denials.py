@@ -40,9 +40,9 @@ def test_a_denial_is_removed_once(database: Database) -> None:
 def test_the_floor_price_is_one_until_it_is_set(database: Database) -> None:
     floors = [FloorPrice(5, 0), FloorPrice(2**63 - 1, 7)]
     with database.read() as tx:
-        assert tx.denials.floor() == FloorPrice(1, 1)
+        assert (tx.denials.floor(), tx.denials.is_floor_set()) == (FloorPrice(1, 1), False)
     for floor in floors:
         with database.begin() as tx:
             tx.denials.set_floor(floor)
         with database.read() as tx:
-            assert tx.denials.floor() == floor
+            assert (tx.denials.floor(), tx.denials.is_floor_set()) == (floor, True)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from backend.cli.main import app
 from backend.cli.operator import membership
 from backend.client import waiting
+from backend.domain.denials import FloorPrice
 from backend.domain.errors import Conflict, DomainError, InvalidInput, Unavailable
 from backend.domain.hashing import to_hash, version_id
 from backend.domain.ids import ZERO_ACCOUNT, Account
@@ -112,6 +113,10 @@ class FakeInstallation:
         self.asked.append(("check", record))
         if self.refusal:
             raise self.refusal
+
+    def set_first_floor(self, bases: Sequence[VersionRecord]) -> FloorPrice:
+        self.asked.append(("floor", *bases))
+        return FloorPrice(40_000, 80_000)
 
     def register(self, records: Sequence[VersionRecord]) -> list[ChainTransaction]:
         return self._queued("register", *records)
@@ -314,8 +319,10 @@ def test_the_base_model_is_shown_with_the_records_it_is_sold_by(installation: Fa
     installation.queues = ["register"]
     done = typed("base", "--prices", "0.2", "0.40")
     prices = "0.2 and 0.4 dollars per million prompt and completion tokens"
+    floor = "0.04 and 0.08 dollars per million prompt and completion tokens"
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
+        f"floor price  {floor}, of what the operator earns",
         f"base model   Tiny, sha-256 {FACTS.digest[2:]}, in /models/Tiny",
         f"answers      {prices}, by version {version_id(BASE)}",
         f"training     0.3 dollars per million tokens trained, by version {version_id(TRAINING)}",
@@ -325,6 +332,7 @@ def test_the_base_model_is_shown_with_the_records_it_is_sold_by(installation: Fa
         ("prepare_database",),
         (200_000, 400_000),
         ("check", BASE),
+        ("floor", BASE),
         ("register", BASE, TRAINING),
     ]
     installation.offer = Offer(FACTS, BASE, None)
@@ -342,6 +350,8 @@ def test_only_json_is_on_standard_output(installation: FakeInstallation) -> None
         "folder": "/models/Tiny",
         "prompt_price": {"micro_units_per_token": "200000", "usd_per_million_tokens": "0.2"},
         "completion_price": {"micro_units_per_token": "400000", "usd_per_million_tokens": "0.4"},
+        "min_prompt_price": PRICE.render(40_000),
+        "min_completion_price": PRICE.render(80_000),
         "version_id": version_id(BASE),
         "training_price": {"micro_units_per_token": "300000", "usd_per_million_tokens": "0.3"},
         "training_version_id": version_id(TRAINING),

@@ -132,12 +132,32 @@ def test_a_version_below_the_floor_price_is_not_served(
     free = installation.view.register(replace(record, creator=some_account("copyist"), **prices))
     with pytest.raises(PriceBelowFloor) as caught:
         installation.catalogue.resolve(free)
-    assert caught.value.details[price] == PRICE.render(0)
+    assert caught.value.details[f"operator_{price}"] == PRICE.render(0)
     assert "per million" in caught.value.message
     assert caught.value.details[f"floor_{price}"] == PRICE.render(1)
     assert free not in [one.model.id for one in installation.catalogue.find()]
     installation.denials.set_floor(FloorPrice(0, 0))
     assert installation.catalogue.resolve(free).id == free
+
+
+def test_a_copy_that_gives_the_operator_little_of_its_price_is_not_served(
+    installation: ScriptedInstallation, record: VersionRecord
+) -> None:
+    """Its payer may be its creator, who gets the rest of a high price back."""
+    installation.denials.set_floor(FloorPrice(2, 4))
+    shares = {"snapshots": (), "prompt_price": 30, "completion_price": 60, "creator_ppm": 650_000}
+    copy = replace(record, creator=some_account("payer"), operator_ppm=50_000, **shares)
+    with pytest.raises(PriceBelowFloor, match="50,000 ppm of the model's prices") as caught:
+        installation.catalogue.resolve(installation.view.register(copy))
+    assert caught.value.details == {
+        "operator_prompt_price": PRICE.render(1),
+        "operator_completion_price": PRICE.render(3),
+        "floor_prompt_price": PRICE.render(2),
+        "floor_completion_price": PRICE.render(4),
+    }
+    assert installation.catalogue.resolve(installation.version).id == installation.version
+    own = replace(copy, creator=installation.operator)
+    installation.catalogue.resolve(installation.view.register(own))
 
 
 def test_the_record_that_sells_training_is_not_the_base_model(installation: ScriptedInstallation) -> None:

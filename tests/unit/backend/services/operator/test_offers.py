@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.cli.registration import DEFAULT_SHARES
 from backend.domain.chain import Reverted
 from backend.domain.denials import FloorPrice
 from backend.domain.errors import Conflict, InvalidInput
@@ -161,6 +162,24 @@ def test_prices_below_ones_own_floor_are_refused(harness: OffersHarness) -> None
     ):
         harness.offers.check(ANSWERS)
     harness.offers.check(DEARER)
+
+
+def test_the_first_prices_set_the_floor_and_later_ones_leave_it(harness: OffersHarness) -> None:
+    """An adapter at the base model's prices, with the shares that creators are proposed, is served."""
+    floor = harness.offers.set_first_floor([DEARER, ANSWERS])
+    assert floor == FloorPrice(40_000, 80_000)
+    listed = replace(ANSWERS, creator=some_account("creator"))
+    operator, creator = DEFAULT_SHARES
+    assert floor.allows(replace(listed, operator_ppm=operator, creator_ppm=creator), OWN)
+    assert not floor.allows(replace(listed, operator_ppm=operator - 5, creator_ppm=creator), OWN)
+    assert harness.offers.set_first_floor([base_record(OWN, BASE, "Tiny", (3, 3))]) == floor
+    with harness.database.begin() as tx:
+        tx.denials.set_floor(FloorPrice(0, 7))
+    assert harness.offers.set_first_floor([ANSWERS]) == FloorPrice(0, 7)
+
+
+def test_the_first_floor_of_tiny_prices_is_one(harness: OffersHarness) -> None:
+    assert harness.offers.set_first_floor([base_record(OWN, BASE, "Tiny", (3, 3))]) == FloorPrice(1, 1)
 
 
 def test_the_base_models_record_is_the_operators_alone() -> None:
