@@ -176,9 +176,9 @@ def test_one_body_is_no_more_than_a_limit(api: Api, limit: Limit) -> None:
 
 def test_an_upload_counts_as_one_request(api: Api, limit: Limit) -> None:
     limit(wallet_requests_per_minute=10)
-    where = {"datanet": 7, "name": "letters", "licence": "MIT"}
+    where = "datanet=7&name=letters&licence=MIT"
     with api.http(api.session) as http:
-        answer = http.post("/v1/contributions", params=where, content=b" " * (REQUEST_BYTES + 100))
+        answer = http.post(f"/v1/contributions?{where}", content=b" " * (REQUEST_BYTES + 100))
     assert answer.headers["x-ratelimit-remaining-requests"] == "9"
 
 
