@@ -53,10 +53,10 @@ def test_an_adapter_of_one_operator_is_served_by_the_other_and_its_contributors_
     home, away = operators.home, operators.away
     assert not away.installation.blobs.has(operators.cid)
     with operators.client() as client:
-        assert operators.version in {model.version_id for model in client.models.list()}  # type: ignore[attr-defined]
         answer = client.chat.completions.create(
             model=operators.version, messages=[{"role": "user", "content": "hello"}], max_tokens=12
         )
+        assert operators.version in {model.version_id for model in client.models.list()}  # type: ignore[attr-defined]
     bill = (answer.model_extra or {})["loraledger"]
     assert AMOUNT.parse(bill["charge"]) > 0
     assert away.installation.blobs.has(operators.cid)  # and hands it on in its turn

@@ -253,7 +253,7 @@ class ScriptedInstallation:
             self.engines,
             self.admitting,
             Billing(self.db, self.attributors),
-            GenerateLimits(default_max_tokens=16, answer_seconds=answer_seconds),
+            GenerateLimits(default_max_tokens=16, answer_seconds=answer_seconds, state_seconds=0),
             stage,
             live_agreements,
         )

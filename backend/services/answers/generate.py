@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import DomainError, InvalidInput, Unavailable
-from backend.ports.engine import EngineState
+from backend.domain.errors import DomainError, InvalidInput
 from backend.services.answers.answer import Answer, Final
 from backend.services.answers.blend import price
+from backend.services.answers.engine_states import EngineStates
 from backend.services.answers.gradient_job import GradientJob
 from backend.services.answers.transcript import AnswerInterrupted, Transcript, transcribe
 from inference import protocol
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32
     from backend.domain.receipt import VersionRecord
     from backend.domain.serving import NewCharge, NewReceipt, Reservation
-    from backend.ports.engine import Engine
+    from backend.ports.engine import Engine, EngineState
     from backend.services.answers.billing import BilledAnswer, Billing
     from backend.services.answers.gradient_stage import GradientStage
     from backend.services.answers.live_agreement import LiveAgreements
@@ -48,12 +48,14 @@ class ContextLengthExceeded(InvalidInput):
 @dataclass(frozen=True, slots=True)
 class GenerateLimits:
     """`answer_seconds`: time for fetching an adapter and generating, after which the answer is cut off and
-    charged up to there. `close_seconds`: time to end it. A reservation lasts for both.
+    charged up to there. `close_seconds`: time to end it. A reservation lasts for both. `state_seconds`: age
+    up to which the state of engines is shown again.
     """
 
     answer_seconds: float
     default_max_tokens: int = 512
     close_seconds: float = 20.0
+    state_seconds: float = 1.0
 
     @property
     def longest_seconds(self) -> float:
@@ -78,6 +80,7 @@ class Generate:
         self._catalogue = catalogue
         self._adapters = adapters
         self._engines = engines
+        self._states = EngineStates(engines, limits.state_seconds)
         self._admission = admission
         self._billing = billing
         self._limits = limits
@@ -98,10 +101,9 @@ class Generate:
         """Raises as `Catalogue.resolve`."""
         return await asyncio.to_thread(self._catalogue.resolve, name, payer)
 
-    async def engine_states(self) -> dict[Hash32, EngineState]:
+    async def engine_states(self) -> Mapping[Hash32, EngineState]:
         """What the engines serve now, by base model; nothing while they are unreachable."""
-        states = await asyncio.gather(*map(_state, self._engines.values()))
-        return dict(zip(self._engines, states, strict=True))
+        return await self._states.get()
 
     async def start(self, request: AnswerRequest) -> Answer:
         """Returns with the first chunk. Raises PaymentRequired, InvalidInput or Unavailable before it."""
@@ -252,10 +254,3 @@ class Generate:
 def _charged(error: DomainError | None) -> DomainError | None:
     text = "the answer ends here, and what was streamed before is charged"
     return None if error is None else replace(error, message=f"{error.message}; {text}")
-
-
-async def _state(engine: Engine) -> EngineState:
-    try:
-        return await engine.state()
-    except Unavailable:
-        return EngineState()
