@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.support.fakes import some_key
 from tests.support.market import some_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from fastapi import FastAPI
 
@@ -210,10 +210,17 @@ def test_peers_read_ten_times_as_much_content_as_an_address_asks_for_other_thing
         assert [http.get(path).status_code for _ in range(11)] == [200] * 10 + [429]
 
 
-def test_few_event_streams_of_an_address_are_open_at_once(
-    api: Api, server: tuple[FastAPI, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server[0].state, "event_streams", OpenStreams(1))
+@pytest.fixture
+def one_stream(server: tuple[FastAPI, str]) -> Iterator[None]:
+    """Each address may have one event stream open."""
+    state = server[0].state
+    before, state.event_streams = state.event_streams, OpenStreams(1)
+    yield
+    state.event_streams = before
+
+
+@pytest.mark.usefixtures("one_stream")
+def test_few_event_streams_of_an_address_are_open_at_once(api: Api) -> None:
     with api.http(api.session) as http:
         job = http.post("/v1/fine_tuning/jobs", json={"snapshot_id": some_hash("snapshot")}).json()["id"]
         path = f"/v1/fine_tuning/jobs/{job}/events/stream"
