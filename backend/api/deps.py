@@ -114,12 +114,15 @@ async def get_admitted(
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Caller:
+    if isinstance(admitted := getattr(request.state, "admitted", None), Caller):
+        return admitted
     try:
         caller = await run_in_threadpool(_caller, services, credentials)
     except Unauthenticated:
         await limit_by_address(request)
         raise
     await get_rate_limits(request).admit(request, caller.rate_limit_scopes)
+    request.state.admitted = caller
     return caller
 
 

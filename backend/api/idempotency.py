@@ -1,4 +1,7 @@
-"""`Idempotency-Key` on the POST endpoints of a router: runs a request once and replays its response."""
+"""`Idempotency-Key` on the POST endpoints of a router: runs a request once and replays its response.
+
+Bodies are counted by the rate limits before they are parsed, because parsing holds up all other requests.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ from backend.api.deps import (
     get_answers_caller,
     get_services,
     get_wallet,
+    limit_by_address,
 )
 from backend.api.services import Services
 from backend.domain.errors import DomainError, InvalidInput
@@ -72,13 +76,14 @@ KeyDep = Annotated[str | None, Depends(get_key)]
 
 
 class IdempotentRoute(APIRoute):
-    """Route class that honours `Idempotency-Key` on POST.
+    """Route class that honours `Idempotency-Key` on POST, and admits requests with a JSON body before FastAPI
+    parses it.
 
     A request with a key runs to completion even if its client disconnects.
     """
 
     def get_route_handler(self) -> Handler:
-        handle = super().get_route_handler()
+        handle = self._admitting(super().get_route_handler())
         if "POST" not in (self.methods or ()):
             return handle
         is_supported = accepts_key(self)
@@ -97,6 +102,21 @@ class IdempotentRoute(APIRoute):
             return await _respond_once(request, key, handle, checks)
 
         return handle_once
+
+    def _admitting(self, handle: Handler) -> Handler:
+        if self.body_field is None:
+            return handle
+        needs_caller = depends_on(self.dependant, get_admitted)
+
+        async def admit(request: Request) -> Response:
+            await request.body()
+            if needs_caller:
+                await get_admitted(request, get_services(request), await bearer(request))
+            else:
+                await limit_by_address(request)
+            return await handle(request)
+
+        return admit
 
 
 def accepts_key(route: APIRoute) -> bool:

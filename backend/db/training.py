@@ -142,6 +142,12 @@ class TrainingStore:
             query = query.where(row.seq < first)
         return [_event(found) for found in self._session.scalars(query.order_by(row.seq.desc()).limit(limit))]
 
+    def furthest_step(self, job_id: str) -> int:
+        """Of the job's checkpoints; 0 without one."""
+        row = TrainingEventRow
+        steps = select(func.max(row.data["step"].as_integer()))
+        return self._session.scalar(steps.where(row.job_id == job_id, row.kind == "checkpoint")) or 0
+
     def sampled_events(self, job_id: str, kind: str, count: int) -> list[JobEvent]:
         """About `count` events of a kind, evenly distributed, and the last one; in order."""
         row = TrainingEventRow

@@ -82,8 +82,9 @@ class OutboundClient:
                 received += len(chunk)
                 if received > max_bytes:
                     raise Unreachable(f"{url} sent more than {max_bytes} bytes.")
-                deadline.extend(received)
+                yielded_at = time.monotonic()
                 yield chunk
+                deadline.extend(received, time.monotonic() - yielded_at)
 
     def post(self, url: str, *, body: bytes, headers: Mapping[str, str], seconds: float) -> Posted:
         with self._request("POST", url, self._encrypted(url), headers, _Deadline(seconds), body) as response:
@@ -180,11 +181,12 @@ class _Deadline:
 
     def __init__(self, seconds: float, min_rate: int = 0) -> None:
         self._seconds, self._min_rate = seconds, min_rate
-        self._began, self._received = time.monotonic(), 0
+        self._began, self._received, self._idle = time.monotonic(), 0, 0.0
 
-    def extend(self, received: int) -> None:
-        """So many bytes of the body have arrived."""
+    def extend(self, received: int, idle: float) -> None:
+        """So many bytes of the body have arrived. `idle`: seconds that the reader took for the last ones."""
         self._received = received
+        self._idle += idle
 
     @property
     def remaining(self) -> float:
@@ -197,15 +199,15 @@ class _Deadline:
     @property
     def missed(self) -> str:
         """What a server did that missed the deadline."""
-        if self._limit < self._seconds:
+        if self._received and self._limit < self._seconds:
             return f"sent less than {self._min_rate} bytes per second"
-        return f"did not answer within {self._seconds:.0f} s"
+        return f"did not answer within {self._limit:.0f} s"
 
     @property
     def _limit(self) -> float:
         if not self._min_rate:
             return self._seconds
-        return min(self._seconds, START_SECONDS + self._received / self._min_rate)
+        return min(self._seconds, START_SECONDS + self._idle + self._received / self._min_rate)
 
 
 class _CheckedNetwork(httpcore2.NetworkBackend):

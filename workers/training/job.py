@@ -186,7 +186,8 @@ def _split_stopping_rows(
     if not config.early_stopping:
         return (), held_out
     try:
-        stopping, evaluated = hold_out(held_out, 0.5, config.seed)
+        # Another seed: by that of the first draw the same contributions would give up their rows again.
+        stopping, evaluated = hold_out(held_out, 0.5, f"{config.seed}:stopping")
     except UnusableRows as error:
         text = (
             "early_stopping splits the held-out rows by source, but they have only one: raise eval_fraction"

@@ -10,7 +10,7 @@ from backend.domain.errors import InvalidInput
 from backend.processes.parent import is_out_of_memory
 
 SHARE = 0.8
-"""Of the machine's or container's memory. The rest is for what runs beside a training process."""
+"""Of the machine's or container's memory. The rest is for what runs beside the one training process."""
 CGROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """A container's limit, in versions 2 and 1 of control groups."""
 GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")

@@ -20,7 +20,9 @@ Group: TypeAlias = tuple[int, str]
 """A contribution, and rows of it that share a source or a question."""
 
 
-def hold_out(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+def hold_out(
+    examples: Sequence[Example], fraction: float, seed: int | str
+) -> tuple[list[Example], list[Example]]:
     """(train, held out). Each contribution gives up `fraction` of its rows, so that no contributor decides
     which rows of others are trained, and paid. Its rows that share a source or a question are never split.
 
@@ -91,7 +93,7 @@ def _names(example: Example) -> Iterator[tuple[str, str]]:
 
 
 def _draw(
-    sizes: Mapping[Group, int], candidates: Collection[Group], fraction: float, seed: int
+    sizes: Mapping[Group, int], candidates: Collection[Group], fraction: float, seed: int | str
 ) -> set[Group]:
     """Candidates by chance: of each contribution those that fit into its part, and never all groups."""
     totals: Counter[int] = Counter()
@@ -106,11 +108,11 @@ def _draw(
     return drawn
 
 
-def _unit(seed: int, contribution: int) -> float:
+def _unit(seed: int | str, contribution: int) -> float:
     """From 0 to 1: parts of a row round up as often as they should over many contributions."""
     digest = hashlib.sha256(f"{seed}:{contribution}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / (1 << 48)
 
 
-def _hash(seed: int, group: Group) -> bytes:
+def _hash(seed: int | str, group: Group) -> bytes:
     return hashlib.sha256(f"{seed}:{group[0]}:{group[1]}".encode()).digest()

@@ -56,7 +56,8 @@ def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep,
 def estimate_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> EstimateView:
     """Estimate the steps, tokens, cost and time of a job, and preview tokenised rows. No job is created."""
     options, base = _start(body, services, wallet.account)
-    return EstimateView.model_validate(services.estimates.estimate(body.snapshot(), options, base))
+    found = services.estimates.estimate(wallet.account, body.snapshot(), options, base)
+    return EstimateView.model_validate(found)
 
 
 @router.get("")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, decode_cid, verify_block
@@ -69,8 +70,11 @@ class Peers:
                 return
             try:
                 self._fetch_from(operator.endpoint.rstrip("/"), cid, max_bytes)
-            except UnexpectedStatus:
-                self._back_off(operator.account, cid, LACKS_SECONDS)
+            except UnexpectedStatus as error:
+                if error.details.get("status") == HTTPStatus.TOO_MANY_REQUESTS:
+                    self._back_off(operator.account, None, AWAY_SECONDS)
+                else:
+                    self._back_off(operator.account, cid, LACKS_SECONDS)
             except (Unreachable, ContentCorrupt) as error:
                 log.info("operator %s did not serve %s: %s", operator.account, cid, error)
                 self._back_off(operator.account, None, AWAY_SECONDS)

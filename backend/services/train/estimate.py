@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import random
 import threading
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from backend.domain.dataset import messages_of
-from backend.domain.errors import Overloaded
+from backend.domain.errors import Overloaded, Unavailable
 from backend.domain.training_payment import max_trained_tokens
 from backend.services.train.jobs import check_snapshot
 from backend.services.train.options import parse_config
 from backend.services.train.payments import stated_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import Hash32, SnapshotId
+    from backend.domain.ids import Account, Hash32, SnapshotId
     from backend.domain.training import TrainingConfig, TrainingJob
     from backend.ports.training import SnapshotRows
     from backend.services.train.payments import Payments
@@ -32,6 +34,12 @@ MAX_SAMPLE_CHARACTERS = 16 << 20
 """Characters that are tokenised: of long rows there are fewer in the sample."""
 CHARACTERS_PER_TOKEN = 16
 """More than the tokens of a row have on average, so that its beginning has all tokens that training reads."""
+MAX_RUNNING = 4
+"""Estimates that are made at once, one for each account: each has a sample in memory."""
+READ_SECONDS = 60.0
+"""Time for reading a sample, whose contributions other operators may have to send first."""
+WAIT_SECONDS = 30.0
+"""Time for the estimates before: each tokenises in a process that loads a model's libraries."""
 NUM_EXAMPLES = 3
 NUM_JOBS = 20
 """Newest jobs, of which those of the same base model tell the speed of training."""
@@ -103,8 +111,8 @@ class Estimate:
 
 
 class Estimates:
-    """`tokenisers`: by the digest of their base model. Makes one estimate at a time: each takes the memory of
-    a sample and of a model's libraries.
+    """`tokenisers`: by the digest of their base model. Makes few estimates at once, and tokenises for one of
+    them at a time.
     """
 
     def __init__(
@@ -113,17 +121,24 @@ class Estimates:
         snapshots: SnapshotRows,
         tokenisers: Mapping[Hash32, Tokeniser],
         payments: Payments,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
         self._snapshots = snapshots
         self._tokenisers = tokenisers
         self._payments = payments
-        self._slot = threading.Lock()
+        self._clock = clock
+        self._running: set[Account] = set()
+        self._changes, self._tokenising = threading.Lock(), threading.Lock()
 
     def estimate(
-        self, snapshot_id: SnapshotId, options: Mapping[str, Any], base: Hash32 | None = None
+        self,
+        account: Account,
+        snapshot_id: SnapshotId,
+        options: Mapping[str, Any],
+        base: Hash32 | None = None,
     ) -> Estimate:
-        """`base`: as in `Training.create`.
+        """`account`: who asks. `base`: as in `Training.create`.
 
         Errors: those of `Training.create`, of reading the rows, `Overloaded`, and `Unavailable`.
         """
@@ -133,23 +148,49 @@ class Estimates:
             check_snapshot(tx, snapshot_id)
             jobs = [job for job in tx.training.find(None, NUM_JOBS) if job.base == base]
             num_rows = stated_rows(tx.chain, snapshot_id)
-        if not self._slot.acquire(blocking=False):
-            raise Overloaded("another estimate is being made: try again in a few seconds")
-        try:
+        with self._run(account):
             places = _draw_places(num_rows, config.max_length)
-            counts = self._tokenise(snapshot_id, places, config, self._tokenisers[base])
-        finally:
-            self._slot.release()
+            sample = self._read(snapshot_id, places, CHARACTERS_PER_TOKEN * config.max_length)
+            counts = self._tokenise(sample, config, self._tokenisers[base])
         seconds, price = _seconds_per_token(jobs), self._payments.price(base)
         return _estimate(config, num_rows, len(places), counts, seconds, price)
 
-    def _tokenise(
-        self, snapshot_id: SnapshotId, places: Sequence[int], config: TrainingConfig, tokeniser: Tokeniser
-    ) -> Tokenisation:
-        size = CHARACTERS_PER_TOKEN * config.max_length
-        rows = self._snapshots.rows_at(snapshot_id, places)
-        sample = [(contribution, beginning_of(row, size)) for contribution, row in rows]
-        return tokeniser.tokenise(sample, config, NUM_EXAMPLES)
+    @contextmanager
+    def _run(self, account: Account) -> Iterator[None]:
+        """Errors: `Overloaded`."""
+        with self._changes:
+            if account in self._running:
+                raise Overloaded("another estimate of yours is being made: wait for it")
+            if len(self._running) >= MAX_RUNNING:
+                raise Overloaded("other estimates are being made: try again in a few seconds")
+            self._running.add(account)
+        try:
+            yield
+        finally:
+            with self._changes:
+                self._running.remove(account)
+
+    def _read(self, snapshot_id: SnapshotId, places: Sequence[int], size: int) -> Rows:
+        """The sample's rows, as far as `beginning_of` keeps them. Errors: `Unavailable`."""
+        ends_at = self._clock() + READ_SECONDS
+        sample = []
+        for contribution, row in self._snapshots.rows_at(snapshot_id, places):
+            sample.append((contribution, beginning_of(row, size)))
+            if self._clock() > ends_at:
+                raise Unavailable(
+                    f"reading the rows takes more than {READ_SECONDS:.0f} s, because other operators have to "
+                    "send them: what has come is stored, try again"
+                )
+        return sample
+
+    def _tokenise(self, sample: Rows, config: TrainingConfig, tokeniser: Tokeniser) -> Tokenisation:
+        """Errors: `Overloaded`; as `Tokeniser.tokenise`."""
+        if not self._tokenising.acquire(timeout=WAIT_SECONDS):
+            raise Overloaded("other estimates are being made: try again in a few seconds")
+        try:
+            return tokeniser.tokenise(sample, config, NUM_EXAMPLES)
+        finally:
+            self._tokenising.release()
 
 
 def _estimate(
@@ -203,10 +244,10 @@ def beginning_of(row: Mapping[str, Any], size: int) -> Mapping[str, Any]:
         return {"text": row["text"][:size]}
     messages: list[Mapping[str, str]] = []
     for message in messages_of(row):
-        content = message["content"].strip()[:size]
+        content = message["content"].strip()[: max(0, size)]
         messages.append({"role": message["role"], "content": content})
         size -= len(content) + CHARACTERS_PER_TOKEN
-        if size <= 0:
+        if size <= 0 and message["role"] != "system":  # templates may refuse a system prompt alone
             break
     if messages[-1]["role"] != "assistant":  # a conversation is read up to its last answer
         messages.append({"role": "assistant", "content": ""})

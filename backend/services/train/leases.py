@@ -50,10 +50,13 @@ class LeaseLost(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class LeasedJob:
-    """A job that this process works on; `owner` is unique per lease."""
+    """A job that this process works on; `owner` is unique per lease. `furthest_step`: of the checkpoints that
+    earlier leases reached.
+    """
 
     job: TrainingJob
     owner: str
+    furthest_step: int = 0
 
 
 class Leases:
@@ -91,7 +94,8 @@ class Leases:
             tx.training.save(job)
             data = {"state": state.value, "step": step.value, "attempt": attempt}
             tx.training.add_event(job.id, "state", data, now)
-        return LeasedJob(job, owner)
+            furthest_step = tx.training.furthest_step(job.id)
+        return LeasedJob(job, owner, furthest_step)
 
     def renew(self, leased: LeasedJob) -> bool:
         """Extend the lease. False if it is lost: the worker must stop at once."""
@@ -105,14 +109,14 @@ class Leases:
         return True
 
     def record_event(self, leased: LeasedJob, kind: str, data: Mapping[str, Any]) -> None:
-        """Add a job event. A checkpoint beyond the last one is progress, after which attempts count anew.
+        """Add a job event. A checkpoint beyond those of earlier leases is progress, after which attempts
+        count anew: a worker without their files reaches their steps again.
 
         Errors: `LeaseLost`, as for all methods below.
         """
         with self._locked(leased) as (tx, job):
-            last = tx.training.checkpoints(job.id, 1) if kind == "checkpoint" else []
             tx.training.add_event(job.id, kind, data, self._clock())
-            if kind == "checkpoint" and all(data["step"] > checkpoint.data["step"] for checkpoint in last):
+            if kind == "checkpoint" and data["step"] > leased.furthest_step:
                 tx.training.save(replace(job, lease=replace(job.lease, attempt=1)))
 
     def release(self, leased: LeasedJob, error: str | None = None) -> None:

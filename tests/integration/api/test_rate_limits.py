@@ -88,6 +88,17 @@ def test_refusals_and_streams_say_it_too(api: Api, limit: Limit) -> None:
     assert streamed.headers["x-ratelimit-remaining-requests"] == "3"
 
 
+def test_bodies_that_are_no_json_count_too(api: Api, limit: Limit) -> None:
+    limit(wallet_requests_per_minute=2, address_requests_per_minute=1)
+    malformed = {"content": b'{"model": [', "headers": {"content-type": "application/json"}}
+    with api.http() as http, httpx.Client(base_url=api.url) as stranger:
+        for _ in range(2):
+            assert http.post("/v1/chat/completions", **malformed).status_code == 400
+        assert http.post("/v1/chat/completions", **malformed).status_code == 429
+        answers = [stranger.post("/v1/chat/completions", **malformed).status_code for _ in range(2)]
+        assert answers == [401, 429]
+
+
 def test_a_wallets_keys_share_its_requests(api: Api, limit: Limit) -> None:
     limit(key_requests_per_minute=2, wallet_requests_per_minute=3)
     with api.http() as key, api.http(api.session) as session:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpcore2
@@ -218,6 +216,30 @@ def test_an_answer_that_trickles_ends_at_the_deadline(head: bytes) -> None:
         has_ended.set()
 
 
+class Scripted(httpcore2.NetworkBackend, httpcore2.NetworkStream):
+    """Connects to itself. Each read returns a part of an answer, after so many seconds of its clock."""
+
+    def __init__(self, *parts: tuple[float, bytes]) -> None:
+        self.parts, self.now = list(parts), 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def connect_tcp(self, *_args: Any, **_options: Any) -> httpcore2.NetworkStream:
+        return self
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        seconds, part = self.parts.pop(0)
+        self.now += seconds
+        return part
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None: ...
+
+    def close(self) -> None: ...
+
+    def get_extra_info(self, info: str) -> Any: ...
+
+
 @pytest.mark.parametrize(
     ("seconds", "passed", "error"),
     [
@@ -231,26 +253,33 @@ def test_a_body_must_keep_its_minimum_rate_after_the_start(
     monkeypatch: pytest.MonkeyPatch, seconds: float, passed: float, error: str | None
 ) -> None:
     """600 bytes come at once, which is enough for 60 s after the first ten."""
-    now = time.monotonic()
-    monkeypatch.setattr("backend.outbound.client.time", SimpleNamespace(monotonic=lambda: now))
-    may_end = threading.Event()
+    head = HEAD + b"content-length: 605\r\n\r\n"
+    network = Scripted((0, head + b"x" * 600), (passed, b"hell"), (0, b"o"))
+    monkeypatch.setattr("backend.outbound.client.time", network)
+    client = OutboundClient(allows_private=True, network=network)
+    body = client.get(at(80), accept="*/*", max_bytes=1000, seconds=seconds, min_rate=10)
+    with pytest.raises(Unreachable, match=error) if error else nullcontext():
+        assert b"".join(body).endswith(b"xhello")
 
-    def play(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(HEAD + b"content-length: 605\r\n\r\n" + b"x" * 600)
-        may_end.wait()
-        connection.sendall(b"hello")
 
-    with server(play) as port:
-        limits = {"max_bytes": 1000, "seconds": seconds, "min_rate": 10}
-        body = OutboundClient(allows_private=True).get(at(port), accept="*/*", **limits)
-        received = b""
-        while len(received) < 600:
-            received += next(body)
-        now += passed
-        may_end.set()
-        with pytest.raises(Unreachable, match=error) if error else nullcontext():
-            assert b"".join(body) == b"hello"
+def test_the_time_of_a_slow_reader_does_not_count_towards_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = HEAD + b"content-length: 12\r\n\r\n"
+    network = Scripted((0, head + b"hello "), (5, b"world"), (5, b"!"))
+    monkeypatch.setattr("backend.outbound.client.time", network)
+    client = OutboundClient(allows_private=True, network=network)
+    received = b""
+    for part in client.get(at(80), accept="*/*", max_bytes=1000, seconds=1000, min_rate=10):
+        received += part
+        network.now += 100
+    assert received == b"hello world!"
+
+
+def test_a_server_that_sends_no_body_did_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Scripted((11, HEAD[:4]))
+    monkeypatch.setattr("backend.outbound.client.time", network)
+    client = OutboundClient(allows_private=True, network=network)
+    with pytest.raises(Unreachable, match="did not answer within 10 s"):
+        b"".join(client.get(at(80), accept="*/*", max_bytes=1000, seconds=60, min_rate=10))
 
 
 def test_a_look_up_that_hangs_ends_at_the_deadline() -> None:

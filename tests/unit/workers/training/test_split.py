@@ -91,6 +91,13 @@ def test_small_contributions_give_up_as_many_rows_in_all_as_large_ones() -> None
     assert 150 < len(hold_out(rows, 0.1, seed=0)[1]) < 250
 
 
+def test_what_is_held_out_of_small_contributions_is_divided_by_a_second_draw() -> None:
+    rows = [example(f"object {i}", i) for i in range(600)]
+    held_out = hold_out(rows, 0.1, seed=0)[1]
+    parts = hold_out(held_out, 0.5, "0:stopping")
+    assert all(len(part) > len(held_out) / 3 for part in parts)
+
+
 @given(
     groups=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 9)), min_size=1),
     fraction=st.floats(0.01, 0.5),

@@ -213,12 +213,12 @@ def test_no_job_and_no_estimate_shows_rows_that_are_denied(
 ) -> None:
     installation.record_rows(4)
     snapshot, services = SnapshotId(some_hash("snapshot")), installation.services
-    assert services.estimates.estimate(snapshot, {}).examples
+    assert services.estimates.estimate(installation.payer.account, snapshot, {}).examples
     deny(installation, "content", some_hash("another folder"))
     services.training.create(installation.payer.account, snapshot, {"epochs": 1, "max_length": 51})
     deny(installation, kind, subject, Reason.LEGAL)
     for refused in (
-        lambda: services.estimates.estimate(snapshot, {}),
+        lambda: services.estimates.estimate(installation.payer.account, snapshot, {}),
         lambda: services.training.create(installation.payer.account, snapshot, {}),
     ):
         with pytest.raises(ContentWithheld, match=f"because of its {kind} {subject}: legal"):

@@ -116,6 +116,14 @@ def test_peers_that_lack_content_or_are_unreachable_are_skipped_for_a_while(harn
     assert harness.names()[4:] == ["lacks", "away"]
 
 
+def test_a_peer_that_is_asked_too_often_lacks_nothing_for_it(harness: PeersHarness) -> None:
+    cid, other = harness.theirs.add_folder(FILES), harness.theirs.add_folder({"other": b"1"})
+    harness.settle("busy", refusing(UnexpectedStatus("429", details={"status": 429})))
+    harness.peers.fetch(cid, 1000)
+    harness.peers.fetch(other, 1000)
+    assert harness.names() == ["busy"]
+
+
 @pytest.mark.parametrize("harm", ["another tree", "a block too many", "a block too few", "a false block"])
 def test_a_tree_other_than_the_requested_one_is_discarded(harness: PeersHarness, harm: str) -> None:
     cid = harness.theirs.add_folder(FILES)

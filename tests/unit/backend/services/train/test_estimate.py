@@ -1,22 +1,25 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.errors import NotFound, Overloaded
+from backend.domain.errors import NotFound, Overloaded, Unavailable
 from backend.domain.ids import Hash32, SnapshotId
 from backend.domain.training import EmptySnapshot, Step
 from backend.services.train import estimate as module
 from backend.services.train.estimate import Estimate, Estimates, Tokenisation, TokenisedRow
 from backend.services.train.options import InvalidConfig
+from tests.support.market import some_account
 from tests.unit.workers.support import BASE, PAID, RESULT, TRAINING, InMemoryRows, JobHarness, letter_rows
 
 if TYPE_CHECKING:
     from backend.domain.training import TrainingConfig
 
+ASKING = some_account("asking")
 PRICE = TRAINING.prompt_price
 SHOWN = TokenisedRow(0, ("What", "is?"), (False, True))
 
@@ -46,7 +49,7 @@ def estimated_of(
     """`num_rows`: what the contribution states."""
     tokenisers = {BASE.digest: tokeniser or Tokeniser()}
     estimates = Estimates(harness.database, InMemoryRows(rows), tokenisers, PAID)
-    return estimates.estimate(harness.snapshot(True, num_rows=num_rows), options)
+    return estimates.estimate(ASKING, harness.snapshot(True, num_rows=num_rows), options)
 
 
 def test_steps_and_tokens_are_those_of_the_rows_that_are_trained_on(harness: JobHarness) -> None:
@@ -118,22 +121,46 @@ def test_of_long_rows_fewer_are_drawn_and_no_more_than_their_beginning(harness: 
     assert len(tokeniser.rows) == 128
 
 
-def test_rows_are_not_read_while_another_estimate_is_made(harness: JobHarness) -> None:
+def test_an_account_makes_one_estimate_at_a_time_and_all_together_few(
+    harness: JobHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refused: list[str] = []
 
     class Nested(Tokeniser):
         def tokenise(self, rows: Any, config: TrainingConfig, num_examples: int) -> Tokenisation:
-            with pytest.raises(Overloaded) as error:
-                estimates.estimate(snapshot, {})
-            refused.append(error.value.message)
+            for account in (ASKING, some_account("other")):
+                with pytest.raises(Overloaded) as error:
+                    estimates.estimate(account, snapshot, {})
+                refused.append(error.value.message)
             return super().tokenise(rows, config, num_examples)
 
+    monkeypatch.setattr(module, "MAX_RUNNING", 1)
     snapshot = harness.snapshot(True, num_rows=10)
     rows = InMemoryRows(letter_rows(10))
     estimates = Estimates(harness.database, rows, {BASE.digest: Nested()}, PAID)
     for _ in range(2):
-        assert estimates.estimate(snapshot, {}).num_rows == 10
-    assert refused == ["another estimate is being made: try again in a few seconds"] * 2
+        assert estimates.estimate(ASKING, snapshot, {}).num_rows == 10
+    assert ["of yours" in message for message in refused] == [True, False] * 2
+
+
+def test_rows_that_are_slow_to_come_do_not_hold_an_estimate_for_long(harness: JobHarness) -> None:
+    now = itertools.count(step=module.READ_SECONDS / 5)
+    rows = InMemoryRows(letter_rows(10))
+    tokenisers = {BASE.digest: Tokeniser()}
+    estimates = Estimates(harness.database, rows, tokenisers, PAID, lambda: next(now))
+    snapshot = harness.snapshot(True, num_rows=10)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="try again"):
+            estimates.estimate(ASKING, snapshot, {})
+
+
+@pytest.mark.parametrize("length", [10, 1000])
+def test_the_beginning_of_a_conversation_has_the_users_first_message(length: int) -> None:
+    contents = {"system": "s" * length, "user": "u" * length, "assistant": "a"}
+    row = {"messages": [{"role": role, "content": content} for role, content in contents.items()]}
+    beginning = module.beginning_of(row, 100)["messages"]
+    assert [message["role"] for message in beginning] == ["system", "user", "assistant"]
+    assert sum(len(message["content"]) for message in beginning) <= 100
 
 
 def test_the_time_is_that_of_the_jobs_before(harness: JobHarness) -> None:
@@ -157,6 +184,6 @@ def test_an_estimate_is_refused_for_the_same_reasons_as_a_job(harness: JobHarnes
         estimated(harness, 10, rank=0)
     estimates = Estimates(harness.database, InMemoryRows(letter_rows()), {BASE.digest: Tokeniser()}, PAID)
     with pytest.raises(NotFound):
-        estimates.estimate(SnapshotId(Hash32("0x" + "00" * 32)), {})
+        estimates.estimate(ASKING, SnapshotId(Hash32("0x" + "00" * 32)), {})
     with pytest.raises(EmptySnapshot):
-        estimates.estimate(harness.snapshot(False), {})
+        estimates.estimate(ASKING, harness.snapshot(False), {})

@@ -123,7 +123,8 @@ def test_a_step_that_reaches_the_same_checkpoint_each_time_is_given_up(harness: 
     for _ in range(MAX_ATTEMPTS):
         held = harness.leases.acquire(job.id, Step.VALIDATE)
         assert held is not None
-        harness.leases.record_event(held, "checkpoint", {"step": 7})
+        for step in (3, 7):  # as a worker without the files of the one before
+            harness.leases.record_event(held, "checkpoint", {"step": step})
         harness.wait(31)
     assert harness.leases.acquire(job.id, Step.VALIDATE) is None
     assert harness.training.get(job.id).state is JobState.FAILED
