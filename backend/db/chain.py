@@ -11,6 +11,7 @@ from backend.db.disputes import DisputeStore
 from backend.db.event_log import EventLog
 from backend.db.mapping import from_row
 from backend.db.paging import in_chain_order
+from backend.db.projections import entity_of
 from backend.db.tables import chain as t
 from backend.domain.channels import Channel, Grant
 from backend.domain.contribution import ReviewReason
@@ -163,6 +164,15 @@ class ChainStore:
     def operator(self, operator: Account) -> Operator | None:
         row = self._session.get(t.OperatorRow, operator)
         return None if row is None else _operator(row)
+
+    def keys_at(self, operator: Account, block_number: int) -> list[Account]:
+        event = t.EventRow
+        added = select(event.args).where(
+            event.entity == entity_of(t.OperatorRow, (operator,)),
+            event.name == "ReceiptKeyAdded",
+            event.block_number <= block_number,
+        )
+        return [Account(args["key"]) for args in self._session.scalars(added.order_by(event.block_number))]
 
     def operators(self) -> list[Operator]:
         row = t.OperatorRow

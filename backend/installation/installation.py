@@ -305,7 +305,7 @@ class Installation(Resources):
         from backend.services.settle.convictions import Convictions
 
         settlement, vault = self.typed_domain("Settlement"), self.typed_domain("PaymentVault")
-        convictions = Convictions(self.operator.account, self.chain, self.blobs, settlement)
+        convictions = Convictions(self.operator.account, self.chain, self.blobs, settlement, recover)
         return Channels(self.database, self.market, vault, recover, utc_now, convictions.quarantined)
 
     # Settlement and audit

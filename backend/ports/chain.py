@@ -350,6 +350,10 @@ class ChainView(Protocol):
 
     def operator(self, operator: Account) -> Operator | None: ...
 
+    def keys_at(self, operator: Account, block_number: int) -> list[Account]:
+        """Receipt keys that were registered up to this block, those retired by now included."""
+        ...
+
     def operators(self) -> list[Operator]:
         """Operators with a stake or a batch, in order of registration. Anyone can register without either."""
         ...

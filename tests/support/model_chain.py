@@ -59,6 +59,8 @@ class ModelChain:
     others: list[Operator] = field(default_factory=list)
     keys: list[Account] = field(default_factory=list)
     """Receipt keys of the market's operator besides the market's."""
+    added_at: dict[Account, int] = field(default_factory=dict)
+    """Blocks in which receipt keys were registered; absent: before all others."""
     retired: dict[Account, int] = field(default_factory=dict)
     unindexed: dict[Account, int] = field(default_factory=dict)
     """Retirements that the projections miss."""
@@ -129,6 +131,11 @@ class ModelChain:
 
     def operator(self, operator: Account) -> Operator | None:
         return next((o for o in self.operators() if o.account == operator), None)
+
+    def keys_at(self, operator: Account, block_number: int) -> list[Account]:
+        assert operator == self.market.operator
+        keys = (self.market.receipt_key.account, *self.keys)
+        return [key for key in keys if self.added_at.get(key, 0) <= block_number]
 
     def batches(self, operator: Account) -> list[CommittedBatch]:
         known = self.committed[:-1] if self.is_lagging else self.committed

@@ -182,7 +182,7 @@ class SettlementHarness:
 
     def channels(self) -> Channels:
         market = AdmissionMarket(self.market.operator, self.market.settlement, self.market.domain)
-        convictions = Convictions(self.market.operator, self.chain, self.blobs, self.market.domain)
+        convictions = Convictions(self.market.operator, self.chain, self.blobs, self.market.domain, recover)
 
         def clock() -> datetime:
             return datetime.fromtimestamp(self.chain.time, UTC)

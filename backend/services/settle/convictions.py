@@ -1,6 +1,8 @@
 """Consequences of convictions of our own batches for later batches, so that no fault is repeated.
 
-A receipt that was convicted is *quarantined*: it is never settled again. If the trees of a batch were
+A receipt that was convicted for a fault of its own is *quarantined*: it is never settled again. One that
+another receipt contradicts is *held* until the key that signed the other is retired: that signature then
+counts for no later batch, and the thief of a key takes nothing from earners. If the trees of a batch were
 convicted and this installation would build the same trees again, it does not follow the contracts' rules and
 settles nothing. An unanswered demand proves no fault of a receipt: those receipts are settled again.
 """
@@ -13,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Header, OperatorLedger, build
-from backend.domain.disputes.witnesses import Fault
+from backend.domain.disputes.proofs import EquivocationProof
+from backend.domain.disputes.witnesses import Fault, receipt_from_chain
 from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id, to_bytes, to_hash
 from backend.domain.ids import ZERO_HASH, Hash32
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, ReceiptId
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch, Conviction
-    from backend.ports.chain import Chain, ChainView
+    from backend.ports.chain import Chain, ChainView, Recover
     from backend.ports.storage import BlobStore
 
 log = logging.getLogger(__name__)
@@ -53,8 +56,20 @@ _LEAF_FAULTS = {Fault.VALUE, Fault.PLACE}
 class Restrictions:
     quarantined: Mapping[ReceiptId, str]
     """Receipts that are never settled again, with the reason."""
+    held: Mapping[ReceiptId, str]
+    """Receipts that are settled once a key is retired, with the reason. Their charges are not waived."""
     halt_reason: str = ""
     """Why nothing may be settled at all; empty if settlement may continue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """Receipts of which one is contradicted by another receipt, and the key that signed the other: None if
+    the evidence was not seen.
+    """
+
+    receipts: Sequence[ReceiptId]
+    key: Account | None
 
 
 @dataclass(frozen=True)
@@ -69,22 +84,26 @@ class Convictions:
     chain: Chain
     blobs: BlobStore
     settlement: TypedDomain
+    recover: Recover
     _quarantined: dict[Case, dict[ReceiptId, str]] = field(default_factory=dict)
+    _suspicions: dict[Case, Suspicion] = field(default_factory=dict)
     _halt_reasons: dict[Case, str] = field(default_factory=dict)
     """Caches: a result never changes, and computing it reads and hashes a whole batch."""
 
     def restrictions(self, tx: UnitOfWork) -> Restrictions:
         quarantined: dict[ReceiptId, str] = {}
+        held: dict[ReceiptId, str] = {}
         halt_reason, finalised = "", tx.chain.finalised(self.operator)
         for batch, conviction in self._convicted(tx.chain):
             try:
                 quarantined |= self._quarantine(batch, conviction)
+                held |= self._held(tx.chain, batch, conviction)
                 # Once its number is final, a valid batch has replaced it.
                 if not halt_reason and batch.number > finalised:
                     halt_reason = self._halt_reason(tx, batch, conviction)
             except Conflict as error:
                 halt_reason = f"batch {batch.number} was convicted and its data cannot be read: {error}"
-        return Restrictions(quarantined, halt_reason)
+        return Restrictions(quarantined, held, halt_reason)
 
     def quarantined(self, view: ChainView) -> Mapping[ReceiptId, str]:
         """Receipts quarantined by convictions, with reasons. Skips batches whose data cannot be read."""
@@ -108,6 +127,24 @@ class Convictions:
                 log.error("receipt %s is quarantined: %s", receipt, reason)
         return self._quarantined[case]
 
+    def _held(self, view: ChainView, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
+        """The receipts that the evidence would convict again: until its key is retired, or without evidence
+        all keys of that time are.
+        """
+        if conviction.proof != EquivocationProof.function:
+            return {}
+        case = (batch.hash, conviction.tx_hash)
+        if case not in self._suspicions:
+            self._suspicions[case] = self._find_suspicion(batch, conviction)
+        suspicion, operator = self._suspicions[case], view.operator(self.operator)
+        keys = [suspicion.key] if suspicion.key else view.keys_at(self.operator, conviction.block_number)
+        counting = [key for key in keys if operator is None or key not in operator.retired]
+        reason = (
+            f"a receipt that contradicts it convicted batch {batch.number}; it is settled again once no key "
+            f"counts that may have signed the other: `loraledger operator rotate-key {' '.join(counting)}`"
+        )
+        return dict.fromkeys(suspicion.receipts, reason) if counting else {}
+
     def _halt_reason(self, tx: UnitOfWork, batch: CommittedBatch, conviction: Conviction) -> str:
         case = (batch.hash, conviction.tx_hash)
         if case not in self._halt_reasons:
@@ -115,30 +152,35 @@ class Convictions:
         return self._halt_reasons[case]
 
     def _find_quarantined(self, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
-        if conviction.proof == "proveEquivocation":
-            index = self._equivocated(batch, conviction)
-        elif conviction.fault is not None and conviction.fault not in _LEAF_FAULTS:
-            index = conviction.receipt
-        else:
+        fault, index = conviction.fault, conviction.receipt
+        if fault is None or fault in _LEAF_FAULTS or index is None:
             return {}
+        reason = (
+            f"convicted by {conviction.proof} ({fault.name.lower()}) in batch {batch.number}; it is never "
+            "settled again"
+        )
+        return dict.fromkeys(self._receipts(batch)[index : index + 1], reason)
+
+    def _find_suspicion(self, batch: CommittedBatch, conviction: Conviction) -> Suspicion:
+        """From the evidence in the convicting transaction. If another contract made the call, the evidence
+        cannot be read: then all receipts of the batch are suspect.
+        """
+        call = self.chain.called(conviction.tx_hash) or {}
+        if (call.get("contract"), call.get("function")) == ("Disputes", conviction.proof):
+            args = call["args"]
+            if Header.from_chain(args["header"]).hash == batch.hash:
+                other = self.settlement.receipt_digest(receipt_from_chain(args["other"]))
+                receipt = receipt_id(receipt_from_chain(args["receipt"]))
+                return Suspicion((receipt,), self.recover(other, args["signature"]))
+        return Suspicion(self._receipts(batch), None)
+
+    def _receipts(self, batch: CommittedBatch) -> list[ReceiptId]:
+        """Ids of the batch's receipts. Errors: `Conflict` if its data cannot be read; `Unavailable`."""
         receipts = receipts_of(batch, self.blobs, self.settlement)
         leaves = [(to_bytes(receipt_id(signed.receipt)), signed.receipt.charge) for signed in receipts]
         if not leaves or to_hash(SumTree(RECEIPTS_TAG, leaves).root) != batch.header["receiptsRoot"]:
             raise Conflict("the data does not match the roots that the batch committed to")
-        # If another contract made the call, its evidence cannot be read: then all receipts are suspect.
-        suspects = receipts if index is None else receipts[index : index + 1]
-        fault = "" if conviction.fault is None else f" ({conviction.fault.name.lower()})"
-        reason = f"convicted by {conviction.proof}{fault} in batch {batch.number}; it is never settled again"
-        return {receipt_id(signed.receipt): reason for signed in suspects}
-
-    def _equivocated(self, batch: CommittedBatch, conviction: Conviction) -> int | None:
-        """The receipt's index in the batch, from the evidence in the convicting transaction."""
-        call = self.chain.called(conviction.tx_hash) or {}
-        if (call.get("contract"), call.get("function")) != ("Disputes", conviction.proof):
-            return None
-        args = call["args"]
-        is_this = Header.from_chain(args["header"]).hash == batch.hash
-        return int(args["opening"]["index"]) if is_this else None
+        return [receipt_id(signed.receipt) for signed in receipts]
 
     def _find_halt_reason(self, tx: UnitOfWork, batch: CommittedBatch, conviction: Conviction) -> str:
         if conviction.proof not in _TREE_PROOFS and conviction.fault not in _LEAF_FAULTS:

@@ -10,8 +10,8 @@ After a void:
     [receipts of voided batches are unsettled again] -> [enqueue the refunds, newest first] -> refunded
 
 Nothing is committed before every voided batch is refunded. Then the channels are as before those batches, and
-vouchers and receipts are selected again; `convictions` excludes what was convicted. If a reorg removes a
-void, its batches are valid again and get their receipts back; pending refunds then fail.
+vouchers and receipts are selected again; `convictions` excludes what would be convicted again. If a reorg
+removes a void, its batches are valid again and get their receipts back; pending refunds then fail.
 
 While a receipt key is being retired nothing is committed either, see `retired_keys`.
 """
@@ -273,9 +273,8 @@ class Settler:
         terms = tx.chain.latest_parameter_set()
         if terms is None:
             return Progress(Step.REFUSED, reason="the parameters are not indexed yet"), {}
-        quarantined = restrictions.quarantined
         now = self.clock()
-        validator = Validator(self.operator, tx.chain, self.recover, self.settlement, quarantined, now)
+        validator = Validator(self.operator, tx.chain, self.recover, self.settlement, restrictions, now)
         covered = amount_covered(self.chain, self.operator, terms.stake_cover_ppm)
         limits = BatchLimits(self.pace.receipts, covered, now - self.thaw_seconds)
         selections, skipped = select(tx, backlogs, ledger, validator, self.keys, limits)
@@ -283,7 +282,7 @@ class Settler:
 
     @cached_property
     def _convictions(self) -> Convictions:
-        return Convictions(self.operator, self.chain, self.blobs, self.settlement)
+        return Convictions(self.operator, self.chain, self.blobs, self.settlement, self.recover)
 
     def _build(
         self,

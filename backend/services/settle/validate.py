@@ -9,12 +9,11 @@ from backend.domain.rules import BadReceipt, Rules
 from backend.services.audit.published import signed_by_keys_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ReceiptId
     from backend.domain.receipt import SignedReceipt
     from backend.ports.chain import ChainView, Recover
+    from backend.services.settle.convictions import Restrictions
 
 
 class Validator:
@@ -26,16 +25,14 @@ class Validator:
         chain: ChainView,
         recover: Recover,
         settlement: TypedDomain,
-        quarantined: Mapping[ReceiptId, str],
+        restrictions: Restrictions,
         now: int,
     ) -> None:
-        """`settlement`: EIP-712 domain of receipts; `quarantined`: from `Convictions`; `now`: time of the
-        commit in unix seconds.
-        """
+        """`settlement`: EIP-712 domain of receipts; `now`: time of the commit in unix seconds."""
         self.operator = operator
         self._is_signed = signed_by_keys_of(operator, chain, recover, settlement, now)
         self._rules = Rules(chain)
-        self._quarantined = quarantined
+        self._quarantined, self._held = restrictions.quarantined, restrictions.held
         self._reasons: dict[ReceiptId, str] = {}
 
     def is_quarantined(self, signed: SignedReceipt) -> bool:
@@ -45,7 +42,8 @@ class Validator:
         """Why the receipt must not be settled; empty if it may be."""
         receipt = receipt_id(signed.receipt)
         if receipt not in self._reasons:
-            self._reasons[receipt] = self._quarantined.get(receipt) or self._fault(signed)
+            excluded = self._quarantined.get(receipt) or self._held.get(receipt)
+            self._reasons[receipt] = excluded or self._fault(signed)
         reason = self._reasons[receipt]
         return f"receipt {receipt}: {reason}" if reason else ""
 

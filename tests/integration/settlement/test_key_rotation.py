@@ -98,8 +98,7 @@ def test_finding4_a_leaked_key_is_rotated_by_processes_that_die_between_all_step
     operations: Operations,
 ) -> None:
     market = operations.market
-    for _ in range(3):
-        operations.serve()
+    served = [operations.serve() for _ in range(3)]
     assert operations.settle().step is Step.COMMITTING
     market.pump()
     operations.convict_by_thief(1)
@@ -112,12 +111,12 @@ def test_finding4_a_leaked_key_is_rotated_by_processes_that_die_between_all_step
         assert operations.settle().step is Step.RETIRING
         again = operations.rotate()
         assert (again.next_key, again.is_indexed) == (next_key, False)
-        operations.serve()  # still by the old key, which serving learns of by the index
+        served.append(operations.serve())  # still by the old key, which serving learns of by the index
         step()
     assert operations.settle().step is Step.RETIRING
     operations.index()
     assert operations.key_in_use().account == next_key
-    operations.serve()
+    served.append(operations.serve())
     assert (operations.rotate().num_unsigned, operations.rotate().is_done) == (6, False)
 
     market.sleep(1)
@@ -128,6 +127,8 @@ def test_finding4_a_leaked_key_is_rotated_by_processes_that_die_between_all_step
     with pytest.raises(Reverted, match="NotSignedBy"):
         operations.convict_by_thief(1)
     assert all(verdict.is_right for verdict in market.auditor().audit(OPERATOR.account))
+    batch = market.auditor().batch(OPERATOR.account, 1)
+    assert [signed.receipt for signed in batch.receipts] == [signed.receipt for signed in served]
     with market.database.read() as tx:
         assert list(tx.receipts.backlogs(OPERATOR.account)) == []
         assert tx.chain.operator(OPERATOR.account).retired.keys() == {RECEIPT_KEY.account}

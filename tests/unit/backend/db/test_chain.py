@@ -195,6 +195,22 @@ def test_batches_claims_and_operators(database: Database) -> None:
         assert tx.chain.claimed(ALICE) == {}
 
 
+def test_the_receipt_keys_of_a_block_are_those_registered_by_then(database: Database) -> None:
+    def added(operator: Account, key: Account) -> Event:
+        return "OperatorRegistry", "ReceiptKeyAdded", {"operator": operator, "key": key}
+
+    retired = {"operator": OPERATOR, "key": ALICE, "retiredAt": 7}
+    with database.begin() as tx:
+        take_in(tx, added(OPERATOR, ALICE))
+        take_in(tx, added(BOB, BOB), ("OperatorRegistry", "ReceiptKeyRetired", retired))
+        take_in(tx, added(OPERATOR, OPERATOR))
+    with database.read() as tx:
+        cursor = tx.chain.cursor()
+        assert cursor is not None
+        before = [tx.chain.keys_at(OPERATOR, cursor.number - back) for back in (3, 2, 1, 0)]
+    assert before == [[], [ALICE], [ALICE], [ALICE, OPERATOR]]
+
+
 def test_operators_and_proposals_are_read_in_pages(database: Database) -> None:
     accounts = [OPERATOR, ALICE, BOB]
     staked = [("OperatorRegistry", "Staked", {"operator": one, "amount": 1}) for one in accounts]
