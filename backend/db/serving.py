@@ -28,7 +28,7 @@ from backend.domain.errors import Conflict
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice
-from backend.domain.serving import DayUsage, NewReceipt, Reservation, StoredReceipt
+from backend.domain.serving import DayUsage, Line, NewReceipt, Reservation, StoredReceipt
 from backend.domain.settlement import Backlog
 from backend.domain.transactions import TransactionState
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _ID_CHUNK = 500
 """Ids named in one statement; SQLite limits the number of its variables."""
 
-_LINES = select(CumulativeRow.channel_id, CumulativeRow.charged).where(among(CumulativeRow.channel_id))
+_LINES = select(table_of(CumulativeRow)).where(among(CumulativeRow.channel_id))
 _RESERVATIONS = select(
     ReservationRow.id,
     ReservationRow.channel_id,
@@ -93,8 +93,24 @@ class ChannelStore:
 
     def charged(self, channels: Collection[ChannelId]) -> dict[ChannelId, int]:
         """Cumulative charge of each channel; channels without one are left out."""
+        return {channel: line.charged for channel, line in self.lines(channels).items()}
+
+    def lines(self, channels: Collection[ChannelId]) -> dict[ChannelId, Line]:
+        """As `charged`, with how far each channel has to be waived."""
         rows = found_among(self._session, _LINES, channels)
-        return {ChannelId(Hash32(channel)): charged for channel, charged in rows}
+        return {ChannelId(Hash32(row.channel_id)): Line(row.charged, row.waive_until) for row in rows}
+
+    def waivers(self) -> dict[ChannelId, int]:
+        """How far channels have to be waived; those that need no waiver are left out."""
+        row = CumulativeRow
+        found = self._session.execute(select(row.channel_id, row.waive_until).where(row.waive_until > 0))
+        return {ChannelId(Hash32(channel)): end for channel, end in found}
+
+    def demand_waivers(self, ends: Mapping[ChannelId, int]) -> None:
+        """Lock these channels, and set how far each has to be waived; zero if it needs no waiver."""
+        self.lock(*ends)
+        rows = [{"channel_id": channel, "waive_until": end} for channel, end in ends.items()]
+        update_all(self._session, CumulativeRow, "channel_id", rows)
 
     def advance(self, lines: Mapping[ChannelId, int]) -> None:
         """Set the cumulative charges of channels that are locked."""
@@ -227,6 +243,14 @@ class ReceiptStore:
             .limit(limit)
         )
         return [_signed(row) for row in rows]
+
+    def unsettled_among(self, receipts: Collection[ReceiptId]) -> Sequence[SignedReceipt]:
+        """Those of these receipts that are unsettled, each channel's rising."""
+        ids, found = list(receipts), list[ReceiptRow]()
+        for start in range(0, len(ids), _ID_CHUNK):
+            is_named = ReceiptRow.id.in_(ids[start : start + _ID_CHUNK])
+            found += self._session.scalars(select(ReceiptRow).where(is_named, ReceiptRow.batch.is_(None)))
+        return [_signed(row) for row in sorted(found, key=lambda row: (row.channel_id, row.cumulative))]
 
     def signed_by_others(self, operator: Account, signers: Collection[Account]) -> Sequence[ReceiptId]:
         """The operator's unsettled receipts that none of these receipt keys signed."""

@@ -30,6 +30,14 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A channel's cumulative charge, and up to where it has to be waived; zero if nowhere."""
+
+    charged: int
+    waive_until: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewReceipt:
     """A receipt to store. `signer` is the receipt key that signed it. `salt` is for the payer only.
 

@@ -263,8 +263,9 @@ class VoucherRequest(Schema):
     cumulative stay unpaid.
 
     It may cover what is finally settled, and answers directly after that for which a batch was convicted.
-    Such answers block the channel until they are waived; the error response has the highest value allowed
-    (`waivable`). Later vouchers repeat `waived_until` until the waiver is settled.
+    Such answers block the channel until they are waived, and vouchers that do not waive them pay for nothing:
+    requests get 402 `waiver_required`. The value is the end of such an answer; the error responses have the
+    highest one (`waivable`). Later vouchers repeat `waived_until` until the waiver is settled.
     """
 
     waived_until: Uint128 = 0

@@ -29,6 +29,8 @@ class CumulativeRow(Base):
 
     channel_id: Mapped[str] = mapped_column(HASH, primary_key=True)
     charged: Mapped[int] = mapped_column(Amount, default=0)
+    waive_until: Mapped[int] = mapped_column(Amount, default=0, index=True)
+    """End of the answers that block the channel until they are waived; zero if none does."""
 
 
 class ReservationRow(Base):

@@ -42,6 +42,11 @@ class ChannelBalance:
     reserved: int
     moving: int = 0
     """Part of the balance that pending moves take to another collector's channel."""
+    waive_until: int = 0
+    """End of answers that were convicted and are never collected; zero if there are none. Until they are
+    waived nothing behind them can be collected, so that vouchers authorise nothing that do not waive them. A
+    session key that the gateway holds waives them.
+    """
 
     @property
     def funded(self) -> int:
@@ -75,8 +80,13 @@ def channel_balances(
 ) -> dict[ChannelId, ChannelBalance]:
     """Balances of many channels. `reserved`: from `reserved_by_channel`."""
     cursor = tx.chain.cursor()
-    on_chain, charged = tx.chain.known_channels(channels), tx.channels.charged(channels)
-    authorised = _authorised(tx, on_chain, latest_time(cursor, now))
+    on_chain, lines = tx.chain.known_channels(channels), tx.channels.lines(channels)
+    waivers = {
+        channel: line.waive_until
+        for channel, line in lines.items()
+        if channel in on_chain and line.waive_until > on_chain[channel].collected
+    }
+    authorised = _authorised(tx, on_chain, waivers, latest_time(cursor, now))
     moves = pending_moves(tx, on_chain, cursor)
     return {
         channel: ChannelBalance(
@@ -84,9 +94,10 @@ def channel_balances(
             thawing=found.thawing if found else 0,
             collected=found.collected if found else 0,
             authorised=authorised.get(channel, 0),
-            charged=current_cumulative(found, charged.get(channel, 0)),
+            charged=current_cumulative(found, lines[channel].charged if channel in lines else 0),
             reserved=reserved.get(channel, 0),
             moving=sum(move.amount for move in moves if move.channel_id == channel),
+            waive_until=waivers.get(channel, 0),
         )
         for channel in channels
         for found in [on_chain.get(channel)]
@@ -151,8 +162,12 @@ def usable_grants(grants: Iterable[Grant], now: datetime) -> dict[Account, int]:
     return {g.key: g.cap for g in grants if g.revoked_at is None and g.expiry > now.timestamp()}
 
 
-def _authorised(tx: UnitOfWork, channels: Mapping[ChannelId, Channel], now: datetime) -> dict[ChannelId, int]:
-    """For each channel, the highest cumulative that a voucher or a usable session key lets us collect."""
+def _authorised(
+    tx: UnitOfWork, channels: Mapping[ChannelId, Channel], waivers: Mapping[ChannelId, int], now: datetime
+) -> dict[ChannelId, int]:
+    """For each channel, the highest cumulative that a voucher or a usable session key lets us collect.
+    `waivers`: how far vouchers have to waive.
+    """
     grants = tx.chain.known_grants(channels)
     caps = {channel: usable_grants(grants.get(channel, ()), now) for channel in channels}
     best = dict.fromkeys(channels, 0)
@@ -160,6 +175,8 @@ def _authorised(tx: UnitOfWork, channels: Mapping[ChannelId, Channel], now: date
         best[channel] = max(best[channel], caps[channel].get(key, 0))
     for voucher in tx.channels.vouchers(*channels):
         channel, limit = voucher.signed.voucher.channel_id, voucher.signed.voucher.max_cumulative
+        if voucher.signed.voucher.waived_until < waivers.get(channel, 0):
+            continue
         if voucher.signer != channels[channel].payer:
             limit = min(limit, caps[channel].get(voucher.signer, 0))
         best[channel] = max(best[channel], limit)

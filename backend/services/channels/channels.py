@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -108,15 +108,7 @@ class Channels:
                 raise Forbidden(f"{signer} may not sign vouchers of this channel.", param="signature")
             # What a batch that is not final has collected may be refunded, and collected again.
             settled = min(tx.chain.settled(channel), balance.collected)
-            waivable = _waivable(tx, channel, settled, quarantined)
-            if voucher.waived_until > waivable:
-                raise Conflict(
-                    f"The voucher would waive answers up to {in_dollars(voucher.waived_until)}; the channel "
-                    f"is finally settled up to {in_dollars(settled)} and can be waived up to "
-                    f"{in_dollars(waivable)}.",
-                    param="waived_until",
-                    details={"settled": AMOUNT.render(settled), "waivable": AMOUNT.render(waivable)},
-                )
+            _check_waiver(voucher.waived_until, settled, _waivable(tx, channel, settled, quarantined))
             for known in (v.signed.voucher for v in tx.channels.vouchers(channel) if v.signer == signer):
                 if _order(known) >= _order(voucher):
                     raise Conflict(
@@ -152,12 +144,33 @@ def _order(voucher: Voucher) -> tuple[int, int]:
     return voucher.max_cumulative, voucher.waived_until
 
 
-def _waivable(tx: UnitOfWork, channel: ChannelId, settled: int, quarantined: Container[ReceiptId]) -> int:
-    """Cumulative of the last quarantined receipt in the run that directly follows `settled`."""
-    end = settled
+def _check_waiver(waived_until: int, settled: int, waivable: Sequence[int]) -> None:
+    """Errors: `Conflict` unless it ends with one of the waivable receipts, or waives nothing: behind a part
+    of a receipt no other one could be settled.
+    """
+    if waived_until <= settled or waived_until in waivable:
+        return
+    ends = " or ".join(map(in_dollars, waivable)) or "no further"
+    raise Conflict(
+        f"The voucher would waive answers up to {in_dollars(waived_until)}; the channel is finally settled "
+        f"up to {in_dollars(settled)} and can be waived to the end of an answer that was convicted: {ends}.",
+        param="waived_until",
+        details={
+            "settled": AMOUNT.render(settled),
+            "waivable": AMOUNT.render(max(waivable, default=settled)),
+        },
+    )
+
+
+def _waivable(
+    tx: UnitOfWork, channel: ChannelId, settled: int, quarantined: Container[ReceiptId]
+) -> list[int]:
+    """Cumulatives of the quarantined receipts in the run that directly follows `settled`."""
+    ends, end = list[int](), settled
     for signed in tx.receipts.unsettled(channel, settled, MAX_WAIVED):
         receipt = signed.receipt
         if receipt.cumulative - receipt.charge != end or receipt_id(receipt) not in quarantined:
             break
         end = receipt.cumulative
-    return end
+        ends.append(end)
+    return ends

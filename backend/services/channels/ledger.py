@@ -38,6 +38,12 @@ class InsufficientAuthorisation(PaymentRequired):
     """No voucher and no usable session key authorises the maximum cost of the request."""
 
 
+class WaiverRequired(PaymentRequired):
+    """An answer of the channel was convicted and is never paid: until its charge is waived, nothing behind it
+    can be collected. `waivable` in `details` is the voucher's `waived_until`.
+    """
+
+
 class SpendCapReached(PaymentRequired):
     """The API key's spend cap does not cover the maximum cost of the request."""
 
@@ -167,18 +173,23 @@ class ChannelLedger:
         missing = balance.missing(amount)
         if not missing:
             return
-        error = InsufficientBalance if "balance" in missing else InsufficientAuthorisation
-        remedy = "deposit more" if "balance" in missing else "grant a session key or send a voucher"
-        raise error(
-            f"This request needs at least {in_dollars(amount)}; the channel lacks {lacks(missing)}: "
-            f"{remedy}.",
-            details={
-                "channel_id": channel,
-                "missing": _amounts(**missing),
-                **_amounts(required=amount, available=balance.available),
-                **_amounts(thawing=balance.thawing, moving=balance.moving),
-            },
-        )
+        details = {
+            "channel_id": channel,
+            "missing": _amounts(**missing),
+            **_amounts(required=amount, available=balance.available),
+            **_amounts(thawing=balance.thawing, moving=balance.moving),
+        }
+        lack = f"This request needs at least {in_dollars(amount)}; the channel lacks {lacks(missing)}"
+        if "balance" in missing:
+            raise InsufficientBalance(f"{lack}: deposit more.", details=details)
+        if balance.waive_until:
+            raise WaiverRequired(
+                f"{lack}, because answers up to {in_dollars(balance.waive_until)} were convicted and are "
+                "never collected: once those before them are final, send a voucher that waives them "
+                "(`waived_until`), or grant this gateway a session key.",
+                details=details | _amounts(waivable=balance.waive_until),
+            )
+        raise InsufficientAuthorisation(f"{lack}: grant a session key or send a voucher.", details=details)
 
 
 def lacks(missing: Mapping[str, int]) -> str:

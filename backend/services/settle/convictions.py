@@ -25,7 +25,7 @@ from backend.domain.rules import BadReceipt, Rules
 from backend.services.audit.published import read_batch_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from backend.db.unit_of_work import UnitOfWork
     from backend.domain.batch import Batch
@@ -94,7 +94,7 @@ class Convictions:
         quarantined: dict[ReceiptId, str] = {}
         held: dict[ReceiptId, str] = {}
         halt_reason, finalised = "", tx.chain.finalised(self.operator)
-        for batch, conviction in self._convicted(tx.chain):
+        for batch, conviction in _convicted(tx.chain.batches(self.operator)):
             try:
                 quarantined |= self._quarantine(batch, conviction)
                 held |= self._held(tx.chain, batch, conviction)
@@ -107,17 +107,15 @@ class Convictions:
 
     def quarantined(self, view: ChainView) -> Mapping[ReceiptId, str]:
         """Receipts quarantined by convictions, with reasons. Skips batches whose data cannot be read."""
+        return self.quarantined_in(view.batches(self.operator))
+
+    def quarantined_in(self, batches: Iterable[CommittedBatch]) -> Mapping[ReceiptId, str]:
+        """As `quarantined`, by the operator's batches on the indexed chain."""
         quarantined: dict[ReceiptId, str] = {}
-        for batch, conviction in self._convicted(view):
+        for batch, conviction in _convicted(batches):
             with suppress(Conflict):
                 quarantined |= self._quarantine(batch, conviction)
         return quarantined
-
-    def _convicted(self, view: ChainView) -> Iterator[tuple[CommittedBatch, Conviction]]:
-        """Convicted batches, without those voided only because another one was convicted."""
-        for batch in view.batches(self.operator):
-            if batch.conviction is not None and batch.conviction.convicted == batch.hash:
-                yield batch, batch.conviction
 
     def _quarantine(self, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
         case = (batch.hash, conviction.tx_hash)
@@ -205,6 +203,13 @@ class Convictions:
             return build(self.operator, parent, terms, receipts, Rules(tx.chain))
         except BadReceipt:
             return None
+
+
+def _convicted(batches: Iterable[CommittedBatch]) -> Iterator[tuple[CommittedBatch, Conviction]]:
+    """Convicted batches, without those voided only because another one was convicted."""
+    for batch in batches:
+        if batch.conviction is not None and batch.conviction.convicted == batch.hash:
+            yield batch, batch.conviction
 
 
 def receipts_of(

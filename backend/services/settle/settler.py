@@ -40,6 +40,7 @@ from backend.services.settle.retired_keys import pending_retirement, recent_reti
 from backend.services.settle.select import Selection, select
 from backend.services.settle.status import adopt, next_due, outstanding_refunds, unrecorded, update_records
 from backend.services.settle.validate import Validator
+from backend.services.settle.waivers import demand_waivers
 from backend.services.transactions.retry import enqueue_with_retry
 from telemetry import traces
 
@@ -159,6 +160,7 @@ class Settler:
             return Progress(Step.REFUNDING, voided[0].number)
         ledger = self.auditor.follow(self.operator)
         self._adopt(found)
+        demand_waivers(self.db, self._convictions.quarantined_in(batches))
         with self.db.begin() as tx:
             sign_again(tx, self.operator, self.settlement, self.receipt_key)
         with self.db.read() as tx:

@@ -12,6 +12,7 @@ from backend.chain.keys import recover
 from backend.domain.errors import Unauthenticated, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.domain.money import AMOUNT
+from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.channels.admission import Admission, Payer
 from backend.services.channels.balance import ViewStale
 from backend.services.channels.ledger import (
@@ -19,6 +20,7 @@ from backend.services.channels.ledger import (
     InsufficientBalance,
     ReservationLost,
     SpendCapReached,
+    WaiverRequired,
 )
 from backend.services.operator.receipt_keys import NoReceiptKey
 from tests.support.admission import available, bill, settle
@@ -92,6 +94,25 @@ def test_a_key_that_the_gateway_does_not_hold_gives_no_credit(
     installation.view.granted[installation.channel] = [replace(grant, key=foreign) for grant in grants]
     with pytest.raises(InsufficientAuthorisation):
         installation.admission.reserve(payer, 1)
+
+
+def test_vouchers_that_leave_a_convicted_answer_unwaived_authorise_nothing(
+    installation: ScriptedInstallation, payer: Payer
+) -> None:
+    installation.fund(1000, cap=50)
+    channel = installation.channel
+    for waived_until in (0, 30, 40):
+        with installation.db.begin() as tx:
+            tx.channels.demand_waivers({channel: 40})
+            voucher = SignedVoucher(Voucher(channel, waived_until, 500), "0x" + "11" * 65)
+            tx.channels.put_voucher(ClientVoucher(voucher, payer.account))
+        installation.admission.reserve(payer, 10)  # by the session key that the gateway holds
+        if waived_until == 40:
+            installation.admission.reserve(payer, 60)
+            return
+        with pytest.raises(WaiverRequired, match="waived_until") as caught:
+            installation.admission.reserve(payer, 60)
+        assert caught.value.details["waivable"] == AMOUNT.render(40)
 
 
 def put(installation: ScriptedInstallation, **changes: int) -> None:

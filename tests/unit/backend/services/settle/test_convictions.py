@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,12 +13,15 @@ from backend.domain.disputes.witnesses import Fault, receipt_abi
 from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id
 from backend.domain.money import AMOUNT
+from backend.services.channels.balance import channel_balance
 from backend.services.settle.settler import Step
 from tests.support.market import Key, some_hash
 from tests.support.settlement_steps import assert_all_settled, settle, settle_batches, settled
 
 if TYPE_CHECKING:
+    from backend.domain.ids import ChannelId
     from backend.domain.receipt import SignedReceipt
+    from backend.services.channels.balance import ChannelBalance
     from tests.support.settlement_harness import SettlementHarness
 
 
@@ -76,6 +80,62 @@ def test_a_payer_who_signs_vouchers_can_waive_what_was_convicted_and_nothing_els
     channels.add_voucher(payer, waiver)
     settle(harness)
     assert settled(harness)[-1] == receipts[2]
+
+
+def test_a_waiver_ends_where_a_convicted_answer_ends(harness: SettlementHarness) -> None:
+    """Behind a part of an answer, no later one could be settled."""
+    channel = harness.market.channels[0]
+    guilty, later = (harness.serve(channel) for _ in range(2))
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    convict(harness, "proveBadReceipt", Fault.PRICE, guilty)
+    settle(harness)
+    end, payer = guilty.receipt.cumulative, harness.market.payer_of[channel].account
+    partial = harness.signed_voucher(channel, later.receipt.cumulative, waived_until=end - 1)
+    with pytest.raises(Conflict, match="the end of an answer") as refused:
+        harness.channels().add_voucher(payer, partial)
+    assert refused.value.details["waivable"] == AMOUNT.render(end)
+    harness.channels().add_voucher(payer, harness.signed_voucher(channel, later.receipt.cumulative, end))
+    settle(harness)
+    assert settled(harness) == [later]
+
+
+def test_a_payer_who_signs_vouchers_gets_further_answers_once_it_waives_what_was_convicted(
+    harness: SettlementHarness,
+) -> None:
+    channel, other = harness.market.channels[:2]
+    guilty, later = (harness.serve(channel) for _ in range(2))
+    harness.serve(other)
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    fork = harness.chain.fork()
+    convict(harness, "proveBadReceipt", Fault.PRICE, guilty)
+    settle(harness)
+    end, most = guilty.receipt.cumulative, later.receipt.cumulative + 7
+    harness.sign_voucher(channel, most)
+    found = balance_of(harness, channel)
+    assert (found.authorised, found.waive_until) == (0, end)
+    assert balance_of(harness, other).waive_until == 0
+    harness.grant(channel, cap=most + 1)
+    with harness.begin() as tx:
+        tx.channels.add_held_key(channel, harness.session_key.account)
+    assert balance_of(harness, channel).authorised == most + 1
+    del harness.chain.grants_by_channel[channel]
+    harness.sign_voucher(channel, most, waived_until=end)
+    assert balance_of(harness, channel).authorised == most
+    settle(harness)
+    harness.sign_voucher(channel, most + 1)
+    found = balance_of(harness, channel)
+    assert (found.authorised, found.waive_until) == (most + 1, 0)
+    harness.chain.return_to(fork)
+    settle(harness)
+    with harness.read() as tx:
+        assert tx.channels.waivers() == {}
+
+
+def balance_of(harness: SettlementHarness, channel: ChannelId) -> ChannelBalance:
+    with harness.read() as tx:
+        return channel_balance(tx, channel, datetime.fromtimestamp(harness.chain.time, UTC))
 
 
 def test_with_a_held_session_key_the_payer_is_spared_what_was_convicted(harness: SettlementHarness) -> None:
