@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from backend.installation.installation import Installation
 
 SETTLE_SECONDS = 0.5
+IDLE_RESTS, MAX_REST_SECONDS = 9, 60.0
+"""Times as long as it took to find nothing due, the settler rests: receipts that are not worth their gas wait
+for a day, and it takes time to add up many.
+"""
 log = logging.getLogger("loraledger")
 
 
@@ -173,14 +178,19 @@ def _relay(installation: Installation, stop: threading.Event) -> None:
 
 
 def _settle(installation: Installation, stop: threading.Event) -> None:
+    from backend.services.settle.settler import Step
+
     settler, curation = installation.settler, installation.curation
     last_status = ""
     while not stop.is_set():
+        began, rest = time.monotonic(), SETTLE_SECONDS
         problems = _errors_of(
             curation.advance, installation.transfers.sweep, installation.withdrawn_content.sweep
         )
         try:
             progress = settler.run_once()
+            if progress.step is Step.IDLE:
+                rest = max(rest, min(IDLE_RESTS * (time.monotonic() - began), MAX_REST_SECONDS))
             status = " ".join(filter(None, [progress.step, progress.reason, *progress.skipped.values()]))
         except DomainError as error:
             status = f"waits: {error}"
@@ -188,7 +198,7 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
         if status != last_status:  # logged on change only: the loop runs twice a second
             log.info("settler %s", status)
             last_status = status
-        stop.wait(SETTLE_SECONDS)
+        stop.wait(rest)
 
 
 def _errors_of(*tasks: Callable[[], object]) -> list[str]:
