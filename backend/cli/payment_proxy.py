@@ -1,7 +1,8 @@
 """Local OpenAI endpoint that pays the gateway with vouchers; its clients need neither API key nor wallet.
 
 A voucher is signed only after the gateway answers 402, and never for more than one step beyond the amount
-charged so far. That step is the most that a gateway can take without answering.
+charged so far. That step is the most that a gateway can take without answering. What was charged is the
+gateway's word, so vouchers are also limited to one step for each request since the start.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class VoucherSigner:
     channel_id: ChannelId
     session: Wallet
     """Of the session key."""
+    start: int
+    """Cumulative amount that was charged when the session key was granted."""
     max_cumulative: int
     """Highest cumulative amount that a voucher may state."""
     step: int
@@ -69,7 +72,7 @@ class PaymentProxy:
             timeout=httpx.Timeout(30, read=ANSWER_SECONDS),
         )
         self._signing = asyncio.Lock()
-        self._num_running = 0
+        self._num_running = self._num_requests = 0
 
     def app(self) -> ASGIApp:
         """Return the ASGI application, for a server on loopback."""
@@ -92,14 +95,16 @@ class PaymentProxy:
 
     async def serve(self, request: Request, receive: Receive, send: Send) -> None:
         """Forward one request and its response; the request counts as running until the last byte is sent."""
+        body = await request.body()
         self._num_running += 1
+        self._num_requests += 1
         upstream = None
         try:
-            upstream = await self._request_paid(request, await request.body())
-            response = _to_response(upstream)
-        except DomainError as error:
-            response = _error_response(error)
-        try:
+            try:
+                upstream = await self._request_paid(request, body)
+                response = _to_response(upstream)
+            except DomainError as error:
+                response = _error_response(error)
             await response(request.scope, receive, send)  # returns early if the client disconnects
         finally:
             self._num_running -= 1
@@ -117,7 +122,7 @@ class PaymentProxy:
                 if response.status_code != httpx.codes.PAYMENT_REQUIRED:
                     return response
                 await response.aread()
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raise Unavailable(f"The gateway is not reachable: {error}") from error
             refusal = error_body(response) or {}
             if refusal.get("code") != NEEDS_VOUCHER:
@@ -138,13 +143,17 @@ class PaymentProxy:
                 )
             if cap >= charged + reserved + required:
                 return  # a voucher for a concurrent request covers this one too
-            cumulative = min(charged + signer.step * max(self._num_running, 1), signer.max_cumulative)
+            cumulative = min(
+                charged + signer.step * max(self._num_running, 1),
+                signer.start + signer.step * self._num_requests,
+                signer.max_cumulative,
+            )
             if cumulative < charged + reserved + required:
                 left = max(signer.max_cumulative - charged, 0)
                 raise ProxyCapReached(
                     f"The request may cost {in_dollars(required)}; the proxy signs at most "
                     f"{in_dollars(signer.step)} in advance for each answer, and {in_dollars(left)} in all. "
-                    "Start it with a higher --step or --cap.",
+                    "Start it with a higher --step or --cap, or again if other programs use the channel.",
                     details={
                         "required": AMOUNT.render(required),
                         "step": AMOUNT.render(signer.step),
@@ -158,7 +167,7 @@ class PaymentProxy:
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         try:
             response = await self._http.request(method, path, json=body)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Unavailable(f"The gateway is not reachable: {error}") from error
         if not response.is_success:
             message = (error_body(response) or {}).get("message", "")

@@ -74,4 +74,4 @@ def open_voucher_signer(client: ApiClient, cap: int, step: int) -> VoucherSigner
     max_cumulative = channel.charged + cap
     grant_session(client, channel, key.account, max_cumulative, int(time.time()) + SESSION_SECONDS)
     signer = Wallet(key, client.wallet.deployment, approve=lambda _: None)
-    return VoucherSigner(channel.id, signer, max_cumulative, step)
+    return VoucherSigner(channel.id, signer, channel.charged, max_cumulative, step)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from backend.domain.chain import ChainReplaced
+from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import Conflict, NotFound
 from backend.installation.installation import Installation
 
@@ -197,11 +198,19 @@ def _is_deployed(settings: Settings) -> bool:
 def _redeploy(settings: Settings) -> Path | None:
     """Archive the data of the previous chain and deploy to the new one; returns the archive's folder.
 
-    Errors: `Conflict` if the database is not a file in `home`, so that it cannot be archived.
+    Errors: `Conflict` if the database is not a file in `home`, so that it cannot be archived, and if `home`
+    is that of another market.
     """
-    from backend.deployment.deployment_file import save_deployment
+    from backend.deployment.deployment_file import load_deployment, save_deployment
     from backend.deployment.local import deploy_local
 
+    if settings.deployment_file.is_file():
+        chain_id = load_deployment(settings.deployment_file).chain_id
+        if chain_id != LOCAL_CHAIN_ID:
+            raise Conflict(
+                f"{settings.home} has the keys and data of a market on chain {chain_id}: set LORALEDGER_HOME "
+                "to another folder for a local network"
+            )
     if settings.database_url and settings.deployment_file.is_file():
         raise Conflict(
             f"the chain at {settings.rpc_url} is a new one, but the database of LORALEDGER_DATABASE_URL "

@@ -127,13 +127,15 @@ class Resources:
 
     def peers_for(self, db: Database) -> Peers:
         """Fetches content from the other operators in this database's view of the chain."""
+        from backend.services.disk_space import DiskSpace
         from backend.services.operator.peers import Peers
 
         try:
             own = self.operator.account
         except (InvalidInput, NotFound):  # an installation that only watches has no operator key
             own = None
-        return Peers(db, self.outbound, self.blobs, own)
+        space = DiskSpace(self.settings.home, self.settings.reserved_disk_bytes)
+        return Peers(db, self.outbound, self.blobs, own, space)
 
     @cached_property
     def engines(self) -> Engines:

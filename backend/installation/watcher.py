@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.batch_data import decode
-from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.money import GWEI
 from backend.installation.audit import Audit
 
@@ -163,8 +163,8 @@ class _EvidenceFile:
 
 
 def _open_database(settings: Settings, deployment: str) -> Database:
-    """Open the watcher's database of this deployment; those of other deployments are deleted, because they
-    can be indexed again.
+    """Open the watcher's database of this deployment; those of other deployments and of later versions are
+    deleted, because they can be indexed again.
     """
     from backend.db.migrate import upgrade
     from backend.db.unit_of_work import Database
@@ -175,5 +175,12 @@ def _open_database(settings: Settings, deployment: str) -> Database:
         if not stale.name.startswith(name):
             stale.unlink(missing_ok=True)
     db = Database.open(f"sqlite:///{folder / name}.db")
-    upgrade(db.engine)
+    try:
+        upgrade(db.engine)
+    except Conflict:  # tables of a later version, before an upgrade was taken back
+        db.close()
+        for stale in folder.glob(f"{name}.db*"):
+            stale.unlink(missing_ok=True)
+        db = Database.open(f"sqlite:///{folder / name}.db")
+        upgrade(db.engine)
     return db

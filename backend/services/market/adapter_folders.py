@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.adapter_files import CONFIG_FILE, MAX_ADAPTER_BYTES
 from backend.domain.content import ContentMissing, cid_of
-from backend.domain.errors import Unavailable
+from backend.domain.errors import Conflict, Unavailable
 from backend.ports.storage import fetch_nothing
 from backend.services.disk_space import DiskSpace
 from inference.protocol import AdapterRef
@@ -111,6 +111,9 @@ class AdapterFolders:
         self._fetch_folder(cid, max_bytes)
         try:
             self._store.fetch_folder(cid, path, max_bytes=max_bytes)
+        except (Conflict, OSError):
+            if not path.is_dir():  # or another process was faster
+                raise
         except ContentMissing as error:
             raise AdapterMissing(
                 f"No reachable operator has the adapter's folder {cid} now; nothing was charged, try again.",

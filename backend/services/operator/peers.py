@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from backend.domain.registries import Operator
     from backend.ports.outbound import OutboundHttp
     from backend.ports.storage import BlobStore
+    from backend.services.disk_space import DiskSpace
 
 RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car"
 MAX_ASKED = 8
@@ -42,7 +43,9 @@ log = logging.getLogger(__name__)
 
 
 class Peers:
-    """`own` is this installation's operator, which is never asked; None if it has none."""
+    """`own` is this installation's operator, which is never asked; None if it has none. `space`: what may be
+    filled: the data of other operators' batches have no other limit together.
+    """
 
     def __init__(
         self,
@@ -50,10 +53,11 @@ class Peers:
         outbound: OutboundHttp,
         blobs: BlobStore,
         own: Account | None,
+        space: DiskSpace,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db, self._outbound, self._blobs, self._own = db, outbound, blobs, own
-        self._clock = clock
+        self._space, self._clock = space, clock
         self._backoffs: dict[tuple[Account, Cid | None], float] = {}
         """Time until which an operator is not asked for one content, or (None) for any."""
 
@@ -61,6 +65,7 @@ class Peers:
         """Fetch the folder into our store if a reachable operator has it; ask `first` before the others.
 
         `max_bytes` limits the sum of its files. If no operator has it this returns, and reading it raises.
+        Errors: `DiskFull`.
         """
         if self._blobs.has(cid):
             return
@@ -100,7 +105,7 @@ class Peers:
         tree = self._outbound.get(
             f"{url}car", accept=CAR, max_bytes=limit, seconds=TREE_SECONDS, min_rate=MIN_TREE_RATE
         )
-        self._blobs.add_car(cid, tree)
+        self._blobs.add_car(cid, self._space.limit(tree))
 
     def _back_off(self, operator: Account, cid: Cid | None, seconds: float) -> None:
         now = self._clock()

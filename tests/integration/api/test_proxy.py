@@ -46,7 +46,7 @@ def signer(api: Api) -> VoucherSigner:
     grant = Grant(installation.channel, session.account, CAP, EXPIRY, None)
     installation.view.granted[installation.channel] = [grant]
     wallet = Wallet(session, scripted_deployment(), approve=lambda _: None)
-    return VoucherSigner(installation.channel, wallet, CAP, STEP)
+    return VoucherSigner(installation.channel, wallet, 0, CAP, STEP)
 
 
 @contextmanager
@@ -150,6 +150,39 @@ def test_nothing_is_signed_for_a_request_that_may_cost_more_than_a_step(
         client.chat.completions.create(model=api.installation.version, messages=HELLO)
     assert refused.value.code == "proxy_cap_reached"
     assert AMOUNT.parse(channel(api)["cap"]) <= 50
+
+
+def test_a_gateway_that_states_higher_charges_gets_no_voucher_for_them(
+    api: Api, signer: VoucherSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed: list[int] = []
+
+    async def call(_proxy: PaymentProxy, method: str, _path: str, body: Any = None) -> Any:
+        if method == "POST":
+            signed.append(int(body["max_cumulative"]))
+        stated = {"charged": CAP - 1 - STEP, "reserved": 0, "cap": 0}
+        return {name: AMOUNT.render(amount) for name, amount in stated.items()}
+
+    monkeypatch.setattr(PaymentProxy, "_call", call)
+    asked = {"model": api.installation.version, "messages": HELLO, "max_tokens": 16}
+    with proxied(api, signer) as url:
+        for _ in range(3):
+            refused = httpx.post(f"{url}/v1/chat/completions", json=asked)
+            assert refused.json()["error"]["code"] == "proxy_cap_reached"
+    assert signed == []
+
+
+def test_a_request_that_ends_in_an_unexpected_way_counts_as_running_no_more(
+    api: Api, signer: VoucherSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"model": api.installation.version, "messages": HELLO}
+    proxies: list[PaymentProxy] = []
+    app = PaymentProxy.app
+    monkeypatch.setattr(PaymentProxy, "app", lambda proxy: (proxies.append(proxy), app(proxy))[1])
+    encoding = {"content-encoding": "gzip"}
+    with answering(402, JSON, "no gzip", **encoding) as gateway, proxied(api, signer, gateway) as url:
+        assert httpx.post(f"{url}/v1/chat/completions", json=asked).status_code == 503
+    assert [proxy._num_running for proxy in proxies] == [0]
 
 
 def test_other_refusals_of_the_gateway_pass_unchanged(api: Api, signer: VoucherSigner) -> None:

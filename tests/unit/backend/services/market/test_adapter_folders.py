@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -44,6 +45,21 @@ def test_a_folder_is_fetched_once_however_many_ask(tmp_path: Path, record: Versi
     assert store.num_fetches == 1
     assert len(set(map(repr, found))) == 1
     assert f"0x{adapter_ref(record, folders.folder(record)).digest}" == record.adapter_digest
+
+
+def test_a_folder_that_another_process_fetches_at_the_same_time_is_used(
+    tmp_path: Path, record: VersionRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FakeBlobStore()
+    folders = AdapterFolders(store, tmp_path / "adapters")  # type: ignore[arg-type]
+    fetch = store.fetch_folder
+
+    def fetch_late(*args: Any, **options: Any) -> None:
+        fetch(*args, **options)
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(store, "fetch_folder", fetch_late)
+    assert folders.folder(record).is_dir()
 
 
 def test_a_missing_folder_can_be_requested_again(tmp_path: Path, record: VersionRecord) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.domain.content import ContentMissing
+from backend.domain.errors import DiskFull
 from backend.domain.registries import Operator
 from backend.ports.outbound import UnexpectedStatus, Unreachable
+from backend.services.disk_space import DiskSpace
 from backend.services.operator.peers import AWAY_SECONDS, FETCH_SECONDS, LACKS_SECONDS, Peers
 from backend.storage.embedded import EmbeddedStore
 from tests.support.chain_view import FakeChainView
@@ -50,8 +52,8 @@ class PeersHarness:
     def __init__(self, folder: Path) -> None:
         self.ours, self.theirs = (EmbeddedStore(folder / name, is_durable=False) for name in ("a", "b"))
         self.outbound, self.view, self.now = FakeOutbound(), FakeChainView(), 0.0
-        self.own = some_account("own")
-        self.peers = Peers(self, self.outbound, self.ours, self.own, lambda: self.now)  # type: ignore[arg-type]
+        self.own, self.space = some_account("own"), DiskSpace(folder)
+        self.peers = Peers(self, self.outbound, self.ours, self.own, self.space, lambda: self.now)  # type: ignore[arg-type]
 
     @contextmanager
     def read(self) -> Iterator[Any]:
@@ -122,6 +124,15 @@ def test_a_peer_that_is_asked_too_often_lacks_nothing_for_it(harness: PeersHarne
     harness.peers.fetch(cid, 1000)
     harness.peers.fetch(other, 1000)
     assert harness.names() == ["busy"]
+
+
+def test_nothing_is_fetched_into_the_reserve_of_the_disk(harness: PeersHarness) -> None:
+    cid = harness.theirs.add_folder(FILES)
+    harness.settle("has it", gateway(harness.theirs))
+    harness.peers._space = DiskSpace(harness.space.folder, reserved=1 << 62)
+    with pytest.raises(DiskFull):
+        harness.peers.fetch(cid, 1_000_000)
+    assert not harness.ours.has(cid)
 
 
 @pytest.mark.parametrize("harm", ["another tree", "a block too many", "a block too few", "a false block"])
