@@ -13,7 +13,13 @@ import msgspec
 
 from backend.domain.errors import Overloaded, Unavailable
 from backend.ports.gradients import GradientScores
-from inference.server.frames import MAX_FRAME_BYTES, FrameTooLargeError, encode_frame, read_frame
+from inference.server.frames import (
+    MAX_FRAME_BYTES,
+    FrameTooLargeError,
+    encode_frame,
+    find_request_id,
+    read_frame,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,11 +83,8 @@ class GradientClient:
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while (body := await read_frame(reader)) is not None:
-                found = _decoder.decode(body)
-                result = self._results.get(found.request_id)
-                if result is not None and not result.done():
-                    result.set_result(found)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, FrameTooLargeError):
+                self._receive(body)
+        except (msgspec.MsgspecError, FrameTooLargeError):
             pass  # not the process that we know: the connection is given up
         finally:
             self._writer = None
@@ -89,6 +92,23 @@ class GradientClient:
             for result in self._results.values():
                 if not result.done():
                     result.set_exception(_unavailable("it stopped"))
+
+    def _receive(self, body: bytes) -> None:
+        """A message that cannot be decoded fails its own request only. Errors: `msgspec.MsgspecError` if it
+        names none.
+        """
+        try:
+            found = _decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            result = self._results.get(find_request_id(body))
+            if result is None:
+                raise msgspec.MsgspecError("a message of no request") from error
+            if not result.done():
+                result.set_exception(_unavailable("its scores cannot be decoded"))
+            return
+        result = self._results.get(found.request_id)
+        if result is not None and not result.done():
+            result.set_result(found)
 
 
 def _unavailable(reason: str) -> Unavailable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,10 @@ class Scorer:
             scores = self._ridge.scores(folder, positions, Probe(gradient=gradient.tolist()))
             if scores is None:
                 raise InvalidInput(f"the index of {folder.name} has gradients of another size")
+            if not all(map(math.isfinite, scores.values())):
+                raise InvalidInput(
+                    f"the checkpoint or the index of {folder.name} leaves the range of numbers"
+                )
             found.append(scores)
         return found
 

@@ -12,8 +12,12 @@ from safetensors.torch import load_file
 
 from backend.domain.attribution import (
     ANSWERS_FILE,
+    DISTILLED_ERROR_METHOD,
+    DISTILLED_METHOD,
     EARLIER_GRADIENT_METHODS,
+    ERROR_METHOD,
     GRADIENT_METHOD,
+    HIDDEN_METHOD,
     INDEX_FILE,
     MAX_ANSWER_TOKENS,
     MAX_ANSWERS,
@@ -76,6 +80,18 @@ class Published:
         if GRADIENT_METHOD in methods:
             return None
         return max(EARLIER_GRADIENT_METHODS.intersection(methods), default=None)
+
+    @property
+    def missing_methods(self) -> list[str]:
+        """Methods that training writes and the index leaves out, so that answers are paid by one that suits
+        its creator. Adapters that were trained before answers were published may lack some.
+        """
+        if not self.answers and not self.has_rule_of_split:
+            return []
+        gradient = self.earlier_gradient or GRADIENT_METHOD
+        written = [DISTILLED_METHOD, DISTILLED_ERROR_METHOD, gradient, ERROR_METHOD, HIDDEN_METHOD]
+        stated = self.metadata.get("methods", "").split()
+        return [method for method in written if method not in stated]
 
 
 def read_published(folder: Path) -> Published:
@@ -142,6 +158,9 @@ def _check_whole(published: Published) -> None:
             f"{INDEX_FILE} has maps, but not the answers, options and directions of {GRADIENT_METHOD} that "
             "they follow from"
         )
+        raise MalformedFolder(text, param=INDEX_FILE)
+    if missing := published.missing_methods:
+        text = f"{INDEX_FILE} lacks {', '.join(missing)}, so that answers are paid by another method"
         raise MalformedFolder(text, param=INDEX_FILE)
     if len(answers) > MAX_ANSWERS or (answers and all(answer.prompt.is_kept_out for answer in answers)):
         raise MalformedFolder(f"{ANSWERS_FILE} has too many answers, or none to fit on", param=ANSWERS_FILE)

@@ -171,6 +171,19 @@ def test_an_index_of_an_earlier_gradient_is_judged_in_part(
     assert found["error-ridge-1"]
 
 
+@pytest.mark.parametrize("method", ["distilled-1", "distilled-error-1", GRADIENT_METHOD, "error-ridge-1"])
+def test_an_index_that_leaves_out_a_method_is_refused(
+    running: RunningOperator, trained: tuple[Path, str], tmp_path: Path, method: str
+) -> None:
+    folder = shutil.copytree(trained[0], tmp_path / "adapter")
+    path = folder / INDEX_FILE
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    methods = [each for each in metadata["methods"].split() if each != method]
+    save_file(load_file(path), path, metadata | {"methods": " ".join(methods)})
+    assert verify(register(running, folder, trained[1])) == (1, {"attribution": False})
+
+
 def test_what_cannot_be_checked_is_named(
     running: RunningOperator, trained: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

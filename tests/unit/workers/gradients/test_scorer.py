@@ -113,6 +113,14 @@ def test_a_prompt_that_the_template_refuses_is_an_error_of_its_request(scorer: S
         scorer.answer(GradientRequest("", ("unused",), ((1,),), 9, 1.0))
 
 
+def test_a_checkpoint_whose_gradients_overflow_is_an_error(scorer: Scorer, adapter: Path) -> None:
+    path = adapter / CHECKPOINT_FILE
+    huge = {name: torch.full_like(weight, 3e38) for name, weight in load_file(path).items()}
+    save_file(huge, path)
+    with pytest.raises(InvalidInput, match="range of numbers"):
+        scorer.scores(adapter, answers(scorer)[:1])
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -43,6 +43,8 @@ class ScriptedScorer:
             raise NotImplementedError
         if folder.name == "fatal":
             raise MemoryError
+        if folder.name == "no number":
+            return [{0: float("nan")} for _ in answers]
         return [{0: float(sum(map(len, answer.choices)))} for answer in answers]
 
 
@@ -155,7 +157,9 @@ async def until_waiting(client: GradientClient, count: int) -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(("folder", "prompt"), [("broken", ""), ("hostile", ""), ("one", "refused")])
+@pytest.mark.parametrize(
+    ("folder", "prompt"), [("broken", ""), ("hostile", ""), ("no number", ""), ("one", "refused")]
+)
 async def test_an_answer_that_cannot_be_scored_fails_alone(
     scorer: ScriptedScorer, tmp_path: Path, folder: str, prompt: str
 ) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.attribution import UNIFORM_METHOD, shares_from_scores
+from backend.domain.attribution import INDEX_FILE, UNIFORM_METHOD, shares_from_scores
+from backend.domain.receipt import Share
 from backend.ports.attribution import Probe
 from backend.services.answers.attribution import Uniform
 from backend.services.receipts.reexecution import (
@@ -92,7 +93,7 @@ class Scores:
     """A method that says the same of every answer that has a probe."""
 
     method: str
-    found: tuple[float, float]
+    found: tuple[float, ...]
 
     def is_prepared(self, _: Path) -> bool:
         return True
@@ -116,8 +117,25 @@ def check(method: str, scores: tuple[float, float], probe: Probe | None) -> bool
 def test_shares_are_judged_by_the_method_that_was_signed() -> None:
     assert check("new-1", (1.0, 3.0), PROBE) is True
     assert check("new-1", (3.0, 1.0), PROBE) is False
-    assert check("old-1", (3.0, 1.0), PROBE) is True  # it was the first once
+    assert check("old-1", (3.0, 1.0), PROBE) is None  # it was the first once, or suited the operator
     assert check("old-1", (1.0, 3.0), PROBE) is False
+
+
+def test_many_small_differences_that_move_much_in_all_are_not_called_right() -> None:
+    """Each share differs by 2 %, less than rounding explains, and ten contributions lose 20 % of the pool."""
+    methods = Scores("new-1", (1.0,) * 20), Uniform()
+    shares = [Share(at, 30_000 if at < 10 else 70_000) for at in range(20)]
+    found = attribution_check(methods, Path(), range(20), "new-1", shares, PROBE)
+    assert found.is_right is None
+    assert "200000 in all" in found.message
+
+
+def test_sharing_all_alike_is_open_while_an_index_could_apply(tmp_path: Path) -> None:
+    shares = shares_from_scores({0: 1.0, 1: 1.0})
+    checked = METHODS, tmp_path, (0, 1), UNIFORM_METHOD, shares
+    assert attribution_check(*checked, None).is_right is True
+    (tmp_path / INDEX_FILE).touch()
+    assert attribution_check(*checked, None).is_right is None
 
 
 def test_sharing_all_alike_is_right_only_where_nothing_else_applies() -> None:
