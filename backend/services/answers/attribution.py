@@ -52,12 +52,11 @@ class ByIndex:
         self, adapter_folder: Path, positions: Sequence[int], probe: Probe
     ) -> Mapping[int, float] | None:
         index = self._indices.get(adapter_folder)
-        found = None if index is None else self.score(index, probe)
-        if index is None or found is None:
+        if index is None:
             return None
-        wanted = set(positions)
-        pairs = zip(index.positions.tolist(), found.tolist(), strict=True)
-        return {position: score for position, score in pairs if position in wanted}
+        index = index.restricted(positions)
+        found = self.score(index, probe)
+        return None if found is None else dict(zip(index.positions.tolist(), found.tolist(), strict=True))
 
     @abstractmethod
     def score(self, index: AttributionIndex, probe: Probe) -> Any | None:

@@ -21,7 +21,7 @@ from backend.domain.errors import InvalidInput
 from backend.services.answers.distilled import LinearMap, distilled_features, error_features
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
 _ROUNDING = 1e-3
@@ -51,6 +51,26 @@ class AttributionIndex:
     @property
     def maps(self) -> tuple[LinearMap, ...]:
         return tuple(each for each in (self.distilled, self.distilled_error) if each is not None)
+
+    def restricted(self, positions: Sequence[int]) -> AttributionIndex:
+        """The index of these contributions. A creator may name any number of others, which would be scored
+        for nothing.
+        """
+        import numpy as np
+
+        chosen = np.isin(self.positions, np.asarray(positions, dtype=np.int64))
+        if chosen.all():
+            return self
+        return AttributionIndex(
+            positions=self.positions[chosen],
+            rows=self.rows[chosen],
+            hidden=self.hidden[chosen],
+            centre=self.centre,
+            error=self.error[chosen],
+            gradient=None if self.gradient is None else self.gradient[chosen],
+            distilled=None if self.distilled is None else self.distilled.rows(chosen),
+            distilled_error=None if self.distilled_error is None else self.distilled_error.rows(chosen),
+        )
 
     @property
     def num_bytes(self) -> int:

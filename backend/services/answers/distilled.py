@@ -25,6 +25,10 @@ class LinearMap:
         found: NDArray[Any] = self.weights.astype(np.float64) @ features.astype(np.float64) + self.bias
         return found
 
+    def rows(self, chosen: NDArray[Any]) -> LinearMap:
+        """The map to the chosen contributions."""
+        return LinearMap(self.weights[chosen], self.bias[chosen])
+
     @property
     def num_bytes(self) -> int:
         return int(self.weights.nbytes + self.bias.nbytes)

@@ -232,6 +232,29 @@ def test_positions_outside_the_snapshots_get_nothing(tmp_path: Path) -> None:
     assert scores == pytest.approx({1: 0.9})
 
 
+@pytest.mark.parametrize(
+    "attributor", [HiddenCosine, Distilled, DistilledError, UniformByRows], ids=lambda each: each.method
+)
+def test_contributions_that_do_not_count_are_not_scored_and_change_no_score(
+    tmp_path: Path, attributor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_index(tmp_path, DISTILLED, **MAPS)
+    scoring = attributor(Indices())
+    whole = scoring.scores(tmp_path, POSITIONS, PROBE)
+    sizes: list[int] = []
+    score = attributor.score
+
+    def counted(self: Any, index: AttributionIndex, probe: Probe) -> Any:
+        sizes.append(len(index.positions))
+        return score(self, index, probe)
+
+    monkeypatch.setattr(attributor, "score", counted)
+    for wanted in ([POSITIONS[0], POSITIONS[2]], [POSITIONS[1], 77]):
+        found = scoring.scores(tmp_path, wanted, PROBE)
+        assert found == pytest.approx({at: whole[at] for at in wanted if at in whole})
+    assert sizes == [2, 1]
+
+
 def test_shares_follow_the_scores(tmp_path: Path) -> None:
     write_index(tmp_path)
     found = attribute([HiddenCosine(Indices()), Uniform()], tmp_path, POSITIONS, PROBE)
