@@ -100,7 +100,11 @@ class AdapterFolders:
             with turn:  # one fetch per CID; callers that waited find the folder
                 if not path.is_dir():
                     self._root.mkdir(parents=True, exist_ok=True)
-                    self._download(cid, path)
+                    try:
+                        self._download(cid, path)
+                    except (Conflict, OSError):
+                        if not path.is_dir():  # or another process was faster
+                            raise
         finally:
             with self._lock:
                 self._fetching.pop(cid, None)
@@ -111,9 +115,6 @@ class AdapterFolders:
         self._fetch_folder(cid, max_bytes)
         try:
             self._store.fetch_folder(cid, path, max_bytes=max_bytes)
-        except (Conflict, OSError):
-            if not path.is_dir():  # or another process was faster
-                raise
         except ContentMissing as error:
             raise AdapterMissing(
                 f"No reachable operator has the adapter's folder {cid} now; nothing was charged, try again.",
