@@ -41,6 +41,8 @@ ERROR_METHOD = "error-ridge-1"
 HIDDEN_METHOD = "hidden-cosine-1"
 ROWS_METHOD = "uniform-rows-1"
 UNIFORM_METHOD = "uniform-1"
+METHODS_OF_INDEX = (DISTILLED_METHOD, DISTILLED_ERROR_METHOD, GRADIENT_METHOD, ERROR_METHOD, HIDDEN_METHOD)
+"""Methods of an index as training writes it."""
 METHODS_OF_ERRORS = frozenset({DISTILLED_METHOD, DISTILLED_ERROR_METHOD, ERROR_METHOD})
 """Methods that need an answer's error vector."""
 

@@ -34,10 +34,8 @@ from backend.domain.attribution import (
     CHECKPOINT_FILE,
     DISTILLED_ERROR_METHOD,
     DISTILLED_METHOD,
-    ERROR_METHOD,
-    GRADIENT_METHOD,
-    HIDDEN_METHOD,
     INDEX_METADATA,
+    METHODS_OF_INDEX,
     NUM_KEPT_OUT,
 )
 from backend.services.answers.distilled import distilled_features, error_features
@@ -137,17 +135,7 @@ def compute_index(
         **_map_tensors(maps),
     }
     evidence = _evidence(maps, answers)
-    metadata = {
-        **INDEX_METADATA,
-        "methods": " ".join((*MAPS, GRADIENT_METHOD, ERROR_METHOD, HIDDEN_METHOD)),
-        "sketch_seed": str(SKETCH_SEED),
-        "lambda": str(GRADIENT_RIDGE),
-        "config": json.dumps(asdict(config), sort_keys=True),
-        "split": SPLIT,
-        **{f"{MAPS[method]}_strength": str(found.strength) for method, found in maps.items()},
-        **{name: str(value) for name, value in evidence.items()},
-    }
-    return Index(tensors, metadata, evidence)
+    return Index(tensors, _metadata(config, maps, evidence), evidence)
 
 
 @contextmanager
@@ -252,6 +240,22 @@ def _map_tensors(maps: Mapping[str, Distilled]) -> dict[str, torch.Tensor]:
         tensors[f"{MAPS[method]}.weights"] = torch.from_numpy(found.map.weights)
         tensors[f"{MAPS[method]}.bias"] = torch.from_numpy(found.map.bias)
     return tensors
+
+
+def _metadata(
+    config: TrainingConfig, maps: Mapping[str, Distilled], evidence: Mapping[str, float]
+) -> dict[str, str]:
+    """What serving reads the index by, and verification repeats the computation by."""
+    return {
+        **INDEX_METADATA,
+        "methods": " ".join(METHODS_OF_INDEX),
+        "sketch_seed": str(SKETCH_SEED),
+        "lambda": str(GRADIENT_RIDGE),
+        "config": json.dumps(asdict(config), sort_keys=True),
+        "split": SPLIT,
+        **{f"{MAPS[method]}_strength": str(found.strength) for method, found in maps.items()},
+        **{name: str(value) for name, value in evidence.items()},
+    }
 
 
 def _evidence(maps: Mapping[str, Distilled], answers: Sequence[Answer]) -> dict[str, float]:

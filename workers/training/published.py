@@ -12,15 +12,12 @@ from safetensors.torch import load_file
 
 from backend.domain.attribution import (
     ANSWERS_FILE,
-    DISTILLED_ERROR_METHOD,
-    DISTILLED_METHOD,
     EARLIER_GRADIENT_METHODS,
-    ERROR_METHOD,
     GRADIENT_METHOD,
-    HIDDEN_METHOD,
     INDEX_FILE,
     MAX_ANSWER_TOKENS,
     MAX_ANSWERS,
+    METHODS_OF_INDEX,
 )
 from backend.domain.errors import InvalidInput
 from backend.services.answers.attribution_index import load_index
@@ -88,10 +85,10 @@ class Published:
         """
         if not self.answers and not self.has_rule_of_split:
             return []
-        gradient = self.earlier_gradient or GRADIENT_METHOD
-        written = [DISTILLED_METHOD, DISTILLED_ERROR_METHOD, gradient, ERROR_METHOD, HIDDEN_METHOD]
-        stated = self.metadata.get("methods", "").split()
-        return [method for method in written if method not in stated]
+        stated = set(self.metadata.get("methods", "").split())
+        if self.earlier_gradient is not None:
+            stated.add(GRADIENT_METHOD)
+        return [method for method in METHODS_OF_INDEX if method not in stated]
 
 
 def read_published(folder: Path) -> Published:

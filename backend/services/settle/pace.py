@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from backend.ports.chain import Chain
 
 PATIENCE_SECONDS = 86_400
-"""After so long, or a part of the vault's thaw, a channel is collected from whatever it owes."""
+"""Age of the oldest receipt at which a batch collects from a channel that owes less than the least amount;
+less if `1 / PARTS_OF_THAW` of the vault's thaw is shorter.
+"""
 PARTS_OF_THAW = 8
 
 

@@ -1,7 +1,8 @@
 """Which answers payers have to waive before they get further ones.
 
-A quarantined receipt blocks all later receipts of its channel until it is waived. A payer that signs its own
-vouchers could otherwise use up its balance, send no waiver, and withdraw what nobody can collect.
+A quarantined receipt blocks the settlement of all later receipts of its channel until the payer waives it.
+Without this check a payer that signs its own vouchers could spend its balance, not sign the waiver, and
+withdraw the balance, because the operator cannot collect the later receipts.
 """
 
 from __future__ import annotations

@@ -109,8 +109,9 @@ class Leases:
         return True
 
     def record_event(self, leased: LeasedJob, kind: str, data: Mapping[str, Any]) -> None:
-        """Add a job event. A checkpoint beyond those of earlier leases is progress, after which attempts
-        count anew: a worker without their files reaches their steps again.
+        """Add a job event. A checkpoint at a later step than those of earlier leases resets the number of
+        attempts. A worker that lacks the files of earlier checkpoints repeats their steps, which resets
+        nothing.
 
         Errors: `LeaseLost`, as for all methods below.
         """
