@@ -110,10 +110,12 @@ class ResponseFormat(Strict):
 
 
 class BlendPart(Strict):
-    """`weight`: factor of the adapter's delta, and its share of the tokens that are charged at its price."""
+    """`weight`: factor of the adapter's delta; in proportion to it, tokens are charged at its price. The
+    weights of a blend sum to at most 1.
+    """
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    weight: Annotated[float, Field(ge=0.01, le=4)]
+    weight: Annotated[float, Field(ge=0.01, le=1)]
 
 
 class Extension(Strict):

@@ -155,7 +155,7 @@ class Uniform:
         positions: Sequence[int],
         probe: Probe,  # noqa: ARG002
     ) -> Mapping[int, float]:
-        return dict.fromkeys(positions, 1.0)
+        return _alike(positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +179,29 @@ def attribute(
 def score_all(
     attributors: Sequence[Attributor], versions: Sequence[tuple[Path, Sequence[int]]], probe: Probe
 ) -> tuple[str, list[Mapping[int, float]]]:
-    """Score an answer of several versions by one method, the first that applies to all of them."""
+    """Score an answer of several versions by one method, the first that applies to all of them.
+
+    The contributions of a version to which `uniform-1` alone applies count alike by any method: otherwise a
+    payer could have those of every version count alike, by a blend with such a version.
+    """
     for attributor in attributors:
-        scores = [attributor.scores(folder, positions, probe) for folder, positions in versions]
-        if all(scores):
-            return attributor.method, [each for each in scores if each]
+        scores = [attributor.scores(*version, probe) for version in versions]
+        missing = [version for version, found in zip(versions, scores, strict=True) if not found]
+        if any(scores) and not any(_is_scored(attributors, version, probe) for version in missing):
+            pairs = zip(versions, scores, strict=True)
+            return attributor.method, [found or _alike(positions) for (_, positions), found in pairs]
     raise InvalidInput("No attribution method applies to this version.")
+
+
+def _is_scored(
+    attributors: Sequence[Attributor], version: tuple[Path, Sequence[int]], probe: Probe
+) -> bool:
+    """Whether a method other than `uniform-1` applies."""
+    return any(each.method != UNIFORM_METHOD and each.scores(*version, probe) for each in attributors)
+
+
+def _alike(positions: Sequence[int]) -> Mapping[int, float]:
+    return dict.fromkeys(positions, 1.0)
 
 
 def answer_probe(states: ProbeStates | None) -> Probe | None:

@@ -33,7 +33,11 @@ class Part:
 def build_blend(weighted: Sequence[tuple[Model, float]]) -> tuple[Part, ...]:
     """Parts in proportion to the weights, which must be positive; rounding remainders go to the first parts.
 
-    Errors: `InvalidInput` for the base model, which is in every blend, and for repeated adapters.
+    The weights sum to at most 1, so that no adapter is used for more than it is paid. Otherwise an adapter
+    that changes nothing would, by a large weight, take the pay of one that is used in full.
+
+    Errors: `InvalidInput` for a larger sum, for the base model, which is in every blend, and for repeated
+    adapters.
     """
     if not 1 <= len(weighted) <= MAX_SLICES:
         raise InvalidInput(f"A blend has 1 to {MAX_SLICES} adapters.", param=FIELD)
@@ -42,6 +46,13 @@ def build_blend(weighted: Sequence[tuple[Model, float]]) -> tuple[Part, ...]:
     if len({model.record.adapter_digest for model, _ in weighted}) < len(weighted):
         raise InvalidInput("A blend must name each adapter only once.", param=FIELD)
     weights = [Fraction(str(weight)) for _, weight in weighted]  # exactly as written: 0.9 is 9/10
+    total = float(sum(weights))  # rounded: 0.7 and 1 - 0.7 are 1
+    if total > 1:
+        raise InvalidInput(
+            f"The weights of a blend sum to {total:g}; at most 1 is possible, because each "
+            "adapter is paid by its weight.",
+            param=FIELD,
+        )
     ppm = [int(weight * PPM / sum(weights)) for weight in weights]
     rest = PPM - sum(ppm)
     return tuple(

@@ -118,7 +118,8 @@ def attribution_check(
 ) -> Check:
     """Check that the shares follow from the adapter's index. `attributors`: those used for answers, in order
     of preference. The preference may have changed since the answer was signed, so the signed method is used;
-    uniform shares, the last resort, are accepted only if no other method applies.
+    uniform shares, the last resort, are accepted only if no other method applies. In a blend they are those
+    of a version without an index, whatever method the receipt names for the others.
     """
     if method not in {attributor.method for attributor in attributors}:
         return Check("attribution", is_right=None, message=f"the method {method} is not available here")
@@ -128,15 +129,18 @@ def attribution_check(
         text = f"{method} counts only if no method applies: pass --request, --answer and --re-execute"
         return Check("attribution", is_right=None, message=text)
     applicable = attributors if method == last_resort.method else [*own, last_resort]
-    found = attribute(applicable, folder, positions, Probe() if probe is None else probe)
+    given = Probe() if probe is None else probe
+    found = attribute(applicable, folder, positions, given)
+    preferred = attribute(attributors, folder, positions, given).method
     if found.method != method:
-        if probe is None:
+        if probe is None and (folder / INDEX_FILE).is_file():
             text = f"{method} needs the answer's state: pass --request, --answer and --re-execute"
             return Check("attribution", is_right=None, message=text)
-        return Check("attribution", is_right=False, message=f"{method} was signed, {found.method} applies")
-    check = _compare(method, found.shares, shares, 0 if probe is None else SHARE_TOLERANCE_PPM)
-    preferred = attribute(attributors, folder, positions, Probe() if probe is None else probe).method
-    if not check.is_right or preferred == method:
+        if preferred != last_resort.method:
+            text = f"{method} was signed, {found.method} applies"
+            return Check("attribution", is_right=False, message=text)
+    check = _compare(found.method, found.shares, shares, 0 if probe is None else SHARE_TOLERANCE_PPM)
+    if not check.is_right or preferred in {method, last_resort.method}:
         return check
     text = f"{check.message}; {preferred} applies too and is preferred, at least now"
     return Check("attribution", is_right=None, message=text)

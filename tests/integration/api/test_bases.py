@@ -98,7 +98,7 @@ def test_an_answer_comes_from_the_base_of_its_model_and_is_paid_by_its_record(
 
 
 def test_a_blend_has_one_base(api: Api, engine: ScriptedEngine, adapter: VersionId) -> None:
-    parts = [{"model": adapter, "weight": 1}, {"model": api.installation.version, "weight": 1}]
+    parts = [{"model": adapter, "weight": 0.5}, {"model": api.installation.version, "weight": 0.5}]
     asked: dict[str, Any] = {"model": "large", "prompt": "a", "loraledger": {"blend": parts}}
     with api.http() as http:
         refused = http.post("/v1/completions", json=asked)

@@ -167,7 +167,7 @@ async def test_a_blend_is_another_answer_and_pays_both_by_one_method(
     alone, _ = await answered((first, 1.0))
     plain = await generate.start(request(installation, 12))
     assert "".join([chunk.text async for _, chunk in plain.chunks()]) == alone
-    text, signed = await answered((first, 1.0), (second, 3.0))
+    text, signed = await answered((first, 0.25), (second, 0.75))
     assert text != alone
     assert [part.weight_ppm for part in signed.slices] == [250_000, 750_000]
     assert signed.method == "hidden-cosine-1"

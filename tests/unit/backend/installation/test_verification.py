@@ -57,12 +57,12 @@ class Again(Recomputation):
 def test_one_adapter_is_requested_alone_and_several_as_a_blend() -> None:
     alone = Again(FIRST).asked()
     assert (alone.adapter, alone.blend) == (adapter_ref(FIRST, Path(FIRST.adapter_digest)), None)
-    together = Again(FIRST, SECOND).asked(0.5, 2.0)
+    together = Again(FIRST, SECOND).asked(0.5, 0.25)
     assert together.adapter is None
     assert together.blend is not None
     assert [(part.adapter, part.weight) for part in together.blend.parts] == [
         (adapter_ref(FIRST, Path(FIRST.adapter_digest)), 0.5),
-        (adapter_ref(SECOND, Path(SECOND.adapter_digest)), 2.0),
+        (adapter_ref(SECOND, Path(SECOND.adapter_digest)), 0.25),
     ]
 
 

@@ -181,6 +181,21 @@ def test_a_blend_uses_the_first_method_that_all_its_versions_have(tmp_path: Path
     assert scores[0] == scores[1] == Ridge(Indices(), "error").scores(old, POSITIONS, PROBE)
 
 
+def test_a_version_without_an_index_does_not_decide_how_the_others_of_a_blend_are_attributed(
+    tmp_path: Path,
+) -> None:
+    indexed, without = tmp_path / "indexed", tmp_path / "without"
+    indexed.mkdir()
+    without.mkdir()
+    write_index(indexed, DISTILLED, **MAPS)
+    alone = score_all(attributors(), [(indexed, POSITIONS)], PROBE)
+    method, scores = score_all(attributors(), [(without, [5, 9]), (indexed, POSITIONS)], PROBE)
+    assert (method, scores[1]) == (alone[0], alone[1][0])
+    assert scores[0] == {5: 1.0, 9: 1.0}
+    method, scores = score_all(attributors(), [(without, [5, 9]), (without, [7])], PROBE)
+    assert (method, scores) == ("uniform-1", [{5: 1.0, 9: 1.0}, {7: 1.0}])
+
+
 def test_distilled_scores_of_huge_vectors_stay_finite(tmp_path: Path) -> None:
     huge = MAPS | {"distilled.weights": np.full((3, 4), 3e38, dtype=np.float32)}
     write_index(tmp_path, DISTILLED, **huge)

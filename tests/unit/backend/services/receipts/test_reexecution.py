@@ -109,9 +109,11 @@ METHODS = (Scores("new-1", (1.0, 3.0)), Scores("old-1", (3.0, 1.0)), Uniform())
 PROBE = Probe([1.0])
 
 
-def check(method: str, scores: tuple[float, float], probe: Probe | None) -> bool | None:
+def check(
+    method: str, scores: tuple[float, float], probe: Probe | None, folder: Path = Path()
+) -> bool | None:
     shares = shares_from_scores(dict(enumerate(scores)))
-    return attribution_check(METHODS, Path(), (0, 1), method, shares, probe).is_right
+    return attribution_check(METHODS, folder, (0, 1), method, shares, probe).is_right
 
 
 def test_shares_are_judged_by_the_method_that_was_signed() -> None:
@@ -143,6 +145,15 @@ def test_sharing_all_alike_is_right_only_where_nothing_else_applies() -> None:
     assert check(UNIFORM_METHOD, (1.0, 1.0), Probe()) is True
 
 
-def test_without_the_answers_state_or_the_method_nothing_is_claimed() -> None:
-    assert check("new-1", (1.0, 3.0), None) is None
+@pytest.mark.parametrize("probe", [None, Probe()])
+def test_a_version_without_an_index_shares_all_alike_whatever_method_its_blend_has(
+    probe: Probe | None,
+) -> None:
+    assert check("new-1", (1.0, 1.0), probe) is True
+    assert check("new-1", (1.0, 3.0), probe) is False
+
+
+def test_without_the_answers_state_or_the_method_nothing_is_claimed(tmp_path: Path) -> None:
+    (tmp_path / INDEX_FILE).touch()
+    assert check("new-1", (1.0, 3.0), None, tmp_path) is None
     assert check("unheard-of-1", (1.0, 3.0), PROBE) is None
