@@ -193,9 +193,7 @@ def score_all(
     raise InvalidInput("No attribution method applies to this version.")
 
 
-def _is_scored(
-    attributors: Sequence[Attributor], version: tuple[Path, Sequence[int]], probe: Probe
-) -> bool:
+def _is_scored(attributors: Sequence[Attributor], version: tuple[Path, Sequence[int]], probe: Probe) -> bool:
     """Whether a method other than `uniform-1` applies."""
     return any(each.method != UNIFORM_METHOD and each.scores(*version, probe) for each in attributors)
 
