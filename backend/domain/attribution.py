@@ -33,10 +33,6 @@ DISTILLED_METHOD = "distilled-1"
 DISTILLED_ERROR_METHOD = "distilled-error-1"
 """The same from the error vector alone, for engines that return nothing else."""
 GRADIENT_METHOD = "gradient-ridge-4"
-EARLIER_GRADIENT_METHODS = frozenset({"gradient-ridge-1", "gradient-ridge-2", "gradient-ridge-3"})
-"""Version 1 included gradients of the chat template's preamble, version 2 had another lambda, and version 3
-one preconditioner for all modules. Their scores are not comparable, and nothing computes them any more.
-"""
 ERROR_METHOD = "error-ridge-1"
 HIDDEN_METHOD = "hidden-cosine-1"
 ROWS_METHOD = "uniform-rows-1"

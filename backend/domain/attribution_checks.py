@@ -1,7 +1,7 @@
 """Judges a published attribution index by what was computed again from base model, checkpoint and rows.
 
 Another processor rounds differently, so an honest index differs a little from a recomputed one. The
-tolerances are at least twice what computing in fp32 instead of bf16 changes (docs/adr/0038).
+tolerances are at least ten times what a processor with other instructions changes (docs/adr/0061).
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from backend.domain.receipt_checks import Check
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-MOVED_PPM = 30_000
+MOVED_PPM = 1_000
 """Most of the pool that a published method may move away from the recomputed one, the mean over answers."""
-DISTANCE = 0.2
-"""Largest distance of a contribution's vector from the recomputed one, relative to that one's norm."""
-MEAN_MISS = 0.005
+DISTANCE = 0.002
+"""Largest distance of a contribution's vector from the recomputed one, relative to that one's norm. It bounds
+what a forger moves in answers that verification does not measure.
+"""
+MEAN_MISS = 0.00001
 """Largest mean probability by which the random numbers may miss their published tokens."""
-MISS = 0.15
+MISS = 0.001
 """Largest probability by which one random number may."""
-AGREEMENT = 0.05
+AGREEMENT = 0.01
 """Largest difference of a published agreement from the recomputed one."""
 
 

@@ -117,6 +117,14 @@ def contributed_rows(name: str) -> list[tuple[int, dict[str, str]]]:
     ]
 
 
+def write_rows(name: str, path: Path) -> None:
+    """Write the rows that the contributors of a study give as those of a training job. Errors: as
+    `read_study`.
+    """
+    lines = (json.dumps({"contribution": place, "row": row}) for place, row in contributed_rows(name))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def _chosen(source: Source, seen: set[str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """(rows that the study uses, spare rows). No question and no answer of the study occurs twice; `seen` has
     those of earlier contributors.

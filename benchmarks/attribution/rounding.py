@@ -1,17 +1,17 @@
 """Measures what rounding changes in an attribution index: `python -m benchmarks.attribution.rounding`.
 
-A training job publishes an adapter of a study's rows, computed in bf16. Then its index is computed again in
-fp32, the largest change of rounding that another processor makes. The tolerances of `loraledger attribution
-verify` are at least twice the differences. Each study is stored when it is done.
+A training job publishes an adapter of a study's rows. Then its index is computed again by one thread with the
+instructions that every x86-64 processor since 2008 has, as another machine would. The tolerances of
+`loraledger attribution verify` are at least ten times the differences. What a forger could move within them
+is measured on another study's rows (`benchmarks.attribution.forgery`). Each study is stored when it is done.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.attribution.command import add_docs, make_parser, run, show
+from benchmarks.attribution.command import STUDIES, add_docs, make_parser, run, show
 
 if TYPE_CHECKING:
     import argparse
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ROUNDING = "rounding"
 """Key of the report."""
+PLAINEST = ("ATEN_CPU_CAPABILITY=default", "ONEDNN_MAX_CPU_ISA=SSE41", "MKL_ENABLE_INSTRUCTIONS=SSE4_2")
+"""Environment that restricts the instructions of torch and of its libraries."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,49 +37,62 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
     found = {}
     for name in options.study:
-        found[name] = measure_rounding(name, options.work / ROUNDING / name, options.threads, show)
+        other = STUDIES[(STUDIES.index(name) + 1) % len(STUDIES)]
+        job = options.work / ROUNDING / name
+        found[name] = measure_rounding(name, other, job, options.threads, show)
         page.add(options.docs, ROUNDING, name, found[name])
     return found
 
 
 def measure_rounding(
-    name: str, job: Path, num_threads: int, emit: Emit, base_folder: str = ""
+    name: str, other: str, job: Path, num_threads: int, emit: Emit, base_folder: str = ""
 ) -> dict[str, Any]:
     """Fields of `Recomputed` for an adapter of the study `name`, trained in the folder `job` unless it is
-    already, and the processor. An empty `base_folder` selects the bundled base model.
+    already; `forged`, what a forger could move on rows of the study `other`; and the processor. An empty
+    `base_folder` selects the bundled base model.
 
-    Errors: `ValueError` on a processor that trains in fp32.
+    Errors: `ValueError` if the index cannot be computed again.
     """
-    import torch
-
+    from benchmarks.attribution.forgery import measure_forgery
     from benchmarks.engine import machine
-    from inference.lora.files import adapter_digest
-    from workers.training.fit import compute_dtype
-    from workers.training.spec import ADAPTER, RESULT_FILE, VerificationSpec
-    from workers.training.verification import recompute_index
+    from workers.training.spec import ADAPTER, RESULT_FILE
 
-    if compute_dtype() != torch.bfloat16:
-        raise ValueError("this processor trains in fp32, so there is no index in bf16 to compare with")
     cache = str(job.parent.parent / "models")
     if not (job / RESULT_FILE).exists():
         _train(name, job, num_threads, emit, cache, base_folder)
-    folder = job / ADAPTER
-    spec = VerificationSpec(
-        str(folder), adapter_digest(folder), cache, base_folder, num_threads, has_rows=True, in_fp32=True
-    )
-    return {**recompute_index(spec, job, emit), "cpu": machine.describe()["cpu"]}
+    recomputed = _recompute(job, emit, cache, base_folder)
+    forged = measure_forgery(job / ADAPTER, job, other, base_folder, cache, num_threads, emit)
+    return {**recomputed, "forged": {"study": other, **forged}, "cpu": machine.describe()["cpu"]}
+
+
+def _recompute(job: Path, emit: Emit, cache: str, base_folder: str) -> dict[str, Any]:
+    """What another processor computes, in a process of its own."""
+    from inference.lora.files import adapter_digest
+    from workers.training.spec import ADAPTER, RESULT_FILE, ROWS_FILE, VerificationSpec
+    from workers.training.supervise import supervise, training_command
+
+    folder, again = (job / ADAPTER).resolve(), job / "again"
+    again.mkdir(exist_ok=True)
+    (again / RESULT_FILE).unlink(missing_ok=True)
+    (again / ROWS_FILE).write_bytes((job / ROWS_FILE).read_bytes())
+    spec = VerificationSpec(str(folder), adapter_digest(folder), cache, base_folder, 1, has_rows=True)
+    spec.save(again)
+    command = ["env", *PLAINEST, *training_command(again)]
+    message = supervise(command, again, lambda: True, lambda event: emit(event.kind, event.data))
+    if message is None or message.kind != "done":
+        raise ValueError(f"the index of {job} cannot be computed again: {message and message.data}")
+    return dict(message.data)
 
 
 def _train(name: str, job: Path, num_threads: int, emit: Emit, cache: str, base_folder: str) -> None:
     """An adapter of the rows that the study's contributors give, with the default options."""
     from backend.domain.training import TrainingConfig
-    from benchmarks.attribution.data import contributed_rows
+    from benchmarks.attribution.data import write_rows
     from workers.training.job import run_job
     from workers.training.spec import ROWS_FILE, TrainingSpec
 
     job.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps({"contribution": place, "row": row}) for place, row in contributed_rows(name))
-    (job / ROWS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_rows(name, job / ROWS_FILE)
     spec = TrainingSpec(f"ftjob-{name}", TrainingConfig(), (), (), cache, base_folder, num_threads)
     run_job(spec, job, emit)
 

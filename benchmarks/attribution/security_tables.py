@@ -96,7 +96,7 @@ def _gain(each: Mapping[str, float]) -> str:
 
 
 def rounding(report: Report) -> str:
-    """What fp32 instead of bf16 changes in an index, by study, next to the tolerances."""
+    """What another processor changes in an index, by study, and what a forger can move within tolerances."""
     studies = report["rounding"]
     first = next(iter(studies.values()))
     rows = []
@@ -104,7 +104,7 @@ def rounding(report: Report) -> str:
         found = [study["methods"][place] for study in studies.values()]
         moved = (f"{_percent(one['moved_ppm'])} ({_percent(one['most_moved_ppm'])})" for one in found)
         rows.append([f"`{each['method']}`: of the pool", *moved, _percent(MOVED_PPM)])
-        distances = (f"{one['distance']:.3f}" for one in found)
+        distances = (f"{one['distance']:.2g}" for one in found)
         rows.append([f"`{each['method']}`: of a vector's norm", *distances, f"{DISTANCE:g}"])
     for method in first["agreements"]:
         pairs = (study["agreements"][method] for study in studies.values())
@@ -114,13 +114,16 @@ def rounding(report: Report) -> str:
         ["tokens not drawn again", *(f"{each['num_missed']} of {each['num_tokens']}" for each in draws), ""],
         [
             "missed by a probability of",
-            *(f"{each['mean_miss']:.4f} ({each['largest_miss']:.3f})" for each in draws),
+            *(f"{each['mean_miss']:.2g} ({each['largest_miss']:.2g})" for each in draws),
             f"{MEAN_MISS:g} ({MISS:g})",
         ],
     ]
+    for method in (DISTILLED_METHOD, GRADIENT_METHOD):
+        forged = (_percent(study["forged"][method]) for study in studies.values())
+        rows.append([f"`{method}`: a forger moves of another kind", *forged, ""])
     cpus = " and ".join(sorted({study["cpu"] for study in studies.values()}))
     return "\n".join([*table(["", *studies, "tolerance"], rows), "", f"{cpus}.", ""])
 
 
 def _percent(ppm: int) -> str:
-    return f"{100 * ppm / PPM:.1f} %"
+    return f"{100 * ppm / PPM:.2g} %"

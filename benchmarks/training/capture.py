@@ -20,6 +20,7 @@ from workers.training.answers import plan_prompts, sample_answers
 from workers.training.base import open_base
 from workers.training.fit import MIDWAY_FILE, fit, lora_model
 from workers.training.index import (
+    ARITHMETIC,
     answer_states,
     capture_gradients,
     distil_scores,
@@ -117,11 +118,12 @@ def _turn(setup: _Setup) -> tuple[float, float, float]:
     adapter = setup.work / "adapter"
     save_adapter(model, adapter, setup.base)
     checkpoint = (setup.work / MIDWAY_FILE).read_bytes()
+    model = lora_model(setup.base.folder, setup.config, torch.float32)
     with _Timer() as capture:
         load_adapter(model, checkpoint)
         vectors = capture_gradients(model, setup.rows, setup.preamble, _ignore)
     reference = AdapterRef(adapter_digest(adapter), str(adapter))
-    with open_engine(setup.base.folder, setup.num_threads) as engine, _Timer() as serving:
+    with open_engine(setup.base.folder, setup.num_threads, ARITHMETIC) as engine, _Timer() as serving:
         answers = sample_answers(engine, reference, plan_prompts(setup.rows, ()), _ignore)
         examples = [answer.example for answer in answers]
         states = answer_states(engine, reference, examples, "distillation", _ignore)

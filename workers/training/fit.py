@@ -76,8 +76,9 @@ def compute_dtype() -> torch.dtype:
     return torch.bfloat16 if is_fast else torch.float32
 
 
-def lora_model(base_folder: Path, config: TrainingConfig) -> Any:
-    """The frozen base model in `compute_dtype`, with new adapter weights in fp32 drawn from the seed.
+def lora_model(base_folder: Path, config: TrainingConfig, dtype: torch.dtype | None = None) -> Any:
+    """The frozen base model in `dtype` (default: `compute_dtype`), with new adapter weights in fp32 drawn
+    from the seed.
 
     Errors: `InvalidInput` for targets that the base model does not have.
     """
@@ -89,7 +90,8 @@ def lora_model(base_folder: Path, config: TrainingConfig) -> Any:
             f"{', '.join(architecture.linears)}",
             param="targets",
         )
-    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=compute_dtype(), local_files_only=True)
+    dtype = dtype or compute_dtype()
+    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=dtype, local_files_only=True)
     model.set_attn_implementation(ATTENTION)
     model.config.use_cache = False
     set_seed(config.seed)

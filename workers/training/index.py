@@ -70,6 +70,10 @@ if TYPE_CHECKING:
     from workers.training.progress import Emit
     from workers.training.rows import Example
 
+ARITHMETIC: DType = "float32"
+"""Of engine and gradients, for all that an index follows from. In bf16 the indices of two processors differ
+by up to a tenth of a vector's norm, and a forgery as small moves much of an answer's pool (docs/adr/0061).
+"""
 CHUNK_ROWS = 4096
 """Rows whose states as lists, or whose sketches, are in memory at once: a few hundred MB."""
 MAPS = {DISTILLED_METHOD: "distilled", DISTILLED_ERROR_METHOD: "distilled_error"}
@@ -106,7 +110,7 @@ def compute_index(
 ) -> Index:
     """The index of a trained adapter, whose folder has its weights and `CHECKPOINT_FILE`: a function of the
     adapter, the `rows` that it was trained on with `config`, and its generated `answers`. Anyone can compute
-    it again, within the rounding of another processor.
+    it again, within the rounding of another processor's fp32.
 
     Its tensors are `positions` int64 [n], `rows` int64 [n] (number of trained rows), `hidden.vectors` float32
     [n, hidden] of unit norm, `hidden.centre` float32 [hidden], `error.vectors` float32 [n, hidden],
@@ -117,10 +121,10 @@ def compute_index(
     Errors: `inference.errors.InferenceError` if the engine refuses the adapter.
     """
     generated = [answer.example for answer in answers]
-    with open_engine(base.folder, num_threads) as engine:
+    with open_engine(base.folder, num_threads, ARITHMETIC) as engine:
         hidden, errors = answer_states(engine, adapter, rows, "index", emit)
         states = answer_states(engine, adapter, generated, "distillation", emit)
-    model = lora_model(base.folder, config)
+    model = lora_model(base.folder, config, torch.float32)
     load_adapter(model, (Path(adapter.path) / CHECKPOINT_FILE).read_bytes())
     preamble = preamble_ids(base.tokenizer)
     vectors = capture_gradients(model, rows, preamble, emit)
@@ -253,6 +257,7 @@ def _metadata(
         "lambda": str(GRADIENT_RIDGE),
         "config": json.dumps(asdict(config), sort_keys=True),
         "split": SPLIT,
+        "arithmetic": ARITHMETIC,
         **{f"{MAPS[method]}_strength": str(found.strength) for method, found in maps.items()},
         **{name: str(value) for name, value in evidence.items()},
     }

@@ -25,7 +25,7 @@ from workers.training.base import open_base
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
 from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
-from workers.training.index import compute_index, index_bytes, open_engine
+from workers.training.index import ARITHMETIC, compute_index, index_bytes, open_engine
 from workers.training.inspection import as_json, inspect_adapter
 from workers.training.memory import OutOfMemory, machine_memory, memory_limit
 from workers.training.rows import UnusableRows, general_examples, read_examples
@@ -101,7 +101,7 @@ def _write_index(
     index's evidence.
     """
     try:
-        with open_engine(base.folder, spec.num_threads) as engine:
+        with open_engine(base.folder, spec.num_threads, ARITHMETIC) as engine:
             answers = sample_answers(engine, adapter, plan_prompts(train, held_out), emit)
         index = compute_index(base, adapter, spec.config, train, answers, spec.num_threads, emit)
     except InferenceError as error:

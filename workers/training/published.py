@@ -12,8 +12,6 @@ from safetensors.torch import load_file
 
 from backend.domain.attribution import (
     ANSWERS_FILE,
-    EARLIER_GRADIENT_METHODS,
-    GRADIENT_METHOD,
     INDEX_FILE,
     MAX_ANSWER_TOKENS,
     MAX_ANSWERS,
@@ -23,6 +21,7 @@ from backend.domain.errors import InvalidInput
 from backend.services.answers.attribution_index import load_index
 from backend.services.train.options import parse_config
 from workers.training.answers import read_answers
+from workers.training.index import ARITHMETIC
 from workers.training.sketch import SKETCH_SIZE
 from workers.training.split import SPLIT
 from workers.training.tensors import is_finite
@@ -66,28 +65,16 @@ class Published:
     """Empty for adapters that were trained before answers were published."""
 
     @property
-    def has_rule_of_split(self) -> bool:
-        """Whether the options tell which rows were trained, by the rule of `hold_out`."""
-        return self.has_options and self.metadata.get("split") == SPLIT
-
-    @property
-    def earlier_gradient(self) -> str | None:
-        """Which of `EARLIER_GRADIENT_METHODS` the index has instead of `GRADIENT_METHOD`, if any."""
-        methods = self.metadata.get("methods", "").split()
-        if GRADIENT_METHOD in methods:
-            return None
-        return max(EARLIER_GRADIENT_METHODS.intersection(methods), default=None)
+    def is_reproducible(self) -> bool:
+        """Whether the index states that rows were held out, and vectors computed, as this release does it."""
+        return self.metadata.get("split") == SPLIT and self.metadata.get("arithmetic") == ARITHMETIC
 
     @property
     def missing_methods(self) -> list[str]:
         """Methods that training writes and the index leaves out, so that answers are paid by one that suits
-        its creator. Adapters that were trained before answers were published may lack some.
+        its creator.
         """
-        if not self.answers and not self.has_rule_of_split:
-            return []
-        stated = set(self.metadata.get("methods", "").split())
-        if self.earlier_gradient is not None:
-            stated.add(GRADIENT_METHOD)
+        stated = self.metadata.get("methods", "").split()
         return [method for method in METHODS_OF_INDEX if method not in stated]
 
 
@@ -103,7 +90,8 @@ def read_published(folder: Path) -> Published:
     except _UNREADABLE as error:
         raise MalformedFolder(f"a file of the adapter's folder cannot be used: {error}") from error
     published = Published(index, metadata, config, has_options, answers)
-    _check_whole(published)
+    if published.is_reproducible:
+        _check_whole(published)
     return published
 
 
@@ -142,24 +130,20 @@ def check_sizes(published: Published, vocab_size: int, base: Architecture) -> No
 
 
 def _check_whole(published: Published) -> None:
-    """What a map is verified by must be there, so that none escapes verification by leaving it out.
+    """All that training writes must be there, so that no part escapes verification by being left out.
 
     Errors: `MalformedFolder`.
     """
     answers, gradient = published.answers, published.index.gradient
-    has_gradient = gradient is not None or published.earlier_gradient is not None
-    if gradient is not None and gradient.shape[1] != SKETCH_SIZE:
-        raise MalformedFolder(f"{INDEX_FILE} has gradients of another size", param=INDEX_FILE)
-    if published.index.maps and not (answers and published.has_options and has_gradient):
-        text = (
-            f"{INDEX_FILE} has maps, but not the answers, options and directions of {GRADIENT_METHOD} that "
-            "they follow from"
-        )
-        raise MalformedFolder(text, param=INDEX_FILE)
     if missing := published.missing_methods:
         text = f"{INDEX_FILE} lacks {', '.join(missing)}, so that answers are paid by another method"
         raise MalformedFolder(text, param=INDEX_FILE)
-    if len(answers) > MAX_ANSWERS or (answers and all(answer.prompt.is_kept_out for answer in answers)):
+    if gradient is None or gradient.shape[1] != SKETCH_SIZE:
+        raise MalformedFolder(f"{INDEX_FILE} has gradients of another size", param=INDEX_FILE)
+    if not (answers and published.has_options):
+        text = f"{INDEX_FILE} lacks the answers or the options that its maps follow from"
+        raise MalformedFolder(text, param=INDEX_FILE)
+    if len(answers) > MAX_ANSWERS or all(answer.prompt.is_kept_out for answer in answers):
         raise MalformedFolder(f"{ANSWERS_FILE} has too many answers, or none to fit on", param=ANSWERS_FILE)
     longest = max((len(answer.token_ids) for answer in answers), default=0)
     if longest > MAX_ANSWER_TOKENS:

@@ -82,8 +82,7 @@ class ImportSpec:
 class VerificationSpec:
     """Specification of the verification of a published index; fields as in `TrainingSpec`.
 
-    `adapter_digest`: 64 hex digits. `has_rows`: whether `ROWS_FILE` has the snapshot's rows. `in_fp32`:
-    compute everything in fp32, to measure what the rounding of bf16 changes.
+    `adapter_digest`: 64 hex digits. `has_rows`: whether `ROWS_FILE` has the snapshot's rows.
     """
 
     adapter_folder: str
@@ -92,7 +91,6 @@ class VerificationSpec:
     base_folder: str
     num_threads: int
     has_rows: bool
-    in_fp32: bool = False
 
     def save(self, folder: Path) -> None:
         write_json(folder / VERIFICATION_FILE, asdict(self))

@@ -27,7 +27,14 @@ from workers.training.base import open_base
 from workers.training.draws import check_draws
 from workers.training.fit import lora_model
 from workers.training.gradients import row_gradients
-from workers.training.index import MAPS, answer_states, distil_scores, hidden_index, open_engine
+from workers.training.index import (
+    ARITHMETIC,
+    MAPS,
+    answer_states,
+    distil_scores,
+    hidden_index,
+    open_engine,
+)
 from workers.training.influence import ERROR_RIDGE, directions, gradient_directions
 from workers.training.published import check_sizes, load_weights, read_published
 from workers.training.rows import preamble_ids, read_examples
@@ -42,7 +49,6 @@ if TYPE_CHECKING:
 
     from backend.services.answers.attribution import ByIndex
     from backend.services.answers.attribution_index import AttributionIndex
-    from inference.config import DType
     from workers.training.answers import Answer, Prompt
     from workers.training.base import Base
     from workers.training.distil import Distilled as Fitted
@@ -53,12 +59,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS_COMPARED = 256
 """Rows whose answers both indices attribute, in addition to the generated answers."""
-NO_OPTIONS = "the index does not state the options of its training, which tell which rows were trained on"
-EARLIER_SPLIT = (
-    "the adapter was trained when rows were held out by another rule, so the trained ones are not known"
-)
-EARLIER_GRADIENT = "it follows from {}, which only the release that trained the adapter computes"
-NO_ANSWERS = "the folder has no generated answers: the adapter was trained before they were published"
+EARLIER = "the adapter was trained by an earlier release, which held out other rows or computed in bf16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,50 +85,36 @@ def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[st
     published = read_published(Path(spec.adapter_folder))
     train: list[Example] = []
     held_out: list[Example] = []
-    if spec.has_rows and published.has_rule_of_split:
+    if not published.is_reproducible:
+        return asdict(Recomputed((), unchecked={"index": EARLIER}))
+    if spec.has_rows:
         config = published.config
         examples = read_examples(folder / ROWS_FILE, base.tokenizer, config.max_length, emit, config.loss_on)
         train, held_out = hold_out(examples, config.eval_fraction, config.seed)
     rows, answers, draws = _measure(base, spec, published, train, emit)
-    found = Recomputed((), draws=draws, unchecked=_unchecked(spec, published))
+    found = Recomputed((), draws=draws)
     parts = _directions(rows, train) if train else {}
     if train:
-        found = replace(found, rows=_differing_rows(published.index, parts))
-        if published.answers:
-            planned = plan_prompts(train, held_out)
-            found = replace(found, num_unplanned=_num_unplanned(published.answers, planned))
-    if published.answers:
-        fitted = _fit_maps(published, answers)
-        parts |= {MAPS[method]: each.map for method, each in fitted.items()}
-        found = replace(found, **_evidence(published, fitted))
+        differing = _differing_rows(published.index, parts)
+        unplanned = _num_unplanned(published.answers, plan_prompts(train, held_out))
+        found = replace(found, rows=differing, num_unplanned=unplanned)
+    fitted = _fit_maps(published, answers)
+    parts |= {MAPS[method]: each.map for method, each in fitted.items()}
+    found = replace(found, **_evidence(published, fitted))
     if not found.rows:
         probes = [*answers.probes(len(published.answers)), *rows.probes(MAX_ROWS_COMPARED)]
         found = replace(found, methods=_differences(published.index, parts, probes))
     return asdict(found)
 
 
-def _unchecked(spec: VerificationSpec, published: Published) -> dict[str, str]:
-    """Why parts cannot be computed, apart from missing rows, which the parent process reports."""
-    found = {}
-    if spec.has_rows and not published.has_rule_of_split:
-        found["rows"] = EARLIER_SPLIT if published.has_options else NO_OPTIONS
-    if not published.answers:
-        found["answers"] = NO_ANSWERS
-    if (earlier := published.earlier_gradient) is not None:
-        maps = [method for method, part in MAPS.items() if getattr(published.index, part) is not None]
-        found |= dict.fromkeys([earlier, *maps], EARLIER_GRADIENT.format(earlier))
-    return found
-
-
 def _measure(
     base: Base, spec: VerificationSpec, published: Published, train: Sequence[Example], emit: Emit
-) -> tuple[_States, _States, Draws | None]:
+) -> tuple[_States, _States, Draws]:
     """(states of the rows, of the answers, draws of the answers)."""
     generated = [answer.example for answer in published.answers]
     adapter = AdapterRef(spec.adapter_digest, spec.adapter_folder)
     folder = Path(spec.adapter_folder)
-    dtype: DType = "float32" if spec.in_fp32 else "bfloat16"
-    with open_engine(base.folder, spec.num_threads, dtype) as engine:
+    with open_engine(base.folder, spec.num_threads, ARITHMETIC) as engine:
         end_tokens = engine.vocabulary.end_token_ids
         check_sizes(published, engine.vocabulary.size, engine.architecture)
         try:
@@ -137,20 +124,15 @@ def _measure(
             ]
         except InferenceError as error:
             raise AdapterRefused(f"the engine refuses the adapter: {error}") from error
-    model = lora_model(base.folder, published.config)
-    if spec.in_fp32:
-        model.float()
+    model = lora_model(base.folder, published.config, torch.float32)
     load_weights(model, folder / CHECKPOINT_FILE)
     preamble = preamble_ids(base.tokenizer)
     rows, answers = (
         _States(*pair, row_gradients(model, each, preamble, emit))
         for pair, each in zip(states, (train, generated), strict=True)
     )
-    draws = None
-    if generated:
-        load_weights(model, folder / WEIGHTS_FILE)
-        draws = check_draws(model, published.answers, end_tokens, emit)
-    return rows, answers, draws
+    load_weights(model, folder / WEIGHTS_FILE)
+    return rows, answers, check_draws(model, published.answers, end_tokens, emit)
 
 
 def _directions(rows: _States, train: Sequence[Example]) -> dict[str, Any]:
@@ -182,13 +164,11 @@ def _num_unplanned(answers: Sequence[Answer], planned: Sequence[Prompt]) -> int:
 
 
 def _fit_maps(published: Published, answers: _States) -> dict[str, Fitted]:
-    """The maps of each method, fitted to the scores by the published directions; none if it lacks these.
+    """The maps of each method, fitted to the scores by the published directions.
 
     Rounding may tip the choice of the regularisation to the next of its candidates, so that one is accepted.
     """
     index = published.index
-    if index.gradient is None or index.error is None:
-        return {}
     scores = answers.gradient.double() @ torch.from_numpy(index.gradient).double().T
     given = (answers.hidden, answers.error, scores, torch.from_numpy(index.error), published.answers)
     fitted = distil_scores(*given)
@@ -247,7 +227,7 @@ def _difference(
     for probe in probes:
         one, other = (method.score(index, probe) for index in (published, ours))
         if one is not None and other is not None:
-            moved.append(_moved(one, other))
+            moved.append(moved_ppm(one, other))
     return MethodDifference(
         method=method.method,
         distance=_distance(_vectors(published, part), _vectors(ours, part)),
@@ -274,8 +254,8 @@ def _distance(published: Any, ours: Any) -> float:
     return float((gaps / np.maximum(norms, np.finfo(np.float64).tiny)).max(initial=0.0))
 
 
-def _moved(published: Any, ours: Any) -> int:
-    """Part of the pool that goes to other contributions by the published scores, in ppm."""
+def moved_ppm(published: Any, ours: Any) -> int:
+    """Part of the pool that goes to other contributions by the published scores [n] than by ours, in ppm."""
     pairs = [shares_from_scores(dict(enumerate(scores.tolist()))) for scores in (published, ours)]
     one, other = ({share.position: share.ppm for share in shares} for shares in pairs)
     moved: int = sum(max(ppm - other.get(at, 0), 0) for at, ppm in one.items())

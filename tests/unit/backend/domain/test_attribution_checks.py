@@ -81,7 +81,7 @@ def test_what_was_not_computed_is_open_with_its_reason() -> None:
 
 def test_messages_say_what_differs_and_how_much_may() -> None:
     messages = {check.name: check.message for check in index_checks(HONEST)}
-    assert "pays 3 % of an answer's pool to others" in messages["distilled-1"]
+    assert "pays 0.1 % of an answer's pool to others" in messages["distilled-1"]
     assert f"tolerance {DISTANCE:g}" in messages["distilled-1"]
     assert "30 are not drawn again" in messages["answers"]
     equal = replace(DIFFERENCE, distance=0.0, moved_ppm=0)

@@ -6,49 +6,49 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
-import torch
 
 from backend.domain.attribution import DISTILLED_METHOD, GRADIENT_METHOD
 from backend.domain.attribution_checks import AGREEMENT, DISTANCE, MEAN_MISS, MISS, MOVED_PPM
 from benchmarks.attribution.command import STUDIES
+from benchmarks.attribution.forgery import moved_by_forger
 from benchmarks.attribution.page import KEPT, page, read
 from benchmarks.attribution.rounding import ROUNDING, main, measure_rounding
 from tests.unit.benchmarks.attribution.support import NUM_ROWS, ignore
+from workers.training.spec import ADAPTER, RESULT_FILE, ROWS_FILE
 
 if TYPE_CHECKING:
     from benchmarks.attribution.study import Plan
 
 
-def test_an_index_in_bf16_differs_from_one_in_fp32_by_what_the_page_says(
-    plan: Plan, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_index_of_another_processor_differs_by_what_the_page_says(
+    plan: Plan, tiny_model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("workers.training.fit.compute_dtype", lambda: torch.bfloat16)
-    found = json.loads(
-        json.dumps(measure_rounding(plan.name, tmp_path / "rounding" / "job", 1, ignore, str(tiny_model)))
-    )
+    job = tmp_path / "rounding" / "job"
+    found = measure_rounding(plan.name, plan.name, job, 1, ignore, str(tiny_model))
     methods = {each["method"]: each for each in found["methods"]}
     for method in (GRADIENT_METHOD, DISTILLED_METHOD):
-        assert 0 < methods[method]["distance"] < 1
+        assert 0 < methods[method]["distance"] < DISTANCE
     assert not found["rows"]
     assert found["draws"]["num_answers"] <= 2 * sum(NUM_ROWS.values())
     text = page({"rounding": {"tiny": found}})
     distance = methods[GRADIENT_METHOD]["distance"]
-    assert f"| `{GRADIENT_METHOD}`: of a vector's norm | {distance:.3f} | {DISTANCE:g} |" in text
+    assert f"| `{GRADIENT_METHOD}`: of a vector's norm | {distance:.2g} | {DISTANCE:g} |" in text
 
 
-def test_tolerances_are_at_least_twice_the_published_differences() -> None:
+def test_tolerances_are_at_least_ten_times_the_published_differences() -> None:
     report = read(Path("docs"))
     assert report is not None
     assert set(report[ROUNDING]) == set(STUDIES)
     for found in report[ROUNDING].values():
         for method in found["methods"]:
-            assert 2 * method["distance"] <= DISTANCE
-            assert 2 * method["moved_ppm"] <= MOVED_PPM
+            assert 10 * method["distance"] <= DISTANCE
+            assert 10 * method["moved_ppm"] <= MOVED_PPM
         for published, ours in found["agreements"].values():
-            assert 2 * abs(published - ours) <= AGREEMENT
-        assert 2 * found["draws"]["mean_miss"] <= MEAN_MISS
-        assert 2 * found["draws"]["largest_miss"] <= MISS
+            assert 10 * abs(published - ours) <= AGREEMENT
+        assert 10 * found["draws"]["mean_miss"] <= MEAN_MISS
+        assert 10 * found["draws"]["largest_miss"] <= MISS
 
 
 def test_a_study_is_stored_before_the_next_is_measured(
@@ -70,7 +70,25 @@ def test_a_study_is_stored_before_the_next_is_measured(
     assert read(tmp_path) == {**report, ROUNDING: {"docstrings": found}}
 
 
-def test_a_processor_that_trains_in_fp32_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.training.fit.compute_dtype", lambda: torch.float32)
-    with pytest.raises(ValueError, match="no index in bf16"):
-        measure_rounding("docstrings", tmp_path, 1, ignore)
+def test_a_forger_moves_what_verification_does_not_measure_in_proportion_to_the_tolerance() -> None:
+    vectors = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    known, targets = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), np.array([[0.1, 0.1, 1.0]])
+    exact = 0.12**2 / (0.12**2 + 0.08**2) - 0.5  # scores of 0.1 each become 0.1 + 0.02 and 0.1 - 0.02
+    assert moved_by_forger(vectors, known, targets, 0.02) == pytest.approx(1e6 * exact, abs=1)
+    assert 0 < moved_by_forger(vectors, known, targets, 0.002) < 1e5 * exact * 1.1
+    assert moved_by_forger(vectors, np.eye(3), targets, 0.02) == 0
+
+
+def test_an_index_that_cannot_be_computed_again_is_an_error(
+    plan: Plan, tiny_model: Path, tmp_path: Path
+) -> None:
+    job = tmp_path / "rounding" / "job"
+    job.mkdir(parents=True)
+    (job / RESULT_FILE).write_text("{}")
+    (job / ROWS_FILE).write_text("")
+    folder = job / ADAPTER
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_text("{}")
+    with pytest.raises(ValueError, match="cannot be computed again"):
+        measure_rounding(plan.name, plan.name, job, 1, ignore, str(tiny_model))

@@ -29,7 +29,7 @@ from workers.training.answers import Answer, read_answers, serialise_answers
 from workers.training.job import run_job
 from workers.training.published import MalformedFolder
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec, VerificationSpec
-from workers.training.verification import NO_ANSWERS, NO_OPTIONS, recompute_index
+from workers.training.verification import recompute_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -207,27 +207,18 @@ def test_without_rows_the_maps_and_the_answers_are_still_judged(verify: Verify) 
     assert not {"rows", "prompts", GRADIENT_METHOD, "error-ridge-1"} & results.keys()
 
 
-def test_an_index_written_before_distillation_says_what_cannot_be_checked(
-    trained: Path, tiny_base: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(trained, tmp_path / "job")
-    folder = tmp_path / "job" / ADAPTER
-    (folder / ANSWERS_FILE).unlink()
-
+@pytest.mark.parametrize("lacks", ["split", "arithmetic"])
+def test_an_index_of_an_earlier_release_is_open(verify: Verify, lacks: str) -> None:
     def age(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
         for name in [name for name in tensors if name.startswith("distilled")]:
             del tensors[name]
-        metadata["methods"] = f"{GRADIENT_METHOD} error-ridge-1 hidden-cosine-1"
-        del metadata["config"]
+        metadata["methods"] = "gradient-ridge-3 error-ridge-1 hidden-cosine-1"
+        del metadata[lacks]
 
-    change(folder / INDEX_FILE, age)
-    spec = VerificationSpec(str(folder), adapter_digest(folder), "", str(tiny_base), 1, has_rows=True)
-    found = recompute_index(spec, tmp_path / "job", lambda _kind, _data: None)
-    assert found["unchecked"] == {"rows": NO_OPTIONS, "answers": NO_ANSWERS}
-    assert found["methods"] == ()
+    assert verify(lambda folder: change(folder / INDEX_FILE, age)) == {"index": None}
 
 
-def test_a_map_without_what_it_follows_from_is_reported(verify: Verify) -> None:
+def test_an_index_without_what_training_writes_is_reported(verify: Verify) -> None:
     def hide_options(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
         del metadata["config"]
 
@@ -236,32 +227,36 @@ def test_a_map_without_what_it_follows_from_is_reported(verify: Verify) -> None:
 
     with pytest.raises(MalformedFolder, match="follow from"):
         verify(lambda folder: (folder / ANSWERS_FILE).unlink())
-    for hide in (hide_options, hide_gradients):
-        with pytest.raises(MalformedFolder, match="follow from"):
-            verify(lambda folder, hide=hide: change(folder / INDEX_FILE, hide))
-
-
-def name_gradients(folder: Path, names: str) -> None:
-    def rename(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-        metadata["methods"] = metadata["methods"].replace(GRADIENT_METHOD, names)
-
-    change(folder / INDEX_FILE, rename)
-
-
-def test_all_but_gradient_and_maps_of_an_earlier_index_is_judged(verify: Verify) -> None:
-    results = verify(lambda folder: name_gradients(folder, "gradient-ridge-3"))
-    opened = {"gradient-ridge-3", "distilled-1", "distilled-error-1"}
-    assert {name for name, is_right in results.items() if is_right is None} == opened
-    assert results.keys() >= {"rows", "prompts", "answers", "error-ridge-1", "hidden-cosine-1"}
-    assert not wrong(results)
+    with pytest.raises(MalformedFolder, match="follow from"):
+        verify(lambda folder: change(folder / INDEX_FILE, hide_options))
+    with pytest.raises(MalformedFolder, match=f"lacks {GRADIENT_METHOD}"):
+        verify(lambda folder: change(folder / INDEX_FILE, hide_gradients))
 
 
 def test_an_index_with_gradients_of_both_versions_is_judged_by_the_current_one(verify: Verify) -> None:
+    def rename(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        metadata["methods"] = metadata["methods"].replace(
+            GRADIENT_METHOD, f"gradient-ridge-3 {GRADIENT_METHOD}"
+        )
+
     def forge(folder: Path) -> None:
         forge_index(distilled__weights=pay_the_first)(folder)
-        name_gradients(folder, f"gradient-ridge-3 {GRADIENT_METHOD}")
+        change(folder / INDEX_FILE, rename)
 
     assert "distilled-1" in wrong(verify(forge))
+
+
+def test_a_direction_that_no_compared_answer_has_is_refused(verify: Verify) -> None:
+    """The first vector grows by a hundredth of its norm where all gradients of rows and answers are zero."""
+
+    def forge(vectors: torch.Tensor) -> torch.Tensor:
+        unused = int(vectors.abs().sum(0).argmin())
+        assert not vectors[:, unused].any()
+        changed = vectors.clone()
+        changed[0, unused] = vectors[0].norm() / 100
+        return changed
+
+    assert wrong(verify(forge_index(gradient__vectors=forge))) == {GRADIENT_METHOD}
 
 
 @pytest.mark.parametrize("name", [INDEX_FILE, ANSWERS_FILE, CHECKPOINT_FILE])
