@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
     from typing import BinaryIO
+
+log = logging.getLogger(__name__)
 
 
 class EmbeddedStore(FolderStore):
@@ -42,7 +45,7 @@ class EmbeddedStore(FolderStore):
     def forget(self, *cids: Cid) -> None:
         for cid in cids:
             self.unpin(cid)
-        self.collect_garbage()
+        self._collect_garbage(cids)
 
     def pin(self, cid: Cid) -> None:
         """Pin a stored tree. Errors: `ContentMissing` if a block of it is missing, `ContentCorrupt`."""
@@ -72,17 +75,46 @@ class EmbeddedStore(FolderStore):
             self._write_pin(root)
 
     def collect_garbage(self) -> list[Cid]:
-        """Delete unpinned blocks. Waits for additions in progress.
+        """Delete unpinned blocks, and what interrupted additions left. Waits for additions in progress.
+
+        Of the pinned trees only the blocks with links are read. While one of these is missing or corrupt, the
+        blocks below it are unknown, and no blocks are deleted.
 
         Returns the CIDs of the deleted blocks, with the codec `raw`: keys do not contain the codec.
         """
+        return self._collect_garbage(())
+
+    def _collect_garbage(self, forgotten: Iterable[Cid]) -> list[Cid]:
+        """`collect_garbage`, which deletes the blocks of forgotten trees in any case."""
         with self._lock(fcntl.LOCK_EX):
-            roots = map(decode_cid, self.pins())
-            pinned = {key_of(cid) for root in roots for cid, _ in self._reader.blocks(root)}
-            unpinned = [key for key in self._blocks.keys() if key not in pinned]  # noqa: SIM118 - not a mapping
+            self._blocks.remove_drafts()
+            pinned, is_complete = self._reachable(self.pins())
+            # An unpinned block may be the only copy of one below a node that cannot be read, and be needed
+            # once that node is restored. Forgotten content must go all the same: it may be withdrawn.
+            candidates = set(self._blocks.keys()) if is_complete else self._reachable(forgotten)[0]
+            unpinned = sorted(candidates - pinned)
             for key in unpinned:
                 self._blocks.remove(key)
         return [Cid(str(leaf_of(key))) for key in unpinned]
+
+    def _reachable(self, roots: Iterable[Cid]) -> tuple[set[str], bool]:
+        """Keys of the blocks of these trees, and whether they are all: below a node that cannot be read none
+        is known.
+        """
+        seen: set[DecodedCid] = set()
+        pending = [decode_cid(root) for root in roots]
+        is_complete = True
+        while pending:
+            cid = pending.pop()
+            if cid in seen:
+                continue
+            seen.add(cid)
+            try:
+                pending.extend(self._reader.links(cid))
+            except (ContentMissing, ContentCorrupt) as error:
+                is_complete = False
+                log.warning("block %s cannot be read, so those below it are unknown: %s", cid, error)
+        return {key_of(cid) for cid in seen}, is_complete
 
     def _add(self, tree: Tree) -> Cid:
         with self._lock(fcntl.LOCK_SH):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from backend.domain.content import (
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHARDING = "/repo/flatfs/shard/v1/next-to-last/2\n"
+DRAFT = "draft-"
+"""Prefix of the files of unfinished writes."""
+DRAFT_SECONDS = 3600
+"""More than the write of a block takes."""
 
 
 class FlatFs:
@@ -62,10 +68,17 @@ class FlatFs:
     def keys(self) -> Iterator[str]:
         return (path.stem for path in self._root.glob("??/*.data"))
 
+    def remove_drafts(self) -> None:
+        """Delete what interrupted writes left."""
+        for draft in self._root.glob(f"{DRAFT}*"):
+            with suppress(FileNotFoundError):  # this write has ended, or another process deleted it
+                if draft.stat().st_mtime < time.time() - DRAFT_SECONDS:
+                    draft.unlink()
+
     def write(self, path: Path, content: bytes) -> None:
         """Write atomically, also in the face of crashes and power failures."""
         path.parent.mkdir(exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix="draft-", dir=self._root)
+        handle, draft = tempfile.mkstemp(prefix=DRAFT, dir=self._root)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)

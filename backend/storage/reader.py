@@ -85,8 +85,11 @@ class TreeReader:
             if cid not in seen:
                 seen.add(cid)
                 yield cid
-                if cid.codec is Codec.DAG_PB:
-                    pending.extend(link.cid for link in self._node(cid).links)
+                pending.extend(self.links(cid))
+
+    def links(self, cid: DecodedCid) -> tuple[DecodedCid, ...]:
+        """What the block links to. A raw block, which has file content alone, is not read."""
+        return tuple(link.cid for link in self._node(cid).links) if cid.codec is Codec.DAG_PB else ()
 
     def open(self, cid: Cid, name: str) -> Iterator[bytes]:
         found = self._find(decode_cid(cid), name)

@@ -65,7 +65,7 @@ def test_folders_have_the_oracles_cid(
 def test_blocks_lie_where_kubo_looks_for_them(embedded: EmbeddedStore, tmp_path: Path) -> None:
     embedded.add_folder({"hello.txt": b"hello"})
     blocks = tmp_path / "ipfs" / "blocks"
-    key = key_of(DecodedCid(Codec.RAW, sha256(b"hello").digest()))
+    key = key_of(leaf(b"hello"))
     assert key.startswith("CIQ")
     assert (blocks / key[-3:-1] / f"{key}.data").read_bytes() == b"hello"
     assert (blocks / "SHARDING").read_text() == SHARDING
@@ -108,10 +108,83 @@ def test_garbage_collection_keeps_exactly_what_pins_need(embedded: EmbeddedStore
     assert list(embedded._blocks.keys()) == []
 
 
+def leaf(content: bytes) -> DecodedCid:
+    return DecodedCid(Codec.RAW, sha256(content).digest())
+
+
+def stored(store: EmbeddedStore, *cids: DecodedCid) -> list[bool]:
+    keys = set(store._blocks.keys())
+    return [key_of(cid) in keys for cid in cids]
+
+
+def damage(store: EmbeddedStore, cid: DecodedCid, content: bytes | None) -> None:
+    """Replace what is stored as the block; None: remove it."""
+    path = store._blocks._path(cid)
+    path.unlink() if content is None else path.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", [None, b"corrupt"], ids=["missing", "corrupt"])
+def test_a_damaged_leaf_of_a_pinned_tree_keeps_no_garbage_and_loses_no_block(
+    embedded: EmbeddedStore, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = embedded.add_folder({"a": b"x", "b": b"y"})
+    withdrawn = embedded.add_folder({"c": b"z"})
+    embedded.unpin(embedded.add_folder({"d": b"unpinned"}))
+    damage(embedded, leaf(b"x"), content)
+    embedded.forget(withdrawn)
+    assert stored(embedded, leaf(b"z"), leaf(b"unpinned"), decode_cid(withdrawn)) == [False, False, False]
+    assert embedded.read(kept, "b") == b"y"
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("content", [None, b"corrupt"], ids=["missing", "corrupt"])
+def test_below_an_unreadable_node_of_a_pinned_tree_nothing_is_deleted_but_what_was_forgotten(
+    embedded: EmbeddedStore, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    chunks = [bytes([number]) * CHUNK_BYTES for number in range(2)]
+    damaged = embedded.add_folder({"a": b"x", "file": b"".join(chunks)})
+    (node,) = (cid for cid in embedded._reader.links(decode_cid(damaged)) if cid.codec is Codec.DAG_PB)
+    block = embedded._reader.block(node)
+    withdrawn = embedded.add_folder({"c": b"z", "shared": b"x"})
+    embedded.unpin(embedded.add_folder({"d": b"unpinned"}))
+    damage(embedded, node, content)
+
+    embedded.forget(withdrawn)
+    assert stored(embedded, leaf(b"z"), decode_cid(withdrawn)) == [False, False]
+    assert stored(embedded, leaf(b"x"), leaf(b"unpinned"), *map(leaf, chunks)) == [True] * 4
+    assert str(node) in caplog.text
+
+    assert embedded.collect_garbage() == []
+    damage(embedded, node, block)
+    assert embedded.read(damaged, "file") == b"".join(chunks)
+    embedded.collect_garbage()
+    assert stored(embedded, leaf(b"unpinned"), leaf(b"x")) == [False, True]
+
+
+def test_all_that_is_left_of_a_damaged_tree_is_deleted_with_it(embedded: EmbeddedStore) -> None:
+    withdrawn = embedded.add_folder({"a": b"x"})
+    damage(embedded, decode_cid(withdrawn), None)
+    embedded.forget(withdrawn)
+    assert list(embedded._blocks.keys()) == []
+
+
+def test_garbage_collection_sweeps_what_interrupted_writes_left(
+    embedded: EmbeddedStore, tmp_path: Path
+) -> None:
+    kept = embedded.add_folder({"a": b"x"})
+    old, new = (tmp_path / "ipfs" / "blocks" / f"draft-{name}" for name in ("interrupted", "running"))
+    for draft in (old, new):
+        draft.write_bytes(b"withdrawn")
+    os.utime(old, (0, 0))
+    assert embedded.collect_garbage() == []
+    assert (old.exists(), new.exists()) == (False, True)
+    assert embedded.read(kept, "a") == b"x"
+
+
 def test_a_pin_needs_the_whole_tree(embedded: EmbeddedStore) -> None:
     cid = embedded.add_folder({"a": b"x"})
     embedded.unpin(cid)
-    embedded._blocks.remove(key_of(DecodedCid(Codec.RAW, sha256(b"x").digest())))
+    damage(embedded, leaf(b"x"), None)
     with pytest.raises(Exception, match="not found"):
         embedded.pin(cid)
     assert not embedded.has(cid)
