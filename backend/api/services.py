@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from backend.api.rate_limits import RateLimits
     from backend.domain.deployment import Deployment
@@ -90,5 +90,5 @@ class Services:
     """Renders all metrics in Prometheus' text format."""
     metrics_token: Callable[[], str]
     """Bearer token that callers of `GET /metrics` must present."""
-    readiness: Callable[[], dict[str, Fault]]
+    readiness: Callable[[], Awaitable[Mapping[str, Fault]]]
     """Faults by part; empty if all parts are ready."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from backend.api.rate_limits import RateLimits
 from backend.api.services import Services
 from backend.installation.metrics import MetricsPage, load_metrics_token
-from backend.installation.readiness import PARTS, faults
+from backend.installation.readiness import PARTS, Readiness
 from backend.installation.resources import utc_now
 from backend.services.accounts.earned_receipt import EarnedReceipts
 from backend.services.accounts.earnings import Earnings
@@ -73,5 +73,5 @@ def api_services(installation: Installation) -> Services:
         is_local=installation.is_local,
         metrics=MetricsPage(db, engines.by_name, account).render,
         metrics_token=cache(partial(load_metrics_token, installation.settings)),
-        readiness=partial(faults, installation, PARTS),
+        readiness=Readiness(installation, PARTS).faults,
     )

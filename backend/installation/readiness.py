@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import shutil
 import socket
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from backend.domain.errors import DiskFull, DomainError, Unavailable
 from backend.domain.readiness import Fault
 from backend.installation.resources import utc_now
 from backend.services.channels.balance import check_fresh
+from backend.services.single_flight import SingleFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
+    from pathlib import Path
 
     from backend.installation.resources import Resources
     from backend.settings import Base
 
 log = logging.getLogger(__name__)
+S = TypeVar("S")
 T = TypeVar("T")
 
 LEAST_FREE_BYTES = 256 << 20
 """Free space on the disk of `LORALEDGER_HOME` below which new work should be routed elsewhere."""
 ENGINE_SECONDS = 1.0
+PART_SECONDS = 2.0
+"""What a part may take, of which the engines wait together. Probes of `/ready` need a longer timeout."""
+KEPT_SECONDS = 1.0
+"""For which `Readiness` keeps what it found."""
 
 
 class PartlyUnavailable(Unavailable):
@@ -63,6 +75,46 @@ def faults(subject: T, parts: Sequence[Part[T]]) -> dict[str, Fault]:
     return {name: fault for name, fault in found if fault is not None}
 
 
+class Readiness(Generic[T]):
+    """`faults` for the API, to which anyone may send any number of requests: checks once for all who ask, in
+    threads other than those that serve requests. A part that does not answer in time is faulty, and is not
+    asked again before it has answered. Used from one event loop.
+    """
+
+    def __init__(
+        self, subject: T, parts: Sequence[Part[T]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._subject = subject
+        self._parts = parts
+        self._probes: dict[str, asyncio.Future[Fault | None]] = {}
+        """By part; the latest one."""
+        self._found = SingleFlight(self._check, KEPT_SECONDS, clock)
+
+    async def faults(self) -> dict[str, Fault]:
+        return await self._found.get()
+
+    async def _check(self) -> dict[str, Fault]:
+        for part in self._parts:
+            if part.name not in self._probes or self._probes[part.name].done():
+                self._probes[part.name] = _in_thread(partial(part.fault, self._subject))
+        await asyncio.wait(self._probes.values(), timeout=PART_SECONDS)
+        found = ((part.name, self._fault(part)) for part in self._parts)
+        return {name: fault for name, fault in found if fault is not None}
+
+    def _fault(self, part: Part[T]) -> Fault | None:
+        probe = self._probes[part.name]
+        if probe.done():
+            return probe.result()
+        return Fault(f"Its check has not ended within {PART_SECONDS:g} s. {part.remedy}")
+
+
+def _in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
+    """What `call` returns in a thread that ends with the process, which a part that hangs must not keep."""
+    future: Future[T] = Future()
+    threading.Thread(target=lambda: future.set_result(call()), name="readiness", daemon=True).start()
+    return asyncio.wrap_future(future)
+
+
 def _check_disk_space(resources: Resources) -> None:
     free = shutil.disk_usage(resources.settings.home).free
     if free < LEAST_FREE_BYTES:
@@ -88,7 +140,8 @@ def _check_engines_accept(resources: Resources) -> None:
     models does.
     """
     bases = resources.settings.served
-    silent = [base.label for base in bases if not _accepts(base)]
+    accepts = _at_once(_accepts, bases)
+    silent = [base.label for base, is_answered in zip(bases, accepts, strict=True) if not is_answered]
     if len(silent) == len(bases):
         raise Unavailable("No engine answers.")
     if silent:
@@ -102,13 +155,22 @@ def _accepts(base: Base) -> bool:
     if base.urls:
         from backend.engine.vllm import answers
 
-        return any(answers(url, ENGINE_SECONDS) for url in base.urls)
-    for path in base.sockets.values():
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-            probe.settimeout(ENGINE_SECONDS)
-            probe.connect(str(path))
-            return True
+        return any(_at_once(partial(answers, seconds=ENGINE_SECONDS), base.urls))
+    return any(_at_once(_listens, base.sockets.values()))
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.settimeout(ENGINE_SECONDS)
+        probe.connect(str(path))
+        return True
     return False
+
+
+def _at_once(call: Callable[[S], bool], items: Collection[S]) -> list[bool]:
+    """The results of the calls, in the time of the slowest."""
+    with ThreadPoolExecutor(len(items)) as pool:
+        return list(pool.map(call, items))
 
 
 PARTS: tuple[Part[Resources], ...] = (

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Cid
+    from backend.domain.readiness import Fault
     from backend.domain.serving import NewReceipt, Reservation
     from backend.ports.attribution import Attributor
     from backend.ports.gradients import Gradients
@@ -109,6 +110,10 @@ METRICS_TOKEN = "llm_of_the_operator"
 
 async def exposed() -> bytes:
     return b"loraledger_up 1\n"
+
+
+async def without_faults() -> dict[str, Fault]:
+    return {}
 
 
 class BlockingAdmission:
@@ -352,7 +357,7 @@ class ScriptedInstallation:
             is_local=lambda cid: cid not in self.elsewhere,
             metrics=exposed,
             metrics_token=lambda: METRICS_TOKEN,
-            readiness=dict,
+            readiness=without_faults,
         )
 
 

@@ -19,12 +19,12 @@ async def health() -> dict[str, str]:
 @router.get(
     "/ready", response_model=None, responses={503: {"description": "Components that are unavailable."}}
 )
-def ready(services: ServicesDep) -> Response:
+async def ready(services: ServicesDep) -> Response:
     """Readiness check. Returns 503 if components are unavailable, with the fault of each and what to do. With
     status `degraded` (200) the faults concern some requests only, such as those for one of several base
     models.
     """
-    faults = services.readiness()
+    faults = await services.readiness()
     is_unavailable = not all(fault.is_partial for fault in faults.values())
     status = "unavailable" if is_unavailable else "degraded" if faults else "ok"
     body = {"status": status, "faults": {name: fault.text for name, fault in faults.items()}}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import Unavailable
 from backend.ports.engine import EngineState
+from backend.services.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,21 +29,14 @@ class EngineStates:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engines = engines
-        self._kept_seconds = kept_seconds
-        self._clock = clock
-        self._asked: asyncio.Task[dict[Hash32, EngineState]] | None = None
-        self._kept_until = 0.0
+        self._asked = SingleFlight(self._ask, kept_seconds, clock)
 
     async def get(self) -> Mapping[Hash32, EngineState]:
         """By base model; nothing of an engine that is unreachable."""
-        if self._asked is None or (self._asked.done() and self._clock() >= self._kept_until):
-            self._asked = asyncio.create_task(self._ask())
-        return await asyncio.shield(self._asked)  # others wait too: one who hangs up must not cancel it
+        return await self._asked.get()
 
     async def _ask(self) -> dict[Hash32, EngineState]:
-        self._kept_until = 0.0  # an error is not kept
         states = await asyncio.gather(*map(_state, self._engines.values()))
-        self._kept_until = self._clock() + self._kept_seconds
         return dict(zip(self._engines, states, strict=True))
 
 

@@ -16,6 +16,7 @@ from backend.api.schemas.registry import BatchView, OperatorView
 from backend.api.services import Services
 from backend.domain.errors import Forbidden
 from backend.domain.ids import Account, Cid, Hash32
+from backend.domain.readiness import Fault
 from backend.ports.engine import EngineState
 from backend.services.operator.overview import Overview
 from backend.web.rendering import render
@@ -54,10 +55,13 @@ async def show_own(request: Request, services: ServicesDep, visitor: VisitorDep)
         return render(request, "signed_out.html", title="Operate", lead=LEAD)
     if visitor.account != services.overviews.own:
         raise Forbidden("This page is for the operator of this installation: sign in with its account.")
-    return await run_in_threadpool(_own_page, request, services, await services.overviews.read())
+    overview, faults = await services.overviews.read(), await services.readiness()
+    return await run_in_threadpool(_own_page, request, services, overview, faults)
 
 
-def _own_page(request: Request, services: Services, overview: Overview) -> Response:
+def _own_page(
+    request: Request, services: Services, overview: Overview, faults: Mapping[str, Fault]
+) -> Response:
     return render(
         request,
         "operate.html",
@@ -67,7 +71,7 @@ def _own_page(request: Request, services: Services, overview: Overview) -> Respo
         batches=_open_batches(services, services.overviews.own),
         denials=services.denials.list(),
         floor=services.catalogue.floor(),
-        faults=services.readiness(),
+        faults=faults,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from backend.installation.readiness import KEPT_SECONDS, PART_SECONDS
 from backend.settings import BaseEntry, Settings
 from tests.support.images import Dockerfile
 
@@ -33,6 +34,12 @@ def own_services() -> dict[str, Any]:
     return {
         name: each for name, each in COMPOSE["services"].items() if each["image"].startswith("loraledger-")
     }
+
+
+def test_the_chart_waits_for_readiness_longer_than_a_part_may_take() -> None:
+    template = (DEPLOYMENTS / "chart" / "templates" / "statefulset.yaml").read_text()
+    (seconds,) = re.findall(r"path: /ready,.*\n.*\n +timeoutSeconds: (\d+)", template)
+    assert int(seconds) > PART_SECONDS + KEPT_SECONDS
 
 
 @pytest.mark.parametrize("folder", ["compose", "images", "chart"])

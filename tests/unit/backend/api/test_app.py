@@ -47,7 +47,10 @@ def test_the_server_ends_only_after_running_answers_have_their_receipts() -> Non
 def test_readiness_names_the_faults_and_is_a_503_if_nothing_can_be_answered(
     faults: dict[str, Fault], status: str, code: int
 ) -> None:
-    services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=Closing(), readiness=lambda: faults)
+    async def readiness() -> dict[str, Fault]:
+        return faults
+
+    services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=Closing(), readiness=readiness)
     answer = TestClient(create_app(services, Settings())).get("/ready")
     assert answer.status_code == code
     texts = {name: fault.text for name, fault in faults.items()}
@@ -55,7 +58,7 @@ def test_readiness_names_the_faults_and_is_a_503_if_nothing_can_be_answered(
 
 
 def test_a_defect_is_a_500_without_internal_details(caplog: pytest.LogCaptureFixture) -> None:
-    def broken() -> dict[str, Fault]:
+    async def broken() -> dict[str, Fault]:
         raise RuntimeError("secret path /etc/keys")
 
     services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=Closing(), readiness=broken)

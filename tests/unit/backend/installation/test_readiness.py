@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
+import threading
+import time
 from collections import namedtuple
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
+from backend.domain.errors import Unavailable
+from backend.installation import readiness
 from backend.installation.base_model import BaseModelInfo
 from backend.installation.installation import Installation
 from backend.installation.operator_readiness import OPERATOR_PARTS
-from backend.installation.readiness import PARTS, faults
+from backend.installation.readiness import PARTS, Part, Readiness, faults
 from backend.settings import BaseEntry, Settings
 from tests.support.market import some_account, some_hash
 
@@ -64,6 +70,77 @@ def test_bases_without_an_engine_are_named_and_a_fault_of_their_requests_alone(t
         found = faults(Installation(settings), PARTS)["engine"]
     assert found.text.startswith("No engine of b, c answers: requests for it get 503, others are answered.")
     assert found.is_partial
+
+
+def test_servers_that_hang_are_waited_for_together(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        urls = [f"http://127.0.0.1:{server.getsockname()[1]}" for server in silent]
+        bases = (BaseEntry(model="a", urls=tuple(urls[:2])), BaseEntry(model="b", urls=tuple(urls[2:])))
+        began = time.monotonic()
+        assert "engine" in faults(Installation(Settings(home=tmp_path, bases=bases)), PARTS)
+    assert time.monotonic() - began < readiness.PART_SECONDS
+
+
+class Probes:
+    """Answers when it may; counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+        self.may_answer = threading.Event()
+
+    def check(self) -> None:
+        self.num_asked += 1
+        self.may_answer.wait(10)
+        raise Unavailable("It is away.")
+
+
+def ready(_subject: Probes) -> None:
+    return
+
+
+SLOW = Part("slow", Probes.check, "It is odd.", "Start it.")
+READY = Part("ready", ready, "It is odd.", "Start it.")
+
+
+async def test_all_who_ask_share_one_check_and_hold_no_thread_of_the_api() -> None:
+    probes = Probes()
+    checks = Readiness(probes, (SLOW, READY))
+    asked = [asyncio.create_task(checks.faults()) for _ in range(100)]
+    await asyncio.sleep(0.05)
+    assert [thread.name for thread in threading.enumerate()].count("readiness") <= 2
+    probes.may_answer.set()
+    found = await asyncio.gather(*asked, checks.faults())
+    assert [list(one) for one in found] == [["slow"]] * 101
+    assert found[0]["slow"].text == "It is away. Start it."
+    assert probes.num_asked == 1
+
+
+async def test_what_was_found_is_kept_for_a_second() -> None:
+    now, probes = 100.0, Probes()
+    probes.may_answer.set()
+    checks = Readiness(probes, (SLOW,), lambda: now)
+    for _ in range(4):
+        await checks.faults()
+        now += 0.5
+    assert probes.num_asked == 2
+
+
+async def test_a_part_that_hangs_is_a_fault_and_is_not_asked_again_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readiness, "PART_SECONDS", 0.1)
+    monkeypatch.setattr(readiness, "KEPT_SECONDS", 0)
+    probes = Probes()
+    checks = Readiness(probes, (SLOW, READY))
+    for _ in range(2):
+        found = await checks.faults()
+        assert found.keys() == {"slow"}
+        assert found["slow"].text == "Its check has not ended within 0.1 s. Start it."
+        assert not found["slow"].is_partial
+    assert probes.num_asked == 1
+    probes.may_answer.set()
+    assert (await checks.faults())["slow"].text == "It is away. Start it."
 
 
 def test_missing_requirements_on_the_chain_are_reported_with_their_remedy(
