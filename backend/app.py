@@ -20,7 +20,9 @@ def create() -> FastAPI:
     from backend.installation.installation import Installation
     from backend.web.app import add_pages
 
-    services = api_services(Installation(settings))
+    installation = Installation(settings)
+    installation.check_database()
+    services = api_services(installation)
     services.metrics_token()  # create the token's file at the start, so that scrapers can read it
     app = create_app(services, settings)
     add_pages(app, settings)

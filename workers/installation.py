@@ -107,6 +107,7 @@ def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
 
     installation = Installation(settings)
     try:
+        installation.check_database()
         has_prices = any(base.training_price for base in settings.served)
         if has_prices and QUEUE_BY_TASK["training.publish"] in queues:
             _ = installation.receipt_key  # fail now if the key is missing, instead of after a job was trained

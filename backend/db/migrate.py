@@ -48,11 +48,7 @@ def migrate(engine: Engine, target: str) -> None:
         raise InvalidInput(f"{target!r} is no revision; the newest is {known[-1]}", param="revision")
     with _transaction(engine) as connection:
         current = MigrationContext.configure(connection).get_current_revision()
-        if current is not None and current not in known:
-            raise Conflict(
-                f"the database has revision {current}, later than {known[-1]} of this version: install the "
-                f"version that wrote it, or run its `loraledger database migrate --to {known[-1]}`"
-            )
+        _check_known(current, known)
         is_later = current is None or known.index(current) <= known.index(target)
         (command.upgrade if is_later else command.downgrade)(_config(connection), target)
 
@@ -81,6 +77,26 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
         finally:
             if is_sqlite:
                 driver.execute("PRAGMA foreign_keys=ON").close()
+
+
+def check_revision(connection: Connection) -> None:
+    """Errors: `Conflict` unless the tables have the newest revision of this version."""
+    known, current = _revisions(), MigrationContext.configure(connection).get_current_revision()
+    _check_known(current, known)
+    if current != known[-1]:
+        state = "no tables" if current is None else f"revision {current}"
+        raise Conflict(
+            f"the database has {state}, and this version needs revision {known[-1]}: run `loraledger "
+            "database migrate`, or start `loraledger index`, which migrates it too"
+        )
+
+
+def _check_known(current: str | None, known: list[str]) -> None:
+    if current is not None and current not in known:
+        raise Conflict(
+            f"the database has revision {current}, later than {known[-1]} of this version: install the "
+            f"version that wrote it, or run its `loraledger database migrate --to {known[-1]}`"
+        )
 
 
 def current_revision(engine: Engine) -> str | None:

@@ -67,6 +67,16 @@ class Resources:
 
         upgrade(self.database.engine)
 
+    def check_database(self) -> None:
+        """For processes that leave migrations to others. Errors: `NotFound` without a deployment, `Conflict`
+        unless the tables have the newest revision of this version, `DatabaseUnavailable`.
+        """
+        from backend.db.migrate import check_revision
+
+        _ = self.deployment  # a home without one gets no database
+        with self.database.read() as tx:
+            check_revision(tx.session.connection())
+
     def database_revisions(self) -> tuple[str | None, str]:
         """Revision of the tables, None if there are none, and the newest of this version."""
         from backend.db.migrate import current_revision, newest_revision

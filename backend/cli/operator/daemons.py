@@ -166,6 +166,7 @@ def _send(installation: Installation, stop: threading.Event) -> None:
 def _relay(installation: Installation, stop: threading.Event) -> None:
     from workers.installation import Workers
 
+    installation.check_database()
     workers = Workers(installation)
     relay, webhooks = workers.relay, workers.webhooks
     thread = threading.Thread(target=webhooks.run, args=(stop,), name="webhooks")
@@ -180,6 +181,7 @@ def _relay(installation: Installation, stop: threading.Event) -> None:
 def _settle(installation: Installation, stop: threading.Event) -> None:
     from backend.services.settle.settler import Step
 
+    installation.check_database()
     settler, curation = installation.settler, installation.curation
     last_status = ""
     while not stop.is_set():

@@ -39,11 +39,24 @@ def test_help_imports_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["index", "send", "settle", "relay"])
+@pytest.mark.parametrize("command", ["index", "send", "settle", "relay", "serve", "worker"])
 def test_a_part_without_an_installation_says_what_to_do(command: str, tmp_path: Path) -> None:
     result = run(command, LORALEDGER_HOME=str(tmp_path))
     assert result.returncode == 1
     assert "loraledger up" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "settle", "relay", "worker"])
+def test_a_part_refuses_a_database_of_another_revision_and_says_what_to_run(
+    command: str, tmp_path: Path
+) -> None:
+    deployment = Deployment(11155111, 1, some_hash("block"), {"AdapterRegistry": some_account("registry")})
+    save_deployment(deployment, tmp_path / "deployment.json")
+    result = run(command, LORALEDGER_HOME=str(tmp_path))
+    assert result.returncode == 1
+    assert "error: the database has no tables" in result.stderr
+    assert "run `loraledger database migrate`" in result.stderr
     assert "Traceback" not in result.stderr
 
 
