@@ -182,7 +182,7 @@ class Installation(Resources):
 
         settings, peers = self.settings, self.peers_for(self.database)
         exports = [base.vllm_folder for base in settings.served]
-        parts = settings.home / "adapters", peers.fetch, exports, settings.reserved_disk_bytes
+        parts = settings.home / "adapters", peers.fetch_copy, exports, settings.reserved_disk_bytes
         return AdapterFolders(self.blobs, *parts)
 
     @cached_property

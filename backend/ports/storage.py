@@ -48,6 +48,22 @@ class BlobStore(Protocol):
         """
         ...
 
+    def add_copy(self, cid: Cid, car: Iterable[bytes]) -> None:
+        """As `add_car`, for a folder that can be fetched again: `evict` may delete it until it is added in
+        another way, or kept.
+        """
+        ...
+
+    def keep(self, cid: Cid) -> bool:
+        """Have `evict` leave the folder alone from now on. Returns whether the store has it, as `has`."""
+        ...
+
+    def evict(self, *cids: Cid) -> None:
+        """Delete those of these folders that are copies. The embedded store, which lies on the disk of this
+        installation, deletes them at once; a bucket and an IPFS daemon keep them.
+        """
+        ...
+
     def add_directory(self, path: Path) -> Cid:
         """Store and pin a folder from disk, with empty folders and dot-files. Symbolic links are refused."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, ContentMissing, DecodedCid, decode_cid
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 log = logging.getLogger(__name__)
+
+COPY = b"copy"
+"""Content of the pins of copies, which may be evicted. Other pins are empty."""
 
 
 class EmbeddedStore(FolderStore):
@@ -74,6 +77,29 @@ class EmbeddedStore(FolderStore):
                 self._blocks.put(below, block)
             self._write_pin(root)
 
+    def add_copy(self, cid: Cid, car: Iterable[bytes]) -> None:
+        root = decode_cid(cid)
+        with self._lock(fcntl.LOCK_SH):
+            for below, block in read_tree(root, car):
+                self._blocks.put(below, block)
+            # Replaces no pin. A crash may leave an empty one, with which the folder is kept.
+            with suppress(FileExistsError), (self._pins / str(root)).open("xb") as pin:
+                pin.write(COPY)
+
+    def keep(self, cid: Cid) -> bool:
+        root = decode_cid(cid)
+        with self._lock(fcntl.LOCK_SH):
+            if self._is_copy(cid):
+                self._write_pin(root)
+            return self.has(cid)
+
+    def evict(self, *cids: Cid) -> None:
+        with self._lock(fcntl.LOCK_EX):
+            copies = [cid for cid in cids if self._is_copy(cid)]
+            for cid in copies:
+                self.unpin(cid)
+            self._delete_unpinned(copies)
+
     def collect_garbage(self) -> list[Cid]:
         """Delete unpinned blocks, and what interrupted additions left. Waits for additions in progress.
 
@@ -87,14 +113,18 @@ class EmbeddedStore(FolderStore):
     def _collect_garbage(self, forgotten: Iterable[Cid]) -> list[Cid]:
         """`collect_garbage`, which deletes the blocks of forgotten trees in any case."""
         with self._lock(fcntl.LOCK_EX):
-            self._blocks.remove_drafts()
-            pinned, is_complete = self._reachable(self.pins())
-            # An unpinned block may be the only copy of one below a node that cannot be read, and be needed
-            # once that node is restored. Forgotten content must go all the same: it may be withdrawn.
-            candidates = set(self._blocks.keys()) if is_complete else self._reachable(forgotten)[0]
-            unpinned = sorted(candidates - pinned)
-            for key in unpinned:
-                self._blocks.remove(key)
+            return self._delete_unpinned(forgotten)
+
+    def _delete_unpinned(self, forgotten: Iterable[Cid]) -> list[Cid]:
+        """To be called with the exclusive lock."""
+        self._blocks.remove_drafts()
+        pinned, is_complete = self._reachable(self.pins())
+        # An unpinned block may be the only copy of one below a node that cannot be read, and be needed
+        # once that node is restored. Forgotten content must go all the same: it may be withdrawn.
+        candidates = set(self._blocks.keys()) if is_complete else self._reachable(forgotten)[0]
+        unpinned = sorted(candidates - pinned)
+        for key in unpinned:
+            self._blocks.remove(key)
         return [Cid(str(leaf_of(key))) for key in unpinned]
 
     def _reachable(self, roots: Iterable[Cid]) -> tuple[set[str], bool]:
@@ -126,6 +156,10 @@ class EmbeddedStore(FolderStore):
         for _ in self._reader.blocks(root):  # reading a block verifies it
             pass
         self._write_pin(root)
+
+    def _is_copy(self, cid: Cid) -> bool:
+        pin = self._pins / str(decode_cid(cid))
+        return pin.exists() and pin.read_bytes() == COPY
 
     def _write_pin(self, cid: DecodedCid) -> None:
         self._blocks.write(self._pins / str(cid), b"")

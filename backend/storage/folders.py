@@ -11,7 +11,7 @@ from backend.storage.reader import TreeReader
 from backend.storage.unixfs import import_tree, tree_of_directory, tree_of_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from backend.domain.content import DecodedCid
@@ -33,6 +33,21 @@ class FolderStore(ABC):
     @abstractmethod
     def _add(self, tree: Tree) -> Cid:
         """Store and pin a tree."""
+
+    @abstractmethod
+    def has(self, cid: Cid) -> bool: ...
+
+    @abstractmethod
+    def add_car(self, cid: Cid, car: Iterable[bytes]) -> None: ...
+
+    def add_copy(self, cid: Cid, car: Iterable[bytes]) -> None:
+        self.add_car(cid, car)
+
+    def keep(self, cid: Cid) -> bool:
+        return self.has(cid)
+
+    def evict(self, *cids: Cid) -> None:  # noqa: B027 - only a store on our disk makes room by it
+        """Deletes nothing."""
 
     def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
         return folder_cid(files)

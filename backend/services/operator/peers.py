@@ -14,7 +14,7 @@ from backend.domain.content import ContentCorrupt, decode_cid, verify_block
 from backend.ports.outbound import UnexpectedStatus, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, Cid
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from backend.ports.outbound import OutboundHttp
     from backend.ports.storage import BlobStore
     from backend.services.disk_space import DiskSpace
+
+    Add = Callable[[Cid, Iterable[bytes]], None]
 
 RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car"
 MAX_ASKED = 8
@@ -67,14 +69,21 @@ class Peers:
         `max_bytes` limits the sum of its files. If no operator has it this returns, and reading it raises.
         Errors: `DiskFull`.
         """
-        if self._blobs.has(cid):
-            return
+        if not self._blobs.keep(cid):
+            self._fetch(cid, max_bytes, self._blobs.add_car, first)
+
+    def fetch_copy(self, cid: Cid, max_bytes: int, first: Account | None = None) -> None:
+        """As `fetch`, but what is fetched may be evicted when room is needed."""
+        if not self._blobs.has(cid):
+            self._fetch(cid, max_bytes, self._blobs.add_copy, first)
+
+    def _fetch(self, cid: Cid, max_bytes: int, add: Add, first: Account | None) -> None:
         ends_at = self._clock() + FETCH_SECONDS
         for operator in self._candidates(cid, first):
             if self._clock() > ends_at:
                 return
             try:
-                self._fetch_from(operator.endpoint.rstrip("/"), cid, max_bytes)
+                self._fetch_from(operator.endpoint.rstrip("/"), cid, max_bytes, add)
             except UnexpectedStatus as error:
                 if error.details.get("status") == HTTPStatus.TOO_MANY_REQUESTS:
                     self._back_off(operator.account, None, AWAY_SECONDS)
@@ -96,7 +105,7 @@ class Peers:
         ]
         return sorted(available, key=lambda o: (o.account != first, -o.stake, o.account))[:MAX_ASKED]
 
-    def _fetch_from(self, endpoint: str, cid: Cid, max_bytes: int) -> None:
+    def _fetch_from(self, endpoint: str, cid: Cid, max_bytes: int, add: Add) -> None:
         """Fetch the root block first: it shows cheaply whether the operator has the folder."""
         url = f"{endpoint}/ipfs/{cid}?format="
         root = self._outbound.get(f"{url}raw", accept=RAW, max_bytes=MAX_BLOCK_BYTES, seconds=BLOCK_SECONDS)
@@ -105,7 +114,7 @@ class Peers:
         tree = self._outbound.get(
             f"{url}car", accept=CAR, max_bytes=limit, seconds=TREE_SECONDS, min_rate=MIN_TREE_RATE
         )
-        self._blobs.add_car(cid, self._space.limit(tree))
+        add(cid, self._space.limit(tree))
 
     def _back_off(self, operator: Account, cid: Cid | None, seconds: float) -> None:
         now = self._clock()

@@ -293,3 +293,25 @@ def test_what_is_forgotten_is_not_kept_and_its_neighbours_are(store: BlobStore) 
     assert not store.has(cid)
     assert store.has(other)
     assert store.read(other, "other") == b"1"
+
+
+def copy_of(files: dict[str, bytes | Path], store: BlobStore, folder: Path) -> Cid:
+    """Bring a folder of another store into this one, as a copy."""
+    elsewhere = EmbeddedStore(folder, is_durable=False)
+    cid = elsewhere.add_folder(files)
+    store.add_copy(cid, elsewhere.car(cid))
+    return cid
+
+
+def test_a_copy_is_stored_like_any_other_folder(store: BlobStore, tmp_path: Path) -> None:
+    cid = copy_of(FILES, store, tmp_path / "elsewhere")
+    assert store.has(cid)
+    assert {name: store.read(cid, name) for name in FILES} == FILES
+    assert store.keep(cid)
+    store.evict(cid)
+    assert store.read(cid, "notes/deep/one") == b"1"
+
+
+def test_what_is_not_stored_cannot_be_kept(store: BlobStore) -> None:
+    assert not store.keep(ABSENT)
+    assert not store.has(ABSENT)

@@ -23,6 +23,8 @@ from backend.storage.unixfs import CHUNK_BYTES, MAX_LINKS, import_file, import_t
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backend.domain.ids import Cid
+
 
 def nothing(_cid: DecodedCid, _block: bytes) -> None:
     return
@@ -253,3 +255,41 @@ def test_nodes_survive_encoding(embedded: EmbeddedStore) -> None:
     cid = embedded.add_folder({"a": b"x" * CHUNK_BYTES * 2})
     for below, block in embedded._reader.blocks(decode_cid(cid)):
         assert sha256(block).digest() == below.digest
+
+
+def copied(store: EmbeddedStore, folder: Path, content: bytes) -> Cid:
+    elsewhere = EmbeddedStore(folder, is_durable=False)
+    cid = elsewhere.add_folder({"a": content, "shared": b"shared"})
+    store.add_copy(cid, elsewhere.car(cid))
+    return cid
+
+
+def test_copies_are_evicted_and_what_they_share_with_others_stays(
+    embedded: EmbeddedStore, tmp_path: Path
+) -> None:
+    own = embedded.add_folder({"b": b"own", "shared": b"shared"})
+    evicted, left = (copied(embedded, tmp_path / "elsewhere", content) for content in (b"x", b"y"))
+    embedded.evict(evicted, own)
+    embedded.evict(evicted)
+    assert [embedded.has(cid) for cid in (own, evicted, left)] == [True, False, True]
+    assert stored(embedded, leaf(b"x"), leaf(b"y"), leaf(b"own"), leaf(b"shared")) == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert copied(embedded, tmp_path / "elsewhere", b"x") == evicted
+    assert embedded.read(evicted, "a") == b"x"
+
+
+@pytest.mark.parametrize("keeps", ["keep", "pin", "add_folder", "add_car"])
+def test_a_copy_that_is_kept_or_added_by_the_operator_is_not_evicted(
+    embedded: EmbeddedStore, tmp_path: Path, keeps: str
+) -> None:
+    cid = copied(embedded, tmp_path / "elsewhere", b"x")
+    car = list(embedded.car(cid))
+    arguments = {"add_folder": [{"a": b"x", "shared": b"shared"}], "add_car": [cid, car]}.get(keeps, [cid])
+    getattr(embedded, keeps)(*arguments)
+    embedded.add_copy(cid, car)
+    embedded.evict(cid)
+    assert embedded.read(cid, "a") == b"x"

@@ -92,6 +92,22 @@ def test_a_folder_is_fetched_whole_from_a_peer_that_has_it_and_stored(harness: P
     assert len(harness.outbound.asked) == 3
 
 
+def test_a_copy_may_be_evicted_until_it_is_fetched_to_be_kept(harness: PeersHarness) -> None:
+    cid = harness.theirs.add_folder(FILES)
+    harness.settle("two", gateway(harness.theirs))
+    for _ in range(2):
+        harness.peers.fetch_copy(cid, 1000)
+        assert harness.ours.read(cid, "card") == FILES["card"]
+        harness.ours.evict(cid)
+        assert not harness.ours.has(cid)
+    harness.peers.fetch_copy(cid, 1000)
+    harness.peers.fetch(cid, 1000)
+    harness.peers.fetch_copy(cid, 1000)
+    harness.ours.evict(cid)
+    assert harness.ours.has(cid)
+    assert harness.names() == ["two"] * 6
+
+
 def test_the_preferred_peer_is_asked_first_and_the_own_gateway_never(harness: PeersHarness) -> None:
     cid = harness.theirs.add_folder(FILES)
     harness.settle("own", refusing(AssertionError()), stake=100)
