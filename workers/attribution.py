@@ -69,7 +69,7 @@ def _compare(
     )
     spec.save(job)
     try:
-        message = supervise(training_command(job), job, lambda: True, on_event)
+        message = supervise(training_command(job), job, lambda: True, on_event, adapter_folder=folder)
     except TrainingCrashed as error:
         last = (job / LOG_FILE).read_text(errors="replace").splitlines()[-1:]
         return [_open(f"{NOT_COMPUTED}: {error}: {''.join(last)}")]

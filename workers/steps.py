@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DomainError, NotFound, Unavailable
@@ -24,7 +25,6 @@ from workers.training.supervise import supervise, training_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from backend.domain.ids import Hash32, SnapshotId, VersionId
     from backend.domain.training import Dataset, ImportedAdapter, TrainingJob
@@ -129,8 +129,10 @@ class Steps:
             raise DatasetChanged(
                 f"the rows of snapshot {leased.job.snapshot_id} have changed since validation"
             )
-        self._spec(leased.job).save(folder)
-        self._run_process(leased, heartbeat, self._leases.complete_training)
+        spec = self._spec(leased.job)
+        spec.save(folder)
+        parent = Path(spec.parent_folder) if spec.parent_folder else None
+        self._run_process(leased, heartbeat, self._leases.complete_training, parent)
 
     def _validate_import(self, leased: LeasedJob, imported: ImportedAdapter, heartbeat: Heartbeat) -> None:
         options, creator = self._options, leased.job.creator
@@ -150,7 +152,11 @@ class Steps:
             delete_files(options.transfers, creator, imported)
 
     def _run_process(
-        self, leased: LeasedJob, heartbeat: Heartbeat, on_done: Callable[[LeasedJob, TrainingResult], None]
+        self,
+        leased: LeasedJob,
+        heartbeat: Heartbeat,
+        on_done: Callable[[LeasedJob, TrainingResult], None],
+        parent: Path | None = None,
     ) -> bool:
         """Run the training process; whether it succeeded, in which case `on_done` was called."""
         folder = self._folder(leased.job)
@@ -159,6 +165,7 @@ class Steps:
             folder,
             lambda: not (heartbeat.is_lost or self._stopping.is_set()),
             lambda event: self._leases.record_event(leased, event.kind, event.data),
+            adapter_folder=parent,
         )
         if last is None:
             self._leases.release(leased)

@@ -178,12 +178,13 @@ class Installation(Resources):
 
     @cached_property
     def adapter_folders(self) -> AdapterFolders:
-        from backend.services.market.adapter_folders import AdapterFolders
+        from backend.services.market.adapter_folders import IN_USE_SECONDS, AdapterFolders
 
         settings, peers = self.settings, self.peers_for(self.database)
         exports = [base.vllm_folder for base in settings.served]
+        in_use_seconds = IN_USE_SECONDS + self.limits.longest_seconds + settings.gradient_seconds
         parts = settings.home / "adapters", peers.fetch_copy, exports, settings.reserved_disk_bytes
-        return AdapterFolders(self.blobs, *parts)
+        return AdapterFolders(self.blobs, *parts, in_use_seconds)
 
     @cached_property
     def denials(self) -> Denials:

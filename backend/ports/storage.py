@@ -64,6 +64,10 @@ class BlobStore(Protocol):
         """
         ...
 
+    def copies(self, before: float) -> list[Cid]:
+        """Copies that were added before this Unix time and that `evict` would delete."""
+        ...
+
     def add_directory(self, path: Path) -> Cid:
         """Store and pin a folder from disk, with empty folders and dot-files. Symbolic links are refused."""
         ...

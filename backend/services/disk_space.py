@@ -25,8 +25,20 @@ class DiskSpace:
     @property
     def left(self) -> int:
         """Bytes; negative if less than the reserve is free."""
-        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        return shutil.disk_usage(existing).free - self.reserved
+        return shutil.disk_usage(self._existing).free - self.reserved
+
+    @property
+    def total(self) -> int:
+        """Bytes of the disk."""
+        return shutil.disk_usage(self._existing).total
+
+    def is_disk_of(self, folder: Path) -> bool:
+        """Whether `folder`, which must exist, lies on the same disk."""
+        return folder.stat().st_dev == self._existing.stat().st_dev
+
+    @property
+    def _existing(self) -> Path:
+        return next(path for path in (self.folder, *self.folder.parents) if path.exists())
 
     def require(self, num_bytes: int = 0) -> None:
         """Errors: `DiskFull` if there is no space for so many bytes."""

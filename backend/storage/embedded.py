@@ -100,6 +100,14 @@ class EmbeddedStore(FolderStore):
                 self.unpin(cid)
             self._delete_unpinned(copies)
 
+    def copies(self, before: float) -> list[Cid]:
+        found = []
+        for path in self._pins.iterdir():
+            with suppress(FileNotFoundError):  # unpinned meanwhile
+                if path.stat().st_mtime < before and path.read_bytes() == COPY:
+                    found.append(Cid(path.name))
+        return found
+
     def collect_garbage(self) -> list[Cid]:
         """Delete unpinned blocks, and what interrupted additions left. Waits for additions in progress.
 

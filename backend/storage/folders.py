@@ -49,6 +49,9 @@ class FolderStore(ABC):
     def evict(self, *cids: Cid) -> None:  # noqa: B027 - only a store on our disk makes room by it
         """Deletes nothing."""
 
+    def copies(self, before: float) -> list[Cid]:  # noqa: ARG002 - none is deleted
+        return []
+
     def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
         return folder_cid(files)
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from backend.folder_cache import keep_in_use
 from backend.processes.child import Child, ChildError, ChildTimeout, module_command
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ def supervise(
     is_wanted: Callable[[], bool],
     on_event: Callable[[Message], None],
     silence_seconds: float = 900.0,
+    adapter_folder: Path | None = None,
 ) -> Message | None:
-    """Run the process and return its last message; None once `is_wanted` returns false.
+    """Run the process and return its last message; None once `is_wanted` returns false. `adapter_folder`: of
+    the cache of adapters, where it stays while the process runs.
 
     The process has ended when this returns or raises. Errors: `TrainingCrashed`, and what `on_event` raises.
     """
@@ -47,6 +50,8 @@ def supervise(
         # Leaving the block kills the process. Checkpoints are written atomically, so it needs no time to end.
         received_at = time.monotonic()
         while is_wanted():
+            if adapter_folder is not None:
+                keep_in_use(adapter_folder)
             try:
                 message = Message(**child.receive(POLL_SECONDS))
             except ChildTimeout:

@@ -1,25 +1,32 @@
-"""Local cache of adapter folders by CID: each is fetched once, verified, and shared by all requests."""
+"""Local cache of adapter folders by CID: each is fetched once, verified, and shared by all requests. Those
+that were used least recently make room for others.
+"""
 
 from __future__ import annotations
 
 import json
-import shutil
+import logging
 import threading
+import time
+from math import inf
 from typing import TYPE_CHECKING
 
 from backend.domain.adapter_files import CONFIG_FILE, MAX_ADAPTER_BYTES
 from backend.domain.content import ContentMissing, cid_of
 from backend.domain.errors import Conflict, Unavailable
+from backend.domain.ids import Cid
+from backend.folder_cache import FolderCache
 from backend.ports.storage import fetch_nothing
 from backend.services.disk_space import DiskSpace
 from inference.protocol import AdapterRef
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from backend.domain.ids import Cid, Hash32
+    from backend.domain.ids import Hash32
     from backend.domain.receipt import VersionRecord
+    from backend.folder_cache import Unused
     from backend.ports.storage import BlobStore, FetchFolder
 
 
@@ -27,6 +34,12 @@ SHARES = 8
 """Of the disk space: four fetches at a time, each with a copy in the store and one in the cache."""
 MIN_SPACE = 64 << 20
 """With less, no adapter is fetched."""
+ROOM_PART = 20
+"""This part of the disk is made free for adapters to come, but no more than the largest one needs."""
+IN_USE_SECONDS = 3600.0
+"""A folder stays for so long after each use: longer than it is read by what does not call `keep_in_use`."""
+
+log = logging.getLogger(__name__)
 
 
 class AdapterMissing(Unavailable):
@@ -36,7 +49,7 @@ class AdapterMissing(Unavailable):
 class AdapterFolders:
     """`fetch_folder` fetches a folder that the store lacks. Folders leave `reserved` bytes of the disk free.
     `exports`: where folders are written for vLLM servers, each with the digests of its adapters in
-    `exported_from` of its configuration.
+    `exported_from` of its configuration. `in_use_seconds`: time after a use in which a folder may be read.
     """
 
     def __init__(
@@ -46,26 +59,24 @@ class AdapterFolders:
         fetch_folder: FetchFolder = fetch_nothing,
         exports: Sequence[Path] = (),
         reserved: int = 0,
+        in_use_seconds: float = IN_USE_SECONDS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._fetch_folder = store, fetch_folder
-        self._root, self._exports, self._space = root, exports, DiskSpace(root, reserved)
-        self._lock = threading.Lock()
+        self._cache, self._exports = FolderCache(root), [FolderCache(each) for each in exports]
+        self._space, self._in_use_seconds, self._clock = DiskSpace(root, reserved), in_use_seconds, clock
+        self._lock, self._evicting = threading.Lock(), threading.Lock()
         self._fetching: dict[Cid, threading.Lock] = {}
 
     def cached(self, record: VersionRecord) -> Path | None:
-        """The folder if it is in the cache."""
-        path = self._path(record)
-        return path if path.is_dir() else None
+        """The folder if it is in the cache, where it stays for `in_use_seconds`."""
+        return self._cache.use(cid_of(record.cid_digest))
 
     def folder(self, record: VersionRecord) -> Path:
-        """The folder; blocks while it is fetched. Raises AdapterMissing, ContentCorrupt, ContentUnsafe or
-        DiskFull.
+        """The folder, as `cached`; blocks while it is fetched. Raises AdapterMissing, ContentCorrupt,
+        ContentUnsafe or DiskFull.
         """
-        cid = cid_of(record.cid_digest)
-        path = self._path(record)
-        if not path.is_dir():
-            self._fetch(cid, path)
-        return path
+        return self.cached(record) or self._fetch(cid_of(record.cid_digest))
 
     def fetch(self, record: VersionRecord, destination: Path) -> Cid:
         """Copy the folder to a path that does not exist yet. Raises as `folder`, and Conflict."""
@@ -75,41 +86,70 @@ class AdapterFolders:
 
     def drop(self, cid: Cid) -> None:
         """Delete the copy. No running answer may use it."""
-        shutil.rmtree(self._root / cid, ignore_errors=True)
+        self._cache.drop(cid)
 
     def drop_exports(self, adapter: Hash32) -> None:
         """Delete what was written of an adapter for a vLLM server, blends with it included. No running answer
         may use it.
         """
         digest = adapter.removeprefix("0x")
-        for folder in [each for root in self._exports if root.is_dir() for each in root.iterdir()]:
-            try:
-                parts = json.loads((folder / CONFIG_FILE).read_bytes())["exported_from"]
-            except (OSError, ValueError, KeyError):
-                continue  # of another program, or being written
-            if digest in parts:
-                shutil.rmtree(folder, ignore_errors=True)
+        for exports in self._exports:
+            for folder in exports.unused(inf):
+                if digest in _exported_from(folder.path):
+                    exports.drop(folder.path.name)
 
-    def _path(self, record: VersionRecord) -> Path:
-        return self._root / cid_of(record.cid_digest)
-
-    def _fetch(self, cid: Cid, path: Path) -> None:
+    def _fetch(self, cid: Cid) -> Path:
+        path = self._cache.root / cid
         with self._lock:
             turn = self._fetching.setdefault(cid, threading.Lock())
         try:
             with turn:  # one fetch per CID; callers that waited find the folder
-                if not path.is_dir():
-                    self._root.mkdir(parents=True, exist_ok=True)
+                if self._cache.use(cid) is None:
+                    self._cache.root.mkdir(parents=True, exist_ok=True)
                     try:
                         self._download(cid, path)
                     except (Conflict, OSError):
-                        if not path.is_dir():  # or another process was faster
+                        if self._cache.use(cid) is None:  # or another process was faster
                             raise
         finally:
             with self._lock:
                 self._fetching.pop(cid, None)
+        return path
+
+    def _make_room(self) -> None:
+        """Delete folders that were not used for `in_use_seconds`, least recently used first, while there is
+        little room. Of those that were fetched from other operators the store's copies go too.
+        """
+        wanted = min(SHARES * MAX_ADAPTER_BYTES, self._space.total // ROOM_PART)
+        with self._evicting:
+            if self._space.left >= wanted:
+                return
+            self._cache.sweep()
+            # More than that: each eviction reads the nodes of all that is stored.
+            missing = wanted + wanted // 4 - self._space.left
+            before = self._clock() - self._in_use_seconds
+            folders = _least_recent([*self._cache.unused(before), *self._unused_exports(before)], missing)
+            cids = [Cid(each.path.name) for each in folders if each.path.parent == self._cache.root]
+            # The store's copies first: a folder that a crash leaves can be served, and is found again.
+            if cids := [*cids, *self._orphans(before)]:
+                self._store.evict(*cids)
+            for each in folders:
+                FolderCache(each.path.parent).drop(each.path.name, before)
+            if folders:
+                log.info("deleted %d folders of adapters that were used least recently", len(folders))
+
+    def _unused_exports(self, before: float) -> list[Unused]:
+        """Of vLLM servers, on this disk."""
+        here = [each for each in self._exports if each.root.is_dir() and self._space.is_disk_of(each.root)]
+        return [each for exports in here for each in exports.unused(before) if _exported_from(each.path)]
+
+    def _orphans(self, before: float) -> list[Cid]:
+        """Copies in the store without a folder: a process ended, or what was fetched is no adapter."""
+        copies = (cid for cid in self._store.copies(before) if cid not in self._fetching)
+        return [cid for cid in copies if not (self._cache.root / cid).is_dir()]
 
     def _download(self, cid: Cid, path: Path) -> None:
+        self._make_room()
         self._space.require(MIN_SPACE)
         max_bytes = min(MAX_ADAPTER_BYTES, self._space.left // SHARES)
         self._fetch_folder(cid, max_bytes)
@@ -120,6 +160,26 @@ class AdapterFolders:
                 f"No reachable operator has the adapter's folder {cid} now; nothing was charged, try again.",
                 details={"cid": cid},
             ) from error
+
+
+def _least_recent(unused: Sequence[Unused], num_bytes: int) -> list[Unused]:
+    """The least recently used ones, of so many bytes together."""
+    found = []
+    for each in sorted(unused, key=lambda each: each.used_at):
+        if num_bytes <= 0:
+            break
+        num_bytes -= each.num_bytes
+        found.append(each)
+    return found
+
+
+def _exported_from(folder: Path) -> Sequence[str]:
+    """Digests of the adapters in an exported folder; none if it is of another program."""
+    try:
+        digests: Sequence[str] = json.loads((folder / CONFIG_FILE).read_bytes())["exported_from"]
+    except (OSError, ValueError, KeyError):
+        return ()
+    return digests
 
 
 def adapter_ref(record: VersionRecord, folder: Path) -> AdapterRef:

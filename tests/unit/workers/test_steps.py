@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import threading
@@ -155,12 +156,16 @@ def test_the_parent_of_a_warm_start_is_fetched_and_passed_to_the_trainer(harness
     with harness.jobs.database.read() as tx:
         record = tx.chain.version(parent)
     assert record is not None
-    harness.parents[parent] = Parent(record, harness.folder)
+    folder = harness.folder / "adapters" / "parent"
+    folder.mkdir(parents=True)
+    os.utime(folder, (0, 0))
+    harness.parents[parent] = Parent(record, folder)
     job = harness.jobs.training.create(CREATOR, snapshot, {"parent": parent})
     harness.run(job.id, Step.VALIDATE, Step.TRAIN)
     spec = TrainingSpec.load(harness.folder / job.id)
     assert spec.snapshots == (snapshot, record.snapshots[0])
-    assert (spec.parent_folder, spec.parent_base) == (str(harness.folder.resolve()), record.base_model)
+    assert (spec.parent_folder, spec.parent_base) == (str(folder.resolve()), record.base_model)
+    assert folder.stat().st_mtime > 0  # it stays in the cache while it is used
 
 
 def test_a_task_delivered_again_changes_nothing(harness: StepsHarness) -> None:

@@ -73,7 +73,7 @@ def test_a_missing_folder_can_be_requested_again(tmp_path: Path, record: Version
 def test_a_folder_is_fetched_only_while_the_disk_has_space_and_a_cached_one_is_served(
     tmp_path: Path, record: VersionRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk, store = SimpleNamespace(free=MIN_SPACE + 99), FakeBlobStore()
+    disk, store = SimpleNamespace(free=MIN_SPACE + 99, total=1 << 30), FakeBlobStore()
     monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
     folders = AdapterFolders(store, tmp_path / "adapters", reserved=100)  # type: ignore[arg-type]
     with pytest.raises(DiskFull):
@@ -96,5 +96,5 @@ def test_exports_of_an_adapter_are_dropped_with_its_blends(tmp_path: Path) -> No
     folders = AdapterFolders(FakeBlobStore(), tmp_path / "adapters", exports=roots)  # type: ignore[arg-type]
     for _ in range(2):
         folders.drop_exports(Hash32(f"0x{taken}"))
-    assert sorted(path.name for path in exports.iterdir()) == [".draft-x", other]
+    assert sorted(path.name for path in exports.iterdir()) == [".draft-x", ".lock", other]
     AdapterFolders(FakeBlobStore(), tmp_path / "adapters").drop_exports(Hash32(f"0x{taken}"))  # type: ignore[arg-type]

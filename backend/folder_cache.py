@@ -1,0 +1,102 @@
+"""Folders that can be fetched or written again, with the time of their last use, which their own modification
+time records.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DRAFT_SECONDS = 3600.0
+"""More than the writing or the deletion of a folder takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """A folder that may be deleted. `used_at`: Unix time of its last use."""
+
+    used_at: float
+    path: Path
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its files."""
+        total = 0
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += Path(folder, name).stat().st_size
+        return total
+
+
+class FolderCache:
+    """Folders in `root`, which other processes use too. A folder is there as a whole or not at all, if those
+    who write one rename it to its name. Names with a leading dot are of drafts and of what is being deleted.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def use(self, name: str) -> Path | None:
+        """The folder, of which this is a use; None if it is not there."""
+        path = self.root / name
+        if not path.is_dir():
+            return None
+        with self._lock(fcntl.LOCK_SH):
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                return None
+        return path
+
+    def unused(self, since: float) -> list[Unused]:
+        """The folders without a use since this Unix time, least recently used first."""
+        found = []
+        for path in self.root.iterdir() if self.root.is_dir() else ():
+            with suppress(FileNotFoundError):
+                if path.is_dir() and path.name[0] != "." and (used_at := path.stat().st_mtime) < since:
+                    found.append(Unused(used_at, path))
+        return sorted(found, key=lambda each: each.used_at)
+
+    def drop(self, name: str, unused_since: float = inf) -> None:
+        """Delete the folder, unless it was used since this Unix time."""
+        path = self.root / name
+        if not path.is_dir():
+            return
+        with self._lock(fcntl.LOCK_EX):
+            if not path.is_dir() or path.stat().st_mtime >= unused_since:
+                return
+            deleted = tempfile.mkdtemp(prefix=".deleted.", dir=self.root)
+            path.rename(deleted)  # at once: a process that ends now leaves no part of a folder to serve
+        shutil.rmtree(deleted, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Delete what interrupted writes and deletions left."""
+        for path in self.root.glob(".*/"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - DRAFT_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def _lock(self, mode: int) -> Iterator[None]:
+        """Shared for uses, exclusive for the decision that a folder goes."""
+        with (self.root / ".lock").open("ab") as file:
+            fcntl.flock(file, mode)
+            yield
+
+
+def keep_in_use(folder: Path) -> None:
+    """To be called again and again while a folder of a cache is in use for long."""
+    with suppress(FileNotFoundError):
+        os.utime(folder)

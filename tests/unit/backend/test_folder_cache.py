@@ -1,0 +1,72 @@
+"""Folders that are there as a whole or not at all, and stay while they are in use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.folder_cache import DRAFT_SECONDS, FolderCache, keep_in_use
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FolderCache:
+    """With the folders `a` to `c`, last used at 1 to 3."""
+    for used_at, name in enumerate("abc", start=1):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"x" * used_at)
+        os.utime(tmp_path / name, (used_at, used_at))
+    return FolderCache(tmp_path)
+
+
+def names(cache: FolderCache, since: float) -> list[str]:
+    return [each.path.name for each in cache.unused(since)]
+
+
+def test_a_use_is_noted_and_the_least_recently_used_come_first(cache: FolderCache) -> None:
+    assert names(cache, 4) == ["a", "b", "c"]
+    assert names(cache, 3) == ["a", "b"]
+    assert [each.num_bytes for each in cache.unused(4)] == [1, 2, 3]
+    assert cache.use("a") == cache.root / "a"
+    keep_in_use(cache.root / "b")
+    keep_in_use(cache.root / "absent")
+    assert names(cache, 4) == ["c"]
+    assert cache.use("absent") is None
+    assert FolderCache(cache.root / "absent").use("a") is None
+    assert FolderCache(cache.root / "absent").unused(4) == []
+
+
+def test_a_folder_that_was_used_after_it_was_chosen_stays(cache: FolderCache) -> None:
+    cache.use("a")
+    cache.drop("a", unused_since=4)
+    cache.drop("b", unused_since=4)
+    cache.drop("c")
+    cache.drop("c")
+    assert (cache.root / "a" / "file").exists()
+    assert sorted(path.name for path in cache.root.iterdir()) == [".lock", "a"]
+
+
+def test_an_interrupted_deletion_leaves_no_part_to_use_and_is_swept(
+    cache: FolderCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cache.drop("a")
+    assert cache.use("a") is None
+    assert names(cache, 4) == ["b", "c"]
+    draft = cache.root / ".draft"
+    draft.mkdir()
+    cache.sweep()
+    assert sorted(path.name for path in cache.root.iterdir()) == [".draft", ".lock", "b", "c"]
+    os.utime(draft, (draft.stat().st_mtime - DRAFT_SECONDS - 1,) * 2)
+    cache.sweep()
+    assert not draft.exists()
