@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+DELETED = ".deleted."
+"""Names of folders that are being deleted begin so."""
 DRAFT_SECONDS = 3600.0
 """More than the writing or the deletion of a folder takes."""
 
@@ -77,13 +79,13 @@ class FolderCache:
         with self._lock(fcntl.LOCK_EX):
             if not path.is_dir() or path.stat().st_mtime >= unused_since:
                 return
-            deleted = tempfile.mkdtemp(prefix=".deleted.", dir=self.root)
+            deleted = tempfile.mkdtemp(prefix=DELETED, dir=self.root)
             path.rename(deleted)  # at once: a process that ends now leaves no part of a folder to serve
         shutil.rmtree(deleted, ignore_errors=True)
 
-    def sweep(self) -> None:
-        """Delete what interrupted writes and deletions left."""
-        for path in self.root.glob(".*/"):
+    def sweep(self, drafts: str) -> None:
+        """Delete what interrupted deletions left, and interrupted writes: folders named like `drafts`."""
+        for path in (*self.root.glob(f"{DELETED}*/"), *self.root.glob(f"{drafts}/")):
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - DRAFT_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)

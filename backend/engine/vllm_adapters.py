@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from backend.domain.adapter_files import CONFIG_FILE
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import DiskFull, InvalidInput, Unavailable
+from backend.folder_cache import FolderCache
 from backend.processes.child import Child, ChildError, module_command
 from inference.protocol import AdapterBlend, AdapterRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 CHILD = "workers.vllm_adapters"
 EXPORT_SECONDS = 120.0
 """The first export of a process loads torch."""
+DRAFTS = ".draft-*"
 MAX_BLENDS = 256
 """Blends on disk. Payers choose the weights, so that the number of different blends has no bound."""
-BLEND_SECONDS = 3600.0
-"""A blend stays for so long after its last use: longer than an answer waits for the server to load it."""
+IN_USE_SECONDS = 3600.0
+"""A folder stays for so long after its last use: longer than an answer waits for the server to load it."""
 MAX_BLENDS_OF_PAYER = 16
 """Blends on disk that one payer had written and uses, so that others find room for theirs."""
 
@@ -49,12 +49,13 @@ class ServedBase:
 
 class VllmAdapters:
     """Writes each adapter or blend once into `root/<digest>`, where vLLM's `lora_filesystem_resolver` finds
-    it. A child process verifies them.
+    it. A child process verifies them. Those that were used least recently make room for others.
     """
 
     def __init__(self, base: ServedBase, root: Path, require_space: Callable[[], None]) -> None:
         """`require_space` raises `DiskFull` if the disk of `root` has no space to spare."""
-        self._base, self._root, self._require_space = base, root.resolve(), require_space
+        self._base, self._require_space = base, require_space
+        self._cache = FolderCache(root.resolve())
         self._exports: dict[tuple[str, str], asyncio.Future[None]] = {}
         # A thread of its own: exports that wait must not delay receipts, which use the loop's executor.
         self._exporter = ThreadPoolExecutor(1, "vllm-export")
@@ -65,15 +66,13 @@ class VllmAdapters:
     async def prepare(self, adapter: AdapterRef | AdapterBlend, base_name: str, payer: str) -> None:
         """Return once `root/<digest>` is there, for a server that names its base model `base_name`.
 
-        Errors: `InvalidInput` for an adapter that is refused, `Unavailable`.
+        Errors: `InvalidInput` for an adapter that is refused, `Unavailable`, `DiskFull`.
         """
         key = adapter.digest, base_name
-        folder = self._root / adapter.digest
+        found = self._cache.use(adapter.digest)
         if isinstance(adapter, AdapterBlend):
-            self._uses.add(payer, adapter.digest, is_written=folder.is_dir())
-        if key in self._served and folder.is_dir():
-            if isinstance(adapter, AdapterBlend):
-                os.utime(folder)
+            self._uses.add(payer, adapter.digest, is_written=found is not None)
+        if key in self._served and found is not None:
             return
         export = self._exports.get(key)
         if export is None:
@@ -90,32 +89,44 @@ class VllmAdapters:
 
     def _export(self, adapter: AdapterRef | AdapterBlend, base_name: str) -> None:
         kind = "adapter" if isinstance(adapter, AdapterRef) else "blend"
-        folder = self._root / adapter.digest
+        folder = self._cache.root / adapter.digest
         if not folder.is_dir():
             if isinstance(adapter, AdapterBlend):
-                self._make_room()
-            self._require_space()
+                self._limit_blends()
+            self._make_room()
         message = {"folder": str(folder), "base_name": base_name}
         answer = self._ask({**message, kind: msgspec.to_builtins(adapter)})
         if answer:
             raise InvalidInput(answer["message"], "model", {"code": answer["code"]})
 
-    def _make_room(self) -> None:
+    def _limit_blends(self) -> None:
         """Delete the blends that were used least recently. Errors: `Unavailable` if all are in use."""
-        blends = sorted((folder.stat().st_mtime, folder) for folder in self._blends())
-        for used_at, folder in blends[: max(0, len(blends) - MAX_BLENDS + 1)]:
-            if used_at > time.time() - BLEND_SECONDS:
+        before = time.time() - IN_USE_SECONDS
+        blends = [each for each in self._cache.unused(inf) if _is_exported(each.path, is_blend=True)]
+        for each in blends[: max(0, len(blends) - MAX_BLENDS + 1)]:
+            if each.used_at > before:
                 raise Unavailable(
                     f"{MAX_BLENDS} different blends were used within the last hour, and no more are kept: "
                     "use one of them, or try again later"
                 )
-            shutil.rmtree(folder, ignore_errors=True)
+            self._cache.drop(each.path.name, before)
 
-    def _blends(self) -> Iterator[Path]:
-        for folder in self._root.glob("[0-9a-f]*"):
-            with suppress(OSError, ValueError, KeyError):  # of another program, or being written
-                if folder.name not in json.loads((folder / CONFIG_FILE).read_bytes())["exported_from"]:
-                    yield folder
+    def _make_room(self) -> None:
+        """Delete folders that are not in use, least recently used first, while there is no space.
+
+        Errors: `DiskFull` if there is none then.
+        """
+        before = time.time() - IN_USE_SECONDS
+        self._cache.sweep(DRAFTS)
+        for each in self._cache.unused(before):
+            try:
+                self._require_space()
+            except DiskFull:
+                if _is_exported(each.path):
+                    self._cache.drop(each.path.name, before)
+            else:
+                return
+        self._require_space()
 
     def _ask(self, message: dict[str, Any]) -> dict[str, str]:
         try:
@@ -141,8 +152,17 @@ class VllmAdapters:
             self._child = None
 
 
+def _is_exported(folder: Path, *, is_blend: bool = False) -> bool:
+    """Whether the folder is of an adapter or a blend, or of a blend; other programs may write folders too."""
+    try:
+        digests = json.loads((folder / CONFIG_FILE).read_bytes())["exported_from"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return not (is_blend and folder.name in digests)
+
+
 class _BlendUses:
-    """When each payer last used the blends that it had written, if within `BLEND_SECONDS`."""
+    """When each payer last used the blends that it had written, if within `IN_USE_SECONDS`."""
 
     def __init__(self) -> None:
         self._used_at: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -151,7 +171,7 @@ class _BlendUses:
     def add(self, payer: str, digest: str, *, is_written: bool) -> None:
         """Errors: `Unavailable` if the blend is not written yet, and the payer uses too many others."""
         now = time.monotonic()
-        while self._used_at and next(iter(self._used_at.values())) < now - BLEND_SECONDS:
+        while self._used_at and next(iter(self._used_at.values())) < now - IN_USE_SECONDS:
             self._used_at.popitem(last=False)
         if (payer, digest) not in self._used_at:
             if is_written:

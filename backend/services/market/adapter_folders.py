@@ -124,7 +124,7 @@ class AdapterFolders:
         with self._evicting:
             if self._space.left >= wanted:
                 return
-            self._cache.sweep()
+            self._cache.sweep(".*")
             # More than that: each eviction reads the nodes of all that is stored.
             missing = wanted + wanted // 4 - self._space.left
             before = self._clock() - self._in_use_seconds

@@ -63,10 +63,12 @@ def test_an_interrupted_deletion_leaves_no_part_to_use_and_is_swept(
             cache.drop("a")
     assert cache.use("a") is None
     assert names(cache, 4) == ["b", "c"]
-    draft = cache.root / ".draft"
+    draft, other = cache.root / ".draft-x", cache.root / ".other"
     draft.mkdir()
-    cache.sweep()
-    assert sorted(path.name for path in cache.root.iterdir()) == [".draft", ".lock", "b", "c"]
-    os.utime(draft, (draft.stat().st_mtime - DRAFT_SECONDS - 1,) * 2)
-    cache.sweep()
-    assert not draft.exists()
+    other.mkdir()
+    cache.sweep(".draft-*")
+    assert sorted(path.name for path in cache.root.iterdir()) == [".draft-x", ".lock", ".other", "b", "c"]
+    for path in (draft, other):
+        os.utime(path, (path.stat().st_mtime - DRAFT_SECONDS - 1,) * 2)
+    cache.sweep(".draft-*")
+    assert (draft.exists(), other.exists()) == (False, True)

@@ -144,7 +144,7 @@ def test_a_payer_has_few_blends_written_and_leaves_room_to_others(
         await adapters.prepare(blends[2], "base", "many")  # it is written
         with pytest.raises(Unavailable):
             await adapters.prepare(blends[3], "base", "many")
-        monkeypatch.setattr(vllm_adapters, "BLEND_SECONDS", -1)
+        monkeypatch.setattr(vllm_adapters, "IN_USE_SECONDS", -1)
         await adapters.prepare(blends[3], "base", "many")
 
     asyncio.run(use())
@@ -162,3 +162,37 @@ def test_adapters_are_not_written_into_the_reserved_space(
     finally:
         full.close()
     assert not (root / served_adapter.digest).exists()
+
+
+def test_adapters_that_were_used_least_recently_make_room(
+    served_model: Path, served_adapter: AdapterRef, tmp_path: Path
+) -> None:
+    base = ServedBase(served_model, base_model_digest(served_model), "float32", 32)
+    root = tmp_path / "cache"
+    blends = [AdapterBlend((BlendPart(served_adapter, weight),)) for weight in (0.5, 0.25, 0.125)]
+    limits = [5]
+
+    def require_space() -> None:
+        if len(list(root.glob("*/"))) > limits[0]:
+            raise DiskFull("nearly full")
+
+    async def use(adapters: VllmAdapters) -> None:
+        for each in (served_adapter, *blends[:2]):
+            await adapters.prepare(each, "base", "payer")
+        (root / "notes").mkdir()
+        for used_at, name in enumerate(("notes", blends[1].digest, served_adapter.digest), start=1):
+            os.utime(root / name, (used_at, used_at))
+        limits[0] = 3
+        await adapters.prepare(blends[2], "base", "payer")
+        await adapters.prepare(served_adapter, "base", "payer")  # a use
+        limits[0] = 0
+        with pytest.raises(DiskFull):
+            await adapters.prepare(blends[1], "base", "payer")
+
+    adapters = VllmAdapters(base, root, require_space)
+    try:
+        asyncio.run(use(adapters))
+    finally:
+        adapters.close()
+    names = {"notes", blends[0].digest, blends[2].digest, served_adapter.digest}
+    assert {path.name for path in root.iterdir()} == {".lock", *names}
