@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from backend.domain.adapter_files import CONFIG_FILE, MAX_ADAPTER_BYTES
-from backend.domain.content import ContentMissing, cid_of
+from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.ids import Cid
 from backend.folder_cache import FolderCache
@@ -155,7 +155,11 @@ class AdapterFolders:
         self._fetch_folder(cid, max_bytes)
         try:
             self._store.fetch_folder(cid, path, max_bytes=max_bytes)
-        except ContentMissing as error:
+        except (ContentMissing, ContentCorrupt) as error:
+            if self._store.has(cid):
+                self._store.evict(cid)  # a damaged copy, as of a backup, which the next request replaces
+            if isinstance(error, ContentCorrupt):
+                raise
             raise AdapterMissing(
                 f"No reachable operator has the adapter's folder {cid} now; nothing was charged, try again.",
                 details={"cid": cid},

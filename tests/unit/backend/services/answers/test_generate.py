@@ -302,6 +302,17 @@ async def test_parallel_answers_tile_the_line(installation: ScriptedInstallation
     assert installation.store.num_fetches == 1
 
 
+async def test_an_adapter_that_was_deleted_to_make_room_is_fetched_by_the_next_answer(
+    installation: ScriptedInstallation,
+) -> None:
+    record = installation.catalogue.record(installation.version)
+    for num_fetches in (1, 2):
+        answer = await installation.generate.start(request(installation, installation.version))
+        await text_of(answer)
+        assert installation.store.num_fetches == num_fetches
+        installation.folders.drop(cid_of(record.cid_digest))
+
+
 async def test_an_answer_that_cannot_be_billed_is_not_charged_and_affects_no_other(
     installation: ScriptedInstallation,
 ) -> None:

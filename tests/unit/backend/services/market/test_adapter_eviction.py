@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.content import cid_digest, cid_of
+from backend.domain.content import ContentCorrupt, cid_digest, cid_of
 from backend.domain.errors import DiskFull
 from backend.folder_cache import FolderCache
 from backend.services.market import adapter_folders
-from backend.services.market.adapter_folders import IN_USE_SECONDS, ROOM_PART, AdapterFolders
+from backend.services.market.adapter_folders import IN_USE_SECONDS, ROOM_PART, AdapterFolders, AdapterMissing
 from backend.storage.embedded import EmbeddedStore
 from tests.support.market import Market
 
@@ -228,3 +228,18 @@ def test_exports_for_vllm_servers_make_room_and_folders_of_other_programs_stay(d
     disk.fill()
     disk.use(adapter(1, disk.theirs))
     assert [folder.is_dir() for folder in (old, used, foreign)] == [False, True, True]
+
+
+@pytest.mark.parametrize("content", [None, b"corrupt"], ids=["missing", "corrupt"])
+def test_a_copy_that_is_damaged_is_fetched_again_by_the_next_request(
+    disk: Disk, content: bytes | None
+) -> None:
+    record = adapter(1, disk.theirs)
+    shutil.rmtree(disk.use(record))
+    for block in (disk.root / "a" / "blocks").glob("??/*.data"):
+        if block.read_bytes() == b"card":
+            block.unlink() if content is None else block.write_bytes(content)
+    with pytest.raises(AdapterMissing if content is None else ContentCorrupt):
+        disk.use(record)
+    assert (disk.use(record) / "card").read_bytes() == b"card"
+    assert disk.fetched == 2
