@@ -22,8 +22,7 @@ from backend.domain.training import (
     TrainingJob,
     TrainingResult,
 )
-from backend.domain.training_payment import max_trained_tokens
-from backend.services.train.payments import uncovered_charge, uncovered_payment
+from backend.services.train.payments import stated_rows, uncovered_charge, uncovered_payment
 from backend.services.train.transitions import enqueue, fail, finish, utc_now
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class Leases:
         """Errors: `RowsDiffer`."""
         now = self._clock()
         with self._locked(leased) as (tx, job):
-            _check_bound(job, dataset)
+            _check_rows(tx, job, dataset)
             data = {"digest": dataset.digest, "num_rows": dataset.num_rows}
             tx.training.add_event(job.id, "dataset", data, now)
             enqueue(tx, replace(job, state=JobState.QUEUED, dataset=dataset), now)
@@ -201,8 +200,8 @@ class Leases:
             yield tx, job
 
 
-def _check_bound(job: TrainingJob, dataset: Dataset) -> None:
-    if job.payment is not None and max_trained_tokens(job.config, dataset.num_rows) > job.payment.max_tokens:
+def _check_rows(tx: UnitOfWork, job: TrainingJob, dataset: Dataset) -> None:
+    if job.payment is not None and dataset.num_rows > stated_rows(tx.chain, job.snapshot_id):
         message = f"snapshot {job.snapshot_id} has {dataset.num_rows} rows, more than its contributions state"
         raise RowsDiffer(f"{message} on the chain, on which the price is based", param="snapshot_id")
 
