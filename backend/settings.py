@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     refused_personal_data: str = "CREDIT_CARD,CRYPTO,IBAN_CODE,UK_NHS,UK_NINO,US_SSN"
     """Kinds of personal data whose rows are refused, separated by commas; other kinds are only reported."""
     training_price: int = Field(default=400_000, ge=0, lt=1 << 63)
-    """Price of a million trained tokens, in token units. 0: training is free and needs no channel."""
+    """Price of a million charged tokens, in token units. 0: training is free and needs no channel."""
     key_requests_per_minute: int = Field(default=1000, ge=0)
     """Rate limit of one API key. A body counts as a request for each 64 KiB, except for uploads. On
     PostgreSQL all API processes count together, on SQLite each by itself. 0: no limit."""

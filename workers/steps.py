@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DomainError, NotFound, Unavailable
 from backend.domain.training import Step, TrainingResult
+from backend.domain.training_payment import charged_tokens
 from backend.metrics import CHARGED_TOKENS, CHARGED_UNITS, TASKS
 from backend.services.train.leases import LeaseLost
 from backend.services.train.parents import merge_snapshots, reject_parent
@@ -247,8 +248,8 @@ class Steps:
 
 def _count_charge(job: TrainingJob) -> None:
     """Count the tokens and units of the job's receipt."""
-    if job.payment is not None and job.result is not None:
-        num_tokens = int(job.result.metrics["num_trained_tokens"])
+    num_tokens = charged_tokens(job)
+    if job.payment is not None and num_tokens is not None:
         CHARGED_TOKENS.labels("trained").inc(num_tokens)
         CHARGED_UNITS.inc(num_tokens * job.payment.price)
 

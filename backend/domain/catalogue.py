@@ -22,7 +22,7 @@ CHART_DAYS = 30
 @dataclass(frozen=True, slots=True)
 class BaseModel:
     """A base model that this operator serves: sha-256 of its weights, its name, and the creator whose record
-    prices it. `training_price`: token units per million trained tokens; None if adapters of it are not
+    prices it. `training_price`: token units per million charged tokens; None if adapters of it are not
     trained here. `not_served`: kinds of adapters and parts of requests that its engines refuse.
     """
 

@@ -58,7 +58,7 @@ class VersionRecord:
 
     @property
     def is_training(self) -> bool:
-        """Whether the record prices trained tokens. Such a record cannot serve answers."""
+        """Whether the record prices training. Such a record cannot serve answers."""
         return self.adapter_digest == ZERO_HASH and self.name == TRAINING_NAME
 
 

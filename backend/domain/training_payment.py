@@ -23,16 +23,32 @@ def training_record(operator: Account, base_model: Hash32, price: int) -> Versio
     return own_record(operator, base_model, TRAINING_NAME, price, 0)
 
 
-def max_trained_tokens(config: TrainingConfig, num_rows: int) -> int:
-    """Upper bound of the tokens that a job trains on `num_rows` rows of any content.
+def charged_tokens(job: TrainingJob) -> int | None:
+    """Tokens that the job is charged for: those that it trains, and at least those with loss of one epoch,
+    because evaluation and attribution index read every row once. None until it is trained, and for an
+    imported adapter.
 
-    The first token of a sequence is not predicted. Fewer usable rows never give more sequences.
+    Results of earlier releases count the trained tokens alone. Jobs that earlier releases created may have
+    reserved less than an epoch, and no job is charged more than it reserved.
+    """
+    metrics = {} if job.result is None else job.result.metrics
+    counted = metrics.get("num_charged_tokens", metrics.get("num_trained_tokens"))
+    if counted is None:
+        return None
+    return int(counted) if job.payment is None else min(int(counted), job.payment.max_tokens)
+
+
+def max_charged_tokens(config: TrainingConfig, num_rows: int) -> int:
+    """Upper bound of the tokens that a job on `num_rows` rows of any content is charged for.
+
+    The first token of a sequence is not predicted. Fewer usable rows never give more sequences, and an epoch
+    has no more sequences than rows.
     """
     num_steps = config.steps or max(1, round(config.epochs * -(-num_rows // config.batch_size)))
     num_sequences = num_steps * min(config.batch_size, num_rows)
     if not config.steps:
         num_sequences = min(num_sequences, math.ceil(config.epochs) * num_rows)
-    return num_sequences * (config.max_length - 1)
+    return max(num_sequences, num_rows) * (config.max_length - 1)
 
 
 def request_bytes(job: TrainingJob) -> bytes:

@@ -28,7 +28,7 @@ CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
 RESULT = TrainingResult(
     some_hash("trained"),
     some_hash("base model"),
-    {"eval_loss_base": 4.0, "eval_loss_adapter": 3.0, "num_trained_tokens": TOKENS},
+    {"eval_loss_base": 4.0, "eval_loss_adapter": 3.0, "num_trained_tokens": 99, "num_charged_tokens": TOKENS},
 )
 
 
@@ -71,7 +71,7 @@ class PaidTrainingHarness:
         self.leases.complete_validation(
             self.lease(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3)
         )
-        metrics = {**RESULT.metrics, "num_trained_tokens": num_tokens}
+        metrics = {**RESULT.metrics, "num_charged_tokens": num_tokens}
         self.leases.complete_training(self.lease(job, Step.TRAIN), replace(RESULT, metrics=metrics))
 
     def publish(self, job: TrainingJob) -> TrainingJob:

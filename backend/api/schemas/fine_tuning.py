@@ -19,6 +19,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32, SnapshotId
 from backend.domain.money import AMOUNT
 from backend.domain.training import JobEvent, JobState, Payment, TrainingConfig, TrainingJob
+from backend.domain.training_payment import charged_tokens
 from backend.services.train.publication import Listing
 
 EVENT_ID = r"^(ftevent-[0-9a-z]{1,40}-)?[0-9]{1,18}$"
@@ -35,7 +36,7 @@ MESSAGES = {
     "failed": "{message}",
     "screening": "{message}",
     "published": "The adapter is published as {cid}.",
-    "charged": "Charged {charge[usd]} dollars for {tokens} trained tokens: receipt {receipt_id}.",
+    "charged": "Charged {charge[usd]} dollars for {tokens} tokens: receipt {receipt_id}.",
     "registered": "The adapter is registered as {version_id}.",
 }
 """Message of each kind of event, formatted with the data that the event's view has; `ended` for the states
@@ -111,7 +112,7 @@ class JobErrorView(View):
 
 
 class PaymentView(View):
-    """`price`: of trained tokens, from the record `version_id`. `max_charge` is reserved on the channel until
+    """`price`: of charged tokens, from the record `version_id`. `max_charge` is reserved on the channel until
     the job ends; `charge` and `receipt_id` are set once its adapter is published.
     """
 
@@ -123,14 +124,14 @@ class PaymentView(View):
     receipt_id: str | None
 
     @classmethod
-    def of(cls, payment: Payment, num_trained: int | None) -> PaymentView:
+    def of(cls, payment: Payment, num_charged: int | None) -> PaymentView:
         is_charged = payment.receipt_id is not None
         return cls(
             version_id=payment.version_id,
             channel_id=payment.channel_id,
             price=payment.price,
             max_charge=payment.max_charge,
-            charge=payment.price * (num_trained or 0) if is_charged else None,
+            charge=payment.price * (num_charged or 0) if is_charged else None,
             receipt_id=payment.receipt_id,
         )
 
@@ -139,8 +140,9 @@ class JobView(View):
     """OpenAI's job object with additional fields. Times are unix seconds.
 
     `status`: validating_files, queued, running, succeeded, failed or cancelled. `fine_tuned_model`: the
-    registered version, once it is confirmed on the chain. Losses in `metrics` are nats per token. `payment`
-    is null where training is free.
+    registered version, once it is confirmed on the chain. `trained_tokens`: those that are charged, at least
+    one epoch; `num_trained_tokens` in `metrics` counts what was trained. Losses in `metrics` are nats per
+    token. `payment` is null where training is free.
     """
 
     id: str
@@ -170,8 +172,7 @@ class JobView(View):
 
     @classmethod
     def of(cls, job: TrainingJob, model: str) -> JobView:
-        metrics = dict(job.result.metrics) if job.result else {}
-        trained = None if "num_trained_tokens" not in metrics else int(metrics["num_trained_tokens"])
+        num_charged = charged_tokens(job)
         return cls(
             id=job.id,
             model=model,
@@ -179,7 +180,7 @@ class JobView(View):
             training_file=job.snapshot_id,
             organization_id=job.creator,
             seed=job.config.seed,
-            trained_tokens=trained,
+            trained_tokens=num_charged,
             creator=job.creator,
             snapshot_id=job.snapshot_id,
             hyperparameters=_hyperparameters(job.config),
@@ -188,11 +189,11 @@ class JobView(View):
             finished_at=None if job.finished_at is None else int(job.finished_at.timestamp()),
             adapter_digest=job.result.adapter_digest if job.result else None,
             base_model=job.result.base_model if job.result else None,
-            metrics=metrics,
+            metrics=dict(job.result.metrics) if job.result else {},
             cid=job.cid,
             version_id=job.version_id,
             error=JobErrorView.model_validate(job.error) if job.error else None,
-            payment=PaymentView.of(job.payment, trained) if job.payment else None,
+            payment=PaymentView.of(job.payment, num_charged) if job.payment else None,
         )
 
 
@@ -207,8 +208,9 @@ class RowPreviewView(View):
 class EstimateView(View):
     """Counts are totals over all epochs: `num_tokens` pass through the model, `num_trained_tokens` carry
     loss. `seconds`: estimated from the newest jobs of this installation; null where none succeeded yet.
-    `charge` is for the tokens that carry loss, at `price`; `max_charge` is reserved on the channel during the
-    job. `rows`: a sample as it is tokenised, the first 1,024 tokens of each.
+    `charge` is for `num_charged_tokens`, those that carry loss in one epoch at least, at `price`;
+    `max_charge` is reserved on the channel during the job. `rows`: a sample as it is tokenised, the first
+    1,024 tokens of each.
     """
 
     object: Literal["fine_tuning.job.estimate"] = "fine_tuning.job.estimate"
@@ -220,6 +222,7 @@ class EstimateView(View):
     num_steps: int
     num_tokens: int
     num_trained_tokens: int
+    num_charged_tokens: int
     price: Price
     charge: Amount
     max_charge: Amount

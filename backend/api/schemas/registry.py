@@ -85,7 +85,7 @@ class SnapshotView(View):
 class BaseOfferView(View):
     """A base model and its prices; null where the operator publishes none. Adapters of whose prices the
     operator earns less than `min_prompt_price` or `min_completion_price`, before the protocol's fee, are not
-    served: it earns `operator_ppm` of them, and `creator_ppm` of its own. `training_price` is of trained
+    served: it earns `operator_ppm` of them, and `creator_ppm` of its own. `training_price` is of charged
     tokens, 0 where training is free, null where the operator trains no adapters of it. `not_served`: kinds of
     adapters and parts of requests that its engines refuse, such as `dora` or `tools`. `weight_format`: as of
     models.

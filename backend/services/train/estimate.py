@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from backend.domain.dataset import messages_of
 from backend.domain.errors import Overloaded, Unavailable
-from backend.domain.training_payment import max_trained_tokens
+from backend.domain.training_payment import charged_tokens, max_charged_tokens
 from backend.services.train.jobs import check_snapshot
 from backend.services.train.options import parse_config
 from backend.services.train.payments import stated_rows
@@ -81,9 +81,10 @@ class Estimate:
     snapshot as fit in `MAX_SAMPLE` and `MAX_SAMPLE_CHARACTERS`, drawn at random, the same each time. A row
     that is stated and does not exist counts as left out.
 
-    `num_tokens` go through the model and `num_trained_tokens` carry loss, counted once per epoch. `seconds`
-    is based on the speed of the newest jobs; None if none has succeeded. Tokens with loss are paid for, at
-    `price` token units per million; `max_tokens` is an upper bound of their number.
+    `num_tokens` go through the model and `num_trained_tokens` carry loss, counted once per epoch. The job is
+    charged for `num_charged_tokens`, at least one epoch of them, at `price` token units per million;
+    `max_tokens` is an upper bound of their number. `seconds` is based on the speed of the newest jobs; None
+    if none has succeeded.
     """
 
     num_rows: int
@@ -94,6 +95,7 @@ class Estimate:
     num_steps: int
     num_tokens: int
     num_trained_tokens: int
+    num_charged_tokens: int
     max_tokens: int
     price: int
     seconds: int | None
@@ -102,7 +104,7 @@ class Estimate:
     @property
     def charge(self) -> int:
         """Micro-units."""
-        return self.num_trained_tokens * self.price
+        return self.num_charged_tokens * self.price
 
     @property
     def max_charge(self) -> int:
@@ -209,7 +211,7 @@ def _estimate(
     steps_per_epoch = math.ceil(num_sequences / config.batch_size)
     num_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
     epochs = num_steps / max(1, steps_per_epoch)
-    num_trained = round(counts.num_trained * trained * epochs)
+    num_charged = round(counts.num_trained * trained * max(1.0, epochs))
     return Estimate(
         num_rows=num_rows,
         num_left_out=num_rows - num_usable,
@@ -218,10 +220,11 @@ def _estimate(
         num_eval_rows=num_eval,
         num_steps=num_steps if num_usable > num_eval else 0,
         num_tokens=round(counts.num_tokens * trained * epochs),
-        num_trained_tokens=num_trained,
-        max_tokens=max_trained_tokens(config, num_rows),
+        num_trained_tokens=round(counts.num_trained * trained * epochs),
+        num_charged_tokens=num_charged,
+        max_tokens=max_charged_tokens(config, num_rows),
         price=price,
-        seconds=None if seconds_per_token is None else math.ceil(num_trained * seconds_per_token),
+        seconds=None if seconds_per_token is None else math.ceil(num_charged * seconds_per_token),
         examples=counts.examples,
     )
 
@@ -255,8 +258,14 @@ def beginning_of(row: Mapping[str, Any], size: int) -> Mapping[str, Any]:
 
 
 def _seconds_per_token(jobs: Sequence[TrainingJob]) -> float | None:
-    """Seconds per trained token, including evaluation and index."""
-    metrics = [job.result.metrics for job in jobs if job.result is not None]
-    measured = [each for each in metrics if "train_seconds" in each and each.get("num_trained_tokens")]
-    num_tokens = sum(each["num_trained_tokens"] for each in measured)
-    return sum(each["train_seconds"] for each in measured) / num_tokens if num_tokens else None
+    """Seconds per charged token, including evaluation and index, whose work grows with the rows even if
+    little of an epoch is trained.
+    """
+    measured = [
+        (job.result.metrics["train_seconds"], tokens)
+        for job in jobs
+        if job.result is not None and "train_seconds" in job.result.metrics
+        if (tokens := charged_tokens(job))
+    ]
+    num_tokens = sum(tokens for _, tokens in measured)
+    return sum(seconds for seconds, _ in measured) / num_tokens if num_tokens else None

@@ -25,7 +25,8 @@ from backend.domain.serving import Reservation
 from backend.domain.training import Payment
 from backend.domain.training_payment import (
     MAX_RECEIPT_TOKENS,
-    max_trained_tokens,
+    charged_tokens,
+    max_charged_tokens,
     request_bytes,
     training_record,
 )
@@ -100,7 +101,7 @@ class Payments:
         return base
 
     def price(self, base: Hash32) -> int:
-        """Token units per million tokens trained, of a base model from `base_of`."""
+        """Token units per million charged tokens, of a base model from `base_of`."""
         record = self._records[base]
         return 0 if record is None else record.prompt_price
 
@@ -120,7 +121,7 @@ class Payments:
             return job
         channel = self._market.channel(job.creator)
         _check_registered(tx.chain, record)
-        max_tokens = _max_trained_tokens(tx.chain, job.snapshot_id, job.config)
+        max_tokens = _max_charged_tokens(tx.chain, job.snapshot_id, job.config)
         payment = Payment(channel, version_id(record), record.prompt_price, max_tokens)
         tx.channels.lock(channel)
         ledger = ChannelLedger.load(tx, [channel], [], now)
@@ -130,7 +131,7 @@ class Payments:
         return replace(job, payment=payment)
 
     def charge(self, tx: UnitOfWork, job: TrainingJob, now: datetime) -> TrainingJob:
-        """Charge for the trained tokens; return the job with its receipt. To be called once per job.
+        """Charge for the trained adapter; return the job with its receipt. To be called once per job.
 
         Errors: `PaymentWithdrawn`.
         """
@@ -188,7 +189,7 @@ def uncovered_charge(tx: UnitOfWork, job: TrainingJob, now: datetime) -> Payment
     if channel is not None and channel.thawed_at > latest_time(tx.chain.cursor(), now).timestamp():
         balance = replace(balance, thawing=0)
     lack = balance.charged + _trained(job)[1] * job.payment.price - balance.funded
-    return _withdrawn({"balance": lack}, "what was trained") if lack > 0 else None
+    return _withdrawn({"balance": lack}, "the job's charge") if lack > 0 else None
 
 
 def _withdrawn(missing: Mapping[str, int], use: str) -> PaymentWithdrawn:
@@ -197,11 +198,13 @@ def _withdrawn(missing: Mapping[str, int], use: str) -> PaymentWithdrawn:
     return PaymentWithdrawn(message, details={"missing": details})
 
 
-def _max_trained_tokens(chain: ChainView, snapshot_id: SnapshotId, config: TrainingConfig) -> int:
-    most = max_trained_tokens(config, stated_rows(chain, snapshot_id))
+def _max_charged_tokens(chain: ChainView, snapshot_id: SnapshotId, config: TrainingConfig) -> int:
+    num_rows = stated_rows(chain, snapshot_id)
+    most = max_charged_tokens(config, num_rows)
     if most > MAX_RECEIPT_TOKENS:
-        name = "steps" if config.steps else "epochs"
-        message = f"the job may train {most} tokens, more than the {MAX_RECEIPT_TOKENS} of a receipt"
+        least = max_charged_tokens(replace(config, steps=1), num_rows)  # a step costs as much as an epoch
+        name = "max_length" if least > MAX_RECEIPT_TOKENS else "steps" if config.steps else "epochs"
+        message = f"the job may be charged for {most} tokens, more than the {MAX_RECEIPT_TOKENS} of a receipt"
         raise InvalidConfig(f"{message}: lower {name}", param=name)
     return most
 
@@ -222,10 +225,11 @@ def _reservation(job_id: str, payment: Payment) -> Reservation:
 
 
 def _trained(job: TrainingJob) -> tuple[TrainingResult, int]:
-    """(the job's result, the number of its trained tokens)."""
-    if job.result is None:
+    """(the job's result, the tokens that it is charged for)."""
+    tokens = charged_tokens(job)
+    if job.result is None or tokens is None:
         raise ValueError(f"{job.id} has not been trained")
-    return job.result, int(job.result.metrics["num_trained_tokens"])
+    return job.result, tokens
 
 
 def _bill(job: TrainingJob, payment: Payment) -> Bill:

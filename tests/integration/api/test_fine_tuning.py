@@ -66,6 +66,7 @@ def test_a_job_shows_what_is_kept_and_then_what_it_cost(client: OpenAI, api: Api
         job = http.post("/v1/fine_tuning/jobs", json=wanted).json()
         kept, most = job["payment"], NUM_ROWS * 50 * TRAINING_PRICE
         assert estimate["price"] == kept["price"] == PRICE.render(TRAINING_PRICE)
+        assert estimate["num_charged_tokens"] == 36
         assert estimate["charge"] == AMOUNT.render(36 * TRAINING_PRICE)
         assert (kept["max_charge"], kept["charge"], kept["receipt_id"]) == (AMOUNT.render(most), None, None)
         channel = http.get("/v1/channels").json()["data"][0]
@@ -75,19 +76,20 @@ def test_a_job_shows_what_is_kept_and_then_what_it_cost(client: OpenAI, api: Api
         receipt = http.get(f"/v1/receipts/{paid['payment']['receipt_id']}").json()
         usage = http.get("/v1/usage", params={"first": "2026-05-04", "last": "2026-05-04"}).json()["data"]
     assert paid["trained_tokens"] == receipt["receipt"]["prompt_tokens"] == 60
+    assert paid["metrics"]["num_trained_tokens"] == 8
     assert paid["payment"]["charge"] == receipt["charge"] == AMOUNT.render(60 * TRAINING_PRICE)
     assert receipt["receipt"]["charge"] == str(60 * TRAINING_PRICE)
     assert [used["spend"] for used in usage] == [paid["payment"]["charge"]]
     assert client.fine_tuning.jobs.retrieve(job["id"]).trained_tokens == 60
     events = client.fine_tuning.jobs.list_events(job["id"])
     charged = next(event for event in events if event.message.startswith("Charged"))
-    assert charged.message.startswith("Charged 0.00000000012 dollars for 60 trained tokens: receipt 0x")
+    assert charged.message.startswith("Charged 0.00000000012 dollars for 60 tokens: receipt 0x")
     assert charged.data["charge"] == AMOUNT.render(120)  # type: ignore[index]
 
 
 def publish(leases: Leases, job_id: str, num_tokens: int) -> None:
     """What workers make of a job."""
-    metrics = {**RESULT.metrics, "num_trained_tokens": num_tokens}
+    metrics = {**RESULT.metrics, "num_trained_tokens": 8, "num_charged_tokens": num_tokens}
     for step in Step:
         held = leases.acquire(job_id, step)
         assert held is not None

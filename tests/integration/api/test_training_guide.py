@@ -110,7 +110,7 @@ def test_every_command_does_what_the_page_says(api: Api) -> None:
         said.append(type_in(typed.replace("$JOB", jobs[0].id if jobs else "")))
     estimated, created, listed, watched, _, cancelled = said
     assert "18 rows to train on, 2 held out" in estimated
-    assert "about 0.000000000144 dollars, at 0.000002 dollars per million tokens" in estimated
+    assert "about 0.000000000144 dollars for 72 tokens, at 0.000002 dollars per million tokens" in estimated
     assert "at most 0.00000001528 dollars" in created
     assert "validating_files; at most" in listed
     assert "The job is validating." in watched

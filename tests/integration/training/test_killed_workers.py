@@ -107,9 +107,9 @@ class WorkerProcesses:
         with self.database.read() as tx:
             receipts = [stored.signed.receipt for stored in tx.receipts.page(CREATOR, None, 100)]
             assert tx.channels.reservations([MARKET.channel(CREATOR)]) == []
-        trained = [int(job.result.metrics["num_trained_tokens"]) for job in jobs if job.result is not None]
-        assert sorted(receipt.prompt_tokens for receipt in receipts) == sorted(trained)
-        assert len(trained) == len(jobs)
+        counted = [int(job.result.metrics["num_charged_tokens"]) for job in jobs if job.result is not None]
+        assert sorted(receipt.prompt_tokens for receipt in receipts) == sorted(counted)
+        assert len(counted) == len(jobs)
         assert all(receipt.charge == receipt.prompt_tokens * TRAINING.prompt_price for receipt in receipts)
 
     def undisturbed(self) -> dict[str, bytes]:

@@ -69,7 +69,7 @@ def published(installation: Installation, job: TrainingJob) -> TrainingJob:
             leases.complete_validation(taken, Dataset(to_hash(b"\1" * 32), 20, 2))
         elif step is Step.TRAIN:
             leases.complete_training(
-                taken, replace(RESULT, metrics={**RESULT.metrics, "num_trained_tokens": TOKENS})
+                taken, replace(RESULT, metrics={**RESULT.metrics, "num_charged_tokens": TOKENS})
             )
         else:
             return leases.complete_publication(taken, CID)

@@ -72,7 +72,7 @@ def test_a_job_is_estimated_started_followed_and_ends_with_a_result(
     expect(page.get_by_text("about 2 minutes left")).to_be_visible()
     curve = page.locator("#live svg[role=img]")
     expect(curve).to_have_attribute("aria-label", "Loss by step: training 1.500, held out 3.000")
-    leases.complete_training(held, replace(RESULT, metrics={**RESULT.metrics, "num_trained_tokens": 60}))
+    leases.complete_training(held, replace(RESULT, metrics={**RESULT.metrics, "num_charged_tokens": 60}))
     held = leases.acquire(job, Step.PUBLISH)
     assert held is not None
     nearest = Likeness(VersionId(some_hash("other")), some_account("other"), 0.12, 0)
@@ -159,6 +159,9 @@ def test_a_job_is_estimated_without_a_script(api: Api, leases: Leases) -> None:
         form = {"form_token": token[1], "snapshot": SNAPSHOT, "model": "", "rank": "4", "packing": "true"}
         page = client.post("/jobs/estimate", data=form)
         assert (page.status_code, "What it takes" in page.text) == (200, True)
+        assert "at least one epoch" not in page.text
+        page = client.post("/jobs/estimate", data={**form, "steps": "1"})
+        assert "for 36 tokens (at least one epoch is charged)" in page.text
         refused = client.post("/jobs/estimate", data={**form, "snapshot": "0x1"})
         assert (refused.status_code, "A job trains on a snapshot" in refused.text) == (400, True)
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from backend.domain.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from backend.domain.errors import Unavailable
-from backend.domain.ids import Cid
+from backend.domain.ids import ChannelId, Cid, Hash32, VersionId
 from backend.domain.screening import ScreeningReport
-from backend.domain.training import JobState, Step
+from backend.domain.training import JobState, Payment, Step
 from backend.services.contribute.transfers import Transfers
 from backend.services.train.imported import ImportedAdapters
 from backend.services.train.leases import MAX_ATTEMPTS, Leases
@@ -28,7 +29,7 @@ from tests.unit.workers.support import (
     letter_rows,
     transferred,
 )
-from workers.steps import Steps, TrainerOptions
+from workers.steps import Steps, TrainerOptions, _count_charge
 from workers.training.spec import ADAPTER, ROWS_FILE, UPLOADED, ImportSpec, TrainingSpec
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import VersionId
     from backend.domain.training import TrainingJob
     from backend.services.train.leases import LeasedJob
 
@@ -414,3 +414,15 @@ def test_an_imported_adapter_whose_folder_is_lost_must_be_uploaded_again(harness
     error = harness.imports.get(job.id).error
     assert error is not None
     assert error["code"] == "files_missing"
+
+
+def test_metrics_count_the_tokens_that_a_receipt_charges(harness: StepsHarness) -> None:
+    def counted() -> float:
+        return REGISTRY.get_sample_value("loraledger_charged_tokens_total", {"kind": "trained"}) or 0.0
+
+    result = replace(RESULT, metrics={"num_trained_tokens": 8, "num_charged_tokens": 60})
+    channel = Hash32("0x" + "cc" * 32)
+    payment = Payment(ChannelId(channel), VersionId(channel), price=5, max_tokens=100)
+    before = counted()
+    _count_charge(replace(harness.jobs.job(), result=result, payment=payment))
+    assert counted() == before + 60

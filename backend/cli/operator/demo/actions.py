@@ -35,7 +35,7 @@ class Adapter:
     cid: str
     eval_loss_base: float
     eval_loss_adapter: float
-    num_trained_tokens: int
+    num_charged_tokens: int
     charge: int
     receipt_id: str
 
@@ -105,7 +105,7 @@ def register(client: ApiClient, name: str, job: dict[str, Any]) -> Adapter:
         cid=job["cid"],
         eval_loss_base=job["metrics"]["eval_loss_base"],
         eval_loss_adapter=job["metrics"]["eval_loss_adapter"],
-        num_trained_tokens=job["trained_tokens"],
+        num_charged_tokens=job["trained_tokens"],
         charge=AMOUNT.read(job["payment"]["charge"]),
         receipt_id=job["payment"]["receipt_id"],
     )

@@ -118,7 +118,7 @@ def _report(scenario: Scenario, reconciliation: Reconciliation, screen: Screen) 
                 "cid": adapter.cid,
                 "eval_loss_base": adapter.eval_loss_base,
                 "eval_loss_adapter": adapter.eval_loss_adapter,
-                "trained_tokens": adapter.num_trained_tokens,
+                "trained_tokens": adapter.num_charged_tokens,
                 "training_charge": adapter.charge,
             }
             for adapter in outcome.adapters

@@ -174,9 +174,9 @@ class Scenario:
                 f"{datanet.name}: held-out loss {losses}, {adapter.cid[:16]}..., "
                 f"version {adapter.version_id[:10]}..."
             )
-        tokens = sum(adapter.num_trained_tokens for adapter in self.outcome.adapters)
+        tokens = sum(adapter.num_charged_tokens for adapter in self.outcome.adapters)
         charged = self.outcome.charged_by_payer[CREATOR]
-        self._screen.say(f"{tokens:,} tokens trained, {in_dollars(charged)} charged")
+        self._screen.say(f"{in_dollars(charged)} charged for {tokens:,} tokens of training")
 
     def _deposit(self, client: ApiClient, units: int) -> None:
         self.outcome.channels.append(payments.deposit(client, units))

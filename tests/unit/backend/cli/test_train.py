@@ -8,7 +8,7 @@ import pytest
 
 from backend.cli import train
 from backend.domain.errors import Forbidden
-from backend.domain.money import AMOUNT, UNIT
+from backend.domain.money import AMOUNT, PRICE, UNIT
 
 
 class Jobs:
@@ -43,3 +43,14 @@ def test_a_job_within_what_the_creator_allows_is_created(max_cost: str | None) -
     jobs = Jobs()
     create(jobs, max_cost)
     assert len(jobs.created) == 1
+
+
+@pytest.mark.parametrize(("num_trained", "is_stated"), [(29, True), (324, False)])
+def test_an_estimate_says_that_less_than_an_epoch_costs_an_epoch(num_trained: int, is_stated: bool) -> None:
+    counts = dict.fromkeys(("num_train_rows", "num_eval_rows", "num_left_out", "num_steps"), 1)
+    tokens = {"num_trained_tokens": num_trained, "num_charged_tokens": 324}
+    amounts = {name: AMOUNT.render(UNIT) for name in ("charge", "max_charge")}
+    found = {**counts, **tokens, **amounts, "price": PRICE.render(400_000), "seconds": None}
+    lines = list(train._estimate_lines(found))
+    [cost] = [line for line in lines if "324 tokens" in line and line.startswith("about")]
+    assert ("at least one epoch is charged" in cost) is is_stated

@@ -67,6 +67,13 @@ def test_the_price_is_that_of_the_tokens_that_carry_loss(harness: JobHarness) ->
     assert found.max_charge == 2 * 100 * 99 * PRICE  # every row, as long as it may be
 
 
+@pytest.mark.parametrize("options", [{"steps": 1}, {"epochs": 0.01}])
+def test_less_than_an_epoch_costs_an_epoch(harness: JobHarness, options: dict[str, Any]) -> None:
+    found = estimated(harness, 100, max_length=100, **options)
+    assert (found.num_steps, found.num_trained_tokens, found.num_charged_tokens) == (1, 29, 324)
+    assert (found.charge, found.max_charge) == (324 * PRICE, 100 * 99 * PRICE)
+
+
 def test_packed_rows_take_fewer_steps_for_the_same_tokens(harness: JobHarness) -> None:
     found = estimated(harness, 100, Tokeniser(rows_per_sequence=3), packing=True)
     assert (found.num_steps, found.num_tokens) == (8, 1620)
@@ -166,13 +173,15 @@ def test_the_beginning_of_a_conversation_has_the_users_first_message(length: int
 def test_the_time_is_that_of_the_jobs_before(harness: JobHarness) -> None:
     assert estimated(harness, 100).seconds is None
     held = harness.create_leased()
-    metrics = {**RESULT.metrics, "train_seconds": 50.0, "num_trained_tokens": 100}
+    counts = {"num_trained_tokens": 2, "num_charged_tokens": 100}
+    metrics = {**RESULT.metrics, "train_seconds": 50.0, **counts}
     with harness.database.begin() as tx:
         job = tx.training.locked(held.job.id)
         assert job is not None
         tx.training.save(replace(job, result=replace(RESULT, metrics=metrics)))
     assert held.job.step is Step.VALIDATE
     assert estimated(harness, 100).seconds == 324
+    assert estimated(harness, 100, steps=1).seconds == 162  # evaluation and index read every row
 
 
 def test_nothing_usable_is_no_step(harness: JobHarness) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ from backend.domain.idempotency import IdempotencyKeyReused
 from backend.domain.money import AMOUNT
 from backend.domain.rules import Rules
 from backend.domain.training import Dataset, JobState, Step
-from backend.domain.training_payment import max_trained_tokens, request_bytes, training_record
+from backend.domain.training_payment import max_charged_tokens, request_bytes, training_record
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.channels.admission import Payer
 from backend.services.channels.balance import ViewStale
@@ -121,6 +122,15 @@ def test_more_tokens_than_a_receipt_holds_are_refused_by_the_option(harness: Pai
     harness.create(**many, steps=50_000)
 
 
+def test_an_epoch_of_more_tokens_than_a_receipt_holds_is_refused_whatever_the_steps(
+    harness: PaidTrainingHarness,
+) -> None:
+    harness.installation.record_rows(600_000)
+    with pytest.raises(InvalidConfig, match="lower max_length") as refusal:
+        harness.create(max_length=8192, batch_size=8, steps=1)
+    assert refusal.value.param == "max_length"
+
+
 def test_a_voucher_covers_a_job_as_a_session_key_does(harness: PaidTrainingHarness) -> None:
     installation = harness.installation
     installation.fund(MOST, cap=0)
@@ -186,7 +196,7 @@ def test_a_job_without_an_adapter_costs_nothing(
     harness.create()  # the same money again
 
 
-def test_a_published_adapter_costs_the_tokens_that_were_trained(any_harness: PaidTrainingHarness) -> None:
+def test_a_published_adapter_costs_its_charged_tokens(any_harness: PaidTrainingHarness) -> None:
     harness, installation = any_harness, any_harness.installation
     installation.fund(MOST)
     job = harness.publish(harness.create())
@@ -370,12 +380,53 @@ def test_of_what_was_reserved_only_the_charge_must_be_left(harness: PaidTraining
     assert len(harness.receipts) == 1
 
 
-def test_a_job_with_more_rows_than_were_recorded_is_not_trained(harness: PaidTrainingHarness) -> None:
-    harness.installation.fund(MOST)
-    held = harness.lease(harness.create(), Step.VALIDATE)
+@pytest.mark.parametrize("options", [{}, {"steps": 100}], ids=["epochs", "steps"])
+def test_a_job_with_more_rows_than_were_recorded_is_not_trained(
+    harness: PaidTrainingHarness, options: dict[str, Any]
+) -> None:
+    """Whether or not more rows raise the most that it may cost."""
+    harness.installation.fund(100 * MOST)
+    held = harness.lease(harness.create(**options), Step.VALIDATE)
     with pytest.raises(RowsDiffer, match="21 rows"):
         harness.leases.complete_validation(held, Dataset(some_hash("rows"), NUM_ROWS + 1, 3))
     harness.leases.complete_validation(held, Dataset(some_hash("rows"), NUM_ROWS, 3))
+
+
+def test_a_job_of_one_step_reserves_an_epoch(harness: PaidTrainingHarness) -> None:
+    harness.installation.fund(MOST - 1)
+    with pytest.raises(InsufficientBalance):
+        harness.create(steps=1)
+
+
+def test_a_job_that_reserved_less_than_an_epoch_costs_at_most_that(
+    harness: PaidTrainingHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier releases reserved the trained tokens alone."""
+    harness.installation.fund(MOST)
+    with monkeypatch.context() as patched:
+        patched.setattr("backend.services.train.payments.max_charged_tokens", lambda *_: 200)
+        job = harness.create(steps=1)
+    assert harness.reserved == 200 * TRAINING_PRICE
+    harness.publish(job)
+    [stored] = harness.receipts
+    receipt = stored.signed.receipt
+    assert (receipt.prompt_tokens, receipt.charge) == (200, 200 * TRAINING_PRICE)
+    assert harness.reserved == 0
+
+
+def test_an_adapter_that_an_earlier_release_trained_costs_its_trained_tokens(
+    harness: PaidTrainingHarness,
+) -> None:
+    harness.installation.fund(MOST)
+    job = harness.create()
+    harness.train(job)
+    metrics = {name: value for name, value in RESULT.metrics.items() if name != "num_charged_tokens"}
+    with harness.installation.begin() as tx:
+        trained = tx.training.locked(job.id)
+        assert trained is not None
+        tx.training.save(replace(trained, result=replace(RESULT, metrics=metrics)))
+    harness.leases.complete_publication(harness.lease(job, Step.PUBLISH), CID)
+    assert [stored.signed.receipt.prompt_tokens for stored in harness.receipts] == [99]
 
 
 def test_another_price_is_for_later_jobs_only(harness: PaidTrainingHarness) -> None:
@@ -450,7 +501,7 @@ def test_the_bound_is_what_is_kept(harness: PaidTrainingHarness) -> None:
     for options in ({"epochs": 3}, {"steps": 7}, {"packing": True, "max_length": 100}, {"batch_size": 64}):
         job = harness.create(**options)
         assert job.payment is not None
-        assert job.payment.max_tokens == max_trained_tokens(job.config, NUM_ROWS)
+        assert job.payment.max_tokens == max_charged_tokens(job.config, NUM_ROWS)
 
 
 def test_requests_with_one_key_at_once_create_and_reserve_one_job(any_harness: PaidTrainingHarness) -> None:
