@@ -226,7 +226,7 @@ def _estimate_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield "training is free here"
         return
     charged = f"{found['num_charged_tokens']:,} tokens"
-    if found["num_charged_tokens"] > found["num_trained_tokens"]:
+    if found["num_charged_tokens"] > found["num_tokens"]:
         charged += " (at least one epoch is charged)"
     yield f"about {dollars(found['charge'])} for {charged}, at {price(found['price'])}"
     yield f"reserves {dollars(found['max_charge'])} on the channel until the job ends"

@@ -24,11 +24,11 @@ def training_record(operator: Account, base_model: Hash32, price: int) -> Versio
 
 
 def charged_tokens(job: TrainingJob) -> int | None:
-    """Tokens that the job is charged for: those that it trains, and at least those with loss of one epoch,
-    because evaluation and attribution index read every row once. None until it is trained, and for an
-    imported adapter.
+    """Tokens that the job is charged for: those that go through the model in training, with or without loss,
+    and at least those of one epoch, because evaluation and attribution index read every row once. None until
+    it is trained, and for an imported adapter.
 
-    Results of earlier releases count the trained tokens alone. Jobs that earlier releases created may have
+    Results of earlier releases count the tokens with loss alone. Jobs that earlier releases created may have
     reserved less than an epoch, and no job is charged more than it reserved.
     """
     metrics = {} if job.result is None else job.result.metrics
@@ -41,14 +41,13 @@ def charged_tokens(job: TrainingJob) -> int | None:
 def max_charged_tokens(config: TrainingConfig, num_rows: int) -> int:
     """Upper bound of the tokens that a job on `num_rows` rows of any content is charged for.
 
-    The first token of a sequence is not predicted. Fewer usable rows never give more sequences, and an epoch
-    has no more sequences than rows.
+    Fewer usable rows never give more sequences, and an epoch has no more sequences than rows.
     """
     num_steps = config.steps or max(1, round(config.epochs * -(-num_rows // config.batch_size)))
     num_sequences = num_steps * min(config.batch_size, num_rows)
     if not config.steps:
         num_sequences = min(num_sequences, math.ceil(config.epochs) * num_rows)
-    return max(num_sequences, num_rows) * (config.max_length - 1)
+    return max(num_sequences, num_rows) * config.max_length
 
 
 def request_bytes(job: TrainingJob) -> bytes:

@@ -12,7 +12,7 @@ worse.
 
 `foreign_share` is the CPU share of other processes. `by_processor` has the same rates by processor time,
 `training` and `capture` the figures of every run. `hours_per_million_tokens` has the processor hours that
-training, index and distillation take for a million trained tokens, the unit of the price of training.
+training, index and distillation take for a million charged tokens, the unit of the price of training.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ PACKAGES = ("json", "asyncio", "collections", "email", "logging", "unittest")
 class Overhead:
     """Processor seconds by repeat. Loading models is not included."""
 
-    trained_tokens: int
+    charged_tokens: int
     """Of a repeat, in all epochs."""
     training: tuple[float, ...]
     capture: tuple[float, ...]
@@ -62,7 +62,7 @@ class Overhead:
         return self._median(self.distillation)
 
     def hours_per_million_tokens(self) -> dict[str, float]:
-        """Processor hours of each stage for a million trained tokens, the unit of the price of training:
+        """Processor hours of each stage for a million charged tokens, the unit of the price of training:
         median over the repeats.
         """
         stages = {
@@ -70,7 +70,7 @@ class Overhead:
             "capture": self.capture,
             "distillation": self.distillation,
         }
-        scale = 1e6 / 3600 / self.trained_tokens
+        scale = 1e6 / 3600 / self.charged_tokens
         return {name: scale * statistics.median(seconds) for name, seconds in stages.items()}
 
     def _median(self, stage: Sequence[float]) -> float:
@@ -105,8 +105,8 @@ def measure_capture(
     setup = _Setup(base, config, examples, preamble, num_threads, work / "capture")
     turns = [_turn(setup) for _ in range(repeats)]
     training, capture, distillation = (tuple(stage) for stage in zip(*turns, strict=True))
-    trained_tokens = round(config.epochs * sum(row.num_trained for row in examples))
-    return Overhead(trained_tokens, training, capture, distillation)
+    charged_tokens = round(config.epochs * sum(len(row.token_ids) for row in examples))
+    return Overhead(charged_tokens, training, capture, distillation)
 
 
 def _turn(setup: _Setup) -> tuple[float, float, float]:

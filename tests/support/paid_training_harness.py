@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SNAPSHOT = SnapshotId(some_hash("snapshot"))
 NUM_ROWS = 20
-CONFIG = {"epochs": 1, "max_length": 51, "batch_size": 10}
+CONFIG = {"epochs": 1, "max_length": 50, "batch_size": 10}
 MOST = NUM_ROWS * 50 * TRAINING_PRICE
 """Amount reserved for a job of `CONFIG`."""
 TOKENS = 321

@@ -61,7 +61,10 @@ class FitSummary:
     train_loss: float
     """Mean over the last tenth of the steps."""
     num_steps: int
+    num_tokens: int
+    """That went through the model."""
     num_trained_tokens: int
+    """Of these, those with loss."""
     midway_step: int
     """Step of the checkpoint in `MIDWAY_FILE`."""
     kept_step: int
@@ -145,6 +148,7 @@ def fit(
     return FitSummary(
         train_loss=sum(tail) / len(tail),
         num_steps=num_steps,
+        num_tokens=sum(step_tokens[:num_steps]),
         num_trained_tokens=sum(e.num_trained for rows in batches[:num_steps] for e in rows),
         midway_step=min(midway_step(len(plan)), num_steps),
         kept_step=stop.best_step if stop else num_steps,

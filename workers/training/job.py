@@ -175,7 +175,7 @@ def _train(
         "general_loss_adapter": general_adapter,
         "num_train_rows": len(train),
         "num_eval_rows": len(held_out),
-        "num_charged_tokens": max(summary.num_trained_tokens, sum(row.num_trained for row in train)),
+        "num_charged_tokens": max(summary.num_tokens, sum(len(row.token_ids) for row in train)),
         **asdict(summary),
     }
 

@@ -208,7 +208,7 @@ class RowPreviewView(View):
 class EstimateView(View):
     """Counts are totals over all epochs: `num_tokens` pass through the model, `num_trained_tokens` carry
     loss. `seconds`: estimated from the newest jobs of this installation; null where none succeeded yet.
-    `charge` is for `num_charged_tokens`, those that carry loss in one epoch at least, at `price`;
+    `charge` is for `num_charged_tokens`, those that pass in one epoch at least, at `price`;
     `max_charge` is reserved on the channel during the job. `rows`: a sample as it is tokenised, the first
     1,024 tokens of each.
     """

@@ -82,7 +82,7 @@ class Estimate:
     that is stated and does not exist counts as left out.
 
     `num_tokens` go through the model and `num_trained_tokens` carry loss, counted once per epoch. The job is
-    charged for `num_charged_tokens`, at least one epoch of them, at `price` token units per million;
+    charged for `num_charged_tokens`, those of at least one epoch, at `price` token units per million;
     `max_tokens` is an upper bound of their number. `seconds` is based on the speed of the newest jobs; None
     if none has succeeded.
     """
@@ -211,7 +211,7 @@ def _estimate(
     steps_per_epoch = math.ceil(num_sequences / config.batch_size)
     num_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
     epochs = num_steps / max(1, steps_per_epoch)
-    num_charged = round(counts.num_trained * trained * max(1.0, epochs))
+    num_charged = round(counts.num_tokens * trained * max(1.0, epochs))
     return Estimate(
         num_rows=num_rows,
         num_left_out=num_rows - num_usable,

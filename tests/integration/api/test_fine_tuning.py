@@ -60,14 +60,14 @@ def test_a_job_is_created_watched_and_cancelled_by_the_stock_client(client: Open
 
 
 def test_a_job_shows_what_is_kept_and_then_what_it_cost(client: OpenAI, api: Api, leases: Leases) -> None:
-    wanted = {"training_file": SNAPSHOT, "hyperparameters": {"n_epochs": 1, "max_length": 51}}
+    wanted = {"training_file": SNAPSHOT, "hyperparameters": {"n_epochs": 1, "max_length": 50}}
     with api.http(api.session) as http:
         estimate = http.post("/v1/fine_tuning/jobs/estimate", json=wanted).json()
         job = http.post("/v1/fine_tuning/jobs", json=wanted).json()
         kept, most = job["payment"], NUM_ROWS * 50 * TRAINING_PRICE
         assert estimate["price"] == kept["price"] == PRICE.render(TRAINING_PRICE)
-        assert estimate["num_charged_tokens"] == 36
-        assert estimate["charge"] == AMOUNT.render(36 * TRAINING_PRICE)
+        assert estimate["num_charged_tokens"] == 90
+        assert estimate["charge"] == AMOUNT.render(90 * TRAINING_PRICE)
         assert (kept["max_charge"], kept["charge"], kept["receipt_id"]) == (AMOUNT.render(most), None, None)
         channel = http.get("/v1/channels").json()["data"][0]
         assert (channel["id"], channel["available"]) == (kept["channel_id"], AMOUNT.render(FUNDS - most))
@@ -123,7 +123,7 @@ def test_a_repeated_request_with_a_key_gets_its_job(api: Api) -> None:
 
 def test_who_cannot_pay_for_a_job_is_told_what_is_missing(api: Api) -> None:
     api.installation.fund(100)
-    wanted = {"training_file": SNAPSHOT, "hyperparameters": {"n_epochs": 1, "max_length": 51}}
+    wanted = {"training_file": SNAPSHOT, "hyperparameters": {"n_epochs": 1, "max_length": 50}}
     with api.http(api.session) as http:
         refusal = http.post("/v1/fine_tuning/jobs", json=wanted)
         assert http.get("/v1/fine_tuning/jobs").json()["data"] == []

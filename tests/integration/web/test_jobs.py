@@ -161,7 +161,7 @@ def test_a_job_is_estimated_without_a_script(api: Api, leases: Leases) -> None:
         assert (page.status_code, "What it takes" in page.text) == (200, True)
         assert "at least one epoch" not in page.text
         page = client.post("/jobs/estimate", data={**form, "steps": "1"})
-        assert "for 36 tokens (at least one epoch is charged)" in page.text
+        assert "for 90 tokens (at least one epoch is charged)" in page.text
         refused = client.post("/jobs/estimate", data={**form, "snapshot": "0x1"})
         assert (refused.status_code, "A job trains on a snapshot" in refused.text) == (400, True)
 

@@ -45,10 +45,10 @@ def test_a_job_within_what_the_creator_allows_is_created(max_cost: str | None) -
     assert len(jobs.created) == 1
 
 
-@pytest.mark.parametrize(("num_trained", "is_stated"), [(29, True), (324, False)])
-def test_an_estimate_says_that_less_than_an_epoch_costs_an_epoch(num_trained: int, is_stated: bool) -> None:
+@pytest.mark.parametrize(("num_tokens", "is_stated"), [(29, True), (324, False)])
+def test_an_estimate_says_that_less_than_an_epoch_costs_an_epoch(num_tokens: int, is_stated: bool) -> None:
     counts = dict.fromkeys(("num_train_rows", "num_eval_rows", "num_left_out", "num_steps"), 1)
-    tokens = {"num_trained_tokens": num_trained, "num_charged_tokens": 324}
+    tokens = {"num_tokens": num_tokens, "num_trained_tokens": 9, "num_charged_tokens": 324}
     amounts = {name: AMOUNT.render(UNIT) for name in ("charge", "max_charge")}
     found = {**counts, **tokens, **amounts, "price": PRICE.render(400_000), "seconds": None}
     lines = list(train._estimate_lines(found))

@@ -61,17 +61,17 @@ def test_steps_and_tokens_are_those_of_the_rows_that_are_trained_on(harness: Job
     assert found.examples == (SHOWN,)
 
 
-def test_the_price_is_that_of_the_tokens_that_carry_loss(harness: JobHarness) -> None:
+def test_the_price_is_that_of_all_tokens_that_go_through_the_model(harness: JobHarness) -> None:
     found = estimated(harness, 100, epochs=2, batch_size=8, max_length=100)
-    assert (found.charge, found.price) == (648 * PRICE, PRICE)
-    assert found.max_charge == 2 * 100 * 99 * PRICE  # every row, as long as it may be
+    assert (found.charge, found.price) == (1620 * PRICE, PRICE)
+    assert found.max_charge == 2 * 100 * 100 * PRICE  # every row, as long as it may be
 
 
 @pytest.mark.parametrize("options", [{"steps": 1}, {"epochs": 0.01}])
 def test_less_than_an_epoch_costs_an_epoch(harness: JobHarness, options: dict[str, Any]) -> None:
     found = estimated(harness, 100, max_length=100, **options)
-    assert (found.num_steps, found.num_trained_tokens, found.num_charged_tokens) == (1, 29, 324)
-    assert (found.charge, found.max_charge) == (324 * PRICE, 100 * 99 * PRICE)
+    assert (found.num_steps, found.num_tokens, found.num_charged_tokens) == (1, 74, 810)
+    assert (found.charge, found.max_charge) == (810 * PRICE, 100 * 100 * PRICE)
 
 
 def test_packed_rows_take_fewer_steps_for_the_same_tokens(harness: JobHarness) -> None:
@@ -180,7 +180,7 @@ def test_the_time_is_that_of_the_jobs_before(harness: JobHarness) -> None:
         assert job is not None
         tx.training.save(replace(job, result=replace(RESULT, metrics=metrics)))
     assert held.job.step is Step.VALIDATE
-    assert estimated(harness, 100).seconds == 324
+    assert estimated(harness, 100).seconds == 810
     assert estimated(harness, 100, steps=1).seconds == 162  # evaluation and index read every row
 
 
