@@ -143,13 +143,13 @@ class TrainingResult:
     base_model: Hash32
     metrics: Mapping[str, float]
     """`eval_loss_base`, `eval_loss_adapter` (nats per completion token), `perplexity_...`, `train_loss`, the
-    same losses on the general set as `general_loss_...`, `num_train_rows`, `num_eval_rows`,
-    `num_tokens` (that went through the model), `num_trained_tokens` (with loss), `num_charged_tokens` (those
-    of one epoch, or `num_tokens` if they are more; missing in results of earlier releases), `num_steps`, `kept_step` (the step of these weights),
-    `midway_step` (the step of the index's gradients), `train_seconds`. `distilled_agreement` and
-    `distilled_error_agreement` are the mean rank correlations of the distilled scores with the gradient's on
-    `num_kept_out` answers, if there are two contributions or more. For an imported adapter only the losses on
-    the general set."""
+    same losses on the general set as `general_loss_...`, `num_train_rows`, `num_eval_rows`, `num_tokens`
+    (that went through the model), `num_trained_tokens` (with loss), `num_charged_tokens` (those of one epoch,
+    or `num_tokens` if they are more; missing in results of earlier releases), `num_steps`, `kept_step` (the
+    step of these weights), `midway_step` (the step of the index's gradients), `train_seconds`.
+    `distilled_agreement` and `distilled_error_agreement` are the mean rank correlations of the distilled
+    scores with the gradient's on `num_kept_out` answers, if there are two contributions or more. For an
+    imported adapter only the losses on the general set."""
 
     @property
     def is_better_than_base(self) -> bool | None:
