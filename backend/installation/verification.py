@@ -86,13 +86,15 @@ class Recomputation:
 
         methods = self._installation.attribution.methods
         positions = Positions(self._installation.database)
+        slices = self._receipt.signed.slices
         checks = []
-        for part, record in zip(self._receipt.signed.slices, self._records(), strict=True):
+        for part, record in zip(slices, self._records(), strict=True):
             if record.snapshots:
                 folder = self._installation.adapter_folders.folder(record)
                 probe = None if repeated is None else repeated.probe
                 at, method = positions.of(record.snapshots), self._receipt.signed.method
-                checks.append(attribution_check(methods, folder, at, method, part.shares, probe))
+                given = methods, folder, at, method, part.shares, probe
+                checks.append(attribution_check(*given, is_blend=len(slices) > 1))
         return checks
 
     async def _execute(self, body: bytes) -> Reexecution:

@@ -92,11 +92,12 @@ class Index:
         return canonical_safetensors(dict(self.tensors), dict(self.metadata))
 
 
-def index_bytes(num_rows: int, num_contributions: int, hidden_size: int) -> int:
+def index_bytes(num_rows: int, num_contributions: int, hidden_size: int, num_parameters: int) -> int:
     """Memory for the index of an adapter: four vectors of states for each row, and for each contribution the
-    sums and the direction of its sketches, at most 16 bytes for each of their coordinates.
+    sums and the direction of its sketches, at most 16 bytes for each of their coordinates. The base model's
+    parameters are there twice in fp32 while gradients are computed: with the adapter and without.
     """
-    return 16 * (num_rows * hidden_size + num_contributions * SKETCH_SIZE)
+    return 16 * (num_rows * hidden_size + num_contributions * SKETCH_SIZE) + 8 * num_parameters
 
 
 def compute_index(
@@ -121,9 +122,8 @@ def compute_index(
     Errors: `inference.errors.InferenceError` if the engine refuses the adapter.
     """
     generated = [answer.example for answer in answers]
-    with open_engine(base.folder, num_threads, ARITHMETIC) as engine:
-        hidden, errors = answer_states(engine, adapter, rows, "index", emit)
-        states = answer_states(engine, adapter, generated, "distillation", emit)
+    parts = {"index": rows, "distillation": generated}
+    (hidden, errors), states = states_by_part(base.folder, adapter, parts, num_threads, emit)
     model = lora_model(base.folder, config, torch.float32)
     load_adapter(model, (Path(adapter.path) / CHECKPOINT_FILE).read_bytes())
     preamble = preamble_ids(base.tokenizer)
@@ -149,6 +149,20 @@ def open_engine(base_folder: Path, num_threads: int, dtype: DType = "bfloat16") 
         yield engine
     finally:
         engine.close()
+
+
+def states_by_part(
+    base_folder: Path,
+    adapter: AdapterRef,
+    parts: Mapping[str, Sequence[Example]],
+    num_threads: int,
+    emit: Emit,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """`answer_states` of each part, whose name is the stage of its progress. The engine and its copy of the
+    base model are freed on return.
+    """
+    with open_engine(base_folder, num_threads, ARITHMETIC) as engine:
+        return [answer_states(engine, adapter, each, stage, emit) for stage, each in parts.items()]
 
 
 def load_adapter(model: Any, checkpoint: bytes) -> None:

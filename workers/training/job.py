@@ -17,7 +17,6 @@ from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, INDEX_FILE
 from backend.domain.screening import AdapterRefused
 from inference.errors import InferenceError
 from inference.lora.files import adapter_digest
-from inference.model.families import read_architecture
 from inference.model.sources import model_name
 from inference.protocol import AdapterRef
 from workers.training.answers import plan_prompts, sample_answers, serialise_answers
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backend.domain.training import TrainingConfig
+    from workers.training.answers import Answer, Prompt
     from workers.training.base import Base
     from workers.training.progress import Emit
     from workers.training.rows import Example
@@ -69,7 +69,6 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
         message = f"the parent's base model is {spec.parent_base}, this worker's is 0x{base.digest}"
         raise ParentMismatch(message, param="parent")
     train, held_out = _split(spec, folder / ROWS_FILE, base, emit)
-    _check_index_fits(train, base)
     scratch = folder / f"{ADAPTER}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
     metrics = _train(spec, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
@@ -101,8 +100,7 @@ def _write_index(
     index's evidence.
     """
     try:
-        with open_engine(base.folder, spec.num_threads, ARITHMETIC) as engine:
-            answers = sample_answers(engine, adapter, plan_prompts(train, held_out), emit)
+        answers = _sample(base, adapter, plan_prompts(train, held_out), spec.num_threads, emit)
         index = compute_index(base, adapter, spec.config, train, answers, spec.num_threads, emit)
     except InferenceError as error:
         raise AdapterRefused(
@@ -111,6 +109,14 @@ def _write_index(
     (Path(adapter.path) / INDEX_FILE).write_bytes(index.serialise())
     (Path(adapter.path) / ANSWERS_FILE).write_bytes(serialise_answers(answers))
     return index.evidence
+
+
+def _sample(
+    base: Base, adapter: AdapterRef, prompts: Sequence[Prompt], num_threads: int, emit: Emit
+) -> list[Answer]:
+    """The engine and its copy of the base model are freed on return."""
+    with open_engine(base.folder, num_threads, ARITHMETIC) as engine:
+        return sample_answers(engine, adapter, prompts, emit)
 
 
 def _environment() -> dict[str, str]:
@@ -126,13 +132,17 @@ def _split(spec: TrainingSpec, rows: Path, base: Base, emit: Emit) -> tuple[list
     return hold_out(examples, config.eval_fraction, config.seed)
 
 
-def _check_index_fits(train: Sequence[Example], base: Base) -> None:
+def _check_index_fits(train: Sequence[Example], model: Any) -> None:
     """Errors: `OutOfMemory`, now and not after the job has been trained."""
     num_contributions = len({row.contribution for row in train})
-    needed = index_bytes(len(train), num_contributions, read_architecture(base.folder).hidden_size)
+    sizes = model.config.hidden_size, model.num_parameters()
+    needed = index_bytes(len(train), num_contributions, *sizes)
     given = memory_limit() or machine_memory()
     if needed > given:
-        what = f"the attribution index of {len(train)} rows of {num_contributions} contributions"
+        what = (
+            f"the attribution index of {len(train)} rows of {num_contributions} contributions, for which the "
+            f"base model's {sizes[1] / 1e9:.2g} billion parameters are held in fp32,"
+        )
         bound = f"more than the {given / 1e9:.1f} GB that this worker gives a job: train on fewer rows"
         message = f"{what} needs {needed / 1e9:.1f} GB of memory, {bound}"
         raise OutOfMemory(message, param="snapshot_id")
@@ -153,6 +163,7 @@ def _train(
     config = spec.config
     stopping_rows, held_out = _split_stopping_rows(held_out, config)
     model = lora_model(base.folder, config)
+    _check_index_fits(train, model)
     general = general_examples(base.tokenizer)
     with model.disable_adapter():
         base_loss = _report_loss("base", mean_loss(model, held_out, emit), emit)

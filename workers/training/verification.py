@@ -1,7 +1,8 @@
 """Computes a published attribution index again and measures how far the published one is from it.
 
 The index is a function of the base model, the adapter, the checkpoint, the rows and the generated answers.
-The maps are fitted again to the scores by the published directions, so that each part is judged by itself.
+The maps are fitted again to the scores by the published directions of the gradient, so that each part is
+judged by itself.
 Training is not repeated: adapter and checkpoint are taken as they are.
 """
 
@@ -43,7 +44,7 @@ from workers.training.split import hold_out
 from workers.training.warm_start import WEIGHTS_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS_COMPARED = 256
 """Rows whose answers both indices attribute, in addition to the generated answers."""
-EARLIER = "the adapter was trained by an earlier release, which held out other rows or computed in bf16"
+NOT_STATED = "it states neither that it was computed in fp32 nor, as earlier ones, which rows were held out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,12 @@ def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[st
     Errors: `MalformedFolder`; `AdapterRefused` by the engine; `UnusableRows`.
     """
     torch.set_num_threads(spec.num_threads)
-    base = open_base(spec.base_folder, spec.model_cache)
     published = read_published(Path(spec.adapter_folder))
+    if not published.is_reproducible:
+        return asdict(Recomputed((), unchecked={"index": NOT_STATED}))
+    base = open_base(spec.base_folder, spec.model_cache)
     train: list[Example] = []
     held_out: list[Example] = []
-    if not published.is_reproducible:
-        return asdict(Recomputed((), unchecked={"index": EARLIER}))
     if spec.has_rows:
         config = published.config
         examples = read_examples(folder / ROWS_FILE, base.tokenizer, config.max_length, emit, config.loss_on)
@@ -98,7 +99,8 @@ def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[st
         differing = _differing_rows(published.index, parts)
         unplanned = _num_unplanned(published.answers, plan_prompts(train, held_out))
         found = replace(found, rows=differing, num_unplanned=unplanned)
-    fitted = _fit_maps(published, answers)
+    is_comparable = train and not found.rows
+    fitted = _fit_maps(published, answers, parts["error"] if is_comparable else published.index.error)
     parts |= {MAPS[method]: each.map for method, each in fitted.items()}
     found = replace(found, **_evidence(published, fitted))
     if not found.rows:
@@ -111,28 +113,38 @@ def _measure(
     base: Base, spec: VerificationSpec, published: Published, train: Sequence[Example], emit: Emit
 ) -> tuple[_States, _States, Draws]:
     """(states of the rows, of the answers, draws of the answers)."""
-    generated = [answer.example for answer in published.answers]
-    adapter = AdapterRef(spec.adapter_digest, spec.adapter_folder)
+    parts = {"rows": train, "answers": [answer.example for answer in published.answers]}
     folder = Path(spec.adapter_folder)
-    with open_engine(base.folder, spec.num_threads, ARITHMETIC) as engine:
-        end_tokens = engine.vocabulary.end_token_ids
-        check_sizes(published, engine.vocabulary.size, engine.architecture)
-        try:
-            states = [
-                answer_states(engine, adapter, train, "rows", emit),
-                answer_states(engine, adapter, generated, "answers", emit),
-            ]
-        except InferenceError as error:
-            raise AdapterRefused(f"the engine refuses the adapter: {error}") from error
+    states, end_tokens = _serve(base, spec, published, parts, emit)
     model = lora_model(base.folder, published.config, torch.float32)
     load_weights(model, folder / CHECKPOINT_FILE)
     preamble = preamble_ids(base.tokenizer)
     rows, answers = (
         _States(*pair, row_gradients(model, each, preamble, emit))
-        for pair, each in zip(states, (train, generated), strict=True)
+        for pair, each in zip(states, parts.values(), strict=True)
     )
     load_weights(model, folder / WEIGHTS_FILE)
     return rows, answers, check_draws(model, published.answers, end_tokens, emit)
+
+
+def _serve(
+    base: Base,
+    spec: VerificationSpec,
+    published: Published,
+    parts: Mapping[str, Sequence[Example]],
+    emit: Emit,
+) -> tuple[list[tuple[Tensor, Tensor]], Collection[int]]:
+    """(states of each part, the tokens that end an answer). The engine and its copy of the base model are
+    freed on return.
+    """
+    adapter = AdapterRef(spec.adapter_digest, spec.adapter_folder)
+    with open_engine(base.folder, spec.num_threads, ARITHMETIC) as engine:
+        check_sizes(published, engine.vocabulary.size, engine.architecture)
+        try:
+            states = [answer_states(engine, adapter, each, stage, emit) for stage, each in parts.items()]
+        except InferenceError as error:
+            raise AdapterRefused(f"the engine refuses the adapter: {error}") from error
+        return states, engine.vocabulary.end_token_ids
 
 
 def _directions(rows: _States, train: Sequence[Example]) -> dict[str, Any]:
@@ -163,14 +175,14 @@ def _num_unplanned(answers: Sequence[Answer], planned: Sequence[Prompt]) -> int:
     return sum(one != other for one, other in pairs) + abs(len(answers) - len(planned))
 
 
-def _fit_maps(published: Published, answers: _States) -> dict[str, Fitted]:
-    """The maps of each method, fitted to the scores by the published directions.
+def _fit_maps(published: Published, answers: _States, error_vectors: Any) -> dict[str, Fitted]:
+    """The maps of each method, fitted to the scores by the published directions, starting from
+    `error_vectors` [n, hidden].
 
     Rounding may tip the choice of the regularisation to the next of its candidates, so that one is accepted.
     """
-    index = published.index
-    scores = answers.gradient.double() @ torch.from_numpy(index.gradient).double().T
-    given = (answers.hidden, answers.error, scores, torch.from_numpy(index.error), published.answers)
+    scores = answers.gradient.double() @ torch.from_numpy(published.index.gradient).double().T
+    given = (answers.hidden, answers.error, scores, torch.from_numpy(error_vectors), published.answers)
     fitted = distil_scores(*given)
     stated = {method: _number(published.metadata.get(f"{MAPS[method]}_strength")) for method in fitted}
     neighbours = {

@@ -111,11 +111,11 @@ class ResponseFormat(Strict):
 
 class BlendPart(Strict):
     """`weight`: factor of the adapter's delta; in proportion to it, tokens are charged at its price. The
-    weights of a blend sum to at most 1.
+    weights of a blend sum to at most 1; those of earlier releases' receipts may be larger.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    weight: Annotated[float, Field(ge=0.01, le=1)]
+    weight: Annotated[float, Field(ge=0.01, le=4)]
 
 
 class Extension(Strict):

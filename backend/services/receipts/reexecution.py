@@ -115,11 +115,14 @@ def attribution_check(
     method: str,
     shares: Sequence[Share],
     probe: Probe | None,
+    *,
+    is_blend: bool = False,
 ) -> Check:
     """Check that the shares follow from the adapter's index. `attributors`: those used for answers, in order
     of preference. The preference may have changed since the answer was signed, so the signed method is used;
     uniform shares, the last resort, are accepted only if no other method applies. In a blend they are those
-    of a version without an index, whatever method the receipt names for the others.
+    of a version without an index, whatever method the receipt names for the others; earlier releases named
+    uniform shares for all.
     """
     if method not in {attributor.method for attributor in attributors}:
         return Check("attribution", is_right=None, message=f"the method {method} is not available here")
@@ -136,11 +139,12 @@ def attribution_check(
         if probe is None and (folder / INDEX_FILE).is_file():
             text = f"{method} needs the answer's state: pass --request, --answer and --re-execute"
             return Check("attribution", is_right=None, message=text)
-        if preferred != last_resort.method:
+        if not is_blend or last_resort.method not in {method, preferred}:
             text = f"{method} was signed, {found.method} applies"
             return Check("attribution", is_right=False, message=text)
+        found = attribute([last_resort], folder, positions, given)
     check = _compare(found.method, found.shares, shares, 0 if probe is None else SHARE_TOLERANCE_PPM)
-    if not check.is_right or preferred in {method, last_resort.method}:
+    if not check.is_right or preferred == found.method:
         return check
     text = f"{check.message}; {preferred} applies too and is preferred, at least now"
     return Check("attribution", is_right=None, message=text)

@@ -104,6 +104,7 @@ def test_what_is_no_blend_is_refused_before_anything_is_charged(api: Api, names:
         ("tiny", blend(("tiny", 1.0)), "loraledger.blend"),
         ("tiny", blend((names[0], 0.5), (names[0], 0.25)), "loraledger.blend"),
         ("tiny", blend((names[0], 0.9), (names[1], 0.2)), "loraledger.blend"),
+        ("tiny", blend((names[0], 1.5)), "loraledger.blend"),
     ):
         with pytest.raises(BadRequestError) as refused:
             api.openai.completions.create(**ASKED | {"model": model}, extra_body=mixed)

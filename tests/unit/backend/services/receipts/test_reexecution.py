@@ -110,10 +110,15 @@ PROBE = Probe([1.0])
 
 
 def check(
-    method: str, scores: tuple[float, float], probe: Probe | None, folder: Path = Path()
+    method: str,
+    scores: tuple[float, float],
+    probe: Probe | None,
+    folder: Path = Path(),
+    *,
+    is_blend: bool = False,
 ) -> bool | None:
     shares = shares_from_scores(dict(enumerate(scores)))
-    return attribution_check(METHODS, folder, (0, 1), method, shares, probe).is_right
+    return attribution_check(METHODS, folder, (0, 1), method, shares, probe, is_blend=is_blend).is_right
 
 
 def test_shares_are_judged_by_the_method_that_was_signed() -> None:
@@ -149,8 +154,14 @@ def test_sharing_all_alike_is_right_only_where_nothing_else_applies() -> None:
 def test_a_version_without_an_index_shares_all_alike_whatever_method_its_blend_has(
     probe: Probe | None,
 ) -> None:
-    assert check("new-1", (1.0, 1.0), probe) is True
-    assert check("new-1", (1.0, 3.0), probe) is False
+    assert check("new-1", (1.0, 1.0), probe, is_blend=True) is True
+    assert check("new-1", (1.0, 3.0), probe, is_blend=True) is False
+    assert check("new-1", (1.0, 1.0), probe) is False
+
+
+def test_blends_of_earlier_releases_that_share_all_alike_are_left_open() -> None:
+    assert check(UNIFORM_METHOD, (1.0, 1.0), PROBE, is_blend=True) is None
+    assert check(UNIFORM_METHOD, (1.0, 3.0), PROBE, is_blend=True) is False
 
 
 def test_without_the_answers_state_or_the_method_nothing_is_claimed(tmp_path: Path) -> None:
