@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.installation.extras import require_extra
 from workers.app import QUEUE_BY_TASK, QUEUES, create_app, work
 from workers.relay import Relay, outbox_sender
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from backend.installation.installation import Installation
     from backend.settings import Settings
+    from inference.config import DType
     from workers.steps import Steps
     from workers.webhooks import WebhookRelay
 
@@ -36,6 +38,12 @@ class Workers:
             require_extra("redis", "LORALEDGER_BROKER_URL")
         return create_app(settings.home, settings.broker_url)
 
+    @property
+    def _arithmetic(self) -> DType:
+        stated = self._installation.settings.index_arithmetic
+        is_local = self._installation.deployment.chain_id == LOCAL_CHAIN_ID
+        return stated or ("bfloat16" if is_local else "float32")
+
     @cached_property
     def steps(self) -> Steps:
         from backend.services.train.parents import Parents
@@ -51,6 +59,7 @@ class Workers:
             model_cache=settings.model_cache,
             num_threads=settings.trainer_threads,
             base_folders={digest: info.folder for digest, info in infos.items()},
+            arithmetic=self._arithmetic,
             fetch_parent=Parents(installation.database, installation.adapter_folders).fetch,
         )
         screening = JobScreening(

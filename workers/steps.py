@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from backend.services.train.leases import LeasedJob, Leases
     from backend.services.train.parents import Parent
     from backend.services.train.publication import Publication
+    from inference.config import DType
     from workers.screening import JobScreening
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class TrainerOptions:
     command: Callable[[Path], Sequence[str]] = field(default=training_command)
     fetch_parent: Callable[[VersionId], Parent] = field(default=reject_parent)
     transfers: Transfers = field(kw_only=True)
+    arithmetic: DType = field(default="float32", kw_only=True)
+    """That of attribution indices."""
 
 
 class Steps:
@@ -195,6 +198,7 @@ class Steps:
             num_threads=self._options.num_threads,
             parent_folder="" if parent is None else str(parent.folder.resolve()),
             parent_base="" if parent is None else parent.record.base_model,
+            arithmetic=self._options.arithmetic,
         )
 
     def _base_folder(self, job: TrainingJob) -> str:

@@ -1,9 +1,10 @@
 """Measures what rounding changes in an attribution index: `python -m benchmarks.attribution.rounding`.
 
-A training job publishes an adapter of a study's rows. Then its index is computed again by one thread with the
-instructions that every x86-64 processor since 2008 has, as another machine would. The tolerances of
-`loraledger attribution verify` are at least ten times the differences. What a forger could move within them
-is measured on another study's rows (`benchmarks.attribution.forgery`). Each study is stored when it is done.
+A training job publishes an adapter of a study's rows. Then its index is computed again by one thread, for
+which torch and its libraries use no newer instructions than SSE 4, and the engine none of its own kernels.
+The tolerances of `loraledger attribution verify` are at least ten times the differences. What a forger could
+move within them is measured on another study's rows (`benchmarks.attribution.forgery`). Each study is stored
+when it is done.
 """
 
 from __future__ import annotations
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
 
 ROUNDING = "rounding"
 """Key of the report."""
-PLAINEST = ("ATEN_CPU_CAPABILITY=default", "ONEDNN_MAX_CPU_ISA=SSE41", "MKL_ENABLE_INSTRUCTIONS=SSE4_2")
-"""Environment that restricts the instructions of torch and of its libraries."""
+PLAINEST = (
+    "ATEN_CPU_CAPABILITY=default",
+    "ONEDNN_MAX_CPU_ISA=SSE41",
+    "MKL_ENABLE_INSTRUCTIONS=SSE4_2",
+    "CXX=false",
+)
+"""Environment that restricts the instructions of torch and of its libraries, and has the engine compute by
+torch instead of its own kernels, which no compiler builds then.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@
 - `near_duplicates_mb_s`: the complete check of an upload against a datanet of the same size, database
 included.
 - `validate_peak_mb`: peak memory of that process.
-- `capture_overhead`: processor time of the gradient index relative to training.
+- `capture_overhead`: processor time of the gradient index, in `--arithmetic`, relative to training.
 - `distil_overhead`: the same of distillation: two answers a row are generated and their gradients taken.
 - `train_vs_plain_trainer`: trained tokens per second, without padding, relative to the Trainer of
 transformers with its defaults on the same rows (`benchmarks.training.trainer`); omitted if our eval loss is
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sizes = Sizes(int(options.megabytes * MEGABYTE), int(options.near_megabytes * MEGABYTE))
     models = options.work / "models"
-    plan = Plan(options.rows, options.repeats, options.threads, options.epochs, models, options.base_model)
+    sizes_of_training = options.rows, options.repeats, options.threads, options.epochs
+    plan = Plan(*sizes_of_training, models, options.base_model, options.arithmetic)
     before = machine.Usage.now(os.getpid())
     validation = _in_child(measure, sizes, options.work)
     overhead, comparison = _in_child(measure_training, plan, options.work) if options.rows else (None, None)
@@ -115,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="threads of training; default: 2")
     parser.add_argument("--epochs", type=int, default=1, help="epochs of training; default: 1")
     parser.add_argument("--repeats", type=int, default=3, help="repeats of each training; default: 3")
+    parser.add_argument(
+        "--arithmetic",
+        choices=("bfloat16", "float32"),
+        default="bfloat16",
+        help="of the attribution index, as LORALEDGER_INDEX_ARITHMETIC; default: bfloat16",
+    )
     parser.add_argument("--work", type=Path, default=Path("build/bench/data"), help="scratch folder")
     return parser
 

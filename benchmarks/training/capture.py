@@ -20,7 +20,6 @@ from workers.training.answers import plan_prompts, sample_answers
 from workers.training.base import open_base
 from workers.training.fit import MIDWAY_FILE, fit, lora_model
 from workers.training.index import (
-    ARITHMETIC,
     answer_states,
     capture_gradients,
     distil_scores,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, Self
 
+    from inference.config import DType
     from workers.training.base import Base
     from workers.training.rows import Example
 
@@ -85,13 +85,19 @@ class _Setup:
     preamble: Sequence[int]
     num_threads: int
     work: Path
+    arithmetic: DType
 
 
 def measure_capture(
-    num_rows: int, num_threads: int, base_model: str, work: Path, repeats: int = 1
+    num_rows: int,
+    num_threads: int,
+    base_model: str,
+    work: Path,
+    repeats: int = 1,
+    arithmetic: DType = "bfloat16",
 ) -> Overhead:
     """Docstrings and the product's defaults, all stages in turn. `base_model` as `inference.model.sources`
-    takes it.
+    takes it; `arithmetic`: of the index.
     """
     torch.set_num_threads(num_threads)
     config = TrainingConfig()
@@ -102,7 +108,7 @@ def measure_capture(
         for number, row in enumerate(rows[:: max(1, len(rows) // num_rows)][:num_rows])
     ]
     preamble = preamble_ids(base.tokenizer)
-    setup = _Setup(base, config, examples, preamble, num_threads, work / "capture")
+    setup = _Setup(base, config, examples, preamble, num_threads, work / "capture", arithmetic)
     turns = [_turn(setup) for _ in range(repeats)]
     training, capture, distillation = (tuple(stage) for stage in zip(*turns, strict=True))
     charged_tokens = round(config.epochs * sum(len(row.token_ids) for row in examples))
@@ -118,12 +124,14 @@ def _turn(setup: _Setup) -> tuple[float, float, float]:
     adapter = setup.work / "adapter"
     save_adapter(model, adapter, setup.base)
     checkpoint = (setup.work / MIDWAY_FILE).read_bytes()
-    model = lora_model(setup.base.folder, setup.config, torch.float32)
+    model = lora_model(
+        setup.base.folder, setup.config, torch.float32 if setup.arithmetic == "float32" else None
+    )
     with _Timer() as capture:
         load_adapter(model, checkpoint)
         vectors = capture_gradients(model, setup.rows, setup.preamble, _ignore)
     reference = AdapterRef(adapter_digest(adapter), str(adapter))
-    with open_engine(setup.base.folder, setup.num_threads, ARITHMETIC) as engine, _Timer() as serving:
+    with open_engine(setup.base.folder, setup.num_threads, setup.arithmetic) as engine, _Timer() as serving:
         answers = sample_answers(engine, reference, plan_prompts(setup.rows, ()), _ignore)
         examples = [answer.example for answer in answers]
         states = answer_states(engine, reference, examples, "distillation", _ignore)

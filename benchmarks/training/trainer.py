@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.training.capture import Overhead
+    from inference.config import DType
 
 PACKAGES = ("json", "asyncio", "email", "logging")
 NUM_HELD_OUT = 32
@@ -42,6 +43,8 @@ class Plan:
     epochs: int
     cache: Path
     base_folder: str = ""
+    arithmetic: DType = "bfloat16"
+    """That of the attribution index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def measure_training(plan: Plan, work: Path) -> tuple[Overhead, Comparison]:
     """Measure capture, then compare the trainers. A module-level function, to be run in a child process."""
     from benchmarks.training.capture import measure_capture
 
-    arguments = plan.num_rows, plan.num_threads, plan.base_folder, work, plan.repeats
+    arguments = plan.num_rows, plan.num_threads, plan.base_folder, work, plan.repeats, plan.arithmetic
     with redirect_stdout(sys.stderr):  # the plain Trainer prints its own report
         return measure_capture(*arguments), compare(plan, work / "trainer")
 

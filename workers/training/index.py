@@ -71,8 +71,9 @@ if TYPE_CHECKING:
     from workers.training.rows import Example
 
 ARITHMETIC: DType = "float32"
-"""Of engine and gradients, for all that an index follows from. In bf16 the indices of two processors differ
-by up to a tenth of a vector's norm, and a forgery as small moves much of an answer's pool (docs/adr/0061).
+"""That of engine and gradients in which anyone can compute an index again. In bf16 the indices of two
+processors differ by up to a tenth of a vector's norm, and a forgery as small moves much of an answer's pool
+(docs/adr/0061).
 """
 CHUNK_ROWS = 4096
 """Rows whose states as lists, or whose sketches, are in memory at once: a few hundred MB."""
@@ -95,7 +96,7 @@ class Index:
 def index_bytes(num_rows: int, num_contributions: int, hidden_size: int, num_parameters: int) -> int:
     """Memory for the index of an adapter: four vectors of states for each row, and for each contribution the
     sums and the direction of its sketches, at most 16 bytes for each of their coordinates. The base model's
-    parameters are there twice in fp32 while gradients are computed: with the adapter and without.
+    parameters are there twice while gradients are computed, in fp32 at most: with the adapter and without.
     """
     return 16 * (num_rows * hidden_size + num_contributions * SKETCH_SIZE) + 8 * num_parameters
 
@@ -108,10 +109,11 @@ def compute_index(
     answers: Sequence[Answer],
     num_threads: int,
     emit: Emit,
+    arithmetic: DType = ARITHMETIC,
 ) -> Index:
     """The index of a trained adapter, whose folder has its weights and `CHECKPOINT_FILE`: a function of the
     adapter, the `rows` that it was trained on with `config`, and its generated `answers`. Anyone can compute
-    it again, within the rounding of another processor's fp32.
+    it again, within the rounding of another processor, if `arithmetic` is `ARITHMETIC`.
 
     Its tensors are `positions` int64 [n], `rows` int64 [n] (number of trained rows), `hidden.vectors` float32
     [n, hidden] of unit norm, `hidden.centre` float32 [hidden], `error.vectors` float32 [n, hidden],
@@ -123,8 +125,8 @@ def compute_index(
     """
     generated = [answer.example for answer in answers]
     parts = {"index": rows, "distillation": generated}
-    (hidden, errors), states = states_by_part(base.folder, adapter, parts, num_threads, emit)
-    model = lora_model(base.folder, config, torch.float32)
+    (hidden, errors), states = states_by_part(base.folder, adapter, parts, num_threads, emit, arithmetic)
+    model = lora_model(base.folder, config, torch.float32 if arithmetic == "float32" else None)
     load_adapter(model, (Path(adapter.path) / CHECKPOINT_FILE).read_bytes())
     preamble = preamble_ids(base.tokenizer)
     vectors = capture_gradients(model, rows, preamble, emit)
@@ -139,7 +141,7 @@ def compute_index(
         **_map_tensors(maps),
     }
     evidence = _evidence(maps, answers)
-    return Index(tensors, _metadata(config, maps, evidence), evidence)
+    return Index(tensors, _metadata(config, maps, evidence, arithmetic), evidence)
 
 
 @contextmanager
@@ -157,11 +159,12 @@ def states_by_part(
     parts: Mapping[str, Sequence[Example]],
     num_threads: int,
     emit: Emit,
+    arithmetic: DType = ARITHMETIC,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """`answer_states` of each part, whose name is the stage of its progress. The engine and its copy of the
     base model are freed on return.
     """
-    with open_engine(base_folder, num_threads, ARITHMETIC) as engine:
+    with open_engine(base_folder, num_threads, arithmetic) as engine:
         return [answer_states(engine, adapter, each, stage, emit) for stage, each in parts.items()]
 
 
@@ -261,7 +264,7 @@ def _map_tensors(maps: Mapping[str, Distilled]) -> dict[str, torch.Tensor]:
 
 
 def _metadata(
-    config: TrainingConfig, maps: Mapping[str, Distilled], evidence: Mapping[str, float]
+    config: TrainingConfig, maps: Mapping[str, Distilled], evidence: Mapping[str, float], arithmetic: str
 ) -> dict[str, str]:
     """What serving reads the index by, and verification repeats the computation by."""
     return {
@@ -271,7 +274,7 @@ def _metadata(
         "lambda": str(GRADIENT_RIDGE),
         "config": json.dumps(asdict(config), sort_keys=True),
         "split": SPLIT,
-        "arithmetic": ARITHMETIC,
+        "arithmetic": arithmetic,
         **{f"{MAPS[method]}_strength": str(found.strength) for method, found in maps.items()},
         **{name: str(value) for name, value in evidence.items()},
     }

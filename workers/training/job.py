@@ -24,7 +24,7 @@ from workers.training.base import open_base
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
 from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
-from workers.training.index import ARITHMETIC, compute_index, index_bytes, open_engine
+from workers.training.index import compute_index, index_bytes, open_engine
 from workers.training.inspection import as_json, inspect_adapter
 from workers.training.memory import OutOfMemory, machine_memory, memory_limit
 from workers.training.rows import UnusableRows, general_examples, read_examples
@@ -100,8 +100,9 @@ def _write_index(
     index's evidence.
     """
     try:
-        answers = _sample(base, adapter, plan_prompts(train, held_out), spec.num_threads, emit)
-        index = compute_index(base, adapter, spec.config, train, answers, spec.num_threads, emit)
+        answers = _sample(spec, base, adapter, plan_prompts(train, held_out), emit)
+        parts = spec.config, train, answers, spec.num_threads, emit
+        index = compute_index(base, adapter, *parts, spec.arithmetic)
     except InferenceError as error:
         raise AdapterRefused(
             f"the engine refuses the trained adapter: {error}", details={"reason": error.code}
@@ -112,10 +113,10 @@ def _write_index(
 
 
 def _sample(
-    base: Base, adapter: AdapterRef, prompts: Sequence[Prompt], num_threads: int, emit: Emit
+    spec: TrainingSpec, base: Base, adapter: AdapterRef, prompts: Sequence[Prompt], emit: Emit
 ) -> list[Answer]:
     """The engine and its copy of the base model are freed on return."""
-    with open_engine(base.folder, num_threads, ARITHMETIC) as engine:
+    with open_engine(base.folder, spec.num_threads, spec.arithmetic) as engine:
         return sample_answers(engine, adapter, prompts, emit)
 
 

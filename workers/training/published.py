@@ -66,7 +66,9 @@ class Published:
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether the index states that rows were held out, and vectors computed, as this release does it."""
+        """Whether the index states that rows were held out as by this release, and that vectors were computed
+        in `ARITHMETIC`.
+        """
         return self.metadata.get("split") == SPLIT and self.metadata.get("arithmetic") == ARITHMETIC
 
     @property

@@ -12,6 +12,8 @@ from backend.domain.training import About, TrainingConfig
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from inference.config import DType
+
 SPEC_FILE = "spec.json"
 IMPORT_FILE = "import.json"
 VERIFICATION_FILE = "verification.json"
@@ -45,6 +47,8 @@ class TrainingSpec:
     """Local folder of the adapter to continue from."""
     parent_base: str = ""
     """Digest of the parent's base model."""
+    arithmetic: DType = "float32"
+    """That of the attribution index."""
 
     def save(self, folder: Path) -> None:
         write_json(folder / SPEC_FILE, asdict(self))

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS_COMPARED = 256
 """Rows whose answers both indices attribute, in addition to the generated answers."""
-NOT_STATED = "it states neither that it was computed in fp32 nor, as earlier ones, which rows were held out"
+NOT_STATED = "it was computed in bf16, in which processors differ too much, or by an earlier release"
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,12 +138,11 @@ def pay_the_first(folder: Path) -> None:
 
 
 def age(folder: Path) -> None:
-    """As if a release that computed in bf16 had trained the adapter."""
+    """As if training had computed the index in bf16."""
     path = folder / INDEX_FILE
     with safe_open(path, framework="np") as file:
         metadata = file.metadata()
-    del metadata["arithmetic"]
-    save_file(load_file(path), path, metadata)
+    save_file(load_file(path), path, metadata | {"arithmetic": "bfloat16"})
 
 
 def test_a_forged_map_is_refused(running: RunningOperator, trained: tuple[Path, str], tmp_path: Path) -> None:
@@ -159,7 +158,7 @@ def test_a_forged_map_is_refused(running: RunningOperator, trained: tuple[Path, 
     assert [name for name, is_right in found.items() if is_right is False] == ["distilled-1"]
 
 
-def test_an_index_of_an_earlier_release_is_open(
+def test_an_index_in_bf16_is_open(
     running: RunningOperator, trained: tuple[Path, str], tmp_path: Path
 ) -> None:
     aged = shutil.copytree(trained[0], tmp_path / "aged")

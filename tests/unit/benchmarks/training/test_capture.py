@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from benchmarks.training.capture import Overhead, measure_capture
 from tests.fixtures_engine import peft_warnings_ignored
@@ -9,9 +11,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_all_stages_are_measured_on_the_same_rows(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "float32"])
+def test_all_stages_are_measured_on_the_same_rows(tiny_model: Path, tmp_path: Path, arithmetic: Any) -> None:
     with peft_warnings_ignored():
-        overhead = measure_capture(16, 1, str(tiny_model), tmp_path, repeats=2)
+        overhead = measure_capture(16, 1, str(tiny_model), tmp_path, repeats=2, arithmetic=arithmetic)
     stages = (overhead.training, overhead.capture, overhead.distillation)
     assert [len(stage) for stage in stages] == [2, 2, 2]
     assert min(seconds for stage in stages for seconds in stage) > 0

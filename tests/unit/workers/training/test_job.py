@@ -219,6 +219,16 @@ def test_a_job_of_one_step_is_charged_an_epoch_of_the_rows_it_may_train_on(
     assert 0 < counts["step"][0] < computed
 
 
+def test_an_index_states_its_arithmetic(make_job: Any) -> None:
+    found = {}
+    for arithmetic in ("float32", "bfloat16"):
+        spec, folder = make_job(arithmetic, steps=1)
+        run_job(replace(spec, arithmetic=arithmetic), folder, ignore)
+        with safe_open(folder / ADAPTER / INDEX_FILE, "np") as file:
+            found[arithmetic] = file.metadata()["arithmetic"]
+    assert found == {"float32": "float32", "bfloat16": "bfloat16"}
+
+
 def test_another_seed_gives_another_adapter(make_job: Any, undisturbed: dict[str, bytes]) -> None:
     spec, folder = make_job("other", seed=12)
     run_job(spec, folder, ignore)
