@@ -60,7 +60,8 @@ class BlobStore(Protocol):
 
     def evict(self, *cids: Cid) -> None:
         """Delete those of these folders that are copies. The embedded store, which lies on the disk of this
-        installation, deletes them at once; a bucket and an IPFS daemon keep them.
+        installation, deletes them at once, unless a folder is being added, or it cannot tell which blocks are
+        theirs alone; a bucket and an IPFS daemon keep them.
         """
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 from contextlib import contextmanager, suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, ContentMissing, DecodedCid, decode_cid
@@ -15,7 +16,7 @@ from backend.storage.folders import FolderStore
 from backend.storage.unixfs import Tree, import_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
     from typing import BinaryIO
 
@@ -48,7 +49,8 @@ class EmbeddedStore(FolderStore):
     def forget(self, *cids: Cid) -> None:
         for cid in cids:
             self.unpin(cid)
-        self._collect_garbage(cids)
+        with self._lock(fcntl.LOCK_EX):
+            self._delete_unpinned(forgotten=cids)
 
     def pin(self, cid: Cid) -> None:
         """Pin a stored tree. Errors: `ContentMissing` if a block of it is missing, `ContentCorrupt`."""
@@ -87,18 +89,19 @@ class EmbeddedStore(FolderStore):
                 pin.write(COPY)
 
     def keep(self, cid: Cid) -> bool:
-        root = decode_cid(cid)
         with self._lock(fcntl.LOCK_SH):
-            if self._is_copy(cid):
-                self._write_pin(root)
-            return self.has(cid)
+            if not self.has(cid):
+                return False
+            # Replaces also an empty pin, to which `add_copy` may be about to write.
+            self._write_pin(decode_cid(cid))
+            return True
 
     def evict(self, *cids: Cid) -> None:
-        with self._lock(fcntl.LOCK_EX):
-            copies = [cid for cid in cids if self._is_copy(cid)]
-            for cid in copies:
-                self.unpin(cid)
-            self._delete_unpinned(copies)
+        if set(cids).isdisjoint(self.copies(inf)):
+            return  # without a look at all that is stored
+        # Additions hold the lock for as long as another operator takes to send a folder.
+        with suppress(BlockingIOError), self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            self._delete_unpinned(evicted=cids)
 
     def copies(self, before: float) -> list[Cid]:
         found = []
@@ -111,22 +114,30 @@ class EmbeddedStore(FolderStore):
     def collect_garbage(self) -> list[Cid]:
         """Delete unpinned blocks, and what interrupted additions left. Waits for additions in progress.
 
-        Of the pinned trees only the blocks with links are read. While one of these is missing or corrupt, the
-        blocks below it are unknown, and no blocks are deleted.
+        Of the pinned trees only the blocks with links are read. While one of these cannot be read, the blocks
+        below it are unknown, and no blocks are deleted. A copy with such a block is unpinned instead.
 
         Returns the CIDs of the deleted blocks, with the codec `raw`: keys do not contain the codec.
         """
-        return self._collect_garbage(())
-
-    def _collect_garbage(self, forgotten: Iterable[Cid]) -> list[Cid]:
-        """`collect_garbage`, which deletes the blocks of forgotten trees in any case."""
         with self._lock(fcntl.LOCK_EX):
-            return self._delete_unpinned(forgotten)
+            return self._delete_unpinned()
 
-    def _delete_unpinned(self, forgotten: Iterable[Cid]) -> list[Cid]:
-        """To be called with the exclusive lock."""
+    def _delete_unpinned(self, forgotten: Collection[Cid] = (), evicted: Collection[Cid] = ()) -> list[Cid]:
+        """`collect_garbage`, to be called with the exclusive lock. The blocks of forgotten trees are deleted
+        in any case, evicted copies only while all blocks of other pinned trees are known.
+        """
         self._blocks.remove_drafts()
-        pinned, is_complete = self._reachable(self.pins())
+        copies = self.copies(inf)
+        pinned, is_complete = self._reachable(set(self.pins()).difference(copies))
+        for cid in copies:
+            if is_complete and cid in evicted:
+                self.unpin(cid)
+                continue
+            below, is_whole = self._reachable([cid])
+            if is_whole:
+                pinned |= below
+            else:
+                self.unpin(cid)  # it can be fetched again
         # An unpinned block may be the only copy of one below a node that cannot be read, and be needed
         # once that node is restored. Forgotten content must go all the same: it may be withdrawn.
         candidates = set(self._blocks.keys()) if is_complete else self._reachable(forgotten)[0]
@@ -149,7 +160,7 @@ class EmbeddedStore(FolderStore):
             seen.add(cid)
             try:
                 pending.extend(self._reader.links(cid))
-            except (ContentMissing, ContentCorrupt) as error:
+            except (ContentMissing, ContentCorrupt, OSError) as error:  # as of a disk that fails
                 is_complete = False
                 log.warning("block %s cannot be read, so those below it are unknown: %s", cid, error)
         return {key_of(cid) for cid in seen}, is_complete
@@ -165,16 +176,15 @@ class EmbeddedStore(FolderStore):
             pass
         self._write_pin(root)
 
-    def _is_copy(self, cid: Cid) -> bool:
-        pin = self._pins / str(decode_cid(cid))
-        return pin.exists() and pin.read_bytes() == COPY
-
     def _write_pin(self, cid: DecodedCid) -> None:
         self._blocks.write(self._pins / str(cid), b"")
 
     @contextmanager
     def _lock(self, mode: int) -> Iterator[None]:
-        """Shared for additions, exclusive for garbage collection, which deletes blocks not pinned yet."""
+        """Shared for additions, exclusive for garbage collection, which deletes blocks not pinned yet.
+
+        Errors: `BlockingIOError` with `LOCK_NB`.
+        """
         with (self._root / "gc.lock").open("ab") as file:
             fcntl.flock(file, mode)
             yield

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
 import sys
 from hashlib import sha256
+from math import inf
 from typing import TYPE_CHECKING
 
 import aleph_cid
@@ -14,16 +16,16 @@ from hypothesis import strategies as st
 
 from backend.domain.content import Codec, ContentCorrupt, ContentUnsafe, DecodedCid, decode_cid
 from backend.domain.errors import Conflict
+from backend.domain.ids import Cid
 from backend.storage import unixfs
 from backend.storage.dagpb import decode
-from backend.storage.embedded import EmbeddedStore
+from backend.storage.embedded import COPY, EmbeddedStore
 from backend.storage.flatfs import SHARDING, key_of
 from backend.storage.unixfs import CHUNK_BYTES, MAX_LINKS, import_file, import_tree
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    from backend.domain.ids import Cid
 
 
 def nothing(_cid: DecodedCid, _block: bytes) -> None:
@@ -293,3 +295,92 @@ def test_a_copy_that_is_kept_or_added_by_the_operator_is_not_evicted(
     embedded.add_copy(cid, car)
     embedded.evict(cid)
     assert embedded.read(cid, "a") == b"x"
+
+
+def test_a_copy_is_kept_also_while_its_addition_ends(embedded: EmbeddedStore, tmp_path: Path) -> None:
+    cid = copied(embedded, tmp_path / "elsewhere", b"x")
+    with (tmp_path / "ipfs" / "pins" / cid).open("wb") as pin:  # as in the middle of `add_copy`
+        assert embedded.keep(cid)
+        pin.write(COPY)
+    embedded.evict(cid)
+    assert embedded.has(cid)
+
+
+def test_an_eviction_without_copies_reads_no_blocks(
+    embedded: EmbeddedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, copy = embedded.add_folder({"a": b"own"}), copied(embedded, tmp_path / "elsewhere", b"x")
+    monkeypatch.setattr(embedded._reader, "links", None)
+    embedded.evict()
+    embedded.evict(own, Cid(str(leaf(b"absent"))))
+    assert embedded.copies(inf) == [copy]
+
+
+def test_an_eviction_waits_for_no_addition(embedded: EmbeddedStore, tmp_path: Path) -> None:
+    elsewhere = EmbeddedStore(tmp_path / "elsewhere", is_durable=False)
+    copy, slow = copied(embedded, tmp_path / "elsewhere", b"x"), elsewhere.add_folder({"a": b"slow"})
+
+    def sent_slowly() -> Iterator[bytes]:
+        for chunk in elsewhere.car(slow):
+            embedded.evict(copy)
+            assert embedded.read(copy, "a") == b"x"
+            yield chunk
+
+    embedded.add_copy(slow, sent_slowly())
+    embedded.evict(copy)
+    assert embedded.copies(inf) == [slow]
+
+
+UNREADABLE = pytest.mark.parametrize("content", [None, b"corrupt", OSError(errno.EIO, "Input/output error")])
+
+
+def make_unreadable(
+    store: EmbeddedStore, node: DecodedCid, content: bytes | OSError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage a block, or have reading it raise."""
+    if not isinstance(content, OSError):
+        damage(store, node, content)
+        return
+    links = store._reader.links
+
+    def links_of_failing_disk(cid: DecodedCid) -> tuple[DecodedCid, ...]:
+        if cid == node:
+            raise content
+        return links(cid)
+
+    monkeypatch.setattr(store._reader, "links", links_of_failing_disk)
+
+
+@UNREADABLE
+def test_an_eviction_deletes_nothing_while_a_folder_to_keep_cannot_be_read(
+    embedded: EmbeddedStore,
+    tmp_path: Path,
+    content: bytes | OSError | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = decode_cid(embedded.add_folder({"b": b"own", "shared": b"shared"}))
+    copy = copied(embedded, tmp_path / "elsewhere", b"x")
+    make_unreadable(embedded, own, content, monkeypatch)
+    embedded.evict(copy)
+    assert f"block {own} cannot be read" in caplog.text
+    assert embedded.has(copy)
+    assert stored(embedded, leaf(b"x"), leaf(b"shared"), leaf(b"own")) == [True, True, True]
+    assert embedded.collect_garbage() == []
+
+
+@UNREADABLE
+def test_a_copy_that_cannot_be_read_holds_up_no_collection(
+    embedded: EmbeddedStore,
+    tmp_path: Path,
+    content: bytes | OSError | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = embedded.add_folder({"b": b"own", "shared": b"shared"})
+    damaged, whole = (copied(embedded, tmp_path / "elsewhere", text) for text in (b"x", b"y"))
+    embedded.unpin(embedded.add_folder({"d": b"unpinned"}))
+    make_unreadable(embedded, decode_cid(damaged), content, monkeypatch)
+    embedded.collect_garbage()
+    assert [embedded.has(cid) for cid in (own, damaged, whole)] == [True, False, True]
+    contents = (b"own", b"shared", b"y", b"unpinned", b"x")
+    assert stored(embedded, *map(leaf, contents)) == [True, True, True, False, False]
