@@ -109,9 +109,9 @@ def takedown(
             f"adapter {takedown.adapter} is denied ({reason}); deleted from the store: "
             f"{', '.join(takedown.contents)}"
         )
-        if not installation.denials.drop_copies(takedown):
+        if not installation.denials.drop_folders(takedown):
             echo(f"waiting for {len(takedown.running)} running answers")
-            while not installation.denials.drop_copies(takedown):
+            while not installation.denials.drop_folders(takedown):
                 time.sleep(POLL_SECONDS)
     echo("all local copies are deleted")
 

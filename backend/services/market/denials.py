@@ -106,7 +106,7 @@ class Denials:
         self._blobs.forget(*contents)
         return Takedown(record.adapter_digest, contents, running)
 
-    def drop_copies(self, takedown: Takedown) -> bool:
+    def drop_folders(self, takedown: Takedown) -> bool:
         """Delete the cached folders once the running answers have ended; returns whether it did."""
         now = self._clock()
         with self._db.read() as tx:

@@ -79,13 +79,13 @@ def test_a_taken_down_adapter_is_a_451_while_the_answer_under_way_ends_and_is_pa
     assert refused.value.status_code == 451
     assert refused.value.code == "model_withheld"
     assert refused.value.body["details"]["reason"] == "legal"  # type: ignore[index]
-    assert not installation.denials.drop_copies(taken)
+    assert not installation.denials.drop_folders(taken)
     installation.engine.waits_after = None
     installation.engine.wake()
     asking.join()
     (answer,) = answers
     assert answer.choices[0].message.content == "Hello there, world."
-    assert installation.denials.drop_copies(taken)
+    assert installation.denials.drop_folders(taken)
     with api.http() as http:
         (receipt,) = http.get("/v1/receipts").json()["data"]
         assert receipt["id"] == answer.model_extra["loraledger"]["receipt_id"]

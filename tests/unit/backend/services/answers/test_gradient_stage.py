@@ -155,7 +155,7 @@ async def test_a_version_that_is_taken_down_while_its_charge_waits_has_its_recei
     assert isinstance(charged, NewCharge)
     record = installation.catalogue.record(installation.version)
     taken = installation.denials.take_down(record, Reason.LEGAL)
-    assert installation.denials.drop_copies(taken)
+    assert installation.denials.drop_folders(taken)
     gradients.error = Unavailable("the folder is gone")
     gradients.answers.set()
     (stored,) = await until_signed(installation)

@@ -135,7 +135,7 @@ def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
     for _ in range(2):  # the second time finds nothing to do
         taken = installation.denials.take_down(hosted, Reason.LEGAL)
         assert set(taken.contents) == {ours, repacked}
-        assert installation.denials.drop_copies(taken)
+        assert installation.denials.drop_folders(taken)
     for cid in (ours, repacked):
         assert not installation.blobs.has(cid)
         with pytest.raises(ContentMissing):
@@ -159,10 +159,10 @@ def test_the_copy_that_answers_are_made_from_stays_until_they_have_ended(
     reservation = installation.admission.reserve(payer, 10)
     taken = installation.denials.take_down(record, Reason.LEGAL)
     later = installation.admission.reserve(payer, 10)  # of another adapter, for which no request waits
-    assert not installation.denials.drop_copies(taken)
+    assert not installation.denials.drop_folders(taken)
     assert copy.is_dir()
     installation.admission.release(reservation)
-    assert installation.denials.drop_copies(taken)
+    assert installation.denials.drop_folders(taken)
     assert not copy.is_dir()
     installation.admission.release(later)
 
