@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ DRAFT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Unused:
-    """A folder that may be deleted. `used_at`: Unix time of its last use."""
+class CachedFolder:
+    """`used_at`: Unix time of its last use."""
 
     used_at: float
     path: Path
@@ -40,6 +40,13 @@ class Unused:
                 with suppress(FileNotFoundError):
                     total += Path(folder, name).stat().st_size
         return total
+
+    def read(self, name: str) -> bytes:
+        """Content of a file; empty if it cannot be read."""
+        try:
+            return (self.path / name).read_bytes()
+        except OSError:
+            return b""
 
 
 class FolderCache:
@@ -62,13 +69,13 @@ class FolderCache:
                 return None
         return path
 
-    def unused(self, since: float) -> list[Unused]:
-        """The folders without a use since this Unix time, least recently used first."""
+    def least_recent(self, before: float) -> list[CachedFolder]:
+        """The folders that were last used before this Unix time, least recently used first."""
         found = []
         for path in self.root.iterdir() if self.root.is_dir() else ():
             with suppress(FileNotFoundError):
-                if path.is_dir() and path.name[0] != "." and (used_at := path.stat().st_mtime) < since:
-                    found.append(Unused(used_at, path))
+                if path.is_dir() and path.name[0] != "." and (used_at := path.stat().st_mtime) < before:
+                    found.append(CachedFolder(used_at, path))
         return sorted(found, key=lambda each: each.used_at)
 
     def drop(self, name: str, unused_since: float = inf) -> None:
@@ -79,8 +86,9 @@ class FolderCache:
         with self._lock(fcntl.LOCK_EX):
             if not path.is_dir() or path.stat().st_mtime >= unused_since:
                 return
-            deleted = tempfile.mkdtemp(prefix=DELETED, dir=self.root)
-            path.rename(deleted)  # at once: a process that ends now leaves no part of a folder to serve
+            # At once: a process that ends now leaves no part of a folder to serve. Onto a name that is free,
+            # because a full disk has no room for a new folder.
+            deleted = path.rename(self.root / f"{DELETED}{secrets.token_hex(8)}")
         shutil.rmtree(deleted, ignore_errors=True)
 
     def sweep(self, drafts: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from backend.domain.adapter_files import CONFIG_FILE
+from backend.domain.adapter_files import CONFIG_FILE, exported_from
 from backend.domain.errors import DiskFull, InvalidInput, Unavailable
 from backend.folder_cache import FolderCache
 from backend.processes.child import Child, ChildError, module_command
@@ -22,6 +21,8 @@ from inference.protocol import AdapterBlend, AdapterRef
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from backend.folder_cache import CachedFolder
 
 CHILD = "workers.vllm_adapters"
 EXPORT_SECONDS = 120.0
@@ -102,7 +103,7 @@ class VllmAdapters:
     def _limit_blends(self) -> None:
         """Delete the blends that were used least recently. Errors: `Unavailable` if all are in use."""
         before = time.time() - IN_USE_SECONDS
-        blends = [each for each in self._cache.unused(inf) if _is_exported(each.path, is_blend=True)]
+        blends = [each for each in self._cache.least_recent(inf) if _is_blend(each)]
         for each in blends[: max(0, len(blends) - MAX_BLENDS + 1)]:
             if each.used_at > before:
                 raise Unavailable(
@@ -116,17 +117,23 @@ class VllmAdapters:
 
         Errors: `DiskFull` if there is none then.
         """
+        if self._has_space():
+            return
         before = time.time() - IN_USE_SECONDS
         self._cache.sweep(DRAFTS)
-        for each in self._cache.unused(before):
-            try:
-                self._require_space()
-            except DiskFull:
-                if _is_exported(each.path):
-                    self._cache.drop(each.path.name, before)
-            else:
+        for each in self._cache.least_recent(before):
+            if self._has_space():
                 return
+            if _exported_from(each):
+                self._cache.drop(each.path.name, before)
         self._require_space()
+
+    def _has_space(self) -> bool:
+        try:
+            self._require_space()
+        except DiskFull:
+            return False
+        return True
 
     def _ask(self, message: dict[str, Any]) -> dict[str, str]:
         try:
@@ -152,13 +159,14 @@ class VllmAdapters:
             self._child = None
 
 
-def _is_exported(folder: Path, *, is_blend: bool = False) -> bool:
-    """Whether the folder is of an adapter or a blend, or of a blend; other programs may write folders too."""
-    try:
-        digests = json.loads((folder / CONFIG_FILE).read_bytes())["exported_from"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return not (is_blend and folder.name in digests)
+def _exported_from(folder: CachedFolder) -> list[str]:
+    return exported_from(folder.read(CONFIG_FILE))
+
+
+def _is_blend(folder: CachedFolder) -> bool:
+    """Whether the folder is of a blend: that of an adapter has its digest as name."""
+    digests = _exported_from(folder)
+    return bool(digests) and folder.path.name not in digests
 
 
 class _BlendUses:

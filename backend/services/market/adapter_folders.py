@@ -4,14 +4,13 @@ that were used least recently make room for others.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from math import inf
 from typing import TYPE_CHECKING
 
-from backend.domain.adapter_files import CONFIG_FILE, MAX_ADAPTER_BYTES
+from backend.domain.adapter_files import CONFIG_FILE, MAX_ADAPTER_BYTES, exported_from
 from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.ids import Cid
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Hash32
     from backend.domain.receipt import VersionRecord
-    from backend.folder_cache import Unused
+    from backend.folder_cache import CachedFolder
     from backend.ports.storage import BlobStore, FetchFolder
 
 
@@ -94,8 +93,8 @@ class AdapterFolders:
         """
         digest = adapter.removeprefix("0x")
         for exports in self._exports:
-            for folder in exports.unused(inf):
-                if digest in _exported_from(folder.path):
+            for folder in exports.least_recent(inf):
+                if digest in exported_from(folder.read(CONFIG_FILE)):
                     exports.drop(folder.path.name)
 
     def _fetch(self, cid: Cid) -> Path:
@@ -128,7 +127,8 @@ class AdapterFolders:
             # More than that: each eviction reads the nodes of all that is stored.
             missing = wanted + wanted // 4 - self._space.left
             before = self._clock() - self._in_use_seconds
-            folders = _least_recent([*self._cache.unused(before), *self._unused_exports(before)], missing)
+            unused = [*self._cache.least_recent(before), *self._unused_exports(before)]
+            folders = _least_recent(unused, missing)
             cids = [Cid(each.path.name) for each in folders if each.path.parent == self._cache.root]
             # The store's copies first: a folder that a crash leaves can be served, and is found again.
             if cids := [*cids, *self._orphans(before)]:
@@ -138,10 +138,11 @@ class AdapterFolders:
             if folders:
                 log.info("deleted %d folders of adapters that were used least recently", len(folders))
 
-    def _unused_exports(self, before: float) -> list[Unused]:
+    def _unused_exports(self, before: float) -> list[CachedFolder]:
         """Of vLLM servers, on this disk."""
         here = [each for each in self._exports if each.root.is_dir() and self._space.is_disk_of(each.root)]
-        return [each for exports in here for each in exports.unused(before) if _exported_from(each.path)]
+        found = [each for exports in here for each in exports.least_recent(before)]
+        return [each for each in found if exported_from(each.read(CONFIG_FILE))]
 
     def _orphans(self, before: float) -> list[Cid]:
         """Copies in the store without a folder: a process ended, or what was fetched is no adapter."""
@@ -166,7 +167,7 @@ class AdapterFolders:
             ) from error
 
 
-def _least_recent(unused: Sequence[Unused], num_bytes: int) -> list[Unused]:
+def _least_recent(unused: Sequence[CachedFolder], num_bytes: int) -> list[CachedFolder]:
     """The least recently used ones, of so many bytes together."""
     found = []
     for each in sorted(unused, key=lambda each: each.used_at):
@@ -175,15 +176,6 @@ def _least_recent(unused: Sequence[Unused], num_bytes: int) -> list[Unused]:
         num_bytes -= each.num_bytes
         found.append(each)
     return found
-
-
-def _exported_from(folder: Path) -> Sequence[str]:
-    """Digests of the adapters in an exported folder; none if it is of another program."""
-    try:
-        digests: Sequence[str] = json.loads((folder / CONFIG_FILE).read_bytes())["exported_from"]
-    except (OSError, ValueError, KeyError):
-        return ()
-    return digests
 
 
 def adapter_ref(record: VersionRecord, folder: Path) -> AdapterRef:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -24,21 +25,21 @@ def cache(tmp_path: Path) -> FolderCache:
     return FolderCache(tmp_path)
 
 
-def names(cache: FolderCache, since: float) -> list[str]:
-    return [each.path.name for each in cache.unused(since)]
+def names(cache: FolderCache, before: float) -> list[str]:
+    return [each.path.name for each in cache.least_recent(before)]
 
 
 def test_a_use_is_noted_and_the_least_recently_used_come_first(cache: FolderCache) -> None:
     assert names(cache, 4) == ["a", "b", "c"]
     assert names(cache, 3) == ["a", "b"]
-    assert [each.num_bytes for each in cache.unused(4)] == [1, 2, 3]
+    assert [each.num_bytes for each in cache.least_recent(4)] == [1, 2, 3]
     assert cache.use("a") == cache.root / "a"
     keep_in_use(cache.root / "b")
     keep_in_use(cache.root / "absent")
     assert names(cache, 4) == ["c"]
     assert cache.use("absent") is None
     assert FolderCache(cache.root / "absent").use("a") is None
-    assert FolderCache(cache.root / "absent").unused(4) == []
+    assert FolderCache(cache.root / "absent").least_recent(4) == []
 
 
 def test_a_folder_that_was_used_after_it_was_chosen_stays(cache: FolderCache) -> None:
@@ -49,6 +50,22 @@ def test_a_folder_that_was_used_after_it_was_chosen_stays(cache: FolderCache) ->
     cache.drop("c")
     assert (cache.root / "a" / "file").exists()
     assert sorted(path.name for path in cache.root.iterdir()) == [".lock", "a"]
+
+
+def test_a_folder_is_deleted_from_a_disk_that_has_no_room_for_another(
+    cache: FolderCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "mkdir", disk_full)
+    cache.drop("a")
+    assert sorted(path.name for path in cache.root.iterdir()) == [".lock", "b", "c"]
+
+
+def test_a_file_of_a_folder_is_read_if_it_can_be(cache: FolderCache) -> None:
+    folder = cache.least_recent(2)[0]
+    assert [folder.read(name) for name in ("file", "absent", "")] == [b"x", b"", b""]
 
 
 def test_an_interrupted_deletion_leaves_no_part_to_use_and_is_swept(

@@ -15,6 +15,7 @@ import torch
 from backend.domain.errors import DiskFull, InvalidInput, Unavailable
 from backend.engine import vllm_adapters
 from backend.engine.vllm_adapters import ServedBase, VllmAdapters
+from backend.folder_cache import FolderCache
 from backend.services.disk_space import DiskSpace
 from inference.model.base_model import base_model_digest
 from inference.protocol import AdapterBlend, AdapterRef, BlendPart
@@ -162,6 +163,14 @@ def test_adapters_are_not_written_into_the_reserved_space(
     finally:
         full.close()
     assert not (root / served_adapter.digest).exists()
+
+
+def test_folders_are_not_listed_while_there_is_space(
+    adapters: VllmAdapters, served_adapter: AdapterRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FolderCache, "least_recent", None)
+    asyncio.run(adapters.prepare(served_adapter, "base", "payer"))
+    assert (tmp_path / "cache" / served_adapter.digest).is_dir()
 
 
 def test_adapters_that_were_used_least_recently_make_room(
