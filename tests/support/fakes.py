@@ -54,6 +54,9 @@ class FakeBlobStore:
         self.folders: dict[str, Callable[[Path], None]] = {}
         self.num_fetches = 0
 
+    def names(self, cid: Cid) -> dict[str, int]:
+        return {}
+
     def fetch_folder(self, cid: Cid, destination: Path, max_bytes: int | None = None) -> None:
         self.num_fetches += 1
         destination.mkdir()

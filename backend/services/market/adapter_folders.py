@@ -4,6 +4,7 @@ that were used least recently make room for others.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 import time
@@ -11,7 +12,14 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from backend.domain.adapter_files import CONFIG_FILE, MAX_ADAPTER_BYTES, exported_from
-from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
+from backend.domain.content import (
+    ContentCorrupt,
+    ContentMissing,
+    ContentUnsafe,
+    MalformedCid,
+    cid_of,
+    decode_cid,
+)
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.ids import Cid
 from backend.folder_cache import FolderCache
@@ -20,7 +28,7 @@ from backend.services.disk_space import DiskSpace
 from inference.protocol import AdapterRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from backend.domain.ids import Hash32
@@ -30,11 +38,11 @@ if TYPE_CHECKING:
 
 
 SHARES = 8
-"""Of the disk space: four fetches at a time, each with a copy in the store and one in the cache."""
+"""Of the disk space, for an adapter of others: four fetches at a time, each into the store and the cache."""
 MIN_SPACE = 64 << 20
 """With less, no adapter is fetched."""
-ROOM_PART = 20
-"""This part of the disk is made free for adapters to come, but no more than the largest one needs."""
+ROOM_DIVISOR = 20
+"""A disk's bytes divided by it are made free for adapters to come, but no more than the largest one needs."""
 IN_USE_SECONDS = 3600.0
 """A folder stays for so long after each use: longer than it is read by what does not call `keep_in_use`."""
 
@@ -80,11 +88,11 @@ class AdapterFolders:
     def fetch(self, record: VersionRecord, destination: Path) -> Cid:
         """Copy the folder to a path that does not exist yet. Raises as `folder`, and Conflict."""
         cid = cid_of(record.cid_digest)
-        self._download(cid, destination)
+        self._write(cid, destination)
         return cid
 
     def drop(self, cid: Cid) -> None:
-        """Delete the copy. No running answer may use it."""
+        """Delete the cached folder. No running answer may use it."""
         self._cache.drop(cid)
 
     def drop_exports(self, adapter: Hash32) -> None:
@@ -106,7 +114,7 @@ class AdapterFolders:
                 if self._cache.use(cid) is None:
                     self._cache.root.mkdir(parents=True, exist_ok=True)
                     try:
-                        self._download(cid, path)
+                        self._write(cid, path)
                     except (Conflict, OSError):
                         if self._cache.use(cid) is None:  # or another process was faster
                             raise
@@ -115,50 +123,19 @@ class AdapterFolders:
                 self._fetching.pop(cid, None)
         return path
 
-    def _make_room(self) -> None:
-        """Delete folders that were not used for `in_use_seconds`, least recently used first, while there is
-        little room. Of those that were fetched from other operators the store's copies go too.
-        """
-        wanted = min(SHARES * MAX_ADAPTER_BYTES, self._space.total // ROOM_PART)
-        with self._evicting:
-            if self._space.left >= wanted:
-                return
-            self._cache.sweep(".*")
-            # More than that: each eviction reads the nodes of all that is stored.
-            missing = wanted + wanted // 4 - self._space.left
-            before = self._clock() - self._in_use_seconds
-            unused = [*self._cache.least_recent(before), *self._unused_exports(before)]
-            folders = _least_recent(unused, missing)
-            cids = [Cid(each.path.name) for each in folders if each.path.parent == self._cache.root]
-            # The store's copies first: a folder that a crash leaves can be served, and is found again.
-            if cids := [*cids, *self._orphans(before)]:
-                self._store.evict(*cids)
-            for each in folders:
-                FolderCache(each.path.parent).drop(each.path.name, before)
-            if folders:
-                log.info("deleted %d folders of adapters that were used least recently", len(folders))
-
-    def _unused_exports(self, before: float) -> list[CachedFolder]:
-        """Of vLLM servers, on this disk."""
-        here = [each for each in self._exports if each.root.is_dir() and self._space.is_disk_of(each.root)]
-        found = [each for exports in here for each in exports.least_recent(before)]
-        return [each for each in found if exported_from(each.read(CONFIG_FILE))]
-
-    def _orphans(self, before: float) -> list[Cid]:
-        """Copies in the store without a folder: a process ended, or what was fetched is no adapter."""
-        copies = (cid for cid in self._store.copies(before) if cid not in self._fetching)
-        return [cid for cid in copies if not (self._cache.root / cid).is_dir()]
-
-    def _download(self, cid: Cid, path: Path) -> None:
-        self._make_room()
+    def _write(self, cid: Cid, path: Path) -> None:
+        """Write the folder to `path`, from the store or else from other operators."""
+        self._make_room(cid)
         self._space.require(MIN_SPACE)
-        max_bytes = min(MAX_ADAPTER_BYTES, self._space.left // SHARES)
-        self._fetch_folder(cid, max_bytes)
+        self._fetch_folder(cid, min(MAX_ADAPTER_BYTES, self._space.left // SHARES))
         try:
-            self._store.fetch_folder(cid, path, max_bytes=max_bytes)
+            num_bytes = sum(self._store.names(cid).values())
+            if num_bytes <= MAX_ADAPTER_BYTES:  # others are refused, however much room there is
+                self._space.require(num_bytes)
+            self._store.fetch_folder(cid, path, max_bytes=MAX_ADAPTER_BYTES)
         except (ContentMissing, ContentCorrupt) as error:
-            if self._store.has(cid):
-                self._store.evict(cid)  # a damaged copy, as of a backup, which the next request replaces
+            if cid in self._store.copies(inf):
+                self._store.unpin(cid)  # it is damaged, as of a backup, and the next request fetches it again
             if isinstance(error, ContentCorrupt):
                 raise
             raise AdapterMissing(
@@ -166,16 +143,84 @@ class AdapterFolders:
                 details={"cid": cid},
             ) from error
 
+    def _make_room(self, coming: Cid) -> None:
+        """Delete folders that were not used for `in_use_seconds`, least recently used first, while there is
+        little room. Of those that were fetched from other operators the store's copies go too. None goes that
+        would then find no room again, nor what the store has of `coming`.
+        """
+        room = min(SHARES * MAX_ADAPTER_BYTES, self._space.total // ROOM_DIVISOR)
+        with self._evicting:
+            if self._space.left >= room:
+                return
+            self._cache.sweep(".*")
+            before = self._clock() - self._in_use_seconds
+            # More than that: each eviction reads the nodes of all that is stored.
+            missing = room + room // 4 - self._space.left
+            unused = self._unused_adapters(before, coming, room), *self._unused_exports(before)
+            folders = _up_to(missing, heapq.merge(*unused, key=lambda each: each.used_at))
+            copies = [Cid(each.path.name) for each in folders if self._is_fetched_again(each, room)]
+            # The store's copies first: a folder that a crash leaves can be served, and is found again.
+            self._store.evict(*copies, *self._orphans(before, coming, room))
+            for each in folders:
+                FolderCache(each.path.parent).drop(each.path.name, before)
+            if folders:
+                log.info("deleted %d folders of adapters that were used least recently", len(folders))
 
-def _least_recent(unused: Sequence[CachedFolder], num_bytes: int) -> list[CachedFolder]:
-    """The least recently used ones, of so many bytes together."""
+    def _unused_adapters(self, before: float, coming: Cid, room: int) -> Iterator[CachedFolder]:
+        """Those that find room again: fetched, or written from the store."""
+        for each in self._cache.least_recent(before):
+            cid = Cid(each.path.name)
+            if cid == coming or not _is_cid(cid):
+                continue
+            if self._is_fetched_again(each, room) or (each.num_bytes <= room and self._store.has(cid)):
+                yield each
+
+    def _is_fetched_again(self, folder: CachedFolder, room: int) -> bool:
+        """Whether it is an adapter's, and `_write` fetches so much when there is so much room."""
+        return folder.path.parent == self._cache.root and folder.num_bytes <= room // SHARES
+
+    def _unused_exports(self, before: float) -> list[list[CachedFolder]]:
+        """Of each folder for vLLM servers on this disk."""
+        here = [each for each in self._exports if each.root.is_dir() and self._space.is_disk_of(each.root)]
+        return [
+            [each for each in exports.least_recent(before) if exported_from(each.read(CONFIG_FILE))]
+            for exports in here
+        ]
+
+    def _orphans(self, before: float, coming: Cid, room: int) -> list[Cid]:
+        """Copies in the store without a folder: a process ended, or what was fetched is no adapter. None that
+        could be served, but not be fetched again.
+        """
+        copies = (cid for cid in self._store.copies(before) if cid != coming and cid not in self._fetching)
+        orphans = (cid for cid in copies if not (self._cache.root / cid).is_dir())
+        return [cid for cid in orphans if not room // SHARES < self._num_stored(cid) <= MAX_ADAPTER_BYTES]
+
+    def _num_stored(self, cid: Cid) -> int:
+        """Bytes of the folder's files in the store; 0 if it cannot be read."""
+        try:
+            return sum(self._store.names(cid).values())
+        except (ContentMissing, ContentCorrupt, ContentUnsafe, OSError):
+            return 0
+
+
+def _up_to(num_bytes: int, folders: Iterable[CachedFolder]) -> list[CachedFolder]:
+    """The first ones, of so many bytes together."""
     found = []
-    for each in sorted(unused, key=lambda each: each.used_at):
+    for each in folders:
         if num_bytes <= 0:
             break
         num_bytes -= each.num_bytes
         found.append(each)
     return found
+
+
+def _is_cid(name: str) -> bool:
+    """Disks have folders of other names at their root, as `lost+found`."""
+    try:
+        decode_cid(name)
+    except MalformedCid:
+        return False
+    return True
 
 
 def adapter_ref(record: VersionRecord, folder: Path) -> AdapterRef:

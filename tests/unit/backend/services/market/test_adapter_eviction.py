@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import time
 from dataclasses import replace
@@ -12,11 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.content import ContentCorrupt, cid_digest, cid_of
+from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_digest, cid_of
 from backend.domain.errors import DiskFull
 from backend.folder_cache import FolderCache
 from backend.services.market import adapter_folders
-from backend.services.market.adapter_folders import IN_USE_SECONDS, ROOM_PART, AdapterFolders, AdapterMissing
+from backend.services.market.adapter_folders import (
+    IN_USE_SECONDS,
+    ROOM_DIVISOR,
+    SHARES,
+    AdapterFolders,
+    AdapterMissing,
+)
 from backend.storage.embedded import EmbeddedStore
 from tests.support.market import Market
 
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     from backend.domain.receipt import VersionRecord
 
 WEIGHTS, ROOM = 300_000, 1_000_000
-TOTAL = ROOM_PART * ROOM
+TOTAL = ROOM_DIVISOR * ROOM
 LONG_AGO = 1_000_000_000
 
 
@@ -90,6 +97,12 @@ def adapter(number: int, store: EmbeddedStore) -> VersionRecord:
     cid = store.add_folder({"adapter_model.safetensors": bytes([number]) * WEIGHTS, "card": b"card"})
     record = next(iter(Market().records.values()))
     return replace(record, cid_digest=cid_digest(cid))
+
+
+def adapter_of(num_bytes: int, store: EmbeddedStore) -> VersionRecord:
+    """Its folder has so many bytes."""
+    cid = store.add_folder({"adapter_model.safetensors": random.Random(num_bytes).randbytes(num_bytes)})
+    return replace(next(iter(Market().records.values())), cid_digest=cid_digest(cid))
 
 
 WHOLE, FOLDER, STORED, NEITHER = (True, True), (True, False), (False, True), (False, False)
@@ -216,6 +229,26 @@ def test_copies_that_never_became_a_folder_are_deleted(disk: Disk) -> None:
     assert [disk.has(each) for each in (interrupted, recent)] == [NEITHER, STORED]
 
 
+@pytest.mark.parametrize("error", [ContentMissing, ContentUnsafe, OSError])
+def test_a_copy_without_a_folder_that_cannot_be_read_is_deleted(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    damaged, two = (cid_of(adapter(number, disk.theirs).cid_digest) for number in range(2))
+    disk.ours.add_copy(damaged, disk.theirs.car(damaged))
+    os.utime(disk.ours._pins / damaged, (LONG_AGO, LONG_AGO))
+    disk.fill()
+    names = disk.ours.names
+
+    def names_of_others(cid: Cid) -> dict[str, int]:
+        if cid == damaged:
+            raise error("cannot be read")
+        return names(cid)
+
+    monkeypatch.setattr(disk.ours, "names", names_of_others)
+    disk.folders.folder(adapter(1, disk.theirs))
+    assert [disk.ours.has(cid) for cid in (damaged, two)] == [False, True]
+
+
 def test_exports_for_vllm_servers_make_room_and_folders_of_other_programs_stay(disk: Disk) -> None:
     old, used, foreign = (disk.exports / name for name in ("a" * 64, "b" * 64, "notes"))
     for folder in (old, used, foreign):
@@ -243,3 +276,60 @@ def test_a_copy_that_is_damaged_is_fetched_again_by_the_next_request(
         disk.use(record)
     assert (disk.use(record) / "card").read_bytes() == b"card"
     assert disk.fetched == 2
+
+
+def test_what_is_deleted_finds_room_again(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_folders, "SHARES", SHARES)
+    most = ROOM // SHARES
+    small, large, gone, new = (adapter_of(most + more, disk.theirs) for more in (0, 1, 2, -1))
+    own, huge = (adapter_of(num_bytes, disk.ours) for num_bytes in (ROOM, ROOM + 1))
+    for used_at, record in enumerate((huge, gone, large, own, small), start=LONG_AGO):
+        disk.use(record, used_at)
+    disk.ours.unpin(cid_of(gone.cid_digest))
+    disk.fill(free=0)
+    disk.use(new)
+    had = (large, own, small, gone, huge)
+    assert [disk.has(each) for each in had] == [STORED, STORED, NEITHER, FOLDER, WHOLE]
+    for record in (large, own, small):  # each when all others make room
+        disk.fill(ROOM)
+        folder = disk.use(record, LONG_AGO)
+        assert disk.has(record) == WHOLE
+        shutil.rmtree(folder)
+    os.utime(disk.ours._pins / cid_of(large.cid_digest), (LONG_AGO, LONG_AGO))
+    disk.fill()
+    with pytest.raises(DiskFull):
+        disk.use(own)
+    assert disk.has(large) == STORED
+
+
+def test_an_adapter_beyond_the_largest_is_unsafe_also_on_a_full_disk(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_folders, "MAX_ADAPTER_BYTES", 1000)
+    unsafe = adapter_of(1001, disk.ours)
+    disk.fill(free=100)
+    with pytest.raises(ContentUnsafe, match="1001 bytes, more than 1000"):
+        disk.use(unsafe)
+
+
+def test_what_the_store_has_of_an_adapter_to_copy_stays(disk: Disk, tmp_path: Path) -> None:
+    one = adapter(1, disk.theirs)
+    disk.use(one, LONG_AGO)
+    disk.fill()
+    disk.folders.fetch(one, tmp_path / "pulled")
+    shutil.rmtree(disk.root / "adapters" / cid_of(one.cid_digest))
+    os.utime(disk.ours._pins / cid_of(one.cid_digest), (LONG_AGO, LONG_AGO))
+    disk.fill()
+    disk.folders.fetch(one, tmp_path / "again")
+    assert disk.fetched == 1
+
+
+def test_folders_that_are_no_adapters_stay_and_prevent_nothing(disk: Disk) -> None:
+    other = disk.root / "adapters" / "lost+found"
+    other.mkdir(parents=True)
+    os.utime(other, (0, 0))
+    one, two = (adapter(number, disk.theirs) for number in range(2))
+    disk.use(one, LONG_AGO)
+    disk.fill()
+    disk.use(two)
+    assert ([disk.has(each) for each in (one, two)], other.is_dir()) == ([NEITHER, WHOLE], True)
