@@ -46,19 +46,20 @@ def verify_attribution(
     if not (folder / INDEX_FILE).is_file():
         return [_open("its folder has no attribution index, so all contributions count alike")]
     with tempfile.TemporaryDirectory(prefix="loraledger-") as job:
-        return _compare(installation, record, base_folder, folder, Path(job), on_event)
+        return _compare(installation, record, base_folder, Path(job), on_event)
 
 
 def _compare(
     installation: Installation,
     record: VersionRecord,
     base_folder: str,
-    folder: Path,
     job: Path,
     on_event: Callable[[Message], None],
 ) -> list[Check]:
-    """Checks of the index in `folder` against one that a child process computes."""
+    """Checks of the index in the version's folder against one that a child process computes."""
     missing = _write_rows(installation, record, job / ROWS_FILE)
+    # A use, from which on `supervise` keeps it: while rows were fetched, it may have been deleted for room.
+    folder = installation.adapter_folders.folder(record)
     spec = VerificationSpec(
         adapter_folder=str(folder.resolve()),
         adapter_digest=record.adapter_digest.removeprefix("0x"),

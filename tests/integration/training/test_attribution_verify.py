@@ -210,3 +210,16 @@ def test_a_broken_index_is_wrong_and_a_missing_one_is_named(
     shown = CliRunner().invoke(app, command(without)).stdout
     assert "open   attribution: cannot be checked: its folder has no attribution index" in shown
     assert "Not checked: that the adapter and its checkpoint result from training" in shown
+
+
+def test_an_adapter_that_is_deleted_while_its_rows_are_fetched_is_fetched_again(
+    running: RunningOperator, trained: tuple[Path, str]
+) -> None:
+    class DeletingRows(InMemoryRows):
+        def rows(self, snapshot_id: SnapshotId) -> Iterator[tuple[int, Mapping[str, Any]]]:
+            shutil.rmtree(running.installation.settings.home / "adapters")
+            yield from super().rows(snapshot_id)
+
+    running.installation.__dict__["fetching_snapshots"] = DeletingRows(ROWS)
+    code, found = verify(register(running, *trained))
+    assert (code, set(found.values())) == (0, {True})
