@@ -72,7 +72,7 @@ class Draws:
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """What a child process measured. `unchecked`: why a part could not be computed, by its name.
+    """What a child process measured. `unchecked`: why nothing could be, if so.
 
     `rows`: (published, recomputed) number of rows by position, where they differ. `num_unplanned`: published
     answers with another prompt, seed or split than the rows determine. `agreements`: (published, recomputed)
@@ -85,7 +85,7 @@ class Recomputed:
     draws: Draws | None = None
     agreements: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     num_kept_out: tuple[int, int] | None = None
-    unchecked: Mapping[str, str] = field(default_factory=dict)
+    unchecked: str | None = None
 
 
 def index_checks(found: Recomputed) -> list[Check]:
@@ -161,8 +161,8 @@ def _agreements(found: Recomputed) -> Iterator[Check]:
 
 
 def _unchecked(found: Recomputed) -> Iterator[Check]:
-    for name, reason in found.unchecked.items():
-        yield Check(name, is_right=None, message=f"cannot be checked: {reason}")
+    if found.unchecked is not None:
+        yield Check("index", is_right=None, message=f"cannot be checked: {found.unchecked}")
 
 
 def _figure(value: float | None) -> str:

@@ -84,7 +84,7 @@ def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[st
     torch.set_num_threads(spec.num_threads)
     published = read_published(Path(spec.adapter_folder))
     if not published.is_reproducible:
-        return asdict(Recomputed((), unchecked={"index": NOT_STATED}))
+        return asdict(Recomputed((), unchecked=NOT_STATED))
     base = open_base(spec.base_folder, spec.model_cache)
     train: list[Example] = []
     held_out: list[Example] = []
