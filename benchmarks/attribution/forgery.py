@@ -22,7 +22,7 @@ from inference.protocol import AdapterRef
 from workers.training.base import open_base
 from workers.training.fit import lora_model
 from workers.training.gradients import row_gradients
-from workers.training.index import ARITHMETIC, answer_states, load_adapter, open_engine
+from workers.training.index import load_adapter, states_by_part
 from workers.training.published import read_published
 from workers.training.rows import preamble_ids, read_examples
 from workers.training.spec import ROWS_FILE
@@ -108,11 +108,10 @@ def _probes(
     torch.set_num_threads(num_threads)
     reference = AdapterRef(adapter_digest(adapter), str(adapter))
     found: dict[str, dict[str, Any]] = {}
-    with open_engine(base.folder, num_threads, ARITHMETIC) as engine:
-        for part, examples in parts.items():
-            states = answer_states(engine, reference, examples, part, emit)
-            features = distilled_features(*(each.numpy() for each in states)).astype(np.float64)
-            found[part] = {DISTILLED_METHOD: np.column_stack([features, np.ones(len(features))])}
+    states = states_by_part(base.folder, reference, parts, num_threads, emit)
+    for part, pair in zip(parts, states, strict=True):
+        features = distilled_features(*(each.numpy() for each in pair)).astype(np.float64)
+        found[part] = {DISTILLED_METHOD: np.column_stack([features, np.ones(len(features))])}
     model = lora_model(base.folder, published.config, torch.float32)
     load_adapter(model, (adapter / CHECKPOINT_FILE).read_bytes())
     preamble = preamble_ids(base.tokenizer)
