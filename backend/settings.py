@@ -159,9 +159,9 @@ class Settings(BaseSettings):
     """Number of threads of a training process, and of the gradient stage."""
     index_arithmetic: Literal["float32", "bfloat16"] | None = None
     """Arithmetic in which training computes attribution indices. In `float32` anyone can verify them
-    (`loraledger attribution verify`); in `bfloat16`, which takes half the time on CPUs that multiply it
-    faster, they cannot be told from forged ones. Unset: `float32`, and `bfloat16` on the local network
-    (chain 31337)."""
+    (`loraledger attribution verify`). `bfloat16` takes half the time on CPUs that multiply it faster, but
+    verification cannot distinguish such indices from forged ones. Unset: `float32`, and `bfloat16` on the
+    local network (chain 31337)."""
     gradient_seconds: float = Field(default=0.0, ge=0, le=3600)
     """Longest time from an answer to its receipt, in which the gradient stage (`loraledger gradients`)
     attributes it. 0: no stage; receipts are signed with the last chunk."""

@@ -106,7 +106,7 @@ class EmbeddedStore(FolderStore):
     def copies(self, before: float) -> list[Cid]:
         found = []
         for path in self._pins.iterdir():
-            with suppress(FileNotFoundError):  # unpinned meanwhile
+            with suppress(FileNotFoundError):  # another process unpinned it
                 if path.stat().st_mtime < before and path.read_bytes() == COPY:
                     found.append(Cid(path.name))
         return found
