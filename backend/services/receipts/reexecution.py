@@ -120,9 +120,9 @@ def attribution_check(
 ) -> Check:
     """Check that the shares follow from the adapter's index. `attributors`: those used for answers, in order
     of preference. The preference may have changed since the answer was signed, so the signed method is used;
-    uniform shares, the last resort, are accepted only if no other method applies. In a blend they are those
-    of a version without an index, whatever method the receipt names for the others; earlier releases named
-    uniform shares for all.
+    uniform shares, the last resort, are accepted only if no other method applies. In a blend, a version
+    without an index has uniform shares under any method; receipts of earlier releases with such a version
+    have uniform shares in all slices.
     """
     if method not in {attributor.method for attributor in attributors}:
         return Check("attribution", is_right=None, message=f"the method {method} is not available here")
