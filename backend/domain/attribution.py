@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput
+from backend.domain.hashing import response_bytes
 from backend.domain.money import PPM
 from backend.domain.receipt import Share
 from backend.domain.split import MAX_SHARES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 INDEX_FILE = "attribution.safetensors"
 """File in an adapter's folder, written by training: one direction per contribution and method."""
@@ -55,26 +57,43 @@ class ScoreNotFinite(InvalidInput):
     """An attribution method returned NaN or an infinity for `details["position"]`."""
 
 
-def shares_from_scores(scores: Mapping[int, float]) -> tuple[Share, ...]:
+def answer_draw(body: bytes, texts: Iterable[str]) -> int:
+    """The number by which an answer decides between equal scores. It has no salt: an operator that chooses
+    one could choose whom it pays. `body`: of the request; `texts`: of the choices.
+    """
+    return int.from_bytes(hashlib.sha256(body + response_bytes(texts)).digest(), "big")
+
+
+def shares_from_scores(scores: Mapping[int, float], draw: int = 0) -> tuple[Share, ...]:
     """Shares in proportion to relu(score)^2, by rising position, that sum to 1,000,000 ppm.
 
-    Only the 256 highest scores count, and shares below 1 ppm are dropped. The remainder goes to the largest
-    share (the lowest position on a tie). If no score is positive, all positions count equally. Without scores
-    the result is empty. After one rounding the arithmetic is in integers, so that equal scores give equal
-    shares on every machine.
+    Only the 256 highest scores count, and shares below 1 ppm are dropped. If the lowest of them is that of n
+    positions, more than are left to count, those count that begin with number `draw` modulo n of them, and
+    continue with the first after the last. The remainder goes to the largest share (the lowest position on a
+    tie). If no score is positive, all positions count equally. Without scores the result is empty. After one
+    rounding the arithmetic is in integers, so that equal scores give equal shares on every machine.
     """
     check_finite(scores)
     positions = sorted(scores)
     weights = _weights([scores[position] for position in positions])
     if len(positions) > MAX_SHARES:
-        ranked = sorted(range(len(positions)), key=lambda index: (-weights[index], index))
-        counted = sorted(ranked[:MAX_SHARES])
+        counted = _counted(weights, draw)
         positions, weights = [positions[i] for i in counted], [weights[i] for i in counted]
     total = sum(weights)
     ppms = [weight * PPM // total for weight in weights]
     if ppms:
         ppms[weights.index(max(weights))] += PPM - sum(ppms)
     return tuple(Share(position, ppm) for position, ppm in zip(positions, ppms, strict=True) if ppm)
+
+
+def _counted(weights: Sequence[int], draw: int) -> list[int]:
+    """Rising indices of the 256 highest of more weights."""
+    lowest = sorted(weights, reverse=True)[MAX_SHARES - 1]
+    higher = [index for index, weight in enumerate(weights) if weight > lowest]
+    equal = [index for index, weight in enumerate(weights) if weight == lowest]
+    first = draw % len(equal)
+    drawn = (equal[first:] + equal[:first])[: MAX_SHARES - len(higher)]
+    return sorted(higher + drawn)
 
 
 def check_finite(scores: Mapping[int, float]) -> None:

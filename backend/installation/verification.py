@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from backend.domain.attribution import answer_draw
 from backend.domain.errors import InvalidInput, NotFound, Unavailable
 from backend.domain.receipt_checks import Check, ReceiptFile, stated_content_check
 from backend.processes.child import Child
@@ -93,9 +94,14 @@ class Recomputation:
                 folder = self._installation.adapter_folders.folder(record)
                 probe = None if repeated is None else repeated.probe
                 at, method = positions.of(record.snapshots), self._receipt.signed.method
-                given = methods, folder, at, method, part.shares, probe
+                given = methods, folder, at, method, part.shares, probe, self._draw()
                 checks.append(attribution_check(*given, is_blend=len(slices) > 1))
         return checks
+
+    def _draw(self) -> int | None:
+        if self._body is None or self._answer is None:
+            return None
+        return answer_draw(self._body, [self._answer])
 
     async def _execute(self, body: bytes) -> Reexecution:
         request = self._request(body)

@@ -167,13 +167,17 @@ class Attribution:
 
 
 def attribute(
-    attributors: Sequence[Attributor], adapter_folder: Path, positions: Sequence[int], probe: Probe
+    attributors: Sequence[Attributor],
+    adapter_folder: Path,
+    positions: Sequence[int],
+    probe: Probe,
+    draw: int = 0,
 ) -> Attribution:
     """Attribute by the first applicable method. `positions`: the version's accepted contributions, at least
-    one.
+    one. `draw`: see `answer_draw`.
     """
     method, (scores,) = score_all(attributors, [(adapter_folder, positions)], probe)
-    return Attribution(method, shares_from_scores(scores))
+    return Attribution(method, shares_from_scores(scores, draw))
 
 
 def score_all(

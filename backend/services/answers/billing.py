@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from backend.domain.attribution import METHODS_OF_ERRORS, shares_from_scores
+from backend.domain.attribution import METHODS_OF_ERRORS, answer_draw, shares_from_scores
 from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
 from backend.domain.receipt import Slice
 from backend.domain.split import charge
@@ -36,11 +36,12 @@ Trained: TypeAlias = "Mapping[VersionId, tuple[Path, Sequence[int]]]"
 
 @dataclass(frozen=True, slots=True)
 class BilledAnswer:
-    """An answer's bill, and what its attribution was computed from: the versions with snapshots, and their
-    contributions' scores by position.
+    """An answer's bill, and what its attribution was computed from: the versions with snapshots, their
+    contributions' scores by position, and the draw between equal ones.
     """
 
     bill: Bill
+    draw: int
     trained: Trained = field(default_factory=dict)
     scores: Mapping[VersionId, Mapping[int, float]] = field(default_factory=dict)
 
@@ -97,7 +98,8 @@ class Billing:
         if trained:
             method, scored = score_all(self._attributors, list(trained.values()), transcript.probe)
         scores = dict(zip(trained, scored, strict=True))
-        shares = {version: shares_from_scores(each) for version, each in scores.items()}
+        draw = answer_draw(request.body, transcript.texts)
+        shares = {version: shares_from_scores(each, draw) for version, each in scores.items()}
         slices = tuple(
             Slice(part.model.id, part.ppm, shares.get(part.model.id, ())) for part in request.parts
         )
@@ -115,7 +117,7 @@ class Billing:
             completion_tokens=transcript.completion_tokens,
             salt=to_hash(salt),
         )
-        return BilledAnswer(bill, trained, scores)
+        return BilledAnswer(bill, draw, trained, scores)
 
     def _trained(self, request: AnswerRequest, folders: Folders) -> Trained:
         return {

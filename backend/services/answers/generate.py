@@ -163,7 +163,7 @@ class Generate:
         self, request: AnswerRequest, transcript: Transcript, reservation: Reservation, billed: BilledAnswer
     ) -> NewReceipt | NewCharge:
         """The receipt; or, for an answer that the stage attributes, the charge, whose receipt follows."""
-        job = GradientJob.of(request.message, transcript, billed.trained, request.base)
+        job = GradientJob.of(request.message, transcript, billed, request.base)
         charged: NewReceipt | NewCharge
         if self._stage is not None and job is not None and self._stage.takes(job):
             seconds = self._stage.receipt_seconds

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from backend.domain.ids import Hash32, VersionId
-    from backend.services.answers.billing import Trained
+    from backend.services.answers.billing import BilledAnswer
     from backend.services.answers.transcript import Transcript
     from inference.protocol import Generate
 
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class GradientJob:
     """`base`: the base model that answered. `request`: without id and time, which its sender adds.
-    `positions`: the accepted ones of the version of each folder.
+    `positions`: the accepted ones of the version of each folder. `draw`: between equal scores.
     """
 
     base: Hash32
     request: GradientRequest
     positions: Mapping[VersionId, Sequence[int]]
+    draw: int
 
     @classmethod
-    def of(cls, message: Generate, transcript: Transcript, trained: Trained, base: Hash32) -> Self | None:
+    def of(cls, message: Generate, transcript: Transcript, billed: BilledAnswer, base: Hash32) -> Self | None:
         """None if there is nothing to attribute, or if the engine returned tokens without their ids."""
+        trained = billed.trained
         choices = zip(transcript.token_ids, transcript.last, strict=True)
         if not trained or not all(token_ids or not last.completion_tokens for token_ids, last in choices):
             return None
@@ -47,7 +49,8 @@ class GradientJob:
             tools=message.tools,
             reasoning_effort=message.reasoning_effort,
         )
-        return cls(base, request, {version: positions for version, (_, positions) in trained.items()})
+        positions = {version: accepted for version, (_, accepted) in trained.items()}
+        return cls(base, request, positions, billed.draw)
 
     @property
     def num_tokens(self) -> int:
@@ -67,10 +70,10 @@ class GradientJob:
 
 
 def attributed_by_gradient(
-    slices: Sequence[Slice], scores: Mapping[VersionId, Mapping[int, float]]
+    slices: Sequence[Slice], scores: Mapping[VersionId, Mapping[int, float]], draw: int
 ) -> Attributed:
     """`slices` with shares by these scores. Errors: `ScoreNotFinite`."""
-    shares = {version: shares_from_scores(each) for version, each in scores.items()}
+    shares = {version: shares_from_scores(each, draw) for version, each in scores.items()}
     return Attributed(
         GRADIENT_METHOD,
         tuple(Slice(part.version_id, part.weight_ppm, shares.get(part.version_id, ())) for part in slices),

@@ -95,7 +95,7 @@ class GradientStage:
         try:
             async with asyncio.timeout(self._seconds):
                 scores = job.by_version(await self._gradients[job.base].scores(request))
-            return scores, attributed_by_gradient(charge.fallback.slices, scores)
+            return scores, attributed_by_gradient(charge.fallback.slices, scores, job.draw)
         except TimeoutError:
             log.warning("charge %s is not attributed by its gradient: it took too long", charge.id)
         except DomainError as error:

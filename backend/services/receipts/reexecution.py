@@ -11,10 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain.attribution import INDEX_FILE
+from backend.domain.attribution import INDEX_FILE, shares_from_scores
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.money import PPM
 from backend.domain.receipt_checks import Check
+from backend.domain.split import MAX_SHARES
 from backend.ports.attribution import Probe
 from backend.services.answers.attribution import answer_probe, attribute
 from inference.protocol import MAX_TOP_LOGPROBS
@@ -115,6 +116,7 @@ def attribution_check(
     method: str,
     shares: Sequence[Share],
     probe: Probe | None,
+    draw: int | None = None,
     *,
     is_blend: bool = False,
 ) -> Check:
@@ -122,7 +124,7 @@ def attribution_check(
     of preference. The preference may have changed since the answer was signed, so the signed method is used;
     uniform shares, the last resort, are accepted only if no other method applies. In a blend, a version
     without an index has uniform shares under any method; receipts of earlier releases with such a version
-    have uniform shares in all slices.
+    have uniform shares in all slices. `draw`: see `answer_draw`; None if the answer is not available.
     """
     if method not in {attributor.method for attributor in attributors}:
         return Check("attribution", is_right=None, message=f"the method {method} is not available here")
@@ -133,7 +135,7 @@ def attribution_check(
         return Check("attribution", is_right=None, message=text)
     applicable = attributors if method == last_resort.method else [*own, last_resort]
     given = Probe() if probe is None else probe
-    found = attribute(applicable, folder, positions, given)
+    found = attribute(applicable, folder, positions, given, draw or 0)
     preferred = attribute(attributors, folder, positions, given).method
     if found.method != method:
         if probe is None and (folder / INDEX_FILE).is_file():
@@ -142,11 +144,34 @@ def attribution_check(
         if not is_blend or last_resort.method not in {method, preferred}:
             text = f"{method} was signed, {found.method} applies"
             return Check("attribution", is_right=False, message=text)
-        found = attribute([last_resort], folder, positions, given)
-    check = _compare(found.method, found.shares, shares, 0 if probe is None else SHARE_TOLERANCE_PPM)
+        found = attribute([last_resort], folder, positions, given, draw or 0)
+    is_uniform = found.method == last_resort.method
+    check = _compare(found.method, found.shares, shares, 0 if is_uniform else SHARE_TOLERANCE_PPM)
+    if is_uniform and not check.is_right:
+        check = _by_another_draw(positions, shares, draw) or check
     if not check.is_right or preferred == found.method:
         return check
     text = f"{check.message}; {preferred} applies too and is preferred, at least now"
+    return Check("attribution", is_right=None, message=text)
+
+
+def _by_another_draw(positions: Sequence[int], shares: Sequence[Share], draw: int | None) -> Check | None:
+    """An open check if a draw has these uniform shares, and the answer's is not known; or if they are those
+    of release 0.1.0, where the first 256 contributions counted.
+    """
+    if len(positions) <= MAX_SHARES:
+        return None
+    ordered, signed = sorted(positions), {share.position for share in shares}
+    first = next((i for i, at in enumerate(ordered) if at in signed and ordered[i - 1] not in signed), 0)
+    if shares_from_scores(dict.fromkeys(ordered, 1.0), first) != tuple(shares):
+        return None
+    text = f"{MAX_SHARES} of {len(positions)} contributions share alike; "
+    if draw is None:
+        text += "the answer decides which ones: pass --request and --answer"
+    elif first == 0:
+        text += "they are the first ones, as in release 0.1.0; now the answer decides which ones"
+    else:
+        return None
     return Check("attribution", is_right=None, message=text)
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.attribution import ScoreNotFinite, rank_correlation, shares_from_scores
+from backend.domain.attribution import ScoreNotFinite, answer_draw, rank_correlation, shares_from_scores
 from backend.domain.money import PPM
 from backend.domain.receipt import Share
 from backend.domain.split import MAX_SHARES
@@ -44,6 +46,35 @@ def test_the_remainder_goes_to_the_largest_the_lowest_position_on_a_tie() -> Non
 
 def test_positions_count_equally_without_a_positive_score() -> None:
     assert shares_from_scores({5: -1.0, 6: 0.0}) == (Share(5, 500_000), Share(6, 500_000))
+
+
+@pytest.mark.parametrize(("more", "num_higher", "draw"), [(1, 0, 0), (2, 255, 1 << 255), (300, 5, 77)])
+def test_draws_pay_each_of_many_equal_contributions_as_often(more: int, num_higher: int, draw: int) -> None:
+    """As many draws as equal scores, one after the other, are a full turn."""
+    higher = dict.fromkeys(range(num_higher), 2.0)
+    equal = dict.fromkeys(range(1000, 1000 + MAX_SHARES - num_higher + more), 1.0)
+    times = Counter(
+        share.position
+        for turn in range(len(equal))
+        for share in shares_from_scores(higher | equal, draw + turn)
+    )
+    assert times.keys() == higher.keys() | equal.keys()
+    assert {times[position] for position in equal} == {MAX_SHARES - num_higher}
+    assert all(times[position] == len(equal) for position in higher)
+
+
+@given(scores, st.integers(0))
+def test_a_draw_only_decides_between_equal_scores(given_scores: dict[int, float], draw: int) -> None:
+    drawn = {share.position: share.ppm for share in shares_from_scores(given_scores, draw)}
+    first = {share.position: share.ppm for share in shares_from_scores(given_scores)}
+    assert sorted(drawn.values()) == sorted(first.values())
+    if len(given_scores) <= MAX_SHARES:
+        assert drawn == first
+
+
+def test_an_answer_draws_by_its_request_and_its_texts() -> None:
+    draws = {answer_draw(body, texts) for body in (b"{}", b"{ }") for texts in (["a"], ["b"], ["a", ""])}
+    assert len(draws) == 6
 
 
 def test_no_scores_give_an_empty_list() -> None:

@@ -88,6 +88,20 @@ async def test_an_answer_is_charged_and_its_receipt_follows(
     assert stored.signed.receipt.cumulative == charged.signed.charge.cumulative
 
 
+async def test_equal_gradients_are_drawn_as_other_equal_scores_are(
+    installation: ScriptedInstallation, gradients: FakeGradients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.domain.attribution.MAX_SHARES", 1)
+    monkeypatch.setattr("backend.services.answers.billing.answer_draw", lambda *_: 2)
+    gradients.scored = dict.fromkeys(range(4), -1.0)
+    charged = (await answered(installation)).final.charged
+    assert isinstance(charged, NewCharge)
+    (stored,) = await until_signed(installation)
+    assert stored.signed.method == GRADIENT_METHOD
+    assert stored.signed.slices == charged.fallback.slices
+    assert [share.position for share in stored.signed.slices[0].shares] == [3]
+
+
 async def test_the_stage_gets_prompt_and_tokens_of_every_choice(
     installation: ScriptedInstallation, gradients: FakeGradients
 ) -> None:

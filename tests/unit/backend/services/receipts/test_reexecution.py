@@ -150,6 +150,29 @@ def test_sharing_all_alike_is_right_only_where_nothing_else_applies() -> None:
     assert check(UNIFORM_METHOD, (1.0, 1.0), Probe()) is True
 
 
+def check_of_many(num_positions: int, signed_draw: int, draw: int | None) -> bool | None:
+    shares = shares_from_scores(dict.fromkeys(range(num_positions), 1.0), signed_draw)
+    given = METHODS, Path(), range(num_positions), UNIFORM_METHOD, shares, Probe()
+    return attribution_check(*given, draw).is_right
+
+
+def test_the_answer_decides_which_of_many_contributions_share_alike() -> None:
+    assert check_of_many(300, signed_draw=7, draw=307) is True
+    assert check_of_many(300, signed_draw=70, draw=7) is False
+    assert check_of_many(300, signed_draw=70, draw=None) is None
+    assert check_of_many(256, signed_draw=70, draw=7) is True
+
+
+def test_shares_of_the_first_of_many_contributions_as_in_release_0_1_0_are_open() -> None:
+    assert check_of_many(300, signed_draw=0, draw=7) is None
+
+
+def test_shares_that_no_draw_has_are_wrong() -> None:
+    shares = shares_from_scores(dict.fromkeys(range(1, 256), 1.0))
+    found = attribution_check(METHODS, Path(), range(300), UNIFORM_METHOD, shares, Probe(), None)
+    assert found.is_right is False
+
+
 @pytest.mark.parametrize("probe", [None, Probe()])
 def test_a_version_without_an_index_shares_all_alike_whatever_method_its_blend_has(
     probe: Probe | None,
