@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.serving import NewCharge
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from backend.domain.errors import DomainError
     from backend.domain.serving import NewReceipt
@@ -81,11 +82,16 @@ class Answer:
         for callback in self._on_hang_up:
             callback()
 
-    def on_hang_up(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the reader disconnects, or now if it has."""
+    @contextlib.contextmanager
+    def on_hang_up(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback` if the reader disconnects within the block, or now if it has."""
         if self.is_abandoned:
             callback()
         self._on_hang_up.append(callback)
+        try:
+            yield
+        finally:
+            self._on_hang_up.remove(callback)
 
     def put(self, choice: int, chunk: Chunk) -> None:
         if chunk.text or chunk.content or chunk.logprobs:

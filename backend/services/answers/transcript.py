@@ -170,9 +170,9 @@ def _abort_on_time(engine: Engine, request_id: str, answer: Answer, deadline: fl
             aborting.append(loop.create_task(_abort_repeatedly(engine, request_id)))
 
     timer = loop.call_at(deadline, abort)
-    answer.on_hang_up(abort)
     try:
-        yield
+        with answer.on_hang_up(abort):
+            yield
     finally:
         timer.cancel()
         for task in aborting:

@@ -109,6 +109,33 @@ async def test_disconnecting_before_one_choice_begins_charges_the_others() -> No
     assert (found.completion_tokens, found.finish_reasons) == (3, ("abort", "abort"))
 
 
+@pytest.mark.parametrize("num_choices", [1, 2])
+async def test_a_reader_that_leaves_after_the_end_aborts_nothing(num_choices: int) -> None:
+    """Each aborted choice would have a task that asks the engine again until it ends, which it has."""
+    engine, answer = ScriptedEngine(), Answer("a")
+    await run(engine, messages(num_choices), answer)
+    before = asyncio.all_tasks()
+    answer.hang_up()
+    assert asyncio.all_tasks() == before
+    assert engine.aborted == set()
+
+
+async def test_a_reader_that_leaves_aborts_only_the_choices_that_still_run() -> None:
+    engine, answer = ScriptedEngine(), Answer("a")
+    engine.waits_after_of = {"chat-1": 1}
+    reading = asyncio.create_task(run(engine, messages(2), answer))
+    ended = 0
+    async for index, _ in answer.chunks():
+        ended += index == 0
+        if ended == len(engine.words):
+            break
+    await asyncio.sleep(0)
+    answer.hang_up()
+    await reading
+    assert engine.aborted == {"chat-1"}
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_nothing_at_all_is_an_interruption() -> None:
     engine = ScriptedEngine()
     engine.waits_after = 0
