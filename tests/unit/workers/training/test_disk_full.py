@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -9,9 +9,11 @@ from safetensors import SafetensorError
 
 from workers.training import disk_full
 from workers.training.disk_full import disk_full_error
-from workers.training.spec import CHECKPOINTS, COMPLETE
+from workers.training.run import _train
+from workers.training.spec import CHECKPOINTS, COMPLETE, RESULT_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -60,3 +62,15 @@ def test_torch_that_fails_to_write_says_nothing_so_the_disk_is_asked(
 def test_other_errors_are_none_of_its(tmp_path: Path) -> None:
     assert disk_full_error(PermissionError(errno.EACCES, "no"), tmp_path) is None
     assert disk_full_error(ValueError("no"), tmp_path) is None
+
+
+def test_a_full_disk_fails_the_job_and_leaves_its_last_checkpoint(make_job: Any) -> None:
+    spec, folder = make_job(epochs=0.5)
+    spec.save(folder)
+    (folder / RESULT_FILE).with_suffix(".partial").symlink_to("/dev/full")
+    messages: list[tuple[str, Mapping[str, Any]]] = []
+    assert _train(folder, lambda kind, data: messages.append((kind, data))) == 1
+    kind, error = messages[-1]
+    assert (kind, error["code"], error["step"]) == ("failed", "disk_full", 3)
+    assert "step 3 is kept" in error["message"]
+    assert (folder / CHECKPOINTS / "checkpoint-3" / COMPLETE).exists()

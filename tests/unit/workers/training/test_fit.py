@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import get_peft_model_state_dict
-from transformers import AutoTokenizer, get_scheduler
+from transformers import get_scheduler
 
 from backend.domain.training import TrainingConfig
 from inference.kernels.cpu import Cpu
 from tests.fixtures_engine import peft_warnings_ignored
-from tests.unit.workers.support import letter_rows
+from tests.unit.workers.training.support import examples
 from workers.training.fit import (
     MICRO_BATCH_TOKENS,
     _arguments,
@@ -22,15 +22,10 @@ from workers.training.fit import (
     lora_model,
     micro_batches,
 )
-from workers.training.rows import Example, encode
+from workers.training.rows import Example
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def letters(base: Path) -> list[Example]:
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    return [encode(contribution, row, tokenizer, 192) for contribution, row in letter_rows()]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +87,7 @@ def test_a_step_in_micro_batches_gives_the_weights_of_one_in_a_whole(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.training.fit.compute_dtype", lambda: torch.float32)
-    rows = letters(tiny_base)
+    rows = examples(tiny_base)
     config = TrainingConfig(batch_size=12, steps=4, loss_on="all")
 
     def trained(name: str) -> tuple[dict[str, torch.Tensor], list[float]]:

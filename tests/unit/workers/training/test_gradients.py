@@ -9,8 +9,8 @@ from torch.nn import functional
 from transformers import AutoTokenizer
 
 from backend.services.train.options import parse_config
-from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
+from tests.unit.workers.training.support import ignore
 from workers.training import packing
 from workers.training.fit import lora_model
 from workers.training.gradients import row_gradients, sketch_row_gradients
@@ -18,7 +18,7 @@ from workers.training.rows import IGNORED, Example, computed_positions, encode
 from workers.training.sketch import SKETCH_SIZE, CountSketch, PartSketch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -42,12 +42,6 @@ def sketch_of(model: Any) -> PartSketch:
     return PartSketch(model.config.num_hidden_layers)
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with peft_warnings_ignored():
-        yield
-
-
 def make_model(base: Path, variant: str = "lora") -> Any:
     """A model in fp32 with non-zero B matrices."""
     model = lora_model(base, parse_config({"rank": 4, "variant": variant, "seed": 3})).float()
@@ -69,10 +63,6 @@ def rows(tiny_base: Path) -> list[Example]:
     contents: list[Mapping[str, Any]] = [row for _, row in letter_rows(5)]
     contents += [{"messages": turns}, {"messages": turns[:2]}, {"text": "nothing but text"}]
     return [encode(number, row, tokenizer, 192) for number, row in enumerate(contents)]
-
-
-def ignore(kind: str, data: Mapping[str, Any]) -> None:
-    pass
 
 
 def reference(model: Any, example: Example, preamble: Sequence[int] = ()) -> dict[str, torch.Tensor]:

@@ -15,8 +15,9 @@ from backend.domain.training import About
 from backend.services.market.cards import read_card
 from inference.errors import AdapterTooLargeError
 from inference.lora.files import adapter_digest
-from tests.fixtures_engine import edit_adapter, make_adapter, peft_warnings_ignored
+from tests.fixtures_engine import edit_adapter, make_adapter
 from tests.support.malicious_adapters import CONFIGS, MARKER, WEIGHTS, pickled
+from tests.unit.workers.training.support import ignore
 from workers.training import fit
 from workers.training.evaluate import mean_loss
 from workers.training.fit import ATTENTION
@@ -27,7 +28,7 @@ from workers.training.run import _train
 from workers.training.spec import ADAPTER, INSPECTION_FILE, RESULT_FILE, UPLOADED, ImportSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.support.malicious_adapters import MaliciousFolder
@@ -42,12 +43,6 @@ WIDER = {
     "a million tiny tensors": AdapterTooLargeError,
 }
 """Refused because of their size, independent of the engine's budget."""
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with peft_warnings_ignored():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +62,6 @@ def spec(tiny_base: Path) -> ImportSpec:
 def job(good: Path, tmp_path: Path) -> Path:
     shutil.copytree(good, tmp_path / "job" / UPLOADED)
     return tmp_path / "job"
-
-
-def ignore(kind: str, data: Mapping[str, Any]) -> None:
-    pass
 
 
 def test_an_import_results_in_a_folder_with_a_card(

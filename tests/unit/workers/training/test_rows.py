@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests.fixtures_engine import CHAT_TEMPLATE, EOS
+from tests.unit.workers.training.support import ignore
 from workers.training.rows import (
     IGNORED,
     Example,
@@ -41,10 +42,6 @@ def tokenizer(tiny_base: Path) -> Any:
 def learnt(example: Example, tokenizer: Any) -> str:
     text: str = tokenizer.decode([label for label in example.labels if label != IGNORED])
     return text
-
-
-def ignore(kind: str, data: Mapping[str, Any]) -> None:
-    pass
 
 
 def example(group: str, contribution: int = 0) -> Example:

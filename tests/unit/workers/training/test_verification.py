@@ -32,17 +32,11 @@ from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec, Verification
 from workers.training.verification import recompute_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 CONFIG = {"rank": 4, "learning_rate": 0.01, "batch_size": 4, "epochs": 2, "seed": 11, "max_length": 128}
 NUM_CONTRIBUTIONS = 4
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with peft_warnings_ignored():
-        yield
 
 
 @pytest.fixture(scope="module")
