@@ -19,25 +19,18 @@ from backend.services.answers import gradient_stage
 from backend.services.answers.request import AnswerRequest
 from backend.services.channels.admission import Payer
 from inference.protocol import Generate, Message, Sampling
-from tests.support.scripted_installation import ScriptedInstallation
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.db.unit_of_work import UnitOfWork
     from backend.domain.serving import StoredReceipt
     from backend.services.answers.answer import Answer
     from tests.support.fakes import FakeGradients
+    from tests.support.scripted_installation import ScriptedInstallation
 
 FALLBACK = "uniform-1"
-
-
-@pytest.fixture
-def installation(tmp_path: Path, sqlite_database: Database) -> ScriptedInstallation:
-    built = ScriptedInstallation(tmp_path, sqlite_database)
-    built.fund(10_000)
-    return built
 
 
 @pytest.fixture
