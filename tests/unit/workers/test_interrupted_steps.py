@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.errors import Unavailable
+from backend.domain.training import JobState, Step
+from backend.services.train.leases import MAX_ATTEMPTS, Leases
+from tests.unit.workers.steps_harness import DONE, StepsHarness, state
+from tests.unit.workers.support import CREATOR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.services.train.leases import LeasedJob
+
+
+def test_a_training_process_that_dies_is_tried_again(harness: StepsHarness) -> None:
+    job = harness.jobs.job()
+    harness.program = "os.kill(os.getpid(), 9)"
+    harness.run(job.id, Step.VALIDATE, Step.TRAIN)
+    assert state(harness, job.id) is JobState.RUNNING
+    assert harness.jobs.events(job)[-1].kind == "retry"
+    harness.jobs.wait(5)
+    assert harness.jobs.leases.requeue_expired() == 1
+    harness.program = DONE
+    harness.run(job.id, Step.TRAIN, Step.PUBLISH)
+    assert state(harness, job.id) is JobState.SUCCEEDED
+
+
+def test_a_block_store_that_is_away_is_tried_again(harness: StepsHarness) -> None:
+    job = harness.jobs.job()
+    harness.store.error = Unavailable("no route to the store")
+    harness.run(job.id, *Step)
+    assert state(harness, job.id) is JobState.RUNNING
+    harness.store.error = None
+    harness.jobs.wait(5)
+    harness.run(job.id, Step.PUBLISH)
+    assert state(harness, job.id) is JobState.SUCCEEDED
+
+
+def test_an_adapter_that_lies_elsewhere_is_waited_for_and_then_trained_again(harness: StepsHarness) -> None:
+    job = harness.jobs.job()
+    harness.run(job.id, Step.VALIDATE, Step.TRAIN)
+    shutil.rmtree(harness.folder / job.id)  # another worker, without the folder of the one that trained
+    for _ in range(MAX_ATTEMPTS):
+        assert harness.jobs.training.get(job.id).step is Step.PUBLISH
+        harness.jobs.wait(60)
+        harness.run(job.id, Step.PUBLISH)
+    again = harness.jobs.training.get(job.id)
+    assert (again.state, again.step, again.result) == (JobState.QUEUED, Step.TRAIN, None)
+    assert harness.jobs.offers()[-1] == ("training.train", job.id)
+    harness.run(job.id, Step.TRAIN, Step.PUBLISH)
+    assert state(harness, job.id) is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("moment", list(Step))
+def test_a_worker_that_vanished_in_any_step_is_succeeded_when_its_lease_is_past(
+    harness: StepsHarness, moment: Step
+) -> None:
+    job = harness.jobs.job()
+    for step in Step:
+        if step is moment:
+            assert harness.leases.acquire(job.id, step) is not None  # and then nothing more is heard of it
+            harness.run(job.id, step)
+            assert harness.jobs.training.get(job.id).step is step
+            harness.jobs.wait(31)
+        harness.run(job.id, step)
+    assert state(harness, job.id) is JobState.SUCCEEDED
+
+
+class Waiting:
+    """A worker in a thread, whose training process runs until it is ended."""
+
+    def __init__(self, harness: StepsHarness, job_id: str) -> None:
+        harness.program = "say('progress', step=1)\ntime.sleep(600)"
+        self._begun = threading.Event()
+        self.steps = harness.worker()
+        report = harness.leases.record_event
+
+        def watched(held: LeasedJob, kind: str, data: Any) -> None:
+            report(held, kind, data)
+            self._begun.set()
+
+        harness.leases.record_event = watched  # type: ignore[method-assign]
+        self._thread = threading.Thread(target=self.steps.train, args=(job_id,))
+        self._thread.start()
+        assert self._begun.wait(60)
+
+    def join(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def waiting(harness: StepsHarness) -> Callable[[], tuple[Waiting, str]]:
+    def start() -> tuple[Waiting, str]:
+        job = harness.jobs.job()
+        harness.run(job.id, Step.VALIDATE)
+        return Waiting(harness, job.id), job.id
+
+    return start
+
+
+def test_cancelling_a_running_job_ends_its_training(harness: StepsHarness, waiting: Any) -> None:
+    worker, job_id = waiting()
+    harness.jobs.training.cancel(job_id, CREATOR)
+    worker.join()
+    assert state(harness, job_id) is JobState.CANCELLED
+
+
+def test_a_stopping_worker_gives_its_job_to_the_next(harness: StepsHarness, waiting: Any) -> None:
+    worker, job_id = waiting()
+    worker.steps.stop()
+    worker.join()
+    assert harness.jobs.training.get(job_id).lease.owner is None
+    assert harness.leases.requeue_expired() == 1
+    harness.program = DONE
+    harness.run(job_id, Step.TRAIN, Step.PUBLISH)
+    assert state(harness, job_id) is JobState.SUCCEEDED
+
+
+def test_a_worker_that_lost_its_lease_stops_and_leaves_the_job_to_its_successor(
+    harness: StepsHarness, waiting: Any
+) -> None:
+    worker, job_id = waiting()
+    with harness.jobs.database.begin() as tx:  # as a successor does after the expiry
+        job = tx.training.locked(job_id)
+        assert job is not None
+        tx.training.save(replace(job, lease=replace(job.lease, owner="another worker")))
+    worker.join()
+    assert harness.jobs.training.get(job_id).lease.owner == "another worker"
+    assert state(harness, job_id) is JobState.RUNNING
+
+
+def test_a_heartbeat_survives_a_database_that_is_away_for_a_moment(
+    harness: StepsHarness, waiting: Any
+) -> None:
+    failures = iter([OSError("away")] * 3)
+    renew = Leases.renew
+
+    def flaky(held: LeasedJob) -> bool:
+        for error in failures:
+            raise error
+        return renew(harness.leases, held)
+
+    harness.leases.renew = flaky  # type: ignore[method-assign]
+    worker, job_id = waiting()
+    harness.jobs.training.cancel(job_id, CREATOR)
+    worker.join()
+    assert state(harness, job_id) is JobState.CANCELLED
