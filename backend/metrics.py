@@ -39,20 +39,27 @@ RPC_REQUESTS = Counter(
     "JSON-RPC requests to the node; refused: answered with an error; unreachable: no usable response.",
     ["method", "outcome"],
 )
-OPERATOR_WEI = Gauge(
-    "loraledger_operator_wei",
-    "The operator account's balance for gas at the sender's last poll.",
+ACCOUNT_WEI = Gauge(
+    "loraledger_account_wei",
+    "Balance for gas of an account that sends transactions: the operator's or the watcher's.",
+    ["account"],
     multiprocess_mode="mostrecent",
 )
 GAS_PRICE_WEI = Gauge(
     "loraledger_gas_price_wei",
-    "Highest fee per unit of gas that the operator's transactions offer, at the same poll.",
+    "Highest fee per unit of gas that their transactions offer now.",
+    multiprocess_mode="mostrecent",
+)
+UNCOVERED_UNITS = Gauge(
+    "loraledger_uncovered_units",
+    "Charges that were due when the settler last selected receipts, and that the stake does not cover, in "
+    "micro-units.",
     multiprocess_mode="mostrecent",
 )
 TRANSACTIONS = Counter(
     "loraledger_transactions",
-    "Steps of the operator's transactions: sent, replaced with higher fees, requeued because the nonce was "
-    "used elsewhere, confirmed, failed on the chain, refused before sending.",
+    "Steps of the transactions of operator and watcher: sent, replaced with higher fees, requeued as the "
+    "nonce was used elsewhere, confirmed, failed on the chain, refused before sending.",
     ["function", "step"],
 )
 

@@ -58,6 +58,11 @@ def enable_multiprocess(folder: Path, name: str) -> None:
     values.ValueClass = shared
 
 
+def running(folder: Path) -> set[str]:
+    """Names of the processes that hold a slot in `folder`."""
+    return {path.name.rpartition("-")[0] for path in folder.glob("*.lock") if _is_locked(path)}
+
+
 def shared_registry() -> CollectorRegistry:
     """Registry of all processes' metrics; without `enable_multiprocess`, of this process alone."""
     from prometheus_client import REGISTRY, CollectorRegistry
@@ -81,6 +86,15 @@ def _claim_slot(folder: Path, name: str) -> str:
         _locks.append(lock)
         return f"{name}-{number}"
     raise AssertionError
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _allocate(path: Path) -> None:

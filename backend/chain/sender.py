@@ -29,7 +29,7 @@ from backend.chain.transactions import (
 from backend.domain.errors import DomainError, Unavailable
 from backend.domain.money import GWEI
 from backend.domain.transactions import RELAY_PERIOD, RELAYED_CALLS, TransactionAttempt
-from backend.metrics import GAS_PRICE_WEI, OPERATOR_WEI, TRANSACTIONS
+from backend.metrics import ACCOUNT_WEI, GAS_PRICE_WEI, TRANSACTIONS
 from telemetry import traces
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Sender:
 
     `signers` returns the signer of a lane, or None if another process has that key. Calls that are relayed
     for others wait while the gas of 24 hours, at the present price, would exceed `relay_budget` wei; None: no
-    limit.
+    limit. The balance of `account` is in the metrics also while it sends nothing.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Sender:
         confirmations: int,
         stuck_blocks: int = STUCK_BLOCKS,
         relay_budget: int | None = None,
+        account: Account | None = None,
     ) -> None:
         self._client = client
         self._node = client.node
@@ -84,16 +85,18 @@ class Sender:
         self._confirmations = confirmations
         self._stuck_blocks = stuck_blocks
         self._relay_budget = relay_budget
+        self._account = account
         self._metrics_due_at = self._relays_due_at = 0.0
 
     def run_once(self) -> None:
         """Check on the transactions that were sent, then send the queued ones. Errors: `Unavailable`."""
         with self._queue() as queue:
             lanes = queue.lanes()
-        for signer in filter(None, map(self._signers, lanes)):
+        signers = list(filter(None, map(self._signers, lanes)))
+        for signer in signers:
             self._check_sent(signer)
             self._send_queued(signer)
-            self._update_gas_metrics(signer)
+        self._update_gas_metrics({signer.account for signer in signers})
 
     def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:
         """Run until `stop` is set; retry while the node is unavailable. Errors: `ChainReplaced`."""
@@ -105,11 +108,15 @@ class Sender:
                 log.warning("sender waits for the node: %s", error)
             stop.wait(poll_seconds)
 
-    def _update_gas_metrics(self, signer: TransactionSigner) -> None:
-        if (now := time.monotonic()) >= self._metrics_due_at:
-            self._metrics_due_at = now + GAS_METRICS_SECONDS
-            OPERATOR_WEI.set(self._node.balance(signer.account))
-            GAS_PRICE_WEI.set(self._node.fees().max_fee)
+    def _update_gas_metrics(self, lanes: set[Account]) -> None:
+        accounts = lanes if self._account is None else lanes | {self._account}
+        now = time.monotonic()
+        if not accounts or now < self._metrics_due_at:
+            return
+        self._metrics_due_at = now + GAS_METRICS_SECONDS
+        for account in accounts:
+            ACCOUNT_WEI.labels(account).set(self._node.balance(account))
+        GAS_PRICE_WEI.set(self._node.fees().max_fee)
 
     # --- sent transactions ---
 

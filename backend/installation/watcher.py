@@ -124,7 +124,8 @@ def _transactions(installation: Installation, db: Database, stop: threading.Even
     settings, signer = installation.settings, installation.watcher_key
     limits = GasLimits(settings.watch_max_gas, settings.watch_max_gas_price * GWEI)
     signers = {signer.account: signer}
-    sender = Sender(installation.chain, db.send_queue, signers.get, settings.confirmations)
+    queue, confirmations = db.send_queue, settings.confirmations
+    sender = Sender(installation.chain, queue, signers.get, confirmations, account=signer.account)
     return WatcherTransactions(db, installation.chain, signer.account, sender.run_once, limits, stop)
 
 

@@ -297,7 +297,7 @@ def _is_counted(stack: Stack) -> None:
     }
     values = {sample.name: sample.value for samples in found.values() for sample in samples}
     assert values["loraledger_answers_total"] == values["vllm:time_to_first_token_seconds_count"] == 1
-    for name in ("loraledger_operator_wei", "loraledger_gas_price_wei", "loraledger_indexed_block"):
+    for name in ("loraledger_account_wei", "loraledger_gas_price_wei", "loraledger_indexed_block"):
         assert values[name] > 0
     sent = {(s.labels["function"], s.labels["step"]) for s in found["loraledger_transactions"]}
     assert {("commit", "confirmed"), ("depositWithAuthorization", "confirmed")} <= sent

@@ -15,7 +15,7 @@ import typer
 from backend.cli.operator.session import parse_account
 from backend.cli.output import echo
 from backend.domain.errors import Conflict
-from telemetry import logs
+from telemetry import logs, metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,13 +80,16 @@ def watch(
     LORALEDGER_WATCHER pays for transactions, at most LORALEDGER_WATCH_MAX_GAS_PRICE for gas, and more only
     for answers that avert a slash. SIGTERM or Ctrl-C stops it.
     """
-    from backend.installation.watcher import WatchOptions
     from backend.settings import load_settings
 
+    settings = _override(load_settings(), {"watch_max_bond": max_bond, "watch_max_gas": max_gas})
+    if not once:
+        metrics.enable_multiprocess(settings.metrics_folder, "watch")  # before a module that defines metrics
+    from backend.installation.watcher import WatchOptions
+
     options = WatchOptions(can_challenge=challenge, can_answer=answer, evidence=evidence)
-    limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas}
     is_wrong = False
-    for news in _news(_override(load_settings(), limits), options, operator, once=once):
+    for news in _news(settings, options, operator, once=once):
         is_wrong |= news.is_bad
         echo(_as_json(news) if as_json else _as_line(news))
     if once and is_wrong:

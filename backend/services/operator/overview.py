@@ -127,7 +127,7 @@ def advise(figures: Figures, status: OperatorStatus | None, at: int) -> Iterator
         yield Advice(
             f"Demands on your batches are open: {figures.open_demands}. After {by:%-d %b %Y, %H:%M} UTC the "
             "batch is voided and your stake is slashed.",
-            "Check that `loraledger watch` and `loraledger send` run; they answer demands by themselves.",
+            "Check that `loraledger watch` runs and that its account can pay for gas: it answers them.",
         )
     for obstacle in status.obstacles if status else ():
         yield Advice("The operator cannot settle.", f"{obstacle}.")
@@ -140,11 +140,6 @@ def advise(figures: Figures, status: OperatorStatus | None, at: int) -> Iterator
         yield Advice(
             f"Receipts of {in_dollars(figures.unsettled_units)} wait for a batch for more than a day.",
             "Check `loraledger settle` and its log: a charge is lost if its voucher expires.",
-        )
-    if figures.unsettled_units + figures.float_units > figures.stake_units:
-        yield Advice(
-            "The amounts that are not final exceed the stake.",
-            "Raise the stake (`loraledger operator join --stake DOLLARS`), or settle more often.",
         )
     oldest = min((one.oldest_at for one in figures.transactions.values() if one.oldest_at), default=None)
     if _age(oldest, at) > TRANSACTION_SECONDS:

@@ -33,6 +33,7 @@ from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules
 from backend.domain.settlement import BatchRecord
+from backend.metrics import UNCOVERED_UNITS
 from backend.services.channels.charges import sign_overdue
 from backend.services.settle.convictions import Convictions, receipts_of
 from backend.services.settle.pace import BatchLimits, Pace, amount_covered
@@ -278,6 +279,7 @@ class Settler:
         now = self.clock()
         validator = Validator(self.operator, tx.chain, self.recover, self.settlement, restrictions, now)
         covered = amount_covered(self.chain, self.operator, terms.stake_cover_ppm)
+        UNCOVERED_UNITS.set(max(0, sum(backlog.amount for backlog in backlogs) - covered))
         limits = BatchLimits(self.pace.receipts, covered, now - self.thaw_seconds)
         selections, skipped = select(tx, backlogs, ledger, validator, self.keys, limits)
         return self._build(tx, ledger, terms, selections, skipped), skipped

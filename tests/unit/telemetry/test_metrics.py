@@ -67,6 +67,15 @@ def test_metrics_of_several_processes_are_summed(tmp_path: Path) -> None:
         process.communicate()
 
 
+def test_processes_that_run_are_known_by_name(tmp_path: Path) -> None:
+    processes = [counting(tmp_path, name, 1) for name in ("api", "api", "send-all")]
+    assert metrics.running(tmp_path) == {"api", "send-all"}
+    for process in processes:
+        process.communicate()
+    assert metrics.running(tmp_path) == set()
+    assert metrics.running(tmp_path / "missing") == set()
+
+
 def test_a_restart_continues_the_counters_of_a_killed_process(tmp_path: Path) -> None:
     for killed in (True, False, False):
         process = counting(tmp_path, "api", 5)

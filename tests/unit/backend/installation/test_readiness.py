@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import socket
 import threading
@@ -12,21 +13,24 @@ from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import pytest
+
+from backend.chain.keys import local_account
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
 from backend.domain.errors import Unavailable
+from backend.domain.money import GWEI
 from backend.installation import readiness
 from backend.installation.base_model import BaseModelInfo
 from backend.installation.installation import Installation
 from backend.installation.operator_readiness import OPERATOR_PARTS
 from backend.installation.readiness import PARTS, Part, Readiness, faults
+from backend.installation.signing_keys import LOCAL_WATCHER
 from backend.settings import BaseEntry, Settings
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 - as shutil's
 INSIDE = ("sql", "select", "no such table", "operationalerror", "errno", "traceback", "chain_checkpoints")
@@ -148,7 +152,7 @@ def test_missing_requirements_on_the_chain_are_reported_with_their_remedy(
 ) -> None:
     installation = Installation(Settings(home=tmp_path))
     found = faults(installation, OPERATOR_PARTS)
-    assert found.keys() == {"operator", "base"}
+    assert found.keys() == {"operator", "gas", "base"}
     for part in OPERATOR_PARTS:
         assert found[part.name].text.endswith(part.remedy)
     status = SimpleNamespace(obstacles=("no stake covers a batch", "no gas"))
@@ -158,7 +162,33 @@ def test_missing_requirements_on_the_chain_are_reported_with_their_remedy(
         "The operator cannot settle: no stake covers a batch; no gas. Run `loraledger"
     )
     status.obstacles = ()
-    assert faults(installation, OPERATOR_PARTS).keys() == {"base"}
+    assert faults(installation, OPERATOR_PARTS).keys() == {"gas", "base"}
+
+
+WATCHER = local_account(LOCAL_WATCHER)
+
+
+@pytest.mark.parametrize(
+    ("watcher", "wei", "short"),
+    [
+        ("", 10_000_000 * GWEI, []),
+        ("", 10_000_000 * GWEI - 1, ["operator"]),
+        (WATCHER.account, 10_000_000 * GWEI, []),
+        (WATCHER.account, 0, ["operator", "watcher"]),
+    ],
+)
+def test_accounts_that_cannot_pay_for_gas_are_named(
+    tmp_path: Path, watcher: str, wei: int, short: list[str]
+) -> None:
+    installation = Installation(Settings(home=tmp_path, watcher=watcher))
+    installation.__dict__["operator"] = local_account(1)
+    installation.__dict__["watcher_key"] = WATCHER
+    installation.__dict__["chain"] = SimpleNamespace(gas_price=lambda: GWEI, balance=lambda _: wei)
+    fault = faults(installation, OPERATOR_PARTS).get("gas")
+    text = fault.text if fault else ""
+    assert re.findall(r"the (operator|watcher) 0x", text) == short
+    if short:
+        assert "10,000,000 gas cost 0.010000000 of the chain's coin" in text
 
 
 def test_a_base_model_without_a_registered_record_is_a_fault(tmp_path: Path) -> None:

@@ -44,7 +44,6 @@ QUIET = Figures(
         ({"open_demands": 1, "demand_deadline": NOW + 9}, "loraledger watch"),
         ({"receipts_to_sign": 2}, "signs them again"),
         ({"unsettled": Pending(1, NOW - 90_001), "unsettled_units": 1}, "loraledger settle"),
-        ({"float_units": 60, "unsettled_units": 41}, "Raise the stake"),
         ({"transactions": {"sent": Pending(1, NOW - 901)}}, "loraledger send"),
         ({"outbox": Pending(1, NOW - 601)}, "loraledger relay"),
     ],
