@@ -196,8 +196,9 @@ class Settings(BaseSettings):
     max_lag_seconds: int = Field(default=60, ge=1)
     """Greatest age of the last indexed block at which new answers start; keep it far below the vault's thaw
     period, and well above `confirmations` blocks, by which the index is behind the chain."""
-    batch_seconds: float = Field(default=5.0, gt=0)
-    """Longest time from a batch's first receipt to its commit."""
+    batch_seconds: float | None = Field(default=None, gt=0)
+    """Longest time from a batch's first receipt to its commit. Unset: 600, and 5 on the local network (chain
+    31337)."""
     batch_receipts: int = Field(default=10_000, ge=1)
     """Most receipts of a batch; it is committed at once when that many are pending."""
     min_collected: int | None = Field(default=None, ge=0)

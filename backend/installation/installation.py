@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from backend.services.webhooks.signing import SigningSecrets
 
 
+LOCAL_BATCH_SECONDS = 5.0
+PUBLIC_BATCH_SECONDS = 600.0
+"""Where no time is set and gas has a price."""
 PUBLIC_MIN_COLLECTED = 100_000
 """Token units, where no least amount is set and gas has a price."""
 PUBLIC_RELAY_BUDGET = 100_000_000
@@ -336,10 +339,13 @@ class Installation(Resources):
     def _pace(self) -> Pace:
         from backend.services.settle.pace import Pace
 
-        settings, units = self.settings, self.settings.min_collected
+        settings, is_local = self.settings, self.deployment.chain_id == LOCAL_CHAIN_ID
+        seconds, units = settings.batch_seconds, settings.min_collected
+        if seconds is None:
+            seconds = LOCAL_BATCH_SECONDS if is_local else PUBLIC_BATCH_SECONDS
         if units is None:
-            units = 0 if self.deployment.chain_id == LOCAL_CHAIN_ID else PUBLIC_MIN_COLLECTED
-        return Pace(settings.batch_seconds, settings.batch_receipts, units * UNIT)
+            units = 0 if is_local else PUBLIC_MIN_COLLECTED
+        return Pace(seconds, settings.batch_receipts, units * UNIT)
 
     @cached_property
     def audit(self) -> Audit:

@@ -115,7 +115,7 @@ def _check_example(operators: TwoOperators, folder: Path) -> None:
     away = operators.away
     environment = {
         "LORALEDGER_MARKET": away.url,
-        "LORALEDGER_TOKEN": sign_in(away.url, PAYERS[0]),
+        "MARKET_TOKEN": sign_in(away.url, PAYERS[0]),
         "ETH_RPC_URL": away.settings.rpc_url,
     }
     done = subprocess.run(

@@ -37,7 +37,8 @@ SEPOLIA = 11155111
 TOKEN_AT = Account("0x1c7d4b196cb0c7b01d743fbc6116a902379c7238")
 PLACEHOLDER = re.compile(r"0x([0-9a-f]{2})\1{19}")
 DELEGATE = "loraledger market delegate --key"
-WELL = ("disk", "database", "chain", "indexer", "engine", "operator", "base")
+WELL = ("disk", "database", "chain", "indexer", "engine", "operator", "gas", "base")
+PROCESSES = "processes running here: serve, index, send, settle, watch; not running here: relay, worker"
 HOLDERS = [key("0x" + digit * 40) for digit in "123456"]
 
 
@@ -216,9 +217,10 @@ def _operates(shell: Shell, node: Node, blocks: list[str]) -> None:
 
     shell.start(serve)
     well = wait_until(lambda: _done(shell.run(look)), "all to be well", 300)
-    assert [line.split() for line in well.splitlines()] == [[part, "ok"] for part in WELL]
+    assert [line.split() for line in well.splitlines()[:-1]] == [[part, "ok"] for part in WELL]
     answer = wait_until(lambda: _answer(f"http://127.0.0.1:{port}/v1/models"), "the API to answer", 300)
     assert shell.num_running() == 6
+    assert shell.run(look).stdout.splitlines()[-1] == PROCESSES
     (model_served,) = answer.json()["data"]
     assert model_served["id"] == "Tiny"
     assert [model_served[f"{name}_price"] for name in ("prompt", "completion")] == [
