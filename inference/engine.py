@@ -146,7 +146,8 @@ class Engine:
         grammar: Grammar | None = None,
     ) -> None:
         """Accept a request. A caller that has already encoded the prompt or compiled the constraint passes
-        `prompt_token_ids` and `grammar`.
+        `prompt_token_ids` and `grammar`. The answer's text continues that of a raw prompt: `command.prompt`
+        is not None then, and may be empty with `prompt_token_ids`.
         Raises `InvalidRequestError`, `InvalidSchemaError`, `UnsupportedModelError`,
         `ContextLengthExceededError`, `OverloadedError`.
         """
@@ -158,6 +159,8 @@ class Engine:
             grammar = self.grammars.compile(constraint, command.payer)
         if sampling.logprobs is not None:
             self.vocabulary.warm_up()
+        # The answer to a chat is a text of its own, and so it is when the next request sends it back.
+        continued = () if command.prompt is None else prompt
         self._accept(
             GenerationRequest(
                 request_id=command.request_id,
@@ -166,7 +169,7 @@ class Engine:
                 max_tokens=min(sampling.max_tokens, self.max_context - len(prompt)),
                 sampling=SamplingState(sampling, prompt, grammar),
                 adapter=command.adapter_or_blend,
-                text=TextStream(self.tokenizer, sampling.stop),
+                text=TextStream(self.tokenizer, sampling.stop, continued),
                 calls=self._call_parser(command),
                 lookup=PromptLookup(len(prompt)) if self.config.prompt_lookup else None,
                 probe=ProbeSums(len(prompt), command.probe_error) if command.probe else None,

@@ -155,7 +155,9 @@ class Session:
                 self._send(_error(command.request_id, output.error))
 
         # Without the text, which may be much longer than its tokens: the queue's limits count only tokens.
-        inner = msgspec.structs.replace(command, request_id=engine_id, messages=(), prompt=None)
+        # An empty prompt, unlike none, states that it was raw text.
+        empty = None if command.prompt is None else ""
+        inner = msgspec.structs.replace(command, request_id=engine_id, messages=(), prompt=empty)
 
         def accept(grammar: Grammar | None) -> None:
             payer, num_tokens = command.payer, len(prompt)

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 _INCOMPLETE = "\ufffd"
 _MAX_PENDING_TOKENS = 8
+_MAX_PROMPT_CONTEXT = 24
+"""Most tokens of a prompt that are tried as the context of its answer."""
 
 
 class TokenDecoder(Protocol):
@@ -17,11 +19,14 @@ class TokenDecoder(Protocol):
 
 
 class IncrementalDetokenizer:
-    """Decodes a growing sequence. A character split over tokens is held back until it is complete."""
+    """Decodes what follows `prompt`. A character split over tokens is held back until it is complete.
 
-    def __init__(self, decoder: TokenDecoder) -> None:
+    Without a prompt, the decoders of SentencePiece drop the first blank.
+    """
+
+    def __init__(self, decoder: TokenDecoder, prompt: Sequence[int] = ()) -> None:
         self._decoder = decoder
-        self._context: list[int] = []  # the last tokens that were decoded
+        self._context = _end_of(decoder, prompt)  # the last tokens that were decoded
         self._pending: list[int] = []
 
     def push(self, token_id: int) -> str:
@@ -39,12 +44,25 @@ class IncrementalDetokenizer:
     def _pending_text(self) -> str:
         """Decode the pending tokens with their context, which decides whether a word starts with a blank."""
         before = self._decoder.decode(self._context)
-        return self._decoder.decode([*self._context, *self._pending])[len(before) :]
+        both = self._decoder.decode([*self._context, *self._pending])
+        # Decoders with byte fallback replace all bytes of an invalid sequence, those of the context too.
+        return both[len(before) :] if both.startswith(before) else self._decoder.decode(self._pending)
 
     def _advance(self, text: str) -> str:
         self._context = [*self._context, *self._pending][-_MAX_PENDING_TOKENS:] if not text else self._pending
         self._pending = []
         return text
+
+
+def _end_of(decoder: TokenDecoder, prompt: Sequence[int]) -> list[int]:
+    """The last tokens of `prompt` from the start of a character on, and with more than special tokens."""
+    tokens: list[int] = []
+    for length in range(min(_MAX_PENDING_TOKENS, len(prompt)), min(_MAX_PROMPT_CONTEXT, len(prompt)) + 1):
+        tokens = list(prompt[len(prompt) - length :])
+        text = decoder.decode(tokens)
+        if text and _INCOMPLETE not in text:
+            break
+    return tokens
 
 
 class StopFilter:
@@ -83,10 +101,10 @@ class StopFilter:
 
 
 class TextStream:
-    """Text of an answer, token by token."""
+    """Text of an answer, token by token. `prompt`: the tokens whose text it continues."""
 
-    def __init__(self, decoder: TokenDecoder, stops: Sequence[str]) -> None:
-        self._detokenizer = IncrementalDetokenizer(decoder)
+    def __init__(self, decoder: TokenDecoder, stops: Sequence[str], prompt: Sequence[int] = ()) -> None:
+        self._detokenizer = IncrementalDetokenizer(decoder, prompt)
         self._filter = StopFilter(stops)
 
     @property

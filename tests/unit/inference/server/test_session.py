@@ -187,6 +187,19 @@ async def test_only_a_request_that_is_known_is_aborted_and_only_once() -> None:
     assert aborted == ["0:a"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "prompt"),
+    [(Generate("a", prompt="x"), ""), (Generate("a", (protocol.Message("user", "x"),)), None)],
+)
+async def test_the_engine_learns_which_prompts_are_raw_and_not_their_text(
+    asked: Generate, prompt: str | None
+) -> None:
+    added: list[Generate] = []
+    engine = SimpleNamespace(add=lambda command, *_: added.append(command))
+    await run_session(asked, submit=lambda _id, _payer, _num_tokens, add: add(engine))
+    assert [(command.messages, command.prompt) for command in added] == [((), prompt)]
+
+
 async def test_a_prompt_far_too_long_does_not_wait_to_be_refused() -> None:
     submitted: list[str] = []
     _, writer = await run_session(

@@ -33,6 +33,12 @@ def test_characters_come_whole_and_nothing_is_lost(text: str) -> None:
     assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
 
 
+@given(st.text(), st.text())
+def test_an_answer_of_bytes_is_the_same_with_any_prompt(prompt: str, text: str) -> None:
+    stream = TextStream(Bytes(), (), list(prompt.encode()))
+    assert "".join(stream.push(byte) for byte in text.encode()) + stream.flush() == text
+
+
 def test_an_incomplete_character_is_held_back_and_shown_broken_at_the_end() -> None:
     detokenizer = IncrementalDetokenizer(Bytes())
     assert [detokenizer.push(byte) for byte in "é€".encode()[:4]] == ["", "é", "", ""]

@@ -47,6 +47,23 @@ def test_text_removed_by_a_stop_string_is_no_difference() -> None:
     assert first_difference("Hello", repeated(*HELLO, text="Hello")) is None
 
 
+BLANK = (place((" Hello", -0.1)), place((" there", -0.5), (" you", -0.6)), place(("<|im_end|>", -0.1)))
+
+
+@pytest.mark.parametrize(
+    ("claimed", "text"), [("Hello there", " Hello there"), (" Hello there", "Hello there")]
+)
+def test_a_first_blank_that_one_decoder_dropped_is_no_difference(claimed: str, text: str) -> None:
+    check = execution_check(claimed, repeated(*BLANK, text=text))
+    assert check.is_right is True
+    assert "but for a blank at their start" in check.message
+
+
+def test_tokens_are_compared_after_a_first_blank_that_the_decoder_dropped() -> None:
+    found = first_difference("Hello you", repeated(*BLANK, text="Hello there"))
+    assert found == Difference(1, b" there", b" you", pytest.approx(0.1))
+
+
 def test_the_first_differing_token_is_named_with_its_gap() -> None:
     found = first_difference("Hello you", repeated(*HELLO))
     assert found == Difference(1, b" there", b" you", pytest.approx(2.5))
