@@ -35,7 +35,9 @@ class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a chat. `name`: the function whose result a message of the role `tool` has."""
+    """One message of a chat. `name`: the function whose result a message of the role `tool` has; of other
+    roles the author, which few chat templates render.
+    """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str

@@ -102,11 +102,11 @@ def as_plain_chat(messages: Sequence[Message], tools: Tools | None) -> list[Mess
     """
     plain: list[Message] = []
     if tools is not None:
-        instructions = _instructions(tools)
+        system = Message("system", _instructions(tools))
         if messages and messages[0].role == "system":
-            instructions = f"{messages[0].content}\n\n{instructions}"
+            system = replace(messages[0], content=f"{messages[0].content}\n\n{system.content}")
             messages = messages[1:]
-        plain.append(Message("system", instructions))
+        plain.append(system)
     is_result = False
     for message in messages:
         follows_result, is_result = is_result, message.role == "tool"
@@ -119,7 +119,7 @@ def as_plain_chat(messages: Sequence[Message], tools: Tools | None) -> list[Mess
         else:
             calls = [HERMES.render(call) for call in message.tool_calls]
             content = [message.content] if message.content else []
-            plain.append(Message(message.role, "\n".join([*content, *calls])))
+            plain.append(replace(message, content="\n".join([*content, *calls]), tool_calls=()))
     return plain
 
 

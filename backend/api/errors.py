@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from backend.api.rate_limits import RateLimitExceeded
-from backend.api.schemas.common import CONTRADICTION, UNSUPPORTED_VALUE
+from backend.api.schemas.common import CONTRADICTION, NOT_EMPTY, UNSUPPORTED_VALUE
 from backend.api.tus import TUS_VERSION, UnknownTusVersion
 from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.content import ContentCorrupt
@@ -131,6 +131,8 @@ UNSUPPORTED = frozenset(
 
 FAULTS_BY_NAME = {CONTRADICTION: "invalid_parameter", UNSUPPORTED_VALUE: "unsupported_parameter"}
 """Codes of validation errors that name their parameter themselves."""
+ABSENT_OR_UNKNOWN = {"missing": "missing", "extra_forbidden": "unknown"}
+"""What the validation errors of a parameter's name say of it."""
 
 
 def status_of(error: DomainError) -> int:
@@ -225,15 +227,16 @@ def describe_fault(faults: Sequence[Mapping[str, Any]], body: object = None) -> 
     kind, text = str(fault["type"]), str(fault["msg"]).removeprefix("Value error, ")
     if kind == "json_invalid":
         return f"The body is not valid JSON: {text}.", "invalid_json", None
-    if kind == "extra_forbidden":
-        prefix, verdict = ("unsupported", "not supported") if param in UNSUPPORTED else ("unknown", "unknown")
-        return f"The parameter '{param}' is {verdict}.", f"{prefix}_parameter", param
+    if kind == NOT_EMPTY or (kind == "extra_forbidden" and param in UNSUPPORTED):
+        remedy = f": {text}" if kind == NOT_EMPTY else ""
+        return f"The parameter '{param}' is not supported{remedy}.", "unsupported_parameter", param
     if kind in FAULTS_BY_NAME:
         return f"{text}.", FAULTS_BY_NAME[kind], str(fault["ctx"]["param"])
     if param is None and kind == "value_error":
         return f"{text.capitalize()}.", "invalid_request", None
-    if kind == "missing":
-        return f"The parameter '{param}' is missing.", "missing_parameter", param
+    if kind in ABSENT_OR_UNKNOWN:
+        word = ABSENT_OR_UNKNOWN[kind]
+        return f"The parameter '{param}' is {word}.", f"{word}_parameter", param
     return f"The parameter '{param}' is invalid: {text}.", "invalid_parameter", param
 
 

@@ -8,6 +8,7 @@ from backend.api.schemas.common import Items
 from backend.api.schemas.sampling import (
     PRIORITIES,
     AnswerFields,
+    Empty,
     Metadata,
     ResponseFormat,
     ServiceTier,
@@ -55,16 +56,25 @@ class ChatToolCall(Strict):
         return ToolCall(self.function.name, self.function.arguments)
 
 
+AuthorName = Annotated[str, Field(max_length=64, pattern=r"^[^\s<|\\/>]+$")]
+"""As OpenAI's API restricts it."""
+
+
 class ChatMessage(Strict):
-    """`tool_calls` only with role `assistant`, `tool_call_id` only with role `tool`. `refusal` is null: this
-    API's own messages have the field.
+    """`tool_calls` only with role `assistant`, `tool_call_id` only with role `tool`. `name`: the author. The
+    model sees it only if its chat template renders it, which few do. With role `tool` it is the function that
+    was called. OpenAI's own messages have the other fields, which must be empty.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     tool_calls: Annotated[Items[ChatToolCall], Field(max_length=128)] | None = None
     tool_call_id: Annotated[CallId | None, Field(validate_default=True)] = None
     content: Annotated[Text | Items[TextPart] | None, Field(validate_default=True)] = None
-    refusal: None = None
+    name: AuthorName | None = None
+    annotations: Empty = None
+    audio: Empty = None
+    function_call: Empty = None
+    refusal: Empty = None
 
     @field_validator("tool_calls")
     @classmethod
@@ -171,6 +181,10 @@ class ChatCompletionRequest(AnswerFields):
         for index, message in enumerate(self.messages):
             if message.tool_call_id is not None:
                 name = calls.close(message.tool_call_id, f"messages.{index}.tool_call_id")
+                if message.name not in {None, name}:
+                    path = f"messages.{index}.name"
+                    reason = f"The parameter '{path}' is '{message.name}', but the call is of '{name}'"
+                    raise contradiction(path, reason)
                 messages.append(Message("tool", message.text, name=name))
                 continue
             if message.role == "assistant":
@@ -179,5 +193,5 @@ class ChatCompletionRequest(AnswerFields):
                 calls.add(call.id, call.function.name, f"messages.{index}.tool_calls")
             role = "system" if message.role == "developer" else message.role
             made = tuple(call.to_call() for call in message.tool_calls or ())
-            messages.append(Message(role, message.text, made))
+            messages.append(Message(role, message.text, made, message.name))
         return tuple(messages)

@@ -39,6 +39,8 @@ CONTRADICTION = "contradiction"
 """Type of a validation error between fields of a schema; its context names the field at fault."""
 UNSUPPORTED_VALUE = "unsupported_value"
 """Type of the validation error of a value that only OpenAI's API has; its context names the field."""
+NOT_EMPTY = "not_empty"
+"""Type of the validation error of a field of OpenAI's API that is accepted only without a value."""
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _DECIMAL = re.compile(r"[0-9]{1,39}")
 

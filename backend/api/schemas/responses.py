@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from backend.api.schemas.common import Items
 from backend.api.schemas.sampling import (
     PRIORITIES,
+    Empty,
     Metadata,
     ModelFields,
     ServiceTier,
@@ -49,11 +50,12 @@ KINDS = ("message", "function_call", "function_call_output")
 
 
 class ContentPart(Strict):
-    """`annotations` is empty: this API's own messages have the field."""
+    """OpenAI's own messages have `annotations` and `logprobs`, which must be empty."""
 
     type: Literal["input_text", "output_text"]
     text: Text
-    annotations: Annotated[Items[Any], Field(max_length=0)] | None = None
+    annotations: Empty = None
+    logprobs: Empty = None
 
 
 def _shape(value: Any) -> str:
@@ -71,23 +73,31 @@ def _text(content: str | list[ContentPart]) -> str:
 
 
 class MessageItem(Strict):
+    """OpenAI's own messages have `phase`, which must be empty."""
+
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: TextOrParts
     id: ItemId | None = None
     status: ItemStatus | None = None
+    phase: Empty = None
 
     def to_message(self) -> Message:
         return Message("system" if self.role == "developer" else self.role, _text(self.content))
 
 
 class CallItem(Strict):
+    """OpenAI's own calls have `async`, `caller` and `namespace`, which must be empty."""
+
     type: Literal["function_call"]
     call_id: CallId
     name: FunctionName
     arguments: Arguments
     id: ItemId | None = None
     status: ItemStatus | None = None
+    is_async: Annotated[Empty, Field(alias="async")] = None
+    caller: Empty = None
+    namespace: Empty = None
 
 
 class ResultItem(Strict):
@@ -133,11 +143,20 @@ class TextFormat(Strict):
 
 
 class TextOptions(Strict):
+    """OpenAI's responses have `verbosity`, which must be empty."""
+
     format: TextFormat | None = None
+    verbosity: Empty = None
 
 
 class Reasoning(Strict):
+    """OpenAI's responses have the other fields, which must be empty."""
+
     effort: ReasoningEffort | None = None
+    context: Empty = None
+    generate_summary: Empty = None
+    mode: Empty = None
+    summary: Empty = None
 
 
 class FunctionTool(FunctionDefinition):

@@ -6,10 +6,10 @@ import json
 from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from backend.api.schemas.common import CONTRADICTION, UNSUPPORTED_VALUE, Entries, Items, Schema
+from backend.api.schemas.common import CONTRADICTION, NOT_EMPTY, UNSUPPORTED_VALUE, Entries, Items, Schema
 from backend.domain.split import MAX_SLICES
 from inference.protocol import MAX_GRAMMAR_LENGTH, Generate, Sampling
 
@@ -24,6 +24,19 @@ SAMPLING_FIELDS = frozenset(
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Text = Annotated[str, Field(max_length=1 << 20)]
+
+
+def _check_empty(value: object) -> None:
+    if value is not None and value != []:
+        raise PydanticCustomError(NOT_EMPTY, "send null or an empty list, or omit it")
+
+
+Empty = Annotated[
+    None,
+    BeforeValidator(_check_empty),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {}, "maxItems": 0}, {"type": "null"}]}),
+]
+"""A field that OpenAI's messages have. Clients may send it back without a value, which changes nothing."""
 Metadata = (
     Annotated[
         Entries[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -128,12 +141,14 @@ class Extension(Strict):
 
 
 class ModelFields(Strict):
-    """Parameters of all endpoints: OpenAI's, and `top_k`, `min_p` and `repetition_penalty` of vLLM."""
+    """Parameters of all endpoints: OpenAI's, and `top_k`, `min_p` and `repetition_penalty` of vLLM. `top_p` 0
+    leaves the most likely token alone, as `temperature` 0 does.
+    """
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
@@ -162,6 +177,8 @@ class ModelFields(Strict):
     def _sampling(self, **fields: Any) -> Sampling:
         """Sampling parameters, and `fields` that differ between the endpoints."""
         given = self.model_dump(include=set(SAMPLING_FIELDS), exclude_none=True)
+        if self.top_p == 0:
+            given |= {"temperature": 0.0, "top_p": 1.0}
         return Sampling(**given, **fields)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ToolMode = Literal["none", "auto", "required"]
 FunctionName = Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[str, Field(min_length=1, max_length=128)]
-MaxTools = Field(min_length=1, max_length=MAX_FUNCTIONS)
+MaxTools = Field(max_length=MAX_FUNCTIONS)
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 """Schema of a function without `parameters`."""
 

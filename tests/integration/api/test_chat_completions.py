@@ -20,6 +20,7 @@ from backend.domain.hashing import (
 )
 from backend.domain.money import AMOUNT
 from backend.domain.receipt import Receipt, Share, Slice
+from inference.protocol import Message
 from tests.support.fakes import NOW
 
 if TYPE_CHECKING:
@@ -290,15 +291,28 @@ def test_a_thawing_channel_and_a_used_up_session_are_a_402(api: Api) -> None:
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "invalid_parameter"),
         ({"stop": [""]}, "stop", "invalid_parameter"),
         (
-            {"messages": [{"role": "user", "content": "x", "name": "y"}]},
+            {"messages": [{"role": "user", "content": "x", "name": "the user"}]},
             "messages.0.name",
-            "unknown_parameter",
+            "invalid_parameter",
+        ),
+        *(
+            (
+                {"messages": [{"role": "assistant", "content": "x", field: value}]},
+                f"messages.0.{field}",
+                "unsupported_parameter",
+            )
+            for field, value in {
+                "annotations": [{"type": "url_citation"}],
+                "audio": {"id": "a"},
+                "function_call": {"name": "f", "arguments": "{}"},
+                "refusal": "I refuse.",
+            }.items()
         ),
         ({"stream": True, "stream_options": {"extra": 1}}, "stream_options.extra", "unknown_parameter"),
         ({"n": 9}, "n", "invalid_parameter"),
         ({"temperature": 2.1}, "temperature", "invalid_parameter"),
         ({"temperature": "1"}, "temperature", "invalid_parameter"),
-        ({"top_p": 0}, "top_p", "invalid_parameter"),
+        ({"top_p": -0.1}, "top_p", "invalid_parameter"),
         ({"frequency_penalty": 2.5}, "frequency_penalty", "invalid_parameter"),
         ({"logit_bias": {"7": 101}}, "logit_bias.7", "invalid_parameter"),
         ({"max_tokens": 0}, "max_tokens", "invalid_parameter"),
@@ -375,6 +389,26 @@ def test_parts_of_text_and_developer_messages_are_understood(api: Api) -> None:
     ]
     assert (sent.sampling.stop, sent.sampling.top_k) == (("x",), 5)
     assert (sent.sampling.logit_bias, sent.sampling.frequency_penalty) == ({7: -2}, 0.5)
+
+
+def test_messages_of_the_stock_client_are_sent_back_as_they_are(api: Api) -> None:
+    first = api.openai.chat.completions.create(**chat(api)).choices[0].message
+    question = {"role": "user", "content": "And you?", "name": "Ada"}
+    for answer in (first.model_dump(), first.model_dump() | {"annotations": [], "name": "loraledger"}):
+        api.openai.chat.completions.create(**chat(api, messages=[answer, question], tools=[]))
+    *_, plain, named = api.installation.engine.requests
+    assert plain.messages == (
+        Message("assistant", "Hello there, world."),
+        Message("user", "And you?", name="Ada"),
+    )
+    assert named.messages[0].name == "loraledger"
+    assert plain.tools is None
+
+
+def test_a_top_p_of_zero_is_greedy(api: Api) -> None:
+    api.openai.chat.completions.create(**chat(api, temperature=2, top_p=0, seed=7))
+    (sent,) = api.installation.engine.requests
+    assert (sent.sampling.temperature, sent.sampling.top_p) == (0, 1)
 
 
 def test_models_are_listed_in_openais_shape(api: Api) -> None:

@@ -124,11 +124,14 @@ def test_calls_are_streamed_item_by_item(api: Api) -> None:
     assert [item.status for item in events[-1].response.output] == ["completed"] * 3
 
 
-def test_an_agents_loop_sends_its_items_back(api: Api) -> None:
+@pytest.mark.parametrize("by_dump", [False, True])
+def test_an_agents_loop_sends_its_items_back(api: Api, *, by_dump: bool) -> None:
+    """As the client's objects, and with every field that these have, null ones too."""
     api.installation.engine.words = CALLS
     items: list[Any] = [{"role": "user", "content": [{"type": "input_text", "text": "Weather?"}]}]
-    items += ask(api, input=items, tools=[WEATHER]).output
-    calls = [item for item in items[1:] if item.type == "function_call"]
+    output = ask(api, input=items, tools=[WEATHER]).output
+    calls = [item for item in output if item.type == "function_call"]
+    items += [item.model_dump(by_alias=True) for item in output] if by_dump else output
     items += [
         {"type": "function_call_output", "call_id": call.call_id, "output": f"{number} degrees"}
         for number, call in enumerate(calls)
@@ -249,6 +252,11 @@ def item(kind: str, **fields: Any) -> dict[str, Any]:
 
 CALL = item("function_call", name="weather", arguments="{}")
 RESULT = item("function_call_output", output="x")
+LOGPROBS = "input.0.content.0.logprobs"
+
+
+def output_text(**fields: Any) -> dict[str, Any]:
+    return {"type": "output_text", "text": "x"} | fields
 
 
 @pytest.mark.parametrize(
@@ -286,6 +294,8 @@ def test_what_cannot_be_kept_is_refused_with_what_to_do(
     [
         {"store": False, "background": False, "include": [], "truncation": "disabled"},
         {"previous_response_id": None, "conversation": None, "prompt": None, "store": None},
+        {"tools": [], "top_p": 0, "reasoning": {"summary": None}, "text": {"verbosity": None}},
+        {"input": [{"role": "assistant", "content": [output_text(annotations=[], logprobs=[])]}]},
     ],
 )
 def test_values_that_change_nothing_are_accepted(api: Api, changes: dict[str, Any]) -> None:
@@ -320,6 +330,9 @@ def test_values_that_change_nothing_are_accepted(api: Api, changes: dict[str, An
             "text.format.schema",
             "exceeds 65536 characters",
         ),
+        ({"input": [{"role": "assistant", "content": [output_text(logprobs=[1])]}]}, LOGPROBS, "empty list"),
+        ({"input": [CALL | {"async": True}]}, "input.0.async", "not supported: send null"),
+        ({"reasoning": {"summary": "auto"}}, "reasoning.summary", "not supported: send null"),
         ({"reasoning": {"effort": "extreme"}}, "reasoning.effort", "'low'"),
         ({"messages": []}, "messages", "unknown"),
         ({"max_tokens": 5}, "max_tokens", "unknown"),

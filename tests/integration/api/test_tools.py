@@ -124,7 +124,7 @@ def test_an_agents_loop_sends_the_calls_and_their_results_back(api: Api) -> None
     api.installation.engine.words = (*PARIS, *ROME)
     first = ask(api).choices[0].message
     results = [
-        {"role": "tool", "tool_call_id": call.id, "content": f"{number} degrees"}
+        {"role": "tool", "tool_call_id": call.id, "content": f"{number} degrees", "name": "weather"}
         for number, call in enumerate(first.tool_calls)
     ]
     api.installation.engine.words = ("It is ", "cold.")
@@ -197,7 +197,7 @@ def calling(*calls: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "param", "said"),
     [
-        ({"tools": []}, "tools", "at least 1 item"),
+        ({"tools": [], "tool_choice": "auto"}, "tool_choice", "requires 'tools'"),
         ({"tools": [tool(name=f"f{i}") for i in range(129)]}, "tools", "at most 128 items"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type", "'function'"),
         ({"tools": [tool(), tool()]}, "tools.1.function.name", "more than one function 'weather'"),
@@ -226,6 +226,7 @@ def calling(*calls: dict[str, Any]) -> dict[str, Any]:
             "no call",
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id", "role 'tool'"),
+        ({"messages": [calling(call(1)), result(1, name="other")]}, "messages.1.name", "is of 'weather'"),
         ({"messages": [result(1, role="user")]}, "messages.0.tool_call_id", "role 'tool'"),
         ({"messages": [calling(call(1), call(1))]}, "messages.0.tool_calls", "another call"),
         ({"messages": [calling() | {"role": "user"}]}, "messages.0.content", "without tool calls"),

@@ -100,6 +100,16 @@ def test_any_other_template_gets_tools_as_text(tmp_path: Path, template: str) ->
     assert HERMES.render(CALL) in rendered(made, CHAT, None)
 
 
+@pytest.mark.parametrize("tools", [None, TOOLS])
+def test_a_template_that_renders_names_gets_those_of_all_authors(tmp_path: Path, tools: Tools | None) -> None:
+    named = CHAT_TEMPLATE.replace("{{ message['content'] }}", "{{ message.name }}: {{ message.content }}")
+    made = tokenizer(tmp_path, named)
+    chat = (Message("system", "Be brief.", name="boss"), Message("user", "Hot?", name="Ada"))
+    text = rendered(made, chat, tools)
+    assert "boss: Be brief." in text
+    assert "Ada: Hot?" in text
+
+
 def test_without_tools_a_prompt_is_as_before(tmp_path: Path) -> None:
     made = tokenizer(tmp_path, CHAT_TEMPLATE)
     by_hand = made.encode_prompt((), "<|user|>Hot?<|end|><|assistant|>")
