@@ -31,20 +31,31 @@ BASES = [
 ]
 
 
+OTHERS = {
+    "api": ["serve"],
+    "worker": ["worker"],
+    "index": ["index"],
+    "send": ["send"],
+    "settle": ["settle"],
+    "relay": ["relay"],
+    "watch": ["watch"],
+}
+"""Commands of the containers without a base model that the default values name."""
+
+
 @dataclass(frozen=True)
 class Variant:
-    """Values that are added to the required ones, and what the chart renders from them. `models`: the
-    commands of the containers that have a base model in memory, by container. `settings`: those of all
-    processes, with the bases as a list.
+    """Values that are added to the required ones, and what the chart renders from them. `commands`: those of
+    the containers, by name. `settings`: those of all processes, with the bases as a list.
     """
 
     values: dict[str, Any]
-    models: dict[str, list[str]]
+    commands: dict[str, list[str]]
     settings: dict[str, Any]
 
 
 VARIANTS = (
-    Variant({}, {"engine": ["engine"]}, {}),
+    Variant({}, OTHERS | {"engine": ["engine"]}, {}),
     Variant(
         {
             "settings": SETTINGS,
@@ -52,17 +63,24 @@ VARIANTS = (
             "gradients": True,
             "home": {"size": "1Gi", "storageClassName": "fast"},
         },
-        {"engine": ["engine"], "gradients": ["gradients"]},
+        {
+            "api": ["serve"],
+            "worker": ["worker"],
+            "index": ["index"],
+            "engine": ["engine"],
+            "gradients": ["gradients"],
+        },
         SETTINGS,
     ),
     Variant(
         {"engineReplicas": 2},
-        {"engine": ["engine"], "engine-2": ["engine", "--replica", "2"]},
+        OTHERS | {"engine": ["engine"], "engine-2": ["engine", "--replica", "2"]},
         {"LORALEDGER_ENGINE_REPLICAS": "2"},
     ),
     Variant(
         {"bases": BASES, "gradients": True, "settings": SETTINGS},
-        {
+        OTHERS
+        | {
             "engine": ["engine"],
             "engine-2": ["engine", "--replica", "2"],
             "engine-3": ["engine", "--replica", "3"],
@@ -78,7 +96,7 @@ VARIANTS = (
             "volumes": [{"name": "vllm", "persistentVolumeClaim": {"claimName": "vllm"}}],
             "volumeMounts": [{"name": "vllm", "mountPath": "/vllm"}],
         },
-        {},
+        OTHERS,
         {"LORALEDGER_ENGINE_URLS": "http://vllm:8001"},
     ),
 )
@@ -140,7 +158,7 @@ def check_chart(folder: Path) -> list[str]:
 
 
 def check_variant(variant: Variant, rendered: dict[str, str]) -> list[str]:
-    """Validate each object, and compare engines and settings with those that the values ask for."""
+    """Validate each object, and compare containers and settings with those that the values ask for."""
     faults, objects = [], []
     for name, text in rendered.items():
         found = list(filter(None, yaml.safe_load_all(text)))
@@ -150,26 +168,26 @@ def check_variant(variant: Variant, rendered: dict[str, str]) -> list[str]:
                 kubernetes_validate.validate(document, version, strict=True)
             except kubernetes_validate.ValidationError as error:
                 faults.append(f"{name} on Kubernetes {version}: {error.message}")
-    settings, models = settings_and_models(objects)
+    (pod,) = (each["spec"]["template"]["spec"] for each in objects if each["kind"] == "StatefulSet")
+    commands = {each["name"]: each["args"] for each in pod["containers"]}
     for what, given, expected in (
-        ("engines", models, variant.models),
-        ("settings", settings, variant.settings),
+        ("commands", commands, variant.commands),
+        ("settings", settings_of(objects), variant.settings),
     ):
         if given != expected:
             faults.append(f"chart: with the values {variant.values} the {what} are {given}, not {expected}")
+    if pod.get("enableServiceLinks") is not False:
+        faults.append("chart: enableServiceLinks must be false: variables of Services are unknown settings")
     return faults
 
 
-def settings_and_models(objects: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Settings of all processes, and the commands of the containers with a base model that serve."""
+def settings_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """Settings of all processes."""
     maps = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "ConfigMap"}
     settings = dict(maps["market-settings"])
     if "LORALEDGER_BASES" in settings:
         settings["LORALEDGER_BASES"] = json.loads(settings["LORALEDGER_BASES"])
-    (pod,) = (each["spec"]["template"]["spec"] for each in objects if each["kind"] == "StatefulSet")
-    commands = {each["name"]: each["args"] for each in pod["containers"]}
-    models = {name: args for name, args in commands.items() if args[0] in {"engine", "gradients"}}
-    return settings, models
+    return settings
 
 
 def check_refused(folder: Path, values: dict[str, Any], text: str) -> list[str]:

@@ -42,6 +42,12 @@ def test_the_chart_waits_for_readiness_longer_than_a_part_may_take() -> None:
     assert int(seconds) > PART_SECONDS + KEPT_SECONDS
 
 
+def test_services_of_the_namespace_set_no_variables_in_the_chart_s_pod() -> None:
+    """A Service named loraledger would set LORALEDGER_PORT, which is no setting: no process would start."""
+    template = (DEPLOYMENTS / "chart" / "templates" / "statefulset.yaml").read_text()
+    assert re.search(r"^ {6}enableServiceLinks: false\b", template, re.MULTILINE)
+
+
 @pytest.mark.parametrize("folder", ["compose", "images", "chart"])
 def test_only_settings_that_exist_are_named(folder: str) -> None:
     texts = [path.read_text() for path in (DEPLOYMENTS / folder).rglob("*") if path.is_file()]
@@ -172,6 +178,12 @@ class TestFormats:
             ("compose/compose.yaml", "  restart: unless-stopped", "  restart: sometimes", "compose.yaml"),
             ("compose/compose.yaml", "volumes:\n  home:\n", "volumes:\n  away:\n", "compose.yaml"),
             ("chart/templates/statefulset.yaml", "serviceName:", "serviceNam:", "statefulset.yaml"),
+            (
+                "chart/templates/statefulset.yaml",
+                "enableServiceLinks: false",
+                "enableServiceLinks: true",
+                "enableServiceLinks",
+            ),
             ("chart/templates/service.yaml", "{{ .Values.service.port }}", "http", "service.yaml"),
             (
                 "chart/templates/_helpers.tpl",
