@@ -63,13 +63,7 @@ VARIANTS = (
             "gradients": True,
             "home": {"size": "1Gi", "storageClassName": "fast"},
         },
-        {
-            "api": ["serve"],
-            "worker": ["worker"],
-            "index": ["index"],
-            "engine": ["engine"],
-            "gradients": ["gradients"],
-        },
+        {"index": ["index"], "engine": ["engine"], "gradients": ["gradients"]},
         SETTINGS,
     ),
     Variant(
@@ -101,6 +95,7 @@ VARIANTS = (
     ),
 )
 REFUSED = (
+    ({"processes": ["serve"]}, "serve"),
     ({"bases": [{"model": "owner/small", "replica": 2}]}, "replica"),
     ({"bases": BASES, "settings": {"LORALEDGER_BASE_MODEL": "owner/small"}}, "LORALEDGER_BASE_MODEL"),
     ({"bases": BASES, "engineReplicas": 2}, "engineReplicas"),

@@ -152,7 +152,7 @@ def test_the_chart_names_the_images_commands_and_version_of_this_project() -> No
     chart = yaml.safe_load((DEPLOYMENTS / "chart" / "Chart.yaml").read_text())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert chart["appVersion"] == version
-    assert set(VALUES["processes"]) | {"serve", "engine", "worker", "gradients"} == PROCESSES
+    assert set(VALUES["processes"]) - {"api"} | {"serve", "engine", "gradients"} == PROCESSES
     named = {VALUES["images"][name] for name in ("server", "engine", "worker")}
     assert named == {each["image"].partition(":")[0] for each in own_services().values()}
 
