@@ -38,7 +38,7 @@ OTHERS = {
     "send": ["send"],
     "settle": ["settle"],
     "relay": ["relay"],
-    "watch": ["watch"],
+    "watch": ["watch", "--json"],
 }
 """Commands of the containers without a base model that the default values name."""
 

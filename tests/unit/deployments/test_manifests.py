@@ -55,8 +55,11 @@ def test_only_settings_that_exist_are_named(folder: str) -> None:
 
 
 def test_compose_runs_every_process_of_an_installation_once() -> None:
+    """The watcher's output has the format of the image's log."""
+    assert "LORALEDGER_LOG_FORMAT=json" in DOCKERFILE.last("server", "ENV")
     commands = {name: each["command"] for name, each in own_services().items() if "-" not in name}
-    assert sorted(commands.values()) == sorted([process] for process in PROCESSES)
+    assert commands.pop("watch") == ["watch", "--json"]
+    assert sorted(commands.values()) == sorted([process] for process in PROCESSES - {"watch"})
 
 
 def test_further_engines_and_gradient_processes_of_compose_have_their_own_number_and_socket() -> None:
@@ -191,6 +194,7 @@ class TestFormats:
                 '{{ default "any',
                 "settingsSecret",
             ),
+            ("chart/templates/statefulset.yaml", ' "--json"', "", "'watch': ['watch']"),
             ("chart/templates/_helpers.tpl", "if not .urls", "if true", "engine-4"),
             ("chart/templates/_helpers.tpl", "(toJson .Values.bases)", '"[]"', "LORALEDGER_BASES"),
             ("chart/values.schema.json", '"replicas":', '"replica":', "'replicas' not allowed"),
