@@ -67,8 +67,12 @@ VARIANTS = (
         SETTINGS,
     ),
     Variant(
-        {"engineReplicas": 2},
-        OTHERS | {"engine": ["engine"], "engine-2": ["engine", "--replica", "2"]},
+        {"engineReplicas": 2, "engineOptions": ["--kv-budget-bytes", "1000"]},
+        OTHERS
+        | {
+            "engine": ["engine", "--", "--kv-budget-bytes", "1000"],
+            "engine-2": ["engine", "--replica", "2", "--", "--kv-budget-bytes", "1000"],
+        },
         {"LORALEDGER_ENGINE_REPLICAS": "2"},
     ),
     Variant(
