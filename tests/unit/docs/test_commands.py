@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import json
 import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 import yaml
 from typer.main import get_command
@@ -22,8 +25,8 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 OWN = re.compile(r"(?:^|[\s/(])loraledger (?=[a-z])(.*)")
-COMPOSE = re.compile(r"^docker compose (.*)")
-CONTAINER = re.compile(r"^kubectl exec market-0 --container (\S+) -- loraledger ")
+COMPOSE = re.compile(r"\bdocker compose (.*)")
+CONTAINER = re.compile(r"^kubectl exec (?:market|restored)-0 --container (\S+) -- loraledger ")
 MODULE = re.compile(r"python -m ((?:benchmarks|tools|tests|inference|backend|workers)[\w.]*)")
 TARGET = re.compile(r"^(?:[A-Z]+=\S+ )?make ((?:[a-z][a-z-]*)(?: [a-z][a-z-]*)*)")
 
@@ -42,6 +45,15 @@ def commands(page: Path) -> Iterator[str]:
     for line in scripts(page):
         for part in re.split(r"\||;|&&|\$\(|\bdo\b", line):
             yield part.strip().removesuffix("&").strip()
+
+
+def compose_commands(page: Path) -> Iterator[list[str]]:
+    """The words of each command of `docker compose`, up to a redirection or the next command."""
+    for line in scripts(page):
+        if match := COMPOSE.search(line):
+            words = shlex.shlex(match[1], posix=True, punctuation_chars=True)
+            words.whitespace_split = True
+            yield list(itertools.takewhile(lambda word: word[0] not in "();<>|&", words))
 
 
 def unknown(arguments: str) -> str:
@@ -84,15 +96,19 @@ def test_containers_are_those_of_the_files_and_run_commands_that_exist() -> None
     services = yaml.safe_load((ROOT / "deployments/compose/compose.yaml").read_text())["services"]
     profiles = {profile for each in services.values() for profile in each.get("profiles", ())}
     values = yaml.safe_load((ROOT / "deployments/chart/values.yaml").read_text())
-    page = list(commands(ROOT / "docs" / "containers.md"))
-    runs = [shlex.split(match[1]) for line in page if (match := COMPOSE.match(line))]
-    assert len(runs) > 5
+    path = ROOT / "docs" / "containers.md"
+    runs = list(compose_commands(path))
+    assert len(runs) > 15
     for words in runs:
         if words[0] == "--profile":
             assert words[1] in profiles
+        service = next((word for word in words[1:] if word in services), "")
+        if words[0] in {"exec", "run", "start", "stop"}:
+            assert service or words == ["stop"]
         if words[:3] == ["run", "--rm", "--no-deps"]:
-            assert words[3] in services
+            assert words[3] == service
             assert unknown(shlex.join(words[4:])) == ""
+    page = list(commands(path))
     named = {match[1] for line in page if (match := CONTAINER.match(line))}
     assert named
     assert named <= {"engine", *values["processes"]}
@@ -100,3 +116,13 @@ def test_containers_are_those_of_the_files_and_run_commands_that_exist() -> None
     keys = {word.partition("=")[0] for word in helm if "=" in word}
     assert keys
     assert keys <= values.keys()
+
+
+def test_values_of_the_chart_that_the_page_sets_exist() -> None:
+    schema = json.loads((ROOT / "deployments/chart/values.schema.json").read_text())
+    page = (ROOT / "docs" / "containers.md").read_text()
+    blocks = [yaml.safe_load(block) for language, block in BLOCK.findall(page) if language == "yaml"]
+    given = [block for block in blocks if "services" not in block]
+    assert len(given) > 2
+    for values in given:
+        jsonschema.validate(values, schema)
