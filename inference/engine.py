@@ -243,9 +243,13 @@ class Engine:
 
     def run(self) -> Iterator[Output]:
         """Step until idle, blocking while adapters load."""
-        while not self.is_idle:
-            outputs = self.step()
+        for outputs in self.steps():
             yield from outputs
+
+    def steps(self) -> Iterator[list[Output]]:
+        """The outputs of each step until idle, as by `run`."""
+        while not self.is_idle:
+            yield self.step()
             if self.is_stalled:
                 self._loaded.wait(self.seconds_to_deadline)
 

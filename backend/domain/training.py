@@ -225,7 +225,7 @@ class JobEvent:
 
     Kinds: `state` (state, step, attempt), `dataset` (digest, num_rows), `progress` (step, num_steps, loss,
     tokens_per_second, eta_seconds), `checkpoint` (step, loss), `working` (stage, done, total; in long stages
-    without steps), `eval` (model, loss, perplexity), `retry` (message, attempt), `failed` (code, message),
+    and long steps), `eval` (model, loss, perplexity), `retry` (message, attempt), `failed` (code, message),
     `screening` (message, and the fields of `ScreeningReport`), `published` (cid), `charged` (receipt_id,
     tokens, charge), `registered` (version_id).
     """

@@ -18,7 +18,7 @@ from inference.sampling.draw import uniform
 from workers.training.answers import TEMPERATURE
 from workers.training.evaluate import batches_by_length, predict
 from workers.training.packing import mixed_precision
-from workers.training.progress import ProgressReporter
+from workers.training.progress import ProgressReporter, after_each_layer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -40,7 +40,9 @@ def check_draws(model: Any, answers: Sequence[Answer], end_tokens: Collection[in
     numbered = [replace(answer.example, contribution=number) for number, answer in enumerate(answers)]
     misses: list[Tensor] = []
     for batch in batches_by_length(numbered):
-        misses.append(_misses(model, batch, [answers[each.contribution].prompt.seed for each in batch]))
+        seeds = [answers[each.contribution].prompt.seed for each in batch]
+        with after_each_layer(model, progress.still_working):
+            misses.append(_misses(model, batch, seeds))
         progress.advance(len(batch))
     found = torch.cat(misses)
     return Draws(

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from workers.training.packing import collate, mixed_precision
-from workers.training.progress import ProgressReporter
+from workers.training.progress import ProgressReporter, after_each_layer
 from workers.training.rows import computed_positions
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def mean_loss(model: Any, examples: Sequence[Example], emit: Emit) -> float:
     total, num_tokens = 0.0, 0
     progress = ProgressReporter(emit, "evaluation", len(examples))
     for rows in batches_by_length(examples):
-        with mixed_precision(model):
+        with mixed_precision(model), after_each_layer(model, progress.still_working):
             predicted = predict(model, rows)
             logits = model.get_output_embeddings()(predicted.states)
         total += functional.cross_entropy(logits.float(), predicted.labels, reduction="sum").item()

@@ -28,6 +28,7 @@ from inference.kernels.cpu import product_arithmetic, this_cpu
 from inference.model.families import read_architecture
 from workers.training.evaluate import batches_by_length
 from workers.training.packing import ATTENTION, collate, is_bf16
+from workers.training.progress import ProgressReporter, after_each_layer
 from workers.training.rows import pack_rows, plan_batches
 from workers.training.spec import COMPLETE
 from workers.training.stopping import EarlyStop, evaluation_interval
@@ -132,6 +133,7 @@ def fit(
         stop = EarlyStop(config.early_stopping, interval, stopping_rows, checkpoints, emit)
     midway = _Midway(midway_step(len(plan)), checkpoints / MIDWAY_FILE)
     trainer = _Trainer(
+        emit,
         model=model,
         args=_arguments(config, len(plan), checkpoints, bf16=is_bf16(model)),
         train_dataset=_Batches(batches),
@@ -179,14 +181,21 @@ def micro_batches(rows: Sequence[Example]) -> list[Sequence[Example]]:
 
 class _Trainer(Trainer):
     """Computes a step one micro-batch after the other and adds up their gradients. Each loss is a sum divided
-    by the number of the whole step's trained tokens, so only the rounding depends on the division.
+    by the number of the whole step's trained tokens, so only the rounding depends on the division. Emits
+    `working` in a long step, which may have 65,536 tokens.
     """
 
+    def __init__(self, emit: Emit, **options: Any) -> None:
+        super().__init__(**options)
+        self._emit = emit
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        losses = [
-            super(_Trainer, self).training_step(model, part, num_items_in_batch)
-            for part in inputs["micro_batches"]
-        ]
+        working = ProgressReporter(self._emit, "training", self.state.max_steps, self.state.global_step)
+        with after_each_layer(self.model, working.still_working):
+            losses = [
+                super(_Trainer, self).training_step(model, part, num_items_in_batch)
+                for part in inputs["micro_batches"]
+            ]
         return torch.stack(losses).sum()
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from workers.training.evaluate import batches_by_length, predict
 from workers.training.packing import row_indices
 from workers.training.preamble import compute_preamble
-from workers.training.progress import ProgressReporter
+from workers.training.progress import ProgressReporter, after_each_layer
 from workers.training.rows import computed_positions
 from workers.training.sketch import PartSketch
 
@@ -62,7 +62,11 @@ def sketch_row_gradients(
     """
     progress = ProgressReporter(emit, "gradients", len(examples))
     model.eval()
-    with _GradientHooks(model, sketch) as hooks, model.disable_adapter():
+    with (
+        _GradientHooks(model, sketch) as hooks,
+        model.disable_adapter(),
+        after_each_layer(model, progress.still_working),
+    ):
         cached = compute_preamble(model, preamble)
         for rows in batches_by_length(examples, BATCH_TOKENS, preamble):
             yield rows, hooks.sketches(rows, cached)

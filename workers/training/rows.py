@@ -139,17 +139,33 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def pack_rows(examples: Sequence[Example], max_length: int) -> list[tuple[Example, ...]]:
     """Pack whole rows into sequences of at most `max_length` tokens, by first-fit decreasing."""
-    free: list[int] = []
-    filled: list[list[Example]] = []
+    filled: list[list[Example]] = [[] for _ in examples]
+    room = _Room(len(examples), max_length)
     for example in sorted(examples, key=lambda example: len(example.token_ids), reverse=True):
-        length = len(example.token_ids)
-        index = next((i for i, num_free in enumerate(free) if num_free >= length), len(free))
-        if index == len(free):
-            free.append(max_length)
-            filled.append([])
-        free[index] -= length
-        filled[index].append(example)
-    return [tuple(sequence) for sequence in filled]
+        filled[room.take(len(example.token_ids))].append(example)
+    return [tuple(sequence) for sequence in filled if sequence]
+
+
+class _Room:
+    """The free tokens of sequences, in a tree whose inner nodes have the maximum of their two children: a
+    search through all sequences, for each of a million rows, would take hours.
+    """
+
+    def __init__(self, num_sequences: int, max_length: int) -> None:
+        self._num_leaves = 1 << max(0, num_sequences - 1).bit_length()
+        self._most = [max_length] * (2 * self._num_leaves)
+
+    def take(self, length: int) -> int:
+        """Take `length` tokens of the first sequence that has them; returns its number."""
+        most, node = self._most, 1
+        while node < self._num_leaves:
+            node = 2 * node if most[2 * node] >= length else 2 * node + 1
+        sequence = node - self._num_leaves
+        most[node] -= length
+        while node > 1:
+            node //= 2
+            most[node] = max(most[2 * node], most[2 * node + 1])
+        return sequence
 
 
 def plan_batches(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 LOG_FILE = "log.txt"
 POLL_SECONDS = 0.5
+SILENCE_SECONDS = 900.0
+"""Time without a message after which the process counts as hung. It sends one every
+`workers.training.progress.INTERVAL_SECONDS`, however long a step takes.
+"""
 
 
 class TrainingCrashed(RuntimeError):
@@ -38,7 +42,7 @@ def supervise(
     folder: Path,
     is_wanted: Callable[[], bool],
     on_event: Callable[[Message], None],
-    silence_seconds: float = 900.0,
+    silence_seconds: float = SILENCE_SECONDS,
     adapter_folder: Path | None = None,
 ) -> Message | None:
     """Run the process and return its last message; None once `is_wanted` returns false. `adapter_folder`: of

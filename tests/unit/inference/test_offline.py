@@ -50,9 +50,9 @@ def test_answers_are_those_of_a_served_request_and_embed_to_its_states(
     ]
     num_done = 0
 
-    def count() -> None:
+    def count(num_ended: int) -> None:
         nonlocal num_done
-        num_done += 1
+        num_done += num_ended
 
     answers = offline.generate(engine, prompts, llama_adapters[0], count)
     assert num_done == len(answers) == 7
