@@ -8,7 +8,7 @@ from backend.domain.training import Step
 from telemetry import traces
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from celery import Celery, Task
@@ -60,16 +60,30 @@ def create_app(home: Path, broker_url: str = "") -> Celery:
     return app
 
 
-def add_tasks(app: Celery, steps: Steps) -> None:
-    """Add an idempotent task for each topic: messages, which have a job's id, may be delivered twice."""
+def add_tasks(app: Celery, steps: Steps, queues: Collection[str] = ()) -> None:
+    """Add an idempotent task for each topic: messages, which have a job's id, may be delivered twice.
+    `queues`: those that this worker takes messages from.
+    """
     for name in QUEUE_BY_TASK:
 
         def task(self: Task, job_id: str, name: str = name) -> None:
             asked_by = self.request.get(traces.TRACEPARENT)
             with traces.span(f"process {name}", asked_by, job__id=job_id):
-                steps.run(Step(name.partition(".")[2]), job_id)
+                run_task(steps, name, job_id, queues)
 
         app.task(task, name=name, bind=True)
+
+
+def run_task(steps: Steps, task: str, job_id: str, queues: Collection[str]) -> None:
+    """Publish what this worker has before a step that may take hours, in which no other can, and after it."""
+    kind, _, name = task.partition(".")
+    step, publication = Step(name), f"{kind}.{Step.PUBLISH}"
+    publishes = step is not Step.PUBLISH and QUEUE_BY_TASK[publication] in queues
+    if publishes:
+        steps.publish_results(are_imported=kind == "import")
+    steps.run(step, job_id)
+    if publishes:
+        steps.publish_results(are_imported=kind == "import")
 
 
 def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
@@ -79,7 +93,7 @@ def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
     def stop(**_: Any) -> None:
         steps.stop()
 
-    add_tasks(app, steps)
+    add_tasks(app, steps, queues)
     worker_shutting_down.connect(stop)
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
     app.worker_main(["--quiet", "worker", "--pool=solo", f"--queues={','.join(queues)}", *quiet])

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from workers.heartbeat import Heartbeat
 from workers.imported import delete_files, fetch_files
 from workers.training.dataset import write_rows
 from workers.training.disk_full import disk_full_error
+from workers.training.folders import home_id
 from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, ImportSpec, TrainingSpec
 from workers.training.supervise import supervise, training_command
 
@@ -80,6 +82,10 @@ class Steps:
         self._options = options
         self._stopping = threading.Event()
 
+    @cached_property
+    def _home(self) -> str:
+        return home_id(self._options.home)
+
     def stop(self) -> None:
         """Release running work, which is resumed from its last checkpoint."""
         self._stopping.set()
@@ -111,9 +117,17 @@ class Steps:
     def run(self, step: Step, job_id: str) -> None:
         {Step.VALIDATE: self.validate, Step.TRAIN: self.train, Step.PUBLISH: self.publish}[step](job_id)
 
+    def publish_results(self, *, are_imported: bool) -> None:
+        """Publish the results in this worker's home, of jobs or of imports. The messages about them may go to
+        workers of other homes, which leave them alone.
+        """
+        for job_id in self._leases.unpublished(are_imported=are_imported):
+            if not self._stopping.is_set():
+                self.publish(job_id)
+
     def _publish(self, leased: LeasedJob) -> None:
         folder = self._folder(leased.job)
-        if not (folder / ADAPTER).is_dir():
+        if leased.is_result_elsewhere or not (folder / ADAPTER).is_dir():
             self._leases.retry_without_adapter(leased)
             return
         self._base_folder(leased.job)  # fails the job now
@@ -218,7 +232,7 @@ class Steps:
     @contextmanager
     def _lease(self, job_id: str, step: Step) -> Iterator[tuple[LeasedJob, Heartbeat] | None]:
         """Hold the job's lease. A `DomainError` fails the job; `Unavailable` and other errors are retried."""
-        leased = self._leases.acquire(job_id, step)
+        leased = self._leases.acquire(job_id, step, self._home)
         if leased is None:
             yield None
             return

@@ -83,6 +83,13 @@ class TrainingStore:
         )
         return list(self._session.scalars(query.order_by(TrainingJobRow.lease_until).limit(limit)))
 
+    def unpublished(self, *, are_imported: bool) -> list[str]:
+        """Ids of unfinished jobs that have a result, or of such imports, the oldest first."""
+        row = TrainingJobRow
+        query = select(row.id).where(row.state == JobState.RUNNING, row.adapter_digest.is_not(None))
+        query = query.where(row.imported_adapter.is_not(None) == are_imported)
+        return list(self._session.scalars(query.order_by(row.created_at, row.id)))
+
     def of_adapters(self, digests: Collection[Hash32]) -> dict[Hash32, list[TrainingJob]]:
         """Jobs that succeeded, by the digest of their adapter; of each the oldest first."""
         row = TrainingJobRow

@@ -1,9 +1,11 @@
-"""Locks and removes job folders. Loads no torch."""
+"""Names the folder of job folders, and locks and removes them. Loads no torch."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
+import secrets
 import shutil
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.errors import NotFound
 from backend.services.train.transitions import utc_now
+from workers.training.spec import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from backend.domain.training import TrainingJob
 
 LOCK_FILE = "lock"
+ID_FILE = "id.json"
 RETENTION = timedelta(hours=1)
 """How long the folder of a finished job is retained, so that its log can be read."""
 log = logging.getLogger(__name__)
@@ -29,6 +33,20 @@ class Jobs(Protocol):
     def get(self, job_id: str, /) -> TrainingJob:
         """Errors: `NotFound`."""
         ...
+
+
+def home_id(home: Path) -> str:
+    """The id of the folder that has the job folders, drawn at its first use. Workers that share the folder
+    find each other's results there, and have the same id.
+    """
+    file = home / ID_FILE
+    if not file.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        with lock_folder(home):
+            if not file.exists():  # else another worker was first
+                write_json(file, secrets.token_hex(8))
+    found: str = json.loads(file.read_bytes())
+    return found
 
 
 @contextmanager

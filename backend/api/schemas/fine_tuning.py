@@ -32,6 +32,7 @@ MESSAGES = {
     "checkpoint": "Saved a checkpoint at step {step}.",
     "working": "{stage}: {done} of {total}.",
     "eval": "Loss of the {model} model on held-out rows: {loss:.4f}.",
+    "result": "The adapter is ready to be published.",
     "retry": "{message}",
     "failed": "{message}",
     "screening": "{message}",

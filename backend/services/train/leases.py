@@ -2,6 +2,9 @@
 
 The database has the leases; messages of the broker only wake workers. A worker renews its lease while it
 works. Every write checks the lease, so a worker that lost it cannot change the job.
+
+The result of training lies in the home of the worker that trained, the folder of its jobs, which other
+machines need not have. The event `result` names this home. Only its workers publish the result.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from backend.domain.errors import Conflict
 from backend.domain.training import (
     RESTING,
     Dataset,
+    JobEvent,
     JobState,
     Lease,
     Step,
@@ -27,6 +31,7 @@ from backend.services.train.transitions import enqueue, fail, finish, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Cid
@@ -35,6 +40,10 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 5
 """Attempts of a step after which the job fails: such a step may crash its workers."""
+RESULT_WAIT = timedelta(hours=24)
+"""How long a result waits for a worker of its home before the job is trained again: such a worker may be busy
+with another job's step, or its machine be down.
+"""
 _COVER_BY_STEP = {Step.TRAIN: uncovered_payment, Step.PUBLISH: uncovered_charge}
 """What the job's channel must cover for a step to start."""
 
@@ -50,12 +59,15 @@ class LeaseLost(Conflict):
 @dataclass(frozen=True, slots=True)
 class LeasedJob:
     """A job that this process works on; `owner` is unique per lease. `furthest_step`: of the checkpoints that
-    earlier leases reached.
+    earlier leases reached. `home`: id of the folder in which this process keeps results.
     """
 
     job: TrainingJob
     owner: str
     furthest_step: int = 0
+    home: str = ""
+    is_result_elsewhere: bool = False
+    """Whether the result lies in another home, for whose workers it has waited long enough."""
 
 
 class Leases:
@@ -73,8 +85,10 @@ class Leases:
         self._term = timedelta(seconds=seconds)
         self.heartbeat_seconds = min(2.0, seconds / 5)
 
-    def acquire(self, job_id: str, step: Step) -> LeasedJob | None:
-        """Start a step. None if it is done, another worker holds it, or the job fails here."""
+    def acquire(self, job_id: str, step: Step, home: str = "") -> LeasedJob | None:
+        """Start a step. None if it is done, another worker holds it, its result waits for a worker of another
+        `home`, or the job fails here.
+        """
         now = self._clock()
         with self._db.begin() as tx:
             job = tx.training.locked(job_id)
@@ -83,6 +97,10 @@ class Leases:
             if job.lease.attempt >= MAX_ATTEMPTS:
                 fail(tx, job, _attempts_exhausted(step), now)
                 return None
+            result = _results(tx, job)[-1:] if step is Step.PUBLISH else []
+            is_elsewhere = any(event.data["home"] != home for event in result)
+            if is_elsewhere and now - result[0].at < RESULT_WAIT:
+                return None  # the job is offered again, as if the message had been lost
             uncovered = _COVER_BY_STEP.get(step)
             if uncovered is not None and (error := uncovered(tx, job, now)) is not None:
                 fail(tx, job, {"code": error.code, "message": error.message, **error.details}, now)
@@ -94,7 +112,12 @@ class Leases:
             data = {"state": state.value, "step": step.value, "attempt": attempt}
             tx.training.add_event(job.id, "state", data, now)
             furthest_step = tx.training.furthest_step(job.id)
-        return LeasedJob(job, owner, furthest_step)
+        return LeasedJob(job, owner, furthest_step, home, is_elsewhere)
+
+    def unpublished(self, *, are_imported: bool) -> list[str]:
+        """Ids of unfinished jobs, or of imports, that have a result, the oldest first."""
+        with self._db.read() as tx:
+            return tx.training.unpublished(are_imported=are_imported)
 
     def renew(self, leased: LeasedJob) -> bool:
         """Extend the lease. False if it is lost: the worker must stop at once."""
@@ -147,20 +170,29 @@ class Leases:
         """An imported adapter is valid: queue its publication."""
         now = self._clock()
         with self._locked(leased) as (tx, job):
+            _record_result(tx, leased, now)
             enqueue(tx, replace(job, state=JobState.RUNNING, result=result), now)
             tx.training.add_event(job.id, "state", {"state": JobState.RUNNING.value}, now)
 
     def complete_training(self, leased: LeasedJob, result: TrainingResult) -> None:
+        now = self._clock()
         with self._locked(leased) as (tx, job):
-            enqueue(tx, replace(job, result=result), self._clock())
+            _record_result(tx, leased, now)
+            enqueue(tx, replace(job, result=result), now)
 
     def retry_without_adapter(self, leased: LeasedJob) -> None:
-        """Leave publication to the worker that has the adapter's folder; after `MAX_ATTEMPTS` train again."""
-        if leased.job.lease.attempt < MAX_ATTEMPTS:
+        """Look for the adapter's folder again later, in case it cannot be read at present. After
+        `MAX_ATTEMPTS`, or if it lies in another home, train again; fail the job after as many results.
+        """
+        if leased.job.lease.attempt < MAX_ATTEMPTS and not leased.is_result_elsewhere:
             self.release(leased, "this worker does not have the adapter's folder")
             return
         now = self._clock()
         with self._locked(leased) as (tx, job):
+            if len(_results(tx, job)) >= MAX_ATTEMPTS:
+                message = f"the adapter's folder was lost {MAX_ATTEMPTS} times"
+                fail(tx, job, {"code": "given_up", "message": message}, now)
+                return
             lost = {"message": "the adapter's folder is lost: starting again", "attempt": job.lease.attempt}
             tx.training.add_event(job.id, "retry", lost, now)
             state = JobState.QUEUED if job.imported is None else JobState.VALIDATING
@@ -198,6 +230,15 @@ class Leases:
             if job is None or job.is_over or job.lease.owner != leased.owner:
                 raise LeaseLost(f"another worker holds {leased.job.id}, or it was cancelled", param="job_id")
             yield tx, job
+
+
+def _record_result(tx: UnitOfWork, leased: LeasedJob, now: datetime) -> None:
+    tx.training.add_event(leased.job.id, "result", {"home": leased.home}, now)
+
+
+def _results(tx: UnitOfWork, job: TrainingJob) -> list[JobEvent]:
+    """Where the results of the job were written, the newest last; none by a version without this event."""
+    return tx.training.events(job.id, 0, None, {"result"})
 
 
 def _check_rows(tx: UnitOfWork, job: TrainingJob, dataset: Dataset) -> None:

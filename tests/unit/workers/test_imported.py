@@ -59,7 +59,7 @@ def test_an_import_survives_the_loss_of_a_worker(harness: StepsHarness, moment: 
     job = harness.create_import()
     for step in (Step.VALIDATE, Step.PUBLISH):
         if step is moment:
-            assert harness.leases.acquire(job.id, step) is not None
+            assert harness.leases.acquire(job.id, step, home_id(harness.folder)) is not None
             harness.run(job.id, step)
             assert harness.imports.get(job.id).step is step
             harness.jobs.wait(31)

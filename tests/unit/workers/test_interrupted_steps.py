@@ -65,7 +65,8 @@ def test_a_worker_that_vanished_in_any_step_is_succeeded_when_its_lease_is_past(
     job = harness.jobs.job()
     for step in Step:
         if step is moment:
-            assert harness.leases.acquire(job.id, step) is not None  # and then nothing more is heard of it
+            held = harness.leases.acquire(job.id, step, home_id(harness.folder))
+            assert held is not None  # and then nothing more is heard of it
             harness.run(job.id, step)
             assert harness.jobs.training.get(job.id).step is step
             harness.jobs.wait(31)
