@@ -9,6 +9,7 @@ from backend.domain.training import JobState, Step
 from backend.services.train.leases import MAX_ATTEMPTS
 from tests.unit.workers.steps_harness import ADAPTER_FILES, CID, StepsHarness
 from tests.unit.workers.support import CREATOR, RESULT
+from workers.training.folders import home_id
 from workers.training.spec import UPLOADED, ImportSpec
 
 

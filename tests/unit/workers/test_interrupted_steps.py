@@ -12,6 +12,7 @@ from backend.domain.training import JobState, Step
 from backend.services.train.leases import MAX_ATTEMPTS, Leases
 from tests.unit.workers.steps_harness import DONE, StepsHarness, state
 from tests.unit.workers.support import CREATOR
+from workers.training.folders import home_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -66,7 +66,8 @@ def test_a_job_passes_through_all_its_states(harness: JobHarness) -> None:
         "training.publish",
     ]
     kinds = [event.kind for event in harness.events(job)]
-    assert kinds == ["state", "state", "dataset", "state", "state", "progress", "state", "published", "state"]
+    middle = ["dataset", "state", "state", "progress", "result", "state"]
+    assert kinds == ["state", "state", *middle, "published", "state"]
     assert [event.seq for event in harness.events(job)] == list(range(1, 10))
     assert [event.seq for event in harness.training.events(job.id, after=7)] == [8, 9]
 
