@@ -200,7 +200,8 @@ class Settings(BaseSettings):
     """Longest time from a batch's first receipt to its commit. Unset: 600, and 5 on the local network (chain
     31337)."""
     batch_receipts: int = Field(default=10_000, ge=1)
-    """Most receipts of a batch; it is committed at once when that many are pending."""
+    """Most receipts of a batch; it is committed at once when that many are pending. A batch also
+    holds at most 500,000 entries, of which an answer has up to 1,036."""
     min_collected: int | None = Field(default=None, ge=0)
     """Least that a channel owes when a batch collects from it, in units of the payment token, of which a
     dollar has 1000000: a collection costs the same gas for any amount. A channel that owes less is collected

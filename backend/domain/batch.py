@@ -19,15 +19,20 @@ from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash, words
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, Opening, SumTree
 from backend.domain.rules import BadReceipt, Rules
+from backend.domain.split import MAX_SHARES, MAX_SLICES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from backend.domain.parameters import ParameterSet
-    from backend.domain.receipt import SignedReceipt
+    from backend.domain.receipt import SignedReceipt, Slice
 
 MAX_SPANS = 256
 SPAN_BYTES = 80
+OTHER_PARTS = 3
+"""Parts of a slice's charge besides the contributors': fee, operator and creator."""
+MAX_RECEIPT_ENTRIES = MAX_SLICES * (OTHER_PARTS + MAX_SHARES)
+"""Most entries of one receipt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +319,11 @@ def entries_of(
     packed = bytes(keys)
     leaves = ((packed[i * KEY_BYTES : (i + 1) * KEY_BYTES], value) for i, value in enumerate(values))
     return Entries(packed, SumTree(ENTRIES_TAG, leaves), sums)
+
+
+def most_entries(slices: Iterable[Slice]) -> int:
+    """Entries of a receipt with these slices if no part is zero."""
+    return sum(OTHER_PARTS + max(1, len(slice_.shares)) for slice_ in slices)
 
 
 def add_earnings(balances: Mapping[Account, int], earned: Mapping[Account, int]) -> dict[Account, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from backend.domain.batch import MAX_SPANS
+from backend.domain.batch import MAX_SPANS, most_entries
 from backend.domain.hashing import to_bytes
 from backend.domain.money import in_dollars
 from backend.domain.voucher import SignedVoucher, Voucher
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from backend.services.settle.pace import BatchLimits
     from backend.services.settle.validate import Validator
 
+PAGE = 100
+"""Receipts read at a time: one takes up to 120 KiB, and the batch may have room for few of a channel's."""
 _NO_VOUCHER = "no voucher and no held session key covers its next receipt"
 
 
@@ -111,16 +113,11 @@ class Selection:
     authority: Authority
     receipts: tuple[SignedReceipt, ...]
     reason: str
-    """Why the next receipt was not selected; empty if all were."""
+    """Why the next receipt was not selected; empty if all were, or as many as the limits allow."""
 
     @property
     def until(self) -> int:
         return self.receipts[-1].receipt.cumulative if self.receipts else -1
-
-    @property
-    def amount(self) -> int:
-        """Micro-units that are collected."""
-        return sum(signed.receipt.charge for signed in self.receipts)
 
     def collection(self, span: Span, vault: TypedDomain) -> dict[str, Any]:
         """The vault's `Collection`."""
@@ -160,7 +157,7 @@ def select(
     selections: dict[ChannelId, Selection] = {}
     skipped: dict[ChannelId, str] = {}
     for backlog in backlogs:
-        if limits.receipts <= 0 or len(selections) == MAX_SPANS:
+        if limits.is_full or len(selections) == MAX_SPANS:
             break
         channel = tx.chain.channel(backlog.channel_id)
         if channel is None:
@@ -177,7 +174,7 @@ def select(
             skipped[backlog.channel_id] = selection.reason
         if selection.receipts:
             selections[backlog.channel_id] = selection
-            limits = limits.without(len(selection.receipts), selection.amount)
+            limits = limits.without(selection.receipts)
     return selections, skipped
 
 
@@ -234,17 +231,25 @@ class _ChannelReceipts:
     def select(self, authority: Authority) -> Selection:
         start = cumulative = self.start(authority)
         selected: list[SignedReceipt] = []
-        reason = ""
-        for signed in self.tx.receipts.unsettled(self.channel.id, start, self.limits.receipts):
+        num_entries, reason = 0, ""
+        for signed in self._unsettled(start):
             if self._is_waived(signed, cumulative, selected, authority):
                 start = cumulative = signed.receipt.cumulative
                 continue
+            num_entries += most_entries(signed.slices)
+            if len(selected) == self.limits.receipts or num_entries > self.limits.entries:
+                break
             reason = self._rejection(signed, cumulative, start, authority.ceiling)
             if reason:
                 break
             selected.append(signed)
             cumulative = signed.receipt.cumulative
         return Selection(self.channel, authority, tuple(selected), reason)
+
+    def _unsettled(self, after: int) -> Iterator[SignedReceipt]:
+        while page := self.tx.receipts.unsettled(self.channel.id, after, PAGE):
+            yield from page
+            after = page[-1].receipt.cumulative
 
     def _is_waived(
         self, signed: SignedReceipt, cumulative: int, selected: Sequence[SignedReceipt], authority: Authority

@@ -280,7 +280,7 @@ class Settler:
         validator = Validator(self.operator, tx.chain, self.recover, self.settlement, restrictions, now)
         covered = amount_covered(self.chain, self.operator, terms.stake_cover_ppm)
         UNCOVERED_UNITS.set(max(0, sum(backlog.amount for backlog in backlogs) - covered))
-        limits = BatchLimits(self.pace.receipts, covered, now - self.thaw_seconds)
+        limits = BatchLimits(self.pace.receipts, self.pace.entries, covered, now - self.thaw_seconds)
         selections, skipped = select(tx, backlogs, ledger, validator, self.keys, limits)
         return self._build(tx, ledger, terms, selections, skipped), skipped
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.batch import CommitTerms, OperatorLedger, build, spans_hash
+from backend.domain.batch import CommitTerms, OperatorLedger, build, most_entries, spans_hash
 from backend.domain.entries import entry_key
 from backend.domain.errors import NotFound
 from backend.domain.hashing import attribution_hash, receipt_id, slices_hash, to_bytes
@@ -51,6 +51,16 @@ def test_every_micro_unit_is_covered_by_exactly_one_receipt(seed: int, count: in
         assert at == span.until
         offset += span.amount
     assert offset == batch.total
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.integers(1, 30))
+def test_a_batch_has_no_more_entries_than_its_receipts_may_have(seed: int, count: int) -> None:
+    market = Market(seed)
+    batch, rules = market.batch(market.receipts(count)), Rules(market)
+    earnings = [rules.earnings(s, rules.charges(s), batch.operator, market.terms) for s in batch.receipts]
+    num_zero = sum(amount == 0 for slices in earnings for parts in slices for _, amount in parts)
+    assert batch.entries_tree.count + num_zero == sum(most_entries(s.slices) for s in batch.receipts)
 
 
 @settings(max_examples=40, deadline=None)

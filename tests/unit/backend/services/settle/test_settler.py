@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from backend.db.tables.transactions import TransactionRow
-from backend.domain.batch import Header
+from backend.domain.batch import MAX_RECEIPT_ENTRIES, Header
 from backend.services.audit.auditor import WrongBatch
 from backend.services.settle.pace import PATIENCE_SECONDS, Pace
 from backend.services.settle.settler import Step
@@ -134,6 +134,16 @@ def test_a_batch_has_at_most_the_receipts_of_its_pace(harness: SettlementHarness
     harness.mine()
     assert len(settled(harness)) == 3
     settle(harness)
+    assert_all_settled(harness, receipts)
+
+
+def test_what_exceeds_a_batchs_entries_comes_with_the_next(harness: SettlementHarness) -> None:
+    receipts = [harness.serve(channel) for channel in harness.market.channels]
+    settler = harness.settler(pace=Pace(5, 100, entries=MAX_RECEIPT_ENTRIES))
+    for number in range(1, len(receipts) + 1):
+        assert settler.run_once().number == number
+        harness.mine()
+        assert len(settled(harness)) == number
     assert_all_settled(harness, receipts)
 
 
