@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from backend.domain.hashing import to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from backend.db.unit_of_work import UnitOfWork
     from backend.domain.hashing import TypedDomain
@@ -25,10 +25,15 @@ log = logging.getLogger(__name__)
 REGISTRY, RETIRE = "OperatorRegistry", "retireReceiptKey"
 
 
+def retired_keys(view: ChainView, operator: Account) -> Mapping[Account, int]:
+    """The operator's retired receipt keys, each with the unix second of its retirement."""
+    known = view.operator(operator)
+    return {} if known is None else known.retired
+
+
 def pending_retirement(tx: UnitOfWork, operator: Account) -> str:
     """Why nothing may be committed now: a retirement that is queued or sent and not indexed; else empty."""
-    known = tx.chain.operator(operator)
-    retired = () if known is None else known.retired
+    retired = retired_keys(tx.chain, operator)
     for sent in tx.transactions.not_failed(operator, REGISTRY, RETIRE):
         if sent.args[0] not in retired:
             return f"receipt key {sent.args[0]} is being retired by transaction {sent.id}"

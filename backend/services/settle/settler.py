@@ -37,7 +37,12 @@ from backend.metrics import UNCOVERED_UNITS
 from backend.services.channels.charges import sign_overdue
 from backend.services.settle.convictions import Convictions, receipts_of
 from backend.services.settle.pace import BatchLimits, Pace, amount_covered
-from backend.services.settle.retired_keys import pending_retirement, recent_retirement, sign_again
+from backend.services.settle.retired_keys import (
+    pending_retirement,
+    recent_retirement,
+    retired_keys,
+    sign_again,
+)
 from backend.services.settle.select import Selection, select
 from backend.services.settle.status import adopt, next_due, outstanding_refunds, unrecorded, update_records
 from backend.services.settle.validate import Validator
@@ -113,6 +118,8 @@ class Candidate:
     """Digest of the folder's CID."""
     arguments: tuple[Any, ...]
     """Arguments of `Settlement.commit`."""
+    retired: Mapping[Account, int]
+    """Receipt keys that were retired when the batch was built; it has no signature of them."""
 
 
 @dataclass(frozen=True)
@@ -308,7 +315,7 @@ class Settler:
             receipts = [signed for channel in sorted(selections) for signed in selections[channel].receipts]
             try:
                 batch = build(self.operator, ledger, terms, receipts, rules)
-                candidate = self._prepare(batch, selections)
+                candidate = self._prepare(tx.chain, batch, selections)
             except Reverted as refused:
                 if refused.error in _BATCH_REVERTS:
                     return Progress(Step.REFUSED, ledger.number + 1, str(refused), skipped)
@@ -320,19 +327,25 @@ class Settler:
                 return candidate
         return Progress(Step.IDLE, skipped=skipped)
 
-    def _prepare(self, batch: Batch, selections: Mapping[ChannelId, Selection]) -> Candidate:
+    def _prepare(self, view: ChainView, batch: Batch, selections: Mapping[ChannelId, Selection]) -> Candidate:
         """Encode the batch and simulate its commit. Errors: `Reverted`."""
         name = BatchName(self.settlement.chain_id, self.settlement.contract, self.operator, batch.number)
         files = {FILE_NAME: encode(name, batch.receipts)}
         digest = cid_digest(self.blobs.folder_cid(files))
         collections = [selections[span.channel_id].collection(span, self.vault) for span in batch.spans]
-        candidate = Candidate(batch, files, digest, (_commitment(batch, digest), collections))
+        arguments, retired = (_commitment(batch, digest), collections), retired_keys(view, self.operator)
+        candidate = Candidate(batch, files, digest, arguments, retired)
         self.chain.prepare("Settlement", "commit", *candidate.arguments, sender=self.operator)
         return candidate
 
     def _commit(self, candidate: Candidate) -> bool:
-        """Publish the data, enqueue the commit, assign the receipts; False if another settler was faster."""
+        """Publish the data, enqueue the commit, assign the receipts; False if another settler was faster, or
+        a receipt key was retired since the batch was built: the next run builds another.
+        """
         self.blobs.add_folder(candidate.files)
+        with self.db.read() as tx:
+            if recent_retirement(self.chain, tx.chain, self.operator):
+                return False
         ids = [receipt_id(signed.receipt) for signed in candidate.batch.receipts]
         number = candidate.batch.number
         with self.db.begin() as tx:
@@ -341,6 +354,9 @@ class Settler:
                 return False
             tx.transactions.lock_lane(self.operator)  # no retirement is queued before this commit is
             if pending_retirement(tx, self.operator):
+                return False
+            # An indexed retirement is not pending any more, yet the batch may have the key's signatures.
+            if retired_keys(tx.chain, self.operator) != candidate.retired:
                 return False
             lost = tx.batches.get(self.operator, number)
             # Another settler in the same state computes the same key: one of the two fails with `Conflict`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -119,6 +119,33 @@ def test_nothing_is_committed_before_a_mined_retirement_is_indexed(harness: Sett
     harness.mine()
     harness.chain.retired, harness.chain.unindexed = {}, harness.chain.retired
     assert harness.settler().run_once(is_forced=True).step is Step.RETIRING
+
+
+@pytest.mark.parametrize("is_indexed", [True, False])
+@pytest.mark.parametrize("is_queued_here", [True, False])
+def test_a_batch_is_not_committed_if_a_key_is_retired_while_it_is_published(
+    harness: SettlementHarness, *, is_queued_here: bool, is_indexed: bool
+) -> None:
+    receipts = [harness.serve() for _ in range(3)]
+
+    class RetiresMeanwhile:
+        def __getattr__(self, name: str) -> Any:
+            if name == "add_folder":
+                if is_queued_here:
+                    queue_retirement(harness)
+                    harness.mine()
+                retire(harness)
+                if not is_indexed:
+                    harness.chain.retired, harness.chain.unindexed = {}, harness.chain.retired
+            return getattr(harness.blobs, name)
+
+    assert harness.settler(blobs=RetiresMeanwhile()).run_once(is_forced=True).step is Step.WAITING
+    assert (harness.mine(), harness.chain.committed) == (0, [])
+    harness.chain.retired |= harness.chain.unindexed
+    settler(harness).run_once(is_forced=True)
+    harness.mine()
+    assert_all_settled(harness, receipts)
+    assert {signer_of(harness, signed) for signed in settled(harness)} == {NEXT.account}
 
 
 def test_a_retirement_that_another_installation_sent_is_seen_before_it_is_indexed(
