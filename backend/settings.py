@@ -205,8 +205,8 @@ class Settings(BaseSettings):
     min_collected: int | None = Field(default=None, ge=0)
     """Least that a channel owes when a batch collects from it, in units of the payment token, of which a
     dollar has 1000000: a collection costs the same gas for any amount. A channel that owes less is collected
-    from once its oldest receipt is a day old. Unset: 100000, which is 0.10 dollars, and 0 on the local
-    network (chain 31337)."""
+    from within a day, and a batch that collects less than eight times as much is committed three hours after
+    the last one. Unset: 100000, which is 0.10 dollars, and 0 on the local network (chain 31337)."""
     relay_budget: int | None = Field(default=None, ge=0)
     """Most that transactions which the operator sends for others may cost in 24 hours, in gwei of the chain's
     coin: their gas limits at the present price of gas. One account may use a tenth. Unset: 100000000, which

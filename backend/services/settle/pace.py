@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import MAX_RECEIPT_ENTRIES, most_entries
+from backend.domain.batch import MAX_RECEIPT_ENTRIES, MAX_SPANS, most_entries
 from backend.domain.money import most_covered
 
 if TYPE_CHECKING:
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from backend.ports.chain import Chain
 
 PATIENCE_SECONDS = 86_400
-"""Age of the oldest receipt at which a batch collects from a channel that owes less than the least amount;
+"""Age of the oldest receipt by which a batch collects from a channel that owes less than the least amount;
 less if `1 / PARTS_OF_THAW` of the vault's thaw is shorter.
 """
 PARTS_OF_THAW = 8
+PARTS_OF_PATIENCE = 8
+"""Most batches that are not worth their gas in the time of the patience."""
+COLLECTIONS_OF_BATCH = 8
+"""Gas of a batch's commit and finalisation, in collections: (89,737 + 49,208) / 18,915, rounded up."""
 BATCH_ENTRIES = 500_000
 """Most entries of a batch, by `most_entries`: what limits the memory of all who build it. With 482 receipts
 that have the longest lists the receipts take 55 MiB and `build` 150 MiB more. `watch`, which holds
@@ -33,8 +37,9 @@ class Pace:
     """A batch is due once a receipt is `seconds` old or `receipts` are unsettled, which is also its limit.
     Further ones, and those with more than `entries`, come with the next batches.
 
-    It leaves out channels that owe less than `min_amount` micro-units, until their oldest receipt is a day
-    old: the gas of a collection does not depend on its amount, and anyone can pay for tiny answers.
+    The gas of a batch and of a collection does not depend on its amount, and anyone can pay for tiny answers.
+    So a batch leaves out channels that owe less than `min_amount` micro-units until seven eighths of the
+    patience are over, and one that is not worth its gas follows the last one after the other eighth.
     """
 
     seconds: float
@@ -42,13 +47,38 @@ class Pace:
     min_amount: int = 0
     entries: int = BATCH_ENTRIES
 
-    def due(self, backlogs: Sequence[Backlog], now: int, thaw_seconds: int) -> list[Backlog]:
-        """The channels to collect from; none while no batch is due."""
-        patience = min(PATIENCE_SECONDS, thaw_seconds // PARTS_OF_THAW)
-        worth = [b for b in backlogs if b.amount >= self.min_amount or now - b.oldest_served_at >= patience]
-        is_full = sum(backlog.num_receipts for backlog in worth) >= self.receipts
-        is_due = is_full or any(now - backlog.oldest_served_at >= self.seconds for backlog in worth)
-        return worth if is_due else []
+    def rest_seconds(self, thaw_seconds: int) -> int:
+        """Seconds from the last batch to one that is not worth its gas."""
+        return _patience(thaw_seconds) // PARTS_OF_PATIENCE
+
+    def due(
+        self, backlogs: Sequence[Backlog], now: int, thaw_seconds: int, *, has_rested: bool
+    ) -> list[Backlog]:
+        """The channels to collect from; none while no batch is due. `has_rested`: whether `rest_seconds` have
+        passed since the last batch. Otherwise the selected receipts must be worth it too.
+        """
+        latest = now - _patience(thaw_seconds) + self.rest_seconds(thaw_seconds)
+        chosen = [b for b in backlogs if b.amount >= self.min_amount or b.oldest_served_at <= latest]
+        num_receipts, amount = sum(b.num_receipts for b in chosen), sum(b.amount for b in chosen)
+        is_full = num_receipts >= self.receipts
+        is_due = is_full or any(now - backlog.oldest_served_at >= self.seconds for backlog in chosen)
+        may_fill = is_full or num_receipts * MAX_RECEIPT_ENTRIES > self.entries - MAX_RECEIPT_ENTRIES
+        may_be_worth = has_rested or self.is_worth(amount, len(chosen), is_full=may_fill)
+        return chosen if is_due and may_be_worth else []
+
+    def is_worth(self, amount: int, num_channels: int, *, is_full: bool) -> bool:
+        """Whether a batch that collects `amount` micro-units from so many channels is worth its gas.
+
+        A full one gains nothing by waiting, so that it needs less; and beside the collections from as many
+        channels as it can hold its own gas is small.
+        """
+        most_channels = min(MAX_SPANS, self.receipts)
+        least = self.min_amount * (1 if is_full else COLLECTIONS_OF_BATCH)
+        return num_channels >= most_channels or amount >= least
+
+
+def _patience(thaw_seconds: int) -> int:
+    return min(PATIENCE_SECONDS, thaw_seconds // PARTS_OF_THAW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +100,32 @@ class BatchLimits:
 
     def without(self, selected: Sequence[SignedReceipt]) -> BatchLimits:
         """What is left after these receipts."""
+        return self._changed(selected, -1)
+
+    def with_again(self, selected: Sequence[SignedReceipt]) -> BatchLimits:
+        """What was left before these receipts."""
+        return self._changed(selected, 1)
+
+    def share(self, num_channels: int) -> BatchLimits:
+        """A channel's share of the receipts and entries; at least one receipt."""
         return replace(
             self,
-            receipts=self.receipts - len(selected),
-            entries=self.entries - sum(most_entries(signed.slices) for signed in selected),
-            amount=self.amount - sum(signed.receipt.charge for signed in selected),
+            receipts=max(1, self.receipts // num_channels),
+            entries=max(MAX_RECEIPT_ENTRIES, self.entries // num_channels),
+        )
+
+    def within(self, share: BatchLimits) -> BatchLimits:
+        """As much of `share` as is left."""
+        return replace(
+            self, receipts=min(self.receipts, share.receipts), entries=min(self.entries, share.entries)
+        )
+
+    def _changed(self, selected: Sequence[SignedReceipt], sign: int) -> BatchLimits:
+        return replace(
+            self,
+            receipts=self.receipts + sign * len(selected),
+            entries=self.entries + sign * sum(most_entries(signed.slices) for signed in selected),
+            amount=self.amount + sign * sum(signed.receipt.charge for signed in selected),
         )
 
 

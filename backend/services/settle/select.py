@@ -114,6 +114,8 @@ class Selection:
     receipts: tuple[SignedReceipt, ...]
     reason: str
     """Why the next receipt was not selected; empty if all were, or as many as the limits allow."""
+    is_cut: bool
+    """Whether the next receipt was not selected because of the limits of receipts or entries."""
 
     @property
     def until(self) -> int:
@@ -153,9 +155,12 @@ def select(
     channels that are left out.
 
     A channel of which the stake covers nothing is left out, so that one large charge never blocks the others.
+    Each channel gets its share of the receipts and entries first, so that one with many never blocks the
+    others either, and what is left goes to those that have more.
     """
     selections: dict[ChannelId, Selection] = {}
     skipped: dict[ChannelId, str] = {}
+    share = limits.share(min(max(1, len(backlogs)), MAX_SPANS))
     for backlog in backlogs:
         if limits.is_full or len(selections) == MAX_SPANS:
             break
@@ -163,10 +168,7 @@ def select(
         if channel is None:
             skipped[backlog.channel_id] = "the channel is not indexed"
             continue
-        before = ledger.collected.get(channel.id, 0)
-        found = _authorities(tx, channel, keys, limits.keys_since)
-        usable = (authority for authority in found if authority.ceiling > before)
-        selection = _best(_ChannelReceipts(tx, channel, before, validator, limits), usable)
+        selection = _select_from(channel, tx, ledger, validator, keys, limits.within(share))
         if selection is None:
             skipped[backlog.channel_id] = _NO_VOUCHER
             continue
@@ -175,7 +177,31 @@ def select(
         if selection.receipts:
             selections[backlog.channel_id] = selection
             limits = limits.without(selection.receipts)
+    for first in [selection for selection in selections.values() if selection.is_cut]:
+        if limits.is_full:
+            break
+        limits = limits.with_again(first.receipts)
+        selection = _select_from(first.channel, tx, ledger, validator, keys, limits) or first
+        if selection.reason:
+            skipped[first.channel.id] = selection.reason
+        selections[first.channel.id] = selection
+        limits = limits.without(selection.receipts)
     return selections, skipped
+
+
+def _select_from(
+    channel: Channel,
+    tx: UnitOfWork,
+    ledger: OperatorLedger,
+    validator: Validator,
+    keys: SessionKeys,
+    limits: BatchLimits,
+) -> Selection | None:
+    """Select receipts of one channel; None without an authority to collect them."""
+    before = ledger.collected.get(channel.id, 0)
+    found = _authorities(tx, channel, keys, limits.keys_since)
+    usable = (authority for authority in found if authority.ceiling > before)
+    return _best(_ChannelReceipts(tx, channel, before, validator, limits), usable)
 
 
 def _best(receipts: _ChannelReceipts, authorities: Iterable[Authority]) -> Selection | None:
@@ -231,20 +257,21 @@ class _ChannelReceipts:
     def select(self, authority: Authority) -> Selection:
         start = cumulative = self.start(authority)
         selected: list[SignedReceipt] = []
-        num_entries, reason = 0, ""
+        num_entries, reason, is_cut = 0, "", False
         for signed in self._unsettled(start):
             if self._is_waived(signed, cumulative, selected, authority):
                 start = cumulative = signed.receipt.cumulative
                 continue
             num_entries += most_entries(signed.slices)
-            if len(selected) == self.limits.receipts or num_entries > self.limits.entries:
+            is_cut = len(selected) == self.limits.receipts or num_entries > self.limits.entries
+            if is_cut:
                 break
             reason = self._rejection(signed, cumulative, start, authority.ceiling)
             if reason:
                 break
             selected.append(signed)
             cumulative = signed.receipt.cumulative
-        return Selection(self.channel, authority, tuple(selected), reason)
+        return Selection(self.channel, authority, tuple(selected), reason, is_cut)
 
     def _unsettled(self, after: int) -> Iterator[SignedReceipt]:
         while page := self.tx.receipts.unsettled(self.channel.id, after, PAGE):

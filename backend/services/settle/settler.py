@@ -175,14 +175,22 @@ class Settler:
             if reason := pending_retirement(tx, self.operator):
                 return Progress(Step.RETIRING, reason=reason)
             backlogs = tx.receipts.backlogs(self.operator)
-            due = backlogs if is_forced else self.pace.due(backlogs, self.clock(), self.thaw_seconds)
+            has_rested = is_forced or self._has_rested(batches)
+            due = backlogs
+            if not is_forced:
+                due = self.pace.due(backlogs, self.clock(), self.thaw_seconds, has_rested=has_rested)
             if not due:
                 return Progress(Step.IDLE)
-            candidate, skipped = self._next(tx, ledger, due)
+            candidate, skipped = self._next(tx, ledger, due, has_rested=has_rested)
         if isinstance(candidate, Progress):
             return candidate
         step = Step.COMMITTING if self._commit(candidate) else Step.WAITING
         return Progress(step, candidate.batch.number, skipped=skipped)
+
+    def _has_rested(self, batches: Sequence[CommittedBatch]) -> bool:
+        """Whether a batch that is not worth its gas may follow these."""
+        last = max((int(batch.header["committedAt"]) for batch in batches), default=0)
+        return self.clock() - last >= self.pace.rest_seconds(self.thaw_seconds)
 
     def _sign_overdue(self, now: int) -> None:
         """Sign overdue receipts of charges whose process ended before it signed them, so that they can be
@@ -272,7 +280,7 @@ class Settler:
                 log.info("batch %d is valid, with %d of our receipts", batch.number, adopt(tx, batch, ids))
 
     def _next(
-        self, tx: UnitOfWork, ledger: OperatorLedger, backlogs: Sequence[Backlog]
+        self, tx: UnitOfWork, ledger: OperatorLedger, backlogs: Sequence[Backlog], *, has_rested: bool
     ) -> tuple[Candidate | Progress, dict[ChannelId, str]]:
         """The next batch to commit, and the channels left out with the reasons."""
         if reason := recent_retirement(self.chain, tx.chain, self.operator):
@@ -289,6 +297,10 @@ class Settler:
         UNCOVERED_UNITS.set(max(0, sum(backlog.amount for backlog in backlogs) - covered))
         limits = BatchLimits(self.pace.receipts, self.pace.entries, covered, now - self.thaw_seconds)
         selections, skipped = select(tx, backlogs, ledger, validator, self.keys, limits)
+        left = limits.without([signed for found in selections.values() for signed in found.receipts])
+        amount = limits.amount - left.amount
+        if not has_rested and not self.pace.is_worth(amount, len(selections), is_full=left.is_full):
+            return Progress(Step.IDLE, skipped=skipped), skipped
         return self._build(tx, ledger, terms, selections, skipped), skipped
 
     @cached_property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +18,7 @@ from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice
 from backend.domain.settlement import Backlog
 from backend.domain.split import MAX_SHARES, MAX_SLICES
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
-from backend.services.settle.pace import BatchLimits
+from backend.services.settle.pace import PATIENCE_SECONDS, BatchLimits, Pace
 from backend.services.settle.select import select
 from tests.support.market import some_account, some_hash
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from backend.services.settle.select import Selection
 
 PAYER = some_account("payer")
+THAW = PATIENCE_SECONDS * 16
+REST = PATIENCE_SECONDS // 8
 NO_LIMIT = BatchLimits(receipts=10**9, entries=10**9, amount=10**30, keys_since=0)
 
 
@@ -103,6 +107,33 @@ class Unsettled:
         return [ClientVoucher(SignedVoucher(Voucher(channel, 0, 10**30), "0x"), PAYER)]
 
 
+@dataclass
+class Batches:
+    """Batches of unsettled receipts at a pace, as the settler commits them."""
+
+    pace: Pace
+    thaw_seconds: int = THAW
+    unsettled: Unsettled = field(default_factory=Unsettled)
+    committed: list[tuple[int, list[SignedReceipt]]] = field(default_factory=list)
+    """Times and receipts."""
+
+    def run(self, now: int) -> None:
+        last = self.committed[-1][0] if self.committed else 0
+        has_rested = now - last >= self.pace.rest_seconds(self.thaw_seconds)
+        due = self.pace.due(self.unsettled.backlogs(), now, self.thaw_seconds, has_rested=has_rested)
+        if not due:
+            return
+        limits = replace(NO_LIMIT, receipts=self.pace.receipts, entries=self.pace.entries)
+        found = self.unsettled.select(limits, due)
+        left = limits.without([signed for one in found.values() for signed in one.receipts])
+        amount = limits.amount - left.amount
+        if has_rested or self.pace.is_worth(amount, len(found), is_full=left.is_full):
+            self.committed.append((now, self.unsettled.settle(found)))
+
+    def longest_wait(self) -> int:
+        return max(at - signed.receipt.served_at for at, batch in self.committed for signed in batch)
+
+
 def some_channel(number: int) -> ChannelId:
     return ChannelId(some_hash(f"channel {number}"))
 
@@ -137,6 +168,7 @@ def test_batches_hold_no_more_than_their_limits_and_settle_every_receipt_once_in
         batch = unsettled.settle(unsettled.select(limits))
         assert 0 < len(batch) <= receipts
         assert entries_of(batch) <= entries
+        assert limits.without(batch).is_full or not unsettled.backlogs()
         settled += batch
     assert len(settled) == len(waiting)
     assert set(map(id_of, settled)) == set(map(id_of, waiting))
@@ -165,8 +197,95 @@ def test_a_batch_reads_little_more_of_a_channel_than_it_takes() -> None:
     assert unsettled.num_read <= 100
 
 
+def test_a_channel_with_many_receipts_leaves_others_their_share_and_takes_what_they_leave() -> None:
+    unsettled = Unsettled()
+    largest = [MAX_SHARES] * MAX_SLICES
+    for _ in range(100):
+        unsettled.serve(some_channel(0), 1, shares=largest)
+    for number in range(1, 5):
+        unsettled.serve(some_channel(number), 1, served_at=1, shares=largest)
+    found = unsettled.select(replace(NO_LIMIT, entries=20 * MAX_RECEIPT_ENTRIES))
+    assert sorted(len(selection.receipts) for selection in found.values()) == [1, 1, 1, 1, 16]
+
+
 def test_a_batch_takes_at_most_256_channels() -> None:
     unsettled = Unsettled()
     for number in range(MAX_SPANS + 1):
         unsettled.serve(some_channel(number), 1)
     assert len(unsettled.select(NO_LIMIT)) == MAX_SPANS
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3 * PATIENCE_SECONDS), st.integers(0, 9), st.integers(1, 900)),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_each_receipt_is_settled_within_the_patience_and_few_batches_collect_little(
+    served: list[tuple[int, int, int]],
+) -> None:
+    batches, poll = Batches(Pace(5, 10_000, min_amount=100)), REST // 6
+    start, answers = PATIENCE_SECONDS, sorted(served)
+    for now in range(start, start + 5 * PATIENCE_SECONDS, poll):
+        while answers and start + answers[0][0] <= now:
+            at, number, charge = answers.pop(0)
+            batches.unsettled.serve(some_channel(number), charge, served_at=start + at)
+        batches.run(now)
+    assert not batches.unsettled.backlogs()
+    assert sum(len(batch) for _, batch in batches.committed) == len(served)
+    assert batches.longest_wait() <= PATIENCE_SECONDS + poll
+    for (last, _), (at, batch) in pairwise(batches.committed):
+        assert at - last >= REST or sum(signed.receipt.charge for signed in batch) >= 800
+
+
+def test_channels_that_owe_little_and_began_one_after_another_share_batches() -> None:
+    batches, spacing = Batches(Pace(5, 10_000, min_amount=100)), 144
+    start = 10 * PATIENCE_SECONDS
+    for step in range(3 * PATIENCE_SECONDS // spacing):
+        now = start + step * spacing
+        batches.unsettled.serve(some_channel(step % 600), 1, served_at=now)
+        batches.run(now)
+    assert batches.longest_wait() <= PATIENCE_SECONDS + spacing
+    assert len(batches.committed) <= 2 * 8 + 1 < 2 * 600
+
+
+def test_a_channel_that_owes_the_least_amount_again_and_again_shares_batches_with_itself() -> None:
+    batches, start = Batches(Pace(5, 10_000, min_amount=100)), 10 * PATIENCE_SECONDS
+    for now in range(start, start + 1600, 20):
+        batches.unsettled.serve(some_channel(0), 100, served_at=now - 5)
+        batches.run(now)
+    assert [len(batch) for _, batch in batches.committed] == [1] + 9 * [8]
+
+
+@pytest.mark.parametrize(("charge", "num_batches"), [(1, 1), (25, 20)])
+def test_full_batches_follow_each_other_if_they_collect_the_least_amount(
+    charge: int, num_batches: int
+) -> None:
+    pace = Pace(5, 10_000, min_amount=100, entries=4 * MAX_RECEIPT_ENTRIES)
+    batches, start = Batches(pace), 10 * PATIENCE_SECONDS
+    for _ in range(80):
+        batches.unsettled.serve(some_channel(0), charge, shares=[MAX_SHARES] * MAX_SLICES, served_at=start)
+    for second in range(20):
+        batches.run(start + PATIENCE_SECONDS + second)
+    assert len(batches.committed) == num_batches
+
+
+def test_batches_of_as_many_channels_as_fit_follow_each_other() -> None:
+    batches, start = Batches(Pace(5, 10_000, min_amount=100)), 10 * PATIENCE_SECONDS
+    for number in range(2 * MAX_SPANS + 1):
+        batches.unsettled.serve(some_channel(number), 1, served_at=start)
+    for second in range(3):
+        batches.run(start + PATIENCE_SECONDS + second)
+    assert [len(batch) for _, batch in batches.committed] == [MAX_SPANS, MAX_SPANS]
+    batches.run(start + PATIENCE_SECONDS + 1 + REST)
+    assert not batches.unsettled.backlogs()
+
+
+def test_without_a_least_amount_each_receipt_makes_a_batch_due() -> None:
+    batches, start = Batches(Pace(5, 10_000)), 10 * PATIENCE_SECONDS
+    for now in range(start, start + 100, 10):
+        batches.unsettled.serve(some_channel(0), 1, served_at=now - 5)
+        batches.run(now)
+    assert len(batches.committed) == 10

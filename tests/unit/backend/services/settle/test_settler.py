@@ -79,11 +79,25 @@ def test_channels_that_owe_little_wait_for_a_day(harness: SettlementHarness) -> 
     settler.run_once()
     harness.mine()
     assert settled(harness) == receipts[-1:]
-    harness.chain.time = harness.market.served_at + PATIENCE_SECONDS - 1
+    harness.chain.time = harness.market.served_at + PATIENCE_SECONDS * 7 // 8 - 1
     assert settler.run_once().step is Step.IDLE
     harness.chain.time += 1
     settler.run_once()
     harness.mine()
+    assert_all_settled(harness, receipts)
+
+
+def test_channels_that_owe_little_share_batches(harness: SettlementHarness) -> None:
+    settler = harness.settler(pace=Pace(5, 100, 1 << 127), thaw_seconds=10**6)
+    began, rest, receipts = harness.market.served_at, PATIENCE_SECONDS // 8, []
+    for number, channel in enumerate(harness.market.channels):
+        harness.market.served_at = began + 100 * number
+        receipts.append(harness.serve(channel))
+    for after in (0, 100, 200, rest - 1, rest):
+        harness.chain.time = began + PATIENCE_SECONDS - rest + after
+        settler.run_once()
+        harness.mine()
+    assert [batch.header["receiptsCount"] for batch in harness.chain.committed] == [1, 2]
     assert_all_settled(harness, receipts)
 
 
@@ -92,7 +106,7 @@ def test_channels_that_owe_little_are_collected_long_before_their_thaw_ends(
 ) -> None:
     harness.serve()
     settler = harness.settler(pace=Pace(5, 100, 1 << 127), thaw_seconds=800)
-    harness.chain.time = harness.market.served_at + 99
+    harness.chain.time = harness.market.served_at + 87
     assert settler.run_once().step is Step.IDLE
     harness.chain.time += 1
     assert settler.run_once().step is Step.COMMITTING
