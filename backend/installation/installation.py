@@ -317,6 +317,7 @@ class Installation(Resources):
     @cached_property
     def settler(self) -> Settler:
         from backend.chain.keys import recover
+        from backend.metrics import UNCOVERED_UNITS
         from backend.services.settle.settler import Settler
 
         return Settler(
@@ -333,6 +334,7 @@ class Installation(Resources):
             pace=self._pace,
             clock=self.chain_now,
             thaw_seconds=int(self.chain.call("PaymentVault", "thawSeconds")),
+            report_uncovered=UNCOVERED_UNITS.set,
         )
 
     @property

@@ -33,7 +33,6 @@ from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules
 from backend.domain.settlement import BatchRecord
-from backend.metrics import UNCOVERED_UNITS
 from backend.services.channels.charges import sign_overdue
 from backend.services.settle.convictions import Convictions, receipts_of
 from backend.services.settle.pace import BatchLimits, Pace, amount_covered
@@ -146,6 +145,8 @@ class Settler:
     clock: Callable[[], int]
     thaw_seconds: int
     """The vault's thaw: how long after its end a session key's vouchers can still be collected."""
+    report_uncovered: Callable[[int], None] = lambda _: None
+    """Gets the micro-units that are due at a selection and that the stake does not cover."""
 
     def run_once(self, *, is_forced: bool = False) -> Progress:
         """Finalise what is due; then wait for the pending batch, refund voided ones, or commit the next one.
@@ -294,7 +295,7 @@ class Settler:
         now = self.clock()
         validator = Validator(self.operator, tx.chain, self.recover, self.settlement, restrictions, now)
         covered = amount_covered(self.chain, self.operator, terms.stake_cover_ppm)
-        UNCOVERED_UNITS.set(max(0, sum(backlog.amount for backlog in backlogs) - covered))
+        self.report_uncovered(max(0, sum(backlog.amount for backlog in backlogs) - covered))
         limits = BatchLimits(self.pace.receipts, self.pace.entries, covered, now - self.thaw_seconds)
         selections, skipped = select(tx, backlogs, ledger, validator, self.keys, limits)
         left = limits.without([signed for found in selections.values() for signed in found.receipts])

@@ -68,8 +68,8 @@ def test_a_job_passes_through_all_its_states(harness: JobHarness) -> None:
     kinds = [event.kind for event in harness.events(job)]
     middle = ["dataset", "state", "state", "progress", "result", "state"]
     assert kinds == ["state", "state", *middle, "published", "state"]
-    assert [event.seq for event in harness.events(job)] == list(range(1, 10))
-    assert [event.seq for event in harness.training.events(job.id, after=7)] == [8, 9]
+    assert [event.seq for event in harness.events(job)] == list(range(1, 11))
+    assert [event.seq for event in harness.training.events(job.id, after=8)] == [9, 10]
 
 
 def test_jobs_are_readable_during_a_write(harness: JobHarness) -> None:
