@@ -35,7 +35,7 @@ class TokenCounters(Generic[K]):
     def __init__(self) -> None:
         self._served: dict[K, int] = {}
         self._waiting: dict[K, None] = {}
-        self._last: K | None = None  # the latest key that stopped waiting
+        self._last: tuple[K] | None = None  # the latest key that stopped waiting, which itself may be None
 
     def __contains__(self, key: K) -> bool:
         return key in self._served
@@ -53,7 +53,7 @@ class TokenCounters(Generic[K]):
     def leave(self, key: K) -> None:
         """Mark the key as not waiting. Its counter is kept."""
         del self._waiting[key]
-        self._last = key
+        self._last = (key,)
 
     def charge(self, key: K, num_tokens: int) -> None:
         self._served[key] = self._served.get(key, self._level()) + num_tokens
@@ -67,7 +67,7 @@ class TokenCounters(Generic[K]):
         every key that ever occurred would stay in memory.
         """
         level = self._level()
-        kept = {*self._waiting, self._last}
+        kept = {*self._waiting, *(self._last or ())}
         idle = (item for item in self._served.items() if item[1] > level and item[0] not in kept)
         largest = heapq.nlargest(_MAX_IDLE_KEYS, idle, key=itemgetter(1))
         self._served = {key: num for key, num in self._served.items() if key in kept} | dict(largest)
@@ -76,7 +76,7 @@ class TokenCounters(Generic[K]):
         """The counter of a new key."""
         if self._waiting:
             return min(self._served[key] for key in self._waiting)
-        return 0 if self._last is None else self._served[self._last]
+        return 0 if self._last is None else self._served[self._last[0]]
 
 
 class FairQueue:

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pytest
 
 from inference.scheduling import fair_queue
 from inference.scheduling.fair_queue import TokenCounters
 from tests.support.scheduling import SchedulerHarness
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def test_a_new_payer_starts_at_the_lowest_counter_of_the_waiting() -> None:
@@ -22,16 +19,19 @@ def test_a_new_payer_starts_at_the_lowest_counter_of_the_waiting() -> None:
     assert counters.fairest() == ["b", "new", "a"]
 
 
-def test_a_payer_who_joins_an_empty_queue_starts_at_the_last_counter() -> None:
-    counters = TokenCounters[str]()
-    counters.join("a")
-    counters.leave("a")
-    counters.charge("a", 10)
+@pytest.mark.parametrize("last", ["a", None])
+def test_a_key_that_joins_an_empty_queue_starts_at_the_last_counter(last: str | None) -> None:
+    """None is a key like any other: the base model's among the adapters of a payer."""
+    counters = TokenCounters[str | None]()
+    counters.join(last)
+    counters.leave(last)
+    counters.charge(last, 10)
+    counters.prune()
     counters.join("new")
-    counters.join("a")
-    assert counters.fairest() == ["new", "a"]
+    counters.join(last)
+    assert counters.fairest() == ["new", last]
     counters.charge("new", 1)
-    assert counters.fairest() == ["a", "new"]
+    assert counters.fairest() == [last, "new"]
 
 
 def test_debts_are_remembered_only_as_far_as_they_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,19 @@ def test_adapters_take_turns() -> None:
     assert set(harness.step()) == {"hot0", "cold3"}
 
 
+def test_the_base_model_does_not_wait_for_an_adapter_that_joins_after_it() -> None:
+    """The payer's base-model requests are the last to leave the queue, then both wait."""
+    harness = SchedulerHarness(max_running=1)
+    for _ in range(20):
+        harness.add(2, max_tokens=1)
+        harness.step()
+    for _ in range(4):
+        harness.add(2, "new", max_tokens=1)
+        harness.add(2, max_tokens=1)
+    started = [next(iter(harness.step())) for _ in range(8)]
+    assert [name.rstrip("0123456789") for name in started] == ["new", "None"] * 4
+
+
 def test_payers_take_turns_however_many_adapters_one_of_them_uses() -> None:
     harness = SchedulerHarness(max_running=4)
     for adapter in "abcd":
@@ -177,7 +190,8 @@ def test_no_payer_and_no_adapter_gets_much_more_than_another(
     """
     harness = SchedulerHarness(num_blocks, max_running, max_step_tokens=24, num_slots=num_slots)
     bound = PROMPT_WEIGHT * longest[0] + ANSWER_WEIGHT * max_running * longest[1]
-    flows = [(f"p{number}", adapter) for number in range(len(num_requests)) for adapter in "ab"]
+    adapters = ("a", "b", None)
+    flows = [(f"p{number}", adapter) for number in range(len(num_requests)) for adapter in adapters]
     lengths = data.draw(st.lists(st.tuples(*(st.integers(1, most) for most in longest)), min_size=1))
     turn = count()
     for _ in range(150):
@@ -190,11 +204,12 @@ def test_no_payer_and_no_adapter_gets_much_more_than_another(
                 harness.add(num_tokens, adapter, max_tokens, payer)
         harness.step()
         by_payer = [
-            sum(harness.served[payer, adapter] for adapter in "ab") for payer in {p for p, _ in flows}
+            sum(harness.served[payer, adapter] for adapter in adapters) for payer in {p for p, _ in flows}
         ]
         assert max(by_payer) - min(by_payer) <= bound
         for payer, _ in flows:
-            assert abs(harness.served[payer, "a"] - harness.served[payer, "b"]) <= bound
+            by_adapter = [harness.served[payer, adapter] for adapter in adapters]
+            assert max(by_adapter) - min(by_adapter) <= bound
 
 
 def test_idling_saves_up_nothing() -> None:
