@@ -29,8 +29,8 @@ class Request:
     adapter: AdapterRef | AdapterBlend | None
     probe: ProbeSums | None
     payer: str = ""
-    priority: int = 0  # raised while the request waits
-    waiting_since: float = 0.0
+    priority: int = 0
+    aged_priority: int = 0  # of the highest class whose queue it has joined
     arrived_at: float = 0.0
     queue_seconds: float = 0.0  # from arrival until it first ran
     expires_at: float = math.inf

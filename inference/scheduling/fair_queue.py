@@ -80,20 +80,30 @@ class TokenCounters(Generic[K]):
 
 
 class FairQueue:
-    """Waiting requests of one priority class. Within a payer and an adapter the order is that of arrival."""
+    """Waiting requests of one priority class, and those of lower classes that joined it by ageing. Within a
+    payer and an adapter the order is that of joining.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, priority: int) -> None:
+        self._priority = priority
+        self._num_own = 0
         self._payers = TokenCounters[str]()
         self._adapters: dict[str, TokenCounters[str | None]] = {}
         self._flows: dict[tuple[str, str | None], deque[Request]] = {}
         self._num_pushed = 0
 
     def __iter__(self) -> Iterator[Request]:
-        for flow in self._flows.values():
-            yield from flow
+        """The class's own requests."""
+        return (each for flow in self._flows.values() for each in flow if each.priority == self._priority)
+
+    @property
+    def has_own(self) -> bool:
+        """Whether requests of the class itself wait."""
+        return self._num_own > 0
 
     def push(self, request: Request) -> None:
         payer, digest = request.payer, request.adapter_digest
+        self._num_own += request.priority == self._priority
         self._flows.setdefault((payer, digest), deque()).append(request)
         self._payers.join(payer)
         self._adapters.setdefault(payer, TokenCounters()).join(digest)
@@ -105,6 +115,7 @@ class FairQueue:
         payer, digest = request.payer, request.adapter_digest
         flow = self._flows[payer, digest]
         flow.remove(request)
+        self._num_own -= request.priority == self._priority
         if flow:
             return
         del self._flows[payer, digest]
@@ -113,7 +124,7 @@ class FairQueue:
             self._payers.leave(payer)
 
     def charge(self, request: Request, num_tokens: int) -> None:
-        """Count `num_tokens`, weighted, as served to a request from this queue."""
+        """Count `num_tokens`, weighted, as served to a request of this queue."""
         self._payers.charge(request.payer, num_tokens)
         self._adapters.setdefault(request.payer, TokenCounters()).charge(request.adapter_digest, num_tokens)
 

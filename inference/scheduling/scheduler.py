@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from inference.scheduling.step import StepLimits
 
 AGEING_SECONDS = 30.0
-"""A request that has waited this long in a priority class moves up one class."""
+"""A request joins the queue of the next priority class each time that it has waited this long."""
 _AGEING_PERIOD_SECONDS = 1.0
 _NUM_PREFETCHED = 16
 """Number of requests at the front of the queue whose adapters are loaded while they wait."""
@@ -84,7 +84,8 @@ class Scheduler:
         self._clock = clock
         self._running: list[Request] = []
         self._preempted: list[Request] = []  # wait in front of all others
-        self._queues = {number: FairQueue() for number in range(MAX_PRIORITY, MIN_PRIORITY - 1, -1)}
+        classes = range(MAX_PRIORITY, MIN_PRIORITY - 1, -1)
+        self._queues = {priority: FairQueue(priority) for priority in classes}
         self._num_waiting_for: Counter[str | None] = Counter()
         self._next_ageing = 0.0
         self.num_preemptions = 0
@@ -105,7 +106,8 @@ class Scheduler:
         return chain(self._preempted, *self._queues.values())
 
     def add(self, request: Request) -> None:
-        request.waiting_since = request.arrived_at = self._clock()
+        request.arrived_at = self._clock()
+        request.aged_priority = request.priority
         self._queues[request.priority].push(request)
         self._count_waiting(request, 1)
 
@@ -160,7 +162,7 @@ class Scheduler:
 
     def charge_answer_token(self, request: Request) -> None:
         """Count a sampled token as served to the request's payer and adapter."""
-        self._queues[request.priority].charge(request, ANSWER_WEIGHT)
+        self._charge(request, ANSWER_WEIGHT)
 
     def check_integrity(self) -> None:
         """Compare the counters with the waiting requests. Raises `AssertionError`."""
@@ -170,6 +172,8 @@ class Scheduler:
         counted = (self._queue_limits.num_requests, self._queue_limits.num_tokens)
         if counted != (len(waiting), sum(request.num_tokens for request in waiting)):
             raise AssertionError(f"waiting requests and tokens miscounted: {counted}")
+        if any(queue.has_own != any(True for _ in queue) for queue in self._queues.values()):
+            raise AssertionError("requests of a class itself miscounted")
         if any(r.block_table or r.num_computed or r.slot != BASE_SLOT for r in waiting):
             raise AssertionError("a waiting request holds kv_blocks or a slot")
 
@@ -196,17 +200,19 @@ class Scheduler:
         return max(candidates, key=lambda request: (-request.priority, request.arrival))
 
     def _age(self) -> None:
-        """Raise the priority of long waits: a steady stream of one class would starve lower ones."""
+        """Let long waits join the queue of the next class: a steady stream of one class would starve lower
+        ones. They also stay in their own, which is in order without regard to age.
+        """
         now = self._clock()
         if now < self._next_ageing:
             return
         self._next_ageing = now + _AGEING_PERIOD_SECONDS
-        for priority in range(MAX_PRIORITY - 1, MIN_PRIORITY - 1, -1):
-            for request in list(self._queues[priority]):
-                if now - request.waiting_since >= AGEING_SECONDS:
-                    self._queues[priority].remove(request)
-                    request.priority, request.waiting_since = priority + 1, now
-                    self._queues[priority + 1].push(request)
+        for priority in range(MIN_PRIORITY, MAX_PRIORITY):
+            for request in self._queues[priority]:
+                age = AGEING_SECONDS * (request.aged_priority + 1 - priority)
+                if request.aged_priority < MAX_PRIORITY and now - request.arrived_at >= age:
+                    request.aged_priority += 1
+                    self._queues[request.aged_priority].push(request)
 
     def _admit(self, step: Step) -> None:
         """Start waiting requests. Requests whose adapters are still loading are skipped. A request that
@@ -224,10 +230,15 @@ class Scheduler:
             is_blocked = request is None or not self._try_start(request, step)
 
     def _candidates(self) -> Iterator[Request]:
-        """Waiting requests that may start next, in order."""
+        """Waiting requests that may start next, in order; those that have joined several queues repeatedly.
+
+        A class in which only aged requests wait has no turn of its own: they would overtake the younger ones
+        of other payers in their class.
+        """
         yield from self._preempted
         for queue in self._queues.values():
-            yield from chain(*queue.heads())
+            if queue.has_own:
+                yield from chain(*queue.heads())
 
     def _is_ready(self, request: Request) -> bool:
         return request.adapter is None or self._slots.is_ready(request.adapter)
@@ -236,7 +247,7 @@ class Scheduler:
         """Load adapters of waiting requests, round-robin over payers: a payer that waits for many adapters
         must not delay the adapters of others.
         """
-        rounds = (zip_longest(*queue.heads()) for queue in self._queues.values())
+        rounds = (zip_longest(*queue.heads()) for queue in self._queues.values() if queue.has_own)
         in_turn = (request for turn in chain(*rounds) for request in turn if request is not None)
         for request in islice(chain(self._preempted, in_turn), _NUM_PREFETCHED):
             if request.adapter is not None:
@@ -247,7 +258,7 @@ class Scheduler:
         if request.num_base_tokens is None:
             if not request.locate(() if request.adapter is None else self._slots.invocation(request.adapter)):
                 step.refused.append(request)
-                self._queues[request.priority].charge(request, PROMPT_WEIGHT * request.num_tokens)
+                self._charge(request, PROMPT_WEIGHT * request.num_tokens)
                 return True
             self._prefixes.name_prompt(request)
         num_blocks = request.num_sharable // self._blocks.block_size
@@ -268,7 +279,7 @@ class Scheduler:
         if request.num_preemptions == 0:
             request.num_cached_prompt_tokens = request.num_computed
             request.queue_seconds = self._clock() - request.arrived_at
-            self._queues[request.priority].charge(request, PROMPT_WEIGHT * request.num_pending)
+            self._charge(request, PROMPT_WEIGHT * request.num_pending)
         self._running.append(request)
         step.admitted.append(request)
         self._continue(request, step)
@@ -277,7 +288,8 @@ class Scheduler:
         if request in self._preempted:
             self._preempted.remove(request)
         else:
-            self._queues[request.priority].remove(request)
+            for queue in self._joined(request):
+                queue.remove(request)
         self._count_waiting(request, -1)
 
     def _count_waiting(self, request: Request, change: int) -> None:
@@ -289,6 +301,14 @@ class Scheduler:
             del self._num_waiting_for[digest]
             if digest is not None:
                 self._slots.unpin(digest)
+
+    def _charge(self, request: Request, num_tokens: int) -> None:
+        for queue in self._joined(request):
+            queue.charge(request, num_tokens)
+
+    def _joined(self, request: Request) -> Iterator[FairQueue]:
+        """The queue of the request's class, and those that it has joined by ageing."""
+        return (self._queues[number] for number in range(request.priority, request.aged_priority + 1))
 
     def _free(self, request: Request) -> None:
         self._blocks.release(request.block_table)
