@@ -97,7 +97,9 @@ class Engine:
         hidden_size = self.architecture.hidden_size
         self._prefixes = PrefixCache(self._blocks, config.prefix_sharing, hidden_size, config.device)
         self._queue_limits = QueueLimits(config.max_waiting, config.max_waiting_tokens)
-        limits = StepLimits(config.max_running, config.max_step_tokens, self._runner.fixed_rows)
+        limits = StepLimits(
+            config.max_running, config.max_step_tokens, config.num_adapter_rows, self._runner.fixed_rows
+        )
         self._scheduler = Scheduler(
             self._blocks, self._adapters, self._prefixes, self._queue_limits, limits, clock
         )

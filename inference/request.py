@@ -33,6 +33,7 @@ class Request:
     aged_priority: int = 0  # of the highest class whose queue it has joined
     arrived_at: float = 0.0
     queue_seconds: float = 0.0  # from arrival until it first ran
+    held_since: float = math.inf  # since when it has lacked adapter rows
     expires_at: float = math.inf
     arrival: int = 0  # sequence number
     slot: int = BASE_SLOT

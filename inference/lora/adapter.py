@@ -51,6 +51,11 @@ class Adapter:
     invocation: tuple[int, ...] = ()  # tokens from which on it is active; empty: it is always active
 
     @property
+    def rank(self) -> int:
+        """The largest of any linear layer."""
+        return max((block.rank for block in self.blocks), default=0)
+
+    @property
     def is_dora(self) -> bool:
         return any(block.dora is not None for block in self.blocks)
 

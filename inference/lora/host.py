@@ -86,6 +86,11 @@ class AdapterHost:
         # A blend with an adapter that is to be activated is refused when it is built.
         return self.registry.peek(adapter.digest).invocation if isinstance(adapter, AdapterRef) else ()
 
+    def num_rows(self, adapter: AdapterRef | AdapterBlend) -> int:
+        if self.slots.is_active(adapter.digest):
+            return self.slots.num_rows(adapter.digest)
+        return sum(self.registry.peek(ref.digest).rank for ref in adapter.refs)
+
     def acquire(self, adapter: AdapterRef | AdapterBlend) -> int | None:
         slot = self.slots.reuse(adapter.digest)
         if slot is not None:

@@ -43,6 +43,11 @@ class AdapterSlots:
         """`Blend.invocation` of an active adapter."""
         return self._slot(self._slot_by_digest[digest]).invocation
 
+    def num_rows(self, digest: str) -> int:
+        """Rows of an active adapter."""
+        rows = self._arena.rows_by_slot[self._slot_by_digest[digest]]
+        return 0 if rows is None else rows.stop - rows.start
+
     def reuse(self, digest: str) -> int | None:
         """Add a user to the slot of an active adapter; None if it is not active."""
         number = self._slot_by_digest.get(digest)

@@ -1,10 +1,10 @@
 """Fair queue of waiting requests: divides capacity, in tokens, among payers, then among each payer's
 adapters.
 
-Virtual token counters, algorithm 2 of Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024:
-each client's counter grows with the tokens it is served, and the client with the smallest counter is next.
-A client that returns from idling starts at the smallest counter of the waiting clients, so that idling
-earns no credit.
+Virtual token counters of Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024: each client's
+counter grows with the tokens it is served, and the client with the smallest counter is next. A client that
+returns from idling starts at the counter of the client that was next last, as in Goyal et al., "Start-time
+Fair Queueing", SIGCOMM 1996, so that idling earns no credit, and waiting alone remits no debt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TokenCounters(Generic[K]):
     def __init__(self) -> None:
         self._served: dict[K, int] = {}
         self._waiting: dict[K, None] = {}
-        self._last: tuple[K] | None = None  # the latest key that stopped waiting, which itself may be None
+        self._level = 0  # the largest counter of a key when it was served; new keys start at it
 
     def __contains__(self, key: K) -> bool:
         return key in self._served
@@ -47,16 +47,23 @@ class TokenCounters(Generic[K]):
     def join(self, key: K) -> None:
         """Mark the key as waiting."""
         if key not in self._waiting:
-            self._served[key] = max(self._served.get(key, 0), self._level())
+            self._served[key] = max(self._served.get(key, 0), self._level)
             self._waiting[key] = None
 
     def leave(self, key: K) -> None:
         """Mark the key as not waiting. Its counter is kept."""
         del self._waiting[key]
-        self._last = (key,)
+
+    def serve(self, key: K) -> None:
+        """A request of the waiting key starts."""
+        self._level = max(self._level, self._served[key])
 
     def charge(self, key: K, num_tokens: int) -> None:
-        self._served[key] = self._served.get(key, self._level()) + num_tokens
+        self._served[key] = self._served.get(key, self._level) + num_tokens
+
+    def forfeit(self, key: K) -> None:
+        """Give up what the waiting key has been served less than the others."""
+        self._served[key] = max(self._served[key], self._level)
 
     def fairest(self) -> list[K]:
         """Waiting keys, least served first; equal ones in the order in which they started to wait."""
@@ -66,17 +73,9 @@ class TokenCounters(Generic[K]):
         """Drop idle keys whose counter `join` would raise anyway, and all others but the largest: otherwise
         every key that ever occurred would stay in memory.
         """
-        level = self._level()
-        kept = {*self._waiting, *(self._last or ())}
-        idle = (item for item in self._served.items() if item[1] > level and item[0] not in kept)
+        idle = ((k, num) for k, num in self._served.items() if num > self._level and k not in self._waiting)
         largest = heapq.nlargest(_MAX_IDLE_KEYS, idle, key=itemgetter(1))
-        self._served = {key: num for key, num in self._served.items() if key in kept} | dict(largest)
-
-    def _level(self) -> int:
-        """The counter of a new key."""
-        if self._waiting:
-            return min(self._served[key] for key in self._waiting)
-        return 0 if self._last is None else self._served[self._last[0]]
+        self._served = {key: self._served[key] for key in self._waiting} | dict(largest)
 
 
 class FairQueue:
@@ -123,10 +122,19 @@ class FairQueue:
         if not self._adapters[payer].has_waiting:
             self._payers.leave(payer)
 
+    def serve(self, request: Request) -> None:
+        """A waiting request starts."""
+        self._payers.serve(request.payer)
+        self._adapters[request.payer].serve(request.adapter_digest)
+
     def charge(self, request: Request, num_tokens: int) -> None:
         """Count `num_tokens`, weighted, as served to a request of this queue."""
         self._payers.charge(request.payer, num_tokens)
         self._adapters.setdefault(request.payer, TokenCounters()).charge(request.adapter_digest, num_tokens)
+
+    def forfeit(self, request: Request) -> None:
+        """The request waits for others of its own payer, which saves up nothing meanwhile."""
+        self._payers.forfeit(request.payer)
 
     def heads(self) -> list[list[Request]]:
         """For each payer, the first request of each of its adapters; payers and adapters least served

@@ -18,6 +18,11 @@ class QueueLimits:
         self.num_requests = 0
         self.num_tokens = 0
 
+    @property
+    def num_payers(self) -> int:
+        """Payers with waiting requests."""
+        return len(self._requests)
+
     def enter(self, payer: str, num_tokens: int) -> None:
         """A request of `num_tokens` waits from now on."""
         self._count(payer, 1, num_tokens)

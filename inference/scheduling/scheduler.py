@@ -1,8 +1,8 @@
 """Continuous batching: selects the requests of the next step and their numbers of tokens.
 
 Decodes come first, then chunked prefills, then new requests: by priority, and within one class by fairness
-(see `inference.scheduling.fair_queue`). When kv_blocks run out, the latest request is preempted and
-recomputed later. No function here uses a tensor.
+(see `inference.scheduling.fair_queue` and `inference.scheduling.row_shares`). When kv_blocks run out, the
+latest request is preempted and recomputed later. No function here uses a tensor.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 from inference.lora.segments import BASE_SLOT
 from inference.protocol import MAX_PRIORITY, MIN_PRIORITY
 from inference.request import GenerationRequest
-from inference.scheduling.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT, FairQueue
+from inference.scheduling.fair_queue import PROMPT_WEIGHT, FairQueue
 from inference.scheduling.proposals import propose
+from inference.scheduling.row_shares import RowShares
 from inference.scheduling.step import ScheduledRequest, Step
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 AGEING_SECONDS = 30.0
 """A request joins the queue of the next priority class each time that it has waited this long."""
 _AGEING_PERIOD_SECONDS = 1.0
+PASSING_SECONDS = 10.0
+"""For so long requests whose adapters are in use pass a request that lacks adapter rows."""
 _NUM_PREFETCHED = 16
 """Number of requests at the front of the queue whose adapters are loaded while they wait."""
 _MAX_REFUSED = 16
@@ -50,8 +53,11 @@ class SlotSource(Protocol):
     def invocation(self, adapter: AdapterRef | AdapterBlend) -> Sequence[int]:
         """Tokens from which on an adapter that is ready is active; empty: it is always active."""
 
+    def num_rows(self, adapter: AdapterRef | AdapterBlend) -> int:
+        """Rows of an adapter that is ready, or more: exact for one that is active."""
+
     def acquire(self, adapter: AdapterRef | AdapterBlend) -> int | None:
-        """Add a user to the slot of an adapter that is ready; None while no slot is free."""
+        """Add a user to the slot of an adapter that is ready; None while no slot or too few rows are free."""
 
     def release(self, slot: int) -> None:
         """Remove a user from the slot."""
@@ -82,6 +88,7 @@ class Scheduler:
         self._queue_limits = queue_limits
         self._limits = limits
         self._clock = clock
+        self._rows = RowShares(limits.num_adapter_rows, limits.max_running)
         self._running: list[Request] = []
         self._preempted: list[Request] = []  # wait in front of all others
         classes = range(MAX_PRIORITY, MIN_PRIORITY - 1, -1)
@@ -162,10 +169,11 @@ class Scheduler:
 
     def charge_answer_token(self, request: Request) -> None:
         """Count a sampled token as served to the request's payer and adapter."""
-        self._charge(request, ANSWER_WEIGHT)
+        self._charge(request, self._rows.cost(request))
 
     def check_integrity(self) -> None:
         """Compare the counters with the waiting requests. Raises `AssertionError`."""
+        self._rows.check_integrity(self._running)
         waiting = list(self.waiting())
         if Counter(request.adapter_digest for request in waiting) != self._num_waiting_for:
             raise AssertionError(f"waiting requests miscounted: {self._num_waiting_for}")
@@ -215,19 +223,72 @@ class Scheduler:
                     self._queues[request.aged_priority].push(request)
 
     def _admit(self, step: Step) -> None:
-        """Start waiting requests. Requests whose adapters are still loading are skipped. A request that
-        lacks only kv_blocks or a slot blocks all requests behind it, which would otherwise keep taking what
-        it waits for. A request that is refused blocks none, and its prompt counts as served to its payer.
+        """Start waiting requests in order. A request that lacks kv_blocks holds back all behind it, which
+        would otherwise keep taking what it waits for; one that lacks rows or a slot, those of `_may_pass`.
         """
-        is_blocked = False
-        while not is_blocked:
-            if len(self._running) >= self._limits.max_running or step.num_tokens >= self._limits.max_tokens:
+        lacking: Request | None = None
+        while self._has_room(step):
+            request = self._next(step, lacking)
+            if request is None:
                 return
-            if len(step.refused) == _MAX_REFUSED:  # each is looked for among all that wait
+            if not self._locate(request):
+                self._refuse(request, step)
+                continue
+            shared = self._shared_blocks(request)
+            if shared is None:
                 return
-            candidates = (each for each in self._candidates() if each not in step.refused)
-            request = next((each for each in candidates if self._is_ready(each)), None)
-            is_blocked = request is None or not self._try_start(request, step)
+            slot = BASE_SLOT if request.adapter is None else self._slots.acquire(request.adapter)
+            if slot is None:
+                lacking = self._hold(request)
+            else:
+                self._start(request, slot, shared, step)
+
+    def _has_room(self, step: Step) -> bool:
+        if len(self._running) >= self._limits.max_running or step.num_tokens >= self._limits.max_tokens:
+            return False
+        return len(step.refused) < _MAX_REFUSED  # each is looked for among all that wait
+
+    def _next(self, step: Step, lacking: Request | None) -> Request | None:
+        """The first request that may start. Skipped are requests whose adapters are still loading, and those
+        held back by `lacking` or by a request of their payer that would exceed its share of the rows.
+        """
+        held: dict[str, Request] = {}  # by payer
+        for request in self._candidates():
+            if request in step.refused or not self._may_pass(request, lacking, held.get(request.payer)):
+                continue
+            if not self._is_ready(request):
+                continue
+            if not self._exceeds_share(request):
+                return request
+            held[request.payer] = self._hold(request)
+            for queue in self._joined(request):
+                queue.forfeit(request)
+        return None
+
+    def _hold(self, request: Request) -> Request:
+        request.held_since = min(request.held_since, self._clock())
+        return request
+
+    def _may_pass(self, request: Request, *held: Request | None) -> bool:
+        """Requests of the base model pass a held one, and for some time those whose adapters are in use: they
+        take no rows.
+        """
+        if request.adapter is None:
+            return True
+        since = min((each.held_since for each in held if each is not None), default=None)
+        if since is None:
+            return True
+        is_in_use = self._rows.is_in_use(request.adapter_digest)
+        return is_in_use and self._clock() - since < PASSING_SECONDS
+
+    def _exceeds_share(self, request: Request) -> bool:
+        """Whether the request would take more rows than are its payer's part. One that was preempted keeps
+        its part.
+        """
+        if request.adapter is None or request.num_preemptions or self._rows.is_in_use(request.adapter_digest):
+            return False
+        num_rows = self._slots.num_rows(request.adapter)
+        return self._rows.exceeds(request.payer, num_rows, self._queue_limits.num_payers)
 
     def _candidates(self) -> Iterator[Request]:
         """Waiting requests that may start next, in order; those that have joined several queues repeatedly.
@@ -253,26 +314,30 @@ class Scheduler:
             if request.adapter is not None:
                 self._slots.prefetch(request.adapter)
 
-    def _try_start(self, request: Request, step: Step) -> bool:
-        """Start or refuse the request; False if it has to wait."""
+    def _locate(self, request: Request) -> bool:
+        """Find where the request's adapter begins; False if its prompt does not invoke it."""
         if request.num_base_tokens is None:
             if not request.locate(() if request.adapter is None else self._slots.invocation(request.adapter)):
-                step.refused.append(request)
-                self._charge(request, PROMPT_WEIGHT * request.num_tokens)
-                return True
+                return False
             self._prefixes.name_prompt(request)
-        num_blocks = request.num_sharable // self._blocks.block_size
-        shared = self._blocks.find(request.block_names[:num_blocks])
-        if not self._blocks.can_hold(shared, request.num_tokens + 1):
-            return False
-        slot = BASE_SLOT if request.adapter is None else self._slots.acquire(request.adapter)
-        if slot is None:
-            return False
-        self._stop_waiting(request)
-        self._start(request, slot, shared, step)
         return True
 
+    def _refuse(self, request: Request, step: Step) -> None:
+        """A refused request blocks none, and its prompt counts as served to its payer."""
+        step.refused.append(request)
+        self._charge(request, PROMPT_WEIGHT * request.num_tokens)
+
+    def _shared_blocks(self, request: Request) -> list[int] | None:
+        """The cached kv_blocks of the request's prefix; None if too few others are free."""
+        num_blocks = request.num_sharable // self._blocks.block_size
+        shared = self._blocks.find(request.block_names[:num_blocks])
+        return shared if self._blocks.can_hold(shared, request.num_tokens + 1) else None
+
     def _start(self, request: Request, slot: int, shared: Sequence[int], step: Step) -> None:
+        if request not in self._preempted:
+            for queue in self._joined(request):
+                queue.serve(request)
+        self._stop_waiting(request)
         request.slot = slot
         self._blocks.share(request.block_table, shared)
         request.num_computed = len(shared) * self._blocks.block_size
@@ -281,6 +346,7 @@ class Scheduler:
             request.queue_seconds = self._clock() - request.arrived_at
             self._charge(request, PROMPT_WEIGHT * request.num_pending)
         self._running.append(request)
+        self._rows.start(request, 0 if request.adapter is None else self._slots.num_rows(request.adapter))
         step.admitted.append(request)
         self._continue(request, step)
 
@@ -311,6 +377,7 @@ class Scheduler:
         return (self._queues[number] for number in range(request.priority, request.aged_priority + 1))
 
     def _free(self, request: Request) -> None:
+        self._rows.end(request)
         self._blocks.release(request.block_table)
         if request.slot != BASE_SLOT:
             self._slots.release(request.slot)

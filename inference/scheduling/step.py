@@ -15,6 +15,7 @@ class StepLimits:
 
     max_running: int  # requests
     max_tokens: int
+    num_adapter_rows: int  # of the arena
     fixed_rows: int  # see `inference.kernels.interface.Kernels.fixed_rows`
 
 

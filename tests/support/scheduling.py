@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from inference.lora.blend import Blend
+from inference.lora.slots import AdapterSlots
 from inference.protocol import AdapterRef, Sampling
 from inference.request import GenerationRequest
 from inference.sampling.state import SamplingState
@@ -21,6 +23,7 @@ from inference.tokenization.detokenizer import TextStream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from inference.lora.arena import AdapterArena
     from inference.request import Request
     from inference.scheduling.step import Step
 
@@ -30,12 +33,29 @@ class _NoText:
         return ""
 
 
-class FakeSlots:
-    """A fixed number of adapter slots; adapters whose digest is in `loading` are not ready."""
+class _Arena:
+    """Rows without weights."""
 
-    def __init__(self, num_slots: int = 4) -> None:
-        self._digests: list[str | None] = [None] * num_slots
-        self._users: Counter[int] = Counter()
+    def __init__(self, num_slots: int, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.rows_by_slot: list[slice | None] = [None] * num_slots
+
+    def write(self, blend: Blend, slot: int, rows: slice) -> None:
+        self.rows_by_slot[slot] = rows
+
+    def erase(self, slot: int) -> None:
+        self.rows_by_slot[slot] = None
+
+
+class FakeSlots:
+    """Slots of adapters without weights, of one row if `ranks` names no other number; adapters whose digest
+    is in `loading` are not ready.
+    """
+
+    def __init__(self, num_slots: int, num_rows: int) -> None:
+        arena: AdapterArena = _Arena(num_slots, num_rows)  # type: ignore[assignment]
+        self._slots = AdapterSlots(arena, num_slots)
+        self.ranks: dict[str, int] = {}
         self.loading: set[str] = set()
         self.invocations: dict[str, tuple[int, ...]] = {}
         self.wanted: list[str] = []
@@ -52,23 +72,21 @@ class FakeSlots:
         assert self.is_ready(ref)
         return self.invocations.get(ref.digest, ())
 
+    def num_rows(self, ref: AdapterRef) -> int:
+        return self.ranks.get(ref.digest, 1)
+
     def acquire(self, ref: AdapterRef) -> int | None:
         assert self.is_ready(ref)
-        free = (n for n in range(len(self._digests)) if not self._users[n])
-        number = self._digests.index(ref.digest) if ref.digest in self._digests else next(free, None)
-        if number is not None:
-            self._digests[number] = ref.digest
-            self._users[number] += 1
-        return number
+        return self._slots.activate(Blend(ref.digest, (), self.num_rows(ref)))
 
     def release(self, slot: int) -> None:
-        self._users[slot] -= 1
+        self._slots.release(slot)
 
     def unpin(self, digest: str) -> None:
         self.forgotten.append(digest)
 
     def check(self, slots_in_use: Sequence[int]) -> None:
-        assert Counter(slots_in_use) == +self._users
+        self._slots.check_integrity(Counter(slots_in_use))
 
 
 class SchedulerHarness:
@@ -77,18 +95,23 @@ class SchedulerHarness:
     """
 
     def __init__(
-        self, num_blocks: int = 100, max_running: int = 8, max_step_tokens: int = 16, num_slots: int = 4
+        self,
+        num_blocks: int = 100,
+        max_running: int = 8,
+        max_step_tokens: int = 16,
+        num_slots: int = 4,
+        num_rows: int = 1024,
     ) -> None:
         self.now = 0.0
         self.blocks = BlockManager(num_blocks + 1, block_size=4)
-        self.slots = FakeSlots(num_slots)
+        self.slots = FakeSlots(num_slots, num_rows)
         self._prefixes = PrefixCache(self.blocks, "payer", 1, "cpu")
         self.scheduler = Scheduler(
             self.blocks,
             self.slots,
             self._prefixes,
             QueueLimits(10_000, 1_000_000),
-            StepLimits(max_running, max_step_tokens, fixed_rows=32),
+            StepLimits(max_running, max_step_tokens, num_rows, fixed_rows=32),
             clock=lambda: self.now,
         )
         self.num_added = self.num_refused = 0

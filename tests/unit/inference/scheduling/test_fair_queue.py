@@ -7,31 +7,41 @@ from inference.scheduling.fair_queue import TokenCounters
 from tests.support.scheduling import SchedulerHarness
 
 
-def test_a_new_payer_starts_at_the_lowest_counter_of_the_waiting() -> None:
-    counters = TokenCounters[str]()
-    for key in "ab":
+@pytest.mark.parametrize("last", ["b", None])
+def test_a_new_key_starts_at_the_counter_of_the_key_that_was_served_last(last: str | None) -> None:
+    """None is a key like any other: the base model's among the adapters of a payer."""
+    counters = TokenCounters[str | None]()
+    for key in ("a", last):
         counters.join(key)
     counters.charge("a", 10)
-    counters.charge("b", 4)
+    counters.charge(last, 4)
+    counters.serve(last)
+    counters.charge(last, 1)
     counters.join("new")
-    assert counters.fairest() == ["b", "new", "a"]
-    counters.charge("new", 1)
-    assert counters.fairest() == ["b", "new", "a"]
+    assert counters.fairest() == ["new", last, "a"]
+    counters.charge("new", 2)
+    assert counters.fairest() == [last, "new", "a"]
 
 
 @pytest.mark.parametrize("last", ["a", None])
-def test_a_key_that_joins_an_empty_queue_starts_at_the_last_counter(last: str | None) -> None:
-    """None is a key like any other: the base model's among the adapters of a payer."""
+def test_waiting_alone_neither_saves_up_nor_remits(last: str | None) -> None:
     counters = TokenCounters[str | None]()
-    counters.join(last)
-    counters.leave(last)
+    for key in (last, "other"):
+        counters.join(key)
+        counters.serve(key)
+        counters.leave(key)
     counters.charge(last, 10)
     counters.prune()
-    counters.join("new")
     counters.join(last)
-    assert counters.fairest() == ["new", last]
-    counters.charge("new", 1)
-    assert counters.fairest() == [last, "new"]
+    counters.join("other")
+    assert counters.fairest() == ["other", last]
+    counters.serve(last)
+    counters.leave("other")
+    counters.join("other")
+    counters.charge(last, 1)
+    assert counters.fairest() == ["other", last]
+    counters.charge("other", 2)
+    assert counters.fairest() == [last, "other"]
 
 
 def test_debts_are_remembered_only_as_far_as_they_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +49,7 @@ def test_debts_are_remembered_only_as_far_as_they_matter(monkeypatch: pytest.Mon
     counters = TokenCounters[str]()
     counters.join("waits")
     counters.charge("waits", 5)
+    counters.serve("waits")
     for debt, key in enumerate(["none", "small", "middle", "large"]):
         counters.charge(key, debt)  # on top of the five at which it starts
     counters.prune()

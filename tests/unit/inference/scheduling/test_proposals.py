@@ -43,7 +43,7 @@ def decoding(blocks: BlockManager, *, copied: int = 60, max_tokens: int = 1000) 
 def lengths(step: Step, blocks: BlockManager, max_step_tokens: int = 512) -> list[int]:
     num_fresh = len(step.fresh_blocks)
     held = sum(len(entry.request.block_table) for entry in step.scheduled)
-    propose(step, blocks, StepLimits(32, max_step_tokens, fixed_rows=32))
+    propose(step, blocks, StepLimits(32, max_step_tokens, num_adapter_rows=1024, fixed_rows=32))
     for entry in step.scheduled:
         end = entry.request.num_computed + entry.num_rows
         assert len(entry.request.block_table) * blocks.block_size >= end

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from inference.scheduling.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT
-from inference.scheduling.scheduler import AGEING_SECONDS
+from inference.scheduling.scheduler import AGEING_SECONDS, PASSING_SECONDS
 from tests.support.scheduling import SchedulerHarness
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def test_the_base_model_does_not_wait_for_an_adapter_that_joins_after_it() -> No
     for _ in range(4):
         harness.add(2, "new", max_tokens=1)
         harness.add(2, max_tokens=1)
-    started = [next(iter(harness.step())) for _ in range(8)]
-    assert [name.rstrip("0123456789") for name in started] == ["new", "None"] * 4
+    started = [next(iter(harness.step())).rstrip("0123456789") for _ in range(8)]
+    assert started == ["new", *["new", "None"] * 3, "None"]
 
 
 def test_payers_take_turns_however_many_adapters_one_of_them_uses() -> None:
@@ -82,14 +82,95 @@ def test_refused_requests_hold_back_no_other_and_count_as_served() -> None:
     assert harness.scheduler._queues[0]._payers._served["flood"] == 3 * 5 * PROMPT_WEIGHT
 
 
-def test_an_adapter_without_a_slot_holds_back_later_arrivals() -> None:
+def test_a_request_without_a_slot_holds_back_those_that_would_take_one() -> None:
+    """Others pass: of the base model, and for some time those whose adapters are in use."""
     harness = SchedulerHarness(num_slots=1)
-    harness.add(2, "a", max_tokens=3)
+    harness.add(2, "a", max_tokens=6)
     harness.step()
-    harness.add(2, "b")
-    harness.add(2, "a")
-    seen = [set(harness.step()) for _ in range(3)]
-    assert seen == [{"a0"}, {"a0"}, {"b1"}]
+    for adapter in ("b", "c", "a", None):
+        harness.add(2, adapter, max_tokens=3)
+    assert set(harness.step()) == {"a0", "a3", "None4"}
+    harness.now += PASSING_SECONDS
+    for adapter in ("a", None):
+        harness.add(2, adapter, max_tokens=3)
+    assert set(harness.step()) == {"a0", "a3", "None4", "None6"}
+    while "a0" in (last := harness.step()):
+        pass
+    assert set(last) == {"b1"}
+
+
+WIDE = {f"wide{number}": 512 for number in range(20)} | {f"rank{number}": 128 for number in range(200)}
+
+
+@pytest.mark.parametrize(
+    ("rank", "most_rows", "least_part"), [(512, 512, 0.9), (128, 256, 0.9), (1024, 1024, 0.7)]
+)
+def test_wide_adapters_of_one_payer_leave_rows_and_places_to_others(
+    rank: int, most_rows: int, least_part: float
+) -> None:
+    """Eight payers with an adapter of rank 8 each, and one that keeps wide requests with long answers
+    waiting. `least_part` of the capacity goes to the others, and to each the same.
+    """
+    harness = SchedulerHarness(num_blocks=1000, max_running=8, num_slots=8)
+    harness.slots.ranks = {str(number): rank for number in range(400)} | {
+        f"v{number}": 8 for number in range(8)
+    }
+    unused, used = count(), []
+    for _ in range(600):
+        unfinished = [*harness.scheduler.running, *harness.scheduler.waiting()]
+        by_payer = Counter(request.payer for request in unfinished)
+        for _ in range(10 - by_payer["wide"]):
+            harness.add(2, str(next(unused)), 100, "wide")
+        for number in range(8):
+            if not by_payer[f"v{number}"]:
+                harness.add(2, f"v{number}", 4 + number, f"v{number}")
+        harness.step()
+        used.append(rank * sum(request.payer == "wide" for request in harness.scheduler.running))
+    assert max(used) == most_rows
+    others = [harness.served[f"v{number}", f"v{number}"] for number in range(8)]
+    assert sum(others) >= least_part * 600 * 8 * ANSWER_WEIGHT
+    assert max(others) - min(others) <= 2 * ANSWER_WEIGHT * 8 * 11
+
+
+def test_a_payer_alone_uses_all_rows() -> None:
+    harness = SchedulerHarness()
+    harness.slots.ranks = dict(WIDE)
+    for number in range(3):
+        harness.add(2, f"wide{number}", 9)
+    assert set(harness.step()) == {"wide00", "wide11"}
+
+
+def test_a_request_over_its_payers_share_waits_for_those_before_it_and_then_runs_alone() -> None:
+    harness = SchedulerHarness()
+    harness.slots.ranks = WIDE | {"other": 8}
+    harness.add(2, "other", 30, payer="other")
+    harness.add(2, "rank0", 4)
+    harness.step()
+    for adapter in ("wide0", "rank1", "rank0", None):
+        harness.add(2, adapter, 3)
+    assert set(harness.step()) == {"other0", "rank01", "rank04", "None5"}
+    while "wide02" not in (last := harness.step()):
+        assert "rank13" not in last
+    assert set(last) == {"other0", "wide02"}
+
+
+def test_a_payer_held_back_by_its_share_saves_up_nothing() -> None:
+    """Nor does a payer that starts to wait begin with what it is behind."""
+    harness = SchedulerHarness()
+    harness.slots.ranks = {"x": 300, "y": 300}
+    for adapter in "xy":
+        harness.add(2, adapter, 200, payer="wide")
+    for _ in range(150):
+        for payer in "pq":
+            for _ in range(4):
+                harness.add(2, None, 4, payer=payer)
+        harness.step()
+    harness.add(2, None, 4, payer="new")
+    counters = harness.scheduler._queues[0]._payers._served
+    assert (
+        min(counters["wide"], counters["new"])
+        >= min(counters["p"], counters["q"]) - 2 * ANSWER_WEIGHT * 8 * 4
+    )
 
 
 def test_adapters_of_queued_requests_are_loaded_while_the_batch_is_full() -> None:
@@ -328,6 +409,39 @@ def test_no_payer_and_no_adapter_gets_much_more_than_another(
             assert max(by_adapter) - min(by_adapter) <= bound
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    wide=st.lists(
+        st.tuples(st.integers(1, 64), st.integers(1, 20), st.integers(1, 12)), min_size=1, max_size=6
+    ),
+    plain=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 12)), min_size=1, max_size=6),
+    max_running=st.integers(1, 6),
+)
+def test_no_payer_of_wide_adapters_gets_much_more_than_others(
+    wide: list[tuple[int, int, int]], plain: list[tuple[int, int]], max_running: int
+) -> None:
+    """Two payers that use the base model, and one with adapters of any rank, keep requests waiting."""
+    harness = SchedulerHarness(200, max_running, max_step_tokens=32, num_slots=6, num_rows=64)
+    bound = PROMPT_WEIGHT * 20 + 2 * ANSWER_WEIGHT * max_running * 12
+    turn = count()
+    for _ in range(120):
+        waiting = Counter(request.payer for request in harness.scheduler.waiting())
+        for payer in "pqw":
+            for _ in range(max_running + 1 - waiting[payer]):
+                number = next(turn)
+                if payer == "w":
+                    rank, num_tokens, max_tokens = wide[number % len(wide)]
+                    harness.slots.ranks[str(number)] = rank
+                    harness.add(num_tokens, str(number), max_tokens, payer)
+                else:
+                    num_tokens, max_tokens = plain[number % len(plain)]
+                    harness.add(num_tokens, None, max_tokens, payer)
+        harness.step()
+        served = harness.scheduler._queues[0]._payers._served
+        assert abs(served["p"] - served["q"]) <= bound
+        assert served["w"] - min(served["p"], served["q"]) <= bound
+
+
 def test_idling_saves_up_nothing() -> None:
     harness = SchedulerHarness(max_running=1)
     for _ in range(50):
@@ -352,7 +466,8 @@ class Scheduling(RuleBasedStateMachine):
         num_slots=st.integers(1, 3),
     )
     def begin(self, num_blocks: int, max_running: int, max_step_tokens: int, num_slots: int) -> None:
-        self.harness = SchedulerHarness(num_blocks, max_running, max_step_tokens, num_slots)
+        self.harness = SchedulerHarness(num_blocks, max_running, max_step_tokens, num_slots, num_rows=16)
+        self.harness.slots.ranks = {"a": 1, "b": 6, "c": 16}
         self.requests: list[Request] = []
 
     @rule(
@@ -405,6 +520,7 @@ class Scheduling(RuleBasedStateMachine):
             return
         self.harness.slots.loading.clear()
         for _ in range(3000):
+            self.harness.now += 1
             if not self.harness.step():
                 break
         assert not self.harness.scheduler.running
