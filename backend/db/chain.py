@@ -174,11 +174,14 @@ class ChainStore:
         )
         return [Account(args["key"]) for args in self._session.scalars(added.order_by(event.block_number))]
 
-    def operators(self) -> list[Operator]:
+    def reachable_operators(self) -> list[Operator]:
         row = t.OperatorRow
         is_obliged = (row.stake > 0) | row.account.in_(select(t.BatchRow.operator))
-        query = select(row).where(is_obliged).order_by(row.block_number, row.log_index)
+        query = select(row).where(row.endpoint != "", is_obliged).order_by(row.block_number, row.log_index)
         return list(map(_operator, self._session.scalars(query)))
+
+    def newest_batches(self) -> dict[Account, Hash32]:
+        return DisputeStore(self._session).newest()
 
     def operators_after(self, after: str | None, limit: int) -> list[Operator]:
         table = t.OperatorRow

@@ -48,6 +48,12 @@ class DisputeStore:
         is_wanted = (t.BatchRow.operator == operator) & (t.BatchRow.number > after)
         return self._read(operator, final, self._ordered(t.BatchRow, is_wanted))
 
+    def newest(self) -> dict[Account, Hash32]:
+        """See `ChainView.newest_batches`."""
+        row = t.BatchRow
+        query = select(row.operator, row.hash).order_by(row.block_number, row.log_index)
+        return {Account(operator): Hash32(batch) for operator, batch in self._session.execute(query)}
+
     def batch(self, row: t.BatchRow, final: int) -> CommittedBatch:
         return self._read(Account(row.operator), final, [row])[0]
 

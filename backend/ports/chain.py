@@ -354,8 +354,16 @@ class ChainView(Protocol):
         """Receipt keys that were registered up to this block, those retired by now included."""
         ...
 
-    def operators(self) -> list[Operator]:
-        """Operators with a stake or a batch, in order of registration. Anyone can register without either."""
+    def reachable_operators(self) -> list[Operator]:
+        """Operators with a URL, and with a stake or a batch, in order of registration. Anyone can register
+        without either, and give any address a stake.
+        """
+        ...
+
+    def newest_batches(self) -> dict[Account, Hash32]:
+        """The operators that ever committed a batch, in the order of their first, each with the hash of its
+        newest, which may be void. Only these have anything to audit or to claim.
+        """
         ...
 
     def operators_after(self, after: str | None, limit: int) -> list[Operator]:

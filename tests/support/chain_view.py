@@ -103,7 +103,7 @@ class FakeChainView:
     def operator(self, account: Account) -> Operator | None:
         return next((one for one in self.operator_list if one.account == account), None)
 
-    def operators(self) -> list[Operator]:
+    def reachable_operators(self) -> list[Operator]:
         return self.operator_list
 
     def operators_after(self, after: str | None, limit: int) -> list[Operator]:

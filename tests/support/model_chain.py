@@ -124,13 +124,13 @@ class ModelChain:
     def latest_parameter_set(self) -> ParameterSet:
         return self.sets[-1]
 
-    def operators(self) -> list[Operator]:
-        keys = (self.market.receipt_key.account, *self.keys)
-        ours = Operator(self.market.operator, "", keys, 10**18, dict(self.retired))
-        return [*self.others, ours]
+    def newest_batches(self) -> dict[Account, Hash32]:
+        return {batch.operator: batch.hash for batch in self.committed}
 
     def operator(self, operator: Account) -> Operator | None:
-        return next((o for o in self.operators() if o.account == operator), None)
+        keys = (self.market.receipt_key.account, *self.keys)
+        ours = Operator(self.market.operator, "", keys, 10**18, dict(self.retired))
+        return next((o for o in [*self.others, ours] if o.account == operator), None)
 
     def keys_at(self, operator: Account, block_number: int) -> list[Account]:
         assert operator == self.market.operator

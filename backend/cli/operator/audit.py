@@ -61,7 +61,7 @@ def _audit(operator: str, *, is_all: bool) -> dict[Account, list[Verdict]]:
     with open_installation() as installation:
         if is_all:
             with installation.database.read() as tx:
-                accounts = [registered.account for registered in tx.chain.operators()]
+                accounts = list(tx.chain.newest_batches())
         else:
             own = parse_account(installation, operator) if operator else installation.operator.account
             accounts = [own]

@@ -83,7 +83,7 @@ class Claims:
         Includes operators whose batches cannot be verified.
         """
         with self._db.read() as tx:
-            operators = [operator.account for operator in tx.chain.operators()]
+            operators = list(tx.chain.newest_batches())
         failed = self._follow(operators)
         found = (self._claimable(operator, account, failed.get(operator)) for operator in operators)
         return [one for one in found if one is not None]

@@ -118,7 +118,7 @@ class CreditWalk:
         """Errors: `StaleCursor`; `Unavailable` if a batch's data is missing."""
         query, start = self._query, self._start
         with self._db.read() as tx:
-            operators = sorted(operator.account for operator in tx.chain.operators())
+            operators = sorted(tx.chain.newest_batches())
         walk = self._void if query.state is EarningState.VOID else self._valid
         for operator in operators:
             is_passed = start is not None and operator < start.operator

@@ -142,7 +142,7 @@ class Earnings:
     def _follow(self, query: EarningsQuery) -> tuple[Unverifiable, ...]:
         """Audit batches that are not audited yet."""
         with self._db.read() as tx:
-            operators = [operator.account for operator in tx.chain.operators()]
+            operators = list(tx.chain.newest_batches())
         wanted = [operator for operator in operators if query.operator in (None, operator)]
         failed = self._audits.follow(wanted)
         return tuple(Unverifiable(operator, error.message) for operator, error in failed.items())

@@ -98,7 +98,7 @@ class Peers:
 
     def _candidates(self, cid: Cid, first: Account | None) -> list[Operator]:
         with self._db.read() as tx:
-            known = [o for o in tx.chain.operators() if o.endpoint and o.account != self._own]
+            known = [o for o in tx.chain.reachable_operators() if o.account != self._own]
         now = self._clock()
         available = [
             o for o in known if all(self._backoffs.get((o.account, key), now) <= now for key in (cid, None))

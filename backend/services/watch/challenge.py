@@ -126,7 +126,7 @@ class Challenge:
 
     def _bound(self, view: ChainView) -> int:
         """Bonds of our open demands."""
-        opened = (one for o in view.operators() for one in view.open_demands(o.account))
+        opened = (one for operator in view.newest_batches() for one in view.open_demands(operator))
         return sum(one.bond for one in opened if one.challenger == self.transactions.account)
 
     def _bond_of(self, batch: CommittedBatch, tree: Tree, count: int) -> int:

@@ -88,6 +88,10 @@ class Watcher:
     """Of each operator, the batches that passes have reached since they last began with the oldest; with the
     finding for data that is missing, which is not asked for again before all were reached.
     """
+    _newest: dict[Account, Hash32] = field(default_factory=dict)
+    """The newest batch of each operator at the beginning of the pass."""
+    _settled: dict[Account, Hash32] = field(default_factory=dict)
+    """The newest batch of each operator whose batches were all final and judged at its last turn."""
     _reported: set[tuple[object, ...]] = field(default_factory=set)
     _open: dict[Hash32, tuple[tuple[object, ...], Judgement]] = field(default_factory=dict)
     """For batches that are not right: the data known at the last judgement, and the judgement."""
@@ -137,14 +141,14 @@ class Watcher:
             raise unavailable
 
     def _operators(self) -> list[Account]:
-        """Updates the view. Errors: `ChainReplaced`, `Unavailable`."""
+        """Updates the view. The operators with a batch. Errors: `ChainReplaced`, `Unavailable`."""
         with self.guard():
             if self.carry_on is not None:
                 self.carry_on()
             self.follow()
             with self.db.read() as tx:
-                known = [operator.account for operator in tx.chain.operators()]
-        return [one for one in known if self.only in (None, one)]
+                self._newest = tx.chain.newest_batches()
+        return [one for one in self._newest if self.only in (None, one)]
 
     def _turns(self, operators: Sequence[Account]) -> Iterator[News]:
         """One pass. Errors: `ChainReplaced`; `Unavailable`, once it has tried all operators, because what one
@@ -168,7 +172,7 @@ class Watcher:
         turns of others.
         """
         for operator in operators:
-            if self.answers_for_all or operator == self.own:
+            if (self.answers_for_all or operator == self.own) and not self._is_settled(operator):
                 yield self._answer, operator
         answered_at = self.clock()
         for operator in operators:
@@ -205,7 +209,17 @@ class Watcher:
                 self._reported.add(key)
                 yield one
 
+    def _is_settled(self, operator: Account) -> bool:
+        """Whether a pass has nothing to do for the operator: nothing is pending, and it committed no more."""
+        return operator in self._settled and self._settled[operator] == self._newest.get(operator)
+
     def _watch(self, operator: Account) -> Iterator[News]:
+        with self.db.read() as tx:
+            yield from retirements(tx.chain, self.cases, operator, self.evidence())
+        if not self._is_settled(operator):
+            yield from self._watch_batches(operator)
+
+    def _watch_batches(self, operator: Account) -> Iterator[News]:
         challenge = None if operator == self.own else self.challenge
         if operator not in self._unfinished:
             self._reached[operator] = {}
@@ -216,9 +230,9 @@ class Watcher:
                 yield from late
                 if any(one.what == "proved" for one in late):
                     return  # the next pass sees what the conviction voided
-            batches = not_void(tx.chain.batches(operator))
+            committed = tx.chain.batches(operator)
+            batches = not_void(committed)
             ledger, start = self._resume(tx, batches)
-            yield from retirements(tx.chain, self.cases, operator, self.evidence())
             pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)
             yield from (news(batch, "right", _sums(batch)) for batch in pending)
             for batch, judgement in self._judgements(tx, batches, ledger, start, self._reached[operator]):
@@ -227,6 +241,9 @@ class Watcher:
                     break  # a conviction voids all pending batches
             if self.challenge is not None:
                 yield from self.challenge.restore(tx.chain, operator)
+            is_final = all(batch.state is BatchState.FINAL for batch in committed)
+            if committed and is_final and operator not in self._unfinished:
+                self._settled[operator] = committed[-1].hash
 
     def _act(
         self, tx: UnitOfWork, batch: CommittedBatch, judgement: Judgement, challenge: Challenge | None

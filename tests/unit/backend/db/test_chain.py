@@ -239,5 +239,19 @@ def test_operators_with_neither_stake_nor_batch_are_left_out(database: Database)
         take_in(tx, *endpoints, ("OperatorRegistry", "Staked", {"operator": BOB, "amount": 1}))
         take_in(tx, committed(1, 1))
     with database.read() as tx:
-        assert [one.account for one in tx.chain.operators()] == [BOB, OPERATOR]
+        assert [one.account for one in tx.chain.reachable_operators()] == [BOB, OPERATOR]
         assert [one.account for one in tx.chain.operators_after(None, 9)] == [ALICE, BOB, OPERATOR]
+
+
+def test_operators_with_a_stake_alone_are_neither_audited_nor_asked_for_data(database: Database) -> None:
+    """A contract can give any number of addresses a stake of one unit."""
+    staked: list[Event] = [
+        ("OperatorRegistry", "Staked", {"operator": one, "amount": 1}) for one in (ALICE, BOB)
+    ]
+    with database.begin() as tx:
+        take_in(tx, *staked, committed(1, 1), committed(2, 2))
+    with database.read() as tx:
+        (newest,) = tx.chain.recent_batches(OPERATOR, None, 1)
+        assert newest.number == 2
+        assert tx.chain.newest_batches() == {OPERATOR: newest.hash}
+        assert tx.chain.reachable_operators() == []

@@ -152,7 +152,7 @@ def test_an_operator_that_cannot_be_verified_does_not_hide_what_others_owe(
     harness.chain.committed.append(
         replace(batch, operator=other, header=header, hash=Header.from_chain(header).hash)
     )
-    found, same = harness.claims().claimable(account)
+    same, found = harness.claims().claimable(account)
     assert same == honest
     assert (found.operator, found.unclaimed) == (other, 0)
     assert found.unverifiable is not None

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.chain import BlockRef
 from backend.domain.disputes.witnesses import Tree, key_word
 from backend.domain.ids import ChannelId
-from backend.domain.registries import Operator
 from backend.domain.settlement import BatchState, CommittedBatch, Demand, PaidSpan
 from backend.domain.transactions import CallResult, as_json
 from backend.services.watch.challenge import Challenge
@@ -54,8 +53,8 @@ class FakeView:
     def parameter_set(self, number: int) -> ParameterSet:
         return parameter_set(number, fee_ppm=0, window=WINDOW)
 
-    def operators(self) -> list[Operator]:
-        return [Operator(OPERATOR, "", (), 1)]
+    def newest_batches(self) -> dict[Account, Hash32]:
+        return {OPERATOR: some_hash("newest")}
 
     def batches(self, operator: Account) -> list[CommittedBatch]:
         return self.known

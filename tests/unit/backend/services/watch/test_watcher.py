@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from backend.domain.chain import BlockRef
 from backend.domain.content import cid_of
 from backend.domain.errors import Unavailable
 from backend.domain.judging.judge import judge
-from backend.domain.registries import Operator
 from backend.services.audit.cases import Cases
 from backend.services.watch.watcher import MAX_PAUSE_SECONDS, TURN_SECONDS, Watcher
 from tests.support.market import recover, some_account, some_hash
@@ -51,7 +51,7 @@ class WatcherHarness:
 
     def __init__(self, *operators: str) -> None:
         self.block, self.num_passes, self.failure = 1, 0, ""
-        self.operators = [SimpleNamespace(account=some_account(name)) for name in operators]
+        self.newest = {some_account(name): some_hash(name) for name in operators}
         unused: Any = None
         self.watcher = Watcher(
             follow=self._follow,
@@ -72,7 +72,7 @@ class WatcherHarness:
 
     @contextmanager
     def read(self) -> Iterator[Any]:
-        yield SimpleNamespace(chain=SimpleNamespace(operators=lambda: self.operators))
+        yield SimpleNamespace(chain=SimpleNamespace(newest_batches=lambda: self.newest))
 
 
 def test_there_is_one_pass_per_block() -> None:
@@ -194,7 +194,8 @@ def test_slow_batches_after_one_that_is_withheld_take_turns_too(slow: SlowMarket
 
 def test_what_is_unavailable_in_one_pass_does_not_end_a_single_run(slow: SlowMarket) -> None:
     broken, calls = some_account("broken"), []
-    slow.harness.chain.others.append(Operator(broken, "", (), 1))
+    newest = slow.harness.chain.committed[-1]
+    slow.harness.chain.committed.append(replace(newest, operator=broken, hash=some_hash("broken")))
     watch = slow.watcher._watch
 
     def unavailable(operator: Account) -> Iterator[News]:
@@ -213,7 +214,6 @@ def test_what_is_unavailable_in_one_pass_does_not_end_a_single_run(slow: SlowMar
 
 def test_demands_on_the_own_operator_are_answered_again_after_slow_turns(slow: SlowMarket) -> None:
     own, answered = some_account("own"), []
-    slow.harness.chain.others.append(Operator(own, "", (), 1))
 
     class Answers:
         def answer(self, operator: Account) -> Iterator[News]:
@@ -237,3 +237,21 @@ def test_a_single_run_ends_if_an_operator_fails_or_is_gone_after_an_unfinished_t
     slow.watcher._resume = broken  # type: ignore[method-assign]
     (news,) = slow.watcher.run_once()
     assert (news.what, len(resumed)) == ("unjudged", 1)
+
+
+def test_an_operator_whose_batches_are_all_final_and_judged_is_not_walked_again(slow: SlowMarket) -> None:
+    list(slow.watcher.run_once())
+    chain, walked = slow.harness.chain, []
+    batches = chain.batches
+    chain.batches = lambda operator: walked.append(operator) or batches(operator)  # type: ignore[method-assign, func-returns-value]
+    list(slow.watcher.run_once())
+    assert walked, "batches that are pending can be convicted by a claim"
+    chain.final = 3
+    list(slow.watcher.run_once())
+    walked.clear()
+    list(slow.watcher.run_once())
+    assert walked == []
+    chain.final = 2  # such as a batch that was committed since
+    settle_batches(slow.harness, 1)
+    assert [one.number for one in slow.watcher.run_once() if one.what == "right"] == [4]
+    assert walked
