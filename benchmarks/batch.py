@@ -29,14 +29,14 @@ class Registry:
     """One version over one snapshot of `num_contributors` contributions."""
 
     def __init__(self, num_contributors: int) -> None:
-        self.snapshot = SnapshotId(_hash("snapshot"))
+        self.snapshot_id = SnapshotId(_hash("snapshot"))
         self.record = VersionRecord(
             creator=_account("creator"),
             name="benchmark",
             adapter_digest=_hash("adapter"),
             cid_digest=_hash("folder"),
             base_model=_hash("base"),
-            snapshots=(self.snapshot,),
+            snapshots=(self.snapshot_id,),
             prompt_price=1_000_000,
             completion_price=3_000_000,
             operator_ppm=300_000,
@@ -49,12 +49,20 @@ class Registry:
         return self.record if version == self.version_id else None
 
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
-        known = snapshot == self.snapshot and index < len(self._contributors)
+        known = snapshot == self.snapshot_id and index < len(self._contributors)
         return self._contributors[index] if known else None
 
 
-def receipts(registry: Registry, count: int, num_contributors: int) -> list[SignedReceipt]:
-    """Valid receipts on `NUM_CHANNELS` channels, in the order of a batch, with random shares."""
+def receipts(
+    registry: Registry,
+    count: int,
+    num_contributors: int,
+    num_slices: int = 1,
+    tokens: tuple[int, int] = (10, 500),
+) -> list[SignedReceipt]:
+    """Valid receipts on `NUM_CHANNELS` channels, in the order of a batch, with random shares, the same in
+    each slice, and between the two numbers of `tokens` of either kind.
+    """
     source = random.Random(0)  # noqa: S311 - a fixed seed, so that runs are comparable
     operator, settlement = _account("operator"), _account("settlement")
     channels = sorted(channel_id(_account(f"payer {n}"), operator, settlement) for n in range(NUM_CHANNELS))
@@ -65,9 +73,10 @@ def receipts(registry: Registry, count: int, num_contributors: int) -> list[Sign
         start = 0 if is_first else found[-1].receipt.cumulative
         parts = [source.randint(1, PPM // num_contributors) for _ in range(num_contributors)]
         parts[0] += PPM - sum(parts)
-        slices = (Slice(registry.version_id, PPM, tuple(map(Share, range(num_contributors), parts))),)
-        prompt, completion = source.randint(10, 500), source.randint(10, 500)
-        amount = charge(slices, [registry.record], prompt, completion)
+        shares = tuple(map(Share, range(num_contributors), parts))
+        slices = (Slice(registry.version_id, PPM // num_slices, shares),) * num_slices
+        prompt, completion = source.randint(*tokens), source.randint(*tokens)
+        amount = charge(slices, [registry.record] * num_slices, prompt, completion)
         receipt = Receipt(
             channel_id=channel,
             cumulative=start + amount,

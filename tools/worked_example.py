@@ -191,8 +191,8 @@ class Example:
     @cached_property
     def entries(self) -> list[tuple[int, int]]:
         """Key and value."""
-        keys, tree = self.batch.entry_keys, self.batch.entries_tree
-        return [(int.from_bytes(keys[32 * i : 32 * i + 32], "big"), tree.value(i)) for i in range(tree.count)]
+        leaves = self.batch.entries.leaves(0, len(self.batch.entries))
+        return [(int.from_bytes(key, "big"), value) for key, value in leaves]
 
     def forged(self, place: EntryPlace) -> tuple[int, SumTree]:
         """The key of the entry that is too small in the forged entries, and the forged entries."""

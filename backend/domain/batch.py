@@ -8,21 +8,22 @@ docs/protocol.md, "Batch".
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.entries import KEY_BYTES, Entry, entry_key, find_entries, first_key, key_at
+from backend.domain.entries import Entries, Entry, entry_item, entry_key
 from backend.domain.errors import NotFound
 from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash, words
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
-from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, Opening, SumTree
+from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, FoldedTree, Opening, SumTree
 from backend.domain.rules import BadReceipt, Rules
 from backend.domain.split import MAX_SHARES, MAX_SLICES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from backend.domain.parameters import ParameterSet
     from backend.domain.receipt import SignedReceipt, Slice
@@ -151,8 +152,8 @@ class Batch:
     spans: tuple[Span, ...]
     receipts: tuple[SignedReceipt, ...]
     """In the order of the receipts tree."""
-    entry_keys: bytes
-    """Keys of all entries, 32 bytes each, in the order of the entries tree."""
+    entries: Entries
+    """In the order of the entries tree."""
     balances: Mapping[Account, int]
     receipts_tree: SumTree
     entries_tree: SumTree
@@ -198,28 +199,9 @@ class Batch:
         collected = {**self.parent.collected, **{span.channel_id: span.until for span in self.spans}}
         return OperatorLedger(header.number, header.hash, header.cumulative_total, self.balances, collected)
 
-    @property
-    def earners(self) -> list[Account]:
-        """The accounts that have entries, in order."""
-        starts = range(0, len(self.entry_keys), KEY_BYTES)
-        accounts = dict.fromkeys(self.entry_keys[at + 4 : at + 24] for at in starts)
-        return [Account("0x" + account.hex()) for account in accounts]
-
-    def entries_of(self, account: Account) -> list[Entry]:
-        """The account's entries, in the order of the receipts."""
-        return find_entries(self.entry_keys, self.entries_tree, account)
-
-    def entries(self) -> Iterator[Entry]:
-        """All entries, in the order of their tree."""
-        for index in range(self.entries_tree.count):
-            key = self._entry_key(index)
-            place = int.from_bytes(key[-8:], "big")
-            account, value = Account("0x" + key[4:24].hex()), self.entries_tree.value(index)
-            yield Entry(account, place >> 32, place >> 16 & 0xFFFF, place & 0xFFFF, value)
-
     def entries_in(self, receipt: int) -> list[Entry]:
         """All entries of one receipt, in the order of slices and parts."""
-        found = (entry for entry in self.entries() if entry.receipt == receipt)
+        found = (entry for entry in self.entries if entry.receipt == receipt)
         return sorted(found, key=lambda entry: (entry.slice, entry.part))
 
     def open_receipt(self, index: int) -> Opening:
@@ -227,14 +209,12 @@ class Batch:
 
     def open_entry(self, account: Account, receipt: int, slice_: int, part: int) -> Opening:
         """Opening of an entry. Errors: `NotFound` if the account earned nothing from this part."""
-        key = entry_key(to_bytes(account), receipt, slice_, part)
-        index = first_key(self.entry_keys, key)
-        if index == self.entries_tree.count or self._entry_key(index) != key:
+        keys = self.entries.keys
+        key = int.from_bytes(entry_key(to_bytes(account), receipt, slice_, part), "big")
+        index = bisect_left(keys, key)
+        if index == len(keys) or keys[index] != key:
             raise NotFound(f"{account} has no entry for part {part} of slice {slice_} of receipt {receipt}")
         return self.entries_tree.open(index)
-
-    def _entry_key(self, index: int) -> bytes:
-        return key_at(self.entry_keys, index)
 
 
 def pack_spans(spans: Iterable[Span]) -> bytes:
@@ -279,46 +259,31 @@ def build(
         _earnings(operator, terms, receipts[: misplaced.details["index"]], rules)
         raise
     entries = entries_of(operator, terms, receipts, rules)
-    balances = add_earnings(parent.balances, entries.earned)
+    balances = add_earnings(parent.balances, entries.sums())
     return Batch(
         operator=operator,
         parent=parent,
         parameter_set=terms.id,
         spans=spans,
         receipts=tuple(receipts),
-        entry_keys=entries.keys,
+        entries=entries,
         balances=balances,
         receipts_tree=tree_of_receipts(receipts),
-        entries_tree=entries.tree,
+        entries_tree=tree_of_entries(entries),
         balances_tree=OperatorLedger(balances=balances).balances_tree(),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Entries:
-    """Entries that a list of receipts earns."""
-
-    keys: bytes
-    """Keys, 32 bytes each, in the order of the tree."""
-    tree: SumTree
-    earned: Mapping[Account, int]
 
 
 def entries_of(
     operator: Account, terms: ParameterSet, receipts: Sequence[SignedReceipt], rules: Rules
 ) -> Entries:
     """Entries of these receipts. Errors: `BadReceipt` for the first that violates the rules, as `build`."""
-    earned = _earnings(operator, terms, receipts, rules)
-    sums: dict[Account, int] = {}
-    keys, values = bytearray(), []
-    for account in sorted(earned):
-        sums[Account("0x" + account.hex())] = sum(value for _, value in earned[account])
-        for place, value in earned[account]:
-            keys += bytes(4) + account + place.to_bytes(8, "big")
-            values.append(value)
-    packed = bytes(keys)
-    leaves = ((packed[i * KEY_BYTES : (i + 1) * KEY_BYTES], value) for i, value in enumerate(values))
-    return Entries(packed, SumTree(ENTRIES_TAG, leaves), sums)
+    return Entries(_earnings(operator, terms, receipts, rules))
+
+
+def tree_of_entries(entries: Entries) -> SumTree:
+    """The entries tree. Errors: as `SumTree`."""
+    return FoldedTree(ENTRIES_TAG, entries)
 
 
 def most_entries(slices: Iterable[Slice]) -> int:
@@ -367,9 +332,9 @@ def _at(index: int, error: BadReceipt) -> BadReceipt:
 
 def _earnings(
     operator: Account, terms: ParameterSet, receipts: Sequence[SignedReceipt], rules: Rules
-) -> dict[bytes, list[tuple[int, int]]]:
-    """Account -> rising (receipt << 32 | slice << 16 | part, value). Parts of zero have no entry."""
-    earned: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
+) -> dict[bytes, bytearray]:
+    """Account -> its items of `Entries`. Parts of zero have no entry."""
+    earned: dict[bytes, bytearray] = defaultdict(bytearray)
     for index, signed in enumerate(receipts):
         try:
             charges = rules.charges(signed)
@@ -379,5 +344,5 @@ def _earnings(
             place = index << 32 | number << 16
             for part, (account, value) in enumerate(parts):
                 if value:
-                    earned[account].append((place | part, value))
+                    earned[account] += entry_item(place | part, value)
     return earned

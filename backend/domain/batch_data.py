@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account, Hash32, VersionId
-from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice
+from backend.domain.receipt import PackedShares, Receipt, SignedReceipt, Slice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -163,11 +162,7 @@ def _read_receipt(fields: dict[str, Any]) -> SignedReceipt:
 
 
 def _read_slice(fields: dict[str, Any]) -> Slice:
-    packed = bytes.fromhex(fields["list"][2:])
-    if len(packed) % 8:
-        raise ValueError("an attribution list has items of 8 bytes")
-    numbers = struct.unpack(f">{len(packed) // 4}I", packed)
-    shares = tuple(map(Share, numbers[::2], numbers[1::2]))
+    shares = PackedShares(bytes.fromhex(fields["list"][2:]))
     return Slice(VersionId(Hash32(_hex(fields["versionId"], 32))), _int(fields["weightPpm"], 32), shares)
 
 

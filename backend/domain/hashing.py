@@ -22,6 +22,7 @@ from backend.domain.ids import (
     SnapshotId,
     VersionId,
 )
+from backend.domain.receipt import PackedShares
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -169,6 +170,8 @@ def response_bytes(choices: Iterable[str]) -> bytes:
 
 def pack_list(shares: Iterable[Share]) -> bytes:
     """Concatenate `position 4 ‖ ppm 4` of a slice's shares."""
+    if isinstance(shares, PackedShares):
+        return shares.packed
     numbers = [number for share in shares for number in (share.position, share.ppm)]
     return struct.pack(f">{len(numbers)}I", *numbers)
 

@@ -7,7 +7,7 @@ its two children, and a tree of a million leaves takes 100 MB instead of a gigab
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sha3 import keccak_256
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NODE = 48
 """Bytes of a node."""
+FOLD = 5
+"""Levels of a `FoldedTree` that are not stored."""
 MAX_SUM = (1 << 128) - 1
 
 RECEIPTS_TAG = keccak(b"loraledger.receipts")
@@ -66,16 +68,8 @@ class SumTree:
         does not.
         """
         level = _leaf_level(tag, leaves)
-        if not level:
-            raise ValueError("a tree has at least one leaf")
-        self._levels = [level]
-        while len(level) > NODE:
-            level = _parents(level)
-            self._levels.append(level)
-
-    @property
-    def count(self) -> int:
-        return len(self._levels[0]) // NODE
+        self.count = len(level) // NODE
+        self._levels = _levels(level)
 
     @property
     def root(self) -> bytes:
@@ -89,12 +83,9 @@ class SumTree:
         """The opening of leaf `index`. Errors: IndexError."""
         if not 0 <= index < self.count:
             raise IndexError(index)
-        path, node = bytearray(), index
-        for level in self._levels[:-1]:
-            at = (node ^ 1) * NODE
-            path += level[at : at + NODE]  # empty if the node is the last of an odd level
-            node >>= 1
-        return Opening(index, self.value(index), bytes(path))
+        # A node is empty if its sibling is the last of an odd level.
+        path = (self.node(level, index >> level ^ 1) for level in range(_height(self.count)))
+        return Opening(index, self.value(index), b"".join(path))
 
     def node(self, level: int, index: int) -> bytes:
         """The node at `level` and `index`, `sum 16 ‖ hash 32`; b"" if there is none."""
@@ -104,7 +95,52 @@ class SumTree:
 
     def value(self, index: int) -> int:
         """Value of leaf `index`."""
-        return int.from_bytes(self._levels[0][index * NODE : index * NODE + 16], "big")
+        return int.from_bytes(self.node(0, index)[:16], "big")
+
+    def sum_before(self, index: int) -> int:
+        """Sum of the values of the leaves before leaf `index`."""
+        lefts = (
+            self.node(level, (index >> level) - 1)
+            for level in range(index.bit_length())
+            if index >> level & 1
+        )
+        return sum(int.from_bytes(node[:16], "big") for node in lefts)
+
+
+class Leaves(Protocol):
+    """Leaves `(key 32, value)` that can be read again."""
+
+    def __len__(self) -> int: ...
+
+    def leaves(self, start: int, stop: int) -> Iterable[tuple[bytes, int]]:
+        """The leaves from index `start` up to `stop`, or the last one."""
+        ...
+
+
+class FoldedTree(SumTree):
+    """A tree that stores the nodes from level `FOLD` on, and computes those below when they are asked for: of
+    a million leaves, it takes 3 MB besides the leaves.
+    """
+
+    def __init__(self, tag: bytes, leaves: Leaves) -> None:
+        """Errors: as `SumTree`."""
+        self._tag, self._leaves, self.count = tag, leaves, len(leaves)
+        folded = bytearray()
+        for start in range(0, self.count, 1 << FOLD):
+            folded += self._fold(start, FOLD)
+        self._levels = _levels(bytes(folded))
+
+    def node(self, level: int, index: int) -> bytes:
+        if level > _height(self.count):
+            return b""
+        return super().node(level - FOLD, index) if level >= FOLD else self._fold(index << level, level)
+
+    def _fold(self, start: int, level: int) -> bytes:
+        """The node of `level` above the leaves from `start` on; b"" if there are none."""
+        nodes = _leaf_level(self._tag, self._leaves.leaves(start, start + (1 << level)))
+        while len(nodes) > NODE:
+            nodes = _parents(nodes)
+        return nodes
 
 
 def resolve(tag: bytes, key: bytes, count: int, opening: Opening) -> ResolvedLeaf:
@@ -150,6 +186,21 @@ def _packed(total: int, node: bytes) -> bytes:
     if not 0 <= total <= MAX_SUM:
         raise InvalidOpening("the sum does not fit uint128", "value")
     return total.to_bytes(16, "big") + node
+
+
+def _height(count: int) -> int:
+    """The number of levels above the leaves."""
+    return (count - 1).bit_length()
+
+
+def _levels(level: bytes) -> list[bytes]:
+    """A level and all above it. Errors: ValueError if it is empty, or if the sum does not fit uint128."""
+    if not level:
+        raise ValueError("a tree has at least one leaf")
+    found = [level]
+    while len(found[-1]) > NODE:
+        found.append(_parents(found[-1]))
+    return found
 
 
 def _leaf_level(tag: bytes, leaves: Iterable[tuple[bytes, int]]) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import ZERO_HASH
@@ -92,13 +94,59 @@ class Share:
     ppm: int
 
 
+SHARE_BYTES = 8
+
+
+class PackedShares(Sequence[Share]):
+    """Shares in the form of `hashing.pack_list`, in a tenth of the memory. Equals any sequence of the same
+    shares.
+    """
+
+    __slots__ = ("packed",)
+
+    def __init__(self, packed: bytes) -> None:
+        """Errors: ValueError unless these are whole items."""
+        if len(packed) % SHARE_BYTES:
+            raise ValueError(f"an attribution list has items of {SHARE_BYTES} bytes")
+        self.packed = packed
+
+    def __len__(self) -> int:
+        return len(self.packed) // SHARE_BYTES
+
+    @overload
+    def __getitem__(self, index: int) -> Share: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Share, ...]: ...
+    def __getitem__(self, index: int | slice) -> Share | tuple[Share, ...]:
+        return tuple(self)[index]
+
+    def __iter__(self) -> Iterator[Share]:
+        return map(Share, *columns(self))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, PackedShares):
+            return self.packed == other.packed
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+
+def columns(shares: Sequence[Share]) -> tuple[Sequence[int], Sequence[int]]:
+    """Positions and parts of shares; of packed ones without an object for each."""
+    if not isinstance(shares, PackedShares):
+        return [share.position for share in shares], [share.ppm for share in shares]
+    numbers = struct.unpack(f">{len(shares.packed) // 4}I", shares.packed)
+    return numbers[::2], numbers[1::2]
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """One adapter version's part of an answer, with its attribution by strictly rising position."""
 
     version_id: VersionId
     weight_ppm: int
-    shares: tuple[Share, ...]
+    shares: Sequence[Share]
 
 
 @dataclass(frozen=True, slots=True)

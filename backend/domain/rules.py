@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import attribution_hash, slices_hash, to_bytes
 from backend.domain.money import PPM
+from backend.domain.receipt import columns
 from backend.domain.split import MAX_SHARES, MAX_SLICES, Parts, slice_charges, split
 
 if TYPE_CHECKING:
@@ -77,12 +78,13 @@ class Rules:
     def contributors(self, slice_: Slice) -> list[bytes]:
         """Contributors (20 bytes) of a slice's shares, in their order."""
         known = self._contributors.setdefault(slice_.version_id, {})
+        positions, _ = columns(slice_.shares)
         try:
-            return [known[share.position] for share in slice_.shares]
+            return [known[position] for position in positions]
         except KeyError:
-            for share in slice_.shares:
-                known[share.position] = self._contributor(slice_.version_id, share.position)
-            return [known[share.position] for share in slice_.shares]
+            for position in positions:
+                known[position] = self._contributor(slice_.version_id, position)
+            return [known[position] for position in positions]
 
     def _contributor(self, version_id: VersionId, position: int) -> bytes:
         snapshots = self.record(version_id).snapshots
@@ -126,12 +128,12 @@ def check_shares(slice_: Slice, record: VersionRecord) -> None:
         return
     if not record.snapshots or not 1 <= len(shares) <= MAX_SHARES:
         raise BadReceipt(f"{len(shares)} shares for {len(record.snapshots)} snapshots", "list")
-    last, total = -1, 0
-    for share in shares:
-        if share.position <= last or share.ppm <= 0:
-            raise BadReceipt(f"position {share.position} is out of order or has no share", "list")
-        last, total = share.position, total + share.ppm
-    _expect("list", PPM, total)
+    last, (positions, parts) = -1, columns(shares)
+    for position, ppm in zip(positions, parts, strict=True):
+        if position <= last or ppm <= 0:
+            raise BadReceipt(f"position {position} is out of order or has no share", "list")
+        last = position
+    _expect("list", PPM, sum(parts))
 
 
 def _expect(what: str, expected: int | str, found: int | str, unit: str = "") -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.money import PPM, mul_ppm_down
+from backend.domain.receipt import columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ def split(
     rest = slice_charge - fee
     operator, creator = mul_ppm_down(rest, operator_ppm), mul_ppm_down(rest, creator_ppm)
     pool = rest - operator - creator
-    return Parts(fee, operator, creator, split_pool(pool, [s.ppm for s in shares]) if shares else (pool,))
+    return Parts(fee, operator, creator, split_pool(pool, columns(shares)[1]) if shares else (pool,))
 
 
 def split_pool(pool: int, ppms: Sequence[int]) -> tuple[int, ...]:

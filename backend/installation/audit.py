@@ -25,17 +25,20 @@ class Audit:
     def __init__(self, resources: Resources, db: Database) -> None:
         self._resources, self._db = resources, db
 
-    def cases(self, max_cached: int = 1) -> Cases:
-        """New cases of the batches, of which `max_cached` are kept in memory."""
-        return self._cases(max_cached, self._resources.peers_for(self._db).fetch)
+    def cases(self) -> Cases:
+        """New cases of the batches. Judging one takes at most half of the machine's or container's memory."""
+        return self._cases(self._resources.peers_for(self._db).fetch)
 
-    def _cases(self, max_cached: int, fetch: FetchFolder) -> Cases:
+    def _cases(self, fetch: FetchFolder) -> Cases:
         from backend.chain.keys import recover
+        from backend.processes.memory import machine_memory
         from backend.services.audit.cases import Cases
+        from backend.services.audit.published import MEMORY_FACTOR
 
         resources = self._resources
         settlement = resources.typed_domain("Settlement")
-        return Cases(resources.chain, resources.blobs, recover, settlement, max_cached, fetch)
+        max_judged = machine_memory() // 2 // MEMORY_FACTOR
+        return Cases(resources.chain, resources.blobs, recover, settlement, max_judged, fetch)
 
     @cached_property
     def auditor(self) -> Auditor:
@@ -68,5 +71,5 @@ class Audit:
         from backend.services.audit.auditor import Auditor
         from backend.services.receipts.verification import Verification
 
-        auditor = Auditor(self._db, self._cases(1, fetch_nothing))
+        auditor = Auditor(self._db, self._cases(fetch_nothing))
         return Verification(self._db, auditor, recover, self._resources.typed_domain("Settlement"))

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from backend.services.watch.watcher import Watcher
     from backend.settings import Settings
 
-MAX_CACHED_CASES = 8
-"""Cases of wrong batches are kept in memory with their receipts, because each pass checks them again."""
-
 
 @dataclass(frozen=True, slots=True)
 class WatchOptions:
@@ -70,7 +67,7 @@ def open_watcher(
             guard=node_errors,
             db=db,
             chain=chain,
-            cases=Audit(installation, db).cases(MAX_CACHED_CASES),
+            cases=Audit(installation, db).cases(),
             judge=judge,
             challenge=_challenge(installation, transactions)
             if transactions and options.can_challenge

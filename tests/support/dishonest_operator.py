@@ -56,10 +56,8 @@ class Draft:
 
     @classmethod
     def of(cls, batch: Batch) -> Draft:
-        tree, keys = batch.entries_tree, batch.entry_keys
-        entries = [
-            (int.from_bytes(keys[32 * i : 32 * i + 32], "big"), tree.value(i)) for i in range(tree.count)
-        ]
+        leaves = batch.entries.leaves(0, len(batch.entries))
+        entries = [(int.from_bytes(key, "big"), value) for key, value in leaves]
         balances = sorted((balance_key(account), value) for account, value in batch.balances.items())
         receipts = list(batch.receipts)
         values = [s.receipt.charge for s in receipts]

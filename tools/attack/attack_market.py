@@ -69,10 +69,8 @@ class Forgery:
     @classmethod
     def of(cls, batch: Batch) -> Forgery:
         """The leaves of an honest batch."""
-        keys, tree = batch.entry_keys, batch.entries_tree
-        entries = [
-            (int.from_bytes(keys[32 * i : 32 * (i + 1)], "big"), tree.value(i)) for i in range(tree.count)
-        ]
+        leaves = batch.entries.leaves(0, len(batch.entries))
+        entries = [(int.from_bytes(key, "big"), value) for key, value in leaves]
         balances = sorted((int(account, 16), value) for account, value in batch.balances.items())
         return cls(batch.spans, list(batch.receipts), entries, balances)
 

@@ -15,6 +15,7 @@ import torch
 
 from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, INDEX_FILE
 from backend.domain.screening import AdapterRefused
+from backend.processes.memory import machine_memory
 from inference.errors import InferenceError
 from inference.lora.files import adapter_digest
 from inference.model.sources import model_name
@@ -26,7 +27,7 @@ from workers.training.evaluate import mean_loss
 from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
 from workers.training.index import compute_index, index_bytes, open_engine
 from workers.training.inspection import as_json, inspect_adapter
-from workers.training.memory import OutOfMemory, machine_memory, memory_limit
+from workers.training.memory import OutOfMemory, memory_limit
 from workers.training.rows import UnusableRows, general_examples, read_examples
 from workers.training.spec import (
     ADAPTER,

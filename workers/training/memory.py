@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from pathlib import Path
 
 from backend.domain.errors import InvalidInput
+from backend.processes.memory import machine_memory
 from backend.processes.parent import is_out_of_memory
 
 SHARE = 0.8
 """Of the machine's or container's memory. The rest is for what runs beside the one training process."""
-CGROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""A container's limit, in versions 2 and 1 of control groups."""
 GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
 
 
@@ -25,16 +23,6 @@ def memory_limit() -> int | None:
     reserves address space that would count.
     """
     return None if any(Path(file).exists() for file in GPU_FILES) else int(SHARE * machine_memory())
-
-
-def machine_memory() -> int:
-    """Bytes of memory of this machine, or of the container."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in filter(Path.exists, map(Path, CGROUP_FILES)):
-        limit = file.read_text().strip()
-        if limit.isdigit():  # version 2 says "max" for none
-            sizes.append(int(limit))
-    return min(sizes)
 
 
 def out_of_memory_error(error: BaseException) -> OutOfMemory | None:

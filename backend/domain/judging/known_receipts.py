@@ -14,7 +14,7 @@ from backend.domain.judging.withheld_trees import spread_evenly
 from backend.domain.merkle import NODE, InvalidOpening, Opening, SumTree, siblings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from backend.domain.disputes.witnesses import Lookup
     from backend.domain.judging.case import Case
@@ -31,8 +31,13 @@ class KnownReceipt:
 
     index: int
     signed: SignedReceipt
-    opening: Opening
     prefix: int
+    _open: Callable[[int], Opening]
+
+    @property
+    def opening(self) -> Opening:
+        """Computed when it is asked for: that of each receipt of a large batch would take a kilobyte."""
+        return self._open(self.index)
 
 
 class KnownReceipts:
@@ -80,23 +85,19 @@ class KnownReceipts:
         if self._tree is None:
             return
         for index, signed in enumerate(self.published):
-            opening = self._tree.open(index)
-            yield KnownReceipt(index, signed, opening, prefix)
-            prefix += opening.value
+            yield KnownReceipt(index, signed, prefix, self._tree.open)
+            prefix += self._tree.value(index)
 
     def receipts(self) -> Iterator[KnownReceipt]:
         """The known receipts, by rising index."""
         prefix = 0
         for index in sorted(self._known | self._answered.keys()):
-            if index in self._answered:
-                answer = self._answered[index]
-                signed, opening = answer.signed, answer.witness.opening
-            else:
-                signed, opening = self.published[index], self._open(index)
+            answer = self._answered.get(index)
+            signed = self.published[index] if answer is None else answer.signed
             if not self.is_published:
-                prefix = self.root.open_key(int(receipt_id(signed.receipt), 16), opening)
-            yield KnownReceipt(index, signed, opening, prefix)
-            prefix += opening.value
+                prefix = self.root.open_key(int(receipt_id(signed.receipt), 16), self._open(index))
+            yield KnownReceipt(index, signed, prefix, self._open)
+            prefix += signed.receipt.charge
 
     def _comparable_tree(self) -> SumTree | None:
         """The tree of the published receipts, if it has the same number of leaves as the committed one."""
@@ -116,6 +117,8 @@ class KnownReceipts:
                 self._known.update(range(place << level, min((place + 1) << level, count)))
 
     def _open(self, index: int) -> Opening:
+        if index in self._answered:
+            return self._answered[index].witness.opening
         tree = self._tree
         if tree is None:
             raise ValueError("nothing is published")

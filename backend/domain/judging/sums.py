@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Batch, Entries, OperatorLedger, add_earnings, entries_of, tree_of_receipts
+from backend.domain.batch import (
+    Batch,
+    OperatorLedger,
+    add_earnings,
+    entries_of,
+    tree_of_entries,
+    tree_of_receipts,
+)
 from backend.domain.disputes.lookups import has_root, look_up, tree_of
 from backend.domain.disputes.proofs import WrongBalanceProof, WrongEntryProof, WrongOrderProof, ZeroLeafProof
 from backend.domain.disputes.witnesses import (
@@ -37,6 +44,7 @@ from backend.domain.split import slice_charges
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from backend.domain.entries import Entries
     from backend.domain.judging.case import Case, Judgement, Registry
     from backend.domain.judging.known_receipts import KnownReceipt
     from backend.domain.judging.withheld_trees import ProvenValue
@@ -53,13 +61,14 @@ def judge_sums(
     rules = Rules(registry)
     signed = [known.signed for known in receipts]
     entries = entries_of(case.header.operator, terms, signed, rules)
-    balances = _Balances(case, entries)
-    if not has_root(entries.tree, tree_of(case.header, Tree.ENTRIES)):
+    entries_tree = tree_of_entries(entries)
+    if not has_root(entries_tree, tree_of(case.header, Tree.ENTRIES)):
         proving = _Entries(case, receipts, registry, terms, rules)
-        return _search(case, Tree.ENTRIES, entries.tree, balances.entry_keys, proving.prove)
+        return _search(case, Tree.ENTRIES, entries_tree, entries.keys, proving.prove)
+    balances = _Balances(case, entries, entries_tree)
     if balances.ledger is None:
         return balances.compare()
-    after = add_earnings(balances.ledger.balances, entries.earned)
+    after = add_earnings(balances.ledger.balances, balances.earned)
     tree = OperatorLedger(balances=after).balances_tree()
     if not has_root(tree, tree_of(case.header, Tree.BALANCES)):
         return _search(case, Tree.BALANCES, tree, sorted(map(balance_key, after)), balances.prove)
@@ -70,10 +79,10 @@ def judge_sums(
             parameter_set=terms.id,
             spans=case.spans,
             receipts=tuple(signed),
-            entry_keys=entries.keys,
+            entries=entries,
             balances=after,
             receipts_tree=tree_of_receipts(signed),
-            entries_tree=entries.tree,
+            entries_tree=entries_tree,
             balances_tree=tree,
         )
     )
@@ -180,14 +189,10 @@ class _Entries:
 class _Balances:
     """Builds proofs that balances are wrong, if the entries are right."""
 
-    def __init__(self, case: Case, entries: Entries) -> None:
-        self._case, self._entries = case, entries
+    def __init__(self, case: Case, entries: Entries, tree: SumTree) -> None:
+        self._case, self._entries, self._tree = case, entries, tree
+        self.earned = entries.sums()
         self._parent = partial_tree(case, Tree.PARENT_BALANCES)
-
-    @cached_property
-    def entry_keys(self) -> list[int]:
-        keys = self._entries.keys
-        return [int.from_bytes(keys[at : at + 32], "big") for at in range(0, len(keys), 32)]
 
     @cached_property
     def ledger(self) -> OperatorLedger | None:
@@ -205,9 +210,8 @@ class _Balances:
         if proven.key >= ACCOUNTS:
             return None
         account, header = account_of(proven.key), self._case.header
-        entries = (
-            look_up(self._entries.tree, self.entry_keys, key << 64) for key in (proven.key, proven.key + 1)
-        )
+        keys = self._entries.keys
+        entries = (look_up(self._tree, keys, key << 64) for key in (proven.key, proven.key + 1))
         parent = self._case.parent or header
         witness = BalanceWitness(account, parent, self._earlier(proven.key), proven.lookup, *entries)
         text = f"the balance of {account} is {proven.value}, it must be {expected}"
@@ -228,7 +232,7 @@ class _Balances:
                 wanted[Tree.BALANCES].append(key)
             if before is None or after is None:
                 continue
-            expected = before.value + self._entries.earned.get(account_of(key), 0)
+            expected = before.value + self.earned.get(account_of(key), 0)
             if after.value != expected and (found := self.prove(after, expected)):
                 return found
         if self._case.parent is not None:
@@ -242,7 +246,7 @@ class _Balances:
         """Keys of the accounts with a known leaf in either tree or with earnings in this batch."""
         leaves = (*self._parent.leaves.values(), *opened.leaves.values())
         with_leaf = {key for key, _ in leaves if key < ACCOUNTS}
-        return sorted(with_leaf.union(map(balance_key, self._entries.earned)))
+        return sorted(with_leaf.union(map(balance_key, self.earned)))
 
     def _earlier(self, key: int) -> Lookup:
         if self._case.parent is None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from backend.domain.batch import OperatorLedger
@@ -142,14 +142,13 @@ class DifferenceSearch:
 
     def _landmarks(self) -> Iterator[_Landmark]:
         """Landmarks by rising index; the leaves are sorted, as none is malformed."""
-        sums = list(accumulate((self._tree.value(i) for i in range(self._tree.count)), initial=0))
         for index in sorted(self._opened.leaves):
             key, opening = self._opened.leaves[index]
             place = bisect_left(self._keys, key)
             if place < len(self._keys) and self._keys[place] == key:
                 prefix = self._opened.root.open_key(key, opening)
                 is_equal = place == index and self._is_equal_left_of(opening)
-                yield _Landmark(place, prefix - sums[place], is_equal)
+                yield _Landmark(place, prefix - self._tree.sum_before(place), is_equal)
 
     def _is_equal_left_of(self, opening: Opening) -> bool:
         tree = self._tree

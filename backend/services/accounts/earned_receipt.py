@@ -147,11 +147,11 @@ class EarnedReceipts:
         return found
 
     def _signed(self, batch: CommittedBatch, receipt: ReceiptId) -> SignedReceipt:
-        receipts = self._published.receipts(batch)
-        found = (signed for signed in receipts if receipt_id(signed.receipt) == receipt)
-        if (signed := next(found, None)) is None:
-            raise _not_credited(receipt)
-        return signed
+        with self._published.reading(batch) as receipts:
+            found = (signed for signed in receipts if receipt_id(signed.receipt) == receipt)
+            if (signed := next(found, None)) is None:
+                raise _not_credited(receipt)
+            return signed
 
 
 def _batch_of(tx: UnitOfWork, account: Account, receipt: ReceiptId) -> CommittedBatch:

@@ -14,9 +14,10 @@ from backend.domain.judging.case import Finding, Right, Undecided, Wrong
 from backend.domain.judging.judge import judge
 from backend.domain.settlement import BatchState
 from backend.services.audit.earnings import credits_of, earned_by_contribution
+from backend.services.audit.published import TOO_LARGE, BatchTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.disputes.proofs import Proof
@@ -69,22 +70,18 @@ class Auditor:
         """Verdicts from the operator's first batch on, up to the first wrong one that is not final: it can be
         voided with all pending ones. After a wrong batch that is final, the ledger is not known.
 
-        Errors: `Unavailable` if the store of batch data cannot be reached, or if a batch becomes void or a
-        reorganisation removes it during the audit.
+        Errors: `Unavailable` if the store of batch data cannot be reached, or if a batch
+        becomes void or a reorganisation removes it during the audit.
         """
         with self._db.read() as tx:
             batches = not_void(tx.chain.batches(operator))
         ledger: OperatorLedger | None = OperatorLedger()
         parent = None
         for known in batches:
-            data = self._data(known)
-            with self._db.read() as tx:
-                committed = _as_it_is_now(tx.chain, known)
-                verdict, batch = self._judge(tx.chain, ledger, parent, committed, data)
+            verdict, committed, ledger = self._verdict(known, parent, ledger)
             yield verdict
-            if batch is None and committed.state is not BatchState.FINAL:
+            if not verdict.is_right and committed.state is not BatchState.FINAL:
                 return
-            ledger = None if batch is None else batch.after(verdict.header)
             parent = committed
 
     def is_current(self, tx: UnitOfWork, operator: Account) -> bool:
@@ -96,7 +93,7 @@ class Auditor:
         """The ledger after the operator's newest batch; audits the batches since the last call. After a batch
         with which `is_turn_over`, the ledger after that one.
 
-        Errors: `WrongBatch`; `Unavailable` as `audit`.
+        Errors: `WrongBatch`; `BatchTooLarge`; `Unavailable` as `audit`.
         """
         with self._db.read() as tx:
             batches = not_void(tx.chain.batches(operator))
@@ -104,17 +101,7 @@ class Auditor:
         valid = {one.hash for one in batches}
         final = max((one.number for one in batches if one.state is BatchState.FINAL), default=0)
         for place in range(known, len(batches)):
-            data = self._data(batches[place])
-            with self._db.read() as tx:
-                batch, ledger = self._right(tx.chain, ledger, batches, place, data)
-                found = credits_of(tx, batch, Header.from_chain(batches[place].header), ledger)
-                earned = earned_by_contribution(tx.chain, batch)
-            with self._db.begin() as mirror:
-                if not mirror.batches.save_ledger(operator, ledger):
-                    continue  # another process has mirrored the batch, with all that follows
-                mirror.earnings.add(found)
-                mirror.contribution_totals.add(operator, batch.number, ledger.hash, earned, valid)
-                mirror.contribution_totals.prune(operator, final, valid, earned)
+            ledger = self._mirror(ledger, batches, place, valid, final)
             if is_turn_over():
                 break
         if known < len(batches):
@@ -123,23 +110,64 @@ class Auditor:
         return ledger
 
     def batch(self, operator: Account, number: int) -> Batch:
-        """A batch with its trees, for openings, once it is audited. Errors: `NotFound`; `WrongBatch`; as
-        `audit`.
+        """A batch with its trees, for openings, once it is audited. Errors: `NotFound`; as
+        `follow`.
         """
         with self._db.read() as tx:
             batches = [b for b in not_void(tx.chain.batches(operator)) if b.number <= number]
             if not batches or batches[-1].number != number:
                 raise NotFound(f"{operator} has no batch {number}", "number")
             ledger, known = _resume(tx, operator, batches[:-1])
-        for place in range(known, len(batches)):
-            data = self._data(batches[place])
+        for place in range(known, len(batches) - 1):
+            ledger = self._rebuilt(ledger, batches, place)[1]
+        return self._rebuilt(ledger, batches, len(batches) - 1)[0]
+
+    # Of each batch, the data are read before a transaction begins, and dropped before the next are read.
+
+    def _verdict(
+        self, known: CommittedBatch, parent: CommittedBatch | None, ledger: OperatorLedger | None
+    ) -> tuple[Verdict, CommittedBatch, OperatorLedger | None]:
+        """The verdict, the batch as it is now, and the ledger after it if it is right."""
+        header = Header.from_chain(known.header)
+        try:
+            with self._cases.reading(header) as data, self._db.read() as tx:
+                committed = _as_it_is_now(tx.chain, known)
+                verdict, batch = self._judge(tx.chain, ledger, parent, committed, data)
+                return verdict, committed, None if batch is None else batch.after(header)
+        except BatchTooLarge as error:
+            return Verdict(header, Finding(TOO_LARGE, error.message)), known, None
+
+    def _mirror(
+        self,
+        ledger: OperatorLedger,
+        batches: Sequence[CommittedBatch],
+        place: int,
+        valid: Collection[Hash32],
+        final: int,
+    ) -> OperatorLedger:
+        """Store what follows from a batch. `final`: number of the newest final one. Errors: as `_right`."""
+        header = Header.from_chain(batches[place].header)
+        with self._cases.reading(header) as data:
             with self._db.read() as tx:
                 batch, ledger = self._right(tx.chain, ledger, batches, place, data)
-        return batch
+                found = credits_of(tx, batch, header, ledger)
+                earned = earned_by_contribution(tx.chain, batch)
+            with self._db.begin() as mirror:
+                if mirror.batches.save_ledger(header.operator, ledger):
+                    mirror.earnings.add(found)
+                    totals = mirror.contribution_totals
+                    totals.add(header.operator, batch.number, ledger.hash, earned, valid)
+                    totals.prune(header.operator, final, valid, earned)
+                # Else another process has mirrored the batch, with all that follows.
+        return ledger
 
-    def _data(self, committed: CommittedBatch) -> BatchReceipts:
-        """See `Cases.receipts`; read before a transaction begins."""
-        return self._cases.receipts(Header.from_chain(committed.header))
+    def _rebuilt(
+        self, ledger: OperatorLedger, batches: Sequence[CommittedBatch], place: int
+    ) -> tuple[Batch, OperatorLedger]:
+        """See `_right`."""
+        header = Header.from_chain(batches[place].header)
+        with self._cases.reading(header) as data, self._db.read() as tx:
+            return self._right(tx.chain, ledger, batches, place, data)
 
     def _right(
         self,

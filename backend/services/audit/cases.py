@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Header
-from backend.domain.content import cid_of
+from backend.domain.batch_data import FILE_NAME
+from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
 from backend.domain.disputes.witnesses import AnsweredReceipt, Lookup
 from backend.domain.judging.case import Case
 from backend.domain.settlement import BatchState
 from backend.ports.storage import fetch_nothing
-from backend.services.audit.published import max_bytes, read_batch_data, signed_by_keys_of, spans_of
+from backend.services.audit.published import (
+    MAX_DATA_BYTES,
+    max_bytes,
+    memory_of,
+    read_batch_data,
+    signed_by_keys_of,
+    spans_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from backend.domain.batch import OperatorLedger
     from backend.domain.disputes.witnesses import Tree
@@ -29,15 +38,22 @@ if TYPE_CHECKING:
     from backend.services.audit.published import BatchReceipts
 
 RETRY_SECONDS = 2.0
+MAX_CACHED_BYTES = 64 << 20
+"""Memory of a batch that may be kept."""
+SMALL_DATA_BYTES = 16 << 20
+"""Data of batches that several threads may have in memory at once."""
 MAX_DECODED = 4096
 """Answers to demands that are kept decoded."""
+
+_large = threading.RLock()
+"""Held while a large batch is in memory; one for the process, as the memory is."""
 
 
 class Cases:
     """`chain` decodes the calls that answer demands; `settlement` is the EIP-712 domain of receipts.
 
-    The receipts of the latest `cache_size` batches stay in memory. `fetch_folder` fetches batch data that the
-    store lacks.
+    `max_judged` is the size of batch data that this process can judge. `fetch_folder` fetches batch data that
+    the store lacks.
     """
 
     def __init__(
@@ -46,15 +62,15 @@ class Cases:
         blobs: BlobStore,
         recover: Recover,
         settlement: TypedDomain,
-        cache_size: int = 1,
+        max_judged: int = MAX_DATA_BYTES,
         fetch_folder: FetchFolder = fetch_nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain, self._blobs, self._clock = chain, blobs, clock
-        self._recover, self._settlement, self._cache_size = recover, settlement, cache_size
+        self._recover, self._settlement, self._max_judged = recover, settlement, max_judged
         self._fetch_folder = fetch_folder
         self._lock = threading.Lock()
-        self._cache: dict[Hash32, tuple[float, BatchReceipts]] = {}
+        self._latest: tuple[Hash32, float, BatchReceipts] | None = None
         self._decoded: dict[tuple[Hash32, int], Lookup | AnsweredReceipt] = {}
 
     def case(
@@ -86,20 +102,40 @@ class Cases:
         return signed_by_keys_of(operator, view, self._recover, self._settlement, committed_at)
 
     def receipts(self, header: Header) -> BatchReceipts:
-        """The published receipts of a batch, cached. To fetch them may take minutes. After a failure they are
-        not read again for `RETRY_SECONDS`: a store may search long for missing content.
+        """The published receipts of a batch; those of the latest are cached, unless they are many. To fetch
+        them may take minutes. After a failure they are not read again for `RETRY_SECONDS`: a store may search
+        long for missing content.
 
-        Errors: `Unavailable` if the store of batch data cannot be reached.
+        Errors: `BatchTooLarge`; `Unavailable` if the store of batch data cannot be reached.
         """
-        until, found = self._cache.get(header.hash, (0.0, None))
-        if found is None or (found[0] is None and until < self._clock()):
-            self._fetch_folder(cid_of(header.data_digest), max_bytes(header), header.operator)
-            found = read_batch_data(header, self._blobs, self._settlement)
-            with self._lock:
-                while len(self._cache) >= self._cache_size:
-                    del self._cache[next(iter(self._cache))]
-                self._cache[header.hash] = (self._clock() + RETRY_SECONDS, found)
+        latest = self._latest
+        if latest is not None and latest[0] == header.hash:
+            _, until, found = latest
+            if found[0] is not None or until >= self._clock():
+                return found
+        self._latest = latest = None  # before the next one is in memory
+        self.fetch(header)
+        found = read_batch_data(header, self._blobs, self._settlement, self._max_judged)
+        if found[0] is None or memory_of(found[0]) <= MAX_CACHED_BYTES:
+            self._latest = header.hash, self._clock() + RETRY_SECONDS, found
         return found
+
+    @contextmanager
+    def reading(self, header: Header) -> Iterator[BatchReceipts]:
+        """`receipts`, for as long as they are used: of several threads, one at a time uses a large batch."""
+        self.fetch(header)
+        with _large if self._size(header) > SMALL_DATA_BYTES else nullcontext():
+            yield self.receipts(header)
+
+    def fetch(self, header: Header) -> None:
+        """Fetch the batch's data if the store lacks them, which may take minutes."""
+        self._fetch_folder(cid_of(header.data_digest), max_bytes(header), header.operator)
+
+    def _size(self, header: Header) -> int:
+        try:
+            return self._blobs.names(cid_of(header.data_digest)).get(FILE_NAME, 0)
+        except (ContentMissing, ContentCorrupt, ContentUnsafe):
+            return 0  # nothing is read
 
     def is_stored(self, header: Header) -> bool:
         """Whether the store has the batch's data, so that none is fetched."""

@@ -6,24 +6,26 @@ accounts are read from the batch's data when they are wanted.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Header, entries_of
+from backend.domain.batch import Header, entries_of, tree_of_entries
 from backend.domain.earnings import CONTRIBUTORS_PART, ContributionEarning, Credit, Earning
-from backend.domain.entries import find_entries
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules, from_position
 from backend.domain.settlement import BatchState
+from backend.services.audit.cases import MAX_CACHED_BYTES
+from backend.services.audit.published import memory_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
-    from backend.domain.batch import Batch, Entries, OperatorLedger
+    from backend.domain.batch import Batch, OperatorLedger
     from backend.domain.earnings import ContributionKey
-    from backend.domain.entries import Entry
+    from backend.domain.entries import Entries, Entry
     from backend.domain.ids import Account, DatanetId, Hash32, ReceiptId, VersionId
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch
@@ -31,18 +33,25 @@ if TYPE_CHECKING:
     from backend.services.audit.cases import Cases
     from backend.services.background import Background
 
+MAX_ENTRIES = 600_000
+"""Entries of a batch that are in memory or stored one by one. Batches of this software have fewer in all."""
+
 
 def credits_of(
     tx: UnitOfWork, batch: Batch, header: Header, ledger: OperatorLedger
 ) -> list[tuple[Credit, list[Earning]]]:
-    """What a batch that is right credits to each account that signed in here, with the entries.
+    """What a batch that is right credits to each account that signed in here, with the entries; not of all
+    such accounts if these have more than `MAX_ENTRIES`.
 
     `ledger`: the one after the batch.
     """
     lookup = Lookup(tx.chain, batch.receipts)
-    found = []
-    for account in tx.earnings.known(batch.earners):
-        entries = batch.entries_of(account)
+    found, num_left = [], MAX_ENTRIES
+    for account in tx.earnings.known(batch.entries.accounts):
+        num_left -= batch.entries.num_of(account)
+        if num_left < 0:
+            break
+        entries = list(batch.entries.of(account))
         credit = Credit(
             account=account,
             operator=header.operator,
@@ -61,7 +70,7 @@ def earned_by_contribution(chain: ChainView, batch: Batch) -> list[ContributionE
     """What a batch credits for each contribution through each version."""
     lookup = Lookup(chain, batch.receipts)
     found: dict[ContributionKey, ContributionEarning] = {}
-    for entry in batch.entries():
+    for entry in batch.entries:
         slice_ = batch.receipts[entry.receipt].slices[entry.slice]
         if entry.part < CONTRIBUTORS_PART or not slice_.shares:
             continue
@@ -121,23 +130,31 @@ class PublishedEntries:
     def of(self, batch: CommittedBatch, account: Account) -> list[Earning]:
         """The account's entries, of a tree with the root that the chain has.
 
-        Errors: as `receipts`; `Conflict` if the data makes another tree.
+        Errors: as `reading`; `Conflict` if the data makes another tree; `Unavailable` above `MAX_ENTRIES`.
         """
         latest = self._latest
-        if latest is None or latest[0] != batch.hash:
-            receipts = self.receipts(batch)
+        if latest is not None and latest[0] == batch.hash:
+            return self._of(account, *latest[1:])
+        with self.reading(batch) as receipts:
             with self._db.read() as tx:
-                self._latest = latest = batch.hash, receipts, _entries(tx.chain, batch, receipts)
-        _, receipts, entries = latest
+                entries = _entries(tx.chain, batch, receipts)
+            if memory_of(receipts) <= MAX_CACHED_BYTES:
+                self._latest = batch.hash, receipts, entries
+            return self._of(account, receipts, entries)
+
+    def _of(self, account: Account, receipts: Sequence[SignedReceipt], entries: Entries) -> list[Earning]:
+        if (count := entries.num_of(account)) > MAX_ENTRIES:
+            raise Unavailable(f"{account} has {count} entries in one batch, too many to list")
         with self._db.read() as tx:
             lookup = Lookup(tx.chain, receipts)
-            return [lookup.earning(entry) for entry in find_entries(entries.keys, entries.tree, account)]
+            return [lookup.earning(entry) for entry in entries.of(account)]
 
-    def receipts(self, batch: CommittedBatch) -> tuple[SignedReceipt, ...]:
-        """Receipts of the batch, in order. Data that the store lacks is fetched in the background; that of a
-        void batch, which credits nothing, is not.
+    @contextmanager
+    def reading(self, batch: CommittedBatch) -> Iterator[tuple[SignedReceipt, ...]]:
+        """Receipts of the batch, in order, while they are used as `Cases.reading` says. Data that the store
+        lacks is fetched in the background; that of a void batch, which credits nothing, is not.
 
-        Errors: `Unavailable` if no published data is the batch's, or it is still being fetched.
+        Errors: `Unavailable` if no published data is the batch's, it is still being fetched, or too large.
         """
         header, text = Header.from_chain(batch.header), "no operator serves its data"
         if not self._cases.is_stored(header) and batch.state is not BatchState.VOID:
@@ -145,14 +162,15 @@ class PublishedEntries:
             if (error := self._background.error(work, self._background.clock())) is not None:
                 text = error.message
         if self._cases.is_stored(header):
-            found, reason = self._cases.receipts(header)
-            if found is not None:
-                return found
+            with self._cases.reading(header) as (found, reason):
+                if found is not None:
+                    yield found
+                    return
             text = reason.message if reason else text
         raise Unavailable(f"the entries of batch {batch.number} of {batch.operator} cannot be read: {text}")
 
     def _fetch(self, header: Header) -> bool:
-        self._cases.receipts(header)
+        self._cases.fetch(header)
         return True
 
 
@@ -163,6 +181,7 @@ def _entries(chain: ChainView, batch: CommittedBatch, receipts: Sequence[SignedR
     if terms is None:
         raise Unavailable(f"parameter set {header.parameter_set} is not indexed yet")
     entries = entries_of(batch.operator, terms, receipts, Rules(chain))
-    if (to_hash(entries.tree.root), entries.tree.count) != (header.entries_root, header.entries_count):
+    tree = tree_of_entries(entries)
+    if (to_hash(tree.root), tree.count) != (header.entries_root, header.entries_count):
         raise Conflict(f"batch {batch.number} of {batch.operator} has other entries than its data makes")
     return entries

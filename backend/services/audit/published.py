@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from backend.domain.batch import Span
 from backend.domain.batch_data import FILE_NAME, MAX_LINE, BatchName, MalformedBatch, decode_chunks
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.judging.case import Finding
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from backend.domain.batch import Header
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, Hash32
@@ -20,19 +22,36 @@ if TYPE_CHECKING:
     from backend.ports.storage import BlobStore
 
 MAX_DATA_BYTES = 512 << 20
-"""As much as 25,000 receipts with the longest lists take."""
+"""As much as 30,000 receipts with the longest lists take."""
+MEMORY_FACTOR = 4
+"""Judging a batch takes less memory than this many times its data; `benchmarks.judging` measures it."""
+TOO_LARGE = "too_large"
+"""What a finding says of a batch that this process cannot judge in its memory, or whose parent it cannot."""
+RECEIPT_BYTES, SLICE_BYTES, SHARE_BYTES = 2400, 450, 48
+"""Memory that a receipt, each slice and each share take at most in a batch with its trees."""
 BatchReceipts = tuple["tuple[SignedReceipt, ...] | None", "Finding | None"]
 """The receipts, or the finding that explains why there are none."""
 
 
-def read_batch_data(header: Header, blobs: BlobStore, settlement: TypedDomain) -> BatchReceipts:
-    """`settlement`: EIP-712 domain of the batch's contract. Errors: `Unavailable`."""
+class BatchTooLarge(Unavailable):
+    """A batch that this process cannot judge in its memory, and another one may find right or wrong."""
+
+
+def read_batch_data(
+    header: Header, blobs: BlobStore, settlement: TypedDomain, max_judged: int = MAX_DATA_BYTES
+) -> BatchReceipts:
+    """`settlement`: EIP-712 domain of the batch's contract. `max_judged`: bytes of data that this process can
+    judge. Errors: `BatchTooLarge`; `Unavailable`.
+    """
     cid = cid_of(header.data_digest)
     try:
         # Limits memory: the data is published by other operators.
-        if blobs.names(cid).get(FILE_NAME, 0) > max_bytes(header):
+        size = blobs.names(cid).get(FILE_NAME, 0)
+        if size > max_bytes(header):
             return None, Finding("data_malformed", "the batch data is larger than its receipts can be")
-        name, receipts = decode_chunks(blobs.open(cid, FILE_NAME))
+        if size > max_judged:
+            raise _too_large(header, size, max_judged)
+        name, receipts = decode_chunks(_at_most(size, blobs.open(cid, FILE_NAME)))
     except (ContentMissing, ContentCorrupt) as error:
         return None, Finding("data_missing", f"the batch data {cid}: {error}")
     except (MalformedBatch, ContentUnsafe) as error:
@@ -43,6 +62,30 @@ def read_batch_data(header: Header, blobs: BlobStore, settlement: TypedDomain) -
     if not receipts:
         return None, Finding("data_malformed", "the batch data has no receipt")
     return receipts, None
+
+
+def _too_large(header: Header, size: int, max_judged: int) -> BatchTooLarge:
+    needed, given = (MEMORY_FACTOR * num_bytes / 1e9 for num_bytes in (size, max_judged))
+    return BatchTooLarge(
+        f"batch {header.number} of {header.operator} is too large to be judged here: its {size / 1e6:.0f} MB "
+        f"of data take up to {needed:.1f} GB of memory, and an audit may use {given:.1f} GB, half of what "
+        "the machine or container has: audit it with more"
+    )
+
+
+def _at_most(size: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Errors: `ContentUnsafe` for a file that is larger than its folder states."""
+    for chunk in chunks:
+        size -= len(chunk)
+        if size < 0:
+            raise ContentUnsafe("the batch data is larger than its folder states")
+        yield chunk
+
+
+def memory_of(receipts: Sequence[SignedReceipt]) -> int:
+    """Bytes of memory that a batch of these receipts takes at most with its trees."""
+    slices = (SLICE_BYTES + SHARE_BYTES * len(part.shares) for one in receipts for part in one.slices)
+    return sum(slices, RECEIPT_BYTES * len(receipts))
 
 
 def max_bytes(header: Header) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from backend.domain.disputes.lookups import look_up
 from backend.domain.disputes.witnesses import ReceiptWitness, Tree, balance_key, key_word
@@ -11,10 +10,12 @@ from backend.domain.errors import NotFound
 from backend.domain.money import COIN, UNIT
 from backend.domain.transactions import Call
 from backend.services.audit.auditor import WrongBatch
+from backend.services.audit.cases import MAX_CACHED_BYTES
+from backend.services.audit.published import BatchTooLarge, memory_of
 from backend.services.watch.news import News, news, outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from backend.db.unit_of_work import Database
     from backend.domain.batch import Batch
@@ -29,13 +30,10 @@ MAX_PENDING = 16
 """Maximum number of answers sent together."""
 ANSWERED_ALREADY = frozenset({"DemandClosed"})
 """Reverts that mean that another account was faster."""
-CACHED_BATCHES = 2
-"""Batches with their trees in memory; demands come in bursts."""
-_KEY = 32
 
 
 class AnswersUnknown(NotFound):
-    """We cannot answer for the batch: its data is not here or does not match its roots."""
+    """We cannot answer for the batch: its data is not here, too large, or does not match its roots."""
 
 
 class Answers:
@@ -58,7 +56,8 @@ class Answers:
     ) -> None:
         self._db, self._auditor, self._chain, self._transactions = db, auditor, chain, transactions
         self._own, self._coin_units = own, coin_units
-        self._batches: dict[Hash32, Batch] = {}
+        self._latest: tuple[Hash32, Batch] | None = None
+        """The batch of the latest answers, if it may be kept: demands come in bursts."""
 
     def answer(self, operator: Account) -> Iterator[News]:
         """Answer the open demands of this operator, the most urgent first. Errors: `Unavailable`."""
@@ -118,15 +117,16 @@ class Answers:
                     yield Call("Disputes", "answer", (header, *leaf, parent_header, lookup.abi))
 
     def _batch(self, committed: CommittedBatch) -> Batch:
-        if committed.hash not in self._batches:
-            try:
-                batch = self._auditor.batch(committed.operator, committed.number)
-            except (WrongBatch, NotFound) as error:
-                raise AnswersUnknown(str(error)) from None
-            while len(self._batches) >= CACHED_BATCHES:
-                del self._batches[next(iter(self._batches))]
-            self._batches[committed.hash] = batch
-        return self._batches[committed.hash]
+        if self._latest is not None and self._latest[0] == committed.hash:
+            return self._latest[1]
+        self._latest = None  # before the next one is in memory
+        try:
+            batch = self._auditor.batch(committed.operator, committed.number)
+        except (WrongBatch, NotFound, BatchTooLarge) as error:
+            raise AnswersUnknown(str(error)) from None
+        if memory_of(batch.receipts) <= MAX_CACHED_BYTES:
+            self._latest = committed.hash, batch
+        return batch
 
 
 def _receipt(view: ChainView, batch: Batch, index: int) -> tuple[dict[str, Any], str]:
@@ -139,26 +139,7 @@ def _receipt(view: ChainView, batch: Batch, index: int) -> tuple[dict[str, Any],
 def _leaves(batch: Batch, tree: Tree) -> tuple[SumTree, Sequence[int]]:
     """A tree and the keys of its leaves."""
     if tree is Tree.ENTRIES:
-        return batch.entries_tree, _EntryKeys(batch.entry_keys)
+        return batch.entries_tree, batch.entries.keys
     if tree is Tree.BALANCES:
         return batch.balances_tree, sorted(map(balance_key, batch.balances))
     return batch.parent.balances_tree(), sorted(map(balance_key, batch.parent.balances))
-
-
-class _EntryKeys(Sequence[int]):
-    """A view of packed keys; integers would take ten times the memory."""
-
-    def __init__(self, packed: bytes) -> None:
-        self._packed = packed
-
-    def __len__(self) -> int:
-        return len(self._packed) // _KEY
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[int]: ...
-    def __getitem__(self, index: int | slice) -> int | list[int]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return int.from_bytes(self._packed[index * _KEY : (index + 1) * _KEY], "big")

@@ -17,11 +17,12 @@ from backend.domain.batch import Header, OperatorLedger
 from backend.domain.chain import ChainReplaced
 from backend.domain.errors import Unavailable
 from backend.domain.ids import ZERO_HASH
-from backend.domain.judging.case import Right, Wrong
+from backend.domain.judging.case import Finding, Right, Undecided, Wrong
 from backend.domain.judging.claims import below_claimed
 from backend.domain.money import in_dollars
 from backend.domain.settlement import BatchState
 from backend.services.audit.auditor import newest_final, not_void
+from backend.services.audit.published import TOO_LARGE, BatchTooLarge
 from backend.services.watch.news import News, news
 from backend.services.watch.retired_keys import disowned, retirements
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from backend.services.watch.challenge import Challenge
 
 log = logging.getLogger(__name__)
+
+_NO_DATA: BatchReceipts = (None, None)
 
 POLL_SECONDS = 0.25
 MAX_PAUSE_SECONDS = 60.0
@@ -99,6 +102,10 @@ class Watcher:
     """By operator: its oldest pending batch and the sum of the claims, and the result of comparing them."""
     _cleared: dict[Hash32, int] = field(default_factory=dict)
     """Batches that are right, with the amount of evidence known at the judgement."""
+    _with_large: set[Account] = field(default_factory=set)
+    """Operators with a batch that is too large to be judged here. What follows from its balances is unknown,
+    and not demanded: that would pay for what a watcher with more memory reads.
+    """
     _beyond: set[Hash32] = field(default_factory=set)
     """Final batches that are not right. They cannot be challenged, and later batches have no ledger."""
 
@@ -239,6 +246,7 @@ class Watcher:
                 yield from self._act(tx, batch, judgement, challenge)
                 if isinstance(judgement, Wrong) and batch.state is not BatchState.FINAL:
                     break  # a conviction voids all pending batches
+                del judgement  # a batch that is right, before the data of the next is in memory
             if self.challenge is not None:
                 yield from self.challenge.restore(tx.chain, operator)
             is_final = all(batch.state is BatchState.FINAL for batch in committed)
@@ -253,6 +261,8 @@ class Watcher:
             if not is_final:
                 yield news(batch, "right", _sums(batch))
             yield from disowned(tx.chain, self.cases, batch, judgement.batch, self.evidence())
+        elif judgement.finding.what == TOO_LARGE:
+            yield news(batch, "unjudged", judgement.finding.message)
         elif is_final:
             yield news(batch, "wrong", f"final, and {judgement.finding.message}")
         elif isinstance(judgement, Wrong):
@@ -285,16 +295,14 @@ class Watcher:
         for place in range(start, len(batches)):
             batch, parent = batches[place], batches[place - 1] if place else None
             is_reached = batch.hash in reached
-            data = reached.get(batch.hash) or self.cases.receipts(Header.from_chain(batch.header))
-            reached[batch.hash] = None if data[0] is not None else data
-            case = self.cases.case(tx.chain, batch, parent, ledger, data, self.evidence())
-            judgement, ledger = self._judgement(tx, case), None
+            judgement, ledger = self._judgement(tx, batch, parent, ledger, reached), None
             if isinstance(judgement, Right):
                 self._cleared[batch.hash] = len(self.evidence())
-                ledger = self._mirror(batches, judgement, case.header)
+                ledger = self._mirror(batches, judgement, Header.from_chain(batch.header))
             elif batch.state is BatchState.FINAL:
                 self._beyond.add(batch.hash)
             yield batch, judgement
+            del judgement  # as its receiver does
             # Not after one that an earlier pass reached, so that each pass gets further.
             if not is_reached and batch != batches[-1] and self.clock() > self._turn_ends_at:
                 self._unfinished.add(batch.operator)
@@ -335,9 +343,48 @@ class Watcher:
         wrong = self._compared[oldest.operator][1]
         return None if wrong is None else (oldest, wrong)
 
-    def _judgement(self, tx: UnitOfWork, case: Case) -> Judgement:
-        header, ledger = case.header, case.ledger
-        known = (ledger is None, case.receipts is None, len(case.answers), sum(case.claimed.values()))
+    def _judgement(
+        self,
+        tx: UnitOfWork,
+        batch: CommittedBatch,
+        parent: CommittedBatch | None,
+        ledger: OperatorLedger | None,
+        reached: dict[Hash32, BatchReceipts | None],
+    ) -> Judgement:
+        if (before := self._as_before(tx, batch, parent, ledger)) is not None:
+            reached[batch.hash] = None
+            return before
+        header = Header.from_chain(batch.header)
+        try:
+            data = reached.get(batch.hash) or self.cases.receipts(header)
+        except BatchTooLarge as error:
+            self._with_large.add(batch.operator)
+            reached[batch.hash] = None
+            return Undecided(Finding(TOO_LARGE, error.message), ())
+        reached[batch.hash] = None if data[0] is not None else data
+        case = self.cases.case(tx.chain, batch, parent, ledger, data, self.evidence())
+        judgement = self._judged(tx, case)
+        if batch.operator in self._with_large and _lacks_parent(judgement):
+            text = "the balances before it are not known here: they follow from a batch that is too large"
+            return Undecided(Finding(TOO_LARGE, text), ())
+        return judgement
+
+    def _as_before(
+        self,
+        tx: UnitOfWork,
+        batch: CommittedBatch,
+        parent: CommittedBatch | None,
+        ledger: OperatorLedger | None,
+    ) -> Judgement | None:
+        """The latest judgement of published receipts, which never change, if nothing else is known since."""
+        before = self._open.get(batch.hash)
+        if before is None:
+            return None
+        case = self.cases.case(tx.chain, batch, parent, ledger, _NO_DATA)
+        return before[1] if before[0] == _known(case, has_receipts=True) else None
+
+    def _judged(self, tx: UnitOfWork, case: Case) -> Judgement:
+        header, known = case.header, _known(case, has_receipts=case.receipts is not None)
         before = self._open.get(header.hash)
         if before is not None and before[0] == known:
             return before[1]
@@ -356,6 +403,15 @@ class Watcher:
             mirror.batches.save_ledger(header.operator, ledger)
             mirror.batches.prune_ledgers(header.operator, newest_final(batches))
         return ledger
+
+
+def _known(case: Case, *, has_receipts: bool) -> tuple[object, ...]:
+    """What a judgement of the case follows from, besides its header."""
+    return case.ledger is None, has_receipts, len(case.answers), sum(case.claimed.values())
+
+
+def _lacks_parent(judgement: Judgement) -> bool:
+    return isinstance(judgement, Undecided) and judgement.finding.what == "parent_data"
 
 
 def _sums(batch: CommittedBatch) -> str:

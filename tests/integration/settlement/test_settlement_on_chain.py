@@ -93,7 +93,7 @@ def test_every_receipt_and_entry_of_a_batch_is_verified_on_chain(market: LiveMar
     batch, proofs = market.auditor().batch(OPERATOR, 1), market.proofs()
     for signed in batch.receipts:
         assert proofs.verify_receipt(OPERATOR, 1, receipt_id(signed.receipt))
-    for entry in batch.entries_of(users()["third"].account):
+    for entry in batch.entries.of(users()["third"].account):
         assert proofs.verify_entry(OPERATOR, 1, entry)
         assert not proofs.verify_entry(OPERATOR, 1, replace(entry, value=entry.value + 1))
     with pytest.raises(NotFound):

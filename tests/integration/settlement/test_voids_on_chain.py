@@ -46,7 +46,7 @@ def header_of(market: LiveMarket, number: int) -> dict[str, Any]:
 def demand_entries(market: LiveMarket, number: int) -> list[Demand]:
     """Demand the first two entries, those of the treasury."""
     batch = market.auditor().batch(OPERATOR, number)
-    keys = [int.from_bytes(batch.entry_keys[i * 32 : i * 32 + 32], "big") for i in (0, 1)]
+    keys = batch.entries.keys[:2]
     market.demand(CHALLENGER, header_of(market, number), Tree.ENTRIES, keys)
     market.indexer.catch_up()
     with market.database.read() as tx:
@@ -68,7 +68,7 @@ def convict(market: LiveMarket, number: int) -> None:
 
 def answer(market: LiveMarket, asked: Demand, number: int) -> None:
     batch = market.auditor().batch(OPERATOR, number)
-    keys = [int.from_bytes(batch.entry_keys[i : i + 32], "big") for i in (0, 32)]
+    keys = batch.entries.keys[:2]
     opening = batch.entries_tree.open(keys.index(asked.key))
     lookup = {"keys": [key_word(asked.key)], "openings": [opening.abi]}
     header = header_of(market, number)

@@ -170,5 +170,5 @@ def test_what_contributors_earned_is_shown_once_a_batch_pays_them(page: Page, pa
     auditor = paid.operator.installation.audit.auditor
     batch = auditor.batch(OPERATOR.account, 1)
     owners = [CONTRIBUTORS[share.position].account for share in SHARES]
-    assert shown == [sum(entry.value for entry in batch.entries_of(owner)) for owner in owners]
+    assert shown == [sum(entry.value for entry in batch.entries.of(owner)) for owner in owners]
     assert min(shown) > 0

@@ -89,7 +89,7 @@ def verify_on_chain(
         (earlier, entry)
         for earlier in range(number, 0, -1)
         for account in accounts
-        for entry in auditor.batch(operator, earlier).entries_of(account)
+        for entry in auditor.batch(operator, earlier).entries.of(account)
     )
     holder, entry = next(entries, (0, None))
     return {

@@ -111,13 +111,13 @@ def test_every_entry_and_balance_can_be_opened(seed: int) -> None:
 def test_the_entries_of_all_accounts_are_all_entries(seed: int) -> None:
     market = Market(seed)
     batch = market.batch(market.receipts(5))
-    found = [entry for account in batch.balances for entry in batch.entries_of(account)]
+    found = [entry for account in batch.balances for entry in batch.entries.of(account)]
     assert len(found) == batch.entries_tree.count
     assert sum(entry.value for entry in found) == batch.total
     for entry in found:
         opening = batch.open_entry(entry.account, entry.receipt, entry.slice, entry.part)
         assert opening.value == entry.value
-    assert batch.entries_of(some_account("outsider")) == []
+    assert list(batch.entries.of(some_account("outsider"))) == []
 
 
 def test_an_account_without_balance_has_no_opening() -> None:

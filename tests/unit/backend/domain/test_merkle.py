@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +12,7 @@ from backend.domain.merkle import (
     ENTRIES_TAG,
     MAX_SUM,
     NODE,
+    FoldedTree,
     InvalidOpening,
     SumTree,
     resolve,
@@ -106,3 +107,36 @@ def test_sums_beyond_uint128_are_refused() -> None:
 def test_a_tree_has_a_leaf() -> None:
     with pytest.raises(ValueError, match="at least one leaf"):
         SumTree(TAG, [])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Leaves in memory, for a folded tree."""
+
+    all: list[tuple[bytes, int]]
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def leaves(self, start: int, stop: int) -> list[tuple[bytes, int]]:
+        return self.all[start:stop]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 31, 32, 33, 64, 65, 97, 200])
+def test_a_folded_tree_equals_one_that_stores_all_nodes(count: int) -> None:
+    leaves = leaves_of(count)
+    whole, folded = SumTree(TAG, leaves), FoldedTree(TAG, Kept(leaves))
+    assert (folded.root, folded.total, folded.count) == (whole.root, whole.total, whole.count)
+    for index in range(count):
+        assert folded.open(index) == whole.open(index)
+        assert folded.value(index) == whole.value(index) == leaves[index][1]
+        before = sum(value for _, value in leaves[:index])
+        assert folded.sum_before(index) == whole.sum_before(index) == before
+    places = [(level, index) for level in range(10) for index in range(count + 1)]
+    assert [folded.node(*place) for place in places] == [whole.node(*place) for place in places]
+
+
+def test_a_folded_tree_has_leaves_and_a_sum_that_fits() -> None:
+    for leaves in ([], [(bytes(32), MAX_SUM), (bytes(32), 1)]):
+        with pytest.raises(ValueError, match="at least one leaf" if not leaves else "exceeds uint128"):
+            FoldedTree(TAG, Kept(leaves))

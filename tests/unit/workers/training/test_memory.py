@@ -54,12 +54,3 @@ def test_a_gpu_machine_sets_no_limit_and_knows_its_errors(
     assert memory_limit() is None
     assert out_of_memory_error(error) is not None
     assert out_of_memory_error(ValueError("out of memory")) is None
-
-
-@pytest.mark.parametrize(("text", "is_limited"), [("4096000\n", True), ("max\n", False)])
-def test_a_container_limits_its_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, is_limited: bool
-) -> None:
-    (tmp_path / "memory.max").write_text(text)
-    monkeypatch.setattr(memory, "CGROUP_FILES", (str(tmp_path / "memory.max"), str(tmp_path / "none")))
-    assert (memory.machine_memory() == 4_096_000) is is_limited

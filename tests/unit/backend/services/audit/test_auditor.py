@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import delete
 
+from backend.db.tables.settlement import LedgerRow
 from backend.domain.batch import Header, camel_case, tree_of_receipts
 from backend.domain.batch_data import FILE_NAME, BatchName, decode, encode
 from backend.domain.content import cid_digest, cid_of
@@ -17,8 +19,12 @@ from backend.domain.errors import Unavailable
 from backend.domain.hashing import to_hash
 from backend.domain.ids import ZERO_HASH
 from backend.domain.settlement import BatchState
-from backend.services.audit.auditor import Verdict, WrongBatch
-from tests.support.market import CHAIN_ID, Key, in_order
+from backend.services.audit.auditor import Auditor, Verdict, WrongBatch
+from backend.services.audit.background import BackgroundAudits
+from backend.services.audit.cases import Cases
+from backend.services.audit.published import BatchTooLarge
+from backend.services.background import Background
+from tests.support.market import CHAIN_ID, Key, in_order, recover
 from tests.support.settlement_harness import SettlementHarness
 
 if TYPE_CHECKING:
@@ -323,3 +329,20 @@ def test_a_batch_is_judged_as_it_is_when_its_data_was_read(
             list(auditor.audit(operator))
     else:
         assert all(verdict.is_right for verdict in auditor.audit(operator))
+
+
+def test_a_batch_that_takes_more_memory_than_there_is_fails_its_own_audit_alone(
+    harness: SettlementHarness,
+) -> None:
+    with harness.begin() as tx:
+        tx.session.execute(delete(LedgerRow))
+    first = harness.chain.committed[0]
+    size = len(harness.blobs.read(cid_of(first.header["dataDigest"]), FILE_NAME))
+    cases = Cases(harness.chain, harness.blobs, recover, harness.market.domain, max_judged=size)
+    auditor = Auditor(harness.db, cases)
+    right, large = auditor.audit(harness.market.operator)
+    assert right.is_right
+    assert (large.finding and large.finding.what, large.proof, large.demands) == ("too_large", None, ())
+    failed = BackgroundAudits(harness.db, auditor, Background()).follow([harness.market.operator])
+    assert isinstance(failed[harness.market.operator], BatchTooLarge)
+    assert auditor.batch(harness.market.operator, 1).number == 1

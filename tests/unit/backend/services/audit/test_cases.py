@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,14 @@ from backend.domain.batch import CommitTerms
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.content import ContentMissing, ContentUnsafe, cid_digest
 from backend.services.audit.cases import RETRY_SECONDS, Cases
-from backend.services.audit.published import MAX_DATA_BYTES, read_batch_data
+from backend.services.audit.published import MAX_DATA_BYTES, BatchTooLarge, read_batch_data
 from backend.storage.folders import folder_cid
 from tests.support.market import CHAIN_ID, Market, recover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from backend.domain.batch import Header
     from backend.domain.ids import Cid
 
 
@@ -80,3 +82,61 @@ def test_data_that_no_market_reads_are_malformed_and_demanded(store: FakeBlobSto
     assert finding is not None
     assert finding.what == "data_malformed"
     assert why in finding.message
+
+
+def published(market: Market, store: FakeBlobStore) -> Header:
+    batch = market.batch(market.receipts(3))
+    data = encode(BatchName(CHAIN_ID, market.settlement, market.operator, 1), batch.receipts)
+    cid = folder_cid({FILE_NAME: data})
+    store.files[cid] = data
+    return batch.header(CommitTerms(1, 2), cid_digest(cid))
+
+
+def test_data_that_take_more_memory_than_there_is_are_not_read_and_not_called_malformed() -> None:
+    market, store = Market(), FakeBlobStore()
+    header = published(market, store)
+    (data,) = store.files.values()
+    assert read_batch_data(header, store, market.domain, len(data))[0] is not None  # type: ignore[arg-type]
+    store.open = None  # type: ignore[method-assign, assignment]
+    with pytest.raises(BatchTooLarge, match="too large to be judged here"):
+        read_batch_data(header, store, market.domain, len(data) - 1)  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_larger_than_its_folder_states_is_not_read_on() -> None:
+    market, store = Market(), FakeBlobStore()
+    header = published(market, store)
+    store._size = 100
+    receipts, finding = read_batch_data(header, store, market.domain)  # type: ignore[arg-type]
+    assert (receipts, finding and finding.what) == (None, "data_malformed")
+
+
+def test_only_batches_that_take_little_memory_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    market, store = Market(), FakeBlobStore()
+    header = published(market, store)
+    unused: Any = None
+    cases = Cases(unused, store, recover, market.domain)  # type: ignore[arg-type]
+    assert cases.receipts(header) is cases.receipts(header)
+    monkeypatch.setattr("backend.services.audit.cases.MAX_CACHED_BYTES", 1)
+    large = Cases(unused, store, recover, market.domain)  # type: ignore[arg-type]
+    assert large.receipts(header) is not large.receipts(header)
+
+
+def test_several_threads_use_large_batches_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    market, store = Market(), FakeBlobStore()
+    header = published(market, store)
+    unused: Any = None
+    cases = [Cases(unused, store, recover, market.domain) for _ in range(2)]  # type: ignore[arg-type]
+    entered, found = threading.Event(), []
+
+    def use() -> None:
+        with cases[1].reading(header) as data:
+            found.append(data)
+        entered.set()
+
+    monkeypatch.setattr("backend.services.audit.cases.SMALL_DATA_BYTES", 1)
+    with cases[0].reading(header):
+        thread = threading.Thread(target=use)
+        thread.start()
+        assert not entered.wait(0.1)
+    thread.join(10)
+    assert found[0][0] is not None

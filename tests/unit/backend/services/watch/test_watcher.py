@@ -16,6 +16,7 @@ from backend.domain.content import cid_of
 from backend.domain.errors import Unavailable
 from backend.domain.judging.judge import judge
 from backend.services.audit.cases import Cases
+from backend.services.audit.published import BatchTooLarge
 from backend.services.watch.watcher import MAX_PAUSE_SECONDS, TURN_SECONDS, Watcher
 from tests.support.market import recover, some_account, some_hash
 from tests.support.settlement_harness import SettlementHarness
@@ -140,7 +141,7 @@ class SlowMarket:
 
     def __init__(self, folder: Path) -> None:
         self.harness, self.now = SettlementHarness(folder), 0.0
-        self.passes, self.read = 0, Counter[int]()
+        self.passes, self.read, self.too_large = 0, Counter[int](), set[int]()
         settle_batches(self.harness, 3)
         with self.harness.begin() as tx:  # as in a watcher's own database, where nothing is judged yet
             tx.session.execute(delete(LedgerRow))
@@ -148,6 +149,8 @@ class SlowMarket:
 
         class SlowCases(Cases):
             def receipts(self, header: Header) -> BatchReceipts:
+                if header.number in market.too_large:
+                    raise BatchTooLarge("too large to be judged here")
                 market.now += TURN_SECONDS + 1
                 market.read[header.number] += 1
                 return super().receipts(header)
@@ -255,3 +258,29 @@ def test_an_operator_whose_batches_are_all_final_and_judged_is_not_walked_again(
     settle_batches(slow.harness, 1)
     assert [one.number for one in slow.watcher.run_once() if one.what == "right"] == [4]
     assert walked
+
+
+def test_a_batch_that_is_too_large_to_be_judged_is_reported_and_nothing_is_demanded(slow: SlowMarket) -> None:
+    """What it took was the process, and with it the judgement of all operators after this one."""
+
+    class NoChallenge:
+        def expire(self, *_: object) -> Iterator[News]:
+            return iter(())
+
+        restore = expire
+
+    slow.too_large, slow.watcher.challenge = {2}, NoChallenge()  # type: ignore[assignment]
+    other = some_account("other")
+    newest = slow.harness.chain.committed[0]
+    slow.harness.chain.committed.append(replace(newest, operator=other, hash=some_hash("other")))
+    found = [(one.what, one.operator == other, one.number) for one in slow.watcher.run_once()]
+    assert [one for one in found if not one[1]] == [
+        ("right", False, 1),
+        ("unjudged", False, 2),
+        ("unjudged", False, 3),
+    ]
+    assert any(one[1] for one in found), "the operators after it are judged"
+    slow.too_large.clear()  # as in a process with more memory
+    slow.watcher._settled.clear()
+    found = [(one.what, one.operator == other, one.number) for one in slow.watcher.run_once()]
+    assert ("right", False, 2) in found
