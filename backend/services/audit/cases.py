@@ -11,6 +11,7 @@ from backend.domain.batch import Header
 from backend.domain.batch_data import FILE_NAME
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
 from backend.domain.disputes.witnesses import AnsweredReceipt, Lookup
+from backend.domain.errors import Unavailable
 from backend.domain.judging.case import Case
 from backend.domain.settlement import BatchState
 from backend.ports.storage import fetch_nothing
@@ -42,11 +43,23 @@ MAX_CACHED_BYTES = 64 << 20
 """Memory of a batch that may be kept."""
 SMALL_DATA_BYTES = 16 << 20
 """Data of batches that several threads may have in memory at once."""
+WAIT_SECONDS = 10.0
+"""Longest wait for another thread's large batch, while a request may wait."""
 MAX_DECODED = 4096
 """Answers to demands that are kept decoded."""
 
 _large = threading.RLock()
 """Held while a large batch is in memory; one for the process, as the memory is."""
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    if not _large.acquire(timeout=WAIT_SECONDS):
+        raise Unavailable("another large batch is being read; try again")
+    try:
+        yield
+    finally:
+        _large.release()
 
 
 class Cases:
@@ -122,9 +135,12 @@ class Cases:
 
     @contextmanager
     def reading(self, header: Header) -> Iterator[BatchReceipts]:
-        """`receipts`, for as long as they are used: of several threads, one at a time uses a large batch."""
+        """`receipts`, for as long as they are used: of several threads, one at a time uses a large batch.
+
+        Errors: as `receipts`; `Unavailable` if another thread uses one for longer than `WAIT_SECONDS`.
+        """
         self.fetch(header)
-        with _large if self._size(header) > SMALL_DATA_BYTES else nullcontext():
+        with _one_at_a_time() if self._size(header) > SMALL_DATA_BYTES else nullcontext():
             yield self.receipts(header)
 
     def fetch(self, header: Header) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import pytest
 from backend.domain.batch import CommitTerms
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.content import ContentMissing, ContentUnsafe, cid_digest
+from backend.domain.errors import Unavailable
 from backend.services.audit.cases import RETRY_SECONDS, Cases
 from backend.services.audit.published import MAX_DATA_BYTES, BatchTooLarge, read_batch_data
 from backend.storage.folders import folder_cid
@@ -126,17 +127,14 @@ def test_several_threads_use_large_batches_one_at_a_time(monkeypatch: pytest.Mon
     header = published(market, store)
     unused: Any = None
     cases = [Cases(unused, store, recover, market.domain) for _ in range(2)]  # type: ignore[arg-type]
-    entered, found = threading.Event(), []
-
-    def use() -> None:
-        with cases[1].reading(header) as data:
-            found.append(data)
-        entered.set()
-
     monkeypatch.setattr("backend.services.audit.cases.SMALL_DATA_BYTES", 1)
-    with cases[0].reading(header):
-        thread = threading.Thread(target=use)
-        thread.start()
-        assert not entered.wait(0.1)
-    thread.join(10)
-    assert found[0][0] is not None
+    monkeypatch.setattr("backend.services.audit.cases.WAIT_SECONDS", 0.01)
+
+    def use() -> int:
+        with cases[1].reading(header) as (receipts, _):
+            return len(receipts or ())
+
+    with ThreadPoolExecutor(1) as executor:
+        with cases[0].reading(header), pytest.raises(Unavailable, match="another large batch"):
+            executor.submit(use).result()
+        assert executor.submit(use).result() == 3
