@@ -124,6 +124,14 @@ class Node:
         base = int(self.rpc.request("eth_getBlockByNumber", "latest", False).get("baseFeePerGas", "0x0"), 16)
         return Fees(max_fee=2 * base + tip, priority_fee=tip)
 
+    def paid_tip(self, blocks: int) -> int:
+        """The tip that half of the gas of each of the newest blocks paid, or more; 0 if one of them is empty.
+
+        Errors: `RpcError` if the node does not keep the history of fees.
+        """
+        history = self.rpc.request("eth_feeHistory", hex(blocks), "latest", [50])
+        return min((int(median, 16) for (median,) in history.get("reward") or ()), default=0)
+
     def broadcast(self, raw: str) -> None:
         """Send a signed transaction. Errors: `RpcError` if the pool refuses it or already has it."""
         self.rpc.request("eth_sendRawTransaction", raw)

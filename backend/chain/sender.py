@@ -22,9 +22,9 @@ from backend.chain.transactions import (
     capped,
     error_fields,
     failure_of,
-    raised,
-    replacement_fees,
+    next_fees,
     sign,
+    suffices,
 )
 from backend.domain.errors import DomainError, Unavailable
 from backend.domain.money import GWEI
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 STUCK_BLOCKS = 5
-"""Blocks without our transaction after which it is replaced with higher fees."""
+"""Blocks without our transaction after which it is broadcast again, with other fees if they are the cause."""
 MAX_UNMINED = 64
 """Unmined transactions per lane; pools drop those beyond their limit per account."""
 FILLER_GAS = 21_000
@@ -56,6 +56,10 @@ FEE_CEILING = 1_000 * GWEI
 """Highest `maxFeePerGas` of a replacement without a ceiling of its own, in wei."""
 RELAYS_WAIT_SECONDS = 30.0
 """Interval between checks of the relay budget while relayed calls wait."""
+_STUCK = (
+    "transaction %d of %s is not mined, and higher fees do not help or are not allowed: a new one offers "
+    "%d wei per gas now, this one %d, and at most %d. Check the account's coin and the RPC"
+)
 GAS_METRICS_SECONDS = 30.0
 """Interval between updates of the metrics about gas."""
 
@@ -87,6 +91,8 @@ class Sender:
         self._relay_budget = relay_budget
         self._account = account
         self._metrics_due_at = self._relays_due_at = 0.0
+        self._checked: dict[Account, tuple[int, int]] = {}
+        """Lane -> its next transaction and the block at which its fees were checked last."""
 
     def run_once(self) -> None:
         """Check on the transactions that were sent, then send the queued ones. Errors: `Unavailable`."""
@@ -194,18 +200,40 @@ class Sender:
     ) -> None:
         """Keep an unmined transaction in the pool.
 
-        `ceiling` is that of the lane's next transaction, which is replaced when it is stuck; None for others.
+        `ceiling` is that of the lane's next transaction, which is checked when it is stuck; None for others.
         """
-        latest = transaction.attempts[-1]
         if transaction.is_mined:
             with self._locked(signer, transaction) as queue:
                 if queue is not None:
                     queue.mark_unmined(transaction.id)
-        elif ceiling is not None and head.number - latest.sent_at_block >= self._stuck_blocks:
+        elif ceiling is not None and self._is_stuck(signer.account, transaction, head):
             self._fill_gap(signer, transaction, head)
-            latest = self._replace(signer, transaction, head, ceiling) or latest
-        if not self._node.knows(latest.tx_hash):
-            self._broadcast(latest)
+            self._replace(signer, transaction, head, ceiling)
+            return
+        if not any(map(self._node.knows, _hashes(transaction))):
+            self._offer(transaction, self._node.fees())
+
+    def _is_stuck(self, lane: Account, transaction: OpenTransaction, head: BlockRef) -> bool:
+        """Whether it is time to check the fees of the lane's next transaction."""
+        checked, at_block = self._checked.get(lane, (None, 0))
+        sent_at = transaction.attempts[-1].sent_at_block
+        since = max(sent_at, at_block) if checked == transaction.id else sent_at
+        if head.number - since < self._stuck_blocks:
+            return False
+        self._checked[lane] = (transaction.id, head.number)
+        return True
+
+    def _offer(self, transaction: OpenTransaction, present: Fees) -> TransactionAttempt | None:
+        """Broadcast the cheapest attempt whose fees suffice or, if none does or the pool refuses it, the
+        dearest. Returns the one that the pool has, if any.
+        """
+        attempts = transaction.attempts
+        dearest = attempts[-1]
+        cheapest = next((one for one in attempts if suffices(_fees(one), present)), dearest)
+        for one in dict.fromkeys((cheapest, dearest)):
+            if self._broadcast(one):
+                return one
+        return next((one for one in reversed(attempts) if self._node.knows(one.tx_hash)), None)
 
     def _fill_gap(self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef) -> None:
         """Use the nonces before the transaction's that no pooled transaction uses."""
@@ -224,23 +252,34 @@ class Sender:
 
     def _replace(
         self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef, ceiling: int
-    ) -> TransactionAttempt | None:
-        """Sign the same call with higher fees; None at the fee ceiling or if another sender was faster."""
-        latest = transaction.attempts[-1]
-        before = Fees(latest.max_fee, latest.priority_fee)
-        fees = capped(replacement_fees(before, self._node.fees()), ceiling)
-        if fees.max_fee < raised(before).max_fee:
-            log.warning("transaction %d is stuck at the fee ceiling", transaction.id)
-            return None
+    ) -> None:
+        """Broadcast a stuck transaction again, and sign its call with other fees if that can help."""
+        present = self._present_fees()
+        pooled = self._offer(transaction, present)
+        signed = list(map(_fees, transaction.attempts))
+        fees = next_fees(signed, None if pooled is None else _fees(pooled), present, ceiling)
+        if fees is None:
+            log.warning(_STUCK, transaction.id, signer.account, present.max_fee, signed[-1].max_fee, ceiling)
+            return
         with self._locked(signer, transaction) as queue:
             if queue is None:
-                return None
+                return
             call = (signer.account, b"", 0) if transaction.is_filler else self._call(transaction)
             unsigned = self._unsigned(call, transaction.nonce, transaction.gas, fees)
             attempt = _signed(signer, unsigned, head)
             queue.add_attempt(transaction.id, attempt)
         _count(transaction, "replaced")
-        return attempt
+        self._broadcast(attempt)
+
+    def _present_fees(self) -> Fees:
+        """Those of a new transaction, with the tip that blocks take if the node suggests less."""
+        suggested = self._node.fees()
+        try:
+            tip = max(self._node.paid_tip(self._stuck_blocks), suggested.priority_fee)
+        except RpcError as error:
+            log.warning("the node suggests a tip, but does not say what blocks take: %s", error)
+            return suggested
+        return Fees(suggested.max_fee - suggested.priority_fee + tip, tip)
 
     # --- queued transactions ---
 
@@ -325,11 +364,16 @@ class Sender:
         to, data, value = call
         return UnsignedTransaction(self._client.chain_id, nonce, to, data, gas, fees, value)
 
-    def _broadcast(self, attempt: TransactionAttempt) -> None:
+    def _broadcast(self, attempt: TransactionAttempt) -> bool:
+        """Whether the pool has it now."""
         try:
             self._node.broadcast(attempt.raw)
         except RpcError as error:
+            if self._node.knows(attempt.tx_hash):
+                return True
             log.info("the node rejected %s, it is sent again later: %s", attempt.tx_hash, error)
+            return False
+        return True
 
     def _failure(
         self, signer: TransactionSigner, transaction: OpenTransaction, tx_receipt: TxReceipt
@@ -350,6 +394,10 @@ def _fee_ceiling(transactions: Sequence[OpenTransaction]) -> int:
     """
     ceilings = [FEE_CEILING if one.fee_ceiling is None else one.fee_ceiling for one in transactions]
     return max(ceilings, default=FEE_CEILING)
+
+
+def _fees(attempt: TransactionAttempt) -> Fees:
+    return Fees(attempt.max_fee, attempt.priority_fee)
 
 
 def _hashes(transaction: OpenTransaction) -> list[Hash32]:

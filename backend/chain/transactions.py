@@ -14,7 +14,7 @@ from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak, to_bytes, to_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backend.chain.node import TxReceipt
     from backend.chain.rpc import RpcError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TX_GAS_CAP = 1 << 24
 """Highest gas limit of a transaction (EIP-7825)."""
+REPLACEMENT_LIMIT = 2
+"""Highest maximum fee of a replacement, as a multiple of that of a new transaction at the time."""
 OUT_OF_GAS = "gas required exceeds"
 """What geth, and nodes that follow it, say of a call for which no gas limit is enough."""
 
@@ -79,12 +81,21 @@ def _encode(fields: list[Any]) -> bytes:
 
 def current_gas_price(suggested: Fees) -> int:
     """The price of gas in the newest block, base fee plus tip. `suggested` is `Node.fees()`."""
-    return (suggested.max_fee + suggested.priority_fee) // 2
+    return _base_fee(suggested) + suggested.priority_fee
+
+
+def suffices(offered: Fees, present: Fees) -> bool:
+    """Whether the price keeps no block from taking the offer: the tip that its maximum leaves above the base
+    fee is at least the present one.
+    """
+    return min(offered.priority_fee, offered.max_fee - _base_fee(present)) >= present.priority_fee
 
 
 def raised(fees: Fees) -> Fees:
-    """Both fees raised by an eighth, rounded up: pools accept a replacement with fees a tenth higher."""
-    return Fees(*(fee + -(-fee // 8) for fee in (fees.max_fee, fees.priority_fee)))
+    """Both fees raised by an eighth, rounded up, and by a wei at least: pools accept a replacement if both
+    fees are higher, by a tenth or more.
+    """
+    return Fees(*(fee + max(-(-fee // 8), 1) for fee in (fees.max_fee, fees.priority_fee)))
 
 
 def replacement_fees(previous: Fees, suggested: Fees) -> Fees:
@@ -101,6 +112,39 @@ def capped(fees: Fees, ceiling: int | None) -> Fees:
     if ceiling is None:
         return fees
     return Fees(min(fees.max_fee, ceiling), min(fees.priority_fee, ceiling))
+
+
+def next_fees(signed: Sequence[Fees], pooled: Fees | None, present: Fees, ceiling: int) -> Fees | None:
+    """Fees for another attempt of a transaction that is stuck; None if other fees do not help.
+
+    `signed` are those of its attempts by rising maximum, and `pooled` those of the one that the pool has. The
+    pool refuses dearer ones if the account or the node's own fee cap does not cover their gas limit times
+    their maximum.
+    """
+    sufficient = [fees for fees in signed if suffices(fees, present)]
+    if pooled in sufficient:
+        return None
+    limit = min(ceiling, REPLACEMENT_LIMIT * present.max_fee)
+    if sufficient:  # the pool refuses them for their cost: by how much is not known
+        limit = min(limit, sufficient[0].max_fee * 8 // 9)
+    wanted = _least_fees(present) if sufficient else present
+    previous = pooled or signed[-1]
+    fees = capped(replacement_fees(previous, wanted), limit)
+    if fees.max_fee < raised(previous).max_fee:
+        if pooled is not None:
+            return None
+        fees = wanted  # the pool has nothing that they would have to exceed
+    return None if fees.max_fee > limit or fees in signed else fees
+
+
+def _least_fees(present: Fees) -> Fees:
+    """What the next block takes: its base fee is at most an eighth higher (EIP-1559)."""
+    base_fee = _base_fee(present)
+    return Fees(base_fee + -(-base_fee // 8) + present.priority_fee, present.priority_fee)
+
+
+def _base_fee(present: Fees) -> int:
+    return (present.max_fee - present.priority_fee) // 2
 
 
 # --- failures ---

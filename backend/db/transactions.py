@@ -320,7 +320,6 @@ def _open(row: TransactionRow, attempts: Sequence[TransactionAttempt]) -> OpenTr
         nonce=row.nonce or 0,
         gas=row.gas or 0,
         is_mined=row.state == State.MINED,
-        # Fees only rise, so their order is the order of signing.
         attempts=tuple(sorted(attempts, key=lambda attempt: attempt.max_fee)),
         trace=row.trace,
         value=int(row.value),

@@ -122,7 +122,7 @@ class ChainTransaction:
 
 @dataclass(frozen=True, slots=True)
 class TransactionAttempt:
-    """One signed version of a transaction. A replacement has the same nonce and higher fees (wei per gas)."""
+    """One signed version of a transaction; all have the same nonce, and fees (wei per gas) of their own."""
 
     tx_hash: Hash32
     raw: str
@@ -143,7 +143,7 @@ class OpenTransaction:
     gas: int
     is_mined: bool
     attempts: tuple[TransactionAttempt, ...]
-    """In order of signing; each pays a higher fee than the one before."""
+    """By rising `max_fee`. The last one may be too dear for the account: then an earlier one is cheaper."""
     trace: str | None = None
     value: int = 0  # wei
     fee_ceiling: int | None = None

@@ -188,6 +188,17 @@ def test_a_stuck_transaction_pays_an_eighth_more_until_it_is_mined(
     assert dollars(chain) == before + 1
 
 
+def test_the_paid_tip_is_the_least_of_the_newest_blocks(chain: ChainClient) -> None:
+    tips = [7, 3, 5]
+    for tip in tips:
+        nonce, fees = chain.node.num_transactions(OPERATOR.account), Fees(10**12, tip)
+        unsigned = UnsignedTransaction(chain.chain_id, nonce, USER.account, b"", 21_000, fees)
+        chain.node.broadcast(sign(OPERATOR, unsigned).raw)
+    assert [chain.node.paid_tip(blocks) for blocks in (1, 2, 3)] == [5, 3, 3]
+    mine(chain)
+    assert chain.node.paid_tip(2) == 0
+
+
 def test_a_dropped_transaction_is_broadcast_again(chain: ChainClient, sqlite_database: Database) -> None:
     transaction = enqueue(sqlite_database, "a")
     with manual_mining(chain):

@@ -1,0 +1,171 @@
+"""The fees of transactions that are not mined, with a pool that has geth's rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.chain.keys import local_account
+from backend.chain.node import Fees
+from backend.chain.sender import FEE_CEILING, STUCK_BLOCKS, Sender
+from backend.domain.money import COIN, GWEI
+from backend.domain.transactions import TransactionState
+from tests.support.fee_market import CALL_GAS, FakeClient, FakeNode
+from tests.support.market import some_account
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+
+OPERATOR = local_account(1)
+CONFIRMATIONS = 1
+HOURS = 300
+"""Checks of a stuck transaction on Ethereum in five hours."""
+
+
+class Lane:
+    """A sender of the operator's key, which runs once in `STUCK_BLOCKS` blocks."""
+
+    def __init__(self, database: Database, node: FakeNode) -> None:
+        client: Any = FakeClient(node)
+        self.node, self.database, self.num_queued = node, database, 0
+        self.sender = Sender(client, database.send_queue, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
+
+    def queue(self, fee_ceiling: int | None = None) -> int:
+        self.num_queued += 1
+        key, args = f"mint {self.num_queued}", (some_account("holder"), self.num_queued)
+        with self.database.begin() as tx:
+            return tx.transactions.enqueue(OPERATOR.account, "TestUSD", "mint", args, key, fee_ceiling)
+
+    def run(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.sender.run_once()
+            self.node.mine(STUCK_BLOCKS)
+
+    def offers(self) -> list[Fees]:
+        """The fees of the attempts of the lane's next transaction."""
+        with self.database.read() as tx:
+            first = tx.transactions.open(OPERATOR.account)[0]
+        return [Fees(one.max_fee, one.priority_fee) for one in first.attempts]
+
+    def state(self, transaction: int) -> TransactionState:
+        with self.database.read() as tx:
+            return tx.transactions.get(transaction).state
+
+
+@pytest.fixture
+def lane(sqlite_database: Database) -> Lane:
+    return Lane(sqlite_database, FakeNode())
+
+
+def test_fees_do_not_rise_while_the_price_is_not_the_cause(lane: Lane) -> None:
+    lane.node.is_forwarding = False
+    transaction = lane.queue()
+    lane.run(HOURS)
+    assert lane.offers() == [lane.node.fees()]
+    lane.node.is_forwarding = True
+    lane.run(3)
+    assert lane.state(transaction) == TransactionState.CONFIRMED
+
+
+def test_an_account_without_coin_offers_no_more_and_goes_on_once_it_has_enough(lane: Lane) -> None:
+    lane.node.coin = 0
+    transaction = lane.queue()
+    lane.run(HOURS)
+    assert lane.offers()[-1] == lane.node.fees()
+    lane.node.coin = CALL_GAS * lane.offers()[0].max_fee
+    lane.run(3)
+    assert lane.state(transaction) == TransactionState.CONFIRMED
+
+
+@pytest.mark.parametrize("tip", [0, GWEI // 10])
+def test_a_transaction_that_the_market_rose_above_is_replaced_at_once(lane: Lane, tip: int) -> None:
+    lane.node.tip = tip
+    transaction = lane.queue()
+    lane.sender.run_once()
+    lane.node.base_fee *= 100
+    lane.run(4)
+    assert lane.state(transaction) == TransactionState.CONFIRMED
+    ((mined, _),) = lane.node.mined.values()
+    assert mined.fees.max_fee == lane.node.fees().max_fee
+
+
+def test_a_tip_below_the_suggestion_is_raised(lane: Lane) -> None:
+    transaction = lane.queue()
+    lane.sender.run_once()
+    lane.node.tip = lane.node.least_tip = GWEI
+    lane.run(4)
+    assert lane.state(transaction) == TransactionState.CONFIRMED
+
+
+def test_a_tip_that_blocks_take_counts_where_the_node_suggests_less(lane: Lane) -> None:
+    lane.node.tip, lane.node.least_tip = 0, GWEI
+    transaction = lane.queue()
+    lane.run(4)
+    assert lane.state(transaction) == TransactionState.CONFIRMED
+
+
+def test_a_replacement_offers_at_most_twice_what_a_new_transaction_does(lane: Lane) -> None:
+    """Tips that rise in small steps would raise the other fee, which is high enough, with them."""
+    lane.node.is_forwarding = False
+    lane.queue()
+    for _ in range(40):
+        lane.run()
+        lane.node.tip = lane.node.tip * 5 // 4
+        assert lane.offers()[-1].max_fee <= 2 * lane.node.fees().max_fee
+    assert len(lane.offers()) > 1
+
+
+def test_a_transaction_of_a_spike_is_signed_again_once_its_cost_keeps_it_out_of_the_pool(
+    lane: Lane,
+) -> None:
+    lane.node.base_fee = 1_000 * GWEI
+    transaction = lane.queue()
+    lane.run()
+    assert not lane.node.pool, "above the node's fee cap"
+    lane.node.base_fee = GWEI
+    lane.run(4)
+    assert lane.state(transaction) == TransactionState.CONFIRMED
+
+
+def test_an_account_with_little_coin_offers_what_just_suffices(lane: Lane) -> None:
+    lane.node.coin = CALL_GAS * lane.node.fees().max_fee * 2 // 3
+    transaction = lane.queue()
+    lane.run(4)
+    assert lane.state(transaction) == TransactionState.CONFIRMED
+
+
+def test_a_pool_that_lost_a_transaction_gets_the_cheapest_attempt_that_suffices(lane: Lane) -> None:
+    lane.node.is_forwarding = False
+    transaction = lane.queue()
+    lane.sender.run_once()
+    usual = lane.node.base_fee
+    lane.node.base_fee *= 20
+    lane.run(2)
+    assert len(lane.offers()) == 2
+    lane.node.base_fee, lane.node.is_forwarding = usual, True
+    lane.node.pool.clear()
+    cheapest = lane.offers()[0]
+    lane.run(3)
+    assert lane.state(transaction) == TransactionState.CONFIRMED
+    ((mined, _),) = lane.node.mined.values()
+    assert mined.fees == cheapest
+
+
+def test_what_the_pool_has_is_raised_where_it_refuses_the_dearest_attempt(lane: Lane) -> None:
+    """The account cannot pay for the dearest attempt, and the one in the pool is too cheap by now."""
+    transaction = lane.queue()
+    lane.sender.run_once()
+    lane.node.base_fee, lane.node.coin = 3 * GWEI, CALL_GAS * 4 * GWEI
+    lane.run(5)
+    assert lane.state(transaction) == TransactionState.CONFIRMED
+
+
+@pytest.mark.parametrize("ceiling", [3 * GWEI, None])
+def test_no_replacement_exceeds_the_ceiling(lane: Lane, ceiling: int | None) -> None:
+    lane.queue(ceiling)
+    lane.sender.run_once()
+    lane.node.base_fee = 2 * FEE_CEILING
+    lane.node.coin = lane.node.fee_cap = 1_000_000 * COIN
+    lane.run(100)
+    assert lane.offers()[-1].max_fee == (ceiling or FEE_CEILING)
