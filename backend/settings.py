@@ -227,7 +227,8 @@ class Settings(BaseSettings):
     watch_max_bond: int = Field(default=1_000_000_000, ge=0)
     """Most that the watcher has in open bonds, in gwei of the chain's coin."""
     watch_max_gas: int = Field(default=15_000_000, ge=21_000)
-    """Gas limit of one transaction of the watcher."""
+    """Most gas of one transaction of the watcher. Answers for this installation's operator may need more, up
+    to their worth: see `LORALEDGER_WATCH_COIN_UNITS`."""
     watch_max_gas_price: int = Field(default=200, ge=1)
     """Most that the watcher pays for gas, tip included, in gwei. Answers for this installation's operator may
     cost more, up to their worth: see `LORALEDGER_WATCH_COIN_UNITS`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from backend.chain.contracts import interface
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 GAS_MARGIN_PERCENT = 25
 """Added to gas estimates: state may change before mining, and each inner call withholds 1/64 (EIP-150)."""
+ARBITRUM_PROFILE = 3
+"""`Profile.Arbitrum` of `IParameters.sol`."""
 
 
 INDEXED = (
@@ -142,14 +145,25 @@ class ChainClient:
         Errors: `Reverted`, also for a call that needs more than it may have: more than a transaction may have
         would use up a nonce and never be mined.
         """
-        cap = SIGNED_CALL_GAS_CAP if function in SIGNED_CALLS else TX_GAS_CAP
+        cap = SIGNED_CALL_GAS_CAP if function in SIGNED_CALLS else self._gas_cap
         try:
             gas = self.node.estimate_gas(self.address(contract), data, sender, value, cap)
         except RpcError as error:
             raise call_error(contract, function, error) from error
-        if gas > cap:
+        if cap is not None and gas > cap:
             raise Reverted(f"{contract}.{function} needs {gas} gas; its transaction may have {cap}")
-        return min(gas * (100 + GAS_MARGIN_PERCENT) // 100, cap)
+        return _with_margin(gas, cap)
+
+    def filler_gas(self, account: Account) -> int:
+        """Gas limit of a transaction of `account` to itself that only uses up a nonce. Errors: `RpcError`."""
+        return _with_margin(self.node.estimate_gas(account, b"", account, 0, self._gas_cap), self._gas_cap)
+
+    @cached_property
+    def _gas_cap(self) -> int | None:
+        """Highest gas limit of a transaction. None on Arbitrum's chains, where the gas includes the fee of
+        the data and only the node knows the limit of the rest.
+        """
+        return None if self.call("Parameters", "profile") == ARBITRUM_PROFILE else TX_GAS_CAP
 
     def check(self) -> None:
         """Errors: `ChainReplaced` if the node is on another chain than the deployment."""
@@ -169,6 +183,11 @@ class ChainClient:
             f"the chain at {self.node.rpc.name} is not the one that the contracts were deployed to: {reason}",
             details={"rpc": self.node.rpc.name, "expected_block_hash": self.deployment.block_hash},
         )
+
+
+def _with_margin(gas: int, cap: int | None) -> int:
+    limit = gas * (100 + GAS_MARGIN_PERCENT) // 100
+    return limit if cap is None else min(limit, cap)
 
 
 def _event(contract: str, log: Log) -> ChainEvent | None:

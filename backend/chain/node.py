@@ -90,11 +90,11 @@ class Node:
         tag = "latest" if block is None else hex(block)
         return _bytes(self.rpc.request("eth_call", _call(to, data, sender, value), tag))
 
-    def estimate_gas(self, to: Account, data: bytes, sender: Account, value: int, cap: int) -> int:
+    def estimate_gas(self, to: Account, data: bytes, sender: Account, value: int, cap: int | None) -> int:
         """Gas that the call needs, on the state after the pending transactions. Errors: `RpcError`, also for
-        a call that needs more than `cap`, which the node does not run further.
+        a call that needs more than `cap`, which the node does not run further; None: the node's own limit.
         """
-        call = _call(to, data, sender, value) | {"gas": hex(cap)}
+        call = _call(to, data, sender, value) | ({} if cap is None else {"gas": hex(cap)})
         return int(self.rpc.request("eth_estimateGas", call, "pending"), 16)
 
     def num_block_transactions(self, block: int) -> int:

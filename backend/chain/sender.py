@@ -51,7 +51,6 @@ STUCK_BLOCKS = 5
 """Blocks without our transaction after which it is broadcast again, with other fees if they are the cause."""
 MAX_UNMINED = 64
 """Unmined transactions per lane; pools drop those beyond their limit per account."""
-FILLER_GAS = 21_000
 FEE_CEILING = 1_000 * GWEI
 """Highest `maxFeePerGas` of a replacement without a ceiling of its own, in wei."""
 RELAYS_WAIT_SECONDS = 30.0
@@ -239,15 +238,16 @@ class Sender:
         """Use the nonces before the transaction's that no pooled transaction uses."""
         lane, fees = signer.account, self._node.fees()
         missing = range(self._node.num_transactions(lane), transaction.nonce)[:MAX_UNMINED]
+        gas = self._client.filler_gas(lane) if missing else 0
         with self._locked(signer, transaction) as queue:
             if queue is None:
                 return
             for nonce in missing:
-                filler = queue.fill_nonce(lane, nonce, FILLER_GAS)
+                filler = queue.fill_nonce(lane, nonce, gas)
                 what = "sent with a filler" if filler else "reopened"
                 log.warning("nonce %d of %s is missing and is %s", nonce, lane, what)
                 if filler is not None:
-                    unsigned = self._unsigned((lane, b"", 0), nonce, FILLER_GAS, fees)
+                    unsigned = self._unsigned((lane, b"", 0), nonce, gas, fees)
                     queue.add_attempt(filler, _signed(signer, unsigned, head))
 
     def _replace(

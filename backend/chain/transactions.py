@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 TX_GAS_CAP = 1 << 24
-"""Highest gas limit of a transaction (EIP-7825)."""
+"""Highest gas limit of a transaction (EIP-7825), except on Arbitrum's chains."""
 REPLACEMENT_LIMIT = 2
 """Highest maximum fee of a replacement, as a multiple of that of a new transaction at the time."""
 OUT_OF_GAS = "gas required exceeds"

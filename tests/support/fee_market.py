@@ -17,7 +17,7 @@ from tests.support.market import some_account, some_hash
 if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32
 
-CALL_GAS = 1_000_000
+CALL_GAS, FILLER_GAS = 1_000_000, 26_250
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,9 @@ class FakeClient:
 
     def estimate_gas(self, *_: Any) -> int:
         return CALL_GAS
+
+    def filler_gas(self, _account: Account) -> int:
+        return FILLER_GAS
 
 
 def _is_bumped(before: Fees, after: Fees) -> bool:

@@ -115,8 +115,8 @@ class WatcherTransactions:
     def send(self, calls: Sequence[Call], worth: int | None = 0) -> list[CallResult]:
         """Send the calls that succeed when each is estimated alone, and wait for all of them.
 
-        `worth` in wei: what each call may cost even if that exceeds the price limit; None: anything. A call
-        that would revert or costs more is not sent. Errors: `Unavailable`.
+        `worth` in wei: what each call may cost even if that exceeds the limits; None: anything. A call that
+        would revert or costs more is not sent. Errors: `Unavailable`.
         """
         submitted = [self._submit(call, worth) for call in calls]
         self._wait([one for one in submitted if isinstance(one, int)])
@@ -128,7 +128,7 @@ class WatcherTransactions:
         with self._db.read() as tx:
             standing = self._standing(tx, call)
         try:
-            gas = (standing.gas if standing else None) or self._affordable_gas(call)
+            gas = (standing.gas if standing else None) or self._affordable_gas(call, worth)
             ceiling = self._fee_ceiling(gas, worth)
             if standing is None:
                 self._check_price(ceiling)
@@ -141,19 +141,24 @@ class WatcherTransactions:
             target = (call.contract, call.function, call.args)
             return tx.transactions.enqueue(self.account, *target, attempt_key, ceiling, call.value)
 
-    def _affordable_gas(self, call: Call) -> int:
-        """Gas limit of the call. Errors: `Reverted` if it would fail now, `TooExpensive`."""
+    def _affordable_gas(self, call: Call, worth: int | None = 0) -> int:
+        """Gas limit of the call. Errors: `Reverted` if it would fail now; `TooExpensive` if it needs more
+        than the limit of gas and costs more than its worth.
+        """
         prepared = self._chain.prepare(
             call.contract, call.function, *call.args, sender=self.account, value=call.value
         )
         gas = prepared.gas or 0
-        if gas > self._limits.gas:
-            raise TooExpensive(f"it needs {gas} gas, above the limit of {self._limits.gas}")
-        return gas
+        if gas <= self._limits.gas or worth is None or gas * self._chain.gas_price() <= worth:
+            return gas
+        raise TooExpensive(f"it needs {gas} gas, above the limit of {self._limits.gas}")
 
     def _fee_ceiling(self, gas: int, worth: int | None) -> int | None:
         """Wei per gas."""
-        return None if worth is None else max(self._limits.price, worth // gas)
+        if worth is None:
+            return None
+        within_worth = worth // gas
+        return within_worth if gas > self._limits.gas else max(self._limits.price, within_worth)
 
     def _check_price(self, ceiling: int | None) -> None:
         """Errors: `TooExpensive` if no block takes a transaction with this fee now."""

@@ -112,6 +112,22 @@ def test_finding12_a_call_may_cost_its_worth_above_the_price_limit(
     assert watcher.send([mint(2)], worth=None)[0].is_done
 
 
+def test_a_call_that_is_worth_it_may_need_more_gas_than_the_limit(
+    chain: ChainClient, sqlite_database: Database
+) -> None:
+    """On Arbitrum the gas of an answer includes the fee of its data, which multiplies while that is dear."""
+    watcher = transactions(chain, sqlite_database, GasLimits(gas=40_000, price=100 * GWEI))
+    gas = chain.prepare("TestUSD", "mint", WATCHER.account, 1, sender=WATCHER.account).gas or 0
+    cost = gas * chain.gas_price()
+    (refused,) = watcher.send([mint(1)], worth=cost - gas)
+    assert f"it needs {gas} gas, above the limit of 40000" in refused.error
+    (sent,) = watcher.send([mint(1)], worth=cost + gas)
+    assert sent.is_done
+    found = chain.node.rpc.request("eth_getTransactionByHash", sent.tx_hash)
+    assert int(found["maxFeePerGas"], 16) * gas <= cost + gas
+    assert watcher.send([mint(2)], worth=None)[0].is_done
+
+
 def test_a_stuck_call_is_replaced_by_a_successor_up_to_its_ceiling(
     chain: ChainClient, database: Database
 ) -> None:

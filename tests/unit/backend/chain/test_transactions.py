@@ -10,7 +10,7 @@ from eth_account import Account as EthAccount
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.chain.client import ChainClient
+from backend.chain.client import ARBITRUM_PROFILE, ChainClient
 from backend.chain.contracts import all_errors, interface
 from backend.chain.keys import LocalSigner
 from backend.chain.node import Fees, TxReceipt
@@ -26,7 +26,9 @@ from backend.chain.transactions import (
     replacement_fees,
     sign,
 )
+from backend.deployment.profiles import ARBITRUM, ETHEREUM
 from backend.domain.chain import Reverted
+from backend.domain.deployment import Deployment
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import keccak, to_bytes, to_hash
 from backend.domain.transactions import SIGNED_CALL_GAS_CAP, SIGNED_CALLS
@@ -191,15 +193,20 @@ def test_a_call_that_no_gas_limit_suffices_for_is_refused_and_not_tried_again() 
 def test_no_gas_limit_is_above_that_of_a_transaction() -> None:
     """A transaction above it is never mined, and blocks those with later nonces."""
 
-    def limit(needed: int, function: str = "commit") -> int:
-        node = SimpleNamespace(estimate_gas=lambda *_: needed)
-        client: Any = SimpleNamespace(node=node, address=some_account)
-        return ChainClient.estimate_gas(client, "Settlement", function, b"", some_account("operator"))
+    def limit(needed: int, function: str = "commit", profile: int = ETHEREUM) -> int:
+        node: Any = SimpleNamespace(
+            estimate_gas=lambda *_: needed, call=lambda *_: profile.to_bytes(32, "big")
+        )
+        addresses = {name: some_account(name) for name in ("Parameters", "Settlement")}
+        client = ChainClient(node, Deployment(1, 1, some_hash("block"), addresses))
+        return client.estimate_gas("Settlement", function, b"", some_account("operator"))
 
     assert limit(100) == 125
     assert limit(14_000_000) == limit(TX_GAS_CAP) == TX_GAS_CAP
     with pytest.raises(Reverted, match="its transaction may have 16777216"):
         limit(TX_GAS_CAP + 1)
+    assert ARBITRUM_PROFILE == ARBITRUM
+    assert limit(2 * TX_GAS_CAP, profile=ARBITRUM) == 2 * TX_GAS_CAP * 5 // 4, "data counts as gas there"
     assert limit(900_000, "grantSessionWithSig") == SIGNED_CALL_GAS_CAP
     with pytest.raises(Reverted, match="its transaction may have 1000000"):
         limit(SIGNED_CALL_GAS_CAP + 1, "grantSessionWithSig")
