@@ -58,8 +58,8 @@ UNCOVERED_UNITS = Gauge(
 )
 TRANSACTIONS = Counter(
     "loraledger_transactions",
-    "Steps of the transactions of operator and watcher: sent, replaced with higher fees, requeued as the "
-    "nonce was used elsewhere, confirmed, failed on the chain, refused before sending.",
+    "Steps of the transactions of operator and watcher: sent, replaced with other fees, requeued as another "
+    "one used the nonce, confirmed, failed on the chain, refused before sending.",
     ["function", "step"],
 )
 

@@ -209,8 +209,9 @@ class Settings(BaseSettings):
     the last one. Unset: 100000, which is 0.10 dollars, and 0 on the local network (chain 31337)."""
     relay_budget: int | None = Field(default=None, ge=0)
     """Most that transactions which the operator sends for others may cost in 24 hours, in gwei of the chain's
-    coin: their gas limits at the present price of gas. One account may use a tenth. Unset: 100000000, which
-    is 0.1 coin, and no limit on the local network (chain 31337)."""
+    coin: their gas limits at the highest fees for which they are signed, about twice the price of gas. One
+    account may use a tenth. Unset: 100000000, which is 0.1 coin, and no limit on the local network (chain
+    31337)."""
 
     log_format: Literal["text", "json"] = "text"
     """Format of the log: text lines, or one JSON object a line with request and trace id."""

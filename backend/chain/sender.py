@@ -22,6 +22,7 @@ from backend.chain.transactions import (
     capped,
     error_fields,
     failure_of,
+    is_filler,
     next_fees,
     sign,
     suffices,
@@ -55,6 +56,7 @@ FEE_CEILING = 1_000 * GWEI
 """Highest `maxFeePerGas` of a replacement without a ceiling of its own, in wei."""
 RELAYS_WAIT_SECONDS = 30.0
 """Interval between checks of the relay budget while relayed calls wait."""
+_SPENT = "what those of 24 hours can cost has reached LORALEDGER_RELAY_BUDGET"
 _STUCK = (
     "transaction %d of %s is not mined, and higher fees do not help or are not allowed: a new one offers "
     "%d wei per gas now, this one %d, and at most %d. Check the account's coin and the RPC"
@@ -67,8 +69,8 @@ class Sender:
     """Several senders may run at once on one database.
 
     `signers` returns the signer of a lane, or None if another process has that key. Calls that are relayed
-    for others wait while the gas of 24 hours, at the present price, would exceed `relay_budget` wei; None: no
-    limit. The balance of `account` is in the metrics also while it sends nothing.
+    for others wait while those of 24 hours could cost more than `relay_budget` wei; None: no limit. The
+    balance of `account` is in the metrics also while it sends nothing.
     """
 
     def __init__(
@@ -157,6 +159,10 @@ class Sender:
         is_confirmed = tx_receipt.block_number + self._confirmations <= head.number
         if transaction.is_mined and not is_confirmed:
             return
+        if not transaction.is_filler and is_filler(_attempt(transaction, tx_receipt.tx_hash).raw):
+            if is_confirmed:
+                self._requeue(signer, transaction)
+            return
         failure = None if tx_receipt.is_success else self._failure(signer, transaction, tx_receipt)
         error = None if failure is None else error_fields(failure)
         place = tx_receipt.tx_hash, tx_receipt.block_number, tx_receipt.block_hash
@@ -191,6 +197,13 @@ class Sender:
             if transaction.is_filler:
                 queue.mark_failed(transaction.id, {"error": "Filled", "message": f"by {other}", "args": {}})
             else:
+                queue.requeue(transaction.id)
+                _count(transaction, "requeued")
+
+    def _requeue(self, signer: TransactionSigner, transaction: OpenTransaction) -> None:
+        """Queue a relayed call again whose nonce we used up for the calls behind it."""
+        with self._locked(signer, transaction) as queue:
+            if queue is not None:
                 queue.requeue(transaction.id)
                 _count(transaction, "requeued")
 
@@ -264,12 +277,35 @@ class Sender:
         with self._locked(signer, transaction) as queue:
             if queue is None:
                 return
-            call = (signer.account, b"", 0) if transaction.is_filler else self._call(transaction)
-            unsigned = self._unsigned(call, transaction.nonce, transaction.gas, fees)
+            content = self._content(queue, signer.account, transaction, fees)
+            if content is None:
+                log.warning(
+                    "relayed transaction %d waits for a lower price of gas: %s", transaction.id, _SPENT
+                )
+                return
+            unsigned = self._unsigned(content[0], transaction.nonce, content[1], fees)
             attempt = _signed(signer, unsigned, head)
             queue.add_attempt(transaction.id, attempt)
         _count(transaction, "replaced")
         self._broadcast(attempt)
+
+    def _content(
+        self, queue: SendQueue, lane: Account, transaction: OpenTransaction, fees: Fees
+    ) -> tuple[tuple[Account, bytes, int], int] | None:
+        """The call and the gas limit to sign for the transaction's nonce at these fees.
+
+        A relayed call that would exceed the budget gives its nonce up if the operator's own calls wait for
+        it, and is queued again; else the result is None.
+        """
+        filler = (lane, b"", 0)
+        if transaction.is_filler:
+            return filler, transaction.gas
+        added = transaction.gas * max(fees.max_fee - transaction.attempts[-1].max_fee, 0)
+        if transaction.function not in RELAYED_CALLS or self._is_within_budget(queue, lane, added):
+            return self._call(transaction), transaction.gas
+        if not _is_own_call_waiting(queue, lane):
+            return None
+        return filler, self._client.filler_gas(lane)
 
     def _present_fees(self) -> Fees:
         """Those of a new transaction, with the tip that blocks take if the node suggests less."""
@@ -295,22 +331,28 @@ class Sender:
                     return  # it may depend on an unmined transaction: estimate again afterwards
                 self._reject(signer, transaction, error)
                 continue
-            if transaction.function in RELAYED_CALLS and not self._may_relay(signer.account, gas):
+            fees = capped(self._node.fees(), transaction.fee_ceiling)
+            cost = gas * fees.max_fee
+            if transaction.function in RELAYED_CALLS and not self._may_relay(signer.account, cost):
                 return  # the operator's own calls come first in the queue
-            attempt = self._sign_next(signer, transaction, gas)
+            attempt = self._sign_next(signer, transaction, gas, fees)
             if attempt is not None:
                 self._broadcast(attempt)
 
-    def _may_relay(self, lane: Account, gas: int) -> bool:
-        if self._relay_budget is None:
-            return True
+    def _may_relay(self, lane: Account, cost: int) -> bool:
         with self._queue() as queue:
-            spent = queue.signed_relays(lane, datetime.now(UTC) - RELAY_PERIOD)
-        if (spent + gas) * self._client.gas_price() <= self._relay_budget:
-            return True
-        log.warning("relayed transactions wait: the gas of 24 hours has reached LORALEDGER_RELAY_BUDGET")
+            if self._is_within_budget(queue, lane, cost):
+                return True
+        log.warning("relayed transactions wait: %s", _SPENT)
         self._relays_due_at = time.monotonic() + RELAYS_WAIT_SECONDS
         return False
+
+    def _is_within_budget(self, queue: SendQueue, lane: Account, added: int) -> bool:
+        """Whether relayed calls may cost this many wei more."""
+        if self._relay_budget is None:
+            return True
+        spent = queue.relay_cost(lane, datetime.now(UTC) - RELAY_PERIOD)
+        return spent + added <= self._relay_budget
 
     def _first_queued(self, lane: Account) -> tuple[ChainTransaction, bool] | None:
         """The next transaction to send, and whether the lane has unmined ones."""
@@ -327,18 +369,17 @@ class Sender:
         return self._client.estimate_gas(*call, transaction.value)
 
     def _sign_next(
-        self, signer: TransactionSigner, transaction: ChainTransaction, gas: int
+        self, signer: TransactionSigner, transaction: ChainTransaction, gas: int, fees: Fees
     ) -> TransactionAttempt | None:
         """Assign the lane's next nonce, sign and store; None if another sender was faster."""
         lane = signer.account
-        on_chain, fees, head = self._node.num_transactions(lane), self._node.fees(), self._node.head()
+        on_chain, head = self._node.num_transactions(lane), self._node.head()
         with self._queue() as queue:
             queue.lock_lane(lane)
             nonce = queue.assign_nonce(lane, transaction.id, on_chain, gas)
             if nonce is None:
                 return None
-            capped_fees = capped(fees, transaction.fee_ceiling)
-            unsigned = self._unsigned(self._call(transaction), nonce, gas, capped_fees)
+            unsigned = self._unsigned(self._call(transaction), nonce, gas, fees)
             attempt = _signed(signer, unsigned, head)
             queue.add_attempt(transaction.id, attempt)
         _count(transaction, "sent")
@@ -394,6 +435,19 @@ def _fee_ceiling(transactions: Sequence[OpenTransaction]) -> int:
     """
     ceilings = [FEE_CEILING if one.fee_ceiling is None else one.fee_ceiling for one in transactions]
     return max(ceilings, default=FEE_CEILING)
+
+
+def _is_own_call_waiting(queue: SendQueue, lane: Account) -> bool:
+    """Whether a call of the operator's own is queued, or sent and not mined."""
+    queued = queue.first_queued(lane)
+    if queued is not None and queued.function not in RELAYED_CALLS:
+        return True
+    sent = (one for one in queue.open(lane) if not one.is_mined and not one.is_filler)
+    return any(one.function not in RELAYED_CALLS for one in sent)
+
+
+def _attempt(transaction: OpenTransaction, tx_hash: Hash32) -> TransactionAttempt:
+    return next(one for one in transaction.attempts if one.tx_hash == tx_hash)
 
 
 def _fees(attempt: TransactionAttempt) -> Fees:

@@ -76,6 +76,12 @@ def _encode(fields: list[Any]) -> bytes:
     return b"\x02" + bytes(rlp.encode(fields))
 
 
+def is_filler(raw: str) -> bool:
+    """Whether a signed transaction carries no call, and so only uses up its nonce."""
+    data: bytes = rlp.decode(to_bytes(raw)[1:])[7]
+    return not data
+
+
 # --- fees, wei per gas ---
 
 

@@ -50,7 +50,7 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
         stake_units=0 if registered is None else registered.stake,
         outbox=_outbox(session),
         transactions=_transactions(session),
-        relayed_gas=TransactionStore(session).relayed(operator, now - RELAY_PERIOD)[0],
+        relayed_wei=TransactionStore(session).relay_cost(operator, now - RELAY_PERIOD),
         jobs=_jobs(session),
         live_agreement=LiveAgreementStore(session).total(),
         receipts_to_sign=0 if registered is None else _to_sign(session, registered),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Double, case, cast, delete, func, select
 
 from backend.db.mapping import from_row
 from backend.db.session import insert_if_absent
@@ -14,9 +15,11 @@ from backend.db.tables.transactions import AttemptRow, NonceLane, RequestRow, Tr
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.ids import Account, Hash32
 from backend.domain.transactions import (
+    BUDGETED_CALLS,
     RELAYED_CALLS,
     ChainTransaction,
     OpenTransaction,
+    Relayed,
     TransactionAttempt,
     TransactionState,
     as_json,
@@ -26,7 +29,7 @@ from telemetry import traces
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Select
+    from sqlalchemy import ScalarSelect
     from sqlalchemy.orm import Session
 
 
@@ -126,24 +129,30 @@ class TransactionStore:
         rows = self._session.scalars(query.order_by(TransactionRow.id.desc()).limit(limit))
         return [_transaction(row) for row in rows]
 
-    def relayed(
-        self, lane: Account, since: datetime, account: Account | None = None
-    ) -> tuple[int, datetime | None]:
-        """Gas limits of the transactions for others that the lane signed since then, or is to sign; of one
-        account's, unless it is None. And when the first of them was signed.
+    def relayed(self, lane: Account, since: datetime, account: Account | None = None) -> Relayed:
+        """What counts towards the relay budget of the time since then: what the lane signed in it, has in the
+        pool or is to sign; what the account requested of it, unless that is None.
         """
         is_queued = TransactionRow.state == State.QUEUED
-        query = _relays(lane).where((TransactionRow.signed_at > since) | is_queued)
+        is_open = TransactionRow.state.in_((State.QUEUED, State.SENT))
+        query = select(
+            func.sum(case((is_queued, 0.0), else_=TransactionRow.gas * _highest_fee())),
+            func.sum(case((is_queued, TransactionRow.gas), else_=0)),
+            func.min(TransactionRow.signed_at),
+        ).where(
+            TransactionRow.lane == lane,
+            TransactionRow.function.in_(BUDGETED_CALLS),
+            (TransactionRow.signed_at > since) | is_open,
+        )
         if account is not None:
             query = query.join(RequestRow, RequestRow.transaction_id == TransactionRow.id)
             query = query.where(RequestRow.account == account)
-        gas, first_at = self._session.execute(query).one()
-        return int(gas or 0), first_at
+        cost, queued_gas, first_at = self._session.execute(query).one()
+        return Relayed(math.ceil(cost or 0), int(queued_gas or 0), first_at)
 
-    def signed_relays(self, lane: Account, since: datetime) -> int:
-        """Gas limits of the transactions for others that the lane signed since then."""
-        gas, _ = self._session.execute(_relays(lane).where(TransactionRow.signed_at > since)).one()
-        return int(gas or 0)
+    def relay_cost(self, lane: Account, since: datetime) -> int:
+        """See `backend.ports.chain.SendQueue.relay_cost`."""
+        return self.relayed(lane, since).cost
 
     def lanes(self) -> list[Account]:
         """Keys that have something to send or to watch."""
@@ -306,9 +315,14 @@ class TransactionStore:
         return [_open(row, attempts[row.id]) for row in rows]
 
 
-def _relays(lane: Account) -> Select[int | None, datetime | None]:
-    query = select(func.sum(TransactionRow.gas), func.min(TransactionRow.signed_at))
-    return query.where(TransactionRow.lane == lane, TransactionRow.function.in_(RELAYED_CALLS))
+def _highest_fee() -> ScalarSelect[float | None]:
+    """Of the attempts of a transaction, in wei per gas. Doubles are exact enough, and do not overflow."""
+    query = select(func.max(cast(AttemptRow.max_fee, Double)))
+    return (
+        query.where(AttemptRow.transaction_id == TransactionRow.id)
+        .correlate(TransactionRow)
+        .scalar_subquery()
+    )
 
 
 def _open(row: TransactionRow, attempts: Sequence[TransactionAttempt]) -> OpenTransaction:

@@ -46,8 +46,8 @@ class Figures:
     outbox: Pending
     transactions: Mapping[str, Pending] = field(default_factory=dict)
     """Unfinished transactions by state."""
-    relayed_gas: int = 0
-    """Gas limits of the transactions that were sent for others in the last 24 hours, or are to be."""
+    relayed_wei: int = 0
+    """Most that the transactions can cost which were signed for others in the last 24 hours."""
     jobs: Mapping[str, int] = field(default_factory=dict)
     """Fine-tuning jobs by state."""
     live_agreement: LiveAgreement = field(default_factory=LiveAgreement)

@@ -11,6 +11,7 @@ from backend.domain.caip import chain_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from backend.domain.ids import Account, Hash32
 
@@ -31,8 +32,12 @@ its signature may use all the gas that it is given, at this operator's cost.
 """
 RELAYED_CALLS = SIGNED_CALLS | {"claim"}
 """Functions that operators call for others. Their own calls are sent first."""
+BUDGETED_CALLS = RELAYED_CALLS | {"review"}
+"""Functions whose cost counts towards the budget for relayed calls. A curating operator reviews each relayed
+contribution, and once more if it is withdrawn. Reviews never wait for the budget.
+"""
 RELAY_PERIOD = timedelta(hours=24)
-"""Period of the gas budget for relayed calls."""
+"""Period of the budget for relayed calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,18 @@ class OpenTransaction:
     def is_filler(self) -> bool:
         """Whether the transaction only uses up a nonce, so that those with later nonces can be mined."""
         return not self.contract
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """Transactions that count towards the budget for relayed calls."""
+
+    cost: int
+    """Most that those which are signed can cost, in wei: gas limits times the highest fees signed."""
+    queued_gas: int
+    """Gas limits of those that are not signed yet."""
+    first_at: datetime | None
+    """When the first of them was signed."""
 
 
 def as_json(value: Any) -> Any:

@@ -92,9 +92,9 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
         "Sampled answers whose agreement with the gradient was not measured, or not yet.",
         lambda f: f.live_agreement.num_missing,
     ),
-    "loraledger_relayed_gas": (
-        "Gas limits of the transactions relayed for other accounts in the last 24 hours.",
-        lambda f: f.relayed_gas,
+    "loraledger_relayed_wei": (
+        "Most that the transactions relayed for other accounts in the last 24 hours can cost.",
+        lambda f: f.relayed_wei,
     ),
     "loraledger_outbox_messages": ("Messages pending in the outbox.", lambda f: f.outbox.count),
     "loraledger_outbox_oldest_timestamp_seconds": (

@@ -165,8 +165,10 @@ class SendQueue(Protocol):
         """The oldest, but relayed calls after the operator's own: anyone may have many of them relayed."""
         ...
 
-    def signed_relays(self, lane: Account, since: datetime) -> int:
-        """Gas limits of the relayed calls that the lane signed since then."""
+    def relay_cost(self, lane: Account, since: datetime) -> int:
+        """Most that those transactions can cost, in wei, which count towards the relay budget and which the
+        lane signed since then or has in the pool.
+        """
         ...
 
     def open(self, lane: Account) -> list[OpenTransaction]:

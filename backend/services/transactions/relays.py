@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ACCOUNT_SHARE = 10
 """One account may use a tenth of the budget."""
+FEE_OF_PRICE = 2
+"""Transactions are signed for at most this multiple of the price of gas, in case the base fee rises."""
 RETRY_AFTER = timedelta(hours=1)
 """If no signed transaction leaves the period, the price of gas has to fall first."""
 
@@ -43,14 +45,14 @@ class Relay:
     key: str
     gas: int | None
     """Estimated gas limit of its transaction; None if that is already queued."""
-    gas_price: int
-    """Wei; 0 if the transaction is already queued."""
+    fee: int
+    """Highest price at which its gas is signed now, in wei; 0 if the transaction is already queued."""
 
 
 class Relays:
-    """Relayed transactions may cost `budget` wei in 24 hours: their gas limits at the present price of gas.
-    None: no limit. `backend.chain.sender` enforces the budget; this class refuses early, so that the account
-    can send the transaction itself. `lane` is the operator's account that sends them.
+    """Relayed transactions may cost `budget` wei in 24 hours: their gas limits at the highest fees for which
+    they are signed. None: no limit. `backend.chain.sender` enforces the budget; this class refuses early, so
+    that the account can send the transaction itself. `lane` is the operator's account that sends them.
     """
 
     def __init__(
@@ -83,10 +85,10 @@ class Relays:
         with self._db.read() as tx:
             _, known = newest_attempt(tx, key, None)
         if known is not None:
-            return Relay(account, *call, args, key, gas=None, gas_price=0)
+            return Relay(account, *call, args, key, gas=None, fee=0)
         if gas is None:
             gas = self._chain.prepare(*call, *args, sender=self._lane).gas or 0
-        relay = Relay(account, *call, args, key, gas, self._chain.gas_price())
+        relay = Relay(account, *call, args, key, gas, FEE_OF_PRICE * self._chain.gas_price())
         with self._db.read() as tx:
             self._check_budget(tx, relay)
         return relay
@@ -120,9 +122,9 @@ class Relays:
             return
         since = self._clock() - RELAY_PERIOD
         for account, budget in ((relay.account, self._budget // ACCOUNT_SHARE), (None, self._budget)):
-            gas, first_at = tx.transactions.relayed(self._lane, since, account)
-            if (gas + relay.gas) * relay.gas_price > budget:
-                wait = RETRY_AFTER if first_at is None else first_at - since
+            found = tx.transactions.relayed(self._lane, since, account)
+            if found.cost + (found.queued_gas + relay.gas) * relay.fee > budget:
+                wait = RETRY_AFTER if found.first_at is None else found.first_at - since
                 raise _spent(relay, account, budget, wait)
 
 

@@ -10,7 +10,7 @@ import pytest
 from backend.api.routers import registry
 from backend.domain.money import GWEI
 from backend.domain.transactions import TransactionAttempt
-from backend.services.transactions.relays import ACCOUNT_SHARE
+from backend.services.transactions.relays import ACCOUNT_SHARE, FEE_OF_PRICE
 from tests.integration.api.conftest import sign_in
 from tests.support.fakes import some_key
 from tests.support.market import some_account, some_hash
@@ -40,7 +40,7 @@ def relay_grant(api: Api, nonce: int = 0) -> int:
 
 
 def test_beyond_the_relay_budget_a_wallet_is_told_when_to_try_again(api: Api) -> None:
-    api.installation.relays._budget = 21_000 * GWEI * ACCOUNT_SHARE
+    api.installation.relays._budget = 21_000 * FEE_OF_PRICE * GWEI * ACCOUNT_SHARE
     relay_grant(api)
     grant = {"key": some_account("key"), "cap": "9", "expiry": 4_000_000_000}
     relayed = {"grant": grant, "nonce": "1", "signature": "0x" + "ab" * 65}

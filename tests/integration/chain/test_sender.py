@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ from backend.chain.node import Fees
 from backend.chain.sender import STUCK_BLOCKS, Sender
 from backend.chain.transactions import UnsignedTransaction, sign
 from backend.domain.hashing import keccak, to_bytes, to_hash
-from backend.domain.transactions import TransactionState
+from backend.domain.transactions import RELAY_PERIOD, TransactionState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,8 +100,12 @@ def test_wrong_arguments_fail_without_stopping_the_lane(
 def test_relayed_calls_wait_for_the_budget_and_own_calls_do_not(
     chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("backend.chain.sender", "backend.db.transactions"):
-        monkeypatch.setattr(f"{module}.RELAYED_CALLS", frozenset({"mint"}))
+    for name in (
+        "chain.sender.RELAYED_CALLS",
+        "db.transactions.RELAYED_CALLS",
+        "db.transactions.BUDGETED_CALLS",
+    ):
+        monkeypatch.setattr(f"backend.{name}", frozenset({"mint"}))
     monkeypatch.setattr("backend.chain.sender.RELAYS_WAIT_SECONDS", 0)
     relayed = [enqueue(sqlite_database, f"relayed {number}") for number in range(3)]
 
@@ -117,10 +122,11 @@ def test_relayed_calls_wait_for_the_budget_and_own_calls_do_not(
     (gas,) = {state(sqlite_database, each).gas for each in relayed[1:]}
     assert gas is not None
     late = enqueue(sqlite_database, "late")
-    spent = sum(state(sqlite_database, each).gas or 0 for each in relayed)
+    with sqlite_database.read() as tx:
+        spent = tx.transactions.relay_cost(OPERATOR.account, datetime.now(UTC) - RELAY_PERIOD)
     relayed = [late]
-    assert run(spent * chain.gas_price()) == [True]
-    assert run((spent + 2 * gas) * chain.gas_price()) == [False]
+    assert run(spent) == [True]
+    assert run(spent + 2 * gas * chain.node.fees().max_fee) == [False]
 
 
 @pytest.mark.parametrize("is_broadcast", [True, False])

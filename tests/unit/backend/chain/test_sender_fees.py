@@ -11,7 +11,7 @@ from backend.chain.node import Fees
 from backend.chain.sender import FEE_CEILING, STUCK_BLOCKS, Sender
 from backend.domain.money import COIN, GWEI
 from backend.domain.transactions import TransactionState
-from tests.support.fee_market import CALL_GAS, FakeClient, FakeNode
+from tests.support.fee_market import CALL_GAS, FILLER_GAS, FakeClient, FakeNode
 from tests.support.market import some_account
 
 if TYPE_CHECKING:
@@ -26,16 +26,17 @@ HOURS = 300
 class Lane:
     """A sender of the operator's key, which runs once in `STUCK_BLOCKS` blocks."""
 
-    def __init__(self, database: Database, node: FakeNode) -> None:
+    def __init__(self, database: Database, node: FakeNode, relay_budget: int | None = None) -> None:
         client: Any = FakeClient(node)
         self.node, self.database, self.num_queued = node, database, 0
-        self.sender = Sender(client, database.send_queue, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
+        signers = {OPERATOR.account: OPERATOR}.get
+        self.sender = Sender(client, database.send_queue, signers, CONFIRMATIONS, relay_budget=relay_budget)
 
-    def queue(self, fee_ceiling: int | None = None) -> int:
+    def queue(self, fee_ceiling: int | None = None, function: str = "mint") -> int:
         self.num_queued += 1
-        key, args = f"mint {self.num_queued}", (some_account("holder"), self.num_queued)
+        key, args = f"call {self.num_queued}", (some_account("holder"), self.num_queued)
         with self.database.begin() as tx:
-            return tx.transactions.enqueue(OPERATOR.account, "TestUSD", "mint", args, key, fee_ceiling)
+            return tx.transactions.enqueue(OPERATOR.account, "TestUSD", function, args, key, fee_ceiling)
 
     def run(self, times: int = 1) -> None:
         for _ in range(times):
@@ -56,6 +57,20 @@ class Lane:
 @pytest.fixture
 def lane(sqlite_database: Database) -> Lane:
     return Lane(sqlite_database, FakeNode())
+
+
+@pytest.fixture
+def relaying(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> Lane:
+    """A lane that relays `mint`, with a budget for two calls at the present fees."""
+    for name in (
+        "chain.sender.RELAYED_CALLS",
+        "db.transactions.RELAYED_CALLS",
+        "db.transactions.BUDGETED_CALLS",
+    ):
+        monkeypatch.setattr(f"backend.{name}", frozenset({"mint"}))
+    monkeypatch.setattr("backend.chain.sender.RELAYS_WAIT_SECONDS", 0)
+    node = FakeNode()
+    return Lane(sqlite_database, node, relay_budget=2 * CALL_GAS * node.fees().max_fee)
 
 
 def test_fees_do_not_rise_while_the_price_is_not_the_cause(lane: Lane) -> None:
@@ -169,3 +184,70 @@ def test_no_replacement_exceeds_the_ceiling(lane: Lane, ceiling: int | None) -> 
     lane.node.coin = lane.node.fee_cap = 1_000_000 * COIN
     lane.run(100)
     assert lane.offers()[-1].max_fee == (ceiling or FEE_CEILING)
+
+
+def test_the_budget_counts_what_was_signed_at_its_own_fees(relaying: Lane) -> None:
+    ids = [relaying.queue() for _ in range(4)]
+    relaying.run(3)
+    relaying.node.base_fee //= 100
+    relaying.node.tip //= 100
+    relaying.run(3)
+    states = [relaying.state(each) for each in ids]
+    assert states == [TransactionState.CONFIRMED] * 2 + [TransactionState.QUEUED] * 2
+
+
+def test_a_relayed_call_waits_for_the_price_to_fall_where_its_fees_would_exceed_the_budget(
+    relaying: Lane,
+) -> None:
+    usual, relayed = relaying.node.base_fee, relaying.queue()
+    relaying.sender.run_once()
+    relaying.node.base_fee *= 10
+    relaying.run(10)
+    assert len(relaying.offers()) == 1
+    relaying.node.base_fee = usual
+    relaying.run(3)
+    assert relaying.state(relayed) == TransactionState.CONFIRMED
+
+
+def test_a_relayed_call_is_raised_within_the_budget(relaying: Lane) -> None:
+    relayed = relaying.queue()
+    relaying.sender.run_once()
+    relaying.node.base_fee = relaying.offers()[0].max_fee * 9 // 10
+    relaying.run(4)
+    assert relaying.state(relayed) == TransactionState.CONFIRMED
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_a_relayed_call_that_is_too_dear_gives_its_nonce_up_for_the_operators_own_calls(
+    relaying: Lane, is_sent: bool
+) -> None:
+    usual, relayed = relaying.node.base_fee, relaying.queue()
+    relaying.sender.run_once()
+    own = relaying.queue(function="approve") if is_sent else 0
+    relaying.sender.run_once()
+    relaying.node.base_fee *= 10
+    own = own or relaying.queue(function="approve")
+    relaying.run(6)
+    assert relaying.state(own) == TransactionState.CONFIRMED
+    assert relaying.state(relayed) == TransactionState.QUEUED
+    filler, _ = min(relaying.node.mined.values(), key=lambda one: one[0].nonce)
+    assert (filler.gas, filler.data) == (FILLER_GAS, b"")
+    relaying.node.base_fee = usual
+    relaying.run(3)
+    assert relaying.state(relayed) == TransactionState.CONFIRMED
+
+
+def test_a_call_that_is_mined_in_spite_of_its_filler_is_not_sent_again(relaying: Lane) -> None:
+    usual, relayed = relaying.node.base_fee, relaying.queue()
+    relaying.sender.run_once()
+    earlier = dict(relaying.node.pool)
+    relaying.queue(function="approve")
+    relaying.node.base_fee *= 10
+    relaying.node.is_forwarding = False
+    relaying.run(2)
+    assert len(relaying.offers()) == 2
+    relaying.node.pool, relaying.node.base_fee, relaying.node.is_forwarding = earlier, usual, True
+    relaying.node.mine()
+    relaying.run(3)
+    assert relaying.state(relayed) == TransactionState.CONFIRMED
+    assert all(one.gas != FILLER_GAS for one, _ in relaying.node.mined.values())

@@ -8,8 +8,8 @@ import pytest
 
 from backend.domain.errors import Conflict
 from backend.domain.ids import Account, Hash32
-from backend.domain.transactions import TransactionAttempt, TransactionState
-from tests.support.market import some_account
+from backend.domain.transactions import Relayed, TransactionAttempt, TransactionState
+from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -125,7 +125,7 @@ def test_relayed_calls_are_sent_after_the_operators_own(database: Database) -> N
     assert sent == ["commit", "finalise", "claim", "grantSessionWithSig"]
 
 
-def test_relayed_gas_counts_what_is_queued_and_a_day_of_what_is_signed(database: Database) -> None:
+def test_relayed_counts_what_is_queued_or_in_the_pool_and_a_day_of_what_is_signed(database: Database) -> None:
     now = datetime.now(UTC)
     with database.begin() as tx:
         tx.transactions.lock_lane(LANE)
@@ -135,14 +135,19 @@ def test_relayed_gas_counts_what_is_queued_and_a_day_of_what_is_signed(database:
             queued = tx.transactions.first_queued(LANE)
             assert queued is not None
             tx.transactions.assign_nonce(LANE, queued.id, nonce, gas=5)
+            for max_fee in (7 * 10**18, 9 * 10**18):
+                tx_hash = some_hash(f"{queued.id} for {max_fee}")
+                attempt = TransactionAttempt(tx_hash, "0x02", max_fee, priority_fee=1, sent_at_block=3)
+                tx.transactions.add_attempt(queued.id, attempt)
         before, after = now - timedelta(hours=1), now + timedelta(hours=1)
-        signed_at = tx.transactions.relayed(LANE, before)[1]
+        cost, signed_at = 5 * 9 * 10**18, tx.transactions.relayed(LANE, before).first_at
         assert signed_at is not None
         assert before < signed_at < after
-        assert tx.transactions.relayed(LANE, before) == (5 + 10 + 100, signed_at)
-        assert tx.transactions.signed_relays(LANE, before) == 5
-        assert tx.transactions.relayed(LANE, after) == (10 + 100, None)
-        assert tx.transactions.signed_relays(LANE, after) == 0
+        for since in (before, after):
+            assert tx.transactions.relayed(LANE, since) == Relayed(cost, 10 + 100, signed_at)
+        tx.transactions.mark_mined(1, tx_hash, 4, some_hash("block"))
+        assert tx.transactions.relay_cost(LANE, before) == cost
+        assert tx.transactions.relayed(LANE, after) == Relayed(0, 10 + 100, None)
 
 
 def test_a_transaction_may_be_sent_for_several_accounts(database: Database) -> None:

@@ -11,19 +11,21 @@ import pytest
 from backend.domain.chain import Reverted
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.money import GWEI
-from backend.domain.transactions import PreparedTransaction
+from backend.domain.transactions import PreparedTransaction, TransactionAttempt
 from backend.services.transactions.relays import ACCOUNT_SHARE, RelayBudgetSpent, Relays
-from tests.support.market import some_account
+from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.unit_of_work import Database
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account
 
 LANE = some_account("operator")
 GRANT = ("PaymentVault", "grantSessionWithSig")
 GAS = 100_000
+FEE = 2 * GWEI
+"""Highest price at which a gas is signed while it costs 1 gwei."""
 
 
 class FakeChain:
@@ -53,7 +55,7 @@ class Harness:
     def __init__(self, database: Database, num: int | None) -> None:
         self.database, self.chain, self.now = database, FakeChain(), datetime.now(UTC)
         chain: Any = self.chain
-        budget = None if num is None else num * GAS * GWEI
+        budget = None if num is None else num * GAS * FEE
         self.relays = Relays(database, chain, LANE, budget, lambda: self.now)
 
     def relay(self, account: str, key: str, args: Sequence[Any] = ("a",)) -> int:
@@ -62,34 +64,48 @@ class Harness:
     def fail(self, transaction: int, nonce: int | None) -> None:
         with self.database.begin() as tx:
             if nonce is not None:
-                tx.transactions.lock_lane(LANE)
-                tx.transactions.assign_nonce(LANE, transaction, nonce, GAS)
+                sign(tx, transaction, nonce)
             tx.transactions.mark_failed(transaction, {"error": "Failed"})
 
     def sign_all(self) -> None:
         """Sign what is queued, now by the clock of the database's store, not by `now`."""
         with self.database.begin() as tx:
-            tx.transactions.lock_lane(LANE)
             while (queued := tx.transactions.first_queued(LANE)) is not None:
-                tx.transactions.assign_nonce(LANE, queued.id, 0, GAS)
+                sign(tx, queued.id, 0)
+
+    def mine_all(self) -> None:
+        with self.database.begin() as tx:
+            for number, sent in enumerate(tx.transactions.open(LANE)):
+                tx.transactions.mark_mined(sent.id, sent.attempts[0].tx_hash, number, some_hash("block"))
 
     def relayed(self) -> int:
+        """Number of calls that count, each for `GAS` at `FEE` at most."""
         with self.database.read() as tx:
-            return tx.transactions.relayed(LANE, self.now - timedelta(hours=24))[0] // GAS
+            found = tx.transactions.relayed(LANE, self.now - timedelta(hours=24))
+        return (found.cost + found.queued_gas * FEE) // (GAS * FEE)
+
+
+def sign(tx: UnitOfWork, transaction: int, chain_nonce: int, gas: int = GAS, max_fee: int = FEE) -> None:
+    tx.transactions.lock_lane(LANE)
+    tx.transactions.assign_nonce(LANE, transaction, chain_nonce, gas)
+    tx.transactions.add_attempt(
+        transaction, TransactionAttempt(some_hash(f"{transaction} for {max_fee}"), "0x02", max_fee, 1, 1)
+    )
 
 
 def test_all_accounts_together_stay_within_the_budget(database: Database) -> None:
     harness = Harness(database, 20)
     for number in range(20):
         harness.relay(f"payer {number}", f"key {number}")
-    with pytest.raises(RelayBudgetSpent, match=r"pays 2,000,000 gwei .* for all accounts") as refused:
+    with pytest.raises(RelayBudgetSpent, match=r"pays 4,000,000 gwei .* for all accounts") as refused:
         harness.relay("one more", "one more")
     assert refused.value.details["retry_after_seconds"] == 3600
     assert harness.relayed() == 20
     harness.now += timedelta(hours=25)
-    with pytest.raises(RelayBudgetSpent):
-        harness.relay("one more", "one more")
-    harness.sign_all()
+    for sign_or_mine in (harness.sign_all, harness.mine_all):
+        with pytest.raises(RelayBudgetSpent):
+            harness.relay("one more", "one more")
+        sign_or_mine()
     harness.relay("one more", "one more")
 
 
@@ -110,6 +126,28 @@ def test_the_budget_is_in_coins_at_the_present_price_of_gas(database: Database) 
         harness.relay("payer", "second")
     harness.chain.gas_price_gwei = 1
     harness.relay("payer", "second")
+
+
+def test_what_was_signed_counts_at_its_own_fees_while_the_price_falls(database: Database) -> None:
+    harness = Harness(database, 2 * ACCOUNT_SHARE)
+    for number in range(2 * ACCOUNT_SHARE):
+        harness.relay(f"payer {number}", f"key {number}")
+    harness.sign_all()
+    harness.chain.gas_price_gwei = 0
+    harness.relay("free", "free")
+    harness.chain.gas_price_gwei = 1
+    with pytest.raises(RelayBudgetSpent):
+        harness.relay("one more", "one more")
+
+
+def test_reviews_of_relayed_contributions_count(database: Database) -> None:
+    harness = Harness(database, ACCOUNT_SHARE)
+    with database.begin() as tx:
+        sign(tx, tx.transactions.enqueue(LANE, "DatasetRegistry", "review", [], "review"), 0)
+    for number in range(ACCOUNT_SHARE - 1):
+        harness.relay(f"payer {number}", f"key {number}")
+    with pytest.raises(RelayBudgetSpent):
+        harness.relay("one more", "one more")
 
 
 def test_without_a_budget_everything_is_relayed(database: Database) -> None:
@@ -169,8 +207,7 @@ def test_a_call_that_cannot_be_simulated_counts_by_an_estimate(database: Databas
         queued = harness.relays.queue(tx, relay)
     assert harness.relayed() == 2
     with database.begin() as tx:
-        tx.transactions.lock_lane(LANE)
-        tx.transactions.assign_nonce(LANE, queued, 0, gas=3 * GAS)
+        sign(tx, queued, 0, gas=3 * GAS)
     assert harness.relayed() == 3, "the sender's estimate replaces it"
 
 
