@@ -42,7 +42,7 @@ RPC_REQUESTS = Counter(
 ACCOUNT_WEI = Gauge(
     "loraledger_account_wei",
     "Balance for gas of an account that sends transactions: the operator's or the watcher's.",
-    ["account"],
+    ["sender"],
     multiprocess_mode="mostrecent",
 )
 GAS_PRICE_WEI = Gauge(
