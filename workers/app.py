@@ -75,11 +75,13 @@ def add_tasks(app: Celery, steps: Steps, queues: Collection[str] = ()) -> None:
 
 
 def run_task(steps: Steps, task: str, job_id: str, queues: Collection[str]) -> None:
-    """Publish what this worker has before a step that may take hours, in which no other can, and after it."""
+    """Run a step. A worker that publishes takes the results of its own home too: before a step that may take
+    hours, and after each, because a message may be about the result of another home.
+    """
     kind, _, name = task.partition(".")
     step, publication = Step(name), f"{kind}.{Step.PUBLISH}"
-    publishes = step is not Step.PUBLISH and QUEUE_BY_TASK[publication] in queues
-    if publishes:
+    publishes = QUEUE_BY_TASK[publication] in queues
+    if publishes and step is not Step.PUBLISH:
         steps.publish_results(are_imported=kind == "import")
     steps.run(step, job_id)
     if publishes:

@@ -8,7 +8,6 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,10 +80,7 @@ class Steps:
         self._publication = publication
         self._options = options
         self._stopping = threading.Event()
-
-    @cached_property
-    def _home(self) -> str:
-        return home_id(self._options.home)
+        self._home = home_id(options.home)
 
     def stop(self) -> None:
         """Release running work, which is resumed from its last checkpoint."""

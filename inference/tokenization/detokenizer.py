@@ -49,16 +49,18 @@ class IncrementalDetokenizer:
         return both[len(before) :] if both.startswith(before) else self._decoder.decode(self._pending)
 
     def _advance(self, text: str) -> str:
-        self._context = [*self._context, *self._pending][-_MAX_PENDING_TOKENS:] if not text else self._pending
+        # Special tokens have no text; after them the context must not begin within a character either.
+        both = [*self._context, *self._pending]
+        self._context = self._pending if text else _end_of(self._decoder, both)
         self._pending = []
         return text
 
 
-def _end_of(decoder: TokenDecoder, prompt: Sequence[int]) -> list[int]:
-    """The last tokens of `prompt` from the start of a character on, and with more than special tokens."""
+def _end_of(decoder: TokenDecoder, sequence: Sequence[int]) -> list[int]:
+    """The last tokens of a sequence from the start of a character on, and with more than special tokens."""
     tokens: list[int] = []
-    for length in range(min(_MAX_PENDING_TOKENS, len(prompt)), min(_MAX_PROMPT_CONTEXT, len(prompt)) + 1):
-        tokens = list(prompt[len(prompt) - length :])
+    for length in range(min(_MAX_PENDING_TOKENS, len(sequence)), min(_MAX_PROMPT_CONTEXT, len(sequence)) + 1):
+        tokens = list(sequence[len(sequence) - length :])
         text = decoder.decode(tokens)
         if text and _INCOMPLETE not in text:
             break

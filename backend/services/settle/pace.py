@@ -26,9 +26,10 @@ PARTS_OF_PATIENCE = 8
 COLLECTIONS_OF_BATCH = 8
 """Gas of a batch's commit and finalisation, in collections: (89,737 + 49,208) / 18,915, rounded up."""
 BATCH_ENTRIES = 500_000
-"""Most entries of a batch, by `most_entries`: what limits the memory of all who build it. With 482 receipts
-that have the longest lists the receipts take 55 MiB and `build` 150 MiB more. `watch`, which holds
-`CACHED_BATCHES` while it builds a third, reached 570 MiB, of the chart's limit of 1 GiB.
+"""Most entries of a batch, by `most_entries`: what limits the memory of all who build it."""
+PARTS_OF_BATCH = 8
+"""A channel has at most this part of a batch while others need it, so that few channels of a batch are cut:
+each is collected from again. Of so many channels in turn one owes less than the least amount.
 """
 
 
@@ -59,22 +60,36 @@ class Pace:
         """
         latest = now - _patience(thaw_seconds) + self.rest_seconds(thaw_seconds)
         chosen = [b for b in backlogs if b.amount >= self.min_amount or b.oldest_served_at <= latest]
-        num_receipts, amount = sum(b.num_receipts for b in chosen), sum(b.amount for b in chosen)
+        num_receipts = sum(backlog.num_receipts for backlog in chosen)
         is_full = num_receipts >= self.receipts
         is_due = is_full or any(now - backlog.oldest_served_at >= self.seconds for backlog in chosen)
         may_fill = is_full or num_receipts * MAX_RECEIPT_ENTRIES > self.entries - MAX_RECEIPT_ENTRIES
-        may_be_worth = has_rested or self.is_worth(amount, len(chosen), is_full=may_fill)
-        return chosen if is_due and may_be_worth else []
+        may_be_worth = has_rested or self.is_worth([(b.amount, False) for b in chosen], is_full=may_fill)
+        return self._in_turn(chosen) if is_due and may_be_worth else []
 
-    def is_worth(self, amount: int, num_channels: int, *, is_full: bool) -> bool:
-        """Whether a batch that collects `amount` micro-units from so many channels is worth its gas.
+    def is_worth(self, parts: Sequence[tuple[int, bool]], *, is_full: bool) -> bool:
+        """Whether a batch is worth its gas. `parts`: of each channel, the micro-units that it collects, and
+        whether it leaves receipts that would fit no more.
 
         A full one gains nothing by waiting, so that it needs less; and beside the collections from as many
-        channels as it can hold its own gas is small.
+        channels as it can hold its own gas is small. Channels that are collected from again soon, and of
+        which it collects less than the least amount, must be paid for by the others.
         """
-        most_channels = min(MAX_SPANS, self.receipts)
-        least = self.min_amount * (1 if is_full else COLLECTIONS_OF_BATCH)
-        return num_channels >= most_channels or amount >= least
+        num_again = sum(is_cut and amount < self.min_amount for amount, is_cut in parts)
+        least = self.min_amount * max(num_again, 1 if is_full else COLLECTIONS_OF_BATCH)
+        is_wide = len(parts) - num_again >= min(MAX_SPANS, self.receipts)
+        return is_wide or sum(amount for amount, _ in parts) >= least
+
+    def _in_turn(self, backlogs: Sequence[Backlog]) -> list[Backlog]:
+        """Channels that owe the least amount, and after each seven of them one that does not: many small ones
+        never keep the others out, nor the others them.
+        """
+        large = [backlog for backlog in backlogs if backlog.amount >= self.min_amount]
+        small = [backlog for backlog in backlogs if backlog.amount < self.min_amount]
+        found: list[Backlog] = []
+        for place, one in enumerate(small):
+            found += [*large[place * (PARTS_OF_BATCH - 1) :][: PARTS_OF_BATCH - 1], one]
+        return found + large[len(small) * (PARTS_OF_BATCH - 1) :]
 
 
 def _patience(thaw_seconds: int) -> int:
@@ -106,12 +121,12 @@ class BatchLimits:
         """What was left before these receipts."""
         return self._changed(selected, 1)
 
-    def share(self, num_channels: int) -> BatchLimits:
+    def share(self) -> BatchLimits:
         """A channel's share of the receipts and entries; at least one receipt."""
         return replace(
             self,
-            receipts=max(1, self.receipts // num_channels),
-            entries=max(MAX_RECEIPT_ENTRIES, self.entries // num_channels),
+            receipts=max(1, self.receipts // PARTS_OF_BATCH),
+            entries=max(MAX_RECEIPT_ENTRIES, self.entries // PARTS_OF_BATCH),
         )
 
     def within(self, share: BatchLimits) -> BatchLimits:

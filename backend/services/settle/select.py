@@ -118,6 +118,11 @@ class Selection:
     """Whether the next receipt was not selected because of the limits of receipts or entries."""
 
     @property
+    def amount(self) -> int:
+        """Micro-units."""
+        return sum(signed.receipt.charge for signed in self.receipts)
+
+    @property
     def until(self) -> int:
         return self.receipts[-1].receipt.cumulative if self.receipts else -1
 
@@ -155,12 +160,12 @@ def select(
     channels that are left out.
 
     A channel of which the stake covers nothing is left out, so that one large charge never blocks the others.
-    Each channel gets its share of the receipts and entries first, so that one with many never blocks the
-    others either, and what is left goes to those that have more.
+    Each channel gets at most its share of the receipts and entries first, so that one with many never blocks
+    the others either, and what is left goes to those that have more.
     """
     selections: dict[ChannelId, Selection] = {}
     skipped: dict[ChannelId, str] = {}
-    share = limits.share(min(max(1, len(backlogs)), MAX_SPANS))
+    share = limits.share() if len(backlogs) > 1 else limits
     for backlog in backlogs:
         if limits.is_full or len(selections) == MAX_SPANS:
             break

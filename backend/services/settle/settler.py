@@ -50,7 +50,7 @@ from backend.services.transactions.retry import enqueue_with_retry
 from telemetry import traces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.batch import OperatorLedger
@@ -298,11 +298,19 @@ class Settler:
         self.report_uncovered(max(0, sum(backlog.amount for backlog in backlogs) - covered))
         limits = BatchLimits(self.pace.receipts, self.pace.entries, covered, now - self.thaw_seconds)
         selections, skipped = select(tx, backlogs, ledger, validator, self.keys, limits)
-        left = limits.without([signed for found in selections.values() for signed in found.receipts])
-        amount = limits.amount - left.amount
-        if not has_rested and not self.pace.is_worth(amount, len(selections), is_full=left.is_full):
+        if not has_rested and not self._is_worth(selections.values(), limits):
             return Progress(Step.IDLE, skipped=skipped), skipped
-        return self._build(tx, ledger, terms, selections, skipped), skipped
+        built = self._build(tx, ledger, terms, dict(selections), skipped)
+        if isinstance(built, Candidate) and not has_rested:
+            kept = [selections[span.channel_id] for span in built.batch.spans]  # the chain may refuse some
+            if not self._is_worth(kept, limits):
+                return Progress(Step.IDLE, skipped=skipped), skipped
+        return built, skipped
+
+    def _is_worth(self, selections: Collection[Selection], limits: BatchLimits) -> bool:
+        left = limits.without([signed for found in selections for signed in found.receipts])
+        parts = [(found.amount, found.is_cut) for found in selections]
+        return self.pace.is_worth(parts, is_full=left.is_full)
 
     @cached_property
     def _convictions(self) -> Convictions:

@@ -86,6 +86,14 @@ def test_an_incomplete_character_does_not_break_those_of_the_prompt(decoder: str
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
+def test_a_special_token_does_not_break_the_characters_after_it(decoder: str) -> None:
+    pieces = SentencePieces(decoder)
+    characters = pieces.ids(*(f"<0x{byte:02X}>" for byte in "\u9f98\u00e9".encode()))
+    stream = TextStream(pieces, (), pieces.encode("\u9f98" * 5))
+    assert shown(stream, [*pieces.ids("</s>"), *characters]) == "\u9f98\u00e9"
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_a_stop_string_that_begins_with_a_blank_matches_at_the_start(decoder: str) -> None:
     pieces = SentencePieces(decoder)
     stream = TextStream(pieces, (" Paris",), pieces.encode("is"))

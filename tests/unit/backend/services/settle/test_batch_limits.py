@@ -126,8 +126,8 @@ class Batches:
         limits = replace(NO_LIMIT, receipts=self.pace.receipts, entries=self.pace.entries)
         found = self.unsettled.select(limits, due)
         left = limits.without([signed for one in found.values() for signed in one.receipts])
-        amount = limits.amount - left.amount
-        if has_rested or self.pace.is_worth(amount, len(found), is_full=left.is_full):
+        parts = [(one.amount, one.is_cut) for one in found.values()]
+        if has_rested or self.pace.is_worth(parts, is_full=left.is_full):
             self.committed.append((now, self.unsettled.settle(found)))
 
     def longest_wait(self) -> int:
@@ -281,6 +281,44 @@ def test_batches_of_as_many_channels_as_fit_follow_each_other() -> None:
     assert [len(batch) for _, batch in batches.committed] == [MAX_SPANS, MAX_SPANS]
     batches.run(start + PATIENCE_SECONDS + 1 + REST)
     assert not batches.unsettled.backlogs()
+
+
+def test_many_small_channels_with_long_lists_cost_few_batches_and_collections() -> None:
+    """More channels than a batch holds, each with more receipts than its share."""
+    pace = Pace(5, 10_000, min_amount=100, entries=40 * MAX_RECEIPT_ENTRIES)
+    batches, start = Batches(pace), 10 * PATIENCE_SECONDS
+    for number in range(MAX_SPANS + 20):
+        for _ in range(8):
+            batches.unsettled.serve(
+                some_channel(number), 1, served_at=start, shares=[MAX_SHARES] * MAX_SLICES
+            )
+    for second in range(20):
+        batches.run(start + PATIENCE_SECONDS + second)
+    ((_, batch),) = batches.committed
+    assert len({signed.receipt.channel_id for signed in batch}) == 8
+
+
+def test_small_channels_keep_no_place_from_large_ones_nor_these_from_them() -> None:
+    pace = Pace(5, 10_000, min_amount=100, entries=16 * MAX_RECEIPT_ENTRIES)
+    batches, start, long = Batches(pace), 10 * PATIENCE_SECONDS, [MAX_SHARES] * MAX_SLICES
+    for number in range(40):
+        for _ in range(6):
+            batches.unsettled.serve(some_channel(number), 1, served_at=start, shares=long)
+    for number in range(40, 48):
+        for _ in range(6):
+            batches.unsettled.serve(some_channel(number), 300, served_at=start + 1, shares=long)
+    batches.run(start + PATIENCE_SECONDS)
+    ((_, batch),) = batches.committed
+    large = {some_channel(number) for number in range(40, 48)}
+    charges = {signed.receipt.channel_id: signed.receipt.charge for signed in batch}
+    assert sorted(charges.values()) == [1] + 7 * [300]
+    assert len(large & charges.keys()) == 7
+
+
+def test_a_batch_from_which_the_chain_refuses_a_channel_must_be_worth_it_without() -> None:
+    pace = Pace(5, 10_000, min_amount=100)
+    assert pace.is_worth([(799, False), (1, False)], is_full=False)
+    assert not pace.is_worth([(799, False)], is_full=False)
 
 
 def test_without_a_least_amount_each_receipt_makes_a_batch_due() -> None:
