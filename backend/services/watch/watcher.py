@@ -240,6 +240,8 @@ class Watcher:
             committed = tx.chain.batches(operator)
             batches = not_void(committed)
             ledger, start = self._resume(tx, batches)
+            if ledger is not None:
+                self._with_large.discard(operator)  # the walk adds it again for a large batch after these
             pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)
             yield from (news(batch, "right", _sums(batch)) for batch in pending)
             for batch, judgement in self._judgements(tx, batches, ledger, start, self._reached[operator]):
@@ -351,19 +353,21 @@ class Watcher:
         ledger: OperatorLedger | None,
         reached: dict[Hash32, BatchReceipts | None],
     ) -> Judgement:
-        if (before := self._as_before(tx, batch, parent, ledger)) is not None:
+        judgement = self._as_before(tx, batch, parent, ledger)
+        if judgement is None:
+            header = Header.from_chain(batch.header)
+            try:
+                data = reached.get(batch.hash) or self.cases.receipts(header)
+            except BatchTooLarge as error:
+                self._with_large.add(batch.operator)
+                reached[batch.hash] = None
+                return Undecided(Finding(TOO_LARGE, error.message), ())
+            reached[batch.hash] = None if data[0] is not None else data
+            judgement = self._judged(
+                tx, self.cases.case(tx.chain, batch, parent, ledger, data, self.evidence())
+            )
+        else:
             reached[batch.hash] = None
-            return before
-        header = Header.from_chain(batch.header)
-        try:
-            data = reached.get(batch.hash) or self.cases.receipts(header)
-        except BatchTooLarge as error:
-            self._with_large.add(batch.operator)
-            reached[batch.hash] = None
-            return Undecided(Finding(TOO_LARGE, error.message), ())
-        reached[batch.hash] = None if data[0] is not None else data
-        case = self.cases.case(tx.chain, batch, parent, ledger, data, self.evidence())
-        judgement = self._judged(tx, case)
         if batch.operator in self._with_large and _lacks_parent(judgement):
             text = "the balances before it are not known here: they follow from a batch that is too large"
             return Undecided(Finding(TOO_LARGE, text), ())

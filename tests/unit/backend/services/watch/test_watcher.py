@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from backend.domain.batch import Header
     from backend.domain.ids import Account
+    from backend.domain.settlement import CommittedBatch
     from backend.services.audit.published import BatchReceipts
     from backend.services.watch.news import News
 
@@ -136,6 +137,22 @@ def test_one_operator_alone_can_be_watched() -> None:
     assert seen == [some_account("other")]
 
 
+class FakeChallenge:
+    """Records the batches of which leaves are demanded."""
+
+    def __init__(self) -> None:
+        self.demanded: list[int] = []
+
+    def expire(self, *_: object) -> Iterator[News]:
+        return iter(())
+
+    restore = expire
+
+    def demand(self, view: object, batch: CommittedBatch, wanted: object) -> Iterator[News]:
+        self.demanded.append(batch.number)
+        return iter(())
+
+
 class SlowMarket:
     """Three batches of one operator, each of whose data takes longer than a turn to read."""
 
@@ -168,6 +185,11 @@ class SlowMarket:
 
     def _follow(self) -> None:
         self.passes += 1
+
+    def challenge(self) -> FakeChallenge:
+        challenge = FakeChallenge()
+        self.watcher.challenge = challenge  # type: ignore[assignment]
+        return challenge
 
     def withhold(self, number: int) -> None:
         self.harness.blobs.forget(cid_of(self.harness.chain.committed[number - 1].header["dataDigest"]))
@@ -262,14 +284,7 @@ def test_an_operator_whose_batches_are_all_final_and_judged_is_not_walked_again(
 
 def test_a_batch_that_is_too_large_to_be_judged_is_reported_and_nothing_is_demanded(slow: SlowMarket) -> None:
     """What it took was the process, and with it the judgement of all operators after this one."""
-
-    class NoChallenge:
-        def expire(self, *_: object) -> Iterator[News]:
-            return iter(())
-
-        restore = expire
-
-    slow.too_large, slow.watcher.challenge = {2}, NoChallenge()  # type: ignore[assignment]
+    slow.too_large, challenge = {2}, slow.challenge()
     other = some_account("other")
     newest = slow.harness.chain.committed[0]
     slow.harness.chain.committed.append(replace(newest, operator=other, hash=some_hash("other")))
@@ -280,7 +295,29 @@ def test_a_batch_that_is_too_large_to_be_judged_is_reported_and_nothing_is_deman
         ("unjudged", False, 3),
     ]
     assert any(one[1] for one in found), "the operators after it are judged"
+    assert challenge.demanded == []
     slow.too_large.clear()  # as in a process with more memory
     slow.watcher._settled.clear()
     found = [(one.what, one.operator == other, one.number) for one in slow.watcher.run_once()]
     assert ("right", False, 2) in found
+
+
+@pytest.mark.parametrize("final", [0, 1, 2])
+def test_later_passes_demand_nothing_that_follows_from_a_batch_that_is_too_large(
+    slow: SlowMarket, final: int
+) -> None:
+    slow.too_large, slow.harness.chain.final, challenge = {1}, final, slow.challenge()
+    for _ in range(3):
+        assert {one.what for one in slow.watcher.run_once()} <= {"unjudged"}
+    assert challenge.demanded == []
+
+
+def test_what_a_batch_withholds_is_demanded_again_once_the_large_one_before_it_is_judged(
+    slow: SlowMarket,
+) -> None:
+    slow.too_large, challenge = {1}, slow.challenge()
+    list(slow.watcher.run_once())
+    slow.too_large.clear()
+    slow.withhold(2)
+    list(slow.watcher.run_once())
+    assert 3 in challenge.demanded
