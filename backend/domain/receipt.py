@@ -118,7 +118,9 @@ class PackedShares(Sequence[Share]):
     @overload
     def __getitem__(self, index: slice) -> tuple[Share, ...]: ...
     def __getitem__(self, index: int | slice) -> Share | tuple[Share, ...]:
-        return tuple(self)[index]
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        return Share(*struct.unpack_from(">II", self.packed, range(len(self))[index] * SHARE_BYTES))
 
     def __iter__(self) -> Iterator[Share]:
         return map(Share, *columns(self))
