@@ -254,4 +254,4 @@ def _percent(ppm: int) -> str:
 
 def _warn(operators: Iterable[str]) -> None:
     for operator in operators:
-        echo(f"without the newest batches of {operator}: the market cannot verify them now", err=True)
+        echo(f"without some batches of {operator}: the market cannot verify or list them now", err=True)

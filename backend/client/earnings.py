@@ -33,30 +33,39 @@ def pages(client: ApiClient, path: str, **filters: Any) -> Iterator[dict[str, An
 
 
 def entries(client: ApiClient, **filters: Any) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """All entries, and the operators whose newest batches the market cannot verify."""
+    """All entries, and the operators of which the market cannot verify or list batches."""
     found: list[dict[str, Any]] = []
-    unverifiable: list[dict[str, str]] = []
+    unverifiable: dict[str, dict[str, str]] = {}
     for page in pages(client, ENTRIES, limit=PAGE, **filters):
         with reading_answer():
             found.extend(page["data"])
-            unverifiable = page["unverifiable"]
-    return found, unverifiable
+            unverifiable |= _by_operator(page)
+    return found, list(unverifiable.values())
 
 
 def entries_csv(
     client: ApiClient, notice: Callable[[list[str]], object] = lambda _: None, **filters: Any
 ) -> Iterator[str]:
     """All entries as the pieces of one CSV file, with one header line. `notice` is called with the operators
-    whose newest batches the market cannot verify and leaves out.
+    of which the market cannot verify or list batches, and leaves these out.
     """
     response = client.send("GET", ENTRIES, params={"format": "csv", "limit": PAGE, **filters})
-    if unverifiable := response.headers.get("x-unverifiable-operators"):
-        notice(unverifiable.split(","))
+    known = _unverifiable(response)
+    if known:
+        notice(known)
     yield _csv(response)
     while following := response.links.get("next", {}).get("url"):
         # Only the query of the link is used, so that the market cannot choose another path.
         response = client.send("GET", f"{ENTRIES}?{following.partition('?')[2]}")
+        if more := [one for one in _unverifiable(response) if one not in known]:
+            notice(more)
+            known = [*known, *more]
         yield _csv(response).partition("\r\n")[2]
+
+
+def _unverifiable(response: httpx.Response) -> list[str]:
+    found: str = response.headers.get("x-unverifiable-operators", "")
+    return found.split(",") if found else []
 
 
 def _csv(response: httpx.Response) -> str:
@@ -68,9 +77,11 @@ def summary(client: ApiClient, by: str, **filters: Any) -> dict[str, Any]:
     """Sums of all entries by `day`, `adapter`, `contribution` or `operator`: those of all pages together."""
     groups: dict[str | None, dict[str, Any]] = {}
     found: dict[str, Any] = {}
+    unverifiable: dict[str, dict[str, str]] = {}
     for page in pages(client, SUMMARY, by=by, **filters):
         with reading_answer():
-            found = {name: page[name] for name in ("account", "by", "unverifiable")}
+            found = {name: page[name] for name in ("account", "by")}
+            unverifiable |= _by_operator(page)
             for group in page["data"]:
                 known = groups.get(group["key"])
                 groups[group["key"]] = group if known is None else _added(known, group)
@@ -78,7 +89,12 @@ def summary(client: ApiClient, by: str, **filters: Any) -> dict[str, Any]:
         data = sorted(groups.values(), key=lambda group: AMOUNT.read(group["amount"]), reverse=True)
     if by == "day":
         data.sort(key=lambda group: str(group["key"]), reverse=True)
-    return found | {"data": data}
+    return found | {"unverifiable": list(unverifiable.values()), "data": data}
+
+
+def _by_operator(page: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The operators whose entries a page lacks; another page may name others."""
+    return {one["operator"]: one for one in page["unverifiable"]}
 
 
 def _added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def list_entries(
     """List what batches credit to the caller or to another account, entry by entry: by operator, the newest
     batch first. A page with a `next_cursor` may have fewer than `limit` entries. With `format=csv` or
     `Accept: text/csv` a page is a CSV file: the header `Link` has the next one's address, and
-    `X-Unverifiable-Operators` those whose newest batches are left out.
+    `X-Unverifiable-Operators` the operators of which batches are left out.
     """
     page = services.earnings.entries(wanted.query, wanted.start(after), limit)
     view = EarningEntryPage.of(page, wanted.cursor(page.rest))

@@ -55,7 +55,7 @@ class EarningEntryView(View):
 
 
 class UnverifiableView(View):
-    """An operator whose newest batches cannot be verified here; what they credit is left out."""
+    """An operator of which batches cannot be verified or listed here; what they credit is left out."""
 
     operator: str
     reason: str

@@ -18,6 +18,8 @@ from backend.domain.ids import Account, Hash32
 from backend.domain.settlement import BatchState
 from backend.services.accounts.claims import claimed
 from backend.services.audit.auditor import not_void
+from backend.services.audit.cases import AnotherLargeBatch
+from backend.services.audit.earnings import TooManyEntries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,6 +98,7 @@ class CreditWalk:
 
     Afterwards `rest` is where the next walk continues; None unless this one reached the limit of what it
     reads. `found` are the credits that were read and can be stored, empty ones too, which are then read once.
+    `unlisted` are the operators of which it left out batches with too many entries, with the reason.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class CreditWalk:
         self._num_read = 0
         self.rest: Position | None = None
         self.found: list[tuple[Credit, Sequence[Earning]]] = []
+        self.unlisted: dict[Account, str] = {}
 
     @property
     def account(self) -> Account:
@@ -147,7 +151,12 @@ class CreditWalk:
                 return
             if batch.hash not in stored and balance == older[number]:
                 continue
-            found = self._credited(batch, stored, balance, paid)
+            try:
+                found = self._credited(batch, stored, balance, paid)
+            except TooManyEntries as error:
+                self.unlisted[operator] = f"batch {batch.number}: {error.message}"
+                balance -= error.amount
+                continue
             if found is None:
                 return
             is_certain = is_certain or found.earnings is None
@@ -158,7 +167,9 @@ class CreditWalk:
             balance = found.credit.balance - found.credit.amount
 
     def _void(self, operator: Account, begin: Position | None) -> Iterator[Credited]:
-        """What void batches would have credited. Those with data that is missing or wrong are left out."""
+        """What void batches would have credited. Those with data that is missing or wrong, or with too many
+        entries, are left out.
+        """
         with self._db.read() as tx:
             batches = [b for b in tx.chain.batches(operator) if b.state is BatchState.VOID]
             stored = tx.earnings.credits(self._query.account, operator)
@@ -169,6 +180,8 @@ class CreditWalk:
                 continue
             try:
                 found = self._credited(batch, stored, 0, 0)
+            except AnotherLargeBatch:
+                raise
             except DomainError:
                 continue
             if found is None:

@@ -11,7 +11,7 @@ from backend.services.accounts.credit_walk import Credited, CreditWalk, Position
 from backend.services.market.catalogue import versions_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.earnings import Credit, Earning
@@ -36,7 +36,7 @@ class ListedEarning:
 
 @dataclass(frozen=True, slots=True)
 class Unverifiable:
-    """An operator whose newest batches cannot be verified here. What they credit is left out."""
+    """An operator of which batches cannot be verified or listed here. What they credit is left out."""
 
     operator: Account
     reason: str
@@ -107,7 +107,7 @@ class Earnings:
 
         Errors: `StaleCursor`; `Unavailable` if data of a verified batch is missing.
         """
-        unverifiable = self._follow(query)
+        failed = self._follow(query)
         walk, found, names = CreditWalk(self._db, self._published, query, start), [], Names()
         for chunk in _chunks(walk, limit):
             with self._db.read() as tx:
@@ -119,14 +119,14 @@ class Earnings:
                 break
         self._keep(walk)
         rest = _position(found[limit - 1]) if len(found) > limit else walk.rest
-        return EarningsPage(tuple(found[:limit]), rest, unverifiable)
+        return EarningsPage(tuple(found[:limit]), rest, _unverifiable(failed | walk.unlisted))
 
     def summary(self, query: EarningsQuery, by: EarningsBy, start: Position | None) -> EarningsSummary:
         """Sums of the entries. With `rest`, those of the batches that were read; add the next ones to them.
 
         Errors: as `entries`.
         """
-        unverifiable = self._follow(query)
+        failed = self._follow(query)
         walk, names = CreditWalk(self._db, self._published, query, start), Names()
         credited = list(walk)
         groups: dict[str | None, Totals] = {}
@@ -137,15 +137,17 @@ class Earnings:
                     groups[key] = Totals(key, adapter)
                 groups[key].add(num_entries, amount, state)
         self._keep(walk)
-        return EarningsSummary(_ordered(by, groups.values()), walk.rest, unverifiable)
+        return EarningsSummary(
+            _ordered(by, groups.values()), walk.rest, _unverifiable(failed | walk.unlisted)
+        )
 
-    def _follow(self, query: EarningsQuery) -> tuple[Unverifiable, ...]:
-        """Audit batches that are not audited yet."""
+    def _follow(self, query: EarningsQuery) -> dict[Account, str]:
+        """Audit batches that are not audited yet. Returns why those of some operators cannot be."""
         with self._db.read() as tx:
             operators = list(tx.chain.newest_batches())
         wanted = [operator for operator in operators if query.operator in (None, operator)]
         failed = self._audits.follow(wanted)
-        return tuple(Unverifiable(operator, error.message) for operator, error in failed.items())
+        return {operator: error.message for operator, error in failed.items()}
 
     def _keep(self, walk: CreditWalk) -> None:
         """Store what the walk read, if the account signed in here."""
@@ -238,6 +240,10 @@ def _ordered(by: EarningsBy, groups: Iterable[Totals]) -> tuple[Totals, ...]:
     if by is EarningsBy.DAY:
         return tuple(sorted(groups, key=lambda one: one.key or "", reverse=True))
     return tuple(sorted(groups, key=lambda one: one.amount, reverse=True))
+
+
+def _unverifiable(reasons: Mapping[Account, str]) -> tuple[Unverifiable, ...]:
+    return tuple(Unverifiable(operator, reason) for operator, reason in reasons.items())
 
 
 def _after(start: Position | None, batch: Hash32) -> int:

@@ -52,10 +52,14 @@ _large = threading.RLock()
 """Held while a large batch is in memory; one for the process, as the memory is."""
 
 
+class AnotherLargeBatch(Unavailable):
+    """Another large batch has been read for longer than a request waits. The request can be retried."""
+
+
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     if not _large.acquire(timeout=WAIT_SECONDS):
-        raise Unavailable("another large batch is being read; try again")
+        raise AnotherLargeBatch("another large batch is being read; try again")
     try:
         yield
     finally:
@@ -137,7 +141,7 @@ class Cases:
     def reading(self, header: Header) -> Iterator[BatchReceipts]:
         """`receipts`, for as long as they are used: of several threads, one at a time uses a large batch.
 
-        Errors: as `receipts`; `Unavailable` if another thread uses one for longer than `WAIT_SECONDS`.
+        Errors: as `receipts`; `AnotherLargeBatch`.
         """
         self.fetch(header)
         with _one_at_a_time() if self._size(header) > SMALL_DATA_BYTES else nullcontext():

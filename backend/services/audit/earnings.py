@@ -7,6 +7,7 @@ accounts are read from the batch's data when they are wanted.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -37,20 +38,29 @@ MAX_ENTRIES = 600_000
 """Entries of a batch that are in memory or stored one by one. Batches of this software have fewer in all."""
 
 
+@dataclass
+class TooManyEntries(Unavailable):
+    """An account has more than `MAX_ENTRIES` in one batch: the operator can put them in it for any account.
+    `amount`: their sum.
+    """
+
+    amount: int = 0
+
+
 def credits_of(
     tx: UnitOfWork, batch: Batch, header: Header, ledger: OperatorLedger
 ) -> list[tuple[Credit, list[Earning]]]:
-    """What a batch that is right credits to each account that signed in here, with the entries; not of all
-    such accounts if these have more than `MAX_ENTRIES`.
+    """What a batch that is right credits to each account that signed in here, with the entries; not of those
+    accounts with which these would be more than `MAX_ENTRIES`.
 
     `ledger`: the one after the batch.
     """
     lookup = Lookup(tx.chain, batch.receipts)
     found, num_left = [], MAX_ENTRIES
     for account in tx.earnings.known(batch.entries.accounts):
-        num_left -= batch.entries.num_of(account)
-        if num_left < 0:
-            break
+        if (count := batch.entries.num_of(account)) > num_left:
+            continue
+        num_left -= count
         entries = list(batch.entries.of(account))
         credit = Credit(
             account=account,
@@ -130,7 +140,7 @@ class PublishedEntries:
     def of(self, batch: CommittedBatch, account: Account) -> list[Earning]:
         """The account's entries, of a tree with the root that the chain has.
 
-        Errors: as `reading`; `Conflict` if the data makes another tree; `Unavailable` above `MAX_ENTRIES`.
+        Errors: as `reading`; `Conflict` if the data makes another tree; `TooManyEntries`.
         """
         latest = self._latest
         if latest is not None and latest[0] == batch.hash:
@@ -144,7 +154,8 @@ class PublishedEntries:
 
     def _of(self, account: Account, receipts: Sequence[SignedReceipt], entries: Entries) -> list[Earning]:
         if (count := entries.num_of(account)) > MAX_ENTRIES:
-            raise Unavailable(f"{account} has {count} entries in one batch, too many to list")
+            text = f"{account} has {count} entries in one batch, too many to list"
+            raise TooManyEntries(text, amount=sum(entry.value for entry in entries.of(account)))
         with self._db.read() as tx:
             lookup = Lookup(tx.chain, receipts)
             return [lookup.earning(entry) for entry in entries.of(account)]

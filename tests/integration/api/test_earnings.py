@@ -282,7 +282,7 @@ def test_operators_that_cannot_be_verified_are_named_in_every_form(
         answer = raw(api, ENTRIES, params={"format": "csv"})
         assert answer.headers["x-unverifiable-operators"] == other
         for command in ("earnings --by day", "earnings entries", "earnings entries --csv"):
-            assert f"without the newest batches of {other}" in run(command).stderr
+            assert f"without some batches of {other}" in run(command).stderr
     finally:
         others.pop()
         harness.chain.committed.pop()

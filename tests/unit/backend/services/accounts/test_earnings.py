@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -15,6 +17,8 @@ from backend.domain.ids import DatanetId
 from backend.domain.registries import Operator
 from backend.services.accounts import credit_walk
 from backend.services.accounts.credit_walk import EarningsQuery, Position, StaleCursor
+from backend.services.audit import cases
+from backend.services.audit import earnings as audited
 from backend.services.market.catalogue import ModelNotFound
 from tests.support.market import some_account, some_hash
 from tests.support.settlement_harness import SettlementHarness
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from backend.services.accounts.earnings import ListedEarning
 
 CREATOR, TREASURY, OPERATOR = some_account("creator 1"), some_account("treasury"), some_account("operator")
+CONTRIBUTOR = some_account("contributor 2")
+"""In the order of a batch's accounts after `OPERATOR`."""
 DAY = timedelta(days=1)
 
 
@@ -296,3 +302,56 @@ def test_names_of_adapters_are_those_of_the_catalogue(harness: SettlementHarness
 def test_an_unknown_adapter_is_refused(harness: SettlementHarness) -> None:
     with pytest.raises(ModelNotFound, match="No adapter 'x/y' is registered"):
         harness.earnings().versions("x/y")
+
+
+def test_a_batch_with_too_many_entries_to_list_is_named_and_hides_no_other(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its operator can put as many in it for any account."""
+    for answers in (1, 6, 1):
+        settle_batches(harness, 1, answers=answers)
+    query = EarningsQuery(TREASURY)
+    whole = listed(harness, query)
+    counts = Counter(entry.credit.number for entry in whole)
+    monkeypatch.setattr(audited, "MAX_ENTRIES", counts[2] - 1)
+    page = harness.earnings().entries(query, None, 100)
+    assert list(page.entries) == [entry for entry in whole if entry.credit.number != 2]
+    (unlisted,) = page.unverifiable
+    assert unlisted.operator == OPERATOR
+    assert unlisted.reason == f"batch 2: {TREASURY} has {counts[2]} entries in one batch, too many to list"
+    summary = harness.earnings().summary(query, EarningsBy.OPERATOR, None)
+    assert sum(g.amount for g in summary.groups) == sum(e.earning.amount for e in page.entries)
+    assert summary.unverifiable == page.unverifiable
+    harness.chain.convict(1)
+    void = listed(harness, EarningsQuery(TREASURY, state=EarningState.VOID))
+    assert {entry.credit.number for entry in void} == {1, 3}
+
+
+def test_an_account_with_too_many_entries_keeps_those_of_no_other_from_the_store(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_batches(harness, 1, answers=6)
+    count = {account: len(listed(harness, EarningsQuery(account))) for account in (OPERATOR, CONTRIBUTOR)}
+    assert count[OPERATOR] > count[CONTRIBUTOR] > 0
+    for account in (OPERATOR, CONTRIBUTOR):
+        harness.sign_in(account)
+    forget_ledgers(harness)
+    monkeypatch.setattr(audited, "MAX_ENTRIES", count[CONTRIBUTOR])
+    harness.auditor().follow(OPERATOR)
+    assert (stored(harness, OPERATOR), stored(harness, CONTRIBUTOR)) == (0, count[CONTRIBUTOR])
+
+
+def test_void_batches_are_not_left_out_while_another_large_batch_is_read(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_batches(harness, 1)
+    harness.chain.convict(1)
+    monkeypatch.setattr(cases, "SMALL_DATA_BYTES", 0)
+    monkeypatch.setattr(cases, "WAIT_SECONDS", 0.01)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(cases._large.acquire).result()
+        try:
+            with pytest.raises(Unavailable, match="another large batch"):
+                listed(harness, EarningsQuery(TREASURY, state=EarningState.VOID))
+        finally:
+            other.submit(cases._large.release).result()
