@@ -91,10 +91,12 @@ class Watcher:
     """Of each operator, the batches that passes have reached since they last began with the oldest; with the
     finding for data that is missing, which is not asked for again before all were reached.
     """
-    _newest: dict[Account, Hash32] = field(default_factory=dict)
-    """The newest batch of each operator at the beginning of the pass."""
-    _settled: dict[Account, Hash32] = field(default_factory=dict)
-    """The newest batch of each operator whose batches were all final and judged at its last turn."""
+    _newest: dict[Account, tuple[Hash32, int]] = field(default_factory=dict)
+    """Of each operator when the pass began, its newest batch and the number of its newest final one."""
+    _settled: dict[Account, tuple[Hash32, int]] = field(default_factory=dict)
+    """The same of each operator whose batches were all final and judged at its last turn. A reorganisation
+    can make a final batch pending.
+    """
     _reported: set[tuple[object, ...]] = field(default_factory=set)
     _open: dict[Hash32, tuple[tuple[object, ...], Judgement]] = field(default_factory=dict)
     """For batches that are not right: the data known at the last judgement, and the judgement."""
@@ -154,7 +156,10 @@ class Watcher:
                 self.carry_on()
             self.follow()
             with self.db.read() as tx:
-                self._newest = tx.chain.newest_batches()
+                self._newest = {
+                    operator: (newest, tx.chain.finalised(operator))
+                    for operator, newest in tx.chain.newest_batches().items()
+                }
         return [one for one in self._newest if self.only in (None, one)]
 
     def _turns(self, operators: Sequence[Account]) -> Iterator[News]:
@@ -179,7 +184,7 @@ class Watcher:
         turns of others.
         """
         for operator in operators:
-            if (self.answers_for_all or operator == self.own) and not self._is_settled(operator):
+            if operator == self.own or (self.answers_for_all and not self._is_settled(operator)):
                 yield self._answer, operator
         answered_at = self.clock()
         for operator in operators:
@@ -253,7 +258,7 @@ class Watcher:
                 yield from self.challenge.restore(tx.chain, operator)
             is_final = all(batch.state is BatchState.FINAL for batch in committed)
             if committed and is_final and operator not in self._unfinished:
-                self._settled[operator] = committed[-1].hash
+                self._settled[operator] = committed[-1].hash, tx.chain.finalised(operator)
 
     def _act(
         self, tx: UnitOfWork, batch: CommittedBatch, judgement: Judgement, challenge: Challenge | None
@@ -314,7 +319,7 @@ class Watcher:
         """The newest stored ledger, and the index of the batch after it."""
         for place in range(len(batches), 0, -1):
             newest = batches[place - 1]
-            if newest.hash in self._beyond:
+            if newest.state is BatchState.FINAL and newest.hash in self._beyond:
                 return None, place
             ledger = tx.batches.ledger(newest.operator, newest.hash)
             if ledger is not None and self._is_cleared(newest):

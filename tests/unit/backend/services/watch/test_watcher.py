@@ -74,7 +74,9 @@ class WatcherHarness:
 
     @contextmanager
     def read(self) -> Iterator[Any]:
-        yield SimpleNamespace(chain=SimpleNamespace(newest_batches=lambda: self.newest))
+        yield SimpleNamespace(
+            chain=SimpleNamespace(newest_batches=lambda: self.newest, finalised=lambda _: 0)
+        )
 
 
 def test_there_is_one_pass_per_block() -> None:
@@ -280,6 +282,44 @@ def test_an_operator_whose_batches_are_all_final_and_judged_is_not_walked_again(
     settle_batches(slow.harness, 1)
     assert [one.number for one in slow.watcher.run_once() if one.what == "right"] == [4]
     assert walked
+
+
+def test_an_operator_is_walked_again_when_a_reorganisation_makes_a_final_batch_pending(
+    slow: SlowMarket,
+) -> None:
+    """Its batches may then be demanded from, and convicted."""
+    chain, walked = slow.harness.chain, []
+    chain.final = 3
+    list(slow.watcher.run_once())
+    batches = chain.batches
+    chain.batches = lambda operator: walked.append(operator) or batches(operator)  # type: ignore[method-assign, func-returns-value]
+    chain.final = 2
+    list(slow.watcher.run_once())
+    assert walked
+
+
+def test_a_final_batch_that_was_not_right_is_judged_again_when_a_reorganisation_makes_it_pending(
+    slow: SlowMarket,
+) -> None:
+    slow.too_large, slow.harness.chain.final = {1}, 1
+    list(slow.watcher.run_once())
+    slow.too_large, slow.harness.chain.final = set(), 0
+    assert [one.number for one in slow.watcher.run_once() if one.what == "right"] == [1, 2, 3]
+
+
+def test_demands_on_the_own_operator_are_answered_also_if_its_batches_are_final(slow: SlowMarket) -> None:
+    answered: list[Account] = []
+
+    class Answers:
+        def answer(self, operator: Account) -> Iterator[News]:
+            answered.append(operator)
+            return iter(())
+
+    slow.harness.chain.final, own = 3, slow.harness.market.operator
+    list(slow.watcher.run_once())
+    slow.watcher.own, slow.watcher.answers = own, Answers()  # type: ignore[assignment]
+    list(slow.watcher.run_once())
+    assert answered == [own]
 
 
 def test_a_batch_that_is_too_large_to_be_judged_is_reported_and_nothing_is_demanded(slow: SlowMarket) -> None:
