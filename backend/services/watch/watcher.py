@@ -150,7 +150,10 @@ class Watcher:
             raise unavailable
 
     def _operators(self) -> list[Account]:
-        """Updates the view. The operators with a batch. Errors: `ChainReplaced`, `Unavailable`."""
+        """Updates the view. The operators with a batch, and others whose retired keys are to be reported.
+
+        Errors: `ChainReplaced`, `Unavailable`.
+        """
         with self.guard():
             if self.carry_on is not None:
                 self.carry_on()
@@ -160,7 +163,16 @@ class Watcher:
                     operator: (newest, tx.chain.finalised(operator))
                     for operator, newest in tx.chain.newest_batches().items()
                 }
-        return [one for one in self._newest if self.only in (None, one)]
+                others = self._without_batch(tx)
+        return [one for one in (*self._newest, *others) if self.only in (None, one)]
+
+    def _without_batch(self, tx: UnitOfWork) -> list[Account]:
+        """Operators that committed no batch: those of the evidence, and `only`."""
+        channels = tx.chain.known_channels({signed.receipt.channel_id for signed in self.evidence()})
+        named = {channel.operator for channel in channels.values()}
+        if self.only is not None:
+            named.add(self.only)
+        return sorted(named - self._newest.keys())
 
     def _turns(self, operators: Sequence[Account]) -> Iterator[News]:
         """One pass. Errors: `ChainReplaced`; `Unavailable`, once it has tried all operators, because what one

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.domain.judging.judge import judge
 from backend.services.audit.cases import Cases
 from backend.services.watch.retired_keys import disowned, retirements
-from tests.support.market import Key, recover, some_hash
+from backend.services.watch.watcher import Watcher
+from tests.support.market import Key, recover, some_account, some_hash
 from tests.support.settlement_harness import SettlementHarness
 from tests.support.settlement_steps import settle
 
@@ -69,6 +72,27 @@ def test_finding4_an_unsettled_receipt_of_a_retired_key_is_flagged(harness: Sett
     retire(harness)
     assert reported(harness, signed) == ["key_retired", "unproven"]
     assert reported(harness, signed, signed_again(harness, signed)) == ["key_retired"]
+
+
+@pytest.mark.parametrize("is_only", [True, False])
+def test_the_watcher_warns_of_an_operator_without_a_batch(harness: SettlementHarness, is_only: bool) -> None:
+    """Its receipts are unsettled, so that its holders still need another signature."""
+    operator, signed = harness.market.operator, harness.serve()
+    retire(harness)
+    watcher = Watcher(
+        follow=lambda: None,
+        guard=nullcontext,
+        db=harness.db,
+        chain=harness.chain,
+        cases=cases(harness),
+        judge=judge,
+        only=operator if is_only else None,
+        evidence=lambda: () if is_only else (signed,),
+    )
+    found = [(one.what, one.operator) for one in watcher.run_once()]
+    assert found == [("key_retired", operator), *([] if is_only else [("unproven", operator)])]
+    watcher.only = some_account("another")
+    assert list(watcher.run_once()) == []
 
 
 def test_a_settled_receipt_of_a_retired_key_is_not_flagged(harness: SettlementHarness) -> None:

@@ -75,7 +75,9 @@ class WatcherHarness:
     @contextmanager
     def read(self) -> Iterator[Any]:
         yield SimpleNamespace(
-            chain=SimpleNamespace(newest_batches=lambda: self.newest, finalised=lambda _: 0)
+            chain=SimpleNamespace(
+                newest_batches=lambda: self.newest, finalised=lambda _: 0, known_channels=lambda _: {}
+            )
         )
 
 
