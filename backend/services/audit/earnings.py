@@ -40,11 +40,10 @@ MAX_ENTRIES = 600_000
 
 @dataclass
 class TooManyEntries(Unavailable):
-    """An account has more than `MAX_ENTRIES` in one batch: the operator can put them in it for any account.
-    `amount`: their sum.
-    """
+    """An account has more entries in one batch than are listed. Its operator can do that to any account."""
 
     amount: int = 0
+    """Sum of the entries, in micro-units."""
 
 
 def credits_of(
