@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 MAX_DATA_BYTES = 512 << 20
 """As much as 30,000 receipts with the longest lists take."""
 MEMORY_FACTOR = 4
-"""Judging a batch takes less memory than this many times its data; `benchmarks.judging` measures it."""
+"""Judging a batch takes less memory than this many times its data; `benchmarks.judging` measures it.
+
+This assumes few accounts: each one that the batch credits, a contributor or creator that is registered on the
+chain, takes some 800 bytes more.
+"""
 TOO_LARGE = "too_large"
 """What a finding says of a batch that this process cannot judge in its memory, or whose parent it cannot."""
 RECEIPT_BYTES, SLICE_BYTES, SHARE_BYTES = 2400, 450, 48
-"""Memory that a receipt, each slice and each share take at most in a batch with its trees."""
+"""Memory that a receipt, each slice and each share take at most in a batch with its trees, if it credits few
+accounts.
+"""
 BatchReceipts = tuple["tuple[SignedReceipt, ...] | None", "Finding | None"]
 """The receipts, or the finding that explains why there are none."""
 
