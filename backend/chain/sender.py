@@ -24,6 +24,7 @@ from backend.chain.transactions import (
     failure_of,
     is_filler,
     next_fees,
+    replacement_fees,
     sign,
     suffices,
 )
@@ -132,19 +133,25 @@ class Sender:
         confirmed_nonce = self._node.num_transactions(lane, max(head.number - self._confirmations, 0))
         with self._queue() as queue:
             transactions = queue.open(lane)
-        ceiling = _fee_ceiling(transactions)
-        is_next = True
+        unmined: list[OpenTransaction] = []
         for transaction in transactions:
             # Nothing after an unmined transaction can be mined, so only the next one is looked up.
-            hashes = _hashes(transaction) if is_next or transaction.is_mined else []
+            hashes = _hashes(transaction) if not unmined or transaction.is_mined else []
             tx_receipt = next(filter(None, map(self._node.tx_receipt, hashes)), None)
             if tx_receipt is not None:
                 self._record(signer, transaction, tx_receipt, head)
             elif transaction.nonce < confirmed_nonce:
                 self._handle_used_nonce(signer, transaction, head)
             else:
-                self._push(signer, transaction, head, ceiling if is_next else None)
-                is_next = False
+                unmined.append(transaction)
+        # An earlier nonce that is used up must not let a later one's call be mined, so the last is first.
+        for transaction in reversed(unmined[1:]):
+            if _is_given_up(transaction):
+                self._push(signer, transaction, head, None)
+        ceiling = _fee_ceiling(transactions)
+        for place, transaction in enumerate(unmined):
+            if place == 0 or not _is_given_up(transaction):
+                self._push(signer, transaction, head, ceiling if place == 0 else None)
 
     @contextmanager
     def _locked(self, signer: TransactionSigner, transaction: OpenTransaction) -> Iterator[SendQueue | None]:
@@ -222,7 +229,7 @@ class Sender:
             self._fill_gap(signer, transaction, head)
             self._replace(signer, transaction, head, ceiling)
             return
-        if not any(map(self._node.knows, _hashes(transaction))):
+        if not any(self._node.knows(one.tx_hash) for one in _offered(transaction)):
             self._offer(transaction, self._node.fees())
 
     def _is_stuck(self, lane: Account, transaction: OpenTransaction, head: BlockRef) -> bool:
@@ -239,13 +246,13 @@ class Sender:
         """Broadcast the cheapest attempt whose fees suffice or, if none does or the pool refuses it, the
         dearest. Returns the one that the pool has, if any.
         """
-        attempts = transaction.attempts
+        attempts = _offered(transaction)
         dearest = attempts[-1]
         cheapest = next((one for one in attempts if suffices(_fees(one), present)), dearest)
         for one in dict.fromkeys((cheapest, dearest)):
             if self._broadcast(one):
                 return one
-        return next((one for one in reversed(attempts) if self._node.knows(one.tx_hash)), None)
+        return next((one for one in reversed(transaction.attempts) if self._node.knows(one.tx_hash)), None)
 
     def _fill_gap(self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef) -> None:
         """Use the nonces before the transaction's that no pooled transaction uses."""
@@ -269,7 +276,7 @@ class Sender:
         """Broadcast a stuck transaction again, and sign its call with other fees if that can help."""
         present = self._present_fees()
         pooled = self._offer(transaction, present)
-        signed = list(map(_fees, transaction.attempts))
+        signed = list(map(_fees, _offered(transaction)))
         fees = next_fees(signed, None if pooled is None else _fees(pooled), present, ceiling)
         if fees is None:
             log.warning(_STUCK, transaction.id, signer.account, present.max_fee, signed[-1].max_fee, ceiling)
@@ -277,35 +284,42 @@ class Sender:
         with self._locked(signer, transaction) as queue:
             if queue is None:
                 return
-            content = self._content(queue, signer.account, transaction, fees)
-            if content is None:
+            attempts = self._sign_again(queue, signer, transaction, head, fees)
+        for attempt in attempts:
+            self._broadcast(attempt)
+
+    def _sign_again(
+        self,
+        queue: SendQueue,
+        signer: TransactionSigner,
+        transaction: OpenTransaction,
+        head: BlockRef,
+        fees: Fees,
+    ) -> list[TransactionAttempt]:
+        """Sign and store what is to be broadcast for the transaction's nonce at these fees, in this order.
+
+        A relayed call that would exceed the budget gives its nonce up if the operator's own calls wait for
+        it, and is queued again; else nothing is signed. The relayed calls behind it, which may depend on it,
+        give theirs up with it, so that they are sent again after it. The last nonce is broadcast first: after
+        a crash, too, no call behind can be mined once an earlier nonce is used up.
+        """
+        lane = signer.account
+        if not transaction.is_filler and not _is_given_up(transaction):
+            added = transaction.gas * max(fees.max_fee - transaction.attempts[-1].max_fee, 0)
+            if transaction.function not in RELAYED_CALLS or self._is_within_budget(queue, lane, added):
+                unsigned = self._unsigned(self._call(transaction), transaction.nonce, transaction.gas, fees)
+                return [_store(queue, transaction, _signed(signer, unsigned, head))]
+            if not _is_own_call_waiting(queue, lane):
                 log.warning(
                     "relayed transaction %d waits for a lower price of gas: %s", transaction.id, _SPENT
                 )
-                return
-            unsigned = self._unsigned(content[0], transaction.nonce, content[1], fees)
-            attempt = _signed(signer, unsigned, head)
-            queue.add_attempt(transaction.id, attempt)
-        _count(transaction, "replaced")
-        self._broadcast(attempt)
-
-    def _content(
-        self, queue: SendQueue, lane: Account, transaction: OpenTransaction, fees: Fees
-    ) -> tuple[tuple[Account, bytes, int], int] | None:
-        """The call and the gas limit to sign for the transaction's nonce at these fees.
-
-        A relayed call that would exceed the budget gives its nonce up if the operator's own calls wait for
-        it, and is queued again; else the result is None.
-        """
-        filler = (lane, b"", 0)
-        if transaction.is_filler:
-            return filler, transaction.gas
-        added = transaction.gas * max(fees.max_fee - transaction.attempts[-1].max_fee, 0)
-        if transaction.function not in RELAYED_CALLS or self._is_within_budget(queue, lane, added):
-            return self._call(transaction), transaction.gas
-        if not _is_own_call_waiting(queue, lane):
-            return None
-        return filler, self._client.filler_gas(lane)
+                return []
+        gas, attempts = self._client.filler_gas(lane), []
+        for one in [*reversed(_relayed_behind(queue, lane, transaction)), transaction]:
+            its_fees = fees if one is transaction else replacement_fees(_fees(one.attempts[-1]), fees)
+            unsigned = self._unsigned((lane, b"", 0), one.nonce, gas, its_fees)
+            attempts.append(_store(queue, one, _signed(signer, unsigned, head)))
+        return attempts
 
     def _present_fees(self) -> Fees:
         """Those of a new transaction, with the tip that blocks take if the node suggests less."""
@@ -358,10 +372,20 @@ class Sender:
         """The next transaction to send, and whether the lane has unmined ones."""
         with self._queue() as queue:
             queued = queue.first_queued(lane)
+            if queued is None or self._must_wait(queue, queued):
+                return None
             num_unmined = queue.num_unmined(lane)
-        if queued is not None and queued.function in RELAYED_CALLS and time.monotonic() < self._relays_due_at:
-            return None
-        return None if queued is None or num_unmined >= MAX_UNMINED else (queued, num_unmined > 0)
+        return None if num_unmined >= MAX_UNMINED else (queued, num_unmined > 0)
+
+    def _must_wait(self, queue: SendQueue, queued: ChainTransaction) -> bool:
+        """Whether it is a relayed call and waits for the budget, or for those before it, on which it may
+        depend and which are still to be queued again.
+        """
+        if queued.function not in RELAYED_CALLS:
+            return False
+        if time.monotonic() < self._relays_due_at:
+            return True
+        return any(not one.is_mined and _is_given_up(one) for one in queue.open(queued.lane))
 
     def _estimate(self, transaction: ChainTransaction) -> int:
         data = _call_data(transaction)
@@ -371,11 +395,13 @@ class Sender:
     def _sign_next(
         self, signer: TransactionSigner, transaction: ChainTransaction, gas: int, fees: Fees
     ) -> TransactionAttempt | None:
-        """Assign the lane's next nonce, sign and store; None if another sender was faster."""
+        """Assign the lane's next nonce, sign and store; None if another sender has changed the lane."""
         lane = signer.account
         on_chain, head = self._node.num_transactions(lane), self._node.head()
         with self._queue() as queue:
             queue.lock_lane(lane)
+            if self._must_wait(queue, transaction):
+                return None
             nonce = queue.assign_nonce(lane, transaction.id, on_chain, gas)
             if nonce is None:
                 return None
@@ -444,6 +470,30 @@ def _is_own_call_waiting(queue: SendQueue, lane: Account) -> bool:
         return True
     sent = (one for one in queue.open(lane) if not one.is_mined and not one.is_filler)
     return any(one.function not in RELAYED_CALLS for one in sent)
+
+
+def _is_given_up(transaction: OpenTransaction) -> bool:
+    """Whether an empty transaction is signed with the nonce of a call, which is queued again afterwards."""
+    return not transaction.is_filler and any(is_filler(one.raw) for one in transaction.attempts)
+
+
+def _relayed_behind(queue: SendQueue, lane: Account, transaction: OpenTransaction) -> list[OpenTransaction]:
+    """The relayed calls behind a relayed call that are not mined and have not given their nonces up."""
+    if transaction.is_filler:
+        return []
+    behind = (one for one in queue.open(lane) if one.nonce > transaction.nonce and not one.is_mined)
+    return [one for one in behind if one.function in RELAYED_CALLS and not _is_given_up(one)]
+
+
+def _offered(transaction: OpenTransaction) -> Sequence[TransactionAttempt]:
+    """The attempts that the pool is to have: the empty ones once the nonce is given up."""
+    return [one for one in transaction.attempts if is_filler(one.raw)] or transaction.attempts
+
+
+def _store(queue: SendQueue, transaction: OpenTransaction, attempt: TransactionAttempt) -> TransactionAttempt:
+    queue.add_attempt(transaction.id, attempt)
+    _count(transaction, "replaced")
+    return attempt
 
 
 def _attempt(transaction: OpenTransaction, tx_hash: Hash32) -> TransactionAttempt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ from backend.chain.node import Fees
 from backend.chain.sender import FEE_CEILING, STUCK_BLOCKS, Sender
 from backend.domain.money import COIN, GWEI
 from backend.domain.transactions import TransactionState
-from tests.support.fee_market import CALL_GAS, FILLER_GAS, FakeClient, FakeNode
+from tests.support.fee_market import CALL_GAS, FILLER_GAS, FakeClient, FakeNode, Pooled
 from tests.support.market import some_account
 
 if TYPE_CHECKING:
@@ -251,3 +252,61 @@ def test_a_call_that_is_mined_in_spite_of_its_filler_is_not_sent_again(relaying:
     relaying.run(3)
     assert relaying.state(relayed) == TransactionState.CONFIRMED
     assert all(one.gas != FILLER_GAS for one, _ in relaying.node.mined.values())
+
+
+class Killed(BaseException):
+    """Simulates SIGKILL: nothing catches it, nothing is cleaned up."""
+
+
+def mined_order(lane: Lane) -> list[int]:
+    """The lane's calls in the order in which blocks took them, each as often as they did; 0: a filler."""
+    with lane.database.read() as tx:
+        calls = [tx.transactions.get(each + 1) for each in range(lane.num_queued)]
+    by_hash = {call.hash: call.id for call in calls if call.state == TransactionState.CONFIRMED}
+    return [by_hash.get(found.hash, 0) for found, _ in lane.node.mined.values()]
+
+
+@pytest.mark.parametrize("num_broadcast", [0, 1, 2])
+def test_relayed_calls_behind_one_that_gives_its_nonce_up_are_sent_again_after_it(
+    relaying: Lane, monkeypatch: pytest.MonkeyPatch, num_broadcast: int
+) -> None:
+    """The second may depend on the first. The sender dies before it has broadcast all of both fillers."""
+    node, broadcast, num_left = relaying.node, relaying.node.broadcast, num_broadcast
+    usual, first, second = node.base_fee, relaying.queue(), relaying.queue()
+    relaying.sender.run_once()
+    own = relaying.queue(function="approve")
+    relaying.sender.run_once()
+
+    def broadcast_or_die(raw: str) -> None:
+        nonlocal num_left
+        if Pooled.decoded(raw).gas == FILLER_GAS:
+            num_left -= 1
+            if num_left < 0:
+                raise Killed
+        broadcast(raw)
+
+    node.base_fee *= 10
+    node.mine(STUCK_BLOCKS)
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(node, "broadcast", broadcast_or_die)
+        relaying.sender.run_once()
+    relaying.sender.run_once()
+    node.base_fee = usual
+    relaying.run(6)
+    assert mined_order(relaying) == [0, 0, own, first, second]
+
+
+def test_no_relayed_call_is_signed_before_those_that_gave_their_nonces_up(relaying: Lane) -> None:
+    usual, first = relaying.node.base_fee, relaying.queue()
+    relaying.sender.run_once()
+    own = relaying.queue(function="approve")
+    relaying.sender.run_once()
+    relaying.node.base_fee *= 10
+    relaying.node.mine(STUCK_BLOCKS)
+    relaying.sender.run_once()
+    second, relaying.node.base_fee = relaying.queue(), usual
+    client: Any = FakeClient(relaying.node)
+    other = Sender(client, relaying.database.send_queue, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
+    other.run_once()
+    relaying.run(6)
+    assert mined_order(relaying) == [0, own, first, second]
