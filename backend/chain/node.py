@@ -127,10 +127,13 @@ class Node:
     def paid_tip(self, blocks: int) -> int:
         """The tip that half of the gas of each of the newest blocks paid, or more; 0 if one of them is empty.
 
-        Errors: `RpcError` if the node does not keep the history of fees.
+        Errors: `RpcError` or `Unavailable` if the node does not keep the history of fees.
         """
         history = self.rpc.request("eth_feeHistory", hex(blocks), "latest", [50])
-        return min((int(median, 16) for (median,) in history.get("reward") or ()), default=0)
+        try:
+            return min((int(median, 16) for (median,) in history.get("reward") or ()), default=0)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise Unavailable(f"the node at {self.rpc.name} answers eth_feeHistory without tips") from error
 
     def broadcast(self, raw: str) -> None:
         """Send a signed transaction. Errors: `RpcError` if the pool refuses it or already has it."""

@@ -326,7 +326,7 @@ class Sender:
         suggested = self._node.fees()
         try:
             tip = max(self._node.paid_tip(self._stuck_blocks), suggested.priority_fee)
-        except RpcError as error:
+        except (RpcError, Unavailable) as error:
             log.warning("the node suggests a tip, but does not say what blocks take: %s", error)
             return suggested
         return Fees(suggested.max_fee - suggested.priority_fee + tip, tip)

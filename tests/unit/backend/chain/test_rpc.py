@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from backend.chain.node import Node
 from backend.chain.rpc import Rpc, RpcError
 from backend.domain.errors import Unavailable
 from tests.support.faulty_rpc import Answer, Faults, HonestChain, serving
@@ -25,6 +28,22 @@ def test_responses_that_are_not_json_rpc_are_errors(body: bytes) -> None:
         with pytest.raises(Unavailable, match="does not speak JSON-RPC"):
             rpc.request("eth_chainId")
         rpc.close()
+
+
+@pytest.mark.parametrize(
+    "history",
+    [None, [], {"reward": 7}, {"reward": [[]]}, {"reward": [["0x1", "0x2"]]}, {"reward": [[None]]}, "0x"],
+)
+def test_a_malformed_history_of_fees_is_an_error_that_callers_expect(history: object) -> None:
+    class Chain:
+        def answer(self, _method: str, _params: list[Any]) -> object:
+            return history
+
+    with serving(Chain(), Faults(0, 0)) as url:
+        node = Node.connect(url)
+        with pytest.raises(Unavailable, match="eth_feeHistory"):
+            node.paid_tip(5)
+        node.close()
 
 
 def _raise(error: Exception) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from backend.chain.keys import local_account
 from backend.chain.node import Fees
+from backend.chain.rpc import RpcError
 from backend.chain.sender import FEE_CEILING, STUCK_BLOCKS, Sender
+from backend.domain.errors import Unavailable
 from backend.domain.money import COIN, GWEI
 from backend.domain.transactions import TransactionState
 from tests.support.fee_market import CALL_GAS, FILLER_GAS, FakeClient, FakeNode, Pooled
@@ -117,6 +119,23 @@ def test_a_tip_below_the_suggestion_is_raised(lane: Lane) -> None:
 def test_a_tip_that_blocks_take_counts_where_the_node_suggests_less(lane: Lane) -> None:
     lane.node.tip, lane.node.least_tip = 0, GWEI
     transaction = lane.queue()
+    lane.run(4)
+    assert lane.state(transaction) == TransactionState.CONFIRMED
+
+
+@pytest.mark.parametrize(
+    "error", [RpcError("eth_feeHistory", {"message": "unknown method"}), Unavailable("403")]
+)
+def test_a_node_without_a_history_of_fees_does_not_stop_replacements(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(_blocks: int) -> int:
+        raise error
+
+    monkeypatch.setattr(lane.node, "paid_tip", refuse)
+    transaction = lane.queue()
+    lane.sender.run_once()
+    lane.node.base_fee *= 100
     lane.run(4)
     assert lane.state(transaction) == TransactionState.CONFIRMED
 
