@@ -133,6 +133,7 @@ class Sender:
         confirmed_nonce = self._node.num_transactions(lane, max(head.number - self._confirmations, 0))
         with self._queue() as queue:
             transactions = queue.open(lane)
+            ceiling = _fee_ceiling([one.fee_ceiling for one in transactions] + queue.queued_ceilings(lane))
         unmined: list[OpenTransaction] = []
         for transaction in transactions:
             # Nothing after an unmined transaction can be mined, so only the next one is looked up.
@@ -148,7 +149,6 @@ class Sender:
         for transaction in reversed(unmined[1:]):
             if _is_given_up(transaction):
                 self._push(signer, transaction, head, None)
-        ceiling = _fee_ceiling(transactions)
         for place, transaction in enumerate(unmined):
             if place == 0 or not _is_given_up(transaction):
                 self._push(signer, transaction, head, ceiling if place == 0 else None)
@@ -455,12 +455,12 @@ class Sender:
         )
 
 
-def _fee_ceiling(transactions: Sequence[OpenTransaction]) -> int:
+def _fee_ceiling(ceilings: Sequence[int | None]) -> int:
     """Highest fee for the lane's next transaction: the ones behind it wait for it, so it may offer as much as
-    any of them.
+    any of them. `ceilings` are those of its open transactions and of the operator's own in the queue, which
+    cannot be signed while a call before them reverts or the most that pools keep are unmined.
     """
-    ceilings = [FEE_CEILING if one.fee_ceiling is None else one.fee_ceiling for one in transactions]
-    return max(ceilings, default=FEE_CEILING)
+    return max((FEE_CEILING if one is None else one for one in ceilings), default=FEE_CEILING)
 
 
 def _is_own_call_waiting(queue: SendQueue, lane: Account) -> bool:

@@ -186,6 +186,12 @@ class TransactionStore:
         self._session.refresh(row)
         return row.state in (State.SENT, State.MINED) and self._opened([row]) == [transaction]
 
+    def queued_ceilings(self, lane: Account) -> list[int | None]:
+        """Fee ceilings of the queued calls that are not relayed, each once, in wei per gas."""
+        query = select(TransactionRow.fee_ceiling).filter_by(lane=lane, state=State.QUEUED)
+        query = query.where(TransactionRow.function.not_in(RELAYED_CALLS))
+        return [_number(digits) for digits in self._session.scalars(query.distinct())]
+
     def num_unmined(self, lane: Account) -> int:
         """Number of transactions that are sent and not yet mined."""
         waiting = select(func.count()).select_from(TransactionRow).filter_by(lane=lane, state=State.SENT)

@@ -179,6 +179,10 @@ class SendQueue(Protocol):
         """Whether the transaction is unchanged since `open` returned it."""
         ...
 
+    def queued_ceilings(self, lane: Account) -> list[int | None]:
+        """Fee ceilings of the operator's own queued calls, each once, in wei per gas."""
+        ...
+
     def num_unmined(self, lane: Account) -> int:
         """Number of transactions that are sent and not yet mined."""
         ...

@@ -11,6 +11,7 @@ from backend.chain.keys import local_account
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
 from backend.chain.sender import FEE_CEILING, STUCK_BLOCKS, Sender
+from backend.domain.chain import Reverted
 from backend.domain.errors import Unavailable
 from backend.domain.money import COIN, GWEI
 from backend.domain.transactions import TransactionState
@@ -204,6 +205,37 @@ def test_no_replacement_exceeds_the_ceiling(lane: Lane, ceiling: int | None) -> 
     lane.node.coin = lane.node.fee_cap = 1_000_000 * COIN
     lane.run(100)
     assert lane.offers()[-1].max_fee == (ceiling or FEE_CEILING)
+
+
+@pytest.mark.parametrize("num_demands", [1, 2])
+def test_a_call_that_cannot_be_signed_yet_raises_the_ceiling_of_those_for_which_it_waits(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, num_demands: int
+) -> None:
+    """It waits in the queue behind a call that reverts, or because the most that pools keep are unmined."""
+
+    def estimate(*call: Any) -> int:
+        if call[2] == "transfer":
+            raise Reverted("demanded already")
+        return CALL_GAS
+
+    monkeypatch.setattr("backend.chain.sender.MAX_UNMINED", 2)
+    monkeypatch.setattr(FakeClient, "estimate_gas", estimate)
+    demands = [lane.queue(3 * GWEI) for _ in range(num_demands)]
+    lane.sender.run_once()
+    lane.node.base_fee *= 10
+    lane.queue(3 * GWEI, function="transfer")
+    answer = lane.queue(function="approve")
+    lane.run(8)
+    assert {lane.state(each) for each in (*demands, answer)} == {TransactionState.CONFIRMED}
+
+
+def test_a_relayed_call_that_waits_for_the_budget_raises_no_ceiling(relaying: Lane) -> None:
+    relaying.queue(3 * GWEI, function="approve")
+    relaying.sender.run_once()
+    relaying.node.base_fee *= 10
+    relaying.queue()
+    relaying.run(8)
+    assert relaying.offers()[-1].max_fee == 3 * GWEI
 
 
 def test_the_budget_counts_what_was_signed_at_its_own_fees(relaying: Lane) -> None:
