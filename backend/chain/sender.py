@@ -11,6 +11,7 @@ import logging
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
 from backend.chain.contracts import encode_call
@@ -144,14 +145,10 @@ class Sender:
             elif transaction.nonce < confirmed_nonce:
                 self._handle_used_nonce(signer, transaction, head)
             else:
+                if transaction.is_mined:
+                    self._mark_unmined(signer, transaction)
                 unmined.append(transaction)
-        # An earlier nonce that is used up must not let a later one's call be mined, so the last is first.
-        for transaction in reversed(unmined[1:]):
-            if _is_given_up(transaction):
-                self._push(signer, transaction, head, None)
-        for place, transaction in enumerate(unmined):
-            if place == 0 or not _is_given_up(transaction):
-                self._push(signer, transaction, head, ceiling if place == 0 else None)
+        self._keep_pooled(signer, unmined, head, ceiling)
 
     @contextmanager
     def _locked(self, signer: TransactionSigner, transaction: OpenTransaction) -> Iterator[SendQueue | None]:
@@ -214,23 +211,37 @@ class Sender:
                 queue.requeue(transaction.id)
                 _count(transaction, "requeued")
 
-    def _push(
-        self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef, ceiling: int | None
+    def _keep_pooled(
+        self, signer: TransactionSigner, unmined: Sequence[OpenTransaction], head: BlockRef, ceiling: int
     ) -> None:
-        """Keep an unmined transaction in the pool.
-
-        `ceiling` is that of the lane's next transaction, which is checked when it is stuck; None for others.
+        """Keep unmined transactions in the pool, up to the first that it refuses: those behind it cannot be
+        mined before it. The lane's next one is replaced when it is stuck, at `ceiling` at most.
         """
-        if transaction.is_mined:
-            with self._locked(signer, transaction) as queue:
-                if queue is not None:
-                    queue.mark_unmined(transaction.id)
-        elif ceiling is not None and self._is_stuck(signer.account, transaction, head):
-            self._fill_gap(signer, transaction, head)
-            self._replace(signer, transaction, head, ceiling)
-            return
-        if not any(self._node.knows(one.tx_hash) for one in _offered(transaction)):
-            self._offer(transaction, self._node.fees())
+        fees = cache(self._node.fees)
+        given_up = [one for one in unmined[1:] if _is_given_up(one)]
+        # An earlier nonce that is used up must not let a later one's call be mined, so the last is first.
+        for transaction in reversed(given_up):
+            self._push(transaction, fees)
+        for transaction in unmined:
+            is_next = transaction is unmined[0] and not transaction.is_mined
+            if is_next and self._is_stuck(signer.account, transaction, head):
+                self._fill_gap(signer, transaction, head, fees())
+                is_pooled = self._replace(signer, transaction, head, ceiling, fees())
+            else:
+                is_pooled = transaction in given_up or self._push(transaction, fees)
+            if not is_pooled:
+                return
+
+    def _push(self, transaction: OpenTransaction, fees: Callable[[], Fees]) -> bool:
+        """Broadcast a transaction that the pool does not have. Whether it has it now."""
+        if any(self._node.knows(one.tx_hash) for one in _offered(transaction)):
+            return True
+        return self._offer(transaction, fees()) is not None
+
+    def _mark_unmined(self, signer: TransactionSigner, transaction: OpenTransaction) -> None:
+        with self._locked(signer, transaction) as queue:
+            if queue is not None:
+                queue.mark_unmined(transaction.id)
 
     def _is_stuck(self, lane: Account, transaction: OpenTransaction, head: BlockRef) -> bool:
         """Whether it is time to check the fees of the lane's next transaction."""
@@ -254,9 +265,11 @@ class Sender:
                 return one
         return next((one for one in reversed(transaction.attempts) if self._node.knows(one.tx_hash)), None)
 
-    def _fill_gap(self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef) -> None:
+    def _fill_gap(
+        self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef, fees: Fees
+    ) -> None:
         """Use the nonces before the transaction's that no pooled transaction uses."""
-        lane, fees = signer.account, self._node.fees()
+        lane = signer.account
         missing = range(self._node.num_transactions(lane), transaction.nonce)[:MAX_UNMINED]
         gas = self._client.filler_gas(lane) if missing else 0
         with self._locked(signer, transaction) as queue:
@@ -271,22 +284,32 @@ class Sender:
                     queue.add_attempt(filler, _signed(signer, unsigned, head))
 
     def _replace(
-        self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef, ceiling: int
-    ) -> None:
-        """Broadcast a stuck transaction again, and sign its call with other fees if that can help."""
-        present = self._present_fees()
+        self,
+        signer: TransactionSigner,
+        transaction: OpenTransaction,
+        head: BlockRef,
+        ceiling: int,
+        suggested: Fees,
+    ) -> bool:
+        """Broadcast a stuck transaction again, and sign its call with other fees if that can help.
+
+        Returns whether the pool has it now.
+        """
+        present = self._present_fees(suggested)
         pooled = self._offer(transaction, present)
+        is_pooled = pooled is not None
         signed = list(map(_fees, _offered(transaction)))
         fees = next_fees(signed, None if pooled is None else _fees(pooled), present, ceiling)
         if fees is None:
             log.warning(_STUCK, transaction.id, signer.account, present.max_fee, signed[-1].max_fee, ceiling)
-            return
+            return is_pooled
         with self._locked(signer, transaction) as queue:
             if queue is None:
-                return
+                return is_pooled
             attempts = self._sign_again(queue, signer, transaction, head, fees)
-        for attempt in attempts:
-            self._broadcast(attempt)
+        for attempt in attempts:  # the last one is the transaction's
+            is_pooled = self._broadcast(attempt)
+        return is_pooled or pooled is not None
 
     def _sign_again(
         self,
@@ -321,9 +344,8 @@ class Sender:
             attempts.append(_store(queue, one, _signed(signer, unsigned, head)))
         return attempts
 
-    def _present_fees(self) -> Fees:
+    def _present_fees(self, suggested: Fees) -> Fees:
         """Those of a new transaction, with the tip that blocks take if the node suggests less."""
-        suggested = self._node.fees()
         try:
             tip = max(self._node.paid_tip(self._stuck_blocks), suggested.priority_fee)
         except (RpcError, Unavailable) as error:

@@ -97,6 +97,24 @@ def test_an_account_without_coin_offers_no_more_and_goes_on_once_it_has_enough(l
     assert lane.state(transaction) == TransactionState.CONFIRMED
 
 
+@pytest.mark.parametrize(("num_blocks", "num_attempts"), [(1, 1), (STUCK_BLOCKS, 2)])
+def test_a_check_ends_at_the_first_transaction_that_the_pool_refuses(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, num_blocks: int, num_attempts: int
+) -> None:
+    """Those behind cannot be mined before it."""
+    lane.node.coin = 0
+    for _ in range(9):
+        lane.queue()
+    lane.sender.run_once()
+    lane.node.mine(num_blocks)
+    asked: list[str] = []
+    for name in ("fees", "broadcast"):
+        ask = getattr(lane.node, name)
+        monkeypatch.setattr(lane.node, name, lambda *a, of=name, ask=ask: asked.append(of) or ask(*a))
+    lane.sender.run_once()
+    assert sorted(asked) == ["broadcast"] * num_attempts + ["fees"]
+
+
 @pytest.mark.parametrize("tip", [0, GWEI // 10])
 def test_a_transaction_that_the_market_rose_above_is_replaced_at_once(lane: Lane, tip: int) -> None:
     lane.node.tip = tip
