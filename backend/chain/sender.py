@@ -513,7 +513,8 @@ def _offered(transaction: OpenTransaction) -> Sequence[TransactionAttempt]:
 
 
 def _store(queue: SendQueue, transaction: OpenTransaction, attempt: TransactionAttempt) -> TransactionAttempt:
-    queue.add_attempt(transaction.id, attempt)
+    has_call = transaction.is_filler or not is_filler(attempt.raw)
+    queue.add_attempt(transaction.id, attempt, has_call=has_call)
     _count(transaction, "replaced")
     return attempt
 

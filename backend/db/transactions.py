@@ -235,8 +235,10 @@ class TransactionStore:
         self._session.flush()
         return row.id
 
-    def add_attempt(self, transaction_id: int, attempt: TransactionAttempt) -> None:
-        self._row(transaction_id).tx_hash = attempt.tx_hash
+    def add_attempt(self, transaction_id: int, attempt: TransactionAttempt, *, has_call: bool = True) -> None:
+        """See `backend.ports.chain.SendQueue.add_attempt`."""
+        if has_call:
+            self._row(transaction_id).tx_hash = attempt.tx_hash
         self._session.add(
             AttemptRow(
                 tx_hash=attempt.tx_hash,
@@ -279,7 +281,7 @@ class TransactionStore:
 
     def requeue(self, transaction_id: int) -> None:
         """Queue it again: a transaction sent elsewhere used its nonce, so it can never be mined."""
-        unsent = {"nonce": None, "signed_at": None, "tx_hash": None, "block_number": None, "block_hash": None}
+        unsent = dict.fromkeys(("nonce", "signed_at", "tx_hash", "block_number", "block_hash", "error"))
         self._set(transaction_id, state=State.QUEUED, **unsent)
         self._session.execute(delete(AttemptRow).where(AttemptRow.transaction_id == transaction_id))
 

@@ -109,7 +109,7 @@ class ChainTransaction:
     state: TransactionState
     nonce: int | None
     hash: Hash32 | None
-    """Hash of the mined attempt, else of the latest one; None while queued."""
+    """Hash of the mined attempt, else of the latest one with the call; None while queued."""
     block_number: int | None
     block_hash: Hash32 | None
     error: Mapping[str, Any] | None

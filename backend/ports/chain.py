@@ -201,7 +201,9 @@ class SendQueue(Protocol):
         """
         ...
 
-    def add_attempt(self, transaction_id: int, attempt: TransactionAttempt) -> None: ...
+    def add_attempt(self, transaction_id: int, attempt: TransactionAttempt, *, has_call: bool = True) -> None:
+        """Store a signed version. Its hash becomes the transaction's, unless it does not have the call."""
+        ...
 
     def mark_mined(
         self,

@@ -307,6 +307,19 @@ def test_a_relayed_call_that_is_too_dear_gives_its_nonce_up_for_the_operators_ow
     assert relaying.state(relayed) == TransactionState.CONFIRMED
 
 
+def test_a_call_that_gives_its_nonce_up_keeps_the_hash_of_its_own_transaction(relaying: Lane) -> None:
+    relayed = relaying.queue()
+    relaying.sender.run_once()
+    relaying.queue(function="approve")
+    relaying.node.base_fee *= 10
+    relaying.node.is_forwarding = False
+    relaying.run(2)
+    with relaying.database.read() as tx:
+        call, filler = tx.transactions.open(OPERATOR.account)[0].attempts
+        assert tx.transactions.get(relayed).hash == call.tx_hash
+    assert Pooled.decoded(filler.raw).gas == FILLER_GAS
+
+
 def test_a_call_that_is_mined_in_spite_of_its_filler_is_not_sent_again(relaying: Lane) -> None:
     usual, relayed = relaying.node.base_fee, relaying.queue()
     relaying.sender.run_once()

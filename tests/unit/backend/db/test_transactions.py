@@ -90,7 +90,7 @@ def test_rivals_for_one_transaction_give_it_one_nonce(database: Database) -> Non
     assert sorted(taken, key=str) == [0, None, None, None]
 
 
-def test_a_requeued_transaction_forgets_nonce_and_attempts(database: Database) -> None:
+def test_a_requeued_transaction_forgets_nonce_attempts_and_error(database: Database) -> None:
     transaction = enqueue(database, "a")
     attempt = TransactionAttempt(
         Hash32("0x" + "ab" * 32), "0x02", max_fee=10, priority_fee=1, sent_at_block=3
@@ -101,11 +101,12 @@ def test_a_requeued_transaction_forgets_nonce_and_attempts(database: Database) -
         tx.transactions.add_attempt(transaction, attempt)
         (opened,) = tx.transactions.open(LANE)
         assert opened.attempts == (attempt,)
+        tx.transactions.mark_mined(transaction, attempt.tx_hash, 4, some_hash("block"), {"error": "Panic"})
         tx.transactions.requeue(transaction)
     with database.begin() as tx:
         queued = tx.transactions.first_queued(LANE)
         assert queued is not None
-        assert (queued.id, queued.nonce, queued.hash) == (transaction, None, None)
+        assert (queued.id, queued.nonce, queued.hash, queued.error) == (transaction, None, None, None)
         assert tx.transactions.open(LANE) == []
 
 
