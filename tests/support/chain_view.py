@@ -106,6 +106,9 @@ class FakeChainView:
     def reachable_operators(self) -> list[Operator]:
         return self.operator_list
 
+    def newest_batches(self) -> dict[Account, Hash32]:
+        return {batch.operator: batch.hash for batch in self.committed}
+
     def operators_after(self, after: str | None, limit: int) -> list[Operator]:
         return rows_after(self.operator_list, [one.account for one in self.operator_list], after, limit)
 

@@ -77,7 +77,7 @@ def test_the_operator_sees_what_is_at_risk_and_what_to_do(page: Page, market: Pa
     market.operator.pump()
     page.reload()
     expect(row).to_contain_text("1 demand, answer by")
-    expect(page.locator(".notice").first).to_contain_text("they answer demands by themselves")
+    expect(page.locator(".notice").first).to_contain_text("its account can pay for gas: it answers them")
     page.goto(f"{market.url}/o/{OPERATOR.account}")
     expect(page.get_by_role("link", name="stored here")).to_be_visible()
 
