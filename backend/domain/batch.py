@@ -283,7 +283,7 @@ def entries_of(
 
 def tree_of_entries(entries: Entries) -> SumTree:
     """The entries tree. Errors: as `SumTree`."""
-    return FoldedTree(ENTRIES_TAG, entries)
+    return FoldedTree(ENTRIES_TAG, len(entries), entries.leaves)
 
 
 def most_entries(slices: Iterable[Slice]) -> int:

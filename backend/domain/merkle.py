@@ -7,7 +7,7 @@ its two children, and a tree of a million leaves takes 100 MB instead of a gigab
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sha3 import keccak_256
 
@@ -15,7 +15,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 NODE = 48
 """Bytes of a node."""
@@ -107,24 +107,18 @@ class SumTree:
         return sum(int.from_bytes(node[:16], "big") for node in lefts)
 
 
-class Leaves(Protocol):
-    """Leaves `(key 32, value)` that can be read again."""
-
-    def __len__(self) -> int: ...
-
-    def leaves(self, start: int, stop: int) -> Iterable[tuple[bytes, int]]:
-        """The leaves from index `start` up to `stop`, or the last one."""
-        ...
-
-
 class FoldedTree(SumTree):
     """A tree that stores the nodes from level `FOLD` on, and computes those below when they are asked for: of
     a million leaves, it takes 3 MB besides the leaves.
     """
 
-    def __init__(self, tag: bytes, leaves: Leaves) -> None:
-        """Errors: as `SumTree`."""
-        self._tag, self._leaves, self.count = tag, leaves, len(leaves)
+    def __init__(
+        self, tag: bytes, count: int, leaves: Callable[[int, int], Iterable[tuple[bytes, int]]]
+    ) -> None:
+        """`leaves` returns the leaves `(key 32, value)` from one index up to another or to the last, as often
+        as it is called. Errors: as `SumTree`.
+        """
+        self._tag, self._leaves, self.count = tag, leaves, count
         folded = bytearray()
         for start in range(0, self.count, 1 << FOLD):
             folded += self._fold(start, FOLD)
@@ -137,7 +131,7 @@ class FoldedTree(SumTree):
 
     def _fold(self, start: int, level: int) -> bytes:
         """The node of `level` above the leaves from `start` on; b"" if there are none."""
-        nodes = _leaf_level(self._tag, self._leaves.leaves(start, start + (1 << level)))
+        nodes = _leaf_level(self._tag, self._leaves(start, start + (1 << level)))
         while len(nodes) > NODE:
             nodes = _parents(nodes)
         return nodes

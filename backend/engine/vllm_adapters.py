@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from backend.disk.folder_cache import FolderCache
 from backend.domain.adapter_files import CONFIG_FILE, exported_from
 from backend.domain.errors import DiskFull, InvalidInput, Unavailable
-from backend.folder_cache import FolderCache
 from backend.processes.child import Child, ChildError, module_command
 from inference.protocol import AdapterBlend, AdapterRef
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from backend.folder_cache import CachedFolder
+    from backend.disk.folder_cache import CachedFolder
 
 CHILD = "workers.vllm_adapters"
 EXPORT_SECONDS = 120.0

@@ -101,10 +101,10 @@ class Engines:
     def _vllm_engines(self, base: Base, info: BaseModelInfo) -> dict[str, Engine]:
         setting = "LORALEDGER_BASES" if self._settings.bases else "LORALEDGER_ENGINE_URLS"
         require_extra("operator", setting)  # adapters are verified by the engine's loader
+        from backend.disk.space import DiskSpace
         from backend.engine.vllm import VllmEngine
         from backend.engine.vllm_adapters import ServedBase, VllmAdapters
         from backend.engine.vllm_answer import read_answer_parts
-        from backend.services.disk_space import DiskSpace
 
         settings, folder, digest = self._settings, Path(info.folder), info.digest.removeprefix("0x")
         served = ServedBase(folder, digest, settings.engine_dtype, settings.vllm_max_rank)

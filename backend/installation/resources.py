@@ -137,7 +137,7 @@ class Resources:
 
     def peers_for(self, db: Database) -> Peers:
         """Fetches content from the other operators in this database's view of the chain."""
-        from backend.services.disk_space import DiskSpace
+        from backend.disk.space import DiskSpace
         from backend.services.operator.peers import Peers
 
         try:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.folder_cache import keep_in_use
+from backend.disk.folder_cache import keep_in_use
 from backend.processes.child import Child, ChildError, ChildTimeout, module_command
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from backend.disk.space import DiskSpace
 from backend.domain.dataset import canonical_row
 from backend.domain.errors import NotFound
-from backend.services.disk_space import DiskSpace
 
 if TYPE_CHECKING:
     from pathlib import Path

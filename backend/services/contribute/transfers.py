@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from backend.disk.space import DiskSpace
 from backend.domain.errors import Conflict, DiskFull, InvalidInput, NotFound
 from backend.services.contribute.canonical_rows import UploadTooLarge
-from backend.services.disk_space import DiskSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

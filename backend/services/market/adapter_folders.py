@@ -11,6 +11,8 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
+from backend.disk.folder_cache import FolderCache
+from backend.disk.space import DiskSpace
 from backend.domain.adapter_files import CONFIG_FILE, MAX_ADAPTER_BYTES, exported_from
 from backend.domain.content import (
     ContentCorrupt,
@@ -22,18 +24,16 @@ from backend.domain.content import (
 )
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.ids import Cid
-from backend.folder_cache import FolderCache
 from backend.ports.storage import fetch_nothing
-from backend.services.disk_space import DiskSpace
 from inference.protocol import AdapterRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from backend.disk.folder_cache import CachedFolder
     from backend.domain.ids import Hash32
     from backend.domain.receipt import VersionRecord
-    from backend.folder_cache import CachedFolder
     from backend.ports.storage import BlobStore, FetchFolder
 
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from backend.db.unit_of_work import Database
+    from backend.disk.space import DiskSpace
     from backend.domain.ids import Account, Cid
     from backend.domain.registries import Operator
     from backend.ports.outbound import OutboundHttp
     from backend.ports.storage import BlobStore
-    from backend.services.disk_space import DiskSpace
 
     Add = Callable[[Cid, Iterable[bytes]], None]
 

@@ -71,9 +71,9 @@ class Pace:
         """Whether a batch is worth its gas. `parts`: of each channel, the micro-units that it collects, and
         whether it leaves receipts that would fit no more.
 
-        A full one gains nothing by waiting, so that it needs less; and beside the collections from as many
-        channels as it can hold its own gas is small. Channels that are collected from again soon, and of
-        which it collects less than the least amount, must be paid for by the others.
+        A full one gains nothing by waiting, so that it needs less. The gas of its own is small compared with
+        that of collections from as many channels as it can hold. Channels that are collected from again
+        soon, and of which it collects less than the least amount, must be paid for by the others.
         """
         num_again = sum(is_cut and amount < self.min_amount for amount, is_cut in parts)
         least = self.min_amount * max(num_again, 1 if is_full else COLLECTIONS_OF_BATCH)

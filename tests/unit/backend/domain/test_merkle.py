@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -109,23 +109,14 @@ def test_a_tree_has_a_leaf() -> None:
         SumTree(TAG, [])
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Leaves in memory, for a folded tree."""
-
-    all: list[tuple[bytes, int]]
-
-    def __len__(self) -> int:
-        return len(self.all)
-
-    def leaves(self, start: int, stop: int) -> list[tuple[bytes, int]]:
-        return self.all[start:stop]
+def folded_tree(leaves: list[tuple[bytes, int]]) -> FoldedTree:
+    return FoldedTree(TAG, len(leaves), lambda start, stop: leaves[start:stop])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 31, 32, 33, 64, 65, 97, 200])
 def test_a_folded_tree_equals_one_that_stores_all_nodes(count: int) -> None:
     leaves = leaves_of(count)
-    whole, folded = SumTree(TAG, leaves), FoldedTree(TAG, Kept(leaves))
+    whole, folded = SumTree(TAG, leaves), folded_tree(leaves)
     assert (folded.root, folded.total, folded.count) == (whole.root, whole.total, whole.count)
     for index in range(count):
         assert folded.open(index) == whole.open(index)
@@ -139,4 +130,4 @@ def test_a_folded_tree_equals_one_that_stores_all_nodes(count: int) -> None:
 def test_a_folded_tree_has_leaves_and_a_sum_that_fits() -> None:
     for leaves in ([], [(bytes(32), MAX_SUM), (bytes(32), 1)]):
         with pytest.raises(ValueError, match="at least one leaf" if not leaves else "exceeds uint128"):
-            FoldedTree(TAG, Kept(leaves))
+            folded_tree(leaves)

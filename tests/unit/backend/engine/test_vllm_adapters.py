@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from backend.disk.folder_cache import FolderCache
+from backend.disk.space import DiskSpace
 from backend.domain.errors import DiskFull, InvalidInput, Unavailable
 from backend.engine import vllm_adapters
 from backend.engine.vllm_adapters import ServedBase, VllmAdapters
-from backend.folder_cache import FolderCache
-from backend.services.disk_space import DiskSpace
 from inference.model.base_model import base_model_digest
 from inference.protocol import AdapterBlend, AdapterRef, BlendPart
 from tests.support.vllm import FakeVllm, chunks_of

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.disk.folder_cache import FolderCache
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_digest, cid_of
 from backend.domain.errors import DiskFull
-from backend.folder_cache import FolderCache
 from backend.services.market import adapter_folders
 from backend.services.market.adapter_folders import (
     IN_USE_SECONDS,

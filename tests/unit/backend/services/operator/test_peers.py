@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.disk.space import DiskSpace
 from backend.domain.content import ContentMissing
 from backend.domain.errors import DiskFull
 from backend.domain.registries import Operator
 from backend.ports.outbound import UnexpectedStatus, Unreachable
-from backend.services.disk_space import DiskSpace
 from backend.services.operator.peers import AWAY_SECONDS, FETCH_SECONDS, LACKS_SECONDS, Peers
 from backend.storage.embedded import EmbeddedStore
 from tests.support.chain_view import FakeChainView

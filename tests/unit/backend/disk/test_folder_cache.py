@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.folder_cache import DRAFT_SECONDS, FolderCache, keep_in_use
+from backend.disk.folder_cache import DRAFT_SECONDS, FolderCache, keep_in_use
 
 if TYPE_CHECKING:
     from pathlib import Path

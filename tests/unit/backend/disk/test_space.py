@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from backend.disk.space import DiskSpace
 from backend.domain.contribution import UploadState
 from backend.domain.errors import DiskFull
 from backend.services.contribute.transfers import Transfers
-from backend.services.disk_space import DiskSpace
 from tests.support.contributions import ALICE, ROWS, ContributionHarness
 
 if TYPE_CHECKING:
