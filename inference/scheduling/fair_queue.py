@@ -133,7 +133,7 @@ class FairQueue:
         self._adapters.setdefault(request.payer, TokenCounters()).charge(request.adapter_digest, num_tokens)
 
     def forfeit(self, request: Request) -> None:
-        """The request waits for others of its own payer, which saves up nothing meanwhile."""
+        """The request waits for others of its own payer. The payer gets no credit for the wait."""
         self._payers.forfeit(request.payer)
 
     def heads(self) -> list[list[Request]]:

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from backend.domain.errors import Unavailable
-from backend.domain.ids import Cid
-from backend.domain.screening import ScreeningReport
 from backend.domain.training import JobState, Step
 from backend.services.contribute.transfers import Transfers
 from backend.services.train.imported import ImportedAdapters
 from backend.services.train.leases import MAX_ATTEMPTS, RESULT_WAIT
+from tests.unit.workers.steps_harness import (
+    ADAPTER_FILES,
+    DONE,
+    SAY,
+    FakePublication,
+    FakeScreening,
+)
 from tests.unit.workers.support import (
     BASE,
     CREATOR,
@@ -39,35 +43,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.training import TrainingJob
 
-CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
-DONE = {
-    "adapter_digest": RESULT.adapter_digest,
-    "base_model": RESULT.base_model,
-    "metrics": dict(RESULT.metrics),
-}
-TRAINER = f"""
-import json, pathlib, sys
-(pathlib.Path(sys.argv[1]) / {ADAPTER!r}).mkdir(exist_ok=True)
-print(json.dumps({{"kind": "done", "data": {DONE!r}}}), flush=True)
-"""
 LONG_STEP = timedelta(hours=10)
-
-
-class Store:
-    """Replaces `Publication`, and `JobScreening`; records the published folders."""
-
-    def __init__(self) -> None:
-        self.folders: list[Path] = []
-        self.is_away = False
-
-    def publish(self, folder: Path) -> Cid:
-        if self.is_away:
-            raise Unavailable("no route to the store")
-        self.folders.append(folder)
-        return CID
-
-    def report(self, job: TrainingJob, job_folder: Path) -> ScreeningReport:
-        return ScreeningReport(None, None, 0, 0)
 
 
 class Market:
@@ -76,7 +52,7 @@ class Market:
     def __init__(self, database: Database, folder: Path) -> None:
         self.jobs = JobHarness(database)
         self.folder = folder
-        self.store = Store()
+        self.store = FakePublication()
         self.transfers = Transfers(folder / "transfers", 1 << 20)
         self.imports = ImportedAdapters(database, self.transfers, lambda: self.jobs.now)
 
@@ -84,7 +60,7 @@ class Market:
         return Machine(self, name, queues)
 
     def create_import(self) -> TrainingJob:
-        files = {name: transferred(self.transfers, CREATOR, b"x") for name in (CONFIG_FILE, WEIGHTS_FILE)}
+        files = {name: transferred(self.transfers, CREATOR, b"x") for name in ADAPTER_FILES}
         return self.imports.create(CREATOR, "MIT", files)
 
     def wait(self, time: timedelta) -> None:
@@ -108,12 +84,12 @@ class Machine:
 
     def _steps(self) -> Steps:
         def command(folder: Path) -> list[str]:
-            return [sys.executable, "-c", TRAINER, str(folder)]
+            return [sys.executable, "-c", SAY + DONE, str(folder)]
 
         market, cache = self.market, self.home / "cache"
         options = TrainerOptions(self.home, cache, 1, {BASE.digest: ""}, command, transfers=market.transfers)
-        rows, store = InMemoryRows(letter_rows()), market.store
-        return Steps(market.jobs.leases, rows, store, store, options)  # type: ignore[arg-type]
+        rows, screening = InMemoryRows(letter_rows()), FakeScreening()
+        return Steps(market.jobs.leases, rows, screening, market.store, options)  # type: ignore[arg-type]
 
     def receive(self, task: str, job: TrainingJob) -> None:
         run_task(self.steps, task, job.id, self._queues)
@@ -149,9 +125,9 @@ def test_a_worker_that_trains_also_publishes_before_the_next_message(market: Mar
 
 def test_a_result_waits_for_its_busy_worker_and_is_not_trained_again(market: Market) -> None:
     owner, other = market.machine("a"), market.machine("b")
-    market.store.is_away = True
+    market.store.error = Unavailable("no route to the store")
     job = owner.train()  # the owner takes the next message, which it works on for hours
-    market.store.is_away = False
+    market.store.error = None
     num_events = len(market.jobs.events(job))
     offer(other, job)
     waiting = market.job(job.id)
@@ -163,9 +139,9 @@ def test_a_result_waits_for_its_busy_worker_and_is_not_trained_again(market: Mar
 
 
 def test_a_worker_publishes_what_it_has_before_it_trains_for_hours(market: Market) -> None:
-    market.store.is_away = True
+    market.store.error = Unavailable("no route to the store")
     job = market.machine("a").train()
-    market.store.is_away = False
+    market.store.error = None
     market.wait(timedelta(minutes=1))
     restarted, following = market.machine("a"), market.jobs.job()
     restarted.receive("training.validate", following)

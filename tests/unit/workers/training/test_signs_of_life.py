@@ -1,4 +1,4 @@
-"""A training process gives signs of life in units that are short whatever the base model and the rows."""
+"""A training process reports that it is alive more often than large models and long rows take for a step."""
 
 from __future__ import annotations
 

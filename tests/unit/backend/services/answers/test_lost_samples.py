@@ -46,7 +46,7 @@ async def test_a_sample_that_is_lost_is_missing(
 async def test_a_prompt_is_not_held_for_longer_than_an_hour(installation: ScriptedInstallation) -> None:
     process = await started(installation)
     await process.answer()
-    installation.clock.pass_seconds(HELD_SECONDS + 1)  # no block was mined meanwhile
+    installation.clock.pass_seconds(HELD_SECONDS + 1)  # no block was mined in that time
     await process.run()
     assert process.sampling._held == {}
     mined(installation)
