@@ -15,6 +15,16 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from backend.chain.contracts import encode_call
+from backend.chain.lanes import (
+    attempt_of,
+    fee_ceiling,
+    fees_of,
+    hashes_of,
+    is_given_up,
+    is_own_call_waiting,
+    offered,
+    relayed_behind,
+)
 from backend.chain.node import Fees
 from backend.chain.nonces import find_by_nonce
 from backend.chain.rpc import RpcError
@@ -30,7 +40,6 @@ from backend.chain.transactions import (
     suffices,
 )
 from backend.domain.errors import DomainError, Unavailable
-from backend.domain.money import GWEI
 from backend.domain.transactions import RELAY_PERIOD, RELAYED_CALLS, TransactionAttempt
 from backend.metrics import ACCOUNT_WEI, GAS_PRICE_WEI, TRANSACTIONS
 from telemetry import traces
@@ -43,7 +52,7 @@ if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.chain.node import TxReceipt
     from backend.domain.chain import BlockRef, Reverted
-    from backend.domain.ids import Account, Hash32
+    from backend.domain.ids import Account
     from backend.domain.transactions import ChainTransaction, OpenTransaction
     from backend.ports.chain import SendQueue, TransactionSigner
 
@@ -54,8 +63,6 @@ STUCK_BLOCKS = 5
 """Blocks without our transaction after which it is broadcast again, with other fees if they are the cause."""
 MAX_UNMINED = 64
 """Unmined transactions per lane; pools drop those beyond their limit per account."""
-FEE_CEILING = 1_000 * GWEI
-"""Highest `maxFeePerGas` of a replacement without a ceiling of its own, in wei."""
 RELAYS_WAIT_SECONDS = 30.0
 """Interval between checks of the relay budget while relayed calls wait."""
 _SPENT = "what those of 24 hours can cost has reached LORALEDGER_RELAY_BUDGET"
@@ -134,11 +141,11 @@ class Sender:
         confirmed_nonce = self._node.num_transactions(lane, max(head.number - self._confirmations, 0))
         with self._queue() as queue:
             transactions = queue.open(lane)
-            ceiling = _fee_ceiling([one.fee_ceiling for one in transactions] + queue.queued_ceilings(lane))
+            ceiling = fee_ceiling([one.fee_ceiling for one in transactions] + queue.queued_ceilings(lane))
         unmined: list[OpenTransaction] = []
         for transaction in transactions:
             # Nothing after an unmined transaction can be mined, so only the next one is looked up.
-            hashes = _hashes(transaction) if not unmined or transaction.is_mined else []
+            hashes = hashes_of(transaction) if not unmined or transaction.is_mined else []
             tx_receipt = next(filter(None, map(self._node.tx_receipt, hashes)), None)
             if tx_receipt is not None:
                 self._record(signer, transaction, tx_receipt, head)
@@ -163,7 +170,7 @@ class Sender:
         is_confirmed = tx_receipt.block_number + self._confirmations <= head.number
         if transaction.is_mined and not is_confirmed:
             return
-        if not transaction.is_filler and is_filler(_attempt(transaction, tx_receipt.tx_hash).raw):
+        if not transaction.is_filler and is_filler(attempt_of(transaction, tx_receipt.tx_hash).raw):
             if is_confirmed:
                 self._requeue(signer, transaction)
             return
@@ -192,7 +199,7 @@ class Sender:
         """
         near, last = transaction.attempts[0].sent_at_block, head.number - self._confirmations
         other = find_by_nonce(self._node, signer.account, transaction.nonce, near, last)
-        if other is None or other in _hashes(transaction):
+        if other is None or other in hashes_of(transaction):
             return
         with self._locked(signer, transaction) as queue:
             if queue is None:
@@ -218,7 +225,7 @@ class Sender:
         mined before it. The lane's next one is replaced when it is stuck, at `ceiling` at most.
         """
         fees = cache(self._node.fees)
-        given_up = [one for one in unmined[1:] if _is_given_up(one)]
+        given_up = [one for one in unmined[1:] if is_given_up(one)]
         # An earlier nonce that is used up must not let a later one's call be mined, so the last is first.
         for transaction in reversed(given_up):
             self._push(transaction, fees)
@@ -234,7 +241,7 @@ class Sender:
 
     def _push(self, transaction: OpenTransaction, fees: Callable[[], Fees]) -> bool:
         """Broadcast a transaction that the pool does not have. Whether it has it now."""
-        if any(self._node.knows(one.tx_hash) for one in _offered(transaction)):
+        if any(self._node.knows(one.tx_hash) for one in offered(transaction)):
             return True
         return self._offer(transaction, fees()) is not None
 
@@ -257,9 +264,9 @@ class Sender:
         """Broadcast the cheapest attempt whose fees suffice or, if none does or the pool refuses it, the
         dearest. Returns the one that the pool has, if any.
         """
-        attempts = _offered(transaction)
+        attempts = offered(transaction)
         dearest = attempts[-1]
-        cheapest = next((one for one in attempts if suffices(_fees(one), present)), dearest)
+        cheapest = next((one for one in attempts if suffices(fees_of(one), present)), dearest)
         for one in dict.fromkeys((cheapest, dearest)):
             if self._broadcast(one):
                 return one
@@ -298,8 +305,8 @@ class Sender:
         present = self._present_fees(suggested)
         pooled = self._offer(transaction, present)
         is_pooled = pooled is not None
-        signed = list(map(_fees, _offered(transaction)))
-        fees = next_fees(signed, None if pooled is None else _fees(pooled), present, ceiling)
+        signed = list(map(fees_of, offered(transaction)))
+        fees = next_fees(signed, None if pooled is None else fees_of(pooled), present, ceiling)
         if fees is None:
             log.warning(_STUCK, transaction.id, signer.account, present.max_fee, signed[-1].max_fee, ceiling)
             return is_pooled
@@ -327,19 +334,19 @@ class Sender:
         a crash, too, no call behind can be mined once an earlier nonce is used up.
         """
         lane = signer.account
-        if not transaction.is_filler and not _is_given_up(transaction):
+        if not transaction.is_filler and not is_given_up(transaction):
             added = transaction.gas * max(fees.max_fee - transaction.attempts[-1].max_fee, 0)
             if transaction.function not in RELAYED_CALLS or self._is_within_budget(queue, lane, added):
                 unsigned = self._unsigned(self._call(transaction), transaction.nonce, transaction.gas, fees)
                 return [_store(queue, transaction, _signed(signer, unsigned, head))]
-            if not _is_own_call_waiting(queue, lane):
+            if not is_own_call_waiting(queue, lane):
                 log.warning(
                     "relayed transaction %d waits for a lower price of gas: %s", transaction.id, _SPENT
                 )
                 return []
         gas, attempts = self._client.filler_gas(lane), []
-        for one in [*reversed(_relayed_behind(queue, lane, transaction)), transaction]:
-            its_fees = fees if one is transaction else replacement_fees(_fees(one.attempts[-1]), fees)
+        for one in [*reversed(relayed_behind(queue, lane, transaction)), transaction]:
+            its_fees = fees if one is transaction else replacement_fees(fees_of(one.attempts[-1]), fees)
             unsigned = self._unsigned((lane, b"", 0), one.nonce, gas, its_fees)
             attempts.append(_store(queue, one, _signed(signer, unsigned, head)))
         return attempts
@@ -407,7 +414,7 @@ class Sender:
             return False
         if time.monotonic() < self._relays_due_at:
             return True
-        return any(not one.is_mined and _is_given_up(one) for one in queue.open(queued.lane))
+        return any(not one.is_mined and is_given_up(one) for one in queue.open(queued.lane))
 
     def _estimate(self, transaction: ChainTransaction) -> int:
         data = _call_data(transaction)
@@ -477,58 +484,11 @@ class Sender:
         )
 
 
-def _fee_ceiling(ceilings: Sequence[int | None]) -> int:
-    """Highest fee for the lane's next transaction: the ones behind it wait for it, so it may offer as much as
-    any of them. `ceilings` are those of its open transactions and of the operator's own in the queue, which
-    cannot be signed while a call before them reverts or the most that pools keep are unmined.
-    """
-    return max((FEE_CEILING if one is None else one for one in ceilings), default=FEE_CEILING)
-
-
-def _is_own_call_waiting(queue: SendQueue, lane: Account) -> bool:
-    """Whether a call of the operator's own is queued, or sent and not mined."""
-    queued = queue.first_queued(lane)
-    if queued is not None and queued.function not in RELAYED_CALLS:
-        return True
-    sent = (one for one in queue.open(lane) if not one.is_mined and not one.is_filler)
-    return any(one.function not in RELAYED_CALLS for one in sent)
-
-
-def _is_given_up(transaction: OpenTransaction) -> bool:
-    """Whether an empty transaction is signed with the nonce of a call, which is queued again afterwards."""
-    return not transaction.is_filler and any(is_filler(one.raw) for one in transaction.attempts)
-
-
-def _relayed_behind(queue: SendQueue, lane: Account, transaction: OpenTransaction) -> list[OpenTransaction]:
-    """The relayed calls behind a relayed call that are not mined and have not given their nonces up."""
-    if transaction.is_filler:
-        return []
-    behind = (one for one in queue.open(lane) if one.nonce > transaction.nonce and not one.is_mined)
-    return [one for one in behind if one.function in RELAYED_CALLS and not _is_given_up(one)]
-
-
-def _offered(transaction: OpenTransaction) -> Sequence[TransactionAttempt]:
-    """The attempts that the pool is to have: the empty ones once the nonce is given up."""
-    return [one for one in transaction.attempts if is_filler(one.raw)] or transaction.attempts
-
-
 def _store(queue: SendQueue, transaction: OpenTransaction, attempt: TransactionAttempt) -> TransactionAttempt:
     has_call = transaction.is_filler or not is_filler(attempt.raw)
     queue.add_attempt(transaction.id, attempt, has_call=has_call)
     _count(transaction, "replaced")
     return attempt
-
-
-def _attempt(transaction: OpenTransaction, tx_hash: Hash32) -> TransactionAttempt:
-    return next(one for one in transaction.attempts if one.tx_hash == tx_hash)
-
-
-def _fees(attempt: TransactionAttempt) -> Fees:
-    return Fees(attempt.max_fee, attempt.priority_fee)
-
-
-def _hashes(transaction: OpenTransaction) -> list[Hash32]:
-    return [attempt.tx_hash for attempt in reversed(transaction.attempts)]
 
 
 def _call_data(transaction: ChainTransaction | OpenTransaction) -> bytes:

@@ -101,6 +101,7 @@ def test_relayed_calls_wait_for_the_budget_and_own_calls_do_not(
     chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (
+        "chain.lanes.RELAYED_CALLS",
         "chain.sender.RELAYED_CALLS",
         "db.transactions.RELAYED_CALLS",
         "db.transactions.BUDGETED_CALLS",

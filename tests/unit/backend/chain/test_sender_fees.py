@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.chain.keys import local_account
+from backend.chain.lanes import FEE_CEILING
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
-from backend.chain.sender import FEE_CEILING, STUCK_BLOCKS, Sender
+from backend.chain.sender import STUCK_BLOCKS, Sender
 from backend.domain.chain import Reverted
 from backend.domain.errors import Unavailable
 from backend.domain.money import COIN, GWEI
@@ -70,6 +71,7 @@ def lane(sqlite_database: Database) -> Lane:
 def relaying(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> Lane:
     """A lane that relays `mint`, with a budget for two calls at the present fees."""
     for name in (
+        "chain.lanes.RELAYED_CALLS",
         "chain.sender.RELAYED_CALLS",
         "db.transactions.RELAYED_CALLS",
         "db.transactions.BUDGETED_CALLS",

@@ -1,0 +1,69 @@
+"""What the stored transactions of a lane determine: the attempts that the pool is to have, the highest fee,
+and the relayed calls that give their nonces up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backend.chain.node import Fees
+from backend.chain.transactions import is_filler
+from backend.domain.money import GWEI
+from backend.domain.transactions import RELAYED_CALLS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.domain.ids import Account, Hash32
+    from backend.domain.transactions import OpenTransaction, TransactionAttempt
+    from backend.ports.chain import SendQueue
+
+FEE_CEILING = 1_000 * GWEI
+"""Highest `maxFeePerGas` of a replacement without a ceiling of its own, in wei."""
+
+
+def fee_ceiling(ceilings: Sequence[int | None]) -> int:
+    """Highest fee for the lane's next transaction: the ones behind it wait for it, so it may offer as much as
+    any of them. `ceilings` are those of its open transactions and of the operator's own in the queue, which
+    cannot be signed while a call before them reverts or the most that pools keep are unmined.
+    """
+    return max((FEE_CEILING if one is None else one for one in ceilings), default=FEE_CEILING)
+
+
+def is_own_call_waiting(queue: SendQueue, lane: Account) -> bool:
+    """Whether a call of the operator's own is queued, or sent and not mined."""
+    queued = queue.first_queued(lane)
+    if queued is not None and queued.function not in RELAYED_CALLS:
+        return True
+    sent = (one for one in queue.open(lane) if not one.is_mined and not one.is_filler)
+    return any(one.function not in RELAYED_CALLS for one in sent)
+
+
+def is_given_up(transaction: OpenTransaction) -> bool:
+    """Whether an empty transaction is signed with the nonce of a call, which is queued again afterwards."""
+    return not transaction.is_filler and any(is_filler(one.raw) for one in transaction.attempts)
+
+
+def relayed_behind(queue: SendQueue, lane: Account, transaction: OpenTransaction) -> list[OpenTransaction]:
+    """The relayed calls behind a relayed call that are not mined and have not given their nonces up."""
+    if transaction.is_filler:
+        return []
+    behind = (one for one in queue.open(lane) if one.nonce > transaction.nonce and not one.is_mined)
+    return [one for one in behind if one.function in RELAYED_CALLS and not is_given_up(one)]
+
+
+def offered(transaction: OpenTransaction) -> Sequence[TransactionAttempt]:
+    """The attempts that the pool is to have: the empty ones once the nonce is given up."""
+    return [one for one in transaction.attempts if is_filler(one.raw)] or transaction.attempts
+
+
+def attempt_of(transaction: OpenTransaction, tx_hash: Hash32) -> TransactionAttempt:
+    return next(one for one in transaction.attempts if one.tx_hash == tx_hash)
+
+
+def fees_of(attempt: TransactionAttempt) -> Fees:
+    return Fees(attempt.max_fee, attempt.priority_fee)
+
+
+def hashes_of(transaction: OpenTransaction) -> list[Hash32]:
+    return [attempt.tx_hash for attempt in reversed(transaction.attempts)]
