@@ -99,7 +99,7 @@ VARIANTS = (
     ),
 )
 REFUSED = (
-    ({"processes": ["serve"]}, "serve"),
+    ({"processes": ["serve"]}, "/processes/0"),
     ({"bases": [{"model": "owner/small", "replica": 2}]}, "replica"),
     ({"bases": BASES, "settings": {"LORALEDGER_BASE_MODEL": "owner/small"}}, "LORALEDGER_BASE_MODEL"),
     ({"bases": BASES, "engineReplicas": 2}, "engineReplicas"),
