@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 MINING_SECONDS = 60.0
 TIMEOUT_SECONDS = 30.0
-POLL_SECONDS = 0.1
+POLL_SECONDS = 1.0
+LIMIT_EXCEEDED = -32005
+"""Error of JSON-RPC by which a node refuses requests for some time (EIP-1474)."""
 
 
 class WrongChain(Conflict):
@@ -39,6 +42,10 @@ class NodeRefusal(Conflict):
     """The node answered with an error."""
 
     revert_data: bytes = b""
+
+
+class NotMined(Conflict):
+    """A transaction was broadcast, and was not seen mined in time. It may still be mined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,22 +133,48 @@ class Node:
             )
 
     def send(self, signer: LocalAccount, transaction: dict[str, Any]) -> Mined:
-        """Sign, broadcast and wait. Errors: `Conflict` if it fails on chain, `Unavailable` if it is not mined
-        in time.
+        """Sign, broadcast and wait. Errors: `NodeRefusal` if the node does not take it; `Conflict` if it
+        fails on chain; `NotMined`. Each has the transaction's hash.
         """
         from eth_utils.address import to_checksum_address
 
         checked = transaction | {"to": to_checksum_address(transaction["to"])}
-        raw = signer.sign_transaction(checked).raw_transaction
-        tx_hash = str(self._request("eth_sendRawTransaction", "0x" + bytes(raw).hex()))
-        deadline = time.monotonic() + MINING_SECONDS
-        while (found := self._request("eth_getTransactionReceipt", tx_hash)) is None:
-            if time.monotonic() > deadline:
-                raise Unavailable(f"transaction {tx_hash} was not mined within {MINING_SECONDS:.0f} s")
-            time.sleep(POLL_SECONDS)
+        signed = signer.sign_transaction(checked)
+        tx_hash, raw = ("0x" + bytes(part).hex() for part in (signed.hash, signed.raw_transaction))
+        found = self._broadcast_and_wait(tx_hash, raw)
         if int(found["status"], 16) != 1:
             raise Conflict(f"transaction {tx_hash} reverted", details={"tx_hash": tx_hash})
         return Mined(tx_hash, int(found["blockNumber"], 16))
+
+    def _broadcast_and_wait(self, tx_hash: str, raw: str) -> dict[str, Any]:
+        """Receipt of the mined transaction. Requests that fail are repeated: a node whose answer is lost may
+        have taken the transaction, and takes the same one again without harm.
+        """
+        deadline = time.monotonic() + MINING_SECONDS
+        is_taken, failure = False, ""
+        while True:
+            try:
+                if not is_taken:
+                    self._broadcast(tx_hash, raw)
+                    is_taken = True
+                if found := self._request("eth_getTransactionReceipt", tx_hash):
+                    return dict(found)
+            except (Unavailable, NodeRefusal) as error:
+                if isinstance(error, NodeRefusal) and not (is_taken or failure):
+                    error.details["tx_hash"] = tx_hash
+                    raise
+                failure = str(error)
+            if time.monotonic() > deadline:
+                raise _not_mined(tx_hash, failure)
+            time.sleep(POLL_SECONDS)
+
+    def _broadcast(self, tx_hash: str, raw: str) -> None:
+        """Errors: `NodeRefusal` unless the node has the transaction already."""
+        try:
+            self._request("eth_sendRawTransaction", raw)
+        except NodeRefusal:
+            if self._request("eth_getTransactionByHash", tx_hash) is None:
+                raise
 
     def _call(self, contract: str, function: str, method: str, *params: Any) -> str:
         try:
@@ -152,25 +185,50 @@ class Node:
             raise
 
     def _request(self, method: str, *params: Any) -> Any:
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-        try:
-            answer = self._http.post(self._url, json=body).json()
-        except httpx.TransportError as error:
-            raise Unavailable(
-                f"the node {self.name} is not reachable ({error}); name another one with --rpc-url"
-            ) from error
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict) or not (answer.get("error") or "result" in answer):
-            raise Unavailable(f"{self.name} does not speak JSON-RPC; is it the URL of a node?")
+        answer = self._post({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)})
         if answer.get("error"):
             raise _refusal(self.name, method, answer["error"])
         return answer["result"]
 
+    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The response, which has an `error` or a `result`. Errors: `Unavailable`."""
+        try:
+            response = self._http.post(self._url, json=body)
+        except httpx.RequestError as error:
+            raise Unavailable(
+                f"the node {self.name} is not reachable ({error}); name another one with --rpc-url"
+            ) from error
+        try:
+            answer = response.json()
+        except (ValueError, RecursionError):
+            answer = None
+        is_answer = isinstance(answer, dict) and (answer.get("error") or "result" in answer)
+        is_failing = response.is_server_error and not is_answer
+        if is_failing or response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            raise Unavailable(
+                f"the node {self.name} answered {response.status_code}; try again later, or name another one "
+                "with --rpc-url"
+            )
+        if not is_answer:
+            raise Unavailable(f"{self.name} does not speak JSON-RPC; is it the URL of a node?")
+        return dict(answer)
 
-def _refusal(name: str, method: str, error: Any) -> NodeRefusal:
+
+def _not_mined(tx_hash: str, failure: str) -> NotMined:
+    """`failure`: the latest one of the node, if there was one."""
+    return NotMined(
+        f"transaction {tx_hash} was broadcast, and not seen mined within {MINING_SECONDS:.0f} s: look it up "
+        "before you repeat the command, because it may still be mined",
+        details={"tx_hash": tx_hash} | ({"latest failure": failure} if failure else {}),
+    )
+
+
+def _refusal(name: str, method: str, error: Any) -> NodeRefusal | Unavailable:
     stated = error if isinstance(error, dict) else {}
-    found = NodeRefusal(f"the node {name} refuses {method}: {stated.get('message', error)}")
+    text = f"the node {name} refuses {method}: {stated.get('message', error)}"
+    if stated.get("code") == LIMIT_EXCEEDED:
+        return Unavailable(text)
+    found = NodeRefusal(text)
     data = stated.get("data")
     data = data.get("data") if isinstance(data, dict) else data
     if isinstance(data, str) and data.startswith("0x"):

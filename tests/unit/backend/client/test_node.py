@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.chain.keys import local_account
 from backend.chain.local_keys import local_private_key
+from backend.client import node as node_module
 from backend.client.keystore import LocalKey
-from backend.client.node import Node, NodeRefusal, NoGas, WrongChain
+from backend.client.node import Node, NodeRefusal, NoGas, NotMined, WrongChain
 from backend.client.signing import AskedCall, Statement, Wallet
 from backend.domain.chain import Reverted
 from backend.domain.errors import Unavailable
 from tests.support.answering import JSON, PAGE, answering
+from tests.support.faulty_rpc import Answer, Faults, RealNode, serving
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -110,4 +112,108 @@ def test_revert_data_of_another_form_are_left_out(deployment: Deployment) -> Non
 
 def test_a_node_that_is_not_there_is_named(deployment: Deployment) -> None:
     with Node("http://127.0.0.1:1", deployment) as node, pytest.raises(Unavailable, match="--rpc-url"):
+        node.check()
+
+
+BUSY, LOST = Answer(429, b"too many requests"), Answer(0)
+LIMITED = Answer(200, b'{"error": {"code": -32005, "message": "limit exceeded"}}')
+DROPPED = Answer(200, b'{"result": "0x"}')
+SEND, LOOK_UP = "eth_sendRawTransaction", "eth_getTransactionReceipt"
+
+
+class Failing(Faults):
+    """Answers the next requests of a method so. `keeps`: whether the chain gets what it does not answer."""
+
+    def __init__(self, method: str, *answers: Answer, keeps: bool = True) -> None:
+        super().__init__(seed=0, rate=0)
+        self._method, self._answers, self._keeps = method, list(answers), keeps
+
+    def take_in(self, method: str) -> None:
+        if not self._keeps:
+            self._fail(method)
+
+    def pass_on(self, method: str, result: Any) -> Any:
+        self._fail(method)
+        return result
+
+    def _fail(self, method: str) -> None:
+        if method == self._method and self._answers:
+            raise self._answers.pop(0)
+
+
+@pytest.fixture
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "POLL_SECONDS", 0)
+
+
+def send_through(faults: Faults, node: LocalNode, chain: ChainClient) -> str:
+    """Hash of a transaction that a failing node sends."""
+    with serving(RealNode(node.url), faults) as url:
+        key = LocalKey(local_private_key(0))
+        return Wallet(key, chain.deployment, lambda _: None, url).send(*delegation(chain)).tx_hash
+
+
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize(
+    "faults",
+    [
+        Failing(LOOK_UP, BUSY, LOST, LIMITED, Answer(503, b"<html>")),
+        Failing(SEND, LOST),
+        Failing(SEND, BUSY, LOST, keeps=False),
+        Failing(SEND, Answer(200, b'{"error": {"message": "already known"}}')),
+    ],
+    ids=["looking it up", "the answer to the broadcast", "the broadcast", "refused though taken"],
+)
+def test_a_node_that_fails_after_the_broadcast_is_asked_again(
+    faults: Faults, hardhat_node: LocalNode, chain: ChainClient
+) -> None:
+    before = int(chain.node.rpc.request("eth_getTransactionCount", HOLDER.account, "latest"), 16)
+    tx_hash = send_through(faults, hardhat_node, chain)
+    assert chain.node.rpc.request("eth_getTransactionReceipt", tx_hash)["status"] == "0x1"
+    after = int(chain.node.rpc.request("eth_getTransactionCount", HOLDER.account, "latest"), 16)
+    assert after == before + 1
+
+
+@pytest.mark.parametrize(
+    ("faults", "failure"),
+    [
+        (Failing(LOOK_UP, BUSY), "answered 429"),
+        (Failing(LOOK_UP, LOST), "is not reachable"),
+        (Failing(SEND, LOST), "is not reachable"),
+        (Failing(SEND, DROPPED, keeps=False), ""),
+    ],
+)
+def test_a_transaction_that_is_not_seen_mined_is_named(
+    faults: Faults,
+    failure: str,
+    hardhat_node: LocalNode,
+    chain: ChainClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(node_module, "MINING_SECONDS", -1)
+    with pytest.raises(NotMined, match="look it up before you repeat the command") as missed:
+        send_through(faults, hardhat_node, chain)
+    tx_hash = missed.value.details["tx_hash"]
+    assert f"transaction {tx_hash} was broadcast" in str(missed.value)
+    assert failure in missed.value.details.get("latest failure", "")
+    was_taken = chain.node.rpc.request("eth_getTransactionByHash", tx_hash) is not None
+    assert was_taken == bool(failure), "the hash is that of the transaction"
+
+
+def test_a_transaction_that_the_node_does_not_take_is_refused_at_once(
+    hardhat_node: LocalNode, chain: ChainClient
+) -> None:
+    faults = Failing(SEND, Answer(200, b'{"error": {"message": "underpriced"}}'), keeps=False)
+    with pytest.raises(NodeRefusal, match="refuses eth_sendRawTransaction: underpriced") as refused:
+        send_through(faults, hardhat_node, chain)
+    assert len(refused.value.details["tx_hash"]) == 66
+
+
+@pytest.mark.parametrize("status", [429, 502])
+def test_a_node_that_is_busy_is_not_taken_for_another_server(status: int, deployment: Deployment) -> None:
+    with (
+        answering(status, PAGE, "<html>") as url,
+        Node(url, deployment) as node,
+        pytest.raises(Unavailable, match=f"answered {status}; try again later"),
+    ):
         node.check()
