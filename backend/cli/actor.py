@@ -126,6 +126,10 @@ class Actor:
         url, wallet = self._at_market() if self.market else self._at_home()
         return ApiClient(url, wallet, is_own=not self.market, notice=_notice)
 
+    def wallet(self) -> Wallet:
+        """The wallet alone, for transactions that need no market; the market's record is enough."""
+        return (self._at_market() if self.market or self.deployment else self._at_home())[1]
+
     def _key(self) -> Key:
         """The key of a wallet. Errors: `InvalidInput` if the options name none, or more than one."""
         from backend.client.keystore import Keystores, StoredKey

@@ -18,6 +18,7 @@ from backend.cli import (
     receipts,
     snapshots,
     train,
+    vault,
     vote,
     wallets,
     webhooks,
@@ -51,7 +52,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",  # joins the lines of a paragraph
 )
 ACTORS = (
-    *(payments, keys, chat, proxy, receipts, earnings, vote, data, datanets, train, wallets),
+    *(payments, vault, keys, chat, proxy, receipts, earnings, vote, data, datanets, train, wallets),
     *(snapshots, adapters, webhooks),
 )
 SERVERS = (doctor, audit, watch, market, policy, membership, database, replicas, daemons)

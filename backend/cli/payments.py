@@ -1,36 +1,31 @@
-"""`loraledger deposit`, `balance`, `move` and `withdraw`: manage a payer's channel."""
+"""`loraledger deposit`, `balance` and `move`: manage a payer's channel at the market."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from time import time
+from typing import Annotated, Any
 
 import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, parse_units
 from backend.cli.output import AsJson, echo, in_utc, note_if_empty, print_json
-from backend.client.errors import ApiError
-from backend.client.waiting import wait_until
-from backend.domain.errors import Conflict
-from backend.domain.money import in_dollars
+from backend.domain.caip import account_of
+from backend.domain.money import AMOUNT, in_dollars
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from backend.client.api import ApiClient
-
-THAW_SECONDS = 30 * 86_400
-"""Longer than the thaw period of any vault."""
 PAYER = 7
-
-
-class StillThawing(Conflict):
-    """What is withdrawn has not thawed yet."""
+OperatorOption = Annotated[
+    str,
+    typer.Option(
+        "--operator",
+        metavar="ACCOUNT",
+        help="Operator of the wallet's channel. With it, no market is asked. Default: the market's.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
-    for command in (deposit, balance, move, withdraw):
+    for command in (deposit, balance, move):
         app.command()(command)
 
 
@@ -51,19 +46,40 @@ def deposit(
 
 
 @acting(PAYER)
-def balance(*, actor: Actor, as_json: AsJson = False) -> None:
-    """Show the balances of the wallet's channels."""
-    with actor.connect() as client:
-        channels = client.list_all("/v1/channels")
+def balance(*, operator: OperatorOption = "", actor: Actor, as_json: AsJson = False) -> None:
+    """Show the balances of the wallet's channels.
+
+    With --operator, the channel is read from the vault, which knows nothing of charges before they are
+    collected.
+    """
+    if operator:
+        channels = [_on_chain(actor, operator)]
+    else:
+        with actor.connect() as client:
+            channels = client.list_all("/v1/channels")
     if as_json:
         print_json(channels)
         return
     note_if_empty(channels, "no channel; `loraledger deposit` opens one")
     for channel in channels:
-        names = ("balance", "available", "thawing", "moving")
+        names = [name for name in ("balance", "available", "thawing", "moving") if name in channel]
         amounts = ", ".join(f"{name} {dollars(channel[name])}" for name in names)
         until = f"; can be withdrawn from {in_utc(channel['thawed_at'])} on" if channel["thawed_at"] else ""
-        echo(f"channel {channel['id']}: {amounts}{until}")
+        echo(f"channel {channel['id']} with operator {channel['operator']}: {amounts}{until}")
+        for session in channel.get("sessions", []):
+            if not session["is_revoked"] and session["expiry"] > time():
+                most, until = dollars(session["cap"]), in_utc(session["expiry"])
+                echo(f"  session key {session['key']}: up to {most} in all, until {until}")
+
+
+def _on_chain(actor: Actor, operator: str) -> dict[str, Any]:
+    """What the vault knows of a channel, as the market states it."""
+    from backend.client.vault import read_channel
+
+    wallet = actor.wallet()
+    channel = read_channel(wallet, account_of(operator, wallet.deployment.chain_id))
+    amounts = {name: AMOUNT.render(getattr(channel, name)) for name in ("balance", "collected", "thawing")}
+    return {"id": channel.id, "operator": channel.operator, **amounts, "thawed_at": channel.thawed_at}
 
 
 @acting(PAYER)
@@ -80,72 +96,9 @@ def move(
     reserved stays.
     """
     from backend.client import payments as calls
-    from backend.domain.caip import account_of
 
     most = None if amount is None else parse_dollars(amount, "DOLLARS")
     with actor.connect() as client:
         account = account_of(collector, client.wallet.deployment.chain_id)
         moved = calls.move(client, account, most)
     echo(f"moved {in_dollars(moved)} to the channel under {account}")
-
-
-@acting(PAYER)
-def withdraw(
-    amount: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DOLLARS",
-            help="Amount to start thawing, in dollars. Default: withdraw what has thawed.",
-        ),
-    ] = None,
-    *,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has thawed, and withdraw it.")] = False,
-    actor: Actor,
-) -> None:
-    """Withdraw money from the wallet's channel. It thaws first; thawing money cannot be spent."""
-    from backend.client import payments as calls
-
-    thawing = None if amount is None else parse_dollars(amount, "DOLLARS")
-    with actor.connect() as client:
-        if thawing is not None:
-            with _explained():
-                calls.thaw(client, thawing)
-            echo(f"thawing {in_dollars(thawing)}; `loraledger balance` shows when it can be withdrawn")
-        if thawing is not None and not wait:
-            return
-        tx_hash = wait_until(lambda: _try_withdraw(client, retry=wait), "the money to thaw", THAW_SECONDS)
-        echo(f"withdrawn in transaction {tx_hash}")
-
-
-def _try_withdraw(client: ApiClient, *, retry: bool) -> str | None:
-    """Return the transaction's hash; with `retry`, None while the money is still thawing."""
-    from backend.client import payments as calls
-
-    try:
-        with _explained():
-            return calls.withdraw(client).tx_hash
-    except StillThawing:
-        if retry:
-            return None
-        raise
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say in dollars and times why the vault refuses a withdrawal. Errors: `Conflict`, `StillThawing`."""
-    try:
-        yield
-    except ApiError as error:
-        args = error.details.get("args") or {}
-        match error.details.get("error"):
-            case "NothingThawing":
-                message = "nothing is thawing; `loraledger withdraw DOLLARS` starts to withdraw an amount"
-            case "InsufficientBalance":
-                held, asked = (in_dollars(int(args[name])) for name in ("balance", "amount"))
-                message = f"the channel holds {held}, less than {asked}"
-            case "StillThawing":
-                message = f"the money thaws until {in_utc(args['thawedAt'])}; --wait waits, and withdraws it"
-                raise StillThawing(message) from error
-            case _:
-                raise
-        raise Conflict(message) from error

@@ -54,6 +54,17 @@ class Mined:
 
     tx_hash: str
     block_number: int
+    logs: tuple[dict[str, Any], ...] = ()
+    """As the node returns them."""
+
+    def event(self, contract: str, name: str) -> dict[str, Any]:
+        """Arguments of the first event of this name. Errors: `Conflict` if the node returned none."""
+        (entry,) = (event for event in interface(contract).events.values() if event.name == name)
+        for log in self.logs:
+            topics = [bytes.fromhex(topic[2:]) for topic in log["topics"]]
+            if topics[:1] == [entry.topic]:
+                return entry.decode_log(topics, bytes.fromhex(log["data"][2:]))
+        raise Conflict(f"transaction {self.tx_hash} is mined, but the node returned no event {name} of it")
 
 
 class Node:
@@ -144,7 +155,7 @@ class Node:
         found = self._broadcast_and_wait(tx_hash, raw)
         if int(found["status"], 16) != 1:
             raise Conflict(f"transaction {tx_hash} reverted", details={"tx_hash": tx_hash})
-        return Mined(tx_hash, int(found["blockNumber"], 16))
+        return Mined(tx_hash, int(found["blockNumber"], 16), tuple(found["logs"]))
 
     def _broadcast_and_wait(self, tx_hash: str, raw: str) -> dict[str, Any]:
         """Receipt of the mined transaction. Requests that fail are repeated: a node whose answer is lost may

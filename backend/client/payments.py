@@ -1,4 +1,4 @@
-"""A payer's calls: channels, deposits, vouchers, session keys, moves and withdrawals. Amounts are in
+"""A payer's calls of the market: channels, deposits, vouchers, session keys and moves. Amounts are in
 micro-units.
 """
 
@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from backend.client.errors import UNSIGNED, ApiError, reading_answer, sent_back
-from backend.client.signing import NONCE, AskedCall, AskedMessage, SignatureRefused, Statement, deadline
+from backend.client.signing import NONCE, AskedMessage, SignatureRefused, Statement, deadline
+from backend.client.vault import VAULT
 from backend.domain.errors import Conflict
 from backend.domain.hashing import (
     AUTHORIZATION_TYPE,
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from backend.client.api import ApiClient
-    from backend.client.node import Mined
 
-VAULT = "PaymentVault"
 SESSION_SECONDS = 24 * 3600
 NEEDS_VOUCHER = "insufficient_authorisation"
 SINCE_OPENED = "in all since the channel was opened"
@@ -248,32 +247,6 @@ def move(client: ApiClient, new_collector: Account, most: int | None = None) -> 
     client.wait_confirmed(queued)
     with reading_answer("the balance was moved"):
         return AMOUNT.read(queued["amount"])
-
-
-def thaw(client: ApiClient, amount: int) -> Mined:
-    """Start to withdraw micro-units; 0 cancels it."""
-    channel = own_channel(client)
-    terms = (
-        ("amount", in_dollars(amount)),
-        ("from", f"channel {channel.id} with operator {channel.operator}"),
-    )
-    args = {"operator": channel.operator, "collector": channel.collector, "amount": amount}
-    asked = AskedCall(Statement("Start a withdrawal", terms), VAULT, "thaw", args)
-    body = {"amount": AMOUNT.render(amount)}
-    return client.wallet.send(asked, client.post("/v1/withdrawals/thaw/prepare", body))
-
-
-def withdraw(client: ApiClient) -> Mined:
-    """Withdraw what has thawed to the wallet."""
-    prepared = client.post("/v1/withdrawals/prepare")
-    channel = own_channel(client)
-    terms = (
-        ("amount", in_dollars(channel.thawing)),
-        ("from", f"channel {channel.id} with operator {channel.operator}"),
-        ("to", client.wallet.account),
-    )
-    args = {"operator": channel.operator, "collector": channel.collector}
-    return client.wallet.send(AskedCall(Statement("Withdraw", terms), VAULT, "withdraw", args), prepared)
 
 
 def create_key(client: ApiClient, name: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from backend.chain.contracts import interface
+from backend.chain.contracts import encode_call, interface
 from backend.client.node import Node
 from backend.domain.caip import chain_name
 from backend.domain.deployment import PAYMENT_TOKEN
@@ -57,6 +57,8 @@ CALLS = frozenset(
     {
         ("PaymentVault", "thaw"),
         ("PaymentVault", "withdraw"),
+        ("PaymentVault", "revokeSession"),
+        ("PaymentVault", "cancelNonce"),
         ("Settlement", "claim"),
         ("DatasetRegistry", "createDatanet"),
         ("AdapterRegistry", "register"),
@@ -204,11 +206,12 @@ class Wallet:
         self._ask(asked.statement.action, self._terms(asked.statement, asked.fields, fields, contract))
         return "0x" + bytes(self._key.unlock().sign_message(signable).signature).hex()
 
-    def send(self, asked: AskedCall, proposed: Mapping[str, Any]) -> Mined:
-        """Sign and send a transaction that the market prepared, and wait until it is mined.
+    def send(self, asked: AskedCall, proposed: Mapping[str, Any] | None = None) -> Mined:
+        """Sign and send a transaction, and wait until it is mined.
 
-        Errors: `SignatureRefused`, `WrongChain`; `Reverted` and `Conflict` if the contract refuses it;
-        `Unavailable`.
+        `proposed`: the transaction that the market prepared, where it chooses an argument. Errors:
+        `SignatureRefused`, `WrongChain`; `Reverted` and `Conflict` if the contract refuses it; `Unavailable`;
+        those of `Node.send`.
         """
         to, data, args = self._call(asked, proposed)
         with self.node() as node:
@@ -220,11 +223,17 @@ class Wallet:
             self._ask(asked.statement.action, (*terms, ("gas", f"at most {most:.9f} of the chain's coin")))
             return node.send(self._key.unlock(), transaction)
 
-    def _call(self, asked: AskedCall, proposed: Mapping[str, Any]) -> tuple[Account, str, Mapping[str, Any]]:
+    def _call(
+        self, asked: AskedCall, proposed: Mapping[str, Any] | None
+    ) -> tuple[Account, str, Mapping[str, Any]]:
         """Contract, call data and arguments."""
         if (asked.contract, asked.function) not in CALLS:
             raise SignatureRefused(f"{asked.contract}.{asked.function} is not a call that this wallet sends")
         to = self.address(asked.contract)
+        if proposed is None:
+            if _has_chosen(asked.args):
+                raise SignatureRefused("the market proposes no transaction; nothing was signed")
+            return to, "0x" + _encoded(asked, asked.args).hex(), asked.args
         stated = _struct(proposed, "the transaction")
         envelope = {"chain_id": self.deployment.chain_id, "to": to, "value": 0}
         _agreed(envelope, {name: stated.get(name) for name in envelope}, "transaction")
@@ -232,8 +241,8 @@ class Wallet:
         args = asked.args
         if len(data) <= 2 + 2 * MAX_CALL_BYTES or _has_chosen(args):
             args = _agreed(args, decode_call(asked.contract, asked.function, data), asked.function)
-        encoded = interface(asked.contract).function(asked.function, list(args)).encode(list(args.values()))
-        _agreed("0x" + encoded.hex(), data, "transaction.data")  # nothing before, between or after
+        # Nothing before, between or after.
+        _agreed("0x" + _encoded(asked, args).hex(), data, "transaction.data")
         return to, data, args
 
     def _domain(self, contract: str, proposed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -278,6 +287,11 @@ def decode_call(contract: str, function: str, data: str) -> Mapping[str, Any]:
             f"the market proposes a transaction that is not {contract}.{function}; nothing was signed",
             details={"data": data[:200]},
         ) from None
+
+
+def _encoded(asked: AskedCall, args: Mapping[str, Any]) -> bytes:
+    """Call data."""
+    return encode_call(asked.contract, asked.function, list(args.values()))
 
 
 def _signable(typed_data: dict[str, Any]) -> SignableMessage:

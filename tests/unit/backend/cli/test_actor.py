@@ -129,6 +129,8 @@ def test_every_actors_command_has_the_options() -> None:
         "deposit",
         "balance",
         "withdraw",
+        "revoke-session",
+        "cancel-nonce",
         "chat",
         "models",
         "claim",
@@ -202,6 +204,14 @@ def test_a_wallet_by_name_or_by_file_is_not_unlocked_before_it_signs(elsewhere: 
     by_file = Actor(7, **elsewhere | {"account": "", "keystore": file}).client()
     assert by_name.wallet.account == by_file.wallet.account == LocalKey(KEY).account
     assert by_name.api_url == MARKET
+
+
+def test_a_wallet_alone_needs_a_record_and_no_market(elsewhere: dict[str, Any], tmp_path: Path) -> None:
+    alone = Actor(7, **elsewhere | {"market": ""}, rpc_url="http://node").wallet()
+    assert (alone.account, alone.deployment.chain_id) == (LocalKey(KEY).account, 10)
+    assert alone._node_url == "http://node"
+    running(tmp_path)
+    assert Actor(7).wallet().account == well_known_accounts()[7].account
 
 
 def test_the_deployment_is_named_by_the_user(elsewhere: dict[str, Any]) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.chain.contracts import encode_call
-from backend.client import earnings, governance, payments, registries
+from backend.client import earnings, governance, registries
 from backend.client.errors import NotAMarket
-from backend.client.signing import AskedCall, SignatureRefused, Statement, Wallet
+from backend.client.signing import AskedCall, Chosen, SignatureRefused, Statement, Wallet
 from backend.domain.deployment import Deployment
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak, to_hash
@@ -67,21 +67,8 @@ PROPOSAL_ID = str(
         {"targets": PROPOSAL[0], "values": [0], "calldatas": PROPOSAL[2], "descriptionHash": DESCRIBED}
     )
 )
-COUNTERPARTY = (OPERATOR, ADDRESSES["Settlement"])
 Ask = tuple[str, tuple[Any, ...], "Callable[[Any], Any]", set[Path]]
 SENT: dict[str, Ask] = {
-    "thaw": (
-        "/v1/withdrawals/thaw/prepare",
-        ("PaymentVault", "thaw", *COUNTERPARTY, 5),
-        lambda market: payments.thaw(market, 5),
-        set(),
-    ),
-    "withdraw": (
-        "/v1/withdrawals/prepare",
-        ("PaymentVault", "withdraw", *COUNTERPARTY),
-        payments.withdraw,
-        set(),
-    ),
     "claim": (
         "/v1/claims/prepare",
         ("Settlement", "claim", CLAIM),
@@ -219,10 +206,10 @@ def test_answers_with_any_other_values_are_refused_or_sent_to_the_contract(name:
 
 @pytest.mark.parametrize("more", ["00", "11" * 32])
 def test_call_data_with_something_behind_it_is_refused(more: str) -> None:
-    honest = call("PaymentVault", "thaw", *COUNTERPARTY, 5)
-    market = prepared("thaw", honest | {"data": honest["data"] + more})
+    honest = call("MarketToken", "delegate", KEY.account)
+    market = prepared("delegate", honest | {"data": honest["data"] + more})
     with pytest.raises(SignatureRefused, match=r"transaction\.data"):
-        payments.thaw(market, 5)  # type: ignore[arg-type]
+        governance.delegate(market)  # type: ignore[arg-type]
 
 
 def test_a_parameter_that_changes_along_is_refused() -> None:
@@ -241,6 +228,14 @@ def test_a_call_that_is_not_on_the_list_is_not_sent() -> None:
     asked = AskedCall(Statement("Pay", ()), "MarketToken", "transfer", {"to": OPERATOR, "value": 1})
     with pytest.raises(SignatureRefused, match="not a call that this wallet sends"):
         market.wallet.send(asked, call("MarketToken", "transfer", OPERATOR, 1))
+
+
+def test_a_value_that_the_market_chooses_is_not_guessed() -> None:
+    market = Market({})
+    args = {"nameHash": RECORD["name"], "descriptionCid": Chosen()}
+    asked = AskedCall(Statement("Create a datanet", ()), "DatasetRegistry", "createDatanet", args)
+    with pytest.raises(SignatureRefused, match="proposes no transaction; nothing was signed"):
+        market.wallet.send(asked)
 
 
 def test_without_a_node_a_transaction_is_refused_before_it_is_shown() -> None:
