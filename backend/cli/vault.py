@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from time import sleep, time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,6 @@ from backend.cli.amounts import parse_dollars
 from backend.cli.output import echo, in_utc
 from backend.cli.payments import PAYER, OperatorOption
 from backend.client.errors import ApiError, NotAMarket
-from backend.client.waiting import wait_until
 from backend.domain.caip import account_of
 from backend.domain.chain import Reverted
 from backend.domain.errors import Conflict, Unavailable
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from backend.client.vault import VaultChannel
     from backend.domain.ids import Account
 
-THAW_SECONDS = 30 * 86_400
-"""Longer than the thaw period of any vault."""
+RETRY_SECONDS = 10
+NOTICE_SECONDS = 3600
+"""Longest time in which `withdraw --wait` prints nothing."""
 
 
 class StillThawing(Conflict):
     """What is withdrawn has not thawed yet."""
+
+    thawed_at: int = 0
+    """Unix seconds."""
 
 
 def register(app: typer.Typer) -> None:
@@ -55,23 +59,33 @@ def withdraw(
         bool,
         typer.Option(
             "--wait",
-            help="Wait until it has thawed, and withdraw it.",
+            help="Wait until it has thawed, and withdraw it. Unattended, this needs --yes and a password "
+            "file.",
         ),
+    ] = False,
+    is_replaced: Annotated[
+        bool, typer.Option("--replace", help="Replace what thaws already: the thaw begins again.")
     ] = False,
     actor: Actor,
 ) -> None:
-    """Withdraw money from the wallet's channel. It thaws first; thawing money cannot be spent."""
+    """Withdraw money from the wallet's channel. It thaws first; thawing money cannot be spent.
+
+    An amount that thaws already is withdrawn: it does not begin to thaw again.
+    """
     from backend.client import vault
 
+    if amount is None and is_replaced:
+        raise typer.BadParameter("needs DOLLARS", param_hint="--replace")
     asked = None if amount is None else parse_dollars(amount, "DOLLARS")
     wallet = actor.wallet()
     whose = _operator(actor, wallet, operator)
     channel = vault.read_channel(wallet, whose)
-    if asked is not None:
-        _thaw(wallet, channel, asked)
+    if asked is not None and (is_replaced or asked != channel.thawing):
+        thawed_at = _thaw(wallet, channel, asked, is_replaced=is_replaced)
         if not wait or not asked:
             return
-    mined = wait_until(lambda: _try_withdraw(wallet, whose, retry=wait), "the money to thaw", THAW_SECONDS)
+        _pause(thawed_at)  # also for a node that does not show the thaw yet
+    mined = _withdraw_once_thawed(wallet, whose) if wait else _withdraw(wallet, whose)
     paid = mined.event(vault.VAULT, "Withdrawn")["amount"]
     echo(f"withdrawn {in_dollars(paid)} in transaction {mined.tx_hash}")
 
@@ -124,28 +138,50 @@ def _operator(actor: Actor, wallet: Wallet, named: str) -> Account:
         raise
 
 
-def _thaw(wallet: Wallet, channel: VaultChannel, amount: int) -> None:
+def _thaw(wallet: Wallet, channel: VaultChannel, amount: int, *, is_replaced: bool) -> int:
+    """Returns the time from which it can be withdrawn, in unix seconds. Errors: `Conflict` if something thaws
+    already, unless it is cancelled or `is_replaced`.
+    """
     from backend.client import vault
 
+    if amount and channel.thawing and not is_replaced:
+        raise Conflict(
+            f"already thawing: {in_dollars(channel.thawing)}, which `loraledger withdraw` withdraws from "
+            f"{in_utc(channel.thawed_at)} on; --replace has {in_dollars(amount)} thaw in its place, for the "
+            "whole time again"
+        )
     with _explained():
-        thawed_at = vault.thaw(wallet, channel, amount).event(vault.VAULT, "ThawStarted")["thawedAt"]
+        mined = vault.thaw(wallet, channel, amount)
+    thawed_at = int(mined.event(vault.VAULT, "ThawStarted")["thawedAt"])
     if amount:
         echo(f"thawing {in_dollars(amount)}; `loraledger withdraw` withdraws it from {in_utc(thawed_at)} on")
     else:
         echo("the thaw is cancelled")
+    return thawed_at
 
 
-def _try_withdraw(wallet: Wallet, operator: Account, *, retry: bool) -> Mined | None:
-    """With `retry`, None while the money is still thawing."""
+def _withdraw(wallet: Wallet, operator: Account) -> Mined:
     from backend.client import vault
 
-    try:
-        with _explained():
-            return vault.withdraw(wallet, operator)
-    except StillThawing:
-        if retry:
-            return None
-        raise
+    with _explained():
+        return vault.withdraw(wallet, operator)
+
+
+def _withdraw_once_thawed(wallet: Wallet, operator: Account) -> Mined:
+    """Wait for the thaw, for days. A node that is behind or does not answer is asked again."""
+    while True:
+        try:
+            return _withdraw(wallet, operator)
+        except StillThawing as error:
+            _pause(error.thawed_at)
+        except Unavailable as error:
+            echo(f"{error}; waiting", err=True)
+            sleep(RETRY_SECONDS)
+
+
+def _pause(thawed_at: int) -> None:
+    echo(f"the money thaws until {in_utc(thawed_at)}; waiting", err=True)
+    sleep(min(max(thawed_at - time(), RETRY_SECONDS), NOTICE_SECONDS))
 
 
 @contextmanager
@@ -168,9 +204,11 @@ def _refusal(error: Reverted) -> Conflict | Reverted:
         case "ZeroAmount":
             return Conflict("what thawed has left the channel: the operator collected it, or moved it")
         case "StillThawing":
-            return StillThawing(
+            found = StillThawing(
                 f"the money thaws until {in_utc(args['thawedAt'])}; --wait waits, and withdraws it"
             )
+            found.thawed_at = args["thawedAt"]
+            return found
         case "SessionIsRevoked":
             return Conflict(f"{args['key']} is revoked already")
         case _:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
 
+from backend.chain.contracts import interface
 from backend.chain.local_keys import local_private_key
 from backend.cli import vault
 from backend.cli.main import app
+from backend.client import node as node_module
 from backend.client.keystore import Keystores, parse_private_key
+from backend.client.node import NotMined
 from backend.deployment.deployment_file import save_deployment
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import Conflict, InvalidInput, Unavailable
 from backend.domain.money import AMOUNT, UNIT
 from tests.support.answering import JSON, answering
+from tests.support.faulty_rpc import Answer, Faults, RealNode, serving
 from tests.support.market import some_account
 from tests.support.quick_keys import encrypt_quickly
 from tools.local_market import OPERATOR, PAYERS, LocalMarket
@@ -33,6 +37,7 @@ PAYER, PAYER_INDEX, SESSION_KEY = PAYERS[0], 7, some_account("session key")
 DEPOSIT = 5_000_000
 NO_MARKET = "http://127.0.0.1:9"
 WITH_OPERATOR = ("--operator", OPERATOR.account)
+MONEY_THAWS = "the money thaws until"
 
 
 @pytest.fixture
@@ -57,6 +62,19 @@ def market(
     Keystores().add("alice", parse_private_key(local_private_key(PAYER_INDEX)), "secret")
     found = LocalMarket(chain)
     found._deposit(PAYER, DEPOSIT, SESSION_KEY)
+    return found
+
+
+@pytest.fixture
+def pauses(market: LocalMarket, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Lengths of the pauses of `withdraw --wait`, in which the chain's time passes."""
+    found: list[float] = []
+
+    def pause(seconds: float) -> None:
+        found.append(seconds)
+        market.pass_time(int(seconds) + 1)
+
+    monkeypatch.setattr(vault, "sleep", pause)
     return found
 
 
@@ -87,6 +105,7 @@ def test_money_is_withdrawn_while_no_market_answers(market: LocalMarket) -> None
     assert thawing.startswith("thawing 2 dollars; `loraledger withdraw` withdraws it from 20")
     early = run("withdraw", *WITH_OPERATOR)
     assert isinstance(early.exception, vault.StillThawing)
+    assert early.exception.thawed_at == channel["thawedAt"]
     pass_the_thaw(market)
     assert re.fullmatch(
         r"withdrawn 2 dollars in transaction 0x[0-9a-f]{64}\n", say("withdraw", *WITH_OPERATOR)
@@ -112,10 +131,144 @@ def test_an_operator_that_is_no_account_is_wrong_input() -> None:
     assert isinstance(run("withdraw", "2", "--operator", "alice").exception, InvalidInput)
 
 
+def test_what_thaws_is_not_replaced_unless_asked_for(market: LocalMarket) -> None:
+    say("withdraw", "2", *WITH_OPERATOR)
+    thawed_at = on_chain(market)["thawedAt"]
+    market.pass_time(10)
+    refused = run("withdraw", "3", *WITH_OPERATOR)
+    assert isinstance(refused.exception, Conflict)
+    assert str(refused.exception).startswith("already thawing: 2 dollars, which `loraledger withdraw`")
+    assert "--replace has 3 dollars thaw" in str(refused.exception)
+    assert isinstance(run("withdraw", "2", *WITH_OPERATOR).exception, vault.StillThawing)
+    assert (on_chain(market)["thawing"], on_chain(market)["thawedAt"]) == (2_000_000 * UNIT, thawed_at)
+    say("withdraw", "3", "--replace", *WITH_OPERATOR)
+    assert on_chain(market)["thawing"] == 3_000_000 * UNIT
+    assert on_chain(market)["thawedAt"] > thawed_at
+
+
+def test_an_amount_that_has_thawed_is_withdrawn_when_it_is_named_again(market: LocalMarket) -> None:
+    say("withdraw", "2", *WITH_OPERATOR)
+    pass_the_thaw(market)
+    assert say("withdraw", "2", *WITH_OPERATOR).startswith("withdrawn 2 dollars")
+    assert on_chain(market)["balance"] == 3_000_000 * UNIT
+
+
+def test_zero_cancels_a_thaw(market: LocalMarket) -> None:
+    assert isinstance(run("withdraw", "0", *WITH_OPERATOR).exception, Conflict)
+    say("withdraw", "2", *WITH_OPERATOR)
+    assert say("withdraw", "0", "--wait", *WITH_OPERATOR) == "the thaw is cancelled\n"
+    assert on_chain(market)["thawing"] == on_chain(market)["thawedAt"] == 0
+
+
+@pytest.mark.usefixtures("market")
+def test_what_is_replaced_needs_an_amount() -> None:
+    result = run("withdraw", "--replace", *WITH_OPERATOR)
+    assert result.exit_code == 2
+    assert "needs DOLLARS" in result.output
+
+
 @pytest.mark.usefixtures("market")
 def test_more_than_the_channel_holds_is_refused_in_dollars() -> None:
     refused = run("withdraw", "6", *WITH_OPERATOR).exception
     assert str(refused) == "the channel holds 5 dollars, less than 6 dollars"
+
+
+def test_waiting_sleeps_until_the_money_has_thawed(market: LocalMarket, pauses: list[float]) -> None:
+    result = run("withdraw", "2", "--wait", *WITH_OPERATOR)
+    assert result.exit_code == 0, result.exception
+    assert "withdrawn 2 dollars in transaction 0x" in result.stdout
+    assert result.stderr.count(MONEY_THAWS) == len(pauses) == 1
+    assert market.channels()[0]["balance"] == 3_000_000 * UNIT
+
+
+def test_waiting_says_from_time_to_time_that_it_waits(
+    pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault, "NOTICE_SECONDS", 120)
+    result = run("withdraw", "2", "--wait", *WITH_OPERATOR)
+    assert result.exit_code == 0, result.exception
+    assert result.stderr.count(MONEY_THAWS) == len(pauses) > 1
+    assert max(pauses) == 120
+
+
+@pytest.mark.usefixtures("market")
+def test_waiting_for_nothing_ends_at_once(pauses: list[float]) -> None:
+    assert "nothing is thawing" in str(run("withdraw", "--wait", *WITH_OPERATOR).exception)
+    assert pauses == []
+
+
+class FailingNode(Faults):
+    """Answers the next calls of a method so."""
+
+    def __init__(self, method: str, *answers: Answer) -> None:
+        super().__init__(seed=0, rate=0)
+        self.answers = list(answers)
+        self._method = method
+
+    def take_in(self, method: str) -> None:
+        if method == self._method and self.answers:
+            raise self.answers.pop(0)
+
+
+def refusing(name: str, *args: Any) -> Answer:
+    """As a node answers that does not have the newest block yet."""
+    (error,) = (one for one in interface("PaymentVault").errors.values() if one.name == name)
+    data = error.encode(args)
+    refusal = {"code": 3, "message": "execution reverted", "data": "0x" + data.hex()}
+    return Answer(200, json.dumps({"error": refusal}).encode())
+
+
+def test_waiting_outlasts_a_node_that_fails_or_is_behind(
+    market: LocalMarket, hardhat_node: LocalNode, pauses: list[float]
+) -> None:
+    say("withdraw", "2", *WITH_OPERATOR)
+    pass_the_thaw(market)
+    behind = refusing("StillThawing", market.channel_of(PAYER), on_chain(market)["thawedAt"])
+    node = FailingNode("eth_estimateGas", Answer(429), Answer(0), behind)
+    with serving(RealNode(hardhat_node.url), node) as url:
+        result = run("withdraw", "--wait", *WITH_OPERATOR, "--rpc-url", url)
+    assert result.exit_code == 0, result.exception
+    assert (len(pauses), node.answers) == (3, [])
+    assert min(pauses) >= vault.RETRY_SECONDS
+    for said in (MONEY_THAWS, "is not reachable", "answered 429"):
+        assert said in result.stderr
+
+
+def test_waiting_begins_though_the_node_does_not_show_the_thaw_yet(
+    market: LocalMarket, hardhat_node: LocalNode, pauses: list[float]
+) -> None:
+    lagging = LaggingNode(market)
+    with serving(RealNode(hardhat_node.url), lagging) as url:
+        result = run("withdraw", "2", "--wait", *WITH_OPERATOR, "--rpc-url", url)
+    assert result.exit_code == 0, result.exception
+    assert len(pauses) == 1
+
+
+class LaggingNode(Faults):
+    """Shows a thaw only in the seconds after it."""
+
+    def __init__(self, market: LocalMarket) -> None:
+        super().__init__(seed=0, rate=0)
+        self._market = market
+
+    def take_in(self, method: str) -> None:
+        thawed_at = on_chain(self._market)["thawedAt"]
+        has_just_begun = thawed_at - self._market.chain.head().timestamp == 300
+        if method == "eth_estimateGas" and has_just_begun:
+            raise refusing("NothingThawing", self._market.channel_of(PAYER))
+
+
+def test_a_withdrawal_that_is_not_seen_mined_is_not_sent_again(
+    market: LocalMarket, hardhat_node: LocalNode, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "MINING_SECONDS", -1)
+    market.send(PAYER, "PaymentVault", "thaw", OPERATOR.account, market.settlement.contract, UNIT)
+    pass_the_thaw(market)
+    node = FailingNode("eth_getTransactionReceipt", Answer(429))
+    with serving(RealNode(hardhat_node.url), node) as url:
+        result = run("withdraw", "--wait", *WITH_OPERATOR, "--rpc-url", url)
+    assert isinstance(result.exception, NotMined)
+    assert (pauses, node.answers) == ([], [])
 
 
 def test_a_session_key_is_revoked_while_no_market_answers(market: LocalMarket) -> None:
