@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from backend.domain.ids import ChargeId
     from backend.domain.receipt_checks import Check
 
 PAYER = 7
+_ID = re.compile("0x[0-9a-f]{64}")
 RESULTS = {True: "right", False: "WRONG", None: "open"}
 
 
@@ -110,6 +113,9 @@ def verify(
     answer: Annotated[
         Path | None, typer.Option(help="File with the answer's text.", exists=True, dir_okay=False)
     ] = None,
+    charge: Annotated[
+        str, typer.Option(metavar="ID", help="Id of the charge that came with the answer, if one did.")
+    ] = "",
     recomputes: Annotated[
         bool,
         typer.Option(
@@ -127,6 +133,7 @@ def verify(
     Needs no API, no node and no running engine. --re-execute starts its own engine, and fetches the adapter
     if it is not stored here. --standalone needs no index: without a node, what only the chain knows is open.
     """
+    charge_got = _parse_charge_id(charge) if charge else None
     body = None if request is None else request.read_bytes()
     text = None if answer is None else _read_text(answer)
     if recomputes or executes:
@@ -134,11 +141,11 @@ def verify(
     if alone.is_asked or not is_installed(OPERATOR):
         if recomputes or executes:
             raise InvalidInput("--standalone computes nothing again", param="standalone")
-        checks = _standalone_checks(Path(receipt), body, text, alone)
+        checks = _standalone_checks(Path(receipt), charge_got, body, text, alone)
     else:
         from backend.cli.operator.verification import indexed_checks
 
-        checks = indexed_checks(receipt, body, text, recomputes=recomputes, executes=executes)
+        checks = indexed_checks(receipt, charge_got, body, text, recomputes=recomputes, executes=executes)
     _report(checks, as_json=as_json)
 
 
@@ -153,6 +160,15 @@ def _report(checks: list[Check], *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+def _parse_charge_id(text: str) -> ChargeId:
+    """Errors: `typer.BadParameter`."""
+    from backend.domain.ids import ChargeId, Hash32
+
+    if not _ID.fullmatch(text.lower()):
+        raise typer.BadParameter("an id is 0x and 64 hex digits", param_hint="--charge")
+    return ChargeId(Hash32(text.lower()))
+
+
 def _read_text(path: Path) -> str:
     """Errors: `InvalidInput` for bytes that are not UTF-8."""
     try:
@@ -161,7 +177,9 @@ def _read_text(path: Path) -> str:
         raise InvalidInput(f"{path} is not text in UTF-8: {error}", param="answer") from error
 
 
-def _standalone_checks(path: Path, body: bytes | None, answer: str | None, alone: Standalone) -> list[Check]:
+def _standalone_checks(
+    path: Path, charge: ChargeId | None, body: bytes | None, answer: str | None, alone: Standalone
+) -> list[Check]:
     from backend.client.deployments import pinned_deployment
     from backend.client.node import Node
     from backend.client.receipt_file import parse_with_evidence
@@ -176,5 +194,5 @@ def _standalone_checks(path: Path, body: bytes | None, answer: str | None, alone
     with Node(alone.rpc_url, record) if alone.rpc_url else nullcontext() as node:
         if node is not None:
             node.check()
-        checks = ReceiptVerification(file, evidence, record, node).checks()
+        checks = ReceiptVerification(file, evidence, record, node).checks(charge)
     return [*checks, *([content] if content else [])]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from backend.client.errors import reading_answer
+from backend.client.errors import NotAMarket, reading_answer
+from backend.client.receipt_file import parse_receipt
 from backend.domain.errors import Unavailable
+from backend.domain.ids import ChargeId, Hash32
+from backend.domain.receipt_checks import charge_id_check, hash_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +25,7 @@ GRACE_SECONDS = 30
 def fetch_receipt(client: PublicClient, number: str, say: Callable[[str], None]) -> dict[str, Any]:
     """`GET /v1/receipts/{number}`, by a receipt's id or its charge's. `say` is called once if it waits.
 
-    Errors: `Unavailable` if the receipt is overdue.
+    Errors: `Unavailable` if the receipt is overdue; `NotAMarket` if it is another one than that of `number`.
     """
     is_said = False
     while (due := _due(found := client.get(f"/v1/receipts/{number}"))) is not None:
@@ -34,7 +38,17 @@ def fetch_receipt(client: PublicClient, number: str, say: Callable[[str], None])
             say(f"the receipt of charge {number} is signed by {_utc(due)}; waiting")
             is_said = True
         time.sleep(POLL_SECONDS)
+    if not _is_of(found, number.lower()):
+        raise NotAMarket(f"{client.api_url} answers with another receipt than that of {number}")
     return dict(found)
+
+
+@reading_answer()
+def _is_of(found: Any, number: str) -> bool:
+    """Whether the fields of a receipt have the id `number`, or those of the charge that it followed."""
+    file = parse_receipt(json.dumps(found).encode())
+    check = hash_check(file) if file.id == number else charge_id_check(file, ChargeId(Hash32(number)))
+    return check is not None and check.is_right is True
 
 
 def _due(found: Any) -> int | None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backend.client.evidence import Evidence
     from backend.client.node import Node
     from backend.domain.deployment import Deployment
-    from backend.domain.ids import Hash32, SnapshotId
+    from backend.domain.ids import ChargeId, Hash32, SnapshotId
     from backend.domain.receipt_checks import ReceiptFile
 
 ONLY_THE_CHAIN = "only the chain knows if"
@@ -42,11 +42,11 @@ class ReceiptVerification:
         self._file, self._evidence, self._node = file, evidence, node
         self._settlement = TypedDomain(deployment.chain_id, deployment.address("Settlement"))
 
-    def checks(self) -> list[Check]:
-        """Errors: those of the node."""
+    def checks(self, charge_got: ChargeId | None = None) -> list[Check]:
+        """`charge_got`: as of `charge_id_check`. Errors: those of the node."""
         slices, batch = slices_check(self._file.signed), self._batch()
         charge = self._charge() if slices.is_right else other_slices_check()
-        charged = charge_id_check(self._file)
+        charged = charge_id_check(self._file, charge_got)
         checks = [hash_check(self._file), self._signature(batch), slices, charge, batch]
         return [*checks, *([charged] if charged else [])]
 

@@ -55,14 +55,18 @@ class ReceiptFile:
     """Id and `receipt_by` of the charge that it followed."""
 
 
-def charge_id_check(file: ReceiptFile) -> Check | None:
-    """Check that the receipt is that of the charge which the payer got; None if there was none."""
+def charge_id_check(file: ReceiptFile, got: ChargeId | None = None) -> Check | None:
+    """Check that the receipt is that of the charge `got`, whose id the payer got with the answer.
+
+    Without it, of the charge that the file itself states; None if it states none.
+    """
     if file.charge is None:
-        return None
+        message = f"the file states no charge, and so does not show that it is the receipt of {got}"
+        return None if got is None else Check("charged", is_right=False, message=message)
     stated, receipt_by = file.charge
     shared = {name: getattr(file.signed.receipt, name) for name in Charge.__slots__ if name != "receipt_by"}
     computed = charge_id(Charge(**shared, receipt_by=receipt_by))
-    return equality_check("charged", "the id of its charge", computed, stated)
+    return equality_check("charged", "the id of its charge", computed, got or stated)
 
 
 def hash_check(file: ReceiptFile) -> Check:

@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from backend.api.schemas.receipts import ReceiptDetail
-from backend.domain.hashing import receipt_id
+from backend.domain.hashing import charge_id, receipt_id
+from backend.domain.receipt import Charge
 from backend.domain.serving import StoredReceipt
 from backend.services.receipts.receipts import NamedShare, NamedSlice, ReceiptView
 from tests.support.market import some_account, some_hash
@@ -27,3 +28,11 @@ def receipt_file(signed: SignedReceipt) -> dict[str, Any]:
     shown = ReceiptDetail.for_viewer(ReceiptView(stored, slices, None), payer)
     found: dict[str, Any] = json.loads(shown.model_dump_json())
     return found
+
+
+def following_a_charge(signed: SignedReceipt) -> dict[str, Any]:
+    """As `receipt_file`, of a receipt that followed a charge."""
+    values = {name: getattr(signed.receipt, name) for name in Charge.__slots__ if name != "receipt_by"}
+    charge = Charge(**values, receipt_by=signed.receipt.served_at + 60)
+    stated = {"id": charge_id(charge), "receipt_by": charge.receipt_by, "signature": "0x"}
+    return receipt_file(signed) | {"signed_charge": stated}

@@ -11,6 +11,7 @@ from backend.domain.errors import NotFound
 from backend.domain.ids import Hash32
 
 if TYPE_CHECKING:
+    from backend.domain.ids import ChargeId
     from backend.domain.receipt_checks import Check, ReceiptFile
     from backend.installation.installation import Installation
 
@@ -18,17 +19,24 @@ _ID = re.compile("0x[0-9a-f]{64}")
 
 
 def indexed_checks(
-    receipt: str, body: bytes | None, answer: str | None, *, recomputes: bool, executes: bool
+    receipt: str,
+    charge: ChargeId | None,
+    body: bytes | None,
+    answer: str | None,
+    *,
+    recomputes: bool,
+    executes: bool,
 ) -> list[Check]:
     """`receipt`: a file, or the id of a receipt of this installation. Errors: `NotFound`, `InvalidInput`."""
     with open_installation() as installation:
         loaded = _load_receipt(installation, receipt)
-        return _checks(installation, loaded, body, answer, recomputes=recomputes, executes=executes)
+        return _checks(installation, loaded, charge, body, answer, recomputes=recomputes, executes=executes)
 
 
 def _checks(
     installation: Installation,
     receipt: ReceiptFile,
+    charge: ChargeId | None,
     body: bytes | None,
     answer: str | None,
     *,
@@ -37,7 +45,7 @@ def _checks(
 ) -> list[Check]:
     from backend.installation.verification import Recomputation
 
-    checks = list(installation.audit.verification.checks(receipt))
+    checks = list(installation.audit.verification.checks(receipt, charge))
     recomputation = Recomputation(installation, receipt, body, answer)
     content = recomputation.content()
     if content is not None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database
     from backend.domain.hashing import TypedDomain
-    from backend.domain.ids import Account
+    from backend.domain.ids import Account, ChargeId
     from backend.domain.receipt import Receipt
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView, Recover
@@ -50,8 +50,8 @@ class Verification:
         self._db, self._auditor = db, auditor
         self._recover, self._settlement = recover, settlement
 
-    def checks(self, file: ReceiptFile) -> Iterator[Check]:
-        """Yields the checks one by one, as they are made."""
+    def checks(self, file: ReceiptFile, charge_got: ChargeId | None = None) -> Iterator[Check]:
+        """Yields the checks one by one, as they are made. `charge_got`: as of `charge_id_check`."""
         yield hash_check(file)
         with self._db.read() as tx:
             yield self._signature(tx.chain, file)
@@ -59,7 +59,7 @@ class Verification:
             yield slices
             yield charge_check(tx.chain, file.signed) if slices.is_right else other_slices_check()
         yield self._inclusion(file)
-        if charged := charge_id_check(file):
+        if charged := charge_id_check(file, charge_got):
             yield charged
 
     def _signature(self, chain: ChainView, file: ReceiptFile) -> Check:

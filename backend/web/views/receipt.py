@@ -32,7 +32,7 @@ CHECKS = {
     "charge": "The charge is tokens times the prices registered on the chain",
     "batch": "A path leads from it to the batch whose hash the chain has",
     "earnings": "That batch credits each part of the charge to whom the terms name",
-    "charged": "It is the receipt of the charge that the payer got with the answer",
+    "charged": "It is the receipt of the charge that it states: compare the id with that of the answer",
 }
 """What `@loraledger/verify` checks, in its order. `charged` is only for receipts that followed a charge."""
 

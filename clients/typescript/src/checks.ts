@@ -26,12 +26,20 @@ export function checkHash({ file, id }: Facts): Check {
   return wrong("hash", `the receipt's id is ${id}, not ${file.id}`);
 }
 
-/** Whether the receipt is that of the charge which the payer got; null if there was none. */
-export function checkCharged({ receipt, charge }: ReceiptFile): Check | null {
-  if (charge === null) return null;
+/**
+ * Whether the receipt is that of the charge `got`, whose id the payer got with the answer. Without it, of the
+ * charge that the file itself states; null if it states none.
+ */
+export function checkCharged({ receipt, charge }: ReceiptFile, got: Hex | undefined): Check | null {
+  if (charge === null) {
+    if (got === undefined) return null;
+    const message = `the file states no charge, and so does not show that it is the receipt of ${got}`;
+    return wrong("charged", message);
+  }
+  const stated = got ?? charge.id;
   const id = structHash("Charge", { ...receipt, receiptBy: charge.receiptBy });
-  if (id === charge.id) return right("charged", `the id of its charge is ${id}`);
-  return wrong("charged", `the id of its charge is ${id}, not ${charge.id}`);
+  if (id === stated) return right("charged", `the id of its charge is ${id}`);
+  return wrong("charged", `the id of its charge is ${id}, not ${stated}`);
 }
 
 /** Whether a receipt key of the operator has signed. `batch`: the result of `checkBatch`. */

@@ -30,6 +30,8 @@ export interface Options extends Evidence {
   readonly rpc?: string | Provider | undefined;
   /** Request and answer, to verify that the receipt is for them. */
   readonly content?: Content | undefined;
+  /** Id of the charge that came with the answer, to verify that the receipt is that charge's. */
+  readonly charge?: Hex | undefined;
   /** Replaces the global `fetch`. */
   readonly fetch?: typeof fetch | undefined;
 }
@@ -59,20 +61,20 @@ export async function verifyReceipt(receipt: unknown, options: Options): Promise
     snapshots: readSnapshots(options.snapshots ?? []),
     chain: options.rpc === undefined ? null : await Chain.connect(options.rpc, market, options.fetch),
   };
-  const checks = await makeChecks(facts);
+  const checks = await makeChecks(facts, options.charge);
   if (options.content !== undefined) checks.push(checkContent(file, options.content));
   const results = checks.map((check) => check.isRight);
   const isRight = results.includes(false) ? false : results.includes(null) ? null : true;
   return { id: facts.id, isRight, checks };
 }
 
-async function makeChecks(facts: Facts): Promise<Check[]> {
+async function makeChecks(facts: Facts, got: Hex | undefined): Promise<Check[]> {
   const batch = await checkBatch(facts);
   const slices = checkSlices(facts.file);
   const signature = await checkSignature(facts, batch);
   const charge = await checkCharge(facts, slices);
   const earnings = await checkEarnings(facts, charge, batch);
-  const charged = checkCharged(facts.file);
+  const charged = checkCharged(facts.file, got);
   const checks = [checkHash(facts), signature, slices, charge, batch, earnings];
   return charged === null ? checks : [...checks, charged];
 }

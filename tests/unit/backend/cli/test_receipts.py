@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from typer.testing import CliRunner
 from backend.cli.main import app
 from backend.cli.operator import verification
 from backend.domain.errors import InvalidInput, NotFound
-from tests.support.market import some_hash
+from tests.support.market import CHAIN_ID, Market, some_account, some_hash
+from tests.support.receipt_files import following_a_charge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,3 +53,33 @@ def test_an_answer_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     error = failure("receipt.json", "--answer", str(answer))
     assert isinstance(error, InvalidInput)
     assert "not text in UTF-8" in str(error)
+
+
+def charge_check(tmp_path: Path, shown: Any, charge: str) -> Any:
+    """The check `charged` of a file."""
+    file, record = tmp_path / "receipt.json", tmp_path / "record.json"
+    file.write_text(json.dumps(shown))
+    pinned = {"chain_id": CHAIN_ID, "block_number": 1, "block_hash": some_hash("block")}
+    record.write_text(json.dumps({**pinned, "addresses": {"Settlement": some_account("Settlement")}}))
+    arguments = ("--standalone", "--deployment", str(record), "--charge", charge, "--json")
+    found = CliRunner().invoke(app, ["receipts", "verify", str(file), *arguments])
+    check = json.loads(found.stdout)[-1]
+    assert (check["name"], found.exit_code) == ("charged", 0 if check["is_right"] else 1)
+    return check
+
+
+def test_a_receipt_of_another_charge_than_the_payer_got_is_wrong(tmp_path: Path) -> None:
+    market = Market()
+    promised, charged = (following_a_charge(market.serve()) for _ in range(2))
+    got = promised["signed_charge"]["id"]
+    assert charge_check(tmp_path, promised, got)["is_right"] is True
+    assert charge_check(tmp_path, charged, got)["is_right"] is False
+    unstated = charge_check(tmp_path, promised | {"signed_charge": None}, got)
+    assert unstated["message"].startswith("the file states no charge")
+
+
+@pytest.mark.parametrize("charge", ["charge-1", "0x12", some_hash("charge") + "0"])
+def test_what_is_no_id_of_a_charge_is_wrong_usage(charge: str) -> None:
+    result = CliRunner().invoke(app, ["receipts", "verify", "receipt.json", "--charge", charge])
+    assert result.exit_code == 2
+    assert "an id is 0x and 64 hex digits" in result.output

@@ -255,6 +255,17 @@ test("a receipt that followed a charge is that charge's, or another's", async ()
   assert.deepEqual((await verdict({ ...receipt, signed_charge: later }, evidence)).wrong, ["charged"]);
 });
 
+test("a receipt is compared with the charge that the payer got, whatever charge it states", async () => {
+  const { receipt, evidence } = documents();
+  const message = { ...readReceipt(receipt).receipt, receiptBy: 1_790_000_600n };
+  const stamp = { id: structHash("Charge", message), receipt_by: 1_790_000_600, signature: null };
+  const of = (document: Document, charge: Hex) => verdict(document, evidence, [], { charge });
+  const stamped = { ...receipt, signed_charge: stamp };
+  assert.deepEqual((await of(stamped, stamp.id)).right.at(-1), "charged");
+  assert.deepEqual((await of(stamped, OTHER)).wrong, ["charged"]);
+  assert.deepEqual((await of(receipt, stamp.id)).wrong, ["charged"]);
+});
+
 test("a malleated signature recovers to the same key, and is refused for its form", async () => {
   const { receipt, evidence } = documents();
   const found = await verdict({ ...receipt, signature: malleated(receipt.signature) }, evidence);

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.hashing import receipt_id, response_bytes, salted_hash, to_bytes
-from backend.domain.ids import ReceiptId
+from backend.domain.ids import ChargeId, ReceiptId
 from backend.domain.receipt import Share
 from backend.domain.receipt_checks import ReceiptFile, content_check
 from backend.services.receipts.verification import Verification
@@ -73,6 +73,15 @@ def test_a_changed_number_is_not_what_was_signed(harness: SettlementHarness, fie
     assert found["hash"] is True
     assert found["batch"] in (False, None)
     assert found["charge"] is (field in {"cumulative", "served_at"})
+
+
+def test_a_receipt_without_a_charge_is_not_that_of_the_charge_that_the_payer_got(
+    harness: SettlementHarness,
+) -> None:
+    file = shown(harness, harness.serve())
+    verification = Verification(harness, harness.auditor(), recover, harness.market.domain)
+    *_, charged = verification.checks(file, ChargeId(some_hash("charge")))
+    assert (charged.name, charged.is_right) == ("charged", False)
 
 
 def test_another_id_is_wrong_alone(harness: SettlementHarness) -> None:
