@@ -51,9 +51,8 @@ def register_published(client: ApiClient, path: str, listing: Listing, **accepte
     for line in _screening_lines(prepared["screening"]):
         echo(line)
     register_version(client, listing, prepared["transaction"])
-    version = wait_until(
-        lambda: client.get(path)["version_id"], f"{listing.name} to be registered", REGISTER_SECONDS
-    )
+    what = f"{listing.name} to be registered; the transaction was sent: see GET {path} before you repeat it"
+    version = wait_until(lambda: client.get(path)["version_id"], what, REGISTER_SECONDS)
     echo(f"{client.wallet.account}/{listing.name} is version {version}")
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,10 +15,18 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from backend.client.errors import Answer, ApiError, NotAMarket, reading_answer
+from backend.client.errors import (
+    Answer,
+    ApiError,
+    NotAMarket,
+    ResponseLost,
+    advice_if_lost,
+    reading_answer,
+)
 from backend.client.sessions import Tokens
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
+from backend.domain.idempotency import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +35,22 @@ if TYPE_CHECKING:
     from backend.client.signing import Wallet
 
 TIMEOUT_SECONDS = 60
+ANSWER_TIMEOUT = httpx.Timeout(TIMEOUT_SECONDS, read=240)
+"""Of POST requests: an answer may take an operator 180 s, and 20 s to charge."""
+ASKING_SECONDS, ASKING_EVERY_SECONDS = 240.0, 1.0
+"""How long, and how often, an answer that was lost is asked for again."""
+NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+"""Errors after which the server has nothing of the request."""
+KEYLESS = re.compile(r"/v1/(auth|keys|webhook_endpoints)(/.*)?|.*/(prepare|typed-data)")
+"""Paths of POST requests without an `Idempotency-Key`: they change nothing, or their answers are secrets,
+which a market does not store.
+"""
 QUEUED = "the market has queued the transaction"
 """What `reading_answer` says after a transaction was signed and relayed."""
 RENEW_BEFORE = timedelta(seconds=60)
@@ -68,7 +95,10 @@ class PublicClient:
             return self._http.request(method, path, **options)
         except httpx.RequestError as error:
             hint = "is `loraledger up` running?" if self._is_own else "is this the URL of a market?"
-            raise Unavailable(f"the API at {self.api_url} is not reachable ({error}); {hint}") from error
+            if isinstance(error, NOT_SENT):
+                raise Unavailable(f"the API at {self.api_url} is not reachable ({error}); {hint}") from error
+            text = f"{self.api_url} did not answer {method} {path} ({error})"
+            raise ResponseLost(f"{text}; {advice_if_lost(method, path) or hint}") from error
         except (httpx.InvalidURL, ValueError, RecursionError) as error:
             raise InvalidInput(f"the request {method} {path[:100]!r} cannot be encoded: {error}") from error
 
@@ -118,7 +148,33 @@ class ApiClient(PublicClient):
         return response
 
     def post(self, path: str, body: Any = None) -> Any:
-        return self.request("POST", path, json=body)
+        """Send a request that takes effect at most once, under a random `Idempotency-Key`.
+
+        If the response is lost, the same request asks for it again. Errors: as `request`; `ResponseLost` if
+        no response comes.
+        """
+        if KEYLESS.fullmatch(path):
+            return self.request("POST", path, json=body)
+        options = {"json": body, "headers": {HEADER: secrets.token_hex(16)}, "timeout": ANSWER_TIMEOUT}
+        try:
+            return self.request("POST", path, **options)
+        except ResponseLost as lost:
+            self._notice(f"{lost}; asking for the answer again")
+            return self._ask_again(path, options, lost)
+
+    def _ask_again(self, path: str, options: dict[str, Any], lost: ResponseLost) -> Any:
+        """Repeat a request under its key until it is answered. Errors: as `request`; `lost`."""
+        until = time.monotonic() + ASKING_SECONDS
+        while time.monotonic() < until:
+            time.sleep(ASKING_EVERY_SECONDS)
+            try:
+                return self.request("POST", path, **options)
+            except Unavailable:
+                continue
+            except ApiError as error:
+                if not _is_passing(error):
+                    raise
+        raise lost
 
     def delete(self, path: str) -> Any:
         return self.request("DELETE", path)
@@ -126,7 +182,7 @@ class ApiClient(PublicClient):
     @contextmanager
     def download(self, path: str, max_bytes: int, **params: Any) -> Iterator[Iterator[bytes]]:
         """The body of a response in chunks. Errors: as `request`; `NotAMarket` above `max_bytes`."""
-        with self._transfer(), self._http.stream("GET", path, params=params) as response:
+        with self._transfer("GET", path), self._http.stream("GET", path, params=params) as response:
             if not response.is_success:
                 response.read()
                 raise response_error(response)
@@ -134,7 +190,8 @@ class ApiClient(PublicClient):
 
     def stream(self, path: str, body: Any) -> Generator[Any, None, None]:
         """Yield the objects of a server-sent event stream. Errors: as `request`, also in mid-stream."""
-        with self._transfer(), self._http.stream("POST", path, json=body) as response:
+        opened = self._http.stream("POST", path, json=body, timeout=ANSWER_TIMEOUT)
+        with self._transfer("POST", path), opened as response:
             if not response.is_success:
                 response.read()
                 raise response_error(response)
@@ -150,12 +207,13 @@ class ApiClient(PublicClient):
                 yield event
 
     @contextmanager
-    def _transfer(self) -> Iterator[None]:
+    def _transfer(self, method: str, path: str) -> Iterator[None]:
         """Errors: `Unavailable` if the connection cannot be made, or breaks."""
         try:
             yield
         except httpx.RequestError as error:
-            raise Unavailable(f"the connection to {self.api_url} broke ({error}); try again") from error
+            advice = advice_if_lost(method, path) or "try again"
+            raise Unavailable(f"the connection to {self.api_url} broke ({error}); {advice}") from error
 
     # Sessions
 
@@ -233,19 +291,25 @@ class ApiClient(PublicClient):
     def wait_confirmed(self, queued: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
         """Poll a relayed transaction until it is confirmed, which is when the API shows its effects.
 
-        Errors: `Conflict` if it fails.
+        Errors: `Conflict` if it fails; `Unavailable` after `seconds`, after which it may still be confirmed.
         """
         with reading_answer(QUEUED):
             number = str(queued["transaction_id"])
+        path = f"/v1/transactions/{number}"
 
         def confirmed() -> dict[str, Any] | None:
             with reading_answer(QUEUED):
-                transaction: dict[str, Any] = self.get(f"/v1/transactions/{number}")
+                try:
+                    transaction: dict[str, Any] = self.get(path)
+                except Unavailable:
+                    return None  # what is queued is sent all the same
                 if transaction["state"] == "failed":
                     raise Conflict(f"the transaction failed: {transaction['error']}")
                 return transaction if transaction["state"] == "confirmed" else None
 
-        return wait_until(confirmed, f"transaction {number} to be confirmed", seconds)
+        what = f"transaction {number} to be confirmed"
+        advice = f"it may still be: see GET {path} before you repeat the command"
+        return wait_until(confirmed, f"{what}; {advice}", seconds)
 
 
 def _bounded(response: httpx.Response, max_bytes: int) -> Iterator[bytes]:
@@ -277,6 +341,12 @@ def market_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
+def _is_passing(error: ApiError) -> bool:
+    """Whether an error says nothing about the outcome of the request that was sent first."""
+    is_busy = error.details["status"] in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    return is_busy or error.details["code"] == "request_under_way"
+
+
 def parse_json(response: httpx.Response) -> Any:
     """Errors: `NotAMarket`."""
     try:
@@ -291,7 +361,8 @@ def response_error(response: httpx.Response) -> ApiError | NotAMarket | Unavaila
     if error is not None:
         return _api_error(response, error)
     if response.is_server_error:
-        return Unavailable(f"{_where(response)} answered {response.status_code}; try again")
+        advice = advice_if_lost(response.request.method, response.url.path) or "try again"
+        return ResponseLost(f"{_where(response)} answered {response.status_code}; {advice}")
     return _not_a_market(response)
 
 

@@ -6,7 +6,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.errors import Conflict, InvalidInput
+from backend.domain.errors import Conflict, InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 READING_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading a value of another form raises."""
 
+SHOWN_BY = {
+    "/v1/adapters": "loraledger adapter status",
+    "/v1/chat/completions": "loraledger receipts list",
+    "/v1/deposits/relay": "loraledger balance",
+    "/v1/fine_tuning/jobs": "loraledger train list",
+    "/v1/keys": "loraledger keys list",
+    "/v1/moves/relay": "loraledger balance",
+    "/v1/webhook_endpoints": "loraledger webhook list",
+}
+"""What shows the effect of POST requests that have another one when a command repeats them."""
 
 UNSIGNED = "nothing was signed"
 """What `reading_answer` says before a signature."""
@@ -22,6 +32,10 @@ UNSIGNED = "nothing was signed"
 
 class ApiError(Conflict):
     """The API returned an error; `details["status"]` is the HTTP status."""
+
+
+class ResponseLost(Unavailable):
+    """The market may have done what was asked for: the request was sent, and its response did not arrive."""
 
 
 class NotAMarket(InvalidInput):
@@ -33,6 +47,12 @@ class Answer(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise NotAMarket(f"an answer of the market has no {name!r}; is this the URL of a market?")
+
+
+def advice_if_lost(method: str, path: str) -> str | None:
+    """What to do if the response of a request is lost that has another effect when it is repeated."""
+    shown_by = SHOWN_BY.get(path) if method == "POST" else None
+    return shown_by and f"it may have been done: see `{shown_by}` before you repeat it"
 
 
 @contextmanager

@@ -57,7 +57,8 @@ def create_datanet(client: ApiClient, name: str, description: str = "", licence:
             new = (datanet for datanet in client.list_all(DATANETS) if datanet["id"] not in known)
             return next((one["id"] for one in new if (one["name"], one["creator"]) == created), None)
 
-    return wait_until(new_id, f"datanet {name} to be indexed", INDEXED_SECONDS)
+    what = f"datanet {name} to be indexed; the transaction was sent: `loraledger datanet list` will show it"
+    return wait_until(new_id, what, INDEXED_SECONDS)
 
 
 def register_version(client: ApiClient, listing: Listing, prepared: Mapping[str, Any]) -> None:
