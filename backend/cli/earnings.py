@@ -12,10 +12,14 @@ from backend.cli.actor import Actor, acting, taking
 from backend.cli.amounts import dollars
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.domain.earnings import EarningsBy, EarningState
+from backend.domain.errors import DomainError
 from backend.domain.money import AMOUNT, PPM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from backend.client.api import ApiClient
+    from backend.domain.ids import Account
 
 CONTRIBUTOR = 3
 SUMMED = ("amount", "pending", "final", "claimed")
@@ -160,21 +164,39 @@ def claim(
     ] = False,
     actor: Actor,
 ) -> None:
-    """Claim all earnings of an account; they are paid to its payout wallet."""
-    from backend.client import earnings as calls
+    """Claim all earnings of an account; they are paid to its payout wallet. Exit code 1 if a claim fails.
+
+    What is too small for the operator to relay is left there, and is no error.
+    """
     from backend.domain.caip import account_of
 
     with actor.connect() as client:
         account = account_of(of, client.wallet.deployment.chain_id) if of else client.wallet.account
         found = client.list_all("/v1/earnings", account=account)
         due = [each for each in found if AMOUNT.read(each["claimable"])]
-        for earning in due:
-            calls.claim(client, earning, account, is_own_gas=is_own)
-            echo(f"{dollars(earning['claimable'])} claimed from {earning['operator']}")
+        done = [_claim_from(client, earning, account, is_own_gas=is_own) for earning in due]
     for reason in filter(None, (each["unverifiable"] for each in found)):
         echo(f"not counted: {reason}", err=True)
     if not due:
         echo("nothing to claim")
+    if not all(done):
+        raise typer.Exit(1)
+
+
+def _claim_from(client: ApiClient, earning: Mapping[str, Any], account: Account, *, is_own_gas: bool) -> bool:
+    """Claim from one operator, and say what became of it. Whether it did not fail."""
+    from backend.client import earnings as calls
+
+    amount, operator = dollars(earning["claimable"]), earning["operator"]
+    try:
+        calls.claim(client, earning, account, is_own_gas=is_own_gas)
+    except DomainError as error:
+        is_small = error.details.get("code") == "nothing_to_claim" and not is_own_gas
+        reason = "too little for the operator to relay; --own-gas claims it" if is_small else error
+        echo(f"{amount} not claimed from {operator}: {reason}", err=True)
+        return is_small
+    echo(f"{amount} claimed from {operator}")
+    return True
 
 
 def _refuse_options(context: typer.Context) -> None:
