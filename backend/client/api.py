@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
@@ -90,9 +90,13 @@ class PublicClient:
             return response
         raise response_error(response)
 
-    def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _send_once(
+        self, method: str, path: str, *, is_streamed: bool = False, **options: Any
+    ) -> httpx.Response:
+        """`is_streamed`: the body is not read yet, and the response must be closed."""
         try:
-            return self._http.request(method, path, **options)
+            request = self._http.build_request(method, path, **options)
+            return self._http.send(request, stream=is_streamed)
         except httpx.RequestError as error:
             hint = "is `loraledger up` running?" if self._is_own else "is this the URL of a market?"
             if isinstance(error, NOT_SENT):
@@ -138,14 +142,20 @@ class ApiClient(PublicClient):
         self._file: SessionFile | None = None
         """Where the session is kept."""
 
-    def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request again in a renewed session if the session has expired."""
-        response = super()._send_once(method, path, **options)
-        has_expired = response.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None
-        if has_expired and not isinstance(options.get("content"), Iterator):
+    def _send_once(
+        self, method: str, path: str, *, is_streamed: bool = False, **options: Any
+    ) -> httpx.Response:
+        """Send a request again in a renewed session if the session has expired: first in the one that another
+        command has kept, whose tokens may have expired too.
+        """
+        for _ in range(2):
+            response = super()._send_once(method, path, is_streamed=is_streamed, **options)
+            has_expired = response.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None
+            if not has_expired or isinstance(options.get("content"), Iterator):
+                return response
+            response.close()
             self._renew_session()
-            response = super()._send_once(method, path, **options)
-        return response
+        return super()._send_once(method, path, is_streamed=is_streamed, **options)
 
     def post(self, path: str, body: Any = None) -> Any:
         """Send a request that takes effect at most once, under a random `Idempotency-Key`.
@@ -182,19 +192,12 @@ class ApiClient(PublicClient):
     @contextmanager
     def download(self, path: str, max_bytes: int, **params: Any) -> Iterator[Iterator[bytes]]:
         """The body of a response in chunks. Errors: as `request`; `NotAMarket` above `max_bytes`."""
-        with self._transfer("GET", path), self._http.stream("GET", path, params=params) as response:
-            if not response.is_success:
-                response.read()
-                raise response_error(response)
+        with self._opened("GET", path, params=params) as response:
             yield _bounded(response, max_bytes)
 
     def stream(self, path: str, body: Any) -> Generator[Any, None, None]:
         """Yield the objects of a server-sent event stream. Errors: as `request`, also in mid-stream."""
-        opened = self._http.stream("POST", path, json=body, timeout=ANSWER_TIMEOUT)
-        with self._transfer("POST", path), opened as response:
-            if not response.is_success:
-                response.read()
-                raise response_error(response)
+        with self._opened("POST", path, json=body, timeout=ANSWER_TIMEOUT) as response:
             for line in response.iter_lines():
                 text = line.removeprefix("data: ")
                 if not text or text == "[DONE]":
@@ -207,13 +210,17 @@ class ApiClient(PublicClient):
                 yield event
 
     @contextmanager
-    def _transfer(self, method: str, path: str) -> Iterator[None]:
-        """Errors: `Unavailable` if the connection cannot be made, or breaks."""
-        try:
-            yield
-        except httpx.RequestError as error:
-            advice = advice_if_lost(method, path) or "try again"
-            raise Unavailable(f"the connection to {self.api_url} broke ({error}); {advice}") from error
+    def _opened(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
+        """A response whose body is not read yet. Errors: as `request`; `Unavailable` if it breaks off."""
+        with closing(self._send_once(method, path, is_streamed=True, **options)) as response:
+            try:
+                if not response.is_success:
+                    response.read()
+                    raise response_error(response)
+                yield response
+            except httpx.RequestError as error:
+                advice = advice_if_lost(method, path) or "try again"
+                raise Unavailable(f"the connection to {self.api_url} broke ({error}); {advice}") from error
 
     # Sessions
 
@@ -256,8 +263,14 @@ class ApiClient(PublicClient):
                 self.delete("/v1/auth/session")
 
     def _renew_session(self) -> None:
-        """Refresh the session's tokens; sign in again if the session has ended."""
-        if not self._refresh():
+        """Use the tokens that another command has kept, or refresh; sign in again if the session has ended.
+
+        A market ends a session of which a refresh token is used again.
+        """
+        kept = None if self._file is None else self._file.load()
+        if self._tokens is not None and kept not in (None, self._tokens):
+            self._use(kept)
+        elif not self._refresh():
             self._notice(f"the session at {self.api_url} has ended; signing in again")
             self.sign_in()
 

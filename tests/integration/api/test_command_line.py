@@ -66,6 +66,28 @@ def test_a_kept_session_needs_no_signature(api: Api, kept: SessionFile, tmp_path
     assert file.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_commands_that_share_a_kept_session_do_not_end_it(api: Api, kept: SessionFile) -> None:
+    with payer_client(api, refuse).resume(kept) as long, payer_client(api, refuse).resume(kept) as short:
+        for _ in range(2):
+            api.installation.clock.pass_seconds(3600)
+            for client in (short, long):
+                assert client.get("/v1/auth/me")["account"] == client.wallet.account
+        api.installation.clock.pass_seconds(3600)
+        assert short.get("/v1/auth/me")
+        api.installation.clock.pass_seconds(3600)  # also what the other command has kept has expired
+        assert long.get("/v1/auth/me")
+
+
+def test_streams_and_downloads_renew_an_expired_session(api: Api, market: ApiClient) -> None:
+    asked = {"model": api.installation.version, "messages": [{"role": "user", "content": "hi"}]}
+    api.installation.clock.pass_seconds(3600)
+    *_, last = market.stream("/v1/chat/completions", asked | {"stream": True})
+    assert last["loraledger"]["receipt_id"]
+    api.installation.clock.pass_seconds(3600)
+    with market.download("/v1/auth/me", 10_000) as chunks:
+        assert market.wallet.account.encode() in b"".join(chunks)
+
+
 def test_a_kept_session_that_is_over_is_replaced_with_notice(api: Api, kept: SessionFile) -> None:
     before = kept.load()
     api.installation.clock.pass_seconds(31 * DAY)
