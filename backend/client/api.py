@@ -254,13 +254,13 @@ class ApiClient(PublicClient):
             session.save(self._tokens)
 
     def sign_out(self, session: SessionFile) -> None:
-        """End a kept session, here and at the market."""
-        kept = session.load()
-        session.remove()
+        """End a kept session, at the market and here. Errors: those of the market, which leave the file."""
+        self._file, kept = session, session.load()
         if kept is not None:
             self._use(kept)
             if self._refresh():
                 self.delete("/v1/auth/session")
+        session.remove()  # last: what it holds is needed to end the session
 
     def _renew_session(self) -> None:
         """Use the tokens that another command has kept, or refresh; sign in again if the session has ended.

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.client.api import ApiClient
 from backend.client.errors import ApiError
 from backend.client.sessions import SessionFile
 from backend.client.signing import SignatureRefused
+from backend.domain.errors import Unavailable
 from tests.support.terminal import payer_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from backend.client.api import ApiClient
     from tests.integration.api.conftest import Api
 
 DAY = 86_400
@@ -115,6 +116,21 @@ def test_logout_ends_the_session_at_the_market_too(api: Api, kept: SessionFile) 
     assert kept.load() is None
     with api.http(tokens.token) as http:
         assert http.get("/v1/auth/me").status_code == 401
+        body = {"refresh_token": tokens.refresh_token}
+        assert http.post("/v1/auth/refresh", json=body).status_code == 401
+
+
+def test_logout_without_the_market_can_be_repeated(api: Api, kept: SessionFile) -> None:
+    tokens = kept.load()
+    assert tokens is not None
+    away = ApiClient("http://127.0.0.1:1", payer_client(api, refuse).wallet)
+    with away, pytest.raises(Unavailable):
+        away.sign_out(kept)
+    assert kept.load() == tokens
+    with payer_client(api, refuse) as client:
+        client.sign_out(kept)
+    assert kept.load() is None
+    with api.http() as http:
         body = {"refresh_token": tokens.refresh_token}
         assert http.post("/v1/auth/refresh", json=body).status_code == 401
 
