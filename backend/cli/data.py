@@ -38,7 +38,7 @@ def push(
     actor: Actor,
 ) -> None:
     """Upload a file, show its report, and sign the contribution. Exit code 1 if it is refused."""
-    from backend.client.contributions import canonical_file, submit, upload_file
+    from backend.client.contributions import rows_to_sign, submit, upload_file
 
     with actor.connect() as client:
         params = {"datanet": datanet, "name": name or rows.name, "licence": licence}
@@ -53,8 +53,7 @@ def push(
             )
             echo(f"refused; nothing was stored{hint}")
             raise typer.Exit(1)
-        is_partial = accept_partial and upload["report"]["num_left_out"]
-        file = None if is_partial else canonical_file(rows)
+        file = rows_to_sign(client, upload, rows, accepts_partial=accept_partial)
         submitted = submit(client, upload, datanet=datanet, licence=licence, file=file)
     echo(f"{submitted['id']} is {submitted['state']}; follow it with `loraledger data status`")
 

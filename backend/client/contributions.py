@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from backend.domain.dataset import LineChecker, Row, split_lines
 from backend.domain.hashing import CONTRIBUTION_TYPE, licence_word, to_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
     from backend.client.api import ApiClient
@@ -22,25 +23,57 @@ if TYPE_CHECKING:
 CHECK_SECONDS = 3600
 """Before the API answers, an upload of up to a gigabyte is compared with its whole datanet."""
 READ_BYTES = 1 << 20
+PARQUET = b"PAR1"
+"""The first bytes of a Parquet file."""
 
 
 @dataclass(frozen=True, slots=True)
 class CanonicalFile:
-    """Hash and number of the rows of a JSONL file in canonical form."""
+    """Hash and number of the rows of a JSONL file, or of a part of them, in canonical form."""
 
     content_hash: Hash32
     num_rows: int
 
 
-def canonical_file(path: Path) -> CanonicalFile | None:
-    """What a contribution of the whole file must name; None for Parquet, and for a file with defects."""
+def rows_to_sign(
+    client: ApiClient, draft: Mapping[str, Any], path: Path, *, accepts_partial: bool
+) -> CanonicalFile | None:
+    """The rows that a draft of this file must name: all of them, or with `accepts_partial` all but those in
+    which the market finds a defect.
+
+    None where the market alone knows: for Parquet, and if it lists only a part of the defects. Errors:
+    `SignatureRefused`.
+    """
+    with path.open("rb") as file:
+        if file.read(len(PARQUET)) == PARQUET:
+            return None
+    with reading_answer(UNSIGNED):
+        num_left_out, num_defects = (draft["report"][name] for name in ("num_left_out", "num_defects"))
+    if not (accepts_partial and num_left_out):
+        return canonical_file(path, frozenset())
+    listed = client.send("GET", f"/v1/contributions/{draft['id']}/defects").content.splitlines()
+    with reading_answer(UNSIGNED):
+        left_out = frozenset(int(json.loads(defect)["line"]) for defect in listed)
+    return canonical_file(path, left_out) if len(listed) == num_defects else None
+
+
+def canonical_file(path: Path, left_out: Collection[int]) -> CanonicalFile:
+    """Read a JSONL file without the lines `left_out`, counted from 1. Errors: `SignatureRefused` if another
+    line has a defect.
+    """
     checker, digest, num_rows = LineChecker(), sha256(), 0
     with path.open("rb") as file:
-        for num_rows, line in enumerate(split_lines(iter(lambda: file.read(READ_BYTES), b"")), 1):
-            row = checker.check(num_rows, line)
+        for number, line in enumerate(split_lines(iter(lambda: file.read(READ_BYTES), b"")), 1):
+            row = checker.check(number, line)
+            if number in left_out:
+                continue
             if not isinstance(row, Row):
-                return None
+                raise SignatureRefused(
+                    f"line {number} of {path} has a defect that the market does not find ({row[0].message}); "
+                    "nothing was signed"
+                )
             digest.update(row.canonical + b"\n")
+            num_rows += 1
     return CanonicalFile(to_hash(digest.digest()), num_rows)
 
 
