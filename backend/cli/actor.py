@@ -254,12 +254,16 @@ def read_password(file: Path | None, prompt: str, *, is_new: bool = False) -> st
 def read_secret(file: Path | None, prompt: str, option: str, *, is_new: bool = False) -> str:
     """Read a secret from the file, or ask at the terminal, twice if it is new.
 
-    `option` names a file instead of the terminal. Errors: `NotFound`, `Forbidden`.
+    `option` names a file instead of the terminal. Errors: `NotFound`, `Forbidden`; `InvalidInput` for a file
+    of another kind.
     """
     if file is not None:
         if not file.is_file():
             raise NotFound(f"no file {file}: name one with {option}")
-        return file.read_text().rstrip("\r\n")
+        try:
+            return file.read_text().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"{file} is not text: name a file with {option} that is") from error
     if not sys.stdin.isatty():
         raise Forbidden(f"{prompt}: there is no terminal to ask at; name a file with {option}")
     return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=is_new, err=True))

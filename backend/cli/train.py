@@ -195,7 +195,7 @@ def _parse_value(value: str) -> Any:
     """Parse a number, boolean or list as JSON; anything else is a string."""
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

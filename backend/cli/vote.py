@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PROPOSALS = "/v1/governance/proposals"
 VOTER = 8
+UINT256_DIGITS = 78
 Id = Annotated[str, typer.Argument(help="Id of the proposal.")]
 
 commands = typer.Typer(help="Propose and vote on changes of the market's rules.", no_args_is_help=True)
@@ -117,7 +118,7 @@ def _parse_change(change: str) -> tuple[str, int | str]:
     name, separator, value = change.partition("=")
     if not separator:
         raise typer.BadParameter(f"{change} is not a change as `feePpm=50000`")
-    return name, int(value) if value.isdecimal() else value
+    return name, int(value) if value.isdecimal() and len(value) <= UINT256_DIGITS else value
 
 
 def _say(mined: Mined) -> None:

@@ -344,7 +344,8 @@ def market_url(text: str) -> str:
         is_origin = (
             bool(parts.hostname) and parts.path in ("", "/") and not parts.query and not parts.username
         )
-    except ValueError:
+        httpx.URL(text)
+    except (ValueError, httpx.InvalidURL):
         is_origin = False
     if not is_origin or parts.scheme not in ("http", "https"):
         raise InvalidInput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from eth_abi.abi import default_codec
@@ -9,6 +10,7 @@ from eth_abi.abi import default_codec
 from backend.chain.contracts import encode_call, interface
 from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import AskedCall, SignatureRefused, Statement, decode_call
+from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak, to_hash
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ def propose(client: ApiClient, changes: Mapping[str, int | str], description: st
 
 
 def cast(client: ApiClient, proposal: str, ballot: str, reason: str = "") -> Mined:
-    args = {"proposalId": int(proposal), "support": BALLOTS.index(ballot), "reason": reason}
+    """Vote. Errors: `InvalidInput` for what is no id of a proposal."""
+    args = {"proposalId": _parse_id(proposal), "support": BALLOTS.index(ballot), "reason": reason}
     terms = (("proposal", proposal), ("ballot", ballot), ("reason", reason or "none"))
     asked = AskedCall(Statement("Vote", terms), GOVERNOR, "castVoteWithReason", args)
     body = {"ballot": ballot, "reason": reason}
@@ -96,6 +99,14 @@ def _send_operation(client: ApiClient, proposal: str, function: str, prepared: M
     terms = tuple(("call", _describe(client.wallet, target, data)) for target, data in calls)
     statement = Statement(f"{function.capitalize()} a proposal", (("proposal", proposal), *terms))
     return client.wallet.send(AskedCall(statement, GOVERNOR, function, args), prepared)
+
+
+def _parse_id(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,78}", text):
+        raise InvalidInput(
+            f"{text!r} is not the id of a proposal: `loraledger vote list` shows them", param="proposal"
+        )
+    return int(text)
 
 
 def _proposal_id(args: Mapping[str, Any]) -> int:

@@ -145,7 +145,7 @@ def read_keystore(path: Path) -> dict[str, Any]:
         raise NotFound(f"no keystore {path}", param="keystore")
     try:
         raw = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _no_keystore(path, "it is not JSON") from None
     found = {str(name).lower(): value for name, value in raw.items()} if isinstance(raw, dict) else {}
     if found.get("version") != 3 or not isinstance(found.get("crypto"), dict):

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from backend.chain.contracts import decode_revert, interface
-from backend.domain.errors import Conflict, Unavailable
+from backend.domain.errors import Conflict, InvalidInput, Unavailable
 from backend.domain.money import COIN
 
 if TYPE_CHECKING:
@@ -71,7 +71,11 @@ class Node:
     """One endpoint. It is used only if its chain is the deployment's."""
 
     def __init__(self, url: str, deployment: Deployment) -> None:
-        parts = urlsplit(url)
+        """Errors: `InvalidInput` for what is no URL."""
+        try:
+            parts, _ = urlsplit(url), httpx.URL(url)
+        except (ValueError, httpx.InvalidURL) as error:
+            raise InvalidInput(f"the node is not named by a URL: {error}", param="rpc_url") from error
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         """URL for messages, without user, path and query, which often contain API keys."""
         self._url = url

@@ -43,7 +43,9 @@ def transfer(client: ApiClient, path: Path, on_progress: Callable[[int, int], No
 
 def _create(client: ApiClient, path: Path, digest: str) -> dict[str, Any]:
     fields = {"filename": path.name, "sha256": digest}
-    metadata = ",".join(f"{key} {b64encode(value.encode()).decode()}" for key, value in fields.items())
+    metadata = ",".join(
+        f"{key} {b64encode(value.encode(errors='replace')).decode()}" for key, value in fields.items()
+    )
     headers = {"Upload-Length": str(path.stat().st_size), "Upload-Metadata": metadata}
     created: dict[str, Any] = client.request("POST", "/v1/transfers", headers=TUS | headers)
     return created

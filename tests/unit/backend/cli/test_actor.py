@@ -245,6 +245,9 @@ def test_a_password_comes_from_a_file_or_from_a_terminal(
         read_password(tmp_path / "none", "Password")
     with pytest.raises(Forbidden, match="--password-file or ETH_PASSWORD"):
         read_password(None, "Password")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidInput, match=r"binary is not text: name a file with --password-file"):
+        read_password(tmp_path / "binary", "Password")
     terminal(monkeypatch)
     prompted: list[dict[str, Any]] = []
     monkeypatch.setattr(typer, "prompt", lambda _text, **options: prompted.append(options) or "typed")

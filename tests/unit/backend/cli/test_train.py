@@ -45,6 +45,11 @@ def test_a_job_within_what_the_creator_allows_is_created(max_cost: str | None) -
     assert len(jobs.created) == 1
 
 
+def test_a_hyperparameter_that_is_no_json_is_a_string() -> None:
+    nested = "[" * 100_000
+    assert [train._parse_value(text) for text in ("4", "[1]", "linear", nested)] == [4, [1], "linear", nested]
+
+
 @pytest.mark.parametrize(("num_tokens", "is_stated"), [(29, True), (324, False)])
 def test_an_estimate_says_that_less_than_an_epoch_costs_an_epoch(num_tokens: int, is_stated: bool) -> None:
     counts = dict.fromkeys(("num_train_rows", "num_eval_rows", "num_left_out", "num_steps"), 1)

@@ -191,6 +191,8 @@ def test_an_error_of_the_api_keeps_its_code() -> None:
         "https://u@m.example",
         "https://m.example/?a=b",
         "http://[::1",
+        "http://market.example:port",
+        "http://\u00fc" + "a" * 80 + ".example",
         "",
     ],
 )

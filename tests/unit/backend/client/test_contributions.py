@@ -56,7 +56,10 @@ def test_of_a_partial_contribution_the_rows_without_defects_are_signed(path: Pat
 
 @pytest.mark.parametrize("partial", [True, False])
 def test_a_line_with_a_defect_that_the_market_accepts_is_not_signed(path: Path, *, partial: bool) -> None:
-    with pytest.raises(SignatureRefused, match=r"line 2 of \S+ has a defect that the market does not find .*nothing was signed"):
+    with pytest.raises(
+        SignatureRefused,
+        match=r"line 2 of \S+ has a defect that the market does not find .*nothing was signed",
+    ):
         signed(path, [FIRST, b"nope", SECOND], [], partial=partial)
 
 

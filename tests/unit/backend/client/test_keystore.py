@@ -106,7 +106,7 @@ def test_a_keystore_of_another_format_is_named(keystores: Keystores, change: dic
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff", b"[]", b"-----BEGIN PRIVATE KEY-----", b'{"encseed": "00"}']
+    "content", [b"", b"\xff", b"[]", b"-----BEGIN PRIVATE KEY-----", b'{"encseed": "00"}', b"[" * 100_000]
 )
 def test_a_file_of_something_else_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)

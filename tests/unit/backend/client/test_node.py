@@ -14,7 +14,7 @@ from backend.client.keystore import LocalKey
 from backend.client.node import Node, NodeRefusal, NoGas, NotMined, WrongChain
 from backend.client.signing import AskedCall, Statement, Wallet
 from backend.domain.chain import Reverted
-from backend.domain.errors import Unavailable
+from backend.domain.errors import InvalidInput, Unavailable
 from tests.support.answering import JSON, PAGE, answering
 from tests.support.faulty_rpc import Answer, Faults, RealNode, serving
 from tests.support.market import some_account, some_hash
@@ -108,6 +108,12 @@ def test_revert_data_of_another_form_are_left_out(deployment: Deployment) -> Non
     ):
         node.check()
     assert refused.value.revert_data == b""
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://node:port", "http://\n"])
+def test_what_is_no_url_of_a_node_is_refused(url: str, deployment: Deployment) -> None:
+    with pytest.raises(InvalidInput, match="the node is not named by a URL"):
+        Node(url, deployment)
 
 
 def test_a_node_that_is_not_there_is_named(deployment: Deployment) -> None:
