@@ -33,16 +33,28 @@ def register(app: typer.Typer) -> None:
 def deposit(
     amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="Amount to deposit, in dollars.")],
     *,
+    without_session: Annotated[
+        bool,
+        typer.Option(
+            "--no-session",
+            help="Grant the gateway no session key: `chat`, `proxy` and `train create` then sign vouchers.",
+        ),
+    ] = False,
     actor: Actor,
 ) -> None:
-    """Deposit dollars in the wallet's channel, and grant the gateway a session key for one day."""
+    """Deposit dollars in the wallet's channel, and grant the gateway a session key for one day.
+
+    With it the gateway can charge up to what the channel then holds, without a signature for each answer.
+    """
     from backend.client import payments as calls
 
     units = parse_units(amount, "DOLLARS")
     with actor.connect() as client:
-        channel_id = calls.deposit(client, units)
+        channel_id = calls.deposit(client, units, with_session=not without_session)
         channel = client.get(f"/v1/channels/{channel_id}")
-    echo(f"channel {channel_id}: {dollars(channel['available'])} can be spent")
+    held, available = dollars(channel["balance"]), dollars(channel["available"])
+    without = f"holds {held}, of which {available} can be spent without a further voucher"
+    echo(f"channel {channel_id}: {without if without_session else f'{available} can be spent'}")
 
 
 @acting(PAYER)

@@ -10,12 +10,14 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import parse_dollars
+from backend.cli.output import echo
 from backend.domain.errors import InvalidInput
-from backend.domain.money import AMOUNT
+from backend.domain.money import AMOUNT, in_dollars
 
 if TYPE_CHECKING:
     from backend.cli.payment_proxy import VoucherSigner
     from backend.client.api import ApiClient
+    from backend.client.payments import Channel
 
 SESSION_SECONDS = 24 * 3600
 PAYER = 7
@@ -43,33 +45,52 @@ def proxy(
     """Serve an OpenAI endpoint on loopback and pay for its answers with locally signed vouchers.
 
     The session key is created for this run, granted by the wallet up to the cap for one day, and never leaves
-    this process. The gateway holds no key; at most one step for each answer is at risk. Ctrl-C stops it.
+    this process. At most one step for each answer is at risk, unless the gateway holds a session key too, as
+    it does for a day after `loraledger deposit` without `--no-session`. With that key it needs no vouchers:
+    neither `--cap` nor `--step` binds it. Ctrl-C stops it.
     """
     import uvicorn
 
     from backend.cli.payment_proxy import PaymentProxy
+    from backend.client.payments import own_channel
     from backend.loopback import listen
 
     most, ahead = parse_dollars(cap, "--cap"), parse_dollars(step, "--step")
     if not 0 < ahead <= most:
         raise InvalidInput("--step must be more than 0, and must not exceed --cap", param="step")
     with actor.connect() as client:
-        signer = open_voucher_signer(client, most, ahead)
+        channel = own_channel(client)
+        _warn_of_held_key(channel)
+        signer = open_voucher_signer(client, channel, most, ahead)
         key = client.post("/v1/keys", {"name": "proxy", "spend_cap": AMOUNT.render(most)})
         server = PaymentProxy(client.api_url, str(key["secret"]), signer)
-    listener = listen(port)
-    typer.echo(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
-    uvicorn.Server(uvicorn.Config(server.app(), log_level="warning")).run(sockets=[listener])
+    with listen(port) as listener:
+        typer.echo(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        uvicorn.Server(uvicorn.Config(server.app(), log_level="warning")).run(sockets=[listener])
 
 
-def open_voucher_signer(client: ApiClient, cap: int, step: int) -> VoucherSigner:
+def _warn_of_held_key(channel: Channel) -> None:
+    """Say so if the gateway can charge without vouchers, as far as it states its session keys."""
+    from backend.client.payments import SINCE_OPENED
+
+    if channel.held_cap > channel.charged:
+        text = (
+            f"warning: the gateway holds a session key that may spend {in_dollars(channel.held_cap)} "
+            f"{SINCE_OPENED}, of which {in_dollars(channel.charged)} are charged. Until that key expires, "
+            "the gateway needs no vouchers for the rest: neither --cap nor --step limits it. "
+            "`loraledger balance` shows the key, `loraledger revoke-session` revokes it, and "
+            "`loraledger deposit --no-session` grants none."
+        )
+        echo(text, err=True)
+
+
+def open_voucher_signer(client: ApiClient, channel: Channel, cap: int, step: int) -> VoucherSigner:
     """Create a session key, and grant it `cap` micro-units beyond the amount charged so far."""
     from backend.cli.payment_proxy import VoucherSigner
     from backend.client.keystore import LocalKey
-    from backend.client.payments import grant_session, own_channel
+    from backend.client.payments import grant_session
     from backend.client.signing import Wallet
 
-    channel = own_channel(client)
     key = LocalKey(secrets.token_bytes(32))
     max_cumulative = channel.charged + cap
     grant_session(client, channel, key.account, max_cumulative, int(time.time()) + SESSION_SECONDS)

@@ -48,7 +48,7 @@ class Channel:
     reserved: int
     available: int
     held_cap: int
-    """Highest cap of the session keys that the market holds."""
+    """Highest cap of the session keys that the market holds and that have not expired."""
 
     @property
     def funded(self) -> int:
@@ -71,8 +71,11 @@ def own_channel(client: ApiClient) -> Channel:
             details={"channel": stated["id"], "computed": computed},
         )
     names = ("balance", "thawing", "collected", "charged", "reserved", "available")
+    now = time.time()
     held = (
-        AMOUNT.read(one["cap"]) for one in stated["sessions"] if one["is_custodial"] and not one["is_revoked"]
+        AMOUNT.read(one["cap"])
+        for one in stated["sessions"]
+        if one["is_custodial"] and not one["is_revoked"] and one["expiry"] > now
     )
     return Channel(
         id=computed,
@@ -83,17 +86,20 @@ def own_channel(client: ApiClient) -> Channel:
     )
 
 
-def deposit(client: ApiClient, units: int) -> ChannelId:
-    """Deposit token units without gas: the wallet signs, the operator sends. The market gets a session key
-    for a day and for what the channel then holds. Returns the channel's id once the deposit can be spent.
+def deposit(client: ApiClient, units: int, *, with_session: bool = True) -> ChannelId:
+    """Deposit token units without gas: the wallet signs, the operator sends. `with_session`: the market gets
+    a session key for a day and for what the channel then holds. Returns the channel's id once the deposit is
+    confirmed.
 
     Errors: `Conflict` if the payment token takes no deposits by signature.
     """
     channel = own_channel(client)
-    cap = max(channel.funded + units * UNIT, channel.held_cap)
-    expiry = int(time.time()) + SESSION_SECONDS
-    session = {"expiry": expiry, "cap": AMOUNT.render(cap)}
-    body = {"amount": AMOUNT.render(units * UNIT), "session": session}
+    body: dict[str, Any] = {"amount": AMOUNT.render(units * UNIT)}
+    cap = expiry = 0
+    if with_session:
+        cap = max(channel.funded + units * UNIT, channel.held_cap)
+        expiry = int(time.time()) + SESSION_SECONDS
+        body["session"] = {"expiry": expiry, "cap": AMOUNT.render(cap)}
     prepared = client.post("/v1/deposits/prepare", body)
     with reading_answer(UNSIGNED):
         relay, typed_data = sent_back(prepared.get("relay")), prepared.get("typed_data")
@@ -113,14 +119,17 @@ def deposit(client: ApiClient, units: int) -> ChannelId:
 def _asked_deposit(
     client: ApiClient, channel: Channel, units: int, relay: Mapping[str, Any], cap: int, expiry: int
 ) -> AskedMessage:
-    """The nonce binds channel and session grant, so it is computed from what was asked for."""
-    stated = (int(relay["units"]), int(relay["grant"]["cap"]), int(relay["grant"]["expiry"]))
-    if stated != (units, cap, expiry):
+    """The nonce binds channel and session grant, so it is computed from what was asked for. A `cap` of 0 asks
+    for no session.
+    """
+    grant = relay["grant"]
+    stated = tuple(int(str(value)) for value in (relay["units"], grant["cap"], grant["expiry"]))
+    key = Account(grant["key"])
+    if stated != (units, cap, expiry) or (key == ZERO_ACCOUNT) != (cap == 0):
         raise SignatureRefused(
             "the market prepared another deposit or session than was asked for; nothing was signed",
             details={"units": stated[0], "cap": stated[1], "expiry": stated[2]},
         )
-    key = Account(relay["grant"]["key"])
     fields = {
         "from": client.wallet.account,
         "to": client.wallet.address(VAULT),
@@ -132,7 +141,7 @@ def _asked_deposit(
     terms = (
         ("amount", in_dollars(units * UNIT)),
         ("to", f"your channel {channel.id} with operator {channel.operator}"),
-        *_session_terms(key, cap, expiry),
+        *(_session_terms(key, cap, expiry) if cap else (("session key", "none"),)),
     )
     return AskedMessage(Statement("Deposit", terms), AUTHORIZATION_TYPE, fields)
 

@@ -36,9 +36,11 @@ def vault_data(declaration: str, message: dict[str, Any], contract: str = "Payme
     return build_typed_data(TypedDomain(CHAIN, ADDRESSES[contract]).fields, declaration, message)
 
 
-def deposit_answer() -> dict[str, Any]:
-    cap, expiry = UNITS * 10**6, int(time.time()) + payments.SESSION_SECONDS
-    key, salt, until = some_account("session"), some_hash("salt"), int(time.time()) + 3600
+def deposit_answer(key: Account | None = None, cap: int = UNITS * 10**6) -> dict[str, Any]:
+    """With a session key; a `cap` of 0 grants none."""
+    key = key or (some_account("session") if cap else ZERO_ACCOUNT)
+    expiry = int(time.time()) + payments.SESSION_SECONDS if cap else 0
+    salt, until = some_hash("salt"), int(time.time()) + 3600
     message = {
         "from": KEY.account,
         "to": ADDRESSES["PaymentVault"],
@@ -108,17 +110,24 @@ def asks() -> dict[str, tuple[str, Callable[[], Any], Callable[[Any], Any], set[
     """Path and honest answer of the market, the client's call, and what the market may choose."""
     message = ("typed_data", "message")
     draft = {"id": "upload-1", "report": {"licence": "MIT", "num_rows": 3}}
+    of_the_token = {
+        (*message, "validBefore"),
+        ("typed_data", "domain", "name"),
+        ("typed_data", "domain", "version"),
+        ("relay", "valid_before"),
+    }
     return {
         "deposit": (
             DEPOSIT,
             deposit_answer,
             lambda market: payments.deposit(market, UNITS),
-            {
-                (*message, "validBefore"),
-                ("typed_data", "domain", "name"),
-                ("typed_data", "domain", "version"),
-                ("relay", "valid_before"),
-            },
+            of_the_token,
+        ),
+        "deposit without a session": (
+            DEPOSIT,
+            lambda: deposit_answer(cap=0),
+            lambda market: payments.deposit(market, UNITS, with_session=False),
+            of_the_token,
         ),
         "grant": (
             GRANT,

@@ -13,11 +13,14 @@ import openai
 import pytest
 import uvicorn
 from openai import OpenAI
+from typer.testing import CliRunner
 
+from backend.cli.main import app
 from backend.cli.payment_proxy import PaymentProxy, VoucherSigner
 from backend.cli.proxy import open_voucher_signer
 from backend.client.api import ApiClient
 from backend.client.keystore import LocalKey
+from backend.client.payments import own_channel
 from backend.client.signing import Wallet
 from backend.domain.channels import Grant
 from backend.domain.hashing import keccak
@@ -27,7 +30,7 @@ from backend.loopback import listen
 from tests.support.answering import JSON, answering
 from tests.support.fakes import EXPIRY
 from tests.support.market import some_account
-from tests.support.terminal import payer_client, scripted_deployment
+from tests.support.terminal import act_as_payer, payer_client, scripted_deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -248,9 +251,9 @@ def test_an_unreachable_gateway_is_reported(api: Api, signer: VoucherSigner) -> 
     assert (gone.value.status_code, gone.value.code) == (503, "unavailable")
 
 
-def test_the_signer_is_a_new_key_that_the_wallet_granted_up_to_the_cap(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def relayed(api: Api, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The grants that the gateway relayed."""
     installation = api.installation
     relayed: list[dict[str, Any]] = []
     post = ApiClient.post
@@ -267,9 +270,32 @@ def test_the_signer_is_a_new_key_that_the_wallet_granted_up_to_the_cap(
 
     monkeypatch.setattr(ApiClient, "post", fake_post)
     monkeypatch.setattr(ApiClient, "wait_confirmed", lambda *_: {})
+    return relayed
+
+
+def test_the_signer_is_a_new_key_that_the_wallet_granted_up_to_the_cap(
+    api: Api, relayed: list[dict[str, Any]]
+) -> None:
     with payer_client(api).sign_in() as client:
-        opened = open_voucher_signer(client, CAP, STEP)
-    assert (opened.max_cumulative, opened.step, opened.channel_id) == (CAP, STEP, installation.channel)
+        opened = open_voucher_signer(client, own_channel(client), CAP, STEP)
+    assert (opened.max_cumulative, opened.step, opened.channel_id) == (CAP, STEP, api.installation.channel)
     assert relayed[0]["grant"]["cap"] == str(CAP)
-    held = set(installation.held_keys.keys)
+    held = set(api.installation.held_keys.keys)
     assert relayed[0]["grant"]["key"] not in held
+
+
+@pytest.mark.parametrize("seconds", [3600, -1])
+@pytest.mark.usefixtures("relayed")
+def test_a_session_key_of_the_gateway_is_warned_of_while_it_is_valid(
+    api: Api, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    [held] = api.installation.view.granted[api.installation.channel]
+    granted = replace(held, expiry=int(time.time()) + seconds)
+    api.installation.view.granted[api.installation.channel] = [granted]
+    act_as_payer(api, monkeypatch)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    done = CliRunner().invoke(app, ["proxy", "--cap", "0.01", "--step", "0.01", "--port", "0"])
+    assert done.exit_code == 0, done.exception
+    assert done.stdout.startswith("http://127.0.0.1:")
+    warning = "warning: the gateway holds a session key that may spend 0.0000001 dollars in all since"
+    assert done.stderr.startswith(warning) == (seconds > 0)

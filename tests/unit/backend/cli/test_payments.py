@@ -9,8 +9,9 @@ import typer
 
 from backend.cli import payments, vault
 from backend.domain.hashing import channel_id
+from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.money import AMOUNT, UNIT
-from tests.support.market import some_account
+from tests.support.market import some_account, some_hash
 
 PAYER, OPERATOR, COLLECTOR = some_account("payer"), some_account("operator"), some_account("Settlement")
 
@@ -88,3 +89,27 @@ def test_move_names_what_moved(capsys: pytest.CaptureFixture[str], dollars: str 
     (fields,) = wallet.signed
     assert (fields["newCollector"], fields["maxAmount"]) == (following, most)
     assert capsys.readouterr().out == f"moved 0.0000015 dollars to the channel under {following}\n"
+
+
+class DepositingWallet(MovingWallet):
+    """Signs every deposit; the market then states a channel of five dollars that no key may spend."""
+
+    def post(self, path: str, body: Any = None) -> Any:
+        if path == "/v1/deposits/relay":
+            return {"transaction_id": 3}
+        assert (path, body) == ("/v1/deposits/prepare", {"amount": AMOUNT.render(5 * 10**12)})
+        grant = {"key": ZERO_ACCOUNT, "cap": "0", "expiry": 0}
+        relay = {"units": str(5 * 10**6), "grant": grant, "salt": some_hash("salt")}
+        return {"relay": relay, "typed_data": {}}
+
+    def get(self, path: str) -> Any:
+        five, none = AMOUNT.render(5 * 10**12), AMOUNT.render(0)
+        return super().get(path) if path == "/v1/channels" else {"balance": five, "available": none}
+
+
+def test_a_deposit_without_a_session_is_spent_by_vouchers(capsys: pytest.CaptureFixture[str]) -> None:
+    actor = SimpleNamespace(connect=lambda: nullcontext(DepositingWallet()))
+    payments.deposit.__wrapped__("5", without_session=True, actor=actor)  # type: ignore[attr-defined]
+    channel = channel_id(PAYER, OPERATOR, COLLECTOR)
+    said = "holds 5 dollars, of which 0 dollars can be spent without a further voucher"
+    assert capsys.readouterr().out == f"channel {channel}: {said}\n"

@@ -16,7 +16,7 @@ from backend.client.signing import SignatureRefused, Statement, Wallet
 from backend.domain.deployment import Deployment
 from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.hashing import deposit_nonce
-from backend.domain.money import AMOUNT
+from backend.domain.money import AMOUNT, UNIT
 from backend.domain.sign_in_message import STATEMENT, SignInMessage
 from tests.support.hostile_market import (
     ADDRESSES,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from backend.client.signing import AskedMessage
 
 MARKET = "https://market.example"
+ASKED = ("deposit", "deposit without a session", "grant", "move", "contribute")
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,7 @@ def halve(container: Any, name: str | int) -> None:
     container[name] = 0.5
 
 
-@pytest.mark.parametrize("name", ["deposit", "grant", "move", "contribute"])
+@pytest.mark.parametrize("name", ASKED)
 @pytest.mark.parametrize("change", [bump, drop, add, empty, halve])
 def test_every_other_field_of_a_message_is_refused(name: str, change: Callable[[Any, Any], None]) -> None:
     path, honest, ask, _ = asks()[name]
@@ -83,7 +84,7 @@ def test_every_other_field_of_a_message_is_refused(name: str, change: Callable[[
         assert [posted for posted, _ in market.posted] == [path]
 
 
-@pytest.mark.parametrize("name", ["deposit", "grant", "move", "contribute"])
+@pytest.mark.parametrize("name", ASKED)
 def test_what_was_asked_for_is_signed_with_the_values_that_the_market_may_choose(name: str) -> None:
     path, honest, ask, chosen = asks()[name]
     for leaf in (None, *chosen):
@@ -95,7 +96,7 @@ def test_what_was_asked_for_is_signed_with_the_values_that_the_market_may_choose
         assert "signature" in market.posted[-1][1]
 
 
-@pytest.mark.parametrize("name", ["deposit", "grant", "move", "contribute"])
+@pytest.mark.parametrize("name", ASKED)
 def test_answers_with_any_other_values_are_refused_or_signed_once(name: str) -> None:
     path, honest, ask, _ = asks()[name]
     outcomes = Counter[bool]()
@@ -143,6 +144,31 @@ def test_a_session_with_a_higher_cap_is_refused_although_all_agrees_with_it() ->
     with pytest.raises(SignatureRefused, match="another deposit or session"):
         payments.deposit(market, UNITS)  # type: ignore[arg-type]
     assert not market.has_signed()
+
+
+def test_a_session_key_that_was_not_asked_for_is_refused_although_all_agrees_with_it() -> None:
+    market = Market({"/v1/channels": stated_channel(), DEPOSIT: deposit_answer(some_account("session"), 0)})
+    with pytest.raises(SignatureRefused, match="another deposit or session"):
+        payments.deposit(market, UNITS, with_session=False)  # type: ignore[arg-type]
+    assert not market.has_signed()
+
+
+def test_a_deposit_without_a_session_says_so() -> None:
+    market = Market({"/v1/channels": stated_channel(), DEPOSIT: deposit_answer(cap=0)})
+    payments.deposit(market, UNITS, with_session=False)  # type: ignore[arg-type]
+    assert market.posted[0] == (DEPOSIT, {"amount": AMOUNT.render(UNITS * UNIT)})
+    assert ("session key", "none") in market.statements[0].terms
+
+
+def test_only_session_keys_of_the_market_that_may_still_sign_are_held() -> None:
+    stated = stated_channel()
+    now = int(time.time())
+    live = {"cap": AMOUNT.render(5), "expiry": now + 1, "is_custodial": True, "is_revoked": False}
+    others = ({"is_custodial": False}, {"is_revoked": True}, {"expiry": now})
+    stated["data"][0]["sessions"] = [live | {"cap": AMOUNT.render(9)} | other for other in others]
+    assert payments.own_channel(Market({"/v1/channels": stated})).held_cap == 0  # type: ignore[arg-type]
+    stated["data"][0]["sessions"].append(live)
+    assert payments.own_channel(Market({"/v1/channels": stated})).held_cap == 5  # type: ignore[arg-type]
 
 
 def test_a_signature_that_is_valid_for_longer_than_a_day_is_refused() -> None:
