@@ -74,11 +74,21 @@ def main() -> None:
         app()
     except DomainError as error:
         details = (f"  {name}: {detail(value)}" for name, value in error.details.items())
-        for line in (f"error: {error}", *details):
-            print("\n".join(map(printable, line.split("\n"))), file=sys.stderr)
+        _report(f"error: {error}", *details)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError):
+            raise  # a timeout or a connection: only the traceback says which
+        name = "" if error.filename is None else f": {error.filename}"
+        _report(f"error: {error.strerror}{name}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _report(*lines: str) -> None:
+    for line in lines:
+        print("\n".join(map(printable, line.split("\n"))), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ import typer
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import parse_dollars
 from backend.cli.output import echo
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.money import AMOUNT, in_dollars
 
 if TYPE_CHECKING:
+    import socket
+
     from backend.cli.payment_proxy import VoucherSigner
     from backend.client.api import ApiClient
     from backend.client.payments import Channel
@@ -53,20 +55,29 @@ def proxy(
 
     from backend.cli.payment_proxy import PaymentProxy
     from backend.client.payments import own_channel
-    from backend.loopback import listen
 
     most, ahead = parse_dollars(cap, "--cap"), parse_dollars(step, "--step")
     if not 0 < ahead <= most:
         raise InvalidInput("--step must be more than 0, and must not exceed --cap", param="step")
-    with actor.connect() as client:
-        channel = own_channel(client)
-        _warn_of_held_key(channel)
-        signer = open_voucher_signer(client, channel, most, ahead)
-        key = client.post("/v1/keys", {"name": "proxy", "spend_cap": AMOUNT.render(most)})
-        server = PaymentProxy(client.api_url, str(key["secret"]), signer)
-    with listen(port) as listener:
+    with _listening(port) as listener:
+        with actor.connect() as client:
+            channel = own_channel(client)
+            _warn_of_held_key(channel)
+            signer = open_voucher_signer(client, channel, most, ahead)
+            key = client.post("/v1/keys", {"name": "proxy", "spend_cap": AMOUNT.render(most)})
+            server = PaymentProxy(client.api_url, str(key["secret"]), signer)
         typer.echo(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
         uvicorn.Server(uvicorn.Config(server.app(), log_level="warning")).run(sockets=[listener])
+
+
+def _listening(port: int) -> socket.socket:
+    """A listening socket on loopback. Errors: `Conflict` if the port is in use, or not allowed."""
+    from backend.loopback import listen
+
+    try:
+        return listen(port)
+    except OSError as error:
+        raise Conflict(f"cannot listen on port {port}: {error.strerror}; name another with --port") from error
 
 
 def _warn_of_held_key(channel: Channel) -> None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.cli.main import main
 from backend.client.api import ApiClient
 from backend.client.errors import ApiError
 from backend.client.sessions import SessionFile
 from backend.client.signing import SignatureRefused
 from backend.domain.errors import Unavailable
-from tests.support.terminal import payer_client
+from tests.support.terminal import act_as_payer, payer_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,6 +145,20 @@ def test_a_malformed_session_file_counts_as_none(tmp_path: Path, text: str, api:
     [file] = tmp_path.glob("*/*.json")
     file.write_text(text)
     assert session.load() is None
+
+
+def test_a_file_that_cannot_be_written_is_named(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    act_as_payer(api, monkeypatch)
+    answer = api.openai.completions.create(model="tiny", prompt="say hello", max_tokens=16)
+    receipt = (answer.model_extra or {})["loraledger"]["receipt_id"]
+    file = tmp_path / "missing" / "receipt.json"
+    monkeypatch.setattr("sys.argv", ["loraledger", "receipts", "show", receipt, "--out", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"error: No such file or directory: {file}\n"
 
 
 def test_a_market_that_calls_itself_otherwise_is_not_signed_in_at(api: Api) -> None:

@@ -23,6 +23,7 @@ from backend.client.keystore import LocalKey
 from backend.client.payments import own_channel
 from backend.client.signing import Wallet
 from backend.domain.channels import Grant
+from backend.domain.errors import Conflict
 from backend.domain.hashing import keccak
 from backend.domain.ids import Account
 from backend.domain.money import AMOUNT
@@ -282,6 +283,20 @@ def test_the_signer_is_a_new_key_that_the_wallet_granted_up_to_the_cap(
     assert relayed[0]["grant"]["cap"] == str(CAP)
     held = set(api.installation.held_keys.keys)
     assert relayed[0]["grant"]["key"] not in held
+
+
+def test_nothing_is_signed_where_the_port_is_in_use(
+    api: Api, monkeypatch: pytest.MonkeyPatch, relayed: list[dict[str, Any]]
+) -> None:
+    act_as_payer(api, monkeypatch)
+    with listen() as other:
+        port = other.getsockname()[1]
+        done = CliRunner().invoke(app, ["proxy", "--port", str(port)])
+    assert isinstance(done.exception, Conflict)
+    assert f"cannot listen on port {port}: Address already in use" in str(done.exception)
+    assert relayed == []
+    with api.http(api.session) as http:
+        assert [key["name"] for key in http.get("/v1/keys").json()["data"]] == ["test"]
 
 
 @pytest.mark.parametrize("seconds", [3600, -1])
