@@ -1,8 +1,9 @@
 """Local OpenAI endpoint that pays the gateway with vouchers; its clients need neither API key nor wallet.
 
-A voucher is signed only after the gateway answers 402, and never for more than one step beyond the amount
-charged so far. That step is the most that a gateway can take without answering. What was charged is the
-gateway's word, so vouchers are also limited to one step for each request since the start.
+A voucher is signed only after the gateway answers 402 to a request for an answer, and never for more than one
+step beyond the amount charged so far, for each such request that is running. That step is the most that a
+gateway can take without answering. What was charged is the gateway's word, so vouchers are also limited to
+one step for each request that was answered since the start or is running. Lists of models are never paid for.
 """
 
 from __future__ import annotations
@@ -68,11 +69,13 @@ class PaymentProxy:
         self._signer = signer
         self._http = httpx.AsyncClient(
             base_url=api_url,
-            headers={"authorization": f"Bearer {api_key}"},
+            # A caller that names no encoding gets none: the response's bytes are forwarded as they are.
+            headers={"authorization": f"Bearer {api_key}", "accept-encoding": "identity"},
             timeout=httpx.Timeout(30, read=ANSWER_SECONDS),
         )
         self._signing = asyncio.Lock()
-        self._num_running = self._num_requests = 0
+        self._num_running = self._num_answered = 0
+        """Requests for answers."""
 
     def app(self) -> ASGIApp:
         """Return the ASGI application, for a server on loopback."""
@@ -94,10 +97,12 @@ class PaymentProxy:
         return _ForwardedResponse(self, request)
 
     async def serve(self, request: Request, receive: Receive, send: Send) -> None:
-        """Forward one request and its response; the request counts as running until the last byte is sent."""
+        """Forward one request and its response; a request for an answer counts as running until the last byte
+        is sent.
+        """
         body = await request.body()
-        self._num_running += 1
-        self._num_requests += 1
+        is_paid = _is_paid(request)
+        self._num_running += is_paid
         upstream = None
         try:
             try:
@@ -107,8 +112,9 @@ class PaymentProxy:
                 response = _error_response(error)
             await response(request.scope, receive, send)  # returns early if the client disconnects
         finally:
-            self._num_running -= 1
+            self._num_running -= is_paid
             if upstream is not None:
+                self._num_answered += is_paid and upstream.is_success
                 await upstream.aclose()
 
     async def _request_paid(self, request: Request, body: bytes) -> httpx.Response:
@@ -119,7 +125,7 @@ class PaymentProxy:
             upstream_request = self._http.build_request(request.method, path, headers=headers, content=body)
             try:
                 response = await self._http.send(upstream_request, stream=True)
-                if response.status_code != httpx.codes.PAYMENT_REQUIRED:
+                if response.status_code != httpx.codes.PAYMENT_REQUIRED or not _is_paid(request):
                     return response
                 await response.aread()
             except httpx.RequestError as error:
@@ -144,8 +150,8 @@ class PaymentProxy:
             if cap >= charged + reserved + required:
                 return  # a voucher for a concurrent request covers this one too
             cumulative = min(
-                charged + signer.step * max(self._num_running, 1),
-                signer.start + signer.step * self._num_requests,
+                charged + signer.step * self._num_running,
+                signer.start + signer.step * (self._num_answered + self._num_running),
                 signer.max_cumulative,
             )
             if cumulative < charged + reserved + required:
@@ -184,6 +190,10 @@ class _ForwardedResponse(Response):
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         await self._proxy.serve(self._request, receive, send)
+
+
+def _is_paid(request: Request) -> bool:
+    return request.method == "POST"
 
 
 def _to_response(upstream: httpx.Response) -> Response:

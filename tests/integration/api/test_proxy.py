@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
 import pytest
 import uvicorn
 from openai import OpenAI
+from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from typer.testing import CliRunner
 
 from backend.cli.main import app
@@ -36,6 +42,8 @@ from tests.support.terminal import act_as_payer, payer_client, scripted_deployme
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from starlette.types import ASGIApp
+
     from tests.integration.api.conftest import Api
 
 HELLO: Any = [{"role": "user", "content": "say hello"}]
@@ -56,16 +64,23 @@ def signer(api: Api) -> VoucherSigner:
 @contextmanager
 def proxied(api: Api, signer: VoucherSigner, url: str | None = None) -> Iterator[str]:
     """A proxy's URL."""
+    with serving(PaymentProxy(url or api.url, api.key, signer).app()) as found:
+        yield found
+
+
+@contextmanager
+def serving(app: ASGIApp) -> Iterator[str]:
     with listen() as listener:
-        app = PaymentProxy(url or api.url, api.key, signer).app()
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @contextmanager
@@ -170,7 +185,8 @@ def test_a_gateway_that_states_higher_charges_gets_no_voucher_for_them(
     monkeypatch.setattr(PaymentProxy, "_call", call)
     asked = {"model": api.installation.version, "messages": HELLO, "max_tokens": 16}
     with proxied(api, signer) as url:
-        for _ in range(3):
+        for _ in range(2 * CAP // STEP):  # neither lists of models nor refused requests raise the limit
+            assert httpx.get(f"{url}/v1/models").status_code == 200
             refused = httpx.post(f"{url}/v1/chat/completions", json=asked)
             assert refused.json()["error"]["code"] == "proxy_cap_reached"
     assert signed == []
@@ -240,6 +256,27 @@ def test_answers_of_another_form_do_not_end_the_proxy(
             answer = httpx.post(f"{url}/v1/chat/completions", json=asked)
             assert answer.status_code in {200, 402, 503}
     assert channel(api)["cap"] == AMOUNT.render(0)
+
+
+def test_models_are_not_paid_for(api: Api, signer: VoucherSigner) -> None:
+    asks = '{"error": {"code": "insufficient_authorisation", "details": {"required": {"micro": "7"}}}}'
+    with answering(402, JSON, asks) as gateway, proxied(api, signer, gateway) as url:
+        answer = httpx.get(f"{url}/v1/models")
+    assert (answer.status_code, answer.text) == (402, asks)
+
+
+def test_callers_that_name_no_encoding_get_none(api: Api, signer: VoucherSigner) -> None:
+    listed = Route("/v1/models", lambda _: PlainTextResponse("a model"))
+    with (
+        serving(GZipMiddleware(Starlette(routes=[listed]), minimum_size=0)) as gateway,
+        proxied(api, signer, gateway) as url,
+        closing(HTTPConnection(urlsplit(url).netloc)) as caller,
+    ):
+        caller.putrequest("GET", "/v1/models", skip_accept_encoding=True)
+        caller.endheaders()
+        assert caller.getresponse().read() == b"a model"
+        packed = httpx.get(f"{url}/v1/models", headers={"accept-encoding": "gzip"})
+    assert (packed.text, packed.headers["content-encoding"]) == ("a model", "gzip")
 
 
 def test_an_unreachable_gateway_is_reported(api: Api, signer: VoucherSigner) -> None:
