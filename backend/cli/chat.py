@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.amounts import dollars, parse_price, prices
+from backend.cli.amounts import dollars, parse_dollars, parse_price, prices
 from backend.cli.output import AsJson, echo, echo_part, note_if_empty, print_json
-from backend.cli.payments import PAYER
+from backend.cli.payments import PAYER, say_voucher
 from backend.client.errors import Answer
 from backend.domain.catalogue import Sort
 from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from backend.client.api import ApiClient
+
+PATH = "/v1/chat/completions"
 
 
 def register(app: typer.Typer) -> None:
@@ -91,12 +95,21 @@ def chat(
             help="Adapter to blend in, as model=weight; MODEL must be the base model. May be repeated."
         ),
     ] = None,
+    max_cost: Annotated[
+        str, typer.Option(metavar="DOLLARS", help="Most that a voucher for the answer adds, in dollars.")
+    ] = "0.1",
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print the answer as it is generated.")
     ] = True,
     actor: Actor,
 ) -> None:
-    """Ask a model. The answer goes to standard output, its cost and receipt id to standard error."""
+    """Ask a model. The answer goes to standard output, its cost and receipt id to standard error.
+
+    If the balance suffices but neither voucher nor session key covers the most that the answer can cost, the
+    wallet signs a voucher for it.
+    """
+    from backend.client.payments import send_paid
+
     request: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": text}],
@@ -105,19 +118,29 @@ def chat(
     }
     if blend:
         request["loraledger"] = {"blend": [_parse_blend(each) for each in blend]}
+    ask = _print_stream if stream else _print_answer
+    most = parse_dollars(max_cost, "--max-cost")
     with actor.connect() as client:
-        if stream:
-            last: dict[str, Any] = Answer()
-            for last in client.stream("/v1/chat/completions", request | {"stream": True}):
-                echo_part("".join(c["delta"].get("content") or "" for c in last["choices"]))
-        else:
-            last = client.post("/v1/chat/completions", request)
-            echo_part(last["choices"][0]["message"]["content"] or "")
+        last = send_paid(client, lambda: ask(client, request), most=most, say=say_voucher)
     bill = last["loraledger"]
     echo()
     number = bill.get("receipt_id")
     receipt = f"receipt {number}" if number else f"charge {bill['charge_id']}, its receipt follows"
     echo(f"{dollars(bill['charge'])}; {receipt}", err=True)
+
+
+def _print_stream(client: ApiClient, request: dict[str, Any]) -> dict[str, Any]:
+    """Print an answer as it is generated; returns the last chunk."""
+    last: dict[str, Any] = Answer()
+    for last in client.stream(PATH, request | {"stream": True}):
+        echo_part("".join(c["delta"].get("content") or "" for c in last["choices"]))
+    return last
+
+
+def _print_answer(client: ApiClient, request: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = client.post(PATH, request)
+    echo_part(answer["choices"][0]["message"]["content"] or "")
+    return answer
 
 
 def _parse_blend(text: str) -> dict[str, Any]:

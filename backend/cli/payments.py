@@ -57,6 +57,10 @@ def deposit(
     echo(f"channel {channel_id}: {without if without_session else f'{available} can be spent'}")
 
 
+def say_voucher(cumulative: int) -> None:
+    echo(f"signed a voucher for {in_dollars(cumulative)} in all on this channel", err=True)
+
+
 @acting(PAYER)
 def balance(*, operator: OperatorOption = "", actor: Actor, as_json: AsJson = False) -> None:
     """Show the balances of the wallet's channels.

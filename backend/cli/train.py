@@ -10,6 +10,7 @@ import typer
 from backend.cli.actor import Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, price
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
+from backend.cli.payments import say_voucher
 from backend.cli.registration import (
     DEFAULT_SHARES,
     AcceptCopy,
@@ -94,14 +95,14 @@ def create(
     If the balance suffices but neither voucher nor session key covers the reservation, the wallet signs a
     voucher.
     """
-    from backend.client.payments import post_paid
+    from backend.client.payments import send_paid
 
     body = _body(snapshot, model, options or ())
     most = None if max_cost is None else parse_dollars(max_cost, "--max-cost")
     with actor.connect() as client:
         if most is not None:
             _refuse_dearer(client, body, most)
-        job = post_paid(client, JOBS, body, most=most, say=_say_voucher)
+        job = send_paid(client, lambda: client.post(JOBS, body), most=most, say=say_voucher)
     echo(f"{job['id']} is {job['status']}; {_cost(job)}")
 
 
@@ -173,10 +174,6 @@ def _refuse_dearer(client: ApiClient, body: Mapping[str, Any], most: int) -> Non
             f"the job may cost {dollars(found['max_charge'])}, more than {in_dollars(most)}; not created",
             param="max-cost",
         )
-
-
-def _say_voucher(cumulative: int) -> None:
-    echo(f"signed a voucher for {in_dollars(cumulative)} in all on this channel", err=True)
 
 
 def _body(snapshot: str, model: str, options: Sequence[str]) -> dict[str, Any]:

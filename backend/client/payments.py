@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SESSION_SECONDS = 24 * 3600
 NEEDS_VOUCHER = "insufficient_authorisation"
+MAX_VOUCHERS = 2
+"""Of one request: for the least that it can cost, which is checked first, and for the most."""
 SINCE_OPENED = "in all since the channel was opened"
 
 
@@ -170,33 +172,33 @@ def _session_terms(key: Account, cap: int, expiry: int) -> tuple[tuple[str, str]
     return (("session key", key), ("may spend", f"{in_dollars(cap)} {SINCE_OPENED}"), ("until", until))
 
 
-def post_paid(
+def send_paid(
     client: ApiClient,
-    path: str,
-    body: Any,
+    send: Callable[[], Any],
     *,
     most: int | None = None,
     say: Callable[[int], object] = lambda _: None,
 ) -> Any:
-    """Post a request that is charged for. If only authorisation is missing, the wallet signs a voucher for
-    the most that the request can cost, and `say` is called with its cumulative.
+    """Send a request that is charged for. If only authorisation is missing, the wallet signs a voucher for
+    the amount that the market requires, `say` is called with its cumulative, and the request is sent again.
 
-    Errors: `SignatureRefused` if that is more than `most`.
+    Errors: `SignatureRefused` if the amount is more than `most`.
     """
-    try:
-        return client.post(path, body)
-    except ApiError as error:
-        if error.details["code"] != NEEDS_VOUCHER:
-            raise
-        with reading_answer(UNSIGNED):
-            required = AMOUNT.read(error.details["required"])
-    if most is not None and required > most:
-        raise SignatureRefused(
-            f"the market asks for a voucher over {in_dollars(required)}, more than {in_dollars(most)}; "
-            "nothing was signed"
-        )
-    say(sign_voucher(client, required))
-    return client.post(path, body)
+    for _ in range(MAX_VOUCHERS):
+        try:
+            return send()
+        except ApiError as error:
+            if error.details["code"] != NEEDS_VOUCHER:
+                raise
+            with reading_answer():
+                required = AMOUNT.read(error.details["required"])
+        if most is not None and required > most:
+            raise SignatureRefused(
+                f"the market asks for a voucher over {in_dollars(required)}, more than {in_dollars(most)} "
+                "(--max-cost), which is not signed"
+            )
+        say(sign_voucher(client, required))
+    return send()
 
 
 def sign_voucher(client: ApiClient, required: int) -> int:

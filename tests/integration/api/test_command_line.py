@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
-from backend.cli.main import main
+from backend.cli.main import app, main
 from backend.client.api import ApiClient
 from backend.client.errors import ApiError
 from backend.client.sessions import SessionFile
 from backend.client.signing import SignatureRefused
 from backend.domain.errors import Unavailable
+from backend.domain.money import AMOUNT
 from tests.support.terminal import act_as_payer, payer_client
 
 if TYPE_CHECKING:
@@ -145,6 +147,38 @@ def test_a_malformed_session_file_counts_as_none(tmp_path: Path, text: str, api:
     [file] = tmp_path.glob("*/*.json")
     file.write_text(text)
     assert session.load() is None
+
+
+@pytest.mark.parametrize("way", ["--stream", "--no-stream"])
+def test_an_answer_that_no_session_key_covers_is_paid_by_a_voucher(
+    api: Api, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The least that it can cost is covered."""
+    api.installation.fund(1000, cap=30)
+    act_as_payer(api, monkeypatch)
+    asked = ["chat", api.installation.version, "say hello", "--max-tokens", "16", way]
+    refused = CliRunner().invoke(app, [*asked, "--max-cost", "0.000000000339"])
+    assert isinstance(refused.exception, SignatureRefused)
+    assert "a voucher over 0.00000000034 dollars, more than 0.000000000339 dollars" in str(refused.exception)
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.exception
+    assert done.stdout == "Hello there, world.\n"
+    assert done.stderr.startswith("signed a voucher for 0.00000000034 dollars in all on this channel\n0.0")
+    with api.http() as http:
+        found = http.get(f"/v1/channels/{api.installation.channel}").json()
+    assert (found["charged"], found["cap"]) == (AMOUNT.render(100), AMOUNT.render(340))
+
+
+def test_a_voucher_covers_the_least_and_then_the_most_that_an_answer_can_cost(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.installation.fund(1000, cap=0)
+    act_as_payer(api, monkeypatch)
+    done = CliRunner().invoke(app, ["chat", api.installation.version, "say hello", "--max-tokens", "16"])
+    assert done.stdout == "Hello there, world.\n"
+    first, second, _ = done.stderr.splitlines()
+    assert first.startswith("signed a voucher for 0.00000000003 dollars in all")
+    assert second.startswith("signed a voucher for 0.00000000034 dollars in all")
 
 
 def test_a_file_that_cannot_be_written_is_named(

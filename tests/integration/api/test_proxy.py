@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -259,7 +260,8 @@ def test_answers_of_another_form_do_not_end_the_proxy(
 
 
 def test_models_are_not_paid_for(api: Api, signer: VoucherSigner) -> None:
-    asks = '{"error": {"code": "insufficient_authorisation", "details": {"required": {"micro": "7"}}}}'
+    details = {"required": AMOUNT.render(7)}
+    asks = json.dumps({"error": {"code": "insufficient_authorisation", "details": details}})
     with answering(402, JSON, asks) as gateway, proxied(api, signer, gateway) as url:
         answer = httpx.get(f"{url}/v1/models")
     assert (answer.status_code, answer.text) == (402, asks)

@@ -220,10 +220,14 @@ def test_a_voucher_over_more_than_was_allowed_is_refused() -> None:
 
     market.post = post  # type: ignore[method-assign]
     client: Any = market
+
+    def send() -> Any:
+        return client.post("/v1/jobs", {})
+
     with pytest.raises(SignatureRefused, match=r"over 0\.000000000341 dollars, more than 0\.0+34 d"):
-        payments.post_paid(client, "/v1/jobs", {}, most=340)
+        payments.send_paid(client, send, most=340)
     assert not market.has_signed()
-    assert payments.post_paid(client, "/v1/jobs", {}, most=341) == "job"
+    assert payments.send_paid(client, send, most=341) == "job"
 
 
 @pytest.mark.parametrize(
