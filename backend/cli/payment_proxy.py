@@ -9,6 +9,7 @@ one step for each request that was answered since the start or is running. Lists
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from backend.cli.output import in_utc
 from backend.client.api import error_body, parse_json
 from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.payments import asked_voucher
@@ -49,6 +51,10 @@ class ProxyCapReached(PaymentRequired):
     """The request may cost more than this proxy is allowed to spend."""
 
 
+class ProxySessionExpired(PaymentRequired):
+    """The session key with which this proxy signs has expired."""
+
+
 @dataclass(frozen=True, slots=True)
 class VoucherSigner:
     """Signs vouchers for one channel, within limits in micro-units."""
@@ -62,6 +68,8 @@ class VoucherSigner:
     """Highest cumulative amount that a voucher may state."""
     step: int
     """Most that a voucher may exceed the amount charged so far, for each request in flight."""
+    expiry: int
+    """Unix seconds from which the session key signs nothing."""
 
 
 class PaymentProxy:
@@ -149,6 +157,11 @@ class PaymentProxy:
                 )
             if cap >= charged + reserved + required:
                 return  # a voucher for a concurrent request covers this one too
+            if time.time() >= signer.expiry:
+                raise ProxySessionExpired(
+                    f"The session key of this proxy expired at {in_utc(signer.expiry)}, so that it signs no "
+                    "vouchers. Start `loraledger proxy` again; the wallet then grants another key."
+                )
             cumulative = min(
                 charged + signer.step * self._num_running,
                 signer.start + signer.step * (self._num_answered + self._num_running),

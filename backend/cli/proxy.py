@@ -49,7 +49,8 @@ def proxy(
     The session key is created for this run, granted by the wallet up to the cap for one day, and never leaves
     this process. At most one step for each answer is at risk, unless the gateway holds a session key too, as
     it does for a day after `loraledger deposit` without `--no-session`. With that key it needs no vouchers:
-    neither `--cap` nor `--step` binds it. Ctrl-C stops it.
+    neither `--cap` nor `--step` binds it. After the day the proxy signs nothing, and answers 402 until it is
+    started again. Ctrl-C stops it.
     """
     import uvicorn
 
@@ -104,6 +105,7 @@ def open_voucher_signer(client: ApiClient, channel: Channel, cap: int, step: int
 
     key = LocalKey(secrets.token_bytes(32))
     max_cumulative = channel.charged + cap
-    grant_session(client, channel, key.account, max_cumulative, int(time.time()) + SESSION_SECONDS)
+    expiry = int(time.time()) + SESSION_SECONDS
+    grant_session(client, channel, key.account, max_cumulative, expiry)
     signer = Wallet(key, client.wallet.deployment, approve=lambda _: None)
-    return VoucherSigner(channel.id, signer, channel.charged, max_cumulative, step)
+    return VoucherSigner(channel.id, signer, channel.charged, max_cumulative, step, expiry)

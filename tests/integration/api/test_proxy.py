@@ -59,7 +59,7 @@ def signer(api: Api) -> VoucherSigner:
     grant = Grant(installation.channel, session.account, CAP, EXPIRY, None)
     installation.view.granted[installation.channel] = [grant]
     wallet = Wallet(session, scripted_deployment(), approve=lambda _: None)
-    return VoucherSigner(installation.channel, wallet, 0, CAP, STEP)
+    return VoucherSigner(installation.channel, wallet, 0, CAP, STEP, int(time.time()) + 3600)
 
 
 @contextmanager
@@ -157,6 +157,20 @@ def test_what_the_proxy_may_spend_ends_at_its_cap(api: Api, signer: VoucherSigne
     assert (refused.value.status_code, refused.value.code) == (402, "proxy_cap_reached")
     assert refused.value.body["details"]["left"] == AMOUNT.render(330)  # type: ignore[index]
     assert channel(api)["cap"] == AMOUNT.render(430)
+
+
+def test_a_proxy_whose_session_key_expired_signs_nothing_and_says_what_to_do(
+    api: Api, signer: VoucherSigner
+) -> None:
+    expired = replace(signer, expiry=int(time.time()))
+    with (
+        proxied(api, expired) as url,
+        client_of(url) as client,
+        pytest.raises(openai.APIStatusError, match="Start `loraledger proxy` again") as refused,
+    ):
+        client.chat.completions.create(model=api.installation.version, messages=HELLO)
+    assert (refused.value.status_code, refused.value.code) == (402, "proxy_session_expired")
+    assert channel(api)["cap"] == AMOUNT.render(0)
 
 
 def test_nothing_is_signed_for_a_request_that_may_cost_more_than_a_step(
