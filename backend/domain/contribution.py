@@ -199,14 +199,21 @@ class Copy:
     """Index of the other contribution, once it was accepted."""
 
 
+def own_record(upload: Upload, recorded: Contribution | None) -> Contribution | None:
+    """The registry's entry with the upload's content hash, unless it is another account's: anyone can record
+    the hash of a pending transaction first.
+    """
+    return recorded if recorded is not None and recorded.contributor == upload.account else None
+
+
 def update_from_chain(
     upload: Upload, recorded: Contribution | None, transaction: ChainTransaction | None
 ) -> Upload:
-    """The upload updated from the chain. `recorded` is the registry's entry with its content hash.
+    """The upload updated from the chain. `recorded` is its `own_record`.
 
     Idempotent, and independent of intermediate states that were not observed.
     """
-    if recorded is not None and recorded.contributor == upload.account:
+    if recorded is not None:
         state = _state_of(recorded, is_withdrawing=upload.state in WITHDRAWAL)
         reason = recorded.reason if recorded.is_accepted is False else None
         return replace(upload, state=state, index=recorded.index, reason=reason, error=None)

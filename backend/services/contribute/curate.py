@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from backend.domain.content import cid_digest
-from backend.domain.contribution import ReviewReason, UploadState, decision
+from backend.domain.contribution import ReviewReason, UploadState, decision, own_record
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import licence_word
 from backend.domain.webhooks import EventType
@@ -123,14 +123,14 @@ class Curation:
             before = tx.contributions.locked(upload_id)
             if before is None:
                 return False
-            recorded = find_recorded(tx, before)
+            recorded = own_record(before, find_recorded(tx, before))
             upload = apply_recorded(tx, before, recorded)
             if recorded is not None and self._curator is not None:
                 self._decide(tx, upload, recorded, self._curator)
             if upload != before:
                 tx.contributions.save(upload)
                 self._emit_decision(tx, upload)
-        if recorded is not None and recorded.contributor == upload.account:
+        if recorded is not None:
             self._staging.drop_data(upload_id)  # the block store has it
         return upload != before
 
@@ -158,7 +158,12 @@ class Curation:
         return upload.report.cid is not None and self._store.has(upload.report.cid)
 
     def _decide(self, tx: UnitOfWork, upload: Upload, recorded: Contribution, curator: Account) -> None:
-        """Enqueue the decision. A repeated decision is the same transaction, unless that one failed."""
+        """Enqueue the decision on the upload's own record. A repeated decision is the same transaction, unless
+        that one failed.
+
+        A record of the same rows by another account is left to people: this operator cannot know which of the
+        two copied, because what it received may be a copy of a transaction that was already pending.
+        """
         if upload.state is UploadState.WITHDRAWING:
             if not _names_its_folder(recorded, upload):
                 return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.domain.contribution import Upload, UploadState, update_from_chain
+from backend.domain.contribution import Upload, UploadState, own_record, update_from_chain
 from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ def apply_chain_state(tx: UnitOfWork, upload: Upload) -> Upload:
     """The upload with its present state on the chain."""
     if upload.transaction_id is None:
         return update_from_chain(upload, None, None)
-    return apply_recorded(tx, upload, find_recorded(tx, upload))
+    return apply_recorded(tx, upload, own_record(upload, find_recorded(tx, upload)))
 
 
 def apply_recorded(tx: UnitOfWork, upload: Upload, recorded: Contribution | None) -> Upload:
+    """The upload with the state of `recorded`, which is its `own_record`."""
     sent = None if upload.transaction_id is None else tx.transactions.get(upload.transaction_id)
     return update_from_chain(upload, recorded, sent)
 

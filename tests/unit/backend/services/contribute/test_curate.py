@@ -127,6 +127,28 @@ def test_a_record_by_another_account_is_not_mine(harness: ContributionHarness) -
     harness.record(stolen, 0)
     harness.curation.advance()
     assert state(harness, mine.id) is UploadState.SUBMITTED
+    assert [function for function, _ in harness.queued()] == ["contributeWithSig"], "people decide about it"
+    harness.fail(mine.transaction_id)
+    harness.curation.advance()
+    assert state(harness, mine.id) is UploadState.DRAFT
+    harness.contributions.withdraw(mine.id)
+    harness.curation.advance()
+    assert [function for function, _ in harness.queued()] == ["contributeWithSig"]
+
+
+def test_rows_that_another_account_recorded_first_are_accepted_in_another_order(
+    harness: ContributionHarness,
+) -> None:
+    mine = harness.submit()
+    harness.record(replace(mine, account=BOB.account), None)
+    harness.fail(mine.transaction_id)
+    harness.curation.advance()
+    assert harness.upload().state is UploadState.INVALID, "the registry has this file"
+    again = harness.submit(b"".join(reversed(ROWS.splitlines(keepends=True))))
+    harness.record(again, None)
+    harness.curation.advance()
+    accepted = {"contentHash": again.report.content_hash, "isAccepted": True, "reason": "0"}
+    assert harness.queued()[-1] == ("review", (str(NET), [accepted]))
 
 
 def test_an_acceptance_that_fails_is_sent_again_but_not_for_ever(harness: ContributionHarness) -> None:
