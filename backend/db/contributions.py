@@ -13,6 +13,7 @@ from backend.db.bulk import insert_all
 from backend.db.paging import newest_first
 from backend.db.tables.contributions import RowHashRow, UploadRow
 from backend.domain.contribution import (
+    WITHDRAWAL,
     Copy,
     PersonalData,
     PersonalFinding,
@@ -86,9 +87,9 @@ class UploadStore:
         return [_upload(row) for row in newest_first(self._session, query, UploadRow, after, limit)]
 
     def is_shared(self, upload: Upload) -> bool:
-        """Whether another upload has the same folder, which names account and datanet."""
+        """Whether another upload, not withdrawn, has the same folder, which names account and datanet."""
         query = select(UploadRow.id).filter_by(account=upload.account, datanet=upload.datanet)
-        query = query.where(UploadRow.id != upload.id)
+        query = query.where(UploadRow.id != upload.id, UploadRow.state.not_in(WITHDRAWAL))
         query = query.where(UploadRow.report["cid"].as_string() == upload.report.cid)
         return self._session.scalar(query.limit(1)) is not None
 

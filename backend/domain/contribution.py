@@ -200,10 +200,12 @@ class Copy:
 
 
 def own_record(upload: Upload, recorded: Contribution | None) -> Contribution | None:
-    """The registry's entry with the upload's content hash, unless it is another account's: anyone can record
-    the hash of a pending transaction first.
+    """The registry's entry with the upload's content hash, if it is of this upload. Anyone can record the hash
+    of a pending transaction first, and the contributor can have sent another upload of the same rows.
     """
-    return recorded if recorded is not None and recorded.contributor == upload.account else None
+    if recorded is None or upload.transaction_id is None:
+        return None
+    return recorded if recorded.contributor == upload.account else None
 
 
 def update_from_chain(
@@ -218,9 +220,9 @@ def update_from_chain(
         reason = recorded.reason if recorded.is_accepted is False else None
         return replace(upload, state=state, index=recorded.index, reason=reason, error=None)
     if upload.state in WITHDRAWAL:
-        is_gone = transaction is None or transaction.state is TransactionState.FAILED
-        state = UploadState.WITHDRAWN if is_gone else UploadState.WITHDRAWING
-        return replace(upload, state=state, index=None)
+        if transaction is None or transaction.state is TransactionState.FAILED:
+            return replace(upload, state=UploadState.WITHDRAWN, index=None, transaction_id=None)
+        return replace(upload, state=UploadState.WITHDRAWING, index=None)
     if transaction is None:
         return upload
     if transaction.state is TransactionState.FAILED:

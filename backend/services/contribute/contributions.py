@@ -215,7 +215,8 @@ class Contributions:
 
     def withdraw(self, upload_id: str) -> Upload:
         """Withdraw an upload: delete its content here at once, and exclude it from later snapshots once the
-        curators' decision is on the chain. Earlier snapshots and earnings are unaffected. Idempotent.
+        curators' decision is on the chain. Earlier snapshots and earnings are unaffected. An upload that was
+        not sent is withdrawn at once, and leaves another upload of the same rows as it is. Idempotent.
 
         Errors: `NotFound`; `Conflict` while it is checked or submitted; `Unavailable` if the store cannot be
         reached, in which case the content is deleted later.
@@ -229,9 +230,11 @@ class Contributions:
                     f"upload {upload_id} is {upload.state}: wait until that has ended", "upload_id", state
                 )
             if upload.state not in WITHDRAWAL:
-                upload = replace(upload, state=UploadState.WITHDRAWING)
-                tx.contributions.save(upload)
-        delete_content(self._store, self._staging, upload)
+                # Saved until `Curation` has deleted its rows too, also if it was not sent.
+                withdrawing = replace(upload, state=UploadState.WITHDRAWING)
+                tx.contributions.save(withdrawing)
+                upload = apply_chain_state(tx, withdrawing)
+        delete_content(self._db, self._store, self._staging, upload)
         return upload
 
     def _accepted_licence(self, datanet: DatanetId) -> str | None:

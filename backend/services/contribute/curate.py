@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backend.domain.content import cid_digest
 from backend.domain.contribution import ReviewReason, UploadState, decision, own_record
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import licence_word
@@ -20,6 +19,8 @@ from backend.services.contribute.uploads import (
     delete_rows,
     find_recorded,
     has_claimable_rows,
+    has_needed_folder,
+    names_folder,
     purge_upload,
     release_rows,
 )
@@ -94,7 +95,7 @@ class Curation:
             if upload is None or upload.state not in UNSUBMITTED:
                 return False
             tx.contributions.save(replace(upload, state=UploadState.INVALID))  # no longer submittable
-            is_needed = _is_needed(tx, upload)
+            is_needed = has_needed_folder(tx, upload)
         if not is_needed and not self._forget(upload):
             return False
         delete_rows(self._db, upload_id)
@@ -146,7 +147,7 @@ class Curation:
             if upload.state is UploadState.WITHDRAWN:
                 purge_upload(self._db, self._store, self._staging, upload)
             elif upload.state is UploadState.WITHDRAWING and self._is_stored(upload):
-                delete_content(self._store, self._staging, upload)
+                delete_content(self._db, self._store, self._staging, upload)
             elif has_claimable_rows(upload):
                 release_rows(self._db, upload.id)
         except Unavailable as error:
@@ -165,7 +166,7 @@ class Curation:
         two copied, because what it received may be a copy of a transaction that was already pending.
         """
         if upload.state is UploadState.WITHDRAWING:
-            if not _names_its_folder(recorded, upload):
+            if not names_folder(recorded, upload):
                 return
             reason = ReviewReason.WITHDRAWN
         elif recorded.is_accepted is None and _is_as_checked(recorded, upload):
@@ -178,26 +179,10 @@ class Curation:
         enqueue_with_retry(tx, curator, call, args, key, MOST_ATTEMPTS)
 
 
-def _is_needed(tx: UnitOfWork, upload: Upload) -> bool:
-    """Whether the folder of an upload that was not submitted is also that of another upload, or recorded."""
-    cid = upload.report.cid
-    if cid is None:
-        return False
-    recorded = find_recorded(tx, upload)
-    is_recorded = recorded is not None and _names_its_folder(recorded, upload)
-    return is_recorded or tx.contributions.is_shared(upload)
-
-
 def _is_as_checked(recorded: Contribution, upload: Upload) -> bool:
     """Whether the chain has what was checked. A contributor can record the same rows first, under another
     folder, licence or number; then people decide.
     """
     report = upload.report
     checked = (licence_word(report.licence), report.num_rows)
-    return (recorded.licence, recorded.num_rows) == checked and _names_its_folder(recorded, upload)
-
-
-def _names_its_folder(recorded: Contribution, upload: Upload) -> bool:
-    """Whether the record names the folder of these rows, and not one of others, which would be deleted."""
-    cid = upload.report.cid
-    return cid is not None and recorded.cid_digest == cid_digest(cid)
+    return (recorded.licence, recorded.num_rows) == checked and names_folder(recorded, upload)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backend.domain.content import cid_digest
 from backend.domain.contribution import Upload, UploadState, own_record, update_from_chain
 from backend.domain.errors import Conflict
 
@@ -99,11 +100,33 @@ def purge_upload(db: Database, store: BlobStore, staging: Staging, upload: Uploa
     """Release the rows of a withdrawn upload and delete its content. Errors: `Unavailable`."""
     release_rows(db, upload.id)
     delete_rows(db, upload.id)
-    delete_content(store, staging, upload)
+    delete_content(db, store, staging, upload)
 
 
-def delete_content(store: BlobStore, staging: Staging, upload: Upload) -> None:
-    """Delete the upload's bytes and its list of defects. Errors: `Unavailable`."""
+def delete_content(db: Database, store: BlobStore, staging: Staging, upload: Upload) -> None:
+    """Delete the upload's bytes and its list of defects; of an upload that was not sent, only the bytes that
+    no other needs. Errors: `Unavailable`.
+    """
     staging.drop(upload.id)
-    if upload.report.cid is not None:
-        store.forget(upload.report.cid)
+    if upload.report.cid is None:
+        return
+    if upload.transaction_id is None:
+        with db.read() as tx:
+            if has_needed_folder(tx, upload):
+                return
+    store.forget(upload.report.cid)
+
+
+def has_needed_folder(tx: UnitOfWork, upload: Upload) -> bool:
+    """Whether the folder of an upload that was not sent is also that of another upload, or recorded."""
+    if upload.report.cid is None:
+        return False
+    recorded = find_recorded(tx, upload)
+    is_recorded = recorded is not None and names_folder(recorded, upload)
+    return is_recorded or tx.contributions.is_shared(upload)
+
+
+def names_folder(recorded: Contribution, upload: Upload) -> bool:
+    """Whether the record names the folder of these rows, and not one of others, which would be deleted."""
+    cid = upload.report.cid
+    return cid is not None and recorded.cid_digest == cid_digest(cid)

@@ -129,13 +129,56 @@ def test_an_unsubmitted_upload_is_withdrawn_without_the_chain(
     harness: ContributionHarness, content: bytes
 ) -> None:
     upload = harness.upload(content)
-    harness.contributions.withdraw(upload.id)
+    assert harness.contributions.withdraw(upload.id).state is UploadState.WITHDRAWN
     assert staged(harness) == []
     harness.curation.advance()
     assert harness.contributions.status(upload.id).state is UploadState.WITHDRAWN
     with pytest.raises(Conflict, match="not a draft"):
         harness.contributions.typed_data(upload.id)
     assert harness.queued() == []
+
+
+def test_a_leftover_draft_is_withdrawn_without_the_contribution_of_the_same_rows(
+    any_world: ContributionHarness,
+) -> None:
+    """The signature was declined, and the same file pushed and signed again."""
+    leftover = any_world.upload()
+    kept = accepted(any_world)
+    assert kept.report.cid is not None
+    assert kept.report.cid == leftover.report.cid
+    assert any_world.contributions.withdraw(leftover.id).state is UploadState.WITHDRAWN
+    for _ in range(2):
+        any_world.curation.advance()
+    assert any_world.store.has(kept.report.cid)
+    assert [function for function, _ in any_world.queued()] == ["contributeWithSig"]
+    states = {upload.id: upload.state for upload in any_world.contributions.find()}
+    assert states == {leftover.id: UploadState.WITHDRAWN, kept.id: UploadState.ACCEPTED}
+    assert any_world.upload(ROWS, BOB).report.defect_counts["copied_row"] == 2, "its rows stay claimed"
+
+
+def test_a_draft_is_withdrawn_without_a_contribution_of_the_same_rows_by_another_name(
+    harness: ContributionHarness,
+) -> None:
+    leftover = harness.contributions.upload(ALICE.account, NET, "another name", [ROWS], "MIT")
+    kept = accepted(harness)
+    assert leftover.report.cid != kept.report.cid
+    harness.contributions.withdraw(leftover.id)
+    harness.curation.advance()
+    states = {upload.id: upload.state for upload in harness.contributions.find()}
+    assert states == {leftover.id: UploadState.WITHDRAWN, kept.id: UploadState.ACCEPTED}
+
+
+def test_the_folder_of_failed_submissions_is_deleted_with_the_last_of_them(
+    harness: ContributionHarness,
+) -> None:
+    draft, failed = harness.upload(), harness.submit()
+    harness.fail(failed.transaction_id, "SignatureExpired")
+    harness.curation.advance()
+    assert failed.report.cid is not None
+    harness.contributions.withdraw(failed.id)
+    assert harness.store.has(failed.report.cid), "the other draft has it too"
+    harness.contributions.withdraw(draft.id)
+    assert not harness.store.has(failed.report.cid)
 
 
 def test_a_submitted_upload_must_be_recorded_before_its_withdrawal(harness: ContributionHarness) -> None:
