@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, false, func, not_, select
+from sqlalchemy import and_, false, func, not_, select, tuple_
 
 from backend.db.bulk import among, found_among, table_of
 from backend.db.disputes import DisputeStore
@@ -61,6 +61,11 @@ class ChainStore:
     def contribution_with(self, datanet: DatanetId, content_hash: Hash32) -> Contribution | None:
         row = self._session.get(t.ContributionRow, (datanet, content_hash))
         return None if row is None else from_row(Contribution, row)
+
+    def contributions_with(self, keys: Collection[tuple[DatanetId, Hash32]]) -> list[Contribution]:
+        table = t.ContributionRow
+        query = select(table).where(tuple_(table.datanet, table.content_hash).in_(keys))
+        return [from_row(Contribution, row) for row in self._session.scalars(query)] if keys else []
 
     def contributions(
         self, datanet: DatanetId, after: str | None = None, limit: int | None = None

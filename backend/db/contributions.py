@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
     from backend.domain.ids import Hash32
@@ -100,6 +101,11 @@ class UploadStore:
             query = query.where(UploadRow.created_at < before)
         return list(self._session.scalars(query.order_by(UploadRow.created_at, UploadRow.id)))
 
+    def following(self, after: str, limit: int) -> list[Upload]:
+        """The first `limit` uploads with ids above `after`, by id."""
+        query = select(UploadRow).where(UploadRow.id > after).order_by(UploadRow.id).limit(limit)
+        return [_upload(row) for row in self._session.scalars(query)]
+
     def next_nonce(self, account: Account) -> int:
         """One above the highest nonce of the account's submitted uploads; 0 if it has none."""
         highest = select(func.max(UploadRow.nonce)).filter_by(account=account, state=UploadState.SUBMITTED)
@@ -139,13 +145,18 @@ class UploadStore:
         for line, copied_line in rows:
             yield line, copied_line is not None
 
-    def claim_rows(self, upload_id: str, after: str, limit: int) -> str | None:
-        """Claim the next `limit` rows, by hashes above `after`, for the upload in its datanet.
+    def claim_rows(
+        self, upload_id: str, after: str, limit: int, *, skips_claimed: bool = False
+    ) -> str | None:
+        """Claim the next `limit` rows, by hashes above `after`, for the upload in its datanet; with
+        `skips_claimed` those of them that no upload claims.
 
         Returns the last one's hash; None if none was left. Errors: `Conflict` if another upload claims one.
         """
+        datanet = self._datanet(upload_id)
+        conditions = [_is_unclaimed(datanet)] if skips_claimed else []
         try:
-            return self._set_claim(upload_id, self._datanet(upload_id), after, limit)
+            return self._set_claim(upload_id, datanet, after, limit, *conditions)
         except IntegrityError:
             raise Conflict(f"another upload has claimed a row of {upload_id}", "upload_id") from None
 
@@ -173,19 +184,31 @@ class UploadStore:
             self._session.execute(dropped)
         return bool(lines)
 
-    def _set_claim(self, upload_id: str, datanet: int | None, after: str, limit: int) -> str | None:
-        """Set or clear the claim of the next `limit` rows by hash; returns the last hash."""
+    def _set_claim(
+        self, upload_id: str, datanet: int | None, after: str, limit: int, *conditions: ColumnElement[bool]
+    ) -> str | None:
+        """Set or clear the claim of those of the next `limit` rows by hash that meet the conditions; returns
+        the last hash.
+        """
         row = RowHashRow
         above = select(row.row_hash).where(row.upload_id == upload_id, row.row_hash > after)
         chunk = above.order_by(row.row_hash).limit(limit).subquery()
         last: str | None = self._session.scalar(select(func.max(chunk.c.row_hash)))
         if last is not None:
             these = (row.upload_id == upload_id, row.row_hash > after, row.row_hash <= last)
-            self._session.execute(update(row).where(*these).values(claimed_by_datanet=datanet))
+            claim = update(row).where(*these, *conditions).values(claimed_by_datanet=datanet)
+            self._session.execute(claim.execution_options(synchronize_session=False))
         return last
 
     def _datanet(self, upload_id: str) -> int:
         return self._session.get_one(UploadRow, upload_id).datanet
+
+
+def _is_unclaimed(datanet: int) -> ColumnElement[bool]:
+    """Whether no upload claims the row in the datanet."""
+    claimed = aliased(RowHashRow)
+    is_same = (claimed.row_hash == RowHashRow.row_hash, claimed.claimed_by_datanet == datanet)
+    return ~select(claimed.line).where(*is_same).correlate(RowHashRow).exists()
 
 
 def _repeated(upload_id: str) -> Select[int, int]:

@@ -200,8 +200,8 @@ class Copy:
 
 
 def own_record(upload: Upload, recorded: Contribution | None) -> Contribution | None:
-    """The registry's entry with the upload's content hash, if it is of this upload. Anyone can record the hash
-    of a pending transaction first, and the contributor can have sent another upload of the same rows.
+    """The registry's entry with the upload's content hash, if it is of this upload. Anyone can record the
+    hash of a pending transaction first, and the contributor can have sent another upload of the same rows.
     """
     if recorded is None or upload.transaction_id is None:
         return None
@@ -227,13 +227,10 @@ def update_from_chain(
         return upload
     if transaction.state is TransactionState.FAILED:
         # The signature is used or expired: the contributor must sign again.
-        draft = replace(
-            upload, state=UploadState.DRAFT, index=None, signing_request=None, transaction_id=None
-        )
-        return replace(draft, error=transaction.error)
-    return replace(
-        upload, state=UploadState.SUBMITTED, index=None
-    )  # also after a reorganisation dropped the record
+        unsigned = replace(upload, signing_request=None, transaction_id=None, error=transaction.error)
+        return replace(unsigned, state=UploadState.DRAFT, index=None, reason=None)
+    # Also after a reorganisation dropped the record.
+    return replace(upload, state=UploadState.SUBMITTED, index=None, reason=None)
 
 
 def _state_of(recorded: Contribution, *, is_withdrawing: bool) -> UploadState:

@@ -250,6 +250,10 @@ class ChainView(Protocol):
 
     def contribution_with(self, datanet: DatanetId, content_hash: Hash32) -> Contribution | None: ...
 
+    def contributions_with(self, keys: Collection[tuple[DatanetId, Hash32]]) -> list[Contribution]:
+        """Those with these datanets and content hashes, in any order."""
+        ...
+
     def contributions(
         self, datanet: DatanetId, after: str | None = None, limit: int | None = None
     ) -> list[Contribution]:

@@ -97,8 +97,10 @@ class FakeChainView:
         return [known for known in self.snapshots.values() if known.datanet == datanet][: -limit - 1 : -1]
 
     def contribution_with(self, datanet: DatanetId, content_hash: Hash32) -> Contribution | None:
-        found = (known for known in self.contributions(datanet) if known.content_hash == content_hash)
-        return next(found, None)
+        return next(iter(self.contributions_with([(datanet, content_hash)])), None)
+
+    def contributions_with(self, keys: Collection[tuple[DatanetId, Hash32]]) -> list[Contribution]:
+        return [known for known in self.recorded if (known.datanet, known.content_hash) in keys]
 
     def operator(self, account: Account) -> Operator | None:
         return next((one for one in self.operator_list if one.account == account), None)

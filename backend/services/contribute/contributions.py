@@ -25,6 +25,7 @@ from backend.services.contribute.staging import DATA_FILE
 from backend.services.contribute.terms import accepted_licence
 from backend.services.contribute.uploads import (
     apply_chain_state,
+    apply_chain_states,
     claim_rows,
     delete_content,
     delete_rows,
@@ -142,12 +143,12 @@ class Contributions:
         limit: int = 100,
         after: str | None = None,
     ) -> list[Upload]:
-        """The uploads that follow upload `after`, newest first, with their last saved state.
+        """The uploads that follow upload `after`, newest first, with their present state on the chain.
 
         Errors: `InvalidInput` if `after` is not one of them.
         """
         with self._db.read() as tx:
-            return tx.contributions.find(account, datanet, limit, after)
+            return apply_chain_states(tx, tx.contributions.find(account, datanet, limit, after))
 
     def report_of(self, recorded: Contribution) -> Report | None:
         """Report of a recorded contribution; None if it is of none of its contributor's latest 100 uploads

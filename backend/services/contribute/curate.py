@@ -14,7 +14,9 @@ from backend.domain.hashing import licence_word
 from backend.domain.webhooks import EventType
 from backend.services.contribute.uploads import (
     apply_chain_state,
+    apply_chain_states,
     apply_recorded,
+    claim_rows,
     delete_content,
     delete_rows,
     find_recorded,
@@ -73,6 +75,8 @@ class Curation:
         self._now = now
         self._next = 0
         """Where the next call goes on among the pending uploads."""
+        self._last_compared = ""
+        """Id of the upload behind which the next call goes on to compare uploads with the chain."""
 
     def advance(self) -> int:
         """Update uploads from the chain, accept recorded ones, and delete those not submitted within a day:
@@ -84,10 +88,20 @@ class Curation:
         with self._db.read() as tx:
             pending = tx.contributions.in_states(PENDING)
             expired = tx.contributions.in_states(UNSUBMITTED, before=abandoned)
+            changed = self._changed(tx)
         start = self._next if self._next < len(pending) else 0
         self._next = start + MAX_ADVANCED
-        pending = pending[start : self._next]
-        return sum(map(self._delete, expired[:MAX_ADVANCED])) + sum(map(self._advance, pending))
+        advanced = [*pending[start : self._next], *changed]
+        return sum(map(self._delete, expired[:MAX_ADVANCED])) + sum(map(self._advance, advanced))
+
+    def _changed(self, tx: UnitOfWork) -> list[str]:
+        """Ids of those of the next `MAX_ADVANCED` uploads whose state on the chain is another: a later
+        decision replaces an earlier one, and a reorganisation can undo one.
+        """
+        saved = tx.contributions.following(self._last_compared, MAX_ADVANCED)
+        self._last_compared = saved[-1].id if len(saved) == MAX_ADVANCED else ""
+        present = apply_chain_states(tx, saved)
+        return [before.id for before, now in zip(saved, present, strict=True) if now != before]
 
     def _delete(self, upload_id: str) -> bool:
         with self._db.begin() as tx:
@@ -118,7 +132,7 @@ class Curation:
         with self._db.read() as tx:
             stored = tx.contributions.get(upload_id)
             updated = None if stored is None else apply_chain_state(tx, stored)
-        if updated is None or not self._apply_effects(updated):
+        if stored is None or updated is None or not self._apply_effects(stored, updated):
             return False
         with self._db.begin() as tx:
             before = tx.contributions.locked(upload_id)
@@ -130,7 +144,8 @@ class Curation:
                 self._decide(tx, upload, recorded, self._curator)
             if upload != before:
                 tx.contributions.save(upload)
-                self._emit_decision(tx, upload)
+                if (upload.state, upload.reason) != (before.state, before.reason):
+                    self._emit_decision(tx, upload)
         if recorded is not None:
             self._staging.drop_data(upload_id)  # the block store has it
         return upload != before
@@ -141,7 +156,7 @@ class Curation:
             data = {"id": upload.id, "datanet": upload.datanet, "reason": upload.reason_name}
             emit(tx, upload.account, event, data, datetime.fromtimestamp(self._now(), UTC))
 
-    def _apply_effects(self, upload: Upload) -> bool:
+    def _apply_effects(self, before: Upload, upload: Upload) -> bool:
         """Apply the effects of a new state, before the state is saved; whether they succeeded."""
         try:
             if upload.state is UploadState.WITHDRAWN:
@@ -150,6 +165,8 @@ class Curation:
                 delete_content(self._db, self._store, self._staging, upload)
             elif has_claimable_rows(upload):
                 release_rows(self._db, upload.id)
+            elif has_claimable_rows(before):  # its rejection was replaced
+                return claim_rows(self._db, upload.id, skips_claimed=True)
         except Unavailable as error:
             log.warning("upload %s: %s", upload.id, error)
             return False
@@ -159,8 +176,8 @@ class Curation:
         return upload.report.cid is not None and self._store.has(upload.report.cid)
 
     def _decide(self, tx: UnitOfWork, upload: Upload, recorded: Contribution, curator: Account) -> None:
-        """Enqueue the decision on the upload's own record. A repeated decision is the same transaction, unless
-        that one failed.
+        """Enqueue the decision on the upload's own record. A repeated decision is the same transaction,
+        unless that one failed.
 
         A record of the same rows by another account is left to people: this operator cannot know which of the
         two copied, because what it received may be a copy of a transaction that was already pending.

@@ -13,7 +13,10 @@ from backend.domain.contribution import Upload, UploadState, own_record, update_
 from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.domain.ids import DatanetId, Hash32
     from backend.domain.registries import Contribution
     from backend.ports.storage import BlobStore
     from backend.services.contribute.staging import Staging
@@ -29,21 +32,37 @@ def apply_chain_state(tx: UnitOfWork, upload: Upload) -> Upload:
     return apply_recorded(tx, upload, own_record(upload, find_recorded(tx, upload)))
 
 
+def apply_chain_states(tx: UnitOfWork, uploads: Sequence[Upload]) -> list[Upload]:
+    """`apply_chain_state` of each, with one query for the records of all."""
+    keys = [_key(upload) for upload in uploads]
+    found = tx.chain.contributions_with({key for key in keys if key is not None})
+    recorded = {(one.datanet, one.content_hash): one for one in found}
+    pairs = zip(uploads, (key and recorded.get(key) for key in keys), strict=True)
+    return [apply_recorded(tx, upload, own_record(upload, record)) for upload, record in pairs]
+
+
 def apply_recorded(tx: UnitOfWork, upload: Upload, recorded: Contribution | None) -> Upload:
-    """The upload with the state of `recorded`, which is its `own_record`."""
-    sent = None if upload.transaction_id is None else tx.transactions.get(upload.transaction_id)
-    return update_from_chain(upload, recorded, sent)
+    """The upload with the state of `recorded`, which is its `own_record`; of its transaction without one."""
+    if recorded is not None or upload.transaction_id is None:
+        return update_from_chain(upload, recorded, None)
+    return update_from_chain(upload, None, tx.transactions.get(upload.transaction_id))
 
 
 def find_recorded(tx: UnitOfWork, upload: Upload) -> Contribution | None:
     """The contribution with the upload's content hash in the registry, if any."""
+    key = _key(upload)
+    return None if key is None else tx.chain.contribution_with(*key)
+
+
+def _key(upload: Upload) -> tuple[DatanetId, Hash32] | None:
+    """Datanet and content hash, by which the registry has its record."""
     content_hash = upload.report.content_hash
-    return None if content_hash is None else tx.chain.contribution_with(upload.datanet, content_hash)
+    return None if content_hash is None else (upload.datanet, content_hash)
 
 
-def claim_rows(db: Database, upload_id: str) -> bool:
-    """Claim all rows; False if another upload has claimed one. The caller must release the rows unless it
-    submits.
+def claim_rows(db: Database, upload_id: str, *, skips_claimed: bool = False) -> bool:
+    """Claim all rows, or with `skips_claimed` all that no other upload has claimed; False if another upload
+    has claimed one. The caller must release the rows unless it submits.
 
     Rows are claimed in order of their hashes, so that of two concurrent uploads with common rows one
     succeeds.
@@ -52,7 +71,9 @@ def claim_rows(db: Database, upload_id: str) -> bool:
     while after is not None:
         try:
             with db.begin() as tx:
-                after = tx.contributions.claim_rows(upload_id, after, ROWS_AT_ONCE)
+                after = tx.contributions.claim_rows(
+                    upload_id, after, ROWS_AT_ONCE, skips_claimed=skips_claimed
+                )
         except Conflict:
             return False
     line: int | None = 0

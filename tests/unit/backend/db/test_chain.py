@@ -79,6 +79,9 @@ def test_datanets_contributions_and_snapshots(database: Database) -> None:
         assert tx.chain.contribution(DATANET, 1) == second == tx.chain.contribution_with(DATANET, word(8))
         assert tx.chain.contribution_with(DATANET, word(6)) == found[-1]
         assert tx.chain.contribution_with(DATANET, word(1)) is None
+        keys = [(DATANET, word(8)), (DATANET, word(1)), (DatanetId(DATANET + 1), word(6))]
+        assert tx.chain.contributions_with(keys) == [second]
+        assert tx.chain.contributions_with([]) == []
         known = tx.chain.snapshot(snapshot)
         assert known is not None
         assert known.accepted == (0, 2, 257)

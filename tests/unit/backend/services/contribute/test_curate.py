@@ -22,9 +22,17 @@ if TYPE_CHECKING:
     from backend.domain.ids import Cid
 
 
+MORE_ROWS = ROWS + b'{"prompt": "c", "completion": "C"}\n'
+
+
 @pytest.fixture
 def harness(sqlite_database: Database, tmp_path: Path) -> ContributionHarness:
     return ContributionHarness(sqlite_database, tmp_path)
+
+
+@pytest.fixture
+def any_world(database: Database, tmp_path: Path) -> ContributionHarness:
+    return ContributionHarness(database, tmp_path)
 
 
 def state(harness: ContributionHarness, upload_id: str) -> UploadState:
@@ -271,6 +279,90 @@ def test_a_rejection_has_its_reason(harness: ContributionHarness, reason: int, n
     assert (found.state, found.reason, found.reason_name) == (UploadState.REJECTED, reason, name)
     harness.record(upload, 0, is_accepted=True, reason=0)
     assert harness.contributions.status(upload.id).reason is None, "a later decision replaces it"
+
+
+def test_a_later_rejection_is_reported_and_frees_the_rows(any_world: ContributionHarness) -> None:
+    endpoint = register(any_world.database, ALICE.account)
+    upload = any_world.submit()
+    any_world.record(upload, 0, is_accepted=True)
+    any_world.curation.advance()
+    any_world.record(upload, 0, is_accepted=False, reason=ReviewReason.HARMFUL)
+    [found] = any_world.contributions.find()
+    assert (found.state, found.reason_name) == (UploadState.REJECTED, "harmful"), "before it advances"
+    assert [any_world.curation.advance() for _ in range(2)] == [1, 0]
+    assert events_of(any_world.database, endpoint) == [
+        ("contribution.accepted", {"id": upload.id, "datanet": NET, "reason": None}),
+        ("contribution.rejected", {"id": upload.id, "datanet": NET, "reason": "harmful"}),
+    ]
+    assert any_world.upload(MORE_ROWS, BOB).state is UploadState.DRAFT
+
+
+def test_a_later_acceptance_is_reported_and_claims_the_rows_again(any_world: ContributionHarness) -> None:
+    endpoint = register(any_world.database, ALICE.account)
+    upload = any_world.submit()
+    any_world.record(upload, None, is_accepted=False, reason=ReviewReason.QUALITY)
+    any_world.curation.advance()
+    any_world.record(upload, 0, is_accepted=True)
+    assert [any_world.curation.advance() for _ in range(2)] == [1, 0]
+    assert [event for event, _ in events_of(any_world.database, endpoint)] == [
+        "contribution.rejected",
+        "contribution.accepted",
+    ]
+    assert any_world.upload(MORE_ROWS, BOB).report.defect_counts == {"copied_row": 2}
+
+
+def test_a_later_acceptance_claims_the_rows_that_no_other_upload_has(any_world: ContributionHarness) -> None:
+    upload = any_world.submit()
+    any_world.record(upload, None, is_accepted=False, reason=ReviewReason.QUALITY)
+    any_world.curation.advance()
+    first_row, second_row = ROWS.splitlines(keepends=True)
+    any_world.submit(first_row, BOB)
+    any_world.record(upload, 0, is_accepted=True)
+    any_world.curation.advance()
+    assert state(any_world, upload.id) is UploadState.ACCEPTED
+    [copied] = any_world.upload(second_row + MORE_ROWS[len(ROWS) :], BOB).report.defects
+    assert copied.message == f"the same as line 2 of contribution 0 by {ALICE.account}"
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+def test_a_decision_that_a_reorg_takes_back_is_undone(
+    harness: ContributionHarness, *, is_accepted: bool
+) -> None:
+    upload = harness.submit()
+    harness.record(upload, None, is_accepted=is_accepted, reason=0 if is_accepted else ReviewReason.QUALITY)
+    harness.curation.advance()
+    harness.record(upload, None)
+    harness.curation.advance()
+    [found] = harness.contributions.find()
+    assert (found.state, found.reason) == (UploadState.RECORDED, None)
+    assert harness.upload(MORE_ROWS, BOB).report.defect_counts == {"copied_row": 2}
+    harness.forget(upload)
+    harness.curation.advance()
+    [found] = harness.contributions.find(ALICE.account)
+    assert (found.state, found.index) == (UploadState.SUBMITTED, None)
+
+
+def test_later_decisions_are_found_in_turn(
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = [harness.submit(b'{"text": "%d"}' % number) for number in range(3)]
+    for upload in uploads:
+        harness.record(upload, 0, is_accepted=True)
+    harness.curation.advance()
+    monkeypatch.setattr("backend.services.contribute.curate.MAX_ADVANCED", 1)
+    for upload in uploads:
+        harness.record(upload, 0, is_accepted=False, reason=ReviewReason.QUALITY)
+    assert [harness.curation.advance() for _ in range(5)] == [1, 1, 1, 0, 0]
+
+
+def test_an_index_that_a_reorg_changes_is_no_decision(harness: ContributionHarness) -> None:
+    endpoint = register(harness.database, ALICE.account)
+    upload = harness.submit()
+    for index in (0, 1):
+        harness.record(upload, index, is_accepted=True)
+        harness.curation.advance()
+    assert harness.contributions.status(upload.id).index == 1
+    assert [event for event, _ in events_of(harness.database, endpoint)] == ["contribution.accepted"]
 
 
 def test_decisions_are_told_to_the_contributor_s_webhooks(harness: ContributionHarness) -> None:
