@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,11 +15,13 @@ import typer
 from backend.domain.errors import DomainError, InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from backend.installation.installation import Installation
+    from backend.services.settle.settler import Settler
 
 SETTLE_SECONDS = 0.5
+UPLOADS_SECONDS = 1.0
 IDLE_RESTS, MAX_REST_SECONDS = 9, 60.0
 """Times as long as it took to find nothing due, the settler rests: receipts that are not worth their gas wait
 for a day, and it takes time to add up many.
@@ -179,16 +182,24 @@ def _relay(installation: Installation, stop: threading.Event) -> None:
 
 
 def _settle(installation: Installation, stop: threading.Event) -> None:
-    from backend.services.settle.settler import Step
-
     installation.check_database()
     settler, curation = installation.settler, installation.curation
+    sweeps = (curation.advance, installation.transfers.sweep, installation.withdrawn_content.sweep)
+    with ThreadPoolExecutor(1, "uploads") as pool:
+        uploads = pool.submit(_advance_uploads, sweeps, stop)
+        try:
+            _settle_batches(settler, stop)
+        finally:
+            stop.set()
+    uploads.result()
+
+
+def _settle_batches(settler: Settler, stop: threading.Event) -> None:
+    from backend.services.settle.settler import Step
+
     last_status = ""
     while not stop.is_set():
         began, rest = time.monotonic(), SETTLE_SECONDS
-        problems = _errors_of(
-            curation.advance, installation.transfers.sweep, installation.withdrawn_content.sweep
-        )
         try:
             progress = settler.run_once()
             if progress.step is Step.IDLE:
@@ -196,15 +207,28 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
             status = " ".join(filter(None, [progress.step, progress.reason, *progress.skipped.values()]))
         except DomainError as error:
             status = f"waits: {error}"
-        status = "; ".join([status, *problems])
         if status != last_status:  # logged on change only: the loop runs twice a second
             log.info("settler %s", status)
             last_status = status
         stop.wait(rest)
 
 
-def _errors_of(*tasks: Callable[[], object]) -> list[str]:
-    """Run tasks that must not keep the settler from its work."""
+def _advance_uploads(sweeps: Iterable[Callable[[], object]], stop: threading.Event) -> None:
+    """In a thread of its own: the rows of one upload take minutes to delete, and batches have deadlines."""
+    last_status = "advance"
+    try:
+        while not stop.is_set():
+            status = "; ".join(_errors_of(sweeps)) or "advance"
+            if status != last_status:
+                log.info("uploads %s", status)
+                last_status = status
+            stop.wait(UPLOADS_SECONDS)
+    finally:
+        stop.set()  # what ends this thread ends the process
+
+
+def _errors_of(tasks: Iterable[Callable[[], object]]) -> list[str]:
+    """Run tasks that must not keep each other from their work."""
     errors = []
     for task in tasks:
         try:

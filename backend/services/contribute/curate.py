@@ -49,7 +49,7 @@ UNSUBMITTED = (UploadState.CHECKING, UploadState.INVALID, UploadState.DRAFT)
 PENDING = (UploadState.SUBMITTED, UploadState.RECORDED, UploadState.WITHDRAWING)
 """States that the chain ends."""
 MAX_ADVANCED = 100
-"""Uploads of one call: the settler waits for it."""
+"""Uploads of one call, so that each is reached soon however many there are."""
 _EVENTS = {
     UploadState.ACCEPTED: EventType.CONTRIBUTION_ACCEPTED,
     UploadState.REJECTED: EventType.CONTRIBUTION_REJECTED,
