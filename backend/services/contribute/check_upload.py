@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 
 COPY_CODES = frozenset({"repeated_row", "copied_row"})
+RECORDED_ONCE = (
+    "a datanet records the same rows in the same order only once: "
+    "to contribute them again, add a row or change their order"
+)
 MAX_NEAR_COPIES_REPORTED = 100
 """Near copies within the upload, and near copies of other uploads, that a report lists."""
 
@@ -108,7 +112,8 @@ class UploadCheck:
         with self.db.read() as tx:
             original = tx.chain.contribution_with(upload.datanet, rows.content_hash)
         if original is not None:
-            log.add(Defect(1, "copied_file", f"was contributed by {original.contributor}"))
+            message = f"was contributed by {original.contributor}; {RECORDED_ONCE}"
+            log.add(Defect(1, "copied_file", message))
         return original is not None
 
     def _rewrite_without_copies(self, upload_id: str, profiler: Profiler) -> CanonicalRows:

@@ -124,6 +124,17 @@ def test_its_rows_are_free_again_and_their_hashes_forgotten(harness: Contributio
     assert again.report.near_copies.num_in_datanet == 0
 
 
+def test_the_same_file_is_refused_for_ever_and_its_rows_are_not(harness: ContributionHarness) -> None:
+    withdrawn(harness, accepted(harness))
+    [defect] = harness.upload().report.defects
+    assert defect.code == "copied_file"
+    assert defect.message == (
+        f"was contributed by {ALICE.account}; a datanet records the same rows in the same order only once: "
+        "to contribute them again, add a row or change their order"
+    )
+    assert harness.upload(b"".join(reversed(ROWS.splitlines(keepends=True)))).state is UploadState.DRAFT
+
+
 @pytest.mark.parametrize("content", [ROWS, b"no row"])
 def test_an_unsubmitted_upload_is_withdrawn_without_the_chain(
     harness: ContributionHarness, content: bytes
