@@ -192,8 +192,9 @@ class Installation(Resources):
     @cached_property
     def denials(self) -> Denials:
         from backend.services.market.denials import Denials
+        from inference.lora.files import digest_of
 
-        return Denials(self.database, self.blobs, self.adapter_folders, utc_now)
+        return Denials(self.database, self.blobs, self.adapter_folders, digest_of, utc_now)
 
     @cached_property
     def screening(self) -> Screening:

@@ -26,7 +26,7 @@ from inference.errors import (
 from inference.lora.strict_json import canonical, parse_object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from io import BufferedReader
     from pathlib import Path
 
@@ -79,6 +79,13 @@ def adapter_digest(folder: Path) -> str:
     return read_adapter_files(folder).digest
 
 
+def digest_of(config: bytes, weights: Iterable[bytes]) -> str:
+    """As `adapter_digest`, of the contents of both files, the weights in chunks. Raises `ValueError` for an
+    invalid configuration.
+    """
+    return _digest(_canonical(config), weights)
+
+
 def read_adapter_files(
     folder: Path, max_weights_bytes: int | None = None, buffer: ReadBuffer | None = None
 ) -> AdapterFiles:
@@ -92,12 +99,22 @@ def read_adapter_files(
         config_bytes = _read(directory, CONFIG_FILE, _MAX_CONFIG_BYTES, ReadBuffer())
         weights = _read(directory, WEIGHTS_FILE, max_weights_bytes, buffer or ReadBuffer())
     try:
-        config = canonical(parse_object(bytes(config_bytes), MAX_CONFIG_DEPTH))
+        config = _canonical(bytes(config_bytes))
     except ValueError as error:
         raise AdapterConfigError(CONFIG_FILE, str(error)) from error
-    digests = (hashlib.sha256(content).digest() for content in (config, weights))
-    digest = hashlib.sha256(_DIGEST_DOMAIN + b"".join(digests))
-    return AdapterFiles(config, weights, digest.hexdigest())
+    return AdapterFiles(config, weights, _digest(config, [weights]))
+
+
+def _canonical(config: bytes) -> bytes:
+    return canonical(parse_object(config, MAX_CONFIG_DEPTH))
+
+
+def _digest(config: bytes, weights: Iterable[bytes | memoryview]) -> str:
+    hashed = hashlib.sha256()
+    for chunk in weights:
+        hashed.update(chunk)
+    digests = hashlib.sha256(config).digest() + hashed.digest()
+    return hashlib.sha256(_DIGEST_DOMAIN + digests).hexdigest()
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from safetensors.numpy import save_file
 from backend.api.rate_limits import RateLimits
 from backend.api.services import Services
 from backend.chain.keys import recover
+from backend.domain.adapter_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from backend.domain.attribution import CHECKPOINT_FILE, GRADIENT_METHOD, INDEX_FILE
 from backend.domain.catalogue import BaseModel
 from backend.domain.channels import Channel, Grant
-from backend.domain.content import cid_of
+from backend.domain.content import cid_digest, cid_of
 from backend.domain.hashing import TypedDomain
-from backend.domain.ids import ZERO_HASH, DatanetId, SnapshotId, VersionId
+from backend.domain.ids import ZERO_HASH, DatanetId, Hash32, SnapshotId, VersionId
 from backend.domain.receipt import VersionRecord, own_record
 from backend.domain.registries import Contribution, Snapshot
 from backend.domain.training_payment import training_record
@@ -70,6 +71,7 @@ from backend.services.webhooks.endpoints import Endpoints
 from backend.services.webhooks.signing import SigningSecrets
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
+from inference.lora.files import digest_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -213,6 +215,18 @@ class ScriptedInstallation:
                 )
             )
 
+    def host_adapter(self, name: str, weights: bytes, card: bytes = b"") -> VersionRecord:
+        """Publish and register an adapter of these weights, priced as that of `version`."""
+        files: dict[str, Path | bytes] = {CONFIG_FILE: b"{}", WEIGHTS_FILE: weights, CARD_FILE: card}
+        hosted = replace(
+            self.catalogue.record(self.version),
+            name=name,
+            adapter_digest=Hash32("0x" + digest_of(b"{}", [weights])),
+            cid_digest=cid_digest(self.blobs.add_folder(files)),
+        )
+        self.view.register(hosted)
+        return hosted
+
     def serve_also(self, base: BaseModel, price: int) -> ScriptedEngine:
         """Serve another base model too, by an engine of its own; its tokens cost `price` each way."""
         self.bases.append(base)
@@ -303,7 +317,7 @@ class ScriptedInstallation:
         self.admission = BlockingAdmission(self.admitting)
         store: Any = self.store
         self.folders = AdapterFolders(store, self.folder / "adapters")
-        self.denials = Denials(self.db, self.blobs, self.folders, self.clock)
+        self.denials = Denials(self.db, self.blobs, self.folders, digest_of, self.clock)
         self.generate = self.generating(answer_seconds=60)
         self.payments = Payments(self.market, self.bases, lambda _: self.receipt_key, 60)
         self.signing_secrets = SigningSecrets("the installation's webhook key")

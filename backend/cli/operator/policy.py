@@ -107,8 +107,10 @@ def takedown(
         takedown = installation.denials.take_down(installation.catalogue.record(model), reason)
         echo(
             f"adapter {takedown.adapter} is denied ({reason}); deleted from the store: "
-            f"{', '.join(takedown.contents)}"
+            f"{', '.join(takedown.contents) or 'nothing'}"
         )
+        if takedown.others:
+            echo(f"kept, because their content is not the adapter's: {', '.join(takedown.others)}")
         if not installation.denials.drop_folders(takedown):
             echo(f"waiting for {len(takedown.running)} running answers")
             while not installation.denials.drop_folders(takedown):

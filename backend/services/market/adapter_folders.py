@@ -43,6 +43,7 @@ MIN_SPACE = 64 << 20
 """With less, no adapter is fetched."""
 ROOM_DIVISOR = 20
 """A disk's bytes divided by it are made free for adapters to come, but no more than the largest one needs."""
+READ_BYTES = 1 << 20
 IN_USE_SECONDS = 3600.0
 """A folder stays for so long after each use: longer than it is read by what does not call `keep_in_use`."""
 
@@ -90,6 +91,14 @@ class AdapterFolders:
         cid = cid_of(record.cid_digest)
         self._write(cid, destination)
         return cid
+
+    def open(self, cid: Cid, name: str) -> Iterator[bytes]:
+        """Content of a file of the cached folder in chunks. Errors: `ContentMissing`."""
+        try:
+            with (self._cache.root / cid / name).open("rb") as file:
+                yield from iter(lambda: file.read(READ_BYTES), b"")
+        except OSError as error:
+            raise ContentMissing(f"{name} of {cid} is not cached: {error}", "cid", {"cid": cid}) from error
 
     def drop(self, cid: Cid) -> None:
         """Delete the cached folder. No running answer may use it."""

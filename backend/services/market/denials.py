@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backend.domain.content import cid_of, decode_cid
+from backend.domain.adapter_files import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE
+from backend.domain.content import (
+    ContentCorrupt,
+    ContentMissing,
+    ContentUnsafe,
+    cid_digest,
+    cid_of,
+    decode_cid,
+)
 from backend.domain.denials import (
     ContentWithheld,
     Denial,
@@ -24,7 +32,7 @@ from backend.domain.errors import NotFound
 from backend.domain.ids import ZERO_HASH, Hash32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from backend.db.unit_of_work import Database, UnitOfWork
@@ -43,21 +51,30 @@ class Takedown:
     """A takedown, and the reservations of answers that may still use the adapter."""
 
     adapter: Hash32
+    reason: Reason
     contents: tuple[Cid, ...]
+    """Folders with its weights that were stored or cached here."""
+    others: tuple[Cid, ...]
+    """Stored folders that are registered under its digest and stay: with other content, or unreadable."""
     running: frozenset[str]
 
 
 class Denials:
+    """`digest_of` is an adapter's digest, in hex digits, by its configuration and chunks of its weights. It
+    raises `ValueError` for an invalid configuration.
+    """
+
     def __init__(
         self,
         db: Database,
         blobs: BlobStore,
         folders: AdapterFolders,
+        digest_of: Callable[[bytes, Iterable[bytes]], str],
         clock: Callable[[], datetime],
     ) -> None:
         self._db = db
         self._blobs, self._folders = blobs, folders
-        self._clock = clock
+        self._digest_of, self._clock = digest_of, clock
         self._denied_blocks: dict[Cid, frozenset[bytes]] = {}
         """Digests of the blocks of denied folders that are stored here, by the folder."""
 
@@ -88,7 +105,8 @@ class Denials:
             tx.denials.set_floor(floor)
 
     def take_down(self, record: VersionRecord, reason: Reason) -> Takedown:
-        """Deny the version's weights under any name, and remove every folder with them from the store.
+        """Deny the version's weights under any name, and deny and remove every stored folder with them. Other
+        folders stay: anyone can register any, such as the data of a batch, under the digest.
 
         May be repeated, and must be after a crash, which may leave blocks in the store.
         """
@@ -96,15 +114,10 @@ class Denials:
             raise NotFound("The base model has no adapter to take down.", param="model")
         now = self._clock()
         with self._db.begin() as tx:
-            versions = tx.chain.versions(adapter_digest=record.adapter_digest)
-            digests = {version.record.cid_digest for version in versions}
             tx.denials.put(Denial(Subject(Denied.ADAPTER, record.adapter_digest), reason, now))
-            for digest in digests:
-                tx.denials.put(Denial(Subject(Denied.CONTENT, digest), reason, now))
             running = tx.channels.reserved(now)
-        contents = tuple(sorted(map(cid_of, digests)))
-        self._blobs.forget(*contents)
-        return Takedown(record.adapter_digest, contents, running)
+        contents, others = self._delete_stored(record.adapter_digest, reason)
+        return Takedown(record.adapter_digest, reason, contents, others, running)
 
     def drop_folders(self, takedown: Takedown) -> bool:
         """Delete the cached folders once the running answers have ended; returns whether it did."""
@@ -112,10 +125,41 @@ class Denials:
         with self._db.read() as tx:
             if takedown.running & tx.channels.reserved(now):
                 return False
-        for cid in takedown.contents:
+        fetched, _ = self._delete_stored(takedown.adapter, takedown.reason)  # by the answers meanwhile
+        for cid in {*takedown.contents, *fetched}:
             self._folders.drop(cid)
         self._folders.drop_exports(takedown.adapter)
         return True
+
+    def _delete_stored(self, adapter: Hash32, reason: Reason) -> tuple[tuple[Cid, ...], tuple[Cid, ...]]:
+        """Deny the adapter's folders and delete them from the store. Returns them, cached ones included, and
+        the stored folders that are registered under its digest and are not it.
+        """
+        with self._db.read() as tx:
+            versions = tx.chain.versions(adapter_digest=adapter)
+        named = sorted({cid_of(version.record.cid_digest) for version in versions})
+        contents = tuple(cid for cid in named if self._has_weights(cid, adapter))
+        others = tuple(cid for cid in named if cid not in contents and self._blobs.has(cid))
+        with self._db.begin() as tx:
+            for cid in contents:
+                tx.denials.put(Denial(Subject(Denied.CONTENT, cid_digest(cid)), reason, self._clock()))
+        self._blobs.forget(*contents)
+        return contents, others
+
+    def _has_weights(self, cid: Cid, adapter: Hash32) -> bool:
+        """Whether the folder is this adapter's, as it is stored or, after a crash, only cached here."""
+        is_stored = self._blobs.has(cid) and self._digest(cid, self._blobs.open) == adapter
+        return is_stored or self._digest(cid, self._folders.open) == adapter
+
+    def _digest(self, cid: Cid, open_file: Callable[[Cid, str], Iterator[bytes]]) -> str | None:
+        """Digest of the adapter in a folder; None if it is none that can be read."""
+        try:
+            config, weights = (
+                _limited(open_file(cid, name), MAX_BYTES[name]) for name in (CONFIG_FILE, WEIGHTS_FILE)
+            )
+            return "0x" + self._digest_of(b"".join(config), weights)
+        except (ContentMissing, ContentCorrupt, ContentUnsafe, ValueError):
+            return None
 
     def why_withheld(self, cid: Cid, datanet: DatanetId | None = None) -> Reason | None:
         """Why content is not shown: it is denied, or the datanet that it belongs to. None if neither is."""
@@ -150,6 +194,15 @@ class Denials:
             blocks = self._blobs.cids(folder)
             self._denied_blocks[folder] = frozenset(decode_cid(block).digest for block in blocks)
         return self._denied_blocks[folder]
+
+
+def _limited(stream: Iterator[bytes], num_bytes: int) -> Iterator[bytes]:
+    """Errors: `ContentUnsafe` beyond so many bytes: a few crafted blocks can stand for an endless file."""
+    for chunk in stream:
+        num_bytes -= len(chunk)
+        if num_bytes < 0:
+            raise ContentUnsafe("the file is larger than an adapter's")
+        yield chunk
 
 
 def _withheld(cid: Cid, reason: Reason) -> ContentWithheld:

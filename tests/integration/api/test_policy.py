@@ -7,6 +7,7 @@ import re
 import shlex
 import threading
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from backend.chain.local_node import ROOT
 from backend.cli.main import app
 from backend.cli.operator import membership as membership_commands
 from backend.cli.operator import policy, replicas
-from backend.domain.content import cid_of
+from backend.domain.content import cid_digest, cid_of
 from backend.domain.denials import FloorPrice, Reason, Subject
+from backend.domain.hashing import version_id
 from backend.domain.money import PRICE
 from backend.installation.installation import Installation
 from backend.services.operator.key_rotation import KeyRotation
@@ -62,20 +64,21 @@ def rotation_of(installation: ScriptedInstallation) -> KeyRotation:
     return KeyRotation(installation.db, chain, own, keys, installation.market.receipts)
 
 
-def ask(api: Api) -> Any:
-    return api.openai.chat.completions.create(model=api.installation.version, messages=HELLO)
+def ask(api: Api, model: str | None = None) -> Any:
+    return api.openai.chat.completions.create(model=model or api.installation.version, messages=HELLO)
 
 
 def test_a_taken_down_adapter_is_a_451_while_the_answer_under_way_ends_and_is_paid(api: Api) -> None:
     installation, answers = api.installation, []
     installation.engine.waits_after = 2
-    asking = threading.Thread(target=lambda: answers.append(ask(api)))
+    record = installation.host_adapter("hosted", b"weights")
+    model = version_id(record)
+    asking = threading.Thread(target=lambda: answers.append(ask(api, model)))
     asking.start()
     assert installation.engine.is_waiting.wait(30)
-    record = installation.catalogue.record(installation.version)
     taken = installation.denials.take_down(record, Reason.LEGAL)
     with pytest.raises(openai.APIStatusError) as refused:
-        ask(api)
+        ask(api, model)
     assert refused.value.status_code == 451
     assert refused.value.code == "model_withheld"
     assert refused.value.body["details"]["reason"] == "legal"  # type: ignore[index]
@@ -91,7 +94,8 @@ def test_a_taken_down_adapter_is_a_451_while_the_answer_under_way_ends_and_is_pa
         assert receipt["id"] == answer.model_extra["loraledger"]["receipt_id"]
         gone = http.get(f"/ipfs/{cid_of(record.cid_digest)}", params={"format": "car"})
         assert (gone.status_code, gone.json()["error"]["code"]) == (451, "content_withheld")
-        assert [model["parent"] for model in http.get("/v1/models").json()["data"]] == [None]
+        listed = [one["version_id"] for one in http.get("/v1/models").json()["data"]]
+        assert set(listed) == {installation.base_version, installation.version}
 
 
 def test_a_denied_payer_is_refused_before_any_work(api: Api) -> None:
@@ -147,9 +151,12 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     installation: ScriptedInstallation, replicated: Installation
 ) -> None:
     said = []
+    record = installation.host_adapter("hosted", b"weights")
+    hosted, rows = version_id(record), installation.blobs.add_folder({"data.jsonl": b"{}"})
+    installation.view.register(replace(record, cid_digest=cid_digest(rows)))
     commands = commands_of_guide()
     for command in commands:
-        named = command.replace("$MODEL", installation.version)
+        named = command.replace("$MODEL", hosted)
         named = named.replace("$LEAKED_KEY", installation.receipt_key.account)
         result = CliRunner().invoke(app, shlex.split(named)[1:])
         assert result.exit_code == 0, (command, result.output, result.exception)
@@ -163,7 +170,8 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     assert "datanet  7  licence" in said[3]
     assert said[4] == said[3]
     assert "is no longer denied" in said[5]
-    assert "all local copies are deleted" in said[6]
+    assert f"deleted from the store: {cid_of(record.cid_digest)}\n" in said[6]
+    assert f"not the adapter's: {rows}\nall local copies are deleted" in said[6]
     listed = CliRunner().invoke(app, ["policy", "list", "--json"]).output
     assert '"adapter"' in listed
     assert '"content"' in listed

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.content import Codec, ContentMissing, DecodedCid, cid_digest, decode_cid
+from backend.domain.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from backend.domain.batch_data import FILE_NAME
+from backend.domain.content import Codec, ContentMissing, DecodedCid, cid_digest, cid_of, decode_cid
 from backend.domain.denials import (
     ContentWithheld,
     Denied,
@@ -48,6 +50,11 @@ def deny(
     found = Subject.parse(kind, subject)
     installation.denials.deny(found, reason)
     return found
+
+
+def write_adapter(folder: Path, weights: bytes) -> None:
+    (folder / CONFIG_FILE).write_bytes(b"{}")
+    (folder / WEIGHTS_FILE).write_bytes(weights)
 
 
 def test_a_denied_adapter_is_refused_under_any_name_and_not_listed(
@@ -122,19 +129,17 @@ def test_no_block_of_a_denied_folder_is_served(installation: ScriptedInstallatio
 
 
 def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
-    installation: ScriptedInstallation, record: VersionRecord
+    installation: ScriptedInstallation,
 ) -> None:
     weights, card = b"w" * 300_000, b"a card that both have"
-    ours = installation.blobs.add_folder({"weights": weights, "README.md": card})
-    neighbour = installation.blobs.add_folder({"weights": b"v" * 300_000, "README.md": card})
-    hosted = replace(record, name="hosted", cid_digest=cid_digest(ours), adapter_digest=some_hash("hosted"))
-    installation.view.register(hosted)
-    repacked = installation.blobs.add_folder({"weights": weights, "README.md": b"another card"})
-    installation.view.register(replace(hosted, cid_digest=cid_digest(repacked)))
+    hosted = installation.host_adapter("hosted", weights, card)
+    ours = cid_of(hosted.cid_digest)
+    neighbour = cid_of(installation.host_adapter("neighbour", b"v" * 300_000, card).cid_digest)
+    repacked = cid_of(installation.host_adapter("hosted", weights, b"another card").cid_digest)
     blocks = [entry.cid for entry in installation.blobs.entries(ours)]
-    for _ in range(2):  # the second time finds nothing to do
+    for contents in ({ours, repacked}, set()):  # the second time finds nothing to do
         taken = installation.denials.take_down(hosted, Reason.LEGAL)
-        assert set(taken.contents) == {ours, repacked}
+        assert set(taken.contents) == contents
         assert installation.denials.drop_folders(taken)
     for cid in (ours, repacked):
         assert not installation.blobs.has(cid)
@@ -150,10 +155,60 @@ def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
         installation.catalogue.resolve(hosted.adapter_digest)
 
 
-def test_the_copy_that_answers_are_made_from_stays_until_they_have_ended(
-    installation: ScriptedInstallation, record: VersionRecord
+def test_a_takedown_leaves_what_others_register_under_the_adapters_digest(
+    installation: ScriptedInstallation,
 ) -> None:
-    installation.store.folders[str(installation.folders.folder(record).name)] = lambda _folder: None
+    """Anyone can: the data of a pending batch, of which a demand may ask, rows, another adapter."""
+    hosted = installation.host_adapter("hosted", b"weights")
+    batch = installation.blobs.add_folder({FILE_NAME: b"receipts"})
+    rows = installation.blobs.add_folder({"data.jsonl": b"{}"})
+    rival = cid_of(installation.host_adapter("rival", b"others").cid_digest)
+    broken = installation.blobs.add_folder({CONFIG_FILE: b"[", WEIGHTS_FILE: b"weights"})
+    stay = {batch, rows, rival, broken}
+    for folder in stay:
+        installation.view.register(replace(hosted, cid_digest=cid_digest(folder)))
+    cached = installation.folders.folder(replace(hosted, cid_digest=cid_digest(rival)))
+    taken = installation.denials.take_down(hosted, Reason.LEGAL)
+    assert installation.denials.drop_folders(taken)
+    assert taken.contents == (cid_of(hosted.cid_digest),)
+    assert set(taken.others) == stay
+    for folder in stay:
+        assert installation.blobs.has(folder)
+        installation.denials.check_content(folder)
+    assert cached.is_dir()
+
+
+def test_a_takedown_deletes_what_a_running_answer_fetches_meanwhile(
+    installation: ScriptedInstallation,
+) -> None:
+    hosted = installation.host_adapter("hosted", b"weights")
+    cid = cid_of(hosted.cid_digest)
+    installation.blobs.forget(cid)
+    taken = installation.denials.take_down(hosted, Reason.LEGAL)
+    installation.host_adapter("hosted", b"weights")
+    assert installation.denials.drop_folders(taken)
+    assert not installation.blobs.has(cid)
+    with pytest.raises(ContentWithheld):
+        installation.denials.check_content(cid)
+
+
+def test_a_repeated_takedown_deletes_the_cached_copy_that_a_crash_left(
+    installation: ScriptedInstallation,
+) -> None:
+    hosted = installation.host_adapter("hosted", b"weights")
+    cid = cid_of(hosted.cid_digest)
+    installation.store.folders[cid] = lambda folder: write_adapter(folder, b"weights")
+    copy = installation.folders.folder(hosted)
+    installation.denials.take_down(hosted, Reason.LEGAL)  # the process ends before it drops the copy
+    taken = installation.denials.take_down(hosted, Reason.LEGAL)
+    assert installation.denials.drop_folders(taken)
+    assert not copy.is_dir()
+
+
+def test_the_copy_that_answers_are_made_from_stays_until_they_have_ended(
+    installation: ScriptedInstallation,
+) -> None:
+    record = installation.host_adapter("hosted", b"weights")
     copy = installation.folders.folder(record)
     payer = Payer(installation.payer.account)
     reservation = installation.admission.reserve(payer, 10)
