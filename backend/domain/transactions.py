@@ -30,7 +30,7 @@ SIGNED_CALL_GAS_CAP = 1_000_000
 """Highest gas limit of their transactions: if the account that signed is a contract (EIP-1271), the check of
 its signature may use all the gas that it is given, at this operator's cost.
 """
-RELAYED_CALLS = SIGNED_CALLS | {"claim"}
+RELAYED_CALLS = SIGNED_CALLS | {"claim", "freeze"}
 """Functions that operators call for others. Their own calls are sent first."""
 BUDGETED_CALLS = RELAYED_CALLS | {"review"}
 """Functions whose cost counts towards the budget for relayed calls. A curating operator reviews each relayed

@@ -411,7 +411,7 @@ class Installation(Resources):
         """Snapshots of contributions in the local store."""
         from backend.services.contribute.snapshot import Snapshots
 
-        return Snapshots(self.database, self.blobs, self.chain, self.operator.account)
+        return Snapshots(self.database, self.blobs, self.chain, self.relays)
 
     @cached_property
     def fetching_snapshots(self) -> Snapshots:
@@ -419,7 +419,7 @@ class Installation(Resources):
         from backend.services.contribute.snapshot import Snapshots
 
         bring = self.peers_for(self.database).fetch
-        return Snapshots(self.database, self.blobs, self.chain, self.operator.account, bring)
+        return Snapshots(self.database, self.blobs, self.chain, self.relays, bring)
 
     def count_tokens(self, texts: Sequence[str]) -> int | None:
         """Number of tokens by the first base model's tokenizer."""

@@ -114,7 +114,7 @@ class ContributionHarness:
         )
         self.contributions = Contributions(database, *parts)  # type: ignore[arg-type]
         self.curation = Curation(database, self.store, self.staging, OPERATOR.account, lambda: self.now)
-        data = (self.store, self.chain, OPERATOR.account)
+        data = (self.store, self.chain, self.relays)
         self.snapshots = Snapshots(database, *data)  # type: ignore[arg-type]
         self._add(DatanetRow(id=NET, creator=OPERATOR.account, name="docs", cid_digest="0x" + "11" * 32))
 

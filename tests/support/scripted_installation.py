@@ -350,7 +350,7 @@ class ScriptedInstallation:
             registry=Registry(self.db, chain, self.blobs),
             contributions=Contributions(self.db, self.blobs, chain, consent, check, relays),
             transfers=self.transfers,
-            snapshots=Snapshots(self.db, self.blobs, chain, self.operator),
+            snapshots=Snapshots(self.db, self.blobs, chain, relays),
             training=Training(self.db, self.payments, self.clock),
             estimates=Estimates(
                 self.db, FakeRows(), dict.fromkeys(self.engines, FakeTokeniser()), self.payments

@@ -94,7 +94,7 @@ def create_snapshot(
     """Freeze a snapshot. Only the datanet's creator may; the operator sends the transaction."""
     known = services.registry.own_datanet(wallet.account, DatanetId(datanet))
     count = body.count or known.num_contributions
-    return PendingSnapshotView.model_validate(services.snapshots.freeze(known.id, count))
+    return PendingSnapshotView.model_validate(services.snapshots.freeze(wallet.account, known.id, count))
 
 
 @router.get("/snapshots/{snapshot}", dependencies=PUBLIC)

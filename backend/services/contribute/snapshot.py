@@ -19,7 +19,6 @@ from backend.domain.hashing import licence_text, licence_word
 from backend.ports.storage import fetch_nothing
 from backend.services.contribute.read_rows import RowReader
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
-from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_with_retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from backend.domain.registries import Contribution, Snapshot
     from backend.ports.chain import Chain
     from backend.ports.storage import BlobStore, FetchFolder
+    from backend.services.transactions.relays import Relays
 
 
 T = TypeVar("T")
@@ -55,8 +55,7 @@ class PendingSnapshot:
 class Snapshots:
     """Implements `backend.ports.training.SnapshotRows`.
 
-    `sender` is the operator's account that sends transactions. `fetch_folder` fetches contributions of other
-    operators into the store.
+    `fetch_folder` fetches contributions of other operators into the store.
     """
 
     def __init__(
@@ -64,27 +63,25 @@ class Snapshots:
         db: Database,
         store: BlobStore,
         chain: Chain,
-        sender: Account,
+        relays: Relays,
         fetch_folder: FetchFolder = fetch_nothing,
     ) -> None:
         self._db = db
         self._store = store
         self._chain = chain
-        self._sender = sender
+        self._relays = relays
         self._fetch_folder = fetch_folder
 
-    def freeze(self, datanet: DatanetId, count: int) -> PendingSnapshot:
-        """Freeze the first `count` admitted contributions with their present acceptance on the chain.
+    def freeze(self, account: Account, datanet: DatanetId, count: int) -> PendingSnapshot:
+        """Freeze the first `count` admitted contributions with their present acceptance on the chain, as
+        `account` asks.
 
-        A repeated request is the same transaction, unless that one failed. Errors: `Reverted` with the
-        registry's reason (`InvalidCount`, `NothingAccepted`).
+        A repeated request is the same transaction, unless that one failed. Errors: those of `Relays.relay`;
+        `Reverted` has the registry's reason (`InvalidCount`, `NothingAccepted`).
         """
         snapshot_id, _accepted_hash = self._chain.call(REGISTRY, "previewSnapshot", datanet, count)
         call, args, key = (REGISTRY, "freeze"), [str(datanet), str(count)], f"freeze:{snapshot_id}"
-        with self._db.begin() as tx:
-            sent = enqueue_with_retry(tx, self._sender, call, args, key, MOST_ATTEMPTS)
-            if (record := tx.chain.datanet(datanet)) is not None:
-                tx.transactions.record_request(record.creator, sent)
+        sent = self._relays.relay(account, call, args, key)
         return PendingSnapshot(snapshot_id, sent)
 
     def get(self, snapshot_id: SnapshotId) -> Snapshot:

@@ -58,7 +58,7 @@ class Installation:
         relays = relays_of(database, chain, lane)
         self.contributions = Contributions(database, self.store, chain, consent, check, relays)
         self.curation = Curation(database, self.store, staging, lane)
-        self.snapshots = Snapshots(database, self.store, chain, lane)
+        self.snapshots = Snapshots(database, self.store, chain, relays)
         self.registry = Registry(database, chain, self.store)  # type: ignore[arg-type]
         signers = {key.account: key for key in (OPERATOR, ALICE, BOB)}
         self._sender = Sender(chain, database.send_queue, signers.get, CONFIRMATIONS)
@@ -110,7 +110,7 @@ def test_docstrings_become_accepted_contributions_and_a_snapshots_rows(market: I
     assert [c.contributor for c in recorded] == [ALICE.account, BOB.account]
     assert [c.content_hash for c in recorded] == [upload.report.content_hash for upload in uploads]
 
-    freezing = market.snapshots.freeze(NET, 2)
+    freezing = market.snapshots.freeze(OPERATOR.account, NET, 2)
     market.settle()
     assert freezing.snapshot_id == snapshot_id(NET, 2, accepted_hash([True, True]))
     assert market.snapshots.get(freezing.snapshot_id).accepted == (0, 1)
@@ -178,7 +178,7 @@ def test_a_curators_rejection_reaches_the_contributor_and_later_snapshots(market
     market.settle()
     assert market.state(kept) is UploadState.ACCEPTED
     assert market.state(spam) is UploadState.REJECTED
-    freezing = market.snapshots.freeze(NET, 2)
+    freezing = market.snapshots.freeze(OPERATOR.account, NET, 2)
     market.settle()
     assert list(market.snapshots.rows(freezing.snapshot_id)) == [(0, {"text": "kept"})]
 
@@ -187,13 +187,13 @@ def test_a_withdrawn_contribution_is_in_no_later_snapshot(market: Installation) 
     texts = (b'{"text": "kept"}', b'{"text": "taken back"}')
     uploads = [market.submit(ALICE, market.upload(ALICE, [text], "MIT")) for text in texts]
     market.settle()
-    before = market.snapshots.freeze(NET, 2)
+    before = market.snapshots.freeze(OPERATOR.account, NET, 2)
     market.settle()
     market.contributions.withdraw(uploads[1].id)
     market.settle()
     found = market.contributions.status(uploads[1].id)
     assert (found.state, found.reason_name) == (UploadState.WITHDRAWN, "withdrawn")
-    after = market.snapshots.freeze(NET, 2)
+    after = market.snapshots.freeze(OPERATOR.account, NET, 2)
     market.settle()
     assert list(market.snapshots.rows(after.snapshot_id)) == [(0, {"text": "kept"})]
     assert market.snapshots.get(before.snapshot_id).accepted == (0, 1)

@@ -10,7 +10,9 @@ import pytest
 from backend.domain.content import ContentCorrupt
 from backend.domain.errors import NotFound
 from backend.domain.ids import Hash32, SnapshotId
-from tests.support.contributions import ALICE, BOB, NET, ContributionHarness
+from backend.domain.money import GWEI
+from backend.services.transactions.relays import ACCOUNT_SHARE, FEE_OF_PRICE, RelayBudgetSpent
+from tests.support.contributions import ALICE, BOB, NET, OPERATOR, ContributionHarness
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,19 +135,36 @@ def test_a_manifest_with_another_licence_than_the_chains_is_not_believed(
 def test_freezing_asks_for_the_snapshot_that_the_chain_previews(harness: ContributionHarness) -> None:
     snapshot = SnapshotId("0x" + "ab" * 32)
     harness.chain.preview = (snapshot, "0x" + "cd" * 32)
-    first = harness.snapshots.freeze(NET, 2)
+    first = harness.snapshots.freeze(OPERATOR.account, NET, 2)
     assert first.snapshot_id == snapshot
-    assert harness.snapshots.freeze(NET, 2) == first
+    assert harness.snapshots.freeze(OPERATOR.account, NET, 2) == first
     assert harness.queued() == [("freeze", ("1", "2"))]
+
+
+def test_freezing_is_within_the_relay_budget_and_after_the_operators_own_calls(
+    harness: ContributionHarness,
+) -> None:
+    harness.relays._budget = 200_000 * FEE_OF_PRICE * GWEI * ACCOUNT_SHARE
+    harness.chain.preview = (SnapshotId("0x" + "ab" * 32), "0x" + "cd" * 32)
+    harness.snapshots.freeze(ALICE.account, NET, 2)
+    harness.chain.preview = (SnapshotId("0x" + "cd" * 32), "0x" + "cd" * 32)
+    with pytest.raises(RelayBudgetSpent, match="freeze would exceed that"):
+        harness.snapshots.freeze(ALICE.account, NET, 1)
+    assert harness.queued() == [("freeze", ("1", "2"))]
+    with harness.database.begin() as tx:
+        tx.transactions.enqueue(OPERATOR.account, "Settlement", "commit", [], "commit")
+        first = tx.transactions.first_queued(OPERATOR.account)
+    assert first is not None
+    assert first.function == "commit"
 
 
 def test_a_snapshot_whose_freezing_failed_can_be_frozen_again(harness: ContributionHarness) -> None:
     harness.chain.preview = (SnapshotId("0x" + "ab" * 32), "0x" + "cd" * 32)
-    first = harness.snapshots.freeze(NET, 2)
+    first = harness.snapshots.freeze(OPERATOR.account, NET, 2)
     harness.fail(first.transaction_id, "OutOfGas")
-    again = harness.snapshots.freeze(NET, 2)
+    again = harness.snapshots.freeze(OPERATOR.account, NET, 2)
     assert again.transaction_id != first.transaction_id
-    assert harness.snapshots.freeze(NET, 2) == again
+    assert harness.snapshots.freeze(OPERATOR.account, NET, 2) == again
 
 
 def test_an_unknown_snapshot_is_not_found(harness: ContributionHarness) -> None:
