@@ -171,9 +171,9 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     """Size limit of an upload."""
     reserved_disk_bytes: int = Field(default=1 << 30, ge=0)
-    """Free space on the disks of `home` and `vllm_adapters` that uploads, imports, fetched adapters and those
-    written for vLLM servers leave to the rest of the installation. With less, they get 507 `disk_full`;
-    to fetch or write an adapter, those that are not in use are deleted first."""
+    """Free space on the disks of `home` and `vllm_adapters` that uploads, imports, descriptions of datanets,
+    fetched adapters and those written for vLLM servers leave to the rest of the installation. With less, they
+    get 507 `disk_full`; to fetch or write an adapter, those that are not in use are deleted first."""
     refused_personal_data: str = "CREDIT_CARD,CRYPTO,IBAN_CODE,UK_NHS,UK_NINO,US_SSN"
     """Kinds of personal data whose rows are refused, separated by commas; other kinds are only reported."""
     training_price: int = Field(default=400_000, ge=0, lt=1 << 63)

@@ -54,6 +54,10 @@ class ChainStore:
         last = None if after is None else (table.id, after)
         return self._datanets(list(in_chain_order(self._session, select(table), table, last, limit)))
 
+    def datanet_folders(self, digests: Collection[Hash32]) -> set[Hash32]:
+        column = t.DatanetRow.cid_digest
+        return {Hash32(found) for found in self._session.scalars(select(column).where(column.in_(digests)))}
+
     def contribution(self, datanet: DatanetId, index: int) -> Contribution | None:
         row = self._admitted(datanet, index)
         return None if row is None else from_row(Contribution, row)

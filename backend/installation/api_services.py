@@ -51,7 +51,7 @@ def api_services(installation: Installation) -> Services:
         moves=Moves(db, chain, market, relays, utc_now, installation.settings.max_lag_seconds),
         receipts=Receipts(db),
         proofs=audit.proofs,
-        registry=Registry(db, chain, installation.blobs),
+        registry=Registry(db, chain, installation.datanet_folders),
         contributions=installation.contributions,
         transfers=installation.transfers,
         snapshots=installation.snapshots,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from backend.services.contribute.withdrawn_content import WithdrawnContent
     from backend.services.market.adapter_folders import AdapterFolders
     from backend.services.market.catalogue import Catalogue
+    from backend.services.market.datanet_folders import DatanetFolders
     from backend.services.market.denials import Denials
     from backend.services.market.descriptions import Descriptions
     from backend.services.market.screening import Screening
@@ -389,6 +390,14 @@ class Installation(Resources):
         from backend.services.contribute.curate import Curation
 
         return Curation(self.database, self.blobs, self.staging, self.operator.account)
+
+    @cached_property
+    def datanet_folders(self) -> DatanetFolders:
+        from backend.services.market.datanet_folders import DatanetFolders
+
+        # Below `uploads`, which the API and the settler of another machine share.
+        root = self.settings.home / "uploads" / "datanets"
+        return DatanetFolders(self.database, self.blobs, root, self.settings.reserved_disk_bytes)
 
     @cached_property
     def withdrawn_content(self) -> WithdrawnContent:

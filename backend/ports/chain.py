@@ -244,6 +244,10 @@ class ChainView(Protocol):
         """
         ...
 
+    def datanet_folders(self, digests: Collection[Hash32]) -> set[Hash32]:
+        """Those of these folders, by the digests of their CIDs, that a datanet names."""
+        ...
+
     def contribution(self, datanet: DatanetId, index: int) -> Contribution | None:
         """The admitted contribution with the index."""
         ...

@@ -84,6 +84,9 @@ class FakeChainView:
         last = None if after is None else str(after)
         return rows_after(self.datanet_list, [str(one.id) for one in self.datanet_list], last, limit)
 
+    def datanet_folders(self, digests: Collection[Hash32]) -> set[Hash32]:
+        return {known.cid_digest for known in self.datanet_list} & set(digests)
+
     def datanet(self, datanet: DatanetId) -> Datanet | None:
         return next((known for known in self.datanet_list if known.id == datanet), None)
 

@@ -51,6 +51,7 @@ from backend.services.contribute.staging import Staging
 from backend.services.contribute.transfers import Transfers
 from backend.services.market.adapter_folders import AdapterFolders
 from backend.services.market.catalogue import Catalogue
+from backend.services.market.datanet_folders import DatanetFolders
 from backend.services.market.denials import Denials
 from backend.services.market.descriptions import Descriptions
 from backend.services.market.governance import Governance
@@ -347,7 +348,7 @@ class ScriptedInstallation:
             moves=Moves(self.db, chain, self.market, relays, self.clock, 60),
             receipts=Receipts(self.db),
             proofs=Proofs(self.db, unused, chain),
-            registry=Registry(self.db, chain, self.blobs),
+            registry=Registry(self.db, chain, DatanetFolders(self.db, self.blobs, self.folder / "datanets")),
             contributions=Contributions(self.db, self.blobs, chain, consent, check, relays),
             transfers=self.transfers,
             snapshots=Snapshots(self.db, self.blobs, chain, relays),

@@ -56,7 +56,9 @@ def list_datanets(services: ServicesDep, paging: PagingDep) -> Page[DatanetView]
 def prepare_datanet(
     body: CreateDatanetRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
-    """Publish the description, and prepare the transaction that creates the datanet."""
+    """Publish the description, and prepare the transaction that creates the datanet. A day later the
+    description is deleted unless a datanet has it.
+    """
     prepared = services.registry.prepare_datanet(wallet.account, body.name, body.description, body.licence)
     return PreparedTransactionView.model_validate(prepared)
 

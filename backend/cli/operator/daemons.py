@@ -184,7 +184,12 @@ def _relay(installation: Installation, stop: threading.Event) -> None:
 def _settle(installation: Installation, stop: threading.Event) -> None:
     installation.check_database()
     settler, curation = installation.settler, installation.curation
-    sweeps = (curation.advance, installation.transfers.sweep, installation.withdrawn_content.sweep)
+    sweeps = (
+        curation.advance,
+        installation.transfers.sweep,
+        installation.withdrawn_content.sweep,
+        installation.datanet_folders.sweep,
+    )
     with ThreadPoolExecutor(1, "uploads") as pool:
         uploads = pool.submit(_advance_uploads, sweeps, stop)
         try:

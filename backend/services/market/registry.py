@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backend.domain.settlement import CommittedBatch, Demand
     from backend.domain.transactions import ChainTransaction, PreparedTransaction
     from backend.ports.chain import Chain, ChainView
-    from backend.ports.storage import BlobStore
+    from backend.services.market.datanet_folders import DatanetFolders
 
 DATASETS = "DatasetRegistry"
 ADAPTERS = "AdapterRegistry"
@@ -43,10 +43,10 @@ class ListedBatch:
 
 
 class Registry:
-    def __init__(self, db: Database, chain: Chain, store: BlobStore) -> None:
+    def __init__(self, db: Database, chain: Chain, folders: DatanetFolders) -> None:
         self._db = db
         self._chain = chain
-        self._store = store
+        self._folders = folders
 
     def datanets(self, after: int | None, limit: int) -> list[Datanet]:
         """Up to `limit` datanets after datanet `after`, oldest first. Errors: `InvalidInput`."""
@@ -158,9 +158,9 @@ class Registry:
         self, creator: Account, name: str, description: str, licence: str = ""
     ) -> PreparedTransaction:
         """Publish a folder with the description (`README.md`) and the accepted licences, and prepare the
-        datanet.
+        datanet. The folder is deleted if no datanet names it a day later.
 
-        `licence`: SPDX expression of the accepted licences; empty: any. Raises UnknownLicence.
+        `licence`: SPDX expression of the accepted licences; empty: any. Raises UnknownLicence, DiskFull.
         """
         raw = description.encode()
         if len(raw) > MAX_DESCRIPTION_BYTES:
@@ -169,10 +169,13 @@ class Registry:
             )
         check_name(name)
         terms = {TERMS_FILE: terms_file(licence)} if licence else {}
-        cid = self._store.add_folder({DESCRIPTION_FILE: raw, **terms})
-        return self._chain.prepare(
-            DATASETS, "createDatanet", to_hash(ascii_word(name)), cid_digest(cid), sender=creator
+        files = {DESCRIPTION_FILE: raw, **terms}
+        digest = cid_digest(self._folders.cid(files))
+        prepared = self._chain.prepare(
+            DATASETS, "createDatanet", to_hash(ascii_word(name)), digest, sender=creator
         )
+        self._folders.publish(files)
+        return prepared
 
     def version(self, version: VersionId) -> VersionRecord:
         """The record of a registered version. Errors: `NotFound`."""

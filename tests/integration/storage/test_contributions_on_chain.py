@@ -22,6 +22,7 @@ from backend.services.contribute.curate import Curation
 from backend.services.contribute.docstrings import build_dataset
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
+from backend.services.market.datanet_folders import DatanetFolders
 from backend.services.market.registry import Registry
 from backend.services.transactions.consent import Consent
 from backend.storage.embedded import EmbeddedStore
@@ -59,7 +60,7 @@ class Installation:
         self.contributions = Contributions(database, self.store, chain, consent, check, relays)
         self.curation = Curation(database, self.store, staging, lane)
         self.snapshots = Snapshots(database, self.store, chain, relays)
-        self.registry = Registry(database, chain, self.store)  # type: ignore[arg-type]
+        self.registry = Registry(database, chain, DatanetFolders(database, self.store, home / "datanets"))
         signers = {key.account: key for key in (OPERATOR, ALICE, BOB)}
         self._sender = Sender(chain, database.send_queue, signers.get, CONFIRMATIONS)
         self._indexer = Indexer(chain, database.event_log, deployment, CONFIRMATIONS)

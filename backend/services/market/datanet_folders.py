@@ -1,0 +1,88 @@
+"""Publishes the folders of datanets to be created, and deletes those that no datanet names a day later."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from backend.disk.space import DiskSpace
+from backend.domain.content import cid_digest
+from backend.domain.ids import Cid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.ports.storage import BlobStore
+
+log = logging.getLogger(__name__)
+
+ABANDONED_AFTER_SECONDS = 86_400.0
+SWEEP_SECONDS = 60.0
+MAX_DELETED = 1000
+"""Folders of one sweep: the settler waits for it."""
+
+
+class DatanetFolders:
+    """`root` has an empty file for each published folder that may be abandoned. Its name is the folder's CID,
+    its modification time that of the last publication. Folders leave `reserved` bytes of the disk free.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        store: BlobStore,
+        root: Path,
+        reserved: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._db, self._store, self._root, self._clock = db, store, root, clock
+        self._space = DiskSpace(root, reserved)
+        self._next_sweep = 0.0
+
+    def cid(self, files: Mapping[str, bytes]) -> Cid:
+        """CID of a folder, which is not stored yet."""
+        return self._store.folder_cid(files)
+
+    def publish(self, files: Mapping[str, bytes]) -> None:
+        """Store the folder, to stay if a datanet names it. Idempotent. Errors: `DiskFull`, `Unavailable`."""
+        self._space.require(sum(map(len, files.values())))
+        self._root.mkdir(parents=True, exist_ok=True)
+        (self._root / self.cid(files)).touch()  # first: a crash leaves no folder that is never deleted
+        self._store.add_folder(files)
+
+    def sweep(self) -> None:
+        """Delete the folders that no datanet names a day after they were published, at most once a minute.
+
+        May be killed at any point. Errors: `Unavailable`.
+        """
+        if (now := self._clock()) < self._next_sweep:
+            return
+        self._next_sweep = now + SWEEP_SECONDS
+        with self._db.read() as tx:
+            head = tx.chain.cursor()
+        if head is None or not self._root.is_dir():
+            return
+        # A datanet may be on the chain and not indexed yet.
+        before = min(now, head.timestamp) - ABANDONED_AFTER_SECONDS
+        if due := list(islice(self._published(before), MAX_DELETED)):
+            self._delete_unnamed(due)
+
+    def _published(self, before: float) -> Iterator[Cid]:
+        for path in self._root.iterdir():
+            with suppress(FileNotFoundError):  # another settler was faster
+                if path.stat().st_mtime < before:
+                    yield Cid(path.name)
+
+    def _delete_unnamed(self, cids: Sequence[Cid]) -> None:
+        with self._db.read() as tx:
+            named = tx.chain.datanet_folders([cid_digest(cid) for cid in cids])
+        if unnamed := [cid for cid in cids if cid_digest(cid) not in named]:
+            self._store.forget(*unnamed)
+            log.info("deleted %d folders of datanets that were not created", len(unnamed))
+        for cid in cids:
+            (self._root / cid).unlink(missing_ok=True)
