@@ -36,6 +36,9 @@ _GRANTS = (
     .where(among(t.GrantRow.channel_id))
     .order_by(t.GrantRow.block_number, t.GrantRow.log_index)
 )
+_IS_WITHDRAWN = and_(
+    t.ContributionRow.is_accepted.is_(False), t.ContributionRow.reason == ReviewReason.WITHDRAWN
+)
 
 
 class ChainStore:
@@ -82,18 +85,15 @@ class ChainStore:
             for found in in_chain_order(self._session, query, table, last, limit)
         ]
 
-    def withdrawn_contents(self) -> dict[Hash32, set[Hash32]]:
+    def withdrawn_contributions(self) -> list[Contribution]:
+        found = self._session.scalars(select(t.ContributionRow).where(_IS_WITHDRAWN))
+        return [from_row(Contribution, row) for row in found]
+
+    def has_other_record(self, withdrawn: Contribution) -> bool:
         row = t.ContributionRow
-        is_back = and_(row.is_accepted.is_(False), row.reason == ReviewReason.WITHDRAWN)
-        back: dict[Hash32, set[Hash32]] = {}
-        for digest, content_hash in self._session.execute(
-            select(row.cid_digest, row.content_hash).where(is_back)
-        ):
-            back.setdefault(Hash32(digest), set()).add(Hash32(content_hash))
-        again = select(row.cid_digest).where(row.cid_digest.in_(back), not_(func.coalesce(is_back, false())))
-        for digest in set(self._session.scalars(again)):
-            del back[Hash32(digest)]
-        return back
+        query = select(row.datanet).where(not_(func.coalesce(_IS_WITHDRAWN, false())))
+        query = query.filter_by(content_hash=withdrawn.content_hash, cid_digest=withdrawn.cid_digest)
+        return self._session.scalar(query.limit(1)) is not None
 
     def snapshot(self, snapshot: SnapshotId) -> Snapshot | None:
         row = self._session.get(t.SnapshotRow, snapshot)

@@ -266,10 +266,12 @@ class ChainView(Protocol):
         """
         ...
 
-    def withdrawn_contents(self) -> dict[Hash32, set[Hash32]]:
-        """Digests of the folders that withdrawn contributions name, and no other, with the content hashes of
-        these. A contribution can name any folder.
-        """
+    def withdrawn_contributions(self) -> list[Contribution]:
+        """Of all datanets. A contribution can name any folder."""
+        ...
+
+    def has_other_record(self, withdrawn: Contribution) -> bool:
+        """Whether a contribution that is not withdrawn names the same content hash and folder."""
         ...
 
     def snapshot(self, snapshot: SnapshotId) -> Snapshot | None: ...

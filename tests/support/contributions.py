@@ -152,7 +152,7 @@ class ContributionHarness:
         folder = cid or report.cid
         assert folder is not None
         row = ContributionRow(
-            datanet=NET,
+            datanet=upload.datanet,
             index=index,
             contributor=upload.account,
             content_hash=report.content_hash,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
-from backend.services.contribute.staging import DATA_FILE
+from backend.domain.dataset import is_too_deep
+from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import Cid, Hash32
+    from backend.domain.ids import Cid, DatanetId, Hash32
+    from backend.domain.registries import Contribution
     from backend.ports.storage import BlobStore
 
 log = logging.getLogger(__name__)
@@ -32,7 +35,8 @@ class WithdrawnContent:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db, self._store, self._clock = db, store, clock
-        self._deleted: set[Hash32] = set()
+        self._deleted: set[tuple[DatanetId, Hash32]] = set()
+        """Datanets and content hashes of the withdrawn contributions whose folders were deleted or stay."""
         self._next_sweep = 0.0
 
     def sweep(self) -> None:
@@ -45,22 +49,39 @@ class WithdrawnContent:
             return
         self._next_sweep = now + SWEEP_SECONDS
         with self._db.read() as tx:
-            withdrawn = tx.chain.withdrawn_contents()
-        new = sorted(withdrawn.keys() - self._deleted)
-        stored = [cid_of(digest) for digest in new if self._has_rows(cid_of(digest), withdrawn[digest])]
-        if stored:
+            withdrawn = {(one.datanet, one.content_hash): one for one in tx.chain.withdrawn_contributions()}
+        new = [withdrawn[key] for key in withdrawn.keys() - self._deleted]
+        if stored := sorted({cid_of(one.cid_digest) for one in new if self._is_stored(one)}):
             self._store.forget(*stored)
             log.info("deleted withdrawn contributions: %s", ", ".join(stored))
-        self._deleted |= withdrawn.keys()
+        self._deleted = set(withdrawn)
 
-    def _has_rows(self, cid: Cid, content_hashes: set[Hash32]) -> bool:
-        """Whether the store has a folder whose rows have one of these hashes."""
-        if not self._store.has(cid):
+    def _is_stored(self, withdrawn: Contribution) -> bool:
+        """Whether the store has the contribution's folder, and not one of others that it names."""
+        cid = cid_of(withdrawn.cid_digest)
+        if not self._store.has(cid) or not self._has_rows(cid, withdrawn.content_hash):
             return False
+        # The manifest decides: anyone can record the same rows and folder again, in another datanet.
+        if (datanet := self._stated_datanet(cid)) is not None:
+            return datanet == withdrawn.datanet
+        with self._db.read() as tx:
+            return not tx.chain.has_other_record(withdrawn)
+
+    def _has_rows(self, cid: Cid, content_hash: Hash32) -> bool:
         digest = sha256()
         try:
             for chunk in self._store.open(cid, DATA_FILE):
                 digest.update(chunk)
         except (ContentMissing, ContentCorrupt, ContentUnsafe):
             return False
-        return "0x" + digest.hexdigest() in content_hashes
+        return "0x" + digest.hexdigest() == content_hash
+
+    def _stated_datanet(self, cid: Cid) -> int | None:
+        """The datanet in the folder's manifest, which is untrusted; None if it states none."""
+        try:
+            # The first chunk: our manifests are smaller, an untrusted one may have any size.
+            text = next(self._store.open(cid, MANIFEST_FILE), b"").decode()
+            datanet = None if is_too_deep(text) else json.loads(text)["datanetId"]
+        except (ContentMissing, ContentCorrupt, ContentUnsafe, ValueError, LookupError, TypeError):
+            return None
+        return datanet if isinstance(datanet, int) else None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -7,10 +9,12 @@ import pytest
 from backend.domain.content import ContentMissing
 from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import Conflict, NotFound, Unavailable
+from backend.domain.ids import DatanetId
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.contribute.withdrawn_content import SWEEP_SECONDS, WithdrawnContent
 from tests.support.contributions import ALICE, BOB, NET, ROWS, ContributionHarness, jsonl
+from tests.support.market import some_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -263,6 +267,54 @@ def test_a_copy_that_another_contribution_holds_too_stays(any_world: Contributio
     WithdrawnContent(any_world.database, any_world.store).sweep()
     assert upload.report.cid is not None
     assert any_world.store.has(upload.report.cid)
+
+
+def test_records_of_others_do_not_keep_a_withdrawn_contribution(any_world: ContributionHarness) -> None:
+    """Anyone can record its folder again: under another hash, or in another datanet."""
+    upload = any_world.submit(ROWS)
+    any_world.record(upload, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
+    other_hash = replace(upload.report, content_hash=some_hash("any"))
+    any_world.record(replace(upload, account=BOB.account, report=other_hash), None)
+    any_world.record(replace(upload, account=BOB.account, datanet=DatanetId(2)), None)
+    WithdrawnContent(any_world.database, any_world.store).sweep()
+    assert upload.report.cid is not None
+    assert not any_world.store.has(upload.report.cid)
+
+
+def test_a_withdrawn_record_of_the_same_rows_elsewhere_leaves_a_contribution(
+    any_world: ContributionHarness,
+) -> None:
+    upload = any_world.submit(ROWS)
+    any_world.record(upload, 0, is_accepted=True)
+    elsewhere = replace(upload, account=BOB.account, datanet=DatanetId(2))
+    any_world.record(elsewhere, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
+    copies = WithdrawnContent(any_world.database, any_world.store, count(0, int(SWEEP_SECONDS)).__next__)
+    copies.sweep()
+    assert upload.report.cid is not None
+    assert any_world.store.has(upload.report.cid)
+    any_world.record(upload, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
+    copies.sweep()
+    assert not any_world.store.has(upload.report.cid)
+
+
+@pytest.mark.parametrize("manifest", [None, b"{", b'{"datanetId":"1"}', b"[]"])
+def test_a_folder_without_a_manifest_stays_while_a_record_of_its_rows_does(
+    any_world: ContributionHarness, manifest: bytes | None
+) -> None:
+    """Such a folder was recorded by its contributor's own program."""
+    upload = any_world.submit(ROWS)
+    rows = b"".join(any_world.contributions.content(upload.id))
+    stated = {} if manifest is None else {"contribution.json": manifest}
+    cid = any_world.store.add_folder({"data.jsonl": rows, **stated})
+    any_world.record(upload, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN, cid=cid)
+    again = replace(upload, datanet=DatanetId(2))
+    any_world.record(again, 0, is_accepted=True, cid=cid)
+    copies = WithdrawnContent(any_world.database, any_world.store, count(0, int(SWEEP_SECONDS)).__next__)
+    copies.sweep()
+    assert any_world.store.has(cid)
+    any_world.record(again, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN, cid=cid)
+    copies.sweep()
+    assert not any_world.store.has(cid)
 
 
 def test_a_folder_of_others_that_a_withdrawn_contribution_names_stays(any_world: ContributionHarness) -> None:
