@@ -67,7 +67,9 @@ class FreezeRequest(Schema):
 
 
 class PendingSnapshotView(View):
-    """The snapshot exists once the transaction is confirmed."""
+    """The snapshot exists once the transaction is confirmed, unless a curator's decision came first. That
+    changes the snapshot and its id: request it again.
+    """
 
     snapshot_id: str
     transaction_id: int
