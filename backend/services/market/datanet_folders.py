@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 ABANDONED_AFTER_SECONDS = 86_400.0
 SWEEP_SECONDS = 60.0
 MAX_DELETED = 1000
-"""Folders of one sweep: the settler waits for it."""
+"""Folders of one sweep: those of uploads wait for it."""
 
 
 class DatanetFolders:
