@@ -21,6 +21,7 @@ def installation(advance: Callable[[], int], run_once: Callable[[], Progress]) -
         curation=SimpleNamespace(advance=advance),
         transfers=SimpleNamespace(sweep=lambda: None),
         withdrawn_content=SimpleNamespace(sweep=lambda: None),
+        datanet_folders=SimpleNamespace(sweep=lambda: None),
     )
 
 
