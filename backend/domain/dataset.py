@@ -69,6 +69,7 @@ class Row(NamedTuple):
     """Contents, prompt and completion, or text; without roles and source."""
     canonical: bytes
     """JSON with sorted keys and without spaces, in UTF-8, without the final newline."""
+    source: str | None = None
 
     @property
     def hash(self) -> Hash32:
@@ -159,7 +160,7 @@ class LineChecker:
                 found.add("mixed_formats", f"the first row is {self.format}, this one {row_format}")
         if found.defects or row_format is None:
             return found.defects
-        return Row(line, row_format, tuple(found.texts), canonical_row(value))
+        return Row(line, row_format, tuple(found.texts), canonical_row(value), value.get("source"))
 
     def _without_file_marks(self, raw: bytes | None, found: _Findings) -> bytes | None:
         """Remove a byte order mark, and report it and CR LF line ends once per file."""

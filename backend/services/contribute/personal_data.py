@@ -15,7 +15,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from backend.domain.contribution import PersonalData, PersonalFinding, PersonalKind
-from backend.domain.dataset import Defect, RowFormat
+from backend.domain.dataset import FIELDS, Defect, RowFormat
 from backend.domain.errors import Unavailable
 from backend.processes.child import Child, ChildError, module_command
 from backend.services.contribute.personal_data_child import END
@@ -77,7 +77,7 @@ class PersonalDataFilter:
 
     def _start_search(self, rows: Rows) -> PersonalDataSearch | None:
         """None if no row can have a finding."""
-        candidates = [row for row, _ in rows if any(map(CANDIDATE.search, row.texts))]
+        candidates = [row for row, _ in rows if any(map(CANDIDATE.search, _texts(row)))]
         if not candidates:
             return None
         self._search = self._search or PersonalDataSearch()
@@ -107,7 +107,7 @@ class PersonalDataSearch:
 
     def ask(self, rows: Iterable[Row]) -> None:
         """Errors: `PersonalDataUnchecked`."""
-        texts = ([row.line, dict(zip(_fields(row), row.texts, strict=True))] for row in rows)
+        texts = ([row.line, dict(zip(_fields(row), _texts(row), strict=True))] for row in rows)
         try:
             self._child.send(*texts, END)
         except ChildError:
@@ -143,11 +143,17 @@ def _failure() -> PersonalDataUnchecked:
     return PersonalDataUnchecked("the search for personal data failed on this file; nothing was stored")
 
 
+def _texts(row: Row) -> tuple[str, ...]:
+    """All texts of the row that are published: its source too."""
+    return row.texts if row.source is None else (*row.texts, row.source)
+
+
 def _fields(row: Row) -> list[str]:
-    """Names of the fields of `row.texts`."""
+    """Names of the fields of `_texts`."""
+    names = [*FIELDS[row.format]]
     if row.format is RowFormat.CHAT:
-        return [f"messages[{index}].content" for index in range(len(row.texts))]
-    return ["prompt", "completion"] if row.format is RowFormat.INSTRUCT else ["text"]
+        names = [f"messages[{index}].content" for index in range(len(row.texts))]
+    return names if row.source is None else [*names, "source"]
 
 
 def _defect(finding: PersonalFinding) -> Defect:

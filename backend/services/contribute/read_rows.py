@@ -109,7 +109,7 @@ def _parse_valid(line: int, raw: bytes, row_format: RowFormat) -> Row | None:
     for text in strings:
         if not text or text.isspace():
             return None
-    return Row(line, row_format, texts, _encode(value))
+    return Row(line, row_format, texts, _encode(value), None if source is msgspec.UNSET else source)
 
 
 def _has_each_key_once(raw: bytes, strings: tuple[str, ...], num_strings: int) -> bool:

@@ -143,6 +143,25 @@ def test_rows_of_a_refused_kind_are_defects(harness: ContributionHarness) -> Non
     assert harness.staging.data(partly.id).read_bytes() == b'{"text":"sound"}\n'
 
 
+def test_sources_are_published_and_searched_too(harness: ContributionHarness) -> None:
+    sources = {"Anna.": "anna", "Ben.": CARD, "Carl.": MAIL}
+    rows = [{"prompt": "Who?", "completion": name, "source": source} for name, source in sources.items()]
+    upload = harness.upload(jsonl(*rows))
+    assert upload.state is UploadState.INVALID
+    assert [(one.line, one.code, one.field) for one in upload.report.defects] == [
+        (2, "personal_data", "source")
+    ]
+    found = upload.report.personal_data
+    assert found is not None
+    assert [(one.line, one.field, one.kind) for one in found.first] == [
+        (2, "source", PersonalKind.CREDIT_CARD),
+        (3, "source", PersonalKind.EMAIL_ADDRESS),
+    ]
+    chat = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna."}]}
+    for row in (chat, {"text": "It is Anna's."}):  # the first row of a file is parsed differently
+        assert harness.upload(jsonl(row | {"source": CARD})).report.defects[0].field == "source"
+
+
 def test_rows_that_cannot_hold_any_start_no_child(
     harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
