@@ -36,6 +36,8 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"partly accepted: the contribution leaves out {counted(report['num_left_out'], 'line')}"
     if report["datanet_licence"]:
         yield f"the datanet accepts {report['datanet_licence']}"
+    if report.get("are_terms_unknown"):
+        yield "the licence was not compared with the datanet's terms, which are unknown: a curator decides"
     if report["profile"]:
         yield from _profile_lines(report["profile"])
     if report["personal_data"]:

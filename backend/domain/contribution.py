@@ -123,7 +123,11 @@ class Report:
     licence: str
     """SPDX expression."""
     datanet_licence: str | None = None
-    """SPDX expression that the datanet requires; None if it requires none or its terms are unavailable."""
+    """SPDX expression that the datanet requires; None if it requires none or its terms are unknown."""
+    are_terms_unknown: bool = False
+    """Whether neither this installation nor a reachable operator had the datanet's terms: the licence was not
+    compared with them, and only people accept the contribution.
+    """
     format: RowFormat | None = None
     num_rows: int = 0
     """Valid rows."""

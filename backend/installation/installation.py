@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from backend.services.contribute.published_answers import PublishedAnswers
     from backend.services.contribute.snapshot import Snapshots
     from backend.services.contribute.staging import Staging
+    from backend.services.contribute.terms import DatanetTerms
     from backend.services.contribute.transfers import Transfers
     from backend.services.contribute.withdrawn_content import WithdrawnContent
     from backend.services.market.adapter_folders import AdapterFolders
@@ -382,8 +383,15 @@ class Installation(Resources):
     def contributions(self) -> Contributions:
         from backend.services.contribute.contributions import Contributions
 
-        parts = self.consent, self.upload_check, self.relays
+        parts = self.consent, self.upload_check, self.relays, self._datanet_terms
         return Contributions(self.database, self.blobs, self.chain, *parts)
+
+    @property
+    def _datanet_terms(self) -> DatanetTerms:
+        from backend.services.contribute.terms import DatanetTerms
+
+        fetch = self.peers_for(self.database).fetch_copy
+        return DatanetTerms(self.blobs, fetch, self.audit.background)
 
     @cached_property
     def curation(self) -> Curation:

@@ -18,11 +18,13 @@ from backend.domain.hashing import accepted_hash, keccak, licence_word, snapshot
 from backend.domain.ids import Account, DatanetId, Hash32
 from backend.domain.money import GWEI
 from backend.domain.transactions import PreparedTransaction, TransactionState
+from backend.services.background import Background
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
+from backend.services.contribute.terms import DatanetTerms
 from backend.services.transactions.consent import Consent
 from backend.storage.embedded import EmbeddedStore
 from tests.support.fakes import FakeContractWallets
@@ -101,6 +103,8 @@ class ContributionHarness:
         self.now = 1_800_000_000.0
         self.chain = FakeChain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
+        self.elsewhere = EmbeddedStore(folder / "elsewhere", is_durable=False)
+        """The store of another operator, which serves it."""
         self.staging = Staging(folder / "uploads", MAX_BYTES)
         self.relays = relays_of(database, self.chain, OPERATOR.account)  # type: ignore[arg-type]
         check = UploadCheck(database, self.staging, count_words, REFUSED)
@@ -110,13 +114,25 @@ class ContributionHarness:
             Consent(recover, FakeContractWallets()),
             check,
             self.relays,
+            DatanetTerms(self.store, self._fetch, Background(wait_seconds=60)),
             lambda: self.now,
         )
         self.contributions = Contributions(database, *parts)  # type: ignore[arg-type]
         self.curation = Curation(database, self.store, self.staging, OPERATOR.account, lambda: self.now)
         data = (self.store, self.chain, self.relays)
         self.snapshots = Snapshots(database, *data)  # type: ignore[arg-type]
-        self._add(DatanetRow(id=NET, creator=OPERATOR.account, name="docs", cid_digest="0x" + "11" * 32))
+        self._about = self.store.add_folder({"README.md": b"# Letters"})
+        about = cid_digest(self._about)
+        self._add(DatanetRow(id=NET, creator=OPERATOR.account, name="docs", cid_digest=about))
+
+    def _fetch(self, cid: Cid, _max_bytes: int, _first: Account | None = None) -> None:
+        if self.elsewhere.has(cid):
+            self.store.add_copy(cid, self.elsewhere.car(cid))
+
+    @property
+    def published(self) -> list[Cid]:
+        """The folders that are stored, without the datanet's."""
+        return [cid for cid in self.store.pins() if cid != self._about]
 
     def upload(
         self,

@@ -22,6 +22,7 @@ from backend.domain.receipt import VersionRecord, own_record
 from backend.domain.registries import Contribution, Snapshot
 from backend.domain.training_payment import training_record
 from backend.outbound.client import OutboundClient
+from backend.ports.storage import fetch_nothing
 from backend.services.accounts.api_keys import ApiKeys
 from backend.services.accounts.earned_receipt import EarnedReceipts
 from backend.services.accounts.earnings import Earnings
@@ -48,6 +49,7 @@ from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
+from backend.services.contribute.terms import DatanetTerms
 from backend.services.contribute.transfers import Transfers
 from backend.services.market.adapter_folders import AdapterFolders
 from backend.services.market.catalogue import Catalogue
@@ -332,6 +334,7 @@ class ScriptedInstallation:
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
         outbound = OutboundClient(allows_private=True)
         self.relays = relays = relays_of(self.db, chain, self.operator)
+        terms = DatanetTerms(self.blobs, fetch_nothing, Background())
         return Services(
             sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             sessions=sessions,
@@ -349,7 +352,7 @@ class ScriptedInstallation:
             receipts=Receipts(self.db),
             proofs=Proofs(self.db, unused, chain),
             registry=Registry(self.db, chain, DatanetFolders(self.db, self.blobs, self.folder / "datanets")),
-            contributions=Contributions(self.db, self.blobs, chain, consent, check, relays),
+            contributions=Contributions(self.db, self.blobs, chain, consent, check, relays, terms),
             transfers=self.transfers,
             snapshots=Snapshots(self.db, self.blobs, chain, relays),
             training=Training(self.db, self.payments, self.clock),

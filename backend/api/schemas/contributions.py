@@ -61,11 +61,14 @@ class PersonalDataView(View):
 
 class ReportView(View):
     """Result of the check. `defects`: the first 100; `/defects` returns all. `num_left_out`: lines with
-    defects that a partly accepted contribution excludes.
+    defects that a partly accepted contribution excludes. `are_terms_unknown`: no reachable operator has the
+    datanet's terms, so the licence was not compared with them, and the contribution is not accepted
+    automatically.
     """
 
     licence: str
     datanet_licence: str | None
+    are_terms_unknown: bool
     format: str | None
     num_rows: int
     num_characters: int

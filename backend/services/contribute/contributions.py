@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.content import ContentCorrupt
+from backend.domain.content import ContentCorrupt, ContentMissing
 from backend.domain.contribution import WITHDRAWAL, Report, SigningRequest, Upload, UploadState
 from backend.domain.errors import Conflict, DiskFull, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
@@ -22,7 +22,6 @@ from backend.services.contribute.canonical_rows import read_defects
 from backend.services.contribute.licences import check_compatible, parse_licence
 from backend.services.contribute.message import signed_contribution, signing_digest, typed_data
 from backend.services.contribute.staging import DATA_FILE
-from backend.services.contribute.terms import accepted_licence
 from backend.services.contribute.uploads import (
     apply_chain_state,
     apply_chain_states,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from backend.ports.chain import Chain
     from backend.ports.storage import BlobStore
     from backend.services.contribute.check_upload import UploadCheck
+    from backend.services.contribute.terms import DatanetTerms
     from backend.services.transactions.consent import Consent
     from backend.services.transactions.relays import Relay, Relays
 
@@ -79,6 +79,7 @@ class Contributions:
         consent: Consent,
         check: UploadCheck,
         relays: Relays,
+        terms: DatanetTerms,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
@@ -88,6 +89,7 @@ class Contributions:
         self._checking = check
         self._staging = check.staging
         self._relays = relays
+        self._terms = terms
         self._now = now
 
     def upload(
@@ -108,11 +110,7 @@ class Contributions:
         `UnreadableTerms`, `InvalidInput` (name), `DiskFull`, those of `write_upload`, and what `stream`
         raises.
         """
-        stated = parse_licence(licence)
-        accepted = self._accepted_licence(datanet)
-        if accepted is not None:
-            check_compatible(stated, accepted)
-        report = Report(stated, accepted)
+        report = self._licence_report(datanet, parse_licence(licence))
         created_at = datetime.fromtimestamp(self._now(), UTC)
         upload_id = f"upload-{secrets.token_hex(8)}"
         upload = Upload(
@@ -238,12 +236,19 @@ class Contributions:
         delete_content(self._db, self._store, self._staging, upload)
         return upload
 
-    def _accepted_licence(self, datanet: DatanetId) -> str | None:
+    def _licence_report(self, datanet: DatanetId, licence: str) -> Report:
+        """The report of a licence that the datanet accepts, as far as its terms are known."""
         with self._db.read() as tx:
             record = tx.chain.datanet(datanet)
         if record is None:
             raise NotFound(f"no datanet {datanet}", "datanet")
-        return accepted_licence(self._store, record)
+        try:
+            accepted = self._terms.accepted_licence(record)
+        except ContentMissing:
+            return Report(licence, are_terms_unknown=True)
+        if accepted is not None:
+            check_compatible(licence, accepted)
+        return Report(licence, accepted)
 
     def _claim(self, upload_id: str) -> None:
         if not claim_rows(self._db, upload_id):

@@ -197,9 +197,11 @@ class Curation:
 
 
 def _is_as_checked(recorded: Contribution, upload: Upload) -> bool:
-    """Whether the chain has what was checked. A contributor can record the same rows first, under another
-    folder, licence or number; then people decide.
+    """Whether the chain has what was checked, the licence included. A contributor can record the same rows
+    first, under another folder, licence or number; then people decide.
     """
     report = upload.report
+    if report.are_terms_unknown:
+        return False
     checked = (licence_word(report.licence), report.num_rows)
     return (recorded.licence, recorded.num_rows) == checked and names_folder(recorded, upload)

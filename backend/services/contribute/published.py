@@ -41,9 +41,9 @@ def read_terms(store: BlobStore, datanet: Datanet) -> Terms | None:
     try:
         size = store.names(folder).get(DESCRIPTION_FILE, 0)
         raw = store.read(folder, DESCRIPTION_FILE) if 0 < size <= MAX_DESCRIPTION_BYTES else b""
+        return Terms(raw.decode(errors="replace"), accepted_licence(store, datanet))
     except ContentMissing:
         return None
-    return Terms(raw.decode(errors="replace"), accepted_licence(store, datanet))
 
 
 def read_rows(store: BlobStore, contribution: Contribution, start: int, count: int) -> list[str]:

@@ -6,6 +6,7 @@ The chain has the CID of that folder, so the terms cannot change.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentMissing, cid_of
@@ -15,10 +16,13 @@ from backend.services.contribute.licences import UnknownLicence, parse_licence
 
 if TYPE_CHECKING:
     from backend.domain.registries import Datanet
-    from backend.ports.storage import BlobStore
+    from backend.ports.storage import BlobStore, FetchFolder
+    from backend.services.background import Background
 
 TERMS_FILE = "datanet.json"
 MAX_TERMS_BYTES = 4096
+MAX_FOLDER_BYTES = 1 << 20
+"""Files of a folder that is fetched from another operator. A description and terms have at most 68 KiB."""
 
 
 class UnreadableTerms(Conflict):
@@ -30,10 +34,37 @@ def terms_file(licence: str) -> bytes:
     return canonical_row({"format": "loraledger-datanet-1", "licence": parse_licence(licence)}) + b"\n"
 
 
-def accepted_licence(store: BlobStore, datanet: Datanet) -> str | None:
-    """The SPDX expression of accepted licences; None if there is none, or the folder is not stored here.
+class DatanetTerms:
+    """Terms of datanets. A folder that the store lacks is fetched from other operators in the background."""
 
-    Errors: `UnreadableTerms`, `Unavailable`.
+    def __init__(self, store: BlobStore, fetch_folder: FetchFolder, background: Background) -> None:
+        self._store, self._fetch_folder, self._background = store, fetch_folder, background
+
+    def accepted_licence(self, datanet: Datanet) -> str | None:
+        """As `accepted_licence` of the store. Waits for a fetch as long as requests do; a later one goes on.
+
+        Errors: those of `accepted_licence`; `ContentMissing` also if the folder has not arrived yet.
+        """
+        folder = cid_of(datanet.cid_digest)
+        if not self._store.has(folder):
+            work = self._background.start(folder, partial(self._fetch, datanet))
+            error = self._background.error(work, self._background.clock())
+            if isinstance(error, UnreadableTerms):
+                raise error
+            if error is not None:
+                raise ContentMissing(f"the terms of datanet {datanet.id}: {error}", details={"cid": folder})
+        return accepted_licence(self._store, datanet)
+
+    def _fetch(self, datanet: Datanet) -> bool:
+        self._fetch_folder(cid_of(datanet.cid_digest), MAX_FOLDER_BYTES)
+        accepted_licence(self._store, datanet)  # an IPFS daemon searches its network here
+        return True
+
+
+def accepted_licence(store: BlobStore, datanet: Datanet) -> str | None:
+    """The SPDX expression of accepted licences; None if the datanet accepts any.
+
+    Errors: `ContentMissing` if the store lacks the folder, `UnreadableTerms`, `Unavailable`.
     """
     folder = cid_of(datanet.cid_digest)
     try:
@@ -43,8 +74,6 @@ def accepted_licence(store: BlobStore, datanet: Datanet) -> str | None:
         if size > MAX_TERMS_BYTES:
             raise UnreadableTerms(f"the terms of datanet {datanet.id} have more than {MAX_TERMS_BYTES} bytes")
         text = store.read(folder, TERMS_FILE).decode()
-    except ContentMissing:
-        return None
     except UnicodeDecodeError as error:
         raise UnreadableTerms(f"the terms of datanet {datanet.id} are not UTF-8") from error
     return _licence_of(datanet, text)

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -40,7 +41,8 @@ GUIDE = ROOT / "docs" / "contributing-data.md"
 @pytest.fixture(autouse=True)
 def _at_the_api(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line finds the API of the test, and signs with its payer's key."""
-    known = Datanet(DatanetId(1), some_account("curator"), "docs", some_hash("description"), 4)
+    about = cid_digest(api.installation.blobs.add_folder({"README.md": b"# Docs"}))
+    known = Datanet(DatanetId(1), some_account("curator"), "docs", about, 4)
     api.installation.view.datanet_list.append(known)
     act_as_payer(api, monkeypatch)
     monkeypatch.setenv("LORALEDGER_HOME", str(tmp_path / "home"))
@@ -105,6 +107,20 @@ def test_a_refused_file_is_not_signed(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "line 1, text: must be a string, not a number [wrong_type]" in result.output
     assert "refused; nothing was stored" in result.output
+
+
+def test_a_contribution_to_a_datanet_of_unknown_terms_says_so(api: Api, tmp_path: Path) -> None:
+    elsewhere = Datanet(DatanetId(2), some_account("curator"), "docs", some_hash("elsewhere"), 4)
+    api.installation.view.datanet_list.append(elsewhere)
+    (tmp_path / "rows.jsonl").write_bytes(jsonl({"text": "a"}))
+    result = type_in("loraledger data push rows.jsonl --datanet 2 --licence MIT --yes")
+    assert result.exit_code == 0, result.output
+    unknown = "the licence was not compared with the datanet's terms, which are unknown: a curator decides"
+    assert unknown in result.output
+    upload_id = type_in("loraledger data status").output.split()[0]
+    assert unknown in type_in(f"loraledger data status {upload_id}").output
+    page = httpx.get(f"{api.url}/u/{upload_id}", cookies={"loraledger_session": api.session}).text
+    assert "not compared with the datanet's terms" in page
 
 
 def test_nothing_is_signed_without_a_yes(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,15 @@ from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import NotFound
 from backend.domain.hashing import accepted_hash, ascii_word, licence_word, snapshot_id, to_hash
 from backend.domain.ids import ZERO_HASH, DatanetId
+from backend.ports.storage import fetch_nothing
+from backend.services.background import Background
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions, WrongSignature
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.docstrings import build_dataset
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
+from backend.services.contribute.terms import DatanetTerms
 from backend.services.market.datanet_folders import DatanetFolders
 from backend.services.market.registry import Registry
 from backend.services.transactions.consent import Consent
@@ -57,7 +60,8 @@ class Installation:
         check = UploadCheck(database, staging, lambda _texts: None, frozenset())
         consent = Consent(recover, WalletCalls(chain.node))
         relays = relays_of(database, chain, lane)
-        self.contributions = Contributions(database, self.store, chain, consent, check, relays)
+        terms = DatanetTerms(self.store, fetch_nothing, Background())
+        self.contributions = Contributions(database, self.store, chain, consent, check, relays, terms)
         self.curation = Curation(database, self.store, staging, lane)
         self.snapshots = Snapshots(database, self.store, chain, relays)
         self.registry = Registry(database, chain, DatanetFolders(database, self.store, home / "datanets"))
@@ -92,7 +96,8 @@ def market(
     chain: ChainClient, deployment: Deployment, sqlite_database: Database, tmp_path: Path
 ) -> Installation:
     installation = Installation(chain, deployment, sqlite_database, tmp_path)
-    installation.send("createDatanet", to_hash(ascii_word("docs")), "0x" + "11" * 32)
+    about = cid_digest(installation.store.add_folder({"README.md": b"# Docs"}))
+    installation.send("createDatanet", to_hash(ascii_word("docs")), about)
     installation.settle()
     return installation
 

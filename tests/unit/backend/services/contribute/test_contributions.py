@@ -42,7 +42,7 @@ def test_a_sound_upload_is_a_draft_with_counts_and_ids(any_world: ContributionHa
     assert (report.format, report.num_rows, report.num_defects, report.licence) == ("instruct", 2, 0, "MIT")
     assert report.num_characters == sum(map(len, ("What is a?", "A letter.", "b?", "Another.")))
     assert any_world.contributions.status(upload.id) == upload
-    assert any_world.store.pins() == []
+    assert any_world.published == []
 
 
 def test_the_canonical_form_and_its_manifest_are_published(harness: ContributionHarness) -> None:
@@ -177,7 +177,7 @@ def test_submitting_publishes_and_queues_one_transaction(any_world: Contribution
     signature = any_world.sign(upload)
     submitted = any_world.contributions.submit(upload.id, signature)
     assert any_world.contributions.submit(upload.id, signature) == submitted
-    assert any_world.store.pins() == [submitted.report.cid]
+    assert any_world.published == [submitted.report.cid]
     [(function, (argument,))] = any_world.queued()
     assert function == "contributeWithSig"
     assert argument["contributor"] == ALICE.account
@@ -192,7 +192,7 @@ def test_a_submission_beyond_the_relay_budget_changes_nothing(harness: Contribut
     harness.relays._budget = 0
     with pytest.raises(RelayBudgetSpent):
         harness.contributions.submit(upload.id, signature)
-    assert (harness.store.pins(), harness.queued()) == ([], [])
+    assert (harness.published, harness.queued()) == ([], [])
     harness.relays._budget = None
     assert harness.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
 
@@ -216,7 +216,7 @@ def test_malformed_signatures_are_refused(harness: ContributionHarness, signatur
     harness.sign(upload)
     with pytest.raises(InvalidInput):
         harness.contributions.submit(upload.id, signature)
-    assert (harness.store.pins(), harness.queued()) == ([], [])
+    assert (harness.published, harness.queued()) == ([], [])
 
 
 def test_another_accounts_signature_is_refused(harness: ContributionHarness) -> None:
