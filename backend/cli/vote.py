@@ -66,7 +66,7 @@ def propose(
     ],
     *,
     description: Annotated[
-        str, typer.Option(help="Description; must differ from that of every other proposal of these changes.")
+        str, typer.Option(help="Description; must differ from that of your other proposals of these changes.")
     ] = "",
     actor: Actor,
 ) -> None:

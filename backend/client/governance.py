@@ -11,6 +11,7 @@ from backend.chain.contracts import encode_call, interface
 from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import AskedCall, SignatureRefused, Statement, decode_call
 from backend.domain.errors import InvalidInput
+from backend.domain.governance import restrict
 from backend.domain.hashing import keccak, to_hash
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def delegate(client: ApiClient) -> Mined:
 
 
 def propose(client: ApiClient, changes: Mapping[str, int | str], description: str = "") -> str:
-    """Propose new values of parameters; all others keep those on the chain. Returns the proposal's id."""
+    """Propose new values of parameters; all others keep those on the chain. No other account can propose the
+    same text. Returns the proposal's id.
+    """
     description = description or "Set " + ", ".join(f"{name} to {value}" for name, value in changes.items())
     body = {"changes": dict(changes), "description": description}
     prepared = client.post("/v1/governance/parameters/prepare", body)
@@ -54,16 +57,16 @@ def propose(client: ApiClient, changes: Mapping[str, int | str], description: st
         node.check()
         number, current = node.read(PARAMETERS, "currentId"), node.read(PARAMETERS, "current")
     call = encode_call(PARAMETERS, "append", (number, {**current, **changes}))
-    args = {
+    args: dict[str, Any] = {
         "targets": [client.wallet.address(PARAMETERS)],
         "values": [0],
         "calldatas": ["0x" + call.hex()],
-        "description": description,
+        "description": restrict(description, client.wallet.account),
     }
     terms = tuple((name, f"{value}, now {current.get(name)}") for name, value in changes.items())
     statement = Statement("Propose", (*terms, ("description", description)))
     client.wallet.send(AskedCall(statement, GOVERNOR, "propose", args), transaction)
-    return str(_proposal_id({**args, "descriptionHash": to_hash(keccak(description.encode()))}))
+    return str(_proposal_id({**args, "descriptionHash": to_hash(keccak(args["description"].encode()))}))
 
 
 def cast(client: ApiClient, proposal: str, ballot: str, reason: str = "") -> Mined:

@@ -80,11 +80,13 @@ class VoteRequest(Schema):
 
 
 class ProposalView(View):
-    """`calls`: the decoded calls. Votes are in the market token's smallest units, as decimal strings."""
+    """`description`: without the suffix `#proposer=` with the proposer's address, which its hash on the chain
+    includes. `calls`: the decoded calls. Votes are in the market token's smallest units, as decimal strings.
+    """
 
     id: IntString = Field(validation_alias=AliasPath("proposal", "id"))
     proposer: str = Field(validation_alias=AliasPath("proposal", "proposer"))
-    description: str = Field(validation_alias=AliasPath("proposal", "description"))
+    description: str = Field(validation_alias=AliasPath("proposal", "text"))
     state: str
     calls: list[dict[str, Any]]
     vote_starts_at: int = Field(validation_alias=AliasPath("proposal", "vote_starts_at"))

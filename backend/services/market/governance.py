@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, NotFound, Unavailable
+from backend.domain.governance import restrict, without_restriction
 from backend.domain.hashing import keccak, to_hash
 from backend.domain.transactions import Call, as_json
 
@@ -107,19 +108,21 @@ class Governance:
         return self._chain.prepare("MarketToken", "delegate", to or holder, sender=holder)
 
     def propose(self, proposer: Account, calls: Sequence[Call], description: str) -> PreparedProposal:
-        """Propose calls for the timelock to make, in order. Repeated calls need another description.
+        """Propose calls for the timelock to make, in order. The description is restricted to the proposer; a
+        proposer's repeated calls need another one.
 
         Errors: `InvalidInput`, `Reverted` (too few votes, or already proposed).
         """
-        if not calls or not description.strip():
+        if not calls or not without_restriction(description).strip():
             raise InvalidInput("a proposal needs at least one call and a description", param="description")
+        described = restrict(description, proposer)
         prepared = [self._chain.prepare(call.contract, call.function, *call.args) for call in calls]
         targets, datas = [p.to for p in prepared], [p.data for p in prepared]
         values = [0] * len(prepared)
         transaction = self._chain.prepare(
-            GOVERNOR, "propose", targets, values, datas, description, sender=proposer
+            GOVERNOR, "propose", targets, values, datas, described, sender=proposer
         )
-        hashed = to_hash(keccak(description.encode()))
+        hashed = to_hash(keccak(described.encode()))
         proposal_id = self._chain.call(GOVERNOR, "hashProposal", targets, values, datas, hashed)
         return PreparedProposal(proposal_id, transaction, tuple(call.decoded for call in prepared))
 

@@ -154,7 +154,7 @@ def propose_vote(
     ballot = Ballot[form.ballot.upper()]
     prepared = services.governance.vote(visitor.account, status.proposal.id, ballot, form.reason)
     terms = [
-        ("Proposal", title_of(status.proposal.description)),
+        ("Proposal", title_of(status.proposal.text)),
         ("Vote", form.ballot),
         ("With", votes(services.governance.votes_on(visitor.account, status))),
         ("Reason", form.reason or "none"),
@@ -169,7 +169,7 @@ def propose_queueing(
 ) -> Response:
     status = services.governance.proposal(int(proposal_id))
     prepared = services.governance.queue(visitor.account, status.proposal.id)
-    terms = [("Proposal", title_of(status.proposal.description))]
+    terms = [("Proposal", title_of(status.proposal.text))]
     effect = "The timelock's delay begins. After it, anyone can have the proposal carried out."
     return propose(request, Proposal("Queue the proposal", terms, effect, [Way.send(prepared)]))
 
@@ -180,7 +180,7 @@ def propose_execution(
 ) -> Response:
     status = services.governance.proposal(int(proposal_id))
     prepared = services.governance.execute(visitor.account, status.proposal.id)
-    terms: list[Term] = [("Proposal", title_of(status.proposal.description))]
+    terms: list[Term] = [("Proposal", title_of(status.proposal.text))]
     for call in status.calls:
         terms += _change_terms(services.governance.changes(call))
     effect = "The change takes effect with the block. Batches that are committed already keep their rules."

@@ -8,6 +8,7 @@ from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.governance import restrict
 from backend.domain.transactions import Call
 from backend.services.market.governance import MAX_DECODED_BYTES, Ballot, Governance, ProposalState
 from tests.support.wallet import send
@@ -42,6 +43,7 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
     indexer.catch_up()
     status = governance.proposal(proposed.proposal_id)
     assert status.state == ProposalState.PENDING
+    assert status.proposal.text == "Lower the fee to two per cent"
     (call,) = status.calls
     assert (call["contract"], call["function"]) == ("Parameters", "append")
     assert (call["args"]["parent"], call["args"]["set"]["feePpm"]) == ("0", "20000")
@@ -62,6 +64,22 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
     assert latest is not None
     assert (first.fee_ppm, latest.fee_ppm, latest.id) == (50_000, 20_000, 1)
     assert chain.call("Parameters", "current") == before | {"feePpm": latest.fee_ppm}
+
+
+def test_no_other_account_can_propose_a_copy(chain: ChainClient, database: Database) -> None:
+    """It could cancel the copy, and what was cancelled cannot be proposed again."""
+    governance = Governance(chain, database)
+    send(chain, VOTER, governance.delegate(VOTER.account))
+    wait(chain, 1)
+    description = "Pause" + restrict("", OUTSIDER.account)  # a text that is itself a copy
+    proposed = governance.propose(VOTER.account, [PAUSE], description)
+    copied = proposed.transaction.decoded["args"].values()
+    with pytest.raises(Reverted) as refused:
+        chain.prepare("MarketGovernor", "propose", *copied, sender=OUTSIDER.account)
+    assert refused.value.error == "GovernorRestrictedProposer"
+    send(chain, VOTER, proposed.transaction)
+    Indexer(chain, database.event_log, chain.deployment, confirmations=0).catch_up()
+    assert governance.proposal(proposed.proposal_id).proposal.text == "Pause"
 
 
 def test_calls_that_cannot_be_decoded_are_shown_as_they_are(chain: ChainClient, database: Database) -> None:
@@ -98,6 +116,8 @@ def test_an_unknown_proposal_is_not_found(chain: ChainClient, sqlite_database: D
 def test_an_empty_proposal_is_refused(chain: ChainClient, sqlite_database: Database) -> None:
     with pytest.raises(InvalidInput, match="at least one call"):
         Governance(chain, sqlite_database).propose(VOTER.account, [], "nothing")
+    with pytest.raises(InvalidInput, match="and a description"):
+        Governance(chain, sqlite_database).propose(VOTER.account, [PAUSE], restrict("", VOTER.account))
 
 
 def test_an_unknown_parameter_is_refused_by_name(chain: ChainClient, sqlite_database: Database) -> None:

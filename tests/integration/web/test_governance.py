@@ -54,7 +54,7 @@ def test_a_voter_changes_the_fee_by_the_guide(page: Page, market: PageMarket) ->
     page.get_by_role("button", name="Close").click()
     page.get_by_label("Dispute window").fill("")
     sent(page, propose)
-    page.get_by_role("link", name=WHY).click()
+    page.get_by_role("link", name=WHY, exact=True).click()
     expect(page.get_by_role("row", name="Protocol fee, of each charge 5 % 2 %")).to_be_visible()
     expect(state).to_contain_text("would succeed now")
 

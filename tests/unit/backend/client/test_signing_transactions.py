@@ -61,7 +61,8 @@ CLAIM = {"header": HEADER, "account": KEY.account, "opening": OPENING}
 EARNING = {"operator": OPERATOR, "claimable": AMOUNT.render(9)}
 APPEND = encode_call("Parameters", "append", (3, Chain().parameters | {"feePpm": 70_000}))
 PROPOSAL: list[Any] = [[ADDRESSES["Parameters"]], [0], ["0x" + APPEND.hex()]]
-DESCRIBED = to_hash(keccak(b"Set feePpm to 70000"))
+DESCRIPTION = f"Set feePpm to 70000#proposer={KEY.account}"
+DESCRIBED = to_hash(keccak(DESCRIPTION.encode()))
 PROPOSAL_ID = str(
     governance._proposal_id(
         {"targets": PROPOSAL[0], "values": [0], "calldatas": PROPOSAL[2], "descriptionHash": DESCRIBED}
@@ -95,7 +96,7 @@ SENT: dict[str, Ask] = {
     ),
     "propose": (
         "/v1/governance/parameters/prepare",
-        ("MarketGovernor", "propose", *PROPOSAL, "Set feePpm to 70000"),
+        ("MarketGovernor", "propose", *PROPOSAL, DESCRIPTION),
         lambda market: governance.propose(market, {"feePpm": 70_000}),
         set(),
     ),
