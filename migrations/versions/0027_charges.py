@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from backend.domain.errors import Conflict
+
 revision = "0027"
 down_revision = "0026"
 branch_labels = None
@@ -50,6 +52,12 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Fails while a receipt is unsigned: its charge would be lost."""
+    num_unsigned = op.get_bind().scalar(sa.text("SELECT count(*) FROM receipts WHERE signature IS NULL"))
+    if num_unsigned:
+        raise Conflict(
+            f"receipts that are not signed yet: {num_unsigned}; revision {down_revision} cannot store them. "
+            "Run `loraledger settle`, which signs them once their attribution is overdue, and migrate again."
+        )
     op.drop_table("charges")
     op.drop_index("ix_receipts_unsigned", table_name="receipts")
     with op.batch_alter_table("receipts") as table:

@@ -132,6 +132,20 @@ def test_receipts_and_what_refers_to_them_survive_the_way_back_and_forward(empty
     check(empty.engine)
 
 
+def test_there_is_no_way_back_that_loses_an_unsigned_receipt(empty: Database) -> None:
+    upgrade(empty.engine)
+    market = Market()
+    (signed,) = market.receipts(1)
+    number, payer = receipt_id(signed.receipt), some_account("payer")
+    with empty.begin() as tx:
+        key, salt = some_account("receipt key"), some_hash("salt")
+        tx.receipts.add(NewReceipt(number, market.operator, payer, signed, key, salt, None))
+        tx.session.execute(text("UPDATE receipts SET id = NULL, signature = NULL, signer = NULL"))
+    with pytest.raises(Conflict, match=r"not signed yet: 1; .*loraledger settle"):
+        migrate(empty.engine, "0026")
+    assert current_revision(empty.engine) == newest_revision()
+
+
 def test_versions_have_what_their_operator_earns(empty: Database) -> None:
     """The migration computes it as the indexer does."""
     upgrade(empty.engine)
