@@ -11,7 +11,7 @@ from starlette.responses import Response
 from backend.api.deps import ServicesDep
 from backend.api.paging import PagingDep
 from backend.api.routers.registry import list_batches, list_operators
-from backend.api.schemas.common import AccountField
+from backend.api.schemas.common import AccountField, Page
 from backend.api.schemas.registry import BatchView, OperatorView
 from backend.api.services import Services
 from backend.domain.errors import Forbidden
@@ -29,9 +29,11 @@ LEAD = "What this installation earns and risks, what it waits for, and what to d
 
 @router.get("/operators")
 async def show_operators(request: Request, services: ServicesDep, paging: PagingDep) -> Response:
-    page = await list_operators(services, paging)
-    return await run_in_threadpool(
-        render,
+    return await run_in_threadpool(_operators_page, request, services, await list_operators(services, paging))
+
+
+def _operators_page(request: Request, services: Services, page: Page[OperatorView]) -> Response:
+    return render(
         request,
         "operators.html",
         operators=page.data,

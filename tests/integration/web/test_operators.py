@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import httpx
@@ -18,9 +20,12 @@ from tests.support.page_guide import Guide
 from tools.local_market import OPERATOR, PAYERS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import pytest
     from playwright.sync_api import Page
 
+    from backend.domain.ids import Account
     from tests.integration.api.conftest import Api
     from tests.support.page_market import PageMarket
 
@@ -50,6 +55,22 @@ def test_a_dispute_is_explained_in_words(api: Api) -> None:
     assert "https://one.example" in listed
     assert "pending" in listed
     assert httpx.get(f"{api.url}/o/{some_account('nobody')}").status_code == 404
+
+
+def test_the_list_of_operators_reads_the_database_outside_of_the_event_loop(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, loops = api.installation.view, []
+    read = view.open_totals
+
+    def open_totals(operators: Collection[Account]) -> dict[Account, int]:
+        with suppress(RuntimeError):
+            loops.append(asyncio.get_running_loop())
+        return read(operators)
+
+    monkeypatch.setattr(view, "open_totals", open_totals)
+    assert httpx.get(f"{api.url}/operators").status_code == 200
+    assert loops == []
 
 
 def test_the_operator_sees_what_is_at_risk_and_what_to_do(page: Page, market: PageMarket) -> None:
