@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from backend.db.mapping import from_row
 from backend.db.session import insert_if_absent
@@ -14,8 +14,6 @@ from backend.domain.ids import Account, ChannelId, Hash32
 from backend.domain.settlement import BatchRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sqlalchemy.orm import Session
 
 
@@ -33,11 +31,13 @@ class BatchStore:
     def get(self, operator: Account, number: int) -> BatchRecord | None:
         return _record(self._session.get(OwnBatchRow, (operator, number)))
 
-    def unreleased(self, operator: Account) -> set[int]:
-        """Numbers of the batches that are not released."""
-        return set(
-            self._session.scalars(select(OwnBatchRow.number).filter_by(operator=operator, is_released=False))
-        )
+    def missing(self, operator: Account, newest: int) -> set[int]:
+        """Numbers up to `newest` without a batch that is not released."""
+        row = OwnBatchRow
+        is_kept = (row.operator == operator) & row.is_released.is_(False) & row.number.between(1, newest)
+        if self._session.scalar(select(func.count()).where(is_kept)) == newest:
+            return set()
+        return set(range(1, newest + 1)).difference(self._session.scalars(select(row.number).where(is_kept)))
 
     def put(self, record: BatchRecord) -> None:
         """Insert, or replace the record of the same number."""
@@ -65,11 +65,6 @@ class BatchStore:
             collected={ChannelId(Hash32(channel)): int(until) for channel, until in row.collected.items()},
         )
 
-    def has_ledger(self, operator: Account, batch_hash: Hash32) -> bool:
-        """Whether `ledger` finds one."""
-        query = select(LedgerRow.batch_hash).filter_by(batch_hash=batch_hash, operator=operator)
-        return self._session.scalar(query) is not None
-
     def save_ledger(self, operator: Account, ledger: OperatorLedger) -> bool:
         """Store the ledger after a batch, unless it is stored. Whether it was new: of two processes that
         follow an operator at once, the second waits for the first, and then finds its ledger.
@@ -85,15 +80,21 @@ class BatchStore:
             collected={channel: str(until) for channel, until in ledger.collected.items()},
         )
 
-    def prune_ledgers(self, operator: Account, final: Iterable[Hash32]) -> None:
-        """Delete the ledgers older than the newest of these final batches whose ledger is stored; claims need
-        that one. `final`: hashes of the final batches, newest first.
+    def newest_ledgers(self, operator: Account, until: int | None = None) -> list[tuple[int, Hash32]]:
+        """Numbers and hashes of the batches with the highest number, up to `until` (None: any), that has a
+        stored ledger; several if a void batch had the same number.
         """
-        rows = (self._session.get(LedgerRow, batch_hash) for batch_hash in final)
-        newest = next((row.number for row in rows if row is not None), 0)
-        self._session.execute(
-            delete(LedgerRow).where(LedgerRow.operator == operator, LedgerRow.number < newest)
-        )
+        row, is_wanted = LedgerRow, LedgerRow.operator == operator
+        if until is not None:
+            is_wanted &= row.number <= until
+        highest = select(func.max(row.number)).where(is_wanted).scalar_subquery()
+        query = select(row.number, row.batch_hash).where(row.operator == operator, row.number == highest)
+        return [(number, Hash32(batch)) for number, batch in self._session.execute(query)]
+
+    def prune_ledgers(self, operator: Account, number: int) -> None:
+        """Delete the ledgers after batches with numbers below `number`."""
+        row = LedgerRow
+        self._session.execute(delete(row).where(row.operator == operator, row.number < number))
 
 
 def _record(row: OwnBatchRow | None) -> BatchRecord | None:

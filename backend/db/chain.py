@@ -20,7 +20,7 @@ from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId
 from backend.domain.parameters import ParameterSet
 from backend.domain.receipt import VersionRecord
 from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
-from backend.domain.settlement import BatchState, Claim, CommittedBatch, Demand, DemandAnswer, PaidSpan
+from backend.domain.settlement import Claim, CommittedBatch, Demand, DemandAnswer, PaidSpan
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -203,10 +203,22 @@ class ChainStore:
     def recent_batches(self, operator: Account, after: str | None, limit: int) -> list[CommittedBatch]:
         return DisputeStore(self._session).recent(operator, self.finalised(operator), after, limit)
 
+    def valid_batches(
+        self, operator: Account, after: int = 0, until: int | None = None
+    ) -> list[CommittedBatch]:
+        return DisputeStore(self._session).valid(operator, self.finalised(operator), after, until)
+
+    def numbered_batch(self, operator: Account, number: int) -> CommittedBatch | None:
+        return DisputeStore(self._session).numbered(operator, self.finalised(operator), number)
+
+    def void_batches(self, operator: Account) -> list[CommittedBatch]:
+        return DisputeStore(self._session).void(operator, self.finalised(operator))
+
+    def valid_among(self, batches: Collection[Hash32]) -> set[Hash32]:
+        return DisputeStore(self._session).valid_among(batches)
+
     def open_batches(self, operator: Account) -> list[CommittedBatch]:
-        final = self.finalised(operator)
-        found = DisputeStore(self._session).batches(operator, final, after=final)
-        return [batch for batch in found if batch.state is BatchState.COMMITTED]
+        return self.valid_batches(operator, after=self.finalised(operator))
 
     def open_totals(self, operators: Collection[Account]) -> Mapping[Account, int]:
         return DisputeStore(self._session).open_totals(operators)
@@ -222,9 +234,8 @@ class ChainStore:
 
     def settled(self, channel: ChannelId) -> int:
         known = self.channel(channel)
-        batches = [] if known is None else self.batches(known.operator)
-        final = [batch for batch in batches if batch.state is BatchState.FINAL]
-        return DisputeStore(self._session).settled(channel, final[-1]) if final else 0
+        final = None if known is None else self.numbered_batch(known.operator, self.finalised(known.operator))
+        return 0 if final is None else DisputeStore(self._session).settled(channel, final)
 
     def demands(self, *batches: Hash32) -> list[Demand]:
         return DisputeStore(self._session).demands(batches)

@@ -14,17 +14,19 @@ from backend.domain.earnings import ContributionEarning
 from backend.domain.ids import Account, DatanetId, Hash32, VersionId
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from sqlalchemy.orm import Session
 
     from backend.domain.earnings import ContributionKey
 
+    ValidAmong = Callable[[Collection[Hash32]], Collection[Hash32]]
+
 
 class ContributionTotalStore:
     """Rows name their batch by hash, as those of `EarningStore`: a void or a reorganisation changes none.
 
-    `valid`: hashes of the operator's batches that are not void.
+    `valid_among`: `ChainView.valid_among`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -36,11 +38,12 @@ class ContributionTotalStore:
         number: int,
         batch_hash: Hash32,
         earned: Sequence[ContributionEarning],
-        valid: Collection[Hash32],
+        valid_among: ValidAmong,
     ) -> None:
         """Store the totals after a batch that credits what was `earned`. Idempotent."""
-        rows = (row for row in self._of(operator, earned) if row.batch_hash in valid and row.number < number)
-        before = {_key(row): row.total for row in rows}
+        rows = self._of(operator, earned)
+        valid = valid_among({Hash32(row.batch_hash) for row in rows})
+        before = {_key(row): row.total for row in rows if row.batch_hash in valid and row.number < number}
         batch = {"operator": operator, "number": number, "batch_hash": batch_hash}
         named = ("version_id", "datanet", "contribution", "account")
         totals = [
@@ -57,11 +60,12 @@ class ContributionTotalStore:
         self,
         operator: Account,
         final: int,
-        valid: Collection[Hash32],
+        valid_among: ValidAmong,
         earned: Sequence[ContributionEarning],
     ) -> None:
         """Delete totals of the versions in `earned` that a later batch up to number `final` has replaced."""
         rows = self._of(operator, earned)
+        valid = valid_among({Hash32(row.batch_hash) for row in rows})
         newest = {_key(row): row.number for row in rows if row.batch_hash in valid and row.number <= final}
         for row in rows:
             if row.number < newest.get(_key(row), 0):

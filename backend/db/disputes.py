@@ -10,8 +10,9 @@ from collections import Counter
 from operator import gt
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, exists, func, not_, select, tuple_
+from sqlalchemy import ColumnElement, and_, exists, func, not_, select, tuple_
 
+from backend.db.bulk import among, found_among
 from backend.db.mapping import from_row
 from backend.db.paging import in_chain_order
 from backend.db.projections import entity_of
@@ -43,16 +44,51 @@ class DisputeStore:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def batches(self, operator: Account, final: int, after: int = 0) -> list[CommittedBatch]:
-        """Batches with numbers above `after`. `final` is the number of the operator's newest final batch."""
-        is_wanted = (t.BatchRow.operator == operator) & (t.BatchRow.number > after)
-        return self._read(operator, final, self._ordered(t.BatchRow, is_wanted))
+    def batches(self, operator: Account, final: int, *where: ColumnElement[bool]) -> list[CommittedBatch]:
+        """Batches with these properties. `final` is the number of the operator's newest final batch."""
+        return self._read(operator, final, self._ordered(t.BatchRow, t.BatchRow.operator == operator, *where))
+
+    def valid(self, operator: Account, final: int, after: int, until: int | None) -> list[CommittedBatch]:
+        """See `ChainView.valid_batches`."""
+        wanted = [t.BatchRow.number > after, not_(is_void())]
+        return self.batches(
+            operator, final, *wanted, *([] if until is None else [t.BatchRow.number <= until])
+        )
+
+    def void(self, operator: Account, final: int) -> list[CommittedBatch]:
+        """See `ChainView.void_batches`."""
+        # Ordered here: by its index on the order, SQLite would read all batches to find the few void ones.
+        query = select(t.BatchRow).join(t.VoidRow, _covers()).where(t.VoidRow.operator == operator)
+        return self._read(operator, final, sorted(self._session.scalars(query).unique(), key=_place))
+
+    def numbered(self, operator: Account, final: int, number: int) -> CommittedBatch | None:
+        """See `ChainView.numbered_batch`."""
+        row = t.BatchRow
+        query = select(row).where(row.operator == operator, row.number == number)
+        query = query.order_by(row.block_number.desc(), row.log_index.desc()).limit(1)
+        found = self._session.scalar(query)
+        return None if found is None else self.batch(found, final)
 
     def newest(self) -> dict[Account, Hash32]:
         """See `ChainView.newest_batches`."""
-        row = t.BatchRow
-        query = select(row.operator, row.hash).order_by(row.block_number, row.log_index)
+        row, known = t.BatchRow, select(t.BatchRow.operator).distinct().subquery()
+        place = row.block_number, row.log_index
+
+        def first(column: Any, *order: Any) -> Any:
+            found = select(column).where(row.operator == known.c.operator).order_by(*order).limit(1)
+            return found.scalar_subquery()
+
+        query = select(known.c.operator, first(row.hash, *(column.desc() for column in place)))
+        query = query.order_by(*(first(column, *place) for column in place))
         return {Account(operator): Hash32(batch) for operator, batch in self._session.execute(query)}
+
+    def valid_among(self, batches: Collection[Hash32]) -> set[Hash32]:
+        """See `ChainView`."""
+        asked, found = list(batches), set[Hash32]()
+        for start in range(0, len(asked), _ID_CHUNK):
+            rows = found_among(self._session, _VALID, asked[start : start + _ID_CHUNK])
+            found.update(Hash32(row.hash) for row in rows)
+        return found
 
     def batch(self, row: t.BatchRow, final: int) -> CommittedBatch:
         return self._read(Account(row.operator), final, [row])[0]
@@ -179,9 +215,17 @@ class DisputeStore:
 
 def is_void() -> ColumnElement[bool]:
     """Whether a void after the `BatchRow` of a query covers its number."""
+    return exists().where(_covers())
+
+
+def _covers() -> ColumnElement[bool]:
+    """Whether a `VoidRow` voids a `BatchRow`."""
     places = (tuple_(table.block_number, table.log_index) for table in (t.VoidRow, t.BatchRow))
     is_covered = t.BatchRow.number.between(t.VoidRow.first, t.VoidRow.last)
-    return exists().where(t.VoidRow.operator == t.BatchRow.operator, is_covered, gt(*places))
+    return and_(t.VoidRow.operator == t.BatchRow.operator, is_covered, gt(*places))
+
+
+_VALID = select(t.BatchRow.hash).where(among(t.BatchRow.hash), not_(is_void()))
 
 
 def _place(row: t.Projection) -> tuple[int, int]:

@@ -77,6 +77,12 @@ class EarningStore:
             ]
             insert_tuples(self._session, EarningRow, _ENTRY, entries)
 
+    def credit(self, account: Account, batch: Hash32) -> Credit | None:
+        """What a batch credits to the account, if that is stored."""
+        query = select(table_of(CreditRow)).filter_by(account=account, batch_hash=batch)
+        row = self._session.execute(query).one_or_none()
+        return None if row is None else from_row(Credit, row)
+
     def credits(self, account: Account, operator: Account) -> dict[Hash32, Credit]:
         """What batches of the operator, void ones included, credit to the account, by the batches' hashes."""
         query = select(table_of(CreditRow)).filter_by(account=account, operator=operator)

@@ -315,13 +315,35 @@ class ChainView(Protocol):
     def latest_parameter_set(self) -> ParameterSet | None: ...
 
     def batches(self, operator: Account) -> list[CommittedBatch]:
-        """All batches of the operator, voided ones included, in order of commitment."""
+        """All batches of the operator, voided ones included, in order of commitment. They become more for as
+        long as it serves: what requests and passes need is found by the methods below.
+        """
         ...
 
     def recent_batches(self, operator: Account, after: str | None, limit: int) -> list[CommittedBatch]:
         """Up to `limit` of the operator's batches, voided ones included, newest first: those before the one
         with the hash `after`. Errors: `InvalidInput` if it is none of them.
         """
+        ...
+
+    def valid_batches(
+        self, operator: Account, after: int = 0, until: int | None = None
+    ) -> list[CommittedBatch]:
+        """The operator's batches that are not void, with numbers above `after` and up to `until` (None: all),
+        in order. They are numbered from 1 on without a gap.
+        """
+        ...
+
+    def numbered_batch(self, operator: Account, number: int) -> CommittedBatch | None:
+        """The operator's newest batch with this number: a void one only if none replaced it."""
+        ...
+
+    def void_batches(self, operator: Account) -> list[CommittedBatch]:
+        """The operator's void batches, in order of commitment."""
+        ...
+
+    def valid_among(self, batches: Collection[Hash32]) -> set[Hash32]:
+        """Those of these hashes that are of batches on the chain which are not void."""
         ...
 
     def open_batches(self, operator: Account) -> list[CommittedBatch]:

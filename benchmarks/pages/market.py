@@ -121,7 +121,7 @@ def _pay(tx: UnitOfWork, operator: Account, records: list[VersionRecord]) -> Non
         for index in range(NUM_CONTRIBUTORS):
             account, amount = chain_events.some_account(f"contributor {index}"), source.expovariate(1 / 2e11)
             earned.append(ContributionEarning(version, chain_events.DATANET, index, account, int(amount)))
-    tx.contribution_totals.add(operator, 1, batch, earned, {batch})
+    tx.contribution_totals.add(operator, 1, batch, earned, tx.chain.valid_among)
 
 
 def _record(number: int) -> VersionRecord:

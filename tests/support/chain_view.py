@@ -15,7 +15,9 @@ from tests.support.fakes import FakeClock
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    import pytest
 
     from backend.domain.channels import Channel, Grant
     from backend.domain.governance import Proposal
@@ -39,8 +41,58 @@ def has_fields(record: VersionRecord, wanted: Mapping[str, Any]) -> bool:
     return all(value in (None, getattr(record, name)) for name, value in wanted.items())
 
 
+class BatchViews:
+    """The part of `ChainView` that finds batches among those that `listed` returns, in order."""
+
+    def listed(self, operator: Account) -> list[Any]:
+        raise NotImplementedError
+
+    def batches(self, operator: Account) -> list[Any]:
+        return self.listed(operator)
+
+    def valid_batches(self, operator: Account, after: int = 0, until: int | None = None) -> list[Any]:
+        end = float("inf") if until is None else until
+        found = (one for one in self.listed(operator) if one.state is not BatchState.VOID)
+        return [one for one in found if after < one.number <= end]
+
+    def numbered_batch(self, operator: Account, number: int) -> Any:
+        return next((one for one in self.listed(operator)[::-1] if one.number == number), None)
+
+    def void_batches(self, operator: Account) -> list[Any]:
+        return [one for one in self.listed(operator) if one.state is BatchState.VOID]
+
+    def open_batches(self, operator: Account) -> list[Any]:
+        return [one for one in self.listed(operator) if one.state is BatchState.COMMITTED]
+
+    def recent_batches(self, operator: Account, after: str | None, limit: int) -> list[Any]:
+        newest_first = self.listed(operator)[::-1]
+        return rows_after(newest_first, [one.hash for one in newest_first], after, limit)
+
+    def finalised(self, operator: Account) -> int:
+        found = (one.number for one in self.listed(operator) if one.state is BatchState.FINAL)
+        return max(found, default=0)
+
+
+def batches_read(view: BatchViews, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the batches that the view returns from now on."""
+    read: list[int] = []
+
+    def recorded(find: Callable[..., Any]) -> Callable[..., Any]:
+        def found(*args: Any, **options: Any) -> Any:
+            result = find(*args, **options)
+            several = result if isinstance(result, list) else [] if result is None else [result]
+            read.extend(batch.number for batch in several)
+            return result
+
+        return found
+
+    for name in ("batch", *(one for one in vars(BatchViews) if one.endswith(("batches", "_batch")))):
+        monkeypatch.setattr(view, name, recorded(getattr(view, name)))
+    return read
+
+
 @dataclass
-class FakeChainView:
+class FakeChainView(BatchViews):
     """The part of `ChainView` that serving reads; its last block is `lag_seconds` old."""
 
     clock: FakeClock = field(default_factory=FakeClock)
@@ -156,15 +208,8 @@ class FakeChainView:
     def versions(self, **wanted: Any) -> list[RegisteredVersion]:
         return [v for v in self.versions_list if has_fields(v.record, wanted)]
 
-    def batches(self, operator: Account) -> list[Any]:
+    def listed(self, operator: Account) -> list[Any]:
         return [batch for batch in self.committed if batch.operator == operator]
-
-    def recent_batches(self, operator: Account, after: str | None, limit: int) -> list[Any]:
-        listed = self.batches(operator)[::-1]
-        return rows_after(listed, [one.hash for one in listed], after, limit)
-
-    def open_batches(self, operator: Account) -> list[Any]:
-        return [batch for batch in self.batches(operator) if batch.state is BatchState.COMMITTED]
 
     def open_totals(self, operators: Collection[Account]) -> dict[Account, int]:
         found = {one: self.open_batches(one) for one in operators}

@@ -25,7 +25,7 @@ from backend.domain.settlement import (
 )
 from backend.domain.transactions import PreparedTransaction
 from backend.domain.voucher import Voucher
-from tests.support.chain_view import has_fields
+from tests.support.chain_view import BatchViews, has_fields
 from tests.support.market import CHAIN_ID, Market, recover, some_account, some_hash
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ FORKED = ("channel_by_id", "committed", "paid", "final", "_spans_of")
 
 
 @dataclass
-class ModelChain:
+class ModelChain(BatchViews):
     """Implements `backend.ports.chain.Chain` and `ChainView` for one operator's market."""
 
     market: Market
@@ -137,9 +137,12 @@ class ModelChain:
         keys = (self.market.receipt_key.account, *self.keys)
         return [key for key in keys if self.added_at.get(key, 0) <= block_number]
 
-    def batches(self, operator: Account) -> list[CommittedBatch]:
+    def listed(self, operator: Account) -> list[CommittedBatch]:
         known = self.committed[:-1] if self.is_lagging else self.committed
         return [self._now(batch) for batch in known if batch.operator == operator]
+
+    def valid_among(self, batches: Collection[Hash32]) -> set[Hash32]:
+        return {batch.hash for batch in self.standing()} & set(batches)
 
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
         return next((self._now(batch) for batch in self.committed if batch.hash == batch_hash), None)

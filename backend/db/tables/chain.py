@@ -179,9 +179,13 @@ class OperatorRow(Projection):
 
 class BatchRow(Projection):
     __tablename__ = "chain_batches"
+    __table_args__ = (
+        Index("ix_chain_batches_number", "operator", "number", "block_number", "log_index"),
+        Index("ix_chain_batches_order", "operator", "block_number", "log_index"),
+    )
 
     hash: Mapped[str] = mapped_column(HASH, primary_key=True)
-    operator: Mapped[str] = mapped_column(ACCOUNT, index=True)
+    operator: Mapped[str] = mapped_column(ACCOUNT)
     number: Mapped[int] = mapped_column(NUMBER)
     header: Mapped[dict[str, Any]] = mapped_column(JSON)
     tx_hash: Mapped[str] = mapped_column(HASH)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.money import AMOUNT, UNIT
 from backend.domain.webhooks import EventType
-from backend.services.accounts.claims import claimed, final_batches, latest_verified
+from backend.services.accounts.claims import claimed, latest_verified
 from backend.services.channels.balance import channel_balances
 from backend.services.webhooks.events import emit_to
 
@@ -98,13 +98,13 @@ class BalanceEvents:
         compared = (tx.chain.finalised(self._market.operator), endpoints)
         if compared == self._compared:
             return [], compared
-        batches = final_batches(tx, self._market.operator)
-        ledger = latest_verified(tx, batches)
+        latest = latest_verified(tx, self._market.operator)
+        ledger = None if latest is None else tx.batches.ledger(latest.operator, latest.hash)
         if ledger is None:
             return [], None
         earned = [(endpoint, ledger.balances.get(endpoint.account, 0)) for endpoint in endpoints]
         due = [(endpoint, cumulative) for endpoint, cumulative in earned if _is_due(endpoint, cumulative, 0)]
-        return due, compared if ledger.hash == batches[-1].hash else None
+        return due, compared if ledger.number == compared[0] else None
 
     def _report_earnings(self, compared: WebhookEndpoint, cumulative: int) -> None:
         operator = self._market.operator

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.money import AMOUNT, UNIT, in_dollars
-from backend.domain.settlement import BatchState
-from backend.services.audit.auditor import not_void
+from backend.services.audit.auditor import newest_audited
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,10 +61,10 @@ class Claimable:
 class _Verified:
     """The latest final batch of an operator whose balances are verified."""
 
-    batches: tuple[CommittedBatch, ...]
-    """All final batches."""
-    ledger: OperatorLedger | None
+    batch: CommittedBatch | None
     """None if no final batch is verified."""
+    ledger: OperatorLedger | None
+    """The one after the batch."""
     error: DomainError | None = None
     """Why the latest final batch is not verified; None if it is, or if there is none."""
 
@@ -131,7 +130,7 @@ class Claims:
             raise verified.error
         earned = verified.ledger.balances.get(account, 0) if verified.ledger else 0
         amount, minimum = max(earned - self._claimed(operator, account), 0), min_units * UNIT
-        if verified.ledger is None or amount < minimum:
+        if verified.batch is None or verified.ledger is None or amount < minimum:
             if isinstance(verified.error, Unavailable):
                 raise verified.error  # there may be more in the batches that are not verified yet
             least = in_dollars(minimum)
@@ -140,10 +139,9 @@ class Claims:
                 text += "; the account's own wallet can still claim it"
             details = {"unclaimed": AMOUNT.render(amount), "minimum": AMOUNT.render(minimum)}
             raise NothingToClaim(text, "account", details)
-        ledger = verified.ledger
-        header = next(batch.header for batch in verified.batches if batch.hash == ledger.hash)
-        request = {"header": dict(header), "account": account, "opening": ledger.open_balance(account).abi}
-        return request, ledger.hash
+        header, opening = dict(verified.batch.header), verified.ledger.open_balance(account)
+        request = {"header": header, "account": account, "opening": opening.abi}
+        return request, verified.batch.hash
 
     def _follow(self, operators: Sequence[Account]) -> dict[Account, DomainError]:
         """Audit operators whose latest final batch is not verified. Returns why some still are not."""
@@ -158,28 +156,22 @@ class Claims:
         that earlier ones credited.
         """
         with self._db.read() as tx:
-            batches = final_batches(tx, operator)
-            ledger = latest_verified(tx, batches)
-        if not batches or (ledger is not None and ledger.hash == batches[-1].hash):
-            return _Verified(tuple(batches), ledger)
+            newest, batch = tx.chain.finalised(operator), latest_verified(tx, operator)
+            ledger = None if batch is None else tx.batches.ledger(operator, batch.hash)
+        if newest == (0 if batch is None else batch.number):
+            return _Verified(batch, ledger)
         error = error or Unavailable(f"the balances of {operator} changed during the audit; try again")
-        return _Verified(tuple(batches), ledger, error)
+        return _Verified(batch, ledger, error)
 
 
 def _is_verified(tx: UnitOfWork, operator: Account) -> bool:
-    batches = final_batches(tx, operator)
-    return not batches or tx.batches.has_ledger(operator, batches[-1].hash)
+    latest = latest_verified(tx, operator)
+    return tx.chain.finalised(operator) == (0 if latest is None else latest.number)
 
 
-def final_batches(tx: UnitOfWork, operator: Account) -> list[CommittedBatch]:
-    """The operator's final batches, in order."""
-    return [batch for batch in not_void(tx.chain.batches(operator)) if batch.state is BatchState.FINAL]
-
-
-def latest_verified(tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> OperatorLedger | None:
-    """The ledger after the latest of these batches that is verified."""
-    found = (tx.batches.ledger(batch.operator, batch.hash) for batch in reversed(batches))
-    return next((ledger for ledger in found if ledger is not None), None)
+def latest_verified(tx: UnitOfWork, operator: Account) -> CommittedBatch | None:
+    """The operator's latest final batch that is verified."""
+    return newest_audited(tx, operator, tx.chain.finalised(operator))
 
 
 def claimed(tx: UnitOfWork, operator: Account, account: Account) -> int:

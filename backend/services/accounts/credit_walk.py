@@ -8,16 +8,17 @@ anything.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from backend.domain.earnings import Credit, Earning, EarningFilter, EarningState, earning_state
-from backend.domain.errors import DomainError, InvalidInput
+from backend.domain.errors import DomainError, InvalidInput, Unavailable
 from backend.domain.ids import Account, Hash32
 from backend.domain.settlement import BatchState
 from backend.services.accounts.claims import claimed
-from backend.services.audit.auditor import not_void
+from backend.services.audit.auditor import newest_audited
 from backend.services.audit.cases import AnotherLargeBatch
 from backend.services.audit.earnings import TooManyEntries
 
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.settlement import CommittedBatch
+    from backend.ports.chain import ChainView
     from backend.services.audit.earnings import PublishedEntries
 
+CHUNK = 100
+"""Batches that a walk reads from the database at once."""
 MAX_RECEIPTS_READ = 10_000
 """Receipts of batch data that one walk reads; a single batch may have more."""
 
@@ -134,23 +138,26 @@ class CreditWalk:
     def _valid(self, operator: Account, begin: Position | None) -> Iterator[Credited]:
         """Credits of the batches that are verified. No batch below a balance of zero credits the account."""
         with self._db.read() as tx:
-            batches = not_void(tx.chain.batches(operator))
-            num_verified, balance = verified(tx, batches, self._query.account)
+            newest, balance = verified(tx, operator, self._query.account)
             stored = tx.earnings.credits(self._query.account, operator)
+            known = {stored[batch].number: stored[batch] for batch in tx.chain.valid_among(stored)}
             paid = claimed(tx, operator, self._query.account)
-        batches = batches[:num_verified]
-        older = _older_balances(batches, stored)
-        top, is_certain = len(batches) - 1, True
+            top = newest if begin is None else _number(tx.chain, begin, newest)
+        batches, credited, is_certain = _Batches(self._db, operator), sorted(known), True
         if begin is not None:
-            top = _index(batches, begin)
-            is_certain = begin.balance == _balance(batches, stored, top, balance)
+            is_certain = begin.balance == (balance if top == newest else _balance(known, top))
             balance = begin.balance
-        for number in range(top, -1, -1):
-            batch = batches[number]
-            if balance == 0 or self._is_before(batch):
-                return
-            if batch.hash not in stored and balance == older[number]:
+        number = top
+        while number and balance:
+            place = bisect_left(credited, number)
+            older = credited[place - 1] if place else 0
+            if number not in known and balance == (known[older].balance if older else 0):
+                number = older
                 continue
+            batch = batches.get(number)
+            number -= 1
+            if self._is_before(batch):
+                return
             try:
                 found = self._credited(batch, stored, balance, paid)
             except TooManyEntries as error:
@@ -171,7 +178,7 @@ class CreditWalk:
         entries, are left out.
         """
         with self._db.read() as tx:
-            batches = [b for b in tx.chain.batches(operator) if b.state is BatchState.VOID]
+            batches = tx.chain.void_batches(operator)
             stored = tx.earnings.credits(self._query.account, operator)
         top = len(batches) - 1 if begin is None else _index(batches, begin)
         for number in range(top, -1, -1):
@@ -227,14 +234,11 @@ class CreditWalk:
         return until is not None and day_of(batch) > until
 
 
-def verified(tx: UnitOfWork, batches: Sequence[CommittedBatch], account: Account) -> tuple[int, int]:
+def verified(tx: UnitOfWork, operator: Account, account: Account) -> tuple[int, int]:
     """How many of an operator's valid batches are verified, and the account's balance after them."""
-    for number in range(len(batches), 0, -1):
-        newest = batches[number - 1]
-        ledger = tx.batches.ledger(newest.operator, newest.hash)
-        if ledger is not None:
-            return number, ledger.balances.get(account, 0)
-    return 0, 0
+    newest = newest_audited(tx, operator)
+    ledger = None if newest is None else tx.batches.ledger(operator, newest.hash)
+    return (0, 0) if ledger is None else (ledger.number, ledger.balances.get(account, 0))
 
 
 def day_of(batch: CommittedBatch) -> date:
@@ -242,38 +246,56 @@ def day_of(batch: CommittedBatch) -> date:
     return datetime.fromtimestamp(int(batch.header["committedAt"]), UTC).date()
 
 
-def _older_balances(batches: Sequence[CommittedBatch], stored: Mapping[Hash32, Credit]) -> list[int]:
-    """For each batch, the balance after the newest stored credit of an older batch; 0 if there is none."""
-    found, balance = [], 0
-    for batch in batches:
-        found.append(balance)
-        if batch.hash in stored:
-            balance = stored[batch.hash].balance
-    return found
+class _Batches:
+    """An operator's valid batches, read in chunks: a walk may end long before the first one."""
+
+    def __init__(self, db: Database, operator: Account) -> None:
+        self._db, self._operator = db, operator
+        self._chunk: dict[int, CommittedBatch] = {}
+
+    def get(self, number: int) -> CommittedBatch:
+        """Errors: `Unavailable` if a void or a reorganisation removed the batch during the walk."""
+        if number not in self._chunk:
+            with self._db.read() as tx:
+                found = tx.chain.valid_batches(self._operator, number - CHUNK, number)
+            self._chunk = {batch.number: batch for batch in found}
+        if number not in self._chunk:
+            text = f"batch {number} of {self._operator} became invalid while its entries were read; try again"
+            raise Unavailable(text)
+        return self._chunk[number]
 
 
-def _balance(
-    batches: Sequence[CommittedBatch], stored: Mapping[Hash32, Credit], number: int, newest: int
-) -> int | None:
-    """The balance after the batch with this index, as far as it is certain. `newest`: after the last batch.
+def _balance(known: Mapping[int, Credit], number: int) -> int | None:
+    """The balance after the batch with this number, as far as stored credits tell it.
 
     The balance in a cursor is what a client sends: nothing that relies on it is stored.
     """
-    if number == len(batches) - 1:
-        return newest
-    own, next_ = (stored.get(batches[place].hash) for place in (number, number + 1))
+    own, next_ = known.get(number), known.get(number + 1)
     if own is not None:
         return own.balance
     return None if next_ is None else next_.balance - next_.amount
+
+
+def _number(chain: ChainView, position: Position, newest: int) -> int:
+    """Number of the position's batch, a valid one up to number `newest`. Errors: `StaleCursor`."""
+    batch = chain.batch(position.batch_hash)
+    is_valid = batch is not None and batch.state is not BatchState.VOID
+    if batch is None or not is_valid or batch.operator != position.operator or batch.number > newest:
+        raise _stale(position)
+    return batch.number
 
 
 def _index(batches: Sequence[CommittedBatch], position: Position) -> int:
     """Errors: `StaleCursor`."""
     found = next((n for n, batch in enumerate(batches) if batch.hash == position.batch_hash), None)
     if found is None:
-        raise StaleCursor(
-            f"The batch {position.batch_hash} that `after` names is not valid any more; omit `after` to start"
-            " again.",
-            param="after",
-        )
+        raise _stale(position)
     return found
+
+
+def _stale(position: Position) -> StaleCursor:
+    return StaleCursor(
+        f"The batch {position.batch_hash} that `after` names is not valid any more; omit `after` to start"
+        " again.",
+        param="after",
+    )

@@ -16,7 +16,7 @@ from backend.domain.rules import Rules
 from backend.domain.settlement import BatchState
 from backend.services.accounts.claims import claimed
 from backend.services.accounts.credit_walk import verified
-from backend.services.audit.auditor import not_void
+from backend.services.audit.auditor import valid_batch
 from backend.services.audit.earnings import Lookup
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ class EarnedReceipts:
         """
         with self._db.read() as tx:
             batch = _batch_of(tx, account, receipt)
-            batches = not_void(tx.chain.batches(batch.operator))
-            num_verified, _ = verified(tx, batches, account)
+            num_verified, _ = verified(tx, batch.operator, account)
         if batch.state is not BatchState.VOID and batch.number > num_verified:
             failed = self._audits.follow([batch.operator])
             if batch.operator in failed:
@@ -167,9 +166,9 @@ def _batch_of(tx: UnitOfWork, account: Account, receipt: ReceiptId) -> Committed
             param="receipt",
         )
     found = [batch for hash_ in hashes if (batch := tx.chain.batch(hash_)) is not None]
-    if stored is not None:
-        batches = not_void(tx.chain.batches(stored.operator))
-        found += [batch for batch in batches if batch.number == stored.batch]
+    if stored is not None and stored.batch is not None:
+        batch = valid_batch(tx.chain, stored.operator, stored.batch)
+        found += [] if batch is None else [batch]
     if not found:
         raise _not_credited(receipt)
     return max(found, key=lambda batch: (batch.state is not BatchState.VOID, batch.block_number))
@@ -186,8 +185,8 @@ def _state(tx: UnitOfWork, batch: CommittedBatch, account: Account) -> EarningSt
     """State of the account's credit. The balance after the batch is known where the credit is stored.
     Elsewhere the newest balance stands for it, so that a credit counts as claimed once all are.
     """
-    credit = tx.earnings.credits(account, batch.operator).get(batch.hash)
-    newest = verified(tx, not_void(tx.chain.batches(batch.operator)), account)[1]
+    credit = tx.earnings.credit(account, batch.hash)
+    newest = verified(tx, batch.operator, account)[1]
     balance = newest if credit is None else credit.balance
     return earning_state(batch.state, balance, claimed(tx, batch.operator, account))
 

@@ -17,12 +17,12 @@ from backend.services.audit.earnings import credits_of, earned_by_contribution
 from backend.services.audit.published import TOO_LARGE, BatchTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.disputes.proofs import Proof
     from backend.domain.disputes.witnesses import Tree
-    from backend.domain.ids import Account, Hash32
+    from backend.domain.ids import Account
     from backend.domain.judging.case import Judgement
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView
@@ -74,7 +74,7 @@ class Auditor:
         becomes void or a reorganisation removes it during the audit.
         """
         with self._db.read() as tx:
-            batches = not_void(tx.chain.batches(operator))
+            batches = tx.chain.valid_batches(operator)
         ledger: OperatorLedger | None = OperatorLedger()
         parent = None
         for known in batches:
@@ -86,8 +86,8 @@ class Auditor:
 
     def is_current(self, tx: UnitOfWork, operator: Account) -> bool:
         """Whether the operator's newest batch is audited, so that `follow` has nothing to do."""
-        batches = not_void(tx.chain.batches(operator))
-        return not batches or tx.batches.has_ledger(operator, batches[-1].hash)
+        newest = newest_audited(tx, operator)
+        return valid_batch(tx.chain, operator, 1 if newest is None else newest.number + 1) is None
 
     def follow(self, operator: Account, is_turn_over: Callable[[], bool] = lambda: False) -> OperatorLedger:
         """The ledger after the operator's newest batch; audits the batches since the last call. After a batch
@@ -96,17 +96,14 @@ class Auditor:
         Errors: `WrongBatch`; `BatchTooLarge`; `Unavailable` as `audit`.
         """
         with self._db.read() as tx:
-            batches = not_void(tx.chain.batches(operator))
-            ledger, known = _resume(tx, operator, batches)
-        valid = {one.hash for one in batches}
-        final = max((one.number for one in batches if one.state is BatchState.FINAL), default=0)
-        for place in range(known, len(batches)):
-            ledger = self._mirror(ledger, batches, place, valid, final)
+            ledger, later = _resume(tx, operator)
+        for parent, known in later:
+            ledger = self._mirror(ledger, parent, known)
             if is_turn_over():
                 break
-        if known < len(batches):
+        if later:
             with self._db.begin() as mirror:
-                mirror.batches.prune_ledgers(operator, newest_final(batches))
+                prune_ledgers(mirror, operator)
         return ledger
 
     def batch(self, operator: Account, number: int) -> Batch:
@@ -114,13 +111,12 @@ class Auditor:
         `follow`.
         """
         with self._db.read() as tx:
-            batches = [b for b in not_void(tx.chain.batches(operator)) if b.number <= number]
-            if not batches or batches[-1].number != number:
+            if valid_batch(tx.chain, operator, number) is None:
                 raise NotFound(f"{operator} has no batch {number}", "number")
-            ledger, known = _resume(tx, operator, batches[:-1])
-        for place in range(known, len(batches) - 1):
-            ledger = self._rebuilt(ledger, batches, place)[1]
-        return self._rebuilt(ledger, batches, len(batches) - 1)[0]
+            ledger, later = _resume(tx, operator, number)
+        for parent, known in later[:-1]:
+            ledger = self._rebuilt(ledger, parent, known)[1]
+        return self._rebuilt(ledger, *later[-1])[0]
 
     # Of each batch, the data are read before a transaction begins, and dropped before the next are read.
 
@@ -140,46 +136,44 @@ class Auditor:
     def _mirror(
         self,
         ledger: OperatorLedger,
-        batches: Sequence[CommittedBatch],
-        place: int,
-        valid: Collection[Hash32],
-        final: int,
+        parent: CommittedBatch | None,
+        known: CommittedBatch,
     ) -> OperatorLedger:
-        """Store what follows from a batch. `final`: number of the newest final one. Errors: as `_right`."""
-        header = Header.from_chain(batches[place].header)
+        """Store what follows from a batch. Errors: as `_right`."""
+        header = Header.from_chain(known.header)
         with self._cases.reading(header) as data:
             with self._db.read() as tx:
-                batch, ledger = self._right(tx.chain, ledger, batches, place, data)
+                batch, ledger = self._right(tx.chain, ledger, parent, known, data)
                 found = credits_of(tx, batch, header, ledger)
                 earned = earned_by_contribution(tx.chain, batch)
             with self._db.begin() as mirror:
                 if mirror.batches.save_ledger(header.operator, ledger):
                     mirror.earnings.add(found)
-                    totals = mirror.contribution_totals
-                    totals.add(header.operator, batch.number, ledger.hash, earned, valid)
-                    totals.prune(header.operator, final, valid, earned)
+                    totals, valid_among = mirror.contribution_totals, mirror.chain.valid_among
+                    totals.add(header.operator, batch.number, ledger.hash, earned, valid_among)
+                    final = mirror.chain.finalised(header.operator)
+                    totals.prune(header.operator, final, valid_among, earned)
                 # Else another process has mirrored the batch, with all that follows.
         return ledger
 
     def _rebuilt(
-        self, ledger: OperatorLedger, batches: Sequence[CommittedBatch], place: int
+        self, ledger: OperatorLedger, parent: CommittedBatch | None, known: CommittedBatch
     ) -> tuple[Batch, OperatorLedger]:
         """See `_right`."""
-        header = Header.from_chain(batches[place].header)
+        header = Header.from_chain(known.header)
         with self._cases.reading(header) as data, self._db.read() as tx:
-            return self._right(tx.chain, ledger, batches, place, data)
+            return self._right(tx.chain, ledger, parent, known, data)
 
     def _right(
         self,
         chain: ChainView,
         ledger: OperatorLedger,
-        batches: Sequence[CommittedBatch],
-        place: int,
+        parent: CommittedBatch | None,
+        known: CommittedBatch,
         data: BatchReceipts,
     ) -> tuple[Batch, OperatorLedger]:
         """The batch and the ledger after it. Errors: `WrongBatch`; as `_as_it_is_now`."""
-        parent = batches[place - 1] if place else None
-        committed = _as_it_is_now(chain, batches[place])
+        committed = _as_it_is_now(chain, known)
         verdict, batch = self._judge(chain, ledger, parent, committed, data)
         if batch is None:
             raise _wrong_batch(verdict)
@@ -222,11 +216,6 @@ class Auditor:
         return judge(case, chain, terms, is_signed)
 
 
-def not_void(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
-    """The batches that are not void, in order."""
-    return [batch for batch in batches if batch.state is not BatchState.VOID]
-
-
 def _as_it_is_now(chain: ChainView, batch: CommittedBatch) -> CommittedBatch:
     """A batch of an earlier view: it may have become final, and claims may have followed. Errors:
     `Unavailable` if it is not valid any more.
@@ -239,20 +228,39 @@ def _as_it_is_now(chain: ChainView, batch: CommittedBatch) -> CommittedBatch:
     return found
 
 
-def newest_final(batches: Sequence[CommittedBatch]) -> Iterator[Hash32]:
-    """Hashes of the final ones of an operator's batches, newest first."""
-    return (batch.hash for batch in reversed(batches) if batch.state is BatchState.FINAL)
+def valid_batch(chain: ChainView, operator: Account, number: int) -> CommittedBatch | None:
+    """The operator's batch with this number, unless it is void."""
+    batch = chain.numbered_batch(operator, number)
+    return None if batch is None or batch.state is BatchState.VOID else batch
+
+
+def newest_audited(tx: UnitOfWork, operator: Account, until: int | None = None) -> CommittedBatch | None:
+    """The operator's newest valid batch, up to number `until` (None: any), whose ledger is stored."""
+    while stored := tx.batches.newest_ledgers(operator, until):
+        for number, batch_hash in stored:
+            until, batch = number - 1, tx.chain.batch(batch_hash)
+            if batch is not None and batch.state is not BatchState.VOID:
+                return batch
+    return None
+
+
+def prune_ledgers(tx: UnitOfWork, operator: Account) -> None:
+    """Delete ledgers of final batches, except the newest, which claims need."""
+    newest = newest_audited(tx, operator, tx.chain.finalised(operator))
+    if newest is not None:
+        tx.batches.prune_ledgers(operator, newest.number)
 
 
 def _resume(
-    tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]
-) -> tuple[OperatorLedger, int]:
-    """The newest stored ledger of these batches, and the number of batches it covers."""
-    for known in range(len(batches), 0, -1):
-        ledger = tx.batches.ledger(operator, batches[known - 1].hash)
-        if ledger is not None:
-            return ledger, known
-    return OperatorLedger(), 0
+    tx: UnitOfWork, operator: Account, until: int | None = None
+) -> tuple[OperatorLedger, list[tuple[CommittedBatch | None, CommittedBatch]]]:
+    """The newest stored ledger before the batch with number `until` (None: any), and the batches after it, up
+    to that number, each with its parent.
+    """
+    newest = newest_audited(tx, operator, None if until is None else until - 1)
+    ledger = None if newest is None else tx.batches.ledger(operator, newest.hash)
+    later = tx.chain.valid_batches(operator, 0 if newest is None else newest.number, until)
+    return ledger or OperatorLedger(), list(zip([newest, *later], later, strict=False))
 
 
 def _wrong_batch(verdict: Verdict) -> WrongBatch:

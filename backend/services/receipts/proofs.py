@@ -10,7 +10,7 @@ from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import receipt_id
 from backend.domain.receipt import Receipt
 from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
-from backend.services.audit.auditor import not_void
+from backend.services.audit.auditor import valid_batch
 from backend.services.audit.published import spans_of
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Proofs:
             stored = tx.receipts.get(receipt)
             if stored is None:
                 raise NotFound(f"No receipt {receipt} here.", param="id")
-            batches = not_void(tx.chain.batches(stored.operator))
-            committed = next((batch for batch in batches if batch.number == stored.batch), None)
+            number = stored.batch
+            committed = None if number is None else valid_batch(tx.chain, stored.operator, number)
             spans = () if committed is None else spans_of(tx.chain, committed.hash)
         if committed is None:
             raise NotCommitted(f"Receipt {receipt} is in no committed batch yet.", param="id")
@@ -100,9 +100,10 @@ class Proofs:
 
     def _call(self, function: str, operator: Account, number: int, *args: Any) -> bool:
         with self._db.read() as tx:
-            batches = not_void(tx.chain.batches(operator))
-        header = next(dict(batch.header) for batch in batches if batch.number == number)
-        return bool(self._chain.call("Settlement", function, header, *args))
+            committed = valid_batch(tx.chain, operator, number)
+        if committed is None:
+            raise NotFound(f"{operator} has no batch {number}", "number")
+        return bool(self._chain.call("Settlement", function, dict(committed.header), *args))
 
 
 def _proof(batch: Batch, header: Header, index: int) -> ReceiptProof:

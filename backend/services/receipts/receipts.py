@@ -147,7 +147,5 @@ def _named_share(chain: ChainView, version: VersionId, share: Share) -> NamedSha
 
 
 def _batch_state(chain: ChainView, stored: StoredReceipt) -> BatchState | None:
-    if stored.batch is None:
-        return None
-    batches = chain.batches(stored.operator)
-    return next((b.state for b in reversed(batches) if b.number == stored.batch), None)
+    batch = None if stored.batch is None else chain.numbered_batch(stored.operator, stored.batch)
+    return None if batch is None else batch.state

@@ -22,7 +22,6 @@ from backend.domain.receipt_checks import (
     retired_key_check,
     slices_check,
 )
-from backend.services.audit.auditor import not_void
 from backend.services.audit.published import spans_of
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ class Verification:
 def _covering(chain: ChainView, operator: Account, receipt: Receipt) -> CommittedBatch | None:
     """The batch that collected this receipt's part of the channel's cumulative."""
     starts_at = receipt.cumulative - receipt.charge
-    for batch in reversed(not_void(chain.batches(operator))):
+    for batch in reversed(chain.valid_batches(operator)):
         for span in chain.spans(batch.hash):
             is_there = span.channel_id == receipt.channel_id
             if is_there and span.start < receipt.cumulative and starts_at < span.until:

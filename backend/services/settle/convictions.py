@@ -94,7 +94,7 @@ class Convictions:
         quarantined: dict[ReceiptId, str] = {}
         held: dict[ReceiptId, str] = {}
         halt_reason, finalised = "", tx.chain.finalised(self.operator)
-        for batch, conviction in _convicted(tx.chain.batches(self.operator)):
+        for batch, conviction in _convicted(tx.chain.void_batches(self.operator)):
             try:
                 quarantined |= self._quarantine(batch, conviction)
                 held |= self._held(tx.chain, batch, conviction)
@@ -107,10 +107,10 @@ class Convictions:
 
     def quarantined(self, view: ChainView) -> Mapping[ReceiptId, str]:
         """Receipts quarantined by convictions, with reasons. Skips batches whose data cannot be read."""
-        return self.quarantined_in(view.batches(self.operator))
+        return self.quarantined_in(view.void_batches(self.operator))
 
     def quarantined_in(self, batches: Iterable[CommittedBatch]) -> Mapping[ReceiptId, str]:
-        """As `quarantined`, by the operator's batches on the indexed chain."""
+        """As `quarantined`, by the operator's void batches on the indexed chain."""
         quarantined: dict[ReceiptId, str] = {}
         for batch, conviction in _convicted(batches):
             with suppress(Conflict):

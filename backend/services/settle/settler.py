@@ -157,26 +157,26 @@ class Settler:
         """
         now = self.clock()
         with self.db.begin() as tx:
-            batches = tx.chain.batches(self.operator)
-            number = update_records(tx, self.operator, batches)
-            found = unrecorded(tx, self.operator, batches)
-        self._finalise(batches, now)
+            number = update_records(tx, self.operator)
+            found = unrecorded(tx, self.operator)
+            pending, void = tx.chain.open_batches(self.operator), tx.chain.void_batches(self.operator)
+        self._finalise(pending, now)
         self._sign_overdue(now)
         if number is not None:
             return Progress(Step.WAITING, number)
-        if voided := outstanding_refunds(batches):
+        if voided := outstanding_refunds(void):
             self._refund(voided[0])
             return Progress(Step.REFUNDING, voided[0].number)
         ledger = self.auditor.follow(self.operator)
         self._adopt(found)
-        demand_waivers(self.db, self._convictions.quarantined_in(batches))
+        demand_waivers(self.db, self._convictions.quarantined_in(void))
         with self.db.begin() as tx:
             sign_again(tx, self.operator, self.settlement, self.receipt_key)
         with self.db.read() as tx:
             if reason := pending_retirement(tx, self.operator):
                 return Progress(Step.RETIRING, reason=reason)
             backlogs = tx.receipts.backlogs(self.operator)
-            has_rested = is_forced or self._has_rested(batches)
+            has_rested = is_forced or self._has_rested(tx.chain)
             due = backlogs
             if not is_forced:
                 due = self.pace.due(backlogs, self.clock(), self.thaw_seconds, has_rested=has_rested)
@@ -188,9 +188,10 @@ class Settler:
         step = Step.COMMITTING if self._commit(candidate) else Step.WAITING
         return Progress(step, candidate.batch.number, skipped=skipped)
 
-    def _has_rested(self, batches: Sequence[CommittedBatch]) -> bool:
-        """Whether a batch that is not worth its gas may follow these."""
-        last = max((int(batch.header["committedAt"]) for batch in batches), default=0)
+    def _has_rested(self, view: ChainView) -> bool:
+        """Whether a batch that is not worth its gas may follow the newest one."""
+        newest = view.recent_batches(self.operator, None, 1)
+        last = int(newest[0].header["committedAt"]) if newest else 0
         return self.clock() - last >= self.pace.rest_seconds(self.thaw_seconds)
 
     def _sign_overdue(self, now: int) -> None:
@@ -210,11 +211,11 @@ class Settler:
     def finalise(self) -> int | None:
         """Enqueue the finalisation of the batches that are due; returns the number of the last one."""
         with self.db.read() as tx:
-            batches = tx.chain.batches(self.operator)
-        return self._finalise(batches, self.clock())
+            pending = tx.chain.open_batches(self.operator)
+        return self._finalise(pending, self.clock())
 
-    def _finalise(self, batches: Sequence[CommittedBatch], now: int) -> int | None:
-        due = list(takewhile(lambda b: self._is_finalisable(b, now), next_due(batches, now)[:MAX_FINALISED]))
+    def _finalise(self, pending: Sequence[CommittedBatch], now: int) -> int | None:
+        due = list(takewhile(lambda b: self._is_finalisable(b, now), next_due(pending, now)[:MAX_FINALISED]))
         if not due:
             return None
         call, headers = ("Settlement", "finalise"), [dict(batch.header) for batch in due]
@@ -247,7 +248,7 @@ class Settler:
         if not self._would_succeed(call, *args):
             return
         with self.db.begin() as tx:
-            for batch in outstanding_refunds(tx.chain.batches(self.operator)):
+            for batch in outstanding_refunds(tx.chain.void_batches(self.operator)):
                 void = batch.conviction.tx_hash if batch.conviction else ""
                 self._enqueue(tx, call, _refund(tx, batch), f"refund:{batch.hash}:{void}")
 
@@ -370,8 +371,8 @@ class Settler:
         ids = [receipt_id(signed.receipt) for signed in candidate.batch.receipts]
         number = candidate.batch.number
         with self.db.begin() as tx:
-            batches = tx.chain.batches(self.operator)
-            if update_records(tx, self.operator, batches) is not None or outstanding_refunds(batches):
+            void = tx.chain.void_batches(self.operator)
+            if update_records(tx, self.operator) is not None or outstanding_refunds(void):
                 return False
             tx.transactions.lock_lane(self.operator)  # no retirement is queued before this commit is
             if pending_retirement(tx, self.operator):

@@ -1,7 +1,5 @@
 """Status of our own batches on the chain, and the assignment of receipts that follows from it.
 
-`batches` are the operator's batches from one consistent read of the chain view.
-
 The receipts of a lost batch (its commit failed, or it was voided) become unsettled again, once. The receipts
 of a valid batch that is not recorded as ours (a reorg removed its void, or another installation committed it)
 are assigned to it.
@@ -14,9 +12,9 @@ from enum import StrEnum
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from backend.domain.settlement import BatchRecord, BatchState
+from backend.domain.settlement import BatchRecord
 from backend.domain.transactions import TransactionState
-from backend.services.audit.auditor import not_void
+from backend.services.audit.auditor import valid_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,11 +31,11 @@ class BatchStatus(StrEnum):
     """Its commit failed, another batch took its number, or it was voided."""
 
 
-def update_records(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]) -> int | None:
+def update_records(tx: UnitOfWork, operator: Account) -> int | None:
     """Release the receipts of lost batches. Returns the number of the pending batch."""
     record = tx.batches.latest(operator)
     while record is not None:
-        status = BatchStatus.LOST if record.is_released else _status(tx, record, batches)
+        status = BatchStatus.LOST if record.is_released else _status(tx, record)
         if status is not BatchStatus.LOST:
             return record.number if status is BatchStatus.PENDING else None
         if not record.is_released:
@@ -47,10 +45,14 @@ def update_records(tx: UnitOfWork, operator: Account, batches: Sequence[Committe
     return None
 
 
-def unrecorded(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
+def unrecorded(tx: UnitOfWork, operator: Account) -> list[CommittedBatch]:
     """Valid batches that we recorded as lost or never recorded."""
-    kept = tx.batches.unreleased(operator)
-    return [batch for batch in not_void(batches) if batch.number not in kept]
+    pending = tx.chain.open_batches(operator)
+    newest = pending[-1].number if pending else tx.chain.finalised(operator)
+    if not (missing := tx.batches.missing(operator, newest)):
+        return []
+    batches = tx.chain.valid_batches(operator, min(missing) - 1, max(missing))
+    return [batch for batch in batches if batch.number in missing]
 
 
 def adopt(tx: UnitOfWork, batch: CommittedBatch, receipts: Sequence[ReceiptId]) -> int:
@@ -58,31 +60,30 @@ def adopt(tx: UnitOfWork, batch: CommittedBatch, receipts: Sequence[ReceiptId]) 
 
     0 if the batch is recorded by now.
     """
-    found = unrecorded(tx, batch.operator, tx.chain.batches(batch.operator))
-    if batch.hash not in {candidate.hash for candidate in found}:
-        return 0
     known = tx.batches.get(batch.operator, batch.number)
+    valid = valid_batch(tx.chain, batch.operator, batch.number)
+    if valid is None or valid.hash != batch.hash or (known is not None and not known.is_released):
+        return 0
     digest: Hash32 = batch.header["dataDigest"]
     row = known.commit_tx if known else None
     tx.batches.put(BatchRecord(batch.operator, batch.number, digest, row, is_released=False))
     return tx.receipts.adopt(batch.operator, batch.number, receipts)
 
 
-def outstanding_refunds(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
+def outstanding_refunds(void: Sequence[CommittedBatch]) -> list[CommittedBatch]:
     """Voided batches that are not refunded yet, in the order in which `Settlement` accepts the refunds."""
-    voided = (b for b in batches if b.state is BatchState.VOID and not b.is_refunded)
-    return sorted(voided, key=lambda batch: batch.number, reverse=True)
+    waiting = (batch for batch in void if not batch.is_refunded)
+    return sorted(waiting, key=lambda batch: batch.number, reverse=True)
 
 
-def next_due(batches: Sequence[CommittedBatch], now: int) -> list[CommittedBatch]:
+def next_due(pending: Sequence[CommittedBatch], now: int) -> list[CommittedBatch]:
     """The next batches whose `finalAt` has passed, in order: each becomes final after the one before."""
-    pending = (batch for batch in batches if batch.state is BatchState.COMMITTED)
     return list(takewhile(lambda batch: int(batch.header["finalAt"]) <= now, pending))
 
 
-def _status(tx: UnitOfWork, record: BatchRecord, batches: Sequence[CommittedBatch]) -> BatchStatus:
-    ours = (record.number, record.data_digest)
-    if any((batch.number, batch.header["dataDigest"]) == ours for batch in not_void(batches)):
+def _status(tx: UnitOfWork, record: BatchRecord) -> BatchStatus:
+    valid = valid_batch(tx.chain, record.operator, record.number)
+    if valid is not None and valid.header["dataDigest"] == record.data_digest:
         return BatchStatus.VALID
     if record.commit_tx is None:
         return BatchStatus.LOST

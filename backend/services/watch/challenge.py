@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from backend.domain.disputes.witnesses import MAX_KEYS, Tree, key_word
 from backend.domain.money import GWEI, in_dollars
-from backend.domain.settlement import BatchState
 from backend.domain.transactions import Call, as_json
 from backend.services.watch.news import News, news, outcome
 
@@ -84,7 +83,7 @@ class Challenge:
 
     def restore(self, view: ChainView, operator: Account) -> Iterator[News]:
         """Refund the payers of voided batches, newest batch first, and return our bonds."""
-        void = [batch for batch in view.batches(operator) if batch.state is BatchState.VOID]
+        void = view.void_batches(operator)
         for batch in void:
             yield from self._return_bonds(view, batch)
         waiting = [batch for batch in void if not batch.is_refunded]

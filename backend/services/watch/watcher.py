@@ -21,7 +21,7 @@ from backend.domain.judging.case import Finding, Right, Undecided, Wrong
 from backend.domain.judging.claims import below_claimed
 from backend.domain.money import in_dollars
 from backend.domain.settlement import BatchState
-from backend.services.audit.auditor import newest_final, not_void
+from backend.services.audit.auditor import newest_audited, prune_ledgers
 from backend.services.audit.published import TOO_LARGE, BatchTooLarge
 from backend.services.watch.news import News, news
 from backend.services.watch.retired_keys import disowned, retirements
@@ -108,8 +108,10 @@ class Watcher:
     """Operators with a batch that is too large to be judged here. What follows from its balances is unknown,
     and not demanded: that would pay for what a watcher with more memory reads.
     """
-    _beyond: set[Hash32] = field(default_factory=set)
-    """Final batches that are not right. They cannot be challenged, and later batches have no ledger."""
+    _beyond: dict[Account, Hash32] = field(default_factory=dict)
+    """Of each operator, the newest final batch that is not right. It cannot be challenged, and later batches
+    have no ledger.
+    """
 
     def run(self, stop: threading.Event) -> Iterator[News]:
         """One pass per block until `stop` is set, more while one is unfinished. Waits while node or store are
@@ -254,8 +256,7 @@ class Watcher:
                 yield from late
                 if any(one.what == "proved" for one in late):
                     return  # the next pass sees what the conviction voided
-            committed = tx.chain.batches(operator)
-            batches = not_void(committed)
+            batches = tx.chain.valid_batches(operator, max(self._last_judged(tx, operator) - 1, 0))
             ledger, start = self._resume(tx, batches)
             if ledger is not None:
                 self._with_large.discard(operator)  # the walk adds it again for a large batch after these
@@ -268,9 +269,9 @@ class Watcher:
                 del judgement  # a batch that is right, before the data of the next is in memory
             if self.challenge is not None:
                 yield from self.challenge.restore(tx.chain, operator)
-            is_final = all(batch.state is BatchState.FINAL for batch in committed)
-            if committed and is_final and operator not in self._unfinished:
-                self._settled[operator] = committed[-1].hash, tx.chain.finalised(operator)
+            is_final = bool(batches) and batches[-1].state is BatchState.FINAL
+            if is_final and operator not in self._unfinished and not tx.chain.void_batches(operator):
+                self._settled[operator] = batches[-1].hash, tx.chain.finalised(operator)
 
     def _act(
         self, tx: UnitOfWork, batch: CommittedBatch, judgement: Judgement, challenge: Challenge | None
@@ -317,9 +318,9 @@ class Watcher:
             judgement, ledger = self._judgement(tx, batch, parent, ledger, reached), None
             if isinstance(judgement, Right):
                 self._cleared[batch.hash] = len(self.evidence())
-                ledger = self._mirror(batches, judgement, Header.from_chain(batch.header))
+                ledger = self._mirror(judgement, Header.from_chain(batch.header))
             elif batch.state is BatchState.FINAL:
-                self._beyond.add(batch.hash)
+                self._beyond[batch.operator] = batch.hash
             yield batch, judgement
             del judgement  # as its receiver does
             # Not after one that an earlier pass reached, so that each pass gets further.
@@ -327,11 +328,21 @@ class Watcher:
                 self._unfinished.add(batch.operator)
                 return
 
+    def _last_judged(self, tx: UnitOfWork, operator: Account) -> int:
+        """Number of the newest final batch that is judged; 0 if none is."""
+        known = [newest_audited(tx, operator, tx.chain.finalised(operator))]
+        if operator in self._beyond:
+            known.append(tx.chain.batch(self._beyond[operator]))
+        final = (one.number for one in known if one is not None and one.state is BatchState.FINAL)
+        return max(final, default=0)
+
     def _resume(self, tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> tuple[OperatorLedger | None, int]:
-        """The newest stored ledger, and the index of the batch after it."""
+        """The newest stored ledger, and the index of the batch after it. `batches` begin with the first one,
+        or with one that `_last_judged` found.
+        """
         for place in range(len(batches), 0, -1):
             newest = batches[place - 1]
-            if newest.state is BatchState.FINAL and newest.hash in self._beyond:
+            if newest.state is BatchState.FINAL and newest.hash == self._beyond.get(newest.operator):
                 return None, place
             ledger = tx.batches.ledger(newest.operator, newest.hash)
             if ledger is not None and self._is_cleared(newest):
@@ -418,11 +429,11 @@ class Watcher:
             self._open[header.hash] = known, judgement
         return judgement
 
-    def _mirror(self, batches: Sequence[CommittedBatch], right: Right, header: Header) -> OperatorLedger:
+    def _mirror(self, right: Right, header: Header) -> OperatorLedger:
         ledger = right.batch.after(header)
         with self.db.begin() as mirror:
             mirror.batches.save_ledger(header.operator, ledger)
-            mirror.batches.prune_ledgers(header.operator, newest_final(batches))
+            prune_ledgers(mirror, header.operator)
         return ledger
 
 

@@ -12,7 +12,6 @@ from backend.domain.money import UNIT
 from backend.services.accounts.credit_walk import EarningsQuery
 from backend.services.accounts.earned_receipt import EarnedReceipts
 from backend.services.accounts.earnings import Earnings, EarningsBy
-from backend.services.audit.auditor import not_void
 from backend.services.audit.cases import Cases
 from backend.services.audit.earnings import PublishedEntries
 from backend.services.background import Background
@@ -56,7 +55,7 @@ def assert_credited(market: LiveMarket) -> None:
     accounts = market.auditor().follow(OPERATOR).balances
     sums = {account: total(market, account).amount for account in accounts}
     with market.database.read() as tx:
-        newest = not_void(tx.chain.batches(OPERATOR))[-1]
+        newest = tx.chain.valid_batches(OPERATOR)[-1]
     assert to_hash(OperatorLedger(balances=sums).balances_tree().root) == newest.header["balancesRoot"]
     state = market.chain.call("Settlement", "stateOf", OPERATOR)
     assert sum(sums.values()) == state["cumulativeTotal"]

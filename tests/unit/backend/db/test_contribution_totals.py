@@ -12,7 +12,6 @@ from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import Hash32
 
 OPERATOR, OTHER = some_account("operator"), some_account("other operator")
 VERSION = VersionId(some_hash("version"))
@@ -27,12 +26,10 @@ class Batches:
 
     def __init__(self, database: Database) -> None:
         self.database, self.height = database, 0
-        self.valid: dict[Hash32, int] = {}
 
     def commit(self, label: str, number: int, *earned: ContributionEarning, final: int = 0) -> None:
         batch_hash = some_hash(label)
         self.height += 1
-        self.valid[batch_hash] = number
         with self.database.begin() as tx:
             tx.session.add(
                 BatchRow(
@@ -46,13 +43,13 @@ class Batches:
                     log_index=0,
                 )
             )
+            valid_among = tx.chain.valid_among
             for _ in range(2):  # as two processes do
-                tx.contribution_totals.add(OPERATOR, number, batch_hash, earned, self.valid)
-            tx.contribution_totals.prune(OPERATOR, final, self.valid, earned)
+                tx.contribution_totals.add(OPERATOR, number, batch_hash, earned, valid_among)
+            tx.contribution_totals.prune(OPERATOR, final, valid_among, earned)
 
     def void(self, first: int, last: int) -> None:
         self.height += 1
-        self.valid = {one: number for one, number in self.valid.items() if number < first}
         with self.database.begin() as tx:
             tx.session.add(
                 VoidRow(
@@ -107,5 +104,5 @@ def test_only_totals_that_a_final_batch_replaced_are_deleted(database: Database)
 def test_a_batch_that_left_the_chain_counts_for_nothing(database: Database) -> None:
     batches = Batches(database)
     with database.begin() as tx:
-        tx.contribution_totals.add(OTHER, 1, some_hash("gone"), [earning(0, 10)], {some_hash("gone")})
+        tx.contribution_totals.add(OTHER, 1, some_hash("gone"), [earning(0, 10)], set)
     assert batches.totals() == {}

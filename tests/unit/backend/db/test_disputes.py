@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
-from backend.db.tables.chain import EventRow
+from backend.db.tables.chain import BatchRow, EventRow
 from backend.domain.disputes.witnesses import Fault, Tree
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account, ChannelId
@@ -32,7 +32,11 @@ from tests.support.chain_events import (
 from tests.support.market import some_demand
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from backend.db.unit_of_work import Database
+    from backend.ports.chain import ChainView
+    from tests.support.chain_events import Event
 
 
 def test_all_pending_batches_fall_with_the_one_that_was_convicted_and_their_numbers_are_given_again(
@@ -84,6 +88,65 @@ def test_batches_are_read_in_pages_newest_first(database: Database) -> None:
         assert tx.chain.recent_batches(ALICE, None, 9) == tx.chain.open_batches(ALICE) == []
         with pytest.raises(InvalidInput, match="not an id of this list"):
             tx.chain.recent_batches(ALICE, word(4), 2)
+
+
+def test_batches_are_found_by_number_and_state_without_reading_all(database: Database) -> None:
+    with database.begin() as tx:
+        take_in(tx, committed(1, 1), committed(2, 2), committed(3, 3))
+        take_in(tx, final(1, 1), *convicted(3, ALICE), voided(2, 3, 3))
+        take_in(tx, committed(2, 4), committed(3, 5), committed(4, 6), final(2, 4), final(3, 5))
+    with database.read() as tx:
+        by_name = {batch.hash: batch for batch in tx.chain.batches(OPERATOR)}
+        valid = [by_name[word(name)] for name in (1, 4, 5, 6)]
+
+    def found(read: Callable[[ChainView], Any], num_rows: int) -> Any:
+        """What is read, which may load so many rows."""
+        loaded: list[object] = []
+        event.listen(BatchRow, "load", record := lambda row, _: loaded.append(row))
+        with database.read() as tx:
+            result = read(tx.chain)
+        event.remove(BatchRow, "load", record)
+        assert len(loaded) == num_rows
+        return result
+
+    assert found(lambda chain: chain.valid_batches(OPERATOR), 4) == valid
+    assert found(lambda chain: chain.valid_batches(OPERATOR, 1, 3), 2) == valid[1:3]
+    assert found(lambda chain: chain.valid_batches(OPERATOR, 4), 0) == []
+    assert found(lambda chain: chain.open_batches(OPERATOR), 1) == valid[3:]
+    assert found(lambda chain: chain.numbered_batch(OPERATOR, 3), 1) == valid[2]
+    assert found(lambda chain: chain.numbered_batch(OPERATOR, 5), 0) is None
+    assert found(lambda chain: chain.numbered_batch(ALICE, 1), 0) is None
+    assert found(lambda chain: chain.recent_batches(OPERATOR, None, 1), 1) == valid[3:]
+    assert found(lambda chain: chain.void_batches(OPERATOR), 2) == [by_name[word(name)] for name in (2, 3)]
+    assert found(lambda chain: chain.newest_batches(), 0) == {OPERATOR: word(6)}
+    assert found(lambda chain: chain.valid_among({word(2), word(4), word(9)}), 0) == {word(4)}
+
+
+def test_a_number_whose_batch_is_void_has_the_void_one_until_another_takes_it(database: Database) -> None:
+    with database.begin() as tx:
+        take_in(tx, committed(1, 1), *convicted(1, ALICE), voided(1, 1, 1))
+    with database.read() as tx:
+        assert tx.chain.numbered_batch(OPERATOR, 1) == tx.chain.batch(word(1))
+    with database.begin() as tx:
+        take_in(tx, committed(1, 2))
+    with database.read() as tx:
+        assert tx.chain.numbered_batch(OPERATOR, 1) == tx.chain.batch(word(2))
+
+
+def test_operators_are_listed_in_the_order_of_their_first_batches(database: Database) -> None:
+    def of(operator: Account, number: int, name: int) -> Event:
+        contract, event_name, args = committed(number, name)
+        return contract, event_name, args | {"operator": operator}
+
+    with database.begin() as tx:
+        take_in(tx, of(BOB, 1, 1), of(ALICE, 1, 2))
+        take_in(tx, of(OPERATOR, 1, 3), of(ALICE, 2, 4))
+    with database.read() as tx:
+        assert list(tx.chain.newest_batches().items()) == [
+            (BOB, word(1)),
+            (ALICE, word(4)),
+            (OPERATOR, word(3)),
+        ]
 
 
 def test_a_conviction_without_a_reward_has_no_challenger(database: Database) -> None:

@@ -14,6 +14,7 @@ from backend.services.accounts.claims import Claims, NothingToClaim
 from backend.services.audit.auditor import Auditor, WrongBatch
 from backend.services.audit.background import BackgroundAudits
 from backend.services.background import Background
+from tests.support.chain_view import batches_read
 from tests.support.market import some_account, some_hash
 from tests.support.relays import relays_of
 from tests.support.settlement_harness import SettlementHarness
@@ -48,6 +49,18 @@ def finalise(harness: SettlementHarness, answers: int) -> None:
 def earners(harness: SettlementHarness) -> dict[Account, int]:
     ledger = harness.auditor().follow(harness.market.operator)
     return {account: amount for account, amount in ledger.balances.items() if amount >= UNIT}
+
+
+def test_a_claim_reads_the_newest_final_batch_alone(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        finalise(harness, 6)
+    account = next(iter(earners(harness)))
+    read = batches_read(harness.chain, monkeypatch)
+    assert harness.claims().claimable(account)[0].unverifiable is None
+    harness.claims().prepare(harness.market.operator, account)
+    assert set(read) == {3}
 
 
 def test_everybody_who_earned_a_unit_is_paid_in_whole_units(harness: SettlementHarness) -> None:

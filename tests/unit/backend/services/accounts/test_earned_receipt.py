@@ -12,6 +12,7 @@ from backend.domain.registries import Operator
 from backend.services.accounts.credit_walk import EarningsQuery
 from backend.services.accounts.earned_receipt import NothingEarned, ReceiptNotCredited
 from backend.services.audit.auditor import WrongBatch
+from tests.support.chain_view import batches_read
 from tests.support.market import some_account, some_hash
 from tests.support.settlement_harness import SettlementHarness
 from tests.support.settlement_steps import settle, settle_batches
@@ -96,6 +97,16 @@ def test_a_voided_receipt_is_shown_to_an_account_that_it_would_have_paid(harness
     settle(harness)
     again = harness.earned_receipts().get(TREASURY, receipt)
     assert (again.state, again.batch.number) == (EarningState.PENDING, 1)
+
+
+def test_a_lookup_reads_the_batch_of_the_receipt_and_the_newest_alone(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipts = settle_batches(harness, 5, answers=1)
+    harness.auditor().follow(harness.market.operator)
+    read = batches_read(harness.chain, monkeypatch)
+    harness.earned_receipts().get(TREASURY, receipt_id(receipts[1].receipt))
+    assert set(read) == {2, 5}
 
 
 def test_an_unknown_receipt_is_refused(harness: SettlementHarness) -> None:

@@ -20,6 +20,7 @@ from backend.services.accounts.credit_walk import EarningsQuery, Position, Stale
 from backend.services.audit import cases
 from backend.services.audit import earnings as audited
 from backend.services.market.catalogue import ModelNotFound
+from tests.support.chain_view import batches_read
 from tests.support.market import some_account, some_hash
 from tests.support.settlement_harness import SettlementHarness
 from tests.support.settlement_steps import settle, settle_batches
@@ -141,6 +142,43 @@ def test_the_newest_batch_comes_first(harness: SettlementHarness) -> None:
     places = [(-entry.credit.number, entry.earning.place) for entry in found]
     assert places == sorted(places)
     assert len(set(places)) == len(places)
+
+
+def test_a_page_reads_the_batches_that_it_lists(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator commits some fifty thousand in a year."""
+    monkeypatch.setattr(credit_walk, "CHUNK", 1)
+    harness.sign_in(TREASURY)
+    settle_batches(harness, 6)
+    harness.auditor().follow(harness.market.operator)
+    read = batches_read(harness.chain, monkeypatch)
+    page = harness.earnings().entries(EarningsQuery(TREASURY), None, 1)
+    assert page.rest is not None
+    assert min(read) >= 4
+    read.clear()
+    assert not harness.earnings().entries(EarningsQuery(some_account("nobody")), None, 1).entries
+    assert set(read) == {6}
+
+
+def test_a_walk_goes_from_one_stored_credit_to_the_next(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credit_walk, "CHUNK", 1)
+    numbers = range(1, 9)
+    settle_batches(harness, len(numbers), answers=1)
+    auditor, operator = harness.auditor(), harness.market.operator
+    paid = {number: auditor.batch(operator, number).entries.accounts for number in numbers}
+    num_batches = Counter(account for accounts in paid.values() for account in accounts)
+    account = min(num_batches, key=lambda one: (num_batches[one], one))
+    credited = {number for number in numbers if account in paid[number]}
+    assert len(credited) < len(numbers) // 2
+    harness.sign_in(account)
+    forget_ledgers(harness)
+    auditor.follow(operator)
+    read = batches_read(harness.chain, monkeypatch)
+    assert listed(harness, EarningsQuery(account))
+    assert set(read) == credited | {len(numbers)}, "the newest, for its balance"
 
 
 def test_a_request_reads_a_bounded_number_of_receipts(

@@ -24,6 +24,7 @@ from backend.services.audit.background import BackgroundAudits
 from backend.services.audit.cases import Cases
 from backend.services.audit.published import BatchTooLarge
 from backend.services.background import Background
+from tests.support.chain_view import batches_read
 from tests.support.market import CHAIN_ID, Key, in_order, recover
 from tests.support.settlement_harness import SettlementHarness
 
@@ -279,12 +280,18 @@ def test_the_audit_needs_no_receipt_of_this_installation(harness: SettlementHarn
     other.database.close()
 
 
-def test_following_judges_only_what_is_new(harness: SettlementHarness) -> None:
+def test_following_judges_only_what_is_new(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     operator = harness.market.operator
     ledger = harness.auditor().follow(operator)
     auditor = harness.auditor()
     auditor._cases = None  # no data is read again
+    read = batches_read(harness.chain, monkeypatch)
     assert auditor.follow(operator) == ledger
+    with harness.read() as tx:
+        assert auditor.is_current(tx, operator)
+    assert set(read) == {2}, "the newest alone"
 
 
 def test_following_stops_at_a_wrong_batch_with_its_verdict(harness: SettlementHarness, tmp_path: Any) -> None:

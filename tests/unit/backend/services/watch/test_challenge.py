@@ -9,6 +9,7 @@ from backend.domain.ids import ChannelId
 from backend.domain.settlement import BatchState, CommittedBatch, Demand, PaidSpan
 from backend.domain.transactions import CallResult, as_json
 from backend.services.watch.challenge import Challenge
+from tests.support.chain_view import BatchViews
 from tests.support.market import parameter_set, some_account, some_demand, some_hash
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def demanded(of: CommittedBatch, key: int, tree: Tree = Tree.RECEIPTS, **fields:
 
 
 @dataclass
-class FakeView:
+class FakeView(BatchViews):
     """The part of `ChainView` that challenges use."""
 
     known: list[CommittedBatch] = field(default_factory=list)
@@ -56,7 +57,7 @@ class FakeView:
     def newest_batches(self) -> dict[Account, Hash32]:
         return {OPERATOR: some_hash("newest")}
 
-    def batches(self, operator: Account) -> list[CommittedBatch]:
+    def listed(self, operator: Account) -> list[CommittedBatch]:
         return self.known
 
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None:

@@ -18,6 +18,7 @@ from backend.domain.judging.judge import judge
 from backend.services.audit.cases import Cases
 from backend.services.audit.published import BatchTooLarge
 from backend.services.watch.watcher import MAX_PAUSE_SECONDS, TURN_SECONDS, Watcher
+from tests.support.chain_view import batches_read
 from tests.support.market import recover, some_account, some_hash
 from tests.support.settlement_harness import SettlementHarness
 from tests.support.settlement_steps import settle_batches
@@ -271,8 +272,8 @@ def test_a_single_run_ends_if_an_operator_fails_or_is_gone_after_an_unfinished_t
 def test_an_operator_whose_batches_are_all_final_and_judged_is_not_walked_again(slow: SlowMarket) -> None:
     list(slow.watcher.run_once())
     chain, walked = slow.harness.chain, []
-    batches = chain.batches
-    chain.batches = lambda operator: walked.append(operator) or batches(operator)  # type: ignore[method-assign, func-returns-value]
+    batches = chain.valid_batches
+    chain.valid_batches = lambda *of: walked.append(of) or batches(*of)  # type: ignore[method-assign, func-returns-value]
     list(slow.watcher.run_once())
     assert walked, "batches that are pending can be convicted by a claim"
     chain.final = 3
@@ -286,6 +287,28 @@ def test_an_operator_whose_batches_are_all_final_and_judged_is_not_walked_again(
     assert walked
 
 
+def test_a_pass_reads_the_batches_since_the_newest_final_one_that_is_judged(
+    slow: SlowMarket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass follows each block, and an operator commits some fifty thousand batches in a year."""
+    slow.harness.chain.final = 2
+    list(slow.watcher.run_once())
+    read = batches_read(slow.harness.chain, monkeypatch)
+    list(slow.watcher.run_once())
+    assert set(read) == {2, 3}
+
+
+def test_a_pass_reads_no_batch_before_a_final_one_that_is_not_right(
+    slow: SlowMarket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow.too_large, slow.harness.chain.final = {2}, 2
+    list(slow.watcher.run_once())
+    read = batches_read(slow.harness.chain, monkeypatch)
+    list(slow.watcher.run_once())
+    assert set(read) == {1, 2, 3}, "the first has the newest ledger"
+    assert read.count(1) == 1
+
+
 def test_an_operator_is_walked_again_when_a_reorganisation_makes_a_final_batch_pending(
     slow: SlowMarket,
 ) -> None:
@@ -293,8 +316,8 @@ def test_an_operator_is_walked_again_when_a_reorganisation_makes_a_final_batch_p
     chain, walked = slow.harness.chain, []
     chain.final = 3
     list(slow.watcher.run_once())
-    batches = chain.batches
-    chain.batches = lambda operator: walked.append(operator) or batches(operator)  # type: ignore[method-assign, func-returns-value]
+    batches = chain.valid_batches
+    chain.valid_batches = lambda *of: walked.append(of) or batches(*of)  # type: ignore[method-assign, func-returns-value]
     chain.final = 2
     list(slow.watcher.run_once())
     assert walked
