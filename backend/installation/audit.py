@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from backend.services.receipts.proofs import Proofs
     from backend.services.receipts.verification import Verification
 
+MAX_QUEUED_PROOFS = 16
+"""Batches that wait to be built for proofs, of which one at a time is."""
+
 
 class Audit:
     """Services of one view. All but `verification` fetch missing batch data from the operators."""
@@ -60,9 +63,12 @@ class Audit:
 
     @cached_property
     def proofs(self) -> Proofs:
+        from backend.services.background import Background
         from backend.services.receipts.proofs import Proofs
 
-        return Proofs(self._db, self.auditor, self._resources.chain)
+        # Apart from what claims wait for: anyone may request proofs, from any batch, without an account.
+        background = Background(max_threads=1, max_queued=MAX_QUEUED_PROOFS)
+        return Proofs(self._db, self.auditor, self._resources.chain, background)
 
     @cached_property
     def verification(self) -> Verification:

@@ -1,7 +1,8 @@
 """Work that requests start and wait for briefly, such as what fetches operators' data for minutes.
 
 It runs in threads, in turns, one piece of work at a time for each key. A request waits for it until it has
-taken `WAIT_SECONDS`. What failed is repeated once as much time as the failure took has passed.
+taken `WAIT_SECONDS`, if no more than `MAX_WAITING` wait. What failed is repeated once as much time as the
+failure took has passed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 10.0
 MAX_THREADS = 4
+MAX_WAITING = 10
+"""Requests that wait at once. Each holds one of the 40 threads in which the process serves requests."""
 MAX_REMEMBERED = 1000
 """Failures that are remembered, beyond those that may not be repeated yet."""
 
@@ -40,25 +43,37 @@ class Work:
 
 
 class Background:
-    """Threads start as they are needed and end when nothing is left to do. Thread-safe."""
+    """Threads start as they are needed and end when nothing is left to do. Thread-safe.
+
+    `max_queued`: pieces of work that may wait for a thread; None: any number.
+    """
 
     def __init__(
-        self, wait_seconds: float = WAIT_SECONDS, clock: Callable[[], float] = time.monotonic
+        self,
+        wait_seconds: float = WAIT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        max_threads: int = MAX_THREADS,
+        max_queued: int | None = None,
     ) -> None:
         self._wait_seconds, self.clock = wait_seconds, clock
-        self._lock = threading.Lock()
+        self._max_threads, self._max_queued = max_threads, max_queued
+        self._lock, self._places = threading.Lock(), threading.Semaphore(MAX_WAITING)
         self._latest: dict[Hashable, Work] = {}
         """By key: work that waits, runs or failed."""
         self._waiting: deque[tuple[Hashable, Work]] = deque()
         self._num_threads = 0
 
     def start(self, key: Hashable, turn: Callable[[], bool]) -> Work:
-        """The key's work that waits, runs or failed a short while ago, else new work."""
+        """The key's work that waits, runs or failed a short while ago, else new work. Errors: `Unavailable`
+        if `max_queued` pieces wait for a thread.
+        """
         with self._lock:
             latest, now = self._latest.get(key), self.clock()
             if latest is not None and (not latest.is_done.is_set() or now < latest.repeat_at):
                 return latest
-            if self._num_threads < MAX_THREADS:
+            if self._max_queued is not None and len(self._waiting) >= self._max_queued:
+                raise Unavailable("too much is still to be fetched or audited; try again later")
+            if self._num_threads < self._max_threads:
                 threading.Thread(target=self._run, name="background", daemon=True).start()
                 self._num_threads += 1
             work = self._latest[key] = Work(turn, now)
@@ -71,9 +86,18 @@ class Background:
         The time that a request waits counts from `asked_at`, or from when another request began the work.
         """
         left = min(work.began_at, asked_at) + self._wait_seconds - self.clock()
-        if not work.is_done.wait(max(left, 0)):
+        if not self._is_done(work, left):
             return Unavailable("data is still being fetched or audited; try again")
         return None if work.error is None else replace(work.error)  # each request raises its own
+
+    def _is_done(self, work: Work, left: float) -> bool:
+        """Whether work is done within `left` seconds; whether it is now, if others wait in all places."""
+        if work.is_done.is_set() or left <= 0 or not self._places.acquire(blocking=False):
+            return work.is_done.is_set()
+        try:
+            return work.is_done.wait(left)
+        finally:
+            self._places.release()
 
     def _run(self) -> None:
         while True:

@@ -350,7 +350,7 @@ class ScriptedInstallation:
             deposits=Deposits(self.db, chain, self.market, relays, self.held_keys, self.clock),
             moves=Moves(self.db, chain, self.market, relays, self.clock, 60),
             receipts=Receipts(self.db),
-            proofs=Proofs(self.db, unused, chain),
+            proofs=Proofs(self.db, unused, chain, Background()),
             registry=Registry(self.db, chain, DatanetFolders(self.db, self.blobs, self.folder / "datanets")),
             contributions=Contributions(self.db, self.blobs, chain, consent, check, relays, terms),
             transfers=self.transfers,

@@ -27,6 +27,7 @@ from backend.services.audit.earnings import PublishedEntries
 from backend.services.background import Background
 from backend.services.channels.admission import Market as AdmissionMarket
 from backend.services.channels.channels import Channels
+from backend.services.receipts.proofs import Proofs
 from backend.services.settle.convictions import Convictions
 from backend.services.settle.pace import Pace
 from backend.services.settle.settler import Settler
@@ -194,6 +195,9 @@ class SettlementHarness:
         voucher = Voucher(channel, waived_until, most)
         digest = self.chain.vault.voucher_digest(voucher)
         return SignedVoucher(voucher, self.market.payer_of[channel].sign(digest))
+
+    def proofs(self) -> Proofs:
+        return Proofs(self.db, self.auditor(), self.chain, Background(wait_seconds=60))
 
     def sign_in(self, account: Account) -> None:
         """Have an account sign in, so that what it earns is stored from now on."""

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from backend.services.audit.published import BatchReceipts
 
 
+LEDGER_INTERVAL = 16
+"""Of the ledgers of final batches, one in so many is kept. A batch is built on the ledger before it: a proof
+from a final batch takes the audit of at most so many batches, however many there are.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Result of the audit of one batch."""
@@ -114,8 +120,13 @@ class Auditor:
             if valid_batch(tx.chain, operator, number) is None:
                 raise NotFound(f"{operator} has no batch {number}", "number")
             ledger, later = _resume(tx, operator, number)
+            newest = newest_audited(tx, operator)
         for parent, known in later[:-1]:
             ledger = self._rebuilt(ledger, parent, known)[1]
+            # Not those that `follow` still has to store, with what the batches credit.
+            if ledger.number % LEDGER_INTERVAL == 0 and newest is not None and ledger.number < newest.number:
+                with self._db.begin() as tx:
+                    tx.batches.save_ledger(operator, ledger)
         return self._rebuilt(ledger, *later[-1])[0]
 
     # Of each batch, the data are read before a transaction begins, and dropped before the next are read.
@@ -245,10 +256,10 @@ def newest_audited(tx: UnitOfWork, operator: Account, until: int | None = None) 
 
 
 def prune_ledgers(tx: UnitOfWork, operator: Account) -> None:
-    """Delete ledgers of final batches, except the newest, which claims need."""
+    """Delete ledgers of final batches, except the newest, which claims need, and one in `LEDGER_INTERVAL`."""
     newest = newest_audited(tx, operator, tx.chain.finalised(operator))
     if newest is not None:
-        tx.batches.prune_ledgers(operator, newest.number)
+        tx.batches.prune_ledgers(operator, newest.number, LEDGER_INTERVAL)
 
 
 def _resume(

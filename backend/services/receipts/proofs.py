@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.batch import Header, camel_case
@@ -11,7 +13,8 @@ from backend.domain.hashing import receipt_id
 from backend.domain.receipt import Receipt
 from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
 from backend.services.audit.auditor import valid_batch
-from backend.services.audit.published import spans_of
+from backend.services.audit.cases import MAX_CACHED_BYTES
+from backend.services.audit.published import memory_of, spans_of
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain
     from backend.services.audit.auditor import Auditor
+    from backend.services.background import Background
 
 
 class NotCommitted(Conflict):
@@ -41,12 +45,16 @@ class Proofs:
     batch that the contract does not know, for instance because it was voided in the meantime.
     """
 
-    def __init__(self, db: Database, auditor: Auditor, chain: Chain) -> None:
-        self._db, self._auditor, self._chain = db, auditor, chain
-        self._latest: tuple[Hash32, Batch] | None = None
+    def __init__(self, db: Database, auditor: Auditor, chain: Chain, background: Background) -> None:
+        self._db, self._auditor, self._chain, self._background = db, auditor, chain, background
+        self._lock = threading.Lock()
+        self._built: dict[Hash32, tuple[int, Batch]] = {}
+        """The latest batches, the newest last, with the memory that each takes."""
 
     def inclusion(self, receipt: ReceiptId) -> Inclusion:
-        """Batch and proof of a receipt that is stored here. Errors: `NotFound`; `NotCommitted`."""
+        """Batch and proof of a receipt that is stored here. Errors: `NotFound`; `NotCommitted`;
+        `Unavailable` while its batch is audited, which begins with the first request.
+        """
         with self._db.read() as tx:
             stored = tx.receipts.get(receipt)
             if stored is None:
@@ -64,12 +72,22 @@ class Proofs:
         return Inclusion(committed, spans, _proof(batch, Header.from_chain(committed.header), index))
 
     def _batch(self, committed: CommittedBatch) -> Batch:
-        """The batch with its trees. The latest one is cached: payers request many receipts of one batch."""
-        latest = self._latest
-        if latest is None or latest[0] != committed.hash:
-            latest = committed.hash, self._auditor.batch(committed.operator, committed.number)
-            self._latest = latest
-        return latest[1]
+        """The batch with its trees, built in the background: anyone may request it."""
+        asked_at = self._background.clock()
+        while (built := self._built.get(committed.hash)) is None:
+            work = self._background.start(committed.hash, partial(self._build, committed))
+            if (error := self._background.error(work, asked_at)) is not None:
+                raise error
+        return built[1]
+
+    def _build(self, committed: CommittedBatch) -> bool:
+        """The latest batches are cached: payers request many receipts of one batch."""
+        batch = self._auditor.batch(committed.operator, committed.number)
+        with self._lock:
+            self._built[committed.hash] = memory_of(batch.receipts), batch
+            while len(self._built) > 1 and sum(size for size, _ in self._built.values()) > MAX_CACHED_BYTES:
+                del self._built[next(iter(self._built))]
+        return True
 
     def verify_receipt(self, operator: Account, number: int, receipt: ReceiptId) -> bool:
         """Whether `Settlement.verifyReceipt` accepts the receipt: in the batch, signed by a key of the

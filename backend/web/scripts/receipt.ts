@@ -14,6 +14,8 @@ interface Evidence {
   readonly proof?: unknown;
   readonly versions: readonly unknown[];
   readonly snapshots: readonly unknown[];
+  /** Why there is no proof, although the receipt is in a batch. */
+  readonly no_proof?: string;
 }
 
 const STATES = new Map<boolean | null, string>([
@@ -51,6 +53,7 @@ class ReceiptCheck {
     let reason = "";
     try {
       verdict = await this.#verify();
+      reason = (await this.#evidence).no_proof ?? "";
     } catch (error) {
       reason = reasonOf(error);
     }

@@ -13,7 +13,7 @@ from backend.api.schemas.common import HashField
 from backend.api.schemas.receipts import ReceiptDetail, ReceiptProofView
 from backend.api.schemas.registry import VersionView
 from backend.api.services import Services
-from backend.domain.errors import NotFound
+from backend.domain.errors import DomainError, NotFound
 from backend.domain.ids import ZERO_HASH, Hash32, VersionId
 from backend.domain.receipt import VersionRecord
 from backend.services.receipts.proofs import NotCommitted
@@ -59,7 +59,10 @@ def show_receipt(
 
 @router.get("/{receipt_id}/evidence")
 def get_evidence(receipt_id: HashField, services: ServicesDep, visitor: VisitorDep) -> dict[str, Any]:
-    """What `verifyReceipt` takes besides a node. The salt is for the payer only, as in the API."""
+    """What `verifyReceipt` takes besides a node. The salt is for the payer only, as in the API.
+
+    `no_proof`: why there is no proof, although the receipt is in a batch.
+    """
     view = services.receipts.get(Hash32(receipt_id))
     versions = {part.version_id: services.registry.version(part.version_id) for part in view.slices}
     snapshots = {snapshot for record in versions.values() for snapshot in record.snapshots}
@@ -70,10 +73,11 @@ def get_evidence(receipt_id: HashField, services: ServicesDep, visitor: VisitorD
         "snapshots": [services.snapshots.manifest(snapshot) for snapshot in sorted(snapshots)],
     }
     try:
-        proof = ReceiptProofView.of(services.proofs.inclusion(view.stored.id))
+        return {**evidence, "proof": ReceiptProofView.of(services.proofs.inclusion(view.stored.id))}
     except NotCommitted:
         return evidence
-    return {**evidence, "proof": proof}
+    except DomainError as error:
+        return {**evidence, "no_proof": f"There is no proof of its batch now: {error.message.rstrip('.')}."}
 
 
 def _detail(view: ReceiptView, visitor: Visitor | None) -> ReceiptDetail:

@@ -112,7 +112,7 @@ class LiveMarket(LocalMarket):
         return Claims(self.database, self.audits(), self.chain, relays)
 
     def proofs(self) -> Proofs:
-        return Proofs(self.database, self.auditor(), self.chain)
+        return Proofs(self.database, self.auditor(), self.chain, Background(wait_seconds=60))
 
     def signer(self, key: Account) -> Signer | None:
         return SESSION_KEY if key == SESSION_KEY.account else None

@@ -45,7 +45,7 @@ def test_of_two_processes_that_save_a_ledger_at_once_one_does(database: Database
         assert sorted(pool.map(save, range(4))) == [False, False, False, True]
 
 
-def test_pruning_keeps_the_ledgers_from_a_number_on(database: Database) -> None:
+def test_pruning_keeps_the_ledgers_from_a_number_on_and_those_at_intervals(database: Database) -> None:
     older = replace(LEDGER, number=2, hash=some_hash("batch 2"))
     foreign = replace(LEDGER, number=1, hash=some_hash("foreign"))
     oldest = replace(LEDGER, number=1, hash=some_hash("batch 1"))
@@ -53,14 +53,14 @@ def test_pruning_keeps_the_ledgers_from_a_number_on(database: Database) -> None:
         for ledger in (oldest, older, LEDGER):
             tx.batches.save_ledger(OPERATOR, ledger)
         tx.batches.save_ledger(OTHER, foreign)
-        tx.batches.prune_ledgers(OPERATOR, LEDGER.number)
+        tx.batches.prune_ledgers(OPERATOR, LEDGER.number, 2)
     with database.read() as tx:
         assert tx.batches.ledger(OPERATOR, LEDGER.hash) == LEDGER
-        assert tx.batches.ledger(OPERATOR, older.hash) is None
+        assert tx.batches.ledger(OPERATOR, older.hash) == older
         assert tx.batches.ledger(OPERATOR, oldest.hash) is None
         assert tx.batches.ledger(OTHER, foreign.hash) == foreign
-        assert tx.batches.newest_ledgers(OPERATOR) == [(LEDGER.number, LEDGER.hash)]
-        assert tx.batches.newest_ledgers(OPERATOR, 2) == []
+        assert tx.batches.newest_ledgers(OPERATOR, 2) == [(2, older.hash)]
+        assert tx.batches.newest_ledgers(OPERATOR, 1) == []
 
 
 def test_a_batch_put_again_replaces_the_one_of_its_number(database: Database) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
+from backend.domain.errors import Unavailable
 from backend.domain.hashing import receipt_id, response_bytes, salted_hash, to_bytes
 from backend.domain.money import DOLLAR, UNIT
 from backend.domain.serving import NewReceipt
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.chain.local_node import LocalNode
     from backend.db.unit_of_work import Database
+    from backend.domain.batch import Batch
     from backend.domain.ids import ReceiptId
 
 CHECKS = ("hash", "signature", "slices", "charge", "batch", "earnings")
@@ -120,6 +122,23 @@ def test_a_settled_receipt_turns_green_and_a_lie_of_the_market_red(page: Page, p
     page.reload()
     expect(check_through_wallet(page)).to_have_attribute("data-verdict", "wrong")
     assert states(page)["hash"] == "wrong"
+
+
+def test_a_batch_that_cannot_be_audited_leaves_the_other_checks(
+    page: Page, paid: Paid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unaudited(*_: object) -> Batch:
+        raise Unavailable("no operator serves its data")
+
+    paid.wallet(page)
+    paid.settle()
+    monkeypatch.setattr(paid.operator.installation.audit.auditor, "batch", unaudited)
+    page.goto(paid.url)
+    expect(check_through_wallet(page)).to_have_attribute("data-verdict", "open")
+    assert states(page) == dict.fromkeys(CHECKS, "right") | {"batch": "open", "earnings": "open"}
+    expect(page.locator("#checks [data-fault]")).to_have_text(
+        "There is no proof of its batch now: no operator serves its data."
+    )
 
 
 def raise_charge(route: Any) -> None:

@@ -19,7 +19,6 @@ from backend.client.receipt_file import parse_receipt
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import attribution_hash, keccak, receipt_id, slices_hash, to_hash
 from backend.domain.receipt import Receipt
-from backend.services.receipts.proofs import Proofs
 from backend.services.receipts.receipts import Receipts
 from backend.services.receipts.verification import Verification
 from tests.support.receipt_proofs import read_back
@@ -59,7 +58,7 @@ def settled(harness: SettlementHarness, *, with_charges: bool = False) -> list[t
     harness.settler().run_once(is_forced=True)
     assert harness.mine()
     receipts = Receipts(harness)  # type: ignore[arg-type]
-    proofs = Proofs(harness, harness.auditor(), harness.chain)  # type: ignore[arg-type]
+    proofs = harness.proofs()
     shown = []
     for receipt in ids:
         view = receipts.get(receipt)

@@ -13,7 +13,7 @@ from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.services.accounts.credit_walk import EarningsQuery
 from backend.services.audit.background import BackgroundAudits
-from backend.services.background import MAX_THREADS, Background, Work
+from backend.services.background import MAX_THREADS, MAX_WAITING, Background, Work
 from tests.support.market import some_account
 from tests.support.settlement_harness import SettlementHarness
 from tests.support.settlement_steps import settle_batches
@@ -115,9 +115,7 @@ def test_no_more_operators_than_the_limit_are_audited_at_the_same_time() -> None
     assert auditor.most_running == MAX_THREADS
 
 
-def test_operators_with_many_batches_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.services.background.MAX_THREADS", 1)
-
+def test_operators_with_many_batches_take_turns() -> None:
     class Long(ScriptedAuditor):
         def follow(self, operator: Account, is_turn_over: Callable[[], bool]) -> None:
             """Three turns for each operator."""
@@ -127,7 +125,7 @@ def test_operators_with_many_batches_take_turns(monkeypatch: pytest.MonkeyPatch)
                 self.current.add(operator)
 
     operators, auditor = [some_account(f"long {number}") for number in range(3)], Long()
-    audits = audits_of(auditor)
+    audits = audits_of(auditor, max_threads=1)
     with ThreadPoolExecutor(3) as requests:
         answers = []
         for number, operator in enumerate(operators, start=1):
@@ -181,6 +179,40 @@ def test_an_unexpected_failure_is_told_as_one_of_that_operator() -> None:
     assert isinstance(failed[WRONG], Unavailable)
     assert "reading its data failed" in failed[WRONG].message
     assert "secret" not in failed[WRONG].message
+
+
+def test_no_more_requests_than_the_limit_wait_at_once() -> None:
+    """They wait in the threads that serve all requests."""
+    operators = [some_account(f"slow {number}") for number in range(MAX_WAITING)]
+    auditor = ScriptedAuditor(slow=[*operators, SLOW])
+    audits = audits_of(auditor)
+    with ThreadPoolExecutor(MAX_WAITING) as requests:
+        answers = [requests.submit(audits.follow, [operator]) for operator in operators]
+        assert wait_for(lambda: not audits._background._places._value)
+        failed = audits.follow([SLOW])
+        assert "try again" in failed[SLOW].message
+        auditor.release.set()
+        assert [answer.result() for answer in answers] == [{}] * MAX_WAITING
+    assert audits.follow([SLOW]) == {}
+
+
+def test_work_is_refused_while_as_much_as_may_wait_does() -> None:
+    release, background = threading.Event(), Background(60, max_threads=1, max_queued=1)
+    begun = threading.Event()
+
+    def turn() -> bool:
+        begun.set()
+        return release.wait()
+
+    started = [background.start("runs", turn)]
+    assert begun.wait(60)
+    started.append(background.start("waits", turn))
+    with pytest.raises(Unavailable, match="try again later"):
+        background.start("refused", turn)
+    assert background.start("waits", turn) is started[1], "no more work"
+    release.set()
+    assert [background.error(work, background.clock()) for work in started] == [None, None]
+    assert background.error(background.start("refused", turn), background.clock()) is None
 
 
 def test_threads_end_when_nothing_is_left_to_do() -> None:
