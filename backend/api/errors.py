@@ -182,19 +182,23 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(UnicodeEncodeError, _on_lone_surrogate)
 
 
+def domain_error_response(error: DomainError) -> JSONResponse:
+    status = status_of(error)
+    response = _response(status, domain_error_body(error))
+    if (seconds := error.details.get("retry_after_seconds")) is not None:
+        response.headers["retry-after"] = str(seconds)
+    return response
+
+
 def _response(status: int, body: dict[str, Any]) -> JSONResponse:
     return ErrorResponse(body, status_code=status, headers=dict(HEADERS.get(status, {})))
 
 
 async def _on_domain_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DomainError)  # noqa: S101 - registered for this class only
-    status = status_of(error)
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("domain error without an HTTP status", exc_info=error)
-    response = _response(status, domain_error_body(error))
-    if (seconds := error.details.get("retry_after_seconds")) is not None:
-        response.headers["retry-after"] = str(seconds)
-    return response
+    return domain_error_response(error)
 
 
 async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:

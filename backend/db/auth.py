@@ -56,6 +56,9 @@ class AuthStore:
         """The session with this access token hash, expired or not."""
         return _session(self._session.scalar(select(SessionRow).where(SessionRow.token_hash == token_hash)))
 
+    def session(self, session_id: str) -> Session | None:
+        return _session(self._session.get(SessionRow, session_id))
+
     def locked_session(self, session_id: str) -> Session | None:
         """The session, locked against changes until this transaction ends."""
         return _session(self._session.get(SessionRow, session_id, with_for_update=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
 from backend.web import assets
@@ -27,7 +27,7 @@ from backend.web.views import (
     transactions,
     uploads,
 )
-from backend.web.visitor import Cookies, admit
+from backend.web.visitor import Cookies
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -62,7 +62,7 @@ def add_pages(app: FastAPI, settings: Settings) -> None:
     app.state.node_url = settings.rpc_url
     if SCRIPT not in app.state.assets:
         log.warning("the scripts of the pages are not built: run `make setup`; until then, pages only read")
-    pages = APIRouter(route_class=PageRoute, dependencies=[Depends(admit)], include_in_schema=False)
+    pages = APIRouter(route_class=PageRoute, include_in_schema=False)
     for view in VIEWS:
         pages.include_router(view.router)
     app.include_router(pages)

@@ -1,4 +1,4 @@
-"""Routes of pages: errors as pages, by the API's error table; headers, cookies and compression."""
+"""Routes of pages: admission; errors as pages, by the API's error table; headers, cookies and compression."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from backend.domain.errors import DomainError
 from backend.web.headers import compress, set_headers
 from backend.web.refusals import refusal_words
 from backend.web.rendering import render
-from backend.web.visitor import get_visitor, write_cookies
+from backend.web.visitor import admit, get_visitor, write_cookies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -42,6 +42,7 @@ class PageRoute(APIRoute):
 
         async def respond(request: Request) -> Response:
             try:
+                await admit(request)
                 response = await handle(request)
             except (DomainError, RequestValidationError, HTTPException) as error:
                 response = error_page(request, error)

@@ -13,9 +13,10 @@ from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 
-from backend.api.errors import ErrorResponse, domain_error_body, internal_error_body, status_of
+from backend.api.deps import limit_by_address
+from backend.api.errors import ErrorResponse, domain_error_response, internal_error_body
 from backend.api.middleware import RequestId
-from backend.domain.errors import DomainError, Unauthenticated
+from backend.domain.errors import DomainError, Forbidden, Unauthenticated
 from backend.web.visitor import FORM_HEADER, SAFE_METHODS, check_form, find_visitor, write_cookies
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class SessionGate:
         try:
             visitor = await _admit(request)
         except DomainError as error:
-            refusal = ErrorResponse(domain_error_body(error), status_of(error))
+            refusal = domain_error_response(error)
         except Exception:
             log.exception("unhandled error while a session is read")
             refusal = ErrorResponse(internal_error_body(), 500)
@@ -57,7 +58,17 @@ class SessionGate:
 
 
 async def _admit(request: Request) -> Visitor:
-    """Errors: `Forbidden`, `Unauthenticated`, those of the database."""
+    """Errors, counted by the caller's address: `Forbidden`, `Unauthenticated`. Others: `RateLimitExceeded`,
+    those of the database.
+    """
+    try:
+        return await _find_visitor(request)
+    except (Forbidden, Unauthenticated):
+        await limit_by_address(request)
+        raise
+
+
+async def _find_visitor(request: Request) -> Visitor:
     if request.method not in SAFE_METHODS:
         check_form(request, request.headers.get(FORM_HEADER, ""))
     visitor = await run_in_threadpool(find_visitor, request, request.app.state.services)

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 
-from backend.api.deps import Caller, ServicesDep, address_of, get_rate_limits
+from backend.api.deps import Caller, address_of, get_rate_limits, get_services
 from backend.domain.errors import Forbidden, Unauthenticated
 from backend.domain.ids import Account
 
 if TYPE_CHECKING:
     from fastapi import Response
 
+    from backend.api.services import Services
     from backend.services.accounts.sessions import Tokens
 
 SESSION, FORM = "loraledger_session", "loraledger_form"
@@ -68,7 +70,7 @@ def keep_session(request: Request, tokens: Tokens | None) -> None:
     _set_later(request, SESSION, f"{tokens.access}.{tokens.refresh}", seconds)
 
 
-def find_visitor(request: Request, services: ServicesDep) -> Visitor | None:
+def find_visitor(request: Request, services: Services) -> Visitor | None:
     """The signed-in wallet, if any. Renews a session whose access token has expired."""
     kept = request.cookies.get(cookies_of(request).name(SESSION), "")
     if not kept:
@@ -86,12 +88,18 @@ def find_visitor(request: Request, services: ServicesDep) -> Visitor | None:
     return Visitor(tokens.session.account, tokens.access)
 
 
-async def admit(request: Request, visitor: Annotated[Visitor | None, Depends(find_visitor)]) -> None:
-    """Dependency of every page: rate limits, and the token of requests that change something."""
+async def admit(request: Request) -> None:
+    """Before the body of a request to a page is parsed, which holds up all others: rate limits, and the token
+    of requests that change something.
+    """
+    visitor = await run_in_threadpool(find_visitor, request, get_services(request))
     request.state.visitor = visitor
+    is_change = request.method not in SAFE_METHODS
+    if is_change:
+        await request.body()  # a large one counts as several requests
     scopes = {"address": address_of(request)} if visitor is None else {"wallet": str(visitor.account)}
     await get_rate_limits(request).admit(request, scopes)
-    if request.method not in SAFE_METHODS:
+    if is_change:
         sent = request.headers.get(FORM_HEADER) or (await request.form()).get(FORM_FIELD)
         request.state.sent_form = str(sent or "")
         check_form(request, request.state.sent_form)

@@ -95,15 +95,14 @@ class Sessions:
 
     def refresh(self, refresh_token: str) -> Tokens:
         """Issue the next pair, which replaces the old one. Raises Unauthenticated, RefreshTokenReused."""
-        now = self._clock()
+        now, session_id = self._clock(), _session_id(refresh_token)
+        with self._db.read() as tx:  # on SQLite, a token of no session must not wait for, or delay, writers
+            if tx.auth.session(session_id) is None:
+                raise _ended()
         with self._db.begin() as tx:
-            session = tx.auth.locked_session(_session_id(refresh_token))
+            session = tx.auth.locked_session(session_id)
             if session is None or session.ends_at <= now:
-                raise Unauthenticated(
-                    "The session has ended: it expired, was signed out, or one of its refresh tokens was "
-                    "used twice. Sign in again.",
-                    param="refresh_token",
-                )
+                raise _ended()
             use = self._use(session, secret_hash(refresh_token), now)
             if use is None:
                 tx.auth.end_session(session.id)
@@ -155,6 +154,16 @@ def _refresh_token(session_id: str, secret: str) -> str:
 
 
 def _session_id(refresh_token: str) -> str:
-    """Session id in a refresh token; empty if the token is malformed."""
+    """Session id in a refresh token. Errors: `Unauthenticated` if the token is malformed."""
     match = _REFRESH_TOKEN.fullmatch(refresh_token)
-    return match[1] if match else ""
+    if match is None:
+        raise _ended()
+    return match[1]
+
+
+def _ended() -> Unauthenticated:
+    return Unauthenticated(
+        "The session has ended: it expired, was signed out, or one of its refresh tokens was used twice. "
+        "Sign in again.",
+        param="refresh_token",
+    )

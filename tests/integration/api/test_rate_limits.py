@@ -203,6 +203,26 @@ def test_strangers_are_counted_by_address(api: Api, limit: Limit) -> None:
     assert httpx.get(f"{api.url}/health").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/sign-in", "/sign-in/challenge"])
+def test_bodies_for_pages_are_counted_before_they_are_parsed(api: Api, limit: Limit, path: str) -> None:
+    limit(address_requests_per_minute=9)
+    headers = {"accept": "application/json", "content-type": "application/json"}
+    malformed = b'{"account": [' + b" " * (4 * REQUEST_BYTES)
+    with httpx.Client(base_url=api.url, headers=headers) as stranger:
+        answers = [stranger.post(path, content=malformed) for _ in range(2)]
+    assert [answer.json()["error"]["code"] for answer in answers] == ["forbidden", "rate_limit_exceeded"]
+
+
+def test_scripts_of_pages_without_a_session_are_counted_by_address(api: Api, limit: Limit) -> None:
+    limit(address_requests_per_minute=3)
+    ended = f"lls_x.llr_{'0' * 32}_{'0' * 64}"
+    with httpx.Client(base_url=api.url, cookies={"loraledger_session": ended}) as stranger:
+        answers = [stranger.request(method, "/session/v1/keys") for method in ("GET", "POST") * 2]
+    assert [answer.status_code for answer in answers] == [401, 403, 401, 429]
+    assert answers[0].headers["x-ratelimit-remaining-requests"] == "2"
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+
+
 def test_a_token_that_is_none_is_counted_by_address(api: Api, limit: Limit) -> None:
     limit(address_requests_per_minute=2)
     with api.http("llk_unknown") as stranger, api.http() as payer:

@@ -146,9 +146,13 @@ def test_signing_out_ends_both_tokens_and_no_other_session(
 @pytest.mark.parametrize(
     "token", ["", "llr_", "llr_x_y", "llk_key", "llr_" + "0" * 32 + "_" + "0" * 64, "\x00"]
 )
-def test_an_invalid_refresh_token_is_refused(sessions: Sessions, first: Tokens, token: str) -> None:
-    with pytest.raises(Unauthenticated):
-        sessions.refresh(token)
+def test_an_invalid_refresh_token_is_refused_without_waiting_for_a_writer(
+    database: Database, sessions: Sessions, first: Tokens, token: str
+) -> None:
+    with database.begin() as tx:
+        sessions.open(tx, some_account("writer"))
+        with pytest.raises(Unauthenticated, match="Sign in again"):
+            sessions.refresh(token)
     assert is_open(sessions, first.access)
 
 
