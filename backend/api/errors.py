@@ -83,6 +83,7 @@ CODES: Mapping[int, str] = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
+    408: "body_stalled",
     413: "body_too_large",
     415: "unsupported_media_type",
 }
@@ -90,6 +91,10 @@ CODES: Mapping[int, str] = {
 
 OWN_CODES: Mapping[str, tuple[int, str]] = {
     "bad_request": (400, "The request is not valid HTTP."),
+    "body_stalled": (
+        408,
+        "The client stopped sending before the end of the body, or sends less than 4 KiB a second.",
+    ),
     "body_too_large": (413, "The body exceeds the endpoint's size limit."),
     "http_error": (400, "Other HTTP errors; see the status."),
     "internal_error": (500, "An internal error; the server log has it under the response's `x-request-id`."),

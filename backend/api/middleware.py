@@ -8,6 +8,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -25,6 +26,13 @@ log = logging.getLogger(__name__)
 
 POLLED = frozenset({"/health", "/ready", "/metrics"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+STALL_SECONDS = 60
+MIN_BYTES_PER_SECOND = 4 << 10
+"""On average, after the first `STALL_SECONDS`: a body holds memory, and an upload one of few slots."""
+STALLED = (
+    f"The body took {STALL_SECONDS} seconds without data, or more than a second for {MIN_BYTES_PER_SECOND} "
+    "bytes; send it again."
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -125,8 +133,8 @@ class UnhandledErrors:
 
 
 class BodyLimit:
-    """Rejects bodies above `limit_of(method, path)` bytes, by their `content-length` or as they arrive. What
-    has arrived is in `request.state.body_bytes`.
+    """Rejects bodies above `limit_of(method, path)` bytes, by their `content-length` or as they arrive, and
+    those that arrive too slowly once they are read. What has arrived is in `request.state.body_bytes`.
     """
 
     def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], int]) -> None:
@@ -144,15 +152,28 @@ class BodyLimit:
             body = error_body(413, text, "body_too_large")
             await JSONResponse(body, status_code=413)(scope, receive, send)
             return
-        received = 0
+        began, received, is_complete = 0.0, 0, False
 
-        async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
+        async def receive_within_limits() -> Message:
+            nonlocal began, received, is_complete
+            began = began or time.monotonic()
+            try:
+                with anyio.fail_after(None if is_complete else _seconds_left(began, received)):
+                    message = await receive()
+            except TimeoutError as error:
+                # Body parsers propagate only this type unchanged.
+                raise HTTPException(408, STALLED, {"connection": "close"}) from error
             received += len(message.get("body", b""))
+            is_complete = not message.get("more_body", False)
             scope.setdefault("state", {})["body_bytes"] = received
             if received > limit:
-                raise HTTPException(413, text)  # body parsers propagate only this type unchanged
+                raise HTTPException(413, text)
             return message
 
-        await self._app(scope, receive_within_limit, send)
+        await self._app(scope, receive_within_limits, send)
+
+
+def _seconds_left(began: float, received: int) -> float:
+    """Until a body that is read since `began` has stalled."""
+    left = began + STALL_SECONDS + received / MIN_BYTES_PER_SECOND - time.monotonic()
+    return min(max(left, 0.0), STALL_SECONDS)

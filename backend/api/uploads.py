@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import anyio
 import anyio.from_thread
 from anyio import CapacityLimiter
 from starlette.datastructures import UploadFile
-from starlette.requests import Request
 
 from backend.domain.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from starlette.types import Message
+    from starlette.requests import Request
 
 CHUNK_BYTES = 1 << 16
-STALL_SECONDS = 60
-MIN_BYTES_PER_SECOND = 4 << 10
-"""On average, after the first `STALL_SECONDS`: an upload holds one of few slots."""
 MAX_FIELDS = 8
 """Fields of a form, not counting its file."""
 
 
 class UploadsBusy(Unavailable):
     """The limit of concurrent uploads is reached."""
-
-
-class UploadStalled(InvalidInput):
-    """The client stopped sending before the end of the body, or sends less than 4 KiB a second."""
 
 
 class UploadSlots:
@@ -62,7 +52,7 @@ async def open_upload(request: Request) -> AsyncIterator[Iterator[bytes]]:
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         yield body(request)
         return
-    async with _unstalled(request).form(max_files=1, max_fields=0) as form:
+    async with request.form(max_files=1, max_fields=0) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise InvalidInput("The form has no file named 'file'.", param="file")
@@ -83,7 +73,7 @@ async def open_upload_form(request: Request) -> AsyncIterator[UploadedForm]:
     """Raises InvalidInput if the body is not a form with a file."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise InvalidInput("Send a form (multipart/form-data) with the rows as 'file'.", param="file")
-    async with _unstalled(request).form(max_files=1, max_fields=MAX_FIELDS) as form:
+    async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise InvalidInput("The form has no file named 'file'.", param="file")
@@ -94,31 +84,10 @@ async def open_upload_form(request: Request) -> AsyncIterator[UploadedForm]:
 
 def body(request: Request) -> Iterator[bytes]:
     """The raw body, of any content type. Read it in a worker thread of anyio."""
-    stream: AsyncIterator[bytes] = _unstalled(request).stream()
+    stream: AsyncIterator[bytes] = request.stream()
 
     async def next_chunk() -> bytes | None:
         return await anext(stream, None)
 
     while (chunk := anyio.from_thread.run(next_chunk)) is not None:
         yield chunk
-
-
-def _unstalled(request: Request) -> Request:
-    """The request with limits of time for its body. Reading it raises UploadStalled."""
-    began, received = time.monotonic(), 0
-
-    async def receive() -> Message:
-        nonlocal received
-        left = began + STALL_SECONDS + received / MIN_BYTES_PER_SECOND - time.monotonic()
-        try:
-            with anyio.fail_after(min(max(left, 0), STALL_SECONDS)):
-                message = await request.receive()
-        except TimeoutError as error:
-            raise UploadStalled(
-                f"The upload took {STALL_SECONDS} seconds without data, or more than a second for "
-                f"{MIN_BYTES_PER_SECOND} bytes; upload the file again."
-            ) from error
-        received += len(message.get("body", b""))
-        return message
-
-    return Request(request.scope, receive)

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from backend.api import middleware
+
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api
 
@@ -110,6 +112,18 @@ def test_oversized_and_malformed_heads_are_refused(api: Api, raw: bytes) -> None
     answer = said(api.url, raw)
     assert not answer or answer.split()[1] in {"400", "413", "431", "501"}, answer[:200]
     assert httpx.get(f"{api.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/auth/challenges", "/sign-in"])
+def test_a_body_that_does_not_arrive_is_given_up(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(middleware, "STALL_SECONDS", 0.2)
+    headers = ("content-type: application/json", "content-length: 100", "accept: application/json")
+    stalled = request(path, *headers).replace(b"GET", b"POST").replace(b"connection: close\r\n", b"")
+    answer = said(api.url, stalled + b'{"account": ')
+    assert answer.split()[1] == "408", answer
+    assert "send it again" in answer
 
 
 @pytest.mark.parametrize("token", ["", " ", "llk_", "lls_", "llk_\xe9", "llk_" + "a" * 30_000, "llk_a b"])
