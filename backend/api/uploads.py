@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,27 +24,40 @@ MAX_FIELDS = 8
 
 
 class UploadsBusy(Unavailable):
-    """The limit of concurrent uploads is reached."""
+    """The limit of concurrent uploads is reached, by all callers or by this account or network address."""
 
 
 class UploadSlots:
-    """A separate thread for each of `count` uploads, so that slow uploads do not delay other requests. Used
+    """A separate thread for each of `count` uploads, so that slow uploads do not delay other requests. An
+    account has at most a quarter of them, and so has a network address, which may sign in many accounts. Used
     from one event loop.
     """
 
     def __init__(self, count: int) -> None:
-        self._free = count
+        self._count = count
+        self._taken: Counter[str] = Counter()
+        """By holder: accounts and network addresses."""
+        self._num_taken = 0
 
     @contextmanager
-    def take(self) -> Iterator[CapacityLimiter]:
+    def take(self, account: str, address: str) -> Iterator[CapacityLimiter]:
         """Yields the limiter to run the upload's thread with. Raises UploadsBusy."""
-        if not self._free:
+        holders = (account, address)
+        share = self._count // 4
+        if any(self._taken[holder] >= share for holder in holders):
+            raise UploadsBusy(
+                f"Your account or network address has {share} uploads running; nothing was stored, try again "
+                "when one of them has ended."
+            )
+        if self._num_taken >= self._count:
             raise UploadsBusy("Too many concurrent uploads; nothing was stored, try again.")
-        self._free -= 1
+        self._taken.update(holders)
+        self._num_taken += 1
         try:
             yield CapacityLimiter(1)
         finally:
-            self._free += 1
+            self._num_taken -= 1
+            self._taken = self._taken - Counter(holders)  # forgets those that hold none
 
 
 @asynccontextmanager

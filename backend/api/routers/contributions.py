@@ -13,7 +13,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, status
 from starlette.responses import StreamingResponse
 
-from backend.api.deps import Caller, CallerDep, ServicesDep, WalletDep
+from backend.api.deps import Caller, CallerDep, ServicesDep, WalletDep, address_of
 from backend.api.idempotency import IdempotentRoute, not_idempotent
 from backend.api.paging import PagingDep
 from backend.api.schemas.common import INTEGERS_END, Page
@@ -61,7 +61,7 @@ async def create_contribution(
     once the upload is a draft. The report has the defects.
     """
     slots: UploadSlots = request.app.state.upload_slots
-    with slots.take() as thread:
+    with slots.take(wallet.account, address_of(request)) as thread:
         async with _rows(request, services, wallet, transfer) as stream:
             check = partial(services.contributions.upload, accepts_partial=accept_partial)
             found = await to_thread.run_sync(

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.responses import StreamingResponse
 
-from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.deps import CallerDep, ServicesDep, WalletDep, address_of
 from backend.api.idempotency import IdempotentRoute, not_idempotent
 from backend.api.schemas.common import CursorPage
 from backend.api.schemas.files import FileDeleted, FileFields, FileView
@@ -46,7 +46,7 @@ async def create_file(request: Request, services: ServicesDep, wallet: WalletDep
     lists.
     """
     slots: UploadSlots = request.app.state.upload_slots
-    with slots.take() as thread:
+    with slots.take(wallet.account, address_of(request)) as thread:
         async with open_upload_form(request) as form:
             fields = _parse_fields(form.fields)
             found = await to_thread.run_sync(

@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Request, Response, status
 from starlette.exceptions import HTTPException
 
-from backend.api.deps import PUBLIC, ServicesDep, WalletDep
+from backend.api.deps import PUBLIC, ServicesDep, WalletDep, address_of
 from backend.api.schemas.common import INTEGERS_END, Page
 from backend.api.schemas.transfers import TransferView
 from backend.api.tus import (
@@ -87,7 +87,7 @@ async def append_to_transfer(
         raise HTTPException(415, f"The content type must be {CHUNK_TYPE}.")
     checksum = parse_checksum(upload_checksum)
     slots: UploadSlots = request.app.state.transfer_slots
-    with slots.take() as thread:
+    with slots.take(wallet.account, address_of(request)) as thread:
         transfer_state = await to_thread.run_sync(
             services.transfers.append,
             wallet.account,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from backend.services.webhooks.events import SAMPLES, event_body, new_delivery_i
 from backend.services.webhooks.signing import hash_of, hint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from datetime import datetime
 
     from backend.db.unit_of_work import Database
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 MAX_ENDPOINTS = 5
 """Endpoints of one account."""
 MAX_TESTS = 4
-"""Concurrent tests of a process: an endpoint may take long to answer."""
+"""Concurrent tests of a process, one of an account: an endpoint may take long to answer."""
 RESOLVE_SECONDS = 5.0
 THRESHOLDS = {
     "low_balance": (EventType.BALANCE_LOW, DOLLAR),
@@ -53,7 +54,7 @@ class EndpointUnreachable(DomainError):
 
 
 class TestsBusy(Overloaded):
-    """Too many endpoints are being tested at once."""
+    """Another endpoint of the account is being tested, or too many of other accounts are."""
 
     __test__ = False  # not a test class of pytest
 
@@ -86,7 +87,8 @@ class Endpoints:
         self._http = http
         self._signing = signing
         self._clock = clock
-        self._tests = threading.BoundedSemaphore(MAX_TESTS)
+        self._testing: set[Account] = set()
+        self._changes = threading.Lock()
 
     def create(self, account: Account, options: EndpointOptions) -> EndpointWithSecret:
         """Register `options.url`. Errors: `WebhookUrlRefused`, `InvalidInput`, `TooManyEndpoints`."""
@@ -180,14 +182,26 @@ class Endpoints:
         endpoint, now = self.get(account, endpoint_id), self._clock()
         body, message_id = event_body(event_type, SAMPLES[event_type], now), new_delivery_id()
         headers = self._signing.headers(endpoint, message_id, body, now)
-        if not self._tests.acquire(blocking=False):
-            raise TestsBusy("Too many webhook endpoints are being tested; try again.")
+        with self._test(account):
+            try:
+                return post(self._http, endpoint.url, body, headers)
+            except Unreachable as error:
+                raise EndpointUnreachable(error.message, param="url") from error
+
+    @contextmanager
+    def _test(self, account: Account) -> Iterator[None]:
+        """Errors: `TestsBusy`."""
+        with self._changes:
+            if account in self._testing:
+                raise TestsBusy("Another test of yours is running: wait for it.")
+            if len(self._testing) >= MAX_TESTS:
+                raise TestsBusy("Too many webhook endpoints are being tested; try again.")
+            self._testing.add(account)
         try:
-            return post(self._http, endpoint.url, body, headers)
-        except Unreachable as error:
-            raise EndpointUnreachable(error.message, param="url") from error
+            yield
         finally:
-            self._tests.release()
+            with self._changes:
+                self._testing.remove(account)
 
     def deliveries(
         self, account: Account, endpoint_id: str, before: int | None, limit: int

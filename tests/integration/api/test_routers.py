@@ -342,11 +342,21 @@ def test_the_gateway_asks_nobody_else_for_blocks(api: Api) -> None:
 def test_uploads_have_slots_of_their_own(api: Api, server: tuple[FastAPI, str]) -> None:
     slots: UploadSlots = server[0].state.upload_slots
     with ExitStack() as others:
-        for _ in range(MAX_UPLOADS):
-            others.enter_context(slots.take())
+        for number in range(MAX_UPLOADS):
+            others.enter_context(slots.take(f"account {number}", f"address {number}"))
         busy = post(api, "/v1/contributions", 503, params=WHERE, content=ROWS)
         assert busy["error"]["code"] == "uploads_busy"
     assert post(api, "/v1/contributions", 201, params=WHERE, content=ROWS)["state"] == "draft"
+
+
+def test_a_wallet_has_a_quarter_of_the_slots_of_uploads(api: Api, server: tuple[FastAPI, str]) -> None:
+    slots: UploadSlots = server[0].state.upload_slots
+    with ExitStack() as own:
+        for number in range(MAX_UPLOADS // 4):
+            own.enter_context(slots.take(api.installation.payer.account, f"address {number}"))
+        busy = post(api, "/v1/contributions", 503, params=WHERE, content=ROWS)
+    assert busy["error"]["code"] == "uploads_busy"
+    assert f"has {MAX_UPLOADS // 4} uploads running" in busy["error"]["message"]
 
 
 def test_a_curators_decision_is_prepared_for_the_curators_wallet(api: Api) -> None:

@@ -247,7 +247,7 @@ def test_pieces_have_slots_of_their_own(api: Api, server: tuple[FastAPI, str]) -
     slots: UploadSlots = server[0].state.transfer_slots
     path = created(api)
     with ExitStack() as others, api.http(api.session) as http:
-        for _ in range(MAX_TRANSFER_CHUNKS):
-            others.enter_context(slots.take())
+        for number in range(MAX_TRANSFER_CHUNKS):
+            others.enter_context(slots.take(f"account {number}", f"address {number}"))
         busy = http.patch(path, headers=PIECE | {"Upload-Offset": "0"}, content=ROWS)
     assert (busy.status_code, busy.json()["error"]["code"]) == (503, "uploads_busy")

@@ -18,6 +18,7 @@ from backend.services.webhooks.endpoints import (
     TooManyEndpoints,
     WebhookUrlRefused,
 )
+from tests.support.market import some_account
 from tests.support.receiver import receiving
 from tests.support.waiting import wait_for
 from tests.support.webhooks import NEVER_CALLED, OTHER, OWNER, WebhookHarness
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.db.unit_of_work import Database
+    from backend.domain.ids import Account
 
 PUBLIC = {"public.example": ["8.8.8.8"], "inside.example": ["10.0.0.1"], "both.example": ["8.8.8.8", "::1"]}
 
@@ -152,21 +154,27 @@ def test_an_endpoint_that_does_not_answer_a_test_is_reported(harness: WebhookHar
         harness.endpoints.test(OWNER, endpoint.id, EventType.JOB_FAILED)
 
 
-def test_few_tests_run_at_once(harness: WebhookHarness) -> None:
+def test_few_tests_run_at_once_and_one_of_an_account(harness: WebhookHarness) -> None:
     with receiving() as receiver:
-        endpoint = harness.register(receiver.url).endpoint
+        accounts = [some_account(f"owner {number}") for number in range(MAX_TESTS + 1)]
         receiver.may_answer.clear()
 
-        def test() -> int:
-            return harness.endpoints.test(OWNER, endpoint.id, EventType.JOB_FAILED).status
+        def test(account: Account) -> int:
+            options = EndpointOptions(url=receiver.url, name="mine", event_types=[EventType.JOB_FAILED])
+            endpoint = harness.endpoints.create(account, options).endpoint
+            return harness.endpoints.test(account, endpoint.id, EventType.JOB_FAILED).status
 
-        threads = [threading.Thread(target=test) for _ in range(MAX_TESTS)]
-        for thread in threads:
+        threads = [threading.Thread(target=test, args=(account,)) for account in accounts[:MAX_TESTS]]
+        threads[0].start()
+        assert wait_for(lambda: len(receiver.requests) == 1)
+        with pytest.raises(TestsBusy, match="test of yours"):
+            test(accounts[0])
+        for thread in threads[1:]:
             thread.start()
         assert wait_for(lambda: len(receiver.requests) == MAX_TESTS)
-        with pytest.raises(TestsBusy):
-            test()
+        with pytest.raises(TestsBusy, match="Too many"):
+            test(accounts[-1])
         receiver.may_answer.set()
         for thread in threads:
             thread.join()
-        assert test() == 204
+        assert test(accounts[-1]) == 204
