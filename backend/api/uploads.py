@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING
 
 import anyio.from_thread
 from anyio import CapacityLimiter
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from backend.domain.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from starlette.requests import Request
+
+    from backend.disk.space import DiskSpace
 
 CHUNK_BYTES = 1 << 16
 MAX_FIELDS = 8
@@ -61,16 +65,15 @@ class UploadSlots:
 
 
 @asynccontextmanager
-async def open_upload(request: Request) -> AsyncIterator[Iterator[bytes]]:
-    """The body, or the file of a form. Read the iterator in a worker thread of anyio."""
+async def open_upload(request: Request, space: DiskSpace) -> AsyncIterator[Iterator[bytes]]:
+    """The body, or the file of a form, which waits in `space`. Read the iterator in a worker thread of anyio.
+    Errors: `InvalidInput`, `DiskFull`.
+    """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         yield body(request)
         return
-    async with request.form(max_files=1, max_fields=0) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise InvalidInput("The form has no file named 'file'.", param="file")
-        yield iter(lambda: file.file.read(CHUNK_BYTES), b"")
+    async with _read_form(request, space, max_fields=0) as form:
+        yield form.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +86,57 @@ class UploadedForm:
 
 
 @asynccontextmanager
-async def open_upload_form(request: Request) -> AsyncIterator[UploadedForm]:
-    """Raises InvalidInput if the body is not a form with a file."""
+async def open_upload_form(request: Request, space: DiskSpace) -> AsyncIterator[UploadedForm]:
+    """The form, whose file waits in `space`. Errors: `InvalidInput` if the body is not a form with a file,
+    `DiskFull`.
+    """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise InvalidInput("Send a form (multipart/form-data) with the rows as 'file'.", param="file")
-    async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
+    async with _read_form(request, space, MAX_FIELDS) as form:
+        yield form
+
+
+@asynccontextmanager
+async def _read_form(request: Request, space: DiskSpace, max_fields: int) -> AsyncIterator[UploadedForm]:
+    try:
+        form = await _FormParser(request, space, max_fields).parse()
+    except MultiPartException as error:
+        raise InvalidInput(f"The form is malformed: {error.message}") from error
+    try:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise InvalidInput("The form has no file named 'file'.", param="file")
         content = iter(lambda: file.file.read(CHUNK_BYTES), b"")
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         yield UploadedForm(file.filename or "file", content, fields)
+    finally:
+        await form.close()
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's parser, which stores the file in `space` while there is some left: the temporary folder may
+    be in memory.
+    """
+
+    def __init__(self, request: Request, space: DiskSpace, max_fields: int) -> None:
+        super().__init__(request.headers, _limit(request, space), max_files=1, max_fields=max_fields)
+        self._folder = space.folder
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        if (file := self._current_part.file) is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._files_to_close_on_error.pop().close()
+            spool = SpooledTemporaryFile(self.spool_max_size, dir=str(self._folder))  # noqa: SIM115 - by the form
+            self._files_to_close_on_error.append(spool)
+            file.file = spool  # type: ignore[assignment]  # as Starlette does
+
+
+async def _limit(request: Request, space: DiskSpace) -> AsyncGenerator[bytes]:
+    """The body, while there is space for it. Errors: `DiskFull`."""
+    async for chunk in request.stream():
+        space.require(len(chunk))
+        yield chunk
 
 
 def body(request: Request) -> Iterator[bytes]:

@@ -123,7 +123,7 @@ async def _rows(
     request: Request, services: Services, wallet: Caller, transfer: str
 ) -> AsyncIterator[Iterator[bytes]]:
     if not transfer:
-        async with open_upload(request) as stream:
+        async with open_upload(request, services.transfers.space) as stream:
             yield stream
         return
     if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:

@@ -47,7 +47,7 @@ async def create_file(request: Request, services: ServicesDep, wallet: WalletDep
     """
     slots: UploadSlots = request.app.state.upload_slots
     with slots.take(wallet.account, address_of(request)) as thread:
-        async with open_upload_form(request) as form:
+        async with open_upload_form(request, services.transfers.space) as form:
             fields = _parse_fields(form.fields)
             found = await to_thread.run_sync(
                 services.contributions.upload,

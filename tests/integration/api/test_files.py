@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet
+from backend.services.contribute.transfers import Transfers
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from fastapi import FastAPI
     from openai.types import FileObject
 
     from tests.integration.api.conftest import Api
@@ -55,6 +59,16 @@ def test_files_are_listed_page_by_page(client: OpenAI) -> None:
     assert len(found) == len(made)
     assert set(found) == made
     assert client.files.list(purpose="vision").data == []
+
+
+def test_a_file_is_refused_before_it_is_stored_if_the_disk_is_nearly_full(
+    client: OpenAI, api: Api, server: tuple[FastAPI, str], tmp_path: Path
+) -> None:
+    transfers = Transfers(tmp_path, 1000, reserved=1 << 60)
+    server[0].state.services = replace(api.installation.services, transfers=transfers)
+    with pytest.raises(APIStatusError) as refusal:
+        create(client)
+    assert (refusal.value.status_code, refusal.value.code) == (507, "disk_full")
 
 
 def test_unsound_rows_say_where(client: OpenAI) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,11 +16,14 @@ from starlette.requests import Request
 from backend.api import middleware
 from backend.api.middleware import BodyLimit
 from backend.api.uploads import body, open_upload, open_upload_form
+from backend.disk.space import DiskSpace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
 FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="rows"\r\n\r\nrows\r\n--x--\r\n'
+
+SPACE = DiskSpace(Path(gettempdir()))
 
 
 def paused(chunks: Iterator[bytes], pause: float) -> Callable[[], Awaitable[dict[str, Any]]]:
@@ -53,12 +58,12 @@ async def read_raw(request: Request) -> None:
 
 
 async def read_file(request: Request) -> None:
-    async with open_upload(request) as stream:
+    async with open_upload(request, SPACE) as stream:
         list(stream)
 
 
 async def read_form(request: Request) -> None:
-    async with open_upload_form(request) as form:
+    async with open_upload_form(request, SPACE) as form:
         list(form.content)
 
 

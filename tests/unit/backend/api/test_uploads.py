@@ -1,10 +1,36 @@
 from __future__ import annotations
 
+import tempfile
 from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
+from starlette.requests import Request
 
-from backend.api.uploads import UploadsBusy, UploadSlots
+from backend.api.uploads import UploadsBusy, UploadSlots, open_upload_form
+from backend.disk.space import DiskSpace
+from backend.domain.errors import DiskFull, InvalidInput
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD = b'--x\r\nContent-Disposition: form-data; name="file"; filename="rows"\r\n\r\n'
+
+
+def read_form(body: bytes, space: DiskSpace) -> bytes:
+    """Content of the form's file."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    async def read() -> bytes:
+        headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+        request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+        async with open_upload_form(request, space) as form:
+            return b"".join(form.content)
+
+    return anyio.run(read)
 
 
 def test_neither_an_account_nor_an_address_has_more_than_a_quarter_of_the_slots() -> None:
@@ -30,3 +56,22 @@ def test_an_upload_that_fails_frees_its_slot() -> None:
             all_slots.enter_context(slots.take(f"account {number}", f"address {number}"))
         with pytest.raises(UploadsBusy, match="Too many"), slots.take("a", "1"):
             pass
+
+
+def test_the_file_of_a_form_waits_in_the_home_and_not_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    rows = b"a row\n" * 500_000
+    assert read_form(HEAD + rows + b"\r\n--x--\r\n", DiskSpace(tmp_path / "home")) == rows
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_form_leaves_the_reserve_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull):
+        read_form(HEAD + b"rows\r\n--x--\r\n", DiskSpace(tmp_path, reserved=1 << 60))
+
+
+def test_a_malformed_form_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="form is malformed"):
+        read_form(b"--y\r\n", DiskSpace(tmp_path))
