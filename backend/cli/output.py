@@ -49,5 +49,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def in_utc(unix_seconds: int | str) -> str:
-    """A time as the UTC date and time."""
-    return datetime.fromtimestamp(int(unix_seconds), UTC).isoformat(timespec="seconds")
+    """A time as the UTC date and time. Contracts take times that no calendar here has."""
+    seconds = int(unix_seconds)
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # by how far it is off
+        return "after the year 9999"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from backend.api.schemas.common import (
     AccountField,
@@ -22,7 +22,17 @@ from backend.services.channels.channels import ChannelView as Channel
 from backend.services.channels.deposits import NO_GRANT, Grant, RelayedDeposit, SessionTerms
 from backend.services.channels.moves import MoveTerms
 
-UnixSeconds = Annotated[int, Field(ge=0, lt=1 << 63)]
+YEAR_10000 = 253_402_300_800
+"""Its first second."""
+
+
+def _check_seconds(instant: int) -> int:
+    if instant >= YEAR_10000:
+        raise ValueError(f"send seconds since 1970, not milliseconds: {instant} is after the year 9999")
+    return instant
+
+
+UnixSeconds = Annotated[int, Field(ge=0, lt=1 << 63), AfterValidator(_check_seconds)]
 
 
 class SessionKeyView(View):

@@ -1,7 +1,8 @@
-"""What the payer's page says of an account that has used many models."""
+"""What the payer's page says of accounts that have used much, or granted for ever."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -30,3 +31,12 @@ def test_usage_names_the_models_that_cost_most(api: Api, monkeypatch: pytest.Mon
     assert "The 50 of 60 models that cost most." in shown
     assert some_hash("model 59") in shown
     assert some_hash("model 9") not in shown
+
+
+def test_a_session_key_that_expires_after_all_calendars_is_shown(api: Api) -> None:
+    view, channel = api.installation.view, api.installation.channel
+    view.granted[channel] = [replace(grant, expiry=(1 << 64) - 1) for grant in view.granted[channel]]
+    with signed_in(api) as client:
+        shown = client.get("/account")
+    assert shown.status_code == 200
+    assert "after the year 9999" in shown.text

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.cli.output import counted, echo, echo_part, note_if_empty
+from backend.cli.output import counted, echo, echo_part, in_utc, note_if_empty
 
 if TYPE_CHECKING:
     import pytest
@@ -24,3 +24,9 @@ def test_texts_of_a_market_neither_control_the_terminal_nor_begin_lines(
 
 def test_numbers_are_written_with_their_noun() -> None:
     assert [counted(each, "row") for each in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
+
+
+def test_times_are_in_utc_or_after_the_year_9999() -> None:
+    assert in_utc("253402300799") == "9999-12-31T23:59:59+00:00"
+    for instant in (253_402_300_800, 10**17, (1 << 64) - 1):
+        assert in_utc(str(instant)) == "after the year 9999"

@@ -64,6 +64,12 @@ def test_an_account_has_its_checksum_and_a_picture_of_its_own() -> None:
 
 def test_times_are_in_utc() -> None:
     assert when(0) == '<time datetime="1970-01-01T00:00:00+00:00">1 Jan 1970, 00:00 UTC</time>'
+    assert "31 Dec 9999" in when(253_402_300_799)
+
+
+@pytest.mark.parametrize("instant", [253_402_300_800, 10**17, (1 << 64) - 1])
+def test_a_time_that_no_calendar_has_is_shown_plainly(instant: int) -> None:
+    assert when(instant) == "after the year 9999"
 
 
 @pytest.mark.parametrize(
