@@ -48,6 +48,15 @@ def render(
     return HTMLResponse(environment.get_template(template).render(**names), status)
 
 
+def render_signed_out(request: Request, title: str, lead: str) -> HTMLResponse:
+    """A page that is a signed-in wallet's. If htmx asks, the wallet has signed out since: the whole page,
+    which names it, is loaded again.
+    """
+    if is_fragment(request):
+        return HTMLResponse(headers={"hx-refresh": "true"})
+    return render(request, "signed_out.html", title=title, lead=lead)
+
+
 @pass_context
 def _named(context: Context, account: str) -> Markup:
     """An address, and whose it is if that is known."""

@@ -21,7 +21,7 @@ from backend.domain.ids import Account, VersionId
 from backend.domain.serving import DayUsage
 from backend.services.channels.channels import ChannelView
 from backend.web.forms import PageForm
-from backend.web.rendering import render
+from backend.web.rendering import render, render_signed_out
 from backend.web.route import PageRoute
 from backend.web.visitor import SignedInDep, VisitorDep
 
@@ -51,7 +51,7 @@ class Part:
 @router.get("")
 def show_account(request: Request, services: ServicesDep, visitor: VisitorDep) -> Response:
     if visitor is None:
-        return render(request, "signed_out.html", title="Your account", lead=LEAD)
+        return render_signed_out(request, "Your account", LEAD)
     return _page(request, services, visitor.account, "state")
 
 

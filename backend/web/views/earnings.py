@@ -33,7 +33,7 @@ from backend.services.accounts.claims import MIN_RELAYED_UNITS
 from backend.web.formats import full_address, usd
 from backend.web.forms import PageForm
 from backend.web.proposal import Proposal, Way, propose
-from backend.web.rendering import render
+from backend.web.rendering import render, render_signed_out
 from backend.web.route import PageRoute
 from backend.web.visitor import SignedInDep, Visitor, VisitorDep
 
@@ -70,7 +70,7 @@ def show_earnings(
     after: After = None,
 ) -> Response:
     if visitor is None:
-        return render(request, "signed_out.html", title="Your earnings", lead=LEAD)
+        return render_signed_out(request, "Your earnings", LEAD)
     wanted, account = _wanted(visitor, subject), visitor.account
     page = services.earnings.entries(wanted.query, wanted.start(after), SHOWN_ENTRIES)
     summary = services.earnings.summary(wanted.query, by, None)

@@ -19,7 +19,7 @@ from backend.domain.ids import Account, Cid, Hash32
 from backend.domain.readiness import Fault
 from backend.ports.engine import EngineState
 from backend.services.operator.overview import Overview
-from backend.web.rendering import render
+from backend.web.rendering import render, render_signed_out
 from backend.web.route import PageRoute
 from backend.web.visitor import VisitorDep
 
@@ -54,7 +54,7 @@ async def show_operator(
 @router.get("/operate")
 async def show_own(request: Request, services: ServicesDep, visitor: VisitorDep) -> Response:
     if visitor is None:
-        return render(request, "signed_out.html", title="Operate", lead=LEAD)
+        return render_signed_out(request, "Operate", LEAD)
     if visitor.account != services.overviews.own:
         raise Forbidden("This page is for the operator of this installation: sign in with its account.")
     overview, faults = await services.overviews.read(), await services.readiness()

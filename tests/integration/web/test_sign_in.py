@@ -49,6 +49,25 @@ def test_a_wallet_signs_in_after_seeing_the_text_and_signs_out(page: Page, api: 
     expect(page.get_by_role("button", name="Connect a wallet")).to_be_visible()
 
 
+@pytest.mark.usefixtures("as_payer")
+def test_a_page_whose_wallet_signed_out_elsewhere_asks_to_sign_in(page: Page, api: Api) -> None:
+    page.goto(f"{api.url}/account")
+    page.context.clear_cookies(name="loraledger_session")
+    page.evaluate("document.body.dispatchEvent(new Event('transaction'))")
+    expect(page.get_by_role("heading", name="Sign in to see what is yours")).to_be_visible()
+    expect(page.get_by_role("button", name="Sign out")).to_have_count(0)
+    expect(page.locator("header")).to_have_count(1)
+    page.get_by_role("button", name="Connect your wallet").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["/account", "/earnings", "/operate"])
+def test_a_part_of_a_page_without_a_session_has_the_page_loaded_again(api: Api, path: str) -> None:
+    part = httpx.get(f"{api.url}{path}", headers={"hx-request": "true"})
+    assert (part.text, part.headers["hx-refresh"]) == ("", "true")
+    assert "Sign in to see what is yours" in httpx.get(f"{api.url}{path}").text
+
+
 def test_a_wallet_of_another_chain_is_asked_to_switch(page: Page, api: Api) -> None:
     wallet = wallet_of(api, chain_id=1)
     wallet.install(page)
