@@ -126,15 +126,19 @@ def propose_voucher(
     form: Annotated[VoucherForm, Form()], request: Request, services: ServicesDep, visitor: SignedInDep
 ) -> Response:
     channel = _channel(services, visitor)
-    limit = _spent(channel) + form.more
-    message = {"channelId": channel.id, "from": "0", "maxCumulative": str(limit)}
+    limit, waived_until = _spent(channel) + form.more, _waived(channel)
+    message = {"channelId": channel.id, "from": str(waived_until), "maxCumulative": str(limit)}
     typed_data = build_typed_data(channel.voucher_domain.fields, VOUCHER_TYPE, message)
     path = f"/channels/{channel.id}/vouchers"
     more = Markup("up to {} more").format(usd(form.more))
     terms = [("Amount", more), ("Limit", _limit(limit)), _to(services, visitor)]
+    if waived_until > channel.balance.collected:
+        waived = Markup("convicted answers up to {}; they stay unpaid").format(_limit(waived_until))
+        terms.append(("Waived", waived))
     effect = "The operator may collect up to the limit, for answers that it can prove."
     hint = "Your wallet signs a message for the operator. No transaction is sent now."
-    way = Way.sign(typed_data, path, {"max_cumulative": str(limit)}, hint)
+    signed = {"waived_until": str(waived_until), "max_cumulative": str(limit)}
+    way = Way.sign(typed_data, path, signed, hint)
     return propose(request, Proposal(f"Sign a voucher for {in_dollars(form.more)}", terms, effect, [way]))
 
 
@@ -173,6 +177,14 @@ def _channel(services: Services, visitor: Visitor) -> ChannelView:
 
 def _spent(channel: ChannelView) -> int:
     return channel.balance.charged + channel.balance.reserved
+
+
+def _waived(channel: ChannelView) -> int:
+    """The cumulative up to which a new voucher of the payer waives: what has to be waived for later answers
+    to be collected, and what the voucher that it replaces waives.
+    """
+    own = [one.signed.voucher.waived_until for one in channel.vouchers if one.signer == channel.payer]
+    return max([channel.balance.waive_until, *own])
 
 
 def _after(days: int) -> int:

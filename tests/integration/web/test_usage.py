@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from html import unescape
 from typing import TYPE_CHECKING
 
 from backend.domain.ids import VersionId
 from backend.domain.money import PPM
 from backend.domain.serving import DayUsage
+from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.receipts.receipts import Receipts
 from tests.integration.web.test_sign_in import signed_in
 from tests.support.market import some_hash
@@ -40,3 +43,25 @@ def test_a_session_key_that_expires_after_all_calendars_is_shown(api: Api) -> No
         shown = client.get("/account")
     assert shown.status_code == 200
     assert "after the year 9999" in shown.text
+
+
+def test_a_voucher_waives_what_was_convicted_and_what_an_earlier_one_waived(api: Api) -> None:
+    channel, payer = api.installation.channel, api.installation.payer
+    with signed_in(api) as client:
+        token = re.search(r'data-form-token="([^"]+)"', client.get("/account").text)
+        assert token is not None
+
+        def proposed() -> str:
+            answer = client.post("/account/voucher", data={"more": "1"}, headers={"x-form-token": token[1]})
+            return unescape(answer.text)
+
+        assert "stay unpaid" not in proposed()
+        with api.installation.begin() as tx:
+            tx.channels.demand_waivers({channel: 500})
+        assert "from: 500" in proposed()
+        assert "convicted answers up to" in proposed()
+        signed = SignedVoucher(Voucher(channel, 700, 1000), "0x")
+        with api.installation.begin() as tx:
+            tx.channels.put_voucher(ClientVoucher(signed, payer.account))
+        assert "from: 700" in proposed()
+        assert '"waived_until": "700"' in proposed()
