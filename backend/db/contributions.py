@@ -30,7 +30,7 @@ from backend.domain.ids import Account, DatanetId
 from backend.domain.near_duplicates import NearCopies, NearCopy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement
@@ -79,13 +79,17 @@ class UploadStore:
         datanet: DatanetId | None = None,
         limit: int = 100,
         after: str | None = None,
+        without: Collection[UploadState] = (),
     ) -> list[Upload]:
-        """Uploads after `after`, newest first. Errors: `InvalidInput` if `after` is not in the list."""
+        """Uploads after upload `after` in none of the states `without`, newest first. Errors: `InvalidInput`
+        if `after` is not one of them, in whatever state.
+        """
         wanted = {"account": account, "datanet": datanet}
         query = select(UploadRow).filter_by(
             **{name: value for name, value in wanted.items() if value is not None}
         )
-        return [_upload(row) for row in newest_first(self._session, query, UploadRow, after, limit)]
+        shown = UploadRow.state.not_in(without)
+        return [_upload(row) for row in newest_first(self._session, query, UploadRow, after, limit, shown)]
 
     def is_shared(self, upload: Upload) -> bool:
         """Whether another upload, not withdrawn, has the same folder, which names account and datanet."""

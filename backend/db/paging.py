@@ -11,14 +11,20 @@ from backend.domain.errors import InvalidInput
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import Select
+    from sqlalchemy import ColumnElement, Select
     from sqlalchemy.orm import Session
 
 
 def newest_first(
-    session: Session, query: Select[Any], table: Any, after: str | None, limit: int
+    session: Session,
+    query: Select[Any],
+    table: Any,
+    after: str | None,
+    limit: int,
+    *conditions: ColumnElement[bool],
 ) -> Iterable[Any]:
-    """Up to `limit` rows of `query` that come after row `after`. The table has `id` and `created_at`.
+    """Up to `limit` rows of `query` that come after row `after` and meet the conditions, which `after` need
+    not: it may have changed since it was listed. The table has `id` and `created_at`.
 
     Errors: `InvalidInput` if `query` does not include row `after`.
     """
@@ -28,7 +34,8 @@ def newest_first(
             raise _not_listed()
         is_same = table.created_at == last.created_at
         query = query.where(or_(table.created_at < last.created_at, and_(is_same, table.id > last.id)))
-    return session.scalars(query.order_by(table.created_at.desc(), table.id).limit(limit))
+    ordered = query.where(*conditions).order_by(table.created_at.desc(), table.id)
+    return session.scalars(ordered.limit(limit))
 
 
 def in_chain_order(

@@ -72,11 +72,13 @@ def list_files(
     """List the caller's files, newest first, without withdrawn ones."""
     if purpose not in {None, "fine-tune"}:
         return CursorPage(data=[], has_more=False)
-    found = services.contributions.find(account=caller.account, limit=limit + 1, after=after)
+    found = services.contributions.find(
+        account=caller.account, limit=limit + 1, after=after, without=WITHDRAWAL
+    )
     shown = found[:limit]
     has_more = len(found) > limit
     return CursorPage(
-        data=[FileView.of(upload) for upload in shown if upload.state not in WITHDRAWAL],
+        data=[FileView.of(upload) for upload in shown],
         next_cursor=shown[-1].id if has_more else None,
         has_more=has_more,
     )

@@ -32,7 +32,7 @@ from backend.services.contribute.uploads import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from backend.db.unit_of_work import Database, UnitOfWork
@@ -140,13 +140,16 @@ class Contributions:
         datanet: DatanetId | None = None,
         limit: int = 100,
         after: str | None = None,
+        without: Collection[UploadState] = (),
     ) -> list[Upload]:
-        """The uploads that follow upload `after`, newest first, with their present state on the chain.
+        """The uploads that follow upload `after`, newest first, with their present state on the chain, except
+        those that were saved in a state of `without`.
 
-        Errors: `InvalidInput` if `after` is not one of them.
+        Errors: `InvalidInput` if `after` is not one of them, in whatever state.
         """
         with self._db.read() as tx:
-            return apply_chain_states(tx, tx.contributions.find(account, datanet, limit, after))
+            found = tx.contributions.find(account, datanet, limit, after, without)
+            return apply_chain_states(tx, found)
 
     def report_of(self, recorded: Contribution) -> Report | None:
         """Report of a recorded contribution; None if it is of none of its contributor's latest 100 uploads

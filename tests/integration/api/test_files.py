@@ -61,6 +61,16 @@ def test_files_are_listed_page_by_page(client: OpenAI) -> None:
     assert client.files.list(purpose="vision").data == []
 
 
+def test_withdrawn_files_end_no_page(client: OpenAI, api: Api) -> None:
+    made = [create(client, ROWS.replace(b"a?", name)).id for name in (b"b?", b"c?", b"d?", b"e?")]
+    for file in made[2:]:
+        client.files.delete(file)
+    assert [file.id for file in client.files.list(limit=2)] == made[1::-1]
+    for file in client.files.list(limit=1):  # the page after a file that is withdrawn meanwhile
+        client.files.delete(file.id)
+    assert client.files.list().data == []
+
+
 def test_a_file_is_refused_before_it_is_stored_if_the_disk_is_nearly_full(
     client: OpenAI, api: Api, server: tuple[FastAPI, str], tmp_path: Path
 ) -> None:
