@@ -114,11 +114,15 @@ def revoke_session(
 
 @acting(PAYER)
 def cancel_nonce(*, actor: Actor) -> None:
-    """Void the grant, revocation or move that the wallet signed last, if nobody has sent it."""
+    """Void the grants, revocations and moves that the wallet signed with its next nonce in the vault.
+
+    Repeat it for each later nonce that was shown when one was signed. A deposit has no such nonce: its
+    authorisation expires within a day, like the deadline of a move.
+    """
     from backend.client import vault
 
     wallet = actor.wallet()
-    nonce = vault.next_nonce(wallet)
+    nonce = wallet.next_nonce(vault.VAULT)
     mined = vault.cancel_nonce(wallet, nonce)
     echo(f"nonce {nonce} is cancelled in transaction {mined.tx_hash}")
 

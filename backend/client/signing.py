@@ -107,8 +107,10 @@ class Chosen:
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
-NONCE = Chosen(most=MAX_UINT256)
-"""A number that makes a signature valid once; the contract accepts only the next one."""
+NONCE = Chosen("nonce", most=MAX_UINT256)
+"""A number that makes a signature valid once; the contract accepts only the next one. A later one becomes
+valid when those before it are used.
+"""
 
 
 def deadline() -> Chosen:
@@ -159,6 +161,14 @@ class Wallet:
             )
         return Node(self._node_url, self.deployment)
 
+    def next_nonce(self, contract: str) -> int:
+        """The only nonce of the wallet's messages that the contract accepts now. Errors: `InvalidInput` if no
+        node is named; `WrongChain`, `Unavailable`.
+        """
+        with self.node() as node:
+            node.check()
+            return int(node.read(contract, "nonces", self.account))
+
     def sign_in(self, text: str, origin: str | None) -> str:
         """Sign a market's EIP-4361 message (`personal_sign`). Returns 0x-hex.
 
@@ -190,7 +200,7 @@ class Wallet:
         """Sign an EIP-712 message. Returns 0x-hex.
 
         `proposed`: the market's typed data (`eth_signTypedData_v4`), where it chooses a field. Errors:
-        `SignatureRefused`.
+        `SignatureRefused`; those of `next_nonce` for a grant or move if a node is named.
         """
         if asked.declaration not in VERIFIERS:
             raise SignatureRefused(f"{asked.declaration} is not a message that this wallet signs")
@@ -202,6 +212,9 @@ class Wallet:
         typed_data = build_typed_data(self._domain(contract, stated), asked.declaration, as_json(fields))
         if proposed is not None:
             _agreed(typed_data, stated, "typed data")
+        if contract == "PaymentVault" and asked.fields.get("nonce") is NONCE and self._node_url:
+            # The vault's alone: a market may have earlier contributions in its queue.
+            self._check_nonce(contract, fields["nonce"])
         signable = _signable(typed_data)
         self._ask(asked.statement.action, self._terms(asked.statement, asked.fields, fields, contract))
         return "0x" + bytes(self._key.unlock().sign_message(signable).signature).hex()
@@ -260,6 +273,14 @@ class Wallet:
                     f"domain.{name} of the payment token is not a name; nothing was signed"
                 )
         return {**names, "chainId": self.deployment.chain_id, "verifyingContract": address}
+
+    def _check_nonce(self, contract: str, proposed: int) -> None:
+        if proposed != (accepted := self.next_nonce(contract)):
+            raise SignatureRefused(
+                f"the market proposes the nonce {proposed}, and {contract} accepts {accepted} now; nothing "
+                "was signed: repeat the command if another message of this wallet was under way",
+                details={"accepted": accepted, "proposed": proposed},
+            )
 
     def _terms(
         self, statement: Statement, asked: Mapping[str, Any], agreed: Mapping[str, Any], contract: str

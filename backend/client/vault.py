@@ -81,18 +81,13 @@ def revoke_session(wallet: Wallet, operator: Account, key: Account) -> Mined:
     return wallet.send(AskedCall(Statement("Revoke a session key", terms), VAULT, "revokeSession", args))
 
 
-def next_nonce(wallet: Wallet) -> int:
-    """The nonce of the next grant, revocation or move that the wallet signs."""
-    with wallet.node() as node:
-        node.check()
-        return int(node.read(VAULT, "nonces", wallet.account))
-
-
 def cancel_nonce(wallet: Wallet, nonce: int) -> Mined:
-    """Use up the next nonce. Errors: those of `Wallet.send`."""
+    """Use up the vault's next nonce. A message with the one after it is valid then. Errors: those of
+    `Wallet.send`.
+    """
     terms = (
         ("nonce", str(nonce)),
-        ("voids", "a grant, revocation or move that you signed with it and nobody has sent"),
+        ("voids", "grants, revocations and moves that you signed with it and nobody has sent"),
     )
     return wallet.send(AskedCall(Statement("Cancel a nonce", terms), VAULT, "cancelNonce", {"nonce": nonce}))
 

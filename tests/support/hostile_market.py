@@ -38,6 +38,8 @@ KEY = LocalKey(keccak(b"payer"))
 OPERATOR = some_account("operator")
 CHANNEL = channel_id(KEY.account, OPERATOR, ADDRESSES["Settlement"])
 UNITS = 5_000_000
+NONCE = 4
+"""The next one of `KEY` in the vault."""
 Path = tuple[str | int, ...]
 
 
@@ -59,8 +61,8 @@ class Chain:
 
     def check(self) -> None: ...
 
-    def read(self, _contract: str, function: str) -> Any:
-        return {"currentId": 3, "current": self.parameters}[function]
+    def read(self, _contract: str, function: str, *_args: Any) -> Any:
+        return {"currentId": 3, "current": self.parameters, "nonces": NONCE}[function]
 
     def fill(self, _contract: str, _function: str, call: dict[str, Any]) -> dict[str, Any]:
         return {**call, "gas": 21_000, "maxFeePerGas": 10**9}

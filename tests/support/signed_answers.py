@@ -17,7 +17,7 @@ from backend.domain.hashing import (
     licence_word,
 )
 from backend.domain.ids import ZERO_ACCOUNT
-from tests.support.hostile_market import ADDRESSES, CHAIN, CHANNEL, KEY, OPERATOR, UNITS, Path
+from tests.support.hostile_market import ADDRESSES, CHAIN, CHANNEL, KEY, NONCE, OPERATOR, UNITS, Path
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def contribution_answer() -> dict[str, Any]:
             "cidDigest": some_hash("folder"),
             "licence": licence_word("MIT"),
             "rows": "3",
-            "nonce": "4",
+            "nonce": str(NONCE),
             "deadline": str(int(time.time()) + 3600),
         },
         "DatasetRegistry",
@@ -86,7 +86,7 @@ def contribution_answer() -> dict[str, Any]:
 
 def grant_answer() -> dict[str, Any]:
     key, cap, expiry = asked_grant()
-    fields = {"channelId": CHANNEL, "key": key, "cap": str(cap), "expiry": str(expiry), "nonce": "4"}
+    fields = {"channelId": CHANNEL, "key": key, "cap": str(cap), "expiry": str(expiry), "nonce": str(NONCE)}
     return {"typed_data": vault_data(GRANT_TYPE, fields)}
 
 
@@ -100,7 +100,7 @@ def move_answer() -> dict[str, Any]:
         "key": ZERO_ACCOUNT,
         "cap": "0",
         "expiry": "0",
-        "nonce": "4",
+        "nonce": str(NONCE),
         "deadline": str(int(time.time()) + 3600),
     }
     return {"move": "relayed as it is", "typed_data": vault_data(MOVE_TYPE, fields)}
@@ -133,13 +133,13 @@ def asks() -> dict[str, tuple[str, Callable[[], Any], Callable[[Any], Any], set[
             GRANT,
             grant_answer,
             lambda market: payments.grant_session(market, payments.own_channel(market), *asked_grant()),
-            {(*message, "nonce")},
+            set(),
         ),
         "move": (
             MOVE,
             move_answer,
             lambda market: payments.move(market, some_account("next settlement"), 700),
-            {(*message, "nonce"), (*message, "deadline")},
+            {(*message, "deadline")},
         ),
         "contribute": (
             CONTRIBUTE,

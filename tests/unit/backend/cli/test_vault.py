@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,10 +15,16 @@ from backend.chain.local_keys import local_private_key
 from backend.cli import vault
 from backend.cli.main import app
 from backend.client import node as node_module
-from backend.client.keystore import Keystores, parse_private_key
+from backend.client import payments
+from backend.client.keystore import Keystores, LocalKey, parse_private_key
 from backend.client.node import NotMined
+from backend.client.signing import SignatureRefused, Statement, Wallet
 from backend.deployment.deployment_file import save_deployment
+from backend.domain.chain import Reverted
+from backend.domain.eip712 import build_typed_data
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
+from backend.domain.hashing import GRANT_TYPE, MOVE_TYPE
+from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.money import AMOUNT, UNIT
 from tests.support.answering import JSON, answering
 from tests.support.faulty_rpc import Answer, Faults, RealNode, serving
@@ -27,6 +34,7 @@ from tools.local_market import OPERATOR, PAYERS, LocalMarket
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Self
 
     from click.testing import Result
 
@@ -286,6 +294,99 @@ def test_a_nonce_is_cancelled_while_no_market_answers(market: LocalMarket) -> No
     for nonce in (0, 1):
         assert say("cancel-nonce").startswith(f"nonce {nonce} is cancelled in transaction 0x")
     assert market.chain.call("PaymentVault", "nonces", PAYER.account) == 2
+
+
+class Withholding:
+    """A market that has grants and moves signed with the nonce that it chooses, and sends none of them."""
+
+    def __init__(self, market: LocalMarket, nonce: int, node_url: str = "") -> None:
+        self.statements: list[Statement] = []
+        key = LocalKey(local_private_key(PAYER_INDEX))
+        self.wallet = Wallet(key, market.chain.deployment, self.statements.append, node_url)
+        self.held: tuple[str, tuple[Any, ...]] = ("", ())
+        """Function and arguments of the transaction that is withheld."""
+        self._market, self._nonce = market, nonce
+
+    def grant(self) -> Self:
+        expiry = self._market.chain.head().timestamp + 60
+        channel: Any = SimpleNamespace(id=self._market.channel_of(PAYER), operator=OPERATOR.account)
+        payments.grant_session(self, channel, some_account("withheld key"), 1, expiry)  # type: ignore[arg-type]
+        return self
+
+    def move(self) -> Self:
+        payments.move(self, some_account("another collector"), UNIT)  # type: ignore[arg-type]
+        return self
+
+    def send(self) -> None:
+        function, args = self.held
+        self._market.send(OPERATOR, "PaymentVault", function, *args)
+
+    def get(self, _path: str) -> Any:
+        stated = {"id": self._market.channel_of(PAYER), "operator": OPERATOR.account, "sessions": []}
+        amounts = dict.fromkeys(
+            ("balance", "thawing", "collected", "charged", "reserved", "available"), AMOUNT.render(UNIT)
+        )
+        return {"data": [stated | amounts | {"collector": self._market.settlement.contract}]}
+
+    def post(self, path: str, body: Any) -> Any:
+        match path:
+            case "/v1/sessions/prepare":
+                terms = {**body, "cap": str(AMOUNT.read(body["cap"]))}
+                channel = self._market.channel_of(PAYER)
+                return self._typed(GRANT_TYPE, {"channelId": channel, **terms, "nonce": self._nonce})
+            case "/v1/moves/prepare":
+                return self._typed(MOVE_TYPE, self._moved()) | {"move": "as it is"}
+            case "/v1/sessions/relay":
+                pair = (OPERATOR.account, self._market.settlement.contract)
+                args = (PAYER.account, *pair, body["grant"], self._nonce, body["signature"])
+                self.held = ("grantSessionWithSig", args)
+            case "/v1/moves/relay":
+                moved = self._moved()
+                moved["grant"] = {name: moved[name] for name in ("key", "cap", "expiry")}
+                self.held = ("moveBalance", (PAYER.account, moved, 1, body["signature"]))
+        return {"amount": AMOUNT.render(0)}
+
+    def wait_confirmed(self, _queued: Any) -> None: ...
+
+    def _typed(self, declaration: str, message: dict[str, Any]) -> dict[str, Any]:
+        return {"typed_data": build_typed_data(self._market.vault.fields, declaration, message)}
+
+    def _moved(self) -> dict[str, Any]:
+        return {
+            "payer": PAYER.account,
+            "operator": OPERATOR.account,
+            "collector": self._market.settlement.contract,
+            "newCollector": some_account("another collector"),
+            "maxAmount": UNIT,
+            "key": ZERO_ACCOUNT,
+            "cap": 0,
+            "expiry": 0,
+            "nonce": self._nonce,
+            "deadline": self._market.chain.head().timestamp + 60,
+        }
+
+
+@pytest.mark.parametrize("message", ["grant", "move"])
+def test_a_withheld_message_is_void_once_its_nonce_is_cancelled(market: LocalMarket, message: str) -> None:
+    """One with a later nonce needs a second cancellation."""
+    now, later = (getattr(Withholding(market, nonce), message)() for nonce in (0, 1))
+    for nonce, withheld in enumerate((now, later)):
+        assert ("nonce", str(nonce)) in withheld.statements[0].terms
+        say("cancel-nonce")
+        with pytest.raises(Reverted, match="InvalidAccountNonce"):
+            withheld.send()
+    getattr(Withholding(market, 2), message)().send()
+
+
+def test_a_later_nonce_is_not_signed_where_a_node_is_named(
+    market: LocalMarket, hardhat_node: LocalNode
+) -> None:
+    withholding = Withholding(market, 1, hardhat_node.url)
+    for ask in (withholding.grant, withholding.move):
+        with pytest.raises(SignatureRefused, match="the nonce 1, and PaymentVault accepts 0 now; nothing"):
+            ask()
+    assert (withholding.statements, withholding.held) == ([], ("", ()))
+    Withholding(market, 0, hardhat_node.url).grant().send()
 
 
 def test_a_balance_is_read_while_no_market_answers(market: LocalMarket) -> None:
