@@ -172,20 +172,34 @@ def _withdraw(wallet: Wallet, operator: Account) -> Mined:
 
 
 def _withdraw_once_thawed(wallet: Wallet, operator: Account) -> Mined:
-    """Wait for the thaw, for days. A node that is behind or does not answer is asked again."""
+    """Wait for the thaw, for days. A node that is behind, fails or does not answer is asked again, unless it
+    refuses the signed transaction.
+    """
+    from backend.client import vault
+    from backend.client.node import NodeRefusal
+
+    thawed_at = 0
     while True:
         try:
+            thawed_at = vault.read_channel(wallet, operator).thawed_at
             return _withdraw(wallet, operator)
         except StillThawing as error:
             _pause(error.thawed_at)
-        except Unavailable as error:
+        except (NodeRefusal, Unavailable) as error:
+            if "tx_hash" in error.details:
+                raise
+            # A node may refuse a call during the thaw without the data that say why.
             echo(f"{error}; waiting", err=True)
-            sleep(RETRY_SECONDS)
+            sleep(_seconds_until(thawed_at))
 
 
 def _pause(thawed_at: int) -> None:
     echo(f"the money thaws until {in_utc(thawed_at)}; waiting", err=True)
-    sleep(min(max(thawed_at - time(), RETRY_SECONDS), NOTICE_SECONDS))
+    sleep(_seconds_until(thawed_at))
+
+
+def _seconds_until(thawed_at: int) -> float:
+    return min(max(thawed_at - time(), RETRY_SECONDS), NOTICE_SECONDS)
 
 
 @contextmanager

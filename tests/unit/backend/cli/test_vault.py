@@ -17,7 +17,7 @@ from backend.cli.main import app
 from backend.client import node as node_module
 from backend.client import payments
 from backend.client.keystore import Keystores, LocalKey, parse_private_key
-from backend.client.node import NotMined
+from backend.client.node import NodeRefusal, NotMined
 from backend.client.signing import SignatureRefused, Statement, Wallet
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.chain import Reverted
@@ -206,16 +206,19 @@ def test_waiting_for_nothing_ends_at_once(pauses: list[float]) -> None:
 
 
 class FailingNode(Faults):
-    """Answers the next calls of a method so."""
+    """Answers the next calls of a method so, after those that it spares."""
 
-    def __init__(self, method: str, *answers: Answer) -> None:
+    def __init__(self, method: str, *answers: Answer, spared: int = 0) -> None:
         super().__init__(seed=0, rate=0)
         self.answers = list(answers)
-        self._method = method
+        self._method, self._spared = method, spared
 
     def take_in(self, method: str) -> None:
-        if method == self._method and self.answers:
+        if method != self._method or not self.answers:
+            return
+        if not self._spared:
             raise self.answers.pop(0)
+        self._spared -= 1
 
 
 def refusing(name: str, *args: Any) -> Answer:
@@ -226,20 +229,73 @@ def refusing(name: str, *args: Any) -> Answer:
     return Answer(200, json.dumps({"error": refusal}).encode())
 
 
+def refusing_with(code: int, message: str, status: int = 200) -> Answer:
+    return Answer(status, json.dumps({"error": {"code": code, "message": message}}).encode())
+
+
+FAILURES = (refusing_with(-32603, "Internal error", status=500), refusing_with(-32000, "header not found"))
+
+
 def test_waiting_outlasts_a_node_that_fails_or_is_behind(
     market: LocalMarket, hardhat_node: LocalNode, pauses: list[float]
 ) -> None:
     say("withdraw", "2", *WITH_OPERATOR)
     pass_the_thaw(market)
     behind = refusing("StillThawing", market.channel_of(PAYER), on_chain(market)["thawedAt"])
-    node = FailingNode("eth_estimateGas", Answer(429), Answer(0), behind)
+    node = FailingNode("eth_estimateGas", Answer(429), Answer(0), behind, *FAILURES)
     with serving(RealNode(hardhat_node.url), node) as url:
         result = run("withdraw", "--wait", *WITH_OPERATOR, "--rpc-url", url)
     assert result.exit_code == 0, result.exception
-    assert (len(pauses), node.answers) == (3, [])
+    assert (len(pauses), node.answers) == (5, [])
     assert min(pauses) >= vault.RETRY_SECONDS
-    for said in (MONEY_THAWS, "is not reachable", "answered 429"):
+    for said in (MONEY_THAWS, "is not reachable", "answered 429", "Internal error", "header not found"):
         assert said in result.stderr
+
+
+def test_waiting_outlasts_a_node_that_fails_to_read_the_channel(
+    market: LocalMarket, hardhat_node: LocalNode, pauses: list[float]
+) -> None:
+    say("withdraw", "2", *WITH_OPERATOR)
+    pass_the_thaw(market)
+    node = FailingNode("eth_call", *FAILURES, spared=1)
+    with serving(RealNode(hardhat_node.url), node) as url:
+        result = run("withdraw", "--wait", *WITH_OPERATOR, "--rpc-url", url)
+    assert result.exit_code == 0, result.exception
+    assert (pauses, node.answers) == ([vault.RETRY_SECONDS] * 2, [])
+
+
+def test_a_node_that_reverts_without_data_is_asked_again_once_the_money_has_thawed(
+    market: LocalMarket, hardhat_node: LocalNode, pauses: list[float]
+) -> None:
+    say("withdraw", "2", *WITH_OPERATOR)
+    with serving(NodeWithoutData(hardhat_node.url), Faults(seed=0, rate=0)) as url:
+        result = run("withdraw", "--wait", *WITH_OPERATOR, "--rpc-url", url)
+    assert result.exit_code == 0, result.exception
+    assert "refuses eth_estimateGas: execution reverted; waiting" in result.stderr
+    (pause,) = pauses
+    assert pause > vault.RETRY_SECONDS
+
+
+class NodeWithoutData(RealNode):
+    """Says of a call that reverts no more than that."""
+
+    def answer(self, method: str, params: list[Any]) -> Any:
+        try:
+            return super().answer(method, params)
+        except Answer:
+            raise refusing_with(-32000, "execution reverted") from None
+
+
+def test_a_withdrawal_that_the_node_does_not_take_ends_the_wait(
+    market: LocalMarket, hardhat_node: LocalNode, pauses: list[float]
+) -> None:
+    market.send(PAYER, "PaymentVault", "thaw", OPERATOR.account, market.settlement.contract, UNIT)
+    pass_the_thaw(market)
+    node = FailingNode("eth_sendRawTransaction", refusing_with(-32000, "underpriced"))
+    with serving(RealNode(hardhat_node.url), node) as url:
+        result = run("withdraw", "--wait", *WITH_OPERATOR, "--rpc-url", url)
+    assert isinstance(result.exception, NodeRefusal)
+    assert (len(result.exception.details["tx_hash"]), pauses, node.answers) == (66, [], [])
 
 
 def test_waiting_begins_though_the_node_does_not_show_the_thaw_yet(
