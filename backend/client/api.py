@@ -47,9 +47,11 @@ NOT_SENT = (
     httpx.UnsupportedProtocol,
 )
 """Errors after which the server has nothing of the request."""
-KEYLESS = re.compile(r"/v1/(auth|keys|webhook_endpoints)(/.*)?|.*/(prepare|typed-data)")
+KEYLESS = re.compile(
+    r"/v1/(auth|keys|webhook_endpoints)(/.*)?|/v1/((chat/)?completions|responses)|.*/(prepare|typed-data)"
+)
 """Paths of POST requests without an `Idempotency-Key`: they change nothing, or their answers are secrets,
-which a market does not store.
+which a market does not store, or texts, which it would store for a day and generate to their end.
 """
 QUEUED = "the market has queued the transaction"
 """What `reading_answer` says after a transaction was signed and relayed."""
@@ -158,13 +160,14 @@ class ApiClient(PublicClient):
         return super()._send_once(method, path, is_streamed=is_streamed, **options)
 
     def post(self, path: str, body: Any = None) -> Any:
-        """Send a request that takes effect at most once, under a random `Idempotency-Key`.
+        """Send a request that takes effect at most once, under a random `Idempotency-Key` unless it is one of
+        `KEYLESS`.
 
-        If the response is lost, the same request asks for it again. Errors: as `request`; `ResponseLost` if
-        no response comes.
+        If the response to a key is lost, the same request asks for it again. Errors: as `request`;
+        `ResponseLost` if no response comes.
         """
         if KEYLESS.fullmatch(path):
-            return self.request("POST", path, json=body)
+            return self.request("POST", path, json=body, timeout=ANSWER_TIMEOUT)
         options = {"json": body, "headers": {HEADER: secrets.token_hex(16)}, "timeout": ANSWER_TIMEOUT}
         try:
             return self.request("POST", path, **options)

@@ -18,10 +18,12 @@ READING_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, 
 SHOWN_BY = {
     "/v1/adapters": "loraledger adapter status",
     "/v1/chat/completions": "loraledger receipts list",
+    "/v1/completions": "loraledger receipts list",
     "/v1/deposits/relay": "loraledger balance",
     "/v1/fine_tuning/jobs": "loraledger train list",
     "/v1/keys": "loraledger keys list",
     "/v1/moves/relay": "loraledger balance",
+    "/v1/responses": "loraledger receipts list",
     "/v1/webhook_endpoints": "loraledger webhook list",
 }
 """What shows the effect of POST requests that have another one when a command repeats them."""

@@ -16,6 +16,7 @@ from backend.client.keystore import LocalKey
 from backend.client.signing import Wallet
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak
+from backend.domain.idempotency import HEADER
 from tests.support.terminal import scripted_deployment
 
 if TYPE_CHECKING:
@@ -94,6 +95,16 @@ def test_a_market_that_is_not_reachable_has_done_nothing() -> None:
     with pytest.raises(Unavailable, match=r"not reachable \(refused\); is this the URL of a market\?"):
         market.client.post(JOBS, {})
     assert len(market.requests) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+def test_an_answer_of_a_model_has_no_key_under_which_the_market_would_store_its_text(path: str) -> None:
+    market = Market(TIMED_OUT)
+    with pytest.raises(ResponseLost, match="may have been done: see `loraledger receipts list` before you"):
+        market.client.post(path, {"model": "tiny"})
+    assert market.said == []
+    (request,) = market.requests
+    assert HEADER.lower() not in request.headers
 
 
 def test_a_stream_that_breaks_may_have_been_charged() -> None:
