@@ -45,7 +45,7 @@ class NodeRefusal(Conflict):
 
 
 class NotMined(Conflict):
-    """A transaction was broadcast, and was not seen mined in time. It may still be mined."""
+    """A transaction was or may have been broadcast, and was not seen mined in time. It may still be mined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class Node:
                     raise
                 failure = str(error)
             if time.monotonic() > deadline:
-                raise _not_mined(tx_hash, failure)
+                raise _not_mined(tx_hash, failure, is_taken=is_taken)
             time.sleep(POLL_SECONDS)
 
     def _broadcast(self, tx_hash: str, raw: str) -> None:
@@ -229,11 +229,12 @@ class Node:
         return dict(answer)
 
 
-def _not_mined(tx_hash: str, failure: str) -> NotMined:
-    """`failure`: the latest one of the node, if there was one."""
+def _not_mined(tx_hash: str, failure: str, *, is_taken: bool) -> NotMined:
+    """`failure`: the latest one of the node, if there was one. `is_taken`: whether a broadcast succeeded."""
+    broadcast = "was broadcast" if is_taken else "may have been broadcast"
     return NotMined(
-        f"transaction {tx_hash} was broadcast, and not seen mined within {MINING_SECONDS:.0f} s: look it up "
-        "before you repeat the command, because it may still be mined",
+        f"transaction {tx_hash} {broadcast}, and was not seen mined within {MINING_SECONDS:.0f} s: look it "
+        "up before you repeat the command, because it may still be mined",
         details={"tx_hash": tx_hash} | ({"latest failure": failure} if failure else {}),
     )
 

@@ -181,16 +181,17 @@ def test_a_node_that_fails_after_the_broadcast_is_asked_again(
 
 
 @pytest.mark.parametrize(
-    ("faults", "failure"),
+    ("faults", "broadcast", "failure"),
     [
-        (Failing(LOOK_UP, BUSY), "answered 429"),
-        (Failing(LOOK_UP, LOST), "is not reachable"),
-        (Failing(SEND, LOST), "is not reachable"),
-        (Failing(SEND, DROPPED, keeps=False), ""),
+        (Failing(LOOK_UP, BUSY), "was broadcast", "answered 429"),
+        (Failing(LOOK_UP, LOST), "was broadcast", "is not reachable"),
+        (Failing(SEND, LOST), "may have been broadcast", "is not reachable"),
+        (Failing(SEND, DROPPED, keeps=False), "was broadcast", ""),
     ],
 )
 def test_a_transaction_that_is_not_seen_mined_is_named(
     faults: Faults,
+    broadcast: str,
     failure: str,
     hardhat_node: LocalNode,
     chain: ChainClient,
@@ -200,7 +201,7 @@ def test_a_transaction_that_is_not_seen_mined_is_named(
     with pytest.raises(NotMined, match="look it up before you repeat the command") as missed:
         send_through(faults, hardhat_node, chain)
     tx_hash = missed.value.details["tx_hash"]
-    assert f"transaction {tx_hash} was broadcast" in str(missed.value)
+    assert f"transaction {tx_hash} {broadcast}, and was not seen mined" in str(missed.value)
     assert failure in missed.value.details.get("latest failure", "")
     was_taken = chain.node.rpc.request("eth_getTransactionByHash", tx_hash) is not None
     assert was_taken == bool(failure), "the hash is that of the transaction"
