@@ -127,8 +127,11 @@ class Actor:
         return ApiClient(url, wallet, is_own=not self.market, notice=_notice)
 
     def wallet(self) -> Wallet:
-        """The wallet alone, for transactions that need no market; the market's record is enough."""
-        return (self._at_market() if self.market or self.deployment else self._at_home())[1]
+        """The wallet alone, for transactions that need no market; the market's record is enough. A test
+        account signs at home, whatever record the environment names.
+        """
+        is_at_home = not self.market and (self.user is not None or not self.deployment)
+        return (self._at_home() if is_at_home else self._at_market())[1]
 
     def _key(self) -> Key:
         """The key of a wallet. Errors: `InvalidInput` if the options name none, or more than one."""

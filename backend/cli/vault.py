@@ -15,7 +15,7 @@ from backend.cli.payments import PAYER, OperatorOption
 from backend.client.errors import ApiError, NotAMarket
 from backend.domain.caip import account_of
 from backend.domain.chain import Reverted
-from backend.domain.errors import Conflict, Unavailable
+from backend.domain.errors import Conflict, NotFound, Unavailable
 from backend.domain.money import in_dollars
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _operator(actor: Actor, wallet: Wallet, named: str) -> Account:
     try:
         with actor.browse() as market:
             return account_of(str(market.get("/v1/operator")["account"]), chain_id)
-    except (ApiError, NotAMarket, Unavailable) as error:
+    except (ApiError, NotAMarket, NotFound, Unavailable) as error:
         error.message += "; with --operator ACCOUNT, no market is asked"
         raise
 

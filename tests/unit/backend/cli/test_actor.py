@@ -214,6 +214,16 @@ def test_a_wallet_alone_needs_a_record_and_no_market(elsewhere: dict[str, Any], 
     assert Actor(7).wallet().account == well_known_accounts()[7].account
 
 
+def test_a_test_account_signs_at_home_although_the_environment_names_a_record(
+    elsewhere: dict[str, Any], tmp_path: Path
+) -> None:
+    running(tmp_path)
+    record = elsewhere["deployment"]
+    assert Actor(7, user=5, deployment=record).wallet().account == well_known_accounts()[5].account
+    with pytest.raises(Forbidden, match="the test keys are public"):
+        Actor(7, user=5, deployment=record, market=MARKET).wallet()
+
+
 def test_the_deployment_is_named_by_the_user(elsewhere: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match="never taken from the market"):
         Actor(7, **elsewhere | {"deployment": ""}).client()

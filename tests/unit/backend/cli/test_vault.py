@@ -22,7 +22,7 @@ from backend.client.signing import SignatureRefused, Statement, Wallet
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.chain import Reverted
 from backend.domain.eip712 import build_typed_data
-from backend.domain.errors import Conflict, InvalidInput, Unavailable
+from backend.domain.errors import Conflict, InvalidInput, NotFound, Unavailable
 from backend.domain.hashing import GRANT_TYPE, MOVE_TYPE
 from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.money import AMOUNT, UNIT
@@ -124,7 +124,9 @@ def test_money_is_withdrawn_while_no_market_answers(market: LocalMarket) -> None
     )
 
 
-def test_without_an_operator_the_market_is_asked_which_it_is_and_nothing_else(market: LocalMarket) -> None:
+def test_without_an_operator_the_market_is_asked_which_it_is_and_nothing_else(
+    market: LocalMarket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with answering(200, JSON, json.dumps({"account": OPERATOR.account})) as url:
         assert say("withdraw", "2", "--market", url).startswith("thawing 2 dollars")
     assert on_chain(market)["thawing"] == 2_000_000 * UNIT
@@ -132,6 +134,10 @@ def test_without_an_operator_the_market_is_asked_which_it_is_and_nothing_else(ma
     assert isinstance(down.exception, Unavailable)
     assert "is not reachable" in str(down.exception)
     assert str(down.exception).endswith("; with --operator ACCOUNT, no market is asked")
+    monkeypatch.delenv("LORALEDGER_MARKET")
+    unnamed = run("withdraw", "2")
+    assert isinstance(unnamed.exception, NotFound)
+    assert str(unnamed.exception).endswith("; with --operator ACCOUNT, no market is asked")
 
 
 @pytest.mark.usefixtures("market")
