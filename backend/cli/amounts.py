@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import DomainError, InvalidInput
 from backend.domain.money import (
     AMOUNT,
     PRICE,
@@ -51,6 +51,11 @@ def price(found: Mapping[str, str]) -> str:
 def prices(model: Mapping[str, Any]) -> str:
     """A model's prices in a response of the API, as text."""
     return prices_in_dollars(PRICE.read(model["prompt_price"]), PRICE.read(model["completion_price"]))
+
+
+def detail_lines(error: DomainError) -> list[str]:
+    """What an error's details have, a line each."""
+    return [f"  {name}: {detail(value)}" for name, value in error.details.items()]
 
 
 def detail(value: object) -> str:

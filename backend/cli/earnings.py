@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.actor import Actor, acting, taking
-from backend.cli.amounts import dollars
+from backend.cli.amounts import detail_lines, dollars
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.domain.earnings import EarningsBy, EarningState
 from backend.domain.errors import DomainError
@@ -194,6 +194,8 @@ def _claim_from(client: ApiClient, earning: Mapping[str, Any], account: Account,
         is_small = error.details.get("code") == "nothing_to_claim" and not is_own_gas
         reason = "too little for the operator to relay; --own-gas claims it" if is_small else error
         echo(f"{amount} not claimed from {operator}: {reason}", err=True)
+        for line in [] if is_small else detail_lines(error):
+            echo(line, err=True)
         return is_small
     echo(f"{amount} claimed from {operator}")
     return True

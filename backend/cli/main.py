@@ -23,7 +23,7 @@ from backend.cli import (
     wallets,
     webhooks,
 )
-from backend.cli.amounts import detail
+from backend.cli.amounts import detail_lines
 from backend.cli.extras import DEMO, OPERATOR, SERVER, needing
 from backend.cli.operator import (
     adapter_folders,
@@ -73,8 +73,7 @@ def main() -> None:
     try:
         app()
     except DomainError as error:
-        details = (f"  {name}: {detail(value)}" for name, value in error.details.items())
-        _report(f"error: {error}", *details)
+        _report(f"error: {error}", *detail_lines(error))
         sys.exit(1)
     except OSError as error:
         if error.errno is None or isinstance(error, ConnectionError):

@@ -58,13 +58,16 @@ def test_what_is_too_small_to_relay_is_left_and_the_rest_is_claimed(
     assert said.err == f"0.000005 dollars not claimed from {SMALL}: {small}\n"
 
 
-@pytest.mark.parametrize("error", [SPENT, Unavailable("the market is not reachable")])
+@pytest.mark.parametrize(
+    ("error", "details"),
+    [(SPENT, "  code: relay_budget_spent\n"), (Unavailable("the market is not reachable"), "")],
+)
 def test_a_claim_that_fails_does_not_hold_back_the_others(
-    error: Exception, capsys: pytest.CaptureFixture[str]
+    error: Exception, details: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as ended:
         claim(error)
     assert ended.value.exit_code == 1
     said = capsys.readouterr()
     assert said.out == f"50 dollars claimed from {LARGE}\n"
-    assert said.err == f"0.000005 dollars not claimed from {SMALL}: {error}\n"
+    assert said.err == f"0.000005 dollars not claimed from {SMALL}: {error}\n{details}"
