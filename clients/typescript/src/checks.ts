@@ -30,9 +30,9 @@ export function checkHash({ file, id }: Facts): Check {
  * Whether the receipt is that of the charge `got`, whose id the payer got with the answer. Without it, of the
  * charge that the file itself states; null if it states none.
  */
-export function checkCharged({ receipt, charge }: ReceiptFile, got: Hex | undefined): Check | null {
+export function checkCharged({ receipt, charge }: ReceiptFile, got: Hex | null): Check | null {
   if (charge === null) {
-    if (got === undefined) return null;
+    if (got === null) return null;
     const message = `the file states no charge, and so does not show that it is the receipt of ${got}`;
     return wrong("charged", message);
   }

@@ -140,6 +140,11 @@ const RECEIPT = object({
 const SALT = nullable(hash);
 const CHARGE = nullable(object({ id: hash, receipt_by: integer(64) } satisfies Fields<"ChargeStamp">));
 
+/** The id of a charge, in any case; null for none. Errors: MalformedDocument. */
+export function readChargeId(id: unknown): Hex | null {
+  return nullable(hash)(typeof id === "string" ? id.toLowerCase() : (id ?? null), "charge");
+}
+
 /** Errors: MalformedDocument, which names the first missing or malformed field. */
 export function readReceipt(document: unknown): ReceiptFile {
   const read = RECEIPT(document, "receipt");

@@ -3,7 +3,8 @@
 import { Chain } from "./chain.ts";
 import { checkBatch, checkCharge, checkCharged, checkContent } from "./checks.ts";
 import { checkHash, checkSignature, checkSlices, type Content } from "./checks.ts";
-import { readMarket, readProof, readReceipt, readSnapshots, readVersions } from "./documents.ts";
+import { readChargeId, readMarket, readProof, readReceipt } from "./documents.ts";
+import { readSnapshots, readVersions } from "./documents.ts";
 import { checkEarnings } from "./earnings.ts";
 import type { Hex } from "./encoding.ts";
 import type { Check, Facts } from "./facts.ts";
@@ -31,7 +32,7 @@ export interface Options extends Evidence {
   /** Request and answer, to verify that the receipt is for them. */
   readonly content?: Content | undefined;
   /** Id of the charge that came with the answer, to verify that the receipt is that charge's. */
-  readonly charge?: Hex | undefined;
+  readonly charge?: Hex | null | undefined;
   /** Replaces the global `fetch`. */
   readonly fetch?: typeof fetch | undefined;
 }
@@ -47,11 +48,12 @@ export interface Verdict {
 /**
  * Verifies a receipt (`GET /v1/receipts/{id}`, or a file of `loraledger receipts show --out`).
  *
- * Errors: MalformedDocument for a document of another kind; WrongChain and NodeFailed if there is an `rpc`.
+ * Errors: MalformedDocument for a document of another kind, or a malformed id; WrongChain and NodeFailed if there is an `rpc`.
  */
 export async function verifyReceipt(receipt: unknown, options: Options): Promise<Verdict> {
   const file = readReceipt(receipt);
   const market = readMarket(options.market);
+  const charge = readChargeId(options.charge);
   const facts: Facts = {
     file,
     id: structHash("Receipt", file.receipt),
@@ -61,14 +63,14 @@ export async function verifyReceipt(receipt: unknown, options: Options): Promise
     snapshots: readSnapshots(options.snapshots ?? []),
     chain: options.rpc === undefined ? null : await Chain.connect(options.rpc, market, options.fetch),
   };
-  const checks = await makeChecks(facts, options.charge);
+  const checks = await makeChecks(facts, charge);
   if (options.content !== undefined) checks.push(checkContent(file, options.content));
   const results = checks.map((check) => check.isRight);
   const isRight = results.includes(false) ? false : results.includes(null) ? null : true;
   return { id: facts.id, isRight, checks };
 }
 
-async function makeChecks(facts: Facts, got: Hex | undefined): Promise<Check[]> {
+async function makeChecks(facts: Facts, got: Hex | null): Promise<Check[]> {
   const batch = await checkBatch(facts);
   const slices = checkSlices(facts.file);
   const signature = await checkSignature(facts, batch);

@@ -259,11 +259,18 @@ test("a receipt is compared with the charge that the payer got, whatever charge 
   const { receipt, evidence } = documents();
   const message = { ...readReceipt(receipt).receipt, receiptBy: 1_790_000_600n };
   const stamp = { id: structHash("Charge", message), receipt_by: 1_790_000_600, signature: null };
-  const of = (document: Document, charge: Hex) => verdict(document, evidence, [], { charge });
+  const of = (document: Document, charge: Hex | null) => verdict(document, evidence, [], { charge });
   const stamped = { ...receipt, signed_charge: stamp };
   assert.deepEqual((await of(stamped, stamp.id)).right.at(-1), "charged");
   assert.deepEqual((await of(stamped, OTHER)).wrong, ["charged"]);
   assert.deepEqual((await of(receipt, stamp.id)).wrong, ["charged"]);
+  const inUpperCase = `0x${stamp.id.slice(2).toUpperCase()}` as const;
+  assert.deepEqual((await of(stamped, inUpperCase)).right.at(-1), "charged");
+  assert.ok(!("charged" in (await of(receipt, null)).texts));
+  for (const malformed of ["0x12", stamp.id.slice(2), `${stamp.id}\n`, ""]) {
+    const refusal = { name: "MalformedDocument", param: "charge" };
+    await assert.rejects(of(stamped, malformed as Hex), refusal);
+  }
 });
 
 test("a malleated signature recovers to the same key, and is refused for its form", async () => {
