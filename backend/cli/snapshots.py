@@ -9,7 +9,6 @@ import typer
 
 from backend.cli.actor import Actor, acting
 from backend.cli.output import echo
-from backend.client.api import QUEUED
 from backend.client.errors import ApiError, reading_answer
 from backend.domain.errors import Conflict
 
@@ -46,6 +45,8 @@ def freeze(client: ApiClient, datanet: int, count: int | None = None) -> str:
 
     Errors: `Conflict` if the transaction fails, or curators' decisions keep changing what is accepted.
     """
+    from backend.client.api import QUEUED
+
     for _ in range(MOST_ATTEMPTS):
         freezing = client.post(f"/v1/datanets/{datanet}/snapshots", {} if count is None else {"count": count})
         client.wait_confirmed(freezing)
