@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from backend.cli.amounts import dollars, parse_dollars, parse_units
 from backend.cli.output import AsJson, echo, in_utc, note_if_empty, print_json
 from backend.domain.caip import account_of
 from backend.domain.money import AMOUNT, in_dollars
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 PAYER = 7
 OperatorOption = Annotated[
@@ -63,8 +66,10 @@ def say_voucher(cumulative: int) -> None:
 
 @acting(PAYER)
 def balance(*, operator: OperatorOption = "", actor: Actor, as_json: AsJson = False) -> None:
-    """Show the balances of the wallet's channels.
+    """Show the balances and session keys of the wallet's channels.
 
+    What a session key signs can be collected for the vault's thaw after its expiry or revocation. A key is
+    shown for the longest thaw that a vault can have, 28 days.
     With --operator, the channel is read from the vault, which knows nothing of charges before they are
     collected.
     """
@@ -82,10 +87,26 @@ def balance(*, operator: OperatorOption = "", actor: Actor, as_json: AsJson = Fa
         amounts = ", ".join(f"{name} {dollars(channel[name])}" for name in names)
         until = f"; can be withdrawn from {in_utc(channel['thawed_at'])} on" if channel["thawed_at"] else ""
         echo(f"channel {channel['id']} with operator {channel['operator']}: {amounts}{until}")
-        for session in channel.get("sessions", []):
-            if not session["is_revoked"] and session["expiry"] > time():
-                most, until = dollars(session["cap"]), in_utc(session["expiry"])
-                echo(f"  session key {session['key']}: up to {most} in all, until {until}")
+        for line in _session_lines(channel.get("sessions", [])):
+            echo(line)
+
+
+def _session_lines(sessions: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The session keys whose vouchers may still be collected."""
+    from backend.client.payments import collectable_until
+
+    for session in sessions:
+        if (latest := collectable_until(session)) <= time():
+            continue
+        if session["revoked_at"] is not None:
+            state = f"revoked {in_utc(session['revoked_at'])}"
+        else:
+            state = f"{'until' if session['expiry'] > time() else 'expired'} {in_utc(session['expiry'])}"
+        holder = "the gateway holds it" if session["is_custodial"] else "you hold it"
+        yield (
+            f"  session key {session['key']} ({holder}): up to {dollars(session['cap'])} in all, {state}; "
+            f"what it signs can be collected until {in_utc(latest)} at the latest"
+        )
 
 
 def _on_chain(actor: Actor, operator: str) -> dict[str, Any]:

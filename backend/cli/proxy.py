@@ -48,8 +48,9 @@ def proxy(
 
     The session key is created for this run, granted by the wallet up to the cap for one day, and never leaves
     this process. At most one step for each answer is at risk, unless the gateway holds a session key too, as
-    it does for a day after `loraledger deposit` without `--no-session`. With that key it needs no vouchers:
-    neither `--cap` nor `--step` binds it. After the day the proxy signs nothing, and answers 402 until it is
+    it does after `loraledger deposit` without `--no-session`. With that key it needs no vouchers: neither
+    `--cap` nor `--step` binds it. This ends with the key's expiry, a day after the deposit, and the vault's
+    thaw after it, 28 days at most. A day after its start the proxy signs nothing, and answers 402 until it is
     started again. Ctrl-C stops it.
     """
     import uvicorn
@@ -85,13 +86,14 @@ def _warn_of_held_key(channel: Channel) -> None:
     """Say so if the gateway can charge without vouchers, as far as it states its session keys."""
     from backend.client.payments import SINCE_OPENED
 
-    if channel.held_cap > channel.charged:
+    if channel.collectable_cap > channel.charged:
         text = (
-            f"warning: the gateway holds a session key that may spend {in_dollars(channel.held_cap)} "
-            f"{SINCE_OPENED}, of which {in_dollars(channel.charged)} are charged. Until that key expires, "
-            "the gateway needs no vouchers for the rest: neither --cap nor --step limits it. "
-            "`loraledger balance` shows the key, `loraledger revoke-session` revokes it, and "
-            "`loraledger deposit --no-session` grants none."
+            f"warning: the gateway holds a session key that may spend {in_dollars(channel.collectable_cap)} "
+            f"{SINCE_OPENED}, of which {in_dollars(channel.charged)} are charged. Until that key has expired "
+            "or is revoked, and for the vault's thaw after that, 28 days at most, the gateway needs no "
+            "vouchers for the rest: neither --cap nor --step limits it. `loraledger balance` shows the key "
+            "and its times, `loraledger revoke-session` revokes it, and `loraledger deposit --no-session` "
+            "grants none."
         )
         echo(text, err=True)
 

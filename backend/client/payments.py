@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backend.client.errors import UNSIGNED, ApiError, reading_answer, sent_back
 from backend.client.signing import NONCE, AskedMessage, SignatureRefused, Statement, deadline
 from backend.client.vault import VAULT
+from backend.domain.channels import MAX_THAW_SECONDS
 from backend.domain.errors import Conflict
 from backend.domain.hashing import (
     AUTHORIZATION_TYPE,
@@ -50,7 +51,9 @@ class Channel:
     reserved: int
     available: int
     held_cap: int
-    """Highest cap of the session keys that the market holds and that have not expired."""
+    """Highest cap of the session keys that the market holds and that are neither expired nor revoked."""
+    collectable_cap: int
+    """Highest cap of the session keys that the market holds and whose vouchers may still be collected."""
 
     @property
     def funded(self) -> int:
@@ -74,18 +77,26 @@ def own_channel(client: ApiClient) -> Channel:
         )
     names = ("balance", "thawing", "collected", "charged", "reserved", "available")
     now = time.time()
-    held = (
-        AMOUNT.read(one["cap"])
-        for one in stated["sessions"]
-        if one["is_custodial"] and not one["is_revoked"] and one["expiry"] > now
-    )
+    held = [(AMOUNT.read(one["cap"]), one) for one in stated["sessions"] if one["is_custodial"]]
+    valid = (cap for cap, one in held if not one["is_revoked"] and one["expiry"] > now)
+    collectable = (cap for cap, one in held if collectable_until(one) > now)
     return Channel(
         id=computed,
         operator=operator,
         collector=collector,
-        held_cap=max(held, default=0),
+        held_cap=max(valid, default=0),
+        collectable_cap=max(collectable, default=0),
         **{name: AMOUNT.read(stated[name]) for name in names},
     )
+
+
+def collectable_until(session: Mapping[str, Any]) -> int:
+    """Unix seconds until which vouchers of a session key, as the market states it, can be collected at most.
+    They can be for the vault's thaw after expiry or revocation, because a voucher has no time. No vault thaws
+    longer than `MAX_THAW_SECONDS`.
+    """
+    expiry, revoked_at = session["expiry"], session["revoked_at"]
+    return MAX_THAW_SECONDS + int(expiry if revoked_at is None else min(expiry, revoked_at))
 
 
 def deposit(client: ApiClient, units: int, *, with_session: bool = True) -> ChannelId:

@@ -95,7 +95,6 @@ MIN_GOVERNANCE: tuple[Mapping[str, int], ...] = (
 """Minimum governance settings of each profile, which the contracts do not enforce. Payers need the time to
 withdraw before a change of the rules takes effect.
 """
-MAX_THAW_SECONDS = 28 * DAY
 MAX_PPM = 1_000_000
 
 

@@ -11,7 +11,6 @@ from backend.deployment.compromised_keys import compromised_accounts
 from backend.deployment.profiles import (
     BOUNDS,
     LOCAL,
-    MAX_THAW_SECONDS,
     MIN_GOVERNANCE,
     NAMES,
     PROFILE_OF_CHAIN,
@@ -19,6 +18,7 @@ from backend.deployment.profiles import (
     out_of_bounds,
 )
 from backend.deployment.quorum import TOKEN, Quorum
+from backend.domain.channels import MAX_THAW_SECONDS
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32
 

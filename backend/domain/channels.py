@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId
 
+MAX_THAW_SECONDS = 28 * 86_400
+"""Longest thaw that `PaymentVault` can be deployed with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Channel:

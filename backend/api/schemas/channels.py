@@ -36,12 +36,15 @@ UnixSeconds = Annotated[int, Field(ge=0, lt=1 << 63), AfterValidator(_check_seco
 
 
 class SessionKeyView(View):
-    """A session key. `is_custodial`: the gateway holds it, and can spend up to `cap`."""
+    """A session key. `is_custodial`: the gateway holds it, and can spend up to `cap`. `expiry` and
+    `revoked_at` in unix seconds: its vouchers can be collected for one thaw after the earlier of them.
+    """
 
     key: str
     cap: Amount
     expiry: int
     is_revoked: bool
+    revoked_at: int | None
     is_custodial: bool
 
 
@@ -77,6 +80,7 @@ class ChannelView(View):
                 cap=grant.cap,
                 expiry=grant.expiry,
                 is_revoked=grant.revoked_at is not None,
+                revoked_at=grant.revoked_at,
                 is_custodial=grant.key in channel.held_keys,
             )
             for grant in channel.grants

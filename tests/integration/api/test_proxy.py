@@ -29,7 +29,7 @@ from backend.client.api import ApiClient
 from backend.client.keystore import LocalKey
 from backend.client.payments import own_channel
 from backend.client.signing import Wallet
-from backend.domain.channels import Grant
+from backend.domain.channels import MAX_THAW_SECONDS, Grant
 from backend.domain.errors import Conflict
 from backend.domain.hashing import keccak
 from backend.domain.ids import Account
@@ -352,13 +352,16 @@ def test_nothing_is_signed_where_the_port_is_in_use(
         assert [key["name"] for key in http.get("/v1/keys").json()["data"]] == ["test"]
 
 
-@pytest.mark.parametrize("seconds", [3600, -1])
+@pytest.mark.parametrize("seconds", [3600, -3600, -MAX_THAW_SECONDS - 1])
+@pytest.mark.parametrize("is_revoked", [False, True])
 @pytest.mark.usefixtures("relayed")
-def test_a_session_key_of_the_gateway_is_warned_of_while_it_is_valid(
-    api: Api, monkeypatch: pytest.MonkeyPatch, seconds: int
+def test_a_session_key_of_the_gateway_is_warned_of_while_its_vouchers_can_be_collected(
+    api: Api, monkeypatch: pytest.MonkeyPatch, seconds: int, is_revoked: bool
 ) -> None:
+    """For a thaw after its expiry or revocation."""
     [held] = api.installation.view.granted[api.installation.channel]
-    granted = replace(held, expiry=int(time.time()) + seconds)
+    now = int(time.time())
+    granted = replace(held, expiry=now + seconds, revoked_at=now if is_revoked else None)
     api.installation.view.granted[api.installation.channel] = [granted]
     act_as_payer(api, monkeypatch)
     monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
@@ -366,4 +369,4 @@ def test_a_session_key_of_the_gateway_is_warned_of_while_it_is_valid(
     assert done.exit_code == 0, done.exception
     assert done.stdout.startswith("http://127.0.0.1:")
     warning = "warning: the gateway holds a session key that may spend 0.0000001 dollars in all since"
-    assert done.stderr.startswith(warning) == (seconds > 0)
+    assert done.stderr.startswith(warning) == (seconds > -MAX_THAW_SECONDS)

@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from backend.cli import payments, vault
+from backend.domain.channels import MAX_THAW_SECONDS
 from backend.domain.hashing import channel_id
 from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.money import AMOUNT, UNIT
@@ -28,14 +29,27 @@ def test_a_deposit_is_of_whole_units() -> None:
         payments.deposit.__wrapped__("5.0000005", actor=None)  # type: ignore[attr-defined]
 
 
-def test_balance_names_operator_and_session_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("balance", "available", "thawing", "moving")
+def test_balance_names_operator_and_session_keys_that_can_be_collected(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, names = (1 << 33) - 3600, ("balance", "available", "thawing", "moving")
+    monkeypatch.setattr(payments, "time", lambda: now)
     keys = [
-        {"key": some_account(name), "cap": AMOUNT.render(UNIT), "expiry": expiry, "is_revoked": is_revoked}
-        for name, expiry, is_revoked in (
-            ("valid", 1 << 33, False),
-            ("old", 1, False),
-            ("void", 1 << 33, True),
+        {
+            "key": some_account(name),
+            "cap": AMOUNT.render(UNIT),
+            "expiry": expiry,
+            "revoked_at": revoked_at,
+            "is_revoked": revoked_at is not None,
+            "is_custodial": name != "own",
+        }
+        for name, expiry, revoked_at in (
+            ("valid", 1 << 33, None),
+            ("own", 1 << 33, None),
+            ("expired", now - 90_000, None),
+            ("revoked", 1 << 33, now - 90_000),
+            ("old", now - MAX_THAW_SECONDS, None),
+            ("void", 1 << 33, now - MAX_THAW_SECONDS),
         )
     ]
     channel = {"id": "0x12", "operator": OPERATOR, "thawed_at": 0, "sessions": keys}
@@ -43,10 +57,19 @@ def test_balance_names_operator_and_session_keys(capsys: pytest.CaptureFixture[s
     client = SimpleNamespace(list_all=lambda _path: listed)
     actor = SimpleNamespace(connect=lambda: nullcontext(client))
     payments.balance.__wrapped__(actor=actor)  # type: ignore[attr-defined]
-    first, key = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith(f"channel 0x12 with operator {OPERATOR}: balance 0.000001 dollars, ")
-    until = "until 2242-03-16T12:56:32+00:00"
-    assert key == f"  session key {some_account('valid')}: up to 0.000001 dollars in all, {until}"
+    collected = "what it signs can be collected until 2242-04-{}+00:00 at the latest"
+    valid, ended = collected.format("13T12:56:32"), collected.format("12T10:56:32")
+    assert lines == [
+        f"  session key {some_account(name)} ({holder}): up to 0.000001 dollars in all, {state}"
+        for name, holder, state in (
+            ("valid", "the gateway holds it", f"until 2242-03-16T12:56:32+00:00; {valid}"),
+            ("own", "you hold it", f"until 2242-03-16T12:56:32+00:00; {valid}"),
+            ("expired", "the gateway holds it", f"expired 2242-03-15T10:56:32+00:00; {ended}"),
+            ("revoked", "the gateway holds it", f"revoked 2242-03-15T10:56:32+00:00; {ended}"),
+        )
+    ]
 
 
 class MovingWallet:

@@ -13,6 +13,7 @@ import pytest
 from backend.client import contributions, payments
 from backend.client.errors import UNSIGNED, ApiError, NotAMarket
 from backend.client.signing import SignatureRefused, Statement, Wallet
+from backend.domain.channels import MAX_THAW_SECONDS
 from backend.domain.deployment import Deployment
 from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.hashing import deposit_nonce
@@ -160,15 +161,31 @@ def test_a_deposit_without_a_session_says_so() -> None:
     assert ("session key", "none") in market.statements[0].terms
 
 
-def test_only_session_keys_of_the_market_that_may_still_sign_are_held() -> None:
+NOW = int(time.time())
+REVOKED_NOW = {"is_revoked": True, "revoked_at": NOW}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_valid", "is_collectable"),
+    [
+        ({}, True, True),
+        ({"is_custodial": False}, False, False),
+        (REVOKED_NOW, False, True),
+        ({"expiry": NOW - 25 * 3600}, False, True),
+        ({"expiry": NOW - MAX_THAW_SECONDS - 1}, False, False),
+        (REVOKED_NOW | {"revoked_at": NOW - MAX_THAW_SECONDS - 1}, False, False),
+        (REVOKED_NOW | {"expiry": NOW - MAX_THAW_SECONDS - 1}, False, False),
+    ],
+)
+def test_a_session_key_of_the_market_is_collectable_for_a_thaw_after_its_end(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], is_valid: bool, is_collectable: bool
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: float(NOW))
     stated = stated_channel()
-    now = int(time.time())
-    live = {"cap": AMOUNT.render(5), "expiry": now + 1, "is_custodial": True, "is_revoked": False}
-    others = ({"is_custodial": False}, {"is_revoked": True}, {"expiry": now})
-    stated["data"][0]["sessions"] = [live | {"cap": AMOUNT.render(9)} | other for other in others]
-    assert payments.own_channel(Market({"/v1/channels": stated})).held_cap == 0  # type: ignore[arg-type]
-    stated["data"][0]["sessions"].append(live)
-    assert payments.own_channel(Market({"/v1/channels": stated})).held_cap == 5  # type: ignore[arg-type]
+    valid = {"expiry": NOW + 3600, "is_custodial": True, "is_revoked": False, "revoked_at": None}
+    stated["data"][0]["sessions"] = [valid | {"cap": AMOUNT.render(5)} | changes]
+    channel = payments.own_channel(Market({"/v1/channels": stated}))  # type: ignore[arg-type]
+    assert (channel.held_cap, channel.collectable_cap) == (5 * is_valid, 5 * is_collectable)
 
 
 def test_a_signature_that_is_valid_for_longer_than_a_day_is_refused() -> None:
