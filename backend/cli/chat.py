@@ -96,7 +96,11 @@ def chat(
         ),
     ] = None,
     max_cost: Annotated[
-        str, typer.Option(metavar="DOLLARS", help="Most that a voucher for the answer adds, in dollars.")
+        str,
+        typer.Option(
+            metavar="DOLLARS",
+            help="Most that vouchers for the answer add to what the market states as spent, in dollars.",
+        ),
     ] = "0.1",
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print the answer as it is generated.")

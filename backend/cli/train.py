@@ -86,7 +86,11 @@ def create(
     model: Parent = "",
     max_cost: Annotated[
         str | None,
-        typer.Option(metavar="DOLLARS", help="Most that the job may cost, in dollars."),
+        typer.Option(
+            metavar="DOLLARS",
+            help="Most that the job may cost, and that vouchers add to what the market states as spent, in "
+            "dollars.",
+        ),
     ] = None,
     actor: Actor,
 ) -> None:

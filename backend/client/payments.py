@@ -60,6 +60,11 @@ class Channel:
         """Cumulative that the balance covers."""
         return self.collected + self.balance - self.thawing
 
+    @property
+    def spent(self) -> int:
+        """Cumulative that is charged or reserved."""
+        return self.charged + self.reserved
+
 
 @reading_answer(UNSIGNED)
 def own_channel(client: ApiClient) -> Channel:
@@ -193,8 +198,10 @@ def send_paid(
     """Send a request that is charged for. If only authorisation is missing, the wallet signs a voucher for
     the amount that the market requires, `say` is called with its cumulative, and the request is sent again.
 
-    Errors: `SignatureRefused` if the amount is more than `most`.
+    `most` limits what all vouchers of the request add to what the channel had spent before the first of them,
+    which is the market's word. Errors: `SignatureRefused` if a voucher would add more.
     """
+    base = None
     for _ in range(MAX_VOUCHERS):
         try:
             return send()
@@ -203,19 +210,21 @@ def send_paid(
                 raise
             with reading_answer():
                 required = AMOUNT.read(error.details["required"])
-        if most is not None and required > most:
+        channel = own_channel(client)
+        base = channel.spent if base is None else base
+        added = channel.spent + required - base
+        if most is not None and added > most:
             raise SignatureRefused(
-                f"the market asks for a voucher over {in_dollars(required)}, more than {in_dollars(most)} "
+                f"the market asks for a voucher over {in_dollars(added)}, more than {in_dollars(most)} "
                 "(--max-cost), which is not signed"
             )
-        say(sign_voucher(client, required))
+        say(sign_voucher(client, channel, required))
     return send()
 
 
-def sign_voucher(client: ApiClient, required: int) -> int:
+def sign_voucher(client: ApiClient, channel: Channel, required: int) -> int:
     """Authorise `required` micro-units beyond what is charged and reserved; returns the new cumulative."""
-    channel = own_channel(client)
-    cumulative = channel.charged + channel.reserved + required
+    cumulative = channel.spent + required
     terms = (
         ("amount", f"up to {in_dollars(required)} more"),
         ("limit", f"{in_dollars(cumulative)} {SINCE_OPENED}"),

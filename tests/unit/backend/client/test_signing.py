@@ -206,8 +206,8 @@ def test_a_channel_that_is_not_the_wallets_is_refused(field: str) -> None:
 
 
 def test_a_voucher_is_for_the_pinned_vault_whatever_the_market_says() -> None:
-    market = Market({"/v1/channels": stated_channel()})
-    assert payments.sign_voucher(market, 340) == 340  # type: ignore[arg-type]
+    market: Any = Market({"/v1/channels": stated_channel()})
+    assert payments.sign_voucher(market, payments.own_channel(market), 340) == 340
     [(path, body)] = market.posted
     assert path == f"/v1/channels/{CHANNEL}/vouchers"
     asked = payments.asked_voucher(CHANNEL, 340)
@@ -218,16 +218,35 @@ def test_a_voucher_is_for_the_pinned_vault_whatever_the_market_says() -> None:
 def test_a_market_that_overstates_what_was_spent_does_not_hide_the_limit() -> None:
     stated = stated_channel()
     stated["data"][0] |= {"collected": AMOUNT.render(10**18), "charged": AMOUNT.render(10**18)}
-    market = Market({"/v1/channels": stated})
-    payments.sign_voucher(market, 10**12)  # type: ignore[arg-type]
+    market: Any = Market({"/v1/channels": stated})
+    payments.sign_voucher(market, payments.own_channel(market), 10**12)
     limit = ("limit", "1,000,001 dollars in all since the channel was opened")
     assert limit in market.statements[0].terms
 
 
+def refusal(required: int, code: str = "insufficient_authorisation") -> ApiError:
+    return ApiError("402", details={"status": 402, "code": code, "required": AMOUNT.render(required)})
+
+
+def test_the_vouchers_of_a_request_add_no_more_than_was_allowed_in_all() -> None:
+    """The market raises what it states as spent by each voucher."""
+    market: Any = Market({"/v1/channels": stated_channel()})
+    [channel] = market.answers["/v1/channels"]["data"]
+    said: list[int] = []
+
+    def send() -> Any:
+        channel["charged"] = AMOUNT.render(5000 + 100 * len(said))
+        raise refusal(100)
+
+    with pytest.raises(SignatureRefused, match=r"over 0\.0000000002 dollars, more than 0\.0000000001 d"):
+        payments.send_paid(market, send, most=100, say=said.append)
+    assert said == [5100]
+    assert [body["max_cumulative"] for _, body in market.posted] == ["5100"]
+
+
 def test_a_voucher_over_more_than_was_allowed_is_refused() -> None:
-    details = {"code": "insufficient_authorisation", "required": AMOUNT.render(341)}
     market = Market({"/v1/channels": stated_channel()})
-    answers = [ApiError("402", details=details), ApiError("402", details=details), None, "job"]
+    answers = [refusal(341), refusal(341), None, "job"]
 
     def post(path: str, _body: Any) -> Any:
         market.posted.append((path, _body))
