@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 SESSION_SECONDS = 24 * 3600
 NEEDS_VOUCHER = "insufficient_authorisation"
-MAX_VOUCHERS = 2
-"""Of one request: for the least that it can cost, which is checked first, and for the most."""
+MAX_TRIES = 4
+"""Tries of one request: its least cost is checked first, then its most, and concurrent requests may spend the
+voucher that was signed for it.
+"""
 SINCE_OPENED = "in all since the channel was opened"
 
 
@@ -49,6 +51,8 @@ class Channel:
     collected: int
     charged: int
     reserved: int
+    cap: int
+    """Highest cumulative that a voucher or session key authorises."""
     available: int
     held_cap: int
     """Highest cap of the session keys that the market holds and that are neither expired nor revoked."""
@@ -80,7 +84,7 @@ def own_channel(client: ApiClient) -> Channel:
             "nothing was signed",
             details={"channel": stated["id"], "computed": computed},
         )
-    names = ("balance", "thawing", "collected", "charged", "reserved", "available")
+    names = ("balance", "thawing", "collected", "charged", "reserved", "cap", "available")
     now = time.time()
     held = [(AMOUNT.read(one["cap"]), one) for one in stated["sessions"] if one["is_custodial"]]
     valid = (cap for cap, one in held if not one["is_revoked"] and one["expiry"] > now)
@@ -202,7 +206,7 @@ def send_paid(
     which is the market's word. Errors: `SignatureRefused` if a voucher would add more.
     """
     base = None
-    for _ in range(MAX_VOUCHERS):
+    for _ in range(MAX_TRIES):
         try:
             return send()
         except ApiError as error:
@@ -211,6 +215,8 @@ def send_paid(
             with reading_answer():
                 required = AMOUNT.read(error.details["required"])
         channel = own_channel(client)
+        if channel.cap >= channel.spent + required:
+            continue  # a voucher for a concurrent request covers this one too
         base = channel.spent if base is None else base
         added = channel.spent + required - base
         if most is not None and added > most:
@@ -233,7 +239,12 @@ def sign_voucher(client: ApiClient, channel: Channel, required: int) -> int:
     )
     signature = client.wallet.sign(asked_voucher(channel.id, cumulative, terms))
     body = {"max_cumulative": str(cumulative), "signature": signature}
-    client.post(f"/v1/channels/{channel.id}/vouchers", body)
+    try:
+        client.post(f"/v1/channels/{channel.id}/vouchers", body)
+    except ApiError:
+        if own_channel(client).cap < cumulative:
+            raise
+        # a concurrent request's voucher, stored since, covers this one too
     return cumulative
 
 

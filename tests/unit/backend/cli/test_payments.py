@@ -86,7 +86,7 @@ class MovingWallet:
         return some_account(contract)
 
     def get(self, _path: str) -> Any:
-        names = ("balance", "thawing", "collected", "charged", "reserved", "available")
+        names = ("balance", "thawing", "collected", "charged", "reserved", "cap", "available")
         whose = {"id": channel_id(PAYER, OPERATOR, COLLECTOR), "operator": OPERATOR, "collector": COLLECTOR}
         return {"data": [{**whose, **dict.fromkeys(names, AMOUNT.render(0)), "sessions": []}]}
 

@@ -244,6 +244,40 @@ def test_the_vouchers_of_a_request_add_no_more_than_was_allowed_in_all() -> None
     assert [body["max_cumulative"] for _, body in market.posted] == ["5100"]
 
 
+class BusyMarket(Market):
+    """Takes no voucher, because another command of the wallet has stored as high a one."""
+
+    def post(self, path: str, body: Any = None) -> Any:
+        super().post(path, body)
+        raise ApiError("409: already stored", details={"status": 409, "code": "conflict"})
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_another_commands_voucher_that_covers_the_request_is_used(is_signed: bool) -> None:
+    """It is stored before this one would be signed, or after."""
+    market: Any = BusyMarket({"/v1/channels": stated_channel()})
+    [channel] = market.answers["/v1/channels"]["data"]
+    market.wallet = Wallet(KEY, market.wallet.deployment, lambda _: channel.update(cap=AMOUNT.render(100)))
+    num_sent = 0
+
+    def send() -> Any:
+        nonlocal num_sent
+        num_sent += 1
+        if num_sent > 1:
+            return "answer"
+        channel["cap"] = AMOUNT.render(99 if is_signed else 100)
+        raise refusal(100)
+
+    assert payments.send_paid(market, send, most=100) == "answer"
+    assert len(market.posted) == is_signed
+
+
+def test_a_refused_voucher_that_no_other_covers_is_an_error() -> None:
+    market: Any = BusyMarket({"/v1/channels": stated_channel()})
+    with pytest.raises(ApiError, match="already stored"):
+        payments.sign_voucher(market, payments.own_channel(market), 100)
+
+
 def test_a_voucher_over_more_than_was_allowed_is_refused() -> None:
     market = Market({"/v1/channels": stated_channel()})
     answers = [refusal(341), refusal(341), None, "job"]
