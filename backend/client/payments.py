@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from backend.client.api import ApiClient
 
 SESSION_SECONDS = 24 * 3600
-NEEDS_VOUCHER = "insufficient_authorisation"
+NEEDS_VOUCHER = frozenset({"insufficient_authorisation", "waiver_required"})
 MAX_TRIES = 4
 """Tries of one request: its least cost is checked first, then its most, and concurrent requests may spend the
 voucher that was signed for it.
@@ -53,6 +53,10 @@ class Channel:
     reserved: int
     cap: int
     """Highest cumulative that a voucher or session key authorises."""
+    signed: int
+    """Cumulative of the wallet's own voucher."""
+    waived_until: int
+    """Cumulative up to which a new voucher waives: convicted answers, and what the wallet's own waives."""
     available: int
     held_cap: int
     """Highest cap of the session keys that the market holds and that are neither expired nor revoked."""
@@ -84,7 +88,17 @@ def own_channel(client: ApiClient) -> Channel:
             "nothing was signed",
             details={"channel": stated["id"], "computed": computed},
         )
-    names = ("balance", "thawing", "collected", "charged", "reserved", "cap", "available")
+    amounts = (
+        "balance",
+        "thawing",
+        "collected",
+        "charged",
+        "reserved",
+        "cap",
+        "signed",
+        "waived_until",
+        "available",
+    )
     now = time.time()
     held = [(AMOUNT.read(one["cap"]), one) for one in stated["sessions"] if one["is_custodial"]]
     valid = (cap for cap, one in held if not one["is_revoked"] and one["expiry"] > now)
@@ -95,7 +109,7 @@ def own_channel(client: ApiClient) -> Channel:
         collector=collector,
         held_cap=max(valid, default=0),
         collectable_cap=max(collectable, default=0),
-        **{name: AMOUNT.read(stated[name]) for name in names},
+        **{name: AMOUNT.read(stated[name]) for name in amounts},
     )
 
 
@@ -210,7 +224,7 @@ def send_paid(
         try:
             return send()
         except ApiError as error:
-            if error.details["code"] != NEEDS_VOUCHER:
+            if error.details["code"] not in NEEDS_VOUCHER:
                 raise
             with reading_answer():
                 required = AMOUNT.read(error.details["required"])
@@ -218,41 +232,50 @@ def send_paid(
         if channel.cap >= channel.spent + required:
             continue  # a voucher for a concurrent request covers this one too
         base = channel.spent if base is None else base
-        added = channel.spent + required - base
+        cumulative = max(channel.spent + required, channel.signed)
+        added = cumulative - base
         if most is not None and added > most:
             raise SignatureRefused(
                 f"the market asks for a voucher over {in_dollars(added)}, more than {in_dollars(most)} "
                 "(--max-cost), which is not signed"
             )
-        say(sign_voucher(client, channel, required))
+        sign_voucher(client, channel, cumulative)
+        say(cumulative)
     return send()
 
 
-def sign_voucher(client: ApiClient, channel: Channel, required: int) -> int:
-    """Authorise `required` micro-units beyond what is charged and reserved; returns the new cumulative."""
-    cumulative = channel.spent + required
-    terms = (
-        ("amount", f"up to {in_dollars(required)} more"),
+def sign_voucher(client: ApiClient, channel: Channel, cumulative: int) -> None:
+    """Authorise charges up to the cumulative, and waive what the market says was convicted, which is in the
+    payer's favour.
+    """
+    terms = [
+        ("amount", f"up to {in_dollars(cumulative - channel.spent)} more"),
         ("limit", f"{in_dollars(cumulative)} {SINCE_OPENED}"),
         ("to", f"operator {channel.operator}"),
         ("channel", channel.id),
-    )
-    signature = client.wallet.sign(asked_voucher(channel.id, cumulative, terms))
-    body = {"max_cumulative": str(cumulative), "signature": signature}
+    ]
+    waived_until = channel.waived_until
+    if waived_until > channel.collected:
+        waived = f"convicted answers up to {in_dollars(waived_until)} {SINCE_OPENED}; they stay unpaid"
+        terms.append(("waived", waived))
+    signature = client.wallet.sign(asked_voucher(channel.id, cumulative, tuple(terms), waived_until))
+    body = {
+        "waived_until": str(waived_until),
+        "max_cumulative": str(cumulative),
+        "signature": signature,
+    }
     try:
         client.post(f"/v1/channels/{channel.id}/vouchers", body)
     except ApiError:
         if own_channel(client).cap < cumulative:
             raise
         # a concurrent request's voucher, stored since, covers this one too
-    return cumulative
 
 
 def asked_voucher(
-    channel: ChannelId, cumulative: int, terms: tuple[tuple[str, str], ...] = ()
+    channel: ChannelId, cumulative: int, terms: tuple[tuple[str, str], ...] = (), waived_until: int = 0
 ) -> AskedMessage:
-    """A voucher that waives nothing."""
-    fields = {"channelId": channel, "from": 0, "maxCumulative": cumulative}
+    fields = {"channelId": channel, "from": waived_until, "maxCumulative": cumulative}
     return AskedMessage(Statement("Authorise a payment", terms), VOUCHER_TYPE, fields)
 
 

@@ -109,7 +109,17 @@ class Market:
 
 
 def stated_channel() -> dict[str, Any]:
-    names = ("balance", "thawing", "collected", "charged", "reserved", "cap", "available")
+    names = (
+        "balance",
+        "thawing",
+        "collected",
+        "charged",
+        "reserved",
+        "cap",
+        "signed",
+        "waived_until",
+        "available",
+    )
     whose = {"id": CHANNEL, "operator": OPERATOR, "collector": ADDRESSES["Settlement"], "sessions": []}
     return {"data": [{**whose, **dict.fromkeys(names, AMOUNT.render(0))}]}
 

@@ -49,7 +49,8 @@ class SessionKeyView(View):
 
 
 class ChannelView(View):
-    """`cap`: the highest cumulative that a voucher or session key authorises;
+    """`cap`: the highest cumulative that a voucher or session key authorises; `signed`: that of the payer's
+    own voucher, which a new one may not lower; `waived_until`: what a new one of the payer has to waive;
     `thawed_at`: unix seconds from which `thawing` can be withdrawn, 0 while nothing thaws; `moving`: part of
     the balance that pending moves take to another collector's channel; `voucher_domain`: the EIP-712 domain
     of the channel's vouchers.
@@ -67,6 +68,8 @@ class ChannelView(View):
     charged: Amount
     reserved: Amount
     cap: Amount
+    signed: Amount
+    waived_until: Amount
     available: Amount
     sessions: list[SessionKeyView]
     voucher_domain: dict[str, Any]
@@ -98,6 +101,8 @@ class ChannelView(View):
             charged=balance.charged,
             reserved=balance.reserved,
             cap=balance.authorised,
+            signed=channel.signed,
+            waived_until=channel.waived_until,
             available=balance.available,
             sessions=sessions,
             voucher_domain=channel.voucher_domain.fields,

@@ -42,6 +42,22 @@ class ChannelView:
     """The latest of each signer."""
     voucher_domain: TypedDomain
 
+    @property
+    def signed(self) -> int:
+        """Cumulative of the voucher that the payer itself has signed."""
+        return max((voucher.max_cumulative for voucher in self._own_vouchers()), default=0)
+
+    @property
+    def waived_until(self) -> int:
+        """The cumulative up to which a new voucher of the payer waives: what has to be waived for later
+        answers to be collected, and what the voucher that it replaces waives.
+        """
+        own = (voucher.waived_until for voucher in self._own_vouchers())
+        return max([self.balance.waive_until, *own])
+
+    def _own_vouchers(self) -> list[Voucher]:
+        return [one.signed.voucher for one in self.vouchers if one.signer == self.payer]
+
 
 Quarantined = Callable[[ChainView], Container[ReceiptId]]
 """Receipts that are never settled, by the indexed chain. Errors: `Unavailable`."""

@@ -126,7 +126,7 @@ def propose_voucher(
     form: Annotated[VoucherForm, Form()], request: Request, services: ServicesDep, visitor: SignedInDep
 ) -> Response:
     channel = _channel(services, visitor)
-    limit, waived_until = _spent(channel) + form.more, _waived(channel)
+    limit, waived_until = _spent(channel) + form.more, channel.waived_until
     message = {"channelId": channel.id, "from": str(waived_until), "maxCumulative": str(limit)}
     typed_data = build_typed_data(channel.voucher_domain.fields, VOUCHER_TYPE, message)
     path = f"/channels/{channel.id}/vouchers"
@@ -177,14 +177,6 @@ def _channel(services: Services, visitor: Visitor) -> ChannelView:
 
 def _spent(channel: ChannelView) -> int:
     return channel.balance.charged + channel.balance.reserved
-
-
-def _waived(channel: ChannelView) -> int:
-    """The cumulative up to which a new voucher of the payer waives: what has to be waived for later answers
-    to be collected, and what the voucher that it replaces waives.
-    """
-    own = [one.signed.voucher.waived_until for one in channel.vouchers if one.signer == channel.payer]
-    return max([channel.balance.waive_until, *own])
 
 
 def _after(days: int) -> int:

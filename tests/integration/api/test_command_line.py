@@ -14,6 +14,7 @@ from backend.client.sessions import SessionFile
 from backend.client.signing import SignatureRefused
 from backend.domain.errors import Unavailable
 from backend.domain.money import AMOUNT
+from backend.services.channels.channels import Channels
 from tests.support.terminal import act_as_payer, payer_client
 
 if TYPE_CHECKING:
@@ -179,6 +180,37 @@ def test_a_voucher_covers_the_least_and_then_the_most_that_an_answer_can_cost(
     first, second, _ = done.stderr.splitlines()
     assert first.startswith("signed a voucher for 0.00000000003 dollars in all")
     assert second.startswith("signed a voucher for 0.00000000034 dollars in all")
+
+
+class Everything:
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+def test_a_voucher_waives_a_convicted_answer_and_the_next_one_repeats_it(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier voucher, up to 340, waives nothing."""
+    installation, channel = api.installation, api.installation.channel
+    installation.fund(1000, cap=0)
+    act_as_payer(api, monkeypatch)
+    asked = ["chat", installation.version, "say hello", "--max-tokens", "16"]
+    CliRunner().invoke(app, asked)
+    monkeypatch.setattr(Channels, "_load_quarantined", lambda _: Everything())
+    with installation.begin() as tx:
+        tx.channels.demand_waivers({channel: 100})
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.exception
+    assert done.stdout == "Hello there, world.\n"
+    first, second, _ = done.stderr.splitlines()
+    assert first.startswith("signed a voucher for 0.00000000034 dollars in all")
+    assert second.startswith("signed a voucher for 0.00000000044 dollars in all")
+    with installation.begin() as tx:
+        tx.channels.demand_waivers({channel: 0})
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    with installation.read() as tx:
+        [stored] = tx.channels.vouchers(channel)
+    assert (stored.signed.voucher.waived_until, stored.signed.voucher.max_cumulative) == (100, 540)
 
 
 def test_a_file_that_cannot_be_written_is_named(

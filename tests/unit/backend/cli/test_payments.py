@@ -12,6 +12,7 @@ from backend.domain.channels import MAX_THAW_SECONDS
 from backend.domain.hashing import channel_id
 from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.money import AMOUNT, UNIT
+from tests.support.hostile_market import stated_channel
 from tests.support.market import some_account, some_hash
 
 PAYER, OPERATOR, COLLECTOR = some_account("payer"), some_account("operator"), some_account("Settlement")
@@ -86,9 +87,8 @@ class MovingWallet:
         return some_account(contract)
 
     def get(self, _path: str) -> Any:
-        names = ("balance", "thawing", "collected", "charged", "reserved", "cap", "available")
         whose = {"id": channel_id(PAYER, OPERATOR, COLLECTOR), "operator": OPERATOR, "collector": COLLECTOR}
-        return {"data": [{**whose, **dict.fromkeys(names, AMOUNT.render(0)), "sessions": []}]}
+        return {"data": [stated_channel()["data"][0] | whose]}
 
     def sign(self, asked: Any, _proposed: Any) -> str:
         self.signed.append(asked.fields)

@@ -207,7 +207,7 @@ def test_a_channel_that_is_not_the_wallets_is_refused(field: str) -> None:
 
 def test_a_voucher_is_for_the_pinned_vault_whatever_the_market_says() -> None:
     market: Any = Market({"/v1/channels": stated_channel()})
-    assert payments.sign_voucher(market, payments.own_channel(market), 340) == 340
+    payments.sign_voucher(market, payments.own_channel(market), 340)
     [(path, body)] = market.posted
     assert path == f"/v1/channels/{CHANNEL}/vouchers"
     asked = payments.asked_voucher(CHANNEL, 340)
@@ -219,7 +219,7 @@ def test_a_market_that_overstates_what_was_spent_does_not_hide_the_limit() -> No
     stated = stated_channel()
     stated["data"][0] |= {"collected": AMOUNT.render(10**18), "charged": AMOUNT.render(10**18)}
     market: Any = Market({"/v1/channels": stated})
-    payments.sign_voucher(market, payments.own_channel(market), 10**12)
+    payments.sign_voucher(market, payments.own_channel(market), 10**18 + 10**12)
     limit = ("limit", "1,000,001 dollars in all since the channel was opened")
     assert limit in market.statements[0].terms
 
@@ -242,6 +242,37 @@ def test_the_vouchers_of_a_request_add_no_more_than_was_allowed_in_all() -> None
         payments.send_paid(market, send, most=100, say=said.append)
     assert said == [5100]
     assert [body["max_cumulative"] for _, body in market.posted] == ["5100"]
+
+
+def test_a_voucher_waives_what_was_convicted_and_says_so() -> None:
+    """It is as high as the one that it replaces."""
+    stated = stated_channel()
+    amounts = {"collected": 30, "charged": 100, "signed": 340, "waived_until": 100}
+    stated["data"][0] |= {name: AMOUNT.render(amount) for name, amount in amounts.items()}
+    market: Any = Market({"/v1/channels": stated})
+    answers = [refusal(30, "waiver_required"), "answer"]
+
+    def send() -> Any:
+        if isinstance(answer := answers.pop(0), ApiError):
+            raise answer
+        return answer
+
+    assert payments.send_paid(market, send, most=240) == "answer"
+    [(_, body)] = market.posted
+    assert (body["waived_until"], body["max_cumulative"]) == ("100", "340")
+    asked = payments.asked_voucher(CHANNEL, 340, waived_until=100)
+    assert body["signature"] == Market({}).wallet.sign(asked)
+    waived = "convicted answers up to 0.0000000001 dollars in all since the channel was opened"
+    assert ("waived", f"{waived}; they stay unpaid") in market.statements[0].terms
+
+
+def test_a_waiver_that_is_settled_is_not_shown() -> None:
+    stated = stated_channel()
+    stated["data"][0] |= {name: AMOUNT.render(100) for name in ("collected", "charged", "waived_until")}
+    market: Any = Market({"/v1/channels": stated})
+    payments.sign_voucher(market, payments.own_channel(market), 340)
+    assert market.posted[0][1]["waived_until"] == "100"
+    assert "waived" not in dict(market.statements[0].terms)
 
 
 class BusyMarket(Market):
