@@ -130,25 +130,32 @@ class Curation:
 
     def _advance(self, upload_id: str) -> bool:
         with self._db.read() as tx:
-            stored = tx.contributions.get(upload_id)
-            updated = None if stored is None else apply_chain_state(tx, stored)
-        if stored is None or updated is None or not self._apply_effects(stored, updated):
-            return False
-        with self._db.begin() as tx:
-            before = tx.contributions.locked(upload_id)
-            if before is None:
-                return False
-            recorded = own_record(before, find_recorded(tx, before))
-            upload = apply_recorded(tx, before, recorded)
-            if recorded is not None and self._curator is not None:
-                self._decide(tx, upload, recorded, self._curator)
-            if upload != before:
-                tx.contributions.save(upload)
-                if (upload.state, upload.reason) != (before.state, before.reason):
-                    self._emit_decision(tx, upload)
-        if recorded is not None:
-            self._staging.drop_data(upload_id)  # the block store has it
-        return upload != before
+            before = tx.contributions.get(upload_id)
+            updated = None if before is None else apply_chain_state(tx, before)
+        while before is not None and updated is not None and self._apply_effects(before, updated):
+            with self._db.begin() as tx:
+                stored = tx.contributions.locked(upload_id)
+                if stored is None:
+                    return False
+                recorded = own_record(stored, find_recorded(tx, stored))
+                upload = apply_recorded(tx, stored, recorded)
+                if upload.state is not updated.state:  # it changed while the effects were applied
+                    before, updated = updated, upload
+                    continue
+                self._save(tx, stored, upload, recorded)
+            if recorded is not None:
+                self._staging.drop_data(upload_id)  # the block store has it
+            return upload != stored
+        return False
+
+    def _save(self, tx: UnitOfWork, before: Upload, upload: Upload, recorded: Contribution | None) -> None:
+        """Save what changed, and enqueue the decision on the upload's own record, if it has one."""
+        if recorded is not None and self._curator is not None:
+            self._decide(tx, upload, recorded, self._curator)
+        if upload != before:
+            tx.contributions.save(upload)
+            if (upload.state, upload.reason) != (before.state, before.reason):
+                self._emit_decision(tx, upload)
 
     def _emit_decision(self, tx: UnitOfWork, upload: Upload) -> None:
         """Emit the event of the curators' decision, if the upload has one now."""
@@ -165,7 +172,7 @@ class Curation:
                 delete_content(self._db, self._store, self._staging, upload)
             elif has_claimable_rows(upload):
                 release_rows(self._db, upload.id)
-            elif has_claimable_rows(before):  # its rejection was replaced
+            elif has_claimable_rows(before):  # its rejection was replaced or undone
                 return claim_rows(self._db, upload.id, skips_claimed=True)
         except Unavailable as error:
             log.warning("upload %s: %s", upload.id, error)

@@ -9,6 +9,7 @@ from backend.db.contributions import UploadStore
 from backend.db.tables.contributions import RowHashRow
 from backend.domain.contribution import ReviewReason, UploadState
 from backend.services.contribute.curate import Curation
+from backend.services.contribute.uploads import apply_chain_state, claim_rows, release_rows
 from backend.services.transactions.retry import MOST_ATTEMPTS
 from backend.storage.folders import folder_cid
 from tests.support.contributions import ALICE, BOB, NET, ROWS, ContributionHarness
@@ -17,7 +18,7 @@ from tests.support.webhooks import events_of, register
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from backend.db.unit_of_work import Database
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.contribution import Upload
     from backend.domain.ids import Cid
 
@@ -322,6 +323,50 @@ def test_a_later_acceptance_claims_the_rows_that_no_other_upload_has(any_world: 
     assert state(any_world, upload.id) is UploadState.ACCEPTED
     [copied] = any_world.upload(second_row + MORE_ROWS[len(ROWS) :], BOB).report.defects
     assert copied.message == f"the same as line 2 of contribution 0 by {ALICE.account}"
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+def test_a_decision_that_is_replaced_while_its_rows_are_processed_leaves_them_right(
+    any_world: ContributionHarness, monkeypatch: pytest.MonkeyPatch, *, is_accepted: bool
+) -> None:
+    """Before and after the rows are processed the decision is the same."""
+    upload = any_world.submit()
+
+    def decide(*, is_accepted: bool) -> None:
+        reason = 0 if is_accepted else ReviewReason.QUALITY
+        any_world.record(upload, 0, is_accepted=is_accepted, reason=reason)
+
+    decide(is_accepted=is_accepted)
+    any_world.curation.advance()
+    process = release_rows if is_accepted else claim_rows
+
+    def process_and_decide(db: Database, upload_id: str, **options: bool) -> bool:
+        is_done = process(db, upload_id, **options)
+        decide(is_accepted=is_accepted)
+        return is_done is not False
+
+    monkeypatch.setattr(f"backend.services.contribute.curate.{process.__name__}", process_and_decide)
+    decide(is_accepted=not is_accepted)
+    assert any_world.curation.advance() == 0
+    assert state(any_world, upload.id) is (UploadState.ACCEPTED if is_accepted else UploadState.REJECTED)
+    copied = {"copied_row": 2} if is_accepted else {}
+    assert any_world.upload(MORE_ROWS, BOB).report.defect_counts == copied
+
+
+def test_a_rejection_that_is_indexed_while_an_upload_advances_frees_its_rows(
+    harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = harness.submit()
+
+    def apply_and_reject(tx: UnitOfWork, stored: Upload) -> Upload:
+        found = apply_chain_state(tx, stored)
+        harness.record(upload, None, is_accepted=False, reason=ReviewReason.QUALITY)
+        return found
+
+    monkeypatch.setattr("backend.services.contribute.curate.apply_chain_state", apply_and_reject)
+    assert harness.curation.advance() == 1
+    assert state(harness, upload.id) is UploadState.REJECTED
+    assert harness.upload(MORE_ROWS, BOB).state is UploadState.DRAFT
 
 
 @pytest.mark.parametrize("is_accepted", [True, False])
