@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from eth_account.messages import encode_typed_data
 
 from backend.chain.keys import local_account, recover
-from backend.db.tables.chain import ContributionRow, DatanetRow, SnapshotRow
+from backend.db.tables.chain import CheckpointRow, ContributionRow, DatanetRow, SnapshotRow
 from backend.db.tables.transactions import TransactionRow
 from backend.domain.chain import BlockRef
 from backend.domain.content import cid_digest
@@ -28,6 +28,7 @@ from backend.services.contribute.terms import DatanetTerms
 from backend.services.transactions.consent import Consent
 from backend.storage.embedded import EmbeddedStore
 from tests.support.fakes import FakeContractWallets
+from tests.support.market import some_hash
 from tests.support.relays import relays_of
 
 if TYPE_CHECKING:
@@ -204,6 +205,14 @@ class ContributionHarness:
         with self.database.begin() as tx:
             row = tx.session.get_one(TransactionRow, transaction_id)
             row.state, row.error = TransactionState.FAILED, {"error": error, "message": error, "args": {}}
+
+    def confirm(self, block: int) -> None:
+        """Mark all transactions as confirmed by this block, up to which the chain is indexed then."""
+        head = some_hash(f"block {block}")
+        with self.database.begin() as tx:
+            for row in tx.session.query(TransactionRow).filter_by(state=TransactionState.QUEUED):
+                row.state, row.block_number, row.block_hash = TransactionState.CONFIRMED, block, head
+            tx.session.add(CheckpointRow(number=block, hash=head, parent_hash=head, timestamp=0))
 
     def queued(self) -> list[tuple[str, tuple[Any, ...]]]:
         with self.database.begin() as tx:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.domain.chain import BlockRef
     from backend.domain.contribution import Upload
     from backend.domain.ids import Account
     from backend.domain.registries import Contribution
@@ -137,29 +138,26 @@ class Curation:
                 stored = tx.contributions.locked(upload_id)
                 if stored is None:
                     return False
+                head = tx.chain.cursor()  # first: the record may then be newer
                 recorded = own_record(stored, find_recorded(tx, stored))
                 upload = apply_recorded(tx, stored, recorded)
                 if upload.state is not updated.state:  # it changed while the effects were applied
                     before, updated = updated, upload
                     continue
-                self._save(tx, stored, upload, recorded)
+                if recorded is not None and self._curator is not None:
+                    self._decide(tx, upload, recorded, self._curator, head)
+                if upload != stored:
+                    self._save(tx, stored, upload)
             if recorded is not None:
                 self._staging.drop_data(upload_id)  # the block store has it
             return upload != stored
         return False
 
-    def _save(self, tx: UnitOfWork, before: Upload, upload: Upload, recorded: Contribution | None) -> None:
-        """Save what changed, and enqueue the decision on the upload's own record, if it has one."""
-        if recorded is not None and self._curator is not None:
-            self._decide(tx, upload, recorded, self._curator)
-        if upload != before:
-            tx.contributions.save(upload)
-            if (upload.state, upload.reason) != (before.state, before.reason):
-                self._emit_decision(tx, upload)
-
-    def _emit_decision(self, tx: UnitOfWork, upload: Upload) -> None:
-        """Emit the event of the curators' decision, if the upload has one now."""
-        if (event := _EVENTS.get(upload.state)) is not None:
+    def _save(self, tx: UnitOfWork, before: Upload, upload: Upload) -> None:
+        """Save what changed, and emit the event of the curators' decision if it is another."""
+        tx.contributions.save(upload)
+        event = _EVENTS.get(upload.state)
+        if event is not None and (upload.state, upload.reason) != (before.state, before.reason):
             data = {"id": upload.id, "datanet": upload.datanet, "reason": upload.reason_name}
             emit(tx, upload.account, event, data, datetime.fromtimestamp(self._now(), UTC))
 
@@ -182,9 +180,16 @@ class Curation:
     def _is_stored(self, upload: Upload) -> bool:
         return upload.report.cid is not None and self._store.has(upload.report.cid)
 
-    def _decide(self, tx: UnitOfWork, upload: Upload, recorded: Contribution, curator: Account) -> None:
-        """Enqueue the decision on the upload's own record. A repeated decision is the same transaction,
-        unless that one failed.
+    def _decide(
+        self,
+        tx: UnitOfWork,
+        upload: Upload,
+        recorded: Contribution,
+        curator: Account,
+        head: BlockRef | None,
+    ) -> None:
+        """Enqueue the decision on the upload's own record, as the chain has it up to `head` or later. A
+        repeated decision is the same transaction, unless that one failed or has no effect any more.
 
         A record of the same rows by another account is left to people: this operator cannot know which of the
         two copied, because what it received may be a copy of a transaction that was already pending.
@@ -200,7 +205,9 @@ class Curation:
         datanet, content_hash = recorded.datanet, recorded.content_hash
         call, args = (REGISTRY, "review"), [str(datanet), [decision(content_hash, reason)]]
         key = f"review:{datanet}:{content_hash}:{reason}"
-        enqueue_with_retry(tx, curator, call, args, key, MOST_ATTEMPTS)
+        # Where its effect does not show, another curator replaced it, or a reorganisation removed it.
+        seen = None if head is None else head.number
+        enqueue_with_retry(tx, curator, call, args, key, MOST_ATTEMPTS, seen)
 
 
 def _is_as_checked(recorded: Contribution, upload: Upload) -> bool:

@@ -13,6 +13,7 @@ from backend.domain.ids import DatanetId
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.contribute.withdrawn_content import SWEEP_SECONDS, WithdrawnContent
+from backend.services.transactions.retry import MOST_ATTEMPTS
 from tests.support.contributions import ALICE, BOB, NET, ROWS, ContributionHarness, jsonl
 from tests.support.market import some_hash
 
@@ -48,6 +49,11 @@ def withdrawn(harness: ContributionHarness, upload: Upload, index: int = 0) -> U
     return harness.contributions.status(upload.id)
 
 
+def state_of(harness: ContributionHarness, upload: Upload) -> UploadState:
+    [found] = [one for one in harness.contributions.find() if one.id == upload.id]
+    return found.state
+
+
 def staged(harness: ContributionHarness) -> list[str]:
     return [path.name for path in (harness.folder / "uploads").glob("*")]
 
@@ -68,6 +74,24 @@ def test_a_withdrawn_contribution_is_rejected_on_the_chain_for_that_reason(
     assert (found.reason, found.reason_name) == (7, "withdrawn")
     assert found.report.content_hash == upload.report.content_hash, "what it was stays provable"
     assert any_world.contributions.withdraw(upload.id).state is UploadState.WITHDRAWN
+
+
+def test_a_withdrawn_one_that_a_curator_accepts_later_is_withdrawn_again(
+    any_world: ContributionHarness,
+) -> None:
+    upload = accepted(any_world)
+    withdrawn(any_world, upload)
+    for block in range(1, MOST_ATTEMPTS + 2):
+        any_world.record(upload, 0, is_accepted=True)
+        for _ in range(2):
+            any_world.curation.advance()
+        assert state_of(any_world, upload) is UploadState.WITHDRAWING
+        any_world.confirm(block)
+        any_world.record(upload, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
+        any_world.curation.advance()
+        assert state_of(any_world, upload) is UploadState.WITHDRAWN
+    reviews = [function for function, _ in any_world.queued() if function == "review"]
+    assert len(reviews) == MOST_ATTEMPTS
 
 
 def test_its_content_goes_at_once_and_that_of_others_stays(harness: ContributionHarness) -> None:
