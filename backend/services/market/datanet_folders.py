@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import time
-from contextlib import suppress
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from backend.disk.space import DiskSpace
 from backend.domain.content import cid_digest
+from backend.domain.errors import Unavailable
 from backend.domain.ids import Cid
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ log = logging.getLogger(__name__)
 ABANDONED_AFTER_SECONDS = 86_400.0
 SWEEP_SECONDS = 60.0
 MAX_DELETED = 1000
-"""Folders of one sweep: those of uploads wait for it."""
+"""Folders of one sweep: the sweeps of uploads wait for it."""
+LOCK = ".lock"
 
 
 class DatanetFolders:
@@ -51,9 +54,17 @@ class DatanetFolders:
     def publish(self, files: Mapping[str, bytes]) -> None:
         """Store the folder, to stay if a datanet names it. Idempotent. Errors: `DiskFull`, `Unavailable`."""
         self._space.require(sum(map(len, files.values())))
-        self._root.mkdir(parents=True, exist_ok=True)
-        (self._root / self.cid(files)).touch()  # first: a crash leaves no folder that is never deleted
+        self._renew(self.cid(files))  # first: a crash leaves no folder that is never deleted
         self._store.add_folder(files)
+
+    def _renew(self, cid: Cid) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._lock(fcntl.LOCK_SH | fcntl.LOCK_NB):
+                (self._root / cid).touch()
+        except BlockingIOError as error:
+            text = "Folders of datanets are being deleted; nothing was stored, try again."
+            raise Unavailable(text) from error
 
     def sweep(self) -> None:
         """Delete the folders that no datanet names a day after they were published, at most once a minute.
@@ -69,14 +80,14 @@ class DatanetFolders:
             return
         # A datanet may be on the chain and not indexed yet.
         before = min(now, head.timestamp) - ABANDONED_AFTER_SECONDS
-        if due := list(islice(self._published(before), MAX_DELETED)):
-            self._delete_unnamed(due)
+        with self._lock(fcntl.LOCK_EX):
+            if due := list(islice(self._published(before), MAX_DELETED)):
+                self._delete_unnamed(due)
 
     def _published(self, before: float) -> Iterator[Cid]:
         for path in self._root.iterdir():
-            with suppress(FileNotFoundError):  # another settler was faster
-                if path.stat().st_mtime < before:
-                    yield Cid(path.name)
+            if path.name != LOCK and path.stat().st_mtime < before:
+                yield Cid(path.name)
 
     def _delete_unnamed(self, cids: Sequence[Cid]) -> None:
         with self._db.read() as tx:
@@ -86,3 +97,14 @@ class DatanetFolders:
             log.info("deleted %d folders of datanets that were not created", len(unnamed))
         for cid in cids:
             (self._root / cid).unlink(missing_ok=True)
+
+    @contextmanager
+    def _lock(self, mode: int) -> Iterator[None]:
+        """Shared to renew a publication, after which its folder is stored; exclusive from the look at the
+        publications to the end of the deletion of their folders.
+
+        Errors: `BlockingIOError` with `LOCK_NB`.
+        """
+        with (self._root / LOCK).open("ab") as file:
+            fcntl.flock(file, mode)
+            yield

@@ -160,7 +160,7 @@ class Registry:
         """Publish a folder with the description (`README.md`) and the accepted licences, and prepare the
         datanet. The folder is deleted if no datanet names it a day later.
 
-        `licence`: SPDX expression of the accepted licences; empty: any. Raises UnknownLicence, DiskFull.
+        `licence`: SPDX expression of the accepted licences; empty: any. Raises UnknownLicence, DiskFull, Unavailable.
         """
         raw = description.encode()
         if len(raw) > MAX_DESCRIPTION_BYTES:

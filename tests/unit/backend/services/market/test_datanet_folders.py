@@ -8,10 +8,15 @@ import pytest
 from backend.db.tables.chain import DatanetRow
 from backend.domain.chain import Reverted
 from backend.domain.content import cid_digest
-from backend.domain.errors import DiskFull
+from backend.domain.errors import DiskFull, Unavailable
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet
-from backend.services.market.datanet_folders import ABANDONED_AFTER_SECONDS, SWEEP_SECONDS, DatanetFolders
+from backend.services.market.datanet_folders import (
+    ABANDONED_AFTER_SECONDS,
+    LOCK,
+    SWEEP_SECONDS,
+    DatanetFolders,
+)
 from backend.services.market.registry import Registry
 from backend.storage.embedded import EmbeddedStore
 from tests.support.chain_view import FakeChainView
@@ -66,10 +71,30 @@ def test_a_folder_that_no_datanet_names_is_deleted_after_a_day(harness: Harness)
     harness.folders = harness.restarted()
     harness.sweep(4 * SWEEP_SECONDS)
     assert harness.store.pins() == [created]
-    assert list((harness.folder / "datanets").iterdir()) == []
+    assert [path.name for path in (harness.folder / "datanets").iterdir()] == [LOCK]
     assert harness.publish("created") == created
     harness.sweep(2 * ABANDONED_AFTER_SECONDS)
     assert harness.store.pins() == [created]
+
+
+def test_a_folder_is_not_published_again_while_it_is_deleted(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, forget = harness.publish("text"), harness.store.forget
+    refused: list[Unavailable] = []
+
+    def publish_and_forget(*cids: Cid) -> None:
+        with pytest.raises(Unavailable, match="try again") as caught:
+            harness.publish("text")
+        refused.append(caught.value)
+        forget(*cids)
+
+    monkeypatch.setattr(harness.store, "forget", publish_and_forget)
+    harness.sweep(ABANDONED_AFTER_SECONDS + SWEEP_SECONDS)
+    assert len(refused) == 1
+    assert harness.store.pins() == []
+    assert harness.publish("text") == folder
+    assert harness.store.pins() == [folder]
 
 
 def test_the_chain_tells_which_folders_datanets_name(sqlite_database: Database) -> None:
