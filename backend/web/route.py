@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from backend.api.errors import (
+    CODES,
     HEADERS,
     ErrorResponse,
     describe_fault,
@@ -76,9 +77,12 @@ def error_page(request: Request, error: DomainError | RequestValidationError | H
     if isinstance(error, RequestValidationError):
         message, code, param = describe_fault(error.errors(), error.body)
         return render_error(request, 400, error_body(400, message, code, param))
-    return render_error(
-        request, error.status_code, error_body(error.status_code, str(error.detail), "http_error")
+    code = CODES.get(error.status_code, "http_error")
+    response = render_error(
+        request, error.status_code, error_body(error.status_code, str(error.detail), code)
     )
+    response.headers.update(error.headers or {})
+    return response
 
 
 def render_error(request: Request, status: int, body: dict[str, Any]) -> Response:

@@ -123,6 +123,8 @@ def test_a_body_that_does_not_arrive_is_given_up(
     stalled = request(path, *headers).replace(b"GET", b"POST").replace(b"connection: close\r\n", b"")
     answer = said(api.url, stalled + b'{"account": ')
     assert answer.split()[1] == "408", answer
+    assert "connection: close" in answer
+    assert '"code": "body_stalled"' in answer
     assert "send it again" in answer
 
 
