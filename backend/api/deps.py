@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
 
 from backend.api.rate_limits import RateLimits
 from backend.api.schemas.common import chain_id
@@ -92,6 +93,15 @@ def address_of(request: Request) -> str:
 async def limit_by_address(request: Request) -> None:
     """Rate limit of endpoints that need no authentication."""
     await get_rate_limits(request).admit(request, {"address": address_of(request)})
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body. Errors: those of `BodyLimit`, which count by address: their caller is not known yet."""
+    try:
+        return await request.body()
+    except HTTPException:
+        await limit_by_address(request)
+        raise
 
 
 PUBLIC = (Depends(limit_by_address),)

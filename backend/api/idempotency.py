@@ -32,6 +32,7 @@ from backend.api.deps import (
     get_services,
     get_wallet,
     limit_by_address,
+    read_body,
 )
 from backend.api.services import Services
 from backend.domain.errors import DomainError, InvalidInput
@@ -109,7 +110,7 @@ class IdempotentRoute(APIRoute):
         needs_caller = depends_on(self.dependant, get_admitted)
 
         async def admit(request: Request) -> Response:
-            await request.body()
+            await read_body(request)
             if needs_caller:
                 await get_admitted(request, get_services(request), await bearer(request))
             else:
@@ -135,7 +136,7 @@ def _read_key(text: str) -> str:
 
 
 async def _respond_once(request: Request, key: str, handle: Handler, checks: Sequence[Check]) -> Response:
-    services, credentials, body = get_services(request), await bearer(request), await request.body()
+    services, credentials, body = get_services(request), await bearer(request), await read_body(request)
     caller = await get_admitted(request, services, credentials)
     for check in checks:
         check(caller)  # a replay needs the same permissions

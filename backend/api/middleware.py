@@ -33,6 +33,7 @@ STALLED = (
     f"The body took {STALL_SECONDS} seconds without data, or more than a second for {MIN_BYTES_PER_SECOND} "
     "bytes; send it again."
 )
+CUT_OFF = "The connection ended before the body did."
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -134,7 +135,8 @@ class UnhandledErrors:
 
 class BodyLimit:
     """Rejects bodies above `limit_of(method, path)` bytes, by their `content-length` or as they arrive, and
-    those that arrive too slowly once they are read. What has arrived is in `request.state.body_bytes`.
+    those that arrive too slowly or end early once they are read. What has arrived is in
+    `request.state.body_bytes`.
     """
 
     def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], int]) -> None:
@@ -147,11 +149,13 @@ class BodyLimit:
             return
         limit = self._limit_of(scope["method"], scope["path"])
         text = f"The body is larger than {limit} bytes."
-        content_length = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        content_length = headers.get("content-length", "0")
         if not content_length.isdecimal() or int(content_length) > limit:
             body = error_body(413, text, "body_too_large")
             await JSONResponse(body, status_code=413)(scope, receive, send)
             return
+        has_body = content_length != "0" or "transfer-encoding" in headers
         began, received, is_complete = 0.0, 0, False
 
         async def receive_within_limits() -> Message:
@@ -163,6 +167,8 @@ class BodyLimit:
             except TimeoutError as error:
                 # Body parsers propagate only this type unchanged.
                 raise HTTPException(408, STALLED, {"connection": "close"}) from error
+            if message["type"] == "http.disconnect" and has_body and not is_complete:
+                raise HTTPException(400, CUT_OFF)
             received += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
             scope.setdefault("state", {})["body_bytes"] = received

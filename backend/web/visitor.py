@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
-from backend.api.deps import Caller, address_of, get_rate_limits, get_services
+from backend.api.deps import Caller, address_of, get_rate_limits, get_services, read_body
 from backend.domain.errors import Forbidden, Unauthenticated
 from backend.domain.ids import Account
 
@@ -96,7 +96,7 @@ async def admit(request: Request) -> None:
     request.state.visitor = visitor
     is_change = request.method not in SAFE_METHODS
     if is_change:
-        await request.body()  # a large one counts as several requests
+        await read_body(request)  # a large one counts as several requests
     scopes = {"address": address_of(request)} if visitor is None else {"wallet": str(visitor.account)}
     await get_rate_limits(request).admit(request, scopes)
     if is_change:

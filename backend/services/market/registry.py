@@ -160,7 +160,8 @@ class Registry:
         """Publish a folder with the description (`README.md`) and the accepted licences, and prepare the
         datanet. The folder is deleted if no datanet names it a day later.
 
-        `licence`: SPDX expression of the accepted licences; empty: any. Raises UnknownLicence, DiskFull, Unavailable.
+        `licence`: SPDX expression of the accepted licences; empty: any. Raises UnknownLicence, DiskFull and
+        Unavailable.
         """
         raw = description.encode()
         if len(raw) > MAX_DESCRIPTION_BYTES:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -25,6 +28,7 @@ from backend.settings import Settings
 from tests.integration.api.conftest import running_server, sign_in
 from tests.support.fakes import some_key
 from tests.support.market import some_hash
+from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -211,6 +215,24 @@ def test_bodies_for_pages_are_counted_before_they_are_parsed(api: Api, limit: Li
     with httpx.Client(base_url=api.url, headers=headers) as stranger:
         answers = [stranger.post(path, content=malformed) for _ in range(2)]
     assert [answer.json()["error"]["code"] for answer in answers] == ["forbidden", "rate_limit_exceeded"]
+
+
+@pytest.mark.parametrize("path", ["/v1/auth/challenges", "/sign-in"])
+@pytest.mark.parametrize("header", ["content-length: 9", "transfer-encoding: chunked"])
+def test_a_client_that_hangs_up_within_a_body_is_counted_and_is_no_fault_of_the_server(
+    api: Api, limit: Limit, caplog: pytest.LogCaptureFixture, path: str, header: str
+) -> None:
+    limit(address_requests_per_minute=1)
+    where, head = urlsplit(api.url), f"POST {path} HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n"
+    with caplog.at_level(logging.INFO):
+        with socket.create_connection((where.hostname, where.port)) as connection:
+            connection.sendall(f"{head}1\r\n{{\r\n".encode())
+        statuses = wait_for(
+            lambda: [vars(one)["status"] for one in caplog.records if vars(one).get("route") == path]
+        )
+    assert statuses == [400]
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
+    assert httpx.post(api.url + path, json={}).status_code == 429
 
 
 def test_scripts_of_pages_without_a_session_are_counted_by_address(api: Api, limit: Limit) -> None:

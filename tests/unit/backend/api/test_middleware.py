@@ -100,3 +100,15 @@ def test_a_client_that_has_sent_its_body_may_wait_for_the_answer(monkeypatch: py
         assert (await request.receive())["type"] == "http.disconnect"
 
     anyio.run(partial(limited, receive, "application/json", read))
+
+
+def test_a_client_that_sends_no_body_may_hang_up() -> None:
+    """A response that is streamed ends then."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def read(request: Request) -> None:
+        assert (await request.receive())["type"] == "http.disconnect"
+
+    anyio.run(partial(limited, receive, "application/json", read))
