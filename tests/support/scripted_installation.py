@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database, UnitOfWork
-    from backend.domain.ids import Cid
+    from backend.domain.ids import Cid, ReceiptId
     from backend.domain.readiness import Fault
     from backend.domain.serving import NewReceipt, Reservation
     from backend.ports.attribution import Attributor
@@ -154,6 +154,7 @@ class ScriptedInstallation:
         self.folder = folder
         self.max_upload_bytes = max_upload_bytes
         self.elsewhere: set[Cid] = set()
+        self.quarantined: set[ReceiptId] = set()
         self.contracts = FakeContractWallets()
         self.attributors: tuple[Attributor, ...] = (HiddenCosine(Indices()), Uniform())
         self.payer, self.receipt_key, self.held_keys = some_key("payer"), some_key("receipts"), FakeHeldKeys()
@@ -346,7 +347,9 @@ class ScriptedInstallation:
             generate=self.generate,
             live_agreements=self.sampling(rate_ppm=0),
             idempotency=Idempotency(self.db, self.clock, answer_seconds=80),
-            channels=Channels(self.db, self.market, self.vault_domain, recover, self.clock, lambda _: ()),
+            channels=Channels(
+                self.db, self.market, self.vault_domain, recover, self.clock, lambda _: self.quarantined
+            ),
             deposits=Deposits(self.db, chain, self.market, relays, self.held_keys, self.clock),
             moves=Moves(self.db, chain, self.market, relays, self.clock, 60),
             receipts=Receipts(self.db),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,13 +118,10 @@ class Channels:
         quarantined = self._load_quarantined() if voucher.waived_until else ()
         with self._db.begin() as tx:
             tx.channels.lock(channel)
-            balance = channel_balance(tx, channel, now)
             grants = usable_grants(tx.chain.grants(channel), latest_time(tx.chain.cursor(), now))
             if signer != payer and signer not in grants:
                 raise Forbidden(f"{signer} may not sign vouchers of this channel.", param="signature")
-            # What a batch that is not final has collected may be refunded, and collected again.
-            settled = min(tx.chain.settled(channel), balance.collected)
-            _check_waiver(voucher.waived_until, settled, _waivable(tx, channel, settled, quarantined))
+            _check_waiver(tx, channel, voucher.waived_until, quarantined)
             for known in (v.signed.voucher for v in tx.channels.vouchers(channel) if v.signer == signer):
                 if _order(known) >= _order(voucher):
                     raise Conflict(
@@ -133,6 +130,12 @@ class Channels:
                     )
             tx.channels.put_voucher(ClientVoucher(signed, signer))
         return self._view(payer, channel)
+
+    def check_waiver(self, payer: Account, waived_until: int) -> None:
+        """Errors: `Conflict` if the payer's channel cannot be waived up to this cumulative now."""
+        quarantined = self._load_quarantined() if waived_until else ()
+        with self._db.read() as tx:
+            _check_waiver(tx, self._market.channel(payer), waived_until, quarantined)
 
     def _load_quarantined(self) -> Container[ReceiptId]:
         with self._db.read() as tx:
@@ -160,16 +163,23 @@ def _order(voucher: Voucher) -> tuple[int, int]:
     return voucher.max_cumulative, voucher.waived_until
 
 
-def _check_waiver(waived_until: int, settled: int, waivable: Sequence[int]) -> None:
+def _check_waiver(
+    tx: UnitOfWork, channel: ChannelId, waived_until: int, quarantined: Container[ReceiptId]
+) -> None:
     """Errors: `Conflict` unless it ends with one of the waivable receipts, or waives nothing: behind a part
     of a receipt no other one could be settled.
     """
+    known = tx.chain.channel(channel)
+    # What a batch that is not final has collected may be refunded, and collected again.
+    settled = min(tx.chain.settled(channel), known.collected if known else 0)
+    waivable = _waivable(tx, channel, settled, quarantined)
     if waived_until <= settled or waived_until in waivable:
         return
     ends = " or ".join(map(in_dollars, waivable)) or "no further"
     raise Conflict(
         f"The voucher would waive answers up to {in_dollars(waived_until)}; the channel is finally settled "
-        f"up to {in_dollars(settled)} and can be waived to the end of an answer that was convicted: {ends}.",
+        f"up to {in_dollars(settled)} and can be waived to the end of an answer that was convicted: {ends}. "
+        "Such an answer can be waived once those before it are final.",
         param="waived_until",
         details={
             "settled": AMOUNT.render(settled),

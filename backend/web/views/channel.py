@@ -127,6 +127,7 @@ def propose_voucher(
 ) -> Response:
     channel = _channel(services, visitor)
     limit, waived_until = _spent(channel) + form.more, channel.waived_until
+    services.channels.check_waiver(visitor.account, waived_until)  # else the wallet signs in vain
     message = {"channelId": channel.id, "from": str(waived_until), "maxCumulative": str(limit)}
     typed_data = build_typed_data(channel.voucher_domain.fields, VOUCHER_TYPE, message)
     path = f"/channels/{channel.id}/vouchers"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from html import unescape
 from typing import TYPE_CHECKING
 
+from backend.domain.hashing import receipt_id
 from backend.domain.ids import VersionId
 from backend.domain.money import PPM
 from backend.domain.serving import DayUsage
@@ -17,8 +18,10 @@ from tests.integration.web.test_sign_in import signed_in
 from tests.support.market import some_hash
 
 if TYPE_CHECKING:
+    import httpx
     import pytest
 
+    from backend.domain.receipt import Receipt
     from tests.integration.api.conftest import Api
 
 
@@ -45,23 +48,47 @@ def test_a_session_key_that_expires_after_all_calendars_is_shown(api: Api) -> No
     assert "after the year 9999" in shown.text
 
 
+def proposed_voucher(client: httpx.Client) -> str:
+    token = re.search(r'data-form-token="([^"]+)"', client.get("/account").text)
+    assert token is not None
+    answer = client.post("/account/voucher", data={"more": "1"}, headers={"x-form-token": token[1]})
+    return unescape(answer.text)
+
+
+def answers(api: Api, count: int) -> list[Receipt]:
+    """Receipts of new answers, the first one first."""
+    for _ in range(count):
+        api.openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hi"}])
+    with api.installation.read() as tx:
+        return [one.receipt for one in tx.receipts.unsettled(api.installation.channel, 0, count)]
+
+
 def test_a_voucher_waives_what_was_convicted_and_what_an_earlier_one_waived(api: Api) -> None:
     channel, payer = api.installation.channel, api.installation.payer
+    first, second = answers(api, 2)
+    api.installation.quarantined |= {receipt_id(first), receipt_id(second)}
     with signed_in(api) as client:
-        token = re.search(r'data-form-token="([^"]+)"', client.get("/account").text)
-        assert token is not None
-
-        def proposed() -> str:
-            answer = client.post("/account/voucher", data={"more": "1"}, headers={"x-form-token": token[1]})
-            return unescape(answer.text)
-
-        assert "stay unpaid" not in proposed()
+        assert "stay unpaid" not in proposed_voucher(client)
         with api.installation.begin() as tx:
-            tx.channels.demand_waivers({channel: 500})
-        assert "from: 500" in proposed()
-        assert "convicted answers up to" in proposed()
-        signed = SignedVoucher(Voucher(channel, 700, 1000), "0x")
+            tx.channels.demand_waivers({channel: first.cumulative})
+        shown = proposed_voucher(client)
+        assert f"from: {first.cumulative}" in shown
+        assert "convicted answers up to" in shown
+        signed = SignedVoucher(Voucher(channel, second.cumulative, second.cumulative), "0x")
         with api.installation.begin() as tx:
             tx.channels.put_voucher(ClientVoucher(signed, payer.account))
-        assert "from: 700" in proposed()
-        assert '"waived_until": "700"' in proposed()
+        assert f'"waived_until": "{second.cumulative}"' in proposed_voucher(client)
+
+
+def test_a_wallet_is_not_asked_for_a_voucher_that_the_market_would_refuse(api: Api) -> None:
+    channel, channels = api.installation.channel, api.installation.view.channels
+    first, convicted = answers(api, 2)
+    api.installation.quarantined.add(receipt_id(convicted))
+    with api.installation.begin() as tx:
+        tx.channels.demand_waivers({channel: convicted.cumulative})
+    with signed_in(api) as client:
+        refused = proposed_voucher(client)
+        assert "once those before it are final" in refused
+        assert "waived_until" not in refused
+        channels[channel] = replace(channels[channel], collected=first.cumulative)
+        assert f'"waived_until": "{convicted.cumulative}"' in proposed_voucher(client)
