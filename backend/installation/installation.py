@@ -71,6 +71,8 @@ PUBLIC_MIN_COLLECTED = 100_000
 """Token units, where no least amount is set and gas has a price."""
 PUBLIC_RELAY_BUDGET = 100_000_000
 """Gwei, where no budget is set and the chain's coin has a price."""
+MAX_QUEUED_TERMS = 16
+"""Datanets whose terms wait to be fetched, beyond the two that are."""
 
 
 class Installation(Resources):
@@ -388,10 +390,11 @@ class Installation(Resources):
 
     @property
     def _datanet_terms(self) -> DatanetTerms:
+        from backend.services.background import Background
         from backend.services.contribute.terms import DatanetTerms
 
         fetch = self.peers_for(self.database).fetch_copy
-        return DatanetTerms(self.blobs, fetch, self.audit.background)
+        return DatanetTerms(self.blobs, fetch, Background(max_threads=2, max_queued=MAX_QUEUED_TERMS))
 
     @cached_property
     def curation(self) -> Curation:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentMissing, cid_of
 from backend.domain.dataset import canonical_row, is_too_deep
-from backend.domain.errors import Conflict
+from backend.domain.errors import Conflict, Unavailable
 from backend.services.contribute.licences import UnknownLicence, parse_licence
 
 if TYPE_CHECKING:
+    from backend.domain.errors import DomainError
+    from backend.domain.ids import Cid
     from backend.domain.registries import Datanet
     from backend.ports.storage import BlobStore, FetchFolder
     from backend.services.background import Background
@@ -35,7 +37,9 @@ def terms_file(licence: str) -> bytes:
 
 
 class DatanetTerms:
-    """Terms of datanets. A folder that the store lacks is fetched from other operators in the background."""
+    """Terms of datanets. A folder that the store lacks is fetched from other operators in `background`, which
+    should be theirs alone: anyone can create datanets whose folder no operator has.
+    """
 
     def __init__(self, store: BlobStore, fetch_folder: FetchFolder, background: Background) -> None:
         self._store, self._fetch_folder, self._background = store, fetch_folder, background
@@ -46,14 +50,19 @@ class DatanetTerms:
         Errors: those of `accepted_licence`; `ContentMissing` also if the folder has not arrived yet.
         """
         folder = cid_of(datanet.cid_digest)
-        if not self._store.has(folder):
-            work = self._background.start(folder, partial(self._fetch, datanet))
-            error = self._background.error(work, self._background.clock())
+        if not self._store.has(folder) and (error := self._error(folder, datanet)) is not None:
             if isinstance(error, UnreadableTerms):
                 raise error
-            if error is not None:
-                raise ContentMissing(f"the terms of datanet {datanet.id}: {error}", details={"cid": folder})
+            raise ContentMissing(f"the terms of datanet {datanet.id}: {error}", details={"cid": folder})
         return accepted_licence(self._store, datanet)
+
+    def _error(self, folder: Cid, datanet: Datanet) -> DomainError | None:
+        """Why the folder has not arrived; None if it has."""
+        try:
+            work = self._background.start(folder, partial(self._fetch, datanet))
+        except Unavailable as error:  # too many wait already
+            return error
+        return self._background.error(work, self._background.clock())
 
     def _fetch(self, datanet: Datanet) -> bool:
         self._fetch_folder(cid_of(datanet.cid_digest), MAX_FOLDER_BYTES)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from math import inf
+from queue import Queue
 from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backend.db.tables.chain import DatanetRow
-from backend.domain.content import ContentMissing, cid_digest
+from backend.domain.content import ContentMissing, cid_digest, cid_of
 from backend.domain.contribution import UploadState
+from backend.domain.ids import Cid, DatanetId
 from backend.domain.registries import Datanet
 from backend.services.background import Background
 from backend.services.contribute.licences import LicenceConflict, UnknownLicence
@@ -21,12 +23,13 @@ from backend.services.contribute.terms import (
     terms_file,
 )
 from tests.support.contributions import NET, OPERATOR, ContributionHarness
+from tests.support.market import some_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import Account, Cid
+    from backend.domain.ids import Account
     from backend.storage.embedded import EmbeddedStore
 
 
@@ -115,6 +118,25 @@ def test_a_fetch_that_takes_long_goes_on_for_the_next_upload(harness: Contributi
     goes_on.set()
     assert has_ended.wait(60)
     assert terms.accepted_licence(datanet) == "MIT"
+
+
+def test_terms_are_unknown_while_too_many_others_are_fetched(harness: ContributionHarness) -> None:
+    goes_on, folders = Event(), Queue[Cid]()
+
+    def fetch(cid: Cid, _max_bytes: int, _first: Account | None = None) -> None:
+        folders.put(cid)
+        assert goes_on.wait(60)
+
+    background = Background(wait_seconds=0, max_threads=1, max_queued=1)
+    terms = DatanetTerms(harness.store, fetch, background)
+    for number in range(3):
+        datanet = Datanet(DatanetId(number), OPERATOR.account, "docs", some_hash(f"folder {number}"), 0)
+        with pytest.raises(ContentMissing, match="too much" if number == 2 else "still being fetched"):
+            terms.accepted_licence(datanet)
+        if number == 0:
+            folders.get(timeout=60)
+    goes_on.set()
+    assert folders.get(timeout=60) == cid_of(some_hash("folder 1"))
 
 
 @pytest.mark.parametrize(
