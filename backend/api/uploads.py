@@ -101,7 +101,7 @@ async def _read_form(request: Request, space: DiskSpace, max_fields: int) -> Asy
     try:
         form = await _FormParser(request, space, max_fields).parse()
     except MultiPartException as error:
-        raise InvalidInput(f"The form is malformed: {error.message}") from error
+        raise InvalidInput(f"The form was refused: {error.message}") from error
     try:
         file = form.get("file")
         if not isinstance(file, UploadFile):

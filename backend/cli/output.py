@@ -49,9 +49,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def in_utc(unix_seconds: int | str) -> str:
-    """A time as the UTC date and time. Contracts take times that no calendar here has."""
+    """A time as the UTC date and time. Contracts accept times after the year 9999."""
     seconds = int(unix_seconds)
     try:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):  # by how far it is off
+    except (ValueError, OverflowError, OSError):  # beyond year 9999, `time_t`, C's years
         return "after the year 9999"

@@ -129,10 +129,10 @@ def picture(account: str) -> Markup:
 
 
 def when(unix_seconds: int) -> Markup:
-    """A time in UTC, for people and for machines. Contracts take times that no calendar here has."""
+    """A time in UTC, for people and for machines. Contracts accept times after the year 9999."""
     try:
         time = datetime.fromtimestamp(unix_seconds, UTC)
-    except (ValueError, OverflowError, OSError):  # by how far it is off
+    except (ValueError, OverflowError, OSError):  # beyond year 9999, `time_t`, C's years
         return Markup("after the year 9999")
     return Markup('<time datetime="{}">{}</time>').format(
         time.isoformat(timespec="seconds"), f"{time.day} {time:%b %Y, %H:%M} UTC"

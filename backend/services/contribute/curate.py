@@ -170,7 +170,7 @@ class Curation:
                 delete_content(self._db, self._store, self._staging, upload)
             elif has_claimable_rows(upload):
                 release_rows(self._db, upload.id)
-            elif has_claimable_rows(before):  # its rejection was replaced or undone
+            elif has_claimable_rows(before):  # its rejection was replaced or removed by a reorg
                 return claim_rows(self._db, upload.id, skips_claimed=True)
         except Unavailable as error:
             log.warning("upload %s: %s", upload.id, error)

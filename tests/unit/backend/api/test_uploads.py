@@ -73,5 +73,5 @@ def test_a_form_leaves_the_reserve_of_the_disk(tmp_path: Path) -> None:
 
 
 def test_a_malformed_form_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="form is malformed"):
+    with pytest.raises(InvalidInput, match="form was refused"):
         read_form(b"--y\r\n", DiskSpace(tmp_path))
