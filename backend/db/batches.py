@@ -91,10 +91,14 @@ class BatchStore:
         query = select(row.number, row.batch_hash).where(row.operator == operator, row.number == highest)
         return [(number, Hash32(batch)) for number, batch in self._session.execute(query)]
 
-    def prune_ledgers(self, operator: Account, number: int, interval: int) -> None:
-        """Delete the ledgers after batches with numbers below `number`, except multiples of `interval`."""
+    def prune_ledgers(self, operator: Account, number: int, interval: int | None = None) -> None:
+        """Delete the ledgers after batches with numbers below `number`, except multiples of `interval` (None:
+        no exceptions).
+        """
         row = LedgerRow
-        is_pruned = (row.number < number) & (row.number % interval != 0)
+        is_pruned = row.number < number
+        if interval is not None:
+            is_pruned &= row.number % interval != 0
         self._session.execute(delete(row).where(row.operator == operator, is_pruned))
 
 

@@ -21,7 +21,7 @@ from backend.domain.judging.case import Finding, Right, Undecided, Wrong
 from backend.domain.judging.claims import below_claimed
 from backend.domain.money import in_dollars
 from backend.domain.settlement import BatchState
-from backend.services.audit.auditor import newest_audited, prune_ledgers
+from backend.services.audit.auditor import newest_audited
 from backend.services.audit.published import TOO_LARGE, BatchTooLarge
 from backend.services.watch.news import News, news
 from backend.services.watch.retired_keys import disowned, retirements
@@ -433,7 +433,9 @@ class Watcher:
         ledger = right.batch.after(header)
         with self.db.begin() as mirror:
             mirror.batches.save_ledger(header.operator, ledger)
-            prune_ledgers(mirror, header.operator)
+            final = newest_audited(mirror, header.operator, mirror.chain.finalised(header.operator))
+            if final is not None:
+                mirror.batches.prune_ledgers(header.operator, final.number)
         return ledger
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from backend.db.tables.settlement import LedgerRow
 from backend.domain.chain import BlockRef
@@ -285,6 +285,18 @@ def test_an_operator_whose_batches_are_all_final_and_judged_is_not_walked_again(
     settle_batches(slow.harness, 1)
     assert [one.number for one in slow.watcher.run_once() if one.what == "right"] == [4]
     assert walked
+
+
+def test_of_the_ledgers_of_final_batches_the_newest_alone_is_kept(
+    slow: SlowMarket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watcher builds no proofs, for which an API keeps ledgers at intervals."""
+    monkeypatch.setattr("backend.services.audit.auditor.LEDGER_INTERVAL", 1)
+    slow.harness.chain.final = 2
+    list(slow.watcher.run_once())
+    with slow.harness.read() as tx:
+        kept = tx.session.scalars(select(LedgerRow.number).order_by(LedgerRow.number))
+        assert list(kept) == [2, 3]
 
 
 def test_a_pass_reads_the_batches_since_the_newest_final_one_that_is_judged(
