@@ -91,6 +91,12 @@ class BatchStore:
         query = select(row.number, row.batch_hash).where(row.operator == operator, row.number == highest)
         return [(number, Hash32(batch)) for number, batch in self._session.execute(query)]
 
+    def next_ledger(self, operator: Account, number: int) -> int | None:
+        """The lowest number above `number` that has a stored ledger, be its batch valid or not."""
+        row = LedgerRow
+        query = select(func.min(row.number)).where(row.operator == operator, row.number > number)
+        return self._session.scalar(query)
+
     def prune_ledgers(self, operator: Account, number: int, interval: int | None = None) -> None:
         """Delete the ledgers after batches with numbers below `number`, except multiples of `interval` (None:
         no exceptions).
@@ -100,6 +106,10 @@ class BatchStore:
         if interval is not None:
             is_pruned &= row.number % interval != 0
         self._session.execute(delete(row).where(row.operator == operator, is_pruned))
+
+    def delete_ledgers(self, operator: Account) -> None:
+        """Delete all ledgers of the operator, whose batches are then audited again."""
+        self._session.execute(delete(LedgerRow).where(LedgerRow.operator == operator))
 
 
 def _record(row: OwnBatchRow | None) -> BatchRecord | None:

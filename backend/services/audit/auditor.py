@@ -17,11 +17,12 @@ from backend.services.audit.earnings import credits_of, earned_by_contribution
 from backend.services.audit.published import TOO_LARGE, BatchTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.disputes.proofs import Proof
     from backend.domain.disputes.witnesses import Tree
+    from backend.domain.earnings import ContributionEarning
     from backend.domain.ids import Account
     from backend.domain.judging.case import Judgement
     from backend.domain.settlement import CommittedBatch
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from backend.services.audit.published import BatchReceipts
 
 
+_Resumed = tuple[OperatorLedger, "list[tuple[CommittedBatch | None, CommittedBatch]]"]
 LEDGER_INTERVAL = 16
 """Of the ledgers of final batches, one in so many is kept. A batch is built on the ledger before it: a proof
 from a final batch takes the audit of at most so many batches, however many there are.
@@ -93,7 +95,8 @@ class Auditor:
     def is_current(self, tx: UnitOfWork, operator: Account) -> bool:
         """Whether the operator's newest batch is audited, so that `follow` has nothing to do."""
         newest = newest_audited(tx, operator)
-        return valid_batch(tx.chain, operator, 1 if newest is None else newest.number + 1) is None
+        number = 1 if newest is None or _is_for_proofs(tx, newest) else newest.number + 1
+        return valid_batch(tx.chain, operator, number) is None
 
     def follow(self, operator: Account, is_turn_over: Callable[[], bool] = lambda: False) -> OperatorLedger:
         """The ledger after the operator's newest batch; audits the batches since the last call. After a batch
@@ -101,33 +104,46 @@ class Auditor:
 
         Errors: `WrongBatch`; `BatchTooLarge`; `Unavailable` as `audit`.
         """
-        with self._db.read() as tx:
-            ledger, later = _resume(tx, operator)
+        ledger, later = self._since_the_newest(operator)
         for parent, known in later:
             ledger = self._mirror(ledger, parent, known)
             if is_turn_over():
                 break
-        if later:
-            with self._db.begin() as mirror:
-                prune_ledgers(mirror, operator)
         return ledger
 
     def batch(self, operator: Account, number: int) -> Batch:
-        """A batch with its trees, for openings, once it is audited. Errors: `NotFound`; as
-        `follow`.
+        """A batch with its trees, for openings, once it is audited. Stores the ledgers at `LEDGER_INTERVAL`
+        that it passes and that are missing: it may wait for other writers.
+
+        Errors: `NotFound`; as `follow`; `DatabaseUnavailable` if another writer holds the database too long.
         """
         with self._db.read() as tx:
             if valid_batch(tx.chain, operator, number) is None:
                 raise NotFound(f"{operator} has no batch {number}", "number")
             ledger, later = _resume(tx, operator, number)
-            newest = newest_audited(tx, operator)
         for parent, known in later[:-1]:
             ledger = self._rebuilt(ledger, parent, known)[1]
-            # Not those that `follow` still has to store, with what the batches credit.
-            if ledger.number % LEDGER_INTERVAL == 0 and newest is not None and ledger.number < newest.number:
+            if ledger.number % LEDGER_INTERVAL == 0:
                 with self._db.begin() as tx:
-                    tx.batches.save_ledger(operator, ledger)
+                    newest = newest_audited(tx, operator)
+                    # Not those that `follow` still has to store, with what the batches credit.
+                    if newest is not None and ledger.number < newest.number:
+                        tx.batches.save_ledger(operator, ledger)
         return self._rebuilt(ledger, *later[-1])[0]
+
+    def _since_the_newest(self, operator: Account) -> _Resumed:
+        """See `_resume`. If the newest ledger is kept for proofs alone, all are deleted, so that the batches
+        are audited and their totals added up again from the first one on.
+        """
+        with self._db.read() as tx:
+            newest = newest_audited(tx, operator)
+            if newest is None or not _is_for_proofs(tx, newest):
+                return _resume(tx, operator)
+        with self._db.begin() as tx:
+            newest = newest_audited(tx, operator)
+            if newest is not None and _is_for_proofs(tx, newest):  # else another process has deleted them
+                tx.batches.delete_ledgers(operator)
+            return _resume(tx, operator)
 
     # Of each batch, the data are read before a transaction begins, and dropped before the next are read.
 
@@ -158,12 +174,12 @@ class Auditor:
                 found = credits_of(tx, batch, header, ledger)
                 earned = earned_by_contribution(tx.chain, batch)
             with self._db.begin() as mirror:
+                _as_it_is_now(mirror.chain, known)  # the totals continue those of the valid batches before it
                 if mirror.batches.save_ledger(header.operator, ledger):
                     mirror.earnings.add(found)
                     totals, valid_among = mirror.contribution_totals, mirror.chain.valid_among
                     totals.add(header.operator, batch.number, ledger.hash, earned, valid_among)
-                    final = mirror.chain.finalised(header.operator)
-                    totals.prune(header.operator, final, valid_among, earned)
+                    _prune(mirror, header.operator, earned)
                 # Else another process has mirrored the batch, with all that follows.
         return ledger
 
@@ -255,16 +271,28 @@ def newest_audited(tx: UnitOfWork, operator: Account, until: int | None = None) 
     return None
 
 
-def prune_ledgers(tx: UnitOfWork, operator: Account) -> None:
-    """Delete ledgers of final batches, except the newest, which claims need, and one in `LEDGER_INTERVAL`."""
+def _prune(tx: UnitOfWork, operator: Account, earned: Sequence[ContributionEarning]) -> None:
+    """Delete what final batches have replaced before the newest of them at `LEDGER_INTERVAL`: ledgers, except
+    those at the interval, and totals of the versions in `earned`. All later ledgers are kept, so that
+    `_is_for_proofs` can tell from which ones the totals continue.
+    """
     newest = newest_audited(tx, operator, tx.chain.finalised(operator))
     if newest is not None:
-        tx.batches.prune_ledgers(operator, newest.number, LEDGER_INTERVAL)
+        number = newest.number - newest.number % LEDGER_INTERVAL
+        tx.batches.prune_ledgers(operator, number, LEDGER_INTERVAL)
+        tx.contribution_totals.prune(operator, number, tx.chain.valid_among, earned)
 
 
-def _resume(
-    tx: UnitOfWork, operator: Account, until: int | None = None
-) -> tuple[OperatorLedger, list[tuple[CommittedBatch | None, CommittedBatch]]]:
+def _is_for_proofs(tx: UnitOfWork, newest: CommittedBatch) -> bool:
+    """Whether the ledger of the newest audited batch is one that `_prune` kept for proofs alone, because a
+    reorganisation has removed the later batches. The ledger after it was deleted then, while later ones are
+    stored, and so were totals that later batches replaced.
+    """
+    following = tx.batches.next_ledger(newest.operator, newest.number)
+    return following is not None and following > newest.number + 1
+
+
+def _resume(tx: UnitOfWork, operator: Account, until: int | None = None) -> _Resumed:
     """The newest stored ledger before the batch with number `until` (None: any), and the batches after it, up
     to that number, each with its parent.
     """
