@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
+from backend.domain.batch import OperatorLedger
 from backend.domain.earnings import Credit, Earning, EarningFilter, EarningState, earning_state
 from backend.domain.errors import DomainError, InvalidInput, Unavailable
 from backend.domain.ids import Account, Hash32
@@ -138,12 +139,14 @@ class CreditWalk:
     def _valid(self, operator: Account, begin: Position | None) -> Iterator[Credited]:
         """Credits of the batches that are verified. No batch below a balance of zero credits the account."""
         with self._db.read() as tx:
-            newest, balance = verified(tx, operator, self._query.account)
+            ledger = verified(tx, operator)
+            newest, balance = ledger.number, ledger.balances.get(self._query.account, 0)
             stored = tx.earnings.credits(self._query.account, operator)
             known = {stored[batch].number: stored[batch] for batch in tx.chain.valid_among(stored)}
             paid = claimed(tx, operator, self._query.account)
             top = newest if begin is None else _number(tx.chain, begin, newest)
-        batches, credited, is_certain = _Batches(self._db, operator), sorted(known), True
+        batches = _Batches(self._db, operator, ledger.hash)
+        credited, is_certain = sorted(known), True
         if begin is not None:
             is_certain = begin.balance == (balance if top == newest else _balance(known, top))
             balance = begin.balance
@@ -234,11 +237,11 @@ class CreditWalk:
         return until is not None and day_of(batch) > until
 
 
-def verified(tx: UnitOfWork, operator: Account, account: Account) -> tuple[int, int]:
-    """How many of an operator's valid batches are verified, and the account's balance after them."""
+def verified(tx: UnitOfWork, operator: Account) -> OperatorLedger:
+    """The ledger after those of an operator's valid batches that are verified."""
     newest = newest_audited(tx, operator)
     ledger = None if newest is None else tx.batches.ledger(operator, newest.hash)
-    return (0, 0) if ledger is None else (ledger.number, ledger.balances.get(account, 0))
+    return ledger or OperatorLedger()
 
 
 def day_of(batch: CommittedBatch) -> date:
@@ -247,17 +250,20 @@ def day_of(batch: CommittedBatch) -> date:
 
 
 class _Batches:
-    """An operator's valid batches, read in chunks: a walk may end long before the first one."""
+    """An operator's valid batches up to the `newest`, read in chunks: a walk may end long before the first
+    one. While the newest is valid, they are those that its balances follow from.
+    """
 
-    def __init__(self, db: Database, operator: Account) -> None:
-        self._db, self._operator = db, operator
+    def __init__(self, db: Database, operator: Account, newest: Hash32) -> None:
+        self._db, self._operator, self._newest = db, operator, newest
         self._chunk: dict[int, CommittedBatch] = {}
 
     def get(self, number: int) -> CommittedBatch:
-        """Errors: `Unavailable` if a void or a reorganisation removed the batch during the walk."""
+        """Errors: `Unavailable` if a void or a reorganisation removed the newest batch during the walk."""
         if number not in self._chunk:
             with self._db.read() as tx:
-                found = tx.chain.valid_batches(self._operator, number - CHUNK, number)
+                is_valid = bool(tx.chain.valid_among([self._newest]))
+                found = tx.chain.valid_batches(self._operator, number - CHUNK, number) if is_valid else []
             self._chunk = {batch.number: batch for batch in found}
         if number not in self._chunk:
             text = f"batch {number} of {self._operator} became invalid while its entries were read; try again"

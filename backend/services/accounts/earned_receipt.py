@@ -121,7 +121,7 @@ class EarnedReceipts:
         """
         with self._db.read() as tx:
             batch = _batch_of(tx, account, receipt)
-            num_verified, _ = verified(tx, batch.operator, account)
+            num_verified = verified(tx, batch.operator).number
         if batch.state is not BatchState.VOID and batch.number > num_verified:
             failed = self._audits.follow([batch.operator])
             if batch.operator in failed:
@@ -186,7 +186,7 @@ def _state(tx: UnitOfWork, batch: CommittedBatch, account: Account) -> EarningSt
     Elsewhere the newest balance stands for it, so that a credit counts as claimed once all are.
     """
     credit = tx.earnings.credit(account, batch.hash)
-    newest = verified(tx, batch.operator, account)[1]
+    newest = verified(tx, batch.operator).balances.get(account, 0)
     balance = newest if credit is None else credit.balance
     return earning_state(batch.state, balance, claimed(tx, batch.operator, account))
 

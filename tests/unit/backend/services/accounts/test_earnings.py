@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from backend.domain.earnings import Earning
     from backend.domain.ids import Account
+    from backend.domain.settlement import CommittedBatch
     from backend.services.accounts.earnings import ListedEarning
 
 CREATOR, TREASURY, OPERATOR = some_account("creator 1"), some_account("treasury"), some_account("operator")
@@ -99,6 +100,35 @@ def test_what_is_read_for_an_account_that_signed_in_is_stored(
     assert stored(harness, CREATOR) == len(whole)
     forget_data(harness)
     assert listed(harness, EarningsQuery(CREATOR)) == whole
+
+
+def test_nothing_is_stored_of_a_walk_during_which_its_batches_become_void(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if others with the same numbers replace them: their balances are others."""
+    monkeypatch.setattr(credit_walk, "CHUNK", 1)
+    settle_batches(harness, 4)
+    harness.auditor().follow(OPERATOR)
+    harness.sign_in(TREASURY)
+    of, read = audited.PublishedEntries.of, []
+
+    def replaced(self: audited.PublishedEntries, batch: CommittedBatch, account: Account) -> list[Earning]:
+        found = of(self, batch, account)
+        if not read:
+            harness.chain.convict(1)
+            settle(harness)
+            settle_batches(harness, 3, answers=1)
+        read.append(batch.hash)
+        return found
+
+    monkeypatch.setattr(audited.PublishedEntries, "of", replaced)
+    with pytest.raises(Unavailable, match=r"batch 3 .* became invalid"):
+        harness.earnings().entries(EarningsQuery(TREASURY), None, 100)
+    assert len(read) == 1
+    monkeypatch.undo()
+    entries = listed(harness, EarningsQuery(TREASURY))
+    balance = harness.auditor().follow(OPERATOR).balances[TREASURY]
+    assert sum(entry.earning.amount for entry in entries) == balance
 
 
 @pytest.mark.parametrize("error", [-1, 1, 10**9])
