@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.batch import Header, camel_case
-from backend.domain.errors import Conflict, NotFound
+from backend.domain.errors import Conflict, NotFound, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.domain.receipt import Receipt
 from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
@@ -83,6 +83,10 @@ class Proofs:
     def _build(self, committed: CommittedBatch) -> bool:
         """The latest batches are cached: payers request many receipts of one batch."""
         batch = self._auditor.batch(committed.operator, committed.number)
+        with self._db.read() as tx:
+            built = valid_batch(tx.chain, committed.operator, committed.number)
+        if built is None or built.hash != committed.hash:
+            raise Unavailable(f"batch {committed.number} of {committed.operator} was replaced; try again")
         with self._lock:
             self._built[committed.hash] = memory_of(batch.receipts), batch
             while len(self._built) > 1 and sum(size for size, _ in self._built.values()) > MAX_CACHED_BYTES:

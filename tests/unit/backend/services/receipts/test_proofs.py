@@ -21,7 +21,7 @@ from tests.support.chain_view import batches_read
 from tests.support.market import some_hash
 from tests.support.receipt_proofs import read_back
 from tests.support.settlement_harness import SettlementHarness
-from tests.support.settlement_steps import settle_batches
+from tests.support.settlement_steps import settle, settle_batches
 from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -163,6 +163,27 @@ def test_a_request_waits_briefly_for_a_batch_which_is_then_built_once(
     assert wait_for(lambda: proofs._built)
     assert proofs.inclusion(receipt_id(signed.receipt)).proof.check(signed.receipt)
     assert numbers == [1]
+
+
+def test_a_batch_that_replaces_another_while_it_is_built_is_not_kept_as_that_one(
+    harness: SettlementHarness,
+) -> None:
+    (signed,) = settle_batches(harness, 1, answers=1)
+    before = harness.chain.committed[0]
+
+    class Slow(Auditor):
+        def batch(self, operator: Account, number: int) -> Batch:
+            harness.chain.convict(1)
+            harness.serve()
+            settle(harness)
+            return super().batch(operator, number)
+
+    slow = Slow(harness.db, harness.auditor()._cases)
+    proofs = Proofs(harness.db, slow, harness.chain, Background(wait_seconds=60))
+    with pytest.raises(Unavailable, match=r"batch 1 .* was replaced; try again"):
+        proofs.inclusion(receipt_id(signed.receipt))
+    assert harness.chain.standing()[0].hash != before.hash
+    assert proofs._built == {}
 
 
 def test_the_latest_batches_are_kept_while_they_are_small(
