@@ -6,6 +6,7 @@ import json
 import re
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,15 +84,17 @@ def show_receipt(
 ) -> None:
     """Print a receipt as JSON, with all that is needed to verify it. Only its payer gets the salt.
 
-    Waits for a receipt that is not signed yet, until it is due.
+    Waits for a receipt that is not signed yet, until it is due, and with --out for the proof of its batch,
+    five minutes at most: without it the file is written, and some checks stay open.
     """
     from backend.client.evidence import fetch_evidence
     from backend.client.pending_receipts import fetch_receipt
 
+    say = partial(echo, err=True)
     with actor.connect() as client:
-        found = fetch_receipt(client, receipt, lambda text: echo(text, err=True))
+        found = fetch_receipt(client, receipt, say)
         if out is not None:
-            found["evidence"] = fetch_evidence(client, found)
+            found["evidence"] = fetch_evidence(client, found, say)
     if out is None:
         print_json(found)
     else:

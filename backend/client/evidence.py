@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,12 +21,14 @@ from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProo
 from backend.domain.split import MAX_SLICES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from backend.client.api import ApiClient
     from backend.domain.receipt import VersionRecord
 
-NOT_COMMITTED = "not_committed"
+NOT_COMMITTED, UNAVAILABLE = "not_committed", "unavailable"
+PROOF_SECONDS, POLL_SECONDS = 300.0, 5.0
+"""How long, and how often, a proof is asked for while the market audits its batch."""
 MAX_DEPTH = 32
 """Of the trees of a batch."""
 _Account = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{40}$")]
@@ -137,16 +140,35 @@ def parse_evidence(documents: Documents) -> Evidence:
     return Evidence(records, accepted, proof, spans)
 
 
-def fetch_evidence(client: ApiClient, receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Documents about a receipt from the market that issued it; `proof` is missing before its batch."""
+def fetch_evidence(
+    client: ApiClient, receipt: Mapping[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Documents about a receipt from the market that issued it; `proof` is missing before its batch, and if
+    the market has not audited the batch after `PROOF_SECONDS`. `say` is called if it waits, and if it ends
+    without a proof then.
+    """
     with reading_answer():
         versions = [client.get(f"/v1/versions/{part['version_id']}") for part in receipt["slices"]]
         named = {str(snapshot) for version in versions for snapshot in version["record"]["snapshots"]}
         snapshots = [client.get(f"/v1/snapshots/{snapshot}/manifest") for snapshot in sorted(named)]
-    found = {"versions": versions, "snapshots": snapshots}
-    try:
-        return found | {"proof": client.get(f"/v1/receipts/{receipt['id']}/proof")}
-    except ApiError as error:
-        if error.details["code"] != NOT_COMMITTED:
-            raise
-        return found
+    proof = _fetch_proof(client, f"/v1/receipts/{receipt['id']}/proof", say)
+    return {"versions": versions, "snapshots": snapshots} | ({} if proof is None else {"proof": proof})
+
+
+def _fetch_proof(client: ApiClient, path: str, say: Callable[[str], None]) -> Any:
+    until, is_said = time.monotonic() + PROOF_SECONDS, False
+    while True:
+        try:
+            return client.get(path)
+        except ApiError as error:
+            if error.details["code"] == NOT_COMMITTED:
+                return None
+            if error.details["code"] != UNAVAILABLE:
+                raise
+            if time.monotonic() > until:
+                say(f"there is no proof of the receipt's batch ({error}); repeat the command later to get it")
+                return None
+            if not is_said:
+                say(f"the market has no proof of the receipt's batch yet ({error}); waiting")
+                is_said = True
+        time.sleep(POLL_SECONDS)

@@ -7,6 +7,9 @@ import type { paths } from "./openapi.ts";
 import type { Evidence } from "./verify.ts";
 
 const TIMEOUT_MS = 20_000;
+/** How long, and how often, a proof is asked for while the market audits its batch. */
+const PROOF_MS = 300_000;
+const POLL_MS = 5_000;
 const VERSION = "/v1/versions/{version}";
 const MANIFEST = "/v1/snapshots/{snapshot}/manifest";
 const PROOF = "/v1/receipts/{receipt_id}/proof";
@@ -22,9 +25,10 @@ export interface ApiOptions {
 
 /**
  * The documents that `verifyReceipt` needs besides the receipt: its proof, unless no batch includes it yet,
- * the records of its versions and the manifests of their snapshots.
+ * the records of its versions and the manifests of their snapshots. Waits up to five minutes for a proof while
+ * the market audits its batch.
  *
- * `api`: base URL of the market. Errors: ApiFailed; MalformedDocument for a receipt or version of another
+ * `api`: base URL of the market. Errors: ApiFailed, with the code `unavailable` if there is no proof then; MalformedDocument for a receipt or version of another
  * form.
  */
 export async function fetchEvidence(api: string, receipt: unknown, options: ApiOptions): Promise<Evidence> {
@@ -34,11 +38,16 @@ export async function fetchEvidence(api: string, receipt: unknown, options: ApiO
   const versions = await Promise.all(ids.map((version) => get(VERSION, version)));
   const needed = new Set([...readVersions(versions).values()].flatMap((record) => record.snapshots));
   const snapshots = await Promise.all([...needed].map((snapshot) => get(MANIFEST, snapshot)));
-  try {
-    return { proof: await get(PROOF, id), versions, snapshots };
-  } catch (error) {
-    if (error instanceof ApiFailed && error.code === "not_committed") return { versions, snapshots };
-    throw error;
+  const until = Date.now() + PROOF_MS;
+  for (;;) {
+    try {
+      return { proof: await get(PROOF, id), versions, snapshots };
+    } catch (error) {
+      const code = error instanceof ApiFailed ? error.code : undefined;
+      if (code === "not_committed") return { versions, snapshots };
+      if (code !== "unavailable" || Date.now() > until) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 }
 

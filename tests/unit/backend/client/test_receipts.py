@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.api.schemas.registry import VersionView
+from backend.client import evidence
 from backend.client.errors import ApiError
 from backend.client.evidence import fetch_evidence
 from backend.client.receipt_file import parse_with_evidence
@@ -218,8 +219,37 @@ def test_the_documents_are_fetched_from_the_market(files: list[Document]) -> Non
             raise ApiError("not yet", details={"code": "not_committed"})
         return versions.get(path.rpartition("/")[2], {"manifest": path})
 
-    found = fetch_evidence(SimpleNamespace(get=get), file)  # type: ignore[arg-type]
+    found = fetch_evidence(SimpleNamespace(get=get), file, pytest.fail)  # type: ignore[arg-type]
     assert "proof" not in found
     assert [version["id"] for version in found["versions"]] == [part["version_id"] for part in file["slices"]]
     named = {snapshot for version in found["versions"] for snapshot in version["record"]["snapshots"]}
     assert {each["manifest"] for each in found["snapshots"]} == {f"/v1/snapshots/{s}/manifest" for s in named}
+
+
+@pytest.mark.parametrize("is_proved", [True, False])
+def test_a_proof_of_a_batch_that_is_audited_is_waited_for(
+    files: list[Document], monkeypatch: pytest.MonkeyPatch, *, is_proved: bool
+) -> None:
+    monkeypatch.setattr(evidence, "POLL_SECONDS", 0)
+    monkeypatch.setattr(evidence, "PROOF_SECONDS", 60 if is_proved else -1)
+    refusals, said = iter(range(3)), list[str]()
+
+    def get(path: str) -> Any:
+        if path.endswith("/proof") and next(refusals, None) is not None:
+            raise ApiError("still audited; try again", details={"code": "unavailable"})
+        return {"record": {"snapshots": []}, "path": path}
+
+    found = fetch_evidence(SimpleNamespace(get=get), files[-1], said.append)  # type: ignore[arg-type]
+    assert ("proof" in found) is is_proved
+    (line,) = said
+    assert ("waiting" if is_proved else "repeat the command later") in line
+
+
+def test_a_market_that_refuses_a_proof_for_another_reason_is_an_error(files: list[Document]) -> None:
+    def get(path: str) -> Any:
+        if path.endswith("/proof"):
+            raise ApiError("the batch is wrong", details={"code": "wrong_batch"})
+        return {"record": {"snapshots": []}}
+
+    with pytest.raises(ApiError, match="the batch is wrong"):
+        fetch_evidence(SimpleNamespace(get=get), files[-1], pytest.fail)  # type: ignore[arg-type]

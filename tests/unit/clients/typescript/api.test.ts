@@ -40,6 +40,27 @@ test("a receipt that no batch includes yet has no proof", async () => {
   assert.deepEqual(found, { versions: VERSIONS, snapshots: [MANIFEST] });
 });
 
+for (const [name, numRefused] of [
+  ["a proof is asked for again while its batch is audited", 2],
+  ["a proof of a batch that is not audited in minutes is an error that says so", Infinity],
+] as const)
+  test(name, async ({ mock }) => {
+    mock.timers.enable({ apis: ["Date", "setTimeout"] });
+    const clock = setInterval(() => mock.timers.tick(1_000), 0);
+    const error = { error: { code: "unavailable", message: "still audited; try again" } };
+    const served = serving([]);
+    let num = 0;
+    const fetch: typeof globalThis.fetch = async (url, init) =>
+      String(url).endsWith(PROOF) && ++num <= numRefused
+        ? Response.json(error, { status: 503 })
+        : served(url, init);
+    const found = fetchEvidence(API, receipt, { token: "", fetch }).finally(() => clearInterval(clock));
+    if (numRefused === Infinity)
+      await assert.rejects(found, { code: "unavailable", message: /still audited/ });
+    else assert.deepEqual((await found).proof, evidence.proof);
+    assert.ok(num > 2);
+  });
+
 test("an API that refuses or fails is an error that says so", async () => {
   const error = { error: { code: "unauthenticated", message: "Send a token." } };
   for (const [response, code, reason] of [
