@@ -27,14 +27,13 @@ const WORDS = { right: "right", wrong: "WRONG", open: "open", waiting: "not chec
 
 class ReceiptCheck {
   readonly #section: HTMLElement;
-  readonly #evidence: Promise<Evidence>;
+  #evidence: Promise<Evidence>;
   #rpc: string | Provider | undefined;
   #latest = 0;
 
   constructor(section: HTMLElement) {
     this.#section = section;
-    this.#evidence = get(`${location.pathname}/evidence`) as Promise<Evidence>;
-    this.#evidence.catch(() => undefined); // shown by the first check
+    this.#evidence = fetchEvidence();
   }
 
   /** Reads the chain through this wallet or node, and checks again. */
@@ -52,6 +51,7 @@ class ReceiptCheck {
     let verdict: Verdict | null = null;
     let reason = "";
     try {
+      if (number > 1) await this.#complete();
       verdict = await this.#verify();
       reason = (await this.#evidence).no_proof ?? "";
     } catch (error) {
@@ -62,6 +62,16 @@ class ReceiptCheck {
     if (verdict === null) this.#clear();
     for (const check of verdict?.checks ?? []) this.#show(check);
     this.#section.dataset["verdict"] = STATES.get(verdict?.isRight ?? null)!;
+  }
+
+  /** Gets the evidence again if it came without the proof, which the market may have by now. */
+  async #complete(): Promise<void> {
+    const known = this.#evidence;
+    const isIncomplete = await known.then(
+      (evidence) => evidence.no_proof !== undefined,
+      () => true,
+    );
+    if (isIncomplete && this.#evidence === known) this.#evidence = fetchEvidence();
   }
 
   async #verify(): Promise<Verdict> {
@@ -100,6 +110,12 @@ class ReceiptCheck {
     row.querySelector("[data-result]")!.textContent = WORDS[state];
     row.querySelector("[data-message]")!.textContent = message;
   }
+}
+
+function fetchEvidence(): Promise<Evidence> {
+  const evidence = get(`${location.pathname}/evidence`) as Promise<Evidence>;
+  evidence.catch(() => undefined); // shown by the check that needs it
+  return evidence;
 }
 
 async function jsonOf(input: HTMLInputElement): Promise<unknown> {

@@ -124,7 +124,7 @@ def test_a_settled_receipt_turns_green_and_a_lie_of_the_market_red(page: Page, p
     assert states(page)["hash"] == "wrong"
 
 
-def test_a_batch_that_cannot_be_audited_leaves_the_other_checks(
+def test_a_batch_that_cannot_be_audited_leaves_the_other_checks_until_it_can(
     page: Page, paid: Paid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unaudited(*_: object) -> Batch:
@@ -139,6 +139,10 @@ def test_a_batch_that_cannot_be_audited_leaves_the_other_checks(
     expect(page.locator("#checks [data-fault]")).to_have_text(
         "There is no proof of its batch now: no operator serves its data."
     )
+
+    monkeypatch.undo()
+    expect(check_through_wallet(page)).to_have_attribute("data-verdict", "right")
+    assert states(page) == dict.fromkeys(CHECKS, "right")
 
 
 def raise_charge(route: Any) -> None:
