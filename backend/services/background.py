@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 10.0
 MAX_THREADS = 4
 MAX_WAITING = 10
-"""Requests that wait at once for one `Background`; a process has two, one for audits and one for proofs. Each
-request holds one of the 40 threads in which the process serves requests.
+"""Requests that wait at once for one `Background`: audits, proofs and terms each have one. Each request holds
+one of the 40 threads in which the process serves requests.
 """
 MAX_REMEMBERED = 1000
 """Failures that are remembered, beyond those that may not be repeated yet."""
