@@ -9,6 +9,7 @@ import pytest
 
 from backend.chain.keys import local_account
 from backend.chain.node import Fees
+from backend.chain.nonces import find_by_nonce
 from backend.chain.sender import STUCK_BLOCKS, Sender
 from backend.chain.transactions import UnsignedTransaction, sign
 from backend.domain.hashing import keccak, to_bytes, to_hash
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from backend.chain.client import ChainClient
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import Account
+    from backend.domain.ids import Account, Hash32
     from backend.domain.transactions import ChainTransaction
 
 OPERATOR, USER = local_account(1), local_account(3)
@@ -95,6 +96,29 @@ def test_wrong_arguments_fail_without_stopping_the_lane(
     sender(chain, sqlite_database).run_once()
     assert state(sqlite_database, wrong).error is not None
     assert state(sqlite_database, right).state == TransactionState.SENT
+
+
+def test_a_call_that_reverts_without_an_unmined_one_waits_for_it(
+    chain: ChainClient, sqlite_database: Database
+) -> None:
+    """The next block is too dear for the first call, so the second one is estimated without it."""
+    before, held = dollars(chain), dollars(chain, OPERATOR.account)
+    with manual_mining(chain):
+        first = enqueue(sqlite_database, "a", "TestUSD", "mint", OPERATOR.account, 1)
+        sender(chain, sqlite_database).run_once()
+        with sqlite_database.read() as tx:
+            (attempt,) = tx.transactions.open(OPERATOR.account)[0].attempts
+        chain.node.rpc.request("hardhat_setNextBlockBaseFeePerGas", hex(attempt.max_fee + 1))
+        second = enqueue(sqlite_database, "b", "TestUSD", "transfer", USER.account, held + 1)
+        sender(chain, sqlite_database).run_once()
+        assert state(sqlite_database, second).state == TransactionState.QUEUED
+        chain.node.rpc.request("hardhat_setNextBlockBaseFeePerGas", hex(attempt.max_fee // 2))
+        mine(chain)
+        sender(chain, sqlite_database).run_once()
+        mine(chain, 1 + CONFIRMATIONS)
+    sender(chain, sqlite_database).run_once()
+    assert {state(sqlite_database, each).state for each in (first, second)} == {TransactionState.CONFIRMED}
+    assert dollars(chain) == before + held + 1
 
 
 def test_relayed_calls_wait_for_the_budget_and_own_calls_do_not(
@@ -236,6 +260,39 @@ def test_a_transaction_whose_nonce_was_used_gets_the_next_nonce(
     sent = state(database, transaction)
     assert (sent.state, sent.nonce) == (TransactionState.CONFIRMED, ours.nonce + 1)
     assert dollars(chain) == before + 1
+
+
+def test_two_senders_that_find_the_same_used_nonce_send_the_call_once(
+    chain: ChainClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The faster one queues the call again and sends it before the other one locks the lane."""
+    before, transaction = dollars(chain), enqueue(database, "a")
+    one, faster = sender(chain, database), sender(chain, database)
+    finds: list[int] = []
+
+    def find_while_the_other_is_faster(*args: Any) -> Hash32 | None:
+        finds.append(args[2])
+        found = find_by_nonce(*args)
+        if len(finds) == 1:
+            faster.run_once()
+        return found
+
+    with manual_mining(chain):
+        one.run_once()
+        ours = state(database, transaction)
+        assert ours.hash is not None
+        assert ours.nonce is not None
+        chain.node.rpc.request("hardhat_dropTransaction", ours.hash)
+        chain.node.broadcast(other_transaction(chain, ours.nonce))
+        mine(chain, 1 + CONFIRMATIONS)
+        monkeypatch.setattr("backend.chain.sender.find_by_nonce", find_while_the_other_is_faster)
+        one.run_once()
+        mine(chain, 1 + CONFIRMATIONS)
+    one.run_once()
+    assert finds == [ours.nonce] * 2
+    assert dollars(chain) == before + 1
+    sent = state(database, transaction)
+    assert (sent.state, sent.nonce) == (TransactionState.CONFIRMED, ours.nonce + 1)
 
 
 def test_a_gap_before_a_stuck_transaction_is_filled(chain: ChainClient, database: Database) -> None:
