@@ -236,6 +236,29 @@ def test_a_reorg_while_a_range_is_read_leaves_no_mixture(memory: Database) -> No
     assert state(memory)[1:] == replayed(chain)
 
 
+def test_a_reorg_between_the_check_of_the_cursor_and_the_read_leaves_no_mixture(memory: Database) -> None:
+    """The blocks that are read are of one fork, and the cursor's of another."""
+    chain = FakeChain()
+    chain.mine(6)
+    indexer(chain, memory).catch_up()
+    chain.mine(2)
+    block = chain.block
+    requested: list[int] = []
+
+    def fork_before_the_end_of_the_range(number: int) -> BlockRef | None:
+        requested.append(number)
+        if len(requested) == 2:
+            chain.block = block  # type: ignore[method-assign]
+            chain.fork(depth=4, length=8)
+        return block(number)
+
+    chain.block = fork_before_the_end_of_the_range  # type: ignore[method-assign]
+    cursor, last = chain.head().number - 2, chain.head().number
+    indexer(chain, memory).catch_up()
+    assert requested == [cursor, last]
+    assert state(memory)[1:] == replayed(chain)
+
+
 def test_two_indexers_store_each_event_once(memory: Database) -> None:
     chain = FakeChain()
     chain.mine(4)
