@@ -6,7 +6,7 @@ import pytest
 
 from backend.domain.errors import Conflict, Forbidden
 from backend.domain.voucher import SignedVoucher, Voucher
-from tests.support.admission import available
+from tests.support.admission import available, settle
 from tests.support.fakes import some_key
 
 if TYPE_CHECKING:
@@ -30,6 +30,23 @@ def test_a_voucher_of_the_payer_authorises(any_installation: ScriptedInstallatio
         channels.add_voucher(payer.account, voucher(installation, "payer", 40))
     channels.add_voucher(payer.account, voucher(installation, "payer", 60))
     assert available(installation) == 60
+    with installation.begin() as tx:
+        (latest,) = tx.channels.vouchers(installation.channel)
+    assert latest.signed.voucher.max_cumulative == 60
+
+
+def test_a_smaller_voucher_does_not_replace_a_larger_one(
+    any_installation: ScriptedInstallation, payer: Payer
+) -> None:
+    """Else a payer could lower, after it is served, what the operator may collect."""
+    installation = any_installation
+    installation.fund(100, cap=0)
+    channels = installation.services.channels
+    channels.add_voucher(payer.account, voucher(installation, "payer", 60))
+    reservation = installation.admission.reserve(payer, 60)
+    settle(installation, payer, reservation, 60)
+    with pytest.raises(Conflict, match="already stored"):
+        channels.add_voucher(payer.account, voucher(installation, "payer", 5))
     with installation.begin() as tx:
         (latest,) = tx.channels.vouchers(installation.channel)
     assert latest.signed.voucher.max_cumulative == 60
