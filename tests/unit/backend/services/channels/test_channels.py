@@ -4,10 +4,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.domain.channels import Grant
 from backend.domain.errors import Conflict, Forbidden
 from backend.domain.voucher import SignedVoucher, Voucher
+from backend.services.channels.ledger import InsufficientAuthorisation
 from tests.support.admission import available, settle
 from tests.support.fakes import some_key
+from tests.support.scripted_installation import EXPIRY
 
 if TYPE_CHECKING:
     from backend.services.channels.admission import Payer
@@ -50,6 +53,23 @@ def test_a_smaller_voucher_does_not_replace_a_larger_one(
     with installation.begin() as tx:
         (latest,) = tx.channels.vouchers(installation.channel)
     assert latest.signed.voucher.max_cumulative == 60
+
+
+def test_a_voucher_of_a_session_key_authorises_no_more_than_its_cap(
+    installation: ScriptedInstallation, payer: Payer
+) -> None:
+    """The vault refuses to collect more."""
+    installation.fund(100, cap=0)
+    session = some_key("session key of the client").account
+    installation.view.granted[installation.channel].append(
+        Grant(installation.channel, session, cap=10, expiry=EXPIRY, revoked_at=None)
+    )
+    signed = voucher(installation, "session key of the client", 90)
+    installation.services.channels.add_voucher(payer.account, signed)
+    assert available(installation) == 10
+    with pytest.raises(InsufficientAuthorisation):
+        installation.admission.reserve(payer, 11)
+    installation.admission.reserve(payer, 10)
 
 
 def test_a_voucher_of_a_stranger_is_refused(installation: ScriptedInstallation, payer: Payer) -> None:
