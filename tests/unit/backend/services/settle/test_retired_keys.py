@@ -148,6 +148,28 @@ def test_a_batch_is_not_committed_if_a_key_is_retired_while_it_is_published(
     assert {signer_of(harness, signed) for signed in settled(harness)} == {NEXT.account}
 
 
+def test_a_batch_is_not_committed_behind_a_retirement_that_is_queued_while_it_is_published(
+    harness: SettlementHarness,
+) -> None:
+    """Mined in that order, the retirement would leave the batch with signatures of a retired key."""
+    receipts = [harness.serve() for _ in range(3)]
+
+    class QueuesMeanwhile:
+        def __getattr__(self, name: str) -> Any:
+            if name == "add_folder":
+                queue_retirement(harness)
+            return getattr(harness.blobs, name)
+
+    assert harness.settler(blobs=QueuesMeanwhile()).run_once(is_forced=True).step is Step.WAITING
+    assert (harness.mine(), harness.chain.committed) == (1, [])
+    harness.chain.keys = [NEXT.account]
+    harness.chain.time += 1
+    settler(harness).run_once(is_forced=True)
+    harness.mine()
+    assert_all_settled(harness, receipts)
+    assert {signer_of(harness, signed) for signed in settled(harness)} == {NEXT.account}
+
+
 def test_a_retirement_that_another_installation_sent_is_seen_before_it_is_indexed(
     harness: SettlementHarness,
 ) -> None:
