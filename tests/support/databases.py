@@ -129,6 +129,21 @@ def chain_database() -> Iterator[Database]:
     database.close()
 
 
+def impatient_database(database: Database) -> Database:
+    """The same database, as of another process, which is `DatabaseUnavailable` where a statement would wait
+    for a lock. So one thread can run one transaction inside of another.
+    """
+    opened = Database.open(database.engine.url)
+    limit = "SET lock_timeout = 1" if database.is_shared else "PRAGMA busy_timeout=0"
+
+    def give_up(connection: Any, _record: Any) -> None:
+        connection.execute(limit).close()
+        connection.commit()
+
+    event.listen(opened.engine, "connect", give_up)
+    return opened
+
+
 def fill(database: Database) -> Callable[[], None]:
     """Simulate a full disk: SQLite returns SQLITE_FULL once the existing pages are used up. Returns a
     function that removes the limit.

@@ -49,11 +49,13 @@ if TYPE_CHECKING:
 class SettlementHarness:
     """A market, its model chain and a real database. Methods replace the sender and the gateway."""
 
-    def __init__(self, folder: Path, max_price: int = 900, num_channels: int = 3) -> None:
+    def __init__(
+        self, folder: Path, max_price: int = 900, num_channels: int = 3, database: Database | None = None
+    ) -> None:
         self.market = Market(max_price=max_price, num_channels=num_channels)
         self.chain = ModelChain(self.market)
         self.blobs = EmbeddedStore(folder / "blobs", is_durable=False)
-        self.database = Database(open_engine(f"sqlite:///{folder / 'harness.db'}"))
+        self.database = database or Database(open_engine(f"sqlite:///{folder / 'harness.db'}"))
         Base.metadata.create_all(self.database.engine)
         self.session_key = Key("session key")
         self.old_session_key = Key("old session key")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.domain.errors import DatabaseUnavailable
 from backend.domain.hashing import receipt_id
-from backend.services.settle.retired_keys import RETIRE, sign_again
+from backend.services.settle.retired_keys import RETIRE, pending_retirement, sign_again
 from backend.services.settle.settler import Step
+from tests.support.databases import impatient_database
 from tests.support.market import Key, recover
 from tests.support.settlement_steps import (
     CrashingDatabase,
@@ -19,6 +22,8 @@ from tests.support.settlement_steps import (
 )
 
 if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.domain.ids import Account
     from backend.domain.receipt import SignedReceipt
     from backend.services.settle.settler import Settler
     from tests.support.settlement_harness import SettlementHarness
@@ -41,10 +46,11 @@ def signer_of(harness: SettlementHarness, signed: SignedReceipt) -> str:
     return recover(harness.market.domain.receipt_digest(signed.receipt), signed.signature)
 
 
-def queue_retirement(harness: SettlementHarness) -> None:
-    with harness.begin() as tx:
-        key = harness.market.receipt_key.account
-        tx.transactions.enqueue(harness.market.operator, "OperatorRegistry", RETIRE, (key,), "retire")
+def queue_retirement(harness: SettlementHarness, database: Database | None = None) -> None:
+    with (database or harness.db).begin() as tx:
+        operator, key = harness.market.operator, harness.market.receipt_key.account
+        tx.transactions.lock_lane(operator)
+        tx.transactions.enqueue(operator, "OperatorRegistry", RETIRE, (key,), "retire")
 
 
 def test_finding4_unsettled_receipts_are_signed_again_and_settled_after_a_retirement(
@@ -168,6 +174,28 @@ def test_a_batch_is_not_committed_behind_a_retirement_that_is_queued_while_it_is
     harness.mine()
     assert_all_settled(harness, receipts)
     assert {signer_of(harness, signed) for signed in settled(harness)} == {NEXT.account}
+
+
+def test_no_retirement_is_queued_between_the_check_for_one_and_the_commit(
+    any_harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = any_harness
+    receipts = [harness.serve() for _ in range(2)]
+    checks: list[str] = []
+
+    def queue_one_after_the_check(tx: UnitOfWork, operator: Account) -> str:
+        checks.append(pending_retirement(tx, operator))
+        if len(checks) == 2:  # the first one is before the data is published
+            with closing(impatient_database(harness.database)) as other, suppress(DatabaseUnavailable):
+                queue_retirement(harness, other)
+        return checks[-1]
+
+    monkeypatch.setattr("backend.services.settle.settler.pending_retirement", queue_one_after_the_check)
+    assert harness.settler().run_once(is_forced=True).step is Step.COMMITTING
+    assert checks == ["", ""]
+    harness.mine()
+    assert_all_settled(harness, receipts)
+    assert not {signer_of(harness, signed) for signed in settled(harness)} & harness.chain.retired.keys()
 
 
 def test_a_retirement_that_another_installation_sent_is_seen_before_it_is_indexed(
