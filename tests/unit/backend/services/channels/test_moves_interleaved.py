@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.domain.errors import PaymentRequired
+from backend.domain.errors import DatabaseUnavailable, PaymentRequired
 from backend.domain.transactions import TransactionState
-from backend.services.channels.admission import Payer
-from backend.services.channels.moves import LEAST_MOVE, MOVE_SECONDS, MovePending, MoveTerms, NothingToMove
+from backend.services.channels.admission import Admission, Payer
+from backend.services.channels.moves import (
+    LEAST_MOVE,
+    MOVE_SECONDS,
+    MovePending,
+    MoveTerms,
+    NothingToMove,
+    _spare,
+)
+from tests.support.databases import ViewDatabase, impatient_database
 from tests.support.fakes import NOW, some_key
 from tests.support.move_harness import MoveHarness, X
 
 if TYPE_CHECKING:
+    import pytest
+
     from backend.domain.channels import Move
     from backend.domain.serving import Reservation
+    from backend.services.channels.balance import ChannelBalance
 
 
 def test_moves_and_answers_at_the_same_time_never_take_the_same_amount(any_harness: MoveHarness) -> None:
@@ -45,6 +57,45 @@ def test_moves_and_answers_at_the_same_time_never_take_the_same_amount(any_harne
     assert len(list(filter(None, taken[0]))) <= 1
     assert sum(taken[0]) + sum(taken[1]) == 20 * X
     assert harness.balance.available == 0
+
+
+def test_no_answer_is_admitted_between_the_reading_of_the_balance_and_the_move(
+    any_harness: MoveHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness, installation = any_harness, any_harness.installation
+    installation.fund(20 * X)
+    terms = harness.terms(max_amount=20 * X)
+    amounts: list[int] = []
+    reserved: list[int] = []
+
+    def reserve_once_the_balance_is_read(balance: ChannelBalance, wanted: MoveTerms) -> int:
+        amounts.append(_spare(balance, wanted))
+        if len(amounts) == 2:  # the first one is read before the move holds any lock
+            reserved.extend(reserve_without_waiting(harness, 20 * X))
+        return amounts[-1]
+
+    monkeypatch.setattr("backend.services.channels.moves._spare", reserve_once_the_balance_is_read)
+    moved = harness.relay(terms).amount
+    assert amounts == [20 * X] * 2
+    assert (moved, reserved) == (20 * X, [])
+    assert harness.balance.available == 0
+
+
+def reserve_without_waiting(harness: MoveHarness, amount: int) -> list[int]:
+    """What another process reserves, which gives up where it would have to wait for a lock."""
+    installation = harness.installation
+    with closing(impatient_database(installation.database)) as database:
+        admission = Admission(
+            ViewDatabase(database, installation.view),
+            installation.market,
+            lambda _: installation.receipt_key,
+            installation.clock,
+            900,
+            60,
+        )
+        with suppress(DatabaseUnavailable):
+            return [asyncio.run(admission.reserve(harness.payer, amount)).amount]
+    return []
 
 
 @dataclass
