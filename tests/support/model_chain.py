@@ -361,7 +361,7 @@ class ModelChain(BatchViews):
         voucher = Voucher(channel.id, c["from"], c["maxCumulative"])
         signature = "0x" + (r + s + bytes([27 + (vs >> 255)])).hex()
         signer = recover(self.vault.voucher_digest(voucher), signature)
-        caps = {g.key: g.cap for g in self.grants(channel.id) if g.expiry + THAW_SECONDS >= self.time}
+        caps = {g.key: g.cap for g in self.grants(channel.id) if _end(g) + THAW_SECONDS >= self.time}
         if signer != channel.payer and c["until"] > caps.get(signer, -1):
             raise refuse("NotAuthorised", channelId=channel.id)
         return span
@@ -397,3 +397,8 @@ class ModelChain(BatchViews):
             raise refuse("NothingToClaim")
         paid = Claim(header.operator, account, account, amount, claimed + amount, ZERO_HASH, self.height)
         return lambda: self.paid.append(paid)
+
+
+def _end(grant: Grant) -> int:
+    """Unix seconds of the key's expiry, which a revocation brings forward."""
+    return grant.expiry if grant.revoked_at is None else min(grant.expiry, grant.revoked_at)

@@ -133,10 +133,15 @@ class SettlementHarness:
             tx.channels.put_voucher(ClientVoucher(signed, signer.account))
 
     def grant(
-        self, channel: ChannelId, cap: int, key: Key | None = None, expiry: int = 2_000_000_000
+        self,
+        channel: ChannelId,
+        cap: int,
+        key: Key | None = None,
+        expiry: int = 2_000_000_000,
+        revoked_at: int | None = None,
     ) -> None:
         """Add a grant to the session key that the gateway holds, or to `key`."""
-        grant = Grant(channel, (key or self.session_key).account, cap, expiry, revoked_at=None)
+        grant = Grant(channel, (key or self.session_key).account, cap, expiry, revoked_at)
         self.chain.grants_by_channel.setdefault(channel, []).append(grant)
 
     def mine(self) -> int:

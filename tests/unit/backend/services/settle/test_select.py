@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from backend.domain.money import PPM, UNIT
 from backend.services.settle.select import Authority, Selection, _ChannelReceipts
 from backend.services.settle.settler import Step
@@ -13,8 +15,6 @@ from tests.support.model_chain import THAW_SECONDS
 from tests.support.settlement_steps import assert_all_settled, settle, settled
 
 if TYPE_CHECKING:
-    import pytest
-
     from backend.domain.ids import ChannelId
     from tests.support.settlement_harness import SettlementHarness
 
@@ -76,22 +76,25 @@ def test_many_keys_of_a_payer_do_not_multiply_the_work(
     assert_all_settled(harness, receipts)
 
 
+@pytest.mark.parametrize("end", ["expiry", "revoked_at"])
 def test_a_session_key_whose_thaw_is_over_does_not_stand_before_a_live_one(
-    harness: SettlementHarness,
+    harness: SettlementHarness, end: str
 ) -> None:
     channel = harness.market.channels[0]
-    harness.grant(
-        channel, cap=10**9, key=harness.old_session_key, expiry=harness.chain.time - THAW_SECONDS - 1
-    )
+    over = {end: harness.chain.time - THAW_SECONDS - 1}
+    harness.grant(channel, cap=10**9 + 1, key=harness.old_session_key, **over)
     harness.grant(channel, cap=10**9)
     receipts = [harness.serve(channel, is_paid=False)]
     settle(harness)
     assert_all_settled(harness, receipts)
 
 
-def test_a_session_key_serves_for_collection_until_its_thaw_is_over(harness: SettlementHarness) -> None:
+@pytest.mark.parametrize("end", ["expiry", "revoked_at"])
+def test_a_session_key_serves_for_collection_until_its_thaw_is_over(
+    harness: SettlementHarness, end: str
+) -> None:
     channel = harness.market.channels[0]
-    harness.grant(channel, cap=10**9, expiry=harness.chain.time - THAW_SECONDS)
+    harness.grant(channel, cap=10**9, **{end: harness.chain.time - THAW_SECONDS})
     receipts = [harness.serve(channel, is_paid=False)]
     settle(harness, rounds=1)
     assert_all_settled(harness, receipts)
