@@ -8,8 +8,10 @@ import pytest
 
 from backend.domain.batch import Header
 from backend.domain.errors import Unavailable
+from backend.domain.ids import ZERO_HASH
 from backend.domain.money import AMOUNT, UNIT
 from backend.domain.registries import Operator
+from backend.domain.settlement import Claim
 from backend.services.accounts.claims import Claims, NothingToClaim
 from backend.services.audit.auditor import Auditor, WrongBatch
 from backend.services.audit.background import BackgroundAudits
@@ -90,6 +92,31 @@ def test_only_the_increase_is_claimed_the_next_time(harness: SettlementHarness) 
     harness.mine()
     paid = sum(claim.amount for claim in harness.chain.claims(account))
     assert 0 <= earners(harness)[account] - paid < UNIT
+
+
+def test_claims_are_cumulative_so_that_the_largest_one_is_what_was_claimed(
+    harness: SettlementHarness,
+) -> None:
+    finalise(harness, 12)
+    account = max(earners(harness), key=lambda a: earners(harness)[a])
+    for _ in range(2):
+        harness.claims().relay(harness.market.operator, account)
+        assert harness.mine() == 1
+        finalise(harness, 12)
+    first, second = harness.chain.claims(account)
+    assert 0 < first.cumulative < second.cumulative
+    (found,) = harness.claims().claimable(account)
+    assert (found.claimed, found.cumulative) == (second.cumulative, earners(harness)[account])
+
+
+def test_a_claim_from_another_operator_leaves_what_this_one_owes(harness: SettlementHarness) -> None:
+    finalise(harness, 12)
+    account, earned = next(iter(earners(harness).items()))
+    harness.chain.paid.append(Claim(some_account("other"), account, account, 1, earned, ZERO_HASH, 1))
+    (found,) = harness.claims().claimable(account)
+    assert (found.claimed, found.unclaimed) == (0, earned)
+    prepared = harness.claims().prepare(harness.market.operator, account)
+    assert prepared.decoded["args"][0]["account"] == account
 
 
 def test_a_claim_is_relayed_for_who_asks_and_pays_the_account(harness: SettlementHarness) -> None:
