@@ -8,7 +8,9 @@ import pytest
 
 from backend.domain.money import AMOUNT
 from backend.domain.training import Dataset, JobState, Step
+from backend.services.channels.admission import Payer
 from backend.services.train.payments import PaymentWithdrawn
+from tests.support.admission import settle
 from tests.support.market import some_hash
 from tests.support.paid_training_harness import CID, MOST, NUM_ROWS, TOKENS, PaidTrainingHarness
 from tests.support.scripted_installation import TRAINING_PRICE
@@ -101,3 +103,21 @@ def test_of_what_was_reserved_only_the_charge_must_be_left(paid_harness: PaidTra
     paid_harness.installation.fund(CHARGE, MOST)
     paid_harness.leases.complete_publication(paid_harness.lease(job, Step.PUBLISH), CID)
     assert len(paid_harness.receipts) == 1
+
+
+def test_money_that_answers_of_the_channel_used_does_not_pay_for_the_adapter(
+    paid_harness: PaidTrainingHarness,
+) -> None:
+    installation, answer = paid_harness.installation, 50
+    payer = Payer(installation.payer.account)
+    installation.fund(MOST + answer)
+    settle(installation, payer, installation.admission.reserve(payer, answer), answer)
+    job = paid_harness.create()
+    paid_harness.train(job)
+    installation.fund(CHARGE + answer - 1, MOST + answer)
+    assert paid_harness.leases.acquire(job.id, Step.PUBLISH) is None
+    found = paid_harness.training.get(job.id)
+    assert found.state is JobState.FAILED
+    assert found.error is not None
+    assert found.error["missing"] == {"balance": AMOUNT.render(1)}
+    assert [one.signed.receipt.charge for one in paid_harness.receipts] == [answer]
