@@ -207,6 +207,14 @@ def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
         assert sum(len(keys_of(call)) for call in transactions.sent) == expected
 
 
+def test_the_limit_of_bonds_is_for_all_demands_of_a_pass_together() -> None:
+    transactions = FakeTransactions()
+    made = challenge(transactions=transactions, limit=70 * BOND)
+    wanted = ((Tree.RECEIPTS, range(100)), (Tree.ENTRIES, (5,)))
+    assert names_of(made.demand(FakeView(), batch(1), wanted)) == ["demanded", "demanded", "bond_limit"]
+    assert [len(keys_of(call)) for call in transactions.sent] == [64, 6]
+
+
 def test_it_demands_unpredictable_receipts() -> None:
     chosen = set()
     for _ in range(20):
