@@ -190,6 +190,9 @@ def test_a_second_finalisation_waits_for_the_pending_one(harness: SettlementHarn
     assert (harness.mine(), harness.chain.final) == (1, 1)
     assert harness.settler().finalise() == 2
     assert (harness.mine(), harness.chain.final) == (1, 2)
+    with harness.begin() as tx:
+        sent = tx.session.scalars(select(TransactionRow).filter_by(function="finalise")).all()
+    assert [row.state for row in sent] == ["confirmed", "confirmed"]
 
 
 def test_an_open_demand_or_a_time_for_proofs_holds_its_batch_and_later_ones(
