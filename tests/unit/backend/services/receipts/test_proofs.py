@@ -102,6 +102,23 @@ def test_a_proof_is_of_one_receipt_and_of_all_that_it_earned(
     assert replace(proof, header=other_hash).check(first.receipt) != proof.header.hash
 
 
+def test_entries_of_another_receipt_of_the_same_charge_prove_no_earnings(
+    harness: SettlementHarness, proofs: Proofs
+) -> None:
+    """All earnings of both are the same, so that nothing but the receipt's index tells them apart."""
+    one, other, *_ = harness.market.channels
+    first = harness.serve(one)
+    twin = replace(first.receipt, channel_id=other, request_hash=some_hash("another request"))
+    second = harness.market.sign(twin, first.slices)
+    harness.store(second)
+    harness.sign_voucher(other, twin.cumulative)
+    settle(harness)
+    proof, of_second = (proofs.inclusion(receipt_id(each.receipt)).proof for each in (first, second))
+    assert proof.check(first.receipt) == of_second.check(second.receipt)
+    with pytest.raises(InvalidOpening, match="an entry is of another receipt"):
+        replace(proof, entries=of_second.entries).check(first.receipt)
+
+
 def test_a_proof_takes_the_audit_of_the_batches_since_a_kept_ledger_however_many_there_are(
     harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
