@@ -36,6 +36,25 @@ def test_an_empty_database_is_led_to_the_declared_tables(empty: Database) -> Non
     check(empty.engine)
 
 
+def test_migrated_tables_check_what_the_declared_ones_do(empty: Database) -> None:
+    """Alembic compares no CHECK constraints."""
+    upgrade(empty.engine)
+    migrated = checks_of(empty)
+    assert any(migrated.values())
+    Base.metadata.drop_all(empty.engine)
+    Base.metadata.create_all(empty.engine)
+    assert migrated == checks_of(empty)
+
+
+def checks_of(database: Database) -> dict[str, dict[Any, str]]:
+    """The CHECK constraints of each table, by name."""
+    found = inspect(database.engine)
+    return {
+        table: {check["name"]: check["sqltext"] for check in found.get_check_constraints(table)}
+        for table in found.get_table_names()
+    }
+
+
 def test_counts_of_rate_limits_wait_for_no_disk(postgres_database: Database) -> None:
     """Neither from the declared tables nor from the migrations."""
     kind = text("SELECT relpersistence FROM pg_class WHERE oid = 'rate_counts'::regclass")
