@@ -34,6 +34,8 @@ HEAVY = {
     "requests",
 }
 HEAVY |= {"sqlalchemy", "torch", "transformers", "web3"}
+KECCAK = "safe-pysha3>=1.0.4,<2"
+"""The only package that the domain imports."""
 
 
 def test_it_is_small_and_brings_nothing_of_an_installation(light: LightInstall) -> None:
@@ -41,17 +43,22 @@ def test_it_is_small_and_brings_nothing_of_an_installation(light: LightInstall) 
     assert light.num_bytes < MOST_BYTES
 
 
-def test_the_import_contract_names_every_package_of_the_extras() -> None:
+def test_the_import_contracts_name_every_package_that_they_forbid() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    contracts = project["tool"]["importlinter"]["contracts"]
-    forbidden = next(set(each["forbidden_modules"]) for each in contracts if each["id"] == "light")
+    contracts = {each["id"]: each for each in project["tool"]["importlinter"]["contracts"]}
     modules: dict[str, set[str]] = {}
     for module, distributions in packages_distributions().items():
         for name in distributions:
             modules.setdefault(canonicalize_name(name), set()).add(module)
     extras = project["project"]["optional-dependencies"]
-    for requirement in map(Requirement, {*extras["server"], *extras["operator"]} - {"loraledger[server]"}):
-        assert modules[canonicalize_name(requirement.name)] & forbidden, requirement
+    expected = {
+        "light": {*extras["server"], *extras["operator"]} - {"loraledger[server]"},
+        "domain-packages": set(project["project"]["dependencies"]) - {KECCAK},
+    }
+    for contract, requirements in expected.items():
+        forbidden = set(contracts[contract]["forbidden_modules"])
+        for requirement in map(Requirement, requirements):
+            assert modules[canonicalize_name(requirement.name)] & forbidden, (contract, requirement)
 
 
 def test_the_wheel_has_the_data_that_the_client_reads(light: LightInstall) -> None:
