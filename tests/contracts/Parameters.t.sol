@@ -100,6 +100,15 @@ contract ParametersTest is Market {
         }
     }
 
+    /// @dev An operator that accuses itself thus loses most of the slash.
+    function test_a_challengers_share_is_below_one_half_in_every_profile() external {
+        Bounds memory limits = parameters.bounds();
+        for (uint256 i = 1; i <= 4; ++i) {
+            vm.assertTrue(limits.maxChallengerPpm < 500_000);
+            if (i != 4) limits = _publicBounds(Profile(i));
+        }
+    }
+
     /// @dev Two rounds of demands, a proof and a reserve fit in every window.
     function test_every_window_has_four_answers() external {
         Bounds memory limits = parameters.bounds();
