@@ -385,9 +385,8 @@ class Withholding:
 
     def get(self, _path: str) -> Any:
         stated = {"id": self._market.channel_of(PAYER), "operator": OPERATOR.account, "sessions": []}
-        amounts = dict.fromkeys(
-            ("balance", "thawing", "collected", "charged", "reserved", "available"), AMOUNT.render(UNIT)
-        )
+        spent = ("collected", "charged", "reserved", "cap", "signed", "waived_until")
+        amounts = dict.fromkeys(("balance", "thawing", "available", *spent), AMOUNT.render(UNIT))
         return {"data": [stated | amounts | {"collector": self._market.settlement.contract}]}
 
     def post(self, path: str, body: Any) -> Any:
