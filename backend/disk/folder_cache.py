@@ -9,14 +9,16 @@ import os
 import secrets
 import shutil
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.disk.locks import locked
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 DELETED = ".deleted."
 """Names of folders that are being deleted begin so."""
@@ -98,12 +100,9 @@ class FolderCache:
                 if path.stat().st_mtime < time.time() - DRAFT_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
 
-    @contextmanager
-    def _lock(self, mode: int) -> Iterator[None]:
+    def _lock(self, mode: int) -> AbstractContextManager[None]:
         """Shared for uses, exclusive for the decision that a folder goes."""
-        with (self.root / ".lock").open("ab") as file:
-            fcntl.flock(file, mode)
-            yield
+        return locked(self.root / ".lock", mode)
 
 
 def keep_in_use(folder: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
+from backend.disk.locks import locked
 from backend.domain.content import ContentCorrupt, ContentMissing, DecodedCid, decode_cid
 from backend.domain.ids import Cid
 from backend.storage.car import read_car, read_tree
@@ -16,7 +17,8 @@ from backend.storage.folders import FolderStore
 from backend.storage.unixfs import Tree, import_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import BinaryIO
 
@@ -179,12 +181,9 @@ class EmbeddedStore(FolderStore):
     def _write_pin(self, cid: DecodedCid) -> None:
         self._blocks.write(self._pins / str(cid), b"")
 
-    @contextmanager
-    def _lock(self, mode: int) -> Iterator[None]:
+    def _lock(self, mode: int) -> AbstractContextManager[None]:
         """Shared for additions, exclusive for garbage collection, which deletes blocks not pinned yet.
 
         Errors: `BlockingIOError` with `LOCK_NB`.
         """
-        with (self._root / "gc.lock").open("ab") as file:
-            fcntl.flock(file, mode)
-            yield
+        return locked(self._root / "gc.lock", mode)

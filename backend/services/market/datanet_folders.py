@@ -5,10 +5,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import time
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from backend.disk.locks import locked
 from backend.disk.space import DiskSpace
 from backend.domain.content import cid_digest
 from backend.domain.errors import Unavailable
@@ -16,6 +16,7 @@ from backend.domain.ids import Cid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
@@ -98,13 +99,10 @@ class DatanetFolders:
         for cid in cids:
             (self._root / cid).unlink(missing_ok=True)
 
-    @contextmanager
-    def _lock(self, mode: int) -> Iterator[None]:
+    def _lock(self, mode: int) -> AbstractContextManager[None]:
         """Shared to renew a publication, after which its folder is stored; exclusive from the look at the
         publications to the end of the deletion of their folders.
 
         Errors: `BlockingIOError` with `LOCK_NB`.
         """
-        with (self._root / LOCK).open("ab") as file:
-            fcntl.flock(file, mode)
-            yield
+        return locked(self._root / LOCK, mode)
