@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from backend.client.api import ApiClient
 
 SESSION_SECONDS = 24 * 3600
+CHANNEL_AMOUNTS = (
+    *("balance", "thawing", "available"),
+    *("collected", "charged", "reserved", "cap", "signed", "waived_until"),
+)
+"""Amounts of a channel in the API's answer, all of which `Channel` has."""
 NEEDS_VOUCHER = frozenset({"insufficient_authorisation", "waiver_required"})
 MAX_TRIES = 4
 """Tries of one request: its least cost is checked first, then its most, and concurrent requests may spend the
@@ -88,17 +93,6 @@ def own_channel(client: ApiClient) -> Channel:
             "nothing was signed",
             details={"channel": stated["id"], "computed": computed},
         )
-    amounts = (
-        "balance",
-        "thawing",
-        "collected",
-        "charged",
-        "reserved",
-        "cap",
-        "signed",
-        "waived_until",
-        "available",
-    )
     now = time.time()
     held = [(AMOUNT.read(one["cap"]), one) for one in stated["sessions"] if one["is_custodial"]]
     valid = (cap for cap, one in held if not one["is_revoked"] and one["expiry"] > now)
@@ -109,7 +103,7 @@ def own_channel(client: ApiClient) -> Channel:
         collector=collector,
         held_cap=max(valid, default=0),
         collectable_cap=max(collectable, default=0),
-        **{name: AMOUNT.read(stated[name]) for name in amounts},
+        **{name: AMOUNT.read(stated[name]) for name in CHANNEL_AMOUNTS},
     )
 
 

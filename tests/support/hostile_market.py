@@ -12,6 +12,7 @@ import httpx
 
 from backend.client.keystore import LocalKey
 from backend.client.node import Mined
+from backend.client.payments import CHANNEL_AMOUNTS
 from backend.client.signing import Statement, Wallet
 from backend.domain.deployment import Deployment
 from backend.domain.hashing import channel_id, keccak
@@ -109,19 +110,8 @@ class Market:
 
 
 def stated_channel() -> dict[str, Any]:
-    names = (
-        "balance",
-        "thawing",
-        "collected",
-        "charged",
-        "reserved",
-        "cap",
-        "signed",
-        "waived_until",
-        "available",
-    )
     whose = {"id": CHANNEL, "operator": OPERATOR, "collector": ADDRESSES["Settlement"], "sessions": []}
-    return {"data": [{**whose, **dict.fromkeys(names, AMOUNT.render(0))}]}
+    return {"data": [{**whose, **dict.fromkeys(CHANNEL_AMOUNTS, AMOUNT.render(0))}]}
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[Path]:

@@ -387,8 +387,7 @@ class Withholding:
 
     def get(self, _path: str) -> Any:
         stated = {"id": self._market.channel_of(PAYER), "operator": OPERATOR.account, "sessions": []}
-        spent = ("collected", "charged", "reserved", "cap", "signed", "waived_until")
-        amounts = dict.fromkeys(("balance", "thawing", "available", *spent), AMOUNT.render(UNIT))
+        amounts = dict.fromkeys(payments.CHANNEL_AMOUNTS, AMOUNT.render(UNIT))
         return {"data": [stated | amounts | {"collector": self._market.settlement.contract}]}
 
     def post(self, path: str, body: Any) -> Any:
