@@ -128,7 +128,7 @@ class Actor:
 
     def wallet(self) -> Wallet:
         """The wallet alone, for transactions that need no market; the market's record is enough. A test
-        account signs at home, whatever record the environment names.
+        account signs at home; `LORALEDGER_DEPLOYMENT` is ignored then.
         """
         is_at_home = not self.market and (self.user is not None or not self.deployment)
         return (self._at_home() if is_at_home else self._at_market())[1]

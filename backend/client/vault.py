@@ -87,7 +87,7 @@ def cancel_nonce(wallet: Wallet, nonce: int) -> Mined:
     """
     terms = (
         ("nonce", str(nonce)),
-        ("voids", "grants, revocations and moves that you signed with it and nobody has sent"),
+        ("voids", "unsent grants, revocations and moves that are signed with it"),
     )
     return wallet.send(AskedCall(Statement("Cancel a nonce", terms), VAULT, "cancelNonce", {"nonce": nonce}))
 

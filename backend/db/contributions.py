@@ -82,7 +82,7 @@ class UploadStore:
         without: Collection[UploadState] = (),
     ) -> list[Upload]:
         """Uploads after upload `after` in none of the states `without`, newest first. Errors: `InvalidInput`
-        if `after` is not one of them, in whatever state.
+        if `after` is not one of them; its state is not checked.
         """
         wanted = {"account": account, "datanet": datanet}
         query = select(UploadRow).filter_by(

@@ -47,7 +47,7 @@ def migrate(engine: Engine, target: str) -> None:
     if target not in known:
         raise InvalidInput(f"{target!r} is no revision; the newest is {known[-1]}", param="revision")
     if current_revision(engine) == target:
-        return  # the check of references would read all rows, and others could not write meanwhile
+        return  # the check of foreign keys reads all rows, and holds SQLite's write lock
     with _transaction(engine) as connection:
         current = MigrationContext.configure(connection).get_current_revision()
         _check_known(current, known)

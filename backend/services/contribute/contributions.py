@@ -145,7 +145,7 @@ class Contributions:
         """The uploads that follow upload `after`, newest first, with their present state on the chain, except
         those that were saved in a state of `without`.
 
-        Errors: `InvalidInput` if `after` is not one of them, in whatever state.
+        Errors: `InvalidInput` if `after` is not one of them; its state is not checked.
         """
         with self._db.read() as tx:
             found = tx.contributions.find(account, datanet, limit, after, without)

@@ -125,7 +125,8 @@ class Denials:
         with self._db.read() as tx:
             if takedown.running & tx.channels.reserved(now):
                 return False
-        fetched, _ = self._delete_stored(takedown.adapter, takedown.reason)  # by the answers meanwhile
+        # Answers that ran may have fetched folders since the takedown.
+        fetched, _ = self._delete_stored(takedown.adapter, takedown.reason)
         for cid in {*takedown.contents, *fetched}:
             self._folders.drop(cid)
         self._folders.drop_exports(takedown.adapter)
