@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import coincurve
 from eth_account import Account as EthAccount
 
 from backend.chain.local_keys import local_private_key
+from backend.disk.files import create_private
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import Conflict, Forbidden, NotFound
 from backend.domain.hashing import keccak
@@ -76,32 +76,17 @@ def import_key(keystore: Path, private_key: bytes, password: str) -> LocalSigner
     keystore.mkdir(parents=True, exist_ok=True, mode=0o700)
     encrypted = json.dumps(EthAccount.encrypt(private_key, password))
     try:
-        write_once(path, encrypted)
+        create_private(path, encrypted)
     except FileExistsError:
         raise Conflict(f"{path} exists already", param="keystore") from None
     return signer
 
 
-def write_once(path: Path, text: str) -> None:
-    """Create a file atomically and durably, readable by its owner only. Errors: `FileExistsError`."""
-    # Hard linking fails if the path exists; renaming would overwrite it.
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".part") as draft:
-        draft.write(text)
-        draft.flush()
-        os.fsync(draft.fileno())
-        path.hardlink_to(draft.name)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def read_or_create(path: Path, make: Callable[[], str]) -> str:
-    """The text of a file, which is created with what `make` returns, as by `write_once`, if it is missing."""
+    """The text of a file. A missing one is created with what `make` returns, as by `create_private`."""
     if not path.exists():
         with suppress(FileExistsError):  # another process was faster
-            write_once(path, make())
+            create_private(path, make())
     return path.read_text()
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eth_account import Account as EthAccount
 
+from backend.disk.files import create_private
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.ids import Account
 
@@ -117,15 +116,21 @@ class Keystores:
         """Encrypt a key into a new file that only its owner can read. Errors: `Conflict` if it exists."""
         path, key = self.path(name), LocalKey(private_key)
         self.refuse_existing(name)
-        write_privately(path, json.dumps(EthAccount.encrypt(private_key, password)), is_new=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            create_private(path, json.dumps(EthAccount.encrypt(private_key, password)))
+        except FileExistsError:
+            raise self._exists(path) from None
         return key
 
     def refuse_existing(self, name: str) -> None:
         """Errors: `Conflict`."""
         if self.path(name).exists():
-            raise Conflict(
-                f"{self.path(name)} exists already; wallets are never overwritten", param="account"
-            )
+            raise self._exists(self.path(name))
+
+    @staticmethod
+    def _exists(path: Path) -> Conflict:
+        return Conflict(f"{path} exists already; wallets are never overwritten", param="account")
 
 
 def parse_private_key(text: str) -> bytes:
@@ -159,25 +164,6 @@ def stated_account(keystore: dict[str, Any]) -> Account | None:
     if not isinstance(address, str) or not re.fullmatch("(0x)?[0-9a-fA-F]{40}", address):
         return None
     return Account("0x" + address.removeprefix("0x").lower())
-
-
-def write_privately(path: Path, text: str, *, is_new: bool = False) -> None:
-    """Write a file atomically, readable by its owner only. Errors: `Conflict` if it exists and `is_new`."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if is_new:
-            path.hardlink_to(draft)  # fails if the path exists, where a rename would overwrite it
-        else:
-            Path(draft).replace(path)
-    except FileExistsError:
-        raise Conflict(f"{path} exists already; it is not overwritten", param="account") from None
-    finally:
-        Path(draft).unlink(missing_ok=True)
 
 
 def _no_keystore(path: Path, why: str) -> InvalidInput:

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.client.keystore import WALLET_HOME, write_privately
+from backend.client.keystore import WALLET_HOME
+from backend.disk.files import write_durably
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account
@@ -47,7 +48,8 @@ class SessionFile:
             return None
 
     def save(self, tokens: Tokens) -> None:
-        write_privately(self._path, json.dumps(asdict(tokens)))
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durably(self._path, json.dumps(asdict(tokens)), is_private=True)
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -11,8 +11,7 @@ from backend.chain.transactions import current_gas_price
 from backend.deployment.compromised_keys import compromised_accounts
 from backend.deployment.contracts import create_market
 from backend.deployment.deployer import Deployer
-from backend.deployment.files import exclusive
-from backend.deployment.journal import Journal, Origin
+from backend.deployment.journal import Journal, Origin, exclusive
 from backend.deployment.profiles import NAMES
 from backend.deployment.record import Record, read_record, write_record
 from backend.domain.deployment import LOCAL_CHAIN_ID, PAYMENT_TOKEN

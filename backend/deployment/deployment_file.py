@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from backend.deployment.files import write_durably
+from backend.disk.files import write_durably
 from backend.domain.deployment import parse_deployment
 from backend.domain.errors import NotFound
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def save_deployment(deployment: Deployment, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, json.dumps(asdict(deployment), indent=2, sort_keys=True) + "\n")
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.deployment.files import write_durably
+from backend.disk.files import write_durably
 from backend.domain.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from backend.domain.ids import Account, Hash32
@@ -120,3 +124,21 @@ class Journal:
             "steps": [asdict(step) for step in self._steps],
         }
         write_durably(self._path, json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Lock a folder, since two deployments at once would send everything twice.
+
+    Errors: `Conflict` if another process has the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"another deployment into {folder} is running", param="journal") from None
+        yield
+    finally:
+        os.close(lock)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from backend.deployment.files import write_durably
+from backend.disk.files import write_durably
 from backend.domain.deployment import Deployment
 from backend.domain.errors import InvalidInput, NotFound
 
@@ -48,6 +48,7 @@ class Record:
 
 
 def write_record(record: Record, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, json.dumps(asdict(record), indent=2, sort_keys=True) + "\n")
 
 

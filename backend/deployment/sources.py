@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.deployment.builds import load_build
 from backend.deployment.contracts import CONTRACTS
-from backend.deployment.files import write_durably
+from backend.disk.files import write_durably
 from backend.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def write_sources(node: Node, record: Record, folder: Path, artifacts: Path = AR
     Errors: `NotFound` without Hardhat's build; `InvalidInput` if it is not that of this version, or a
     contract on the chain was not created by it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     listed: dict[str, Any] = {}
     written = []
     for contract in CONTRACTS:

@@ -1,1 +1,3 @@
-"""The disk: space that the rest of the installation needs, and folders that can be written again."""
+"""The disk: space that the rest of the installation needs, durable files, locks, and folders that can be
+written again.
+"""

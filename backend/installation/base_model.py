@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from backend.disk.files import write_durably
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import to_hash
 
@@ -103,6 +104,4 @@ def _load(base: Base) -> BaseModelInfo:
 
 
 def save_base_model(info: BaseModelInfo, path: Path) -> None:
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(asdict(info), indent=2) + "\n")
-    draft.replace(path)
+    write_durably(path, json.dumps(asdict(info), indent=2) + "\n")

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from backend.disk.files import sync_folder
 from backend.domain.content import (
     SHA2_256,
     Codec,
@@ -105,11 +106,3 @@ def leaf_of(key: str) -> DecodedCid:
     """The block's CID with the codec `raw`."""
     multihash = base64.b32decode(key + "=" * (-len(key) % 8))
     return DecodedCid(Codec.RAW, multihash[len(SHA2_256) :])
-
-
-def sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

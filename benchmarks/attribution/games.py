@@ -11,6 +11,7 @@ import statistics
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from backend.disk.files import write_durably
 from backend.domain.money import PPM
 from benchmarks.attribution.answers import answer_losses, generate_answers
 from benchmarks.attribution.attacks import ATTACKS, Setting, published_texts, split
@@ -18,7 +19,7 @@ from benchmarks.attribution.measure import as_paid
 from benchmarks.attribution.methods import score_methods
 from benchmarks.attribution.retrain import Run, load_weights, make_model, retrain_reference
 from benchmarks.attribution.signals import Trained, read_signals
-from benchmarks.attribution.truth import replace_file, require_study
+from benchmarks.attribution.truth import require_study
 from benchmarks.attribution.uploads import Admission, admit
 from workers.training.rows import IGNORED, Example, last_answer
 
@@ -272,4 +273,4 @@ def _write(plan: Plan, played: Sequence[Played]) -> None:
     games = ",\n ".join(json.dumps(asdict(each), sort_keys=True, separators=(",", ":")) for each in played)
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f'"study": {json.dumps(plan.study.digest)},\n"base_model": {json.dumps(plan.base.name)}'
-    replace_file(path, f'{{{head},\n"games": [\n {games}\n]}}\n')
+    write_durably(path, f'{{{head},\n"games": [\n {games}\n]}}\n')

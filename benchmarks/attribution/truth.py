@@ -7,11 +7,11 @@ continued, on another machine. The file is JSON with one answer or run a line.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from backend.disk.files import write_durably
 from backend.domain.errors import InvalidInput
 from benchmarks.attribution.retrain import Run
 from workers.training.folders import lock_folder
@@ -105,17 +105,7 @@ def _write(path: Path, truth: Truth) -> None:
         f'{{"study": {json.dumps(truth.study)},\n"base_model": {json.dumps(truth.base_model)},\n'
         f'"answers": {_lines(answers)},\n"runs": {_lines(runs)}}}\n'
     )
-    replace_file(path, text)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Atomically: a killed process leaves the old file or the new one."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_durably(path, text)
 
 
 def _order(item: tuple[Run, Any]) -> tuple[int, tuple[int, ...]]:

@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from backend.disk.files import write_durably
 from tests.fuzz.targets import CORPORA, TARGETS
 
 if TYPE_CHECKING:
@@ -195,9 +196,7 @@ def keep(target: Target) -> None:
 
 def record(run: dict[str, Any]) -> None:
     runs = json.loads(REPORT.read_bytes()) if REPORT.exists() else []
-    draft = REPORT.with_suffix(".tmp")
-    draft.write_text(json.dumps([*runs, run], indent=1) + "\n")
-    draft.replace(REPORT)
+    write_durably(REPORT, json.dumps([*runs, run], indent=1) + "\n")
 
 
 def _name(data: bytes) -> str:

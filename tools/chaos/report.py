@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from backend.disk.files import write_durably
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
@@ -69,9 +71,7 @@ class Report:
             "error": error,
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_suffix(".tmp")
-        draft.write_text(json.dumps(content, indent=1) + "\n")
-        draft.replace(self._path)
+        write_durably(self._path, json.dumps(content, indent=1) + "\n")
 
 
 def circumstances(options: argparse.Namespace, planned: int) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from backend.disk.files import write_durably
 from backend.domain.training import About, TrainingConfig
 
 if TYPE_CHECKING:
@@ -105,10 +105,4 @@ class VerificationSpec:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write atomically: a killed process leaves the old file or the new one."""
-    scratch = path.with_suffix(".partial")
-    with scratch.open("w", encoding="utf-8") as file:
-        json.dump(value, file, sort_keys=True, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    write_durably(path, json.dumps(value, sort_keys=True, indent=2))

@@ -11,6 +11,7 @@ import typer
 from backend.cli.data import Licence, Rows
 from backend.cli.output import AsJson
 from backend.cli.reports import print_report
+from backend.disk.files import write_durably
 
 
 def register(data: typer.Typer) -> None:
@@ -30,9 +31,7 @@ def build(
     from backend.services.contribute.docstrings import build_dataset
 
     dataset = build_dataset(package, max_rows)
-    draft = out.with_name(out.name + ".tmp")
-    draft.write_bytes(b"".join(dataset.lines()))
-    draft.replace(out)
+    write_durably(out, b"".join(dataset.lines()).decode())
     typer.echo(f"{len(dataset.rows)} rows of {package}, licence {dataset.licence}, in {out}")
 
 

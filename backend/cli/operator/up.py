@@ -19,6 +19,7 @@ import typer
 
 from backend.cli.operator.supervisor import Service, Supervisor
 from backend.client.local_stack import PORTS_FILE
+from backend.disk.files import write_durably
 from backend.domain.errors import Conflict, Unavailable
 
 if TYPE_CHECKING:
@@ -319,9 +320,7 @@ def _choose_ports(settings: Settings, rpc_url: str) -> Ports:
         wait_seconds = ORPHAN_SECONDS
     chain_port = preferred.chain if rpc_url else free_port(preferred.chain, wait_seconds)
     chosen = Ports(chain_port, free_port(preferred.api, wait_seconds), rpc_url)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(asdict(chosen)))
-    draft.replace(path)
+    write_durably(path, json.dumps(asdict(chosen)))
     return chosen
 
 

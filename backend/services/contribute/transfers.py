@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from backend.disk.files import sync_folder, write_durably
 from backend.disk.space import DiskSpace
 from backend.domain.errors import Conflict, DiskFull, InvalidInput, NotFound
 from backend.services.contribute.canonical_rows import UploadTooLarge
@@ -130,7 +131,7 @@ class Transfers:
             (self._root / transfer_id).mkdir()
             (self._root / transfer_id / "data").touch()
             self._record(transfer)
-            _sync(self._root)
+            sync_folder(self._root)
         return transfer
 
     def get(self, account: Account, transfer_id: str) -> Transfer:
@@ -254,14 +255,7 @@ class Transfers:
         return replace(transfer, offset=min(transfer.offset, size))
 
     def _record(self, transfer: Transfer) -> None:
-        folder = self._root / transfer.id
-        draft = folder / "transfer.tmp"
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(asdict(transfer), file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(folder / "transfer.json")
-        _sync(folder)
+        write_durably(self._root / transfer.id / "transfer.json", json.dumps(asdict(transfer)))
 
     @contextmanager
     def _locked(self, transfer_id: str) -> Iterator[FileIO]:
@@ -301,14 +295,6 @@ def _write(file: FileIO, chunk: bytes) -> None:
     rest = memoryview(chunk)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

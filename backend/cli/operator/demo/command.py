@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from backend.disk.files import write_durably
+
 if TYPE_CHECKING:
     from backend.cli.operator.demo.reconciliation import Reconciliation
     from backend.cli.operator.demo.scenario import Outcome, Scenario
@@ -67,7 +69,8 @@ def demo(
             {"stack": {name: facts[name] for name in ("api", "rpc", "contracts", "home")}} if keep else {}
         )
         result |= _chain_facts(installation)
-    _write(report, result)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(report, json.dumps(result, indent=2) + "\n")
     _show(screen, scenario, reconciliation, result)
     screen.console.print(f"\nReport written to {report}.")
     if not result["ok"]:
@@ -157,13 +160,6 @@ def _chain_facts(installation: Installation) -> dict[str, int]:
     node = installation.chain.node
     transactions = sum(node.num_block_transactions(number) for number in range(first, head + 1))
     return {"transactions": transactions, "deployment_block": first, "head_block": head}
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(report, indent=2) + "\n")
-    draft.replace(path)
 
 
 def _show(screen: Screen, scenario: Scenario, reconciliation: Reconciliation, report: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from backend.client.api import ApiClient, market_url
 from backend.client.errors import ApiError, NotAMarket
-from backend.client.keystore import LocalKey, write_privately
+from backend.client.keystore import LocalKey
 from backend.client.pending_receipts import fetch_receipt
 from backend.client.sessions import SessionFile
 from backend.client.signing import Wallet
@@ -146,7 +146,8 @@ def test_a_session_must_say_when_it_ends(expires_at: Any, tmp_path: Path) -> Non
         with pytest.raises(NotAMarket, match="the sign-in message was signed"):
             client._take(client.post("/v1/auth/sessions"))
         session = SessionFile(url, client.wallet.account, tmp_path)
-    write_privately(session._path, json.dumps(answer))
+    session._path.parent.mkdir(parents=True)
+    session._path.write_text(json.dumps(answer))
     assert session.load() is None
 
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.deployment.files import exclusive
-from backend.deployment.journal import Journal, Origin, Step
+from backend.deployment.journal import Journal, Origin, Step, exclusive
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.ids import Account, Hash32
 

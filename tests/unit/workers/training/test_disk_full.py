@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,11 +11,10 @@ from safetensors import SafetensorError
 from workers.training import disk_full
 from workers.training.disk_full import disk_full_error
 from workers.training.run import _train
-from workers.training.spec import CHECKPOINTS, COMPLETE, RESULT_FILE
+from workers.training.spec import CHECKPOINTS, COMPLETE, RESULT_FILE, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 
 def wrapped(error: Exception) -> Exception:
@@ -64,10 +64,18 @@ def test_other_errors_are_none_of_its(tmp_path: Path) -> None:
     assert disk_full_error(ValueError("no"), tmp_path) is None
 
 
-def test_a_full_disk_fails_the_job_and_leaves_its_last_checkpoint(make_job: Any) -> None:
+def test_a_full_disk_fails_the_job_and_leaves_its_last_checkpoint(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec, folder = make_job(epochs=0.5)
     spec.save(folder)
-    (folder / RESULT_FILE).with_suffix(".partial").symlink_to("/dev/full")
+
+    def write(path: Path, value: Any) -> None:
+        if path.name == RESULT_FILE:
+            Path("/dev/full").write_text("no space left")
+        write_json(path, value)
+
+    monkeypatch.setattr("workers.training.job.write_json", write)
     messages: list[tuple[str, Mapping[str, Any]]] = []
     assert _train(folder, lambda kind, data: messages.append((kind, data))) == 1
     kind, error = messages[-1]

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.disk.files import create_private, write_durably
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def power_cut(_: int) -> None:
+    raise OSError("power cut")
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    write_durably(path, "first, and longer")
+    write_durably(path, "sécond")
+    assert path.read_text(encoding="utf-8") == "sécond"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.json"
+    write_durably(path, "old")
+    monkeypatch.setattr("os.fsync", power_cut)
+    with pytest.raises(OSError, match="power cut"):
+        write_durably(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_private_files_are_read_by_their_owner_only(tmp_path: Path) -> None:
+    write_durably(tmp_path / "shared", "text")
+    write_durably(tmp_path / "session", "text", is_private=True)
+    create_private(tmp_path / "key", "text")
+    assert (tmp_path / "shared").stat().st_mode & 0o400
+    for name in ("session", "key"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_exists_is_not_created_again(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    create_private(path, "first")
+    with pytest.raises(FileExistsError):
+        create_private(path, "second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
