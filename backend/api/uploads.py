@@ -13,6 +13,7 @@ from anyio import CapacityLimiter
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from backend.disk.space import raising_disk_full
 from backend.domain.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ async def open_upload_form(request: Request, space: DiskSpace) -> AsyncIterator[
 @asynccontextmanager
 async def _read_form(request: Request, space: DiskSpace, max_fields: int) -> AsyncIterator[UploadedForm]:
     try:
-        form = await _FormParser(request, space, max_fields).parse()
+        with raising_disk_full("the disk is full; nothing was stored"):
+            form = await _FormParser(request, space, max_fields).parse()
     except MultiPartException as error:
         raise InvalidInput(f"The form was refused: {error.message}") from error
     try:

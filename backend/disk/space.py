@@ -4,7 +4,9 @@ installation running.
 
 from __future__ import annotations
 
+import errno
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,20 @@ from backend.domain.errors import DiskFull
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Of the disk, of a quota, and of the most bytes that a file of this process may have."""
+
+
+@contextmanager
+def raising_disk_full(message: str) -> Iterator[None]:
+    """Errors: `DiskFull` with the message where a write fails because the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_ERRNOS:
+            raise
+        raise DiskFull(message) from error
 
 
 @dataclass(frozen=True, slots=True)

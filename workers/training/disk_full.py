@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from typing import TYPE_CHECKING
 
+from backend.disk.space import FULL_ERRNOS
 from backend.domain.errors import DiskFull
 from workers.training.spec import CHECKPOINTS, COMPLETE
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 MIN_FREE_BYTES = 1 << 20
 
 
@@ -47,6 +46,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
+    if isinstance(error, OSError) and error.errno in FULL_ERRNOS:
         return True
     return "no space left on device" in str(error).lower()

@@ -7,16 +7,16 @@ Later steps are in `backend.services.contribute.curate`.
 
 from __future__ import annotations
 
-import errno
 import secrets
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from backend.disk.space import raising_disk_full
 from backend.domain.content import ContentCorrupt, ContentMissing
 from backend.domain.contribution import WITHDRAWAL, Report, SigningRequest, Upload, UploadState
-from backend.domain.errors import Conflict, DiskFull, Forbidden, InvalidInput, NotFound
+from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
 from backend.services.contribute.canonical_rows import read_defects
 from backend.services.contribute.licences import check_compatible, parse_licence
@@ -119,14 +119,13 @@ class Contributions:
         with self._db.begin() as tx:
             tx.contributions.add(upload)
         try:
-            return self._check(upload, stream, accepts_partial=accepts_partial)
-        except BaseException as error:
+            with raising_disk_full("the disk is full; nothing of the upload was stored"):
+                return self._check(upload, stream, accepts_partial=accepts_partial)
+        except BaseException:
             self._staging.drop(upload.id)
             delete_rows(self._db, upload.id)
             with self._db.begin() as tx:
                 tx.contributions.remove(upload.id)
-            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise DiskFull("the disk is full; nothing of the upload was stored") from error
             raise
 
     def status(self, upload_id: str) -> Upload:

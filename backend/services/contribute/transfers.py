@@ -8,7 +8,6 @@ flock on `data`, which ends with their process.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -22,8 +21,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from backend.disk.files import sync_folder, write_durably
-from backend.disk.space import DiskSpace
-from backend.domain.errors import Conflict, DiskFull, InvalidInput, NotFound
+from backend.disk.space import DiskSpace, raising_disk_full
+from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.services.contribute.canonical_rows import UploadTooLarge
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ SYNC_BYTES = 32 << 20
 READ_BYTES = 1 << 16
 ALGORITHMS = ("sha256", "sha1")
 """Checksum algorithms. The tus protocol requires SHA-1; checksums only detect transmission errors."""
-DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DISK_FULL = "the disk is full; acknowledged bytes are stored, resume later"
 
 
 class OffsetMismatch(Conflict):
@@ -127,7 +126,7 @@ class Transfers:
         transfer = Transfer(transfer_id, account, name, num_bytes, sha256, metadata, self._now())
         self.space.require(num_bytes)
         self._root.mkdir(parents=True, exist_ok=True)
-        with _raise_disk_full():
+        with raising_disk_full(DISK_FULL):
             (self._root / transfer_id).mkdir()
             (self._root / transfer_id / "data").touch()
             self._record(transfer)
@@ -169,7 +168,7 @@ class Transfers:
                 raise OffsetMismatch(f"the offset is {transfer.offset}, not {offset}", "offset", details)
             file.truncate(offset)
             file.seek(offset)
-            with _raise_disk_full():
+            with raising_disk_full(DISK_FULL):
                 return self._receive(file, transfer, stream, checksum)
 
     def content(self, account: Account, transfer_id: str) -> Iterator[bytes]:
@@ -295,13 +294,3 @@ def _write(file: FileIO, chunk: bytes) -> None:
     rest = memoryview(chunk)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-@contextmanager
-def _raise_disk_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FULL_ERRNOS:
-            raise
-        raise DiskFull("the disk is full; acknowledged bytes are stored, resume later") from error

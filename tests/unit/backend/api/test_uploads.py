@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import tempfile
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,17 @@ def test_the_file_of_a_form_waits_in_the_home_and_not_in_the_temporary_folder(
 def test_a_form_leaves_the_reserve_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(DiskFull):
         read_form(HEAD + b"rows\r\n--x--\r\n", DiskSpace(tmp_path, reserved=1 << 60))
+
+
+def test_a_disk_that_is_full_within_the_file_of_a_form_is_named(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(DiskFull, match="nothing was stored"):
+            read_form(HEAD + bytes(3 << 20) + b"\r\n--x--\r\n", DiskSpace(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_malformed_form_is_named(tmp_path: Path) -> None:
