@@ -83,10 +83,17 @@ class EarningStore:
         row = self._session.execute(query).one_or_none()
         return None if row is None else from_row(Credit, row)
 
-    def credits(self, account: Account, operator: Account) -> dict[Hash32, Credit]:
-        """What batches of the operator, void ones included, credit to the account, by the batches' hashes."""
-        query = select(table_of(CreditRow)).filter_by(account=account, operator=operator)
-        return {Hash32(row.batch_hash): from_row(Credit, row) for row in self._session.execute(query)}
+    def credits(self, account: Account, operator: Account, until: int, span: int) -> list[Credit]:
+        """What the operator's batches, void ones included, credit to the account, newest first: of the newest
+        credited batch up to number `until` and of the `span - 1` numbers before it.
+        """
+        own = (CreditRow.account == account) & (CreditRow.operator == operator) & (CreditRow.number <= until)
+        newest = self._session.scalar(select(func.max(CreditRow.number)).where(own))
+        if newest is None:
+            return []
+        query = select(table_of(CreditRow)).where(own, CreditRow.number > newest - span)
+        rows = self._session.execute(query.order_by(CreditRow.number.desc()))
+        return [from_row(Credit, row) for row in rows]
 
     def entries(
         self,

@@ -24,7 +24,7 @@ class CreditRow(Base):
     """What a batch credits to an account."""
 
     __tablename__ = "credits"
-    __table_args__ = (UniqueConstraint("account", "batch_hash"), Index(None, "account", "operator"))
+    __table_args__ = (UniqueConstraint("account", "batch_hash"), Index(None, "account", "operator", "number"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
     account: Mapped[str] = mapped_column(ACCOUNT)

@@ -8,7 +8,7 @@ anything.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from backend.services.audit.cases import AnotherLargeBatch
 from backend.services.audit.earnings import TooManyEntries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.settlement import CommittedBatch
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from backend.services.audit.earnings import PublishedEntries
 
 CHUNK = 100
-"""Batches that a walk reads from the database at once."""
+"""Batches, or numbers of credited ones, that a walk reads from the database at once."""
 MAX_RECEIPTS_READ = 10_000
 """Receipts of batch data that one walk reads; a single batch may have more."""
 
@@ -141,28 +141,26 @@ class CreditWalk:
         with self._db.read() as tx:
             ledger = verified(tx, operator)
             newest, balance = ledger.number, ledger.balances.get(self._query.account, 0)
-            stored = tx.earnings.credits(self._query.account, operator)
-            known = {stored[batch].number: stored[batch] for batch in tx.chain.valid_among(stored)}
             paid = claimed(tx, operator, self._query.account)
             top = newest if begin is None else _number(tx.chain, begin, newest)
         batches = _Batches(self._db, operator, ledger.hash)
-        credited, is_certain = sorted(known), True
+        credits_, is_certain = _Credits(batches, self._query.account), True
         if begin is not None:
-            is_certain = begin.balance == (balance if top == newest else _balance(known, top))
+            is_certain = begin.balance == (balance if top == newest else credits_.balance(top))
             balance = begin.balance
         number = top
         while number and balance:
-            place = bisect_left(credited, number)
-            older = credited[place - 1] if place else 0
-            if number not in known and balance == (known[older].balance if older else 0):
-                number = older
+            stored = credits_.newest(number)
+            at, known = (0, 0) if stored is None else (stored.number, stored.balance)
+            if at < number and balance == known:
+                number = at
                 continue
             batch = batches.get(number)
             number -= 1
             if self._is_before(batch):
                 return
             try:
-                found = self._credited(batch, stored, balance, paid)
+                found = self._credited(batch, stored if at == batch.number else None, balance, paid)
             except TooManyEntries as error:
                 self.unlisted[operator] = f"batch {batch.number}: {error.message}"
                 balance -= error.amount
@@ -182,12 +180,13 @@ class CreditWalk:
         """
         with self._db.read() as tx:
             batches = tx.chain.void_batches(operator)
-            stored = tx.earnings.credits(self._query.account, operator)
         top = len(batches) - 1 if begin is None else _index(batches, begin)
         for number in range(top, -1, -1):
             batch = batches[number]
             if self._is_before(batch) or self._is_after(batch):
                 continue
+            with self._db.read() as tx:
+                stored = tx.earnings.credit(self._query.account, batch.hash)
             try:
                 found = self._credited(batch, stored, 0, 0)
             except AnotherLargeBatch:
@@ -200,10 +199,10 @@ class CreditWalk:
                 yield found
 
     def _credited(
-        self, batch: CommittedBatch, stored: Mapping[Hash32, Credit], balance: int, paid: int
+        self, batch: CommittedBatch, stored: Credit | None, balance: int, paid: int
     ) -> Credited | None:
         """The credit of a batch; None, with `rest` set, if the walk has read enough."""
-        credit, earnings = stored.get(batch.hash), None
+        credit, earnings = stored, None
         if credit is None:
             num_receipts = int(batch.header["receiptsCount"])
             if self._num_read and self._num_read + num_receipts > MAX_RECEIPTS_READ:
@@ -255,31 +254,70 @@ class _Batches:
     """
 
     def __init__(self, db: Database, operator: Account, newest: Hash32) -> None:
-        self._db, self._operator, self._newest = db, operator, newest
+        self._db, self.operator, self._newest = db, operator, newest
         self._chunk: dict[int, CommittedBatch] = {}
 
     def get(self, number: int) -> CommittedBatch:
-        """Errors: `Unavailable` if a void or a reorganisation removed the newest batch during the walk."""
+        """Errors: those of `read`."""
         if number not in self._chunk:
-            with self._db.read() as tx:
-                is_valid = bool(tx.chain.valid_among([self._newest]))
-                found = tx.chain.valid_batches(self._operator, number - CHUNK, number) if is_valid else []
+            with self.read(number) as tx:
+                found = tx.chain.valid_batches(self.operator, number - CHUNK, number)
             self._chunk = {batch.number: batch for batch in found}
-        if number not in self._chunk:
-            text = f"batch {number} of {self._operator} became invalid while its entries were read; try again"
-            raise Unavailable(text)
         return self._chunk[number]
 
+    @contextmanager
+    def read(self, number: int) -> Iterator[UnitOfWork]:
+        """Read what concerns the batches up to this one. Errors: `Unavailable` if a void or a reorganisation
+        removed the newest batch during the walk.
+        """
+        with self._db.read() as tx:
+            if not tx.chain.valid_among([self._newest]):
+                raise Unavailable(
+                    f"batch {number} of {self.operator} became invalid while its entries were read; try again"
+                )
+            yield tx
 
-def _balance(known: Mapping[int, Credit], number: int) -> int | None:
-    """The balance after the batch with this number, as far as stored credits tell it.
 
-    The balance in a cursor is what a client sends: nothing that relies on it is stored.
-    """
-    own, next_ = known.get(number), known.get(number + 1)
-    if own is not None:
-        return own.balance
-    return None if next_ is None else next_.balance - next_.amount
+class _Credits:
+    """The stored credits of an account in an operator's valid batches, read in chunks."""
+
+    def __init__(self, batches: _Batches, account: Account) -> None:
+        self._batches, self._account = batches, account
+        self._chunk: list[Credit] = []
+        """Newest first."""
+        self._numbers = range(0)
+        """Of which the chunk has all credits."""
+
+    def newest(self, until: int) -> Credit | None:
+        """The credit of the newest credited batch up to this number. Errors: those of `_Batches.read`."""
+        if until not in self._numbers:
+            self._chunk, self._numbers = [], range(until + 1, until + 1)
+        while (found := self._among(until)) is None and self._numbers.start > 1:
+            self._read(until)
+        return found
+
+    def balance(self, number: int) -> int | None:
+        """The balance after the batch with this number, as far as stored credits tell it.
+
+        The balance in a cursor is what a client sends: nothing that relies on it is stored.
+        """
+        next_ = self.newest(number + 1)
+        if next_ is not None and next_.number > number:
+            return next_.balance - next_.amount
+        return None if next_ is None or next_.number < number else next_.balance
+
+    def _among(self, until: int) -> Credit | None:
+        return next((credit for credit in self._chunk if credit.number <= until), None)
+
+    def _read(self, until: int) -> None:
+        """Read the chunk before this one."""
+        last = self._numbers.start - 1
+        with self._batches.read(last) as tx:
+            found = tx.earnings.credits(self._account, self._batches.operator, last, CHUNK)
+            valid = tx.chain.valid_among([credit.batch_hash for credit in found])
+        first = found[0].number - CHUNK + 1 if found else 0
+        self._chunk = [credit for credit in found if credit.batch_hash in valid]
+        self._numbers = range(first, until + 1)
 
 
 def _number(chain: ChainView, position: Position, newest: int) -> int:

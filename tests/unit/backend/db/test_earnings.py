@@ -54,8 +54,22 @@ def test_entries_are_read_by_batch_in_their_order(database: Database, earnings: 
     with database.read() as tx:
         assert tx.earnings.entries(EARNER, [SECOND, FIRST], EarningFilter()) == {FIRST: earnings}
         assert tx.earnings.entries(OPERATOR, [FIRST], EarningFilter()) == {}
-        assert tx.earnings.credits(EARNER, OPERATOR).keys() == {FIRST, SECOND}
         assert tx.earnings.batches_of(EARNER, earnings[0].receipt_id) == [FIRST]
+
+
+def test_credits_are_read_by_the_numbers_of_their_batches(database: Database) -> None:
+    numbers = [9, 2, 8, 8, 5, 1]
+    with database.begin() as tx:
+        for place, number in enumerate(numbers):
+            tx.earnings.add([(replace(credit(some_hash(f"batch {place}"), []), number=number), [])])
+    with database.read() as tx:
+        for until in range(11):
+            newest = max((number for number in numbers if number <= until), default=0)
+            for span in (1, 2, 4, 100):
+                found = [one.number for one in tx.earnings.credits(EARNER, OPERATOR, until, span)]
+                assert found == sorted((n for n in numbers if newest - span < n <= until), reverse=True)
+        assert not tx.earnings.credits(OPERATOR, OPERATOR, 10, 100)
+        assert not tx.earnings.credits(EARNER, EARNER, 10, 100)
 
 
 def test_a_part_of_a_batch_begins_after_a_place(database: Database) -> None:

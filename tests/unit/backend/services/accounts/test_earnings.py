@@ -4,11 +4,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import delete
 
+from backend.db.earnings import EarningStore
 from backend.db.tables.settlement import LedgerRow
 from backend.domain.content import cid_of
 from backend.domain.earnings import EarningFilter, EarningsBy, EarningState
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from backend.domain.earnings import Earning
+    from backend.domain.earnings import Credit, Earning
     from backend.domain.ids import Account
     from backend.domain.settlement import CommittedBatch
     from backend.services.accounts.earnings import ListedEarning
@@ -68,7 +69,7 @@ def forget_data(harness: SettlementHarness) -> None:
 
 def stored(harness: SettlementHarness, account: Account) -> int:
     with harness.read() as tx:
-        return sum(credit.num_entries for credit in tx.earnings.credits(account, OPERATOR).values())
+        return sum(credit.num_entries for credit in tx.earnings.credits(account, OPERATOR, 1000, 1000))
 
 
 def test_entries_are_stored_for_accounts_that_signed_in_before_the_audit(harness: SettlementHarness) -> None:
@@ -143,10 +144,13 @@ def test_nothing_is_stored_that_relies_on_a_cursors_balance(harness: SettlementH
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 100])
-def test_stored_entries_are_the_same_on_pages_of_any_size(harness: SettlementHarness, limit: int) -> None:
+def test_stored_entries_are_the_same_on_pages_of_any_size(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
     harness.sign_in(TREASURY)
     settle_batches(harness, 3)
     whole = listed(harness, EarningsQuery(TREASURY), limit=1000)
+    monkeypatch.setattr(credit_walk, "CHUNK", 1 if limit < 5 else 2)
     assert stored(harness, TREASURY) == len(whole) > 5
     assert listed(harness, EarningsQuery(TREASURY), limit) == whole
 
@@ -182,10 +186,18 @@ def test_a_page_reads_the_batches_that_it_lists(
     harness.sign_in(TREASURY)
     settle_batches(harness, 6)
     harness.auditor().follow(harness.market.operator)
-    read = batches_read(harness.chain, monkeypatch)
+    read, credits_, numbers = batches_read(harness.chain, monkeypatch), EarningStore.credits, []
+
+    def noted(*query: Any) -> list[Credit]:
+        found = credits_(*query)
+        numbers.extend(credit.number for credit in found)
+        return found
+
+    monkeypatch.setattr(EarningStore, "credits", noted)
     page = harness.earnings().entries(EarningsQuery(TREASURY), None, 1)
     assert page.rest is not None
     assert min(read) >= 4
+    assert min(numbers) >= 4
     read.clear()
     assert not harness.earnings().entries(EarningsQuery(some_account("nobody")), None, 1).entries
     assert set(read) == {6}
