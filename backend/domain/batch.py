@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.entries import Entries, Entry, entry_item, entry_key
 from backend.domain.errors import NotFound
-from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash, words
+from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash, word, words
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, FoldedTree, Opening, SumTree
 from backend.domain.rules import BadReceipt, Rules
@@ -118,6 +118,11 @@ class CommitTerms:
         return cls(header.committed_at, header.final_at, header.final_block, header.slash_up_to)
 
 
+def in_leaf_order(balances: Iterable[Account]) -> list[Account]:
+    """In the order of the leaves of a tree of balances: by key, of which the longer are larger."""
+    return sorted(balances, key=lambda account: (len(account), account))
+
+
 @dataclass(frozen=True, slots=True)
 class OperatorLedger:
     """State of an operator's accounts and channels after a batch; empty before the first batch."""
@@ -126,20 +131,22 @@ class OperatorLedger:
     hash: Hash32 = ZERO_HASH
     cumulative_total: int = 0
     balances: Mapping[Account, int] = field(default_factory=dict)
-    """Account -> all that this operator ever credited to it."""
+    """Account -> all that this operator ever credited to it. A wrong batch that became final may have leaves
+    under larger keys; these are 64 hex digits long here, where an account has 40.
+    """
     collected: Mapping[ChannelId, int] = field(default_factory=dict)
     """Channel -> collected cumulative."""
 
     def balances_tree(self) -> SumTree:
         """The tree of balances, by account. Errors: ValueError before the first batch."""
-        leaves = ((bytes(12) + to_bytes(a), self.balances[a]) for a in sorted(self.balances))
+        leaves = ((word(account), self.balances[account]) for account in in_leaf_order(self.balances))
         return SumTree(BALANCES_TAG, leaves)
 
     def open_balance(self, account: Account) -> Opening:
         """Errors: `NotFound` if this operator never credited the account."""
         if account not in self.balances:
             raise NotFound(f"{account} never earned from this operator", "account")
-        return self.balances_tree().open(sorted(self.balances).index(account))
+        return self.balances_tree().open(in_leaf_order(self.balances).index(account))
 
 
 @dataclass(frozen=True, slots=True)

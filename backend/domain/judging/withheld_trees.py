@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from backend.domain.disputes.lookups import TreeRoot
     from backend.domain.merkle import SumTree
 
-ACCOUNTS = 1 << 160
-"""Upper bound of the keys of balances. A committed tree may have larger keys."""
+ACCOUNTS, KEYS = 1 << 160, 1 << 256
+"""Upper bounds of the keys of accounts, and of all keys. A committed tree of balances may have any key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,8 @@ class WithheldBalances:
         The first is the smallest key that the gap can have, so each round opens at least one leaf per gap.
         """
         leaves, count = self._opened.leaves, self._opened.root.count
-        known = [(-1, -1), *((index, leaves[index][0]) for index in sorted(leaves)), (count, ACCOUNTS)]
+        known = [(-1, -1), *((index, leaves[index][0]) for index in sorted(leaves))]
+        known.append((count, ACCOUNTS if known[-1][1] < ACCOUNTS - 1 else KEYS))
         wanted: list[int] = []
         for (left, low), (right, high) in pairwise(known):
             num = min(right - left - 1, MAX_KEYS, high - low - 1)
@@ -197,4 +198,5 @@ def spread_evenly(count: int) -> list[int]:
 
 
 def account_of(key: int) -> Account:
-    return Account(f"0x{key:040x}")
+    """The account with this key in a tree of balances; a larger key as `OperatorLedger` has it."""
+    return Account(f"0x{key:040x}" if key < ACCOUNTS else f"0x{key:064x}")

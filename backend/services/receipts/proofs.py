@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.batch import Header, camel_case
+from backend.domain.batch import Header, camel_case, in_leaf_order
 from backend.domain.errors import Conflict, NotFound, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.domain.receipt import Receipt
@@ -131,7 +131,7 @@ class Proofs:
 def _proof(batch: Batch, header: Header, index: int) -> ReceiptProof:
     entries = batch.entries_in(index)
     accounts = sorted({entry.account for entry in entries})
-    places = {account: place for place, account in enumerate(sorted(batch.balances))}
+    places = {account: place for place, account in enumerate(in_leaf_order(batch.balances))}
     return ReceiptProof(
         header=header,
         receipt=batch.open_receipt(index),

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from backend.domain.batch import CommitTerms, OperatorLedger
 from backend.domain.disputes.proofs import holds
-from backend.domain.disputes.witnesses import Tree
+from backend.domain.disputes.witnesses import Tree, balance_key
 from backend.domain.judging.case import Right, Undecided, Wrong
 from backend.domain.judging.judge import judge
 from backend.domain.judging.known_receipts import MAX_UNKNOWN
+from backend.domain.judging.withheld_trees import account_of
 from tests.support.batch_factory import BatchFactory, in_memory_factory
 from tests.support.corruption import ALL, PUBLISHING
 from tests.support.dishonest_operator import (
@@ -77,6 +78,36 @@ def test_a_withheld_honest_batch_is_right_once_all_demands_are_answered(seed: in
     outcome = try_to_convict(case_of(disputed, None), disputed, FACTORY)
     assert isinstance(outcome.end, Right)
     assert outcome.end.batch.balances == draft.batch.balances
+
+
+@pytest.mark.parametrize("knows_parent", [True, False])
+@pytest.mark.parametrize("stolen", [0, 5])
+@pytest.mark.parametrize("keys", [(1 << 160,), (1 << 164, (1 << 256) - 1), (1 << 160, 1 << 161, 1 << 255)])
+def test_a_final_parent_with_keys_of_no_account_does_not_end_the_judging(
+    keys: tuple[int, ...], stolen: int, knows_parent: bool
+) -> None:
+    random = Random(3)
+    first = FACTORY.batch(random, OperatorLedger(), 3)
+    wrong = Draft.of(first)
+    key, value = wrong.balances[0]
+    wrong.balances[0] = key, value - len(keys)
+    wrong.balances += [(each, 1) for each in keys]
+    parent = wrong.commit(CommitTerms(AT - 10, AT + 50))
+    draft = Draft.of(FACTORY.batch(random, first.after(parent.header), 4))
+    (low, received), *others, (high, paid) = draft.balances
+    draft.balances = [(low, received - len(keys) + stolen), *others, (high, paid - stolen)]
+    draft.balances += [(each, 1) for each in keys]
+    disputed = draft.commit(CommitTerms(AT, AT + 60), parent)
+    ledger = None
+    if knows_parent:
+        balances = {account_of(each): amount for each, amount in wrong.balances}
+        ledger = replace(first.after(parent.header), balances=balances)
+    outcome = try_to_convict(case_of(disputed, ledger), disputed, FACTORY)
+    if stolen:
+        assert_convicted(outcome, disputed)
+    else:
+        assert isinstance(outcome.end, Right)
+        assert {balance_key(a): v for a, v in outcome.end.batch.balances.items()} == dict(draft.balances)
 
 
 @pytest.mark.parametrize("name", ALL)
