@@ -205,14 +205,13 @@ class OutputProcessor:
             logits, [request.sampling for request in requests], self._vocabulary, self._runner.argmax
         )
         if likely is not None:
-            # The probe of a request that fails, whose token id is -1, is never returned.
-            self._errors.add(likely, [max(0, token.token_id) for token in tokens])
+            self._errors.add(likely, [token.token_id for token in tokens])
         return [self._append(request, token) for request, token in zip(requests, tokens, strict=True)]
 
     def _append(self, request: GenerationRequest, token: SampledToken) -> Output:
         state = request.sampling
         if token.token_id == INVALID_TOKEN:
-            return self._fail_answer(request, state.error)
+            return self._fail_answer(request, state.error or NumericalError(request.adapter_digest))
         request.token_ids.append(token.token_id)
         state.push(token.token_id)
         is_end = token.token_id in self._vocabulary.end_token_ids and not state.sampling.ignore_eos
@@ -223,9 +222,10 @@ class OutputProcessor:
             return self._finish(request, "length", token, text)
         return make_chunk(request, token, text)
 
-    def _fail_answer(self, request: GenerationRequest, error: InferenceError | None) -> Failure:
-        if error is None:
-            return self.fail(request, NumericalError(request.adapter_digest))
+    def _fail_answer(self, request: GenerationRequest, error: InferenceError) -> Failure:
+        """End a request for which no token could be sampled."""
+        if request.probe is not None:
+            request.probe.drop_last()
         states = request.probe_states()
         probe = states if states is not None and states.is_finite else None
         last = make_chunk(request, None, request.text.flush(), probe) if request.num_answer_tokens else None
@@ -234,12 +234,14 @@ class OutputProcessor:
     def _finish(
         self, request: GenerationRequest, reason: FinishReason, token: SampledToken, text: str
     ) -> Output:
-        states = request.probe_states()
+        states, text = request.probe_states(), text + request.text.flush()
         if states is not None and not states.is_finite:
-            return self.fail(request, NumericalError(request.adapter_digest))
+            return self.fail(
+                request, NumericalError(request.adapter_digest), make_chunk(request, token, text)
+            )
         self._remove(request)
         request.finish_reason = reason
-        chunk = make_chunk(request, token, text + request.text.flush(), states)
+        chunk = make_chunk(request, token, text, states)
         is_called = reason == "stop" and request.calls is not None and request.calls.is_complete
         return replace(chunk, finish_reason="tool_calls") if is_called else chunk
 

@@ -36,6 +36,8 @@ class ProbeSums:
     answer: Tensor | None = None
     error: Tensor | None = None
     num_seen: int = 0
+    last: Tensor | None = None
+    """The state of the last position of the answer that was added. Valid within the step that added it."""
 
     def add(self, states: Tensor, start: int) -> None:
         """Add `states` [n, hidden] fp32 of positions start .. start+n-1.
@@ -51,6 +53,7 @@ class ProbeSums:
         fresh = max(fresh, self.num_prompt_tokens - 1)
         if fresh < end:
             self.answer = _accumulate(self.answer, states[fresh - start :])
+            self.last = states[-1]
 
     def add_one(self, state: Tensor, position: int) -> None:
         """Add the `state` [hidden] fp32 of one position: as `add`, faster for the answer's."""
@@ -58,7 +61,12 @@ class ProbeSums:
             self.add(state.unsqueeze(0), position)
         else:
             self.answer += state
-            self.num_seen = position + 1
+            self.num_seen, self.last = position + 1, state
+
+    def drop_last(self) -> None:
+        """Remove the state that this step added: no token of the answer was predicted from it."""
+        if self.answer is not None and self.last is not None:
+            self.answer = self.answer - self.last
 
     def add_error(self, error: Tensor) -> None:
         """Add `error` [hidden] fp32 of an answer token."""
@@ -140,11 +148,14 @@ class ErrorProbe:
         return LikelyTokens(rows, recording_probes, *self._head.top_probabilities(selected, TOP_TOKENS))
 
     def add(self, likely: LikelyTokens, token_ids: Sequence[int]) -> None:
-        """Add the errors of the sampled `token_ids`, one for each row of the batch's logits."""
+        """Add the errors of the sampled `token_ids`, one for each row of the batch's logits. Nothing is added
+        where it is negative: no token was sampled.
+        """
         sampled = [token_ids[row] for row in likely.rows]
-        errors = self._errors(likely.probabilities, likely.token_ids, sampled)
-        for probe, error in zip(likely.probes, errors.unbind(), strict=True):
-            probe.add_error(error)
+        errors = self._errors(likely.probabilities, likely.token_ids, [max(0, token) for token in sampled])
+        for probe, token, error in zip(likely.probes, sampled, errors.unbind(), strict=True):
+            if token >= 0:
+                probe.add_error(error)
 
     def add_given(
         self, probe: ProbeSums, targets: Sequence[tuple[int, int]], hidden: Tensor, start: int, slot: int

@@ -105,8 +105,9 @@ def _draw_ranked(
     )
     # Rounding can move a number past the end; the token that reaches the total has a probability above zero.
     index = torch.minimum(index, torch.searchsorted(cumulative, total))
+    # The mass that a top-k beyond the ranked tokens leaves is not known.
     is_complete = [
-        limit <= width or is_reached
+        limit <= width or (limit == vocab and is_reached)
         for limit, is_reached in zip(limits, (cumulative[:, -1:] >= target).squeeze(1).tolist(), strict=True)
     ]
     drawn = ids.gather(1, index).squeeze(1).tolist()

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from inference.protocol import Chunk, FinishReason, Generate
 
 ABORT_AGAIN_SECONDS = 0.5
-CAUSED_BY_REQUEST = "grammar_too_complex"
-"""Code of the engine's errors in the middle of an answer whose cause is the request alone."""
+NOT_THE_OPERATORS = frozenset({"grammar_too_complex", "numerical_error"})
+"""Codes of the engine's errors in the middle of an answer whose cause is the request or its adapter. Whoever
+made the adapter may be who asks, and choose the token that drives the model out of the numeric range.
+"""
 _Choice: TypeAlias = "tuple[str, Chunk | None, tuple[int, ...], DomainError | None]"
 """Text, last chunk, if any, token ids, and why the engine did not go on."""
 
@@ -62,7 +64,7 @@ class Transcript:
     def finish_reasons(self) -> tuple[FinishReason, ...]:
         reasons = [chunk.finish_reason or "abort" for chunk in self.last]
         errors = self.errors or [None] * len(reasons)
-        # A choice that its request ended is cut off, as one that is too long.
+        # A choice that an error ended is cut off, as one that is too long.
         return tuple("length" if error else reason for reason, error in zip(reasons, errors, strict=True))
 
     @property
@@ -98,8 +100,8 @@ async def transcribe(
     when the reader disconnects; output up to then counts.
 
     If a choice fails, the others are cancelled and its error is raised. But a choice whose reader has the
-    beginning already (`is_streamed`), and which its own request ends, counts up to there: a schema that fails
-    at the end would give free answers.
+    beginning already (`is_streamed`), and which its request or its adapter ends, counts up to there: a schema
+    or an adapter that fails at the end would give free answers.
     """
     if answer.is_abandoned:
         raise AnswerInterrupted("The client disconnected before the answer began; nothing was charged.")
@@ -152,7 +154,7 @@ async def _choice(
         await _abort(engine, request.request_id)
         raise
     except DomainError as error:
-        if not is_streamed or error.details.get("code") != CAUSED_BY_REQUEST:
+        if not is_streamed or error.details.get("code") not in NOT_THE_OPERATORS:
             raise
         return "".join(texts), last, tuple(token_ids), error
     if last is None or last.finish_reason is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from inference.errors import (
     InvalidRequestError,
     NumericalError,
 )
+from inference.outputs import Failure
 from inference.protocol import AdapterRef, Generate, Message, Sampling
 from tests.fixtures_engine import (
     drain,
@@ -192,3 +194,23 @@ def test_a_probe_that_is_not_finite_on_the_prompt_alone_is_never_delivered(
     engine.add(greedy("a", "abc", probe=True))
     engine.step()
     assert engine.abort("a").probe is None
+
+
+def test_an_answer_that_leaves_the_numeric_range_has_a_last_chunk(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, num_steps = make_engine(), count()
+    forward = engine._runner.forward
+
+    def overflow_at_fourth(step: Step) -> torch.Tensor:
+        hidden = forward(step)
+        return hidden * math.nan if next(num_steps) == 3 else hidden
+
+    monkeypatch.setattr(engine._runner, "forward", overflow_at_fourth)
+    engine.add(greedy("r", "abc", probe=True))
+    *chunks, failure = engine.run()
+    assert isinstance(failure, Failure)
+    assert isinstance(failure.error, NumericalError)
+    assert failure.last is not None
+    assert (failure.last.completion_tokens, failure.last.probe) == (len(chunks), None)
+    assert len(chunks) == 3

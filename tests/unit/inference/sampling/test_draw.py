@@ -63,6 +63,15 @@ def test_top_p_looks_past_the_first_few_hundred_of_a_flat_distribution(vocab: in
     assert len({int(token_id) // 256 for token_id in drawn}) > 8
 
 
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "num_left"), [(300, 1.0, 300), (1000, 0.9, 900), (4000, 0.5, 2000), (4500, 1.0, 4500)]
+)
+def test_top_k_looks_past_the_first_few_hundred(top_k: int, top_p: float, num_left: int) -> None:
+    logits = torch.arange(5000) * -1e-6  # nearly flat, token 0 the most likely
+    drawn = shares(logits, 4000, top_k=top_k, top_p=top_p).nonzero()
+    assert num_left * 0.99 < drawn.max() < num_left * 1.01
+
+
 @pytest.mark.parametrize("top_p", [5e-324, 1e-46, 1e-38, 1e-9])
 @pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"min_p": 0.1}])
 def test_a_tiny_top_p_leaves_the_most_likely_token(top_p: float, options: dict[str, Any]) -> None:

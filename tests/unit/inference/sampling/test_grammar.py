@@ -15,7 +15,7 @@ from inference.outputs import Failure
 from inference.protocol import Chunk, Constraint, Generate, JsonSchema, Options, Regex, Sampling
 from inference.sampling import grammar, grammar_check
 from inference.sampling.grammar import GrammarCompiler
-from tests.fixtures_engine import make_model, run_all
+from tests.fixtures_engine import drain, make_model, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -230,15 +230,21 @@ def test_an_answer_that_its_grammar_ends_has_a_last_chunk_with_what_was_held_bac
     monkeypatch.setattr(grammar_check, "limits", lambda: LLParserLimits(max_lexer_states=40))
     engine = make_engine()
     sampling = Sampling(max_tokens=100, constraint=Regex("[a-z]{90}"), stop=("q" * 200,))
-    engine.add(Generate("r", prompt="x", sampling=sampling, probe=True))
+    engine.add(Generate("r", prompt="x", sampling=sampling, probe=True, probe_error=True))
     outputs = list(engine.run())
     failure = outputs[-1]
     assert isinstance(failure, Failure)
     assert failure.last is not None
     chunks = [output for output in outputs if isinstance(output, Chunk)]
     assert failure.last.completion_tokens == len(chunks) > 0
-    assert failure.last.probe is not None
     assert failure.last.finish_reason is None
+    tokens = [token_id for chunk in chunks for token_id in chunk.token_ids]
+    engine.embed("e", engine.tokenizer.encode_prompt((), "x"), tokens, None)
+    found, expected = failure.last.probe, drain(engine)["e"].last.probe
+    assert found is not None
+    assert expected is not None
+    assert found.answer == pytest.approx(expected.answer, abs=1e-4)
+    assert found.error == pytest.approx(expected.error, abs=1e-4)
 
 
 def test_a_schema_that_crashes_the_compiler_is_refused(make_engine: Callable[..., Engine]) -> None:

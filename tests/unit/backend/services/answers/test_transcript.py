@@ -74,17 +74,29 @@ async def test_a_choice_that_never_began_costs_nothing_and_frees_no_other() -> N
     assert isinstance(found.error, InvalidInput)
 
 
+class FailingEngine(ScriptedEngine):
+    """Fails after the first chunk."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self.code = code
+
+    async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
+        async for chunk in super().generate(request):
+            yield chunk
+            raise InvalidInput("the answer failed", details={"code": self.code})
+
+
+async def test_an_adapter_that_leaves_the_numeric_range_gives_no_free_answers() -> None:
+    """The adapter's creator may be the payer, and choose the token at which it does."""
+    found = await run(FailingEngine("numerical_error"), messages(1), Answer("a"), is_streamed=True)
+    assert (found.completion_tokens, found.finish_reasons) == (1, ("length",))
+    assert isinstance(found.error, InvalidInput)
+
+
 async def test_other_errors_in_a_stream_are_not_charged() -> None:
-    """The model left the numeric range: of the adapter's creator, or of the operator."""
-
-    class Engine(ScriptedEngine):
-        async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
-            async for chunk in super().generate(request):
-                yield chunk
-                raise InvalidInput("not a number", details={"code": "numerical_error"})
-
     with pytest.raises(InvalidInput):
-        await run(Engine(), messages(1), Answer("a"), is_streamed=True)
+        await run(FailingEngine("overloaded"), messages(1), Answer("a"), is_streamed=True)
 
 
 @pytest.mark.parametrize(("gives_up_after", "is_streamed"), [(2, False), (0, True)])
