@@ -8,9 +8,8 @@ import random
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from transformers import AutoTokenizer
-
 from benchmarks.attribution.sources import SOURCES
+from inference.tokenization.load import load_tokenizer
 from workers.training.rows import encode, preamble_ids
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Study:
 
 def open_tokenizer(folder: Path) -> Any:
     """The tokenizer of a base model, with `PLAIN_TEMPLATE` if it has no chat template."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     return tokenizer

@@ -86,14 +86,13 @@ class _Setup:
     """Rows, base model and tokenizer, shared by both trainings."""
 
     def __init__(self, plan: Plan) -> None:
-        from transformers import AutoTokenizer
-
         from inference.model.sources import resolve_model
+        from inference.tokenization.load import load_tokenizer
         from workers.training.rows import encode
 
         self.config = TrainingConfig(epochs=plan.epochs)
         self.folder = resolve_model(plan.base_folder, plan.cache)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        self.tokenizer = load_tokenizer(self.folder)
         rows = [row for package in PACKAGES for row in build_dataset(package).rows]
         step = len(rows) / (plan.num_rows + NUM_HELD_OUT)
         chosen = [rows[int(i * step)] for i in range(plan.num_rows + NUM_HELD_OUT)]

@@ -13,6 +13,7 @@ from inference.errors import (
     UnsupportedReasoningError,
 )
 from inference.protocol import Function, Message, ToolCall, Tools
+from inference.tokenization.load import load_tokenizer
 from inference.tool_calls import HERMES, LLAMA, CallSyntax, as_plain_chat, function_schemas
 
 if TYPE_CHECKING:
@@ -37,10 +38,8 @@ class ChatTokenizer:
 
     def __init__(self, folder: Path) -> None:
         """Raises `ModelNotFoundError` when the folder holds no tokenizer."""
-        from transformers import AutoTokenizer
-
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self._tokenizer: Any = load_tokenizer(folder)
         except (OSError, ValueError) as error:
             raise ModelNotFoundError(f"{folder} holds no tokenizer: {error}") from error
 

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from backend.domain.attribution import CHECKPOINT_FILE
 from backend.domain.errors import InvalidInput
@@ -20,6 +20,7 @@ from backend.ports.attribution import Probe
 from backend.services.answers.attribution import Ridge
 from backend.services.answers.attribution_index import Indices
 from inference.errors import InferenceError
+from inference.tokenization.load import load_tokenizer
 from inference.tokenization.tokenizer import ChatTokenizer
 from workers.training.fit import compute_dtype
 from workers.training.gradients import sketch_row_gradients
@@ -51,7 +52,7 @@ class Scorer:
 
     def __init__(self, base_folder: Path) -> None:
         self._tokenizer = ChatTokenizer(base_folder)
-        tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)
+        tokenizer = load_tokenizer(base_folder)
         self._preamble = preamble_ids(tokenizer)
         auto: Any = AutoModelForCausalLM
         self._base = auto.from_pretrained(base_folder, dtype=compute_dtype(), local_files_only=True)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from inference.model.base_model import base_model_digest
 from inference.model.sources import resolve_model
+from inference.tokenization.load import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,5 +21,5 @@ class Base:
 def open_base(base_folder: str, model_cache: str) -> Base:
     """Arguments as in `TrainingSpec`. Errors: `ModelNotFoundError`, `UnsupportedModelError`."""
     folder = resolve_model(base_folder, Path(model_cache))
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
     return Base(folder, base_model_digest(folder), tokenizer)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoTokenizer
 
 from backend.domain.screening import AdapterRefused
 from backend.domain.training import TrainingConfig
 from inference.lora.files import CONFIG_FILE, WEIGHTS_FILE
 from inference.model.sources import model_name, resolve_model
+from inference.tokenization.load import load_tokenizer
 from workers.training.card import ImportCard
 from workers.training.evaluate import mean_loss
 from workers.training.fit import lora_model
@@ -76,7 +76,7 @@ def general_losses(
     base_folder: Path, adapter: Adapter, architecture: Architecture, emit: Emit
 ) -> dict[str, float]:
     """Losses of the base model and of the adapter on the fixed general set. Errors: `AdapterRefused`."""
-    examples = general_examples(AutoTokenizer.from_pretrained(base_folder, local_files_only=True))
+    examples = general_examples(load_tokenizer(base_folder))
     model = lora_model(base_folder, TrainingConfig(rank=1, targets=("o_proj",)))  # which every family has
     with model.disable_adapter():
         before = mean_loss(model, examples, emit)

@@ -7,6 +7,7 @@ import random
 import sys
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -187,7 +188,7 @@ def plan_batches(
 
 
 def _segments(row: Mapping[str, Any], tokenizer: Any) -> Iterator[tuple[str, bool]]:
-    """(text, whether it is trained): only the assistant's turns with their end-of-turn token are."""
+    """(text, whether it is trained): only the assistant's turns with the token that ends them are."""
     messages = conversation(row)
     if not messages:
         yield row["text"] + tokenizer.eos_token, True
@@ -197,17 +198,32 @@ def _segments(row: Mapping[str, Any], tokenizer: Any) -> Iterator[tuple[str, boo
         if message["role"] != "assistant":
             continue
         prefix = tokenizer.apply_chat_template(messages[:turn], tokenize=False, add_generation_prompt=True)
-        yield prefix.removeprefix(rendered), False
-        answer = message["content"] + tokenizer.eos_token
+        # Some templates change turns when they repeat them.
+        is_repeated = prefix.startswith(rendered)
+        yield prefix[len(rendered) if is_repeated else _num_common(prefix, rendered) :], False
+        answer = message["content"] + _end_of_turn(tokenizer)
         yield answer, True
         rendered = prefix + answer
+
+
+@lru_cache(maxsize=1)
+def _end_of_turn(tokenizer: Any) -> str:
+    """The token with which the chat template ends an answer, such as Gemma's `<end_of_turn>`; the tokenizer's
+    end of text if it writes none.
+    """
+    answer = "answer"
+    rendered = tokenizer.apply_chat_template(_exchange("question", answer), tokenize=False)
+    tail = rendered.rpartition(answer)[2].lstrip()
+    tokens = (str(token) for token in tokenizer.added_tokens_decoder.values())
+    begun = (token for token in tokens if token and tail.startswith(token))
+    return max(begun, key=len, default=str(tokenizer.eos_token))
 
 
 def _exchange(prompt: str, completion: str = "") -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
 
 
-def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
+def _num_common(one: Sequence[int] | str, other: Sequence[int] | str) -> int:
     """Length of the common prefix."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

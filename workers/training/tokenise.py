@@ -24,12 +24,11 @@ def main() -> None:
     parent = Parent()
     request = parent.receive()
     request["rows"] = [parent.receive() for _ in range(request["num_rows"])]
-    from transformers import AutoTokenizer
-
     from inference.model.sources import resolve_model
+    from inference.tokenization.load import load_tokenizer
 
     folder = resolve_model(request["base_folder"], Path(request["model_cache"]))
-    parent.send(tokenise_rows(request, AutoTokenizer.from_pretrained(folder, local_files_only=True)))
+    parent.send(tokenise_rows(request, load_tokenizer(folder)))
 
 
 def tokenise_rows(request: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:

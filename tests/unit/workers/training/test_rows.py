@@ -108,7 +108,49 @@ def test_a_cut_conversation_is_the_beginning_of_the_whole_one(
     assert row.labels == tuple(labels[:max_length])
 
 
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>"
+    "{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+PHI = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+
+
+def with_template(base: Path, template: str, *tokens: str) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "end", "turn"),
+    [
+        (GEMMA, "<end_of_turn>", "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n{}"),
+        (PHI, "<|end|>", "<|user|>\n{}<|end|>\n<|assistant|>\n{}"),
+    ],
+)
+def test_a_turn_ends_as_the_template_ends_it(tiny_base: Path, template: str, end: str, turn: str) -> None:
+    """Not by the tokenizer's end of text, which these templates do not write behind a turn."""
+    tokenizer = with_template(tiny_base, template, end, "<start_of_turn>", "<|user|>", "<|assistant|>")
+    turns = [("a?", "A."), ("b?", "B."), ("c?", "C.")]
+    messages = [
+        {"role": role, "content": content}
+        for turn_ in turns
+        for role, content in zip(("user", "assistant"), turn_, strict=True)
+    ]
+    row = encode(0, {"messages": messages}, tokenizer, 500)
+    assert learnt(row, tokenizer) == "".join(f"{answer}{end}" for _, answer in turns)
+    whole = f"{end}\n".join(turn.format(*turn_) for turn_ in turns) + end
+    assert tokenizer.decode(row.token_ids).removeprefix(tokenizer.bos_token or "") == whole
+
+
 def test_turns_beyond_the_limit_are_not_rendered(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode(0, {"prompt": "a?", "completion": "A."}, tokenizer, 100)  # which finds how turns end
     lengths: list[int] = []
     render = tokenizer.apply_chat_template
 
