@@ -29,7 +29,7 @@ class Checkpoint:
         self._folder = folder
         self._file_by_name: dict[str, Any] = {}
         self._used: set[str] = set()
-        for path in _weight_files(folder):
+        for path in weight_files(folder):
             try:
                 file = safe_open(path, framework="pt", device="cpu")
             except (OSError, SafetensorError) as error:
@@ -73,7 +73,10 @@ def _is_derived(name: str) -> bool:
     return name.endswith("rotary_emb.inv_freq")
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files that have the model's tensors: a folder may hold others, such as the weights in another
+    layout. Raises `ModelNotFoundError`.
+    """
     if (folder / _WEIGHTS).exists():
         return [folder / _WEIGHTS]
     index = folder / _INDEX

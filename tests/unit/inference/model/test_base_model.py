@@ -12,6 +12,7 @@ import torch
 
 from inference.config import EngineConfig
 from inference.engine import Engine
+from inference.errors import ModelNotFoundError
 from inference.model.base_model import base_model_digest
 from inference.model.sources import BUNDLED_NAME, resolve_model
 from inference.protocol import Generate, Message, Sampling
@@ -52,6 +53,28 @@ def test_the_digest_names_the_content_and_not_who_wrote_it(tiny_llama: Path, tmp
     assert base_model_digest(copy) == digest
     (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}))
     assert base_model_digest(copy) != digest
+
+
+def test_weights_that_are_not_read_do_not_count(tiny_llama: Path, tmp_path: Path) -> None:
+    """A repository of a hub may have the same weights in a second layout, which only some tools download."""
+    copy = Path(shutil.copytree(tiny_llama, tmp_path / "copy"))
+    shutil.copy(copy / "model.safetensors", copy / "consolidated.safetensors")
+    assert base_model_digest(copy) == base_model_digest(tiny_llama)
+
+
+def test_the_files_that_an_index_names_count(tiny_llama: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_llama, tmp_path / "copy"))
+    (copy / "model.safetensors").rename(copy / "model-00001-of-00001.safetensors")
+    index = copy / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"any": "model-00001-of-00001.safetensors"}}))
+    digest = base_model_digest(copy)
+    (copy / "consolidated.safetensors").write_bytes(b"")
+    assert base_model_digest(copy) == digest
+    (copy / "model-00001-of-00001.safetensors").write_bytes(b"other")
+    assert base_model_digest(copy) != digest
+    (copy / "model-00001-of-00001.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match="cannot read"):
+        base_model_digest(copy)
 
 
 def test_every_weight_and_tokenizer_file_counts(tiny_llama: Path, tmp_path: Path) -> None:
