@@ -323,13 +323,13 @@ class Engine:
         self._scheduler.add(request)
 
     def _make_room(self, request: Request) -> None:
-        """Shed requests of the payer with the largest share until `request` fits into the waiting queue.
-        Raises `OverloadedError` if its own payer would have the largest share.
+        """Shed requests of the payers with the largest shares until `request` fits into the waiting queue.
+        Raises `OverloadedError`, and sheds none, if its own payer would have the largest share before.
         """
-        while not self._queue_limits.has_room(request.num_tokens):
-            victim = self._scheduler.victim_for(request)
-            if victim is None:
-                raise self._overloaded()
+        victims = self._scheduler.victims_for(request)
+        if victims is None:
+            raise self._overloaded()
+        for victim in victims:
             self._shed.append(self._outputs.fail(victim, self._overloaded()))
 
     def _overloaded(self) -> OverloadedError:

@@ -21,7 +21,7 @@ from inference.scheduling.row_shares import RowShares
 from inference.scheduling.step import ScheduledRequest, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from inference.protocol import AdapterBlend, AdapterRef
     from inference.request import Request
@@ -118,18 +118,32 @@ class Scheduler:
         self._queues[request.priority].push(request)
         self._count_waiting(request, 1)
 
-    def victim_for(self, request: Request) -> Request | None:
-        """The waiting request to shed for `request` when the queue is full: the latest of the payer with
-        the largest share, in the lowest class. None if that share is no larger than the share of
-        `request`'s payer would be, or all its requests are of a higher class: then `request` is refused.
+    def victims_for(self, request: Request) -> list[Request] | None:
+        """The waiting requests to shed so that `request` fits into the queue: again and again the latest of
+        the payer with the largest share, in the lowest class. None if that share is no larger than the share
+        of `request`'s payer would be, or all its requests are of a higher class: then `request` is refused.
         """
+        limits, victims = self._queue_limits, dict[Request, None]()
+        try:
+            while not limits.has_room(request.num_tokens):
+                victim = self._victim_for(request, victims)
+                if victim is None:
+                    return None
+                victims[victim] = None
+                limits.leave(victim.payer, victim.num_tokens)
+        finally:
+            for victim in victims:
+                limits.enter(victim.payer, victim.num_tokens)
+        return list(victims)
+
+    def _victim_for(self, request: Request, others: Collection[Request]) -> Request | None:
         payer = self._queue_limits.heaviest_payer()
         if self._queue_limits.share(payer) <= self._queue_limits.share(request.payer, 1, request.num_tokens):
             return None
         candidates = (
             each
             for each in chain(*self._queues.values())
-            if each.payer == payer and each.priority <= request.priority
+            if each.payer == payer and each.priority <= request.priority and each not in others
         )
         return max(candidates, key=lambda each: (-each.priority, each.arrival), default=None)
 

@@ -91,6 +91,18 @@ def test_a_payer_who_fills_the_line_with_tokens_gives_way_too(make_engine: Calla
     assert {key for key, answer in answers.items() if answer.error} == {"hot2"}
 
 
+def test_no_request_is_shed_for_one_that_is_refused(make_engine: Callable[..., Engine]) -> None:
+    """Without one of the three it would still not fit, and have the larger share."""
+    engine = make_engine(max_running=1, max_waiting_tokens=100)
+    engine.add(greedy("runs"))
+    engine.step()
+    for i in range(3):
+        engine.add(greedy(f"hot{i}", "x" * 30, payer="hot"))
+    with pytest.raises(OverloadedError, match="3 requests with 90 prompt tokens"):
+        engine.add(greedy("refused", "x" * 70, payer="other"))
+    assert not any(answer.error for answer in drain(engine).values())
+
+
 def test_no_request_is_shed_for_a_lower_class(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(max_running=1, max_waiting=2)
     engine.add(greedy("runs"))
