@@ -123,7 +123,8 @@ class Scheduler:
         the payer with the largest share, in the lowest class. None if that share is no larger than the share
         of `request`'s payer would be, or all its requests are of a higher class: then `request` is refused.
         """
-        limits, victims = self._queue_limits, dict[Request, None]()
+        limits = self._queue_limits
+        victims: dict[Request, None] = {}
         try:
             while not limits.has_room(request.num_tokens):
                 victim = self._victim_for(request, victims)

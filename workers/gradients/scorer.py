@@ -20,6 +20,7 @@ from backend.ports.attribution import Probe
 from backend.services.answers.attribution import Ridge
 from backend.services.answers.attribution_index import Indices
 from inference.errors import InferenceError
+from inference.lora.header import max_header_bytes
 from inference.tokenization.load import load_tokenizer
 from inference.tokenization.tokenizer import ChatTokenizer
 from workers.training.fit import compute_dtype
@@ -117,20 +118,28 @@ def _example(number: int, prompt: tuple[int, ...], choice: tuple[int, ...]) -> E
 
 def _adapter_model(base: Any, folder: Path) -> Any:
     """A PEFT model of `base` with the weights of the folder's checkpoint. Errors: `InvalidInput`."""
-    config = _lora_config(folder)
+    model = get_peft_model(base, _lora_config(folder))
     try:
-        checkpoint = (folder / CHECKPOINT_FILE).read_bytes()
-        weights = load(checkpoint)
+        load_adapter(model, _read_checkpoint(folder, get_peft_model_state_dict(model)))
+    except BaseException:
+        model.unload()
+        raise
+    return model
+
+
+def _read_checkpoint(folder: Path, expected: Mapping[str, torch.Tensor]) -> bytes:
+    """The checkpoint, if it has finite tensors of the expected shapes. Errors: `InvalidInput`."""
+    most = 4 * sum(weight.numel() for weight in expected.values()) + max_header_bytes(len(expected))
+    try:
+        with (folder / CHECKPOINT_FILE).open("rb") as file:
+            checkpoint = file.read(most + 1)
+        weights = load(checkpoint) if len(checkpoint) <= most else {}
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a type that torch lacks
         raise InvalidInput(f"the checkpoint of {folder.name} cannot be read: {error}") from error
-    model = get_peft_model(base, config)
-    expected = {name: weight.shape for name, weight in get_peft_model_state_dict(model).items()}
-    fits = {name: weight.shape for name, weight in weights.items()} == expected
-    if not (fits and all(map(is_finite, weights.values()))):
-        model.unload()
+    found, wanted = ({name: one.shape for name, one in each.items()} for each in (weights, expected))
+    if found != wanted or not all(map(is_finite, weights.values())):
         raise InvalidInput(f"the checkpoint of {folder.name} does not fit the adapter's configuration")
-    load_adapter(model, checkpoint)
-    return model
+    return checkpoint
 
 
 def _lora_config(folder: Path) -> LoraConfig:

@@ -99,9 +99,13 @@ class _GradientHooks:
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Self:
-        for name, layer in self._model.named_modules():
-            if isinstance(layer, LoraLayer):
-                self._attach(name, layer)
+        try:
+            for name, layer in self._model.named_modules():
+                if isinstance(layer, LoraLayer):
+                    self._attach(name, layer)
+        except BaseException:
+            self.__exit__()  # other adapters share the base's weights
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

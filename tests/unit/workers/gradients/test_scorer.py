@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import Linear
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -145,6 +147,35 @@ def test_a_malformed_folder_is_an_error_and_leaves_the_scorer_as_it_was(
         (adapter / name).write_bytes(content)
     with pytest.raises(InvalidInput):
         scorer.scores(adapter, asked)
+    assert scorer.scores(trained, asked) == before
+
+
+def test_of_a_checkpoint_no_more_is_read_than_the_adapter_may_have(
+    scorer: Scorer, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, path = load_file(adapter / CHECKPOINT_FILE), adapter / CHECKPOINT_FILE
+    save_file(weights | {"more": torch.zeros(1 << 24)}, path)
+    monkeypatch.setattr("workers.gradients.scorer.load", pytest.fail)
+    with pytest.raises(InvalidInput, match="does not fit"):
+        scorer.scores(adapter, answers(scorer)[:1])
+
+
+def test_a_failed_allocation_leaves_the_base_as_it_was(
+    scorer: Scorer, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = answers(scorer)[:1]
+    before = scorer.scores(trained, asked)
+    delta, calls = Linear.get_delta_weight, count()
+
+    def fail_at_third(layer: Linear, name: str) -> torch.Tensor:
+        if next(calls) == 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return delta(layer, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Linear, "get_delta_weight", fail_at_third)
+        with pytest.raises(RuntimeError, match="allocate"):
+            scorer.scores(trained, asked)
     assert scorer.scores(trained, asked) == before
 
 
