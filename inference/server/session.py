@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,7 +44,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_MAX_COMPILING = 1024  # requests of one client that wait for their constraints
+_MAX_COMPILING = 1024  # requests of one client that wait for their constraints; a payer leaves as many free
 _MAX_UNSENT_BYTES = 2 * frames.MAX_FRAME_BYTES  # a client that leaves more than this unread is disconnected
 
 
@@ -71,6 +72,7 @@ class Session:
         self._routes: dict[str, Callable[[Output], None]] = {}
         self._aborted: set[str] = set()  # ids in `_routes` whose abort was posted
         self._compiling: dict[str, asyncio.Task[None]] = {}  # by the request whose constraint it compiles
+        self._compiling_of: Counter[str] = Counter()  # by payer
         self._aborted_compilations: set[str] = set()  # ids in `_compiling` to abort once they are compiled
 
     async def run(self) -> None:
@@ -172,16 +174,17 @@ class Session:
             accept(grammar)
         else:
             compilation = self._compilations.start(engine.grammars.compile, constraint, command.payer)
-            self._accept_later(command.request_id, compilation, accept)
+            self._accept_later(command, compilation, accept)
 
     def _accept_later(
-        self, request_id: str, compilation: asyncio.Future[Grammar], accept: Callable[[Grammar], None]
+        self, command: Generate, compilation: asyncio.Future[Grammar], accept: Callable[[Grammar], None]
     ) -> None:
         """Accept the request once its constraint is compiled, which may take a second or more."""
+        request_id, payer = command.request_id, command.payer
         engine_id = self._engine_id(request_id)
         if engine_id in self._compiling:
             raise InferenceError(f"request id {request_id!r} is in use")
-        if len(self._compiling) >= _MAX_COMPILING:
+        if self._compiling_of[payer] >= _MAX_COMPILING - len(self._compiling):
             raise OverloadedError(len(self._compiling))
 
         async def compile_and_accept() -> None:
@@ -191,10 +194,12 @@ class Session:
 
         def done(_: asyncio.Task[None]) -> None:
             del self._compiling[engine_id]
+            self._compiling_of -= Counter((payer,))  # forgets payers with none
             self._aborted_compilations.discard(engine_id)
 
         task = asyncio.create_task(self._report_errors(request_id, compile_and_accept()))
         self._compiling[engine_id] = task
+        self._compiling_of[payer] += 1
         task.add_done_callback(done)
 
     def _abort(self, engine_id: str) -> None:

@@ -340,6 +340,21 @@ async def test_requests_with_one_constraint_share_its_compilation(
     assert compiled == [CONSTRAINED.sampling.constraint]
 
 
+async def test_no_payers_requests_take_all_places_of_those_that_wait(
+    last_is_handled: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_MAX_COMPILING", 4)
+    sampling = CONSTRAINED.sampling
+    many = [Generate(f"m{number}", prompt="x", payer="many", sampling=sampling) for number in range(3)]
+    other = Generate("o", prompt="x", payer="other", sampling=sampling)
+    commands = (*many, other, Abort("unknown"))
+    recorder, writer = await run_compiling(lambda *_: last_is_handled.wait(60), *commands)
+    (event,) = writer.events
+    assert isinstance(event, protocol.Error)
+    assert (event.request_id, event.code) == ("m2", "overloaded")
+    assert recorder.done == ["add"] * 3
+
+
 async def test_payers_take_turns_with_their_constraints(last_is_handled: threading.Event) -> None:
     compiled = []
 
