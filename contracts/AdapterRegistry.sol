@@ -79,12 +79,12 @@ contract AdapterRegistry is IAdapterRegistry {
         (uint32 operatorPpm, uint32 creatorPpm) = (record.operatorPpm, record.creatorPpm);
         uint256 shares = uint256(operatorPpm) + creatorPpm;
         require(shares <= Units.PPM, SharesExceedWhole(operatorPpm, creatorPpm));
-        require(
-            operatorPpm >= minOperator && operatorPpm <= maxOperator,
-            OperatorShareOutOfRange(operatorPpm, minOperator, maxOperator)
-        );
-        // Base-model and training records have no contributors.
+        // Base-model and training records have no contributors, and operator and creator are one account.
         if (record.adapterDigest != 0) {
+            require(
+                operatorPpm >= minOperator && operatorPpm <= maxOperator,
+                OperatorShareOutOfRange(operatorPpm, minOperator, maxOperator)
+            );
             uint256 contributors = Units.PPM - shares;
             require(contributors >= minContributors, ContributorsShareTooLow(contributors, minContributors));
         }

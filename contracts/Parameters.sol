@@ -30,6 +30,8 @@ contract Parameters is IParameters, AccessManaged {
     uint32 private immutable _maxBlockSeconds;
 
     Rules private _rules;
+    /// @inheritdoc IParameters
+    uint64 public override nextAppendAt;
     mapping(uint32 id => ParameterSet) private _sets;
 
     /// @notice Appends the first set, checked against the profile's bounds.
@@ -60,7 +62,10 @@ contract Parameters is IParameters, AccessManaged {
     function append(uint32 parent, ParameterSet calldata set) external restricted {
         uint32 currentSet = _rules.id;
         require(parent == currentSet, ParameterSetNotCurrent(parent, currentSet));
-        _store(currentSet + 1, set, bounds());
+        require(block.timestamp >= nextAppendAt, AppendedTooEarly(nextAppendAt));
+        Bounds memory limits = bounds();
+        nextAppendAt = uint64(block.timestamp) + limits.maxSettlementInterval;
+        _store(currentSet + 1, set, limits);
     }
 
     /// @inheritdoc IParameters

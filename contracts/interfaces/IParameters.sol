@@ -45,10 +45,12 @@ enum Profile {
 /// @param maxContributorsFloorPpm Upper bound of `minContributorsPpm`.
 /// @param maxOperatorFloorPpm Upper bound of `minOperatorPpm`.
 /// @param minChallengerPpm Lower bound of the challenger's share of a slash.
-/// @param maxChallengerPpm Upper bound of the challenger's share of a slash: below one, so that self-accusation costs.
+/// @param maxChallengerPpm Upper bound of the challenger's share of a slash: below one half, so that self-accusation
+/// costs.
 /// @param maxPause Maximum duration of a pause of commits.
 /// @param pauseCoolDown Minimum time between the end of a pause and the start of the next.
-/// @param maxSettlementInterval Longest commit interval at which an operator collects before any thaw ends.
+/// @param maxSettlementInterval Longest commit interval at which an operator collects before any thaw ends. A set that
+/// was appended stays current for as long, so that each operator can commit under it.
 /// @param margin Safety margin within the thaw.
 /// @param maxBlockSeconds Longest average time between blocks on which a window counted in blocks relies; zero if
 /// windows are not counted in blocks.
@@ -77,7 +79,7 @@ struct Bounds {
 /// @notice An append-only list of parameter sets, of which the last is current, and the guardian's pause of commits.
 ///
 /// Trust: governance (the timelock, through the access manager) appends sets within hard bounds that are fixed at
-/// construction. A change affects only later commits and registrations. The guardian can pause commits for a bounded
+/// construction, and no faster than operators commit. A change affects only later commits and registrations. The guardian can pause commits for a bounded
 /// time, with a cool-down. Neither can change a balance.
 interface IParameters {
     /// @notice Set `id` was appended and is the current one.
@@ -93,6 +95,8 @@ interface IParameters {
     error ParameterSetUnknown(uint32 id);
     /// @notice The call names set `named`, but the current set is `current`: the parameters changed in between.
     error ParameterSetNotCurrent(uint32 named, uint32 current);
+    /// @notice The current set was appended less than `maxSettlementInterval` ago.
+    error AppendedTooEarly(uint64 nextAppendAt);
     error CommitsArePaused(uint64 until);
     error PauseTooLong(uint32 duration, uint32 maxPause);
     error PauseCoolingDown(uint64 until);
@@ -101,7 +105,11 @@ interface IParameters {
     /// @param parent Id of the set that the new one was derived from. It must be the current one: of two proposals that
     /// were voted on at the same time, the second would otherwise undo the change of the first.
     /// @param set All parameters of the new set.
+    /// @dev Sets that replace each other before operators can commit would stop all commits, as no pause can.
     function append(uint32 parent, ParameterSet calldata set) external;
+
+    /// @notice The earliest time of the next append; zero before the first.
+    function nextAppendAt() external view returns (uint64);
 
     /// @notice Pauses commits for `duration` seconds. Only the guardian.
     function pauseCommits(uint32 duration) external;

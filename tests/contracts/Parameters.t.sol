@@ -64,6 +64,23 @@ contract ParametersTest is Market {
         vm.assertEq(parameters.current().feePpm, 7);
     }
 
+    /// @dev An account that a vote made an administrator could otherwise append a set before each commit, which names
+    /// the current one.
+    function test_a_set_stays_current_for_a_settlement_interval(uint64 elapsed) external {
+        uint64 interval = parameters.bounds().maxSettlementInterval;
+        elapsed = uint64(bound(elapsed, 0, 2 * interval));
+        uint64 earliest = uint64(block.timestamp) + interval;
+        append(firstSet());
+        vm.assertEq(parameters.nextAppendAt(), earliest);
+        vm.warp(block.timestamp + elapsed);
+        if (elapsed < interval) {
+            vm.expectRevert(abi.encodeWithSelector(IParameters.AppendedTooEarly.selector, earliest));
+        }
+        vm.prank(address(timelock));
+        parameters.append(1, firstSet());
+        vm.assertEq(parameters.currentId(), elapsed < interval ? 1 : 2);
+    }
+
     function test_no_vote_crosses_a_hard_bound(uint32 value) external {
         Bounds memory limits = parameters.bounds();
         ParameterSet memory set = firstSet();
@@ -202,6 +219,7 @@ contract ParametersTest is Market {
     /// @dev Appends a set, or expects it to be refused for a value out of its range.
     function _append(ParameterSet memory set, bytes32 field, uint256 value, uint256 min, uint256 max) private {
         uint32 parent = parameters.currentId();
+        if (block.timestamp < parameters.nextAppendAt()) vm.warp(parameters.nextAppendAt());
         if (value < min || value > max) {
             vm.expectRevert(abi.encodeWithSelector(IParameters.OutOfBounds.selector, field, value, min, max));
         }

@@ -83,12 +83,16 @@ contract RegisterTest is Datanets {
         else _expectError(record, error);
     }
 
-    function test_a_base_model_record_needs_no_contributors_share() external {
+    /// @dev Its operator and its creator are one account, and nobody contributed.
+    function test_the_rules_of_shares_do_not_bind_a_base_model_record(uint32 operatorPpm) external {
         VersionRecord memory record = _record();
         (record.adapterDigest, record.cidDigest) = (0, 0);
         record.snapshots = new SnapshotId[](0);
-        (record.operatorPpm, record.creatorPpm) = (600_000, 400_000);
-        _register(record);
+        (record.operatorPpm, record.creatorPpm) = (operatorPpm, 0);
+        if (operatorPpm <= 1_000_000) record.creatorPpm = 1_000_000 - operatorPpm;
+        bytes memory error = abi.encodeWithSelector(IAdapterRegistry.SharesExceedWhole.selector, operatorPpm, 0);
+        if (operatorPpm <= 1_000_000) _register(record);
+        else _expectError(record, error);
     }
 
     function test_an_adapter_without_snapshot_still_leaves_their_share() external {

@@ -74,9 +74,10 @@ abstract contract Market is Base {
 
     // --- governance ---
 
-    /// @notice Appends a parameter set as an executed proposal does.
+    /// @notice Appends a parameter set as an executed proposal does, as soon as one may be appended.
     function append(ParameterSet memory set) internal {
         uint32 parent = parameters.currentId();
+        if (block.timestamp < parameters.nextAppendAt()) vm.warp(parameters.nextAppendAt());
         vm.prank(address(timelock));
         parameters.append(parent, set);
     }
