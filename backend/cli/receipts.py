@@ -84,8 +84,9 @@ def show_receipt(
 ) -> None:
     """Print a receipt as JSON, with all that is needed to verify it. Only its payer gets the salt.
 
-    Waits for a receipt that is not signed yet, until it is due, and with --out for the proof of its batch,
-    five minutes at most: without it the file is written, and some checks stay open.
+    Waits for a receipt that is not signed yet, until it is due, and with --out while the market audits its
+    batch, five minutes at most. Without a proof, as before the receipt has a batch, it says so and writes the
+    file; some checks stay open.
     """
     from backend.client.evidence import fetch_evidence
     from backend.client.pending_receipts import fetch_receipt

@@ -144,8 +144,8 @@ def fetch_evidence(
     client: ApiClient, receipt: Mapping[str, Any], say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Documents about a receipt from the market that issued it; `proof` is missing before its batch, and if
-    the market has not audited the batch after `PROOF_SECONDS`. `say` is called if it waits, and if it ends
-    without a proof then.
+    the market has not audited the batch after `PROOF_SECONDS`. `say` is called if it waits, and if there is
+    no proof.
     """
     with reading_answer():
         versions = [client.get(f"/v1/versions/{part['version_id']}") for part in receipt["slices"]]
@@ -161,11 +161,10 @@ def _fetch_proof(client: ApiClient, path: str, say: Callable[[str], None]) -> An
         try:
             return client.get(path)
         except ApiError as error:
-            if error.details["code"] == NOT_COMMITTED:
-                return None
-            if error.details["code"] != UNAVAILABLE:
+            code = error.details["code"]
+            if code not in {NOT_COMMITTED, UNAVAILABLE}:
                 raise
-            if time.monotonic() > until:
+            if code == NOT_COMMITTED or time.monotonic() > until:
                 say(f"there is no proof of the receipt's batch ({error}); repeat the command later to get it")
                 return None
             if not is_said:

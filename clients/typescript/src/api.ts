@@ -28,8 +28,8 @@ export interface ApiOptions {
  * the records of its versions and the manifests of their snapshots. Waits up to five minutes for a proof while
  * the market audits its batch.
  *
- * `api`: base URL of the market. Errors: ApiFailed, with the code `unavailable` if there is no proof then; MalformedDocument for a receipt or version of another
- * form.
+ * `api`: base URL of the market. Errors: ApiFailed, with the code `unavailable` if there is no proof then;
+ * MalformedDocument for a receipt or version of another form.
  */
 export async function fetchEvidence(api: string, receipt: unknown, options: ApiOptions): Promise<Evidence> {
   const { id, slices } = readReceipt(receipt);

@@ -219,8 +219,10 @@ def test_the_documents_are_fetched_from_the_market(files: list[Document]) -> Non
             raise ApiError("not yet", details={"code": "not_committed"})
         return versions.get(path.rpartition("/")[2], {"manifest": path})
 
-    found = fetch_evidence(SimpleNamespace(get=get), file, pytest.fail)  # type: ignore[arg-type]
+    said = list[str]()
+    found = fetch_evidence(SimpleNamespace(get=get), file, said.append)  # type: ignore[arg-type]
     assert "proof" not in found
+    assert said == ["there is no proof of the receipt's batch (not yet); repeat the command later to get it"]
     assert [version["id"] for version in found["versions"]] == [part["version_id"] for part in file["slices"]]
     named = {snapshot for version in found["versions"] for snapshot in version["record"]["snapshots"]}
     assert {each["manifest"] for each in found["snapshots"]} == {f"/v1/snapshots/{s}/manifest" for s in named}
