@@ -56,6 +56,9 @@ class FakeInstallation:
     def prepare_database(self) -> None:
         self.asked.append(("prepare_database",))
 
+    def check_database(self) -> None:
+        self.asked.append(("check_database",))
+
     @property
     def membership(self) -> FakeInstallation:
         return self

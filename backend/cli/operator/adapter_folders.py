@@ -26,7 +26,7 @@ def pull(
     from backend.services.market.catalogue import adapter_record
 
     with open_installation() as installation:
-        installation.prepare_database()  # this may be the first command in this home
+        installation.check_database()
         record = adapter_record(installation.database, adapter)
         cid = installation.adapter_folders.fetch(record, folder)
     typer.echo(f"{cid} is in {folder}")

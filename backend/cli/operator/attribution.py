@@ -51,7 +51,7 @@ def verify(
     from workers.attribution import verify_attribution
 
     with open_installation() as installation:
-        installation.prepare_database()  # this may be the first command in this home
+        installation.check_database()
         record = adapter_record(installation.database, version)
         checks = verify_attribution(installation, record, _report)
     if as_json:

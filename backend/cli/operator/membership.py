@@ -47,8 +47,9 @@ def register(app: typer.Typer) -> None:
 @commands.command("show")
 def show_operator(*, as_json: AsJson = False) -> None:
     """Show this operator's status on the chain. Exit code 1, with remedies, if it cannot settle."""
-    with _membership() as membership:
-        status = membership.status()
+    with open_installation() as installation:
+        installation.check_database()
+        status = installation.membership.status()
     if as_json:
         print_json(_as_json(status))
     else:

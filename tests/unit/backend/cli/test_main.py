@@ -74,7 +74,7 @@ def test_pulling_an_adapter_into_an_empty_home_asks_to_index_the_chain(tmp_path:
     save_deployment(deployment, tmp_path / "deployment.json")
     result = run("adapter", "pull", some_hash("adapter"), "a-copy", LORALEDGER_HOME=str(tmp_path))
     assert result.returncode == 1
-    assert "run `loraledger index`" in result.stderr
+    assert "start `loraledger index`" in result.stderr
     assert "Traceback" not in result.stderr
 
 

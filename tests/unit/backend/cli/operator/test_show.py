@@ -23,7 +23,7 @@ def test_an_operator_that_can_settle_is_shown_with_exit_code_0(installation: Fak
         "credit": "0.000000000 of the chain's coin",
         "gas": "0.007000000 of the chain's coin",
     }
-    assert installation.asked == [("prepare_database",)]  # an operator joins before anything else has run
+    assert installation.asked == [("check_database",)]  # it only reads, so that it migrates nothing
 
 
 def test_an_operator_that_cannot_settle_is_shown_with_each_reason_and_exit_code_1(
