@@ -1,4 +1,4 @@
-"""Runs every command of docs/deploy.md in order, on a chain with Sepolia's id."""
+"""Runs every command of docs/deploy.md and docs/joining-a-market.md in order, on a chain with Sepolia's id."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GUIDE = ROOT / "docs" / "deploy.md"
+JOINING = ROOT / "docs" / "joining-a-market.md"
 ENDPOINT = "https://sepolia.example.org"
 SEPOLIA = 11155111
 TOKEN_AT = Account("0x1c7d4b196cb0c7b01d743fbc6116a902379c7238")
 PLACEHOLDER = re.compile(r"0x([0-9a-f]{2})\1{19}")
 DELEGATE = "loraledger market delegate --key"
 WELL = ("disk", "database", "chain", "indexer", "engine", "operator", "gas", "base")
-PROCESSES = "processes running here: serve, index, send, settle, watch; not running here: relay, worker"
+PROCESSES = "processes running here: serve, index, send, settle, watch, relay; not running here: worker"
 HOLDERS = [key("0x" + digit * 40) for digit in "123456"]
 
 
-def commands() -> list[str]:
+def commands(page: Path) -> list[str]:
     """Code blocks of the page with commands."""
-    return re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 class Shell:
@@ -118,7 +119,7 @@ def shell(node: Node, tmp_path: Path) -> Iterator[Shell]:
 @pytest.mark.deep
 @pytest.mark.timeout(900)
 def test_every_command_of_the_guide_works_as_written(shell: Shell, node: Node) -> None:
-    with_key, copy, plan, deploy, delegate, check, sources, *operate = commands()
+    with_key, copy, plan, deploy, delegate, check, sources = commands(GUIDE)
     done = shell.run(with_key)
     assert done.returncode == 0, done.stderr
     deployer = Account(shell.value("DEPLOYER"))
@@ -154,7 +155,7 @@ def test_every_command_of_the_guide_works_as_written(shell: Shell, node: Node) -
     written = shell.run(sources)
     assert len(written.stdout.split()) == len(CONTRACTS) + 1, written.stderr
     _explorer_could_verify(shell.folder, node)
-    _operates(shell, node, operate)
+    _operates(shell, node, commands(JOINING))
 
 
 def _edit(terms: Path) -> None:
@@ -188,7 +189,7 @@ def _explorer_could_verify(folder: Path, node: Node) -> None:
 
 
 def _operates(shell: Shell, node: Node, blocks: list[str]) -> None:
-    """A fresh home serves and can settle after the page's commands."""
+    """A fresh home serves and can settle after the commands of the page on joining."""
     install, follow, join, show, serve, look = blocks
     made = shell.run(install)
     assert made.returncode == 0, made.stderr
@@ -219,7 +220,7 @@ def _operates(shell: Shell, node: Node, blocks: list[str]) -> None:
     well = wait_until(lambda: _done(shell.run(look)), "all to be well", 300)
     assert [line.split() for line in well.splitlines()[:-1]] == [[part, "ok"] for part in WELL]
     answer = wait_until(lambda: _answer(f"http://127.0.0.1:{port}/v1/models"), "the API to answer", 300)
-    assert shell.num_running() == 6
+    assert shell.num_running() == 7
     assert shell.run(look).stdout.splitlines()[-1] == PROCESSES
     (model_served,) = answer.json()["data"]
     assert model_served["id"] == "Tiny"
