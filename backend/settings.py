@@ -39,7 +39,7 @@ class BaseEntry(BaseModel, extra="forbid", frozen=True):
 
     `prices`: per million prompt tokens, and completion tokens, of the model without an adapter. None: those
     of `loraledger operator base --prices`. `training_price` None: the setting. `trains`: whether adapters of
-    it are trained and imported here.
+    it are trained here; imported ones are accepted for any base.
     """
 
     model: str = Field(min_length=1)
@@ -133,7 +133,8 @@ class Settings(BaseSettings):
     engine_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Data type of the engine's weights and KV cache: `float32`, `bfloat16` or `float16`."""
     engine_quantization: Literal["none", "int8"] = "none"
-    """Weights of the base model's linear layers and head, and of adapters."""
+    """Weights of the base model's linear layers and head, and of adapters: `none`, which is those of
+    `engine_dtype`, or `int8`."""
     engine_urls: str = ""
     """URLs of the vLLM servers that answer (docs/vllm.md), separated by commas: replicas of one base model.
     Empty: this project's own engine, `loraledger engine`."""
