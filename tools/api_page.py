@@ -68,9 +68,8 @@ def _descendants(kind: type[DomainError]) -> Iterator[type[DomainError]]:
 def _errors() -> Iterator[str]:
     yield "## Errors"
     yield ""
-    yield "Error codes (`code`) are stable; messages are not. What the engine or an adapter refuses is `invalid_input`,"
-    yield "with the engine's own code in `details.code` ([engine.md](engine.md#error-codes-of-adapters)), unless the"
-    yield "table has a code for it."
+    yield "Error codes (`code`) are stable; messages are not. What an engine refuses is `invalid_input` with the"
+    yield "engine's own code in `details.code` ([engine.md](engine.md#error-codes-of-adapters)), if the table has none."
     yield ""
     yield "| code | status | meaning |"
     yield "| --- | --- | --- |"

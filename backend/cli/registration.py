@@ -25,8 +25,8 @@ Prices = Annotated[
 Shares = Annotated[
     tuple[int, int],
     typer.Option(
-        help="Shares of the operators and of the creator, in ppm. The contributors get the rest, or the treasury "
-        "if the adapter is trained on no snapshot."
+        help="Shares of the operators and of the creator, in ppm. The contributors get the rest, or the "
+        "treasury if the adapter is trained on no snapshot."
     ),
 ]
 DEFAULT_SHARES = 200_000, 300_000

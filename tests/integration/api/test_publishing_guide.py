@@ -121,9 +121,7 @@ def register(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 def fetchable(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The home of the command has what was published."""
     folders = AdapterFolders(api.installation.blobs, Path("adapters"))
-    home = SimpleNamespace(
-        database=api.installation.db, check_database=lambda: None, adapter_folders=folders
-    )
+    home = SimpleNamespace(database=api.installation.db, check_database=lambda: None, adapter_folders=folders)
     monkeypatch.setattr(adapter_folders, "open_installation", lambda: nullcontext(home))
 
 

@@ -1,4 +1,4 @@
-"""Runs every command of docs/deploy.md and docs/joining-a-market.md in order, on a chain with Sepolia's id."""
+"""Runs every command of docs/deploy.md and docs/joining-a-market.md, on a chain with Sepolia's id."""
 
 from __future__ import annotations
 
