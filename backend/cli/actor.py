@@ -44,7 +44,11 @@ OPTIONS: dict[str, Any] = {
     "user": Annotated[
         int | None,
         typer.Option(
-            "--user", help="Index of the test account that signs on the local network.", min=0, max=8
+            "--user",
+            help="Index of the test account that signs on the local network. Default: by command, see "
+            "docs/wallets.md.",
+            min=0,
+            max=8,
         ),
     ],
     "account": Annotated[
