@@ -68,8 +68,8 @@ def _descendants(kind: type[DomainError]) -> Iterator[type[DomainError]]:
 def _errors() -> Iterator[str]:
     yield "## Errors"
     yield ""
-    yield "Error codes (`code`) are stable; messages are not. What an engine refuses is `invalid_input` with the"
-    yield "engine's own code in `details.code` ([engine.md](engine.md#error-codes-of-adapters)), if the table has none."
+    yield "Error codes (`code`) are stable; messages are not. An engine's own codes"
+    yield "([engine.md](engine.md#error-codes-of-adapters)) are `details.code` of `invalid_input`, if not in the table."
     yield ""
     yield "| code | status | meaning |"
     yield "| --- | --- | --- |"
