@@ -68,8 +68,9 @@ def _descendants(kind: type[DomainError]) -> Iterator[type[DomainError]]:
 def _errors() -> Iterator[str]:
     yield "## Errors"
     yield ""
-    yield "Error codes (`code`) are stable; messages are not. An engine's own codes"
-    yield "([engine.md](engine.md#error-codes-of-adapters)) are `details.code` of `invalid_input`, if not in the table."
+    yield "Error codes (`code`) are stable; messages are not. The codes of"
+    yield "[engines](engine.md#error-codes-of-adapters) that are not in the table are `details.code` of"
+    yield "`invalid_input`."
     yield ""
     yield "| code | status | meaning |"
     yield "| --- | --- | --- |"
