@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, Tracer, TracerProvider
 
 TRACEPARENT = "traceparent"
-MAX_PARENT_LENGTH = 55
 _EXPORTERS = {"otlp": "otlp_proto_http", "console": "console"}
 _OFF: AbstractContextManager[Span | None] = nullcontext(None)
 _tracer: Tracer | None = None

@@ -13,7 +13,6 @@ from backend.domain.disputes.proofs import (
     BelowClaimedProof,
     EquivocationProof,
     Proof,
-    UnansweredProof,
     WrongBalanceProof,
     WrongEntryProof,
     WrongOrderProof,
@@ -80,13 +79,19 @@ def lookups() -> Iterator[Case]:
 def calls(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) -> Iterator[Case]:
     """Each kind of proof once. The proofs are not valid; the cases check their encoding."""
     for proof in _proofs(receipt, record, shares):
-        data = interface("Disputes").function(proof.function, proof.args).encode(proof.args)
-        yield {
-            "function": proof.function,
-            "data": "0x" + data.hex(),
-            "batchHash": proof.header.hash,
-            "receiptId": receipt_id(receipt),
-        }
+        yield _call(proof.function, proof.header, proof.args, receipt)
+    header = _header()
+    args = (header.abi, int(Tree.ENTRIES), key_word(1 << 255))
+    yield _call("voidUnanswered", header, args, receipt)
+
+
+def _call(function: str, header: Header, args: tuple[Any, ...], receipt: Receipt) -> Case:
+    return {
+        "function": function,
+        "data": "0x" + interface("Disputes").function(function, args).encode(args).hex(),
+        "batchHash": header.hash,
+        "receiptId": receipt_id(receipt),
+    }
 
 
 def _proofs(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) -> Iterator[Proof]:
@@ -108,7 +113,6 @@ def _proofs(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) 
     yield WrongOrderProof(header, Tree.BALANCES, Lookup((5, 3), (entries.open(1), entries.open(0))))
     yield ZeroLeafProof(header, Tree.ENTRIES, leaf_hash(ENTRIES_TAG, 5), entries.open(1))
     yield EquivocationProof(header, receipt, tree.open(0), receipt, "0x" + "11" * 65)
-    yield UnansweredProof(header, Tree.ENTRIES, 1 << 255)
 
 
 def _header() -> Header:

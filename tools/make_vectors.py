@@ -29,7 +29,7 @@ from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTr
 from backend.domain.money import PPM
 from backend.domain.receipt import Charge, Receipt, Share, Slice, VersionRecord
 from backend.domain.split import slice_charges, split
-from backend.domain.voucher import ChannelMove, SessionGrant, Voucher
+from backend.domain.voucher import ChannelMove, Voucher
 from tools import dispute_vectors, worked_example
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def fields_of(item: Any) -> dict[str, Any]:
     return {name: getattr(item, name) for name in type(item).__slots__}
 
 
+SESSION = {"channel_id": hash_of("channel"), "key": account_of("session key")}
 DOMAINS = [TypedDomain(chain, account_of(f"contract {chain}")) for chain in (1, 31337)]
 
 
@@ -74,6 +75,12 @@ def typed(item: Any, digest: str, domain: TypedDomain) -> Case:
         **case(chain_id=domain.chain_id, contract=domain.contract, **fields_of(item)),
         **case(digest=getattr(domain, digest)(item)),
     }
+
+
+def declared(declaration: str, domain: TypedDomain, **values: int | str) -> Case:
+    """A message with these fields, in the order of its declaration, and its digest."""
+    digest = domain.typed_digest(declaration, *values.values())
+    return case(chain_id=domain.chain_id, contract=domain.contract, **values, digest=digest)
 
 
 def channels() -> Iterable[Case]:
@@ -189,20 +196,13 @@ def vouchers() -> Iterable[Case]:
 
 def grants() -> Iterable[Case]:
     for nonce, domain in enumerate(DOMAINS):
-        channel, key = ChannelId(hash_of("channel")), account_of("session key")
-        yield typed(SessionGrant(channel, key, U128 - nonce, 1_800_000_000, nonce), "grant_digest", domain)
+        limits = {"cap": U128 - nonce, "expiry": 1_800_000_000, "nonce": nonce}
+        yield declared(hashing.GRANT_TYPE, domain, **SESSION, **limits)
 
 
 def revocations() -> Iterable[Case]:
     for nonce, domain in enumerate(DOMAINS):
-        channel, key = ChannelId(hash_of("channel")), account_of("session key")
-        named = {"channel_id": channel, "key": key, "nonce": nonce}
-        yield case(
-            chain_id=domain.chain_id,
-            contract=domain.contract,
-            **named,
-            digest=domain.revocation_digest(channel, key, nonce),
-        )
+        yield declared(hashing.REVOCATION_TYPE, domain, **SESSION, nonce=nonce)
 
 
 def moves() -> Iterable[Case]:
@@ -246,7 +246,7 @@ def contributions() -> Iterable[Case]:
 def payouts() -> Iterable[Case]:
     for nonce, domain in enumerate(DOMAINS):
         account, wallet, deadline = account_of("account"), account_of("wallet"), 1_790_000_000
-        digest = domain.payout_digest(account, wallet, nonce, deadline)
+        digest = domain.typed_digest(hashing.PAYOUT_TYPE, account, wallet, nonce, deadline)
         named = case(chain_id=domain.chain_id, contract=domain.contract, account=account, digest=digest)
         yield {**named, **case(new_wallet=wallet, nonce=nonce, deadline=deadline)}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,6 @@ from backend.db.projections import Rule, entity_of, rule_of
 from backend.db.tables.chain import CheckpointRow, EventRow, Projection
 from backend.domain.chain import BlockRef, ChainEvent
 from backend.domain.errors import Conflict
-from backend.domain.ids import Hash32
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,18 +97,6 @@ class EventLog:
             self._apply([_change(event) for event in self._events(EventRow.entity == entity)])
         self._session.flush()
         return len(dropped)
-
-    def state_hash(self) -> Hash32:
-        """sha-256 over every projection row in order of table and key: equal states have equal hashes."""
-        digest = hashlib.sha256()
-        for table in sorted(Projection.__subclasses__(), key=lambda table: table.__tablename__):
-            mapper = inspect(table)
-            names = sorted(column.key for column in mapper.column_attrs)
-            for row in self._session.scalars(select(table).order_by(*mapper.primary_key)):
-                values = {name: getattr(row, name) for name in names}
-                line = json.dumps([table.__tablename__, values], sort_keys=True, separators=(",", ":"))
-                digest.update(line.encode() + b"\n")
-        return Hash32("0x" + digest.hexdigest())
 
     def num_events(self) -> int:
         return self._session.scalar(select(func.count()).select_from(EventRow)) or 0

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from backend.domain.receipt import Charge, Receipt, Share, Slice, VersionRecord
-    from backend.domain.voucher import ChannelMove, SessionGrant, Voucher
+    from backend.domain.voucher import ChannelMove, Voucher
 
 RECEIPT_TYPE = (
     "Receipt(bytes32 channelId,uint128 cumulative,uint128 charge,bytes32 requestHash,bytes32 responseHash,"
@@ -264,23 +264,17 @@ class TypedDomain:
 
     def voucher_digest(self, voucher: Voucher) -> bytes:
         """Verifying contract: `PaymentVault`."""
-        return self._typed(VOUCHER_TYPE, voucher.channel_id, voucher.waived_until, voucher.max_cumulative)
-
-    def grant_digest(self, grant: SessionGrant) -> bytes:
-        """Verifying contract: `PaymentVault`."""
-        return self._typed(GRANT_TYPE, grant.channel_id, grant.key, grant.cap, grant.expiry, grant.nonce)
-
-    def revocation_digest(self, channel: ChannelId, key: Account, nonce: int) -> bytes:
-        """Verifying contract: `PaymentVault`."""
-        return self._typed(REVOCATION_TYPE, channel, key, nonce)
+        return self.typed_digest(
+            VOUCHER_TYPE, voucher.channel_id, voucher.waived_until, voucher.max_cumulative
+        )
 
     def move_digest(self, move: ChannelMove) -> bytes:
         """Verifying contract: `PaymentVault`."""
-        return self._typed(MOVE_TYPE, *astuple(move))
+        return self.typed_digest(MOVE_TYPE, *astuple(move))
 
     def receipt_key_digest(self, operator: Account) -> bytes:
         """A receipt key's consent to sign for this operator. Verifying contract: `OperatorRegistry`."""
-        return self._typed(RECEIPT_KEY_TYPE, operator)
+        return self.typed_digest(RECEIPT_KEY_TYPE, operator)
 
     def contribution_digest(
         self,
@@ -297,15 +291,12 @@ class TypedDomain:
 
         Verifying contract: `DatasetRegistry`.
         """
-        return self._typed(
+        return self.typed_digest(
             CONTRIBUTION_TYPE, account, datanet, content_hash, cid_digest, licence, rows, nonce, deadline
         )
 
-    def payout_digest(self, account: Account, new_wallet: Account, nonce: int, deadline: int) -> bytes:
-        """Verifying contract: `Settlement`."""
-        return self._typed(PAYOUT_TYPE, account, new_wallet, nonce, deadline)
-
-    def _typed(self, declaration: str, *values: int | str) -> bytes:
+    def typed_digest(self, declaration: str, *values: int | str) -> bytes:
+        """The digest of a message of the declared type, whose fields are one word each."""
         return self.digest(keccak(_type_hash(declaration) + words(*values)))
 
 

@@ -1,4 +1,4 @@
-"""Vouchers, session grants and moves, which payers sign (EIP-712, verifying contract `PaymentVault`)."""
+"""Vouchers and moves, which payers sign (EIP-712, verifying contract `PaymentVault`)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,6 @@ class ClientVoucher:
 
     signed: SignedVoucher
     signer: Account
-
-
-@dataclass(frozen=True, slots=True)
-class SessionGrant:
-    """Permits `key` to sign vouchers up to the cumulative `cap` until `expiry` (unix seconds)."""
-
-    channel_id: ChannelId
-    key: Account
-    cap: int
-    expiry: int
-    nonce: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,14 +45,11 @@ class TokenClock:
     def submit(self, request_id: str) -> None:
         self._submitted[request_id] = time.perf_counter()
 
-    def submitted_at(self, request_id: str) -> float:
-        return self._submitted[request_id]
-
-    def tokens(self, request_id: str, count: int, now: float | None = None) -> None:
+    def tokens(self, request_id: str, count: int) -> None:
         """Record `count` tokens that arrived together: the first ends a gap, the others have a zero gap."""
         if count == 0:
             return
-        at = time.perf_counter() if now is None else now
+        at = time.perf_counter()
         last = self._last_token.get(request_id)
         if last is None:
             self._ttft.append(at - self._submitted[request_id])

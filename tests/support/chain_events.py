@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import inspect, select
+
+from backend.db.tables.chain import Projection
 from backend.domain.chain import BlockRef, ChainEvent
 from backend.domain.disputes.witnesses import Fault, Tree
 from backend.domain.ids import Account, Hash32
@@ -36,6 +41,19 @@ def take_in(tx: UnitOfWork, *events: Event) -> None:
         ],
         block,
     )
+
+
+def state_hash(tx: UnitOfWork) -> Hash32:
+    """sha-256 over every projection row in order of table and key: equal states have equal hashes."""
+    digest = hashlib.sha256()
+    for table in sorted(Projection.__subclasses__(), key=lambda table: table.__tablename__):
+        mapper = inspect(table)
+        names = sorted(column.key for column in mapper.column_attrs)
+        for row in tx.session.scalars(select(table).order_by(*mapper.primary_key)):
+            values = {name: getattr(row, name) for name in names}
+            line = json.dumps([table.__tablename__, values], sort_keys=True, separators=(",", ":"))
+            digest.update(line.encode() + b"\n")
+    return Hash32("0x" + digest.hexdigest())
 
 
 def committed(number: int, name: int) -> Event:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backend.domain.batch import Batch, CommitTerms, Header, OperatorLedger, Span
-    from backend.domain.disputes.proofs import Proof
     from backend.domain.ids import Account
     from backend.domain.judging.case import Judgement
     from backend.domain.receipt import SignedReceipt
@@ -199,7 +198,3 @@ def case_of(
 
 def random_root(label: str) -> str:
     return to_hash(keccak(label.encode()))
-
-
-def proof_of(outcome: Outcome) -> Proof | None:
-    return outcome.end.proof if isinstance(outcome.end, Wrong) else None

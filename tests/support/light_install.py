@@ -22,9 +22,6 @@ from backend.chain.local_node import ROOT
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
-"""pip takes the build backend from the environment if the *option's* value is false."""
-
 
 class LightInstall:
     """`folder` is a virtual environment without pip. Without `extras` it is the light install."""

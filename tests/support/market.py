@@ -139,9 +139,6 @@ class Market:
         special = {0: some_account("creator 1"), 1: self.operator}
         return special.get(index, some_account(f"contributor {index}")) if index < known else None
 
-    def operator_of_key(self, key: Account) -> Account | None:
-        return self.operator if key == self.receipt_key.account else None
-
     # Serving
 
     def serve(self, channel: ChannelId | None = None) -> SignedReceipt:

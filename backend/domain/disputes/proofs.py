@@ -28,7 +28,6 @@ from backend.domain.disputes.witnesses import (
     Fault,
     Tree,
     balance_key,
-    key_word,
     receipt_abi,
     unpack_list,
 )
@@ -314,20 +313,6 @@ class EquivocationProof:
         if receipt.cumulative < receipt.charge or other.cumulative < other.charge:
             raise InvalidWitness("a receipt begins before zero", "cumulative")
         return overlap(receipt, other)
-
-
-@dataclass(frozen=True, slots=True)
-class UnansweredProof:
-    """The deadline of a demand passed without an answer."""
-
-    function: ClassVar[str] = "voidUnanswered"
-    header: Header
-    tree: Tree
-    key: int
-
-    @property
-    def args(self) -> tuple[Any, ...]:
-        return (self.header.abi, int(self.tree), key_word(self.key))
 
 
 BatchProof = (

@@ -60,10 +60,6 @@ class KnownReceipts:
             for index, answer in self._answered.items():
                 self._add_path(index, answer)
 
-    @property
-    def num_answered(self) -> int:
-        return len(self._answered)
-
     def missing(self, most: int) -> list[int]:
         """Indices of the first unknown receipts. A header may state four billion."""
         places = range(self.root.count)

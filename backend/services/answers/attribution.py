@@ -16,7 +16,6 @@ from backend.domain.attribution import (
     ERROR_METHOD,
     GRADIENT_METHOD,
     HIDDEN_METHOD,
-    ROWS_METHOD,
     UNIFORM_METHOD,
     shares_from_scores,
 )
@@ -124,18 +123,6 @@ class HiddenCosine(ByIndex):
         direction = np.asarray(probe.hidden, dtype=np.float32) - index.centre
         norm = float(np.linalg.norm(direction))
         return (1 + index.hidden @ (direction / norm if norm else direction)) / 2
-
-
-class UniformByRows(ByIndex):
-    """Scores each contribution by its number of rows: the baseline for other methods."""
-
-    method = ROWS_METHOD
-
-    def score(self, index: AttributionIndex, probe: Probe) -> Any | None:  # noqa: ARG002
-        """Square roots, since shares are proportional to squares of scores."""
-        import numpy as np
-
-        return np.sqrt(index.rows)
 
 
 class Uniform:

@@ -13,6 +13,7 @@ from backend.chain.client import ChainClient
 from backend.chain.indexer import Indexer
 from backend.chain.node import Node
 from backend.chain.rpc import Rpc
+from tests.support.chain_events import state_hash
 from tests.support.databases import chain_database
 from tests.support.faulty_rpc import SLOW_SECONDS, Faults, HonestChain, serving
 
@@ -30,7 +31,7 @@ def indexer(url: str, chain: HonestChain, database: Database) -> Indexer:
 
 def state(database: Database) -> tuple[int, Hash32]:
     with database.read() as tx:
-        return tx.event_log.num_events(), tx.event_log.state_hash()
+        return tx.event_log.num_events(), state_hash(tx)
 
 
 def follow(database: Database, seed: int, num_forks: int, monkeypatch: pytest.MonkeyPatch) -> set[str]:

@@ -15,6 +15,7 @@ from backend.chain.keys import local_account
 from backend.chain.sender import Sender
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.transactions import TransactionState
+from tests.support.chain_events import state_hash
 from tests.support.databases import chain_database
 
 if TYPE_CHECKING:
@@ -77,11 +78,11 @@ def test_sender_and_indexer_killed_at_random_lose_and_repeat_nothing(
     Indexer(chain, database.event_log, chain.deployment, CONFIRMATIONS).catch_up()
     with database.read() as tx:
         sent = [tx.transactions.get(i) for i in ids]
-        state = tx.event_log.num_events(), tx.event_log.state_hash()
+        state = tx.event_log.num_events(), state_hash(tx)
     assert {t.state for t in sent} == {TransactionState.CONFIRMED}
     events = [e for e in chain.events(1, chain.head().number) if e.name == "EndpointChanged"]
     assert [e.args["endpoint"] for e in events] == [f"https://{i}" for i in range(NUM_TRANSACTIONS)]
     with chain_database() as fresh:
         Indexer(chain, fresh.event_log, chain.deployment, CONFIRMATIONS).catch_up()
         with fresh.read() as tx:
-            assert (tx.event_log.num_events(), tx.event_log.state_hash()) == state
+            assert (tx.event_log.num_events(), state_hash(tx)) == state

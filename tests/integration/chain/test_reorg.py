@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from backend.chain.indexer import Indexer
 from backend.chain.keys import LocalSigner, local_account
 from backend.domain.ids import ZERO_ACCOUNT
+from tests.support.chain_events import state_hash
 from tests.support.databases import chain_database
 from tests.support.wallet import transact
 
@@ -23,7 +24,7 @@ NO_GRANT = (ZERO_ACCOUNT, 0, 0)
 def index(chain: ChainClient, database: Database) -> tuple[int, Hash32]:
     Indexer(chain, database.event_log, chain.deployment, CONFIRMATIONS).catch_up()
     with database.read() as tx:
-        return tx.event_log.num_events(), tx.event_log.state_hash()
+        return tx.event_log.num_events(), state_hash(tx)
 
 
 def deposit(chain: ChainClient, payer: LocalSigner, units: int) -> None:

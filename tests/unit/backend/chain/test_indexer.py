@@ -17,6 +17,7 @@ from backend.domain.chain import BlockRef, ChainEvent, ChainReplaced
 from backend.domain.deployment import Deployment
 from backend.domain.errors import Unavailable
 from backend.domain.ids import Hash32
+from tests.support.chain_events import state_hash
 from tests.support.databases import chain_database
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def indexer(chain: FakeChain, database: Database, confirmations: int = 0) -> Ind
 
 def state(database: Database) -> tuple[BlockRef | None, int, Hash32]:
     with database.read() as tx:
-        return tx.event_log.cursor(), tx.event_log.num_events(), tx.event_log.state_hash()
+        return tx.event_log.cursor(), tx.event_log.num_events(), state_hash(tx)
 
 
 def replayed(chain: FakeChain, confirmations: int = 0) -> tuple[int, Hash32]:

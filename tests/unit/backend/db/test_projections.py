@@ -15,6 +15,7 @@ from backend.chain.contracts import interface
 from backend.db.projections import RULES
 from backend.domain.chain import BlockRef, ChainEvent
 from backend.domain.ids import ChannelId, Hash32
+from tests.support.chain_events import state_hash
 from tests.support.databases import chain_database
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def replay(blocks: list[tuple[BlockRef, list[ChainEvent]]], in_one: bool) -> Has
             tx.event_log.append([e for _, events in blocks for e in events], blocks[-1][0])
         for ref, events in [] if in_one else blocks:
             tx.event_log.append(events, ref)
-        return tx.event_log.state_hash()
+        return state_hash(tx)
 
 
 @settings(deadline=None, max_examples=40)
@@ -270,7 +271,7 @@ def test_any_history_with_rewinds_ends_as_the_surviving_events_alone(steps: list
                     survivors.append(step)
                     tx.event_log.append(step[1], step[0])
         with database.read() as tx:
-            state = tx.event_log.state_hash()
+            state = state_hash(tx)
             assert tx.event_log.num_events() == sum(len(events) for _, events in survivors)
             assert tx.event_log.cursor() == (survivors[-1][0] if survivors else None)
     assert state == replay(survivors, in_one=False) == replay(survivors, in_one=True)
@@ -307,12 +308,12 @@ def test_any_event_may_be_the_first_of_its_entity_and_be_taken_back(
     ref = block(1, 0)
     event = ChainEvent(1, ref.hash, 0, Hash32(word(1)), ref.timestamp, contract, name, args)
     with chain_database() as database, database.begin() as tx:
-        untouched = tx.event_log.state_hash()
+        untouched = state_hash(tx)
         tx.event_log.append([event], ref)
-        assert (tx.event_log.state_hash() != untouched) is RULES[contract, name].creates
+        assert (state_hash(tx) != untouched) is RULES[contract, name].creates
         assert tx.event_log.num_events() == 1
         assert tx.event_log.rewind(block(0, 0)) == 1
-        assert tx.event_log.state_hash() == untouched
+        assert state_hash(tx) == untouched
 
 
 def test_an_entity_that_is_made_late_knows_nothing_of_what_came_before() -> None:

@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from benchmarks.engine.measure import TokenClock, percentile, spread
 
 
-def test_a_first_token_counts_from_its_own_submission_and_the_rest_from_the_token_before() -> None:
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Stands still at `now`."""
+    still = SimpleNamespace(now=100.0)
+    still.perf_counter = lambda: still.now
+    monkeypatch.setattr("benchmarks.engine.measure.time", still)
+    return still
+
+
+def test_a_first_token_counts_from_its_own_submission_and_the_rest_from_the_token_before(
+    time: SimpleNamespace,
+) -> None:
     clock = TokenClock()
+    time.now = 200
     clock.submit("a")
-    submitted = clock.submitted_at("a")
-    clock.tokens("a", 1, now=submitted + 0.5)
-    clock.tokens("a", 1, now=submitted + 0.75)
+    time.now = 200.5
+    clock.tokens("a", 1)
+    time.now = 200.75
+    clock.tokens("a", 1)
     measured = clock.measurement()
-    assert measured.ttft_seconds == pytest.approx([0.5])
-    assert measured.itl_seconds == pytest.approx([0.25])
+    assert measured.ttft_seconds == [0.5]
+    assert measured.itl_seconds == [0.25]
     assert measured.num_tokens == 2
 
 
-def test_tokens_that_come_at_once_end_one_gap() -> None:
+def test_tokens_that_come_at_once_end_one_gap(time: SimpleNamespace) -> None:
     clock = TokenClock()
     clock.submit("a")
-    submitted = clock.submitted_at("a")
-    clock.tokens("a", 1, now=submitted + 1)
-    clock.tokens("a", 3, now=submitted + 2)
-    assert clock.measurement().itl_seconds == pytest.approx([1.0, 0.0, 0.0])
+    time.now += 1
+    clock.tokens("a", 1)
+    time.now += 1
+    clock.tokens("a", 3)
+    assert clock.measurement().itl_seconds == [1, 0, 0]
 
 
-def test_throughput_is_new_tokens_over_the_time_to_the_last_of_them() -> None:
+def test_throughput_is_new_tokens_over_the_time_to_the_last_of_them(time: SimpleNamespace) -> None:
     clock = TokenClock()
     for name in ("a", "b"):
         clock.submit(name)
-        clock.tokens(name, 5, now=clock.submitted_at("a") + 2)
-    assert clock.measurement().tokens_per_second == pytest.approx(5, rel=0.01)
+    time.now += 2
+    for name in ("a", "b"):
+        clock.tokens(name, 5)
+    assert clock.measurement().tokens_per_second == 5
 
 
 def test_no_tokens_change_nothing() -> None:

@@ -15,7 +15,6 @@ from backend.services.answers.attribution import (
     HiddenCosine,
     Ridge,
     Uniform,
-    UniformByRows,
     attribute,
     score_all,
 )
@@ -234,13 +233,6 @@ def test_the_cache_counts_the_bytes_of_maps(tmp_path: Path) -> None:
     assert whole - load_index(tmp_path / INDEX_FILE).num_bytes == maps
 
 
-def test_uniform_by_rows_pays_in_proportion_to_rows(tmp_path: Path) -> None:
-    write_index(tmp_path)
-    found = attribute([UniformByRows(Indices())], tmp_path, POSITIONS, Probe())
-    assert found.method == "uniform-rows-1"
-    assert [share.ppm for share in found.shares] == [285_714, 71_428, 642_858]
-
-
 def test_positions_outside_the_snapshots_get_nothing(tmp_path: Path) -> None:
     write_index(tmp_path)
     scores = HiddenCosine(Indices()).scores(tmp_path, [1], PROBE)
@@ -248,7 +240,7 @@ def test_positions_outside_the_snapshots_get_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "attributor", [HiddenCosine, Distilled, DistilledError, UniformByRows], ids=lambda each: each.method
+    "attributor", [HiddenCosine, Distilled, DistilledError], ids=lambda each: each.method
 )
 def test_contributions_that_do_not_count_are_not_scored_and_change_no_score(
     tmp_path: Path, attributor: Any, monkeypatch: pytest.MonkeyPatch
