@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Table, bindparam, delete, insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Delete, Executable, Insert, Update
     from sqlalchemy.orm import Session
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from backend.db.base import Base
 
 KEYS = "keys"
+MAX_KEYS = 500
+"""Values named in one statement. SQLite limits the number of bound variables."""
 
 
 def among(column: Any) -> ColumnElement[bool]:
@@ -25,9 +28,19 @@ def among(column: Any) -> ColumnElement[bool]:
     return is_one
 
 
-def found_among(session: Session, statement: Executable, keys: Collection[Any]) -> Sequence[Any]:
-    """Execute a Core statement that uses `among` for the given keys."""
-    return session.connection().execute(statement, {KEYS: list(keys)}).all() if keys else ()
+def found_among(session: Session, statement: Executable, keys: Iterable[Any]) -> Iterator[Any]:
+    """Execute a Core statement that uses `among` for the given keys, some at a time: its order holds among
+    the rows of those.
+    """
+    for some in in_chunks(keys):
+        yield from session.connection().execute(statement, {KEYS: some}).all()
+
+
+def in_chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
+    """The values, as many at a time as one statement names."""
+    rest = iter(values)
+    while some := list(islice(rest, MAX_KEYS)):
+        yield some
 
 
 def table_of(entity: type[Base]) -> Table:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, and_, exists, func, not_, select, tuple_
 
-from backend.db.bulk import among, found_among
+from backend.db.bulk import among, found_among, in_chunks
 from backend.db.mapping import from_row
 from backend.db.paging import in_chain_order
 from backend.db.projections import entity_of
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from sqlalchemy.orm import Session
-
-_ID_CHUNK = 500
-"""Hashes per statement. SQLite limits the number of bound variables."""
 
 
 class DisputeStore:
@@ -84,11 +81,7 @@ class DisputeStore:
 
     def valid_among(self, batches: Collection[Hash32]) -> set[Hash32]:
         """See `ChainView`."""
-        asked, found = list(batches), set[Hash32]()
-        for start in range(0, len(asked), _ID_CHUNK):
-            rows = found_among(self._session, _VALID, asked[start : start + _ID_CHUNK])
-            found.update(Hash32(row.hash) for row in rows)
-        return found
+        return {Hash32(row.hash) for row in found_among(self._session, _VALID, batches)}
 
     def batch(self, row: t.BatchRow, final: int) -> CommittedBatch:
         return self._read(Account(row.operator), final, [row])[0]
@@ -188,9 +181,8 @@ class DisputeStore:
     def demands(self, batches: Sequence[Hash32]) -> list[Demand]:
         """Demands for leaves of these batches, in chain order."""
         rows: list[t.DemandRow] = []
-        for start in range(0, len(batches), _ID_CHUNK):
-            chunk = batches[start : start + _ID_CHUNK]
-            rows += self._ordered(t.DemandRow, t.DemandRow.batch_hash.in_(chunk))
+        for some in in_chunks(batches):
+            rows += self._ordered(t.DemandRow, t.DemandRow.batch_hash.in_(some))
         return list(map(_demand, sorted(rows, key=_place)))
 
     def answers(self, batch_hash: Hash32) -> list[DemandAnswer]:

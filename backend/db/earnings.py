@@ -22,14 +22,12 @@ from backend.domain.ids import Account, Hash32
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from sqlalchemy import Executable, Select
+    from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
     from backend.domain.earnings import EarningFilter
     from backend.domain.ids import ReceiptId
 
-_CHUNK = 500
-"""Keys per statement. SQLite limits the number of bound variables."""
 _KNOWN = select(AccountRow.account).where(among(AccountRow.account))
 _CREDIT_IDS = select(CreditRow.account, CreditRow.batch_hash, CreditRow.id).where(among(CreditRow.batch_hash))
 _VERSION_IDS = select(EarningVersionRow.version_id, EarningVersionRow.id).where(
@@ -53,14 +51,15 @@ class EarningStore:
 
     def known(self, accounts: Sequence[Account]) -> list[Account]:
         """Those of the accounts that signed in here at least once."""
-        return [Account(row.account) for row in self._among(_KNOWN, accounts)]
+        return [Account(row.account) for row in found_among(self._session, _KNOWN, accounts)]
 
     def add(self, found: Sequence[tuple[Credit, Sequence[Earning]]]) -> None:
         """Store credits with their entries. Idempotent."""
         rows = [{name: getattr(credit, name) for name in Credit.__slots__} for credit, _ in found]
         insert_all_absent(self._session, CreditRow, rows)
         batches = list(dict.fromkeys(credit.batch_hash for credit, _ in found))
-        credits_ = {(row.account, row.batch_hash): row.id for row in self._among(_CREDIT_IDS, batches)}
+        stored = found_among(self._session, _CREDIT_IDS, batches)
+        credits_ = {(row.account, row.batch_hash): row.id for row in stored}
         versions = self._versions({earning.version_id for _, earnings in found for earning in earnings})
         receipts = {
             (credit.batch_hash, earning.receipt, earning.receipt_id)
@@ -113,7 +112,8 @@ class EarningStore:
         place = (EarningRow.receipt, EarningRow.slice, EarningRow.part)
         if after >= 0:
             query = query.where(tuple_(*place) > (after >> 32, after >> 16 & 0xFFFF, after & 0xFFFF))
-        for row in self._among(query.order_by(EarningRow.credit, *place).limit(limit), batches):
+        query = query.order_by(EarningRow.credit, *place).limit(limit)
+        for row in found_among(self._session, query, batches):
             found.setdefault(Hash32(row.batch_hash), []).append(from_row(Earning, row))
         return found
 
@@ -126,7 +126,8 @@ class EarningStore:
             account, wanted, CreditRow.batch_hash, func.count(), *columns, *summed(EarningRow.amount)
         )
         split = len(columns)
-        for batch, count, *rest in self._among(query.group_by(CreditRow.batch_hash, *columns), batches):
+        query = query.group_by(CreditRow.batch_hash, *columns)
+        for batch, count, *rest in found_among(self._session, query, batches):
             yield EarningSum(Hash32(batch), tuple(rest[:split]), count, joined(rest[split:]))
 
     def batches_of(self, account: Account, receipt: ReceiptId) -> list[Hash32]:
@@ -144,11 +145,7 @@ class EarningStore:
         """Row ids of versions; adds those that are missing."""
         ordered = sorted(versions)
         insert_all_absent(self._session, EarningVersionRow, [{"version_id": one} for one in ordered])
-        return {row.version_id: row.id for row in self._among(_VERSION_IDS, ordered)}
-
-    def _among(self, query: Executable, keys: Sequence[Any]) -> Iterator[Any]:
-        for start in range(0, len(keys), _CHUNK):
-            yield from found_among(self._session, query, keys[start : start + _CHUNK])
+        return {row.version_id: row.id for row in found_among(self._session, _VERSION_IDS, ordered)}
 
 
 def _values(earning: Earning) -> tuple[int | None, int | None, str]:

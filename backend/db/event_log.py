@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, inspect, select, text, tuple_
 
-from backend.db.bulk import insert_all
+from backend.db.bulk import in_chunks, insert_all
 from backend.db.mapping import from_row
 from backend.db.projections import Rule, entity_of, rule_of
 from backend.db.tables.chain import CheckpointRow, EventRow, Projection
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from backend.db.projections import Key
 
-_CHUNK = 500
-"""Rows per statement. SQLite limits the number of bound variables."""
 KEPT_CHECKPOINTS = 1000
 """Checkpoints that are retained. A reorg deeper than the oldest one re-indexes the whole chain."""
 
@@ -122,9 +120,8 @@ class EventLog:
         rows: dict[str | None, Projection] = {}
         for table, wanted in keys.items():
             columns = inspect(table).primary_key
-            ordered = sorted(wanted)
-            for start in range(0, len(ordered), _CHUNK):
-                is_wanted = tuple_(*columns).in_(ordered[start : start + _CHUNK])
+            for some in in_chunks(sorted(wanted)):
+                is_wanted = tuple_(*columns).in_(some)
                 for row in self._session.scalars(select(table).where(is_wanted)):
                     rows[entity_of(table, tuple(inspect(row).identity or ()))] = row
         return rows

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, func, select, tuple_, update
 
-from backend.db.bulk import among, found_among, insert_all_absent
+from backend.db.bulk import among, found_among, in_chunks, insert_all_absent
 from backend.db.mapping import from_row
 from backend.db.session import insert_if_absent
 from backend.db.tables.live_agreement import LiveAgreementRow as Row
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ONLY = 1
 """Primary key of the only row in `live_sampling`."""
 _CHUNK = 500
-"""Rows read or named in one statement; SQLite limits the number of its variables."""
+"""Rows that `served` reads at a time."""
 _FIGURES = (Row.num_sampled, Row.num_measured, Row.num_unranked, Row.sum_ppm)
 _PENDING = select(LiveSampleRow.response_hash).where(among(LiveSampleRow.response_hash)).distinct()
 _ATTRIBUTED = (
@@ -88,8 +88,8 @@ class LiveAgreementStore:
         if self._session.execute(moved).scalar() is None:
             return
         counts: Counter[str] = Counter()
-        for start in range(0, len(receipts), _CHUNK):
-            found = found_among(self._session, _ATTRIBUTED, receipts[start : start + _CHUNK])
+        for some in in_chunks(receipts):
+            found = list(found_among(self._session, _ATTRIBUTED, some))
             insert_all_absent(self._session, LiveSampleRow, [row._asdict() for row in found])
             counts.update(row.version_id for row in found)
         for version in sorted(counts):  # one order for all processes: no deadlocks
@@ -102,8 +102,7 @@ class LiveAgreementStore:
 
     def pending(self, answers: Sequence[Hash32]) -> set[Hash32]:
         """Those of the answers, given by response hash, that are sampled and not measured."""
-        chunks = (answers[start : start + _CHUNK] for start in range(0, len(answers), _CHUNK))
-        found = (row for chunk in chunks for row in found_among(self._session, _PENDING, chunk))
+        found = found_among(self._session, _PENDING, answers)
         return {Hash32(row.response_hash) for row in found}
 
     def measure(self, answer: Hash32, agreements: Mapping[VersionId, int | None]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import exists, func, insert, select, update
 from sqlalchemy.orm import aliased
 
-from backend.db.bulk import among, delete_all, found_among, insert_all, table_of, update_all
+from backend.db.bulk import among, delete_all, found_among, in_chunks, insert_all, table_of, update_all
 from backend.db.mapping import from_row
 from backend.db.session import insert_if_absent
 from backend.db.tables.chain import ChannelRow
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy.orm import Session
-
-_ID_CHUNK = 500
-"""Ids named in one statement; SQLite limits the number of its variables."""
 
 _LINES = select(table_of(CumulativeRow)).where(among(CumulativeRow.channel_id))
 _RESERVATIONS = select(
@@ -246,9 +243,9 @@ class ReceiptStore:
 
     def unsettled_among(self, receipts: Collection[ReceiptId]) -> Sequence[SignedReceipt]:
         """Those of these receipts that are unsettled, each channel's rising."""
-        ids, found = list(receipts), list[ReceiptRow]()
-        for start in range(0, len(ids), _ID_CHUNK):
-            is_named = ReceiptRow.id.in_(ids[start : start + _ID_CHUNK])
+        found: list[ReceiptRow] = []
+        for some in in_chunks(receipts):
+            is_named = ReceiptRow.id.in_(some)
             found += self._session.scalars(select(ReceiptRow).where(is_named, ReceiptRow.batch.is_(None)))
         return [_signed(row) for row in sorted(found, key=lambda row: (row.channel_id, row.cumulative))]
 
@@ -266,16 +263,15 @@ class ReceiptStore:
 
     def assign(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> None:
         """Mark receipts as being in this batch. Errors: `Conflict` if one of them is in another."""
-        for start in range(0, len(receipts), _ID_CHUNK):
-            chunk = receipts[start : start + _ID_CHUNK]
-            is_ours = ReceiptRow.id.in_(chunk) & (ReceiptRow.operator == operator)
+        for some in in_chunks(receipts):
+            is_ours = ReceiptRow.id.in_(some) & (ReceiptRow.operator == operator)
             is_free = ReceiptRow.batch.is_(None) | (ReceiptRow.batch == batch)
             assigned = self._session.execute(
                 update(ReceiptRow).where(is_ours, is_free).values(batch=batch).returning(ReceiptRow.id)
             ).all()
-            if len(assigned) != len(set(chunk)):
+            if len(assigned) != len(set(some)):
                 raise Conflict(
-                    f"{len(set(chunk)) - len(assigned)} receipts are unknown or in another batch.",
+                    f"{len(set(some)) - len(assigned)} receipts are unknown or in another batch.",
                     param="receipts",
                 )
 
@@ -288,10 +284,8 @@ class ReceiptStore:
     def adopt(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> int:
         """Assign those of the receipts that are stored here and unsettled; returns their number."""
         adopted = 0
-        for start in range(0, len(receipts), _ID_CHUNK):
-            is_ours = ReceiptRow.id.in_(receipts[start : start + _ID_CHUNK]) & (
-                ReceiptRow.operator == operator
-            )
+        for some in in_chunks(receipts):
+            is_ours = ReceiptRow.id.in_(some) & (ReceiptRow.operator == operator)
             found = self._session.execute(
                 update(ReceiptRow)
                 .where(is_ours, ReceiptRow.batch.is_(None))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Double, case, cast, delete, func, select
 
+from backend.db.bulk import in_chunks
 from backend.db.mapping import from_row
 from backend.db.session import insert_if_absent
 from backend.db.tables.transactions import AttemptRow, NonceLane, RequestRow, TransactionRow
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 
 State = TransactionState
-_ID_CHUNK = 500
-"""Ids per statement. SQLite limits the number of bound variables."""
 
 
 class TransactionStore:
@@ -313,8 +312,7 @@ class TransactionStore:
 
     def _opened(self, rows: Sequence[TransactionRow]) -> list[OpenTransaction]:
         attempts: dict[int, list[TransactionAttempt]] = {row.id: [] for row in rows}
-        for start in range(0, len(rows), _ID_CHUNK):
-            ids = [row.id for row in rows[start : start + _ID_CHUNK]]
+        for ids in in_chunks(attempts):
             for a in self._session.scalars(select(AttemptRow).where(AttemptRow.transaction_id.in_(ids))):
                 attempt = TransactionAttempt(
                     Hash32(a.tx_hash), a.raw, int(a.max_fee), int(a.priority_fee), a.sent_at_block

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, String, cast, func, select, type_coerce
 
+from backend.db.bulk import in_chunks
 from backend.db.tables.serving import ReceiptRow, ReceiptSliceRow
 from backend.domain.ids import Account, Hash32, VersionId
 from backend.domain.serving import DayUsage
@@ -99,11 +100,10 @@ def _versions(session: Session, receipts: list[int]) -> dict[int, list[tuple[Ver
     """Versions and weights (ppm) of each receipt, by receipt sequence."""
     found: dict[int, list[tuple[VersionId, int]]] = {sequence: [] for sequence in receipts}
     part = ReceiptSliceRow
-    for start in range(0, len(receipts), 500):  # SQLite limits the number of a statement's variables
-        chunk = receipts[start : start + 500]
+    for some in in_chunks(receipts):
         rows = session.execute(
             select(part.receipt_sequence, part.version_id, part.weight_ppm)
-            .where(part.receipt_sequence.in_(chunk))
+            .where(part.receipt_sequence.in_(some))
             .order_by(part.receipt_sequence, part.number)
         )
         for sequence, version, weight_ppm in rows:
