@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, false, func, not_, select, tuple_
 
 from backend.db.bulk import among, found_among, table_of
-from backend.db.disputes import DisputeStore
+from backend.db.disputes import ChainBatches
 from backend.db.event_log import EventLog
 from backend.db.mapping import from_row
 from backend.db.paging import in_chain_order
@@ -20,13 +20,12 @@ from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId
 from backend.domain.parameters import ParameterSet
 from backend.domain.receipt import VersionRecord
 from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
-from backend.domain.settlement import Claim, CommittedBatch, Demand, DemandAnswer, PaidSpan
+from backend.domain.settlement import Claim
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy import Select
-    from sqlalchemy.orm import Session
 
     from backend.domain.chain import BlockRef
 
@@ -41,10 +40,7 @@ _IS_WITHDRAWN = and_(
 )
 
 
-class ChainStore:
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
+class ChainStore(ChainBatches):
     def cursor(self) -> BlockRef | None:
         return EventLog(self._session).cursor()
 
@@ -189,67 +185,10 @@ class ChainStore:
         query = select(row).where(row.endpoint != "", is_obliged).order_by(row.block_number, row.log_index)
         return list(map(_operator, self._session.scalars(query)))
 
-    def newest_batches(self) -> dict[Account, Hash32]:
-        return DisputeStore(self._session).newest()
-
     def operators_after(self, after: str | None, limit: int) -> list[Operator]:
         table = t.OperatorRow
         last = None if after is None else (table.account, after)
         return list(map(_operator, in_chain_order(self._session, select(table), table, last, limit)))
-
-    def batches(self, operator: Account) -> list[CommittedBatch]:
-        return DisputeStore(self._session).batches(operator, self.finalised(operator))
-
-    def recent_batches(self, operator: Account, after: str | None, limit: int) -> list[CommittedBatch]:
-        return DisputeStore(self._session).recent(operator, self.finalised(operator), after, limit)
-
-    def valid_batches(
-        self, operator: Account, after: int = 0, until: int | None = None
-    ) -> list[CommittedBatch]:
-        return DisputeStore(self._session).valid(operator, self.finalised(operator), after, until)
-
-    def numbered_batch(self, operator: Account, number: int) -> CommittedBatch | None:
-        return DisputeStore(self._session).numbered(operator, self.finalised(operator), number)
-
-    def void_batches(self, operator: Account) -> list[CommittedBatch]:
-        return DisputeStore(self._session).void(operator, self.finalised(operator))
-
-    def valid_among(self, batches: Collection[Hash32]) -> set[Hash32]:
-        return DisputeStore(self._session).valid_among(batches)
-
-    def open_batches(self, operator: Account) -> list[CommittedBatch]:
-        return self.valid_batches(operator, after=self.finalised(operator))
-
-    def open_totals(self, operators: Collection[Account]) -> Mapping[Account, int]:
-        return DisputeStore(self._session).open_totals(operators)
-
-    def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
-        row = self._session.get(t.BatchRow, batch_hash)
-        if row is None:
-            return None
-        return DisputeStore(self._session).batch(row, self.finalised(Account(row.operator)))
-
-    def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
-        return DisputeStore(self._session).spans(batch_hash)
-
-    def settled(self, channel: ChannelId) -> int:
-        known = self.channel(channel)
-        final = None if known is None else self.numbered_batch(known.operator, self.finalised(known.operator))
-        return 0 if final is None else DisputeStore(self._session).settled(channel, final)
-
-    def demands(self, *batches: Hash32) -> list[Demand]:
-        return DisputeStore(self._session).demands(batches)
-
-    def open_demands(self, operator: Account) -> list[Demand]:
-        pending = [batch.hash for batch in self.open_batches(operator)]
-        return sorted((one for one in self.demands(*pending) if one.is_open), key=lambda one: one.deadline)
-
-    def answers(self, batch_hash: Hash32) -> list[DemandAnswer]:
-        return DisputeStore(self._session).answers(batch_hash)
-
-    def finalised(self, operator: Account) -> int:
-        row = self._session.get(t.FinalityRow, operator)
-        return 0 if row is None else row.number
 
     def claims(self, account: Account) -> list[Claim]:
         return [from_row(Claim, row) for row in self._all(t.ClaimRow, account=account)]

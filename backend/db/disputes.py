@@ -30,44 +30,50 @@ from backend.domain.settlement import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable
 
     from sqlalchemy.orm import Session
 
 
-class DisputeStore:
-    """The queries of `backend.ports.chain.ChainView` about batches and disputes."""
+class ChainBatches:
+    """The part of `backend.ports.chain.ChainView` about batches and disputes."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def batches(self, operator: Account, final: int, *where: ColumnElement[bool]) -> list[CommittedBatch]:
-        """Batches with these properties. `final` is the number of the operator's newest final batch."""
-        return self._read(operator, final, self._ordered(t.BatchRow, t.BatchRow.operator == operator, *where))
+    def batches(self, operator: Account) -> list[CommittedBatch]:
+        return self._among(operator)
 
-    def valid(self, operator: Account, final: int, after: int, until: int | None) -> list[CommittedBatch]:
-        """See `ChainView.valid_batches`."""
+    def valid_batches(
+        self, operator: Account, after: int = 0, until: int | None = None
+    ) -> list[CommittedBatch]:
         wanted = [t.BatchRow.number > after, not_(is_void())]
-        return self.batches(
-            operator, final, *wanted, *([] if until is None else [t.BatchRow.number <= until])
-        )
+        return self._among(operator, *wanted, *([] if until is None else [t.BatchRow.number <= until]))
 
-    def void(self, operator: Account, final: int) -> list[CommittedBatch]:
-        """See `ChainView.void_batches`."""
+    def open_batches(self, operator: Account) -> list[CommittedBatch]:
+        return self.valid_batches(operator, after=self.finalised(operator))
+
+    def void_batches(self, operator: Account) -> list[CommittedBatch]:
         # Ordered here: by its index on the order, SQLite would read all batches to find the few void ones.
         query = select(t.BatchRow).join(t.VoidRow, _covers()).where(t.VoidRow.operator == operator)
-        return self._read(operator, final, sorted(self._session.scalars(query).unique(), key=_place))
+        return self._read(operator, sorted(self._session.scalars(query).unique(), key=_place))
 
-    def numbered(self, operator: Account, final: int, number: int) -> CommittedBatch | None:
-        """See `ChainView.numbered_batch`."""
+    def numbered_batch(self, operator: Account, number: int) -> CommittedBatch | None:
         row = t.BatchRow
         query = select(row).where(row.operator == operator, row.number == number)
         query = query.order_by(row.block_number.desc(), row.log_index.desc()).limit(1)
         found = self._session.scalar(query)
-        return None if found is None else self.batch(found, final)
+        return None if found is None else self._read(operator, [found])[0]
 
-    def newest(self) -> dict[Account, Hash32]:
-        """See `ChainView.newest_batches`."""
+    def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
+        row = self._session.get(t.BatchRow, batch_hash)
+        return None if row is None else self._read(Account(row.operator), [row])[0]
+
+    def finalised(self, operator: Account) -> int:
+        row = self._session.get(t.FinalityRow, operator)
+        return 0 if row is None else row.number
+
+    def newest_batches(self) -> dict[Account, Hash32]:
         row, known = t.BatchRow, select(t.BatchRow.operator).distinct().subquery()
         place = row.block_number, row.log_index
 
@@ -80,24 +86,16 @@ class DisputeStore:
         return {Account(operator): Hash32(batch) for operator, batch in self._session.execute(query)}
 
     def valid_among(self, batches: Collection[Hash32]) -> set[Hash32]:
-        """See `ChainView`."""
         return {Hash32(row.hash) for row in found_among(self._session, _VALID, batches)}
 
-    def batch(self, row: t.BatchRow, final: int) -> CommittedBatch:
-        return self._read(Account(row.operator), final, [row])[0]
-
-    def recent(self, operator: Account, final: int, after: str | None, limit: int) -> list[CommittedBatch]:
-        """Up to `limit` batches before the one with the hash `after`, newest first. Errors: `InvalidInput`
-        if it is no batch of the operator.
-        """
+    def recent_batches(self, operator: Account, after: str | None, limit: int) -> list[CommittedBatch]:
         table = t.BatchRow
         query = select(table).where(table.operator == operator)
         last = None if after is None else (table.hash, after)
         rows = in_chain_order(self._session, query, table, last, limit, is_newest_first=True)
-        return self._read(operator, final, rows)
+        return self._read(operator, rows)
 
     def open_totals(self, operators: Collection[Account]) -> dict[Account, int]:
-        """See `ChainView`."""
         query = (
             select(t.BatchRow.operator, t.BatchRow.header)
             .outerjoin(t.FinalityRow, t.FinalityRow.operator == t.BatchRow.operator)
@@ -109,7 +107,11 @@ class DisputeStore:
             totals[Account(operator)] += int(header["total"])
         return totals
 
-    def _read(self, operator: Account, final: int, rows: Iterable[t.BatchRow]) -> list[CommittedBatch]:
+    def _among(self, operator: Account, *where: ColumnElement[bool]) -> list[CommittedBatch]:
+        return self._read(operator, self._ordered(t.BatchRow, t.BatchRow.operator == operator, *where))
+
+    def _read(self, operator: Account, rows: Iterable[t.BatchRow]) -> list[CommittedBatch]:
+        final = self.finalised(operator)
         voids = self._ordered(t.VoidRow, t.VoidRow.operator == operator)
         return [_batch(row, final, self._conviction(_void_of(row, voids))) for row in rows]
 
@@ -131,7 +133,7 @@ class DisputeStore:
         )
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
-        """Spans that the batch collected: the `Collected` events directly before its own event.
+        """The spans are those of the `Collected` events directly before the batch's own event.
 
         An operator that is a contract can collect for itself before, in the same transaction. Those channels
         have another collector than the last one, whose collector is the batch's contract.
@@ -161,8 +163,14 @@ class DisputeStore:
         channel = self._session.get(t.ChannelRow, event.args["channelId"])
         return channel if channel is not None and channel.operator == batch.operator else None
 
-    def settled(self, channel: ChannelId, final: CommittedBatch) -> int:
-        """Cumulative amount collected from the channel up to and including batch `final`."""
+    def settled(self, channel: ChannelId) -> int:
+        known = self._session.get(t.ChannelRow, channel)
+        if known is None:
+            return 0
+        operator = Account(known.operator)
+        final = self.numbered_batch(operator, self.finalised(operator))
+        if final is None:
+            return 0
         batch, event = self._session.get_one(t.BatchRow, final.hash), t.EventRow
         is_before = (event.block_number < batch.block_number) | (
             (event.block_number == batch.block_number) & (event.log_index < batch.log_index)
@@ -178,15 +186,17 @@ class DisputeStore:
         end = {"Collected": "until", "Refunded": "collected"}
         return 0 if found is None else int(found.args[end[found.name]])
 
-    def demands(self, batches: Sequence[Hash32]) -> list[Demand]:
-        """Demands for leaves of these batches, in chain order."""
+    def demands(self, *batches: Hash32) -> list[Demand]:
         rows: list[t.DemandRow] = []
         for some in in_chunks(batches):
             rows += self._ordered(t.DemandRow, t.DemandRow.batch_hash.in_(some))
         return list(map(_demand, sorted(rows, key=_place)))
 
+    def open_demands(self, operator: Account) -> list[Demand]:
+        pending = [batch.hash for batch in self.open_batches(operator)]
+        return sorted((one for one in self.demands(*pending) if one.is_open), key=lambda one: one.deadline)
+
     def answers(self, batch_hash: Hash32) -> list[DemandAnswer]:
-        """Answers to demands for leaves of a batch, in chain order."""
         demand, event = t.DemandRow, t.EventRow
         is_answer = (event.block_hash == demand.answer_block_hash) & (
             event.log_index == demand.answer_log_index
