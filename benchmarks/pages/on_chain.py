@@ -13,7 +13,6 @@ from backend.deployment.local import deploy_local
 from backend.domain.hashing import receipt_id
 from backend.domain.money import UNIT
 from backend.domain.serving import NewReceipt
-from backend.domain.settlement import BatchState
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.installation.base_model import BaseModelInfo
 from backend.installation.installation import Installation
@@ -113,8 +112,7 @@ def _settle(installation: Installation, local: LocalMarket) -> None:
     installation.settler.run_once(is_forced=True)
     _send_and_index(installation)
     with installation.database.read() as tx:
-        batches = tx.chain.batches(OPERATOR.account)
-    committed = next(batch for batch in batches if batch.state is BatchState.COMMITTED)
+        (committed,) = tx.chain.open_batches(OPERATOR.account)
     local.pass_time(local.chain.call("Parameters", "current")["disputeWindow"] + 1)
     local.send(VOTER, "Settlement", "finalise", [dict(committed.header)])
     installation.indexer.catch_up()

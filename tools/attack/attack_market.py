@@ -200,10 +200,11 @@ class AttackMarket(LocalMarket):
         claimed = self.chain.call("Settlement", "claimedOf", OPERATOR.account, account)
         before = self.dollars(account)
         with self.database.read() as tx:
-            batches = tx.chain.batches(OPERATOR.account)
-        header = next(batch.header for batch in batches if batch.hash == self.ledger.hash)
+            batch = tx.chain.batch(self.ledger.hash)
+        if batch is None:
+            raise AttackMarketError(f"batch {self.ledger.number} is not on the chain")
         opening = self.ledger.open_balance(account).abi
-        request = {"header": dict(header), "account": account, "opening": opening}
+        request = {"header": dict(batch.header), "account": account, "opening": opening}
         self.send(OPERATOR, "Settlement", "claim", request)
         return (earned - claimed) // UNIT, self.dollars(account) - before
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from backend.domain.money import AMOUNT, UNIT
 from backend.domain.webhooks import EventType
-from backend.services.accounts.claims import claimed, latest_verified
+from backend.services.accounts.claims import claimed
+from backend.services.audit.auditor import ledger_of, newest_final
 from backend.services.channels.balance import channel_balances
 from backend.services.webhooks.events import emit_to
 
@@ -98,10 +99,7 @@ class BalanceEvents:
         compared = (tx.chain.finalised(self._market.operator), endpoints)
         if compared == self._compared:
             return [], compared
-        latest = latest_verified(tx, self._market.operator)
-        ledger = None if latest is None else tx.batches.ledger(latest.operator, latest.hash)
-        if ledger is None:
-            return [], None
+        ledger = ledger_of(tx, newest_final(tx, self._market.operator))
         earned = [(endpoint, ledger.balances.get(endpoint.account, 0)) for endpoint in endpoints]
         due = [(endpoint, cumulative) for endpoint, cumulative in earned if _is_due(endpoint, cumulative, 0)]
         return due, compared if ledger.number == compared[0] else None

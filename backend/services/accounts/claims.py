@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.money import AMOUNT, UNIT, in_dollars
-from backend.services.audit.auditor import newest_audited
+from backend.services.audit.auditor import ledger_of, newest_final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,8 +63,8 @@ class _Verified:
 
     batch: CommittedBatch | None
     """None if no final batch is verified."""
-    ledger: OperatorLedger | None
-    """The one after the batch."""
+    ledger: OperatorLedger
+    """The one after the batch; empty if there is none."""
     error: DomainError | None = None
     """Why the latest final batch is not verified; None if it is, or if there is none."""
 
@@ -113,7 +113,7 @@ class Claims:
     def _claimable(self, operator: Account, account: Account, error: DomainError | None) -> Claimable | None:
         verified = self._verified(operator, error)
         claimed = self._claimed(operator, account)
-        earned = verified.ledger.balances.get(account, 0) if verified.ledger else 0
+        earned = verified.ledger.balances.get(account, 0)
         if not earned and verified.error is None:
             return None
         reason = verified.error.message if verified.error else None
@@ -126,11 +126,11 @@ class Claims:
     def _request(self, operator: Account, account: Account, min_units: int) -> tuple[dict[str, Any], Hash32]:
         """The `Claim` of `Settlement.claim`, and the hash of the batch whose balances it opens."""
         verified = self._verified(operator, self._follow([operator]).get(operator))
-        if verified.ledger is None and verified.error is not None:
+        if verified.batch is None and verified.error is not None:
             raise verified.error
-        earned = verified.ledger.balances.get(account, 0) if verified.ledger else 0
+        earned = verified.ledger.balances.get(account, 0)
         amount, minimum = max(earned - self._claimed(operator, account), 0), min_units * UNIT
-        if verified.batch is None or verified.ledger is None or amount < minimum:
+        if verified.batch is None or amount < minimum:
             if isinstance(verified.error, Unavailable):
                 raise verified.error  # there may be more in the batches that are not verified yet
             least = in_dollars(minimum)
@@ -156,8 +156,8 @@ class Claims:
         that earlier ones credited.
         """
         with self._db.read() as tx:
-            newest, batch = tx.chain.finalised(operator), latest_verified(tx, operator)
-            ledger = None if batch is None else tx.batches.ledger(operator, batch.hash)
+            newest, batch = tx.chain.finalised(operator), newest_final(tx, operator)
+            ledger = ledger_of(tx, batch)
         if newest == (0 if batch is None else batch.number):
             return _Verified(batch, ledger)
         error = error or Unavailable(f"the balances of {operator} changed during the audit; try again")
@@ -165,13 +165,8 @@ class Claims:
 
 
 def _is_verified(tx: UnitOfWork, operator: Account) -> bool:
-    latest = latest_verified(tx, operator)
+    latest = newest_final(tx, operator)
     return tx.chain.finalised(operator) == (0 if latest is None else latest.number)
-
-
-def latest_verified(tx: UnitOfWork, operator: Account) -> CommittedBatch | None:
-    """The operator's latest final batch that is verified."""
-    return newest_audited(tx, operator, tx.chain.finalised(operator))
 
 
 def claimed(tx: UnitOfWork, operator: Account, account: Account) -> int:

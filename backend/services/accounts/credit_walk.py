@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import OperatorLedger
 from backend.domain.earnings import Credit, Earning, EarningFilter, EarningState, earning_state
 from backend.domain.errors import DomainError, InvalidInput, Unavailable
 from backend.domain.ids import Account, Hash32
 from backend.domain.settlement import BatchState
 from backend.services.accounts.claims import claimed
-from backend.services.audit.auditor import newest_audited
+from backend.services.audit.auditor import ledger_of, newest_audited
 from backend.services.audit.cases import AnotherLargeBatch
 from backend.services.audit.earnings import TooManyEntries
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.domain.batch import OperatorLedger
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView
     from backend.services.audit.earnings import PublishedEntries
@@ -238,9 +238,7 @@ class CreditWalk:
 
 def verified(tx: UnitOfWork, operator: Account) -> OperatorLedger:
     """The ledger after those of an operator's valid batches that are verified."""
-    newest = newest_audited(tx, operator)
-    ledger = None if newest is None else tx.batches.ledger(operator, newest.hash)
-    return ledger or OperatorLedger()
+    return ledger_of(tx, newest_audited(tx, operator))
 
 
 def day_of(batch: CommittedBatch) -> date:

@@ -271,12 +271,23 @@ def newest_audited(tx: UnitOfWork, operator: Account, until: int | None = None) 
     return None
 
 
+def newest_final(tx: UnitOfWork, operator: Account) -> CommittedBatch | None:
+    """The operator's newest final batch whose ledger is stored."""
+    return newest_audited(tx, operator, tx.chain.finalised(operator))
+
+
+def ledger_of(tx: UnitOfWork, audited: CommittedBatch | None) -> OperatorLedger:
+    """The ledger after a batch that is audited; an empty one for None."""
+    ledger = None if audited is None else tx.batches.ledger(audited.operator, audited.hash)
+    return ledger or OperatorLedger()
+
+
 def _prune(tx: UnitOfWork, operator: Account, earned: Sequence[ContributionEarning]) -> None:
     """Delete what final batches have replaced before the newest of them at `LEDGER_INTERVAL`: ledgers, except
     those at the interval, and totals of the versions in `earned`. All later ledgers are kept, so that
     `_is_for_proofs` can tell from which ones the totals continue.
     """
-    newest = newest_audited(tx, operator, tx.chain.finalised(operator))
+    newest = newest_final(tx, operator)
     if newest is not None:
         number = newest.number - newest.number % LEDGER_INTERVAL
         tx.batches.prune_ledgers(operator, number, LEDGER_INTERVAL)
@@ -297,9 +308,8 @@ def _resume(tx: UnitOfWork, operator: Account, until: int | None = None) -> _Res
     to that number, each with its parent.
     """
     newest = newest_audited(tx, operator, None if until is None else until - 1)
-    ledger = None if newest is None else tx.batches.ledger(operator, newest.hash)
     later = tx.chain.valid_batches(operator, 0 if newest is None else newest.number, until)
-    return ledger or OperatorLedger(), list(zip([newest, *later], later, strict=False))
+    return ledger_of(tx, newest), list(zip([newest, *later], later, strict=False))
 
 
 def _wrong_batch(verdict: Verdict) -> WrongBatch:

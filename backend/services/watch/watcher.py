@@ -21,7 +21,7 @@ from backend.domain.judging.case import Finding, Right, Undecided, Wrong
 from backend.domain.judging.claims import below_claimed
 from backend.domain.money import in_dollars
 from backend.domain.settlement import BatchState
-from backend.services.audit.auditor import newest_audited
+from backend.services.audit.auditor import newest_final
 from backend.services.audit.published import TOO_LARGE, BatchTooLarge
 from backend.services.watch.news import News, news
 from backend.services.watch.retired_keys import disowned, retirements
@@ -330,7 +330,7 @@ class Watcher:
 
     def _last_judged(self, tx: UnitOfWork, operator: Account) -> int:
         """Number of the newest final batch that is judged; 0 if none is."""
-        known = [newest_audited(tx, operator, tx.chain.finalised(operator))]
+        known = [newest_final(tx, operator)]
         if operator in self._beyond:
             known.append(tx.chain.batch(self._beyond[operator]))
         final = (one.number for one in known if one is not None and one.state is BatchState.FINAL)
@@ -433,7 +433,7 @@ class Watcher:
         ledger = right.batch.after(header)
         with self.db.begin() as mirror:
             mirror.batches.save_ledger(header.operator, ledger)
-            final = newest_audited(mirror, header.operator, mirror.chain.finalised(header.operator))
+            final = newest_final(mirror, header.operator)
             if final is not None:
                 mirror.batches.prune_ledgers(header.operator, final.number)
         return ledger

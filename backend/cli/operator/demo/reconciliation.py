@@ -101,9 +101,8 @@ def verify_on_chain(
 def fee_of(installation: Installation, number: int) -> int:
     """Protocol fee, in ppm, of the parameter set that a batch names on the chain."""
     with installation.database.read() as tx:
-        batches = tx.chain.batches(installation.operator.account)
-        header = next(batch.header for batch in batches if batch.number == number)
-        terms = tx.chain.parameter_set(int(header["parameterSet"]))
+        batch = tx.chain.numbered_batch(installation.operator.account, number)
+        terms = None if batch is None else tx.chain.parameter_set(int(batch.header["parameterSet"]))
     return 0 if terms is None else terms.fee_ppm
 
 
@@ -113,7 +112,7 @@ def _is_paid_by(installation: Installation, ledger: OperatorLedger) -> bool:
     number = chain.call("Settlement", "stateOf", operator)["finalised"]
     final = chain.call("Settlement", "batchHashAt", operator, number)
     with installation.database.read() as tx:
-        batch = next((b for b in tx.chain.batches(operator) if b.hash == final), None)
+        batch = tx.chain.batch(final)
     if batch is None:
         return False
     header = Header.from_chain(batch.header)
