@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from backend.services.train.payments import Payments
     from backend.services.train.publication import Publication
     from backend.services.transactions.consent import Consent
+    from backend.services.transactions.operator_transactions import OperatorTransactions
     from backend.services.transactions.relays import Relays
     from backend.services.webhooks.delivery import Deliveries
     from backend.services.webhooks.signing import SigningSecrets
@@ -213,6 +214,12 @@ class Installation(Resources):
         from backend.services.operator.directory import Operators
 
         return Operators(self.database, self.outbound, self.catalogue, self.operator.account)
+
+    @cached_property
+    def operator_transactions(self) -> OperatorTransactions:
+        from backend.services.transactions.operator_transactions import OperatorTransactions
+
+        return OperatorTransactions(self.database, self.chain, self.operator.account)
 
     @cached_property
     def membership(self) -> Membership:

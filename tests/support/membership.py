@@ -72,6 +72,10 @@ class FakeInstallation:
         return self
 
     @property
+    def operator_transactions(self) -> FakeInstallation:
+        return self
+
+    @property
     def deployment(self) -> Any:
         return SimpleNamespace(chain_id=31337)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from backend.domain.denials import FloorPrice
     from backend.domain.transactions import ChainTransaction
     from backend.installation.base_model import Offer
+    from backend.installation.installation import Installation
     from backend.services.operator.key_rotation import KeyRotation, Rotation
     from backend.services.operator.membership import Membership, OperatorStatus
 
@@ -69,8 +70,8 @@ def join(
 ) -> None:
     """Top up the stake and register the receipt key, where missing. May be repeated."""
     units = parse_units(stake, "--stake")
-    with _membership() as membership:
-        _follow(membership.transaction, membership.join(units), wait=wait)
+    with _prepared() as installation:
+        _follow(installation, installation.membership.join(units), wait=wait)
 
 
 @commands.command()
@@ -93,8 +94,7 @@ def base(
     asked = None
     if prices is not None:
         asked = parse_price(prices[0], "--prices"), parse_price(prices[1], "--prices")
-    with open_installation() as installation:
-        installation.prepare_database()
+    with _prepared() as installation:
         found, offers = installation.prepare_offers(asked), installation.offers
         for offer in found:
             offers.check(offer.base)
@@ -108,7 +108,7 @@ def base(
                 for line in _offer_lines(offer):
                     echo(line)
             queued = offers.register(offer.records)
-            transactions = _follow(offers.transaction, queued, wait=wait, to_stderr=as_json)
+            transactions = _follow(installation, queued, wait=wait, to_stderr=as_json)
             described.append(_offer_as_json(offer, floor, transactions))
     if as_json:
         print_json(described[0] if len(described) == 1 else described)
@@ -121,8 +121,8 @@ def endpoint(
     wait: Wait = False,
 ) -> None:
     """Register the operator's endpoint: others fetch adapters and batch data from it."""
-    with _membership() as membership:
-        _follow(membership.transaction, [membership.announce(url)], wait=wait)
+    with _prepared() as installation:
+        _follow(installation, [installation.membership.announce(url)], wait=wait)
 
 
 @commands.command()
@@ -138,12 +138,12 @@ def unstake(
 ) -> None:
     """Request to unstake an amount. Replaces an earlier request; locked until the newest batch is final."""
     units = parse_units(amount, "DOLLARS")
-    with _membership() as membership:
-        queued = membership.unstake(units * UNIT)
-        _follow(membership.transaction, queued, wait=wait)
+    with _prepared() as installation:
+        membership = installation.membership
+        _follow(installation, membership.unstake(units * UNIT), wait=wait)
         if wait and units:
             queued = wait_until(lambda: _try_withdraw(membership), "the stake to be unlocked", LOCKED_SECONDS)
-            _follow(membership.transaction, queued, wait=True)
+            _follow(installation, queued, wait=True)
 
 
 @commands.command()
@@ -155,18 +155,16 @@ def restake(
 ) -> None:
     """Move stake to another generation's registry in one step, while no batch is pending."""
     units = parse_units(amount, "DOLLARS")
-    with open_installation() as installation:
-        installation.prepare_database()
-        membership, account = installation.membership, parse_account(installation, registry)
-        queued = membership.restake(account, units)
-        _follow(membership.transaction, queued, wait=wait)
+    with _prepared() as installation:
+        account = parse_account(installation, registry)
+        _follow(installation, installation.membership.restake(account, units), wait=wait)
 
 
 @commands.command()
 def withdraw(*, wait: Wait = False) -> None:
     """Withdraw unlocked stake, rewards from slashed operators, and what answers to demands earned."""
-    with _membership() as membership:
-        _follow(membership.transaction, membership.withdraw(), wait=wait)
+    with _prepared() as installation:
+        _follow(installation, installation.membership.withdraw(), wait=wait)
 
 
 @commands.command("rotate-key")
@@ -182,12 +180,11 @@ def rotate_key(
 
     `loraledger settle` then signs the unsettled receipts again with the next key, and settles them.
     """
-    with open_installation() as installation:
-        installation.prepare_database()
+    with _prepared() as installation:
         accounts = [parse_account(installation, key) for key in keys]
         rotating = installation.key_rotation
         rotation = rotating.rotate(accounts)
-        _follow(rotating.transaction, rotation.transactions, wait=wait, to_stderr=as_json)
+        _follow(installation, rotation.transactions, wait=wait, to_stderr=as_json)
         if wait:
             what = "the next key to be in use: check that `loraledger index` and `loraledger settle` run"
             rotation = wait_until(lambda: _done(rotating, rotation), what, ROTATED_SECONDS)
@@ -199,15 +196,15 @@ def rotate_key(
 
 
 @contextmanager
-def _membership() -> Iterator[Membership]:
+def _prepared() -> Iterator[Installation]:
     """Prepares the database first: `operator join` may be the first command in this home."""
     with open_installation() as installation:
         installation.prepare_database()
-        yield installation.membership
+        yield installation
 
 
 def _follow(
-    find: Callable[[int], ChainTransaction],
+    installation: Installation,
     queued: Sequence[ChainTransaction],
     *,
     wait: bool,
@@ -220,6 +217,7 @@ def _follow(
         echo("nothing to do", err=to_stderr)
     if not wait:
         return list(queued)
+    find = installation.operator_transactions.transaction
     return [_wait_confirmed(find, each.id, to_stderr=to_stderr) for each in queued]
 
 

@@ -79,9 +79,6 @@ class KeyRotation:
         """The present state of a rotation."""
         return self._rotation(rotation.retiring, rotation.next_key, rotation.transactions)
 
-    def transaction(self, transaction_id: int) -> ChainTransaction:
-        return self._transactions.transaction(transaction_id)
-
     def _check_own(self, keys: Sequence[Account]) -> None:
         for key in keys:
             if (owner := self._chain.call(REGISTRY, "operatorOfKey", key)) != self._own:

@@ -246,9 +246,6 @@ class Membership:
         calls += [Call(DISPUTES, "withdrawCredit", (self._own,), f"credit:{credit}")] if credit else []
         return self._transactions.queue(calls)
 
-    def transaction(self, transaction_id: int) -> ChainTransaction:
-        return self._transactions.transaction(transaction_id)
-
     # --- state of the contracts ---
 
     def _call(self, function: str, account: Account) -> Any:

@@ -104,10 +104,6 @@ class Offers:
         ]
         return self._transactions.queue(calls)
 
-    def transaction(self, transaction_id: int) -> ChainTransaction:
-        """Errors: `NotFound`."""
-        return self._transactions.transaction(transaction_id)
-
 
 def _is_of_base(one: VersionRecord, other: VersionRecord) -> bool:
     is_bare = one.adapter_digest == ZERO_HASH and not one.is_training

@@ -50,9 +50,10 @@ class MembershipHarness:
         for _ in range(6):
             self._sender.run_once()
         self._indexer.catch_up()
-        for one in queued or ():
-            found = self.membership.transaction(one.id)
-            assert found.state == TransactionState.CONFIRMED, found.error
+        with self.database.read() as tx:
+            for one in queued or ():
+                found = tx.transactions.get(one.id)
+                assert found.state == TransactionState.CONFIRMED, found.error
 
     def held(self) -> int:
         found: int = self.chain.call("TestUSD", "balanceOf", OPERATOR.account)

@@ -14,6 +14,7 @@ from backend.domain.ids import ZERO_HASH, Account, VersionId
 from backend.domain.registries import RegisteredVersion
 from backend.domain.training_payment import training_record
 from backend.services.operator.offers import Offers, base_record
+from backend.services.transactions.operator_transactions import OperatorTransactions
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class OffersHarness:
         self.indexed: list[RegisteredVersion] = []
         chain: Any = self.registry
         self.offers = Offers(database, chain, OWN)
+        self.transactions = OperatorTransactions(database, chain, OWN)
         monkeypatch.setattr(
             "backend.db.chain.ChainStore.versions", lambda _, creator: self._versions(creator)
         )
@@ -86,7 +88,7 @@ def test_repeated_calls_register_both_records_once(harness: OffersHarness) -> No
     assert [one.args for one in queued] == [(argument,) for argument in arguments]
     assert harness.offers.register([ANSWERS, TRAINING]) == queued
     assert harness.registry.prepared == arguments
-    assert [harness.offers.transaction(one.id) for one in queued] == queued
+    assert [harness.transactions.transaction(one.id) for one in queued] == queued
 
 
 def test_registered_records_are_not_registered_again(harness: OffersHarness) -> None:
