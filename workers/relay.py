@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from backend.metrics import DELIVERIES
 from telemetry import traces
 from workers.app import QUEUE_BY_TASK
-from workers.sweeps import SWEEP_SECONDS, run_sweeps
+from workers.sweeps import SWEEP_SECONDS, at_most_every, run_sweeps
 
 if TYPE_CHECKING:
     import threading
@@ -45,16 +45,13 @@ class Relay:
         self._sweeps = sweeps
 
     def run(self, stop: threading.Event) -> None:
-        rounds_per_sweep = round(SWEEP_SECONDS / RELAY_SECONDS)
-        num_rounds = 0
+        sweep = at_most_every(SWEEP_SECONDS, self.sweep)
         while not stop.wait(RELAY_SECONDS):
             try:
-                if num_rounds % rounds_per_sweep == 0:
-                    self.sweep()
+                sweep()
                 self.run_once()
             except Exception:
                 log.exception("relay round failed; the next one tries again")
-            num_rounds += 1
 
     def run_once(self) -> int:
         """Deliver due messages; return how many were delivered."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +13,21 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 5.0
 """Interval between the runs of all sweeps."""
 log = logging.getLogger(__name__)
+
+
+def at_most_every(
+    seconds: float, task: Callable[[], object], clock: Callable[[], float] = time.monotonic
+) -> Callable[[], None]:
+    """The task for a loop: a call does nothing unless `seconds` have passed since the task last began."""
+    due_at = -math.inf
+
+    def run() -> None:
+        nonlocal due_at
+        if (now := clock()) >= due_at:
+            due_at = now + seconds
+            task()
+
+    return run
 
 
 def run_sweeps(sweeps: Sequence[Callable[[], object]]) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from backend.metrics import WEBHOOKS
-from workers.sweeps import SWEEP_SECONDS, run_sweeps
+from workers.sweeps import SWEEP_SECONDS, at_most_every, run_sweeps
 
 if TYPE_CHECKING:
     import threading
@@ -42,13 +42,11 @@ class WebhookRelay:
 
     def run(self, stop: threading.Event) -> None:
         """Run until `stop` is set and the started deliveries have ended."""
-        swept_at = -SWEEP_SECONDS
+        sweep = at_most_every(SWEEP_SECONDS, lambda: run_sweeps(self._sweeps))
         with ThreadPoolExecutor(NUM_THREADS, "webhook") as pool:
             while not stop.wait(POLL_SECONDS):
                 try:
-                    if time.monotonic() - swept_at >= SWEEP_SECONDS:
-                        swept_at = time.monotonic()
-                        run_sweeps(self._sweeps)
+                    sweep()
                     self.start_due(pool)
                 except Exception:
                     log.exception("a round of webhooks failed; the next one tries again")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from backend.services.settle.settler import Settler
 
 SETTLE_SECONDS = 0.5
-UPLOADS_SECONDS = 1.0
+UPLOADS_SECONDS, CLEANUP_SECONDS = 1.0, 60.0
 IDLE_RESTS, MAX_REST_SECONDS = 9, 60.0
 """Times as long as it took to find nothing due, the settler rests: receipts that are not worth their gas wait
 for a day, and it takes time to add up many.
@@ -182,13 +182,15 @@ def _relay(installation: Installation, stop: threading.Event) -> None:
 
 
 def _settle(installation: Installation, stop: threading.Event) -> None:
+    from workers.sweeps import at_most_every
+
     installation.check_database()
     settler, curation = installation.settler, installation.curation
     sweeps = (
         curation.advance,
         installation.transfers.sweep,
-        installation.withdrawn_content.sweep,
-        installation.datanet_folders.sweep,
+        at_most_every(CLEANUP_SECONDS, installation.withdrawn_content.sweep),
+        at_most_every(CLEANUP_SECONDS, installation.datanet_folders.sweep),
     )
     with ThreadPoolExecutor(1, "uploads") as pool:
         uploads = pool.submit(_advance_uploads, sweeps, stop)

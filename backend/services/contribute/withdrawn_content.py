@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,6 @@ from backend.domain.dataset import is_too_deep
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Cid, DatanetId, Hash32
     from backend.domain.registries import Contribution
@@ -22,32 +19,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 60.0
-
 
 class WithdrawnContent:
     """Contents of withdrawn contributions that were fetched here for training."""
 
-    def __init__(
-        self,
-        db: Database,
-        store: BlobStore,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._db, self._store, self._clock = db, store, clock
+    def __init__(self, db: Database, store: BlobStore) -> None:
+        self._db, self._store = db, store
         self._deleted: set[tuple[DatanetId, Hash32]] = set()
         """Datanets and content hashes of the withdrawn contributions whose folders were deleted or stay."""
-        self._next_sweep = 0.0
 
     def sweep(self) -> None:
-        """Delete withdrawn contents, at most once a minute. A folder is deleted only if it has the rows of a
+        """Delete withdrawn contents. A folder is deleted only if it has the rows of a
         withdrawn contribution: anyone can record one that names a folder of others, such as a batch's data.
 
         Errors: `Unavailable`.
         """
-        if (now := self._clock()) < self._next_sweep:
-            return
-        self._next_sweep = now + SWEEP_SECONDS
         with self._db.read() as tx:
             withdrawn = {(one.datanet, one.content_hash): one for one in tx.chain.withdrawn_contributions()}
         new = [withdrawn[key] for key in withdrawn.keys() - self._deleted]

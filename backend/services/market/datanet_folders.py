@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ABANDONED_AFTER_SECONDS = 86_400.0
-SWEEP_SECONDS = 60.0
 MAX_DELETED = 1000
 """Folders of one sweep: the sweeps of uploads wait for it."""
 LOCK = ".lock"
@@ -46,7 +45,6 @@ class DatanetFolders:
     ) -> None:
         self._db, self._store, self._root, self._clock = db, store, root, clock
         self._space = DiskSpace(root, reserved)
-        self._next_sweep = 0.0
 
     def cid(self, files: Mapping[str, bytes]) -> Cid:
         """CID of a folder, which is not stored yet."""
@@ -68,19 +66,15 @@ class DatanetFolders:
             raise Unavailable(text) from error
 
     def sweep(self) -> None:
-        """Delete the folders that no datanet names a day after they were published, at most once a minute.
-
-        May be killed at any point. Errors: `Unavailable`.
+        """Delete the folders that no datanet names a day after they were published. May be killed at any
+        point. Errors: `Unavailable`.
         """
-        if (now := self._clock()) < self._next_sweep:
-            return
-        self._next_sweep = now + SWEEP_SECONDS
         with self._db.read() as tx:
             head = tx.chain.cursor()
         if head is None or not self._root.is_dir():
             return
         # A datanet may be on the chain and not indexed yet.
-        before = min(now, head.timestamp) - ABANDONED_AFTER_SECONDS
+        before = min(self._clock(), head.timestamp) - ABANDONED_AFTER_SECONDS
         with self._lock(fcntl.LOCK_EX):
             if due := list(islice(self._published(before), MAX_DELETED)):
                 self._delete_unnamed(due)

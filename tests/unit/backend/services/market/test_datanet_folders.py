@@ -14,7 +14,6 @@ from backend.domain.registries import Datanet
 from backend.services.market.datanet_folders import (
     ABANDONED_AFTER_SECONDS,
     LOCK,
-    SWEEP_SECONDS,
     DatanetFolders,
 )
 from backend.services.market.registry import Registry
@@ -53,7 +52,7 @@ class Harness:
         number = DatanetId(len(self.view.datanet_list) + 1)
         self.view.datanet_list.append(Datanet(number, some_account("creator"), "docs", cid_digest(folder), 0))
 
-    def sweep(self, seconds: float = SWEEP_SECONDS) -> None:
+    def sweep(self, seconds: float = 60) -> None:
         self.clock.pass_seconds(seconds)
         self.folders.sweep()
 
@@ -66,10 +65,10 @@ def harness(tmp_path: Path, sqlite_database: Database) -> Harness:
 def test_a_folder_that_no_datanet_names_is_deleted_after_a_day(harness: Harness) -> None:
     abandoned, created = harness.publish("abandoned"), harness.publish("created")
     harness.create(created)
-    harness.sweep(ABANDONED_AFTER_SECONDS - 2 * SWEEP_SECONDS)
+    harness.sweep(ABANDONED_AFTER_SECONDS - 120)
     assert set(harness.store.pins()) == {abandoned, created}
     harness.folders = harness.restarted()
-    harness.sweep(4 * SWEEP_SECONDS)
+    harness.sweep(240)
     assert harness.store.pins() == [created]
     assert [path.name for path in (harness.folder / "datanets").iterdir()] == [LOCK]
     assert harness.publish("created") == created
@@ -90,7 +89,7 @@ def test_a_folder_is_not_published_again_while_it_is_deleted(
         forget(*cids)
 
     monkeypatch.setattr(harness.store, "forget", publish_and_forget)
-    harness.sweep(ABANDONED_AFTER_SECONDS + SWEEP_SECONDS)
+    harness.sweep(ABANDONED_AFTER_SECONDS + 60)
     assert len(refused) == 1
     assert harness.store.pins() == []
     assert harness.publish("text") == folder
