@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import coincurve
@@ -19,7 +18,6 @@ from backend.domain.ids import Account
 from backend.domain.signatures import malformed_signature, parse_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -80,14 +78,6 @@ def import_key(keystore: Path, private_key: bytes, password: str) -> LocalSigner
     except FileExistsError:
         raise Conflict(f"{path} exists already", param="keystore") from None
     return signer
-
-
-def read_or_create(path: Path, make: Callable[[], str]) -> str:
-    """The text of a file. A missing one is created with what `make` returns, as by `create_private`."""
-    if not path.exists():
-        with suppress(FileExistsError):  # another process was faster
-            create_private(path, make())
-    return path.read_text()
 
 
 def open_key(keystore: Path, account: Account, password: str) -> LocalSigner:

@@ -7,7 +7,8 @@ import secrets
 import warnings
 from typing import TYPE_CHECKING
 
-from backend.chain.keys import create_key, open_key, read_or_create
+from backend.chain.keys import create_key, open_key
+from backend.disk.files import read_or_create
 from backend.domain.errors import Forbidden, NotFound
 
 if TYPE_CHECKING:

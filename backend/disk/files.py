@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -27,6 +27,14 @@ def create_private(path: Path, text: str) -> None:
     with _draft(path, text, is_private=True) as draft:
         path.hardlink_to(draft)  # fails if the path exists, where a rename would overwrite it
     sync_folder(path.parent)
+
+
+def read_or_create(path: Path, make: Callable[[], str]) -> str:
+    """The text of a file. A missing one is created with what `make` returns, as by `create_private`."""
+    if not path.exists():
+        with suppress(FileExistsError):  # another process was faster
+            create_private(path, make())
+    return path.read_text()
 
 
 def sync_folder(folder: Path) -> None:

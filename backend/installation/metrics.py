@@ -12,7 +12,7 @@ from prometheus_client.core import CollectorRegistry, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 import backend.metrics  # noqa: F401 - registers every metric, so that those at zero are rendered too
-from backend.chain.keys import read_or_create
+from backend.disk.files import read_or_create
 from backend.domain.errors import DomainError
 from backend.engine.metric_texts import merge
 from backend.installation.resources import utc_now

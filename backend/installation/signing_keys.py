@@ -6,8 +6,9 @@ import secrets
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from backend.chain.keys import local_account, read_or_create
+from backend.chain.keys import local_account
 from backend.chain.keystore import KeyStore, local_password
+from backend.disk.files import read_or_create
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account
