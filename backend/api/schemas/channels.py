@@ -19,7 +19,7 @@ from backend.domain.ids import Account, Hash32
 from backend.domain.money import whole_units
 from backend.domain.transactions import PreparedTransaction
 from backend.services.channels.channels import ChannelView as Channel
-from backend.services.channels.deposits import NO_GRANT, Grant, RelayedDeposit, SessionTerms
+from backend.services.channels.deposits import NO_GRANT, RelayedDeposit, SessionGrant, SessionTerms
 from backend.services.channels.moves import MoveTerms
 
 YEAR_10000 = 253_402_300_800
@@ -145,8 +145,8 @@ class GrantBody(Schema):
     cap: Uint128
     expiry: UnixSeconds
 
-    def grant(self) -> Grant:
-        return Grant(Account(self.key), self.cap, self.expiry)
+    def grant(self) -> SessionGrant:
+        return SessionGrant(Account(self.key), self.cap, self.expiry)
 
 
 class RelayBody(Schema):
@@ -232,9 +232,11 @@ class MoveRequest(Schema):
     max_amount: AmountInput | None = None
     session: MoveSessionBody | None = None
 
-    def grant(self) -> Grant:
+    def grant(self) -> SessionGrant:
         session = self.session
-        return NO_GRANT if session is None else Grant(Account(session.key), session.cap, session.expiry)
+        return (
+            NO_GRANT if session is None else SessionGrant(Account(session.key), session.cap, session.expiry)
+        )
 
 
 class MoveBody(Schema):

@@ -64,8 +64,8 @@ class SessionTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """The contract's `SessionGrant`. A grant to the zero key grants nothing."""
+class SessionGrant:
+    """As in the contract. A grant to the zero key grants nothing."""
 
     key: Account
     cap: int
@@ -76,7 +76,7 @@ class Grant:
         return {"key": self.key, "cap": str(self.cap), "expiry": str(self.expiry)}
 
 
-NO_GRANT = Grant(ZERO_ACCOUNT, 0, 0)
+NO_GRANT = SessionGrant(ZERO_ACCOUNT, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class RelayedDeposit:
     """A relayed deposit without the payer's signature. `salt` makes its EIP-3009 nonce unique."""
 
     units: int
-    grant: Grant
+    grant: SessionGrant
     salt: Hash32
     valid_before: int
 
@@ -164,7 +164,9 @@ class Deposits:
         args = [*channel_key, str(deposit.units), deposit.grant.as_argument(), authorization]
         return self._relay(payer, "depositWithAuthorization", args, f"deposit:{nonce}")
 
-    def prepare_grant(self, payer: Account, session: SessionTerms) -> tuple[Grant, int, dict[str, Any]]:
+    def prepare_grant(
+        self, payer: Account, session: SessionTerms
+    ) -> tuple[SessionGrant, int, dict[str, Any]]:
         """Prepare a grant without a deposit: the grant, its nonce and the `SessionGrant` to sign.
 
         Raises ChannelEmpty before a first deposit.
@@ -175,7 +177,7 @@ class Deposits:
         message = {"channelId": channel, **grant.as_argument(), "nonce": str(nonce)}
         return grant, nonce, self._message(GRANT_TYPE, message)
 
-    def relay_grant(self, payer: Account, grant: Grant, nonce: int, signature: str) -> int:
+    def relay_grant(self, payer: Account, grant: SessionGrant, nonce: int, signature: str) -> int:
         self._funded_channel(payer)
         channel_key = (payer, self._market.operator, self._market.collector)
         args = [*channel_key, grant.as_argument(), str(nonce), signature_hex(signature)]
@@ -211,7 +213,9 @@ class Deposits:
     def _relay(self, payer: Account, function: str, args: list[Any], key: str) -> int:
         return self._relays.relay(payer, (VAULT, function), args, key)
 
-    def _transactions(self, payer: Account, units: int, grant: Grant) -> tuple[PreparedTransaction, ...]:
+    def _transactions(
+        self, payer: Account, units: int, grant: SessionGrant
+    ) -> tuple[PreparedTransaction, ...]:
         vault = self._chain.address(VAULT)
         counterparty = (self._market.operator, self._market.collector)
         deposit = (VAULT, "deposit", *counterparty, units, grant.as_argument())
@@ -242,7 +246,7 @@ class Deposits:
             )
         return channel
 
-    def _grant(self, channel: ChannelId, terms: SessionTerms, units: int) -> Grant:
+    def _grant(self, channel: ChannelId, terms: SessionTerms, units: int) -> SessionGrant:
         with self._db.read() as tx:
             now = latest_time(tx.chain.cursor(), self._clock())
             balance = channel_balance(tx, channel, now)
@@ -261,7 +265,7 @@ class Deposits:
                 "uint128 micro-units.",
                 param="session.cap",
             )
-        return Grant(key, cap, max(terms.expiry, present.expiry if present else 0))
+        return SessionGrant(key, cap, max(terms.expiry, present.expiry if present else 0))
 
     def _held_key(self, channel: ChannelId, now: datetime) -> Account:
         """The newest held key that is granted or was never granted; a new key if there is none."""

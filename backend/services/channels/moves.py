@@ -26,7 +26,7 @@ from backend.services.channels.deposits import (
     MIN_RELAYED_UNITS,
     NO_GRANT,
     VAULT,
-    Grant,
+    SessionGrant,
 )
 from backend.services.transactions.retry import newest_attempt
 
@@ -66,7 +66,7 @@ class MoveTerms:
 
     new_collector: Account
     max_amount: int
-    grant: Grant
+    grant: SessionGrant
     nonce: int
     deadline: int
 
@@ -91,7 +91,11 @@ class Moves:
         self._max_lag_seconds = max_lag_seconds
 
     def prepare(
-        self, payer: Account, new_collector: Account, max_amount: int | None = None, grant: Grant = NO_GRANT
+        self,
+        payer: Account,
+        new_collector: Account,
+        max_amount: int | None = None,
+        grant: SessionGrant = NO_GRANT,
     ) -> tuple[MoveTerms, dict[str, Any]]:
         """The terms of a move, and the `ChannelMove` to sign. `max_amount` defaults to the whole balance.
 
@@ -218,7 +222,7 @@ def _arguments(consent: ChannelMove, amount: int, signature: str) -> list[Any]:
         "collector": consent.collector,
         "newCollector": consent.new_collector,
         "maxAmount": str(consent.max_amount),
-        "grant": Grant(consent.key, consent.cap, consent.expiry).as_argument(),
+        "grant": SessionGrant(consent.key, consent.cap, consent.expiry).as_argument(),
         "nonce": str(consent.nonce),
         "deadline": str(consent.deadline),
     }

@@ -30,8 +30,8 @@ from backend.services.channels.deposits import (
     MIN_RELAYED_UNITS,
     ChannelEmpty,
     Deposits,
-    Grant,
     InsufficientTokens,
+    SessionGrant,
     SessionTerms,
 )
 from backend.services.channels.ledger import InsufficientAuthorisation
@@ -341,7 +341,7 @@ def test_a_session_is_not_granted_on_an_empty_channel(harness: DepositHarness) -
     with pytest.raises(ChannelEmpty):
         harness.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
     with pytest.raises(ChannelEmpty):
-        harness.deposits.relay_grant(PAYER.account, Grant(PAYER.account, UNIT, EXPIRY), 0, "0x")
+        harness.deposits.relay_grant(PAYER.account, SessionGrant(PAYER.account, UNIT, EXPIRY), 0, "0x")
     assert harness.held_keys.keys == {}
 
 

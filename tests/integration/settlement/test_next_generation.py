@@ -27,7 +27,7 @@ from backend.domain.hashing import TypedDomain
 from backend.domain.money import UNIT
 from backend.services.channels.admission import Market
 from backend.services.channels.balance import channel_balance
-from backend.services.channels.deposits import Grant
+from backend.services.channels.deposits import SessionGrant
 from backend.services.channels.moves import Moves
 from backend.services.operator.membership import Membership, StakeLocked
 from backend.services.operator.receipt_keys import ReceiptKeys
@@ -87,7 +87,9 @@ class Migration:
         return served
 
     def move(self) -> Move:
-        grant = Grant(SESSION_KEY.account, DEPOSIT * UNIT, self.market.chain.head().timestamp + LONG_AFTER)
+        grant = SessionGrant(
+            SESSION_KEY.account, DEPOSIT * UNIT, self.market.chain.head().timestamp + LONG_AFTER
+        )
         collector = self.next.address("Settlement")
         terms, message = self.moves.prepare(PAYER.account, collector, grant=grant)
         signature = PAYER.sign(_hash_eip191_message(encode_typed_data(full_message=message)))

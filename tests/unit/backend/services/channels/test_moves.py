@@ -11,7 +11,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.money import AMOUNT
 from backend.services.channels.balance import ViewStale
-from backend.services.channels.deposits import NO_GRANT, Grant
+from backend.services.channels.deposits import NO_GRANT, SessionGrant
 from backend.services.channels.ledger import InsufficientBalance
 from backend.services.channels.moves import (
     LEAST_MOVE,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def test_the_payer_signs_what_the_vault_checks(harness: MoveHarness) -> None:
     harness.installation.fund(10 * X)
-    grant = Grant(some_account("session key"), 5 * X, EXPIRY)
+    grant = SessionGrant(some_account("session key"), 5 * X, EXPIRY)
     terms, typed_data = harness.moves.prepare(harness.payer.account, NEXT, 3 * X, grant)
     assert terms == MoveTerms(NEXT, 3 * X, grant, 0, int(NOW.timestamp()) + MOVE_SECONDS)
     assert typed_data["primaryType"] == "ChannelMove"
