@@ -1,4 +1,4 @@
-"""One module a room. `load_all` makes `Base.metadata` complete, for migrations and tests."""
+"""The tables. `load_all` makes `Base.metadata` complete, for migrations and tests."""
 
 from __future__ import annotations
 
