@@ -1,4 +1,4 @@
-"""Loopback servers that refuse browsers' cross-origin requests and other hosts."""
+"""Ports of loopback, and servers there that refuse browsers' cross-origin requests and other hosts."""
 
 from __future__ import annotations
 
@@ -22,6 +22,25 @@ def listen(port: int = 0) -> socket.socket:
     listener = socket.create_server(("127.0.0.1", port))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def free_port() -> int:
+    """An unused port of loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_free(port: int) -> bool:
+    """Whether a server can listen on this port of loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 class LocalCallersOnly:

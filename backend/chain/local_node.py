@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from backend.chain.rpc import Rpc
 from backend.domain.errors import NotFound, Unavailable
+from backend.loopback import free_port, is_free
 from backend.processes.parent import die_with_parent
 
 if TYPE_CHECKING:
@@ -89,26 +89,6 @@ def _make_project(folder: Path, modules: Path) -> None:
         link.symlink_to(modules.resolve())
 
 
-def free_port() -> int:
-    """An unused port of loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _require_free(port: int) -> None:
-    """Errors: `Unavailable` if the port is in use, since another server would pass for the new node."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise Unavailable(
-                f"port {port} of 127.0.0.1 is in use: stop the process that listens there"
-            ) from error
-
-
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until the node responds. Errors: `Unavailable` if it ends or does not respond in time."""
     rpc = Rpc(url, retries=1)
@@ -140,7 +120,8 @@ class LocalNode:
         Errors: `Unavailable` if it does not start or the port is in use.
         """
         port = port or free_port()
-        _require_free(port)
+        if not is_free(port):  # another server would pass for the new node
+            raise Unavailable(f"port {port} of 127.0.0.1 is in use: stop the process that listens there")
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(

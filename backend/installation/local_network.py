@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from backend.domain.chain import ChainReplaced
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import Conflict, NotFound
 from backend.installation.installation import Installation
+from backend.loopback import free_port, is_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,26 +130,12 @@ def gradients_command(
     return process.arguments(), process.environment()
 
 
-def free_port(preferred: int, wait_seconds: float = 0) -> int:
+def choose_port(preferred: int, wait_seconds: float = 0) -> int:
     """`preferred` if it is free or becomes free within `wait_seconds`, else any free port of loopback."""
     deadline = time.monotonic() + wait_seconds
-    while not _is_free(preferred) and time.monotonic() < deadline:
+    while not is_free(preferred) and time.monotonic() < deadline:
         time.sleep(0.1)
-    if _is_free(preferred):
-        return preferred
-    from backend.chain.local_node import free_port as any_free_port
-
-    return any_free_port()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+    return preferred if is_free(preferred) else free_port()
 
 
 def is_chain_ready(log: Path) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.chain.local_node import free_port
+from backend.loopback import free_port
 from benchmarks import processes
 
 if TYPE_CHECKING:

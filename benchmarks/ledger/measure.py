@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from backend.chain.local_node import free_port
 from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
 from backend.domain.content import cid_of
 from backend.domain.hashing import version_id
 from backend.domain.ids import Hash32
 from backend.engine.process import EngineProcess
 from backend.installation.installation import Installation
+from backend.loopback import free_port
 from benchmarks.api import chain_events, market
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.ledger.load import Load, Question, run_load

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from backend.chain.local_node import free_port
 from backend.domain.errors import Unavailable
 from backend.installation.installation import Installation
+from backend.loopback import free_port
 from benchmarks.api import market as api_market
 from benchmarks.engine import machine
 from benchmarks.pages import market, on_chain, pictures

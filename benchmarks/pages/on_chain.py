@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from backend.chain.client import ChainClient
-from backend.chain.local_node import LocalNode, free_port
+from backend.chain.local_node import LocalNode
 from backend.db.migrate import upgrade
 from backend.deployment.deployment_file import save_deployment
 from backend.deployment.local import deploy_local
@@ -16,6 +16,7 @@ from backend.domain.serving import NewReceipt
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.installation.base_model import BaseModelInfo
 from backend.installation.installation import Installation
+from backend.loopback import free_port
 from backend.services.market.governance import Governance
 from backend.settings import Settings
 from benchmarks.pages import work

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.chain.keys import local_account
-from backend.chain.local_node import ROOT, LocalNode, free_port
+from backend.chain.local_node import ROOT, LocalNode
 from backend.client.waiting import wait_until
 from backend.db.migrate import newest_revision
+from backend.loopback import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

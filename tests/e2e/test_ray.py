@@ -17,13 +17,14 @@ import httpx
 import pytest
 from transformers import AutoTokenizer
 
-from backend.chain.local_node import ROOT, free_port
+from backend.chain.local_node import ROOT
 from backend.domain.errors import Unavailable
 from backend.engine.replicas import Replicas
 from backend.engine.routing import ranked
 from backend.engine.vllm import VllmEngine
 from backend.engine.vllm_adapters import ServedBase, VllmAdapters
 from backend.engine.vllm_answer import read_answer_parts
+from backend.loopback import free_port
 from benchmarks.peers import PEERS
 from inference.model.base_model import base_model_digest
 from inference.protocol import Generate, Sampling

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from openai import InternalServerError
 
-from backend.chain.local_node import free_port
 from backend.cli.operator.demo.questions import Question, ask_all
 from backend.client.payments import create_key, deposit
 from backend.domain.attribution import DISTILLED_ERROR_METHOD, ERROR_METHOD
 from backend.engine.vllm_request import NOT_SERVED
+from backend.loopback import free_port
 from tests.e2e.test_several_bases import (
     CREATOR,
     are_answered,

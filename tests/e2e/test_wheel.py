@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from backend.chain.local_node import ROOT, LocalNode, free_port
+from backend.chain.local_node import ROOT, LocalNode
 from backend.client.waiting import wait_until
+from backend.loopback import free_port
 from tests.support.images import Dockerfile
 from tests.support.light_install import LightInstall
 

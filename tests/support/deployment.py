@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from backend.chain.keys import LocalSigner
-from backend.chain.local_node import ROOT, LocalNode, command, free_port, wait_until_ready
+from backend.chain.local_node import ROOT, LocalNode, command, wait_until_ready
 from backend.deployment.builds import load_build
 from backend.deployment.deploy import launch
 from backend.deployment.deployer import Deployer
@@ -17,6 +17,7 @@ from backend.deployment.profiles import DAY, ETHEREUM
 from backend.deployment.quorum import TOKEN
 from backend.deployment.terms import TIMELOCK, Terms
 from backend.domain.hashing import keccak
+from backend.loopback import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

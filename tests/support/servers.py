@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from backend.chain.local_node import LocalNode, free_port
+from backend.chain.local_node import LocalNode
 from backend.chain.rpc import Rpc
 from backend.client.waiting import wait_until
+from backend.loopback import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from backend.chain.local_node import ROOT, free_port
+from backend.chain.local_node import ROOT
+from backend.loopback import free_port
 from benchmarks.peers import VLLM_PYTHON
 
 if TYPE_CHECKING:

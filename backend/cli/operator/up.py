@@ -309,7 +309,7 @@ def _try_lock(file: TextIO) -> bool:
 
 def _choose_ports(settings: Settings, rpc_url: str) -> Ports:
     """Prefer the ports of the previous run, then those of the settings; store the choice."""
-    from backend.installation.local_network import free_port
+    from backend.installation.local_network import choose_port
 
     path = settings.home / PORTS_FILE
     preferred, wait_seconds = Ports(8545, settings.api_port), 0.0
@@ -318,8 +318,8 @@ def _choose_ports(settings: Settings, rpc_url: str) -> Ports:
         is_set = "api_port" in settings.model_fields_set
         preferred = Ports(previous.chain, settings.api_port if is_set else previous.api)
         wait_seconds = ORPHAN_SECONDS
-    chain_port = preferred.chain if rpc_url else free_port(preferred.chain, wait_seconds)
-    chosen = Ports(chain_port, free_port(preferred.api, wait_seconds), rpc_url)
+    chain_port = preferred.chain if rpc_url else choose_port(preferred.chain, wait_seconds)
+    chosen = Ports(chain_port, choose_port(preferred.api, wait_seconds), rpc_url)
     write_durably(path, json.dumps(asdict(chosen)))
     return chosen
 

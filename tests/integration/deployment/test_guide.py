@@ -18,13 +18,14 @@ import httpx
 import pytest
 
 from backend.chain.keys import import_key
-from backend.chain.local_node import ROOT, free_port
+from backend.chain.local_node import ROOT
 from backend.chain.node import Node
 from backend.client.waiting import wait_until
 from backend.deployment.contracts import CONTRACTS
 from backend.deployment.deployer import Deployer
 from backend.domain.ids import Account
 from backend.domain.money import PRICE
+from backend.loopback import free_port
 from tests.fixtures_engine import make_model
 from tests.support.deployment import fund, key, public_node, put_token
 

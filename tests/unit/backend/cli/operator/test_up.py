@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-from backend.chain.local_node import free_port
 from backend.cli.operator.up import is_own_api
+from backend.loopback import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
