@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.disk.files import folder_draft
 from backend.domain.errors import NotFound
 from workers.training.spec import UPLOADED
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from backend.domain.ids import Account
     from backend.domain.training import ImportedAdapter
     from backend.services.contribute.transfers import Transfers
@@ -29,14 +29,9 @@ def fetch_files(transfers: Transfers, creator: Account, adapter: ImportedAdapter
     """
     if (folder / UPLOADED).is_dir():
         return
-    # A unique name: a worker that lost its lease may still be writing.
-    scratch = Path(tempfile.mkdtemp(prefix=f"{UPLOADED}.", dir=folder))
-    try:
+    with folder_draft(folder / UPLOADED) as draft:  # a worker that lost its lease may still be writing
         for name, transfer_id in adapter.transfers.items():
-            _copy(transfers, creator, transfer_id, scratch / name)
-        scratch.rename(folder / UPLOADED)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            _copy(transfers, creator, transfer_id, draft / name)
 
 
 def _copy(transfers: Transfers, creator: Account, transfer_id: str, path: Path) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.client.errors import ApiError, NotAMarket, reading_answer
 from backend.client.model_card import render_card
+from backend.disk.files import folder_draft
 from backend.domain.adapter_files import CARD_FILE, CONFIG_FILE, MAX_ADAPTER_BYTES, MAX_BYTES
 from backend.domain.content import ContentCorrupt, ContentMissing, cid_of, decode_cid
 from backend.domain.disputes.witnesses import record_from_chain
@@ -24,7 +22,7 @@ from inference.errors import AdapterError
 from inference.lora.files import adapter_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
     from typing import BinaryIO
 
     from backend.client.api import ApiClient
@@ -60,13 +58,14 @@ def export_adapter(client: ApiClient, adapter: str, destination: Path) -> Export
     if not is_version or not _is_named(adapter, version, record):
         raise NotAMarket(f"{client.api_url} sends the record of another version than {adapter}")
     cid = cid_of(record.cid_digest)
-    with _draft(destination) as folder:
+    with folder_draft(destination) as folder:
         _fetch(client, cid, folder)
         _check_digest(folder, record.adapter_digest)
         base = _base_name(folder / CONFIG_FILE, str(model["root"]))
         with reading_answer():
             card = render_card(record, version, model, base)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        _check_free(destination)
     return ExportedAdapter(version, cid, record.adapter_digest)
 
 
@@ -87,21 +86,6 @@ def _check_free(destination: Path) -> None:
             "does not exist yet",
             param="folder",
         )
-
-
-@contextmanager
-def _draft(destination: Path) -> Iterator[Path]:
-    """A folder that becomes `destination` when the block ends, and is removed if it raises."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
-    try:
-        yield draft
-        draft.chmod(0o755)
-        _check_free(destination)
-        draft.rename(destination)  # also over an empty folder
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _fetch(client: ApiClient, cid: Cid, folder: Path) -> None:

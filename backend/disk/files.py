@@ -1,15 +1,17 @@
-"""Files that are written whole or not at all, and stay after a power failure."""
+"""Files and folders that are written whole or not at all. The files stay after a power failure."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 def write_durably(path: Path, text: str, *, is_private: bool = False) -> None:
@@ -17,14 +19,14 @@ def write_durably(path: Path, text: str, *, is_private: bool = False) -> None:
 
     `is_private`: only its owner can read it.
     """
-    with _draft(path, text, is_private=is_private) as draft:
+    with file_draft(_beside(path), text.encode(), is_private=is_private) as draft:
         draft.replace(path)
     sync_folder(path.parent)
 
 
 def create_private(path: Path, text: str) -> None:
     """Create a file as `write_durably` with `is_private` does. Errors: `FileExistsError`."""
-    with _draft(path, text, is_private=True) as draft:
+    with file_draft(_beside(path), text.encode(), is_private=True) as draft:
         path.hardlink_to(draft)  # fails if the path exists, where a rename would overwrite it
     sync_folder(path.parent)
 
@@ -47,15 +49,38 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _draft(path: Path, text: str, *, is_private: bool) -> Iterator[Path]:
-    """A file beside `path` with its content. Its name is unique, because two processes may write at once."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+def file_draft(draft: Path, content: bytes, *, is_private: bool, is_durable: bool = True) -> Iterator[Path]:
+    """A file for the block to rename or link, which is deleted if it is still there at the end. `is_durable`:
+    its content is on the disk when the block begins.
+    """
     try:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if is_private else 0o666)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            if is_durable:
+                file.flush()
+                os.fsync(file.fileno())
         yield draft
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_draft(path: Path) -> Iterator[Path]:
+    """A folder that becomes `path` when the block ends, also over an empty folder, and is deleted if it
+    raises. Its name is unique, because two processes may write at once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        draft.rename(path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _beside(path: Path) -> Path:
+    """A unique name, because two processes may write at once."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")

@@ -7,13 +7,12 @@ padding; the next-to-last two characters of the key name its sub-folder.
 from __future__ import annotations
 
 import base64
-import os
-import tempfile
+import secrets
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from backend.disk.files import sync_folder
+from backend.disk.files import file_draft, sync_folder
 from backend.domain.content import (
     SHA2_256,
     Codec,
@@ -79,17 +78,9 @@ class FlatFs:
     def write(self, path: Path, content: bytes) -> None:
         """Write atomically, also in the face of crashes and power failures."""
         path.parent.mkdir(exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=DRAFT, dir=self._root)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                if self._is_durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(draft, path)  # noqa: PTH105 - `draft` is a str from mkstemp
-        except BaseException:
-            os.unlink(draft)  # noqa: PTH108
-            raise
+        name = self._root / f"{DRAFT}{secrets.token_hex(8)}"
+        with file_draft(name, content, is_private=True, is_durable=self._is_durable) as draft:
+            draft.replace(path)
         if self._is_durable:
             sync_folder(path.parent)
 

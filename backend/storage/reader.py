@@ -7,13 +7,11 @@ anything is written.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.disk.files import folder_draft
 from backend.domain.content import (
     Codec,
     ContentCorrupt,
@@ -30,6 +28,7 @@ from backend.storage.unixfs import MAX_DEPTH, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from backend.domain.ids import Cid
 
@@ -119,17 +118,10 @@ class TreeReader:
             raise ContentUnsafe(f"{cid} has {size} bytes, more than {max_bytes}", "cid", details)
         if destination.exists():
             raise Conflict(f"{destination} exists already", "destination")
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
         nodes = self._nodes()
-        try:
+        with folder_draft(destination) as draft:
             for entry in entries:
                 _write(nodes, entry, draft)
-            draft.chmod(0o755)
-            draft.rename(destination)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
 
     def car(self, cid: Cid) -> Iterator[bytes]:
         root = decode_cid(cid)

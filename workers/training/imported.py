@@ -25,7 +25,7 @@ from workers.training.evaluate import mean_loss
 from workers.training.fit import lora_model
 from workers.training.inspection import as_json, inspect_loaded, open_adapter
 from workers.training.rows import general_examples
-from workers.training.spec import ADAPTER, INSPECTION_FILE, RESULT_FILE, UPLOADED, write_json
+from workers.training.spec import UPLOADED, adapter_draft, write_result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,21 +55,10 @@ def validate_import(spec: ImportSpec, folder: Path, emit: Emit) -> None:
     card = ImportCard(
         spec, model_name(base_folder), base_digest, adapter.digest, metrics, inspection.statistics
     )
-    scratch = folder / f"{ADAPTER}.partial"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
+    draft = adapter_draft(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
-        shutil.copyfile(folder / UPLOADED / name, scratch / name)
-    (scratch / "README.md").write_text(card.render(), encoding="utf-8")
-    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
-    scratch.rename(folder / ADAPTER)
-    write_json(folder / INSPECTION_FILE, as_json(inspection))
-    result = {
-        "adapter_digest": inspection.adapter_digest,
-        "base_model": inspection.base_model,
-        "metrics": metrics,
-    }
-    write_json(folder / RESULT_FILE, result)
+        shutil.copyfile(folder / UPLOADED / name, draft / name)
+    write_result(draft, card.render(), as_json(inspection), metrics)
 
 
 def general_losses(

@@ -29,14 +29,7 @@ from workers.training.index import compute_index, index_bytes, open_engine
 from workers.training.inspection import as_json, inspect_adapter
 from workers.training.memory import OutOfMemory, memory_limit
 from workers.training.rows import UnusableRows, general_examples, read_examples
-from workers.training.spec import (
-    ADAPTER,
-    CHECKPOINTS,
-    INSPECTION_FILE,
-    RESULT_FILE,
-    ROWS_FILE,
-    write_json,
-)
+from workers.training.spec import CHECKPOINTS, ROWS_FILE, adapter_draft, write_result
 from workers.training.split import hold_out
 from workers.training.warm_start import ParentMismatch, load_parent
 
@@ -70,23 +63,14 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
         message = f"the parent's base model is {spec.parent_base}, this worker's is 0x{base.digest}"
         raise ParentMismatch(message, param="parent")
     train, held_out = _split(spec, folder / ROWS_FILE, base, emit)
-    scratch = folder / f"{ADAPTER}.partial"
-    shutil.rmtree(scratch, ignore_errors=True)
-    metrics = _train(spec, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
-    digest = adapter_digest(scratch)
-    metrics |= _write_index(spec, base, AdapterRef(digest, str(scratch)), train, held_out, emit)
-    inspection = inspect_adapter(base.folder, scratch)
+    draft = adapter_draft(folder)
+    metrics = _train(spec, base, train, held_out, folder / CHECKPOINTS, draft, emit)
+    adapter = AdapterRef(adapter_digest(draft), str(draft))
+    metrics |= _write_index(spec, base, adapter, train, held_out, emit)
+    inspection = inspect_adapter(base.folder, draft)
     card = Card(spec, model_name(base.folder), base.digest, metrics, inspection.statistics, _environment())
-    (scratch / "README.md").write_text(card.render(), encoding="utf-8")
-    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
-    scratch.rename(folder / ADAPTER)
-    write_json(folder / INSPECTION_FILE, as_json(inspection))
-    result = {
-        "adapter_digest": "0x" + digest,
-        "base_model": "0x" + base.digest,
-        "metrics": {**metrics, "train_seconds": round(time.monotonic() - started, 1)},
-    }
-    write_json(folder / RESULT_FILE, result)
+    train_seconds = round(time.monotonic() - started, 1)
+    write_result(draft, card.render(), as_json(inspection), {**metrics, "train_seconds": train_seconds})
 
 
 def _write_index(

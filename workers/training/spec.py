@@ -1,15 +1,18 @@
-"""Files of a job folder, and the specifications that a worker writes there for the training process."""
+"""Files of a job folder: the specifications that a worker writes for the training process, and the result."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backend.disk.files import write_durably
+from backend.domain.adapter_files import CARD_FILE
 from backend.domain.training import About, TrainingConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from inference.config import DType
@@ -102,6 +105,25 @@ class VerificationSpec:
     @classmethod
     def load(cls, folder: Path) -> VerificationSpec:
         return cls(**json.loads((folder / VERIFICATION_FILE).read_bytes()))
+
+
+def adapter_draft(folder: Path) -> Path:
+    """A new folder that `write_result` publishes. What a killed process left there is deleted."""
+    draft = folder / f"{ADAPTER}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    return draft
+
+
+def write_result(draft: Path, card: str, inspection: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Add the card to the draft and make it the job's adapter, then write the result."""
+    folder = draft.parent
+    (draft / CARD_FILE).write_text(card, encoding="utf-8")
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    draft.rename(folder / ADAPTER)
+    write_json(folder / INSPECTION_FILE, inspection)
+    result = {name: inspection[name] for name in ("adapter_digest", "base_model")}
+    write_json(folder / RESULT_FILE, {**result, "metrics": metrics})
 
 
 def write_json(path: Path, value: Any) -> None:

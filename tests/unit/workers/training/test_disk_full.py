@@ -75,7 +75,7 @@ def test_a_full_disk_fails_the_job_and_leaves_its_last_checkpoint(
             Path("/dev/full").write_text("no space left")
         write_json(path, value)
 
-    monkeypatch.setattr("workers.training.job.write_json", write)
+    monkeypatch.setattr("workers.training.spec.write_json", write)
     messages: list[tuple[str, Mapping[str, Any]]] = []
     assert _train(folder, lambda kind, data: messages.append((kind, data))) == 1
     kind, error = messages[-1]
