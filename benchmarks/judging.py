@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.disk.files import pieces
 from backend.domain.batch import CommitTerms, Header, OperatorLedger, build
 from backend.domain.batch_data import BatchName, decode_chunks, encode
 from backend.domain.ids import ZERO_HASH, Account
@@ -25,8 +26,6 @@ from backend.domain.rules import Rules
 from benchmarks import batch as batches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from backend.domain.batch import Span
     from backend.domain.ids import DatanetId, SnapshotId, VersionId
     from backend.domain.registries import Contribution, Snapshot
@@ -63,7 +62,7 @@ def publish(path: Path, count: int, num_slices: int, num_shares: int) -> tuple[H
 def judge_file(path: Path, header: Header, spans: tuple[Span, ...], num_shares: int) -> dict[str, float]:
     """Decode and judge the data, in a process of its own."""
     before, began = _peak_bytes(), time.process_time()
-    _, receipts = decode_chunks(_chunks(path))
+    _, receipts = decode_chunks(pieces(path, CHUNK))
     decoded = _peak_bytes()
     case = Case(header=header, parent=None, spans=spans, receipts=receipts, ledger=OperatorLedger())
     judged = judge(case, Registry(num_shares), TERMS, lambda _: True)
@@ -99,12 +98,6 @@ def main() -> None:
         return
     for name, value in figures.items():
         print(f"{name:12} {value:12.2f}")
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
 
 
 def _peak_bytes() -> int:

@@ -27,6 +27,7 @@ from backend.client.sessions import Tokens
 from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
 from backend.domain.idempotency import HEADER
+from backend.domain.streams import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,7 +197,8 @@ class ApiClient(PublicClient):
     def download(self, path: str, max_bytes: int, **params: Any) -> Iterator[Iterator[bytes]]:
         """The body of a response in chunks. Errors: as `request`; `NotAMarket` above `max_bytes`."""
         with self._opened("GET", path, params=params) as response:
-            yield _bounded(response, max_bytes)
+            error = NotAMarket(f"{response.url.path} has more than {max_bytes} bytes")
+            yield at_most(max_bytes, response.iter_bytes(), error)
 
     def stream(self, path: str, body: Any) -> Generator[Any, None, None]:
         """Yield the objects of a server-sent event stream. Errors: as `request`, also in mid-stream."""
@@ -326,15 +328,6 @@ class ApiClient(PublicClient):
         what = f"transaction {number} to be confirmed"
         advice = f"it may still be: see GET {path} before you repeat the command"
         return wait_until(confirmed, f"{what}; {advice}", seconds)
-
-
-def _bounded(response: httpx.Response, max_bytes: int) -> Iterator[bytes]:
-    num_bytes = 0
-    for chunk in response.iter_bytes():
-        num_bytes += len(chunk)
-        if num_bytes > max_bytes:
-            raise NotAMarket(f"{response.url.path} has more than {max_bytes} bytes")
-        yield chunk
 
 
 # Pure functions of URLs and responses, which an asynchronous client shares.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import NONCE, AskedMessage, Chosen, SignatureRefused, Statement, deadline
 from backend.client.transfers import PIECE_BYTES, transfer
+from backend.disk.files import pieces
 from backend.domain.dataset import LineChecker, Row, split_lines
 from backend.domain.hashing import CONTRIBUTION_TYPE, licence_word, to_hash
 
@@ -62,18 +63,17 @@ def canonical_file(path: Path, left_out: Collection[int]) -> CanonicalFile:
     line has a defect.
     """
     checker, digest, num_rows = LineChecker(), sha256(), 0
-    with path.open("rb") as file:
-        for number, line in enumerate(split_lines(iter(lambda: file.read(READ_BYTES), b"")), 1):
-            row = checker.check(number, line)
-            if number in left_out:
-                continue
-            if not isinstance(row, Row):
-                raise SignatureRefused(
-                    f"line {number} of {path} has a defect that the market does not find ({row[0].message}); "
-                    "nothing was signed"
-                )
-            digest.update(row.canonical + b"\n")
-            num_rows += 1
+    for number, line in enumerate(split_lines(pieces(path, READ_BYTES)), 1):
+        row = checker.check(number, line)
+        if number in left_out:
+            continue
+        if not isinstance(row, Row):
+            raise SignatureRefused(
+                f"line {number} of {path} has a defect that the market does not find ({row[0].message}); "
+                "nothing was signed"
+            )
+        digest.update(row.canonical + b"\n")
+        num_rows += 1
     return CanonicalFile(to_hash(digest.digest()), num_rows)
 
 

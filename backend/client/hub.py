@@ -20,6 +20,7 @@ import msgspec
 from backend.client.api import LOOPBACK
 from backend.domain.adapter_files import CONFIG_FILE, MAX_BYTES, MAX_TAGS, TAG_PATTERN, code_in
 from backend.domain.errors import Conflict, InvalidInput, NotFound, Unavailable
+from backend.domain.streams import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -221,16 +222,12 @@ class Hub:
     def _read(
         self, path: str, max_bytes: int, what: str, reference: HubReference | None = None
     ) -> Iterator[bytes]:
-        num_bytes = 0
+        too_large = NotAHub(f"{self._endpoint} sends more than {max_bytes} bytes for {what}")
         try:
             with self._http.stream("GET", self._endpoint + path) as response:
                 if not response.is_success:
                     raise self._refusal(response, what, reference)
-                for chunk in response.iter_bytes():
-                    num_bytes += len(chunk)
-                    if num_bytes > max_bytes:
-                        raise NotAHub(f"{self._endpoint} sends more than {max_bytes} bytes for {what}")
-                    yield chunk
+                yield from at_most(max_bytes, response.iter_bytes(), too_large)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unavailable(f"the hub at {self._endpoint} is not reachable ({error}); try again") from error
 

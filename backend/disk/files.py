@@ -39,6 +39,13 @@ def read_or_create(path: Path, make: Callable[[], str]) -> str:
     return path.read_text()
 
 
+def pieces(path: Path, num_bytes: int = 1 << 16) -> Iterator[bytes]:
+    """The content of a file, in pieces of so many bytes but for the last."""
+    with path.open("rb") as file:
+        while piece := file.read(num_bytes):
+            yield piece
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names of the folder's files durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

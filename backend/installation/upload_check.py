@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.disk.files import pieces
 from backend.domain.contribution import Report, Upload, UploadState
 from backend.domain.ids import ZERO_ACCOUNT, DatanetId
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from backend.services.contribute.check_upload import UploadCheck
     from backend.settings import Settings
-
-READ_BYTES = 1 << 16
 
 
 def check_file(path: Path, licence: str, settings: Settings) -> Report:
@@ -35,13 +34,7 @@ def check_file(path: Path, licence: str, settings: Settings) -> Report:
     with _temporary_check(settings) as check:
         with check.db.begin() as tx:
             tx.contributions.add(upload)
-        return check.report(upload, read_chunks(path))
-
-
-def read_chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(READ_BYTES):
-            yield chunk
+        return check.report(upload, pieces(path))
 
 
 @contextmanager

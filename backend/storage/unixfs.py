@@ -6,11 +6,12 @@ CIDs are those of `ipfs add --cid-version 1 --raw-leaves --chunker size-262144`.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from backend.disk.files import pieces
 from backend.domain.content import Codec, ContentUnsafe, DecodedCid
 from backend.storage.dagpb import Kind, Link, Node, encode
 
@@ -99,14 +100,8 @@ def _import_entry(entry: Tree | Path | bytes, put: Put) -> Added:
     if isinstance(entry, bytes):
         return import_file((entry[i : i + CHUNK_BYTES] for i in range(0, len(entry), CHUNK_BYTES)), put)
     if isinstance(entry, Path):
-        return import_file(_chunks_of(entry), put)
+        return import_file(pieces(entry, CHUNK_BYTES), put)
     return import_tree(entry, put)
-
-
-def _chunks_of(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
 
 
 def _put_leaf(chunk: bytes, put: Put) -> Added:

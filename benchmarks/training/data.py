@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from backend.db.base import Base
 from backend.db.tables import load_all
 from backend.db.unit_of_work import Database
+from backend.disk.files import pieces
 from backend.domain.contribution import Report, Upload, UploadState
 from backend.domain.ids import Account, DatanetId
 from backend.services.contribute.canonical_rows import DefectLog, write_upload
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEGABYTE = 10**6
-CHUNK_BYTES = 1 << 16
 WORDS_PER_ROW = 30
 NEAR_SHARE = 0.05
 """Share of rows that differ from another row by one word."""
@@ -104,7 +104,7 @@ def _structure(num_bytes: int, work: Path) -> Rate:
     watch = Stopwatch()
     with DefectLog(work / "defects.jsonl") as log:
         target = work / "canonical.jsonl"
-        received = write_upload(_chunks(path), target, 2 * num_bytes, log, profiler, _discard, iter)
+        received = write_upload(pieces(path), target, 2 * num_bytes, log, profiler, _discard, iter)
     rate = watch.rate(path.stat().st_size)
     _require(not log.counts and received.num_bytes > num_bytes // 2, "valid rows were refused")
     for made in (path, work / "canonical.jsonl"):
@@ -156,7 +156,7 @@ def _check(check: UploadCheck, upload_id: str, path: Path) -> Report:
     upload = Upload(upload_id, account, DATANET, "rows", UploadState.CHECKING, now, Report("MIT"))
     with check.db.begin() as tx:
         tx.contributions.add(upload)
-    report = check.report(upload, _chunks(path))
+    report = check.report(upload, pieces(path))
     _require(not report.num_defects, f"valid rows were refused: {report.defects[:3]}")
     check.staging.drop(upload_id)
     return report
@@ -165,12 +165,6 @@ def _check(check: UploadCheck, upload_id: str, path: Path) -> Report:
 def _words() -> list[str]:
     texts = (row["completion"] for package in PACKAGES for row in build_dataset(package).rows)
     return [word for text in texts for word in text.split()]
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
 
 
 def _discard(_rows: object) -> None:

@@ -9,9 +9,10 @@ from backend.domain.batch_data import FILE_NAME, MAX_LINE, BatchName, MalformedB
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.judging.case import Finding
+from backend.domain.streams import at_most
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from backend.domain.batch import Header
     from backend.domain.hashing import TypedDomain
@@ -57,7 +58,8 @@ def read_batch_data(
             return None, Finding("data_malformed", "the batch data is larger than its receipts can be")
         if size > max_judged:
             raise _too_large(header, size, max_judged)
-        name, receipts = decode_chunks(_at_most(size, blobs.open(cid, FILE_NAME)))
+        too_long = ContentUnsafe("the batch data is larger than its folder states")
+        name, receipts = decode_chunks(at_most(size, blobs.open(cid, FILE_NAME), too_long))
     except (ContentMissing, ContentCorrupt) as error:
         return None, Finding("data_missing", f"the batch data {cid}: {error}")
     except (MalformedBatch, ContentUnsafe) as error:
@@ -77,15 +79,6 @@ def _too_large(header: Header, size: int, max_judged: int) -> BatchTooLarge:
         f"of data take up to {needed:.1f} GB of memory, and an audit may use {given:.1f} GB, half of what "
         "the machine or container has: audit it with more"
     )
-
-
-def _at_most(size: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Errors: `ContentUnsafe` for a file that is larger than its folder states."""
-    for chunk in chunks:
-        size -= len(chunk)
-        if size < 0:
-            raise ContentUnsafe("the batch data is larger than its folder states")
-        yield chunk
 
 
 def memory_of(receipts: Sequence[SignedReceipt]) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from backend.domain.dataset import Defect, Row, RowFormat, split_lines
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32
+from backend.domain.streams import at_most
 from backend.services.contribute.read_parquet import MAGIC, parquet_lines
 from backend.services.contribute.read_rows import RowReader
 from backend.services.contribute.uploads import ROWS_AT_ONCE
@@ -122,7 +123,9 @@ def write_upload(
     Errors: `UploadTooLarge`, `TooManyRows`, `EmptyUpload`, `CompressedUpload`, `UnreadableParquet`,
     `ParquetTooDense`.
     """
-    head, stream = _peek(_limit(stream, max_bytes))
+    message = f"the upload has more than {max_bytes} bytes"
+    too_large = UploadTooLarge(message, details={"max_bytes": max_bytes})
+    head, stream = _peek(at_most(max_bytes, stream, too_large))
     _refuse_compressed(head)
     if not head:
         raise EmptyUpload("the upload is empty: send one JSON object per line")
@@ -131,7 +134,7 @@ def write_upload(
     with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".parquet") as spool:
         spool.writelines(stream)
         spool.flush()
-        lines = _limit(parquet_lines(Path(spool.name), log.add), max_bytes)
+        lines = at_most(max_bytes, parquet_lines(Path(spool.name), log.add), too_large)
         rows = write_rows(lines, target, log, profiler, store_rows, row_filter)
     if not rows.num_lines and not log.counts:
         raise EmptyUpload("the upload is empty: the Parquet file has no rows")
@@ -209,13 +212,3 @@ def _refuse_compressed(head: bytes) -> None:
     kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
     if kind is not None:
         raise CompressedUpload(f"the upload is a {kind} file: send uncompressed rows, or Parquet")
-
-
-def _limit(stream: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    received = 0
-    for chunk in stream:
-        received += len(chunk)
-        if received > max_bytes:
-            details = {"max_bytes": max_bytes}
-            raise UploadTooLarge(f"the upload has more than {max_bytes} bytes", details=details)
-        yield chunk

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from backend.disk.files import pieces
 from backend.disk.space import raising_disk_full
 from backend.domain.content import ContentCorrupt, ContentMissing
 from backend.domain.contribution import WITHDRAWAL, Report, SigningRequest, Upload, UploadState
@@ -33,7 +34,6 @@ from backend.services.contribute.uploads import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
-    from pathlib import Path
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.contribution import Copy
@@ -163,7 +163,7 @@ class Contributions:
         report = self.status(upload_id).report
         staged = self._staging.data(upload_id)
         if staged.exists():
-            return _chunks(staged)
+            return pieces(staged)
         if report.cid is None:
             raise NotFound(f"the rows of upload {upload_id} are not stored", "upload_id")
         return self._store.open(report.cid, DATA_FILE)
@@ -339,11 +339,6 @@ def _draft(tx: UnitOfWork, upload_id: str) -> Upload:
         state = "deleted" if upload is None else upload.state
         raise Conflict(f"upload {upload_id} is {state}, not a draft", "upload_id", {"state": state})
     return upload
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from iter(lambda: file.read(1 << 16), b"")
 
 
 def _parse_name(name: str) -> str:

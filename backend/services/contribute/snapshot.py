@@ -16,6 +16,7 @@ from backend.domain.contribution import is_withdrawn
 from backend.domain.dataset import Row, is_too_deep, split_lines
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import licence_text, licence_word
+from backend.domain.streams import at_most
 from backend.ports.storage import fetch_nothing
 from backend.services.contribute.read_rows import RowReader
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
@@ -171,11 +172,8 @@ class Snapshots:
     def _fetch(self, contribution: Contribution, file: BinaryIO) -> None:
         digest = sha256()
         _refuse_withdrawn(contribution)
-        num_bytes = 0
-        for chunk in self._open(contribution, DATA_FILE):
-            num_bytes += len(chunk)
-            if num_bytes > MAX_CONTRIBUTION_BYTES:
-                raise _corrupt(contribution, f"its rows have more than {MAX_CONTRIBUTION_BYTES} bytes")
+        too_large = _corrupt(contribution, f"its rows have more than {MAX_CONTRIBUTION_BYTES} bytes")
+        for chunk in at_most(MAX_CONTRIBUTION_BYTES, self._open(contribution, DATA_FILE), too_large):
             digest.update(chunk)
             file.write(chunk)
         if "0x" + digest.hexdigest() != contribution.content_hash:

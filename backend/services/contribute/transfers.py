@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from backend.disk.files import sync_folder, write_durably
+from backend.disk.files import pieces, sync_folder, write_durably
 from backend.disk.space import DiskSpace, raising_disk_full
 from backend.domain.errors import Conflict, InvalidInput, NotFound
+from backend.domain.streams import at_most
 from backend.services.contribute.canonical_rows import UploadTooLarge
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ MAX_TRANSFERS = 16
 """Concurrent transfers per account."""
 SYNC_BYTES = 32 << 20
 """Bytes of a chunk without checksum after which the record is updated; the most that a crash loses."""
-READ_BYTES = 1 << 16
 ALGORITHMS = ("sha256", "sha1")
 """Checksum algorithms. The tus protocol requires SHA-1; checksums only detect transmission errors."""
 DISK_FULL = "the disk is full; acknowledged bytes are stored, resume later"
@@ -194,8 +194,9 @@ class Transfers:
     ) -> Transfer:
         hasher = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
         written = transfer.offset
+        too_large = UploadTooLarge("the chunk exceeds the announced size of the file")
         try:
-            for chunk in _limit(self.space.limit(stream), transfer.num_bytes - written):
+            for chunk in at_most(transfer.num_bytes - written, self.space.limit(stream), too_large):
                 _write(file, chunk)
                 written += len(chunk)
                 if hasher is not None:
@@ -220,10 +221,9 @@ class Transfers:
 
     def _content(self, transfer: Transfer) -> Iterator[bytes]:
         hasher = hashlib.sha256()
-        with (self._root / transfer.id / "data").open("rb") as file:
-            while chunk := file.read(READ_BYTES):
-                hasher.update(chunk)
-                yield chunk
+        for chunk in pieces(self._root / transfer.id / "data"):
+            hasher.update(chunk)
+            yield chunk
         if transfer.sha256 is not None and hasher.hexdigest() != transfer.sha256:
             self._delete(transfer.id)
             raise DigestMismatch("the file changed during the upload: send it again", "transfer")
@@ -280,14 +280,6 @@ def _is_id(text: str) -> bool:
     """Whether `text` is a transfer's id, and thus safe as a folder name."""
     kind, _, name = text.partition("-")
     return kind == "transfer" and len(name) == 32 and set(name) <= set("0123456789abcdef")
-
-
-def _limit(stream: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    for chunk in stream:
-        max_bytes -= len(chunk)
-        if max_bytes < 0:
-            raise UploadTooLarge("the chunk exceeds the announced size of the file")
-        yield chunk
 
 
 def _write(file: FileIO, chunk: bytes) -> None:

@@ -11,6 +11,7 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
+from backend.disk.files import pieces
 from backend.disk.folder_cache import FolderCache
 from backend.disk.space import DiskSpace
 from backend.domain.adapter_files import CONFIG_FILE, MAX_ADAPTER_BYTES, exported_from
@@ -95,8 +96,7 @@ class AdapterFolders:
     def open(self, cid: Cid, name: str) -> Iterator[bytes]:
         """Content of a file of the cached folder in chunks. Errors: `ContentMissing`."""
         try:
-            with (self._cache.root / cid / name).open("rb") as file:
-                yield from iter(lambda: file.read(READ_BYTES), b"")
+            yield from pieces(self._cache.root / cid / name, READ_BYTES)
         except OSError as error:
             raise ContentMissing(f"{name} of {cid} is not cached: {error}", "cid", {"cid": cid}) from error
 

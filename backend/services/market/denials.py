@@ -30,6 +30,7 @@ from backend.domain.denials import (
 )
 from backend.domain.errors import NotFound
 from backend.domain.ids import ZERO_HASH, Hash32
+from backend.domain.streams import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -155,8 +156,11 @@ class Denials:
     def _digest(self, cid: Cid, open_file: Callable[[Cid, str], Iterator[bytes]]) -> str | None:
         """Digest of the adapter in a folder; None if it is none that can be read."""
         try:
+            # A few crafted blocks can stand for an endless file.
+            too_large = ContentUnsafe("the file is larger than an adapter's")
             config, weights = (
-                _limited(open_file(cid, name), MAX_BYTES[name]) for name in (CONFIG_FILE, WEIGHTS_FILE)
+                at_most(MAX_BYTES[name], open_file(cid, name), too_large)
+                for name in (CONFIG_FILE, WEIGHTS_FILE)
             )
             return "0x" + self._digest_of(b"".join(config), weights)
         except (ContentMissing, ContentCorrupt, ContentUnsafe, ValueError):
@@ -195,15 +199,6 @@ class Denials:
             blocks = self._blobs.cids(folder)
             self._denied_blocks[folder] = frozenset(decode_cid(block).digest for block in blocks)
         return self._denied_blocks[folder]
-
-
-def _limited(stream: Iterator[bytes], num_bytes: int) -> Iterator[bytes]:
-    """Errors: `ContentUnsafe` beyond so many bytes: a few crafted blocks can stand for an endless file."""
-    for chunk in stream:
-        num_bytes -= len(chunk)
-        if num_bytes < 0:
-            raise ContentUnsafe("the file is larger than an adapter's")
-        yield chunk
 
 
 def _withheld(cid: Cid, reason: Reason) -> ContentWithheld:
