@@ -227,11 +227,18 @@ def _parse_json(text: str, found: _Findings) -> Any:
         return found.add("malformed_json", str(error))
 
 
+def parse_json(text: str) -> Any:
+    """The value of untrusted JSON. Errors: `ValueError`, also if it nests deeper than `MAX_DEPTH`."""
+    if is_too_deep(text):
+        raise ValueError(f"the JSON nests more than {MAX_DEPTH} deep")
+    return json.loads(text)
+
+
 def is_too_deep(text: str) -> bool:
     """Whether JSON nests deeper than `MAX_DEPTH`, in linear time and constant stack.
 
-    Call it before parsing untrusted JSON. The parser recurses in C, and if a library has raised the recursion
-    limit, deep nesting overflows the stack and ends the process.
+    Untrusted JSON is asked before it is parsed: the parser recurses in C, and if a library has raised the
+    recursion limit, deep nesting overflows the stack and ends the process.
     """
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False

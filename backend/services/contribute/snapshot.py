@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from bisect import bisect_left
 from contextlib import suppress
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
 from backend.domain.contribution import is_withdrawn
-from backend.domain.dataset import Row, is_too_deep, split_lines
+from backend.domain.dataset import Row, split_lines
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import licence_text, licence_word
 from backend.domain.streams import at_most
 from backend.ports.storage import fetch_nothing
 from backend.services.contribute.read_rows import RowReader
-from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
+from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE, stated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -192,12 +191,11 @@ class Snapshots:
             return text
         if is_withdrawn(contribution):
             return contribution.licence  # the folder was deleted; only the hash is left
-        # The first chunk: our manifests are smaller, an untrusted one may have any size.
-        manifest = next(self._open(contribution, MANIFEST_FILE), b"")
-        licence = _stated_licence(manifest)
-        if licence_word(licence) != contribution.licence:
+        licence = stated(self._open(contribution, MANIFEST_FILE), "licence")
+        is_text = isinstance(licence, str) and licence.isascii()
+        if not is_text or licence_word(licence) != contribution.licence:
             raise _corrupt(contribution, "its manifest states another licence than the chain")
-        return licence
+        return str(licence)
 
 
 def _validated_rows(
@@ -218,16 +216,6 @@ def _pick(lines: Iterator[T], places: Iterable[int]) -> Iterator[T]:
     for place in places:
         yield from islice(lines, place - num_passed, place - num_passed + 1)
         num_passed = place + 1
-
-
-def _stated_licence(manifest: bytes) -> str:
-    """The licence of an untrusted manifest; empty if it states none."""
-    try:
-        text = manifest.decode()
-        licence = "" if is_too_deep(text) else json.loads(text)["licence"]
-    except (ValueError, LookupError, TypeError):
-        return ""
-    return licence if isinstance(licence, str) and licence.isascii() else ""
 
 
 def _refuse_withdrawn(contribution: Contribution) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backend.disk.space import DiskSpace
-from backend.domain.dataset import canonical_row
+from backend.domain.dataset import canonical_row, parse_json
 from backend.domain.errors import NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from backend.domain.contribution import Upload
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 DATA_FILE = "data.jsonl"
 MANIFEST_FILE = "contribution.json"
 DEFECTS_FILE = "defects.jsonl"
+
+
+def stated(manifest: Iterator[bytes], name: str) -> Any:
+    """The value of this name in a published manifest, which is untrusted; None if it states none."""
+    first = next(manifest, b"")  # our manifests are smaller than a chunk, an untrusted one may have any size
+    try:
+        return parse_json(first.decode())[name]
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 class Staging:

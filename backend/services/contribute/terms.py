@@ -5,12 +5,11 @@ The chain has the CID of that folder, so the terms cannot change.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentMissing, cid_of
-from backend.domain.dataset import canonical_row, is_too_deep
+from backend.domain.dataset import canonical_row, parse_json
 from backend.domain.errors import Conflict, Unavailable
 from backend.services.contribute.licences import UnknownLicence, parse_licence
 
@@ -90,7 +89,6 @@ def accepted_licence(store: BlobStore, datanet: Datanet) -> str | None:
 
 def _licence_of(datanet: Datanet, text: str) -> str:
     try:
-        stated = {} if is_too_deep(text) else json.loads(text)
-        return parse_licence(str(stated["licence"]))
+        return parse_licence(str(parse_json(text)["licence"]))
     except (ValueError, LookupError, TypeError, UnknownLicence) as error:
         raise UnreadableTerms(f"the terms of datanet {datanet.id} state no SPDX licence") from error

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
-from backend.domain.dataset import is_too_deep
-from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
+from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE, stated
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -65,9 +63,7 @@ class WithdrawnContent:
     def _stated_datanet(self, cid: Cid) -> int | None:
         """The datanet in the folder's manifest, which is untrusted; None if it states none."""
         try:
-            # The first chunk: our manifests are smaller, an untrusted one may have any size.
-            text = next(self._store.open(cid, MANIFEST_FILE), b"").decode()
-            datanet = None if is_too_deep(text) else json.loads(text)["datanetId"]
-        except (ContentMissing, ContentCorrupt, ContentUnsafe, ValueError, LookupError, TypeError):
+            datanet = stated(self._store.open(cid, MANIFEST_FILE), "datanetId")
+        except (ContentMissing, ContentCorrupt, ContentUnsafe):
             return None
         return datanet if isinstance(datanet, int) else None

@@ -4,12 +4,11 @@ only the header is read.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.attribution import AGREEMENTS, NUM_KEPT_OUT
 from backend.domain.catalogue import Agreement
-from backend.domain.dataset import is_too_deep
+from backend.domain.dataset import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,9 +22,7 @@ def read_agreement(chunks: Iterable[bytes]) -> Agreement | None:
     """The agreements of a safetensors file, given in chunks; None if it states none that make sense."""
     header = _header(chunks)
     try:
-        text = header.decode()
-        metadata = {} if is_too_deep(text) else json.loads(text)["__metadata__"]
-        return _agreement(metadata)
+        return _agreement(parse_json(header.decode())["__metadata__"])
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
         return None
 
