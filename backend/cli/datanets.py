@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from backend.cli.actor import Actor, acting
-from backend.cli.output import AsJson, counted, echo, note_if_empty, print_json
+from backend.cli.output import AsJson, echo, note_if_empty, print_json
+from backend.domain.texts import counted
 
 CREATOR = 6
 

@@ -43,11 +43,6 @@ def note_if_empty(found: Sized, note: str) -> None:
         echo(note, err=True)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 row`, `2,000 rows`, for nouns with the plural in -s."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def in_utc(unix_seconds: int | str) -> str:
     """A time as the UTC date and time. Contracts accept times after the year 9999."""
     seconds = int(unix_seconds)

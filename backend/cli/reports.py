@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backend.cli.output import counted, echo, print_json
+from backend.cli.output import echo, print_json
+from backend.domain.texts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

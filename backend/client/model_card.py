@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.content import cid_of
+from backend.domain.texts import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,7 +65,7 @@ def render_card(record: VersionRecord, version: VersionId, model: Mapping[str, A
         *_live_agreement(model["live_agreement"]),
         *(["## The card of the published folder", "", card["text"], ""] if card["text"] else []),
     ]
-    return "\n".join(_printable(line) for line in lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def _front_matter(base: str, licence: str | None, tags: list[str]) -> Iterator[str]:
@@ -127,8 +128,4 @@ def _code(text: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(_printable(text).replace("\n", " "), ensure_ascii=False)
-
-
-def _printable(text: str) -> str:
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+    return json.dumps(printable(text).replace("\n", " "), ensure_ascii=False)

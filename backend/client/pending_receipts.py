@@ -11,6 +11,7 @@ from backend.client.receipt_file import parse_receipt
 from backend.domain.errors import Unavailable
 from backend.domain.ids import ChargeId, Hash32
 from backend.domain.receipt_checks import charge_id_check, hash_check
+from backend.domain.texts import instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,11 +32,11 @@ def fetch_receipt(client: PublicClient, number: str, say: Callable[[str], None])
     while (due := _due(found := client.get(f"/v1/receipts/{number}"))) is not None:
         if time.time() > due + GRACE_SECONDS:
             raise Unavailable(
-                f"The receipt of charge {number} was due at {_utc(due)} and is not signed: the operator's "
+                f"The receipt of charge {number} was due at {instant(due)} and is not signed: the operator's "
                 "settlement does not run. The signed charge proves what was paid."
             )
         if not is_said:
-            say(f"the receipt of charge {number} is signed by {_utc(due)}; waiting")
+            say(f"the receipt of charge {number} is signed by {instant(due)}; waiting")
             is_said = True
         time.sleep(POLL_SECONDS)
     if not _is_of(found, number.lower()):
@@ -59,7 +60,3 @@ def _due(found: Any) -> int | None:
         due = int(found["signed"]["receipt_by"])
         time.gmtime(due)
         return due
-
-
-def _utc(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

@@ -27,7 +27,7 @@ from backend.domain.channels import Move
 from backend.domain.errors import Conflict
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
-from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice
+from backend.domain.receipt import PackedShares, Receipt, SignedReceipt, Slice
 from backend.domain.serving import DayUsage, Line, NewReceipt, Reservation, StoredReceipt
 from backend.domain.settlement import Backlog
 from backend.domain.transactions import TransactionState
@@ -330,7 +330,7 @@ def insert_receipts(
 
 def slices_of(row: ReceiptRow) -> tuple[Slice, ...]:
     return tuple(
-        Slice(VersionId(Hash32(part.version_id)), part.weight_ppm, _unpack_list(part.shares))
+        Slice(VersionId(Hash32(part.version_id)), part.weight_ppm, tuple(PackedShares(part.shares)))
         for part in row.slices
     )
 
@@ -362,8 +362,3 @@ def _signed(row: ReceiptRow) -> SignedReceipt:
     if row.signature is None:
         raise ValueError(f"the receipt {row.sequence} is not signed")
     return SignedReceipt(from_row(Receipt, row), row.method, slices_of(row), row.signature)
-
-
-def _unpack_list(packed: bytes) -> tuple[Share, ...]:
-    words = [int.from_bytes(packed[i : i + 4], "big") for i in range(0, len(packed), 4)]
-    return tuple(Share(position, ppm) for position, ppm in zip(words[::2], words[1::2], strict=True))

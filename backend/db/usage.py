@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, String, cast, func, select, type_coerce
 
 from backend.db.bulk import in_chunks
 from backend.db.tables.serving import ReceiptRow, ReceiptSliceRow
+from backend.domain.days import DAY_SECONDS, EPOCH
 from backend.domain.ids import Account, Hash32, VersionId
 from backend.domain.serving import DayUsage
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import InstrumentedAttribute, Session
 
-DAY_SECONDS = 86_400
-EPOCH = date(1970, 1, 1).toordinal()
 _DIGITS, _PART = 39, 13
 """Amounts have 39 digits. Each third is summed separately; 64 bits hold the sums of 900,000 receipts."""
 
@@ -44,7 +43,7 @@ def usage_by_day(session: Session, payer: Account, since: int, until: int) -> li
     versions = _versions(session, [row[5] for row in rows])
     return [
         DayUsage(
-            day=date.fromordinal(EPOCH + int(number)),
+            day=EPOCH + timedelta(int(number)),
             slices_hash=Hash32(slices_hash),
             versions=tuple(versions[example]),
             num_answers=count,

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all. The files stay after a power failure."""
+"""Writes files and folders whole or not at all, durably where asked, and reads files in pieces."""
 
 from __future__ import annotations
 

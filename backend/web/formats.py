@@ -12,6 +12,7 @@ from backend.domain.hashing import keccak
 from backend.domain.ids import Account
 from backend.domain.money import AMOUNT, PPM, PRICE
 from backend.domain.sign_in_message import checksummed
+from backend.domain.texts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,11 +77,6 @@ def body_of(text: str) -> str:
 
 def count(number: int) -> str:
     return f"{number:,}"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 receipt`, `2 receipts`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def commands(text: str) -> Markup:

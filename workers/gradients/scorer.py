@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from transformers import AutoModelForCausalLM
 
+from backend.domain.adapter_files import CONFIG_FILE
 from backend.domain.attribution import CHECKPOINT_FILE
 from backend.domain.errors import InvalidInput
 from backend.domain.training import LINEAR_LAYERS
@@ -145,7 +146,7 @@ def _read_checkpoint(folder: Path, expected: Mapping[str, torch.Tensor]) -> byte
 def _lora_config(folder: Path) -> LoraConfig:
     """The configuration of an adapter that the engine serves. Errors: `InvalidInput`."""
     try:
-        stated = json.loads((folder / "adapter_config.json").read_bytes())
+        stated = json.loads((folder / CONFIG_FILE).read_bytes())
         rank, alpha, targets = int(stated["r"]), float(stated["lora_alpha"]), list(stated["target_modules"])
         use_rslora, use_dora = bool(stated.get("use_rslora")), bool(stated.get("use_dora"))
         is_plain = not any(stated.get(name) for name in ("rank_pattern", "alpha_pattern", "modules_to_save"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from backend.domain.adapter_files import CONFIG_FILE
 from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, INDEX_FILE
 from backend.domain.screening import AdapterRefused
 from backend.processes.memory import machine_memory
@@ -222,7 +223,7 @@ def save_adapter(model: Any, folder: Path, base: Base) -> None:
         if weight.requires_grad:
             weight.data = weight.data.bfloat16()
     model.save_pretrained(folder)
-    path = folder / "adapter_config.json"
+    path = folder / CONFIG_FILE
     config = json.loads(path.read_bytes())
     config |= {
         "base_model_name_or_path": model_name(base.folder),

@@ -10,6 +10,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from backend.domain.adapter_files import CONFIG_FILE
 from backend.domain.attribution import (
     ANSWERS_FILE,
     INDEX_FILE,
@@ -25,7 +26,7 @@ from workers.training.index import ARITHMETIC
 from workers.training.sketch import SKETCH_SIZE
 from workers.training.split import SPLIT
 from workers.training.tensors import is_finite
-from workers.training.warm_start import CONFIG_FILE, options_of
+from workers.training.warm_start import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from backend.domain.adapter_files import WEIGHTS_FILE
 from backend.domain.attribution import AGREEMENTS, CHECKPOINT_FILE, NUM_KEPT_OUT, shares_from_scores
 from backend.domain.attribution_checks import Draws, MethodDifference, Recomputed
 from backend.domain.screening import AdapterRefused
@@ -41,7 +42,6 @@ from workers.training.published import check_sizes, load_weights, read_published
 from workers.training.rows import preamble_ids, read_examples
 from workers.training.spec import ROWS_FILE
 from workers.training.split import hold_out
-from workers.training.warm_start import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -9,6 +9,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from backend.domain.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from backend.domain.errors import InvalidInput
 from backend.domain.training import LINEAR_LAYERS
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.training import TrainingConfig
-
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 
 
 class ParentMismatch(InvalidInput):

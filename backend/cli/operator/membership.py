@@ -16,6 +16,7 @@ from backend.client.waiting import wait_until
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id
 from backend.domain.money import AMOUNT, COIN, PRICE, UNIT, in_dollars, price_in_dollars, prices_in_dollars
+from backend.domain.texts import instant
 from backend.domain.transactions import TransactionState
 
 if TYPE_CHECKING:
@@ -279,7 +280,6 @@ def _try_withdraw(membership: Membership) -> list[ChainTransaction] | None:
 
 
 def _lines(status: OperatorStatus) -> Iterator[tuple[str, str]]:
-    from backend.services.operator.membership import instant
 
     yield "account", status.account
     yield "endpoint", status.endpoint or "none"

@@ -6,7 +6,6 @@ struct with its Solidity field names, as an argument of a contract call; `from_c
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from backend.domain.hashing import (
 )
 from backend.domain.ids import ZERO_HASH, Account, DatanetId, Hash32, SnapshotId, VersionId
 from backend.domain.merkle import Opening
-from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
+from backend.domain.receipt import PackedShares, Receipt, Share, SignedReceipt, Slice, VersionRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -259,9 +258,7 @@ def opening_from_chain(values: Mapping[str, Any]) -> Opening:
 
 def unpack_list(packed: bytes) -> tuple[Share, ...]:
     """The inverse of `pack_list`. Bytes after the last whole item are ignored."""
-    whole = len(packed) - len(packed) % ITEM
-    numbers = struct.unpack(f">{whole // 4}I", packed[:whole])
-    return tuple(map(Share, numbers[::2], numbers[1::2]))
+    return tuple(PackedShares(packed[: len(packed) - len(packed) % ITEM]))
 
 
 def record_from_chain(values: Mapping[str, Any]) -> VersionRecord:

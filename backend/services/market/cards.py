@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from backend.domain.catalogue import Card
+from backend.domain.texts import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ _BLOCK = re.compile(r"[#|`<\-*\d]")
 
 def read_card(raw: bytes) -> Card:
     """Parse a card. Text that is malformed is kept as it is: a card has no form that must be kept to."""
-    content = _printable(raw.decode(errors="replace").replace("\r\n", "\n"))
+    content = printable(raw.decode(errors="replace").replace("\r\n", "\n"))
     front = _FRONT_MATTER.match(content)
     text = content[front.end() :].strip() if front else content.strip()
     tags = tuple(_tags(_metadata(front[1]) if front else {}))
@@ -43,7 +44,7 @@ def _tags(metadata: Mapping[str, Any]) -> Iterator[str]:
     tags = metadata.get("tags")
     for tag in tags[:MAX_TAGS] if isinstance(tags, list) else ():
         # YAML's escapes add characters that the front matter does not have.
-        if isinstance(tag, str) and (text := " ".join(_printable(tag).split())[:MAX_TAG]):
+        if isinstance(tag, str) and (text := " ".join(printable(tag).split())[:MAX_TAG]):
             yield text
 
 
@@ -57,8 +58,3 @@ def _summary(text: str) -> str:
     paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", unquoted))
     found = next((part for part in paragraphs if part and not _BLOCK.match(part)), "")
     return found if len(found) <= MAX_SUMMARY else f"{found[: MAX_SUMMARY - 3]}..."
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which PostgreSQL does not store and terminals obey."""
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")

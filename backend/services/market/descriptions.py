@@ -9,6 +9,7 @@ from backend.domain.adapter_files import CARD_FILE
 from backend.domain.attribution import INDEX_FILE
 from backend.domain.catalogue import CHART_DAYS, USAGE_DAYS, Description
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_of
+from backend.domain.days import DAY_SECONDS
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import licence_text
 from backend.services.contribute.licences import UnknownLicence, parse_licence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from backend.ports.chain import ChainView
     from backend.ports.storage import BlobStore
 
-DAY_SECONDS = 86_400
 MAX_VERSIONS = 200
 """Most versions that one pass describes, and cards that it looks for."""
 MAX_SEARCHED = 8000

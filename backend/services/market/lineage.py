@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from backend.domain.catalogue import CHART_DAYS
+from backend.domain.days import EPOCH
 from backend.services.market.descriptions import usage_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import datetime
+    from datetime import date, datetime
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import DatanetId, SnapshotId, VersionId
     from backend.domain.registries import Contribution, Datanet, RegisteredVersion, Snapshot
-
-EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.chain import Reverted
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
-from backend.services.operator.membership import instant
+from backend.domain.texts import instant
 from backend.services.operator.receipt_keys import NoReceiptKey
 from backend.services.transactions.operator_transactions import Call, OperatorTransactions
 

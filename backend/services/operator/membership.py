@@ -349,8 +349,3 @@ def _is_settled(state: dict[str, int]) -> bool:
 
 def _bound_elsewhere(key: Account, owner: Account) -> str:
     return f"receipt key {key} is permanently bound to operator {owner}. {_ANOTHER_KEY}"
-
-
-def instant(at: int) -> str:
-    """Unix seconds as a UTC date and time."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

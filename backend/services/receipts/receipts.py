@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING
 
+from backend.domain.days import DAY_SECONDS, EPOCH
 from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.ids import ChargeId, ReceiptId
 from backend.domain.money import PPM
@@ -14,6 +14,7 @@ from backend.domain.rules import from_position
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import date
 
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, DatanetId, Hash32, VersionId
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from backend.ports.chain import ChainView
 
 MAX_USAGE_DAYS = 366
-DAY_SECONDS = 86_400
-EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.cli.output import counted, echo, echo_part, in_utc, note_if_empty
+from backend.cli.output import echo, echo_part, in_utc, note_if_empty
 
 if TYPE_CHECKING:
     import pytest
@@ -20,10 +20,6 @@ def test_texts_of_a_market_neither_control_the_terminal_nor_begin_lines(
     echo("\x1b[2Ja name\n1,000 dollars\x9b31m")
     echo_part("one\n\ttwo\x1b]0;title\x07 👩‍🔬\n")
     assert capsys.readouterr().out == "?[2Ja name?1,000 dollars?31m\none\n\ttwo?]0;title? 👩‍🔬\n"
-
-
-def test_numbers_are_written_with_their_noun() -> None:
-    assert [counted(each, "row") for each in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
 
 
 def test_times_are_in_utc_or_after_the_year_9999() -> None:

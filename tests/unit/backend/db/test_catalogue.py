@@ -12,8 +12,8 @@ from sqlalchemy import select
 
 from backend.db.tables.catalogue import VersionUsageRow
 from backend.db.tables.chain import VersionRow
-from backend.db.usage import DAY_SECONDS
 from backend.domain.catalogue import BaseModel, Card, Description, ModelQuery, Served, Sort
+from backend.domain.days import DAY_SECONDS
 from backend.domain.denials import Denial, Denied, FloorPrice, Reason, Subject
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import receipt_id

@@ -5,7 +5,8 @@ from datetime import date
 from random import Random
 from typing import TYPE_CHECKING
 
-from backend.db.usage import DAY_SECONDS, answers_by_version, usage_by_day
+from backend.db.usage import answers_by_version, usage_by_day
+from backend.domain.days import DAY_SECONDS
 from backend.domain.hashing import receipt_id
 from backend.domain.serving import NewReceipt
 from tests.support.market import Market, some_account, some_hash

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from backend.domain.attribution import INDEX_FILE
 from backend.domain.catalogue import Agreement
 from backend.domain.content import ContentCorrupt, cid_digest
+from backend.domain.days import DAY_SECONDS
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import licence_word, receipt_id
 from backend.domain.ids import DatanetId, SnapshotId
@@ -27,7 +28,7 @@ from backend.domain.training import (
     TrainingResult,
 )
 from backend.services.market.catalogue import Search
-from backend.services.market.descriptions import CARD_RETRY, COUNT_AFTER_SECONDS, DAY_SECONDS
+from backend.services.market.descriptions import CARD_RETRY, COUNT_AFTER_SECONDS
 from tests.support.fakes import NOW
 from tests.support.market import Market, some_account, some_hash
 from tests.support.scripted_installation import ScriptedInstallation
