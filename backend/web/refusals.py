@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from backend.domain.chain import Reverted
 
 WORDS: Mapping[str, str] = {
-    "AppendedTooEarly": "Another change was carried out a short time ago. Execute this one at the time below.",
+    "AppendedTooEarly": "Another change was carried out just before. Execute this one at the time below.",
     "ContributorsShareTooLow": "This market leaves contributors more: lower the operators' share or yours.",
     "ERC20InsufficientBalance": "Your wallet holds too little of the payment token. Send it some first.",
     "GovernorAlreadyCastVote": "You have voted on this proposal already. A vote cannot be changed.",
