@@ -13,13 +13,14 @@ from statistics import median
 
 from backend.domain.batch import OperatorLedger, build
 from backend.domain.batch_data import BatchName, encode
-from backend.domain.hashing import attribution_hash, channel_id, keccak, slices_hash, to_hash, version_id
-from backend.domain.ids import Account, Hash32, SnapshotId, VersionId
+from backend.domain.hashing import attribution_hash, channel_id, slices_hash, version_id
+from backend.domain.ids import Account, SnapshotId, VersionId
 from backend.domain.money import PPM
 from backend.domain.parameters import ParameterSet
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.rules import Rules
 from backend.domain.split import charge
+from tools.labels import some_account, some_hash
 
 METHOD = "benchmark"
 NUM_CHANNELS = 100
@@ -29,13 +30,13 @@ class Registry:
     """One version over one snapshot of `num_contributors` contributions."""
 
     def __init__(self, num_contributors: int) -> None:
-        self.snapshot_id = SnapshotId(_hash("snapshot"))
+        self.snapshot_id = SnapshotId(some_hash("snapshot"))
         self.record = VersionRecord(
-            creator=_account("creator"),
+            creator=some_account("creator"),
             name="benchmark",
-            adapter_digest=_hash("adapter"),
-            cid_digest=_hash("folder"),
-            base_model=_hash("base"),
+            adapter_digest=some_hash("adapter"),
+            cid_digest=some_hash("folder"),
+            base_model=some_hash("base"),
             snapshots=(self.snapshot_id,),
             prompt_price=1_000_000,
             completion_price=3_000_000,
@@ -43,7 +44,7 @@ class Registry:
             creator_ppm=200_000,
         )
         self.version_id = version_id(self.record)
-        self._contributors = [_account(f"contributor {n}") for n in range(num_contributors)]
+        self._contributors = [some_account(f"contributor {n}") for n in range(num_contributors)]
 
     def version(self, version: VersionId) -> VersionRecord | None:
         return self.record if version == self.version_id else None
@@ -64,8 +65,10 @@ def receipts(
     each slice, and between the two numbers of `tokens` of either kind.
     """
     source = random.Random(0)  # noqa: S311 - a fixed seed, so that runs are comparable
-    operator, settlement = _account("operator"), _account("settlement")
-    channels = sorted(channel_id(_account(f"payer {n}"), operator, settlement) for n in range(NUM_CHANNELS))
+    operator, settlement = some_account("operator"), some_account("settlement")
+    channels = sorted(
+        channel_id(some_account(f"payer {n}"), operator, settlement) for n in range(NUM_CHANNELS)
+    )
     found: list[SignedReceipt] = []
     for number in range(count):
         channel = channels[number * NUM_CHANNELS // count]
@@ -81,8 +84,8 @@ def receipts(
             channel_id=channel,
             cumulative=start + amount,
             charge=amount,
-            request_hash=_hash(f"request {number}"),
-            response_hash=_hash(f"response {number}"),
+            request_hash=some_hash(f"request {number}"),
+            response_hash=some_hash(f"response {number}"),
             slices_hash=slices_hash(slices),
             prompt_tokens=prompt,
             completion_tokens=completion,
@@ -97,14 +100,14 @@ def measure(count: int, num_contributors: int, repeats: int) -> dict[str, float]
     """Median seconds over `repeats` runs in this process."""
     registry = Registry(num_contributors)
     signed = receipts(registry, count, num_contributors)
-    terms = ParameterSet(0, _account("treasury"), 50_000, 0, 0, 0, 0, 0, 0)
+    terms = ParameterSet(0, some_account("treasury"), 50_000, 0, 0, 0, 0, 0, 0)
     built, encoded = [], []
     for _ in range(repeats):
         began = time.perf_counter()
-        batch = build(_account("operator"), OperatorLedger(), terms, signed, Rules(registry))
+        batch = build(some_account("operator"), OperatorLedger(), terms, signed, Rules(registry))
         built.append(time.perf_counter() - began)
         began = time.perf_counter()
-        encode(BatchName(1, _account("settlement"), batch.operator, batch.number), batch.receipts)
+        encode(BatchName(1, some_account("settlement"), batch.operator, batch.number), batch.receipts)
         encoded.append(time.perf_counter() - began)
     return {"build_s": median(built), "encode_s": median(encoded)}
 
@@ -122,14 +125,6 @@ def main() -> None:
         return
     for name, value in figures.items():
         print(f"{name:10} {value:8.3f}")
-
-
-def _hash(label: str) -> Hash32:
-    return to_hash(keccak(label.encode()))
-
-
-def _account(label: str) -> Account:
-    return Account(_hash(label)[:42])
 
 
 if __name__ == "__main__":

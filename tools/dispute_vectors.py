@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backend.chain.contracts import interface
 from backend.domain.batch import Header, Span
@@ -28,31 +28,33 @@ from backend.domain.disputes.witnesses import (
     key_word,
     leaf_id,
 )
-from backend.domain.hashing import accepted_words, keccak, receipt_id, to_hash, version_id, word
-from backend.domain.ids import ZERO_HASH, Account, DatanetId
+from backend.domain.hashing import accepted_words, receipt_id, version_id, word
+from backend.domain.ids import ZERO_HASH, DatanetId
 from backend.domain.merkle import ENTRIES_TAG, RECEIPTS_TAG, SumTree
 from backend.domain.money import PPM
 from backend.domain.receipt import SignedReceipt, Slice
+from tools.cases import case
+from tools.labels import some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backend.domain.receipt import Receipt, Share, VersionRecord
+    from tools.cases import Case
 
-Case = dict[str, Any]
 KEYS = [3, 5, 8, 13, 21, (1 << 256) - 1]
 """Keys of a tree's leaves. The value of leaf `i` is `i + 1`."""
 
 
 def demands() -> Iterator[Case]:
-    batch_hash = to_hash(keccak(b"batch"))
+    batch_hash = some_hash("batch")
     for tree, key in zip(Tree, (0, 1 << 255, 1, (1 << 160) - 1), strict=True):
-        yield {
-            "batchHash": batch_hash,
-            "tree": str(int(tree)),
-            "key": key_word(key),
-            "leafId": leaf_id(batch_hash, tree, key),
-        }
+        yield case(
+            batch_hash=batch_hash,
+            tree=int(tree),
+            key=key_word(key),
+            leaf_id=leaf_id(batch_hash, tree, key),
+        )
 
 
 def lookups() -> Iterator[Case]:
@@ -61,19 +63,19 @@ def lookups() -> Iterator[Case]:
     for key in (3, 21, (1 << 256) - 1, 0, 4, 20, 1 << 255):
         lookup = look_up(tree, KEYS, key)
         value, prefix = root.find(key, lookup)
-        yield {
-            "tag": to_hash(root.tag),
-            "root": to_hash(root.root),
-            "count": str(root.count),
-            "sum": str(root.total),
-            "key": key_word(key),
-            "keys": list(map(key_word, lookup.keys)),
-            "indices": [str(o.index) for o in lookup.openings],
-            "values": [str(o.value) for o in lookup.openings],
-            "paths": ["0x" + o.path.hex() for o in lookup.openings],
-            "value": str(value),
-            "prefix": str(prefix),
-        }
+        yield case(
+            tag=root.tag,
+            root=root.root,
+            count=root.count,
+            sum=root.total,
+            key=key_word(key),
+            keys=list(map(key_word, lookup.keys)),
+            indices=[o.index for o in lookup.openings],
+            values=[o.value for o in lookup.openings],
+            paths=[o.path for o in lookup.openings],
+            value=value,
+            prefix=prefix,
+        )
 
 
 def calls(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) -> Iterator[Case]:
@@ -86,12 +88,12 @@ def calls(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) ->
 
 
 def _call(function: str, header: Header, args: tuple[Any, ...], receipt: Receipt) -> Case:
-    return {
-        "function": function,
-        "data": "0x" + interface("Disputes").function(function, args).encode(args).hex(),
-        "batchHash": header.hash,
-        "receiptId": receipt_id(receipt),
-    }
+    return case(
+        function=function,
+        data=interface("Disputes").function(function, args).encode(args),
+        batch_hash=header.hash,
+        receipt_id=receipt_id(receipt),
+    )
 
 
 def _proofs(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) -> Iterator[Proof]:
@@ -103,23 +105,21 @@ def _proofs(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) 
     entries, _ = _tree(ENTRIES_TAG, KEYS)
     one, two = (look_up(entries, KEYS, key) for key in (5, 9))
     span = Span(receipt.channel_id, 1, 2, 3)
-    content = to_hash(keccak(b"content"))
+    content = some_hash("content")
     yield BadReceiptProof(header, witness)
     yield BadReceiptProof(header, witness, (span, span))
     yield BadPositionProof(header, witness, 0, 2, snapshot)
     yield WrongEntryProof(header, witness, EntryPlace(0, 3, snapshot, content), two)
-    yield WrongBalanceProof(header, BalanceWitness(_account("earner"), header, one, two, two, one))
-    yield BelowClaimedProof(header, _account("earner"), one)
+    yield WrongBalanceProof(header, BalanceWitness(some_account("earner"), header, one, two, two, one))
+    yield BelowClaimedProof(header, some_account("earner"), one)
     yield WrongOrderProof(header, Tree.BALANCES, Lookup((5, 3), (entries.open(1), entries.open(0))))
     yield ZeroLeafProof(header, Tree.ENTRIES, leaf_hash(ENTRIES_TAG, 5), entries.open(1))
     yield EquivocationProof(header, receipt, tree.open(0), receipt, "0x" + "11" * 65)
 
 
 def _header() -> Header:
-    roots = (to_hash(keccak(name)) for name in (b"spans", b"receipts", b"entries", b"balances", b"data"))
-    spans, receipts, entries, balances, data = roots
     return Header(
-        operator=_account("operator"),
+        operator=some_account("operator"),
         number=1,
         parent=ZERO_HASH,
         parameter_set=0,
@@ -129,21 +129,17 @@ def _header() -> Header:
         total=6,
         cumulative_total=6,
         slash_up_to=2_000_000,
-        spans_hash=spans,
-        receipts_root=receipts,
+        spans_hash=some_hash("spans"),
+        receipts_root=some_hash("receipts"),
         receipts_count=3,
-        entries_root=entries,
+        entries_root=some_hash("entries"),
         entries_count=len(KEYS),
-        balances_root=balances,
+        balances_root=some_hash("balances"),
         balances_count=2,
-        data_digest=data,
+        data_digest=some_hash("data"),
     )
 
 
 def _tree(tag: bytes, keys: list[int]) -> tuple[SumTree, TreeRoot]:
     tree = SumTree(tag, ((word(key), place + 1) for place, key in enumerate(keys)))
     return tree, TreeRoot(tag, tree.root, tree.count, tree.total)
-
-
-def _account(label: str) -> Account:
-    return Account(to_hash(keccak(label.encode()))[:42])

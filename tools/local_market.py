@@ -16,18 +16,17 @@ from backend.domain.hashing import (
     ascii_word,
     attribution_hash,
     channel_id,
-    keccak,
     record_argument,
     slices_hash,
     snapshot_id,
     to_bytes,
-    to_hash,
     version_id,
 )
-from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId, DatanetId, Hash32, SnapshotId
+from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId, DatanetId, SnapshotId
 from backend.domain.money import PPM
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.split import charge
+from tools.labels import some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,10 +44,6 @@ SHARES = (Share(0, 500_001), Share(2, 499_999))
 LONG_AFTER = 86_400
 """Seconds for which a session key is granted."""
 POLL_SECONDS = 0.05
-
-
-def some_hash(label: str) -> Hash32:
-    return to_hash(keccak(label.encode()))
 
 
 class LocalMarket:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain import hashing
-from backend.domain.batch import HEADER_FIELDS, Header, Span, camel_case, spans_hash
-from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash
+from backend.domain.batch import HEADER_FIELDS, Header, Span, spans_hash
+from backend.domain.hashing import TypedDomain, keccak, to_bytes
 from backend.domain.ids import (
     ZERO_ACCOUNT,
-    Account,
     ChannelId,
     DatanetId,
     Hash32,
@@ -31,43 +30,23 @@ from backend.domain.receipt import Charge, Receipt, Share, Slice, VersionRecord
 from backend.domain.split import slice_charges, split
 from backend.domain.voucher import ChannelMove, Voucher
 from tools import dispute_vectors, worked_example
+from tools.cases import Case, case
+from tools.labels import some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "tests" / "vectors"
-Case = dict[str, Any]
 U128 = (1 << 128) - 1
-
-
-def hash_of(label: str) -> Hash32:
-    return to_hash(keccak(label.encode()))
-
-
-def account_of(label: str) -> Account:
-    return Account(hash_of(label)[:42])
-
-
-def case(**values: Any) -> Case:
-    """A case in the file's form: camelCase names, encoded values."""
-    return {camel_case(name): _plain(value) for name, value in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return str(value)
 
 
 def fields_of(item: Any) -> dict[str, Any]:
     return {name: getattr(item, name) for name in type(item).__slots__}
 
 
-SESSION = {"channel_id": hash_of("channel"), "key": account_of("session key")}
-DOMAINS = [TypedDomain(chain, account_of(f"contract {chain}")) for chain in (1, 31337)]
+SESSION = {"channel_id": some_hash("channel"), "key": some_account("session key")}
+DOMAINS = [TypedDomain(chain, some_account(f"contract {chain}")) for chain in (1, 31337)]
 
 
 def typed(item: Any, digest: str, domain: TypedDomain) -> Case:
@@ -86,7 +65,7 @@ def declared(declaration: str, domain: TypedDomain, **values: int | str) -> Case
 def channels() -> Iterable[Case]:
     for n in range(3):
         payer, operator, collector = (
-            account_of(f"{role} {n}") for role in ("payer", "operator", "collector")
+            some_account(f"{role} {n}") for role in ("payer", "operator", "collector")
         )
         channel = hashing.channel_id(payer, operator, collector)
         yield case(payer=payer, operator=operator, collector=collector, channel_id=channel)
@@ -94,12 +73,12 @@ def channels() -> Iterable[Case]:
 
 def record(num_snapshots: int) -> VersionRecord:
     return VersionRecord(
-        creator=account_of("creator"),
+        creator=some_account("creator"),
         name="docstrings-of-numpy" if num_snapshots else "base",
-        adapter_digest=hash_of("adapter"),
-        cid_digest=hash_of("folder"),
-        base_model=hash_of("base model"),
-        snapshots=tuple(SnapshotId(hash_of(f"snapshot {n}")) for n in range(num_snapshots)),
+        adapter_digest=some_hash("adapter"),
+        cid_digest=some_hash("folder"),
+        base_model=some_hash("base model"),
+        snapshots=tuple(SnapshotId(some_hash(f"snapshot {n}")) for n in range(num_snapshots)),
         prompt_price=1_500_000,
         completion_price=(1 << 64) - 1,
         operator_ppm=200_000,
@@ -141,7 +120,7 @@ def slices_of(counts: tuple[int, ...]) -> tuple[Slice, ...]:
     weights = [PPM // len(counts)] * len(counts)
     weights[-1] += PPM - sum(weights)
     return tuple(
-        Slice(VersionId(hash_of(f"version {n}")), weight, shares_of(count))
+        Slice(VersionId(some_hash(f"version {n}")), weight, shares_of(count))
         for n, (count, weight) in enumerate(zip(counts, weights, strict=True))
     )
 
@@ -162,7 +141,7 @@ def attributions() -> Iterable[Case]:
 def receipt(cumulative: int, charge: int) -> Receipt:
     slices = slices_of((3, 0))
     return Receipt(
-        channel_id=ChannelId(hash_of("channel")),
+        channel_id=ChannelId(some_hash("channel")),
         cumulative=cumulative,
         charge=charge,
         request_hash=hashing.salted_hash(bytes(32), b'{"model": "base"}'),
@@ -189,7 +168,7 @@ def signed_charges() -> Iterable[Case]:
 
 def vouchers() -> Iterable[Case]:
     for start, most, domain in ((0, 5_000_000, DOMAINS[0]), (U128 - 1, U128, DOMAINS[1])):
-        voucher = Voucher(ChannelId(hash_of("channel")), start, most)
+        voucher = Voucher(ChannelId(some_hash("channel")), start, most)
         fields = typed(voucher, "voucher_digest", domain)
         yield {"from": fields.pop("waivedUntil"), **fields}
 
@@ -207,13 +186,13 @@ def revocations() -> Iterable[Case]:
 
 def moves() -> Iterable[Case]:
     for nonce, (key, domain) in enumerate(
-        zip((ZERO_ACCOUNT, account_of("session key")), DOMAINS, strict=True)
+        zip((ZERO_ACCOUNT, some_account("session key")), DOMAINS, strict=True)
     ):
         move = ChannelMove(
-            payer=account_of("payer"),
-            operator=account_of("operator"),
-            collector=account_of("collector"),
-            new_collector=account_of("new collector"),
+            payer=some_account("payer"),
+            operator=some_account("operator"),
+            collector=some_account("collector"),
+            new_collector=some_account("new collector"),
             max_amount=U128 - nonce,
             key=key,
             cap=nonce * 5_000_000,
@@ -229,14 +208,14 @@ def contributions() -> Iterable[Case]:
         zip(("MIT", "MIT OR Apache-2.0 OR BSD-3-Clause"), DOMAINS, strict=True)
     ):
         values: dict[str, Any] = {
-            "content_hash": hash_of("content"),
-            "cid_digest": hash_of("folder"),
+            "content_hash": some_hash("content"),
+            "cid_digest": some_hash("folder"),
             "licence": hashing.licence_word(licence),
             "rows": 1_234,
             "nonce": nonce,
             "deadline": 1_790_000_000,
         }
-        account = account_of("contributor")
+        account = some_account("contributor")
         digest = domain.contribution_digest(account, DatanetId(7), **values)
         subject = case(account=account, datanet_id=7, digest=digest)
         named = {**case(chain_id=domain.chain_id, contract=domain.contract), **subject}
@@ -245,7 +224,7 @@ def contributions() -> Iterable[Case]:
 
 def payouts() -> Iterable[Case]:
     for nonce, domain in enumerate(DOMAINS):
-        account, wallet, deadline = account_of("account"), account_of("wallet"), 1_790_000_000
+        account, wallet, deadline = some_account("account"), some_account("wallet"), 1_790_000_000
         digest = domain.typed_digest(hashing.PAYOUT_TYPE, account, wallet, nonce, deadline)
         named = case(chain_id=domain.chain_id, contract=domain.contract, account=account, digest=digest)
         yield {**named, **case(new_wallet=wallet, nonce=nonce, deadline=deadline)}
@@ -253,7 +232,7 @@ def payouts() -> Iterable[Case]:
 
 def receipt_keys() -> Iterable[Case]:
     for domain in DOMAINS:
-        operator = account_of("operator")
+        operator = some_account("operator")
         named = case(chain_id=domain.chain_id, contract=domain.contract, operator=operator)
         yield {**named, **case(digest=domain.receipt_key_digest(operator))}
 
@@ -261,7 +240,9 @@ def receipt_keys() -> Iterable[Case]:
 def charges() -> Iterable[Case]:
     for weight, prompt, completion in ((PPM, 12, 34), (333_333, 1, 1), (1, (1 << 32) - 1, (1 << 32) - 1)):
         version = record(1)
-        (charge,) = slice_charges([Slice(VersionId(hash_of("v")), weight, ())], [version], prompt, completion)
+        (charge,) = slice_charges(
+            [Slice(VersionId(some_hash("v")), weight, ())], [version], prompt, completion
+        )
         yield case(
             weight_ppm=weight,
             prompt_tokens=prompt,
@@ -317,7 +298,7 @@ def openings() -> Iterable[Case]:
 
 def batches() -> Iterable[Case]:
     first = Header(
-        operator=account_of("operator"),
+        operator=some_account("operator"),
         number=1,
         parent=Hash32("0x" + "00" * 32),
         parameter_set=0,
@@ -327,17 +308,17 @@ def batches() -> Iterable[Case]:
         total=U128 // 3,
         cumulative_total=U128 // 3,
         slash_up_to=U128 // 5,
-        spans_hash=hash_of(""),
-        receipts_root=hash_of("receipts"),
+        spans_hash=some_hash(""),
+        receipts_root=some_hash("receipts"),
         receipts_count=10_000,
-        entries_root=hash_of("entries"),
+        entries_root=some_hash("entries"),
         entries_count=670_000,
-        balances_root=hash_of("balances"),
+        balances_root=some_hash("balances"),
         balances_count=68,
-        data_digest=hash_of("data"),
+        data_digest=some_hash("data"),
     )
     for number in range(1, 4):
-        spans = [Span(ChannelId(hash_of(f"channel {n}")), n, 2 * n, U128 - n) for n in range(number)]
+        spans = [Span(ChannelId(some_hash(f"channel {n}")), n, 2 * n, U128 - n) for n in range(number)]
         header = replace(first, number=number, spans_hash=spans_hash(spans))
         yield case(
             **{name: getattr(header, name) for name in HEADER_FIELDS},

@@ -13,14 +13,14 @@ from eth_keys.datatypes import PrivateKey
 
 from backend.chain.contracts import interface
 from backend.domain import hashing
-from backend.domain.batch import HEADER_FIELDS, CommitTerms, OperatorLedger, build, camel_case, pack_spans
+from backend.domain.batch import HEADER_FIELDS, CommitTerms, OperatorLedger, build, pack_spans
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.content import cid_digest
 from backend.domain.disputes.lookups import leaf_hash, look_up
 from backend.domain.disputes.proofs import WrongEntryProof
 from backend.domain.disputes.witnesses import EntryPlace, ReceiptWitness, SnapshotWitness, key_word
 from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash
-from backend.domain.ids import ZERO_HASH, Account, DatanetId, Hash32, SnapshotId, VersionId
+from backend.domain.ids import ZERO_HASH, Account, DatanetId, SnapshotId, VersionId
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree
 from backend.domain.money import PPM, UNIT, mul_ppm_down, mul_ppm_to_units_up
 from backend.domain.parameters import ParameterSet
@@ -28,47 +28,28 @@ from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, Version
 from backend.domain.rules import Rules
 from backend.domain.split import slice_charges, split
 from backend.storage.folders import folder_cid
+from tools.cases import Case, case
+from tools.labels import some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from backend.domain.batch import Batch, Header
 
-Case = dict[str, Any]
 METHOD = "uniform-1"
 SHORT = 1
 """Micro-units that the forged batch moves from a contributor to the operator."""
 
 
-def hash_of(label: str) -> Hash32:
-    return to_hash(keccak(label.encode()))
-
-
-def account_of(label: str) -> Account:
-    return Account(hash_of(label)[:42])
-
-
-def case(name: str, **values: Any) -> Case:
-    return {"name": name, **{camel_case(key): _plain(value) for key, value in values.items()}}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return str(value)
-
-
 class Example:
     """A datanet of three contributions (the second rejected), an adapter, its base model, three answers."""
 
-    operator, treasury, creator = map(account_of, ("operator", "treasury", "creator"))
-    contributors = tuple(account_of(f"contributor {n}") for n in range(3))
-    contents = tuple(hash_of(f"content {n}") for n in range(3))
+    operator, treasury, creator = map(some_account, ("operator", "treasury", "creator"))
+    contributors = tuple(some_account(f"contributor {n}") for n in range(3))
+    contents = tuple(some_hash(f"content {n}") for n in range(3))
     datanet = DatanetId(1)
     is_accepted = (True, False, True)
-    settlement = TypedDomain(31337, account_of("settlement"))
+    settlement = TypedDomain(31337, some_account("settlement"))
     receipt_key = PrivateKey(keccak(b"receipt key"))
     terms = ParameterSet(
         id=0,
@@ -98,9 +79,9 @@ class Example:
         return VersionRecord(
             creator=self.creator,
             name="docstrings",
-            adapter_digest=hash_of("adapter"),
-            cid_digest=hash_of("folder"),
-            base_model=hash_of("base model"),
+            adapter_digest=some_hash("adapter"),
+            cid_digest=some_hash("folder"),
+            base_model=some_hash("base model"),
             snapshots=(self.snapshot,),
             prompt_price=700_001,
             completion_price=1_300_003,
@@ -133,7 +114,7 @@ class Example:
     @cached_property
     def channels(self) -> list[tuple[Account, Any]]:
         """Pairs of payer and channel, sorted by channel."""
-        payers = [account_of(f"payer {n}") for n in range(2)]
+        payers = [some_account(f"payer {n}") for n in range(2)]
         made = [(p, hashing.channel_id(p, self.operator, self.settlement.contract)) for p in payers]
         return sorted(made, key=lambda pair: str(pair[1]))
 
@@ -227,7 +208,7 @@ def cases() -> Iterator[Case]:
 def _market(example: Example) -> Iterator[Case]:
     domain, key = example.settlement, example.receipt_key
     yield case(
-        "market",
+        name="market",
         chain_id=domain.chain_id,
         settlement=domain.contract,
         domain_separator=domain.separator,
@@ -237,7 +218,7 @@ def _market(example: Example) -> Iterator[Case]:
         fee_ppm=example.terms.fee_ppm,
     )
     yield case(
-        "snapshot",
+        name="snapshot",
         datanet_id=example.datanet,
         count=len(example.is_accepted),
         accepted=example.accepted,
@@ -247,10 +228,9 @@ def _market(example: Example) -> Iterator[Case]:
         contents=example.contents,
     )
     for name, record in (("adapter", example.adapter), ("base", example.base)):
-        fields = {field: getattr(record, field) for field in VersionRecord.__slots__}
-        packed = fields | {"name": hashing.ascii_word(record.name)}
-        made = case(name, **{k: v for k, v in packed.items() if k != "name"})
-        yield {**made, "word": _plain(packed["name"]), "versionId": hashing.version_id(record)}
+        fields = {field: getattr(record, field) for field in VersionRecord.__slots__ if field != "name"}
+        word, version = hashing.ascii_word(record.name), hashing.version_id(record)
+        yield case(name=name, **fields, word=word, version_id=version)
 
 
 def _receipts(example: Example) -> Iterator[Case]:
@@ -258,7 +238,7 @@ def _receipts(example: Example) -> Iterator[Case]:
     for number, signed in enumerate(example.receipts):
         receipt, slices = signed.receipt, signed.slices
         yield case(
-            f"receipt {number}",
+            name=f"receipt {number}",
             payer=payer_of[receipt.channel_id],
             **{field: getattr(receipt, field) for field in Receipt.__slots__},
             method=signed.method,
@@ -275,17 +255,19 @@ def _receipts(example: Example) -> Iterator[Case]:
 
 def _trees(example: Example) -> Iterator[Case]:
     batch = example.batch
-    yield case("spans", spans=pack_spans(batch.spans), spans_hash=batch.spans_hash, total=batch.total)
+    yield case(name="spans", spans=pack_spans(batch.spans), spans_hash=batch.spans_hash, total=batch.total)
     balances = [(int(account, 16), value) for account, value in sorted(batch.balances.items())]
     for name, tag, leaves in (("entry", ENTRIES_TAG, example.entries), ("balance", BALANCES_TAG, balances)):
         for place, (key, value) in enumerate(leaves):
-            yield case(f"{name} {place}", key=key_word(key), value=value, leaf_hash=leaf_hash(tag, key))
+            yield case(name=f"{name} {place}", key=key_word(key), value=value, leaf_hash=leaf_hash(tag, key))
     for name, tag, tree in (
         ("receipts tree", RECEIPTS_TAG, batch.receipts_tree),
         ("entries tree", ENTRIES_TAG, batch.entries_tree),
         ("balances tree", BALANCES_TAG, batch.balances_tree),
     ):
-        yield case(name, tag=tag, count=tree.count, sum=tree.total, root=tree.root, nodes=list(_inner(tree)))
+        yield case(
+            name=name, tag=tag, count=tree.count, sum=tree.total, root=tree.root, nodes=list(_inner(tree))
+        )
     yield {"name": "data", "text": example.data.decode(), "digest": example.header.data_digest}
 
 
@@ -299,7 +281,7 @@ def _inner(tree: SumTree) -> Iterator[bytes]:
 
 def _header(name: str, header: Header) -> Case:
     return case(
-        name,
+        name=name,
         **{field: getattr(header, field) for field in HEADER_FIELDS},
         batch_hash=header.hash,
     )
@@ -310,7 +292,7 @@ def _claim(example: Example) -> Case:
     account = example.contributors[0]
     opening = ledger.open_balance(account)
     return case(
-        "claim",
+        name="claim",
         operator=example.operator,
         account=account,
         balances_count=len(ledger.balances),
@@ -333,7 +315,7 @@ def _dispute(example: Example) -> Iterator[Case]:
     proof = WrongEntryProof(header, witness, place, lookup)
     (opening,) = lookup.openings
     yield case(
-        "proof",
+        name="proof",
         function=proof.function,
         receipt_path=witness.opening.path,
         slice=place.slice,

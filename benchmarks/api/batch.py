@@ -31,8 +31,8 @@ from backend.domain.split import charge
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.installation.installation import Installation
 from benchmarks.api import market
-from benchmarks.api.chain_events import some_hash, some_key
 from benchmarks.api.figures import Row, Timed
+from tools.labels import some_hash, some_key
 from tools.local_market import CREATOR, OPERATOR, LocalMarket
 
 if TYPE_CHECKING:

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from backend.chain.keys import LocalSigner
 from backend.domain.hashing import (
     accepted_hash,
     accepted_words,
-    keccak,
     record_argument,
     snapshot_id,
-    to_hash,
 )
 from backend.domain.hashing import version_id as id_of
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, DatanetId, Hash32
 from backend.domain.receipt import VersionRecord
+from tools.labels import some_account, some_hash
 
 Event = tuple[str, str, dict[str, Any]]
 
 DATANET = DatanetId(1)
 BALANCE = 10**30
 """Micro-units, more than any run spends."""
-
-
-def some_hash(label: str) -> Hash32:
-    return to_hash(keccak(label.encode()))
-
-
-def some_account(label: str) -> Account:
-    return Account(some_hash(label)[:42])
-
-
-def some_key(label: str) -> LocalSigner:
-    return LocalSigner(keccak(label.encode()))
 
 
 def version_record(name: str, num_contributors: int) -> VersionRecord:

@@ -21,6 +21,7 @@ from benchmarks.api import chain_events, market
 from benchmarks.api.figures import Row, Timed
 from benchmarks.api.node import START, block_hash
 from benchmarks.processes import start
+from tools.labels import some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,13 +91,13 @@ def _log(block: int, index: int, contract: str, name: str, args: dict[str, Any])
     data = [p for p in entry.inputs if not p["indexed"]]
     topics = [entry.topic, *(encode([p], [args[p["name"]]], name) for p in indexed)]
     return {
-        "address": chain_events.some_account(contract),
+        "address": some_account(contract),
         "topics": ["0x" + topic.hex() for topic in topics],
         "data": "0x" + encode(data, [args[p["name"]] for p in data], name).hex(),
         "blockNumber": hex(block),
         "blockHash": block_hash(block),
         "blockTimestamp": hex(START + block),
-        "transactionHash": chain_events.some_hash(f"transaction {block} {index}"),
+        "transactionHash": some_hash(f"transaction {block} {index}"),
         "transactionIndex": hex(index),
         "logIndex": hex(index),
         "removed": False,
@@ -105,12 +106,12 @@ def _log(block: int, index: int, contract: str, name: str, args: dict[str, Any])
 
 def _events(rng: random.Random) -> Iterator[chain_events.Event]:
     """Endless events of a market: new payers, contributions, and batches that collect from many channels."""
-    operator, settlement = chain_events.some_account("operator"), chain_events.some_account("Settlement")
+    operator, settlement = some_account("operator"), some_account("Settlement")
     channels: list[ChannelId] = []
     number = 0
     while True:
         number += 1
-        payer = chain_events.some_account(f"payer {number}")
+        payer = some_account(f"payer {number}")
         channels.append(channel_id(payer, operator, settlement))
         yield from chain_events.channel_opened(payer, channels[-1], operator, settlement, START)
         yield from (

@@ -19,6 +19,7 @@ from backend.installation.base_model import BaseModelInfo
 from backend.installation.installation import Installation
 from backend.settings import Settings
 from benchmarks.api import chain_events
+from tools.labels import some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,13 +62,9 @@ def build_settings(home: Path, **changes: Any) -> Settings:
 def create_home(home: Path) -> None:
     """Create the files of a new installation in `home`."""
     home.mkdir(parents=True)
-    addresses = {name: chain_events.some_account(name) for name in CONTRACTS}
-    save_deployment(
-        Deployment(LOCAL_CHAIN_ID, 1, chain_events.some_hash("block 1"), addresses), home / "deployment.json"
-    )
-    Installation(build_settings(home)).save_base_model(
-        BaseModelInfo("base", chain_events.some_hash("base"), str(home))
-    )
+    addresses = {name: some_account(name) for name in CONTRACTS}
+    save_deployment(Deployment(LOCAL_CHAIN_ID, 1, some_hash("block 1"), addresses), home / "deployment.json")
+    Installation(build_settings(home)).save_base_model(BaseModelInfo("base", some_hash("base"), str(home)))
 
 
 def seed(installation: Installation, num_contributors: int, *versions: VersionRecord) -> SeededMarket:
@@ -85,7 +82,7 @@ def seed(installation: Installation, num_contributors: int, *versions: VersionRe
         chain_events.snapshot_frozen(num_contributors),
         *map(chain_events.version_registered, versions),
     ]
-    payers = [chain_events.some_account(f"payer {number}") for number in range(NUM_PAYERS)]
+    payers = [some_account(f"payer {number}") for number in range(NUM_PAYERS)]
     channels = {payer: market.channel(payer) for payer in payers}
     expiry = int(time.time()) + 86_400
     for payer, channel in channels.items():
@@ -104,9 +101,9 @@ def seed(installation: Installation, num_contributors: int, *versions: VersionRe
 
 def append_block(tx: UnitOfWork, events: Sequence[chain_events.Event], number: int) -> None:
     """Index a block with these events, which is of now."""
-    named, parent = (chain_events.some_hash(f"block {one}") for one in (number, number - 1))
+    named, parent = (some_hash(f"block {one}") for one in (number, number - 1))
     block = BlockRef(number, named, parent, int(time.time()))
-    sent = chain_events.some_hash("transaction")
+    sent = some_hash("transaction")
     found = [
         ChainEvent(block.number, block.hash, index, sent, block.timestamp, *event)
         for index, event in enumerate(events)

@@ -27,6 +27,7 @@ from backend.domain.serving import NewReceipt
 from backend.domain.split import charge
 from benchmarks.api import chain_events, market
 from benchmarks.pages import work
+from tools.labels import some_account, some_hash, some_key
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import UnitOfWork
@@ -82,7 +83,7 @@ class SeededPages:
 
 def seed(installation: Installation, num_adapters: int) -> SeededPages:
     """Register `num_adapters` adapters and the base model, describe them, and store one receipt."""
-    base = own_record(installation.operator.account, chain_events.some_hash("base"), "base", 200_000, 400_000)
+    base = own_record(installation.operator.account, some_hash("base"), "base", 200_000, 400_000)
     records = [_record(number) for number in range(num_adapters)]
     market.seed(installation, NUM_CONTRIBUTORS, records[0], base, *records[1:])
     with installation.database.begin() as tx:
@@ -101,7 +102,7 @@ def seed(installation: Installation, num_adapters: int) -> SeededPages:
 
 def _add_operators(tx: UnitOfWork, own: Account) -> None:
     """Register the installation's operator and others, and have batches of the first become final."""
-    accounts = [own, *(chain_events.some_account(f"operator {number}") for number in range(NUM_OPERATORS))]
+    accounts = [own, *(some_account(f"operator {number}") for number in range(NUM_OPERATORS))]
     events: list[chain_events.Event] = [
         ("OperatorRegistry", "Staked", {"operator": account, "amount": 10**15}) for account in accounts
     ]
@@ -112,14 +113,14 @@ def _add_operators(tx: UnitOfWork, own: Account) -> None:
 
 def _pay(tx: UnitOfWork, operator: Account, records: list[VersionRecord]) -> None:
     """A batch that credits every contribution through every version."""
-    batch, place = chain_events.some_hash("batch 1"), {"block_number": 2, "log_index": 10**6}
+    batch, place = some_hash("batch 1"), {"block_number": 2, "log_index": 10**6}
     named = {"hash": batch, "operator": operator, "number": 1, "header": {}, "is_refunded": False}
-    tx.session.add(BatchRow(**named, **place, tx_hash=chain_events.some_hash("commit")))
+    tx.session.add(BatchRow(**named, **place, tx_hash=some_hash("commit")))
     earned = []
     for number, record in enumerate(records):
         source, version = random.Random(number), version_id(record)  # noqa: S311
         for index in range(NUM_CONTRIBUTORS):
-            account, amount = chain_events.some_account(f"contributor {index}"), source.expovariate(1 / 2e11)
+            account, amount = some_account(f"contributor {index}"), source.expovariate(1 / 2e11)
             earned.append(ContributionEarning(version, chain_events.DATANET, index, account, int(amount)))
     tx.contribution_totals.add(operator, 1, batch, earned, tx.chain.valid_among)
 
@@ -132,7 +133,7 @@ def _record(number: int) -> VersionRecord:
     prompt = source.randrange(5, 60) * 10_000
     return replace(
         chain_events.version_record(name, NUM_CONTRIBUTORS),
-        creator=chain_events.some_account(f"creator {number % 23}"),
+        creator=some_account(f"creator {number % 23}"),
         prompt_price=prompt,
         completion_price=2 * prompt,
     )
@@ -171,8 +172,8 @@ def _answered(installation: Installation, tx: UnitOfWork, record: VersionRecord)
     shares = (310_000, 240_000, 180_000, 120_000, 90_000, 50_000, 10_000)
     shared = tuple(Share(position, ppm) for position, ppm in enumerate(shares))
     slices = (Slice(version_id(record), PPM, shared),)
-    payer = chain_events.some_account("payer 1")
-    salt = chain_events.some_hash("salt")
+    payer = some_account("payer 1")
+    salt = some_hash("salt")
     hidden = to_bytes(salt)
     cost = charge(slices, [record], 812, 164)
     receipt = Receipt(
@@ -187,7 +188,7 @@ def _answered(installation: Installation, tx: UnitOfWork, record: VersionRecord)
         attribution_hash=attribution_hash(METHOD, slices),
         served_at=int(time.time()) - 90,
     )
-    key = chain_events.some_key("receipt key")
+    key = some_key("receipt key")
     signed = SignedReceipt(
         receipt, METHOD, slices, key.sign(installation.market.receipts.receipt_digest(receipt))
     )

@@ -21,7 +21,8 @@ from backend.services.market.governance import Governance
 from backend.settings import Settings
 from benchmarks.pages import work
 from benchmarks.pages.market import SeededPages
-from tools.local_market import CONTRIBUTORS, LONG_AFTER, OPERATOR, PAYERS, LocalMarket, some_hash
+from tools.labels import some_hash
+from tools.local_market import CONTRIBUTORS, LONG_AFTER, OPERATOR, PAYERS, LocalMarket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,13 +25,14 @@ from backend.domain.training import JobState, Lease, Payment, TrainingConfig, Tr
 from backend.services.contribute.staging import DATA_FILE
 from backend.services.contribute.terms import TERMS_FILE, terms_file
 from benchmarks.api import chain_events
+from tools.labels import some_account, some_hash
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import UnitOfWork
     from backend.domain.ids import Account, Hash32, SnapshotId
     from backend.installation.installation import Installation
 
-ACCOUNT = chain_events.some_account("payer 1")
+ACCOUNT = some_account("payer 1")
 UPLOAD, JOB = "upload-0123456789abcdef", "ftjob-0123456789abcdef0123456789abcdef"
 NUM_STEPS, STEP = 240, 150
 DESCRIPTION = """# Docstrings
@@ -42,7 +43,7 @@ completions; the `source` is the function's qualified name.
 DEFECTS = (
     Defect(17, "wrong_type", "must be a string, not a number", "completion"),
     Defect(214, "malformed_json", "Expecting ',' delimiter at character 58"),
-    Defect(903, "copied_row", f"a copy of contribution 2 by {chain_events.some_account('contributor 2')}"),
+    Defect(903, "copied_row", f"a copy of contribution 2 by {some_account('contributor 2')}"),
 )
 
 
@@ -77,11 +78,11 @@ def _describe_datanet(installation: Installation, tx: UnitOfWork, snapshot: Snap
         for number in range(40)
     ]
     raw = b"".join(canonical_row(row) + b"\n" for row in rows)
-    content_hash = chain_events.some_hash("stored content")
+    content_hash = some_hash("stored content")
     tx.session.add(
         ContributionRow(
             datanet=creator.datanet,
-            contributor=chain_events.some_account("contributor 3"),
+            contributor=some_account("contributor 3"),
             content_hash=content_hash,
             cid_digest=cid_digest(installation.blobs.add_folder({DATA_FILE: raw})),
             licence=licence_word("MIT"),
@@ -96,7 +97,7 @@ def _describe_datanet(installation: Installation, tx: UnitOfWork, snapshot: Snap
 
 
 def _upload() -> Upload:
-    owner = chain_events.some_account("contributor 4")
+    owner = some_account("contributor 4")
     near = NearCopy(31, "upload-of-another", 12, owner, 4, 912_000)
     finding = PersonalFinding(88, "completion", PersonalKind.EMAIL_ADDRESS, "a****@e******.org")
     report = Report(
@@ -121,14 +122,14 @@ def _upload() -> Upload:
 def _add_job(installation: Installation, tx: UnitOfWork, snapshot: SnapshotId) -> None:
     now = datetime.now(UTC)
     channel = installation.market.channel(ACCOUNT)
-    payment = Payment(channel, chain_events.some_hash("training"), 400_000, 500_000)  # type: ignore[arg-type]
+    payment = Payment(channel, some_hash("training"), 400_000, 500_000)  # type: ignore[arg-type]
     config = TrainingConfig(epochs=3.0, early_stopping=4)
     job = TrainingJob(
         JOB, ACCOUNT, snapshot, config, JobState.RUNNING, now, Lease(None, now), payment=payment
     )
     tx.training.add(job)
     tx.training.add_event(JOB, "state", {"state": "validating"}, now)
-    tx.training.add_event(JOB, "dataset", {"digest": chain_events.some_hash("rows"), "num_rows": 1640}, now)
+    tx.training.add_event(JOB, "dataset", {"digest": some_hash("rows"), "num_rows": 1640}, now)
     tx.training.add_event(JOB, "state", {"state": "running", "step": "train", "attempt": 1}, now)
     _evaluate(tx, "base", 3.11, now)
     for step in range(1, STEP + 1):

@@ -27,7 +27,8 @@ from tests.integration.api.conftest import sign_in
 from tests.support.running_operator import RunningOperator, listening, new_operator, serving
 from tests.support.two_operators import TwoOperators
 from tests.support.waiting import wait_for
-from tools.local_market import CONTRIBUTORS, OPERATOR, LocalMarket, some_hash
+from tools.labels import some_hash
+from tools.local_market import CONTRIBUTORS, OPERATOR, LocalMarket
 from workers.training.dataset import write_rows
 
 if TYPE_CHECKING:

@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.keys import LocalSigner
 from backend.domain.chain import BlockRef
 from backend.domain.errors import DomainError, Unavailable
-from backend.domain.hashing import keccak
 from backend.domain.money import GWEI
 from backend.domain.transactions import PreparedTransaction
 from backend.services.accounts.claims import Claimable, NothingToClaim
 from backend.services.train.estimate import Tokenisation, TokenisedRow
-from tests.support.market import CHAIN_ID, some_account, some_hash
+from tests.support.market import CHAIN_ID
+from tools.labels import some_account, some_hash, some_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from backend.chain.keys import LocalSigner
     from backend.domain.ids import Account, Cid, SnapshotId
     from backend.domain.training import TrainingConfig
     from backend.ports.gradients import GradientRequest
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 ORIGIN = "http://127.0.0.1:8000"
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 EXPIRY = int((NOW + timedelta(days=1)).timestamp())
-
-
-def some_key(label: str) -> LocalSigner:
-    return LocalSigner(keccak(label.encode()))
 
 
 @dataclass

@@ -19,7 +19,6 @@ from backend.domain.hashing import (
     slices_hash,
     snapshot_id,
     to_bytes,
-    to_hash,
     version_id,
 )
 from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
@@ -30,20 +29,13 @@ from backend.domain.registries import Contribution, Snapshot
 from backend.domain.rules import Rules
 from backend.domain.settlement import Demand
 from backend.domain.split import charge
+from tools.labels import some_account, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CHAIN_ID = 31337
 METHOD = "hidden-cosine-1"
-
-
-def some_hash(label: str) -> Hash32:
-    return to_hash(keccak(label.encode()))
-
-
-def some_account(label: str) -> Account:
-    return Account(some_hash(label)[:42])
 
 
 def some_demand(

@@ -11,7 +11,8 @@ from backend.domain.ids import VersionId
 from backend.domain.receipt import Share
 from tools.attack import floods
 from tools.attack.attack_market import AttackMarket, Forgery
-from tools.local_market import CONTRIBUTORS, OPERATOR, REJECTED, SHARES, some_hash
+from tools.labels import some_hash
+from tools.local_market import CONTRIBUTORS, OPERATOR, REJECTED, SHARES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,8 @@ from backend.domain.money import PPM
 from backend.domain.receipt import Share
 from backend.services.settle.select import compact
 from tools.attack.attack_market import AttackMarketError
-from tools.local_market import CONTRIBUTORS, CREATOR, OPERATOR, PAYERS, new_record, some_hash
+from tools.labels import some_hash
+from tools.local_market import CONTRIBUTORS, CREATOR, OPERATOR, PAYERS, new_record
 
 if TYPE_CHECKING:
     from backend.domain.batch import Header
