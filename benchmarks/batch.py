@@ -13,14 +13,14 @@ from statistics import median
 
 from backend.domain.batch import OperatorLedger, build
 from backend.domain.batch_data import BatchName, encode
-from backend.domain.hashing import attribution_hash, channel_id, slices_hash, version_id
+from backend.domain.hashing import channel_id, version_id
 from backend.domain.ids import Account, SnapshotId, VersionId
 from backend.domain.money import PPM
 from backend.domain.parameters import ParameterSet
-from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
+from backend.domain.receipt import Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.rules import Rules
-from backend.domain.split import charge
 from tools.labels import some_account, some_hash
+from tools.receipts import new_receipt
 
 METHOD = "benchmark"
 NUM_CHANNELS = 100
@@ -78,20 +78,8 @@ def receipts(
         parts[0] += PPM - sum(parts)
         shares = tuple(map(Share, range(num_contributors), parts))
         slices = (Slice(registry.version_id, PPM // num_slices, shares),) * num_slices
-        prompt, completion = source.randint(*tokens), source.randint(*tokens)
-        amount = charge(slices, [registry.record] * num_slices, prompt, completion)
-        receipt = Receipt(
-            channel_id=channel,
-            cumulative=start + amount,
-            charge=amount,
-            request_hash=some_hash(f"request {number}"),
-            response_hash=some_hash(f"response {number}"),
-            slices_hash=slices_hash(slices),
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            attribution_hash=attribution_hash(METHOD, slices),
-            served_at=1_790_000_000,
-        )
+        prices, spent = [registry.record] * num_slices, (source.randint(*tokens), source.randint(*tokens))
+        receipt = new_receipt(channel, start, METHOD, slices, prices, spent)
         found.append(SignedReceipt(receipt, METHOD, slices, "0x" + "11" * 65))
     return found
 

@@ -14,11 +14,9 @@ from backend.domain.disputes.witnesses import Lookup, ReceiptWitness, Tree
 from backend.domain.hashing import (
     accepted_hash,
     ascii_word,
-    attribution_hash,
     keccak,
     receipt_id,
     record_argument,
-    slices_hash,
     snapshot_id,
     to_bytes,
     to_hash,
@@ -28,8 +26,8 @@ from backend.domain.hashing import (
 from backend.domain.ids import DatanetId
 from backend.domain.merkle import BALANCES_TAG, RECEIPTS_TAG, Opening, resolve
 from backend.domain.money import PPM
-from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
-from backend.domain.split import charge
+from backend.domain.receipt import Share, SignedReceipt, Slice, VersionRecord
+from tools.receipts import new_receipt
 
 if TYPE_CHECKING:
     from backend.chain.keys import LocalSigner
@@ -179,18 +177,7 @@ def _worst_receipt(chain: Chain, payer: Payer, records: tuple[VersionRecord, ...
         for i in range(LIST_ITEMS)
     )
     slices = tuple(Slice(version_id(record), PPM // NUM_SLICES, shares) for record in records)
-    tokens = (20, 200)
-    receipt = Receipt(
-        channel_id=payer.channel,
-        cumulative=TOTAL,
-        charge=charge(slices, records, *tokens),
-        request_hash=SOME,
-        response_hash=SOME,
-        slices_hash=slices_hash(slices),
-        prompt_tokens=tokens[0],
-        completion_tokens=tokens[1],
-        attribution_hash=attribution_hash(METHOD, slices),
-        served_at=1_800_000_000,
-    )
+    fields = {"request_hash": SOME, "response_hash": SOME, "served_at": 1_800_000_000}
+    receipt = new_receipt(payer.channel, 0, METHOD, slices, records, (20, 200), cumulative=TOTAL, **fields)
     digest = chain.domain("Settlement").receipt_digest(receipt)
     return SignedReceipt(receipt, METHOD, slices, local_account(RECEIPT_KEY).sign(digest))

@@ -24,15 +24,16 @@ from backend.domain.hashing import (
 )
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId, DatanetId, SnapshotId
 from backend.domain.money import PPM
-from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
-from backend.domain.split import charge
+from backend.domain.receipt import Share, SignedReceipt, Slice, VersionRecord
 from tools.labels import some_hash
+from tools.receipts import new_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backend.chain.client import ChainClient
     from backend.chain.keys import LocalSigner
+    from backend.domain.receipt import Receipt
 
 OPERATOR, RECEIPT_KEY = local_account(1), local_account(2)
 CONTRIBUTORS = [local_account(n) for n in (3, 4, 5)]
@@ -170,20 +171,19 @@ class LocalMarket:
             Slice(version_id(v), weight, shares if v.snapshots else ())
             for v, weight in zip(versions, weights, strict=True)
         )
-        amount = charge(slices, versions, tokens, tokens)
-        self.cumulative[channel] = self.cumulative.get(channel, 0) + amount
-        receipt = Receipt(
-            channel_id=channel,
-            cumulative=self.cumulative[channel],
-            charge=amount,
-            request_hash=some_hash(f"request {channel} {self.cumulative[channel]}"),
-            response_hash=some_hash(f"response {channel} {self.cumulative[channel]}"),
-            slices_hash=ZERO_HASH,
-            prompt_tokens=tokens,
-            completion_tokens=tokens,
-            attribution_hash=ZERO_HASH,
-            served_at=self.chain.head().timestamp,
-        )
+        return self._answer(channel, slices, versions, (tokens, tokens), self.chain.head().timestamp)
+
+    def _answer(
+        self,
+        channel: ChannelId,
+        slices: tuple[Slice, ...],
+        versions: Sequence[VersionRecord],
+        tokens: tuple[int, int],
+        served_at: int,
+    ) -> SignedReceipt:
+        begins = self.cumulative.get(channel, 0)
+        receipt = new_receipt(channel, begins, METHOD, slices, versions, tokens, served_at=served_at)
+        self.cumulative[channel] = receipt.cumulative
         return self.sign(receipt, slices)
 
     def sign(

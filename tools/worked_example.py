@@ -9,8 +9,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from eth_keys.datatypes import PrivateKey
-
 from backend.chain.contracts import interface
 from backend.domain import hashing
 from backend.domain.batch import HEADER_FIELDS, CommitTerms, OperatorLedger, build, pack_spans
@@ -29,7 +27,8 @@ from backend.domain.rules import Rules
 from backend.domain.split import slice_charges, split
 from backend.storage.folders import folder_cid
 from tools.cases import Case, case
-from tools.labels import some_account, some_hash
+from tools.labels import some_account, some_hash, some_key
+from tools.receipts import new_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +49,7 @@ class Example:
     datanet = DatanetId(1)
     is_accepted = (True, False, True)
     settlement = TypedDomain(31337, some_account("settlement"))
-    receipt_key = PrivateKey(keccak(b"receipt key"))
+    receipt_key = some_key("receipt key")
     terms = ParameterSet(
         id=0,
         treasury=treasury,
@@ -132,25 +131,24 @@ class Example:
     def _serve(
         self, channel: Any, start: int, slices: tuple[Slice, ...], prompt: int, completion: int
     ) -> SignedReceipt:
-        amount = sum(self.charges(slices, prompt, completion))
-        receipt = Receipt(
-            channel_id=channel,
-            cumulative=start + amount,
-            charge=amount,
+        receipt = new_receipt(
+            channel,
+            start,
+            METHOD,
+            slices,
+            self._records(slices),
+            (prompt, completion),
             request_hash=hashing.salted_hash(bytes(32), b"{}"),
             response_hash=hashing.salted_hash(bytes(32), hashing.response_bytes(["Paris."])),
-            slices_hash=hashing.slices_hash(slices),
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            attribution_hash=hashing.attribution_hash(METHOD, slices),
-            served_at=1_790_000_000,
         )
-        raw = self.receipt_key.sign_msg_hash(self.settlement.receipt_digest(receipt)).to_bytes()
-        return SignedReceipt(receipt, METHOD, slices, f"0x{raw[:64].hex()}{raw[64] + 27:02x}")
+        signature = self.receipt_key.sign(self.settlement.receipt_digest(receipt))
+        return SignedReceipt(receipt, METHOD, slices, signature)
 
     def charges(self, slices: Sequence[Slice], prompt: int, completion: int) -> tuple[int, ...]:
-        records = [record for s in slices if (record := self.version(s.version_id))]
-        return slice_charges(slices, records, prompt, completion)
+        return slice_charges(slices, self._records(slices), prompt, completion)
+
+    def _records(self, slices: Sequence[Slice]) -> list[VersionRecord]:
+        return [record for s in slices if (record := self.version(s.version_id))]
 
     # Settling
 
@@ -213,7 +211,7 @@ def _market(example: Example) -> Iterator[Case]:
         settlement=domain.contract,
         domain_separator=domain.separator,
         operator=example.operator,
-        receipt_key=key.public_key.to_address(),
+        receipt_key=key.account,
         treasury=example.treasury,
         fee_ppm=example.terms.fee_ppm,
     )

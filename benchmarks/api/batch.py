@@ -25,9 +25,8 @@ from backend.domain.hashing import (
 )
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, DatanetId
 from backend.domain.money import PPM
-from backend.domain.receipt import Receipt, Share, Slice
+from backend.domain.receipt import Share, Slice
 from backend.domain.serving import NewReceipt
-from backend.domain.split import charge
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.installation.installation import Installation
 from benchmarks.api import market
@@ -90,22 +89,8 @@ class WideMarket(LocalMarket):
         parts[0] += PPM - sum(parts)
         shares = tuple(map(Share, range(NUM_CONTRIBUTORS), parts))
         slices = (Slice(version_id(self.adapter), PPM, shares),)
-        prompt, completion = rng.randint(10, 500), rng.randint(10, 500)
-        amount = charge(slices, [self.adapter], prompt, completion)
-        self.cumulative[channel] = self.cumulative.get(channel, 0) + amount
-        receipt = Receipt(
-            channel_id=channel,
-            cumulative=self.cumulative[channel],
-            charge=amount,
-            request_hash=some_hash(f"request {channel} {self.cumulative[channel]}"),
-            response_hash=some_hash("response"),
-            slices_hash=ZERO_HASH,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            attribution_hash=ZERO_HASH,
-            served_at=served_at,
-        )
-        return self.sign(receipt, slices)
+        tokens = rng.randint(10, 500), rng.randint(10, 500)
+        return self._answer(channel, slices, [self.adapter], tokens, served_at)
 
 
 def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:  # noqa: ARG001 - the size is fixed

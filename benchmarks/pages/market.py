@@ -13,21 +13,19 @@ from backend.db.tables.chain import BatchRow
 from backend.domain.catalogue import CHART_DAYS, Agreement, Card, Description
 from backend.domain.earnings import ContributionEarning
 from backend.domain.hashing import (
-    attribution_hash,
     receipt_id,
     response_bytes,
     salted_hash,
-    slices_hash,
     to_bytes,
     version_id,
 )
 from backend.domain.money import PPM
-from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, own_record
+from backend.domain.receipt import Share, SignedReceipt, Slice, own_record
 from backend.domain.serving import NewReceipt
-from backend.domain.split import charge
 from benchmarks.api import chain_events, market
 from benchmarks.pages import work
 from tools.labels import some_account, some_hash, some_key
+from tools.receipts import new_receipt
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import UnitOfWork
@@ -175,17 +173,15 @@ def _answered(installation: Installation, tx: UnitOfWork, record: VersionRecord)
     payer = some_account("payer 1")
     salt = some_hash("salt")
     hidden = to_bytes(salt)
-    cost = charge(slices, [record], 812, 164)
-    receipt = Receipt(
-        channel_id=installation.market.channel(payer),
-        cumulative=cost + 41_250_000_000,
-        charge=cost,
+    receipt = new_receipt(
+        installation.market.channel(payer),
+        41_250_000_000,
+        METHOD,
+        slices,
+        [record],
+        (812, 164),
         request_hash=salted_hash(hidden, b"{}"),
         response_hash=salted_hash(hidden, response_bytes(["Hello."])),
-        slices_hash=slices_hash(slices),
-        prompt_tokens=812,
-        completion_tokens=164,
-        attribution_hash=attribution_hash(METHOD, slices),
         served_at=int(time.time()) - 90,
     )
     key = some_key("receipt key")

@@ -10,9 +10,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     TypedDomain,
     accepted_hash,
-    attribution_hash,
     channel_id,
-    slices_hash,
     snapshot_id,
     version_id,
 )
@@ -21,8 +19,8 @@ from backend.domain.money import PPM
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.registries import Contribution, Snapshot
 from backend.domain.rules import Rules, to_position
-from backend.domain.split import charge
 from tests.support.market import CHAIN_ID, METHOD, Key, parameter_set, recover, some_account, some_hash
+from tools.receipts import new_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,33 +147,11 @@ class BatchFactory:
             Slice(version_id(r), weight, self.shares(random, r))
             for r, weight in zip(records, weights, strict=True)
         )
-        amount = 0
-        while amount == 0:
+        while True:
             tokens = random.choice([(1, 1), (random.randint(1, 50), random.randint(0, 50))])
-            amount = charge(slices, records, *tokens)
-        return self.sign(channel, begins, slices, tokens, amount)
-
-    def sign(
-        self,
-        channel: ChannelId,
-        begins: int,
-        slices: tuple[Slice, ...],
-        tokens: tuple[int, int],
-        amount: int,
-    ) -> SignedReceipt:
-        receipt = Receipt(
-            channel_id=channel,
-            cumulative=begins + amount,
-            charge=amount,
-            request_hash=some_hash(f"request {begins}"),
-            response_hash=some_hash(f"response {begins}"),
-            slices_hash=slices_hash(slices),
-            prompt_tokens=tokens[0],
-            completion_tokens=tokens[1],
-            attribution_hash=attribution_hash(METHOD, slices),
-            served_at=self.served_at,
-        )
-        return self.signed(receipt, slices)
+            receipt = new_receipt(channel, begins, METHOD, slices, records, tokens, served_at=self.served_at)
+            if receipt.charge:
+                return self.signed(receipt, slices)
 
     def signed(self, receipt: Receipt, slices: tuple[Slice, ...]) -> SignedReceipt:
         return SignedReceipt(

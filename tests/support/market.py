@@ -13,10 +13,8 @@ from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     TypedDomain,
     accepted_hash,
-    attribution_hash,
     channel_id,
     keccak,
-    slices_hash,
     snapshot_id,
     to_bytes,
     version_id,
@@ -28,8 +26,8 @@ from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, Version
 from backend.domain.registries import Contribution, Snapshot
 from backend.domain.rules import Rules
 from backend.domain.settlement import Demand
-from backend.domain.split import charge
 from tools.labels import some_account, some_hash
+from tools.receipts import new_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,21 +136,9 @@ class Market:
         channel = channel or self.random.choice(self.channels)
         slices = self._slices()
         records = [self.records[s.version_id] for s in slices]
-        prompt, completion = self.random.randint(1, 50), self.random.randint(1, 50)
-        amount = charge(slices, records, prompt, completion)
-        self.cumulative[channel] += amount
-        receipt = Receipt(
-            channel_id=channel,
-            cumulative=self.cumulative[channel],
-            charge=amount,
-            request_hash=some_hash(f"request {self.cumulative[channel]}"),
-            response_hash=some_hash(f"response {self.cumulative[channel]}"),
-            slices_hash=slices_hash(slices),
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            attribution_hash=attribution_hash(METHOD, slices),
-            served_at=self.served_at,
-        )
+        begins, tokens = self.cumulative[channel], (self.random.randint(1, 50), self.random.randint(1, 50))
+        receipt = new_receipt(channel, begins, METHOD, slices, records, tokens, served_at=self.served_at)
+        self.cumulative[channel] = receipt.cumulative
         return self.sign(receipt, slices)
 
     def sign(self, receipt: Receipt, slices: tuple[Slice, ...]) -> SignedReceipt:
