@@ -14,9 +14,10 @@ from backend.domain.errors import Unavailable
 from backend.processes.parent import die_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-START_SECONDS = 180.0
+START_SECONDS = 300.0
+STDERR = 2
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
@@ -27,28 +28,43 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
 
 @contextmanager
-def running(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> Iterator[int]:
-    """Run a process for the block: its id. `environment` is added to this process's variables; all output
-    goes to `log`.
+def running(
+    command: Sequence[str], environment: Mapping[str, str], log: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[Any]]:
+    """Run a process for the block. `environment` is added to this process's variables; all output goes to
+    `log`, or to this process's standard error.
     """
-    process = start(command, env=os.environ | environment, stdout=log, stderr=log)
+    output = STDERR if log is None else log
+    process = start(command, env=os.environ | environment, stdout=output, stderr=output)
     try:
-        yield process.pid
+        yield process
     finally:
         process.kill()
         process.wait()
 
 
-def await_listeners(addresses: Iterable[int | Path], log: Path) -> None:
+def variables(settings: Mapping[str, object]) -> dict[str, str]:
+    """The environment that gives a process these settings; it keeps the default of one that is None."""
+    return {f"LORALEDGER_{name.upper()}": str(v) for name, v in settings.items() if v is not None}
+
+
+def await_listeners(
+    processes: Collection[subprocess.Popen[Any]], addresses: Iterable[int | Path], log: Path | None = None
+) -> None:
     """Wait until each address, a port of 127.0.0.1 or a Unix socket, accepts connections.
 
-    Errors: `Unavailable` with the text of `log` after `START_SECONDS`.
+    Errors: `Unavailable` with the text of `log`, once a process has ended and after `START_SECONDS`.
     """
     deadline = time.monotonic() + START_SECONDS
     for address in addresses:
         while not _accepts(address):
+            reasons = [
+                f"{p.args!r} ended with status {p.returncode}" for p in processes if p.poll() is not None
+            ]
             if time.monotonic() > deadline:
-                raise Unavailable(log.read_text() or f"nothing listens on {address}")
+                reasons.append(f"nothing listens on {address} after {START_SECONDS:g} s")
+            if reasons:
+                raise Unavailable("\n".join([*reasons, log.read_text() if log else "its output is above"]))
             time.sleep(0.1)
 
 

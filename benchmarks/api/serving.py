@@ -12,6 +12,7 @@ from backend.loopback import free_port
 from benchmarks import processes
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator, Mapping
 
     from backend.installation.installation import Installation
@@ -43,17 +44,16 @@ def serving(
     common = {name: getattr(settings, name) for name in ("home", "database_url", "max_lag_seconds")}
     with ExitStack() as stack, (settings.home / "log").open("wb") as log:
 
-        def start(module: str, *arguments: str, **own: object) -> int:
-            named = {f"LORALEDGER_{name.upper()}": str(value) for name, value in (common | own).items()}
+        def start(module: str, *arguments: str, **own: object) -> subprocess.Popen[bytes]:
             command = [sys.executable, "-m", module, *arguments]
-            return stack.enter_context(processes.running(command, log, named))
+            return stack.enter_context(processes.running(command, processes.variables(common | own), log))
 
-        pids = {
+        started = {
             name: start("backend.cli.main", "serve", api_port=ports[name], **own)
             for name, own in apis.items()
         }
         options = ["--lockstep"] if is_lockstep else []
         socket = settings.engine_socket
         engine = start("benchmarks.api.engine", str(socket), str(tokens_per_second), *options)
-        processes.await_listeners([*ports.values(), socket], Path(log.name))
-        yield Running(ports, pids, engine)
+        processes.await_listeners([*started.values(), engine], [*ports.values(), socket], Path(log.name))
+        yield Running(ports, {name: process.pid for name, process in started.items()}, engine.pid)

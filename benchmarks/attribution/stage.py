@@ -29,10 +29,10 @@ from backend.engine.client import EngineClient
 from backend.engine.gradient_client import GradientClient
 from backend.engine.process import EngineProcess
 from backend.ports.gradients import GradientRequest
-from backend.processes.child import Child
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.model_options import add_model_options, model_of
+from benchmarks.processes import await_listeners, running
 from benchmarks.reexecution.__main__ import QUESTIONS
 from inference.lora.files import adapter_digest
 from inference.protocol import AdapterRef, Generate, Message, Sampling
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 WORK = Path("build/bench/stage")
 NUM_CONTRIBUTIONS = 14
-START_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +173,10 @@ def _served(model: Path, module: str, num_threads: int) -> Iterator[tuple[Path, 
     WORK.mkdir(parents=True, exist_ok=True)
     socket = WORK / f"{module}.sock"
     socket.unlink(missing_ok=True)
-    process = EngineProcess(socket, model, num_threads=num_threads, module=module)
-    with Child(process.arguments(), errors=None, environment=process.environment()) as child:
-        ends_at = time.monotonic() + START_SECONDS
-        while not socket.exists():
-            if child.status is not None or time.monotonic() > ends_at:
-                raise RuntimeError(f"{module} did not start")
-            time.sleep(0.1)
-        yield socket, child.pid
+    engine = EngineProcess(socket, model, num_threads=num_threads, module=module, ends_with_stdin=False)
+    with running(engine.arguments(), engine.environment()) as process:
+        await_listeners([process], [socket])
+        yield socket, process.pid
 
 
 def _indexed(folder: Path) -> Path:

@@ -26,7 +26,7 @@ from backend.loopback import free_port
 from benchmarks.api import chain_events, market
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.ledger.load import Load, Question, run_load
-from benchmarks.processes import await_listeners, running
+from benchmarks.processes import await_listeners, running, variables
 from inference.lora.files import adapter_digest
 from inference.model.families import read_architecture
 
@@ -124,14 +124,13 @@ def _running(
     commands["bare"] += ["--port", str(ports["bare"])]
     options = {"home": settings.home, "max_lag_seconds": settings.max_lag_seconds, "api_port": ports["serve"]}
     options |= {"address_requests_per_minute": 0}
-    environment = {f"LORALEDGER_{name.upper()}": str(value) for name, value in options.items()}
     with ExitStack() as stack, (settings.home / "log").open("wb") as log:
-        pids = {}
+        started = {}
         for name, command in commands.items():
-            env = engine.environment() if name == "engine" else environment
-            pids[name] = stack.enter_context(running(command, log, env))
-        await_listeners([*ports.values(), settings.engine_socket], Path(log.name))
-        yield ports, pids
+            environment = engine.environment() if name == "engine" else variables(options)
+            started[name] = stack.enter_context(running(command, environment, log))
+        await_listeners(started.values(), [*ports.values(), settings.engine_socket], Path(log.name))
+        yield ports, {name: process.pid for name, process in started.items()}
 
 
 def _check(installation: Installation, seeded: SeededMarket, num_receipts: int) -> None:

@@ -12,15 +12,11 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections import ChainMap
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from backend.domain.errors import Unavailable
 from backend.installation.installation import Installation
 from backend.loopback import free_port
 from benchmarks.api import market as api_market
@@ -28,15 +24,13 @@ from benchmarks.engine import machine
 from benchmarks.pages import market, on_chain, pictures
 from benchmarks.pages.measures import percentile, server_times, visit
 from benchmarks.pages.pictures import Served
-from benchmarks.processes import running
+from benchmarks.processes import await_listeners, running, variables
 from tools.browser import chromium
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from backend.settings import Settings
-
-START_SECONDS = 120.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,26 +129,12 @@ def _serving(settings: Settings) -> Iterator[str]:
     """An installation's API process: its URL."""
     names = ("home", "api_port", "max_lag_seconds", "rpc_url", "confirmations", "keystore_password_file")
     values = {name: getattr(settings, name) for name in names}
-    environment = {f"LORALEDGER_{name.upper()}": str(v) for name, v in values.items() if v is not None}
-    environment["LORALEDGER_ADDRESS_REQUESTS_PER_MINUTE"] = "0"
+    environment = variables(values | {"address_requests_per_minute": 0})
     command = [sys.executable, "-m", "backend.cli.main", "serve"]
     log_file = settings.home / "log"
-    with log_file.open("wb") as log, running(command, log, environment):
-        url = f"http://{settings.api_host}:{settings.api_port}"
-        _wait(url, log_file)
-        yield url
-
-
-def _wait(url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            httpx.get(f"{url}/health").raise_for_status()
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
-    raise Unavailable(log.read_text() or "the API did not start")
+    with log_file.open("wb") as log, running(command, environment, log) as process:
+        await_listeners([process], [settings.api_port], log_file)
+        yield f"http://{settings.api_host}:{settings.api_port}"
 
 
 def _parser() -> argparse.ArgumentParser:

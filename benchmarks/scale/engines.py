@@ -5,31 +5,29 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.engine.client import EngineClient
 from backend.engine.process import EngineProcess
-from backend.processes.child import Child
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import num_weight_bytes
+from benchmarks.processes import await_listeners, running
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
     from inference.protocol import Chunk, Generate
-
-START_SECONDS = 300.0
 
 
 class Engine(EngineClient):
     """A client of an engine process. `running`: its requests, and whether each has got a token."""
 
-    def __init__(self, child: Child, socket: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], socket: Path) -> None:
         super().__init__(socket)
-        self.child = child
+        self.process = process
         self.running: dict[str, bool] = {}
         self.num_requests = 0
 
@@ -46,7 +44,7 @@ class Engine(EngineClient):
 
     def cpu_seconds(self) -> float:
         """Of the process since its start, which must be running."""
-        return machine.Usage.now(self.child.pid).process_seconds
+        return machine.Usage.now(self.process.pid).process_seconds
 
 
 class RoundRobin:
@@ -60,7 +58,9 @@ class RoundRobin:
 
 
 @contextlib.contextmanager
-def processes(number: int, model: Path, resident: int) -> Iterator[list[tuple[Child, Path]]]:
+def processes(
+    number: int, model: Path, resident: int
+) -> Iterator[list[tuple[subprocess.Popen[bytes], Path]]]:
     """`number` engines with a thread and memory for `resident` adapters each, ready, with their sockets."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loraledger-")))
@@ -72,16 +72,8 @@ def processes(number: int, model: Path, resident: int) -> Iterator[list[tuple[Ch
         }
         for each in range(1, number + 1):
             socket = folder / f"{each}.sock"
-            process = EngineProcess(socket, model, num_threads=1, options=options)
-            child = Child(process.arguments(), environment=process.environment(), errors=None)
-            found.append((stack.enter_context(child), socket))
-        deadline = time.monotonic() + START_SECONDS
-        while not all(socket.exists() for _, socket in found):
-            ended = [child.status for child, _ in found if child.status is not None]
-            if ended or time.monotonic() > deadline:
-                reason = (
-                    f"ended with status {ended[0]}" if ended else f"is not ready after {START_SECONDS:g} s"
-                )
-                raise RuntimeError(f"one of {number} engines {reason}; its log is above")
-            time.sleep(0.1)
+            engine = EngineProcess(socket, model, num_threads=1, options=options, ends_with_stdin=False)
+            process = running(engine.arguments(), engine.environment())
+            found.append((stack.enter_context(process), socket))
+        await_listeners([process for process, _ in found], [socket for _, socket in found])
         yield found

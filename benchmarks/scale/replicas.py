@@ -34,6 +34,7 @@ from inference.model.sources import model_name
 from inference.protocol import AdapterRef, Generate, Sampling
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import (
         AsyncIterator,
         Awaitable,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from backend.processes.child import Child
 
 NUMBERS = (1, 2, 4)
 RUN_SECONDS = 300.0
@@ -177,7 +177,7 @@ class Bench:
             survivors.remove(victim)
             cpu -= victim.cpu_seconds()  # what it used counts, and it cannot be asked afterwards
             moment = time.perf_counter()
-            victim.child.kill()
+            victim.process.kill()
 
         async with self._router(AFFINITY) as target:
             await self._serve(target, 2 * seed, self._load.warm_up)
@@ -277,11 +277,14 @@ async def measure_engines(
 
 
 async def _measure(
-    load: Load, refs: Sequence[AdapterRef], started: Sequence[tuple[Child, Path]], found: dict[str, Any]
+    load: Load,
+    refs: Sequence[AdapterRef],
+    started: Sequence[tuple[subprocess.Popen[bytes], Path]],
+    found: dict[str, Any],
 ) -> None:
     """Add the runs on these engines to `found`, and print each."""
     async with contextlib.AsyncExitStack() as stack:
-        engines = [await stack.enter_async_context(Engine(child, socket)) for child, socket in started]
+        engines = [await stack.enter_async_context(Engine(process, socket)) for process, socket in started]
         async for router, figures in measure_engines(load, refs, engines):
             row = asdict(figures)
             print(json.dumps({"engines": len(engines), "router": router} | row), file=sys.stderr, flush=True)

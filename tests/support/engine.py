@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-import time
 from typing import TYPE_CHECKING
+
+from benchmarks.processes import await_listeners
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,12 +23,7 @@ class RunningEngine:
         )
 
     def wait_until_ready(self) -> None:
-        while True:
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(str(self.socket_path)) == 0:
-                    return
-            assert self.process.poll() is None, "the engine ended before it was ready"
-            time.sleep(0.05)
+        await_listeners([self.process], [self.socket_path])
 
     def kill(self) -> None:
         self.process.kill()
