@@ -24,6 +24,7 @@ from backend.domain.judging.judge import judge
 from backend.domain.parameters import ParameterSet
 from backend.domain.rules import Rules
 from benchmarks import batch as batches
+from benchmarks.engine.measure import peak_rss_bytes
 
 if TYPE_CHECKING:
     from backend.domain.batch import Span
@@ -61,14 +62,14 @@ def publish(path: Path, count: int, num_slices: int, num_shares: int) -> tuple[H
 
 def judge_file(path: Path, header: Header, spans: tuple[Span, ...], num_shares: int) -> dict[str, float]:
     """Decode and judge the data, in a process of its own."""
-    before, began = _peak_bytes(), time.process_time()
+    before, began = peak_rss_bytes(), time.process_time()
     _, receipts = decode_chunks(pieces(path, CHUNK))
-    decoded = _peak_bytes()
+    decoded = peak_rss_bytes()
     case = Case(header=header, parent=None, spans=spans, receipts=receipts, ledger=OperatorLedger())
     judged = judge(case, Registry(num_shares), TERMS, lambda _: True)
     if not isinstance(judged, Right):
         raise TypeError(judged)
-    peak, size = _peak_bytes() - before, path.stat().st_size
+    peak, size = peak_rss_bytes() - before, path.stat().st_size
     return {
         "data_mb": size / 1e6,
         "entries": header.entries_count,
@@ -98,12 +99,6 @@ def main() -> None:
         return
     for name, value in figures.items():
         print(f"{name:12} {value:12.2f}")
-
-
-def _peak_bytes() -> int:
-    """Of this process alone: what `getrusage` says includes the process that started it."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

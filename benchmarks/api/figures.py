@@ -6,7 +6,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.engine.machine import Usage
@@ -77,3 +77,8 @@ class Row:
             "other_cpu": [round(share, 3) for share in self.other_cpu],
             **self.details,
         }
+
+
+def percentile(values: Sequence[float], number: int) -> float:
+    """Interpolated between two values. `benchmarks.engine.measure.percentile` is always one of them."""
+    return quantiles(values, n=100, method="inclusive")[number - 1]

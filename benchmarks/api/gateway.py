@@ -12,12 +12,11 @@ import os
 import re
 import time
 from dataclasses import dataclass, field
-from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from backend.installation.installation import Installation
 from benchmarks.api import market
-from benchmarks.api.figures import Row
+from benchmarks.api.figures import Row, percentile
 from benchmarks.api.serving import serving
 from benchmarks.engine.machine import Usage
 
@@ -41,9 +40,6 @@ class TokenDelays:
     delays: list[float] = field(default_factory=list)
     api_cpu_seconds: float = 0.0
     other_cpu: float = 0.0
-
-    def percentile(self, number: int) -> float:
-        return quantiles(self.delays, n=100, method="inclusive")[number - 1]
 
 
 def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
@@ -71,7 +67,7 @@ def _rows(name: str, measured: Sequence[TokenDelays], seconds: float) -> list[Ro
     cpu = [round(one.api_cpu_seconds / len(one.delays) * 1e6, 1) for one in measured]
     details = {"api_cpu_us_per_token": cpu, "tokens": [len(one.delays) for one in measured]}
     return [
-        Row(f"{name}_p{p}_ms", method, tuple(one.percentile(p) for one in measured), busy, details)
+        Row(f"{name}_p{p}_ms", method, tuple(percentile(one.delays, p) for one in measured), busy, details)
         for p in (50, 99)
     ]
 

@@ -88,7 +88,7 @@ def anonymous_bytes() -> int:
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process."""
+    """Peak resident memory of this process alone: `getrusage` includes the process that started it."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

@@ -7,9 +7,9 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
-from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.api.figures import percentile
 from benchmarks.engine.machine import Usage
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Load:
         return self.num_tokens / self.wall_seconds
 
     def ttft_ms(self, percent: int) -> float:
-        return quantiles(self.first_after, n=100, method="inclusive")[percent - 1] * 1e3
+        return percentile(self.first_after, percent) * 1e3
 
 
 @dataclass(frozen=True, slots=True)

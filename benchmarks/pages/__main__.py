@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from backend.installation.installation import Installation
 from backend.loopback import free_port
 from benchmarks.api import market as api_market
+from benchmarks.api.figures import percentile
 from benchmarks.engine import machine
 from benchmarks.pages import market, on_chain, pictures
-from benchmarks.pages.measures import percentile, server_times, visit
+from benchmarks.pages.measures import server_times, visit
 from benchmarks.pages.pictures import Served
 from benchmarks.processes import await_listeners, running, variables
 from tools.browser import chromium

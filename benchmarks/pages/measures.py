@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import quantiles
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
@@ -111,7 +110,3 @@ def server_times(urls: Sequence[str], session: str, repeats: int) -> dict[str, l
                 if number >= WARM_UP:
                     times[url].append((time.perf_counter() - started) * 1000)
     return times
-
-
-def percentile(values: Sequence[float], number: int) -> float:
-    return quantiles(values, n=100, method="inclusive")[number - 1]

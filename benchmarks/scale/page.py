@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from string import Template
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from benchmarks.scale.settlement import (
     claim_price,
     gas_dollars,
 )
-from benchmarks.scale.spread import median, spread
+from benchmarks.scale.spread import spread
 from benchmarks.scale.study import CHOSEN, SEEDS
 
 if TYPE_CHECKING:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-def median(values: Sequence[float]) -> float:
-    """`values`: in order."""
-    return values[len(values) // 2]
 
 
 def spread(values: Sequence[float], digits: int) -> str:
