@@ -8,8 +8,9 @@ import resource
 import signal
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from backend.client.waiting import wait_until
 from tools.chaos.errors import ChaosError
 from tools.chaos.market import STALL_SECONDS, children
 from workers.app import QUEUES
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from tools.chaos.market import ChaosMarket
 
-T = TypeVar("T")
 KILLED = ("serve", "engine", "engine-2", "index", "send", "settle", "relay", "worker", "watch")
 GONE_SECONDS = {"chain gone": 60.0, "database gone": 30.0}
 FULL_SECONDS = 30.0
@@ -33,6 +33,7 @@ NO_MEMORY_SECONDS = 15.0
 WAIT_SECONDS = 120.0
 """Longest wait for the state that a fault strikes."""
 _FILL_BYTES = 1 << 20
+_TRAINING = "the worker to start to train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,11 @@ def reorganisation(market: ChaosMarket) -> None:
     rpc = market.rpc
     before = rpc.request("evm_snapshot")
     start = int(rpc.request("eth_blockNumber"), 16)
-    while int(rpc.request("eth_blockNumber"), 16) < start + REORG_BLOCKS:
-        time.sleep(0.05)
+
+    def is_long() -> bool | None:
+        return int(rpc.request("eth_blockNumber"), 16) >= start + REORG_BLOCKS or None
+
+    wait_until(is_long, f"{REORG_BLOCKS} blocks", WAIT_SECONDS)
     if not rpc.request("evm_revert", before):
         raise ChaosError("the node did not go back to its snapshot")
     rpc.request("hardhat_mine", hex(REORG_BLOCKS + 1))
@@ -132,7 +136,7 @@ def skewed_clock(market: ChaosMarket, seconds: int) -> None:
 def no_memory(market: ChaosMarket) -> None:
     """Refuse all further memory to the worker and its training process, which must fail of it."""
     worker = market.pid("worker")
-    (trainer,) = _await(lambda: children(worker), "the worker did not start to train")[:1]
+    (trainer,) = wait_until(lambda: children(worker) or None, _TRAINING, WAIT_SECONDS)[:1]
     unlimited = resource.prlimit(worker, resource.RLIMIT_DATA)
     for pid in (trainer, worker):
         _, most = resource.prlimit(pid, resource.RLIMIT_DATA)
@@ -143,25 +147,17 @@ def no_memory(market: ChaosMarket) -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):  # the supervisor has replaced it
             resource.prlimit(worker, resource.RLIMIT_DATA, unlimited)
-    _await(lambda: market.jobs.num_trainings > 1, "the training did not fail without memory")
+    wait_until(
+        lambda: market.jobs.num_trainings > 1 or None, "the training to fail without memory", WAIT_SECONDS
+    )
 
 
 def emptied_broker(market: ChaosMarket) -> None:
     """Lose all messages while the worker is busy and a further job waits in the broker."""
-    _await(lambda: children(market.pid("worker")), "the worker did not start to train")
+    wait_until(lambda: children(market.pid("worker")) or None, _TRAINING, WAIT_SECONDS)
     market.jobs.start()
-    _await(lambda: any(map(market.broker.llen, QUEUES)), "the broker got no message")
+    wait_until(lambda: any(map(market.broker.llen, QUEUES)) or None, "a message", WAIT_SECONDS)
     market.broker.flushall()
-
-
-def _await(probe: Callable[[], T], failure: str) -> T:
-    """The first true result of `probe`. Errors: `ChaosError`."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (found := probe()):
-        if time.monotonic() > deadline:
-            raise ChaosError(failure)
-        time.sleep(0.1)
-    return found
 
 
 KILL_UP = Fault("kill -9 of all processes", kill_up, with_job=True)

@@ -229,17 +229,13 @@ class ChaosMarket:
         return found
 
     def kill(self, name: str) -> None:
-        """SIGKILL to a process. Errors: `ChaosError` if it does not run within a minute."""
+        """SIGKILL to a process. Errors: `Unavailable` if it does not run within a minute."""
         os.kill(self.pid(name), signal.SIGKILL)
 
     def pid(self, name: str) -> int:
-        """Waits up to a minute for the process to run. Errors: `ChaosError`."""
-        deadline = time.monotonic() + 60
-        while (pid := self.processes().get(name)) is None:
-            if time.monotonic() > deadline:
-                raise ChaosError(f"{name} does not run; see {self.home / 'logs' / name}.log")
-            time.sleep(0.1)
-        return pid
+        """Waits up to a minute for the process to run. Errors: `Unavailable`."""
+        what = f"{name} to run; see {self.home / 'logs' / name}.log"
+        return wait_until(lambda: self.processes().get(name), what, 60)
 
     def client(self, index: int) -> ApiClient:
         key = LocalKey(self.facts["accounts"][index]["private_key"])
