@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backend.chain.keys import local_account
-from backend.chain.transactions import UnsignedTransaction, sign
 from backend.deployment.deployer import Deployer
 from backend.domain.disputes.witnesses import Tree, key_word
 from backend.domain.hashing import (
@@ -19,7 +17,6 @@ from backend.domain.hashing import (
     record_argument,
     slices_hash,
     snapshot_id,
-    to_bytes,
     version_id,
 )
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId, DatanetId, SnapshotId
@@ -27,6 +24,7 @@ from backend.domain.money import PPM
 from backend.domain.receipt import Share, SignedReceipt, Slice, VersionRecord
 from tools.labels import some_hash
 from tools.receipts import new_receipt
+from tools.wallet import transact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +42,6 @@ REJECTED = 1
 SHARES = (Share(0, 500_001), Share(2, 499_999))
 LONG_AFTER = 86_400
 """Seconds for which a session key is granted."""
-POLL_SECONDS = 0.05
 
 
 class LocalMarket:
@@ -71,25 +68,11 @@ class LocalMarket:
         deployer.send(contract, function, *args)
 
     def demand(self, signer: LocalSigner, header: Mapping[str, Any], tree: Tree, keys: Sequence[int]) -> None:
-        """Demand leaves of a batch for more than their bonds; the rest is credited. Errors: `Reverted`."""
+        """Demand leaves of a batch for more than their bonds; the rest is credited. Errors: as `transact`."""
         words = list(map(key_word, keys))
         fee = 2 * self.chain.gas_price()
         bonds = self.chain.call("Disputes", "bondOf", header["operator"], int(tree), len(words), fee)
-        call = ("Disputes", "demand", header, int(tree), words)
-        prepared = self.chain.prepare(*call, sender=signer.account, value=bonds)
-        unsigned = UnsignedTransaction(
-            chain_id=prepared.chain_id,
-            nonce=self.chain.node.num_transactions(signer.account),
-            to=prepared.to,
-            data=to_bytes(prepared.data),
-            gas=prepared.gas or 0,
-            fees=self.chain.node.fees(),
-            value=bonds,
-        )
-        signed = sign(signer, unsigned)
-        self.chain.node.broadcast(signed.raw)
-        while self.chain.node.tx_receipt(signed.hash) is None:
-            time.sleep(POLL_SECONDS)
+        transact(self.chain, signer, "Disputes", "demand", header, int(tree), words, value=bonds)
 
     def rpc(self, method: str, *args: Any) -> Any:
         return self.chain.node.rpc.request(method, *args)

@@ -11,7 +11,7 @@ from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.governance import restrict
 from backend.domain.transactions import Call
 from backend.services.market.governance import MAX_DECODED_BYTES, Ballot, Governance, ProposalState
-from tests.support.wallet import send
+from tools.wallet import send
 
 if TYPE_CHECKING:
     from backend.chain.client import ChainClient

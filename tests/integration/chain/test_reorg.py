@@ -9,7 +9,7 @@ from backend.chain.keys import LocalSigner, local_account
 from backend.domain.ids import ZERO_ACCOUNT
 from tests.support.chain_events import state_hash
 from tests.support.databases import chain_database
-from tests.support.wallet import transact
+from tools.wallet import transact
 
 if TYPE_CHECKING:
     from backend.chain.client import ChainClient

@@ -10,7 +10,7 @@ from backend.chain.keys import local_account
 from backend.domain.hashing import accepted_hash, ascii_word, channel_id, snapshot_id, version_id
 from backend.domain.ids import DatanetId, Hash32
 from backend.domain.receipt import VersionRecord
-from tests.support.wallet import transact
+from tools.wallet import transact
 
 if TYPE_CHECKING:
     from backend.chain.client import ChainClient

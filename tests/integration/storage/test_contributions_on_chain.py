@@ -33,7 +33,7 @@ from tests.support.contract_wallets import owned_by, place
 from tests.support.contributions import sign
 from tests.support.market import some_account
 from tests.support.relays import relays_of
-from tests.support.wallet import send
+from tools.wallet import send
 
 if TYPE_CHECKING:
     from pathlib import Path
