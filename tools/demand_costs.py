@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from backend.deployment.profiles import BOUNDS, ETHEREUM
 from backend.domain.money import COIN, GWEI
+from tools.markdown import filled, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ BEGIN = "<!-- Written by `make docs` from tests/snapshots/gas.json, up to the en
 END = "<!-- End of the table. -->"
 ETHER_DOLLARS = 3_000
 """Assumed price of ether."""
+HEAD = ("campaign", "base fee", "attacker pays", "of it burnt", "gas of the answers", "operator is credited")
 BASE_FEES = (1, 10, 100)
 """Gwei."""
 
@@ -95,9 +97,7 @@ def two_waves(gas: Mapping[str, int], base_fee: int) -> Costs:
     return Costs(paid + demands, paid, answers)
 
 
-def rows(gas: Mapping[str, int]) -> Iterator[str]:
-    yield "| campaign | base fee | attacker pays | of it burnt | gas of the answers | operator is credited |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+def _rows(gas: Mapping[str, int]) -> Iterator[list[str]]:
     for count in flood_sizes():
         for fee in BASE_FEES:
             costs = flood(gas, count, fee * GWEI)
@@ -113,9 +113,9 @@ def rows(gas: Mapping[str, int]) -> Iterator[str]:
         yield _row(f"operator keeps {count:,} of its own look-ups open", fee, paid, costs)
 
 
-def _row(campaign: str, fee: int, paid: int, costs: Costs) -> str:
+def _row(campaign: str, fee: int, paid: int, costs: Costs) -> list[str]:
     amounts = (paid, costs.burnt, costs.operator_gas, costs.credited)
-    return f"| {campaign} | {fee} gwei | {' | '.join(map(_dollars, amounts))} |"
+    return [campaign, f"{fee} gwei", *map(_dollars, amounts)]
 
 
 def _dollars(wei: int) -> str:
@@ -126,14 +126,15 @@ def _dollars(wei: int) -> str:
 
 def with_table(page: str) -> str:
     """Return the page with the table of costs. Raises `ValueError` without the two marks."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    table = "\n".join(rows(json.loads(SNAPSHOT.read_text())))
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    return filled(page, BEGIN, END, cost_table())
+
+
+def cost_table() -> str:
+    return "\n".join(table(HEAD, _rows(json.loads(SNAPSHOT.read_text()))))
 
 
 def main() -> None:
-    print("\n".join(rows(json.loads(SNAPSHOT.read_text()))))
+    print(cost_table())
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from tools.markdown import filled, table
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 BEGIN = "<!-- Written by `make docs` from tests/vectors/example.json, up to the end of the example. -->"
@@ -27,11 +29,8 @@ Case = dict[str, Any]
 
 def with_example(page: str, vector: Path) -> str:
     """Return the page with the rendered example. Raises `ValueError` without the two marks."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
     cases = {one["name"]: one for one in json.loads(vector.read_text())}
-    lines = "\n\n".join(_example(cases))
-    return f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}"
+    return filled(page, BEGIN, END, "\n\n".join(_example(cases)))
 
 
 def _example(cases: dict[str, Case]) -> Iterator[str]:
@@ -197,10 +196,8 @@ def _nodes(path: str) -> Iterator[str]:
     yield from (digits[at : at + NODE] for at in range(0, len(digits), NODE))
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    titles = tuple(head)
-    lines = [titles, ("---",) * len(titles), *(tuple(map(_cell, row)) for row in rows)]
-    yield "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    yield "\n".join(table(head, [list(map(_cell, row)) for row in rows]))
 
 
 def _cell(value: str) -> str:

@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.attribution import DISTILLED_METHOD, GRADIENT_METHOD
-from benchmarks.report.table import table
+from tools.markdown import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

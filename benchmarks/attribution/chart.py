@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+from benchmarks.report.chart import WIDTH, svg
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WIDTH, _LABEL_WIDTH, _VALUE_WIDTH = 720, 250, 60
+_LABEL_WIDTH, _VALUE_WIDTH = 250, 60
 _ROW_HEIGHT, _TOP, _BOTTOM = 30, 44, 30
 _STYLE = """
     text { font: 13px system-ui, sans-serif; fill: #1f2328; }
@@ -39,18 +41,13 @@ def interval_chart(title: str, rows: Sequence[Interval], ceiling: float | None) 
     if not rows:
         raise ValueError("a chart needs rows")
     lowest = min(0.0, *(row.low for row in rows))
-    scale = (_WIDTH - _LABEL_WIDTH - _VALUE_WIDTH) / (1 - lowest)
+    scale = (WIDTH - _LABEL_WIDTH - _VALUE_WIDTH) / (1 - lowest)
 
     def at(value: float) -> float:
         return round(_LABEL_WIDTH + scale * (value - lowest), 1)
 
     bottom = _TOP + _ROW_HEIGHT * len(rows)
-    height = bottom + _BOTTOM
-    size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(title)}">',
-        f"  <style>{_STYLE}  </style>",
-        f'  <text class="title" x="0" y="18">{escape(title)}</text>',
         f'  <line class="axis" x1="{at(0)}" y1="{_TOP - 8}" x2="{at(0)}" y2="{bottom}"/>',
         f'  <text x="{at(0)}" y="{bottom + 18}" text-anchor="middle">0</text>',
     ]
@@ -68,4 +65,4 @@ def interval_chart(title: str, rows: Sequence[Interval], ceiling: float | None) 
             f'  <circle class="point" cx="{at(row.value)}" cy="{y}" r="4"/>',
             f'  <text x="{at(row.high) + 8}" y="{y + 4}">{row.value:.2f}</text>',
         ]
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg(title, bottom + _BOTTOM, _STYLE, parts)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.attribution import DISTILLED_METHOD, ERROR_METHOD, GRADIENT_METHOD
 from backend.domain.attribution_checks import AGREEMENT, DISTANCE, MEAN_MISS, MISS, MOVED_PPM
 from backend.domain.money import PPM
-from benchmarks.report.table import table
+from tools.markdown import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

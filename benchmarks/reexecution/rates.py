@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from backend.services.receipts.reexecution import first_difference
+from tools import markdown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,12 +72,10 @@ def base_model(served: Answers, again: Answers) -> Rates:
 
 def table(rows: Mapping[str, dict[str, Any]]) -> str:
     """The rates as a Markdown table."""
-    lines = [
-        "| answers | number | same | open | `WRONG` | median gap | largest gap |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for name, row in rows.items():
         parts = [f"{row[share]:.1%}" for share in ("same", "is_open", "wrong")]
         gaps = ["" if row[gap] is None else f"{row[gap]:.3f}" for gap in ("median_gap", "largest_gap")]
-        lines.append(f"| {' | '.join([name, str(row['num_answers']), *parts, *gaps])} |")
-    return "\n".join(lines)
+        lines.append([name, str(row["num_answers"]), *parts, *gaps])
+    head = ["answers", "number", "same", "open", "`WRONG`", "median gap", "largest gap"]
+    return "\n".join(markdown.table(head, lines))

@@ -9,7 +9,8 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WIDTH, _LABEL_WIDTH, _VALUE_WIDTH = 720, 230, 60
+WIDTH = 720
+_LABEL_WIDTH, _VALUE_WIDTH = 230, 60
 _ROW_HEIGHT, _BAR_HEIGHT, _TOP, _BOTTOM = 26, 16, 38, 10
 # Accent colour for our bars, grey for peers.
 _STYLE = """
@@ -38,17 +39,23 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> str:
     """Horizontal bars from zero, in the order given. Raises `ValueError` without bars."""
     if not bars:
         raise ValueError("a chart needs bars")
-    scale = (_WIDTH - _LABEL_WIDTH - _VALUE_WIDTH) / max(bar.high for bar in bars)
+    scale = (WIDTH - _LABEL_WIDTH - _VALUE_WIDTH) / max(bar.high for bar in bars)
     height = _TOP + _ROW_HEIGHT * len(bars) + _BOTTOM
-    size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
-    parts = [
+    parts = [part for row, bar in enumerate(bars) for part in _bar(bar, _TOP + _ROW_HEIGHT * row, scale)]
+    return svg(title, height, _STYLE, parts)
+
+
+def svg(title: str, height: int, style: str, parts: Sequence[str]) -> str:
+    """A drawing of `WIDTH` with a title; `parts` are its lines."""
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+    lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(title)}">',
-        f"  <style>{_STYLE}  </style>",
+        f"  <style>{style}  </style>",
         f'  <text class="title" x="0" y="18">{escape(title)}</text>',
-        *(part for row, bar in enumerate(bars) for part in _bar(bar, _TOP + _ROW_HEIGHT * row, scale)),
+        *parts,
         "</svg>",
     ]
-    return "\n".join(parts) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _bar(bar: Bar, top: float, scale: float) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.ledger.gas import Market, claim_dollars, gas_per_thousand, share_of_revenue
-from benchmarks.report.table import table
+from tools.markdown import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.engine.launcher import OURS
 from benchmarks.report.chart import Bar, bar_chart
 from benchmarks.report.ledger import ledger_section
-from benchmarks.report.table import table
+from tools.markdown import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

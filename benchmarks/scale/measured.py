@@ -6,8 +6,8 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report.table import table
 from benchmarks.scale.spread import spread
+from tools.markdown import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

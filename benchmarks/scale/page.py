@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from backend.engine.routing import LOAD_FACTOR
 from benchmarks.report.chart import Bar, bar_chart
 from benchmarks.report.page import PRICE_PER_HOUR
-from benchmarks.report.table import table
 from benchmarks.scale.costs import OURS, VLLM, million_tokens
 from benchmarks.scale.measured import measured
 from benchmarks.scale.settlement import (
@@ -24,6 +23,7 @@ from benchmarks.scale.settlement import (
 )
 from benchmarks.scale.spread import spread
 from benchmarks.scale.study import CHOSEN, SEEDS
+from tools.markdown import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

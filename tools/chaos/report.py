@@ -14,6 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from backend.disk.files import write_durably
+from tools import markdown
 
 if TYPE_CHECKING:
     import argparse
@@ -116,17 +117,15 @@ def _cpu_wait_seconds() -> float | None:
 
 def table(rounds: Sequence[Round]) -> str:
     """Markdown: one line for each fault, with the seconds until an answer, then why requests failed."""
-    lines = [
-        "| fault | times | back after, median (s) | longest (s) | answers | failed requests |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for fault in dict.fromkeys(each.fault for each in rounds):
         same = [each for each in rounds if each.fault == fault]
         seconds = [each.back_after_seconds for each in same]
         answers, failures = sum(each.answers for each in same), sum(each.failures for each in same)
-        lines.append(
-            f"| {fault} | {len(same)} | {median(seconds):.1f} | {max(seconds):.1f} | {answers} | {failures} |"
-        )
+        times = [f"{median(seconds):.1f}", f"{max(seconds):.1f}"]
+        rows.append([fault, str(len(same)), *times, str(answers), str(failures)])
+    head = ["fault", "times", "back after, median (s)", "longest (s)", "answers", "failed requests"]
+    lines = markdown.table(head, rows)
     reasons: Counter[str] = Counter()
     for each in rounds:
         reasons.update(each.reasons)

@@ -1,21 +1,17 @@
 """Writes exemptions and survivors into docs/contract-checks.md; with --check, fails if the page differs."""
 
 import json
-import re
 import sys
 from typing import Any
 
+from tools import markdown
 from tools.contract_checks.common import HERE, ROOT, fail
 
 PAGE = ROOT / "docs" / "contract-checks.md"
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def _table(heads: list[str], rows: list[list[str]]) -> str:
-    return "\n".join([_row(heads), _row(["---"] * len(heads)), *map(_row, rows)]) if rows else "None."
+    return "\n".join(markdown.table(heads, rows)) if rows else "None."
 
 
 def exemptions() -> str:
@@ -36,16 +32,9 @@ def survivors() -> str:
 
 def filled(page: str) -> str:
     """Return the page with the tables between its markers replaced."""
-    tables = {"exemptions": exemptions(), "survivors": survivors()}
-    between = r"<!-- (?P<name>\w+) -->\n.*?<!-- end of (?P=name) -->"
-    return re.sub(
-        between,
-        lambda found: (
-            f"<!-- {found['name']} -->\n\n{tables[found['name']]}\n\n<!-- end of {found['name']} -->"
-        ),
-        page,
-        flags=re.DOTALL,
-    )
+    for name, text in (("exemptions", exemptions()), ("survivors", survivors())):
+        page = markdown.filled(page, f"<!-- {name} -->", f"<!-- end of {name} -->", text)
+    return page
 
 
 def main() -> None:
