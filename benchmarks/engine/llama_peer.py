@@ -8,8 +8,8 @@ import os
 import subprocess
 from typing import Any
 
-from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import Measurement
+from benchmarks.engine.peer import reserve_stdout, serve
 from benchmarks.engine.workload import Batch
 from benchmarks.processes import start
 

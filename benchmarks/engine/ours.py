@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import Measurement, TokenClock, percentile, rss_bytes
+from benchmarks.engine.peer import reserve_stdout, serve
 from benchmarks.engine.profile import StepProfile, limits
 from benchmarks.engine.workload import (
     Batch,

@@ -11,8 +11,8 @@ import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
 
-from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import Measurement, TokenClock
+from benchmarks.engine.peer import reserve_stdout, serve
 from benchmarks.engine.workload import Batch
 
 

@@ -6,8 +6,8 @@ import argparse
 import zlib
 from typing import Any
 
-from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import Measurement, TokenClock
+from benchmarks.engine.peer import reserve_stdout, serve
 from benchmarks.engine.workload import NUM_PROMPTS, Batch
 
 

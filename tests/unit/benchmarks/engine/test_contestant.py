@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.engine.contestant import Contestant, ContestantError
+from benchmarks.engine.contestant import ROOT, Contestant, ContestantError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 CHILD = """
 import os
-from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import TokenClock
+from benchmarks.engine.peer import reserve_stdout, serve
 
 def count(number):
     print("printed by a library")
@@ -77,3 +78,8 @@ def test_a_contestant_that_cannot_start_is_an_error(log: Path) -> None:
     with pytest.raises(ContestantError, match="exited with status 1"):
         start(log, "raise SystemExit('no model')")
     assert "no model" in log.read_text()
+
+
+def test_a_peer_is_imported_without_the_packages_of_the_project() -> None:
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import benchmarks.engine.vllm_peer"
+    subprocess.run([sys.executable, "-I", "-S", "-c", script], check=True)
