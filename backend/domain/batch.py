@@ -20,6 +20,7 @@ from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash, word, 
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, FoldedTree, Opening, SumTree
 from backend.domain.rules import BadReceipt, Rules
+from backend.domain.signatures import compact
 from backend.domain.split import MAX_SHARES, MAX_SLICES
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from backend.domain.parameters import ParameterSet
     from backend.domain.receipt import SignedReceipt, Slice
+    from backend.domain.voucher import SignedVoucher
 
 MAX_SPANS = 256
 SPAN_BYTES = 80
@@ -51,6 +53,19 @@ class Span:
     @property
     def amount(self) -> int:
         return self.until - self.start
+
+    def collection(self, payer: Account, signed: SignedVoucher) -> dict[str, Any]:
+        """The vault's `Collection` of this interval, by the payer's voucher."""
+        r, vs = compact(signed.signature)
+        return {
+            "payer": payer,
+            "before": self.before,
+            "from": signed.voucher.waived_until,
+            "maxCumulative": signed.voucher.max_cumulative,
+            "until": self.until,
+            "r": r,
+            "vs": vs,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,11 @@ class Header:
         """Fields by their Solidity names."""
         return {camel_case(name): getattr(self, name) for name in HEADER_FIELDS}
 
+    @property
+    def commitment(self) -> dict[str, int | str]:
+        """The `Commitment` of `Settlement.commit`; the contract computes the other fields."""
+        return {camel_case(name): getattr(self, name) for name in COMMITMENT_FIELDS}
+
     @classmethod
     def from_chain(cls, values: Mapping[str, Any]) -> Header:
         """Build from a mapping with Solidity's field names; integers may be decimal strings."""
@@ -96,6 +116,18 @@ class Header:
 
 
 HEADER_FIELDS = tuple(Header.__annotations__)
+COMMITMENT_FIELDS = (
+    "parent",
+    "parameter_set",
+    "total",
+    "receipts_root",
+    "receipts_count",
+    "entries_root",
+    "entries_count",
+    "balances_root",
+    "balances_count",
+    "data_digest",
+)
 
 
 def camel_case(name: str) -> str:

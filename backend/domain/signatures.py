@@ -25,6 +25,13 @@ def parse_signature(text: str) -> tuple[bytes, int]:
     return raw[:64], raw[64] - 27
 
 
+def compact(signature: str) -> tuple[str, str]:
+    """Compact form r, vs of a 65-byte signature r, s, v. Source: EIP-2098."""
+    raw = bytes.fromhex(signature.removeprefix("0x"))
+    vs = int.from_bytes(raw[32:64], "big") | (raw[64] - 27) << 255
+    return "0x" + raw[:32].hex(), f"0x{vs:064x}"
+
+
 def malformed_signature(why: str) -> InvalidInput:
     return InvalidInput(f"malformed signature: {why}", param="signature")
 

@@ -17,8 +17,7 @@ from backend.domain.hashing import TypedDomain, ascii_word, keccak, record_argum
 from backend.domain.ids import ZERO_ACCOUNT, Account, VersionId
 from backend.domain.judging.withheld_trees import account_of
 from backend.domain.parameters import ParameterSet
-from backend.domain.voucher import Voucher
-from backend.services.settle.select import compact
+from backend.domain.voucher import SignedVoucher, Voucher
 from tests.support.batch_factory import LONG, BatchFactory, add_versions
 from tests.support.market import some_hash
 
@@ -75,15 +74,7 @@ class DisputeHarness:
 
     def commit(self, draft: Draft, parent: DisputedBatch | None = None) -> DisputedBatch:
         """Commit the draft and check the header in the event."""
-        named = draft.commit(CommitTerms()).header
-        commitment = {
-            camel_case(name): getattr(named, name)
-            for name in ("parent", "parameter_set", "total", "data_digest")
-        } | {
-            camel_case(f"{tree}_{part}"): getattr(named, f"{tree}_{part}")
-            for tree in ("receipts", "entries", "balances")
-            for part in ("root", "count")
-        }
+        commitment = draft.commit(CommitTerms()).header.commitment
         collections = [self._collection(span) for span in draft.spans]
         events = self.send(OPERATOR.account, "Settlement", "commit", commitment, collections)
         (committed,) = (e for e in events if e.name == "BatchCommitted")
@@ -247,16 +238,8 @@ class DisputeHarness:
         (payer,) = (p for p in PAYERS if self.factory.channel(p) == span.channel_id)
         voucher = Voucher(span.channel_id, span.start, span.until)
         vault = TypedDomain(self.chain.chain_id, self.chain.address("PaymentVault"))
-        r, vs = compact(payer.sign(vault.voucher_digest(voucher)))
-        return {
-            "payer": payer.account,
-            "before": span.before,
-            "from": span.start,
-            "maxCumulative": span.until,
-            "until": span.until,
-            "r": r,
-            "vs": vs,
-        }
+        signed = SignedVoucher(voucher, payer.sign(vault.voucher_digest(voucher)))
+        return span.collection(payer.account, signed)
 
     def _terms(self) -> ParameterSet:
         found = self.chain.call("Parameters", "current")

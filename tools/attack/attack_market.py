@@ -25,8 +25,7 @@ from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTr
 from backend.domain.money import UNIT
 from backend.domain.rules import Rules
 from backend.domain.transactions import Call
-from backend.domain.voucher import Voucher
-from backend.services.settle.select import compact
+from backend.domain.voucher import SignedVoucher, Voucher
 from tools.local_market import OPERATOR, PAYERS, LocalMarket
 
 if TYPE_CHECKING:
@@ -242,16 +241,8 @@ class AttackMarket(LocalMarket):
     def _collection(self, span: Span) -> dict[str, Any]:
         payer = next(p for p in PAYERS if self.channel_of(p) == span.channel_id)
         voucher = Voucher(span.channel_id, 0, span.until)
-        r, vs = compact(payer.sign(self.vault.voucher_digest(voucher)))
-        return {
-            "payer": payer.account,
-            "before": span.before,
-            "from": 0,
-            "maxCumulative": span.until,
-            "until": span.until,
-            "r": r,
-            "vs": vs,
-        }
+        signed = SignedVoucher(voucher, payer.sign(self.vault.voucher_digest(voucher)))
+        return span.collection(payer.account, signed)
 
 
 def _look_up(tree: SumTree, keys: list[int], key: int) -> Any:

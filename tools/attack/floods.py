@@ -22,7 +22,7 @@ from backend.domain.hashing import (
 from backend.domain.ids import DatanetId
 from backend.domain.money import PPM
 from backend.domain.receipt import Share
-from backend.services.settle.select import compact
+from backend.domain.signatures import compact
 from tools.attack.attack_market import AttackMarketError
 from tools.labels import some_hash
 from tools.local_market import CONTRIBUTORS, CREATOR, OPERATOR, PAYERS, new_record

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from backend.domain.batch import MAX_SPANS, most_entries
-from backend.domain.hashing import to_bytes
 from backend.domain.money import in_dollars
 from backend.domain.voucher import SignedVoucher, Voucher
 
@@ -128,24 +127,7 @@ class Selection:
 
     def collection(self, span: Span, vault: TypedDomain) -> dict[str, Any]:
         """The vault's `Collection`."""
-        signed = self.authority.voucher(span, vault)
-        r, vs = compact(signed.signature)
-        return {
-            "payer": self.channel.payer,
-            "before": span.before,
-            "from": signed.voucher.waived_until,
-            "maxCumulative": signed.voucher.max_cumulative,
-            "until": span.until,
-            "r": r,
-            "vs": vs,
-        }
-
-
-def compact(signature: str) -> tuple[str, str]:
-    """Compact form r, vs of a 65-byte signature r, s, v. Source: EIP-2098."""
-    raw = to_bytes(signature)
-    vs = int.from_bytes(raw[32:64], "big") | (raw[64] - 27) << 255
-    return "0x" + raw[:32].hex(), f"0x{vs:064x}"
+        return span.collection(self.channel.payer, self.authority.voucher(span, vault))
 
 
 def select(

@@ -25,12 +25,12 @@ from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.batch import Batch, build
+from backend.domain.batch import Batch, CommitTerms, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.chain import Reverted
 from backend.domain.content import cid_digest
 from backend.domain.errors import Conflict, Unavailable
-from backend.domain.hashing import receipt_id, to_hash
+from backend.domain.hashing import receipt_id
 from backend.domain.rules import Rules
 from backend.domain.settlement import BatchRecord
 from backend.services.channels.charges import sign_overdue
@@ -355,8 +355,8 @@ class Settler:
         files = {FILE_NAME: encode(name, batch.receipts)}
         digest = cid_digest(self.blobs.folder_cid(files))
         collections = [selections[span.channel_id].collection(span, self.vault) for span in batch.spans]
-        arguments, retired = (_commitment(batch, digest), collections), retired_keys(view, self.operator)
-        candidate = Candidate(batch, files, digest, arguments, retired)
+        arguments = (batch.header(CommitTerms(), digest).commitment, collections)
+        candidate = Candidate(batch, files, digest, arguments, retired_keys(view, self.operator))
         self.chain.prepare("Settlement", "commit", *candidate.arguments, sender=self.operator)
         return candidate
 
@@ -389,22 +389,6 @@ class Settler:
                 row = tx.transactions.enqueue(self.operator, "Settlement", "commit", candidate.arguments, key)
             tx.batches.put(BatchRecord(self.operator, number, candidate.digest, row, is_released=False))
         return True
-
-
-def _commitment(batch: Batch, digest: Hash32) -> dict[str, Any]:
-    """The `Commitment` of `Settlement.commit`."""
-    return {
-        "parent": batch.parent.hash,
-        "parameterSet": batch.parameter_set,
-        "total": batch.total,
-        "receiptsRoot": to_hash(batch.receipts_tree.root),
-        "receiptsCount": batch.receipts_tree.count,
-        "entriesRoot": to_hash(batch.entries_tree.root),
-        "entriesCount": batch.entries_tree.count,
-        "balancesRoot": to_hash(batch.balances_tree.root),
-        "balancesCount": batch.balances_tree.count,
-        "dataDigest": digest,
-    }
 
 
 def _refund(tx: UnitOfWork, batch: CommittedBatch) -> list[Any]:
