@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from backend.client.agreement import NONCE, Chosen, SignatureRefused, deadline
 from backend.client.errors import UNSIGNED, reading_answer
-from backend.client.signing import NONCE, AskedMessage, Chosen, SignatureRefused, Statement, deadline
+from backend.client.signing import AskedMessage, Statement
 from backend.client.transfers import PIECE_BYTES, transfer
 from backend.disk.files import pieces
 from backend.domain.dataset import LineChecker, Row, split_lines

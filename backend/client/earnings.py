@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from backend.client.agreement import Chosen
 from backend.client.errors import UNSIGNED, reading_answer
-from backend.client.signing import AskedCall, Chosen, Statement
+from backend.client.signing import AskedCall, Statement
 from backend.domain.ids import Account
 from backend.domain.money import AMOUNT, in_dollars
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from eth_abi.abi import default_codec
 
 from backend.chain.contracts import encode_call, interface
+from backend.client.agreement import SignatureRefused
 from backend.client.errors import UNSIGNED, reading_answer
-from backend.client.signing import AskedCall, SignatureRefused, Statement, decode_call
+from backend.client.signing import AskedCall, Statement, decode_call
 from backend.domain.errors import InvalidInput
 from backend.domain.governance import restrict
 from backend.domain.hashing import keccak, to_hash

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from backend.client.agreement import NONCE, SignatureRefused, deadline
 from backend.client.errors import UNSIGNED, ApiError, reading_answer, sent_back
-from backend.client.signing import NONCE, AskedMessage, SignatureRefused, Statement, deadline
+from backend.client.signing import AskedMessage, Statement
 from backend.client.vault import VAULT
 from backend.domain.channels import MAX_THAW_SECONDS
 from backend.domain.errors import Conflict

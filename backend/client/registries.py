@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from backend.client.agreement import Chosen
 from backend.client.errors import UNSIGNED, reading_answer
-from backend.client.signing import AskedCall, Chosen, Statement
+from backend.client.signing import AskedCall, Statement
 from backend.client.waiting import wait_until
 from backend.domain.hashing import ascii_word, to_hash
 from backend.domain.money import PRICE, prices_in_dollars

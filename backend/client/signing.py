@@ -1,24 +1,33 @@
 """Signs with one key, for one pinned deployment, what its caller asked for, and nothing else.
 
-A market proposes messages and transactions. Each is compared field by field with what the caller asked for;
-fields that only the market can know are marked as `Chosen`. What is signed is built here from the caller's
-values, and is shown in words before. Chain and contracts come from the deployment alone.
+A market proposes messages and transactions. Each is compared field by field with what the caller asked for
+(`backend.client.agreement`). What is signed is built here from the caller's values, and is shown in words
+before. Chain and contracts come from the deployment alone.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from backend.chain.contracts import encode_call, interface
+from backend.client.agreement import (
+    NONCE,
+    Chosen,
+    SignatureRefused,
+    agreed_message,
+    agreed_value,
+    as_struct,
+    chosen_terms,
+    has_chosen,
+)
 from backend.client.node import Node
 from backend.domain.caip import chain_name
 from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.eip712 import build_typed_data
-from backend.domain.errors import Forbidden, InvalidInput
+from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     AUTHORIZATION_TYPE,
     CONTRIBUTION_TYPE,
@@ -70,17 +79,9 @@ CALLS = frozenset(
     }
 )
 """Functions that transactions call. None of them takes or sends the chain's coin."""
-MAX_VALIDITY_SECONDS = 86_400
-"""Longest validity of a signature that the market may choose."""
-MAX_UINT256 = (1 << 256) - 1
 _MAX_NAME_CHARACTERS = 64
-_MAX_DIGITS = len(str(MAX_UINT256))
 MAX_CALL_BYTES = 1 << 16
 """Of call data that is decoded. Its pointers may name the same bytes many times: it grows with the square."""
-
-
-class SignatureRefused(Forbidden):
-    """What the market proposes is not what was asked for. Nothing was signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,28 +94,6 @@ class Statement:
 
 Approve = Callable[[Statement], object]
 """Returns if the owner of the key agrees, and raises otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A value that the market chooses. It is shown if it has a label.
-
-    `most`: upper limit of an integer. `fixed`: fields of a struct that the market does not choose.
-    """
-
-    label: str = ""
-    most: int | None = None
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-
-
-NONCE = Chosen("nonce", most=MAX_UINT256)
-"""A number that makes a signature valid once; the contract accepts only the next one. A later one becomes
-valid when those before it are used.
-"""
-
-
-def deadline() -> Chosen:
-    return Chosen(most=int(time.time()) + MAX_VALIDITY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +186,11 @@ class Wallet:
         contract = VERIFIERS[asked.declaration]
         if proposed is None and any(isinstance(value, Chosen) for value in asked.fields.values()):
             raise SignatureRefused("the market proposes no typed data; nothing was signed")
-        stated = {} if proposed is None else _struct(proposed, "the typed data")
-        fields = asked.fields if proposed is None else _message(asked.fields, stated.get("message"))
+        stated = {} if proposed is None else as_struct(proposed, "the typed data")
+        fields = asked.fields if proposed is None else agreed_message(asked.fields, stated.get("message"))
         typed_data = build_typed_data(self._domain(contract, stated), asked.declaration, as_json(fields))
         if proposed is not None:
-            _agreed(typed_data, stated, "typed data")
+            agreed_value(typed_data, stated, "typed data")
         if contract == "PaymentVault" and asked.fields.get("nonce") is NONCE and self._node_url:
             # The vault's alone: a market may have earlier contributions in its queue.
             self._check_nonce(contract, fields["nonce"])
@@ -244,18 +223,18 @@ class Wallet:
             raise SignatureRefused(f"{asked.contract}.{asked.function} is not a call that this wallet sends")
         to = self.address(asked.contract)
         if proposed is None:
-            if _has_chosen(asked.args):
+            if has_chosen(asked.args):
                 raise SignatureRefused("the market proposes no transaction; nothing was signed")
             return to, "0x" + _encoded(asked, asked.args).hex(), asked.args
-        stated = _struct(proposed, "the transaction")
+        stated = as_struct(proposed, "the transaction")
         envelope = {"chain_id": self.deployment.chain_id, "to": to, "value": 0}
-        _agreed(envelope, {name: stated.get(name) for name in envelope}, "transaction")
+        agreed_value(envelope, {name: stated.get(name) for name in envelope}, "transaction")
         data = str(stated.get("data")).lower()
         args = asked.args
-        if len(data) <= 2 + 2 * MAX_CALL_BYTES or _has_chosen(args):
-            args = _agreed(args, decode_call(asked.contract, asked.function, data), asked.function)
+        if len(data) <= 2 + 2 * MAX_CALL_BYTES or has_chosen(args):
+            args = agreed_value(args, decode_call(asked.contract, asked.function, data), asked.function)
         # Nothing before, between or after.
-        _agreed("0x" + _encoded(asked, args).hex(), data, "transaction.data")
+        agreed_value("0x" + _encoded(asked, args).hex(), data, "transaction.data")
         return to, data, args
 
     def _domain(self, contract: str, proposed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -265,7 +244,7 @@ class Wallet:
         address = self.address(contract)
         if contract != PAYMENT_TOKEN:
             return TypedDomain(self.deployment.chain_id, address).fields
-        stated = _struct(proposed.get("domain"), "the domain")
+        stated = as_struct(proposed.get("domain"), "the domain")
         names = {name: stated[name] for name in ("name", "version") if name in stated}
         for name, value in names.items():
             if not isinstance(value, str) or len(value) > _MAX_NAME_CHARACTERS:
@@ -285,8 +264,11 @@ class Wallet:
     def _terms(
         self, statement: Statement, asked: Mapping[str, Any], agreed: Mapping[str, Any], contract: str
     ) -> tuple[tuple[str, str], ...]:
-        shown = tuple(_shown(asked, agreed))
-        return (*statement.terms, *shown, ("contract", f"{contract} {self.address(contract)}"))
+        return (
+            *statement.terms,
+            *chosen_terms(asked, agreed),
+            ("contract", f"{contract} {self.address(contract)}"),
+        )
 
     def _ask(self, action: str, terms: tuple[tuple[str, str], ...]) -> None:
         chain = ("chain", chain_name(self.deployment.chain_id))
@@ -323,91 +305,3 @@ def _signable(typed_data: dict[str, Any]) -> SignableMessage:
         return encode_typed_data(full_message=typed_data)
     except (ValueError, TypeError, OverflowError, EncodingError):
         raise SignatureRefused("a value of the market does not fit its type; nothing was signed") from None
-
-
-def _message(asked: Mapping[str, Any], proposed: Any) -> Mapping[str, Any]:
-    """The fields to sign, as of `_agreed`: those that the market chooses are strings or integers, as JSON has
-    the atomic types of EIP-712. Errors: `SignatureRefused`.
-    """
-    fields: Mapping[str, Any] = _agreed(asked, proposed, "message")
-    for name, value in asked.items():
-        if isinstance(value, Chosen) and not isinstance(fields[name], str | int):
-            raise SignatureRefused(f"message.{name} of the market is malformed; nothing was signed")
-    return fields
-
-
-def _agreed(asked: Any, proposed: Any, where: str) -> Any:
-    """The value to sign: the asked one, with what the market may choose taken from its proposal.
-
-    Errors: `SignatureRefused` for the first difference.
-    """
-    if isinstance(asked, Chosen):
-        return _chosen(asked, proposed, where)
-    if isinstance(asked, Mapping):
-        found = _struct(proposed, where)
-        if found.keys() != asked.keys():
-            raise _difference(where, sorted(asked), sorted(map(str, found)))
-        return {name: _agreed(value, found[name], f"{where}.{name}") for name, value in asked.items()}
-    if isinstance(asked, list):
-        if not isinstance(proposed, list) or len(proposed) != len(asked):
-            raise _difference(where, asked, proposed)
-        pairs = enumerate(zip(asked, proposed, strict=True))
-        return [_agreed(one, other, f"{where}[{i}]") for i, (one, other) in pairs]
-    if _plain(asked) != _plain(proposed):
-        raise _difference(where, asked, proposed)
-    return asked
-
-
-def _has_chosen(value: Any) -> bool:
-    """Whether the market chooses a part of the value."""
-    if isinstance(value, Mapping):
-        return any(map(_has_chosen, value.values()))
-    return isinstance(value, Chosen) or (isinstance(value, list) and any(map(_has_chosen, value)))
-
-
-def _chosen(chosen: Chosen, proposed: Any, where: str) -> Any:
-    if chosen.fixed:
-        found = _struct(proposed, where)
-        stated = {name: found.get(name) for name in chosen.fixed}
-        return {**found, **_agreed(chosen.fixed, stated, where)}
-    if chosen.most is None:
-        return proposed
-    text = str(proposed)
-    # Numbers of thousands of digits cannot be parsed.
-    if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) > chosen.most:
-        raise _difference(where, f"at most {chosen.most}", proposed)
-    return int(text)
-
-
-def _shown(asked: Mapping[str, Any], agreed: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Labelled values that the market chose, nested ones included."""
-    found: list[tuple[str, str]] = []
-    for name, value in asked.items():
-        if isinstance(value, Chosen) and value.label:
-            chosen = agreed[name]
-            text = ", ".join(map(str, chosen)) or "none" if isinstance(chosen, list) else str(chosen)
-            found.append((value.label, text))
-        elif isinstance(value, Mapping):
-            found += _shown(value, agreed[name])
-    return found
-
-
-def _struct(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise SignatureRefused(f"{where} of the market is malformed; nothing was signed")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """A form that is equal for equal values: integers may be decimal strings, hex in any case."""
-    if isinstance(value, bool) or value is None:
-        return repr(value)
-    text = str(value)
-    return text.lower() if text[:2].lower() == "0x" else text
-
-
-def _difference(where: str, asked: Any, proposed: Any) -> SignatureRefused:
-    return SignatureRefused(
-        f"the market proposes another value of {where} than was asked for; nothing was signed",
-        details={"asked for": asked, "proposed": str(proposed)[:500]},
-    )

@@ -37,6 +37,7 @@ INSTRUMENTED = {
     "tests.fuzz.messages": [
         "backend.api.paging",
         "backend.chain.contracts",
+        "backend.client.agreement",
         "backend.client.signing",
         "backend.domain",
         "eth_abi",

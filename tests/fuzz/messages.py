@@ -12,17 +12,9 @@ import msgspec
 
 from backend.api.paging import QueryCursors, get_paging
 from backend.chain.contracts import encode_call, interface
+from backend.client.agreement import NONCE, Chosen, SignatureRefused
 from backend.client.keystore import LocalKey
-from backend.client.signing import (
-    CALLS,
-    NONCE,
-    AskedCall,
-    AskedMessage,
-    Chosen,
-    SignatureRefused,
-    Statement,
-    Wallet,
-)
+from backend.client.signing import CALLS, AskedCall, AskedMessage, Statement, Wallet
 from backend.domain.deployment import Deployment
 from backend.domain.eip712 import build_typed_data
 from backend.domain.errors import InvalidInput

@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli.main import app, main
+from backend.client.agreement import SignatureRefused
 from backend.client.api import ApiClient
 from backend.client.errors import ApiError
 from backend.client.sessions import SessionFile
-from backend.client.signing import SignatureRefused
 from backend.domain.errors import Unavailable
 from backend.domain.money import AMOUNT
 from backend.services.channels.channels import Channels

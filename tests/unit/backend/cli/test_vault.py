@@ -17,9 +17,10 @@ from backend.cli import vault
 from backend.cli.main import app
 from backend.client import node as node_module
 from backend.client import payments
+from backend.client.agreement import SignatureRefused
 from backend.client.keystore import Keystores, LocalKey, parse_private_key
 from backend.client.node import NodeRefusal, NotMined
-from backend.client.signing import SignatureRefused, Statement, Wallet
+from backend.client.signing import Statement, Wallet
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.chain import Reverted
 from backend.domain.eip712 import build_typed_data

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.client import contributions, payments
+from backend.client.agreement import SignatureRefused
 from backend.client.errors import UNSIGNED, ApiError, NotAMarket
-from backend.client.signing import SignatureRefused, Statement, Wallet
+from backend.client.signing import Statement, Wallet
 from backend.domain.channels import MAX_THAW_SECONDS
 from backend.domain.deployment import Deployment
 from backend.domain.errors import Conflict, InvalidInput, NotFound

@@ -9,8 +9,9 @@ import pytest
 
 from backend.chain.contracts import encode_call
 from backend.client import earnings, governance, registries
+from backend.client.agreement import Chosen, SignatureRefused
 from backend.client.errors import NotAMarket
-from backend.client.signing import AskedCall, Chosen, SignatureRefused, Statement, Wallet
+from backend.client.signing import AskedCall, Statement, Wallet
 from backend.domain.deployment import Deployment
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak, to_hash
