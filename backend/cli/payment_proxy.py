@@ -20,9 +20,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from backend.cli.output import in_utc
-from backend.client.api import error_body, parse_json
 from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.payments import asked_voucher
+from backend.client.responses import error_body, parse_json
 from backend.domain.errors import DomainError, PaymentRequired, Unavailable
 from backend.domain.money import AMOUNT, in_dollars
 from backend.loopback import LocalCallersOnly

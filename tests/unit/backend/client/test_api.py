@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.client.api import ApiClient, market_url
+from backend.client.api import ApiClient
 from backend.client.errors import ApiError, NotAMarket
 from backend.client.keystore import LocalKey
 from backend.client.pending_receipts import fetch_receipt
@@ -180,28 +180,3 @@ def test_an_error_of_the_api_keeps_its_code() -> None:
     ):
         client.sign_in()
     assert refused.value.details == {"status": 429, "code": "rate_limited", "seconds": 3}
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "market.example",
-        "ftp://market.example",
-        "https://",
-        "https://market.example/v1",
-        "https://u@m.example",
-        "https://m.example/?a=b",
-        "http://[::1",
-        "http://market.example:port",
-        "http://\u00fc" + "a" * 80 + ".example",
-        "",
-    ],
-)
-def test_what_is_no_url_of_a_market_is_named(url: str) -> None:
-    with pytest.raises(InvalidInput, match="not the URL of a market"):
-        market_url(url)
-
-
-def test_a_market_is_known_by_its_origin() -> None:
-    assert market_url("https://Market.example/") == "https://market.example"
-    assert market_url("http://127.0.0.1:8000") == "http://127.0.0.1:8000"
