@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.chain.node import TxReceipt
     from backend.domain.transactions import PreparedTransaction
-    from backend.ports.chain import TransactionSigner
+    from backend.ports.keys import TransactionSigner
 
 MINED_SECONDS = 60.0
 

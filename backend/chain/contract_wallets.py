@@ -26,7 +26,7 @@ CONTRACT_ERRORS = ("revert", "gas", "opcode", "jump", "stack", "vm exception")
 
 
 class WalletCalls:
-    """Implements `backend.ports.chain.ContractWallets`."""
+    """Implements `backend.ports.keys.ContractWallets`."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

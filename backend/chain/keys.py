@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LocalSigner:
-    """A private key in memory. Implements `Signer` and `TransactionSigner` of `backend.ports.chain`."""
+    """A private key in memory. Implements `Signer` and `TransactionSigner` of `backend.ports.keys`."""
 
     def __init__(self, private_key: bytes) -> None:
         self._key = coincurve.PrivateKey(private_key)

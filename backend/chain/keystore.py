@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from backend.chain.keys import LocalSigner
     from backend.domain.ids import Account
-    from backend.ports.chain import Signer
+    from backend.ports.keys import Signer
 
 log = logging.getLogger(__name__)
 
 
 class KeyStore:
-    """Implements `backend.ports.chain.SessionKeys`."""
+    """Implements `backend.ports.keys.SessionKeys`."""
 
     def __init__(self, root: Path, password: str) -> None:
         self._root = root

@@ -30,7 +30,7 @@ ORDER = 2 * HALF_ORDER + 1
 
 
 class RemoteSigner(ABC):
-    """Implements `backend.ports.chain.TransactionSigner`.
+    """Implements `backend.ports.keys.TransactionSigner`.
 
     `stated`: the account that the settings name, if they do. The service is then asked only to sign, so that
     processes that send nothing need no access to it.

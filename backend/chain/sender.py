@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from backend.domain.chain import BlockRef, Reverted
     from backend.domain.ids import Account
     from backend.domain.transactions import ChainTransaction, OpenTransaction
-    from backend.ports.chain import SendQueue, TransactionSigner
+    from backend.ports.chain import SendQueue
+    from backend.ports.keys import TransactionSigner
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backend.chain.rpc import RpcError
     from backend.domain.errors import DomainError
     from backend.domain.ids import Account, Hash32
-    from backend.ports.chain import TransactionSigner
+    from backend.ports.keys import TransactionSigner
 
 
 TX_GAS_CAP = 1 << 24

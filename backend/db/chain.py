@@ -1,4 +1,4 @@
-"""Repository of the chain's projections. Implements `backend.ports.chain.ChainView`."""
+"""Repository of the chain's projections. Implements `backend.ports.chain_view.ChainView`."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class ChainBatches:
-    """The part of `backend.ports.chain.ChainView` about batches and disputes."""
+    """The part of `backend.ports.chain_view.ChainView` about batches and disputes."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

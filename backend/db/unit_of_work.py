@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from backend.domain.figures import Figures
     from backend.domain.ids import Account
-    from backend.ports.chain import ChainView
+    from backend.ports.chain_view import ChainView
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backend.chain.node import Node, TxReceipt
     from backend.deployment.terms import Terms
     from backend.domain.ids import Account
-    from backend.ports.chain import TransactionSigner
+    from backend.ports.keys import TransactionSigner
 
 GAS, GAS_PER_HOLDER = 34_000_000, 60_000
 """Slightly more than a deployment uses."""

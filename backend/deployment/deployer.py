@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.chain.node import Node, TxReceipt
-    from backend.ports.chain import TransactionSigner
+    from backend.ports.keys import TransactionSigner
 
 MINED_SECONDS = 300
 MAX_PAUSE_SECONDS = 2.0

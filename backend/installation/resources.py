@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backend.domain.receipt import VersionRecord
     from backend.installation.engines import Engines
     from backend.installation.signing_keys import SigningKeys
-    from backend.ports.chain import Signer, TransactionSigner
+    from backend.ports.keys import Signer, TransactionSigner
     from backend.ports.outbound import OutboundHttp
     from backend.ports.storage import BlobStore
     from backend.services.operator.peers import Peers

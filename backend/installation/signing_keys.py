@@ -16,7 +16,7 @@ from backend.installation.extras import require_extra
 
 if TYPE_CHECKING:
     from backend.chain.keys import LocalSigner
-    from backend.ports.chain import Signer, TransactionSigner
+    from backend.ports.keys import Signer, TransactionSigner
     from backend.settings import Settings
 
 LOCAL_OPERATOR, LOCAL_RECEIPT_KEY, LOCAL_WATCHER = 1, 2, 9

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from backend.domain.batch import Batch
     from backend.domain.hashing import TypedDomain as Domain
     from backend.domain.parameters import ParameterSet
-    from backend.ports.chain import Recover, Signer
+    from backend.ports.keys import Recover, Signer
 
 LONG = 256
 """Number of contributions of the largest version, all accepted: the maximum of an attribution list."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backend.chain.node import Node
     from backend.deployment.record import Record
     from backend.domain.ids import Account
-    from backend.ports.chain import Signer
+    from backend.ports.keys import Signer
 
 EXAMPLE = ROOT / "deployments" / "terms.example.toml"
 COIN = 10**20

@@ -53,7 +53,7 @@ def some_demand(
 
 
 class Key:
-    """A Signer (`backend.ports.chain`) on a key in memory."""
+    """A Signer (`backend.ports.keys`) on a key in memory."""
 
     def __init__(self, label: str) -> None:
         self._key = PrivateKey(keccak(label.encode()))

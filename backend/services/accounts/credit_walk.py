@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.batch import OperatorLedger
     from backend.domain.settlement import CommittedBatch
-    from backend.ports.chain import ChainView
+    from backend.ports.chain_view import ChainView
     from backend.services.audit.earnings import PublishedEntries
 
 CHUNK = 100

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
     from backend.domain.judging.case import Judgement
     from backend.domain.settlement import CommittedBatch
-    from backend.ports.chain import ChainView
+    from backend.ports.chain_view import ChainView
     from backend.services.audit.cases import Cases
     from backend.services.audit.published import BatchReceipts
 

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from backend.domain.judging.case import IsSigned
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch, DemandAnswer
-    from backend.ports.chain import Chain, ChainView, Recover
+    from backend.ports.chain import Chain
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Recover
     from backend.ports.storage import BlobStore, FetchFolder
     from backend.services.audit.published import BatchReceipts
 

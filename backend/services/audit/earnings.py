@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, DatanetId, Hash32, ReceiptId, VersionId
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch
-    from backend.ports.chain import ChainView
+    from backend.ports.chain_view import ChainView
     from backend.services.audit.cases import Cases
     from backend.services.background import Background
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32
     from backend.domain.judging.case import IsSigned
     from backend.domain.receipt import SignedReceipt
-    from backend.ports.chain import ChainView, Recover
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Recover
     from backend.ports.storage import BlobStore
 
 MAX_DATA_BYTES = 512 << 20

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId, Hash32
     from backend.domain.receipt import Slice
-    from backend.ports.chain import ChainView, Signer
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Signer
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from backend.domain.hashing import receipt_id
 from backend.domain.ids import ReceiptId
 from backend.domain.money import AMOUNT, in_dollars
 from backend.domain.voucher import ClientVoucher
-from backend.ports.chain import ChainView
+from backend.ports.chain_view import ChainView
 from backend.services.channels.balance import ChannelBalance, channel_balance, latest_time, usable_grants
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId
     from backend.domain.voucher import SignedVoucher, Voucher
-    from backend.ports.chain import Recover
+    from backend.ports.keys import Recover
     from backend.services.channels.admission import Market
 
 

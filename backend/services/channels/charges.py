@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId, ChargeId, ReceiptId
     from backend.domain.receipt import Attributed
     from backend.domain.serving import NewCharge, StoredCharge
-    from backend.ports.chain import ChainView, Signer
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Signer
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database
     from backend.domain.transactions import PreparedTransaction
-    from backend.ports.chain import Chain, SessionKeys
+    from backend.ports.chain import Chain
+    from backend.ports.keys import SessionKeys
     from backend.services.channels.admission import Market
     from backend.services.transactions.relays import Relays
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.live_agreement import LiveAgreement
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import RegisteredVersion
-    from backend.ports.chain import ChainView
+    from backend.ports.chain_view import ChainView
 
 MAX_WORDS = 10
 _HASH = re.compile(r"(?:0x)?([0-9a-f]{64})")

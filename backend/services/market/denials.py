@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Cid, DatanetId
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import Snapshot
-    from backend.ports.chain import ChainView
+    from backend.ports.chain_view import ChainView
     from backend.ports.storage import BlobStore
     from backend.services.market.adapter_folders import AdapterFolders
 

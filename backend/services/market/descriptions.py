@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.registries import Contribution, RegisteredVersion
     from backend.domain.training import TrainingJob
-    from backend.ports.chain import ChainView
+    from backend.ports.chain_view import ChainView
     from backend.ports.storage import BlobStore
 
 MAX_VERSIONS = 200

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from backend.domain.registries import Contribution, Datanet
     from backend.domain.settlement import CommittedBatch, Demand
     from backend.domain.transactions import ChainTransaction, PreparedTransaction
-    from backend.ports.chain import Chain, ChainView
+    from backend.ports.chain import Chain
+    from backend.ports.chain_view import ChainView
     from backend.services.market.datanet_folders import DatanetFolders
 
 DATASETS = "DatasetRegistry"

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account
     from backend.domain.transactions import ChainTransaction
-    from backend.ports.chain import Chain, ChainView, Signer
+    from backend.ports.chain import Chain
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Signer
     from backend.services.operator.receipt_keys import ReceiptKeys
 
 REGISTRY, SETTLEMENT = "OperatorRegistry", "Settlement"

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.hashing import TypedDomain
     from backend.domain.transactions import ChainTransaction
-    from backend.ports.chain import Chain, ChainView, Signer
+    from backend.ports.chain import Chain
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Signer
     from backend.services.operator.receipt_keys import ReceiptKeys
 
 REGISTRY, SETTLEMENT, VAULT, PARAMETERS = "OperatorRegistry", "Settlement", "PaymentVault", "Parameters"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from backend.domain.ids import Account
-    from backend.ports.chain import ChainView, SessionKeys, Signer
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import SessionKeys, Signer
 
 
 class NoReceiptKey(Unavailable):

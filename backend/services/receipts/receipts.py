@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from backend.domain.receipt import Share
     from backend.domain.serving import DayUsage, StoredCharge, StoredReceipt
     from backend.domain.settlement import BatchState
-    from backend.ports.chain import ChainView
+    from backend.ports.chain_view import ChainView
 
 MAX_USAGE_DAYS = 366
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, ChargeId
     from backend.domain.receipt import Receipt
     from backend.domain.settlement import CommittedBatch
-    from backend.ports.chain import ChainView, Recover
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Recover
     from backend.services.audit.auditor import Auditor
 
 

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, ReceiptId
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch, Conviction
-    from backend.ports.chain import Chain, ChainView, Recover
+    from backend.ports.chain import Chain
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Recover
     from backend.ports.storage import BlobStore
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import UnitOfWork
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account
-    from backend.ports.chain import Chain, ChainView, Signer
+    from backend.ports.chain import Chain
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Signer
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import ChannelId
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import Backlog
-    from backend.ports.chain import SessionKeys, Signer
+    from backend.ports.keys import SessionKeys, Signer
     from backend.services.settle.pace import BatchLimits
     from backend.services.settle.validate import Validator
 

@@ -58,7 +58,9 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId, Hash32
     from backend.domain.parameters import ParameterSet
     from backend.domain.settlement import Backlog, CommittedBatch
-    from backend.ports.chain import Chain, ChainView, Recover, SessionKeys, Signer
+    from backend.ports.chain import Chain
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Recover, SessionKeys, Signer
     from backend.ports.storage import BlobStore
     from backend.services.audit.auditor import Auditor
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ReceiptId
     from backend.domain.receipt import SignedReceipt
-    from backend.ports.chain import ChainView, Recover
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Recover
     from backend.services.settle.convictions import Restrictions
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import Snapshot
     from backend.domain.training import TrainingJob
-    from backend.ports.chain import ChainView
+    from backend.ports.chain_view import ChainView
     from backend.services.market.adapter_folders import AdapterFolders
 
 

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from backend.domain.ids import Hash32, SnapshotId
     from backend.domain.receipt import VersionRecord
     from backend.domain.training import TrainingConfig, TrainingJob, TrainingResult
-    from backend.ports.chain import ChainView, Signer
+    from backend.ports.chain_view import ChainView
+    from backend.ports.keys import Signer
     from backend.services.channels.admission import Market
 
 METHOD = "none"

@@ -8,7 +8,7 @@ from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account
-    from backend.ports.chain import ContractWallets, Recover
+    from backend.ports.keys import ContractWallets, Recover
 
 
 class Consent:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32
     from backend.domain.merkle import SumTree
     from backend.domain.settlement import CommittedBatch, Demand
-    from backend.ports.chain import Chain, ChainView
+    from backend.ports.chain import Chain
+    from backend.ports.chain_view import ChainView
     from backend.services.audit.auditor import Auditor
     from backend.services.watch.transactions import WatcherTransactions
 

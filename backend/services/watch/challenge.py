@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from backend.domain.disputes.proofs import Proof
     from backend.domain.ids import Account
     from backend.domain.settlement import CommittedBatch, Demand
-    from backend.ports.chain import Chain, ChainView
+    from backend.ports.chain import Chain
+    from backend.ports.chain_view import ChainView
     from backend.services.watch.transactions import WatcherTransactions
 
 BOND_MARGIN_PERCENT = 30

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from backend.domain.deployment import Deployment
     from backend.domain.ids import Account
     from backend.domain.receipt import SignedReceipt
-    from backend.ports.chain import Signer
+    from backend.ports.keys import Signer
 
 PAYER, OTHER_PAYER = PAYERS
 SESSION_KEY = local_account(9)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backend.db.unit_of_work import Database
-    from backend.ports.chain import ChainView
+    from backend.ports.chain_view import ChainView
     from tests.support.chain_events import Event
 
 

@@ -27,7 +27,7 @@ from tests.support.admission import available, bill, settle
 from tests.support.fakes import EXPIRY, NOW, some_key
 
 if TYPE_CHECKING:
-    from backend.ports.chain import Signer
+    from backend.ports.keys import Signer
     from tests.support.scripted_installation import ScriptedInstallation
 
 
