@@ -31,7 +31,7 @@ from tools.receipts import new_receipt
 
 if TYPE_CHECKING:
     from backend.chain.keys import LocalSigner
-    from tools.gas import Chain, Operator, Payer
+    from tools.gas_market import Chain, Operator, Payer
 
 RECEIPT_KEY = 2
 """Index of the local account that signs the operator's receipts."""

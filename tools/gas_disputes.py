@@ -48,7 +48,7 @@ from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, Version
 
 if TYPE_CHECKING:
     from backend.domain.batch import Header
-    from tools.gas import Chain
+    from tools.gas_market import Chain
 
 NUM_RECEIPTS = 10_000
 NUM_ENTRIES = 670_000
