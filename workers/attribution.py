@@ -102,7 +102,7 @@ def parse_recomputed(message: Mapping[str, Any]) -> Recomputed:
 def _write_rows(installation: Installation, record: VersionRecord, path: Path) -> str | None:
     """Write the rows of the version's own snapshot, which comes first. Returns why they cannot be had."""
     try:
-        write_rows(installation.fetching_snapshots, record.snapshots[0], path)
+        write_rows(installation.datanets.fetching_snapshots, record.snapshots[0], path)
     except (ContributionWithdrawn, ContentMissing, ContentCorrupt, Unavailable) as error:
         return error.message
     return None

@@ -72,7 +72,7 @@ class Workers:
         )
         return Steps(
             installation.leases,
-            installation.fetching_snapshots,
+            installation.datanets.fetching_snapshots,
             screening,
             installation.publication,
             options,
@@ -100,7 +100,7 @@ class Workers:
 
     def _read_published_answers(self) -> None:
         if all(base.file.is_file() for base in self._installation.settings.served):  # else no tokenizer yet
-            self._installation.published_answers.refresh()
+            self._installation.datanets.published_answers.refresh()
 
     @cached_property
     def webhooks(self) -> WebhookRelay:

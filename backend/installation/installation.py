@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import InvalidInput
 from backend.domain.money import GWEI, UNIT
 from backend.installation.audit import Audit
+from backend.installation.datanets import Datanets
 from backend.installation.extras import require_extra
 from backend.installation.resources import Resources, utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from backend.chain.indexer import Indexer
     from backend.chain.sender import Sender
     from backend.domain.catalogue import BaseModel
@@ -30,18 +28,9 @@ if TYPE_CHECKING:
     from backend.services.answers.generate import Generate, GenerateLimits
     from backend.services.channels.admission import Admission, Market
     from backend.services.channels.channels import Channels
-    from backend.services.contribute.check_upload import UploadCheck
-    from backend.services.contribute.contributions import Contributions
-    from backend.services.contribute.curate import Curation
-    from backend.services.contribute.published_answers import PublishedAnswers
-    from backend.services.contribute.snapshot import Snapshots
-    from backend.services.contribute.staging import Staging
-    from backend.services.contribute.terms import DatanetTerms
     from backend.services.contribute.transfers import Transfers
-    from backend.services.contribute.withdrawn_content import WithdrawnContent
     from backend.services.market.adapter_folders import AdapterFolders
     from backend.services.market.catalogue import Catalogue
-    from backend.services.market.datanet_folders import DatanetFolders
     from backend.services.market.denials import Denials
     from backend.services.market.descriptions import Descriptions
     from backend.services.market.screening import Screening
@@ -72,8 +61,6 @@ PUBLIC_MIN_COLLECTED = 100_000
 """Token units, where no least amount is set and gas has a price."""
 PUBLIC_RELAY_BUDGET = 100_000_000
 """Gwei, where no budget is set and the chain's coin has a price."""
-MAX_QUEUED_TERMS = 16
-"""Datanets whose terms wait to be fetched, beyond the two that are."""
 
 
 class Installation(Resources):
@@ -365,14 +352,11 @@ class Installation(Resources):
     def audit(self) -> Audit:
         return Audit(self, self.database)
 
-    # Contributions
+    # Datanets and uploads
 
     @cached_property
-    def staging(self) -> Staging:
-        from backend.services.contribute.staging import Staging
-
-        settings = self.settings
-        return Staging(settings.home / "uploads", settings.max_upload_bytes, settings.reserved_disk_bytes)
+    def datanets(self) -> Datanets:
+        return Datanets(self, lambda: self.consent, lambda: self.relays)
 
     @cached_property
     def transfers(self) -> Transfers:
@@ -381,78 +365,6 @@ class Installation(Resources):
         settings = self.settings
         folder, reserved = settings.home / "transfers", settings.reserved_disk_bytes
         return Transfers(folder, settings.max_upload_bytes, reserved=reserved)
-
-    @cached_property
-    def upload_check(self) -> UploadCheck:
-        from backend.services.contribute.check_upload import UploadCheck
-
-        return UploadCheck(self.database, self.staging, self.count_tokens, self.settings.refused_kinds)
-
-    @cached_property
-    def contributions(self) -> Contributions:
-        from backend.services.contribute.contributions import Contributions
-
-        parts = self.consent, self.upload_check, self.relays, self._datanet_terms
-        return Contributions(self.database, self.blobs, self.chain, *parts)
-
-    @property
-    def _datanet_terms(self) -> DatanetTerms:
-        from backend.services.background import Background
-        from backend.services.contribute.terms import DatanetTerms
-
-        fetch = self.peers_for(self.database).fetch_copy
-        return DatanetTerms(self.blobs, fetch, Background(max_threads=2, max_queued=MAX_QUEUED_TERMS))
-
-    @cached_property
-    def curation(self) -> Curation:
-        from backend.services.contribute.curate import Curation
-
-        return Curation(self.database, self.blobs, self.staging, self.operator.account)
-
-    @cached_property
-    def datanet_folders(self) -> DatanetFolders:
-        from backend.services.market.datanet_folders import DatanetFolders
-
-        # Below `uploads`, which the API and the settler of another machine share.
-        root = self.settings.home / "uploads" / "datanets"
-        return DatanetFolders(self.database, self.blobs, root, self.settings.reserved_disk_bytes)
-
-    @cached_property
-    def withdrawn_content(self) -> WithdrawnContent:
-        from backend.services.contribute.withdrawn_content import WithdrawnContent
-
-        return WithdrawnContent(self.database, self.blobs)
-
-    @cached_property
-    def published_answers(self) -> PublishedAnswers:
-        from backend.services.contribute.base_tokenizer import decode_tokens
-        from backend.services.contribute.published_answers import PublishedAnswers
-
-        decoders = {
-            digest: partial(decode_tokens, Path(info.folder)) for digest, info in self.base_models.items()
-        }
-        return PublishedAnswers(self.database, self.blobs, self.snapshots.stored_rows, decoders)
-
-    @cached_property
-    def snapshots(self) -> Snapshots:
-        """Snapshots of contributions in the local store."""
-        from backend.services.contribute.snapshot import Snapshots
-
-        return Snapshots(self.database, self.blobs, self.chain, self.relays)
-
-    @cached_property
-    def fetching_snapshots(self) -> Snapshots:
-        """Snapshots that also fetch contributions stored by other operators."""
-        from backend.services.contribute.snapshot import Snapshots
-
-        bring = self.peers_for(self.database).fetch
-        return Snapshots(self.database, self.blobs, self.chain, self.relays, bring)
-
-    def count_tokens(self, texts: Sequence[str]) -> int | None:
-        """Number of tokens by the first base model's tokenizer."""
-        from backend.services.contribute.base_tokenizer import count_tokens
-
-        return count_tokens(Path(self.base_model.folder), texts)
 
     # Training
 
@@ -477,7 +389,7 @@ class Installation(Resources):
 
         cache, infos = self.settings.model_cache, self.base_models
         tokenisers = {digest: TokenizerProcess(info.folder, cache) for digest, info in infos.items()}
-        return Estimates(self.database, self.snapshots, tokenisers, self.training_payments)
+        return Estimates(self.database, self.datanets.snapshots, tokenisers, self.training_payments)
 
     @cached_property
     def leases(self) -> Leases:

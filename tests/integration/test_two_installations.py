@@ -142,17 +142,17 @@ def test_data_that_one_took_in_the_other_learns_from_until_it_is_taken_back(
         away.pump()
         store = away.installation.blobs
         assert not store.has(cid)
-        dataset = write_rows(away.installation.fetching_snapshots, snapshot, tmp_path / "rows.jsonl")
+        dataset = write_rows(away.installation.datanets.fetching_snapshots, snapshot, tmp_path / "rows.jsonl")
         assert (dataset.num_rows, dataset.num_contributions) == (2, 1)
         assert store.has(cid)
 
         refusal = {"contentHash": content_hash(rows), "isAccepted": False, "reason": ReviewReason.WITHDRAWN}
         market.send(OPERATOR, "DatasetRegistry", "review", 1, [refusal])
         away.pump()
-        away.installation.withdrawn_content.sweep()
+        away.installation.datanets.withdrawn_content.sweep()
         assert not store.has(cid)
         with pytest.raises(ContributionWithdrawn):
-            list(away.installation.fetching_snapshots.rows(snapshot))
+            list(away.installation.datanets.fetching_snapshots.rows(snapshot))
 
 
 def content_hash(rows: bytes) -> Hash32:

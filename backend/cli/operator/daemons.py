@@ -185,12 +185,12 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
     from workers.sweeps import at_most_every
 
     installation.check_database()
-    settler, curation = installation.settler, installation.curation
+    settler, datanets = installation.settler, installation.datanets
     sweeps = (
-        curation.advance,
+        datanets.curation.advance,
         installation.transfers.sweep,
-        at_most_every(CLEANUP_SECONDS, installation.withdrawn_content.sweep),
-        at_most_every(CLEANUP_SECONDS, installation.datanet_folders.sweep),
+        at_most_every(CLEANUP_SECONDS, datanets.withdrawn_content.sweep),
+        at_most_every(CLEANUP_SECONDS, datanets.folders.sweep),
     )
     with ThreadPoolExecutor(1, "uploads") as pool:
         uploads = pool.submit(_advance_uploads, sweeps, stop)

@@ -18,10 +18,12 @@ def installation(advance: Callable[[], int], run_once: Callable[[], Progress]) -
     return SimpleNamespace(
         check_database=lambda: None,
         settler=SimpleNamespace(run_once=run_once),
-        curation=SimpleNamespace(advance=advance),
+        datanets=SimpleNamespace(
+            curation=SimpleNamespace(advance=advance),
+            withdrawn_content=SimpleNamespace(sweep=lambda: None),
+            folders=SimpleNamespace(sweep=lambda: None),
+        ),
         transfers=SimpleNamespace(sweep=lambda: None),
-        withdrawn_content=SimpleNamespace(sweep=lambda: None),
-        datanet_folders=SimpleNamespace(sweep=lambda: None),
     )
 
 
