@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+CONTRIBUTOR, CREATOR, PAYER, VOTER = 3, 6, 7, 8
+"""Indices of the test accounts that sign on the local network by default."""
+
 PasswordFile = Annotated[
     Path | None,
     typer.Option(

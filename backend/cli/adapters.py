@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import CREATOR, Actor, acting
 from backend.cli.amounts import detail
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.cli.progress import transfer_with_progress
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from backend.client.api import ApiClient
     from backend.client.hub import HubAdapter
 
-CREATOR = 6
 ON_HUB = "hf:"
 PUBLISH_SECONDS = 3600
 """The comparison may have to fetch other operators' versions first."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import PAYER, Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, parse_price, prices
 from backend.cli.output import AsJson, echo, echo_part, note_if_empty, print_json
-from backend.cli.payments import PAYER, say_voucher
+from backend.cli.payments import say_voucher
 from backend.client.errors import Answer
 from backend.domain.catalogue import Sort
 from backend.domain.errors import InvalidInput

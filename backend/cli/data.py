@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import CONTRIBUTOR, Actor, acting
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.cli.progress import transferring
 from backend.cli.reports import print_report
 from backend.domain.texts import counted
 
-CONTRIBUTOR = 3
 Rows = Annotated[
     Path, typer.Argument(help="JSONL or Parquet file.", exists=True, dir_okay=False, readable=True)
 ]

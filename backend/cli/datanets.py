@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import CREATOR, Actor, acting
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.domain.texts import counted
-
-CREATOR = 6
 
 commands = typer.Typer(help="Create and list datanets.", no_args_is_help=True)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting, taking
+from backend.cli.actor import CONTRIBUTOR, Actor, acting, taking
 from backend.cli.amounts import detail_lines, dollars
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.domain.earnings import EarningsBy, EarningState
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from backend.client.api import ApiClient
     from backend.domain.ids import Account
 
-CONTRIBUTOR = 3
-SUMMED = ("amount", "pending", "final", "claimed")
 
 commands = typer.Typer(help="Show what an account earned, and why.", invoke_without_command=True)
 Of = Annotated[str, typer.Option("--of", help="Account that earned. Default: the wallet's own.")]
@@ -238,13 +236,15 @@ def _show_summary(
     else:
         note_if_empty(summary["data"], "no entries")
         for group in summary["data"]:
-            states = [state for state in SUMMED[1:] if AMOUNT.read(group[state])]
+            states = [state for state in calls.SUMMED[1:] if AMOUNT.read(group[state])]
             parts = ", ".join(f"{dollars(group[state])} {state}" for state in states)
             name = group["adapter"] or group["key"] or "no contribution"
             echo(f"{name}: {parts or dollars(group['amount'])}, entries: {group['num_entries']:,}")
 
 
 def _write_csv(by: EarningsBy, groups: Sequence[Mapping[str, Any]]) -> None:
+    from backend.client.earnings import SUMMED
+
     rows = csv.writer(sys.stdout)
     rows.writerow(
         [by, "num_entries", *(f"{name}_{unit}" for name in SUMMED for unit in ("micro_units", "usd"))]

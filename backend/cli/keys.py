@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import PAYER, Actor, acting
 from backend.cli.amounts import dollars, parse_dollars
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
-from backend.cli.payments import PAYER
 from backend.domain.auth import Scope
 from backend.domain.money import AMOUNT
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from backend.client.signing import Wallet
     from backend.domain.ids import ChannelId
 
-NEEDS_VOUCHER = "insufficient_authorisation"
+UNAUTHORISED = "insufficient_authorisation"
 MAX_TRIES = 4
 """Tries of one request: concurrent requests may spend the voucher that was signed for it."""
 ANSWER_SECONDS = 600
@@ -139,7 +139,7 @@ class PaymentProxy:
             except httpx.RequestError as error:
                 raise Unavailable(f"The gateway is not reachable: {error}") from error
             refusal = error_body(response) or {}
-            if refusal.get("code") != NEEDS_VOUCHER:
+            if refusal.get("code") != UNAUTHORISED:
                 return response
             with reading_answer():
                 required = AMOUNT.read(refusal["details"]["required"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import PAYER, Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, parse_units
 from backend.cli.output import AsJson, echo, in_utc, note_if_empty, print_json
 from backend.domain.caip import account_of
@@ -16,7 +16,6 @@ from backend.domain.money import AMOUNT, in_dollars
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-PAYER = 7
 OperatorOption = Annotated[
     str,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import PAYER, Actor, acting
 from backend.cli.amounts import parse_dollars
 from backend.cli.output import echo
 from backend.domain.errors import Conflict, InvalidInput
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from backend.cli.payment_proxy import VoucherSigner
     from backend.client.api import ApiClient
     from backend.client.payments import Channel
-
-SESSION_SECONDS = 24 * 3600
-PAYER = 7
 
 
 def register(app: typer.Typer) -> None:
@@ -102,7 +99,7 @@ def open_voucher_signer(client: ApiClient, channel: Channel, cap: int, step: int
     """Create a session key, and grant it `cap` micro-units beyond the amount charged so far."""
     from backend.cli.payment_proxy import VoucherSigner
     from backend.client.keystore import LocalKey
-    from backend.client.payments import grant_session
+    from backend.client.payments import SESSION_SECONDS, grant_session
     from backend.client.signing import Wallet
 
     key = LocalKey(secrets.token_bytes(32))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, DeploymentOption, acting, taking
+from backend.cli.actor import PAYER, Actor, DeploymentOption, acting, taking
 from backend.cli.amounts import dollars
 from backend.cli.extras import OPERATOR, is_installed, require
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from backend.domain.ids import ChargeId
     from backend.domain.receipt_checks import Check
 
-PAYER = 7
 _ID = re.compile("0x[0-9a-f]{64}")
 RESULTS = {True: "right", False: "WRONG", None: "open"}
 

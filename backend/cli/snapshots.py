@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import CREATOR, Actor, acting
 from backend.cli.output import echo
 from backend.client.errors import ApiError, reading_answer
 from backend.domain.errors import Conflict
@@ -15,7 +15,6 @@ from backend.domain.errors import Conflict
 if TYPE_CHECKING:
     from backend.client.api import ApiClient
 
-CREATOR = 6
 MOST_ATTEMPTS = 5
 
 commands = typer.Typer(help="Freeze the contributions of a datanet.", no_args_is_help=True)

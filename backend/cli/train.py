@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import CREATOR, Actor, acting
 from backend.cli.amounts import dollars, parse_dollars, price
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
 from backend.cli.payments import say_voucher
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from backend.client.api import ApiClient
 
-CREATOR = 6
 JOBS = "/v1/fine_tuning/jobs"
 ESTIMATE_SECONDS = 300
 """Before the API answers, it tokenises some thousand rows."""

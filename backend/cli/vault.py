@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import PAYER, Actor, acting
 from backend.cli.amounts import parse_dollars
 from backend.cli.output import echo, in_utc
-from backend.cli.payments import PAYER, OperatorOption
+from backend.cli.payments import OperatorOption
 from backend.client.errors import ApiError, NotAMarket
 from backend.domain.caip import account_of
 from backend.domain.chain import Reverted

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import VOTER, Actor, acting
 from backend.cli.output import AsJson, echo, in_utc, note_if_empty, print_json
 
 if TYPE_CHECKING:
     from backend.client.node import Mined
 
-PROPOSALS = "/v1/governance/proposals"
-VOTER = 8
 UINT256_DIGITS = 78
 Id = Annotated[str, typer.Argument(help="Id of the proposal.")]
 
@@ -28,8 +26,10 @@ def register(app: typer.Typer) -> None:
 @acting(VOTER)
 def list_proposals(*, actor: Actor, as_json: AsJson = False) -> None:
     """List all proposals, oldest first."""
+    from backend.client import governance
+
     with actor.browse() as client:
-        proposals = client.list_all(PROPOSALS)
+        proposals = client.list_all(governance.PROPOSALS)
     if as_json:
         print_json(proposals)
         return
@@ -44,8 +44,10 @@ def list_proposals(*, actor: Actor, as_json: AsJson = False) -> None:
 @acting(VOTER)
 def show_proposal(proposal: Id, *, actor: Actor) -> None:
     """Print a proposal with its decoded calls, as JSON."""
+    from backend.client import governance
+
     with actor.browse() as client:
-        print_json(client.get(f"{PROPOSALS}/{proposal}"))
+        print_json(client.get(f"{governance.PROPOSALS}/{proposal}"))
 
 
 @commands.command()

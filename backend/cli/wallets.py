@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.actor import Actor, PasswordFile, acting, read_password, read_secret, session_file
+from backend.cli.actor import PAYER, Actor, PasswordFile, acting, read_password, read_secret, session_file
 from backend.cli.output import echo, note_if_empty
 from backend.domain.errors import InvalidInput
 
-PAYER = 7
 Name = Annotated[str, typer.Argument(help="Name of the wallet: letters, digits, '.', '_' and '-'.")]
 KeyFile = Annotated[
     Path | None,

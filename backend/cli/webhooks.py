@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.actor import Actor, acting
+from backend.cli.actor import PAYER, Actor, acting
 from backend.cli.amounts import dollars, parse_dollars
 from backend.cli.output import AsJson, echo, in_utc, note_if_empty, print_json
-from backend.cli.payments import PAYER
 from backend.domain.money import AMOUNT
 from backend.domain.texts import counted
 from backend.domain.webhooks import EventType

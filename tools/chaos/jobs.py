@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
 
+from backend.cli.actor import CONTRIBUTOR, CREATOR
 from backend.cli.operator.demo import actions
 from backend.cli.operator.demo.questions import Answer, Question
 from backend.cli.snapshots import freeze
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from backend.client.api import ApiClient
 
-CONTRIBUTOR, CREATOR = 3, 6
-"""Users of the local network."""
 DEPOSIT_UNITS = 5_000_000
 PACKAGE, NUM_ROWS = "requests", 6
 HYPERPARAMETERS: dict[str, Any] = {
