@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any, Literal
@@ -14,11 +12,10 @@ from backend.api.deps import CallerDep, ServicesDep
 from backend.api.paging import QueryCursors
 from backend.api.schemas.common import AccountField, HashField
 from backend.api.schemas.earning_entries import (
-    CSV_COLUMNS,
     EarnedReceiptView,
     EarningEntryPage,
-    EarningEntryView,
     EarningsSummaryView,
+    csv_text,
 )
 from backend.domain.earnings import EarningFilter, EarningsBy, EarningState
 from backend.domain.ids import Account, DatanetId, Hash32, ReceiptId
@@ -153,13 +150,9 @@ def _prefers_csv(accept: str) -> bool:
 
 
 def _csv(page: EarningEntryPage, request: Request) -> Response:
-    text = io.StringIO()
-    rows = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\r\n")
-    rows.writeheader()
-    rows.writerows(map(EarningEntryView.csv_row, page.data))
     unverifiable = ",".join(one.operator for one in page.unverifiable)
     headers = {UNVERIFIABLE: unverifiable} if unverifiable else None
-    response = Response(text.getvalue(), media_type=CSV, headers=headers)
+    response = Response(csv_text(page.data), media_type=CSV, headers=headers)
     if page.next_cursor is not None:
         url = request.url.include_query_params(after=page.next_cursor)
         response.headers["link"] = f'<{url.path}?{url.query}>; rel="next"'

@@ -75,13 +75,7 @@ def list_files(
     found = services.contributions.find(
         account=caller.account, limit=limit + 1, after=after, without=WITHDRAWAL
     )
-    shown = found[:limit]
-    has_more = len(found) > limit
-    return CursorPage(
-        data=[FileView.of(upload) for upload in shown],
-        next_cursor=shown[-1].id if has_more else None,
-        has_more=has_more,
-    )
+    return CursorPage[FileView].of([FileView.of(upload) for upload in found], limit)
 
 
 @router.get("/{file_id}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -33,7 +33,6 @@ from backend.services.market.catalogue import ModelNotFound
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=IdempotentRoute)
 
 POLL_SECONDS = 0.5
-V = TypeVar("V", JobView, JobEventView, CheckpointView)
 
 
 def require_job(job_id: str, services: ServicesDep) -> None:
@@ -69,7 +68,7 @@ def list_jobs(
 ) -> CursorPage[JobView]:
     """List the caller's jobs, newest first."""
     found = services.training.list(caller.account, limit + 1, after)
-    return _page([_view(services, job) for job in found], limit)
+    return CursorPage[JobView].of([_view(services, job) for job in found], limit)
 
 
 @router.get("/{job_id}", dependencies=PUBLIC)
@@ -110,7 +109,7 @@ def list_events(
 ) -> CursorPage[JobEventView]:
     """List events, oldest first. `after`: id or number of an event."""
     found = services.training.events(job_id, int(after.rpartition("-")[2]), limit + 1)
-    return _page([JobEventView.of(event) for event in found], limit)
+    return CursorPage[JobEventView].of([JobEventView.of(event) for event in found], limit)
 
 
 @router.get("/{job_id}/checkpoints", dependencies=PUBLIC)
@@ -127,7 +126,7 @@ def list_checkpoints(
     if step is not None and after != checkpoint_id(job_id, step):
         raise NotFound(f"{after} is no checkpoint of {job_id}.", param="after")
     found = services.training.checkpoints(job_id, limit + 1, step)
-    return _page([CheckpointView.of(event) for event in found], limit)
+    return CursorPage[CheckpointView].of([CheckpointView.of(event) for event in found], limit)
 
 
 @router.get(
@@ -180,10 +179,3 @@ def _start(
 
 def _view(services: Services, job: TrainingJob) -> JobView:
     return JobView.of(job, services.catalogue.base_name(job.base))
-
-
-def _page(found: Sequence[V], limit: int) -> CursorPage[V]:
-    """`found`: up to `limit + 1` items."""
-    shown = list(found[:limit])
-    has_more = len(found) > limit
-    return CursorPage(data=shown, next_cursor=shown[-1].id if has_more else None, has_more=has_more)

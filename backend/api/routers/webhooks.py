@@ -52,9 +52,8 @@ def list_webhook_endpoints(
 ) -> CursorPage[WebhookEndpointView]:
     """List the caller's webhook endpoints, newest first."""
     found = services.webhooks.list(caller.account, limit + 1, after)
-    shown = [WebhookEndpointView.model_validate(endpoint) for endpoint in found[:limit]]
-    has_more = len(found) > limit
-    return CursorPage(data=shown, next_cursor=shown[-1].id if has_more else None, has_more=has_more)
+    views = [WebhookEndpointView.model_validate(endpoint) for endpoint in found]
+    return CursorPage[WebhookEndpointView].of(views, limit)
 
 
 @router.get("/webhook_endpoints/{webhook_endpoint_id}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -239,6 +240,13 @@ class CursorPage(Page[T], Generic[T]):
     """A page as OpenAI's client reads it: `after` of the next request is the id of the last item."""
 
     has_more: bool
+
+    @classmethod
+    def of(cls, found: Sequence[T], limit: int) -> Self:
+        """The first `limit` of up to `limit + 1` items, each with an `id`."""
+        shown: list[Any] = list(found[:limit])
+        has_more = len(found) > limit
+        return cls(data=shown, next_cursor=shown[-1].id if has_more else None, has_more=has_more)
 
 
 class TransactionQueued(View):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from pydantic import AliasPath, Field
@@ -52,6 +55,15 @@ class EarningEntryView(View):
             "amount_micro_units": amount[AMOUNT.unit],
             "amount_usd": amount[AMOUNT.dollars],
         }
+
+
+def csv_text(entries: Iterable[EarningEntryView], *, has_header: bool = True) -> str:
+    text = io.StringIO()
+    rows = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\r\n")
+    if has_header:
+        rows.writeheader()
+    rows.writerows(entry.csv_row() for entry in entries)
+    return text.getvalue()
 
 
 class UnverifiableView(View):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlencode
@@ -24,7 +22,7 @@ from backend.api.routers.earning_entries import (
     get_wanted,
 )
 from backend.api.schemas.common import AccountField, HashField
-from backend.api.schemas.earning_entries import CSV_COLUMNS, EarningEntryView
+from backend.api.schemas.earning_entries import EarningEntryView, csv_text
 from backend.domain.catalogue import CHART_DAYS
 from backend.domain.earnings import EarningsBy
 from backend.domain.errors import Conflict
@@ -173,9 +171,4 @@ def _wanted(visitor: Visitor, subject: Subject) -> Wanted:
 
 
 def _rows(page: EarningsPage, *, has_header: bool = False) -> str:
-    text = io.StringIO()
-    rows = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\r\n")
-    if has_header:
-        rows.writeheader()
-    rows.writerows(EarningEntryView.model_validate(entry).csv_row() for entry in page.entries)
-    return text.getvalue()
+    return csv_text(map(EarningEntryView.model_validate, page.entries), has_header=has_header)
