@@ -39,8 +39,8 @@ class Payer:
 
 
 @dataclass(frozen=True, slots=True)
-class Market:
-    """Operator, collector (`Settlement`) and EIP-712 domain of this installation's receipts."""
+class Payee:
+    """Whom channels pay here: operator, collector (`Settlement`), and EIP-712 domain of the receipts."""
 
     operator: Account
     collector: Account
@@ -142,7 +142,7 @@ class Admission:
     def __init__(
         self,
         db: Database,
-        market: Market,
+        payee: Payee,
         receipt_key: Callable[[ChainView], Signer],
         clock: Callable[[], datetime],
         reservation_seconds: int,
@@ -152,7 +152,7 @@ class Admission:
         indexed block for a reservation.
         """
         self._db = db
-        self._market = market
+        self._payee = payee
         self._receipt_key = receipt_key
         self._clock = clock
         self._reservation_seconds = reservation_seconds
@@ -162,7 +162,7 @@ class Admission:
 
     async def check(self, payer: Payer, amount: int) -> None:
         """Raise what `reserve` would raise now. Reserves nothing and takes no lock."""
-        channel = self._market.channel(payer.account)
+        channel = self._payee.channel(payer.account)
 
         def apply(ledger: ChannelLedger, _: Callable[[], Signer]) -> None:
             ledger.check(channel, payer.key_id, amount, self._max_lag_seconds)
@@ -174,7 +174,7 @@ class Admission:
 
         Raises PaymentRequired, which names what is missing, ViewStale, and what `receipt_key` raises.
         """
-        channel = self._market.channel(payer.account)
+        channel = self._payee.channel(payer.account)
 
         def apply(ledger: ChannelLedger, receipt_key: Callable[[], Signer]) -> Reservation:
             receipt_key()  # without one the answer could not be charged
@@ -201,7 +201,7 @@ class Admission:
         trace = traces.current_traceparent()  # the answer's span: the group is written in another thread
 
         def apply(ledger: ChannelLedger, receipt_key: Callable[[], Signer]) -> NewReceipt:
-            return self._market.issue_receipt(ledger, payer, reservation, bill, receipt_key(), trace)
+            return self._payee.issue_receipt(ledger, payer, reservation, bill, receipt_key(), trace)
 
         stored: NewReceipt = await self._writes.submit(
             _Operation(reservation.channel_id, payer.key_id, apply)
@@ -215,7 +215,7 @@ class Admission:
         trace = traces.current_traceparent()
 
         def apply(ledger: ChannelLedger, receipt_key: Callable[[], Signer]) -> NewCharge:
-            return self._market.issue_charge(
+            return self._payee.issue_charge(
                 ledger, payer, reservation, bill, receipt_key(), trace, receipt_seconds
             )
 

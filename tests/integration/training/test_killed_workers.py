@@ -26,7 +26,7 @@ from backend.storage.embedded import EmbeddedStore
 from inference.model.base_model import base_model_digest
 from tests.fixtures_engine import edit_adapter, make_adapter, make_model, peft_warnings_ignored
 from tests.support.servers import redis_server
-from tests.unit.workers.support import CREATOR, MARKET, PAID, TRAINING, JobHarness, transferred
+from tests.unit.workers.support import CREATOR, PAID, PAYEE, TRAINING, JobHarness, transferred
 from workers.app import create_app
 from workers.relay import Relay
 from workers.training.job import run_job
@@ -106,7 +106,7 @@ class WorkerProcesses:
         """Assert that each of these jobs was charged once, and that nothing else is charged or reserved."""
         with self.database.read() as tx:
             receipts = [stored.signed.receipt for stored in tx.receipts.page(CREATOR, None, 100)]
-            assert tx.channels.reservations([MARKET.channel(CREATOR)]) == []
+            assert tx.channels.reservations([PAYEE.channel(CREATOR)]) == []
         counted = [int(job.result.metrics["num_charged_tokens"]) for job in jobs if job.result is not None]
         assert sorted(receipt.prompt_tokens for receipt in receipts) == sorted(counted)
         assert len(counted) == len(jobs)

@@ -16,7 +16,7 @@ from backend.domain.receipt import VersionRecord
 from backend.domain.training import Dataset, Step, TrainingResult
 from backend.domain.training_payment import training_record
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
-from backend.services.channels.admission import Market
+from backend.services.channels.admission import Payee
 from backend.services.train.jobs import Training
 from backend.services.train.leases import Leases
 from backend.services.train.payments import Payments
@@ -40,11 +40,11 @@ RESULT = TrainingResult(Hash32("0x" + "ad" * 32), Hash32("0x" + "ba" * 32), METR
 
 
 OPERATOR, COLLECTOR = Account("0x" + "09" * 20), Account("0x" + "c0" * 20)
-MARKET = Market(OPERATOR, COLLECTOR, TypedDomain(31337, COLLECTOR))
+PAYEE = Payee(OPERATOR, COLLECTOR, TypedDomain(31337, COLLECTOR))
 TRAINING = training_record(OPERATOR, RESULT.base_model, price=5)
 BASE = BaseModel(RESULT.base_model, "tiny", OPERATOR)
-FREE = Payments(MARKET, [BASE], lambda _: some_key("receipts"), 60)
-PAID = Payments(MARKET, [replace(BASE, training_price=5)], lambda _: some_key("receipts"), 3600)
+FREE = Payments(PAYEE, [BASE], lambda _: some_key("receipts"), 60)
+PAID = Payments(PAYEE, [replace(BASE, training_price=5)], lambda _: some_key("receipts"), 3600)
 NUM_ROWS = 12
 """Rows of each contribution."""
 
@@ -121,7 +121,7 @@ class JobHarness:
 
     def fund(self, amount: int) -> None:
         """Open a channel of the creator with a voucher for all of it, and register the price of training."""
-        channel = MARKET.channel(CREATOR)
+        channel = PAYEE.channel(CREATOR)
         deposit = ChannelRow(id=channel, payer=CREATOR, operator=OPERATOR, collector=COLLECTOR)
         deposit.balance, deposit.block_number, deposit.log_index = amount, 1, 1
         deposit.collected = deposit.max_collected = deposit.next_move_nonce = 0
