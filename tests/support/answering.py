@@ -1,4 +1,4 @@
-"""A server that answers every request alike."""
+"""HTTP servers on loopback: one that answers every request alike, and what others are made of."""
 
 from __future__ import annotations
 
@@ -13,11 +13,28 @@ if TYPE_CHECKING:
 PAGE, JSON = "text/html; charset=utf-8", "application/json"
 
 
+class QuietHandler(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Serve in a thread, and close the server at the end. Yields its URL."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @contextmanager
 def answering(status: int, kind: str, body: str, **headers: str) -> Iterator[str]:
     """A server that answers every request so; yields its URL."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             self.send_response(status)
@@ -26,16 +43,7 @@ def answering(status: int, kind: str, body: str, **headers: str) -> Iterator[str
             self.end_headers()
             self.wfile.write(body.encode())
 
-        do_GET = do_PATCH = do_POST  # noqa: N815 - the base class's name
+        do_GET = do_PATCH = do_POST
 
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.support.answering import QuietHandler, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,7 @@ class Collector:
         self.spans: list[Sent] = []
         collector = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if self.headers.get("content-encoding") == "gzip":
@@ -42,9 +43,6 @@ class Collector:
                 collector.spans += _spans(ExportTraceServiceRequest.FromString(body))
                 self.send_response(200)
                 self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Suppress the access log."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -60,14 +58,8 @@ class Collector:
 
     @contextmanager
     def running(self) -> Iterator[Collector]:
-        thread = threading.Thread(target=self._server.serve_forever)
-        thread.start()
-        try:
+        with running(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
 
 def _spans(request: ExportTraceServiceRequest) -> Iterator[Sent]:

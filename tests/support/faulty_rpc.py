@@ -7,13 +7,14 @@ import random
 import threading
 import time
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Protocol
 
 import requests
 
 from backend.chain.contracts import encode, interface
 from backend.domain.deployment import Deployment
+from tests.support.answering import QuietHandler, running
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def _elsewhere(method: str, result: Any) -> Any:
 
 @contextmanager
 def serving(chain: AnyChain, faults: Faults) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
@@ -265,19 +266,8 @@ def serving(chain: AnyChain, faults: Faults) -> Iterator[str]:
             with suppress(ConnectionError):  # the client may have been killed
                 self.wfile.write(answer.body)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
 
 
 def _addresses() -> dict[str, Account]:

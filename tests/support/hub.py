@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
+
+from tests.support.answering import QuietHandler, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,17 +37,12 @@ class Hub(ThreadingHTTPServer):
 
 @contextmanager
 def running_hub(files: Mapping[str, bytes], commit: str) -> Iterator[Hub]:
-    with Hub(files, commit) as hub:
-        thread = threading.Thread(target=hub.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-            thread.join()
+    hub = Hub(files, commit)
+    with running(hub):
+        yield hub
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     server: Hub
 
     def do_GET(self) -> None:
@@ -54,9 +50,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self._answer(has_body=False)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def _answer(self, *, has_body: bool) -> None:
         hub, path = self.server, self.path.partition("?")[0]

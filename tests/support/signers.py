@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import coincurve
@@ -24,6 +23,7 @@ from google.cloud.kms_v1.types import (
 
 from backend.chain.remote_signers import ORDER, SPKI_START, compact_of_der
 from backend.domain.hashing import keccak
+from tests.support.answering import QuietHandler, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,7 +102,7 @@ def web3signer(keys: Sequence[bytes]) -> Iterator[str]:
     """URL of a server with the two endpoints of Web3Signer's `eth1` API that are used."""
     held = {_identifier(key): coincurve.PrivateKey(key) for key in keys}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             is_known = self.path == "/api/v1/eth1/publicKeys"
             self._answer(200 if is_known else 404, json.dumps(list(held)), "application/json")
@@ -117,23 +117,14 @@ def web3signer(keys: Sequence[bytes]) -> Iterator[str]:
             raw = key.sign_recoverable(digest, hasher=None)
             self._answer(200, f"0x{raw[:64].hex()}{27 + raw[64]:02x}", "text/plain; charset=utf-8")
 
-        def log_message(self, *_: Any) -> None: ...
-
         def _answer(self, status: int, text: str, kind: str) -> None:
             self.send_response(status)
             self.send_header("content-type", kind)
             self.end_headers()
             self.wfile.write(text.encode())
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
 
 
 def _identifier(key: bytes) -> str:

@@ -10,11 +10,12 @@ import json
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.protocol import Chunk, Generate, Message
+from tests.support.answering import QuietHandler, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,7 @@ class FakeVllm:
         return next(body for each, body in reversed(self.requests) if each == path)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     server: _Server
 
     def do_GET(self) -> None:
@@ -87,9 +88,6 @@ class _Handler(BaseHTTPRequestHandler):
                 pass
         self.connection.settimeout(None)
 
-    def log_message(self, *_: Any) -> None:
-        pass
-
 
 class _Server(ThreadingHTTPServer):
     fake: FakeVllm
@@ -101,13 +99,9 @@ class _Server(ThreadingHTTPServer):
 @contextmanager
 def fake_vllm() -> Iterator[FakeVllm]:
     server = _Server(("127.0.0.1", 0), _Handler)
-    fake = server.fake = FakeVllm(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield fake
-    finally:
-        fake.may_end.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(server) as url:
+        fake = server.fake = FakeVllm(url)
+        try:
+            yield fake
+        finally:
+            fake.may_end.set()

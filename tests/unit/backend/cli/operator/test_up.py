@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 from backend.cli.operator.up import is_own_api
 from backend.loopback import free_port
+from tests.support.answering import QuietHandler, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,21 +16,14 @@ if TYPE_CHECKING:
 def an_api(token: str) -> Iterator[str]:
     """URL of a server that is healthy for all, and has metrics for the holder of the token."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             is_allowed = self.path == "/health" or self.headers["authorization"] == f"Bearer {token}"
             self.send_response(200 if is_allowed else 401)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
 
 
 def test_the_api_of_this_home_knows_its_token() -> None:
