@@ -79,8 +79,8 @@ struct Bounds {
 /// @notice An append-only list of parameter sets, of which the last is current, and the guardian's pause of commits.
 ///
 /// Trust: governance (the timelock, through the access manager) appends sets within hard bounds that are fixed at
-/// construction, and no faster than operators commit. A change affects only later commits and registrations. The guardian can pause commits for a bounded
-/// time, with a cool-down. Neither can change a balance.
+/// construction, and no faster than operators commit. A change affects only later commits and registrations. The
+/// guardian can pause commits for a bounded time, with a cool-down. Neither can change a balance.
 interface IParameters {
     /// @notice Set `id` was appended and is the current one.
     event ParameterSetAppended(uint32 indexed id, ParameterSet set);
